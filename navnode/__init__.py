@@ -1,0 +1,3 @@
+"""navnode: a real-time intraoperative navigation node. Research use only, not a medical device."""
+
+__version__ = "0.1.0"

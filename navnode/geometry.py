@@ -1,0 +1,128 @@
+"""Rigid transforms, projection and pose interpolation. Names cancel: ``a_from_b @ b_from_c``."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from navnode.types import Array, CArm, Matrix
+
+RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Its own inverse; used where LPS files are read and written, nowhere else."""
+
+
+def rigid(rotation: Array | None = None, translation_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
+    """4x4 from a 3x3 rotation (identity if None) and a translation."""
+    a_from_b = np.eye(4)
+    if rotation is not None:
+        a_from_b[:3, :3] = rotation
+    a_from_b[:3, 3] = translation_mm
+    return a_from_b
+
+
+def inverse(a_from_b: Matrix) -> Matrix:
+    """``b_from_a`` of a rigid transform."""
+    rotation = a_from_b[:3, :3].T
+    return rigid(rotation, -rotation @ a_from_b[:3, 3])
+
+
+def is_rigid(matrix: Array, tolerance: float = 1e-3) -> bool:
+    """Whether a 4x4 is finite, has last row 0 0 0 1, and a rotation to within ``|R^T R - I|``."""
+    matrix = np.asarray(matrix)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        return False
+    rotation = matrix[:3, :3].astype(np.float64)
+    return (
+        bool(np.abs(matrix[3] - (0, 0, 0, 1)).max() < 1e-6)
+        and float(np.abs(rotation.T @ rotation - np.eye(3)).max()) <= tolerance
+        and float(np.linalg.det(rotation)) > 0
+    )
+
+
+def orthonormal(a_from_b: Array) -> Matrix:
+    """The rigid transform nearest to one that is nearly rigid (float32 on the wire, say)."""
+    u, _, vt = np.linalg.svd(np.asarray(a_from_b, np.float64)[:3, :3])
+    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    return rigid(rotation, np.asarray(a_from_b, np.float64)[:3, 3])
+
+
+def skew(vector: Array) -> Matrix:
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+def rotation_exp(rotation_rad: Array) -> Matrix:
+    """3x3 rotation of a rotation vector (3,)."""
+    return np.asarray(cv2.Rodrigues(np.asarray(rotation_rad, np.float64))[0], np.float64)
+
+
+def rotation_log(rotation: Array) -> Matrix:
+    """Rotation vector (3,), angle in 0..pi."""
+    return np.asarray(cv2.Rodrigues(np.asarray(rotation, np.float64))[0], np.float64).ravel()
+
+
+def exp(xi: Array, pivot_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
+    """Rigid motion of ``xi`` = (rotation vector rad, translation mm), (6,), turning about ``pivot_mm``.
+
+    A simple retraction (rotate about the pivot, then translate), not the SE(3) exponential: the two
+    agree to first order, and this one keeps rotation and translation apart for reading.
+    """
+    rotation = rotation_exp(xi[:3])
+    pivot = np.asarray(pivot_mm, np.float64)
+    return rigid(rotation, pivot - rotation @ pivot + np.asarray(xi[3:], np.float64))
+
+
+def log(a_from_b: Matrix, pivot_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
+    """Inverse of :func:`exp`, (6,)."""
+    pivot = np.asarray(pivot_mm, np.float64)
+    rotation = a_from_b[:3, :3]
+    return np.concatenate([rotation_log(rotation), a_from_b[:3, 3] - pivot + rotation @ pivot])
+
+
+def perturbation_through(b_from_c: Matrix, pivot_in_b_mm: Array, pivot_in_c_mm: Array) -> Matrix:
+    """6x6 that carries a right perturbation across a rigid step, both in the convention of :func:`exp`.
+
+    If ``a_from_b @ exp(xi_b, pivot_in_b)`` then ``a_from_c = a_from_b @ b_from_c`` changes by
+    ``@ exp(xi_c, pivot_in_c)`` with ``xi_c = M @ xi_b`` to first order.
+    """
+    rotation_c_from_b = b_from_c[:3, :3].T
+    # Velocity of the material point at pivot_in_c: translation at pivot_in_b plus rotation x lever.
+    lever = b_from_c[:3, :3] @ np.asarray(pivot_in_c_mm) + b_from_c[:3, 3] - np.asarray(pivot_in_b_mm)
+    through = np.zeros((6, 6))
+    through[:3, :3] = rotation_c_from_b
+    through[3:, 3:] = rotation_c_from_b
+    through[3:, :3] = -rotation_c_from_b @ skew(lever)
+    return through
+
+
+def transform(a_from_b: Matrix, points_b_mm: Array) -> Matrix:
+    """Points (..., 3) in frame b to frame a."""
+    return np.asarray(points_b_mm, np.float64) @ a_from_b[:3, :3].T + a_from_b[:3, 3]
+
+
+def angle_between_rad(a: Array, b: Array) -> float:
+    """Angle between two directions (3,)."""
+    return float(np.arctan2(np.linalg.norm(np.cross(a, b)), np.dot(a, b)))
+
+
+def interpolate(at_0: Matrix, at_1: Matrix, fraction: float) -> Matrix:
+    """Pose between two: the rotation turns about one axis at a steady rate, the origin moves straight.
+
+    ``fraction`` outside 0..1 extrapolates.
+    """
+    turn = rotation_exp(fraction * rotation_log(at_0[:3, :3].T @ at_1[:3, :3]))
+    return rigid(at_0[:3, :3] @ turn, (1 - fraction) * at_0[:3, 3] + fraction * at_1[:3, 3])
+
+
+def project(carm: CArm, carm_from_points: Matrix, points_mm: Array) -> Matrix:
+    """Detector positions (..., 2) in px of points (..., 3); NaN for points not in front of the source."""
+    x, y, z = np.moveaxis(transform(carm_from_points, points_mm), -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(z > 1e-6, carm.source_to_detector_mm / z, np.nan)
+    return np.stack(
+        [
+            carm.principal_point_px[0] + x * scale / carm.pixel_spacing_mm[0],
+            carm.principal_point_px[1] + y * scale / carm.pixel_spacing_mm[1],
+        ],
+        axis=-1,
+    )

@@ -1,0 +1,44 @@
+"""The compiled kernels: a shared library with a C interface, loaded with ctypes (which releases the GIL)."""
+
+from __future__ import annotations
+
+import ctypes
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+NAME = "libnavnode_native.so"
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises ImportError, with what to do, when it was never built.
+    """
+    beside, installed = Path(__file__).parent, Path(sysconfig.get_path("platlib")) / "navnode" / "native"
+    for folder in (beside, installed):  # an editable install keeps the sources and the build apart
+        if (folder / NAME).exists():
+            lib = ctypes.CDLL(str(folder / NAME))
+            lib.navnode_crc64.restype = ctypes.c_uint64
+            lib.navnode_crc64.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64]
+            lib.navnode_instruction_sets.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+            lib.navnode_project.restype = None
+            lib.navnode_project.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p] + [
+                ctypes.c_void_p
+            ] * 2 + [ctypes.c_int]
+            lib.navnode_backproject.restype = None
+            lib.navnode_backproject.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4 + [
+                ctypes.c_int64,
+                ctypes.c_int,
+            ]
+            return lib
+    raise ImportError(f"{NAME} is missing: build it with `make build` or `pip install -e .`")
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """The kernel builds this CPU can run, best first."""
+    names = ctypes.create_string_buffer(128)
+    library().navnode_instruction_sets(names, len(names))
+    return tuple(names.value.decode().split())

@@ -1,0 +1,89 @@
+// The C interface that Python loads, the choice of instruction set, and the threads.
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "rays.hpp"
+
+#define NAVNODE_API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using namespace navnode;
+
+struct Kernels {
+  const char* name;
+  ProjectFn project;
+  BackprojectFn backproject;
+};
+
+std::vector<Kernels> supported_kernels() {
+  std::vector<Kernels> found;
+#ifdef NAVNODE_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    found.push_back({"avx512", avx512::project, avx512::backproject});
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    found.push_back({"avx2", avx2::project, avx2::backproject});
+#endif
+  found.push_back({"portable", portable::project, portable::backproject});
+  return found;
+}
+
+const std::vector<Kernels>& kernels() {
+  static const std::vector<Kernels> found = supported_kernels();
+  return found;
+}
+
+// fn(thread, begin, end) over [0, count) in pieces of `piece`, handed out as threads become free. The
+// threads live for one call: starting one costs some 20 us against milliseconds of work, and leaves no
+// spinning helpers beside the loop's other threads.
+template <class Fn>
+void in_parallel(std::int64_t count, std::int64_t piece, int threads, Fn fn) {
+  std::atomic<std::int64_t> next{0};
+  const auto work = [&](int thread) {
+    for (std::int64_t begin; (begin = next.fetch_add(piece)) < count;)
+      fn(thread, begin, std::min(begin + piece, count));
+  };
+  std::vector<std::thread> helpers;
+  const int useful = (int)std::min<std::int64_t>(threads, (count + piece - 1) / piece);
+  for (int t = 1; t < useful; ++t) helpers.emplace_back(work, t);
+  work(0);
+  for (auto& helper : helpers) helper.join();
+}
+
+}  // namespace
+
+// Names of the usable instruction sets, best first, separated by spaces.
+NAVNODE_API void navnode_instruction_sets(char* out, std::size_t size) {
+  std::size_t used = 0;
+  for (const auto& k : kernels()) {
+    const std::size_t length = std::strlen(k.name);
+    if (used + length + 2 > size) break;
+    if (used) out[used++] = ' ';
+    std::memcpy(out + used, k.name, length);
+    used += length;
+  }
+  out[used] = '\0';
+}
+
+NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const Rays* rays, float* integral,
+                                 float* jacobian, int threads) {
+  const auto& chosen = kernels()[isa];
+  in_parallel(rays->count, 16 * kBlock, threads, [&](int, std::int64_t begin, std::int64_t end) {
+    chosen.project(*scene, static_cast<Voxel>(voxel), *rays, begin, end, integral, jacobian);
+  });
+}
+
+// `volumes` is [threads][voxels]: each thread adds into its own copy, the caller sums them.
+NAVNODE_API void navnode_backproject(int isa, const Scene* scene, const Rays* rays, const float* ray_values,
+                                     float* volumes, std::int64_t voxels, int threads) {
+  const auto& chosen = kernels()[isa];
+  in_parallel(rays->count, 16 * kBlock, threads, [&](int thread, std::int64_t begin, std::int64_t end) {
+    chosen.backproject(*scene, *rays, begin, end, ray_values, volumes + thread * voxels);
+  });
+}

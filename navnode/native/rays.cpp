@@ -1,0 +1,230 @@
+// X-ray line integrals by Joseph's method (IEEE Trans. Med. Imaging 1(3), 1982): a ray visits one slice
+// of its dominant axis at a time and interpolates bilinearly inside it. The derivatives with respect to
+// the pose come in the same pass: a ray has four degrees of freedom, so the four sums
+//   A1 = sum Va, A2 = sum Vb, B1 = sum k Va, B2 = sum k Vb
+// over the slices k (Va, Vb the in-slice gradients) hold everything a rigid motion can change; what is
+// left is the change of the path length per slice. They are the exact derivatives of the discrete sum.
+#include "rays.hpp"
+
+#include <algorithm>
+
+#include "lanes.hpp"
+
+namespace navnode::NAVNODE_ISA {
+namespace {
+
+struct Corners {
+  F v00, v01, v10, v11;
+};
+
+// The four voxels around (i1, i2) of the slice at `slice`. int16 pairs along axis 2 come in one load.
+template <Voxel voxel>
+inline Corners fetch(const AxisView& view, std::int64_t slice, I i1, I i2) {
+  const I row = i1 * (std::int32_t)view.stride[1];
+  if constexpr (voxel == Voxel::int16) {
+    const auto* base = static_cast<const std::int16_t*>(view.voxels) + slice;
+    const I offset = row + i2;
+    const I low = gather32<2>(base, offset), high = gather32<2>(base + view.stride[1], offset);
+    // Values are never negative, so the low half needs a mask and the high half only a shift.
+    return {to_float(low & 0xFFFF), to_float(low >> 16), to_float(high & 0xFFFF), to_float(high >> 16)};
+  } else {
+    const auto* base = static_cast<const float*>(view.voxels) + slice;
+    const I offset = row + i2 * (std::int32_t)view.stride[2];
+    const auto at = [&](std::int64_t shift) { return (F)gather32<4>(base + shift, offset); };
+    return {at(0), at(view.stride[2]), at(view.stride[1]), at(view.stride[1] + view.stride[2])};
+  }
+}
+
+// The slices [first, last] in which a ray runs inside the volume and between source and detector.
+struct Span {
+  F first, last;
+};
+
+inline Span slices_inside(const AxisView& view, const F (&d)[3], F inverse_d0, F slope1, F slope2) {
+  Span s{splat(1.f), splat((float)view.size[0] - 2.f)};
+  const F to_source = splat(view.source[0]), to_detector = to_source + d[0];
+  s.first = max(s.first, min(to_source, to_detector));
+  s.last = min(s.last, max(to_source, to_detector));
+  const F slope[2] = {slope1, slope2};
+  for (int a = 1; a < 3; ++a) {
+    // position(k) = source[a] + (k - source[0]) * slope, to lie in [0, size - 1]
+    const F k_per = d[0] / d[a];
+    const F at_low = view.source[0] + (0.f - view.source[a]) * k_per;
+    const F at_high = view.source[0] + ((float)view.size[a] - 1.f - view.source[a]) * k_per;
+    const auto parallel = abs(slope[a - 1]) < 1e-7f;
+    const auto outside = (splat(view.source[a]) < 0.f) | (splat(view.source[a]) > (float)view.size[a] - 1.f);
+    const F first = parallel ? (outside ? splat(1e9f) : splat(-1e9f)) : min(at_low, at_high);
+    const F last = parallel ? splat(1e9f) : max(at_low, at_high);
+    s.first = max(s.first, first);
+    s.last = min(s.last, last);
+  }
+  (void)inverse_d0;
+  return s;
+}
+
+inline int dominant_axis(const Scene& scene, float u, float v) {
+  int best = 0;
+  float largest = -1.f;
+  for (int a = 0; a < 3; ++a) {
+    const AxisView& view = scene.axis[a];
+    const float d0 = std::fabs(view.corner[0] + u * view.per_u[0] + v * view.per_v[0]);
+    if (d0 > largest) largest = d0, best = a;
+  }
+  return best;
+}
+
+template <Voxel voxel, bool with_jacobian>
+void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes, float* integral,
+                  float* jacobian, std::int64_t jacobian_stride) {
+  F d[3];
+  for (int a = 0; a < 3; ++a) d[a] = view.corner[a] + u * view.per_u[a] + v * view.per_v[a];
+  const F inverse_d0 = 1.f / d[0];
+  const F slope1 = d[1] * inverse_d0, slope2 = d[2] * inverse_d0;
+  const F at1 = view.source[1] - view.source[0] * slope1, at2 = view.source[2] - view.source[0] * slope2;
+  const Span span = slices_inside(view, d, inverse_d0, slope1, slope2);
+  const F size1 = splat((float)view.size[1] - 1.001f), size2 = splat((float)view.size[2] - 1.001f);
+
+  F sum{}, a1{}, a2{}, b1{}, b2{};
+  const int first = (int)std::ceil(std::max(lowest(span.first), 0.f));
+  const int last = (int)std::floor(std::min(highest(span.last), (float)view.size[0]));
+  for (int k = first; k <= last; ++k) {
+    const float kf = (float)k;
+    const F p1 = at1 + kf * slope1, p2 = at2 + kf * slope2;
+    // Lanes outside are clamped into the zero border, where value and gradient vanish.
+    const F q1 = min(max(p1, F{}), size1), q2 = min(max(p2, F{}), size2);
+    const I i1 = truncate(q1), i2 = truncate(q2);
+    const F f1 = q1 - to_float(i1), f2 = q2 - to_float(i2);
+    const Corners c = fetch<voxel>(view, k * view.stride[0], i1, i2);
+    const F e0 = c.v01 - c.v00, e1 = c.v11 - c.v10;
+    const F row0 = c.v00 + e0 * f2, row1 = c.v10 + e1 * f2;
+    const F g1 = row1 - row0;
+    // Only the source and the detector inside the volume can make this differ from the clamping.
+    const auto inside = (kf >= span.first) & (kf <= span.last);
+    sum += inside ? row0 + g1 * f1 : F{};
+    if constexpr (with_jacobian) {
+      const F g1_in = inside ? g1 : F{};
+      const F g2_in = inside ? e0 + (e1 - e0) * f1 : F{};
+      a1 += g1_in;
+      a2 += g2_in;
+      b1 += kf * g1_in;
+      b2 += kf * g2_in;
+    }
+  }
+
+  // mm per slice: |source -> pixel| in mm over the slices it crosses.
+  const F x = (u - scene.center_px[0]) * scene.spacing_mm[0];
+  const F y = (v - scene.center_px[1]) * scene.spacing_mm[1];
+  const F z = splat(scene.source_to_detector_mm);
+  const F weight = sqrt(x * x + y * y + z * z) * abs(inverse_d0) * scene.scale;
+  store(integral, sum * weight, lanes);
+  if constexpr (with_jacobian) {
+    const F zero{};
+    const F turn[3][3] = {{zero, -z, y}, {z, zero, -x}, {-y, x, zero}};  // e_j x d, carm axes
+    const float c = scene.pivot_mm;
+    const float swing[3][3] = {{0, c, 0}, {-c, 0, 0}, {0, 0, 0}};        // -(e_j x pivot)
+    for (int j = 0; j < 6; ++j) {
+      F ds[3], dd[3];
+      for (int a = 0; a < 3; ++a) {
+        const float* m = view.from_carm[a];
+        if (j < 3) {
+          ds[a] = splat(m[0] * swing[j][0] + m[1] * swing[j][1] + m[2] * swing[j][2]);
+          dd[a] = m[0] * turn[j][0] + m[1] * turn[j][1] + m[2] * turn[j][2];
+        } else {
+          ds[a] = splat(m[j - 3]);
+          dd[a] = zero;
+        }
+      }
+      // position_a(k) = S_a + (k - S_0) slope_a;  slope_a = d_a / d_0
+      const F dslope1 = (dd[1] - slope1 * dd[0]) * inverse_d0;
+      const F dslope2 = (dd[2] - slope2 * dd[0]) * inverse_d0;
+      const F at_zero1 = ds[1] - ds[0] * slope1 - view.source[0] * dslope1;
+      const F at_zero2 = ds[2] - ds[0] * slope2 - view.source[0] * dslope2;
+      const F change = at_zero1 * a1 + dslope1 * b1 + at_zero2 * a2 + dslope2 * b2 - sum * dd[0] * inverse_d0;
+      store(jacobian + j * jacobian_stride, change * weight, lanes);
+    }
+  }
+}
+
+template <Voxel voxel, bool with_jacobian>
+void project_rays(const Scene& scene, const Rays& rays, std::int64_t begin, std::int64_t end, float* integral,
+                  float* jacobian) {
+  for (std::int64_t block = begin; block < end; block += kBlock) {
+    const int in_block = (int)std::min<std::int64_t>(kBlock, end - block);
+    const std::int64_t middle = block + in_block / 2;
+    const AxisView& view = scene.axis[dominant_axis(scene, rays.u_px[middle], rays.v_px[middle])];
+    for (int at = 0; at < in_block; at += kLanes) {
+      const int lanes = std::min(kLanes, in_block - at);
+      float u[kLanes], v[kLanes];
+      for (int l = 0; l < kLanes; ++l) {
+        const std::int64_t r = block + at + std::min(l, lanes - 1);
+        u[l] = rays.u_px[r];
+        v[l] = rays.v_px[r];
+      }
+      const std::int64_t out = block + at;
+      project_pack<voxel, with_jacobian>(scene, view, load(u), load(v), lanes, integral + out,
+                                         with_jacobian ? jacobian + out : nullptr, rays.count);
+    }
+  }
+}
+
+}  // namespace
+
+void project(const Scene& scene, Voxel voxel, const Rays& rays, std::int64_t begin, std::int64_t end,
+             float* integral, float* jacobian) {
+  if (voxel == Voxel::int16) {
+    if (jacobian) project_rays<Voxel::int16, true>(scene, rays, begin, end, integral, jacobian);
+    else project_rays<Voxel::int16, false>(scene, rays, begin, end, integral, nullptr);
+  } else {
+    if (jacobian) project_rays<Voxel::float32, true>(scene, rays, begin, end, integral, jacobian);
+    else project_rays<Voxel::float32, false>(scene, rays, begin, end, integral, nullptr);
+  }
+}
+
+// The transpose of `project` (float32 volumes), coefficient by coefficient: same slices, same weights.
+void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::int64_t end,
+                 const float* ray_values, float* volume) {
+  for (std::int64_t block = begin; block < end; block += kBlock) {
+    const int in_block = (int)std::min<std::int64_t>(kBlock, end - block);
+    const std::int64_t middle = block + in_block / 2;
+    const AxisView& view = scene.axis[dominant_axis(scene, rays.u_px[middle], rays.v_px[middle])];
+    for (int at = 0; at < in_block; at += kLanes) {
+      const int lanes = std::min(kLanes, in_block - at);
+      F u, v;
+      for (int l = 0; l < kLanes; ++l) {
+        const std::int64_t r = block + at + std::min(l, lanes - 1);
+        u[l] = rays.u_px[r];
+        v[l] = rays.v_px[r];
+      }
+      F d[3];
+      for (int a = 0; a < 3; ++a) d[a] = view.corner[a] + u * view.per_u[a] + v * view.per_v[a];
+      const F inverse_d0 = 1.f / d[0];
+      const F slope1 = d[1] * inverse_d0, slope2 = d[2] * inverse_d0;
+      const F at1 = view.source[1] - view.source[0] * slope1, at2 = view.source[2] - view.source[0] * slope2;
+      const Span span = slices_inside(view, d, inverse_d0, slope1, slope2);
+      const F x = (u - scene.center_px[0]) * scene.spacing_mm[0];
+      const F y = (v - scene.center_px[1]) * scene.spacing_mm[1];
+      const F weight =
+          sqrt(x * x + y * y + scene.source_to_detector_mm * scene.source_to_detector_mm) * abs(inverse_d0) * scene.scale;
+      for (int l = 0; l < lanes; ++l) {
+        const float value = ray_values[block + at + l] * weight[l];
+        if (value == 0.f) continue;
+        const int first = (int)std::ceil(std::max(span.first[l], 0.f));
+        const int last = (int)std::floor(std::min(span.last[l], (float)view.size[0]));
+        for (int k = first; k <= last; ++k) {
+          const float q1 = std::min(std::max(at1[l] + k * slope1[l], 0.f), view.size[1] - 1.001f);
+          const float q2 = std::min(std::max(at2[l] + k * slope2[l], 0.f), view.size[2] - 1.001f);
+          const int i1 = (int)q1, i2 = (int)q2;
+          const float f1 = q1 - i1, f2 = q2 - i2;
+          float* c = volume + k * view.stride[0] + i1 * view.stride[1] + i2 * view.stride[2];
+          const float high = value * f1, low = value - high;
+          c[0] += low * (1.f - f2);
+          c[view.stride[2]] += low * f2;
+          c[view.stride[1]] += high * (1.f - f2);
+          c[view.stride[1] + view.stride[2]] += high * f2;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace navnode::NAVNODE_ISA

@@ -1,0 +1,243 @@
+"""The compiled projector (navnode/native/rays.cpp) behind arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Literal, overload
+
+import numpy as np
+
+from navnode import native
+from navnode.types import Array, CArm, FloatArray, Matrix, Volume
+
+MU_WATER_PER_MM = 0.02
+"""Attenuation of water that HU refer to, 1/mm, near 60 keV; INTERFACES: mu = mu_water (1 + HU/1000)."""
+
+PADDING = 2
+"""Zero voxels around the volume: rays outside are clamped into them and see value and gradient 0."""
+
+_INT16_FULL_SCALE = 32_000
+
+
+class _AxisView(ctypes.Structure):
+    _fields_ = (
+        ("voxels", ctypes.c_void_p),
+        ("stride", ctypes.c_int64 * 3),
+        ("size", ctypes.c_int32 * 3),
+        ("source", ctypes.c_float * 3),
+        ("corner", ctypes.c_float * 3),
+        ("per_u", ctypes.c_float * 3),
+        ("per_v", ctypes.c_float * 3),
+        ("from_carm", ctypes.c_float * 9),
+    )
+
+
+class _Scene(ctypes.Structure):
+    _fields_ = (
+        ("axis", _AxisView * 3),
+        ("scale", ctypes.c_float),
+        ("center_px", ctypes.c_float * 2),
+        ("spacing_mm", ctypes.c_float * 2),
+        ("source_to_detector_mm", ctypes.c_float),
+        ("pivot_mm", ctypes.c_float),
+    )
+
+
+class _Rays(ctypes.Structure):
+    _fields_ = (("u_px", ctypes.c_void_p), ("v_px", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
+def backend_name() -> str:
+    """What projects here, for people: ``native avx512`` and the like."""
+    return f"native {native.instruction_sets()[0]}"
+
+
+def default_threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Projector:
+    """Line integrals of one volume.
+
+    Args:
+        volume: HU; converted to attenuation (1/mm), below-air values clipped to 0.
+        precision: ``int16`` packs voxel pairs (quantised to 1/32000 of the largest attenuation; fastest),
+            ``float32`` keeps the values and allows :meth:`backproject`.
+        threads: how many to use; default: all that this process may run on.
+        instruction_set: one of ``native.instruction_sets()``; default: the best.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        precision: Literal["int16", "float32"] = "int16",
+        threads: int | None = None,
+        instruction_set: str | None = None,
+        mu_water_per_mm: float = MU_WATER_PER_MM,
+    ) -> None:
+        self.volume_from_index = volume.volume_from_index
+        self.shape = volume.voxels.shape
+        self.threads = threads or default_threads()
+        names = native.instruction_sets()
+        self._isa = names.index(instruction_set) if instruction_set else 0
+        self._precision = precision
+        self._mu_water_per_mm = mu_water_per_mm
+        # Padding moves voxel 0 to index PADDING.
+        shift = np.eye(4)
+        shift[:3, 3] = PADDING
+        self._index_from_volume = shift @ np.linalg.inv(volume.volume_from_index)
+        padded = np.zeros([n + 2 * PADDING for n in self.shape], np.float32)
+        self._core = (slice(PADDING, -PADDING),) * 3
+        padded[self._core] = attenuation(volume.voxels, mu_water_per_mm)
+        if precision == "int16":
+            largest = max(float(padded.max()), 1e-9)
+            self._scale = largest / _INT16_FULL_SCALE
+            packed = np.round(padded * (1 / self._scale)).astype(np.int16)
+            # Axis order (step, row, pair): pairs must be neighbours in memory, so rays that step along
+            # the fastest axis get a copy of their own.
+            self._layouts = [
+                _layout(packed, (0, 1, 2)),
+                _layout(packed, (1, 0, 2)),
+                _layout(np.ascontiguousarray(packed.transpose(0, 2, 1)).transpose(0, 2, 1), (2, 0, 1)),
+            ]
+        else:
+            self._scale = 1.0
+            self._padded = padded
+            self._layouts = [_layout(padded, (0, 1, 2)), _layout(padded, (1, 0, 2)), _layout(padded, (2, 0, 1))]
+
+    @overload
+    def render(
+        self,
+        carm: CArm,
+        volume_from_carm: Matrix,
+        pixels: Array | None = None,
+        jacobian: Literal[False] = False,
+        *,
+        pivot_mm: float = 0.0,
+    ) -> FloatArray: ...
+    @overload
+    def render(
+        self,
+        carm: CArm,
+        volume_from_carm: Matrix,
+        pixels: Array | None = None,
+        *,
+        jacobian: Literal[True],
+        pivot_mm: float = 0.0,
+    ) -> tuple[FloatArray, FloatArray]: ...
+    def render(
+        self,
+        carm: CArm,
+        volume_from_carm: Matrix,
+        pixels: Array | None = None,
+        jacobian: bool = False,
+        *,
+        pivot_mm: float = 0.0,
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """Line integrals (dimensionless), Joseph's method.
+
+        Args:
+            pixels: (N, 2) of (u, v) in px, or None for the whole detector.
+            jacobian: also return (6, ...) derivatives with respect to the right perturbation
+                ``volume_from_carm @ geometry.exp(xi, (0, 0, pivot_mm))``.
+
+        Returns:
+            (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
+        """
+        u, v, shape = _pixel_grid(carm) if pixels is None else _pixel_list(pixels)
+        scene = self._scene(carm, volume_from_carm, pivot_mm)
+        integrals = np.empty(u.size, np.float32)
+        derivatives = np.empty((6, u.size), np.float32) if jacobian else None
+        rays = _Rays(u.ctypes.data, v.ctypes.data, u.size)
+        native.library().navnode_project(
+            self._isa,
+            ctypes.byref(scene),
+            0 if self._precision == "int16" else 1,
+            ctypes.byref(rays),
+            integrals.ctypes.data,
+            derivatives.ctypes.data if derivatives is not None else None,
+            self.threads,
+        )
+        if derivatives is None:
+            return integrals.reshape(shape)
+        return integrals.reshape(shape), derivatives.reshape(6, *shape)
+
+    def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
+        """The adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i), float32 volumes only."""
+        u, v, _ = _pixel_grid(carm)
+        values = np.ascontiguousarray(values, np.float32).ravel()
+        scene = self._scene(carm, volume_from_carm, 0.0)
+        sums = np.zeros((self.threads, *self._padded.shape), np.float32)
+        rays = _Rays(u.ctypes.data, v.ctypes.data, u.size)
+        native.library().navnode_backproject(
+            self._isa,
+            ctypes.byref(scene),
+            ctypes.byref(rays),
+            values.ctypes.data,
+            sums.ctypes.data,
+            self._padded.size,
+            self.threads,
+        )
+        total: FloatArray = sums.sum(axis=0) if self.threads > 1 else sums[0]
+        return total[self._core]
+
+    @property
+    def attenuation_per_mm(self) -> FloatArray:
+        """The volume a float32 projector holds, (k, j, i), 1/mm; write into it to change it."""
+        return self._padded[self._core]
+
+    def _scene(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> _Scene:
+        index_from_carm = self._index_from_volume @ volume_from_carm
+        source, linear = index_from_carm[:3, 3], index_from_carm[:3, :3]
+        (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
+        corner = linear @ (-cu * su, -cv * sv, carm.source_to_detector_mm)
+        scene = _Scene()
+        for axis, (array, order) in enumerate(self._layouts):
+            view = scene.axis[axis]
+            xyz = [2 - a for a in order]  # array axes are (k, j, i), index coordinates (i, j, k)
+            view.voxels = array.ctypes.data
+            view.stride[:] = [array.strides[a] // array.itemsize for a in order]
+            view.size[:] = [array.shape[a] for a in order]
+            view.source[:] = source[xyz].tolist()
+            view.corner[:] = corner[xyz].tolist()
+            view.per_u[:] = (linear[:, 0] * su)[xyz].tolist()
+            view.per_v[:] = (linear[:, 1] * sv)[xyz].tolist()
+            view.from_carm[:] = linear[xyz].ravel().tolist()
+        scene.scale = self._scale
+        scene.center_px[:] = cu, cv
+        scene.spacing_mm[:] = su, sv
+        scene.source_to_detector_mm = carm.source_to_detector_mm
+        scene.pivot_mm = pivot_mm
+        return scene
+
+
+def attenuation(hu: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArray:
+    """HU -> 1/mm, clipped at 0."""
+    mu = hu.astype(np.float32)
+    mu += 1000.0
+    mu *= mu_water_per_mm / 1000.0
+    return np.maximum(mu, 0.0, out=mu)
+
+
+def hounsfield(attenuation_per_mm: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArray:
+    """1/mm -> HU."""
+    hu: FloatArray = (attenuation_per_mm * (1000.0 / mu_water_per_mm) - 1000.0).astype(np.float32)
+    return hu
+
+
+def _layout(array: Array, order: tuple[int, int, int]) -> tuple[Array, tuple[int, int, int]]:
+    return array, order
+
+
+def _pixel_grid(carm: CArm) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+    v, u = np.mgrid[: carm.height_px, : carm.width_px].astype(np.float32)
+    return u.ravel(), v.ravel(), (carm.height_px, carm.width_px)
+
+
+def _pixel_list(pixels: Array) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+    uv = np.asarray(pixels, np.float32)
+    if uv.ndim != 2 or uv.shape[1] != 2:
+        raise ValueError(f"pixels must have the shape (N, 2), not {uv.shape}")
+    return np.ascontiguousarray(uv[:, 0]), np.ascontiguousarray(uv[:, 1]), (len(uv),)

@@ -1,0 +1,336 @@
+"""The values that flow through the node. Frozen; arrays inside them are not to be written to.
+
+Frames, axes and units are those of docs/frames.md: millimetres, radians, RAS, integer nanoseconds;
+``a_from_b`` takes points in frame ``b`` to frame ``a``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float64]
+
+
+class Status(StrEnum):
+    """May an output be trusted?"""
+
+    VALID = "VALID"
+    DEGRADED = "DEGRADED"
+    INVALID = "INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """What every output says about itself."""
+
+    status: Status
+    reason: str = ""
+    """Empty when VALID; otherwise one sentence for the person at the screen."""
+    source_time_ns: int = 0
+    """When the newest measurement behind the output was made, source clock."""
+    age_ns: int = 0
+    """How old that measurement was when the output was made."""
+
+    @property
+    def usable(self) -> bool:
+        return self.status is not Status.INVALID
+
+
+def invalid(reason: str, source_time_ns: int = 0, age_ns: int = 0) -> Validity:
+    return Validity(Status.INVALID, reason, source_time_ns, age_ns)
+
+
+# --- geometry and images -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CArm:
+    """An X-ray source and its flat detector; the ``carm`` frame of docs/frames.md."""
+
+    width_px: int
+    height_px: int
+    pixel_spacing_mm: tuple[float, float]
+    """(along u, along v)"""
+    source_to_detector_mm: float
+    principal_point_px: tuple[float, float]
+    """Where the principal ray meets the detector, (u, v); pixel centres are integers."""
+
+    def binned(self, factor: int) -> CArm:
+        """The same C-arm with ``factor`` x ``factor`` pixels averaged into one."""
+        u, v = self.principal_point_px
+        return CArm(
+            self.width_px // factor,
+            self.height_px // factor,
+            (self.pixel_spacing_mm[0] * factor, self.pixel_spacing_mm[1] * factor),
+            self.source_to_detector_mm,
+            ((u - (factor - 1) / 2) / factor, (v - (factor - 1) / 2) / factor),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A CT or reconstruction."""
+
+    voxels: FloatArray
+    """HU, (k, j, i) = (slowest, ..., fastest)."""
+    volume_from_index: Matrix
+    """4x4: voxel (i, j, k, 1) -> RAS mm. The voxel's centre is at integer indices."""
+    name: str = ""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along (i, j, k)."""
+        i, j, k = np.linalg.norm(self.volume_from_index[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def center_mm(self) -> Matrix:
+        """RAS position of the middle of the volume, (3,)."""
+        middle = (np.array(self.voxels.shape[::-1]) - 1) / 2
+        center: Matrix = self.volume_from_index[:3, :3] @ middle + self.volume_from_index[:3, 3]
+        return center
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One X-ray image and where it was taken from."""
+
+    line_integrals: FloatArray
+    """(H, W), -ln(I / I0); NaN where the pixel carries no information."""
+    carm: CArm
+    volume_from_carm: Matrix | None
+    timestamp_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A closed triangle surface in RAS mm."""
+
+    vertices_mm: FloatArray
+    """(N, 3)"""
+    triangles: npt.NDArray[np.uint32]
+    """(M, 3), counter-clockwise seen from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Where the C-arm stood relative to the volume, as one frame's image says."""
+
+    volume_from_carm: Matrix
+    validity: Validity
+    residual: float
+    """Robust standard deviation of image minus prediction, line-integral units."""
+    similarity: float
+    """Correlation of image and prediction after the smooth background is taken out, -1..1."""
+    covariance: Matrix
+    """6x6 of the right perturbation volume_from_carm @ exp(xi), xi = (rotation rad, translation mm) in
+    carm axes about the pivot on the principal ray."""
+    pivot_mm: float
+    iterations: int
+    elapsed_ms: float
+
+    @property
+    def sigma(self) -> Matrix:
+        """1-sigma of (rotation rad xyz, translation mm xyz)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+
+# --- what enters the pipeline ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An X-ray image as it came from the detector."""
+
+    counts: npt.NDArray[np.uint16]
+    """(H, W)"""
+    timestamp_ns: int
+    """Exposure, source clock."""
+    received_ns: int
+    """Last byte received, node clock."""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedPose:
+    """One sample of one tracked marker."""
+
+    device: str
+    """Wire name, such as ``DrillToTracker``."""
+    tracker_from_marker: Matrix | None
+    """None when the tracker says that it does not see the marker."""
+    timestamp_ns: int
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Input that names a device the node listens to but cannot be used."""
+
+    device: str
+    reason: str
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes; sent at a steady rate so that silence can be noticed."""
+
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """A source came or went."""
+
+    name: str
+    connected: bool
+    reason: str
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """The reconstruction worker came or went."""
+
+    alive: bool
+    engine: str
+    reason: str
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeReady:
+    """A volume from the reconstruction worker, or why there is none."""
+
+    volume: Volume | None
+    bone: Mesh | None
+    request: int
+    views: int
+    method: str
+    elapsed_ms: float
+    reason: str
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationDone:
+    """The answer to a RegistrationRequest."""
+
+    request: RegistrationRequest
+    registration: Registration
+    now_ns: int
+
+
+Input = Frame | TrackedPose | Rejected | Tick | SourceState | WorkerState | VolumeReady | RegistrationDone
+
+
+# --- what leaves the pipeline ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRequest:
+    """A frame to be registered; the runner answers with RegistrationDone."""
+
+    frame: Frame
+    volume_id: int
+    """Which volume to register to: counts up with every new navigation volume."""
+    start_volume_from_carm: Matrix
+    patient_from_carm: Matrix
+    """From tracker and hand-eye calibration at the exposure."""
+    search: bool
+    """True when the start may be far off."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionRequest:
+    """Views from which the worker shall make a volume."""
+
+    request: int
+    views: tuple[View, ...]
+    center_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredFrame:
+    """A frame and what is known about where it was taken from."""
+
+    frame: Frame
+    carm: CArm
+    volume_from_carm: Matrix | None
+    validity: Validity
+    residual: float
+    similarity: float
+    station: int | None
+    """Which of the two station pictures it belongs to; None while the C-arm moves between stations."""
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PatientPose:
+    """The navigation registration, ``PatientToVolume``."""
+
+    volume_from_patient: Matrix | None
+    validity: Validity
+    sigma: tuple[float, ...]
+    """1-sigma of (rotation rad, translation mm) at the target, 6 numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPose:
+    """A tool in the volume, at tracker rate."""
+
+    tool: str
+    volume_from_tool: Matrix | None
+    """Origin at the tip, +z along the tool's axis in the direction it advances; None when INVALID."""
+    validity: Validity
+    received_ns: int
+    """When the tracker pose behind it was received, node clock; 0 when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUpdate:
+    """A new volume for the displays."""
+
+    volume: Volume
+    bone: Mesh | None
+    role: str
+    """``navigation``: what tools and frames refer to; ``reconstruction``: made from X-rays beside a CT."""
+    validity: Validity
+    method: str
+    views: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """How the node is, a few times a second."""
+
+    registration: Validity
+    tools: dict[str, Validity]
+    sources: dict[str, str]
+    """'' when connected, otherwise what is wrong."""
+    worker: str
+    """Engine name, or what is wrong."""
+    worker_alive: bool
+    volume: str
+    frames_received: int
+    frames_registered: int
+    frame_rate_hz: float
+    volumes: int
+    dropped: dict[str, int]
+    status_counts: dict[str, int]
+    notices: tuple[str, ...]
+    now_ns: int
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+Output = (
+    RegistrationRequest | ReconstructionRequest | RegisteredFrame | PatientPose | ToolPose | VolumeUpdate | NodeState
+)
