@@ -247,6 +247,8 @@ class RegistrationRequest:
     """From tracker and hand-eye calibration at the exposure."""
     search: bool
     """True when the start may be far off."""
+    sparse_volume: bool
+    """The volume was made from a few X-rays, not from a CT."""
 
 
 @dataclass(frozen=True, slots=True)

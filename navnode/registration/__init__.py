@@ -1,0 +1,84 @@
+"""2D/3D registration: where did the C-arm stand relative to the volume when it took this image?
+
+:mod:`tracking` refines a pose that is close, :mod:`search` finds one from far away, :mod:`quality` says whether
+the result may be trusted, :mod:`fusion` keeps the patient's registration over many frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.imaging import blank_reason
+from navnode.registration.quality import assess
+from navnode.registration.search import search as search_around
+from navnode.registration.tracking import Image, ImageRegistration
+from navnode.types import Array, CArm, Matrix, Registration, View, Volume, invalid
+
+__all__ = ["Image", "ImageRegistration", "register", "register_counts"]
+
+_FULL_SCALE_COUNTS = 60_000.0
+
+
+def register(
+    volume: Volume, views: Sequence[View], *, search: bool = False, pivot_mm: float | None = None
+) -> list[Registration]:
+    """Register each view by itself, starting from its ``volume_from_carm``.
+
+    Args:
+        volume: HU.
+        search: look around the start, for starts more than about 10 mm or 5 degrees off.
+        pivot_mm: source-to-anatomy distance; default: to the middle of the volume, per view.
+
+    Raises:
+        ConfigError: a view has no starting pose.
+    """
+    registration = ImageRegistration(volume)
+    results = []
+    for index, view in enumerate(views):
+        if view.volume_from_carm is None:
+            raise ConfigError(f"view {index} has no volume_from_carm to start from")
+        depth_mm = pivot_mm or float(np.linalg.norm(volume.center_mm - view.volume_from_carm[:3, 3]))
+        brightest = np.nanmin(view.line_integrals)
+        counts = np.nan_to_num(_FULL_SCALE_COUNTS * np.exp(brightest - view.line_integrals), nan=65_535.0)
+        results.append(
+            register_counts(registration, counts, view.carm, view.volume_from_carm, depth_mm, search, view.timestamp_ns)
+        )
+    return results
+
+
+def register_counts(
+    registration: ImageRegistration,
+    counts: Array,
+    carm: CArm,
+    start_volume_from_carm: Matrix,
+    pivot_mm: float,
+    search: bool,
+    timestamp_ns: int = 0,
+    *,
+    sparse_volume: bool = False,
+) -> Registration:
+    """Register one image of detector counts (H, W); ``sparse_volume``: see :func:`quality.assess`."""
+    started = time.perf_counter()
+    if reason := blank_reason(counts):
+        verdict = invalid(reason, timestamp_ns)
+        return Registration(start_volume_from_carm, verdict, float("inf"), 0.0, np.eye(6) * 1e6, pivot_mm, 0, 0.0)
+    image = Image(counts, carm)
+    fit = (
+        search_around(registration, image, start_volume_from_carm, pivot_mm)
+        if search
+        else registration.fit(image, start_volume_from_carm, pivot_mm)
+    )
+    return Registration(
+        volume_from_carm=fit.volume_from_carm,
+        validity=assess(fit, timestamp_ns, sparse_volume=sparse_volume),
+        residual=fit.residual,
+        similarity=fit.similarity,
+        covariance=fit.covariance,
+        pivot_mm=pivot_mm,
+        iterations=fit.iterations,
+        elapsed_ms=1e3 * (time.perf_counter() - started),
+    )

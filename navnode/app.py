@@ -1,0 +1,298 @@
+"""The node process: sockets and threads around the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import queue
+import sys
+import threading
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import zmq
+
+from navnode import bus
+from navnode.clock import now_ns
+from navnode.config import Config
+from navnode.devices import Consoles, Ingest, is_shown
+from navnode.errors import ComputeError, PeerError
+from navnode.igtl import Client, Message, Peer, Server
+from navnode.pipeline import Pipeline
+from navnode.projector import backend_name
+from navnode.reconstruction.worker import HEARTBEAT_S
+from navnode.registration import ImageRegistration, register_counts
+from navnode.types import (
+    Input,
+    NodeState,
+    Output,
+    PatientPose,
+    ReconstructionRequest,
+    RegisteredFrame,
+    Registration,
+    RegistrationDone,
+    RegistrationRequest,
+    SourceState,
+    Status,
+    Tick,
+    ToolPose,
+    Validity,
+    Volume,
+    VolumeReady,
+    VolumeUpdate,
+    WorkerState,
+    invalid,
+)
+from navnode.volumes import resample
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.02
+_DISPLAY_MM = 2.5
+_WORKER_LOST_S = 5 * HEARTBEAT_S
+_TOOL_EVERY_NS = 30_000_000
+"""Tools leave for the page no faster than it can draw."""
+
+_LATENCY_SAMPLES = 20_000
+
+
+class Node:
+    """One node; :meth:`run` runs until cancelled.
+
+    Args:
+        volume: the CT, or None.
+        worker_address, output_address: ZeroMQ endpoints to bind for the worker and for the displays.
+    """
+
+    def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
+        self._config = config
+        self._pipeline = Pipeline(config, volume)
+        self._ingest, self._consoles = Ingest(config), Consoles(config)
+        self.server = Server(config.console.host, config.console.port, self._from_console)
+        self._addresses = worker_address, output_address
+        self._registrations = _RegistrationThread(config, volume, self._pipeline)
+        self._latency_ms: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        self._overlay_latency_ms: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        self._displayed: dict[str, VolumeUpdate] = {}
+        self._last_tool_ns: dict[str, int] = {}
+        self._worker_seen_ns = 0
+        self._surface_asked = False
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the console port cannot be listened on.
+        """
+        await self.server.start()
+        context = zmq.Context.instance()
+        self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
+        for socket, queued, address in zip((self._worker, self._out), (16, 64), self._addresses, strict=True):
+            bus.limited(socket, queued)
+            socket.bind(address)
+
+    async def run(self) -> None:
+        """Serve until cancelled, once started."""
+        loop = asyncio.get_running_loop()
+        self._registrations.start(lambda done: loop.call_soon_threadsafe(self._dispatch, done))
+        if (volume := self._pipeline.volume) is not None:
+            await self._show_ct(volume)
+        sources = [self._source(source.host, source.port) for source in self._config.sources]
+        gc.freeze()  # what is loaded stays; collections must not walk it in the loop
+        await asyncio.gather(self._tick(), *(source.run() for source in sources))
+
+    # --- in --------------------------------------------------------------------------------------
+
+    def _source(self, host: str, port: int) -> Client:
+        name = f"{host}:{port}"
+        return Client(
+            host,
+            port,
+            on_message=self._from_wire,
+            on_state=lambda up, reason: self._dispatch(SourceState(name, up, reason, now_ns())),
+        )
+
+    def _from_wire(self, message: Message, received_ns: int) -> None:
+        taken = self._ingest(message, received_ns)
+        if taken is not None:
+            self._dispatch(taken)
+
+    def _from_console(self, message: Message, _: Peer, received_ns: int) -> None:
+        """Frames and poses may also be pushed to the node's own server."""
+        self._from_wire(message, received_ns)
+
+    async def _tick(self) -> None:
+        """What needs no more than 20 ms of promptness: time itself, the worker, new displays."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._hear_worker()
+            self._hear_displays()
+            now = now_ns()
+            if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_S * 1e9:
+                self._worker_seen_ns = 0
+                self._surface_asked = False
+                self._dispatch(WorkerState(False, "", "the reconstruction worker does not answer", now))
+            self._dispatch(Tick(now))
+
+    def _hear_worker(self) -> None:
+        while self._worker.poll(0):
+            parts = self._worker.recv_multipart(copy=False)
+            try:
+                message = bus.unpack([part.buffer for part in parts])
+            except PeerError as error:
+                log.warning("worker: %s", error)
+                continue
+            if isinstance(message, WorkerState):
+                self._worker_seen_ns = now_ns()
+                self._dispatch(message)
+                self._ask_surface()
+            elif isinstance(message, VolumeReady) and message.method == "surface":
+                self._show_surface(message)
+            elif isinstance(message, VolumeReady):
+                self._dispatch(message)
+
+    def _ask_surface(self) -> None:
+        """The CT's bone model is made by the worker, once it is there."""
+        ct = self._displayed.get("navigation")
+        if ct is not None and ct.bone is None and ct.method == "CT" and not self._surface_asked:
+            self._surface_asked = True
+            self._send(self._worker, bus.SurfaceRequest(ct.volume))
+
+    def _hear_displays(self) -> None:
+        """A display that has just come gets what it missed."""
+        while self._out.poll(0):
+            if self._out.recv()[:1] == b"\1":
+                for update in self._displayed.values():
+                    self._send(self._out, update)
+
+    # --- step ------------------------------------------------------------------------------------
+
+    def _dispatch(self, message: Input) -> None:
+        for output in self._pipeline.step(message):
+            self._emit(output)
+
+    def _emit(self, output: Output) -> None:
+        match output:
+            case RegistrationRequest():
+                self._registrations.ask(output, self._pipeline.volume)
+                return
+            case ReconstructionRequest():
+                self._send(self._worker, output)
+                return
+            case NodeState():
+                output = self._with_figures(output)
+            case VolumeUpdate():
+                self._show(output)
+        for message in self._consoles(output):
+            self.server.publish(message, min_version=1 if is_shown(message) else 2)
+        if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
+            self._latency_ms.append((now_ns() - output.frame.received_ns) / 1e6)
+        if isinstance(output, ToolPose) and output.received_ns:
+            self._overlay_latency_ms.append((now_ns() - output.received_ns) / 1e6)
+        self._to_displays(output)
+
+    def _to_displays(self, output: Output) -> None:
+        if isinstance(output, ToolPose) and output.volume_from_tool is not None:
+            now = now_ns()
+            if now - self._last_tool_ns.get(output.tool, 0) < _TOOL_EVERY_NS:
+                return
+            self._last_tool_ns[output.tool] = now
+        if isinstance(output, ToolPose | RegisteredFrame | PatientPose | NodeState):
+            self._send(self._out, output)
+
+    def _send(self, socket: zmq.Socket[Any], value: object) -> None:
+        try:
+            socket.send_multipart(bus.pack(value), zmq.NOBLOCK)
+        except zmq.Again:
+            log.warning("%s: the queue is full", bus.topic_of(value).name)
+
+    # --- volumes ---------------------------------------------------------------------------------
+
+    async def _show_ct(self, volume: Volume) -> None:
+        coarse = await asyncio.to_thread(resample, volume, max(_DISPLAY_MM, min(volume.spacing_mm)))
+        self._emit(VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0))
+
+    def _show_surface(self, ready: VolumeReady) -> None:
+        ct = self._displayed.get("navigation")
+        if ct is not None and ready.bone is not None:
+            self._emit(replace(ct, bone=ready.bone))
+
+    def _show(self, update: VolumeUpdate) -> None:
+        self._displayed[update.role] = update
+        self._send(self._out, update)
+
+    def _with_figures(self, state: NodeState) -> NodeState:
+        figures: dict[str, float] = dict(state.extra)
+        for name, values in (("latency", self._latency_ms), ("overlay_latency", self._overlay_latency_ms)):
+            if values:
+                p50, p99, worst = np.percentile(values, [50, 99, 100])
+                figures.update({f"{name}_p50_ms": p50, f"{name}_p99_ms": p99, f"{name}_max_ms": worst})
+        figures["consoles"] = len(self.server.peers)
+        dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
+        return replace(state, extra={k: round(float(v), 3) for k, v in figures.items()}, dropped=dropped)
+
+
+class _RegistrationThread:
+    """Registers one frame at a time; kernels release the GIL, so the loop goes on meanwhile."""
+
+    def __init__(self, config: Config, volume: Volume | None, pipeline: Pipeline) -> None:
+        self._carm = config.carm.geometry
+        self._pivot_mm = config.carm.source_to_isocentre_mm
+        self._threads = config.registration.threads or None
+        self._requests: queue.SimpleQueue[tuple[RegistrationRequest, Volume | None]] = queue.SimpleQueue()
+        self._registration = ImageRegistration(volume, self._threads) if volume is not None else None
+        self._volume_id = pipeline.volume_id
+
+    def start(self, done: Any) -> None:
+        self._done = done
+        threading.Thread(target=self._run, name="registration", daemon=True).start()
+
+    def ask(self, request: RegistrationRequest, volume: Volume | None) -> None:
+        self._requests.put((request, volume))
+
+    def _run(self) -> None:
+        while True:
+            request, volume = self._requests.get()
+            self._done(RegistrationDone(request, self._register(request, volume), now_ns()))
+
+    def _register(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
+        start, frame = request.start_volume_from_carm, request.frame
+        try:
+            if request.volume_id != self._volume_id or self._registration is None:
+                assert volume is not None
+                self._registration = ImageRegistration(volume, self._threads)
+                self._volume_id = request.volume_id
+            return register_counts(
+                self._registration,
+                frame.counts,
+                self._carm,
+                start,
+                self._pivot_mm,
+                request.search,
+                frame.timestamp_ns,
+                sparse_volume=request.sparse_volume,
+            )
+        except (ComputeError, ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            log.exception("frame %d could not be registered", frame.sequence)
+            verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
+            return Registration(start, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._pivot_mm, 0, 0.0)
+
+
+async def serve(node: Node) -> None:
+    """Run a node until cancelled, saying ``ready`` on standard output once consoles can connect."""
+    await node.start()
+    say_ready(f"{node.server.port} {backend_name()}")
+    await node.run()
+
+
+def say_ready(about: str) -> None:
+    """Tell the supervisor that this process serves now."""
+    print(f"ready {about}", flush=True)  # noqa: T201 - its standard output is the supervisor's pipe
+
+
+def prepare_interpreter() -> None:
+    """Settings of a process in which threads share the loop's cores."""
+    sys.setswitchinterval(0.0005)

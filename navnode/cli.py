@@ -1,0 +1,298 @@
+"""The ``navnode`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from navnode import __version__, config, terminal
+from navnode.config import Config, SimulatorSection
+from navnode.errors import CalibrationError, ConfigError, NavError
+from navnode.projector import backend_name
+from navnode.reconstruction.worker import ENGINE
+from navnode.supervisor import Supervisor, die_with, output_address, read_config, read_simulator, wait_while, worker_address
+from navnode.types import NodeState
+
+app = typer.Typer(
+    name="navnode",
+    help="Real-time intraoperative navigation node. [bold]Research use only, not a medical device.[/bold]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
+Ct = Annotated[
+    str | None,
+    typer.Option("--ct", metavar="FILE", help="A CT that SimpleITK reads, a DICOM folder, 'sample' or 'procedural'."),
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")]
+
+messages = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
+    logging.basicConfig(level=logging.WARNING, format="navnode: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        app()
+    except (ConfigError, CalibrationError) as error:
+        print(f"navnode: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except NavError as error:
+        print(f"navnode: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _end(*_: object) -> None:
+    sys.exit(143)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(__version__)  # noqa: T201
+        raise typer.Exit
+
+
+@app.command(epilog="Example:  navnode demo --headless --seconds 30 --json")
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="Without the page.")] = False,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself and report.")] = None,
+    ct: Ct = None,
+    ctless: Annotated[bool, typer.Option("--ctless", help="Without a CT: the first X-rays give the volume.")] = False,
+    size: Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")] = 512,
+    rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
+    port: Annotated[int, typer.Option("--port", help="Port for consoles.")] = 18944,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Show a navigated operation: virtual operating room, node and display on this machine."""
+    # Imported here: only a demo scores itself against a simulator.
+    from navnode.simulation import room
+
+    loaded = config.load("ctless.toml" if ctless else "demo.toml")
+    simulator = SimulatorSection(ct=ct or "sample", size_px=size, frame_rate_hz=rate, port=loaded.sources[0].port)
+    # Rendering happens here, where its progress can be seen; the processes find it done.
+    prepared = room.prepare(simulator, messages)
+    loaded = _demo_config(loaded, simulator, headless, port, threads, ctless, ct)
+    report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
+    if as_json:
+        print(json.dumps(report))  # noqa: T201
+    elif seconds is not None:
+        _print_report(report)
+
+
+@app.command(epilog="Example:  navnode simulate --port 18945 --ct chest.nii.gz")
+def simulate(
+    port: Annotated[int, typer.Option("--port", help="Port to serve on.")] = 18945,
+    ct: Ct = None,
+    size: Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")] = 512,
+    rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself.")] = None,
+) -> None:
+    """Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
+    from navnode.simulation import room
+
+    given = {"port": port, "ct": ct or "sample", "size_px": size, "frame_rate_hz": rate, "seed": seed}
+    settings = config.convert(given, SimulatorSection, "arguments")
+    prepared = room.load(room.prepare(settings, messages), settings)
+
+    async def serve() -> None:
+        simulated = room.Room(prepared, settings)
+        await simulated.server.start()
+        messages.print(f"Virtual operating room on port {simulated.server.port}; Ctrl-C ends it.", highlight=False)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(simulated.run(), seconds)
+
+    asyncio.run(serve())
+
+
+@app.command(epilog="Example:  navnode run launch/demo.toml")
+def run(
+    configuration: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Such as those in launch/.")],
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
+) -> None:
+    """The node: registration, reconstruction worker and display, from a configuration."""
+    loaded = config.load(configuration)
+    if check:
+        messages.print(f"{configuration}: fine", highlight=False)
+        return
+    run_supervised(loaded, None, seconds, False, None)
+
+
+@app.command(epilog="Example:  navnode doctor --json")
+def doctor(as_json: Json = False) -> None:
+    """What this machine has, and what the node will use of it."""
+    from navnode.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found))  # noqa: T201
+        return
+    table = Table.grid(padding=(0, 2))
+    for key, value in found.items():
+        shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(f"[bold]{key}[/]", shown)
+    Console().print(table)
+
+
+@app.command("_process", hidden=True)
+def process(name: str, folder: Path, parent: int) -> None:
+    """One of the supervised processes."""
+    die_with(parent)
+    logging.getLogger().setLevel(logging.INFO)
+    loaded = read_config(folder)
+    if name == "worker":
+        from navnode.app import say_ready
+        from navnode.reconstruction.worker import run_worker
+
+        say_ready(ENGINE)
+        run_worker(loaded, worker_address(folder))
+    elif name == "node":
+        _run_node(loaded, folder)
+    elif name == "display":
+        from navnode.display.server import run_display
+
+        asyncio.run(run_display(loaded, output_address(folder)))
+    elif name == "simulator":
+        _run_simulator(read_simulator(folder))
+    else:
+        raise ConfigError(f"there is no process {name!r}")
+
+
+def _run_node(loaded: Config, folder: Path) -> None:
+    from navnode.app import Node, prepare_interpreter, serve
+    from navnode.simulation.sample_ct import load_ct
+
+    prepare_interpreter()
+    volume = load_ct(loaded.volume.ct, messages) if loaded.volume.ct else None
+    asyncio.run(serve(Node(loaded, volume, worker_address(folder), output_address(folder))))
+
+
+def _run_simulator(settings: SimulatorSection) -> None:
+    from navnode.app import say_ready
+    from navnode.simulation import room
+
+    async def serve() -> None:
+        simulated = room.Room(room.load(room.prepare(settings, messages), settings), settings)
+        await simulated.server.start()
+        say_ready(str(simulated.server.port))
+        await simulated.run()
+
+    asyncio.run(serve())
+
+
+def run_supervised(
+    loaded: Config, simulator: SimulatorSection | None, seconds: float | None, quiet: bool, scenario: Any
+) -> dict[str, Any]:
+    """Run the processes with the live table; the figures of INTERFACES.md when there is a truth to score by."""
+    screen = terminal.Screen(messages, "navnode demo" if simulator else "navnode")
+    states: list[NodeState | None] = [None]
+
+    def on_state(state: NodeState | None) -> None:
+        states[0] = state or states[0]
+        screen.update(state)
+
+    with Supervisor(loaded, simulator, screen.announce) as supervisor:
+        if not quiet:
+            messages.print(terminal.NOTICE, style="bold")
+        supervisor.start()
+        _print_addresses(loaded)
+        scorer = _start_scorer(loaded, simulator, scenario) if simulator else None
+        began_s = time.monotonic()
+        with screen.shown():
+            wait_while(supervisor, on_state, seconds)
+        elapsed_s = time.monotonic() - began_s
+        restarts = supervisor.restarts()
+    if scorer is None or states[0] is None:
+        return {}
+    return _report(scorer, states[0], elapsed_s, restarts)
+
+
+def _demo_config(
+    loaded: Config, simulator: SimulatorSection, headless: bool, port: int, threads: int, ctless: bool, ct: str | None
+) -> Config:
+    """launch/demo.toml with what the command line changes."""
+    from navnode.simulation.scenario import carm_of_size
+
+    carm = carm_of_size(simulator.size_px)
+    replace = msgspec.structs.replace
+    return replace(
+        loaded,
+        carm=replace(
+            loaded.carm,
+            width_px=carm.width_px,
+            height_px=carm.height_px,
+            pixel_spacing_mm=carm.pixel_spacing_mm,
+            principal_point_px=carm.principal_point_px,
+        ),
+        volume=loaded.volume if ctless or ct is None else replace(loaded.volume, ct=ct),
+        registration=replace(loaded.registration, threads=threads),
+        console=replace(loaded.console, port=port),
+        display=replace(loaded.display, enabled=loaded.display.enabled and not headless),
+    )
+
+
+def _start_scorer(loaded: Config, simulator: SimulatorSection, scenario: Any) -> Any:
+    from navnode.simulation.score import Scorer
+
+    scorer = Scorer(scenario, with_ct=bool(loaded.volume.ct))
+    node, room = (loaded.console.host, loaded.console.port), (simulator.host, simulator.port)
+    threading.Thread(target=lambda: asyncio.run(scorer.run(node, room)), daemon=True).start()
+    return scorer
+
+
+def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str, int]) -> dict[str, Any]:
+    def latency(name: str) -> dict[str, float | None]:
+        return {part: state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max")}
+
+    return {
+        "frames": scorer.frames,
+        "fps": round(scorer.frames / elapsed_s, 2),
+        "latency_ms": latency("latency"),
+        "overlay_latency_ms": latency("overlay_latency"),
+        **scorer.report(),
+        "volumes": state.volumes,
+        "dropped": state.dropped,
+        "status_counts": state.status_counts,
+        "backend": {"projector": backend_name(), "reconstruction": ENGINE},
+        "restarts": restarts,
+        "seconds": round(elapsed_s, 2),
+    }
+
+
+def _print_addresses(loaded: Config) -> None:
+    if loaded.display.enabled:
+        messages.print(f"Page:     [link]http://{loaded.display.host}:{loaded.display.port}/[/link]", highlight=False)
+    messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for key, value in report.items():
+        shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(f"[bold]{key}[/]", shown)
+    Console().print(table)

@@ -1,0 +1,291 @@
+"""One frozen configuration from TOML. An unknown or wrong key stops the start and is named."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.geometry import is_rigid, orthonormal
+from navnode.types import CArm, Matrix
+
+Rows = tuple[tuple[float, float, float, float], ...]
+_T = TypeVar("_T")
+_IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # type: ignore[misc]
+
+
+def _check_rigid(rows: Rows, name: str) -> None:
+    if not is_rigid(np.array(rows)):
+        raise ValueError(f"{name} is no rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
+
+
+def _check_address(host: str, insecure: bool) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not insecure:
+        raise ValueError(
+            f"host {host!r} is not this machine alone, and nothing on it is encrypted; set insecure = true to accept that"
+        )
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the configuration; its fields are the keys."""
+
+
+class CArmSection(_Section):
+    """Geometry of the C-arm: the keys of navnode/carm/1."""
+
+    width_px: int
+    height_px: int
+    pixel_spacing_mm: tuple[float, float]
+    source_to_detector_mm: float
+    principal_point_px: tuple[float, float]
+    source_to_isocentre_mm: float = 700.0
+    """Where the anatomy is expected along the principal ray."""
+
+    def __post_init__(self) -> None:
+        if not (16 <= self.width_px <= 4096 and 16 <= self.height_px <= 4096):
+            raise ValueError("width_px and height_px must be 16 to 4096")
+        if min(self.pixel_spacing_mm) <= 0 or self.source_to_detector_mm <= 0:
+            raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+        if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
+            raise ValueError("source_to_isocentre_mm must lie between 0 and source_to_detector_mm")
+
+    @property
+    def geometry(self) -> CArm:
+        return CArm(
+            self.width_px, self.height_px, self.pixel_spacing_mm, self.source_to_detector_mm, self.principal_point_px
+        )
+
+
+class VolumeSection(_Section):
+    """The patient's volume."""
+
+    ct: str = ""
+    """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the first X-rays give the volume."""
+
+
+class SourceSection(_Section):
+    """An OpenIGTLink server that frames or poses come from."""
+
+    port: int
+    host: str = "127.0.0.1"
+
+
+class DevicesSection(_Section):
+    """Wire names of what comes in."""
+
+    xray: str = "XRay"
+    carm: str = "CArmToTracker"
+    patient: str = "PatientToTracker"
+
+
+class ToolSection(_Section):
+    """A tracked tool."""
+
+    name: str
+    device: str
+    marker_from_tooltip: Rows = _IDENTITY
+    """Tip and axis calibration: origin at the tip, +z the direction in which the tool advances."""
+
+    def __post_init__(self) -> None:
+        _check_rigid(self.marker_from_tooltip, "marker_from_tooltip")
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,11}", self.name):
+            raise ValueError(f"name {self.name!r}: 1 to 12 letters and digits, so that {self.name}ToVolume fits")
+
+
+class CalibrationSection(_Section):
+    """What calibration before surgery found."""
+
+    carm_from_marker: Rows = _IDENTITY
+    """Hand-eye: the tracked marker on the C-arm, in the carm frame."""
+    image_lag_ms: float = 0.0
+    """Image stamp minus tracker stamp of the same event."""
+
+    def __post_init__(self) -> None:
+        _check_rigid(self.carm_from_marker, "carm_from_marker")
+
+
+class RegistrationSection(_Section):
+    """How the patient is registered."""
+
+    volume_from_patient_start: Rows = _IDENTITY
+    """A rough start, within about 35 mm and 12 degrees: from patient positioning or a few points."""
+    i0: float = 0.0
+    """Open-beam counts; 0: estimated from each image (good enough to register, not to reconstruct)."""
+    confirm_frames: int = 5
+    """Good frames in a row before a registration is shown as VALID."""
+    valid_sigma_mm: float = 1.5
+    """Expected error at the anatomy up to which a registration is VALID."""
+    degraded_sigma_mm: float = 4.0
+    degraded_after_s: float = 15.0
+    """Seconds without a registered X-ray after which it is DEGRADED, then INVALID."""
+    invalid_after_s: float = 120.0
+    threads: int = 0
+    """0: all."""
+
+    def __post_init__(self) -> None:
+        _check_rigid(self.volume_from_patient_start, "volume_from_patient_start")
+        if self.confirm_frames < 1:
+            raise ValueError("confirm_frames must be at least 1")
+
+
+class ReconstructionSection(_Section):
+    """Volumes from X-rays."""
+
+    enabled: bool = True
+    views: int = 4
+    """How many views the first volume needs."""
+    max_views: int = 8
+    min_angle_deg: float = 20.0
+    """Views are taken this far apart."""
+    size: int = 128
+    spacing_mm: float = 2.5
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.views <= self.max_views <= 16:
+            raise ValueError("views and max_views must satisfy 2 <= views <= max_views <= 16")
+        if not 16 <= self.size <= 256:
+            raise ValueError("size must be 16 to 256")
+
+
+class ConsoleSection(_Section):
+    """The OpenIGTLink server for consoles."""
+
+    host: str = "127.0.0.1"
+    port: int = 18944
+    insecure: bool = False
+    """Must be true to listen on anything but loopback: OpenIGTLink has no encryption."""
+
+    def __post_init__(self) -> None:
+        _check_address(self.host, self.insecure)
+
+
+class DisplaySection(_Section):
+    """The web page."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8080
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        _check_address(self.host, self.insecure)
+
+
+class SimulatorSection(_Section):
+    """The virtual operating room (``navnode simulate``)."""
+
+    port: int = 18945
+    host: str = "127.0.0.1"
+    ct: str = "sample"
+    size_px: int = 512
+    frame_rate_hz: float = 15.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_address(self.host, False)
+        if self.size_px not in (256, 512, 1024):
+            raise ValueError("size_px must be 256, 512 or 1024")
+        if not 1 <= self.frame_rate_hz <= 30:
+            raise ValueError("frame_rate_hz must be 1 to 30")
+
+
+class Config(_Section):
+    """Everything a node is told."""
+
+    carm: CArmSection
+    volume: VolumeSection = VolumeSection()
+    sources: tuple[SourceSection, ...] = ()
+    devices: DevicesSection = DevicesSection()
+    tools: tuple[ToolSection, ...] = ()
+    calibration: CalibrationSection = CalibrationSection()
+    registration: RegistrationSection = RegistrationSection()
+    reconstruction: ReconstructionSection = ReconstructionSection()
+    console: ConsoleSection = ConsoleSection()
+    display: DisplaySection = DisplaySection()
+
+    def __post_init__(self) -> None:
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) != len(names):
+            raise ValueError("two tools have the same name")
+
+
+def matrix(rows: Rows) -> Matrix:
+    """A checked matrix of the configuration as an exact rigid transform."""
+    return orthonormal(np.array(rows))
+
+
+def load(path: str | Path) -> Config:
+    """Read a node's configuration.
+
+    Raises:
+        ConfigError: names the file, the key and, for an unknown one, the nearest right one.
+    """
+    path = find(path)
+    return parse(_read(path), str(path))
+
+
+def find(path: str | Path) -> Path:
+    """A configuration by its path, or one that comes with navnode by its name (``demo.toml``)."""
+    given = Path(path)
+    package = Path(__file__).parent
+    for candidate in (given, package.parent / given, package.parent / "launch" / given.name, package / "launch" / given.name):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"{path}: there is no such configuration file")
+
+
+def parse(data: dict[str, Any], name: str) -> Config:
+    """A configuration from decoded TOML."""
+    return convert(data, Config, name)
+
+
+def convert(data: Any, kind: type[_T], name: str) -> _T:
+    """Checked conversion of decoded TOML or JSON to one of the sections."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {_explain(str(error), kind)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+
+
+def _explain(text: str, kind: Any) -> str:
+    """msgspec's message with the key spelled as in the file, and the nearest right key."""
+    place = re.search(r" - at `\$\.?(.*?)`$", text)
+    where = place[1] if place else ""
+    problem = text[: place.start()] if place else text
+    unknown = re.match(r"Object contains unknown field `(.*)`", problem)
+    if unknown:
+        key = f"{where}.{unknown[1]}" if where else unknown[1]
+        near = difflib.get_close_matches(unknown[1], _keys_at(kind, where), 1, 0.5)
+        return f"unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    missing = re.match(r"Object missing required field `(.*)`", problem)
+    if missing:
+        return f"key {(where + '.' if where else '') + missing[1]!r} is missing"
+    return f"{where}: {problem}" if where else problem
+
+
+def _keys_at(kind: Any, where: str) -> list[str]:
+    for part in re.sub(r"\[.*?\]", "", where).split("."):
+        if part:
+            field = next(f for f in msgspec.structs.fields(kind) if f.name == part)
+            kind = next((a for a in get_args(field.type) if isinstance(a, type)), field.type)
+    return [field.name for field in msgspec.structs.fields(kind)]

@@ -1,0 +1,215 @@
+"""Between OpenIGTLink devices and the loop's values: what every name on the wire means, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.config import Config
+from navnode.igtl import (
+    Image,
+    Message,
+    Point,
+    PointElement,
+    PolyData,
+    StatusMessage,
+    TrackedElement,
+    TrackingData,
+    Transform,
+)
+from navnode.types import (
+    Frame,
+    Input,
+    Matrix,
+    NodeState,
+    Output,
+    PatientPose,
+    RegisteredFrame,
+    Rejected,
+    Status,
+    ToolPose,
+    TrackedPose,
+    Validity,
+    VolumeUpdate,
+)
+
+_TOOL_LENGTH_MM = 150.0
+_EXTENSION_MM = 60.0
+"""How far the axis is drawn back along the tool and ahead of its tip."""
+
+_SEEN = ("", "OK")
+
+
+class Ingest:
+    """OpenIGTLink messages of a source -> what the pipeline takes."""
+
+    def __init__(self, config: Config) -> None:
+        self._xray = config.devices.xray
+        self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
+        self._sequence = 0
+
+    def __call__(self, message: Message, received_ns: int) -> Input | None:
+        """None for devices that nobody here listens to."""
+        if isinstance(message, Transform) and message.device in self._poses:
+            return self._pose(message, received_ns)
+        if isinstance(message, Image) and message.device == self._xray:
+            return self._frame(message, received_ns)
+        return None
+
+    def _pose(self, message: Transform, received_ns: int) -> Input:
+        stamp = message.timestamp_ns or received_ns
+        if message.metadata.get("TransformStatus", "") not in _SEEN:
+            return TrackedPose(message.device, None, stamp, received_ns)
+        if not g.is_rigid(message.matrix):
+            what = "holds numbers that are none" if not np.isfinite(message.matrix).all() else "is no rigid transform"
+            return Rejected(message.device, f"the pose {what}", received_ns)
+        return TrackedPose(message.device, g.orthonormal(message.matrix), stamp, received_ns)
+
+    def _frame(self, message: Image, received_ns: int) -> Input:
+        voxels = message.voxels
+        if voxels.ndim != 3 or voxels.shape[0] != 1:
+            return Rejected(message.device, f"an X-ray is one plane of one value per pixel, not {voxels.shape}", received_ns)
+        if voxels.dtype not in (np.uint16, np.uint8, np.int16):
+            return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
+        counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
+        self._sequence += 1
+        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence)
+
+
+def validity_metadata(validity: Validity) -> dict[str, str]:
+    """What a version-2 client learns beside the numbers."""
+    metadata = {"Validity": validity.status.value, "AgeMs": f"{validity.age_ns / 1e6:.1f}"}
+    if validity.reason:
+        metadata["Reason"] = validity.reason
+    return metadata
+
+
+class Consoles:
+    """The pipeline's outputs -> the devices of INTERFACES.md."""
+
+    def __init__(self, config: Config) -> None:
+        self._xray = config.devices.xray
+        self._tools: dict[str, ToolPose] = {}
+
+    def __call__(self, output: Output) -> list[Message]:
+        """Messages to publish. INVALID transforms leave with identity and TransformStatus INVALID; whoever
+        publishes must not send them to clients that cannot see that status (header version 1)."""
+        match output:
+            case ToolPose():
+                return self._tool(output)
+            case PatientPose():
+                return [_transform("PatientToVolume", output.volume_from_patient, output.validity)]
+            case RegisteredFrame():
+                return [
+                    _transform("CArmToVolume", output.volume_from_carm, output.validity),
+                    self._image(output),
+                ]
+            case VolumeUpdate():
+                return _volume(output)
+            case NodeState():
+                return [_status(output)]
+            case _:
+                return []
+
+    def _tool(self, pose: ToolPose) -> list[Message]:
+        self._tools[pose.tool] = pose
+        stamp, metadata = pose.validity.source_time_ns, validity_metadata(pose.validity)
+        seen = [
+            TrackedElement(p.tool, p.volume_from_tool) for p in self._tools.values() if p.volume_from_tool is not None
+        ]
+        points = np.zeros((0, 3), np.float32)
+        lines: tuple[tuple[int, ...], ...] = ()
+        tips: tuple[PointElement, ...] = ()
+        if pose.volume_from_tool is not None:
+            ends = np.array([[0, 0, -_TOOL_LENGTH_MM], [0, 0, 0], [0, 0, _EXTENSION_MM]])
+            points = g.transform(pose.volume_from_tool, ends).astype(np.float32)
+            lines = ((0, 1), (1, 2))
+            x, y, z = pose.volume_from_tool[:3, 3].tolist()
+            tips = (PointElement(f"{pose.tool}Tip", (x, y, z), "Tool", (255, 210, 0, 255), 2.0),)
+        return [
+            _transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity),
+            TrackingData(device="Tools", timestamp_ns=stamp, elements=tuple(seen)),
+            PolyData(device=f"{pose.tool}Axis", timestamp_ns=stamp, metadata=metadata, points_mm=points, lines=lines),
+            Point(device=f"{pose.tool}Tip", timestamp_ns=stamp, metadata=metadata, points=tips),
+        ]
+
+    def _image(self, frame: RegisteredFrame) -> Message:
+        """The X-ray at its detector, in the carm frame: put it under CArmToVolume to see it in place."""
+        carm = frame.carm
+        carm_from_pixel = np.eye(4)
+        carm_from_pixel[0, 0], carm_from_pixel[1, 1] = carm.pixel_spacing_mm
+        carm_from_pixel[:3, 3] = (
+            -carm.principal_point_px[0] * carm.pixel_spacing_mm[0],
+            -carm.principal_point_px[1] * carm.pixel_spacing_mm[1],
+            carm.source_to_detector_mm,
+        )
+        return Image(
+            device=self._xray,
+            timestamp_ns=frame.frame.timestamp_ns,
+            metadata=validity_metadata(frame.validity),
+            voxels=frame.frame.counts[None],
+            ras_from_index=carm_from_pixel,
+        )
+
+
+def _transform(device: str, matrix: Matrix | None, validity: Validity) -> Transform:
+    status = "OK" if matrix is not None else ("MISSING" if "not seen" in validity.reason else "INVALID")
+    metadata: Mapping[str, str] = {
+        "TransformValid": "true" if matrix is not None else "false",
+        "TransformStatus": status,
+        **validity_metadata(validity),
+    }
+    return Transform(
+        device=device,
+        timestamp_ns=validity.source_time_ns,
+        metadata=metadata,
+        matrix=np.eye(4) if matrix is None else matrix,
+    )
+
+
+def is_shown(message: Message) -> bool:
+    """False for a transform that only a client reading its status may get."""
+    return message.metadata.get("TransformStatus", "OK") == "OK"
+
+
+def _volume(update: VolumeUpdate) -> list[Message]:
+    metadata = {**validity_metadata(update.validity), "Method": update.method, "Views": str(update.views)}
+    stamp = update.validity.source_time_ns
+    hu = np.clip(np.round(update.volume.voxels), -1024, 3071).astype(np.int16)
+    messages: list[Message] = []
+    if update.method != "CT":  # consoles have the CT; what they lack is what was made from X-rays
+        messages.append(
+            Image(
+                device="Volume",
+                timestamp_ns=stamp,
+                metadata=metadata,
+                voxels=hu,
+                ras_from_index=update.volume.volume_from_index,
+            )
+        )
+    if update.bone is not None and update.role == "navigation":
+        messages.append(
+            PolyData(
+                device="BoneModel",
+                timestamp_ns=stamp,
+                metadata=metadata,
+                points_mm=update.bone.vertices_mm,
+                triangles=update.bone.triangles,
+            )
+        )
+    return messages
+
+
+def _status(state: NodeState) -> StatusMessage:
+    ok = state.registration.status is not Status.INVALID
+    text = f"{state.registration.status.value} {state.registration.reason}".strip()
+    return StatusMessage(
+        device="NodeStatus",
+        timestamp_ns=state.now_ns,
+        code=StatusMessage.OK if ok else StatusMessage.NOT_READY,
+        error_name=state.registration.status.value,
+        text=text,
+        metadata=validity_metadata(state.registration),
+    )

@@ -1,0 +1,57 @@
+"""What this machine has, and what the node will use of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from typing import Any
+
+from navnode import __version__, native
+from navnode.igtl.server import DEFAULT_PORT
+from navnode.projector import backend_name
+from navnode.reconstruction.worker import ENGINE
+from navnode.simulation.sample_ct import cache_folder
+
+
+def examine() -> dict[str, Any]:
+    """The findings, ready for JSON."""
+    return {
+        "navnode": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu": {"cores": len(os.sched_getaffinity(0)), "instruction_sets": list(native.instruction_sets())},
+        "gpu": _gpu(),
+        "extras": {name: importlib.util.find_spec(name) is not None for name in ("torch", "tensorrt", "openvino")},
+        "ports": {
+            str(port): "free" if _is_free(port) else "in use"
+            for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)
+        },
+        "cache": str(cache_folder()),
+        "uses": {"projector": backend_name(), "reconstruction": ENGINE},
+    }
+
+
+def _gpu() -> str:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none found"
+    try:
+        command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "nvidia-smi does not answer"
+    return found.stdout.strip() or "none found"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,650 @@
+"""The loop: one message in, messages out. No sockets, no clock, no threads.
+
+Heavy work leaves as a request and comes back as a message: ``RegistrationRequest`` -> ``RegistrationDone``,
+``ReconstructionRequest`` -> ``VolumeReady``. Whoever calls :meth:`Pipeline.step` decides where it is done: the
+node in a thread and in the worker process, a replay at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.config import Config, matrix
+from navnode.imaging import line_integrals, open_beam_counts
+from navnode.poses import Missing, PoseRing
+from navnode.registration.fusion import PatientFilter, measurement
+from navnode.types import (
+    Frame,
+    Input,
+    Matrix,
+    NodeState,
+    Output,
+    PatientPose,
+    ReconstructionRequest,
+    RegisteredFrame,
+    Registration,
+    RegistrationDone,
+    RegistrationRequest,
+    Rejected,
+    SourceState,
+    Status,
+    Tick,
+    ToolPose,
+    TrackedPose,
+    Validity,
+    View,
+    Volume,
+    VolumeReady,
+    VolumeUpdate,
+    WorkerState,
+    invalid,
+)
+
+_FRAME_WAITS_NS = 150_000_000
+"""How long a frame may wait for tracker poses around its exposure."""
+
+_TOOL_WAITS_NS = 40_000_000
+"""How long a tool's pose may wait for the patient's."""
+
+_POSE_STALE_NS = 150_000_000
+"""A marker without a pose for this long is not seen."""
+
+_FRAME_STALE_NS = 1_500_000_000
+
+_STATE_EVERY_NS = 200_000_000
+_STATION_ANGLE_RAD = np.deg2rad(20.0)
+_VIEW_PX = 128
+
+
+class Pipeline:
+    """The node's state and what every message does to it.
+
+    Args:
+        config: the node's configuration.
+        volume: the pre-operative CT, or None to make the volume from the first X-rays.
+    """
+
+    def __init__(self, config: Config, volume: Volume | None) -> None:
+        self._config = config
+        self._carm = config.carm.geometry
+        self._pivot_mm = config.carm.source_to_isocentre_mm
+        self._carm_from_marker = matrix(config.calibration.carm_from_marker)
+        self._image_lag_ns = round(config.calibration.image_lag_ms * 1e6)
+        self._with_ct = volume is not None
+        self._volume = volume
+        self._volume_id = 1 if volume is not None else 0
+        self._now_ns = 0
+
+        devices = config.devices
+        self._rings = {name: PoseRing(name) for name in (devices.carm, devices.patient)}
+        self._tools = {tool.device: _Tool(tool.name, matrix(tool.marker_from_tooltip)) for tool in config.tools}
+        self._rings.update({device: PoseRing(device) for device in self._tools})
+        self._received_ns = dict.fromkeys(self._rings, 0)
+
+        self._patient = _PatientRegistration(config, self._start())
+        self._pending: Frame | None = None
+        self._in_flight = False
+        self._last_frame_ns = 0
+        self._motion = _Motion()
+        self._stations = _Stations()
+        self._views = _Views(config)
+
+        self._sources: dict[str, str] = {f"{s.host}:{s.port}": "not connected yet" for s in config.sources}
+        self._worker = WorkerState(False, "", "starting", 0)
+        self._frames_received = self._frames_registered = self._volumes = 0
+        self._registered_at_ns: deque[int] = deque(maxlen=30)
+        self._dropped: dict[str, int] = {"xray": 0, "pose": 0, "rejected": 0}
+        self._status_counts: dict[str, int] = {status.value: 0 for status in Status}
+        self._tool_validity: dict[str, Validity] = {}
+        self._notices: deque[str] = deque(maxlen=5)
+        self._last_state_ns = 0
+        self._last_patient_status: Status | None = None
+
+    def step(self, message: Input) -> list[Output]:
+        """What one message leads to."""
+        match message:
+            case TrackedPose():
+                self._now_ns = max(self._now_ns, message.received_ns)
+                return self._on_pose(message)
+            case Frame():
+                self._now_ns = max(self._now_ns, message.received_ns)
+                return self._on_frame(message)
+            case RegistrationDone():
+                self._now_ns = max(self._now_ns, message.now_ns)
+                return self._on_registration(message)
+            case Tick():
+                self._now_ns = max(self._now_ns, message.now_ns)
+                return self._on_tick()
+            case VolumeReady():
+                self._now_ns = max(self._now_ns, message.now_ns)
+                return self._on_volume(message)
+            case WorkerState():
+                self._worker = message
+                return []
+            case SourceState():
+                self._now_ns = max(self._now_ns, message.now_ns)
+                return self._on_source(message)
+            case Rejected():
+                self._now_ns = max(self._now_ns, message.received_ns)
+                return self._on_rejected(message)
+
+    @property
+    def volume(self) -> Volume | None:
+        """What tools and frames refer to."""
+        return self._volume
+
+    @property
+    def volume_id(self) -> int:
+        """Counts up with every new navigation volume."""
+        return self._volume_id
+
+    # --- poses and tools -------------------------------------------------------------------------
+
+    def _on_pose(self, pose: TrackedPose) -> list[Output]:
+        ring = self._rings.get(pose.device)
+        if ring is None:
+            return []
+        if pose.tracker_from_marker is None:  # the tracker says that it does not see it
+            return self._invalidate_tool(pose.device, "not seen by the tracker", pose.timestamp_ns)
+        if not ring.add(pose.timestamp_ns, pose.tracker_from_marker):
+            self._dropped["pose"] += 1
+            return []
+        self._received_ns[pose.device] = pose.received_ns
+        outputs: list[Output] = []
+        if pose.device in self._tools:
+            self._tools[pose.device].waiting = pose
+        for tool in self._tools.values():
+            if tool.waiting is not None:
+                outputs += self._tool_pose(tool, tool.waiting)
+        if pose.device != self._config.devices.carm or self._pending is None:
+            return outputs
+        return outputs + self._try_start()
+
+    def _tool_pose(self, tool: _Tool, pose: TrackedPose) -> list[Output]:
+        """The tool in the volume at its own time, once the patient's pose at that time is known."""
+        tracker_from_patient = self._rings[self._config.devices.patient].at(pose.timestamp_ns)
+        if isinstance(tracker_from_patient, Missing):
+            waited_ns = self._now_ns - pose.received_ns
+            if tracker_from_patient.not_yet and waited_ns < _TOOL_WAITS_NS:
+                return []
+            tool.waiting = None
+            return self._tool_output(tool, None, invalid("the patient's marker is not seen", pose.timestamp_ns))
+        tool.waiting = None
+        registration = self._patient.validity(self._now_ns)
+        estimate = self._patient.filter
+        if not registration.usable or estimate is None:
+            return self._tool_output(tool, None, invalid(registration.reason, pose.timestamp_ns))
+        assert pose.tracker_from_marker is not None
+        volume_from_tool = (
+            estimate.volume_from_patient
+            @ g.inverse(tracker_from_patient)
+            @ pose.tracker_from_marker
+            @ tool.marker_from_tooltip
+        )
+        age_ns = self._now_ns - pose.received_ns
+        validity = Validity(registration.status, registration.reason, pose.timestamp_ns, age_ns)
+        return self._tool_output(tool, volume_from_tool, validity, pose.received_ns)
+
+    def _tool_output(
+        self, tool: _Tool, volume_from_tool: Matrix | None, validity: Validity, received_ns: int = 0
+    ) -> list[Output]:
+        self._tool_validity[tool.name] = validity
+        return [ToolPose(tool.name, volume_from_tool, validity, received_ns)]
+
+    def _invalidate_tool(self, device: str, reason: str, timestamp_ns: int) -> list[Output]:
+        tool = self._tools.get(device)
+        if tool is None:
+            return []
+        tool.waiting = None
+        return self._tool_output(tool, None, invalid(reason, timestamp_ns))
+
+    # --- frames ----------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> list[Output]:
+        self._frames_received += 1
+        self._last_frame_ns = frame.received_ns
+        expected = (self._carm.height_px, self._carm.width_px)
+        if frame.counts.shape != expected:
+            height, width = frame.counts.shape
+            reason = f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
+            return [*self._refuse(frame, reason), *self._notice(reason)]
+        if self._pending is not None:
+            self._dropped["xray"] += 1
+        self._pending = frame
+        return self._try_start()
+
+    def _try_start(self) -> list[Output]:
+        """Send the newest frame to registration when that is free and the tracker knows its exposure."""
+        frame = self._pending
+        if frame is None or self._in_flight:
+            return []
+        patient_from_carm = self._patient_from_carm(frame.timestamp_ns - self._image_lag_ns)
+        if isinstance(patient_from_carm, Missing):
+            if patient_from_carm.not_yet and self._now_ns - frame.received_ns < _FRAME_WAITS_NS:
+                return []
+            self._pending = None
+            return self._refuse(frame, patient_from_carm.reason)
+        self._pending = None
+        self._motion.add(frame.timestamp_ns, patient_from_carm)
+        if self._volume is None:
+            return self._without_volume(frame, patient_from_carm)
+        self._in_flight = True
+        volume_from_patient = self._patient.best_guess
+        request = RegistrationRequest(
+            frame=frame,
+            volume_id=self._volume_id,
+            start_volume_from_carm=volume_from_patient @ patient_from_carm,
+            patient_from_carm=patient_from_carm,
+            search=self._patient.searching,
+            sparse_volume=not self._with_ct,
+        )
+        return [request]
+
+    def _patient_from_carm(self, timestamp_ns: int) -> Matrix | Missing:
+        tracker_from_marker = self._rings[self._config.devices.carm].at(timestamp_ns)
+        if isinstance(tracker_from_marker, Missing):
+            return tracker_from_marker
+        tracker_from_patient = self._rings[self._config.devices.patient].at(timestamp_ns)
+        if isinstance(tracker_from_patient, Missing):
+            return tracker_from_patient
+        return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
+
+    def _without_volume(self, frame: Frame, patient_from_carm: Matrix) -> list[Output]:
+        """CT-less: the volume's frame is the patient's until there is a volume."""
+        outputs = self._registered(frame, None, invalid(self._views.progress), np.inf, 0.0)
+        return outputs + self._take_view(frame, patient_from_carm)
+
+    def _on_registration(self, done: RegistrationDone) -> list[Output]:
+        self._in_flight = False
+        request, registration = done.request, done.registration
+        if request.volume_id != self._volume_id:  # made against a volume that has been replaced since
+            self._dropped["xray"] += 1
+            return self._try_start()
+        verdict = self._patient.take(request, registration, self._now_ns)
+        outputs: list[Output] = []
+        usable = verdict.usable
+        volume_from_carm = registration.volume_from_carm if usable else None
+        outputs += self._registered(
+            request.frame, volume_from_carm, verdict, registration.residual, registration.similarity
+        )
+        outputs += self._patient_pose(request.frame.timestamp_ns)
+        if usable and self._patient.confirmed and self._patient.filter is not None:
+            # The fused pose, not the single frame's: its depth is better.
+            fused = self._patient.filter.volume_from_patient @ request.patient_from_carm
+            outputs += self._take_view(request.frame, fused)
+        return outputs + self._try_start()
+
+    def _registered(
+        self, frame: Frame, volume_from_carm: Matrix | None, validity: Validity, residual: float, similarity: float
+    ) -> list[Output]:
+        if volume_from_carm is not None:
+            self._frames_registered += 1
+            self._registered_at_ns.append(self._now_ns)
+        self._status_counts[validity.status.value] += 1
+        stamped = Validity(
+            validity.status, validity.reason, frame.timestamp_ns, max(0, self._now_ns - frame.received_ns)
+        )
+        station = None
+        if volume_from_carm is not None and self._motion.still:
+            station = self._stations.slot_of(volume_from_carm[:3, 2])
+        return [
+            RegisteredFrame(
+                frame, self._carm, volume_from_carm, stamped, residual, similarity, station, self._now_ns
+            )
+        ]
+
+    def _refuse(self, frame: Frame, reason: str) -> list[Output]:
+        """A frame that cannot be registered to anything."""
+        self._dropped["rejected"] += 1
+        return self._registered(frame, None, invalid(reason), np.inf, 0.0)
+
+    def _patient_pose(self, timestamp_ns: int) -> list[Output]:
+        validity = self._patient.validity(self._now_ns)
+        self._last_patient_status = validity.status
+        estimate = self._patient.filter
+        if estimate is None or not validity.usable:
+            return [PatientPose(None, Validity(validity.status, validity.reason, timestamp_ns), ())]
+        stamped = Validity(validity.status, validity.reason, timestamp_ns, validity.age_ns)
+        return [PatientPose(estimate.volume_from_patient, stamped, tuple(estimate.sigma.tolist()))]
+
+    # --- volumes ---------------------------------------------------------------------------------
+
+    def _take_view(self, frame: Frame, volume_from_carm: Matrix) -> list[Output]:
+        """Keep the frame for reconstruction if it shows the patient from a new direction."""
+        if not self._config.reconstruction.enabled or not self._views.wanted(volume_from_carm):
+            return []
+        factor = max(1, self._carm.width_px // _VIEW_PX)
+        i0 = self._config.registration.i0 or open_beam_counts(frame.counts)
+        line = line_integrals(frame.counts, i0, factor)
+        self._views.add(View(line, self._carm.binned(factor), volume_from_carm, frame.timestamp_ns))
+        if not self._worker.alive:
+            return []
+        return self._views.request(self._pivot_mm)
+
+    def _on_volume(self, ready: VolumeReady) -> list[Output]:
+        self._views.answered(ready.request)
+        if ready.volume is None:
+            return self._notice(f"no reconstruction: {ready.reason}")
+        self._volumes += 1
+        stamp = self._views.newest_ns
+        reason = f"{ready.views} views, {ready.method}: shapes are approximate, HU are not calibrated"
+        validity = Validity(Status.DEGRADED, reason, stamp)
+        if self._with_ct:
+            return [VolumeUpdate(ready.volume, ready.bone, "reconstruction", validity, ready.method, ready.views)]
+        if self._volume is None:
+            self._volume, self._volume_id = ready.volume, self._volume_id + 1
+            self._patient.begin_with_tracking(self._views.center_mm(self._pivot_mm))
+            return [VolumeUpdate(ready.volume, ready.bone, "navigation", validity, ready.method, ready.views)]
+        # A better volume in the same frame: the registration's estimate stays, its image is replaced.
+        self._volume, self._volume_id = ready.volume, self._volume_id + 1
+        return [VolumeUpdate(ready.volume, ready.bone, "navigation", validity, ready.method, ready.views)]
+
+    # --- time, sources, states -------------------------------------------------------------------
+
+    def _on_tick(self) -> list[Output]:
+        outputs: list[Output] = []
+        if self._pending is not None:
+            outputs += self._try_start()
+        for device, tool in self._tools.items():
+            if tool.waiting is not None:
+                outputs += self._tool_pose(tool, tool.waiting)
+            silent_ns = self._now_ns - self._received_ns[device]
+            known = self._tool_validity.get(tool.name)
+            if silent_ns > _POSE_STALE_NS and (known is None or known.usable):
+                outputs += self._invalidate_tool(device, "no pose from the tracker", self._rings[device].newest_ns)
+        self._patient.watch(self._now_ns, tracked=self._tracked())
+        if self._patient.validity(self._now_ns).status is not self._last_patient_status:
+            outputs += self._patient_pose(self._rings[self._config.devices.patient].newest_ns)
+            outputs += [
+                out
+                for device, tool in self._tools.items()
+                if not self._patient.validity(self._now_ns).usable
+                for out in self._invalidate_tool(device, self._patient.validity(self._now_ns).reason, 0)
+            ]
+        if self._now_ns - self._last_state_ns >= _STATE_EVERY_NS:
+            self._last_state_ns = self._now_ns
+            if self._views.waiting and self._worker.alive:
+                outputs += self._views.request(self._pivot_mm)
+            outputs.append(self._state())
+        return outputs
+
+    def _tracked(self) -> bool:
+        """Whether the patient's marker has been seen just now."""
+        return self._now_ns - self._received_ns[self._config.devices.patient] < 1_000_000_000
+
+    def _on_source(self, source: SourceState) -> list[Output]:
+        was = self._sources.get(source.name)
+        self._sources[source.name] = source.reason if not source.connected else ""
+        if source.connected or was != "":
+            return []
+        # What came from there may be moved before it returns: begin again with nothing known to be true.
+        for ring in self._rings.values():
+            ring.clear()
+        self._pending = None
+        self._patient.doubt(f"source {source.name} vanished")
+        self._motion = _Motion()
+        outputs: list[Output] = []
+        for device in self._tools:
+            outputs += self._invalidate_tool(device, f"source {source.name} vanished", 0)
+        return outputs + self._patient_pose(0) + self._notice(f"source {source.name}: {source.reason}")
+
+    def _on_rejected(self, rejected: Rejected) -> list[Output]:
+        self._dropped["rejected"] += 1
+        outputs = self._invalidate_tool(rejected.device, rejected.reason, 0)
+        return outputs + self._notice(f"{rejected.device}: {rejected.reason}")
+
+    def _notice(self, text: str) -> list[Output]:
+        if text not in self._notices:
+            self._notices.append(text)
+        return []
+
+    def _state(self) -> NodeState:
+        times = self._registered_at_ns
+        recent = [t for t in times if self._now_ns - t < 2_000_000_000]
+        rate = (len(recent) - 1) / max((recent[-1] - recent[0]) / 1e9, 1e-3) if len(recent) > 1 else 0.0
+        extra = {"target_sigma_mm": self._patient.filter.target_sigma_mm} if self._patient.filter else {}
+        extra["xray_age_s"] = (self._now_ns - self._last_frame_ns) / 1e9 if self._last_frame_ns else -1.0
+        return NodeState(
+            registration=self._patient.validity(self._now_ns),
+            tools=dict(self._tool_validity),
+            sources=dict(self._sources),
+            worker=self._worker.engine if self._worker.alive else self._worker.reason,
+            worker_alive=self._worker.alive,
+            volume=self._volume.name if self._volume else "",
+            frames_received=self._frames_received,
+            frames_registered=self._frames_registered,
+            frame_rate_hz=rate,
+            volumes=self._volumes,
+            dropped=dict(self._dropped),
+            status_counts=dict(self._status_counts),
+            notices=tuple(self._notices),
+            now_ns=self._now_ns,
+            extra=extra,
+        )
+
+    def _start(self) -> Matrix:
+        return matrix(self._config.registration.volume_from_patient_start)
+
+
+@dataclass
+class _Tool:
+    name: str
+    marker_from_tooltip: Matrix
+    waiting: TrackedPose | None = None
+    """The newest pose that has not become an output yet."""
+
+
+class _PatientRegistration:
+    """volume_from_patient: searched for, then a candidate, then confirmed; and doubted again."""
+
+    _LOST_AFTER = 5
+
+    def __init__(self, config: Config, start_volume_from_patient: Matrix) -> None:
+        self._settings = config.registration
+        self._pivot_mm = config.carm.source_to_isocentre_mm
+        self._start = start_volume_from_patient
+        self.filter: PatientFilter | None = None
+        self.searching = True
+        self._good = self._bad = 0
+        self._last_good_ns = self._last_source_ns = 0
+        self._last_measured_ns = 0
+        self._why_not = "no X-ray registered yet"
+        self._tracked = True
+        self._sparse = False
+
+    @property
+    def best_guess(self) -> Matrix:
+        return self.filter.volume_from_patient if self.filter else self._start
+
+    @property
+    def confirmed(self) -> bool:
+        return self.filter is not None and self._good >= self._settings.confirm_frames
+
+    def begin_with_tracking(self, pivot_patient_mm: Matrix) -> None:
+        """CT-less: the volume was made in the patient's frame, so tracking alone says where it is."""
+        prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
+        self.filter = PatientFilter(np.eye(4), pivot_patient_mm, prior)
+        self.searching, self._good, self._bad = False, 0, 0
+        self._sparse = True
+        self._why_not = "not confirmed by an X-ray yet"
+
+    def take(self, request: RegistrationRequest, registration: Registration, now_ns: int) -> Validity:
+        """Use one frame's registration; what to say of that frame."""
+        frame_validity = registration.validity
+        if not frame_validity.usable:
+            if "blank" not in frame_validity.reason and "saturated" not in frame_validity.reason:
+                self._count_bad(frame_validity.reason)
+            return frame_validity
+        carm_from_patient = g.inverse(request.patient_from_carm)
+        pivot_patient_mm = (
+            self.filter.pivot_patient_mm
+            if self.filter
+            else g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._pivot_mm]))
+        )
+        measured, covariance = measurement(
+            registration.volume_from_carm,
+            registration.covariance,
+            registration.pivot_mm,
+            carm_from_patient,
+            pivot_patient_mm,
+            sparse_volume=request.sparse_volume,
+        )
+        timestamp_ns = request.frame.timestamp_ns
+        if self.searching or self.filter is None:
+            self.filter = PatientFilter(measured, pivot_patient_mm, covariance * 30.0)
+            self.searching, self._good, self._bad = False, 1, 0
+        else:
+            self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
+            if not self.filter.agrees(measured, covariance):
+                self._count_bad("the image contradicts the tracker")
+                return invalid("the image contradicts tracker and earlier frames", timestamp_ns)
+            self.filter.update(measured, covariance)
+            self._good, self._bad = self._good + 1, 0
+        self._last_measured_ns = timestamp_ns
+        self._last_good_ns, self._last_source_ns = now_ns, timestamp_ns
+        if not self.confirmed:
+            reason = f"confirming the registration, {self._good} of {self._settings.confirm_frames} frames"
+            return Validity(Status.DEGRADED, reason, timestamp_ns)
+        return frame_validity
+
+    def _count_bad(self, reason: str) -> None:
+        self._bad += 1
+        if self._bad >= self._LOST_AFTER or (not self.confirmed and self._bad >= 2):
+            self._good, self._bad, self.searching = 0, 0, True
+            self._why_not = f"registration lost: {reason}"
+
+    def doubt(self, reason: str) -> None:
+        """Something happened after which good frames must confirm the registration again."""
+        self._good = 0
+        self._why_not = reason
+
+    def watch(self, now_ns: int, *, tracked: bool) -> None:
+        self._tracked = tracked
+
+    def validity(self, now_ns: int) -> Validity:
+        """May volume_from_patient be used now?"""
+        age_ns = max(0, now_ns - self._last_good_ns) if self._last_good_ns else 0
+        status, reason = self._judge(age_ns / 1e9)
+        return Validity(status, reason, self._last_source_ns, age_ns)
+
+    def _judge(self, age_s: float) -> tuple[Status, str]:
+        settings = self._settings
+        if self.filter is None or self.searching:
+            return Status.INVALID, self._why_not
+        if not self._tracked:
+            return Status.INVALID, "the patient's marker is not seen"
+        if not self.confirmed:
+            if self._good == 0:
+                return Status.INVALID, self._why_not
+            return Status.INVALID, f"confirming the registration, {self._good} of {settings.confirm_frames} frames"
+        if age_s > settings.invalid_after_s:
+            return Status.INVALID, f"no X-ray registered for {age_s:.0f} s"
+        sigma_mm = self.filter.target_sigma_mm
+        if sigma_mm > settings.degraded_sigma_mm:
+            return Status.INVALID, f"expected error {sigma_mm:.1f} mm"
+        if self._sparse:
+            return Status.DEGRADED, "the volume was made from a few X-rays"
+        if self._bad >= 2:
+            return Status.DEGRADED, f"the last {self._bad} X-rays disagree"
+        if age_s > settings.degraded_after_s:
+            return Status.DEGRADED, f"no X-ray registered for {age_s:.0f} s"
+        if sigma_mm > settings.valid_sigma_mm:
+            return Status.DEGRADED, f"expected error {sigma_mm:.1f} mm; X-rays from another side would help"
+        return Status.VALID, ""
+
+
+class _Motion:
+    """Whether the C-arm stands still relative to the patient."""
+
+    _WINDOW_NS = 400_000_000
+    _ANGLE_RAD = np.deg2rad(0.8)
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, Matrix]] = deque(maxlen=16)
+
+    def add(self, timestamp_ns: int, patient_from_carm: Matrix) -> None:
+        self._recent.append((timestamp_ns, patient_from_carm[:3, 2]))
+
+    @property
+    def still(self) -> bool:
+        if len(self._recent) < 2:
+            return False
+        newest_ns, direction = self._recent[-1]
+        within = [d for t, d in self._recent if newest_ns - t <= self._WINDOW_NS]
+        return len(within) >= 2 and all(g.angle_between_rad(direction, d) < self._ANGLE_RAD for d in within)
+
+
+class _Stations:
+    """The two directions whose pictures are kept on the display."""
+
+    def __init__(self) -> None:
+        self._directions: list[Matrix | None] = [None, None]
+        self._latest = 1
+
+    def slot_of(self, direction: Matrix) -> int:
+        """The picture that a frame from this direction belongs to; the older one gives way to a new direction."""
+        for slot, known in enumerate(self._directions):
+            if known is not None and g.angle_between_rad(known, direction) < _STATION_ANGLE_RAD:
+                self._directions[slot] = direction
+                self._latest = slot
+                return slot
+        slot = 1 - self._latest
+        self._directions[slot] = direction
+        self._latest = slot
+        return slot
+
+
+class _Views:
+    """The frames kept for reconstruction, one per direction."""
+
+    def __init__(self, config: Config) -> None:
+        self._settings = config.reconstruction
+        self._views: list[View] = []
+        self._asked = self._answered = 0
+        self.waiting = False
+
+    @property
+    def progress(self) -> str:
+        return f"no volume yet: {len(self._views)} of {self._settings.views} views"
+
+    @property
+    def newest_ns(self) -> int:
+        return max((view.timestamp_ns for view in self._views), default=0)
+
+    def wanted(self, volume_from_carm: Matrix) -> bool:
+        """True when no kept view looks this way and there is room."""
+        apart = np.deg2rad(self._settings.min_angle_deg)
+        return len(self._views) < self._settings.max_views and all(
+            g.angle_between_rad(_direction(view), volume_from_carm[:3, 2]) >= apart for view in self._views
+        )
+
+    def add(self, view: View) -> None:
+        self._views.append(view)
+        self.waiting = len(self._views) >= self._settings.views
+
+    def request(self, pivot_mm: float) -> list[Output]:
+        """A request with all views kept, unless there are too few or one is under way."""
+        if len(self._views) < self._settings.views or self._asked != self._answered:
+            return []
+        self.waiting = False
+        self._asked += 1
+        x, y, z = self.center_mm(pivot_mm).tolist()
+        return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z))]
+
+    def answered(self, request: int) -> None:
+        self._answered = max(self._answered, request)
+
+    def center_mm(self, pivot_mm: float) -> Matrix:
+        """Where the views' principal rays reach the anatomy, on average."""
+        poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
+        center: Matrix = np.mean([p[:3, 3] + pivot_mm * p[:3, 2] for p in poses], axis=0)
+        return center
+
+
+def _direction(view: View) -> Matrix:
+    assert view.volume_from_carm is not None
+    return view.volume_from_carm[:3, 2]

@@ -1,0 +1,82 @@
+"""The reconstruction worker: a process of its own, so that whatever happens in it leaves the loop alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from queue import SimpleQueue
+from typing import Any
+
+import zmq
+
+from navnode import bus
+from navnode.clock import now_ns
+from navnode.config import Config
+from navnode.errors import ComputeError, PeerError
+from navnode.reconstruction.classical import reconstruct
+from navnode.reconstruction.surface import bone_surface
+from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
+
+log = logging.getLogger(__name__)
+
+ENGINE = "SART (classical)"
+HEARTBEAT_S = 0.5
+_NICE = 5
+
+
+def run_worker(config: Config, address: str) -> None:
+    """Serve requests from ``address`` until the process is told to end."""
+    os.nice(_NICE)
+    context = zmq.Context.instance()
+    socket = context.socket(zmq.DEALER)
+    bus.limited(socket, queued=8)
+    socket.connect(address)
+    jobs: SimpleQueue[Any] = SimpleQueue()
+    results: SimpleQueue[VolumeReady] = SimpleQueue()
+    threading.Thread(target=_work, args=(config, jobs, results), daemon=True).start()
+    last_beat = 0.0
+    while True:
+        if time.monotonic() - last_beat >= HEARTBEAT_S:
+            last_beat = time.monotonic()
+            socket.send_multipart(bus.pack(WorkerState(True, ENGINE, "", now_ns())))
+        if socket.poll(100):
+            try:
+                jobs.put(bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)]))
+            except PeerError as error:
+                log.warning("request refused: %s", error)
+        while not results.empty():
+            socket.send_multipart(bus.pack(results.get()))
+
+
+def _work(config: Config, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]) -> None:
+    while True:
+        job = jobs.get()
+        started = time.perf_counter()
+        try:
+            if isinstance(job, ReconstructionRequest):
+                results.put(_reconstruct(config, job, started))
+            elif isinstance(job, bus.SurfaceRequest):
+                results.put(VolumeReady(None, bone_surface(job.volume), 0, 0, "surface", _ms(started), "", now_ns()))
+        except ComputeError as error:
+            request = getattr(job, "request", 0)
+            results.put(VolumeReady(None, None, request, 0, ENGINE, _ms(started), str(error), now_ns()))
+
+
+def _reconstruct(config: Config, job: ReconstructionRequest, started: float) -> VolumeReady:
+    settings = config.reconstruction
+    volume = reconstruct(
+        job.views,
+        size=settings.size,
+        spacing_mm=settings.spacing_mm,
+        center_mm=job.center_mm,
+        threads=1,  # the other core belongs to the loop
+    )
+    bone = bone_surface(volume, relative=True)
+    log.info("volume from %d views in %.0f ms", len(job.views), _ms(started))
+    return VolumeReady(volume, bone, job.request, len(job.views), ENGINE, _ms(started), "", now_ns())
+
+
+def _ms(started: float) -> float:
+    return 1e3 * (time.perf_counter() - started)

@@ -1,0 +1,50 @@
+"""May one frame's registration be trusted? Several signs, because no single one predicts the error."""
+
+from __future__ import annotations
+
+from navnode.registration.tracking import Fit
+from navnode.types import Status, Validity
+
+# Correct fits of simulated frames (real chest CT, procedural torso) end at similarity 0.93-0.998, residual
+# 0.016-0.055 and inliers 0.95-0.99; fits of another patient, mirrored, transposed or blank images stay below
+# 0.87 or leave a residual over 0.11. The gates stand between, nearer to the correct ones.
+VALID_SIMILARITY, DEGRADED_SIMILARITY = 0.91, 0.88
+VALID_RESIDUAL, DEGRADED_RESIDUAL = 0.075, 0.10
+MIN_INLIERS = 0.80
+MAX_DEPTH_SIGMA_MM = 8.0
+
+
+# A volume from a few X-rays is itself only a likeness: frames of new directions end at similarity 0.83-0.94 and
+# residual 0.1-0.2 at the right pose. Never VALID; what keeps it honest is the agreement with the tracker.
+SPARSE_SIMILARITY, SPARSE_RESIDUAL = 0.75, 0.30
+
+
+def assess(fit: Fit, timestamp_ns: int = 0, *, sparse_volume: bool = False) -> Validity:
+    """VALID, DEGRADED or INVALID for one fit by itself, before it is compared with the tracker.
+
+    Args:
+        sparse_volume: the volume was made from a few X-rays, not from a CT.
+    """
+    status, reason = _sparse_verdict(fit) if sparse_volume else _verdict(fit)
+    return Validity(status, reason, timestamp_ns)
+
+
+def _sparse_verdict(fit: Fit) -> tuple[Status, str]:
+    if fit.similarity < SPARSE_SIMILARITY or fit.residual > SPARSE_RESIDUAL or fit.inliers < MIN_INLIERS:
+        return Status.INVALID, f"image and reconstruction do not match (similarity {fit.similarity:.2f})"
+    return Status.DEGRADED, "registered to a volume made from a few X-rays"
+
+
+def _verdict(fit: Fit) -> tuple[Status, str]:
+    depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
+    if fit.similarity < DEGRADED_SIMILARITY:
+        return Status.INVALID, f"image and volume do not match (similarity {fit.similarity:.2f})"
+    if fit.residual > DEGRADED_RESIDUAL:
+        return Status.INVALID, f"image and volume do not match (residual {fit.residual:.2f})"
+    if fit.inliers < MIN_INLIERS:
+        return Status.INVALID, f"too much of the image is not explained ({1 - fit.inliers:.0%})"
+    if depth_sigma_mm > MAX_DEPTH_SIGMA_MM:
+        return Status.INVALID, f"the image does not fix the depth (sigma {depth_sigma_mm:.1f} mm)"
+    if fit.similarity < VALID_SIMILARITY or fit.residual > VALID_RESIDUAL:
+        return Status.DEGRADED, f"image and volume match poorly (similarity {fit.similarity:.2f})"
+    return Status.VALID, ""

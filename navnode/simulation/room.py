@@ -1,0 +1,214 @@
+"""The virtual operating room's server: frames rendered ahead, poses at 100 Hz, truth under names of its own.
+
+To the outside it is a PlusServer: an OpenIGTLink server with an X-ray IMAGE and marker TRANSFORMs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from navnode import geometry as g
+from navnode.clock import NS_PER_S, now_ns
+from navnode.config import SimulatorSection
+from navnode.igtl import Image, Server, Transform
+from navnode.projector import Projector
+from navnode.simulation.physics import METAL_PER_MM, Detector, cylinder_chords_mm
+from navnode.simulation.sample_ct import cache_folder, resolve_ct
+from navnode.simulation.scenario import (
+    CARM_DEVICE,
+    PATIENT_DEVICE,
+    TRUTH_CARM,
+    TRUTH_PATIENT,
+    XRAY_DEVICE,
+    Scenario,
+    carm_of_size,
+    scenario_for,
+)
+from navnode.types import Array, Matrix
+from navnode.volumes import read_volume
+
+POSE_RATE_HZ = 100.0
+_RENDER_PX = 256
+"""Line integrals are rendered this finely and enlarged: as fine as CT voxels project, the blur hides the rest."""
+
+_TOOL_RADIUS_MM, _TOOL_LENGTH_MM = 2.5, 160.0
+_KEPT_FILES = 4
+_VERSION = 3
+"""Part of the cache's key; counts up when what is rendered changes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One loop of the operation, ready to stream."""
+
+    scenario: Scenario
+    counts: npt.NDArray[np.uint16]
+    """(N, H, W)"""
+    frame_rate_hz: float
+
+
+def prepare(settings: SimulatorSection, console: Console) -> Path:
+    """Render the loop's frames into the user's cache, with a progress bar; the path of the result.
+
+    Raises:
+        ConfigError: the CT cannot be used.
+    """
+    ct = resolve_ct(settings.ct, console)
+    path = cache_folder() / "rooms" / f"{_key(settings, ct)}.npy"
+    if path.exists() and path.with_suffix(".json").exists():
+        path.touch()
+        return path
+    volume = read_volume(ct)
+    scenario = scenario_for(volume)
+    projector = Projector(volume, threads=1)
+    carm, coarse = carm_of_size(settings.size_px), carm_of_size(min(settings.size_px, _RENDER_PX))
+    detector = Detector()
+    count = round(scenario.period_s * settings.frame_rate_hz)
+
+    def frame(index: int) -> Array:
+        t_s = index / settings.frame_rate_hz
+        volume_from_carm = scenario.volume_from_carm(t_s)
+        carm_from_tool = g.inverse(volume_from_carm) @ scenario.volume_from_tool(t_s)
+        line = projector.render(coarse, volume_from_carm)
+        line += METAL_PER_MM * cylinder_chords_mm(coarse, carm_from_tool, _TOOL_RADIUS_MM, _TOOL_LENGTH_MM)
+        gain = 1.0 + 0.08 * np.sin(2 * np.pi * t_s / scenario.period_s)
+        return detector.expose(line, carm, gain, np.random.default_rng((settings.seed, index)))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / "frames.npy"
+        shape = (count, settings.size_px, settings.size_px)
+        frames = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint16, shape=shape)
+        with Progress(*columns, console=console) as progress, ThreadPoolExecutor(2) as pool:
+            task = progress.add_task("Rendering X-rays (once)", total=count)
+            for index, image in enumerate(pool.map(frame, range(count))):
+                frames[index] = image
+                progress.advance(task)
+        frames.flush()
+        about = {"isocentre_mm": scenario.isocentre_mm.tolist(), "targets_mm": scenario.targets_mm.tolist()}
+        path.with_suffix(".json").write_text(json.dumps(about))
+        part.replace(path)
+    _forget_old(path.parent)
+    return path
+
+
+def load(path: Path, settings: SimulatorSection) -> Prepared:
+    """What :func:`prepare` made."""
+    counts = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Prepared(load_scenario(path), counts, settings.frame_rate_hz)
+
+
+def load_scenario(path: Path) -> Scenario:
+    """The scenario behind prepared frames."""
+    about = json.loads(path.with_suffix(".json").read_text())
+    return Scenario(isocentre_mm=np.array(about["isocentre_mm"]), targets_mm=np.array(about["targets_mm"]))
+
+
+class Room:
+    """Streams a prepared loop for as long as :meth:`run` runs."""
+
+    def __init__(self, prepared: Prepared, settings: SimulatorSection) -> None:
+        self._scenario, self._counts = prepared.scenario, prepared.counts
+        self._period_s = prepared.scenario.period_s
+        self._frame_rate_hz = prepared.frame_rate_hz
+        self.server = Server(settings.host, settings.port, name="VirtualRoom")
+        self._carm = carm_of_size(settings.size_px)
+        self._devices = (CARM_DEVICE, PATIENT_DEVICE, prepared.scenario.tool_device)
+        self._poses = self._measured_poses(settings.seed)
+        self._truth_tool = [prepared.scenario.volume_from_tool(t) for t in self._pose_times()]
+        frames = range(len(prepared.counts))
+        self._truth_carm = [prepared.scenario.volume_from_carm(i / self._frame_rate_hz) for i in frames]
+        self._began_ns = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled; the server must have been started."""
+        # Loops begin at whole periods of the clock, so that a restarted room goes on where it would have been.
+        self._began_ns = now_ns() // NS_PER_S * NS_PER_S
+        await asyncio.gather(self._stream_poses(), self._stream_frames())
+
+    async def _stream_poses(self) -> None:
+        index = 0
+        while True:
+            stamp_ns = self._began_ns + round(index * NS_PER_S / POSE_RATE_HZ)
+            await _until(stamp_ns + round(self._scenario.tracker_latency_s * NS_PER_S))
+            at = index % len(self._truth_tool)
+            for device in self._devices:
+                pose = self._poses[device][at]
+                status = "OK" if pose is not None else "MISSING"
+                message = Transform(
+                    device=device,
+                    timestamp_ns=stamp_ns,
+                    metadata={"TransformValid": "true" if pose is not None else "false", "TransformStatus": status},
+                    matrix=np.eye(4) if pose is None else pose,
+                )
+                self.server.publish(message, min_version=1 if pose is not None else 2)
+            self._tell(self._scenario.truth_tool, stamp_ns, self._truth_tool[at])
+            if index % round(POSE_RATE_HZ) == 0:
+                self._tell(TRUTH_PATIENT, stamp_ns, self._scenario.volume_from_patient)
+            index += 1
+
+    async def _stream_frames(self) -> None:
+        spacing = self._carm.pixel_spacing_mm
+        ras_from_index = np.diag([spacing[0], spacing[1], 1.0, 1.0])
+        index = 0
+        while True:
+            stamp_ns = self._began_ns + round(index * NS_PER_S / self._frame_rate_hz)
+            at = index % len(self._counts)
+            await _until(stamp_ns + round(self._scenario.xray_latency_s * NS_PER_S))
+            counts = np.array(self._counts[at])
+            self.server.publish(
+                Image(device=XRAY_DEVICE, timestamp_ns=stamp_ns, voxels=counts[None], ras_from_index=ras_from_index)
+            )
+            self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])
+            index += 1
+
+    def _tell(self, device: str, stamp_ns: int, matrix: Matrix) -> None:
+        self.server.publish(Transform(device=device, timestamp_ns=stamp_ns, matrix=matrix))
+
+    def _pose_times(self) -> list[float]:
+        return [i / POSE_RATE_HZ for i in range(round(self._period_s * POSE_RATE_HZ))]
+
+    def _measured_poses(self, seed: int) -> dict[str, list[Matrix | None]]:
+        """Noisy poses of one loop; None while a marker is hidden."""
+        rng = np.random.default_rng((seed, 1))
+        sigma = np.array([self._scenario.noise_rad] * 3 + [self._scenario.noise_mm] * 3)
+        return {
+            device: [
+                None
+                if self._scenario.occluded(device, t)
+                else self._scenario.tracker_from_marker(device, t) @ g.exp(rng.normal(0, sigma))
+                for t in self._pose_times()
+            ]
+            for device in self._devices
+        }
+
+
+async def _until(time_ns: int) -> None:
+    wait_ns = time_ns - now_ns()
+    await asyncio.sleep(max(0.0, wait_ns / NS_PER_S))
+
+
+def _key(settings: SimulatorSection, ct: Path) -> str:
+    stat = ct.stat()
+    what = [_VERSION, str(ct.resolve()), stat.st_size, stat.st_mtime_ns, settings.size_px, settings.frame_rate_hz,
+            settings.seed, asdict(Detector())]  # fmt: skip
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def _forget_old(folder: Path) -> None:
+    rooms = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in rooms[_KEPT_FILES:]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)

@@ -1,0 +1,214 @@
+"""Starts navnode's processes, watches them, restarts what dies, and ends them together."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import zmq
+
+from navnode import bus
+from navnode.config import Config, SimulatorSection
+from navnode.errors import ConfigError, NavError, PeerError
+from navnode.types import NodeState
+
+_READY_TIMEOUT_S = 180.0
+_STOP_TIMEOUT_S = 5.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[str]
+    started_s: float
+    ready: str | None = None
+    restarts: int = 0
+    wait_s: float = _FIRST_WAIT_S
+    died_s: float = field(default=0.0)
+
+
+class Supervisor:
+    """The processes of one node, in a folder of their own. Use it as a context manager.
+
+    Args:
+        config: what the node is told.
+        simulator: also start a virtual operating room.
+        announce: told one line when a process dies or returns.
+    """
+
+    def __init__(
+        self, config: Config, simulator: SimulatorSection | None, announce: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.config, self._simulator, self._announce = config, simulator, announce
+        self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
+        self._children: dict[str, _Child] = {}
+        self._state: NodeState | None = None
+        self._context = zmq.Context.instance()
+        self._subscription: zmq.Socket[bytes] | None = None
+
+    def __enter__(self) -> Supervisor:
+        (self.folder / "config.json").write_bytes(msgspec.json.encode(self.config))
+        if self._simulator is not None:
+            (self.folder / "simulator.json").write_bytes(msgspec.json.encode(self._simulator))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and wait until it serves.
+
+        Raises:
+            ConfigError: a process refused its configuration, or a port is in use.
+            NavError: a process failed to start; the line says which and why.
+        """
+        names = ["simulator"] if self._simulator is not None else []
+        names += ["worker"] if self.config.reconstruction.enabled else []
+        names += ["node"]
+        names += ["display"] if self.config.display.enabled else []
+        for name in names:
+            self._children[name] = self._launch(name)
+        for child in self._children.values():
+            self._await_ready(child)
+        socket = self._context.socket(zmq.SUB)
+        bus.limited(socket, 16)
+        socket.subscribe(b"state")
+        socket.connect(output_address(self.folder))
+        self._subscription = socket
+
+    def watch(self) -> NodeState | None:
+        """Restart what died; the newest state of the node, None when it has none. Call it a few times a second."""
+        for name, child in list(self._children.items()):
+            if child.process.poll() is None:
+                continue
+            now = time.monotonic()
+            if not child.died_s:
+                child.died_s = now
+                self._announce(f"{name} ended ({_exit_text(child.process.returncode)}); starting it again")
+                if name == "node":
+                    self._state = None
+            elif now - child.died_s >= child.wait_s:
+                again = self._launch(name)
+                again.restarts = child.restarts + 1
+                lived_s = child.died_s - child.started_s
+                again.wait_s = _FIRST_WAIT_S if lived_s > 10 else min(2 * child.wait_s, _LONGEST_WAIT_S)
+                self._children[name] = again
+        assert self._subscription is not None
+        while self._subscription.poll(0):
+            with contextlib.suppress(PeerError):
+                self._state = bus.unpack(self._subscription.recv_multipart())
+        return self._state
+
+    def restarts(self) -> dict[str, int]:
+        """How often each process had to be started again."""
+        return {name: child.restarts for name, child in self._children.items()}
+
+    def pid(self, name: str) -> int:
+        return self._children[name].process.pid
+
+    def ready_text(self, name: str) -> str:
+        """What a process said of itself when it was ready."""
+        return self._children[name].ready or ""
+
+    def stop(self) -> None:
+        """End all processes and remove their folder."""
+        for child in self._children.values():
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        for child in self._children.values():
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        if self._subscription is not None:
+            self._subscription.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _launch(self, name: str) -> _Child:
+        log = (self.folder / f"{name}.log").open("a")
+        command = [sys.executable, "-m", "navnode", "_process", name, str(self.folder), str(os.getpid())]
+        with log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603
+        child = _Child(name, process, time.monotonic())
+        threading.Thread(target=_read_ready, args=(child,), daemon=True).start()
+        return child
+
+    def _await_ready(self, child: _Child) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while child.ready is None:
+            if child.process.poll() is not None:
+                reason = self._last_line(child.name) or _exit_text(child.process.returncode)
+                kind = ConfigError if child.process.returncode == 2 else NavError
+                raise kind(reason if kind is ConfigError else f"{child.name}: {reason}")
+            if time.monotonic() > deadline:
+                raise NavError(f"{child.name} did not become ready within {_READY_TIMEOUT_S:.0f} s")
+            time.sleep(0.02)
+
+    def _last_line(self, name: str) -> str:
+        lines = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("navnode: ") if lines else ""
+
+
+def worker_address(folder: Path) -> str:
+    """Where the node waits for its reconstruction worker."""
+    return f"ipc://{folder}/worker"
+
+
+def output_address(folder: Path) -> str:
+    """Where the node's outputs can be had."""
+    return f"ipc://{folder}/outputs"
+
+
+def read_config(folder: Path) -> Config:
+    return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
+
+
+def read_simulator(folder: Path) -> SimulatorSection:
+    return msgspec.json.decode((folder / "simulator.json").read_bytes(), type=SimulatorSection)
+
+
+def die_with(parent: int) -> None:
+    """Make this process end when its supervisor does, however that ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before we asked
+            sys.exit(0)
+
+
+def _read_ready(child: _Child) -> None:
+    assert child.process.stdout is not None
+    for line in child.process.stdout:
+        if line.startswith("ready"):
+            child.ready = line.removeprefix("ready").strip()
+
+
+def _exit_text(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit {code}"
+
+
+def wait_while(supervisor: Supervisor, on_state: Callable[[NodeState | None], Any], seconds: float | None) -> None:
+    """Watch the processes until ``seconds`` are over, or for ever."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while deadline is None or time.monotonic() < deadline:
+        on_state(supervisor.watch())
+        time.sleep(0.1)

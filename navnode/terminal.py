@@ -1,0 +1,106 @@
+"""What the terminal shows while a node runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from navnode.types import NodeState, Status, Validity
+
+NOTICE = "Research use only. Not a medical device."
+_COLOURS = {Status.VALID: "green", Status.DEGRADED: "yellow", Status.INVALID: "red"}
+_PLAIN_EVERY_S = 5.0
+
+
+class Screen:
+    """A live table on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._live: Live | None = None
+        self._last_plain_s = 0.0
+        self._events: list[str] = []
+
+    @contextmanager
+    def shown(self) -> Iterator[Screen]:
+        """Show it for as long as the block runs."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with Live(render(None, self._title, []), console=self._console, refresh_per_second=5) as live:
+            self._live = live
+            yield self
+        self._live = None
+
+    def announce(self, line: str) -> None:
+        """Say that something happened."""
+        self._events = [*self._events[-3:], line]
+        if self._live is None:
+            self._console.print(line, highlight=False)
+
+    def update(self, state: NodeState | None) -> None:
+        """Show a state of the node; None: it is not running."""
+        if self._live is not None:
+            self._live.update(render(state, self._title, self._events))
+        elif state is not None and time.monotonic() - self._last_plain_s >= _PLAIN_EVERY_S:
+            self._last_plain_s = time.monotonic()
+            self._console.print(line_of(state), highlight=False)
+
+
+def line_of(state: NodeState) -> str:
+    """A state in one line."""
+    extra = state.extra
+    return (
+        f"registration {state.registration.status.value} | {state.frame_rate_hz:.1f} frames/s | "
+        f"latency p50 {extra.get('latency_p50_ms', 0):.0f} p99 {extra.get('latency_p99_ms', 0):.0f} ms | "
+        f"overlay p99 {extra.get('overlay_latency_p99_ms', 0):.1f} ms | "
+        + " ".join(f"{name} {validity.status.value}" for name, validity in state.tools.items())
+        + (f" | {state.registration.reason}" if state.registration.reason else "")
+    )
+
+
+def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
+    """The live table."""
+    if state is None:
+        return Panel(Text("starting …"), title=title, subtitle=NOTICE)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    extra = state.extra
+    table.add_row("Registration", _validity(state.registration))
+    for name, validity in state.tools.items():
+        table.add_row(name, _validity(validity))
+    for name, problem in state.sources.items():
+        table.add_row(f"Source {name}", Text("connected", "green") if not problem else Text(problem, "red"))
+    worker = Text(state.worker, "" if state.worker_alive else "red")
+    table.add_row("Reconstruction", worker + Text(f"   {state.volumes} volumes"))
+    table.add_row("Volume", state.volume or Text("none yet", "yellow"))
+    table.add_row(
+        "Frames",
+        f"{state.frame_rate_hz:5.1f}/s registered   {state.frames_registered} of {state.frames_received} taken   "
+        f"expected error {extra.get('target_sigma_mm', float('nan')):.2f} mm",
+    )
+    table.add_row("Frame → pose", _latency(extra, "latency"))
+    table.add_row("Pose → overlay", _latency(extra, "overlay_latency"))
+    table.add_row("Dropped", "   ".join(f"{name} {count}" for name, count in state.dropped.items()))
+    table.add_row("Consoles", f"{extra.get('consoles', 0):.0f} connected")
+    notes = [Text(line, "yellow") for line in (*state.notices, *events)]
+    return Panel(Group(table, *notes), title=title, subtitle=NOTICE)
+
+
+def _validity(validity: Validity) -> Text:
+    text = Text(validity.status.value, _COLOURS[validity.status])
+    return text + Text(f"   {validity.reason}" if validity.reason else "", "default")
+
+
+def _latency(extra: dict[str, float], name: str) -> str:
+    if f"{name}_p50_ms" not in extra:
+        return "-"
+    return "   ".join(f"{part} {extra[f'{name}_{part}_ms']:.1f} ms" for part in ("p50", "p99", "max"))
