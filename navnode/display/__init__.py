@@ -1,0 +1,1 @@
+"""The page: a web server beside the node, fed over ZeroMQ."""

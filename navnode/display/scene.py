@@ -1,0 +1,220 @@
+"""What the page is told: small JSON texts and binary blobs made from the node's outputs. No sockets here."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from navnode import geometry as g
+from navnode.types import (
+    CArm,
+    Matrix,
+    Mesh,
+    NodeState,
+    PatientPose,
+    RegisteredFrame,
+    ToolPose,
+    Validity,
+    VolumeUpdate,
+    invalid,
+)
+
+NODE_SILENT_NS = 1_000_000_000
+"""The node says how it is five times a second; silent for this long, nothing it said still counts."""
+
+TOOL_SILENT_NS = 400_000_000
+LIVE_NS = 600_000_000
+_BACK_MM, _AHEAD_MM = 120.0, 80.0
+_WINDOW_HU = (-500.0, 1100.0)
+_JPEG_QUALITY = 82
+
+
+@dataclass
+class Station:
+    """One of the two X-ray pictures."""
+
+    jpeg: bytes
+    carm: CArm
+    volume_from_carm: Matrix
+    timestamp_ns: int
+    shown_ns: int
+
+
+@dataclass
+class Scene:
+    """The newest of everything; knows nothing of who looks."""
+
+    stations: dict[int, Station] = field(default_factory=dict)
+    tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
+    patient: PatientPose | None = None
+    state: NodeState | None = None
+    state_ns: int = 0
+    live_station: int | None = None
+    last_frame_ns: int = 0
+
+    def take(self, output: object, now_ns: int) -> None:
+        """Remember one of the node's outputs."""
+        match output:
+            case NodeState():
+                self.state, self.state_ns = output, now_ns
+            case PatientPose():
+                self.patient = output
+            case ToolPose():
+                self.tools[output.tool] = output, now_ns
+            case RegisteredFrame():
+                self._take_frame(output, now_ns)
+
+    def _take_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
+        self.live_station, self.last_frame_ns = frame.station, now_ns
+        if frame.station is None or frame.volume_from_carm is None:
+            return
+        self.stations[frame.station] = Station(
+            picture(frame.frame.counts), frame.carm, frame.volume_from_carm, frame.frame.timestamp_ns, now_ns
+        )
+
+    def describe(self, now_ns: int) -> dict[str, Any]:
+        """Everything but pictures and volumes, for JSON."""
+        silent = self.state is None or now_ns - self.state_ns > NODE_SILENT_NS
+        registration = self.state.registration if self.state and not silent else invalid("the node is silent")
+        return {
+            "registration": _validity(registration),
+            "tools": [self._tool(pose, heard_ns, now_ns, silent) for pose, heard_ns in self.tools.values()],
+            "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
+            "moving": self.live_station is None and now_ns - self.last_frame_ns < LIVE_NS,
+            "silent": silent,
+            "state": _figures(self.state) if self.state and not silent else None,
+        }
+
+    def _tool(self, pose: ToolPose, heard_ns: int, now_ns: int, silent: bool) -> dict[str, Any]:
+        validity, volume_from_tool = pose.validity, pose.volume_from_tool
+        if silent:
+            validity, volume_from_tool = invalid("the node is silent"), None
+        elif volume_from_tool is not None and now_ns - heard_ns > TOOL_SILENT_NS:
+            validity, volume_from_tool = invalid("no pose from the node"), None
+        told: dict[str, Any] = {"name": pose.tool, "validity": _validity(validity)}
+        if volume_from_tool is not None:
+            ends = np.array([[0, 0, -_BACK_MM], [0, 0, 0], [0, 0, _AHEAD_MM]])
+            points = g.transform(volume_from_tool, ends)
+            told["back_mm"], told["tip_mm"], told["ahead_mm"] = points.round(3).tolist()
+            told["pixels"] = {slot: _pixels(station, points) for slot, station in self.stations.items()}
+        return told
+
+    def _view(self, slot: int, now_ns: int, silent: bool) -> dict[str, Any]:
+        station = self.stations[slot]
+        age_ns = now_ns - station.shown_ns
+        return {
+            "slot": slot,
+            "name": view_name(station.volume_from_carm),
+            "age_s": round(age_ns / 1e9, 2),
+            "live": not silent and self.live_station == slot and age_ns < LIVE_NS,
+            "size_px": [station.carm.width_px, station.carm.height_px],
+            "timestamp_ns": str(station.timestamp_ns),
+        }
+
+
+def view_name(volume_from_carm: Matrix) -> str:
+    """AP, lateral or the angles of the principal ray: LAO/RAO and cranial/caudal, as on a C-arm."""
+    right, anterior, superior = volume_from_carm[:3, 2]
+    turn = float(np.rad2deg(np.arctan2(-right, anterior)))
+    tilt = float(np.rad2deg(np.arcsin(np.clip(superior, -1, 1))))
+    if abs(turn) < 8:
+        name = "AP"
+    elif abs(abs(turn) - 90) < 8:
+        name = "lateral"
+    elif abs(turn) > 172:
+        name = "PA"
+    else:
+        name = f"{'LAO' if turn > 0 else 'RAO'} {abs(turn):.0f}°"
+    return name if abs(tilt) < 4 else f"{name}, {'cranial' if tilt > 0 else 'caudal'} {abs(tilt):.0f}°"
+
+
+def picture(counts: np.ndarray[Any, Any]) -> bytes:
+    """An X-ray as people read it: bone bright, 2nd to 99.8th percentile of the line integrals, JPEG."""
+    line = -np.log(np.maximum(counts, 1).astype(np.float32))
+    low, high = np.percentile(line[::4, ::4], (2, 99.8))
+    grey = np.clip((line - low) * (255.0 / max(high - low, 1e-3)), 0, 255).astype(np.uint8)
+    ok, jpeg = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert ok
+    return bytes(jpeg)
+
+
+def blob(kind: str, about: dict[str, Any], *payloads: bytes) -> bytes:
+    """A binary message: u32 length of the JSON head, the head, then the payloads, each 4-byte aligned."""
+    sizes = [len(payload) for payload in payloads]
+    head = json.dumps({"kind": kind, "sizes": sizes, **about}).encode()
+    head += b" " * (-len(head) % 4)
+    return struct.pack("<I", len(head)) + head + b"".join(p + b"\0" * (-len(p) % 4) for p in payloads)
+
+
+def volume_blob(update: VolumeUpdate) -> bytes:
+    """The volume as 8-bit grey values for a 3-D texture."""
+    low, high = _WINDOW_HU
+    grey = np.clip((update.volume.voxels - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
+    k, j, i = grey.shape
+    about = {
+        "role": update.role,
+        "method": update.method,
+        "size": [i, j, k],
+        "index_from_volume": np.linalg.inv(update.volume.volume_from_index).ravel().tolist(),
+        "center_mm": update.volume.center_mm.tolist(),
+        "spacing_mm": list(update.volume.spacing_mm),
+        "validity": _validity(update.validity),
+    }
+    return blob("volume", about, grey.tobytes())
+
+
+def mesh_blob(update: VolumeUpdate, mesh: Mesh) -> bytes:
+    """The bone surface with its normals."""
+    about = {"role": update.role, "validity": _validity(update.validity)}
+    normals = vertex_normals(mesh)
+    return blob("mesh", about, mesh.vertices_mm.tobytes(), normals.tobytes(), mesh.triangles.tobytes())
+
+
+def vertex_normals(mesh: Mesh) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Unit normals (N, 3), area-weighted mean of the triangles around each vertex."""
+    a, b, c = (mesh.vertices_mm[mesh.triangles[:, corner]] for corner in range(3))
+    face = np.cross(b - a, c - a)
+    normals = np.stack(
+        [
+            sum(np.bincount(mesh.triangles[:, corner], face[:, axis], len(mesh.vertices_mm)) for corner in range(3))
+            for axis in range(3)
+        ],
+        axis=1,
+    )
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    return normals.astype(np.float32)
+
+
+def _pixels(station: Station, points_mm: Matrix) -> list[list[float]] | None:
+    """Back, tip and ahead on the detector; None when one of them is behind the source."""
+    pixels = g.project(station.carm, g.inverse(station.volume_from_carm), points_mm)
+    return None if np.isnan(pixels).any() else pixels.round(2).tolist()
+
+
+def _validity(validity: Validity) -> dict[str, str]:
+    return {"status": validity.status.value, "reason": validity.reason}
+
+
+def _figures(state: NodeState) -> dict[str, Any]:
+    return {
+        "frame_rate_hz": round(state.frame_rate_hz, 1),
+        "frames_received": state.frames_received,
+        "frames_registered": state.frames_registered,
+        "latency_ms": [state.extra.get("latency_p50_ms"), state.extra.get("latency_p99_ms")],
+        "overlay_ms": [state.extra.get("overlay_latency_p50_ms"), state.extra.get("overlay_latency_p99_ms")],
+        "target_sigma_mm": state.extra.get("target_sigma_mm"),
+        "sources": state.sources,
+        "worker": state.worker,
+        "worker_alive": state.worker_alive,
+        "volume": state.volume,
+        "volumes": state.volumes,
+        "dropped": state.dropped,
+        "notices": list(state.notices),
+    }
+
+

@@ -1,0 +1,189 @@
+"""The web server of the page: assets from the package, one WebSocket per viewer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import zmq
+from aiohttp import WSMsgType, web
+
+from navnode import bus
+from navnode.app import say_ready
+from navnode.clock import now_ns
+from navnode.config import Config
+from navnode.display.scene import Scene, blob, mesh_blob, volume_blob
+from navnode.errors import ConfigError, PeerError
+from navnode.types import VolumeUpdate
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 0.04
+_IN_FLIGHT = 2
+"""Scenes a page may have unanswered; more would only queue up and grow old."""
+
+_MAX_VIEWERS = 16
+_CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Display:
+    """Feeds every viewer from one scene."""
+
+    def __init__(self, config: Config, address: str) -> None:
+        self._config = config
+        self._scene = Scene()
+        self._blobs: dict[str, tuple[int, bytes]] = {}
+        self._versions = 0
+        context = zmq.Context.instance()
+        self._socket = context.socket(zmq.SUB)
+        bus.limited(self._socket, 64)
+        self._socket.subscribe(b"")
+        self._socket.connect(address)
+        self._viewers = 0
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application()
+        app.router.add_get("/", self._page)
+        app.router.add_get("/static/{name}", self._asset)
+        app.router.add_get("/ws", self._viewer)
+        return app
+
+    async def listen(self) -> None:
+        """Take what the node says, for ever."""
+        while True:
+            while self._socket.poll(0):
+                try:
+                    output = bus.unpack(self._socket.recv_multipart())
+                except PeerError as error:
+                    log.warning("node: %s", error)
+                    continue
+                if isinstance(output, VolumeUpdate):
+                    await asyncio.to_thread(self._take_volume, output)
+                else:
+                    self._scene.take(output, now_ns())
+            await asyncio.sleep(0.005)
+
+    def _take_volume(self, update: VolumeUpdate) -> None:
+        self._versions += 1
+        self._blobs[f"volume/{update.role}"] = self._versions, volume_blob(update)
+        if update.bone is not None:
+            self._versions += 1
+            self._blobs[f"mesh/{update.role}"] = self._versions, mesh_blob(update, update.bone)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return _asset_response("index.html")
+
+    async def _asset(self, request: web.Request) -> web.Response:
+        return _asset_response(request.match_info["name"])
+
+    async def _viewer(self, request: web.Request) -> web.WebSocketResponse:
+        _refuse_other_origins(request, self._config)
+        if self._viewers >= _MAX_VIEWERS:
+            raise web.HTTPServiceUnavailable(text="too many viewers")
+        socket = web.WebSocketResponse(heartbeat=2.0, max_msg_size=1 << 16, compress=False)
+        await socket.prepare(request)
+        self._viewers += 1
+        viewer = _Viewer(socket)
+        sending = asyncio.create_task(self._feed(viewer))
+        try:
+            async for message in socket:
+                if message.type is not WSMsgType.TEXT:
+                    break
+                viewer.acknowledged(message.data)
+        finally:
+            self._viewers -= 1
+            sending.cancel()
+        return socket
+
+    async def _feed(self, viewer: _Viewer) -> None:
+        while True:
+            if viewer.in_flight < _IN_FLIGHT:
+                for name, (version, data) in list(self._blobs.items()):
+                    await viewer.send_once(name, version, data)
+                for slot, station in list(self._scene.stations.items()):
+                    about = {"slot": slot, "timestamp_ns": str(station.timestamp_ns)}
+                    await viewer.send_once(
+                        f"view/{slot}", station.timestamp_ns, lambda a=about, s=station: blob("view", a, s.jpeg)
+                    )
+                await viewer.send_scene(self._scene.describe(now_ns()))
+            await asyncio.sleep(_EVERY_S)
+
+
+class _Viewer:
+    """One open page: what it has, and what it has not answered yet."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+        self._has: dict[str, int] = {}
+        self._sent = self._acknowledged = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._sent - self._acknowledged
+
+    def acknowledged(self, text: str) -> None:
+        try:
+            number = int(json.loads(text)["ack"])
+        except (ValueError, KeyError, TypeError):
+            return
+        self._acknowledged = max(self._acknowledged, min(number, self._sent))
+
+    async def send_once(self, name: str, version: int, data: Any) -> None:
+        if self._has.get(name) != version:
+            self._has[name] = version
+            await self._socket.send_bytes(data() if callable(data) else data)
+
+    async def send_scene(self, scene: dict[str, Any]) -> None:
+        self._sent += 1
+        await self._socket.send_str(json.dumps({"kind": "scene", "number": self._sent, **scene}))
+
+
+def _asset_response(name: str) -> web.Response:
+    suffix = name[name.rfind(".") :]
+    asset = files("navnode.display") / "static" / name
+    if "/" in name or name.startswith(".") or suffix not in _CONTENT_TYPES or not asset.is_file():
+        raise web.HTTPNotFound
+    return web.Response(
+        body=asset.read_bytes(), content_type=_CONTENT_TYPES[suffix], charset="utf-8", headers=_HEADERS
+    )
+
+
+def _refuse_other_origins(request: web.Request, config: Config) -> None:
+    """A page of another site must not read this one's WebSocket (nor through a rebound DNS name)."""
+    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
+    own = {"localhost", "127.0.0.1", "::1", config.display.host}
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("Host")
+    if foreign or (host not in own and not config.display.insecure):
+        raise web.HTTPForbidden(text="this page is served to its own origin only")
+
+
+async def run_display(config: Config, address: str) -> None:
+    """Serve the page until cancelled.
+
+    Raises:
+        ConfigError: the port is in use.
+    """
+    display = Display(config, address)
+    runner = web.AppRunner(display.application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, config.display.host, config.display.port).start()
+    except OSError as error:
+        reason = "is in use by another program" if error.errno == 98 else error.strerror
+        raise ConfigError(f"display.port {config.display.port} on {config.display.host} {reason}") from error
+    say_ready(str(config.display.port))
+    try:
+        await display.listen()
+    finally:
+        await runner.cleanup()
