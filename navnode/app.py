@@ -271,7 +271,7 @@ class _RegistrationThread:
                 self._carm,
                 start,
                 self._pivot_mm,
-                request.search,
+                request.effort,
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )

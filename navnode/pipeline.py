@@ -18,6 +18,7 @@ from navnode.imaging import line_integrals, open_beam_counts
 from navnode.poses import Missing, PoseRing
 from navnode.registration.fusion import PatientFilter, measurement
 from navnode.types import (
+    Effort,
     Frame,
     Input,
     Matrix,
@@ -239,7 +240,7 @@ class Pipeline:
             volume_id=self._volume_id,
             start_volume_from_carm=volume_from_patient @ patient_from_carm,
             patient_from_carm=patient_from_carm,
-            search=self._patient.searching,
+            effort=self._patient.effort,
             sparse_volume=not self._with_ct,
         )
         return [request]
@@ -459,6 +460,13 @@ class _PatientRegistration:
     @property
     def best_guess(self) -> Matrix:
         return self.filter.volume_from_patient if self.filter else self._start
+
+    @property
+    def effort(self) -> Effort:
+        """How hard the next frame must be looked at."""
+        if self.searching:
+            return Effort.SEARCH
+        return Effort.TRACK if self.confirmed and self._bad == 0 else Effort.REFINE
 
     @property
     def confirmed(self) -> bool:

@@ -32,6 +32,10 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
 _PR_SET_PDEATHSIG = 1
 
 
+# The linear algebra here is small: BLAS threads would only take cores from the kernels and the loop.
+_ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
 @dataclass
 class _Child:
     name: str
@@ -146,7 +150,9 @@ class Supervisor:
         log = (self.folder / f"{name}.log").open("a")
         command = [sys.executable, "-m", "navnode", "_process", name, str(self.folder), str(os.getpid())]
         with log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=_ENVIRONMENT
+            )
         child = _Child(name, process, time.monotonic())
         threading.Thread(target=_read_ready, args=(child,), daemon=True).start()
         return child

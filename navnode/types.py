@@ -235,6 +235,17 @@ Input = Frame | TrackedPose | Rejected | Tick | SourceState | WorkerState | Volu
 # --- what leaves the pipeline ------------------------------------------------------------------------
 
 
+class Effort(StrEnum):
+    """How far from the truth a registration's start may be."""
+
+    TRACK = "track"
+    """A millimetre or two: the last frames and the tracker agree."""
+    REFINE = "refine"
+    """About 10 mm and 5 degrees."""
+    SEARCH = "search"
+    """About 35 mm, 60 mm in depth, and 12 degrees."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
     """A frame to be registered; the runner answers with RegistrationDone."""
@@ -245,8 +256,7 @@ class RegistrationRequest:
     start_volume_from_carm: Matrix
     patient_from_carm: Matrix
     """From tracker and hand-eye calibration at the exposure."""
-    search: bool
-    """True when the start may be far off."""
+    effort: Effort
     sparse_volume: bool
     """The volume was made from a few X-rays, not from a CT."""
 

@@ -10,7 +10,7 @@ from navnode import geometry as g
 from navnode.types import Mesh, Volume
 from navnode.volumes import resample
 
-BONE_HU = 220.0
+BONE_HU = 300.0
 _GRID_MM = 2.5
 _MIN_PIECE_MM3 = 800.0
 _MAX_TRIANGLES = 250_000

@@ -14,9 +14,9 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.quality import assess
-from navnode.registration.search import search as search_around
+from navnode.registration.search import search
 from navnode.registration.tracking import Image, ImageRegistration
-from navnode.types import Array, CArm, Matrix, Registration, View, Volume, invalid
+from navnode.types import Array, CArm, Effort, Matrix, Registration, View, Volume, invalid
 
 __all__ = ["Image", "ImageRegistration", "register", "register_counts"]
 
@@ -24,13 +24,13 @@ _FULL_SCALE_COUNTS = 60_000.0
 
 
 def register(
-    volume: Volume, views: Sequence[View], *, search: bool = False, pivot_mm: float | None = None
+    volume: Volume, views: Sequence[View], *, effort: Effort = Effort.REFINE, pivot_mm: float | None = None
 ) -> list[Registration]:
     """Register each view by itself, starting from its ``volume_from_carm``.
 
     Args:
         volume: HU.
-        search: look around the start, for starts more than about 10 mm or 5 degrees off.
+        effort: how far off the starts may be.
         pivot_mm: source-to-anatomy distance; default: to the middle of the volume, per view.
 
     Raises:
@@ -45,7 +45,7 @@ def register(
         brightest = np.nanmin(view.line_integrals)
         counts = np.nan_to_num(_FULL_SCALE_COUNTS * np.exp(brightest - view.line_integrals), nan=65_535.0)
         results.append(
-            register_counts(registration, counts, view.carm, view.volume_from_carm, depth_mm, search, view.timestamp_ns)
+            register_counts(registration, counts, view.carm, view.volume_from_carm, depth_mm, effort, view.timestamp_ns)
         )
     return results
 
@@ -56,7 +56,7 @@ def register_counts(
     carm: CArm,
     start_volume_from_carm: Matrix,
     pivot_mm: float,
-    search: bool,
+    effort: Effort,
     timestamp_ns: int = 0,
     *,
     sparse_volume: bool = False,
@@ -67,11 +67,11 @@ def register_counts(
         verdict = invalid(reason, timestamp_ns)
         return Registration(start_volume_from_carm, verdict, float("inf"), 0.0, np.eye(6) * 1e6, pivot_mm, 0, 0.0)
     image = Image(counts, carm)
-    fit = (
-        search_around(registration, image, start_volume_from_carm, pivot_mm)
-        if search
-        else registration.fit(image, start_volume_from_carm, pivot_mm)
-    )
+    if effort is Effort.SEARCH:
+        fit = search(registration, image, start_volume_from_carm, pivot_mm)
+    else:
+        close = effort is Effort.TRACK
+        fit = registration.fit(image, start_volume_from_carm, pivot_mm, close=close)
     return Registration(
         volume_from_carm=fit.volume_from_carm,
         validity=assess(fit, timestamp_ns, sparse_volume=sparse_volume),

@@ -30,6 +30,9 @@ _DAMPING = 1e-4
 _HALF_WEIGHT_TRANSMISSION = 0.02
 """Pixels this dark, relative to the brightest, count half: there, photons are few and scatter is most of them."""
 
+_CLOSE_SIMILARITY = 0.9
+"""Below this a fit from a close start is not believed and the pyramid is climbed."""
+
 _MIN_PATH = 0.02
 """Line integral below which a ray misses the patient and tells nothing."""
 
@@ -93,12 +96,21 @@ class ImageRegistration:
         self.search_level = Level(coarse, 4 * finest, 48, 15)
         self.levels = (Level(middle, 2 * finest, 64, 8), Level(fine, finest, 128, 5))
 
-    def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
-        """Gauss-Newton through the pyramid from a start within about 10 mm and 5 degrees."""
-        fit = None
+    def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, *, close: bool = False) -> Fit:
+        """Gauss-Newton through the pyramid from a start within about 10 mm and 5 degrees.
+
+        Args:
+            close: the start is within a millimetre or two; the finest level is tried first and the pyramid
+                only used when that does not fit.
+        """
+        if close:
+            fit = refine(self.levels[-1], image, start_volume_from_carm, pivot_mm)
+            if fit.similarity >= _CLOSE_SIMILARITY:
+                return fit
+        volume_from_carm = start_volume_from_carm
         for level in self.levels:
-            fit = refine(level, image, fit.volume_from_carm if fit else start_volume_from_carm, pivot_mm)
-        assert fit is not None
+            fit = refine(level, image, volume_from_carm, pivot_mm)
+            volume_from_carm = fit.volume_from_carm
         return fit
 
 

@@ -155,7 +155,7 @@ def _spine_center_mm(volume: Volume) -> Matrix:
     """Where most bone stands above itself behind the middle of the body, halfway up the scan: the spine."""
     body = np.argwhere(volume.voxels[::4, ::4, ::4] > -300.0)[:, ::-1] * 4.0
     middle = transformed_mean(volume, body)
-    bone = np.argwhere(volume.voxels[::2, ::2, ::2] > 200.0)[:, ::-1] * 2.0
+    bone = np.argwhere(volume.voxels[::2, ::2, ::2] > _DENSE_BONE_HU)[:, ::-1] * 2.0
     points = g.transform(volume.volume_from_index, bone)
     behind = (points[:, 1] < middle[1]) & (np.abs(points[:, 0] - middle[0]) < 60.0)
     if behind.sum() < 100:  # no spine in this scan: whatever bone there is
@@ -166,6 +166,8 @@ def _spine_center_mm(volume: Volume) -> Matrix:
 
 
 _BIN_MM = 3.0
+_DENSE_BONE_HU = 420.0
+"""Above blood with contrast."""
 
 
 def _bins(points_mm: Matrix) -> list[FloatArray]:

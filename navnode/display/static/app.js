@@ -73,12 +73,12 @@ function drawBadges({ registration, tools, state, moving }) {
     figure("frames/s", state.frame_rate_hz.toFixed(1)),
     figure("frame → pose ms", `${ms(p50)} / ${ms(p99)}`),
     figure("overlay ms", `${ms(state.overlay_ms[0])} / ${ms(state.overlay_ms[1])}`),
-    figure("frames", `${state.frames_registered} of ${state.frames_received}`),
-    figure("expected error mm", state.target_sigma_mm == null ? "–" : state.target_sigma_mm.toFixed(2)),
+    figure("± mm", state.target_sigma_mm == null ? "–" : state.target_sigma_mm.toFixed(2)),
   );
   const sources = Object.entries(state.sources).map(([name, why]) => `${name} ${why || "connected"}`);
   document.getElementById("sources").textContent = [
     `Volume: ${state.volume || "none yet"}`,
+    `${state.frames_registered} of ${state.frames_received} frames taken`,
     ...sources,
     `reconstruction: ${state.worker}, ${state.volumes} volumes`,
   ].join("  ·  ");

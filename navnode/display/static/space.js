@@ -50,7 +50,7 @@ export class Space {
     this.volumes = {};
     this.meshes = {};
     this.center = null;
-    this.turn = [0.5, 0.35];
+    this.turn = [2.5, 0.3];
     this.distance = 620;
     const gl = (this.gl = this.canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true }));
     if (!gl) {
@@ -298,7 +298,7 @@ const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
 const unit = (a) => a.map((x) => x / Math.hypot(...a));
 
-// Column-major 4x4: looking at `center` from the patient's front left, superior up.
+// Column-major 4x4: looking at `center` from the patient's back at first, superior up.
 function orbit(center, [turn, tilt], distance) {
   const back = [Math.sin(turn) * Math.cos(tilt), Math.cos(turn) * Math.cos(tilt), Math.sin(tilt)];
   const right = unit(cross([0, 0, 1], back)), up = cross(back, right);
