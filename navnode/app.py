@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import queue
 import sys
 import threading
-from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from navnode.devices import Consoles, Ingest, is_shown
 from navnode.errors import ComputeError, PeerError
 from navnode.igtl import Client, Message, Peer, Server
 from navnode.pipeline import Pipeline
+from navnode.processes import say_ready
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import HEARTBEAT_S
 from navnode.registration import ImageRegistration, register_counts
@@ -56,7 +57,10 @@ _WORKER_LOST_S = 5 * HEARTBEAT_S
 _TOOL_EVERY_NS = 30_000_000
 """Tools leave for the page no faster than it can draw."""
 
-_LATENCY_SAMPLES = 20_000
+_REGISTRATION_NICE = 8
+"""Scheduling of the registration thread and its helpers behind the network's."""
+
+_LATENCY_SAMPLES = 8192
 
 
 class Node:
@@ -74,8 +78,7 @@ class Node:
         self.server = Server(config.console.host, config.console.port, self._from_console)
         self._addresses = worker_address, output_address
         self._registrations = _RegistrationThread(config, volume, self._pipeline)
-        self._latency_ms: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
-        self._overlay_latency_ms: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        self._latency, self._overlay_latency = _Latencies(), _Latencies()
         self._displayed: dict[str, VolumeUpdate] = {}
         self._last_tool_ns: dict[str, int] = {}
         self._worker_seen_ns = 0
@@ -88,7 +91,7 @@ class Node:
             ConfigError: the console port cannot be listened on.
         """
         await self.server.start()
-        context = zmq.Context.instance()
+        context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
         for socket, queued, address in zip((self._worker, self._out), (16, 64), self._addresses, strict=True):
             bus.limited(socket, queued)
@@ -189,9 +192,9 @@ class Node:
         for message in self._consoles(output):
             self.server.publish(message, min_version=1 if is_shown(message) else 2)
         if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
-            self._latency_ms.append((now_ns() - output.frame.received_ns) / 1e6)
+            self._latency.add(now_ns() - output.frame.received_ns)
         if isinstance(output, ToolPose) and output.received_ns:
-            self._overlay_latency_ms.append((now_ns() - output.received_ns) / 1e6)
+            self._overlay_latency.add(now_ns() - output.received_ns)
         self._to_displays(output)
 
     def _to_displays(self, output: Output) -> None:
@@ -226,13 +229,30 @@ class Node:
 
     def _with_figures(self, state: NodeState) -> NodeState:
         figures: dict[str, float] = dict(state.extra)
-        for name, values in (("latency", self._latency_ms), ("overlay_latency", self._overlay_latency_ms)):
-            if values:
-                p50, p99, worst = np.percentile(values, [50, 99, 100])
-                figures.update({f"{name}_p50_ms": p50, f"{name}_p99_ms": p99, f"{name}_max_ms": worst})
+        figures.update(self._latency.figures("latency") | self._overlay_latency.figures("overlay_latency"))
         figures["consoles"] = len(self.server.peers)
         dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
         return replace(state, extra={k: round(float(v), 3) for k, v in figures.items()}, dropped=dropped)
+
+
+class _Latencies:
+    """The last few thousand latencies of one path."""
+
+    def __init__(self) -> None:
+        self._ms = np.zeros(_LATENCY_SAMPLES, np.float32)
+        self._count = 0
+
+    def add(self, latency_ns: int) -> None:
+        self._ms[self._count % _LATENCY_SAMPLES] = latency_ns / 1e6
+        self._count += 1
+
+    def figures(self, name: str) -> dict[str, float]:
+        """Median, 99th percentile and maximum, in ms; empty before the first."""
+        known = self._ms[: min(self._count, _LATENCY_SAMPLES)]
+        if not known.size:
+            return {}
+        p50, p99, worst = np.percentile(known, [50, 99, 100]).tolist()
+        return {f"{name}_p50_ms": p50, f"{name}_p99_ms": p99, f"{name}_max_ms": worst}
 
 
 class _RegistrationThread:
@@ -254,6 +274,8 @@ class _RegistrationThread:
         self._requests.put((request, volume))
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # a frame may wait for a tool, never a tool for a frame
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REGISTRATION_NICE)
         while True:
             request, volume = self._requests.get()
             self._done(RegistrationDone(request, self._register(request, volume), now_ns()))
@@ -286,11 +308,6 @@ async def serve(node: Node) -> None:
     await node.start()
     say_ready(f"{node.server.port} {backend_name()}")
     await node.run()
-
-
-def say_ready(about: str) -> None:
-    """Tell the supervisor that this process serves now."""
-    print(f"ready {about}", flush=True)  # noqa: T201 - its standard output is the supervisor's pipe
 
 
 def prepare_interpreter() -> None:

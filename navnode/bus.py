@@ -105,7 +105,8 @@ def pack(value: object) -> list[bytes | memoryview]:
         raise LocalError(f"{type(item).__name__} cannot cross processes")
 
     head = msgspec.msgpack.encode(value, enc_hook=enc_hook)
-    return [topic_of(value).name.encode(), head, *(memoryview(array).cast("B") if array.size else b"" for array in arrays)]
+    # Views, not copies: ZeroMQ copies what it sends, or holds on to it.
+    return [topic_of(value).name.encode(), head, *(array.reshape(-1).view(np.uint8).data for array in arrays)]
 
 
 def unpack(parts: Sequence[bytes | memoryview]) -> Any:

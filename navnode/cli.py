@@ -21,9 +21,10 @@ from rich.table import Table
 from navnode import __version__, config, terminal
 from navnode.config import Config, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
+from navnode.processes import die_with, output_address, say_ready, worker_address
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import ENGINE
-from navnode.supervisor import Supervisor, die_with, output_address, read_config, read_simulator, wait_while, worker_address
+from navnode.supervisor import Supervisor, read_config, read_simulator, wait_while
 from navnode.types import NodeState
 
 app = typer.Typer(
@@ -166,7 +167,6 @@ def process(name: str, folder: Path, parent: int) -> None:
     logging.getLogger().setLevel(logging.INFO)
     loaded = read_config(folder)
     if name == "worker":
-        from navnode.app import say_ready
         from navnode.reconstruction.worker import run_worker
 
         say_ready(ENGINE)
@@ -193,7 +193,6 @@ def _run_node(loaded: Config, folder: Path) -> None:
 
 
 def _run_simulator(settings: SimulatorSection) -> None:
-    from navnode.app import say_ready
     from navnode.simulation import room
 
     async def serve() -> None:
@@ -233,7 +232,13 @@ def run_supervised(
 
 
 def _demo_config(
-    loaded: Config, simulator: SimulatorSection, headless: bool, port: int, threads: int, ctless: bool, ct: str | None
+    loaded: Config,
+    simulator: SimulatorSection,
+    headless: bool,
+    port: int,
+    threads: int,
+    ctless: bool,
+    ct: str | None,
 ) -> Config:
     """launch/demo.toml with what the command line changes."""
     from navnode.simulation.scenario import carm_of_size

@@ -33,7 +33,7 @@ def _check_address(host: str, insecure: bool) -> None:
         loopback = False
     if not loopback and not insecure:
         raise ValueError(
-            f"host {host!r} is not this machine alone, and nothing on it is encrypted; set insecure = true to accept that"
+            f"host {host!r} is not this machine alone, and nothing is encrypted; set insecure = true to accept that"
         )
 
 
@@ -41,7 +41,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of the configuration; its fields are the keys."""
 
 
-class CArmSection(_Section):
+class CArmSection(_Section, frozen=True):
     """Geometry of the C-arm: the keys of navnode/carm/1."""
 
     width_px: int
@@ -63,25 +63,29 @@ class CArmSection(_Section):
     @property
     def geometry(self) -> CArm:
         return CArm(
-            self.width_px, self.height_px, self.pixel_spacing_mm, self.source_to_detector_mm, self.principal_point_px
+            self.width_px,
+            self.height_px,
+            self.pixel_spacing_mm,
+            self.source_to_detector_mm,
+            self.principal_point_px,
         )
 
 
-class VolumeSection(_Section):
+class VolumeSection(_Section, frozen=True):
     """The patient's volume."""
 
     ct: str = ""
     """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the first X-rays give the volume."""
 
 
-class SourceSection(_Section):
+class SourceSection(_Section, frozen=True):
     """An OpenIGTLink server that frames or poses come from."""
 
     port: int
     host: str = "127.0.0.1"
 
 
-class DevicesSection(_Section):
+class DevicesSection(_Section, frozen=True):
     """Wire names of what comes in."""
 
     xray: str = "XRay"
@@ -89,7 +93,7 @@ class DevicesSection(_Section):
     patient: str = "PatientToTracker"
 
 
-class ToolSection(_Section):
+class ToolSection(_Section, frozen=True):
     """A tracked tool."""
 
     name: str
@@ -103,7 +107,7 @@ class ToolSection(_Section):
             raise ValueError(f"name {self.name!r}: 1 to 12 letters and digits, so that {self.name}ToVolume fits")
 
 
-class CalibrationSection(_Section):
+class CalibrationSection(_Section, frozen=True):
     """What calibration before surgery found."""
 
     carm_from_marker: Rows = _IDENTITY
@@ -115,7 +119,7 @@ class CalibrationSection(_Section):
         _check_rigid(self.carm_from_marker, "carm_from_marker")
 
 
-class RegistrationSection(_Section):
+class RegistrationSection(_Section, frozen=True):
     """How the patient is registered."""
 
     volume_from_patient_start: Rows = _IDENTITY
@@ -139,7 +143,7 @@ class RegistrationSection(_Section):
             raise ValueError("confirm_frames must be at least 1")
 
 
-class ReconstructionSection(_Section):
+class ReconstructionSection(_Section, frozen=True):
     """Volumes from X-rays."""
 
     enabled: bool = True
@@ -158,7 +162,7 @@ class ReconstructionSection(_Section):
             raise ValueError("size must be 16 to 256")
 
 
-class ConsoleSection(_Section):
+class ConsoleSection(_Section, frozen=True):
     """The OpenIGTLink server for consoles."""
 
     host: str = "127.0.0.1"
@@ -170,7 +174,7 @@ class ConsoleSection(_Section):
         _check_address(self.host, self.insecure)
 
 
-class DisplaySection(_Section):
+class DisplaySection(_Section, frozen=True):
     """The web page."""
 
     enabled: bool = True
@@ -182,7 +186,7 @@ class DisplaySection(_Section):
         _check_address(self.host, self.insecure)
 
 
-class SimulatorSection(_Section):
+class SimulatorSection(_Section, frozen=True):
     """The virtual operating room (``navnode simulate``)."""
 
     port: int = 18945
@@ -200,7 +204,7 @@ class SimulatorSection(_Section):
             raise ValueError("frame_rate_hz must be 1 to 30")
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """Everything a node is told."""
 
     carm: CArmSection
@@ -239,7 +243,12 @@ def find(path: str | Path) -> Path:
     """A configuration by its path, or one that comes with navnode by its name (``demo.toml``)."""
     given = Path(path)
     package = Path(__file__).parent
-    for candidate in (given, package.parent / given, package.parent / "launch" / given.name, package / "launch" / given.name):
+    for candidate in (
+        given,
+        package.parent / given,
+        package.parent / "launch" / given.name,
+        package / "launch" / given.name,
+    ):
         if candidate.is_file():
             return candidate
     raise ConfigError(f"{path}: there is no such configuration file")

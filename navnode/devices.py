@@ -70,7 +70,11 @@ class Ingest:
     def _frame(self, message: Image, received_ns: int) -> Input:
         voxels = message.voxels
         if voxels.ndim != 3 or voxels.shape[0] != 1:
-            return Rejected(message.device, f"an X-ray is one plane of one value per pixel, not {voxels.shape}", received_ns)
+            return Rejected(
+                message.device,
+                f"an X-ray is one plane of one value per pixel, not {voxels.shape}",
+                received_ns,
+            )
         if voxels.dtype not in (np.uint16, np.uint8, np.int16):
             return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
@@ -131,7 +135,13 @@ class Consoles:
         return [
             _transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity),
             TrackingData(device="Tools", timestamp_ns=stamp, elements=tuple(seen)),
-            PolyData(device=f"{pose.tool}Axis", timestamp_ns=stamp, metadata=metadata, points_mm=points, lines=lines),
+            PolyData(
+                device=f"{pose.tool}Axis",
+                timestamp_ns=stamp,
+                metadata=metadata,
+                points_mm=points,
+                lines=lines,
+            ),
             Point(device=f"{pose.tool}Tip", timestamp_ns=stamp, metadata=metadata, points=tips),
         ]
 

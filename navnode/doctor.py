@@ -26,10 +26,7 @@ def examine() -> dict[str, Any]:
         "cpu": {"cores": len(os.sched_getaffinity(0)), "instruction_sets": list(native.instruction_sets())},
         "gpu": _gpu(),
         "extras": {name: importlib.util.find_spec(name) is not None for name in ("torch", "tensorrt", "openvino")},
-        "ports": {
-            str(port): "free" if _is_free(port) else "in use"
-            for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)
-        },
+        "ports": {str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
         "cache": str(cache_folder()),
         "uses": {"projector": backend_name(), "reconstruction": ENGINE},
     }

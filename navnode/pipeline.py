@@ -280,7 +280,12 @@ class Pipeline:
         return outputs + self._try_start()
 
     def _registered(
-        self, frame: Frame, volume_from_carm: Matrix | None, validity: Validity, residual: float, similarity: float
+        self,
+        frame: Frame,
+        volume_from_carm: Matrix | None,
+        validity: Validity,
+        residual: float,
+        similarity: float,
     ) -> list[Output]:
         if volume_from_carm is not None:
             self._frames_registered += 1
@@ -293,9 +298,7 @@ class Pipeline:
         if volume_from_carm is not None and self._motion.still:
             station = self._stations.slot_of(volume_from_carm[:3, 2])
         return [
-            RegisteredFrame(
-                frame, self._carm, volume_from_carm, stamped, residual, similarity, station, self._now_ns
-            )
+            RegisteredFrame(frame, self._carm, volume_from_carm, stamped, residual, similarity, station, self._now_ns)
         ]
 
     def _refuse(self, frame: Frame, reason: str) -> list[Output]:
@@ -548,7 +551,10 @@ class _PatientRegistration:
         if not self.confirmed:
             if self._good == 0:
                 return Status.INVALID, self._why_not
-            return Status.INVALID, f"confirming the registration, {self._good} of {settings.confirm_frames} frames"
+            return (
+                Status.INVALID,
+                f"confirming the registration, {self._good} of {settings.confirm_frames} frames",
+            )
         if age_s > settings.invalid_after_s:
             return Status.INVALID, f"no X-ray registered for {age_s:.0f} s"
         sigma_mm = self.filter.target_sigma_mm

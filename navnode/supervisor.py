@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -24,12 +23,12 @@ import zmq
 from navnode import bus
 from navnode.config import Config, SimulatorSection
 from navnode.errors import ConfigError, NavError, PeerError
+from navnode.processes import READY, output_address
 from navnode.types import NodeState
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 # The linear algebra here is small: BLAS threads would only take cores from the kernels and the loop.
@@ -57,14 +56,17 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: Config, simulator: SimulatorSection | None, announce: Callable[[str], None] = lambda line: None
+        self,
+        config: Config,
+        simulator: SimulatorSection | None,
+        announce: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self._simulator, self._announce = config, simulator, announce
         self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
-        self._context = zmq.Context.instance()
-        self._subscription: zmq.Socket[bytes] | None = None
+        self._context: zmq.Context[Any] = zmq.Context.instance()
+        self._subscription: zmq.Socket[Any] | None = None
 
     def __enter__(self) -> Supervisor:
         (self.folder / "config.json").write_bytes(msgspec.json.encode(self.config))
@@ -72,7 +74,9 @@ class Supervisor:
             (self.folder / "simulator.json").write_bytes(msgspec.json.encode(self._simulator))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -151,7 +155,12 @@ class Supervisor:
         command = [sys.executable, "-m", "navnode", "_process", name, str(self.folder), str(os.getpid())]
         with log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=_ENVIRONMENT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_ENVIRONMENT,
             )
         child = _Child(name, process, time.monotonic())
         threading.Thread(target=_read_ready, args=(child,), daemon=True).start()
@@ -173,16 +182,6 @@ class Supervisor:
         return lines[-1].removeprefix("navnode: ") if lines else ""
 
 
-def worker_address(folder: Path) -> str:
-    """Where the node waits for its reconstruction worker."""
-    return f"ipc://{folder}/worker"
-
-
-def output_address(folder: Path) -> str:
-    """Where the node's outputs can be had."""
-    return f"ipc://{folder}/outputs"
-
-
 def read_config(folder: Path) -> Config:
     return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
 
@@ -191,19 +190,11 @@ def read_simulator(folder: Path) -> SimulatorSection:
     return msgspec.json.decode((folder / "simulator.json").read_bytes(), type=SimulatorSection)
 
 
-def die_with(parent: int) -> None:
-    """Make this process end when its supervisor does, however that ends (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before we asked
-            sys.exit(0)
-
-
 def _read_ready(child: _Child) -> None:
     assert child.process.stdout is not None
     for line in child.process.stdout:
-        if line.startswith("ready"):
-            child.ready = line.removeprefix("ready").strip()
+        if line.startswith(READY):
+            child.ready = line.removeprefix(READY).strip()
 
 
 def _exit_text(code: int | None) -> str:

@@ -85,8 +85,10 @@ def _read_file(path: Path) -> sitk.Image:
 
 
 def _read_dicom_folder(path: Path) -> sitk.Image:
-    series = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), uid)
-              for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)) or ()}
+    series = {
+        uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), uid)
+        for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)) or ()
+    }
     if not series:
         raise ConfigError(f"{path}: this folder holds no DICOM series")
     reader = sitk.ImageSeriesReader()

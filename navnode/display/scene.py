@@ -216,5 +216,3 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "dropped": state.dropped,
         "notices": list(state.notices),
     }
-
-

@@ -13,11 +13,11 @@ import zmq
 from aiohttp import WSMsgType, web
 
 from navnode import bus
-from navnode.app import say_ready
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.display.scene import Scene, blob, mesh_blob, volume_blob
 from navnode.errors import ConfigError, PeerError
+from navnode.processes import say_ready
 from navnode.types import VolumeUpdate
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ _IN_FLIGHT = 2
 _MAX_VIEWERS = 16
 _CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
@@ -43,7 +44,7 @@ class Display:
         self._scene = Scene()
         self._blobs: dict[str, tuple[int, bytes]] = {}
         self._versions = 0
-        context = zmq.Context.instance()
+        context: zmq.Context[Any] = zmq.Context.instance()
         self._socket = context.socket(zmq.SUB)
         bus.limited(self._socket, 64)
         self._socket.subscribe(b"")
@@ -113,7 +114,9 @@ class Display:
                 for slot, station in list(self._scene.stations.items()):
                     about = {"slot": slot, "timestamp_ns": str(station.timestamp_ns)}
                     await viewer.send_once(
-                        f"view/{slot}", station.timestamp_ns, lambda a=about, s=station: blob("view", a, s.jpeg)
+                        f"view/{slot}",
+                        station.timestamp_ns,
+                        lambda a=about, s=station: blob("view", a, s.jpeg),
                     )
                 await viewer.send_scene(self._scene.describe(now_ns()))
             await asyncio.sleep(_EVERY_S)
@@ -153,9 +156,7 @@ def _asset_response(name: str) -> web.Response:
     asset = files("navnode.display") / "static" / name
     if "/" in name or name.startswith(".") or suffix not in _CONTENT_TYPES or not asset.is_file():
         raise web.HTTPNotFound
-    return web.Response(
-        body=asset.read_bytes(), content_type=_CONTENT_TYPES[suffix], charset="utf-8", headers=_HEADERS
-    )
+    return web.Response(body=asset.read_bytes(), content_type=_CONTENT_TYPES[suffix], charset="utf-8", headers=_HEADERS)
 
 
 def _refuse_other_origins(request: web.Request, config: Config) -> None:

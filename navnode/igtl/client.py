@@ -65,9 +65,7 @@ class Client:
     async def _session(self) -> str:
         """One connection from start to end; why it ended."""
         try:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(self.host, self.port), _CONNECT_TIMEOUT_S
-            )
+            reader, writer = await asyncio.wait_for(asyncio.open_connection(self.host, self.port), _CONNECT_TIMEOUT_S)
         except (OSError, TimeoutError) as error:
             return f"cannot connect ({getattr(error, 'strerror', None) or 'timed out'})"
         self._writer = writer

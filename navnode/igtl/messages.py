@@ -299,7 +299,17 @@ def _split_metadata(header: Header, body: memoryview) -> tuple[memoryview, dict[
 # --- contents ----------------------------------------------------------------------------------------
 
 _IMAGE = struct.Struct(">HBBBB3H12f3H3H")
-_SCALARS: Mapping[int, str] = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16"}
+_SCALARS: Mapping[int, str] = {
+    2: "i1",
+    3: "u1",
+    4: "i2",
+    5: "u2",
+    6: "i4",
+    7: "u4",
+    10: "f4",
+    11: "f8",
+    13: "c16",
+}
 _SCALAR_CODES = {np.dtype(code): number for number, code in _SCALARS.items()}
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -454,7 +464,9 @@ def _encode_polydata(message: PolyData) -> bytes:
 
 
 def _decode_polydata(content: memoryview, common: dict[str, Any]) -> PolyData:
-    n_points, _, verts_size, n_lines, lines_size, n_polys, polys_size, _, strips_size, _ = _POLYDATA.unpack_from(content)
+    n_points, _, verts_size, n_lines, lines_size, n_polys, polys_size, _, strips_size, _ = _POLYDATA.unpack_from(
+        content
+    )
     sections = [_POLYDATA.size, n_points * 12, verts_size, lines_size, polys_size, strips_size]
     ends = np.cumsum(sections)
     if ends[-1] > len(content):

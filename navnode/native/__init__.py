@@ -23,15 +23,15 @@ def library() -> ctypes.CDLL:
             lib.navnode_crc64.restype = ctypes.c_uint64
             lib.navnode_crc64.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64]
             lib.navnode_instruction_sets.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+            pointer = ctypes.c_void_p
             lib.navnode_project.restype = None
-            lib.navnode_project.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p] + [
-                ctypes.c_void_p
-            ] * 2 + [ctypes.c_int]
+            lib.navnode_project.argtypes = [
+                ctypes.c_int, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int,
+            ]  # fmt: skip
             lib.navnode_backproject.restype = None
-            lib.navnode_backproject.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4 + [
-                ctypes.c_int64,
-                ctypes.c_int,
-            ]
+            lib.navnode_backproject.argtypes = [
+                ctypes.c_int, pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int,
+            ]  # fmt: skip
             return lib
     raise ImportError(f"{NAME} is missing: build it with `make build` or `pip install -e .`")
 

@@ -105,7 +105,11 @@ class Projector:
         else:
             self._scale = 1.0
             self._padded = padded
-            self._layouts = [_layout(padded, (0, 1, 2)), _layout(padded, (1, 0, 2)), _layout(padded, (2, 0, 1))]
+            self._layouts = [
+                _layout(padded, (0, 1, 2)),
+                _layout(padded, (1, 0, 2)),
+                _layout(padded, (2, 0, 1)),
+            ]
 
     @overload
     def render(

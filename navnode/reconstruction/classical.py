@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -20,6 +19,9 @@ _SMOOTHING_VOXELS = 0.7
 """Gaussian between sweeps; with a few views it does what total variation would, at no cost."""
 
 _MIN_SPREAD_RAD = np.deg2rad(10.0)
+
+_Prepared = tuple[View, FloatArray, FloatArray, FloatArray]
+"""A view, its line integrals, its measured pixels over the path lengths, and its voxels' weights."""
 
 
 def reconstruct(
@@ -40,18 +42,21 @@ def reconstruct(
     _check(views)
     volume_from_index = centered_grid((size, size, size), spacing_mm, np.asarray(center_mm))
     projector = Projector(
-        Volume(np.full((size,) * 3, AIR_HU, np.float32), volume_from_index), precision="float32", threads=threads
+        Volume(np.full((size,) * 3, AIR_HU, np.float32), volume_from_index),
+        precision="float32",
+        threads=threads,
     )
     mu = projector.attenuation_per_mm
     seen = np.zeros_like(mu)
-    prepared = []
+    prepared: list[_Prepared] = []
     for view in views:
         assert view.volume_from_carm is not None
         line, mask = _clean(view.line_integrals)
         mu[:] = 1.0
         lengths = projector.render(view.carm, view.volume_from_carm)
         weights = projector.backproject(view.carm, view.volume_from_carm, mask)
-        prepared.append((view, line, mask / np.maximum(lengths, spacing_mm), weights))
+        inverse_length: FloatArray = (mask / np.maximum(lengths, spacing_mm)).astype(np.float32)
+        prepared.append((view, line, inverse_length, weights))
         seen += weights > 1e-3 * spacing_mm
     mu[:] = _mean_attenuation(prepared) * (seen > 0)
     for sweep in range(sweeps):
@@ -67,9 +72,6 @@ def reconstruct(
     hu = hounsfield(mu)
     hu[seen < min(2, len(views))] = AIR_HU  # what fewer than two views crossed is not known
     return Volume(hu, volume_from_index, f"SART, {len(views)} views")
-
-
-Prepared = tuple[View, FloatArray, FloatArray, FloatArray]
 
 
 def _check(views: Sequence[View]) -> None:
@@ -92,16 +94,6 @@ def _clean(line_integrals: FloatArray) -> tuple[FloatArray, FloatArray]:
     return line, measured.astype(np.float32)
 
 
-def _mean_attenuation(prepared: Sequence[Prepared]) -> float:
+def _mean_attenuation(prepared: Sequence[_Prepared]) -> float:
     """The homogeneous body that explains the mean of the images."""
     return float(np.mean([(line * inverse_length).mean() for _, line, inverse_length, _ in prepared]))
-
-
-def shrink(view: View, width_px: int) -> View:
-    """The same view on a coarser detector."""
-    factor = max(1, view.carm.width_px // width_px)
-    if factor == 1:
-        return view
-    carm = view.carm.binned(factor)
-    line = cv2.resize(view.line_integrals, (carm.width_px, carm.height_px), interpolation=cv2.INTER_AREA)
-    return View(line, carm, view.volume_from_carm, view.timestamp_ns)

@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 ENGINE = "SART (classical)"
 HEARTBEAT_S = 0.5
-_NICE = 5
+_NICE = 12
 
 
 def run_worker(config: Config, address: str) -> None:
     """Serve requests from ``address`` until the process is told to end."""
     os.nice(_NICE)
-    context = zmq.Context.instance()
+    context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=8)
     socket.connect(address)

@@ -90,21 +90,20 @@ class ImageRegistration:
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
         finest = max(1.5, min(volume.spacing_mm))
-        fine, middle, coarse = (
-            Projector(resample(volume, factor * finest), threads=threads) for factor in (1, 2, 4)
-        )
+        fine, middle, coarse = (Projector(resample(volume, factor * finest), threads=threads) for factor in (1, 2, 4))
         self.search_level = Level(coarse, 4 * finest, 48, 15)
         self.levels = (Level(middle, 2 * finest, 64, 8), Level(fine, finest, 128, 5))
+        self.track_level = Level(fine, finest, 100, 3)
 
     def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, *, close: bool = False) -> Fit:
         """Gauss-Newton through the pyramid from a start within about 10 mm and 5 degrees.
 
         Args:
-            close: the start is within a millimetre or two; the finest level is tried first and the pyramid
+            close: the start is within a millimetre or two; the finest volume is tried at once and the pyramid
                 only used when that does not fit.
         """
         if close:
-            fit = refine(self.levels[-1], image, start_volume_from_carm, pivot_mm)
+            fit = refine(self.track_level, image, start_volume_from_carm, pivot_mm)
             if fit.similarity >= _CLOSE_SIMILARITY:
                 return fit
         volume_from_carm = start_volume_from_carm

@@ -39,7 +39,8 @@ class Detector:
         photons = rng.poisson(self.i0 * (primary + self._scatter(primary, carm))).astype(np.float32)
         blurred = cv2.GaussianBlur(photons, (0, 0), self.blur_sigma_mm / carm.pixel_spacing_mm[0])
         counts = gain * blurred + rng.normal(0, self.read_noise, blurred.shape)
-        return np.clip(np.round(counts), 0, 65_535).astype(np.uint16)
+        pixels: npt.NDArray[np.uint16] = np.clip(np.round(counts), 0, 65_535).astype(np.uint16)
+        return pixels
 
     def _scatter(self, primary: FloatArray, carm: CArm) -> FloatArray:
         """Scattered over open-beam intensity, (H, W).
@@ -57,9 +58,7 @@ class Detector:
         return scatter * np.float32(self.scatter_fraction * ratio)
 
 
-def cylinder_chords_mm(
-    carm: CArm, carm_from_tool: Matrix, radius_mm: float, length_mm: float
-) -> FloatArray:
+def cylinder_chords_mm(carm: CArm, carm_from_tool: Matrix, radius_mm: float, length_mm: float) -> FloatArray:
     """Length of every pixel's ray inside a solid cylinder, (H, W) mm.
 
     The cylinder reaches from the tool's origin ``length_mm`` back along its -z axis.
@@ -85,4 +84,5 @@ def cylinder_chords_mm(
         caps = np.sort(np.stack([(-length_mm - source[2]) / d[..., 2], -source[2] / d[..., 2]]), axis=0)
     inside = np.minimum(side[1], caps[1]) - np.maximum(side[0], caps[0])
     chord = np.where(discriminant > 0, np.maximum(inside, 0.0), 0.0) * np.linalg.norm(d, axis=-1)
-    return np.nan_to_num(chord).astype(np.float32)
+    length_mm_inside: FloatArray = np.nan_to_num(chord).astype(np.float32)
+    return length_mm_inside

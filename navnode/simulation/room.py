@@ -150,7 +150,10 @@ class Room:
                 message = Transform(
                     device=device,
                     timestamp_ns=stamp_ns,
-                    metadata={"TransformValid": "true" if pose is not None else "false", "TransformStatus": status},
+                    metadata={
+                        "TransformValid": "true" if pose is not None else "false",
+                        "TransformStatus": status,
+                    },
                     matrix=np.eye(4) if pose is None else pose,
                 )
                 self.server.publish(message, min_version=1 if pose is not None else 2)
@@ -169,7 +172,12 @@ class Room:
             await _until(stamp_ns + round(self._scenario.xray_latency_s * NS_PER_S))
             counts = np.array(self._counts[at])
             self.server.publish(
-                Image(device=XRAY_DEVICE, timestamp_ns=stamp_ns, voxels=counts[None], ras_from_index=ras_from_index)
+                Image(
+                    device=XRAY_DEVICE,
+                    timestamp_ns=stamp_ns,
+                    voxels=counts[None],
+                    ras_from_index=ras_from_index,
+                )
             )
             self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])
             index += 1

@@ -154,7 +154,7 @@ def scenario_for(volume: Volume) -> Scenario:
 def _spine_center_mm(volume: Volume) -> Matrix:
     """Where most bone stands above itself behind the middle of the body, halfway up the scan: the spine."""
     body = np.argwhere(volume.voxels[::4, ::4, ::4] > -300.0)[:, ::-1] * 4.0
-    middle = transformed_mean(volume, body)
+    middle = g.transform(volume.volume_from_index, body).mean(axis=0)
     bone = np.argwhere(volume.voxels[::2, ::2, ::2] > _DENSE_BONE_HU)[:, ::-1] * 2.0
     points = g.transform(volume.volume_from_index, bone)
     behind = (points[:, 1] < middle[1]) & (np.abs(points[:, 0] - middle[0]) < 60.0)
@@ -172,8 +172,3 @@ _DENSE_BONE_HU = 420.0
 
 def _bins(points_mm: Matrix) -> list[FloatArray]:
     return [np.arange(points_mm[:, a].min() - 30, points_mm[:, a].max() + 30, _BIN_MM) for a in (0, 1)]
-
-
-def transformed_mean(volume: Volume, indices: Matrix) -> Matrix:
-    mean: Matrix = g.transform(volume.volume_from_index, indices).mean(axis=0)
-    return mean
