@@ -46,7 +46,7 @@ class PoseRing:
         """Take a sample; False when it is not newer than the newest."""
         if timestamp_ns <= self.newest_ns:
             return False
-        if timestamp_ns - self.newest_ns > MAX_GAP_NS:
+        if not self._times_ns or timestamp_ns - self.newest_ns > MAX_GAP_NS:
             self._in_a_row = 0
             self._settling = [*self._settling[-3:], (timestamp_ns, _FOREVER_NS)]
         self._in_a_row += 1

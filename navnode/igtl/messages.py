@@ -23,7 +23,7 @@ HEADER_SIZE = HEADER.size
 _EXTENDED = struct.Struct(">HHII")
 _META_ENTRY = struct.Struct(">HHI")
 _UTF8, _ASCII = 106, 3
-_NAME_SIZE = 20
+_TYPE_SIZE, _NAME_SIZE = 12, 20
 _DEVICE_NAME_KEY = "IGTL_DEVICE_NAME"
 
 MAX_BODY_BYTES = 1 << 30
@@ -185,6 +185,8 @@ def encode(message: Message, version: int | None = None) -> bytes:
     version = version or message.version
     if version not in (1, 2):
         raise LocalError(f"header version {version} does not exist")
+    if len(message.type.encode()) > _TYPE_SIZE:
+        raise LocalError(f"message type {message.type!r} is longer than {_TYPE_SIZE} bytes")
     content = _encode_content(message)
     metadata = dict(message.metadata)
     device = message.device.encode()
@@ -193,6 +195,8 @@ def encode(message: Message, version: int | None = None) -> bytes:
             raise LocalError(f"device name {message.device!r} is longer than {_NAME_SIZE} bytes; use version 2")
         metadata[_DEVICE_NAME_KEY] = message.device
         device = device[:_NAME_SIZE]
+    if not 0 <= message.timestamp_ns < 10**9 << 32:
+        raise LocalError(f"{message.type} {message.device!r}: time stamp {message.timestamp_ns} does not fit the wire")
     body = content if version == 1 else _with_metadata(content, metadata)
     if len(body) > MAX_BODY_BYTES:
         raise LocalError(f"{message.type} {message.device!r}: a body of {len(body)} bytes is too large")

@@ -23,6 +23,9 @@ _MAX_REPLIES = 256
 _KEEP_ALIVE_S = 1.0
 _SILENT_PEER_MS = 2_000
 
+_ASKED_AS = {"GET_TRANS": "TRANSFORM"}
+"""Queries whose 12 bytes do not hold the whole type."""
+
 SUPPORTED = ("TRANSFORM", "IMAGE", "STATUS", "STRING", "CAPABILITY", "POINT", "TDATA", "POLYDATA")
 
 
@@ -195,8 +198,9 @@ class Server:
             self._set_tracking(message, peer)
             peer.reply(Raw(type_name="RTS_TDATA", device=message.device, timestamp_ns=stamp, body=b"\0"))
         elif kind.startswith("GET_"):
+            wanted = _ASKED_AS.get(kind, kind.removeprefix("GET_"))
             for known, min_version in list(self._devices.values()):
-                asked = known.type == kind.removeprefix("GET_") and message.device in ("", known.device)
+                asked = known.type == wanted and message.device in ("", known.device)
                 if asked and peer.version >= min_version:
                     peer.reply(known)
         elif isinstance(message, String) and message.device.startswith("CMD_"):

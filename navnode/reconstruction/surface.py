@@ -45,5 +45,4 @@ def bone_surface(volume: Volume, *, relative: bool = False) -> Mesh | None:
             break
         step += 1
     points = g.transform(coarse.volume_from_index, vertices[:, ::-1])
-    # The axes were (k, j, i) and are (i, j, k) now: a mirror image, so faces turn around.
-    return Mesh(points.astype(np.float32), faces[:, ::-1].astype(np.uint32))
+    return Mesh(points.astype(np.float32), faces.astype(np.uint32))

@@ -1,0 +1,68 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from navnode import config
+from navnode.errors import ConfigError
+
+LAUNCH = Path(__file__).resolve().parents[1] / "launch"
+MINIMAL = """
+[carm]
+width_px = 512
+height_px = 512
+pixel_spacing_mm = [0.6, 0.6]
+source_to_detector_mm = 1000.0
+principal_point_px = [255.5, 255.5]
+"""
+
+
+def parse(text: str) -> config.Config:
+    return config.parse(tomllib.loads(MINIMAL + text), "node.toml")
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.toml")), ids=lambda path: path.name)
+def test_what_is_shipped_loads(path):
+    loaded = config.load(path)
+    assert loaded.tools and loaded.sources
+
+
+def test_defaults_suffice():
+    loaded = parse("")
+    assert loaded.console.port == 18944 and loaded.console.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[console]\nprot = 1", r"unknown key 'console.prot' \(did you mean 'port'\?\)"),
+        ("[consol]\nport = 1", r"unknown key 'consol' \(did you mean 'console'\?\)"),
+        ("[registration]\nconfirm_frame = 3", "confirm_frames"),
+        ("[[tools]]\nname='Drill'\ndevise='x'", r"did you mean 'device'"),
+        ("[console]\nport = 'high'", "console.port"),
+        ("[[tools]]\nname='Drill'", "device' is missing"),
+        ("[console]\nhost = '0.0.0.0'", "insecure"),
+        ("[reconstruction]\nviews = 1", "reconstruction.*views"),
+        ("[[tools]]\nname='Two Words'\ndevice='x'", "letters and digits"),
+        ("[calibration]\ncarm_from_marker = [[2.0,0,0,0],[0,1.0,0,0],[0,0,1.0,0],[0,0,0,1.0]]", "rigid"),
+        ("[calibration]\ncarm_from_marker = [[nan,0,0,0],[0,1.0,0,0],[0,0,1.0,0],[0,0,0,1.0]]", "rigid"),
+        ("[[tools]]\nname='A'\ndevice='x'\n[[tools]]\nname='A'\ndevice='y'", "same name"),
+    ],
+)
+def test_what_is_wrong_is_named(text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(text)
+    assert "node.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_users_consent_opens_other_addresses():
+    assert parse("[console]\nhost = '0.0.0.0'\ninsecure = true").console.host == "0.0.0.0"
+
+
+def test_broken_and_missing_files(tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[carm\n")
+    with pytest.raises(ConfigError, match=r"broken\.toml"):
+        config.load(broken)
+    with pytest.raises(ConfigError, match="no such configuration"):
+        config.load(tmp_path / "missing.toml")

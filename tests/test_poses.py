@@ -1,0 +1,60 @@
+import numpy as np
+
+from navnode import geometry as g
+from navnode.poses import MAX_GAP_NS, SETTLE_SAMPLES, Missing, PoseRing
+
+STEP = 10_000_000
+
+
+def at_x(x: float) -> np.ndarray:
+    return g.rigid(None, (x, 0.0, 0.0))
+
+
+def filled(count: int = 20) -> PoseRing:
+    ring = PoseRing("DrillToTracker")
+    for k in range(1, count + 1):
+        assert ring.add(k * STEP, at_x(k))
+    return ring
+
+
+def test_poses_are_interpolated():
+    pose = filled().at(15 * STEP + STEP // 4)
+    assert np.allclose(pose, at_x(15.25))
+
+
+def test_nothing_is_carried_beyond_the_newest_sample():
+    missing = filled().at(20 * STEP + 1)
+    assert isinstance(missing, Missing) and missing.not_yet
+
+
+def test_nothing_is_known_before_the_first_sample():
+    missing = filled().at(STEP // 2)
+    assert isinstance(missing, Missing) and not missing.not_yet
+
+
+def test_old_and_repeated_samples_are_refused():
+    ring = filled()
+    assert not ring.add(20 * STEP, at_x(0))
+    assert not ring.add(3 * STEP, at_x(0))
+
+
+def test_a_gap_is_not_bridged_and_the_marker_must_settle_after_it():
+    ring = filled()
+    back = 20 * STEP + MAX_GAP_NS + 1
+    ring.add(back, at_x(500))
+    for time_ns in (20 * STEP + MAX_GAP_NS // 2, back):
+        missing = ring.at(time_ns)
+        assert isinstance(missing, Missing)
+    for k in range(1, SETTLE_SAMPLES):
+        ring.add(back + k * STEP, at_x(500))
+    assert not isinstance(ring.at(back + (SETTLE_SAMPLES - 1) * STEP), Missing)
+    # What was measured before the gap is still known.
+    assert np.allclose(ring.at(15 * STEP), at_x(15))
+
+
+def test_memory_is_bounded():
+    ring = PoseRing("x")
+    for k in range(5000):
+        ring.add((k + 1) * STEP, np.eye(4))
+    assert len(ring._times_ns) <= 1000
+    assert not isinstance(ring.at(4999 * STEP), Missing)

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.types import Volume
+from navnode.volumes import read_volume, resample, write_volume
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_volumes_come_back_in_ras(blob, tmp_path, ending):
+    path = tmp_path / f"ct.{ending}"
+    write_volume(blob, path)
+    read = read_volume(path)
+    assert np.allclose(read.voxels, blob.voxels, atol=1e-3)
+    assert np.allclose(read.volume_from_index, blob.volume_from_index, atol=1e-3)
+
+
+def test_itk_lps_is_converted(tmp_path):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).uniform(-1000, 500, (10, 11, 12)).astype(np.float32))
+    image.SetSpacing((1.0, 2.0, 3.0))
+    image.SetOrigin((10.0, 20.0, 30.0))
+    sitk.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    read = read_volume(tmp_path / "ct.nrrd")
+    assert np.allclose(g.transform(read.volume_from_index, np.array([1.0, 1.0, 1.0])), (-11.0, -22.0, 33.0))
+
+
+def test_a_dicom_folder(tmp_path):
+    voxels = np.random.default_rng(0).integers(-1000, 1500, (12, 16, 20)).astype(np.int16)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k, plane in enumerate(voxels):
+        image = sitk.GetImageFromArray(plane[None])
+        image.SetSpacing((0.8, 0.8, 2.0))
+        tags = {"0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k}",
+                "0020|0032": f"-5\\-6\\{2.0 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k),
+                "0028|1053": "1", "0028|1052": "0"}  # fmt: skip
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(tmp_path / f"{k:03}.dcm"))
+        writer.Execute(image)
+    read = read_volume(tmp_path)
+    assert np.array_equal(read.voxels, voxels)
+    assert np.allclose(read.volume_from_index[:3, 3], (5, 6, 0))
+
+
+def test_resampling_keeps_things_where_they_are():
+    voxels = np.full((40, 40, 40), -1000, np.float32)
+    voxels[20:26, 12:18, 8:14] = 1000
+    volume_from_index = g.rigid(g.rotation_exp(np.array([0.2, 0.1, -0.4])), (5.0, 6.0, 7.0)) @ np.diag([1.5, 1, 2, 1])
+    volume = Volume(voxels, volume_from_index)
+    coarse = resample(volume, 2.0)
+    assert coarse.spacing_mm == pytest.approx((2.0, 2.0, 2.0))
+
+    def center_of_mass(v: Volume) -> np.ndarray:
+        weight = v.voxels + 1000
+        k, j, i = np.meshgrid(*map(np.arange, weight.shape), indexing="ij")
+        index = np.array([(weight * axis).sum() for axis in (i, j, k)]) / weight.sum()
+        return g.transform(v.volume_from_index, index)
+
+    assert np.allclose(center_of_mass(coarse), center_of_mass(volume), atol=0.2)
+    corners = [g.transform(volume.volume_from_index, np.array([i, j, k])) for i in (0, 39) for j in (0, 39) for k in (0, 39)]
+    inside = g.transform(np.linalg.inv(coarse.volume_from_index), np.array(corners))
+    assert (inside > -1).all() and (inside < np.array(coarse.voxels.shape[::-1])).all()
+
+
+def bad_mask(path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((20, 20, 20), np.uint8)), str(path))
+
+
+def bad_plane(path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((20, 20), np.float32) - 500), str(path))
+
+
+def bad_nan(path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((20, 20, 20), np.nan, np.float32)), str(path))
+
+
+def bad_text(path):
+    path.write_text("no volume")
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "reason"),
+    [
+        (bad_mask, "mask.nii.gz", "not a CT in HU"),
+        (bad_plane, "plane.nii.gz", "not a 3-D volume"),
+        (bad_nan, "nan.mha", "no numbers"),
+        (bad_text, "notes.nii.gz", "cannot be read"),
+    ],
+)
+def test_what_is_no_ct_is_named(tmp_path, make, name, reason):
+    make(tmp_path / name)
+    with pytest.raises(ConfigError, match=f"{name}.*{reason}"):
+        read_volume(tmp_path / name)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        read_volume(tmp_path / "missing.nii")
+    with pytest.raises(ConfigError, match="no DICOM"):
+        read_volume(tmp_path)
