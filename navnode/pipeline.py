@@ -157,7 +157,10 @@ class Pipeline:
         self._received_ns[pose.device] = pose.received_ns
         outputs: list[Output] = []
         if pose.device in self._tools:
-            self._tools[pose.device].waiting = pose
+            tool = self._tools[pose.device]
+            if tool.waiting is None:
+                tool.waiting_since_ns = pose.received_ns
+            tool.waiting = pose
         for tool in self._tools.values():
             if tool.waiting is not None:
                 outputs += self._tool_pose(tool, tool.waiting)
@@ -169,21 +172,23 @@ class Pipeline:
         """The tool in the volume at its own time, once the patient's pose at that time is known."""
         tracker_from_patient = self._rings[self._config.devices.patient].at(pose.timestamp_ns)
         if isinstance(tracker_from_patient, Missing):
-            waited_ns = self._now_ns - pose.received_ns
+            waited_ns = self._now_ns - tool.waiting_since_ns
             if tracker_from_patient.not_yet and waited_ns < _TOOL_WAITS_NS:
                 return []
             tool.waiting = None
             return self._tool_output(tool, None, invalid("the patient's marker is not seen", pose.timestamp_ns))
         tool.waiting = None
+        tracker_from_marker = self._rings[pose.device].at(pose.timestamp_ns)
+        if isinstance(tracker_from_marker, Missing):
+            return self._tool_output(tool, None, invalid(tracker_from_marker.reason, pose.timestamp_ns))
         registration = self._patient.validity(self._now_ns)
         estimate = self._patient.filter
         if not registration.usable or estimate is None:
             return self._tool_output(tool, None, invalid(registration.reason, pose.timestamp_ns))
-        assert pose.tracker_from_marker is not None
         volume_from_tool = (
             estimate.volume_from_patient
             @ g.inverse(tracker_from_patient)
-            @ pose.tracker_from_marker
+            @ tracker_from_marker
             @ tool.marker_from_tooltip
         )
         age_ns = self._now_ns - pose.received_ns
@@ -213,10 +218,13 @@ class Pipeline:
             height, width = frame.counts.shape
             reason = f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
             return [*self._refuse(frame, reason), *self._notice(reason)]
+        outputs: list[Output] = []
         if self._pending is not None:
             self._dropped["xray"] += 1
+            if not self._in_flight:  # it was the tracker that kept it waiting
+                outputs = self._refuse(self._pending, "the tracker has no pose for the exposure")
         self._pending = frame
-        return self._try_start()
+        return outputs + self._try_start()
 
     def _try_start(self) -> list[Output]:
         """Send the newest frame to registration when that is free and the tracker knows its exposure."""
@@ -440,6 +448,8 @@ class _Tool:
     marker_from_tooltip: Matrix
     waiting: TrackedPose | None = None
     """The newest pose that has not become an output yet."""
+    waiting_since_ns: int = 0
+    """Since when nothing could become one: a newer pose does not make the wait shorter."""
 
 
 class _PatientRegistration:
@@ -525,7 +535,11 @@ class _PatientRegistration:
     def _count_bad(self, reason: str) -> None:
         self._bad += 1
         if self._bad >= self._LOST_AFTER or (not self.confirmed and self._bad >= 2):
-            self._good, self._bad, self.searching = 0, 0, True
+            if self._sparse and self.filter is not None:
+                # There is nothing to search with but the tracker, which made the volume.
+                self.begin_with_tracking(self.filter.pivot_patient_mm)
+            else:
+                self._good, self._bad, self.searching = 0, 0, True
             self._why_not = f"registration lost: {reason}"
 
     def doubt(self, reason: str) -> None:

@@ -74,7 +74,7 @@ def test_scatter_has_its_share_and_none_without_a_patient():
 
 
 def test_a_cylinder_across_the_beam():
-    carm = carm_of_size(256)
+    carm = carm_of_size(1024)
     across = g.rigid(g.rotation_exp(np.array([0.0, np.pi / 2, 0.0])), (60.0, 0.0, 700.0))
     chords = cylinder_chords_mm(carm, across, 3.0, 120.0)
     assert chords.max() == pytest.approx(6.0, rel=0.02)

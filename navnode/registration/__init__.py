@@ -14,7 +14,7 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.quality import assess
-from navnode.registration.search import search
+from navnode.registration.search import find_pose
 from navnode.registration.tracking import Image, ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, View, Volume, invalid
 
@@ -68,7 +68,7 @@ def register_counts(
         return Registration(start_volume_from_carm, verdict, float("inf"), 0.0, np.eye(6) * 1e6, pivot_mm, 0, 0.0)
     image = Image(counts, carm)
     if effort is Effort.SEARCH:
-        fit = search(registration, image, start_volume_from_carm, pivot_mm)
+        fit = find_pose(registration, image, start_volume_from_carm, pivot_mm)
     else:
         close = effort is Effort.TRACK
         fit = registration.fit(image, start_volume_from_carm, pivot_mm, close=close)

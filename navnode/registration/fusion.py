@@ -17,8 +17,9 @@ _FRAMES_PER_LOOK = 30.0
 _DEPTH_FLOOR_MM = 1.0
 """Systematic depth error of a single view (scatter), on top of what its image says."""
 
-_SPARSE_DEPTH_FLOOR_MM = 10.0
-"""The same against a volume made from a few X-rays, whose shapes are smeared along the rays."""
+_SPARSE_DEPTH_FLOOR_MM, _SPARSE_INFLATION = 10.0, 4.0
+"""The same against a volume made from a few X-rays, whose shapes are smeared along the rays; and how much more than
+their sigma its registrations are off in every direction."""
 
 _TRACKING_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
 """Tracker noise and hand-eye error at the anatomy, (rad, mm): 0.05 degrees on a lever of 400 mm, and 0.1 mm."""
@@ -92,7 +93,7 @@ def measurement(
     sparse_volume: bool = False,
 ) -> tuple[Matrix, Matrix]:
     """One frame's (volume_from_patient, covariance at the patient pivot), tracker noise and depth floor included."""
-    with_floor = covariance.copy()
+    with_floor = covariance * (_SPARSE_INFLATION**2 if sparse_volume else 1.0)
     with_floor[5, 5] += (_SPARSE_DEPTH_FLOOR_MM if sparse_volume else _DEPTH_FLOOR_MM) ** 2
     through = g.perturbation_through(carm_from_patient, np.array([0.0, 0.0, pivot_mm]), pivot_patient_mm)
     return volume_from_carm @ carm_from_patient, through @ with_floor @ through.T + np.diag(_TRACKING_SIGMA**2)

@@ -26,7 +26,7 @@ def _offsets() -> Matrix:
 OFFSETS = _offsets()
 
 
-def search(registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+def find_pose(registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
     """The best fit that starts around a rough pose lead to."""
     level, pivot = registration.search_level, (0.0, 0.0, pivot_mm)
     starts = [start_volume_from_carm @ g.exp(xi, pivot) for xi in OFFSETS]

@@ -30,7 +30,7 @@ _DAMPING = 1e-4
 _HALF_WEIGHT_TRANSMISSION = 0.02
 """Pixels this dark, relative to the brightest, count half: there, photons are few and scatter is most of them."""
 
-_CLOSE_SIMILARITY = 0.9
+_CLOSE_SIMILARITY = 0.95
 """Below this a fit from a close start is not believed and the pyramid is climbed."""
 
 _MIN_PATH = 0.02
@@ -60,7 +60,7 @@ class Fit:
     residual: float
     """Robust standard deviation of what is left, line-integral units."""
     similarity: float
-    """Correlation of image and prediction, smooth background taken out of both, -1..1."""
+    """Correlation of image and prediction over the inliers, smooth background taken out of both, -1..1."""
     inliers: float
     """Share of the weight that the robust estimate kept, 0..1."""
     iterations: int
@@ -190,7 +190,9 @@ def _solve(
     step = np.linalg.solve(damped, (weighted @ residual).astype(np.float64)) / _SCALE
     covariance = (_MODEL_ERROR * scatter) ** 2 * np.linalg.inv(damped) / np.outer(_SCALE, _SCALE)
     inliers = float((weight > 0).sum() / max((trust > 0).sum(), 1))
-    fit = Fit(volume_from_carm, covariance, scatter, _similarity(observed, d, trust), inliers, iteration)
+    # What was taken for an outlier (a tool, say) does not count against the likeness, but against `inliers`.
+    similarity = _similarity(observed, d, trust * (weight > 0))
+    fit = Fit(volume_from_carm, covariance, scatter, similarity, inliers, iteration)
     return fit, step
 
 

@@ -1,0 +1,193 @@
+"""What the page is told, and the web server's manners; the page itself is looked at in test_live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestServer
+
+from navnode import geometry as g
+from navnode.config import DisplaySection
+from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, view_name, volume_blob
+from navnode.display.server import Display
+from navnode.errors import ConfigError
+from navnode.simulation.scenario import Scenario, carm_of_size
+from navnode.types import (
+    Frame,
+    Mesh,
+    NodeState,
+    RegisteredFrame,
+    Status,
+    ToolPose,
+    Validity,
+    Volume,
+    VolumeUpdate,
+)
+from tests.test_pipeline import configuration
+
+NOW = 5_000_000_000
+VALID = Validity(Status.VALID)
+CARM = carm_of_size(256)
+ROOM = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((1, 3)))
+
+
+def state(status: Status = Status.VALID) -> NodeState:
+    return NodeState(
+        Validity(status), {}, {"x": ""}, "SART", True, "ct", 10, 9, 14.0, 1, {"xray": 0}, {}, (), NOW, {}
+    )
+
+
+def frame(t_s: float, station: int | None = 0) -> RegisteredFrame:
+    counts = np.random.default_rng(0).poisson(800, (256, 256)).astype(np.uint16)
+    return RegisteredFrame(
+        Frame(counts, NOW, NOW, 1), CARM, ROOM.volume_from_carm(t_s), VALID, 0.02, 0.99, station, NOW
+    )
+
+
+def scene() -> Scene:
+    made = Scene()
+    made.take(state(), NOW)
+    made.take(frame(0.0), NOW)
+    made.take(ToolPose("Drill", ROOM.volume_from_tool(2.0), VALID, NOW), NOW)
+    return made
+
+
+def test_the_tool_is_drawn_where_its_rays_land():
+    (tool,) = scene().describe(NOW)["tools"]
+    tip = ROOM.volume_from_tool(2.0)[:3, 3]
+    expected = g.project(CARM, g.inverse(ROOM.volume_from_carm(0.0)), tip)
+    assert np.allclose(tool["pixels"][0][1], expected, atol=0.01)
+    assert np.allclose(tool["tip_mm"], tip, atol=1e-3)
+
+
+def test_an_invalid_tool_has_no_place():
+    made = scene()
+    made.take(ToolPose("Drill", None, Validity(Status.INVALID, "not seen"), 0), NOW)
+    (tool,) = made.describe(NOW)["tools"]
+    assert "tip_mm" not in tool and "pixels" not in tool
+    assert tool["validity"] == {"status": "INVALID", "reason": "not seen"}
+
+
+def test_a_tool_that_is_not_heard_of_disappears():
+    made = scene()
+    later = NOW + NODE_SILENT_NS // 2
+    made.take(state(), later)
+    (tool,) = made.describe(later)["tools"]
+    assert "tip_mm" not in tool and tool["validity"]["status"] == "INVALID"
+
+
+def test_a_silent_node_takes_everything_away():
+    told = scene().describe(NOW + NODE_SILENT_NS + 1)
+    assert told["silent"] and told["registration"]["status"] == "INVALID"
+    assert "tip_mm" not in told["tools"][0] and not told["views"][0]["live"]
+
+
+def test_views_are_live_or_held_with_their_age():
+    made = scene()
+    assert made.describe(NOW)["views"][0]["live"]
+    made.take(frame(9.0, station=1), NOW + 100_000_000)
+    told = made.describe(NOW + 200_000_000)["views"]
+    assert [view["live"] for view in told] == [False, True]
+    assert [view["age_s"] for view in told] == [0.2, 0.1]
+    assert [view["name"] for view in told] == ["AP", "lateral, cranial 6°"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "name"),
+    [((0, 1, 0), "AP"), ((0, -1, 0), "PA"), ((-1, 0, 0), "lateral"), ((-1, 1, 0), "LAO 45°"), ((1, 1, 0), "RAO 45°")],
+)
+def test_views_are_named_as_on_a_carm(direction, name):
+    volume_from_carm = np.eye(4)
+    volume_from_carm[:3, 2] = np.array(direction) / np.linalg.norm(direction)
+    assert view_name(volume_from_carm) == name
+
+
+def unpack(data: bytes) -> tuple[dict, list[bytes]]:
+    (length,) = struct.unpack_from("<I", data)
+    head, at, parts = json.loads(data[4 : 4 + length]), 4 + length, []
+    for size in head["sizes"]:
+        assert at % 4 == 0
+        parts.append(data[at : at + size])
+        at += size + -size % 4
+    assert at == len(data)
+    return head, parts
+
+
+def test_binary_messages_are_aligned_for_typed_arrays():
+    head, parts = unpack(blob("x", {"a": "ä"}, b"12345", b"", b"1234"))
+    assert head["a"] == "ä" and parts == [b"12345", b"", b"1234"]
+
+
+def test_volumes_and_meshes():
+    hu = np.linspace(-1200, 1500, 24, dtype=np.float32).reshape(2, 3, 4)
+    mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.uint32))
+    update = VolumeUpdate(Volume(hu, np.diag([2.0, 2, 2, 1])), mesh, "navigation", VALID, "CT", 0)
+    head, (voxels,) = unpack(volume_blob(update))
+    assert head["size"] == [4, 3, 2] and len(voxels) == 24 and voxels[0] == 0 and voxels[-1] == 255
+    head, (points, normals, triangles) = unpack(mesh_blob(update, mesh))
+    assert len(points) == len(normals) == 36 and np.frombuffer(triangles, np.uint32).tolist() == [0, 1, 2]
+    assert np.allclose(vertex_normals(mesh), 1 / np.sqrt(3))
+
+
+def serve(check) -> None:
+    async def story() -> None:
+        display = Display(configuration(), "ipc:///tmp/navnode-test-nothing-there")
+        async with TestServer(display.application(), host="127.0.0.1") as server, aiohttp.ClientSession() as session:
+            await check(session, server)
+
+    asyncio.run(story())
+
+
+def test_assets_and_their_headers():
+    async def check(session, server):
+        async with session.get(server.make_url("/")) as answer:
+            page = await answer.text()
+            assert "Not a medical device" in page and "http" not in page.replace("http-equiv", "")
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        for path in ("/static/app.js", "/static/style.css", "/static/icon.svg"):
+            async with session.get(server.make_url(path)) as answer:
+                assert answer.status == 200
+        for path in ("/static/..%2fserver.py", "/static/server.py", "/static/", "/static/none.js", "/etc/passwd"):
+            async with session.get(server.make_url(path)) as answer:
+                assert answer.status == 404
+
+    serve(check)
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
+def test_other_sites_may_not_look(headers):
+    async def check(session, server):
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            await session.ws_connect(server.make_url("/ws"), headers=headers)
+
+    serve(check)
+
+
+def test_a_page_that_does_not_answer_is_sent_no_more():
+    async def check(session, server):
+        async with session.ws_connect(server.make_url("/ws")) as socket:
+            got = []
+            for _ in range(2):
+                got.append(json.loads((await socket.receive(timeout=2)).data)["number"])
+            with pytest.raises(asyncio.TimeoutError):
+                await socket.receive(timeout=0.4)
+            await socket.send_str(json.dumps({"ack": 1}))
+            got.append(json.loads((await socket.receive(timeout=2)).data)["number"])
+            assert got == [1, 2, 3]
+            await socket.send_str("nonsense")
+            await socket.send_str(json.dumps({"ack": 10**9}))
+            assert json.loads((await socket.receive(timeout=2)).data)["silent"] is True
+
+    serve(check)
+
+
+def test_the_page_stays_on_this_machine_unless_told_otherwise():
+    with pytest.raises(ValueError, match="insecure"):
+        DisplaySection(host="0.0.0.0")
+    with pytest.raises(ConfigError, match="insecure"):
+        configuration(display={"host": "192.168.1.5"})

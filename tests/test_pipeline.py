@@ -1,0 +1,312 @@
+"""The loop without sockets, threads or images: what it says, and when it says nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from navnode import bus, config
+from navnode import geometry as g
+from navnode.pipeline import Pipeline
+from navnode.simulation.scenario import CARM_DEVICE, CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, PATIENT_DEVICE, Scenario
+from navnode.types import (
+    Frame,
+    PatientPose,
+    ReconstructionRequest,
+    RegisteredFrame,
+    Registration,
+    RegistrationDone,
+    RegistrationRequest,
+    Rejected,
+    SourceState,
+    Status,
+    Tick,
+    ToolPose,
+    TrackedPose,
+    Validity,
+    Volume,
+    VolumeReady,
+    WorkerState,
+    invalid,
+)
+
+T0 = 1_000_000_000_000
+SCENARIO = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((1, 3)))
+SOURCE = "127.0.0.1:18945"
+CT = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4), "ct")
+COVARIANCE = np.diag(np.array([0.0003, 0.0003, 0.0002, 0.05, 0.05, 0.5]) ** 2)
+
+
+def rows(matrix: np.ndarray) -> list[list[float]]:
+    return [[float(x) for x in row] for row in matrix]
+
+
+def configuration(ct: str = "ct", **more) -> config.Config:
+    data = {
+        "carm": {"width_px": 32, "height_px": 32, "pixel_spacing_mm": [9.0, 9.0], "source_to_detector_mm": 1020.0,
+                 "principal_point_px": [15.5, 15.5]},
+        "volume": {"ct": ct},
+        "sources": [{"port": 18945}],
+        "tools": [{"name": "Drill", "device": "DrillToTracker", "marker_from_tooltip": rows(MARKER_FROM_TOOLTIP)}],
+        "calibration": {"carm_from_marker": rows(CARM_FROM_MARKER)},
+        **more,
+    }  # fmt: skip
+    return config.parse(data, "test")
+
+
+class Theatre:
+    """Feeds a pipeline from the scenario at 100 poses and 10 frames a second, registering as told."""
+
+    def __init__(self, ct: bool = True, **more) -> None:
+        self.pipeline = Pipeline(configuration("ct" if ct else "", **more), CT if ct else None)
+        self.outputs: list[object] = []
+        self.time_s = 0.0
+        self.register = self.truly
+        self.hidden: set[str] = set()
+        self.xray = True
+        self._frames = 0
+        self.feed(SourceState(SOURCE, True, "", T0))
+
+    def truly(self, request: RegistrationRequest) -> Registration:
+        at = SCENARIO.volume_from_carm((request.frame.timestamp_ns - T0) / 1e9)
+        return Registration(at, Validity(Status.VALID), 0.02, 0.98, COVARIANCE, 700.0, 3, 1.0)
+
+    def nothing(self, request: RegistrationRequest) -> Registration:
+        verdict = invalid("image and volume do not match")
+        return Registration(np.eye(4), verdict, 1.0, 0.1, np.eye(6) * 1e6, 700.0, 3, 1.0)
+
+    def off(self, request: RegistrationRequest) -> Registration:
+        """Looks perfect, and is 15 mm beside the truth: a vertebra too far."""
+        right = self.truly(request)
+        beside = right.volume_from_carm @ g.rigid(None, (0.0, 15.0, 0.0))
+        return dataclasses.replace(right, volume_from_carm=beside)
+
+    @property
+    def now_ns(self) -> int:
+        return T0 + round(self.time_s * 1e9)
+
+    def feed(self, message) -> list[object]:
+        made = list(self.pipeline.step(message))
+        for output in made:
+            self.outputs.append(output)
+            if isinstance(output, RegistrationRequest):
+                self.feed(RegistrationDone(output, self.register(output), self.now_ns))
+        return made
+
+    def run(self, seconds: float) -> list[object]:
+        """Go on for a while; what came out."""
+        before = len(self.outputs)
+        for _ in range(round(seconds * 100)):
+            self.time_s = round(self.time_s + 0.01, 6)
+            stamp = self.now_ns
+            for device in (PATIENT_DEVICE, CARM_DEVICE, "DrillToTracker"):
+                if device not in self.hidden:
+                    pose = SCENARIO.tracker_from_marker(device, self.time_s)
+                    self.feed(TrackedPose(device, pose, stamp, stamp))
+            if self.xray and round(self.time_s * 100) % 10 == 0:
+                self._frames += 1
+                counts = np.full((32, 32), self._frames % 100, np.uint16)
+                self.feed(Frame(counts, stamp, stamp, self._frames))
+            if round(self.time_s * 100) % 2 == 0:
+                self.feed(Tick(stamp))
+        return self.outputs[before:]
+
+
+def of(kind: type, outputs: Iterable[object]) -> list:
+    return [output for output in outputs if isinstance(output, kind)]
+
+
+def test_nothing_is_shown_before_a_registration_is_confirmed():
+    theatre = Theatre()
+    outputs = theatre.run(0.35)
+    assert all(pose.volume_from_tool is None for pose in of(ToolPose, outputs))
+    assert all(pose.volume_from_patient is None for pose in of(PatientPose, outputs))
+    assert of(RegisteredFrame, outputs)
+
+
+def test_tools_are_where_they_are_once_it_is():
+    theatre = Theatre()
+    theatre.run(4.0)
+    poses = of(ToolPose, theatre.run(1.0))
+    assert len(poses) > 90
+    for pose in poses:
+        assert pose.validity.status is Status.VALID
+        true = SCENARIO.volume_from_tool((pose.validity.source_time_ns - T0) / 1e9)
+        assert np.linalg.norm(pose.volume_from_tool[:3, 3] - true[:3, 3]) < 1.0
+
+
+def test_a_confirmed_registration_withstands_one_bad_frame_but_not_five():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.register = theatre.nothing
+    assert of(ToolPose, theatre.run(0.1))[-1].validity.status is Status.VALID
+    theatre.run(0.6)
+    last = of(ToolPose, theatre.run(0.1))[-1]
+    assert last.validity.status is Status.INVALID and last.volume_from_tool is None
+    assert "lost" in last.validity.reason
+    # It turns VALID again only after being found and confirmed anew.
+    theatre.register = theatre.truly
+    assert of(ToolPose, theatre.run(0.3))[-1].validity.status is Status.INVALID
+    assert of(ToolPose, theatre.run(1.0))[-1].validity.status is not Status.INVALID
+
+
+def test_a_wrong_but_perfect_looking_fit_never_moves_a_tool():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.register = theatre.off
+    for pose in of(ToolPose, theatre.run(0.35)):
+        if pose.volume_from_tool is not None:
+            true = SCENARIO.volume_from_tool((pose.validity.source_time_ns - T0) / 1e9)
+            assert np.linalg.norm(pose.volume_from_tool[:3, 3] - true[:3, 3]) < 1.0
+    assert all(f.validity.status is Status.INVALID for f in of(RegisteredFrame, theatre.outputs[-30:]))
+
+
+@pytest.mark.parametrize("hidden", ["DrillToTracker", PATIENT_DEVICE])
+def test_a_hidden_marker_takes_the_tool_away_and_must_settle(hidden):
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.hidden = {hidden}
+    theatre.run(0.25)
+    poses = of(ToolPose, theatre.outputs)
+    assert poses[-1].volume_from_tool is None and poses[-1].validity.reason
+    theatre.hidden = set()
+    back = of(ToolPose, theatre.run(0.3))
+    assert back[0].volume_from_tool is None
+    assert back[-1].volume_from_tool is not None
+
+
+def test_a_tracker_that_says_it_sees_nothing_is_believed():
+    theatre = Theatre()
+    theatre.run(4.0)
+    (pose,) = theatre.feed(TrackedPose("DrillToTracker", None, theatre.now_ns + 1, theatre.now_ns))
+    assert pose.volume_from_tool is None and "not seen" in pose.validity.reason
+
+
+def test_frames_without_a_tracked_carm_are_refused():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.hidden = {CARM_DEVICE}
+    frames = of(RegisteredFrame, theatre.run(1.0))
+    assert len(frames) >= 8 and all(f.volume_from_carm is None for f in frames)
+    # The patient's marker is still seen, so what was known of the patient still is.
+    assert of(ToolPose, theatre.outputs)[-1].validity.status is Status.VALID
+
+
+def test_a_source_that_vanishes_takes_everything_with_it():
+    theatre = Theatre()
+    theatre.run(4.0)
+    gone = theatre.feed(SourceState(SOURCE, False, "closed the connection", theatre.now_ns))
+    assert [o.validity.status for o in gone] == [Status.INVALID] * len(gone) and len(gone) >= 2
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    assert of(ToolPose, theatre.run(0.3))[-1].validity.status is Status.INVALID
+    assert of(ToolPose, theatre.run(1.5))[-1].validity.status is Status.VALID
+
+
+def test_silence_is_noticed_by_time_alone():
+    theatre = Theatre()
+    theatre.run(4.0)
+    quiet = [o for k in range(120) for o in theatre.feed(Tick(theatre.now_ns + k * 20_000_000))]
+    assert of(ToolPose, quiet)[0].validity.status is Status.INVALID
+    assert of(PatientPose, quiet)[-1].validity.status is Status.INVALID
+
+
+def test_without_xrays_trust_fades():
+    theatre = Theatre(registration={"degraded_after_s": 1.0, "invalid_after_s": 2.0})
+    theatre.run(3.0)
+    theatre.xray = False
+    assert of(ToolPose, theatre.run(0.5))[-1].validity.status is Status.VALID
+    faded = of(ToolPose, theatre.run(1.0))[-1]
+    assert faded.validity.status is Status.DEGRADED and "no X-ray" in faded.validity.reason
+    assert of(ToolPose, theatre.run(1.0))[-1].validity.status is Status.INVALID
+
+
+def test_an_image_of_another_size_is_named_and_the_loop_goes_on():
+    theatre = Theatre()
+    theatre.run(4.0)
+    (refused,) = theatre.feed(Frame(np.zeros((16, 16), np.uint16), theatre.now_ns, theatre.now_ns, 1))
+    assert refused.validity.status is Status.INVALID and "16 x 16" in refused.validity.reason
+    assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
+    state = theatre.pipeline._state()
+    assert any("16 x 16" in notice for notice in state.notices) and state.dropped["rejected"] == 1
+
+
+def test_a_pose_that_is_none_is_named():
+    theatre = Theatre()
+    theatre.run(4.0)
+    (out,) = theatre.feed(Rejected("DrillToTracker", "the pose holds numbers that are none", theatre.now_ns))
+    assert out.volume_from_tool is None
+    assert any("DrillToTracker" in notice for notice in theatre.pipeline._state().notices)
+
+
+def test_only_one_frame_is_under_way_and_the_newest_waits():
+    theatre = Theatre()
+    theatre.run(1.0)
+    asked: list[RegistrationRequest] = []
+    pipeline = theatre.pipeline
+    for k in range(1, 6):
+        stamp = theatre.now_ns + k * 10_000_000
+        for device in (PATIENT_DEVICE, CARM_DEVICE):
+            pose = SCENARIO.tracker_from_marker(device, (stamp - T0) / 1e9)
+            asked += of(RegistrationRequest, pipeline.step(TrackedPose(device, pose, stamp, stamp)))
+        frame = Frame(np.zeros((32, 32), np.uint16), stamp, stamp, 100 + k)
+        asked += of(RegistrationRequest, pipeline.step(frame))
+    assert [r.frame.sequence for r in asked] == [101]
+    after = pipeline.step(RegistrationDone(asked[0], theatre.truly(asked[0]), stamp))
+    assert [r.frame.sequence for r in of(RegistrationRequest, after)] == [105]
+    assert pipeline._state().dropped["xray"] == 3
+
+
+def test_views_are_collected_and_asked_for():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    requests = of(ReconstructionRequest, theatre.run(9.0))
+    assert len(requests) == 1 and len(requests[0].views) >= 4
+    directions = [view.volume_from_carm[:3, 2] for view in requests[0].views]
+    apart = [g.angle_between_rad(a, b) for k, a in enumerate(directions) for b in directions[:k]]
+    assert min(apart) >= np.deg2rad(20)
+    assert np.allclose(requests[0].center_mm, SCENARIO.isocentre_mm, atol=5.0)
+
+
+def test_without_a_ct_the_first_views_give_the_volume():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    requests = of(ReconstructionRequest, theatre.run(9.0))
+    poses = of(ToolPose, theatre.outputs)
+    assert len(requests) == 1 and all(p.volume_from_tool is None for p in poses)
+    assert "no volume yet" in of(RegisteredFrame, theatre.outputs)[0].validity.reason
+    made = VolumeReady(CT, None, requests[0].request, 4, "SART", 1.0, "", theatre.now_ns)
+    (update,) = theatre.feed(made)
+    assert update.role == "navigation" and update.validity.status is Status.DEGRADED
+
+    def in_patient(request: RegistrationRequest) -> Registration:
+        return dataclasses.replace(theatre.truly(request), volume_from_carm=request.patient_from_carm)
+
+    theatre.register = in_patient
+    last = of(ToolPose, theatre.run(1.5))[-1]
+    assert last.validity.status is Status.DEGRADED and "few X-rays" in last.validity.reason
+    true = g.inverse(SCENARIO.volume_from_patient) @ SCENARIO.volume_from_tool((last.validity.source_time_ns - T0) / 1e9)
+    assert np.linalg.norm(last.volume_from_tool[:3, 3] - true[:3, 3]) < 1.0
+
+
+def test_a_failed_reconstruction_is_said_and_nothing_else_happens():
+    theatre = Theatre()
+    theatre.run(4.0)
+    assert theatre.feed(VolumeReady(None, None, 1, 0, "SART", 1.0, "all views look the same way", theatre.now_ns)) == []
+    assert any("same way" in notice for notice in theatre.pipeline._state().notices)
+
+
+def test_the_same_messages_give_the_same_outputs():
+    def digest() -> str:
+        theatre = Theatre()
+        theatre.run(3.0)
+        sha = hashlib.sha256()
+        for output in theatre.outputs:
+            for part in bus.pack(output):
+                sha.update(part)
+        return sha.hexdigest()
+
+    assert digest() == digest()
