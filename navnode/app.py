@@ -81,7 +81,7 @@ class Node:
         self._latency, self._overlay_latency = _Latencies(), _Latencies()
         self._displayed: dict[str, VolumeUpdate] = {}
         self._last_tool_ns: dict[str, int] = {}
-        self._worker_seen_ns = 0
+        self._worker_seen_ns = self._worker_instance = 0
         self._surface_asked = False
 
     async def start(self) -> None:
@@ -136,7 +136,6 @@ class Node:
             now = now_ns()
             if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_S * 1e9:
                 self._worker_seen_ns = 0
-                self._surface_asked = False
                 self._dispatch(WorkerState(False, "", "the reconstruction worker does not answer", now))
             self._dispatch(Tick(now))
 
@@ -149,6 +148,8 @@ class Node:
                 log.warning("worker: %s", error)
                 continue
             if isinstance(message, WorkerState):
+                if message.instance != self._worker_instance:
+                    self._worker_instance, self._surface_asked = message.instance, False
                 self._worker_seen_ns = now_ns()
                 self._dispatch(message)
                 self._ask_surface()

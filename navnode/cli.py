@@ -8,7 +8,6 @@ import json
 import logging
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,7 +92,7 @@ def demo(
     from navnode.simulation import room
 
     loaded = config.load("ctless.toml" if ctless else "demo.toml")
-    simulator = SimulatorSection(ct=ct or "sample", size_px=size, frame_rate_hz=rate, port=loaded.sources[0].port)
+    simulator = _simulator(port=loaded.sources[0].port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
     # Rendering happens here, where its progress can be seen; the processes find it done.
     prepared = room.prepare(simulator, messages)
     loaded = _demo_config(loaded, simulator, headless, port, threads, ctless, ct)
@@ -116,8 +115,7 @@ def simulate(
     """Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
     from navnode.simulation import room
 
-    given = {"port": port, "ct": ct or "sample", "size_px": size, "frame_rate_hz": rate, "seed": seed}
-    settings = config.convert(given, SimulatorSection, "arguments")
+    settings = _simulator(port=port, ct=ct or "sample", size_px=size, frame_rate_hz=rate, seed=seed)
     prepared = room.load(room.prepare(settings, messages), settings)
 
     async def serve() -> None:
@@ -220,15 +218,21 @@ def run_supervised(
             messages.print(terminal.NOTICE, style="bold")
         supervisor.start()
         _print_addresses(loaded)
-        scorer = _start_scorer(loaded, simulator, scenario) if simulator else None
+        scorer = _scorer(loaded, scenario) if simulator else None
+        listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
         began_s = time.monotonic()
-        with screen.shown():
+        with listening, screen.shown():
             wait_while(supervisor, on_state, seconds)
         elapsed_s = time.monotonic() - began_s
         restarts = supervisor.restarts()
     if scorer is None or states[0] is None:
         return {}
     return _report(scorer, states[0], elapsed_s, restarts)
+
+
+def _simulator(**given: Any) -> SimulatorSection:
+    """Checked settings from the command line."""
+    return config.convert(given, SimulatorSection, "arguments")
 
 
 def _demo_config(
@@ -261,13 +265,15 @@ def _demo_config(
     )
 
 
-def _start_scorer(loaded: Config, simulator: SimulatorSection, scenario: Any) -> Any:
+def _scorer(loaded: Config, scenario: Any) -> Any:
     from navnode.simulation.score import Scorer
 
-    scorer = Scorer(scenario, with_ct=bool(loaded.volume.ct))
-    node, room = (loaded.console.host, loaded.console.port), (simulator.host, simulator.port)
-    threading.Thread(target=lambda: asyncio.run(scorer.run(node, room)), daemon=True).start()
-    return scorer
+    return Scorer(scenario, with_ct=bool(loaded.volume.ct))
+
+
+def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Where the node and the virtual room serve."""
+    return (loaded.console.host, loaded.console.port), (loaded.sources[0].host, loaded.sources[0].port)
 
 
 def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str, int]) -> dict[str, Any]:

@@ -125,7 +125,9 @@ class Consoles:
         ]
         points = np.zeros((0, 3), np.float32)
         lines: tuple[tuple[int, ...], ...] = ()
-        tips: tuple[PointElement, ...] = ()
+        # Receivers on the C++ library pass over an empty list and keep the old point: nowhere must be said.
+        nowhere = (float("nan"),) * 3
+        tips = (PointElement("", nowhere),)
         if pose.volume_from_tool is not None:
             ends = np.array([[0, 0, -_TOOL_LENGTH_MM], [0, 0, 0], [0, 0, _EXTENSION_MM]])
             points = g.transform(pose.volume_from_tool, ends).astype(np.float32)

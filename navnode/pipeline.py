@@ -124,6 +124,8 @@ class Pipeline:
                 self._now_ns = max(self._now_ns, message.now_ns)
                 return self._on_volume(message)
             case WorkerState():
+                if not message.alive or message.instance != self._worker.instance:
+                    self._views.forget_request()
                 self._worker = message
                 return []
             case SourceState():
@@ -264,8 +266,9 @@ class Pipeline:
 
     def _without_volume(self, frame: Frame, patient_from_carm: Matrix) -> list[Output]:
         """CT-less: the volume's frame is the patient's until there is a volume."""
-        outputs = self._registered(frame, None, invalid(self._views.progress), np.inf, 0.0)
-        return outputs + self._take_view(frame, patient_from_carm)
+        requests = self._take_view(frame, patient_from_carm)
+        self._patient.doubt(self._views.progress)
+        return self._registered(frame, None, invalid(self._views.progress), np.inf, 0.0) + requests
 
     def _on_registration(self, done: RegistrationDone) -> list[Output]:
         self._in_flight = False
@@ -662,6 +665,11 @@ class _Views:
         self._asked += 1
         x, y, z = self.center_mm(pivot_mm).tolist()
         return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z))]
+
+    def forget_request(self) -> None:
+        """No answer will come any more: ask again when there is somebody to ask."""
+        if self._asked != self._answered:
+            self._answered, self.waiting = self._asked, True
 
     def answered(self, request: int) -> None:
         self._answered = max(self._answered, request)

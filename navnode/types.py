@@ -204,6 +204,8 @@ class WorkerState:
     engine: str
     reason: str
     now_ns: int
+    instance: int = 0
+    """Another one when the process is another one: what the last was asked is lost with it."""
 
 
 @dataclass(frozen=True, slots=True)

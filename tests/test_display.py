@@ -37,9 +37,7 @@ ROOM = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((
 
 
 def state(status: Status = Status.VALID) -> NodeState:
-    return NodeState(
-        Validity(status), {}, {"x": ""}, "SART", True, "ct", 10, 9, 14.0, 1, {"xray": 0}, {}, (), NOW, {}
-    )
+    return NodeState(Validity(status), {}, {"x": ""}, "SART", True, "ct", 10, 9, 14.0, 1, {"xray": 0}, {}, (), NOW, {})
 
 
 def frame(t_s: float, station: int | None = 0) -> RegisteredFrame:

@@ -288,8 +288,19 @@ def test_without_a_ct_the_first_views_give_the_volume():
     theatre.register = in_patient
     last = of(ToolPose, theatre.run(1.5))[-1]
     assert last.validity.status is Status.DEGRADED and "few X-rays" in last.validity.reason
-    true = g.inverse(SCENARIO.volume_from_patient) @ SCENARIO.volume_from_tool((last.validity.source_time_ns - T0) / 1e9)
+    true = g.inverse(SCENARIO.volume_from_patient) @ SCENARIO.volume_from_tool(
+        (last.validity.source_time_ns - T0) / 1e9
+    )
     assert np.linalg.norm(last.volume_from_tool[:3, 3] - true[:3, 3]) < 1.0
+
+
+def test_a_request_lost_with_its_worker_is_made_again():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 1))
+    assert len(of(ReconstructionRequest, theatre.run(9.0))) == 1
+    assert not of(ReconstructionRequest, theatre.run(0.5))
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 2))
+    assert len(of(ReconstructionRequest, theatre.run(0.5))) == 1
 
 
 def test_a_failed_reconstruction_is_said_and_nothing_else_happens():

@@ -60,7 +60,9 @@ def test_resampling_keeps_things_where_they_are():
         return g.transform(v.volume_from_index, index)
 
     assert np.allclose(center_of_mass(coarse), center_of_mass(volume), atol=0.2)
-    corners = [g.transform(volume.volume_from_index, np.array([i, j, k])) for i in (0, 39) for j in (0, 39) for k in (0, 39)]
+    corners = [
+        g.transform(volume.volume_from_index, np.array([i, j, k])) for i in (0, 39) for j in (0, 39) for k in (0, 39)
+    ]
     inside = g.transform(np.linalg.inv(coarse.volume_from_index), np.array(corners))
     assert (inside > -1).all() and (inside < np.array(coarse.voxels.shape[::-1])).all()
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.types import (
     CArm,
+    FloatArray,
     Matrix,
     Mesh,
     NodeState,
@@ -38,11 +40,18 @@ _JPEG_QUALITY = 82
 class Station:
     """One of the two X-ray pictures."""
 
-    jpeg: bytes
+    counts: npt.NDArray[np.uint16]
     carm: CArm
     volume_from_carm: Matrix
     timestamp_ns: int
     shown_ns: int
+    _jpeg: bytes | None = None
+
+    def jpeg(self) -> bytes:
+        """The picture; made when the first page asks for it."""
+        if self._jpeg is None:
+            self._jpeg = picture(self.counts)
+        return self._jpeg
 
 
 @dataclass
@@ -74,7 +83,7 @@ class Scene:
         if frame.station is None or frame.volume_from_carm is None:
             return
         self.stations[frame.station] = Station(
-            picture(frame.frame.counts), frame.carm, frame.volume_from_carm, frame.frame.timestamp_ns, now_ns
+            frame.frame.counts, frame.carm, frame.volume_from_carm, frame.frame.timestamp_ns, now_ns
         )
 
     def describe(self, now_ns: int) -> dict[str, Any]:
@@ -133,11 +142,12 @@ def view_name(volume_from_carm: Matrix) -> str:
     return name if abs(tilt) < 4 else f"{name}, {'cranial' if tilt > 0 else 'caudal'} {abs(tilt):.0f}°"
 
 
-def picture(counts: np.ndarray[Any, Any]) -> bytes:
+def picture(counts: npt.NDArray[np.uint16]) -> bytes:
     """An X-ray as people read it: bone bright, 2nd to 99.8th percentile of the line integrals, JPEG."""
-    line = -np.log(np.maximum(counts, 1).astype(np.float32))
-    low, high = np.percentile(line[::4, ::4], (2, 99.8))
-    grey = np.clip((line - low) * (255.0 / max(high - low, 1e-3)), 0, 255).astype(np.uint8)
+    line = -cv2.log(np.maximum(counts, 1).astype(np.float32))
+    low, high = np.percentile(line[::8, ::8], (2, 99.8))
+    scale = 255.0 / max(high - low, 1e-3)
+    grey = cv2.convertScaleAbs(np.maximum(line, np.float32(low)), alpha=scale, beta=-low * scale)
     ok, jpeg = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert ok
     return bytes(jpeg)
@@ -175,7 +185,7 @@ def mesh_blob(update: VolumeUpdate, mesh: Mesh) -> bytes:
     return blob("mesh", about, mesh.vertices_mm.tobytes(), normals.tobytes(), mesh.triangles.tobytes())
 
 
-def vertex_normals(mesh: Mesh) -> np.ndarray[Any, np.dtype[np.float32]]:
+def vertex_normals(mesh: Mesh) -> FloatArray:
     """Unit normals (N, 3), area-weighted mean of the triangles around each vertex."""
     a, b, c = (mesh.vertices_mm[mesh.triangles[:, corner]] for corner in range(3))
     face = np.cross(b - a, c - a)

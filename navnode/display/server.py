@@ -72,7 +72,7 @@ class Display:
                     await asyncio.to_thread(self._take_volume, output)
                 else:
                     self._scene.take(output, now_ns())
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
     def _take_volume(self, update: VolumeUpdate) -> None:
         self._versions += 1
@@ -110,7 +110,8 @@ class Display:
         while True:
             if viewer.in_flight < _IN_FLIGHT:
                 for name, (version, data) in list(self._blobs.items()):
-                    await viewer.send_once(name, version, data)
+                    if viewer.lacks(name, version):
+                        await viewer.send_blob(data)
                 for slot, station in list(self._scene.stations.items()):
                     about = {"slot": slot, "timestamp_ns": str(station.timestamp_ns)}
                     await viewer.send_once(
@@ -141,10 +142,15 @@ class _Viewer:
             return
         self._acknowledged = max(self._acknowledged, min(number, self._sent))
 
-    async def send_once(self, name: str, version: int, data: Any) -> None:
-        if self._has.get(name) != version:
-            self._has[name] = version
-            await self._socket.send_bytes(data() if callable(data) else data)
+    def lacks(self, name: str, version: int) -> bool:
+        """Whether this page has not been sent this version yet; it counts as sent from now on."""
+        if self._has.get(name) == version:
+            return False
+        self._has[name] = version
+        return True
+
+    async def send_blob(self, data: bytes) -> None:
+        await self._socket.send_bytes(data)
 
     async def send_scene(self, scene: dict[str, Any]) -> None:
         self._sent += 1

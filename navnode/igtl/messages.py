@@ -303,6 +303,7 @@ def _split_metadata(header: Header, body: memoryview) -> tuple[memoryview, dict[
 # --- contents ----------------------------------------------------------------------------------------
 
 _IMAGE = struct.Struct(">HBBBB3H12f3H3H")
+_IMAGE_VERSION = 1  # the C++ library ignores images of any other, without a word
 _SCALARS: Mapping[int, str] = {
     2: "i1",
     3: "u1",
@@ -376,7 +377,22 @@ def _encode_image(message: Image) -> bytes:
     center = message.ras_from_index[:3, 3] + axes @ ((np.array([i, j, k]) - 1) / 2)
     native_order = np.ascontiguousarray(voxels).astype(voxels.dtype.newbyteorder("<"), copy=False)
     head = _IMAGE.pack(
-        2, components, _SCALAR_CODES[voxels.dtype], 2, 1, i, j, k, *axes.T.ravel(), *center, 0, 0, 0, i, j, k
+        _IMAGE_VERSION,
+        components,
+        _SCALAR_CODES[voxels.dtype],
+        2,
+        1,
+        i,
+        j,
+        k,
+        *axes.T.ravel(),
+        *center,
+        0,
+        0,
+        0,
+        i,
+        j,
+        k,
     )
     return head + native_order.tobytes()
 

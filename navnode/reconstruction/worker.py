@@ -40,7 +40,7 @@ def run_worker(config: Config, address: str) -> None:
     while True:
         if time.monotonic() - last_beat >= HEARTBEAT_S:
             last_beat = time.monotonic()
-            socket.send_multipart(bus.pack(WorkerState(True, ENGINE, "", now_ns())))
+            socket.send_multipart(bus.pack(WorkerState(True, ENGINE, "", now_ns(), os.getpid())))
         if socket.poll(100):
             try:
                 jobs.put(bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)]))

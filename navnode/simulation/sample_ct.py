@@ -63,11 +63,17 @@ def ensure_procedural_ct() -> Path:
 
 
 def resolve_ct(given: str, console: Console) -> Path:
-    """``sample``, ``procedural`` or a path, as configurations and ``--ct`` give it."""
+    """``sample``, ``procedural`` or a path, as configurations and ``--ct`` give it.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
     if given == "sample":
         return ensure_sample_ct(console)
     if given == "procedural":
         return ensure_procedural_ct()
+    if not Path(given).exists():
+        raise ConfigError(f"{given}: there is no such file or folder")
     return Path(given)
 
 

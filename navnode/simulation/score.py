@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,12 +42,26 @@ class Scorer:
         self.frames = 0
         self.statuses: list[str] = []
 
-    async def run(self, node: tuple[str, int], room: tuple[str, int]) -> None:
-        """Listen to both until cancelled."""
-        await asyncio.gather(
-            Client(*node, on_message=lambda message, _: self.from_node(message)).run(),
-            Client(*room, on_message=lambda message, _: self.from_room(message)).run(),
+    @contextmanager
+    def listening(self, node: tuple[str, int], room: tuple[str, int]) -> Iterator[None]:
+        """Listen to both, in a thread, for as long as the block runs."""
+        loop = asyncio.new_event_loop()
+        clients = (
+            Client(*node, on_message=lambda message, _: self.from_node(message)),
+            Client(*room, on_message=lambda message, _: self.from_room(message)),
         )
+        tasks = [loop.create_task(client.run()) for client in clients]
+        thread = threading.Thread(target=loop.run_forever, name="scorer", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            for task in tasks:
+                loop.call_soon_threadsafe(task.cancel)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.close()
 
     def from_room(self, message: Message) -> None:
         """Take what the room says of the truth."""

@@ -196,8 +196,8 @@ def body_of(kind: str, body: bytes, version: int = 1) -> bytes:
     [
         (body_of("TRANSFORM", b"\0" * 47), "48 expected"),
         (body_of("IMAGE", b"\0" * 72), "scalar type"),
-        (body_of("IMAGE", struct.pack(">HBBBB3H12f3H3H", 2, 1, 3, 2, 1, 0, 4, 4, *[0.0] * 12, 0, 0, 0, 0, 4, 4)), "0 x 4"),
-        (body_of("IMAGE", struct.pack(">HBBBB3H12f3H3H", 2, 1, 3, 2, 1, 4, 4, 1, *[0.0] * 12, 1, 0, 0, 4, 4, 1)), "beyond"),
+        (body_of("IMAGE", struct.pack(">HBBBB3H12f3H3H", 1, 1, 3, 2, 1, 0, 4, 4, *[0.0] * 12, 0, 0, 0, 0, 4, 4)), "0 x 4"),
+        (body_of("IMAGE", struct.pack(">HBBBB3H12f3H3H", 1, 1, 3, 2, 1, 4, 4, 1, *[0.0] * 12, 1, 0, 0, 4, 4, 1)), "beyond"),
         (body_of("STRING", struct.pack(">HH", 3, 9) + b"abc"), "9 expected"),
         (body_of("POLYDATA", struct.pack(">10I", 1 << 30, *[0] * 9)), "points and cells"),
         (body_of("TRANSFORM", struct.pack(">HHII", 12, 60_000, 0, 0) + b"\0" * 48, 2), "more than the body"),
@@ -224,6 +224,9 @@ def test_reference_vectors():
         wire = path.read_bytes()
         message = decode(wire)
         assert message.type == entry["type"] and message.device == entry["device"]
+        if entry["type"] == "IMAGE":
+            assert message.voxels.shape == (1, 50, 50) and len(encode(message)) == len(wire)
+            assert encode(message)[HEADER_SIZE : HEADER_SIZE + 4] == wire[HEADER_SIZE : HEADER_SIZE + 4]
         if entry["header_version"] == 1 and entry["type"] in known:
             assert encode(message) == wire, entry["file"]
             seen.add(entry["type"])

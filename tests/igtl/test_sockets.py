@@ -71,7 +71,7 @@ def test_a_client_receives_and_comes_back_after_the_server_was_gone():
         await until(lambda: any(m.device == "B" for m in got))
         task.cancel()
         await again.stop()
-        assert states == [True, False, True] or states[0] and states[-1]
+        assert states == [True, False, True] or (states[0] and states[-1])
 
     run(story())
 
@@ -115,7 +115,9 @@ def test_questions_are_answered_like_a_plusserver():
     run(story())
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\1IMAGE" + b"\xff" * 60, encode(transform("x", 1))[:-1] + b"\1"])
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\1IMAGE" + b"\xff" * 60, encode(transform("x", 1))[:-1] + b"\1"]
+)
 def test_a_bad_client_is_closed_and_the_others_do_not_notice(garbage):
     async def story():
         server = Server(port=0)
