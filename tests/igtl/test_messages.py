@@ -187,6 +187,10 @@ def test_limits_are_checked_before_a_body_is_awaited(data, reason):
         Framer().feed(data)
 
 
+def image_header(size: tuple[int, ...], offset: tuple[int, ...], part: tuple[int, ...], scalar: int = 3) -> bytes:
+    return struct.pack(">HBBBB3H12f3H3H", 1, 1, scalar, 2, 1, *size, *[0.0] * 12, *offset, *part)
+
+
 def body_of(kind: str, body: bytes, version: int = 1) -> bytes:
     return HEADER.pack(version, kind.encode(), b"x", 0, len(body), crc64(body)) + body
 
@@ -196,8 +200,8 @@ def body_of(kind: str, body: bytes, version: int = 1) -> bytes:
     [
         (body_of("TRANSFORM", b"\0" * 47), "48 expected"),
         (body_of("IMAGE", b"\0" * 72), "scalar type"),
-        (body_of("IMAGE", struct.pack(">HBBBB3H12f3H3H", 1, 1, 3, 2, 1, 0, 4, 4, *[0.0] * 12, 0, 0, 0, 0, 4, 4)), "0 x 4"),
-        (body_of("IMAGE", struct.pack(">HBBBB3H12f3H3H", 1, 1, 3, 2, 1, 4, 4, 1, *[0.0] * 12, 1, 0, 0, 4, 4, 1)), "beyond"),
+        (body_of("IMAGE", image_header((0, 4, 4), (0, 0, 0), (0, 4, 4))), "0 x 4"),
+        (body_of("IMAGE", image_header((4, 4, 1), (1, 0, 0), (4, 4, 1))), "beyond"),
         (body_of("STRING", struct.pack(">HH", 3, 9) + b"abc"), "9 expected"),
         (body_of("POLYDATA", struct.pack(">10I", 1 << 30, *[0] * 9)), "points and cells"),
         (body_of("TRANSFORM", struct.pack(">HHII", 12, 60_000, 0, 0) + b"\0" * 48, 2), "more than the body"),
