@@ -107,6 +107,15 @@ class Display:
         return socket
 
     async def _feed(self, viewer: _Viewer) -> None:
+        try:
+            await self._feed_forever(viewer)
+        except ConnectionError:
+            pass  # it has gone
+        except Exception:
+            log.exception("a viewer could not be fed")
+            await viewer.close()
+
+    async def _feed_forever(self, viewer: _Viewer) -> None:
         while True:
             if viewer.in_flight < _IN_FLIGHT:
                 for name, (version, data) in list(self._blobs.items()):
@@ -114,11 +123,8 @@ class Display:
                         await viewer.send_blob(data)
                 for slot, station in list(self._scene.stations.items()):
                     about = {"slot": slot, "timestamp_ns": str(station.timestamp_ns)}
-                    await viewer.send_once(
-                        f"view/{slot}",
-                        station.timestamp_ns,
-                        lambda a=about, s=station: blob("view", a, s.jpeg),
-                    )
+                    if viewer.lacks(f"view/{slot}", station.timestamp_ns):
+                        await viewer.send_blob(blob("view", about, station.jpeg()))
                 await viewer.send_scene(self._scene.describe(now_ns()))
             await asyncio.sleep(_EVERY_S)
 
@@ -148,6 +154,9 @@ class _Viewer:
             return False
         self._has[name] = version
         return True
+
+    async def close(self) -> None:
+        await self._socket.close()
 
     async def send_blob(self, data: bytes) -> None:
         await self._socket.send_bytes(data)
