@@ -18,6 +18,7 @@ import zmq
 
 from navnode.errors import LocalError, PeerError
 from navnode.types import (
+    CArmPose,
     Frame,
     NodeState,
     PatientPose,
@@ -73,6 +74,7 @@ TOPICS = {
         Topic("reconstruction.done", VolumeReady, Policy.BOUNDED, 60_000, True),
         Topic("worker", WorkerState, Policy.LATEST, 2_000, True),
         Topic("frame", RegisteredFrame, Policy.LATEST, 1_500, True),
+        Topic("carm", CArmPose, Policy.LATEST, 1_500, True),
         Topic("patient", PatientPose, Policy.LATEST, 1_500, True),
         Topic("tool", ToolPose, Policy.LATEST, 150, True),
         Topic("volume", VolumeUpdate, Policy.LATEST, float("inf"), True),

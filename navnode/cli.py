@@ -90,12 +90,14 @@ def demo(
     """Show a navigated operation: virtual operating room, node and display on this machine."""
     # Imported here: only a demo scores itself against a simulator.
     from navnode.simulation import room
+    from navnode.simulation.sample_ct import resolve_ct
 
     loaded = config.load("ctless.toml" if ctless else "demo.toml")
-    simulator = _simulator(port=loaded.sources[0].port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
+    given = _simulator(port=loaded.sources[0].port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
+    simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
+    loaded = _demo_config(loaded, simulator, headless, port, threads, ctless)
     # Rendering happens here, where its progress can be seen; the processes find it done.
     prepared = room.prepare(simulator, messages)
-    loaded = _demo_config(loaded, simulator, headless, port, threads, ctless, ct)
     report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
     if as_json:
         print(json.dumps(report))  # noqa: T201
@@ -139,6 +141,11 @@ def run(
     if check:
         messages.print(f"{configuration}: fine", highlight=False)
         return
+    if loaded.volume.ct:  # here, where fetching it can be seen
+        from navnode.simulation.sample_ct import resolve_ct
+
+        ct = str(resolve_ct(loaded.volume.ct, messages))
+        loaded = msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=ct))
     run_supervised(loaded, None, seconds, False, None)
 
 
@@ -216,7 +223,8 @@ def run_supervised(
     with Supervisor(loaded, simulator, screen.announce) as supervisor:
         if not quiet:
             messages.print(terminal.NOTICE, style="bold")
-        supervisor.start()
+        with messages.status("Starting: the CT is read and prepared for registration …"):
+            supervisor.start()
         _print_addresses(loaded)
         scorer = _scorer(loaded, scenario) if simulator else None
         listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
@@ -242,7 +250,6 @@ def _demo_config(
     port: int,
     threads: int,
     ctless: bool,
-    ct: str | None,
 ) -> Config:
     """launch/demo.toml with what the command line changes."""
     from navnode.simulation.scenario import carm_of_size
@@ -258,7 +265,7 @@ def _demo_config(
             pixel_spacing_mm=carm.pixel_spacing_mm,
             principal_point_px=carm.principal_point_px,
         ),
-        volume=loaded.volume if ctless or ct is None else replace(loaded.volume, ct=ct),
+        volume=loaded.volume if ctless else replace(loaded.volume, ct=simulator.ct),
         registration=replace(loaded.registration, threads=threads),
         console=replace(loaded.console, port=port),
         display=replace(loaded.display, enabled=loaded.display.enabled and not headless),

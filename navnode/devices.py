@@ -20,6 +20,7 @@ from navnode.igtl import (
     Transform,
 )
 from navnode.types import (
+    CArmPose,
     Frame,
     Input,
     Matrix,
@@ -105,11 +106,10 @@ class Consoles:
                 return self._tool(output)
             case PatientPose():
                 return [_transform("PatientToVolume", output.volume_from_patient, output.validity)]
+            case CArmPose():
+                return [_transform("CArmToVolume", output.volume_from_carm, output.validity)]
             case RegisteredFrame():
-                return [
-                    _transform("CArmToVolume", output.volume_from_carm, output.validity),
-                    self._image(output),
-                ]
+                return [self._image(output)]
             case VolumeUpdate():
                 return _volume(output)
             case NodeState():

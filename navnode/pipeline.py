@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode import geometry as g
+from navnode.clock import Lateness
 from navnode.config import Config, matrix
 from navnode.imaging import line_integrals, open_beam_counts
 from navnode.poses import Missing, PoseRing
 from navnode.registration.fusion import PatientFilter, measurement
 from navnode.types import (
+    CArmPose,
     Effort,
     Frame,
     Input,
@@ -90,6 +92,8 @@ class Pipeline:
         self._pending: Frame | None = None
         self._in_flight = False
         self._last_frame_ns = 0
+        self._carm_known = False
+        self._lateness = {name: Lateness() for name in (*self._rings, devices.xray)}
         self._motion = _Motion()
         self._stations = _Stations()
         self._views = _Views(config)
@@ -98,7 +102,7 @@ class Pipeline:
         self._worker = WorkerState(False, "", "starting", 0)
         self._frames_received = self._frames_registered = self._volumes = 0
         self._registered_at_ns: deque[int] = deque(maxlen=30)
-        self._dropped: dict[str, int] = {"xray": 0, "pose": 0, "rejected": 0}
+        self._dropped: dict[str, int] = {"xray": 0, "pose": 0, "late": 0, "rejected": 0}
         self._status_counts: dict[str, int] = {status.value: 0 for status in Status}
         self._tool_validity: dict[str, Validity] = {}
         self._notices: deque[str] = deque(maxlen=5)
@@ -150,6 +154,11 @@ class Pipeline:
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
         ring = self._rings.get(pose.device)
         if ring is None:
+            return []
+        late_ns = self._lateness[pose.device].of(pose.timestamp_ns, pose.received_ns)
+        if late_ns is None or late_ns > _POSE_STALE_NS:
+            # As good as none: if all of them are, the silence is noticed.
+            self._dropped["late"] += 1
             return []
         if pose.tracker_from_marker is None:  # the tracker says that it does not see it
             return self._invalidate_tool(pose.device, "not seen by the tracker", pose.timestamp_ns)
@@ -220,6 +229,11 @@ class Pipeline:
             height, width = frame.counts.shape
             reason = f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
             return [*self._refuse(frame, reason), *self._notice(reason)]
+        late_ns = self._lateness[self._config.devices.xray].of(frame.timestamp_ns, frame.received_ns)
+        if late_ns is None or late_ns > _FRAME_STALE_NS:
+            self._dropped["late"] += 1
+            why = "is stamped ahead of time" if late_ns is None else f"arrived {late_ns / 1e9:.1f} s late"
+            return self._refuse(frame, f"the X-ray {why}")
         outputs: list[Output] = []
         if self._pending is not None:
             self._dropped["xray"] += 1
@@ -308,9 +322,18 @@ class Pipeline:
         station = None
         if volume_from_carm is not None and self._motion.still:
             station = self._stations.slot_of(volume_from_carm[:3, 2])
+        self._carm_known = volume_from_carm is not None
         return [
-            RegisteredFrame(frame, self._carm, volume_from_carm, stamped, residual, similarity, station, self._now_ns)
+            CArmPose(volume_from_carm, stamped),
+            RegisteredFrame(frame, self._carm, volume_from_carm, stamped, residual, similarity, station, self._now_ns),
         ]
+
+    def _carm_unknown(self, reason: str) -> list[Output]:
+        """CArmToVolume is taken back, once."""
+        if not self._carm_known:
+            return []
+        self._carm_known = False
+        return [CArmPose(None, invalid(reason))]
 
     def _refuse(self, frame: Frame, reason: str) -> list[Output]:
         """A frame that cannot be registered to anything."""
@@ -371,6 +394,8 @@ class Pipeline:
             known = self._tool_validity.get(tool.name)
             if silent_ns > _POSE_STALE_NS and (known is None or known.usable):
                 outputs += self._invalidate_tool(device, "no pose from the tracker", self._rings[device].newest_ns)
+        if self._now_ns - self._last_frame_ns > _FRAME_STALE_NS:
+            outputs += self._carm_unknown("no X-ray arrives")
         self._patient.watch(self._now_ns, tracked=self._tracked())
         if self._patient.validity(self._now_ns).status is not self._last_patient_status:
             outputs += self._patient_pose(self._rings[self._config.devices.patient].newest_ns)
@@ -405,6 +430,7 @@ class Pipeline:
         outputs: list[Output] = []
         for device in self._tools:
             outputs += self._invalidate_tool(device, f"source {source.name} vanished", 0)
+        outputs += self._carm_unknown(f"source {source.name} vanished")
         return outputs + self._patient_pose(0) + self._notice(f"source {source.name}: {source.reason}")
 
     def _on_rejected(self, rejected: Rejected) -> list[Output]:

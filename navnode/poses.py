@@ -14,6 +14,9 @@ MAX_GAP_NS = 120_000_000
 SETTLE_SAMPLES = 4
 """Samples in a row before a marker that was hidden is believed again."""
 
+CLOCK_STEP_NS = 1_000_000_000
+"""Further back than this is another clock, not a late sample."""
+
 _CAPACITY = 400
 _FOREVER_NS = 1 << 63
 
@@ -43,7 +46,13 @@ class PoseRing:
         return self._times_ns[-1] if self._times_ns else 0
 
     def add(self, timestamp_ns: int, tracker_from_marker: Matrix) -> bool:
-        """Take a sample; False when it is not newer than the newest."""
+        """Take a sample; False when it is not newer than the newest.
+
+        A sample from far before the newest means that the source's clock was set back, or that the newest was
+        wrong: what was known is forgotten, and the marker must settle again.
+        """
+        if timestamp_ns < self.newest_ns - CLOCK_STEP_NS:
+            self.clear()
         if timestamp_ns <= self.newest_ns:
             return False
         if not self._times_ns or timestamp_ns - self.newest_ns > MAX_GAP_NS:

@@ -288,6 +288,14 @@ class RegisteredFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class CArmPose:
+    """``CArmToVolume``: where the C-arm stood for the last X-ray; None when that is not known or long ago."""
+
+    volume_from_carm: Matrix | None
+    validity: Validity
+
+
+@dataclass(frozen=True, slots=True)
 class PatientPose:
     """The navigation registration, ``PatientToVolume``."""
 
@@ -346,5 +354,12 @@ class NodeState:
 
 
 Output = (
-    RegistrationRequest | ReconstructionRequest | RegisteredFrame | PatientPose | ToolPose | VolumeUpdate | NodeState
+    RegistrationRequest
+    | ReconstructionRequest
+    | RegisteredFrame
+    | CArmPose
+    | PatientPose
+    | ToolPose
+    | VolumeUpdate
+    | NodeState
 )

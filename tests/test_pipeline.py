@@ -14,6 +14,7 @@ from navnode import geometry as g
 from navnode.pipeline import Pipeline
 from navnode.simulation.scenario import CARM_DEVICE, CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, PATIENT_DEVICE, Scenario
 from navnode.types import (
+    CArmPose,
     Frame,
     PatientPose,
     ReconstructionRequest,
@@ -34,7 +35,7 @@ from navnode.types import (
     invalid,
 )
 
-T0 = 1_000_000_000_000
+T0 = 1_700_000_000_000_000_000
 SCENARIO = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((1, 3)))
 SOURCE = "127.0.0.1:18945"
 CT = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4), "ct")
@@ -224,10 +225,65 @@ def test_without_xrays_trust_fades():
     assert of(ToolPose, theatre.run(1.0))[-1].validity.status is Status.INVALID
 
 
+def test_what_arrives_late_is_not_shown_as_new():
+    theatre = Theatre()
+    theatre.run(4.0)
+    late_ns = theatre.now_ns + 2_000_000_000
+    for device in (PATIENT_DEVICE, "DrillToTracker"):
+        pose = SCENARIO.tracker_from_marker(device, theatre.time_s + 0.01)
+        assert theatre.feed(TrackedPose(device, pose, theatre.now_ns + 10_000_000, late_ns)) == []
+    assert of(ToolPose, theatre.feed(Tick(late_ns)))[-1].validity.status is Status.INVALID
+    frame = Frame(np.zeros((32, 32), np.uint16), theatre.now_ns + 10_000_000, late_ns, 1)
+    assert "late" in of(RegisteredFrame, theatre.feed(frame))[0].validity.reason
+    assert theatre.pipeline._state().dropped["late"] == 3
+
+
+def test_a_clock_that_was_set_back_is_taken_up_again():
+    theatre = Theatre()
+    theatre.run(4.0)
+    hour = 3_600_000_000_000
+    for k in range(1, 4000):  # its poses look an hour late until nobody remembers how they were before
+        now = theatre.now_ns + k * 10_000_000
+        for device in (PATIENT_DEVICE, "DrillToTracker"):
+            pose = SCENARIO.tracker_from_marker(device, 4.0)
+            theatre.feed(TrackedPose(device, pose, now - hour, now))
+        if k == 50:
+            assert of(ToolPose, theatre.feed(Tick(now)))[-1].validity.status is Status.INVALID
+    assert of(ToolPose, theatre.outputs)[-1].volume_from_tool is not None
+
+
+def test_one_stamp_from_the_future_does_not_silence_a_marker():
+    theatre = Theatre()
+    theatre.run(4.0)
+    pose = SCENARIO.tracker_from_marker("DrillToTracker", 4.0)
+    theatre.feed(TrackedPose("DrillToTracker", pose, theatre.now_ns + 3_600_000_000_000, theatre.now_ns))
+    assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
+
+
+def test_a_clock_that_was_set_forward_is_taken_up():
+    theatre = Theatre()
+    theatre.run(4.0)
+    hour = 3_600_000_000_000
+    for k in range(1, 30):
+        now = theatre.now_ns + k * 10_000_000
+        for device in (PATIENT_DEVICE, "DrillToTracker"):
+            theatre.feed(TrackedPose(device, SCENARIO.tracker_from_marker(device, 4.0), now + hour, now))
+    assert of(ToolPose, theatre.outputs)[-1].volume_from_tool is not None
+
+
+def test_the_carms_place_is_taken_back_when_xrays_stop():
+    theatre = Theatre()
+    theatre.run(4.0)
+    assert of(CArmPose, theatre.outputs)[-1].volume_from_carm is not None
+    theatre.xray = False
+    (last,) = of(CArmPose, theatre.run(2.0))
+    assert last.volume_from_carm is None and last.validity.status is Status.INVALID
+
+
 def test_an_image_of_another_size_is_named_and_the_loop_goes_on():
     theatre = Theatre()
     theatre.run(4.0)
-    (refused,) = theatre.feed(Frame(np.zeros((16, 16), np.uint16), theatre.now_ns, theatre.now_ns, 1))
+    _, refused = theatre.feed(Frame(np.zeros((16, 16), np.uint16), theatre.now_ns, theatre.now_ns, 1))
     assert refused.validity.status is Status.INVALID and "16 x 16" in refused.validity.reason
     assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
     state = theatre.pipeline._state()
