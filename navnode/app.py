@@ -19,7 +19,7 @@ from navnode import bus
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.devices import Consoles, Ingest, is_shown
-from navnode.errors import ComputeError, PeerError
+from navnode.errors import PeerError
 from navnode.igtl import Client, Message, Peer, Server
 from navnode.pipeline import Pipeline
 from navnode.processes import say_ready
@@ -100,12 +100,20 @@ class Node:
     async def run(self) -> None:
         """Serve until cancelled, once started."""
         loop = asyncio.get_running_loop()
-        self._registrations.start(lambda done: loop.call_soon_threadsafe(self._dispatch, done))
+        failed: asyncio.Future[None] = loop.create_future()
+
+        def take(done: RegistrationDone) -> None:
+            try:
+                self._dispatch(done)
+            except Exception as error:  # an event loop's callback would only log it, and the loop stand still
+                failed.set_exception(error)
+
+        self._registrations.start(lambda done: loop.call_soon_threadsafe(take, done))
         if (volume := self._pipeline.volume) is not None:
             await self._show_ct(volume)
         sources = [self._source(source.host, source.port) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
-        await asyncio.gather(self._tick(), *(source.run() for source in sources))
+        await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -298,7 +306,7 @@ class _RegistrationThread:
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )
-        except (ComputeError, ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+        except Exception as error:  # whatever it was, it was this frame
             log.exception("frame %d could not be registered", frame.sequence)
             verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
             return Registration(start, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._pivot_mm, 0, 0.0)

@@ -83,6 +83,12 @@ TOPICS = {
 }
 """Every topic. ``frame`` ... ``state`` also leave the node over ZeroMQ for the display and the terminal."""
 
+
+def max_age_ns(topic: str) -> int:
+    """The age at which a topic's values are stale."""
+    return round(TOPICS[topic].max_age_ms * 1e6)
+
+
 MAX_MESSAGE_BYTES = 1 << 29
 _MAX_PARTS = 64
 _DTYPES = {np.dtype(code).str for code in ("u1", "u2", "i2", "u4", "i4", "i8", "f4", "f8")}

@@ -40,6 +40,9 @@ _TOOL_LENGTH_MM = 150.0
 _EXTENSION_MM = 60.0
 """How far the axis is drawn back along the tool and ahead of its tip."""
 
+_FARTHEST_MM = 100_000.0
+"""No marker is farther from its tracker."""
+
 _SEEN = ("", "OK")
 
 
@@ -66,6 +69,8 @@ class Ingest:
         if not g.is_rigid(message.matrix):
             what = "holds numbers that are none" if not np.isfinite(message.matrix).all() else "is no rigid transform"
             return Rejected(message.device, f"the pose {what}", received_ns)
+        if np.abs(message.matrix[:3, 3]).max() > _FARTHEST_MM:
+            return Rejected(message.device, "the pose lies outside the room", received_ns)
         return TrackedPose(message.device, g.orthonormal(message.matrix), stamp, received_ns)
 
     def _frame(self, message: Image, received_ns: int) -> Input:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode import geometry as g
+from navnode.bus import max_age_ns
 from navnode.clock import Lateness
 from navnode.config import Config, matrix
 from navnode.imaging import line_integrals, open_beam_counts
@@ -53,10 +54,10 @@ _FRAME_WAITS_NS = 150_000_000
 _TOOL_WAITS_NS = 40_000_000
 """How long a tool's pose may wait for the patient's."""
 
-_POSE_STALE_NS = 150_000_000
+_POSE_STALE_NS = max_age_ns("pose")
 """A marker without a pose for this long is not seen."""
 
-_FRAME_STALE_NS = 1_500_000_000
+_FRAME_STALE_NS = max_age_ns("xray")
 
 _STATE_EVERY_NS = 200_000_000
 _STATION_ANGLE_RAD = np.deg2rad(20.0)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode import geometry as g
+from navnode.bus import max_age_ns
 from navnode.types import (
     CArm,
     FloatArray,
@@ -26,7 +27,7 @@ from navnode.types import (
     invalid,
 )
 
-NODE_SILENT_NS = 1_000_000_000
+NODE_SILENT_NS = max_age_ns("state")
 """The node says how it is five times a second; silent for this long, nothing it said still counts."""
 
 TOOL_SILENT_NS = 400_000_000

@@ -26,7 +26,7 @@ _UTF8, _ASCII = 106, 3
 _TYPE_SIZE, _NAME_SIZE = 12, 20
 _DEVICE_NAME_KEY = "IGTL_DEVICE_NAME"
 
-MAX_BODY_BYTES = 1 << 30
+MAX_BODY_BYTES = 1 << 29
 """No body larger than this is received or sent."""
 
 MAX_BODY_BYTES_OF: Mapping[str, int] = {

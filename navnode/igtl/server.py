@@ -164,18 +164,23 @@ class Server:
         for message, min_version in list(self._devices.values()):
             if message.type in ("IMAGE", "POLYDATA", "STATUS") and peer.version >= min_version:
                 peer.offer(message, {})
+        receiver = asyncio.create_task(self._read(reader, peer))
         try:
-            await self._read(reader, peer)
+            ended, _ = await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+            for part in ended:
+                part.result()
             log.info("console %s left", peer.address)
         except (WireError, OSError) as error:
             log.warning("console %s closed: %s", peer.address, error)
-        except asyncio.CancelledError:
-            pass
+        except Exception:  # our own fault, but this console's alone
+            log.exception("console %s closed", peer.address)
         finally:
             self.peers.discard(peer)
             self._tasks.discard(task)
-            sender.cancel()
+            for part in (sender, receiver):
+                part.cancel()
             writer.transport.abort()
+            await asyncio.gather(sender, receiver, return_exceptions=True)
 
     async def _read(self, reader: asyncio.StreamReader, peer: Peer) -> None:
         framer = Framer()

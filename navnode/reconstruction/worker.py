@@ -60,8 +60,14 @@ def _work(config: Config, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeRea
             elif isinstance(job, bus.SurfaceRequest):
                 results.put(VolumeReady(None, bone_surface(job.volume), 0, 0, "surface", _ms(started), "", now_ns()))
         except ComputeError as error:
-            request = getattr(job, "request", 0)
-            results.put(VolumeReady(None, None, request, 0, ENGINE, _ms(started), str(error), now_ns()))
+            results.put(_failed(job, started, str(error)))
+        except Exception as error:  # the process stays for the next request
+            log.exception("a volume could not be computed")
+            results.put(_failed(job, started, f"it could not be computed ({type(error).__name__})"))
+
+
+def _failed(job: Any, started: float, reason: str) -> VolumeReady:
+    return VolumeReady(None, None, getattr(job, "request", 0), 0, ENGINE, _ms(started), reason, now_ns())
 
 
 def _reconstruct(config: Config, job: ReconstructionRequest, started: float) -> VolumeReady:

@@ -1,0 +1,109 @@
+"""What names on the wire mean, both ways."""
+
+import numpy as np
+import pytest
+
+from navnode.devices import Consoles, Ingest, is_shown
+from navnode.igtl import Image, Point, PolyData, TrackingData, Transform, decode, encode
+from navnode.simulation.scenario import carm_of_size
+from navnode.types import (
+    CArmPose,
+    Frame,
+    PatientPose,
+    RegisteredFrame,
+    Rejected,
+    Status,
+    ToolPose,
+    TrackedPose,
+    Validity,
+    invalid,
+)
+from tests.test_pipeline import configuration
+
+INGEST = Ingest(configuration())
+VALID = Validity(Status.VALID, "", 77, 2_500_000)
+AT = np.array([[0.0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]])
+
+
+def transform(matrix, status: str | None = None, device: str = "DrillToTracker") -> Transform:
+    return Transform(
+        device=device, matrix=matrix, timestamp_ns=5, metadata={"TransformStatus": status} if status else {}
+    )
+
+
+def test_poses():
+    taken = INGEST(transform(AT, "OK"), 9)
+    assert isinstance(taken, TrackedPose) and taken.timestamp_ns == 5 and taken.received_ns == 9
+    assert np.allclose(taken.tracker_from_marker, AT)
+    assert INGEST(transform(AT, "MISSING"), 9).tracker_from_marker is None
+    assert INGEST(transform(AT, device="TruthDrillToVolume"), 9) is None
+
+
+@pytest.mark.parametrize(
+    ("matrix", "reason"),
+    [
+        (np.full((4, 4), np.nan), "numbers"),
+        (np.diag([1.0, 1, 1.1, 1]), "rigid"),
+        (np.diag([1.0, 1, -1, 1]), "rigid"),
+        (AT + np.array([[0, 0, 0, 1e30]] + [[0, 0, 0, 0]] * 3), "outside the room"),
+    ],
+)
+def test_poses_that_are_none(matrix, reason):
+    taken = INGEST(transform(matrix), 9)
+    assert isinstance(taken, Rejected) and reason in taken.reason
+
+
+@pytest.mark.parametrize(
+    ("voxels", "reason"),
+    [(np.zeros((2, 8, 8), np.uint16), "one plane"), (np.zeros((1, 8, 8), np.float32), "float32"),
+     (np.zeros((1, 8, 8, 3), np.uint8), "one value")],
+)  # fmt: skip
+def test_images_that_are_no_xrays(voxels, reason):
+    taken = INGEST(Image(device="XRay", voxels=voxels, ras_from_index=np.eye(4)), 9)
+    assert isinstance(taken, Rejected) and reason in taken.reason
+
+
+def test_frames_keep_their_counts():
+    counts = np.arange(64, dtype=np.uint16).reshape(1, 8, 8)
+    taken = INGEST(Image(device="XRay", voxels=counts, ras_from_index=np.eye(4), timestamp_ns=3), 9)
+    assert isinstance(taken, Frame) and np.array_equal(taken.counts, counts[0]) and taken.timestamp_ns == 3
+
+
+def test_a_tool_on_the_wire():
+    pose, tools, axis, tip = Consoles(configuration())(ToolPose("Drill", AT, VALID, 1))
+    assert isinstance(pose, Transform) and pose.device == "DrillToVolume" and np.allclose(pose.matrix, AT)
+    assert pose.metadata["TransformStatus"] == "OK" and pose.metadata["AgeMs"] == "2.5" and pose.timestamp_ns == 77
+    assert isinstance(tools, TrackingData) and [e.name for e in tools.elements] == ["Drill"]
+    assert isinstance(axis, PolyData) and np.allclose(axis.points_mm[1], (10, 20, 30)) and len(axis.lines) == 2
+    assert np.allclose(axis.points_mm[2], (10, 20, 90))  # ahead of the tip along its +z
+    assert isinstance(tip, Point) and tip.points[0].position_mm == (10, 20, 30)
+    assert all(is_shown(m) for m in (pose, tools, axis, tip))
+
+
+def test_an_invalid_tool_leaves_every_device():
+    consoles = Consoles(configuration())
+    consoles(ToolPose("Drill", AT, VALID, 1))
+    pose, tools, axis, tip = consoles(ToolPose("Drill", None, invalid("registration lost"), 0))
+    assert pose.metadata["TransformStatus"] == "INVALID" and np.array_equal(pose.matrix, np.eye(4))
+    assert not is_shown(pose)
+    assert tools.elements == () and len(axis.points_mm) == 0 and axis.lines == ()
+    assert np.isnan(decode(encode(tip)).points[0].position_mm).all()
+    hidden = consoles(ToolPose("Drill", None, invalid("not seen by the tracker"), 0))[0]
+    assert hidden.metadata["TransformStatus"] == "MISSING"
+
+
+def test_an_xray_stands_at_its_detector():
+    carm = carm_of_size(256)
+    counts = np.zeros((256, 256), np.uint16)
+    frame = RegisteredFrame(Frame(counts, 1, 1), carm, AT, VALID, 0.1, 0.9, None, 1)
+    (image,) = Consoles(configuration())(frame)
+    middle = image.ras_from_index @ (*carm.principal_point_px, 0, 1)
+    assert np.allclose(middle[:3], (0, 0, carm.source_to_detector_mm))
+
+
+@pytest.mark.parametrize(
+    ("output", "device"), [(PatientPose(AT, VALID, ()), "PatientToVolume"), (CArmPose(AT, VALID), "CArmToVolume")]
+)
+def test_poses_out(output, device):
+    (message,) = Consoles(configuration())(output)
+    assert message.device == device and np.allclose(message.matrix, AT) and message.metadata["Validity"] == "VALID"
