@@ -74,7 +74,7 @@ class Node:
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
         self._pipeline = Pipeline(config, volume)
-        self._ingest, self._consoles = Ingest(config), Consoles(config)
+        self._ingest, self._consoles = Ingest(config), Consoles()
         self.server = Server(config.console.host, config.console.port, self._from_console)
         self._addresses = worker_address, output_address
         self._registrations = _RegistrationThread(config, volume, self._pipeline)

@@ -84,6 +84,8 @@ def demo(
     size: Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")] = 512,
     rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
     port: Annotated[int, typer.Option("--port", help="Port for consoles.")] = 18944,
+    page_port: Annotated[int, typer.Option("--page-port", help="Port of the page.")] = 8080,
+    simulator_port: Annotated[int, typer.Option("--simulator-port", help="Port of the operating room.")] = 18945,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -92,17 +94,14 @@ def demo(
     from navnode.simulation import room
     from navnode.simulation.sample_ct import resolve_ct
 
-    loaded = config.load("ctless.toml" if ctless else "demo.toml")
-    given = _simulator(port=loaded.sources[0].port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
+    loaded = config.load(config.shipped("ctless.toml" if ctless else "demo.toml"))
+    given = _simulator(port=simulator_port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
     simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
-    loaded = _demo_config(loaded, simulator, headless, port, threads, ctless)
+    loaded = _demo_config(loaded, simulator, headless, (port, page_port), threads, ctless)
     # Rendering happens here, where its progress can be seen; the processes find it done.
     prepared = room.prepare(simulator, messages)
     report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
-    if as_json:
-        print(json.dumps(report))  # noqa: T201
-    elif seconds is not None:
-        _print_report(report)
+    _tell(report, as_json, seconds)
 
 
 @app.command(epilog="Example:  navnode simulate --port 18945 --ct chest.nii.gz")
@@ -113,6 +112,7 @@ def simulate(
     rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
     seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
     from navnode.simulation import room
@@ -128,25 +128,32 @@ def simulate(
             await asyncio.wait_for(simulated.run(), seconds)
 
     asyncio.run(serve())
+    if as_json:
+        print(json.dumps({"port": port, "frames": len(prepared.counts), "seconds": seconds}))  # noqa: T201
 
 
 @app.command(epilog="Example:  navnode run launch/demo.toml")
 def run(
     configuration: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Such as those in launch/.")],
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself and report.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=0, help="For registration; 0: all cores.")] = None,
+    as_json: Json = False,
 ) -> None:
     """The node: registration, reconstruction worker and display, from a configuration."""
     loaded = config.load(configuration)
     if check:
         messages.print(f"{configuration}: fine", highlight=False)
         return
+    if threads is not None:
+        registration = msgspec.structs.replace(loaded.registration, threads=threads)
+        loaded = msgspec.structs.replace(loaded, registration=registration)
     if loaded.volume.ct:  # here, where fetching it can be seen
         from navnode.simulation.sample_ct import resolve_ct
 
         ct = str(resolve_ct(loaded.volume.ct, messages))
         loaded = msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=ct))
-    run_supervised(loaded, None, seconds, False, None)
+    _tell(run_supervised(loaded, None, seconds, as_json, None), as_json, seconds)
 
 
 @app.command(epilog="Example:  navnode doctor --json")
@@ -233,8 +240,8 @@ def run_supervised(
             wait_while(supervisor, on_state, seconds)
         elapsed_s = time.monotonic() - began_s
         restarts = supervisor.restarts()
-    if scorer is None or states[0] is None:
-        return {}
+    if states[0] is None:
+        raise NavError("the node never said how it is")
     return _report(scorer, states[0], elapsed_s, restarts)
 
 
@@ -247,7 +254,7 @@ def _demo_config(
     loaded: Config,
     simulator: SimulatorSection,
     headless: bool,
-    port: int,
+    ports: tuple[int, int],
     threads: int,
     ctless: bool,
 ) -> Config:
@@ -267,8 +274,9 @@ def _demo_config(
         ),
         volume=loaded.volume if ctless else replace(loaded.volume, ct=simulator.ct),
         registration=replace(loaded.registration, threads=threads),
-        console=replace(loaded.console, port=port),
-        display=replace(loaded.display, enabled=loaded.display.enabled and not headless),
+        sources=(replace(loaded.sources[0], port=simulator.port),),
+        console=replace(loaded.console, port=ports[0]),
+        display=replace(loaded.display, port=ports[1], enabled=loaded.display.enabled and not headless),
     )
 
 
@@ -287,12 +295,13 @@ def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str,
     def latency(name: str) -> dict[str, float | None]:
         return {part: state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max")}
 
+    frames = scorer.frames if scorer else state.frames_registered
     return {
-        "frames": scorer.frames,
-        "fps": round(scorer.frames / elapsed_s, 2),
+        "frames": frames,
+        "fps": round(frames / elapsed_s, 2),
         "latency_ms": latency("latency"),
         "overlay_latency_ms": latency("overlay_latency"),
-        **scorer.report(),
+        **(scorer.report() if scorer else {}),
         "volumes": state.volumes,
         "dropped": state.dropped,
         "status_counts": state.status_counts,
@@ -306,6 +315,14 @@ def _print_addresses(loaded: Config) -> None:
     if loaded.display.enabled:
         messages.print(f"Page:     [link]http://{loaded.display.host}:{loaded.display.port}/[/link]", highlight=False)
     messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
+
+
+def _tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
+    """The figures at the end: one JSON document, or a table when a time was given."""
+    if as_json:
+        print(json.dumps(report))  # noqa: T201
+    elif seconds is not None:
+        _print_report(report)
 
 
 def _print_report(report: dict[str, Any]) -> None:

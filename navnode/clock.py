@@ -6,7 +6,6 @@ Time reaches the pipeline only inside messages; this is where those times come f
 from __future__ import annotations
 
 import time
-from collections import deque
 
 NS_PER_S = 1_000_000_000
 
@@ -24,39 +23,42 @@ _EPOCH_NS = time.time_ns() - time.monotonic_ns()
 
 
 class Lateness:
-    """How much later than usual the messages of one source arrive.
+    """How much later than usual the messages of one device arrive.
 
-    Its clock may be set to anything. The smallest difference between arrival and stamp in the last half minute
-    is taken for the offset of the clocks plus the shortest way; what exceeds it is delay. A clock that is set back
-    looks late until that half minute is over: for so long nobody can tell the two apart.
+    Its clock may be set to anything. The smallest difference between arrival and stamp is taken for the offset of
+    the clocks plus the shortest way; what exceeds it is delay. The smallest difference may rise only as slowly as
+    clocks drift, so that a delay that stays is not taken for a habit; a clock that is set back looks late until
+    the source connects anew. It may fall at once by what jitter explains, by more when several agree.
     """
 
-    _WINDOW_NS = 30 * NS_PER_S
-    _STEP_NS = NS_PER_S
-    _STEP_AFTER = 5
+    _DRIFT = 1e-4
+    _JITTER_NS = 20_000_000
+    _AGREE = 5
 
     def __init__(self) -> None:
-        self._least: deque[tuple[int, int]] = deque()  # (second, smallest difference in it)
-        self._ahead = 0
+        self.offset_ns: float | None = None
+        """Arrival minus stamp of the quickest messages; None before the first."""
+        self._at_ns = 0
+        self._ahead: list[int] = []
 
-    def of(self, timestamp_ns: int, received_ns: int) -> int | None:
-        """Delay in ns of a message with this stamp, 0 for the quickest.
+    def take(self, timestamp_ns: int, received_ns: int) -> bool:
+        """Learn from a message; False for a stamp ahead of what was to be expected: wrong, or a clock set forward."""
+        difference = received_ns - timestamp_ns
+        if self.offset_ns is None:
+            self.offset_ns = difference
+        risen = self.offset_ns + self._DRIFT * max(0, received_ns - self._at_ns) if self._at_ns else self.offset_ns
+        self._at_ns = received_ns
+        if difference >= risen - self._JITTER_NS:
+            self._ahead.clear()
+            self.offset_ns = min(risen, difference)
+            return True
+        self._ahead.append(difference)
+        if len(self._ahead) < self._AGREE:
+            return False
+        self.offset_ns = max(self._ahead)
+        self._ahead.clear()
+        return True
 
-        None for a stamp far ahead of what was to be expected: it is wrong, or the clock was set forward, which a
-        few more like it will tell.
-        """
-        difference, second = received_ns - timestamp_ns, received_ns // NS_PER_S
-        least = min((least for _, least in self._least), default=difference)
-        if difference < least - self._STEP_NS:
-            self._ahead += 1
-            if self._ahead < self._STEP_AFTER:
-                return None
-            self._least.clear()
-        self._ahead = 0
-        if self._least and self._least[-1][0] == second:
-            self._least[-1] = second, min(self._least[-1][1], difference)
-        else:
-            self._least.append((second, difference))
-        while (second - self._least[0][0]) * NS_PER_S > self._WINDOW_NS:
-            self._least.popleft()
-        return difference - min(least for _, least in self._least)
+    def age_ns(self, timestamp_ns: int, now_ns: int) -> int:
+        """How old a measurement is now, beyond the shortest way it takes."""
+        return max(0, round(now_ns - timestamp_ns - (self.offset_ns or 0)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from navnode.geometry import is_rigid, orthonormal
 from navnode.types import CArm, Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _T = TypeVar("_T")
 _IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # type: ignore[misc]
 
@@ -81,7 +83,7 @@ class VolumeSection(_Section, frozen=True):
 class SourceSection(_Section, frozen=True):
     """An OpenIGTLink server that frames or poses come from."""
 
-    port: int
+    port: Port
     host: str = "127.0.0.1"
 
 
@@ -141,6 +143,12 @@ class RegistrationSection(_Section, frozen=True):
         _check_rigid(self.volume_from_patient_start, "volume_from_patient_start")
         if self.confirm_frames < 1:
             raise ValueError("confirm_frames must be at least 1")
+        if not 0 < self.valid_sigma_mm <= self.degraded_sigma_mm:
+            raise ValueError("valid_sigma_mm must be positive and at most degraded_sigma_mm")
+        if not 0 < self.degraded_after_s <= self.invalid_after_s:
+            raise ValueError("degraded_after_s must be positive and at most invalid_after_s")
+        if self.i0 < 0 or self.threads < 0:
+            raise ValueError("i0 and threads must not be negative")
 
 
 class ReconstructionSection(_Section, frozen=True):
@@ -160,13 +168,15 @@ class ReconstructionSection(_Section, frozen=True):
             raise ValueError("views and max_views must satisfy 2 <= views <= max_views <= 16")
         if not 16 <= self.size <= 256:
             raise ValueError("size must be 16 to 256")
+        if not 0.2 <= self.spacing_mm <= 20 or not 1 <= self.min_angle_deg <= 90:
+            raise ValueError("spacing_mm must be 0.2 to 20, min_angle_deg 1 to 90")
 
 
 class ConsoleSection(_Section, frozen=True):
     """The OpenIGTLink server for consoles."""
 
     host: str = "127.0.0.1"
-    port: int = 18944
+    port: Port = 18944
     insecure: bool = False
     """Must be true to listen on anything but loopback: OpenIGTLink has no encryption."""
 
@@ -179,7 +189,7 @@ class DisplaySection(_Section, frozen=True):
 
     enabled: bool = True
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Port = 8080
     insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -189,7 +199,7 @@ class DisplaySection(_Section, frozen=True):
 class SimulatorSection(_Section, frozen=True):
     """The virtual operating room (``navnode simulate``)."""
 
-    port: int = 18945
+    port: Port = 18945
     host: str = "127.0.0.1"
     ct: str = "sample"
     size_px: int = 512
@@ -202,6 +212,9 @@ class SimulatorSection(_Section, frozen=True):
             raise ValueError("size_px must be 256, 512 or 1024")
         if not 1 <= self.frame_rate_hz <= 30:
             raise ValueError("frame_rate_hz must be 1 to 30")
+
+
+_OWN_OUTPUTS = ("PatientToVolume", "CArmToVolume")
 
 
 class Config(_Section, frozen=True):
@@ -222,6 +235,12 @@ class Config(_Section, frozen=True):
         names = [tool.name for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("two tools have the same name")
+        if taken := {"Patient", "CArm"} & set(names):
+            raise ValueError(f"a tool cannot be called {taken.pop()}: {', '.join(_OWN_OUTPUTS)} are other outputs")
+        heard = [self.devices.xray, self.devices.carm, self.devices.patient, *(tool.device for tool in self.tools)]
+        if len(set(heard)) != len(heard):
+            twice = next(name for name in heard if heard.count(name) > 1)
+            raise ValueError(f"device {twice!r} is named twice")
 
 
 def matrix(rows: Rows) -> Matrix:
@@ -236,26 +255,38 @@ def load(path: str | Path) -> Config:
         ConfigError: names the file, the key and, for an unknown one, the nearest right one.
     """
     path = find(path)
-    return parse(_read(path), str(path))
+    loaded = parse(_read(path), str(path))
+    ct = Path(loaded.volume.ct)
+    if loaded.volume.ct in ("", "sample", "procedural") or ct.is_absolute():
+        return loaded
+    # A relative path means: beside this file.
+    beside = str(path.parent.resolve() / ct)
+    return msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=beside))
 
 
 def find(path: str | Path) -> Path:
-    """A configuration by its path, or one that comes with navnode by its name (``demo.toml``)."""
+    """A configuration by its path; a bare name (``demo.toml``) may also be one that comes with navnode."""
     given = Path(path)
-    package = Path(__file__).parent
-    for candidate in (
-        given,
-        package.parent / given,
-        package.parent / "launch" / given.name,
-        package / "launch" / given.name,
-    ):
-        if candidate.is_file():
-            return candidate
+    if given.is_file():
+        return given
+    if given.parent == Path():
+        with contextlib.suppress(ConfigError):
+            return shipped(given.name)
     raise ConfigError(f"{path}: there is no such configuration file")
+
+
+def shipped(name: str) -> Path:
+    """One of the configurations that come with navnode."""
+    package = Path(__file__).parent
+    for folder in (package / "launch", package.parent / "launch"):  # installed; in a checkout
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"{name}: navnode comes with no such configuration")
 
 
 def parse(data: dict[str, Any], name: str) -> Config:
     """A configuration from decoded TOML."""
+    _check_finite(data, name, "")
     return convert(data, Config, name)
 
 
@@ -265,6 +296,16 @@ def convert(data: Any, kind: type[_T], name: str) -> _T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {_explain(str(error), kind)}") from None
+
+
+def _check_finite(data: Any, name: str, where: str) -> None:
+    """TOML can say nan and inf; no key here can use them."""
+    if isinstance(data, float) and not np.isfinite(data):
+        raise ConfigError(f"{name}: {where}: must be a finite number")
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        part = f"[{key}]" if isinstance(data, list) else f".{key}"
+        _check_finite(value, name, (where + part).lstrip("."))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -99,8 +99,7 @@ def validity_metadata(validity: Validity) -> dict[str, str]:
 class Consoles:
     """The pipeline's outputs -> the devices of INTERFACES.md."""
 
-    def __init__(self, config: Config) -> None:
-        self._xray = config.devices.xray
+    def __init__(self) -> None:
         self._tools: dict[str, ToolPose] = {}
 
     def __call__(self, output: Output) -> list[Message]:
@@ -140,7 +139,7 @@ class Consoles:
             x, y, z = pose.volume_from_tool[:3, 3].tolist()
             tips = (PointElement(f"{pose.tool}Tip", (x, y, z), "Tool", (255, 210, 0, 255), 2.0),)
         return [
-            _transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity),
+            _transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity, pose.seen),
             TrackingData(device="Tools", timestamp_ns=stamp, elements=tuple(seen)),
             PolyData(
                 device=f"{pose.tool}Axis",
@@ -163,7 +162,7 @@ class Consoles:
             carm.source_to_detector_mm,
         )
         return Image(
-            device=self._xray,
+            device="XRay",
             timestamp_ns=frame.frame.timestamp_ns,
             metadata=validity_metadata(frame.validity),
             voxels=frame.frame.counts[None],
@@ -171,8 +170,8 @@ class Consoles:
         )
 
 
-def _transform(device: str, matrix: Matrix | None, validity: Validity) -> Transform:
-    status = "OK" if matrix is not None else ("MISSING" if "not seen" in validity.reason else "INVALID")
+def _transform(device: str, matrix: Matrix | None, validity: Validity, seen: bool = True) -> Transform:
+    status = "OK" if matrix is not None else ("INVALID" if seen else "MISSING")
     metadata: Mapping[str, str] = {
         "TransformValid": "true" if matrix is not None else "false",
         "TransformStatus": status,

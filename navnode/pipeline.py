@@ -8,7 +8,7 @@ node in a thread and in the worker process, a replay at once.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,6 +59,9 @@ _POSE_STALE_NS = max_age_ns("pose")
 
 _FRAME_STALE_NS = max_age_ns("xray")
 
+_CLOCKS_APART_NS = 60_000_000
+"""Markers whose stamps differ by more against their arrival are not stamped by one clock."""
+
 _STATE_EVERY_NS = 200_000_000
 _STATION_ANGLE_RAD = np.deg2rad(20.0)
 _VIEW_PX = 128
@@ -92,7 +95,7 @@ class Pipeline:
         self._patient = _PatientRegistration(config, self._start())
         self._pending: Frame | None = None
         self._in_flight = False
-        self._last_frame_ns = 0
+        self._last_frame_ns = self._last_exposure_ns = self._last_registered_ns = 0
         self._carm_known = False
         self._lateness = {name: Lateness() for name in (*self._rings, devices.xray)}
         self._motion = _Motion()
@@ -156,43 +159,54 @@ class Pipeline:
         ring = self._rings.get(pose.device)
         if ring is None:
             return []
-        late_ns = self._lateness[pose.device].of(pose.timestamp_ns, pose.received_ns)
-        if late_ns is None or late_ns > _POSE_STALE_NS:
+        if pose.tracker_from_marker is None:  # the tracker says that it does not see it
+            ring.lost()
+            return self._invalidate_tool(pose.device, "not seen by the tracker", pose.timestamp_ns, seen=False)
+        lateness = self._lateness[pose.device]
+        expected = lateness.take(pose.timestamp_ns, pose.received_ns)
+        if not expected or lateness.age_ns(pose.timestamp_ns, pose.received_ns) > _POSE_STALE_NS:
             # As good as none: if all of them are, the silence is noticed.
             self._dropped["late"] += 1
             return []
-        if pose.tracker_from_marker is None:  # the tracker says that it does not see it
-            return self._invalidate_tool(pose.device, "not seen by the tracker", pose.timestamp_ns)
         if not ring.add(pose.timestamp_ns, pose.tracker_from_marker):
             self._dropped["pose"] += 1
             return []
         self._received_ns[pose.device] = pose.received_ns
-        outputs: list[Output] = []
         if pose.device in self._tools:
-            tool = self._tools[pose.device]
-            if tool.waiting is None:
-                tool.waiting_since_ns = pose.received_ns
-            tool.waiting = pose
-        for tool in self._tools.values():
-            if tool.waiting is not None:
-                outputs += self._tool_pose(tool, tool.waiting)
+            self._tools[pose.device].wait(pose)
+        outputs = [output for tool in self._tools.values() for output in self._waiting_tool(tool)]
         if pose.device != self._config.devices.carm or self._pending is None:
             return outputs
         return outputs + self._try_start()
 
+    def _waiting_tool(self, tool: _Tool) -> list[Output]:
+        """The newest of the tool's poses for which the patient's pose at that time is known."""
+        if not tool.waiting:
+            return []
+        patient = self._rings[self._config.devices.patient]
+        ready = [pose for pose in tool.waiting if pose.timestamp_ns <= patient.newest_ns]
+        if ready:
+            while tool.waiting and tool.waiting[0].timestamp_ns <= ready[-1].timestamp_ns:
+                tool.waiting.popleft()
+            tool.waiting_since_ns = self._now_ns
+            return self._tool_pose(tool, ready[-1])
+        if self._now_ns - tool.waiting_since_ns < _TOOL_WAITS_NS:
+            return []
+        newest = tool.waiting[-1]
+        tool.waiting.clear()
+        return self._tool_output(tool, None, invalid("the patient's marker is not seen", newest.timestamp_ns))
+
     def _tool_pose(self, tool: _Tool, pose: TrackedPose) -> list[Output]:
-        """The tool in the volume at its own time, once the patient's pose at that time is known."""
-        tracker_from_patient = self._rings[self._config.devices.patient].at(pose.timestamp_ns)
-        if isinstance(tracker_from_patient, Missing):
-            waited_ns = self._now_ns - tool.waiting_since_ns
-            if tracker_from_patient.not_yet and waited_ns < _TOOL_WAITS_NS:
-                return []
-            tool.waiting = None
-            return self._tool_output(tool, None, invalid("the patient's marker is not seen", pose.timestamp_ns))
-        tool.waiting = None
+        """The tool in the volume at its own time."""
+        patient = self._config.devices.patient
+        if reason := self._clocks_apart(pose.device, patient):
+            return self._tool_output(tool, None, invalid(reason, pose.timestamp_ns))
+        tracker_from_patient = self._rings[patient].at(pose.timestamp_ns)
         tracker_from_marker = self._rings[pose.device].at(pose.timestamp_ns)
-        if isinstance(tracker_from_marker, Missing):
-            return self._tool_output(tool, None, invalid(tracker_from_marker.reason, pose.timestamp_ns))
+        for found in (tracker_from_patient, tracker_from_marker):
+            if isinstance(found, Missing):
+                return self._tool_output(tool, None, invalid(found.reason, pose.timestamp_ns), seen=False)
+        assert not isinstance(tracker_from_patient, Missing) and not isinstance(tracker_from_marker, Missing)
         registration = self._patient.validity(self._now_ns)
         estimate = self._patient.filter
         if not registration.usable or estimate is None:
@@ -203,22 +217,35 @@ class Pipeline:
             @ tracker_from_marker
             @ tool.marker_from_tooltip
         )
-        age_ns = self._now_ns - pose.received_ns
+        age_ns = self._lateness[pose.device].age_ns(pose.timestamp_ns, self._now_ns)
         validity = Validity(registration.status, registration.reason, pose.timestamp_ns, age_ns)
         return self._tool_output(tool, volume_from_tool, validity, pose.received_ns)
 
+    def _clocks_apart(self, device: str, other: str) -> str:
+        """Why the stamps of two markers cannot be compared, or ''."""
+        one, two = self._lateness[device].offset_ns, self._lateness[other].offset_ns
+        if one is None or two is None or abs(one - two) <= _CLOCKS_APART_NS:
+            return ""
+        return f"the clocks of {device} and {other} differ by {abs(one - two) / 1e6:.0f} ms"
+
     def _tool_output(
-        self, tool: _Tool, volume_from_tool: Matrix | None, validity: Validity, received_ns: int = 0
+        self,
+        tool: _Tool,
+        volume_from_tool: Matrix | None,
+        validity: Validity,
+        received_ns: int = 0,
+        *,
+        seen: bool = True,
     ) -> list[Output]:
         self._tool_validity[tool.name] = validity
-        return [ToolPose(tool.name, volume_from_tool, validity, received_ns)]
+        return [ToolPose(tool.name, volume_from_tool, validity, received_ns, seen)]
 
-    def _invalidate_tool(self, device: str, reason: str, timestamp_ns: int) -> list[Output]:
+    def _invalidate_tool(self, device: str, reason: str, timestamp_ns: int, *, seen: bool = True) -> list[Output]:
         tool = self._tools.get(device)
         if tool is None:
             return []
-        tool.waiting = None
-        return self._tool_output(tool, None, invalid(reason, timestamp_ns))
+        tool.waiting.clear()
+        return self._tool_output(tool, None, invalid(reason, timestamp_ns), seen=seen)
 
     # --- frames ----------------------------------------------------------------------------------
 
@@ -230,11 +257,16 @@ class Pipeline:
             height, width = frame.counts.shape
             reason = f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
             return [*self._refuse(frame, reason), *self._notice(reason)]
-        late_ns = self._lateness[self._config.devices.xray].of(frame.timestamp_ns, frame.received_ns)
-        if late_ns is None or late_ns > _FRAME_STALE_NS:
+        lateness = self._lateness[self._config.devices.xray]
+        in_time = lateness.take(frame.timestamp_ns, frame.received_ns)
+        late_ns = lateness.age_ns(frame.timestamp_ns, frame.received_ns)
+        if not in_time or late_ns > _FRAME_STALE_NS:
             self._dropped["late"] += 1
-            why = "is stamped ahead of time" if late_ns is None else f"arrived {late_ns / 1e9:.1f} s late"
+            why = f"arrived {late_ns / 1e9:.1f} s late" if in_time else "is stamped ahead of time"
             return self._refuse(frame, f"the X-ray {why}")
+        if frame.timestamp_ns <= self._last_exposure_ns:
+            return self._refuse(frame, "the X-ray repeats an older one's time stamp")
+        self._last_exposure_ns = frame.timestamp_ns
         outputs: list[Output] = []
         if self._pending is not None:
             self._dropped["xray"] += 1
@@ -271,6 +303,8 @@ class Pipeline:
         return [request]
 
     def _patient_from_carm(self, timestamp_ns: int) -> Matrix | Missing:
+        if reason := self._clocks_apart(self._config.devices.carm, self._config.devices.patient):
+            return Missing(reason, not_yet=False)
         tracker_from_marker = self._rings[self._config.devices.carm].at(timestamp_ns)
         if isinstance(tracker_from_marker, Missing):
             return tracker_from_marker
@@ -315,11 +349,11 @@ class Pipeline:
     ) -> list[Output]:
         if volume_from_carm is not None:
             self._frames_registered += 1
+            self._last_registered_ns = frame.received_ns
             self._registered_at_ns.append(self._now_ns)
         self._status_counts[validity.status.value] += 1
-        stamped = Validity(
-            validity.status, validity.reason, frame.timestamp_ns, max(0, self._now_ns - frame.received_ns)
-        )
+        age_ns = self._lateness[self._config.devices.xray].age_ns(frame.timestamp_ns, self._now_ns)
+        stamped = Validity(validity.status, validity.reason, frame.timestamp_ns, age_ns)
         station = None
         if volume_from_carm is not None and self._motion.still:
             station = self._stations.slot_of(volume_from_carm[:3, 2])
@@ -365,7 +399,8 @@ class Pipeline:
         return self._views.request(self._pivot_mm)
 
     def _on_volume(self, ready: VolumeReady) -> list[Output]:
-        self._views.answered(ready.request)
+        if not self._views.answered(ready.request):
+            return []  # asked for by a node that is no more
         if ready.volume is None:
             return self._notice(f"no reconstruction: {ready.reason}")
         self._volumes += 1
@@ -389,14 +424,14 @@ class Pipeline:
         if self._pending is not None:
             outputs += self._try_start()
         for device, tool in self._tools.items():
-            if tool.waiting is not None:
-                outputs += self._tool_pose(tool, tool.waiting)
+            outputs += self._waiting_tool(tool)
             silent_ns = self._now_ns - self._received_ns[device]
             known = self._tool_validity.get(tool.name)
             if silent_ns > _POSE_STALE_NS and (known is None or known.usable):
-                outputs += self._invalidate_tool(device, "no pose from the tracker", self._rings[device].newest_ns)
-        if self._now_ns - self._last_frame_ns > _FRAME_STALE_NS:
-            outputs += self._carm_unknown("no X-ray arrives")
+                newest_ns = self._rings[device].newest_ns
+                outputs += self._invalidate_tool(device, "no pose from the tracker", newest_ns, seen=False)
+        if self._now_ns - self._last_registered_ns > _FRAME_STALE_NS:
+            outputs += self._carm_unknown("no X-ray was registered just now")
         self._patient.watch(self._now_ns, tracked=self._tracked())
         if self._patient.validity(self._now_ns).status is not self._last_patient_status:
             outputs += self._patient_pose(self._rings[self._config.devices.patient].newest_ns)
@@ -425,6 +460,8 @@ class Pipeline:
         # What came from there may be moved before it returns: begin again with nothing known to be true.
         for ring in self._rings.values():
             ring.clear()
+        self._lateness = {name: Lateness() for name in self._lateness}
+        self._last_exposure_ns = 0
         self._pending = None
         self._patient.doubt(f"source {source.name} vanished")
         self._motion = _Motion()
@@ -436,6 +473,8 @@ class Pipeline:
 
     def _on_rejected(self, rejected: Rejected) -> list[Output]:
         self._dropped["rejected"] += 1
+        if rejected.device in self._rings:
+            self._rings[rejected.device].lost()
         outputs = self._invalidate_tool(rejected.device, rejected.reason, 0)
         return outputs + self._notice(f"{rejected.device}: {rejected.reason}")
 
@@ -476,10 +515,15 @@ class Pipeline:
 class _Tool:
     name: str
     marker_from_tooltip: Matrix
-    waiting: TrackedPose | None = None
-    """The newest pose that has not become an output yet."""
+    waiting: deque[TrackedPose] = field(default_factory=lambda: deque(maxlen=16))
+    """Poses that have not become outputs yet: the patient's at their time is not known."""
     waiting_since_ns: int = 0
-    """Since when nothing could become one: a newer pose does not make the wait shorter."""
+    """Since when none could become one."""
+
+    def wait(self, pose: TrackedPose) -> None:
+        if not self.waiting:
+            self.waiting_since_ns = pose.received_ns
+        self.waiting.append(pose)
 
 
 class _PatientRegistration:
@@ -527,7 +571,7 @@ class _PatientRegistration:
         """Use one frame's registration; what to say of that frame."""
         frame_validity = registration.validity
         if not frame_validity.usable:
-            if "blank" not in frame_validity.reason and "saturated" not in frame_validity.reason:
+            if registration.informative:
                 self._count_bad(frame_validity.reason)
             return frame_validity
         carm_from_patient = g.inverse(request.patient_from_carm)
@@ -689,17 +733,21 @@ class _Views:
         if len(self._views) < self._settings.views or self._asked != self._answered:
             return []
         self.waiting = False
-        self._asked += 1
+        self._asked = self.newest_ns  # a name that no other node's request has
         x, y, z = self.center_mm(pivot_mm).tolist()
         return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z))]
 
     def forget_request(self) -> None:
         """No answer will come any more: ask again when there is somebody to ask."""
         if self._asked != self._answered:
-            self._answered, self.waiting = self._asked, True
+            self._asked, self.waiting = self._answered, True
 
-    def answered(self, request: int) -> None:
-        self._answered = max(self._answered, request)
+    def answered(self, request: int) -> bool:
+        """Whether this is the answer that is waited for."""
+        if request != self._asked or self._asked == self._answered:
+            return False
+        self._answered = request
+        return True
 
     def center_mm(self, pivot_mm: float) -> Matrix:
         """Where the views' principal rays reach the anatomy, on average."""

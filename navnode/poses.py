@@ -14,11 +14,7 @@ MAX_GAP_NS = 120_000_000
 SETTLE_SAMPLES = 4
 """Samples in a row before a marker that was hidden is believed again."""
 
-CLOCK_STEP_NS = 1_000_000_000
-"""Further back than this is another clock, not a late sample."""
-
 _CAPACITY = 400
-_FOREVER_NS = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +27,17 @@ class Missing:
 
 
 class PoseRing:
-    """The last few seconds of one marker."""
+    """The last few seconds of one marker.
+
+    Samples form runs without a gap; a run is believed from its ``SETTLE_SAMPLES``-th sample on.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._times_ns: list[int] = []
         self._poses: list[Matrix] = []
-        self._in_a_row = 0
-        self._settling: list[tuple[int, int]] = []  # [from, to) in which samples were not believed yet
+        self._place_in_run: list[int] = []  # 1 for the first sample after a gap
+        self._broken = True
 
     @property
     def newest_ns(self) -> int:
@@ -46,46 +45,44 @@ class PoseRing:
         return self._times_ns[-1] if self._times_ns else 0
 
     def add(self, timestamp_ns: int, tracker_from_marker: Matrix) -> bool:
-        """Take a sample; False when it is not newer than the newest.
-
-        A sample from far before the newest means that the source's clock was set back, or that the newest was
-        wrong: what was known is forgotten, and the marker must settle again.
-        """
-        if timestamp_ns < self.newest_ns - CLOCK_STEP_NS:
-            self.clear()
+        """Take a sample; False when it is not newer than the newest."""
         if timestamp_ns <= self.newest_ns:
             return False
-        if not self._times_ns or timestamp_ns - self.newest_ns > MAX_GAP_NS:
-            self._in_a_row = 0
-            self._settling = [*self._settling[-3:], (timestamp_ns, _FOREVER_NS)]
-        self._in_a_row += 1
-        if self._in_a_row == SETTLE_SAMPLES:
-            self._settling[-1] = (self._settling[-1][0], timestamp_ns)
+        if timestamp_ns - self.newest_ns > MAX_GAP_NS:
+            self._broken = True
+        self._place_in_run.append(1 if self._broken else self._place_in_run[-1] + 1)
+        self._broken = False
         self._times_ns.append(timestamp_ns)
         self._poses.append(tracker_from_marker)
         if len(self._times_ns) > 2 * _CAPACITY:
-            del self._times_ns[:_CAPACITY], self._poses[:_CAPACITY]
+            del self._times_ns[:_CAPACITY], self._poses[:_CAPACITY], self._place_in_run[:_CAPACITY]
         return True
 
+    def lost(self) -> None:
+        """The marker was not seen, or its pose was none: nothing is interpolated across this."""
+        self._broken = True
+
     def clear(self) -> None:
-        self._times_ns.clear()
-        self._poses.clear()
-        self._settling.clear()
-        self._in_a_row = 0
+        """Forget everything."""
+        for kept in (self._times_ns, self._poses, self._place_in_run):
+            kept.clear()
+        self._broken = True
 
     def at(self, timestamp_ns: int) -> Matrix | Missing:
         """The pose at a time, interpolated between its two neighbours."""
-        if any(begin <= timestamp_ns < end for begin, end in self._settling):
-            return Missing(f"{self.name} was not seen until just now", not_yet=False)
         after = bisect_left(self._times_ns, timestamp_ns)
-        if after < len(self._times_ns) and self._times_ns[after] == timestamp_ns:
-            return self._poses[after]
         if after == len(self._times_ns):
             return Missing(f"{self.name} has no pose for that time yet", not_yet=True)
-        if after == 0:
+        exact = self._times_ns[after] == timestamp_ns
+        if after == 0 and not exact:
             return Missing(f"{self.name} was not seen then", not_yet=False)
-        before_ns, after_ns = self._times_ns[after - 1], self._times_ns[after]
-        if after_ns - before_ns > MAX_GAP_NS:
-            return Missing(f"{self.name} was hidden for {(after_ns - before_ns) / 1e6:.0f} ms", not_yet=False)
-        fraction = (timestamp_ns - before_ns) / (after_ns - before_ns)
-        return g.interpolate(self._poses[after - 1], self._poses[after], fraction)
+        earlier = after if exact else after - 1
+        if not exact and self._place_in_run[after] == 1:
+            hidden_ms = (self._times_ns[after] - self._times_ns[earlier]) / 1e6
+            return Missing(f"{self.name} was not seen for {hidden_ms:.0f} ms", not_yet=False)
+        if self._place_in_run[earlier] < SETTLE_SAMPLES:
+            return Missing(f"{self.name} was not seen until just now", not_yet=False)
+        if exact:
+            return self._poses[after]
+        fraction = (timestamp_ns - self._times_ns[earlier]) / (self._times_ns[after] - self._times_ns[earlier])
+        return g.interpolate(self._poses[earlier], self._poses[after], fraction)

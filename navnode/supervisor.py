@@ -65,6 +65,7 @@ class Supervisor:
         self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
+        self._heard_s = 0.0
         self._context: zmq.Context[Any] = zmq.Context.instance()
         self._subscription: zmq.Socket[Any] | None = None
 
@@ -102,13 +103,20 @@ class Supervisor:
 
     def watch(self) -> NodeState | None:
         """Restart what died; the newest state of the node, None when it has none. Call it a few times a second."""
+        assert self._subscription is not None
+        while self._subscription.poll(0):
+            with contextlib.suppress(PeerError):
+                self._state = bus.unpack(self._subscription.recv_multipart())
+                self._heard_s = time.monotonic()
         for name, child in list(self._children.items()):
             if child.process.poll() is None:
                 continue
             now = time.monotonic()
             if not child.died_s:
                 child.died_s = now
-                self._announce(f"{name} ended ({_exit_text(child.process.returncode)}); starting it again")
+                why = _exit_text(child.process.returncode)
+                said = self._last_line(name) if child.process.returncode > 0 else ""
+                self._announce(f"{name} ended ({why}{': ' + said if said else ''}); starting it again")
                 if name == "node":
                     self._state = None
             elif now - child.died_s >= child.wait_s:
@@ -117,11 +125,8 @@ class Supervisor:
                 lived_s = child.died_s - child.started_s
                 again.wait_s = _FIRST_WAIT_S if lived_s > 10 else min(2 * child.wait_s, _LONGEST_WAIT_S)
                 self._children[name] = again
-        assert self._subscription is not None
-        while self._subscription.poll(0):
-            with contextlib.suppress(PeerError):
-                self._state = bus.unpack(self._subscription.recv_multipart())
-        return self._state
+        silent = time.monotonic() - self._heard_s > bus.TOPICS["state"].max_age_ms / 1e3
+        return None if silent else self._state
 
     def restarts(self) -> dict[str, int]:
         """How often each process had to be started again."""

@@ -69,7 +69,7 @@ def line_of(state: NodeState) -> str:
 def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     """The live table."""
     if state is None:
-        return Panel(Text("starting …"), title=title, subtitle=NOTICE)
+        return Panel(Text("the node is not heard: nothing is known", "red"), title=title, subtitle=NOTICE)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()

@@ -135,6 +135,8 @@ class Registration:
     pivot_mm: float
     iterations: int
     elapsed_ms: float
+    informative: bool = True
+    """False when the image shows nothing (blank, saturated): no evidence for or against anything."""
 
     @property
     def sigma(self) -> Matrix:
@@ -315,6 +317,8 @@ class ToolPose:
     validity: Validity
     received_ns: int
     """When the tracker pose behind it was received, node clock; 0 when there is none."""
+    seen: bool = True
+    """False when a marker is hidden; INVALID for that reason is MISSING on the wire."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,14 @@ def test_defaults_suffice():
         ("[reconstruction]\nviews = 1", "reconstruction.*views"),
         ("[[tools]]\nname='Two Words'\ndevice='x'", "letters and digits"),
         ("[calibration]\ncarm_from_marker = [[2.0,0,0,0],[0,1.0,0,0],[0,0,1.0,0],[0,0,0,1.0]]", "rigid"),
-        ("[calibration]\ncarm_from_marker = [[nan,0,0,0],[0,1.0,0,0],[0,0,1.0,0],[0,0,0,1.0]]", "rigid"),
+        ("[calibration]\ncarm_from_marker = [[nan,0,0,0],[0,1.0,0,0],[0,0,1.0,0],[0,0,0,1.0]]", "finite"),
         ("[[tools]]\nname='A'\ndevice='x'\n[[tools]]\nname='A'\ndevice='y'", "same name"),
+        ("[[tools]]\nname='A'\ndevice='x'\n[[tools]]\nname='B'\ndevice='x'", "'x' is named twice"),
+        ("[[tools]]\nname='Patient'\ndevice='x'", "cannot be called Patient"),
+        ("[registration]\nvalid_sigma_mm = nan", "registration.valid_sigma_mm: must be a finite"),
+        ("[registration]\nvalid_sigma_mm = 9.0", "at most degraded_sigma_mm"),
+        ("[console]\nport = 70000", "console.port"),
+        ("[reconstruction]\nspacing_mm = 0.0", "spacing_mm"),
     ],
 )
 def test_what_is_wrong_is_named(text, message):
@@ -66,3 +72,14 @@ def test_broken_and_missing_files(tmp_path):
         config.load(broken)
     with pytest.raises(ConfigError, match="no such configuration"):
         config.load(tmp_path / "missing.toml")
+
+
+def test_a_missing_file_is_never_replaced_by_a_shipped_one(tmp_path):
+    with pytest.raises(ConfigError, match="no such configuration"):
+        config.load(tmp_path / "plus.toml")
+    assert config.load("plus.toml").tools
+
+
+def test_a_relative_ct_lies_beside_its_configuration(tmp_path):
+    (tmp_path / "node.toml").write_text(MINIMAL + "[volume]\nct = 'patient/ct.nii.gz'")
+    assert config.load(tmp_path / "node.toml").volume.ct == str(tmp_path.resolve() / "patient" / "ct.nii.gz")

@@ -70,7 +70,7 @@ def test_frames_keep_their_counts():
 
 
 def test_a_tool_on_the_wire():
-    pose, tools, axis, tip = Consoles(configuration())(ToolPose("Drill", AT, VALID, 1))
+    pose, tools, axis, tip = Consoles()(ToolPose("Drill", AT, VALID, 1))
     assert isinstance(pose, Transform) and pose.device == "DrillToVolume" and np.allclose(pose.matrix, AT)
     assert pose.metadata["TransformStatus"] == "OK" and pose.metadata["AgeMs"] == "2.5" and pose.timestamp_ns == 77
     assert isinstance(tools, TrackingData) and [e.name for e in tools.elements] == ["Drill"]
@@ -81,14 +81,14 @@ def test_a_tool_on_the_wire():
 
 
 def test_an_invalid_tool_leaves_every_device():
-    consoles = Consoles(configuration())
+    consoles = Consoles()
     consoles(ToolPose("Drill", AT, VALID, 1))
     pose, tools, axis, tip = consoles(ToolPose("Drill", None, invalid("registration lost"), 0))
     assert pose.metadata["TransformStatus"] == "INVALID" and np.array_equal(pose.matrix, np.eye(4))
     assert not is_shown(pose)
     assert tools.elements == () and len(axis.points_mm) == 0 and axis.lines == ()
     assert np.isnan(decode(encode(tip)).points[0].position_mm).all()
-    hidden = consoles(ToolPose("Drill", None, invalid("not seen by the tracker"), 0))[0]
+    hidden = consoles(ToolPose("Drill", None, invalid("hidden"), 0, seen=False))[0]
     assert hidden.metadata["TransformStatus"] == "MISSING"
 
 
@@ -96,7 +96,7 @@ def test_an_xray_stands_at_its_detector():
     carm = carm_of_size(256)
     counts = np.zeros((256, 256), np.uint16)
     frame = RegisteredFrame(Frame(counts, 1, 1), carm, AT, VALID, 0.1, 0.9, None, 1)
-    (image,) = Consoles(configuration())(frame)
+    (image,) = Consoles()(frame)
     middle = image.ras_from_index @ (*carm.principal_point_px, 0, 1)
     assert np.allclose(middle[:3], (0, 0, carm.source_to_detector_mm))
 
@@ -105,5 +105,5 @@ def test_an_xray_stands_at_its_detector():
     ("output", "device"), [(PatientPose(AT, VALID, ()), "PatientToVolume"), (CArmPose(AT, VALID), "CArmToVolume")]
 )
 def test_poses_out(output, device):
-    (message,) = Consoles(configuration())(output)
+    (message,) = Consoles()(output)
     assert message.device == device and np.allclose(message.matrix, AT) and message.metadata["Validity"] == "VALID"

@@ -238,18 +238,84 @@ def test_what_arrives_late_is_not_shown_as_new():
     assert theatre.pipeline._state().dropped["late"] == 3
 
 
-def test_a_clock_that_was_set_back_is_taken_up_again():
+def test_a_clock_that_was_set_back_is_taken_up_when_its_source_connects_anew():
     theatre = Theatre()
     theatre.run(4.0)
-    hour = 3_600_000_000_000
-    for k in range(1, 4000):  # its poses look an hour late until nobody remembers how they were before
+    hour, connected_s = 3_600_000_000_000, 60
+    for k in range(1, 100 * (connected_s + 1)):
         now = theatre.now_ns + k * 10_000_000
+        if k == 100 * connected_s:
+            assert of(ToolPose, theatre.outputs)[-1].validity.status is Status.INVALID
+            theatre.feed(SourceState(SOURCE, False, "closed the connection", now))
+            theatre.feed(SourceState(SOURCE, True, "", now))
         for device in (PATIENT_DEVICE, "DrillToTracker"):
             pose = SCENARIO.tracker_from_marker(device, 4.0)
             theatre.feed(TrackedPose(device, pose, now - hour, now))
         if k == 50:
             assert of(ToolPose, theatre.feed(Tick(now)))[-1].validity.status is Status.INVALID
-    assert of(ToolPose, theatre.outputs)[-1].volume_from_tool is not None
+    # Taken again; whether the registration still holds is for X-rays to say.
+    assert theatre.pipeline._rings["DrillToTracker"].newest_ns > theatre.now_ns - hour
+    assert "vanished" in of(ToolPose, theatre.outputs)[-1].validity.reason
+
+
+def test_markers_stamped_by_two_clocks_are_not_put_together():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.feed(SourceState(SOURCE, False, "closed the connection", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    for k in range(1, 50):
+        now = theatre.now_ns + k * 10_000_000
+        theatre.feed(TrackedPose(PATIENT_DEVICE, SCENARIO.tracker_from_marker(PATIENT_DEVICE, 4.0), now, now))
+        late = now - 1_000_000_000
+        theatre.feed(TrackedPose("DrillToTracker", SCENARIO.tracker_from_marker("DrillToTracker", 4.0), late, now))
+    last = of(ToolPose, theatre.outputs)[-1]
+    assert last.validity.status is Status.INVALID and "clocks" in last.validity.reason
+
+
+def test_a_tool_whose_patient_pose_comes_later_is_shown_all_the_same():
+    theatre = Theatre()
+    theatre.run(4.0)
+    for k in range(1, 60):
+        stamp = theatre.now_ns + k * 10_000_000
+        time_s = theatre.time_s + k * 0.01
+        theatre.feed(
+            TrackedPose("DrillToTracker", SCENARIO.tracker_from_marker("DrillToTracker", time_s), stamp, stamp)
+        )
+        lagging, lag_s = stamp - 25_000_000, time_s - 0.025
+        theatre.feed(TrackedPose(PATIENT_DEVICE, SCENARIO.tracker_from_marker(PATIENT_DEVICE, lag_s), lagging, stamp))
+    poses = of(ToolPose, theatre.outputs)[-40:]
+    assert all(pose.validity.status is Status.VALID for pose in poses)
+
+
+@pytest.mark.parametrize("device", ["DrillToTracker", PATIENT_DEVICE])
+def test_a_marker_that_comes_and_goes_is_not_believed(device):
+    theatre = Theatre()
+    theatre.run(4.0)
+    shown = []
+    for k in range(1, 60):
+        stamp, time_s = theatre.now_ns + k * 10_000_000, theatre.time_s + k * 0.01
+        for name in (PATIENT_DEVICE, "DrillToTracker"):
+            hidden = name == device and k % 2 == 0
+            pose = None if hidden else SCENARIO.tracker_from_marker(name, time_s)
+            shown += of(ToolPose, theatre.feed(TrackedPose(name, pose, stamp, stamp)))
+    assert not any(pose.volume_from_tool is not None for pose in shown[3:])
+
+
+def test_an_image_that_is_sent_again_confirms_nothing():
+    theatre = Theatre()
+    theatre.run(0.15)
+    again = Frame(np.zeros((32, 32), np.uint16), theatre.now_ns - 50_000_000, theatre.now_ns, 9)
+    for _ in range(20):
+        theatre.feed(again)
+    assert len(of(RegistrationRequest, theatre.outputs)) <= 2
+
+
+def test_a_registration_that_hangs_takes_the_carms_place_back():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.pipeline._in_flight = True  # asked for, and never answered
+    last = of(CArmPose, theatre.run(2.0))[-1]
+    assert last.volume_from_carm is None and last.validity.status is Status.INVALID
 
 
 def test_one_stamp_from_the_future_does_not_silence_a_marker():
@@ -361,9 +427,17 @@ def test_a_request_lost_with_its_worker_is_made_again():
 
 def test_a_failed_reconstruction_is_said_and_nothing_else_happens():
     theatre = Theatre()
-    theatre.run(4.0)
-    assert theatre.feed(VolumeReady(None, None, 1, 0, "SART", 1.0, "all views look the same way", theatre.now_ns)) == []
-    assert any("same way" in notice for notice in theatre.pipeline._state().notices)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    assert theatre.feed(VolumeReady(None, None, 1, 0, "SART", 1.0, "nobody asked", theatre.now_ns)) == []
+    assert (
+        theatre.feed(
+            VolumeReady(None, None, request.request, 0, "SART", 1.0, "all views look the same way", theatre.now_ns)
+        )
+        == []
+    )
+    notices = theatre.pipeline._state().notices
+    assert any("same way" in notice for notice in notices) and not any("nobody" in notice for notice in notices)
 
 
 def test_the_same_messages_give_the_same_outputs():

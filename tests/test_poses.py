@@ -52,6 +52,25 @@ def test_a_gap_is_not_bridged_and_the_marker_must_settle_after_it():
     assert np.allclose(ring.at(15 * STEP), at_x(15))
 
 
+def test_a_flickering_marker_is_believed_again():
+    ring = PoseRing("x")
+    ring.add(STEP, at_x(0))
+    ring.add(STEP + 2 * MAX_GAP_NS, at_x(0))
+    for k in range(1, 10):
+        ring.add(STEP + 4 * MAX_GAP_NS + k * STEP, at_x(7))
+    assert np.allclose(ring.at(STEP + 4 * MAX_GAP_NS + 9 * STEP), at_x(7))
+
+
+def test_a_lost_sample_breaks_the_run():
+    ring = filled()
+    ring.lost()
+    ring.add(21 * STEP, at_x(21))
+    assert isinstance(ring.at(20 * STEP + STEP // 2), Missing) and isinstance(ring.at(21 * STEP), Missing)
+    for k in range(22, 24 + SETTLE_SAMPLES):
+        ring.add(k * STEP, at_x(k))
+    assert np.allclose(ring.at((22 + SETTLE_SAMPLES) * STEP), at_x(22 + SETTLE_SAMPLES))
+
+
 def test_memory_is_bounded():
     ring = PoseRing("x")
     for k in range(5000):

@@ -5,6 +5,7 @@ import pytest
 
 from navnode import geometry as g
 from navnode import native
+from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.projector.reference import render as reference
 from navnode.types import CArm, Volume
@@ -106,3 +107,24 @@ def test_a_source_inside_sees_only_what_is_ahead(blob):
 def test_wrong_pixels_are_refused(blob):
     with pytest.raises(ValueError, match="shape"):
         Projector(blob).render(CARM, np.eye(4), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, -3.697314e28])
+def test_poses_that_are_none_are_refused(blob, value):
+    at = pose(blob, (0.0, 0.0, 0.0))
+    at[1, 3] = value
+    with pytest.raises(ComputeError):
+        Projector(blob).render(CARM, at)
+
+
+def test_rays_parallel_to_a_slab_they_miss(blob):
+    axes = blob.volume_from_index[:3, :3] / np.linalg.norm(blob.volume_from_index[:3, :3], axis=0)
+    for side, along in ((0, 2), (1, 2), (2, 0)):
+        at = np.eye(4)
+        turn = np.stack([axes[:, side], axes[:, 3 - side - along], axes[:, along]], axis=1)
+        at[:3, :3] = turn * np.sign(np.linalg.det(turn))
+        for offset in (0.0, 1e-5, 300.0):
+            at[:3, 3] = blob.center_mm + 300 * axes[:, side] - 500 * axes[:, along] + offset * axes[:, side]
+            for precision in ("int16", "float32"):
+                image, jacobian = Projector(blob, precision=precision).render(CARM, at, jacobian=True)
+                assert np.isfinite(image).all() and np.isfinite(jacobian).all()

@@ -66,6 +66,7 @@ class Scene:
     state_ns: int = 0
     live_station: int | None = None
     last_frame_ns: int = 0
+    moving: bool = False
 
     def take(self, output: object, now_ns: int) -> None:
         """Remember one of the node's outputs."""
@@ -81,6 +82,7 @@ class Scene:
 
     def _take_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
         self.live_station, self.last_frame_ns = frame.station, now_ns
+        self.moving = frame.station is None and frame.volume_from_carm is not None
         if frame.station is None or frame.volume_from_carm is None:
             return
         self.stations[frame.station] = Station(
@@ -95,7 +97,7 @@ class Scene:
             "registration": _validity(registration),
             "tools": [self._tool(pose, heard_ns, now_ns, silent) for pose, heard_ns in self.tools.values()],
             "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
-            "moving": self.live_station is None and now_ns - self.last_frame_ns < LIVE_NS,
+            "moving": self.moving and now_ns - self.last_frame_ns < LIVE_NS,
             "silent": silent,
             "state": _figures(self.state) if self.state and not silent else None,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from importlib.resources import files
@@ -196,7 +197,7 @@ async def run_display(config: Config, address: str) -> None:
     try:
         await web.TCPSite(runner, config.display.host, config.display.port).start()
     except OSError as error:
-        reason = "is in use by another program" if error.errno == 98 else error.strerror
+        reason = "is in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigError(f"display.port {config.display.port} on {config.display.host} {reason}") from error
     say_ready(str(config.display.port))
     try:

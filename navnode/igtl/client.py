@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 from navnode.clock import now_ns
-from navnode.errors import WireError
+from navnode.errors import PeerError
 from navnode.igtl.framing import Framer
 from navnode.igtl.messages import Message, StatusMessage, encode
 
@@ -81,6 +81,6 @@ class Client:
                     self._on_message(message, received_ns)
         except TimeoutError:
             return f"silent for {self._silence_s:.0f} s"
-        except (WireError, OSError) as error:
+        except (PeerError, OSError) as error:
             return f"lost ({error})"
         return "closed the connection"

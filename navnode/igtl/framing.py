@@ -6,13 +6,15 @@ from navnode.igtl.messages import HEADER_SIZE, Header, Message, decode_body, dec
 
 
 class Framer:
-    """Feed it bytes, take whole messages. Nothing is allocated before the header passed its limits."""
+    """Feed it bytes, take whole messages.
+
+    Nothing is allocated before the header passed its limits, and then only as bytes really arrive.
+    """
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._header: Header | None = None
         self._body = bytearray()
-        self._filled = 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The messages that these bytes complete.
@@ -30,13 +32,11 @@ class Framer:
                 if len(self._head) < HEADER_SIZE:
                     return messages
                 self._header = decode_header(self._head)
-                self._body = bytearray(self._header.body_size)
-                self._filled = 0
-            take = min(len(self._body) - self._filled, len(view))
-            self._body[self._filled : self._filled + take] = view[:take]
-            self._filled += take
+                self._body = bytearray()
+            take = min(self._header.body_size - len(self._body), len(view))
+            self._body += view[:take]
             view = view[take:]
-            if self._filled < len(self._body):
+            if len(self._body) < self._header.body_size:
                 return messages
             messages.append(decode_body(self._header, memoryview(self._body)))
             self._head.clear()

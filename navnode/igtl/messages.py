@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ _EXTENDED = struct.Struct(">HHII")
 _META_ENTRY = struct.Struct(">HHI")
 _UTF8, _ASCII = 106, 3
 _TYPE_SIZE, _NAME_SIZE = 12, 20
+_LAST_STAMP_NS = (10**9 << 32) - 1
 _DEVICE_NAME_KEY = "IGTL_DEVICE_NAME"
 
 MAX_BODY_BYTES = 1 << 29
@@ -195,7 +196,7 @@ def encode(message: Message, version: int | None = None) -> bytes:
             raise LocalError(f"device name {message.device!r} is longer than {_NAME_SIZE} bytes; use version 2")
         metadata[_DEVICE_NAME_KEY] = message.device
         device = device[:_NAME_SIZE]
-    if not 0 <= message.timestamp_ns < 10**9 << 32:
+    if not 0 <= message.timestamp_ns <= _LAST_STAMP_NS:
         raise LocalError(f"{message.type} {message.device!r}: time stamp {message.timestamp_ns} does not fit the wire")
     body = content if version == 1 else _with_metadata(content, metadata)
     if len(body) > MAX_BODY_BYTES:
@@ -231,7 +232,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
     limit = _MAX_BODY_OF_QUERY if query else MAX_BODY_BYTES_OF.get(kind, MAX_BODY_BYTES)
     if size > limit:
         raise PeerError(f"{kind}: a body of {size} bytes at offset 42 is over the limit of {limit}")
-    timestamp_ns = (stamp >> 32) * 10**9 + ((stamp & 0xFFFFFFFF) * 10**9 + 2**31 >> 32)
+    timestamp_ns = min((stamp >> 32) * 10**9 + ((stamp & 0xFFFFFFFF) * 10**9 + 2**31 >> 32), _LAST_STAMP_NS)
     return Header(version, kind, _text(device, "device name"), timestamp_ns, size, crc)
 
 
@@ -255,10 +256,6 @@ def decode_body(header: Header, body: memoryview) -> Message:
         return decoder(content, common)
     except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
         raise PeerError(f"{header.type} {header.device!r}: {error}") from error
-
-
-def at_version(message: Message, version: int) -> Message:
-    return message if message.version == version else replace(message, version=version)
 
 
 # --- metadata ----------------------------------------------------------------------------------------

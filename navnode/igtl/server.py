@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import struct
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from navnode.clock import now_ns
-from navnode.errors import ConfigError, WireError
+from navnode.errors import ConfigError, LocalError, WireError
 from navnode.igtl.framing import Framer
 from navnode.igtl.messages import Capability, Message, Raw, StatusMessage, String, TrackingData, encode
 
@@ -18,7 +19,12 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 18944
 _READ_BYTES = 1 << 18
-_HIGH_WATER_BYTES = 1 << 20
+_HIGH_WATER_BYTES = 1 << 16
+"""More than this waiting for a client, and messages wait in its latest-wins queue instead: what is on its way to a
+slow reader only grows old."""
+
+_SEND_BUFFER_BYTES = 1 << 18
+_MAX_CLIENTS = 100
 _MAX_REPLIES = 256
 _KEEP_ALIVE_S = 1.0
 _SILENT_PEER_MS = 2_000
@@ -60,6 +66,10 @@ class Peer:
         self._latest[key] = message
         self._wake.set()
 
+    def withdraw(self, message: Message) -> None:
+        """What waits of this device is not true any more."""
+        self._latest.pop(f"{message.type}/{message.device}", None)
+
     def reply(self, message: Message) -> None:
         """Queue an answer; answers are never dropped, a client that asks and never reads is closed."""
         if len(self._replies) >= _MAX_REPLIES:
@@ -83,7 +93,9 @@ class Peer:
                 if self._replies:
                     self._write(self._replies.popleft(), {})
                 elif self._latest:
-                    self._write(self._latest.pop(next(iter(self._latest))), {})
+                    # Poses and states before pictures.
+                    key = min(self._latest, key=lambda name: name.startswith("IMAGE/"))
+                    self._write(self._latest.pop(key), {})
 
     def _room(self) -> bool:
         return self._writer.transport.get_write_buffer_size() < _HIGH_WATER_BYTES
@@ -127,8 +139,9 @@ class Server:
         """
         try:
             self._server = await asyncio.start_server(self._serve, self.host, self.port)
-        except OSError as error:
-            reason = "is in use by another program" if error.errno == 98 else error.strerror
+        except (OSError, OverflowError) as error:
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            reason = "is in use by another program" if in_use else f"cannot be listened on ({error})"
             raise ConfigError(f"port {self.port} on {self.host} {reason}") from error
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -148,12 +161,21 @@ class Server:
         encoded: dict[int, bytes] = {}
         for peer in self.peers:
             if peer.version >= min_version:
-                peer.offer(message, encoded)
+                try:
+                    peer.offer(message, encoded)
+                except LocalError as error:
+                    log.error("not sent: %s", error)
+            else:
+                peer.withdraw(message)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        if len(self.peers) >= _MAX_CLIENTS:
+            log.warning("more than %d consoles; one more is turned away", _MAX_CLIENTS)
+            writer.transport.abort()
+            return
         _tune(writer.get_extra_info("socket"))
         writer.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
         peer = Peer(writer)
@@ -230,5 +252,6 @@ class Server:
 def _tune(connection: socket.socket) -> None:
     """Small messages leave at once; a peer that vanished without closing is noticed."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_PEER_MS)

@@ -40,7 +40,7 @@ struct Span {
   F first, last;
 };
 
-inline Span slices_inside(const AxisView& view, const F (&d)[3], F inverse_d0, F slope1, F slope2) {
+inline Span slices_inside(const AxisView& view, const F (&d)[3], F slope1, F slope2) {
   Span s{splat(1.f), splat((float)view.size[0] - 2.f)};
   const F to_source = splat(view.source[0]), to_detector = to_source + d[0];
   s.first = max(s.first, min(to_source, to_detector));
@@ -58,8 +58,18 @@ inline Span slices_inside(const AxisView& view, const F (&d)[3], F inverse_d0, F
     s.first = max(s.first, first);
     s.last = min(s.last, last);
   }
-  (void)inverse_d0;
   return s;
+}
+
+// First and last whole slice of a span, within the volume; an empty range for what is no number.
+struct Range {
+  int first, last;
+};
+
+inline Range whole_slices(float first, float last, int size) {
+  const float top = (float)(size - 1);
+  if (!(first <= top) || !(last >= 0.f)) return {0, -1};
+  return {(int)std::ceil(std::max(first, 0.f)), (int)std::floor(std::min(last, top))};
 }
 
 inline int dominant_axis(const Scene& scene, float u, float v) {
@@ -81,13 +91,12 @@ void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes,
   const F inverse_d0 = 1.f / d[0];
   const F slope1 = d[1] * inverse_d0, slope2 = d[2] * inverse_d0;
   const F at1 = view.source[1] - view.source[0] * slope1, at2 = view.source[2] - view.source[0] * slope2;
-  const Span span = slices_inside(view, d, inverse_d0, slope1, slope2);
+  const Span span = slices_inside(view, d, slope1, slope2);
   const F size1 = splat((float)view.size[1] - 1.001f), size2 = splat((float)view.size[2] - 1.001f);
 
   F sum{}, a1{}, a2{}, b1{}, b2{};
-  const int first = (int)std::ceil(std::max(lowest(span.first), 0.f));
-  const int last = (int)std::floor(std::min(highest(span.last), (float)view.size[0]));
-  for (int k = first; k <= last; ++k) {
+  const Range slices = whole_slices(lowest(span.first), highest(span.last), view.size[0]);
+  for (int k = slices.first; k <= slices.last; ++k) {
     const float kf = (float)k;
     const F p1 = at1 + kf * slope1, p2 = at2 + kf * slope2;
     // Lanes outside are clamped into the zero border, where value and gradient vanish.
@@ -200,7 +209,7 @@ void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::
       const F inverse_d0 = 1.f / d[0];
       const F slope1 = d[1] * inverse_d0, slope2 = d[2] * inverse_d0;
       const F at1 = view.source[1] - view.source[0] * slope1, at2 = view.source[2] - view.source[0] * slope2;
-      const Span span = slices_inside(view, d, inverse_d0, slope1, slope2);
+      const Span span = slices_inside(view, d, slope1, slope2);
       const F x = (u - scene.center_px[0]) * scene.spacing_mm[0];
       const F y = (v - scene.center_px[1]) * scene.spacing_mm[1];
       const F weight =
@@ -208,9 +217,8 @@ void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::
       for (int l = 0; l < lanes; ++l) {
         const float value = ray_values[block + at + l] * weight[l];
         if (value == 0.f) continue;
-        const int first = (int)std::ceil(std::max(span.first[l], 0.f));
-        const int last = (int)std::floor(std::min(span.last[l], (float)view.size[0]));
-        for (int k = first; k <= last; ++k) {
+        const Range slices = whole_slices(span.first[l], span.last[l], view.size[0]);
+        for (int k = slices.first; k <= slices.last; ++k) {
           const float q1 = std::min(std::max(at1[l] + k * slope1[l], 0.f), view.size[1] - 1.001f);
           const float q2 = std::min(std::max(at2[l] + k * slope2[l], 0.f), view.size[2] - 1.001f);
           const int i1 = (int)q1, i2 = (int)q2;

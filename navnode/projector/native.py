@@ -9,6 +9,7 @@ from typing import Literal, overload
 import numpy as np
 
 from navnode import native
+from navnode.errors import ComputeError
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
 MU_WATER_PER_MM = 0.02
@@ -18,6 +19,9 @@ PADDING = 2
 """Zero voxels around the volume: rays outside are clamped into them and see value and gradient 0."""
 
 _INT16_FULL_SCALE = 32_000
+
+_FARTHEST_MM = 1e6
+"""float32 geometry ends long after any room does."""
 
 
 class _AxisView(ctypes.Structure):
@@ -147,6 +151,9 @@ class Projector:
             jacobian: also return (6, ...) derivatives with respect to the right perturbation
                 ``volume_from_carm @ geometry.exp(xi, (0, 0, pivot_mm))``.
 
+        Raises:
+            ComputeError: the pose holds numbers that are none, or lies a kilometre away.
+
         Returns:
             (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
         """
@@ -193,6 +200,8 @@ class Projector:
         return self._padded[self._core]
 
     def _scene(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> _Scene:
+        if not (np.isfinite(volume_from_carm).all() and np.abs(volume_from_carm).max() < _FARTHEST_MM):
+            raise ComputeError("the C-arm's pose is none")
         index_from_carm = self._index_from_volume @ volume_from_carm
         source, linear = index_from_carm[:3, 3], index_from_carm[:3, :3]
         (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px

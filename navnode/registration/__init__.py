@@ -65,7 +65,10 @@ def register_counts(
     started = time.perf_counter()
     if reason := blank_reason(counts):
         verdict = invalid(reason, timestamp_ns)
-        return Registration(start_volume_from_carm, verdict, float("inf"), 0.0, np.eye(6) * 1e6, pivot_mm, 0, 0.0)
+        nothing = np.eye(6) * 1e6
+        return Registration(
+            start_volume_from_carm, verdict, float("inf"), 0.0, nothing, pivot_mm, 0, 0.0, informative=False
+        )
     image = Image(counts, carm)
     if effort is Effort.SEARCH:
         fit = find_pose(registration, image, start_volume_from_carm, pivot_mm)

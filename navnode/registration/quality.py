@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from navnode.registration.tracking import Fit
 from navnode.types import Status, Validity
 
@@ -30,21 +32,27 @@ def assess(fit: Fit, timestamp_ns: int = 0, *, sparse_volume: bool = False) -> V
 
 
 def _sparse_verdict(fit: Fit) -> tuple[Status, str]:
-    if fit.similarity < SPARSE_SIMILARITY or fit.residual > SPARSE_RESIDUAL or fit.inliers < MIN_INLIERS:
+    fits = fit.similarity >= SPARSE_SIMILARITY and fit.residual <= SPARSE_RESIDUAL and fit.inliers >= MIN_INLIERS
+    if not (fits and _finite(fit)):
         return Status.INVALID, f"image and reconstruction do not match (similarity {fit.similarity:.2f})"
     return Status.DEGRADED, "registered to a volume made from a few X-rays"
 
 
 def _verdict(fit: Fit) -> tuple[Status, str]:
+    # Conditions are written for what must hold: a number that is none fails them.
     depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
-    if fit.similarity < DEGRADED_SIMILARITY:
+    if not fit.similarity >= DEGRADED_SIMILARITY:
         return Status.INVALID, f"image and volume do not match (similarity {fit.similarity:.2f})"
-    if fit.residual > DEGRADED_RESIDUAL:
+    if not fit.residual <= DEGRADED_RESIDUAL:
         return Status.INVALID, f"image and volume do not match (residual {fit.residual:.2f})"
-    if fit.inliers < MIN_INLIERS:
+    if not fit.inliers >= MIN_INLIERS:
         return Status.INVALID, f"too much of the image is not explained ({1 - fit.inliers:.0%})"
-    if depth_sigma_mm > MAX_DEPTH_SIGMA_MM:
+    if not (depth_sigma_mm <= MAX_DEPTH_SIGMA_MM and _finite(fit)):
         return Status.INVALID, f"the image does not fix the depth (sigma {depth_sigma_mm:.1f} mm)"
     if fit.similarity < VALID_SIMILARITY or fit.residual > VALID_RESIDUAL:
         return Status.DEGRADED, f"image and volume match poorly (similarity {fit.similarity:.2f})"
     return Status.VALID, ""
+
+
+def _finite(fit: Fit) -> bool:
+    return bool(np.isfinite(fit.volume_from_carm).all() and np.isfinite(fit.covariance).all())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ WRONG_MM = 5.0
 """An output shown as VALID that is off by more than this counts as wrong."""
 
 _KEPT = 2_000
+_KEPT_ERRORS = 100_000
 
 
 class Scorer:
@@ -33,14 +34,14 @@ class Scorer:
         self._scenario = scenario
         self._truth_patient = scenario.volume_from_patient if with_ct else np.eye(4)
         self._volume_from_ct = self._truth_patient @ g.inverse(scenario.volume_from_patient)
+        self._targets_volume_mm = g.transform(self._volume_from_ct, scenario.targets_mm)
         self._targets_patient_mm = g.transform(g.inverse(scenario.volume_from_patient), scenario.targets_mm)
         self._truth: OrderedDict[tuple[str, int], Matrix] = OrderedDict()
         self._pending: OrderedDict[tuple[str, int], tuple[Matrix, str]] = OrderedDict()
-        self.target_errors_mm: list[float] = []
-        self.tip_errors_mm: list[float] = []
+        self.target_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
+        self.tip_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
         self.wrong_while_valid = 0
         self.frames = 0
-        self.statuses: list[str] = []
 
     @contextmanager
     def listening(self, node: tuple[str, int], room: tuple[str, int]) -> Iterator[None]:
@@ -72,7 +73,7 @@ class Scorer:
         key = (message.device.removeprefix("Truth"), message.timestamp_ns)
         self._remember(self._truth, key, self._volume_from_ct @ message.matrix)
         if key in self._pending:
-            self._compare(*self._pending.pop(key), self._truth[key])
+            self._compare(key[0], *self._pending.pop(key), self._truth[key])
 
     def from_node(self, message: Message) -> None:
         """Take what the node says."""
@@ -81,17 +82,16 @@ class Scorer:
         validity = message.metadata.get("Validity", "")
         if message.device == "CArmToVolume":
             self.frames += validity != "INVALID"
-            self.statuses.append(validity)
         if validity == "INVALID":
             return
         if message.device == "PatientToVolume":
             error = self._target_error_mm(message.matrix)
             self.target_errors_mm.append(error)
             self.wrong_while_valid += validity == "VALID" and error > WRONG_MM
-        elif message.device == f"{self._scenario.tool_name}ToVolume":
+        elif message.device in ("CArmToVolume", f"{self._scenario.tool_name}ToVolume"):
             key = (message.device, message.timestamp_ns)
             if key in self._truth:
-                self._compare(message.matrix, validity, self._truth[key])
+                self._compare(message.device, message.matrix, validity, self._truth[key])
             else:
                 self._remember(self._pending, key, (message.matrix, validity))
 
@@ -108,9 +108,14 @@ class Scorer:
         true = g.transform(self._truth_patient, self._targets_patient_mm)
         return float(np.linalg.norm(estimated - true, axis=1).mean())
 
-    def _compare(self, estimated: Matrix, validity: str, true: Matrix) -> None:
-        error = float(np.linalg.norm(estimated[:3, 3] - true[:3, 3]))
-        self.tip_errors_mm.append(error)
+    def _compare(self, device: str, estimated: Matrix, validity: str, true: Matrix) -> None:
+        """Tools by their tip; the C-arm by where the targets appear across its beam, which is what it is used for."""
+        if device == "CArmToVolume":
+            seen, truly = (g.transform(g.inverse(pose), self._targets_volume_mm)[:, :2] for pose in (estimated, true))
+            error = float(np.linalg.norm(seen - truly, axis=1).mean())
+        else:
+            error = float(np.linalg.norm(estimated[:3, 3] - true[:3, 3]))
+            self.tip_errors_mm.append(error)
         self.wrong_while_valid += validity == "VALID" and error > WRONG_MM
 
     def _remember(self, where: OrderedDict[Any, Any], key: tuple[str, int], value: Any) -> None:
@@ -119,10 +124,10 @@ class Scorer:
             where.popitem(last=False)
 
 
-def summary(values: list[float], middle: str = "p50") -> dict[str, float | None]:
+def summary(values: Collection[float], middle: str = "p50") -> dict[str, float | None]:
     """median (or p50), p95 or p99, and maximum; None when there are no values."""
     high = "p95" if middle == "median" else "p99"
     if not values:
         return {middle: None, high: None, "max": None}
-    quantiles = np.percentile(values, [50, 95 if high == "p95" else 99, 100])
+    quantiles = np.percentile(list(values), [50, 95 if high == "p95" else 99, 100])
     return {name: round(float(q), 3) for name, q in zip((middle, high, "max"), quantiles, strict=True)}

@@ -151,6 +151,12 @@ def test_times_beyond_the_wire_are_refused():
             encode(Transform(device="x", timestamp_ns=timestamp_ns, matrix=np.eye(4)))
 
 
+def test_the_last_stamp_of_the_wire_can_be_sent_on():
+    wire = bytearray(encode(Transform(device="x", matrix=np.eye(4))))
+    wire[34:42] = b"\xff" * 8
+    assert decode(encode(decode(bytes(wire)))).timestamp_ns == 10**9 * 2**32 - 1
+
+
 def test_an_image_names_its_centre_on_the_wire():
     volume_from_index = np.diag([2.0, 3.0, 4.0, 1.0])
     volume_from_index[:3, 3] = (10, 20, 30)

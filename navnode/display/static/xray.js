@@ -1,4 +1,5 @@
 // One X-ray station: the picture, and the tool where its rays would put it.
+const DECODE_MS = 250;
 const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
 
 export class XrayView {
@@ -10,21 +11,30 @@ export class XrayView {
     this.caption.textContent = "waiting for a station";
   }
 
-  async show(blob) {
+  // Decoding takes its time: a picture that was overtaken by a newer one is let go.
+  async show(blob, timestamp) {
     const picture = await createImageBitmap(blob);
+    if (this.picture && BigInt(timestamp) < BigInt(this.timestamp)) return picture.close();
     this.picture?.close();
-    this.picture = picture;
+    Object.assign(this, { picture, timestamp });
   }
 
   draw(view, scene, slot) {
     const { canvas } = this;
+    // While a picture is being decoded, the last one stays with the tool that belongs to it, for a moment.
+    if (view && this.timestamp === view.timestamp_ns) this.agreed = performance.now();
+    else if (view && this.picture && !scene.silent && performance.now() - this.agreed < DECODE_MS) return;
     const ratio = window.devicePixelRatio || 1;
     const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    if (!view || !this.picture) return;
+    if (!view || !this.picture) {
+      this.caption.textContent = "waiting for a station";
+      this.why.textContent = "";
+      return;
+    }
     const [w, h] = view.size_px;
     const scale = Math.min(width / w, height / h);
     const left = (width - w * scale) / 2, top = (height - h * scale) / 2;
@@ -35,7 +45,9 @@ export class XrayView {
     pen.rect(left, top, w * scale, h * scale);
     pen.save();
     pen.clip();
-    for (const tool of scene.tools) {
+    // The tool's pixels belong to one picture; until that one is here, no tool.
+    const tools = this.timestamp === view.timestamp_ns ? scene.tools : [];
+    for (const tool of tools) {
       const points = tool.pixels?.[slot];
       // Pixel centres are at integers, a picture's pixel 0 reaches from 0 to 1.
       if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio);
