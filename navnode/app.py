@@ -22,7 +22,7 @@ from navnode.devices import Consoles, Ingest, is_shown
 from navnode.errors import PeerError
 from navnode.igtl import Client, Message, Peer, Server
 from navnode.pipeline import Pipeline
-from navnode.processes import say_ready
+from navnode.processes import say_ready, take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import HEARTBEAT_S
 from navnode.registration import ImageRegistration, register_counts
@@ -320,5 +320,6 @@ async def serve(node: Node) -> None:
 
 
 def prepare_interpreter() -> None:
-    """Settings of a process in which threads share the loop's cores."""
-    sys.setswitchinterval(0.0005)
+    """Settings of a process in which threads share the loop's cores; call it in the loop's thread."""
+    sys.setswitchinterval(0.0001)
+    take_loop_priority()

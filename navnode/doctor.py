@@ -12,9 +12,12 @@ from typing import Any
 
 from navnode import __version__, native
 from navnode.igtl.server import DEFAULT_PORT
+from navnode.processes import may_take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import ENGINE
 from navnode.simulation.sample_ct import cache_folder
+
+_NO_REAL_TIME = "ordinary; `ulimit -r 5` or LimitRTPRIO=5 would allow real-time, with a third of the overlay latency"
 
 
 def examine() -> dict[str, Any]:
@@ -24,6 +27,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu": {"cores": len(os.sched_getaffinity(0)), "instruction_sets": list(native.instruction_sets())},
+        "scheduling": "real-time for the loop" if may_take_loop_priority() else _NO_REAL_TIME,
         "gpu": _gpu(),
         "extras": {name: importlib.util.find_spec(name) is not None for name in ("torch", "tensorrt", "openvino")},
         "ports": {str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
