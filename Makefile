@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo test test-slow build lint peers clean
+.PHONY: demo test test-slow fuzz build lint peers clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -14,6 +14,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)
+	NAVNODE_FUZZ_CASES=$${CASES:-1000000} NAVNODE_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -s tests/fuzz
 
 build: $(STAMP)
 
@@ -32,6 +35,13 @@ $(STAMP): pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
+
+# Programs on the OpenIGTLink C++ library, for the tests and for `navnode bench igtl`.
+PEERS := $(patsubst tests/peers/%.cpp,tests/peers/build/%,$(wildcard tests/peers/*.cpp))
+peers: $(PEERS)
+tests/peers/build/%: tests/peers/%.cpp
+	@mkdir -p tests/peers/build
+	$${CXX:-c++} -std=c++17 -O2 -I/usr/include/openigtlink $< -o $@ -lOpenIGTLink -lpthread
 
 $(VENV)/.dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

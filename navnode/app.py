@@ -17,7 +17,7 @@ import zmq
 
 from navnode import bus
 from navnode.clock import now_ns
-from navnode.config import Config
+from navnode.config import Config, SourceSection
 from navnode.devices import Consoles, Ingest, is_shown
 from navnode.errors import PeerError
 from navnode.igtl import Client, Message, Peer, Server
@@ -75,7 +75,15 @@ class Node:
         self._config = config
         self._pipeline = Pipeline(config, volume)
         self._ingest, self._consoles = Ingest(config), Consoles()
-        self.server = Server(config.console.host, config.console.port, self._from_console)
+        console = config.console
+        self.server = Server(
+            console.host,
+            console.port,
+            self._from_console,
+            tls=console.tls,
+            insecure=console.insecure,
+            max_rate_hz=console.max_rate_hz,
+        )
         self._addresses = worker_address, output_address
         self._registrations = _RegistrationThread(config, volume, self._pipeline)
         self._latency, self._overlay_latency = _Latencies(), _Latencies()
@@ -111,19 +119,20 @@ class Node:
         self._registrations.start(lambda done: loop.call_soon_threadsafe(take, done))
         if (volume := self._pipeline.volume) is not None:
             await self._show_ct(volume)
-        sources = [self._source(source.host, source.port) for source in self._config.sources]
+        sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
         await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _source(self, host: str, port: int) -> Client:
-        name = f"{host}:{port}"
+    def _source(self, source: SourceSection) -> Client:
+        name = f"{source.host}:{source.port}"
         return Client(
-            host,
-            port,
+            source.host,
+            source.port,
             on_message=self._from_wire,
             on_state=lambda up, reason: self._dispatch(SourceState(name, up, reason, now_ns())),
+            tls=source.tls,
         )
 
     def _from_wire(self, message: Message, received_ns: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import ipaddress
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.geometry import is_rigid, orthonormal
+from navnode.tls import Tls, is_loopback
 from navnode.types import CArm, Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
@@ -28,14 +28,11 @@ def _check_rigid(rows: Rows, name: str) -> None:
         raise ValueError(f"{name} is no rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
 
 
-def _check_address(host: str, insecure: bool) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not insecure:
+def _check_address(host: str, insecure: bool, tls: Tls | None = None) -> None:
+    if not (is_loopback(host) or tls or insecure):
         raise ValueError(
-            f"host {host!r} is not this machine alone, and nothing is encrypted; set insecure = true to accept that"
+            f"host {host!r} is not this machine alone, and nothing is encrypted; set insecure = true to accept that, "
+            "or, for consoles, give tls"
         )
 
 
@@ -85,6 +82,8 @@ class SourceSection(_Section, frozen=True):
 
     port: Port
     host: str = "127.0.0.1"
+    tls: Tls | None = None
+    """Certificate, key and authorities (PEM files, beside this one unless absolute), if the server speaks TLS."""
 
 
 class DevicesSection(_Section, frozen=True):
@@ -178,10 +177,15 @@ class ConsoleSection(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 18944
     insecure: bool = False
-    """Must be true to listen on anything but loopback: OpenIGTLink has no encryption."""
+    """Must be true to listen on anything but loopback without TLS: OpenIGTLink has no encryption."""
+    tls: Tls | None = None
+    """Certificate, key and authorities (PEM files, beside this one unless absolute); only clients that show a
+    certificate signed by one of the authorities are let in."""
+    max_rate_hz: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """No device is sent to one console more often; 0: no limit."""
 
     def __post_init__(self) -> None:
-        _check_address(self.host, self.insecure)
+        _check_address(self.host, self.insecure, self.tls)
 
 
 class DisplaySection(_Section, frozen=True):
@@ -256,12 +260,23 @@ def load(path: str | Path) -> Config:
     """
     path = find(path)
     loaded = parse(_read(path), str(path))
-    ct = Path(loaded.volume.ct)
-    if loaded.volume.ct in ("", "sample", "procedural") or ct.is_absolute():
-        return loaded
-    # A relative path means: beside this file.
-    beside = str(path.parent.resolve() / ct)
-    return msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=beside))
+    folder = path.parent.resolve()  # a relative path in the file means: beside the file
+
+    def beside(tls: Tls | None) -> Tls | None:
+        if tls is None:
+            return None
+        return Tls(*(str(folder / name) for name in (tls.certificate, tls.key, tls.authorities)))
+
+    replace = msgspec.structs.replace
+    ct = loaded.volume.ct
+    if ct not in ("", "sample", "procedural"):
+        ct = str(folder / ct)
+    return replace(
+        loaded,
+        volume=replace(loaded.volume, ct=ct),
+        sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
+        console=replace(loaded.console, tls=beside(loaded.console.tls)),
+    )
 
 
 def find(path: str | Path) -> Path:

@@ -18,6 +18,7 @@ from navnode.igtl import (
     TrackedElement,
     TrackingData,
     Transform,
+    cells,
 )
 from navnode.types import (
     CArmPose,
@@ -128,7 +129,7 @@ class Consoles:
             TrackedElement(p.tool, p.volume_from_tool) for p in self._tools.values() if p.volume_from_tool is not None
         ]
         points = np.zeros((0, 3), np.float32)
-        lines: tuple[tuple[int, ...], ...] = ()
+        lines: tuple[tuple[int, int], ...] = ()
         # Receivers on the C++ library pass over an empty list and keep the old point: nowhere must be said.
         nowhere = (float("nan"),) * 3
         tips = (PointElement("", nowhere),)
@@ -146,7 +147,7 @@ class Consoles:
                 timestamp_ns=stamp,
                 metadata=metadata,
                 points_mm=points,
-                lines=lines,
+                lines=cells(lines),
             ),
             Point(device=f"{pose.tool}Tip", timestamp_ns=stamp, metadata=metadata, points=tips),
         ]
@@ -212,7 +213,7 @@ def _volume(update: VolumeUpdate) -> list[Message]:
                 timestamp_ns=stamp,
                 metadata=metadata,
                 points_mm=update.bone.vertices_mm,
-                triangles=update.bone.triangles,
+                polygons=cells(update.bone.triangles),
             )
         )
     return messages

@@ -18,7 +18,14 @@ class WireError(NavError):
 
 
 class PeerError(WireError):
-    """The other side sent something wrong: close that connection, keep the others."""
+    """The other side sent something wrong: close that connection, keep the others.
+
+    ``offset``: at which byte of the message, where that can be said.
+    """
+
+    def __init__(self, problem: str, offset: int | None = None) -> None:
+        super().__init__(problem if offset is None else f"{problem} (at byte {offset})")
+        self.problem, self.offset = problem, offset
 
 
 class LocalError(WireError):

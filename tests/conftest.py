@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,17 @@ from navnode import geometry as g
 from navnode.types import Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+HAS_CPP = Path("/usr/include/openigtlink/igtlClientSocket.h").exists() and shutil.which("g++") is not None
+needs_cpp = pytest.mark.skipif(not HAS_CPP, reason="libopenigtlink-dev and g++ are not installed")
+
+
+def peer_program(name: str) -> Path:
+    """A program of tests/peers, built against the OpenIGTLink C++ library."""
+    root = Path(__file__).parent.parent
+    subprocess.run(["make", "--silent", f"tests/peers/build/{name}"], cwd=root, check=True)
+    return root / "tests/peers/build" / name
+
 
 settings.register_profile(
     "navnode", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -28,11 +26,9 @@ from navnode.simulation.scenario import carm_of_size
 from navnode.supervisor import Supervisor
 from navnode.types import Status
 from tests.browser import CHROMIUM, Browser
-from tests.conftest import find_free_port
+from tests.conftest import find_free_port, needs_cpp, peer_program
 
 SIZE_PX, RATE_HZ = 256, 10.0
-RECEIVER = Path(__file__).parent / "peers" / "receiver.cpp"
-HAS_CPP = Path("/usr/include/openigtlink/igtlClientSocket.h").exists() and shutil.which("g++") is not None
 quiet = Console(quiet=True)
 
 
@@ -138,28 +134,10 @@ def test_pyigtl_as_a_console(live):
     client.stop()
 
 
-@pytest.fixture(scope="session")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("peers") / "receiver"
-    command = [
-        "g++",
-        "-std=c++17",
-        "-O1",
-        "-I/usr/include/openigtlink",
-        str(RECEIVER),
-        "-o",
-        str(path),
-        "-lOpenIGTLink",
-        "-lpthread",
-    ]
-    subprocess.run(command, check=True)
-    return path
-
-
-@pytest.mark.skipif(not HAS_CPP, reason="libopenigtlink-dev and g++ are not installed")
-def test_the_cpp_library_as_a_console(live, receiver):
+@needs_cpp
+def test_the_cpp_library_as_a_console(live):
     supervisor, _ = live
-    command = [str(receiver), "127.0.0.1", str(supervisor.config.console.port), "4"]
+    command = [str(peer_program("receiver")), "127.0.0.1", str(supervisor.config.console.port), "4"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     seen = {line["device"]: line for line in map(json.loads, lines)}
     assert {line["device"]: line["errors"] for line in seen.values() if line["errors"]}.keys() <= {"TDATA/Tools"}

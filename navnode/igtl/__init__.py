@@ -1,46 +1,106 @@
-"""OpenIGTLink: messages without sockets, and a thin server and client around them."""
+"""OpenIGTLink: messages without sockets, and thin servers and clients around them.
+
+:func:`encode` and :func:`decode` turn messages into bytes and back; :class:`Framer` finds messages in a stream.
+:class:`Server` and :class:`Client` run on asyncio, :class:`BlockingServer` and :class:`BlockingClient` without;
+:mod:`navnode.igtl.pyigtl` is for programs written for the package of that name. Examples: docs/openigtlink.md.
+"""
 
 from navnode.errors import LocalError, PeerError, WireError
+from navnode.igtl.blocking import BlockingClient, BlockingServer
 from navnode.igtl.client import Client
 from navnode.igtl.framing import Framer
 from navnode.igtl.messages import (
+    Attribute,
+    Bind,
     Capability,
+    ClientInfo,
+    ColorTable,
+    Command,
+    CommandReply,
+    Get,
     Image,
+    ImageMeta,
+    ImageMetaElement,
+    LabelMeta,
+    LabelMetaElement,
     Message,
+    NDArray,
     Point,
     PointElement,
     PolyData,
+    Position,
+    QuaternionElement,
+    QuaternionTrackingData,
     Raw,
+    Ready,
+    Sensor,
+    Start,
     StatusMessage,
+    Stop,
     String,
     TrackedElement,
     TrackingData,
+    Trajectory,
+    TrajectoryElement,
     Transform,
-    decode,
-    encode,
+    VideoMeta,
+    VideoMetaElement,
+    cells,
+    split_cells,
 )
-from navnode.igtl.server import Peer, Server
+from navnode.igtl.plus import CommandError
+from navnode.igtl.server import DEFAULT_PORT, Peer, Server
+from navnode.igtl.wire import decode, encode
 
 __all__ = [
+    "DEFAULT_PORT",
+    "Attribute",
+    "Bind",
+    "BlockingClient",
+    "BlockingServer",
     "Capability",
     "Client",
+    "ClientInfo",
+    "ColorTable",
+    "Command",
+    "CommandError",
+    "CommandReply",
     "Framer",
+    "Get",
     "Image",
+    "ImageMeta",
+    "ImageMetaElement",
+    "LabelMeta",
+    "LabelMetaElement",
     "LocalError",
     "Message",
+    "NDArray",
     "Peer",
     "PeerError",
     "Point",
     "PointElement",
     "PolyData",
+    "Position",
+    "QuaternionElement",
+    "QuaternionTrackingData",
     "Raw",
+    "Ready",
+    "Sensor",
     "Server",
+    "Start",
     "StatusMessage",
+    "Stop",
     "String",
     "TrackedElement",
     "TrackingData",
+    "Trajectory",
+    "TrajectoryElement",
     "Transform",
+    "VideoMeta",
+    "VideoMetaElement",
     "WireError",
+    "cells",
     "decode",
     "encode",
+    "split_cells",
 ]

@@ -3,84 +3,190 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
-import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
 
-from navnode.clock import now_ns
-from navnode.errors import PeerError
-from navnode.igtl.framing import Framer
-from navnode.igtl.messages import Message, StatusMessage, encode
+from navnode.clock import NS_PER_S, now_ns
+from navnode.igtl.connection import CHECK_EVERY_S, Connection
+from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
+from navnode.tls import Tls
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 18
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 2.0
-_CONNECT_TIMEOUT_S = 3.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
+CONNECT_TIMEOUT_S = 3.0
+_QUEUED = 10_000
 
 
 class Client:
-    """Receives from a server for as long as :meth:`run` runs.
+    """Receives from a server, and sends to it.
+
+    Either give ``on_message`` and await :meth:`run`; or use it as an async context manager and iterate over it::
+
+        async with Client("127.0.0.1", 18944) as client:
+            async for message in client:
+                ...
 
     Args:
         on_message: called with every message and when its last byte came (ns, node clock).
         on_state: called with (connected, reason) at every change.
         silence_s: a server that sends nothing for this long is given up and connected to again.
+        tls: encrypt, and show this certificate.
+        version: header version to speak from the start; a server answers in it.
     """
 
     def __init__(
         self,
         host: str,
         port: int,
-        on_message: Callable[[Message, int], None],
+        on_message: Callable[[Message, int], None] | None = None,
         on_state: Callable[[bool, str], None] = lambda connected, reason: None,
         silence_s: float = 3.0,
+        *,
+        tls: Tls | None = None,
+        version: int = 2,
     ) -> None:
         self.host, self.port = host, port
-        self._on_message, self._on_state = on_message, on_state
-        self._silence_s = silence_s
-        self._writer: asyncio.StreamWriter | None = None
+        self._on_message, self._on_state = on_message or self._keep, on_state
+        self._silence_ns = round(silence_s * NS_PER_S)
+        self._tls, self._version = tls, version
+        self._context = tls.client_context() if tls else None
+        self._connection: Connection | None = None
+        self._heard_ns = 0
+        self._inbox: deque[Message] = deque(maxlen=_QUEUED)
+        self._arrived, self._up = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._numbers = itertools.count(now_ns() // NS_PER_S % 1_000_000_000)
+        self._replies: dict[int, asyncio.Future[CommandReply]] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and self._connection.connected
 
     async def run(self) -> None:
         """Connect and receive until cancelled; reconnects with back-off."""
-        wait_s, last_reason = _FIRST_WAIT_S, ""
-        while True:
-            reason = await self._session()
-            if self._writer is not None:
-                self._writer.transport.abort()
-                self._writer = None
-                wait_s = _FIRST_WAIT_S
-            if reason != last_reason:
-                log.warning("source %s:%d: %s", self.host, self.port, reason)
-                last_reason = reason
-            self._on_state(False, reason)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        wait_s, last_reason = FIRST_WAIT_S, ""
+        try:
+            while True:
+                began_ns = now_ns()
+                reason = await self._session()
+                if self._heard_ns > began_ns:
+                    wait_s = FIRST_WAIT_S
+                if reason != last_reason:
+                    log.warning("source %s:%d: %s", self.host, self.port, reason)
+                    last_reason = reason
+                self._on_state(False, reason)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        finally:
+            if self._connection is not None:
+                self._connection.close()
 
-    def send(self, message: Message) -> None:
-        """Send if connected; silently nothing otherwise."""
-        if self._writer is not None:
-            self._writer.write(encode(message))
+    def send(self, message: Message) -> bool:
+        """Send; False when there is no connection.
+
+        Raises:
+            LocalError: the message cannot be sent.
+        """
+        if self._connection is None or not self._connection.connected:
+            return False
+        self._connection.send(message)
+        return True
+
+    async def drain(self) -> None:
+        """Until the server has taken enough that more can be sent."""
+        if self._connection is not None:
+            await self._connection.drain()
+
+    async def command(self, name: str, text: str = "", *, device: str = "", timeout_s: float = 5.0) -> CommandReply:
+        """Have a command done and wait for its answer.
+
+        Raises:
+            TimeoutError: no answer came.
+        """
+        number = next(self._numbers)
+        future: asyncio.Future[CommandReply] = asyncio.get_running_loop().create_future()
+        self._replies[number] = future
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+                self.send(_command(number, name, text, device))
+                return await future
+        finally:
+            del self._replies[number]
+
+    # --- as a context manager and iterator --------------------------------------------------------
+
+    async def __aenter__(self) -> Client:
+        self._task = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def receive(self) -> Message:
+        """The next message; the oldest are dropped when 10 000 wait."""
+        while not self._inbox:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._inbox.popleft()
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        while True:
+            yield await self.receive()
+
+    def _keep(self, message: Message, _: int) -> None:
+        self._inbox.append(message)
+        self._arrived.set()
+
+    # --- one connection ---------------------------------------------------------------------------
 
     async def _session(self) -> str:
         """One connection from start to end; why it ended."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[str] = loop.create_future()
+        connection = Connection(self._heard, lambda why: None if ended.done() else ended.set_result(why))
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(self.host, self.port), _CONNECT_TIMEOUT_S)
-        except (OSError, TimeoutError) as error:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._context)
+        except (OSError, TimeoutError) as error:  # TLS errors are OSErrors
             return f"cannot connect ({getattr(error, 'strerror', None) or 'timed out'})"
-        self._writer = writer
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A version-2 greeting, as Slicer sends it, so that the server answers with metadata.
-        self.send(StatusMessage(device="navnode", timestamp_ns=now_ns(), version=2))
+        self._connection, self._heard_ns = connection, now_ns()
+        connection.version = self._version
+        # A greeting, as Slicer sends it, so that the server answers in this version, with metadata.
+        connection.send(StatusMessage(device="navnode", timestamp_ns=now_ns(), version=self._version))
+        self._up.set()
         self._on_state(True, "")
-        framer = Framer()
         try:
-            while data := await asyncio.wait_for(reader.read(_READ_BYTES), self._silence_s):
-                received_ns = now_ns()
-                for message in framer.feed(data):
-                    self._on_message(message, received_ns)
-        except TimeoutError:
-            return f"silent for {self._silence_s:.0f} s"
-        except (PeerError, OSError) as error:
-            return f"lost ({error})"
-        return "closed the connection"
+            while not ended.done():
+                await asyncio.wait((ended,), timeout=CHECK_EVERY_S)
+                connection.check()
+                silent_ns = now_ns() - self._heard_ns
+                if silent_ns > self._silence_ns:
+                    connection.close(f"silent for {silent_ns / NS_PER_S:.0f} s")
+            return ended.result()
+        finally:
+            self._up.clear()
+            connection.close()
+            self._connection = None
+
+    def _heard(self, message: Message, received_ns: int) -> None:
+        self._heard_ns = received_ns
+        if isinstance(message, CommandReply) and (future := self._replies.get(message.command_id)) is not None:
+            if not future.done():
+                future.set_result(message)
+            return
+        self._on_message(message, received_ns)
+
+
+def _command(number: int, name: str, text: str, device: str) -> Command:
+    return Command(device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=text)

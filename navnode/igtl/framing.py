@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from navnode.igtl.messages import HEADER_SIZE, Header, Message, decode_body, decode_header
+import numpy as np
+
+from navnode.errors import PeerError
+from navnode.igtl.messages import Message
+from navnode.igtl.wire import HEADER_SIZE, Header, decode_body, decode_header
+
+_INBOX_BYTES = 1 << 18
+_OWN_BODY_BYTES = 1 << 15
+"""Larger bodies are received where they stay, so that voxels are not copied."""
+
+_FIRST_ALLOCATION_BYTES = 1 << 23
+"""Larger bodies get memory only as their bytes really come."""
 
 
 class Framer:
-    """Feed it bytes, take whole messages.
+    """Feed it bytes, take whole messages; or let it say where the next bytes shall go.
 
-    Nothing is allocated before the header passed its limits, and then only as bytes really arrive.
+    Limits are checked on the header, before anything is allocated.
     """
 
     def __init__(self) -> None:
-        self._head = bytearray()
+        self._inbox = memoryview(bytearray(_INBOX_BYTES))
+        self._begin = self._end = 0  # what is in the inbox and not taken yet
         self._header: Header | None = None
-        self._body = bytearray()
+        self._body: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None  # a large one, partly filled
+        self._filled = 0
+        self.received_bytes = 0
+        """Taken from the stream so far, whole messages only."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The messages that these bytes complete.
@@ -24,20 +39,91 @@ class Framer:
         """
         messages: list[Message] = []
         view = memoryview(data)
-        while True:
-            if self._header is None:
-                take = min(HEADER_SIZE - len(self._head), len(view))
-                self._head += view[:take]
-                view = view[take:]
-                if len(self._head) < HEADER_SIZE:
-                    return messages
-                self._header = decode_header(self._head)
-                self._body = bytearray()
-            take = min(self._header.body_size - len(self._body), len(view))
-            self._body += view[:take]
-            view = view[take:]
-            if len(self._body) < self._header.body_size:
+        while view:
+            room = self.buffer()
+            size = min(len(room), len(view))
+            room[:size] = view[:size]
+            view = view[size:]
+            messages += self.received(size)
+        return messages
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes of the stream shall be written; never empty."""
+        if self._body is not None:
+            if self._filled == self._body.size:  # grows with what has come
+                assert self._header is not None
+                grown = np.empty(min(2 * self._body.size, self._header.body_size), np.uint8)
+                grown[: self._filled] = self._body
+                self._body = grown
+            return self._body.data[self._filled :]
+        if self._begin == self._end:
+            self._begin = self._end = 0
+        elif _INBOX_BYTES - self._end < _OWN_BODY_BYTES:
+            rest = self._end - self._begin  # less than a header and a small body
+            self._inbox[:rest] = self._inbox[self._begin : self._end]
+            self._begin, self._end = 0, rest
+        return self._inbox[self._end :]
+
+    def received(self, size: int) -> list[Message]:
+        """The messages complete now that ``size`` bytes were written to :meth:`buffer`.
+
+        Raises:
+            PeerError: the stream is not OpenIGTLink any more; close it.
+        """
+        messages: list[Message] = []
+        if self._body is not None:
+            self._filled += size
+            assert self._header is not None
+            if self._filled < self._header.body_size:
                 return messages
-            messages.append(decode_body(self._header, memoryview(self._body)))
-            self._head.clear()
-            self._header = None
+            body, self._body = self._body.data, None
+            self._take(messages, self._header, body)
+        else:
+            self._end += size
+        while self._next(messages):
+            pass
+        return messages
+
+    def _next(self, messages: list[Message]) -> bool:
+        """Take one message from the inbox; False when there is none whole."""
+        ready = self._end - self._begin
+        if self._header is None:
+            if ready < HEADER_SIZE:
+                return False
+            try:
+                self._header = decode_header(self._inbox[self._begin : self._begin + HEADER_SIZE])
+            except PeerError as error:
+                raise self._located(error) from error
+            self._begin += HEADER_SIZE
+            ready -= HEADER_SIZE
+        size = self._header.body_size
+        if ready >= size and size <= _OWN_BODY_BYTES:
+            # Copied, so that what is decoded may outlive the inbox.
+            body = memoryview(bytes(self._inbox[self._begin : self._begin + size]))
+            self._begin += size
+            self._take(messages, self._header, body)
+            return True
+        if size <= _OWN_BODY_BYTES:
+            return False
+        taken = min(ready, size)
+        self._body = np.empty(min(size, max(_FIRST_ALLOCATION_BYTES, taken)), np.uint8)
+        self._body[:taken] = self._inbox[self._begin : self._begin + taken]
+        self._begin += taken
+        self._filled = taken
+        if taken < size:
+            return False
+        whole, self._body = self._body.data, None
+        self._take(messages, self._header, whole)
+        return True
+
+    def _take(self, messages: list[Message], header: Header, body: memoryview) -> None:
+        try:
+            messages.append(decode_body(header, body))
+        except PeerError as error:
+            raise self._located(error) from error
+        self._header = None
+        self.received_bytes += HEADER_SIZE + header.body_size
+
+    def _located(self, error: PeerError) -> PeerError:
+        """The same error with where in the stream its message began."""
+        return PeerError(f"{error.problem}, message at {self.received_bytes} of the stream", error.offset)

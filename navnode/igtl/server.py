@@ -5,116 +5,83 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
-import struct
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import TracebackType
 
 from navnode.clock import now_ns
-from navnode.errors import ConfigError, LocalError, WireError
-from navnode.igtl.framing import Framer
-from navnode.igtl.messages import Capability, Message, Raw, StatusMessage, String, TrackingData, encode
+from navnode.errors import ConfigError, LocalError
+from navnode.igtl.connection import CHECK_EVERY_S, MAX_MESSAGES_PER_S, Connection, Key
+from navnode.igtl.contents import CODECS
+from navnode.igtl.messages import (
+    Capability,
+    ClientInfo,
+    Get,
+    Image,
+    ImageMeta,
+    ImageMetaElement,
+    LabelMeta,
+    Message,
+    Ready,
+    Start,
+    StatusMessage,
+    Stop,
+)
+from navnode.igtl.plus import CommandError, Commands, Handler, Wanted, wanted_of
+from navnode.tls import Tls, is_loopback
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 18944
-_READ_BYTES = 1 << 18
-_HIGH_WATER_BYTES = 1 << 16
-"""More than this waiting for a client, and messages wait in its latest-wins queue instead: what is on its way to a
-slow reader only grows old."""
+MAX_CLIENTS = 100
+_HANDSHAKE_S = 5.0
+_STATUS_NOT_FOUND = 4
+_KEPT = ("IMAGE", "POLYDATA", "STATUS")
+"""A new client sees what does not change (volumes, surfaces, states) at once."""
 
-_SEND_BUFFER_BYTES = 1 << 18
-_MAX_CLIENTS = 100
-_MAX_REPLIES = 256
-_KEEP_ALIVE_S = 1.0
-_SILENT_PEER_MS = 2_000
-
-_ASKED_AS = {"GET_TRANS": "TRANSFORM"}
-"""Queries whose 12 bytes do not hold the whole type."""
-
-SUPPORTED = ("TRANSFORM", "IMAGE", "STATUS", "STRING", "CAPABILITY", "POINT", "TDATA", "POLYDATA")
+_STREAMS = ("TDATA", "QTDATA")
 
 
-class Peer:
-    """One connected client."""
+class Peer(Connection):
+    """One connected client and what it asked for."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self.address = "{}:{}".format(*writer.get_extra_info("peername")[:2])
-        self.version = 1
-        """Header version it is answered in: the highest it has used (Debian's 1.11 cannot read 2)."""
-        self.tracking_interval_ns = 0
-        self.dropped = 0
-        self._writer = writer
-        self._latest: dict[str, Message] = {}
-        self._replies: deque[Message] = deque()
-        self._wake = asyncio.Event()
-        self._last_tracking_ns = 0
-        self._last_sent_ns = now_ns()
+    def __init__(self, server: Server, max_rate_hz: float, max_messages_per_s: float) -> None:
+        super().__init__(self._heard, self._lost, max_rate_hz=max_rate_hz, max_messages_per_s=max_messages_per_s)
+        self.wants = Wanted()
+        self.stopped: set[str] = set()
+        """Streams that the client ended with STP_."""
+        self.commands = Commands(server.commands)
+        self.ended = asyncio.Event()
+        self._server = server
 
-    def offer(self, message: Message, encoded: dict[int, bytes]) -> None:
-        """Queue a message; an older one of the same device that is still waiting is dropped."""
-        if isinstance(message, TrackingData) and self.tracking_interval_ns:
-            now = now_ns()
-            if now - self._last_tracking_ns < self.tracking_interval_ns:
-                return
-            self._last_tracking_ns = now
-        key = f"{message.type}/{message.device}"
-        if not self._latest and not self._replies and self._room():
-            self._write(message, encoded)
-            return
-        self.dropped += key in self._latest
-        self._latest[key] = message
-        self._wake.set()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.welcome(self)
 
-    def withdraw(self, message: Message) -> None:
-        """What waits of this device is not true any more."""
-        self._latest.pop(f"{message.type}/{message.device}", None)
+    def _heard(self, message: Message, received_ns: int) -> None:
+        self._server.heard(self, message, received_ns)
 
-    def reply(self, message: Message) -> None:
-        """Queue an answer; answers are never dropped, a client that asks and never reads is closed."""
-        if len(self._replies) >= _MAX_REPLIES:
-            log.warning("console %s asks without reading; closing it", self.address)
-            self._writer.transport.abort()
-            return
-        self._replies.append(message)
-        self._wake.set()
-
-    async def write_forever(self) -> None:
-        while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), _KEEP_ALIVE_S)
-            except TimeoutError:
-                if now_ns() - self._last_sent_ns > _KEEP_ALIVE_S * 1e9:
-                    self._write(StatusMessage(device="NodeAlive", timestamp_ns=now_ns()), {})
-                continue
-            self._wake.clear()
-            while self._replies or self._latest:
-                await self._writer.drain()
-                if self._replies:
-                    self._write(self._replies.popleft(), {})
-                elif self._latest:
-                    # Poses and states before pictures.
-                    key = min(self._latest, key=lambda name: name.startswith("IMAGE/"))
-                    self._write(self._latest.pop(key), {})
-
-    def _room(self) -> bool:
-        return self._writer.transport.get_write_buffer_size() < _HIGH_WATER_BYTES
-
-    def _write(self, message: Message, encoded: dict[int, bytes]) -> None:
-        if self.version not in encoded:
-            encoded[self.version] = encode(message, self.version)
-        self._writer.write(encoded[self.version])
-        self._last_sent_ns = now_ns()
+    def _lost(self, why: str) -> None:
+        self._server.lost(self, why)
+        self.ended.set()
 
 
 class Server:
-    """Serves devices to consoles, and hears what they push.
+    """Serves devices to consoles, and hears what they push. Also an async context manager.
 
     Args:
         host: the address to listen on; loopback unless the user asks for more.
         port: 0 picks a free one.
         on_message: called with every message that is not answered here, its peer, and when its last
             byte came (ns, node clock).
+        name: how it calls itself in answers.
+        commands: what clients may have done, by name.
+        tls: encrypt, and let in only clients with a certificate.
+        insecure: listen on an address that others can reach, without TLS.
+        max_rate_hz: no device is sent to one client more often; 0: no limit.
+        max_messages_per_s: a client that sends more is read more slowly.
+
+    Raises:
+        ConfigError: the address can be reached by others, without TLS and without ``insecure``.
     """
 
     def __init__(
@@ -123,13 +90,27 @@ class Server:
         port: int = DEFAULT_PORT,
         on_message: Callable[[Message, Peer, int], None] | None = None,
         name: str = "navnode",
+        *,
+        commands: Mapping[str, Handler] | None = None,
+        tls: Tls | None = None,
+        insecure: bool = False,
+        max_rate_hz: float = 0.0,
+        max_messages_per_s: float = MAX_MESSAGES_PER_S,
     ) -> None:
+        if not (is_loopback(host) or tls or insecure):
+            raise ConfigError(
+                f"host {host!r} is not this machine alone, and nothing is encrypted; give tls, or insecure = true"
+            )
         self.host, self.port, self.name = host, port, name
         self.peers: set[Peer] = set()
+        self.commands: dict[str, Handler] = {"ListDevices": self._list_devices, **(commands or {})}
         self._on_message = on_message
-        self._devices: dict[str, tuple[Message, int]] = {}
+        self._context = tls.server_context() if tls else None
+        self._limits = max_rate_hz, max_messages_per_s
+        self._devices: dict[Key, tuple[Message, int]] = {}
+        self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._checks: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -137,121 +118,190 @@ class Server:
         Raises:
             ConfigError: the address cannot be listened on; says which.
         """
+        loop = asyncio.get_running_loop()
+        handshake = _HANDSHAKE_S if self._context else None
         try:
-            self._server = await asyncio.start_server(self._serve, self.host, self.port)
+            self._server = await loop.create_server(
+                lambda: Peer(self, *self._limits),
+                self.host,
+                self.port,
+                ssl=self._context,
+                ssl_handshake_timeout=handshake,
+            )
         except (OSError, OverflowError) as error:
             in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             reason = "is in use by another program" if in_use else f"cannot be listened on ({error})"
             raise ConfigError(f"port {self.port} on {self.host} {reason}") from error
         self.port = self._server.sockets[0].getsockname()[1]
+        self._checks = asyncio.create_task(self._check_forever())
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        if self._server:
+        """Close all connections and the port."""
+        if self._checks is not None:
+            self._checks.cancel()
+        if self._server is not None:
             self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for peer in list(self.peers):
+            peer.close("the server stops")
+        await asyncio.gather(*(peer.ended.wait() for peer in list(self.peers)))
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
 
     def publish(self, message: Message, *, min_version: int = 1) -> None:
         """Send to every client that has spoken at least header version ``min_version``.
 
         The message is remembered for clients that ask for it or connect later.
         """
-        self._devices[f"{message.type}/{message.device}"] = (message, min_version)
+        key = (message.type, message.device)
+        self._devices[key] = (message, min_version)
         encoded: dict[int, bytes] = {}
-        for peer in self.peers:
-            if peer.version >= min_version:
-                try:
-                    peer.offer(message, encoded)
-                except LocalError as error:
-                    log.error("not sent: %s", error)
-            else:
-                peer.withdraw(message)
+        for peer in list(self.peers):
+            if peer.version < min_version:
+                peer.withdraw(key)
+            elif key[0] not in peer.stopped and peer.wants(*key):
+                self._offer(peer, key, message, encoded)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        if len(self.peers) >= _MAX_CLIENTS:
-            log.warning("more than %d consoles; one more is turned away", _MAX_CLIENTS)
-            writer.transport.abort()
+    def send(self, message: Message) -> None:
+        """Send to every client, waiting in line: nothing is dropped, and nothing remembered."""
+        encoded: dict[int, bytes] = {}
+        for peer in list(self.peers):
+            try:
+                peer.reply(message, encoded)
+            except LocalError as error:
+                self._not_sent((message.type, message.device), error)
+
+    # --- what connections tell -------------------------------------------------------------------
+
+    def welcome(self, peer: Peer) -> None:
+        """A client has connected."""
+        if len(self.peers) >= MAX_CLIENTS:
+            log.warning("more than %d consoles; one more is turned away", MAX_CLIENTS)
+            peer.close("too many clients")
             return
-        _tune(writer.get_extra_info("socket"))
-        writer.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
-        peer = Peer(writer)
-        sender = asyncio.create_task(peer.write_forever())
         self.peers.add(peer)
         log.info("console %s connected", peer.address)
-        # A new client sees what does not change (volumes, surfaces, states) at once.
-        for message, min_version in list(self._devices.values()):
-            if message.type in ("IMAGE", "POLYDATA", "STATUS") and peer.version >= min_version:
-                peer.offer(message, {})
-        receiver = asyncio.create_task(self._read(reader, peer))
-        try:
-            ended, _ = await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
-            for part in ended:
-                part.result()
-            log.info("console %s left", peer.address)
-        except (WireError, OSError) as error:
-            log.warning("console %s closed: %s", peer.address, error)
-        except Exception:  # our own fault, but this console's alone
-            log.exception("console %s closed", peer.address)
-        finally:
+        for key, (message, min_version) in list(self._devices.items()):
+            if key[0] in _KEPT and peer.version >= min_version:
+                self._offer(peer, key, message, {})
+
+    def lost(self, peer: Peer, why: str) -> None:
+        """A connection has ended."""
+        if peer in self.peers:
             self.peers.discard(peer)
-            self._tasks.discard(task)
-            for part in (sender, receiver):
-                part.cancel()
-            writer.transport.abort()
-            await asyncio.gather(sender, receiver, return_exceptions=True)
+            log.warning("console %s left: %s", peer.address, why)
 
-    async def _read(self, reader: asyncio.StreamReader, peer: Peer) -> None:
-        framer = Framer()
-        while data := await reader.read(_READ_BYTES):
-            received_ns = now_ns()
-            for message in framer.feed(data):
-                peer.version = max(peer.version, message.version)
-                if not self._answer(message, peer) and self._on_message:
-                    self._on_message(message, peer, received_ns)
+    def heard(self, peer: Peer, message: Message, received_ns: int) -> None:
+        """A client has sent something."""
+        if not self._answer(peer, message) and self._on_message:
+            self._on_message(message, peer, received_ns)
 
-    def _answer(self, message: Message, peer: Peer) -> bool:
-        """Answer like a PlusServer; False when the message is not a question."""
+    # --- answers, as a PlusServer gives them -----------------------------------------------------
+
+    def _answer(self, peer: Peer, message: Message) -> bool:
+        """Answer a question; False when the message is none."""
         stamp = now_ns()
-        kind = message.type
-        if kind == "GET_STATUS":
-            peer.reply(StatusMessage(device=message.device or self.name, timestamp_ns=stamp))
-        elif kind == "GET_CAPABIL":
-            peer.reply(Capability(device=message.device or self.name, timestamp_ns=stamp, types=SUPPORTED))
-        elif kind in ("STT_TDATA", "STP_TDATA"):
-            self._set_tracking(message, peer)
-            peer.reply(Raw(type_name="RTS_TDATA", device=message.device, timestamp_ns=stamp, body=b"\0"))
-        elif kind.startswith("GET_"):
-            wanted = _ASKED_AS.get(kind, kind.removeprefix("GET_"))
-            for known, min_version in list(self._devices.values()):
-                asked = known.type == wanted and message.device in ("", known.device)
-                if asked and peer.version >= min_version:
-                    peer.reply(known)
-        elif isinstance(message, String) and message.device.startswith("CMD_"):
-            name = message.device.removeprefix("CMD_")
-            answer = '<CommandReply Status="FAIL" Message="this server takes no commands" />'
-            peer.reply(String(device=f"ACK_{name}", timestamp_ns=stamp, text=answer))
-        elif isinstance(message, StatusMessage):
-            pass  # a client's keep-alive
-        else:
-            return False
+        if peer.commands.is_command(message):
+            if answer := peer.commands.answer(message, stamp):
+                peer.reply(answer)
+            return True
+        match message:
+            case Get():
+                for found in self._asked_for(peer, message, stamp):
+                    peer.reply(found)
+            case Start() | Stop():
+                peer.reply(self._set_stream(peer, message, stamp))
+            case ClientInfo():
+                self._set_wanted(peer, message)
+            case StatusMessage():
+                pass  # a client's keep-alive
+            case _:
+                return False
         return True
 
-    def _set_tracking(self, message: Message, peer: Peer) -> None:
-        body = message.body if isinstance(message, Raw) else b""
-        if message.type == "STT_TDATA" and len(body) >= 4:
-            (milliseconds,) = struct.unpack_from(">i", body)
-            peer.tracking_interval_ns = max(0, milliseconds) * 1_000_000
+    def _asked_for(self, peer: Peer, query: Get, stamp: int) -> list[Message]:
+        device = query.device or self.name
+        match query.kind:
+            case "STATUS":
+                return [StatusMessage(device=device, timestamp_ns=stamp)]
+            case "CAPABILITY":
+                return [Capability(device=device, timestamp_ns=stamp, types=tuple(CODECS))]
+            case "IMGMETA":
+                return [ImageMeta(device=device, timestamp_ns=stamp, images=self._images())]
+            case "LBMETA":
+                return [LabelMeta(device=device, timestamp_ns=stamp, labels=())]
+        found = [
+            message
+            for (kind, name), (message, min_version) in self._devices.items()
+            if kind == query.kind and query.device in ("", name) and peer.version >= min_version
+        ]
+        if not found:
+            text = f"there is no {query.kind} {query.device}".rstrip()
+            return [StatusMessage(device=device, timestamp_ns=stamp, code=_STATUS_NOT_FOUND, text=text)]
+        return found
+
+    def _images(self) -> tuple[ImageMetaElement, ...]:
+        return tuple(
+            ImageMetaElement(
+                name=name[:64],
+                device=name,
+                modality=message.metadata.get("Modality", ""),
+                timestamp_ns=message.timestamp_ns,
+                size=message.size or (message.voxels.shape[2], message.voxels.shape[1], message.voxels.shape[0]),
+            )
+            for (_, name), (message, _) in self._devices.items()
+            if isinstance(message, Image) and len(name.encode()) <= 20
+        )
+
+    def _set_stream(self, peer: Peer, message: Start | Stop, stamp: int) -> Ready:
+        kind = message.kind
+        if kind not in CODECS:
+            return Ready(device=message.device, timestamp_ns=stamp, kind=kind, status=1)
+        peer.intervals_ns.pop(kind, None)
+        if isinstance(message, Stop):
+            peer.stopped.add(kind)
         else:
-            peer.tracking_interval_ns = 0
+            peer.stopped.discard(kind)
+            if message.resolution_ms:
+                peer.intervals_ns[kind] = max(0, message.resolution_ms) * 1_000_000
+        return Ready(device=message.device, timestamp_ns=stamp, kind=kind)
 
+    def _set_wanted(self, peer: Peer, message: ClientInfo) -> None:
+        try:
+            peer.wants = wanted_of(message.text)
+        except CommandError as error:
+            log.warning("console %s: CLIENTINFO: %s", peer.address, error)
+            return
+        if peer.wants.tracking_interval_ms:
+            for kind in _STREAMS:
+                peer.intervals_ns[kind] = peer.wants.tracking_interval_ms * 1_000_000
 
-def _tune(connection: socket.socket) -> None:
-    """Small messages leave at once; a peer that vanished without closing is noticed."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_PEER_MS)
+    def _list_devices(self, _: Mapping[str, str]) -> str:
+        return ", ".join(sorted(f"{name} ({kind})" for kind, name in self._devices))
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    def _offer(self, peer: Peer, key: Key, message: Message, encoded: dict[int, bytes]) -> None:
+        try:
+            peer.offer(message, encoded)
+        except LocalError as error:
+            self._not_sent(key, error)
+
+    def _not_sent(self, key: Key, error: LocalError) -> None:
+        if key not in self._unsent:  # said once, not a hundred times a second
+            self._unsent.add(key)
+            log.error("not sent: %s", error)
+
+    async def _check_forever(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            for peer in list(self.peers):
+                peer.check()

@@ -10,30 +10,44 @@ from pathlib import Path
 NAME = "libnavnode_native.so"
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """The loaded library.
+def path() -> Path:
+    """Where the built library lies.
 
     Raises ImportError, with what to do, when it was never built.
     """
     beside, installed = Path(__file__).parent, Path(sysconfig.get_path("platlib")) / "navnode" / "native"
     for folder in (beside, installed):  # an editable install keeps the sources and the build apart
         if (folder / NAME).exists():
-            lib = ctypes.CDLL(str(folder / NAME))
-            lib.navnode_crc64.restype = ctypes.c_uint64
-            lib.navnode_crc64.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64]
-            lib.navnode_instruction_sets.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-            pointer = ctypes.c_void_p
-            lib.navnode_project.restype = None
-            lib.navnode_project.argtypes = [
-                ctypes.c_int, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int,
-            ]  # fmt: skip
-            lib.navnode_backproject.restype = None
-            lib.navnode_backproject.argtypes = [
-                ctypes.c_int, pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int,
-            ]  # fmt: skip
-            return lib
+            return folder / NAME
     raise ImportError(f"{NAME} is missing: build it with `make build` or `pip install -e .`")
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library; its functions release the GIL."""
+    lib = ctypes.CDLL(str(path()))
+    lib.navnode_crc64.restype = ctypes.c_uint64
+    lib.navnode_crc64.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64]
+    lib.navnode_count_cells.restype = ctypes.c_int64
+    lib.navnode_count_cells.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32]
+    lib.navnode_instruction_sets.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    pointer = ctypes.c_void_p
+    lib.navnode_project.restype = None
+    lib.navnode_project.argtypes = [ctypes.c_int, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int]
+    lib.navnode_backproject.restype = None
+    lib.navnode_backproject.argtypes = [
+        ctypes.c_int, pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int,
+    ]  # fmt: skip
+    return lib
+
+
+@cache
+def holding_library() -> ctypes.PyDLL:
+    """The same, but functions keep the GIL: for calls of a microsecond, which would wait longer to get it back."""
+    lib = ctypes.PyDLL(str(path()))
+    lib.navnode_crc64.restype = ctypes.c_uint64
+    lib.navnode_crc64.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
+    return lib
 
 
 @cache

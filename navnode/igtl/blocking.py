@@ -1,0 +1,239 @@
+"""OpenIGTLink for programs without asyncio: a client on a blocking socket, a server in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from navnode.clock import NS_PER_S, now_ns
+from navnode.errors import PeerError, WireError
+from navnode.igtl.client import CONNECT_TIMEOUT_S, FIRST_WAIT_S, LONGEST_WAIT_S
+from navnode.igtl.connection import tune
+from navnode.igtl.framing import Framer
+from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
+from navnode.igtl.server import DEFAULT_PORT, Server
+from navnode.igtl.wire import encode
+from navnode.tls import Tls
+
+_SEND_TIMEOUT_S = 10.0
+
+
+class BlockingClient:
+    """A client whose calls wait; also an iterator over what comes, and a context manager.
+
+    It connects when it is first used, and again, with back-off, when the connection was lost::
+
+        with BlockingClient("127.0.0.1", 18944) as client:
+            pose = client.wait_for("DrillToVolume", timeout_s=2)
+
+    Args:
+        tls: encrypt, and show this certificate.
+        version: header version to speak from the start; a server answers in it.
+    """
+
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, *, tls: Tls | None = None, version: int = 2
+    ) -> None:
+        self.host, self.port = host, port
+        self.received_ns = 0
+        """When the last byte of the message returned last came, node clock."""
+        self._version = version
+        self._context = tls.client_context() if tls else None
+        self._socket: socket.socket | None = None
+        self._framer = Framer()
+        self._inbox: deque[Message] = deque()
+        self._wait_s = FIRST_WAIT_S
+        self._numbers = itertools.count(now_ns() // NS_PER_S % 1_000_000_000)
+
+    def __enter__(self) -> BlockingClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            message = self.receive()
+            assert message is not None
+            yield message
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def receive(self, timeout_s: float | None = None) -> Message | None:
+        """The next message; None when none came in time. No time: wait for ever."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._inbox:
+            left_s = None if deadline_s is None else deadline_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return None
+            try:
+                self._read(left_s)
+            except (OSError, PeerError):
+                self.close()
+                self._back_off(left_s)
+        return self._inbox.popleft()
+
+    def wait_for(self, device: str, timeout_s: float | None = None) -> Message | None:
+        """The next message of a device; what comes of others meanwhile is dropped."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            message = self.receive(left_s)
+            if message is None or message.device == device:
+                return message
+
+    def send(self, message: Message) -> None:
+        """Send; waits while the server is busy.
+
+        Raises:
+            LocalError: the message cannot be sent.
+            WireError: there is no connection, or it was lost.
+        """
+        data = encode(message)
+        try:
+            connection = self._connected()
+            connection.settimeout(_SEND_TIMEOUT_S)
+            connection.sendall(data)
+        except OSError as error:
+            self.close()
+            raise WireError(f"not sent to {self.host}:{self.port}: {error}") from error
+
+    def command(self, name: str, text: str = "", *, device: str = "", timeout_s: float = 5.0) -> CommandReply:
+        """Have a command done and wait for its answer; other messages that come meanwhile are kept.
+
+        Raises:
+            WireError: there is no connection, or no answer came.
+        """
+        number = next(self._numbers)
+        self.send(Command(device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=text))
+        deadline_s, others = time.monotonic() + timeout_s, []
+        try:
+            while (message := self.receive(max(0.0, deadline_s - time.monotonic()))) is not None:
+                if isinstance(message, CommandReply) and message.command_id == number:
+                    return message
+                others.append(message)
+        finally:
+            self._inbox.extendleft(reversed(others))
+        raise WireError(f"{self.host}:{self.port} did not answer {name or 'the command'} within {timeout_s:g} s")
+
+    # --- the socket -------------------------------------------------------------------------------
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            connection = socket.create_connection((self.host, self.port), CONNECT_TIMEOUT_S)
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_hostname=self.host)
+            tune(connection)
+            self._socket, self._framer = connection, Framer()
+            hello = StatusMessage(device="navnode", timestamp_ns=now_ns(), version=self._version)
+            connection.sendall(encode(hello))
+        return self._socket
+
+    def _read(self, timeout_s: float | None) -> None:
+        connection = self._connected()
+        pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
+        if not pending and not select.select((connection,), (), (), timeout_s)[0]:
+            return
+        connection.settimeout(_SEND_TIMEOUT_S)
+        size = connection.recv_into(self._framer.buffer())
+        self.received_ns = now_ns()
+        if size == 0:
+            raise ConnectionResetError("closed by the server")
+        messages = self._framer.received(size)
+        self._inbox.extend(messages)
+        if messages:
+            self._wait_s = FIRST_WAIT_S
+
+    def _back_off(self, left_s: float | None) -> None:
+        time.sleep(self._wait_s if left_s is None else min(self._wait_s, max(left_s, 0.0)))
+        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+
+
+class BlockingServer:
+    """A server in a thread of its own; also a context manager.
+
+    Args:
+        on_message: called, in that thread, with every message that is not answered there.
+        options: those of :class:`Server`.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        on_message: Callable[[Message], Any] = lambda message: None,
+        **options: Any,
+    ) -> None:
+        self._server = Server(host, port, lambda message, _peer, _received_ns: on_message(message), **options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="OpenIGTLink server", daemon=True)
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result()
+        except BaseException:
+            self._end()
+            raise
+        self.port = self._server.port
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._server.peers)
+
+    def publish(self, message: Message) -> None:
+        """Send to every client; a client that is still busy with an older one of this device gets only the newest."""
+        self._loop.call_soon_threadsafe(self._server.publish, message)
+
+    def send(self, message: Message) -> None:
+        """Send to every client, waiting in line; nothing is dropped."""
+        self._loop.call_soon_threadsafe(self._server.send, message)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything was handed to the system; False when that took too long."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not asyncio.run_coroutine_threadsafe(self._idle(), self._loop).result():
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def close(self) -> None:
+        """Close all connections and the port."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
+        self._end()
+
+    def __enter__(self) -> BlockingServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _idle(self) -> bool:
+        return all(peer.idle for peer in self._server.peers)
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,317 @@
+"""One OpenIGTLink peer on an asyncio transport: bytes in, queues out. Server and client are built of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from navnode.clock import NS_PER_S, now_ns
+from navnode.errors import PeerError
+from navnode.igtl.framing import Framer
+from navnode.igtl.messages import Message, StatusMessage
+from navnode.igtl.wire import encode
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""A device: its message type and its name."""
+
+_HIGH_WATER_BYTES = 1 << 16
+"""More than this waiting for the socket, and messages wait in the latest-wins queue instead: what is on its way to a
+slow reader only grows old."""
+
+_SEND_BUFFER_BYTES = 1 << 18
+"""For the same reason the kernel keeps little."""
+
+_MAX_LOSSLESS_BYTES = 1 << 26
+_KEEP_ALIVE_NS = 400_000_000
+CHECK_EVERY_S = 0.2
+_UNANSWERED_MS = 1_000
+"""With the two above, a peer that vanished without a word is noticed within 2 s."""
+
+MAX_MESSAGES_PER_S = 200_000
+"""More than any device sends; whoever sends more is read more slowly."""
+
+_PROBES_UNANSWERED = 3
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A peer.
+
+    Args:
+        on_message: called with every message and when its last byte came (ns, node clock).
+        on_lost: called once, with why the connection ended.
+        max_rate_hz: no device is sent to this peer more often; 0: no limit.
+        max_messages_per_s: a peer that sends more is read more slowly.
+    """
+
+    def __init__(
+        self,
+        on_message: Callable[[Message, int], None],
+        on_lost: Callable[[str], None],
+        *,
+        max_rate_hz: float = 0.0,
+        max_messages_per_s: float = MAX_MESSAGES_PER_S,
+    ) -> None:
+        self.version = 1
+        """Header version to speak: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
+        self.address = ""
+        self.dropped = 0
+        """Messages that a newer one of their device replaced before the peer could take them."""
+        self.intervals_ns: dict[str, int] = {}
+        """Shortest time between two messages of one device, by type."""
+        self._on_message, self._on_lost = on_message, on_lost
+        self._interval_ns = round(NS_PER_S / max_rate_hz) if max_rate_hz else 0
+        self._rate = _Rate(max_messages_per_s)
+        self._framer = Framer()
+        self._transport: asyncio.Transport | None = None
+        self._latest: dict[Key, Message] = {}
+        self._lossless: deque[bytes] = deque()
+        self._lossless_bytes = 0
+        self._sent_ns: dict[Key, int] = {}
+        self._last_sent_ns = now_ns()
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._why = ""
+        self._drained: asyncio.Future[None] | None = None
+
+    # --- the transport's side --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.address = "{}:{}".format(*peer[:2]) if isinstance(peer, tuple) else str(peer)
+        transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
+        tune(transport.get_extra_info("socket"))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._framer.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        received_ns = now_ns()
+        try:
+            messages = self._framer.received(nbytes)
+            for message in messages:
+                self.version = max(self.version, message.version)
+                self._on_message(message, received_ns)
+        except PeerError as error:
+            self.close(str(error))
+            return
+        except Exception as error:  # our own fault, but this connection's alone
+            log.exception("connection %s", self.address)
+            self.close(f"an error of our own ({type(error).__name__})")
+            return
+        pause_s = self._rate.take(len(messages), received_ns)
+        if pause_s > 0 and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(pause_s, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        self._why = self._why or "it closed the connection"
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport = None
+        self._latest.clear()
+        self._lossless.clear()
+        self._wake()
+        self._on_lost(self._why or (str(exc) if exc else "closed"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+        if not self._paused:
+            self._wake()
+
+    # --- our side --------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether something can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was handed to the system."""
+        return not self._lossless and not self._latest and not self._paused
+
+    def close(self, why: str = "closed here") -> None:
+        """End the connection at once; what waits is not sent."""
+        self._why = self._why or why
+        if self._transport is not None:
+            self._transport.abort()
+
+    def send(self, message: Message) -> None:
+        """Queue a message that is not dropped. A peer that does not read what it asked for is closed.
+
+        Raises:
+            LocalError: the message cannot be sent.
+        """
+        self.send_bytes(encode(message))
+
+    def reply(self, message: Message, encoded: MutableMapping[int, bytes] | None = None) -> None:
+        """:meth:`send` in the header version that the peer speaks; ``encoded``: see :meth:`offer`."""
+        encoded = {} if encoded is None else encoded
+        if self.version not in encoded:
+            encoded[self.version] = encode(message, self.version)
+        self.send_bytes(encoded[self.version])
+
+    def send_bytes(self, data: bytes) -> None:
+        """:meth:`send` of an encoded message."""
+        if not self.connected:
+            return
+        if not self._paused and not self._lossless:
+            self._write(data)
+            return
+        self._lossless.append(data)
+        self._lossless_bytes += len(data)
+        if self._lossless_bytes > _MAX_LOSSLESS_BYTES:
+            self.close("it does not read what it asked for")
+
+    def offer(self, message: Message, encoded: MutableMapping[int, bytes]) -> None:
+        """Send now or as soon as the peer can take it; an older one of the same device still waiting is dropped.
+
+        Args:
+            encoded: the message's bytes by header version, shared by all peers that get it.
+
+        Raises:
+            LocalError: the message cannot be sent.
+        """
+        if not self.connected:
+            return
+        key = (message.type, message.device)
+        if self._paused or self._lossless or self._latest or self._wait_ns(key) > 0:
+            self.dropped += key in self._latest
+            self._latest[key] = message
+            self._flush()
+            return
+        self._write_latest(key, message, encoded)
+
+    def withdraw(self, key: Key) -> None:
+        """What waits of this device is not true any more."""
+        self._latest.pop(key, None)
+
+    async def drain(self) -> None:
+        """Until the peer has taken enough that more can be sent."""
+        while self.connected and (self._paused or self._lossless):
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def check(self) -> None:
+        """To be called every :data:`CHECK_EVERY_S`: says that we are alive, notices a peer that is not."""
+        if not self.connected:
+            return
+        if now_ns() - self._last_sent_ns > _KEEP_ALIVE_NS and not self._paused:
+            self.reply(StatusMessage(device="KeepAlive", timestamp_ns=now_ns()))
+        assert self._transport is not None
+        if _is_gone(self._transport.get_extra_info("socket")):
+            self.close("it does not answer any more")
+
+    # --- queues ----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        while self._lossless and not self._paused and self.connected:
+            data = self._lossless.popleft()
+            self._lossless_bytes -= len(data)
+            self._write(data)
+        while self._latest and not self._paused and self.connected:
+            ready = [key for key in self._latest if self._wait_ns(key) <= 0]
+            if not ready:
+                self._come_back(min(map(self._wait_ns, self._latest)))
+                return
+            key = min(ready, key=lambda k: k[0] == "IMAGE")  # poses and states before pictures
+            self._write_latest(key, self._latest.pop(key), {})
+
+    def _wait_ns(self, key: Key) -> int:
+        """How long this device may not be sent yet."""
+        interval_ns = max(self._interval_ns, self.intervals_ns.get(key[0], 0))
+        return self._sent_ns.get(key, 0) + interval_ns - now_ns() if interval_ns else 0
+
+    def _come_back(self, wait_ns: int) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait_ns / NS_PER_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._flush()
+
+    def _write_latest(self, key: Key, message: Message, encoded: MutableMapping[int, bytes]) -> None:
+        if self.version not in encoded:
+            encoded[self.version] = encode(message, self.version)
+        self._write(encoded[self.version])
+        if self._interval_ns or self.intervals_ns:
+            self._sent_ns[key] = self._last_sent_ns
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._last_sent_ns = now_ns()
+        self._transport.write(data)
+
+    def _wake(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+
+class _Rate:
+    """A bucket of messages that fills at a steady rate and holds one second's."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._left = per_s
+        self._at_ns = now_ns()
+
+    def take(self, messages: int, at_ns: int) -> float:
+        """Seconds to wait before more should be taken."""
+        self._left = min(self._per_s, self._left + (at_ns - self._at_ns) / NS_PER_S * self._per_s) - messages
+        self._at_ns = at_ns
+        return -self._left / self._per_s if self._left < 0 else 0.0
+
+
+def tune(connection: Any) -> None:
+    """Small messages leave at once; little waits in the kernel; a silent peer is probed."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 1)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+# struct tcp_info of Linux: 8 bytes (state, ca_state, retransmits, probes, ...), then 32-bit numbers of which the fifth
+# is `unacked` (segments in flight) and the thirteenth `last_ack_recv` (ms).
+_TCP_INFO = struct.Struct("=8B13I")
+
+
+def _is_gone(connection: Any) -> bool:
+    """Whether the peer's system has stopped acknowledging (Linux).
+
+    TCP_USER_TIMEOUT would also end connections to consoles that are alive but busy: it counts the time in which
+    a full receive window keeps data back.
+    """
+    if sys.platform != "linux":
+        return False
+    raw = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    if len(raw) < _TCP_INFO.size:
+        return False
+    fields = _TCP_INFO.unpack(raw)
+    retransmits, probes, unacked, last_ack_ms = (int(fields[at]) for at in (2, 3, 12, 20))
+    in_flight = unacked > 0 and retransmits > 0 and last_ack_ms > _UNANSWERED_MS
+    return in_flight or (probes >= _PROBES_UNANSWERED and last_ack_ms > _UNANSWERED_MS)

@@ -1,0 +1,160 @@
+"""What a PlusServer answers, as functions of what was asked: no sockets.
+
+After the OpenIGTLink interface of PLUS (https://plustoolkit.github.io): STRING ``CMD_<id>`` is answered by STRING
+``ACK_<id>``, COMMAND by RTS_COMMAND, both with XML; CLIENTINFO says what a client wants to receive.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from navnode.errors import NavError
+from navnode.igtl.messages import Command, CommandReply, Message, String
+
+log = logging.getLogger(__name__)
+
+_ASKS, _ANSWERS = "CMD_", "ACK_"
+_REMEMBERED = 10
+_MAX_XML_BYTES = 1 << 16
+_MAX_XML_ELEMENTS = 1_000
+
+
+class CommandError(NavError):
+    """A command could not be done; its text is the answer's message."""
+
+
+Handler = Callable[[Mapping[str, str]], str]
+"""Does a command, given its parameters; returns the answer's message. Raises :class:`CommandError`."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which devices a client wants; an empty set means all of that kind."""
+
+    types: frozenset[str] = frozenset()
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By message type."""
+    tracking_interval_ms: int | None = None
+    """None: nothing was said of TDATA."""
+
+    def __call__(self, kind: str, device: str) -> bool:
+        """Whether a message of this type and device shall be sent; answers and states always are."""
+        if kind == "STATUS":
+            return True
+        if self.types and kind not in self.types:
+            return False
+        names = self.names.get(kind)
+        return not names or device in names
+
+
+def wanted_of(text: str) -> Wanted:
+    """What a CLIENTINFO asks for.
+
+    Raises:
+        CommandError: it is no XML.
+    """
+    root = _parse(text)
+    types = frozenset(e.get("Type", "") for e in root.iterfind("MessageTypes/Message")) - {""}
+    transforms = _names(root, "TransformNames/Transform")
+    names = {
+        "TRANSFORM": transforms,
+        "POSITION": transforms,
+        "STRING": _names(root, "StringNames/String"),
+        "IMAGE": _images(root),
+    }
+    requested = root.get("TDATARequested", "").upper() == "TRUE"
+    try:
+        interval_ms = int(root.get("TDATAResolution", root.get("Resolution", "0")))
+    except ValueError as error:
+        raise CommandError("TDATAResolution is no number of milliseconds") from error
+    return Wanted(types, {k: v for k, v in names.items() if v}, interval_ms if requested else None)
+
+
+def _names(root: ElementTree.Element, path: str) -> frozenset[str]:
+    return frozenset(e.get("Name", "") for e in root.iterfind(path)) - {""}
+
+
+def _images(root: ElementTree.Element) -> frozenset[str]:
+    """Image names; PLUS calls an image with an embedded transform ``Name_Frame``."""
+    names = set()
+    for element in root.iterfind("ImageNames/Image"):
+        name, frame = element.get("Name", ""), element.get("EmbeddedTransformToFrame", "")
+        names |= {name, f"{name}_{frame}"} if name and frame else {name}
+    return frozenset(names) - {""}
+
+
+class Commands:
+    """One client's commands: each done once, however often it is sent."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+        self._done: deque[str] = deque(maxlen=_REMEMBERED)
+
+    @staticmethod
+    def is_command(message: Message) -> bool:
+        return isinstance(message, Command) or (isinstance(message, String) and message.device.startswith(_ASKS))
+
+    def answer(self, message: Message, timestamp_ns: int) -> Message | None:
+        """The answer to a command; None when it was answered before."""
+        if isinstance(message, Command):
+            if self._again(str(message.command_id)):
+                return None
+            succeeded, text = self._do(message.name, message.text)
+            return CommandReply(
+                device=message.device,
+                timestamp_ns=timestamp_ns,
+                command_id=message.command_id,
+                name=message.name,
+                text=_xml_reply(succeeded, text),
+                metadata={"Status": "SUCCESS" if succeeded else "FAIL", "Message": text},
+            )
+        assert isinstance(message, String)
+        number = message.device.removeprefix(_ASKS)
+        if self._again(number):
+            return None
+        succeeded, text = self._do("", message.text)
+        return String(device=_ANSWERS + number, timestamp_ns=timestamp_ns, text=_xml_reply(succeeded, text))
+
+    def _again(self, number: str) -> bool:
+        if number in self._done:
+            log.debug("command %s was sent again", number)
+            return True
+        self._done.append(number)
+        return False
+
+    def _do(self, name: str, text: str) -> tuple[bool, str]:
+        try:
+            parameters = dict(_parse(text).attrib) if text.strip() else {}
+            name = parameters.pop("Name", name)
+            handler = self._handlers.get(name)
+            if handler is None:
+                known = ", ".join(sorted(self._handlers)) or "none"
+                raise CommandError(f"there is no command {name!r}; there are: {known}")
+            return True, handler(parameters)
+        except CommandError as error:
+            return False, str(error)
+        except Exception as error:  # our own fault, but this command's alone
+            log.exception("command %s", name)
+            return False, f"an error of our own ({type(error).__name__})"
+
+
+def _xml_reply(succeeded: bool, text: str) -> str:
+    element = ElementTree.Element("CommandReply", Status="SUCCESS" if succeeded else "FAIL", Message=text)
+    return ElementTree.tostring(element, encoding="unicode")
+
+
+def _parse(text: str) -> ElementTree.Element:
+    """The root of a small XML text without entities of its own."""
+    if len(text) > _MAX_XML_BYTES or "<!" in text:
+        raise CommandError("the command's XML is too long, or declares entities")
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314 - what makes it unsafe was refused above
+    except ElementTree.ParseError as error:
+        raise CommandError(f"the command is no XML ({error})") from error
+    if sum(1 for _ in root.iter()) > _MAX_XML_ELEMENTS:
+        raise CommandError("the command's XML has too many elements")
+    return root

@@ -1,0 +1,211 @@
+"""Bytes <-> messages: header, extended header, metadata, checksum and limits. No sockets.
+
+Header versions 1 and 2 of the OpenIGTLink specification (https://github.com/openigtlink); what is between header and
+metadata is in :mod:`navnode.igtl.contents`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from navnode import native
+from navnode.errors import LocalError, PeerError
+from navnode.igtl.contents import (
+    ASCII,
+    LAST_TIME_NS,
+    UTF8,
+    Buffer,
+    decode_content,
+    encode_content,
+    text_of,
+    time_ns,
+    wire_time,
+)
+from navnode.igtl.messages import Message
+
+HEADER = struct.Struct(">H12s20sQQQ")
+HEADER_SIZE = HEADER.size
+_EXTENDED = struct.Struct(">HHII")
+_META_ENTRY = struct.Struct(">HHI")
+_TYPE_SIZE, _NAME_SIZE = 12, 20
+_DEVICE_NAME_KEY = "IGTL_DEVICE_NAME"
+_MAX_METADATA_ENTRIES = 4096
+
+MAX_BODY_BYTES = 1 << 29
+"""No body larger than this is received or sent: a CT of 512 x 512 x 800 voxels fits."""
+
+_LARGE = ("IMAGE", "NDARRAY", "BIND", "VIDEO")
+_MEDIUM = ("POLYDATA", "POINT", "TRAJ", "COMMAND", "RTS_COMMAND", "IMGMETA", "LBMETA", "VIDEOMETA", "COLORT",
+           "COLORTABLE")  # fmt: skip
+_SMALL = ("QTDATA", "TDATA", "STATUS", "STRING", "CAPABILITY", "CLIENTINFO")
+_TINY = ("TRANSFORM", "POSITION", "SENSOR")  # and their metadata
+_QUERIES = ("GET_", "STT_", "STP_", "RTS_")
+MAX_BODY_BYTES_OF: Mapping[str, int] = (
+    dict.fromkeys(_LARGE, MAX_BODY_BYTES)
+    | dict.fromkeys(_MEDIUM, 1 << 26)
+    | dict.fromkeys(_SMALL, 1 << 20)
+    | dict.fromkeys(_TINY, 1 << 16)
+)
+_MAX_BODY_OF_QUERY = 1 << 16
+_MAX_BODY_OF_UNKNOWN = 1 << 26
+
+_BRIEF = 1 << 14
+"""Up to this many bytes a checksum takes less time than giving up the GIL and getting it back."""
+
+
+class Header(NamedTuple):
+    """The first 58 bytes."""
+
+    version: int
+    type: str
+    device: str
+    stamp: int
+    """Seconds and 2^-32 seconds."""
+    body_size: int
+    crc: int
+
+
+def crc64(data: Buffer | bytearray, crc: int = 0) -> int:
+    """CRC-64 of OpenIGTLink (ECMA-182, not reflected, initial 0), going on from ``crc``."""
+    if len(data) <= _BRIEF:
+        return int(native.holding_library().navnode_crc64(bytes(data), len(data), crc))
+    return int(native.library().navnode_crc64(np.frombuffer(data, np.uint8).ctypes.data, len(data), crc))
+
+
+def encode(message: Message, version: int | None = None) -> bytes:
+    """The bytes of a message, at its own header version or the given one.
+
+    Raises:
+        LocalError: the message cannot be sent (a text too long for its field, wrong shape, body too large).
+    """
+    version = version or message.version
+    if version not in (1, 2):
+        raise LocalError(f"header version {version} does not exist")
+    kind = message.type.encode()
+    if not 0 < len(kind) <= _TYPE_SIZE:
+        raise LocalError(f"message type {message.type!r} must have 1 to {_TYPE_SIZE} bytes")
+    if not 0 <= message.timestamp_ns <= LAST_TIME_NS:
+        raise LocalError(f"{message.type} {message.device!r}: time stamp {message.timestamp_ns} does not fit the wire")
+    parts = encode_content(message)
+    device = message.device.encode()
+    if version == 2:
+        metadata = message.metadata
+        if len(device) > _NAME_SIZE:
+            metadata = {**metadata, _DEVICE_NAME_KEY: message.device}
+            device = device[:_NAME_SIZE]
+        head, tail = _metadata(metadata, message.message_id)
+        parts = [head, *parts, tail]
+    elif len(device) > _NAME_SIZE:
+        raise LocalError(f"device name {message.device!r} is longer than {_NAME_SIZE} bytes; use header version 2")
+    size, crc = 0, 0
+    for part in parts:
+        size += len(part)
+        crc = crc64(part, crc)
+    if size > MAX_BODY_BYTES:
+        raise LocalError(f"{message.type} {message.device!r}: a body of {size} bytes is too large")
+    stamp = wire_time(message.timestamp_ns, message.stamp)
+    return b"".join((HEADER.pack(version, kind, device, stamp, size, crc), *parts))
+
+
+def decode(data: Buffer | bytearray) -> Message:
+    """The message in exactly these bytes.
+
+    Raises:
+        PeerError: anything about the bytes that is not a message.
+    """
+    header = decode_header(data)
+    if len(data) != HEADER_SIZE + header.body_size:
+        problem = f"{header.type}: {len(data) - HEADER_SIZE} bytes of body, the header says {header.body_size}"
+        raise PeerError(problem, len(data))
+    return decode_body(header, memoryview(data)[HEADER_SIZE:])
+
+
+def decode_header(data: Buffer | bytearray) -> Header:
+    """The header at the start of ``data``; limits are checked here, before anything is allocated.
+
+    Raises:
+        PeerError: no header, or a body over the limit of its type.
+    """
+    if len(data) < HEADER_SIZE:
+        raise PeerError(f"a header has {HEADER_SIZE} bytes, not {len(data)}", len(data))
+    version, raw_kind, device, stamp, size, crc = HEADER.unpack_from(data)
+    if version not in (1, 2):
+        raise PeerError(f"header version {version} (not OpenIGTLink?)", 0)
+    kind = text_of(raw_kind)
+    if not kind or not kind.isascii() or not kind.isprintable():
+        raise PeerError(f"message type {kind!r}", 2)
+    limit = _MAX_BODY_OF_QUERY if kind.startswith(_QUERIES) else _MAX_BODY_OF_UNKNOWN
+    limit = MAX_BODY_BYTES_OF.get(kind, limit)
+    if size > limit:
+        raise PeerError(f"{kind}: a body of {size} bytes is over the limit of {limit}", 42)
+    return Header(version, kind, text_of(device), stamp, size, crc)
+
+
+def decode_body(header: Header, body: memoryview) -> Message:
+    """The message of a header and its whole body; the checksum is checked.
+
+    Raises:
+        PeerError: wrong checksum, lengths that contradict each other, values that cannot be.
+    """
+    where = f"{header.type} {header.device!r}"
+    if crc64(body) != header.crc:
+        raise PeerError(f"{where}: wrong CRC", 50)
+    fields: dict[str, Any] = {
+        "device": header.device, "timestamp_ns": time_ns(header.stamp), "stamp": header.stamp,
+        "version": header.version,
+    }  # fmt: skip
+    start = 0
+    if header.version == 2:
+        start, end, metadata, fields["message_id"] = _split(where, body)
+        fields["device"] = metadata.pop(_DEVICE_NAME_KEY, header.device)
+        fields["metadata"] = metadata
+        body = body[start:end]
+    try:
+        return decode_content(header.type, body, fields)
+    except PeerError as error:
+        offset = HEADER_SIZE + start + (error.offset or 0)
+        raise PeerError(f"{where}: {error.problem}", offset) from error
+
+
+def _metadata(metadata: Mapping[str, str], message_id: int) -> tuple[bytes, bytes]:
+    """What stands before the content, and what after it."""
+    if len(metadata) > _MAX_METADATA_ENTRIES:
+        raise LocalError(f"{len(metadata)} metadata entries; at most {_MAX_METADATA_ENTRIES} can be sent")
+    entries: list[bytes] = []
+    texts: list[bytes] = []
+    for key, value in sorted(metadata.items()):  # the order of the reference implementation
+        raw_key, raw_value = key.encode(), value.encode()
+        if len(raw_key) > 0xFFFF:
+            raise LocalError(f"a metadata key of {len(raw_key)} bytes cannot be sent")
+        entries.append(_META_ENTRY.pack(len(raw_key), ASCII if value.isascii() else UTF8, len(raw_value)))
+        texts += (raw_key, raw_value)
+    head, data = struct.pack(">H", len(entries)) + b"".join(entries), b"".join(texts)
+    return _EXTENDED.pack(_EXTENDED.size, len(head), len(data), message_id), head + data
+
+
+def _split(where: str, body: memoryview) -> tuple[int, int, dict[str, str], int]:
+    """Where the content starts and ends, the metadata, and the message's id."""
+    if len(body) < _EXTENDED.size:
+        raise PeerError(f"{where}: no room for the extended header", HEADER_SIZE)
+    extended_size, head_size, data_size, message_id = _EXTENDED.unpack_from(body)
+    end = len(body) - head_size - data_size
+    if extended_size < _EXTENDED.size or end < extended_size:
+        raise PeerError(f"{where}: the lengths are more than the body holds", HEADER_SIZE)
+    metadata: dict[str, str] = {}
+    if head_size:
+        count = int.from_bytes(body[end : end + 2], "big")
+        if head_size != 2 + count * _META_ENTRY.size or count > _MAX_METADATA_ENTRIES:
+            raise PeerError(f"{where}: {count} metadata entries do not fill {head_size} bytes", HEADER_SIZE + end)
+        at = end + head_size
+        for key_size, _, value_size in _META_ENTRY.iter_unpack(body[end + 2 : end + head_size]):
+            if at + key_size + value_size > len(body):
+                raise PeerError(f"{where}: a metadata entry reaches beyond the body", HEADER_SIZE + at)
+            key = bytes(body[at : at + key_size]).decode("utf-8", "replace")
+            at += key_size
+            metadata[key] = bytes(body[at : at + value_size]).decode("utf-8", "replace")
+            at += value_size
+    return extended_size, end, metadata, message_id
