@@ -29,7 +29,7 @@ lint: $(VENV)/.dev
 $(STAMP): pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "navnode needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "python3 -m venv does not work here; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || { echo "a C++ compiler is missing; on Debian and Ubuntu: sudo apt-get install g++"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -9,26 +9,30 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import zmq
 
-from navnode import bus
+from navnode import __version__, bus
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
 from navnode.devices import Consoles, Ingest, is_shown
 from navnode.errors import PeerError
-from navnode.igtl import Client, Message, Peer, Server
+from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
 from navnode.pipeline import Pipeline
 from navnode.processes import say_ready, take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import HEARTBEAT_S
 from navnode.registration import ImageRegistration, register_counts
 from navnode.types import (
+    CommandResult,
     Input,
     NodeState,
+    Operation,
+    OperatorCommand,
     Output,
     PatientPose,
     ReconstructionRequest,
@@ -80,6 +84,8 @@ class Node:
             console.host,
             console.port,
             self._from_console,
+            self._console_left,
+            commands=self._commands(),
             tls=console.tls,
             insecure=console.insecure,
             max_rate_hz=console.max_rate_hz,
@@ -91,6 +97,7 @@ class Node:
         self._last_tool_ns: dict[str, int] = {}
         self._worker_seen_ns = self._worker_instance = 0
         self._surface_asked = False
+        self._pushing: set[Peer] = set()
 
     async def start(self) -> None:
         """Listen.
@@ -117,21 +124,23 @@ class Node:
                 failed.set_exception(error)
 
         self._registrations.start(lambda done: loop.call_soon_threadsafe(take, done))
-        if (volume := self._pipeline.volume) is not None:
-            await self._show_ct(volume)
         sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
-        await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
+        await asyncio.gather(failed, self._tick(), self._show_ct(), *(source.run() for source in sources))
 
     # --- in --------------------------------------------------------------------------------------
 
     def _source(self, source: SourceSection) -> Client:
         name = f"{source.host}:{source.port}"
+
+        def on_state(up: bool, reason: str) -> None:
+            self._dispatch(SourceState(name, up, reason, now_ns()))
+
         return Client(
             source.host,
             source.port,
             on_message=self._from_wire,
-            on_state=lambda up, reason: self._dispatch(SourceState(name, up, reason, now_ns())),
+            on_state=on_state,
             tls=source.tls,
         )
 
@@ -140,9 +149,42 @@ class Node:
         if taken is not None:
             self._dispatch(taken)
 
-    def _from_console(self, message: Message, _: Peer, received_ns: int) -> None:
-        """Frames and poses may also be pushed to the node's own server."""
-        self._from_wire(message, received_ns)
+    def _from_console(self, message: Message, peer: Peer, received_ns: int) -> None:
+        """Frames and poses may also be pushed to the node's own server; who does is a source."""
+        taken = self._ingest(message, received_ns)
+        if taken is None:
+            return
+        if peer not in self._pushing:
+            self._pushing.add(peer)
+            self._dispatch(SourceState(peer.address, True, "", received_ns))
+        self._dispatch(taken)
+
+    def _console_left(self, peer: Peer, why: str) -> None:
+        if peer in self._pushing:
+            self._pushing.discard(peer)
+            self._dispatch(SourceState(peer.address, False, why, now_ns()))
+
+    def _commands(self) -> dict[str, Handler]:
+        """What consoles may have done, beside the server's own."""
+
+        def operate(operation: Operation) -> Handler:
+            return lambda parameters: self._operate(operation, parameters.get("Tool", ""))
+
+        return {operation.value: operate(operation) for operation in Operation} | {
+            "Version": lambda _: f"navnode {__version__}",
+            "StartRecording": self._no_recorder,
+            "StopRecording": self._no_recorder,
+        }
+
+    def _operate(self, operation: Operation, tool: str) -> str:
+        outputs = self._dispatch(OperatorCommand(operation, tool, now_ns()))
+        result = next(output for output in outputs if isinstance(output, CommandResult))
+        if not result.done:
+            raise CommandError(result.text)
+        return result.text
+
+    def _no_recorder(self, _: Mapping[str, str]) -> str:
+        raise CommandError("this node does not record")
 
     async def _tick(self) -> None:
         """What needs no more than 20 ms of promptness: time itself, the worker, new displays."""
@@ -191,9 +233,11 @@ class Node:
 
     # --- step ------------------------------------------------------------------------------------
 
-    def _dispatch(self, message: Input) -> None:
-        for output in self._pipeline.step(message):
+    def _dispatch(self, message: Input) -> list[Output]:
+        outputs = self._pipeline.step(message)
+        for output in outputs:
             self._emit(output)
+        return outputs
 
     def _emit(self, output: Output) -> None:
         match output:
@@ -232,7 +276,10 @@ class Node:
 
     # --- volumes ---------------------------------------------------------------------------------
 
-    async def _show_ct(self, volume: Volume) -> None:
+    async def _show_ct(self) -> None:
+        volume = self._pipeline.volume
+        if volume is None:
+            return
         coarse = await asyncio.to_thread(resample, volume, max(_DISPLAY_MM, min(volume.spacing_mm)))
         self._emit(VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0))
 

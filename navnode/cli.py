@@ -20,7 +20,7 @@ from rich.table import Table
 from navnode import __version__, config, terminal
 from navnode.config import Config, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
-from navnode.processes import die_with, output_address, say_ready, worker_address
+from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import ENGINE
 from navnode.supervisor import Supervisor, read_config, read_simulator, wait_while
@@ -48,8 +48,12 @@ messages = Console(stderr=True)
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
-    logging.basicConfig(level=logging.WARNING, format="navnode: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _end)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ForPeople())
+    handler.addFilter(Sparingly())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         app()
     except (ConfigError, CalibrationError) as error:
@@ -62,8 +66,8 @@ def main() -> None:
         sys.exit(130)
 
 
-def _end(*_: object) -> None:
-    sys.exit(143)
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 @app.callback(invoke_without_command=True)
@@ -83,9 +87,11 @@ def demo(
     ctless: Annotated[bool, typer.Option("--ctless", help="Without a CT: the first X-rays give the volume.")] = False,
     size: Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")] = 512,
     rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
-    port: Annotated[int, typer.Option("--port", help="Port for consoles.")] = 18944,
-    page_port: Annotated[int, typer.Option("--page-port", help="Port of the page.")] = 8080,
-    simulator_port: Annotated[int, typer.Option("--simulator-port", help="Port of the operating room.")] = 18945,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port for consoles.")] = 18944,
+    page_port: Annotated[int, typer.Option("--page-port", min=1, max=65535, help="Port of the page.")] = 8080,
+    simulator_port: Annotated[
+        int, typer.Option("--simulator-port", min=1, max=65535, help="Port of the operating room.")
+    ] = 18945,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -99,29 +105,29 @@ def demo(
     simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
     loaded = _demo_config(loaded, simulator, headless, (port, page_port), threads, ctless)
     # Rendering happens here, where its progress can be seen; the processes find it done.
-    prepared = room.prepare(simulator, messages)
+    prepared = room.prepare(simulator, messages, threads)
     report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
     _tell(report, as_json, seconds)
 
 
 @app.command(epilog="Example:  navnode simulate --port 18945 --ct chest.nii.gz")
 def simulate(
-    port: Annotated[int, typer.Option("--port", help="Port to serve on.")] = 18945,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to serve on.")] = 18945,
     ct: Ct = None,
     size: Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")] = 512,
     rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")] = 0,
     seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself.")] = None,
+    threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
     from navnode.simulation import room
 
     settings = _simulator(port=port, ct=ct or "sample", size_px=size, frame_rate_hz=rate, seed=seed)
-    prepared = room.load(room.prepare(settings, messages), settings)
+    simulated = room.Room(room.load(room.prepare(settings, messages, threads), settings), settings)
 
     async def serve() -> None:
-        simulated = room.Room(prepared, settings)
         await simulated.server.start()
         messages.print(f"Virtual operating room on port {simulated.server.port}; Ctrl-C ends it.", highlight=False)
         with contextlib.suppress(TimeoutError):
@@ -129,7 +135,7 @@ def simulate(
 
     asyncio.run(serve())
     if as_json:
-        print(json.dumps({"port": port, "frames": len(prepared.counts), "seconds": seconds}))  # noqa: T201
+        print(json.dumps({"port": port, "frames": simulated.frames_sent, "seconds": seconds}))  # noqa: T201
 
 
 @app.command(epilog="Example:  navnode run launch/demo.toml")
@@ -143,7 +149,10 @@ def run(
     """The node: registration, reconstruction worker and display, from a configuration."""
     loaded = config.load(configuration)
     if check:
-        messages.print(f"{configuration}: fine", highlight=False)
+        _check_files(loaded)
+        messages.print(f"{configuration}: fine", markup=False, highlight=False)
+        if as_json:
+            print(json.dumps({"configuration": str(configuration), "status": "fine"}))  # noqa: T201
         return
     if threads is not None:
         registration = msgspec.structs.replace(loaded.registration, threads=threads)
@@ -245,6 +254,18 @@ def run_supervised(
     return _report(scorer, states[0], elapsed_s, restarts)
 
 
+def _check_files(loaded: Config) -> None:
+    """Whether what a configuration names is there."""
+    ct = loaded.volume.ct
+    if ct not in ("", "sample", "procedural") and not Path(ct).exists():
+        raise ConfigError(f"volume.ct: {ct}: there is no such file or folder")
+    if loaded.console.tls is not None:
+        loaded.console.tls.server_context()
+    for source in loaded.sources:
+        if source.tls is not None:
+            source.tls.client_context()
+
+
 def _simulator(**given: Any) -> SimulatorSection:
     """Checked settings from the command line."""
     return config.convert(given, SimulatorSection, "arguments")
@@ -263,7 +284,7 @@ def _demo_config(
 
     carm = carm_of_size(simulator.size_px)
     replace = msgspec.structs.replace
-    return replace(
+    demo = replace(
         loaded,
         carm=replace(
             loaded.carm,
@@ -278,6 +299,7 @@ def _demo_config(
         console=replace(loaded.console, port=ports[0]),
         display=replace(loaded.display, port=ports[1], enabled=loaded.display.enabled and not headless),
     )
+    return config.convert(msgspec.to_builtins(demo), Config, "arguments")  # checked as a whole: ports, say
 
 
 def _scorer(loaded: Config, scenario: Any) -> Any:

@@ -19,6 +19,7 @@ from navnode.types import CArm, Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _T = TypeVar("_T")
 _IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # type: ignore[misc]
 
@@ -89,16 +90,16 @@ class SourceSection(_Section, frozen=True):
 class DevicesSection(_Section, frozen=True):
     """Wire names of what comes in."""
 
-    xray: str = "XRay"
-    carm: str = "CArmToTracker"
-    patient: str = "PatientToTracker"
+    xray: Name = "XRay"
+    carm: Name = "CArmToTracker"
+    patient: Name = "PatientToTracker"
 
 
 class ToolSection(_Section, frozen=True):
     """A tracked tool."""
 
     name: str
-    device: str
+    device: Name
     marker_from_tooltip: Rows = _IDENTITY
     """Tip and axis calibration: origin at the tip, +z the direction in which the tool advances."""
 
@@ -208,7 +209,7 @@ class SimulatorSection(_Section, frozen=True):
     ct: str = "sample"
     size_px: int = 512
     frame_rate_hz: float = 15.0
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
         _check_address(self.host, False)
@@ -245,6 +246,15 @@ class Config(_Section, frozen=True):
         if len(set(heard)) != len(heard):
             twice = next(name for name in heard if heard.count(name) > 1)
             raise ValueError(f"device {twice!r} is named twice")
+        if not self.volume.ct and not self.reconstruction.enabled:
+            raise ValueError("volume.ct is empty and reconstruction.enabled is false: there would never be a volume")
+        ports = [("console.port", self.console.port)]
+        ports += [("display.port", self.display.port)] if self.display.enabled else []
+        ports += [("a source's port", source.port) for source in self.sources if is_loopback(source.host)]
+        for index, (name, port) in enumerate(ports):
+            for other, other_port in ports[:index]:
+                if port == other_port and not name == other == "a source's port":
+                    raise ValueError(f"{other} and {name} are both {port} on this machine")
 
 
 def matrix(rows: Rows) -> Matrix:

@@ -86,7 +86,8 @@ class Ingest:
             return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
         self._sequence += 1
-        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence)
+        stamped = message.timestamp_ns > 0
+        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence, stamped)
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:

@@ -21,7 +21,7 @@ def open_beam_counts(counts: Array) -> float:
     where the patient covers all of it. Registration does not depend on it, reconstruction does.
     """
     usable = counts[counts < SATURATION_COUNTS]
-    return float(np.percentile(usable, 99.9)) if usable.size else float(SATURATION_COUNTS)
+    return max(1.0, float(np.percentile(usable, 99.9))) if usable.size else float(SATURATION_COUNTS)
 
 
 def binned_counts(counts: Array, factor: int) -> FloatArray:

@@ -14,23 +14,23 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.bus import max_age_ns
-from navnode.clock import Lateness
+from navnode.clock import Lateness, Stamp
 from navnode.config import Config, matrix
-from navnode.imaging import line_integrals, open_beam_counts
+from navnode.imaging import blank_reason, line_integrals, open_beam_counts
 from navnode.poses import Missing, PoseRing
-from navnode.registration.fusion import PatientFilter, measurement
+from navnode.registration.patient import Loss, PatientRegistration
 from navnode.types import (
     CArmPose,
-    Effort,
+    CommandResult,
     Frame,
     Input,
     Matrix,
     NodeState,
+    Operation,
+    OperatorCommand,
     Output,
     PatientPose,
-    ReconstructionRequest,
     RegisteredFrame,
-    Registration,
     RegistrationDone,
     RegistrationRequest,
     Rejected,
@@ -47,6 +47,7 @@ from navnode.types import (
     WorkerState,
     invalid,
 )
+from navnode.views import Motion, Stations, Views
 
 _FRAME_WAITS_NS = 150_000_000
 """How long a frame may wait for tracker poses around its exposure."""
@@ -59,11 +60,14 @@ _POSE_STALE_NS = max_age_ns("pose")
 
 _FRAME_STALE_NS = max_age_ns("xray")
 
+_FRAME_LATE_NS = 150_000_000
+"""A frame later than usual by more may be stamped by a clock that was set back: its pose would be another one's."""
+
 _CLOCKS_APART_NS = 60_000_000
-"""Markers whose stamps differ by more against their arrival are not stamped by one clock."""
+"""Markers whose stamps differ by more against their arrival are not stamped by one clock; and by as much may the
+images' clock move against the tracker's while they are connected."""
 
 _STATE_EVERY_NS = 200_000_000
-_STATION_ANGLE_RAD = np.deg2rad(20.0)
 _VIEW_PX = 128
 
 
@@ -85,6 +89,7 @@ class Pipeline:
         self._volume = volume
         self._volume_id = 1 if volume is not None else 0
         self._now_ns = 0
+        self._began = False
 
         devices = config.devices
         self._rings = {name: PoseRing(name) for name in (devices.carm, devices.patient)}
@@ -92,17 +97,21 @@ class Pipeline:
         self._rings.update({device: PoseRing(device) for device in self._tools})
         self._received_ns = dict.fromkeys(self._rings, 0)
 
-        self._patient = _PatientRegistration(config, self._start())
+        self._patient = PatientRegistration(config.registration, config.carm)
         self._pending: Frame | None = None
         self._in_flight = False
+        self._epoch = 0
         self._last_frame_ns = self._last_exposure_ns = self._last_registered_ns = 0
         self._carm_known = False
         self._lateness = {name: Lateness() for name in (*self._rings, devices.xray)}
-        self._motion = _Motion()
-        self._stations = _Stations()
-        self._views = _Views(config)
+        self._clock_gap_ns: float | None = None
+        self._motion = Motion(self._pivot_mm)
+        self._stations = Stations()
+        self._views = Views(config.reconstruction)
 
         self._sources: dict[str, str] = {f"{s.host}:{s.port}": "not connected yet" for s in config.sources}
+        self._configured = frozenset(self._sources)
+        self._active_tool = config.tools[0].name if config.tools else ""
         self._worker = WorkerState(False, "", "starting", 0)
         self._frames_received = self._frames_registered = self._volumes = 0
         self._registered_at_ns: deque[int] = deque(maxlen=30)
@@ -115,6 +124,8 @@ class Pipeline:
 
     def step(self, message: Input) -> list[Output]:
         """What one message leads to."""
+        if not self._began and self._now_ns:
+            self._began, self._epoch = True, self._epoch + self._now_ns  # never another node's
         match message:
             case TrackedPose():
                 self._now_ns = max(self._now_ns, message.received_ns)
@@ -139,6 +150,9 @@ class Pipeline:
             case SourceState():
                 self._now_ns = max(self._now_ns, message.now_ns)
                 return self._on_source(message)
+            case OperatorCommand():
+                self._now_ns = max(self._now_ns, message.now_ns)
+                return self._on_command(message)
             case Rejected():
                 self._now_ns = max(self._now_ns, message.received_ns)
                 return self._on_rejected(message)
@@ -163,14 +177,20 @@ class Pipeline:
             ring.lost()
             return self._invalidate_tool(pose.device, "not seen by the tracker", pose.timestamp_ns, seen=False)
         lateness = self._lateness[pose.device]
-        expected = lateness.take(pose.timestamp_ns, pose.received_ns)
-        if not expected or lateness.age_ns(pose.timestamp_ns, pose.received_ns) > _POSE_STALE_NS:
+        stamp = lateness.take(pose.timestamp_ns, pose.received_ns)
+        if stamp is Stamp.CLOCK_SET:
+            ring.clear()
+            self._patient.doubt(f"the clock of {pose.device} was set")
+        if stamp is not Stamp.EXPECTED or lateness.age_ns(pose.timestamp_ns, pose.received_ns) > _POSE_STALE_NS:
             # As good as none: if all of them are, the silence is noticed.
-            self._dropped["late"] += 1
+            self._dropped["late"] += stamp is not Stamp.LEARNING
             return []
+        jumps = ring.jumps
         if not ring.add(pose.timestamp_ns, pose.tracker_from_marker):
             self._dropped["pose"] += 1
             return []
+        if ring.jumps > jumps and pose.device == self._config.devices.patient:
+            self._patient.unsure("the patient's marker jumped; an X-ray would confirm that it has not moved")
         self._received_ns[pose.device] = pose.received_ns
         if pose.device in self._tools:
             self._tools[pose.device].wait(pose)
@@ -257,15 +277,12 @@ class Pipeline:
             height, width = frame.counts.shape
             reason = f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
             return [*self._refuse(frame, reason), *self._notice(reason)]
-        lateness = self._lateness[self._config.devices.xray]
-        in_time = lateness.take(frame.timestamp_ns, frame.received_ns)
-        late_ns = lateness.age_ns(frame.timestamp_ns, frame.received_ns)
-        if not in_time or late_ns > _FRAME_STALE_NS:
+        if frame.timestamp_ns == self._last_exposure_ns:  # a source that sends its last image again
+            self._dropped["xray"] += 1
+            return []
+        if reason := self._mistimed(frame):
             self._dropped["late"] += 1
-            why = f"arrived {late_ns / 1e9:.1f} s late" if in_time else "is stamped ahead of time"
-            return self._refuse(frame, f"the X-ray {why}")
-        if frame.timestamp_ns <= self._last_exposure_ns:
-            return self._refuse(frame, "the X-ray repeats an older one's time stamp")
+            return self._refuse(frame, reason)
         self._last_exposure_ns = frame.timestamp_ns
         outputs: list[Output] = []
         if self._pending is not None:
@@ -275,11 +292,27 @@ class Pipeline:
         self._pending = frame
         return outputs + self._try_start()
 
+    def _mistimed(self, frame: Frame) -> str:
+        """Why the frame's time stamp cannot be believed, or ''."""
+        lateness = self._lateness[self._config.devices.xray]
+        stamp = lateness.take(frame.timestamp_ns, frame.received_ns)
+        late_ns = lateness.age_ns(frame.timestamp_ns, frame.received_ns)
+        if stamp in (Stamp.AHEAD, Stamp.CLOCK_SET):
+            return "the X-ray is stamped ahead of time"
+        if late_ns > _FRAME_LATE_NS:
+            return f"the X-ray arrived {late_ns / 1e9:.1f} s late, or the clock of its source was set back"
+        if frame.timestamp_ns < self._last_exposure_ns:
+            return "the X-ray is older than the last one"
+        return ""
+
     def _try_start(self) -> list[Output]:
         """Send the newest frame to registration when that is free and the tracker knows its exposure."""
         frame = self._pending
         if frame is None or self._in_flight:
             return []
+        if self._now_ns - frame.received_ns > _FRAME_STALE_NS:
+            self._pending = None
+            return self._refuse(frame, "the X-ray waited too long")
         patient_from_carm = self._patient_from_carm(frame.timestamp_ns - self._image_lag_ns)
         if isinstance(patient_from_carm, Missing):
             if patient_from_carm.not_yet and self._now_ns - frame.received_ns < _FRAME_WAITS_NS:
@@ -288,12 +321,15 @@ class Pipeline:
             return self._refuse(frame, patient_from_carm.reason)
         self._pending = None
         self._motion.add(frame.timestamp_ns, patient_from_carm)
+        if not frame.stamped and not self._motion.still:
+            return self._refuse(frame, "the X-ray has no time stamp; it is used only while the C-arm stands still")
         if self._volume is None:
             return self._without_volume(frame, patient_from_carm)
         self._in_flight = True
         volume_from_patient = self._patient.best_guess
         request = RegistrationRequest(
             frame=frame,
+            epoch=self._epoch,
             volume_id=self._volume_id,
             start_volume_from_carm=volume_from_patient @ patient_from_carm,
             patient_from_carm=patient_from_carm,
@@ -303,7 +339,8 @@ class Pipeline:
         return [request]
 
     def _patient_from_carm(self, timestamp_ns: int) -> Matrix | Missing:
-        if reason := self._clocks_apart(self._config.devices.carm, self._config.devices.patient):
+        devices = self._config.devices
+        if reason := self._clocks_apart(devices.carm, devices.patient) or self._clock_moved():
             return Missing(reason, not_yet=False)
         tracker_from_marker = self._rings[self._config.devices.carm].at(timestamp_ns)
         if isinstance(tracker_from_marker, Missing):
@@ -313,8 +350,27 @@ class Pipeline:
             return tracker_from_patient
         return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
 
+    def _clock_moved(self) -> str:
+        """Why images cannot be paired with poses any more, or ''.
+
+        The ways of the two differ by an unknown but steady time: what is not steady is a clock that was set.
+        """
+        image, tracker = (self._lateness[d].offset_ns for d in (self._config.devices.xray, self._config.devices.carm))
+        if image is None or tracker is None:
+            return ""
+        if self._clock_gap_ns is None:
+            self._clock_gap_ns = image - tracker
+        moved_ns = image - tracker - self._clock_gap_ns
+        if abs(moved_ns) <= _CLOCKS_APART_NS:
+            return ""
+        reason = f"the clocks of image and tracker have moved apart by {abs(moved_ns) / 1e6:.0f} ms; connect anew"
+        self._patient.doubt(reason)
+        return reason
+
     def _without_volume(self, frame: Frame, patient_from_carm: Matrix) -> list[Output]:
         """CT-less: the volume's frame is the patient's until there is a volume."""
+        if reason := blank_reason(frame.counts):
+            return self._refuse(frame, reason)
         requests = self._take_view(frame, patient_from_carm)
         self._patient.doubt(self._views.progress)
         return self._registered(frame, None, invalid(self._views.progress), np.inf, 0.0) + requests
@@ -322,14 +378,18 @@ class Pipeline:
     def _on_registration(self, done: RegistrationDone) -> list[Output]:
         self._in_flight = False
         request, registration = done.request, done.registration
-        if request.volume_id != self._volume_id:  # made against a volume that has been replaced since
+        if (request.volume_id, request.epoch) != (self._volume_id, self._epoch):
+            # Made against a volume that has been replaced, or with poses that do not hold any more.
             self._dropped["xray"] += 1
             return self._try_start()
-        verdict = self._patient.take(request, registration, self._now_ns)
-        outputs: list[Output] = []
-        usable = verdict.usable
+        verdict, loss = self._patient.take(request, registration, self._now_ns)
+        if loss is not Loss.NONE:
+            self._forget_what_was_lost(loss)
+        usable = verdict.usable and self._now_ns - request.frame.received_ns <= _FRAME_STALE_NS
+        if verdict.usable and not usable:
+            verdict = invalid("registering the X-ray took too long")
         volume_from_carm = registration.volume_from_carm if usable else None
-        outputs += self._registered(
+        outputs = self._registered(
             request.frame, volume_from_carm, verdict, registration.residual, registration.similarity
         )
         outputs += self._patient_pose(request.frame.timestamp_ns)
@@ -338,6 +398,14 @@ class Pipeline:
             fused = self._patient.filter.volume_from_patient @ request.patient_from_carm
             outputs += self._take_view(request.frame, fused)
         return outputs + self._try_start()
+
+    def _forget_what_was_lost(self, loss: Loss) -> None:
+        """With a registration goes what was placed by it."""
+        self._epoch += 1
+        self._views.forget()
+        self._stations = Stations()
+        if loss is Loss.VOLUME_LOST:  # nothing says where that volume is now
+            self._volume, self._volume_id = None, self._volume_id + 1
 
     def _registered(
         self,
@@ -394,14 +462,16 @@ class Pipeline:
         i0 = self._config.registration.i0 or open_beam_counts(frame.counts)
         line = line_integrals(frame.counts, i0, factor)
         self._views.add(View(line, self._carm.binned(factor), volume_from_carm, frame.timestamp_ns))
-        if not self._worker.alive:
-            return []
-        return self._views.request(self._pivot_mm)
+        return self._ask_for_volume()
+
+    def _ask_for_volume(self) -> list[Output]:
+        return list(self._views.request(self._pivot_mm, self._now_ns)) if self._worker.alive else []
 
     def _on_volume(self, ready: VolumeReady) -> list[Output]:
         if not self._views.answered(ready.request):
             return []  # asked for by a node that is no more
         if ready.volume is None:
+            self._views.failed(self._now_ns)
             return self._notice(f"no reconstruction: {ready.reason}")
         self._volumes += 1
         stamp = self._views.newest_ns
@@ -432,19 +502,14 @@ class Pipeline:
                 outputs += self._invalidate_tool(device, "no pose from the tracker", newest_ns, seen=False)
         if self._now_ns - self._last_registered_ns > _FRAME_STALE_NS:
             outputs += self._carm_unknown("no X-ray was registered just now")
-        self._patient.watch(self._now_ns, tracked=self._tracked())
-        if self._patient.validity(self._now_ns).status is not self._last_patient_status:
-            outputs += self._patient_pose(self._rings[self._config.devices.patient].newest_ns)
-            outputs += [
-                out
-                for device, tool in self._tools.items()
-                if not self._patient.validity(self._now_ns).usable
-                for out in self._invalidate_tool(device, self._patient.validity(self._now_ns).reason, 0)
-            ]
+        self._patient.watch(tracked=self._tracked())
+        validity = self._patient.validity(self._now_ns)
+        if validity.status is not self._last_patient_status:
+            newest_ns = self._rings[self._config.devices.patient].newest_ns
+            outputs += self._patient_pose(newest_ns) if validity.usable else self._withdraw()
         if self._now_ns - self._last_state_ns >= _STATE_EVERY_NS:
             self._last_state_ns = self._now_ns
-            if self._views.waiting and self._worker.alive:
-                outputs += self._views.request(self._pivot_mm)
+            outputs += self._ask_for_volume()
             outputs.append(self._state())
         return outputs
 
@@ -454,7 +519,10 @@ class Pipeline:
 
     def _on_source(self, source: SourceState) -> list[Output]:
         was = self._sources.get(source.name)
-        self._sources[source.name] = source.reason if not source.connected else ""
+        if source.connected or source.name in self._configured:
+            self._sources[source.name] = "" if source.connected else source.reason
+        else:
+            self._sources.pop(source.name, None)  # a console that pushed something
         if source.connected or was != "":
             return []
         # What came from there may be moved before it returns: begin again with nothing known to be true.
@@ -462,14 +530,51 @@ class Pipeline:
             ring.clear()
         self._lateness = {name: Lateness() for name in self._lateness}
         self._last_exposure_ns = 0
+        self._clock_gap_ns = None
         self._pending = None
+        self._epoch += 1  # what is being registered belongs to the poses from before
+        if self._volume is None:
+            self._views.forget()  # their poses are in the frame of a marker that may be moved
         self._patient.doubt(f"source {source.name} vanished")
-        self._motion = _Motion()
+        self._motion = Motion(self._pivot_mm)
+        outputs = self._withdraw() + self._carm_unknown(f"source {source.name} vanished")
+        return outputs + self._notice(f"source {source.name}: {source.reason}")
+
+    def _on_command(self, command: OperatorCommand) -> list[Output]:
         outputs: list[Output] = []
+        match command.operation:
+            case Operation.ACCEPT_REGISTRATION:
+                why_not = self._patient.accept()
+                text = "accepted; it stays DEGRADED until X-rays confirm it"
+            case Operation.REJECT_REGISTRATION:
+                self._forget_what_was_lost(self._patient.reject())
+                why_not, text = "", "rejected; it is searched for anew"
+                outputs = self._carm_unknown("the operator rejected the registration") + self._withdraw()
+            case Operation.TAKE_VIEW:
+                why_not = self._why_no_view()
+                self._views.wanted_now = not why_not
+                text = "the next X-ray is kept as a view"
+            case Operation.SET_TOOL:
+                names = [tool.name for tool in self._tools.values()]
+                why_not = "" if command.tool in names else f"there is no tool {command.tool!r}; there are: {names}"
+                self._active_tool = self._active_tool if why_not else command.tool
+                text = f"the slices follow {self._active_tool}"
+        return [*outputs, CommandResult(command.operation, not why_not, why_not or text)]
+
+    def _why_no_view(self) -> str:
+        if not self._config.reconstruction.enabled:
+            return "reconstruction is not enabled in the configuration"
+        if self._volume is not None and not self._patient.confirmed:
+            return "where the C-arm stands is not known: the registration is not confirmed"
+        return ""
+
+    def _withdraw(self) -> list[Output]:
+        """Take back the patient's pose and the tools, for the reason that the registration gives."""
+        reason = self._patient.validity(self._now_ns).reason
+        outputs = self._patient_pose(self._rings[self._config.devices.patient].newest_ns)
         for device in self._tools:
-            outputs += self._invalidate_tool(device, f"source {source.name} vanished", 0)
-        outputs += self._carm_unknown(f"source {source.name} vanished")
-        return outputs + self._patient_pose(0) + self._notice(f"source {source.name}: {source.reason}")
+            outputs += self._invalidate_tool(device, reason, 0)
+        return outputs
 
     def _on_rejected(self, rejected: Rejected) -> list[Output]:
         self._dropped["rejected"] += 1
@@ -504,11 +609,10 @@ class Pipeline:
             status_counts=dict(self._status_counts),
             notices=tuple(self._notices),
             now_ns=self._now_ns,
+            epoch=self._epoch,
+            active_tool=self._active_tool,
             extra=extra,
         )
-
-    def _start(self) -> Matrix:
-        return matrix(self._config.registration.volume_from_patient_start)
 
 
 @dataclass
@@ -524,238 +628,3 @@ class _Tool:
         if not self.waiting:
             self.waiting_since_ns = pose.received_ns
         self.waiting.append(pose)
-
-
-class _PatientRegistration:
-    """volume_from_patient: searched for, then a candidate, then confirmed; and doubted again."""
-
-    _LOST_AFTER = 5
-
-    def __init__(self, config: Config, start_volume_from_patient: Matrix) -> None:
-        self._settings = config.registration
-        self._pivot_mm = config.carm.source_to_isocentre_mm
-        self._start = start_volume_from_patient
-        self.filter: PatientFilter | None = None
-        self.searching = True
-        self._good = self._bad = 0
-        self._last_good_ns = self._last_source_ns = 0
-        self._last_measured_ns = 0
-        self._why_not = "no X-ray registered yet"
-        self._tracked = True
-        self._sparse = False
-
-    @property
-    def best_guess(self) -> Matrix:
-        return self.filter.volume_from_patient if self.filter else self._start
-
-    @property
-    def effort(self) -> Effort:
-        """How hard the next frame must be looked at."""
-        if self.searching:
-            return Effort.SEARCH
-        return Effort.TRACK if self.confirmed and self._bad == 0 else Effort.REFINE
-
-    @property
-    def confirmed(self) -> bool:
-        return self.filter is not None and self._good >= self._settings.confirm_frames
-
-    def begin_with_tracking(self, pivot_patient_mm: Matrix) -> None:
-        """CT-less: the volume was made in the patient's frame, so tracking alone says where it is."""
-        prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
-        self.filter = PatientFilter(np.eye(4), pivot_patient_mm, prior)
-        self.searching, self._good, self._bad = False, 0, 0
-        self._sparse = True
-        self._why_not = "not confirmed by an X-ray yet"
-
-    def take(self, request: RegistrationRequest, registration: Registration, now_ns: int) -> Validity:
-        """Use one frame's registration; what to say of that frame."""
-        frame_validity = registration.validity
-        if not frame_validity.usable:
-            if registration.informative:
-                self._count_bad(frame_validity.reason)
-            return frame_validity
-        carm_from_patient = g.inverse(request.patient_from_carm)
-        pivot_patient_mm = (
-            self.filter.pivot_patient_mm
-            if self.filter
-            else g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._pivot_mm]))
-        )
-        measured, covariance = measurement(
-            registration.volume_from_carm,
-            registration.covariance,
-            registration.pivot_mm,
-            carm_from_patient,
-            pivot_patient_mm,
-            sparse_volume=request.sparse_volume,
-        )
-        timestamp_ns = request.frame.timestamp_ns
-        if self.searching or self.filter is None:
-            self.filter = PatientFilter(measured, pivot_patient_mm, covariance * 30.0)
-            self.searching, self._good, self._bad = False, 1, 0
-        else:
-            self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
-            if not self.filter.agrees(measured, covariance):
-                self._count_bad("the image contradicts the tracker")
-                return invalid("the image contradicts tracker and earlier frames", timestamp_ns)
-            self.filter.update(measured, covariance)
-            self._good, self._bad = self._good + 1, 0
-        self._last_measured_ns = timestamp_ns
-        self._last_good_ns, self._last_source_ns = now_ns, timestamp_ns
-        if not self.confirmed:
-            reason = f"confirming the registration, {self._good} of {self._settings.confirm_frames} frames"
-            return Validity(Status.DEGRADED, reason, timestamp_ns)
-        return frame_validity
-
-    def _count_bad(self, reason: str) -> None:
-        self._bad += 1
-        if self._bad >= self._LOST_AFTER or (not self.confirmed and self._bad >= 2):
-            if self._sparse and self.filter is not None:
-                # There is nothing to search with but the tracker, which made the volume.
-                self.begin_with_tracking(self.filter.pivot_patient_mm)
-            else:
-                self._good, self._bad, self.searching = 0, 0, True
-            self._why_not = f"registration lost: {reason}"
-
-    def doubt(self, reason: str) -> None:
-        """Something happened after which good frames must confirm the registration again."""
-        self._good = 0
-        self._why_not = reason
-
-    def watch(self, now_ns: int, *, tracked: bool) -> None:
-        self._tracked = tracked
-
-    def validity(self, now_ns: int) -> Validity:
-        """May volume_from_patient be used now?"""
-        age_ns = max(0, now_ns - self._last_good_ns) if self._last_good_ns else 0
-        status, reason = self._judge(age_ns / 1e9)
-        return Validity(status, reason, self._last_source_ns, age_ns)
-
-    def _judge(self, age_s: float) -> tuple[Status, str]:
-        settings = self._settings
-        if self.filter is None or self.searching:
-            return Status.INVALID, self._why_not
-        if not self._tracked:
-            return Status.INVALID, "the patient's marker is not seen"
-        if not self.confirmed:
-            if self._good == 0:
-                return Status.INVALID, self._why_not
-            return (
-                Status.INVALID,
-                f"confirming the registration, {self._good} of {settings.confirm_frames} frames",
-            )
-        if age_s > settings.invalid_after_s:
-            return Status.INVALID, f"no X-ray registered for {age_s:.0f} s"
-        sigma_mm = self.filter.target_sigma_mm
-        if sigma_mm > settings.degraded_sigma_mm:
-            return Status.INVALID, f"expected error {sigma_mm:.1f} mm"
-        if self._sparse:
-            return Status.DEGRADED, "the volume was made from a few X-rays"
-        if self._bad >= 2:
-            return Status.DEGRADED, f"the last {self._bad} X-rays disagree"
-        if age_s > settings.degraded_after_s:
-            return Status.DEGRADED, f"no X-ray registered for {age_s:.0f} s"
-        if sigma_mm > settings.valid_sigma_mm:
-            return Status.DEGRADED, f"expected error {sigma_mm:.1f} mm; X-rays from another side would help"
-        return Status.VALID, ""
-
-
-class _Motion:
-    """Whether the C-arm stands still relative to the patient."""
-
-    _WINDOW_NS = 400_000_000
-    _ANGLE_RAD = np.deg2rad(0.8)
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, Matrix]] = deque(maxlen=16)
-
-    def add(self, timestamp_ns: int, patient_from_carm: Matrix) -> None:
-        self._recent.append((timestamp_ns, patient_from_carm[:3, 2]))
-
-    @property
-    def still(self) -> bool:
-        if len(self._recent) < 2:
-            return False
-        newest_ns, direction = self._recent[-1]
-        within = [d for t, d in self._recent if newest_ns - t <= self._WINDOW_NS]
-        return len(within) >= 2 and all(g.angle_between_rad(direction, d) < self._ANGLE_RAD for d in within)
-
-
-class _Stations:
-    """The two directions whose pictures are kept on the display."""
-
-    def __init__(self) -> None:
-        self._directions: list[Matrix | None] = [None, None]
-        self._latest = 1
-
-    def slot_of(self, direction: Matrix) -> int:
-        """The picture that a frame from this direction belongs to; the older one gives way to a new direction."""
-        for slot, known in enumerate(self._directions):
-            if known is not None and g.angle_between_rad(known, direction) < _STATION_ANGLE_RAD:
-                self._directions[slot] = direction
-                self._latest = slot
-                return slot
-        slot = 1 - self._latest
-        self._directions[slot] = direction
-        self._latest = slot
-        return slot
-
-
-class _Views:
-    """The frames kept for reconstruction, one per direction."""
-
-    def __init__(self, config: Config) -> None:
-        self._settings = config.reconstruction
-        self._views: list[View] = []
-        self._asked = self._answered = 0
-        self.waiting = False
-
-    @property
-    def progress(self) -> str:
-        return f"no volume yet: {len(self._views)} of {self._settings.views} views"
-
-    @property
-    def newest_ns(self) -> int:
-        return max((view.timestamp_ns for view in self._views), default=0)
-
-    def wanted(self, volume_from_carm: Matrix) -> bool:
-        """True when no kept view looks this way and there is room."""
-        apart = np.deg2rad(self._settings.min_angle_deg)
-        return len(self._views) < self._settings.max_views and all(
-            g.angle_between_rad(_direction(view), volume_from_carm[:3, 2]) >= apart for view in self._views
-        )
-
-    def add(self, view: View) -> None:
-        self._views.append(view)
-        self.waiting = len(self._views) >= self._settings.views
-
-    def request(self, pivot_mm: float) -> list[Output]:
-        """A request with all views kept, unless there are too few or one is under way."""
-        if len(self._views) < self._settings.views or self._asked != self._answered:
-            return []
-        self.waiting = False
-        self._asked = self.newest_ns  # a name that no other node's request has
-        x, y, z = self.center_mm(pivot_mm).tolist()
-        return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z))]
-
-    def forget_request(self) -> None:
-        """No answer will come any more: ask again when there is somebody to ask."""
-        if self._asked != self._answered:
-            self._asked, self.waiting = self._answered, True
-
-    def answered(self, request: int) -> bool:
-        """Whether this is the answer that is waited for."""
-        if request != self._asked or self._asked == self._answered:
-            return False
-        self._answered = request
-        return True
-
-    def center_mm(self, pivot_mm: float) -> Matrix:
-        """Where the views' principal rays reach the anatomy, on average."""
-        poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
-        center: Matrix = np.mean([p[:3, 3] + pivot_mm * p[:3, 2] for p in poses], axis=0)
-        return center
-
-
-def _direction(view: View) -> Matrix:
-    assert view.volume_from_carm is not None
-    return view.volume_from_carm[:3, 2]

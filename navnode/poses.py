@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
+
+import numpy as np
 
 from navnode import geometry as g
 from navnode.types import Matrix
@@ -12,7 +15,12 @@ MAX_GAP_NS = 120_000_000
 """Samples further apart than this (twelve at 100 Hz) are not interpolated across: the marker was hidden."""
 
 SETTLE_SAMPLES = 4
-"""Samples in a row before a marker that was hidden is believed again."""
+"""Samples in a row before a marker that was hidden, or that jumped, is believed again."""
+
+_JUMP_MM, _JUMP_MM_PER_S = 10.0, 3_000.0
+_JUMP_RAD, _JUMP_RAD_PER_S = 0.15, 15.0
+"""No hand moves a marker farther than the first and faster than the second: it was taken for another one, or moved
+while nobody looked."""
 
 _CAPACITY = 400
 
@@ -38,6 +46,8 @@ class PoseRing:
         self._poses: list[Matrix] = []
         self._place_in_run: list[int] = []  # 1 for the first sample after a gap
         self._broken = True
+        self.jumps = 0
+        """How often it moved faster than it can."""
 
     @property
     def newest_ns(self) -> int:
@@ -50,6 +60,9 @@ class PoseRing:
             return False
         if timestamp_ns - self.newest_ns > MAX_GAP_NS:
             self._broken = True
+        if not self._broken and _jumped(self._poses[-1], tracker_from_marker, timestamp_ns - self.newest_ns):
+            self._broken = True
+            self.jumps += 1
         self._place_in_run.append(1 if self._broken else self._place_in_run[-1] + 1)
         self._broken = False
         self._times_ns.append(timestamp_ns)
@@ -86,3 +99,13 @@ class PoseRing:
             return self._poses[after]
         fraction = (timestamp_ns - self._times_ns[earlier]) / (self._times_ns[after] - self._times_ns[earlier])
         return g.interpolate(self._poses[earlier], self._poses[after], fraction)
+
+
+def _jumped(before: Matrix, after: Matrix, elapsed_ns: int) -> bool:
+    elapsed_s = elapsed_ns / 1e9
+    step = after[:3, 3] - before[:3, 3]
+    if float(step @ step) > max(_JUMP_MM, _JUMP_MM_PER_S * elapsed_s) ** 2:
+        return True
+    # trace R = 1 + 2 cos(angle)
+    cosine = (float(np.vdot(before[:3, :3], after[:3, :3])) - 1) / 2
+    return cosine < math.cos(min(max(_JUMP_RAD, _JUMP_RAD_PER_S * elapsed_s), math.pi))

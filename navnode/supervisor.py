@@ -23,7 +23,7 @@ import zmq
 from navnode import bus
 from navnode.config import Config, SimulatorSection
 from navnode.errors import ConfigError, NavError, PeerError
-from navnode.processes import READY, output_address
+from navnode.processes import LOG_PREFIX, READY, output_address
 from navnode.types import NodeState
 
 _READY_TIMEOUT_S = 180.0
@@ -52,7 +52,7 @@ class Supervisor:
     Args:
         config: what the node is told.
         simulator: also start a virtual operating room.
-        announce: told one line when a process dies or returns.
+        announce: told one line when a process dies or returns, and what the processes warn of.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
         self._heard_s = 0.0
+        self._read_up_to: dict[str, int] = {}
         self._context: zmq.Context[Any] = zmq.Context.instance()
         self._subscription: zmq.Socket[Any] | None = None
 
@@ -88,13 +89,14 @@ class Supervisor:
             NavError: a process failed to start; the line says which and why.
         """
         names = ["simulator"] if self._simulator is not None else []
-        names += ["worker"] if self.config.reconstruction.enabled else []
-        names += ["node"]
+        names += ["worker", "node"]
         names += ["display"] if self.config.display.enabled else []
         for name in names:
             self._children[name] = self._launch(name)
         for child in self._children.values():
             self._await_ready(child)
+        # That they could not reach each other until now is no news.
+        self._read_up_to = {name: (self.folder / f"{name}.log").stat().st_size for name in names}
         socket = self._context.socket(zmq.SUB)
         bus.limited(socket, 16)
         socket.subscribe(b"state")
@@ -104,6 +106,7 @@ class Supervisor:
     def watch(self) -> NodeState | None:
         """Restart what died; the newest state of the node, None when it has none. Call it a few times a second."""
         assert self._subscription is not None
+        self._pass_on_warnings()
         while self._subscription.poll(0):
             with contextlib.suppress(PeerError):
                 self._state = bus.unpack(self._subscription.recv_multipart())
@@ -141,6 +144,9 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all processes and remove their folder."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            with contextlib.suppress(ValueError):  # not in the main thread: nobody's signals then
+                signal.signal(number, signal.SIG_IGN)  # being told twice must not leave things behind
         for child in self._children.values():
             if child.process.poll() is None:
                 child.process.terminate()
@@ -182,9 +188,20 @@ class Supervisor:
                 raise NavError(f"{child.name} did not become ready within {_READY_TIMEOUT_S:.0f} s")
             time.sleep(0.02)
 
+    def _pass_on_warnings(self) -> None:
+        """What the processes have logged since the last time."""
+        for name in self._children:
+            with (self.folder / f"{name}.log").open(errors="replace") as log:
+                log.seek(self._read_up_to.get(name, 0))
+                lines = log.readlines()
+                self._read_up_to[name] = log.tell()
+            for line in lines:
+                if line.startswith(LOG_PREFIX):  # tracebacks stay in the file
+                    self._announce(f"{name}: {line.removeprefix(LOG_PREFIX).strip()}")
+
     def _last_line(self, name: str) -> str:
         lines = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("navnode: ") if lines else ""
+        return lines[-1].removeprefix(LOG_PREFIX) if lines else ""
 
 
 def read_config(folder: Path) -> Config:

@@ -43,7 +43,7 @@ class Screen:
         """Say that something happened."""
         self._events = [*self._events[-3:], line]
         if self._live is None:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, state: NodeState | None) -> None:
         """Show a state of the node; None: it is not running."""
@@ -51,7 +51,7 @@ class Screen:
             self._live.update(render(state, self._title, self._events))
         elif state is not None and time.monotonic() - self._last_plain_s >= _PLAIN_EVERY_S:
             self._last_plain_s = time.monotonic()
-            self._console.print(line_of(state), highlight=False, soft_wrap=True)
+            self._console.print(line_of(state), markup=False, highlight=False, soft_wrap=True)
 
 
 def line_of(state: NodeState) -> str:

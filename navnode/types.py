@@ -158,6 +158,8 @@ class Frame:
     received_ns: int
     """Last byte received, node clock."""
     sequence: int = 0
+    stamped: bool = True
+    """False when the source gave no time stamp and the arrival's was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,28 @@ class RegistrationDone:
     now_ns: int
 
 
-Input = Frame | TrackedPose | Rejected | Tick | SourceState | WorkerState | VolumeReady | RegistrationDone
+class Operation(StrEnum):
+    """What an operator may have done, by the name of the command."""
+
+    ACCEPT_REGISTRATION = "RegistrationAccept"
+    REJECT_REGISTRATION = "RegistrationReject"
+    TAKE_VIEW = "TakeView"
+    SET_TOOL = "SetTool"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCommand:
+    """An operator wants something done; answered by CommandResult."""
+
+    operation: Operation
+    tool: str
+    """SET_TOOL: which one."""
+    now_ns: int
+
+
+Input = (
+    Frame | TrackedPose | Rejected | Tick | SourceState | WorkerState | VolumeReady | RegistrationDone | OperatorCommand
+)
 
 
 # --- what leaves the pipeline ------------------------------------------------------------------------
@@ -255,6 +278,8 @@ class RegistrationRequest:
     """A frame to be registered; the runner answers with RegistrationDone."""
 
     frame: Frame
+    epoch: int
+    """Counts up when what the poses refer to may have changed."""
     volume_id: int
     """Which volume to register to: counts up with every new navigation volume."""
     start_volume_from_carm: Matrix
@@ -335,6 +360,16 @@ class VolumeUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What became of an OperatorCommand."""
+
+    operation: Operation
+    done: bool
+    text: str
+    """For the operator: what was done, or why not."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """How the node is, a few times a second."""
 
@@ -354,6 +389,10 @@ class NodeState:
     status_counts: dict[str, int]
     notices: tuple[str, ...]
     now_ns: int
+    epoch: int
+    """Changes when what was placed by an earlier registration must not be shown any more."""
+    active_tool: str
+    """The one that the slices follow."""
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -366,4 +405,5 @@ Output = (
     | ToolPose
     | VolumeUpdate
     | NodeState
+    | CommandResult
 )

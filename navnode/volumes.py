@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +14,20 @@ from navnode.errors import ConfigError
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Matrix, Volume
 
+sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what matters of them is checked here, and said in one line
+
 MAX_VOXELS = 1024**3
+_MAX_FOLDERS = 1_000
+_STEP_TOLERANCE = 0.01
+_PLANE_TOLERANCE_MM = 0.1
 AIR_HU = -1000.0
 
 
 def read_volume(path: str | Path) -> Volume:
-    """A CT from anything SimpleITK reads, or from a DICOM folder (its largest series), in HU.
+    """A CT from anything SimpleITK reads, or from a DICOM folder (the largest series in or below it), in HU.
 
     Raises:
-        ConfigError: not there, not readable, not one scalar 3-D volume, too large, or not a CT.
+        ConfigError: not there, not readable, not one scalar 3-D volume, too large, incomplete, or not a CT.
     """
     path = Path(path)
     if not path.exists():
@@ -81,19 +89,93 @@ def _read_file(path: Path) -> sitk.Image:
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     _check_size(reader.GetSize(), path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        _check_complete(reader, path)
     return reader.Execute()
+
+
+def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
+    """NIfTI files that end too early are filled with zeros, which are water, without a word."""
+    count = np.prod([int(reader.GetMetaData(f"dim[{n}]")) for n in range(1, int(reader.GetMetaData("dim[0]")) + 1)])
+    expected = int(float(reader.GetMetaData("vox_offset"))) + int(count) * int(reader.GetMetaData("bitpix")) // 8
+    if path.suffix.lower() == ".gz":
+        with path.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            if int.from_bytes(file.read(), "little") == expected % 2**32:  # gzip's own word for its size
+                return
+        held = _unpacked_size(path)
+    else:
+        held = path.stat().st_size
+    if held < expected:
+        raise ConfigError(f"{path}: incomplete ({held} of {expected} bytes)")
+
+
+def _unpacked_size(path: Path) -> int:
+    held = 0
+    try:
+        with gzip.open(path) as file:
+            while block := file.read(1 << 20):
+                held += len(block)
+    except EOFError:
+        pass
+    return held
 
 
 def _read_dicom_folder(path: Path) -> sitk.Image:
-    series = {
-        uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), uid)
-        for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)) or ()
-    }
+    series = [names for folder in _folders(path) for names in _series(folder)]
     if not series:
         raise ConfigError(f"{path}: this folder holds no DICOM series")
+    names = max(series, key=len)
+    if len(names) > 1:
+        _check_planes(names, path)
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(max(series.values(), key=len))
+    reader.SetFileNames(names)
     return reader.Execute()
+
+
+def _folders(path: Path) -> list[str]:
+    """The folder and those below it, as on a CD."""
+    found = []
+    for folder, _, files in os.walk(path):
+        found += [folder] if files else []
+        if len(found) > _MAX_FOLDERS:
+            raise ConfigError(f"{path}: more than {_MAX_FOLDERS} folders; name the one that holds the series")
+    return found
+
+
+def _series(folder: str) -> list[tuple[str, ...]]:
+    uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(folder) or ()
+    return [tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder, uid)) for uid in uids]
+
+
+def _check_planes(names: Sequence[str], path: Path) -> None:
+    """Slices must be of one size, parallel, evenly apart and not sheared: ITK reads anything, with a wrong spacing."""
+    reader = sitk.ImageFileReader()
+    positions, sizes, turns = [], [], []
+    for name in names:
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        positions.append(reader.GetOrigin()[:3])
+        turns.append(reader.GetDirection())
+        sizes.append(reader.GetSize()[:2])
+    if len(set(sizes)) > 1:
+        raise ConfigError(f"{path}: its slices are of different sizes")
+    _check_size((*sizes[0], len(names)), path)
+    if np.ptp(turns, axis=0).max() > 1e-3:
+        raise ConfigError(f"{path}: its slices are not parallel")
+    normal = np.reshape(turns[0], (3, 3))[:, 2]
+    steps = np.diff(np.array(positions), axis=0)
+    along = steps @ normal
+    typical = float(np.median(along))
+    uneven = np.abs(along - typical) > max(_PLANE_TOLERANCE_MM, _STEP_TOLERANCE * abs(typical))
+    if uneven.any():
+        first = int(np.argmax(uneven))
+        raise ConfigError(
+            f"{path}: its slices are not evenly apart ({along[first]:.2f} mm after slice {first + 1}, "
+            f"{typical:.2f} mm elsewhere): slices are missing, or there are several series in one"
+        )
+    if np.abs(steps - along[:, None] * normal).max() > _PLANE_TOLERANCE_MM:
+        raise ConfigError(f"{path}: its slices are sheared (a tilted gantry), which navnode does not resample")
 
 
 def _check_size(size: tuple[int, ...], path: Path) -> None:

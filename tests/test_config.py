@@ -53,6 +53,12 @@ def test_defaults_suffice():
         ("[registration]\nvalid_sigma_mm = 9.0", "at most degraded_sigma_mm"),
         ("[console]\nport = 70000", "console.port"),
         ("[reconstruction]\nspacing_mm = 0.0", "spacing_mm"),
+        ("[reconstruction]\nenabled = false", "there would never be a volume"),
+        ("[[sources]]\nport = 18944", "console.port and a source's port are both 18944"),
+        ("[display]\nport = 18944", "console.port and display.port are both 18944"),
+        ("[devices]\nxray = ''", "devices.xray"),
+        ("[console]\nmax_rate_hz = -1.0", "console.max_rate_hz"),
+        ("[console]\ntls = {certificate = 'a', key = 'b'}", "console.tls.*authorities"),
     ],
 )
 def test_what_is_wrong_is_named(text, message):
@@ -63,6 +69,16 @@ def test_what_is_wrong_is_named(text, message):
 
 def test_the_users_consent_opens_other_addresses():
     assert parse("[console]\nhost = '0.0.0.0'\ninsecure = true").console.host == "0.0.0.0"
+
+
+def test_tls_opens_other_addresses_and_its_files_lie_beside_the_configuration(tmp_path):
+    path = tmp_path / "node.toml"
+    path.write_text(
+        MINIMAL
+        + "[console]\nhost = '0.0.0.0'\n[console.tls]\ncertificate = 'a.pem'\nkey = '/b.pem'\nauthorities = 'c.pem'"
+    )
+    tls = config.load(path).console.tls
+    assert tls.certificate == str(tmp_path / "a.pem") and tls.key == "/b.pem"
 
 
 def test_broken_and_missing_files(tmp_path):

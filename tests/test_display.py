@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import struct
 
@@ -36,8 +37,9 @@ CARM = carm_of_size(256)
 ROOM = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((1, 3)))
 
 
-def state(status: Status = Status.VALID) -> NodeState:
-    return NodeState(Validity(status), {}, {"x": ""}, "SART", True, "ct", 10, 9, 14.0, 1, {"xray": 0}, {}, (), NOW, {})
+def state(status: Status = Status.VALID, epoch: int = 1, volume: str = "ct", volumes: int = 1) -> NodeState:
+    return NodeState(Validity(status), {}, {"x": ""}, "SART", True, volume, 10, 9, 14.0, volumes, {"xray": 0}, {}, (),
+                     NOW, epoch, "Drill")  # fmt: skip
 
 
 def frame(t_s: float, station: int | None = 0) -> RegisteredFrame:
@@ -93,6 +95,33 @@ def test_views_are_live_or_held_with_their_age():
     assert [view["live"] for view in told] == [False, True]
     assert [view["age_s"] for view in told] == [0.2, 0.1]
     assert [view["name"] for view in told] == ["AP", "lateral, cranial 6°"]
+
+
+def test_the_age_of_a_view_begins_with_its_exposure():
+    made = scene()
+    old = dataclasses.replace(frame(0.0), validity=Validity(Status.VALID, age_ns=1_400_000_000))
+    made.take(old, NOW)
+    (told,) = made.describe(NOW)["views"]
+    assert told["age_s"] == 1.4 and not told["live"]
+
+
+def test_pictures_placed_by_a_registration_that_was_lost_are_let_go():
+    made = scene()
+    made.take(state(epoch=2), NOW)
+    assert made.describe(NOW)["views"] == []
+    assert made.describe(NOW)["tools"][0]["pixels"] == {}
+
+
+def test_a_volume_that_the_node_has_no_more_is_taken_back():
+    display = Display(configuration(), "inproc://nobody")
+    volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
+    display._take_volume(VolumeUpdate(volume, None, "navigation", VALID, "SART", 4))
+    display._take(state())
+    assert "volume/navigation" in display._blobs
+    display._take(state(volume="", volumes=0))
+    assert not display._blobs
+    ((_, gone),) = display._gone.values()
+    assert unpack(gone)[0] | {"sizes": []} == {"kind": "gone", "of": "volume", "role": "navigation", "sizes": []}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ class Theatre:
         self.register = self.truly
         self.hidden: set[str] = set()
         self.xray = True
+        self.xray_clock_ns = 0
+        self.moved_patient_marker = np.eye(4)
         self._frames = 0
         self.feed(SourceState(SOURCE, True, "", T0))
 
@@ -90,6 +92,10 @@ class Theatre:
     def now_ns(self) -> int:
         return T0 + round(self.time_s * 1e9)
 
+    def image(self) -> np.ndarray:
+        """Not blank, and never the same."""
+        return (100 + np.arange(1024).reshape(32, 32) % 97 + self._frames % 100).astype(np.uint16)
+
     def feed(self, message) -> list[object]:
         made = list(self.pipeline.step(message))
         for output in made:
@@ -107,11 +113,12 @@ class Theatre:
             for device in (PATIENT_DEVICE, CARM_DEVICE, "DrillToTracker"):
                 if device not in self.hidden:
                     pose = SCENARIO.tracker_from_marker(device, self.time_s)
+                    if device == PATIENT_DEVICE:
+                        pose = pose @ self.moved_patient_marker
                     self.feed(TrackedPose(device, pose, stamp, stamp))
             if self.xray and round(self.time_s * 100) % 10 == 0:
                 self._frames += 1
-                counts = np.full((32, 32), self._frames % 100, np.uint16)
-                self.feed(Frame(counts, stamp, stamp, self._frames))
+                self.feed(Frame(self.image(), stamp + self.xray_clock_ns, stamp, self._frames))
             if round(self.time_s * 100) % 2 == 0:
                 self.feed(Tick(stamp))
         return self.outputs[before:]
@@ -326,15 +333,219 @@ def test_one_stamp_from_the_future_does_not_silence_a_marker():
     assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
 
 
-def test_a_clock_that_was_set_forward_is_taken_up():
+def feed_with_clock_forward(theatre: Theatre, seconds: float) -> list[object]:
+    """The tracker's clock is set forward by an hour, the images' is not."""
+    made = []
+    for k in range(round(seconds * 100)):
+        now, time_s = theatre.now_ns + (k + 1) * 10_000_000, theatre.time_s + (k + 1) * 0.01
+        for device in (PATIENT_DEVICE, CARM_DEVICE, "DrillToTracker"):
+            pose = SCENARIO.tracker_from_marker(device, time_s)
+            made += theatre.feed(TrackedPose(device, pose, now + 3_600_000_000_000, now))
+        if k % 10 == 0:
+            made += theatre.feed(Frame(theatre.image(), now, now, k))
+        made += theatre.feed(Tick(now))
+    theatre.time_s += seconds
+    return made
+
+
+def test_a_tracker_whose_clock_was_set_is_not_paired_with_images_until_it_connects_anew():
     theatre = Theatre()
     theatre.run(4.0)
-    hour = 3_600_000_000_000
-    for k in range(1, 30):
-        now = theatre.now_ns + k * 10_000_000
-        for device in (PATIENT_DEVICE, "DrillToTracker"):
-            theatre.feed(TrackedPose(device, SCENARIO.tracker_from_marker(device, 4.0), now + hour, now))
-    assert of(ToolPose, theatre.outputs)[-1].volume_from_tool is not None
+    made = feed_with_clock_forward(theatre, 3.0)
+    assert all(pose.volume_from_tool is None for pose in of(ToolPose, made)[20:])
+    assert not of(RegistrationRequest, made)
+    theatre.feed(SourceState(SOURCE, False, "closed", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    assert of(ToolPose, theatre.run(2.0))[-1].validity.status is Status.VALID
+
+
+def test_images_whose_clock_was_set_back_are_refused():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.xray_clock_ns = -500_000_000
+    made = theatre.run(3.0)
+    assert not of(RegistrationRequest, made)
+    assert all("set back" in f.validity.reason for f in of(RegisteredFrame, made) if f.volume_from_carm is None)
+
+
+def test_images_without_a_time_stamp_are_used_only_while_the_carm_stands():
+    theatre = Theatre()
+    theatre.run(2.55)  # the C-arm moves from 2 s to 4 s
+    pose_known_ns = theatre.now_ns - 20_000_000
+    (_, refused) = theatre.feed(Frame(theatre.image(), pose_known_ns, theatre.now_ns, 1, stamped=False))
+    assert "no time stamp" in refused.validity.reason
+
+
+def test_a_first_stamp_ahead_of_time_does_not_silence_a_device():
+    theatre = Theatre()
+    ahead = T0 + 3_000_000_000
+    theatre.feed(TrackedPose(PATIENT_DEVICE, SCENARIO.tracker_from_marker(PATIENT_DEVICE, 0.0), ahead, T0))
+    assert of(ToolPose, theatre.run(4.0))[-1].validity.status is Status.VALID
+
+
+def test_a_marker_that_was_hidden_may_have_been_moved():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.xray = False
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(2.0)
+    theatre.hidden = set()
+    theatre.moved_patient_marker = g.rigid(None, (30.0, 0.0, 0.0))
+    made = theatre.run(2.0)
+    assert not any(pose.validity.status is Status.VALID for pose in of(ToolPose, made))
+    assert "has not moved" in of(ToolPose, made)[-1].validity.reason
+    theatre.xray = True
+    made = theatre.run(4.0)
+    assert not any(wrong(pose) for pose in of(ToolPose, made))
+    assert of(ToolPose, made)[-1].validity.status is Status.VALID
+
+
+def wrong(pose: ToolPose, limit_mm: float = 5.0) -> bool:
+    """VALID, and more than this beside the truth."""
+    if pose.validity.status is not Status.VALID:
+        return False
+    true = SCENARIO.volume_from_tool((pose.validity.source_time_ns - T0) / 1e9)
+    return float(np.linalg.norm(pose.volume_from_tool[:3, 3] - true[:3, 3])) > limit_mm
+
+
+@pytest.mark.parametrize("shift_mm", [5.0, 8.0, 20.0])
+def test_a_marker_that_moves_along_the_beam_is_noticed(shift_mm):
+    theatre = Theatre()
+    theatre.run(16.5)  # once around: AP again, where the C-arm stands for two seconds
+    beam = SCENARIO.volume_from_carm(theatre.time_s)[:3, 2]
+    in_marker = SCENARIO.volume_from_patient[:3, :3].T @ beam
+    theatre.moved_patient_marker = g.rigid(None, shift_mm * in_marker)
+    made = of(ToolPose, theatre.run(6.0))
+    assert sum(wrong(pose) for pose in made) <= 5 * 10  # half a second of X-rays
+    assert not any(wrong(pose) for pose in made[200:])
+
+
+@pytest.mark.parametrize("device", [PATIENT_DEVICE, "DrillToTracker"])
+def test_a_pose_that_no_hand_can_reach_is_not_shown(device):
+    theatre = Theatre()
+    theatre.run(4.0)
+    stamp = theatre.now_ns + 10_000_000
+    theatre.time_s += 0.01
+    made = []
+    for name in (PATIENT_DEVICE, "DrillToTracker"):
+        pose = SCENARIO.tracker_from_marker(name, theatre.time_s)
+        pose = pose @ g.rigid(None, (0.0, 50.0, 0.0)) if name == device else pose
+        made += theatre.feed(TrackedPose(name, pose, stamp, stamp))
+    made += theatre.run(1.0)
+    assert not any(wrong(pose) for pose in of(ToolPose, made))
+
+
+def test_what_is_being_registered_when_its_source_vanishes_confirms_nothing():
+    theatre = Theatre()
+    theatre.run(4.0)
+    asked: list[RegistrationRequest] = []
+    theatre.register = lambda request: asked.append(request) or theatre.nothing(request)
+    pipeline = theatre.pipeline
+    stamp = theatre.now_ns + 10_000_000
+    for device in (PATIENT_DEVICE, CARM_DEVICE):
+        pipeline.step(TrackedPose(device, SCENARIO.tracker_from_marker(device, 4.01), stamp, stamp))
+    (request,) = of(RegistrationRequest, pipeline.step(Frame(theatre.image(), stamp, stamp, 1)))
+    pipeline.step(SourceState(SOURCE, False, "closed", stamp))
+    made = pipeline.step(RegistrationDone(request, theatre.truly(request), stamp))
+    assert not of(CArmPose, made) and not of(PatientPose, made)
+
+
+def test_a_registration_that_took_too_long_shows_nothing_as_new():
+    theatre = Theatre()
+    theatre.run(4.0)
+    pipeline, stamp = theatre.pipeline, theatre.now_ns + 10_000_000
+    for device in (PATIENT_DEVICE, CARM_DEVICE):
+        pipeline.step(TrackedPose(device, SCENARIO.tracker_from_marker(device, 4.01), stamp, stamp))
+    (request,) = of(RegistrationRequest, pipeline.step(Frame(theatre.image(), stamp, stamp, 1)))
+    late = stamp + 10_000_000_000
+    made = pipeline.step(RegistrationDone(request, theatre.truly(request), late))
+    assert of(CArmPose, made)[0].volume_from_carm is None
+    assert of(PatientPose, made)[0].validity.age_ns > 9_000_000_000
+
+
+def test_good_frames_confirm_in_a_row_or_not_at_all():
+    theatre = Theatre()
+    turns = iter(range(10_000))
+    theatre.register = lambda request: (theatre.truly if next(turns) % 2 else theatre.nothing)(request)
+    made = theatre.run(6.0)
+    assert all(pose.volume_from_tool is None for pose in of(ToolPose, made))
+
+
+def test_a_registration_that_images_disagreed_with_is_degraded_until_some_agree():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.register = theatre.nothing
+    theatre.run(0.3)
+    theatre.register = theatre.truly
+    first = of(ToolPose, theatre.run(0.15))[-1]
+    assert first.validity.status is Status.DEGRADED and "disagreed" in first.validity.reason
+    assert of(ToolPose, theatre.run(1.0))[-1].validity.status is Status.VALID
+
+
+def test_frames_that_match_poorly_make_no_valid_tools():
+    theatre = Theatre()
+    poor = Validity(Status.DEGRADED, "image and volume match poorly")
+    theatre.register = lambda request: dataclasses.replace(theatre.truly(request), validity=poor)
+    assert not any(pose.validity.status is Status.VALID for pose in of(ToolPose, theatre.run(6.0)))
+
+
+def test_a_search_that_fails_begins_at_the_configured_start_again():
+    theatre = Theatre()
+    theatre.run(4.0)
+    starts: list[np.ndarray] = []
+
+    def note(request: RegistrationRequest) -> Registration:
+        starts.append(request.start_volume_from_carm @ g.inverse(request.patient_from_carm))
+        return theatre.nothing(request)
+
+    theatre.register = note
+    theatre.run(3.0)
+    assert any(np.allclose(start, np.eye(4)) for start in starts[5:])
+    assert any(np.allclose(start, SCENARIO.volume_from_patient, atol=1.0) for start in starts[5:])
+
+
+def test_without_a_ct_a_lost_registration_takes_its_volume_along():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.feed(VolumeReady(CT, None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
+    theatre.register = lambda r: dataclasses.replace(theatre.truly(r), volume_from_carm=r.patient_from_carm)
+    assert of(ToolPose, theatre.run(1.5))[-1].validity.usable
+    theatre.register = theatre.nothing
+    made = theatre.run(12.0)
+    assert not of(ToolPose, made)[-1].validity.usable
+    (again,) = of(ReconstructionRequest, made)
+    assert again.request > request.request
+    assert min(view.timestamp_ns for view in again.views) > max(view.timestamp_ns for view in request.views)
+
+
+def test_without_a_ct_views_from_before_a_source_vanished_are_not_mixed_with_later_ones():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    theatre.run(4.0)
+    theatre.feed(SourceState(SOURCE, False, "closed", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    vanished_ns = theatre.now_ns
+    (request,) = of(ReconstructionRequest, theatre.run(12.0))
+    assert all(view.timestamp_ns > vanished_ns for view in request.views)
+
+
+def test_blank_images_are_no_views():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    theatre.image = lambda: np.zeros((32, 32), np.uint16)
+    made = theatre.run(9.0)
+    assert not of(ReconstructionRequest, made)
+    assert any("blank" in frame.validity.reason for frame in of(RegisteredFrame, made))
+
+
+def test_a_reconstruction_that_failed_is_tried_again():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.feed(VolumeReady(None, None, request.request, 0, "SART", 1.0, "out of memory", theatre.now_ns))
+    requests = of(ReconstructionRequest, theatre.run(8.0))
+    assert requests and requests[0].request > request.request
 
 
 def test_the_carms_place_is_taken_back_when_xrays_stop():
@@ -349,11 +560,12 @@ def test_the_carms_place_is_taken_back_when_xrays_stop():
 def test_an_image_of_another_size_is_named_and_the_loop_goes_on():
     theatre = Theatre()
     theatre.run(4.0)
+    before = theatre.pipeline._state().dropped["rejected"]
     _, refused = theatre.feed(Frame(np.zeros((16, 16), np.uint16), theatre.now_ns, theatre.now_ns, 1))
     assert refused.validity.status is Status.INVALID and "16 x 16" in refused.validity.reason
     assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
     state = theatre.pipeline._state()
-    assert any("16 x 16" in notice for notice in state.notices) and state.dropped["rejected"] == 1
+    assert any("16 x 16" in notice for notice in state.notices) and state.dropped["rejected"] == before + 1
 
 
 def test_a_pose_that_is_none_is_named():

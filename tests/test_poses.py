@@ -77,3 +77,20 @@ def test_memory_is_bounded():
         ring.add((k + 1) * STEP, np.eye(4))
     assert len(ring._times_ns) <= 1000
     assert not isinstance(ring.at(4999 * STEP), Missing)
+
+
+def test_a_marker_that_moves_faster_than_a_hand_must_settle_again():
+    ring = filled()
+    ring.add(21 * STEP, at_x(71))
+    assert ring.jumps == 1 and isinstance(ring.at(21 * STEP), Missing)
+    turned = g.rigid(g.rotation_exp(np.array([0.0, 0.0, 1.0])), (72.0, 0.0, 0.0))
+    ring.add(22 * STEP, turned)
+    assert ring.jumps == 2
+
+
+def test_a_quick_hand_is_believed():
+    ring = PoseRing("DrillToTracker")
+    for k in range(1, 30):  # 0.9 m/s and 2 turns a second
+        turn = g.rotation_exp(np.array([0.0, 0.0, 2 * np.pi * 2 * k * 0.01]))
+        ring.add(k * STEP, g.rigid(turn, (9.0 * k, 0.0, 0.0)))
+    assert ring.jumps == 0

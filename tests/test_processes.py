@@ -1,10 +1,13 @@
 """Scheduling of the loop, looked at from a process of its own."""
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
+
+from navnode import processes
 
 _LOOK = """
 import json, os, threading
@@ -33,3 +36,21 @@ def test_only_the_loops_thread_is_scheduled_in_real_time_and_only_if_allowed():
     assert after_asking == found["other"], "asking whether it may must not change anything"
     assert loop == (found["rr"] if found["took"] else found["other"])
     assert helper == found["other"]
+
+
+def test_what_is_logged_again_and_again_is_said_sparingly():
+    sparingly = processes.Sparingly()
+    log, shown, created = logging.getLogger("sparingly"), [], 1_000.0
+
+    def tell(number: int, place: int, at_s: float) -> None:
+        record = log.makeRecord("n", logging.WARNING, "file.py", place, "frame %d failed", (number,), None)
+        record.created = at_s
+        if sparingly.filter(record):
+            shown.append(record.getMessage())
+
+    for number in range(100):
+        tell(number, 1, created)
+    tell(0, 2, created)
+    assert len(shown) == 6
+    tell(100, 1, created + 6)
+    assert shown[-1] == "frame 100 failed (and 95 more like this)"

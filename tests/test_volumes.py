@@ -26,23 +26,58 @@ def test_itk_lps_is_converted(tmp_path):
     assert np.allclose(g.transform(read.volume_from_index, np.array([1.0, 1.0, 1.0])), (-11.0, -22.0, 33.0))
 
 
-def test_a_dicom_folder(tmp_path):
-    voxels = np.random.default_rng(0).integers(-1000, 1500, (12, 16, 20)).astype(np.int16)
+def write_dicom(folder, voxels, shear_mm=0.0):
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for k, plane in enumerate(voxels):
         image = sitk.GetImageFromArray(plane[None])
         image.SetSpacing((0.8, 0.8, 2.0))
         tags = {"0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k}",
-                "0020|0032": f"-5\\-6\\{2.0 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k),
+                "0020|0013": str(k), "0020|0032": f"-5\\{-6 + shear_mm * k}\\{2.0 * k}",
+                "0020|0037": "1\\0\\0\\0\\1\\0",
                 "0028|1053": "1", "0028|1052": "0"}  # fmt: skip
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
-        writer.SetFileName(str(tmp_path / f"{k:03}.dcm"))
+        writer.SetFileName(str(folder / f"{k:03}.dcm"))
         writer.Execute(image)
+
+
+PLANES = np.random.default_rng(0).integers(-1000, 1500, (24, 16, 20)).astype(np.int16)
+
+
+@pytest.mark.parametrize("below", ["", "DICOM/S1"])
+def test_a_dicom_folder(tmp_path, below):
+    voxels = PLANES
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    write_dicom(tmp_path / below, voxels)
     read = read_volume(tmp_path)
     assert np.array_equal(read.voxels, voxels)
     assert np.allclose(read.volume_from_index[:3, 3], (5, 6, 0))
+
+
+def test_missing_slices_are_named(tmp_path, capfd):
+    write_dicom(tmp_path, PLANES)
+    for k in range(8, 13):
+        (tmp_path / f"{k:03}.dcm").unlink()
+    with pytest.raises(ConfigError, match=r"not evenly apart .12\.00 mm after slice 8, 2\.00 mm elsewhere"):
+        read_volume(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tilted_gantry_is_named(tmp_path):
+    write_dicom(tmp_path, PLANES, shear_mm=0.5)
+    with pytest.raises(ConfigError, match="sheared"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_a_file_that_ends_too_early_is_named(blob, tmp_path, ending):
+    path = tmp_path / f"ct.{ending}"
+    write_volume(blob, path)
+    assert read_volume(path).voxels.shape == blob.voxels.shape
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ConfigError, match=r"incomplete|cannot be read"):
+        read_volume(path)
 
 
 def test_resampling_keeps_things_where_they_are():

@@ -46,6 +46,8 @@ class Station:
     volume_from_carm: Matrix
     timestamp_ns: int
     shown_ns: int
+    age_ns: int
+    """How old it was when it came here."""
     _jpeg: bytes | None = None
 
     def jpeg(self) -> bytes:
@@ -72,6 +74,9 @@ class Scene:
         """Remember one of the node's outputs."""
         match output:
             case NodeState():
+                if self.state is not None and output.epoch != self.state.epoch:
+                    # Where the C-arm stood for these pictures was said by a registration that is no more.
+                    self.stations.clear()
                 self.state, self.state_ns = output, now_ns
             case PatientPose():
                 self.patient = output
@@ -86,8 +91,9 @@ class Scene:
         if frame.station is None or frame.volume_from_carm is None:
             return
         self.stations[frame.station] = Station(
-            frame.frame.counts, frame.carm, frame.volume_from_carm, frame.frame.timestamp_ns, now_ns
-        )
+            frame.frame.counts, frame.carm, frame.volume_from_carm, frame.frame.timestamp_ns, now_ns,
+            frame.validity.age_ns,
+        )  # fmt: skip
 
     def describe(self, now_ns: int) -> dict[str, Any]:
         """Everything but pictures and volumes, for JSON."""
@@ -118,7 +124,7 @@ class Scene:
 
     def _view(self, slot: int, now_ns: int, silent: bool) -> dict[str, Any]:
         station = self.stations[slot]
-        age_ns = now_ns - station.shown_ns
+        age_ns = station.age_ns + now_ns - station.shown_ns
         return {
             "slot": slot,
             "name": view_name(station.volume_from_carm),
@@ -226,6 +232,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "worker_alive": state.worker_alive,
         "volume": state.volume,
         "volumes": state.volumes,
+        "active_tool": state.active_tool,
         "dropped": state.dropped,
         "notices": list(state.notices),
     }

@@ -19,7 +19,7 @@ from navnode.config import Config
 from navnode.display.scene import Scene, blob, mesh_blob, volume_blob
 from navnode.errors import ConfigError, PeerError
 from navnode.processes import say_ready
-from navnode.types import VolumeUpdate
+from navnode.types import NodeState, VolumeUpdate
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class Display:
         self._config = config
         self._scene = Scene()
         self._blobs: dict[str, tuple[int, bytes]] = {}
+        self._gone: dict[str, tuple[int, bytes]] = {}
         self._versions = 0
         context: zmq.Context[Any] = zmq.Context.instance()
         self._socket = context.socket(zmq.SUB)
@@ -72,15 +73,34 @@ class Display:
                 if isinstance(output, VolumeUpdate):
                     await asyncio.to_thread(self._take_volume, output)
                 else:
-                    self._scene.take(output, now_ns())
+                    self._take(output)
             await asyncio.sleep(0.01)
+
+    def _take(self, output: object) -> None:
+        if isinstance(output, NodeState):
+            # A node that has no volume yet, or none any more, takes back those that were shown.
+            if not output.volume:
+                self._forget("navigation")
+            if not output.volumes:
+                self._forget("reconstruction")
+        self._scene.take(output, now_ns())
+
+    def _forget(self, role: str) -> None:
+        for kind in ("volume", "mesh"):
+            name = f"{kind}/{role}"
+            if name in self._blobs:
+                self._versions += 1
+                del self._blobs[name]
+                self._gone[name] = self._versions, blob("gone", {"of": kind, "role": role})
 
     def _take_volume(self, update: VolumeUpdate) -> None:
         self._versions += 1
         self._blobs[f"volume/{update.role}"] = self._versions, volume_blob(update)
+        self._gone.pop(f"volume/{update.role}", None)
         if update.bone is not None:
             self._versions += 1
             self._blobs[f"mesh/{update.role}"] = self._versions, mesh_blob(update, update.bone)
+            self._gone.pop(f"mesh/{update.role}", None)
 
     async def _page(self, _: web.Request) -> web.Response:
         return _asset_response("index.html")
@@ -119,7 +139,7 @@ class Display:
     async def _feed_forever(self, viewer: _Viewer) -> None:
         while True:
             if viewer.in_flight < _IN_FLIGHT:
-                for name, (version, data) in list(self._blobs.items()):
+                for name, (version, data) in [*self._blobs.items(), *self._gone.items()]:
                     if viewer.lacks(name, version):
                         await viewer.send_blob(data)
                 for slot, station in list(self._scene.stations.items()):

@@ -48,7 +48,7 @@ from navnode.igtl.messages import (
     cells,
     split_cells,
 )
-from navnode.igtl.plus import CommandError
+from navnode.igtl.plus import CommandError, Handler
 from navnode.igtl.server import DEFAULT_PORT, Peer, Server
 from navnode.igtl.wire import decode, encode
 
@@ -67,6 +67,7 @@ __all__ = [
     "CommandReply",
     "Framer",
     "Get",
+    "Handler",
     "Image",
     "ImageMeta",
     "ImageMetaElement",

@@ -38,7 +38,7 @@ _UNANSWERED_MS = 1_000
 MAX_MESSAGES_PER_S = 200_000
 """More than any device sends; whoever sends more is read more slowly."""
 
-_PROBES_UNANSWERED = 3
+_RETRANSMITS, _PROBES_UNANSWERED = 2, 3
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -313,5 +313,5 @@ def _is_gone(connection: Any) -> bool:
         return False
     fields = _TCP_INFO.unpack(raw)
     retransmits, probes, unacked, last_ack_ms = (int(fields[at]) for at in (2, 3, 12, 20))
-    in_flight = unacked > 0 and retransmits > 0 and last_ack_ms > _UNANSWERED_MS
+    in_flight = unacked > 0 and retransmits >= _RETRANSMITS and last_ack_ms > _UNANSWERED_MS
     return in_flight or (probes >= _PROBES_UNANSWERED and last_ack_ms > _UNANSWERED_MS)

@@ -73,6 +73,7 @@ class Server:
         port: 0 picks a free one.
         on_message: called with every message that is not answered here, its peer, and when its last
             byte came (ns, node clock).
+        on_left: called when a client's connection has ended, with why.
         name: how it calls itself in answers.
         commands: what clients may have done, by name.
         tls: encrypt, and let in only clients with a certificate.
@@ -89,6 +90,7 @@ class Server:
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         on_message: Callable[[Message, Peer, int], None] | None = None,
+        on_left: Callable[[Peer, str], None] | None = None,
         name: str = "navnode",
         *,
         commands: Mapping[str, Handler] | None = None,
@@ -104,7 +106,7 @@ class Server:
         self.host, self.port, self.name = host, port, name
         self.peers: set[Peer] = set()
         self.commands: dict[str, Handler] = {"ListDevices": self._list_devices, **(commands or {})}
-        self._on_message = on_message
+        self._on_message, self._on_left = on_message, on_left
         self._context = tls.server_context() if tls else None
         self._limits = max_rate_hz, max_messages_per_s
         self._devices: dict[Key, tuple[Message, int]] = {}
@@ -198,6 +200,8 @@ class Server:
         if peer in self.peers:
             self.peers.discard(peer)
             log.warning("console %s left: %s", peer.address, why)
+            if self._on_left:
+                self._on_left(peer, why)
 
     def heard(self, peer: Peer, message: Message, received_ns: int) -> None:
         """A client has sent something."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from navnode import geometry as g
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import SimulatorSection
+from navnode.errors import ConfigError
 from navnode.igtl import Image, Server, Transform
 from navnode.projector import Projector
 from navnode.simulation.physics import METAL_PER_MM, Detector, cylinder_chords_mm
-from navnode.simulation.sample_ct import cache_folder, resolve_ct
+from navnode.simulation.sample_ct import own_cache_folder, resolve_ct
 from navnode.simulation.scenario import (
     CARM_DEVICE,
     PATIENT_DEVICE,
@@ -44,6 +49,7 @@ _RENDER_PX = 256
 
 _TOOL_RADIUS_MM, _TOOL_LENGTH_MM = 2.5, 160.0
 _KEPT_FILES = 4
+_UNFINISHED_S = 3_600.0
 _VERSION = 3
 """Part of the cache's key; counts up when what is rendered changes."""
 
@@ -58,14 +64,14 @@ class Prepared:
     frame_rate_hz: float
 
 
-def prepare(settings: SimulatorSection, console: Console) -> Path:
+def prepare(settings: SimulatorSection, console: Console, threads: int = 0) -> Path:
     """Render the loop's frames into the user's cache, with a progress bar; the path of the result.
 
     Raises:
-        ConfigError: the CT cannot be used.
+        ConfigError: the CT or the cache cannot be used.
     """
     ct = resolve_ct(settings.ct, console)
-    path = cache_folder() / "rooms" / f"{_key(settings, ct)}.npy"
+    path = own_cache_folder("rooms") / f"{_key(settings, ct)}.npy"
     if path.exists() and path.with_suffix(".json").exists():
         path.touch()
         return path
@@ -85,13 +91,13 @@ def prepare(settings: SimulatorSection, console: Console) -> Path:
         gain = 1.0 + 0.08 * np.sin(2 * np.pi * t_s / scenario.period_s)
         return detector.expose(line, carm, gain, np.random.default_rng((settings.seed, index)))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _forget_unfinished(path.parent)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / "frames.npy"
         shape = (count, settings.size_px, settings.size_px)
-        frames = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint16, shape=shape)
-        with Progress(*columns, console=console) as progress, ThreadPoolExecutor(2) as pool:
+        frames = _allocated(part, shape)
+        with Progress(*columns, console=console) as progress, ThreadPoolExecutor(threads or None) as pool:
             task = progress.add_task("Rendering X-rays (once)", total=count)
             for index, image in enumerate(pool.map(frame, range(count))):
                 frames[index] = image
@@ -102,6 +108,20 @@ def prepare(settings: SimulatorSection, console: Console) -> Path:
         part.replace(path)
     _forget_old(path.parent)
     return path
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint16]]:
+    """A new array in a file whose blocks exist: a disk that is full must not end the process while it is written."""
+    frames: np.memmap[Any, np.dtype[np.uint16]] = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.uint16, shape=shape
+    )
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        folder, needed_mb = path.parent.parent, frames.nbytes / 1e6
+        raise ConfigError(f"{folder}: no room for {needed_mb:.0f} MB of X-rays ({error.strerror})") from error
+    return frames
 
 
 def load(path: Path, settings: SimulatorSection) -> Prepared:
@@ -131,11 +151,11 @@ class Room:
         frames = range(len(prepared.counts))
         self._truth_carm = [prepared.scenario.volume_from_carm(i / self._frame_rate_hz) for i in frames]
         self._began_ns = 0
+        self.frames_sent = 0
 
     async def run(self) -> None:
         """Serve until cancelled; the server must have been started."""
-        # Loops begin at whole periods of the clock, so that a restarted room goes on where it would have been.
-        self._began_ns = now_ns() // NS_PER_S * NS_PER_S
+        self._began_ns = now_ns()
         await asyncio.gather(self._stream_poses(), self._stream_frames())
 
     async def _stream_poses(self) -> None:
@@ -180,6 +200,7 @@ class Room:
                 )
             )
             self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])
+            self.frames_sent += 1
             index += 1
 
     def _tell(self, device: str, stamp_ns: int, matrix: Matrix) -> None:
@@ -209,10 +230,18 @@ async def _until(time_ns: int) -> None:
 
 
 def _key(settings: SimulatorSection, ct: Path) -> str:
-    stat = ct.stat()
-    what = [_VERSION, str(ct.resolve()), stat.st_size, stat.st_mtime_ns, settings.size_px, settings.frame_rate_hz,
+    files = sorted(ct.rglob("*")) if ct.is_dir() else [ct]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    what = [_VERSION, str(ct.resolve()), stats, settings.size_px, settings.frame_rate_hz,
             settings.seed, asdict(Detector())]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def _forget_unfinished(folder: Path) -> None:
+    """What a killed process left; another one's that is at work is younger."""
+    for left in folder.glob("tmp*"):
+        if time.time() - left.stat().st_mtime > _UNFINISHED_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _forget_old(folder: Path) -> None:

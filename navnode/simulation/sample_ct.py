@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import platformdirs
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from navnode.errors import ConfigError
@@ -32,20 +34,35 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("navnode"))
 
 
+def own_cache_folder(name: str) -> Path:
+    """A folder in the cache, made if need be.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: the cache cannot be made there ({error.strerror}); set XDG_CACHE_HOME") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{folder}: the cache cannot be written to; set XDG_CACHE_HOME")
+    return folder
+
+
 def ensure_sample_ct(console: Console) -> Path:
     """The path of the sample CT in the user's cache, fetched on first use.
 
     Falls back to procedural anatomy, with a notice on ``console``, when it cannot be fetched.
     """
-    path = cache_folder() / "ct" / "chest.nii.gz"
+    path = own_cache_folder("ct") / "chest.nii.gz"
     if path.exists() and _sha256(path) == SHA256:
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _fetch(path, console)
     except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ConfigError) as error:
         console.print(
-            f"[yellow]The sample CT could not be fetched[/] ({_first_line(error)}).\n"
+            f"[yellow]The sample CT could not be fetched[/] ({escape(_first_line(error))}).\n"
             "[yellow]Using procedural anatomy instead: drawn, not a scan of a person.[/] "
             "Give a CT of your own with --ct."
         )
@@ -55,9 +72,8 @@ def ensure_sample_ct(console: Console) -> Path:
 
 def ensure_procedural_ct() -> Path:
     """The procedural torso as a file in the cache."""
-    path = cache_folder() / "ct" / f"procedural-{anatomy.VERSION}.nii.gz"
+    path = own_cache_folder("ct") / f"procedural-{anatomy.VERSION}.nii.gz"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(anatomy.torso(), path)
     return path
 

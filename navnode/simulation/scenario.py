@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from navnode import geometry as g
+from navnode.errors import ConfigError
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
 SOURCE_TO_ISOCENTRE_MM = 700.0
@@ -152,10 +153,16 @@ def scenario_for(volume: Volume) -> Scenario:
 
 
 def _spine_center_mm(volume: Volume) -> Matrix:
-    """Where most bone stands above itself behind the middle of the body, halfway up the scan: the spine."""
+    """Where most bone stands above itself behind the middle of the body, halfway up the scan: the spine.
+
+    Raises:
+        ConfigError: there is no bone.
+    """
     body = np.argwhere(volume.voxels[::4, ::4, ::4] > -300.0)[:, ::-1] * 4.0
     middle = g.transform(volume.volume_from_index, body).mean(axis=0)
     bone = np.argwhere(volume.voxels[::2, ::2, ::2] > _DENSE_BONE_HU)[:, ::-1] * 2.0
+    if not len(bone):
+        raise ConfigError(f"{volume.name}: no bone is found in this CT, nothing to operate on")
     points = g.transform(volume.volume_from_index, bone)
     behind = (points[:, 1] < middle[1]) & (np.abs(points[:, 0] - middle[0]) < 60.0)
     if behind.sum() < 100:  # no spine in this scan: whatever bone there is

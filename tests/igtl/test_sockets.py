@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyigtl
 import pytest
+import trustme
 
 from navnode.errors import ConfigError
-from navnode.igtl import Client, Framer, Image, Point, Raw, Server, StatusMessage, String, Transform, encode
+from navnode.igtl import (
+    BlockingClient,
+    BlockingServer,
+    Client,
+    ClientInfo,
+    Command,
+    CommandError,
+    Framer,
+    Get,
+    Image,
+    Point,
+    Raw,
+    Server,
+    Start,
+    StatusMessage,
+    Stop,
+    String,
+    TrackedElement,
+    TrackingData,
+    Transform,
+    WireError,
+    encode,
+)
+from navnode.tls import Tls
 from tests.conftest import find_free_port
 
 
@@ -38,6 +67,13 @@ class Plain:
     async def ask(self, data: bytes, count: int = 1) -> list:
         self.writer.write(data)
         return await self.read(count)
+
+    async def until(self, found) -> list:
+        """The messages up to one, keep-alives left out."""
+        messages = []
+        while not messages or not found(messages[-1]):
+            messages += [m for m in await self.read(1) if m.device != "KeepAlive"]
+        return messages
 
     async def read(self, count: int) -> list:
         while len(self.got) < count:
@@ -176,6 +212,342 @@ def test_a_port_in_use_is_named():
         with pytest.raises(ConfigError, match=f"port {first.port} .* in use"):
             await Server(port=first.port).start()
         await first.stop()
+
+    run(story())
+
+
+def test_devices_that_are_not_there_are_said_to_be_missing():
+    async def story():
+        async with Server(port=0) as server:
+            peer = await Plain().connect(server.port)
+            (answer,) = await peer.ask(encode(Get(kind="IMAGE", device="Nothing")))
+            assert answer.type == "STATUS" and answer.code == 4 and "IMAGE Nothing" in answer.text
+
+    run(story())
+
+
+def test_images_are_listed():
+    async def story():
+        async with Server(port=0) as server:
+            voxels = np.zeros((2, 3, 4), np.int16)
+            server.publish(Image(device="CT", voxels=voxels, ras_from_index=np.eye(4), metadata={"Modality": "CT"}))
+            peer = await Plain().connect(server.port)
+            image, listed = await peer.ask(encode(Get(kind="IMGMETA")), 2)
+            assert image.type == "IMAGE"  # a new client gets what does not change
+            assert [(e.device, e.modality, e.size) for e in listed.images] == [("CT", "CT", (4, 3, 2))]
+
+    run(story())
+
+
+def test_tracking_comes_at_the_asked_rate_and_stops():
+    async def story():
+        async with Server(port=0) as server:
+            peer = await Plain().connect(server.port)
+            await peer.ask(encode(Start(kind="TDATA", resolution_ms=50)))
+            tools = TrackingData(device="Tools", elements=(TrackedElement("Drill", np.eye(4)),))
+            for _ in range(50):
+                server.publish(tools)
+                await asyncio.sleep(0.01)
+            peer.writer.write(encode(Stop(kind="TDATA")))
+            messages = await peer.until(lambda m: m.type == "RTS_TDATA")
+            count = sum(m.type == "TDATA" for m in messages)
+            assert 7 <= count <= 13
+            for _ in range(5):
+                server.publish(tools)
+            server.publish(transform("A", 1))
+            assert [m.type for m in await peer.until(lambda m: m.device == "A")] == ["TRANSFORM"]
+
+    run(story())
+
+
+def test_a_client_says_what_it_wants():
+    async def story():
+        async with Server(port=0) as server:
+            peer = await Plain().connect(server.port)
+            wanted = (
+                '<ClientInfo TDATARequested="TRUE" TDATAResolution="20"><MessageTypes><Message Type="TRANSFORM"/>'
+                '</MessageTypes><TransformNames><Transform Name="DrillToVolume"/></TransformNames></ClientInfo>'
+            )
+            peer.writer.write(encode(ClientInfo(text=wanted)))
+            await peer.ask(encode(Get(kind="STATUS")))
+            server.publish(transform("Other", 1))
+            server.publish(String(device="Note", text="x"))
+            server.publish(transform("DrillToVolume", 2))
+            (message,) = await peer.read(1)
+            assert message.device == "DrillToVolume"
+
+    run(story())
+
+
+def test_commands_are_done_once_and_answered():
+    async def story():
+        done = []
+
+        def greet(parameters):
+            done.append(parameters)
+            if parameters.get("Name") == "nobody":
+                raise CommandError("nobody is not here")
+            return f"hello {parameters.get('Who', '')}"
+
+        async with Server(port=0, commands={"Greet": greet}) as server:
+            peer = await Plain().connect(server.port)
+            command = encode(String(device="CMD_7", text='<Command Name="Greet" Who="Ann &amp; Bo"/>'))
+            peer.writer.write(command * 3)
+            (reply, *more) = await peer.ask(encode(Get(kind="STATUS")), 2)
+            assert reply.device == "ACK_7" and 'Status="SUCCESS"' in reply.text and "hello Ann &amp; Bo" in reply.text
+            assert [m.type for m in more] == ["STATUS"] and len(done) == 1
+            ask = Command(device="me", command_id=9, name="Greet", text="<Command/>", version=2)
+            (reply,) = await peer.ask(encode(ask))
+            assert (reply.type, reply.command_id, reply.device) == ("RTS_COMMAND", 9, "me")
+            assert reply.metadata["Status"] == "SUCCESS"
+            for text, why in (
+                ('<Command Name="Nix"/>', "there is no command 'Nix'"),
+                ("no xml", "is no XML"),
+                ('<!DOCTYPE x [<!ENTITY a "b">]><Command Name="Greet"/>', "entities"),
+            ):
+                ask = Command(command_id=10 + len(text), text=text, version=2)
+                (reply,) = await peer.ask(encode(ask))
+                assert reply.metadata["Status"] == "FAIL" and why in reply.metadata["Message"]
+
+    run(story())
+
+
+def test_answers_are_never_dropped():
+    async def story():
+        async with Server(port=0) as server:
+            server.publish(transform("A", 1))
+            peer = await Plain().connect(server.port)
+            peer.writer.write(encode(Get(kind="TRANSFORM", device="A")) * 2_000)
+            assert len(await peer.read(2_000)) == 2_000
+
+    run(story())
+
+
+def test_a_stopped_client_stays_connected_and_goes_on_with_the_newest():
+    async def story():
+        async with Server(port=0) as server:
+            peer = await Plain().connect(server.port)
+            peer.writer.transport.pause_reading()
+            picture = np.zeros((1, 512, 512), np.uint16)
+            for k in range(70):  # 3.5 s: longer than it takes to notice a peer that has vanished
+                server.publish(Image(device="XRay", timestamp_ns=k, voxels=picture, ras_from_index=np.eye(4)))
+                await asyncio.sleep(0.05)
+            assert len(server.peers) == 1
+            peer.writer.transport.resume_reading()
+            got = await peer.until(lambda m: m.timestamp_ns == 69)
+            assert len(got) < 20
+
+    run(story())
+
+
+def test_no_device_is_sent_more_often_than_allowed():
+    async def story():
+        async with Server(port=0, max_rate_hz=20) as server:
+            peer = await Plain().connect(server.port)
+            for k in range(100):
+                server.publish(transform("A", k))
+                server.publish(transform("B", k))
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            server.publish(transform("End", 0))
+            got = await peer.until(lambda m: m.device == "End")
+            for device in "AB":
+                values = [m.matrix[0, 3] for m in got if m.device == device]
+                assert 15 <= len(values) <= 24 and values[-1] == 99
+
+    run(story())
+
+
+def test_who_sends_too_much_is_read_more_slowly():
+    async def story():
+        got: list[float] = []
+
+        def heard(*_):
+            got.append(time.monotonic())
+
+        async with Server(port=0, on_message=heard, max_messages_per_s=2_000) as server:
+            peer = await Plain().connect(server.port)
+            peer.writer.write(encode(transform("A", 1)) * 6_000)
+            await until(lambda: len(got) == 6_000, 10)
+            assert got[-1] - got[0] > 0.5
+
+    run(story())
+
+
+def test_connections_come_and_go_without_a_trace():
+    async def story():
+        fds = Path("/proc/self/fd")
+        async with Server(port=0) as server:
+            await Plain().connect(server.port)
+            await until(lambda: len(server.peers) == 1)
+            before = len(list(fds.iterdir()))
+            for k in range(300):
+                peer = await Plain().connect(server.port)
+                if k % 3 == 0:
+                    peer.writer.write(encode(transform("x", 1))[:30])  # half a header
+                if k % 3 == 1:
+                    peer.writer.transport.abort()
+                peer.writer.close()
+            await until(lambda: len(server.peers) == 1)
+            assert len(list(fds.iterdir())) <= before + 2
+
+    run(story())
+
+
+def test_a_hundred_clients_are_served_and_one_more_is_turned_away():
+    async def story():
+        async with Server(port=0) as server:
+            peers = [await Plain().connect(server.port) for _ in range(100)]
+            await until(lambda: len(server.peers) == 100)
+            extra = await Plain().connect(server.port)
+            assert await asyncio.wait_for(extra.reader.read(), 5) == b""
+            server.publish(transform("A", 5))
+            for peer in peers:
+                (message,) = await peer.read(1)
+                assert message.matrix[0, 3] == 5
+
+    run(story())
+
+
+CAN_UNSHARE = shutil.which("ip") is not None and subprocess.run(
+    ["unshare", "-rn", "true"], capture_output=True, check=False
+).returncode == 0  # fmt: skip
+
+
+@pytest.mark.skipif(not CAN_UNSHARE, reason="no network namespace can be made here")
+def test_who_vanishes_without_a_word_is_noticed_within_two_seconds():
+    command = ["unshare", "-rn", sys.executable, "-m", "tests.igtl.half_open"]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    for noticed in found.values():
+        assert noticed["server_s"] < 2.0 and noticed["client_s"] < 2.0
+
+
+# --- TLS ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """Certificates of one authority for both sides, and of another one."""
+
+    def issue(name: str) -> Tls:
+        folder = tmp_path_factory.mktemp(name)
+        authority = trustme.CA()
+        paths = [str(folder / f"{part}.pem") for part in ("certificate", "key", "authorities")]
+        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        certificate.cert_chain_pems[0].write_to_path(paths[0])
+        certificate.private_key_pem.write_to_path(paths[1])
+        authority.cert_pem.write_to_path(paths[2])
+        return Tls(*paths)
+
+    return issue("ours"), issue("theirs")
+
+
+def test_tls_carries_messages_both_ways(tls):
+    ours, _ = tls
+
+    async def story():
+        heard = []
+        port = find_free_port()
+        async with (
+            Server(port=port, on_message=lambda m, peer, ns: heard.append(m), tls=ours) as server,
+            Client("127.0.0.1", port, tls=ours) as client,
+        ):
+            await until(lambda: server.peers)
+            voxels = np.arange(300_000, dtype=np.uint16).reshape(1, 500, 600)
+            server.publish(Image(device="XRay", voxels=voxels, ras_from_index=np.eye(4)))
+            message = await asyncio.wait_for(client.receive(), 5)
+            assert np.array_equal(message.voxels, voxels)
+            client.send(transform("Pushed", 1))
+            await until(lambda: heard)
+
+            def blocking():
+                with BlockingClient("127.0.0.1", port, tls=ours) as other:
+                    return other.command("ListDevices").metadata["Message"]
+
+            assert "XRay (IMAGE)" in await asyncio.to_thread(blocking)
+
+    run(story())
+
+
+def test_tls_lets_nobody_else_in(tls):
+    ours, theirs = tls
+
+    async def story():
+        async with Server(port=0, tls=ours) as server:
+            states: list[tuple[bool, str]] = []
+            stranger = Client("127.0.0.1", server.port, on_state=lambda *state: states.append(state), tls=theirs)
+            task = asyncio.create_task(stranger.run())
+            plain = await Plain().connect(server.port)
+            plain.writer.write(encode(transform("x", 1)) * 10)
+            assert await asyncio.wait_for(plain.reader.read(), 10) in (b"",) or not server.peers
+            await until(lambda: states)
+            assert not server.peers and not any(up for up, _ in states)
+            task.cancel()
+
+    run(story())
+
+
+def test_other_addresses_need_tls_or_consent(tls):
+    with pytest.raises(ConfigError, match="insecure"):
+        Server("0.0.0.0")
+    Server("0.0.0.0", insecure=True)
+    Server("0.0.0.0", tls=tls[0])
+
+
+def test_certificates_that_cannot_be_used_are_named(tls, tmp_path):
+    ours, theirs = tls
+    with pytest.raises(ConfigError, match="no such file"):
+        Server(tls=Tls(str(tmp_path / "missing.pem"), ours.key, ours.authorities))
+    with pytest.raises(ConfigError, match=r"tls\.certificate and tls\.key"):
+        Server(tls=Tls(ours.certificate, theirs.key, ours.authorities))
+
+
+# --- without asyncio ---------------------------------------------------------------------------------
+
+
+def test_a_few_lines_of_plain_python():
+    heard: list[object] = []
+    with BlockingServer(port=0, on_message=heard.append) as server, BlockingClient(port=server.port) as client:
+        client.send(transform("Pushed", 1))
+        reply = client.command("ListDevices")
+        assert reply.metadata["Status"] == "SUCCESS"
+        server.publish(transform("Other", 1))
+        server.publish(transform("DrillToVolume", 42))
+        assert client.wait_for("DrillToVolume", timeout_s=5).matrix[0, 3] == 42
+        assert client.wait_for("Nothing", timeout_s=0.2) is None
+        assert heard[0].device == "Pushed" and client.received_ns > 0
+
+
+def test_a_blocking_client_connects_again():
+    port = find_free_port()
+    client = BlockingClient(port=port)
+    assert client.receive(timeout_s=0.3) is None
+    with pytest.raises(WireError, match="not sent"):
+        client.send(transform("x", 1))
+    for k in range(2):
+        with BlockingServer(port=port) as server:
+            server.publish(String(device="Note", text=str(k)))
+            deadline = time.monotonic() + 10
+            while server.clients == 0 and time.monotonic() < deadline:
+                client.receive(timeout_s=0.1)
+            server.publish(transform("A", k))
+            assert client.wait_for("A", timeout_s=5).matrix[0, 3] == k
+    client.close()
+
+
+def test_an_asyncio_client_is_an_iterator():
+    async def story():
+        async with Server(port=0) as server, Client("127.0.0.1", server.port) as client:
+            await until(lambda: server.peers)
+            for k in range(3):
+                server.publish(transform(f"T{k}", k))
+            found = []
+            async for message in client:
+                found += [message.device] if message.type == "TRANSFORM" else []
+                if len(found) == 3:
+                    break
+            assert found == ["T0", "T1", "T2"]
+            assert (await client.command("Nix")).metadata["Status"] == "FAIL"
 
     run(story())
 

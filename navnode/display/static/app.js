@@ -43,6 +43,7 @@ function take(buffer) {
   });
   if (head.kind === "view") views[head.slot].show(new Blob([new Uint8Array(...parts[0])], { type: "image/jpeg" }), head.timestamp_ns);
   else if (head.kind === "volume") space.setVolume(head, new Uint8Array(...parts[0]));
+  else if (head.kind === "gone") space.forget(head);
   else if (head.kind === "mesh") {
     const floats = ([b, o, n]) => new Float32Array(b, o, n / 4);
     const [b, o, n] = parts[2];

@@ -105,6 +105,17 @@ export class Space {
     this.meshes[head.role] = upload(gl, positions, normals, triangles);
   }
 
+  // The node has this volume no more.
+  forget({ of, role }) {
+    if (of === "volume") {
+      if (this.volumes[role]) this.gl?.deleteTexture(this.volumes[role].texture);
+      delete this.volumes[role];
+    } else {
+      this.meshes[role]?.buffers.forEach((buffer) => this.gl?.deleteBuffer(buffer));
+      delete this.meshes[role];
+    }
+  }
+
   draw(scene) {
     const { gl, canvas, marks } = this;
     if (!gl) return;
@@ -112,7 +123,8 @@ export class Space {
     const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
     for (const c of [canvas, marks]) if (c.width !== width || c.height !== height) Object.assign(c, { width, height });
     const w = width >> 1, h = height >> 1;
-    const tool = scene.tools.find((t) => t.tip_mm);
+    const placed = scene.tools.filter((t) => t.tip_mm);
+    const tool = placed.find((t) => t.name === scene.state?.active_tool) ?? placed[0];
     if (tool) this.center = tool.tip_mm;
     gl.viewport(0, 0, width, height);
     gl.clearColor(0.02, 0.025, 0.03, 1);

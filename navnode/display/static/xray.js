@@ -8,15 +8,17 @@ export class XrayView {
     this.caption = figure.querySelector("figcaption");
     this.why = figure.querySelector(".why");
     this.picture = null;
+    this.asked = this.shown = 0;
     this.caption.textContent = "waiting for a station";
   }
 
   // Decoding takes its time: a picture that was overtaken by a newer one is let go.
   async show(blob, timestamp) {
+    const number = ++this.asked;
     const picture = await createImageBitmap(blob);
-    if (this.picture && BigInt(timestamp) < BigInt(this.timestamp)) return picture.close();
+    if (number < this.shown) return picture.close();
     this.picture?.close();
-    Object.assign(this, { picture, timestamp });
+    Object.assign(this, { picture, timestamp, shown: number });
   }
 
   draw(view, scene, slot) {
@@ -30,7 +32,8 @@ export class XrayView {
     const pen = canvas.getContext("2d");
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    if (!view || !this.picture) {
+    // A picture that is not the one described is not shown under its name.
+    if (!view || !this.picture || this.timestamp !== view.timestamp_ns) {
       this.caption.textContent = "waiting for a station";
       this.why.textContent = "";
       return;
@@ -45,9 +48,7 @@ export class XrayView {
     pen.rect(left, top, w * scale, h * scale);
     pen.save();
     pen.clip();
-    // The tool's pixels belong to one picture; until that one is here, no tool.
-    const tools = this.timestamp === view.timestamp_ns ? scene.tools : [];
-    for (const tool of tools) {
+    for (const tool of scene.tools) {
       const points = tool.pixels?.[slot];
       // Pixel centres are at integers, a picture's pixel 0 reaches from 0 to 1.
       if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio);

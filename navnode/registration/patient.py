@@ -1,0 +1,227 @@
+"""volume_from_patient over time: searched for, then a candidate, then confirmed; and doubted again."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.config import CArmSection, RegistrationSection, matrix
+from navnode.registration.fusion import PatientFilter, measurement
+from navnode.types import Effort, Matrix, Registration, RegistrationRequest, Status, Validity, invalid
+
+_LOST_AFTER = 5
+"""Contradicting frames in a row after which the registration is given up."""
+
+_RUN, _RUN_GATE = 8, 12.0
+"""Mean squared Mahalanobis distance of the last frames over which they contradict the state together, although
+each alone may pass the filter's gate: an unmoved marker gives 0.3, a station's own depth bias of 2 mm about 3, a marker
+that moved 4 mm along the beam 10."""
+
+_RECENT = 15
+"""Frames of which most must be VALID for the registration to be."""
+
+
+class Loss(Enum):
+    """What became of the registration with the last frame."""
+
+    NONE = "none"
+    LOST = "lost: it is searched for anew"
+    VOLUME_LOST = "lost, and with it the volume that was made in the patient's frame"
+
+
+class PatientRegistration:
+    """The navigation registration and whether it may be used."""
+
+    def __init__(self, settings: RegistrationSection, carm: CArmSection) -> None:
+        self._settings = settings
+        self._pivot_mm = carm.source_to_isocentre_mm
+        self._start = matrix(settings.volume_from_patient_start)
+        self.filter: PatientFilter | None = None
+        self.searching = True
+        self._last_confirmed: Matrix | None = None
+        self._searches = 0
+        self._good = self._bad = 0
+        self._unsure_frames, self._unsure_why = 0, ""
+        self._distances: deque[float] = deque(maxlen=_RUN)
+        self._recent: deque[Status] = deque(maxlen=_RECENT)
+        self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
+        self._why_not = "no X-ray registered yet"
+        self._tracked = True
+        self._accepted = False
+        self._sparse = False
+
+    @property
+    def best_guess(self) -> Matrix:
+        """Where to start from; while searching, in turn the last that was confirmed and the configured start."""
+        if not self.searching and self.filter is not None:
+            return self.filter.volume_from_patient
+        starts = [self._start] if self._last_confirmed is None else [self._last_confirmed, self._start]
+        return starts[self._searches % len(starts)]
+
+    @property
+    def effort(self) -> Effort:
+        """How hard the next frame must be looked at."""
+        if self.searching:
+            return Effort.SEARCH
+        return Effort.TRACK if self.confirmed and self._bad == 0 else Effort.REFINE
+
+    @property
+    def confirmed(self) -> bool:
+        return self.filter is not None and (self._accepted or self._good >= self._settings.confirm_frames)
+
+    def begin_with_tracking(self, pivot_patient_mm: Matrix) -> None:
+        """CT-less: the volume was made in the patient's frame, so tracking alone says where it is."""
+        prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
+        self._begin(PatientFilter(np.eye(4), pivot_patient_mm, prior), good=0)
+        self._sparse, self._last_confirmed = True, None
+        self._why_not = "not confirmed by an X-ray yet"
+
+    def take(self, request: RegistrationRequest, registration: Registration, now_ns: int) -> tuple[Validity, Loss]:
+        """Use one frame's registration; what to say of that frame, and what became of the registration."""
+        frame_validity = registration.validity
+        if not frame_validity.usable:
+            if self.searching:
+                self._searches += 1
+            if registration.informative:
+                return frame_validity, self._count_bad(frame_validity.reason)
+            return frame_validity, Loss.NONE
+        carm_from_patient = g.inverse(request.patient_from_carm)
+        pivot_patient_mm = (
+            self.filter.pivot_patient_mm
+            if self.filter
+            else g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._pivot_mm]))
+        )
+        measured, covariance = measurement(
+            registration.volume_from_carm,
+            registration.covariance,
+            registration.pivot_mm,
+            carm_from_patient,
+            pivot_patient_mm,
+            sparse_volume=request.sparse_volume,
+        )
+        timestamp_ns = request.frame.timestamp_ns
+        if self.searching or self.filter is None:
+            self._begin(PatientFilter(measured, pivot_patient_mm, covariance * 30.0), good=1)
+        else:
+            self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
+            self._last_measured_ns = timestamp_ns
+            self._distances.append(self.filter.distance(measured, covariance))
+            if self._contradicted() or not self.filter.agrees(measured, covariance):
+                loss = self._count_bad("the images contradict the tracker")
+                return invalid("the image contradicts tracker and earlier frames", timestamp_ns), loss
+            self.filter.update(measured, covariance)
+            self._good, self._bad = self._good + 1, 0
+            self._unsure_frames = max(0, self._unsure_frames - 1)
+        self._last_measured_ns = timestamp_ns
+        self._recent.append(frame_validity.status)
+        # The age of what is known is the frame's, however long its registration took.
+        self._last_good_ns, self._last_source_ns = min(now_ns, request.frame.received_ns), timestamp_ns
+        if not self.confirmed:
+            reason = f"confirming the registration, {self._good} of {self._settings.confirm_frames} frames"
+            return Validity(Status.DEGRADED, reason, timestamp_ns), Loss.NONE
+        self._last_confirmed = self.best_guess
+        return frame_validity, Loss.NONE
+
+    def doubt(self, reason: str) -> None:
+        """Something happened after which good frames must confirm the registration again; INVALID until then."""
+        self._good, self._accepted = 0, False
+        self._distances.clear()
+        self._recent.clear()
+        self._why_not = reason
+
+    def unsure(self, reason: str) -> None:
+        """Something happened that may have moved a marker: DEGRADED until good frames say that it did not."""
+        self._unsure_frames, self._unsure_why = self._settings.confirm_frames, reason
+
+    def reject(self) -> Loss:
+        """The operator says that it is wrong: search anew, from the configured start."""
+        self._last_confirmed = None
+        return self._lose("the operator rejected the registration")
+
+    def accept(self) -> str:
+        """The operator says that the candidate is right; why not, or ''. It stays DEGRADED until frames confirm it."""
+        if self.searching or self.filter is None or self._good == 0:
+            return self._why_not or "there is no registration to accept"
+        if not self.confirmed:
+            self._accepted = True
+            self.unsure("accepted by the operator, not confirmed by X-rays yet")
+        return ""
+
+    def watch(self, *, tracked: bool) -> None:
+        """Whether the patient's marker is seen now."""
+        if self._tracked and not tracked:
+            self.unsure("the patient's marker was hidden; an X-ray would confirm that it has not moved")
+        self._tracked = tracked
+
+    def validity(self, now_ns: int) -> Validity:
+        """May volume_from_patient be used now?"""
+        age_ns = max(0, now_ns - self._last_good_ns) if self._last_good_ns else 0
+        status, reason = self._judge(age_ns / 1e9)
+        return Validity(status, reason, self._last_source_ns, age_ns)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _begin(self, candidate: PatientFilter, good: int) -> None:
+        self.filter = candidate
+        self.searching, self._good, self._bad, self._accepted = False, good, 0, False
+        self._unsure_frames = self._searches = 0
+        self._distances.clear()
+        self._recent.clear()
+
+    def _contradicted(self) -> bool:
+        """Whether the last frames contradict the state together; against a likeness of the patient, each errs anew."""
+        together = float(np.mean(self._distances)) if len(self._distances) >= _LOST_AFTER else 0.0
+        return together > _RUN_GATE and not self._sparse
+
+    def _count_bad(self, reason: str) -> Loss:
+        self._bad += 1
+        if self._bad >= 2:
+            self.unsure("X-rays disagreed with the registration")
+        if not self.confirmed:
+            self._good = 0  # good frames confirm it in a row or not at all
+        if self._bad < (_LOST_AFTER if self.confirmed else 2):
+            return Loss.NONE
+        if self._sparse and self._last_confirmed is None and self.filter is not None:
+            # Frames of new directions do not match that likeness; tracking still says where it is.
+            self.begin_with_tracking(self.filter.pivot_patient_mm)
+            return Loss.NONE
+        return self._lose(f"registration lost: {reason}")
+
+    def _lose(self, reason: str) -> Loss:
+        self.filter, self.searching = None, True
+        self._good, self._bad, self._accepted, self._searches = 0, 0, False, 0
+        self._why_not = reason
+        return Loss.VOLUME_LOST if self._sparse else Loss.LOST
+
+    def _judge(self, age_s: float) -> tuple[Status, str]:
+        settings = self._settings
+        if self.filter is None or self.searching:
+            return Status.INVALID, self._why_not
+        if not self._tracked:
+            return Status.INVALID, "the patient's marker is not seen"
+        if not self.confirmed:
+            if self._good == 0:
+                return Status.INVALID, self._why_not
+            return (
+                Status.INVALID,
+                f"confirming the registration, {self._good} of {settings.confirm_frames} frames",
+            )
+        if age_s > settings.invalid_after_s:
+            return Status.INVALID, f"no X-ray registered for {age_s:.0f} s"
+        sigma_mm = self.filter.target_sigma_mm
+        if sigma_mm > settings.degraded_sigma_mm:
+            return Status.INVALID, f"expected error {sigma_mm:.1f} mm"
+        if self._sparse:
+            return Status.DEGRADED, "the volume was made from a few X-rays"
+        if self._unsure_frames > 0:
+            return Status.DEGRADED, self._unsure_why
+        if 2 * sum(status is not Status.VALID for status in self._recent) > len(self._recent):
+            return Status.DEGRADED, "images and volume match poorly"
+        if age_s > settings.degraded_after_s:
+            return Status.DEGRADED, f"no X-ray registered for {age_s:.0f} s"
+        if sigma_mm > settings.valid_sigma_mm:
+            return Status.DEGRADED, f"expected error {sigma_mm:.1f} mm; X-rays from another side would help"
+        return Status.VALID, ""

@@ -1,0 +1,142 @@
+"""Which frames are kept: as pictures of the two stations, and as views for reconstruction."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.config import ReconstructionSection
+from navnode.types import Matrix, ReconstructionRequest, View
+
+_STATION_ANGLE_RAD = np.deg2rad(20.0)
+_TRY_AGAIN_NS = 5_000_000_000
+
+
+class Motion:
+    """Whether the C-arm stands still relative to the patient."""
+
+    _WINDOW_NS = 400_000_000
+    _ANGLE_RAD = np.deg2rad(0.8)
+    _SHIFT_MM = 2.0
+
+    def __init__(self, pivot_mm: float) -> None:
+        self._pivot_mm = pivot_mm
+        self._recent: deque[tuple[int, Matrix, Matrix]] = deque(maxlen=16)
+
+    def add(self, timestamp_ns: int, patient_from_carm: Matrix) -> None:
+        direction = patient_from_carm[:3, 2]
+        self._recent.append((timestamp_ns, direction, patient_from_carm[:3, 3] + self._pivot_mm * direction))
+
+    @property
+    def still(self) -> bool:
+        """False also when there is too little to tell."""
+        if len(self._recent) < 2:
+            return False
+        newest_ns, direction, pivot = self._recent[-1]
+        within = [(d, p) for t, d, p in self._recent if newest_ns - t <= self._WINDOW_NS]
+        return len(within) >= 2 and all(
+            g.angle_between_rad(direction, d) < self._ANGLE_RAD and np.linalg.norm(pivot - p) < self._SHIFT_MM
+            for d, p in within
+        )
+
+
+class Stations:
+    """The two directions whose pictures are kept on the display."""
+
+    def __init__(self) -> None:
+        self._directions: list[Matrix | None] = [None, None]
+        self._latest = 1
+
+    def slot_of(self, direction: Matrix) -> int:
+        """The picture that a frame from this direction belongs to; the older one gives way to a new direction."""
+        for slot, known in enumerate(self._directions):
+            if known is not None and g.angle_between_rad(known, direction) < _STATION_ANGLE_RAD:
+                self._directions[slot] = direction
+                self._latest = slot
+                return slot
+        slot = 1 - self._latest
+        self._directions[slot] = direction
+        self._latest = slot
+        return slot
+
+
+class Views:
+    """The frames kept for reconstruction, one per direction."""
+
+    def __init__(self, settings: ReconstructionSection) -> None:
+        self._settings = settings
+        self._views: list[View] = []
+        self._asked = self._answered = 0
+        self._not_before_ns = 0
+        self._waiting = False
+        self.wanted_now = False
+        """The operator wants the next frame kept, whatever its direction."""
+
+    @property
+    def progress(self) -> str:
+        return f"no volume yet: {len(self._views)} of {self._settings.views} views"
+
+    @property
+    def newest_ns(self) -> int:
+        return max((view.timestamp_ns for view in self._views), default=0)
+
+    def wanted(self, volume_from_carm: Matrix) -> bool:
+        """True when no kept view looks this way and there is room, or when the operator wants it."""
+        if self.wanted_now:
+            return True
+        apart = np.deg2rad(self._settings.min_angle_deg)
+        return len(self._views) < self._settings.max_views and all(
+            g.angle_between_rad(_direction(view), volume_from_carm[:3, 2]) >= apart for view in self._views
+        )
+
+    def add(self, view: View) -> None:
+        """Keep a view; when there is no room it takes the place of the one that looks most alike."""
+        self.wanted_now = False
+        if len(self._views) >= self._settings.max_views:
+            nearest = min(self._views, key=lambda kept: g.angle_between_rad(_direction(kept), _direction(view)))
+            self._views.remove(nearest)
+        self._views.append(view)
+        self._waiting = len(self._views) >= self._settings.views
+
+    def request(self, pivot_mm: float, now_ns: int) -> list[ReconstructionRequest]:
+        """A request with all views kept, when there is something new to ask and none is under way."""
+        if not self._waiting or self._asked != self._answered or now_ns < self._not_before_ns:
+            return []
+        self._waiting = False
+        self._asked = max(self.newest_ns, self._asked + 1)  # a name that no other node's request has
+        x, y, z = self.center_mm(pivot_mm).tolist()
+        return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z))]
+
+    def forget_request(self) -> None:
+        """No answer will come any more: ask again when there is somebody to ask."""
+        if self._asked != self._answered:
+            self._answered, self._waiting = self._asked, True
+
+    def failed(self, now_ns: int) -> None:
+        """The answer was that it could not be done: ask again in a while."""
+        self._waiting, self._not_before_ns = True, now_ns + _TRY_AGAIN_NS
+
+    def forget(self) -> None:
+        """What the views' poses refer to does not hold any more."""
+        self._views.clear()
+        self._waiting, self._answered = False, self._asked
+
+    def answered(self, request: int) -> bool:
+        """Whether this is the answer that is waited for."""
+        if request != self._asked or self._asked == self._answered:
+            return False
+        self._answered = request
+        return True
+
+    def center_mm(self, pivot_mm: float) -> Matrix:
+        """Where the views' principal rays reach the anatomy, on average."""
+        poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
+        center: Matrix = np.mean([p[:3, 3] + pivot_mm * p[:3, 2] for p in poses], axis=0)
+        return center
+
+
+def _direction(view: View) -> Matrix:
+    assert view.volume_from_carm is not None
+    return view.volume_from_carm[:3, 2]
