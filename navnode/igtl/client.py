@@ -52,7 +52,7 @@ class Client:
     ) -> None:
         self.host, self.port = host, port
         self._on_message, self._on_state = on_message or self._keep, on_state
-        self._silence_ns = round(silence_s * NS_PER_S)
+        self._silence_ns = silence_s * NS_PER_S
         self._tls, self._version = tls, version
         self._context = tls.client_context() if tls else None
         self._connection: Connection | None = None

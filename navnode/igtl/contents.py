@@ -210,12 +210,18 @@ def _decode_transform(content: memoryview, fields: Fields) -> m.Message:
     return m.Transform(matrix=_matrix_from(_TRANSFORM.unpack(content)), **fields)
 
 
+_PYIGTL_POSITION_SIZE = 152
+"""pyigtl (to 0.3.4, at least) writes POSITION in a layout of its own; see :mod:`navnode.igtl.pyigtl`."""
+
+
 def _encode_position(message: m.Position) -> list[Buffer]:
     values = (*message.position_mm, *(message.quaternion or ()))
     return [struct.pack(f">{len(values)}f", *values)]
 
 
 def _decode_position(content: memoryview, fields: Fields) -> m.Message:
+    if content and len(content) % _PYIGTL_POSITION_SIZE == 0:
+        return m.Raw(type_name=m.Position.TYPE, body=bytes(content), **fields)
     if len(content) not in (12, 24, 28):
         raise PeerError(f"a position of {len(content)} bytes; 12, 24 or 28 expected", len(content))
     x, y, z, *turn = struct.unpack(f">{len(content) // 4}f", content)

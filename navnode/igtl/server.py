@@ -74,6 +74,7 @@ class Server:
         on_message: called with every message that is not answered here, its peer, and when its last
             byte came (ns, node clock).
         on_left: called when a client's connection has ended, with why.
+        on_joined: called when a client has connected.
         name: how it calls itself in answers.
         commands: what clients may have done, by name.
         tls: encrypt, and let in only clients with a certificate.
@@ -91,6 +92,7 @@ class Server:
         port: int = DEFAULT_PORT,
         on_message: Callable[[Message, Peer, int], None] | None = None,
         on_left: Callable[[Peer, str], None] | None = None,
+        on_joined: Callable[[Peer], None] | None = None,
         name: str = "navnode",
         *,
         commands: Mapping[str, Handler] | None = None,
@@ -106,7 +108,7 @@ class Server:
         self.host, self.port, self.name = host, port, name
         self.peers: set[Peer] = set()
         self.commands: dict[str, Handler] = {"ListDevices": self._list_devices, **(commands or {})}
-        self._on_message, self._on_left = on_message, on_left
+        self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
         self._limits = max_rate_hz, max_messages_per_s
         self._devices: dict[Key, tuple[Message, int]] = {}
@@ -194,6 +196,8 @@ class Server:
         for key, (message, min_version) in list(self._devices.items()):
             if key[0] in _KEPT and peer.version >= min_version:
                 self._offer(peer, key, message, {})
+        if self._on_joined:
+            self._on_joined(peer)
 
     def lost(self, peer: Peer, why: str) -> None:
         """A connection has ended."""

@@ -68,6 +68,10 @@ class Header(NamedTuple):
     body_size: int
     crc: int
 
+    @property
+    def timestamp_ns(self) -> int:
+        return time_ns(self.stamp)
+
 
 def crc64(data: Buffer | bytearray, crc: int = 0) -> int:
     """CRC-64 of OpenIGTLink (ECMA-182, not reflected, initial 0), going on from ``crc``."""
@@ -155,7 +159,7 @@ def decode_body(header: Header, body: memoryview) -> Message:
     if crc64(body) != header.crc:
         raise PeerError(f"{where}: wrong CRC", 50)
     fields: dict[str, Any] = {
-        "device": header.device, "timestamp_ns": time_ns(header.stamp), "stamp": header.stamp,
+        "device": header.device, "timestamp_ns": header.timestamp_ns, "stamp": header.stamp,
         "version": header.version,
     }  # fmt: skip
     start = 0
