@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from navnode import __version__, config, terminal
@@ -179,6 +180,53 @@ def doctor(as_json: Json = False) -> None:
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
+
+
+bench = typer.Typer(
+    help="Figures for this machine, beside other implementations in the same run.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("igtl", epilog="Example:  navnode bench igtl --json   (after `make peers`, beside the C++ library)")
+def bench_igtl(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="Time for each measurement.")] = 3.0,
+    peer: Annotated[
+        Path | None, typer.Option("--peer", metavar="PROGRAM", help="The C++ peer; default: what `make peers` made.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """OpenIGTLink over loopback: round trip, throughput, tools, images and volumes."""
+    from navnode.bench import igtl
+
+    cpp_peer = peer or igtl.CPP_PEER
+    if peer is not None and not peer.exists():
+        raise ConfigError(f"--peer {peer}: there is no such program")
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=messages) as progress:
+        task = progress.add_task("", total=igtl.steps(cpp_peer))
+
+        def step(what: str) -> None:
+            progress.update(task, description=what, advance=1)
+
+        report = igtl.run(seconds, cpp_peer, step)
+    if as_json:
+        print(json.dumps(report))  # noqa: T201
+        return
+    table = Table(title="OpenIGTLink over loopback")
+    for column in ("", *report["implementations"]):
+        table.add_column(column)
+    for name, by in report["results"].items():
+        table.add_row(name, *(_bench_cell(by[i]) for i in report["implementations"]))
+    Console().print(table)
+    ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report["ratios"].items())
+    Console().print(f"As quick as the others: {ratios}", highlight=False)
+
+
+def _bench_cell(figures: dict[str, float]) -> str:
+    parts = [f"p50 {figures['p50_ms']:g}, p99 {figures['p99_ms']:g} ms"] if "p50_ms" in figures else []
+    parts += [f"{figures['per_s']:,.0f}/s"] if "per_s" in figures else []
+    parts += [f"{figures['delivered']:.0%} delivered"] if figures["delivered"] < 1 else []
+    return "\n".join([*parts, f"{figures['cpu_ms']:g} ms CPU each"])
 
 
 @app.command("_process", hidden=True)

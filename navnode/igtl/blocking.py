@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import select
 import socket
 import ssl
@@ -104,11 +105,17 @@ class BlockingClient:
             LocalError: the message cannot be sent.
             WireError: there is no connection, or it was lost.
         """
-        data = encode(message)
+        data = memoryview(encode(message))
         try:
             connection = self._connected()
-            connection.settimeout(_SEND_TIMEOUT_S)
-            connection.sendall(data)
+            while data:
+                try:
+                    data = data[connection.send(data) :]
+                except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                    writable = select.poll()
+                    writable.register(connection, select.POLLOUT)
+                    if not writable.poll(_milliseconds(_SEND_TIMEOUT_S)):
+                        raise TimeoutError("it takes nothing any more") from None
         except OSError as error:
             self.close()
             raise WireError(f"not sent to {self.host}:{self.port}: {error}") from error
@@ -142,15 +149,20 @@ class BlockingClient:
             self._socket, self._framer = connection, Framer()
             hello = StatusMessage(device="navnode", timestamp_ns=now_ns(), version=self._version)
             connection.sendall(encode(hello))
+            connection.setblocking(False)
+            self._readable = select.poll()
+            self._readable.register(connection, select.POLLIN)
         return self._socket
 
     def _read(self, timeout_s: float | None) -> None:
         connection = self._connected()
         pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
-        if not pending and not select.select((connection,), (), (), timeout_s)[0]:
+        if not pending and not self._readable.poll(_milliseconds(timeout_s)):
             return
-        connection.settimeout(_SEND_TIMEOUT_S)
-        size = connection.recv_into(self._framer.buffer())
+        try:
+            size = connection.recv_into(self._framer.buffer())
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
         self.received_ns = now_ns()
         if size == 0:
             raise ConnectionResetError("closed by the server")
@@ -162,6 +174,10 @@ class BlockingClient:
     def _back_off(self, left_s: float | None) -> None:
         time.sleep(self._wait_s if left_s is None else min(self._wait_s, max(left_s, 0.0)))
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+
+
+def _milliseconds(timeout_s: float | None) -> int | None:
+    return None if timeout_s is None else math.ceil(1e3 * timeout_s)
 
 
 class BlockingServer:

@@ -9,7 +9,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import PeerError
@@ -37,6 +37,9 @@ _UNANSWERED_MS = 1_000
 
 MAX_MESSAGES_PER_S = 200_000
 """More than any device sends; whoever sends more is read more slowly."""
+
+LEFT, GONE = "it closed the connection", "it went away"
+"""Why most connections end; nobody's fault."""
 
 _RETRANSMITS, _PROBES_UNANSWERED = 2, 3
 
@@ -84,12 +87,11 @@ class Connection(asyncio.BufferedProtocol):
     # --- the transport's side --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        peer = transport.get_extra_info("peername")
+        self._transport = cast(asyncio.Transport, transport)  # other loops' transports are no subclasses
+        peer = self._transport.get_extra_info("peername")
         self.address = "{}:{}".format(*peer[:2]) if isinstance(peer, tuple) else str(peer)
-        transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
-        tune(transport.get_extra_info("socket"))
+        self._transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
+        tune(self._transport.get_extra_info("socket"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._framer.buffer()
@@ -118,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
-        self._why = self._why or "it closed the connection"
+        self._why = self._why or LEFT
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,7 +130,7 @@ class Connection(asyncio.BufferedProtocol):
         self._latest.clear()
         self._lossless.clear()
         self._wake()
-        self._on_lost(self._why or (str(exc) if exc else "closed"))
+        self._on_lost(self._why or (GONE if exc is None or isinstance(exc, ConnectionError) else str(exc)))
 
     def pause_writing(self) -> None:
         self._paused = True

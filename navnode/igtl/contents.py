@@ -118,8 +118,8 @@ def _matrix_values(matrix: Matrix) -> list[float]:
     """Columns one after the other, last row left out."""
     if np.shape(matrix) != (4, 4):
         raise LocalError(f"a transform is 4x4, not {np.shape(matrix)}")
-    values: list[float] = np.asarray(matrix)[:3].T.ravel().tolist()
-    return values
+    (a, b, c, d), (e, f, g, h), (i, j, k, l_), _ = np.asarray(matrix).tolist()
+    return [a, e, i, b, f, j, c, g, k, d, h, l_]
 
 
 def _matrix_from(v: Sequence[float]) -> Matrix:

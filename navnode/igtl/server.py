@@ -10,11 +10,12 @@ from types import TracebackType
 
 from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
-from navnode.igtl.connection import CHECK_EVERY_S, MAX_MESSAGES_PER_S, Connection, Key
+from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Connection, Key
 from navnode.igtl.contents import CODECS
 from navnode.igtl.messages import (
     Capability,
     ClientInfo,
+    Command,
     Get,
     Image,
     ImageMeta,
@@ -25,6 +26,7 @@ from navnode.igtl.messages import (
     Start,
     StatusMessage,
     Stop,
+    String,
 )
 from navnode.igtl.plus import CommandError, Commands, Handler, Wanted, wanted_of
 from navnode.tls import Tls, is_loopback
@@ -34,11 +36,15 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 18944
 MAX_CLIENTS = 100
 _HANDSHAKE_S = 5.0
+_STOPS = "the server stops"
 _STATUS_NOT_FOUND = 4
 _KEPT = ("IMAGE", "POLYDATA", "STATUS")
 """A new client sees what does not change (volumes, surfaces, states) at once."""
 
 _STREAMS = ("TDATA", "QTDATA")
+
+
+_ASKING = (Get, Start, Stop, ClientInfo, StatusMessage, Command, String)
 
 
 class Peer(Connection):
@@ -146,7 +152,7 @@ class Server:
         if self._server is not None:
             self._server.close()
         for peer in list(self.peers):
-            peer.close("the server stops")
+            peer.close(_STOPS)
         await asyncio.gather(*(peer.ended.wait() for peer in list(self.peers)))
         if self._server is not None:
             await self._server.wait_closed()
@@ -203,7 +209,8 @@ class Server:
         """A connection has ended."""
         if peer in self.peers:
             self.peers.discard(peer)
-            log.warning("console %s left: %s", peer.address, why)
+            level = logging.INFO if why in (LEFT, GONE, _STOPS) else logging.WARNING
+            log.log(level, "console %s left: %s", peer.address, why)
             if self._on_left:
                 self._on_left(peer, why)
 
@@ -216,6 +223,8 @@ class Server:
 
     def _answer(self, peer: Peer, message: Message) -> bool:
         """Answer a question; False when the message is none."""
+        if not isinstance(message, _ASKING):
+            return False
         stamp = now_ns()
         if peer.commands.is_command(message):
             if answer := peer.commands.answer(message, stamp):

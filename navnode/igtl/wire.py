@@ -7,7 +7,8 @@ metadata is in :mod:`navnode.igtl.contents`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,8 +77,15 @@ class Header(NamedTuple):
 def crc64(data: Buffer | bytearray, crc: int = 0) -> int:
     """CRC-64 of OpenIGTLink (ECMA-182, not reflected, initial 0), going on from ``crc``."""
     if len(data) <= _BRIEF:
-        return int(native.holding_library().navnode_crc64(bytes(data), len(data), crc))
+        checksum: int = _brief_crc64()(bytes(data), len(data), crc)
+        return checksum
     return int(native.library().navnode_crc64(np.frombuffer(data, np.uint8).ctypes.data, len(data), crc))
+
+
+@cache
+def _brief_crc64() -> Callable[[bytes, int, int], int]:
+    function: Callable[[bytes, int, int], int] = native.holding_library().navnode_crc64
+    return function
 
 
 def encode(message: Message, version: int | None = None) -> bytes:
@@ -105,9 +113,11 @@ def encode(message: Message, version: int | None = None) -> bytes:
         parts = [head, *parts, tail]
     elif len(device) > _NAME_SIZE:
         raise LocalError(f"device name {message.device!r} is longer than {_NAME_SIZE} bytes; use header version 2")
-    size, crc = 0, 0
+    size = sum(map(len, parts))
+    if size <= _BRIEF:  # one checksum over one small copy is quicker than one for each part
+        parts = [b"".join(parts)]
+    crc = 0
     for part in parts:
-        size += len(part)
         crc = crc64(part, crc)
     if size > MAX_BODY_BYTES:
         raise LocalError(f"{message.type} {message.device!r}: a body of {size} bytes is too large")
@@ -177,6 +187,8 @@ def decode_body(header: Header, body: memoryview) -> Message:
 
 def _metadata(metadata: Mapping[str, str], message_id: int) -> tuple[bytes, bytes]:
     """What stands before the content, and what after it."""
+    if not metadata:
+        return _EXTENDED.pack(_EXTENDED.size, 2, 0, message_id), b"\0\0"
     if len(metadata) > _MAX_METADATA_ENTRIES:
         raise LocalError(f"{len(metadata)} metadata entries; at most {_MAX_METADATA_ENTRIES} can be sent")
     entries: list[bytes] = []
