@@ -18,9 +18,9 @@ import pyigtl
 import pytest
 from rich.console import Console
 
-from navnode import config
+from navnode import __version__, config
 from navnode.config import Config, SimulatorSection
-from navnode.igtl import Client, Image, Message, PolyData, StatusMessage, TrackingData, Transform
+from navnode.igtl import BlockingClient, Client, Image, Message, PolyData, StatusMessage, TrackingData, Transform
 from navnode.simulation import room
 from navnode.simulation.scenario import carm_of_size
 from navnode.supervisor import Supervisor
@@ -132,6 +132,29 @@ def test_pyigtl_as_a_console(live):
     xray = client.wait_for_message("XRay", 10)
     assert xray is not None and xray.image.shape == (1, SIZE_PX, SIZE_PX)
     client.stop()
+
+
+def test_a_console_commands_the_node(live):
+    supervisor, listener = live
+    with BlockingClient("127.0.0.1", supervisor.config.console.port) as client:
+
+        def answer(name: str, text: str = "") -> tuple[str, str]:
+            said = client.command(name, text).metadata
+            return said["Status"], said["Message"]
+
+        assert answer("Version") == ("SUCCESS", f"navnode {__version__}")
+        assert "DrillToVolume (TRANSFORM)" in answer("ListDevices")[1]
+        assert answer("SetTool", '<Command Tool="Saw"/>')[0] == "FAIL"
+        assert answer("SetTool", '<Command Tool="Drill"/>') == ("SUCCESS", "the slices follow Drill")
+        assert answer("StartRecording")[0] == "FAIL"
+        before = len(listener.of("DrillToVolume"))
+        assert answer("RegistrationReject")[0] == "SUCCESS"
+        until(
+            lambda: "INVALID" in {m.metadata["TransformStatus"] for m in listener.of("DrillToVolume")[before:]},
+            supervisor,
+        )
+        until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
+        assert answer("TakeView")[0] == "SUCCESS"
 
 
 @needs_cpp
