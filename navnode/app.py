@@ -78,7 +78,7 @@ class Node:
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
         self._pipeline = Pipeline(config, volume)
-        self._ingest, self._consoles = Ingest(config), Consoles()
+        self._ingest, self._consoles = Ingest(config), Consoles(config.outputs)
         console = config.console
         self.server = Server(
             console.host,

@@ -95,6 +95,18 @@ class DevicesSection(_Section, frozen=True):
     patient: Name = "PatientToTracker"
 
 
+class OutputsSection(_Section, frozen=True):
+    """Wire names of what goes out; a tool's are made of its own name."""
+
+    xray: Name = "XRay"
+    volume: Name = "Volume"
+    patient: Name = "PatientToVolume"
+    carm: Name = "CArmToVolume"
+    bone: Name = "BoneModel"
+    tools: Name = "Tools"
+    status: Name = "NodeStatus"
+
+
 class ToolSection(_Section, frozen=True):
     """A tracked tool."""
 
@@ -219,9 +231,6 @@ class SimulatorSection(_Section, frozen=True):
             raise ValueError("frame_rate_hz must be 1 to 30")
 
 
-_OWN_OUTPUTS = ("PatientToVolume", "CArmToVolume")
-
-
 class Config(_Section, frozen=True):
     """Everything a node is told."""
 
@@ -229,6 +238,7 @@ class Config(_Section, frozen=True):
     volume: VolumeSection = VolumeSection()
     sources: tuple[SourceSection, ...] = ()
     devices: DevicesSection = DevicesSection()
+    outputs: OutputsSection = OutputsSection()
     tools: tuple[ToolSection, ...] = ()
     calibration: CalibrationSection = CalibrationSection()
     registration: RegistrationSection = RegistrationSection()
@@ -240,8 +250,10 @@ class Config(_Section, frozen=True):
         names = [tool.name for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("two tools have the same name")
-        if taken := {"Patient", "CArm"} & set(names):
-            raise ValueError(f"a tool cannot be called {taken.pop()}: {', '.join(_OWN_OUTPUTS)} are other outputs")
+        fixed = list(msgspec.structs.astuple(self.outputs))
+        made = [f"{name}{part}" for name in names for part in ("ToVolume", "Axis", "Tip")]
+        if clash := [name for name in made if name in fixed] or [n for n in fixed if fixed.count(n) > 1]:
+            raise ValueError(f"two outputs would be called {clash[0]!r}: see [outputs] and the tools' names")
         heard = [self.devices.xray, self.devices.carm, self.devices.patient, *(tool.device for tool in self.tools)]
         if len(set(heard)) != len(heard):
             twice = next(name for name in heard if heard.count(name) > 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from navnode import geometry as g
-from navnode.config import Config
+from navnode.config import Config, OutputsSection
 from navnode.igtl import (
     Image,
     Message,
@@ -99,9 +99,14 @@ def validity_metadata(validity: Validity) -> dict[str, str]:
 
 
 class Consoles:
-    """The pipeline's outputs -> the devices of INTERFACES.md."""
+    """The pipeline's outputs -> the devices of docs/consoles.md.
 
-    def __init__(self) -> None:
+    Args:
+        names: what they are called on the wire.
+    """
+
+    def __init__(self, names: OutputsSection) -> None:
+        self._names = names
         self._tools: dict[str, ToolPose] = {}
 
     def __call__(self, output: Output) -> list[Message]:
@@ -111,15 +116,15 @@ class Consoles:
             case ToolPose():
                 return self._tool(output)
             case PatientPose():
-                return [_transform("PatientToVolume", output.volume_from_patient, output.validity)]
+                return [_transform(self._names.patient, output.volume_from_patient, output.validity)]
             case CArmPose():
-                return [_transform("CArmToVolume", output.volume_from_carm, output.validity)]
+                return [_transform(self._names.carm, output.volume_from_carm, output.validity)]
             case RegisteredFrame():
                 return [self._image(output)]
             case VolumeUpdate():
-                return _volume(output)
+                return self._volume(output)
             case NodeState():
-                return [_status(output)]
+                return [self._status(output)]
             case _:
                 return []
 
@@ -142,7 +147,7 @@ class Consoles:
             tips = (PointElement(f"{pose.tool}Tip", (x, y, z), "Tool", (255, 210, 0, 255), 2.0),)
         return [
             _transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity, pose.seen),
-            TrackingData(device="Tools", timestamp_ns=stamp, elements=tuple(seen)),
+            TrackingData(device=self._names.tools, timestamp_ns=stamp, elements=tuple(seen)),
             PolyData(
                 device=f"{pose.tool}Axis",
                 timestamp_ns=stamp,
@@ -164,11 +169,50 @@ class Consoles:
             carm.source_to_detector_mm,
         )
         return Image(
-            device="XRay",
+            device=self._names.xray,
             timestamp_ns=frame.frame.timestamp_ns,
             metadata=validity_metadata(frame.validity),
             voxels=frame.frame.counts[None],
             ras_from_index=carm_from_pixel,
+        )
+
+    def _volume(self, update: VolumeUpdate) -> list[Message]:
+        metadata = {**validity_metadata(update.validity), "Method": update.method, "Views": str(update.views)}
+        stamp = update.validity.source_time_ns
+        hu = np.clip(np.round(update.volume.voxels), -1024, 3071).astype(np.int16)
+        messages: list[Message] = []
+        if update.method != "CT":  # consoles have the CT; what they lack is what was made from X-rays
+            messages.append(
+                Image(
+                    device=self._names.volume,
+                    timestamp_ns=stamp,
+                    metadata=metadata,
+                    voxels=hu,
+                    ras_from_index=update.volume.volume_from_index,
+                )
+            )
+        if update.bone is not None and update.role == "navigation":
+            messages.append(
+                PolyData(
+                    device=self._names.bone,
+                    timestamp_ns=stamp,
+                    metadata=metadata,
+                    points_mm=update.bone.vertices_mm,
+                    polygons=cells(update.bone.triangles),
+                )
+            )
+        return messages
+
+    def _status(self, state: NodeState) -> StatusMessage:
+        ok = state.registration.status is not Status.INVALID
+        text = f"{state.registration.status.value} {state.registration.reason}".strip()
+        return StatusMessage(
+            device=self._names.status,
+            timestamp_ns=state.now_ns,
+            code=StatusMessage.OK if ok else StatusMessage.NOT_READY,
+            error_name=state.registration.status.value,
+            text=text,
+            metadata=validity_metadata(state.registration),
         )
 
 
@@ -190,44 +234,3 @@ def _transform(device: str, matrix: Matrix | None, validity: Validity, seen: boo
 def is_shown(message: Message) -> bool:
     """False for a transform that only a client reading its status may get."""
     return message.metadata.get("TransformStatus", "OK") == "OK"
-
-
-def _volume(update: VolumeUpdate) -> list[Message]:
-    metadata = {**validity_metadata(update.validity), "Method": update.method, "Views": str(update.views)}
-    stamp = update.validity.source_time_ns
-    hu = np.clip(np.round(update.volume.voxels), -1024, 3071).astype(np.int16)
-    messages: list[Message] = []
-    if update.method != "CT":  # consoles have the CT; what they lack is what was made from X-rays
-        messages.append(
-            Image(
-                device="Volume",
-                timestamp_ns=stamp,
-                metadata=metadata,
-                voxels=hu,
-                ras_from_index=update.volume.volume_from_index,
-            )
-        )
-    if update.bone is not None and update.role == "navigation":
-        messages.append(
-            PolyData(
-                device="BoneModel",
-                timestamp_ns=stamp,
-                metadata=metadata,
-                points_mm=update.bone.vertices_mm,
-                polygons=cells(update.bone.triangles),
-            )
-        )
-    return messages
-
-
-def _status(state: NodeState) -> StatusMessage:
-    ok = state.registration.status is not Status.INVALID
-    text = f"{state.registration.status.value} {state.registration.reason}".strip()
-    return StatusMessage(
-        device="NodeStatus",
-        timestamp_ns=state.now_ns,
-        code=StatusMessage.OK if ok else StatusMessage.NOT_READY,
-        error_name=state.registration.status.value,
-        text=text,
-        metadata=validity_metadata(state.registration),
-    )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from navnode.config import OutputsSection
 from navnode.devices import Consoles, Ingest, is_shown
 from navnode.igtl import Image, Point, PolyData, TrackingData, Transform, decode, encode, split_cells
 from navnode.simulation.scenario import carm_of_size
@@ -70,7 +71,7 @@ def test_frames_keep_their_counts():
 
 
 def test_a_tool_on_the_wire():
-    pose, tools, axis, tip = Consoles()(ToolPose("Drill", AT, VALID, 1))
+    pose, tools, axis, tip = Consoles(OutputsSection())(ToolPose("Drill", AT, VALID, 1))
     assert isinstance(pose, Transform) and pose.device == "DrillToVolume" and np.allclose(pose.matrix, AT)
     assert pose.metadata["TransformStatus"] == "OK" and pose.metadata["AgeMs"] == "2.5" and pose.timestamp_ns == 77
     assert isinstance(tools, TrackingData) and [e.name for e in tools.elements] == ["Drill"]
@@ -85,7 +86,7 @@ def test_a_tool_on_the_wire():
 
 
 def test_an_invalid_tool_leaves_every_device():
-    consoles = Consoles()
+    consoles = Consoles(OutputsSection())
     consoles(ToolPose("Drill", AT, VALID, 1))
     pose, tools, axis, tip = consoles(ToolPose("Drill", None, invalid("registration lost"), 0))
     assert pose.metadata["TransformStatus"] == "INVALID" and np.array_equal(pose.matrix, np.eye(4))
@@ -100,7 +101,7 @@ def test_an_xray_stands_at_its_detector():
     carm = carm_of_size(256)
     counts = np.zeros((256, 256), np.uint16)
     frame = RegisteredFrame(Frame(counts, 1, 1), carm, AT, VALID, 0.1, 0.9, None, 1)
-    (image,) = Consoles()(frame)
+    (image,) = Consoles(OutputsSection())(frame)
     middle = image.ras_from_index @ (*carm.principal_point_px, 0, 1)
     assert np.allclose(middle[:3], (0, 0, carm.source_to_detector_mm))
 
@@ -109,5 +110,11 @@ def test_an_xray_stands_at_its_detector():
     ("output", "device"), [(PatientPose(AT, VALID, ()), "PatientToVolume"), (CArmPose(AT, VALID), "CArmToVolume")]
 )
 def test_poses_out(output, device):
-    (message,) = Consoles()(output)
+    (message,) = Consoles(OutputsSection())(output)
     assert message.device == device and np.allclose(message.matrix, AT) and message.metadata["Validity"] == "VALID"
+
+
+def test_outputs_go_by_the_names_of_the_configuration():
+    consoles = Consoles(OutputsSection(patient="PatToVol", tools="AllTools"))
+    assert consoles(PatientPose(AT, VALID, ()))[0].device == "PatToVol"
+    assert consoles(ToolPose("Drill", AT, VALID, 1))[1].device == "AllTools"
