@@ -66,6 +66,9 @@ _REGISTRATION_NICE = 8
 
 _LATENCY_SAMPLES = 8192
 
+_CONSOLE_MESSAGES_PER_S = 10_000
+"""Ten trackers' worth: a console that sends more is read more slowly, so that the loop has time for the others."""
+
 
 class Node:
     """One node; :meth:`run` runs until cancelled.
@@ -89,6 +92,7 @@ class Node:
             tls=console.tls,
             insecure=console.insecure,
             max_rate_hz=console.max_rate_hz,
+            max_messages_per_s=_CONSOLE_MESSAGES_PER_S,
         )
         self._addresses = worker_address, output_address
         self._registrations = _RegistrationThread(config, volume, self._pipeline)

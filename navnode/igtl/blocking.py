@@ -26,6 +26,7 @@ from navnode.igtl.wire import encode
 from navnode.tls import Tls
 
 _SEND_TIMEOUT_S = 10.0
+_LOOK_EVERY_S = 0.2
 
 
 class BlockingClient:
@@ -79,14 +80,14 @@ class BlockingClient:
         """The next message; None when none came in time. No time: wait for ever."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._inbox:
-            left_s = None if deadline_s is None else deadline_s - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                return None
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
             try:
                 self._read(left_s)
             except (OSError, PeerError):
                 self.close()
                 self._back_off(left_s)
+            if not self._inbox and deadline_s is not None and time.monotonic() >= deadline_s:
+                return None
         return self._inbox.popleft()
 
     def wait_for(self, device: str, timeout_s: float | None = None) -> Message | None:
@@ -105,7 +106,7 @@ class BlockingClient:
             LocalError: the message cannot be sent.
             WireError: there is no connection, or it was lost.
         """
-        data = memoryview(encode(message))
+        data = memoryview(encode(message, max(message.version, self._version)))
         try:
             connection = self._connected()
             while data:
@@ -128,12 +129,16 @@ class BlockingClient:
         """
         number = next(self._numbers)
         self.send(Command(device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=text))
-        deadline_s, others = time.monotonic() + timeout_s, []
+        asked_on, others = self._socket, []
+        deadline_s = time.monotonic() + timeout_s
         try:
-            while (message := self.receive(max(0.0, deadline_s - time.monotonic()))) is not None:
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                message = self.receive(min(left_s, _LOOK_EVERY_S))
                 if isinstance(message, CommandReply) and message.command_id == number:
                     return message
-                others.append(message)
+                others += [message] if message is not None else []
+                if self._socket is not asked_on:
+                    raise WireError(f"the connection to {self.host}:{self.port} was lost before the answer came")
         finally:
             self._inbox.extendleft(reversed(others))
         raise WireError(f"{self.host}:{self.port} did not answer {name or 'the command'} within {timeout_s:g} s")
@@ -223,7 +228,12 @@ class BlockingServer:
         self._loop.call_soon_threadsafe(self._server.send, message)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything was handed to the system; False when that took too long."""
+        """Wait until everything was handed to the system; False when that took too long.
+
+        Raises:
+            RuntimeError: called from ``on_message`` or a command, which the server would wait for.
+        """
+        self._refuse_own_thread()
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not asyncio.run_coroutine_threadsafe(self._idle(), self._loop).result():
             if deadline_s is not None and time.monotonic() > deadline_s:
@@ -232,9 +242,14 @@ class BlockingServer:
         return True
 
     def close(self) -> None:
-        """Close all connections and the port."""
+        """Close all connections and the port.
+
+        Raises:
+            RuntimeError: called from ``on_message`` or a command, which the server would wait for.
+        """
         if self._loop.is_closed():
             return
+        self._refuse_own_thread()
         asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
         self._end()
 
@@ -245,6 +260,10 @@ class BlockingServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _refuse_own_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("not from within the server's own callbacks")
 
     async def _idle(self) -> bool:
         return all(peer.idle for peer in self._server.peers)

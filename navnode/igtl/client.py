@@ -10,7 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
+import numpy as np
+
 from navnode.clock import NS_PER_S, now_ns
+from navnode.errors import WireError
 from navnode.igtl.connection import CHECK_EVERY_S, Connection
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
 from navnode.tls import Tls
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0
 CONNECT_TIMEOUT_S = 3.0
-_QUEUED = 10_000
+_QUEUED, _QUEUED_BYTES = 10_000, 1 << 28
 
 
 class Client:
@@ -57,7 +60,9 @@ class Client:
         self._context = tls.client_context() if tls else None
         self._connection: Connection | None = None
         self._heard_ns = 0
-        self._inbox: deque[Message] = deque(maxlen=_QUEUED)
+        self._heard_something = False
+        self._inbox: deque[Message] = deque()
+        self._inbox_bytes = 0
         self._arrived, self._up = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._numbers = itertools.count(now_ns() // NS_PER_S % 1_000_000_000)
@@ -72,9 +77,9 @@ class Client:
         wait_s, last_reason = FIRST_WAIT_S, ""
         try:
             while True:
-                began_ns = now_ns()
+                self._heard_something = False
                 reason = await self._session()
-                if self._heard_ns > began_ns:
+                if self._heard_something:
                     wait_s = FIRST_WAIT_S
                 if reason != last_reason:
                     log.warning("source %s:%d: %s", self.host, self.port, reason)
@@ -134,11 +139,24 @@ class Client:
             await self._task
 
     async def receive(self) -> Message:
-        """The next message; the oldest are dropped when 10 000 wait."""
+        """The next message; of those that wait the oldest are dropped, so that 10 000 or 256 MB remain.
+
+        Raises what ended :meth:`run`, if something did.
+        """
         while not self._inbox:
             self._arrived.clear()
-            await self._arrived.wait()
-        return self._inbox.popleft()
+            waiting = asyncio.ensure_future(self._arrived.wait())
+            running = [self._task] if self._task is not None else []
+            try:
+                await asyncio.wait((waiting, *running), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+            if self._task is not None and self._task.done() and not self._inbox:
+                self._task.result()
+                raise WireError(f"the client of {self.host}:{self.port} has ended")
+        message = self._inbox.popleft()
+        self._inbox_bytes -= _weight(message)
+        return message
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         while True:
@@ -146,6 +164,9 @@ class Client:
 
     def _keep(self, message: Message, _: int) -> None:
         self._inbox.append(message)
+        self._inbox_bytes += _weight(message)
+        while len(self._inbox) > _QUEUED or (self._inbox_bytes > _QUEUED_BYTES and len(self._inbox) > 1):
+            self._inbox_bytes -= _weight(self._inbox.popleft())
         self._arrived.set()
 
     # --- one connection ---------------------------------------------------------------------------
@@ -158,10 +179,10 @@ class Client:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._context)
-        except (OSError, TimeoutError) as error:  # TLS errors are OSErrors
+        except (OSError, TimeoutError, UnicodeError) as error:  # TLS errors are OSErrors; names may be none
             return f"cannot connect ({getattr(error, 'strerror', None) or 'timed out'})"
         self._connection, self._heard_ns = connection, now_ns()
-        connection.version = self._version
+        connection.version = self._version  # what is sent goes out in it, metadata and all
         # A greeting, as Slicer sends it, so that the server answers in this version, with metadata.
         connection.send(StatusMessage(device="navnode", timestamp_ns=now_ns(), version=self._version))
         self._up.set()
@@ -180,12 +201,18 @@ class Client:
             self._connection = None
 
     def _heard(self, message: Message, received_ns: int) -> None:
-        self._heard_ns = received_ns
+        self._heard_ns, self._heard_something = received_ns, True
         if isinstance(message, CommandReply) and (future := self._replies.get(message.command_id)) is not None:
             if not future.done():
                 future.set_result(message)
             return
         self._on_message(message, received_ns)
+
+
+def _weight(message: Message) -> int:
+    """About how many bytes a message holds."""
+    arrays = [value for name in message.__struct_fields__ if isinstance(value := getattr(message, name), np.ndarray)]
+    return 500 + sum(array.nbytes for array in arrays)
 
 
 def _command(number: int, name: str, text: str, device: str) -> Command:

@@ -12,7 +12,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
 from navnode.clock import NS_PER_S, now_ns
-from navnode.errors import PeerError
+from navnode.errors import LocalError, PeerError
 from navnode.igtl.framing import Framer
 from navnode.igtl.messages import Message, StatusMessage
 from navnode.igtl.wire import encode
@@ -35,7 +35,10 @@ CHECK_EVERY_S = 0.2
 _UNANSWERED_MS = 1_000
 """With the two above, a peer that vanished without a word is noticed within 2 s."""
 
-MAX_MESSAGES_PER_S = 200_000
+_UNFINISHED_NS = 5_000_000_000
+"""Silence within a message after which the rest is not waited for."""
+
+MAX_MESSAGES_PER_S = 100_000
 """More than any device sends; whoever sends more is read more slowly."""
 
 LEFT, GONE = "it closed the connection", "it went away"
@@ -74,15 +77,16 @@ class Connection(asyncio.BufferedProtocol):
         self._rate = _Rate(max_messages_per_s)
         self._framer = Framer()
         self._transport: asyncio.Transport | None = None
-        self._latest: dict[Key, Message] = {}
+        self._latest: dict[Key, tuple[Message, MutableMapping[int, bytes]]] = {}
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
-        self._last_sent_ns = now_ns()
+        self._last_sent_ns = self._heard_ns = now_ns()
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._why = ""
-        self._drained: asyncio.Future[None] | None = None
+        self._can_send = asyncio.Event()
+        self._can_send.set()
 
     # --- the transport's side --------------------------------------------------------------------
 
@@ -98,11 +102,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         received_ns = now_ns()
+        self._heard_ns = received_ns
         try:
             messages = self._framer.received(nbytes)
             for message in messages:
-                self.version = max(self.version, message.version)
+                if message.version > self.version:
+                    self.version = message.version
+                    self.version_risen()
                 self._on_message(message, received_ns)
+                if not self.connected:  # what follows is nobody's any more
+                    return
+            if self._framer.failed is not None:
+                raise self._framer.failed
         except PeerError as error:
             self.close(str(error))
             return
@@ -115,12 +126,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
             asyncio.get_running_loop().call_later(pause_s, self._read_on)
 
+    def version_risen(self) -> None:
+        """The peer has spoken a higher header version than before."""
+
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
-        self._why = self._why or LEFT
+        self.close(LEFT)  # who has closed its half reads no answers either
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -129,17 +143,18 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._latest.clear()
         self._lossless.clear()
-        self._wake()
+        self._can_send.set()
         self._on_lost(self._why or (GONE if exc is None or isinstance(exc, ConnectionError) else str(exc)))
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._can_send.clear()
 
     def resume_writing(self) -> None:
         self._paused = False
         self._flush()
-        if not self._paused:
-            self._wake()
+        if not self._paused and not self._lossless:
+            self._can_send.set()
 
     # --- our side --------------------------------------------------------------------------------
 
@@ -151,7 +166,8 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def idle(self) -> bool:
         """Whether everything was handed to the system."""
-        return not self._lossless and not self._latest and not self._paused
+        waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return not self._lossless and not self._latest and not waiting
 
     def close(self, why: str = "closed here") -> None:
         """End the connection at once; what waits is not sent."""
@@ -160,15 +176,19 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def send(self, message: Message) -> None:
-        """Queue a message that is not dropped. A peer that does not read what it asked for is closed.
+        """Queue a message that is not dropped, in its own header version or the higher one that the peer speaks.
+
+        A peer that does not read what it asked for is closed.
 
         Raises:
             LocalError: the message cannot be sent.
         """
-        self.send_bytes(encode(message))
+        self.send_bytes(encode(message, max(message.version, self.version)))
 
     def reply(self, message: Message, encoded: MutableMapping[int, bytes] | None = None) -> None:
         """:meth:`send` in the header version that the peer speaks; ``encoded``: see :meth:`offer`."""
+        if not self.connected:
+            return
         encoded = {} if encoded is None else encoded
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
@@ -181,6 +201,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._paused and not self._lossless:
             self._write(data)
             return
+        self._can_send.clear()
         self._lossless.append(data)
         self._lossless_bytes += len(data)
         if self._lossless_bytes > _MAX_LOSSLESS_BYTES:
@@ -200,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
         key = (message.type, message.device)
         if self._paused or self._lossless or self._latest or self._wait_ns(key) > 0:
             self.dropped += key in self._latest
-            self._latest[key] = message
+            self._latest[key] = message, encoded
             self._flush()
             return
         self._write_latest(key, message, encoded)
@@ -211,14 +232,15 @@ class Connection(asyncio.BufferedProtocol):
 
     async def drain(self) -> None:
         """Until the peer has taken enough that more can be sent."""
-        while self.connected and (self._paused or self._lossless):
-            if self._drained is None:
-                self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
+        while self.connected and not self._can_send.is_set():
+            await self._can_send.wait()
 
     def check(self) -> None:
         """To be called every :data:`CHECK_EVERY_S`: says that we are alive, notices a peer that is not."""
         if not self.connected:
+            return
+        if self._framer.unfinished and now_ns() - self._heard_ns > _UNFINISHED_NS:
+            self.close("it sent a part of a message, and then nothing")
             return
         if now_ns() - self._last_sent_ns > _KEEP_ALIVE_NS and not self._paused:
             self.reply(StatusMessage(device="KeepAlive", timestamp_ns=now_ns()))
@@ -239,7 +261,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._come_back(min(map(self._wait_ns, self._latest)))
                 return
             key = min(ready, key=lambda k: k[0] == "IMAGE")  # poses and states before pictures
-            self._write_latest(key, self._latest.pop(key), {})
+            message, encoded = self._latest.pop(key)
+            try:
+                self._write_latest(key, message, encoded)
+            except LocalError as error:  # it must not hold up the others
+                log.error("not sent: %s", error)
 
     def _wait_ns(self, key: Key) -> int:
         """How long this device may not be sent yet."""
@@ -247,8 +273,13 @@ class Connection(asyncio.BufferedProtocol):
         return self._sent_ns.get(key, 0) + interval_ns - now_ns() if interval_ns else 0
 
     def _come_back(self, wait_ns: int) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(wait_ns / NS_PER_S, self._on_timer)
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + wait_ns / NS_PER_S
+        if self._timer is not None and self._timer.when() <= due_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(due_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -265,11 +296,6 @@ class Connection(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._last_sent_ns = now_ns()
         self._transport.write(data)
-
-    def _wake(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
 
 
 class _Rate:

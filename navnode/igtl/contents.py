@@ -27,6 +27,28 @@ UTF8, ASCII = 106, 3
 """Character sets by their IANA numbers."""
 
 
+MAX_BODY_BYTES = 1 << 29
+"""No body larger than this is received or sent: a CT of 512 x 512 x 800 voxels fits."""
+
+_MAX_BODY_BYTES: Mapping[str, int] = (
+    dict.fromkeys(("IMAGE", "NDARRAY", "BIND", "VIDEO"), MAX_BODY_BYTES)
+    | dict.fromkeys(("POLYDATA",), 1 << 26)
+    | dict.fromkeys(("POINT", "TRAJ", "COMMAND", "RTS_COMMAND", "IMGMETA", "LBMETA", "VIDEOMETA"), 1 << 22)
+    | dict.fromkeys(
+        ("STATUS", "STRING", "CLIENTINFO", "CAPABILITY", "QTDATA", "TDATA", "COLORT", "COLORTABLE"), 1 << 18
+    )
+    | dict.fromkeys(("TRANSFORM", "POSITION", "SENSOR"), 1 << 16)  # and their metadata
+)
+_MAX_QUERY_BYTES, _MAX_UNKNOWN_BYTES = 1 << 16, 1 << 26
+_MAX_CHILDREN, _MAX_ATTRIBUTES = 1_024, 256
+
+
+def max_body_bytes(kind: str) -> int:
+    """The largest body of a type that is taken: what is made of values one by one may be less than bulk data."""
+    query = kind[:4] in _PREFIXES
+    return _MAX_BODY_BYTES.get(kind, _MAX_QUERY_BYTES if query else _MAX_UNKNOWN_BYTES)
+
+
 class Codec(NamedTuple):
     """How one type crosses the wire."""
 
@@ -55,12 +77,14 @@ def decode_content(kind: str, content: memoryview, fields: Fields) -> m.Message:
     Raises:
         PeerError: with the offset in the content.
     """
-    codec = CODECS.get(kind)
-    if codec is not None:
-        return codec.decode(content, fields)
-    prefix, short = kind[:4], kind[4:]
-    if short and prefix in _PREFIXES:
-        return _PREFIXES[prefix](short, content, fields)
+    try:
+        if (codec := CODECS.get(kind)) is not None:
+            return codec.decode(content, fields)
+        prefix, short = kind[:4], kind[4:]
+        if short and prefix in _PREFIXES:
+            return _PREFIXES[prefix](short, content, fields)
+    except (ValueError, OverflowError, struct.error) as error:
+        raise PeerError(f"values that cannot be ({error})", 0) from error
     return m.Raw(type_name=kind, body=bytes(content), **fields)
 
 
@@ -427,6 +451,8 @@ def _decode_polydata(content: memoryview, fields: Fields) -> m.Message:
     if len(content) < _POLYDATA.size:
         raise PeerError(f"a surface of {len(content)} bytes", len(content))
     points_count, *sizes, attributes_count = _POLYDATA.unpack_from(content)
+    if attributes_count > _MAX_ATTRIBUTES:
+        raise PeerError(f"{attributes_count} attributes; at most {_MAX_ATTRIBUTES} are read", 36)
     if _POLYDATA.size + 12 * points_count + sum(sizes[1::2]) + _ATTRIBUTE.size * attributes_count > len(content):
         raise PeerError("points, cells and attributes reach beyond the content", 0)
     points = _numbers(content, ">f4", 3 * points_count, _POLYDATA.size).reshape(-1, 3)
@@ -534,6 +560,8 @@ def _decode_bind(content: memoryview, fields: Fields) -> m.Message:
     if len(content) < 2:
         raise PeerError(f"a BIND of {len(content)} bytes", len(content))
     (count,) = struct.unpack_from(">H", content)
+    if count > _MAX_CHILDREN:
+        raise PeerError(f"{count} messages in one; at most {_MAX_CHILDREN} are read", 0)
     at = 2 + count * _CHILD.size
     if at + 2 > len(content):
         raise PeerError(f"{count} messages reach beyond the content", 0)
@@ -546,7 +574,7 @@ def _decode_bind(content: memoryview, fields: Fields) -> m.Message:
     children = []
     for (raw_kind, size), name in zip(heads, names, strict=False):
         kind = text_of(raw_kind)
-        if size > len(content) - at or kind == m.Bind.TYPE:
+        if size > min(len(content) - at, max_body_bytes(kind)) or kind == m.Bind.TYPE:
             raise PeerError(f"a {kind} of {size} bytes within a BIND", min(at, len(content)))
         child_fields = {**fields, "device": text_of(name), "metadata": {}}
         try:

@@ -8,7 +8,10 @@ from navnode.errors import PeerError
 from navnode.igtl.messages import Message
 from navnode.igtl.wire import HEADER_SIZE, Header, decode_body, decode_header
 
-_INBOX_BYTES = 1 << 18
+_INBOX_BYTES = 1 << 17
+_READ_BYTES = 1 << 14
+"""Taken in one go: some 150 poses, two milliseconds' work; who sends more must let others have their turn."""
+
 _OWN_BODY_BYTES = 1 << 15
 """Larger bodies are received where they stay, so that voxels are not copied."""
 
@@ -28,6 +31,8 @@ class Framer:
         self._header: Header | None = None
         self._body: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None  # a large one, partly filled
         self._filled = 0
+        self.failed: PeerError | None = None
+        """Why nothing can be received any more."""
         self.received_bytes = 0
         """Taken from the stream so far, whole messages only."""
 
@@ -35,17 +40,26 @@ class Framer:
         """The messages that these bytes complete.
 
         Raises:
-            PeerError: the stream is not OpenIGTLink any more; close it.
+            PeerError: the stream is not OpenIGTLink any more; close it. Whole messages before that are returned first.
         """
         messages: list[Message] = []
         view = memoryview(data)
-        while view:
+        while view and self.failed is None:
             room = self.buffer()
             size = min(len(room), len(view))
             room[:size] = view[:size]
             view = view[size:]
-            messages += self.received(size)
+            try:
+                messages += self.received(size)
+            except PeerError:
+                if not messages:
+                    raise
         return messages
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._header is not None or self._begin != self._end
 
     def buffer(self) -> memoryview:
         """Where the next bytes of the stream shall be written; never empty."""
@@ -62,27 +76,38 @@ class Framer:
             rest = self._end - self._begin  # less than a header and a small body
             self._inbox[:rest] = self._inbox[self._begin : self._end]
             self._begin, self._end = 0, rest
-        return self._inbox[self._end :]
+        return self._inbox[self._end : self._end + _READ_BYTES]
 
     def received(self, size: int) -> list[Message]:
         """The messages complete now that ``size`` bytes were written to :meth:`buffer`.
 
         Raises:
-            PeerError: the stream is not OpenIGTLink any more; close it.
+            PeerError: the stream is not OpenIGTLink any more; close it. If whole messages came before that they are
+                returned, and :attr:`failed` is what will be raised from now on.
         """
         messages: list[Message] = []
+        try:
+            self._receive(size, messages)
+        except PeerError as error:
+            self.failed = error
+            if not messages:
+                raise
+        return messages
+
+    def _receive(self, size: int, messages: list[Message]) -> None:
+        if self.failed is not None:
+            raise self.failed
         if self._body is not None:
             self._filled += size
             assert self._header is not None
             if self._filled < self._header.body_size:
-                return messages
+                return
             body, self._body = self._body.data, None
             self._take(messages, self._header, body)
         else:
             self._end += size
         while self._next(messages):
             pass
-        return messages
 
     def _next(self, messages: list[Message]) -> bool:
         """Take one message from the inbox; False when there is none whole."""

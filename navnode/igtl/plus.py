@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _ASKS, _ANSWERS = "CMD_", "ACK_"
 _REMEMBERED = 10
+LONGEST_INTERVAL_MS = 60_000
 _MAX_XML_BYTES = 1 << 16
 _MAX_XML_ELEMENTS = 1_000
 
@@ -71,6 +72,8 @@ def wanted_of(text: str) -> Wanted:
         interval_ms = int(root.get("TDATAResolution", root.get("Resolution", "0")))
     except ValueError as error:
         raise CommandError("TDATAResolution is no number of milliseconds") from error
+    if not 0 <= interval_ms <= LONGEST_INTERVAL_MS:
+        raise CommandError(f"TDATAResolution must be 0 to {LONGEST_INTERVAL_MS} ms")
     return Wanted(types, {k: v for k, v in names.items() if v}, interval_ms if requested else None)
 
 
@@ -134,7 +137,7 @@ class Commands:
             if handler is None:
                 known = ", ".join(sorted(self._handlers)) or "none"
                 raise CommandError(f"there is no command {name!r}; there are: {known}")
-            return True, handler(parameters)
+            return True, str(handler(parameters) or "")
         except CommandError as error:
             return False, str(error)
         except Exception as error:  # our own fault, but this command's alone

@@ -53,6 +53,7 @@ IGTL_BODY_RECEIVE_TIMEOUT_SEC = 5.0
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _YELLOW = (255, 255, 0, 255)
 _START_TIMEOUT_S = 10.0
+_SLOW_CLIENT_S = 0.25
 _POSITION = struct.Struct(">64s32s4B3f4ff20s")
 """How pyigtl writes a POSITION that has names, colours or several poses; the standard has no room for them."""
 
@@ -135,8 +136,11 @@ class MessageBase:
         timestamp_ns, stamp = round(self.timestamp * 1e9), 0
         if self._received is not None and self._received[0] == self.timestamp:
             timestamp_ns, stamp = self._received[1].timestamp_ns, self._received[1].stamp
+        device = self.device_name
+        if self.header_version < 2:  # as pyigtl does
+            device = device.encode()[:20].decode(errors="ignore")
         return {
-            "device": self.device_name,
+            "device": device,
             "timestamp_ns": timestamp_ns,
             "stamp": stamp,
             "version": 2 if self.header_version > 1 else 1,
@@ -479,7 +483,7 @@ class OpenIGTLinkBase:
             return False
         with self._changed:
             self.outgoing_messages.append(message)
-            loop = self._loop
+            loop = self._loop if self._started else None
         if loop is not None:
             loop.call_soon_threadsafe(self._more.set)
         if wait:
@@ -601,7 +605,9 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
             self._more.set()  # somebody is there
             self._heard(message)
 
-        self._server = Server(self.host, self.port, heard, on_joined=lambda peer: self._more.set(), insecure=True)
+        self._server = Server(
+            self.host, self.port, heard, on_joined=lambda peer: self._more.set(), commands=None, insecure=True
+        )
         try:
             await self._server.start()
         except Exception as error:
@@ -617,7 +623,11 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
     async def _send(self, message: m.Message) -> None:
         assert self._server is not None
         self._server.send(message)
-        await asyncio.gather(*(peer.drain() for peer in list(self._server.peers)))
+        drains = [asyncio.ensure_future(peer.drain()) for peer in list(self._server.peers)]
+        if drains:  # a client that never reads must not keep the others waiting
+            _, slow = await asyncio.wait(drains, timeout=_SLOW_CLIENT_S)
+            for drain in slow:
+                drain.cancel()
 
 
 class OpenIGTLinkClient(OpenIGTLinkBase):

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
@@ -28,7 +28,7 @@ from navnode.igtl.messages import (
     Stop,
     String,
 )
-from navnode.igtl.plus import CommandError, Commands, Handler, Wanted, wanted_of
+from navnode.igtl.plus import LONGEST_INTERVAL_MS, CommandError, Commands, Handler, Wanted, wanted_of
 from navnode.tls import Tls, is_loopback
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Peer(Connection):
         self.wants = Wanted()
         self.stopped: set[str] = set()
         """Streams that the client ended with STP_."""
+        self.told_off = False
         self.commands = Commands(server.commands)
         self.ended = asyncio.Event()
         self._server = server
@@ -66,9 +67,32 @@ class Peer(Connection):
     def _heard(self, message: Message, received_ns: int) -> None:
         self._server.heard(self, message, received_ns)
 
+    def version_risen(self) -> None:
+        self._server.version_risen(self)
+
     def _lost(self, why: str) -> None:
-        self._server.lost(self, why)
-        self.ended.set()
+        try:
+            self._server.lost(self, why)
+        finally:
+            self.ended.set()
+
+
+class _Device:
+    """The newest message of a device, and its bytes by header version once somebody needed them."""
+
+    def __init__(self, message: Message, min_version: int) -> None:
+        self.message, self.min_version = message, min_version
+        self.encoded: dict[int, bytes] = {}
+
+    @property
+    def says_more_in_version_2(self) -> bool:
+        return bool(self.min_version == 2 or self.message.metadata or len(self.message.device.encode()) > 20)
+
+    def is_for(self, peer: Peer) -> bool:
+        """Whether a client may and wants to get it."""
+        message = self.message
+        wanted = message.type not in peer.stopped and peer.wants(message.type, message.device)
+        return wanted and peer.version >= self.min_version
 
 
 class Server:
@@ -82,7 +106,7 @@ class Server:
         on_left: called when a client's connection has ended, with why.
         on_joined: called when a client has connected.
         name: how it calls itself in answers.
-        commands: what clients may have done, by name.
+        commands: what clients may have done, by name; None: commands go to ``on_message`` like everything else.
         tls: encrypt, and let in only clients with a certificate.
         insecure: listen on an address that others can reach, without TLS.
         max_rate_hz: no device is sent to one client more often; 0: no limit.
@@ -101,7 +125,7 @@ class Server:
         on_joined: Callable[[Peer], None] | None = None,
         name: str = "navnode",
         *,
-        commands: Mapping[str, Handler] | None = None,
+        commands: Mapping[str, Handler] | None = MappingProxyType({}),
         tls: Tls | None = None,
         insecure: bool = False,
         max_rate_hz: float = 0.0,
@@ -114,13 +138,15 @@ class Server:
         self.host, self.port, self.name = host, port, name
         self.peers: set[Peer] = set()
         self.commands: dict[str, Handler] = {"ListDevices": self._list_devices, **(commands or {})}
+        self._answers_commands = commands is not None
         self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
         self._limits = max_rate_hz, max_messages_per_s
-        self._devices: dict[Key, tuple[Message, int]] = {}
+        self._devices: dict[Key, _Device] = {}
         self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None
         self._checks: asyncio.Task[None] | None = None
+        self._stopped = False
 
     async def start(self) -> None:
         """Listen.
@@ -128,6 +154,7 @@ class Server:
         Raises:
             ConfigError: the address cannot be listened on; says which.
         """
+        self._stopped = False
         loop = asyncio.get_running_loop()
         handshake = _HANDSHAKE_S if self._context else None
         try:
@@ -151,6 +178,7 @@ class Server:
             self._checks.cancel()
         if self._server is not None:
             self._server.close()
+        self._stopped = True
         for peer in list(self.peers):
             peer.close(_STOPS)
         await asyncio.gather(*(peer.ended.wait() for peer in list(self.peers)))
@@ -172,38 +200,43 @@ class Server:
         The message is remembered for clients that ask for it or connect later.
         """
         key = (message.type, message.device)
-        self._devices[key] = (message, min_version)
-        encoded: dict[int, bytes] = {}
+        device = self._devices[key] = _Device(message, min_version)
         for peer in list(self.peers):
-            if peer.version < min_version:
+            if device.is_for(peer):
+                self._offer(peer, key, device)
+            else:
                 peer.withdraw(key)
-            elif key[0] not in peer.stopped and peer.wants(*key):
-                self._offer(peer, key, message, encoded)
 
     def send(self, message: Message) -> None:
         """Send to every client, waiting in line: nothing is dropped, and nothing remembered."""
         encoded: dict[int, bytes] = {}
         for peer in list(self.peers):
-            try:
-                peer.reply(message, encoded)
-            except LocalError as error:
-                self._not_sent((message.type, message.device), error)
+            self._reply(peer, message, encoded)
 
     # --- what connections tell -------------------------------------------------------------------
 
     def welcome(self, peer: Peer) -> None:
         """A client has connected."""
+        if self._stopped:
+            peer.close(_STOPS)
+            return
         if len(self.peers) >= MAX_CLIENTS:
             log.warning("more than %d consoles; one more is turned away", MAX_CLIENTS)
             peer.close("too many clients")
             return
         self.peers.add(peer)
         log.info("console %s connected", peer.address)
-        for key, (message, min_version) in list(self._devices.items()):
-            if key[0] in _KEPT and peer.version >= min_version:
-                self._offer(peer, key, message, {})
+        for key, device in list(self._devices.items()):
+            if key[0] in _KEPT and device.is_for(peer):
+                self._offer(peer, key, device)
         if self._on_joined:
             self._on_joined(peer)
+
+    def version_risen(self, peer: Peer) -> None:
+        """A client has spoken version 2: it gets what could not be said in version 1."""
+        for key, device in list(self._devices.items()):
+            if key[0] in _KEPT and device.is_for(peer) and device.says_more_in_version_2:
+                self._offer(peer, key, device)
 
     def lost(self, peer: Peer, why: str) -> None:
         """A connection has ended."""
@@ -227,15 +260,15 @@ class Server:
             return False
         stamp = now_ns()
         if peer.commands.is_command(message):
-            if answer := peer.commands.answer(message, stamp):
-                peer.reply(answer)
-            return True
+            if self._answers_commands and (answer := peer.commands.answer(message, stamp)):
+                self._reply(peer, answer, {})
+            return self._answers_commands
         match message:
             case Get():
-                for found in self._asked_for(peer, message, stamp):
-                    peer.reply(found)
+                for found, encoded in self._asked_for(peer, message, stamp):
+                    self._reply(peer, found, encoded)
             case Start() | Stop():
-                peer.reply(self._set_stream(peer, message, stamp))
+                self._reply(peer, self._set_stream(peer, message, stamp), {})
             case ClientInfo():
                 self._set_wanted(peer, message)
             case StatusMessage():
@@ -244,38 +277,39 @@ class Server:
                 return False
         return True
 
-    def _asked_for(self, peer: Peer, query: Get, stamp: int) -> list[Message]:
-        device = query.device or self.name
+    def _asked_for(self, peer: Peer, query: Get, stamp: int) -> list[tuple[Message, dict[int, bytes]]]:
+        """The messages that answer a question, with what is encoded of them already."""
+        name = query.device or self.name
         match query.kind:
             case "STATUS":
-                return [StatusMessage(device=device, timestamp_ns=stamp)]
+                return [(StatusMessage(device=name, timestamp_ns=stamp), {})]
             case "CAPABILITY":
-                return [Capability(device=device, timestamp_ns=stamp, types=tuple(CODECS))]
+                return [(Capability(device=name, timestamp_ns=stamp, types=tuple(CODECS)), {})]
             case "IMGMETA":
-                return [ImageMeta(device=device, timestamp_ns=stamp, images=self._images())]
+                return [(ImageMeta(device=name, timestamp_ns=stamp, images=self._images()), {})]
             case "LBMETA":
-                return [LabelMeta(device=device, timestamp_ns=stamp, labels=())]
+                return [(LabelMeta(device=name, timestamp_ns=stamp, labels=()), {})]
         found = [
-            message
-            for (kind, name), (message, min_version) in self._devices.items()
-            if kind == query.kind and query.device in ("", name) and peer.version >= min_version
+            (device.message, device.encoded)
+            for (kind, known), device in self._devices.items()
+            if kind == query.kind and query.device in ("", known) and peer.version >= device.min_version
         ]
         if not found:
             text = f"there is no {query.kind} {query.device}".rstrip()
-            return [StatusMessage(device=device, timestamp_ns=stamp, code=_STATUS_NOT_FOUND, text=text)]
+            return [(StatusMessage(device=name, timestamp_ns=stamp, code=_STATUS_NOT_FOUND, text=text), {})]
         return found
 
     def _images(self) -> tuple[ImageMetaElement, ...]:
         return tuple(
             ImageMetaElement(
-                name=name[:64],
+                name=name,
                 device=name,
-                modality=message.metadata.get("Modality", ""),
-                timestamp_ns=message.timestamp_ns,
-                size=message.size or (message.voxels.shape[2], message.voxels.shape[1], message.voxels.shape[0]),
+                modality=image.metadata.get("Modality", "")[:8],
+                timestamp_ns=image.timestamp_ns,
+                size=image.size or (image.voxels.shape[2], image.voxels.shape[1], image.voxels.shape[0]),
             )
-            for (_, name), (message, _) in self._devices.items()
-            if isinstance(message, Image) and len(name.encode()) <= 20
+            for (_, name), device in self._devices.items()
+            if isinstance(image := device.message, Image) and len(name.encode()) <= 20
         )
 
     def _set_stream(self, peer: Peer, message: Start | Stop, stamp: int) -> Ready:
@@ -288,14 +322,16 @@ class Server:
         else:
             peer.stopped.discard(kind)
             if message.resolution_ms:
-                peer.intervals_ns[kind] = max(0, message.resolution_ms) * 1_000_000
+                peer.intervals_ns[kind] = min(max(0, message.resolution_ms), LONGEST_INTERVAL_MS) * 1_000_000
         return Ready(device=message.device, timestamp_ns=stamp, kind=kind)
 
     def _set_wanted(self, peer: Peer, message: ClientInfo) -> None:
         try:
             peer.wants = wanted_of(message.text)
         except CommandError as error:
-            log.warning("console %s: CLIENTINFO: %s", peer.address, error)
+            if not peer.told_off:  # once, however often it tries
+                log.warning("console %s: CLIENTINFO: %s", peer.address, error)
+            peer.told_off = True
             return
         if peer.wants.tracking_interval_ms:
             for kind in _STREAMS:
@@ -306,11 +342,20 @@ class Server:
 
     # --- housekeeping ----------------------------------------------------------------------------
 
-    def _offer(self, peer: Peer, key: Key, message: Message, encoded: dict[int, bytes]) -> None:
+    def _offer(self, peer: Peer, key: Key, device: _Device) -> None:
         try:
-            peer.offer(message, encoded)
+            peer.offer(device.message, device.encoded)
         except LocalError as error:
             self._not_sent(key, error)
+        except Exception as error:  # our own fault; it costs this client alone
+            log.exception("console %s", peer.address)
+            peer.close(f"an error of our own ({type(error).__name__})")
+
+    def _reply(self, peer: Peer, message: Message, encoded: dict[int, bytes]) -> None:
+        try:
+            peer.reply(message, encoded)
+        except LocalError as error:
+            self._not_sent((message.type, message.device), error)
 
     def _not_sent(self, key: Key, error: LocalError) -> None:
         if key not in self._unsent:  # said once, not a hundred times a second

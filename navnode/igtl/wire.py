@@ -18,10 +18,12 @@ from navnode.errors import LocalError, PeerError
 from navnode.igtl.contents import (
     ASCII,
     LAST_TIME_NS,
+    MAX_BODY_BYTES,
     UTF8,
     Buffer,
     decode_content,
     encode_content,
+    max_body_bytes,
     text_of,
     time_ns,
     wire_time,
@@ -35,24 +37,6 @@ _META_ENTRY = struct.Struct(">HHI")
 _TYPE_SIZE, _NAME_SIZE = 12, 20
 _DEVICE_NAME_KEY = "IGTL_DEVICE_NAME"
 _MAX_METADATA_ENTRIES = 4096
-
-MAX_BODY_BYTES = 1 << 29
-"""No body larger than this is received or sent: a CT of 512 x 512 x 800 voxels fits."""
-
-_LARGE = ("IMAGE", "NDARRAY", "BIND", "VIDEO")
-_MEDIUM = ("POLYDATA", "POINT", "TRAJ", "COMMAND", "RTS_COMMAND", "IMGMETA", "LBMETA", "VIDEOMETA", "COLORT",
-           "COLORTABLE")  # fmt: skip
-_SMALL = ("QTDATA", "TDATA", "STATUS", "STRING", "CAPABILITY", "CLIENTINFO")
-_TINY = ("TRANSFORM", "POSITION", "SENSOR")  # and their metadata
-_QUERIES = ("GET_", "STT_", "STP_", "RTS_")
-MAX_BODY_BYTES_OF: Mapping[str, int] = (
-    dict.fromkeys(_LARGE, MAX_BODY_BYTES)
-    | dict.fromkeys(_MEDIUM, 1 << 26)
-    | dict.fromkeys(_SMALL, 1 << 20)
-    | dict.fromkeys(_TINY, 1 << 16)
-)
-_MAX_BODY_OF_QUERY = 1 << 16
-_MAX_BODY_OF_UNKNOWN = 1 << 26
 
 _BRIEF = 1 << 14
 """Up to this many bytes a checksum takes less time than giving up the GIL and getting it back."""
@@ -97,6 +81,15 @@ def encode(message: Message, version: int | None = None) -> bytes:
     version = version or message.version
     if version not in (1, 2):
         raise LocalError(f"header version {version} does not exist")
+    try:
+        return _encode(message, version)
+    except LocalError:
+        raise
+    except (AttributeError, TypeError, ValueError, OverflowError, struct.error) as error:
+        raise LocalError(f"{message.type} {message.device!r}: a value does not fit the wire ({error})") from error
+
+
+def _encode(message: Message, version: int) -> bytes:
     kind = message.type.encode()
     if not 0 < len(kind) <= _TYPE_SIZE:
         raise LocalError(f"message type {message.type!r} must have 1 to {_TYPE_SIZE} bytes")
@@ -152,8 +145,7 @@ def decode_header(data: Buffer | bytearray) -> Header:
     kind = text_of(raw_kind)
     if not kind or not kind.isascii() or not kind.isprintable():
         raise PeerError(f"message type {kind!r}", 2)
-    limit = _MAX_BODY_OF_QUERY if kind.startswith(_QUERIES) else _MAX_BODY_OF_UNKNOWN
-    limit = MAX_BODY_BYTES_OF.get(kind, limit)
+    limit = max_body_bytes(kind)
     if size > limit:
         raise PeerError(f"{kind}: a body of {size} bytes is over the limit of {limit}", 42)
     return Header(version, kind, text_of(device), stamp, size, crc)

@@ -253,3 +253,46 @@ def body_of(kind: str, body: bytes, version: int = 1) -> bytes:
 def test_contradictions_are_named(wire, reason):
     with pytest.raises(PeerError, match=reason):
         decode(wire)
+
+
+def test_what_is_whole_is_given_before_what_is_wrong():
+    framer = Framer()
+    good, bad = encode(String(device="x", text="hello")), b"GET / HTTP/1.1" * 10
+    assert [m.text for m in framer.feed(good * 3 + bad)] == ["hello"] * 3
+    assert framer.failed is not None
+    with pytest.raises(PeerError, match="header version"):
+        framer.received(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "reason"),
+    [
+        ("POLYDATA", struct.pack(">10I", *[0] * 9, 300) + bytes(300 * 7), "at most 256"),
+        ("BIND", struct.pack(">H", 2_000) + bytes(2_000 * 20 + 2), "at most 1024"),
+        (
+            "BIND",
+            struct.pack(">H12sQHxx", 1, b"CAPABILITY", 1 << 20, 2) + bytes(1 << 20),
+            "CAPABILITY of 1048576 bytes",
+        ),
+        ("NDARRAY", bytes((3, 8)) + struct.pack(">8H", 0, *[65_535] * 7), "cannot be"),
+    ],
+)
+def test_small_messages_cannot_ask_for_much(kind, body, reason):
+    with pytest.raises(PeerError, match=reason):
+        decode(body_of(kind, body))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        String(device="x", text="y", metadata={"n": 5}, version=2),
+        String(device="x", text="y", message_id=-1, version=2),
+        String(device="\ud800", text="y"),
+        String(device="x", text="\ud800"),
+        String(device="x", text="y", timestamp_ns=1.5),
+    ],
+    ids=["metadata", "message id", "device", "text", "time stamp"],
+)
+def test_values_of_the_wrong_kind_are_our_own_error(message):
+    with pytest.raises(LocalError):
+        encode(message)

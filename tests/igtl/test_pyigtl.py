@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import subprocess
 import sys
 import time
@@ -148,5 +149,51 @@ def test_what_cannot_be_sent_does_not_stop_the_rest():
     server.send_message(ours.StringMessage("x" * 70_000, device_name="Long"))
     server.send_message(ours.StringMessage("short", device_name="Short"))
     assert client.wait_for_message("Short", timeout=5).string == "short"
+    client.stop()
+    server.stop()
+
+
+def test_a_client_that_never_reads_does_not_keep_the_others_waiting():
+    server, client = connected(ours, ours)
+    with socket.create_connection(("127.0.0.1", server.port)) as silent:
+        deadline = time.monotonic() + 10
+        while len(server._server.peers) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        picture = np.zeros((1, 700, 700), np.uint16)
+        for k in range(8):
+            server.send_message(ours.ImageMessage(picture, device_name=f"I{k}"))
+            assert client.wait_for_message(f"I{k}", timeout=5) is not None
+        assert silent.fileno() > 0
+    client.stop()
+    server.stop()
+
+
+def test_commands_are_the_programs_to_answer():
+    server, client = connected(ours, ours)
+    client.send_message(ours.StringMessage("<Command/>", device_name="CMD_1"))
+    assert server.wait_for_message("CMD_1", timeout=5).string == "<Command/>"
+    client.stop()
+    server.stop()
+
+
+def test_after_stop_messages_are_only_queued():
+    server, client = connected(ours, ours)
+    client.stop()
+    server.stop()
+    assert server.send_message(ours.StringMessage("x"), wait=False)
+
+
+def test_long_names_are_cut_at_version_1_as_pyigtl_does():
+    mine, other = (module.StringMessage("x", device_name="A" * 30, timestamp=1.5) for module in (ours, theirs))
+    assert mine.pack() == other.pack()
+
+
+def test_a_message_that_cannot_be_sent_ends_nothing():
+    server, client = connected(ours, ours)
+    bad = ours.StringMessage("x", device_name="Bad")
+    bad.header_version, bad.metadata = 2, {"n": 5}
+    server.send_message(bad)
+    server.send_message(ours.StringMessage("y", device_name="Good"))
+    assert client.wait_for_message("Good", timeout=5) is not None
     client.stop()
     server.stop()

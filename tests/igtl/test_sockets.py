@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,8 +38,10 @@ from navnode.igtl import (
     TrackingData,
     Transform,
     WireError,
+    connection,
     encode,
 )
+from navnode.igtl import client as client_module
 from navnode.tls import Tls
 from tests.conftest import find_free_port
 
@@ -422,6 +425,247 @@ def test_who_vanishes_without_a_word_is_noticed_within_two_seconds():
         assert noticed["server_s"] < 2.0 and noticed["client_s"] < 2.0
 
 
+# --- what a peer may try -----------------------------------------------------------------------------
+
+
+def test_a_senseless_interval_costs_nobody_anything():
+    async def story():
+        async with Server(port=0) as server:
+            peer, other = await Plain().connect(server.port), await Plain().connect(server.port)
+            info = f'<ClientInfo TDATARequested="TRUE" TDATAResolution="{"9" * 330}"/>'
+            peer.writer.write(encode(ClientInfo(text=info)) * 3)
+            await peer.ask(encode(Start(kind="TDATA", resolution_ms=2**31 - 1)))
+            await until(lambda: len(server.peers) == 2)
+            for k in range(3):
+                server.publish(TrackingData(device="Tools", elements=()))
+                server.publish(transform("A", k))
+            assert (await other.until(lambda m: m.device == "A"))[-1].matrix[0, 3] == 0
+            assert (await peer.until(lambda m: m.device == "A"))[-1].matrix[0, 3] == 0
+
+    run(story())
+
+
+def test_who_closes_its_half_without_reading_keeps_no_place():
+    async def story():
+        async with Server(port=0) as server:
+            voxels = np.zeros((64, 256, 256), np.uint16)
+            peers = [await Plain().connect(server.port) for _ in range(5)]
+            for peer in peers:
+                peer.writer.transport.pause_reading()
+            await until(lambda: len(server.peers) == 5)
+            server.publish(Image(device="CT", voxels=voxels, ras_from_index=np.eye(4)))
+            for peer in peers:
+                peer.writer.write_eof()
+            await until(lambda: not server.peers)
+
+    run(story())
+
+
+def test_a_part_of_a_message_and_then_silence_ends_the_connection(monkeypatch):
+    monkeypatch.setattr(connection, "_UNFINISHED_NS", 300_000_000)
+
+    async def story():
+        async with Server(port=0) as server:
+            part, header, whole = [await Plain().connect(server.port) for _ in range(3)]
+            part.writer.write(encode(transform("x", 1))[:7])
+            header.writer.write(encode(transform("x", 1))[:70])
+            whole.writer.write(encode(transform("x", 1)))
+            await until(lambda: len(server.peers) == 1)
+
+    run(story())
+
+
+def test_what_is_asked_for_a_thousand_times_is_encoded_once(monkeypatch):
+    calls = []
+
+    def counted(message, version):
+        calls.append(message.device)
+        return encode(message, version)
+
+    monkeypatch.setattr(connection, "encode", counted)
+
+    async def story():
+        async with Server(port=0) as server:
+            voxels = np.zeros((64, 128, 128), np.uint16)
+            server.publish(Image(device="CT", voxels=voxels, ras_from_index=np.eye(4)))
+            peer = await Plain().connect(server.port)
+            peer.writer.transport.pause_reading()
+            peer.writer.write(encode(Get(kind="IMAGE", device="CT")) * 2_000)
+            await until(lambda: not server.peers)
+            assert calls.count("CT") == 1
+
+    run(story())
+
+
+def test_what_cannot_be_sent_does_not_hold_up_the_rest():
+    async def story():
+        async with Server(port=0) as server:
+            client = await Plain().connect(server.port)
+            await until(lambda: server.peers)
+            (peer,) = server.peers
+            peer.pause_writing()
+            server.publish(transform("ANameThatDoesNotFitVersion1", 1))
+            server.publish(transform("B", 2))
+            peer.resume_writing()
+            assert (await client.until(lambda m: True))[0].device == "B"
+
+    run(story())
+
+
+def test_a_device_that_waits_long_does_not_make_others_wait():
+    async def story():
+        async with Server(port=0, max_rate_hz=50) as server:
+            client = await Plain().connect(server.port)
+            await client.ask(encode(Start(kind="TDATA", resolution_ms=50_000)))
+            for _ in range(2):
+                server.publish(TrackingData(device="Tools", elements=()))
+            for k in range(2):
+                server.publish(transform("A", k))
+            got = await asyncio.wait_for(client.until(lambda m: m.device == "A" and m.matrix[0, 3] == 1), 2)
+            assert [m.device for m in got] == ["Tools", "A", "A"]
+
+    run(story())
+
+
+def test_nothing_old_is_sent_of_a_device_that_is_not_wanted_any_more():
+    async def story():
+        async with Server(port=0) as server:
+            client = await Plain().connect(server.port)
+            await until(lambda: server.peers)
+            (peer,) = server.peers
+            peer.pause_writing()
+            server.publish(transform("Drill", 1))
+            peer.stopped.add("TRANSFORM")
+            server.publish(transform("Drill", 2))
+            peer.resume_writing()
+            server.publish(String(device="End", text=""))
+            assert [m.device for m in await client.until(lambda m: m.device == "End")] == ["End"]
+
+    run(story())
+
+
+def test_a_pushed_pose_says_that_it_is_invalid():
+    async def story():
+        heard = []
+        async with Server(port=0, on_message=lambda m, peer, ns: heard.append(m)) as server:
+            async with Client("127.0.0.1", server.port) as client:
+                await until(lambda: client.connected)
+                client.send(transform("Drill", 0, metadata={"TransformStatus": "INVALID"}))
+                await until(lambda: heard)
+            assert heard[0].metadata == {"TransformStatus": "INVALID"} and heard[0].version == 2
+
+    run(story())
+
+
+def test_a_late_console_learns_what_version_1_cannot_say():
+    async def story():
+        async with Server(port=0) as server:
+            voxels, eye = np.zeros((1, 4, 4), np.uint8), np.eye(4)
+            server.publish(Image(device="Volume", voxels=voxels, ras_from_index=eye, metadata={"Validity": "DEGRADED"}))
+            server.publish(Image(device="AVolumeWithALongNameIndeed", voxels=voxels, ras_from_index=eye))
+            async with Client("127.0.0.1", server.port) as client:
+                got = {}
+                while "AVolumeWithALongNameIndeed" not in got or not got["Volume"].metadata:
+                    message = await asyncio.wait_for(client.receive(), 5)
+                    got[message.device] = message
+                assert got["Volume"].metadata["Validity"] == "DEGRADED"
+
+    run(story())
+
+
+def test_a_server_stops_whatever_its_callbacks_do():
+    async def story():
+        def fail(*_):
+            raise RuntimeError("a callback of the user's")
+
+        server = Server(port=0, on_left=fail)
+        await server.start()
+        await Plain().connect(server.port)
+        await until(lambda: server.peers)
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        await asyncio.wait_for(server.stop(), 5)
+
+    run(story())
+
+
+def test_waiting_to_send_can_be_given_up():
+    async def story():
+        async with Server(port=0) as server:
+            client = await Plain().connect(server.port)
+            await until(lambda: server.peers)
+            (peer,) = server.peers
+            peer.pause_writing()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(peer.drain(), 0.05)
+            other = asyncio.ensure_future(peer.drain())
+            await asyncio.sleep(0.05)
+            peer.resume_writing()
+            await asyncio.wait_for(other, 2)
+            await asyncio.wait_for(peer.drain(), 2)
+            client.writer.close()
+
+    run(story())
+
+
+def test_what_ended_a_client_is_said_where_it_is_waited_for():
+    async def story():
+        def fail(*_):
+            raise RuntimeError("a callback of the user's")
+
+        with pytest.raises(RuntimeError, match="of the user's"):
+            async with Server(port=0) as server, Client("127.0.0.1", server.port, on_state=fail) as client:
+                await asyncio.wait_for(client.receive(), 5)
+
+    run(story())
+
+
+def test_a_host_that_cannot_be_is_no_crash():
+    async def story():
+        states = []
+        client = Client("a..b", 1, on_state=lambda *state: states.append(state))
+        task = asyncio.create_task(client.run())
+        await until(lambda: states)
+        assert states[0][0] is False and not task.done()
+        task.cancel()
+
+    run(story())
+
+
+def test_a_server_that_closes_at_once_is_asked_less_and_less():
+    async def story():
+        times = []
+
+        async def turn_away(reader, writer):
+            times.append(time.monotonic())
+            writer.close()
+
+        turning = await asyncio.start_server(turn_away, "127.0.0.1", 0)
+        client = Client("127.0.0.1", turning.sockets[0].getsockname()[1])
+        task = asyncio.create_task(client.run())
+        await until(lambda: len(times) == 4, 10)
+        assert times[3] - times[2] > 2 * (times[1] - times[0])
+        task.cancel()
+        turning.close()
+
+    run(story())
+
+
+def test_a_client_nobody_reads_keeps_no_more_than_it_may(monkeypatch):
+    monkeypatch.setattr(client_module, "_QUEUED_BYTES", 1_000_000)
+
+    async def story():
+        async with Server(port=0) as server, Client("127.0.0.1", server.port) as client:
+            await until(lambda: server.peers)
+            picture = np.zeros((1, 300, 500), np.uint16)
+            for k in range(20):
+                server.send(Image(device="XRay", timestamp_ns=k, voxels=picture, ras_from_index=np.eye(4)))
+            server.send(transform("End", 0))
+            await until(lambda: client._inbox and client._inbox[-1].device == "End")
+            assert len(client._inbox) <= 5
+
+    run(story())
+
+
 # --- TLS ---------------------------------------------------------------------------------------------
 
 
@@ -516,6 +760,58 @@ def test_a_few_lines_of_plain_python():
         assert client.wait_for("DrillToVolume", timeout_s=5).matrix[0, 3] == 42
         assert client.wait_for("Nothing", timeout_s=0.2) is None
         assert heard[0].device == "Pushed" and client.received_ns > 0
+
+
+def test_polling_connects_and_reads():
+    with BlockingServer(port=0) as server, BlockingClient(port=server.port) as client:
+        deadline = time.monotonic() + 5
+        while server.clients == 0 and time.monotonic() < deadline:
+            assert client.receive(timeout_s=0) is None
+        server.publish(transform("A", 1))
+        found = None
+        while found is None and time.monotonic() < deadline:
+            found = client.receive(timeout_s=0)
+        assert found is not None and found.device == "A"
+
+
+def test_a_command_whose_connection_is_lost_fails_soon():
+    port = find_free_port()
+    with BlockingServer(port=port, commands={"Wait": lambda _: time.sleep(0.3)}) as server:
+        client = BlockingClient(port=port)
+        threading.Timer(0.1, lambda: next(iter(server._server.peers)).close()).start()
+        began = time.monotonic()
+        with pytest.raises(WireError, match="lost before the answer"):
+            client.command("Wait", timeout_s=20)
+        assert time.monotonic() - began < 10
+        client.close()
+
+
+def test_a_server_cannot_be_closed_from_its_own_thread():
+    raised: list[BaseException] = []
+
+    def close(_) -> str:
+        try:
+            server.close()
+        except RuntimeError as error:
+            raised.append(error)
+        return "tried"
+
+    with BlockingServer(port=0, commands={"Close": close}) as server, BlockingClient(port=server.port) as client:
+        assert client.command("Close").metadata["Message"] == "tried" and raised
+
+
+def test_everything_sent_has_left_after_a_flush():
+    with BlockingServer(port=0) as server, BlockingClient(port=server.port) as client:
+        client.receive(timeout_s=0.2)
+        picture = np.zeros((1, 1_000, 1_000), np.uint16)
+        reader = threading.Thread(target=lambda: [client.wait_for("XRay", 5) for _ in range(10)])
+        reader.start()
+        for _ in range(10):
+            server.send(Image(device="XRay", voxels=picture, ras_from_index=np.eye(4)))
+        assert server.flush(timeout_s=10)
+        server.close()
+        reader.join()
+        assert client.receive(timeout_s=0) is None
 
 
 def test_a_blocking_client_connects_again():
