@@ -9,13 +9,14 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from navnode import __version__, config, terminal
@@ -25,7 +26,7 @@ from navnode.processes import ForPeople, Sparingly, die_with, output_address, sa
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import ENGINE
 from navnode.supervisor import Supervisor, read_config, read_simulator, wait_while
-from navnode.types import NodeState
+from navnode.types import Effort, NodeState
 
 app = typer.Typer(
     name="navnode",
@@ -180,6 +181,109 @@ def doctor(as_json: Json = False) -> None:
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
+
+
+VolumeOption = Annotated[
+    Path, typer.Option("--volume", metavar="CT", help="A CT that SimpleITK reads, or a DICOM folder.")
+]
+ViewsOption = Annotated[Path, typer.Option("--views", metavar="V.json", help="A set of views, navnode/views/1.")]
+
+
+@app.command("project", epilog="Example:  navnode project --volume ct.nii.gz --views views.json --out xrays --i0 60000")
+def project_command(
+    volume: VolumeOption,
+    views: ViewsOption,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the images.")],
+    i0: Annotated[
+        float | None, typer.Option("--i0", min=1, max=65535, help="Write counts of this open beam, not line integrals.")
+    ] = None,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Render the views' X-ray images of a CT."""
+    from navnode import offline
+
+    with _percent("Rendering") as progress:
+        report = offline.project(volume, views, out, i0, threads, progress)
+    _tell_offline(report, as_json, f"{len(report['images'])} images in {out}")
+
+
+@app.command("register", epilog="Example:  navnode register --volume ct.nii.gz --views views.json --search --json")
+def register_command(
+    volume: VolumeOption,
+    views: ViewsOption,
+    joint: Annotated[bool, typer.Option("--joint", help="The views share one rigid motion of the patient.")] = False,
+    search: Annotated[bool, typer.Option("--search", help="The starts may be far off.")] = False,
+    track: Annotated[
+        bool, typer.Option("--track", help="A sequence: each view starts from the result before it.")
+    ] = False,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """2D/3D registration: where did the C-arm stand? Each view's volume_from_carm is the start."""
+    from navnode import offline
+
+    if joint and track:
+        raise ConfigError("--joint and --track exclude each other")
+    effort = Effort.SEARCH if search else Effort.REFINE
+    with _percent("Registering") as progress:
+        report = offline.register(volume, views, effort, joint, track, threads, progress)
+    if not as_json:
+        table = Table("view", "status", "similarity", "sigma (mm)", "ms", "reason")
+        for index, view in enumerate(report["views"]):
+            sigma = "  ".join(f"{value:.2f}" for value in view["sigma"]["translation_mm"])
+            table.add_row(str(index), view["status"], f"{view['similarity']:.3f}", sigma, f"{view['elapsed_ms']:.0f}",
+                          view["reason"])  # fmt: skip
+        Console().print(table)
+    _tell_offline(report, as_json, "")
+
+
+@app.command(
+    "reconstruct", epilog="Example:  navnode reconstruct --views views.json --out volume.nii.gz --mesh bone.stl"
+)
+def reconstruct_command(
+    views: ViewsOption,
+    out: Annotated[Path, typer.Option("--out", metavar="VOL.nii.gz", help="NIfTI, NRRD or MHA, HU.")],
+    size: Annotated[int, typer.Option("--size", min=16, max=256, help="Voxels along each axis.")] = 128,
+    spacing_mm: Annotated[float, typer.Option("--spacing-mm", min=0.2, max=20, help="Voxel size.")] = 2.0,
+    center_mm: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option("--center-mm", help="Middle of the volume, RAS; default: where the principal rays meet."),
+    ] = None,
+    mesh: Annotated[
+        Path | None, typer.Option("--mesh", metavar="BONE.stl", help="Also the bone surface: STL, PLY or OBJ.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="auto or sart.")] = "auto",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """A volume from views with poses."""
+    from navnode import offline
+
+    if method not in ("auto", "sart"):
+        raise ConfigError(f"--method {method}: this version has auto and sart")
+    with _percent("Reconstructing") as progress:
+        report = offline.reconstruct_views(
+            views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, mesh=mesh, threads=threads,
+            progress=progress,
+        )  # fmt: skip
+    _tell_offline(report, as_json, f"{out}: {report['views']} views, {report['method']}, {report['elapsed_ms']:.0f} ms")
+
+
+@contextlib.contextmanager
+def _percent(what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar on a terminal, gone when all is done; called with the share that is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda share: progress.update(task, completed=share)
+
+
+def _tell_offline(report: dict[str, Any], as_json: bool, line: str) -> None:
+    if as_json:
+        print(json.dumps(report))  # noqa: T201
+    elif line:
+        Console().print(line, markup=False, highlight=False)
 
 
 bench = typer.Typer(

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import trimesh
 
 from navnode.errors import ConfigError
 from navnode.geometry import RAS_FROM_LPS
-from navnode.types import Matrix, Volume
+from navnode.types import Matrix, Mesh, Volume
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what matters of them is checked here, and said in one line
 
+MESH_ENDINGS = (".stl", ".ply", ".obj")
 MAX_VOXELS = 1024**3
 _MAX_FOLDERS = 1_000
 _STEP_TOLERANCE = 0.01
@@ -41,8 +43,30 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write HU to NIfTI, NRRD or MHA, by the file's ending."""
-    sitk.WriteImage(_to_sitk(volume), str(path))
+    """Write HU to NIfTI, NRRD or MHA, by the file's ending.
+
+    Raises:
+        ConfigError: another ending, or it cannot be written.
+    """
+    try:
+        sitk.WriteImage(_to_sitk(volume), str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
+
+
+def write_mesh(mesh: Mesh, path: str | Path) -> None:
+    """Write a surface in RAS mm as STL, PLY or OBJ, by the file's ending.
+
+    Raises:
+        ConfigError: another ending, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in MESH_ENDINGS:
+        raise ConfigError(f"{path}: a surface is written as {', '.join(MESH_ENDINGS)}, by the file's ending")
+    try:
+        trimesh.Trimesh(mesh.vertices_mm, mesh.triangles, process=False).export(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | None = None) -> Volume:

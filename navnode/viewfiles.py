@@ -1,0 +1,215 @@
+"""Sets of X-ray views on disk: ``navnode/views/1``, a JSON file beside its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import SimpleITK as sitk
+
+from navnode.errors import ConfigError
+from navnode.geometry import is_rigid, orthonormal
+from navnode.imaging import line_integrals, open_beam_counts
+from navnode.types import Array, CArm, Matrix, View
+
+SCHEMA = "navnode/views/1"
+_MAX_FILE_BYTES = 1 << 28
+_MAX_PIXELS = 1 << 26
+_DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
+
+
+class _CArm(msgspec.Struct, frozen=True):
+    """``navnode/carm/1``; further keys are ignored."""
+
+    width_px: int
+    height_px: int
+    pixel_spacing_mm: tuple[float, float]
+    source_to_detector_mm: float
+    principal_point_px: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not (0 < self.width_px <= 65_535 and 0 < self.height_px <= 65_535):
+            raise ValueError("width_px and height_px must be 1 to 65535")
+        if not (min(self.pixel_spacing_mm) > 0 and self.source_to_detector_mm > 0):
+            raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+
+    def value(self) -> CArm:
+        return CArm(
+            self.width_px,
+            self.height_px,
+            self.pixel_spacing_mm,
+            self.source_to_detector_mm,
+            self.principal_point_px,
+        )
+
+
+class _View(msgspec.Struct, frozen=True):
+    image: str = ""
+    i0: float | None = None
+    carm: _CArm | None = None
+    volume_from_carm: tuple[tuple[float, float, float, float], ...] | None = None
+    timestamp_ns: int = 0
+
+    def __post_init__(self) -> None:
+        if self.volume_from_carm is not None and not is_rigid(np.array(self.volume_from_carm)):
+            raise ValueError("volume_from_carm is no rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
+        if self.i0 is not None and not self.i0 > 0:
+            raise ValueError("i0 must be positive")
+
+
+class _Views(msgspec.Struct, frozen=True):
+    views: tuple[_View, ...]
+    schema: str = ""
+    carm: _CArm | None = None
+
+
+@dataclass(frozen=True)
+class ViewFile:
+    """One view as its file says; the image is read when it is asked for."""
+
+    name: str
+    """For messages: the file and which view."""
+    path: Path | None
+    carm: CArm
+    volume_from_carm: Matrix | None
+    i0: float | None
+    timestamp_ns: int
+
+    def counts(self) -> Array:
+        """Detector counts (H, W).
+
+        Raises:
+            ConfigError: the image is missing, unreadable or of another size.
+        """
+        if self.path is None:
+            raise ConfigError(f"{self.name}: image is missing")
+        counts = read_counts(self.path)
+        expected = (self.carm.height_px, self.carm.width_px)
+        if counts.shape != expected:
+            raise ConfigError(
+                f"{self.name}: {self.path.name} is {counts.shape[1]} x {counts.shape[0]} pixels, "
+                f"the C-arm geometry is for {expected[1]} x {expected[0]}"
+            )
+        return counts
+
+    def pose(self) -> Matrix:
+        """``volume_from_carm``.
+
+        Raises:
+            ConfigError: it is missing.
+        """
+        if self.volume_from_carm is None:
+            raise ConfigError(f"{self.name}: volume_from_carm is missing")
+        return self.volume_from_carm
+
+    def view(self, binning: int = 1) -> View:
+        """Line integrals and pose, ``binning`` x ``binning`` pixels averaged into one.
+
+        Raises:
+            ConfigError: the image or the pose is missing or wrong.
+        """
+        counts = self.counts()
+        i0 = self.i0 or open_beam_counts(counts)
+        return View(line_integrals(counts, i0, binning), self.carm.binned(binning), self.pose(), self.timestamp_ns)
+
+
+def read_views(path: str | Path) -> list[ViewFile]:
+    """The views of a file.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: too large for a set of views")
+        read = msgspec.json.decode(path.read_bytes(), type=_Views)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if read.schema != SCHEMA:
+        raise ConfigError(f"{path}: schema is {read.schema!r}, not {SCHEMA!r}")
+    if not read.views:
+        raise ConfigError(f"{path}: views is empty")
+    found = []
+    for index, view in enumerate(read.views):
+        carm = view.carm or read.carm
+        if carm is None:
+            raise ConfigError(f"{path}: views[{index}] has no carm, and there is none for all")
+        pose = None if view.volume_from_carm is None else orthonormal(np.array(view.volume_from_carm))
+        image = path.parent / view.image if view.image else None
+        found.append(ViewFile(f"{path}: views[{index}]", image, carm.value(), pose, view.i0, view.timestamp_ns))
+    return found
+
+
+def write_views(path: Path, views: list[ViewFile]) -> None:
+    """Write a set of views; images are named relative to the file."""
+    data: dict[str, Any] = {"schema": SCHEMA, "views": []}
+    for view in views:
+        entry: dict[str, Any] = {
+            "carm": {
+                "schema": "navnode/carm/1",
+                "width_px": view.carm.width_px,
+                "height_px": view.carm.height_px,
+                "pixel_spacing_mm": view.carm.pixel_spacing_mm,
+                "source_to_detector_mm": view.carm.source_to_detector_mm,
+                "principal_point_px": view.carm.principal_point_px,
+            },
+            "timestamp_ns": view.timestamp_ns,
+        }
+        if view.path is not None:
+            entry["image"] = view.path.name
+        if view.i0 is not None:
+            entry["i0"] = view.i0
+        if view.volume_from_carm is not None:
+            entry["volume_from_carm"] = view.volume_from_carm.tolist()
+        data["views"].append(entry)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
+
+
+def read_counts(path: Path) -> Array:
+    """Detector counts (H, W) from a 16-bit PNG or TIFF, ``.npy``, or DICOM (XA, RF; one frame).
+
+    Raises:
+        ConfigError: names the file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such image")
+    try:
+        counts = _read(path)
+    except (OSError, ValueError, RuntimeError, cv2.error) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
+    if counts.ndim != 2 or counts.size == 0:
+        raise ConfigError(f"{path}: not one plane of one value per pixel, but {counts.shape}")
+    if counts.dtype.kind not in "uif" or (counts.dtype.kind == "f" and not np.isfinite(counts).all()):
+        raise ConfigError(f"{path}: its pixels are no counts ({counts.dtype})")
+    if counts.min() < 0:
+        raise ConfigError(f"{path}: its pixels are no counts (some are negative)")
+    return counts
+
+
+def _read(path: Path) -> Array:
+    ending = path.suffix.lower()
+    if ending == ".npy":
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if mapped.size > _MAX_PIXELS:
+            raise ValueError(f"{mapped.size} pixels are too many")
+        return np.array(mapped)
+    if ending in _DICOM_ENDINGS:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        if np.prod(reader.GetSize(), dtype=np.float64) > _MAX_PIXELS:
+            raise ValueError("too many pixels")
+        array = sitk.GetArrayFromImage(reader.Execute())
+        return np.asarray(array[0] if array.ndim == 3 and len(array) == 1 else array)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("not a PNG or TIFF")
+    return np.asarray(image)

@@ -1,0 +1,241 @@
+"""The commands that work on files: projection, registration and reconstruction, as their users call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.projector import Projector
+from navnode.simulation.physics import Detector
+from navnode.simulation.scenario import carm_of_size, scenario_for
+from navnode.types import Volume
+from navnode.viewfiles import ViewFile, read_counts, read_views, write_views
+from navnode.volumes import read_volume
+
+CARM = carm_of_size(256)
+OFF = g.exp(np.array([0.03, -0.02, 0.04, 4.0, -5.0, 8.0]), (0.0, 0.0, 700.0))
+"""Where the starts are, from where the truth is: about 10 mm and 3 degrees."""
+
+
+def navnode(*arguments: object, code: int = 0) -> dict:
+    command = [sys.executable, "-m", "navnode", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
+        return {"error": done.stderr}
+    return json.loads(done.stdout)
+
+
+class Case:
+    """Simulated X-rays of a CT along an arc, and their files."""
+
+    def __init__(self, ct: Path, folder: Path, times_s: tuple[float, ...]) -> None:
+        self.ct, self.folder = ct, folder
+        volume = read_volume(ct)
+        self.scenario = scenario_for(volume)
+        self.true = [self.scenario.volume_from_carm(t) for t in times_s]
+        projector, detector = Projector(volume), Detector()
+        for index, pose in enumerate(self.true):
+            counts = detector.expose(projector.render(CARM, pose), CARM, 1.0, np.random.default_rng(index))
+            cv2.imwrite(str(folder / f"x{index}.png"), counts)
+
+    def views(self, name: str, poses: list, i0: float | None = None) -> Path:
+        path = self.folder / name
+        files = [ViewFile("", self.folder / f"x{k}.png", CARM, pose, i0, k) for k, pose in enumerate(poses)]
+        write_views(path, files)
+        return path
+
+    def across_mm(self, index: int, found: list) -> float:
+        """How far the targets move across the beam."""
+        seen, truly = (
+            g.transform(g.inverse(np.array(pose)), self.scenario.targets_mm)[:, :2]
+            for pose in (found, self.true[index])
+        )
+        return float(np.linalg.norm(seen - truly, axis=1).mean())
+
+    def off_mm(self, index: int, found: list) -> float:
+        """How far the targets move in space."""
+        moved = np.array(found) @ g.inverse(self.true[index])
+        targets = self.scenario.targets_mm
+        return float(np.linalg.norm(g.transform(moved, targets) - targets, axis=1).mean())
+
+
+@pytest.fixture(scope="module")
+def case(procedural_ct, tmp_path_factory) -> Case:
+    return Case(procedural_ct, tmp_path_factory.mktemp("case"), (0.0, 4.0, 8.0, 14.5))
+
+
+def test_every_view_is_found(case):
+    views = case.views("off.json", [pose @ OFF for pose in case.true])
+    report = navnode("register", "--volume", case.ct, "--views", views, "--json")
+    assert len(report["views"]) == 4 and report["elapsed_ms"] > 0
+    for index, view in enumerate(report["views"]):
+        assert view["status"] in ("VALID", "DEGRADED") and view["iterations"] > 0
+        assert case.across_mm(index, view["volume_from_carm"]) < 1.0
+        assert set(view["sigma"]) == {"rotation_rad", "translation_mm"}
+
+
+def test_views_that_share_one_motion_fix_each_others_depth(case):
+    moved = g.rigid(g.rotation_exp(np.array([0.02, -0.03, 0.02])), (6.0, -5.0, 4.0))
+    views = case.views("moved.json", [moved @ pose for pose in case.true])
+    alone = navnode("register", "--volume", case.ct, "--views", views, "--json")["views"]
+    joint = navnode("register", "--volume", case.ct, "--views", views, "--joint", "--json")["views"]
+    errors = [[case.off_mm(i, view["volume_from_carm"]) for i, view in enumerate(found)] for found in (alone, joint)]
+    assert max(errors[1]) < 1.0 and np.mean(errors[1]) < np.mean(errors[0])
+    relative = [
+        np.array(view["volume_from_carm"]) @ g.inverse(moved @ pose)
+        for view, pose in zip(joint, case.true, strict=True)
+    ]
+    assert np.allclose(relative, relative[0], atol=1e-6)
+
+
+def test_a_sequence_needs_the_first_pose_only(case, tmp_path):
+    times = tuple(2.0 + 0.1 * k for k in range(6))
+    sequence = Case(case.ct, tmp_path, times)
+    views = sequence.views("track.json", [sequence.true[0] @ OFF] + [None] * 5)
+    report = navnode("register", "--volume", case.ct, "--views", views, "--track", "--json")
+    assert max(sequence.across_mm(i, view["volume_from_carm"]) for i, view in enumerate(report["views"])) < 1.0
+    error = navnode("register", "--volume", case.ct, "--views", views, code=2)["error"]
+    assert "views[1]: volume_from_carm is missing" in error
+
+
+def test_far_starts_are_searched(case):
+    far = g.exp(np.array([0.1, -0.1, 0.1, 20.0, -20.0, 25.0]), (0.0, 0.0, 700.0))
+    views = case.views("far.json", [pose @ far for pose in case.true[:2]])
+    report = navnode("register", "--volume", case.ct, "--views", views, "--search", "--json")
+    for index, view in enumerate(report["views"]):
+        assert view["status"] == "INVALID" or case.across_mm(index, view["volume_from_carm"]) < 2.0
+    assert any(view["status"] != "INVALID" for view in report["views"])
+
+
+def test_a_volume_from_views(case, tmp_path):
+    views = case.views("true.json", case.true, i0=20_000.0)
+    out, mesh = tmp_path / "volume.nii.gz", tmp_path / "bone.stl"
+    report = navnode("reconstruct", "--views", views, "--out", out, "--size", 64, "--spacing-mm", 4, "--mesh", mesh,
+                     "--json")  # fmt: skip
+    assert report["method"] == "sart" and report["views"] == 4 and len(report["per_view_ms"]) == 4
+    volume = read_volume(out)
+    assert volume.voxels.shape == (64, 64, 64) and volume.spacing_mm == pytest.approx((4, 4, 4))
+    assert np.linalg.norm(volume.center_mm - case.scenario.isocentre_mm) < 5
+    # It explains its views: the projections of what was made resemble the images.
+    predicted = Projector(volume).render(CARM, case.true[0])
+    measured = read_views(views)[0].view().line_integrals
+    inside = predicted > 0.5
+    assert np.corrcoef(predicted[inside], measured[inside])[0, 1] > 0.9
+    assert mesh.stat().st_size > 10_000
+
+
+def test_projection_gives_what_registration_takes(case, tmp_path):
+    views = case.views("true.json", case.true)
+    report = navnode("project", "--volume", case.ct, "--views", views, "--out", tmp_path / "lines", "--json")
+    lines = [np.load(path) for path in report["images"]]
+    expected = Projector(read_volume(case.ct)).render(CARM, case.true[2])
+    assert lines[2].dtype == np.float32 and np.allclose(lines[2], expected)
+    navnode("project", "--volume", case.ct, "--views", views, "--out", tmp_path / "counts", "--i0", 50_000, "--json")
+    rendered = read_views(tmp_path / "counts" / "views.json")
+    assert rendered[2].i0 == 50_000
+    counts = rendered[2].counts()
+    assert counts.dtype == np.uint16 and np.abs(counts - 50_000 * np.exp(-lines[2])).max() <= 0.5 + 1e-2
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+COUNTS = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16) * 300
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".npy", ".dcm"])
+def test_images_come_back(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    if ending == ".npy":
+        np.save(path, COUNTS)
+    elif ending == ".dcm":
+        image = sitk.GetImageFromArray(COUNTS[None])
+        image.SetMetaData("0008|0060", "XA")
+        sitk.WriteImage(image, str(path))
+    else:
+        cv2.imwrite(str(path), COUNTS)
+    assert np.array_equal(read_counts(path), COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("missing.png", lambda path: None, "no such image"),
+        ("text.png", lambda path: path.write_text("no image"), "cannot be read"),
+        ("colour.png", lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8)), "one plane"),
+        ("negative.npy", lambda path: np.save(path, np.full((4, 4), -1.0)), "negative"),
+        ("pickled.npy", lambda path: np.save(path, np.array([{"a": 1}]), allow_pickle=True), "cannot be read"),
+    ],
+)
+def test_images_that_are_none_are_named(tmp_path, name, make, reason):
+    make(tmp_path / name)
+    with pytest.raises(ConfigError, match=f"{name}.*{reason}"):
+        read_counts(tmp_path / name)
+
+
+GEOMETRY = {"width_px": 16, "height_px": 12, "pixel_spacing_mm": [1, 1], "source_to_detector_mm": 1000,
+            "principal_point_px": [7.5, 5.5]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("no json", "malformed"),
+        ({"schema": "navnode/views/2", "views": [{}]}, "schema is 'navnode/views/2'"),
+        ({"schema": "navnode/views/1", "views": []}, "views is empty"),
+        ({"schema": "navnode/views/1", "views": [{}]}, r"views\[0\] has no carm"),
+        ({"schema": "navnode/views/1", "carm": {**GEOMETRY, "width_px": 0}, "views": [{}]}, "width_px"),
+        ({"schema": "navnode/views/1", "carm": {"width_px": 3}, "views": [{}]}, "height_px"),
+        ({"schema": "navnode/views/1", "carm": GEOMETRY, "views": [{"volume_from_carm": [[1, 0, 0, 0]] * 4}]}, "rigid"),
+        ({"schema": "navnode/views/1", "carm": GEOMETRY, "views": [{"i0": -1}]}, "i0 must be positive"),
+    ],
+)
+def test_view_files_that_are_none_are_named(tmp_path, content, reason):
+    path = tmp_path / "views.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ConfigError, match=f"views.json.*{reason}"):
+        read_views(path)
+
+
+def test_an_image_of_another_size_is_named(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((10, 10), np.uint16))
+    path = tmp_path / "views.json"
+    path.write_text(json.dumps({"schema": "navnode/views/1", "carm": GEOMETRY, "views": [{"image": "x.png"}]}))
+    (view,) = read_views(path)
+    with pytest.raises(ConfigError, match=r"x\.png is 10 x 10 pixels, the C-arm geometry is for 16 x 12"):
+        view.counts()
+
+
+def test_wrong_arguments_are_named(case, tmp_path):
+    views = case.views("true.json", case.true)
+    assert "there is no such file" in navnode("register", "--volume", "none.nii", "--views", views, code=2)["error"]
+    assert (
+        "exclude" in navnode("register", "--volume", case.ct, "--views", views, "--joint", "--track", code=2)["error"]
+    )
+    wrong = navnode("reconstruct", "--views", views, "--out", tmp_path / "v.xyz", "--size", 16, code=2)["error"]
+    assert "v.xyz" in wrong
+
+
+def test_meshes_by_their_ending(tmp_path):
+    from navnode.reconstruction.surface import bone_surface
+    from navnode.volumes import write_mesh
+
+    hu = np.full((30, 30, 30), -1000, np.float32)
+    hu[8:22, 8:22, 8:22] = 1000
+    bone = bone_surface(Volume(hu, np.diag([2.0, 2.0, 2.0, 1.0])))
+    for ending in ("stl", "ply", "obj"):
+        write_mesh(bone, tmp_path / f"bone.{ending}")
+        assert (tmp_path / f"bone.{ending}").stat().st_size > 1_000
+    with pytest.raises(ConfigError, match=r"bone\.vtk"):
+        write_mesh(bone, tmp_path / "bone.vtk")
