@@ -50,7 +50,7 @@ messages = Console(stderr=True)
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToTerminal()
     handler.setFormatter(ForPeople())
     handler.addFilter(Sparingly())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -66,6 +66,13 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class _ToTerminal(logging.Handler):
+    """Log lines above the live table, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def _end(number: int, _: object) -> None:
