@@ -7,25 +7,31 @@ import gc
 import logging
 import os
 import queue
+import re
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import platformdirs
 import zmq
 
 from navnode import __version__, bus
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
 from navnode.devices import Consoles, Ingest, is_shown
-from navnode.errors import PeerError
+from navnode.errors import PeerError, RecordingError
 from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
 from navnode.pipeline import Pipeline
 from navnode.processes import say_ready, take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import HEARTBEAT_S
+from navnode.recording import Recorder
 from navnode.registration import ImageRegistration, register_counts
 from navnode.types import (
     CommandResult,
@@ -102,6 +108,7 @@ class Node:
         self._worker_seen_ns = self._worker_instance = 0
         self._surface_asked = False
         self._pushing: set[Peer] = set()
+        self._recorder: Recorder | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -109,6 +116,8 @@ class Node:
         Raises:
             ConfigError: the console port cannot be listened on.
         """
+        if self._config.recording.file:
+            self._record_to(Path(self._config.recording.file))
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
@@ -130,7 +139,11 @@ class Node:
         self._registrations.start(lambda done: loop.call_soon_threadsafe(take, done))
         sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
-        await asyncio.gather(failed, self._tick(), self._show_ct(), *(source.run() for source in sources))
+        try:
+            await asyncio.gather(failed, self._tick(), self._show_ct(), *(source.run() for source in sources))
+        finally:
+            if self._recorder is not None:
+                log.info("%s", self._recorder.stop())
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -149,12 +162,14 @@ class Node:
         )
 
     def _from_wire(self, message: Message, received_ns: int) -> None:
+        self._record(message, received_ns)
         taken = self._ingest(message, received_ns)
         if taken is not None:
             self._dispatch(taken)
 
     def _from_console(self, message: Message, peer: Peer, received_ns: int) -> None:
         """Frames and poses may also be pushed to the node's own server; who does is a source."""
+        self._record(message, received_ns)
         taken = self._ingest(message, received_ns)
         if taken is None:
             return
@@ -162,6 +177,11 @@ class Node:
             self._pushing.add(peer)
             self._dispatch(SourceState(peer.address, True, "", received_ns))
         self._dispatch(taken)
+
+    def _record(self, message: Message, received_ns: int) -> None:
+        """Before anything of it can be dropped."""
+        if self._recorder is not None:
+            self._recorder.take(message, received_ns)
 
     def _console_left(self, peer: Peer, why: str) -> None:
         if peer in self._pushing:
@@ -176,19 +196,53 @@ class Node:
 
         return {operation.value: operate(operation) for operation in Operation} | {
             "Version": lambda _: f"navnode {__version__}",
-            "StartRecording": self._no_recorder,
-            "StopRecording": self._no_recorder,
+            "StartRecording": self._start_recording,
+            "StopRecording": self._stop_recording,
         }
 
     def _operate(self, operation: Operation, tool: str) -> str:
+        if self._recorder is not None:
+            self._recorder.note("command", {"operation": operation.value, "tool": tool})
         outputs = self._dispatch(OperatorCommand(operation, tool, now_ns()))
         result = next(output for output in outputs if isinstance(output, CommandResult))
         if not result.done:
             raise CommandError(result.text)
         return result.text
 
-    def _no_recorder(self, _: Mapping[str, str]) -> str:
-        raise CommandError("this node does not record")
+    def _start_recording(self, parameters: Mapping[str, str]) -> str:
+        if self._recorder is not None and not self._recorder.failed:
+            raise CommandError(f"a recording is under way: {self._recorder.path}")
+        name = parameters.get("Name", "") or time.strftime("session-%Y%m%d-%H%M%S")
+        if not re.fullmatch(r"[\w-]{1,64}", name):
+            raise CommandError("Name must be 1 to 64 letters, digits, - or _")
+        folder = Path(self._config.recording.folder or platformdirs.user_data_dir("navnode"))
+        try:
+            self._record_to(folder / f"{name}.mcap")
+        except RecordingError as error:
+            raise CommandError(str(error)) from error
+        return f"recording to {folder / name}.mcap"
+
+    def _record_to(self, path: Path) -> None:
+        about = {"version": __version__, "configuration": msgspec.json.encode(self._config).decode()}
+        self._recorder = Recorder(path, about)
+
+    def _stop_recording(self, _: Mapping[str, str]) -> str:
+        if self._recorder is None:
+            raise CommandError("no recording is under way")
+        recorder, self._recorder = self._recorder, None
+        try:
+            return recorder.stop()
+        except RecordingError as error:
+            raise CommandError(str(error)) from error
+
+    def _told_of_recording(self) -> str:
+        recorder = self._recorder
+        if recorder is None:
+            return ""
+        if recorder.failed:
+            return f"FAILED: {recorder.failed}"
+        lost = f", {recorder.lost} lost" if recorder.lost else ""
+        return f"{recorder.path.name}: {recorder.messages} messages{lost}"
 
     async def _tick(self) -> None:
         """What needs no more than 20 ms of promptness: time itself, the worker, new displays."""
@@ -301,7 +355,8 @@ class Node:
         figures.update(self._latency.figures("latency") | self._overlay_latency.figures("overlay_latency"))
         figures["consoles"] = len(self.server.peers)
         dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
-        return replace(state, extra={k: round(float(v), 3) for k, v in figures.items()}, dropped=dropped)
+        rounded = {name: round(float(value), 3) for name, value in figures.items()}
+        return replace(state, extra=rounded, dropped=dropped, recording=self._told_of_recording())
 
 
 class _Latencies:

@@ -43,6 +43,9 @@ Ct = Annotated[
     str | None,
     typer.Option("--ct", metavar="FILE", help="A CT that SimpleITK reads, a DICOM folder, 'sample' or 'procedural'."),
 ]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE.mcap", help="Record what comes in, from the start.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")]
 
 messages = Console(stderr=True)
@@ -102,6 +105,7 @@ def demo(
         int, typer.Option("--simulator-port", min=1, max=65535, help="Port of the operating room.")
     ] = 18945,
     threads: Threads = 0,
+    record: Record = None,
     as_json: Json = False,
 ) -> None:
     """Show a navigated operation: virtual operating room, node and display on this machine."""
@@ -112,7 +116,7 @@ def demo(
     loaded = config.load(config.shipped("ctless.toml" if ctless else "demo.toml"))
     given = _simulator(port=simulator_port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
     simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
-    loaded = _demo_config(loaded, simulator, headless, (port, page_port), threads, ctless)
+    loaded = _recorded(_demo_config(loaded, simulator, headless, (port, page_port), threads, ctless), record)
     # Rendering happens here, where its progress can be seen; the processes find it done.
     prepared = room.prepare(simulator, messages, threads)
     report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
@@ -153,10 +157,11 @@ def run(
     seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself and report.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=0, help="For registration; 0: all cores.")] = None,
+    record: Record = None,
     as_json: Json = False,
 ) -> None:
     """The node: registration, reconstruction worker and display, from a configuration."""
-    loaded = config.load(configuration)
+    loaded = _recorded(config.load(configuration), record)
     if check:
         _check_files(loaded)
         messages.print(f"{configuration}: fine", markup=False, highlight=False)
@@ -411,6 +416,16 @@ def run_supervised(
     if states[0] is None:
         raise NavError("the node never said how it is")
     return _report(scorer, states[0], elapsed_s, restarts)
+
+
+def _recorded(loaded: Config, record: Path | None) -> Config:
+    """With the recording that ``--record`` asks for."""
+    if record is None:
+        return loaded
+    if record.exists():
+        raise ConfigError(f"--record {record}: exists already; a recording never replaces one")
+    recording = msgspec.structs.replace(loaded.recording, file=str(record.absolute()))
+    return msgspec.structs.replace(loaded, recording=recording)
 
 
 def _check_files(loaded: Config) -> None:

@@ -213,6 +213,15 @@ class DisplaySection(_Section, frozen=True):
         _check_address(self.host, self.insecure)
 
 
+class RecordingSection(_Section, frozen=True):
+    """Recordings of sessions."""
+
+    folder: str = ""
+    """Where StartRecording puts its files; empty: the user's data folder."""
+    file: str = ""
+    """Record from the start, into this file."""
+
+
 class SimulatorSection(_Section, frozen=True):
     """The virtual operating room (``navnode simulate``)."""
 
@@ -245,6 +254,7 @@ class Config(_Section, frozen=True):
     reconstruction: ReconstructionSection = ReconstructionSection()
     console: ConsoleSection = ConsoleSection()
     display: DisplaySection = DisplaySection()
+    recording: RecordingSection = RecordingSection()
 
     def __post_init__(self) -> None:
         names = [tool.name for tool in self.tools]

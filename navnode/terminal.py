@@ -91,6 +91,8 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row("Pose → overlay", _latency(extra, "overlay_latency"))
     table.add_row("Dropped", "   ".join(f"{name} {count}" for name, count in state.dropped.items()))
     table.add_row("Consoles", f"{extra.get('consoles', 0):.0f} connected")
+    if state.recording:
+        table.add_row("Recording", Text(state.recording, "red" if state.recording.startswith("FAILED") else ""))
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]
     return Panel(Group(table, *notes), title=title, subtitle=NOTICE)
 

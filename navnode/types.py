@@ -393,6 +393,8 @@ class NodeState:
     """Changes when what was placed by an earlier registration must not be shown any more."""
     active_tool: str
     """The one that the slices follow."""
+    recording: str = ""
+    """Of the session under way: where and how much, or why it failed; '' when there is none."""
     extra: dict[str, float] = field(default_factory=dict)
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from navnode import __version__, config
 from navnode.config import Config, SimulatorSection
 from navnode.igtl import BlockingClient, Client, Image, Message, PolyData, StatusMessage, TrackingData, Transform
+from navnode.recording import Recording
 from navnode.simulation import room
 from navnode.simulation.scenario import carm_of_size
 from navnode.supervisor import Supervisor
@@ -146,6 +147,10 @@ def test_a_console_commands_the_node(live):
         assert "DrillToVolume (TRANSFORM)" in answer("ListDevices")[1]
         assert answer("SetTool", '<Command Tool="Saw"/>')[0] == "FAIL"
         assert answer("SetTool", '<Command Tool="Drill"/>') == ("SUCCESS", "the slices follow Drill")
+        assert answer("StopRecording") == ("FAIL", "no recording is under way")
+        assert answer("StartRecording", '<Command Name="../escape"/>')[0] == "FAIL"
+        status, text = answer("StartRecording", f'<Command Name="live-{os.getpid()}"/>')
+        assert status == "SUCCESS" and "recording to" in text
         assert answer("StartRecording")[0] == "FAIL"
         before = len(listener.of("DrillToVolume"))
         assert answer("RegistrationReject")[0] == "SUCCESS"
@@ -155,6 +160,13 @@ def test_a_console_commands_the_node(live):
         )
         until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
         assert answer("TakeView")[0] == "SUCCESS"
+        status, text = answer("StopRecording")
+        assert status == "SUCCESS"
+    entries = list(Recording(text.split(": ")[0]))
+    topics = [entry.topic for entry in entries]
+    assert topics.count("in/TRANSFORM/DrillToTracker") > 50 and topics.count("in/IMAGE/XRay") > 5
+    noted = [entry.content["operation"] for entry in entries if entry.topic == "node/command"]
+    assert noted == ["SetTool", "SetTool", "RegistrationReject", "TakeView"] or "RegistrationReject" in noted
 
 
 @needs_cpp

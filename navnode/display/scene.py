@@ -233,6 +233,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "volume": state.volume,
         "volumes": state.volumes,
         "active_tool": state.active_tool,
+        "recording": state.recording,
         "dropped": state.dropped,
         "notices": list(state.notices),
     }

@@ -10,12 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
-import numpy as np
-
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
 from navnode.igtl.connection import CHECK_EVERY_S, Connection
-from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
+from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
 from navnode.tls import Tls
 
 log = logging.getLogger(__name__)
@@ -155,7 +153,7 @@ class Client:
                 self._task.result()
                 raise WireError(f"the client of {self.host}:{self.port} has ended")
         message = self._inbox.popleft()
-        self._inbox_bytes -= _weight(message)
+        self._inbox_bytes -= held_bytes(message)
         return message
 
     async def __aiter__(self) -> AsyncIterator[Message]:
@@ -164,9 +162,9 @@ class Client:
 
     def _keep(self, message: Message, _: int) -> None:
         self._inbox.append(message)
-        self._inbox_bytes += _weight(message)
+        self._inbox_bytes += held_bytes(message)
         while len(self._inbox) > _QUEUED or (self._inbox_bytes > _QUEUED_BYTES and len(self._inbox) > 1):
-            self._inbox_bytes -= _weight(self._inbox.popleft())
+            self._inbox_bytes -= held_bytes(self._inbox.popleft())
         self._arrived.set()
 
     # --- one connection ---------------------------------------------------------------------------
@@ -207,12 +205,6 @@ class Client:
                 future.set_result(message)
             return
         self._on_message(message, received_ns)
-
-
-def _weight(message: Message) -> int:
-    """About how many bytes a message holds."""
-    arrays = [value for name in message.__struct_fields__ if isinstance(value := getattr(message, name), np.ndarray)]
-    return 500 + sum(array.nbytes for array in arrays)
 
 
 def _command(number: int, name: str, text: str, device: str) -> Command:

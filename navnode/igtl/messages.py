@@ -46,6 +46,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         return self.TYPE
 
 
+def held_bytes(message: Message) -> int:
+    """About how much memory a message holds."""
+    values = (getattr(message, name) for name in message.__struct_fields__)
+    return 500 + sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+
+
 class Raw(Message, frozen=True, kw_only=True):
     """A message of a type without a class of its own."""
 
