@@ -212,9 +212,9 @@ class Node:
     def _start_recording(self, parameters: Mapping[str, str]) -> str:
         if self._recorder is not None and not self._recorder.failed:
             raise CommandError(f"a recording is under way: {self._recorder.path}")
-        name = parameters.get("Name", "") or time.strftime("session-%Y%m%d-%H%M%S")
+        name = parameters.get("OutputFilename", "").removesuffix(".mcap") or time.strftime("session-%Y%m%d-%H%M%S")
         if not re.fullmatch(r"[\w-]{1,64}", name):
-            raise CommandError("Name must be 1 to 64 letters, digits, - or _")
+            raise CommandError("OutputFilename must be 1 to 64 letters, digits, - or _")
         folder = Path(self._config.recording.folder or platformdirs.user_data_dir("navnode"))
         try:
             self._record_to(folder / f"{name}.mcap")
