@@ -109,6 +109,7 @@ class Node:
         self._surface_asked = False
         self._pushing: set[Peer] = set()
         self._recorder: Recorder | None = None
+        self._ending: list[Recorder] = []
 
     async def start(self) -> None:
         """Listen.
@@ -142,8 +143,7 @@ class Node:
         try:
             await asyncio.gather(failed, self._tick(), self._show_ct(), *(source.run() for source in sources))
         finally:
-            if self._recorder is not None:
-                log.info("%s", self._recorder.stop())
+            self._close_recordings()
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -230,10 +230,19 @@ class Node:
         if self._recorder is None:
             raise CommandError("no recording is under way")
         recorder, self._recorder = self._recorder, None
+        self._ending = [other for other in self._ending if not other.ended] + [recorder]
         try:
-            return recorder.stop()
+            return recorder.end()  # the loop waits for no disk
         except RecordingError as error:
             raise CommandError(str(error)) from error
+
+    def _close_recordings(self) -> None:
+        """At the end of the node; what cannot be written is told, and keeps it from nothing."""
+        for recorder in [*self._ending, *([self._recorder] if self._recorder is not None else [])]:
+            try:
+                log.info("%s", recorder.stop())
+            except RecordingError as error:
+                log.error("%s", error)
 
     def _told_of_recording(self) -> str:
         recorder = self._recorder

@@ -71,6 +71,11 @@ def main() -> None:
         sys.exit(130)
 
 
+def _print_json(document: object) -> None:
+    """``--json``: exactly one document on standard output."""
+    print(json.dumps(document))  # noqa: T201 - it is what standard output is for
+
+
 class _ToTerminal(logging.Handler):
     """Log lines above the live table, not into it."""
 
@@ -148,7 +153,7 @@ def simulate(
 
     asyncio.run(serve())
     if as_json:
-        print(json.dumps({"port": port, "frames": simulated.frames_sent, "seconds": seconds}))  # noqa: T201
+        _print_json({"port": port, "frames": simulated.frames_sent, "seconds": seconds})
 
 
 @app.command(epilog="Example:  navnode run launch/demo.toml")
@@ -166,7 +171,7 @@ def run(
         _check_files(loaded)
         messages.print(f"{configuration}: fine", markup=False, highlight=False)
         if as_json:
-            print(json.dumps({"configuration": str(configuration), "status": "fine"}))  # noqa: T201
+            _print_json({"configuration": str(configuration), "status": "fine"})
         return
     if threads is not None:
         registration = msgspec.structs.replace(loaded.registration, threads=threads)
@@ -186,7 +191,7 @@ def doctor(as_json: Json = False) -> None:
 
     found = examine()
     if as_json:
-        print(json.dumps(found))  # noqa: T201
+        _print_json(found)
         return
     table = Table.grid(padding=(0, 2))
     for key, value in found.items():
@@ -293,7 +298,7 @@ def _percent(what: str) -> Iterator[Callable[[float], None]]:
 
 def _tell_offline(report: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
-        print(json.dumps(report))  # noqa: T201
+        _print_json(report)
     elif line:
         Console().print(line, markup=False, highlight=False)
 
@@ -326,7 +331,7 @@ def bench_igtl(
 
         report = igtl.run(seconds, cpp_peer, step)
     if as_json:
-        print(json.dumps(report))  # noqa: T201
+        _print_json(report)
         return
     table = Table(title="OpenIGTLink over loopback")
     for column in ("", *report["implementations"]):
@@ -516,7 +521,7 @@ def _print_addresses(loaded: Config) -> None:
 def _tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
     """The figures at the end: one JSON document, or a table when a time was given."""
     if as_json:
-        print(json.dumps(report))  # noqa: T201
+        _print_json(report)
     elif seconds is not None:
         _print_report(report)
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -144,9 +144,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all processes and remove their folder."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            with contextlib.suppress(ValueError):  # not in the main thread: nobody's signals then
-                signal.signal(number, signal.SIG_IGN)  # being told twice must not leave things behind
+        with _deaf():  # being told twice must not leave things behind
+            self._end()
+
+    def _end(self) -> None:
         for child in self._children.values():
             if child.process.poll() is None:
                 child.process.terminate()
@@ -202,6 +203,21 @@ class Supervisor:
     def _last_line(self, name: str) -> str:
         lines = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
         return lines[-1].removeprefix(LOG_PREFIX) if lines else ""
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Nothing interrupts the block; afterwards signals mean what they did. In other threads than the main one nothing
+    does anyway."""
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        with contextlib.suppress(ValueError):  # not the main thread
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_config(folder: Path) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -21,8 +22,10 @@ from rich.console import Console
 
 from navnode import __version__, config
 from navnode.config import Config, SimulatorSection
+from navnode.errors import RecordingError
 from navnode.igtl import BlockingClient, Client, Image, Message, PolyData, StatusMessage, TrackingData, Transform
 from navnode.recording import Recording
+from navnode.recording.reader import Recorded
 from navnode.simulation import room
 from navnode.simulation.scenario import carm_of_size
 from navnode.supervisor import Supervisor
@@ -164,7 +167,15 @@ def test_a_console_commands_the_node(live):
         assert answer("TakeView")[0] == "SUCCESS"
         status, text = answer("StopRecording")
         assert status == "SUCCESS"
-    entries = list(Recording(text.split(": ")[0]))
+    entries: list[Recorded] = []
+
+    def whole() -> bool:
+        with contextlib.suppress(RecordingError):  # still being written
+            entries[:] = Recording(text.split(": ")[0])
+            return True
+        return False
+
+    until(whole, supervisor, 10)
     topics = [entry.topic for entry in entries]
     assert topics.count("in/TRANSFORM/DrillToTracker") > 50 and topics.count("in/IMAGE/XRay") > 5
     noted = [entry.content["operation"] for entry in entries if entry.topic == "node/command"]
@@ -283,6 +294,9 @@ def test_a_killed_node_comes_back(live):
     os.kill(supervisor.pid("node"), signal.SIGKILL)
     until(lambda: supervisor.restarts()["node"] == 1, supervisor, 20)
     heard = len(listener.heard)
+    until(lambda: any(m.device == "DrillToVolume" for m in listener.heard[heard:]), supervisor, 60)
+    first = next(m for m in listener.heard[heard:] if m.device == "DrillToVolume")
+    assert first.metadata["TransformStatus"] != "OK"  # it knows nothing of what the last one knew
     until(
         lambda: any(
             m.metadata.get("TransformStatus") == "OK" for m in listener.heard[heard:] if m.device == "DrillToVolume"

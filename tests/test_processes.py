@@ -2,12 +2,14 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from navnode import processes
+from navnode import config, processes
+from navnode.supervisor import Supervisor
 
 _LOOK = """
 import json, os, threading
@@ -36,6 +38,14 @@ def test_only_the_loops_thread_is_scheduled_in_real_time_and_only_if_allowed():
     assert after_asking == found["other"], "asking whether it may must not change anything"
     assert loop == (found["rr"] if found["took"] else found["other"])
     assert helper == found["other"]
+
+
+def test_signals_mean_again_what_they_did_when_a_supervisor_has_ended():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with Supervisor(config.load("demo.toml"), None):
+        pass
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_what_is_logged_again_and_again_is_said_sparingly():

@@ -62,6 +62,19 @@ def test_a_stalled_disk_costs_messages_and_says_so_but_no_time(tmp_path, monkeyp
     assert len(entries) == 52
 
 
+def test_ending_waits_for_no_disk(tmp_path, monkeypatch):
+    go = threading.Event()
+    write = writer.Recorder._write_all
+    monkeypatch.setattr(writer.Recorder, "_write_all", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    recorder = Recorder(tmp_path / "a.mcap", {})
+    for k in range(10):
+        recorder.take(message(k), k)
+    assert "10 messages" in recorder.end() and not recorder.ended  # it came back while the disk still stood
+    go.set()
+    recorder.stop()
+    assert recorder.ended and len(list(Recording(tmp_path / "a.mcap"))) == 10
+
+
 def test_a_full_disk_is_told_and_ends_the_recording_only():
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

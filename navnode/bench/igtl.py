@@ -151,6 +151,11 @@ def _free_port() -> int:
 # --- the ends, each in a process of its own ----------------------------------------------------------
 
 
+def _say(line: str) -> None:
+    """To the process that measures, which reads our standard output."""
+    print(line, flush=True)  # noqa: T201 - a pipe, not a person
+
+
 class _Tally:
     """What a receiver reports."""
 
@@ -176,7 +181,7 @@ class _Tally:
             "p50_s": p50,
             "p99_s": p99,
         }
-        print(json.dumps(report), flush=True)  # noqa: T201
+        _say(json.dumps(report))
 
 
 def _voxels(kind: str, size: int) -> np.ndarray[Any, Any]:
@@ -200,7 +205,7 @@ async def _serve(port: int, kind: str, count: int, seconds: float, size: int) ->
     joined: asyncio.Future[Any] = loop.create_future()
     server = Server("127.0.0.1", port, answer, on_joined=joined.set_result)
     await server.start()
-    print("ready", flush=True)  # noqa: T201
+    _say("ready")
     peer = await joined
     if kind == "tools":
         for due_s in _ticks(seconds):
@@ -242,7 +247,7 @@ def _pyigtl_serve(port: int, kind: str, count: int, seconds: float, size: int) -
     import pyigtl
 
     server, matrix = pyigtl.OpenIGTLinkServer(port=port), np.eye(4)
-    print("ready", flush=True)  # noqa: T201
+    _say("ready")
     while not server.is_connected():
         time.sleep(0.01)
     if kind == "echo":

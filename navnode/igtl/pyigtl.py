@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -464,7 +465,7 @@ def _numbers(values: Any, count: int) -> list[float]:
 # --- both ends ---------------------------------------------------------------------------------------
 
 
-class OpenIGTLinkBase:
+class OpenIGTLinkBase(ABC):
     """Queues between the program and a thread that talks: of each device the newest message that came, and up to
     100 messages that wait to be sent."""
 
@@ -503,8 +504,9 @@ class OpenIGTLinkBase:
             messages, self.incoming_messages = list(self.incoming_messages.values()), {}
         return messages
 
+    @abstractmethod
     def is_connected(self) -> bool:
-        raise NotImplementedError
+        """Whether somebody is at the other end."""
 
     def start(self) -> None:
         """Begin to talk."""
@@ -543,11 +545,13 @@ class OpenIGTLinkBase:
             ready.append(error)
             self._changed.notify_all()
 
+    @abstractmethod
     async def _talk(self, ready: Callable[[BaseException | None], None]) -> None:
-        raise NotImplementedError
+        """Serve or connect until cancelled; say with ``ready`` when that works, or why it does not."""
 
+    @abstractmethod
     async def _send(self, message: m.Message) -> None:
-        raise NotImplementedError
+        """Send one message, and wait a little for those who are slow."""
 
     async def _pump(self) -> None:
         """Send what is queued whenever there is somebody to send it to."""

@@ -89,8 +89,25 @@ class Recorder:
         now = now_ns()
         self._put(_note(what, data, now))
 
+    def end(self) -> str:
+        """Take nothing more; what waits is written by and by, without anybody waiting for the disk. For the operator.
+
+        Raises:
+            RecordingError: it had failed.
+        """
+        self._queue.put(None)
+        if self.failed:
+            raise RecordingError(self._failure())
+        lost = f", {self.lost} lost" if self.lost else ""
+        return f"{self.path}: {self.messages + self._waiting} messages{lost}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the file is closed."""
+        return not self._thread.is_alive()
+
     def stop(self) -> str:
-        """End the recording; what became of it, for the operator.
+        """:meth:`end`, and wait until the file is closed; never in the loop.
 
         Raises:
             RecordingError: it had failed, or did not end in time.
@@ -100,10 +117,13 @@ class Recorder:
         if self._thread.is_alive():
             raise RecordingError(f"{self.path}: the disk does not take what is left")
         if self.failed:
-            raise RecordingError(f"{self.path}: {self.failed}; {self.messages} messages were written before")
+            raise RecordingError(self._failure())
         size_mb = self.path.stat().st_size / 1e6
         lost = f", {self.lost} lost" if self.lost else ""
         return f"{self.path}: {self.messages} messages, {size_mb:.1f} MB{lost}"
+
+    def _failure(self) -> str:
+        return f"{self.path}: {self.failed}; {self.messages} messages were written before"
 
     def _put(self, item: _Item) -> None:
         if self.failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import subprocess
@@ -203,6 +204,8 @@ def test_many_clients_come_and_go():
             peer = await Plain().connect(server.port)
             peer.writer.close()
         await until(lambda: not server.peers)
+        last = await Plain().connect(server.port)
+        assert (await last.ask(encode(Get(kind="STATUS"))))[0].type == "STATUS"
         await server.stop()
 
     run(story())
@@ -457,6 +460,8 @@ def test_who_closes_its_half_without_reading_keeps_no_place():
             for peer in peers:
                 peer.writer.write_eof()
             await until(lambda: not server.peers)
+            another = await Plain().connect(server.port)
+            assert (await another.read(1))[0].device == "CT"
 
     run(story())
 
@@ -471,6 +476,11 @@ def test_a_part_of_a_message_and_then_silence_ends_the_connection(monkeypatch):
             header.writer.write(encode(transform("x", 1))[:70])
             whole.writer.write(encode(transform("x", 1)))
             await until(lambda: len(server.peers) == 1)
+            assert (await whole.ask(encode(Get(kind="STATUS"))))[0].type == "STATUS"
+            for ended in (part, header):
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.wait_for(ended.reader.read(), 5)
+                assert ended.reader.at_eof() or ended.reader.exception() is not None
 
     run(story())
 
@@ -584,6 +594,9 @@ def test_a_server_stops_whatever_its_callbacks_do():
         await until(lambda: server.peers)
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         await asyncio.wait_for(server.stop(), 5)
+        assert not server.peers
+        with pytest.raises(ConnectionRefusedError):
+            await Plain().connect(server.port)
 
     run(story())
 
