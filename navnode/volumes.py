@@ -101,6 +101,26 @@ def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | Non
     return Volume(sitk.GetArrayFromImage(resampled), volume_from_index, volume.name)
 
 
+def coarsened(volume: Volume, spacing_mm: float) -> Volume:
+    """Means over whole voxels along the volume's own axes, so that no voxel gets larger than about ``spacing_mm``.
+
+    Nothing is interpolated, and what is there is neither moved nor, below air, counted: line integrals stay what they
+    were, up to the detail that is lost.
+    """
+    factors = [max(1, int(spacing_mm / own + 0.25)) for own in volume.spacing_mm[::-1]]
+    if max(factors) == 1:
+        return volume
+    clipped = np.maximum(volume.voxels, np.float32(AIR_HU))
+    missing = [(0, -n % factor) for n, factor in zip(clipped.shape, factors, strict=True)]
+    if any(after for _, after in missing):
+        clipped = np.pad(clipped, missing, constant_values=AIR_HU)
+    k, j, i = (n // factor for n, factor in zip(clipped.shape, factors, strict=True))
+    blocks = clipped.reshape(k, factors[0], j, factors[1], i, factors[2])
+    grown = np.diag([*factors[::-1], 1.0]).astype(np.float64)
+    grown[:3, 3] = (np.array(factors[::-1]) - 1) / 2  # voxel 0 is where the middle of its block was
+    return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), volume.volume_from_index @ grown, volume.name)
+
+
 def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matrix) -> Matrix:
     """volume_from_index of an RAS-aligned cubic grid whose middle is at ``center_mm``."""
     volume_from_index = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])

@@ -38,6 +38,8 @@ def library() -> ctypes.CDLL:
     lib.navnode_backproject.argtypes = [
         ctypes.c_int, pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int,
     ]  # fmt: skip
+    lib.navnode_fit.restype = None
+    lib.navnode_fit.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, pointer]
     return lib
 
 

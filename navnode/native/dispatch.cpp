@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "fit.hpp"
 #include "rays.hpp"
 
 #define NAVNODE_API extern "C" __attribute__((visibility("default")))
@@ -18,6 +19,7 @@ struct Kernels {
   const char* name;
   ProjectFn project;
   BackprojectFn backproject;
+  FitFn fit;
 };
 
 std::vector<Kernels> supported_kernels() {
@@ -26,11 +28,11 @@ std::vector<Kernels> supported_kernels() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    found.push_back({"avx512", avx512::project, avx512::backproject});
+    found.push_back({"avx512", avx512::project, avx512::backproject, avx512::fit});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back({"avx2", avx2::project, avx2::backproject});
+    found.push_back({"avx2", avx2::project, avx2::backproject, avx2::fit});
 #endif
-  found.push_back({"portable", portable::project, portable::backproject});
+  found.push_back({"portable", portable::project, portable::backproject, portable::fit});
   return found;
 }
 
@@ -74,7 +76,7 @@ NAVNODE_API void navnode_instruction_sets(char* out, std::size_t size) {
 NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const Rays* rays, float* integral,
                                  float* jacobian, int threads) {
   const auto& chosen = kernels()[isa];
-  in_parallel(rays->count, 16 * kBlock, threads, [&](int, std::int64_t begin, std::int64_t end) {
+  in_parallel(rays->blocks(), kTileRows, threads, [&](int, std::int64_t begin, std::int64_t end) {
     chosen.project(*scene, static_cast<Voxel>(voxel), *rays, begin, end, integral, jacobian);
   });
 }
@@ -83,7 +85,12 @@ NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const R
 NAVNODE_API void navnode_backproject(int isa, const Scene* scene, const Rays* rays, const float* ray_values,
                                      float* volumes, std::int64_t voxels, int threads) {
   const auto& chosen = kernels()[isa];
-  in_parallel(rays->count, 16 * kBlock, threads, [&](int thread, std::int64_t begin, std::int64_t end) {
+  in_parallel(rays->blocks(), kTileRows, threads, [&](int thread, std::int64_t begin, std::int64_t end) {
     chosen.backproject(*scene, *rays, begin, end, ray_values, volumes + thread * voxels);
   });
+}
+
+NAVNODE_API void navnode_fit(int isa, const Pixels* pixels, const Settings* settings, const float* integral,
+                             const float* jacobian, Solution* solution) {
+  kernels()[isa].fit(*pixels, *settings, integral, jacobian, *solution);
 }

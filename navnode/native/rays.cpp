@@ -35,24 +35,27 @@ inline Corners fetch(const AxisView& view, std::int64_t slice, I i1, I i2) {
   }
 }
 
-// The slices [first, last] in which a ray runs inside the volume and between source and detector.
+// The slices [first, last] in which a ray runs inside the volume and between source and detector. Half a voxel
+// inside the border, which is zero two voxels deep: what rounding does to a position cannot leave the volume.
 struct Span {
   F first, last;
 };
 
 inline Span slices_inside(const AxisView& view, const F (&d)[3], F slope1, F slope2) {
   Span s{splat(1.f), splat((float)view.size[0] - 2.f)};
+  constexpr float low = 0.5f;
   const F to_source = splat(view.source[0]), to_detector = to_source + d[0];
   s.first = max(s.first, min(to_source, to_detector));
   s.last = min(s.last, max(to_source, to_detector));
   const F slope[2] = {slope1, slope2};
   for (int a = 1; a < 3; ++a) {
-    // position(k) = source[a] + (k - source[0]) * slope, to lie in [0, size - 1]
+    // position(k) = source[a] + (k - source[0]) * slope, to lie in [low, high]
+    const float high = (float)view.size[a] - 1.f - low;
     const F k_per = d[0] / d[a];
-    const F at_low = view.source[0] + (0.f - view.source[a]) * k_per;
-    const F at_high = view.source[0] + ((float)view.size[a] - 1.f - view.source[a]) * k_per;
+    const F at_low = view.source[0] + (low - view.source[a]) * k_per;
+    const F at_high = view.source[0] + (high - view.source[a]) * k_per;
     const auto parallel = abs(slope[a - 1]) < 1e-7f;
-    const auto outside = (splat(view.source[a]) < 0.f) | (splat(view.source[a]) > (float)view.size[a] - 1.f);
+    const auto outside = (splat(view.source[a]) < low) | (splat(view.source[a]) > high);
     const F first = parallel ? (outside ? splat(1e9f) : splat(-1e9f)) : min(at_low, at_high);
     const F last = parallel ? splat(1e9f) : max(at_low, at_high);
     s.first = max(s.first, first);
@@ -72,7 +75,8 @@ inline Range whole_slices(float first, float last, int size) {
   return {(int)std::ceil(std::max(first, 0.f)), (int)std::floor(std::min(last, top))};
 }
 
-inline int dominant_axis(const Scene& scene, float u, float v) {
+inline int dominant_axis(const Scene& scene, const Rays& rays, const Rays::Block& block) {
+  const float u = rays.u(block, block.size / 2), v = rays.v(block, block.size / 2);
   int best = 0;
   float largest = -1.f;
   for (int a = 0; a < 3; ++a) {
@@ -81,6 +85,20 @@ inline int dominant_axis(const Scene& scene, float u, float v) {
     if (d0 > largest) largest = d0, best = a;
   }
   return best;
+}
+
+struct Pack {
+  F u, v;
+};
+
+// The block's rays from `at` on; what is missing to a full pack repeats the last one.
+inline Pack pack_of(const Rays& rays, const Rays::Block& block, int at, int lanes) {
+  Pack pack;
+  for (int l = 0; l < kLanes; ++l) {
+    pack.u[l] = rays.u(block, at + std::min(l, lanes - 1));
+    pack.v[l] = rays.v(block, at + std::min(l, lanes - 1));
+  }
+  return pack;
 }
 
 template <Voxel voxel, bool with_jacobian>
@@ -95,30 +113,41 @@ void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes,
   const F size1 = splat((float)view.size[1] - 1.001f), size2 = splat((float)view.size[2] - 1.001f);
 
   F sum{}, a1{}, a2{}, b1{}, b2{};
-  const Range slices = whole_slices(lowest(span.first), highest(span.last), view.size[0]);
-  for (int k = slices.first; k <= slices.last; ++k) {
+  const auto visit = [&]<bool checked>(int k) {
     const float kf = (float)k;
-    const F p1 = at1 + kf * slope1, p2 = at2 + kf * slope2;
-    // Lanes outside are clamped into the zero border, where value and gradient vanish.
-    const F q1 = min(max(p1, F{}), size1), q2 = min(max(p2, F{}), size2);
+    F q1 = at1 + kf * slope1, q2 = at2 + kf * slope2;
+    if constexpr (checked) {  // lanes outside are clamped into the zero border, where value and gradient vanish
+      q1 = min(max(q1, F{}), size1);
+      q2 = min(max(q2, F{}), size2);
+    }
     const I i1 = truncate(q1), i2 = truncate(q2);
     const F f1 = q1 - to_float(i1), f2 = q2 - to_float(i2);
     const Corners c = fetch<voxel>(view, k * view.stride[0], i1, i2);
     const F e0 = c.v01 - c.v00, e1 = c.v11 - c.v10;
     const F row0 = c.v00 + e0 * f2, row1 = c.v10 + e1 * f2;
-    const F g1 = row1 - row0;
-    // Only the source and the detector inside the volume can make this differ from the clamping.
-    const auto inside = (kf >= span.first) & (kf <= span.last);
-    sum += inside ? row0 + g1 * f1 : F{};
-    if constexpr (with_jacobian) {
-      const F g1_in = inside ? g1 : F{};
-      const F g2_in = inside ? e0 + (e1 - e0) * f1 : F{};
-      a1 += g1_in;
-      a2 += g2_in;
-      b1 += kf * g1_in;
-      b2 += kf * g2_in;
+    F value = row0 + (row1 - row0) * f1, g1 = row1 - row0, g2 = e0 + (e1 - e0) * f1;
+    if constexpr (checked) {
+      const auto inside = (kf >= span.first) & (kf <= span.last);
+      value = inside ? value : F{};
+      g1 = inside ? g1 : F{};
+      g2 = inside ? g2 : F{};
     }
+    sum += value;
+    if constexpr (with_jacobian) {
+      a1 += g1;
+      a2 += g2;
+      b1 += kf * g1;
+      b2 += kf * g2;
+    }
+  };
+  const Range some = whole_slices(lowest(span.first), highest(span.last), view.size[0]);
+  const Range all = whole_slices(highest(span.first), lowest(span.last), view.size[0]);
+  int k = some.first;
+  if (all.first <= all.last) {
+    for (; k < all.first; ++k) visit.template operator()<true>(k);
+    for (; k <= all.last; ++k) visit.template operator()<false>(k);
   }
+  for (; k <= some.last; ++k) visit.template operator()<true>(k);
 
   // mm per slice: |source -> pixel| in mm over the slices it crosses.
   const F x = (u - scene.center_px[0]) * scene.spacing_mm[0];
@@ -157,20 +186,14 @@ void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes,
 template <Voxel voxel, bool with_jacobian>
 void project_rays(const Scene& scene, const Rays& rays, std::int64_t begin, std::int64_t end, float* integral,
                   float* jacobian) {
-  for (std::int64_t block = begin; block < end; block += kBlock) {
-    const int in_block = (int)std::min<std::int64_t>(kBlock, end - block);
-    const std::int64_t middle = block + in_block / 2;
-    const AxisView& view = scene.axis[dominant_axis(scene, rays.u_px[middle], rays.v_px[middle])];
-    for (int at = 0; at < in_block; at += kLanes) {
-      const int lanes = std::min(kLanes, in_block - at);
-      float u[kLanes], v[kLanes];
-      for (int l = 0; l < kLanes; ++l) {
-        const std::int64_t r = block + at + std::min(l, lanes - 1);
-        u[l] = rays.u_px[r];
-        v[l] = rays.v_px[r];
-      }
-      const std::int64_t out = block + at;
-      project_pack<voxel, with_jacobian>(scene, view, load(u), load(v), lanes, integral + out,
+  for (std::int64_t index = begin; index < end; ++index) {
+    const Rays::Block block = rays.block(index);
+    const AxisView& view = scene.axis[dominant_axis(scene, rays, block)];
+    for (int at = 0; at < block.size; at += kLanes) {
+      const int lanes = std::min(kLanes, block.size - at);
+      const auto [u, v] = pack_of(rays, block, at, lanes);
+      const std::int64_t out = block.first + at;
+      project_pack<voxel, with_jacobian>(scene, view, u, v, lanes, integral + out,
                                          with_jacobian ? jacobian + out : nullptr, rays.count);
     }
   }
@@ -192,18 +215,12 @@ void project(const Scene& scene, Voxel voxel, const Rays& rays, std::int64_t beg
 // The transpose of `project` (float32 volumes), coefficient by coefficient: same slices, same weights.
 void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::int64_t end,
                  const float* ray_values, float* volume) {
-  for (std::int64_t block = begin; block < end; block += kBlock) {
-    const int in_block = (int)std::min<std::int64_t>(kBlock, end - block);
-    const std::int64_t middle = block + in_block / 2;
-    const AxisView& view = scene.axis[dominant_axis(scene, rays.u_px[middle], rays.v_px[middle])];
-    for (int at = 0; at < in_block; at += kLanes) {
-      const int lanes = std::min(kLanes, in_block - at);
-      F u, v;
-      for (int l = 0; l < kLanes; ++l) {
-        const std::int64_t r = block + at + std::min(l, lanes - 1);
-        u[l] = rays.u_px[r];
-        v[l] = rays.v_px[r];
-      }
+  for (std::int64_t index = begin; index < end; ++index) {
+    const Rays::Block block = rays.block(index);
+    const AxisView& view = scene.axis[dominant_axis(scene, rays, block)];
+    for (int at = 0; at < block.size; at += kLanes) {
+      const int lanes = std::min(kLanes, block.size - at);
+      const auto [u, v] = pack_of(rays, block, at, lanes);
       F d[3];
       for (int a = 0; a < 3; ++a) d[a] = view.corner[a] + u * view.per_u[a] + v * view.per_v[a];
       const F inverse_d0 = 1.f / d[0];
@@ -215,7 +232,7 @@ void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::
       const F weight =
           sqrt(x * x + y * y + scene.source_to_detector_mm * scene.source_to_detector_mm) * abs(inverse_d0) * scene.scale;
       for (int l = 0; l < lanes; ++l) {
-        const float value = ray_values[block + at + l] * weight[l];
+        const float value = ray_values[block.first + at + l] * weight[l];
         if (value == 0.f) continue;
         const Range slices = whole_slices(span.first[l], span.last[l], view.size[0]);
         for (int k = slices.first; k <= slices.last; ++k) {

@@ -2,11 +2,13 @@
 // with the axes in an order chosen for the ray's dominant direction: [0] the axis the ray steps along
 // (one slice at a time), [1] and [2] the two axes it interpolates in.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 namespace navnode {
 
-constexpr int kBlock = 16;  // rays that share one choice of dominant axis
+constexpr int kBlock = 16;   // rays that share one choice of dominant axis
+constexpr std::int64_t kTileRows = 8, kTileBlocks = 8;
 
 struct AxisView {
   const void* voxels;         // int16: the volume's copy in which axis [2] is contiguous
@@ -27,16 +29,43 @@ struct Scene {
   float pivot_mm;             // the rotations of the Jacobian turn about (0, 0, pivot_mm) in carm
 };
 
+// A list of pixels, or all of an image row by row (width > 0, no list).
 struct Rays {
   const float* u_px;
   const float* v_px;
   std::int64_t count;
+  std::int32_t width;
+
+  struct Block {
+    std::int64_t first;  // ray; where its result belongs
+    int size;
+    float left, row;     // of the first, when all of an image is wanted
+  };
+
+  std::int64_t blocks() const {
+    return width > 0 ? (count / width) * ((width + kBlock - 1) / kBlock) : (count + kBlock - 1) / kBlock;
+  }
+
+  // An image is worked on in tiles, whose rays share the cache, and each of them row by row.
+  Block block(std::int64_t index) const {
+    if (width <= 0) return {index * kBlock, (int)std::min<std::int64_t>(kBlock, count - index * kBlock), 0.f, 0.f};
+    const std::int64_t across = (width + kBlock - 1) / kBlock, height = count / width;
+    const std::int64_t top = index / (across * kTileRows) * kTileRows, rows = std::min(kTileRows, height - top);
+    const std::int64_t in_band = index - top * across, from = in_band / (rows * kTileBlocks) * kTileBlocks;
+    const std::int64_t blocks = std::min(kTileBlocks, across - from), in_tile = in_band - from * rows;
+    const std::int64_t left = (from + in_tile % blocks) * kBlock, row = top + in_tile / blocks;
+    return {row * width + left, (int)std::min<std::int64_t>(kBlock, width - left), (float)left, (float)row};
+  }
+
+  float u(const Block& block, int at) const { return width > 0 ? block.left + at : u_px[block.first + at]; }
+  float v(const Block& block, int at) const { return width > 0 ? block.row : v_px[block.first + at]; }
 };
 
 enum class Voxel : int { int16 = 0, float32 = 1 };
 
 // integral[count]; jacobian[6][count] or nullptr: d integral / d (rotation xyz in rad, translation
 // xyz in mm) of volume_from_carm @ exp(xi), xi in carm axes.
+// `begin` and `end` count blocks.
 using ProjectFn = void (*)(const Scene&, Voxel, const Rays&, std::int64_t begin, std::int64_t end,
                            float* integral, float* jacobian);
 

@@ -49,7 +49,7 @@ class _Scene(ctypes.Structure):
 
 
 class _Rays(ctypes.Structure):
-    _fields_ = (("u_px", ctypes.c_void_p), ("v_px", ctypes.c_void_p), ("count", ctypes.c_int64))
+    _fields_ = (("u_px", ctypes.c_void_p), ("v_px", ctypes.c_void_p), ("count", ctypes.c_int64), ("width", ctypes.c_int32))
 
 
 def backend_name() -> str:
@@ -157,11 +157,10 @@ class Projector:
         Returns:
             (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
         """
-        u, v, shape = _pixel_grid(carm) if pixels is None else _pixel_list(pixels)
+        rays, shape, _kept = _whole_detector(carm) if pixels is None else _listed(pixels)
         scene = self._scene(carm, volume_from_carm, pivot_mm)
-        integrals = np.empty(u.size, np.float32)
-        derivatives = np.empty((6, u.size), np.float32) if jacobian else None
-        rays = _Rays(u.ctypes.data, v.ctypes.data, u.size)
+        integrals = np.empty(rays.count, np.float32)
+        derivatives = np.empty((6, rays.count), np.float32) if jacobian else None
         native.library().navnode_project(
             self._isa,
             ctypes.byref(scene),
@@ -177,11 +176,10 @@ class Projector:
 
     def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
         """The adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i), float32 volumes only."""
-        u, v, _ = _pixel_grid(carm)
+        rays, _, _ = _whole_detector(carm)
         values = np.ascontiguousarray(values, np.float32).ravel()
         scene = self._scene(carm, volume_from_carm, 0.0)
         sums = np.zeros((self.threads, *self._padded.shape), np.float32)
-        rays = _Rays(u.ctypes.data, v.ctypes.data, u.size)
         native.library().navnode_backproject(
             self._isa,
             ctypes.byref(scene),
@@ -244,13 +242,14 @@ def _layout(array: Array, order: tuple[int, int, int]) -> tuple[Array, tuple[int
     return array, order
 
 
-def _pixel_grid(carm: CArm) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
-    v, u = np.mgrid[: carm.height_px, : carm.width_px].astype(np.float32)
-    return u.ravel(), v.ravel(), (carm.height_px, carm.width_px)
+def _whole_detector(carm: CArm) -> tuple[_Rays, tuple[int, ...], None]:
+    return _Rays(None, None, carm.width_px * carm.height_px, carm.width_px), (carm.height_px, carm.width_px), None
 
 
-def _pixel_list(pixels: Array) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+def _listed(pixels: Array) -> tuple[_Rays, tuple[int, ...], FloatArray]:
+    """The rays, the shape of what they give, and the memory that they point into."""
     uv = np.asarray(pixels, np.float32)
     if uv.ndim != 2 or uv.shape[1] != 2:
         raise ValueError(f"pixels must have the shape (N, 2), not {uv.shape}")
-    return np.ascontiguousarray(uv[:, 0]), np.ascontiguousarray(uv[:, 1]), (len(uv),)
+    columns = np.ascontiguousarray(uv.T)
+    return _Rays(columns[0].ctypes.data, columns[1].ctypes.data, len(uv), 0), (len(uv),), columns

@@ -14,8 +14,9 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.quality import assess
-from navnode.registration.search import find_pose
-from navnode.registration.tracking import Image, ImageRegistration
+from navnode.registration.appearance import Image
+from navnode.registration.search import FAR, NEAR, Found, find_pose, rank
+from navnode.registration.tracking import Fit, ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, View, Volume, invalid
 
 __all__ = ["Image", "ImageRegistration", "register", "register_counts"]
@@ -69,12 +70,7 @@ def register_counts(
         return Registration(
             start_volume_from_carm, verdict, float("inf"), 0.0, nothing, pivot_mm, 0, 0.0, informative=False
         )
-    image = Image(counts, carm)
-    if effort is Effort.SEARCH:
-        fit = find_pose(registration, image, start_volume_from_carm, pivot_mm)
-    else:
-        close = effort is Effort.TRACK
-        fit = registration.fit(image, start_volume_from_carm, pivot_mm, close=close)
+    fit = _found(registration, Image(counts, carm), start_volume_from_carm, pivot_mm, effort).fit
     return Registration(
         volume_from_carm=fit.volume_from_carm,
         validity=assess(fit, timestamp_ns, sparse_volume=sparse_volume),
@@ -85,3 +81,31 @@ def register_counts(
         iterations=fit.iterations,
         elapsed_ms=1e3 * (time.perf_counter() - started),
     )
+
+
+_CONVINCING_SIMILARITY, _CONVINCING_RESIDUAL = 0.985, 0.04
+"""A fit like this needs no other to compare it with."""
+
+
+def _convincing(fit: Fit) -> bool:
+    likely = fit.similarity >= _CONVINCING_SIMILARITY and fit.residual <= _CONVINCING_RESIDUAL
+    return likely and fit.credible and fit.converged
+
+
+def _found(
+    registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, effort: Effort
+) -> Found:
+    """As little work as convinces, as much as the effort allows."""
+    if effort is Effort.TRACK and (fit := registration.track(image, start_volume_from_carm, pivot_mm)):
+        return Found(fit, None)
+    fit = registration.fit(image, start_volume_from_carm, pivot_mm)
+    best = Found(fit, None)
+    if effort is Effort.TRACK or _convincing(fit):
+        return best
+    for reach in (NEAR, FAR) if effort is Effort.SEARCH else (NEAR,):
+        found = find_pose(registration, image, start_volume_from_carm, pivot_mm, reach)
+        if rank(found.fit) < rank(best.fit):
+            best = found
+        if _convincing(best.fit):
+            break
+    return best

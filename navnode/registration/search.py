@@ -1,37 +1,146 @@
-"""2D/3D registration from a start that may be far off: try many poses small, follow the best ones."""
+"""2D/3D registration from a start that may be far off.
+
+Orientations and depths are tried on a grid, small; how far the image lies to the side costs nothing to find, since a
+picture wider than the detector is made of each and the image is looked for in it (normalised cross-correlation, Lewis
+1995). The best are followed, coarse to fine; the best and the best other one are told.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
+import cv2
 import numpy as np
 
 from navnode import geometry as g
-from navnode.registration.tracking import Fit, Image, ImageRegistration, refine, similarity_at
-from navnode.types import Matrix
+from navnode.registration.appearance import POSE_SCALE, Image
+from navnode.registration.tracking import Fit, ImageRegistration, Level, refine
+from navnode.types import CArm, FloatArray, Matrix
 
-_SHIFTS_MM = (-24.0, 0.0, 24.0)
-_DEPTHS_MM = (-40.0, 0.0, 40.0)
-_TURN_RAD = np.deg2rad(9.0)
-_FOLLOWED = 6
+_SEARCH_PX = 32
+_TURN_STEP_RAD = np.deg2rad(10.0)
+_DEPTH_STEP_MM = 40.0
 
+_DARKEST = 99.0
+"""Percentile of line integrals above which nothing counts: metal."""
 
-def _offsets() -> Matrix:
-    """Perturbations (M, 6) that cover about +-36 mm across, +-60 mm in depth and +-13 degrees."""
-    turns = [np.zeros(3)] + [sign * _TURN_RAD * axis for axis in np.eye(3) for sign in (-1, 1)]
-    shifts = [np.array([x, y, z]) for x, y, z in product(_SHIFTS_MM, _SHIFTS_MM, _DEPTHS_MM)]
-    return np.array([np.concatenate([turn, shift]) for turn in turns for shift in shifts])
-
-
-OFFSETS = _offsets()
+_TRIED_COARSE, _TRIED_MIDDLE, _TRIED_FINE = 16, 5, 2
+_SAME_MM = 4.0
+"""Poses closer than this (rotations: ``POSE_SCALE``) are one and the same."""
 
 
-def find_pose(registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
-    """The best fit that starts around a rough pose lead to."""
-    level, pivot = registration.search_level, (0.0, 0.0, pivot_mm)
-    starts = [start_volume_from_carm @ g.exp(xi, pivot) for xi in OFFSETS]
-    scores = np.array([similarity_at(level, image, start) for start in starts])
-    followed = [refine(level, image, starts[i], pivot_mm) for i in np.argsort(-scores)[:_FOLLOWED]]
-    followed.sort(key=lambda fit: -fit.similarity)
-    finals = [registration.fit(image, fit.volume_from_carm, pivot_mm) for fit in followed[:2]]
-    return max(finals, key=lambda fit: fit.similarity)
+@dataclass(frozen=True)
+class Reach:
+    """How far from the start is looked."""
+
+    across_mm: float
+    depth_mm: float
+    turn_rad: float
+
+
+NEAR = Reach(30.0, 55.0, np.deg2rad(16.0))
+FAR = Reach(105.0, 100.0, np.deg2rad(31.0))
+"""What the name of a station leaves open."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a search led."""
+
+    fit: Fit
+    runner_up: Fit | None
+    """The best fit that is somewhere else."""
+
+
+def find_pose(
+    registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
+) -> Found:
+    """The best fit that can be reached from a rough pose."""
+    poses = candidates(registration.coarse, image, start_volume_from_carm, pivot_mm, reach)
+    tries = [(registration.coarse, _TRIED_COARSE), (registration.middle, _TRIED_MIDDLE)]
+    fits: list[Fit] = []
+    for level, count in tries:
+        observed = image.observed(level.image_px, scatter=level is registration.middle)
+        fits = [refine(level, observed, pose, pivot_mm) for pose in poses[:count]]
+        fits = _distinct(sorted(fits, key=rank), pivot_mm)
+        poses = [fit.volume_from_carm for fit in fits]
+    finals = [registration.finish(image, fit.volume_from_carm, pivot_mm) for fit in fits[:_TRIED_FINE]]
+    finals = _distinct(sorted(finals, key=rank), pivot_mm)
+    others = [fit for fit in finals[1:] + fits if _apart_mm(fit, finals[0], pivot_mm) > 3 * _SAME_MM]
+    return Found(finals[0], others[0] if others else None)
+
+
+def rank(fit: Fit) -> tuple[bool, float]:
+    """Best first."""
+    return not fit.credible, -fit.similarity
+
+
+def candidates(
+    level: Level, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
+) -> list[Matrix]:
+    """Poses within reach, those whose picture resembles the image most first."""
+    counts, carm = image.binned(_SEARCH_PX)
+    looked_for = _features(_line(counts / image.brightest))
+    margin = int(np.ceil(reach.across_mm * carm.source_to_detector_mm / (pivot_mm * carm.pixel_spacing_mm[0])))
+    wide = _widened(carm, margin)
+    found = []
+    for turn, depth_mm in product(_turns(reach.turn_rad), _steps(reach.depth_mm, _DEPTH_STEP_MM)):
+        pose = start_volume_from_carm @ g.exp(np.concatenate([turn, (0.0, 0.0, depth_mm)]), (0.0, 0.0, pivot_mm))
+        picture = level.projector.render(wide, pose)
+        alike = cv2.matchTemplate(_features(picture), looked_for, cv2.TM_CCOEFF_NORMED)
+        _, score, _, (left, top) = cv2.minMaxLoc(alike)
+        per_px = (pivot_mm - depth_mm) / carm.source_to_detector_mm
+        shift_mm = [
+            (at - margin) * spacing * per_px for at, spacing in zip((left, top), carm.pixel_spacing_mm, strict=True)
+        ]
+        found.append((score, pose @ g.rigid(None, (*shift_mm, 0.0))))
+    found.sort(key=lambda pair: -pair[0])
+    return [pose for _, pose in found]
+
+
+def _line(light: FloatArray) -> FloatArray:
+    line = -np.log(np.clip(np.nan_to_num(light, nan=1.0), 1e-4, 1.0)).astype(np.float32)
+    return np.minimum(line, np.float32(np.percentile(line, _DARKEST)))
+
+
+def _features(line: FloatArray) -> FloatArray:
+    """Edges in both directions, and a little of the line integrals themselves, (h, w, 3)."""
+    du, dv = (cv2.Sobel(line, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    return np.dstack([du, dv, _OWN_WEIGHT * line])
+
+
+_OWN_WEIGHT = np.float32(0.1)
+
+
+def _widened(carm: CArm, margin_px: int) -> CArm:
+    u, v = carm.principal_point_px
+    return CArm(
+        carm.width_px + 2 * margin_px, carm.height_px + 2 * margin_px, carm.pixel_spacing_mm,
+        carm.source_to_detector_mm, (u + margin_px, v + margin_px),
+    )  # fmt: skip
+
+
+def _turns(reach_rad: float) -> list[Matrix]:
+    """Rotation vectors on a grid in a ball."""
+    steps = _steps(reach_rad, _TURN_STEP_RAD)
+    grid = [np.array(turn) for turn in product(steps, repeat=3)]
+    return [turn for turn in grid if np.linalg.norm(turn) <= reach_rad]
+
+
+def _steps(reach: float, step: float) -> list[float]:
+    count = int(reach / step + 0.25)
+    return [k * step for k in range(-count, count + 1)]
+
+
+def _distinct(fits: list[Fit], pivot_mm: float) -> list[Fit]:
+    kept: list[Fit] = []
+    for fit in fits:
+        if all(_apart_mm(fit, other, pivot_mm) > _SAME_MM for other in kept):
+            kept.append(fit)
+    return kept
+
+
+def _apart_mm(one: Fit, other: Fit, pivot_mm: float) -> float:
+    moved = g.log(g.inverse(one.volume_from_carm) @ other.volume_from_carm, (0.0, 0.0, pivot_mm))
+    return float(np.linalg.norm(moved * POSE_SCALE))

@@ -1,40 +1,47 @@
 """2D/3D registration of one X-ray image from a start that is close (tracker, last frame).
 
-Robust Gauss-Newton on the difference between the image's line integrals and the volume's projection. What
-the X-ray chain adds is solved along with the pose instead of being calibrated away: a grey-value map
-(gain, automatic exposure, beam hardening) and a smooth background (scatter), both linear in their
-coefficients and eliminated from the normal equations (variable projection, Golub and Pereyra 1973).
+Gauss-Newton on the difference between the image and what the volume would look like from a pose, from small images of
+a coarse volume to a few thousand chosen pixels of a fine one. What the X-ray chain adds is fitted along with the pose
+(:mod:`appearance`) instead of being calibrated away.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from navnode import geometry as g
-from navnode.imaging import binned_counts
 from navnode.projector import Projector
-from navnode.types import Array, CArm, FloatArray, Matrix, Volume
-from navnode.volumes import resample
+from navnode.registration.appearance import POSE_SCALE, Appearance, Image, Observed, fitted
+from navnode.types import CArm, FloatArray, Matrix, Volume
+from navnode.volumes import coarsened
 
-_ROTATION_SCALE_MM = 60.0
-"""A rotation of 1 rad moves what the image shows by about this much; balances the six parameters."""
-_SCALE = np.array([_ROTATION_SCALE_MM] * 3 + [1.0] * 3)
+_COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
+_COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
+_CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64
 
-_TUKEY = 4.685
-"""95 % efficiency for Gaussian residuals (Holland and Welsch 1977)."""
+_LOOK = 2
+"""Pixels are chosen on an image so many times smaller."""
 
 _DAMPING = 1e-4
+_STILL_MM = 0.05
 
-_HALF_WEIGHT_TRANSMISSION = 0.02
-"""Pixels this dark, relative to the brightest, count half: there, photons are few and scatter is most of them."""
+_LONGEST_STEP_MM = 40.0
+"""What is further is not known to be linear."""
+
+_CONVERGED_MM = 0.15
+"""A last step larger than this has not arrived."""
+_FINISHES = 3
+
+_CONTRAST = (0.55, 1.6)
+
+_KEYFRAME_MM = 4.0
+"""Pixels are chosen anew when the pose has moved by this much (rotations: ``POSE_SCALE``)."""
 
 _CLOSE_SIMILARITY = 0.95
 """Below this a fit from a close start is not believed and the pyramid is climbed."""
-
-_MIN_PATH = 0.02
-"""Line integral below which a ray misses the patient and tells nothing."""
 
 _MODEL_ERROR = 10.0
 """Actual errors over the statistical sigma of independent pixels, as measured on simulated frames of real and
@@ -43,12 +50,13 @@ procedural CTs (tests/registration): neighbouring residuals are not independent,
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the pyramid: which volume, how many pixels, how many iterations at most."""
+    """One step of the pyramid: which volume, what size of image, how many iterations at most."""
 
     projector: Projector
-    spacing_mm: float
     image_px: int
     iterations: int
+    still_mm: float
+    """A step that moves the image's content by less ends the iteration."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +64,51 @@ class Fit:
     """Where a start led."""
 
     volume_from_carm: Matrix
-    covariance: Matrix
-    residual: float
-    """Robust standard deviation of what is left, line-integral units."""
-    similarity: float
-    """Correlation of image and prediction over the inliers, smooth background taken out of both, -1..1."""
-    inliers: float
-    """Share of the weight that the robust estimate kept, 0..1."""
+    appearance: Appearance
     iterations: int
+    step_mm: float
+    """Size of the last step."""
+
+    @property
+    def covariance(self) -> Matrix:
+        """6x6 of ``volume_from_carm @ exp(xi, pivot)``, rad and mm."""
+        appearance = self.appearance
+        if not np.isfinite(appearance.noise):
+            return np.eye(6) * 1e6
+        information = appearance.hessian + 1e-9 * (np.trace(appearance.hessian) + 1.0) * np.eye(6)
+        statistical: Matrix = np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
+        return (_MODEL_ERROR * appearance.noise) ** 2 * statistical
+
+    @property
+    def converged(self) -> bool:
+        return self.step_mm <= _CONVERGED_MM
+
+    @property
+    def credible(self) -> bool:
+        """Whether image and volume can be of the same matter: gain and spectrum change the contrast, but not so much."""
+        return _CONTRAST[0] <= self.appearance.contrast <= _CONTRAST[1]
+
+    @property
+    def residual(self) -> float:
+        return self.appearance.noise
+
+    @property
+    def similarity(self) -> float:
+        return self.appearance.similarity
+
+    @property
+    def inliers(self) -> float:
+        return self.appearance.inliers
 
 
-class Image:
-    """One X-ray image at the sizes the pyramid asks for, each made once."""
+@dataclass(frozen=True)
+class _Keyframe:
+    """The pixels that tell most about the pose, from somewhere near it."""
 
-    def __init__(self, counts: Array, carm: CArm) -> None:
-        self._counts, self._carm = counts, carm
-        self._levels: dict[int, _Observed] = {}
-
-    def level(self, image_px: int) -> _Observed:
-        if image_px not in self._levels:
-            factor = max(1, round(self._carm.width_px / image_px))
-            self._levels[image_px] = _observe(binned_counts(self._counts, factor), self._carm.binned(factor))
-        return self._levels[image_px]
+    volume_from_carm: Matrix
+    carm: CArm
+    pixels: FloatArray
+    """(N, 2) in the fine image, spread over it, best first."""
 
 
 class ImageRegistration:
@@ -89,124 +120,140 @@ class ImageRegistration:
     """
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
-        finest = max(1.5, min(volume.spacing_mm))
-        fine, middle, coarse = (Projector(resample(volume, factor * finest), threads=threads) for factor in (1, 2, 4))
-        self.search_level = Level(coarse, 4 * finest, 48, 15)
-        self.levels = (Level(middle, 2 * finest, 64, 8), Level(fine, finest, 128, 5))
-        self.track_level = Level(fine, finest, 100, 3)
+        fine = coarsened(volume, _FINE_MM)
+        middle = coarsened(fine, _MIDDLE_MM)
+        coarse = coarsened(middle, _COARSE_MM)
+        projectors = [Projector(v, threads=threads) for v in (coarse, middle, fine)]
+        self.coarse = Level(projectors[0], _COARSE_PX, 12, 0.2)
+        self.middle = Level(projectors[1], _MIDDLE_PX, 8, 0.1)
+        self.fine = Level(projectors[2], _FINE_PX, 10, _STILL_MM)
+        self.tracking = Level(projectors[2], _FINE_PX, 4, _STILL_MM)
+        self._keyframe: _Keyframe | None = None
+        self._before: Appearance | None = None
 
-    def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, *, close: bool = False) -> Fit:
-        """Gauss-Newton through the pyramid from a start within about 10 mm and 5 degrees.
-
-        Args:
-            close: the start is within a millimetre or two; the finest volume is tried at once and the pyramid
-                only used when that does not fit.
-        """
-        if close:
-            fit = refine(self.track_level, image, start_volume_from_carm, pivot_mm)
-            if fit.similarity >= _CLOSE_SIMILARITY:
-                return fit
-        volume_from_carm = start_volume_from_carm
-        for level in self.levels:
-            fit = refine(level, image, volume_from_carm, pivot_mm)
-            volume_from_carm = fit.volume_from_carm
+    def track(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
+        """From a start within a millimetre or two; None when it does not fit."""
+        observed = self._chosen(image, start_volume_from_carm, pivot_mm, _CHOSEN_TRACKING)
+        if observed is None:
+            return None
+        # The first step goes as far on the coarser volume, in a third of the time.
+        first = linearised(self.middle.projector, observed, start_volume_from_carm, pivot_mm, self._before)
+        moved = moved_by(gauss_newton_step(first), start_volume_from_carm, pivot_mm)
+        fit = refine(self.tracking, observed, moved, pivot_mm, first)
+        if not (fit.similarity >= _CLOSE_SIMILARITY and fit.converged):
+            return None
+        self._before = fit.appearance
         return fit
 
+    def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+        """Through the pyramid from a start within about 10 mm and 6 degrees."""
+        volume_from_carm = start_volume_from_carm
+        for level in (self.coarse, self.middle):
+            observed = image.observed(level.image_px, scatter=level is self.middle)
+            volume_from_carm = refine(level, observed, volume_from_carm, pivot_mm).volume_from_carm
+        return self.finish(image, volume_from_carm, pivot_mm)
 
-@dataclass(frozen=True)
-class _Observed:
-    """An image made ready for one level; N pixels."""
+    def finish(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+        """The pyramid's finest level alone; pixels are chosen anew for as long as the pose keeps moving."""
+        volume_from_carm = start_volume_from_carm
+        for _ in range(_FINISHES):
+            observed = self._chosen(image, volume_from_carm, pivot_mm, _CHOSEN)
+            if observed is None:
+                return refine(self.coarse, image.observed(self.coarse.image_px), volume_from_carm, pivot_mm)
+            fit = refine(self.fine, observed, volume_from_carm, pivot_mm)
+            volume_from_carm = fit.volume_from_carm
+            if fit.converged:
+                break
+        self._before = fit.appearance
+        return fit
 
-    carm: CArm
-    line: FloatArray
-    """(N,) -ln(counts): line integrals up to a constant, which the background absorbs."""
-    trust: FloatArray
-    """(N,) weight before the robust one; 0 where saturated."""
-    background: FloatArray
-    """(6, N) quadratic polynomials of (u, v)."""
+    def _chosen(self, image: Image, volume_from_carm: Matrix, pivot_mm: float, count: int) -> Observed | None:
+        """The pixels that tell most about the pose; None when the volume is not in the picture."""
+        _, carm = image.binned(self.fine.image_px)
+        keyframe = self._keyframe
+        if keyframe is None or keyframe.carm != carm or _apart_mm(keyframe, volume_from_carm, pivot_mm) > _KEYFRAME_MM:
+            keyframe = _Keyframe(volume_from_carm, carm, chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm))
+            self._keyframe = keyframe
+        if len(keyframe.pixels) < _FEWEST:
+            return None
+        return image.observed(self.fine.image_px, _raster(keyframe.pixels[:count]))
 
 
-def _observe(counts: FloatArray, carm: CArm) -> _Observed:
-    line = -np.log(np.maximum(counts, 0.5)).ravel()
-    seen = np.isfinite(line)
-    line = np.where(seen, line, 0.0).astype(np.float32)
-    brightest = line[seen].min() if seen.any() else 0.0
-    transmission = np.exp(brightest - line)
-    trust = np.where(seen, transmission / (transmission + _HALF_WEIGHT_TRANSMISSION), 0.0).astype(np.float32)
-    v, u = np.mgrid[-1 : 1 : 1j * carm.height_px, -1 : 1 : 1j * carm.width_px].astype(np.float32)
-    background = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v]).reshape(6, -1)
-    return _Observed(carm, line, trust, background)
-
-
-def refine(level: Level, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+def refine(
+    level: Level, observed: Observed, start_volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None = None
+) -> Fit:
     """Gauss-Newton at one level, turning about (0, 0, pivot_mm) in carm."""
-    observed = image.level(level.image_px)
-    fit, step = _solve(level.projector, observed, start_volume_from_carm, pivot_mm)
-    for iteration in range(1, level.iterations + 1):
-        moved = fit.volume_from_carm @ g.exp(step, (0.0, 0.0, pivot_mm))
-        size = float(np.linalg.norm(step * _SCALE))
-        fit, step = _solve(level.projector, observed, moved, pivot_mm, iteration)
-        if size < 0.02 * level.spacing_mm:
+    volume_from_carm, moved_mm = start_volume_from_carm, np.inf
+    for iteration in range(level.iterations + 1):
+        before = linearised(level.projector, observed, volume_from_carm, pivot_mm, before)
+        if moved_mm < level.still_mm or iteration == level.iterations or not np.isfinite(before.noise):
             break
-    return fit
+        step = gauss_newton_step(before)
+        volume_from_carm = moved_by(step, volume_from_carm, pivot_mm)
+        moved_mm = float(np.linalg.norm(step))
+    assert before is not None
+    return Fit(volume_from_carm, before, iteration, moved_mm)
 
 
-def similarity_at(level: Level, image: Image, volume_from_carm: Matrix) -> float:
-    """How well the projection at a pose resembles the image, -1..1; no derivatives, for searching."""
-    observed = image.level(level.image_px)
-    predicted = level.projector.render(observed.carm, volume_from_carm).ravel()
-    return _similarity(observed, predicted, observed.trust * (predicted > _MIN_PATH))
+def linearised(
+    projector: Projector, observed: Observed, volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None
+) -> Appearance:
+    """What an image says at a pose; ``before``: what it said at a pose nearby."""
+    predicted, jacobian = projector.render(
+        observed.carm, volume_from_carm, observed.pixels, jacobian=True, pivot_mm=pivot_mm
+    )
+    return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
 
 
-def _solve(
-    projector: Projector, observed: _Observed, volume_from_carm: Matrix, pivot_mm: float, iteration: int = 0
-) -> tuple[Fit, Matrix]:
-    """What the image says at a pose, and the Gauss-Newton step from there."""
-    predicted, jacobian = projector.render(observed.carm, volume_from_carm, jacobian=True, pivot_mm=pivot_mm)
-    d = predicted.ravel()
-    trust = observed.trust * (d > _MIN_PATH)
-    total = float(trust.sum())
-    if total < 0.02 * d.size:
-        return Fit(volume_from_carm, np.eye(6) * 1e6, np.inf, 0.0, 0.0, iteration), np.zeros(6)
-
-    # Image = background + grey-value map of the prediction, robustly.
-    spread = float(d.std()) + 1e-6
-    t = (d - d.mean()) / spread
-    basis = np.concatenate([observed.background, t[None], t[None] ** 2])
-    weight = trust
-    for _ in range(3):
-        coefficients = _weighted_solve(basis, weight, observed.line)
-        residual = observed.line - coefficients @ basis
-        scatter = 1.4826 * float(np.median(np.abs(residual[trust > 0]))) + 1e-6
-        weight = trust * np.clip(1 - (residual / (_TUKEY * scatter)) ** 2, 0, None) ** 2
-
-    # Pose: the part of the derivatives that the map and the background cannot imitate.
-    slope = (coefficients[6] + 2 * coefficients[7] * t) / spread
-    rows = jacobian.reshape(6, -1) / _SCALE[:, None].astype(np.float32) * slope.astype(np.float32)
-    rows -= _weighted_solve(basis, weight, rows.T).T @ basis
-    weighted = rows * weight
-    hessian = (weighted @ rows.T).astype(np.float64)
-    damped = hessian + _DAMPING * np.diag(np.diag(hessian)) + 1e-9 * np.eye(6)
-    step = np.linalg.solve(damped, (weighted @ residual).astype(np.float64)) / _SCALE
-    covariance = (_MODEL_ERROR * scatter) ** 2 * np.linalg.inv(damped) / np.outer(_SCALE, _SCALE)
-    inliers = float((weight > 0).sum() / max((trust > 0).sum(), 1))
-    # What was taken for an outlier (a tool, say) does not count against the likeness, but against `inliers`.
-    similarity = _similarity(observed, d, trust * (weight > 0))
-    fit = Fit(volume_from_carm, covariance, scatter, similarity, inliers, iteration)
-    return fit, step
+def gauss_newton_step(appearance: Appearance) -> Matrix:
+    """The step of the scaled pose, (6,), a little damped against directions that the image does not fix."""
+    hessian = appearance.hessian
+    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9)
+    step = np.asarray(np.linalg.solve(damped, appearance.gradient))
+    return step * min(1.0, _LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-12))
 
 
-def _weighted_solve(basis: FloatArray, weight: FloatArray, target: FloatArray) -> FloatArray:
-    """Coefficients of the weighted least-squares fit of ``basis`` to ``target``, (8,) or (8, M)."""
-    weighted = basis * weight
-    gram = weighted @ basis.T
-    gram += 1e-6 * np.trace(gram) * np.eye(len(gram), dtype=gram.dtype)
-    solution: FloatArray = np.linalg.solve(gram, weighted @ target).astype(np.float32)
-    return solution
+def moved_by(step: Matrix, volume_from_carm: Matrix, pivot_mm: float) -> Matrix:
+    """The pose after a step of :func:`gauss_newton_step`."""
+    return volume_from_carm @ g.exp(step / POSE_SCALE, (0.0, 0.0, pivot_mm))
 
 
-def _similarity(observed: _Observed, predicted: FloatArray, weight: FloatArray) -> float:
-    flat = np.stack([observed.line, predicted], axis=1)
-    flat -= observed.background.T @ _weighted_solve(observed.background, weight, flat)
-    (aa, ab), (_, bb) = (flat * weight[:, None]).T @ flat
-    return float(ab / (np.sqrt(aa * bb) + 1e-12))
+def chosen_pixels(level: Level, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> FloatArray:
+    """Which pixels of ``carm``'s image tell most about the pose, (N, 2), spread over the image, best first.
+
+    What counts is leverage: how much of the pose's information rests on a pixel (Hoaglin and Welsch 1978), with smooth
+    derivatives, which scatter and gain imitate, taken out. Pixels come in cells of 4 x 2, whose rays run through the
+    same voxels and fill a vector register; one cell of every 8 x 8 pixels is taken before any second.
+    """
+    half = carm.binned(2)
+    predicted, jacobian = level.projector.render(half, volume_from_carm, jacobian=True, pivot_mm=pivot_mm)
+    rows = np.stack([row - cv2.blur(row, (15, 15)) for row in jacobian]).reshape(6, -1)
+    rows /= POSE_SCALE[:, None].astype(np.float32)
+    rows *= np.exp(-0.5 * np.minimum(predicted.ravel(), 8.0))  # photons: what is dark is noisy
+    hessian = (rows @ rows.T).astype(np.float64)
+    whitening = np.linalg.cholesky(np.linalg.inv(hessian + 1e-6 * (np.trace(hessian) + 1e-6) * np.eye(6)))
+    leverage = ((whitening.T.astype(np.float32) @ rows) ** 2).sum(axis=0).reshape(predicted.shape)
+    leverage[predicted <= 0] = 0.0
+    height, width = (n // 4 * 4 for n in leverage.shape)
+    cells = leverage[:height, :width].reshape(height // 4, 4, width // 4, 2, 2).sum(axis=4)
+    blocks = cells.transpose(0, 2, 1, 3).reshape(-1, 8)
+    # Rank within its block, then leverage: the best of every block come first.
+    rank = np.argsort(np.argsort(-blocks, axis=1), axis=1)
+    known = blocks > 0
+    best = np.lexsort((-blocks[known], rank[known]))
+    block, within = (index[best] for index in np.nonzero(known))
+    v = block // (width // 4) * 8 + within // 2 * 2
+    u = block % (width // 4) * 8 + within % 2 * 4
+    in_cell = np.stack(np.meshgrid(np.arange(4), np.arange(2)), axis=-1).reshape(1, 8, 2)
+    return (np.stack([u, v], axis=1)[:, None] + in_cell).reshape(-1, 2).astype(np.float32)
+
+
+def _raster(pixels: FloatArray) -> FloatArray:
+    """Cells in an order in which neighbours share the cache."""
+    cells = pixels.reshape(-1, 8, 2)
+    return cells[np.lexsort((cells[:, 0, 0], cells[:, 0, 1] // 8))].reshape(-1, 2)
+
+
+def _apart_mm(keyframe: _Keyframe, volume_from_carm: Matrix, pivot_mm: float) -> float:
+    moved = g.log(g.inverse(keyframe.volume_from_carm) @ volume_from_carm, (0.0, 0.0, pivot_mm))
+    return float(np.linalg.norm(moved * POSE_SCALE))

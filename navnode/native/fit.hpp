@@ -1,0 +1,49 @@
+// One linearisation of the image-formation model behind 2D/3D registration (registration/appearance.py
+// states it): what an X-ray chain makes of line integrals d,
+//   q = sum_b c_b phi_b + a t + b t^2,  t = (d - mean) / spread       background and grey-value map
+//   m = -ln(exp(-q) + sum_k s_k psi_k)                                 plus scatter, in counts
+// against y = -ln(counts), and the normal equations of the pose with c, a, b, s eliminated.
+#pragma once
+#include <cstdint>
+
+namespace navnode {
+
+constexpr int kMaxTerms = 16;  // backgrounds + 2 + scatters
+constexpr int kPose = 6;
+
+struct Pixels {
+  std::int64_t count;
+  const float* counts;      // > 0, in units of the brightest
+  const float* trust;       // weight before the robust one; 0: not to be used
+  const float* background;  // [backgrounds][count]
+  const float* scatter;     // [scatters][count], >= 0, in the units of counts
+  std::int32_t backgrounds, scatters;
+};
+
+struct Settings {
+  float pose_scale[kPose];        // the Jacobian is divided by these
+  float prior_sigma[kMaxTerms];   // of c, a, b, s about 0; <= 0: none
+  float tukey, min_path;
+  float model_sigma;              // of y - m where there are photons enough
+  float scatter_error;            // the scatter is wrong by about this share of itself
+  std::int32_t rounds;            // of re-weighting
+};
+
+struct Solution {
+  double coefficient[kMaxTerms];  // in: from the last call, or zeros; out: c, a, b, s
+  double hessian[kPose * kPose], gradient[kPose];  // of the scaled pose, weight 1 for trusted inliers
+  double noise;                   // robust standard deviation of y - m
+  double similarity;              // partial correlation of y and m over the inliers, background given
+  double inliers;                 // share of the trusted pixels with a weight
+  double contrast;                // slope of the grey-value map at the mean: 1 for an ideal chain and a true mu_water
+  std::int32_t started;           // in: whether `coefficient` holds something; out: whether it does
+};
+
+// jacobian: [6][count], or nullptr for appearance and similarity alone.
+using FitFn = void (*)(const Pixels&, const Settings&, const float* integral, const float* jacobian, Solution&);
+
+namespace portable { void fit(const Pixels&, const Settings&, const float*, const float*, Solution&); }
+namespace avx2 { void fit(const Pixels&, const Settings&, const float*, const float*, Solution&); }
+namespace avx512 { void fit(const Pixels&, const Settings&, const float*, const float*, Solution&); }
+
+}  // namespace navnode

@@ -1,0 +1,263 @@
+"""What an X-ray chain makes of line integrals, fitted to an image together with the pose.
+
+With d the volume's projection, t = (d - mean) / spread, and y = -ln(counts):
+
+    q = sum_b c_b phi_b(u, v) + a t + b t^2        gain and unevenness; beam hardening
+    y ~ -ln(exp(-q) + sum_k s_k psi_k(u, v))       scatter, which adds in counts and not in line integrals
+
+phi are 1, u, v, u^2, u v, v^2; psi are 1, the image spread widely, and the image times its line integrals spread
+widely (what a ray scatters is in proportion to what it crosses and what is left of it: Ohnesorge et al., Eur. Radiol.
+9, 1999). All coefficients are re-fitted at every pose with Tukey's weights (Holland and Welsch 1977), and eliminated
+from the pose's normal equations (variable projection, Golub and Pereyra 1973). The sums are compiled: native/fit.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from navnode import native
+from navnode.imaging import binned_counts
+from navnode.types import Array, CArm, FloatArray, Matrix
+
+_ROTATION_SCALE_MM = 60.0
+"""A rotation of 1 rad moves what the image shows by about this much; balances the six parameters."""
+POSE_SCALE = np.array([_ROTATION_SCALE_MM] * 3 + [1.0] * 3)
+
+_TUKEY = 4.685
+"""95 % efficiency for Gaussian residuals (Holland and Welsch 1977)."""
+
+_MIN_PATH = 0.02
+"""Line integral below which a ray misses the patient and tells nothing."""
+
+_MODEL_SIGMA = 0.03
+"""Line-integral units that the model is off by where there are photons enough; less noise than this is no merit."""
+
+_SCATTER_ERROR = 0.15
+"""The scatter's shape is off by about this share of itself."""
+
+_SCATTER_SIGMA_MM = 45.0
+_SPREAD_PX = 64
+_NOISE_PX = 256
+_MEDIAN_CHI2 = 0.4549
+"""Median of a squared standard normal."""
+
+_PRIOR_SIGMA = (0.0, 0.5, 0.5, 0.3, 0.3, 0.3, 0.0, 0.3)
+"""Of background and map, line-integral units; 0: free. Far beyond what chains do; keeps thin images from inventing."""
+_SCATTER_PRIOR_SIGMA = (0.1, 0.3, 0.1)
+
+
+class _Pixels(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("counts", ctypes.c_void_p),
+        ("trust", ctypes.c_void_p),
+        ("background", ctypes.c_void_p),
+        ("scatter", ctypes.c_void_p),
+        ("backgrounds", ctypes.c_int32),
+        ("scatters", ctypes.c_int32),
+    )
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (
+        ("pose_scale", ctypes.c_float * 6),
+        ("prior_sigma", ctypes.c_float * 16),
+        ("tukey", ctypes.c_float),
+        ("min_path", ctypes.c_float),
+        ("model_sigma", ctypes.c_float),
+        ("scatter_error", ctypes.c_float),
+        ("rounds", ctypes.c_int32),
+    )
+
+
+class _Solution(ctypes.Structure):
+    _fields_ = (
+        ("coefficient", ctypes.c_double * 16),
+        ("hessian", ctypes.c_double * 36),
+        ("gradient", ctypes.c_double * 6),
+        ("noise", ctypes.c_double),
+        ("similarity", ctypes.c_double),
+        ("inliers", ctypes.c_double),
+        ("contrast", ctypes.c_double),
+        ("started", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """An image's pixels, made ready; N of them."""
+
+    carm: CArm
+    pixels: FloatArray | None
+    """(N, 2) of (u, v) px, or None for the whole grid."""
+    counts: FloatArray
+    """(N,) in units of the image's brightest; 1 where unknown."""
+    trust: FloatArray
+    """(N,) weight before the robust one; 0 where unknown."""
+    background: FloatArray
+    """(6, N)"""
+    scatter: FloatArray
+    """(0 or 3, N)"""
+
+
+class Image:
+    """One X-ray image at the sizes that registration asks for, each made once.
+
+    Args:
+        counts: (H, W), as the detector gave them.
+    """
+
+    def __init__(self, counts: Array, carm: CArm) -> None:
+        self._counts, self._carm = counts, carm
+        self._binned: dict[int, tuple[FloatArray, CArm]] = {}
+        spread_px, _ = self.binned(_SPREAD_PX)
+        known = spread_px[np.isfinite(spread_px)]
+        self.brightest = max(float(np.percentile(known, 99)), 1e-6) if known.size else 1.0
+        self._noise = self._counts_per_photon()
+
+    def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
+        """Mean counts at about ``image_px`` pixels across, NaN where saturated, and the C-arm to go with them."""
+        factor = max(1, round(max(self._carm.width_px, self._carm.height_px) / image_px))
+        if factor not in self._binned:
+            binned = binned_counts(self._counts, factor)
+            self._binned[factor] = (_at_centers(binned, factor), self._carm.binned(factor))
+        return self._binned[factor]
+
+    def observed(self, image_px: int, pixels: FloatArray | None = None, *, scatter: bool = True) -> Observed:
+        """The image at one size, all of it or only ``pixels`` (N, 2) of whole (u, v)."""
+        binned, carm = self.binned(image_px)
+        if pixels is None:
+            v, u = np.mgrid[: carm.height_px, : carm.width_px]
+            u, v = u.ravel(), v.ravel()
+            counts = binned.ravel() / np.float32(self.brightest)
+        else:
+            u, v = pixels.astype(np.int64).T
+            counts = binned[v, u] / np.float32(self.brightest)
+        known = np.isfinite(counts)
+        noise = self._noise * (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** -2 / self.brightest
+        counts = np.where(known, np.maximum(counts, max(noise, 1e-6)), 1.0).astype(np.float32)
+        trust = np.where(known, _MODEL_SIGMA**2 / (_MODEL_SIGMA**2 + noise / counts), 0.0).astype(np.float32)
+        x = (2 * u / max(carm.width_px - 1, 1) - 1).astype(np.float32)
+        y = (2 * v / max(carm.height_px - 1, 1) - 1).astype(np.float32)
+        background = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+        spread = self._spread_at(x, y) if scatter else np.empty((0, x.size), np.float32)
+        return Observed(carm, pixels, counts, trust, background, spread)
+
+    def _counts_per_photon(self) -> float:
+        """Variance over mean of one detector pixel, from differences of neighbours: counting noise, whatever the gain."""
+        binned, carm = self.binned(_NOISE_PX)
+        rows = binned[::4]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = (rows[:, 1:] - rows[:, :-1]) ** 2 / (rows[:, 1:] + rows[:, :-1])
+        ratio = ratio[np.isfinite(ratio)]
+        pixels = (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** 2
+        return float(np.median(ratio)) / _MEDIAN_CHI2 * pixels if ratio.size else 1.0
+
+    def _spread_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        """The scatter's possible shapes at (x, y) in -1..1 across the image, (3, N)."""
+        if not hasattr(self, "_spread"):
+            small, carm = self.binned(_SPREAD_PX)
+            light = np.nan_to_num(small / np.float32(self.brightest), nan=1.0)
+            crossed = -np.log(np.clip(light, 1e-4, 1.0))
+            sigma_px = _SCATTER_SIGMA_MM / carm.pixel_spacing_mm[0]
+            blur = lambda image: cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)  # noqa: E731
+            self._spread = np.stack([blur(light), blur(light * crossed)])
+        height, width = self._spread.shape[1:]
+        u, v = (x + 1) / 2 * (width - 1), (y + 1) / 2 * (height - 1)
+        spread = np.empty((3, x.size), np.float32)
+        spread[0] = 1.0
+        for k in range(2):
+            spread[k + 1] = cv2.remap(self._spread[k], u[None], v[None], cv2.INTER_LINEAR)[0]
+        return spread
+
+
+def _at_centers(binned: FloatArray, factor: int) -> FloatArray:
+    """What a ray through a binned pixel's centre would have counted, to second order, from means over pixels.
+
+    A mean over ``factor`` samples is the centre's value plus half the samples' variance, (factor^2 - 1) / 12, times the
+    second derivative. Rays are what the projector knows; means would put outlines too far out, and with them the depth.
+    """
+    if factor == 1:
+        return binned
+    share = (1 - factor**-2) / 24
+    kernel = np.array([[0, -share, 0], [-share, 1 + 4 * share, -share], [0, -share, 0]], np.float32)
+    sharpened: FloatArray = cv2.filter2D(binned, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    return np.maximum(sharpened, np.float32(0.25) * binned)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What an image says at a pose."""
+
+    coefficients: Array
+    """(16,) to go on from at the next pose."""
+    hessian: Matrix
+    """6x6 of the pose times ``POSE_SCALE``."""
+    gradient: Matrix
+    """(6,)"""
+    noise: float
+    """Robust standard deviation of image minus model, line-integral units; inf: too little is seen."""
+    similarity: float
+    """Correlation of image and model over the inliers, smooth background taken out of both, -1..1."""
+    inliers: float
+    """Share of the trusted pixels that the robust estimate kept, 0..1."""
+    contrast: float
+    """How much the image changes for a change of the volume's line integrals; about 1 if both are what they say."""
+
+
+def fitted(
+    observed: Observed,
+    predicted: FloatArray,
+    jacobian: FloatArray | None = None,
+    before: Appearance | None = None,
+    rounds: int = 3,
+) -> Appearance:
+    """Fit the chain to an image at one pose, and linearise in the pose.
+
+    Args:
+        predicted: (N,) line integrals of the volume.
+        jacobian: (6, N) their pose derivatives.
+        before: from a pose nearby, to go on from.
+        rounds: of re-weighting.
+    """
+    pixels = _Pixels(
+        observed.counts.size, observed.counts.ctypes.data, observed.trust.ctypes.data,
+        observed.background.ctypes.data, observed.scatter.ctypes.data,
+        len(observed.background), len(observed.scatter),
+    )  # fmt: skip
+    settings = _Settings(
+        tukey=_TUKEY, min_path=_MIN_PATH, model_sigma=_MODEL_SIGMA, scatter_error=_SCATTER_ERROR, rounds=rounds
+    )
+    settings.pose_scale[:] = POSE_SCALE.tolist()
+    priors = _PRIOR_SIGMA + _SCATTER_PRIOR_SIGMA[: len(observed.scatter)]
+    settings.prior_sigma[: len(priors)] = priors
+    solution = _Solution()
+    if before is not None and np.isfinite(before.noise):
+        solution.coefficient[:] = before.coefficients.tolist()
+        solution.started = 1
+    native.library().navnode_fit(
+        0,
+        ctypes.byref(pixels),
+        ctypes.byref(settings),
+        predicted.ctypes.data,
+        None if jacobian is None else jacobian.ctypes.data,
+        ctypes.byref(solution),
+    )
+    fit = Appearance(
+        np.array(solution.coefficient),
+        np.array(solution.hessian).reshape(6, 6),
+        np.array(solution.gradient),
+        solution.noise,
+        solution.similarity,
+        solution.inliers,
+        solution.contrast,
+    )
+    finite = all(np.isfinite(part).all() for part in (fit.coefficients, fit.hessian, fit.gradient, fit.similarity))
+    return fit if finite and np.isfinite(fit.noise) else _NOTHING
+
+
+_NOTHING = Appearance(np.zeros(16), np.zeros((6, 6)), np.zeros(6), np.inf, 0.0, 0.0, 0.0)
