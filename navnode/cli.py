@@ -234,17 +234,27 @@ def register_command(
     track: Annotated[
         bool, typer.Option("--track", help="A sequence: each view starts from the result before it.")
     ] = False,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option("--landmarks", metavar="L.json", help="Points named in volume and views, as starts."),
+    ] = None,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """2D/3D registration: where did the C-arm stand? Each view's volume_from_carm is the start."""
+    """2D/3D registration: where did the C-arm stand?
+
+    Each view's volume_from_carm is the start; without one, its "station" ("AP", "lateral", ...) or its landmarks are.
+    """
     from navnode import offline
 
     if joint and track:
         raise ConfigError("--joint and --track exclude each other")
     effort = Effort.SEARCH if search else Effort.REFINE
     with _percent("Registering") as progress:
-        report = offline.register(volume, views, effort, joint, track, threads, progress)
+        report = offline.register(
+            volume, views, effort=effort, joint=joint, track=track, landmarks=landmarks, threads=threads,
+            progress=progress,
+        )  # fmt: skip
     if not as_json:
         table = Table("view", "status", "similarity", "sigma (mm)", "ms", "reason")
         for index, view in enumerate(report["views"]):
@@ -341,6 +351,46 @@ def bench_igtl(
     Console().print(table)
     ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report["ratios"].items())
     Console().print(f"As quick as the others: {ratios}", highlight=False)
+
+
+@bench.command("projector", epilog="Example:  navnode bench projector --json   (peers: pip install 'navnode[bench]')")
+def bench_projector(
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Of each measurement.")] = 7,
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """X-ray projection with pose derivatives, in every kind of direction, beside RTK and nanodrr."""
+    from navnode.bench import projector
+    from navnode.projector.native import default_threads
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=messages) as progress:
+        task = progress.add_task("", total=projector.steps())
+        report = projector.run(
+            repeats, threads or default_threads(), lambda what: progress.update(task, description=what, advance=1)
+        )
+    if as_json:
+        _print_json(report)
+        return
+    size = f"{report['voxels']}³ to {report['image_px']}², {report['threads']} threads, median ms"
+    first = next(iter(report["directions"].values()))["ms"]
+    table = Table("direction", *(name.replace(" with derivatives", "+d") for name in first), "error", title=size)
+    for name, figures in report["directions"].items():
+        times = (f"{ms:.1f}" for ms in figures["ms"].values())
+        table.add_row(name, *times, f"{figures['error']:.1e}")
+    Console().print(table)
+    lines = [
+        "+d: with the six derivatives by the pose",
+        f"adjoint: dot products agree to {report['adjoint_error']:.1e}",
+    ]
+    if "RTK forward" in first:
+        for isa in next(iter(report["directions"].values()))["rtk_over"]:
+            ratios = [figures["rtk_over"][isa] for figures in report["directions"].values()]
+            lines.append(
+                f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives"
+            )
+    if "nanodrr" in report:
+        lines.append(f"nanodrr's forward and backward take {report['nanodrr']['ratio']:g} times as long")
+    Console().print("\n".join(lines), highlight=False)
 
 
 def _bench_cell(figures: dict[str, float]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,10 @@ from navnode.errors import ConfigError
 from navnode.projector import Projector
 from navnode.reconstruction import reconstruct
 from navnode.reconstruction.surface import bone_surface
-from navnode.registration import ImageRegistration, register_counts
-from navnode.registration.fusion import PatientFilter, measurement
-from navnode.types import Effort, Matrix, Registration, Volume
-from navnode.viewfiles import ViewFile, read_views, write_views
+from navnode.registration import ImageRegistration, distance_mm, register_counts, register_jointly
+from navnode.registration.stations import landmark_pose, station_poses
+from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
+from navnode.viewfiles import ViewFile, read_landmarks, read_views, write_views
 from navnode.volumes import read_volume, write_mesh, write_volume
 
 Progress = Callable[[float], None]
@@ -52,30 +54,141 @@ def project(ct: Path, views: Path, out: Path, i0: float | None, threads: int, pr
 
 
 def register(
-    ct: Path, views: Path, effort: Effort, joint: bool, track: bool, threads: int, progress: Progress
+    ct: Path,
+    views: Path,
+    *,
+    effort: Effort,
+    joint: bool,
+    track: bool,
+    landmarks: Path | None,
+    threads: int,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Register every view to a CT; see :func:`navnode.registration.register`."""
+    """Register views to a CT.
+
+    Args:
+        joint: the views share one rigid motion of the patient.
+        track: a sequence; each view starts from where the ones before it lead.
+        landmarks: points named in volume and images; where given, they are the starts.
+
+    Raises:
+        ConfigError: a file or an image cannot be used; a view that needs a start has none.
+    """
     wanted = read_views(views)
-    first_poses = [view.pose() for view in (wanted[:1] if track else wanted)]
+    if track or joint:
+        _need_starts(wanted[:1] if track else wanted, landmarks)
     volume = read_volume(ct)
+    starts = _starts(wanted, volume, landmarks, only_first=track)
     registration = ImageRegistration(volume, threads or None)
     started = time.perf_counter()
-    results: list[Registration] = []
-    for index, view in enumerate(wanted):
-        if track and results:
-            start, how = results[-1].volume_from_carm, Effort.REFINE
-        else:
-            start, how = first_poses[index], effort
-        depth_mm = float(np.linalg.norm(volume.center_mm - start[:3, 3]))
-        result = register_counts(registration, view.counts(), view.carm, start, depth_mm, how, view.timestamp_ns)
-        if track and results and not result.validity.usable:
-            # A lost frame must not carry the next ones away: they start where the last good one was.
-            result = replace(result, volume_from_carm=results[-1].volume_from_carm)
-        results.append(result)
-        progress((index + 1) / len(wanted))
     if joint:
-        results = _joined(results, first_poses)
+        shots = [
+            (counts, view.carm, start[0], distance_mm(volume, start[0]), view.timestamp_ns)
+            for view, start, counts in zip(wanted, starts, _read_ahead(wanted), strict=True)
+        ]
+        results = register_jointly(registration, shots, effort)
+        progress(1.0)
+    elif track:
+        results = _tracked(registration, volume, wanted, starts[0], effort, progress)
+    else:
+        results = []
+        for view, start, counts in zip(wanted, starts, _read_ahead(wanted), strict=True):
+            how = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
+            results.append(_best_of(registration, volume, view, counts, start, how))
+            progress(len(results) / len(wanted))
     return {"views": [_told(result) for result in results], "elapsed_ms": _ms(started)}
+
+
+def _tracked(
+    registration: ImageRegistration,
+    volume: Volume,
+    views: list[ViewFile],
+    first: list[Matrix],
+    effort: Effort,
+    progress: Progress,
+) -> list[Registration]:
+    """A sequence: the C-arm is taken to go on moving as it did, until it does not."""
+    results: list[Registration] = []
+    good: list[Matrix] = []  # the last two poses, of consecutive frames
+    for view, counts in zip(views, _read_ahead(views), strict=True):
+        if not results:
+            result = _best_of(registration, volume, view, counts, first, effort)
+        else:
+            last = results[-1].volume_from_carm
+            start = last if len(good) < 2 else good[-1] @ g.inverse(good[-2]) @ last
+            how = Effort.TRACK if good else Effort.REFINE
+            result = register_counts(
+                registration, counts, view.carm, start, distance_mm(volume, start), how, view.timestamp_ns
+            )
+            if not result.validity.usable and how is Effort.TRACK:
+                result = register_counts(
+                    registration, counts, view.carm, last, distance_mm(volume, last), Effort.REFINE, view.timestamp_ns
+                )
+        if result.validity.usable:
+            good = [*good[-1:], result.volume_from_carm]
+        else:
+            good = []
+            if results:  # a lost frame must not carry the next ones away: they start where the last good one was
+                result = replace(result, volume_from_carm=results[-1].volume_from_carm)
+        results.append(result)
+        progress(len(results) / len(views))
+    return results
+
+
+def _best_of(
+    registration: ImageRegistration,
+    volume: Volume,
+    view: ViewFile,
+    counts: Array,
+    starts: list[Matrix],
+    effort: Effort,
+) -> Registration:
+    """The best from several starts; one that is VALID ends it."""
+    best: Registration | None = None
+    spent_ms = 0.0
+    for start in starts:
+        found = register_counts(
+            registration, counts, view.carm, start, distance_mm(volume, start), effort, view.timestamp_ns
+        )
+        spent_ms += found.elapsed_ms
+        if best is None or (found.validity.usable, found.similarity) > (best.validity.usable, best.similarity):
+            best = found
+        if best.validity.status is Status.VALID:
+            break
+    assert best is not None
+    return replace(best, elapsed_ms=spent_ms)
+
+
+def _need_starts(views: Sequence[ViewFile], landmarks: Path | None) -> None:
+    for view in views:
+        if landmarks is None and not view.station:
+            view.pose()
+
+
+def _starts(
+    views: Sequence[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool
+) -> list[list[Matrix]]:
+    """Where each view begins: its landmarks, its pose, or its station's name."""
+    marked = read_landmarks(landmarks, len(views)) if landmarks is not None else None
+    starts = []
+    for index, view in enumerate(views[:1] if only_first else views):
+        if marked is not None and marked.pixels[index]:
+            starts.append([landmark_pose(view.carm, marked.points_mm, marked.pixels[index])])
+        elif view.volume_from_carm is None and view.station:
+            starts.append(station_poses(view.station, volume, view.carm))
+        else:
+            starts.append([view.pose()])
+    return starts
+
+
+def _read_ahead(views: Sequence[ViewFile]) -> Iterator[Array]:
+    """The views' images, the next one read while the last one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = deque([reader.submit(views[0].counts)])
+        for view in views[1:]:
+            waiting.append(reader.submit(view.counts))
+            yield waiting.popleft().result()
+        yield waiting.popleft().result()
 
 
 def reconstruct_views(
@@ -114,29 +227,6 @@ def reconstruct_views(
         "per_view_ms": per_view_ms,
         "out": str(out),
     }
-
-
-def _joined(results: list[Registration], starts: list[Matrix]) -> list[Registration]:
-    """Views that share one rigid motion of the patient: their registrations, weighted by their covariances."""
-    usable = [(r, s) for r, s in zip(results, starts, strict=True) if r.validity.usable]
-    if not usable:
-        return results
-    pivot = np.mean([s[:3, 3] + r.pivot_mm * s[:3, 2] for r, s in usable], axis=0)
-    estimate: PatientFilter | None = None
-    for registration, start in usable:
-        moved, covariance = measurement(
-            registration.volume_from_carm, registration.covariance, registration.pivot_mm, g.inverse(start), pivot
-        )
-        if estimate is None:
-            estimate = PatientFilter(moved, pivot, covariance)
-        else:
-            estimate.combine(moved, covariance)
-    assert estimate is not None
-    motion = estimate.volume_from_patient
-    return [
-        replace(r, volume_from_carm=motion @ s, covariance=estimate.covariance_at(s, r.pivot_mm))
-        for r, s in zip(results, starts, strict=True)
-    ]
 
 
 def _told(registration: Registration) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from navnode.imaging import line_integrals, open_beam_counts
 from navnode.types import Array, CArm, Matrix, View
 
 SCHEMA = "navnode/views/1"
+LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28
 _MAX_PIXELS = 1 << 26
 _DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
@@ -53,6 +54,7 @@ class _View(msgspec.Struct, frozen=True):
     carm: _CArm | None = None
     volume_from_carm: tuple[tuple[float, float, float, float], ...] | None = None
     timestamp_ns: int = 0
+    station: str = ""
 
     def __post_init__(self) -> None:
         if self.volume_from_carm is not None and not is_rigid(np.array(self.volume_from_carm)):
@@ -78,6 +80,8 @@ class ViewFile:
     volume_from_carm: Matrix | None
     i0: float | None
     timestamp_ns: int
+    station: str = ""
+    """What the C-arm's position is called, such as ``AP``; for views without a pose."""
 
     def counts(self) -> Array:
         """Detector counts (H, W).
@@ -143,8 +147,50 @@ def read_views(path: str | Path) -> list[ViewFile]:
             raise ConfigError(f"{path}: views[{index}] has no carm, and there is none for all")
         pose = None if view.volume_from_carm is None else orthonormal(np.array(view.volume_from_carm))
         image = path.parent / view.image if view.image else None
-        found.append(ViewFile(f"{path}: views[{index}]", image, carm.value(), pose, view.i0, view.timestamp_ns))
+        found.append(
+            ViewFile(f"{path}: views[{index}]", image, carm.value(), pose, view.i0, view.timestamp_ns, view.station)
+        )
     return found
+
+
+class _Landmarks(msgspec.Struct, frozen=True):
+    points_mm: dict[str, tuple[float, float, float]]
+    views: tuple[dict[str, tuple[float, float]], ...]
+    schema: str = ""
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Points that were named in a volume and in views of it."""
+
+    points_mm: dict[str, tuple[float, float, float]]
+    """RAS."""
+    pixels: tuple[dict[str, tuple[float, float]], ...]
+    """(u, v) in each view."""
+
+
+def read_landmarks(path: Path, views: int) -> Landmarks:
+    """Landmarks for a set of ``views`` views, ``navnode/landmarks/1``.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: too large for landmarks")
+        read = msgspec.json.decode(path.read_bytes(), type=_Landmarks)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if read.schema != LANDMARKS_SCHEMA:
+        raise ConfigError(f"{path}: schema is {read.schema!r}, not {LANDMARKS_SCHEMA!r}")
+    if len(read.views) != views:
+        raise ConfigError(f"{path}: views has {len(read.views)} entries, the set of views has {views}")
+    for index, seen in enumerate(read.views):
+        if unknown := sorted(set(seen) - set(read.points_mm)):
+            raise ConfigError(f"{path}: views[{index}]: {unknown[0]!r} is not among points_mm")
+    return Landmarks(read.points_mm, read.views)
 
 
 def write_views(path: Path, views: list[ViewFile]) -> None:

@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 
 from navnode import geometry as g
+from navnode.registration.stations import STATIONS_DEG, pose_at
 from navnode.simulation.physics import METAL_PER_MM, cylinder_chords_mm
 from navnode.simulation.scenario import scenario_for
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
 Render = Callable[[CArm, Matrix], FloatArray]
 
-STATIONS_DEG = {"AP": 0.0, "lateral": 90.0, "oblique": 45.0, "LAO": -45.0, "PA": 180.0}
+_STATIONS = ("AP", "lateral", "oblique", "RAO", "PA")
 _TURN_DEG, _ANGULATION_DEG, _ROLL_DEG = 12.0, 10.0, 8.0
 """How far from its name a station is set up in practice."""
 _SHIFT_MM = 18.0
@@ -62,7 +63,7 @@ class Chain:
         """uint16 counts (H, W)."""
         rays = np.maximum(line, 0.0)
         if self.hardening:
-            primary = sum(share * np.exp(-ratio * rays) for ratio, share in _SPECTRUM)
+            primary = np.sum([share * np.exp(-ratio * rays) for ratio, share in _SPECTRUM], axis=0, dtype=np.float32)
         else:
             primary = np.exp(-rays)
         photons = rng.poisson(self.i0 * (primary + self._scatter(primary, carm)))
@@ -141,7 +142,7 @@ class Patient:
     def case(self, rng: np.random.Generator, i0: float, chain: Chain | None = None, station: str = "") -> Case:
         """A case at a station, set up as inexactly as in practice."""
         carm = _drawn_carm(rng)
-        station = station or str(rng.choice(list(STATIONS_DEG)))
+        station = station or str(rng.choice(_STATIONS))
         chain = chain or Chain.drawn(rng, i0)
         distance_mm = float(rng.uniform(0.64, 0.72)) * carm.source_to_detector_mm
         middle = self.isocentre_mm + rng.uniform(-_SHIFT_MM, _SHIFT_MM, 3)
@@ -197,16 +198,6 @@ class Patient:
             )  # fmt: skip
             hand = g.exp(np.array([0.1 * np.sin(3 * t_s), 0, 0, 10 * np.sin(2 * t_s), 8 * np.cos(2.3 * t_s), 0]))
             yield self.exposed(volume_from_carm, carm, distance_mm, drifting, rng, "sweep", tool @ hand)
-
-
-def pose_at(
-    middle_mm: Matrix, distance_mm: float, *, orbital_deg: float, angulation_deg: float = 0.0, roll_deg: float = 0.0
-) -> Matrix:
-    """volume_from_carm looking at a point; 0 is AP: image right is patient right, image up is superior."""
-    at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-    turn = g.rotation_exp(np.deg2rad([0, 0, orbital_deg])) @ g.rotation_exp(np.deg2rad([angulation_deg, 0, 0]))
-    rotation = turn @ at_zero @ g.rotation_exp(np.deg2rad([0, 0, roll_deg]))
-    return g.rigid(rotation, middle_mm - distance_mm * rotation[:, 2])
 
 
 def tool_in_beam(rng: np.random.Generator, distance_mm: float) -> Matrix:

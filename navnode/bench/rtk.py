@@ -4,7 +4,8 @@ renders the cases on which registration is judged, so that it is not judged on p
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,12 @@ from navnode.types import CArm, FloatArray, Matrix, Volume
 
 
 def available() -> bool:
-    return importlib.util.find_spec("itk") is not None and importlib.util.find_spec("itk.RTKConfig") is not None
+    """Whether itk-rtk is installed."""
+    try:
+        importlib.metadata.version("itk-rtk")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 class RtkProjector:
@@ -35,9 +41,7 @@ class RtkProjector:
             volume_from_index[:3, 0] *= -1
         spacing = np.linalg.norm(volume_from_index[:3, :3], axis=0)
         # RTK's world is the grid itself: axes along its indices, mm, voxel 0 at the origin.
-        self._grid_from_volume = g.inverse(
-            g.rigid(volume_from_index[:3, :3] / spacing, volume_from_index[:3, 3])
-        )
+        self._grid_from_volume = g.inverse(g.rigid(volume_from_index[:3, :3] / spacing, volume_from_index[:3, 3]))
         # Joseph's method in RTK sees nothing outside the outermost voxels' centres: a border of air as in ours.
         padded = np.pad(attenuation(voxels), 1)
         self._image = itk.image_from_array(np.ascontiguousarray(padded))
@@ -46,11 +50,21 @@ class RtkProjector:
 
     def render(self, carm: CArm, volume_from_carm: Matrix) -> FloatArray:
         """Line integrals (H, W), as ``Projector.render``."""
-        return np.array(self._itk.array_from_image(self.filter(carm, volume_from_carm).GetOutput())[0])
+        return np.array(self._itk.array_from_image(self._forward(carm, volume_from_carm).GetOutput())[0])
 
-    def filter(self, carm: CArm, volume_from_carm: Matrix) -> Any:
-        """The filter after it has run; ``Modified()`` and ``Update()`` run it again, for timing."""
-        itk, rtk = self._itk, self._rtk
+    def again(self, carm: CArm, volume_from_carm: Matrix) -> Callable[[], None]:
+        """Projects anew at every call, without what has to be set up once; for timing."""
+        forward = self._forward(carm, volume_from_carm)
+
+        def project() -> None:
+            forward.Modified()
+            forward.Update()
+
+        return project
+
+    def _forward(self, carm: CArm, volume_from_carm: Matrix) -> Any:
+        """RTK's filter after it has run."""
+        rtk = self._rtk
         grid_from_carm = self._grid_from_volume @ volume_from_carm
         (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
         corner = g.transform(grid_from_carm, np.array([-cu * su, -cv * sv, carm.source_to_detector_mm]))

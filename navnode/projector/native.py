@@ -10,6 +10,7 @@ import numpy as np
 
 from navnode import native
 from navnode.errors import ComputeError
+from navnode.projector.nanodrr import NanodrrRays
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
 MU_WATER_PER_MM = 0.02
@@ -49,7 +50,12 @@ class _Scene(ctypes.Structure):
 
 
 class _Rays(ctypes.Structure):
-    _fields_ = (("u_px", ctypes.c_void_p), ("v_px", ctypes.c_void_p), ("count", ctypes.c_int64), ("width", ctypes.c_int32))
+    _fields_ = (
+        ("u_px", ctypes.c_void_p),
+        ("v_px", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("width", ctypes.c_int32),
+    )
 
 
 def backend_name() -> str:
@@ -66,6 +72,8 @@ class Projector:
 
     Args:
         volume: HU; converted to attenuation (1/mm), below-air values clipped to 0.
+        backend: ``native`` (compiled kernels on the CPU) or ``nanodrr`` (GPU; needs the extra ``gpu``); the other
+            arguments but ``mu_water_per_mm`` are the native one's.
         precision: ``int16`` packs voxel pairs (quantised to 1/32000 of the largest attenuation; fastest),
             ``float32`` keeps the values and allows :meth:`backproject`.
         threads: how many to use; default: all that this process may run on.
@@ -76,6 +84,7 @@ class Projector:
         self,
         volume: Volume,
         *,
+        backend: Literal["native", "nanodrr"] = "native",
         precision: Literal["int16", "float32"] = "int16",
         threads: int | None = None,
         instruction_set: str | None = None,
@@ -88,6 +97,10 @@ class Projector:
         self._isa = names.index(instruction_set) if instruction_set else 0
         self._precision = precision
         self._mu_water_per_mm = mu_water_per_mm
+        self._nanodrr: NanodrrRays | None = None
+        if backend == "nanodrr":
+            self._nanodrr = NanodrrRays(attenuation(volume.voxels, mu_water_per_mm), volume.volume_from_index)
+            return
         # Padding moves voxel 0 to index PADDING.
         shift = np.eye(4)
         shift[:3, 3] = PADDING
@@ -157,6 +170,15 @@ class Projector:
         Returns:
             (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
         """
+        _check_pose(volume_from_carm)
+        if self._nanodrr is not None:
+            v, u = np.mgrid[: carm.height_px, : carm.width_px]
+            listed = np.stack([u.ravel(), v.ravel()], axis=1) if pixels is None else _as_list(pixels)
+            integrals, derivatives = self._nanodrr.project(carm, volume_from_carm, listed, pivot_mm, jacobian)
+            shape = u.shape if pixels is None else (len(listed),)
+            return integrals.reshape(shape) if derivatives is None else (
+                integrals.reshape(shape), derivatives.reshape(6, *shape)
+            )  # fmt: skip
         rays, shape, _kept = _whole_detector(carm) if pixels is None else _listed(pixels)
         scene = self._scene(carm, volume_from_carm, pivot_mm)
         integrals = np.empty(rays.count, np.float32)
@@ -176,6 +198,9 @@ class Projector:
 
     def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
         """The adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i), float32 volumes only."""
+        if self._precision != "float32" or self._nanodrr is not None:
+            raise ValueError("back-projection needs a native projector of float32 precision")
+        _check_pose(volume_from_carm)
         rays, _, _ = _whole_detector(carm)
         values = np.ascontiguousarray(values, np.float32).ravel()
         scene = self._scene(carm, volume_from_carm, 0.0)
@@ -198,8 +223,6 @@ class Projector:
         return self._padded[self._core]
 
     def _scene(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> _Scene:
-        if not (np.isfinite(volume_from_carm).all() and np.abs(volume_from_carm).max() < _FARTHEST_MM):
-            raise ComputeError("the C-arm's pose is none")
         index_from_carm = self._index_from_volume @ volume_from_carm
         source, linear = index_from_carm[:3, 3], index_from_carm[:3, :3]
         (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
@@ -246,10 +269,20 @@ def _whole_detector(carm: CArm) -> tuple[_Rays, tuple[int, ...], None]:
     return _Rays(None, None, carm.width_px * carm.height_px, carm.width_px), (carm.height_px, carm.width_px), None
 
 
-def _listed(pixels: Array) -> tuple[_Rays, tuple[int, ...], FloatArray]:
-    """The rays, the shape of what they give, and the memory that they point into."""
+def _check_pose(volume_from_carm: Matrix) -> None:
+    if not (np.isfinite(volume_from_carm).all() and np.abs(volume_from_carm).max() < _FARTHEST_MM):
+        raise ComputeError("the C-arm's pose is none")
+
+
+def _as_list(pixels: Array) -> FloatArray:
     uv = np.asarray(pixels, np.float32)
     if uv.ndim != 2 or uv.shape[1] != 2:
         raise ValueError(f"pixels must have the shape (N, 2), not {uv.shape}")
+    return uv
+
+
+def _listed(pixels: Array) -> tuple[_Rays, tuple[int, ...], FloatArray]:
+    """The rays, the shape of what they give, and the memory that they point into."""
+    uv = _as_list(pixels)
     columns = np.ascontiguousarray(uv.T)
     return _Rays(columns[0].ctypes.data, columns[1].ctypes.data, len(uv), 0), (len(uv),), columns

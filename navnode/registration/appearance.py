@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ _TUKEY = 4.685
 _MIN_PATH = 0.02
 """Line integral below which a ray misses the patient and tells nothing."""
 
-_MODEL_SIGMA = 0.03
+MODEL_SIGMA = 0.03
 """Line-integral units that the model is off by where there are photons enough; less noise than this is no merit."""
 
 _SCATTER_ERROR = 0.15
@@ -140,7 +141,7 @@ class Image:
         known = np.isfinite(counts)
         noise = self._noise * (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** -2 / self.brightest
         counts = np.where(known, np.maximum(counts, max(noise, 1e-6)), 1.0).astype(np.float32)
-        trust = np.where(known, _MODEL_SIGMA**2 / (_MODEL_SIGMA**2 + noise / counts), 0.0).astype(np.float32)
+        trust = np.where(known, MODEL_SIGMA**2 / (MODEL_SIGMA**2 + noise / counts), 0.0).astype(np.float32)
         x = (2 * u / max(carm.width_px - 1, 1) - 1).astype(np.float32)
         y = (2 * v / max(carm.height_px - 1, 1) - 1).astype(np.float32)
         background = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
@@ -148,7 +149,7 @@ class Image:
         return Observed(carm, pixels, counts, trust, background, spread)
 
     def _counts_per_photon(self) -> float:
-        """Variance over mean of one detector pixel, from differences of neighbours: counting noise, whatever the gain."""
+        """Variance over mean of one detector pixel, from differences of neighbours, whatever the gain."""
         binned, carm = self.binned(_NOISE_PX)
         rows = binned[::4]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -159,20 +160,27 @@ class Image:
 
     def _spread_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """The scatter's possible shapes at (x, y) in -1..1 across the image, (3, N)."""
-        if not hasattr(self, "_spread"):
-            small, carm = self.binned(_SPREAD_PX)
-            light = np.nan_to_num(small / np.float32(self.brightest), nan=1.0)
-            crossed = -np.log(np.clip(light, 1e-4, 1.0))
-            sigma_px = _SCATTER_SIGMA_MM / carm.pixel_spacing_mm[0]
-            blur = lambda image: cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)  # noqa: E731
-            self._spread = np.stack([blur(light), blur(light * crossed)])
-        height, width = self._spread.shape[1:]
+        shapes = self._spread
+        height, width = shapes[0].shape
         u, v = (x + 1) / 2 * (width - 1), (y + 1) / 2 * (height - 1)
         spread = np.empty((3, x.size), np.float32)
         spread[0] = 1.0
-        for k in range(2):
-            spread[k + 1] = cv2.remap(self._spread[k], u[None], v[None], cv2.INTER_LINEAR)[0]
+        for k, shape in enumerate(shapes):
+            spread[k + 1] = cv2.remap(shape, u[None], v[None], cv2.INTER_LINEAR)[0]
         return spread
+
+    @cached_property
+    def _spread(self) -> tuple[FloatArray, FloatArray]:
+        small, carm = self.binned(_SPREAD_PX)
+        light = np.nan_to_num(small / np.float32(self.brightest), nan=1.0)
+        crossed = -np.log(np.clip(light, 1e-4, 1.0))
+        return _spread_widely(light, carm), _spread_widely(light * crossed, carm)
+
+
+def _spread_widely(image: FloatArray, carm: CArm) -> FloatArray:
+    sigma_px = _SCATTER_SIGMA_MM / carm.pixel_spacing_mm[0]
+    blurred: FloatArray = cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
+    return blurred
 
 
 def _at_centers(binned: FloatArray, factor: int) -> FloatArray:
@@ -186,7 +194,8 @@ def _at_centers(binned: FloatArray, factor: int) -> FloatArray:
     share = (1 - factor**-2) / 24
     kernel = np.array([[0, -share, 0], [-share, 1 + 4 * share, -share], [0, -share, 0]], np.float32)
     sharpened: FloatArray = cv2.filter2D(binned, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-    return np.maximum(sharpened, np.float32(0.25) * binned)
+    limited: FloatArray = np.maximum(sharpened, np.float32(0.25) * binned)
+    return limited
 
 
 @dataclass(frozen=True)
@@ -205,8 +214,21 @@ class Appearance:
     """Correlation of image and model over the inliers, smooth background taken out of both, -1..1."""
     inliers: float
     """Share of the trusted pixels that the robust estimate kept, 0..1."""
+    bend: float
+    """Curvature over slope of the grey-value map, of one spread of the line integrals; below 0: the beam hardens."""
     contrast: float
     """How much the image changes for a change of the volume's line integrals; about 1 if both are what they say."""
+
+
+def modelled(observed: Observed, predicted: FloatArray, appearance: Appearance) -> FloatArray:
+    """-ln of what the image should be for line integrals ``predicted`` (N,): the model of this module."""
+    backgrounds = len(observed.background)
+    c, (a, b), s = np.split(appearance.coefficients[: backgrounds + 2 + len(observed.scatter)].astype(np.float32),
+                            [backgrounds, backgrounds + 2])  # fmt: skip
+    t = (predicted - predicted.mean()) / (predicted.std() + np.float32(1e-6))
+    q = c @ observed.background + (a + b * t) * t
+    light: FloatArray = np.exp(-np.clip(q, -30, 25)) + s @ observed.scatter
+    return -np.log(light)
 
 
 def fitted(
@@ -230,7 +252,7 @@ def fitted(
         len(observed.background), len(observed.scatter),
     )  # fmt: skip
     settings = _Settings(
-        tukey=_TUKEY, min_path=_MIN_PATH, model_sigma=_MODEL_SIGMA, scatter_error=_SCATTER_ERROR, rounds=rounds
+        tukey=_TUKEY, min_path=_MIN_PATH, model_sigma=MODEL_SIGMA, scatter_error=_SCATTER_ERROR, rounds=rounds
     )
     settings.pose_scale[:] = POSE_SCALE.tolist()
     priors = _PRIOR_SIGMA + _SCATTER_PRIOR_SIGMA[: len(observed.scatter)]
@@ -247,6 +269,7 @@ def fitted(
         None if jacobian is None else jacobian.ctypes.data,
         ctypes.byref(solution),
     )
+    map_at = len(observed.background)
     fit = Appearance(
         np.array(solution.coefficient),
         np.array(solution.hessian).reshape(6, 6),
@@ -254,10 +277,11 @@ def fitted(
         solution.noise,
         solution.similarity,
         solution.inliers,
+        solution.coefficient[map_at + 1] / (abs(solution.coefficient[map_at]) + 1e-9),
         solution.contrast,
     )
     finite = all(np.isfinite(part).all() for part in (fit.coefficients, fit.hessian, fit.gradient, fit.similarity))
     return fit if finite and np.isfinite(fit.noise) else _NOTHING
 
 
-_NOTHING = Appearance(np.zeros(16), np.zeros((6, 6)), np.zeros(6), np.inf, 0.0, 0.0, 0.0)
+_NOTHING = Appearance(np.zeros(16), np.zeros((6, 6)), np.zeros(6), np.inf, 0.0, 0.0, 0.0, 0.0)

@@ -1,19 +1,40 @@
-"""May one frame's registration be trusted? Several signs, because no single one predicts the error."""
+"""May one frame's registration be trusted? Several signs, because no single one predicts the error.
+
+The fit's own signs (likeness, residual, outliers, contrast, convergence, depth) say whether the volume explains the
+image at the pixels that fixed the pose. :func:`inspect` looks at the whole image and asks for detail: the outline of a
+body fits many bodies, the edges inside it fit one.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 
-from navnode.registration.tracking import Fit
-from navnode.types import Status, Validity
+from navnode.registration.appearance import MODEL_SIGMA, Image, fitted, modelled
+from navnode.registration.tracking import Fit, ImageRegistration
+from navnode.types import FloatArray, Status, Validity
 
-# Correct fits of simulated frames (seven real CTs, a procedural torso; noise, scatter, gain, a tool) end at similarity
-# 0.97-1.0, residual 0.008-0.065 and inliers 0.95-0.99. Fits of another patient, of mirrored, transposed or blank
-# images end below similarity 0.89 or above residual 0.10; fits caught in a wrong optimum above residual 0.075.
-VALID_SIMILARITY, DEGRADED_SIMILARITY = 0.97, 0.93
+_INSPECTED_PX = 64
+_DETAIL_PX = 1.2
+"""Structures up to about this size, of an image of ``_INSPECTED_PX``, are detail."""
+_DETAIL_NOISE = 0.84
+"""Share of white noise that passes the filter for detail: 1 - 2 G(0) + sum G^2."""
+_UNEXPLAINED = 0.25
+"""Line-integral units, on pixels with photons enough, by which a tool or another body is off and a fit is not."""
+
+# Tuned on X-rays of some CTs, reported on others: docs/registration.md.
+VALID_SIMILARITY, DEGRADED_SIMILARITY = 0.95, 0.93
 VALID_RESIDUAL, DEGRADED_RESIDUAL = 0.07, 0.10
+VALID_DETAIL, DEGRADED_DETAIL = 0.975, 0.93
+VALID_BEND = (-0.12, 0.012)
+"""Curvature over slope of the grey-value map; see ``Fit.credible``."""
 MIN_INLIERS = 0.80
-MAX_DEPTH_SIGMA_MM = 8.0
+MAX_UNEXPLAINED = 0.30
+MAX_DEPTH_SIGMA_MM = 2.5
+RUNNER_UP = 1.5
+"""Another pose that leaves less than so many times as much unexplained may be the right one."""
 
 
 # A volume from a few X-rays is itself only a likeness: frames of new directions end at similarity 0.83-0.94 and
@@ -21,13 +42,64 @@ MAX_DEPTH_SIGMA_MM = 8.0
 SPARSE_SIMILARITY, SPARSE_RESIDUAL = 0.75, 0.30
 
 
-def assess(fit: Fit, timestamp_ns: int = 0, *, sparse_volume: bool = False) -> Validity:
+@dataclass(frozen=True)
+class Inspection:
+    """What the whole image says of a fit."""
+
+    detail: float
+    """Correlation of the edges in image and model, counting noise allowed for, -1..1."""
+    unexplained: float
+    """Share of the image behind the volume that is far from the model: tools, and what is not of this patient."""
+    dark: float
+    """Share of the detail's energy in the image that is counting noise, 0..1."""
+
+
+NOTHING = Inspection(0.0, 1.0, 1.0)
+
+
+def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
+    """Compare image and model at a fit's pose, tools left out."""
+    observed = image.observed(_INSPECTED_PX)
+    predicted = registration.fine.projector.render(observed.carm, fit.volume_from_carm)
+    shape = predicted.shape
+    appearance = fitted(observed, predicted.ravel(), rounds=4)
+    if not np.isfinite(appearance.noise):
+        return NOTHING
+    model = modelled(observed, predicted.ravel(), appearance).reshape(shape)
+    line = -np.log(observed.counts).reshape(shape)
+    trust = observed.trust.reshape(shape)
+    inside = (predicted > 0.02) & (trust > 0)
+    off = inside & (np.abs(line - model) * np.sqrt(trust) > _UNEXPLAINED)
+    weight = np.where(inside & (cv2.dilate(off.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0), trust, 0.0)
+    seen, expected = _detail(np.where(weight > 0, line, model).astype(np.float32)), _detail(model)
+    noise = float((weight * MODEL_SIGMA**2 * (1 / np.maximum(trust, 1e-6) - 1)).sum()) * _DETAIL_NOISE
+    energy = float((weight * seen * seen).sum())
+    meant = float((weight * expected * expected).sum())
+    together = float((weight * seen * expected).sum())
+    detail = together / (np.sqrt(max(energy - noise, 0.1 * energy) * meant) + 1e-12)
+    return Inspection(detail, float(off.sum() / max(inside.sum(), 1)), noise / max(energy, 1e-12))
+
+
+def _detail(image: FloatArray) -> FloatArray:
+    smooth: FloatArray = cv2.GaussianBlur(image, (0, 0), _DETAIL_PX)
+    return image - smooth
+
+
+def assess(
+    fit: Fit,
+    inspection: Inspection,
+    runner_up: Fit | None = None,
+    timestamp_ns: int = 0,
+    *,
+    sparse_volume: bool = False,
+) -> Validity:
     """VALID, DEGRADED or INVALID for one fit by itself, before it is compared with the tracker.
 
     Args:
+        runner_up: the best fit somewhere else, if it was searched.
         sparse_volume: the volume was made from a few X-rays, not from a CT.
     """
-    status, reason = _sparse_verdict(fit) if sparse_volume else _verdict(fit)
+    status, reason = _sparse_verdict(fit) if sparse_volume else _verdict(fit, inspection, runner_up)
     return Validity(status, reason, timestamp_ns)
 
 
@@ -38,19 +110,34 @@ def _sparse_verdict(fit: Fit) -> tuple[Status, str]:
     return Status.DEGRADED, "registered to a volume made from a few X-rays"
 
 
-def _verdict(fit: Fit) -> tuple[Status, str]:
+def _verdict(fit: Fit, inspection: Inspection, runner_up: Fit | None) -> tuple[Status, str]:
     # Conditions are written for what must hold: a number that is none fails them.
     depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
+    if not fit.appearance.contrast > 0 and fit.similarity > 0.5:
+        return Status.INVALID, "the image looks inverted: bone must be dark, as in detector counts"
     if not fit.similarity >= DEGRADED_SIMILARITY:
         return Status.INVALID, f"image and volume do not match (similarity {fit.similarity:.2f})"
+    if not fit.credible:
+        return Status.INVALID, f"image and volume differ in contrast ({fit.appearance.contrast:.2g} times)"
     if not fit.residual <= DEGRADED_RESIDUAL:
         return Status.INVALID, f"image and volume do not match (residual {fit.residual:.2f})"
-    if not fit.inliers >= MIN_INLIERS:
-        return Status.INVALID, f"too much of the image is not explained ({1 - fit.inliers:.0%})"
+    if not (fit.inliers >= MIN_INLIERS and inspection.unexplained <= MAX_UNEXPLAINED):
+        unexplained = max(1 - fit.inliers, inspection.unexplained)
+        return Status.INVALID, f"too much of the image is not explained ({unexplained:.0%})"
+    if not inspection.detail >= DEGRADED_DETAIL:
+        return Status.INVALID, f"outlines match, details do not ({inspection.detail:.2f})"
     if not (depth_sigma_mm <= MAX_DEPTH_SIGMA_MM and _finite(fit)):
         return Status.INVALID, f"the image does not fix the depth (sigma {depth_sigma_mm:.1f} mm)"
-    if fit.similarity < VALID_SIMILARITY or fit.residual > VALID_RESIDUAL:
+    if not fit.converged:
+        return Status.DEGRADED, "the registration has not settled"
+    if not (fit.similarity >= VALID_SIMILARITY and fit.residual <= VALID_RESIDUAL):
         return Status.DEGRADED, f"image and volume match poorly (similarity {fit.similarity:.2f})"
+    if not inspection.detail >= VALID_DETAIL:
+        return Status.DEGRADED, f"details match poorly ({inspection.detail:.2f})"
+    if not VALID_BEND[0] <= fit.appearance.bend <= VALID_BEND[1]:
+        return Status.DEGRADED, "image and volume differ in how much dense bone absorbs"
+    if runner_up is not None and runner_up.credible and 1 - runner_up.similarity < RUNNER_UP * (1 - fit.similarity):
+        return Status.DEGRADED, "another pose fits nearly as well"
     return Status.VALID, ""
 
 

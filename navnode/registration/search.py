@@ -71,6 +71,15 @@ def find_pose(
     return Found(finals[0], others[0] if others else None)
 
 
+_CONVINCING_SIMILARITY, _CONVINCING_RESIDUAL, _CONVINCING_BEND = 0.985, 0.04, 0.012
+
+
+def convincing(fit: Fit) -> bool:
+    """A fit that needs no other to compare it with."""
+    likely = fit.similarity >= _CONVINCING_SIMILARITY and fit.residual <= _CONVINCING_RESIDUAL
+    return likely and fit.credible and fit.converged and fit.appearance.bend <= _CONVINCING_BEND
+
+
 def rank(fit: Fit) -> tuple[bool, float]:
     """Best first."""
     return not fit.credible, -fit.similarity

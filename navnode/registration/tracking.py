@@ -35,7 +35,9 @@ _CONVERGED_MM = 0.15
 """A last step larger than this has not arrived."""
 _FINISHES = 3
 
-_CONTRAST = (0.55, 1.6)
+_CONTRAST, _BEND = (0.6, 1.4), (-0.25, 0.03)
+"""What chains do to the slope of the grey-value map, and to its curvature over its slope. Beams harden: dense paths
+absorb less than in proportion to thin ones, never more."""
 
 _KEYFRAME_MM = 4.0
 """Pixels are chosen anew when the pose has moved by this much (rotations: ``POSE_SCALE``)."""
@@ -43,9 +45,13 @@ _KEYFRAME_MM = 4.0
 _CLOSE_SIMILARITY = 0.95
 """Below this a fit from a close start is not believed and the pyramid is climbed."""
 
-_MODEL_ERROR = 10.0
-"""Actual errors over the statistical sigma of independent pixels, as measured on simulated frames of real and
-procedural CTs (tests/registration): neighbouring residuals are not independent, and the model is not exact."""
+MODEL_ERROR = 3.0
+"""Actual errors over the statistical sigma of independent pixels, as measured on X-rays of real and procedural
+CTs (docs/registration.md): neighbouring residuals are not independent, and the model is not exact."""
+
+
+NOISE_FLOOR = 0.01
+"""Line-integral units; no fit is believed to be better than this."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,18 @@ class Fit:
     iterations: int
     step_mm: float
     """Size of the last step."""
+    covariance: Matrix
+    """6x6 of ``volume_from_carm @ exp(xi, pivot)``, rad and mm."""
 
-    @property
-    def covariance(self) -> Matrix:
-        """6x6 of ``volume_from_carm @ exp(xi, pivot)``, rad and mm."""
-        appearance = self.appearance
+    @classmethod
+    def of(cls, volume_from_carm: Matrix, appearance: Appearance, iterations: int, step_mm: float) -> Fit:
+        """With the covariance that the image alone gives."""
         if not np.isfinite(appearance.noise):
-            return np.eye(6) * 1e6
+            return cls(volume_from_carm, appearance, iterations, step_mm, np.eye(6) * 1e6)
         information = appearance.hessian + 1e-9 * (np.trace(appearance.hessian) + 1.0) * np.eye(6)
-        statistical: Matrix = np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
-        return (_MODEL_ERROR * appearance.noise) ** 2 * statistical
+        statistical = np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
+        covariance = (MODEL_ERROR * max(appearance.noise, NOISE_FLOOR)) ** 2 * statistical
+        return cls(volume_from_carm, appearance, iterations, step_mm, covariance)
 
     @property
     def converged(self) -> bool:
@@ -85,8 +93,9 @@ class Fit:
 
     @property
     def credible(self) -> bool:
-        """Whether image and volume can be of the same matter: gain and spectrum change the contrast, but not so much."""
-        return _CONTRAST[0] <= self.appearance.contrast <= _CONTRAST[1]
+        """Whether image and volume can be of the same matter: chains change the contrast, but not so much."""
+        like = _CONTRAST[0] <= self.appearance.contrast <= _CONTRAST[1]
+        return like and _BEND[0] <= self.appearance.bend <= _BEND[1]
 
     @property
     def residual(self) -> float:
@@ -167,6 +176,15 @@ class ImageRegistration:
         self._before = fit.appearance
         return fit
 
+    def observe(self, level: Level, image: Image, volume_from_carm: Matrix, pivot_mm: float) -> Observed:
+        """What an image shows at a level; at the finest, the pixels that tell most about this pose."""
+        if level is self.fine:
+            _, carm = image.binned(level.image_px)
+            pixels = chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm)[:_CHOSEN]
+            if len(pixels) >= _FEWEST:
+                return image.observed(level.image_px, _raster(pixels))
+        return image.observed(min(level.image_px, _MIDDLE_PX), scatter=level is not self.coarse)
+
     def _chosen(self, image: Image, volume_from_carm: Matrix, pivot_mm: float, count: int) -> Observed | None:
         """The pixels that tell most about the pose; None when the volume is not in the picture."""
         _, carm = image.binned(self.fine.image_px)
@@ -192,7 +210,7 @@ def refine(
         volume_from_carm = moved_by(step, volume_from_carm, pivot_mm)
         moved_mm = float(np.linalg.norm(step))
     assert before is not None
-    return Fit(volume_from_carm, before, iteration, moved_mm)
+    return Fit.of(volume_from_carm, before, iteration, moved_mm)
 
 
 def linearised(

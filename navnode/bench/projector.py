@@ -1,0 +1,143 @@
+"""The projector beside its peers: RTK's Joseph and nanodrr, in one run, in every kind of direction."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from navnode import native
+from navnode.bench import rtk
+from navnode.projector import Projector, reference
+from navnode.projector.native import attenuation
+from navnode.projector.nanodrr import NanodrrRays
+from navnode.registration.stations import pose_at
+from navnode.simulation import anatomy
+from navnode.simulation.scenario import carm_of_size
+from navnode.types import CArm, FloatArray, Matrix, Volume
+from navnode.volumes import resample
+
+VOXELS, IMAGE_PX, REFERENCE_PX = 256, 256, 32
+_DISTANCE_MM = 700.0
+_REFERENCE_STEP_MM = 0.1
+
+DIRECTIONS: dict[str, tuple[float, float]] = {
+    "AP": (0, 0), "lateral": (90, 0), "45 degrees": (45, 0), "oblique": (20, 30), "along the body": (0, 80),
+    "space diagonal": (45, 35), "steep": (60, -50),
+}  # fmt: skip
+"""(orbital, angulation) in degrees; the first 45 is where the dominant axis changes within the image."""
+
+Step = Callable[[str], None]
+
+
+def steps() -> int:
+    """How many times :func:`run` calls its ``progress``."""
+    return len(DIRECTIONS) + 2
+
+
+def run(repeats: int, threads: int, progress: Step = lambda what: None) -> dict[str, Any]:
+    """Measure everything; medians in ms. Peers that are not installed are left out.
+
+    Args:
+        repeats: of each measurement; implementations take turns, so that a busy moment hits all of them.
+        threads: for every implementation.
+    """
+    progress("preparing")
+    volume = resample(anatomy.torso(), 1.0, (VOXELS, VOXELS, VOXELS))
+    carm = carm_of_size(IMAGE_PX)
+    projectors = {name: Projector(volume, threads=threads, instruction_set=name) for name in native.instruction_sets()}
+    floats = Projector(volume, threads=threads, precision="float32")
+    peer = rtk.RtkProjector(volume, threads) if rtk.available() else None
+    directions: dict[str, Any] = {}
+    for name, (orbital_deg, angulation_deg) in DIRECTIONS.items():
+        progress(name)
+        pose = pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
+        runs: dict[str, Callable[[], object]] = {}
+        for isa, projector in projectors.items():
+            runs[f"{isa} forward"] = partial(projector.render, carm, pose)
+            runs[f"{isa} with derivatives"] = partial(projector.render, carm, pose, jacobian=True)
+        runs["float32 with derivatives"] = partial(floats.render, carm, pose, jacobian=True)
+        if peer is not None:
+            runs["RTK forward"] = peer.again(carm, pose)
+        figures = _medians_ms(runs, repeats)
+        error = _error(volume, next(iter(projectors.values())), pose)
+        directions[name] = {"ms": figures, "error": error}
+        if peer is not None:
+            directions[name]["error_rtk"] = _error(volume, peer, pose)
+            directions[name]["rtk_over"] = {
+                isa: round(figures["RTK forward"] / figures[f"{isa} with derivatives"], 2) for isa in projectors
+            }
+    progress("nanodrr, adjoint")
+    report = {
+        "voxels": VOXELS, "image_px": IMAGE_PX, "threads": threads, "repeats": repeats, "directions": directions,
+        "adjoint_error": _adjoint_error(),
+    }  # fmt: skip
+    if importlib.util.find_spec("nanodrr"):
+        report["nanodrr"] = _beside_nanodrr(volume, carm, next(iter(projectors.values())), threads)
+    return report
+
+
+def _medians_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, call in runs.items():
+            started = time.perf_counter()
+            call()
+            if repeat:  # the first warms up
+                taken[name].append(1e3 * (time.perf_counter() - started))
+    return {name: round(float(np.median(times)), 2) for name, times in taken.items()}
+
+
+def _error(volume: Volume, projector: Projector | rtk.RtkProjector, pose: Matrix) -> float:
+    """Relative L2 error against 0.1 mm steps through the trilinear volume, at every eighth pixel."""
+    carm, every = carm_of_size(IMAGE_PX), IMAGE_PX // REFERENCE_PX
+    (u, v), (su, sv) = carm.principal_point_px, carm.pixel_spacing_mm
+    sparse = CArm(
+        REFERENCE_PX, REFERENCE_PX, (every * su, every * sv), carm.source_to_detector_mm, (u / every, v / every)
+    )
+    true = reference.render(volume, sparse, pose, _REFERENCE_STEP_MM)
+    return float(np.linalg.norm(projector.render(carm, pose)[::every, ::every] - true) / np.linalg.norm(true))
+
+
+def _adjoint_error() -> float:
+    """|<A x, y> - <x, A^T y>| relative to |A x| |y|, the largest of all directions."""
+    rng = np.random.default_rng(0)
+    volume = resample(anatomy.torso(), 4.0)
+    projector = Projector(volume, precision="float32", threads=1)
+    carm = carm_of_size(64)
+    worst = 0.0
+    for orbital_deg, angulation_deg in DIRECTIONS.values():
+        pose = pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
+        image = projector.render(carm, pose).astype(np.float64)
+        values = rng.normal(size=image.shape).astype(np.float32)
+        back = projector.backproject(carm, pose, values).astype(np.float64)
+        forward_dot = float((image * values).sum())
+        back_dot = float((back * projector.attenuation_per_mm).sum())
+        scale = float(np.linalg.norm(image) * np.linalg.norm(values))
+        worst = max(worst, abs(forward_dot - back_dot) / scale)
+    return worst
+
+
+def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> dict[str, float]:
+    """Forward and backward, as one iteration of a registration by gradients needs them."""
+    import torch
+
+    torch.set_num_threads(threads)
+    rays = NanodrrRays(attenuation(volume.voxels), volume.volume_from_index, "cpu")
+    pose = pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
+    v, u = np.mgrid[: carm.height_px, : carm.width_px]
+    pixels: FloatArray = np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float32)
+    # One pass of nanodrr takes seconds: a few are enough, by turns with ours.
+    figures = _medians_ms(
+        {
+            "nanodrr forward + backward": lambda: rays.project(carm, pose, pixels, 0.0, jacobian=True),
+            "ours with derivatives": lambda: projector.render(carm, pose, jacobian=True),
+        },
+        2,
+    )
+    figures["ratio"] = round(figures["nanodrr forward + backward"] / figures["ours with derivatives"], 1)
+    return figures

@@ -1,0 +1,86 @@
+"""Starts without a pose: a station's name, or landmarks pointed at in volume and image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.types import CArm, Matrix, Volume
+
+STATIONS_DEG = {
+    "AP": 0.0, "PA": 180.0, "lateral": 90.0, "left lateral": 90.0, "right lateral": -90.0, "oblique": 45.0,
+    "LAO": 45.0, "RAO": -45.0, "LPO": 135.0, "RPO": -135.0,
+}  # fmt: skip
+"""Orbital angle of the C-arm by the station's name, patient supine; 0: the source behind the patient."""
+
+_SOURCE_TO_PATIENT = 0.68
+"""Of the source-to-detector distance: where patients are on C-arms."""
+
+_APART_MM = 150.0
+"""A volume longer than the search reaches is tried at points so far from each other."""
+
+_MIN_LANDMARKS = 4
+_FARTHEST_PX = 0.06
+"""Largest reprojection error of landmarks, of the detector's width, that is still a slip of the hand."""
+
+
+def pose_at(
+    middle_mm: Matrix, distance_mm: float, *, orbital_deg: float, angulation_deg: float = 0.0, roll_deg: float = 0.0
+) -> Matrix:
+    """volume_from_carm looking at a point; at 0 image right is patient right and image up is superior."""
+    at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
+    turn = g.rotation_exp(np.deg2rad([0, 0, orbital_deg])) @ g.rotation_exp(np.deg2rad([angulation_deg, 0, 0]))
+    rotation = turn @ at_zero @ g.rotation_exp(np.deg2rad([0, 0, roll_deg]))
+    return g.rigid(rotation, middle_mm - distance_mm * rotation[:, 2])
+
+
+def station_poses(name: str, volume: Volume, carm: CArm) -> list[Matrix]:
+    """volume_from_carm for a station by name, at every height of the volume that a search must begin at.
+
+    Raises:
+        ConfigError: no such station.
+    """
+    by_name = {known.lower(): angle for known, angle in STATIONS_DEG.items()}
+    if name.lower() not in by_name:
+        raise ConfigError(f"there is no station {name!r}; there are: {', '.join(STATIONS_DEG)}")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1).T
+    heights = g.transform(volume.volume_from_index, corners)[:, 2]
+    count = max(1, round(float(np.ptp(heights)) / _APART_MM))
+    middle = volume.center_mm
+    distance_mm = _SOURCE_TO_PATIENT * carm.source_to_detector_mm
+    return [
+        pose_at(np.array([middle[0], middle[1], height]), distance_mm, orbital_deg=by_name[name.lower()])
+        for height in heights.min() + (np.arange(count) + 0.5) / count * float(np.ptp(heights))
+    ]
+
+
+def landmark_pose(
+    carm: CArm, points_mm: Mapping[str, Sequence[float]], pixels: Mapping[str, Sequence[float]]
+) -> Matrix:
+    """volume_from_carm from points named in both volume (mm) and image (u, v), by PnP (Terzakis and Lourakis 2020).
+
+    Raises:
+        ConfigError: too few points, all but on a line, or they contradict each other.
+    """
+    names = [name for name in pixels if name in points_mm]
+    if len(names) < _MIN_LANDMARKS:
+        raise ConfigError(f"landmarks: {len(names)} are in both volume and image, {_MIN_LANDMARKS} are needed")
+    points = np.array([points_mm[name] for name in names], np.float64)
+    seen = np.array([pixels[name] for name in names], np.float64)
+    (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
+    camera = np.array([[carm.source_to_detector_mm / su, 0, cu], [0, carm.source_to_detector_mm / sv, cv], [0, 0, 1]])
+    if np.linalg.svd(points - points.mean(axis=0))[1][1] < 1.0:
+        raise ConfigError("landmarks: they lie on a line, which leaves the pose open")
+    found, rotation, translation = cv2.solvePnP(points, seen, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    if not found or translation[2, 0] <= 0:
+        raise ConfigError("landmarks: no pose explains them")
+    carm_from_volume = g.rigid(g.rotation_exp(rotation.ravel()), translation.ravel())
+    off_px = np.linalg.norm(g.project(carm, carm_from_volume, points) - seen, axis=1)
+    worst = int(np.argmax(off_px))
+    if not off_px[worst] <= _FARTHEST_PX * carm.width_px:
+        raise ConfigError(f"landmarks: {names[worst]!r} is {off_px[worst]:.0f} px from where the others put it")
+    return g.inverse(carm_from_volume)
