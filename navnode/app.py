@@ -28,7 +28,7 @@ from navnode.devices import Consoles, Ingest, is_shown
 from navnode.errors import PeerError, RecordingError
 from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
 from navnode.pipeline import Pipeline
-from navnode.processes import say_ready, take_loop_priority
+from navnode.processes import may_take_loop_priority, say_ready, take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import HEARTBEAT_S
 from navnode.recording import Recorder
@@ -68,7 +68,7 @@ _TOOL_EVERY_NS = 30_000_000
 """Tools leave for the page no faster than it can draw."""
 
 _REGISTRATION_NICE = 8
-"""Scheduling of the registration thread and its helpers behind the network's."""
+"""Where the loop cannot be scheduled in real time: a frame may wait for a tool, never a tool for a frame."""
 
 _LATENCY_SAMPLES = 8192
 
@@ -407,7 +407,7 @@ class _RegistrationThread:
         self._requests.put((request, volume))
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # a frame may wait for a tool, never a tool for a frame
+        if sys.platform == "linux" and not may_take_loop_priority():  # else the loop comes first anyway
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REGISTRATION_NICE)
         while True:
             request, volume = self._requests.get()

@@ -393,6 +393,56 @@ def bench_projector(
     Console().print("\n".join(lines), highlight=False)
 
 
+@bench.command(
+    "registration", epilog="Example:  navnode bench registration --ct chest.nii.gz --ct pelvis.nii.gz --out report.html"
+)
+def bench_registration(
+    ct: Annotated[
+        list[str] | None,
+        typer.Option("--ct", metavar="FILE", help="CTs to make X-rays of; default: the sample and a drawn one."),
+    ] = None,
+    cases: Annotated[int, typer.Option("--cases", min=2, help="X-rays of every CT.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="REPORT.html", help="Report with overlays and error plots.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Other cases for another number.")] = 0,
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """2D/3D registration of X-rays with known poses: how right, how fast, how honest."""
+    from navnode.bench import registration, report
+    from navnode.simulation.sample_ct import resolve_ct
+    from navnode.volumes import read_volume
+
+    paths = [resolve_ct(given, messages) for given in ct or ["sample", "procedural"]]
+    with _percent("Registering") as progress:
+        measured = registration.run(paths, cases, threads or None, seed, progress)
+    figures = registration.summary(measured)
+    if out is not None:
+        report.write(out, measured, figures, {path.name.split(".")[0]: read_volume(path) for path in paths})
+        messages.print(f"{out}", markup=False, highlight=False)
+    if as_json:
+        _print_json(figures)
+        return
+    table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
+    rows = {**figures["singles"], "two views together": figures["joint"], "tracked sequences": figures["sequences"]}
+    for name, row in rows.items():
+        medians = [f"{row[key]['median']:.3f}" for key in ("lateral_mm", "depth_mm", "full_mm")]
+        table.add_row(name, _told_rate(row["under_1_mm_lateral"]), *medians, f"{row['ms']['median']:.0f}")
+    Console().print(table)
+    trust = Table("", "VALID or not", title="Trust")
+    trust.add_row("right, but not VALID", _told_rate(figures["quality"]["false_reject"]))
+    trust.add_row("wrong, but VALID", _told_rate(figures["quality"]["false_accept"]))
+    for kind, rate in figures["quality"]["wrong_image_valid"].items():
+        trust.add_row(f"{kind}: VALID", _told_rate(rate))
+    Console().print(trust)
+    Console().print(f"Tracking: {figures['sequences']['frames_per_s']:g} frames/s", highlight=False)
+
+
+def _told_rate(rate: dict[str, float]) -> str:
+    return f"{rate['rate']:.1%} ({rate['hits']} of {rate['of']}; {rate['low']:.1%}-{rate['high']:.1%})"
+
+
 def _bench_cell(figures: dict[str, float]) -> str:
     parts = [f"p50 {figures['p50_ms']:g}, p99 {figures['p99_ms']:g} ms"] if "p50_ms" in figures else []
     parts += [f"{figures['per_s']:,.0f}/s"] if "per_s" in figures else []

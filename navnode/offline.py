@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.projector import Projector
 from navnode.reconstruction import reconstruct
 from navnode.reconstruction.surface import bone_surface
-from navnode.registration import ImageRegistration, distance_mm, register_counts, register_jointly
+from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
 from navnode.registration.stations import landmark_pose, station_poses
 from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
 from navnode.viewfiles import ViewFile, read_landmarks, read_views, write_views
@@ -89,7 +89,14 @@ def register(
         results = register_jointly(registration, shots, effort)
         progress(1.0)
     elif track:
-        results = _tracked(registration, volume, wanted, starts[0], effort, progress)
+        results = []
+        sequence = Sequence(registration, volume.center_mm)
+        for view, counts in zip(wanted, _read_ahead(wanted), strict=True):
+            if results:
+                results.append(sequence.follow(counts, view.carm, view.timestamp_ns))
+            else:
+                results.append(sequence.begin(_best_of(registration, volume, view, counts, starts[0], effort)))
+            progress(len(results) / len(wanted))
     else:
         results = []
         for view, start, counts in zip(wanted, starts, _read_ahead(wanted), strict=True):
@@ -97,42 +104,6 @@ def register(
             results.append(_best_of(registration, volume, view, counts, start, how))
             progress(len(results) / len(wanted))
     return {"views": [_told(result) for result in results], "elapsed_ms": _ms(started)}
-
-
-def _tracked(
-    registration: ImageRegistration,
-    volume: Volume,
-    views: list[ViewFile],
-    first: list[Matrix],
-    effort: Effort,
-    progress: Progress,
-) -> list[Registration]:
-    """A sequence: the C-arm is taken to go on moving as it did, until it does not."""
-    results: list[Registration] = []
-    good: list[Matrix] = []  # the last two poses, of consecutive frames
-    for view, counts in zip(views, _read_ahead(views), strict=True):
-        if not results:
-            result = _best_of(registration, volume, view, counts, first, effort)
-        else:
-            last = results[-1].volume_from_carm
-            start = last if len(good) < 2 else good[-1] @ g.inverse(good[-2]) @ last
-            how = Effort.TRACK if good else Effort.REFINE
-            result = register_counts(
-                registration, counts, view.carm, start, distance_mm(volume, start), how, view.timestamp_ns
-            )
-            if not result.validity.usable and how is Effort.TRACK:
-                result = register_counts(
-                    registration, counts, view.carm, last, distance_mm(volume, last), Effort.REFINE, view.timestamp_ns
-                )
-        if result.validity.usable:
-            good = [*good[-1:], result.volume_from_carm]
-        else:
-            good = []
-            if results:  # a lost frame must not carry the next ones away: they start where the last good one was
-                result = replace(result, volume_from_carm=results[-1].volume_from_carm)
-        results.append(result)
-        progress(len(results) / len(views))
-    return results
 
 
 def _best_of(
@@ -159,15 +130,13 @@ def _best_of(
     return replace(best, elapsed_ms=spent_ms)
 
 
-def _need_starts(views: Sequence[ViewFile], landmarks: Path | None) -> None:
+def _need_starts(views: Many[ViewFile], landmarks: Path | None) -> None:
     for view in views:
         if landmarks is None and not view.station:
             view.pose()
 
 
-def _starts(
-    views: Sequence[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool
-) -> list[list[Matrix]]:
+def _starts(views: Many[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool) -> list[list[Matrix]]:
     """Where each view begins: its landmarks, its pose, or its station's name."""
     marked = read_landmarks(landmarks, len(views)) if landmarks is not None else None
     starts = []
@@ -181,7 +150,7 @@ def _starts(
     return starts
 
 
-def _read_ahead(views: Sequence[ViewFile]) -> Iterator[Array]:
+def _read_ahead(views: Many[ViewFile]) -> Iterator[Array]:
     """The views' images, the next one read while the last one is worked on."""
     with ThreadPoolExecutor(1) as reader:
         waiting = deque([reader.submit(views[0].counts)])
@@ -197,7 +166,7 @@ def reconstruct_views(
     *,
     size: int,
     spacing_mm: float,
-    center_mm: Sequence[float] | None,
+    center_mm: Many[float] | None,
     mesh: Path | None,
     threads: int,
     progress: Progress,

@@ -1,4 +1,4 @@
-"""X-rays with known poses, to judge registration by: real CTs, another projector, an X-ray chain unlike the simulator's.
+"""X-rays with known poses, to judge registration by: real CTs, another projector, other X-ray chains.
 
 The physics is varied from case to case (dose, spectrum, kind and amount of scatter, gain, tool), because what must
 be shown is that registration copes with chains that it was not made for.
@@ -42,7 +42,7 @@ class Chain:
     scatter: float = 0.05
     """Mean scattered over mean primary intensity behind the patient."""
     scatter_kind: str = "kernel"
-    """kernel: in proportion to what each ray crosses, spread widely; blurred: the image, spread; flat: slanted plane."""
+    """kernel: in proportion to what each ray crosses, spread; blurred: the image, spread; flat: a slanted plane."""
     scatter_sigma_mm: float = 50.0
     tool: bool = False
 
@@ -63,7 +63,9 @@ class Chain:
         """uint16 counts (H, W)."""
         rays = np.maximum(line, 0.0)
         if self.hardening:
-            primary = np.sum([share * np.exp(-ratio * rays) for ratio, share in _SPECTRUM], axis=0, dtype=np.float32)
+            primary = np.zeros_like(rays)
+            for ratio, share in _SPECTRUM:
+                primary += share * np.exp(-ratio * rays)
         else:
             primary = np.exp(-rays)
         photons = rng.poisson(self.i0 * (primary + self._scatter(primary, carm)))

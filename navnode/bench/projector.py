@@ -13,8 +13,8 @@ import numpy as np
 from navnode import native
 from navnode.bench import rtk
 from navnode.projector import Projector, reference
-from navnode.projector.native import attenuation
 from navnode.projector.nanodrr import NanodrrRays
+from navnode.projector.native import attenuation
 from navnode.registration.stations import pose_at
 from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size

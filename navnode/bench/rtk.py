@@ -29,9 +29,9 @@ class RtkProjector:
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
         import itk
-        from itk import RTK as rtk
+        from itk import RTK
 
-        self._itk, self._rtk = itk, rtk
+        self._itk, self._rtk = itk, RTK
         if threads:
             itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(threads)
         voxels, volume_from_index = volume.voxels, volume.volume_from_index.copy()

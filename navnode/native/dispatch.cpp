@@ -76,7 +76,7 @@ NAVNODE_API void navnode_instruction_sets(char* out, std::size_t size) {
 NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const Rays* rays, float* integral,
                                  float* jacobian, int threads) {
   const auto& chosen = kernels()[isa];
-  in_parallel(rays->blocks(), kTileRows, threads, [&](int, std::int64_t begin, std::int64_t end) {
+  in_parallel(rays->blocks(), rays->piece(), threads, [&](int, std::int64_t begin, std::int64_t end) {
     chosen.project(*scene, static_cast<Voxel>(voxel), *rays, begin, end, integral, jacobian);
   });
 }
@@ -85,7 +85,7 @@ NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const R
 NAVNODE_API void navnode_backproject(int isa, const Scene* scene, const Rays* rays, const float* ray_values,
                                      float* volumes, std::int64_t voxels, int threads) {
   const auto& chosen = kernels()[isa];
-  in_parallel(rays->blocks(), kTileRows, threads, [&](int thread, std::int64_t begin, std::int64_t end) {
+  in_parallel(rays->blocks(), rays->piece(), threads, [&](int thread, std::int64_t begin, std::int64_t end) {
     chosen.backproject(*scene, *rays, begin, end, ray_values, volumes + thread * voxels);
   });
 }

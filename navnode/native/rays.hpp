@@ -46,6 +46,9 @@ struct Rays {
     return width > 0 ? (count / width) * ((width + kBlock - 1) / kBlock) : (count + kBlock - 1) / kBlock;
   }
 
+  // Blocks that a thread takes at a time: few of a list, so that a thread that is held up holds up little.
+  std::int64_t piece() const { return width > 0 ? kTileRows : 4; }
+
   // An image is worked on in tiles, whose rays share the cache, and each of them row by row.
   Block block(std::int64_t index) const {
     if (width <= 0) return {index * kBlock, (int)std::min<std::int64_t>(kBlock, count - index * kBlock), 0.f, 0.f};

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 ENGINE = "SART (classical)"
 HEARTBEAT_S = 0.5
-_NICE = 12
+_NICE = 19
+"""A volume may wait for a frame, never a frame for a volume."""
 
 
 def run_worker(config: Config, address: str) -> None:

@@ -42,7 +42,7 @@ _SCATTER_ERROR = 0.15
 
 _SCATTER_SIGMA_MM = 45.0
 _SPREAD_PX = 64
-_NOISE_PX = 256
+_NOISE_PX = 170
 _MEDIAN_CHI2 = 0.4549
 """Median of a squared standard normal."""
 
@@ -281,7 +281,7 @@ def fitted(
         solution.contrast,
     )
     finite = all(np.isfinite(part).all() for part in (fit.coefficients, fit.hessian, fit.gradient, fit.similarity))
-    return fit if finite and np.isfinite(fit.noise) else _NOTHING
+    return fit if finite and np.isfinite(fit.noise) else NOTHING
 
 
-_NOTHING = Appearance(np.zeros(16), np.zeros((6, 6)), np.zeros(6), np.inf, 0.0, 0.0, 0.0, 0.0)
+NOTHING = Appearance(np.zeros(16), np.zeros((6, 6)), np.zeros(6), np.inf, 0.0, 0.0, 0.0, 0.0)

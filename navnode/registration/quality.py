@@ -17,6 +17,8 @@ from navnode.registration.tracking import Fit, ImageRegistration
 from navnode.types import FloatArray, Status, Validity
 
 _INSPECTED_PX = 64
+_INSPECTED_EVERY = 5
+"""Tracked frames; details do not come and go faster, and looking at all of them takes as long as tracking."""
 _DETAIL_PX = 1.2
 """Structures up to about this size, of an image of ``_INSPECTED_PX``, are detail."""
 _DETAIL_NOISE = 0.84
@@ -59,6 +61,8 @@ NOTHING = Inspection(0.0, 1.0, 1.0)
 
 def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
     """Compare image and model at a fit's pose, tools left out."""
+    if not np.isfinite(fit.appearance.noise):
+        return NOTHING
     observed = image.observed(_INSPECTED_PX)
     predicted = registration.fine.projector.render(observed.carm, fit.volume_from_carm)
     shape = predicted.shape
@@ -78,6 +82,17 @@ def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspecti
     together = float((weight * seen * expected).sum())
     detail = together / (np.sqrt(max(energy - noise, 0.1 * energy) * meant) + 1e-12)
     return Inspection(detail, float(off.sum() / max(inside.sum(), 1)), noise / max(energy, 1e-12))
+
+
+def inspect_tracked(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
+    """:func:`inspect` of one in so many tracked frames; the others are judged by their own fit and by its result."""
+    last = registration.inspected
+    if last is not None and last[1] + 1 < _INSPECTED_EVERY:
+        registration.inspected = (last[0], last[1] + 1)
+        return last[0]
+    inspection = inspect(registration, image, fit)
+    registration.inspected = (inspection, 0)
+    return inspection
 
 
 def _detail(image: FloatArray) -> FloatArray:

@@ -51,6 +51,8 @@ class Found:
     fit: Fit
     runner_up: Fit | None
     """The best fit that is somewhere else."""
+    tracked: bool = False
+    """It was where it was expected, and nothing had to be searched."""
 
 
 def find_pose(

@@ -8,15 +8,20 @@ a coarse volume to a few thousand chosen pixels of a fine one. What the X-ray ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from navnode import geometry as g
+from navnode.errors import ComputeError
 from navnode.projector import Projector
-from navnode.registration.appearance import POSE_SCALE, Appearance, Image, Observed, fitted
+from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Image, Observed, fitted
 from navnode.types import CArm, FloatArray, Matrix, Volume
 from navnode.volumes import coarsened
+
+if TYPE_CHECKING:
+    from navnode.registration.quality import Inspection
 
 _COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
 _COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
@@ -139,6 +144,8 @@ class ImageRegistration:
         self.tracking = Level(projectors[2], _FINE_PX, 4, _STILL_MM)
         self._keyframe: _Keyframe | None = None
         self._before: Appearance | None = None
+        self.inspected: tuple[Inspection, int] | None = None
+        """What was last found of a tracked frame's details, and how many frames ago."""
 
     def track(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
         """From a start within a millimetre or two; None when it does not fit."""
@@ -204,11 +211,13 @@ def refine(
     volume_from_carm, moved_mm = start_volume_from_carm, np.inf
     for iteration in range(level.iterations + 1):
         before = linearised(level.projector, observed, volume_from_carm, pivot_mm, before)
-        if moved_mm < level.still_mm or iteration == level.iterations or not np.isfinite(before.noise):
+        if iteration == level.iterations or not np.isfinite(before.noise):
             break
         step = gauss_newton_step(before)
         volume_from_carm = moved_by(step, volume_from_carm, pivot_mm)
         moved_mm = float(np.linalg.norm(step))
+        if moved_mm < level.still_mm:  # too short to change what the image says
+            break
     assert before is not None
     return Fit.of(volume_from_carm, before, iteration, moved_mm)
 
@@ -217,9 +226,12 @@ def linearised(
     projector: Projector, observed: Observed, volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None
 ) -> Appearance:
     """What an image says at a pose; ``before``: what it said at a pose nearby."""
-    predicted, jacobian = projector.render(
-        observed.carm, volume_from_carm, observed.pixels, jacobian=True, pivot_mm=pivot_mm
-    )
+    try:
+        predicted, jacobian = projector.render(
+            observed.carm, volume_from_carm, observed.pixels, jacobian=True, pivot_mm=pivot_mm
+        )
+    except ComputeError:  # it has run away
+        return NOTHING
     return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
 
 

@@ -1,0 +1,271 @@
+"""How well, how fast and how honestly X-rays are registered: cases with known poses, made from CTs by RTK."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.bench import rtk
+from navnode.bench.cases import Case, Errors, Patient
+from navnode.errors import ConfigError
+from navnode.registration import ImageRegistration, register_counts, register_jointly
+from navnode.registration import Sequence as FilmSequence
+from navnode.types import Array, Effort, Matrix, Registration, Status
+from navnode.volumes import read_volume
+
+RIGHT_MM = 1.0
+"""Across the beam; a registration further off has failed, and is wrong if it is called VALID."""
+RIGHT_DEPTH_MM = 5.0
+_DOSES = (60_000.0, 6_000.0)
+_SEQUENCE_FRAMES = 60
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases of one difficulty."""
+
+    name: str
+    across_mm: float
+    depth_mm: float
+    turn_deg: float
+    effort: Effort
+
+
+GROUPS = (
+    Group("within 10/20 mm, 6°", 10, 20, 6, Effort.REFINE),
+    Group("within 25/50 mm, 15°", 25, 50, 15, Effort.REFINE),
+    Group("station's name: 100 mm, 30°", 100, 100, 30, Effort.SEARCH),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One registration and how right it was."""
+
+    group: str
+    ct: str
+    case: Case
+    found: Registration
+    errors: Errors | None
+    """None where nothing could have been right."""
+
+    @property
+    def right(self) -> bool:
+        return self.errors is not None and self.errors.lateral < RIGHT_MM and self.errors.depth < RIGHT_DEPTH_MM
+
+    @property
+    def valid(self) -> bool:
+        return self.found.validity.status is Status.VALID
+
+
+@dataclass
+class Measured:
+    """All outcomes of a run."""
+
+    singles: list[Outcome] = field(default_factory=list)
+    joint: list[Outcome] = field(default_factory=list)
+    sequences: list[Outcome] = field(default_factory=list)
+    wrong: list[Outcome] = field(default_factory=list)
+    sequence_s: dict[str, float] = field(default_factory=dict)
+    """Seconds that all of a CT's sequence frames took."""
+
+
+def run(cts: Sequence[Path], cases: int, threads: int | None, seed: int, progress: Progress) -> Measured:
+    """Make cases from every CT and register them.
+
+    Args:
+        cases: of every group, from every CT.
+
+    Raises:
+        ConfigError: RTK is not installed, or a CT cannot be used.
+    """
+    if not rtk.available():
+        raise ConfigError("the cases are rendered by RTK: pip install 'navnode[bench]'")
+    measured = Measured()
+    volumes = {path.name.split(".")[0]: read_volume(path) for path in cts}
+    patients = {name: Patient(volume, rtk.RtkProjector(volume, threads).render) for name, volume in volumes.items()}
+    for position, (name, patient) in enumerate(patients.items()):
+        registration = ImageRegistration(patient.volume, threads)
+        others = [other for other in patients.values() if other is not patient]
+
+        def told(share: float, position: int = position) -> None:
+            progress((position + share) / len(patients))
+
+        _measure(measured, name, registration, patient, others, cases, seed, told)
+    return measured
+
+
+def _measure(
+    measured: Measured,
+    name: str,
+    registration: ImageRegistration,
+    patient: Patient,
+    others: Sequence[Patient],
+    cases: int,
+    seed: int,
+    progress: Progress,
+) -> None:
+    drawn = [patient.case(np.random.default_rng((seed, index)), _DOSES[index % 2]) for index in range(cases)]
+    # The first of a process pays for what is made once.
+    register_counts(registration, drawn[0].counts, drawn[0].carm, drawn[0].volume_from_carm, 700.0, Effort.REFINE)
+    for index, case in enumerate(drawn):
+        rng = np.random.default_rng((seed, index, 1))
+        for group in GROUPS:
+            start = case.start(rng, group.across_mm, group.depth_mm, group.turn_deg)
+            found = register_counts(registration, case.counts, case.carm, start, case.pivot_mm, group.effort)
+            measured.singles.append(Outcome(group.name, name, case, found, case.errors_mm(found.volume_from_carm)))
+        second = _from_another_side(patient, case, rng)
+        motion = case.start(rng, 25, 50, 15) @ g.inverse(case.volume_from_carm)
+        shots = [(each.counts, each.carm, motion @ each.volume_from_carm, each.pivot_mm, 0) for each in (case, second)]
+        found = register_jointly(registration, shots, Effort.REFINE)[0]
+        measured.joint.append(Outcome("two views", name, case, found, case.errors_mm(found.volume_from_carm)))
+        for kind, counts, shown in _wrong_images(case, others, rng):
+            start = case.start(rng, 10, 20, 6)
+            found = register_counts(registration, counts, shown.carm, start, case.pivot_mm, Effort.REFINE)
+            measured.wrong.append(Outcome(kind, name, shown, found, None))
+        progress(0.8 * (index + 1) / cases)
+    for index in range(2):
+        rng = np.random.default_rng((seed, index, 2))
+        frames = list(patient.sequence(rng, _SEQUENCE_FRAMES, _DOSES[index]))
+        taken_s = _track(measured, name, registration, patient.volume.center_mm, frames, rng)
+        measured.sequence_s[name] = measured.sequence_s.get(name, 0.0) + taken_s
+        progress(0.8 + 0.1 * (index + 1))
+
+
+def _track(
+    measured: Measured,
+    name: str,
+    registration: ImageRegistration,
+    center_mm: Matrix,
+    frames: Sequence[Case],
+    rng: np.random.Generator,
+) -> float:
+    sequence = FilmSequence(registration, center_mm)
+    taken_s = 0.0
+    for index, frame in enumerate(frames):
+        started = time.perf_counter()
+        if index:
+            found = sequence.follow(frame.counts, frame.carm)
+        else:
+            start = frame.start(rng, 5, 10, 3)
+            found = sequence.begin(
+                register_counts(registration, frame.counts, frame.carm, start, frame.pivot_mm, Effort.REFINE)
+            )
+        taken_s += time.perf_counter() - started
+        measured.sequences.append(Outcome("sequence", name, frame, found, frame.errors_mm(found.volume_from_carm)))
+    return taken_s
+
+
+def _from_another_side(patient: Patient, case: Case, rng: np.random.Generator) -> Case:
+    """A second view whose direction differs by at least 40 degrees."""
+    while True:
+        other = patient.case(rng, case.chain.i0)
+        if abs(float(other.volume_from_carm[:3, 2] @ case.volume_from_carm[:3, 2])) < np.cos(np.deg2rad(40)):
+            return other
+
+
+def _wrong_images(case: Case, others: Sequence[Patient], rng: np.random.Generator) -> Iterator[tuple[str, Array, Case]]:
+    """What must never be VALID against this patient's volume."""
+    counts = case.counts
+    yield "mirrored", np.ascontiguousarray(counts[:, ::-1]), case
+    yield "upside down", np.ascontiguousarray(counts[::-1]), case
+    yield "rotated by 90°", np.ascontiguousarray(np.rot90(counts)), case
+    brightest = float(np.percentile(counts, 99.5))
+    yield "inverted", np.clip(brightest - counts.astype(np.float64), 1, None).astype(np.uint16), case
+    level = float(rng.uniform(200, 30_000))
+    yield "blank", rng.poisson(level, counts.shape).astype(np.uint16), case
+    lead = counts.copy()
+    covered = int(rng.uniform(0.55, 0.95) * counts.shape[1])
+    lead[:, :covered] = rng.poisson(case.chain.i0 * 2e-4, (counts.shape[0], covered))
+    yield "lead in the beam", lead, case
+    for other in others[:2] if len(others) > 2 else others:
+        shown = other.case(rng, case.chain.i0, station=case.station)
+        yield "another patient", shown.counts, shown
+
+
+def summary(measured: Measured) -> dict[str, Any]:
+    """The figures, for people and JSON."""
+    groups = {}
+    for group in GROUPS:
+        groups[group.name] = _figures([o for o in measured.singles if o.group == group.name])
+    sequence = _figures(measured.sequences)
+    frames = len(measured.sequences)
+    sequence["frames_per_s"] = round(frames / max(sum(measured.sequence_s.values()), 1e-9), 1)
+    joint = _figures(measured.joint)
+    joint["under_1_mm_full"] = _rate(sum(_of(o).full < RIGHT_MM for o in measured.joint), len(measured.joint))
+    true = [o for o in (*measured.singles, *measured.joint, *measured.sequences) if o.right]
+    missed = [o for o in (*measured.singles, *measured.joint, *measured.sequences) if not o.right]
+    kinds = sorted({o.group for o in measured.wrong})
+    return {
+        "cts": sorted({o.ct for o in measured.singles}),
+        "singles": groups,
+        "by_ct": {
+            ct: {
+                group.name: _figures([o for o in measured.singles if (o.ct, o.group) == (ct, group.name)])
+                for group in GROUPS
+            }
+            for ct in sorted({o.ct for o in measured.singles})
+        },
+        "joint": joint,
+        "sequences": sequence,
+        "quality": {
+            "false_reject": _rate(sum(not o.valid for o in true), len(true)),
+            "false_accept": _rate(sum(o.valid for o in missed), len(missed)),
+            "wrong_image_valid": {
+                kind: _rate(
+                    sum(o.valid for o in measured.wrong if o.group == kind),
+                    sum(o.group == kind for o in measured.wrong),
+                )
+                for kind in kinds
+            },
+        },
+    }
+
+
+def _of(outcome: Outcome) -> Errors:
+    assert outcome.errors is not None
+    return outcome.errors
+
+
+def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    lateral = np.array([_of(o).lateral for o in outcomes])
+    depth = np.array([_of(o).depth for o in outcomes])
+    full = np.array([_of(o).full for o in outcomes])
+    ms = np.array([o.found.elapsed_ms for o in outcomes])
+    return {
+        "under_1_mm_lateral": _rate(int((lateral < RIGHT_MM).sum()), len(outcomes)),
+        "lateral_mm": _spread(lateral),
+        "depth_mm": _spread(depth),
+        "full_mm": _spread(full),
+        "ms": _spread(ms),
+    }
+
+
+def _spread(values: Array) -> dict[str, float]:
+    median, p95 = np.percentile(values, [50, 95]).tolist()
+    return {"median": round(median, 3), "p95": round(p95, 3)}
+
+
+def _rate(hits: int, count: int) -> dict[str, float]:
+    """A share with its 95 % confidence interval (Wilson 1927)."""
+    if not count:
+        return {"hits": 0, "of": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
+    z = 1.959964
+    share = hits / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return {
+        "hits": hits,
+        "of": count,
+        "rate": round(share, 4),
+        "low": round(max(0.0, middle - half), 4),
+        "high": round(min(1.0, middle + half), 4),
+    }

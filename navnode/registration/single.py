@@ -1,0 +1,162 @@
+"""One X-ray, or several that share one motion of the patient: from counts to a result that says how far to trust it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.imaging import blank_reason
+from navnode.registration.appearance import Image
+from navnode.registration.joint import JointView, fit_jointly
+from navnode.registration.quality import assess, inspect, inspect_tracked
+from navnode.registration.search import FAR, NEAR, Found, Reach, convincing, find_pose, rank
+from navnode.registration.tracking import Fit, ImageRegistration
+from navnode.types import Array, CArm, Effort, Matrix, Registration, View, Volume, invalid
+
+_FULL_SCALE_COUNTS = 60_000.0
+_REACHES: dict[Effort, tuple[Reach, ...]] = {Effort.TRACK: (), Effort.REFINE: (NEAR,), Effort.SEARCH: (NEAR, FAR)}
+
+
+def register(
+    volume: Volume,
+    views: Sequence[View],
+    *,
+    effort: Effort = Effort.REFINE,
+    joint: bool = False,
+    pivot_mm: float | None = None,
+    threads: int | None = None,
+) -> list[Registration]:
+    """Register views, each by itself or all together, starting from their ``volume_from_carm``.
+
+    Args:
+        volume: HU.
+        effort: how far off the starts may be.
+        joint: the views share one rigid motion of the patient: their starts are right relative to each other.
+        pivot_mm: source-to-anatomy distance; default: to the middle of the volume, per view.
+        threads: for the projector; default: all.
+
+    Raises:
+        ConfigError: a view has no starting pose.
+    """
+    registration = ImageRegistration(volume, threads)
+    shots = []
+    for index, view in enumerate(views):
+        if view.volume_from_carm is None:
+            raise ConfigError(f"view {index} has no volume_from_carm to start from")
+        brightest = np.nanmin(view.line_integrals)
+        counts = np.nan_to_num(_FULL_SCALE_COUNTS * np.exp(brightest - view.line_integrals), nan=65_535.0)
+        depth_mm = pivot_mm or distance_mm(volume, view.volume_from_carm)
+        shots.append((counts, view.carm, view.volume_from_carm, depth_mm, view.timestamp_ns))
+    if joint:
+        return register_jointly(registration, shots, effort)
+    return [
+        register_counts(registration, counts, carm, start, depth_mm, effort, timestamp_ns)
+        for counts, carm, start, depth_mm, timestamp_ns in shots
+    ]
+
+
+def distance_mm(volume: Volume, volume_from_carm: Matrix) -> float:
+    """From the source to the middle of the volume: about where rotations should turn."""
+    return float(np.linalg.norm(volume.center_mm - volume_from_carm[:3, 3]))
+
+
+def register_counts(
+    registration: ImageRegistration,
+    counts: Array,
+    carm: CArm,
+    start_volume_from_carm: Matrix,
+    pivot_mm: float,
+    effort: Effort,
+    timestamp_ns: int = 0,
+    *,
+    sparse_volume: bool = False,
+) -> Registration:
+    """Register one image of detector counts (H, W); ``sparse_volume``: see :func:`quality.assess`."""
+    started = time.perf_counter()
+    if reason := blank_reason(counts):
+        return _unseen(reason, start_volume_from_carm, pivot_mm, timestamp_ns)
+    image = Image(counts, carm)
+    found = _found(registration, image, start_volume_from_carm, pivot_mm, effort)
+    return _told(registration, image, found, pivot_mm, timestamp_ns, started, sparse_volume)
+
+
+def register_jointly(
+    registration: ImageRegistration,
+    shots: Sequence[tuple[Array, CArm, Matrix, float, int]],
+    effort: Effort,
+) -> list[Registration]:
+    """Register images that share one motion of the patient.
+
+    Args:
+        shots: (counts, carm, start_volume_from_carm, pivot_mm, timestamp_ns) of each.
+    """
+    started = time.perf_counter()
+    results: dict[int, Registration] = {}
+    views: dict[int, JointView] = {}
+    for index, (counts, carm, start, pivot_mm, timestamp_ns) in enumerate(shots):
+        if reason := blank_reason(counts):
+            results[index] = _unseen(reason, start, pivot_mm, timestamp_ns)
+        else:
+            views[index] = JointView(Image(counts, carm), start, pivot_mm)
+    if views:
+        fits = fit_jointly(registration, list(views.values()), _REACHES[effort])
+        for (index, view), fit in zip(views.items(), fits, strict=True):
+            results[index] = _told(
+                registration, view.image, Found(fit, None), view.pivot_mm, shots[index][4], started, sparse_volume=False
+            )
+    return [results[index] for index in range(len(shots))]
+
+
+def _found(
+    registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, effort: Effort
+) -> Found:
+    """As little work as convinces, as much as the effort allows."""
+    if effort is Effort.TRACK and (fit := registration.track(image, start_volume_from_carm, pivot_mm)):
+        return Found(fit, None, tracked=True)
+    best = Found(registration.fit(image, start_volume_from_carm, pivot_mm), None)
+    for reach in _REACHES[effort]:
+        if convincing(best.fit):
+            break
+        found = find_pose(registration, image, start_volume_from_carm, pivot_mm, reach)
+        if rank(found.fit) < rank(best.fit):
+            best = found
+    return best
+
+
+def _told(
+    registration: ImageRegistration,
+    image: Image,
+    found: Found,
+    pivot_mm: float,
+    timestamp_ns: int,
+    started: float,
+    sparse_volume: bool,
+) -> Registration:
+    fit: Fit = found.fit
+    if found.tracked:
+        inspection = inspect_tracked(registration, image, fit)
+    else:
+        registration.inspected = None
+        inspection = inspect(registration, image, fit)
+    return Registration(
+        volume_from_carm=fit.volume_from_carm,
+        validity=assess(fit, inspection, found.runner_up, timestamp_ns, sparse_volume=sparse_volume),
+        residual=fit.residual,
+        similarity=fit.similarity,
+        covariance=fit.covariance,
+        pivot_mm=pivot_mm,
+        iterations=fit.iterations,
+        elapsed_ms=1e3 * (time.perf_counter() - started),
+    )
+
+
+def _unseen(reason: str, start_volume_from_carm: Matrix, pivot_mm: float, timestamp_ns: int) -> Registration:
+    """Of an image that shows nothing."""
+    verdict = invalid(reason, timestamp_ns)
+    nothing = np.eye(6) * 1e6
+    return Registration(
+        start_volume_from_carm, verdict, float("inf"), 0.0, nothing, pivot_mm, 0, 0.0, informative=False
+    )
