@@ -249,7 +249,7 @@ def register_command(
 
     if joint and track:
         raise ConfigError("--joint and --track exclude each other")
-    effort = Effort.SEARCH if search else Effort.REFINE
+    effort = Effort.SEARCH if search else Effort.FIND
     with _percent("Registering") as progress:
         report = offline.register(
             volume, views, effort=effort, joint=joint, track=track, landmarks=landmarks, threads=threads,

@@ -268,9 +268,11 @@ class Effort(StrEnum):
     TRACK = "track"
     """A millimetre or two: the last frames and the tracker agree."""
     REFINE = "refine"
-    """About 10 mm and 5 degrees."""
+    """About 10 mm, 20 mm in depth, and 6 degrees."""
+    FIND = "find"
+    """About 25 mm, 50 mm in depth, and 15 degrees."""
     SEARCH = "search"
-    """About 35 mm, 60 mm in depth, and 12 degrees."""
+    """About 100 mm and 30 degrees: what the name of a station says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ class Group:
 
 
 GROUPS = (
-    Group("within 10/20 mm, 6°", 10, 20, 6, Effort.REFINE),
-    Group("within 25/50 mm, 15°", 25, 50, 15, Effort.REFINE),
+    Group("within 10/20 mm, 6°", 10, 20, 6, Effort.FIND),
+    Group("within 25/50 mm, 15°", 25, 50, 15, Effort.FIND),
     Group("station's name: 100 mm, 30°", 100, 100, 30, Effort.SEARCH),
 )
 
@@ -115,7 +115,7 @@ def _measure(
 ) -> None:
     drawn = [patient.case(np.random.default_rng((seed, index)), _DOSES[index % 2]) for index in range(cases)]
     # The first of a process pays for what is made once.
-    register_counts(registration, drawn[0].counts, drawn[0].carm, drawn[0].volume_from_carm, 700.0, Effort.REFINE)
+    register_counts(registration, drawn[0].counts, drawn[0].carm, drawn[0].volume_from_carm, 700.0, Effort.FIND)
     for index, case in enumerate(drawn):
         rng = np.random.default_rng((seed, index, 1))
         for group in GROUPS:
@@ -125,11 +125,11 @@ def _measure(
         second = _from_another_side(patient, case, rng)
         motion = case.start(rng, 25, 50, 15) @ g.inverse(case.volume_from_carm)
         shots = [(each.counts, each.carm, motion @ each.volume_from_carm, each.pivot_mm, 0) for each in (case, second)]
-        found = register_jointly(registration, shots, Effort.REFINE)[0]
+        found = register_jointly(registration, shots, Effort.FIND)[0]
         measured.joint.append(Outcome("two views", name, case, found, case.errors_mm(found.volume_from_carm)))
         for kind, counts, shown in _wrong_images(case, others, rng):
             start = case.start(rng, 10, 20, 6)
-            found = register_counts(registration, counts, shown.carm, start, case.pivot_mm, Effort.REFINE)
+            found = register_counts(registration, counts, shown.carm, start, case.pivot_mm, Effort.FIND)
             measured.wrong.append(Outcome(kind, name, shown, found, None))
         progress(0.8 * (index + 1) / cases)
     for index in range(2):
@@ -157,7 +157,7 @@ def _track(
         else:
             start = frame.start(rng, 5, 10, 3)
             found = sequence.begin(
-                register_counts(registration, frame.counts, frame.carm, start, frame.pivot_mm, Effort.REFINE)
+                register_counts(registration, frame.counts, frame.carm, start, frame.pivot_mm, Effort.FIND)
             )
         taken_s += time.perf_counter() - started
         measured.sequences.append(Outcome("sequence", name, frame, found, frame.errors_mm(found.volume_from_carm)))

@@ -216,19 +216,38 @@ class Fit {
     return sigma > 0 ? std::max((double)noise_ * noise_, 1e-6) / (sigma * sigma) : 0.0;
   }
 
+  // One Gauss-Newton step of the terms. Scatter is never negative: what would be is pinned to none, and the others are
+  // solved again without it (an active set; clamping alone would end where none of them is right).
   bool solve_terms() {
     gram(term(0), terms_ + 1, s_.weight.data(), count_, sums_);
-    double step[kMaxTerms];
     const double ridge = 1e-9 * trace(sums_, terms_);
-    for (int i = 0; i < terms_; ++i) {
-      step[i] = sums_[i][terms_] - prior_precision(i) * out_.coefficient[i];
-      sums_[i][i] += ridge + prior_precision(i);
+    std::fill(pinned_, pinned_ + kMaxTerms, false);
+    double step[kMaxTerms];
+    for (bool settled = false; !settled;) {
+      Square system;
+      for (int i = 0; i < terms_; ++i) {
+        step[i] = sums_[i][terms_] - prior_precision(i) * out_.coefficient[i];
+        for (int j = 0; j < terms_; ++j) system[i][j] = sums_[i][j];
+        system[i][i] += ridge + prior_precision(i);
+      }
+      for (int i = 0; i < terms_; ++i) {
+        if (!pinned_[i]) continue;
+        for (int j = 0; j < terms_; ++j) {
+          if (!pinned_[j]) step[j] += system[j][i] * out_.coefficient[i];  // of its step to none
+          system[i][j] = system[j][i] = 0.0;
+        }
+        system[i][i] = 1.0;
+        step[i] = -out_.coefficient[i];
+      }
+      if (!cholesky(system, terms_)) return false;
+      solve(system, terms_, step);
+      settled = true;
+      for (int i = map_ + 2; i < terms_; ++i) {
+        if (!pinned_[i] && out_.coefficient[i] + step[i] < 0.0) pinned_[i] = true, settled = false;
+      }
     }
-    if (!cholesky(sums_, terms_)) return false;
-    solve(sums_, terms_, step);
     for (int i = 0; i < terms_; ++i) out_.coefficient[i] += step[i];
-    for (int i = map_ + 2; i < terms_; ++i)
-      out_.coefficient[i] = std::clamp(out_.coefficient[i], 0.0, kMostScatter);
+    for (int i = map_ + 2; i < terms_; ++i) out_.coefficient[i] = std::clamp(out_.coefficient[i], 0.0, kMostScatter);
     out_.started = 1;
     return true;
   }
@@ -284,11 +303,16 @@ class Fit {
       for (int j = 0; j < terms_; ++j) inner[i][j] = sums_[kPose + i][kPose + j];
       inner[i][i] += ridge + prior_precision(i);
     }
+    for (int i = 0; i < terms_; ++i) {
+      if (!pinned_[i]) continue;  // fixed: it imitates nothing
+      for (int j = 0; j < terms_; ++j) inner[i][j] = inner[j][i] = 0.0;
+      inner[i][i] = 1.0;
+    }
     if (!cholesky(inner, terms_)) return;
     const int residual = kPose + terms_;
     for (int j = 0; j < kPose; ++j) {
       double imitated[kMaxTerms];  // what the terms can imitate of this derivative
-      for (int i = 0; i < terms_; ++i) imitated[i] = sums_[kPose + i][j];
+      for (int i = 0; i < terms_; ++i) imitated[i] = pinned_[i] ? 0.0 : sums_[kPose + i][j];
       solve(inner, terms_, imitated);
       out_.gradient[j] = sums_[j][residual];
       for (int i = 0; i < terms_; ++i) out_.gradient[j] -= imitated[i] * sums_[kPose + i][residual];
@@ -313,6 +337,7 @@ class Fit {
   const int map_, terms_;
   std::int64_t seen_ = 0;
   bool continued_ = false;
+  bool pinned_[kMaxTerms] = {};
   float spread_ = 1.f, noise_ = 0.f;
   Square sums_;
 };

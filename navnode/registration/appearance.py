@@ -19,6 +19,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from navnode import native
 from navnode.imaging import binned_counts
@@ -166,7 +167,7 @@ class Image:
         spread = np.empty((3, x.size), np.float32)
         spread[0] = 1.0
         for k, shape in enumerate(shapes):
-            spread[k + 1] = cv2.remap(shape, u[None], v[None], cv2.INTER_LINEAR)[0]
+            map_coordinates(shape, (v, u), spread[k + 1], order=1, mode="nearest")
         return spread
 
     @cached_property
@@ -237,6 +238,7 @@ def fitted(
     jacobian: FloatArray | None = None,
     before: Appearance | None = None,
     rounds: int = 3,
+    instruction_set: str | None = None,
 ) -> Appearance:
     """Fit the chain to an image at one pose, and linearise in the pose.
 
@@ -245,6 +247,7 @@ def fitted(
         jacobian: (6, N) their pose derivatives.
         before: from a pose nearby, to go on from.
         rounds: of re-weighting.
+        instruction_set: one of ``native.instruction_sets()``; default: the best.
     """
     pixels = _Pixels(
         observed.counts.size, observed.counts.ctypes.data, observed.trust.ctypes.data,
@@ -262,7 +265,7 @@ def fitted(
         solution.coefficient[:] = before.coefficients.tolist()
         solution.started = 1
     native.library().navnode_fit(
-        0,
+        native.instruction_sets().index(instruction_set) if instruction_set else 0,
         ctypes.byref(pixels),
         ctypes.byref(settings),
         predicted.ctypes.data,

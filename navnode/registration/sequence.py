@@ -33,13 +33,13 @@ class Sequence:
         """Register the next frame; a lost one is told with the last usable frame's pose, and INVALID."""
         assert self._last is not None, "a sequence begins with a first frame"
         if not self._good:
-            return self._keep(self._register(counts, carm, self._last, Effort.REFINE, timestamp_ns))
+            return self._keep(self._register(counts, carm, self._last, Effort.FIND, timestamp_ns))
         start = self._last
         if len(self._good) == 2:
             start = self._good[1] @ g.inverse(self._good[0]) @ self._good[1]
         found = self._register(counts, carm, start, Effort.TRACK, timestamp_ns)
         if not found.validity.usable and found.informative:
-            again = self._register(counts, carm, self._last, Effort.REFINE, timestamp_ns)
+            again = self._register(counts, carm, self._last, Effort.FIND, timestamp_ns)
             found = replace(again, elapsed_ms=found.elapsed_ms + again.elapsed_ms)
         return self._keep(found)
 

@@ -17,14 +17,16 @@ from navnode.registration.tracking import Fit, ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, View, Volume, invalid
 
 _FULL_SCALE_COUNTS = 60_000.0
-_REACHES: dict[Effort, tuple[Reach, ...]] = {Effort.TRACK: (), Effort.REFINE: (NEAR,), Effort.SEARCH: (NEAR, FAR)}
+_REACHES: dict[Effort, tuple[Reach, ...]] = {
+    Effort.TRACK: (), Effort.REFINE: (), Effort.FIND: (NEAR,), Effort.SEARCH: (NEAR, FAR),
+}  # fmt: skip
 
 
 def register(
     volume: Volume,
     views: Sequence[View],
     *,
-    effort: Effort = Effort.REFINE,
+    effort: Effort = Effort.FIND,
     joint: bool = False,
     pivot_mm: float | None = None,
     threads: int | None = None,

@@ -208,18 +208,17 @@ def refine(
     level: Level, observed: Observed, start_volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None = None
 ) -> Fit:
     """Gauss-Newton at one level, turning about (0, 0, pivot_mm) in carm."""
-    volume_from_carm, moved_mm = start_volume_from_carm, np.inf
-    for iteration in range(level.iterations + 1):
+    volume_from_carm, moved_mm, steps = start_volume_from_carm, np.inf, 0
+    while True:
         before = linearised(level.projector, observed, volume_from_carm, pivot_mm, before)
-        if iteration == level.iterations or not np.isfinite(before.noise):
+        if steps == level.iterations or not np.isfinite(before.noise):
             break
         step = gauss_newton_step(before)
         volume_from_carm = moved_by(step, volume_from_carm, pivot_mm)
-        moved_mm = float(np.linalg.norm(step))
+        moved_mm, steps = float(np.linalg.norm(step)), steps + 1
         if moved_mm < level.still_mm:  # too short to change what the image says
             break
-    assert before is not None
-    return Fit.of(volume_from_carm, before, iteration, moved_mm)
+    return Fit.of(volume_from_carm, before, steps, moved_mm)
 
 
 def linearised(

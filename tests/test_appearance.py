@@ -1,0 +1,125 @@
+"""The X-ray chain that is fitted along with the pose: what it says must be what was put in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode import native
+from navnode.projector import Projector
+from navnode.registration.appearance import POSE_SCALE, Image, Observed, fitted, modelled
+from navnode.registration.stations import pose_at
+from navnode.registration.tracking import gauss_newton_step, moved_by
+from navnode.simulation.scenario import carm_of_size
+from navnode.volumes import coarsened, read_volume
+
+PIVOT_MM = 700.0
+CARM = carm_of_size(64)
+
+
+@pytest.fixture(scope="module")
+def projector(procedural_ct) -> Projector:
+    return Projector(coarsened(read_volume(procedural_ct), 3.0), precision="float32")
+
+
+@pytest.fixture(scope="module")
+def pose() -> np.ndarray:
+    return pose_at(np.zeros(3), PIVOT_MM, orbital_deg=25, angulation_deg=8)
+
+
+def chain(line: np.ndarray) -> np.ndarray:
+    """Counts of a chain that hardens, scatters, and is brighter on one side; no noise."""
+    v, u = np.mgrid[-1 : 1 : 1j * line.shape[0], -1 : 1 : 1j * line.shape[1]]
+    primary = 0.5 * np.exp(-line) + 0.5 * np.exp(-0.85 * line)
+    return (40_000 * np.exp(0.1 * u - 0.05 * v) * (primary + 0.004)).astype(np.float32)
+
+
+def observe(counts: np.ndarray, *, scatter: bool = True) -> Observed:
+    return Image(counts, CARM).observed(64, scatter=scatter)
+
+
+def test_the_chain_is_explained(projector, pose):
+    line = projector.render(CARM, pose)
+    observed = observe(chain(line))
+    fit = fitted(observed, line.ravel(), rounds=6)
+    assert fit.noise < 0.01 and fit.similarity > 0.9995 and fit.inliers > 0.9
+    assert 0.8 < fit.contrast < 1.0, "the mean of the two attenuations"
+    assert -0.1 < fit.bend < 0.0, "the beam hardens"
+    residual = -np.log(observed.counts) - modelled(observed, line.ravel(), fit)
+    assert np.median(np.abs(residual[line.ravel() > 0.1])) < 0.01
+
+
+def test_without_scatter_terms_scatter_is_not_explained(projector, pose):
+    line = projector.render(CARM, pose)
+    counts = chain(line)
+    without = fitted(observe(counts, scatter=False), line.ravel(), rounds=6).noise
+    assert without > 2 * fitted(observe(counts), line.ravel(), rounds=6).noise
+
+
+def test_the_step_leads_to_the_truth(projector, pose):
+    """What is eliminated must not take the pose with it: Gauss-Newton converges from 3 mm and 1.5 degrees."""
+    observed = observe(chain(projector.render(CARM, pose)))
+    at = pose @ g.exp(np.array([0.02, -0.015, 0.02, 2.0, -1.5, 4.0]), (0, 0, PIVOT_MM))
+    fit = None
+    for _ in range(12):
+        line, jacobian = projector.render(CARM, at, jacobian=True, pivot_mm=PIVOT_MM)
+        fit = fitted(observed, line.ravel(), jacobian, fit)
+        at = moved_by(gauss_newton_step(fit), at, PIVOT_MM)
+    off = g.log(g.inverse(pose) @ at, (0, 0, PIVOT_MM)) * POSE_SCALE
+    assert np.abs(off[[0, 1, 2, 3, 4]]).max() < 0.2 and abs(off[5]) < 1.0
+
+
+@pytest.mark.parametrize("instruction_set", native.instruction_sets())
+def test_instruction_sets_agree(projector, pose, instruction_set):
+    """Sums are made in float, in another order, and exp and log differ in the last bits: 1e-3 of what matters."""
+    line, jacobian = projector.render(CARM, pose, jacobian=True, pivot_mm=PIVOT_MM)
+    observed = observe(chain(line))
+    near = line.ravel() * np.float32(1.01)
+    best, this = (fitted(observed, near, jacobian, instruction_set=name) for name in (None, instruction_set))
+    assert this.similarity == pytest.approx(best.similarity, abs=1e-5)
+    assert this.noise == pytest.approx(best.noise, rel=1e-2)
+    assert np.linalg.norm(this.hessian - best.hessian) < 1e-2 * np.linalg.norm(best.hessian)
+
+
+def test_a_tool_is_an_outlier(projector, pose):
+    line = projector.render(CARM, pose)
+    counts = chain(line)
+    counts[:, 30:33] *= 0.2
+    fit = fitted(observe(counts), line.ravel(), rounds=6)
+    assert fit.noise < 0.03 and 0.85 < fit.inliers < 0.99
+
+
+@pytest.mark.parametrize("counts", [0.0, 1e-30, 65_535.0], ids=["dark", "nothing", "saturated"])
+def test_an_empty_image_says_nothing(projector, pose, counts):
+    line, jacobian = projector.render(CARM, pose, jacobian=True)
+    fit = fitted(observe(np.full((64, 64), counts, np.float32)), line.ravel(), jacobian)
+    assert np.isfinite(fit.hessian).all() and np.isfinite(fit.gradient).all() and fit.similarity < 0.1
+
+
+def test_a_volume_out_of_sight_says_nothing(projector, pose):
+    nothing = np.zeros(64 * 64, np.float32)
+    fit = fitted(observe(chain(projector.render(CARM, pose))), nothing, np.zeros((6, 64 * 64), np.float32))
+    assert fit.noise == np.inf and fit.similarity == 0.0
+
+
+def test_binned_pixels_stand_for_their_centres():
+    """A mean over pixels is not what the ray through the middle counts; the difference is taken out to second order."""
+    fine = carm_of_size(96)
+    v, u = np.mgrid[:96, :96]
+    light = 20_000 * np.exp(-3 * np.exp(-((u - 47.5) ** 2 + (v - 47.5) ** 2) / (2 * 9.0**2)))
+    binned, carm = Image(light.astype(np.float32), fine).binned(32)
+    k, j = np.mgrid[:32, :32]
+    at_centre = 20_000 * np.exp(-3 * np.exp(-((3 * j + 1 - 47.5) ** 2 + (3 * k + 1 - 47.5) ** 2) / (2 * 9.0**2)))
+    plain = light.reshape(32, 3, 32, 3).mean(axis=(1, 3))
+    assert carm.width_px == 32
+    assert np.abs(binned - at_centre).max() < 0.2 * np.abs(plain - at_centre).max()
+
+
+def test_noise_is_known_from_the_image():
+    rng = np.random.default_rng(0)
+    for gain in (0.25, 1.0, 4.0):
+        counts = gain * rng.poisson(2_000, (192, 192))
+        trust = Image(counts.astype(np.float32), carm_of_size(192)).observed(192).trust
+        expected = 0.03**2 / (0.03**2 + 1 / 2_000)
+        assert np.median(trust) == pytest.approx(expected, rel=0.15)
