@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from navnode.types import Array, FloatArray
 
@@ -56,3 +57,39 @@ def blank_reason(counts: Array) -> str:
     if high - low < 0.02 * max(high, 1.0) or high < 4:
         return "the image is blank"
     return ""
+
+
+_COVERED_LIGHT = 0.02
+"""Of the brightest: behind lead there is no more, and behind a patient only in the middle."""
+_COVERED_SPREAD = 3.0
+"""Lead is as dark everywhere, to within so many times."""
+_COVERED_STEP = 3.0
+"""How many times brighter it is beside an edge of lead; patients grow dark slowly."""
+_COVERED_LEAST = 5.0
+"""Percent of an image; less lead than that is left to be an outlier."""
+_COVERED_LEAST_PX = 6
+
+
+def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
+    """Where collimator blades or lead cover a small image (about 64 x 64, any unit), (H, W).
+
+    Dark regions that touch the image's edge and end in a step.
+    """
+    known = np.nan_to_num(light, nan=np.inf)
+    bright = float(np.percentile(light[np.isfinite(light)], 99)) if np.isfinite(light).any() else 0.0
+    lead = max(_COVERED_SPREAD * float(np.percentile(known, _COVERED_LEAST)), _COVERED_LIGHT**2 * bright)
+    dark = (known < min(_COVERED_LIGHT * bright, lead)).astype(np.uint8)
+    result = np.zeros(light.shape, bool)
+    count, labels = cv2.connectedComponents(dark, connectivity=4)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5))
+    for label in range(1, count):
+        region = (labels == label).astype(np.uint8)
+        framed = region.copy()
+        framed[1:-1, 1:-1] = 0
+        if not framed.any() or region.sum() < _COVERED_LEAST_PX:
+            continue
+        beside = (cv2.dilate(region, cross) > 0) & (region == 0) & np.isfinite(known)
+        edge = (cv2.erode(region, cross, borderValue=1) == 0) & (region > 0)
+        if beside.any() and np.median(known[beside]) > _COVERED_STEP * max(float(np.median(known[edge])), 1e-9):
+            result |= cv2.dilate(region, np.ones((3, 3), np.uint8)) > 0
+    return result

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from navnode.imaging import blank_reason, line_integrals, open_beam_counts
+from navnode.imaging import blank_reason, covered, line_integrals, open_beam_counts
 
 
 def test_line_integrals_invert_beer_lambert():
@@ -48,3 +48,30 @@ def test_images_without_content(counts, reason):
 def test_an_image_with_content():
     ramp = np.tile(np.arange(64, dtype=np.uint16) * 50 + 100, (64, 1))
     assert blank_reason(ramp) == ""
+
+
+def body(width: int = 64) -> np.ndarray:
+    """A patient's light: bright beside, dark in the middle, and dark towards one edge of the image."""
+    v, u = np.mgrid[-1 : 1 : 1j * width, -1 : 1 : 1j * width]
+    return (30_000 * np.exp(-5 * np.clip(1.1 - (u * u + 0.1 * v * v), 0, 1))).astype(np.float32)
+
+
+def test_a_patient_is_not_taken_for_lead():
+    for light in (body(), body()[:, 24:], body()[:, 16:48]):
+        assert not covered(light).any()
+
+
+@pytest.mark.parametrize("edges", [(10, 64, 0, 64), (0, 64, 12, 50), (8, 56, 9, 60)])
+def test_collimator_blades_are_found(edges):
+    top, bottom, left, right = edges
+    light = np.full((64, 64), 12.0, np.float32)
+    light[top:bottom, left:right] = body()[top:bottom, left:right]
+    found = covered(light)
+    open_field = np.zeros((64, 64), bool)
+    open_field[top:bottom, left:right] = True
+    assert found[~open_field].all() and found[open_field].mean() < 0.15
+
+
+def test_an_empty_image_has_no_collimator():
+    assert not covered(np.full((64, 64), np.nan, np.float32)).any()
+    assert not covered(np.zeros((64, 64), np.float32)).any()

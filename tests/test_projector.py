@@ -128,3 +128,63 @@ def test_rays_parallel_to_a_slab_they_miss(blob):
             for precision in ("int16", "float32"):
                 image, jacobian = Projector(blob, precision=precision).render(CARM, at, jacobian=True)
                 assert np.isfinite(image).all() and np.isfinite(jacobian).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (16, 8), (17, 9), (130, 67), (40, 33)])
+def test_whole_images_are_their_pixels(blob, size):
+    """Images are worked on in tiles; what does not fill one must still be right, and in its place."""
+    width, height = size
+    carm = CArm(width, height, (120 / width, 110 / height), 1020.0, (width / 2 - 0.5, height / 2 - 0.5))
+    projector, at = Projector(blob, precision="float32", threads=3), pose(blob, DIRECTIONS["oblique"])
+    image, derivatives = projector.render(carm, at, jacobian=True, pivot_mm=700.0)
+    v, u = np.mgrid[:height, :width]
+    one_by_one = [
+        projector.render(carm, at, np.array([[x, y]]), jacobian=True, pivot_mm=700.0)
+        for x, y in zip(u.ravel(), v.ravel(), strict=True)
+    ]
+    # A block of an image shares its dominant axis, a single pixel has its own: they may differ where the axis changes.
+    assert np.allclose(image.ravel(), [value[0] for value, _ in one_by_one], rtol=2e-3, atol=2e-3)
+    alone = np.stack([jacobian[:, 0] for _, jacobian in one_by_one], axis=1).reshape(derivatives.shape)
+    assert np.linalg.norm(derivatives - alone) < 0.05 * np.linalg.norm(alone) + 1e-6
+
+
+def test_it_agrees_with_rtk(blob):
+    """The same method by others: equal but for rays whose dominant axis is their block's here and their own there."""
+    rtk = pytest.importorskip("navnode.bench.rtk")
+    if not rtk.available():
+        pytest.skip("itk-rtk (the extra 'bench') is not installed")
+    ours, theirs = Projector(blob, precision="float32"), rtk.RtkProjector(blob, 1)
+    for name, rotation in DIRECTIONS.items():
+        at = pose(blob, rotation)
+        expected = theirs.render(CARM, at)
+        tolerance = 2e-3 if name in ("oblique", "diagonal") else 5e-4
+        assert np.linalg.norm(ours.render(CARM, at) - expected) < tolerance * np.linalg.norm(expected), name
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_nanodrr_agrees(direction):
+    """Sums of trilinear samples against Joseph's sums of bilinear ones: equal up to the curvature between slices.
+
+    Derivatives of both have kinks at voxel borders, in other places: a smooth volume keeps them small, not away.
+    They are taken about the source, where rotations move most.
+    """
+    pytest.importorskip("nanodrr", reason="nanodrr (the extra 'bench' or 'gpu') is not installed")
+    k, j, i = np.mgrid[:24, :28, :26]
+    bump = np.exp(-((k - 12) ** 2 + (j - 14) ** 2 + 1.3 * (i - 12) ** 2) / 50.0)
+    index = g.rigid(g.rotation_exp(np.array([0.1, -0.2, 0.3]))) @ np.diag([4.0, 4.0, 4.0, 1.0])
+    smooth = Volume((2000 * bump - 1000).astype(np.float32), index)
+    native_one, other = Projector(smooth, precision="float32"), Projector(smooth, backend="nanodrr")
+    at = pose(smooth, DIRECTIONS[direction])
+    image, derivatives = native_one.render(CARM, at, jacobian=True)
+    expected, by_gradient = other.render(CARM, at, jacobian=True)
+    assert np.linalg.norm(image - expected) < 4e-3 * np.linalg.norm(expected)
+    for ours, theirs in zip(derivatives, by_gradient, strict=True):
+        assert np.linalg.norm(ours - theirs) < 0.2 * np.linalg.norm(theirs)
+        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.98
+    few = np.array([[3.0, 5.0], [20.5, 11.25]])
+    assert np.allclose(other.render(CARM, at, few), native_one.render(CARM, at, few), atol=2e-3)
+
+
+def test_an_unknown_way_of_back_projecting_is_refused(blob):
+    with pytest.raises(ValueError, match="float32"):
+        Projector(blob).backproject(CARM, pose(blob, (0, 0, 0)), np.zeros((32, 40), np.float32))

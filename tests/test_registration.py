@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from navnode import geometry as g
 from navnode.projector import Projector
-from navnode.registration import ImageRegistration, register, register_counts
+from navnode.registration import ImageRegistration, Sequence, register, register_counts
 from navnode.simulation.physics import METAL_PER_MM, Detector, cylinder_chords_mm
 from navnode.simulation.scenario import Scenario, carm_of_size, scenario_for
 from navnode.types import Effort, Status, View, Volume
@@ -149,3 +150,131 @@ def test_real_cts(path):
         usable += found.validity.usable
         assert not found.validity.usable or (across < 1.0 and depth < 8.0), (t_s, across, depth)
     assert usable >= len(TIMES) - 1
+
+
+def across_mm(case: Case, found, t_s: float) -> float:
+    return case.errors_mm(found.volume_from_carm, t_s)[0]
+
+
+def burned_in(counts: np.ndarray) -> np.ndarray:
+    for where, value in (((10, 40), 65_535.0), ((260, 500), 0.0)):
+        cv2.putText(counts, "12:34 PATIENT L", where, cv2.FONT_HERSHEY_SIMPLEX, 1.0, value, 2)
+    return counts
+
+
+def collimated(counts: np.ndarray) -> np.ndarray:
+    counts[:, :90] = counts[:, -110:] = counts[:60] = 3
+    return counts
+
+
+def dead_lines(counts: np.ndarray) -> np.ndarray:
+    counts[100] = counts[:, 300] = 0
+    return counts
+
+
+BLEMISHED = {
+    "burned-in text": burned_in,
+    "collimated": collimated,
+    "a dead row and column": dead_lines,
+    "twice as bright": lambda counts: np.minimum(counts.astype(np.uint32) * 2, 65_535).astype(np.uint16),
+    "a tenth of the counts": lambda counts: counts // 10,
+    "32-bit": lambda counts: counts.astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("name", BLEMISHED)
+def test_blemished_images_still_register(torso, name):
+    for k, t_s in enumerate(TIMES[:3]):
+        counts = BLEMISHED[name](torso.counts(t_s))
+        found = register_counts(torso.registration, counts, CARM, away(torso, t_s, 6, 3, k), PIVOT_MM, Effort.FIND)
+        assert found.validity.usable, (t_s, found.validity.reason)
+        assert across_mm(torso, found, t_s) < 0.5
+
+
+def cropped(volume: Volume) -> Volume:
+    voxels = np.full_like(volume.voxels, -1000)
+    k, j, i = (n // 5 for n in voxels.shape)
+    inside = (slice(k, -k), slice(j, -j), slice(i, -i))
+    voxels[inside] = volume.voxels[inside]
+    return Volume(voxels, volume.volume_from_index, "cropped")
+
+
+def with_table(volume: Volume) -> Volume:
+    voxels = volume.voxels.copy()
+    voxels[:, :6, :] = 400.0
+    return Volume(voxels, volume.volume_from_index, "with a table")
+
+
+def with_metal(volume: Volume) -> Volume:
+    voxels = volume.voxels.copy()
+    k, j, i = (n // 2 for n in voxels.shape)
+    voxels[k - 30 : k + 30, j - 3 : j + 3, i + 20 : i + 26] = 3000.0
+    return Volume(voxels, volume.volume_from_index, "with metal")
+
+
+def without_a_slice(volume: Volume) -> Volume:
+    middle = len(volume.voxels) // 2
+    return Volume(np.delete(volume.voxels, slice(middle, middle + 3), axis=0), volume.volume_from_index, "a gap")
+
+
+@pytest.mark.parametrize("change", [cropped, with_table, with_metal, without_a_slice])
+def test_a_volume_that_is_not_what_was_imaged_is_not_valid_where_it_is_wrong(torso, procedural_ct, change):
+    """The image shows the body as it is: what the CT has too much or too little must not carry the pose away."""
+    registration = ImageRegistration(change(read_volume(procedural_ct)))
+    for k, t_s in enumerate(TIMES[:4]):
+        start = away(torso, t_s, 5, 3, k)
+        found = register_counts(registration, torso.counts(t_s), CARM, start, PIVOT_MM, Effort.FIND)
+        wrong = across_mm(torso, found, t_s) > 1.0
+        assert not (wrong and found.validity.status is Status.VALID), (t_s, found.similarity)
+
+
+def test_an_image_of_an_inverted_detector_says_so(torso):
+    found = register_counts(
+        torso.registration, WRONG["inverted"](torso, 0.5), CARM, away(torso, 0.5, 3, 1, 0), PIVOT_MM, Effort.FIND
+    )
+    assert found.validity.status is Status.INVALID and "inverted" in found.validity.reason
+
+
+def test_far_away_starts_are_found(torso):
+    """What the name of a station leaves open."""
+    for k, t_s in enumerate(TIMES[:4]):
+        start = away(torso, t_s, 80, 25, k)
+        found = register_counts(torso.registration, torso.counts(t_s), CARM, start, PIVOT_MM, Effort.SEARCH)
+        assert found.validity.usable and across_mm(torso, found, t_s) < 0.5, (t_s, found.validity.reason)
+
+
+def test_a_sequence_is_followed_and_a_lost_frame_does_not_lead_away(torso):
+    times = np.arange(2.0, 4.0, 1 / 15)
+    sequence = Sequence(torso.registration, torso.scenario.isocentre_mm)
+    start = away(torso, times[0], 4, 2, 0)
+    first = register_counts(torso.registration, torso.counts(times[0]), CARM, start, PIVOT_MM, Effort.FIND)
+    assert sequence.begin(first).validity.usable
+    for k, t_s in enumerate(times[1:]):
+        lost = 10 <= k < 13
+        found = sequence.follow(fog(torso, t_s) if lost else torso.counts(t_s), CARM)
+        assert found.validity.usable is not lost, (t_s, found.validity.reason)
+        assert lost or across_mm(torso, found, t_s) < 0.5
+
+
+def test_two_views_fix_each_others_depth(torso, procedural_ct):
+    motion = g.exp(np.array([0.05, -0.08, 0.1, 8.0, -12.0, 10.0]), torso.scenario.isocentre_mm)
+    from navnode.imaging import line_integrals
+
+    views = [
+        View(line_integrals(torso.counts(t), 20_000.0), CARM, motion @ torso.scenario.volume_from_carm(t))
+        for t in (0.5, 9.0)
+    ]
+    found = register(read_volume(procedural_ct), views, joint=True)
+    for t_s, each in zip((0.5, 9.0), found, strict=True):
+        across, depth = torso.errors_mm(each.volume_from_carm, t_s)
+        assert each.validity.status is Status.VALID and across < 0.2 and depth < 0.3
+        assert each.sigma[5] < 0.5, "what one view leaves open the other one sees"
+
+
+def test_a_pose_that_is_none_and_a_volume_of_air_are_survived(torso):
+    air = Volume(np.full((20, 20, 20), -1000, np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    registration = ImageRegistration(air)
+    for effort in Effort:
+        start = torso.scenario.volume_from_carm(0.5)
+        found = register_counts(registration, torso.counts(0.5), CARM, start, PIVOT_MM, effort)
+        assert found.validity.status is Status.INVALID and found.validity.reason

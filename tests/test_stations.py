@@ -44,7 +44,7 @@ def test_a_long_volume_is_begun_at_several_heights():
 
 
 def test_an_unknown_station_is_named():
-    with pytest.raises(ConfigError, match="Swimmer.*AP"):
+    with pytest.raises(ConfigError, match=r"Swimmer.*AP"):
         station_poses("Swimmer", volume(200), CARM)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from navnode import native
-from navnode.imaging import binned_counts
+from navnode.imaging import binned_counts, covered
 from navnode.types import Array, CArm, FloatArray, Matrix
 
 _ROTATION_SCALE_MM = 60.0
@@ -44,6 +44,8 @@ _SCATTER_ERROR = 0.15
 _SCATTER_SIGMA_MM = 45.0
 _SPREAD_PX = 64
 _NOISE_PX = 170
+_LIT = 0.01
+"""Of the brightest: darker pixels are behind lead, where nothing is counted."""
 _MEDIAN_CHI2 = 0.4549
 """Median of a squared standard normal."""
 
@@ -119,6 +121,9 @@ class Image:
         spread_px, _ = self.binned(_SPREAD_PX)
         known = spread_px[np.isfinite(spread_px)]
         self.brightest = max(float(np.percentile(known, 99)), 1e-6) if known.size else 1.0
+        self._covered = covered(spread_px)
+        self.covered_share = float(self._covered.mean())
+        """How much of the image collimator or lead cover, 0..1."""
         self._noise = self._counts_per_photon()
 
     def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
@@ -139,12 +144,17 @@ class Image:
         else:
             u, v = pixels.astype(np.int64).T
             counts = binned[v, u] / np.float32(self.brightest)
+        x = (2 * u / max(carm.width_px - 1, 1) - 1).astype(np.float32)
+        y = (2 * v / max(carm.height_px - 1, 1) - 1).astype(np.float32)
         known = np.isfinite(counts)
+        if self.covered_share:
+            height, width = self._covered.shape
+            known &= ~self._covered[
+                np.rint((y + 1) / 2 * (height - 1)).astype(int), np.rint((x + 1) / 2 * (width - 1)).astype(int)
+            ]
         noise = self._noise * (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** -2 / self.brightest
         counts = np.where(known, np.maximum(counts, max(noise, 1e-6)), 1.0).astype(np.float32)
         trust = np.where(known, MODEL_SIGMA**2 / (MODEL_SIGMA**2 + noise / counts), 0.0).astype(np.float32)
-        x = (2 * u / max(carm.width_px - 1, 1) - 1).astype(np.float32)
-        y = (2 * v / max(carm.height_px - 1, 1) - 1).astype(np.float32)
         background = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
         spread = self._spread_at(x, y) if scatter else np.empty((0, x.size), np.float32)
         return Observed(carm, pixels, counts, trust, background, spread)
@@ -154,8 +164,9 @@ class Image:
         binned, carm = self.binned(_NOISE_PX)
         rows = binned[::4]
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = (rows[:, 1:] - rows[:, :-1]) ** 2 / (rows[:, 1:] + rows[:, :-1])
-        ratio = ratio[np.isfinite(ratio)]
+            total = rows[:, 1:] + rows[:, :-1]
+            ratio = (rows[:, 1:] - rows[:, :-1]) ** 2 / total
+        ratio = ratio[np.isfinite(ratio) & (total > _LIT * self.brightest)]
         pixels = (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** 2
         return float(np.median(ratio)) / _MEDIAN_CHI2 * pixels if ratio.size else 1.0
 

@@ -32,6 +32,7 @@ VALID_RESIDUAL, DEGRADED_RESIDUAL = 0.07, 0.10
 VALID_DETAIL, DEGRADED_DETAIL = 0.975, 0.93
 VALID_BEND = (-0.12, 0.012)
 """Curvature over slope of the grey-value map; see ``Fit.credible``."""
+MAX_COVERED = 0.5
 MIN_INLIERS = 0.80
 MAX_UNEXPLAINED = 0.30
 MAX_DEPTH_SIGMA_MM = 2.5
@@ -52,11 +53,11 @@ class Inspection:
     """Correlation of the edges in image and model, counting noise allowed for, -1..1."""
     unexplained: float
     """Share of the image behind the volume that is far from the model: tools, and what is not of this patient."""
-    dark: float
-    """Share of the detail's energy in the image that is counting noise, 0..1."""
+    covered: float
+    """Share of the image that collimator or lead cover, 0..1."""
 
 
-NOTHING = Inspection(0.0, 1.0, 1.0)
+NOTHING = Inspection(0.0, 1.0, 0.0)
 
 
 def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
@@ -81,7 +82,7 @@ def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspecti
     meant = float((weight * expected * expected).sum())
     together = float((weight * seen * expected).sum())
     detail = together / (np.sqrt(max(energy - noise, 0.1 * energy) * meant) + 1e-12)
-    return Inspection(detail, float(off.sum() / max(inside.sum(), 1)), noise / max(energy, 1e-12))
+    return Inspection(detail, float(off.sum() / max(inside.sum(), 1)), image.covered_share)
 
 
 def inspect_tracked(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
@@ -149,6 +150,8 @@ def _verdict(fit: Fit, inspection: Inspection, runner_up: Fit | None) -> tuple[S
         return Status.DEGRADED, f"image and volume match poorly (similarity {fit.similarity:.2f})"
     if not inspection.detail >= VALID_DETAIL:
         return Status.DEGRADED, f"details match poorly ({inspection.detail:.2f})"
+    if not inspection.covered <= MAX_COVERED:
+        return Status.DEGRADED, f"{inspection.covered:.0%} of the image are covered by collimator or lead"
     if not VALID_BEND[0] <= fit.appearance.bend <= VALID_BEND[1]:
         return Status.DEGRADED, "image and volume differ in how much dense bone absorbs"
     if runner_up is not None and runner_up.credible and 1 - runner_up.similarity < RUNNER_UP * (1 - fit.similarity):
