@@ -36,7 +36,8 @@ class Sequence:
             return self._keep(self._register(counts, carm, self._last, Effort.FIND, timestamp_ns))
         start = self._last
         if len(self._good) == 2:
-            start = self._good[1] @ g.inverse(self._good[0]) @ self._good[1]
+            # Made rigid again: what rounding leaves would more than double with every frame.
+            start = g.orthonormal(self._good[1] @ g.inverse(self._good[0]) @ self._good[1])
         found = self._register(counts, carm, start, Effort.TRACK, timestamp_ns)
         if not found.validity.usable and found.informative:
             again = self._register(counts, carm, self._last, Effort.FIND, timestamp_ns)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.appearance import Image
@@ -144,7 +145,7 @@ def _told(
         registration.inspected = None
         inspection = inspect(registration, image, fit)
     return Registration(
-        volume_from_carm=fit.volume_from_carm,
+        volume_from_carm=g.orthonormal(fit.volume_from_carm),  # rounding adds up over many steps
         validity=assess(fit, inspection, found.runner_up, timestamp_ns, sparse_volume=sparse_volume),
         residual=fit.residual,
         similarity=fit.similarity,
