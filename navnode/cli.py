@@ -412,14 +412,13 @@ def bench_registration(
     """2D/3D registration of X-rays with known poses: how right, how fast, how honest."""
     from navnode.bench import registration, report
     from navnode.simulation.sample_ct import resolve_ct
-    from navnode.volumes import read_volume
 
     paths = [resolve_ct(given, messages) for given in ct or ["sample", "procedural"]]
     with _percent("Registering") as progress:
         measured = registration.run(paths, cases, threads or None, seed, progress)
     figures = registration.summary(measured)
     if out is not None:
-        report.write(out, measured, figures, {path.name.split(".")[0]: read_volume(path) for path in paths})
+        report.write(out, measured, figures)
         messages.print(f"{out}", markup=False, highlight=False)
     if as_json:
         _print_json(figures)

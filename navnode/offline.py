@@ -75,8 +75,9 @@ def register(
         ConfigError: a file or an image cannot be used; a view that needs a start has none.
     """
     wanted = read_views(views)
-    if track or joint:
-        _need_starts(wanted[:1] if track else wanted, landmarks)
+    for view in wanted[:1] if track else wanted:
+        if landmarks is None and not view.station:
+            view.pose()  # what is missing is said before a CT is read
     volume = read_volume(ct)
     starts = _starts(wanted, volume, landmarks, only_first=track)
     registration = ImageRegistration(volume, threads or None)
@@ -128,12 +129,6 @@ def _best_of(
             break
     assert best is not None
     return replace(best, elapsed_ms=spent_ms)
-
-
-def _need_starts(views: Many[ViewFile], landmarks: Path | None) -> None:
-    for view in views:
-        if landmarks is None and not view.station:
-            view.pose()
 
 
 def _starts(views: Many[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool) -> list[list[Matrix]]:

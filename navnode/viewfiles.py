@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import msgspec
@@ -69,6 +69,12 @@ class _Views(msgspec.Struct, frozen=True):
     carm: _CArm | None = None
 
 
+class _Landmarks(msgspec.Struct, frozen=True):
+    points_mm: dict[str, tuple[float, float, float]]
+    views: tuple[dict[str, tuple[float, float]], ...]
+    schema: str = ""
+
+
 @dataclass(frozen=True)
 class ViewFile:
     """One view as its file says; the image is read when it is asked for."""
@@ -121,6 +127,24 @@ class ViewFile:
         return View(line_integrals(counts, i0, binning), self.carm.binned(binning), self.pose(), self.timestamp_ns)
 
 
+_Read = TypeVar("_Read", _Views, _Landmarks)
+
+
+def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
+    """A JSON file that says which schema it follows."""
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: too large for {schema}")
+        read = msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if read.schema != schema:
+        raise ConfigError(f"{path}: schema is {read.schema!r}, not {schema!r}")
+    return read
+
+
 def read_views(path: str | Path) -> list[ViewFile]:
     """The views of a file.
 
@@ -128,16 +152,7 @@ def read_views(path: str | Path) -> list[ViewFile]:
         ConfigError: names the file and the key.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: too large for a set of views")
-        read = msgspec.json.decode(path.read_bytes(), type=_Views)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if read.schema != SCHEMA:
-        raise ConfigError(f"{path}: schema is {read.schema!r}, not {SCHEMA!r}")
+    read = _decoded(path, _Views, SCHEMA)
     if not read.views:
         raise ConfigError(f"{path}: views is empty")
     found = []
@@ -151,12 +166,6 @@ def read_views(path: str | Path) -> list[ViewFile]:
             ViewFile(f"{path}: views[{index}]", image, carm.value(), pose, view.i0, view.timestamp_ns, view.station)
         )
     return found
-
-
-class _Landmarks(msgspec.Struct, frozen=True):
-    points_mm: dict[str, tuple[float, float, float]]
-    views: tuple[dict[str, tuple[float, float]], ...]
-    schema: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,16 +184,7 @@ def read_landmarks(path: Path, views: int) -> Landmarks:
     Raises:
         ConfigError: names the file and the key.
     """
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: too large for landmarks")
-        read = msgspec.json.decode(path.read_bytes(), type=_Landmarks)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if read.schema != LANDMARKS_SCHEMA:
-        raise ConfigError(f"{path}: schema is {read.schema!r}, not {LANDMARKS_SCHEMA!r}")
+    read = _decoded(path, _Landmarks, LANDMARKS_SCHEMA)
     if len(read.views) != views:
         raise ConfigError(f"{path}: views has {len(read.views)} entries, the set of views has {views}")
     for index, seen in enumerate(read.views):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,16 @@ def test_noise_is_known_from_the_image():
         trust = Image(counts.astype(np.float32), carm_of_size(192)).observed(192).trust
         expected = 0.03**2 / (0.03**2 + 1 / 2_000)
         assert np.median(trust) == pytest.approx(expected, rel=0.15)
+
+
+def test_a_flipped_image_sees_what_a_flipped_detector_would(projector, pose):
+    off_centre = replace(CARM, principal_point_px=(30.0, 35.5))
+    image = Image(chain(projector.render(off_centre, pose)), off_centre)
+    for along_u, mirror in ((True, np.diag([-1.0, 1, 1, 1])), (False, np.diag([1.0, -1, 1, 1]))):
+        counts, carm = image.flipped(along_u=along_u).binned(64)
+        assert np.allclose(counts, image.binned(64)[0][:, ::-1] if along_u else image.binned(64)[0][::-1])
+        points = np.array([[10.0, -20.0, 650.0], [-35.0, 5.0, 720.0]])
+        seen = g.project(off_centre, np.eye(4), points)
+        flipped = g.project(carm, mirror, points)
+        expected = (63 - seen[:, 0], seen[:, 1]) if along_u else (seen[:, 0], 63 - seen[:, 1])
+        assert np.allclose(flipped, np.stack(expected, axis=1))

@@ -61,7 +61,7 @@ def test_rates_have_intervals():
 
 
 def test_a_run_is_measured_and_reported(patient, tmp_path):
-    measured = bench.Measured()
+    measured = bench.Measured(volumes={"drawn": patient.volume})
     registration = ImageRegistration(patient.volume)
     bench._measure(measured, "drawn", registration, patient, [], 2, 0, lambda share: None)
     figures = bench.summary(measured)
@@ -72,6 +72,6 @@ def test_a_run_is_measured_and_reported(patient, tmp_path):
         pytest.skip("matplotlib (the extra 'bench') is not installed: no report")
     from navnode.bench import report
 
-    report.write(tmp_path / "report.html", measured, figures, {"drawn": patient.volume})
+    report.write(tmp_path / "report.html", measured, figures)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 5 and "src='http" not in page

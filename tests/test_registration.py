@@ -139,6 +139,19 @@ def test_another_patient_is_never_valid(torso):
 
 @pytest.mark.skipif(not CTS, reason="the development CTs are not beside this checkout")
 @pytest.mark.parametrize("path", CTS, ids=lambda path: path.name.split(".")[0])
+def test_mirrored_images_of_real_cts_are_never_valid(path):
+    """A cropped block of bone has an outline like its mirror image's; what tells them apart is that the other fits."""
+    case = Case(read_volume(path))
+    for k, t_s in enumerate(TIMES):
+        start = away(case, t_s, 6.0, 3.0, k)
+        for axis in (0, 1):
+            counts = np.ascontiguousarray(np.flip(case.counts(t_s), axis))
+            found = register_counts(case.registration, counts, CARM, start, PIVOT_MM, Effort.FIND)
+            assert found.validity.status is not Status.VALID, (t_s, axis, found.similarity)
+
+
+@pytest.mark.skipif(not CTS, reason="the development CTs are not beside this checkout")
+@pytest.mark.parametrize("path", CTS, ids=lambda path: path.name.split(".")[0])
 def test_real_cts(path):
     """Across the beam every usable frame is right; depth is what a single view does not fix."""
     case = Case(read_volume(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from navnode import geometry as g
 from navnode.bench import rtk
@@ -16,7 +17,7 @@ from navnode.bench.cases import Case, Errors, Patient
 from navnode.errors import ConfigError
 from navnode.registration import ImageRegistration, register_counts, register_jointly
 from navnode.registration import Sequence as FilmSequence
-from navnode.types import Array, Effort, Matrix, Registration, Status
+from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
 from navnode.volumes import read_volume
 
 RIGHT_MM = 1.0
@@ -76,6 +77,7 @@ class Measured:
     wrong: list[Outcome] = field(default_factory=list)
     sequence_s: dict[str, float] = field(default_factory=dict)
     """Seconds that all of a CT's sequence frames took."""
+    volumes: dict[str, Volume] = field(default_factory=dict)
 
 
 def run(cts: Sequence[Path], cases: int, threads: int | None, seed: int, progress: Progress) -> Measured:
@@ -89,9 +91,10 @@ def run(cts: Sequence[Path], cases: int, threads: int | None, seed: int, progres
     """
     if not rtk.available():
         raise ConfigError("the cases are rendered by RTK: pip install 'navnode[bench]'")
-    measured = Measured()
-    volumes = {path.name.split(".")[0]: read_volume(path) for path in cts}
-    patients = {name: Patient(volume, rtk.RtkProjector(volume, threads).render) for name, volume in volumes.items()}
+    measured = Measured(volumes={path.name.split(".")[0]: read_volume(path) for path in cts})
+    patients = {
+        name: Patient(volume, rtk.RtkProjector(volume, threads).render) for name, volume in measured.volumes.items()
+    }
     for position, (name, patient) in enumerate(patients.items()):
         registration = ImageRegistration(patient.volume, threads)
         others = [other for other in patients.values() if other is not patient]
@@ -258,14 +261,11 @@ def _rate(hits: int, count: int) -> dict[str, float]:
     """A share with its 95 % confidence interval (Wilson 1927)."""
     if not count:
         return {"hits": 0, "of": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
-    z = 1.959964
-    share = hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    interval = binomtest(hits, count).proportion_ci(method="wilson")
     return {
         "hits": hits,
         "of": count,
-        "rate": round(share, 4),
-        "low": round(max(0.0, middle - half), 4),
-        "high": round(min(1.0, middle + half), 4),
+        "rate": round(hits / count, 4),
+        "low": round(float(interval.low), 4),
+        "high": round(float(interval.high), 4),
     }

@@ -28,7 +28,7 @@ figcaption{font-size:13px;color:#56606e;max-width:34rem}
 """
 
 
-def write(path: Path, measured: Measured, summary: dict[str, Any], volumes: dict[str, Volume]) -> None:
+def write(path: Path, measured: Measured, summary: dict[str, Any]) -> None:
     """Tables, error plots, and pictures of the worst and of ordinary cases.
 
     Raises:
@@ -47,9 +47,9 @@ def write(path: Path, measured: Measured, summary: dict[str, Any], volumes: dict
         _quality(summary),
         _plots(measured),
         "<h2>The worst</h2>",
-        *_pictures(worst, volumes),
+        *_pictures(worst, measured.volumes),
         "<h2>Ordinary ones</h2>",
-        *_pictures(chosen, volumes),
+        *_pictures(chosen, measured.volumes),
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

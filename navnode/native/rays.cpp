@@ -101,15 +101,42 @@ inline Pack pack_of(const Rays& rays, const Rays::Block& block, int at, int lane
   return pack;
 }
 
+// From the source to a pixel, carm axes.
+struct ToPixel {
+  F x, y, z;
+};
+
+inline ToPixel to_pixel_mm(const Scene& scene, F u, F v) {
+  return {(u - scene.center_px[0]) * scene.spacing_mm[0], (v - scene.center_px[1]) * scene.spacing_mm[1],
+          splat(scene.source_to_detector_mm)};
+}
+
+// How rays run through the slices: at slice k they are at at1 + k slope1 and at2 + k slope2.
+struct Course {
+  F d[3], inverse_d0, slope1, slope2, at1, at2;
+  Span span;
+  F length;  // mm per slice: |source -> pixel| over the slices that it crosses
+};
+
+inline Course course_of(const Scene& scene, const AxisView& view, F u, F v) {
+  Course c;
+  for (int a = 0; a < 3; ++a) c.d[a] = view.corner[a] + u * view.per_u[a] + v * view.per_v[a];
+  c.inverse_d0 = 1.f / c.d[0];
+  c.slope1 = c.d[1] * c.inverse_d0;
+  c.slope2 = c.d[2] * c.inverse_d0;
+  c.at1 = view.source[1] - view.source[0] * c.slope1;
+  c.at2 = view.source[2] - view.source[0] * c.slope2;
+  c.span = slices_inside(view, c.d, c.slope1, c.slope2);
+  const auto [x, y, z] = to_pixel_mm(scene, u, v);
+  c.length = sqrt(x * x + y * y + z * z) * abs(c.inverse_d0);
+  return c;
+}
+
 template <Voxel voxel, bool with_jacobian>
 void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes, float* integral,
                   float* jacobian, std::int64_t jacobian_stride) {
-  F d[3];
-  for (int a = 0; a < 3; ++a) d[a] = view.corner[a] + u * view.per_u[a] + v * view.per_v[a];
-  const F inverse_d0 = 1.f / d[0];
-  const F slope1 = d[1] * inverse_d0, slope2 = d[2] * inverse_d0;
-  const F at1 = view.source[1] - view.source[0] * slope1, at2 = view.source[2] - view.source[0] * slope2;
-  const Span span = slices_inside(view, d, slope1, slope2);
+  const Course c = course_of(scene, view, u, v);
+  const auto& [d, inverse_d0, slope1, slope2, at1, at2, span, length] = c;
   const F size1 = splat((float)view.size[1] - 1.001f), size2 = splat((float)view.size[2] - 1.001f);
 
   F sum{}, a1{}, a2{}, b1{}, b2{};
@@ -122,9 +149,9 @@ void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes,
     }
     const I i1 = truncate(q1), i2 = truncate(q2);
     const F f1 = q1 - to_float(i1), f2 = q2 - to_float(i2);
-    const Corners c = fetch<voxel>(view, k * view.stride[0], i1, i2);
-    const F e0 = c.v01 - c.v00, e1 = c.v11 - c.v10;
-    const F row0 = c.v00 + e0 * f2, row1 = c.v10 + e1 * f2;
+    const Corners near = fetch<voxel>(view, k * view.stride[0], i1, i2);
+    const F e0 = near.v01 - near.v00, e1 = near.v11 - near.v10;
+    const F row0 = near.v00 + e0 * f2, row1 = near.v10 + e1 * f2;
     F value = row0 + (row1 - row0) * f1, g1 = row1 - row0, g2 = e0 + (e1 - e0) * f1;
     if constexpr (checked) {
       const auto inside = (kf >= span.first) & (kf <= span.last);
@@ -149,17 +176,14 @@ void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes,
   }
   for (; k <= some.last; ++k) visit.template operator()<true>(k);
 
-  // mm per slice: |source -> pixel| in mm over the slices it crosses.
-  const F x = (u - scene.center_px[0]) * scene.spacing_mm[0];
-  const F y = (v - scene.center_px[1]) * scene.spacing_mm[1];
-  const F z = splat(scene.source_to_detector_mm);
-  const F weight = sqrt(x * x + y * y + z * z) * abs(inverse_d0) * scene.scale;
+  const auto [x, y, z] = to_pixel_mm(scene, u, v);
+  const F weight = length * scene.scale;
   store(integral, sum * weight, lanes);
   if constexpr (with_jacobian) {
     const F zero{};
     const F turn[3][3] = {{zero, -z, y}, {z, zero, -x}, {-y, x, zero}};  // e_j x d, carm axes
-    const float c = scene.pivot_mm;
-    const float swing[3][3] = {{0, c, 0}, {-c, 0, 0}, {0, 0, 0}};        // -(e_j x pivot)
+    const float pivot = scene.pivot_mm;
+    const float swing[3][3] = {{0, pivot, 0}, {-pivot, 0, 0}, {0, 0, 0}};  // -(e_j x pivot)
     for (int j = 0; j < 6; ++j) {
       F ds[3], dd[3];
       for (int a = 0; a < 3; ++a) {
@@ -221,31 +245,23 @@ void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::
     for (int at = 0; at < block.size; at += kLanes) {
       const int lanes = std::min(kLanes, block.size - at);
       const auto [u, v] = pack_of(rays, block, at, lanes);
-      F d[3];
-      for (int a = 0; a < 3; ++a) d[a] = view.corner[a] + u * view.per_u[a] + v * view.per_v[a];
-      const F inverse_d0 = 1.f / d[0];
-      const F slope1 = d[1] * inverse_d0, slope2 = d[2] * inverse_d0;
-      const F at1 = view.source[1] - view.source[0] * slope1, at2 = view.source[2] - view.source[0] * slope2;
-      const Span span = slices_inside(view, d, slope1, slope2);
-      const F x = (u - scene.center_px[0]) * scene.spacing_mm[0];
-      const F y = (v - scene.center_px[1]) * scene.spacing_mm[1];
-      const F weight =
-          sqrt(x * x + y * y + scene.source_to_detector_mm * scene.source_to_detector_mm) * abs(inverse_d0) * scene.scale;
+      const Course c = course_of(scene, view, u, v);
+      const F weight = c.length * scene.scale;
       for (int l = 0; l < lanes; ++l) {
         const float value = ray_values[block.first + at + l] * weight[l];
         if (value == 0.f) continue;
-        const Range slices = whole_slices(span.first[l], span.last[l], view.size[0]);
+        const Range slices = whole_slices(c.span.first[l], c.span.last[l], view.size[0]);
         for (int k = slices.first; k <= slices.last; ++k) {
-          const float q1 = std::min(std::max(at1[l] + k * slope1[l], 0.f), view.size[1] - 1.001f);
-          const float q2 = std::min(std::max(at2[l] + k * slope2[l], 0.f), view.size[2] - 1.001f);
+          const float q1 = std::min(std::max(c.at1[l] + k * c.slope1[l], 0.f), view.size[1] - 1.001f);
+          const float q2 = std::min(std::max(c.at2[l] + k * c.slope2[l], 0.f), view.size[2] - 1.001f);
           const int i1 = (int)q1, i2 = (int)q2;
           const float f1 = q1 - i1, f2 = q2 - i2;
-          float* c = volume + k * view.stride[0] + i1 * view.stride[1] + i2 * view.stride[2];
+          float* near = volume + k * view.stride[0] + i1 * view.stride[1] + i2 * view.stride[2];
           const float high = value * f1, low = value - high;
-          c[0] += low * (1.f - f2);
-          c[view.stride[2]] += low * f2;
-          c[view.stride[1]] += high * (1.f - f2);
-          c[view.stride[1] + view.stride[2]] += high * f2;
+          near[0] += low * (1.f - f2);
+          near[view.stride[2]] += low * f2;
+          near[view.stride[1]] += high * (1.f - f2);
+          near[view.stride[1] + view.stride[2]] += high * f2;
         }
       }
     }

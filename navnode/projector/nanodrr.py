@@ -52,10 +52,13 @@ class NanodrrRays:
         self._diagonal_mm = float(np.linalg.norm(volume_from_index[:3, :3] @ sizes))
 
     def project(
-        self, carm: CArm, volume_from_carm: Matrix, pixels: Array, pivot_mm: float, jacobian: bool
+        self, carm: CArm, volume_from_carm: Matrix, pixels: Array | None, pivot_mm: float, jacobian: bool
     ) -> tuple[FloatArray, FloatArray | None]:
-        """(N,) line integrals of ``pixels`` (N, 2), and (6, N) derivatives as ``Projector.render`` defines them."""
+        """(N,) line integrals of ``pixels`` (N, 2), or of all, and (6, N) derivatives: see ``Projector.render``."""
         torch = self._torch
+        if pixels is None:
+            v, u = np.mgrid[: carm.height_px, : carm.width_px]
+            pixels = np.stack([u.ravel(), v.ravel()], axis=1)
         (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
         ends = np.empty((len(pixels), 3), np.float32)
         ends[:, 0], ends[:, 1] = (pixels[:, 0] - cu) * su, (pixels[:, 1] - cv) * sv

@@ -171,15 +171,22 @@ class Projector:
             (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
         """
         _check_pose(volume_from_carm)
+        listed = None if pixels is None else _as_list(pixels)
+        shape = (carm.height_px, carm.width_px) if listed is None else (len(listed),)
         if self._nanodrr is not None:
-            v, u = np.mgrid[: carm.height_px, : carm.width_px]
-            listed = np.stack([u.ravel(), v.ravel()], axis=1) if pixels is None else _as_list(pixels)
             integrals, derivatives = self._nanodrr.project(carm, volume_from_carm, listed, pivot_mm, jacobian)
-            shape = u.shape if pixels is None else (len(listed),)
-            return integrals.reshape(shape) if derivatives is None else (
-                integrals.reshape(shape), derivatives.reshape(6, *shape)
-            )  # fmt: skip
-        rays, shape, _kept = _whole_detector(carm) if pixels is None else _listed(pixels)
+        else:
+            integrals, derivatives = self._project(carm, volume_from_carm, listed, pivot_mm, jacobian)
+        if derivatives is None:
+            return integrals.reshape(shape)
+        return integrals.reshape(shape), derivatives.reshape(6, *shape)
+
+    def _project(
+        self, carm: CArm, volume_from_carm: Matrix, pixels: FloatArray | None, pivot_mm: float, jacobian: bool
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """(N,) and (6, N), by the compiled kernels."""
+        columns = None if pixels is None else np.ascontiguousarray(pixels.T)
+        rays = _whole_detector(carm) if columns is None else _listed(columns)
         scene = self._scene(carm, volume_from_carm, pivot_mm)
         integrals = np.empty(rays.count, np.float32)
         derivatives = np.empty((6, rays.count), np.float32) if jacobian else None
@@ -192,16 +199,14 @@ class Projector:
             derivatives.ctypes.data if derivatives is not None else None,
             self.threads,
         )
-        if derivatives is None:
-            return integrals.reshape(shape)
-        return integrals.reshape(shape), derivatives.reshape(6, *shape)
+        return integrals, derivatives
 
     def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
         """The adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i), float32 volumes only."""
         if self._precision != "float32" or self._nanodrr is not None:
             raise ValueError("back-projection needs a native projector of float32 precision")
         _check_pose(volume_from_carm)
-        rays, _, _ = _whole_detector(carm)
+        rays = _whole_detector(carm)
         values = np.ascontiguousarray(values, np.float32).ravel()
         scene = self._scene(carm, volume_from_carm, 0.0)
         sums = np.zeros((self.threads, *self._padded.shape), np.float32)
@@ -265,8 +270,13 @@ def _layout(array: Array, order: tuple[int, int, int]) -> tuple[Array, tuple[int
     return array, order
 
 
-def _whole_detector(carm: CArm) -> tuple[_Rays, tuple[int, ...], None]:
-    return _Rays(None, None, carm.width_px * carm.height_px, carm.width_px), (carm.height_px, carm.width_px), None
+def _whole_detector(carm: CArm) -> _Rays:
+    return _Rays(None, None, carm.width_px * carm.height_px, carm.width_px)
+
+
+def _listed(columns: FloatArray) -> _Rays:
+    """Rays that point into ``columns`` (2, N)."""
+    return _Rays(columns[0].ctypes.data, columns[1].ctypes.data, columns.shape[1], 0)
 
 
 def _check_pose(volume_from_carm: Matrix) -> None:
@@ -279,10 +289,3 @@ def _as_list(pixels: Array) -> FloatArray:
     if uv.ndim != 2 or uv.shape[1] != 2:
         raise ValueError(f"pixels must have the shape (N, 2), not {uv.shape}")
     return uv
-
-
-def _listed(pixels: Array) -> tuple[_Rays, tuple[int, ...], FloatArray]:
-    """The rays, the shape of what they give, and the memory that they point into."""
-    uv = _as_list(pixels)
-    columns = np.ascontiguousarray(uv.T)
-    return _Rays(columns[0].ctypes.data, columns[1].ctypes.data, len(uv), 0), (len(uv),), columns

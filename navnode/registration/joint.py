@@ -52,7 +52,7 @@ def fit_jointly(registration: ImageRegistration, views: Sequence[JointView], rea
 
 
 def _rank(fits: list[Fit]) -> tuple[bool, float]:
-    return not all(fit.credible for fit in fits), -min(fit.similarity for fit in fits)
+    return any(fit.incredible for fit in fits), -min(fit.similarity for fit in fits)
 
 
 def _refined(registration: ImageRegistration, views: Sequence[JointView], motion: Matrix) -> list[Fit]:
@@ -66,8 +66,7 @@ def _refined(registration: ImageRegistration, views: Sequence[JointView], motion
     for level in levels:
         poses = [motion @ view.start_volume_from_carm for view in views]
         observed = [
-            registration.observe(level, view.image, pose, view.pivot_mm)
-            for view, pose in zip(views, poses, strict=True)
+            registration.look(level, view.image, pose, view.pivot_mm) for view, pose in zip(views, poses, strict=True)
         ]
         fits, motion = _refined_at(level, views, observed, through, motion, pivot_mm)
     return fits

@@ -14,7 +14,7 @@ import numpy as np
 
 from navnode.registration.appearance import MODEL_SIGMA, Image, fitted, modelled
 from navnode.registration.tracking import Fit, ImageRegistration
-from navnode.types import FloatArray, Status, Validity
+from navnode.types import FloatArray, Status
 
 _INSPECTED_PX = 64
 _INSPECTED_EVERY = 5
@@ -31,11 +31,12 @@ VALID_SIMILARITY, DEGRADED_SIMILARITY = 0.95, 0.93
 VALID_RESIDUAL, DEGRADED_RESIDUAL = 0.07, 0.10
 VALID_DETAIL, DEGRADED_DETAIL = 0.975, 0.93
 VALID_BEND = (-0.12, 0.012)
-"""Curvature over slope of the grey-value map; see ``Fit.credible``."""
+"""Curvature over slope of the grey-value map; see ``Fit.incredible``."""
 MAX_COVERED = 0.5
 MIN_INLIERS = 0.80
 MAX_UNEXPLAINED = 0.30
 MAX_DEPTH_SIGMA_MM = 2.5
+CERTAIN_RESIDUAL, CERTAIN_DETAIL = 0.018, 0.984
 RUNNER_UP = 1.5
 """Another pose that leaves less than so many times as much unexplained may be the right one."""
 
@@ -53,11 +54,9 @@ class Inspection:
     """Correlation of the edges in image and model, counting noise allowed for, -1..1."""
     unexplained: float
     """Share of the image behind the volume that is far from the model: tools, and what is not of this patient."""
-    covered: float
-    """Share of the image that collimator or lead cover, 0..1."""
 
 
-NOTHING = Inspection(0.0, 1.0, 0.0)
+NOTHING = Inspection(0.0, 1.0)
 
 
 def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
@@ -82,7 +81,7 @@ def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspecti
     meant = float((weight * expected * expected).sum())
     together = float((weight * seen * expected).sum())
     detail = together / (np.sqrt(max(energy - noise, 0.1 * energy) * meant) + 1e-12)
-    return Inspection(detail, float(off.sum() / max(inside.sum(), 1)), image.covered_share)
+    return Inspection(detail, float(off.sum() / max(inside.sum(), 1)))
 
 
 def inspect_tracked(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
@@ -101,40 +100,34 @@ def _detail(image: FloatArray) -> FloatArray:
     return image - smooth
 
 
-def assess(
-    fit: Fit,
-    inspection: Inspection,
-    runner_up: Fit | None = None,
-    timestamp_ns: int = 0,
-    *,
-    sparse_volume: bool = False,
-) -> Validity:
-    """VALID, DEGRADED or INVALID for one fit by itself, before it is compared with the tracker.
-
-    Args:
-        runner_up: the best fit somewhere else, if it was searched.
-        sparse_volume: the volume was made from a few X-rays, not from a CT.
-    """
-    status, reason = _sparse_verdict(fit) if sparse_volume else _verdict(fit, inspection, runner_up)
-    return Validity(status, reason, timestamp_ns)
+def doubtful(fit: Fit, inspection: Inspection) -> bool:
+    """Whether a fit that is VALID is so with more left unexplained than noise: then it may be of a mirrored image."""
+    return not (fit.residual <= CERTAIN_RESIDUAL and inspection.detail >= CERTAIN_DETAIL)
 
 
-def _sparse_verdict(fit: Fit) -> tuple[Status, str]:
+def assess_sparse(fit: Fit) -> tuple[Status, str]:
+    """DEGRADED or INVALID, and why, of a fit to a volume that was made from a few X-rays."""
     fits = fit.similarity >= SPARSE_SIMILARITY and fit.residual <= SPARSE_RESIDUAL and fit.inliers >= MIN_INLIERS
     if not (fits and _finite(fit)):
         return Status.INVALID, f"image and reconstruction do not match (similarity {fit.similarity:.2f})"
     return Status.DEGRADED, "registered to a volume made from a few X-rays"
 
 
-def _verdict(fit: Fit, inspection: Inspection, runner_up: Fit | None) -> tuple[Status, str]:
+def assess(fit: Fit, inspection: Inspection, covered_share: float, runner_up: Fit | None = None) -> tuple[Status, str]:
+    """VALID, DEGRADED or INVALID, and why, of one fit by itself, before it is compared with the tracker.
+
+    Args:
+        covered_share: of the image, by collimator or lead.
+        runner_up: the best fit somewhere else, if it was searched.
+    """
     # Conditions are written for what must hold: a number that is none fails them.
     depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
     if not fit.appearance.contrast > 0 and fit.similarity > 0.5:
         return Status.INVALID, "the image looks inverted: bone must be dark, as in detector counts"
     if not fit.similarity >= DEGRADED_SIMILARITY:
         return Status.INVALID, f"image and volume do not match (similarity {fit.similarity:.2f})"
-    if not fit.credible:
-        return Status.INVALID, f"image and volume differ in contrast ({fit.appearance.contrast:.2g} times)"
+    if fit.incredible:
+        return Status.INVALID, fit.incredible
     if not fit.residual <= DEGRADED_RESIDUAL:
         return Status.INVALID, f"image and volume do not match (residual {fit.residual:.2f})"
     if not (fit.inliers >= MIN_INLIERS and inspection.unexplained <= MAX_UNEXPLAINED):
@@ -150,11 +143,15 @@ def _verdict(fit: Fit, inspection: Inspection, runner_up: Fit | None) -> tuple[S
         return Status.DEGRADED, f"image and volume match poorly (similarity {fit.similarity:.2f})"
     if not inspection.detail >= VALID_DETAIL:
         return Status.DEGRADED, f"details match poorly ({inspection.detail:.2f})"
-    if not inspection.covered <= MAX_COVERED:
-        return Status.DEGRADED, f"{inspection.covered:.0%} of the image are covered by collimator or lead"
+    if not covered_share <= MAX_COVERED:
+        return Status.DEGRADED, f"{covered_share:.0%} of the image are covered by collimator or lead"
     if not VALID_BEND[0] <= fit.appearance.bend <= VALID_BEND[1]:
         return Status.DEGRADED, "image and volume differ in how much dense bone absorbs"
-    if runner_up is not None and runner_up.credible and 1 - runner_up.similarity < RUNNER_UP * (1 - fit.similarity):
+    if (
+        runner_up is not None
+        and not runner_up.incredible
+        and 1 - runner_up.similarity < RUNNER_UP * (1 - fit.similarity)
+    ):
         return Status.DEGRADED, "another pose fits nearly as well"
     return Status.VALID, ""
 

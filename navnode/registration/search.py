@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from navnode import geometry as g
-from navnode.registration.appearance import POSE_SCALE, Image
-from navnode.registration.tracking import Fit, ImageRegistration, Level, refine
+from navnode.registration.appearance import Image
+from navnode.registration.tracking import Fit, ImageRegistration, Level, apart_mm, refine
 from navnode.types import CArm, FloatArray, Matrix
 
 _SEARCH_PX = 32
@@ -28,6 +28,12 @@ _DARKEST = 99.0
 _TRIED_COARSE, _TRIED_MIDDLE, _TRIED_FINE = 16, 5, 2
 _SAME_MM = 4.0
 """Poses closer than this (rotations: ``POSE_SCALE``) are one and the same."""
+_ELSEWHERE_MM = 12.0
+
+_OWN_WEIGHT = np.float32(0.1)
+"""Of line integrals beside their edges, when pictures are compared."""
+
+_CONVINCING_SIMILARITY, _CONVINCING_RESIDUAL, _CONVINCING_BEND = 0.985, 0.04, 0.012
 
 
 @dataclass(frozen=True)
@@ -63,28 +69,30 @@ def find_pose(
     tries = [(registration.coarse, _TRIED_COARSE), (registration.middle, _TRIED_MIDDLE)]
     fits: list[Fit] = []
     for level, count in tries:
-        observed = image.observed(level.image_px, scatter=level is registration.middle)
+        observed = level.observed(image)
         fits = [refine(level, observed, pose, pivot_mm) for pose in poses[:count]]
         fits = _distinct(sorted(fits, key=rank), pivot_mm)
         poses = [fit.volume_from_carm for fit in fits]
     finals = [registration.finish(image, fit.volume_from_carm, pivot_mm) for fit in fits[:_TRIED_FINE]]
     finals = _distinct(sorted(finals, key=rank), pivot_mm)
-    others = [fit for fit in finals[1:] + fits if _apart_mm(fit, finals[0], pivot_mm) > 3 * _SAME_MM]
-    return Found(finals[0], others[0] if others else None)
-
-
-_CONVINCING_SIMILARITY, _CONVINCING_RESIDUAL, _CONVINCING_BEND = 0.985, 0.04, 0.012
+    best = finals[0]
+    others = [
+        fit
+        for fit in finals[1:] + fits
+        if apart_mm(fit.volume_from_carm, best.volume_from_carm, pivot_mm) > _ELSEWHERE_MM
+    ]
+    return Found(best, others[0] if others else None)
 
 
 def convincing(fit: Fit) -> bool:
     """A fit that needs no other to compare it with."""
     likely = fit.similarity >= _CONVINCING_SIMILARITY and fit.residual <= _CONVINCING_RESIDUAL
-    return likely and fit.credible and fit.converged and fit.appearance.bend <= _CONVINCING_BEND
+    return likely and not fit.incredible and fit.converged and fit.appearance.bend <= _CONVINCING_BEND
 
 
 def rank(fit: Fit) -> tuple[bool, float]:
     """Best first."""
-    return not fit.credible, -fit.similarity
+    return bool(fit.incredible), -fit.similarity
 
 
 def candidates(
@@ -121,9 +129,6 @@ def _features(line: FloatArray) -> FloatArray:
     return np.dstack([du, dv, _OWN_WEIGHT * line])
 
 
-_OWN_WEIGHT = np.float32(0.1)
-
-
 def _widened(carm: CArm, margin_px: int) -> CArm:
     u, v = carm.principal_point_px
     return CArm(
@@ -147,11 +152,6 @@ def _steps(reach: float, step: float) -> list[float]:
 def _distinct(fits: list[Fit], pivot_mm: float) -> list[Fit]:
     kept: list[Fit] = []
     for fit in fits:
-        if all(_apart_mm(fit, other, pivot_mm) > _SAME_MM for other in kept):
+        if all(apart_mm(fit.volume_from_carm, other.volume_from_carm, pivot_mm) > _SAME_MM for other in kept):
             kept.append(fit)
     return kept
-
-
-def _apart_mm(one: Fit, other: Fit, pivot_mm: float) -> float:
-    moved = g.log(g.inverse(one.volume_from_carm) @ other.volume_from_carm, (0.0, 0.0, pivot_mm))
-    return float(np.linalg.norm(moved * POSE_SCALE))

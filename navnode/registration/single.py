@@ -12,10 +12,10 @@ from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.appearance import Image
 from navnode.registration.joint import JointView, fit_jointly
-from navnode.registration.quality import assess, inspect, inspect_tracked
+from navnode.registration.quality import Inspection, assess, assess_sparse, doubtful, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Found, Reach, convincing, find_pose, rank
 from navnode.registration.tracking import Fit, ImageRegistration
-from navnode.types import Array, CArm, Effort, Matrix, Registration, View, Volume, invalid
+from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 
 _FULL_SCALE_COUNTS = 60_000.0
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
@@ -77,13 +77,26 @@ def register_counts(
     *,
     sparse_volume: bool = False,
 ) -> Registration:
-    """Register one image of detector counts (H, W); ``sparse_volume``: see :func:`quality.assess`."""
+    """Register one image of detector counts (H, W); ``sparse_volume``: to a volume made from a few X-rays."""
     started = time.perf_counter()
     if reason := blank_reason(counts):
         return _unseen(reason, start_volume_from_carm, pivot_mm, timestamp_ns)
     image = Image(counts, carm)
     found = _found(registration, image, start_volume_from_carm, pivot_mm, effort)
-    return _told(registration, image, found, pivot_mm, timestamp_ns, started, sparse_volume)
+    if sparse_volume:
+        return _told(found.fit, assess_sparse(found.fit), pivot_mm, timestamp_ns, started)
+    inspection = _inspected(registration, image, found)
+    verdict = assess(found.fit, inspection, image.covered_share, found.runner_up)
+    searched = not found.tracked and _REACHES[effort]
+    if searched and verdict[0] is Status.VALID and doubtful(found.fit, inspection):
+        for flipped in (image.flipped(along_u=True), image.flipped(along_u=False)):
+            other = find_pose(registration, flipped, start_volume_from_carm, pivot_mm, NEAR).fit
+            if rank(other) < rank(found.fit):
+                verdict = (
+                    Status.INVALID,
+                    "mirrored, the image fits better: is the detector read out the right way round?",
+                )
+    return _told(found.fit, verdict, pivot_mm, timestamp_ns, started)
 
 
 def register_jointly(
@@ -107,9 +120,9 @@ def register_jointly(
     if views:
         fits = fit_jointly(registration, list(views.values()), _REACHES[effort])
         for (index, view), fit in zip(views.items(), fits, strict=True):
-            results[index] = _told(
-                registration, view.image, Found(fit, None), view.pivot_mm, shots[index][4], started, sparse_volume=False
-            )
+            inspection = _inspected(registration, view.image, Found(fit, None))
+            verdict = assess(fit, inspection, view.image.covered_share)
+            results[index] = _told(fit, verdict, view.pivot_mm, shots[index][4], started)
     return [results[index] for index in range(len(shots))]
 
 
@@ -129,24 +142,17 @@ def _found(
     return best
 
 
-def _told(
-    registration: ImageRegistration,
-    image: Image,
-    found: Found,
-    pivot_mm: float,
-    timestamp_ns: int,
-    started: float,
-    sparse_volume: bool,
-) -> Registration:
-    fit: Fit = found.fit
+def _inspected(registration: ImageRegistration, image: Image, found: Found) -> Inspection:
     if found.tracked:
-        inspection = inspect_tracked(registration, image, fit)
-    else:
-        registration.inspected = None
-        inspection = inspect(registration, image, fit)
+        return inspect_tracked(registration, image, found.fit)
+    registration.inspected = None
+    return inspect(registration, image, found.fit)
+
+
+def _told(fit: Fit, verdict: tuple[Status, str], pivot_mm: float, timestamp_ns: int, started: float) -> Registration:
     return Registration(
         volume_from_carm=g.orthonormal(fit.volume_from_carm),  # rounding adds up over many steps
-        validity=assess(fit, inspection, found.runner_up, timestamp_ns, sparse_volume=sparse_volume),
+        validity=Validity(*verdict, timestamp_ns),
         residual=fit.residual,
         similarity=fit.similarity,
         covariance=fit.covariance,

@@ -27,9 +27,6 @@ _COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
 _COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
 _CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64
 
-_LOOK = 2
-"""Pixels are chosen on an image so many times smaller."""
-
 _DAMPING = 1e-4
 _STILL_MM = 0.05
 
@@ -54,7 +51,6 @@ MODEL_ERROR = 3.0
 """Actual errors over the statistical sigma of independent pixels, as measured on X-rays of real and procedural
 CTs (docs/registration.md): neighbouring residuals are not independent, and the model is not exact."""
 
-
 NOISE_FLOOR = 0.01
 """Line-integral units; no fit is believed to be better than this."""
 
@@ -68,6 +64,12 @@ class Level:
     iterations: int
     still_mm: float
     """A step that moves the image's content by less ends the iteration."""
+    scatter: bool = True
+    """Whether scatter is fitted: far from the pose it would explain what is not scatter."""
+
+    def observed(self, image: Image) -> Observed:
+        """All of an image at this level's size."""
+        return image.observed(self.image_px, scatter=self.scatter)
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,14 @@ class Fit:
         return self.step_mm <= _CONVERGED_MM
 
     @property
-    def credible(self) -> bool:
-        """Whether image and volume can be of the same matter: chains change the contrast, but not so much."""
-        like = _CONTRAST[0] <= self.appearance.contrast <= _CONTRAST[1]
-        return like and _BEND[0] <= self.appearance.bend <= _BEND[1]
+    def incredible(self) -> str:
+        """Why image and volume cannot be of the same matter, or ''."""
+        contrast, bend = self.appearance.contrast, self.appearance.bend
+        if not _CONTRAST[0] <= contrast <= _CONTRAST[1]:
+            return f"image and volume differ in contrast ({contrast:.2g} times)"
+        if not _BEND[0] <= bend <= _BEND[1]:
+            return f"image and volume differ in how much dense bone absorbs (bend {bend:.2g})"
+        return ""
 
     @property
     def residual(self) -> float:
@@ -138,18 +144,18 @@ class ImageRegistration:
         middle = coarsened(fine, _MIDDLE_MM)
         coarse = coarsened(middle, _COARSE_MM)
         projectors = [Projector(v, threads=threads) for v in (coarse, middle, fine)]
-        self.coarse = Level(projectors[0], _COARSE_PX, 12, 0.2)
+        self.coarse = Level(projectors[0], _COARSE_PX, 12, 0.2, scatter=False)
         self.middle = Level(projectors[1], _MIDDLE_PX, 8, 0.1)
         self.fine = Level(projectors[2], _FINE_PX, 10, _STILL_MM)
         self.tracking = Level(projectors[2], _FINE_PX, 4, _STILL_MM)
         self._keyframe: _Keyframe | None = None
         self._before: Appearance | None = None
         self.inspected: tuple[Inspection, int] | None = None
-        """What was last found of a tracked frame's details, and how many frames ago."""
+        """What was last found of a tracked frame's details, and of how many frames it has been said since."""
 
     def track(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
         """From a start within a millimetre or two; None when it does not fit."""
-        observed = self._chosen(image, start_volume_from_carm, pivot_mm, _CHOSEN_TRACKING)
+        observed = self.chosen(image, start_volume_from_carm, pivot_mm, _CHOSEN_TRACKING)
         if observed is None:
             return None
         # The first step goes as far on the coarser volume, in a third of the time.
@@ -165,17 +171,16 @@ class ImageRegistration:
         """Through the pyramid from a start within about 10 mm and 6 degrees."""
         volume_from_carm = start_volume_from_carm
         for level in (self.coarse, self.middle):
-            observed = image.observed(level.image_px, scatter=level is self.middle)
-            volume_from_carm = refine(level, observed, volume_from_carm, pivot_mm).volume_from_carm
+            volume_from_carm = refine(level, level.observed(image), volume_from_carm, pivot_mm).volume_from_carm
         return self.finish(image, volume_from_carm, pivot_mm)
 
     def finish(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
         """The pyramid's finest level alone; pixels are chosen anew for as long as the pose keeps moving."""
         volume_from_carm = start_volume_from_carm
         for _ in range(_FINISHES):
-            observed = self._chosen(image, volume_from_carm, pivot_mm, _CHOSEN)
+            observed = self.chosen(image, volume_from_carm, pivot_mm)
             if observed is None:
-                return refine(self.coarse, image.observed(self.coarse.image_px), volume_from_carm, pivot_mm)
+                return refine(self.coarse, self.coarse.observed(image), volume_from_carm, pivot_mm)
             fit = refine(self.fine, observed, volume_from_carm, pivot_mm)
             volume_from_carm = fit.volume_from_carm
             if fit.converged:
@@ -183,20 +188,21 @@ class ImageRegistration:
         self._before = fit.appearance
         return fit
 
-    def observe(self, level: Level, image: Image, volume_from_carm: Matrix, pivot_mm: float) -> Observed:
-        """What an image shows at a level; at the finest, the pixels that tell most about this pose."""
-        if level is self.fine:
-            _, carm = image.binned(level.image_px)
-            pixels = chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm)[:_CHOSEN]
-            if len(pixels) >= _FEWEST:
-                return image.observed(level.image_px, _raster(pixels))
-        return image.observed(min(level.image_px, _MIDDLE_PX), scatter=level is not self.coarse)
+    def look(self, level: Level, image: Image, volume_from_carm: Matrix, pivot_mm: float) -> Observed:
+        """What an image shows at a level; at the finest, of the chosen pixels if there are any."""
+        if level is not self.fine:
+            return level.observed(image)
+        return self.chosen(image, volume_from_carm, pivot_mm) or self.middle.observed(image)
 
-    def _chosen(self, image: Image, volume_from_carm: Matrix, pivot_mm: float, count: int) -> Observed | None:
-        """The pixels that tell most about the pose; None when the volume is not in the picture."""
+    def chosen(self, image: Image, volume_from_carm: Matrix, pivot_mm: float, count: int = _CHOSEN) -> Observed | None:
+        """The pixels that tell most about a pose, at the finest level; None when the volume is not in the picture."""
         _, carm = image.binned(self.fine.image_px)
         keyframe = self._keyframe
-        if keyframe is None or keyframe.carm != carm or _apart_mm(keyframe, volume_from_carm, pivot_mm) > _KEYFRAME_MM:
+        if (
+            keyframe is None
+            or keyframe.carm != carm
+            or apart_mm(keyframe.volume_from_carm, volume_from_carm, pivot_mm) > _KEYFRAME_MM
+        ):
             keyframe = _Keyframe(volume_from_carm, carm, chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm))
             self._keyframe = keyframe
         if len(keyframe.pixels) < _FEWEST:
@@ -283,6 +289,7 @@ def _raster(pixels: FloatArray) -> FloatArray:
     return cells[np.lexsort((cells[:, 0, 0], cells[:, 0, 1] // 8))].reshape(-1, 2)
 
 
-def _apart_mm(keyframe: _Keyframe, volume_from_carm: Matrix, pivot_mm: float) -> float:
-    moved = g.log(g.inverse(keyframe.volume_from_carm) @ volume_from_carm, (0.0, 0.0, pivot_mm))
+def apart_mm(one_volume_from_carm: Matrix, other_volume_from_carm: Matrix, pivot_mm: float) -> float:
+    """How far two poses are from each other, rotations times ``POSE_SCALE``."""
+    moved = g.log(g.inverse(one_volume_from_carm) @ other_volume_from_carm, (0.0, 0.0, pivot_mm))
     return float(np.linalg.norm(moved * POSE_SCALE))
