@@ -76,8 +76,8 @@ def register(
     """
     wanted = read_views(views)
     for view in wanted[:1] if track else wanted:
-        if landmarks is None and not view.station:
-            view.pose()  # what is missing is said before a CT is read
+        if view.volume_from_carm is None and landmarks is None and not view.station:  # said before a CT is read
+            raise ConfigError(f"{view.name}: volume_from_carm is missing; a station's name or landmarks would do")
     volume = read_volume(ct)
     starts = _starts(wanted, volume, landmarks, only_first=track)
     registration = ImageRegistration(volume, threads or None)

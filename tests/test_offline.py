@@ -18,7 +18,7 @@ from navnode.projector import Projector
 from navnode.simulation.physics import Detector
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Volume
-from navnode.viewfiles import ViewFile, read_counts, read_views, write_views
+from navnode.viewfiles import ViewFile, read_counts, read_landmarks, read_views, write_views
 from navnode.volumes import read_volume
 
 CARM = carm_of_size(256)
@@ -215,6 +215,49 @@ def test_an_image_of_another_size_is_named(tmp_path):
     (view,) = read_views(path)
     with pytest.raises(ConfigError, match=r"x\.png is 10 x 10 pixels, the C-arm geometry is for 16 x 12"):
         view.counts()
+
+
+def test_a_station_or_landmarks_do_instead_of_a_pose(case):
+    views = case.views("named.json", [None] * 4)
+    assert (
+        "a station's name or landmarks" in navnode("register", "--volume", case.ct, "--views", views, code=2)["error"]
+    )
+    read = json.loads(views.read_text())
+    read["views"] = [read["views"][0] | {"station": "AP"}, read["views"][2] | {"station": "left lateral"}]
+    stations = views.with_name("stations.json")
+    stations.write_text(json.dumps(read))
+    report = navnode("register", "--volume", case.ct, "--views", stations, "--json")
+    for index, view in zip((0, 2), report["views"], strict=True):
+        assert view["status"] == "VALID" and case.across_mm(index, view["volume_from_carm"]) < 0.5
+    points = {f"p{k}": point.tolist() for k, point in enumerate(case.scenario.targets_mm[:40:8])}
+    pixels = [
+        {
+            name: uv.tolist()
+            for name, uv in zip(points, g.project(CARM, g.inverse(pose), list(points.values())), strict=True)
+        }
+        for pose in case.true
+    ]
+    landmarks = views.with_name("landmarks.json")
+    landmarks.write_text(json.dumps({"schema": "navnode/landmarks/1", "points_mm": points, "views": pixels}))
+    report = navnode("register", "--volume", case.ct, "--views", views, "--landmarks", landmarks, "--json")
+    for index, view in enumerate(report["views"]):
+        assert view["status"] == "VALID" and case.across_mm(index, view["volume_from_carm"]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"schema": "navnode/landmarks/2"}, "points_mm"),
+        ({"schema": "navnode/landmarks/2", "points_mm": {}, "views": []}, "schema is"),
+        ({"schema": "navnode/landmarks/1", "points_mm": {}, "views": [{}]}, "1 entries, the set of views has 2"),
+        ({"schema": "navnode/landmarks/1", "points_mm": {}, "views": [{"a": [1, 2]}, {}]}, "'a' is not among"),
+    ],
+)
+def test_landmark_files_that_are_none_are_named(tmp_path, content, reason):
+    path = tmp_path / "landmarks.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"landmarks.json.*{reason}"):
+        read_landmarks(path, 2)
 
 
 def test_wrong_arguments_are_named(case, tmp_path):

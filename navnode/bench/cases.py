@@ -7,7 +7,7 @@ be shown is that registration copes with chains that it was not made for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -194,10 +194,7 @@ class Patient:
                 angulation_deg=6 * np.sin(1.5 * t_s + phase[1]),
                 roll_deg=3 * np.sin(1.1 * t_s + phase[2]),
             )
-            drifting = Chain(
-                i0, chain.gain * (1 + 0.2 * np.sin(2 * t_s + phase[3])), True, chain.scatter, chain.scatter_kind,
-                chain.scatter_sigma_mm, True,
-            )  # fmt: skip
+            drifting = replace(chain, gain=chain.gain * (1 + 0.2 * np.sin(2 * t_s + phase[3])), tool=True)
             hand = g.exp(np.array([0.1 * np.sin(3 * t_s), 0, 0, 10 * np.sin(2 * t_s), 8 * np.cos(2.3 * t_s), 0]))
             yield self.exposed(volume_from_carm, carm, distance_mm, drifting, rng, "sweep", tool @ hand)
 
