@@ -7,6 +7,7 @@
 #include "rays.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "lanes.hpp"
 
@@ -34,6 +35,33 @@ inline Corners fetch(const AxisView& view, std::int64_t slice, I i1, I i2) {
     return {at(0), at(view.stride[2]), at(view.stride[1]), at(view.stride[1] + view.stride[2])};
   }
 }
+
+constexpr int kAhead = 12;
+
+// Where `fetch` will look at a slice. A pack's rays run side by side: the rows of its first ray and of its middle one,
+// and the row after that, hold nearly all of it. Addresses beyond the volume are never read, only prefetched.
+class Wanted {
+ public:
+  Wanted(const AxisView& view, std::int64_t bytes, F at1, F slope1, F at2, F slope2)
+      : view_(view), bytes_(bytes), at1_{at1[0], at1[kMiddle]}, slope1_{slope1[0], slope1[kMiddle]},
+        at2_{at2[0], at2[kMiddle]}, slope2_{slope2[0], slope2[kMiddle]} {}
+
+  std::array<const void*, 3> rows(int k) const {
+    return {at(k, 0, 0), at(k, 0, view_.stride[1]), at(k, 1, view_.stride[1])};
+  }
+
+ private:
+  static constexpr int kMiddle = kLanes / 2;
+  const void* at(int k, int ray, std::int64_t shift) const {
+    const float kf = (float)k;
+    const std::int64_t i1 = (int)(at1_[ray] + kf * slope1_[ray]), i2 = (int)(at2_[ray] + kf * slope2_[ray]);
+    const std::int64_t voxel = k * view_.stride[0] + i1 * view_.stride[1] + i2 * view_.stride[2] + shift;
+    return (const void*)((std::uintptr_t)view_.voxels + (std::uintptr_t)(voxel * bytes_));
+  }
+  const AxisView& view_;
+  std::int64_t bytes_;
+  float at1_[2], slope1_[2], at2_[2], slope2_[2];
+};
 
 // The slices [first, last] in which a ray runs inside the volume and between source and detector. Half a voxel
 // inside the border, which is zero two voxels deep: what rounding does to a position cannot leave the volume.
@@ -172,7 +200,11 @@ void project_pack(const Scene& scene, const AxisView& view, F u, F v, int lanes,
   int k = some.first;
   if (all.first <= all.last) {
     for (; k < all.first; ++k) visit.template operator()<true>(k);
-    for (; k <= all.last; ++k) visit.template operator()<false>(k);
+    const Wanted wanted(view, voxel == Voxel::int16 ? 2 : 4, at1, slope1, at2, slope2);
+    for (; k <= all.last; ++k) {
+      for (const void* row : wanted.rows(k + kAhead)) __builtin_prefetch(row);
+      visit.template operator()<false>(k);
+    }
   }
   for (; k <= some.last; ++k) visit.template operator()<true>(k);
 

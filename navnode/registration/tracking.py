@@ -18,7 +18,7 @@ from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Image, Observed, fitted
 from navnode.types import CArm, FloatArray, Matrix, Volume
-from navnode.volumes import coarsened
+from navnode.volumes import coarsened, without_air
 
 if TYPE_CHECKING:
     from navnode.registration.quality import Inspection
@@ -29,6 +29,8 @@ _CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64
 
 _DAMPING = 1e-4
 _STILL_MM = 0.05
+_STILL_TRACKING_MM = 0.1
+"""A Gauss-Newton step from this near ends within a few hundredths of a millimetre."""
 
 _LONGEST_STEP_MM = 40.0
 """What is further is not known to be linear."""
@@ -140,14 +142,14 @@ class ImageRegistration:
     """
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
-        fine = coarsened(volume, _FINE_MM)
+        fine = without_air(coarsened(volume, _FINE_MM))
         middle = coarsened(fine, _MIDDLE_MM)
         coarse = coarsened(middle, _COARSE_MM)
         projectors = [Projector(v, threads=threads) for v in (coarse, middle, fine)]
         self.coarse = Level(projectors[0], _COARSE_PX, 12, 0.2, scatter=False)
         self.middle = Level(projectors[1], _MIDDLE_PX, 8, 0.1)
         self.fine = Level(projectors[2], _FINE_PX, 10, _STILL_MM)
-        self.tracking = Level(projectors[2], _FINE_PX, 4, _STILL_MM)
+        self.tracking = Level(projectors[2], _FINE_PX, 4, _STILL_TRACKING_MM)
         self._keyframe: _Keyframe | None = None
         self._before: Appearance | None = None
         self.inspected: tuple[Inspection, int] | None = None
