@@ -141,7 +141,8 @@ class Node:
         sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
         try:
-            await asyncio.gather(failed, self._tick(), self._show_ct(), *(source.run() for source in sources))
+            await self._show_ct()  # before there are frames, which its work would hold up
+            await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
         finally:
             self._close_recordings()
 
@@ -411,7 +412,11 @@ class _RegistrationThread:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REGISTRATION_NICE)
         while True:
             request, volume = self._requests.get()
-            self._done(RegistrationDone(request, self._register(request, volume), now_ns()))
+            found = self._register(request, volume)
+            self._done(RegistrationDone(request, found, now_ns()))
+            # After every frame, whether another waits or not: what is computed does not depend on the clock.
+            if found.validity.usable and self._registration is not None:
+                self._registration.prepare(found.volume_from_carm, self._pivot_mm)
 
     def _register(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
         start, frame = request.start_volume_from_carm, request.frame

@@ -127,14 +127,21 @@ def test_noise_is_known_from_the_image():
         assert np.median(trust) == pytest.approx(expected, rel=0.15)
 
 
-def test_a_flipped_image_sees_what_a_flipped_detector_would(projector, pose):
+def test_a_misread_image_sees_what_a_misread_detector_would(projector, pose):
     off_centre = replace(CARM, principal_point_px=(30.0, 35.5))
     image = Image(chain(projector.render(off_centre, pose)), off_centre)
-    for along_u, mirror in ((True, np.diag([-1.0, 1, 1, 1])), (False, np.diag([1.0, -1, 1, 1]))):
-        counts, carm = image.flipped(along_u=along_u).binned(64)
-        assert np.allclose(counts, image.binned(64)[0][:, ::-1] if along_u else image.binned(64)[0][::-1])
-        points = np.array([[10.0, -20.0, 650.0], [-35.0, 5.0, 720.0]])
-        seen = g.project(off_centre, np.eye(4), points)
-        flipped = g.project(carm, mirror, points)
-        expected = (63 - seen[:, 0], seen[:, 1]) if along_u else (seen[:, 0], 63 - seen[:, 1])
-        assert np.allclose(flipped, np.stack(expected, axis=1))
+    points = np.array([[10.0, -20.0, 650.0], [-35.0, 5.0, 720.0]])
+    u, v = g.project(off_centre, np.eye(4), points).T
+    as_read = image.binned(64)[0]
+    for misread, axes, picture, expected in zip(
+        image.misread(),
+        ([[-1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [-1, 0]], [[0, -1], [1, 0]]),
+        (as_read[:, ::-1], as_read[::-1], np.rot90(as_read), np.rot90(as_read, -1)),
+        ((63 - u, v), (u, 63 - v), (v, 63 - u), (63 - v, u)),
+        strict=True,
+    ):
+        counts, carm = misread.binned(64)
+        assert np.allclose(counts, picture)
+        misread_from_carm = np.eye(4)
+        misread_from_carm[:2, :2] = axes
+        assert np.allclose(g.project(carm, misread_from_carm, points), np.stack(expected, axis=1))

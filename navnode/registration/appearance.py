@@ -14,6 +14,7 @@ from the pose's normal equations (variable projection, Golub and Pereyra 1973). 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -126,12 +127,18 @@ class Image:
         """How much of the image collimator or lead cover, 0..1."""
         self._noise = self._counts_per_photon()
 
-    def flipped(self, *, along_u: bool) -> Image:
-        """The image and its C-arm as if the detector were read out the other way round."""
-        (u, v), width, height = self._carm.principal_point_px, self._carm.width_px, self._carm.height_px
-        middle = (width - 1 - u, v) if along_u else (u, height - 1 - v)
-        counts = self._counts[:, ::-1] if along_u else self._counts[::-1]
-        return Image(np.ascontiguousarray(counts), replace(self._carm, principal_point_px=middle))
+    def misread(self) -> Iterator[Image]:
+        """The image and its C-arm as if the detector had been read out mirrored or turned by 90 degrees."""
+        (u, v), (su, sv) = self._carm.principal_point_px, self._carm.pixel_spacing_mm
+        width, height = self._carm.width_px, self._carm.height_px
+        turned = replace(self._carm, width_px=height, height_px=width, pixel_spacing_mm=(sv, su))
+        for counts, carm, middle in (
+            (self._counts[:, ::-1], self._carm, (width - 1 - u, v)),
+            (self._counts[::-1], self._carm, (u, height - 1 - v)),
+            (np.rot90(self._counts), turned, (v, width - 1 - u)),
+            (np.rot90(self._counts, -1), turned, (height - 1 - v, u)),
+        ):
+            yield Image(np.ascontiguousarray(counts), replace(carm, principal_point_px=middle))
 
     def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
         """Mean counts at about ``image_px`` pixels across, NaN where saturated, and the C-arm to go with them."""

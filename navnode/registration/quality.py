@@ -101,7 +101,7 @@ def _detail(image: FloatArray) -> FloatArray:
 
 
 def doubtful(fit: Fit, inspection: Inspection) -> bool:
-    """Whether a fit that is VALID is so with more left unexplained than noise: then it may be of a mirrored image."""
+    """Whether a VALID fit leaves more than noise unexplained: it may be of a mirrored or turned image."""
     return not (fit.residual <= CERTAIN_RESIDUAL and inspection.detail >= CERTAIN_DETAIL)
 
 

@@ -89,13 +89,14 @@ def register_counts(
     verdict = assess(found.fit, inspection, image.covered_share, found.runner_up)
     searched = not found.tracked and _REACHES[effort]
     if searched and verdict[0] is Status.VALID and doubtful(found.fit, inspection):
-        for flipped in (image.flipped(along_u=True), image.flipped(along_u=False)):
-            other = find_pose(registration, flipped, start_volume_from_carm, pivot_mm, NEAR).fit
+        for misread in image.misread():
+            other = find_pose(registration, misread, start_volume_from_carm, pivot_mm, NEAR).fit
             if rank(other) < rank(found.fit):
                 verdict = (
                     Status.INVALID,
-                    "mirrored, the image fits better: is the detector read out the right way round?",
+                    "mirrored or turned, the image fits better: is the detector read out the right way round?",
                 )
+                break
     return _told(found.fit, verdict, pivot_mm, timestamp_ns, started)
 
 

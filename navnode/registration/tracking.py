@@ -132,6 +132,10 @@ class _Keyframe:
     pixels: FloatArray
     """(N, 2) in the fine image, spread over it, best first."""
 
+    def apart_mm(self, volume_from_carm: Matrix, pivot_mm: float) -> float:
+        """How far a pose is from the keyframe's."""
+        return apart_mm(self.volume_from_carm, volume_from_carm, pivot_mm)
+
 
 class ImageRegistration:
     """Registers images to one volume.
@@ -200,16 +204,22 @@ class ImageRegistration:
         """The pixels that tell most about a pose, at the finest level; None when the volume is not in the picture."""
         _, carm = image.binned(self.fine.image_px)
         keyframe = self._keyframe
-        if (
-            keyframe is None
-            or keyframe.carm != carm
-            or apart_mm(keyframe.volume_from_carm, volume_from_carm, pivot_mm) > _KEYFRAME_MM
-        ):
-            keyframe = _Keyframe(volume_from_carm, carm, chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm))
-            self._keyframe = keyframe
+        if keyframe is None or keyframe.carm != carm or keyframe.apart_mm(volume_from_carm, pivot_mm) > _KEYFRAME_MM:
+            keyframe = self._choose(carm, volume_from_carm, pivot_mm)
         if len(keyframe.pixels) < _FEWEST:
             return None
         return image.observed(self.fine.image_px, _raster(keyframe.pixels[:count]))
+
+    def prepare(self, volume_from_carm: Matrix, pivot_mm: float) -> None:
+        """Choose pixels anew between two frames, while nobody waits, if one of the next frames would have to."""
+        keyframe = self._keyframe
+        if keyframe is not None and keyframe.apart_mm(volume_from_carm, pivot_mm) > _KEYFRAME_MM / 3:
+            self._choose(keyframe.carm, volume_from_carm, pivot_mm)
+
+    def _choose(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> _Keyframe:
+        pixels = chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm)
+        self._keyframe = _Keyframe(volume_from_carm, carm, pixels)
+        return self._keyframe
 
 
 def refine(
