@@ -24,7 +24,8 @@ from navnode.config import Config, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
 from navnode.projector import backend_name
-from navnode.reconstruction.worker import ENGINE
+from navnode.reconstruction import Method
+from navnode.reconstruction.methods import engine_name
 from navnode.supervisor import Supervisor, read_config, read_simulator, wait_while
 from navnode.types import Effort, NodeState
 
@@ -280,21 +281,59 @@ def reconstruct_command(
     mesh: Annotated[
         Path | None, typer.Option("--mesh", metavar="BONE.stl", help="Also the bone surface: STL, PLY or OBJ.")
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="auto or sart.")] = "auto",
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option("--uncertainty", metavar="U.nii.gz", help="Also half of every voxel's 95 % interval, HU."),
+    ] = None,
+    method: Annotated[
+        Method, typer.Option("--method", help="auto: learned if a model and an engine are there, else sart.")
+    ] = Method.AUTO,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """A volume from views with poses."""
     from navnode import offline
 
-    if method not in ("auto", "sart"):
-        raise ConfigError(f"--method {method}: this version has auto and sart")
     with _percent("Reconstructing") as progress:
         report = offline.reconstruct_views(
-            views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, mesh=mesh, threads=threads,
-            progress=progress,
+            views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, method=method, mesh=mesh,
+            uncertainty=uncertainty, threads=threads, progress=progress,
         )  # fmt: skip
-    _tell_offline(report, as_json, f"{out}: {report['views']} views, {report['method']}, {report['elapsed_ms']:.0f} ms")
+    line = f"{out}: {report['method']} ({report['engine']}), {report['elapsed_ms']:.0f} ms; {report['status']}: "
+    _tell_offline(report, as_json, line + report["reason"])
+
+
+@app.command(
+    epilog="Example:  navnode train --ct cts/ --hold-out patient7 --out run/ --hours 8   (pip install 'navnode[train]')"
+)
+def train(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint, losses and the exported model.")],
+    ct: Annotated[
+        Path | None, typer.Option("--ct", metavar="DIR", help="A folder of CTs; without it procedural bodies only.")
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option("--hold-out", help="Do not train on files whose name contains this; repeat.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps in all; the rate falls until then.")] = 12_000,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="Stop then; the next call goes on.")] = 24.0,
+    procedural: Annotated[int, typer.Option("--procedural", min=0, help="Procedural bodies, made once.")] = 72,
+    real_share: Annotated[float, typer.Option("--real-share", min=0, max=1, help="Share of examples from CTs.")] = 0.57,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Train the learned reconstruction, or go on training it, and export it."""
+    from navnode.reconstruction import training
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
+        task = progress.add_task("Training", total=steps)
+        report = training.run(
+            out, ct, hold_out or [], steps=steps, hours=hours, procedural=procedural, real_share=real_share,
+            threads=threads, report=lambda step, loss: progress.update(
+                task, completed=step, description=f"Training, loss {loss:.3f}"
+            ),
+        )  # fmt: skip
+    _tell_offline(report, as_json, f"{report['model']}: {report['steps']} steps, loss {report['loss']:.3f}")
 
 
 @contextlib.contextmanager
@@ -458,7 +497,7 @@ def process(name: str, folder: Path, parent: int) -> None:
     if name == "worker":
         from navnode.reconstruction.worker import run_worker
 
-        say_ready(ENGINE)
+        say_ready(engine_name())
         run_worker(loaded, worker_address(folder))
     elif name == "node":
         _run_node(loaded, folder)
@@ -605,7 +644,7 @@ def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str,
         "volumes": state.volumes,
         "dropped": state.dropped,
         "status_counts": state.status_counts,
-        "backend": {"projector": backend_name(), "reconstruction": ENGINE},
+        "backend": {"projector": backend_name(), "reconstruction": engine_name()},
         "restarts": restarts,
         "seconds": round(elapsed_s, 2),
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.projector import Projector
-from navnode.reconstruction import reconstruct
+from navnode.reconstruction import Method, reconstructed
 from navnode.reconstruction.surface import bone_surface
 from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
 from navnode.registration.stations import landmark_pose, station_poses
@@ -25,7 +26,7 @@ from navnode.viewfiles import ViewFile, read_landmarks, read_views, write_views
 from navnode.volumes import read_volume, write_mesh, write_volume
 
 Progress = Callable[[float], None]
-_RECONSTRUCTION_PX = 192
+_RECONSTRUCTION_PX = 256
 """Images are averaged down to about this many pixels: finer than the voxels project."""
 
 
@@ -162,7 +163,9 @@ def reconstruct_views(
     size: int,
     spacing_mm: float,
     center_mm: Many[float] | None,
+    method: Method,
     mesh: Path | None,
+    uncertainty: Path | None,
     threads: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -175,20 +178,30 @@ def reconstruct_views(
         made.append(view.view(max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
-    volume = reconstruct(
-        made, size=size, spacing_mm=spacing_mm, center_mm=center, threads=threads or None, progress=progress
-    )
-    write_volume(volume, out)
+    done = reconstructed(
+        made, method=method, size=size, spacing_mm=spacing_mm, center_mm=center, threads=threads or None,
+        progress=progress,
+    )  # fmt: skip
+    if uncertainty is not None and done.uncertainty_hu is None:
+        raise ConfigError(f"--uncertainty: the method {done.method} states none; learned does")
+    elapsed_ms = _ms(started)
+    write_volume(done.volume, out)
+    if uncertainty is not None and done.uncertainty_hu is not None:
+        stated = Volume(done.uncertainty_hu, done.volume.volume_from_index, "half of the 95 % interval, HU")
+        write_volume(stated, uncertainty)
     if mesh is not None:
-        _write_bone(volume, mesh)
+        _write_bone(done.volume, mesh)
     return {
-        "method": "sart",
-        "engine": "native",
-        "views": len(made),
+        "method": done.method.value,
+        "engine": done.engine,
+        "views": done.views,
+        "spread_deg": round(float(np.rad2deg(done.spread_rad)), 1),
+        "status": done.status.value,
+        "reason": done.reason,
         "size": [size] * 3,
         "spacing_mm": [spacing_mm] * 3,
-        "elapsed_ms": _ms(started),
-        "per_view_ms": per_view_ms,
+        "elapsed_ms": elapsed_ms,
+        "per_view_ms": [round(a + b, 1) for a, b in zip_longest(per_view_ms, done.per_view_ms, fillvalue=0.0)],
         "out": str(out),
     }
 

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.physics import Detector
 from navnode.projector import Projector
-from navnode.simulation.physics import Detector
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Volume
 from navnode.viewfiles import ViewFile, read_counts, read_landmarks, read_views, write_views

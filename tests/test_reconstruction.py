@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+from hypothesis import given as examples
+from hypothesis import strategies as st
 
 from navnode import geometry as g
-from navnode.errors import ComputeError
+from navnode.errors import ComputeError, ConfigError
 from navnode.projector import Projector
-from navnode.reconstruction import reconstruct
+from navnode.reconstruction import Method, engines, reconstruct
+from navnode.reconstruction.features import picture
+from navnode.reconstruction.filtered import rotation_axis
+from navnode.reconstruction.learned import Accumulator
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import CArm, View, Volume
 from navnode.volumes import centered_grid
@@ -89,3 +94,133 @@ def test_the_bone_surface_is_closed_and_faces_outward():
 
 def test_no_bone_no_surface():
     assert bone_surface(Volume(np.full((20, 20, 20), -900, np.float32), np.eye(4))) is None
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 37.0])
+def test_filtered_back_projection_finds_attenuation_however_the_detector_is_turned(roll_deg):
+    truth = ball()
+    turned = g.rigid(g.rotation_exp(np.array([0.0, 0.0, np.deg2rad(roll_deg)])))
+    projector = Projector(truth)
+    given = []
+    for angle in np.deg2rad(np.arange(0, 180, 2)):
+        volume_from_carm = g.rigid(g.rotation_exp(np.array([0.0, angle, 0.0]))) @ g.rigid(None, (0, 0, -650.0)) @ turned
+        given.append(View(projector.render(CARM, volume_from_carm), CARM, volume_from_carm))
+    made = reconstruct(given, method=Method.FDK, size=64, spacing_mm=2.0)
+    k, j, i = np.mgrid[[slice(-63, 64, 2)] * 3].astype(float)
+    distance = np.sqrt((i - 10) ** 2 + j**2 + (k + 6) ** 2)
+    assert made.voxels[distance < 22].mean() == pytest.approx(400.0, abs=40)
+    assert made.voxels[(distance > 40) & (distance < 55)].mean() == pytest.approx(-1000.0, abs=60)
+
+
+def test_gaps_between_views_are_their_weights():
+    directions = [np.array([np.sin(a), 0.0, np.cos(a)]) for a in np.deg2rad([0, 10, 90, 280])]
+    axis, weights = rotation_axis(directions)
+    assert abs(axis[1]) == pytest.approx(1.0)
+    assert weights.sum() == pytest.approx(np.pi)
+    # 280 degrees is 100: gaps are 10, 80, 10, 80.
+    assert np.rad2deg(weights) == pytest.approx([45, 45, 45, 45])
+
+
+@examples(st.tuples(*[st.floats(-1, 1)] * 3), st.tuples(*[st.floats(-40, 40)] * 3), st.tuples(*[st.floats(0, 127)] * 3))
+def test_pictures_are_projected_into_as_the_c_arm_projects(turn, shift, voxel):
+    volume_from_carm_turn = g.rigid(g.rotation_exp(np.array(turn)), shift)
+    carm = CArm(400, 300, (0.5, 0.4), 1000.0, (180.0, 160.0))
+    volume_from_carm = volume_from_carm_turn @ g.rigid(None, (0.0, 0.0, -600.0))
+    grid = centered_grid((128,) * 3, 1.5, np.array(volume_from_carm_turn[:3, 3]))
+    view = View(np.ones((150, 200), np.float32), carm.binned(2), volume_from_carm)
+    rows = picture(view, grid).picture_from_grid @ np.array([*voxel, 1.0])
+    u, v = g.project(carm, g.inverse(volume_from_carm), (grid @ [*voxel, 1.0])[None, :3])[0]
+    # 400 pixels become 256 of the picture: -1..1 is from edge to edge.
+    assert rows[0] / rows[2] == pytest.approx((u + 0.5) / 200 - 1, abs=1e-3)
+    assert rows[1] / rows[2] == pytest.approx((v + 0.5) / 200 - 1, abs=1e-3)
+
+
+def test_pictures_know_where_nothing_was_measured():
+    line = np.ones((96, 128), np.float32)
+    line[:, :32] = np.nan
+    pose = g.rigid(None, (0.0, 0.0, -600.0))
+    made = picture(
+        View(line, CArm(128, 96, (2.0, 2.0), 1000.0, (63.5, 47.5)), pose), centered_grid((128,) * 3, 2.0, np.zeros(3))
+    )
+    measured = made.channels[3]
+    assert not measured[:, :62].any() and not measured[194:].any() and measured[2:190, 66:].all()
+    assert np.isfinite(made.channels).all() and not made.channels[:3, :, :62].any()
+
+
+def test_a_model_is_run_only_if_its_card_names_it(tmp_path):
+    with pytest.raises(ConfigError, match="no model"):
+        engines.load(tmp_path)
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"card\.json"):
+        engines.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network with random weights, exported."""
+    torch = pytest.importorskip("torch")
+    for package in ("onnx", "onnxscript", "openvino", "onnxruntime"):
+        pytest.importorskip(package)
+    from navnode.reconstruction.training.export import export, write_card
+    from navnode.reconstruction.training.train import Networks
+
+    torch.manual_seed(0)
+    networks = Networks()
+    for weights in networks.parameters():
+        if not weights.abs().max() > 0:
+            torch.nn.init.normal_(weights, 0.0, 0.02)
+    folder = tmp_path_factory.mktemp("model")
+    export(networks, folder)
+    write_card(folder, "random", {}, {}, 1.0)
+    return folder
+
+
+def test_views_come_in_any_order_and_can_be_taken_out(model):
+    networks = engines.load(model, threads=2)
+    given = views(ball(), (0, 60, 100))
+    one, other = (Accumulator(networks, np.zeros(3), 2.0) for _ in range(2))
+    for view in given:
+        one.add(view)
+    for view in (given[2], given[1], given[0], given[1]):
+        other.add(view)
+    other.remove(given[1])
+    assert other.views == one.views == 3
+    assert np.abs(one.result().volume.voxels - other.result().volume.voxels).max() < 1.0
+    one.remove(given[0])
+    assert np.abs(one.result().volume.voxels - other.result().volume.voxels).max() > 1.0
+
+
+def test_engines_agree_with_torch(model):
+    import torch
+
+    from navnode.reconstruction.training.train import Networks
+
+    made = picture(views(ball(), (20,))[0], centered_grid((128,) * 3, 2.0, np.zeros(3)))
+    inputs = {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
+    torch.manual_seed(0)
+    reference = Networks()
+    for weights in reference.parameters():
+        if not weights.abs().max() > 0:
+            torch.nn.init.normal_(weights, 0.0, 0.02)
+    with torch.no_grad():
+        sums, smeared = reference.view(*(torch.from_numpy(value) for value in inputs.values()))
+        expected = reference.volume(sums, smeared, torch.ones(1)).numpy()
+    for name in engines.available():
+        networks = engines.load(model, engine=name, threads=2)
+        given = dict(zip(("sums", "smeared"), (sums.numpy(), smeared.numpy()), strict=True))
+        found = networks.volume({**given, "views": np.ones(1, np.float32)})[0]
+        # Sums of some thousand products in another order, float32.
+        assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+        said = networks.view(inputs)
+        # A voxel on the very edge of the picture may be seen by one and not by the other.
+        assert np.mean(np.abs(said[0] - sums.numpy()) > 1e-3) < 1e-4
+
+
+def test_an_altered_model_is_refused(model, tmp_path):
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "view.onnx").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\0")
+    with pytest.raises(ConfigError, match=r"not the file that card\.json names"):
+        engines.load(tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
-from navnode.simulation.physics import Detector, cylinder_chords_mm
+from navnode.physics import Detector, cylinder_chords_mm
 from navnode.simulation.scenario import (
     CARM_DEVICE,
     CARM_FROM_MARKER,

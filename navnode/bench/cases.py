@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from navnode import geometry as g
+from navnode.physics import METAL_PER_MM, cylinder_chords_mm
 from navnode.registration.stations import STATIONS_DEG, pose_at
-from navnode.simulation.physics import METAL_PER_MM, cylinder_chords_mm
 from navnode.simulation.scenario import scenario_for
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 

@@ -1,9 +1,10 @@
 """Volumes from a few X-ray views.
 
-:mod:`classical` is the algebraic reconstruction, :mod:`surface` makes the bone model, :mod:`worker` is the
-process in which both run beside the loop.
+:mod:`methods` chooses between :mod:`learned`, :mod:`classical` (SART) and :mod:`filtered` (FDK); :mod:`engines` runs
+the network, :mod:`training` made it; :mod:`surface` makes the bone model, :mod:`worker` is the process in which all of
+it runs beside the loop.
 """
 
-from navnode.reconstruction.classical import reconstruct
+from navnode.reconstruction.methods import Method, Reconstruction, reconstruct, reconstructed
 
-__all__ = ["reconstruct"]
+__all__ = ["Method", "Reconstruction", "reconstruct", "reconstructed"]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.projector.native import hounsfield
 from navnode.types import FloatArray, Matrix, View, Volume
@@ -18,13 +17,11 @@ _RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7
 """Gaussian between sweeps; with a few views it does what total variation would, at no cost."""
 
-_MIN_SPREAD_RAD = np.deg2rad(10.0)
-
 _Prepared = tuple[View, FloatArray, FloatArray, FloatArray]
 """A view, its line integrals, its measured pixels over the path lengths, and its voxels' weights."""
 
 
-def reconstruct(
+def sart(
     views: Sequence[View],
     *,
     size: int = 128,
@@ -36,10 +33,9 @@ def reconstruct(
 ) -> Volume:
     """A volume in HU on a cubic RAS grid around ``center_mm``.
 
-    Raises:
-        ComputeError: fewer than two views, views without a pose, or all from one direction.
+    Args:
+        views: two or more, with poses.
     """
-    _check(views)
     volume_from_index = centered_grid((size, size, size), spacing_mm, np.asarray(center_mm))
     projector = Projector(
         Volume(np.full((size,) * 3, AIR_HU, np.float32), volume_from_index),
@@ -72,19 +68,6 @@ def reconstruct(
     hu = hounsfield(mu)
     hu[seen < min(2, len(views))] = AIR_HU  # what fewer than two views crossed is not known
     return Volume(hu, volume_from_index, f"SART, {len(views)} views")
-
-
-def _check(views: Sequence[View]) -> None:
-    if len(views) < 2:
-        raise ComputeError(f"{len(views)} view is not enough for a volume")
-    directions = []
-    for index, view in enumerate(views):
-        if view.volume_from_carm is None:
-            raise ComputeError(f"view {index} has no pose")
-        directions.append(view.volume_from_carm[:3, 2])
-    spread = max(np.arccos(np.clip(a @ b, -1, 1)) for a in directions for b in directions)
-    if spread < _MIN_SPREAD_RAD:
-        raise ComputeError(f"all views look the same way (within {np.rad2deg(spread):.0f} degrees)")
 
 
 def _clean(line_integrals: FloatArray) -> tuple[FloatArray, FloatArray]:

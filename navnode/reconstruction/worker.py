@@ -15,21 +15,23 @@ from navnode import bus
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.errors import ComputeError, PeerError
-from navnode.reconstruction.classical import reconstruct
+from navnode.reconstruction.methods import Method, engine_name, reconstructed
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
 
 log = logging.getLogger(__name__)
 
-ENGINE = "SART (classical)"
 HEARTBEAT_S = 0.5
 _NICE = 19
 """A volume may wait for a frame, never a frame for a volume."""
+_THREADS = 1
+"""The other core belongs to the loop."""
 
 
 def run_worker(config: Config, address: str) -> None:
     """Serve requests from ``address`` until the process is told to end."""
     os.nice(_NICE)
+    engine = engine_name()
     context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=8)
@@ -41,7 +43,7 @@ def run_worker(config: Config, address: str) -> None:
     while True:
         if time.monotonic() - last_beat >= HEARTBEAT_S:
             last_beat = time.monotonic()
-            socket.send_multipart(bus.pack(WorkerState(True, ENGINE, "", now_ns(), os.getpid())))
+            socket.send_multipart(bus.pack(WorkerState(True, engine, "", now_ns(), os.getpid())))
         if socket.poll(100):
             try:
                 jobs.put(bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)]))
@@ -68,21 +70,22 @@ def _work(config: Config, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeRea
 
 
 def _failed(job: Any, started: float, reason: str) -> VolumeReady:
-    return VolumeReady(None, None, getattr(job, "request", 0), 0, ENGINE, _ms(started), reason, now_ns())
+    return VolumeReady(None, None, getattr(job, "request", 0), 0, "", _ms(started), reason, now_ns())
 
 
 def _reconstruct(config: Config, job: ReconstructionRequest, started: float) -> VolumeReady:
     settings = config.reconstruction
-    volume = reconstruct(
+    done = reconstructed(
         job.views,
         size=settings.size,
         spacing_mm=settings.spacing_mm,
         center_mm=job.center_mm,
-        threads=1,  # the other core belongs to the loop
+        threads=_THREADS,
     )
-    bone = bone_surface(volume, relative=True)
-    log.info("volume from %d views in %.0f ms", len(job.views), _ms(started))
-    return VolumeReady(volume, bone, job.request, len(job.views), ENGINE, _ms(started), "", now_ns())
+    bone = bone_surface(done.volume, relative=done.method is not Method.LEARNED)
+    engine = engine_name(done.method)
+    log.info("volume from %d views in %.0f ms by %s", done.views, _ms(started), engine)
+    return VolumeReady(done.volume, bone, job.request, done.views, engine, _ms(started), "", now_ns())
 
 
 def _ms(started: float) -> float:

@@ -1,0 +1,85 @@
+"""Volumes from any few views by the network, updated with every view.
+
+What the views say is added up (:mod:`network`), so that a new view costs its own encoding and one pass over the
+volume, in whatever order they come, and a view that has become stale can be taken out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from navnode.reconstruction.engines import Networks
+from navnode.reconstruction.features import GRID, picture
+from navnode.types import FloatArray, Matrix, View, Volume
+from navnode.volumes import AIR_HU, centered_grid
+
+_LAPLACE_95 = float(np.log(20.0))
+"""95 % of a Laplace distribution lie within so many scales."""
+_HU = (-1000.0, 3000.0)
+_SCALES = (-4.5, 1.5)
+"""As trained."""
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What some views say about the grid."""
+
+    volume: Volume
+    """HU, (128, 128, 128); air where fewer than two views look."""
+    bone: FloatArray
+    """Probability, (128, 128, 128)."""
+    uncertainty_hu: FloatArray
+    """Half of the 95 % interval of the HU, (128, 128, 128)."""
+    seen: FloatArray
+    """How many views see each voxel."""
+
+
+class Accumulator:
+    """The views of one grid, added up.
+
+    Args:
+        center_mm: RAS of the grid's middle.
+        spacing_mm: of its ``GRID``\\ ³ voxels.
+    """
+
+    def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float) -> None:
+        self.volume_from_grid = centered_grid((GRID,) * 3, spacing_mm, center_mm)
+        self._networks = networks
+        self._sums: list[FloatArray] = []
+        self.views = 0
+
+    def add(self, view: View) -> None:
+        """Take a view in."""
+        self._take(view, 1)
+
+    def remove(self, view: View) -> None:
+        """Take out a view that was taken in."""
+        self._take(view, -1)
+
+    def _take(self, view: View, sign: int) -> None:
+        made = picture(view, self.volume_from_grid)
+        said = self._networks.view({"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]})
+        if not self._sums:
+            self._sums = [np.zeros_like(part) for part in said]
+        for total, part in zip(self._sums, said, strict=True):
+            if sign > 0:
+                total += part
+            else:
+                total -= part
+        self.views += sign
+
+    def result(self) -> Reconstructed:
+        """What all views together say."""
+        sums, smeared = self._sums
+        inputs = {"sums": sums, "smeared": smeared, "views": np.array([float(self.views)], np.float32)}
+        mean, bone, scale = self._networks.volume(inputs)[0][0]
+        seen = np.round(smeared[0, 2])
+        hu = np.clip(1000.0 * mean, *_HU)
+        hu[seen < min(2, self.views)] = AIR_HU
+        half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *_SCALES))
+        half[seen < min(2, self.views)] = _HU[1]  # nothing is known there
+        likely = 1 / (1 + np.exp(-np.clip(bone, -30, 30)))
+        volume = Volume(hu.astype(np.float32), self.volume_from_grid, f"learned, {self.views} views")
+        return Reconstructed(volume, likely.astype(np.float32), half.astype(np.float32), seen.astype(np.float32))

@@ -1,0 +1,194 @@
+"""One call for all ways to make a volume from views, and what is to be thought of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+from navnode.errors import ComputeError, ConfigError
+from navnode.reconstruction import engines
+from navnode.reconstruction.classical import sart
+from navnode.reconstruction.features import GRID
+from navnode.reconstruction.filtered import fdk
+from navnode.reconstruction.learned import Accumulator
+from navnode.types import FloatArray, Matrix, Status, View, Volume
+from navnode.volumes import AIR_HU, centered_grid
+
+_FEWEST_VIEWS = 2
+_LEAST_SPREAD_RAD = np.deg2rad(10.0)
+"""Directions nearer to each other than this are one."""
+_WIDE_SPREAD_RAD = np.deg2rad(40.0)
+
+
+class Method(StrEnum):
+    """How to reconstruct."""
+
+    AUTO = "auto"
+    """Learned if there is a model and an engine, else SART."""
+    LEARNED = "learned"
+    SART = "sart"
+    FDK = "fdk"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A volume from views."""
+
+    volume: Volume
+    """HU"""
+    uncertainty_hu: FloatArray | None
+    """Half of the 95 % interval of every voxel, or None where the method states none."""
+    method: Method
+    engine: str
+    views: int
+    spread_rad: float
+    """Largest angle between two views' lines of sight, 0..pi/2."""
+    status: Status
+    """DEGRADED at best: a volume from a few X-rays is a likeness."""
+    reason: str
+    per_view_ms: tuple[float, ...]
+
+
+def reconstruct(
+    views: Sequence[View],
+    *,
+    method: Method = Method.AUTO,
+    size: int = 128,
+    spacing_mm: float = 2.0,
+    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
+    threads: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Volume:
+    """A volume in HU on a cubic RAS grid around ``center_mm``; :func:`reconstructed` tells more about it."""
+    return reconstructed(
+        views, method=method, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=threads, progress=progress
+    ).volume
+
+
+def reconstructed(
+    views: Sequence[View],
+    *,
+    method: Method = Method.AUTO,
+    size: int = 128,
+    spacing_mm: float = 2.0,
+    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
+    threads: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Reconstruction:
+    """A volume on a cubic RAS grid around ``center_mm``, and how far it may be trusted.
+
+    Args:
+        views: two or more, with poses, from directions that differ.
+
+    Raises:
+        ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
+        ConfigError: the learned method is asked for by name and cannot be had.
+    """
+    center = np.asarray(center_mm, np.float64)
+    spread = checked_spread_rad(views)
+    chosen, networks = _choice(method, threads)
+    times: list[float] = []
+    uncertainty: FloatArray | None = None
+    if networks is not None:
+        accumulator = Accumulator(networks, center, size * spacing_mm / GRID)
+        for index, view in enumerate(views):
+            began = time.perf_counter()
+            accumulator.add(view)
+            times.append(round(1e3 * (time.perf_counter() - began), 1))
+            progress(0.8 * (index + 1) / len(views))
+        made = accumulator.result()
+        volume = made.volume
+        uncertainty = made.uncertainty_hu
+        if size != GRID:
+            grid = centered_grid((size,) * 3, spacing_mm, center)
+            uncertainty = _on_grid(Volume(uncertainty, volume.volume_from_index), grid, size, 3000.0)
+            volume = Volume(_on_grid(volume, grid, size, AIR_HU), grid, volume.name)
+    elif chosen is Method.FDK:
+        volume = fdk(views, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress)
+    else:
+        volume = sart(views, size=size, spacing_mm=spacing_mm, center_mm=center, threads=threads, progress=progress)
+    if not (volume.voxels > AIR_HU).any():
+        raise ComputeError("the views do not overlap in the volume that was asked for")
+    progress(1.0)
+    return Reconstruction(
+        volume=volume,
+        uncertainty_hu=uncertainty,
+        method=chosen,
+        engine=networks.engine if networks is not None else "native",
+        views=len(views),
+        spread_rad=spread,
+        status=Status.DEGRADED,
+        reason=_reason(len(views), spread),
+        per_view_ms=tuple(times),
+    )
+
+
+def checked_spread_rad(views: Sequence[View]) -> float:
+    """The largest angle between two views' lines of sight.
+
+    Raises:
+        ComputeError: nothing can be made of these views.
+    """
+    if len(views) < _FEWEST_VIEWS:
+        raise ComputeError(f"{len(views)} view{'' if len(views) == 1 else 's'} is not enough for a volume")
+    directions = []
+    for index, view in enumerate(views):
+        if view.volume_from_carm is None:
+            raise ComputeError(f"view {index} has no pose")
+        if not np.isfinite(view.line_integrals).any():
+            raise ComputeError(f"view {index} is saturated everywhere")
+        directions.append(view.volume_from_carm[:3, 2])
+    # A view from the other side shows the same.
+    spread = max(float(np.arccos(min(abs(float(a @ b)), 1.0))) for a in directions for b in directions)
+    if spread < _LEAST_SPREAD_RAD:
+        raise ComputeError(f"all views look the same way (within {np.rad2deg(spread):.0f} degrees)")
+    return spread
+
+
+def _reason(views: int, spread_rad: float) -> str:
+    if spread_rad < _WIDE_SPREAD_RAD:
+        return f"{views} views within {np.rad2deg(spread_rad):.0f} degrees: depth is hardly known"
+    return f"{views} views over {np.rad2deg(spread_rad):.0f} degrees: shapes are approximate, HU are not calibrated"
+
+
+def _choice(method: Method, threads: int | None) -> tuple[Method, engines.Networks | None]:
+    """What is done for a method's name."""
+    if method in (Method.SART, Method.FDK):
+        return method, None
+    try:
+        return Method.LEARNED, _networks(threads or 0)
+    except ConfigError:
+        if method is Method.LEARNED:
+            raise
+        return Method.SART, None
+
+
+def engine_name(method: Method = Method.AUTO) -> str:
+    """What a method will run on, for people."""
+    try:
+        if method in (Method.AUTO, Method.LEARNED):
+            return f"learned ({engines.TITLES[engines.usable()[1]]})"
+    except ConfigError:
+        if method is Method.LEARNED:
+            raise
+    return f"{'FDK' if method is Method.FDK else 'SART'} (classical)"
+
+
+@cache
+def _networks(threads: int) -> engines.Networks:
+    return engines.load(threads=threads)
+
+
+def _on_grid(volume: Volume, volume_from_grid: Matrix, size: int, outside: float) -> FloatArray:
+    """Linear interpolation on another cubic grid, (size,) * 3."""
+    index_from_grid = np.linalg.inv(volume.volume_from_index) @ volume_from_grid
+    axes = [np.arange(size) * index_from_grid[a, a] + index_from_grid[a, 3] for a in range(3)]  # both RAS-aligned
+    k, j, i = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    result: FloatArray = map_coordinates(volume.voxels, (k, j, i), np.float32, order=1, mode="constant", cval=outside)
+    return result

@@ -1,0 +1,166 @@
+"""The network: what a view says about every voxel, and what all of them say together.
+
+Two graphs. :class:`ViewNet` encodes one view and back-projects its features along the rays; what it gives is only
+added up over views, so views come in any number and order, and one can be taken out again. :class:`VolumeNet` turns
+the sums into attenuation, bone and uncertainty. (Back-projected features: Lin et al., DIF-Net, MICCAI 2023; C2RV, CVPR
+2024.) Needs torch; nothing that runs in the operating room imports this module.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from navnode.reconstruction.features import CHANNELS, GRID
+
+FEATURES = 16
+SUMS = 2 * FEATURES + 1
+"""Sums over views at half the grid's resolution: features, their squares, and how many views see the voxel."""
+SMEARED = 3
+"""At full resolution: filtered and mean attenuation back-projected, and how many views see the voxel."""
+OUTPUTS = 3
+"""Attenuation over water's less 1 (HU / 1000), logit of bone, logarithm of the attenuation's scale."""
+
+_LEVELS = (16, 32, 64, 96)
+_NEAREST = 0.05
+
+
+class Residual(nn.Module):  # type: ignore[misc]  # torch is not checked
+    """Two convolutions around a shortcut; the second begins at zero, so that no normalisation is needed
+    (Zhang, Dauphin and Ma, Fixup, ICLR 2019)."""
+
+    def __init__(self, width: int, dimensions: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
+        self.first = convolution(width, width, 3, padding=1)
+        self.second = convolution(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(functional.relu(self.first(functional.relu(x))))
+
+
+class ViewNet(nn.Module):  # type: ignore[misc]  # torch is not checked
+    """Pictures (N, 4, 256, 256) and picture_from_grid (N, 3, 4) -> sums over the views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(CHANNELS, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1)
+        )
+        self.near = Residual(24, 2)
+        self.down = nn.Conv2d(24, 40, 4, stride=2, padding=1)
+        self.far = nn.Sequential(
+            Residual(40, 2), nn.Conv2d(40, 48, 4, stride=2, padding=1), Residual(48, 2), Residual(48, 2)
+        )
+        self.up = nn.Conv2d(48, 24, 1)
+        self.out = nn.Conv2d(24, FEATURES, 3, padding=1)
+
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """(N, 16, 128, 128)"""
+        near = self.near(self.stem(pictures))
+        far = self.up(self.far(self.down(near)))
+        near = near + functional.interpolate(far, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return torch.as_tensor(self.out(functional.relu(near)))
+
+    def forward(
+        self, pictures: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int] = (0, 0, 0), size: int = GRID
+    ) -> tuple[Tensor, Tensor]:
+        """Sums (1, 33, s/2, s/2, s/2) and smeared (1, 3, s, s, s) of the block of ``size`` s from voxel ``first``
+        (i, j, k) on."""
+        half = [[start + 0.5 + 2 * torch.arange(size // 2, dtype=torch.float32)] for start in first]
+        fine = [[start + torch.arange(size, dtype=torch.float32)] for start in first]
+        features = self.encoded(pictures)
+        at, seen, _ = _rays(picture_from_grid, [h[0] for h in half])
+        measured = _sampled(pictures[:, 3:4], at, size // 2)
+        seen = seen * (measured > 0.5).to(measured.dtype)
+        found = _sampled(features, at, size // 2) * seen
+        sums = torch.cat([found, found * found, seen], 1).sum(0, keepdim=True)
+        at, seen, depth = _rays(picture_from_grid, [f[0] for f in fine])
+        smeared = _sampled(pictures[:, 1:4], at, size)
+        seen = seen * (smeared[:, 2:3] > 0.5).to(seen.dtype)
+        smeared = torch.cat([smeared[:, 0:1] * seen / (depth * depth), smeared[:, 1:2] * seen, seen], 1)
+        return sums, smeared.sum(0, keepdim=True)
+
+
+def _rays(picture_from_grid: Tensor, axes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where voxels are in the pictures (N, s s, s, 2), 1 where in them (N, 1, s, s, s), and their depths."""
+    i, j, k = axes[0].view(1, 1, 1, -1), axes[1].view(1, 1, -1, 1), axes[2].view(1, -1, 1, 1)
+    x, y, depth = (
+        row[:, 0].view(-1, 1, 1, 1) * i + row[:, 1].view(-1, 1, 1, 1) * j + row[:, 2].view(-1, 1, 1, 1) * k
+        + row[:, 3].view(-1, 1, 1, 1)
+        for row in (picture_from_grid[:, 0], picture_from_grid[:, 1], picture_from_grid[:, 2])
+    )  # fmt: skip
+    depth = depth.clamp(min=_NEAREST)
+    x, y = x / depth, y / depth
+    seen = ((x.abs() < 1) & (y.abs() < 1)).to(x.dtype)
+    at = torch.stack([x, y], -1).clamp(-2, 2)
+    return at.flatten(1, 2), seen.unsqueeze(1), depth.unsqueeze(1)
+
+
+def _sampled(pictures: Tensor, at: Tensor, size: int) -> Tensor:
+    values = functional.grid_sample(pictures, at, mode="bilinear", padding_mode="border", align_corners=False)
+    return values.view(values.shape[0], values.shape[1], size, size, size)
+
+
+def unshuffled(x: Tensor) -> Tensor:
+    """(1, C, 2a, 2b, 2c) -> (1, 8 C, a, b, c)"""
+    _, c, a, b, d = x.shape
+    x = x.view(c, a // 2, 2, b // 2, 2, d // 2, 2).permute(0, 2, 4, 6, 1, 3, 5)
+    return x.reshape(1, 8 * c, a // 2, b // 2, d // 2)
+
+
+def shuffled(x: Tensor, channels: int) -> Tensor:
+    """The inverse of :func:`unshuffled`."""
+    _, _, a, b, d = x.shape
+    x = x.view(channels, 2, 2, 2, a, b, d).permute(0, 4, 1, 5, 2, 6, 3)
+    return x.reshape(1, channels, 2 * a, 2 * b, 2 * d)
+
+
+class VolumeNet(nn.Module):  # type: ignore[misc]  # torch is not checked
+    """Sums and smeared of :class:`ViewNet`, and the number of views (1,) -> (1, 3, s, s, s), ``OUTPUTS``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = _LEVELS
+        fine = 8 * (SMEARED - 1)
+        self.stem = nn.Conv3d(2 * FEATURES + 3 + fine, widths[0], 1)
+        self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], 3)])
+        self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for low, high in pairwise(widths):
+            self.down.append(nn.Conv3d(low, high, 2, stride=2))
+            self.encoders.append(nn.Sequential(Residual(high, 3), Residual(high, 3)))
+            self.up.insert(0, nn.Conv3d(high, low, 1))
+            self.merge.insert(0, nn.Conv3d(2 * low, low, 1))
+            self.decoders.insert(0, Residual(low, 3))
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv3d(widths[0] + fine, 24, 1), nn.ReLU(), nn.Conv3d(24, 8 * OUTPUTS, 3, padding=1)
+        )
+
+    def forward(self, sums: Tensor, smeared: Tensor, views: Tensor) -> Tensor:
+        seen = sums[:, -1:].clamp(min=1.0)
+        mean = sums[:, :FEATURES] / seen
+        spread = (sums[:, FEATURES:-1] / seen - mean * mean).clamp(min=0.0)
+        fine = unshuffled(smeared[:, :2] / smeared[:, 2:].clamp(min=1.0))
+        count = torch.cat(
+            [
+                sums[:, -1:] / views,
+                torch.log2(1 + sums[:, -1:]) / 4,
+                torch.log2(views).view(1, 1, 1, 1, 1).expand_as(seen) / 4,
+            ],
+            1,
+        )
+        x = self.stem(torch.cat([mean, spread, count, fine], 1))
+        kept = []
+        for index, encoder in enumerate(self.encoders):
+            x = encoder(x)
+            if index < len(self.down):
+                kept.append(x)
+                x = self.down[index](functional.relu(x))
+        for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
+            x = functional.interpolate(up(x), scale_factor=2.0, mode="trilinear", align_corners=False)
+            x = decoder(merge(torch.cat([x, kept.pop()], 1)))
+        return shuffled(self.head(torch.cat([x, fine], 1)), OUTPUTS)

@@ -1,0 +1,67 @@
+"""Training of the learned reconstruction; needs the extra ``train``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from navnode.errors import ConfigError
+
+_NEEDED = ("torch", "onnx", "onnxscript")
+
+
+def run(
+    out: Path,
+    ct: Path | None,
+    hold_out: Sequence[str],
+    *,
+    steps: int,
+    hours: float,
+    procedural: int,
+    real_share: float,
+    threads: int,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> dict[str, Any]:
+    """Train into a folder, or go on from what is there, and export the model; what ``navnode train`` does.
+
+    Raises:
+        ConfigError: the extra is missing, or there is nothing to train on.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")
+    from navnode.projector.native import default_threads
+    from navnode.reconstruction.training.examples import procedural_source, real_sources
+    from navnode.reconstruction.training.export import export, load_checkpoint, write_card
+    from navnode.reconstruction.training.train import Recipe, seconds_from_now, train
+
+    real = real_sources(ct, hold_out) if ct is not None else []
+    drawn = [procedural_source(seed, out / "bodies") for seed in range(procedural)]
+    if not real and not drawn:
+        raise ConfigError("nothing to train on: --ct names no CTs, and --procedural is 0")
+    # Patients of a folder are worth as much as each other, all of them together `real_share`.
+    share = real_share if drawn else 1.0
+    weights = [share / len(real)] * len(real) + [(1 - share if real else 1.0) / max(len(drawn), 1)] * len(drawn)
+    last: dict[str, float] = {}
+
+    def told(step: int, values: dict[str, float]) -> None:
+        mean = last.get("loss", values["loss"])
+        last.update(step=step, loss=0.99 * mean + 0.01 * values["loss"])
+        report(step, last["loss"])
+
+    checkpoint = train(
+        real + drawn, out, Recipe(steps=steps), weights=weights, threads=threads or default_threads(),
+        until=seconds_from_now(3600 * hours), report=told,
+    )  # fmt: skip
+    model = out / "model"
+    export(load_checkpoint(checkpoint), model)
+    facts: dict[str, str | int | float | list[str]] = {
+        "cts": [body.name for body in real],
+        "held_out": list(hold_out),
+        "procedural_bodies": len(drawn),
+        "steps": int(last.get("step", steps)),
+    }
+    write_card(model, out.name, facts, {}, 1.0)
+    return {"model": str(model), "steps": int(last.get("step", steps)), "loss": last.get("loss", float("nan"))}

@@ -1,0 +1,216 @@
+"""Training examples: a body, changed at random, and X-rays of it as C-arms take them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter, map_coordinates, zoom
+
+from navnode import geometry as g
+from navnode.physics import Detector
+from navnode.projector import Projector
+from navnode.reconstruction.features import GRID, picture
+from navnode.reconstruction.training.anatomy import procedural, with_metal
+from navnode.types import CArm, FloatArray, Matrix, View, Volume
+from navnode.volumes import AIR_HU, centered_grid, coarsened, read_volume
+
+VIEWS = 12
+"""X-rays of one example; every training step takes some of them."""
+
+_MARGIN = 16
+"""Voxels that the rendered body reaches beyond the grid on each side: rays cross what is not reconstructed."""
+_DETECTOR_PX = 256
+_SOURCE_MM = 1.4
+_CT_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
+_PHOTONS = (4e3, 6e4)
+"""Per pixel of a 512 x 512 detector in the open beam."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One body with its X-rays, as the network is fed."""
+
+    hu: npt.NDArray[np.int16]
+    """(128, 128, 128)"""
+    channels: npt.NDArray[np.float16]
+    """(VIEWS, 4, 256, 256)"""
+    picture_from_grid: FloatArray
+    """(VIEWS, 3, 4)"""
+    spacing_mm: float
+
+
+def real_sources(folder: Path, held_out: Sequence[str]) -> list[Volume]:
+    """The CTs of a folder whose names hold none of ``held_out``."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_CT_ENDINGS))
+    wanted = [path for path in files if not any(name in path.name for name in held_out)]
+    return [coarsened(read_volume(path), _SOURCE_MM) for path in wanted]
+
+
+def procedural_source(seed: int, cache: Path) -> Volume:
+    """The procedural body of a seed, from the cache if it is there."""
+    version = hashlib.sha256((Path(__file__).parent / "anatomy.py").read_bytes()).hexdigest()[:12]
+    path = cache / f"procedural_{version}_{seed:04d}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return Volume(kept["hu"].astype(np.float32), kept["volume_from_index"], f"procedural {seed}")
+    made = procedural(np.random.default_rng((seed, 77)))
+    cache.mkdir(parents=True, exist_ok=True)
+    hu = np.clip(np.round(made.voxels), -1024, 3071).astype(np.int16)
+    np.savez_compressed(path, hu=hu, volume_from_index=made.volume_from_index)
+    return Volume(hu.astype(np.float32), made.volume_from_index, f"procedural {seed}")
+
+
+def example(source: Volume, rng: np.random.Generator, threads: int = 1) -> Example:
+    """A changed copy of a body, and ``VIEWS`` X-rays of it."""
+    body = changed(source, rng)
+    inner = slice(_MARGIN, -_MARGIN)
+    shift = np.eye(4)
+    shift[:3, 3] = _MARGIN
+    volume_from_grid = body.volume_from_index @ shift
+    views = xrays(body, volume_from_grid, rng, VIEWS, threads)
+    pictures = [picture(view, volume_from_grid) for view in views]
+    return Example(
+        np.round(body.voxels[inner, inner, inner]).astype(np.int16),
+        np.stack([p.channels for p in pictures]).astype(np.float16),
+        np.stack([p.picture_from_grid for p in pictures]),
+        body.spacing_mm[0],
+    )
+
+
+def changed(source: Volume, rng: np.random.Generator) -> Volume:
+    """A body turned, scaled, bent and tinted at random, on a cubic grid that is larger than the network's."""
+    size = GRID + 2 * _MARGIN
+    spacing_mm = 2.0 if rng.random() < 0.5 else float(rng.uniform(1.2, 2.4))
+    body = np.argwhere(source.voxels[::4, ::4, ::4] > -400) * 4
+    shape = np.array(source.voxels.shape)
+    inner = body[(np.abs(body / shape - 0.5) < 0.33).all(axis=1)]
+    picked = (inner if len(inner) else body)[rng.integers(len(inner) or len(body))] if len(body) else shape / 2
+    center_mm = g.transform(source.volume_from_index, np.array(picked[::-1], float)[None])[0]
+    turn = rng.normal(0, 0.15, 3) if rng.random() < 0.85 else rng.uniform(-np.pi, np.pi, 3)
+    stretch = rng.uniform(0.88, 1.14) * rng.uniform(0.96, 1.04, 3) * (1, 1, 1)
+    stretch[0] *= rng.choice([-1.0, 1.0])
+    linear = g.rotation_exp(turn) @ np.diag(stretch)
+    grid = centered_grid((size,) * 3, spacing_mm, np.zeros(3))
+    source_from_grid = np.eye(4)
+    source_from_grid[:3, :3] = linear @ grid[:3, :3]
+    source_from_grid[:3, 3] = linear @ grid[:3, 3] + center_mm
+    index = np.linalg.inv(source.volume_from_index) @ source_from_grid
+    i, j, k = (np.arange(size, dtype=np.float32) for _ in range(3))
+    # Axes of the grid are (k, j, i), rows of `index` are (i, j, k).
+    at = [
+        np.float32(row[3]) + np.float32(row[0]) * i[None, None, :] + np.float32(row[1]) * j[None, :, None]
+        + np.float32(row[2]) * k[:, None, None]
+        for row in index[2::-1]
+    ]  # fmt: skip
+    if rng.random() < 0.7:
+        for axis in range(3):
+            bend = gaussian_filter(rng.standard_normal((7, 7, 7)), 0.8)
+            at[axis] = at[axis] + zoom(
+                (bend * rng.uniform(0, 12)).astype(np.float32), size / 7, order=1, grid_mode=True, mode="nearest"
+            )
+    hu = map_coordinates(source.voxels, np.stack(at), np.float32, order=1, mode="constant", cval=AIR_HU)
+    soft = hu > -300
+    hu[soft] += rng.normal(0, 12)
+    hu[hu > 150] = 150 + (hu[hu > 150] - 150) * rng.uniform(0.75, 1.3)
+    if rng.random() < 0.08:
+        with_metal(hu, rng)
+    return Volume(np.clip(hu, -1024, 3000), grid, source.name)
+
+
+def xrays(
+    body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, count: int, threads: int = 1,
+    directions: Sequence[float] | None = None,
+) -> list[View]:  # fmt: skip
+    """Line integrals as a C-arm would give them, from directions round the patient.
+
+    Args:
+        directions: angles round the patient's axis, rad; default: spread at random.
+    """
+    middle_mm = g.transform(volume_from_grid, np.full((1, 3), (GRID - 1) / 2))[0]
+    spacing_mm = float(np.linalg.norm(volume_from_grid[:3, 0]))
+    sdd_mm = rng.uniform(900, 1250)
+    source_mm = sdd_mm * rng.uniform(0.54, 0.72)
+    wide_mm = min(float(rng.uniform(240, 430)), 1.5 * GRID * spacing_mm * sdd_mm / source_mm)
+    pixel_mm = wide_mm / _DETECTOR_PX
+    middle_px = (_DETECTOR_PX - 1) / 2
+    carm = CArm(
+        _DETECTOR_PX, _DETECTOR_PX, (pixel_mm, pixel_mm), sdd_mm,
+        (middle_px + rng.normal(0, 2), middle_px + rng.normal(0, 2)),
+    )  # fmt: skip
+    isocentre_mm = middle_mm + rng.normal(0, 0.04, 3) * GRID * spacing_mm
+    if directions is None:
+        arc = rng.choice([np.pi, rng.uniform(0.6, 1.0) * np.pi, rng.uniform(1.0, 2.0) * np.pi], p=[0.5, 0.25, 0.25])
+        directions = (
+            rng.uniform(0, 2 * np.pi) + arc * (np.arange(count) + rng.normal(0, 0.12, count)) / count
+        ).tolist()
+    tilt = rng.normal(0, 0.08) if rng.random() < 0.8 else rng.normal(0, 0.5)
+    wobble = 0.02 if rng.random() < 0.6 else 0.2
+    roll = rng.choice([0.0, np.pi / 2, np.pi, -np.pi / 2]) + rng.normal(0, 0.05)
+    projector = Projector(body, threads=threads)
+    exposure = _Exposure.drawn(rng)
+    views = []
+    for angle in directions:
+        volume_from_carm = looking(isocentre_mm, angle, tilt + rng.normal(0, wobble), roll, source_mm)
+        line = exposure.seen(projector.render(carm, volume_from_carm), carm, rng)
+        views.append(View(line, carm, volume_from_carm))
+    return views
+
+
+def looking(isocentre_mm: Matrix, angle_rad: float, tilt_rad: float, roll_rad: float, source_mm: float) -> Matrix:
+    """volume_from_carm of a C-arm turned round the patient's long axis."""
+    beam = np.array([np.sin(angle_rad) * np.cos(tilt_rad), np.cos(angle_rad) * np.cos(tilt_rad), np.sin(tilt_rad)])
+    right = np.cross(beam, (0, 0, 1.0)) if abs(beam[2]) < 0.99 else np.array([1.0, 0, 0])
+    right /= np.linalg.norm(right)
+    upright = np.stack([right, np.cross(beam, right), beam], axis=1)
+    return g.rigid(upright @ g.rotation_exp(np.array([0, 0, roll_rad])), isocentre_mm - source_mm * beam)
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    """What the X-ray chain does, drawn once for the views of a body."""
+
+    detector: Detector
+    hardening: float
+    gain_error: float
+    i0_error: float
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> _Exposure:
+        detector = Detector(
+            i0=float(np.exp(rng.uniform(*np.log(_PHOTONS)))) * 4,  # of a pixel that is four of the detector's
+            scatter_fraction=float(rng.choice([0.0, rng.uniform(0, 0.12)])),
+            scatter_sigma_mm=float(rng.uniform(25, 60)),
+            read_noise=2.0,
+        )
+        return cls(detector, float(rng.choice([0.0, rng.uniform(0, 0.03)])), 0.02, float(rng.normal(0, 0.03)))
+
+    def seen(self, line: FloatArray, carm: CArm, rng: np.random.Generator) -> FloatArray:
+        hardened = line - self.hardening * line * line / (1 + 0.1 * line)
+        gain = 60_000 / self.detector.i0
+        counts = self.detector.expose(hardened, carm, gain, rng)
+        i0 = 60_000 * np.exp(self.i0_error + rng.normal(0, self.gain_error))
+        measured: FloatArray = np.log(i0 / np.maximum(counts.astype(np.float32), 0.5)).astype(np.float32)
+        return measured
+
+
+def disturbed(
+    picture_from_grid: FloatArray, spacing_mm: float, rng: np.random.Generator, mm: float, rad: float
+) -> FloatArray:
+    """Projections of a grid whose pose, as seen from each view, is off by so much."""
+    grids = []
+    middle = np.full(3, (GRID - 1) / 2)
+    for rows in picture_from_grid:
+        moved = g.exp(np.concatenate([rng.normal(0, rad, 3), rng.normal(0, mm / spacing_mm, 3)]), middle)
+        grids.append(rows @ moved.astype(np.float32))
+    return np.stack(grids)
+
+
+def fewer(made: Example, chosen: Sequence[int]) -> Example:
+    """The example with some of its views."""
+    index = np.asarray(chosen)
+    return replace(made, channels=made.channels[index], picture_from_grid=made.picture_from_grid[index])

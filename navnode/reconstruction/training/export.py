@@ -1,0 +1,71 @@
+"""Trained networks to ONNX: one file for a view, one for the volume."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from navnode.reconstruction.engines import CARD_FILE, VIEW_FILE, VOLUME_FILE, Card
+from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
+from navnode.reconstruction.network import SMEARED, SUMS
+from navnode.reconstruction.training.train import Networks
+
+_OPSET = 20
+"""The first whose GridSample says what torch's does."""
+
+
+def load_checkpoint(checkpoint: Path) -> Networks:
+    """The averaged networks of a checkpoint."""
+    networks = Networks()
+    networks.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
+    networks.eval()
+    return networks
+
+
+def export(networks: Networks, folder: Path) -> None:
+    """Write ``view.onnx`` and ``volume.onnx``, weights inside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = GRID // 2
+    _export(
+        networks.view,
+        (torch.rand(1, CHANNELS, PICTURE_PX, PICTURE_PX), torch.rand(1, 3, 4)),
+        ["picture", "picture_from_grid"],
+        ["sums", "smeared"],
+        folder / VIEW_FILE,
+    )
+    _export(
+        networks.volume,
+        (torch.rand(1, SUMS, half, half, half), torch.rand(1, SMEARED, GRID, GRID, GRID), torch.tensor([4.0])),
+        ["sums", "smeared", "views"],
+        ["outputs"],
+        folder / VOLUME_FILE,
+    )
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]],
+    sigma_factor: float,
+    limits: Sequence[str] = (),
+    licence: str = "Apache-2.0",
+) -> None:
+    """The card of an exported model; without it nothing runs."""
+    hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (VIEW_FILE, VOLUME_FILE)}
+    card = Card("navnode/model/1", name, hashes, training, licence, metrics, list(limits), sigma_factor)
+    (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+
+
+def _export(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], outputs: list[str], path: Path
+) -> None:
+    program = torch.onnx.export(
+        module.eval(), inputs, dynamo=True, opset_version=_OPSET, input_names=names, output_names=outputs, verbose=False
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)

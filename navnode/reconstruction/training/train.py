@@ -1,0 +1,225 @@
+"""Training: examples in a background thread, crops on the CPU, checkpoints that go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from navnode.reconstruction.features import GRID
+from navnode.reconstruction.network import ViewNet, VolumeNet
+from navnode.reconstruction.training.examples import VIEWS, Example, disturbed, example, fewer
+from navnode.types import FloatArray, Volume
+
+BONE_HU = 200.0
+_HU_RANGE = (-1000.0, 1500.0)
+_SCALES = (-4.5, 1.5)
+"""Logarithm of the stated scale, 1000 HU: from 11 HU on."""
+_COUNTS, _SHARES = (1, 2, 3, 4, 6, 8, 10, 12), (0.03, 0.22, 0.12, 0.23, 0.12, 0.14, 0.06, 0.08)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train."""
+
+    steps: int = 12_000
+    learning_rate: float = 1.2e-3
+    block: int = 64
+    """Voxels along a side of the block of the grid that a step is about."""
+    pool: int = 40
+    """Examples kept at a time."""
+    reuse: int = 7
+    """Steps that an example lives for, on average."""
+    averaging: float = 0.998
+    seed: int = 0
+
+
+class Networks(nn.Module):  # type: ignore[misc]  # torch is not checked
+    """Both graphs, trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view, self.volume = ViewNet(), VolumeNet()
+
+    def forward(
+        self, channels: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int], size: int
+    ) -> tuple[Tensor, Tensor]:
+        """``OUTPUTS`` of a block and how many views see its voxels."""
+        sums, smeared = self.view(channels, picture_from_grid, first, size)
+        views = torch.tensor([float(len(channels))])
+        return self.volume(sums, smeared, views), smeared[:, 2:]
+
+
+def train(
+    bodies: Sequence[Volume],
+    folder: Path,
+    recipe: Recipe,
+    *,
+    weights: Sequence[float] | None = None,
+    threads: int = 2,
+    until: Callable[[], bool] = lambda: False,
+    report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+) -> Path:
+    """Train, or go on from ``folder``'s checkpoint; returns the checkpoint.
+
+    Args:
+        bodies: to make examples of.
+        weights: how often each is taken.
+        until: stop, with a checkpoint, as soon as this is true.
+        report: called every step with the losses.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    networks = Networks()
+    averaged = Networks()
+    averaged.load_state_dict(networks.state_dict())
+    optimiser = torch.optim.AdamW(networks.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    step = 0
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True)
+        networks.load_state_dict(kept["networks"])
+        averaged.load_state_dict(kept["averaged"])
+        optimiser.load_state_dict(kept["optimiser"])
+        step = int(kept["step"])
+    pool = _Pool(bodies, recipe, step, weights)
+    log = (folder / "losses.jsonl").open("a", buffering=1)
+    while step < recipe.steps and not until():
+        rng = np.random.default_rng((recipe.seed, 2, step))
+        rate = _rate(step, recipe)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss, values = _losses(networks, pool.take(step, rng), recipe.block, rng)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimiser.step()
+        share = min(recipe.averaging, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for mean, new in zip(averaged.parameters(), networks.parameters(), strict=True):
+                mean.lerp_(new, 1 - share)
+        step += 1
+        values["rate"] = rate
+        log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in values.items()}}) + "\n")
+        report(step, values)
+        if step % 200 == 0:
+            _save(checkpoint, networks, averaged, optimiser, step)
+    _save(checkpoint, networks, averaged, optimiser, step)
+    pool.close()
+    return checkpoint
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Warm-up, then half a cosine."""
+    warm = min(1.0, (step + 1) / 200)
+    return float(recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / recipe.steps))))
+
+
+def _save(path: Path, networks: nn.Module, averaged: nn.Module, optimiser: Any, step: int) -> None:
+    temporary = path.with_suffix(".new")
+    kept = {
+        "networks": networks.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+    }
+    torch.save(kept, temporary)
+    temporary.replace(path)
+
+
+def _losses(networks: Networks, made: Example, block: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    count = int(rng.choice(_COUNTS, p=_SHARES))
+    made = fewer(made, some_views(count, rng))
+    poses = made.picture_from_grid
+    if rng.random() < 0.5:
+        poses = disturbed(poses, made.spacing_mm, rng, float(rng.uniform(0, 0.8)), float(rng.uniform(0, 0.008)))
+    room = (GRID - block) // 2
+    first = [int(2 * round((rng.integers(0, room + 1) + rng.integers(0, room + 1)) / 2)) for _ in range(3)]
+    hu = made.hu[tuple(slice(start, start + block) for start in first[::-1])].astype(np.float32)
+    out, seen = networks(
+        torch.from_numpy(made.channels.astype(np.float32)), torch.from_numpy(poses), tuple(first), block
+    )
+    return objective(out, seen, torch.from_numpy(hu)[None, None], count)
+
+
+def objective(out: Tensor, seen: Tensor, hu: Tensor, count: int) -> tuple[Tensor, dict[str, float]]:
+    """Squared error of the attenuation, its stated scale (Laplace), and bone (cross-entropy and Dice)."""
+    target = hu.clamp(*_HU_RANGE) / 1000
+    weight = torch.where(seen >= count, 1.0, torch.where(seen > 0, 0.3, 0.03))
+    weight = weight / weight.sum()
+    error = out[:, 0:1] - target
+    squared = (weight * error * error).sum()
+    scale = out[:, 2:3].clamp(*_SCALES)
+    stated = (weight * (error.detach().abs() * torch.exp(-scale) + scale)).sum()
+    bone = (hu > BONE_HU).to(out.dtype)
+    entropy = (weight * functional.binary_cross_entropy_with_logits(out[:, 1:2], bone, reduction="none")).sum()
+    likely = torch.sigmoid(out[:, 1:2])
+    dice = 1 - (2 * (weight * likely * bone).sum() + 1e-3) / ((weight * (likely + bone)).sum() + 1e-3)
+    loss = 4 * squared + 0.1 * stated + 0.4 * entropy + 0.2 * dice
+    parts = {"loss": loss, "mse": squared, "stated": stated, "entropy": entropy, "dice": dice}
+    return loss, {name: float(part.detach()) for name, part in parts.items()} | {"views": float(count)}
+
+
+def some_views(count: int, rng: np.random.Generator) -> list[int]:
+    """Views to take: mostly spread evenly, sometimes any."""
+    if rng.random() < 0.2:
+        return [int(v) for v in rng.choice(VIEWS, count, replace=False)]
+    start = rng.uniform(0, VIEWS)
+    return sorted({int(start + VIEWS * n / count) % VIEWS for n in range(count)})
+
+
+class _Pool:
+    """Examples, the oldest of which gives way to a new one every few steps, made in the background."""
+
+    def __init__(self, bodies: Sequence[Volume], recipe: Recipe, step: int, weights: Sequence[float] | None) -> None:
+        self._bodies, self._recipe = bodies, recipe
+        share = np.ones(len(bodies)) if weights is None else np.asarray(weights, float)
+        self._share = share / share.sum()
+        self._next = step // recipe.reuse
+        self._examples: list[Example] = []
+        self._made: queue.Queue[Example] = queue.Queue(maxsize=3)
+        self._open = True
+        threading.Thread(target=self._make, args=(self._next,), daemon=True).start()
+
+    def _make(self, number: int) -> None:
+        while self._open:
+            rng = np.random.default_rng((self._recipe.seed, 1, number))
+            self._made.put(example(self._bodies[int(rng.choice(len(self._bodies), p=self._share))], rng))
+            number += 1
+
+    def take(self, step: int, rng: np.random.Generator) -> Example:
+        """An example for a step; the pool grows from a few to its size."""
+        while self._next <= step // self._recipe.reuse + 3:
+            self._examples = [*self._examples, self._made.get()][-self._recipe.pool :]
+            self._next += 1
+        return self._examples[int(rng.integers(len(self._examples)))]
+
+    def close(self) -> None:
+        self._open = False
+
+
+def infer(networks: Networks, channels: FloatArray, picture_from_grid: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """``OUTPUTS`` (3, 128, 128, 128) and how many views see each voxel, of a whole grid."""
+    with torch.no_grad():
+        out, seen = networks(
+            torch.from_numpy(channels.astype(np.float32)), torch.from_numpy(picture_from_grid), (0, 0, 0), GRID
+        )
+    return out[0].numpy(), seen[0, 0].numpy()
+
+
+def seconds_from_now(seconds: float) -> Callable[[], bool]:
+    """For ``train(until=…)``."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
