@@ -8,6 +8,7 @@ body fits many bodies, the edges inside it fit one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ MAX_COVERED = 0.5
 MIN_INLIERS = 0.80
 MAX_UNEXPLAINED = 0.30
 MAX_DEPTH_SIGMA_MM = 2.5
-CERTAIN_RESIDUAL, CERTAIN_DETAIL = 0.018, 0.984
+CERTAIN_RESIDUAL, LIKELY_RESIDUAL, CERTAIN_DETAIL = 0.012, 0.018, 0.984
 RUNNER_UP = 1.5
 """Another pose that leaves less than so many times as much unexplained may be the right one."""
 
@@ -100,9 +101,20 @@ def _detail(image: FloatArray) -> FloatArray:
     return image - smooth
 
 
-def doubtful(fit: Fit, inspection: Inspection) -> bool:
-    """Whether a VALID fit leaves more than noise unexplained: it may be of a mirrored or turned image."""
-    return not (fit.residual <= CERTAIN_RESIDUAL and inspection.detail >= CERTAIN_DETAIL)
+class Doubt(IntEnum):
+    """How likely a VALID fit may be of an image that was read out mirrored or turned."""
+
+    NONE = 0
+    """It leaves nothing but noise unexplained."""
+    LITTLE = 1
+    MUCH = 2
+
+
+def doubt(fit: Fit, inspection: Inspection) -> Doubt:
+    """By what a fit leaves unexplained."""
+    if not (fit.residual <= LIKELY_RESIDUAL and inspection.detail >= CERTAIN_DETAIL):
+        return Doubt.MUCH
+    return Doubt.NONE if fit.residual <= CERTAIN_RESIDUAL else Doubt.LITTLE
 
 
 def assess_sparse(fit: Fit) -> tuple[Status, str]:

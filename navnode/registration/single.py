@@ -12,12 +12,15 @@ from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.appearance import Image
 from navnode.registration.joint import JointView, fit_jointly
-from navnode.registration.quality import Inspection, assess, assess_sparse, doubtful, inspect, inspect_tracked
+from navnode.registration.quality import Doubt, Inspection, assess, assess_sparse, doubt, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Found, Reach, convincing, find_pose, rank
 from navnode.registration.tracking import Fit, ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 
 _FULL_SCALE_COUNTS = 60_000.0
+_MISREAD_LIKENESS = 0.01
+"""In similarity on small pictures; the right reading of a mirrored image is the better one there already."""
+
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
     Effort.TRACK: (), Effort.REFINE: (), Effort.FIND: (NEAR,), Effort.SEARCH: (NEAR, FAR),
 }  # fmt: skip
@@ -88,15 +91,13 @@ def register_counts(
     inspection = _inspected(registration, image, found)
     verdict = assess(found.fit, inspection, image.covered_share, found.runner_up)
     searched = not found.tracked and _REACHES[effort]
-    if searched and verdict[0] is Status.VALID and doubtful(found.fit, inspection):
-        for misread in image.misread():
-            other = find_pose(registration, misread, start_volume_from_carm, pivot_mm, NEAR).fit
-            if rank(other) < rank(found.fit):
-                verdict = (
-                    Status.INVALID,
-                    "mirrored or turned, the image fits better: is the detector read out the right way round?",
-                )
-                break
+    if searched and verdict[0] is Status.VALID:
+        doubtful = doubt(found.fit, inspection)
+        if doubtful and _misread(registration, image, start_volume_from_carm, pivot_mm, found.fit, doubtful):
+            verdict = (
+                Status.INVALID,
+                "mirrored or turned, the image fits better: is the detector read out the right way round?",
+            )
     return _told(found.fit, verdict, pivot_mm, timestamp_ns, started)
 
 
@@ -141,6 +142,27 @@ def _found(
         if rank(found.fit) < rank(best.fit):
             best = found
     return best
+
+
+def _misread(
+    registration: ImageRegistration,
+    image: Image,
+    start_volume_from_carm: Matrix,
+    pivot_mm: float,
+    fit: Fit,
+    doubtful: Doubt,
+) -> bool:
+    """Whether the image, read out mirrored or turned, fits better than it does. With little doubt only what fits about
+    as well on small pictures is looked at closely."""
+    likeness = registration.glance(image, fit.volume_from_carm, pivot_mm).similarity - _MISREAD_LIKENESS
+    for other in image.misread():
+        if doubtful is Doubt.LITTLE:
+            glanced = registration.glance(other, start_volume_from_carm, pivot_mm)
+            if glanced.similarity < likeness:
+                continue
+        if rank(find_pose(registration, other, start_volume_from_carm, pivot_mm, NEAR).fit) < rank(fit):
+            return True
+    return False
 
 
 def _inspected(registration: ImageRegistration, image: Image, found: Found) -> Inspection:

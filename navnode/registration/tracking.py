@@ -175,10 +175,12 @@ class ImageRegistration:
 
     def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
         """Through the pyramid from a start within about 10 mm and 6 degrees."""
-        volume_from_carm = start_volume_from_carm
-        for level in (self.coarse, self.middle):
-            volume_from_carm = refine(level, level.observed(image), volume_from_carm, pivot_mm).volume_from_carm
-        return self.finish(image, volume_from_carm, pivot_mm)
+        return self.finish(image, self.glance(image, start_volume_from_carm, pivot_mm).volume_from_carm, pivot_mm)
+
+    def glance(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+        """The pyramid's coarser levels alone: small pictures, in a few milliseconds."""
+        first = refine(self.coarse, self.coarse.observed(image), start_volume_from_carm, pivot_mm)
+        return refine(self.middle, self.middle.observed(image), first.volume_from_carm, pivot_mm)
 
     def finish(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
         """The pyramid's finest level alone; pixels are chosen anew for as long as the pose keeps moving."""
