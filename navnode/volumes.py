@@ -110,9 +110,6 @@ def _extent_mm(volume: Volume) -> Matrix:
 _FINER = 1.4
 """Voxels that are so many times finer than wanted are averaged before they are smoothed, which takes a second else."""
 
-_BODY_HU, _BODY_MM = -500.0, 5.0
-"""Blocks of this size that are denser on average belong to the body; noise and foam are not."""
-
 
 def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     """Means over whole voxels along the volume's own axes, so that no voxel gets larger than about ``spacing_mm``.
@@ -120,7 +117,7 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     Nothing is interpolated, and what is there is neither moved nor, below air, counted: line integrals stay what they
     were, up to the detail that is lost.
     """
-    factors = _coarsening(volume, spacing_mm)
+    factors = [max(1, int(spacing_mm / own + 0.25)) for own in volume.spacing_mm[::-1]]
     if max(factors) == 1:
         return volume
     clipped = np.maximum(volume.voxels, np.float32(AIR_HU))
@@ -132,29 +129,6 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     grown = np.diag([*factors[::-1], 1.0]).astype(np.float64)
     grown[:3, 3] = (np.array(factors[::-1]) - 1) / 2  # voxel 0 is where the middle of its block was
     return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), volume.volume_from_index @ grown, volume.name)
-
-
-def _coarsening(volume: Volume, spacing_mm: float) -> list[int]:
-    """How many voxels become one along (k, j, i)."""
-    return [max(1, int(spacing_mm / own + 0.25)) for own in volume.spacing_mm[::-1]]
-
-
-def without_air(volume: Volume) -> Volume:
-    """The block of voxels that holds all of the body, with a margin; the air around it only costs rays their time."""
-    coarse = coarsened(volume, _BODY_MM)
-    factors = _coarsening(volume, _BODY_MM)
-    body = coarse.voxels > _BODY_HU
-    if not body.any():
-        return volume
-    block, first = [], []
-    for axis, (factor, size) in enumerate(zip(factors, volume.voxels.shape, strict=True)):
-        there = np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
-        begin, end = max(0, (there[0] - 1) * factor), min(size, (there[-1] + 2) * factor)
-        block.append(slice(begin, end))
-        first.append(begin)
-    moved = np.eye(4)
-    moved[:3, 3] = first[::-1]
-    return Volume(volume.voxels[tuple(block)], volume.volume_from_index @ moved, volume.name)
 
 
 def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matrix) -> Matrix:

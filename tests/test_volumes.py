@@ -5,7 +5,7 @@ import SimpleITK as sitk
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import Volume
-from navnode.volumes import read_volume, resample, without_air, write_volume
+from navnode.volumes import read_volume, resample, write_volume
 
 
 @pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
@@ -78,22 +78,6 @@ def test_a_file_that_ends_too_early_is_named(blob, tmp_path, ending):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ConfigError, match=r"incomplete|cannot be read"):
         read_volume(path)
-
-
-def test_air_around_a_body_is_left_out_and_nothing_moves():
-    voxels = np.full((30, 60, 50), -1000.0, np.float32)
-    voxels[0:22, 20:40, 18:33] = 40.0  # cut off at its foot
-    voxels[25, 5, 5] = 900.0  # a speck
-    tilted = g.exp((0.3, -0.2, 0.5, 10.0, 20.0, 30.0)) @ np.diag([1.5, 2.0, 1.25, 1.0])
-    body = without_air(Volume(voxels, tilted))
-    assert body.voxels.size < 0.6 * voxels.size
-    assert (body.voxels == 40).sum() == (voxels == 40).sum()
-    first = np.argwhere(body.voxels == 40)[0][::-1]
-    np.testing.assert_allclose(
-        body.volume_from_index @ [*first, 1], tilted @ [*np.argwhere(voxels == 40)[0][::-1], 1], atol=1e-9
-    )
-    nothing = Volume(np.full((8, 8, 8), -1000.0, np.float32), np.eye(4))
-    assert without_air(nothing) is nothing
 
 
 def test_resampling_keeps_things_where_they_are():

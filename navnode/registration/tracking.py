@@ -18,7 +18,7 @@ from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Image, Observed, fitted
 from navnode.types import CArm, FloatArray, Matrix, Volume
-from navnode.volumes import coarsened, without_air
+from navnode.volumes import coarsened
 
 if TYPE_CHECKING:
     from navnode.registration.quality import Inspection
@@ -146,7 +146,7 @@ class ImageRegistration:
     """
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
-        fine = without_air(coarsened(volume, _FINE_MM))
+        fine = coarsened(volume, _FINE_MM)
         middle = coarsened(fine, _MIDDLE_MM)
         coarse = coarsened(middle, _COARSE_MM)
         projectors = [Projector(v, threads=threads) for v in (coarse, middle, fine)]
