@@ -17,7 +17,7 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.projector import Projector
-from navnode.reconstruction import Method, reconstructed
+from navnode.reconstruction import Method, Reconstructor
 from navnode.reconstruction.surface import bone_surface
 from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
 from navnode.registration.stations import landmark_pose, station_poses
@@ -178,10 +178,8 @@ def reconstruct_views(
         made.append(view.view(max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
-    done = reconstructed(
-        made, method=method, size=size, spacing_mm=spacing_mm, center_mm=center, threads=threads or None,
-        progress=progress,
-    )  # fmt: skip
+    reconstructor = Reconstructor(method, threads or None)
+    done = reconstructor.reconstruct(made, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress)
     if uncertainty is not None and done.uncertainty_hu is None:
         raise ConfigError(f"--uncertainty: the method {done.method} states none; learned does")
     elapsed_ms = _ms(started)

@@ -71,6 +71,7 @@ class Views:
         self._asked = self._answered = 0
         self._not_before_ns = 0
         self._waiting = False
+        self._center_mm: Matrix | None = None
         self.wanted_now = False
         """The operator wants the next frame kept, whatever its direction."""
 
@@ -121,6 +122,7 @@ class Views:
     def forget(self) -> None:
         """What the views' poses refer to does not hold any more."""
         self._views.clear()
+        self._center_mm = None
         self._waiting, self._answered = False, self._asked
 
     def answered(self, request: int) -> bool:
@@ -131,10 +133,14 @@ class Views:
         return True
 
     def center_mm(self, pivot_mm: float) -> Matrix:
-        """Where the views' principal rays reach the anatomy, on average."""
-        poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
-        center: Matrix = np.mean([p[:3, 3] + pivot_mm * p[:3, 2] for p in poses], axis=0)
-        return center
+        """Where the first request's principal rays reach the anatomy, on average.
+
+        Volumes stay where they are while views are added, and what is known of a view need not be computed again.
+        """
+        if self._center_mm is None:
+            poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
+            self._center_mm = np.asarray(np.mean([p[:3, 3] + pivot_mm * p[:3, 2] for p in poses], axis=0))
+        return self._center_mm
 
 
 def _direction(view: View) -> Matrix:

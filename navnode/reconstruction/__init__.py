@@ -5,6 +5,6 @@ the network, :mod:`training` made it; :mod:`surface` makes the bone model, :mod:
 it runs beside the loop.
 """
 
-from navnode.reconstruction.methods import Method, Reconstruction, reconstruct, reconstructed
+from navnode.reconstruction.methods import Method, Reconstruction, Reconstructor, reconstruct
 
-__all__ = ["Method", "Reconstruction", "reconstruct", "reconstructed"]
+__all__ = ["Method", "Reconstruction", "Reconstructor", "reconstruct"]

@@ -6,6 +6,8 @@ volume, in whatever order they come, and a view that has become stale can be tak
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,8 @@ from navnode.volumes import AIR_HU, centered_grid
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
 _HU = (-1000.0, 3000.0)
+UNKNOWN_HU = 4000.0
+"""Half of the interval where nothing is known: all HU there are."""
 _SCALES = (-4.5, 1.5)
 """As trained."""
 
@@ -46,17 +50,32 @@ class Accumulator:
 
     def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float) -> None:
         self.volume_from_grid = centered_grid((GRID,) * 3, spacing_mm, center_mm)
+        self.spacing_mm = spacing_mm
+        self.center_mm = np.array(center_mm, np.float64)
         self._networks = networks
         self._sums: list[FloatArray] = []
-        self.views = 0
+        self._views: dict[bytes, View] = {}
+
+    @property
+    def views(self) -> int:
+        """How many have been added up."""
+        return len(self._views)
+
+    def holds(self, view: View) -> bool:
+        """Whether this view, at this pose, has been taken in."""
+        return _key(view) in self._views
 
     def add(self, view: View) -> None:
-        """Take a view in."""
-        self._take(view, 1)
+        """Take a view in; one that is in already counts once."""
+        if not self.holds(view):
+            self._views[_key(view)] = view
+            self._take(view, 1)
 
-    def remove(self, view: View) -> None:
-        """Take out a view that was taken in."""
-        self._take(view, -1)
+    def keep(self, views: Sequence[View]) -> None:
+        """Take out all but these."""
+        wanted = {_key(view) for view in views}
+        for key in [key for key in self._views if key not in wanted]:
+            self._take(self._views.pop(key), -1)
 
     def _take(self, view: View, sign: int) -> None:
         made = picture(view, self.volume_from_grid)
@@ -68,10 +87,9 @@ class Accumulator:
                 total += part
             else:
                 total -= part
-        self.views += sign
 
     def result(self) -> Reconstructed:
-        """What all views together say."""
+        """What all views together say; there must be one."""
         sums, smeared = self._sums
         inputs = {"sums": sums, "smeared": smeared, "views": np.array([float(self.views)], np.float32)}
         mean, bone, scale = self._networks.volume(inputs)[0][0]
@@ -79,7 +97,16 @@ class Accumulator:
         hu = np.clip(1000.0 * mean, *_HU)
         hu[seen < min(2, self.views)] = AIR_HU
         half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *_SCALES))
-        half[seen < min(2, self.views)] = _HU[1]  # nothing is known there
+        half[seen < min(2, self.views)] = UNKNOWN_HU
         likely = 1 / (1 + np.exp(-np.clip(bone, -30, 30)))
         volume = Volume(hu.astype(np.float32), self.volume_from_grid, f"learned, {self.views} views")
         return Reconstructed(volume, likely.astype(np.float32), half.astype(np.float32), seen.astype(np.float32))
+
+
+def _key(view: View) -> bytes:
+    """What makes a view another one: its pixels, its C-arm, its pose."""
+    assert view.volume_from_carm is not None
+    digest = hashlib.blake2b(view.line_integrals.tobytes(), digest_size=16)
+    digest.update(repr(view.carm).encode())
+    digest.update(view.volume_from_carm.tobytes())
+    return digest.digest()

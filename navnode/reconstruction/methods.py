@@ -16,7 +16,7 @@ from navnode.reconstruction import engines
 from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
-from navnode.reconstruction.learned import Accumulator
+from navnode.reconstruction.learned import UNKNOWN_HU, Accumulator
 from navnode.types import FloatArray, Matrix, Status, View, Volume
 from navnode.volumes import AIR_HU, centered_grid
 
@@ -24,6 +24,9 @@ _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)
 """Directions nearer to each other than this are one."""
 _WIDE_SPREAD_RAD = np.deg2rad(40.0)
+
+
+Progress = Callable[[float], None]
 
 
 class Method(StrEnum):
@@ -63,70 +66,111 @@ def reconstruct(
     spacing_mm: float = 2.0,
     center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
     threads: int | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = lambda share: None,
 ) -> Volume:
-    """A volume in HU on a cubic RAS grid around ``center_mm``; :func:`reconstructed` tells more about it."""
-    return reconstructed(
-        views, method=method, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=threads, progress=progress
+    """A volume in HU on a cubic RAS grid around ``center_mm``; :class:`Reconstructor` tells more about it.
+
+    Raises:
+        ComputeError, ConfigError: as :meth:`Reconstructor.reconstruct`.
+    """
+    reconstructor = Reconstructor(method, threads)
+    return reconstructor.reconstruct(
+        views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, progress=progress
     ).volume
 
 
-def reconstructed(
-    views: Sequence[View],
-    *,
-    method: Method = Method.AUTO,
-    size: int = 128,
-    spacing_mm: float = 2.0,
-    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
-    threads: int | None = None,
-    progress: Callable[[float], None] = lambda share: None,
-) -> Reconstruction:
-    """A volume on a cubic RAS grid around ``center_mm``, and how far it may be trusted.
-
-    Args:
-        views: two or more, with poses, from directions that differ.
+class Reconstructor:
+    """Makes volumes by one method; what it knows of views it has seen it does not compute again.
 
     Raises:
-        ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
         ConfigError: the learned method is asked for by name and cannot be had.
     """
-    center = np.asarray(center_mm, np.float64)
-    spread = checked_spread_rad(views)
-    chosen, networks = _choice(method, threads)
-    times: list[float] = []
-    uncertainty: FloatArray | None = None
-    if networks is not None:
-        accumulator = Accumulator(networks, center, size * spacing_mm / GRID)
+
+    def __init__(self, method: Method = Method.AUTO, threads: int | None = None) -> None:
+        self._threads = threads
+        self.method, self._networks = _choice(method, threads)
+        self._accumulator: Accumulator | None = None
+
+    @property
+    def engine(self) -> str:
+        """What computes."""
+        return self._networks.engine if self._networks is not None else "native"
+
+    def reconstruct(
+        self,
+        views: Sequence[View],
+        *,
+        size: int = 128,
+        spacing_mm: float = 2.0,
+        center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
+        progress: Progress = lambda share: None,
+    ) -> Reconstruction:
+        """A volume on a cubic RAS grid around ``center_mm``, and how far it may be trusted.
+
+        Args:
+            views: two or more, with poses, from directions that differ.
+
+        Raises:
+            ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
+        """
+        spread_rad = checked_spread_rad(views)
+        uncertainty: FloatArray | None = None
+        times: list[float] = []
+        if self._networks is not None:
+            volume, uncertainty, times = self._learned(
+                self._networks, views, size, spacing_mm, np.asarray(center_mm, np.float64), progress
+            )
+        elif self.method is Method.FDK:
+            volume = fdk(views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, progress=progress)
+        else:
+            volume = sart(
+                views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=self._threads, progress=progress
+            )
+        if not (volume.voxels > AIR_HU).any():
+            raise ComputeError("the views do not overlap in the volume that was asked for")
+        progress(1.0)
+        return Reconstruction(
+            volume=volume,
+            uncertainty_hu=uncertainty,
+            method=self.method,
+            engine=self.engine,
+            views=len(views),
+            spread_rad=spread_rad,
+            status=Status.DEGRADED,
+            reason=_reason(len(views), spread_rad),
+            per_view_ms=tuple(times),
+        )
+
+    def _learned(
+        self,
+        networks: engines.Networks,
+        views: Sequence[View],
+        size: int,
+        spacing_mm: float,
+        center_mm: Matrix,
+        progress: Progress,
+    ) -> tuple[Volume, FloatArray, list[float]]:
+        """The volume, half of its 95 % interval, and the milliseconds that each view took."""
+        own_mm, sums = size * spacing_mm / GRID, self._accumulator
+        if sums is None or sums.spacing_mm != own_mm or not np.array_equal(sums.center_mm, center_mm):
+            sums = self._accumulator = Accumulator(networks, center_mm, own_mm)
+        sums.keep(views)
+        times = []
         for index, view in enumerate(views):
             began = time.perf_counter()
-            accumulator.add(view)
+            sums.add(view)
             times.append(round(1e3 * (time.perf_counter() - began), 1))
             progress(0.8 * (index + 1) / len(views))
-        made = accumulator.result()
-        volume = made.volume
-        uncertainty = made.uncertainty_hu
-        if size != GRID:
-            grid = centered_grid((size,) * 3, spacing_mm, center)
-            uncertainty = _on_grid(Volume(uncertainty, volume.volume_from_index), grid, size, 3000.0)
-            volume = Volume(_on_grid(volume, grid, size, AIR_HU), grid, volume.name)
-    elif chosen is Method.FDK:
-        volume = fdk(views, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress)
-    else:
-        volume = sart(views, size=size, spacing_mm=spacing_mm, center_mm=center, threads=threads, progress=progress)
-    if not (volume.voxels > AIR_HU).any():
-        raise ComputeError("the views do not overlap in the volume that was asked for")
-    progress(1.0)
-    return Reconstruction(
-        volume=volume,
-        uncertainty_hu=uncertainty,
-        method=chosen,
-        engine=networks.engine if networks is not None else "native",
-        views=len(views),
-        spread_rad=spread,
-        status=Status.DEGRADED,
-        reason=_reason(len(views), spread),
-        per_view_ms=tuple(times),
-    )
+        made = sums.result()
+        if size == GRID:
+            return made.volume, made.uncertainty_hu, times
+        grid = centered_grid((size,) * 3, spacing_mm, center_mm)
+        stated = Volume(made.uncertainty_hu, made.volume.volume_from_index)
+        return (
+            Volume(_on_grid(made.volume, grid, size, AIR_HU), grid, made.volume.name),
+            _on_grid(stated, grid, size, UNKNOWN_HU),
+            times,
+        )
 
 
 def checked_spread_rad(views: Sequence[View]) -> float:

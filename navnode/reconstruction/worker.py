@@ -15,7 +15,7 @@ from navnode import bus
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.errors import ComputeError, PeerError
-from navnode.reconstruction.methods import Method, engine_name, reconstructed
+from navnode.reconstruction.methods import Method, Reconstructor, engine_name
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
 
@@ -54,12 +54,13 @@ def run_worker(config: Config, address: str) -> None:
 
 
 def _work(config: Config, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]) -> None:
+    reconstructor = Reconstructor(threads=_THREADS)
     while True:
         job = jobs.get()
         started = time.perf_counter()
         try:
             if isinstance(job, ReconstructionRequest):
-                results.put(_reconstruct(config, job, started))
+                results.put(_reconstruct(config, reconstructor, job, started))
             elif isinstance(job, bus.SurfaceRequest):
                 results.put(VolumeReady(None, bone_surface(job.volume), 0, 0, "surface", _ms(started), "", now_ns()))
         except ComputeError as error:
@@ -73,14 +74,12 @@ def _failed(job: Any, started: float, reason: str) -> VolumeReady:
     return VolumeReady(None, None, getattr(job, "request", 0), 0, "", _ms(started), reason, now_ns())
 
 
-def _reconstruct(config: Config, job: ReconstructionRequest, started: float) -> VolumeReady:
+def _reconstruct(
+    config: Config, reconstructor: Reconstructor, job: ReconstructionRequest, started: float
+) -> VolumeReady:
     settings = config.reconstruction
-    done = reconstructed(
-        job.views,
-        size=settings.size,
-        spacing_mm=settings.spacing_mm,
-        center_mm=job.center_mm,
-        threads=_THREADS,
+    done = reconstructor.reconstruct(
+        job.views, size=settings.size, spacing_mm=settings.spacing_mm, center_mm=job.center_mm
     )
     bone = bone_surface(done.volume, relative=done.method is not Method.LEARNED)
     engine = engine_name(done.method)

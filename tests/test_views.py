@@ -1,0 +1,30 @@
+import numpy as np
+
+from navnode import geometry as g
+from navnode.config import ReconstructionSection
+from navnode.types import CArm, View
+from navnode.views import Views
+
+CARM = CArm(8, 8, (30.0, 30.0), 1000.0, (3.5, 3.5))
+
+
+def view(angle_deg: float, isocentre_mm=(10.0, 20.0, 30.0)) -> View:
+    turned = g.rigid(g.rotation_exp(np.array([0.0, np.deg2rad(angle_deg), 0.0])), isocentre_mm)
+    return View(np.ones((8, 8), np.float32), CARM, turned @ g.rigid(None, (0.0, 0.0, -600.0)), round(angle_deg) + 1)
+
+
+def test_volumes_stay_where_the_first_one_was_until_all_is_forgotten():
+    views = Views(ReconstructionSection(views=2, max_views=4))
+    for angle in (0, 90):
+        views.add(view(angle))
+    (first,) = views.request(600.0, 0)
+    assert np.allclose(first.center_mm, (10, 20, 30))
+    assert views.answered(first.request)
+    views.add(view(45, (14.0, 20.0, 30.0)))
+    (second,) = views.request(600.0, 1)
+    assert second.center_mm == first.center_mm and len(second.views) == 3
+    views.forget()
+    for angle in (0, 90):
+        views.add(view(angle, (-5.0, 0.0, 0.0)))
+    (third,) = views.request(600.0, 2)
+    assert np.allclose(third.center_mm, (-5, 0, 0))
