@@ -37,7 +37,8 @@ MAX_COVERED = 0.5
 MIN_INLIERS = 0.80
 MAX_UNEXPLAINED = 0.30
 MAX_DEPTH_SIGMA_MM = 2.5
-CERTAIN_RESIDUAL, LIKELY_RESIDUAL, CERTAIN_DETAIL = 0.012, 0.018, 0.984
+CERTAIN_RESIDUAL, LIKELY_RESIDUAL = 0.012, 0.018
+CERTAIN_DETAIL, LIKELY_DETAIL = 0.99, 0.984
 RUNNER_UP = 1.5
 """Another pose that leaves less than so many times as much unexplained may be the right one."""
 
@@ -112,9 +113,11 @@ class Doubt(IntEnum):
 
 def doubt(fit: Fit, inspection: Inspection) -> Doubt:
     """By what a fit leaves unexplained."""
-    if not (fit.residual <= LIKELY_RESIDUAL and inspection.detail >= CERTAIN_DETAIL):
+    if not (fit.residual <= LIKELY_RESIDUAL and inspection.detail >= LIKELY_DETAIL):
         return Doubt.MUCH
-    return Doubt.NONE if fit.residual <= CERTAIN_RESIDUAL else Doubt.LITTLE
+    if not (fit.residual <= CERTAIN_RESIDUAL and inspection.detail >= CERTAIN_DETAIL):
+        return Doubt.LITTLE
+    return Doubt.NONE
 
 
 def assess_sparse(fit: Fit) -> tuple[Status, str]:
