@@ -288,6 +288,9 @@ def reconstruct_command(
     method: Annotated[
         Method, typer.Option("--method", help="auto: learned if a model and an engine are there, else sart.")
     ] = Method.AUTO,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="DIR", help="Networks of your own, from `navnode train`.")
+    ] = None,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -296,8 +299,8 @@ def reconstruct_command(
 
     with _percent("Reconstructing") as progress:
         report = offline.reconstruct_views(
-            views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, method=method, mesh=mesh,
-            uncertainty=uncertainty, threads=threads, progress=progress,
+            views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, method=method, model=model,
+            mesh=mesh, uncertainty=uncertainty, threads=threads, progress=progress,
         )  # fmt: skip
     line = f"{out}: {report['method']} ({report['engine']}), {report['elapsed_ms']:.0f} ms; {report['status']}: "
     _tell_offline(report, as_json, line + report["reason"])
@@ -333,7 +336,7 @@ def train(
                 task, completed=step, description=f"Training, loss {loss:.3f}"
             ),
         )  # fmt: skip
-    _tell_offline(report, as_json, f"{report['model']}: {report['steps']} steps, loss {report['loss']:.3f}")
+    _tell_offline(report, as_json, f"{report['model']}: {report['steps']} steps")
 
 
 @contextlib.contextmanager

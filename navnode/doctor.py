@@ -29,7 +29,10 @@ def examine() -> dict[str, Any]:
         "cpu": {"cores": len(os.sched_getaffinity(0)), "instruction_sets": list(native.instruction_sets())},
         "scheduling": "real-time for the loop" if may_take_loop_priority() else _NO_REAL_TIME,
         "gpu": _gpu(),
-        "extras": {name: importlib.util.find_spec(name) is not None for name in ("torch", "tensorrt", "openvino")},
+        "extras": {
+            name: importlib.util.find_spec(name) is not None
+            for name in ("torch", "tensorrt", "openvino", "onnxruntime")
+        },
         "ports": {str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
         "cache": str(cache_folder()),
         "uses": {"projector": backend_name(), "reconstruction": engine_name()},

@@ -126,3 +126,22 @@ def project(carm: CArm, carm_from_points: Matrix, points_mm: Array) -> Matrix:
         ],
         axis=-1,
     )
+
+
+def pose_at(
+    middle_mm: Matrix, distance_mm: float, *, orbital_deg: float, angulation_deg: float = 0.0, roll_deg: float = 0.0
+) -> Matrix:
+    """volume_from_carm of a C-arm whose principal ray meets a point, at a distance from the source.
+
+    At 0 the source is behind a supine patient, image right is patient right and image up is superior.
+
+    Args:
+        middle_mm: (3,) RAS.
+        orbital_deg: round the patient's long axis.
+        angulation_deg: towards the head or the feet.
+        roll_deg: of the detector round the principal ray.
+    """
+    at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
+    turn = rotation_exp(np.deg2rad([0, 0, orbital_deg])) @ rotation_exp(np.deg2rad([angulation_deg, 0, 0]))
+    rotation = turn @ at_zero @ rotation_exp(np.deg2rad([0, 0, roll_deg]))
+    return rigid(rotation, middle_mm - distance_mm * rotation[:, 2])

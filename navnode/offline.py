@@ -164,12 +164,16 @@ def reconstruct_views(
     spacing_mm: float,
     center_mm: Many[float] | None,
     method: Method,
+    model: Path | None,
     mesh: Path | None,
     uncertainty: Path | None,
     threads: int,
     progress: Progress,
 ) -> dict[str, Any]:
     """A volume from views with poses."""
+    reconstructor = Reconstructor(method, threads or None, model)
+    if uncertainty is not None and reconstructor.method is not Method.LEARNED:
+        raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} states none; learned does")
     wanted = read_views(views)
     started = time.perf_counter()
     made, per_view_ms = [], []
@@ -178,15 +182,11 @@ def reconstruct_views(
         made.append(view.view(max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
-    reconstructor = Reconstructor(method, threads or None)
     done = reconstructor.reconstruct(made, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress)
-    if uncertainty is not None and done.uncertainty_hu is None:
-        raise ConfigError(f"--uncertainty: the method {done.method} states none; learned does")
     elapsed_ms = _ms(started)
     write_volume(done.volume, out)
     if uncertainty is not None and done.uncertainty_hu is not None:
-        stated = Volume(done.uncertainty_hu, done.volume.volume_from_index, "half of the 95 % interval, HU")
-        write_volume(stated, uncertainty)
+        write_volume(done.uncertainty_hu, uncertainty)
     if mesh is not None:
         _write_bone(done.volume, mesh)
     return {

@@ -74,17 +74,17 @@ def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | Non
 
     ``size`` is (i, j, k); by default it covers the volume.
     """
-    center_mm = volume.center_mm
-    extent_mm = _extent_mm(volume)
-    image = _to_sitk(coarsened(volume, spacing_mm / _FINER))
+    image = _to_sitk(volume)
     own_spacing = np.array(image.GetSpacing())
     sigma_mm = 0.5 * np.sqrt(np.maximum(spacing_mm**2 - own_spacing**2, 0.0))
     if sigma_mm.any():
         image = sitk.SmoothingRecursiveGaussian(image, np.maximum(sigma_mm, 1e-3 * own_spacing).tolist())
     if size is None:
-        counts = np.ceil(extent_mm / spacing_mm - 1e-6).astype(int) + 1
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1)
+        ras = volume.volume_from_index[:3, :3] @ corners
+        counts = np.ceil(np.ptp(ras, axis=1) / spacing_mm - 1e-6).astype(int) + 1
         size = (int(counts[0]), int(counts[1]), int(counts[2]))
-    volume_from_index = centered_grid(size, spacing_mm, center_mm)
+    volume_from_index = centered_grid(size, spacing_mm, volume.center_mm)
     # In LPS the RAS grid runs backwards along its first two axes, which ITK expresses as a direction.
     lps_from_index = RAS_FROM_LPS @ volume_from_index
     resampled = sitk.Resample(
@@ -99,16 +99,6 @@ def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | Non
         sitk.sitkFloat32,
     )
     return Volume(sitk.GetArrayFromImage(resampled), volume_from_index, volume.name)
-
-
-def _extent_mm(volume: Volume) -> Matrix:
-    """From the first voxel's centre to the last's, along the RAS axes."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1)
-    return np.asarray(np.ptp(volume.volume_from_index[:3, :3] @ corners, axis=1))
-
-
-_FINER = 1.4
-"""Voxels that are so many times finer than wanted are averaged before they are smoothed, which takes a second else."""
 
 
 def coarsened(volume: Volume, spacing_mm: float) -> Volume:

@@ -11,7 +11,6 @@ from navnode import geometry as g
 from navnode import native
 from navnode.projector import Projector
 from navnode.registration.appearance import POSE_SCALE, Image, Observed, fitted, modelled
-from navnode.registration.stations import pose_at
 from navnode.registration.tracking import gauss_newton_step, moved_by
 from navnode.simulation.scenario import carm_of_size
 from navnode.volumes import coarsened, read_volume
@@ -27,7 +26,7 @@ def projector(procedural_ct) -> Projector:
 
 @pytest.fixture(scope="module")
 def pose() -> np.ndarray:
-    return pose_at(np.zeros(3), PIVOT_MM, orbital_deg=25, angulation_deg=8)
+    return g.pose_at(np.zeros(3), PIVOT_MM, orbital_deg=25, angulation_deg=8)
 
 
 def chain(line: np.ndarray) -> np.ndarray:

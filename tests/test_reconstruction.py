@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given as examples
@@ -6,13 +8,14 @@ from hypothesis import strategies as st
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector import Projector
-from navnode.reconstruction import Method, engines, reconstruct
+from navnode.reconstruction import Method, Reconstructor, engines, reconstruct, training
 from navnode.reconstruction.features import picture
 from navnode.reconstruction.filtered import rotation_axis
 from navnode.reconstruction.learned import Accumulator
 from navnode.reconstruction.surface import bone_surface
+from navnode.reconstruction.training.anatomy import BODIES
 from navnode.types import CArm, View, Volume
-from navnode.volumes import centered_grid
+from navnode.volumes import centered_grid, write_volume
 
 CARM = CArm(64, 64, (4.0, 4.0), 1000.0, (31.5, 31.5))
 
@@ -171,7 +174,7 @@ def model(tmp_path_factory):
             torch.nn.init.normal_(weights, 0.0, 0.02)
     folder = tmp_path_factory.mktemp("model")
     export(networks, folder)
-    write_card(folder, "random", {}, {}, 1.0)
+    write_card(folder, "random", {})
     return folder
 
 
@@ -226,3 +229,65 @@ def test_an_altered_model_is_refused(model, tmp_path):
         file.write(b"\0")
     with pytest.raises(ConfigError, match=r"not the file that card\.json names"):
         engines.load(tmp_path)
+
+
+def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path):
+    for package in ("torch", "onnx", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    from navnode.reconstruction.training.train import Recipe, train
+
+    cts, out = tmp_path / "cts", tmp_path / "run"
+    cts.mkdir()
+    write_volume(ball(hu=900.0), cts / "ball.nii.gz")
+    write_volume(ball(), cts / "another.nii.gz")
+    assert train([ball(hu=900.0)], out, Recipe(steps=2), until=lambda: (out / "losses.jsonl").stat().st_size > 0) == 1
+    told = []
+    report = training.run(
+        out, cts, ["another"], steps=2, hours=1.0, procedural=0, real_share=0.5, threads=2,
+        report=lambda step, loss: told.append(step),
+    )  # fmt: skip
+    assert told == [2] and report["steps"] == 2
+    assert [json.loads(line)["step"] for line in (out / "losses.jsonl").read_text().splitlines()] == [1, 2]
+    card = engines.read_card(out / "model")
+    assert card.training["cts"] == ["ball.nii.gz"] and card.training["held_out"] == ["another"]
+    given, learned = views(ball(), (0, 70)), Reconstructor(model=out / "model", threads=2)
+    made = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    assert made.method is Method.LEARNED and made.volume.voxels.shape == (96, 96, 96)
+    assert made.uncertainty_hu is not None and (made.uncertainty_hu.voxels > 0).all()
+    again = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    assert np.array_equal(again.volume.voxels, made.volume.voxels)
+    assert sum(again.per_view_ms) < sum(made.per_view_ms) / 5  # nothing is computed that is known
+
+
+def test_nothing_to_train_on_is_said(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    settings = {"steps": 1, "hours": 1.0, "procedural": 0, "real_share": 0.5, "threads": 1}
+    with pytest.raises(ConfigError, match="not a folder"):
+        training.run(tmp_path, tmp_path / "missing", [], **settings)
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        training.run(tmp_path, None, [], **settings)
+
+
+def test_an_example_that_cannot_be_made_ends_training(tmp_path):
+    pytest.importorskip("torch")
+    from navnode.reconstruction.training.train import Recipe, train
+
+    broken = Volume(np.zeros((2, 2), np.float32), np.eye(4))
+    with pytest.raises((IndexError, ValueError)):
+        train([broken], tmp_path, Recipe(steps=1))
+
+
+def test_a_model_is_not_for_classical_methods(tmp_path):
+    with pytest.raises(ConfigError, match="not for sart"):
+        Reconstructor(Method.SART, model=tmp_path)
+    with pytest.raises(ConfigError, match="no model"):
+        Reconstructor(model=tmp_path)
+
+
+@pytest.mark.parametrize("name", BODIES, ids=lambda body: body.__name__)
+def test_procedural_bodies_hold_bone_flesh_and_air(name):
+    body = name(np.random.default_rng(4))
+    assert np.isfinite(body.hu).all() and body.hu.min() >= -1000 and body.hu.max() < 3000
+    shares = [np.mean((body.hu >= low) & (body.hu < high)) for low, high in ((-1001, -700), (-200, 150), (250, 3000))]
+    assert shares[0] > 0.02 and shares[1] > 0.05 and shares[2] > 0.003

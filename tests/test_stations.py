@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.registration.stations import STATIONS_DEG, landmark_pose, pose_at, station_poses
+from navnode.registration.stations import STATIONS_DEG, landmark_pose, station_poses
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import Volume
 
@@ -60,13 +60,15 @@ def seen(pose: np.ndarray, names: str = "abcde", noise_px: float = 0.0) -> dict[
 
 @given(st.floats(-180, 180), st.floats(-40, 40), st.floats(-60, 60), st.floats(600, 850))
 def test_landmarks_give_the_pose(orbital, angulation, roll, distance):
-    true = pose_at(np.array([5.0, -8.0, 3.0]), distance, orbital_deg=orbital, angulation_deg=angulation, roll_deg=roll)
+    true = g.pose_at(
+        np.array([5.0, -8.0, 3.0]), distance, orbital_deg=orbital, angulation_deg=angulation, roll_deg=roll
+    )
     found = landmark_pose(CARM, LANDMARKS, seen(true))
     assert np.abs(found - true).max() < 0.5
 
 
 def test_a_click_beside_the_point_is_within_reach():
-    true = pose_at(np.zeros(3), 700.0, orbital_deg=30)
+    true = g.pose_at(np.zeros(3), 700.0, orbital_deg=30)
     found = landmark_pose(CARM, LANDMARKS, seen(true, noise_px=3.0))
     off = g.log(g.inverse(true) @ found, (0, 0, 700.0))
     assert np.rad2deg(np.linalg.norm(off[:3])) < 15 and np.linalg.norm(off[3:5]) < 25 and abs(off[5]) < 50
@@ -81,7 +83,7 @@ def test_a_click_beside_the_point_is_within_reach():
 )
 def test_landmarks_that_do_not_do(change, message):
     with pytest.raises(ConfigError, match=message):
-        landmark_pose(CARM, LANDMARKS, change(seen(pose_at(np.zeros(3), 700.0, orbital_deg=30))))
+        landmark_pose(CARM, LANDMARKS, change(seen(g.pose_at(np.zeros(3), 700.0, orbital_deg=30))))
 
 
 def test_landmarks_on_a_line_leave_the_pose_open():

@@ -14,7 +14,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.physics import METAL_PER_MM, cylinder_chords_mm
-from navnode.registration.stations import STATIONS_DEG, pose_at
+from navnode.registration.stations import STATIONS_DEG
 from navnode.simulation.scenario import scenario_for
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
@@ -148,7 +148,7 @@ class Patient:
         chain = chain or Chain.drawn(rng, i0)
         distance_mm = float(rng.uniform(0.64, 0.72)) * carm.source_to_detector_mm
         middle = self.isocentre_mm + rng.uniform(-_SHIFT_MM, _SHIFT_MM, 3)
-        volume_from_carm = pose_at(
+        volume_from_carm = g.pose_at(
             middle,
             distance_mm,
             orbital_deg=STATIONS_DEG[station] + rng.uniform(-_TURN_DEG, _TURN_DEG),
@@ -187,7 +187,7 @@ class Patient:
         for index in range(frames):
             t_s = index * _FRAME_S
             breath = np.sin(2 * np.pi * t_s / 4 + phase[0]) * np.array([0.0, 2.5, 4.0])
-            volume_from_carm = pose_at(
+            volume_from_carm = g.pose_at(
                 middle + breath,
                 distance_mm,
                 orbital_deg=began_deg + speed_deg_s * t_s,

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from navnode import geometry as g
 from navnode import native
 from navnode.bench import rtk
 from navnode.projector import Projector, reference
 from navnode.projector.nanodrr import NanodrrRays
 from navnode.projector.native import attenuation
-from navnode.registration.stations import pose_at
 from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
@@ -55,7 +55,7 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> dict[
     directions: dict[str, Any] = {}
     for name, (orbital_deg, angulation_deg) in DIRECTIONS.items():
         progress(name)
-        pose = pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
+        pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
         runs: dict[str, Callable[[], object]] = {}
         for isa, projector in projectors.items():
             runs[f"{isa} forward"] = partial(projector.render, carm, pose)
@@ -111,7 +111,7 @@ def _adjoint_error() -> float:
     carm = carm_of_size(64)
     worst = 0.0
     for orbital_deg, angulation_deg in DIRECTIONS.values():
-        pose = pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
+        pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
         image = projector.render(carm, pose).astype(np.float64)
         values = rng.uniform(0.1, 1.0, image.shape).astype(np.float32)
         back = projector.backproject(carm, pose, values).astype(np.float64)
@@ -127,7 +127,7 @@ def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: i
 
     torch.set_num_threads(threads)
     rays = NanodrrRays(attenuation(volume.voxels), volume.volume_from_index, "cpu")
-    pose = pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
+    pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
     # One pass of nanodrr takes seconds: a few are enough, by turns with ours.
     figures = _medians_ms(
         {

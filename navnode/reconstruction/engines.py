@@ -39,10 +39,10 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """File name -> hash."""
     training: dict[str, str | int | float | list[str]]
     """Data, held-out patients, steps."""
-    licence: str
-    metrics: dict[str, dict[str, float]]
+    licence: str = ""
+    metrics: dict[str, dict[str, float]] = {}
     """On patients that were not trained on."""
-    limits: list[str]
+    limits: list[str] = []
     sigma_factor: float = 1.0
     """The stated scale times this makes 95 % intervals hold on validation patients."""
 
@@ -73,23 +73,18 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
     Raises:
         ConfigError: no such model or engine, or files that the card does not name.
     """
-    card, chosen = usable(folder, engine)
+    card, installed = read_card(folder), available()
+    chosen = engine or (installed[0] if installed else None)
+    if chosen is None or chosen not in installed:
+        raise ConfigError(f"no inference engine: {chosen or 'openvino'} is not installed; try: pip install openvino")
     compiled = {name: _COMPILERS[chosen](_checked(folder / name, card), threads) for name in (VIEW_FILE, VOLUME_FILE)}
     return Networks(TITLES[chosen], card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
 
 
-def usable(folder: Path = SHIPPED, engine: EngineName | None = None) -> tuple[Card, EngineName]:
-    """The card of a model and the engine that :func:`load` would take.
-
-    Raises:
-        ConfigError: no such model or engine.
-    """
-    card = read_card(folder)
+def would_load() -> EngineName | None:
+    """The engine that would run the shipped model, None where there is no model or no engine at all."""
     installed = available()
-    chosen = engine or (installed[0] if installed else None)
-    if chosen is None or chosen not in installed:
-        raise ConfigError(f"no inference engine: {chosen or 'openvino'} is not installed; try: pip install openvino")
-    return card, chosen
+    return installed[0] if SHIPPED.exists() and installed else None
 
 
 def read_card(folder: Path) -> Card:

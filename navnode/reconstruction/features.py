@@ -41,7 +41,7 @@ class Picture:
 
 
 def picture(view: View, volume_from_grid: Matrix) -> Picture:
-    """A view for a grid of ``GRID``\\ ³ cubic voxels.
+    """A view for a grid of cubic voxels, ``GRID`` along each side.
 
     Args:
         volume_from_grid: 4x4, voxel index (i, j, k) -> RAS mm.

@@ -27,7 +27,8 @@ def fdk(
     """A volume in HU on a cubic RAS grid; air where fewer than two views look.
 
     Args:
-        views: with poses, on something like a circle round the patient; their weights are the gaps between them.
+        views: two or more, with poses, on something like a circle round the patient; they weigh what the gaps between
+            them are.
     """
     grid = centered_grid((size,) * 3, spacing_mm, np.asarray(center_mm))
     poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
@@ -48,7 +49,7 @@ def fdk(
         seen += inside.reshape(total.shape)
         progress((index + 1) / len(views))
     hu = hounsfield(np.maximum(total, 0.0))
-    hu[seen < min(2, len(views))] = AIR_HU
+    hu[seen < 2] = AIR_HU
     return Volume(hu, grid, f"FDK, {len(views)} views")
 
 
@@ -56,14 +57,13 @@ def rotation_axis(directions: Sequence[Matrix]) -> tuple[Matrix, Array]:
     """The axis that view directions (N of (3,)) go round, and their shares of half a turn, which add up to pi."""
     rows = np.stack(directions)
     across = np.linalg.svd(rows, full_matrices=True)[2]
-    axis = across[2] if len(rows) > 1 else np.array([0.0, 0.0, 1.0])
     angle = np.arctan2(rows @ across[1], rows @ across[0]) % np.pi
     order = np.argsort(angle)
     ordered = angle[order]
     gaps = np.diff(np.concatenate([ordered, [ordered[0] + np.pi]]))
     weights = np.empty(len(rows))
     weights[order] = (gaps + np.roll(gaps, 1)) / 2
-    return axis, weights
+    return across[2], weights
 
 
 def _pixels(carm: CArm, carm_from_grid: Matrix, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -20,10 +20,10 @@ from navnode.volumes import AIR_HU, centered_grid
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
 _HU = (-1000.0, 3000.0)
-UNKNOWN_HU = 4000.0
+_UNKNOWN_HU = 4000.0
 """Half of the interval where nothing is known: all HU there are."""
-_SCALES = (-4.5, 1.5)
-"""As trained."""
+SCALES = (-4.5, 1.5)
+"""Logarithm of the stated scale, 1000 HU, from 11 HU on; as trained, and as read."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,8 @@ class Reconstructed:
 
     volume: Volume
     """HU, (128, 128, 128); air where fewer than two views look."""
-    bone: FloatArray
-    """Probability, (128, 128, 128)."""
-    uncertainty_hu: FloatArray
-    """Half of the 95 % interval of the HU, (128, 128, 128)."""
-    seen: FloatArray
-    """How many views see each voxel."""
+    uncertainty_hu: Volume
+    """Half of the 95 % interval of the HU, on the same grid."""
 
 
 class Accumulator:
@@ -45,7 +41,7 @@ class Accumulator:
 
     Args:
         center_mm: RAS of the grid's middle.
-        spacing_mm: of its ``GRID``\\ ³ voxels.
+        spacing_mm: of its voxels, 128 along each side.
     """
 
     def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float) -> None:
@@ -61,20 +57,16 @@ class Accumulator:
         """How many have been added up."""
         return len(self._views)
 
-    def holds(self, view: View) -> bool:
-        """Whether this view, at this pose, has been taken in."""
-        return _key(view) in self._views
-
     def add(self, view: View) -> None:
         """Take a view in; one that is in already counts once."""
-        if not self.holds(view):
-            self._views[_key(view)] = view
+        key = _key(view)
+        if key not in self._views:
+            self._views[key] = view
             self._take(view, 1)
 
     def keep(self, views: Sequence[View]) -> None:
         """Take out all but these."""
-        wanted = {_key(view) for view in views}
-        for key in [key for key in self._views if key not in wanted]:
+        for key in self._views.keys() - {_key(view) for view in views}:
             self._take(self._views.pop(key), -1)
 
     def _take(self, view: View, sign: int) -> None:
@@ -92,15 +84,16 @@ class Accumulator:
         """What all views together say; there must be one."""
         sums, smeared = self._sums
         inputs = {"sums": sums, "smeared": smeared, "views": np.array([float(self.views)], np.float32)}
-        mean, bone, scale = self._networks.volume(inputs)[0][0]
-        seen = np.round(smeared[0, 2])
+        mean, _, scale = self._networks.volume(inputs)[0][0]
+        unknown = np.round(smeared[0, 2]) < min(2, self.views)
         hu = np.clip(1000.0 * mean, *_HU)
-        hu[seen < min(2, self.views)] = AIR_HU
-        half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *_SCALES))
-        half[seen < min(2, self.views)] = UNKNOWN_HU
-        likely = 1 / (1 + np.exp(-np.clip(bone, -30, 30)))
-        volume = Volume(hu.astype(np.float32), self.volume_from_grid, f"learned, {self.views} views")
-        return Reconstructed(volume, likely.astype(np.float32), half.astype(np.float32), seen.astype(np.float32))
+        hu[unknown] = AIR_HU
+        half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *SCALES))
+        half[unknown] = _UNKNOWN_HU
+        return Reconstructed(
+            Volume(hu.astype(np.float32), self.volume_from_grid, f"learned, {self.views} views"),
+            Volume(half.astype(np.float32), self.volume_from_grid, "half of the 95 % interval, HU"),
+        )
 
 
 def _key(view: View) -> bytes:

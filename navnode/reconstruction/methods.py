@@ -6,19 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from navnode.errors import ComputeError, ConfigError
 from navnode.reconstruction import engines
 from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
-from navnode.reconstruction.learned import UNKNOWN_HU, Accumulator
-from navnode.types import FloatArray, Matrix, Status, View, Volume
-from navnode.volumes import AIR_HU, centered_grid
+from navnode.reconstruction.learned import Accumulator
+from navnode.types import Matrix, Status, View, Volume
+from navnode.volumes import AIR_HU, resample
 
 _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)
@@ -45,7 +44,7 @@ class Reconstruction:
 
     volume: Volume
     """HU"""
-    uncertainty_hu: FloatArray | None
+    uncertainty_hu: Volume | None
     """Half of the 95 % interval of every voxel, or None where the method states none."""
     method: Method
     engine: str
@@ -82,13 +81,18 @@ def reconstruct(
 class Reconstructor:
     """Makes volumes by one method; what it knows of views it has seen it does not compute again.
 
+    Args:
+        model: a folder with networks instead of the shipped one.
+
     Raises:
-        ConfigError: the learned method is asked for by name and cannot be had.
+        ConfigError: there are networks but they cannot be run, or there are none and they are asked for by name.
     """
 
-    def __init__(self, method: Method = Method.AUTO, threads: int | None = None) -> None:
+    def __init__(self, method: Method = Method.AUTO, threads: int | None = None, model: Path | None = None) -> None:
         self._threads = threads
-        self.method, self._networks = _choice(method, threads)
+        self.method = chosen(method, model)
+        learned = self.method is Method.LEARNED
+        self._networks = engines.load(model or engines.SHIPPED, threads=threads or 0) if learned else None
         self._accumulator: Accumulator | None = None
 
     @property
@@ -114,7 +118,7 @@ class Reconstructor:
             ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
         """
         spread_rad = checked_spread_rad(views)
-        uncertainty: FloatArray | None = None
+        uncertainty: Volume | None = None
         times: list[float] = []
         if self._networks is not None:
             volume, uncertainty, times = self._learned(
@@ -149,7 +153,7 @@ class Reconstructor:
         spacing_mm: float,
         center_mm: Matrix,
         progress: Progress,
-    ) -> tuple[Volume, FloatArray, list[float]]:
+    ) -> tuple[Volume, Volume, list[float]]:
         """The volume, half of its 95 % interval, and the milliseconds that each view took."""
         own_mm, sums = size * spacing_mm / GRID, self._accumulator
         if sums is None or sums.spacing_mm != own_mm or not np.array_equal(sums.center_mm, center_mm):
@@ -164,13 +168,8 @@ class Reconstructor:
         made = sums.result()
         if size == GRID:
             return made.volume, made.uncertainty_hu, times
-        grid = centered_grid((size,) * 3, spacing_mm, center_mm)
-        stated = Volume(made.uncertainty_hu, made.volume.volume_from_index)
-        return (
-            Volume(_on_grid(made.volume, grid, size, AIR_HU), grid, made.volume.name),
-            _on_grid(stated, grid, size, UNKNOWN_HU),
-            times,
-        )
+        volume, stated = (resample(part, spacing_mm, (size,) * 3) for part in (made.volume, made.uncertainty_hu))
+        return volume, stated, times
 
 
 def checked_spread_rad(views: Sequence[View]) -> float:
@@ -201,38 +200,25 @@ def _reason(views: int, spread_rad: float) -> str:
     return f"{views} views over {np.rad2deg(spread_rad):.0f} degrees: shapes are approximate, HU are not calibrated"
 
 
-def _choice(method: Method, threads: int | None) -> tuple[Method, engines.Networks | None]:
-    """What is done for a method's name."""
-    if method in (Method.SART, Method.FDK):
-        return method, None
-    try:
-        return Method.LEARNED, _networks(threads or 0)
-    except ConfigError:
-        if method is Method.LEARNED:
-            raise
-        return Method.SART, None
+def chosen(method: Method, model: Path | None = None) -> Method:
+    """What ``AUTO`` stands for: the networks if there are any, and something that runs them.
+
+    Raises:
+        ConfigError: a model is named for a method that has none.
+    """
+    if model is not None:
+        if method not in (Method.AUTO, Method.LEARNED):
+            raise ConfigError(f"a model is for the learned method, not for {method.value}")
+        return Method.LEARNED
+    if method is not Method.AUTO:
+        return method
+    return Method.SART if engines.would_load() is None else Method.LEARNED
 
 
 def engine_name(method: Method = Method.AUTO) -> str:
-    """What a method will run on, for people."""
-    try:
-        if method in (Method.AUTO, Method.LEARNED):
-            return f"learned ({engines.TITLES[engines.usable()[1]]})"
-    except ConfigError:
-        if method is Method.LEARNED:
-            raise
-    return f"{'FDK' if method is Method.FDK else 'SART'} (classical)"
-
-
-@cache
-def _networks(threads: int) -> engines.Networks:
-    return engines.load(threads=threads)
-
-
-def _on_grid(volume: Volume, volume_from_grid: Matrix, size: int, outside: float) -> FloatArray:
-    """Linear interpolation on another cubic grid, (size,) * 3."""
-    index_from_grid = np.linalg.inv(volume.volume_from_index) @ volume_from_grid
-    axes = [np.arange(size) * index_from_grid[a, a] + index_from_grid[a, 3] for a in range(3)]  # both RAS-aligned
-    k, j, i = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
-    result: FloatArray = map_coordinates(volume.voxels, (k, j, i), np.float32, order=1, mode="constant", cval=outside)
-    return result
+    """What a method runs on, for people."""
+    method = chosen(method)
+    engine = engines.would_load()
+    if method is Method.LEARNED and engine is not None:
+        return f"learned ({engines.TITLES[engine]})"
+    return f"{method.value.upper()} (classical)"

@@ -28,7 +28,7 @@ _LEVELS = (16, 32, 64, 96)
 _NEAREST = 0.05
 
 
-class Residual(nn.Module):  # type: ignore[misc]  # torch is not checked
+class Residual(nn.Module):
     """Two convolutions around a shortcut; the second begins at zero, so that no normalisation is needed
     (Zhang, Dauphin and Ma, Fixup, ICLR 2019)."""
 
@@ -43,7 +43,7 @@ class Residual(nn.Module):  # type: ignore[misc]  # torch is not checked
         return x + self.second(functional.relu(self.first(functional.relu(x))))
 
 
-class ViewNet(nn.Module):  # type: ignore[misc]  # torch is not checked
+class ViewNet(nn.Module):
     """Pictures (N, 4, 256, 256) and picture_from_grid (N, 3, 4) -> sums over the views."""
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class ViewNet(nn.Module):  # type: ignore[misc]  # torch is not checked
     ) -> tuple[Tensor, Tensor]:
         """Sums (1, 33, s/2, s/2, s/2) and smeared (1, 3, s, s, s) of the block of ``size`` s from voxel ``first``
         (i, j, k) on."""
-        half = [[start + 0.5 + 2 * torch.arange(size // 2, dtype=torch.float32)] for start in first]
-        fine = [[start + torch.arange(size, dtype=torch.float32)] for start in first]
+        half = [start + 0.5 + 2 * torch.arange(size // 2, dtype=torch.float32) for start in first]
+        fine = [start + torch.arange(size, dtype=torch.float32) for start in first]
         features = self.encoded(pictures)
-        at, seen, _ = _rays(picture_from_grid, [h[0] for h in half])
+        at, seen, _ = _rays(picture_from_grid, half)
         measured = _sampled(pictures[:, 3:4], at, size // 2)
         seen = seen * (measured > 0.5).to(measured.dtype)
         found = _sampled(features, at, size // 2) * seen
         sums = torch.cat([found, found * found, seen], 1).sum(0, keepdim=True)
-        at, seen, depth = _rays(picture_from_grid, [f[0] for f in fine])
+        at, seen, depth = _rays(picture_from_grid, fine)
         smeared = _sampled(pictures[:, 1:4], at, size)
         seen = seen * (smeared[:, 2:3] > 0.5).to(seen.dtype)
         smeared = torch.cat([smeared[:, 0:1] * seen / (depth * depth), smeared[:, 1:2] * seen, seen], 1)
@@ -120,7 +120,7 @@ def shuffled(x: Tensor, channels: int) -> Tensor:
     return x.reshape(1, channels, 2 * a, 2 * b, 2 * d)
 
 
-class VolumeNet(nn.Module):  # type: ignore[misc]  # torch is not checked
+class VolumeNet(nn.Module):
     """Sums and smeared of :class:`ViewNet`, and the number of views (1,) -> (1, 3, s, s, s), ``OUTPUTS``."""
 
     def __init__(self) -> None:

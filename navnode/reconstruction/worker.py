@@ -31,14 +31,14 @@ _THREADS = 1
 def run_worker(config: Config, address: str) -> None:
     """Serve requests from ``address`` until the process is told to end."""
     os.nice(_NICE)
-    engine = engine_name()
+    reconstructor, engine = Reconstructor(threads=_THREADS), engine_name()
     context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=8)
     socket.connect(address)
     jobs: SimpleQueue[Any] = SimpleQueue()
     results: SimpleQueue[VolumeReady] = SimpleQueue()
-    threading.Thread(target=_work, args=(config, jobs, results), daemon=True).start()
+    threading.Thread(target=_work, args=(config, reconstructor, jobs, results), daemon=True).start()
     last_beat = 0.0
     while True:
         if time.monotonic() - last_beat >= HEARTBEAT_S:
@@ -53,8 +53,9 @@ def run_worker(config: Config, address: str) -> None:
             socket.send_multipart(bus.pack(results.get()))
 
 
-def _work(config: Config, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]) -> None:
-    reconstructor = Reconstructor(threads=_THREADS)
+def _work(
+    config: Config, reconstructor: Reconstructor, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]
+) -> None:
     while True:
         job = jobs.get()
         started = time.perf_counter()

@@ -8,7 +8,7 @@ body fits many bodies, the edges inside it fit one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 
 import cv2
 import numpy as np
@@ -39,6 +39,7 @@ MAX_UNEXPLAINED = 0.30
 MAX_DEPTH_SIGMA_MM = 2.5
 CERTAIN_RESIDUAL, LIKELY_RESIDUAL = 0.012, 0.018
 CERTAIN_DETAIL, LIKELY_DETAIL = 0.99, 0.984
+"""Beyond the first nothing but noise is left unexplained, between the two little, short of the second much."""
 RUNNER_UP = 1.5
 """Another pose that leaves less than so many times as much unexplained may be the right one."""
 
@@ -102,13 +103,15 @@ def _detail(image: FloatArray) -> FloatArray:
     return image - smooth
 
 
-class Doubt(IntEnum):
+class Doubt(Enum):
     """How likely a VALID fit may be of an image that was read out mirrored or turned."""
 
-    NONE = 0
+    NONE = "none"
     """It leaves nothing but noise unexplained."""
-    LITTLE = 1
-    MUCH = 2
+    LITTLE = "little"
+    """Mirrored pictures of symmetric anatomy have ended here."""
+    MUCH = "much"
+    """Mirrored pictures of small blocks of bone have ended here."""
 
 
 def doubt(fit: Fit, inspection: Inspection) -> Doubt:

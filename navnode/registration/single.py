@@ -91,13 +91,13 @@ def register_counts(
     inspection = _inspected(registration, image, found)
     verdict = assess(found.fit, inspection, image.covered_share, found.runner_up)
     searched = not found.tracked and _REACHES[effort]
-    if searched and verdict[0] is Status.VALID:
-        doubtful = doubt(found.fit, inspection)
-        if doubtful and _misread(registration, image, start_volume_from_carm, pivot_mm, found.fit, doubtful):
-            verdict = (
-                Status.INVALID,
-                "mirrored or turned, the image fits better: is the detector read out the right way round?",
-            )
+    if (
+        searched
+        and verdict[0] is Status.VALID
+        and _misread(registration, image, start_volume_from_carm, pivot_mm, found.fit, inspection)
+    ):
+        reason = "mirrored or turned, the image fits better: is the detector read out the right way round?"
+        verdict = (Status.INVALID, reason)
     return _told(found.fit, verdict, pivot_mm, timestamp_ns, started)
 
 
@@ -150,19 +150,22 @@ def _misread(
     start_volume_from_carm: Matrix,
     pivot_mm: float,
     fit: Fit,
-    doubtful: Doubt,
+    inspection: Inspection,
 ) -> bool:
-    """Whether the image, read out mirrored or turned, fits better than it does. With little doubt only what fits about
-    as well on small pictures is looked at closely."""
-    likeness = registration.glance(image, fit.volume_from_carm, pivot_mm).similarity - _MISREAD_LIKENESS
-    for other in image.misread():
-        if doubtful is Doubt.LITTLE:
-            glanced = registration.glance(other, start_volume_from_carm, pivot_mm)
-            if glanced.similarity < likeness:
-                continue
-        if rank(find_pose(registration, other, start_volume_from_carm, pivot_mm, NEAR).fit) < rank(fit):
-            return True
-    return False
+    """Whether an image that leaves doubt fits better when it is read out mirrored or turned."""
+    doubtful = doubt(fit, inspection)
+    if doubtful is Doubt.NONE:
+        return False
+    others = image.misread()
+    if doubtful is Doubt.LITTLE:  # then only what fits about as well on small pictures is worth a search
+        enough = registration.glance(image, fit.volume_from_carm, pivot_mm).similarity - _MISREAD_LIKENESS
+        others = (
+            other
+            for other in others
+            if registration.glance(other, start_volume_from_carm, pivot_mm).similarity >= enough
+        )
+    found = (find_pose(registration, other, start_volume_from_carm, pivot_mm, NEAR).fit for other in others)
+    return any(rank(other) < rank(fit) for other in found)
 
 
 def _inspected(registration: ImageRegistration, image: Image, found: Found) -> Inspection:

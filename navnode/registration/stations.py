@@ -28,16 +28,6 @@ _FARTHEST_PX = 0.06
 """Largest reprojection error of landmarks, of the detector's width, that is still a slip of the hand."""
 
 
-def pose_at(
-    middle_mm: Matrix, distance_mm: float, *, orbital_deg: float, angulation_deg: float = 0.0, roll_deg: float = 0.0
-) -> Matrix:
-    """volume_from_carm looking at a point; at 0 image right is patient right and image up is superior."""
-    at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
-    turn = g.rotation_exp(np.deg2rad([0, 0, orbital_deg])) @ g.rotation_exp(np.deg2rad([angulation_deg, 0, 0]))
-    rotation = turn @ at_zero @ g.rotation_exp(np.deg2rad([0, 0, roll_deg]))
-    return g.rigid(rotation, middle_mm - distance_mm * rotation[:, 2])
-
-
 def station_poses(name: str, volume: Volume, carm: CArm) -> list[Matrix]:
     """volume_from_carm for a station by name, at every height of the volume that a search must begin at.
 
@@ -53,7 +43,7 @@ def station_poses(name: str, volume: Volume, carm: CArm) -> list[Matrix]:
     middle = volume.center_mm
     distance_mm = _SOURCE_TO_PATIENT * carm.source_to_detector_mm
     return [
-        pose_at(np.array([middle[0], middle[1], height]), distance_mm, orbital_deg=by_name[name.lower()])
+        g.pose_at(np.array([middle[0], middle[1], height]), distance_mm, orbital_deg=by_name[name.lower()])
         for height in heights.min() + (np.arange(count) + 0.5) / count * float(np.ptp(heights))
     ]
 

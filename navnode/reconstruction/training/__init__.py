@@ -35,7 +35,7 @@ def run(
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training.examples import procedural_source, real_sources
     from navnode.reconstruction.training.export import export, load_checkpoint, write_card
-    from navnode.reconstruction.training.train import Recipe, seconds_from_now, train
+    from navnode.reconstruction.training.train import CHECKPOINT_FILE, Recipe, seconds_from_now, train
 
     real = real_sources(ct, hold_out) if ct is not None else []
     drawn = [procedural_source(seed, out / "bodies") for seed in range(procedural)]
@@ -44,24 +44,23 @@ def run(
     # Patients of a folder are worth as much as each other, all of them together `real_share`.
     share = real_share if drawn else 1.0
     weights = [share / len(real)] * len(real) + [(1 - share if real else 1.0) / max(len(drawn), 1)] * len(drawn)
-    last: dict[str, float] = {}
+    smoothed: list[float] = []
 
     def told(step: int, values: dict[str, float]) -> None:
-        mean = last.get("loss", values["loss"])
-        last.update(step=step, loss=0.99 * mean + 0.01 * values["loss"])
-        report(step, last["loss"])
+        smoothed[:] = [0.99 * smoothed[0] + 0.01 * values["loss"] if smoothed else values["loss"]]
+        report(step, smoothed[0])
 
-    checkpoint = train(
+    made = train(
         real + drawn, out, Recipe(steps=steps), weights=weights, threads=threads or default_threads(),
         until=seconds_from_now(3600 * hours), report=told,
     )  # fmt: skip
     model = out / "model"
-    export(load_checkpoint(checkpoint), model)
+    export(load_checkpoint(out / CHECKPOINT_FILE), model)
     facts: dict[str, str | int | float | list[str]] = {
         "cts": [body.name for body in real],
         "held_out": list(hold_out),
         "procedural_bodies": len(drawn),
-        "steps": int(last.get("step", steps)),
+        "steps": made,
     }
-    write_card(model, out.name, facts, {}, 1.0)
-    return {"model": str(model), "steps": int(last.get("step", steps)), "loss": last.get("loss", float("nan"))}
+    write_card(model, out.name, facts)
+    return {"model": str(model), "steps": made}

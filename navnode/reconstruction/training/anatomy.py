@@ -117,9 +117,7 @@ def tube(path: Matrix, radii: Matrix, blend_mm: float = 3.0) -> Solid:
             along = (b - a).astype(np.float32)
             t = np.clip((points - a.astype(np.float32)) @ along / max(float(along @ along), 1e-6), 0, 1)
             d = np.linalg.norm(points - (a.astype(np.float32) + t[..., None] * along), axis=-1) - (ra + t * (rb - ra))
-            # Smooth union (polynomial).
-            h = np.maximum(blend_mm - np.abs(result - d), 0) / blend_mm
-            result = np.minimum(result, d) - h * h * blend_mm / 4
+            result = _blended(result, d, blend_mm)
         return result.astype(np.float32)
 
     return distance
@@ -131,12 +129,17 @@ def union(*parts: Solid, blend_mm: float = 5.0) -> Solid:
     def distance(points: FloatArray) -> FloatArray:
         result = parts[0](points)
         for part in parts[1:]:
-            d = part(points)
-            h = np.maximum(blend_mm - np.abs(result - d), 0) / blend_mm
-            result = np.minimum(result, d) - h * h * blend_mm / 4
+            result = _blended(result, part(points), blend_mm)
         return result
 
     return distance
+
+
+def _blended(one: FloatArray, other: FloatArray, blend_mm: float) -> FloatArray:
+    """The smaller of two distances, with a fillet (polynomial smooth minimum)."""
+    h = np.maximum(blend_mm - np.abs(one - other), 0) / blend_mm
+    result: FloatArray = np.minimum(one, other) - h * h * blend_mm / 4
+    return result
 
 
 def shifted(solid: Solid, offset: Matrix) -> Solid:
@@ -166,13 +169,14 @@ def shell(solid: Solid, thickness_mm: float) -> Solid:
 
 def broken(solid: Solid, at: Point, normal: Matrix, shift: Matrix, gap_mm: float) -> Solid:
     """A solid cut by a plane, one side displaced."""
+    moved = shifted(solid, shift)
     middle, across = np.asarray(at, np.float32), (normal / np.linalg.norm(normal)).astype(np.float32)
 
     def distance(points: FloatArray) -> FloatArray:
         side = (points - middle) @ across
         return np.minimum(
             np.maximum(solid(points), side + gap_mm / 2),
-            np.maximum(solid(points - shift.astype(np.float32)), gap_mm / 2 - side),
+            np.maximum(moved(points), gap_mm / 2 - side),
         )
 
     return distance

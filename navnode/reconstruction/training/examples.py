@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 from navnode import geometry as g
+from navnode.errors import ConfigError
 from navnode.physics import Detector
 from navnode.projector import Projector
 from navnode.reconstruction.features import GRID, picture
@@ -29,6 +30,9 @@ _SOURCE_MM = 1.4
 _CT_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 _PHOTONS = (4e3, 6e4)
 """Per pixel of a 512 x 512 detector in the open beam."""
+_OPEN_COUNTS = 60_000.0
+_GAIN_ERROR = 0.02
+"""From view to view."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,13 @@ class Example:
 
 
 def real_sources(folder: Path, held_out: Sequence[str]) -> list[Volume]:
-    """The CTs of a folder whose names hold none of ``held_out``."""
+    """The CTs of a folder whose names hold none of ``held_out``.
+
+    Raises:
+        ConfigError: no such folder, or a file in it is no CT.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: not a folder of CTs")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_CT_ENDINGS))
     wanted = [path for path in files if not any(name in path.name for name in held_out)]
     return [coarsened(read_volume(path), _SOURCE_MM) for path in wanted]
@@ -72,7 +82,7 @@ def example(source: Volume, rng: np.random.Generator, threads: int = 1) -> Examp
     shift = np.eye(4)
     shift[:3, 3] = _MARGIN
     volume_from_grid = body.volume_from_index @ shift
-    views = xrays(body, volume_from_grid, rng, VIEWS, threads)
+    views = xrays(body, volume_from_grid, rng, threads)
     pictures = [picture(view, volume_from_grid) for view in views]
     return Example(
         np.round(body.voxels[inner, inner, inner]).astype(np.int16),
@@ -92,7 +102,7 @@ def changed(source: Volume, rng: np.random.Generator) -> Volume:
     picked = (inner if len(inner) else body)[rng.integers(len(inner) or len(body))] if len(body) else shape / 2
     center_mm = g.transform(source.volume_from_index, np.array(picked[::-1], float)[None])[0]
     turn = rng.normal(0, 0.15, 3) if rng.random() < 0.85 else rng.uniform(-np.pi, np.pi, 3)
-    stretch = rng.uniform(0.88, 1.14) * rng.uniform(0.96, 1.04, 3) * (1, 1, 1)
+    stretch = rng.uniform(0.88, 1.14) * rng.uniform(0.96, 1.04, 3)
     stretch[0] *= rng.choice([-1.0, 1.0])
     linear = g.rotation_exp(turn) @ np.diag(stretch)
     grid = centered_grid((size,) * 3, spacing_mm, np.zeros(3))
@@ -122,15 +132,8 @@ def changed(source: Volume, rng: np.random.Generator) -> Volume:
     return Volume(np.clip(hu, -1024, 3000), grid, source.name)
 
 
-def xrays(
-    body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, count: int, threads: int = 1,
-    directions: Sequence[float] | None = None,
-) -> list[View]:  # fmt: skip
-    """Line integrals as a C-arm would give them, from directions round the patient.
-
-    Args:
-        directions: angles round the patient's axis, rad; default: spread at random.
-    """
+def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, threads: int = 1) -> list[View]:
+    """Line integrals as a C-arm would give them, from ``VIEWS`` directions round the patient."""
     middle_mm = g.transform(volume_from_grid, np.full((1, 3), (GRID - 1) / 2))[0]
     spacing_mm = float(np.linalg.norm(volume_from_grid[:3, 0]))
     sdd_mm = rng.uniform(900, 1250)
@@ -143,31 +146,25 @@ def xrays(
         (middle_px + rng.normal(0, 2), middle_px + rng.normal(0, 2)),
     )  # fmt: skip
     isocentre_mm = middle_mm + rng.normal(0, 0.04, 3) * GRID * spacing_mm
-    if directions is None:
-        arc = rng.choice([np.pi, rng.uniform(0.6, 1.0) * np.pi, rng.uniform(1.0, 2.0) * np.pi], p=[0.5, 0.25, 0.25])
-        directions = (
-            rng.uniform(0, 2 * np.pi) + arc * (np.arange(count) + rng.normal(0, 0.12, count)) / count
-        ).tolist()
-    tilt = rng.normal(0, 0.08) if rng.random() < 0.8 else rng.normal(0, 0.5)
-    wobble = 0.02 if rng.random() < 0.6 else 0.2
-    roll = rng.choice([0.0, np.pi / 2, np.pi, -np.pi / 2]) + rng.normal(0, 0.05)
+    arc_deg = rng.choice([180.0, rng.uniform(110, 180), rng.uniform(180, 360)], p=[0.5, 0.25, 0.25])
+    orbital_deg = rng.uniform(0, 360) + arc_deg * (np.arange(VIEWS) + rng.normal(0, 0.12, VIEWS)) / VIEWS
+    angulation_deg = rng.normal(0, 5) if rng.random() < 0.8 else rng.normal(0, 28)
+    wobble_deg = 1.0 if rng.random() < 0.6 else 12.0
+    roll_deg = rng.choice([0.0, 90.0, 180.0, -90.0]) + rng.normal(0, 3)
     projector = Projector(body, threads=threads)
     exposure = _Exposure.drawn(rng)
     views = []
-    for angle in directions:
-        volume_from_carm = looking(isocentre_mm, angle, tilt + rng.normal(0, wobble), roll, source_mm)
+    for angle_deg in orbital_deg:
+        volume_from_carm = g.pose_at(
+            isocentre_mm,
+            source_mm,
+            orbital_deg=angle_deg,
+            angulation_deg=angulation_deg + rng.normal(0, wobble_deg),
+            roll_deg=roll_deg,
+        )
         line = exposure.seen(projector.render(carm, volume_from_carm), carm, rng)
         views.append(View(line, carm, volume_from_carm))
     return views
-
-
-def looking(isocentre_mm: Matrix, angle_rad: float, tilt_rad: float, roll_rad: float, source_mm: float) -> Matrix:
-    """volume_from_carm of a C-arm turned round the patient's long axis."""
-    beam = np.array([np.sin(angle_rad) * np.cos(tilt_rad), np.cos(angle_rad) * np.cos(tilt_rad), np.sin(tilt_rad)])
-    right = np.cross(beam, (0, 0, 1.0)) if abs(beam[2]) < 0.99 else np.array([1.0, 0, 0])
-    right /= np.linalg.norm(right)
-    upright = np.stack([right, np.cross(beam, right), beam], axis=1)
-    return g.rigid(upright @ g.rotation_exp(np.array([0, 0, roll_rad])), isocentre_mm - source_mm * beam)
 
 
 @dataclass(frozen=True)
@@ -176,8 +173,8 @@ class _Exposure:
 
     detector: Detector
     hardening: float
-    gain_error: float
     i0_error: float
+    """Of its logarithm, the same for all views."""
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> _Exposure:
@@ -187,13 +184,13 @@ class _Exposure:
             scatter_sigma_mm=float(rng.uniform(25, 60)),
             read_noise=2.0,
         )
-        return cls(detector, float(rng.choice([0.0, rng.uniform(0, 0.03)])), 0.02, float(rng.normal(0, 0.03)))
+        return cls(detector, float(rng.choice([0.0, rng.uniform(0, 0.03)])), float(rng.normal(0, 0.03)))
 
     def seen(self, line: FloatArray, carm: CArm, rng: np.random.Generator) -> FloatArray:
         hardened = line - self.hardening * line * line / (1 + 0.1 * line)
-        gain = 60_000 / self.detector.i0
+        gain = _OPEN_COUNTS / self.detector.i0
         counts = self.detector.expose(hardened, carm, gain, rng)
-        i0 = 60_000 * np.exp(self.i0_error + rng.normal(0, self.gain_error))
+        i0 = _OPEN_COUNTS * np.exp(self.i0_error + rng.normal(0, _GAIN_ERROR))
         measured: FloatArray = np.log(i0 / np.maximum(counts.astype(np.float32), 0.5)).astype(np.float32)
         return measured
 

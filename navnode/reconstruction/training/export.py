@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -46,18 +45,10 @@ def export(networks: Networks, folder: Path) -> None:
     )
 
 
-def write_card(
-    folder: Path,
-    name: str,
-    training: dict[str, str | int | float | list[str]],
-    metrics: dict[str, dict[str, float]],
-    sigma_factor: float,
-    limits: Sequence[str] = (),
-    licence: str = "Apache-2.0",
-) -> None:
-    """The card of an exported model; without it nothing runs."""
+def write_card(folder: Path, name: str, training: dict[str, str | int | float | list[str]]) -> None:
+    """The card of an exported model; without it nothing runs. What it is worth is for whoever measures it to add."""
     hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (VIEW_FILE, VOLUME_FILE)}
-    card = Card("navnode/model/1", name, hashes, training, licence, metrics, list(limits), sigma_factor)
+    card = Card("navnode/model/1", name, hashes, training)
     (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
 
 

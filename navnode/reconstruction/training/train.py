@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from navnode.reconstruction.features import GRID
+from navnode.reconstruction.learned import SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
 from navnode.reconstruction.training.examples import VIEWS, Example, disturbed, example, fewer
-from navnode.types import FloatArray, Volume
+from navnode.types import Volume
 
 BONE_HU = 200.0
 _HU_RANGE = (-1000.0, 1500.0)
-_SCALES = (-4.5, 1.5)
-"""Logarithm of the stated scale, 1000 HU: from 11 HU on."""
+CHECKPOINT_FILE = "checkpoint.pt"
+_SAVED_EVERY = 200
+_AHEAD = 3
+"""Examples made before they are needed."""
 _COUNTS, _SHARES = (1, 2, 3, 4, 6, 8, 10, 12), (0.03, 0.22, 0.12, 0.23, 0.12, 0.14, 0.06, 0.08)
 
 
@@ -44,7 +47,7 @@ class Recipe:
     seed: int = 0
 
 
-class Networks(nn.Module):  # type: ignore[misc]  # torch is not checked
+class Networks(nn.Module):
     """Both graphs, trained together."""
 
     def __init__(self) -> None:
@@ -69,8 +72,8 @@ def train(
     threads: int = 2,
     until: Callable[[], bool] = lambda: False,
     report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
-) -> Path:
-    """Train, or go on from ``folder``'s checkpoint; returns the checkpoint.
+) -> int:
+    """Train, or go on from ``folder``'s checkpoint; returns the steps made in all.
 
     Args:
         bodies: to make examples of.
@@ -81,7 +84,7 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT_FILE
     networks = Networks()
     averaged = Networks()
     averaged.load_state_dict(networks.state_dict())
@@ -94,31 +97,33 @@ def train(
         optimiser.load_state_dict(kept["optimiser"])
         step = int(kept["step"])
     pool = _Pool(bodies, recipe, step, weights)
-    log = (folder / "losses.jsonl").open("a", buffering=1)
-    while step < recipe.steps and not until():
-        rng = np.random.default_rng((recipe.seed, 2, step))
-        rate = _rate(step, recipe)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss, values = _losses(networks, pool.take(step, rng), recipe.block, rng)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimiser.step()
-        share = min(recipe.averaging, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mean, new in zip(averaged.parameters(), networks.parameters(), strict=True):
-                mean.lerp_(new, 1 - share)
-        step += 1
-        values["rate"] = rate
-        log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in values.items()}}) + "\n")
-        report(step, values)
-        if step % 200 == 0:
-            _save(checkpoint, networks, averaged, optimiser, step)
+    try:
+        with (folder / "losses.jsonl").open("a", buffering=1) as log:
+            while step < recipe.steps and not until():
+                rng = np.random.default_rng((recipe.seed, 2, step))
+                rate = _rate(step, recipe)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                loss, values = _losses(networks, pool.take(step, rng), recipe.block, rng)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+                if torch.isfinite(norm):
+                    optimiser.step()
+                share = min(recipe.averaging, (step + 1) / (step + 10))
+                with torch.no_grad():
+                    for mean, new in zip(averaged.parameters(), networks.parameters(), strict=True):
+                        mean.lerp_(new, 1 - share)
+                step += 1
+                values["rate"] = rate
+                log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in values.items()}}) + "\n")
+                report(step, values)
+                if step % _SAVED_EVERY == 0:
+                    _save(checkpoint, networks, averaged, optimiser, step)
+    finally:
+        pool.close()
     _save(checkpoint, networks, averaged, optimiser, step)
-    pool.close()
-    return checkpoint
+    return step
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -161,7 +166,7 @@ def objective(out: Tensor, seen: Tensor, hu: Tensor, count: int) -> tuple[Tensor
     weight = weight / weight.sum()
     error = out[:, 0:1] - target
     squared = (weight * error * error).sum()
-    scale = out[:, 2:3].clamp(*_SCALES)
+    scale = out[:, 2:3].clamp(*SCALES)
     stated = (weight * (error.detach().abs() * torch.exp(-scale) + scale)).sum()
     bone = (hu > BONE_HU).to(out.dtype)
     entropy = (weight * functional.binary_cross_entropy_with_logits(out[:, 1:2], bone, reduction="none")).sum()
@@ -181,42 +186,35 @@ def some_views(count: int, rng: np.random.Generator) -> list[int]:
 
 
 class _Pool:
-    """Examples, the oldest of which gives way to a new one every few steps, made in the background."""
+    """Examples, the oldest of which gives way to a new one every few steps, made ahead in the background."""
 
     def __init__(self, bodies: Sequence[Volume], recipe: Recipe, step: int, weights: Sequence[float] | None) -> None:
         self._bodies, self._recipe = bodies, recipe
         share = np.ones(len(bodies)) if weights is None else np.asarray(weights, float)
         self._share = share / share.sum()
-        self._next = step // recipe.reuse
+        self._taken = self._asked = step // recipe.reuse
         self._examples: list[Example] = []
-        self._made: queue.Queue[Example] = queue.Queue(maxsize=3)
-        self._open = True
-        threading.Thread(target=self._make, args=(self._next,), daemon=True).start()
+        self._ahead: deque[Future[Example]] = deque()
+        self._maker = ThreadPoolExecutor(1)
 
-    def _make(self, number: int) -> None:
-        while self._open:
-            rng = np.random.default_rng((self._recipe.seed, 1, number))
-            self._made.put(example(self._bodies[int(rng.choice(len(self._bodies), p=self._share))], rng))
-            number += 1
+    def _make(self, number: int) -> Example:
+        rng = np.random.default_rng((self._recipe.seed, 1, number))
+        return example(self._bodies[int(rng.choice(len(self._bodies), p=self._share))], rng)
 
     def take(self, step: int, rng: np.random.Generator) -> Example:
         """An example for a step; the pool grows from a few to its size."""
-        while self._next <= step // self._recipe.reuse + 3:
-            self._examples = [*self._examples, self._made.get()][-self._recipe.pool :]
-            self._next += 1
+        wanted = step // self._recipe.reuse + _AHEAD
+        while self._asked < wanted + _AHEAD:
+            self._ahead.append(self._maker.submit(self._make, self._asked))
+            self._asked += 1
+        while self._taken < wanted:
+            self._examples = [*self._examples, self._ahead.popleft().result()][-self._recipe.pool :]
+            self._taken += 1
         return self._examples[int(rng.integers(len(self._examples)))]
 
     def close(self) -> None:
-        self._open = False
-
-
-def infer(networks: Networks, channels: FloatArray, picture_from_grid: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """``OUTPUTS`` (3, 128, 128, 128) and how many views see each voxel, of a whole grid."""
-    with torch.no_grad():
-        out, seen = networks(
-            torch.from_numpy(channels.astype(np.float32)), torch.from_numpy(picture_from_grid), (0, 0, 0), GRID
-        )
-    return out[0].numpy(), seen[0, 0].numpy()
+        """What has been asked for and not begun is not made any more."""
+        self._maker.shutdown(wait=False, cancel_futures=True)
 
 
 def seconds_from_now(seconds: float) -> Callable[[], bool]:
