@@ -252,6 +252,7 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path):
     assert card.training["cts"] == ["ball.nii.gz"] and card.training["held_out"] == ["another"]
     given, learned = views(ball(), (0, 70)), Reconstructor(model=out / "model", threads=2)
     made = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    assert "was not measured" in made.reason
     assert made.method is Method.LEARNED and made.volume.voxels.shape == (96, 96, 96)
     assert made.uncertainty_hu is not None and (made.uncertainty_hu.voxels > 0).all()
     again = learned.reconstruct(given, size=96, spacing_mm=2.0)

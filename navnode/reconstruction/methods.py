@@ -100,6 +100,12 @@ class Reconstructor:
         """What computes."""
         return self._networks.engine if self._networks is not None else "native"
 
+    @property
+    def _unmeasured(self) -> str:
+        """What must be said of networks whose card holds no figures."""
+        measured = self._networks is None or self._networks.card.metrics
+        return "" if measured else "; how good this model is was not measured, nor what its intervals hold"
+
     def reconstruct(
         self,
         views: Sequence[View],
@@ -141,7 +147,7 @@ class Reconstructor:
             views=len(views),
             spread_rad=spread_rad,
             status=Status.DEGRADED,
-            reason=_reason(len(views), spread_rad),
+            reason=_reason(len(views), spread_rad) + self._unmeasured,
             per_view_ms=tuple(times),
         )
 
