@@ -107,21 +107,21 @@ def _sampled(pictures: Tensor, at: Tensor, size: int) -> Tensor:
 
 
 def unshuffled(x: Tensor) -> Tensor:
-    """(1, C, 2a, 2b, 2c) -> (1, 8 C, a, b, c)"""
-    _, c, a, b, d = x.shape
-    x = x.view(c, a // 2, 2, b // 2, 2, d // 2, 2).permute(0, 2, 4, 6, 1, 3, 5)
-    return x.reshape(1, 8 * c, a // 2, b // 2, d // 2)
+    """(N, C, 2a, 2b, 2c) -> (N, 8 C, a, b, c)"""
+    n, c, a, b, d = x.shape
+    x = x.view(n * c, a // 2, 2, b // 2, 2, d // 2, 2).permute(0, 2, 4, 6, 1, 3, 5)
+    return x.reshape(n, 8 * c, a // 2, b // 2, d // 2)
 
 
 def shuffled(x: Tensor, channels: int) -> Tensor:
     """The inverse of :func:`unshuffled`."""
-    _, _, a, b, d = x.shape
-    x = x.view(channels, 2, 2, 2, a, b, d).permute(0, 4, 1, 5, 2, 6, 3)
-    return x.reshape(1, channels, 2 * a, 2 * b, 2 * d)
+    n, _, a, b, d = x.shape
+    x = x.reshape(n * channels, 2, 2, 2, a, b, d).permute(0, 4, 1, 5, 2, 6, 3)
+    return x.reshape(n, channels, 2 * a, 2 * b, 2 * d)
 
 
 class VolumeNet(nn.Module):
-    """Sums and smeared of :class:`ViewNet`, and the number of views (1,) -> (1, 3, s, s, s), ``OUTPUTS``."""
+    """Sums and smeared of :class:`ViewNet`, and the numbers of views (N,) -> (N, 3, s, s, s), ``OUTPUTS``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +142,7 @@ class VolumeNet(nn.Module):
 
     def forward(self, sums: Tensor, smeared: Tensor, views: Tensor) -> Tensor:
         seen = sums[:, -1:].clamp(min=1.0)
+        views = views.view(-1, 1, 1, 1, 1)
         mean = sums[:, :FEATURES] / seen
         spread = (sums[:, FEATURES:-1] / seen - mean * mean).clamp(min=0.0)
         fine = unshuffled(smeared[:, :2] / smeared[:, 2:].clamp(min=1.0))
@@ -149,7 +150,7 @@ class VolumeNet(nn.Module):
             [
                 sums[:, -1:] / views,
                 torch.log2(1 + sums[:, -1:]) / 4,
-                torch.log2(views).view(1, 1, 1, 1, 1).expand_as(seen) / 4,
+                torch.log2(views).expand_as(seen) / 4,
             ],
             1,
         )
