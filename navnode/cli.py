@@ -480,6 +480,58 @@ def bench_registration(
     Console().print(f"Tracking: {figures['sequences']['frames_per_s']:g} frames/s", highlight=False)
 
 
+@bench.command(
+    "reconstruction", epilog="Example:  navnode bench reconstruction --ct hip.nii.gz --ct knee.nii.gz --out slices.png"
+)
+def bench_reconstruction(
+    ct: Annotated[
+        list[str] | None,
+        typer.Option("--ct", metavar="FILE", help="CTs to make X-rays of; default: the sample and a drawn one."),
+    ] = None,
+    views: Annotated[
+        list[int] | None, typer.Option("--views", min=2, max=64, help="How many; repeat. Default: 2, 4, 8, 16.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="DIR", help="Networks of your own, from `navnode train`.")
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Also RTK's methods, which take minutes.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="SLICES.png", help="A picture of what every method made.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Other X-rays for another number.")] = 0,
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """Volumes from a few X-rays of CTs, by every method: how right, how fast, how honest.
+
+    A model has seen the CTs that it was trained on; judge it by others.
+    """
+    from navnode.bench import reconstruction
+    from navnode.projector.native import default_threads
+    from navnode.simulation.sample_ct import resolve_ct
+
+    paths = [resolve_ct(given, messages) for given in ct or ["sample", "procedural"]]
+    with _percent("Reconstructing") as progress:
+        report = reconstruction.run(
+            paths, model=model, peers=peers, counts=views or reconstruction.COUNTS, picture=out,
+            threads=threads or default_threads(), seed=seed, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json(report)
+        return
+    table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at HU", "surface mm", "ms", title="Means over CTs")
+    for count, methods in report["mean"].items():
+        for name, row in methods.items():
+            parts = ("psnr_db", "ssim", "dice", "threshold_hu", "assd_mm", "elapsed_ms")
+            shown = (
+                f"{row[key]:.{digits}f}" if key in row else "-"
+                for key, digits in zip(parts, (1, 3, 3, 0, 1, 0), strict=True)
+            )
+            table.add_row(count, name, *shown)
+        table.add_section()
+    Console().print(table)
+
+
 def _told_rate(rate: dict[str, float]) -> str:
     return f"{rate['rate']:.1%} ({rate['hits']} of {rate['of']}; {rate['low']:.1%}-{rate['high']:.1%})"
 

@@ -100,6 +100,10 @@ class Reconstructor:
         """What computes."""
         return self._networks.engine if self._networks is not None else "native"
 
+    def forget(self) -> None:
+        """Compute everything anew the next time."""
+        self._accumulator = None
+
     @property
     def _unmeasured(self) -> str:
         """What must be said of networks whose card holds no figures."""

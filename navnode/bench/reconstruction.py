@@ -1,0 +1,271 @@
+"""Reconstruction from a few X-rays of bodies whose CT is known, beside the Reconstruction Toolkit's methods.
+
+RTK renders the X-rays, through chains that training does not use. Judged is what all views see: PSNR and SSIM of HU
+clipped to -1000..1500, the Dice coefficient of bone at 200 HU and at each method's best threshold, the average
+symmetric surface distance there, and how many voxels lie within the stated 95 % interval.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from skimage.metrics import structural_similarity
+
+from navnode import geometry as g
+from navnode.bench import rtk
+from navnode.bench.cases import Chain
+from navnode.errors import ConfigError
+from navnode.imaging import line_integrals
+from navnode.projector import Projector
+from navnode.reconstruction import Method, Reconstructor
+from navnode.types import Array, CArm, FloatArray, View, Volume
+from navnode.volumes import coarsened, read_volume, resample
+
+BONE_HU = 200.0
+SIZE, SPACING_MM = 128, 2.0
+COUNTS = (2, 4, 8, 16)
+
+_HU = (-1000.0, 1500.0)
+_THRESHOLDS_HU = [float(hu) for hu in range(-700, 800, 25)]
+_ISOCENTRE_MM = 680.0
+_BINNING = 2
+_I0 = 30_000.0
+_RENDERED_MM = 1.0
+"""CTs finer than this are rendered coarser; the grid's voxels are twice as large."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """X-rays of a body, and the truth about it."""
+
+    name: str
+    views: tuple[View, ...]
+    truth: FloatArray
+    """HU on the grid, (128, 128, 128)."""
+    seen: Array
+    """Voxels that all views see, bool."""
+    center_mm: Array
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made of a case."""
+
+    hu: FloatArray
+    half_95_hu: FloatArray | None
+    elapsed_ms: float
+
+
+Maker = Callable[[Case], Made]
+
+
+def run(
+    cts: Sequence[Path],
+    *,
+    model: Path | None = None,
+    peers: bool = True,
+    counts: Sequence[int] = COUNTS,
+    threads: int = 2,
+    seed: int = 0,
+    picture: Path | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Every method on every body at every number of views.
+
+    Args:
+        model: networks instead of the shipped ones.
+        picture: a PNG of what was made, a row for every body and number of views.
+        peers: also RTK's FDK, SART and total variation; without the extra ``bench`` they are left out.
+
+    Raises:
+        ConfigError: a CT cannot be read.
+    """
+    makers = _makers(model, peers and rtk.available(), threads)
+    steps, done = len(cts) * len(counts) * (len(makers) + 1), 0
+    bodies: dict[str, dict[str, Any]] = {}
+    shown = []
+    for path in cts:
+        body = coarsened(read_volume(path), _RENDERED_MM)
+        rows: dict[str, Any] = {}
+        for case, disturbed in _cases(body, counts, threads, seed):
+            rows[str(len(case.views))] = row = {}
+            slices = {"CT": _coronal(case.truth)}
+            for name, maker in makers.items():
+                made = maker(case)
+                slices[name] = _coronal(made.hu)
+                row[name] = figures = judged(made, case)
+                if name == "learned":
+                    lost = figures["dice"] - dice(maker(disturbed).hu, case, figures["threshold_hu"])
+                    figures["dice_lost_by_pose_error"] = round(lost, 4)
+                done += 1
+                progress(done / steps)
+            done += 1
+            shown.append((f"{body.name}, {len(case.views)} views", slices))
+        bodies[path.name] = rows
+    if picture is not None:
+        _draw(shown, picture)
+    return {
+        "size": SIZE, "spacing_mm": SPACING_MM, "threads": threads, "bodies": bodies, "mean": _means(bodies, counts)
+    }  # fmt: skip
+
+
+def _coronal(hu: FloatArray) -> FloatArray:
+    """The middle slice as seen from the front, head up."""
+    return hu[::-1, hu.shape[1] // 2, ::-1]
+
+
+def _draw(rows: Sequence[tuple[str, dict[str, FloatArray]]], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(f"the picture is drawn by matplotlib: pip install 'navnode[bench]' ({error})") from error
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(2.2 * columns, 2.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for (title, slices), row in zip(rows, axes, strict=True):
+        for (name, hu), axis in zip(slices.items(), row, strict=True):
+            axis.imshow(hu, cmap="gray", vmin=-400, vmax=800)
+            axis.set_title(title if name == "CT" else name, fontsize=7)
+            axis.axis("off")
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _means(bodies: dict[str, dict[str, Any]], counts: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """Number of views -> method -> figure, over bodies."""
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for count in map(str, counts):
+        rows = [body[count] for body in bodies.values()]
+        means[count] = {
+            name: {
+                key: round(float(np.mean([row[name][key] for row in rows])), 3)
+                for key in rows[0][name]
+                if all(row[name].get(key) is not None for row in rows)
+            }
+            for name in rows[0]
+        }
+    return means
+
+
+def _makers(model: Path | None, peers: bool, threads: int) -> dict[str, Maker]:
+    makers: dict[str, Maker] = {}
+    try:
+        learned = Reconstructor(Method.LEARNED, threads, model)
+        makers["learned"] = _of(learned)
+    except ConfigError:
+        if model is not None:
+            raise
+    makers["SART"] = _of(Reconstructor(Method.SART, threads))
+    makers["FDK"] = _of(Reconstructor(Method.FDK, threads))
+    if peers:
+        for name, method in rtk.RECONSTRUCTIONS.items():
+            makers[name] = _peer(method)
+    return makers
+
+
+def _of(reconstructor: Reconstructor) -> Maker:
+    def make(case: Case) -> Made:
+        reconstructor.forget()
+        began = time.perf_counter()
+        made = reconstructor.reconstruct(case.views, size=SIZE, spacing_mm=SPACING_MM, center_mm=case.center_mm)
+        elapsed_ms = 1e3 * (time.perf_counter() - began)
+        half = None if made.uncertainty_hu is None else made.uncertainty_hu.voxels
+        return Made(made.volume.voxels, half, elapsed_ms)
+
+    return make
+
+
+def _peer(method: Callable[..., FloatArray]) -> Maker:
+    def make(case: Case) -> Made:
+        began = time.perf_counter()
+        hu = method(case.views, SIZE, SPACING_MM, case.center_mm)
+        return Made(hu, None, 1e3 * (time.perf_counter() - began))
+
+    return make
+
+
+def _cases(body: Volume, counts: Sequence[int], threads: int, seed: int) -> Iterator[tuple[Case, Case]]:
+    """A case for each number of views, and the same with poses that are off by 1 mm and 1 degree."""
+    projector = rtk.RtkProjector(body, threads) if rtk.available() else Projector(body, threads=threads)
+    truth = resample(body, SPACING_MM, (SIZE,) * 3)
+    for count in counts:
+        rng = np.random.default_rng((seed, count))
+        chain = replace(Chain.drawn(rng, _I0), tool=False)
+        wide_mm, far_mm = float(rng.choice([300.0, 380.0])), float(rng.uniform(980, 1150))
+        carm = CArm(512, 512, (wide_mm / 512,) * 2, far_mm, (255.5, 255.5))
+        views = []
+        for number in range(count):
+            pose = g.pose_at(
+                body.center_mm + rng.normal(0, 3, 3),
+                _ISOCENTRE_MM,
+                orbital_deg=10 + 180 * number / count + rng.normal(0, 2),
+                angulation_deg=rng.normal(0, 3),
+                roll_deg=rng.normal(0, 2),
+            )
+            counted = chain.expose(projector.render(carm, pose), carm, rng)
+            line = line_integrals(counted, chain.i0 * chain.gain, _BINNING)
+            views.append(View(line, carm.binned(_BINNING), pose))
+        case = Case(body.name, tuple(views), truth.voxels, _seen_by_all(views, truth), body.center_mm)
+        yield case, replace(case, views=tuple(_off(view, rng) for view in views))
+
+
+def _off(view: View, rng: np.random.Generator) -> View:
+    assert view.volume_from_carm is not None
+    turn, shift = rng.normal(size=(2, 3))
+    xi = np.concatenate([np.deg2rad(1.0) * turn / np.linalg.norm(turn), shift / np.linalg.norm(shift)])
+    return replace(view, volume_from_carm=view.volume_from_carm @ g.exp(xi, (0.0, 0.0, _ISOCENTRE_MM)))
+
+
+def _seen_by_all(views: Sequence[View], grid: Volume) -> Array:
+    k, j, i = np.indices(grid.voxels.shape, np.float64)
+    points = g.transform(grid.volume_from_index, np.stack([i, j, k], -1).reshape(-1, 3))
+    seen = np.ones(len(points), bool)
+    for view in views:
+        assert view.volume_from_carm is not None
+        pixels = g.project(view.carm, g.inverse(view.volume_from_carm), points)
+        seen &= ((pixels >= 0) & (pixels <= np.array([view.carm.width_px, view.carm.height_px]) - 1)).all(axis=1)
+    return seen.reshape(grid.voxels.shape)
+
+
+def judged(made: Made, case: Case) -> dict[str, float]:
+    """The figures of one volume."""
+    hu, truth = (np.clip(part, *_HU) for part in (made.hu, case.truth))
+    squared = float(np.mean((hu[case.seen] - truth[case.seen]) ** 2))
+    _, similar = structural_similarity(hu, truth, data_range=_HU[1] - _HU[0], full=True)
+    best = max(_THRESHOLDS_HU, key=lambda threshold: dice(hu, case, threshold))
+    figures = {
+        "psnr_db": 20 * np.log10((_HU[1] - _HU[0]) / np.sqrt(squared)),
+        "ssim": float(similar[case.seen].mean()),
+        "dice_200": dice(hu, case, BONE_HU),
+        "dice": dice(hu, case, best),
+        "threshold_hu": best,
+        "assd_mm": surface_distance_mm((hu > best) & case.seen, (truth > BONE_HU) & case.seen),
+        "elapsed_ms": made.elapsed_ms,
+    }
+    if made.half_95_hu is not None:
+        within = np.abs(case.truth - made.hu) <= made.half_95_hu
+        figures["within_95"] = float(within[case.seen].mean())
+    return {key: round(float(value), 4) for key, value in figures.items() if np.isfinite(value)}
+
+
+def dice(hu: FloatArray, case: Case, threshold_hu: float) -> float:
+    """Of bone, among the voxels that all views see."""
+    found, true = (hu > threshold_hu) & case.seen, (case.truth > BONE_HU) & case.seen
+    return float(2 * (found & true).sum() / max(found.sum() + true.sum(), 1))
+
+
+def surface_distance_mm(a: Array, b: Array) -> float:
+    """Average symmetric distance of two masks' surfaces; infinite if one is empty."""
+    if not (a.any() and b.any()):
+        return float("inf")
+    surfaces = [mask & ~binary_erosion(mask) for mask in (a, b)]
+    to_a, to_b = (distance_transform_edt(~surface, SPACING_MM) for surface in surfaces)
+    return float((to_b[surfaces[0]].sum() + to_a[surfaces[1]].sum()) / (surfaces[0].sum() + surfaces[1].sum()))
