@@ -285,8 +285,17 @@ def reconstruct_command(
         Path | None,
         typer.Option("--uncertainty", metavar="U.nii.gz", help="Also half of every voxel's 95 % interval, HU."),
     ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option("--prior", metavar="CT", help="A CT in the views' frame; what they contradict is changed."),
+    ] = None,
+    prior_map: Annotated[
+        Path | None,
+        typer.Option("--prior-map", metavar="M.nii.gz", help="Also 1 where a voxel rests on the prior alone, else 0."),
+    ] = None,
     method: Annotated[
-        Method, typer.Option("--method", help="auto: learned if a model and an engine are there, else sart.")
+        Method,
+        typer.Option("--method", help="auto: prior if there is one; learned if a model and an engine are, else sart."),
     ] = Method.AUTO,
     model: Annotated[
         Path | None, typer.Option("--model", metavar="DIR", help="Networks of your own, from `navnode train`.")
@@ -300,7 +309,7 @@ def reconstruct_command(
     with _percent("Reconstructing") as progress:
         report = offline.reconstruct_views(
             views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, method=method, model=model,
-            mesh=mesh, uncertainty=uncertainty, threads=threads, progress=progress,
+            mesh=mesh, uncertainty=uncertainty, prior=prior, prior_map=prior_map, threads=threads, progress=progress,
         )  # fmt: skip
     line = f"{out}: {report['method']} ({report['engine']}), {report['elapsed_ms']:.0f} ms; {report['status']}: "
     _tell_offline(report, as_json, line + report["reason"])

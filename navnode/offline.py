@@ -167,11 +167,17 @@ def reconstruct_views(
     model: Path | None,
     mesh: Path | None,
     uncertainty: Path | None,
+    prior: Path | None,
+    prior_map: Path | None,
     threads: int,
     progress: Progress,
 ) -> dict[str, Any]:
     """A volume from views with poses."""
-    reconstructor = Reconstructor(method, threads or None, model)
+    if (prior is not None or method is Method.PRIOR) and (prior is None or method not in (Method.AUTO, Method.PRIOR)):
+        raise ConfigError("--prior CT goes with --method prior, which is the default with it")
+    if prior_map is not None and prior is None:
+        raise ConfigError("--prior-map: there is no --prior")
+    reconstructor = Reconstructor(method if prior is None else Method.PRIOR, threads or None, model)
     if uncertainty is not None and reconstructor.method is not Method.LEARNED:
         raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} states none; learned does")
     wanted = read_views(views)
@@ -182,11 +188,16 @@ def reconstruct_views(
         made.append(view.view(max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
-    done = reconstructor.reconstruct(made, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress)
+    done = reconstructor.reconstruct(
+        made, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress,
+        prior=read_volume(prior) if prior is not None else None,
+    )  # fmt: skip
     elapsed_ms = _ms(started)
     write_volume(done.volume, out)
     if uncertainty is not None and done.uncertainty_hu is not None:
         write_volume(done.uncertainty_hu, uncertainty)
+    if prior_map is not None and done.rests is not None:
+        write_volume(done.rests, prior_map)
     if mesh is not None:
         _write_bone(done.volume, mesh)
     return {

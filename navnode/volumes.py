@@ -74,17 +74,26 @@ def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | Non
 
     ``size`` is (i, j, k); by default it covers the volume.
     """
-    image = _to_sitk(volume)
-    own_spacing = np.array(image.GetSpacing())
-    sigma_mm = 0.5 * np.sqrt(np.maximum(spacing_mm**2 - own_spacing**2, 0.0))
-    if sigma_mm.any():
-        image = sitk.SmoothingRecursiveGaussian(image, np.maximum(sigma_mm, 1e-3 * own_spacing).tolist())
     if size is None:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1)
         ras = volume.volume_from_index[:3, :3] @ corners
         counts = np.ceil(np.ptp(ras, axis=1) / spacing_mm - 1e-6).astype(int) + 1
         size = (int(counts[0]), int(counts[1]), int(counts[2]))
-    volume_from_index = centered_grid(size, spacing_mm, volume.center_mm)
+    return onto(volume, centered_grid(size, spacing_mm, volume.center_mm), size)
+
+
+def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) -> Volume:
+    """The volume on another grid of cubic voxels, smoothed first where it gets coarser; air where it does not reach.
+
+    Args:
+        size: (i, j, k)
+    """
+    image = _to_sitk(volume)
+    spacing_mm = float(np.linalg.norm(volume_from_index[:3, 0]))
+    own_spacing = np.array(image.GetSpacing())
+    sigma_mm = 0.5 * np.sqrt(np.maximum(spacing_mm**2 - own_spacing**2, 0.0))
+    if sigma_mm.any():
+        image = sitk.SmoothingRecursiveGaussian(image, np.maximum(sigma_mm, 1e-3 * own_spacing).tolist())
     # In LPS the RAS grid runs backwards along its first two axes, which ITK expresses as a direction.
     lps_from_index = RAS_FROM_LPS @ volume_from_index
     resampled = sitk.Resample(

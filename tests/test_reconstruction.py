@@ -9,6 +9,7 @@ from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstructor, engines, reconstruct, training
+from navnode.reconstruction.classical import consistent
 from navnode.reconstruction.features import picture
 from navnode.reconstruction.filtered import rotation_axis
 from navnode.reconstruction.learned import Accumulator
@@ -250,7 +251,7 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path):
     assert [json.loads(line)["step"] for line in (out / "losses.jsonl").read_text().splitlines()] == [1, 2]
     card = engines.read_card(out / "model")
     assert card.training["cts"] == ["ball.nii.gz"] and card.training["held_out"] == ["another"]
-    given, learned = views(ball(), (0, 70)), Reconstructor(model=out / "model", threads=2)
+    given, learned = views(ball(), (0, 70)), Reconstructor(model=out / "model", threads=1)
     made = learned.reconstruct(given, size=96, spacing_mm=2.0)
     assert "was not measured" in made.reason
     assert made.method is Method.LEARNED and made.volume.voxels.shape == (96, 96, 96)
@@ -292,3 +293,61 @@ def test_procedural_bodies_hold_bone_flesh_and_air(name):
     assert np.isfinite(body.hu).all() and body.hu.min() >= -1000 and body.hu.max() < 3000
     shares = [np.mean((body.hu >= low) & (body.hu < high)) for low, high in ((-1001, -700), (-200, 150), (250, 3000))]
     assert shares[0] > 0.02 and shares[1] > 0.05 and shares[2] > 0.003
+
+
+def _with_a_rod(volume: Volume) -> tuple[Volume, np.ndarray]:
+    k, j, i = np.mgrid[[slice(-63, 64, 2)] * 3].astype(float)
+    rod = (np.hypot(i - 14, j - 4) < 5) & (np.abs(k + 6) < 16)
+    return Volume(np.where(rod, 1500.0, volume.voxels).astype(np.float32), volume.volume_from_index), rod
+
+
+def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept():
+    before = ball()
+    truth, rod = _with_a_rod(before)
+    given = views(truth, (0, 45, 90, 135))
+    made = Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=before)
+    assert made.method is Method.PRIOR and made.status.value == "DEGRADED" and "rests on the CT alone" in made.reason
+    off = [np.sqrt(np.mean((hu - truth.voxels)[rod] ** 2)) for hu in (before.voxels, made.volume.voxels)]
+    assert off[1] < 0.6 * off[0]
+    far = np.abs(np.indices(rod.shape) - np.argwhere(rod).mean(axis=0)[:, None, None, None]).max(axis=0) > 14
+    assert np.abs(made.volume.voxels - before.voxels)[far].mean() < 1.0
+    assert made.rests is not None and made.rests.voxels[rod].mean() < 0.3
+    without = reconstruct(given, method=Method.SART, size=64, spacing_mm=2.0)
+    gain_db = 20 * np.log10(np.std(without.voxels - truth.voxels) / np.std(made.volume.voxels - truth.voxels))
+    assert gain_db > 4
+
+
+def test_a_prior_that_nothing_contradicts_stays_as_it_is():
+    before = ball()
+    made = Reconstructor(Method.PRIOR).reconstruct(views(before, (0, 45, 90)), size=64, spacing_mm=2.0, prior=before)
+    assert np.abs(made.volume.voxels - before.voxels).max() < 20
+
+
+def test_a_prior_that_ends_inside_the_body_is_refused():
+    whole = ball()
+    moved = whole.volume_from_index.copy()
+    moved[2, 3] += 2.0 * 26
+    short = Volume(whole.voxels[26:34], moved)
+    with pytest.raises(ComputeError, match="too short"):
+        Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), size=64, spacing_mm=2.0, prior=short)
+
+
+def test_a_prior_and_its_method_belong_together():
+    with pytest.raises(ConfigError, match="belong together"):
+        Reconstructor(Method.PRIOR).reconstruct(views(ball(), (0, 90)))
+    with pytest.raises(ConfigError, match="belong together"):
+        Reconstructor(Method.SART).reconstruct(views(ball(), (0, 90)), prior=ball())
+
+
+def test_a_volume_made_consistent_looks_more_like_its_views():
+    truth, _ = _with_a_rod(ball())
+    given = views(truth, (0, 45, 90, 135))
+    after = consistent(ball(), given, sweeps=3)
+
+    def off(volume: Volume) -> float:
+        projector = Projector(volume)
+        lines = [projector.render(view.carm, view.volume_from_carm) - view.line_integrals for view in given]
+        return float(np.sqrt(np.mean(np.square(lines))))
+
+    assert off(after) < 0.7 * off(ball())
+    assert after.voxels.shape == truth.voxels.shape and (after.voxels >= -1000).all()

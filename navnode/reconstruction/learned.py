@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from navnode.reconstruction.classical import consistent
 from navnode.reconstruction.engines import Networks
 from navnode.reconstruction.features import GRID, picture
 from navnode.types import FloatArray, Matrix, View, Volume
@@ -80,18 +81,20 @@ class Accumulator:
             else:
                 total -= part
 
-    def result(self) -> Reconstructed:
-        """What all views together say; there must be one."""
+    def result(self, threads: int | None = None) -> Reconstructed:
+        """What all views together say, brought into agreement with their detail; there must be one."""
         sums, smeared = self._sums
         inputs = {"sums": sums, "smeared": smeared, "views": np.array([float(self.views)], np.float32)}
         mean, _, scale = self._networks.volume(inputs)[0][0]
+        name = f"learned, {self.views} views"
+        said = Volume(np.clip(1000.0 * mean, *_HU).astype(np.float32), self.volume_from_grid, name)
+        hu = consistent(said, list(self._views.values()), threads=threads).voxels
         unknown = np.round(smeared[0, 2]) < min(2, self.views)
-        hu = np.clip(1000.0 * mean, *_HU)
         hu[unknown] = AIR_HU
         half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *SCALES))
         half[unknown] = _UNKNOWN_HU
         return Reconstructed(
-            Volume(hu.astype(np.float32), self.volume_from_grid, f"learned, {self.views} views"),
+            Volume(hu, self.volume_from_grid, name),
             Volume(half.astype(np.float32), self.volume_from_grid, "half of the 95 % interval, HU"),
         )
 

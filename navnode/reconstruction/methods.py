@@ -16,6 +16,7 @@ from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator
+from navnode.reconstruction.prior import with_prior
 from navnode.types import Matrix, Status, View, Volume
 from navnode.volumes import AIR_HU, resample
 
@@ -36,6 +37,8 @@ class Method(StrEnum):
     LEARNED = "learned"
     SART = "sart"
     FDK = "fdk"
+    PRIOR = "prior"
+    """A registered CT, changed where the X-rays contradict it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Reconstruction:
     """DEGRADED at best: a volume from a few X-rays is a likeness."""
     reason: str
     per_view_ms: tuple[float, ...]
+    rests: Volume | None = None
+    """1 where a voxel rests on the prior alone; None without one."""
 
 
 def reconstruct(
@@ -117,12 +122,14 @@ class Reconstructor:
         size: int = 128,
         spacing_mm: float = 2.0,
         center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
+        prior: Volume | None = None,
         progress: Progress = lambda share: None,
     ) -> Reconstruction:
         """A volume on a cubic RAS grid around ``center_mm``, and how far it may be trusted.
 
         Args:
             views: two or more, with poses, from directions that differ.
+            prior: a CT in the views' frame, for the method that begins with one.
 
         Raises:
             ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
@@ -130,7 +137,22 @@ class Reconstructor:
         spread_rad = checked_spread_rad(views)
         uncertainty: Volume | None = None
         times: list[float] = []
-        if self._networks is not None:
+        rests: Volume | None = None
+        reason = _reason(len(views), spread_rad) + self._unmeasured
+        if (prior is None) == (self.method is Method.PRIOR):
+            raise ConfigError("a prior and the method that begins with one belong together")
+        if prior is not None:
+            changed = with_prior(
+                views, prior, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=self._threads,
+                progress=progress,
+            )  # fmt: skip
+            volume, rests = changed.volume, changed.rests
+            changed_cm3, degrees = changed.changed_mm3 / 1000, np.rad2deg(spread_rad)
+            reason = (
+                f"{len(views)} views over {degrees:.0f} degrees on a CT: {changed_cm3:.1f} cm3 changed; "
+                f"{changed.rests_share:.0%} of what they see rests on the CT alone"
+            )
+        elif self._networks is not None:
             volume, uncertainty, times = self._learned(
                 self._networks, views, size, spacing_mm, np.asarray(center_mm, np.float64), progress
             )
@@ -151,8 +173,9 @@ class Reconstructor:
             views=len(views),
             spread_rad=spread_rad,
             status=Status.DEGRADED,
-            reason=_reason(len(views), spread_rad) + self._unmeasured,
+            reason=reason,
             per_view_ms=tuple(times),
+            rests=rests,
         )
 
     def _learned(
@@ -175,7 +198,7 @@ class Reconstructor:
             sums.add(view)
             times.append(round(1e3 * (time.perf_counter() - began), 1))
             progress(0.8 * (index + 1) / len(views))
-        made = sums.result()
+        made = sums.result(self._threads)
         if size == GRID:
             return made.volume, made.uncertainty_hu, times
         volume, stated = (resample(part, spacing_mm, (size,) * 3) for part in (made.volume, made.uncertainty_hu))

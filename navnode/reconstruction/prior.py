@@ -1,0 +1,188 @@
+"""A registered CT as prior: what the X-rays contradict is changed, what they do not is kept.
+
+The views are brought to the scale of the CT's own X-rays (beam hardening and scatter bend it), what is left of them is
+reconstructed as a change by SART, and a change that the views do not agree about is thresholded away between sweeps,
+as in prior image constrained compressed sensing (Chen, Tang and Leng, Med. Phys. 35, 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from navnode.errors import ComputeError
+from navnode.projector import Projector
+from navnode.projector.native import MU_WATER_PER_MM, attenuation, hounsfield
+from navnode.reconstruction.classical import Fit, Prepared
+from navnode.types import FloatArray, Matrix, View, Volume
+from navnode.volumes import AIR_HU, centered_grid, coarsened, onto
+
+_DETAIL_MM = 20.0
+_SWEEPS = 12
+_RELAXATION = 0.8
+_SMOOTHING_VOXELS = 0.4
+_SIGNIFICANT = 1.7
+"""Mean over views of how many sigma a view differs from the CT's X-ray, at most ``_MOST`` each: a voxel may change from
+here on."""
+_MOST, _LEAST = 3.0, -1.0
+_RESOLVED_MM = 1.5
+_CLASSES = 8
+_SYSTEMATIC = 2.0
+"""What the CT's X-ray is off by without any change, over what noise is."""
+_CHANGED_HU = 100.0
+_AGREES = 0.8
+"""Correlation of the detail of a view with the CT's around a ray from which on the X-ray is said to confirm it."""
+_AROUND_MM = 6.0
+_TISSUE_HU = -600.0
+_DENSEST_PER_MM = 0.1
+"""Titanium and thin steel, as a hardened beam sees them: 4000 HU."""
+_BODY_LINE = 0.2
+_END_LINE = 0.01
+"""Half a millimetre of water."""
+_MOST_ENDED = 0.4
+"""Share of a view's rays that may leave the CT inside the body."""
+
+
+@dataclass(frozen=True)
+class WithPrior:
+    """A volume that rests on a CT and X-rays."""
+
+    volume: Volume
+    """HU"""
+    rests: Volume
+    """1 where a voxel rests on the prior alone, 0 where the X-rays confirm or change it; on the same grid."""
+    changed_mm3: float
+    rests_share: float
+    """Of the voxels that two or more views see."""
+
+
+def with_prior(
+    views: Sequence[View],
+    prior: Volume,
+    *,
+    size: int = 128,
+    spacing_mm: float = 2.0,
+    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
+    threads: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> WithPrior:
+    """The prior on a cubic RAS grid around ``center_mm``, with what the X-rays say is different.
+
+    Args:
+        views: two or more, with poses in the prior's frame.
+        prior: a CT in HU; it may reach beyond the grid, and should.
+
+    Raises:
+        ComputeError: the CT is too short for two of the views.
+    """
+    grid = centered_grid((size,) * 3, spacing_mm, np.asarray(center_mm))
+    before = onto(prior, grid, (size,) * 3)
+    fit = Fit(before, views, threads)
+    coarse = coarsened(prior, spacing_mm)
+    rendered = Projector(coarse, precision="float32", threads=threads)
+    usable = 0
+    confirmed, denser, thinner = (np.zeros_like(fit.mu) for _ in range(3))
+    ends = Projector(_ends(coarse), precision="float32", threads=threads)
+    for view in fit.views:
+        expected = rendered.render(view.carm, view.volume_from_carm)
+        body = (expected > _BODY_LINE) & (view.inverse_length > 0)
+        ended = ends.render(view.carm, view.volume_from_carm) > _END_LINE
+        usable += float(np.mean(ended[body])) < _MOST_ENDED if body.any() else 0
+        fit.exclude(view, ended)
+        measured = _on_scale(view, expected)
+        pixel_mm = fit.pixel_mm(view)
+        seen, known = (fit.detail(picture, view, _DETAIL_MM) for picture in (measured, expected))
+        confirmed += fit.backprojected(_agreement(seen, known, view, _AROUND_MM / pixel_mm), view)
+        view.line = seen - known
+        sigmas = _sigmas(view, expected, _RESOLVED_MM / pixel_mm)
+        denser += fit.backprojected(np.clip(sigmas, _LEAST, _MOST), view)
+        thinner += fit.backprojected(np.clip(-sigmas, _LEAST, _MOST), view)
+    if usable < 2:
+        raise ComputeError("the CT is too short: most rays leave it where the body goes on, or miss it")
+    least = _SIGNIFICANT * np.maximum(fit.seen, 2)
+    fit.restrict(((denser > least) | (thinner > least)) & (fit.seen >= 2))
+    own = attenuation(before.voxels)
+    highest = np.where(denser > least, np.maximum(_DENSEST_PER_MM - own, 0.0), 0.0).astype(np.float32)
+    lowest = np.where(thinner > least, -own, np.float32(0.0))
+    fit.mu[:] = 0.0
+    for sweep in range(_SWEEPS):
+        fit.sweep(_RELAXATION, least=-np.inf)
+        fit.mu[:] = gaussian_filter(fit.mu, _SMOOTHING_VOXELS)
+        np.clip(fit.mu, lowest, highest, out=fit.mu)
+        progress((sweep + 1) / _SWEEPS)
+    change_hu = fit.mu / MU_WATER_PER_MM * 1000
+    hu = np.where(change_hu == 0, before.voxels, hounsfield(own + fit.mu)).astype(np.float32)
+    changed = np.abs(change_hu) > _CHANGED_HU
+    rests = ~changed & ((fit.seen < 2) | (confirmed < _AGREES * fit.seen))
+    name = f"{prior.name}, changed by {len(views)} views"
+    return WithPrior(
+        Volume(hu, grid, name),
+        Volume(rests.astype(np.float32), grid, "1: rests on the prior alone"),
+        float(changed.sum()) * spacing_mm**3,
+        float(rests[fit.seen >= 2].mean()) if (fit.seen >= 2).any() else 1.0,
+    )
+
+
+def _ends(prior: Volume) -> Volume:
+    """Water where the CT ends although the body goes on: rays through there have crossed what it does not show."""
+    hu = np.full_like(prior.voxels, AIR_HU)
+    for axis in range(3):
+        for face in (slice(2), slice(-2, None)):
+            part = tuple(face if a == axis else slice(None) for a in range(3))
+            hu[part] = np.where(prior.voxels[part] > _TISSUE_HU, 0.0, AIR_HU)
+    return Volume(hu, prior.volume_from_index)
+
+
+def _on_scale(view: Prepared, expected: FloatArray) -> FloatArray:
+    """The view's line integrals as they would be if the CT's were what is measured, bent by a parabola.
+
+    The parabola is fitted twice, the second time without what differs most.
+    """
+    use = (view.inverse_length > 0) & (expected > _BODY_LINE)
+    if use.sum() < 100:
+        return view.line
+    x, y = view.line[use], expected[use]
+    for _ in range(2):
+        bent = np.polynomial.Polynomial.fit(x, y, 2)
+        off = np.abs(bent(x) - y)
+        keep = off <= 1.5 * np.median(off) + 1e-6
+        x, y = x[keep], y[keep]
+    scaled: FloatArray = bent(view.line).astype(np.float32)
+    return scaled
+
+
+def _agreement(seen: FloatArray, known: FloatArray, view: Prepared, sigma_px: float) -> FloatArray:
+    """Correlation of two pictures around every pixel, 0 where nothing was measured."""
+    inside = view.inverse_length > 0
+
+    def mean(picture: FloatArray) -> FloatArray:
+        blurred: FloatArray = cv2.GaussianBlur(picture, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
+        return blurred
+
+    a, b = seen - mean(seen), known - mean(known)
+    correlation: FloatArray = mean(a * b) / np.sqrt(np.maximum(mean(a * a) * mean(b * b), 1e-12)) * inside
+    return correlation
+
+
+def _sigmas(view: Prepared, expected: FloatArray, resolved_px: float) -> FloatArray:
+    """By how many sigma the view's line integrals, differences by now, are off; 0 where nothing was measured.
+
+    Noise grows with what the ray has crossed: sigma is a robust one among pixels that have crossed about as much.
+    """
+    inside = view.inverse_length > 0
+    off: FloatArray = cv2.GaussianBlur(view.line, (0, 0), resolved_px, borderType=cv2.BORDER_REPLICATE) * inside
+    if not inside.any():
+        return off
+    fine = off - cv2.GaussianBlur(off, (0, 0), 4 * resolved_px, borderType=cv2.BORDER_REPLICATE)
+    edges = np.quantile(expected[inside], np.linspace(0, 1, _CLASSES + 1))
+    classes = np.clip(np.searchsorted(edges, expected, side="right") - 1, 0, _CLASSES - 1)
+    sigma = np.ones(_CLASSES, np.float32)
+    for number in range(_CLASSES):
+        of_class = fine[inside & (classes == number)]
+        if of_class.size:
+            sigma[number] = max(_SYSTEMATIC * 1.4826 * float(np.median(np.abs(of_class))), 1e-4)
+    return off / sigma[classes]
