@@ -11,11 +11,11 @@ import subprocess
 from typing import Any
 
 from navnode import __version__, native
+from navnode.cache import cache_folder
 from navnode.igtl.server import DEFAULT_PORT
 from navnode.processes import may_take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.methods import engine_name
-from navnode.simulation.sample_ct import cache_folder
 
 _NO_REAL_TIME = "ordinary; `ulimit -r 5` or LimitRTPRIO=5 would allow real-time, with a third of the overlay latency"
 
@@ -31,7 +31,7 @@ def examine() -> dict[str, Any]:
         "gpu": _gpu(),
         "extras": {
             name: importlib.util.find_spec(name) is not None
-            for name in ("torch", "tensorrt", "openvino", "onnxruntime")
+            for name in ("torch", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
         },
         "ports": {str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
         "cache": str(cache_folder()),

