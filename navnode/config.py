@@ -100,6 +100,7 @@ class OutputsSection(_Section, frozen=True):
 
     xray: Name = "XRay"
     volume: Name = "Volume"
+    uncertainty: Name = "VolumeUncertainty"
     patient: Name = "PatientToVolume"
     carm: Name = "CArmToVolume"
     bone: Name = "BoneModel"

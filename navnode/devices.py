@@ -39,6 +39,7 @@ from navnode.types import (
 
 _TOOL_LENGTH_MM = 150.0
 _EXTENSION_MM = 60.0
+_HIGHEST_HU = 4095
 """How far the axis is drawn back along the tool and ahead of its tip."""
 
 _FARTHEST_MM = 100_000.0
@@ -179,18 +180,21 @@ class Consoles:
     def _volume(self, update: VolumeUpdate) -> list[Message]:
         metadata = {**validity_metadata(update.validity), "Method": update.method, "Views": str(update.views)}
         stamp = update.validity.source_time_ns
-        hu = np.clip(np.round(update.volume.voxels), -1024, 3071).astype(np.int16)
         messages: list[Message] = []
         if update.method != "CT":  # consoles have the CT; what they lack is what was made from X-rays
-            messages.append(
+            made = [(self._names.volume, update.volume)]
+            if update.uncertainty_hu is not None:
+                made.append((self._names.uncertainty, update.uncertainty_hu))
+            messages += [
                 Image(
-                    device=self._names.volume,
+                    device=name,
                     timestamp_ns=stamp,
                     metadata=metadata,
-                    voxels=hu,
-                    ras_from_index=update.volume.volume_from_index,
+                    voxels=np.clip(np.round(volume.voxels), -1024, _HIGHEST_HU).astype(np.int16),
+                    ras_from_index=volume.volume_from_index,
                 )
-            )
+                for name, volume in made
+            ]
         if update.bone is not None and update.role == "navigation":
             messages.append(
                 PolyData(

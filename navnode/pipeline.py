@@ -475,17 +475,18 @@ class Pipeline:
             return self._notice(f"no reconstruction: {ready.reason}")
         self._volumes += 1
         stamp = self._views.newest_ns
-        reason = f"{ready.views} views, {ready.method}: shapes are approximate, HU are not calibrated"
-        validity = Validity(Status.DEGRADED, reason, stamp)
-        if self._with_ct:
-            return [VolumeUpdate(ready.volume, ready.bone, "reconstruction", validity, ready.method, ready.views)]
-        if self._volume is None:
+        validity = Validity(Status.DEGRADED, f"{ready.method}: {ready.reason}", stamp)
+        role = "reconstruction" if self._with_ct else "navigation"
+        if not self._with_ct:
+            if self._volume is None:
+                self._patient.begin_with_tracking(self._views.center_mm(self._pivot_mm))
+            # Later, a better volume in the same frame: the registration's estimate stays, its image is replaced.
             self._volume, self._volume_id = ready.volume, self._volume_id + 1
-            self._patient.begin_with_tracking(self._views.center_mm(self._pivot_mm))
-            return [VolumeUpdate(ready.volume, ready.bone, "navigation", validity, ready.method, ready.views)]
-        # A better volume in the same frame: the registration's estimate stays, its image is replaced.
-        self._volume, self._volume_id = ready.volume, self._volume_id + 1
-        return [VolumeUpdate(ready.volume, ready.bone, "navigation", validity, ready.method, ready.views)]
+        return [
+            VolumeUpdate(
+                ready.volume, ready.bone, role, validity, ready.method, ready.views, ready.uncertainty_hu
+            )
+        ]  # fmt: skip
 
     # --- time, sources, states -------------------------------------------------------------------
 

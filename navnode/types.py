@@ -223,7 +223,10 @@ class VolumeReady:
     method: str
     elapsed_ms: float
     reason: str
+    """What must be said of the volume, or why there is none."""
     now_ns: int
+    uncertainty_hu: Volume | None = None
+    """Half of every voxel's 95 % interval, where the method states one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +362,8 @@ class VolumeUpdate:
     validity: Validity
     method: str
     views: int
+    uncertainty_hu: Volume | None = None
+    """Half of every voxel's 95 % interval, where the method states one."""
 
 
 @dataclass(frozen=True, slots=True)

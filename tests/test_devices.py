@@ -1,5 +1,7 @@
 """What names on the wire mean, both ways."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ from navnode.types import (
     ToolPose,
     TrackedPose,
     Validity,
+    Volume,
+    VolumeUpdate,
     invalid,
 )
 from tests.test_pipeline import configuration
@@ -118,3 +122,15 @@ def test_outputs_go_by_the_names_of_the_configuration():
     consoles = Consoles(OutputsSection(patient="PatToVol", tools="AllTools"))
     assert consoles(PatientPose(AT, VALID, ()))[0].device == "PatToVol"
     assert consoles(ToolPose("Drill", AT, VALID, 1))[1].device == "AllTools"
+
+
+def test_a_volume_goes_out_with_what_is_not_known_about_it():
+    grid = np.diag([2.0, 2.0, 2.0, 1.0])
+    made, half = (Volume(np.full((8, 8, 8), hu, np.float32), grid) for hu in (40.4, 4000.0))
+    degraded = Validity(Status.DEGRADED, "4 views over 90 degrees", 7)
+    update = VolumeUpdate(made, None, "reconstruction", degraded, "learned", 4, half)
+    volume, uncertainty = Consoles(OutputsSection(uncertainty="HowSure"))(update)
+    assert (volume.device, uncertainty.device) == ("Volume", "HowSure")
+    assert volume.voxels.max() == 40 and uncertainty.voxels.min() == 4000
+    assert uncertainty.metadata["Validity"] == "DEGRADED" and uncertainty.timestamp_ns == 7
+    assert [m.device for m in Consoles(OutputsSection())(replace(update, uncertainty_hu=None))] == ["Volume"]

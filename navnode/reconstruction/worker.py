@@ -85,7 +85,9 @@ def _reconstruct(
     bone = bone_surface(done.volume, relative=done.method is not Method.LEARNED)
     engine = engine_name(done.method)
     log.info("volume from %d views in %.0f ms by %s", done.views, _ms(started), engine)
-    return VolumeReady(done.volume, bone, job.request, done.views, engine, _ms(started), "", now_ns())
+    return VolumeReady(
+        done.volume, bone, job.request, done.views, engine, _ms(started), done.reason, now_ns(), done.uncertainty_hu
+    )
 
 
 def _ms(started: float) -> float:
