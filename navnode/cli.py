@@ -327,6 +327,12 @@ def train(
     hold_out: Annotated[
         list[str] | None, typer.Option("--hold-out", help="Do not train on files whose name contains this; repeat.")
     ] = None,
+    validate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--validate", help="Do not train on these either: their voxels say how wide intervals are; repeat."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps in all; the rate falls until then.")] = 12_000,
     hours: Annotated[float, typer.Option("--hours", min=0.01, help="Stop then; the next call goes on.")] = 24.0,
     procedural: Annotated[int, typer.Option("--procedural", min=0, help="Procedural bodies, made once.")] = 72,
@@ -341,8 +347,8 @@ def train(
     with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
         task = progress.add_task("Training", total=steps)
         report = training.run(
-            out, ct, hold_out or [], steps=steps, hours=hours, procedural=procedural, real_share=real_share,
-            threads=threads, report=lambda step, loss: progress.update(
+            out, ct, hold_out or [], validate or [], steps=steps, hours=hours, procedural=procedural,
+            real_share=real_share, threads=threads, report=lambda step, loss: progress.update(
                 task, completed=step, description=f"Training, loss {loss:.3f}"
             ),
         )  # fmt: skip

@@ -165,7 +165,7 @@ def model(tmp_path_factory):
     torch = pytest.importorskip("torch")
     for package in ("onnx", "onnxscript", "openvino", "onnxruntime"):
         pytest.importorskip(package)
-    from navnode.reconstruction.training.export import export, write_card
+    from navnode.reconstruction.training.export import export, new_card
     from navnode.reconstruction.training.train import Networks
 
     torch.manual_seed(0)
@@ -175,7 +175,7 @@ def model(tmp_path_factory):
             torch.nn.init.normal_(weights, 0.0, 0.02)
     folder = tmp_path_factory.mktemp("model")
     export(networks, folder)
-    write_card(folder, "random", {})
+    new_card(folder, "random", {})
     return folder
 
 

@@ -244,6 +244,18 @@ def read_card(folder: Path) -> Card:
         raise ConfigError(f"{folder / CARD_FILE}: {error}") from error
 
 
+def write_card(folder: Path, card: Card) -> None:
+    """Replace the card of a model folder.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"{folder / CARD_FILE}: cannot be written ({error.strerror})") from error
+
+
 def _checked(path: Path, card: Card) -> bytes:
     """A graph whose hash the card names; with its weights inside, as it is handed on as bytes."""
     try:

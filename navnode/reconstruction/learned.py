@@ -21,7 +21,7 @@ from navnode.volumes import AIR_HU, centered_grid
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
 _HU = (-1000.0, 3000.0)
-_UNKNOWN_HU = 4000.0
+UNKNOWN_HU = 4000.0
 """Half of the interval where nothing is known: all HU there are."""
 SCALES = (-4.5, 1.5)
 """Logarithm of the stated scale, 1000 HU, from 11 HU on; as trained, and as read."""
@@ -92,7 +92,7 @@ class Accumulator:
         unknown = np.round(smeared[0, 2]) < min(2, self.views)
         hu[unknown] = AIR_HU
         half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *SCALES))
-        half[unknown] = _UNKNOWN_HU
+        half[unknown] = UNKNOWN_HU
         return Reconstructed(
             Volume(hu, self.volume_from_grid, name),
             Volume(half.astype(np.float32), self.volume_from_grid, "half of the 95 % interval, HU"),

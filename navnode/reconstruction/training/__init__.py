@@ -16,6 +16,7 @@ def run(
     out: Path,
     ct: Path | None,
     hold_out: Sequence[str],
+    validate: Sequence[str] = (),
     *,
     steps: int,
     hours: float,
@@ -24,7 +25,8 @@ def run(
     threads: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> dict[str, Any]:
-    """Train into a folder, or go on from what is there, and export the model; what ``navnode train`` does.
+    """Train into a folder, or go on from what is there, export the model, and make its intervals hold on the CTs named
+    by ``validate``; what ``navnode train`` does.
 
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on.
@@ -33,11 +35,14 @@ def run(
     if missing:
         raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")
     from navnode.projector.native import default_threads
+    from navnode.reconstruction.training.calibrate import calibrate
     from navnode.reconstruction.training.examples import procedural_source, real_sources
-    from navnode.reconstruction.training.export import export, load_checkpoint, write_card
+    from navnode.reconstruction.training.export import export, load_checkpoint, new_card
     from navnode.reconstruction.training.train import CHECKPOINT_FILE, Recipe, seconds_from_now, train
 
-    real = real_sources(ct, hold_out) if ct is not None else []
+    if validate and ct is None:
+        raise ConfigError("there are CTs to validate on, but no folder of CTs")
+    real, validating = real_sources(ct, hold_out, validate) if ct is not None else ([], [])
     drawn = [procedural_source(seed, out / "bodies") for seed in range(procedural)]
     if not real and not drawn:
         raise ConfigError("nothing to train on: --ct names no CTs, and --procedural is 0")
@@ -59,8 +64,12 @@ def run(
     facts: dict[str, str | int | float | list[str]] = {
         "cts": [body.name for body in real],
         "held_out": list(hold_out),
+        "validated": [body.name for body in validating],
         "procedural_bodies": len(drawn),
         "steps": made,
     }
-    write_card(model, out.name, facts)
-    return {"model": str(model), "steps": made}
+    new_card(model, out.name, facts)
+    told_steps: dict[str, Any] = {"model": str(model), "steps": made}
+    if validating:
+        told_steps["sigma_factor"] = calibrate(model, validating, threads=threads or None)
+    return told_steps

@@ -50,17 +50,21 @@ class Example:
     spacing_mm: float
 
 
-def real_sources(folder: Path, held_out: Sequence[str]) -> list[Volume]:
-    """The CTs of a folder whose names hold none of ``held_out``.
+def real_sources(folder: Path, held_out: Sequence[str], validate: Sequence[str]) -> tuple[list[Volume], list[Volume]]:
+    """The CTs of a folder to train on, and those to validate on: those whose name holds one of ``validate``.
 
     Raises:
-        ConfigError: no such folder, or a file in it is no CT.
+        ConfigError: no such folder, or a file in it is no CT, or there is nothing to validate on.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder of CTs")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_CT_ENDINGS))
-    wanted = [path for path in files if not any(name in path.name for name in held_out)]
-    return [coarsened(read_volume(path), _SOURCE_MM) for path in wanted]
+    validating = [path for path in files if any(name in path.name for name in validate)]
+    if validate and not validating:
+        raise ConfigError(f"{folder}: no CT is called {' or '.join(validate)}")
+    wanted = [path for path in files if not any(name in path.name for name in (*held_out, *validate))]
+    training, other = ([coarsened(read_volume(path), _SOURCE_MM) for path in paths] for paths in (wanted, validating))
+    return training, other
 
 
 def procedural_source(seed: int, cache: Path) -> Volume:
@@ -80,18 +84,23 @@ def procedural_source(seed: int, cache: Path) -> Volume:
 def example(source: Volume, rng: np.random.Generator, threads: int = 1) -> Example:
     """A changed copy of a body, and ``VIEWS`` X-rays of it."""
     body = changed(source, rng)
-    inner = slice(_MARGIN, -_MARGIN)
-    shift = np.eye(4)
-    shift[:3, 3] = _MARGIN
-    volume_from_grid = body.volume_from_index @ shift
+    inside = middle(body)
+    volume_from_grid = inside.volume_from_index
     views = xrays(body, volume_from_grid, rng, threads)
     pictures = [picture(view, volume_from_grid) for view in views]
     return Example(
-        np.round(body.voxels[inner, inner, inner]).astype(np.int16),
+        np.round(inside.voxels).astype(np.int16),
         np.stack([p.channels for p in pictures]).astype(np.float16),
         np.stack([p.picture_from_grid for p in pictures]),
         body.spacing_mm[0],
     )
+
+
+def middle(body: Volume) -> Volume:
+    """What is reconstructed of a changed body: all but a margin that rays cross, too."""
+    inner, shift = slice(_MARGIN, -_MARGIN), np.eye(4)
+    shift[:3, 3] = _MARGIN
+    return Volume(body.voxels[inner, inner, inner], body.volume_from_index @ shift, body.name)
 
 
 def changed(source: Volume, rng: np.random.Generator) -> Volume:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import msgspec
 import torch
 
-from navnode.reconstruction.engines import CARD_FILE, VIEW_FILE, VOLUME_FILE, Card
+from navnode.reconstruction.engines import VIEW_FILE, VOLUME_FILE, Card, write_card
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
 from navnode.reconstruction.network import SMEARED, SUMS
 from navnode.reconstruction.training.train import Networks
@@ -45,11 +44,10 @@ def export(networks: Networks, folder: Path) -> None:
     )
 
 
-def write_card(folder: Path, name: str, training: dict[str, str | int | float | list[str]]) -> None:
-    """The card of an exported model; without it nothing runs. What it is worth is for whoever measures it to add."""
+def new_card(folder: Path, name: str, training: dict[str, str | int | float | list[str]]) -> None:
+    """A card for an exported model; without it nothing runs. What it is worth is for whoever measures it to add."""
     hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (VIEW_FILE, VOLUME_FILE)}
-    card = Card("navnode/model/1", name, hashes, training)
-    (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    write_card(folder, Card("navnode/model/1", name, hashes, training))
 
 
 def _export(

@@ -24,7 +24,7 @@ from navnode.types import Volume
 
 BONE_HU = 200.0
 _HU_RANGE = (-1000.0, 1500.0)
-CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINT_FILE, LOSSES_FILE = "checkpoint.pt", "losses.jsonl"
 _SAVED_EVERY = 200
 _AHEAD = 3
 """Examples made before they are needed."""
@@ -96,7 +96,8 @@ def train(
         step = int(kept["step"])
     pool = _Pool(bodies, recipe, step, weights)
     try:
-        with (folder / "losses.jsonl").open("a", buffering=1) as log:
+        _forget_after(folder / LOSSES_FILE, step)
+        with (folder / LOSSES_FILE).open("a", buffering=1) as log:
             while step < recipe.steps and not until():
                 rng = np.random.default_rng((recipe.seed, 2, step))
                 rate = _rate(step, recipe)
@@ -122,6 +123,13 @@ def train(
         pool.close()
     _save(checkpoint, networks, averaged, optimiser, step)
     return step
+
+
+def _forget_after(losses: Path, step: int) -> None:
+    """Steps that were made after the checkpoint are made again."""
+    if losses.exists():
+        lines = losses.read_text().splitlines(keepends=True)
+        losses.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def _rate(step: int, recipe: Recipe) -> float:
