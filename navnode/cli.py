@@ -294,6 +294,10 @@ def reconstruct_command(
         Path | None,
         typer.Option("--prior-map", metavar="M.nii.gz", help="Also 1 where a voxel rests on the prior alone, else 0."),
     ] = None,
+    dicom: Annotated[
+        Path | None,
+        typer.Option("--dicom", metavar="DIR", help="Also a DICOM series, marked derived and not for diagnosis."),
+    ] = None,
     method: Annotated[
         Method,
         typer.Option("--method", help="auto: prior if there is one; learned if a model and an engine are, else sart."),
@@ -310,7 +314,8 @@ def reconstruct_command(
     with _percent("Reconstructing") as progress:
         report = offline.reconstruct_views(
             views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, method=method, model=model,
-            mesh=mesh, uncertainty=uncertainty, prior=prior, prior_map=prior_map, threads=threads, progress=progress,
+            mesh=mesh, uncertainty=uncertainty, prior=prior, prior_map=prior_map, dicom=dicom,
+            threads=threads, progress=progress,
         )  # fmt: skip
     line = f"{out}: {report['method']} ({report['engine']}), {report['elapsed_ms']:.0f} ms; {report['status']}: "
     _tell_offline(report, as_json, line + report["reason"])

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from navnode.dicom import write_series
 from navnode.errors import ConfigError
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstructor
@@ -169,6 +170,7 @@ def reconstruct_views(
     uncertainty: Path | None,
     prior: Path | None,
     prior_map: Path | None,
+    dicom: Path | None,
     threads: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -198,6 +200,8 @@ def reconstruct_views(
         write_volume(done.uncertainty_hu, uncertainty)
     if prior_map is not None and done.rests is not None:
         write_volume(done.rests, prior_map)
+    if dicom is not None:
+        write_series(done.volume, dicom, how=f"navnode, {done.method.value}: {done.reason}.")
     if mesh is not None:
         _write_bone(done.volume, mesh)
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 from navnode.errors import ConfigError
 
-_NEEDED = ("torch", "onnx", "onnxscript")
+_NEEDED = ("torch", "onnx", "onnxscript", "openvino", "matplotlib")
 
 
 def run(
@@ -35,10 +35,11 @@ def run(
     if missing:
         raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")
     from navnode.projector.native import default_threads
+    from navnode.reconstruction.training import curves
     from navnode.reconstruction.training.calibrate import calibrate
     from navnode.reconstruction.training.examples import procedural_source, real_sources
     from navnode.reconstruction.training.export import export, load_checkpoint, new_card
-    from navnode.reconstruction.training.train import CHECKPOINT_FILE, Recipe, seconds_from_now, train
+    from navnode.reconstruction.training.train import CHECKPOINT_FILE, LOSSES_FILE, Recipe, seconds_from_now, train
 
     if validate and ct is None:
         raise ConfigError("there are CTs to validate on, but no folder of CTs")
@@ -59,6 +60,7 @@ def run(
         real + drawn, out, Recipe(steps=steps), weights=weights, threads=threads or default_threads(),
         until=seconds_from_now(3600 * hours), report=told,
     )  # fmt: skip
+    curves.draw(out / LOSSES_FILE, out / "curves.png")
     model = out / "model"
     export(load_checkpoint(out / CHECKPOINT_FILE), model)
     facts: dict[str, str | int | float | list[str]] = {

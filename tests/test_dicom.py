@@ -1,0 +1,54 @@
+"""A series that other programs read where it was, and that says what it is."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from navnode.dicom import write_series
+from navnode.errors import ConfigError
+from navnode.types import Volume
+from navnode.volumes import centered_grid, read_volume
+
+
+def _volume() -> Volume:
+    rng = np.random.default_rng(0)
+    hu = np.full((12, 20, 16), -1000.0, np.float32)
+    hu[3:9, 5:15, 4:12] = rng.uniform(-100, 1800, (6, 10, 8))
+    return Volume(hu, centered_grid((16, 20, 12), 2.5, np.array([10.0, -20.0, 300.0])))
+
+
+def test_a_series_is_read_back_where_it_was(tmp_path):
+    made = _volume()
+    assert write_series(made, tmp_path / "series", how="4 views.") == 12
+    back = read_volume(tmp_path / "series")
+    # Readers order a series and its rows as they like; what is at a point must be the same.
+    index_from_index = np.linalg.inv(made.volume_from_index) @ back.volume_from_index
+    k, j, i = np.indices(back.voxels.shape).reshape(3, -1)
+    x, y, z = np.round((index_from_index @ np.stack([i, j, k, np.ones_like(i)]))[:3]).astype(int)
+    assert np.abs(back.voxels.ravel() - np.round(made.voxels)[z, y, x]).max() == 0
+    assert np.allclose(np.sort(back.center_mm), np.sort(made.center_mm), atol=1e-3)
+
+
+def test_a_series_says_that_it_is_derived_and_whose_it_is_not(tmp_path):
+    write_series(_volume(), tmp_path, how="learned, 4 views over 90 degrees.")
+    files = sorted(tmp_path.iterdir())
+    reader = sitk.ImageFileReader()
+    series, instances = set(), set()
+    for file in files:
+        reader.SetFileName(str(file))
+        reader.LoadPrivateTagsOn()
+        reader.ReadImageInformation()
+        assert reader.GetMetaData("0008|0008").startswith("DERIVED\\SECONDARY")
+        assert "NOT FOR DIAGNOSIS" in reader.GetMetaData("0008|103e")
+        assert "4 views over 90 degrees" in reader.GetMetaData("0008|2111")
+        assert reader.GetMetaData("0008|0060").strip() == "CT"
+        assert not reader.HasMetaDataKey("0010|0010") or not reader.GetMetaData("0010|0010").strip()
+        series.add(reader.GetMetaData("0020|000e"))
+        instances.add(reader.GetMetaData("0008|0018"))
+    assert len(series) == 1 and len(instances) == len(files) == 12
+
+
+def test_a_series_does_not_mix_with_other_files(tmp_path):
+    (tmp_path / "something").touch()
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        write_series(_volume(), tmp_path, how="")
