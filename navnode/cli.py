@@ -300,7 +300,9 @@ def reconstruct_command(
     ] = None,
     method: Annotated[
         Method,
-        typer.Option("--method", help="auto: prior if there is one; learned if a model and an engine are, else sart."),
+        typer.Option(
+            "--method", help="auto: prior if there is one; learned if its model is the better one; else sart."
+        ),
     ] = Method.AUTO,
     model: Annotated[
         Path | None, typer.Option("--model", metavar="DIR", help="Networks of your own, from `navnode train`.")

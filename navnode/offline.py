@@ -203,7 +203,7 @@ def reconstruct_views(
     if dicom is not None:
         write_series(done.volume, dicom, how=f"navnode, {done.method.value}: {done.reason}.")
     if mesh is not None:
-        _write_bone(done.volume, mesh)
+        _write_bone(done.volume, mesh, relative=done.method is not Method.PRIOR)
     return {
         "method": done.method.value,
         "engine": done.engine,
@@ -240,8 +240,8 @@ def _where_rays_meet(poses: list[Matrix]) -> Matrix:
     return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(aimed, axis=0), rcond=None)[0])
 
 
-def _write_bone(volume: Volume, path: Path) -> None:
-    bone = bone_surface(volume, relative=True)
+def _write_bone(volume: Volume, path: Path, *, relative: bool) -> None:
+    bone = bone_surface(volume, relative=relative)
     if bone is None:
         raise ConfigError(f"{path}: the reconstruction holds no bone")
     write_mesh(bone, path)

@@ -16,7 +16,7 @@ from navnode.reconstruction.learned import Accumulator
 from navnode.reconstruction.surface import bone_surface
 from navnode.reconstruction.training.anatomy import BODIES
 from navnode.types import CArm, View, Volume
-from navnode.volumes import centered_grid, write_volume
+from navnode.volumes import centered_grid, onto, write_volume
 
 CARM = CArm(64, 64, (4.0, 4.0), 1000.0, (31.5, 31.5))
 
@@ -352,3 +352,23 @@ def test_a_volume_made_consistent_looks_more_like_its_views():
 
     assert off(after) < 0.7 * off(ball())
     assert after.voxels.shape == truth.voxels.shape and (after.voxels >= -1000).all()
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
+    truth = ball(radius_mm=40.0, hu=100.0)
+    made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), spacing_mm=1.0)
+    assert made.engine in engines.TITLES.values() and "not measured" not in made.reason
+    assert made.uncertainty_hu is not None
+    seen = made.uncertainty_hu.voxels < 4000
+    expected = onto(truth, made.volume.volume_from_index, (128,) * 3).voxels
+    assert seen.mean() > 0.5
+    assert np.corrcoef(made.volume.voxels[seen], expected[seen])[0, 1] > 0.9
+    within = np.abs(made.volume.voxels - expected)[seen] <= made.uncertainty_hu.voxels[seen]
+    assert within.mean() > 0.8
+
+
+def test_auto_is_what_was_found_to_be_better():
+    expected = Method.LEARNED if engines.preferred() else Method.SART
+    assert Reconstructor().method is expected
+    assert Reconstructor(Method.SART).method is Method.SART

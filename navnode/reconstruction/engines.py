@@ -57,6 +57,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[str, dict[str, float]] = {}
     """On patients that were not trained on."""
     limits: list[str] = []
+    preferred: bool = False
+    """Whether it was found better than SART on such patients in everything, so that ``auto`` takes it."""
     sigma_factor: float = 1.0
     """The stated scale times this makes 95 % intervals hold on validation patients."""
 
@@ -175,8 +177,13 @@ def _drawn_pictures() -> list[Picture]:
 
 def would_load() -> EngineName | None:
     """The engine that would run the shipped model, None where there is no model or no engine at all."""
-    installed = available()
-    return installed[0] if SHIPPED.exists() and installed else None
+    usable = available()
+    return usable[0] if SHIPPED.exists() and usable else None
+
+
+def preferred() -> bool:
+    """Whether there is a shipped model that is better than what is classical, and an engine for it."""
+    return would_load() is not None and read_card(SHIPPED).preferred
 
 
 @dataclass(frozen=True)

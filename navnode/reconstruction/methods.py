@@ -33,7 +33,7 @@ class Method(StrEnum):
     """How to reconstruct."""
 
     AUTO = "auto"
-    """Learned if there is a model and an engine, else SART."""
+    """Learned if the shipped model's card says that it is better, and there is an engine; else SART."""
     LEARNED = "learned"
     SART = "sart"
     FDK = "fdk"
@@ -234,7 +234,7 @@ def _reason(views: int, spread_rad: float) -> str:
 
 
 def chosen(method: Method, model: Path | None = None) -> Method:
-    """What ``AUTO`` stands for: the networks if there are any, and something that runs them.
+    """What ``AUTO`` stands for: the networks if they are better than SART and something runs them.
 
     Raises:
         ConfigError: a model is named for a method that has none.
@@ -245,7 +245,7 @@ def chosen(method: Method, model: Path | None = None) -> Method:
         return Method.LEARNED
     if method is not Method.AUTO:
         return method
-    return Method.SART if engines.would_load() is None else Method.LEARNED
+    return Method.LEARNED if engines.preferred() else Method.SART
 
 
 def engine_name(method: Method = Method.AUTO) -> str:

@@ -82,7 +82,7 @@ def _reconstruct(
     done = reconstructor.reconstruct(
         job.views, size=settings.size, spacing_mm=settings.spacing_mm, center_mm=job.center_mm
     )
-    bone = bone_surface(done.volume, relative=done.method is not Method.LEARNED)
+    bone = bone_surface(done.volume, relative=done.method is not Method.PRIOR)
     engine = engine_name(done.method)
     log.info("volume from %d views in %.0f ms by %s", done.views, _ms(started), engine)
     return VolumeReady(
