@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
@@ -331,6 +332,17 @@ def test_a_prior_that_ends_inside_the_body_is_refused():
     short = Volume(whole.voxels[26:34], moved)
     with pytest.raises(ComputeError, match="too short"):
         Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), size=64, spacing_mm=2.0, prior=short)
+
+
+def test_a_prior_that_is_elsewhere_is_refused():
+    rng, body = np.random.default_rng(0), ball()
+    grains = gaussian_filter(rng.normal(0, 4000, (64,) * 3), 1.5) * (body.voxels > 0)
+    grainy = Volume((body.voxels + grains).astype(np.float32), body.volume_from_index)
+    moved = Volume(grainy.voxels, g.rigid(None, (16.0, 12.0, -16.0)) @ body.volume_from_index)
+    given = views(grainy, (0, 45, 90))
+    with pytest.raises(ComputeError, match="do not look like this CT"):
+        Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=moved)
+    assert Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=grainy).rests is not None
 
 
 def test_a_prior_and_its_method_belong_together():

@@ -37,6 +37,8 @@ _CHANGED_HU = 100.0
 _AGREES = 0.8
 """Correlation of the detail of a view with the CT's around a ray from which on the X-ray is said to confirm it."""
 _AROUND_MM = 6.0
+_LEAST_ALIKE = 0.25
+"""Mean correlation of the detail below which the CT is another patient's or elsewhere."""
 _TISSUE_HU = -600.0
 _DENSEST_PER_MM = 0.1
 """Titanium and thin steel, as a hardened beam sees them: 4000 HU."""
@@ -77,32 +79,39 @@ def with_prior(
         prior: a CT in HU; it may reach beyond the grid, and should.
 
     Raises:
-        ComputeError: the CT is too short for two of the views.
+        ComputeError: the CT is too short for two of the views, or they do not look like it.
     """
     grid = centered_grid((size,) * 3, spacing_mm, np.asarray(center_mm))
     before = onto(prior, grid, (size,) * 3)
     fit = Fit(before, views, threads)
     coarse = coarsened(prior, spacing_mm)
     rendered = Projector(coarse, precision="float32", threads=threads)
-    usable = 0
+    alike: list[float] = []
     confirmed, denser, thinner = (np.zeros_like(fit.mu) for _ in range(3))
     ends = Projector(_ends(coarse), precision="float32", threads=threads)
     for view in fit.views:
         expected = rendered.render(view.carm, view.volume_from_carm)
         body = (expected > _BODY_LINE) & (view.inverse_length > 0)
         ended = ends.render(view.carm, view.volume_from_carm) > _END_LINE
-        usable += float(np.mean(ended[body])) < _MOST_ENDED if body.any() else 0
+        if not body.any() or float(np.mean(ended[body])) > _MOST_ENDED:
+            fit.exclude(view, np.ones_like(ended))
+            view.line = np.zeros_like(view.line)
+            continue
         fit.exclude(view, ended)
         measured = _on_scale(view, expected)
         pixel_mm = fit.pixel_mm(view)
         seen, known = (fit.detail(picture, view, _DETAIL_MM) for picture in (measured, expected))
-        confirmed += fit.backprojected(_agreement(seen, known, view, _AROUND_MM / pixel_mm), view)
+        agreement = _agreement(seen, known, view, _AROUND_MM / pixel_mm)
+        alike.append(float(np.mean(agreement[body & ~ended])))
+        confirmed += fit.backprojected(agreement, view)
         view.line = seen - known
         sigmas = _sigmas(view, expected, _RESOLVED_MM / pixel_mm)
         denser += fit.backprojected(np.clip(sigmas, _LEAST, _MOST), view)
         thinner += fit.backprojected(np.clip(-sigmas, _LEAST, _MOST), view)
-    if usable < 2:
+    if len(alike) < 2:
         raise ComputeError("the CT is too short: most rays leave it where the body goes on, or miss it")
+    if float(np.mean(alike)) < _LEAST_ALIKE:
+        raise ComputeError("the X-rays do not look like this CT: is it this patient's, and are the poses in its frame?")
     least = _SIGNIFICANT * np.maximum(fit.seen, 2)
     fit.restrict(((denser > least) | (thinner > least)) & (fit.seen >= 2))
     own = attenuation(before.voxels)
