@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,6 +33,7 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
     Raises:
         ConfigError: the folder holds something already, or cannot be written.
     """
+    before = locale.setlocale(locale.LC_ALL)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -64,6 +66,8 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
             writer.Execute(image)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"{folder}: cannot be written ({error})") from error
+    finally:
+        locale.setlocale(locale.LC_ALL, before)  # GDCM leaves C behind, and text stops being UTF-8
     return len(hu)
 
 

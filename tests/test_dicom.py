@@ -1,5 +1,7 @@
 """A series that other programs read where it was, and that says what it is."""
 
+import locale
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -18,8 +20,9 @@ def _volume() -> Volume:
 
 
 def test_a_series_is_read_back_where_it_was(tmp_path):
-    made = _volume()
+    made, before = _volume(), locale.setlocale(locale.LC_ALL)
     assert write_series(made, tmp_path / "series", how="4 views.") == 12
+    assert locale.setlocale(locale.LC_ALL) == before
     back = read_volume(tmp_path / "series")
     # Readers order a series and its rows as they like; what is at a point must be the same.
     index_from_index = np.linalg.inv(made.volume_from_index) @ back.volume_from_index

@@ -13,7 +13,6 @@ import hmac
 import importlib
 import importlib.metadata
 import importlib.util
-import locale
 import os
 import secrets
 import subprocess
@@ -70,14 +69,7 @@ def build(onnx: bytes) -> bytes:
     Raises:
         ConfigError: no TensorRT, or it does not take the graph.
     """
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        return _built(_module(), onnx)
-    finally:
-        locale.setlocale(locale.LC_ALL, before)  # TensorRT sets it to C, and text stops being UTF-8
-
-
-def _built(trt: Any, onnx: bytes) -> bytes:
+    trt = _module()
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
