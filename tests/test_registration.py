@@ -108,7 +108,7 @@ def test_what_shows_something_else_is_never_valid(torso, name):
 def test_half_the_image_saturated_still_registers(torso):
     counts = torso.counts(0.5)
     counts[:, :200] = 65_535
-    found = register_counts(torso.registration, counts, CARM, away(torso, 0.5, 3, 1, 0), PIVOT_MM, Effort.REFINE)
+    found = register_counts(torso.registration, counts, CARM, away(torso, 0.5, mm, deg, 0), PIVOT_MM, Effort.REFINE)
     assert torso.errors_mm(found.volume_from_carm, 0.5)[0] < 0.6
 
 
@@ -242,9 +242,10 @@ def test_a_volume_that_is_not_what_was_imaged_is_not_valid_where_it_is_wrong(tor
         assert not (wrong and found.validity.status is Status.VALID), (t_s, found.similarity)
 
 
-def test_an_image_of_an_inverted_detector_says_so(torso):
+@pytest.mark.parametrize(("mm", "deg"), [(3, 1), (20, 8)])
+def test_an_image_of_an_inverted_detector_says_so(torso, mm, deg):
     found = register_counts(
-        torso.registration, WRONG["inverted"](torso, 0.5), CARM, away(torso, 0.5, 3, 1, 0), PIVOT_MM, Effort.FIND
+        torso.registration, WRONG["inverted"](torso, 0.5), CARM, away(torso, 0.5, mm, deg, 0), PIVOT_MM, Effort.FIND
     )
     assert found.validity.status is Status.INVALID and "inverted" in found.validity.reason
 

@@ -103,6 +103,9 @@ def _detail(image: FloatArray) -> FloatArray:
     return image - smooth
 
 
+INVERTED = (Status.INVALID, "the image looks inverted: bone must be dark, as in detector counts")
+
+
 class Doubt(Enum):
     """How likely a VALID fit may be of an image that was read out mirrored or turned."""
 
@@ -141,7 +144,7 @@ def assess(fit: Fit, inspection: Inspection, covered_share: float, runner_up: Fi
     # Conditions are written for what must hold: a number that is none fails them.
     depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
     if not fit.appearance.contrast > 0 and fit.similarity > 0.5:
-        return Status.INVALID, "the image looks inverted: bone must be dark, as in detector counts"
+        return INVERTED
     if not fit.similarity >= DEGRADED_SIMILARITY:
         return Status.INVALID, f"image and volume do not match (similarity {fit.similarity:.2f})"
     if fit.incredible:

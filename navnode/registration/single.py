@@ -12,7 +12,16 @@ from navnode.errors import ConfigError
 from navnode.imaging import blank_reason
 from navnode.registration.appearance import Image
 from navnode.registration.joint import JointView, fit_jointly
-from navnode.registration.quality import Doubt, Inspection, assess, assess_sparse, doubt, inspect, inspect_tracked
+from navnode.registration.quality import (
+    INVERTED,
+    Doubt,
+    Inspection,
+    assess,
+    assess_sparse,
+    doubt,
+    inspect,
+    inspect_tracked,
+)
 from navnode.registration.search import FAR, NEAR, Found, Reach, convincing, find_pose, rank
 from navnode.registration.tracking import Fit, ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
@@ -20,6 +29,9 @@ from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Val
 _FULL_SCALE_COUNTS = 60_000.0
 _MISREAD_LIKENESS = 0.01
 """In similarity on small pictures; the right reading of a mirrored image is the better one there already."""
+
+_INVERTED_SIMILARITY = 0.9
+"""On small pictures; mirrored, turned and empty images that seem inverted stay below 0.8."""
 
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
     Effort.TRACK: (), Effort.REFINE: (), Effort.FIND: (NEAR,), Effort.SEARCH: (NEAR, FAR),
@@ -91,6 +103,8 @@ def register_counts(
     inspection = _inspected(registration, image, found)
     verdict = assess(found.fit, inspection, image.covered_share, found.runner_up)
     searched = not found.tracked and _REACHES[effort]
+    if searched and verdict[0] is Status.INVALID and _inverted(registration, image, start_volume_from_carm, pivot_mm):
+        verdict = INVERTED
     if (
         searched
         and verdict[0] is Status.VALID
@@ -142,6 +156,12 @@ def _found(
         if rank(found.fit) < rank(best.fit):
             best = found
     return best
+
+
+def _inverted(registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> bool:
+    """Whether an image that a search could not place looks, near its start, like the volume with bone bright."""
+    fit = registration.glance(image, start_volume_from_carm, pivot_mm)
+    return fit.appearance.contrast < 0 and fit.similarity >= _INVERTED_SIMILARITY
 
 
 def _misread(
