@@ -223,6 +223,17 @@ class RecordingSection(_Section, frozen=True):
     """Record from the start, into this file."""
 
 
+class DoseSection(_Section, frozen=True):
+    """What the dose ledger reckons with."""
+
+    frame_gy_cm2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Dose-area product of a frame whose source states none; 0: not known."""
+    msv_per_gy_cm2: Annotated[float, msgspec.Meta(gt=0)] = 0.2
+    """Effective dose of 1 Gy cm2 to the trunk (0.1 chest to 0.3 abdomen; NCRP report 160, 2009)."""
+    ct_msv: Annotated[float, msgspec.Meta(gt=0)] = 7.0
+    """Effective dose of the CT to compare with (chest 7, abdomen 8, pelvis 6; Mettler et al., Radiology 248, 2008)."""
+
+
 class SimulatorSection(_Section, frozen=True):
     """The virtual operating room (``navnode simulate``)."""
 
@@ -256,6 +267,7 @@ class Config(_Section, frozen=True):
     console: ConsoleSection = ConsoleSection()
     display: DisplaySection = DisplaySection()
     recording: RecordingSection = RecordingSection()
+    dose: DoseSection = DoseSection()
 
     def __post_init__(self) -> None:
         names = [tool.name for tool in self.tools]

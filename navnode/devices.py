@@ -42,6 +42,11 @@ _EXTENSION_MM = 60.0
 _HIGHEST_HU = 4095
 """How far the axis is drawn back along the tool and ahead of its tip."""
 
+DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
+"""Metadata of an X-ray: its dose-area product in dGy cm2, by DICOM's name and unit (PS3.6, 0018,115E)."""
+_HIGHEST_GY_CM2 = 100.0
+"""No single image gives more."""
+
 _FARTHEST_MM = 100_000.0
 """No marker is farther from its tracker."""
 
@@ -88,7 +93,17 @@ class Ingest:
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
         self._sequence += 1
         stamped = message.timestamp_ns > 0
-        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence, stamped)
+        dose_gy_cm2 = _dose_gy_cm2(message.metadata)
+        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence, stamped, dose_gy_cm2)
+
+
+def _dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
+    """What the metadata state, None if they state nothing that can be meant."""
+    try:
+        gy_cm2 = float(metadata.get(DOSE_KEY, "")) / 10
+    except ValueError:
+        return None
+    return gy_cm2 if 0 <= gy_cm2 <= _HIGHEST_GY_CM2 else None
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:

@@ -16,6 +16,7 @@ from navnode import geometry as g
 from navnode.bus import max_age_ns
 from navnode.clock import Lateness, Stamp
 from navnode.config import Config, matrix
+from navnode.dose import Ledger
 from navnode.imaging import blank_reason, line_integrals, open_beam_counts
 from navnode.poses import Missing, PoseRing
 from navnode.registration.patient import Loss, PatientRegistration
@@ -108,6 +109,7 @@ class Pipeline:
         self._motion = Motion(self._pivot_mm)
         self._stations = Stations()
         self._views = Views(config.reconstruction)
+        self._dose = Ledger(config.dose)
 
         self._sources: dict[str, str] = {f"{s.host}:{s.port}": "not connected yet" for s in config.sources}
         self._configured = frozenset(self._sources)
@@ -271,6 +273,7 @@ class Pipeline:
 
     def _on_frame(self, frame: Frame) -> list[Output]:
         self._frames_received += 1
+        self._dose.add(frame)
         self._last_frame_ns = frame.received_ns
         expected = (self._carm.height_px, self._carm.width_px)
         if frame.counts.shape != expected:
@@ -612,6 +615,7 @@ class Pipeline:
             now_ns=self._now_ns,
             epoch=self._epoch,
             active_tool=self._active_tool,
+            dose=self._dose.total,
             extra=extra,
         )
 

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from navnode.dose import told
 from navnode.types import NodeState, Status, Validity
 
 NOTICE = "Research use only. Not a medical device."
@@ -91,6 +92,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row("Pose → overlay", _latency(extra, "overlay_latency"))
     table.add_row("Dropped", "   ".join(f"{name} {count}" for name, count in state.dropped.items()))
     table.add_row("Consoles", f"{extra.get('consoles', 0):.0f} connected")
+    table.add_row("Dose", told(state.dose))
     if state.recording:
         table.add_row("Recording", Text(state.recording, "red" if state.recording.startswith("FAILED") else ""))
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]

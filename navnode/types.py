@@ -160,6 +160,8 @@ class Frame:
     sequence: int = 0
     stamped: bool = True
     """False when the source gave no time stamp and the arrival's was taken."""
+    dose_gy_cm2: float | None = None
+    """Dose-area product of the exposure, where the source states it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +379,21 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Dose:
+    """What the X-rays of a session gave the patient."""
+
+    frames: int
+    stated: int
+    """Frames whose source stated their dose."""
+    gy_cm2: float
+    """Dose-area product of all frames, or of the stated ones where nothing is known of the others."""
+    msv: float | None
+    """Effective dose, roughly; None where it is not known of all frames."""
+    ct_share: float | None
+    """Of a CT's."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """How the node is, a few times a second."""
 
@@ -402,6 +419,7 @@ class NodeState:
     """The one that the slices follow."""
     recording: str = ""
     """Of the session under way: where and how much, or why it failed; '' when there is none."""
+    dose: Dose = Dose(0, 0, 0.0, None, None)
     extra: dict[str, float] = field(default_factory=dict)
 
 

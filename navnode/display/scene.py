@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.bus import max_age_ns
+from navnode.dose import told
 from navnode.types import (
     CArm,
     FloatArray,
@@ -234,6 +235,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "volumes": state.volumes,
         "active_tool": state.active_tool,
         "recording": state.recording,
+        "dose": told(state.dose),
         "dropped": state.dropped,
         "notices": list(state.notices),
     }

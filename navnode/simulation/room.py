@@ -26,6 +26,7 @@ from navnode import geometry as g
 from navnode.cache import own_cache_folder
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import SimulatorSection
+from navnode.devices import DOSE_KEY
 from navnode.errors import ConfigError
 from navnode.igtl import Image, Server, Transform
 from navnode.physics import METAL_PER_MM, Detector, cylinder_chords_mm
@@ -47,6 +48,8 @@ from navnode.volumes import read_volume
 POSE_RATE_HZ = 100.0
 _RENDER_PX = 256
 """Line integrals are rendered this finely and enlarged: as fine as CT voxels project, the blur hides the rest."""
+_FRAME_DGY_CM2 = 0.011
+"""Of a pulse: 1 Gy cm2 a minute, 15 a second."""
 
 _TOOL_RADIUS_MM, _TOOL_LENGTH_MM = 2.5, 160.0
 _KEPT_FILES = 4
@@ -198,6 +201,7 @@ class Room:
                     timestamp_ns=stamp_ns,
                     voxels=counts[None],
                     ras_from_index=ras_from_index,
+                    metadata={DOSE_KEY: f"{_FRAME_DGY_CM2:g}"},
                 )
             )
             self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])

@@ -80,6 +80,7 @@ function drawBadges({ registration, tools, state, moving }) {
   document.getElementById("sources").textContent = [
     `Volume: ${state.volume || "none yet"}`,
     `${state.frames_registered} of ${state.frames_received} frames taken`,
+    `dose: ${state.dose}`,
     ...(state.recording ? [`recording ${state.recording}`] : []),
     ...sources,
     `reconstruction: ${state.worker}, ${state.volumes} volumes`,

@@ -1,0 +1,54 @@
+"""The dose ledger: what the X-rays of a session gave the patient, beside a CT."""
+
+from __future__ import annotations
+
+from navnode.config import DoseSection
+from navnode.types import Dose, Frame
+
+
+class Ledger:
+    """Adds up frames: what the source states of them, and where it is silent what the configuration says of one."""
+
+    def __init__(self, settings: DoseSection) -> None:
+        self._settings = settings
+        self._frames = self._stated = 0
+        self._stated_gy_cm2 = 0.0
+
+    def add(self, frame: Frame) -> None:
+        """A frame that was taken, whatever became of it."""
+        self._frames += 1
+        if frame.dose_gy_cm2 is not None:
+            self._stated += 1
+            self._stated_gy_cm2 += frame.dose_gy_cm2
+
+    @property
+    def total(self) -> Dose:
+        """Of all frames so far."""
+        silent = self._frames - self._stated
+        known = silent == 0 or self._settings.frame_gy_cm2 > 0
+        if not known:
+            return Dose(self._frames, self._stated, self._stated_gy_cm2, None, None)
+        gy_cm2 = self._stated_gy_cm2 + silent * self._settings.frame_gy_cm2
+        msv = gy_cm2 * self._settings.msv_per_gy_cm2
+        return Dose(self._frames, self._stated, gy_cm2, msv, msv / self._settings.ct_msv)
+
+
+def told(dose: Dose) -> str:
+    """In words: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
+    if not dose.frames:
+        return "no X-rays yet"
+    said = f"{dose.frames} X-rays"
+    if dose.msv is None or dose.ct_share is None:
+        silent = dose.frames - dose.stated
+        known = f", {_short(dose.gy_cm2)} Gy cm2 of the others" if dose.stated else ""
+        return f"{said}; the source states no dose of {silent}{known}"
+    estimated = "" if dose.stated == dose.frames else " (in part as configured)"
+    return (
+        f"{said}, {_short(dose.gy_cm2)} Gy cm2{estimated}: about {_short(dose.msv)} mSv, "
+        f"{_short(100 * dose.ct_share)} % of a CT"
+    )
+
+
+def _short(value: float) -> str:
+    """Two digits that mean something, without an exponent."""
+    return f"{value:.2g}" if 0.001 <= value < 10 else f"{value:.0f}" if value >= 10 else f"{value:.4f}"

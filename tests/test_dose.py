@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from navnode import config
+from navnode.config import DoseSection
+from navnode.devices import DOSE_KEY, Ingest
+from navnode.dose import Ledger, told
+from navnode.errors import ConfigError
+from navnode.igtl import Image
+from navnode.types import Frame
+
+FRAME = Frame(np.zeros((4, 4), np.uint16), 1, 1)
+
+
+def test_what_the_source_states_is_added_up_beside_a_ct():
+    ledger = Ledger(DoseSection(msv_per_gy_cm2=0.2, ct_msv=8.0))
+    for _ in range(4):
+        ledger.add(replace(FRAME, dose_gy_cm2=0.5))
+    total = ledger.total
+    assert (total.frames, total.stated, total.gy_cm2) == (4, 4, pytest.approx(2.0))
+    assert total.msv == pytest.approx(0.4) and total.ct_share == pytest.approx(0.05)
+    assert told(total) == "4 X-rays, 2 Gy cm2: about 0.4 mSv, 5 % of a CT"
+
+
+def test_what_is_not_known_is_not_made_up():
+    ledger = Ledger(DoseSection())
+    assert told(ledger.total) == "no X-rays yet"
+    ledger.add(FRAME)
+    ledger.add(replace(FRAME, dose_gy_cm2=0.5))
+    assert ledger.total.msv is None and ledger.total.ct_share is None
+    assert told(ledger.total) == "2 X-rays; the source states no dose of 1, 0.5 Gy cm2 of the others"
+
+
+def test_a_source_that_states_nothing_is_reckoned_with_as_configured():
+    ledger = Ledger(DoseSection(frame_gy_cm2=0.1))
+    ledger.add(FRAME)
+    ledger.add(replace(FRAME, dose_gy_cm2=0.3))
+    assert ledger.total.gy_cm2 == pytest.approx(0.4) and "in part as configured" in told(ledger.total)
+
+
+@pytest.mark.parametrize(
+    ("stated", "gy_cm2"), [("5.5", 0.55), ("0", 0.0), ("", None), ("much", None), ("nan", None), ("-1", None), ("1e9", None)]
+)  # fmt: skip
+def test_metadata_are_believed_only_if_they_can_be_meant(stated, gy_cm2):
+    ingest = Ingest(config.load("demo.toml"))
+    image = Image(
+        device="XRay", timestamp_ns=5, voxels=np.zeros((1, 8, 8), np.uint16), ras_from_index=np.eye(4),
+        metadata={DOSE_KEY: stated} if stated else {},
+    )  # fmt: skip
+    frame = ingest(image, 7)
+    assert isinstance(frame, Frame) and frame.dose_gy_cm2 == (None if gy_cm2 is None else pytest.approx(gy_cm2))
+
+
+def test_a_ct_of_no_dose_is_refused():
+    settings = msgspec.to_builtins(config.load("demo.toml"))
+    with pytest.raises(ConfigError, match=r"dose\.ct_msv"):
+        config.parse({**settings, "dose": {"ct_msv": 0}}, "demo.toml")
