@@ -601,13 +601,13 @@ def bench_reconstruction(
     if as_json:
         _print_json(report)
         return
-    table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at HU", "surface mm", "ms", title="Means over CTs")
+    table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
     for count, methods in report["mean"].items():
         for name, row in methods.items():
-            parts = ("psnr_db", "ssim", "dice", "threshold_hu", "assd_mm", "elapsed_ms")
+            parts = ("psnr_db", "ssim", "dice", "threshold", "assd_mm", "elapsed_ms")
             shown = (
                 f"{row[key]:.{digits}f}" if key in row else "-"
-                for key, digits in zip(parts, (1, 3, 3, 0, 1, 0), strict=True)
+                for key, digits in zip(parts, (1, 3, 3, 2, 1, 0), strict=True)
             )
             table.add_row(count, name, *shown)
         table.add_section()

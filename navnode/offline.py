@@ -19,7 +19,7 @@ from navnode.dicom import write_series
 from navnode.errors import ConfigError
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstructor
-from navnode.reconstruction.surface import bone_surface
+from navnode.reconstruction.surface import Surface
 from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
 from navnode.registration.stations import landmark_pose, station_poses
 from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
@@ -202,8 +202,11 @@ def reconstruct_views(
         write_volume(done.rests, prior_map)
     if dicom is not None:
         write_series(done.volume, dicom, how=f"navnode, {done.method.value}: {done.reason}.")
+    surface = done.surface() if mesh is not None else None
     if mesh is not None:
-        _write_bone(done.volume, mesh, relative=done.method is not Method.PRIOR)
+        if surface is None:
+            raise ConfigError(f"{mesh}: the reconstruction holds no bone")
+        write_mesh(surface.mesh, mesh)
     return {
         "method": done.method.value,
         "engine": done.engine,
@@ -216,6 +219,16 @@ def reconstruct_views(
         "elapsed_ms": elapsed_ms,
         "per_view_ms": [round(a + b, 1) for a, b in zip_longest(per_view_ms, done.per_view_ms, fillvalue=0.0)],
         "out": str(out),
+        **({"surface": _described(surface)} if surface is not None else {}),
+    }
+
+
+def _described(surface: Surface) -> dict[str, Any]:
+    return {
+        "triangles": len(surface.mesh.triangles),
+        "size_mm": [round(extent, 1) for extent in surface.size_mm],
+        "volume_cm3": round(surface.volume_cm3, 1),
+        "error_mm": None if surface.error_mm is None else round(surface.error_mm, 2),
     }
 
 
@@ -238,13 +251,6 @@ def _where_rays_meet(poses: list[Matrix]) -> Matrix:
     across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
     aimed = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
     return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(aimed, axis=0), rcond=None)[0])
-
-
-def _write_bone(volume: Volume, path: Path, *, relative: bool) -> None:
-    bone = bone_surface(volume, relative=relative)
-    if bone is None:
-        raise ConfigError(f"{path}: the reconstruction holds no bone")
-    write_mesh(bone, path)
 
 
 def _ms(started: float) -> float:

@@ -133,6 +133,7 @@ def test_a_volume_from_views(case, tmp_path):
     inside = predicted > 0.5
     assert np.corrcoef(predicted[inside], measured[inside])[0, 1] > 0.9
     assert mesh.stat().st_size > 10_000
+    assert report["surface"]["triangles"] > 100 and report["surface"]["volume_cm3"] > 1
 
 
 def test_projection_gives_what_registration_takes(case, tmp_path):
@@ -276,7 +277,7 @@ def test_meshes_by_their_ending(tmp_path):
 
     hu = np.full((30, 30, 30), -1000, np.float32)
     hu[8:22, 8:22, 8:22] = 1000
-    bone = bone_surface(Volume(hu, np.diag([2.0, 2.0, 2.0, 1.0])))
+    bone = bone_surface(Volume(hu, np.diag([2.0, 2.0, 2.0, 1.0]))).mesh
     for ending in ("stl", "ply", "obj"):
         write_mesh(bone, tmp_path / f"bone.{ending}")
         assert (tmp_path / f"bone.{ending}").stat().st_size > 1_000

@@ -1,5 +1,8 @@
+import hashlib
 import json
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given as examples
@@ -9,14 +12,15 @@ from scipy.ndimage import gaussian_filter
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector import Projector
+from navnode.projector.native import attenuation, hounsfield
 from navnode.reconstruction import Method, Reconstructor, engines, reconstruct, training
-from navnode.reconstruction.classical import consistent
 from navnode.reconstruction.features import picture
 from navnode.reconstruction.filtered import rotation_axis
+from navnode.reconstruction.fit import Fit
 from navnode.reconstruction.learned import Accumulator
-from navnode.reconstruction.surface import bone_surface
+from navnode.reconstruction.surface import bone_surface, likely_surface
 from navnode.reconstruction.training.anatomy import BODIES
-from navnode.types import CArm, View, Volume
+from navnode.types import CArm, Status, View, Volume
 from navnode.volumes import centered_grid, onto, write_volume
 
 CARM = CArm(64, 64, (4.0, 4.0), 1000.0, (31.5, 31.5))
@@ -45,6 +49,22 @@ def test_a_ball_from_four_views_is_where_it_was():
     assert made.voxels[inside].mean() == pytest.approx(truth.voxels[inside].mean(), abs=150)
     bright = np.argwhere(made.voxels > -300).mean(axis=0)
     assert np.allclose(bright, np.argwhere(inside).mean(axis=0), atol=1.0)
+
+
+def test_less_total_variation_is_less_noise():
+    truth = ball()
+    rng = np.random.default_rng(0)
+    given = [
+        View(view.line_integrals + rng.normal(0, 0.1, view.line_integrals.shape).astype(np.float32), CARM,
+             view.volume_from_carm)
+        for view in views(truth, np.linspace(0, 180, 8, endpoint=False))
+    ]  # fmt: skip
+    inside = truth.voxels > 300
+    plain, smooth = (
+        reconstruct(given, method=method, size=64, spacing_mm=2.0).voxels[inside].std()
+        for method in (Method.SART, Method.TV)
+    )
+    assert smooth < 0.9 * plain
 
 
 def test_more_views_are_better():
@@ -84,7 +104,8 @@ def test_a_view_without_a_pose_is_named():
 
 
 def test_the_bone_surface_is_closed_and_faces_outward():
-    mesh = bone_surface(ball(hu=900.0))
+    surface = bone_surface(ball(hu=900.0))
+    mesh = surface.mesh
     edges = {}
     for a, b, c in mesh.triangles.tolist():
         for edge in ((a, b), (b, c), (c, a)):
@@ -95,6 +116,21 @@ def test_the_bone_surface_is_closed_and_faces_outward():
     radius_mm = np.cbrt(volume_mm3 * 3 / (4 * np.pi))  # positive only when faces look outward
     assert radius_mm == pytest.approx(30.0, abs=1.5)
     assert np.allclose(mesh.vertices_mm.mean(axis=0), (10, 0, -6), atol=0.7)
+    assert surface.volume_cm3 == pytest.approx(volume_mm3 / 1000)
+    assert np.allclose(surface.size_mm, 60.0, atol=3.0) and surface.error_mm is None
+
+
+def test_the_surface_of_a_probability_says_how_far_off_it_may_be():
+    errors_mm = []
+    for blur_mm in (2.0, 5.0):
+        k, j, i = np.mgrid[[slice(-63, 64, 2)] * 3].astype(float)
+        likely = 1 / (1 + np.exp((np.sqrt(i**2 + j**2 + k**2) - 40) / blur_mm))
+        surface = likely_surface(Volume(likely.astype(np.float32), centered_grid((64,) * 3, 2.0, np.zeros(3))))
+        assert np.allclose(surface.size_mm, 80.0, atol=2.0)
+        errors_mm.append(surface.error_mm)
+    # Under a logistic edge lies ln 2 times its width, on either side.
+    assert errors_mm == pytest.approx([2 * 2 * np.log(2), 2 * 5 * np.log(2)], rel=0.15)
+    assert likely_surface(Volume(np.zeros((20, 20, 20), np.float32), np.eye(4))) is None
 
 
 def test_no_bone_no_surface():
@@ -210,12 +246,13 @@ def test_engines_agree_with_torch(model):
         if not weights.abs().max() > 0:
             torch.nn.init.normal_(weights, 0.0, 0.02)
     with torch.no_grad():
-        sums, smeared = reference.view(*(torch.from_numpy(value) for value in inputs.values()))
-        expected = reference.volume(sums, smeared, torch.ones(1)).numpy()
+        sums = reference.view(*(torch.from_numpy(value) for value in inputs.values()))
+        coarse, fine = torch.rand(1, 1, 64, 64, 64) - 1, torch.rand(1, 1, 128, 128, 128) - 1
+        expected = reference.volume(sums, coarse, fine, torch.ones(1)).numpy()
     for name in engines.available():
         networks = engines.load(model, engine=name, threads=2)
-        given = dict(zip(("sums", "smeared"), (sums.numpy(), smeared.numpy()), strict=True))
-        found = networks.volume({**given, "views": np.ones(1, np.float32)})[0]
+        given = {"sums": sums.numpy(), "coarse": coarse.numpy(), "fine": fine.numpy(), "views": np.ones(1, np.float32)}
+        found = networks.volume(given)[0]
         # Sums of some thousand products in another order, float32.
         assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
         said = networks.view(inputs)
@@ -231,6 +268,35 @@ def test_an_altered_model_is_refused(model, tmp_path):
         file.write(b"\0")
     with pytest.raises(ConfigError, match=r"not the file that card\.json names"):
         engines.load(tmp_path)
+
+
+def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
+    import onnx
+
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    onnx.save_model(
+        onnx.load(model / "view.onnx"), tmp_path / "view.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    card = engines.read_card(tmp_path)
+    digest = hashlib.sha256((tmp_path / "view.onnx").read_bytes()).hexdigest()
+    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
+    with pytest.raises(ConfigError, match="keeps weights in other files"):
+        engines.load(tmp_path)
+    assert not any(engines._KEPT_ELSEWHERE in path.read_bytes() for path in model.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_what_is_no_graph_is_refused_by_name(model, tmp_path, engine):
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "view.onnx").write_bytes(b"not a graph")
+    card = engines.read_card(tmp_path)
+    digest = hashlib.sha256(b"not a graph").hexdigest()
+    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
+    with pytest.raises(ConfigError, match=r"view\.onnx"):
+        engines.load(tmp_path, engine=engine)
 
 
 def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path):
@@ -352,16 +418,19 @@ def test_a_prior_and_its_method_belong_together():
         Reconstructor(Method.SART).reconstruct(views(ball(), (0, 90)), prior=ball())
 
 
-def test_a_volume_made_consistent_looks_more_like_its_views():
+def test_a_volume_made_to_agree_looks_more_like_its_views():
     truth, _ = _with_a_rod(ball())
     given = views(truth, (0, 45, 90, 135))
-    after = consistent(ball(), given, sweeps=3)
+    fit = Fit(ball(), given, threads=2)
+    fit.mu[:] = attenuation(ball().voxels)
+    fit.agree(sweeps=3)
 
     def off(volume: Volume) -> float:
         projector = Projector(volume)
         lines = [projector.render(view.carm, view.volume_from_carm) - view.line_integrals for view in given]
         return float(np.sqrt(np.mean(np.square(lines))))
 
+    after = Volume(hounsfield(fit.mu), truth.volume_from_index)
     assert off(after) < 0.7 * off(ball())
     assert after.voxels.shape == truth.voxels.shape and (after.voxels >= -1000).all()
 
@@ -378,6 +447,43 @@ def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
     assert np.corrcoef(made.volume.voxels[seen], expected[seen])[0, 1] > 0.9
     within = np.abs(made.volume.voxels - expected)[seen] <= made.uncertainty_hu.voxels[seen]
     assert within.mean() > 0.8
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (lambda: views(ball(), (30,)), "1 view is not enough"),
+        (lambda: views(ball(), (10, 10)), "same way"),
+        (lambda: [replace(view, volume_from_carm=g.rigid(None, (900.0, 0, 0)) @ view.volume_from_carm)
+                  for view in views(ball(), (0, 60))], "do not overlap"),
+        (lambda: [replace(view, line_integrals=np.full_like(view.line_integrals, np.nan))
+                  for view in views(ball(), (0, 60))], "saturated everywhere"),
+    ],
+)  # fmt: skip
+def test_what_the_network_can_make_nothing_of_is_said(given, reason):
+    with pytest.raises(ComputeError, match=reason):
+        Reconstructor(Method.LEARNED, threads=2).reconstruct(given())
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_metal_truncation_and_a_wrong_pose_leave_a_degraded_volume_of_possible_hu():
+    with_metal, _ = _with_a_rod(ball(radius_mm=50.0, hu=50.0))
+    learned = Reconstructor(Method.LEARNED, threads=2)
+    given = views(with_metal, (0, 50, 100))
+    cut = []
+    for view in given:
+        line = view.line_integrals.copy()
+        line[:12], line[:, 50:] = np.nan, np.nan
+        cut.append(replace(view, line_integrals=line))
+    off = [given[0], replace(given[1], volume_from_carm=g.rigid(None, (0, 25.0, 10.0)) @ given[1].volume_from_carm)]
+    for each in (given, cut, off):
+        made = learned.reconstruct(each, spacing_mm=1.5)
+        assert made.status is Status.DEGRADED and made.reason
+        assert made.uncertainty_hu is not None and made.bone is not None
+        assert np.isfinite(made.volume.voxels).all() and (made.uncertainty_hu.voxels > 0).all()
+        assert made.volume.voxels.min() >= -1000 and made.volume.voxels.max() <= 4000
+        assert made.bone.voxels.min() >= 0 and made.bone.voxels.max() <= 1
 
 
 def test_auto_is_what_was_found_to_be_better():

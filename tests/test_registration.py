@@ -108,7 +108,7 @@ def test_what_shows_something_else_is_never_valid(torso, name):
 def test_half_the_image_saturated_still_registers(torso):
     counts = torso.counts(0.5)
     counts[:, :200] = 65_535
-    found = register_counts(torso.registration, counts, CARM, away(torso, 0.5, mm, deg, 0), PIVOT_MM, Effort.REFINE)
+    found = register_counts(torso.registration, counts, CARM, away(torso, 0.5, 3, 1, 0), PIVOT_MM, Effort.REFINE)
     assert torso.errors_mm(found.volume_from_carm, 0.5)[0] < 0.6
 
 

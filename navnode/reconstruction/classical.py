@@ -1,39 +1,115 @@
 """Simultaneous algebraic reconstruction (SART; Andersen and Kak, Ultrasonic Imaging 6, 1984) with the project's own
 projector and its adjoint: from nothing, or from a volume that is to agree with the X-rays better than it does.
+
+From nothing it goes from coarse to fine. The coarse grid reaches beyond the one that was asked for, because the patient
+does: what is found there is taken off the X-rays before the fine grid has to explain them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from skimage.restoration import denoise_tv_chambolle
 
-from navnode import geometry as g
-from navnode.projector import Projector
-from navnode.projector.native import attenuation, hounsfield
-from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
+from navnode.projector.native import MU_WATER_PER_MM, hounsfield
+from navnode.reconstruction.fit import Fit
+from navnode.types import FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid
 
-_RELAXATION = 0.5
+RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7
 """Gaussian between sweeps; with a few views it does what total variation would, at no cost."""
 
-_GENTLE = 0.3
-"""Relaxation of sweeps that must not undo what was known before."""
-_GENTLE_SMOOTHING_VOXELS = 0.5
-_FINEST_PIXEL = 0.7
-"""Pixels, seen at the volume's middle and in voxels, need not be smaller than this."""
-_CUT_TRUST = 0.3
-"""Weight of a ray that has crossed what is beyond the grid."""
-_DETAIL_MM = 15.0
-_TISSUE_HU = -600.0
-_SHELL = 2
-"""Voxels along each face of the grid in which tissue means that the body goes on outside."""
+_BEYOND = 0.5
+"""Relaxation beyond the grid, over that within: what is seen by all views is rather inside."""
+_COARSE_SWEEPS, _COARSE_RELAXATION = 6, 1.0
+_COARSE_SMOOTHING_VOXELS = 0.5
+
+_TV_WEIGHT, _TV_STEPS = 0.03, 15
+"""In attenuation over water's; a few X-rays leave streaks that more would only make into steps."""
 
 Progress = Callable[[float], None]
+
+
+class Pyramid:
+    """SART's two grids and the views that have been taken in.
+
+    Args:
+        size, spacing_mm, center_mm: of the fine grid, which is cubic and along RAS. The coarse one has voxels of twice
+            the size, and reaches a quarter further on each side.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        spacing_mm: float,
+        center_mm: Matrix | tuple[float, float, float],
+        threads: int | None = None,
+    ) -> None:
+        self._size, half = size, (size + 1) // 2
+        margin = half // 8
+        around = half + 2 * margin
+        self._within = (slice(margin, margin + half),) * 3
+        self._coarse, self.fine = (
+            Fit(Volume(np.full((n,) * 3, AIR_HU, np.float32), centered_grid((n,) * 3, mm, np.asarray(center_mm))),
+                threads=threads)
+            for n, mm in ((around, 2 * spacing_mm), (size, spacing_mm))
+        )  # fmt: skip
+        self._coarse.free = np.full((around,) * 3, _BEYOND, np.float32)
+        self._coarse.free[self._within] = 1.0
+        self._views: dict[Any, View] = {}
+
+    def add(self, name: Any, view: View) -> None:
+        """Take a view in; views are swept in the order of their names."""
+        self._coarse.add(name, view)
+        self.fine.add(name, view)
+        self._views[name] = self.fine.binned(view)
+
+    def remove(self, name: Any) -> None:
+        """Take a view out."""
+        for part in (self._coarse, self.fine):
+            part.remove(name)
+        del self._views[name]
+
+    def begin(self, progress: Progress = lambda share: None) -> FloatArray:
+        """Sweep the coarse grid, take what lies beyond the fine one off the X-rays, and let the fine one begin with
+        the rest; returns that, 1/mm, on half as many voxels."""
+        fit = self._coarse
+        assert fit.free is not None
+        fit.mu[:] = fit.mean_attenuation() * (fit.seen > 0) * fit.free
+        for sweep in range(_COARSE_SWEEPS):
+            fit.sweep(_COARSE_RELAXATION)
+            if sweep < _COARSE_SWEEPS - 1:
+                fit.mu[:] = gaussian_filter(fit.mu, _COARSE_SMOOTHING_VOXELS)
+            progress((sweep + 1) / _COARSE_SWEEPS)
+        coarse = fit.mu[self._within].copy()
+        start = doubled(np.pad(coarse, 1, mode="edge"))[2:-2, 2:-2, 2:-2]
+        if self._size % 2:  # same middle, one voxel less
+            for axis in range(3):
+                start = np.float32(0.5) * (
+                    start.take(range(self._size), axis) + start.take(range(1, self._size + 1), axis)
+                )
+        self.fine.mu[:] = start
+        fit.mu[self._within] = 0.0
+        for name, view in self._views.items():
+            self.fine.measure(name, fit.without(view))
+        return coarse
+
+
+def doubled(coarse: FloatArray) -> FloatArray:
+    """(a, b, c) -> (2 a, 2 b, 2 c), linearly; both grids have the same middle."""
+    for axis in range(3):
+        padded = np.pad(coarse, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        n = coarse.shape[axis]
+        before, here, after = (padded.take(range(first, first + n), axis) for first in range(3))
+        shape = [*coarse.shape[: axis + 1], 2, *coarse.shape[axis + 1 :]]
+        pairs = np.stack([0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after], axis + 1)
+        coarse = pairs.reshape([*shape[:axis], 2 * n, *shape[axis + 2 :]])
+    return coarse.astype(np.float32, copy=False)
 
 
 def sart(
@@ -42,7 +118,8 @@ def sart(
     size: int = 128,
     spacing_mm: float = 2.0,
     center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
-    sweeps: int = 12,
+    sweeps: int = 3,
+    total_variation: bool = False,
     threads: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Volume:
@@ -50,160 +127,26 @@ def sart(
 
     Args:
         views: two or more, with poses.
+        sweeps: on the fine grid.
+        total_variation: of the volume is made smaller after every sweep (Sidky and Pan, Phys. Med. Biol. 53, 2008),
+            by Chambolle's method; otherwise a Gaussian between sweeps does nearly as well at no cost.
     """
-    grid = centered_grid((size, size, size), spacing_mm, np.asarray(center_mm))
-    fit = Fit(Volume(np.full((size,) * 3, AIR_HU, np.float32), grid), views, threads)
-    fit.mu[:] = fit.mean_attenuation() * (fit.seen > 0)
+    pyramid = Pyramid(size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=threads)
+    for index, view in enumerate(views):
+        pyramid.add(index, view)
+        progress(0.2 * (index + 1) / len(views))
+    pyramid.begin(lambda share: progress(0.2 + 0.2 * share))
+    fit = pyramid.fine
     for sweep in range(sweeps):
-        fit.sweep(_RELAXATION)
-        if sweep < sweeps - 2:
+        fit.sweep(RELAXATION)
+        if total_variation:
+            fit.mu[:] = MU_WATER_PER_MM * denoise_tv_chambolle(
+                fit.mu / MU_WATER_PER_MM, _TV_WEIGHT, max_num_iter=_TV_STEPS
+            )
+        elif sweep < sweeps - 1:
             fit.mu[:] = gaussian_filter(fit.mu, _SMOOTHING_VOXELS)
-        progress((sweep + 1) / sweeps)
+        progress(0.4 + 0.6 * (sweep + 1) / sweeps)
     hu = hounsfield(fit.mu)
     hu[fit.seen < min(2, len(views))] = AIR_HU  # what fewer than two views crossed is not known
-    return Volume(hu, grid, f"SART, {len(views)} views")
-
-
-def consistent(
-    volume: Volume,
-    views: Sequence[View],
-    *,
-    sweeps: int = 2,
-    threads: int | None = None,
-    progress: Progress = lambda share: None,
-) -> Volume:
-    """The volume, changed as little as makes its X-rays look more like the views, in their detail.
-
-    Rays that have crossed what is beyond the grid count less.
-
-    Args:
-        volume: HU on a cubic grid.
-    """
-    fit = Fit(volume, views, threads)
-    fit.find_cut(volume.voxels > _TISSUE_HU)
-    fit.mu[:] = attenuation(volume.voxels)
-    for sweep in range(sweeps):
-        fit.sweep(_GENTLE)
-        if sweep < sweeps - 1:
-            fit.mu[:] = gaussian_filter(fit.mu, _GENTLE_SMOOTHING_VOXELS)
-        progress((sweep + 1) / sweeps)
-    return Volume(hounsfield(fit.mu), volume.volume_from_index, volume.name)
-
-
-@dataclass
-class Prepared:
-    """A view, and what does not change from sweep to sweep."""
-
-    carm: CArm
-    volume_from_carm: Matrix
-    line: FloatArray
-    inverse_length: FloatArray
-    """1 / mm inside the grid, 0 where nothing was measured."""
-    weights: FloatArray
-    """What a voxel gets of a picture of ones, mm."""
-    cut: FloatArray | None = None
-    """1 where the ray has crossed tissue beyond the grid."""
-
-
-class Fit:
-    """Attenuation on a grid that is being brought into agreement with views."""
-
-    def __init__(self, volume: Volume, views: Sequence[View], threads: int | None) -> None:
-        self._projector = Projector(volume, precision="float32", threads=threads)
-        self._spacing_mm, self._center_mm = min(volume.spacing_mm), volume.center_mm
-        self.mu: FloatArray = self._projector.attenuation_per_mm
-        """1/mm; changes are made in it."""
-        self.seen: FloatArray = np.zeros_like(self.mu)
-        """How many views cross a voxel."""
-        self._free: FloatArray = np.ones(1, np.float32)
-        self.mu[:] = 1.0
-        self.views = [self._prepared(_binned(view, volume.center_mm, self._spacing_mm)) for view in views]
-
-    def _prepared(self, view: View) -> Prepared:
-        assert view.volume_from_carm is not None
-        measured = np.isfinite(view.line_integrals)
-        line = np.where(measured, np.maximum(view.line_integrals, 0.0), 0.0).astype(np.float32)
-        mask = measured.astype(np.float32)
-        lengths = self._projector.render(view.carm, view.volume_from_carm)
-        weights = self._projector.backproject(view.carm, view.volume_from_carm, mask)
-        self.seen += weights > 1e-3 * self._spacing_mm
-        inverse_length: FloatArray = (mask / np.maximum(lengths, self._spacing_mm)).astype(np.float32)
-        return Prepared(view.carm, view.volume_from_carm, line, inverse_length, weights)
-
-    def mean_attenuation(self) -> float:
-        """The homogeneous body that explains the mean of the images."""
-        return float(np.mean([(view.line * view.inverse_length).mean() for view in self.views]))
-
-    def exclude(self, view: Prepared, rays: Array) -> None:
-        """Take pixels out of a view."""
-        self.seen -= view.weights > 1e-3 * self._spacing_mm
-        view.inverse_length = np.where(rays, np.float32(0.0), view.inverse_length)
-        left = (view.inverse_length > 0).astype(np.float32)
-        view.weights = self._projector.backproject(view.carm, view.volume_from_carm, left)
-        self.seen += view.weights > 1e-3 * self._spacing_mm
-
-    def restrict(self, free: Array) -> None:
-        """Only these voxels may change; what a ray says is about those that it crosses."""
-        self._free = free.astype(np.float32)
-        self.mu[:] = free
-        for view in self.views:
-            inside_mm = self._projector.render(view.carm, view.volume_from_carm)
-            rays = view.inverse_length > 0
-            view.inverse_length = (rays / np.maximum(inside_mm, 2 * self._spacing_mm)).astype(np.float32)
-
-    def find_cut(self, tissue: Array) -> None:
-        """Find the rays that enter or leave the grid through tissue."""
-        self.mu[:] = 0.0
-        for face in (np.s_[:_SHELL], np.s_[-_SHELL:]):
-            for part in ((face,), (slice(None), face), (slice(None), slice(None), face)):
-                self.mu[part] = tissue[part]
-        for view in self.views:
-            crossed_mm = self._projector.render(view.carm, view.volume_from_carm)
-            view.cut = (crossed_mm > 0.5 * self._spacing_mm).astype(np.float32)
-
-    def sweep(self, relaxation: float, least: float = 0.0) -> None:
-        """One pass over all views; ``least`` is the smallest attenuation there is."""
-        for view in self.views:
-            error: Array = view.line - self._projector.render(view.carm, view.volume_from_carm)
-            if view.cut is not None:
-                error = self.detail(error, view, _DETAIL_MM) * (1 - np.float32(1 - _CUT_TRUST) * view.cut)
-            update = self.backprojected(error * view.inverse_length, view)
-            self.mu += np.float32(relaxation) * update * self._free
-            np.maximum(self.mu, least, out=self.mu)
-
-    def backprojected(self, picture: FloatArray, view: Prepared) -> FloatArray:
-        """The mean of the rays through each voxel, (k, j, i)."""
-        total = self._projector.backproject(view.carm, view.volume_from_carm, picture.astype(np.float32, copy=False))
-        mean: FloatArray = (total / np.maximum(view.weights, 0.05 * self._spacing_mm)).astype(np.float32)
-        return mean
-
-    def detail(self, picture: FloatArray, view: Prepared, sigma_mm: float) -> FloatArray:
-        """A picture of a view's size without what is larger, at the volume's middle, than ``sigma_mm``.
-
-        How much there is of everything is what scatter and beam hardening change.
-        """
-        known = (view.inverse_length > 0).astype(np.float32)
-        blurred, share = (
-            cv2.GaussianBlur(part, (0, 0), sigma_mm / self.pixel_mm(view), borderType=cv2.BORDER_REPLICATE)
-            for part in (picture * known, known)
-        )
-        detail: FloatArray = (picture - blurred / np.maximum(share, np.float32(0.05))) * known
-        return detail
-
-    def pixel_mm(self, view: Prepared) -> float:
-        """Width of a pixel at the volume's middle."""
-        depth_mm = max(float(g.transform(g.inverse(view.volume_from_carm), self._center_mm)[2]), 1.0)
-        return view.carm.pixel_spacing_mm[0] * depth_mm / view.carm.source_to_detector_mm
-
-
-def _binned(view: View, center_mm: Matrix, spacing_mm: float) -> View:
-    """The view with pixels that are not much finer than the voxels, where they are."""
-    assert view.volume_from_carm is not None
-    depth_mm = max(float(g.transform(g.inverse(view.volume_from_carm), center_mm)[2]), 1.0)
-    pixel_mm = max(view.carm.pixel_spacing_mm) * depth_mm / view.carm.source_to_detector_mm
-    factor = int(_FINEST_PIXEL * spacing_mm / pixel_mm + 0.2)
-    if factor < 2:
-        return view
-    height, width = (n // factor for n in view.line_integrals.shape)
-    blocks = view.line_integrals[: height * factor, : width * factor].reshape(height, factor, width, factor)
-    return View(blocks.mean(axis=(1, 3)), view.carm.binned(factor), view.volume_from_carm, view.timestamp_ns)
+    name = "SART with total variation" if total_variation else "SART"
+    return Volume(hu, fit.volume_from_index, f"{name}, {len(views)} views")

@@ -20,7 +20,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.cache import own_cache_folder
-from navnode.errors import ConfigError
+from navnode.errors import ConfigError, NavError
 from navnode.projector import Projector
 from navnode.reconstruction import tensorrt
 from navnode.reconstruction.features import GRID, Picture, picture
@@ -36,6 +36,8 @@ TITLES: dict[EngineName, str] = {
     "tensorrt": "TensorRT fp32", "openvino": "OpenVINO fp32", "onnxruntime": "ONNX Runtime fp32"
 }  # fmt: skip
 _LARGEST_BYTES = 64 * 2**20
+_KEPT_ELSEWHERE = b"\x0a\x08location"
+"""How ONNX's entry of a tensor that is in another file begins (onnx.proto, TensorProto.external_data)."""
 _MOST_OFF_HU = 10.0
 _MOST_DICE_CHANGE = 0.005
 _BONE_HU = 200.0
@@ -59,6 +61,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: list[str] = []
     preferred: bool = False
     """Whether it was found better than SART on such patients in everything, so that ``auto`` takes it."""
+    bone_threshold: float = 0.5
+    """Of the probability of bone: where its surface is best on validation patients."""
     sigma_factor: float = 1.0
     """The stated scale times this makes 95 % intervals hold on validation patients."""
 
@@ -113,7 +117,16 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
 
 
 def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:
-    compiled = {name: _COMPILERS[engine](_checked(folder / name, card), threads) for name in (VIEW_FILE, VOLUME_FILE)}
+    compiled = {}
+    for name in (VIEW_FILE, VOLUME_FILE):
+        content = _checked(folder / name, card)
+        try:
+            compiled[name] = _COMPILERS[engine](content, threads)
+        except NavError:
+            raise
+        except Exception as error:  # each engine has exceptions of its own, without a common base
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(f"{folder / name}: {TITLES[engine]} cannot run it ({first})") from error
     return Networks(TITLES[engine], card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
 
 
@@ -142,7 +155,8 @@ def compare(networks: Networks, reference: Networks) -> Compared:
             inputs = {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
             said, view_ms = _timed(each.view, inputs)
             sums = [a + b for a, b in zip(sums, said, strict=True)] if sums else said
-        inputs = {"sums": sums[0], "smeared": sums[1], "views": np.array([2.0], np.float32)}
+        coarse, fine = (np.zeros((1, 1, n, n, n), np.float32) for n in (GRID // 2, GRID))
+        inputs = {"sums": sums[0], "coarse": coarse, "fine": fine, "views": np.array([2.0], np.float32)}
         said, volume_ms = _timed(each.volume, inputs)
         outputs.append(1000 * said[0][0, 0])
         times.append((view_ms, volume_ms))
@@ -273,6 +287,8 @@ def _checked(path: Path, card: Card) -> bytes:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != card.sha256.get(path.name):
         raise ConfigError(f"{path}: not the file that {CARD_FILE} names; it is not run")
+    if _KEPT_ELSEWHERE in content:
+        raise ConfigError(f"{path}: keeps weights in other files, whose hashes nobody names; it is not run")
     return content
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from navnode.reconstruction.classical import consistent
+from navnode.projector.native import attenuation, hounsfield
+from navnode.reconstruction.classical import RELAXATION, Pyramid
 from navnode.reconstruction.engines import Networks
 from navnode.reconstruction.features import GRID, picture
 from navnode.types import FloatArray, Matrix, View, Volume
@@ -35,6 +36,8 @@ class Reconstructed:
     """HU, (128, 128, 128); air where fewer than two views look."""
     uncertainty_hu: Volume
     """Half of the 95 % interval of the HU, on the same grid."""
+    bone: Volume
+    """Probability of bone, 0..1."""
 
 
 class Accumulator:
@@ -45,12 +48,13 @@ class Accumulator:
         spacing_mm: of its voxels, 128 along each side.
     """
 
-    def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float) -> None:
+    def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float, threads: int | None = None) -> None:
         self.volume_from_grid = centered_grid((GRID,) * 3, spacing_mm, center_mm)
         self.spacing_mm = spacing_mm
         self.center_mm = np.array(center_mm, np.float64)
         self._networks = networks
-        self._sums: list[FloatArray] = []
+        self._sums: FloatArray | None = None
+        self._pyramid = Pyramid(size=GRID, spacing_mm=spacing_mm, center_mm=center_mm, threads=threads)
         self._views: dict[bytes, View] = {}
 
     @property
@@ -60,46 +64,76 @@ class Accumulator:
 
     def add(self, view: View) -> None:
         """Take a view in; one that is in already counts once."""
-        key = _key(view)
-        if key not in self._views:
-            self._views[key] = view
+        name = _hashed(view)
+        if name not in self._views:
+            self._views[name] = view
             self._take(view, 1)
+            self._pyramid.add(name, view)
 
     def keep(self, views: Sequence[View]) -> None:
         """Take out all but these."""
-        for key in self._views.keys() - {_key(view) for view in views}:
-            self._take(self._views.pop(key), -1)
+        for name in self._views.keys() - {_hashed(view) for view in views}:
+            self._take(self._views.pop(name), -1)
+            self._pyramid.remove(name)
 
     def _take(self, view: View, sign: int) -> None:
         made = picture(view, self.volume_from_grid)
-        said = self._networks.view({"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]})
-        if not self._sums:
-            self._sums = [np.zeros_like(part) for part in said]
-        for total, part in zip(self._sums, said, strict=True):
-            if sign > 0:
-                total += part
-            else:
-                total -= part
+        (said,) = self._networks.view(
+            {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
+        )
+        if self._sums is None:
+            self._sums = np.zeros_like(said)
+        if sign > 0:
+            self._sums += said
+        else:
+            self._sums -= said
 
-    def result(self, threads: int | None = None) -> Reconstructed:
+    def result(self) -> Reconstructed:
         """What all views together say, brought into agreement with their detail; there must be one."""
-        sums, smeared = self._sums
-        inputs = {"sums": sums, "smeared": smeared, "views": np.array([float(self.views)], np.float32)}
-        mean, _, scale = self._networks.volume(inputs)[0][0]
-        name = f"learned, {self.views} views"
-        said = Volume(np.clip(1000.0 * mean, *_HU).astype(np.float32), self.volume_from_grid, name)
-        hu = consistent(said, list(self._views.values()), threads=threads).voxels
-        unknown = np.round(smeared[0, 2]) < min(2, self.views)
+        assert self._sums is not None
+        coarse, fine = classical(self._pyramid)
+        fit = self._pyramid.fine
+        inputs = {
+            "sums": self._sums,
+            "coarse": coarse[None, None],
+            "fine": fine[None, None],
+            "views": np.array([float(self.views)], np.float32),
+        }
+        mean, bone, scale = self._networks.volume(inputs)[0][0]
+        fit.mu[:] = attenuation(np.clip(1000.0 * mean, *_HU))
+        fit.agree()
+        hu = hounsfield(fit.mu)
+        unknown = fit.seen < min(2, self.views)
         hu[unknown] = AIR_HU
         half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *SCALES))
         half[unknown] = UNKNOWN_HU
+        likely = 1 / (1 + np.exp(-bone))
+        likely[unknown] = 0.0
         return Reconstructed(
-            Volume(hu, self.volume_from_grid, name),
-            Volume(half.astype(np.float32), self.volume_from_grid, "half of the 95 % interval, HU"),
+            *(
+                Volume(part.astype(np.float32, copy=False), self.volume_from_grid, name)
+                for part, name in (
+                    (hu, f"learned, {self.views} views"),
+                    (half, "half of the 95 % interval, HU"),
+                    (likely, "probability of bone"),
+                )
+            )
         )
 
 
-def _key(view: View) -> bytes:
+def classical(pyramid: Pyramid) -> tuple[FloatArray, FloatArray]:
+    """What SART begins with, for the network: coarse (64, 64, 64) and fine (128, 128, 128) attenuation over water's
+    less 1."""
+    coarse = pyramid.begin()
+    pyramid.fine.sweep(RELAXATION)
+
+    def scaled(mu: FloatArray) -> FloatArray:
+        return np.clip(hounsfield(mu), *_HU) / np.float32(1000.0)
+
+    return scaled(coarse), scaled(pyramid.fine.mu)
+
+
+def _hashed(view: View) -> bytes:
     """What makes a view another one: its pixels, its C-arm, its pose."""
     assert view.volume_from_carm is not None
     digest = hashlib.blake2b(view.line_integrals.tobytes(), digest_size=16)

@@ -15,8 +15,9 @@ from navnode.reconstruction import engines
 from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
-from navnode.reconstruction.learned import Accumulator
+from navnode.reconstruction.learned import Accumulator, Reconstructed
 from navnode.reconstruction.prior import with_prior
+from navnode.reconstruction.surface import Surface, bone_surface, likely_surface
 from navnode.types import Matrix, Status, View, Volume
 from navnode.volumes import AIR_HU, resample
 
@@ -36,6 +37,8 @@ class Method(StrEnum):
     """Learned if the shipped model's card says that it is better, and there is an engine; else SART."""
     LEARNED = "learned"
     SART = "sart"
+    TV = "tv"
+    """SART that also makes the total variation small."""
     FDK = "fdk"
     PRIOR = "prior"
     """A registered CT, changed where the X-rays contradict it."""
@@ -60,6 +63,16 @@ class Reconstruction:
     per_view_ms: tuple[float, ...]
     rests: Volume | None = None
     """1 where a voxel rests on the prior alone; None without one."""
+    bone: Volume | None = None
+    """Probability of bone, where the method states one."""
+    bone_threshold: float = 0.5
+    """Of that probability: where the surface is best."""
+
+    def surface(self) -> Surface | None:
+        """The surface of bone, None where there is none."""
+        if self.bone is not None:
+            return likely_surface(self.bone, self.bone_threshold)
+        return bone_surface(self.volume, relative=self.method is not Method.PRIOR)
 
 
 def reconstruct(
@@ -135,7 +148,7 @@ class Reconstructor:
             ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
         """
         spread_rad = checked_spread_rad(views)
-        uncertainty: Volume | None = None
+        learned: Reconstructed | None = None
         times: list[float] = []
         rests: Volume | None = None
         reason = _reason(len(views), spread_rad) + self._unmeasured
@@ -153,21 +166,23 @@ class Reconstructor:
                 f"{changed.rests_share:.0%} of what they see rests on the CT alone"
             )
         elif self._networks is not None:
-            volume, uncertainty, times = self._learned(
+            learned, times = self._learned(
                 self._networks, views, size, spacing_mm, np.asarray(center_mm, np.float64), progress
             )
+            volume = learned.volume
         elif self.method is Method.FDK:
             volume = fdk(views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, progress=progress)
         else:
             volume = sart(
-                views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=self._threads, progress=progress
-            )
+                views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=self._threads, progress=progress,
+                total_variation=self.method is Method.TV,
+            )  # fmt: skip
         if not (volume.voxels > AIR_HU).any():
             raise ComputeError("the views do not overlap in the volume that was asked for")
         progress(1.0)
         return Reconstruction(
             volume=volume,
-            uncertainty_hu=uncertainty,
+            uncertainty_hu=learned.uncertainty_hu if learned is not None else None,
             method=self.method,
             engine=self.engine,
             views=len(views),
@@ -176,6 +191,8 @@ class Reconstructor:
             reason=reason,
             per_view_ms=tuple(times),
             rests=rests,
+            bone=learned.bone if learned is not None else None,
+            bone_threshold=self._networks.card.bone_threshold if self._networks is not None else 0.5,
         )
 
     def _learned(
@@ -186,11 +203,11 @@ class Reconstructor:
         spacing_mm: float,
         center_mm: Matrix,
         progress: Progress,
-    ) -> tuple[Volume, Volume, list[float]]:
-        """The volume, half of its 95 % interval, and the milliseconds that each view took."""
+    ) -> tuple[Reconstructed, list[float]]:
+        """What the networks make of the views, and the milliseconds that each view took."""
         own_mm, sums = size * spacing_mm / GRID, self._accumulator
         if sums is None or sums.spacing_mm != own_mm or not np.array_equal(sums.center_mm, center_mm):
-            sums = self._accumulator = Accumulator(networks, center_mm, own_mm)
+            sums = self._accumulator = Accumulator(networks, center_mm, own_mm, self._threads)
         sums.keep(views)
         times = []
         for index, view in enumerate(views):
@@ -198,11 +215,11 @@ class Reconstructor:
             sums.add(view)
             times.append(round(1e3 * (time.perf_counter() - began), 1))
             progress(0.8 * (index + 1) / len(views))
-        made = sums.result(self._threads)
-        if size == GRID:
-            return made.volume, made.uncertainty_hu, times
-        volume, stated = (resample(part, spacing_mm, (size,) * 3) for part in (made.volume, made.uncertainty_hu))
-        return volume, stated, times
+        made = sums.result()
+        if size != GRID:
+            parts = (made.volume, made.uncertainty_hu, made.bone)
+            made = Reconstructed(*(resample(part, spacing_mm, (size,) * 3) for part in parts))
+        return made, times
 
 
 def checked_spread_rad(views: Sequence[View]) -> float:

@@ -2,8 +2,9 @@
 
 Two graphs. :class:`ViewNet` encodes one view and back-projects its features along the rays; what it gives is only
 added up over views, so views come in any number and order, and one can be taken out again. :class:`VolumeNet` turns
-the sums into attenuation, bone and uncertainty. (Back-projected features: Lin et al., DIF-Net, MICCAI 2023; C2RV, CVPR
-2024.) Needs torch; nothing that runs in the operating room imports this module.
+the sums, and what SART makes of the views in a moment, into attenuation, bone and uncertainty. (Back-projected
+features: Lin et al., DIF-Net, MICCAI 2023; C2RV, CVPR 2024.) Needs torch; nothing that runs in the operating room
+imports this module.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from navnode.reconstruction.features import CHANNELS, GRID
 FEATURES = 16
 SUMS = 2 * FEATURES + 1
 """Sums over views at half the grid's resolution: features, their squares, and how many views see the voxel."""
-SMEARED = 3
-"""At full resolution: filtered and mean attenuation back-projected, and how many views see the voxel."""
 OUTPUTS = 3
 """Attenuation over water's less 1 (HU / 1000), logit of bone, logarithm of the attenuation's scale."""
 
@@ -68,26 +67,23 @@ class ViewNet(nn.Module):
 
     def forward(
         self, pictures: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int] = (0, 0, 0), size: int = GRID
-    ) -> tuple[Tensor, Tensor]:
-        """Sums (1, 33, s/2, s/2, s/2) and smeared (1, 3, s, s, s) of the block of ``size`` s from voxel ``first``
-        (i, j, k) on."""
+    ) -> Tensor:
+        """Sums (1, 33, s/2, s/2, s/2) over the block of ``size`` s from voxel ``first`` (i, j, k) on."""
+        return self.summed(self.encoded(pictures), pictures, picture_from_grid, first, size)
+
+    def summed(
+        self, features: Tensor, pictures: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int], size: int
+    ) -> Tensor:
+        """The same of pictures whose features (N, 16, 128, 128) are known."""
         half = [start + 0.5 + 2 * torch.arange(size // 2, dtype=torch.float32) for start in first]
-        fine = [start + torch.arange(size, dtype=torch.float32) for start in first]
-        features = self.encoded(pictures)
-        at, seen, _ = _rays(picture_from_grid, half)
-        measured = _sampled(pictures[:, 3:4], at, size // 2)
-        seen = seen * (measured > 0.5).to(measured.dtype)
+        at, seen = _rays(picture_from_grid, half)
+        seen = seen * (_sampled(pictures[:, 3:4], at, size // 2) > 0.5).to(seen.dtype)
         found = _sampled(features, at, size // 2) * seen
-        sums = torch.cat([found, found * found, seen], 1).sum(0, keepdim=True)
-        at, seen, depth = _rays(picture_from_grid, fine)
-        smeared = _sampled(pictures[:, 1:4], at, size)
-        seen = seen * (smeared[:, 2:3] > 0.5).to(seen.dtype)
-        smeared = torch.cat([smeared[:, 0:1] * seen / (depth * depth), smeared[:, 1:2] * seen, seen], 1)
-        return sums, smeared.sum(0, keepdim=True)
+        return torch.cat([found, found * found, seen], 1).sum(0, keepdim=True)
 
 
-def _rays(picture_from_grid: Tensor, axes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where voxels are in the pictures (N, s s, s, 2), 1 where in them (N, 1, s, s, s), and their depths."""
+def _rays(picture_from_grid: Tensor, axes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Where voxels are in the pictures (N, s s, s, 2), and 1 where in them (N, 1, s, s, s)."""
     i, j, k = axes[0].view(1, 1, 1, -1), axes[1].view(1, 1, -1, 1), axes[2].view(1, -1, 1, 1)
     x, y, depth = (
         row[:, 0].view(-1, 1, 1, 1) * i + row[:, 1].view(-1, 1, 1, 1) * j + row[:, 2].view(-1, 1, 1, 1) * k
@@ -98,7 +94,7 @@ def _rays(picture_from_grid: Tensor, axes: list[Tensor]) -> tuple[Tensor, Tensor
     x, y = x / depth, y / depth
     seen = ((x.abs() < 1) & (y.abs() < 1)).to(x.dtype)
     at = torch.stack([x, y], -1).clamp(-2, 2)
-    return at.flatten(1, 2), seen.unsqueeze(1), depth.unsqueeze(1)
+    return at.flatten(1, 2), seen.unsqueeze(1)
 
 
 def _sampled(pictures: Tensor, at: Tensor, size: int) -> Tensor:
@@ -121,13 +117,16 @@ def shuffled(x: Tensor, channels: int) -> Tensor:
 
 
 class VolumeNet(nn.Module):
-    """Sums and smeared of :class:`ViewNet`, and the numbers of views (N,) -> (N, 3, s, s, s), ``OUTPUTS``."""
+    """Sums of :class:`ViewNet`, what SART begins with, and the numbers of views (N,) -> (N, 3, s, s, s), ``OUTPUTS``.
+
+    SART's volumes, in units of ``OUTPUTS``, are coarse (N, 1, s/2, s/2, s/2) and fine (N, 1, s, s, s); what comes out
+    is a correction of the fine one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         widths = _LEVELS
-        fine = 8 * (SMEARED - 1)
-        self.stem = nn.Conv3d(2 * FEATURES + 3 + fine, widths[0], 1)
+        self.stem = nn.Conv3d(2 * FEATURES + 3 + 1 + 8, widths[0], 1)
         self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], 3)])
         self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for low, high in pairwise(widths):
@@ -137,15 +136,20 @@ class VolumeNet(nn.Module):
             self.merge.insert(0, nn.Conv3d(2 * low, low, 1))
             self.decoders.insert(0, Residual(low, 3))
         self.head = nn.Sequential(
-            nn.ReLU(), nn.Conv3d(widths[0] + fine, 24, 1), nn.ReLU(), nn.Conv3d(24, 8 * OUTPUTS, 3, padding=1)
+            nn.ReLU(), nn.Conv3d(widths[0] + 8, 24, 1), nn.ReLU(), nn.Conv3d(24, 8 * OUTPUTS, 3, padding=1)
         )
+        self.bony = nn.Parameter(torch.tensor(5.0))
+        """What dense is, is rather bone: of the logit, over attenuation's."""
+        # It begins with SART's volume, little bone and wide intervals.
+        nn.init.zeros_(self.head[-1].weight)
+        with torch.no_grad():
+            self.head[-1].bias.copy_(torch.tensor([0.0, -2.5, -1.5]).repeat_interleave(8))
 
-    def forward(self, sums: Tensor, smeared: Tensor, views: Tensor) -> Tensor:
+    def forward(self, sums: Tensor, coarse: Tensor, fine: Tensor, views: Tensor) -> Tensor:
         seen = sums[:, -1:].clamp(min=1.0)
         views = views.view(-1, 1, 1, 1, 1)
         mean = sums[:, :FEATURES] / seen
         spread = (sums[:, FEATURES:-1] / seen - mean * mean).clamp(min=0.0)
-        fine = unshuffled(smeared[:, :2] / smeared[:, 2:].clamp(min=1.0))
         count = torch.cat(
             [
                 sums[:, -1:] / views,
@@ -154,7 +158,8 @@ class VolumeNet(nn.Module):
             ],
             1,
         )
-        x = self.stem(torch.cat([mean, spread, count, fine], 1))
+        finest = unshuffled(fine)
+        x = self.stem(torch.cat([mean, spread, count, coarse, finest], 1))
         kept = []
         for index, encoder in enumerate(self.encoders):
             x = encoder(x)
@@ -164,4 +169,7 @@ class VolumeNet(nn.Module):
         for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
             x = functional.interpolate(up(x), scale_factor=2.0, mode="trilinear", align_corners=False)
             x = decoder(merge(torch.cat([x, kept.pop()], 1)))
-        return shuffled(self.head(torch.cat([x, fine], 1)), OUTPUTS)
+        out = shuffled(self.head(torch.cat([x, finest], 1)), OUTPUTS)
+        attenuation = out[:, :1] + fine
+        bone = out[:, 1:2] + self.bony * attenuation.detach()
+        return torch.cat([attenuation, bone, out[:, 2:]], 1)

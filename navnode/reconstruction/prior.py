@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.projector.native import MU_WATER_PER_MM, attenuation, hounsfield
-from navnode.reconstruction.classical import Fit, Prepared
+from navnode.reconstruction.fit import Fit, Prepared
 from navnode.types import FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid, coarsened, onto
 

@@ -15,7 +15,7 @@ from navnode import bus
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.errors import ComputeError, PeerError
-from navnode.reconstruction.methods import Method, Reconstructor, engine_name
+from navnode.reconstruction.methods import Reconstructor, engine_name
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
 
@@ -63,12 +63,18 @@ def _work(
             if isinstance(job, ReconstructionRequest):
                 results.put(_reconstruct(config, reconstructor, job, started))
             elif isinstance(job, bus.SurfaceRequest):
-                results.put(VolumeReady(None, bone_surface(job.volume), 0, 0, "surface", _ms(started), "", now_ns()))
+                results.put(_surface(job, started))
         except ComputeError as error:
             results.put(_failed(job, started, str(error)))
         except Exception as error:  # the process stays for the next request
             log.exception("a volume could not be computed")
             results.put(_failed(job, started, f"it could not be computed ({type(error).__name__})"))
+
+
+def _surface(job: bus.SurfaceRequest, started: float) -> VolumeReady:
+    surface = bone_surface(job.volume)
+    mesh = surface.mesh if surface is not None else None
+    return VolumeReady(None, mesh, 0, 0, "surface", _ms(started), "", now_ns())
 
 
 def _failed(job: Any, started: float, reason: str) -> VolumeReady:
@@ -82,7 +88,8 @@ def _reconstruct(
     done = reconstructor.reconstruct(
         job.views, size=settings.size, spacing_mm=settings.spacing_mm, center_mm=job.center_mm
     )
-    bone = bone_surface(done.volume, relative=done.method is not Method.PRIOR)
+    surface = done.surface()
+    bone = surface.mesh if surface is not None else None
     engine = engine_name(done.method)
     log.info("volume from %d views in %.0f ms by %s", done.views, _ms(started), engine)
     return VolumeReady(

@@ -15,15 +15,20 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.physics import Detector
 from navnode.projector import Projector
+from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture
+from navnode.reconstruction.learned import classical
 from navnode.reconstruction.training.anatomy import procedural, with_metal
 from navnode.types import CArm, FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid, coarsened, read_volume
 
 VIEWS = 12
-"""X-rays of one example; every training step takes some of them."""
+"""X-rays of one body; every example takes some of them."""
+SUBSETS = 4
+"""Examples made of one body's X-rays."""
+_COUNTS, _SHARES = (1, 2, 3, 4, 6, 8, 10, 12), (0.03, 0.22, 0.12, 0.23, 0.12, 0.14, 0.06, 0.08)
 
-_MARGIN = 16
+_MARGIN = 24
 """Voxels that the rendered body reaches beyond the grid on each side: rays cross what is not reconstructed."""
 _DETECTOR_PX = 256
 _SOURCE_MM = 1.4
@@ -33,21 +38,26 @@ _PHOTONS = (4e3, 6e4)
 _OPEN_COUNTS = 60_000.0
 _CONTRAST = 0.25
 """Share of bodies with contrast medium."""
+_CUT_OUT = 0.25
+"""Share of bodies of which only a block is left."""
 _GAIN_ERROR = 0.02
 """From view to view."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One body with its X-rays, as the network is fed."""
+    """Some X-rays of a body, as the network is fed, and the body."""
 
     hu: npt.NDArray[np.int16]
     """(128, 128, 128)"""
     channels: npt.NDArray[np.float16]
-    """(VIEWS, 4, 256, 256)"""
+    """(N, 4, 256, 256)"""
     picture_from_grid: FloatArray
-    """(VIEWS, 3, 4)"""
-    spacing_mm: float
+    """(N, 3, 4)"""
+    coarse: npt.NDArray[np.float16]
+    """(64, 64, 64): what SART begins with."""
+    fine: npt.NDArray[np.float16]
+    """(128, 128, 128)"""
 
 
 def real_sources(folder: Path, held_out: Sequence[str], validate: Sequence[str]) -> tuple[list[Volume], list[Volume]]:
@@ -81,19 +91,41 @@ def procedural_source(seed: int, cache: Path) -> Volume:
     return Volume(hu.astype(np.float32), made.volume_from_index, f"procedural {seed}")
 
 
-def example(source: Volume, rng: np.random.Generator, threads: int = 1) -> Example:
-    """A changed copy of a body, and ``VIEWS`` X-rays of it."""
+def examples(source: Volume, rng: np.random.Generator, threads: int = 1) -> list[Example]:
+    """Examples of a changed copy of a body: different ones of its ``VIEWS`` X-rays, with different errors of pose."""
     body = changed(source, rng)
     inside = middle(body)
-    volume_from_grid = inside.volume_from_index
-    views = xrays(body, volume_from_grid, rng, threads)
-    pictures = [picture(view, volume_from_grid) for view in views]
-    return Example(
-        np.round(inside.voxels).astype(np.int16),
-        np.stack([p.channels for p in pictures]).astype(np.float16),
-        np.stack([p.picture_from_grid for p in pictures]),
-        body.spacing_mm[0],
-    )
+    views = xrays(body, inside.volume_from_index, rng, threads)
+    hu = np.round(inside.voxels).astype(np.int16)
+    made = []
+    for _ in range(SUBSETS):
+        chosen = [views[n] for n in some_views(int(rng.choice(_COUNTS, p=_SHARES)), rng)]
+        if rng.random() < 0.5:
+            mm, rad = rng.uniform(0, 0.8), rng.uniform(0, 0.008)
+            chosen = [_disturbed(view, inside.center_mm, rng, mm, rad) for view in chosen]
+        pictures = [picture(view, inside.volume_from_index) for view in chosen]
+        pyramid = Pyramid(size=GRID, spacing_mm=body.spacing_mm[0], center_mm=inside.center_mm, threads=threads)
+        for name, view in enumerate(chosen):
+            pyramid.add(name, view)
+        coarse, fine = classical(pyramid)
+        made.append(
+            Example(
+                hu,
+                np.stack([p.channels for p in pictures]).astype(np.float16),
+                np.stack([p.picture_from_grid for p in pictures]),
+                coarse.astype(np.float16),
+                fine.astype(np.float16),
+            )
+        )
+    return made
+
+
+def some_views(count: int, rng: np.random.Generator) -> list[int]:
+    """Views to take: mostly spread evenly, sometimes any."""
+    if rng.random() < 0.2:
+        return [int(v) for v in rng.choice(VIEWS, count, replace=False)]
+    start = rng.uniform(0, VIEWS)
+    return sorted({int(start + VIEWS * n / count) % VIEWS for n in range(count)})
 
 
 def middle(body: Volume) -> Volume:
@@ -142,7 +174,21 @@ def changed(source: Volume, rng: np.random.Generator) -> Volume:
         _enhance(hu, soft & (hu < 150), rng)
     if rng.random() < 0.08:
         with_metal(hu, rng)
+    if rng.random() < _CUT_OUT:
+        _cut_out(hu, rng)
     return Volume(np.clip(hu, -1024, 3000), grid, source.name)
+
+
+def _cut_out(hu: FloatArray, rng: np.random.Generator) -> None:
+    """Leave a block of the body, in place: CTs end, and specimens lie in air."""
+    for axis, size in enumerate(hu.shape):
+        if rng.random() < 0.7:
+            width = int(size * rng.uniform(0.25, 0.8))
+            first = int((size - width) * rng.uniform(0.35, 0.65))
+            beyond = [slice(None)] * 3
+            for part in (slice(first), slice(first + width, None)):
+                beyond[axis] = part
+                hu[tuple(beyond)] = AIR_HU
 
 
 def _enhance(hu: FloatArray, tissue: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
@@ -215,19 +261,8 @@ class _Exposure:
         return measured
 
 
-def disturbed(
-    picture_from_grid: FloatArray, spacing_mm: float, rng: np.random.Generator, mm: float, rad: float
-) -> FloatArray:
-    """Projections of a grid whose pose, as seen from each view, is off by so much."""
-    grids = []
-    middle = np.full(3, (GRID - 1) / 2)
-    for rows in picture_from_grid:
-        moved = g.exp(np.concatenate([rng.normal(0, rad, 3), rng.normal(0, mm / spacing_mm, 3)]), middle)
-        grids.append(rows @ moved.astype(np.float32))
-    return np.stack(grids)
-
-
-def fewer(made: Example, chosen: Sequence[int]) -> Example:
-    """The example with some of its views."""
-    index = np.asarray(chosen)
-    return replace(made, channels=made.channels[index], picture_from_grid=made.picture_from_grid[index])
+def _disturbed(view: View, middle_mm: Matrix, rng: np.random.Generator, mm: float, rad: float) -> View:
+    """The view with a pose that is off by so much."""
+    assert view.volume_from_carm is not None
+    moved = g.exp(np.concatenate([rng.normal(0, rad, 3), rng.normal(0, mm, 3)]), middle_mm)
+    return replace(view, volume_from_carm=moved @ view.volume_from_carm)

@@ -9,7 +9,7 @@ import torch
 
 from navnode.reconstruction.engines import VIEW_FILE, VOLUME_FILE, Card, write_card
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SMEARED, SUMS
+from navnode.reconstruction.network import SUMS
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -32,13 +32,18 @@ def export(networks: Networks, folder: Path) -> None:
         networks.view,
         (torch.rand(1, CHANNELS, PICTURE_PX, PICTURE_PX), torch.rand(1, 3, 4)),
         ["picture", "picture_from_grid"],
-        ["sums", "smeared"],
+        ["sums"],
         folder / VIEW_FILE,
     )
     _export(
         networks.volume,
-        (torch.rand(1, SUMS, half, half, half), torch.rand(1, SMEARED, GRID, GRID, GRID), torch.tensor([4.0])),
-        ["sums", "smeared", "views"],
+        (
+            torch.rand(1, SUMS, half, half, half),
+            torch.rand(1, 1, half, half, half),
+            torch.rand(1, 1, GRID, GRID, GRID),
+            torch.tensor([4.0]),
+        ),
+        ["sums", "coarse", "fine", "views"],
         ["outputs"],
         folder / VOLUME_FILE,
     )

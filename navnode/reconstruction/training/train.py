@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.nn import functional
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.learned import SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
-from navnode.reconstruction.training.examples import VIEWS, Example, disturbed, example, fewer
+from navnode.reconstruction.training.examples import Example, examples
 from navnode.types import Volume
 
 BONE_HU = 200.0
@@ -27,8 +27,7 @@ _HU_RANGE = (-1000.0, 1500.0)
 CHECKPOINT_FILE, LOSSES_FILE = "checkpoint.pt", "losses.jsonl"
 _SAVED_EVERY = 200
 _AHEAD = 3
-"""Examples made before they are needed."""
-_COUNTS, _SHARES = (1, 2, 3, 4, 6, 8, 10, 12), (0.03, 0.22, 0.12, 0.23, 0.12, 0.14, 0.06, 0.08)
+"""Bodies whose examples are made before they are needed."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,13 @@ class Recipe:
     block: int = 64
     """Voxels along a side of the blocks that a step is about."""
     batch: int = 2
-    """Blocks, of as many examples, in a step; torch's CPU convolutions of a single one are several times slower."""
-    pool: int = 40
+    """Examples in a step."""
+    blocks: int = 2
+    """Of each example; encoding its views takes most of the time, and is done once."""
+    pool: int = 64
     """Examples kept at a time."""
-    reuse: int = 7
-    """Steps that an example lives for, on average."""
+    reuse: int = 10
+    """Steps between new bodies."""
     averaging: float = 0.998
     cooling: float = 0.3
     """The last part of the steps, in which the learning rate goes down to nothing."""
@@ -94,6 +95,8 @@ def train(
         averaged.load_state_dict(kept["averaged"])
         optimiser.load_state_dict(kept["optimiser"])
         step = int(kept["step"])
+    # Half the bytes and twice the products where the processor multiplies bfloat16; emulated, it would be slow.
+    fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _processor_flags()
     pool = _Pool(bodies, recipe, step, weights)
     try:
         _forget_after(folder / LOSSES_FILE, step)
@@ -103,7 +106,8 @@ def train(
                 rate = _rate(step, recipe)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
-                loss, values = _losses(networks, pool.take(step, rng), recipe.block, rng)
+                with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                    loss, values = _losses(networks, pool.take(step, rng), recipe, rng)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
@@ -152,29 +156,35 @@ def _save(path: Path, networks: nn.Module, averaged: nn.Module, optimiser: Any, 
 
 
 def _losses(
-    networks: Networks, batch: Sequence[Example], block: int, rng: np.random.Generator
+    networks: Networks, batch: Sequence[Example], recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    made = [_block(networks, one, block, rng) for one in batch]
-    sums, smeared, hu = (torch.cat(parts) for parts in zip(*(parts for parts, _ in made), strict=True))
-    views = torch.tensor([float(count) for _, count in made])
-    return objective(networks.volume(sums, smeared, views), smeared[:, 2:], hu, views)
+    made = [part for one in batch for part in _blocks(networks, one, recipe, rng)]
+    sums, coarse, fine, hu, views = (torch.cat(parts) for parts in zip(*made, strict=True))
+    seen = sums[:, -1:].float().repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    return objective(networks.volume(sums, coarse, fine, views).float(), seen, hu, views)
 
 
-def _block(
-    networks: Networks, made: Example, block: int, rng: np.random.Generator
-) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
-    """What some views of an example say about a block of it, and the block's HU; and how many views."""
-    count = int(rng.choice(_COUNTS, p=_SHARES))
-    made = fewer(made, some_views(count, rng))
-    poses = made.picture_from_grid
-    if rng.random() < 0.5:
-        poses = disturbed(poses, made.spacing_mm, rng, float(rng.uniform(0, 0.8)), float(rng.uniform(0, 0.008)))
+def _blocks(
+    networks: Networks, made: Example, recipe: Recipe, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """What the views of an example say about blocks of it, what SART says, the blocks' HU, and how many views."""
+    pictures = torch.from_numpy(made.channels.astype(np.float32))
+    picture_from_grid = torch.from_numpy(made.picture_from_grid)
+    features = networks.view.encoded(pictures)
+    block, half = recipe.block, recipe.block // 2
     room = (GRID - block) // 2
-    i, j, k = (int(2 * round((rng.integers(0, room + 1) + rng.integers(0, room + 1)) / 2)) for _ in range(3))
-    hu = made.hu[k : k + block, j : j + block, i : i + block].astype(np.float32)
-    channels = torch.from_numpy(made.channels.astype(np.float32))
-    sums, smeared = networks.view(channels, torch.from_numpy(poses), (i, j, k), block)
-    return (sums, smeared, torch.from_numpy(hu)[None, None]), len(channels)
+    for _ in range(recipe.blocks):
+        i, j, k = (int(2 * round((rng.integers(0, room + 1) + rng.integers(0, room + 1)) / 2)) for _ in range(3))
+        sums = networks.view.summed(features, pictures, picture_from_grid, (i, j, k), block)
+        coarse = made.coarse[k // 2 : k // 2 + half, j // 2 : j // 2 + half, i // 2 : i // 2 + half]
+        fine, hu = (part[k : k + block, j : j + block, i : i + block] for part in (made.fine, made.hu))
+        volumes = (torch.from_numpy(part.astype(np.float32))[None, None] for part in (coarse, fine, hu))
+        yield (sums, *volumes, torch.tensor([float(len(pictures))]))
+
+
+def _processor_flags() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def objective(out: Tensor, seen: Tensor, hu: Tensor, views: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -197,21 +207,13 @@ def objective(out: Tensor, seen: Tensor, hu: Tensor, views: Tensor) -> tuple[Ten
     entropy = (weight * functional.binary_cross_entropy_with_logits(out[:, 1:2], bone, reduction="none")).sum()
     likely = torch.sigmoid(out[:, 1:2])
     dice = 1 - (2 * (weight * likely * bone).sum() + 1e-3) / ((weight * (likely + bone)).sum() + 1e-3)
-    loss = 4 * squared + 0.1 * stated + 0.4 * entropy + 0.2 * dice
+    loss = 4 * squared + 0.1 * stated + 0.8 * entropy + 0.4 * dice
     parts = {"loss": loss, "mse": squared, "stated": stated, "entropy": entropy, "dice": dice}
     return loss, {name: float(part.detach()) for name, part in parts.items()} | {"views": float(views.mean())}
 
 
-def some_views(count: int, rng: np.random.Generator) -> list[int]:
-    """Views to take: mostly spread evenly, sometimes any."""
-    if rng.random() < 0.2:
-        return [int(v) for v in rng.choice(VIEWS, count, replace=False)]
-    start = rng.uniform(0, VIEWS)
-    return sorted({int(start + VIEWS * n / count) % VIEWS for n in range(count)})
-
-
 class _Pool:
-    """Examples, the oldest of which gives way to a new one every few steps, made ahead in the background."""
+    """Examples, the oldest of which give way to a new body's every few steps, made ahead in the background."""
 
     def __init__(self, bodies: Sequence[Volume], recipe: Recipe, step: int, weights: Sequence[float] | None) -> None:
         self._bodies, self._recipe = bodies, recipe
@@ -219,12 +221,12 @@ class _Pool:
         self._share = share / share.sum()
         self._taken = self._asked = step // recipe.reuse
         self._examples: list[Example] = []
-        self._ahead: deque[Future[Example]] = deque()
+        self._ahead: deque[Future[list[Example]]] = deque()
         self._maker = ThreadPoolExecutor(1)
 
-    def _make(self, number: int) -> Example:
+    def _make(self, number: int) -> list[Example]:
         rng = np.random.default_rng((self._recipe.seed, 1, number))
-        return example(self._bodies[int(rng.choice(len(self._bodies), p=self._share))], rng)
+        return examples(self._bodies[int(rng.choice(len(self._bodies), p=self._share))], rng)
 
     def take(self, step: int, rng: np.random.Generator) -> list[Example]:
         """Examples for a step; the pool grows from a few to its size."""
@@ -233,7 +235,7 @@ class _Pool:
             self._ahead.append(self._maker.submit(self._make, self._asked))
             self._asked += 1
         while self._taken < wanted:
-            self._examples = [*self._examples, self._ahead.popleft().result()][-self._recipe.pool :]
+            self._examples = [*self._examples, *self._ahead.popleft().result()][-self._recipe.pool :]
             self._taken += 1
         return [self._examples[int(n)] for n in rng.integers(len(self._examples), size=self._recipe.batch)]
 

@@ -1,0 +1,193 @@
+"""Attenuation that is brought into agreement with X-rays: what SART's sweeps are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from navnode import geometry as g
+from navnode.projector import Projector
+from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
+
+_GENTLE = 0.3
+"""Relaxation of sweeps that must not undo what was known before."""
+_GENTLE_SMOOTHING_VOXELS = 0.5
+_DETAIL_MM = 15.0
+_FINEST_PIXEL = 1.0
+"""Pixels, seen at the volume's middle and in voxels, need not be smaller than this."""
+_FEWEST_PIXELS = 16
+_LEAST_SEEN = 1e-3
+_LEAST_WEIGHT = 0.05
+"""Voxels' widths that rays must have in a voxel to be counted, and to be divided by."""
+
+
+@dataclass
+class Prepared:
+    """A view, and what does not change from sweep to sweep."""
+
+    carm: CArm
+    volume_from_carm: Matrix
+    line: FloatArray
+    inverse_length: FloatArray
+    """1 / mm inside the grid, 0 where nothing was measured."""
+    inverse_weight: FloatArray
+    """Of every voxel: 1 / mm that it gets of a picture of ones."""
+    seen: Array
+    """Which voxels it crosses, bool."""
+
+
+class Fit:
+    """Attenuation on a grid that is being brought into agreement with views.
+
+    Args:
+        volume: whose grid, and whose HU to begin with.
+    """
+
+    def __init__(self, volume: Volume, views: Sequence[View] = (), threads: int | None = None) -> None:
+        self._projector = Projector(volume, precision="float32", threads=threads)
+        self._spacing_mm, self.center_mm = min(volume.spacing_mm), volume.center_mm
+        self.volume_from_index = volume.volume_from_index
+        self.mu: FloatArray = self._projector.attenuation_per_mm
+        """1/mm; changes are made in it."""
+        self.seen: FloatArray = np.zeros_like(self.mu)
+        """How many views cross a voxel."""
+        self.free: FloatArray | None = None
+        """What share of its change a voxel makes; None: all of it."""
+        self._views: dict[Any, Prepared] = {}
+        for name, view in enumerate(views):
+            self.add(name, view)
+
+    @property
+    def views(self) -> list[Prepared]:
+        """In the order of their names: what sweeps make depends on it, if only a little."""
+        return [self._views[name] for name in sorted(self._views)]
+
+    def add(self, name: Any, view: View) -> None:
+        """Take a view in, with pixels not much finer than the voxels."""
+        view = self.binned(view)
+        assert view.volume_from_carm is not None
+        line, mask = _measured(view)
+        before, self.mu[:] = self.mu.copy(), 1.0
+        lengths = self._projector.render(view.carm, view.volume_from_carm)
+        self.mu[:] = before
+        inverse_length: FloatArray = (mask / np.maximum(lengths, self._spacing_mm)).astype(np.float32)
+        prepared = Prepared(view.carm, view.volume_from_carm, line, inverse_length, *self._weighed(view, mask))
+        self._views[name] = prepared
+        self.seen += prepared.seen
+
+    def remove(self, name: Any) -> None:
+        """Take a view out."""
+        self.seen -= self._views.pop(name).seen
+
+    def measure(self, name: Any, view: View) -> None:
+        """Put other line integrals, of the same pixels, in the place of a view's."""
+        self._views[name].line = _measured(view)[0]
+
+    def binned(self, view: View) -> View:
+        """The view with pixels that are not much finer than the voxels, where they are."""
+        assert view.volume_from_carm is not None
+        pixel_mm = max(view.carm.pixel_spacing_mm) * self._depth_mm(view) / view.carm.source_to_detector_mm
+        factor = int(_FINEST_PIXEL * self._spacing_mm / pixel_mm + 0.2)
+        factor = min(factor, min(view.line_integrals.shape) // _FEWEST_PIXELS)  # of a grid at the source, say
+        if factor < 2:
+            return view
+        height, width = (n // factor for n in view.line_integrals.shape)
+        blocks = view.line_integrals[: height * factor, : width * factor].reshape(height, factor, width, factor)
+        return View(blocks.mean(axis=(1, 3)), view.carm.binned(factor), view.volume_from_carm, view.timestamp_ns)
+
+    def _weighed(self, view: View | Prepared, mask: FloatArray) -> tuple[FloatArray, Array]:
+        assert view.volume_from_carm is not None
+        weight_mm = self._projector.backproject(view.carm, view.volume_from_carm, mask)
+        seen = weight_mm > _LEAST_SEEN * self._spacing_mm
+        np.maximum(weight_mm, _LEAST_WEIGHT * self._spacing_mm, out=weight_mm)
+        return np.reciprocal(weight_mm, out=weight_mm), seen
+
+    def mean_attenuation(self) -> float:
+        """The homogeneous body that explains the mean of the images."""
+        return float(np.mean([(view.line * view.inverse_length).mean() for view in self.views]))
+
+    def exclude(self, view: Prepared, rays: Array) -> None:
+        """Take pixels out of a view."""
+        self.seen -= view.seen
+        view.inverse_length = np.where(rays, np.float32(0.0), view.inverse_length)
+        view.inverse_weight, view.seen = self._weighed(view, (view.inverse_length > 0).astype(np.float32))
+        self.seen += view.seen
+
+    def restrict(self, free: Array) -> None:
+        """Only these voxels may change; what a ray says is about those that it crosses."""
+        self.free = free.astype(np.float32)
+        self.mu[:] = free
+        for view in self.views:
+            inside_mm = self._projector.render(view.carm, view.volume_from_carm)
+            rays = view.inverse_length > 0
+            view.inverse_length = (rays / np.maximum(inside_mm, 2 * self._spacing_mm)).astype(np.float32)
+
+    def without(self, view: View) -> View:
+        """The view less the line integrals of what is in ``mu``."""
+        assert view.volume_from_carm is not None
+        line = view.line_integrals - self._projector.render(view.carm, view.volume_from_carm)
+        return View(line, view.carm, view.volume_from_carm, view.timestamp_ns)
+
+    def sweep(self, relaxation: float, *, least: float = 0.0, detail_mm: float | None = None) -> None:
+        """One pass over all views.
+
+        Args:
+            least: the smallest attenuation there is, 1/mm.
+            detail_mm: only what is smaller than this is made to agree.
+        """
+        for view in self.views:
+            error: Array = view.line - self._projector.render(view.carm, view.volume_from_carm)
+            if detail_mm is not None:
+                error = self.detail(error, view, detail_mm)
+            update = self.backprojected(error * view.inverse_length, view)
+            update *= np.float32(relaxation)
+            if self.free is not None:
+                update *= self.free
+            self.mu += update
+            np.maximum(self.mu, least, out=self.mu)
+
+    def agree(self, sweeps: int = 2) -> None:
+        """Change ``mu`` as little as makes its X-rays look more like the views, in their detail."""
+        for sweep in range(sweeps):
+            self.sweep(_GENTLE, detail_mm=_DETAIL_MM)
+            if sweep < sweeps - 1:
+                self.mu[:] = gaussian_filter(self.mu, _GENTLE_SMOOTHING_VOXELS)
+
+    def backprojected(self, picture: FloatArray, view: Prepared) -> FloatArray:
+        """The mean of the rays through each voxel, (k, j, i)."""
+        mean = self._projector.backproject(view.carm, view.volume_from_carm, picture.astype(np.float32, copy=False))
+        mean *= view.inverse_weight
+        return mean
+
+    def detail(self, picture: FloatArray, view: Prepared, sigma_mm: float) -> FloatArray:
+        """A picture of a view's size without what is larger, at the volume's middle, than ``sigma_mm``.
+
+        How much there is of everything is what scatter and beam hardening change.
+        """
+        known = (view.inverse_length > 0).astype(np.float32)
+        blurred, share = (
+            cv2.GaussianBlur(part, (0, 0), sigma_mm / self.pixel_mm(view), borderType=cv2.BORDER_REPLICATE)
+            for part in (picture * known, known)
+        )
+        detail: FloatArray = (picture - blurred / np.maximum(share, np.float32(0.05))) * known
+        return detail
+
+    def pixel_mm(self, view: Prepared) -> float:
+        """Width of a pixel at the volume's middle."""
+        return view.carm.pixel_spacing_mm[0] * self._depth_mm(view) / view.carm.source_to_detector_mm
+
+    def _depth_mm(self, view: View | Prepared) -> float:
+        assert view.volume_from_carm is not None
+        return max(float(g.transform(g.inverse(view.volume_from_carm), self.center_mm)[2]), 1.0)
+
+
+def _measured(view: View) -> tuple[FloatArray, FloatArray]:
+    """Line integrals, 0 where there are none, and 1 where there are."""
+    known = np.isfinite(view.line_integrals)
+    line = np.where(known, np.maximum(view.line_integrals, 0.0), 0.0).astype(np.float32)
+    return line, known.astype(np.float32)
