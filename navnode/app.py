@@ -20,12 +20,13 @@ import msgspec
 import numpy as np
 import platformdirs
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
-from navnode import __version__, bus
+from navnode import __version__, bus, curve
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
 from navnode.devices import Consoles, Ingest, is_shown
-from navnode.errors import PeerError, RecordingError
+from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
 from navnode.pipeline import Pipeline
 from navnode.processes import may_take_loop_priority, say_ready, take_loop_priority
@@ -108,6 +109,7 @@ class Node:
         self._worker_seen_ns = self._worker_instance = 0
         self._surface_asked = False
         self._pushing: set[Peer] = set()
+        self._keys: ThreadAuthenticator | None = None
         self._recorder: Recorder | None = None
         self._ending: list[Recorder] = []
 
@@ -122,9 +124,16 @@ class Node:
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
+        remote = self._config.reconstruction.remote
+        if remote is not None:
+            self._keys = curve.listen(self._worker, Path(remote.key), Path(remote.worker_key))
+            self._addresses = remote.address, self._addresses[1]
         for socket, queued, address in zip((self._worker, self._out), (16, 64), self._addresses, strict=True):
             bus.limited(socket, queued)
-            socket.bind(address)
+            try:
+                socket.bind(address)
+            except zmq.ZMQError as error:
+                raise ConfigError(f"{address}: cannot be listened on ({error.strerror})") from error
 
     async def run(self) -> None:
         """Serve until cancelled, once started."""
@@ -145,6 +154,8 @@ class Node:
             await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
         finally:
             self._close_recordings()
+            if self._keys is not None:
+                self._keys.stop()
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -274,6 +285,8 @@ class Node:
             except PeerError as error:
                 log.warning("worker: %s", error)
                 continue
+            if isinstance(message, WorkerState | VolumeReady):  # another machine's clock is another clock
+                message = replace(message, now_ns=now_ns())
             if isinstance(message, WorkerState):
                 if message.instance != self._worker_instance:
                     self._worker_instance, self._surface_asked = message.instance, False

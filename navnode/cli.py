@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from navnode import __version__, config, terminal
+from navnode import __version__, config, curve, terminal
 from navnode.config import Config, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
@@ -184,6 +184,36 @@ def run(
         ct = str(resolve_ct(loaded.volume.ct, messages))
         loaded = msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=ct))
     _tell(run_supervised(loaded, None, seconds, as_json, None), as_json, seconds)
+
+
+@app.command(epilog="Example:  navnode worker launch/gpu-worker.toml   (on the machine with the GPU)")
+def worker(
+    configuration: Annotated[Path, typer.Argument(metavar="WORKER.toml", help="Such as launch/gpu-worker.toml.")],
+    check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
+) -> None:
+    """A reconstruction worker for a node on another machine."""
+    from navnode.reconstruction.worker import serve
+
+    loaded = config.load_worker(configuration)
+    own, node = Path(loaded.key), Path(loaded.node_key)
+    curve.check(own, node)
+    messages.print(f"{engine_name()} for the node at {loaded.node}", markup=False, highlight=False)
+    if not check:
+        serve(
+            f"tcp://{loaded.node}",
+            threads=loaded.threads or None,
+            secured=lambda socket: curve.join(socket, own, node),
+            tell=lambda line: messages.print(line, markup=False, highlight=False),
+        )
+
+
+@app.command(epilog="Example:  navnode keys keys/   then copy node.key and worker.key_secret to the worker's machine")
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the four files go.")],
+) -> None:
+    """Keys for a node and a worker on another machine."""
+    for path in curve.create(folder):
+        messages.print(str(path), markup=False, highlight=False)
 
 
 @app.command(epilog="Example:  navnode doctor --json")
@@ -632,10 +662,10 @@ def process(name: str, folder: Path, parent: int) -> None:
     logging.getLogger().setLevel(logging.INFO)
     loaded = read_config(folder)
     if name == "worker":
-        from navnode.reconstruction.worker import run_worker
+        from navnode.reconstruction.worker import run_beside_the_loop
 
         say_ready(engine_name())
-        run_worker(loaded, worker_address(folder))
+        run_beside_the_loop(worker_address(folder))
     elif name == "node":
         _run_node(loaded, folder)
     elif name == "display":
@@ -713,6 +743,9 @@ def _check_files(loaded: Config) -> None:
     ct = loaded.volume.ct
     if ct not in ("", "sample", "procedural") and not Path(ct).exists():
         raise ConfigError(f"volume.ct: {ct}: there is no such file or folder")
+    remote = loaded.reconstruction.remote
+    if remote is not None:
+        curve.check(Path(remote.key), Path(remote.worker_key))
     if loaded.console.tls is not None:
         loaded.console.tls.server_context()
     for source in loaded.sources:
@@ -781,6 +814,7 @@ def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str,
         "volumes": state.volumes,
         "dropped": state.dropped,
         "status_counts": state.status_counts,
+        "dose": asdict(state.dose),
         "backend": {"projector": backend_name(), "reconstruction": engine_name()},
         "restarts": restarts,
         "seconds": round(elapsed_s, 2),

@@ -164,6 +164,22 @@ class RegistrationSection(_Section, frozen=True):
             raise ValueError("i0 and threads must not be negative")
 
 
+class RemoteSection(_Section, frozen=True):
+    """A reconstruction worker on another machine (``navnode worker``) takes the place of the one here."""
+
+    key: str
+    """This node's secret key, of ``navnode keys``; files are beside this one unless absolute."""
+    worker_key: str
+    """The public key of the one worker that is let in."""
+    port: Port = 18946
+    host: str = "0.0.0.0"  # noqa: S104 - encrypted, and only for one key
+    """Address to listen on."""
+
+    @property
+    def address(self) -> str:
+        return f"tcp://{self.host}:{self.port}"
+
+
 class ReconstructionSection(_Section, frozen=True):
     """Volumes from X-rays."""
 
@@ -175,6 +191,9 @@ class ReconstructionSection(_Section, frozen=True):
     """Views are taken this far apart."""
     size: int = 128
     spacing_mm: float = 2.5
+    budget_ms: Annotated[float, msgspec.Meta(gt=0)] = 10_000.0
+    """A volume that comes later than this after it was asked for is told to be late."""
+    remote: RemoteSection | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.views <= self.max_views <= 16:
@@ -252,6 +271,19 @@ class SimulatorSection(_Section, frozen=True):
             raise ValueError("frame_rate_hz must be 1 to 30")
 
 
+class WorkerConfig(_Section, frozen=True):
+    """What a worker on another machine than its node's is told."""
+
+    node: Annotated[str, msgspec.Meta(pattern=r"^[^:/\s]+:\d{1,5}$")]
+    """Host and port that the node listens on for it."""
+    key: str
+    """This worker's secret key; files are beside this one unless absolute."""
+    node_key: str
+    """The node's public key."""
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """0: all cores."""
+
+
 class Config(_Section, frozen=True):
     """Everything a node is told."""
 
@@ -313,6 +345,9 @@ def load(path: str | Path) -> Config:
         return Tls(*(str(folder / name) for name in (tls.certificate, tls.key, tls.authorities)))
 
     replace = msgspec.structs.replace
+    remote = loaded.reconstruction.remote
+    if remote is not None:
+        remote = replace(remote, key=str(folder / remote.key), worker_key=str(folder / remote.worker_key))
     ct = loaded.volume.ct
     if ct not in ("", "sample", "procedural"):
         ct = str(folder / ct)
@@ -321,7 +356,21 @@ def load(path: str | Path) -> Config:
         volume=replace(loaded.volume, ct=ct),
         sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
         console=replace(loaded.console, tls=beside(loaded.console.tls)),
+        reconstruction=replace(loaded.reconstruction, remote=remote),
     )
+
+
+def load_worker(path: str | Path) -> WorkerConfig:
+    """Read the configuration of a worker on another machine.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    path = find(path)
+    data = _read(path)
+    _check_finite(data, str(path), "")
+    loaded, folder = convert(data, WorkerConfig, str(path)), path.parent.resolve()
+    return msgspec.structs.replace(loaded, key=str(folder / loaded.key), node_key=str(folder / loaded.node_key))
 
 
 def find(path: str | Path) -> Path:

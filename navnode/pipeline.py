@@ -110,6 +110,7 @@ class Pipeline:
         self._stations = Stations()
         self._views = Views(config.reconstruction)
         self._dose = Ledger(config.dose)
+        self._volume_ms: dict[str, float] = {}
 
         self._sources: dict[str, str] = {f"{s.host}:{s.port}": "not connected yet" for s in config.sources}
         self._configured = frozenset(self._sources)
@@ -477,6 +478,15 @@ class Pipeline:
             self._views.failed(self._now_ns)
             return self._notice(f"no reconstruction: {ready.reason}")
         self._volumes += 1
+        took_ms = self._views.took_ms(self._now_ns)
+        budget_ms = self._config.reconstruction.budget_ms
+        self._volume_ms = {
+            "volume_ms": took_ms,
+            "volume_elsewhere_ms": max(took_ms - ready.elapsed_ms, 0.0),
+            "volume_budget_ms": budget_ms,
+        }
+        if took_ms > budget_ms:
+            self._notice(f"a volume took {took_ms / 1000:.1f} s, more than its {budget_ms / 1000:.1f} s")
         stamp = self._views.newest_ns
         validity = Validity(Status.DEGRADED, f"{ready.method}: {ready.reason}", stamp)
         role = "reconstruction" if self._with_ct else "navigation"
@@ -597,6 +607,7 @@ class Pipeline:
         recent = [t for t in times if self._now_ns - t < 2_000_000_000]
         rate = (len(recent) - 1) / max((recent[-1] - recent[0]) / 1e9, 1e-3) if len(recent) > 1 else 0.0
         extra = {"target_sigma_mm": self._patient.filter.target_sigma_mm} if self._patient.filter else {}
+        extra |= self._volume_ms
         extra["xray_age_s"] = (self._now_ns - self._last_frame_ns) / 1e9 if self._last_frame_ns else -1.0
         return NodeState(
             registration=self._patient.validity(self._now_ns),

@@ -89,7 +89,8 @@ class Supervisor:
             NavError: a process failed to start; the line says which and why.
         """
         names = ["simulator"] if self._simulator is not None else []
-        names += ["worker", "node"]
+        names += ["worker"] if self.config.reconstruction.remote is None else []
+        names += ["node"]
         names += ["display"] if self.config.display.enabled else []
         for name in names:
             self._children[name] = self._launch(name)

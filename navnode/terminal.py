@@ -81,7 +81,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     for name, problem in state.sources.items():
         table.add_row(f"Source {name}", Text("connected", "green") if not problem else Text(problem, "red"))
     worker = Text(state.worker, "" if state.worker_alive else "red")
-    table.add_row("Reconstruction", worker + Text(f"   {state.volumes} volumes"))
+    table.add_row("Reconstruction", worker + Text(f"   {volumes_told(state)}"))
     table.add_row("Volume", state.volume or Text("none yet", "yellow"))
     table.add_row(
         "Frames",
@@ -102,6 +102,18 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
 def _validity(validity: Validity) -> Text:
     text = Text(validity.status.value, _COLOURS[validity.status])
     return text + Text(f"   {validity.reason}" if validity.reason else "", "default")
+
+
+def volumes_told(state: NodeState) -> str:
+    """How many volumes, and how long the last was on its way against what it may take."""
+    took_ms = state.extra.get("volume_ms")
+    if took_ms is None:
+        return f"{state.volumes} volumes"
+    elsewhere_s, budget_s = (state.extra[f"volume_{part}_ms"] / 1000 for part in ("elsewhere", "budget"))
+    return (
+        f"{state.volumes} volumes, the last in {took_ms / 1000:.1f} s, {elsewhere_s:.1f} s of it on the way "
+        f"(at most {budget_s:.0f} s)"
+    )
 
 
 def _latency(extra: dict[str, float], name: str) -> str:

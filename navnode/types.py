@@ -304,6 +304,9 @@ class ReconstructionRequest:
     request: int
     views: tuple[View, ...]
     center_mm: tuple[float, float, float]
+    size: int
+    """Voxels along each side."""
+    spacing_mm: float
 
 
 @dataclass(frozen=True, slots=True)

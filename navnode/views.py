@@ -68,7 +68,7 @@ class Views:
     def __init__(self, settings: ReconstructionSection) -> None:
         self._settings = settings
         self._views: list[View] = []
-        self._asked = self._answered = 0
+        self._asked = self._answered = self._asked_ns = 0
         self._not_before_ns = 0
         self._waiting = False
         self._center_mm: Matrix | None = None
@@ -108,7 +108,9 @@ class Views:
         self._waiting = False
         self._asked = max(self.newest_ns, self._asked + 1)  # a name that no other node's request has
         x, y, z = self.center_mm(pivot_mm).tolist()
-        return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z))]
+        self._asked_ns = now_ns
+        settings = self._settings
+        return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z), settings.size, settings.spacing_mm)]
 
     def forget_request(self) -> None:
         """No answer will come any more: ask again when there is somebody to ask."""
@@ -131,6 +133,10 @@ class Views:
             return False
         self._answered = request
         return True
+
+    def took_ms(self, now_ns: int) -> float:
+        """Since the last request."""
+        return (now_ns - self._asked_ns) / 1e6
 
     def center_mm(self, pivot_mm: float) -> Matrix:
         """Where the first request's principal rays reach the anatomy, on average.

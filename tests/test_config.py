@@ -23,6 +23,9 @@ def parse(text: str) -> config.Config:
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.toml")), ids=lambda path: path.name)
 def test_what_is_shipped_loads(path):
+    if path.name == "gpu-worker.toml":
+        assert config.load_worker(path).node
+        return
     loaded = config.load(path)
     assert loaded.tools and loaded.sources
 

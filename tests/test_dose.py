@@ -42,8 +42,9 @@ def test_a_source_that_states_nothing_is_reckoned_with_as_configured():
 
 
 @pytest.mark.parametrize(
-    ("stated", "gy_cm2"), [("5.5", 0.55), ("0", 0.0), ("", None), ("much", None), ("nan", None), ("-1", None), ("1e9", None)]
-)  # fmt: skip
+    ("stated", "gy_cm2"),
+    [("5.5", 0.55), ("0", 0.0), ("", None), ("much", None), ("nan", None), ("-1", None), ("1e9", None)],
+)
 def test_metadata_are_believed_only_if_they_can_be_meant(stated, gy_cm2):
     ingest = Ingest(config.load("demo.toml"))
     image = Image(

@@ -220,6 +220,10 @@ def _validity(validity: Validity) -> dict[str, str]:
     return {"status": validity.status.value, "reason": validity.reason}
 
 
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else round(ms / 1000, 1)
+
+
 def _figures(state: NodeState) -> dict[str, Any]:
     return {
         "frame_rate_hz": round(state.frame_rate_hz, 1),
@@ -233,6 +237,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "worker_alive": state.worker_alive,
         "volume": state.volume,
         "volumes": state.volumes,
+        "volume_s": [_seconds(state.extra.get(f"volume_{part}ms")) for part in ("", "elsewhere_", "budget_")],
         "active_tool": state.active_tool,
         "recording": state.recording,
         "dose": told(state.dose),

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,7 +14,6 @@ import zmq
 
 from navnode import bus
 from navnode.clock import now_ns
-from navnode.config import Config
 from navnode.errors import ComputeError, PeerError
 from navnode.reconstruction.methods import Reconstructor, engine_name
 from navnode.reconstruction.surface import bone_surface
@@ -28,17 +28,34 @@ _THREADS = 1
 """The other core belongs to the loop."""
 
 
-def run_worker(config: Config, address: str) -> None:
-    """Serve requests from ``address`` until the process is told to end."""
+def run_beside_the_loop(address: str) -> None:
+    """:func:`serve` as a process of the node's machine: nothing of the loop may wait for it."""
     os.nice(_NICE)
-    reconstructor, engine = Reconstructor(threads=_THREADS), engine_name()
+    serve(address, threads=_THREADS)
+
+
+def serve(
+    address: str,
+    *,
+    threads: int | None = None,
+    secured: Callable[[zmq.Socket[Any]], None] = lambda socket: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve requests from ``address`` until the process is told to end.
+
+    Args:
+        secured: sets the socket's keys, if there are any.
+        tell: told a line about every volume.
+    """
+    reconstructor, engine = Reconstructor(threads=threads), engine_name()
     context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=8)
+    secured(socket)
     socket.connect(address)
     jobs: SimpleQueue[Any] = SimpleQueue()
     results: SimpleQueue[VolumeReady] = SimpleQueue()
-    threading.Thread(target=_work, args=(config, reconstructor, jobs, results), daemon=True).start()
+    threading.Thread(target=_work, args=(reconstructor, jobs, results), daemon=True).start()
     last_beat = 0.0
     while True:
         if time.monotonic() - last_beat >= HEARTBEAT_S:
@@ -50,18 +67,19 @@ def run_worker(config: Config, address: str) -> None:
             except PeerError as error:
                 log.warning("request refused: %s", error)
         while not results.empty():
-            socket.send_multipart(bus.pack(results.get()))
+            result = results.get()
+            socket.send_multipart(bus.pack(result))
+            if result.request:
+                tell(f"{result.views} views: {result.elapsed_ms:.0f} ms; {result.reason}")
 
 
-def _work(
-    config: Config, reconstructor: Reconstructor, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]
-) -> None:
+def _work(reconstructor: Reconstructor, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]) -> None:
     while True:
         job = jobs.get()
         started = time.perf_counter()
         try:
             if isinstance(job, ReconstructionRequest):
-                results.put(_reconstruct(config, reconstructor, job, started))
+                results.put(_reconstruct(reconstructor, job, started))
             elif isinstance(job, bus.SurfaceRequest):
                 results.put(_surface(job, started))
         except ComputeError as error:
@@ -81,13 +99,8 @@ def _failed(job: Any, started: float, reason: str) -> VolumeReady:
     return VolumeReady(None, None, getattr(job, "request", 0), 0, "", _ms(started), reason, now_ns())
 
 
-def _reconstruct(
-    config: Config, reconstructor: Reconstructor, job: ReconstructionRequest, started: float
-) -> VolumeReady:
-    settings = config.reconstruction
-    done = reconstructor.reconstruct(
-        job.views, size=settings.size, spacing_mm=settings.spacing_mm, center_mm=job.center_mm
-    )
+def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, started: float) -> VolumeReady:
+    done = reconstructor.reconstruct(job.views, size=job.size, spacing_mm=job.spacing_mm, center_mm=job.center_mm)
     surface = done.surface()
     bone = surface.mesh if surface is not None else None
     engine = engine_name(done.method)

@@ -76,6 +76,7 @@ function drawBadges({ registration, tools, state, moving }) {
     figure("overlay ms", `${ms(state.overlay_ms[0])} / ${ms(state.overlay_ms[1])}`),
     figure("± mm", state.target_sigma_mm == null ? "–" : state.target_sigma_mm.toFixed(2)),
   );
+  const [took, elsewhere, budget] = state.volume_s;
   const sources = Object.entries(state.sources).map(([name, why]) => `${name} ${why || "connected"}`);
   document.getElementById("sources").textContent = [
     `Volume: ${state.volume || "none yet"}`,
@@ -83,7 +84,8 @@ function drawBadges({ registration, tools, state, moving }) {
     `dose: ${state.dose}`,
     ...(state.recording ? [`recording ${state.recording}`] : []),
     ...sources,
-    `reconstruction: ${state.worker}, ${state.volumes} volumes`,
+    `reconstruction: ${state.worker}, ${state.volumes} volumes` +
+      (took == null ? "" : `, the last in ${took} s, ${elsewhere} s of it on the way (at most ${budget} s)`),
   ].join("  ·  ");
   document.getElementById("notices").textContent = state.notices.join("  ·  ");
 }
