@@ -6,6 +6,10 @@ from navnode.config import DoseSection
 from navnode.types import Dose, Frame
 
 
+_MOSTLY = 0.9
+"""Where so many state their dose, the others are taken for as many more like them."""
+
+
 class Ledger:
     """Adds up frames: what the source states of them, and where it is silent what the configuration says of one."""
 
@@ -25,12 +29,16 @@ class Ledger:
     def total(self) -> Dose:
         """Of all frames so far."""
         silent = self._frames - self._stated
-        known = silent == 0 or self._settings.frame_gy_cm2 > 0
-        if not known:
-            return Dose(self._frames, self._stated, self._stated_gy_cm2, None, None)
-        gy_cm2 = self._stated_gy_cm2 + silent * self._settings.frame_gy_cm2
+        of_one = self._settings.frame_gy_cm2
+        if not of_one and self._stated >= _MOSTLY * self._frames > 0:  # a first frame came before its metadata
+            of_one = self._stated_gy_cm2 / self._stated
+        if silent and not of_one:
+            return Dose(self._frames, self._stated, round(self._stated_gy_cm2, 6), None, None)
+        gy_cm2 = self._stated_gy_cm2 + silent * of_one
         msv = gy_cm2 * self._settings.msv_per_gy_cm2
-        return Dose(self._frames, self._stated, gy_cm2, msv, msv / self._settings.ct_msv)
+        return Dose(
+            self._frames, self._stated, round(gy_cm2, 6), round(msv, 6), round(msv / self._settings.ct_msv, 8)
+        )  # fmt: skip
 
 
 def told(dose: Dose) -> str:
@@ -42,7 +50,7 @@ def told(dose: Dose) -> str:
         silent = dose.frames - dose.stated
         known = f", {_short(dose.gy_cm2)} Gy cm2 of the others" if dose.stated else ""
         return f"{said}; the source states no dose of {silent}{known}"
-    estimated = "" if dose.stated == dose.frames else " (in part as configured)"
+    estimated = "" if dose.stated == dose.frames else " (in part estimated)"
     return (
         f"{said}, {_short(dose.gy_cm2)} Gy cm2{estimated}: about {_short(dose.msv)} mSv, "
         f"{_short(100 * dose.ct_share)} % of a CT"
