@@ -5,7 +5,6 @@ from __future__ import annotations
 from navnode.config import DoseSection
 from navnode.types import Dose, Frame
 
-
 _MOSTLY = 0.9
 """Where so many state their dose, the others are taken for as many more like them."""
 
