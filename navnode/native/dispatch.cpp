@@ -1,6 +1,7 @@
 // The C interface that Python loads, the choice of instruction set, and the threads.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <thread>
@@ -41,21 +42,41 @@ const std::vector<Kernels>& kernels() {
   return found;
 }
 
-// fn(thread, begin, end) over [0, count) in pieces of `piece`, handed out as threads become free. The
+// fn(thread, begin, end) over [0, count), handed out one by one as threads become free. The
 // threads live for one call: starting one costs some 20 us against milliseconds of work, and leaves no
 // spinning helpers beside the loop's other threads.
 template <class Fn>
-void in_parallel(std::int64_t count, std::int64_t piece, int threads, Fn fn) {
+void in_parallel(std::int64_t count, int threads, Fn fn) {
   std::atomic<std::int64_t> next{0};
   const auto work = [&](int thread) {
-    for (std::int64_t begin; (begin = next.fetch_add(piece)) < count;)
-      fn(thread, begin, std::min(begin + piece, count));
+    for (std::int64_t index; (index = next.fetch_add(1)) < count;) fn(thread, index, index + 1);
   };
   std::vector<std::thread> helpers;
-  const int useful = (int)std::min<std::int64_t>(threads, (count + piece - 1) / piece);
+  const int useful = (int)std::min<std::int64_t>(threads, count);
   for (int t = 1; t < useful; ++t) helpers.emplace_back(work, t);
   work(0);
   for (auto& helper : helpers) helper.join();
+}
+
+// Whether the columns of an image run more along memory than its rows do, as its middle ray's slices see them.
+bool columns_along_memory(const Scene& scene, const Rays& rays) {
+  const float u = 0.5f * rays.width, v = 0.5f * (float)(rays.count / rays.width);
+  float largest = -1.f, along_u = 0.f, along_v = 0.f;
+  for (const AxisView& view : scene.axis) {
+    const auto d = [&](int a) { return view.corner[a] + u * view.per_u[a] + v * view.per_v[a]; };
+    if (std::fabs(d(0)) <= largest) continue;
+    largest = std::fabs(d(0));
+    const float slope = d(2) / d(0);
+    along_u = std::fabs(view.per_u[2] - slope * view.per_u[0]);
+    along_v = std::fabs(view.per_v[2] - slope * view.per_v[0]);
+  }
+  return along_v > along_u;
+}
+
+// Neighbours in memory share cache lines: the rays of a block should be such.
+Rays ordered(const Scene& scene, Rays rays) {
+  rays.down = rays.width > 0 && columns_along_memory(scene, rays);
+  return rays;
 }
 
 }  // namespace
@@ -76,8 +97,9 @@ NAVNODE_API void navnode_instruction_sets(char* out, std::size_t size) {
 NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const Rays* rays, float* integral,
                                  float* jacobian, int threads) {
   const auto& chosen = kernels()[isa];
-  in_parallel(rays->blocks(), rays->piece(), threads, [&](int, std::int64_t begin, std::int64_t end) {
-    chosen.project(*scene, static_cast<Voxel>(voxel), *rays, begin, end, integral, jacobian);
+  const Rays all = ordered(*scene, *rays);
+  in_parallel(all.tiles(), threads, [&](int, std::int64_t begin, std::int64_t end) {
+    chosen.project(*scene, static_cast<Voxel>(voxel), all, begin, end, integral, jacobian);
   });
 }
 
@@ -85,8 +107,9 @@ NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const R
 NAVNODE_API void navnode_backproject(int isa, const Scene* scene, const Rays* rays, const float* ray_values,
                                      float* volumes, std::int64_t voxels, int threads) {
   const auto& chosen = kernels()[isa];
-  in_parallel(rays->blocks(), rays->piece(), threads, [&](int thread, std::int64_t begin, std::int64_t end) {
-    chosen.backproject(*scene, *rays, begin, end, ray_values, volumes + thread * voxels);
+  const Rays all = ordered(*scene, *rays);
+  in_parallel(all.tiles(), threads, [&](int thread, std::int64_t begin, std::int64_t end) {
+    chosen.backproject(*scene, all, begin, end, ray_values, volumes + thread * voxels);
   });
 }
 

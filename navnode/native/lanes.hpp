@@ -20,6 +20,7 @@ constexpr int kLanes = 4;
 
 typedef float F __attribute__((vector_size(4 * kLanes)));
 typedef std::int32_t I __attribute__((vector_size(4 * kLanes)));
+typedef std::uint32_t U __attribute__((vector_size(4 * kLanes)));
 
 inline F splat(float x) { return F{} + x; }
 inline F to_float(I i) { return __builtin_convertvector(i, F); }
@@ -33,7 +34,12 @@ inline F load(const float* p) {
   std::memcpy(&x, p, sizeof x);
   return x;
 }
-inline void store(float* p, F x, int lanes) { std::memcpy(p, &x, sizeof(float) * lanes); }
+// Every `step` floats.
+inline void store(float* p, std::int64_t step, F x, int lanes) {
+  if (step == 1) std::memcpy(p, &x, sizeof(float) * lanes);
+  else
+    for (int l = 0; l < lanes; ++l) p[l * step] = x[l];
+}
 
 inline F sqrt(F x) {
 #if defined(__AVX512F__)

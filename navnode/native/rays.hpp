@@ -7,8 +7,9 @@
 
 namespace navnode {
 
-constexpr int kBlock = 16;   // rays that share one choice of dominant axis
-constexpr std::int64_t kTileRows = 8, kTileBlocks = 8;
+constexpr int kBlock = 16;                        // rays that share one choice of dominant axis
+constexpr int kTileLines = 16, kTileBlocks = 8;   // of an image
+constexpr int kListBlocks = 4;                    // few, so that a thread that is held up holds up little
 
 struct AxisView {
   const void* voxels;         // int16: the volume's copy in which axis [2] is contiguous
@@ -35,40 +36,61 @@ struct Rays {
   const float* v_px;
   std::int64_t count;
   std::int32_t width;
+  std::int32_t down;  // blocks of an image run down its columns, not along its rows
 
   struct Block {
-    std::int64_t first;  // ray; where its result belongs
+    std::int64_t first;  // ray; where its result belongs, and every `step` floats on those of the others
+    std::int64_t step;
     int size;
-    float left, row;     // of the first, when all of an image is wanted
+    float left, top;     // of the first, when all of an image is wanted
   };
 
-  std::int64_t blocks() const {
-    return width > 0 ? (count / width) * ((width + kBlock - 1) / kBlock) : (count + kBlock - 1) / kBlock;
+  // Some blocks, which a thread works on at a time: neighbours on neighbouring lines of an image share the cache.
+  struct Tile {
+    std::int64_t line, block;  // the first
+    int lines, blocks;         // blocks of each line
+  };
+
+  std::int64_t tiles() const {
+    if (width <= 0) return parts(parts(count, kBlock), kListBlocks);
+    return parts(across(), kTileLines) * parts(blocks_per_line(), kTileBlocks);
   }
 
-  // Blocks that a thread takes at a time: few of a list, so that a thread that is held up holds up little.
-  std::int64_t piece() const { return width > 0 ? kTileRows : 4; }
-
-  // An image is worked on in tiles, whose rays share the cache, and each of them row by row.
-  Block block(std::int64_t index) const {
-    if (width <= 0) return {index * kBlock, (int)std::min<std::int64_t>(kBlock, count - index * kBlock), 0.f, 0.f};
-    const std::int64_t across = (width + kBlock - 1) / kBlock, height = count / width;
-    const std::int64_t top = index / (across * kTileRows) * kTileRows, rows = std::min(kTileRows, height - top);
-    const std::int64_t in_band = index - top * across, from = in_band / (rows * kTileBlocks) * kTileBlocks;
-    const std::int64_t blocks = std::min(kTileBlocks, across - from), in_tile = in_band - from * rows;
-    const std::int64_t left = (from + in_tile % blocks) * kBlock, row = top + in_tile / blocks;
-    return {row * width + left, (int)std::min<std::int64_t>(kBlock, width - left), (float)left, (float)row};
+  Tile tile(std::int64_t index) const {
+    if (width <= 0) return {0, index * kListBlocks, 1, at_most(kListBlocks, parts(count, kBlock) - index * kListBlocks)};
+    const std::int64_t per_band = parts(blocks_per_line(), kTileBlocks);
+    const std::int64_t line = index / per_band * kTileLines, block = index % per_band * kTileBlocks;
+    return {line, block, at_most(kTileLines, across() - line), at_most(kTileBlocks, blocks_per_line() - block)};
   }
 
-  float u(const Block& block, int at) const { return width > 0 ? block.left + at : u_px[block.first + at]; }
-  float v(const Block& block, int at) const { return width > 0 ? block.row : v_px[block.first + at]; }
+  Block block(const Tile& tile, int index) const {
+    const std::int64_t begin = (tile.block + index % tile.blocks) * kBlock, line = tile.line + index / tile.blocks;
+    if (width <= 0) return {begin, 1, at_most(kBlock, count - begin), 0.f, 0.f};
+    const int size = at_most(kBlock, along() - begin);
+    if (down) return {begin * width + line, width, size, (float)line, (float)begin};
+    return {line * width + begin, 1, size, (float)begin, (float)line};
+  }
+
+  float u(const Block& block, int at) const {
+    return width > 0 ? block.left + (down ? 0 : at) : u_px[block.first + at];
+  }
+  float v(const Block& block, int at) const {
+    return width > 0 ? block.top + (down ? at : 0) : v_px[block.first + at];
+  }
+
+ private:
+  static std::int64_t parts(std::int64_t whole, int part) { return (whole + part - 1) / part; }
+  static int at_most(int most, std::int64_t left) { return (int)std::min<std::int64_t>(most, left); }
+  std::int64_t along() const { return down ? count / width : width; }
+  std::int64_t across() const { return down ? width : count / width; }
+  std::int64_t blocks_per_line() const { return parts(along(), kBlock); }
 };
 
 enum class Voxel : int { int16 = 0, float32 = 1 };
 
 // integral[count]; jacobian[6][count] or nullptr: d integral / d (rotation xyz in rad, translation
 // xyz in mm) of volume_from_carm @ exp(xi), xi in carm axes.
-// `begin` and `end` count blocks.
+// `begin` and `end` count tiles.
 using ProjectFn = void (*)(const Scene&, Voxel, const Rays&, std::int64_t begin, std::int64_t end,
                            float* integral, float* jacobian);
 

@@ -55,6 +55,7 @@ class _Rays(ctypes.Structure):
         ("v_px", ctypes.c_void_p),
         ("count", ctypes.c_int64),
         ("width", ctypes.c_int32),
+        ("down", ctypes.c_int32),
     )
 
 
@@ -271,12 +272,12 @@ def _layout(array: Array, order: tuple[int, int, int]) -> tuple[Array, tuple[int
 
 
 def _whole_detector(carm: CArm) -> _Rays:
-    return _Rays(None, None, carm.width_px * carm.height_px, carm.width_px)
+    return _Rays(None, None, carm.width_px * carm.height_px, carm.width_px, 0)
 
 
 def _listed(columns: FloatArray) -> _Rays:
     """Rays that point into ``columns`` (2, N)."""
-    return _Rays(columns[0].ctypes.data, columns[1].ctypes.data, columns.shape[1], 0)
+    return _Rays(columns[0].ctypes.data, columns[1].ctypes.data, columns.shape[1], 0, 0)
 
 
 def _check_pose(volume_from_carm: Matrix) -> None:
