@@ -129,8 +129,8 @@ inline ToPixel to_pixel_mm(const Scene& scene, F u, F v) {
 struct Course {
   F d[3], inverse_d0, slope1, slope2, at1, at2;
   Span span;
-  F length;   // mm per slice: |source -> pixel| over the slices that it crosses
-  F halfway;  // what a sample between slices counts; one at a slice counts the rest of 1
+  F length;   // mm that a sample at a slice stands for: |source -> pixel| over the slices that it crosses, or its share
+  F halfway;  // what a sample between slices counts, against one at a slice
 };
 
 // Squares of both slopes, together: from where on samples between slices count, and from where as much as the others.
@@ -146,10 +146,10 @@ inline Course course_of(const Scene& scene, const AxisView& view, F u, F v) {
   c.at1 = view.source[1] - view.source[0] * c.slope1;
   c.at2 = view.source[2] - view.source[0] * c.slope2;
   c.span = slices_inside(view, c.d, c.slope1, c.slope2);
-  const auto [x, y, z] = to_pixel_mm(scene, u, v);
-  c.length = sqrt(x * x + y * y + z * z) * abs(c.inverse_d0);
   const F steepness = (c.slope1 * c.slope1 + c.slope2 * c.slope2 - kSteep) * (1.f / (kSteepest - kSteep));
-  c.halfway = 0.5f * min(max(steepness, F{}), splat(1.f));
+  c.halfway = min(max(steepness, F{}), splat(1.f));
+  const auto [x, y, z] = to_pixel_mm(scene, u, v);
+  c.length = sqrt(x * x + y * y + z * z) * abs(c.inverse_d0) / (1.f + c.halfway);
   return c;
 }
 
@@ -202,7 +202,7 @@ void go_on(Walk& walk, int end) {
   const AxisView& view = *walk.view;
   const auto& [d, inverse_d0, slope1, slope2, at1, at2, span, length, share_halfway] = walk.course;
   const F size1 = splat((float)view.size[1] - 1.001f), size2 = splat((float)view.size[2] - 1.001f);
-  const F share_of_slice = 1.f - share_halfway, share_of_two = 0.5f * share_halfway;
+  const F share_of_two = 0.5f * share_halfway;  // `fetch` gives the sum of two slices' voxels
   F sum = walk.sum, a1 = walk.a1, a2 = walk.a2, b1 = walk.b1, b2 = walk.b2;
   // Every ray goes about as far in as many slices: what a pack will want in the next slab lies about `ahead` bytes on
   // from what it wants here. Every fourth ray's row holds nearly all of it, for rays that run side by side.
@@ -236,18 +236,13 @@ void go_on(Walk& walk, int end) {
       g1 = inside ? g1 : F{};
       g2 = inside ? g2 : F{};
     }
-    if constexpr (between) {
-      const F share = halfway ? share_of_two : share_of_slice;
-      value *= share;
-      g1 *= share;
-      g2 *= share;
-    }
-    sum += value;
+    const F share = halfway ? share_of_two : splat(1.f), k_share = kf * share;
+    sum += share * value;
     if constexpr (with_jacobian) {
-      a1 += g1;
-      a2 += g2;
-      b1 += kf * g1;
-      b2 += kf * g2;
+      a1 += share * g1;
+      a2 += share * g2;
+      b1 += k_share * g1;
+      b2 += k_share * g2;
     }
   };
   const auto visit = [&]<bool checked>(int k) {
@@ -366,7 +361,7 @@ void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::
           }
         };
         for (int k = walk.some.first; k <= walk.some.last; ++k) {
-          spread(k, false, value * (1.f - share_halfway));
+          spread(k, false, value);
           if (share_halfway > 0.f) spread(k, true, 0.5f * value * share_halfway);
         }
       }

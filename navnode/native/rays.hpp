@@ -8,7 +8,7 @@
 namespace navnode {
 
 constexpr int kBlock = 16;                        // rays that share one choice of dominant axis
-constexpr int kTileLines = 16, kTileBlocks = 8;   // of an image
+constexpr int kTileLines = 32, kTileBlocks = 4;   // of an image
 constexpr int kListBlocks = 4;                    // few, so that a thread that is held up holds up little
 
 struct AxisView {
