@@ -38,6 +38,12 @@ def library() -> ctypes.CDLL:
     lib.navnode_backproject.argtypes = [
         ctypes.c_int, pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int,
     ]  # fmt: skip
+    lib.navnode_sum.restype = None
+    lib.navnode_sum.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int]
+    lib.navnode_correct.restype = None
+    lib.navnode_correct.argtypes = [
+        pointer, pointer, pointer, ctypes.c_float, ctypes.c_float, pointer, ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
     lib.navnode_fit.restype = None
     lib.navnode_fit.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, pointer]
     return lib

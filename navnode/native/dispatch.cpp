@@ -103,13 +103,50 @@ NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const R
   });
 }
 
-// `volumes` is [threads][voxels]: each thread adds into its own copy, the caller sums them.
+// `volumes` is [threads][voxels], zeros: each thread adds into its own copy. What is in them is for one of the two below,
+// which leave zeros.
 NAVNODE_API void navnode_backproject(int isa, const Scene* scene, const Rays* rays, const float* ray_values,
                                      float* volumes, std::int64_t voxels, int threads) {
   const auto& chosen = kernels()[isa];
   const Rays all = ordered(*scene, *rays);
   in_parallel(all.tiles(), threads, [&](int thread, std::int64_t begin, std::int64_t end) {
     chosen.backproject(*scene, all, begin, end, ray_values, volumes + thread * voxels);
+  });
+}
+
+// total = the sum of the volumes.
+NAVNODE_API void navnode_sum(float* volumes, float* total, std::int64_t voxels, int threads) {
+  constexpr std::int64_t piece = 1 << 16;
+  in_parallel((voxels + piece - 1) / piece, threads, [&](int, std::int64_t begin, std::int64_t end) {
+    const std::int64_t first = begin * piece, last = std::min(end * piece, voxels);
+    std::fill(total + first, total + last, 0.f);
+    for (int copy = 0; copy < threads; ++copy) {
+      float* from = volumes + copy * voxels;
+      for (std::int64_t n = first; n < last; ++n) total[n] += from[n];
+      std::fill(from + first, from + last, 0.f);
+    }
+  });
+}
+
+// mu = max(mu + factor gain (sum of the volumes), least), where `gain` is; mu and the volumes have a border around it.
+NAVNODE_API void navnode_correct(float* volumes, float* mu, const float* gain, float factor, float least,
+                                 const std::int32_t* size, int border, int threads) {
+  const std::int64_t planes = size[0], rows = size[1], columns = size[2], voxels = planes * rows * columns;
+  const std::int64_t inner_rows = rows - 2 * border, inner_columns = columns - 2 * border;
+  in_parallel(planes, threads, [&](int, std::int64_t plane, std::int64_t) {
+    if (plane >= border && plane < planes - border)
+      for (std::int64_t row = border; row < rows - border; ++row) {
+        const std::int64_t at = (plane * rows + row) * columns + border;
+        const float* there = gain + ((plane - border) * inner_rows + row - border) * inner_columns;
+        for (int copy = 1; copy < threads; ++copy)
+          for (std::int64_t n = 0; n < inner_columns; ++n) volumes[at + n] += volumes[copy * voxels + at + n];
+        for (std::int64_t n = 0; n < inner_columns; ++n)
+          mu[at + n] = std::max(mu[at + n] + factor * there[n] * volumes[at + n], least);
+      }
+    for (int copy = 0; copy < threads; ++copy) {
+      float* from = volumes + copy * voxels + plane * rows * columns;
+      std::fill(from, from + rows * columns, 0.f);
+    }
   });
 }
 

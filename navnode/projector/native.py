@@ -99,6 +99,7 @@ class Projector:
         self._precision = precision
         self._mu_water_per_mm = mu_water_per_mm
         self._nanodrr: NanodrrRays | None = None
+        self._sums: FloatArray | None = None
         if backend == "nanodrr":
             self._nanodrr = NanodrrRays(attenuation(volume.voxels, mu_water_per_mm), volume.volume_from_index)
             return
@@ -204,24 +205,53 @@ class Projector:
 
     def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
         """The adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i), float32 volumes only."""
+        sums = self._backprojected(carm, volume_from_carm, values)
+        total = np.empty_like(self._padded)
+        native.library().navnode_sum(sums.ctypes.data, total.ctypes.data, total.size, self.threads)
+        return total[self._core]
+
+    def correct(
+        self, carm: CArm, volume_from_carm: Matrix, values: FloatArray, gain: FloatArray, factor: float, least: float
+    ) -> None:
+        """Add ``factor gain`` times the adjoint of ``values`` to the volume, and let nothing be below ``least``.
+
+        Args:
+            gain: (k, j, i) float32, contiguous.
+        """
+        if gain.dtype != np.float32 or gain.shape != self.shape or not gain.flags.c_contiguous:
+            raise ValueError(f"gain must be contiguous float32 of shape {self.shape}")
+        sums = self._backprojected(carm, volume_from_carm, values)
+        native.library().navnode_correct(
+            sums.ctypes.data,
+            self._padded.ctypes.data,
+            gain.ctypes.data,
+            factor,
+            least,
+            (ctypes.c_int32 * 3)(*self._padded.shape),
+            PADDING,
+            self.threads,
+        )
+
+    def _backprojected(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
+        """The adjoint, with the border, in as many parts as there are threads; who reads them leaves zeros."""
         if self._precision != "float32" or self._nanodrr is not None:
             raise ValueError("back-projection needs a native projector of float32 precision")
         _check_pose(volume_from_carm)
+        if self._sums is None:
+            self._sums = np.zeros((self.threads, *self._padded.shape), np.float32)
         rays = _whole_detector(carm)
         values = np.ascontiguousarray(values, np.float32).ravel()
         scene = self._scene(carm, volume_from_carm, 0.0)
-        sums = np.zeros((self.threads, *self._padded.shape), np.float32)
         native.library().navnode_backproject(
             self._isa,
             ctypes.byref(scene),
             ctypes.byref(rays),
             values.ctypes.data,
-            sums.ctypes.data,
+            self._sums.ctypes.data,
             self._padded.size,
             self.threads,
         )
-        total: FloatArray = sums.sum(axis=0) if self.threads > 1 else sums[0]
-        return total[self._core]
+        return self._sums
 
     @property
     def attenuation_per_mm(self) -> FloatArray:

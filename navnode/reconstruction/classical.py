@@ -54,13 +54,13 @@ class Pyramid:
         margin = half // 8
         around = half + 2 * margin
         self._within = (slice(margin, margin + half),) * 3
+        self._free = np.full((around,) * 3, _BEYOND, np.float32)
+        self._free[self._within] = 1.0
         self._coarse, self.fine = (
             Fit(Volume(np.full((n,) * 3, AIR_HU, np.float32), centered_grid((n,) * 3, mm, np.asarray(center_mm))),
-                threads=threads)
-            for n, mm in ((around, 2 * spacing_mm), (size, spacing_mm))
+                threads=threads, free=free)
+            for n, mm, free in ((around, 2 * spacing_mm, self._free), (size, spacing_mm, None))
         )  # fmt: skip
-        self._coarse.free = np.full((around,) * 3, _BEYOND, np.float32)
-        self._coarse.free[self._within] = 1.0
         self._views: dict[Any, View] = {}
 
     def add(self, name: Any, view: View) -> None:
@@ -79,8 +79,7 @@ class Pyramid:
         """Sweep the coarse grid, take what lies beyond the fine one off the X-rays, and let the fine one begin with
         the rest; returns that, 1/mm, on half as many voxels."""
         fit = self._coarse
-        assert fit.free is not None
-        fit.mu[:] = fit.mean_attenuation() * (fit.seen > 0) * fit.free
+        fit.mu[:] = fit.mean_attenuation() * (fit.seen > 0) * self._free
         for sweep in range(_COARSE_SWEEPS):
             fit.sweep(_COARSE_RELAXATION)
             if sweep < _COARSE_SWEEPS - 1:

@@ -35,8 +35,8 @@ class Prepared:
     line: FloatArray
     inverse_length: FloatArray
     """1 / mm inside the grid, 0 where nothing was measured."""
-    inverse_weight: FloatArray
-    """Of every voxel: 1 / mm that it gets of a picture of ones."""
+    gain: FloatArray
+    """Of every voxel: 1 / mm that it gets of a picture of ones, times the share of its change that it makes."""
     seen: Array
     """Which voxels it crosses, bool."""
 
@@ -46,9 +46,16 @@ class Fit:
 
     Args:
         volume: whose grid, and whose HU to begin with.
+        free: what share of its change a voxel makes, (k, j, i); None: all of it.
     """
 
-    def __init__(self, volume: Volume, views: Sequence[View] = (), threads: int | None = None) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        views: Sequence[View] = (),
+        threads: int | None = None,
+        free: FloatArray | None = None,
+    ) -> None:
         self._projector = Projector(volume, precision="float32", threads=threads)
         self._spacing_mm, self.center_mm = min(volume.spacing_mm), volume.center_mm
         self.volume_from_index = volume.volume_from_index
@@ -56,8 +63,7 @@ class Fit:
         """1/mm; changes are made in it."""
         self.seen: FloatArray = np.zeros_like(self.mu)
         """How many views cross a voxel."""
-        self.free: FloatArray | None = None
-        """What share of its change a voxel makes; None: all of it."""
+        self.free = free
         self._views: dict[Any, Prepared] = {}
         for name, view in enumerate(views):
             self.add(name, view)
@@ -105,7 +111,8 @@ class Fit:
         weight_mm = self._projector.backproject(view.carm, view.volume_from_carm, mask)
         seen = weight_mm > _LEAST_SEEN * self._spacing_mm
         np.maximum(weight_mm, _LEAST_WEIGHT * self._spacing_mm, out=weight_mm)
-        return np.reciprocal(weight_mm, out=weight_mm), seen
+        gain = np.divide(np.float32(1.0) if self.free is None else self.free, weight_mm)
+        return np.ascontiguousarray(gain), seen
 
     def mean_attenuation(self) -> float:
         """The homogeneous body that explains the mean of the images."""
@@ -115,7 +122,7 @@ class Fit:
         """Take pixels out of a view."""
         self.seen -= view.seen
         view.inverse_length = np.where(rays, np.float32(0.0), view.inverse_length)
-        view.inverse_weight, view.seen = self._weighed(view, (view.inverse_length > 0).astype(np.float32))
+        view.gain, view.seen = self._weighed(view, (view.inverse_length > 0).astype(np.float32))
         self.seen += view.seen
 
     def restrict(self, free: Array) -> None:
@@ -123,6 +130,7 @@ class Fit:
         self.free = free.astype(np.float32)
         self.mu[:] = free
         for view in self.views:
+            view.gain *= self.free
             inside_mm = self._projector.render(view.carm, view.volume_from_carm)
             rays = view.inverse_length > 0
             view.inverse_length = (rays / np.maximum(inside_mm, 2 * self._spacing_mm)).astype(np.float32)
@@ -144,12 +152,8 @@ class Fit:
             error: Array = view.line - self._projector.render(view.carm, view.volume_from_carm)
             if detail_mm is not None:
                 error = self.detail(error, view, detail_mm)
-            update = self.backprojected(error * view.inverse_length, view)
-            update *= np.float32(relaxation)
-            if self.free is not None:
-                update *= self.free
-            self.mu += update
-            np.maximum(self.mu, least, out=self.mu)
+            error *= view.inverse_length
+            self._projector.correct(view.carm, view.volume_from_carm, error, view.gain, relaxation, least)
 
     def agree(self, sweeps: int = 2) -> None:
         """Change ``mu`` as little as makes its X-rays look more like the views, in their detail."""
@@ -159,9 +163,9 @@ class Fit:
                 self.mu[:] = gaussian_filter(self.mu, _GENTLE_SMOOTHING_VOXELS)
 
     def backprojected(self, picture: FloatArray, view: Prepared) -> FloatArray:
-        """The mean of the rays through each voxel, (k, j, i)."""
+        """The mean of the rays through each voxel, (k, j, i), times the share of its change that it makes."""
         mean = self._projector.backproject(view.carm, view.volume_from_carm, picture.astype(np.float32, copy=False))
-        mean *= view.inverse_weight
+        mean *= view.gain
         return mean
 
     def detail(self, picture: FloatArray, view: Prepared, sigma_mm: float) -> FloatArray:
