@@ -59,6 +59,13 @@ def holding_library() -> ctypes.PyDLL:
 
 
 @cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16; emulated, they would be slow."""
+    path = Path("/proc/cpuinfo")
+    return path.exists() and "avx512_bf16" in path.read_text()
+
+
+@cache
 def instruction_sets() -> tuple[str, ...]:
     """The kernel builds this CPU can run, best first."""
     names = ctypes.create_string_buffer(128)

@@ -12,6 +12,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,21 +20,25 @@ import msgspec
 import numpy as np
 
 from navnode import geometry as g
+from navnode import native
 from navnode.cache import own_cache_folder
 from navnode.errors import ConfigError, NavError
 from navnode.projector import Projector
 from navnode.reconstruction import tensorrt
-from navnode.reconstruction.features import GRID, Picture, picture
-from navnode.types import Array, CArm, FloatArray, View, Volume
+from navnode.reconstruction.classical import Pyramid
+from navnode.reconstruction.features import GRID, picture, starting_volumes
+from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid
 
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 SHIPPED = Path(__file__).parent / "model"
 
-EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
-_ON_CPU: tuple[EngineName, ...] = ("openvino", "onnxruntime")
+EngineName = Literal["tensorrt", "openvino-bf16", "openvino", "onnxruntime"]
+_PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
+"""Engines that compute in FP32 on every processor; the others are held against one of them before they are used."""
 TITLES: dict[EngineName, str] = {
-    "tensorrt": "TensorRT fp32", "openvino": "OpenVINO fp32", "onnxruntime": "ONNX Runtime fp32"
+    "tensorrt": "TensorRT fp32", "openvino-bf16": "OpenVINO bf16", "openvino": "OpenVINO fp32",
+    "onnxruntime": "ONNX Runtime fp32",
 }  # fmt: skip
 _LARGEST_BYTES = 64 * 2**20
 _KEPT_ELSEWHERE = b"\x0a\x08location"
@@ -41,6 +46,7 @@ _KEPT_ELSEWHERE = b"\x0a\x08location"
 _MOST_OFF_HU = 10.0
 _MOST_DICE_CHANGE = 0.005
 _BONE_HU = 200.0
+_SPACING_MM = 2.0
 
 Run = Callable[[Mapping[str, Array]], list[FloatArray]]
 """Inputs by name -> outputs in the graph's order."""
@@ -80,14 +86,20 @@ class Networks:
 
 def available() -> list[EngineName]:
     """Engines that would run here, best first."""
-    on_gpu: list[EngineName] = ["tensorrt"] if tensorrt.package() and tensorrt.device() else []
-    return on_gpu + [name for name in _ON_CPU if importlib.util.find_spec(name) is not None]
+    usable: list[EngineName] = ["tensorrt"] if tensorrt.package() and tensorrt.device() else []
+    if native.multiplies_bfloat16() and _installed("openvino"):
+        usable.append("openvino-bf16")
+    return usable + [name for name in _PLAIN if _installed(name)]
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: int = 0) -> Networks:
     """The networks of a model folder.
 
-    TensorRT is held against an engine on the CPU before it is used.
+    What is not plain FP32 is held against an engine that is before it is used.
 
     Args:
         engine: default: the best that is available.
@@ -103,14 +115,15 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
             f"no inference engine: {chosen or 'openvino'} does not run here; `navnode engine list` tells why"
         )
     networks = _compiled(chosen, folder, card, threads)
-    if chosen == "tensorrt":
-        reference = next((name for name in usable if name in _ON_CPU), None)
+    if chosen not in _PLAIN:
+        title = TITLES[chosen]
+        reference = next((name for name in usable if name in _PLAIN), None)
         if reference is None:
-            raise ConfigError("TensorRT is only used where OpenVINO or ONNX Runtime can be asked whether it is right")
-        compared = compare(networks, _compiled(reference, folder, card, threads))
+            raise ConfigError(f"{title} is only used where OpenVINO or ONNX Runtime can be asked whether it is right")
+        compared = compare(networks, _compiled(reference, folder, card, threads), repeats=0)
         if not compared.good:
             raise ConfigError(
-                f"TensorRT computes something else than {TITLES[reference]}: {compared.max_error_hu:.1f} HU, bone Dice "
+                f"{title} computes something else than {TITLES[reference]}: {compared.max_error_hu:.1f} HU, bone Dice "
                 f"{1 - compared.dice_change:.4f}; it is not used"
             )
     return networks
@@ -146,18 +159,30 @@ class Compared:
         return self.max_error_hu <= _MOST_OFF_HU and self.dice_change <= _MOST_DICE_CHANGE
 
 
-def compare(networks: Networks, reference: Networks) -> Compared:
-    """One engine against another, on X-rays of a drawn body: a shell of bone in a ball of tissue."""
+def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compared:
+    """One engine against another, on X-rays of a drawn body: a shell of bone in a ball of tissue.
+
+    Args:
+        repeats: after a first time, to measure how long it takes; 0: not measured.
+    """
+    grid, views = _drawn_views()
+    pyramid = Pyramid(size=GRID, spacing_mm=_SPACING_MM, center_mm=np.zeros(3))
+    for name, view in enumerate(views):
+        pyramid.add(name, view)
+    coarse, fine = starting_volumes(pyramid)
     outputs, times = [], []
     for each in (reference, networks):
         sums: list[FloatArray] = []
-        for made in _drawn_pictures():
+        for view in views:
+            made = picture(view, grid)
             inputs = {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
-            said, view_ms = _timed(each.view, inputs)
+            said, view_ms = _timed(each.view, inputs, repeats)
             sums = [a + b for a, b in zip(sums, said, strict=True)] if sums else said
-        coarse, fine = (np.zeros((1, 1, n, n, n), np.float32) for n in (GRID // 2, GRID))
-        inputs = {"sums": sums[0], "coarse": coarse, "fine": fine, "views": np.array([2.0], np.float32)}
-        said, volume_ms = _timed(each.volume, inputs)
+        inputs = {
+            "sums": sums[0], "coarse": coarse[None, None], "fine": fine[None, None],
+            "views": np.array([len(views)], np.float32),
+        }  # fmt: skip
+        said, volume_ms = _timed(each.volume, inputs, repeats)
         outputs.append(1000 * said[0][0, 0])
         times.append((view_ms, volume_ms))
     bone = [hu > _BONE_HU for hu in outputs]
@@ -167,26 +192,27 @@ def compare(networks: Networks, reference: Networks) -> Compared:
     return Compared(off, 1 - shared / total if total else 0.0, *times[1])
 
 
-def _timed(run: Run, inputs: Mapping[str, Array]) -> tuple[list[FloatArray], float]:
-    """What comes out, and the median of three times, ms, after a first."""
+def _timed(run: Run, inputs: Mapping[str, Array], repeats: int) -> tuple[list[FloatArray], float]:
+    """What comes out, and the median of the times, ms, after a first."""
     said = run(inputs)
     times = []
-    for _ in range(3):
+    for _ in range(repeats):
         began = time.perf_counter()
         run(inputs)
         times.append(1e3 * (time.perf_counter() - began))
-    return said, round(float(np.median(times)), 1)
+    return said, round(float(np.median(times)), 1) if times else 0.0
 
 
-def _drawn_pictures() -> list[Picture]:
-    grid = centered_grid((GRID,) * 3, 2.0, np.zeros(3))
+def _drawn_views() -> tuple[Matrix, list[View]]:
+    """volume_from_grid, and two views of the body in it."""
+    grid = centered_grid((GRID,) * 3, _SPACING_MM, np.zeros(3))
     z, y, x = np.meshgrid(*[np.linspace(-127, 127, GRID)] * 3, indexing="ij", sparse=True)
     far = np.sqrt(x**2 + y**2 + (0.8 * z) ** 2)
     hu = np.select([far < 40, far < 50, far < 90], [60.0, 900.0, 20.0], AIR_HU).astype(np.float32)
     projector = Projector(Volume(hu, grid))
     carm = CArm(256, 256, (1.2, 1.2), 1000.0, (127.5, 127.5))
     poses = [g.pose_at(np.zeros(3), 650.0, orbital_deg=angle) for angle in (0.0, 90.0)]
-    return [picture(View(projector.render(carm, pose), carm, pose), grid) for pose in poses]
+    return grid, [View(projector.render(carm, pose), carm, pose) for pose in poses]
 
 
 def would_load() -> EngineName | None:
@@ -217,9 +243,13 @@ def known() -> list[Engine]:
     usable = available()
     gpu_why = "no NVIDIA GPU with a driver answers" if tensorrt.package() else "pip install tensorrt-rtx"
     engines = [Engine("tensorrt", TITLES["tensorrt"], tensorrt.version(), "tensorrt" in usable, gpu_why)]
-    for name in _ON_CPU:
-        version = importlib.metadata.version(name) if name in usable else ""
-        engines.append(Engine(name, TITLES[name], version, name in usable, f"pip install {name}"))
+    on_cpu: list[tuple[EngineName, str]] = [
+        ("openvino-bf16", "openvino"), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")
+    ]  # fmt: skip
+    for name, package in on_cpu:
+        version = importlib.metadata.version(package) if _installed(package) else ""
+        why_not = "the processor does not multiply bfloat16" if version else f"pip install {package}"
+        engines.append(Engine(name, TITLES[name], version, name in usable, why_not))
     return [replace(engine, why_not="" if engine.runs else engine.why_not) for engine in engines]
 
 
@@ -301,11 +331,11 @@ def plans_folder() -> Path:
     return own_cache_folder("plans")
 
 
-def _openvino(model: bytes, threads: int) -> Run:
+def _openvino(model: bytes, threads: int, precision: str = "f32") -> Run:
     import openvino
 
     core = openvino.Core()
-    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
@@ -332,5 +362,6 @@ def _onnxruntime(model: bytes, threads: int) -> Run:
 
 
 _COMPILERS: dict[EngineName, Callable[[bytes, int], Run]] = {
-    "tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime
+    "tensorrt": _tensorrt, "openvino-bf16": partial(_openvino, precision="bf16"), "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
 }  # fmt: skip

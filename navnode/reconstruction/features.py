@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from navnode.projector.native import MU_WATER_PER_MM
+from navnode.projector.native import MU_WATER_PER_MM, hounsfield
+from navnode.reconstruction.classical import RELAXATION, Pyramid
 from navnode.reconstruction.filtered import ramp_filtered
 from navnode.types import CArm, FloatArray, Matrix, View
 
@@ -20,6 +21,7 @@ GRID = 128
 """Voxels along each side of the grid that the network fills."""
 PICTURE_PX = 256
 CHANNELS = 4
+HU_RANGE = (-1000.0, 3000.0)
 
 _LINE_SCALE = 4.0
 _MOST_LINE = 12.0
@@ -66,6 +68,18 @@ def picture(view: View, volume_from_grid: Matrix) -> Picture:
     )
     channels[:3] *= measured
     return Picture(channels.astype(np.float32), _picture_from_grid(carm, carm_from_volume @ volume_from_grid, depth_mm))
+
+
+def starting_volumes(pyramid: Pyramid) -> tuple[FloatArray, FloatArray]:
+    """What SART begins with, for the network: coarse (64, 64, 64) and fine (128, 128, 128) attenuation over water's
+    less 1. The pyramid's fine grid holds the latter from then on."""
+    coarse = pyramid.begin()
+    pyramid.fine.sweep(RELAXATION)
+
+    def scaled(mu: FloatArray) -> FloatArray:
+        return np.clip(hounsfield(mu), *HU_RANGE) / np.float32(1000.0)
+
+    return scaled(coarse), scaled(pyramid.fine.mu)
 
 
 def _on_canvas(view: View) -> tuple[FloatArray, FloatArray, CArm]:

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode.projector.native import attenuation, hounsfield
-from navnode.reconstruction.classical import RELAXATION, Pyramid
+from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.engines import Networks
-from navnode.reconstruction.features import GRID, picture
+from navnode.reconstruction.features import GRID, HU_RANGE, picture, starting_volumes
 from navnode.types import FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid
 
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
-_HU = (-1000.0, 3000.0)
 UNKNOWN_HU = 4000.0
 """Half of the interval where nothing is known: all HU there are."""
 SCALES = (-4.5, 1.5)
@@ -91,7 +90,7 @@ class Accumulator:
     def result(self) -> Reconstructed:
         """What all views together say, brought into agreement with their detail; there must be one."""
         assert self._sums is not None
-        coarse, fine = classical(self._pyramid)
+        coarse, fine = starting_volumes(self._pyramid)
         fit = self._pyramid.fine
         inputs = {
             "sums": self._sums,
@@ -100,7 +99,7 @@ class Accumulator:
             "views": np.array([float(self.views)], np.float32),
         }
         mean, bone, scale = self._networks.volume(inputs)[0][0]
-        fit.mu[:] = attenuation(np.clip(1000.0 * mean, *_HU))
+        fit.mu[:] = attenuation(np.clip(1000.0 * mean, *HU_RANGE))
         fit.agree()
         hu = hounsfield(fit.mu)
         unknown = fit.seen < min(2, self.views)
@@ -119,18 +118,6 @@ class Accumulator:
                 )
             )
         )
-
-
-def classical(pyramid: Pyramid) -> tuple[FloatArray, FloatArray]:
-    """What SART begins with, for the network: coarse (64, 64, 64) and fine (128, 128, 128) attenuation over water's
-    less 1."""
-    coarse = pyramid.begin()
-    pyramid.fine.sweep(RELAXATION)
-
-    def scaled(mu: FloatArray) -> FloatArray:
-        return np.clip(hounsfield(mu), *_HU) / np.float32(1000.0)
-
-    return scaled(coarse), scaled(pyramid.fine.mu)
 
 
 def _hashed(view: View) -> bytes:

@@ -16,8 +16,7 @@ from navnode.errors import ConfigError
 from navnode.physics import Detector
 from navnode.projector import Projector
 from navnode.reconstruction.classical import Pyramid
-from navnode.reconstruction.features import GRID, picture
-from navnode.reconstruction.learned import classical
+from navnode.reconstruction.features import GRID, picture, starting_volumes
 from navnode.reconstruction.training.anatomy import procedural, with_metal
 from navnode.types import CArm, FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid, coarsened, read_volume
@@ -107,7 +106,7 @@ def examples(source: Volume, rng: np.random.Generator, threads: int = 1) -> list
         pyramid = Pyramid(size=GRID, spacing_mm=body.spacing_mm[0], center_mm=inside.center_mm, threads=threads)
         for name, view in enumerate(chosen):
             pyramid.add(name, view)
-        coarse, fine = classical(pyramid)
+        coarse, fine = starting_volumes(pyramid)
         made.append(
             Example(
                 hu,

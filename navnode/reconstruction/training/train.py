@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from navnode import native
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.learned import SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
@@ -95,8 +96,8 @@ def train(
         averaged.load_state_dict(kept["averaged"])
         optimiser.load_state_dict(kept["optimiser"])
         step = int(kept["step"])
-    # Half the bytes and twice the products where the processor multiplies bfloat16; emulated, it would be slow.
-    fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _processor_flags()
+    # Half the bytes and twice the products.
+    fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and native.multiplies_bfloat16()
     pool = _Pool(bodies, recipe, step, weights)
     try:
         _forget_after(folder / LOSSES_FILE, step)
@@ -180,11 +181,6 @@ def _blocks(
         fine, hu = (part[k : k + block, j : j + block, i : i + block] for part in (made.fine, made.hu))
         volumes = (torch.from_numpy(part.astype(np.float32))[None, None] for part in (coarse, fine, hu))
         yield (sums, *volumes, torch.tensor([float(len(pictures))]))
-
-
-def _processor_flags() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
 
 
 def objective(out: Tensor, seen: Tensor, hu: Tensor, views: Tensor) -> tuple[Tensor, dict[str, float]]:
