@@ -186,16 +186,6 @@ inline Walk walk_of(const Scene& scene, const AxisView& view, const Rays& rays, 
   return w;
 }
 
-template <class Fn>
-void for_each_walk(const Scene& scene, const Rays& rays, std::int64_t tile_index, Fn fn) {
-  const Rays::Tile tile = rays.tile(tile_index);
-  for (int b = 0; b < tile.lines * tile.blocks; ++b) {
-    const Rays::Block block = rays.block(tile, b);
-    const AxisView& view = scene.axis[dominant_axis(scene, rays, block)];
-    for (int at = 0; at < block.size; at += kLanes) fn(walk_of(scene, view, rays, block, at));
-  }
-}
-
 // Go on up to slice `end`.
 template <Voxel voxel, bool with_jacobian, bool between>
 void go_on(Walk& walk, int end) {
@@ -298,24 +288,37 @@ void finish(const Scene& scene, const Walk& walk, float* integral, float* jacobi
 
 constexpr int kMostWalks = std::max(kTileLines * kTileBlocks, kListBlocks) * ((kBlock + kLanes - 1) / kLanes);
 
+// All rays of a tile, slab by slab: `go_on(walk, end)` as often as it takes, then `finish(walk)`.
+template <class GoOn, class Finish>
+void walk_through(const Scene& scene, const Rays& rays, std::int64_t tile_index, GoOn go_on, Finish finish) {
+  Walk walks[kMostWalks];
+  int count = 0, slices = 0;
+  const Rays::Tile tile = rays.tile(tile_index);
+  for (int b = 0; b < tile.lines * tile.blocks; ++b) {
+    const Rays::Block block = rays.block(tile, b);
+    const AxisView& view = scene.axis[dominant_axis(scene, rays, block)];
+    for (int at = 0; at < block.size; at += kLanes) {
+      walks[count] = walk_of(scene, view, rays, block, at);
+      slices = std::max(slices, walks[count++].some.last + 1);
+    }
+  }
+  const int slab = rays.width > 0 ? kSlab : slices;  // the pixels of a list are no neighbours
+  for (int slice = 0; slice < slices; slice += slab)
+    for (int w = 0; w < count; ++w) go_on(walks[w], slice + slab);
+  for (int w = 0; w < count; ++w) finish(walks[w]);
+}
+
 template <Voxel voxel, bool with_jacobian>
 void project_rays(const Scene& scene, const Rays& rays, std::int64_t begin, std::int64_t end, float* integral,
                   float* jacobian) {
-  Walk walks[kMostWalks];
-  for (std::int64_t index = begin; index < end; ++index) {
-    int count = 0, slices = 0;
-    for_each_walk(scene, rays, index, [&](const Walk& walk) {
-      slices = std::max(slices, walk.some.last + 1);
-      walks[count++] = walk;
-    });
-    const int slab = rays.width > 0 ? kSlab : slices;  // the pixels of a list are no neighbours
-    for (int slice = 0; slice < slices; slice += slab)
-      for (int w = 0; w < count; ++w) {
-        if (walks[w].between) go_on<voxel, with_jacobian, true>(walks[w], slice + slab);
-        else go_on<voxel, with_jacobian, false>(walks[w], slice + slab);
-      }
-    for (int w = 0; w < count; ++w) finish<with_jacobian>(scene, walks[w], integral, jacobian, rays.count);
-  }
+  for (std::int64_t index = begin; index < end; ++index)
+    walk_through(
+        scene, rays, index,
+        [](Walk& walk, int slice) {
+          if (walk.between) go_on<voxel, with_jacobian, true>(walk, slice);
+          else go_on<voxel, with_jacobian, false>(walk, slice);
+        },
+        [&](const Walk& walk) { finish<with_jacobian>(scene, walk, integral, jacobian, rays.count); });
 }
 
 }  // namespace
@@ -334,38 +337,40 @@ void project(const Scene& scene, Voxel voxel, const Rays& rays, std::int64_t beg
 // The transpose of `project` (float32 volumes), coefficient by coefficient: same samples, same weights.
 void backproject(const Scene& scene, const Rays& rays, std::int64_t begin, std::int64_t end,
                  const float* ray_values, float* volume) {
-  for (std::int64_t index = begin; index < end; ++index)
-    for_each_walk(scene, rays, index, [&](const Walk& walk) {
-      const AxisView& view = *walk.view;
-      const Course& c = walk.course;
-      const F weight = c.length * scene.scale;
-      for (int l = 0; l < walk.lanes; ++l) {
-        const float value = ray_values[walk.out + l * walk.step] * weight[l];
-        if (value == 0.f) continue;
-        const float share_halfway = c.halfway[l];
-        // Into the four voxels around the ray of one slice, or of both around a sample between them.
-        const auto spread = [&](int k, bool halfway, float share) {
-          const float kf = halfway ? (float)k + 0.5f : (float)k;
-          if (!(kf >= c.span.first[l] && kf <= c.span.last[l])) return;
-          const float q1 = std::min(std::max(c.at1[l] + kf * c.slope1[l], 0.f), view.size[1] - 1.001f);
-          const float q2 = std::min(std::max(c.at2[l] + kf * c.slope2[l], 0.f), view.size[2] - 1.001f);
-          const int i1 = (int)q1, i2 = (int)q2;
-          const float f1 = q1 - i1, f2 = q2 - i2;
-          const float high = share * f1, low = share - high;
-          float* near = volume + k * view.stride[0] + i1 * view.stride[1] + i2 * view.stride[2];
-          for (int slice = 0; slice <= (int)halfway; ++slice, near += view.stride[0]) {
-            near[0] += low * (1.f - f2);
-            near[view.stride[2]] += low * f2;
-            near[view.stride[1]] += high * (1.f - f2);
-            near[view.stride[1] + view.stride[2]] += high * f2;
-          }
-        };
-        for (int k = walk.some.first; k <= walk.some.last; ++k) {
-          spread(k, false, value);
-          if (share_halfway > 0.f) spread(k, true, 0.5f * value * share_halfway);
+  const auto spread = [&](Walk& walk, int end_slice) {
+    const AxisView& view = *walk.view;
+    const auto& [d, inverse_d0, slope1, slope2, at1, at2, span, length, share_halfway] = walk.course;
+    const F size1 = splat((float)view.size[1] - 1.001f), size2 = splat((float)view.size[2] - 1.001f);
+    const std::int64_t down = view.stride[1], right = view.stride[2];
+    F values{};
+    for (int l = 0; l < walk.lanes; ++l) values[l] = ray_values[walk.out + l * walk.step];
+    values *= length * scene.scale;
+    const auto sample = [&]<bool halfway>(int k) {
+      const float kf = halfway ? (float)k + 0.5f : (float)k;
+      const F q1 = min(max(at1 + kf * slope1, F{}), size1), q2 = min(max(at2 + kf * slope2, F{}), size2);
+      const I i1 = truncate(q1), i2 = truncate(q2);
+      const F f1 = q1 - to_float(i1), f2 = q2 - to_float(i2);
+      F value = halfway ? values * (0.5f * share_halfway) : values;  // half of it belongs to each of two slices
+      value = ((kf >= span.first) & (kf <= span.last)) ? value : F{};
+      const F high = value * f1, low = value - high, high_right = high * f2, low_right = low * f2;
+      const F low_left = low - low_right, high_left = high - high_right;
+      const I offset = i1 * (std::int32_t)down + i2 * (std::int32_t)right;
+      float* slice = volume + k * view.stride[0];
+      for (int side = 0; side <= (int)halfway; ++side, slice += view.stride[0])
+        for (int l = 0; l < kLanes; ++l) {  // one by one: neighbours meet in the same voxels
+          float* at = slice + offset[l];
+          at[0] += low_left[l];
+          at[right] += low_right[l];
+          at[down] += high_left[l];
+          at[down + right] += high_right[l];
         }
-      }
-    });
+    };
+    for (; walk.next <= std::min(walk.some.last, end_slice - 1); ++walk.next) {
+      sample.template operator()<false>(walk.next);
+      if (walk.between) sample.template operator()<true>(walk.next);
+    }
+  };
+  for (std::int64_t index = begin; index < end; ++index) walk_through(scene, rays, index, spread, [](const Walk&) {});
 }
 
 }  // namespace navnode::NAVNODE_ISA
