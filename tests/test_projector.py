@@ -91,6 +91,22 @@ def test_backprojection_is_the_adjoint(blob, direction):
     assert abs(forward - adjoint) < 1e-5 * scale
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_corrections_are_the_adjoint_scaled_and_bounded(blob, threads):
+    rng = np.random.default_rng(2)
+    projector, at = Projector(blob, precision="float32", threads=threads), pose(blob, DIRECTIONS["oblique"])
+    values = rng.normal(size=(CARM.height_px, CARM.width_px)).astype(np.float32)
+    gain = rng.uniform(0, 1, blob.voxels.shape).astype(np.float32)
+    before, back = projector.attenuation_per_mm.copy(), projector.backproject(CARM, at, values)
+    for _ in range(2):  # what the first left behind must not come again
+        projector.attenuation_per_mm[:] = before
+        projector.correct(CARM, at, values, gain, 0.01, 0.002)
+        assert np.allclose(projector.attenuation_per_mm, np.maximum(before + 0.01 * gain * back, 0.002), atol=1e-6)
+    assert np.allclose(projector.backproject(CARM, at, values), back, atol=1e-4)
+    with pytest.raises(ValueError, match="gain"):
+        projector.correct(CARM, at, values, gain[1:], 0.01, 0.0)
+
+
 def test_pixels_one_by_one_are_the_image(blob):
     projector = Projector(blob)
     at = pose(blob, (0.6, 0.7, 0.1))

@@ -418,6 +418,14 @@ def test_a_prior_and_its_method_belong_together():
         Reconstructor(Method.SART).reconstruct(views(ball(), (0, 90)), prior=ball())
 
 
+def test_smoothing_is_a_gaussian():
+    fit = Fit(ball(), threads=1)
+    fit.mu[:] = np.random.default_rng(0).uniform(0, 0.05, fit.mu.shape)
+    expected = gaussian_filter(fit.mu, 0.7)
+    fit.smooth(0.7)
+    assert np.allclose(fit.mu, expected, atol=1e-6)
+
+
 def test_a_volume_made_to_agree_looks_more_like_its_views():
     truth, _ = _with_a_rod(ball())
     given = views(truth, (0, 45, 90, 135))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_tv_chambolle
 
 from navnode.projector.native import MU_WATER_PER_MM, hounsfield
@@ -83,7 +82,7 @@ class Pyramid:
         for sweep in range(_COARSE_SWEEPS):
             fit.sweep(_COARSE_RELAXATION)
             if sweep < _COARSE_SWEEPS - 1:
-                fit.mu[:] = gaussian_filter(fit.mu, _COARSE_SMOOTHING_VOXELS)
+                fit.smooth(_COARSE_SMOOTHING_VOXELS)
             progress((sweep + 1) / _COARSE_SWEEPS)
         coarse = fit.mu[self._within].copy()
         start = doubled(np.pad(coarse, 1, mode="edge"))[2:-2, 2:-2, 2:-2]
@@ -143,7 +142,7 @@ def sart(
                 fit.mu / MU_WATER_PER_MM, _TV_WEIGHT, max_num_iter=_TV_STEPS
             )
         elif sweep < sweeps - 1:
-            fit.mu[:] = gaussian_filter(fit.mu, _SMOOTHING_VOXELS)
+            fit.smooth(_SMOOTHING_VOXELS)
         progress(0.4 + 0.6 * (sweep + 1) / sweeps)
     hu = hounsfield(fit.mu)
     hu[fit.seen < min(2, len(views))] = AIR_HU  # what fewer than two views crossed is not known

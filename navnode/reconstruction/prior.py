@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from navnode.errors import ComputeError
 from navnode.projector import Projector
@@ -120,7 +119,7 @@ def with_prior(
     fit.mu[:] = 0.0
     for sweep in range(_SWEEPS):
         fit.sweep(_RELAXATION, least=-np.inf)
-        fit.mu[:] = gaussian_filter(fit.mu, _SMOOTHING_VOXELS)
+        fit.smooth(_SMOOTHING_VOXELS)
         np.clip(fit.mu, lowest, highest, out=fit.mu)
         progress((sweep + 1) / _SWEEPS)
     change_hu = fit.mu / MU_WATER_PER_MM * 1000
