@@ -197,10 +197,12 @@ def worker(
     loaded = config.load_worker(configuration)
     own, node = Path(loaded.key), Path(loaded.node_key)
     curve.check(own, node)
-    messages.print(f"{engine_name()} for the node at {loaded.node}", markup=False, highlight=False)
+    method = Method(loaded.method)
+    messages.print(f"{engine_name(method)} for the node at {loaded.node}", markup=False, highlight=False)
     if not check:
         serve(
             f"tcp://{loaded.node}",
+            method,
             threads=loaded.threads or None,
             secured=lambda socket: curve.join(socket, own, node),
             tell=lambda line: messages.print(line, markup=False, highlight=False),
@@ -664,8 +666,9 @@ def process(name: str, folder: Path, parent: int) -> None:
     if name == "worker":
         from navnode.reconstruction.worker import run_beside_the_loop
 
-        say_ready(engine_name())
-        run_beside_the_loop(worker_address(folder))
+        method = Method(loaded.reconstruction.method)
+        say_ready(engine_name(method))
+        run_beside_the_loop(worker_address(folder), method)
     elif name == "node":
         _run_node(loaded, folder)
     elif name == "display":

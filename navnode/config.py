@@ -7,7 +7,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -180,10 +180,16 @@ class RemoteSection(_Section, frozen=True):
         return f"tcp://{self.host}:{self.port}"
 
 
+LiveMethod = Literal["auto", "learned", "sart", "tv", "fdk"]
+"""How a worker reconstructs; see :class:`navnode.reconstruction.methods.Method`."""
+
+
 class ReconstructionSection(_Section, frozen=True):
     """Volumes from X-rays."""
 
     enabled: bool = True
+    method: LiveMethod = "auto"
+    """Of the worker on this machine; one elsewhere has its own setting."""
     views: int = 4
     """How many views the first volume needs."""
     max_views: int = 8
@@ -280,6 +286,7 @@ class WorkerConfig(_Section, frozen=True):
     """This worker's secret key; files are beside this one unless absolute."""
     node_key: str
     """The node's public key."""
+    method: LiveMethod = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """0: all cores."""
 

@@ -15,7 +15,7 @@ import zmq
 from navnode import bus
 from navnode.clock import now_ns
 from navnode.errors import ComputeError, PeerError
-from navnode.reconstruction.methods import Reconstructor, engine_name
+from navnode.reconstruction.methods import Method, Reconstructor, engine_name
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
 
@@ -28,14 +28,15 @@ _THREADS = 1
 """The other core belongs to the loop."""
 
 
-def run_beside_the_loop(address: str) -> None:
+def run_beside_the_loop(address: str, method: Method = Method.AUTO) -> None:
     """:func:`serve` as a process of the node's machine: nothing of the loop may wait for it."""
     os.nice(_NICE)
-    serve(address, threads=_THREADS)
+    serve(address, method, threads=_THREADS)
 
 
 def serve(
     address: str,
+    method: Method = Method.AUTO,
     *,
     threads: int | None = None,
     secured: Callable[[zmq.Socket[Any]], None] = lambda socket: None,
@@ -47,7 +48,7 @@ def serve(
         secured: sets the socket's keys, if there are any.
         tell: told a line about every volume.
     """
-    reconstructor, engine = Reconstructor(threads=threads), engine_name()
+    reconstructor, engine = Reconstructor(method, threads), engine_name(method)
     context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=8)
