@@ -17,7 +17,7 @@ from navnode.reconstruction import Method, Reconstructor, engines, reconstruct, 
 from navnode.reconstruction.features import picture
 from navnode.reconstruction.filtered import rotation_axis
 from navnode.reconstruction.fit import Fit
-from navnode.reconstruction.learned import Accumulator
+from navnode.reconstruction.learned import Accumulator, bone_probability
 from navnode.reconstruction.surface import bone_surface, likely_surface
 from navnode.reconstruction.training.anatomy import BODIES
 from navnode.types import CArm, Status, View, Volume
@@ -416,6 +416,14 @@ def test_a_prior_and_its_method_belong_together():
         Reconstructor(Method.PRIOR).reconstruct(views(ball(), (0, 90)))
     with pytest.raises(ConfigError, match="belong together"):
         Reconstructor(Method.SART).reconstruct(views(ball(), (0, 90)), prior=ball())
+
+
+def test_what_the_volume_says_of_bone_counts_with_the_views():
+    logit, hu = np.zeros(3, np.float32), np.array([-200.0, 200.0, 600.0], np.float32)
+    assert np.allclose(bone_probability(logit, hu, 4, 0.0), 0.5)
+    few, many = (bone_probability(logit, hu, views, 2.5) for views in (2, 16))
+    assert few[1] == many[1] == 0.5 and many[0] < few[0] < 0.5 < few[2] < many[2]
+    assert np.isfinite(bone_probability(np.full(3, 1e4, np.float32), hu, 16, 10.0)).all()
 
 
 def test_smoothing_is_a_gaussian():

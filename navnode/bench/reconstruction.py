@@ -34,7 +34,7 @@ COUNTS = (2, 4, 8, 16)
 
 _HU = (-1000.0, 1500.0)
 _THRESHOLDS_HU = [float(hu) for hu in range(-700, 800, 25)]
-_THRESHOLDS = [share / 40 for share in range(1, 40)]
+_THRESHOLDS = [float(1 / (1 + np.exp(-logit / 4))) for logit in range(-32, 17)]
 """Of the probability of bone."""
 _ISOCENTRE_MM = 680.0
 _BINNING = 2

@@ -23,6 +23,7 @@ _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
 UNKNOWN_HU = 4000.0
 """Half of the interval where nothing is known: all HU there are."""
+BONE_HU = 200.0
 SCALES = (-4.5, 1.5)
 """Logarithm of the stated scale, 1000 HU, from 11 HU on; as trained, and as read."""
 
@@ -106,7 +107,7 @@ class Accumulator:
         hu[unknown] = AIR_HU
         half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *SCALES))
         half[unknown] = UNKNOWN_HU
-        likely = 1 / (1 + np.exp(-bone))
+        likely = bone_probability(bone, hu, self.views, self._networks.card.bone_density)
         likely[unknown] = 0.0
         return Reconstructed(
             *(
@@ -118,6 +119,18 @@ class Accumulator:
                 )
             )
         )
+
+
+def bone_probability(logit: FloatArray, hu: FloatArray, views: int, density: float) -> FloatArray:
+    """The network's logit, and what the volume says after it was brought into agreement with the X-rays; of that more
+    is right the more views there are.
+
+    Args:
+        density: of the logit, for a voxel 1000 HU above the border of bone, times log2 of the views.
+    """
+    denser: FloatArray = np.float32(density * np.log2(views) / 1000) * (hu - np.float32(BONE_HU))
+    probability: FloatArray = 1 / (1 + np.exp(-np.clip(logit + denser, -30, 30)))
+    return probability
 
 
 def _hashed(view: View) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 
 from navnode.errors import ConfigError
 
+_DRAWN_TO_VALIDATE = 4
+"""Bodies; for what is bone, as validation patients are few."""
 _NEEDED = ("torch", "onnx", "onnxscript", "openvino", "matplotlib")
 
 
@@ -73,5 +75,9 @@ def run(
     new_card(model, out.name, facts)
     told_steps: dict[str, Any] = {"model": str(model), "steps": made}
     if validating:
-        told_steps["sigma_factor"] = calibrate(model, validating, threads=threads or None)
+        unseen = [
+            procedural_source(seed, out / "bodies")
+            for seed in range(procedural, procedural + min(procedural, _DRAWN_TO_VALIDATE))
+        ]
+        told_steps["sigma_factor"] = calibrate(model, validating, unseen, threads=threads or None)
     return told_steps

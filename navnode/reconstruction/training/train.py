@@ -18,12 +18,11 @@ from torch.nn import functional
 
 from navnode import native
 from navnode.reconstruction.features import GRID
-from navnode.reconstruction.learned import SCALES
+from navnode.reconstruction.learned import BONE_HU, SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
 from navnode.reconstruction.training.examples import Example, examples
 from navnode.types import Volume
 
-BONE_HU = 200.0
 _HU_RANGE = (-1000.0, 1500.0)
 CHECKPOINT_FILE, LOSSES_FILE = "checkpoint.pt", "losses.jsonl"
 _SAVED_EVERY = 200
