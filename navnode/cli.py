@@ -356,7 +356,7 @@ def reconstruct_command(
 
 
 @app.command(
-    epilog="Example:  navnode train --ct cts/ --hold-out patient7 --out run/ --hours 8   (pip install 'navnode[train]')"
+    epilog="Example:  navnode train --ct cts/ --hold-out patient7 --out run/ --hours 8   (pip install 'navnode\\[train]')"
 )
 def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint, losses and the exported model.")],
@@ -509,7 +509,7 @@ def bench_igtl(
     Console().print(f"As quick as the others: {ratios}", highlight=False)
 
 
-@bench.command("projector", epilog="Example:  navnode bench projector --json   (peers: pip install 'navnode[bench]')")
+@bench.command("projector", epilog="Example:  navnode bench projector --json   (peers: pip install 'navnode\\[bench]')")
 def bench_projector(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Of each measurement.")] = 7,
     threads: Threads = 2,
