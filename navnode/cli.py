@@ -356,7 +356,7 @@ def reconstruct_command(
 
 
 @app.command(
-    epilog="Example:  navnode train --ct cts/ --hold-out patient7 --out run/ --hours 8   (pip install 'navnode\\[train]')"
+    epilog="Example:  navnode train --ct cts --hold-out pat7 --out run/ --hours 8  (pip install 'navnode\\[train]')"
 )
 def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoint, losses and the exported model.")],
