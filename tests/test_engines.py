@@ -73,7 +73,7 @@ def test_without_a_gpu_nothing_crashes():
 def test_engines_are_listed_and_the_one_in_use_is_named():
     result = CliRunner().invoke(cli.app, ["engine", "list", "--json"])
     told = json.loads(result.stdout)
-    assert [one["name"] for one in told["engines"]] == ["tensorrt", "openvino-bf16", "openvino", "onnxruntime"]
+    assert [one["name"] for one in told["engines"]] == ["tensorrt", "openvino", "onnxruntime"]
     assert all(one["runs"] != bool(one["why_not"]) for one in told["engines"])
     assert told["uses"]
 

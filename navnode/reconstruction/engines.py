@@ -12,7 +12,6 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,6 @@ import msgspec
 import numpy as np
 
 from navnode import geometry as g
-from navnode import native
 from navnode.cache import own_cache_folder
 from navnode.errors import ConfigError, NavError
 from navnode.projector import Projector
@@ -33,12 +31,11 @@ from navnode.volumes import AIR_HU, centered_grid
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 SHIPPED = Path(__file__).parent / "model"
 
-EngineName = Literal["tensorrt", "openvino-bf16", "openvino", "onnxruntime"]
+EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Engines that compute in FP32 on every processor; the others are held against one of them before they are used."""
 TITLES: dict[EngineName, str] = {
-    "tensorrt": "TensorRT fp32", "openvino-bf16": "OpenVINO bf16", "openvino": "OpenVINO fp32",
-    "onnxruntime": "ONNX Runtime fp32",
+    "tensorrt": "TensorRT fp32", "openvino": "OpenVINO fp32", "onnxruntime": "ONNX Runtime fp32"
 }  # fmt: skip
 _LARGEST_BYTES = 64 * 2**20
 _KEPT_ELSEWHERE = b"\x0a\x08location"
@@ -89,8 +86,6 @@ class Networks:
 def available() -> list[EngineName]:
     """Engines that would run here, best first."""
     usable: list[EngineName] = ["tensorrt"] if tensorrt.package() and tensorrt.device() else []
-    if native.multiplies_bfloat16() and _installed("openvino"):
-        usable.append("openvino-bf16")
     return usable + [name for name in _PLAIN if _installed(name)]
 
 
@@ -245,13 +240,9 @@ def known() -> list[Engine]:
     usable = available()
     gpu_why = "no NVIDIA GPU with a driver answers" if tensorrt.package() else "pip install tensorrt-rtx"
     engines = [Engine("tensorrt", TITLES["tensorrt"], tensorrt.version(), "tensorrt" in usable, gpu_why)]
-    on_cpu: list[tuple[EngineName, str]] = [
-        ("openvino-bf16", "openvino"), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")
-    ]  # fmt: skip
-    for name, package in on_cpu:
-        version = importlib.metadata.version(package) if _installed(package) else ""
-        why_not = "the processor does not multiply bfloat16" if version else f"pip install {package}"
-        engines.append(Engine(name, TITLES[name], version, name in usable, why_not))
+    for name in _PLAIN:
+        version = importlib.metadata.version(name) if name in usable else ""
+        engines.append(Engine(name, TITLES[name], version, name in usable, f"pip install {name}"))
     return [replace(engine, why_not="" if engine.runs else engine.why_not) for engine in engines]
 
 
@@ -333,11 +324,11 @@ def plans_folder() -> Path:
     return own_cache_folder("plans")
 
 
-def _openvino(model: bytes, threads: int, precision: str = "f32") -> Run:
+def _openvino(model: bytes, threads: int) -> Run:
     import openvino
 
     core = openvino.Core()
-    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
@@ -364,6 +355,5 @@ def _onnxruntime(model: bytes, threads: int) -> Run:
 
 
 _COMPILERS: dict[EngineName, Callable[[bytes, int], Run]] = {
-    "tensorrt": _tensorrt, "openvino-bf16": partial(_openvino, precision="bf16"), "openvino": _openvino,
-    "onnxruntime": _onnxruntime,
+    "tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime
 }  # fmt: skip
