@@ -287,6 +287,12 @@ def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
     assert not any(engines._KEPT_ELSEWHERE in path.read_bytes() for path in model.glob("*.onnx"))
 
 
+def test_models_do_not_tell_where_they_were_made(model):
+    for folder in (model, engines.SHIPPED):
+        for path in folder.glob("*.onnx"):
+            assert not any(trace in path.read_bytes() for trace in (b"stack_trace", b"site-packages", b"network.py"))
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_what_is_no_graph_is_refused_by_name(model, tmp_path, engine):
     for path in model.iterdir():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
 
 from navnode.reconstruction.engines import VIEW_FILE, VOLUME_FILE, Card, write_card
@@ -63,3 +65,17 @@ def _export(
     )
     assert program is not None
     program.save(str(path), external_data=False)
+    graph = onnx.load(str(path))
+    without_remarks(graph)
+    onnx.save(graph, str(path))
+
+
+def without_remarks(graph: Any) -> None:
+    """Take out of an ONNX model, in place, where in whose files its nodes come from: the exporter writes down paths."""
+    if graph.DESCRIPTOR.name in ("ModelProto", "GraphProto", "NodeProto", "TensorProto", "ValueInfoProto"):
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+    for field, value in graph.ListFields():
+        if field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                without_remarks(part)
