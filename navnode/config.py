@@ -172,8 +172,8 @@ class RemoteSection(_Section, frozen=True):
     worker_key: str
     """The public key of the one worker that is let in."""
     port: Port = 18946
-    host: str = "0.0.0.0"  # noqa: S104 - encrypted, and only for one key
-    """Address to listen on."""
+    host: str = "127.0.0.1"
+    """Address to listen on: that of the network between the two machines; loopback unless it is named."""
 
     @property
     def address(self) -> str:
