@@ -439,7 +439,7 @@ def engine_check(model: ModelOption = None, threads: Threads = 0, as_json: Json 
     from navnode.reconstruction import engines
 
     compared = engines.check(model or engines.SHIPPED, threads)
-    wrong = [engines.TITLES[name] for name, found in compared.items() if not found.good]
+    wrong = [engines.title(name) for name, found in compared.items() if not found.good]
     if as_json:
         _print_json({"engines": {name: {**asdict(found), "good": found.good} for name, found in compared.items()}})
     else:
@@ -447,7 +447,7 @@ def engine_check(model: ModelOption = None, threads: Threads = 0, as_json: Json 
         for name, found in compared.items():
             numbers = (f"{found.max_error_hu:.3f}", f"{found.dice_change:.5f}")
             times = (f"{found.view_ms:.0f}", f"{found.volume_ms:.0f}")
-            table.add_row(engines.TITLES[name], *numbers, *times, "fine" if found.good else "[red]wrong[/]")
+            table.add_row(engines.title(name), *numbers, *times, "fine" if found.good else "[red]wrong[/]")
         Console().print(table)
     if wrong:
         raise NavError(f"{', '.join(wrong)}: computes something else than FP32 does")

@@ -14,7 +14,7 @@ from typing import Any, cast
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import LocalError, PeerError
 from navnode.igtl.framing import Framer
-from navnode.igtl.messages import Message, StatusMessage
+from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.wire import encode
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
+        self._has: dict[Key, Image] | None = None
+        """What a peer that takes parts was sent."""
         self._last_sent_ns = self._heard_ns = now_ns()
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -143,6 +145,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._latest.clear()
         self._lossless.clear()
+        self._has = None
         self._can_send.set()
         self._on_lost(self._why or (GONE if exc is None or isinstance(exc, ConnectionError) else str(exc)))
 
@@ -193,6 +196,8 @@ class Connection(asyncio.BufferedProtocol):
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
         self.send_bytes(encoded[self.version])
+        if self._has is not None and isinstance(message, Image):  # waits in the same line as what is sent after it
+            self._has[message.type, message.device] = message
 
     def send_bytes(self, data: bytes) -> None:
         """:meth:`send` of an encoded message."""
@@ -225,6 +230,11 @@ class Connection(asyncio.BufferedProtocol):
             self._flush()
             return
         self._write_latest(key, message, encoded)
+
+    def send_parts(self, wanted: bool) -> None:
+        """Whether the peer is offered of a 3-D image what has changed since the last one it was sent; whoever offers
+        it does not change its voxels afterwards."""
+        self._has = {} if wanted else None
 
     def withdraw(self, key: Key) -> None:
         """What waits of this device is not true any more."""
@@ -286,6 +296,10 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def _write_latest(self, key: Key, message: Message, encoded: MutableMapping[int, bytes]) -> None:
+        if self._has is not None and isinstance(message, Image) and len(message.voxels) > 1:
+            before, self._has[key] = self._has.get(key), message
+            if before is not None and (part := message.part_changed_since(before)) is not message:
+                encoded = {self.version: encode(part, self.version)}
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
         self._write(encoded[self.version])

@@ -302,6 +302,48 @@ class Image(Message, frozen=True, kw_only=True):
         shifted[:3, 3] += self.ras_from_index[:3, :3] @ np.array(self.offset, np.float64)
         return shifted
 
+    def part_changed_since(self, before: Image) -> Image:
+        """The smallest box with every voxel that differs from an earlier whole image on the same grid; one voxel where
+        none does, so that metadata arrive. This image where the grids differ, or where either is a part itself."""
+        whole = self.size is None and before.size is None
+        alike = self.voxels.shape == before.voxels.shape and self.voxels.dtype == before.voxels.dtype
+        if not (whole and alike and np.array_equal(self.ras_from_index, before.ras_from_index)):
+            return self
+        differs = self.voxels != before.voxels
+        if differs.ndim == 4:
+            differs = differs.any(axis=3)
+        inside = [_first_to_last(differs.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+        k, j, i = inside
+        return msgspec.structs.replace(
+            self,
+            voxels=self.voxels[k, j, i],
+            size=(differs.shape[2], differs.shape[1], differs.shape[0]),
+            offset=(i.start, j.start, k.start),
+        )
+
+    def put_into(self, before: Image) -> Image:
+        """The whole image, of an earlier whole one and this part of it.
+
+        Raises:
+            ValueError: the part is of another image.
+        """
+        if self.size is None:
+            return self
+        k, j, i, *components = before.voxels.shape
+        alike = self.voxels.dtype == before.voxels.dtype and [*self.voxels.shape[3:]] == components
+        if before.size is not None or self.size != (i, j, k) or not alike:
+            raise ValueError(f"a part of {self.size} voxels does not belong to an image of {(i, j, k)}")
+        voxels = before.voxels.copy()
+        box = (slice(at, at + n) for at, n in zip(self.offset[::-1], self.voxels.shape[:3], strict=True))
+        voxels[tuple(box)] = self.voxels
+        return msgspec.structs.replace(self, voxels=voxels, size=None, offset=(0, 0, 0))
+
+
+def _first_to_last(which: Array) -> slice:
+    """From the first that is true to the last; the first of all where none is."""
+    found = np.flatnonzero(which)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 1)
+
 
 class Attribute(msgspec.Struct, frozen=True):
     """Numbers for every point or cell of a :class:`PolyData`."""

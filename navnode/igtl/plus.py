@@ -41,6 +41,8 @@ class Wanted:
     """By message type."""
     tracking_interval_ms: int | None = None
     """None: nothing was said of TDATA."""
+    changed_parts: bool = False
+    """Of volumes, what has changed since the last one is enough. Our own: PLUS has no word for it."""
 
     def __call__(self, kind: str, device: str) -> bool:
         """Whether a message of this type and device shall be sent; answers and states always are."""
@@ -74,7 +76,8 @@ def wanted_of(text: str) -> Wanted:
         raise CommandError("TDATAResolution is no number of milliseconds") from error
     if not 0 <= interval_ms <= LONGEST_INTERVAL_MS:
         raise CommandError(f"TDATAResolution must be 0 to {LONGEST_INTERVAL_MS} ms")
-    return Wanted(types, {k: v for k, v in names.items() if v}, interval_ms if requested else None)
+    parts = root.get("ChangedParts", "").upper() == "TRUE"
+    return Wanted(types, {k: v for k, v in names.items() if v}, interval_ms if requested else None, parts)
 
 
 def _names(root: ElementTree.Element, path: str) -> frozenset[str]:

@@ -333,6 +333,7 @@ class Server:
                 log.warning("console %s: CLIENTINFO: %s", peer.address, error)
             peer.told_off = True
             return
+        peer.send_parts(peer.wants.changed_parts)
         if peer.wants.tracking_interval_ms:
             for kind in _STREAMS:
                 peer.intervals_ns[kind] = peer.wants.tracking_interval_ms * 1_000_000

@@ -1,7 +1,8 @@
 """What runs the networks: TensorRT where there is an NVIDIA GPU, OpenVINO, or ONNX Runtime where that is missing.
 
-A model is a folder with ``view.onnx``, ``volume.onnx`` and ``card.json``, which names both files' SHA-256. Nothing is
-run that the card does not name, or that keeps weights in other files.
+A model is a folder with ``view.onnx``, ``volume.onnx``, the same in FP16 (optional: TensorRT takes it where it is
+there) and ``card.json``, which names the files' SHA-256. Nothing is run that the card does not name, or that keeps
+weights in other files.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
 from navnode.volumes import AIR_HU, centered_grid
 
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
+HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
 SHIPPED = Path(__file__).parent / "model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Engines that compute in FP32 on every processor; the others are held against one of them before they are used."""
-TITLES: dict[EngineName, str] = {
-    "tensorrt": "TensorRT fp32", "openvino": "OpenVINO fp32", "onnxruntime": "ONNX Runtime fp32"
-}  # fmt: skip
+_SPELLED: dict[EngineName, str] = {"tensorrt": "TensorRT", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 _LARGEST_BYTES = 64 * 2**20
 _KEPT_ELSEWHERE = b"\x0a\x08location"
 """How ONNX's entry of a tensor that is in another file begins (onnx.proto, TensorProto.external_data)."""
@@ -83,6 +83,20 @@ class Networks:
     volume: Run
 
 
+def title(engine: EngineName, card: Card | None = None) -> str:
+    """An engine and the precision in which it runs a model, for people; of the shipped model where none is named."""
+    if card is None and SHIPPED.exists():
+        card = read_card(SHIPPED)
+    precision = "fp16" if card is not None and _file(VOLUME_FILE, engine, card) != VOLUME_FILE else "fp32"
+    return f"{_SPELLED[engine]} {precision}"
+
+
+def _file(name: str, engine: EngineName, card: Card) -> str:
+    """Which of a model's files an engine takes."""
+    half = engine not in _PLAIN and HALF[name] in card.sha256
+    return HALF[name] if half else name
+
+
 def available() -> list[EngineName]:
     """Engines that would run here, best first."""
     usable: list[EngineName] = ["tensorrt"] if tensorrt.package() and tensorrt.device() else []
@@ -113,15 +127,16 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
         )
     networks = _compiled(chosen, folder, card, threads)
     if chosen not in _PLAIN:
-        title = TITLES[chosen]
         reference = next((name for name in usable if name in _PLAIN), None)
         if reference is None:
-            raise ConfigError(f"{title} is only used where OpenVINO or ONNX Runtime can be asked whether it is right")
+            raise ConfigError(
+                f"{networks.engine} is only used where OpenVINO or ONNX Runtime can be asked whether it is right"
+            )
         compared = compare(networks, _compiled(reference, folder, card, threads), repeats=0)
         if not compared.good:
             raise ConfigError(
-                f"{title} computes something else than {TITLES[reference]}: {compared.max_error_hu:.1f} HU, bone Dice "
-                f"{1 - compared.dice_change:.4f}; it is not used"
+                f"{networks.engine} computes something else than {title(reference, card)}: "
+                f"{compared.max_error_hu:.1f} HU, bone Dice {1 - compared.dice_change:.4f}; it is not used"
             )
     return networks
 
@@ -129,15 +144,16 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
 def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:
     compiled = {}
     for name in (VIEW_FILE, VOLUME_FILE):
-        content = _checked(folder / name, card)
+        path = folder / _file(name, engine, card)
+        content = _checked(path, card)
         try:
             compiled[name] = _COMPILERS[engine](content, threads)
         except NavError:
             raise
         except Exception as error:  # each engine has exceptions of its own, without a common base
             first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"{folder / name}: {TITLES[engine]} cannot run it ({first})") from error
-    return Networks(TITLES[engine], card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
+            raise ConfigError(f"{path}: {title(engine, card)} cannot run it ({first})") from error
+    return Networks(title(engine, card), card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
 
 
 @dataclass(frozen=True)
@@ -239,10 +255,10 @@ def known() -> list[Engine]:
     """All engines, best first."""
     usable = available()
     gpu_why = "no NVIDIA GPU with a driver answers" if tensorrt.package() else "pip install tensorrt-rtx"
-    engines = [Engine("tensorrt", TITLES["tensorrt"], tensorrt.version(), "tensorrt" in usable, gpu_why)]
+    engines = [Engine("tensorrt", title("tensorrt"), tensorrt.version(), "tensorrt" in usable, gpu_why)]
     for name in _PLAIN:
         version = importlib.metadata.version(name) if name in usable else ""
-        engines.append(Engine(name, TITLES[name], version, name in usable, f"pip install {name}"))
+        engines.append(Engine(name, title(name), version, name in usable, f"pip install {name}"))
     return [replace(engine, why_not="" if engine.runs else engine.why_not) for engine in engines]
 
 
@@ -267,7 +283,7 @@ def build(folder: Path = SHIPPED) -> dict[str, tuple[int, float, bool]]:
     """
     card = read_card(folder)
     built = {}
-    for name in (VIEW_FILE, VOLUME_FILE):
+    for name in (_file(VIEW_FILE, "tensorrt", card), _file(VOLUME_FILE, "tensorrt", card)):
         began = time.perf_counter()
         plan, was_there = tensorrt.cached(_checked(folder / name, card), plans_folder())
         built[name] = (len(plan), round(time.perf_counter() - began, 2), was_there)

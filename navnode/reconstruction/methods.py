@@ -270,5 +270,5 @@ def engine_name(method: Method = Method.AUTO) -> str:
     method = chosen(method)
     engine = engines.would_load()
     if method is Method.LEARNED and engine is not None:
-        return f"learned ({engines.TITLES[engine]})"
+        return f"learned ({engines.title(engine)})"
     return f"{method.value.upper()} (classical)"

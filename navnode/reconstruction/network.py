@@ -9,7 +9,9 @@ imports this module.
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ SUMS = 2 * FEATURES + 1
 """Sums over views at half the grid's resolution: features, their squares, and how many views see the voxel."""
 OUTPUTS = 3
 """Attenuation over water's less 1 (HU / 1000), logit of bone, logarithm of the attenuation's scale."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _LEVELS = (16, 32, 64, 96)
 _NEAREST = 0.05
@@ -42,6 +46,16 @@ class Residual(nn.Module):
         return x + self.second(functional.relu(self.first(functional.relu(x))))
 
 
+def halved(network: Network) -> Network:
+    """A copy whose convolutions compute in FP16; what comes in and goes out, where rays go and the sum with SART's
+    volume stay FP32. (TensorRT computes in the precisions that a graph states.)"""
+    copied = copy.deepcopy(network)
+    for part in copied.modules():
+        if isinstance(part, nn.Conv2d | nn.Conv3d):
+            part.half()
+    return copied
+
+
 class ViewNet(nn.Module):
     """Pictures (N, 4, 256, 256) and picture_from_grid (N, 3, 4) -> sums over the views."""
 
@@ -60,10 +74,10 @@ class ViewNet(nn.Module):
 
     def encoded(self, pictures: Tensor) -> Tensor:
         """(N, 16, 128, 128)"""
-        near = self.near(self.stem(pictures))
+        near = self.near(self.stem(pictures.to(self.up.weight.dtype)))
         far = self.up(self.far(self.down(near)))
         near = near + functional.interpolate(far, scale_factor=4.0, mode="bilinear", align_corners=False)
-        return torch.as_tensor(self.out(functional.relu(near)))
+        return torch.as_tensor(self.out(functional.relu(near))).to(pictures.dtype)
 
     def forward(
         self, pictures: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int] = (0, 0, 0), size: int = GRID
@@ -158,8 +172,9 @@ class VolumeNet(nn.Module):
             ],
             1,
         )
-        finest = unshuffled(fine)
-        x = self.stem(torch.cat([mean, spread, count, coarse, finest], 1))
+        width = self.stem.weight.dtype
+        finest = unshuffled(fine).to(width)
+        x = self.stem(torch.cat([part.to(width) for part in (mean, spread, count, coarse, finest)], 1))
         kept = []
         for index, encoder in enumerate(self.encoders):
             x = encoder(x)
@@ -169,7 +184,7 @@ class VolumeNet(nn.Module):
         for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
             x = functional.interpolate(up(x), scale_factor=2.0, mode="trilinear", align_corners=False)
             x = decoder(merge(torch.cat([x, kept.pop()], 1)))
-        out = shuffled(self.head(torch.cat([x, finest], 1)), OUTPUTS)
+        out = shuffled(self.head(torch.cat([x, finest], 1)).to(fine.dtype), OUTPUTS)
         attenuation = out[:, :1] + fine
         bone = out[:, 1:2] + self.bony * attenuation.detach()
         return torch.cat([attenuation, bone, out[:, 2:]], 1)

@@ -162,7 +162,7 @@ def _module() -> Any:
 
 
 def _named(onnx: bytes) -> str:
-    what = (hashlib.sha256(onnx).hexdigest(), version(), device(), "fp32")
+    what = (hashlib.sha256(onnx).hexdigest(), version(), device())
     return hashlib.sha256("\n".join(what).encode()).hexdigest()[:32]
 
 

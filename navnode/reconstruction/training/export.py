@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 import torch
 
-from navnode.reconstruction.engines import VIEW_FILE, VOLUME_FILE, Card, write_card
+from navnode.reconstruction.engines import HALF, VIEW_FILE, VOLUME_FILE, Card, write_card
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SUMS
+from navnode.reconstruction.network import SUMS, halved
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -27,33 +27,25 @@ def load_checkpoint(checkpoint: Path) -> Networks:
 
 
 def export(networks: Networks, folder: Path) -> None:
-    """Write ``view.onnx`` and ``volume.onnx``, weights inside."""
+    """Write ``view.onnx`` and ``volume.onnx`` and both in FP16, weights inside."""
     folder.mkdir(parents=True, exist_ok=True)
     half = GRID // 2
-    _export(
-        networks.view,
-        (torch.rand(1, CHANNELS, PICTURE_PX, PICTURE_PX), torch.rand(1, 3, 4)),
-        ["picture", "picture_from_grid"],
-        ["sums"],
-        folder / VIEW_FILE,
-    )
-    _export(
-        networks.volume,
-        (
-            torch.rand(1, SUMS, half, half, half),
-            torch.rand(1, 1, half, half, half),
-            torch.rand(1, 1, GRID, GRID, GRID),
-            torch.tensor([4.0]),
-        ),
-        ["sums", "coarse", "fine", "views"],
-        ["outputs"],
-        folder / VOLUME_FILE,
-    )
+    view, volume = networks.view.eval(), networks.volume.eval()
+    pictures = (torch.rand(1, CHANNELS, PICTURE_PX, PICTURE_PX), torch.rand(1, 3, 4))
+    starts = (
+        torch.rand(1, SUMS, half, half, half), torch.rand(1, 1, half, half, half), torch.rand(1, 1, GRID, GRID, GRID),
+        torch.tensor([4.0]),
+    )  # fmt: skip
+    for made, path in ((view, VIEW_FILE), (halved(view), HALF[VIEW_FILE])):
+        _export(made, pictures, ["picture", "picture_from_grid"], ["sums"], folder / path)
+    for made, path in ((volume, VOLUME_FILE), (halved(volume), HALF[VOLUME_FILE])):
+        _export(made, starts, ["sums", "coarse", "fine", "views"], ["outputs"], folder / path)
 
 
 def new_card(folder: Path, name: str, training: dict[str, str | int | float | list[str]]) -> None:
     """A card for an exported model; without it nothing runs. What it is worth is for whoever measures it to add."""
-    hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (VIEW_FILE, VOLUME_FILE)}
+    files = (*HALF.keys(), *HALF.values())
+    hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
     write_card(folder, Card("navnode/model/1", name, hashes, training))
 
 
@@ -61,7 +53,7 @@ def _export(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], outputs: list[str], path: Path
 ) -> None:
     program = torch.onnx.export(
-        module.eval(), inputs, dynamo=True, opset_version=_OPSET, input_names=names, output_names=outputs, verbose=False
+        module, inputs, dynamo=True, opset_version=_OPSET, input_names=names, output_names=outputs, verbose=False
     )
     assert program is not None
     program.save(str(path), external_data=False)
