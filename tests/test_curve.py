@@ -12,6 +12,7 @@ from navnode import bus, config, curve
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.projector import Projector
+from navnode.reconstruction import engines
 from navnode.types import CArm, ReconstructionRequest, View, Volume, VolumeReady, WorkerState
 from navnode.volumes import centered_grid
 
@@ -59,9 +60,10 @@ def request() -> ReconstructionRequest:
     return ReconstructionRequest(7, tuple(views), (0.0, 0.0, 0.0), 32, 4.0)
 
 
-def started(folder: Path, port: int, key: Path, node_key: Path) -> subprocess.Popen:
+def started(folder: Path, port: int, key: Path, node_key: Path, method: str = "auto") -> subprocess.Popen:
     file = folder / "gpu-worker.toml"
-    file.write_text(f'node = "127.0.0.1:{port}"\nkey = "{key}"\nnode_key = "{node_key}"\nthreads = 1\n')
+    keys = f'key = "{key}"\nnode_key = "{node_key}"\n'
+    file.write_text(f'node = "127.0.0.1:{port}"\n{keys}threads = 1\nmethod = "{method}"\n')
     return subprocess.Popen([sys.executable, "-m", "navnode", "worker", str(file)], stderr=subprocess.PIPE, text=True)
 
 
@@ -74,6 +76,22 @@ def test_a_worker_elsewhere_serves_the_node_whose_keys_it_has(keys, node, tmp_pa
         ready = heard(socket, VolumeReady, 20)
         assert ready.request == 7 and ready.volume.voxels.shape == (32, 32, 32)
         assert ready.volume.spacing_mm == pytest.approx((4, 4, 4))
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.mark.skipif(not engines.would_load(), reason="no engine runs the networks here")
+def test_a_worker_may_be_told_to_use_the_networks(keys, node, tmp_path):
+    socket, port = node
+    worker = started(tmp_path, port, keys / "worker.key_secret", keys / "node.key", "learned")
+    try:
+        state = heard(socket, WorkerState, 20)
+        assert state.engine.startswith("learned (") and "fp" in state.engine
+        socket.send_multipart(bus.pack(request()))
+        ready = heard(socket, VolumeReady, 30)
+        assert ready.method == state.engine and ready.bone is not None
+        assert ready.uncertainty_hu is not None and (ready.uncertainty_hu.voxels > 0).all()
     finally:
         worker.kill()
         worker.wait()

@@ -266,9 +266,11 @@ def chosen(method: Method, model: Path | None = None) -> Method:
 
 
 def engine_name(method: Method = Method.AUTO) -> str:
-    """What a method runs on, for people."""
-    method = chosen(method)
-    engine = engines.would_load()
-    if method is Method.LEARNED and engine is not None:
-        return f"learned ({engines.title(engine)})"
-    return f"{method.value.upper()} (classical)"
+    """What a method would run on, for people."""
+    method, engine = chosen(method), engines.would_load()
+    return described(method, engines.title(engine) if engine is not None else "no engine")
+
+
+def described(method: Method, engine: str) -> str:
+    """A method and what it runs on, for people."""
+    return f"learned ({engine})" if method is Method.LEARNED else f"{method.value.upper()} (classical)"

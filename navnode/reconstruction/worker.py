@@ -15,7 +15,7 @@ import zmq
 from navnode import bus
 from navnode.clock import now_ns
 from navnode.errors import ComputeError, PeerError
-from navnode.reconstruction.methods import Method, Reconstructor, engine_name
+from navnode.reconstruction.methods import Method, Reconstructor, described
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
 
@@ -48,7 +48,8 @@ def serve(
         secured: sets the socket's keys, if there are any.
         tell: told a line about every volume.
     """
-    reconstructor, engine = Reconstructor(method, threads), engine_name(method)
+    reconstructor = Reconstructor(method, threads)
+    engine = described(reconstructor.method, reconstructor.engine)
     context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=8)
@@ -104,7 +105,7 @@ def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, start
     done = reconstructor.reconstruct(job.views, size=job.size, spacing_mm=job.spacing_mm, center_mm=job.center_mm)
     surface = done.surface()
     bone = surface.mesh if surface is not None else None
-    engine = engine_name(done.method)
+    engine = described(done.method, done.engine)
     log.info("volume from %d views in %.0f ms by %s", done.views, _ms(started), engine)
     return VolumeReady(
         done.volume, bone, job.request, done.views, engine, _ms(started), done.reason, now_ns(), done.uncertainty_hu
