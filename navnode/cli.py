@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _print_json(document: object) -> None:
+def print_json(document: object) -> None:
     """``--json``: exactly one document on standard output."""
     print(json.dumps(document))  # noqa: T201 - it is what standard output is for
 
@@ -155,7 +156,7 @@ def simulate(
 
     asyncio.run(serve())
     if as_json:
-        _print_json({"port": port, "frames": simulated.frames_sent, "seconds": seconds})
+        print_json({"port": port, "frames": simulated.frames_sent, "seconds": seconds})
 
 
 @app.command(epilog="Example:  navnode run launch/demo.toml")
@@ -173,7 +174,7 @@ def run(
         _check_files(loaded)
         messages.print(f"{configuration}: fine", markup=False, highlight=False)
         if as_json:
-            _print_json({"configuration": str(configuration), "status": "fine"})
+            print_json({"configuration": str(configuration), "status": "fine"})
         return
     if threads is not None:
         registration = msgspec.structs.replace(loaded.registration, threads=threads)
@@ -225,7 +226,7 @@ def doctor(as_json: Json = False) -> None:
 
     found = examine()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table.grid(padding=(0, 2))
     for key, value in found.items():
@@ -405,7 +406,7 @@ def _percent(what: str) -> Iterator[Callable[[float], None]]:
 
 def _tell_offline(report: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
-        _print_json(report)
+        print_json(report)
     elif line:
         Console().print(line, markup=False, highlight=False)
 
@@ -424,7 +425,7 @@ def engine_list(as_json: Json = False) -> None:
 
     known = engines.known()
     if as_json:
-        _print_json({"engines": [asdict(one) for one in known], "uses": engine_name()})
+        print_json({"engines": [asdict(one) for one in known], "uses": engine_name()})
         return
     table = Table("engine", "version", "runs here")
     for one in known:
@@ -441,7 +442,7 @@ def engine_check(model: ModelOption = None, threads: Threads = 0, as_json: Json 
     compared = engines.check(model or engines.SHIPPED, threads)
     wrong = [engines.title(name) for name, found in compared.items() if not found.good]
     if as_json:
-        _print_json({"engines": {name: {**asdict(found), "good": found.good} for name, found in compared.items()}})
+        print_json({"engines": {name: {**asdict(found), "good": found.good} for name, found in compared.items()}})
     else:
         table = Table("engine", "largest error HU", "1 - Dice of bone", "a view ms", "the volume ms", "")
         for name, found in compared.items():
@@ -462,7 +463,7 @@ def engine_build(model: ModelOption = None, as_json: Json = False) -> None:
         built = engines.build(model or engines.SHIPPED)
     if as_json:
         keys = ("bytes", "seconds", "was_there")
-        _print_json({"plans": {name: dict(zip(keys, facts, strict=True)) for name, facts in built.items()}})
+        print_json({"plans": {name: dict(zip(keys, facts, strict=True)) for name, facts in built.items()}})
         return
     for name, (size, seconds, was_there) in built.items():
         how = "was there" if was_there else f"built in {seconds:.1f} s"
@@ -497,7 +498,7 @@ def bench_igtl(
 
         report = igtl.run(seconds, cpp_peer, step)
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     table = Table(title="OpenIGTLink over loopback")
     for column in ("", *report["implementations"]):
@@ -525,7 +526,7 @@ def bench_projector(
             repeats, threads or default_threads(), lambda what: progress.update(task, description=what, advance=1)
         )
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     size = f"{report['voxels']}³ to {report['image_px']}², {report['threads']} threads, median ms"
     first = next(iter(report["directions"].values()))["ms"]
@@ -577,7 +578,7 @@ def bench_registration(
         report.write(out, measured, figures)
         messages.print(f"{out}", markup=False, highlight=False)
     if as_json:
-        _print_json(figures)
+        print_json(figures)
         return
     table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
     rows = {**figures["singles"], "two views together": figures["joint"], "tracked sequences": figures["sequences"]}
@@ -631,7 +632,7 @@ def bench_reconstruction(
             threads=threads or default_threads(), seed=seed, progress=progress,
         )  # fmt: skip
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
     for count, methods in report["mean"].items():
@@ -833,7 +834,7 @@ def _print_addresses(loaded: Config) -> None:
 def _tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
     """The figures at the end: one JSON document, or a table when a time was given."""
     if as_json:
-        _print_json(report)
+        print_json(report)
     elif seconds is not None:
         _print_report(report)
 
@@ -844,3 +845,7 @@ def _print_report(report: dict[str, Any]) -> None:
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
+
+
+for _found in entry_points(group="navnode.commands"):  # calibration's, which imports navnode and not the other way round
+    app.add_typer(_found.load(), name=_found.name)

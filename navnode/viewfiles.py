@@ -17,6 +17,7 @@ from navnode.imaging import line_integrals, open_beam_counts
 from navnode.types import Array, CArm, Matrix, View
 
 SCHEMA = "navnode/views/1"
+CARM_SCHEMA = "navnode/carm/1"
 LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28
 _MAX_PIXELS = 1 << 26
@@ -48,6 +49,11 @@ class _CArm(msgspec.Struct, frozen=True):
         )
 
 
+class _Angles(msgspec.Struct, frozen=True):
+    orbital: float
+    angulation: float = 0.0
+
+
 class _View(msgspec.Struct, frozen=True):
     image: str = ""
     i0: float | None = None
@@ -55,6 +61,7 @@ class _View(msgspec.Struct, frozen=True):
     volume_from_carm: tuple[tuple[float, float, float, float], ...] | None = None
     timestamp_ns: int = 0
     station: str = ""
+    angles_rad: _Angles | None = None
 
     def __post_init__(self) -> None:
         if self.volume_from_carm is not None and not is_rigid(np.array(self.volume_from_carm)):
@@ -88,6 +95,8 @@ class ViewFile:
     timestamp_ns: int
     station: str = ""
     """What the C-arm's position is called, such as ``AP``; for views without a pose."""
+    angles_rad: tuple[float, float] | None = None
+    """Orbital, angulation: as the C-arm's own scales say."""
 
     def counts(self) -> Array:
         """Detector counts (H, W).
@@ -162,9 +171,9 @@ def read_views(path: str | Path) -> list[ViewFile]:
             raise ConfigError(f"{path}: views[{index}] has no carm, and there is none for all")
         pose = None if view.volume_from_carm is None else orthonormal(np.array(view.volume_from_carm))
         image = path.parent / view.image if view.image else None
-        found.append(
-            ViewFile(f"{path}: views[{index}]", image, carm.value(), pose, view.i0, view.timestamp_ns, view.station)
-        )
+        angles = None if view.angles_rad is None else (view.angles_rad.orbital, view.angles_rad.angulation)
+        name = f"{path}: views[{index}]"
+        found.append(ViewFile(name, image, carm.value(), pose, view.i0, view.timestamp_ns, view.station, angles))
     return found
 
 
@@ -193,19 +202,36 @@ def read_landmarks(path: Path, views: int) -> Landmarks:
     return Landmarks(read.points_mm, read.views)
 
 
+def carm_document(carm: CArm) -> dict[str, Any]:
+    """``navnode/carm/1``"""
+    return {
+        "schema": CARM_SCHEMA,
+        "width_px": carm.width_px,
+        "height_px": carm.height_px,
+        "pixel_spacing_mm": list(carm.pixel_spacing_mm),
+        "source_to_detector_mm": carm.source_to_detector_mm,
+        "principal_point_px": list(carm.principal_point_px),
+    }
+
+
+def carm_of(document: Any) -> CArm:
+    """The C-arm of a ``navnode/carm/1`` document.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return msgspec.convert(document, _CArm).value()
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{CARM_SCHEMA}: {error}") from error
+
+
 def write_views(path: Path, views: list[ViewFile]) -> None:
     """Write a set of views; images are named relative to the file."""
     data: dict[str, Any] = {"schema": SCHEMA, "views": []}
     for view in views:
         entry: dict[str, Any] = {
-            "carm": {
-                "schema": "navnode/carm/1",
-                "width_px": view.carm.width_px,
-                "height_px": view.carm.height_px,
-                "pixel_spacing_mm": view.carm.pixel_spacing_mm,
-                "source_to_detector_mm": view.carm.source_to_detector_mm,
-                "principal_point_px": view.carm.principal_point_px,
-            },
+            "carm": carm_document(view.carm),
             "timestamp_ns": view.timestamp_ns,
         }
         if view.path is not None:

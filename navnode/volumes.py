@@ -20,6 +20,7 @@ sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what matters of them is che
 MESH_ENDINGS = (".stl", ".ply", ".obj")
 MAX_VOXELS = 1024**3
 _MAX_FOLDERS = 1_000
+_MAX_MESH_BYTES = 1 << 30
 _STEP_TOLERANCE = 0.01
 _PLANE_TOLERANCE_MM = 0.1
 AIR_HU = -1000.0
@@ -52,6 +53,31 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         sitk.WriteImage(_to_sitk(volume), str(path))
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
+
+
+def read_mesh(path: str | Path) -> Mesh:
+    """A triangle surface from STL, PLY or OBJ, RAS mm.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() not in MESH_ENDINGS:
+            raise ConfigError(f"{path}: a surface is {', '.join(MESH_ENDINGS)}, by the file's ending")
+        if path.stat().st_size > _MAX_MESH_BYTES:
+            raise ConfigError(f"{path}: too large for a surface")
+        loaded = trimesh.load(path, force="mesh", process=False)
+        vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
+        if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
+            raise ConfigError(f"{path}: no surface (no triangles, or vertices that are none)")
+        return Mesh(vertices, triangles)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # trimesh's readers have no common error
+        raise ConfigError(f"{path}: no surface (STL, PLY or OBJ)") from error
 
 
 def write_mesh(mesh: Mesh, path: str | Path) -> None:

@@ -1,0 +1,560 @@
+"""``navnode calibrate``: thin commands around the routines."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperCommand
+
+from calibration import flatfield as flatfield_
+from calibration import flex as flex_
+from calibration import handeye as handeye_
+from calibration import inputs
+from calibration import patient as patient_
+from calibration import phantom as phantom_
+from calibration import pivot as pivot_
+from calibration import spin as spin_
+from calibration import temporal as temporal_
+from calibration import tool as tool_
+from calibration.inputs import Files, Poses
+from calibration.verdict import Calibration
+from navnode import artifacts
+from navnode.clock import now_ns
+from navnode.errors import ConfigError
+from navnode.types import Array
+from navnode.viewfiles import read_views
+from navnode.volumes import read_mesh
+
+app = typer.Typer(
+    name="calibrate",
+    help="Calibration before surgery: measure, judge, and write what the node loads.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MEASURED = "Measurement"
+_OUT = "What is written"
+_VALID_DAYS = {"pivot": 30.0, "spin": 30.0, "tool": 365.0, "patient": 1.0, "phantom": 1.0, "flatfield": 7.0}
+"""Unless --valid-days says otherwise; others 90."""
+_DEFAULT_DAYS = 90.0
+_NS_PER_DAY = 86_400_000_000_000
+
+FRAMES: dict[str, dict[str, str]] = {
+    "pivot": {"tip_mm": "tool", "pivot_mm": "tracker, or the reference"},
+    "spin": {"axis": "tool", "axis_point_mm": "tool"},
+    "carm": {"carm": "image", "views": "phantom"},
+    "flex": {"at": "volume"},
+    "handeye": {"marker_from_carm": "carm to marker"},
+    "patient": {"volume_from_patient": "patient marker to volume (RAS)"},
+    "phantom": {"measured_mm": "volume (RAS)"},
+    "tool": {"markers_mm": "tool"},
+}
+UNITS = {"mm": "millimetre", "rad": "radian", "px": "pixel", "ns": "nanosecond"}
+
+
+class Run:
+    """One call of a routine: where its data come from, and what becomes of its answer."""
+
+    def __init__(self, kind: str, options: dict[str, Any]) -> None:
+        self.kind = kind
+        self.files = Files()
+        self.now_ns = now_ns()
+        self._options = options
+        self.gates = _gates(options["gate"])
+        self.seed: int = options["seed"]
+        self._recording: Path | None = options["recording"]
+        self._devices = _devices(options["device"])
+        self._times: Array | None = None
+
+    def poses(self, name: str, given: Path | None, *, required: bool = True) -> Poses | None:
+        """A series of poses: of a file, or of the device that ``--device`` says for it; rows of one recording
+        correspond."""
+        if given is not None:
+            return inputs.poses(given, self.files)
+        device = self._device(name)
+        if device is None:
+            if required:
+                raise ConfigError(f"{_spelled(name)} is missing: a file, or --recording with --device {name}=NAME")
+            return None
+        assert self._recording is not None
+        found = inputs.recorded_poses(self._recording, device, self.files)
+        if self._times is not None:
+            return inputs.at_times(found, self._times)
+        self._times = found.times_s
+        return found
+
+    def frames(self, name: str) -> tuple[Array, Array] | None:
+        """Times and pictures of the device that ``--device`` says for it, if it does."""
+        device = self._device(name)
+        if device is None:
+            return None
+        assert self._recording is not None
+        return inputs.recorded_frames(self._recording, device, self.files)
+
+    def _device(self, name: str) -> str | None:
+        if self._recording is None:
+            return None
+        return self._devices.get(name, self._devices.get("") if name == "poses" else None)
+
+    def finish(self, found: Calibration) -> None:
+        """Print the answer, write what passed, and end with 1 if it did not."""
+        options = self._options
+        document = found.document()
+        out: Path | None = options["out"]
+        if found.passed and out is not None:
+            self._write(found, document, out)
+        report: Path | None = options["report"]
+        if report is not None:
+            from calibration.report import page
+
+            artifacts.write_whole(report, page(found, self.files.paths).encode())
+        if options["as_json"]:
+            from navnode.cli import print_json
+
+            print_json(document)
+        else:
+            _show(found, document, out)
+        if not found.passed:
+            print(f"navnode: {found.reason}", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(1)
+
+    def _write(self, found: Calibration, document: dict[str, Any], out: Path) -> None:
+        options = self._options
+        if found.arrays:  # a flat field's pictures are the artifact
+            packed = io.BytesIO()
+            np.savez(packed, **found.arrays)
+            artifacts.write_whole(out, packed.getvalue())
+            document["result"]["out"] = str(out)
+            return
+        days = options["valid_days"]
+        days = _VALID_DAYS.get(self.kind, _DEFAULT_DAYS) if days is None else days
+        artifact = artifacts.Artifact(
+            kind=found.kind, status=document["status"], result=document["result"], quality=document["quality"],
+            device=options["device_of"], mode=options["mode"], created_ns=self.now_ns,
+            expires_ns=self.now_ns + round(days * _NS_PER_DAY) if days else 0,
+            inputs={str(path): artifacts.hashed(path) for path in self.files.paths},
+            frames=FRAMES.get(found.kind, {}), units=UNITS,
+        )  # fmt: skip
+        artifacts.write(out, artifact)
+
+
+def _common(
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", metavar="KEY=VALUE", help="Another limit; repeat for several.", rich_help_panel=_MEASURED),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is tried by chance.", rich_help_panel=_MEASURED)] = 0,
+    recording: Annotated[
+        Path | None,
+        typer.Option(
+            "--recording", metavar="SESSION", help="Take poses from a recording (.mcap, or a folder of them) instead.",
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device", metavar="[OPTION=]NAME", help="A device of the recording; which option it is for, where there are several.",
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="ARTIFACT", help="Write the calibration, if it passed.", rich_help_panel=_OUT),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="REPORT.html", help="Write a page with plots.", rich_help_panel=_OUT)
+    ] = None,
+    device_of: Annotated[
+        str, typer.Option("--of", metavar="NAME", help="Which tool, C-arm or detector it is.", rich_help_panel=_OUT)
+    ] = "",
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help="The detector's mode.", rich_help_panel=_OUT)
+    ] = "",
+    valid_days: Annotated[
+        float | None, typer.Option("--valid-days", min=0, help="It expires after this; 0: never.", rich_help_panel=_OUT)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
+    ] = False,
+) -> None:
+    """What every routine is told beside its own."""
+
+
+class _Command(TyperCommand):
+    """``--tip`` takes three numbers, or the calibration that found them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for n, text in enumerate(args[:-1]):
+            if text == "--tip" and not _is_number(args[n + 1]):
+                args = [*args[:n], "--pivot", *args[n + 1 :]]
+                break
+        return super().parse_args(ctx, args)
+
+
+def _command(example: str) -> Callable[[Callable[..., Calibration]], Callable[..., None]]:
+    """A command of a function ``(run, its own options) -> Calibration``; the common options are added to it."""
+
+    def made(function: Callable[..., Calibration]) -> Callable[..., None]:
+        common = inspect.signature(_common).parameters
+        own = list(inspect.signature(function).parameters.values())[1:]
+
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            options = {name: given.pop(name) for name in common}
+            run = Run(function.__name__.rstrip("_"), options)
+            run.finish(function(run, **given))
+
+        hints = {**get_type_hints(function, include_extras=True), **get_type_hints(_common, include_extras=True)}
+        hints.pop("run")
+        command.__annotations__ = {**hints, "return": None}
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *common.values()]]
+        )
+        app.command(name=function.__name__.rstrip("_"), epilog=f"Example:  navnode calibrate {example}", cls=_Command)(command)
+        return command
+
+    return made
+
+
+_Poses = Annotated[Path | None, typer.Argument(metavar="POSES", help="tracker_from_tool: .npy (N, 4, 4) or CSV.")]
+_Tip = Annotated[tuple[float, float, float] | None, typer.Option("--tip", metavar="X Y Z", help="The tip, tool frame, mm.")]
+_Pivot = Annotated[Path | None, typer.Option("--pivot", metavar="PIVOT.json", help="The pivot calibration that found the tip.")]
+_Points = Annotated[Path, typer.Option(metavar="CSV", help="label,x_mm,y_mm,z_mm")]
+
+
+@_command("pivot stylus.npy --of Stylus --out stylus.json")
+def pivot(
+    run: Run,
+    poses: _Poses = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="POSES", help="tracker_from_reference, same rows, if the divot may move.")
+    ] = None,
+    no_reject: Annotated[bool, typer.Option("--no-reject", help="Keep every row, for comparison with others.")] = False,
+) -> Calibration:
+    """A tool's tip: rest it in a divot, and turn the tool about it in every direction."""
+    tracker_from_tool = run.poses("poses", poses)
+    assert tracker_from_tool is not None
+    other = run.poses("reference", reference, required=False)
+    if other is not None:
+        _same_rows("--reference", other.poses, tracker_from_tool.poses)
+    return pivot_.pivot(
+        tracker_from_tool.poses, None if other is None else other.poses, gates=run.gates, reject=not no_reject
+    )
+
+
+@_command("spin drill.npy --pivot drill-pivot.json --out drill-axis.json")
+def spin(run: Run, poses: _Poses = None, tip: _Tip = None, pivot: _Pivot = None) -> Calibration:
+    """A tool's axis: turn it about its own axis, as in a bearing."""
+    tracker_from_tool = run.poses("poses", poses)
+    assert tracker_from_tool is not None
+    return spin_.spin(tracker_from_tool.poses, _tip(run, tip, pivot), gates=run.gates)
+
+
+@_command("handeye --marker marker.npy --xray shots.json --out handeye.json")
+def handeye(
+    run: Run,
+    marker: Annotated[Path | None, typer.Option("--marker", metavar="POSES", help="tracker_from_marker.")] = None,
+    xray: Annotated[
+        Path | None, typer.Option("--xray", metavar="POSES|V.json", help="phantom_from_carm, as `calibrate carm` finds it.")
+    ] = None,
+    phantom_marker: Annotated[
+        Path | None, typer.Option("--phantom-marker", metavar="POSES", help="tracker_from_phantom_marker, if the phantom moves.")
+    ] = None,
+    phantom_marker_from_phantom: Annotated[
+        Path | None, typer.Option("--phantom-marker-from-phantom", metavar="M.npy", help="If it is known; three rows are enough then.")
+    ] = None,
+) -> Calibration:
+    """Where the tracked marker on the C-arm is, seen from the X-ray source."""
+    a = run.poses("marker", marker)
+    if xray is not None and xray.suffix.lower() == ".json":
+        views = read_views(run.files.read(xray))
+        b: Poses | None = Poses(np.array([view.pose() for view in views]))
+    else:
+        b = run.poses("xray", xray)
+    c = run.poses("phantom-marker", phantom_marker, required=False)
+    known = None if phantom_marker_from_phantom is None else inputs.matrix(phantom_marker_from_phantom, run.files)
+    assert a is not None and b is not None
+    return handeye_.handeye(a.poses, b.poses, None if c is None else c.poses, known, gates=run.gates, seed=run.seed)
+
+
+@_command("flex --views sweep.json --at angles.csv --out flex.json")
+def flex(
+    run: Run,
+    views: Annotated[
+        Path, typer.Option("--views", metavar="V.json", help="Shots of a fixed phantom, each with carm, volume_from_carm and angles_rad.")
+    ],
+    at: Annotated[
+        Path | None, typer.Option("--at", metavar="ANGLES.csv", help="orbital_rad,angulation_rad where the geometry is wanted.")
+    ] = None,
+) -> Calibration:
+    """How the C-arm bends: its geometry at any angle."""
+    shots = read_views(run.files.read(views))
+    angles = []
+    for shot in shots:
+        if shot.angles_rad is None:
+            raise ConfigError(f"{shot.name}: angles_rad is missing")
+        angles.append(shot.angles_rad)
+    return flex_.flex(
+        [shot.carm for shot in shots], np.array([shot.pose() for shot in shots]), np.array(angles),
+        None if at is None else inputs.angles(at, run.files), gates=run.gates,
+    )  # fmt: skip
+
+
+@_command("patient --volume-points planned.csv --patient-points touched.csv --targets targets.csv --out patient.json")
+def patient(
+    run: Run,
+    volume_points: _Points,
+    patient_points: _Points,
+    surface: Annotated[Path | None, typer.Option(metavar="CSV", help="Points touched on the bone, patient frame.")] = None,
+    mesh: Annotated[Path | None, typer.Option(metavar="M.stl", help="The bone in the volume.")] = None,
+    targets: Annotated[Path | None, typer.Option(metavar="CSV", help="Where the error matters.")] = None,
+    fle_mm: Annotated[float | None, typer.Option(help="Localisation error of a point, rms, if it is known.")] = None,
+) -> Calibration:
+    """Where the patient is: points touched, paired by their labels, and a surface."""
+    if (surface is None) != (mesh is None):
+        raise ConfigError("--surface and --mesh belong together")
+    if fle_mm is not None and not fle_mm > 0:
+        raise ConfigError("--fle-mm must be positive")
+    return patient_.patient(
+        inputs.points(volume_points, run.files), inputs.points(patient_points, run.files),
+        surface_points_mm=None if surface is None else inputs.cloud(surface, run.files),
+        mesh=None if mesh is None else read_mesh(run.files.read(mesh)),
+        targets_mm=None if targets is None else inputs.points(targets, run.files), fle_mm=fle_mm, gates=run.gates,
+    )  # fmt: skip
+
+
+@_command("temporal --tracker marker.csv --frames shots.npy --frame-times times.csv --out latency.json")
+def temporal(
+    run: Run,
+    tracker: Annotated[Path | None, typer.Option(metavar="POSES|CSV", help="Poses with times, or timestamp_s,value.")] = None,
+    signal: Annotated[Path | None, typer.Option(metavar="CSV", help="The image's motion: timestamp_s,value.")] = None,
+    frames: Annotated[Path | None, typer.Option(metavar="S.npy", help="Pictures (N, H, W) in which motion is found.")] = None,
+    frame_times: Annotated[Path | None, typer.Option(metavar="CSV", help="timestamp_s of every picture.")] = None,
+    max_lag_s: Annotated[float, typer.Option("--max-lag-s", help="Search so far, both ways.")] = 0.5,
+) -> Calibration:
+    """How much later images are stamped than tracker poses."""
+    moved: Array
+    if tracker is not None and inputs.has_signal_header(tracker):
+        times, moved = inputs.signal(tracker, run.files)
+    else:
+        found = run.poses("tracker", tracker)
+        assert found is not None
+        if found.times_s is None:
+            raise ConfigError(f"{tracker}: poses without times; give a CSV with timestamp_s")
+        times, moved = found.times_s, found.poses
+    if sum(given is not None for given in (signal, frames)) > 1 or (frames is None) != (frame_times is None):
+        raise ConfigError("give --signal, or --frames with --frame-times")
+    seen: tuple[Array, Array] | None
+    if signal is not None:
+        seen = inputs.signal(signal, run.files)
+    elif frames is not None and frame_times is not None:
+        seen = inputs.times(frame_times, run.files), inputs.stack(frames, run.files)
+    else:
+        seen = run.frames("frames")
+    if seen is None:
+        raise ConfigError("--signal or --frames is missing, or --recording with --device frames=NAME")
+    return temporal_.temporal(times, moved, *seen, max_lag_s=max_lag_s, gates=run.gates)
+
+
+@_command("flatfield --dark dark.npy --flat flat.npy --out detector.npz")
+def flatfield(
+    run: Run,
+    dark: Annotated[Path, typer.Option(metavar="D.npy", help="(N, H, W) without X-rays, or a folder of PNG.")],
+    flat: Annotated[Path, typer.Option(metavar="F.npy", help="(N, H, W) with nothing in the beam, or a folder of PNG.")],
+    saturation: Annotated[float | None, typer.Option(min=1, help="Counts from which on a pixel is saturated.")] = None,
+) -> Calibration:
+    """What the detector adds: dark, gain, bad pixels."""
+    return flatfield_.flatfield(
+        inputs.stack(dark, run.files), inputs.stack(flat, run.files), saturation=saturation, gates=run.gates
+    )
+
+
+@_command("phantom --targets targets.csv --stylus s.npy --patient-marker p.npy --tip stylus.json --volume-from-patient patient.json")
+def phantom(
+    run: Run,
+    targets: _Points,
+    measured: Annotated[Path | None, typer.Option(metavar="CSV", help="Measured places in the volume, by label.")] = None,
+    stylus: Annotated[Path | None, typer.Option(metavar="POSES", help="tracker_from_stylus while the targets are touched.")] = None,
+    patient_marker: Annotated[Path | None, typer.Option(metavar="POSES", help="tracker_from_patient, same rows.")] = None,
+    tip: _Tip = None,
+    pivot: _Pivot = None,
+    volume_from_patient: Annotated[
+        Path | None, typer.Option(metavar="M.npy|PATIENT.json", help="The patient's registration.")
+    ] = None,
+) -> Calibration:
+    """Verify the whole chain on fresh targets: they are touched in their order, and nothing is fitted."""
+    places = inputs.points(targets, run.files)
+    if measured is not None:
+        return phantom_.phantom(places, inputs.points(measured, run.files), gates=run.gates)
+    a, b = run.poses("stylus", stylus), run.poses("patient-marker", patient_marker)
+    assert a is not None and b is not None
+    at = _tip(run, tip, pivot)
+    if at is None or volume_from_patient is None:
+        raise ConfigError("--tip and --volume-from-patient are needed with --stylus")
+    registration = inputs.result_or_matrix(volume_from_patient, "patient", "volume_from_patient", run.files, run.now_ns)
+    return phantom_.phantom_from_stream(places, a.poses, b.poses, at, registration, gates=run.gates)
+
+
+@_command("tool spheres.csv --of Drill --out drill-marker.json")
+def tool(
+    run: Run,
+    points: Annotated[Path, typer.Argument(metavar="POINTS.csv", help="frame,x_mm,y_mm,z_mm: unlabelled spheres, tool at rest.")],
+) -> Calibration:
+    """A marker's template: where its spheres are."""
+    return tool_.tool(inputs.frames(points, run.files), gates=run.gates)
+
+
+@app.command(epilog="Example:  navnode calibrate show stylus.json")
+def show(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A calibration.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+) -> None:
+    """Print a calibration."""
+    from msgspec import to_builtins
+
+    found = artifacts.read(artifact)
+    if as_json:
+        from navnode.cli import print_json
+
+        print_json(to_builtins(found))
+        return
+    console = Console()
+    table = Table.grid(padding=(0, 2))
+    day = 1e9 * 86400
+    for name, value in (
+        ("kind", found.kind), ("status", found.status), ("of", found.device), ("mode", found.mode),
+        ("age", f"{(now_ns() - found.created_ns) / day:.1f} days" if found.created_ns else ""),
+        ("expires in", f"{(found.expires_ns - now_ns()) / day:.1f} days" if found.expires_ns else "never"),
+        ("inputs", ", ".join(found.inputs)),
+    ):  # fmt: skip
+        table.add_row(f"[bold]{name}[/]", value)
+    console.print(table)
+    _print_figures(console, found.result, found.quality)
+
+
+@app.command(epilog="Example:  navnode calibrate check stylus.json handeye.json")
+def check(
+    paths: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Calibrations.")],
+    device_of: Annotated[str, typer.Option("--of", metavar="NAME", help="They must be of this device.")] = "",
+    mode: Annotated[str, typer.Option("--mode", metavar="MODE", help="They must be of this detector mode.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+) -> None:
+    """Verify calibrations anew: verdict, age, device, gates, and whether the files that they rest on are still the same."""
+    told = {str(path): _wrong_now(path, device_of, mode) for path in paths}
+    if as_json:
+        from navnode.cli import print_json
+
+        print_json({"artifacts": [{"path": path, "usable": not why, "reason": why} for path, why in told.items()]})
+    else:
+        for path, why in told.items():
+            Console().print(f"{path}: {why or 'fine'}", markup=False, highlight=False)
+    if any(told.values()):
+        raise typer.Exit(1)
+
+
+def _wrong_now(path: Path, device_of: str, mode: str) -> str:
+    if path.suffix == ".npz":
+        from calibration.flatfield import wrong_file
+
+        return wrong_file(path)
+    found = artifacts.read(path)
+    if problem := artifacts.wrong(found, found.kind, now_ns(), device=device_of, mode=mode):
+        return problem
+    for name, digest in found.inputs.items():
+        given = Path(name)
+        if given.is_file() and artifacts.hashed(given) != digest:
+            return f"{name}, which it was made of, is another file now"
+    return ""
+
+
+def _same_rows(option: str, a: Array, b: Array) -> None:
+    if len(a) != len(b):
+        raise ConfigError(f"{option} has {len(a)} rows, the poses {len(b)}: they must correspond")
+
+
+def _tip(run: Run, tip: tuple[float, float, float] | None, pivot: Path | None) -> Array | None:
+    if tip is not None and pivot is not None:
+        raise ConfigError("give --tip or --pivot, not both")
+    if pivot is None:
+        return None if tip is None else np.array(tip)
+    return inputs.result_or_matrix(pivot, "pivot", "tip_mm", run.files, run.now_ns).ravel()
+
+
+def _gates(given: list[str] | None) -> dict[str, float]:
+    found = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not _is_number(value):
+            raise ConfigError(f"--gate {text}: KEY=VALUE, the value a number")
+        found[key] = float(value)
+    return found
+
+
+def _devices(given: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given or []:
+        option, equals, name = text.rpartition("=")
+        key = option.lstrip("-") if equals else ""
+        if key in found:
+            raise ConfigError(f"--device {text}: {_spelled(key) if key else 'a device'} is named twice")
+        found[key] = name
+    return found
+
+
+def _spelled(name: str) -> str:
+    return "POSES" if name == "poses" else f"--{name}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _show(found: Calibration, document: dict[str, Any], out: Path | None) -> None:
+    console = Console()
+    _print_figures(console, document["result"], document["quality"])
+    if found.passed:
+        kept = f"; written to {out}" if out is not None else "; nothing was written (--out)"
+        console.print(f"[bold green]PASS[/]{kept}", highlight=False)
+    else:
+        console.print("[bold red]FAIL[/]", highlight=False)
+
+
+def _print_figures(console: Console, result: dict[str, Any], quality: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    gates: dict[str, float] = quality.get("gates", {})
+    for name, value in [*result.items(), *quality.items()]:
+        if name == "gates":
+            continue
+        limit = f"gate {gates[name]:g}" if name in gates else ""
+        table.add_row(f"[bold]{name}[/]", _brief(value), limit)
+    console.print(table)
+
+
+def _brief(value: Any) -> str:
+    """A value of a document, short enough for a line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        parts = [f"{name} {_brief(part)}" for name, part in list(value.items())[:12]]
+        return ", ".join(parts) + (" ..." if len(value) > 12 else "")
+    if isinstance(value, list):
+        if len(value) > 12:
+            return f"[{', '.join(_brief(part) for part in value[:4])}, ...] ({len(value)})"
+        return f"[{', '.join(_brief(part) for part in value)}]"
+    return "-" if value is None else str(value)

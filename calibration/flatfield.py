@@ -1,0 +1,159 @@
+"""What a detector shows without X-rays and without a patient: dark, gain and bad pixels."""
+
+from __future__ import annotations
+
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.ndimage import median_filter
+
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
+from navnode.errors import ConfigError
+from navnode.types import Array, FloatArray
+
+GATES = (
+    Gate("n_dark", 5, TOO_FEW, "the number of dark images", "take more, without X-rays", at_least=True),
+    Gate("n_flat", 5, TOO_FEW, "the number of flat images", "take more, with nothing in the beam", at_least=True),
+    Gate("saturated_fraction", 0.001, "saturated", "the share of saturated pixels", "expose less"),
+    Gate("signal", 50, "no_signal", "the flat images' signal over the dark ones' noise", "expose more; are dark and flat swapped?", at_least=True),
+    Gate("bad_fraction", 0.02, "bad_pixels", "the share of bad pixels", "have the detector looked at"),
+    Gate("drift", 0.02, "drift", "the change from the first to the last flat image", "let the tube warm up, and repeat"),
+    Gate("nonuniformity", 0.01, "residual", "what is left of the pattern after correction", "keep everything out of the beam, and repeat"),
+)  # fmt: skip
+_LISTED = 4096
+_AROUND_PX = 15
+_DARK_SIGMAS, _NOISE_TIMES = 12.0, 8.0
+_LEAST_GAIN, _MOST_GAIN = 0.5, 2.0
+"""Of its neighbourhood's response, that a good pixel has."""
+
+
+def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gates: Gates | None = None) -> Calibration:
+    """corrected = (raw - dark) * gain; bad pixels are replaced by their neighbours.
+
+    Args:
+        dark, flat: (N, H, W) counts.
+        saturation: counts from which on a pixel is saturated; None: the largest number of bits that the flat images
+            reach, if they do.
+
+    Raises:
+        ConfigError: no stacks of images.
+    """
+    if dark.ndim != 3 or flat.ndim != 3 or not dark.size or not flat.size:
+        raise ConfigError("--dark and --flat must be stacks (N, H, W)")
+    quality: dict[str, object] = {
+        "n_input": len(dark) + len(flat), "n_used": len(dark) + len(flat), "rejected": [],
+        "n_dark": len(dark), "n_flat": len(flat),
+        **dict.fromkeys(("bad_fraction", "saturated_fraction", "nonuniformity", "noise_counts", "drift")),
+    }  # fmt: skip
+    if dark.shape[1:] != flat.shape[1:]:
+        reason = (
+            f"shape: dark images are {dark.shape[2]} x {dark.shape[1]} pixels, flat ones {flat.shape[2]} x "
+            f"{flat.shape[1]}; at most one size is needed: take both in the same detector mode"
+        )
+        return judged("flatfield", GATES, gates, {"signal": None}, result={}, quality=quality, reason=reason)
+    if min(len(dark), len(flat)) < 2:
+        return judged("flatfield", GATES, gates, {"signal": None}, result={}, quality=quality)
+    offset, noise = _mean(dark), _deviation(dark)
+    response = _mean(flat) - offset
+    bad = _bad(offset, noise, response, _deviation(flat))
+    good = ~bad
+    noise_counts = float(np.median(noise))
+    i0 = float(np.median(response[good])) if good.any() else 0.0
+    top = saturation if saturation is not None else _full_scale(flat)
+    levels = [float(np.median(picture - offset)) for picture in (flat[0], flat[-1])]
+    gain = _gain(response, i0)
+    quality |= {
+        "bad_fraction": float(bad.mean()),
+        "saturated_fraction": float(np.mean([(picture >= top).mean() for picture in flat])),
+        "nonuniformity": _nonuniformity(flat, offset, good),
+        "noise_counts": noise_counts,
+        "drift": abs(levels[1] - levels[0]) / max(abs(i0), 1e-9),
+    }
+    pixels = np.argwhere(bad)[:_LISTED, ::-1]
+    return judged(
+        "flatfield", GATES, gates, {"signal": i0 / max(noise_counts, 1e-3)},
+        result={"i0": i0, "bad_pixels": pixels}, quality=quality,
+        arrays={"dark": offset, "gain": np.where(bad, 1.0, gain).astype(np.float32), "bad": bad},
+        pictures=[("picture", {"dark": offset, "gain": gain, "bad": bad.astype(np.float32)})],
+    )  # fmt: skip
+
+
+def _mean(stack: Array) -> FloatArray:
+    total = np.zeros(stack.shape[1:], np.float64)
+    for picture in stack:
+        total += picture
+    return (total / len(stack)).astype(np.float32)
+
+
+def _deviation(stack: Array) -> FloatArray:
+    """Noise of every pixel: the median change between neighbouring images, less what the whole image did."""
+    changes = np.empty((len(stack) - 1, *stack.shape[1:]), np.float32)
+    for change, (before, after) in zip(changes, pairwise(stack), strict=True):
+        np.subtract(after, before, out=change, dtype=np.float32)
+        change -= np.median(change)
+        np.abs(change, out=change)
+    return np.asarray(1.4826 / np.sqrt(2) * np.median(changes, axis=0), np.float32)
+
+
+def _around(picture: FloatArray) -> FloatArray:
+    """The median of the neighbourhood, by a median of every fourth pixel."""
+    small = cv2.resize(picture, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_NEAREST)
+    smooth = median_filter(small, size=max(_AROUND_PX // 4 * 2 + 1, 3), mode="nearest")
+    found: FloatArray = cv2.resize(smooth, picture.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return found
+
+
+def _bad(offset: FloatArray, noise: FloatArray, response: FloatArray, flat_noise: FloatArray) -> Array:
+    """Pixels that stand out in darkness, do not answer as their neighbours do, never change or never rest."""
+    off = np.abs(offset - _around(offset))
+    ordinary = 1.4826 * float(np.median(off)) + float(np.median(noise))
+    share = response / np.maximum(_around(response), 1e-3)
+    answers = (share > _LEAST_GAIN) & (share < _MOST_GAIN)
+    stuck = (flat_noise == 0) & (float(np.median(flat_noise)) > 0)
+    restless = np.maximum(noise / max(float(np.median(noise)), 0.3), flat_noise / max(float(np.median(flat_noise)), 0.3))
+    return np.asarray((off > _DARK_SIGMAS * max(ordinary, 0.3)) | ~answers | stuck | (restless > _NOISE_TIMES))
+
+
+def _gain(response: FloatArray, i0: float) -> FloatArray:
+    return np.asarray(i0 / np.where(response > 1e-3 * max(i0, 1e-9), response, np.inf), np.float32)
+
+
+def _nonuniformity(flat: Array, offset: FloatArray, good: Array) -> float | None:
+    """Standard deviation over mean of later flat images, corrected by what earlier ones say, without noise.
+
+    Two pairs of a gain and a corrected image, made of different images, have only their pattern in common.
+    """
+    half = len(flat) // 2
+    early, late = flat[:half], flat[half:]
+    if min(len(early), len(late)) < 2 or not good.any():
+        return None
+    pairs = []
+    for start in (0, 1):
+        response = _mean(early[start::2]) - offset
+        corrected = (_mean(late[start::2]) - offset) * _gain(response, float(np.median(response[good])))
+        pairs.append(corrected[good] / float(corrected[good].mean()) - 1)
+    return float(np.sqrt(max(float(np.mean(pairs[0] * pairs[1])), 0.0)))
+
+
+def _full_scale(flat: Array) -> float:
+    """2^n - 1 where the images reach exactly that, otherwise more than there can be."""
+    top = float(flat.max())
+    bits = np.log2(top + 1) if top > 0 else 0.5
+    return top if bits >= 8 and float(bits).is_integer() else 65535.0
+
+
+def wrong_file(path: Path) -> str:
+    """Why a flat field's file cannot be used; empty when it can."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            dark, gain, bad = (kept[name] for name in ("dark", "gain", "bad"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        return f"no flat field ({error})"
+    if not dark.shape == gain.shape == bad.shape or dark.ndim != 2 or bad.dtype != np.bool_:
+        return "no flat field (dark, gain and bad must be pictures of one size)"
+    if not (np.isfinite(dark).all() and np.isfinite(gain).all() and (gain[~bad] > 0).all()):
+        return "no flat field (what is not bad must have a positive gain)"
+    return ""

@@ -1,0 +1,264 @@
+"""How a C-arm bends: its geometry at any angle, from shots of a fixed phantom at some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from calibration.fitting import rms
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.types import CArm, Matrix
+from navnode.viewfiles import carm_document
+
+_MORE = "take shots closer to each other, over the whole range"
+GATES = (
+    Gate("n_used", 12, TOO_FEW, "the number of shots", "take more", at_least=True),
+    Gate("range_rad", 1.0, "coverage", "the range of angles", "take shots over the whole range", "rad", at_least=True),
+    Gate("gap_rad", 0.35, "coverage", "the largest gap between angles", _MORE, "rad"),
+    Gate("repeat_mm", 1.0, "not_repeatable", "how far the source is from where it was at the same angle", "have the C-arm's bearings and brakes looked at", "mm"),
+    Gate("loo_mm", 1.0, "residual", "the error of the source at angles left out", _MORE, "mm"),
+)  # fmt: skip
+_SAME_RAD = 0.02
+_BEYOND_RAD = 0.05
+_LENGTHS_RAD = (0.3, 0.6, 1.2, 2.4)
+_NOISES = (0.03, 0.1, 0.3, 1.0)
+"""Of a channel's scatter; the pair with the smallest leave-one-out error is taken."""
+_CHANNELS = 9
+"""What bends: rotation (3, rad), translation (3, mm), source to detector (mm), principal point (2, px)."""
+_SCALE = np.array([1e-3] * 3 + [1.0] * 6)
+
+
+@dataclass(frozen=True)
+class FlexModel:
+    """An ideal arc and what bends it.
+
+    ``volume_from_carm(o, a) = volume_from_base Rz(o) Rx(a) arm_from_carm exp(bend(o, a))``, where ``bend`` is the mean of
+    a Gaussian process over the angles (Rasmussen and Williams, 2006, eq. 2.25).
+    """
+
+    volume_from_base: Matrix
+    arm_from_carm: Matrix
+    carm: CArm
+    """Of the mean detector geometry."""
+    angles_rad: Matrix
+    """(N, 2) orbital, angulation"""
+    weights: Matrix
+    """(N, 9)"""
+    mean: Matrix
+    """(9,)"""
+    length_rad: float
+
+    def at(self, orbital_rad: float, angulation_rad: float) -> tuple[CArm, Matrix]:
+        """The detector's geometry and volume_from_carm."""
+        here = np.array([[orbital_rad, angulation_rad]])
+        bend = (_kernel(here, self.angles_rad, self.length_rad) @ self.weights)[0] + self.mean
+        return _bent_carm(self.carm, bend), self.volume_from_base @ _turned(here[0]) @ self.arm_from_carm @ g.exp(bend[:6])
+
+    def parameters(self) -> dict[str, object]:
+        """For the artifact."""
+        return {
+            "volume_from_base": self.volume_from_base, "arm_from_carm": self.arm_from_carm,
+            "carm": carm_document(self.carm), "angles_rad": self.angles_rad, "weights": self.weights,
+            "mean": self.mean, "length_rad": self.length_rad,
+        }  # fmt: skip
+
+
+def flex(
+    carms: Sequence[CArm],
+    volume_from_carm: Matrix,
+    angles_rad: Matrix,
+    at_rad: Matrix | None = None,
+    *,
+    gates: Gates | None = None,
+) -> Calibration:
+    """A model of a C-arm's geometry by its angles.
+
+    Args:
+        carms, volume_from_carm: of N shots of one fixed phantom; (N, 4, 4).
+        angles_rad: (N, 2) orbital, angulation.
+        at_rad: (M, 2), where the geometry is wanted.
+
+    Raises:
+        ConfigError: the shots are not of one detector mode, or numbers differ.
+    """
+    count = len(carms)
+    if len(volume_from_carm) != count or np.shape(angles_rad) != (count, 2):
+        raise ConfigError("every view needs volume_from_carm and angles_rad (orbital, angulation)")
+    if len({(c.width_px, c.height_px, c.pixel_spacing_mm) for c in carms}) > 1:
+        raise ConfigError("the views are not of one detector mode: size or pixel spacing differ")
+    angles = np.asarray(angles_rad, np.float64)
+    wanted = np.zeros((0, 2)) if at_rad is None else np.asarray(at_rad, np.float64).reshape(-1, 2)
+    range_rad, gap_rad = _coverage(angles)
+    quality: dict[str, object] = {
+        "n_input": count, "n_used": count, "rejected": [], "range_rad": range_rad, "gap_rad": gap_rad,
+        **dict.fromkeys(("rms_mm", "rms_rad", "rms_pp_px", "loo_mm", "rigid_rms_mm", "repeat_mm")),
+    }  # fmt: skip
+    figures: dict[str, float | None] = {}
+    result: dict[str, object] = {}
+    reason = ""
+    pictures = []
+    if count >= 4:
+        poses = np.asarray(volume_from_carm, np.float64)
+        repeat = _repeat_mm(poses, angles)
+        base, arm = _arc(poses, angles)
+        bends = np.array([_bend(pose, carm, base, arm, angle, _mean_carm(carms))
+                          for pose, carm, angle in zip(poses, carms, angles, strict=True)])  # fmt: skip
+        length, noise = _chosen(angles, bends)
+        mean = bends.mean(axis=0)
+        weights = _weights(angles, bends - mean, length, noise)
+        model = FlexModel(base, arm, _mean_carm(carms), angles, weights, mean, length)
+        off = bends - mean - _kernel(angles, angles, length) @ weights
+        left = _left_out(angles, bends, length, noise)
+        quality |= {
+            "rms_mm": rms(np.linalg.norm(off[:, 3:6], axis=1)), "rms_rad": rms(np.linalg.norm(off[:, :3], axis=1)),
+            "rms_pp_px": rms(np.linalg.norm(off[:, 7:], axis=1)), "loo_mm": rms(np.linalg.norm(left[:, 3:6], axis=1)),
+            "rigid_rms_mm": rms(np.linalg.norm(bends[:, 3:6], axis=1)), "repeat_mm": repeat,
+        }  # fmt: skip
+        figures["repeat_mm"] = repeat if repeat is not None else 0.0  # no angle twice: nothing says it is not repeatable
+        reason = _extrapolated(angles, wanted)
+        at = [] if reason else [model.at(*angle) for angle in wanted]
+        result = {
+            "model": {"kind": "arc+gaussian_process", "parameters": model.parameters()},
+            "at": [{"carm": carm_document(carm), "volume_from_carm": pose} for carm, pose in at],
+        }
+        pictures = [("flex", {"angles_rad": angles, "bend": bends, "left_out_mm": np.linalg.norm(left[:, 3:6], axis=1)})]
+    enough = count >= (gates or {}).get("n_used", 12) and range_rad >= (gates or {}).get("range_rad", 1.0)
+    return judged(
+        "flex", GATES, gates, figures, result=result, quality=quality, reason=reason if enough else "", pictures=pictures
+    )  # fmt: skip
+
+
+def _turned(angle: Matrix) -> Matrix:
+    return g.rigid(g.rotation_exp(np.array([0.0, 0.0, angle[0]])) @ g.rotation_exp(np.array([angle[1], 0.0, 0.0])))
+
+
+def _bend(pose: Matrix, carm: CArm, base: Matrix, arm: Matrix, angle: Matrix, mean: CArm) -> Matrix:
+    """What is between the ideal arc and a shot, (9,)."""
+    off = g.log(g.inverse(base @ _turned(angle) @ arm) @ pose)
+    shift = np.subtract(carm.principal_point_px, mean.principal_point_px)
+    return np.concatenate([off, [carm.source_to_detector_mm - mean.source_to_detector_mm], shift])
+
+
+def _bent_carm(carm: CArm, bend: Matrix) -> CArm:
+    u, v = carm.principal_point_px
+    return CArm(
+        carm.width_px, carm.height_px, carm.pixel_spacing_mm, carm.source_to_detector_mm + float(bend[6]),
+        (u + float(bend[7]), v + float(bend[8])),
+    )  # fmt: skip
+
+
+def _mean_carm(carms: Sequence[CArm]) -> CArm:
+    u, v = np.mean([carm.principal_point_px for carm in carms], axis=0)
+    distance = float(np.mean([carm.source_to_detector_mm for carm in carms]))
+    first = carms[0]
+    return CArm(first.width_px, first.height_px, first.pixel_spacing_mm, distance, (float(u), float(v)))
+
+
+def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:
+    """volume_from_base and arm_from_carm of the ideal arc that is nearest to the shots."""
+
+    def off(parameters: Matrix, base: Matrix, arm: Matrix) -> Matrix:
+        base, arm = base @ g.exp(parameters[:6]), arm @ g.exp(parameters[6:])
+        left = [g.inverse(base @ _turned(angle) @ arm) @ pose for pose, angle in zip(poses, angles, strict=True)]
+        return np.concatenate([np.append(1000 * g.rotation_log(m[:3, :3]), m[:3, 3]) for m in left])
+
+    best: tuple[float, Matrix, Matrix] | None = None
+    for start in _starts(poses, angles):
+        found = least_squares(
+            off, np.zeros(12), args=start, x_scale=np.tile([1e-3] * 3 + [1.0] * 3, 2), max_nfev=60, loss="soft_l1"
+        )
+        if best is None or found.cost < best[0]:
+            best = found.cost, start[0] @ g.exp(found.x[:6]), start[1] @ g.exp(found.x[6:])
+    assert best is not None
+    return best[1], best[2]
+
+
+def _starts(poses: Matrix, angles: Matrix) -> list[tuple[Matrix, Matrix]]:
+    """The axis that relative rotations have in common with the orbital angle, and where it is nearest to all."""
+    order = np.argsort(angles[:, 0])
+    first, last = poses[order[0]], poses[order[-1]]
+    turn = g.rotation_log(last[:3, :3] @ first[:3, :3].T)
+    axis = turn / max(float(np.linalg.norm(turn)), 1e-9)
+    centre = _nearest_to_axes(poses)
+    starts = []
+    for sign, spin in product((1.0, -1.0), np.arange(0, 2 * np.pi, np.pi / 2)):
+        z = sign * axis
+        x = np.linalg.svd(z[None])[2][1]
+        base = g.rigid(np.stack([x, np.cross(z, x), z], axis=1) @ g.rotation_exp(np.array([0, 0, spin])), centre)
+        middle = order[len(order) // 2]
+        starts.append((base, g.inverse(base @ _turned(angles[middle])) @ poses[middle]))
+    return starts
+
+
+def _nearest_to_axes(poses: Matrix) -> Matrix:
+    """The point nearest to all principal rays."""
+    rays = poses[:, :3, 2]
+    across = np.eye(3) - rays[:, :, None] * rays[:, None, :]
+    return np.asarray(
+        np.linalg.lstsq(across.sum(axis=0), np.einsum("nij,nj->i", across, poses[:, :3, 3]), None)[0]
+    )  # fmt: skip
+
+
+def _kernel(a: Matrix, b: Matrix, length: float) -> Matrix:
+    return np.asarray(np.exp(-0.5 * ((a[:, None] - b) ** 2).sum(axis=2) / length**2))
+
+
+def _weights(angles: Matrix, centred: Matrix, length: float, noise: float) -> Matrix:
+    return np.asarray(np.linalg.solve(_kernel(angles, angles, length) + noise**2 * np.eye(len(angles)), centred))
+
+
+def _left_out(angles: Matrix, bends: Matrix, length: float, noise: float) -> Matrix:
+    """Errors (N, 9) where each shot, with those of the same angle, was left out."""
+    off = np.empty_like(bends)
+    for n, angle in enumerate(angles):
+        rest = np.linalg.norm(angles - angle, axis=1) > _SAME_RAD
+        if not rest.any():
+            off[n] = np.nan
+            continue
+        mean = bends[rest].mean(axis=0)
+        weights = _weights(angles[rest], bends[rest] - mean, length, noise)
+        off[n] = bends[n] - mean - (_kernel(angle[None], angles[rest], length) @ weights)[0]
+    return off
+
+
+def _chosen(angles: Matrix, bends: Matrix) -> tuple[float, float]:
+    """Length and noise of the process that is best at what was left out."""
+    def error(pair: tuple[float, float]) -> float:
+        return float(np.mean(np.square(_left_out(angles, bends, *pair) / _SCALE)))
+
+    return min(product(_LENGTHS_RAD, _NOISES), key=error)
+
+
+def _coverage(angles: Matrix) -> tuple[float, float]:
+    """Range and largest gap of the angle that varies most; of the other one, gaps count where it is used as a range."""
+    ranges = np.ptp(angles, axis=0) if len(angles) else np.zeros(2)
+    main = int(np.argmax(ranges))
+    gap = float(np.diff(np.sort(angles[:, main])).max(initial=0.0)) if len(angles) > 1 else 0.0
+    return float(ranges[main]), gap
+
+
+def _repeat_mm(poses: Matrix, angles: Matrix) -> float | None:
+    """The largest distance between two places of the source at the same angle; None where no angle was taken twice."""
+    distances = [
+        float(np.linalg.norm(poses[i, :3, 3] - poses[j, :3, 3]))
+        for i in range(len(poses)) for j in range(i) if np.abs(angles[i] - angles[j]).max() <= _SAME_RAD
+    ]  # fmt: skip
+    return max(distances, default=None)
+
+
+def _extrapolated(angles: Matrix, wanted: Matrix) -> str:
+    low, high = angles.min(axis=0) - _BEYOND_RAD, angles.max(axis=0) + _BEYOND_RAD
+    for angle in wanted:
+        if not ((angle >= low) & (angle <= high)).all():
+            beyond = float(np.maximum(low - angle, angle - high).max()) + _BEYOND_RAD
+            return (
+                f"extrapolation: ({angle[0]:.3g}, {angle[1]:.3g}) rad is {beyond:.2g} rad outside the shots' range, at most "
+                f"{_BEYOND_RAD:g} is allowed; take shots there, too"
+            )
+    return ""

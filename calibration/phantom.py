@@ -1,0 +1,141 @@
+"""The whole chain, verified: targets whose places in the volume are known are touched, and nothing is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from skimage.filters import threshold_otsu
+
+from calibration.fitting import exact, geometric_median, rms, valid_poses
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.types import Array, Matrix
+
+_CHECK = "look at pivot, patient and hand-eye calibration: bias_mm tells where it goes"
+GATES = (
+    Gate("n_used", 4, TOO_FEW, "the number of targets that were measured", "touch more targets", at_least=True),
+    Gate("tre_mm.median", 2.0, "residual", "the median error at the targets", _CHECK, "mm"),
+    Gate("tre_mm.p95", 3.0, "residual", "the 95th percentile of the error at the targets", _CHECK, "mm"),
+)
+_REST_MM = 20.0
+"""A steady stretch farther than this from every target is a rest."""
+_HALF_WINDOW = 3
+_LEAST_ROWS = 5
+_SAME_PLACE_MM = 3.0
+_LEAST_SPEED_MM = 0.15
+"""Per row; slower than this is steady however little moves."""
+
+
+def phantom(
+    targets_mm: Mapping[str, Array], measured_mm: Mapping[str, Array], *, gates: Gates | None = None,
+    touches: int | None = None, problem: str = "",
+) -> Calibration:  # fmt: skip
+    """Errors at targets. Both by label, (3,) RAS mm.
+
+    Args:
+        touches: how many steady touches there were, if they were found in a stream.
+        problem: why they are no touches of all targets.
+    """
+    labels = [label for label in targets_mm if label in measured_mm and np.isfinite(measured_mm[label]).all()]
+    off = np.array([np.asarray(measured_mm[n], float) - targets_mm[n] for n in labels]).reshape(-1, 3)
+    length = np.linalg.norm(off, axis=1)
+    tre = dict.fromkeys(("median", "p95", "max", "mean", "rms"), float("nan"))
+    if len(length):
+        tre = {"median": float(np.median(length)), "p95": float(np.quantile(length, 0.95)), "max": float(length.max()),
+               "mean": float(length.mean()), "rms": rms(length)}  # fmt: skip
+    missing = [label for label in targets_mm if label not in labels]
+    if not problem and missing:
+        problem = (
+            f"missing_target: {len(labels)} of {len(targets_mm)} targets were measured, all are needed; "
+            f"touch {', '.join(missing)}, too"
+        )
+    few = len(labels) < (gates or {}).get("n_used", GATES[0].limit) and (not missing or not labels) and not problem
+    quality = {
+        "n_input": len(targets_mm), "n_used": len(labels), "rejected": [n for n, label in enumerate(targets_mm) if label in missing],
+        "tre_mm": tre, "per_target_mm": dict(zip(labels, length.tolist(), strict=True)),
+        "bias_mm": off.mean(axis=0) if len(off) else np.full(3, np.nan), "touches": touches if touches is not None else len(labels),
+    }  # fmt: skip
+    return judged(
+        "phantom", GATES, gates, {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
+        result={"measured_mm": {label: measured_mm[label] for label in labels}}, quality=quality,
+        reason="" if few else problem, pictures=[("fre", {"mm": quality["per_target_mm"], "tre_mm": tre})],
+    )  # fmt: skip
+
+
+def phantom_from_stream(
+    targets_mm: Mapping[str, Array],
+    tracker_from_stylus: Array,
+    tracker_from_patient: Array,
+    tip_mm: Array,
+    volume_from_patient: Array,
+    *,
+    gates: Gates | None = None,
+) -> Calibration:
+    """:func:`phantom` of a stream in which the targets are touched one after the other, in their order.
+
+    Args:
+        tracker_from_stylus, tracker_from_patient: (N, 4, 4), rows of the same times.
+        tip_mm: (3,), stylus frame.
+
+    Raises:
+        ConfigError: the rows do not correspond, or the registration is no rigid transform.
+    """
+    if len(tracker_from_stylus) != len(tracker_from_patient):
+        raise ConfigError(
+            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}: they must correspond"
+        )
+    if not g.is_rigid(volume_from_patient):
+        raise ConfigError("--volume-from-patient: no rigid transform")
+    rows = np.flatnonzero(valid_poses(tracker_from_stylus) & valid_poses(tracker_from_patient))
+    stylus, marker = exact(tracker_from_stylus[rows]), exact(tracker_from_patient[rows])
+    tips = np.array([g.transform(g.orthonormal(volume_from_patient) @ g.inverse(m) @ s, tip_mm)
+                     for s, m in zip(stylus, marker, strict=True)]).reshape(-1, 3)  # fmt: skip
+    places = np.array([np.asarray(at, np.float64) for at in targets_mm.values()]).reshape(-1, 3)
+    touches = [
+        at for at in steady_places(tips)
+        if len(places) and np.linalg.norm(places - at, axis=1).min() <= _REST_MM
+    ]  # fmt: skip
+    problem = ""
+    if len(touches) != len(targets_mm):
+        problem = (
+            f"missing_target: {len(touches)} steady touches near the targets were found, {len(targets_mm)} are needed; "
+            "touch every target once, in their order, and hold still for a second"
+        )
+        touches = touches[: len(targets_mm)]
+    measured = dict(zip(targets_mm, touches, strict=False))
+    return phantom(targets_mm, measured, gates=gates, touches=len(touches), problem=problem)
+
+
+def steady_places(points: Matrix) -> list[Matrix]:
+    """Where a point of a stream (N, 3) rested, one after the other.
+
+    What is steady is told from what moves by the speed at which both kinds are most alike among themselves (Otsu).
+    """
+    if len(points) < 2 * _HALF_WINDOW + _LEAST_ROWS:
+        return []
+    sums = np.cumsum(np.concatenate([np.zeros((1, 3)), points]), axis=0)
+    mean = (sums[_HALF_WINDOW:] - sums[:-_HALF_WINDOW]) / _HALF_WINDOW
+    speed = np.full(len(points), np.inf)
+    inner = np.linalg.norm(mean[_HALF_WINDOW + 1 :] - mean[: -_HALF_WINDOW - 1], axis=1) / (_HALF_WINDOW + 1)
+    speed[_HALF_WINDOW : _HALF_WINDOW + len(inner)] = inner
+    level = np.log(np.maximum(inner, 1e-3))
+    limit = max(float(np.exp(threshold_otsu(level))) if np.ptp(level) > 1e-6 else np.inf, _LEAST_SPEED_MM)
+    steady = speed <= limit
+    found: list[tuple[int, int, Matrix]] = []
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], steady, [False]]).astype(int)))
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - first < _LEAST_ROWS:
+            continue
+        at = geometric_median(points[first:end])
+        if found and np.linalg.norm(found[-1][2] - at) < _SAME_PLACE_MM and _stayed(points[found[-1][1] : first], at):
+            first = found.pop()[0]
+            at = geometric_median(points[first:end])
+        found.append((int(first), int(end), at))
+    return [at for _, _, at in found]
+
+
+def _stayed(between: Matrix, at: Matrix) -> bool:
+    """Whether the point did not leave its place meanwhile."""
+    return not len(between) or float(np.linalg.norm(between - at, axis=1).max()) < 2 * _SAME_PLACE_MM

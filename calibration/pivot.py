@@ -1,0 +1,124 @@
+"""Where a tool's tip is: the tip rests in a divot while the tool is turned about it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calibration.fitting import (
+    covariance, exact, geometric_median, largest_angle_rad, rms, robust_linear, valid_poses, widest_rad,
+)  # fmt: skip
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
+from navnode import geometry as g
+from navnode.types import Array, Matrix
+
+_TILT = "tilt the tool further, in every direction"
+GATES = (
+    Gate("n_used", 20, TOO_FEW, "the number of poses that can be used", "take more", at_least=True),
+    Gate("spread_rad", 0.35, "spread", "the largest rotation between two poses", _TILT, "rad", at_least=True),
+    Gate("axis_spread_rad", 0.35, "spread", "the largest tilt between two poses", _TILT, "rad", at_least=True),
+    Gate("condition", 100, "spread", "the condition of the equations (turned about one axis only?)", _TILT),
+    Gate("drift_mm", 1.0, "slip", "how far the divot moved meanwhile", "hold tip and divot still, and repeat", "mm"),
+    Gate("rms_mm", 1.0, "residual", "the rms distance of the tip from the divot", "hold the tip in the divot", "mm"),
+    Gate("max_mm", 3.0, "residual", "the largest distance of the tip from the divot", "hold the tip in the divot", "mm"),
+    Gate("sigma_tip_mm", 0.5, "sigma", "the standard error of the tip", "take more poses and tilt further", "mm"),
+)  # fmt: skip
+
+_LONGEST_RUN = 8
+"""Rows in a row that are outliers and agree with each other are no outliers: the tip rested somewhere else."""
+
+
+def pivot(
+    tracker_from_tool: Array,
+    tracker_from_reference: Array | None = None,
+    *,
+    gates: Gates | None = None,
+    reject: bool = True,
+) -> Calibration:
+    """The tip in the tool's frame, by least squares over ``R_i tip + t_i = pivot`` (algebraic one-step; Yaniv, Proc.
+    SPIE 9415, 2015).
+
+    Args:
+        tracker_from_tool: (N, 4, 4).
+        tracker_from_reference: (N, 4, 4), same rows: a reference that may move, in whose frame the divot rests.
+        reject: set outliers aside.
+    """
+    poses = np.asarray(tracker_from_tool, np.float64)
+    valid = valid_poses(poses)
+    if tracker_from_reference is not None:
+        reference = np.asarray(tracker_from_reference, np.float64)
+        valid &= valid_poses(reference)
+        rows = np.flatnonzero(valid)
+        world_from_tool = np.array(
+            [g.inverse(r) @ p for r, p in zip(exact(reference[rows]), exact(poses[rows]), strict=True)]
+        ).reshape(-1, 4, 4)
+    else:
+        rows = np.flatnonzero(valid)
+        world_from_tool = exact(poses[rows])
+    if len(rows) < 3:
+        return _verdict(gates, len(poses), rows[:0], {}, {})
+    rotations, origins = world_from_tool[:, :3, :3], world_from_tool[:, :3, 3]
+    middle = geometric_median(origins)  # numbers stay small, and the answer does not depend on the tracker's frame
+    design = np.concatenate([rotations, np.broadcast_to(-np.eye(3), rotations.shape)], axis=2)
+    solution, used = robust_linear(design, middle - origins, reject=reject)
+    tip, at = solution[:3], solution[3:] + middle
+    ends = rotations @ tip + origins
+    residual = ends[used] - at
+    length = np.linalg.norm(residual, axis=1)
+    directions = rotations[used] @ (tip / max(float(np.linalg.norm(tip)), 1e-9))
+    singular = np.linalg.svd(design[used].reshape(-1, 6), compute_uv=False)
+    sigma = np.sqrt(np.maximum(np.diag(covariance(design[used], residual)), 0.0))
+    quality = {
+        "rms_mm": rms(length),
+        "max_mm": float(length.max(initial=0.0)),
+        "sigma_tip_mm": sigma[:3],
+        "sigma_pivot_mm": sigma[3:],
+        "spread_rad": largest_angle_rad(rotations[used]),
+        "axis_spread_rad": widest_rad(directions),
+        "condition": min(float(singular[0] / max(singular[-1], 1e-16 * singular[0])), 1e16),
+        "drift_mm": max(_drift_mm(ends[used]), _second_place_mm(ends, used)),
+    }
+    found = {"tip_mm": tip, "pivot_mm": at}
+    pictures = [("residuals", {"rows": rows, "length_mm": np.linalg.norm(ends - at, axis=1), "used": used}),
+                ("directions", {"directions": rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9)), "used": used})]  # fmt: skip
+    return _verdict(gates, len(poses), rows[used], found, quality, pictures)
+
+
+def _verdict(
+    gates: Gates | None, n_input: int, used: Array, result: dict[str, Matrix], quality: dict[str, object],
+    pictures: list[tuple[str, dict[str, Array]]] | None = None,
+) -> Calibration:  # fmt: skip
+    rejected = sorted(set(range(n_input)) - set(used.tolist()))
+    blank: dict[str, object] = dict.fromkeys((gate.key for gate in GATES if gate.key != "n_used"))
+    told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}
+    sigma = quality.get("sigma_tip_mm")
+    figures = {"sigma_tip_mm": None if sigma is None else float(np.max(np.asarray(sigma)))}
+    few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
+    reason = "" if few or told["drift_mm"] is None or _slipped(told, gates) else rejection(n_input, len(rejected))
+    return judged("pivot", GATES, gates, figures, result=result, quality=told, reason=reason, pictures=pictures or ())
+
+
+def _slipped(told: dict[str, object], gates: Gates | None) -> bool:
+    """A slip is what many rejected rows come from, and tells more."""
+    limit = (gates or {}).get("drift_mm", next(gate.limit for gate in GATES if gate.key == "drift_mm"))
+    drift = told["drift_mm"]
+    return isinstance(drift, float) and drift > limit
+
+
+def _drift_mm(ends: Matrix) -> float:
+    """From where the tip was in the first third of the poses to where it was in the last."""
+    third = max(len(ends) // 3, 1)
+    return float(np.linalg.norm(ends[-third:].mean(axis=0) - ends[:third].mean(axis=0)))
+
+
+def _second_place_mm(ends: Matrix, used: Array) -> float:
+    """How far from the divot another place is where the tip rested for a while; 0 where it did not."""
+    middle = ends[used].mean(axis=0)
+    scatter = max(rms(np.linalg.norm(ends[used] - middle, axis=1)), 1e-3)
+    farthest = 0.0
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], used, [True]]).astype(int)))
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - first >= _LONGEST_RUN:
+            there = geometric_median(ends[first:end])
+            if float(np.median(np.linalg.norm(ends[first:end] - there, axis=1))) < 3 * scatter:
+                farthest = max(farthest, float(np.linalg.norm(there - middle)))
+    return farthest

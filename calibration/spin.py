@@ -1,0 +1,118 @@
+"""Which way a tool points: it is turned about its own axis, as in a bearing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calibration.fitting import covariance, exact, geometric_median, not_outlying, rms, robust_linear, valid_poses
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
+from navnode.types import Array, Matrix
+
+GATES = (
+    Gate("n_used", 20, TOO_FEW, "the number of poses that can be used", "take more", at_least=True),
+    Gate("rotation_rad", 1.57, "rotation", "the angle that the tool was turned by", "turn it further", "rad", at_least=True),
+    Gate("wobble_rad", 0.0175, "wobble", "the rms change of the axis", "turn the tool about its own axis only", "rad"),
+    Gate("rms_mm", 1.0, "residual", "the rms wander of the axis", "keep the tool in its bearing", "mm"),
+)  # fmt: skip
+_ROUNDS = 30
+
+
+def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates | None = None) -> Calibration:
+    """The axis in the tool's frame: the direction ``a`` for which all ``R_i a`` are most alike, and the point of it
+    nearest to the tool's origin.
+
+    Args:
+        tracker_from_tool: (N, 4, 4).
+        tip_mm: (3,), tool frame; the axis then points from the origin to the tip, otherwise its largest component is
+            positive.
+    """
+    poses = np.asarray(tracker_from_tool, np.float64)
+    rows = np.flatnonzero(valid_poses(poses))
+    blank: dict[str, object] = dict.fromkeys(("rotation_rad", "wobble_rad", "rms_mm", "sigma_axis_rad"))
+    if len(rows) < 3:
+        return _verdict(gates, len(poses), rows[:0], {}, blank)
+    valid = exact(poses[rows])
+    rotations, origins = valid[:, :3, :3], valid[:, :3, 3]
+    axis, seen, steady = _axis(rotations)
+    towards = tip_mm if tip_mm is not None else axis * (np.abs(axis) == np.abs(axis).max())
+    if float(axis @ towards) < 0:
+        axis, seen = -axis, -seen
+    # Across the axis, in the tracker: R_i p + t_i - c = 0 with p = across @ q.
+    across = np.linalg.svd(axis[None])[2][1:].T
+    flat = np.linalg.svd(seen[None])[2][1:]
+    middle = geometric_median(origins)
+    design = np.concatenate([flat @ rotations @ across, np.broadcast_to(-flat @ flat.T, (len(rows), 2, 2))], axis=2)
+    wanted = (middle - origins) @ flat.T
+    found, on_axis = robust_linear(design, wanted)
+    used = steady & on_axis
+    if used.sum() < 3:
+        return _verdict(gates, len(poses), rows[:0], {}, blank)
+    found, *_ = np.linalg.lstsq(design[used].reshape(-1, 4), wanted[used].ravel(), None)
+    tilt = np.cross(seen, rotations[used] @ axis)
+    wander = np.linalg.norm(design[used] @ found - wanted[used], axis=1)
+    # A turn of the axis by w (across it) changes R_i a by R_i (w x a).
+    turned = flat @ rotations[used] @ np.stack([np.cross(column, axis) for column in across.T], axis=1)
+    off = (rotations[used] @ axis) @ flat.T
+    quality = {
+        "rotation_rad": _covered_rad(rotations[used], axis, across),
+        "wobble_rad": rms(np.arcsin(np.minimum(np.linalg.norm(tilt, axis=1), 1.0))),
+        "rms_mm": rms(wander),
+        "sigma_axis_rad": float(
+            np.sqrt(np.linalg.eigvalsh(covariance(np.concatenate([turned, _ones(turned)], 2), off)[:2, :2])[-1])
+        ),
+    }
+    result = {"axis": axis, "axis_point_mm": across @ found[:2]}
+    pictures = [("residuals", {"rows": rows[used], "length_mm": wander, "used": np.ones(len(wander), bool)})]
+    return _verdict(gates, len(poses), rows[used], result, quality, pictures)
+
+
+def _ones(like: Matrix) -> Matrix:
+    return np.broadcast_to(np.eye(2), (len(like), 2, 2))
+
+
+def _axis(rotations: Matrix) -> tuple[Matrix, Matrix, Array]:
+    """The axis in the tool and in the tracker, and which poses agree about it."""
+    weight = np.ones(len(rotations))
+    used = np.ones(len(rotations), bool)
+
+    def solved() -> tuple[Matrix, Matrix, Matrix]:
+        u, _, vt = np.linalg.svd(np.einsum("n,nij->ij", weight, rotations))
+        axis, seen = vt[0], u[:, 0]
+        return axis, seen, np.linalg.norm(rotations @ axis - seen, axis=1)
+
+    axis, seen, off = solved()
+    for _ in range(_ROUNDS):  # the sum of the angles first, as in fitting.robust_linear
+        weight = 1 / np.maximum(off, 1e-6 + 1e-3 * float(np.median(off)))
+        before = axis
+        axis, seen, off = solved()
+        if float(np.abs(axis - before).max()) < 1e-10:
+            break
+    for _ in range(_ROUNDS):
+        keep = not_outlying(off, 2, used)
+        weight = keep.astype(np.float64)
+        axis, seen, off = solved()
+        if (keep == used).all():
+            break
+        used = keep
+    return axis, seen, used
+
+
+def _covered_rad(rotations: Matrix, axis: Matrix, across: Matrix) -> float:
+    """The full turn less the largest gap between neighbouring angles about the axis."""
+    first = rotations[0] @ across[:, 0]
+    second = np.cross(rotations[0] @ axis, first)
+    pointing = rotations @ across[:, 0]
+    angles = np.sort(np.arctan2(pointing @ second, pointing @ first))
+    gaps = np.diff(np.append(angles, angles[0] + 2 * np.pi))
+    return float(2 * np.pi - gaps.max())
+
+
+def _verdict(
+    gates: Gates | None, n_input: int, used: Array, result: dict[str, Matrix], quality: dict[str, object],
+    pictures: list[tuple[str, dict[str, Array]]] | None = None,
+) -> Calibration:  # fmt: skip
+    rejected = sorted(set(range(n_input)) - set(used.tolist()))
+    told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **quality}
+    few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
+    reason = "" if few else rejection(n_input, len(rejected))
+    return judged("spin", GATES, gates, {}, result=result, quality=told, reason=reason, pictures=pictures or ())

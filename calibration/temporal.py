@@ -1,0 +1,240 @@
+"""How much later images are stamped than tracker poses of the same event: the same motion, seen by both."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from calibration.fitting import exact, valid_poses
+from calibration.verdict import Calibration, Gate, Gates, judged
+from navnode.errors import ConfigError
+from navnode.types import Array, Matrix
+
+GATES = (
+    Gate("overlap_s", 3.0, "overlap", "the time that both cover", "record both at the same time, for longer", "s", at_least=True),
+    Gate("motion_mm", 5.0, "no_motion", "the motion that the tracker saw", "move further, irregularly", "mm", at_least=True),
+    Gate("correlation", 0.9, "correlation", "the correlation of both motions", "see that both follow the same thing, and move it more", at_least=True),
+    Gate("distinct", 0.02, "ambiguous", "how much better the best lag is than another", "move irregularly, not to and fro", at_least=True),
+    Gate("sigma_lag_ns", 5e6, "sigma", "the standard error of the lag", "move faster, and for longer", "ns"),
+)  # fmt: skip
+_STEP_S = 0.002
+_AT_LIMIT_CORRELATION = 0.5
+"""Of motions that have to do with each other although the lag is outside what was searched."""
+_LEAST_SAMPLES = 8
+_LEAST_MOTION_PX = 0.5
+_LARGEST_PX = 256
+
+
+def temporal(
+    tracker_times_s: Array,
+    tracker: Array,
+    image_times_s: Array,
+    image: Array,
+    *,
+    max_lag_s: float = 0.5,
+    gates: Gates | None = None,
+) -> Calibration:
+    """The lag at which both motions correlate best (as in PLUS's temporal calibration), to a fraction of a frame.
+
+    Args:
+        tracker_times_s, tracker: (N,) and poses (N, 4, 4), whose motion along its principal axis counts, or values (N,).
+        image_times_s, image: (M,) and pictures (M, H, W), in which motion along one direction is found, or values (M,).
+
+    Returns:
+        ``image_lag_ns``: image stamp less tracker stamp of the same event.
+
+    Raises:
+        ConfigError: times and data differ in number, or times go back.
+    """
+    for name, times, data in (("tracker", tracker_times_s, tracker), ("image", image_times_s, image)):
+        if len(times) != len(data):
+            raise ConfigError(f"{name}: {len(times)} times for {len(data)} samples")
+        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+            raise ConfigError(f"{name}: times must be finite and grow")
+    if not 0 < max_lag_s < 60:
+        raise ConfigError("--max-lag-s must lie between 0 and 60")
+    x_times, x, tracker_rejected = _tracker_motion(np.asarray(tracker_times_s, np.float64), np.asarray(tracker))
+    y_times, y, image_rejected = _image_motion(np.asarray(image_times_s, np.float64), np.asarray(image), x_times, x, max_lag_s)
+    quality: dict[str, object] = {
+        "n_input": len(image), "n_used": len(y), "rejected": image_rejected, "tracker_rejected": tracker_rejected,
+        "correlation": None, "second_peak": None, "sigma_lag_ns": None, "overlap_s": 0.0,
+        "motion_mm": float(np.ptp(x)) if len(x) else 0.0, "motion_px": float(np.ptp(y)) if len(y) else 0.0,
+    }  # fmt: skip
+    figures: dict[str, float | None] = {"distinct": None}
+    if min(len(x), len(y)) < _LEAST_SAMPLES:
+        return judged("temporal", GATES, gates, figures, result={}, quality=quality)
+    overlap = min(x_times[-1], y_times[-1]) - max(x_times[0], y_times[0])
+    quality["overlap_s"] = max(float(overlap), 0.0)
+    lags = np.arange(-max_lag_s, max_lag_s + _STEP_S / 2, _STEP_S)
+    spline = CubicSpline(x_times, x)
+    found = np.array([_correlation(spline, x_times, y_times, y, lag) for lag in lags])
+    size = np.abs(found)
+    best = int(size.argmax())
+    lag = _peak(lags, size, best)
+    quality["overlap_s"] = max(float(min(x_times[-1], y_times[-1] - lag) - max(x_times[0], y_times[0] - lag)), 0.0)
+    sign = 1 if found[best] >= 0 else -1
+    second = _second_peak(size, best)
+    quality |= {
+        "correlation": float(size[best]), "second_peak": second,
+        "sigma_lag_ns": 1e9 * _sigma_s(spline, x_times, y_times, y, lag),
+    }  # fmt: skip
+    figures["distinct"] = float(size[best]) - second
+    interval = float(np.median(np.diff(y_times)))
+    reason = ""
+    enough = quality["motion_mm"] >= (gates or {}).get("motion_mm", 5.0) and quality["overlap_s"] >= (gates or {}).get("overlap_s", 3.0)  # type: ignore[operator]
+    if enough and float(np.ptp(y)) < _LEAST_MOTION_PX and np.asarray(image).ndim == 3:
+        reason = (
+            f"no_motion: the pictures move by {float(np.ptp(y)):.2g} px, at least {_LEAST_MOTION_PX:.2g} px is needed; "
+            "let what is tracked be seen by the X-ray, and move it"
+        )
+    elif enough and abs(lag) > max_lag_s - interval and size[best] >= _AT_LIMIT_CORRELATION:
+        reason = (
+            f"at_limit: the best lag is {lag:.3g} s, at least one image interval less than {max_lag_s:.3g} s is needed; "
+            "search further with --max-lag-s, and look at both clocks"
+        )
+    return judged(
+        "temporal", GATES, gates, figures,
+        result={"image_lag_ns": round(1e9 * lag), "sign": sign}, quality=quality, reason=reason,
+        pictures=[("correlation", {"lag_s": lags, "correlation": found}),
+                  ("motions", {"tracker_s": x_times, "tracker": x, "image_s": y_times - lag, "image": sign * y})],
+    )  # fmt: skip
+
+
+def _tracker_motion(times_s: Matrix, tracker: Array) -> tuple[Matrix, Matrix, list[int]]:
+    """Times and motion along the principal axis, and the rows that are no poses or numbers."""
+    valid = valid_poses(tracker) if tracker.ndim == 3 else np.isfinite(tracker)
+    rows = np.flatnonzero(valid)
+    motion = exact(tracker[rows])[:, :3, 3] if tracker.ndim == 3 else np.asarray(tracker[rows], np.float64)[:, None]
+    return times_s[rows], _principal(motion), np.flatnonzero(~valid).tolist()
+
+
+def _principal(motion: Matrix) -> Matrix:
+    """(N, D) along the direction in which it varies most; its first large component is positive."""
+    if len(motion) < 2:
+        return motion[:, 0] if motion.size else np.zeros(0)
+    motion = motion - motion.mean(axis=0)
+    axis = np.linalg.svd(motion, full_matrices=False)[2][0]
+    axis = axis * np.sign(axis[np.abs(axis).argmax()])
+    return np.asarray(motion @ axis)
+
+
+def _image_motion(
+    times_s: Matrix, image: Array, x_times: Matrix, x: Matrix, max_lag_s: float
+) -> tuple[Matrix, Matrix, list[int]]:
+    """Times and a motion found in pictures: of all that is seen, or of what moves before what stands still; the one that
+    follows the tracker better, at whatever lag."""
+    valid = np.isfinite(image).reshape(len(image), -1).all(axis=1)
+    rows = np.flatnonzero(valid)
+    rejected = np.flatnonzero(~valid).tolist()
+    if image.ndim == 1 or not len(rows):
+        return times_s[rows], np.asarray(image[rows], np.float64).reshape(len(rows), -1)[:, :1].ravel(), rejected
+    pictures, factor = _reduced(image[rows])
+    spectra, shape = _spectra(pictures), pictures.shape[1:]
+    found = (_shifts(spectra, shape), _steps(spectra, shape), _moving(pictures))
+    motions = [_principal(factor * each) for each in found]
+    if len(x) >= _LEAST_SAMPLES and len(rows) >= _LEAST_SAMPLES:
+        spline = CubicSpline(x_times, x)
+        lags = np.arange(-max_lag_s, max_lag_s, 5 * _STEP_S)
+        alike = [max(abs(_correlation(spline, x_times, times_s[rows], y, lag)) for lag in lags) for y in motions]
+        return times_s[rows], motions[int(np.argmax(alike))], rejected
+    return times_s[rows], motions[0], rejected
+
+
+def _reduced(image: Array) -> tuple[Array, float]:
+    """(M, H, W) float32 of a size at which motion is still seen, and how many pixels one of its pixels is."""
+    factor = max(1, int(np.ceil(max(image.shape[1:]) / _LARGEST_PX)))
+    size = (image.shape[2] // factor, image.shape[1] // factor)
+    return np.array(
+        [cv2.resize(p.astype(np.float32), size, interpolation=cv2.INTER_AREA) for p in image], np.float32
+    ), float(factor)
+
+
+def _spectra(pictures: Array) -> Array:
+    """Of the pictures' middle, without what is large: brightness that changes."""
+    window = cv2.createHanningWindow(pictures.shape[:0:-1], cv2.CV_32F)
+    sigma = max(pictures.shape[1:]) / 8
+    return np.array([np.fft.rfft2((each - cv2.GaussianBlur(each, (0, 0), sigma)) * window) for each in pictures])
+
+
+def _shift(a: Array, b: Array, shape: tuple[int, int]) -> tuple[float, float]:
+    """Shift (u, v) px from one picture to the other: the top of their correlation. (Phase correlation would weigh all
+    frequencies alike, of which smooth pictures only have noise.)"""
+    found = np.fft.irfft2(b * np.conj(a), shape)
+    v, u = np.unravel_index(found.argmax(), shape)
+
+    def top(before: float, here: float, after: float) -> float:
+        bend = before - 2 * here + after
+        return 0.5 * (before - after) / bend if bend < 0 else 0.0
+
+    height, width = shape
+    du = top(found[v, u - 1], found[v, u], found[v, (u + 1) % width])
+    dv = top(found[v - 1, u], found[v, u], found[(v + 1) % height, u])
+    return (float(u) + width / 2) % width - width / 2 + du, (float(v) + height / 2) % height - height / 2 + dv
+
+
+def _shifts(spectra: Array, shape: tuple[int, int]) -> Matrix:
+    """How far each picture is from the one in the middle of the series, (M, 2) px."""
+    reference = spectra[len(spectra) // 2]
+    return np.array([_shift(reference, each, shape) for each in spectra])
+
+
+def _steps(spectra: Array, shape: tuple[int, int]) -> Matrix:
+    """The same as a sum of what lies between neighbours: for motion beyond what one picture shows."""
+    steps = [_shift(a, b, shape) for a, b in pairwise(spectra)]
+    return np.cumsum(np.array([(0.0, 0.0), *steps]), axis=0)
+
+
+def _moving(pictures: Array) -> Matrix:
+    """The middle of what differs from the median picture, (M, 2) px."""
+    off = np.abs(pictures - np.median(pictures, axis=0))
+    off = np.maximum(off - 3 * np.median(off) - 0.1 * off.max(axis=(1, 2), keepdims=True), 0)
+    total = np.maximum(off.sum(axis=(1, 2)), 1e-9)
+    v, u = np.arange(off.shape[1]), np.arange(off.shape[2])
+    return np.stack([(off.sum(axis=1) @ u) / total, (off.sum(axis=2) @ v) / total], axis=1)
+
+
+def _correlation(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matrix, lag: float) -> float:
+    """Of the image's motion and the tracker's, which is asked for where there are image samples."""
+    at = y_times - lag
+    inside = (at >= x_times[0]) & (at <= x_times[-1])
+    if inside.sum() < _LEAST_SAMPLES:
+        return 0.0
+    a, b = spline(at[inside]), y[inside]
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 1e-12 else 0.0
+
+
+def _peak(lags: Matrix, size: Matrix, best: int) -> float:
+    """The top of the parabola through the largest value and its neighbours."""
+    if not 0 < best < len(size) - 1:
+        return float(lags[best])
+    before, here, after = size[best - 1 : best + 2]
+    bend = before - 2 * here + after
+    return float(lags[best] + (0.0 if bend >= 0 else 0.5 * (before - after) / bend) * (lags[1] - lags[0]))
+
+
+def _second_peak(size: Matrix, best: int) -> float:
+    """The best other local maximum; 0 where there is none."""
+    inner = np.flatnonzero((size[1:-1] >= size[:-2]) & (size[1:-1] > size[2:])) + 1
+    ends = [at for at, other in ((0, 1), (len(size) - 1, len(size) - 2)) if size[at] > size[other]]
+    return float(max((size[at] for at in [*inner, *ends] if abs(int(at) - best) > 1), default=0.0))
+
+
+def _sigma_s(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matrix, lag: float) -> float:
+    """Standard error of the lag as the third unknown, beside scale and offset, of a regression."""
+    at = y_times - lag
+    inside = (at >= x_times[0]) & (at <= x_times[-1])
+    if inside.sum() < _LEAST_SAMPLES:
+        return float("inf")
+    at, seen = at[inside], y[inside]
+    design = np.stack([spline(at), np.ones(len(at))], axis=1)
+    (scale, offset), *_ = np.linalg.lstsq(design, seen, None)
+    residual = seen - scale * design[:, 0] - offset
+    slope = np.concatenate([design, (-scale * spline(at, 1))[:, None]], axis=1)
+    variance = float(residual @ residual) / max(len(at) - 3, 1)
+    inverse = np.linalg.pinv(slope.T @ slope)
+    return float(np.sqrt(variance * inverse[2, 2])) if abs(scale) > 0 else float("inf")
