@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import msgspec
 import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperCommand
 
+from calibration import carm as carm_
+from calibration import distortion as distortion_
 from calibration import flatfield as flatfield_
 from calibration import flex as flex_
 from calibration import handeye as handeye_
@@ -31,6 +36,7 @@ from calibration.verdict import Calibration
 from navnode import artifacts
 from navnode.clock import now_ns
 from navnode.errors import ConfigError
+from navnode.projector.native import default_threads
 from navnode.types import Array
 from navnode.viewfiles import read_views
 from navnode.volumes import read_mesh
@@ -107,6 +113,15 @@ class Run:
             return None
         return self._devices.get(name, self._devices.get("") if name == "poses" else None)
 
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[float], None]]:
+        """A bar on the terminal, where there is one."""
+        terminal = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+            task = bar.add_task(what, total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+
     def finish(self, found: Calibration) -> None:
         """Print the answer, write what passed, and end with 1 if it did not."""
         options = self._options
@@ -118,7 +133,8 @@ class Run:
         if report is not None:
             from calibration.report import page
 
-            artifacts.write_whole(report, page(found, self.files.paths).encode())
+            text = page(found, self.files.paths, of=options["device_of"])
+            artifacts.write_whole(report, text.encode())
         if options["as_json"]:
             from navnode.cli import print_json
 
@@ -147,25 +163,34 @@ class Run:
             frames=FRAMES.get(found.kind, {}), units=UNITS,
         )  # fmt: skip
         artifacts.write(out, artifact)
+        if found.kind == "carm":  # as other programs read it
+            plain = msgspec.json.format(msgspec.json.encode(document["result"]["carm"]), indent=1) + b"\n"
+            artifacts.write_whole(out.with_suffix(".carm.json"), plain)
 
 
 def _common(
     gate: Annotated[
         list[str] | None,
-        typer.Option("--gate", metavar="KEY=VALUE", help="Another limit; repeat for several.", rich_help_panel=_MEASURED),
+        typer.Option(
+            "--gate", metavar="KEY=VALUE", help="Another limit; repeat for several.", rich_help_panel=_MEASURED
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of what is tried by chance.", rich_help_panel=_MEASURED)] = 0,
     recording: Annotated[
         Path | None,
         typer.Option(
-            "--recording", metavar="SESSION", help="Take poses from a recording (.mcap, or a folder of them) instead.",
+            "--recording",
+            metavar="SESSION",
+            help="Take poses from a recording (.mcap, or a folder of them) instead.",
             rich_help_panel=_MEASURED,
         ),
     ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
-            "--device", metavar="[OPTION=]NAME", help="A device of the recording; which option it is for, where there are several.",
+            "--device",
+            metavar="[OPTION=]NAME",
+            help="A device of the recording; which option it is for, where there are several.",
             rich_help_panel=_MEASURED,
         ),
     ] = None,
@@ -174,7 +199,8 @@ def _common(
         typer.Option("--out", metavar="ARTIFACT", help="Write the calibration, if it passed.", rich_help_panel=_OUT),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="REPORT.html", help="Write a page with plots.", rich_help_panel=_OUT)
+        Path | None,
+        typer.Option("--report", metavar="REPORT.html", help="Write a page with plots.", rich_help_panel=_OUT),
     ] = None,
     device_of: Annotated[
         str, typer.Option("--of", metavar="NAME", help="Which tool, C-arm or detector it is.", rich_help_panel=_OUT)
@@ -222,15 +248,21 @@ def _command(example: str) -> Callable[[Callable[..., Calibration]], Callable[..
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *common.values()]]
         )
-        app.command(name=function.__name__.rstrip("_"), epilog=f"Example:  navnode calibrate {example}", cls=_Command)(command)
+        app.command(name=function.__name__.rstrip("_"), epilog=f"Example:  navnode calibrate {example}", cls=_Command)(
+            command
+        )
         return command
 
     return made
 
 
 _Poses = Annotated[Path | None, typer.Argument(metavar="POSES", help="tracker_from_tool: .npy (N, 4, 4) or CSV.")]
-_Tip = Annotated[tuple[float, float, float] | None, typer.Option("--tip", metavar="X Y Z", help="The tip, tool frame, mm.")]
-_Pivot = Annotated[Path | None, typer.Option("--pivot", metavar="PIVOT.json", help="The pivot calibration that found the tip.")]
+_Tip = Annotated[
+    tuple[float, float, float] | None, typer.Option("--tip", metavar="X Y Z", help="The tip, tool frame, mm.")
+]
+_Pivot = Annotated[
+    Path | None, typer.Option("--pivot", metavar="PIVOT.json", help="The pivot calibration that found the tip.")
+]
 _Points = Annotated[Path, typer.Option(metavar="CSV", help="label,x_mm,y_mm,z_mm")]
 
 
@@ -239,7 +271,8 @@ def pivot(
     run: Run,
     poses: _Poses = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", metavar="POSES", help="tracker_from_reference, same rows, if the divot may move.")
+        Path | None,
+        typer.Option("--reference", metavar="POSES", help="tracker_from_reference, same rows, if the divot may move."),
     ] = None,
     no_reject: Annotated[bool, typer.Option("--no-reject", help="Keep every row, for comparison with others.")] = False,
 ) -> Calibration:
@@ -262,18 +295,50 @@ def spin(run: Run, poses: _Poses = None, tip: _Tip = None, pivot: _Pivot = None)
     return spin_.spin(tracker_from_tool.poses, _tip(run, tip, pivot), gates=run.gates)
 
 
+@_command("carm --views shots.json --phantom beads.json --out carm.json")
+def carm(
+    run: Run,
+    views: Annotated[
+        Path, typer.Option("--views", metavar="V.json", help="Shots of the phantom; carm as its maker says.")
+    ],
+    phantom: Annotated[Path, typer.Option("--phantom", metavar="PH.json", help="navnode/phantom/1: its beads.")],
+    distortion: Annotated[
+        str,
+        typer.Option(help=f"auto: the simplest that explains shots left out; or {', '.join(distortion_.MODELS)}."),
+    ] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")] = 0,
+) -> Calibration:
+    """Source, detector and distortion, from shots of a bead phantom."""
+    shots = read_views(run.files.read(views))
+    beads = inputs.bead_phantom(phantom, run.files)
+    for shot in shots:
+        if shot.path is not None:
+            run.files.read(shot.path)
+    given = [carm_.PhantomShot(shot.counts(), shot.carm, shot.volume_from_carm, shot.i0) for shot in shots]
+    with run.progress("Looking for beads") as progress:
+        return carm_.carm(
+            given, beads.ids, beads.positions_mm, beads.diameters_mm, distortion=distortion, gates=run.gates,
+            seed=run.seed, threads=threads or default_threads(), progress=progress,
+        )  # fmt: skip
+
+
 @_command("handeye --marker marker.npy --xray shots.json --out handeye.json")
 def handeye(
     run: Run,
     marker: Annotated[Path | None, typer.Option("--marker", metavar="POSES", help="tracker_from_marker.")] = None,
     xray: Annotated[
-        Path | None, typer.Option("--xray", metavar="POSES|V.json", help="phantom_from_carm, as `calibrate carm` finds it.")
+        Path | None,
+        typer.Option("--xray", metavar="POSES|V.json", help="phantom_from_carm, as `calibrate carm` finds it."),
     ] = None,
     phantom_marker: Annotated[
-        Path | None, typer.Option("--phantom-marker", metavar="POSES", help="tracker_from_phantom_marker, if the phantom moves.")
+        Path | None,
+        typer.Option("--phantom-marker", metavar="POSES", help="tracker_from_phantom_marker, if the phantom moves."),
     ] = None,
     phantom_marker_from_phantom: Annotated[
-        Path | None, typer.Option("--phantom-marker-from-phantom", metavar="M.npy", help="If it is known; three rows are enough then.")
+        Path | None,
+        typer.Option(
+            "--phantom-marker-from-phantom", metavar="M.npy", help="If it is known; three rows are enough then."
+        ),
     ] = None,
 ) -> Calibration:
     """Where the tracked marker on the C-arm is, seen from the X-ray source."""
@@ -293,10 +358,16 @@ def handeye(
 def flex(
     run: Run,
     views: Annotated[
-        Path, typer.Option("--views", metavar="V.json", help="Shots of a fixed phantom, each with carm, volume_from_carm and angles_rad.")
+        Path,
+        typer.Option(
+            "--views",
+            metavar="V.json",
+            help="Shots of a fixed phantom, each with carm, volume_from_carm and angles_rad.",
+        ),
     ],
     at: Annotated[
-        Path | None, typer.Option("--at", metavar="ANGLES.csv", help="orbital_rad,angulation_rad where the geometry is wanted.")
+        Path | None,
+        typer.Option("--at", metavar="ANGLES.csv", help="orbital_rad,angulation_rad where the geometry is wanted."),
     ] = None,
 ) -> Calibration:
     """How the C-arm bends: its geometry at any angle."""
@@ -317,7 +388,9 @@ def patient(
     run: Run,
     volume_points: _Points,
     patient_points: _Points,
-    surface: Annotated[Path | None, typer.Option(metavar="CSV", help="Points touched on the bone, patient frame.")] = None,
+    surface: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Points touched on the bone, patient frame.")
+    ] = None,
     mesh: Annotated[Path | None, typer.Option(metavar="M.stl", help="The bone in the volume.")] = None,
     targets: Annotated[Path | None, typer.Option(metavar="CSV", help="Where the error matters.")] = None,
     fle_mm: Annotated[float | None, typer.Option(help="Localisation error of a point, rms, if it is known.")] = None,
@@ -338,9 +411,13 @@ def patient(
 @_command("temporal --tracker marker.csv --frames shots.npy --frame-times times.csv --out latency.json")
 def temporal(
     run: Run,
-    tracker: Annotated[Path | None, typer.Option(metavar="POSES|CSV", help="Poses with times, or timestamp_s,value.")] = None,
+    tracker: Annotated[
+        Path | None, typer.Option(metavar="POSES|CSV", help="Poses with times, or timestamp_s,value.")
+    ] = None,
     signal: Annotated[Path | None, typer.Option(metavar="CSV", help="The image's motion: timestamp_s,value.")] = None,
-    frames: Annotated[Path | None, typer.Option(metavar="S.npy", help="Pictures (N, H, W) in which motion is found.")] = None,
+    frames: Annotated[
+        Path | None, typer.Option(metavar="S.npy", help="Pictures (N, H, W) in which motion is found.")
+    ] = None,
     frame_times: Annotated[Path | None, typer.Option(metavar="CSV", help="timestamp_s of every picture.")] = None,
     max_lag_s: Annotated[float, typer.Option("--max-lag-s", help="Search so far, both ways.")] = 0.5,
 ) -> Calibration:
@@ -372,7 +449,9 @@ def temporal(
 def flatfield(
     run: Run,
     dark: Annotated[Path, typer.Option(metavar="D.npy", help="(N, H, W) without X-rays, or a folder of PNG.")],
-    flat: Annotated[Path, typer.Option(metavar="F.npy", help="(N, H, W) with nothing in the beam, or a folder of PNG.")],
+    flat: Annotated[
+        Path, typer.Option(metavar="F.npy", help="(N, H, W) with nothing in the beam, or a folder of PNG.")
+    ],
     saturation: Annotated[float | None, typer.Option(min=1, help="Counts from which on a pixel is saturated.")] = None,
 ) -> Calibration:
     """What the detector adds: dark, gain, bad pixels."""
@@ -381,13 +460,22 @@ def flatfield(
     )
 
 
-@_command("phantom --targets targets.csv --stylus s.npy --patient-marker p.npy --tip stylus.json --volume-from-patient patient.json")
+@_command(
+    "phantom --targets targets.csv --stylus s.npy --patient-marker p.npy --tip stylus.json "
+    "--volume-from-patient patient.json"
+)
 def phantom(
     run: Run,
     targets: _Points,
-    measured: Annotated[Path | None, typer.Option(metavar="CSV", help="Measured places in the volume, by label.")] = None,
-    stylus: Annotated[Path | None, typer.Option(metavar="POSES", help="tracker_from_stylus while the targets are touched.")] = None,
-    patient_marker: Annotated[Path | None, typer.Option(metavar="POSES", help="tracker_from_patient, same rows.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Measured places in the volume, by label.")
+    ] = None,
+    stylus: Annotated[
+        Path | None, typer.Option(metavar="POSES", help="tracker_from_stylus while the targets are touched.")
+    ] = None,
+    patient_marker: Annotated[
+        Path | None, typer.Option(metavar="POSES", help="tracker_from_patient, same rows.")
+    ] = None,
     tip: _Tip = None,
     pivot: _Pivot = None,
     volume_from_patient: Annotated[
@@ -410,7 +498,9 @@ def phantom(
 @_command("tool spheres.csv --of Drill --out drill-marker.json")
 def tool(
     run: Run,
-    points: Annotated[Path, typer.Argument(metavar="POINTS.csv", help="frame,x_mm,y_mm,z_mm: unlabelled spheres, tool at rest.")],
+    points: Annotated[
+        Path, typer.Argument(metavar="POINTS.csv", help="frame,x_mm,y_mm,z_mm: unlabelled spheres, tool at rest.")
+    ],
 ) -> Calibration:
     """A marker's template: where its spheres are."""
     return tool_.tool(inputs.frames(points, run.files), gates=run.gates)
@@ -422,13 +512,11 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
 ) -> None:
     """Print a calibration."""
-    from msgspec import to_builtins
-
     found = artifacts.read(artifact)
     if as_json:
         from navnode.cli import print_json
 
-        print_json(to_builtins(found))
+        print_json(msgspec.to_builtins(found))
         return
     console = Console()
     table = Table.grid(padding=(0, 2))
@@ -451,7 +539,7 @@ def check(
     mode: Annotated[str, typer.Option("--mode", metavar="MODE", help="They must be of this detector mode.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
 ) -> None:
-    """Verify calibrations anew: verdict, age, device, gates, and whether the files that they rest on are still the same."""
+    """Verify calibrations anew: verdict, age, device, and whether the files that they rest on are still the same."""
     told = {str(path): _wrong_now(path, device_of, mode) for path in paths}
     if as_json:
         from navnode.cli import print_json
@@ -554,6 +642,8 @@ def _brief(value: Any) -> str:
         parts = [f"{name} {_brief(part)}" for name, part in list(value.items())[:12]]
         return ", ".join(parts) + (" ..." if len(value) > 12 else "")
     if isinstance(value, list):
+        if any(isinstance(part, list | dict) for part in value) and len(value) > 4:
+            return f"({len(value)})"
         if len(value) > 12:
             return f"[{', '.join(_brief(part) for part in value[:4])}, ...] ({len(value)})"
         return f"[{', '.join(_brief(part) for part in value)}]"

@@ -42,7 +42,7 @@ def widest_rad(directions: Matrix) -> float:
 
 
 def geometric_median(points: Matrix) -> Matrix:
-    """The point with the smallest sum of distances to (N, D) (Weiszfeld); moves with the points, whatever their frame."""
+    """The point with the smallest sum of distances to (N, D) (Weiszfeld); the same in any frame."""
     middle: Matrix = points.mean(axis=0)
     for _ in range(100):
         weight = 1 / np.maximum(np.linalg.norm(points - middle, axis=1), 1e-9)
@@ -56,7 +56,8 @@ def robust_linear(design: Matrix, wanted: Matrix, *, reject: bool = True) -> tup
     """Solve ``design @ x = wanted`` where some rows are wrong.
 
     It begins with the sum of the residuals' lengths, which is convex, so that the answer depends neither on the order
-    of the rows nor on chance; then rows far beyond what the others scatter are set aside, and least squares has the rest.
+    of the rows nor on chance; then rows far beyond what the others scatter are set aside, and least squares has
+    the rest.
 
     Args:
         design: (N, D, P); wanted: (N, D). Each row is D equations that are right or wrong together.

@@ -18,11 +18,26 @@ GATES = (
     Gate("n_dark", 5, TOO_FEW, "the number of dark images", "take more, without X-rays", at_least=True),
     Gate("n_flat", 5, TOO_FEW, "the number of flat images", "take more, with nothing in the beam", at_least=True),
     Gate("saturated_fraction", 0.001, "saturated", "the share of saturated pixels", "expose less"),
-    Gate("signal", 50, "no_signal", "the flat images' signal over the dark ones' noise", "expose more; are dark and flat swapped?", at_least=True),
+    Gate(
+        "signal",
+        50,
+        "no_signal",
+        "the flat images' signal over the dark ones' noise",
+        "expose more; are dark and flat swapped?",
+        at_least=True,
+    ),
     Gate("bad_fraction", 0.02, "bad_pixels", "the share of bad pixels", "have the detector looked at"),
-    Gate("drift", 0.02, "drift", "the change from the first to the last flat image", "let the tube warm up, and repeat"),
-    Gate("nonuniformity", 0.01, "residual", "what is left of the pattern after correction", "keep everything out of the beam, and repeat"),
-)  # fmt: skip
+    Gate(
+        "drift", 0.02, "drift", "the change from the first to the last flat image", "let the tube warm up, and repeat"
+    ),
+    Gate(
+        "nonuniformity",
+        0.01,
+        "residual",
+        "what is left of the pattern after correction",
+        "keep everything out of the beam, and repeat",
+    ),
+)
 _LISTED = 4096
 _AROUND_PX = 15
 _DARK_SIGMAS, _NOISE_TIMES = 12.0, 8.0
@@ -113,7 +128,9 @@ def _bad(offset: FloatArray, noise: FloatArray, response: FloatArray, flat_noise
     share = response / np.maximum(_around(response), 1e-3)
     answers = (share > _LEAST_GAIN) & (share < _MOST_GAIN)
     stuck = (flat_noise == 0) & (float(np.median(flat_noise)) > 0)
-    restless = np.maximum(noise / max(float(np.median(noise)), 0.3), flat_noise / max(float(np.median(flat_noise)), 0.3))
+    restless = np.maximum(
+        noise / max(float(np.median(noise)), 0.3), flat_noise / max(float(np.median(flat_noise)), 0.3)
+    )
     return np.asarray((off > _DARK_SIGMAS * max(ordinary, 0.3)) | ~answers | stuck | (restless > _NOISE_TIMES))
 
 

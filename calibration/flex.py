@@ -21,9 +21,16 @@ GATES = (
     Gate("n_used", 12, TOO_FEW, "the number of shots", "take more", at_least=True),
     Gate("range_rad", 1.0, "coverage", "the range of angles", "take shots over the whole range", "rad", at_least=True),
     Gate("gap_rad", 0.35, "coverage", "the largest gap between angles", _MORE, "rad"),
-    Gate("repeat_mm", 1.0, "not_repeatable", "how far the source is from where it was at the same angle", "have the C-arm's bearings and brakes looked at", "mm"),
+    Gate(
+        "repeat_mm",
+        1.0,
+        "not_repeatable",
+        "how far the source is from where it was at the same angle",
+        "have the C-arm's bearings and brakes looked at",
+        "mm",
+    ),
     Gate("loo_mm", 1.0, "residual", "the error of the source at angles left out", _MORE, "mm"),
-)  # fmt: skip
+)
 _SAME_RAD = 0.02
 _BEYOND_RAD = 0.05
 _LENGTHS_RAD = (0.3, 0.6, 1.2, 2.4)
@@ -38,8 +45,8 @@ _SCALE = np.array([1e-3] * 3 + [1.0] * 6)
 class FlexModel:
     """An ideal arc and what bends it.
 
-    ``volume_from_carm(o, a) = volume_from_base Rz(o) Rx(a) arm_from_carm exp(bend(o, a))``, where ``bend`` is the mean of
-    a Gaussian process over the angles (Rasmussen and Williams, 2006, eq. 2.25).
+    ``volume_from_carm(o, a) = volume_from_base Rz(o) Rx(a) arm_from_carm exp(bend(o, a))``, where ``bend`` is the mean
+    of a Gaussian process over the angles (Rasmussen and Williams, 2006, eq. 2.25).
     """
 
     volume_from_base: Matrix
@@ -58,7 +65,9 @@ class FlexModel:
         """The detector's geometry and volume_from_carm."""
         here = np.array([[orbital_rad, angulation_rad]])
         bend = (_kernel(here, self.angles_rad, self.length_rad) @ self.weights)[0] + self.mean
-        return _bent_carm(self.carm, bend), self.volume_from_base @ _turned(here[0]) @ self.arm_from_carm @ g.exp(bend[:6])
+        return _bent_carm(self.carm, bend), self.volume_from_base @ _turned(here[0]) @ self.arm_from_carm @ g.exp(
+            bend[:6]
+        )
 
     def parameters(self) -> dict[str, object]:
         """For the artifact."""
@@ -120,18 +129,21 @@ def flex(
             "rms_pp_px": rms(np.linalg.norm(off[:, 7:], axis=1)), "loo_mm": rms(np.linalg.norm(left[:, 3:6], axis=1)),
             "rigid_rms_mm": rms(np.linalg.norm(bends[:, 3:6], axis=1)), "repeat_mm": repeat,
         }  # fmt: skip
-        figures["repeat_mm"] = repeat if repeat is not None else 0.0  # no angle twice: nothing says it is not repeatable
+        figures["repeat_mm"] = (
+            repeat if repeat is not None else 0.0
+        )  # no angle twice: nothing says it is not repeatable
         reason = _extrapolated(angles, wanted)
         at = [] if reason else [model.at(*angle) for angle in wanted]
         result = {
             "model": {"kind": "arc+gaussian_process", "parameters": model.parameters()},
             "at": [{"carm": carm_document(carm), "volume_from_carm": pose} for carm, pose in at],
         }
-        pictures = [("flex", {"angles_rad": angles, "bend": bends, "left_out_mm": np.linalg.norm(left[:, 3:6], axis=1)})]
+        pictures = [
+            ("flex", {"angles_rad": angles, "bend": bends, "left_out_mm": np.linalg.norm(left[:, 3:6], axis=1)})
+        ]
     enough = count >= (gates or {}).get("n_used", 12) and range_rad >= (gates or {}).get("range_rad", 1.0)
-    return judged(
-        "flex", GATES, gates, figures, result=result, quality=quality, reason=reason if enough else "", pictures=pictures
-    )  # fmt: skip
+    reason = reason if enough else ""
+    return judged("flex", GATES, gates, figures, result=result, quality=quality, reason=reason, pictures=pictures)
 
 
 def _turned(angle: Matrix) -> Matrix:
@@ -229,6 +241,7 @@ def _left_out(angles: Matrix, bends: Matrix, length: float, noise: float) -> Mat
 
 def _chosen(angles: Matrix, bends: Matrix) -> tuple[float, float]:
     """Length and noise of the process that is best at what was left out."""
+
     def error(pair: tuple[float, float]) -> float:
         return float(np.mean(np.square(_left_out(angles, bends, *pair) / _SCALE)))
 
@@ -258,7 +271,7 @@ def _extrapolated(angles: Matrix, wanted: Matrix) -> str:
         if not ((angle >= low) & (angle <= high)).all():
             beyond = float(np.maximum(low - angle, angle - high).max()) + _BEYOND_RAD
             return (
-                f"extrapolation: ({angle[0]:.3g}, {angle[1]:.3g}) rad is {beyond:.2g} rad outside the shots' range, at most "
-                f"{_BEYOND_RAD:g} is allowed; take shots there, too"
+                f"extrapolation: ({angle[0]:.3g}, {angle[1]:.3g}) rad is {beyond:.2g} rad outside the shots' range, at "
+                f"most {_BEYOND_RAD:g} is allowed; take shots there, too"
             )
     return ""

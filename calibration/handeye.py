@@ -20,11 +20,13 @@ _HOLD = "hold phantom and C-arm still at each shot, and repeat the worst ones"
 GATES = (
     Gate("n_used", 6, TOO_FEW, "the number of positions that can be used", "take more", at_least=True),
     Gate("spread_rad", 0.52, "spread", "the largest rotation between two positions", _TURN, "rad", at_least=True),
-    Gate("axis_spread_rad", 0.35, "axes", "the largest angle between two axes of rotation", _TURN, "rad", at_least=True),
+    Gate(
+        "axis_spread_rad", 0.35, "axes", "the largest angle between two axes of rotation", _TURN, "rad", at_least=True
+    ),
     Gate("rms_mm", 3.0, "residual", "the rms closure at the phantom's origin", _HOLD, "mm"),
     Gate("rms_rad", 0.0175, "residual", "the rms closure of the rotation", _HOLD, "rad"),
     Gate("sigma_translation_mm", 2.0, "sigma", "the standard error of the translation", _TURN, "mm"),
-)  # fmt: skip
+)
 DIRECT_GATES = tuple(
     Gate("n_used", 3, TOO_FEW, gate.what, gate.advice, at_least=True) if gate.key == "n_used" else gate
     for gate in GATES
@@ -160,7 +162,7 @@ def _closed(a: Matrix, b: Matrix, known: Matrix | None) -> list[tuple[Matrix, Ma
 
 
 def _closures(a: Matrix, b: Matrix, x: Matrix, z: Matrix) -> Matrix:
-    """(N, 6): rotation vector (rad) and position (mm) of the phantom that each row finds, in the phantom that Z says."""
+    """(N, 6): rotation vector (rad) and position (mm) of the phantom that each row finds, in the one that Z says."""
     found = np.linalg.inv(z) @ a @ x @ np.linalg.inv(b)
     return np.array([np.append(g.rotation_log(each[:3, :3]), each[:3, 3]) for each in found]).reshape(-1, 6)
 
@@ -181,7 +183,7 @@ def _in_carm(a: Matrix, b: Matrix, x: Matrix, z: Matrix) -> Matrix:
 
 def _scatter(off: Matrix) -> Matrix:
     """One sigma of each component. (Their correlations would be known of too few rows: using them makes it worse.)"""
-    return np.maximum(np.sqrt(np.mean(off**2, axis=0)), np.repeat(_LEAST_SIGMA, 3))
+    return np.asarray(np.maximum(np.sqrt(np.mean(off**2, axis=0)), np.repeat(_LEAST_SIGMA, 3)))
 
 
 def _slope(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
@@ -218,7 +220,7 @@ def _sigma(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
     if singular[-1] < _RANK * singular[0]:
         return np.full(6, np.inf)
     spread = covariance(slope, off / scale)
-    return np.asarray(np.sqrt(np.maximum(np.diag(spread), 0.0)))[:6] * ([1e-3] * 3 + [1.0] * 3)
+    return np.asarray(np.sqrt(np.maximum(np.diag(spread), 0.0))[:6] * ([1e-3] * 3 + [1.0] * 3))
 
 
 def _axis_spread_rad(rotations: Matrix) -> float:

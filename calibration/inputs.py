@@ -186,7 +186,7 @@ def stack(path: Path, files: Files) -> Array:
         if loaded.ndim != 3 or not np.issubdtype(loaded.dtype, np.number) or np.iscomplexobj(loaded):
             raise ConfigError(f"{path}: {loaded.shape} is no stack of images, (N, H, W)")
         return loaded
-    images = []
+    images: list[Array] = []
     for each in sorted(path.glob("*.png")):
         image = cv2.imread(str(files.read(each)), cv2.IMREAD_UNCHANGED)
         if image is None or image.ndim != 2:
@@ -381,5 +381,3 @@ def _number(path: Path, row: int, text: str) -> float:
         return float(text)
     except ValueError as error:
         raise ConfigError(f"{path}: row {row}: {text.strip()!r} is no number") from error
-
-

@@ -18,13 +18,42 @@ from navnode.types import Array, Matrix, Mesh
 _AGAIN = "touch the points again, the worst first"
 GATES = (
     Gate("n_used", 4, TOO_FEW, "the number of points in both files", "touch more points", at_least=True),
-    Gate("spread_mm", 10, "collinear", "how far the points are from one line", "choose points that surround the target", "mm", at_least=True),
+    Gate(
+        "spread_mm",
+        10,
+        "collinear",
+        "how far the points are from one line",
+        "choose points that surround the target",
+        "mm",
+        at_least=True,
+    ),
     Gate("fre_rms_mm", 2.0, "residual", "the rms distance of the points", _AGAIN, "mm"),
     Gate("tre_mm", 2.5, "tre", "the expected error at the worst target", "touch more points, around the target", "mm"),
-    Gate("surface_n_used", 50, "surface_residual", "the number of surface points that can be used", "touch more of the surface", at_least=True),
-    Gate("surface_rms_mm", 1.0, "surface_residual", "the rms distance from the surface", "touch bone, not skin, and keep contact", "mm"),
-    Gate("surface_sigma_mm", 1.0, "surface_sigma", "the standard error that the surface leaves somewhere", "touch other sides of the bone, too", "mm"),
-)  # fmt: skip
+    Gate(
+        "surface_n_used",
+        50,
+        "surface_residual",
+        "the number of surface points that can be used",
+        "touch more of the surface",
+        at_least=True,
+    ),
+    Gate(
+        "surface_rms_mm",
+        1.0,
+        "surface_residual",
+        "the rms distance from the surface",
+        "touch bone, not skin, and keep contact",
+        "mm",
+    ),
+    Gate(
+        "surface_sigma_mm",
+        1.0,
+        "surface_sigma",
+        "the standard error that the surface leaves somewhere",
+        "touch other sides of the bone, too",
+        "mm",
+    ),
+)
 _FEWEST_TO_DROP = 6
 _DROP_CHANCE = 1e-3
 """A point is dropped when it would be as far off as it is by chance once in so many registrations."""
@@ -84,7 +113,12 @@ def patient(
         if mesh is not None and surface_points_mm is not None:
             surface = _Surface(mesh)
             volume_from_patient, told = _on_surface(
-                surface, np.asarray(surface_points_mm, np.float64), volume_from_patient, measured[keep], volume[keep], fle_mm
+                surface,
+                np.asarray(surface_points_mm, np.float64),
+                volume_from_patient,
+                measured[keep],
+                volume[keep],
+                fle_mm,
             )
             quality |= told
         off = np.linalg.norm(g.transform(volume_from_patient, measured) - volume, axis=1)
@@ -93,8 +127,8 @@ def patient(
         tre = _targets(volume[keep], targets_mm, fle)
         figures["tre_mm"] = max(tre.values())
         quality |= {
-            "fre_rms_mm": fre, "fre_mm": {labels[n]: float(off[n]) for n in np.flatnonzero(finite)}, "fle_mm": float(fle),
-            "spread_mm": spread, "tre_mm": tre,
+            "fre_rms_mm": fre, "fre_mm": {labels[n]: float(off[n]) for n in np.flatnonzero(finite)},
+            "fle_mm": float(fle), "spread_mm": spread, "tre_mm": tre,
         }  # fmt: skip
         result = {"volume_from_patient": volume_from_patient}
     told = {
@@ -269,10 +303,11 @@ def _on_surface(
     here = g.transform(volume_from_patient, touched)
     places, normals = surface.nearest(here)
     length = np.linalg.norm(here - places, axis=1)
+    sigma = max(rms(length[used]), _LEAST_SURFACE_SIGMA_MM)
     return volume_from_patient, {
         "surface_rms_mm": rms(length[used]),
         "surface_n_used": int(used.sum()),
-        "surface_sigma_mm": _surface_sigma_mm(here[used], normals[used], max(rms(length[used]), _LEAST_SURFACE_SIGMA_MM), surface.samples),
+        "surface_sigma_mm": _surface_sigma_mm(here[used], normals[used], sigma, surface.samples),
     }  # fmt: skip
 
 

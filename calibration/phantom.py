@@ -53,9 +53,11 @@ def phantom(
         )
     few = len(labels) < (gates or {}).get("n_used", GATES[0].limit) and (not missing or not labels) and not problem
     quality = {
-        "n_input": len(targets_mm), "n_used": len(labels), "rejected": [n for n, label in enumerate(targets_mm) if label in missing],
+        "n_input": len(targets_mm), "n_used": len(labels),
+        "rejected": [n for n, label in enumerate(targets_mm) if label in missing],
         "tre_mm": tre, "per_target_mm": dict(zip(labels, length.tolist(), strict=True)),
-        "bias_mm": off.mean(axis=0) if len(off) else np.full(3, np.nan), "touches": touches if touches is not None else len(labels),
+        "bias_mm": off.mean(axis=0) if len(off) else np.full(3, np.nan),
+        "touches": touches if touches is not None else len(labels),
     }  # fmt: skip
     return judged(
         "phantom", GATES, gates, {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
@@ -84,7 +86,8 @@ def phantom_from_stream(
     """
     if len(tracker_from_stylus) != len(tracker_from_patient):
         raise ConfigError(
-            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}: they must correspond"
+            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}: they must "
+            "correspond"
         )
     if not g.is_rigid(volume_from_patient):
         raise ConfigError("--volume-from-patient: no rigid transform")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from calibration.fitting import (
-    covariance, exact, geometric_median, largest_angle_rad, rms, robust_linear, valid_poses, widest_rad,
+    covariance,
+    exact,
+    geometric_median,
+    largest_angle_rad,
+    rms,
+    robust_linear,
+    valid_poses,
+    widest_rad,
 )  # fmt: skip
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
@@ -19,9 +26,11 @@ GATES = (
     Gate("condition", 100, "spread", "the condition of the equations (turned about one axis only?)", _TILT),
     Gate("drift_mm", 1.0, "slip", "how far the divot moved meanwhile", "hold tip and divot still, and repeat", "mm"),
     Gate("rms_mm", 1.0, "residual", "the rms distance of the tip from the divot", "hold the tip in the divot", "mm"),
-    Gate("max_mm", 3.0, "residual", "the largest distance of the tip from the divot", "hold the tip in the divot", "mm"),
+    Gate(
+        "max_mm", 3.0, "residual", "the largest distance of the tip from the divot", "hold the tip in the divot", "mm"
+    ),
     Gate("sigma_tip_mm", 0.5, "sigma", "the standard error of the tip", "take more poses and tilt further", "mm"),
-)  # fmt: skip
+)
 
 _LONGEST_RUN = 8
 """Rows in a row that are outliers and agree with each other are no outliers: the tip rested somewhere else."""
@@ -64,7 +73,7 @@ def pivot(
     ends = rotations @ tip + origins
     residual = ends[used] - at
     length = np.linalg.norm(residual, axis=1)
-    directions = rotations[used] @ (tip / max(float(np.linalg.norm(tip)), 1e-9))
+    directions = (rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9)))[used]
     singular = np.linalg.svd(design[used].reshape(-1, 6), compute_uv=False)
     sigma = np.sqrt(np.maximum(np.diag(covariance(design[used], residual)), 0.0))
     quality = {
@@ -78,8 +87,11 @@ def pivot(
         "drift_mm": max(_drift_mm(ends[used]), _second_place_mm(ends, used)),
     }
     found = {"tip_mm": tip, "pivot_mm": at}
-    pictures = [("residuals", {"rows": rows, "length_mm": np.linalg.norm(ends - at, axis=1), "used": used}),
-                ("directions", {"directions": rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9)), "used": used})]  # fmt: skip
+    pointing = rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9))
+    pictures = [
+        ("residuals", {"rows": rows, "length_mm": np.linalg.norm(ends - at, axis=1), "used": used}),
+        ("directions", {"directions": pointing, "used": used}),
+    ]
     return _verdict(gates, len(poses), rows[used], found, quality, pictures)
 
 
@@ -88,7 +100,7 @@ def _verdict(
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
 ) -> Calibration:  # fmt: skip
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
-    blank: dict[str, object] = dict.fromkeys((gate.key for gate in GATES if gate.key != "n_used"))
+    blank: dict[str, object] = dict.fromkeys(gate.key for gate in GATES if gate.key != "n_used")
     told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}
     sigma = quality.get("sigma_tip_mm")
     figures = {"sigma_tip_mm": None if sigma is None else float(np.max(np.asarray(sigma)))}

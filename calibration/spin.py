@@ -10,10 +10,18 @@ from navnode.types import Array, Matrix
 
 GATES = (
     Gate("n_used", 20, TOO_FEW, "the number of poses that can be used", "take more", at_least=True),
-    Gate("rotation_rad", 1.57, "rotation", "the angle that the tool was turned by", "turn it further", "rad", at_least=True),
+    Gate(
+        "rotation_rad",
+        1.57,
+        "rotation",
+        "the angle that the tool was turned by",
+        "turn it further",
+        "rad",
+        at_least=True,
+    ),
     Gate("wobble_rad", 0.0175, "wobble", "the rms change of the axis", "turn the tool about its own axis only", "rad"),
     Gate("rms_mm", 1.0, "residual", "the rms wander of the axis", "keep the tool in its bearing", "mm"),
-)  # fmt: skip
+)
 _ROUNDS = 30
 
 
@@ -53,7 +61,7 @@ def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates 
     # A turn of the axis by w (across it) changes R_i a by R_i (w x a).
     turned = flat @ rotations[used] @ np.stack([np.cross(column, axis) for column in across.T], axis=1)
     off = (rotations[used] @ axis) @ flat.T
-    quality = {
+    quality: dict[str, object] = {
         "rotation_rad": _covered_rad(rotations[used], axis, across),
         "wobble_rad": rms(np.arcsin(np.minimum(np.linalg.norm(tilt, axis=1), 1.0))),
         "rms_mm": rms(wander),

@@ -9,17 +9,47 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from calibration.fitting import exact, valid_poses
-from calibration.verdict import Calibration, Gate, Gates, judged
+from calibration.verdict import Calibration, Gate, Gates, judged, limits
 from navnode.errors import ConfigError
 from navnode.types import Array, Matrix
 
 GATES = (
-    Gate("overlap_s", 3.0, "overlap", "the time that both cover", "record both at the same time, for longer", "s", at_least=True),
-    Gate("motion_mm", 5.0, "no_motion", "the motion that the tracker saw", "move further, irregularly", "mm", at_least=True),
-    Gate("correlation", 0.9, "correlation", "the correlation of both motions", "see that both follow the same thing, and move it more", at_least=True),
-    Gate("distinct", 0.02, "ambiguous", "how much better the best lag is than another", "move irregularly, not to and fro", at_least=True),
+    Gate(
+        "overlap_s",
+        3.0,
+        "overlap",
+        "the time that both cover",
+        "record both at the same time, for longer",
+        "s",
+        at_least=True,
+    ),
+    Gate(
+        "motion_mm",
+        5.0,
+        "no_motion",
+        "the motion that the tracker saw",
+        "move further, irregularly",
+        "mm",
+        at_least=True,
+    ),
+    Gate(
+        "correlation",
+        0.9,
+        "correlation",
+        "the correlation of both motions",
+        "see that both follow the same thing, and move it more",
+        at_least=True,
+    ),
+    Gate(
+        "distinct",
+        0.02,
+        "ambiguous",
+        "how much better the best lag is than another",
+        "move irregularly, not to and fro",
+        at_least=True,
+    ),
     Gate("sigma_lag_ns", 5e6, "sigma", "the standard error of the lag", "move faster, and for longer", "ns"),
-)  # fmt: skip
+)
 _STEP_S = 0.002
 _AT_LIMIT_CORRELATION = 0.5
 """Of motions that have to do with each other although the lag is outside what was searched."""
@@ -40,7 +70,8 @@ def temporal(
     """The lag at which both motions correlate best (as in PLUS's temporal calibration), to a fraction of a frame.
 
     Args:
-        tracker_times_s, tracker: (N,) and poses (N, 4, 4), whose motion along its principal axis counts, or values (N,).
+        tracker_times_s, tracker: (N,) and poses (N, 4, 4), whose motion along its principal axis counts, or
+            values (N,).
         image_times_s, image: (M,) and pictures (M, H, W), in which motion along one direction is found, or values (M,).
 
     Returns:
@@ -57,7 +88,9 @@ def temporal(
     if not 0 < max_lag_s < 60:
         raise ConfigError("--max-lag-s must lie between 0 and 60")
     x_times, x, tracker_rejected = _tracker_motion(np.asarray(tracker_times_s, np.float64), np.asarray(tracker))
-    y_times, y, image_rejected = _image_motion(np.asarray(image_times_s, np.float64), np.asarray(image), x_times, x, max_lag_s)
+    y_times, y, image_rejected = _image_motion(
+        np.asarray(image_times_s, np.float64), np.asarray(image), x_times, x, max_lag_s
+    )
     quality: dict[str, object] = {
         "n_input": len(image), "n_used": len(y), "rejected": image_rejected, "tracker_rejected": tracker_rejected,
         "correlation": None, "second_peak": None, "sigma_lag_ns": None, "overlap_s": 0.0,
@@ -74,17 +107,19 @@ def temporal(
     size = np.abs(found)
     best = int(size.argmax())
     lag = _peak(lags, size, best)
-    quality["overlap_s"] = max(float(min(x_times[-1], y_times[-1] - lag) - max(x_times[0], y_times[0] - lag)), 0.0)
+    covered = max(float(min(x_times[-1], y_times[-1] - lag) - max(x_times[0], y_times[0] - lag)), 0.0)
     sign = 1 if found[best] >= 0 else -1
     second = _second_peak(size, best)
     quality |= {
-        "correlation": float(size[best]), "second_peak": second,
+        "overlap_s": covered, "correlation": float(size[best]), "second_peak": second,
         "sigma_lag_ns": 1e9 * _sigma_s(spline, x_times, y_times, y, lag),
     }  # fmt: skip
     figures["distinct"] = float(size[best]) - second
     interval = float(np.median(np.diff(y_times)))
     reason = ""
-    enough = quality["motion_mm"] >= (gates or {}).get("motion_mm", 5.0) and quality["overlap_s"] >= (gates or {}).get("overlap_s", 3.0)  # type: ignore[operator]
+    motion = float(np.ptp(x))
+    in_force = limits(GATES, gates)
+    enough = motion >= in_force["motion_mm"] and covered >= in_force["overlap_s"]
     if enough and float(np.ptp(y)) < _LEAST_MOTION_PX and np.asarray(image).ndim == 3:
         reason = (
             f"no_motion: the pictures move by {float(np.ptp(y)):.2g} px, at least {_LEAST_MOTION_PX:.2g} px is needed; "
@@ -92,8 +127,8 @@ def temporal(
         )
     elif enough and abs(lag) > max_lag_s - interval and size[best] >= _AT_LIMIT_CORRELATION:
         reason = (
-            f"at_limit: the best lag is {lag:.3g} s, at least one image interval less than {max_lag_s:.3g} s is needed; "
-            "search further with --max-lag-s, and look at both clocks"
+            f"at_limit: the best lag is {lag:.3g} s, at least one image interval less than {max_lag_s:.3g} s is "
+            "needed; search further with --max-lag-s, and look at both clocks"
         )
     return judged(
         "temporal", GATES, gates, figures,
@@ -124,8 +159,8 @@ def _principal(motion: Matrix) -> Matrix:
 def _image_motion(
     times_s: Matrix, image: Array, x_times: Matrix, x: Matrix, max_lag_s: float
 ) -> tuple[Matrix, Matrix, list[int]]:
-    """Times and a motion found in pictures: of all that is seen, or of what moves before what stands still; the one that
-    follows the tracker better, at whatever lag."""
+    """Times and a motion found in pictures: of all that is seen, or of what moves before what stands still; the one
+    that follows the tracker better, at whatever lag."""
     valid = np.isfinite(image).reshape(len(image), -1).all(axis=1)
     rows = np.flatnonzero(valid)
     rejected = np.flatnonzero(~valid).tolist()

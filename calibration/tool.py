@@ -17,11 +17,42 @@ GATES = (
     Gate("markers", 3, TOO_FEW, "the number of spheres", "see that the camera sees all spheres", at_least=True),
     Gate("markers_max", 12, "ambiguous", "the number of spheres", "cover reflections and other tools"),
     Gate("rms_mm", 0.5, "residual", "the jitter of a sphere", "clean the spheres, and let the camera warm up", "mm"),
-    Gate("visible", 0.5, "residual", "the share of frames in which the worst sphere is seen", "turn the tool to the camera", at_least=True),
-    Gate("spread_mm", 10, "collinear", "how far the spheres are from one line", "choose another arrangement", "mm", at_least=True),
-    Gate("min_distance_mm", 20, "ambiguous", "the smallest distance of two spheres", "choose another arrangement", "mm", at_least=True),
-    Gate("min_pair_difference_mm", 2, "ambiguous", "the smallest difference of two distances", "choose another arrangement", "mm", at_least=True),
-)  # fmt: skip
+    Gate(
+        "visible",
+        0.5,
+        "residual",
+        "the share of frames in which the worst sphere is seen",
+        "turn the tool to the camera",
+        at_least=True,
+    ),
+    Gate(
+        "spread_mm",
+        10,
+        "collinear",
+        "how far the spheres are from one line",
+        "choose another arrangement",
+        "mm",
+        at_least=True,
+    ),
+    Gate(
+        "min_distance_mm",
+        20,
+        "ambiguous",
+        "the smallest distance of two spheres",
+        "choose another arrangement",
+        "mm",
+        at_least=True,
+    ),
+    Gate(
+        "min_pair_difference_mm",
+        2,
+        "ambiguous",
+        "the smallest difference of two distances",
+        "choose another arrangement",
+        "mm",
+        at_least=True,
+    ),
+)
 _LEAST_VISIBLE = 0.5
 _SAME_MM = 4.0
 """Points nearer to each other are one sphere's."""
@@ -57,7 +88,7 @@ def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibrat
         distances = np.sort(_pairs(template))
         quality |= {
             "rms_mm": rms(each), "visible": visible, "min_distance_mm": float(distances[0]),
-            "min_pair_difference_mm": float(np.diff(distances).min(initial=np.inf)) if len(distances) > 1 else float("nan"),
+            "min_pair_difference_mm": float(np.diff(distances).min()),
             "sigma_mm": float((each / np.sqrt(np.maximum(visible * len(used), 1))).max()),
             "spread_mm": float(np.linalg.svd(template, compute_uv=False)[1] / np.sqrt(len(template))),
         }  # fmt: skip

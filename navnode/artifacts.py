@@ -19,7 +19,6 @@ from navnode.errors import CalibrationError, ConfigError
 from navnode.geometry import is_rigid
 from navnode.types import Matrix
 
-SCHEMA = "navnode/calibration/1"
 KINDS = ("pivot", "spin", "carm", "flex", "handeye", "patient", "temporal", "flatfield", "phantom", "tool")
 _MAX_BYTES = 1 << 26
 _NS_PER_DAY = 86_400_000_000_000
@@ -28,7 +27,7 @@ _NS_PER_DAY = 86_400_000_000_000
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One calibration."""
 
-    schema: Literal["navnode/calibration/1"] = SCHEMA
+    schema: Literal["navnode/calibration/1"] = "navnode/calibration/1"
     kind: str
     status: str
     reason: str = ""

@@ -847,5 +847,7 @@ def _print_report(report: dict[str, Any]) -> None:
     Console().print(table)
 
 
-for _found in entry_points(group="navnode.commands"):  # calibration's, which imports navnode and not the other way round
+for _found in entry_points(
+    group="navnode.commands"
+):  # calibration's, which imports navnode and not the other way round
     app.add_typer(_found.load(), name=_found.name)

@@ -1,0 +1,187 @@
+"""Beads in an X-ray: round dark spots of about the right size, to a few hundredths of a pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from navnode.imaging import line_integrals, open_beam_counts
+from navnode.types import Array, FloatArray, Matrix
+
+_RATIO = 1.25
+"""Between the sizes that are looked for."""
+_SIGMA_OF_RADIUS = 1 / np.sqrt(2.0)
+"""Of the Laplacian of a Gaussian that answers a disc most."""
+_NOISE_TIMES = 6.0
+_LEAST_ALIKE = 0.80
+"""Correlation of a spot's surroundings with a sphere's shadow on a plane."""
+_LEAST_ALIKE_GUIDED = 0.60
+"""Where a bead must be."""
+_MOST = 600
+_STEPS = 8
+_OVERSIZE = 1.35
+"""Radii found may be outside what the phantom can throw by so much: blur."""
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Spots that look like beads."""
+
+    at_px: Matrix
+    """(N, 2) u, v"""
+    radius_px: Matrix
+    """(N,)"""
+    depth: Matrix
+    """(N,) line integral through the middle."""
+    alike: Matrix
+    """(N,) correlation with a sphere's shadow."""
+
+
+class Shot:
+    """An image of beads, ready to be searched.
+
+    Args:
+        counts: (H, W); beads are dark.
+        radii_px: the smallest and the largest shadow that a bead can have.
+    """
+
+    def __init__(self, counts: Array, radii_px: tuple[float, float], i0: float | None = None) -> None:
+        self.line = np.nan_to_num(line_integrals(counts, i0 or open_beam_counts(counts)), nan=0.0, posinf=12.0)
+        self.radii_px = max(radii_px[0], 1.0), max(radii_px[1], 1.2)
+        self._noise = _noise(self.line)
+
+    def spots(self) -> Spots:
+        """All spots that look like beads, each once."""
+        low, high = self.radii_px
+        count = max(1, int(np.ceil(np.log(high / low) / np.log(_RATIO))) + 1)
+        radii = np.geomspace(low, high, count)
+        answers = np.stack([_answer(self.line, radius) for radius in radii])
+        best = answers.max(axis=0)
+        size = 2 * int(np.ceil(low)) + 1
+        peak = (best == cv2.dilate(best, np.ones((size, size), np.uint8))) & (best > 0)
+        # White noise of sigma s answers with s / (2 r sqrt(pi)) or so: see _answer.
+        level = _NOISE_TIMES * self._noise / (2 * np.sqrt(np.pi) * low)
+        v, u = np.nonzero(peak & (best > level))
+        strongest = np.argsort(-best[v, u])[:_MOST]
+        found = []
+        for row, column in zip(v[strongest], u[strongest], strict=True):
+            radius = float(radii[answers[:, row, column].argmax()])
+            if (spot := self._fitted(float(column), float(row), radius, _LEAST_ALIKE)) is not None:
+                found.append(spot)
+        return _spots(_each_once(found))
+
+    def at(self, near_px: Matrix, radii_px: Matrix, within_px: float) -> Matrix:
+        """Beads that must be near some places and may overlap each other, fitted together.
+
+        Returns:
+            (N, 5): u, v, radius, depth, alike; NaN where there is none.
+        """
+        found = np.full((len(near_px), 5), np.nan)
+        start = np.column_stack([near_px, radii_px])
+        if (fitted := self._together(start, within_px)) is not None:
+            near = np.hypot(*(fitted[:, :2] - near_px).T) <= within_px
+            good = near & (fitted[:, 4] >= _LEAST_ALIKE_GUIDED)
+            found[good] = fitted[good]
+        return found
+
+    def _fitted(self, u: float, v: float, radius: float, least_alike: float) -> tuple[float, ...] | None:
+        """One bead near a place."""
+        found = self._together(np.array([[u, v, radius]]), 1.5 * self.radii_px[1])
+        return tuple(found[0].tolist()) if found is not None and found[0, 4] >= least_alike else None
+
+    def _together(self, start: Matrix, within_px: float) -> Matrix | None:
+        """Spheres' shadows on a plane: places and radii by Gauss and Newton; depths and plane are linear.
+
+        Args:
+            start: (N, 3) u, v, radius.
+
+        Returns:
+            (N, 5) u, v, radius, depth, alike; None where there are none.
+        """
+        low, high = self.radii_px[0] / _OVERSIZE, self.radii_px[1] * _OVERSIZE
+        spots = start.copy()
+        count = len(spots)
+        for _ in range(_STEPS):
+            reach = 1.9 * spots[:, 2:] + 1.5
+            left, top = np.floor((spots[:, :2] - reach).min(axis=0)).astype(int)
+            right, bottom = np.ceil((spots[:, :2] + reach).max(axis=0)).astype(int) + 1
+            if left < 0 or top < 0 or right > self.line.shape[1] or bottom > self.line.shape[0]:
+                return None
+            x = np.arange(left, right)[None, None] - spots[:, 0, None, None]
+            y = np.arange(top, bottom)[None, :, None] - spots[:, 1, None, None]
+            away = np.hypot(x, y)
+            inside = (away <= 1.9 * spots[:, 2, None, None] + 1.0).any(axis=0)
+            wanted = self.line[top:bottom, left:right][inside].astype(np.float64)
+            x, y = (np.broadcast_to(part, away.shape)[:, inside] for part in (x, y))
+            away = np.maximum(away[:, inside], 1e-6)
+            if len(wanted) < 8 * count:
+                return None
+            shadow = [_shadow(distance, radius) for distance, radius in zip(away, spots[:, 2], strict=True)]
+            shape, slope = (np.stack(parts) for parts in zip(*shadow, strict=True))
+            linear = np.concatenate([shape, np.ones((1, len(wanted))), x[:1], y[:1]])
+            found = np.linalg.lstsq(linear.T, wanted, None)[0]
+            if (found[:count] <= 0).any():
+                return None
+            # Of a shadow f(d / r): moving it by du changes it by -f' x / d, growing it by dr by -f' d / r.
+            turned = found[:count, None] * slope
+            moves = np.concatenate([-turned * x / away, -turned * y / away, -turned * away / spots[:, 2:]])
+            step = np.linalg.lstsq(np.concatenate([linear, moves]).T, wanted - found @ linear, None)[0][count + 3 :]
+            most = 0.5 * spots[:, 2:]
+            step = np.clip(step.reshape(3, count).T, -most, most)
+            spots += step
+            spots[:, 2] = np.clip(spots[:, 2], low, high)
+            if (np.hypot(*(spots[:, :2] - start[:, :2]).T) > within_px).any():
+                return None
+            if float(np.abs(step[:, :2]).max()) < 2e-3:
+                break
+        residual = wanted - found @ linear
+        alike = []
+        for n in range(count):
+            own = away[n] <= 1.9 * spots[n, 2] + 1.0
+            said = found[n] * shape[n][own]
+            seen = said + residual[own]
+            alike.append(float(seen @ said) / max(np.sqrt(float(seen @ seen) * float(said @ said)), 1e-12))
+        good = (spots[:, 2] > low) & (spots[:, 2] < high) & (found[:count] > 2 * self._noise)
+        return np.column_stack([spots, found[:count], np.where(good, alike, 0.0)])
+
+
+def _spots(found: list[tuple[float, ...]]) -> Spots:
+    table = np.array(found).reshape(-1, 5)
+    return Spots(table[:, :2], table[:, 2], table[:, 3], table[:, 4])
+
+
+def _each_once(found: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The best of those that are the same spot."""
+    kept: list[tuple[float, ...]] = []
+    for spot in sorted(found, key=lambda each: -each[4]):
+        if all(np.hypot(spot[0] - other[0], spot[1] - other[1]) > 0.7 * max(spot[2], other[2]) for other in kept):
+            kept.append(spot)
+    return kept
+
+
+def _shadow(distance: Matrix, radius: float) -> tuple[Matrix, Matrix]:
+    """Chord of a sphere over its diameter, and its derivative by the distance; the edge is softened by half a pixel."""
+    soft = 0.6 / radius
+    inside = 1 - (distance / radius) ** 2
+    # A smooth positive part: sqrt of it begins without a corner.
+    positive = 0.5 * (inside + np.sqrt(inside**2 + soft**2))
+    shape = np.sqrt(positive)
+    d_positive = 0.5 * (1 + inside / np.sqrt(inside**2 + soft**2))
+    slope = 0.5 / np.maximum(shape, 1e-9) * d_positive * (-2 * distance / radius**2)
+    return shape, slope
+
+
+def _answer(picture: FloatArray, radius: float) -> FloatArray:
+    """How much darker a disc is than its surroundings: a difference of Gaussians, about 1 of a spot of depth 1."""
+    sigma = radius * _SIGMA_OF_RADIUS
+    inner = cv2.GaussianBlur(picture, (0, 0), sigma)
+    outer = cv2.GaussianBlur(picture, (0, 0), 1.6 * sigma)
+    return np.asarray(2.5 * (inner - outer), np.float32)
+
+
+def _noise(line: FloatArray) -> float:
+    """Robust sigma of one pixel, of what a Laplacian leaves."""
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+    return 1.4826 * float(np.median(np.abs(cv2.filter2D(line, -1, kernel)))) + 1e-6

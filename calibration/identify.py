@@ -1,0 +1,324 @@
+"""Which spot is which bead, and roughly from where: without a start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.optimize import least_squares, linear_sum_assignment
+
+from navnode import geometry as g
+from navnode.types import CArm, Matrix
+
+_MOST_TRIPLES = 250_000
+_TRIES = 14
+_COARSE = 0.02
+"""Of the image's width: how far a spot may be from where a rough pose has its bead."""
+_LOOKED_AT, _KEPT = 100, 8
+_SAME_RAD = 0.15
+_LEAST_BEADS = 8
+_LEAST_SHARE = 0.5
+"""Of the beads that must be in the picture."""
+_ENOUGH_SHARE = 0.7
+_RIVAL = 0.85
+"""Of the best one's beads that another pose with other names must not have."""
+_RIVAL_RMS, _RIVAL_PX = 2.0, 0.2
+"""A pose whose spots are that much farther from its beads is no rival."""
+_SIZE_RATIO = 1.17
+"""A spot that is larger or smaller than its bead's shadow by more is another bead's, where there are several sizes."""
+_DEPTH = (0.25, 0.98)
+"""Of the source's distance to the detector, where beads can be."""
+_FINE = 0.004
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Names for spots."""
+
+    phantom_from_carm: Matrix
+    spots: Matrix
+    """(K,) rows of the spots"""
+    beads: Matrix
+    """(K,) rows of the beads that they are"""
+    rival: float
+    """Beads that the best other naming has, over this one's; near 1: the phantom looks alike from two sides."""
+
+
+def identify(
+    at_px: Matrix,
+    radius_px: Matrix,
+    beads_mm: Matrix,
+    diameters_mm: Matrix,
+    carm: CArm,
+    start: Matrix | None = None,
+    *,
+    seed: int = 0,
+) -> Identified | None:
+    """The pose from which most spots are beads, and who is who; None where no pose explains the spots, or two do.
+
+    Triples of spots are taken for all ordered triples of beads (perspective three-point problem, Grunert 1841; after
+    Haralick et al., IJCV 13, 1994), each pose is scored by how many beads fall on spots, and the best are refined.
+
+    Args:
+        at_px, radius_px: (N, 2) and (N,), best first; some are no beads.
+        beads_mm, diameters_mm: (M, 3) and (M,)
+        carm: nominal; a few percent and some tens of pixels off.
+        start: phantom_from_carm; decides only between poses that explain the spots alike.
+    """
+    if len(at_px) < _LEAST_BEADS or len(beads_mm) < _LEAST_BEADS:
+        return None
+    rng = np.random.default_rng(seed)
+    nearness = _nearness(at_px, carm)
+    candidates: list[tuple[float, Matrix]] = []
+    for attempt in range(_TRIES):
+        chosen = _wide_triple(at_px, carm, attempt, rng)
+        poses = _poses_of_triples(at_px[chosen], beads_mm, carm, rng)
+        if len(poses):
+            scores = _scores(poses, beads_mm, carm, nearness)
+            best = np.argsort(-scores)[:_LOOKED_AT]
+            candidates += [(float(scores[n]), poses[n]) for n in best]
+        candidates = _distinct(candidates)
+        if candidates and candidates[0][0] > _ENOUGH_SHARE * min(len(at_px), len(beads_mm)):
+            break
+    if start is not None:
+        candidates.append((np.inf, g.inverse(start)))
+    solved: list[tuple[int, float, Matrix, Matrix, Matrix]] = []
+    for _, carm_from_phantom in candidates:
+        refined, spots, beads, rms = _refined(carm_from_phantom, at_px, beads_mm, carm)
+        if len(beads) >= _LEAST_BEADS:
+            right = _right_size(refined, radius_px[spots], beads_mm[beads], diameters_mm[beads], carm)
+            solved.append((int(right.sum()), rms, refined, spots[right], beads[right]))
+    if not solved:
+        return None
+    solved.sort(key=lambda each: (-each[0], each[1]))
+    best_count, best_rms, pose, spots, beads = solved[0]
+    if best_count < _LEAST_BEADS:
+        return None
+    expected = int(_in_picture(pose, beads_mm, carm).sum())
+    if best_count < _LEAST_SHARE * expected or best_count < _LEAST_SHARE * min(len(at_px), expected):
+        return None
+    names = dict(zip(spots.tolist(), beads.tolist(), strict=True))
+    rival = 0.0
+    for count, rms, other, other_spots, other_beads in solved[1:]:
+        same = sum(names.get(s) == b for s, b in zip(other_spots.tolist(), other_beads.tolist(), strict=True))
+        if same < 0.5 * count and rms < _RIVAL_RMS * best_rms + _RIVAL_PX:
+            rival = max(rival, count / best_count)
+            if rival >= _RIVAL:
+                if start is None:
+                    return None
+                if _apart(other, g.inverse(start)) < _apart(pose, g.inverse(start)):
+                    pose, spots, beads = other, other_spots, other_beads
+                break
+    return Identified(g.inverse(pose), spots, beads, rival)
+
+
+def _distinct(candidates: list[tuple[float, Matrix]]) -> list[tuple[float, Matrix]]:
+    """The best ones, each direction once."""
+    kept: list[tuple[float, Matrix]] = []
+    for score, pose in sorted(candidates, key=lambda each: -each[0]):
+        if all(_apart(pose, other) > _SAME_RAD for _, other in kept):
+            kept.append((score, pose))
+            if len(kept) == _KEPT:
+                break
+    return kept
+
+
+def _right_size(
+    carm_from_phantom: Matrix, radius_px: Matrix, beads_mm: Matrix, diameters_mm: Matrix, carm: CArm
+) -> Matrix:
+    """Which spots are as large as their beads' shadows, relative to the others."""
+    if np.ptp(np.log(diameters_mm)) < 2 * np.log(_SIZE_RATIO) * 0.75:
+        return np.ones(len(beads_mm), bool)
+    depth = g.transform(carm_from_phantom, beads_mm)[:, 2]
+    ratio = np.log(radius_px / (diameters_mm / np.maximum(depth, 1.0)))
+    return np.asarray(np.abs(ratio - np.median(ratio)) < np.log(_SIZE_RATIO))
+
+
+def _apart(a: Matrix, b: Matrix) -> float:
+    """Of two poses, by rotation."""
+    return float(np.linalg.norm(g.rotation_log(a[:3, :3].T @ b[:3, :3])))
+
+
+def _rays(carm: CArm, at_px: Matrix) -> Matrix:
+    """Directions (N, 3), of length 1."""
+    across = (at_px - carm.principal_point_px) * carm.pixel_spacing_mm
+    rays = np.column_stack([across, np.full(len(at_px), carm.source_to_detector_mm)])
+    return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
+
+
+def _wide_triple(at_px: Matrix, carm: CArm, attempt: int, rng: np.random.Generator) -> Matrix:
+    """Three good spots that are well apart, rather near the middle, where images are distorted less."""
+    size = max(carm.width_px, carm.height_px)
+    middle = np.array([(carm.width_px - 1) / 2, (carm.height_px - 1) / 2])
+    some = [rng.choice(len(at_px), 3, replace=False) for _ in range(200)]
+
+    def worth(triple: Matrix) -> float:
+        a, b, c = at_px[triple]
+        area = abs(float((b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0])) / size**2
+        far = float(np.linalg.norm(at_px[triple] - middle, axis=1).max()) / size
+        return min(area, 0.05) * 20 - 2 * max(far - 0.35, 0.0) - 0.3 * float(triple.max()) / len(at_px)
+
+    some.sort(key=lambda triple: -worth(np.asarray(triple)))
+    return np.asarray(some[attempt % 20])
+
+
+def _poses_of_triples(at_px: Matrix, beads_mm: Matrix, carm: CArm, rng: np.random.Generator) -> Matrix:
+    """carm_from_phantom (K, 4, 4) for which three spots are some three beads."""
+    count = len(beads_mm)
+    i, j, k = (part.ravel() for part in np.meshgrid(*[np.arange(count)] * 3, indexing="ij"))
+    keep = (i != j) & (j != k) & (i != k)
+    triples = np.stack([i, j, k], axis=1)[keep]
+    if len(triples) > _MOST_TRIPLES:
+        triples = triples[rng.choice(len(triples), _MOST_TRIPLES, replace=False)]
+    points = beads_mm[triples]
+    rays = _rays(carm, at_px)
+    which, distances = _three_point(points, rays)
+    if not len(which):
+        return np.zeros((0, 4, 4))
+    far = distances * rays[:, 2]
+    ok = ((far > _DEPTH[0] * carm.source_to_detector_mm) & (far < _DEPTH[1] * carm.source_to_detector_mm)).all(axis=1)
+    which, distances = which[ok], distances[ok]
+    return _rigid_of(points[which], distances[:, :, None] * rays)
+
+
+def _three_point(points: Matrix, rays: Matrix) -> tuple[Matrix, Matrix]:
+    """Distances (K, 3) along three rays at which there are triangles as big as (N, 3, 3), and which ones (K,).
+
+    Grunert's quartic in v = s3 / s1 (Haralick et al. 1994, eq. 9), all triangles at once.
+    """
+    a2 = ((points[:, 1] - points[:, 2]) ** 2).sum(axis=1)
+    b2 = ((points[:, 0] - points[:, 2]) ** 2).sum(axis=1)
+    c2 = ((points[:, 0] - points[:, 1]) ** 2).sum(axis=1)
+    area = np.linalg.norm(np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]), axis=1)
+    usable = np.flatnonzero((b2 > 1e-6) & (area > 0.05 * np.maximum(np.maximum(a2, b2), c2)))
+    a2, b2, c2 = a2[usable], b2[usable], c2[usable]
+    ca, cb, cg = float(rays[1] @ rays[2]), float(rays[0] @ rays[2]), float(rays[0] @ rays[1])
+    p, q, r = (a2 - c2) / b2, (a2 + c2) / b2, (b2 - c2) / b2
+    a4 = (p - 1) ** 2 - 4 * c2 / b2 * ca**2
+    a3 = 4 * (p * (1 - p) * cb - (1 - q) * ca * cg + 2 * c2 / b2 * ca**2 * cb)
+    a1 = 4 * (-p * (1 + p) * cb + 2 * a2 / b2 * cg**2 * cb - (1 - q) * ca * cg)
+    a0 = (1 + p) ** 2 - 4 * a2 / b2 * cg**2
+    a2_ = 2 * (p**2 - 1 + 2 * p**2 * cb**2 + 2 * r * ca**2 - 4 * q * ca * cb * cg + 2 * (b2 - a2) / b2 * cg**2)
+    lead = np.where(np.abs(a4) < 1e-12, 1e-12, a4)
+    companion = np.zeros((len(usable), 4, 4))
+    companion[:, [1, 2, 3], [0, 1, 2]] = 1.0
+    companion[:, :, 3] = -np.stack([a0, a1, a2_, a3], axis=1) / lead[:, None]
+    roots = np.linalg.eigvals(companion)
+    real = (np.abs(roots.imag) < 1e-4 * np.maximum(np.abs(roots.real), 1.0)) & (roots.real > 0.1) & (roots.real < 10)
+    row, column = np.nonzero(real)
+    v = roots.real[row, column]
+    p, q, a2, b2, c2 = p[row], q[row], a2[row], b2[row], c2[row]
+    below = 2 * (cg - v * ca)
+    u = ((p - 1) * v**2 - 2 * p * cb * v + 1 + p) / np.where(np.abs(below) < 1e-9, 1e-9, below)
+    s1 = np.sqrt(np.maximum(b2, 0) / np.maximum(1 + v**2 - 2 * v * cb, 1e-12))
+    s2, s3 = u * s1, v * s1
+    closes = np.abs(s1**2 + s2**2 - 2 * s1 * s2 * cg - c2) < 1e-3 * np.maximum(c2, 1.0)
+    closes &= (s2 > 0) & np.isfinite(s1)
+    return usable[row[closes]], np.stack([s1, s2, s3], axis=1)[closes]
+
+
+def _rigid_of(a: Matrix, b: Matrix) -> Matrix:
+    """b_from_a (K, 4, 4) of triangles (K, 3, 3) of the same size: their frames."""
+
+    def frames(t: Matrix) -> Matrix:
+        x = t[:, 1] - t[:, 0]
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        z = np.cross(x, t[:, 2] - t[:, 0])
+        z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+        return np.stack([x, np.cross(z, x), z], axis=2)
+
+    rotation = frames(b) @ np.swapaxes(frames(a), 1, 2)
+    pose = np.tile(np.eye(4), (len(a), 1, 1))
+    pose[:, :3, :3] = rotation
+    pose[:, :3, 3] = b.mean(axis=1) - np.einsum("nij,nj->ni", rotation, a.mean(axis=1))
+    return pose
+
+
+def _nearness(at_px: Matrix, carm: CArm) -> tuple[Matrix, float]:
+    """Of every fourth pixel: 1 at a spot, falling to 0 where spots are too far for a rough pose; and the step."""
+    step = 4
+    reach = _COARSE * max(carm.width_px, carm.height_px)
+    free = np.ones((carm.height_px // step + 1, carm.width_px // step + 1), np.uint8)
+    u, v = np.clip(np.round(at_px / step).astype(int), 0, np.array(free.shape[::-1]) - 1).T
+    free[v, u] = 0
+    distance = step * cv2.distanceTransform(free, cv2.DIST_L2, 5)
+    return np.maximum(1 - (distance / reach) ** 2, 0.0).astype(np.float32), float(step)
+
+
+def _scores(poses: Matrix, beads_mm: Matrix, carm: CArm, nearness: tuple[Matrix, float]) -> Matrix:
+    """How many beads fall on spots, less a little for those that should be seen and are not."""
+    table, step = nearness
+    found = np.empty(len(poses))
+    for first in range(0, len(poses), 20_000):
+        some = poses[first : first + 20_000]
+        x, y, z = np.moveaxis(beads_mm @ np.swapaxes(some[:, :3, :3], 1, 2) + some[:, None, :3, 3], -1, 0)
+        scale = carm.source_to_detector_mm / np.maximum(z, 1.0)
+        u = (carm.principal_point_px[0] + x * scale / carm.pixel_spacing_mm[0]) / step
+        v = (carm.principal_point_px[1] + y * scale / carm.pixel_spacing_mm[1]) / step
+        inside = (u >= 0) & (v >= 0) & (u < table.shape[1] - 1) & (v < table.shape[0] - 1)
+        values = table[np.where(inside, v + 0.5, 0).astype(int), np.where(inside, u + 0.5, 0).astype(int)] * inside
+        found[first : first + 20_000] = values.sum(axis=1) - 0.2 * (inside & (values == 0)).sum(axis=1)
+    return found
+
+
+def _in_picture(carm_from_phantom: Matrix, beads_mm: Matrix, carm: CArm) -> Matrix:
+    at = g.project(carm, carm_from_phantom, beads_mm)
+    return np.asarray(((at >= 0) & (at <= (carm.width_px - 1, carm.height_px - 1))).all(axis=1))
+
+
+def matched(at_px: Matrix, expected_px: Matrix, within_px: float) -> tuple[Matrix, Matrix]:
+    """Spots and beads that belong together, each once: with the smallest sum of distances."""
+    distance = np.linalg.norm(at_px[:, None] - np.nan_to_num(expected_px, nan=1e6), axis=2)
+    cost = np.minimum(distance, within_px) ** 2
+    spots, beads = linear_sum_assignment(cost)
+    near = distance[spots, beads] < within_px
+    return spots[near], beads[near]
+
+
+def _refined(
+    carm_from_phantom: Matrix, at_px: Matrix, beads_mm: Matrix, carm: CArm
+) -> tuple[Matrix, Matrix, Matrix, float]:
+    """A pose brought onto its spots, with what may be wrong of the geometry (distance, principal point, barrel or
+    cushion) free in the end, so that only true names fit closely."""
+    size = float(max(carm.width_px, carm.height_px))
+    middle = np.array([(carm.width_px - 1) / 2, (carm.height_px - 1) / 2])
+    state = np.zeros(10)  # pose 6; log distance; principal point 2 (in hundredths of the size); cushion
+    pose = carm_from_phantom
+    spots = beads = np.zeros(0, int)
+
+    def projected(state: Matrix, some: Matrix, pose: Matrix) -> Matrix:
+        u, v = np.asarray(carm.principal_point_px) + state[7:9] * size / 100
+        changed = CArm(carm.width_px, carm.height_px, carm.pixel_spacing_mm,
+                       carm.source_to_detector_mm * float(np.exp(state[6])), (float(u), float(v)))  # fmt: skip
+        about = g.transform(pose, beads_mm).mean(axis=0)
+        at = g.project(changed, g.exp(state[:6] * _UNIT, about) @ pose, some)
+        away = (at - middle) / (size / 2)
+        return np.asarray(at + state[9] * size / 100 * away * (away**2).sum(axis=1, keepdims=True))
+
+    rms = np.inf
+    for within, unknowns in _STAGES:
+        spots, beads = matched(at_px, projected(state, beads_mm, pose), within * size)
+        if len(beads) < max(_LEAST_BEADS - 2, unknowns // 2 + 1):
+            return pose, spots[:0], beads[:0], np.inf
+        fixed = state
+
+        def off(free: Matrix, fixed: Matrix = fixed, spots: Matrix = spots, beads: Matrix = beads) -> Matrix:
+            changed = fixed.copy()
+            changed[: len(free)] = free
+            reprojection = (projected(changed, beads_mm[beads], pose) - at_px[spots]).ravel()
+            # What is nominal is not far off: a few percent, some tens of pixels.
+            return np.asarray(
+                np.nan_to_num(np.concatenate([reprojection, changed[6:] * [30.0, 1.0, 1.0, 1.0]]), nan=1e3)
+            )
+
+        found = least_squares(off, state[:unknowns], loss="soft_l1", f_scale=within * size / 3, max_nfev=12)
+        state = np.concatenate([found.x, state[unknowns:]])
+        rms = float(np.sqrt(np.mean(np.sum((projected(state, beads_mm[beads], pose) - at_px[spots]) ** 2, axis=1))))
+    about = g.transform(pose, beads_mm).mean(axis=0)
+    return g.exp(state[:6] * _UNIT, about) @ pose, spots, beads, rms
+
+
+_STAGES = ((1.5 * _COARSE, 6), (_COARSE, 6), (_COARSE, 10), (_COARSE / 2, 10), (_FINE, 10))
+_UNIT = np.array([0.01] * 3 + [5.0] * 3)
+"""Of a pose's unknowns: rad, mm."""
