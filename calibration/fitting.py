@@ -98,7 +98,8 @@ def not_outlying(length: Matrix, each: int, used: Array | None = None) -> Array:
         used: whose scatter is that of the good ones, if that is known already.
     """
     among = length if used is None or not used.any() else length[used]
-    sigma = float(np.median(among)) / _MEDIAN_OF_NORM[each]
+    # Of a few rows the median is often too small (Rousseeuw and Leroy, 1987, p. 202).
+    sigma = (1 + 5 / max(len(among), 1)) * float(np.median(among)) / _MEDIAN_OF_NORM[each]
     return np.asarray(length <= max(_CUT_SIGMA * sigma, 1e-9))
 
 

@@ -8,7 +8,7 @@ from itertools import combinations, permutations
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import f as f_distribution
-from trimesh.triangles import closest_point
+from trimesh.triangles import closest_point, points_to_barycentric
 
 from calibration.fitting import not_outlying, rms
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
@@ -64,7 +64,8 @@ _TARGET_MM = 50.0
 _SAMPLES, _NEIGHBOURS = 60_000, 8
 _MOST_ROUNDS = 100
 _SINGULAR = 1e-9
-_LEAST_SURFACE_SIGMA_MM = 0.02
+_LEAST_SURFACE_SIGMA_MM = 0.05
+"""However well the points fit: no tracker is better."""
 
 
 def patient(
@@ -251,7 +252,11 @@ class _Surface:
         edges = self._triangles[:, [1, 2]] - self._triangles[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
         area = np.linalg.norm(normals, axis=1)
-        self._normals = normals / np.maximum(area, 1e-12)[:, None]
+        # A ball's facets would say how it is turned; normals of what the facets approximate do not.
+        smooth = np.zeros((len(mesh.vertices_mm), 3))
+        for corner in range(3):
+            np.add.at(smooth, mesh.triangles[:, corner], normals)
+        self._normals = smooth[mesh.triangles]
         # Samples as dense as the area allows, so that the nearest triangle has one among the nearest few.
         count = np.maximum(np.ceil(area / max(float(area.sum()), 1e-9) * _SAMPLES), 1).astype(int)
         self._of = np.repeat(np.arange(len(area)), count)
@@ -262,7 +267,7 @@ class _Surface:
         self._tree = cKDTree(self.samples)
 
     def nearest(self, points: Matrix) -> tuple[Matrix, Matrix]:
-        """The nearest places (N, 3), and the direction to them where there is one, else the surface's normal."""
+        """The nearest places (N, 3), and the smooth normals there."""
         _, found = self._tree.query(points, k=_NEIGHBOURS)
         candidates = self._of[found]
         flat = candidates.ravel()
@@ -270,7 +275,10 @@ class _Surface:
         places = places.reshape(len(points), _NEIGHBOURS, 3)
         best = np.linalg.norm(places - points[:, None], axis=2).argmin(axis=1)
         rows = np.arange(len(points))
-        return places[rows, best], self._normals[candidates[rows, best]]
+        triangles, at = candidates[rows, best], places[rows, best]
+        weights = points_to_barycentric(self._triangles[triangles], at)
+        normals = np.einsum("nc,nci->ni", np.nan_to_num(weights, nan=1 / 3), self._normals[triangles])
+        return at, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def _on_surface(

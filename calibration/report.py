@@ -116,7 +116,7 @@ class _Axes:
             lines.append(f'<text x="{_LEFT - 5}" y="{py + 4:.1f}" text-anchor="end">{y:.3g}</text>')
             lines.append(f'<text x="{px:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{x:.3g}</text>')
         lines.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 3}" text-anchor="middle">{html.escape(x_name)}</text>')
-        lines.append(f'<text x="4" y="12">{html.escape(y_name)}</text>')
+        lines.append(f'<text x="{_LEFT + 6}" y="14">{html.escape(y_name)}</text>')
         body = "".join([*lines, *parts])
         return _figure(f'<svg width="{_WIDTH}" height="{_HEIGHT}">{body}</svg>', caption)
 

@@ -42,8 +42,7 @@ def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates 
     valid = exact(poses[rows])
     rotations, origins = valid[:, :3, :3], valid[:, :3, 3]
     axis, seen, steady = _axis(rotations)
-    towards = tip_mm if tip_mm is not None else axis * (np.abs(axis) == np.abs(axis).max())
-    if float(axis @ towards) < 0:
+    if float(axis @ tip_mm if tip_mm is not None else axis[np.abs(axis).argmax()]) < 0:
         axis, seen = -axis, -seen
     # Across the axis, in the tracker: R_i p + t_i - c = 0 with p = across @ q.
     across = np.linalg.svd(axis[None])[2][1:].T

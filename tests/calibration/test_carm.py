@@ -1,0 +1,117 @@
+"""A C-arm calibrated from pictures of beads: nobody says where the phantom is, or which bead is which."""
+
+import cv2
+import numpy as np
+import pytest
+
+from calibration.carm import PhantomShot, carm
+from calibration.distortion import Distortion
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.simulation.phantom import Beads, exposed, helix, rendered
+from navnode.types import CArm
+
+SIZE = 640
+TRUE = CArm(SIZE, SIZE, (0.45, 0.45), 1020.0, (326.0, 313.0))
+NOMINAL = CArm(SIZE, SIZE, (0.45, 0.45), 1000.0, (319.5, 319.5))
+PHANTOM = helix(26)
+IDS = [f"b{n}" for n in range(26)]
+
+
+def intensifier(raw_px):
+    """Cushion and spiral of 20 px in the corners."""
+    at = (raw_px - (SIZE - 1) / 2) / (SIZE / 2)
+    far = (at**2).sum(axis=-1, keepdims=True)
+    return raw_px - 5.0 * at * far - 3.0 * np.stack([-at[..., 1], at[..., 0]], axis=-1) * far
+
+
+def taken(count, seed, *, bend=None, missing=0.1, phantom=PHANTOM, spread=1.0, tilt=0.0):
+    """Shots with text, a collimator's edge and missing beads; their poses, and which beads were there."""
+    rng = np.random.default_rng(seed)
+    shots, poses, there = [], [], []
+    for _ in range(count):
+        orbital, angulation = spread * rng.uniform(-40, 40), spread * rng.uniform(-30, 30)
+        turned = g.exp(np.array([tilt, 0, 0, 0, 0, 0]))
+        pose = (
+            turned
+            @ g.exp(spread * np.append(rng.normal(0, 0.3, 3), rng.normal(0, 8, 3)))
+            @ g.pose_at(
+                np.zeros(3), 680 + spread * rng.uniform(-60, 60), orbital_deg=orbital, angulation_deg=angulation
+            )
+        )
+        kept = rng.random(len(phantom.diameters_mm)) >= missing
+        beads = Beads(phantom.positions_mm[kept], phantom.diameters_mm[kept])
+        counts = exposed(rendered(beads, TRUE, pose, undistorted=bend), rng)
+        cv2.putText(counts, "L AP 70kV oO8", (20, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 2000, 2)
+        counts[:, : rng.integers(10, 50)] //= 50
+        shots.append(PhantomShot(counts, NOMINAL))
+        poses.append(pose)
+        there.append(kept)
+    return shots, poses, there
+
+
+def calibrated(shots, **more):
+    return carm(shots, IDS, PHANTOM.positions_mm, PHANTOM.diameters_mm, threads=2, **more)
+
+
+@pytest.mark.parametrize("bend", [None, intensifier], ids=["flat panel", "image intensifier"])
+def test_geometry_distortion_and_every_beads_name(bend):
+    shots, poses, there = taken(7, 3, bend=bend)
+    found = calibrated(shots)
+    assert found.passed, found.reason
+    told = found.result["carm"]
+    assert told["source_to_detector_mm"] == pytest.approx(1020, rel=0.003)
+    assert np.abs(np.subtract(told["principal_point_px"], TRUE.principal_point_px)).max() < 2
+    assert found.quality["rms_px"] < 0.3 and (bend is None) == (found.result["distortion"]["model"] == "none")
+    seen = expected = 0
+    for view, pose, kept in zip(found.result["views"], poses, there, strict=True):
+        at = g.project(TRUE, g.inverse(pose), PHANTOM.positions_mm)
+        clear = kept & ((at > 65) & (at < SIZE - 15)).all(axis=1)
+        names = [IDS.index(bead["id"]) for bead in view["beads"]]
+        raw = np.array([bead["image_px"] for bead in view["beads"]])
+        ideal = raw if bend is None else bend(raw)
+        assert np.linalg.norm(ideal - at[names], axis=1).max() < 1.5, "a bead has another's name"
+        assert kept[names].all(), "a bead was found that is not there"
+        seen, expected = seen + int(clear[names].sum()), expected + int(clear.sum())
+    assert seen >= 0.97 * expected
+    nodes = np.stack(np.meshgrid(np.arange(0, 641, 64.0), np.arange(0, 641, 64.0)), axis=-1)
+    grid = np.array(found.result["distortion"]["undistorted_px"])
+    assert grid.shape == nodes.shape
+    inside = np.linalg.norm(nodes - 320, axis=-1) < 320
+
+    def rays(pixels, sdd, middle):
+        return (pixels - middle) / sdd * 1020
+
+    truth = rays(nodes if bend is None else bend(nodes), 1020, TRUE.principal_point_px)
+    off = rays(grid, told["source_to_detector_mm"], told["principal_point_px"]) - truth
+    assert np.sqrt(np.mean(off[inside] ** 2)) < 1.5
+    # What of it is no turn of the C-arm: the distortion itself.
+    plane = np.column_stack([np.ones(inside.sum()), nodes[inside]])
+    bent = off[inside] - plane @ np.linalg.lstsq(plane, off[inside], None)[0]
+    assert np.sqrt(np.mean(bent**2)) < 0.5
+
+
+def test_shots_that_say_nothing_fail_with_their_code():
+    rng = np.random.default_rng(5)
+    shots, _, _ = taken(3, 6)
+    empty = [PhantomShot(rng.poisson(15_000, (SIZE, SIZE)).astype(np.uint16), NOMINAL) for _ in range(3)]
+    assert calibrated(empty).code == "no_beads"
+    others = Beads(np.random.default_rng(7).uniform(-50, 50, (26, 3)), PHANTOM.diameters_mm)
+    assert calibrated(taken(3, 8, phantom=others)[0]).code == "no_match"
+    assert calibrated(shots[:2]).code == "too_few"
+    assert calibrated([*shots, *empty]).code == "too_many_rejected"
+    flat = Beads(PHANTOM.positions_mm * [0.9, 0.9, 0], PHANTOM.diameters_mm)
+    frontal, _, _ = taken(3, 9, spread=0.05, missing=0.0, phantom=flat, tilt=np.deg2rad(90))
+    found = carm(frontal, IDS, flat.positions_mm, flat.diameters_mm, distortion="none")
+    assert found.code == "sigma"
+    assert calibrated(shots, distortion="poly3").code == "too_few"
+    with pytest.raises(ConfigError, match="no such model"):
+        calibrated(shots, distortion="magic")
+
+
+def test_distortion_has_an_inverse():
+    rng = np.random.default_rng(10)
+    bent = Distortion("poly5", rng.normal(0, 2, 34), (640, 512))
+    at = rng.uniform(0, 511, (200, 2))
+    assert np.abs(bent.distorted(bent.undistorted(at)) - at).max() < 1e-6
+    assert bent.grid().shape == (9, 11, 2)
