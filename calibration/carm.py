@@ -10,11 +10,12 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from calibration.beads import Shot
-from calibration.distortion import GRID_STEP_PX, MODELS, Distortion, terms, unknowns
+from calibration.distortion import MODELS, Distortion, terms, unknowns
 from calibration.fitting import rms
 from calibration.identify import identify
 from calibration.verdict import TOO_FEW, TOO_MANY_REJECTED, Calibration, Gate, Gates, judged
 from navnode import geometry as g
+from navnode.detector import GRID_STEP_PX
 from navnode.errors import ConfigError
 from navnode.types import Array, CArm, Matrix
 from navnode.viewfiles import carm_document

@@ -35,7 +35,8 @@ from calibration.inputs import Files, Poses
 from calibration.verdict import Calibration
 from navnode import artifacts
 from navnode.clock import now_ns
-from navnode.errors import ConfigError
+from navnode.detector import read_flat_field
+from navnode.errors import CalibrationError, ConfigError
 from navnode.projector.native import default_threads
 from navnode.types import Array
 from navnode.viewfiles import read_views
@@ -554,9 +555,11 @@ def check(
 
 def _wrong_now(path: Path, device_of: str, mode: str) -> str:
     if path.suffix == ".npz":
-        from calibration.flatfield import wrong_file
-
-        return wrong_file(path)
+        try:
+            read_flat_field(path)
+        except CalibrationError as error:
+            return str(error)
+        return ""
     found = artifacts.read(path)
     if problem := artifacts.wrong(found, found.kind, now_ns(), device=device_of, mode=mode):
         return problem

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from navnode.detector import GRID_STEP_PX
 from navnode.types import Matrix
 
-GRID_STEP_PX = 64
 _DEGREES = {"none": 0, "poly3": 3, "poly5": 5}
 MODELS = tuple(_DEGREES)
 

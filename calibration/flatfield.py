@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -160,17 +158,3 @@ def _full_scale(flat: Array) -> float:
     top = float(flat.max())
     bits = np.log2(top + 1) if top > 0 else 0.5
     return top if bits >= 8 and float(bits).is_integer() else 65535.0
-
-
-def wrong_file(path: Path) -> str:
-    """Why a flat field's file cannot be used; empty when it can."""
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            dark, gain, bad = (kept[name] for name in ("dark", "gain", "bad"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return f"no flat field ({error})"
-    if not dark.shape == gain.shape == bad.shape or dark.ndim != 2 or bad.dtype != np.bool_:
-        return "no flat field (dark, gain and bad must be pictures of one size)"
-    if not (np.isfinite(dark).all() and np.isfinite(gain).all() and (gain[~bad] > 0).all()):
-        return "no flat field (what is not bad must have a positive gain)"
-    return ""

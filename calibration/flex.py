@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -13,6 +12,7 @@ from calibration.fitting import rms
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.flex import MODEL, FlexModel, kernel, turned
 from navnode.types import CArm, Matrix
 from navnode.viewfiles import carm_document
 
@@ -36,46 +36,7 @@ _BEYOND_RAD = 0.05
 _LENGTHS_RAD = (0.3, 0.6, 1.2, 2.4)
 _NOISES = (0.03, 0.1, 0.3, 1.0)
 """Of a channel's scatter; the pair with the smallest leave-one-out error is taken."""
-_CHANNELS = 9
-"""What bends: rotation (3, rad), translation (3, mm), source to detector (mm), principal point (2, px)."""
 _SCALE = np.array([1e-3] * 3 + [1.0] * 6)
-
-
-@dataclass(frozen=True)
-class FlexModel:
-    """An ideal arc and what bends it.
-
-    ``volume_from_carm(o, a) = volume_from_base Rz(o) Rx(a) arm_from_carm exp(bend(o, a))``, where ``bend`` is the mean
-    of a Gaussian process over the angles (Rasmussen and Williams, 2006, eq. 2.25).
-    """
-
-    volume_from_base: Matrix
-    arm_from_carm: Matrix
-    carm: CArm
-    """Of the mean detector geometry."""
-    angles_rad: Matrix
-    """(N, 2) orbital, angulation"""
-    weights: Matrix
-    """(N, 9)"""
-    mean: Matrix
-    """(9,)"""
-    length_rad: float
-
-    def at(self, orbital_rad: float, angulation_rad: float) -> tuple[CArm, Matrix]:
-        """The detector's geometry and volume_from_carm."""
-        here = np.array([[orbital_rad, angulation_rad]])
-        bend = (_kernel(here, self.angles_rad, self.length_rad) @ self.weights)[0] + self.mean
-        return _bent_carm(self.carm, bend), self.volume_from_base @ _turned(here[0]) @ self.arm_from_carm @ g.exp(
-            bend[:6]
-        )
-
-    def parameters(self) -> dict[str, object]:
-        """For the artifact."""
-        return {
-            "volume_from_base": self.volume_from_base, "arm_from_carm": self.arm_from_carm,
-            "carm": carm_document(self.carm), "angles_rad": self.angles_rad, "weights": self.weights,
-            "mean": self.mean, "length_rad": self.length_rad,
-        }  # fmt: skip
 
 
 def flex(
@@ -122,7 +83,7 @@ def flex(
         mean = bends.mean(axis=0)
         weights = _weights(angles, bends - mean, length, noise)
         model = FlexModel(base, arm, _mean_carm(carms), angles, weights, mean, length)
-        off = bends - mean - _kernel(angles, angles, length) @ weights
+        off = bends - mean - kernel(angles, angles, length) @ weights
         left = _left_out(angles, bends, length, noise)
         quality |= {
             "rms_mm": rms(np.linalg.norm(off[:, 3:6], axis=1)), "rms_rad": rms(np.linalg.norm(off[:, :3], axis=1)),
@@ -135,7 +96,7 @@ def flex(
         reason = _extrapolated(angles, wanted)
         at = [] if reason else [model.at(*angle) for angle in wanted]
         result = {
-            "model": {"kind": "arc+gaussian_process", "parameters": model.parameters()},
+            "model": {"kind": MODEL, "parameters": model.parameters()},
             "at": [{"carm": carm_document(carm), "volume_from_carm": pose} for carm, pose in at],
         }
         pictures = [
@@ -146,23 +107,11 @@ def flex(
     return judged("flex", GATES, gates, figures, result=result, quality=quality, reason=reason, pictures=pictures)
 
 
-def _turned(angle: Matrix) -> Matrix:
-    return g.rigid(g.rotation_exp(np.array([0.0, 0.0, angle[0]])) @ g.rotation_exp(np.array([angle[1], 0.0, 0.0])))
-
-
 def _bend(pose: Matrix, carm: CArm, base: Matrix, arm: Matrix, angle: Matrix, mean: CArm) -> Matrix:
     """What is between the ideal arc and a shot, (9,)."""
-    off = g.log(g.inverse(base @ _turned(angle) @ arm) @ pose)
+    off = g.log(g.inverse(base @ turned(angle) @ arm) @ pose)
     shift = np.subtract(carm.principal_point_px, mean.principal_point_px)
     return np.concatenate([off, [carm.source_to_detector_mm - mean.source_to_detector_mm], shift])
-
-
-def _bent_carm(carm: CArm, bend: Matrix) -> CArm:
-    u, v = carm.principal_point_px
-    return CArm(
-        carm.width_px, carm.height_px, carm.pixel_spacing_mm, carm.source_to_detector_mm + float(bend[6]),
-        (u + float(bend[7]), v + float(bend[8])),
-    )  # fmt: skip
 
 
 def _mean_carm(carms: Sequence[CArm]) -> CArm:
@@ -177,7 +126,7 @@ def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:
 
     def off(parameters: Matrix, base: Matrix, arm: Matrix) -> Matrix:
         base, arm = base @ g.exp(parameters[:6]), arm @ g.exp(parameters[6:])
-        left = [g.inverse(base @ _turned(angle) @ arm) @ pose for pose, angle in zip(poses, angles, strict=True)]
+        left = [g.inverse(base @ turned(angle) @ arm) @ pose for pose, angle in zip(poses, angles, strict=True)]
         return np.concatenate([np.append(1000 * g.rotation_log(m[:3, :3]), m[:3, 3]) for m in left])
 
     best: tuple[float, Matrix, Matrix] | None = None
@@ -204,7 +153,7 @@ def _starts(poses: Matrix, angles: Matrix) -> list[tuple[Matrix, Matrix]]:
         x = np.linalg.svd(z[None])[2][1]
         base = g.rigid(np.stack([x, np.cross(z, x), z], axis=1) @ g.rotation_exp(np.array([0, 0, spin])), centre)
         middle = order[len(order) // 2]
-        starts.append((base, g.inverse(base @ _turned(angles[middle])) @ poses[middle]))
+        starts.append((base, g.inverse(base @ turned(angles[middle])) @ poses[middle]))
     return starts
 
 
@@ -217,12 +166,8 @@ def _nearest_to_axes(poses: Matrix) -> Matrix:
     )  # fmt: skip
 
 
-def _kernel(a: Matrix, b: Matrix, length: float) -> Matrix:
-    return np.asarray(np.exp(-0.5 * ((a[:, None] - b) ** 2).sum(axis=2) / length**2))
-
-
 def _weights(angles: Matrix, centred: Matrix, length: float, noise: float) -> Matrix:
-    return np.asarray(np.linalg.solve(_kernel(angles, angles, length) + noise**2 * np.eye(len(angles)), centred))
+    return np.asarray(np.linalg.solve(kernel(angles, angles, length) + noise**2 * np.eye(len(angles)), centred))
 
 
 def _left_out(angles: Matrix, bends: Matrix, length: float, noise: float) -> Matrix:
@@ -235,7 +180,7 @@ def _left_out(angles: Matrix, bends: Matrix, length: float, noise: float) -> Mat
             continue
         mean = bends[rest].mean(axis=0)
         weights = _weights(angles[rest], bends[rest] - mean, length, noise)
-        off[n] = bends[n] - mean - (_kernel(angle[None], angles[rest], length) @ weights)[0]
+        off[n] = bends[n] - mean - (kernel(angle[None], angles[rest], length) @ weights)[0]
     return off
 
 

@@ -22,7 +22,7 @@ import platformdirs
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from navnode import __version__, bus, curve
+from navnode import __version__, bus, calibrated, curve
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
 from navnode.devices import Consoles, Ingest, is_shown
@@ -88,7 +88,8 @@ class Node:
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
         self._pipeline = Pipeline(config, volume)
-        self._ingest, self._consoles = Ingest(config), Consoles(config.outputs)
+        self._ingest = Ingest(config, calibrated.detector(config, now_ns()))
+        self._consoles = Consoles(config.outputs)
         console = config.console
         self.server = Server(
             console.host,

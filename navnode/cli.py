@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from navnode import __version__, config, curve, terminal
+from navnode import __version__, calibrated, config, curve, terminal
+from navnode.clock import now_ns
 from navnode.config import Config, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
@@ -169,7 +170,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """The node: registration, reconstruction worker and display, from a configuration."""
-    loaded = _recorded(config.load(configuration), record)
+    loaded = calibrated.applied(_recorded(config.load(configuration), record), now_ns())
     if check:
         _check_files(loaded)
         messages.print(f"{configuration}: fine", markup=False, highlight=False)
@@ -219,12 +220,20 @@ def keys(
         messages.print(str(path), markup=False, highlight=False)
 
 
-@app.command(epilog="Example:  navnode doctor --json")
-def doctor(as_json: Json = False) -> None:
-    """What this machine has, and what the node will use of it."""
+@app.command(epilog="Example:  navnode doctor node.toml")
+def doctor(
+    configuration: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG.toml]", help="A node's configuration: what it still lacks.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What this machine has, what the node will use of it, and what a configuration still lacks."""
     from navnode.doctor import examine
 
     found = examine()
+    if configuration is not None:
+        lacks = calibrated.lacking(config.load(configuration), now_ns())
+        found["lacks"] = dict(lacks) or {"nothing": "every calibration is there and may be used"}
     if as_json:
         print_json(found)
         return

@@ -21,6 +21,7 @@ Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _T = TypeVar("_T")
+_AnySection = TypeVar("_AnySection", bound="_Section")
 _IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # type: ignore[misc]
 
 
@@ -115,6 +116,10 @@ class ToolSection(_Section, frozen=True):
     device: Name
     marker_from_tooltip: Rows = _IDENTITY
     """Tip and axis calibration: origin at the tip, +z the direction in which the tool advances."""
+    pivot: str = ""
+    """What `navnode calibrate pivot` wrote, in place of the tip."""
+    spin: str = ""
+    """What `navnode calibrate spin` wrote, in place of the axis."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.marker_from_tooltip, "marker_from_tooltip")
@@ -129,6 +134,23 @@ class CalibrationSection(_Section, frozen=True):
     """Hand-eye: the tracked marker on the C-arm, in the carm frame."""
     image_lag_ms: float = 0.0
     """Image stamp minus tracker stamp of the same event."""
+    device: str = ""
+    """Which C-arm it is; calibrations of another one are refused."""
+    mode: str = ""
+    """The detector's mode; calibrations of another one are refused."""
+    carm: str = ""
+    """What `navnode calibrate carm` wrote, in place of [carm]'s distance and principal point; distortion, too. Files
+    are beside this one unless absolute."""
+    flex: str = ""
+    """What `calibrate flex` wrote: distance and principal point by the angles that X-rays state."""
+    handeye: str = ""
+    """What `calibrate handeye` wrote, in place of carm_from_marker."""
+    latency: str = ""
+    """What `calibrate temporal` wrote, in place of image_lag_ms."""
+    flatfield: str = ""
+    """What `calibrate flatfield` wrote."""
+    patient: str = ""
+    """What `calibrate patient` wrote, in place of registration.volume_from_patient_start."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.carm_from_marker, "carm_from_marker")
@@ -358,8 +380,15 @@ def load(path: str | Path) -> Config:
     ct = loaded.volume.ct
     if ct not in ("", "sample", "procedural"):
         ct = str(folder / ct)
+
+    def there(section: _AnySection, *names: str) -> _AnySection:
+        given = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
+        return replace(section, **given)
+
     return replace(
         loaded,
+        calibration=there(loaded.calibration, "carm", "flex", "handeye", "latency", "flatfield", "patient"),
+        tools=tuple(there(tool, "pivot", "spin") for tool in loaded.tools),
         volume=replace(loaded.volume, ct=ct),
         sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
         console=replace(loaded.console, tls=beside(loaded.console.tls)),

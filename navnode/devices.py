@@ -8,6 +8,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import Config, OutputsSection
+from navnode.detector import Detector
 from navnode.igtl import (
     Image,
     Message,
@@ -47,6 +48,10 @@ DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
 _HIGHEST_GY_CM2 = 100.0
 """No single image gives more."""
 
+ANGLE_KEYS = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
+"""Metadata of an X-ray: the C-arm's orbital and angular position in degrees, by DICOM's names (PS3.6, 0018,1510 and
+1511), as its scales say when it is calibrated, too."""
+
 _FARTHEST_MM = 100_000.0
 """No marker is farther from its tracker."""
 
@@ -54,9 +59,15 @@ _SEEN = ("", "OK")
 
 
 class Ingest:
-    """OpenIGTLink messages of a source -> what the pipeline takes."""
+    """OpenIGTLink messages of a source -> what the pipeline takes.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        detector: makes images into those of the configuration's C-arm; None: they are.
+    """
+
+    def __init__(self, config: Config, detector: Detector | None = None) -> None:
+        self._detector = None if detector is None or detector.ideal else detector
+        self._shape = config.carm.height_px, config.carm.width_px
         self._xray = config.devices.xray
         self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
         self._sequence = 0
@@ -91,6 +102,16 @@ class Ingest:
         if voxels.dtype not in (np.uint16, np.uint8, np.int16):
             return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
+        if self._detector is not None and counts.shape == self._shape:  # the pipeline tells of another size
+            angles = _angles_rad(message.metadata)
+            flex = self._detector.flex
+            if flex is not None and angles is None:
+                return Rejected(message.device, "the X-ray states no angles, which the C-arm's flex needs", received_ns)
+            if flex is not None and angles is not None and not flex.covers(*angles):
+                return Rejected(
+                    message.device, "the X-ray's angles are outside what flex was calibrated at", received_ns
+                )
+            counts = self._detector.corrected(counts, angles)
         self._sequence += 1
         stamped = message.timestamp_ns > 0
         dose_gy_cm2 = _dose_gy_cm2(message.metadata)
@@ -104,6 +125,16 @@ def _dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return gy_cm2 if 0 <= gy_cm2 <= _HIGHEST_GY_CM2 else None
+
+
+def _angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+    """Orbital and angulation that the metadata state, None if they state none."""
+    try:
+        orbital, angulation = (float(metadata[key]) for key in ANGLE_KEYS)
+    except (KeyError, ValueError):
+        return None
+    found = float(np.deg2rad(orbital)), float(np.deg2rad(angulation))
+    return found if np.isfinite(found).all() else None
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:

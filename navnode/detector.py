@@ -1,0 +1,164 @@
+"""From a detector's raw counts to those of one ideal C-arm: flat field, distortion, and a geometry that bends.
+
+What comes out always has the geometry that the configuration states, whatever the angle: everything after it deals with
+one pinhole camera.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from navnode.errors import CalibrationError
+from navnode.flex import FlexModel
+from navnode.imaging import SATURATION_COUNTS
+from navnode.types import Array, CArm, FloatArray, Matrix
+
+GRID_STEP_PX = 64
+_UNKNOWN_COUNTS = 65_535
+"""A pixel about which the detector says nothing counts as saturated: it carries no information."""
+_INVERTING_STEPS = 20
+_LARGEST_SHIFT = 0.15
+"""Of the image's width; no image intensifier bends more."""
+
+
+@dataclass(frozen=True)
+class FlatField:
+    """corrected = (raw - dark) * gain; bad pixels are taken from their neighbours."""
+
+    dark: FloatArray
+    gain: FloatArray
+    bad: Array
+    """bool"""
+
+    def corrected(self, counts: Array) -> FloatArray:
+        """(H, W) counts, float32; what was saturated stays so."""
+        raw = counts.astype(np.float32)
+        made = np.maximum((raw - self.dark) * self.gain, 0.0)
+        if self.bad.any():
+            good = (~self.bad).astype(np.float32)
+            # The mean of the good pixels around each.
+            share = cv2.blur(good, (5, 5), borderType=cv2.BORDER_REFLECT)
+            around = cv2.blur(made * good, (5, 5), borderType=cv2.BORDER_REFLECT) / np.maximum(share, 1e-3)
+            made = np.where(self.bad, np.where(share > 0, around, _UNKNOWN_COUNTS), made)
+        made[counts >= SATURATION_COUNTS] = _UNKNOWN_COUNTS
+        return np.asarray(made, np.float32)
+
+
+def read_flat_field(path: str | Path) -> FlatField:
+    """The flat field that `calibrate flatfield` wrote.
+
+    Raises:
+        CalibrationError: it is none; names the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            dark, gain, bad = (kept[name] for name in ("dark", "gain", "bad"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"{path}: no flat field ({error})") from error
+    if not dark.shape == gain.shape == bad.shape or dark.ndim != 2 or bad.dtype != np.bool_:
+        raise CalibrationError(f"{path}: no flat field (dark, gain and bad must be pictures of one size)")
+    if not (np.isfinite(dark).all() and np.isfinite(gain).all() and (gain[~bad] > 0).all()):
+        raise CalibrationError(f"{path}: no flat field (what is not bad must have a positive gain)")
+    return FlatField(dark.astype(np.float32), gain.astype(np.float32), bad)
+
+
+class Detector:
+    """Makes raw images into those of an ideal C-arm.
+
+    Args:
+        carm: the geometry of what comes out.
+        flat_field: None: the detector corrects itself.
+        undistorted_px: (rows, columns, 2), where an ideal detector would have raw pixels 0, 64, ...; None: it is ideal.
+        flex: the geometry by angle; None: that of ``carm`` always.
+
+    Raises:
+        CalibrationError: of another image size, or no distortion.
+    """
+
+    def __init__(
+        self,
+        carm: CArm,
+        flat_field: FlatField | None = None,
+        undistorted_px: Matrix | None = None,
+        flex: FlexModel | None = None,
+    ) -> None:
+        self._carm, self._flat_field, self.flex = carm, flat_field, flex
+        size = (carm.height_px, carm.width_px)
+        if flat_field is not None and flat_field.dark.shape != size:
+            height, width = flat_field.dark.shape
+            raise CalibrationError(
+                f"the flat field is for {width} x {height} pixels, the C-arm for {carm.width_px} x {carm.height_px}"
+            )
+        if flex is not None and (flex.carm.height_px, flex.carm.width_px) != size:
+            raise CalibrationError("the flex model is for another detector mode than the C-arm's")
+        self._raw_from_ideal = None if undistorted_px is None else _inverted(undistorted_px, carm)
+
+    @property
+    def ideal(self) -> bool:
+        """Whether there is nothing to do."""
+        return self._flat_field is None and self._raw_from_ideal is None and self.flex is None
+
+    def corrected(self, counts: Array, angles_rad: tuple[float, float] | None = None) -> Array:
+        """Counts (H, W) uint16 as the ideal C-arm would have them.
+
+        Args:
+            angles_rad: orbital and angulation, where there is a flex model.
+        """
+        made = self._flat_field.corrected(counts) if self._flat_field is not None else counts
+        where = self._raw_from_ideal
+        if self.flex is not None:
+            assert angles_rad is not None
+            where = self._through(self.flex.carm_at(*angles_rad))
+        if where is not None:
+            made = made.astype(np.float32, copy=False)
+            made = cv2.remap(made, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderValue=_UNKNOWN_COUNTS)
+            size = np.array(counts.shape[::-1], np.float32)
+            made[((where < 0) | (where > size - 1)).any(axis=-1)] = _UNKNOWN_COUNTS
+        if made is counts:
+            return counts
+        return np.asarray(np.clip(np.rint(made), 0, _UNKNOWN_COUNTS), np.uint16)
+
+    def _through(self, bent: CArm) -> FloatArray:
+        """Raw pixels (H, W, 2) of the rays that the ideal C-arm's pixels are on, when the geometry is another one."""
+        scale = bent.source_to_detector_mm / self._carm.source_to_detector_mm
+        u, v = np.meshgrid(
+            np.arange(self._carm.width_px, dtype=np.float32), np.arange(self._carm.height_px, dtype=np.float32)
+        )
+        (cu, cv_), (bu, bv) = self._carm.principal_point_px, bent.principal_point_px
+        at = np.stack([(u - cu) * scale + bu, (v - cv_) * scale + bv], axis=-1).astype(np.float32)
+        if self._raw_from_ideal is None:
+            return at
+        return np.stack(
+            [
+                cv2.remap(self._raw_from_ideal[..., axis], at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=-1e4)
+                for axis in range(2)
+            ],
+            axis=-1,
+        )
+
+
+def _inverted(undistorted_px: Matrix, carm: CArm) -> FloatArray:
+    """Raw pixels (H, W, 2) that ideal pixels are seen at, by fixed point on the shifts between the nodes."""
+    grid = np.asarray(undistorted_px, np.float64)
+    rows, columns = (-(-(n - 1) // GRID_STEP_PX) + 1 for n in (carm.height_px, carm.width_px))
+    if grid.shape != (rows, columns, 2) or not np.isfinite(grid).all():
+        raise CalibrationError(
+            f"the distortion's grid is {grid.shape}, an image of {carm.width_px} x {carm.height_px} needs "
+            f"{(rows, columns, 2)}"
+        )
+    nodes = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) * float(GRID_STEP_PX)
+    shift = (grid - nodes).astype(np.float32)
+    if float(np.abs(shift - shift.mean(axis=(0, 1))).max()) > _LARGEST_SHIFT * max(carm.width_px, carm.height_px):
+        raise CalibrationError("the distortion moves pixels farther than any detector does")
+    u, v = np.meshgrid(np.arange(carm.width_px, dtype=np.float32), np.arange(carm.height_px, dtype=np.float32))
+    full = cv2.remap(shift, u / GRID_STEP_PX, v / GRID_STEP_PX, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    ideal = np.stack([u, v], axis=-1)
+    raw = ideal - full
+    for _ in range(_INVERTING_STEPS):
+        raw = ideal - cv2.remap(full, raw[..., 0], raw[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(raw, np.float32)

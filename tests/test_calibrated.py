@@ -1,0 +1,136 @@
+"""The node uses what calibration found, and refuses what it must not use."""
+
+import json
+
+import numpy as np
+import pytest
+
+from navnode import artifacts, calibrated, config
+from navnode import geometry as g
+from navnode.devices import Ingest
+from navnode.errors import CalibrationError
+from navnode.igtl import Image
+from navnode.types import CArm, Frame, Rejected
+from navnode.viewfiles import carm_document
+
+NOW = 1_000_000_000_000
+MEASURED = CArm(512, 512, (0.5859375, 0.5859375), 1013.0, (260.0, 251.0))
+
+
+def written(folder, kind, result, **more):
+    path = folder / f"{kind}.json"
+    artifacts.write(path, artifacts.Artifact(kind=kind, status="PASS", result=result, created_ns=NOW, **more))
+    return path.name
+
+
+@pytest.fixture
+def calibrations(tmp_path):
+    """A node's configuration in which everything is calibrated, and what was found."""
+    marker_from_carm = g.exp(np.array([0.3, 0.2, 0.1, 100, 50, -300]))
+    volume_from_patient = g.exp(np.array([0.1, 0.2, 0.3, 10, 20, 30]))
+    nodes = np.stack(np.meshgrid(*[np.arange(9) * 64.0] * 2), axis=-1)
+    text = config.find("demo.toml").read_text()
+    keys = {
+        "carm": written(
+            tmp_path, "carm",
+            {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": (nodes + 1).tolist()}},
+        ),
+        "handeye": written(tmp_path, "handeye", {"marker_from_carm": marker_from_carm.tolist()}),
+        "latency": written(tmp_path, "temporal", {"image_lag_ns": 28_000_000, "sign": 1}),
+        "patient": written(tmp_path, "patient", {"volume_from_patient": volume_from_patient.tolist()}),
+    }  # fmt: skip
+    tool = {
+        "pivot": written(tmp_path, "pivot", {"tip_mm": [1.0, 2.0, 150.0]}, device="Drill"),
+        "spin": written(tmp_path, "spin", {"axis": [0.0, 0.6, 0.8]}, device="Drill"),
+    }
+    spelled = ["".join(f'{name} = "{file}"\n' for name, file in part.items()) for part in (keys, tool)]
+    text = text.replace("[calibration]\n", f"[calibration]\n{spelled[0]}", 1)
+    text = text.replace('device = "DrillToTracker"\n', f'device = "DrillToTracker"\n{spelled[1]}', 1)
+    (tmp_path / "node.toml").write_text(text)
+    return tmp_path / "node.toml", marker_from_carm, volume_from_patient
+
+
+def test_every_calibration_arrives_where_the_loop_uses_it(calibrations):
+    path, marker_from_carm, volume_from_patient = calibrations
+    used = calibrated.applied(config.load(path), NOW + 1)
+    assert used.carm.geometry == MEASURED
+    assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
+    assert used.calibration.image_lag_ms == 28.0
+    assert np.allclose(config.matrix(used.registration.volume_from_patient_start), volume_from_patient)
+    tip = config.matrix(used.tools[0].marker_from_tooltip)
+    assert np.allclose(tip[:3, 3], [1, 2, 150]) and np.allclose(tip[:3, 2], [0, 0.6, 0.8])
+    assert not calibrated.detector(used, NOW).ideal
+    lacks = dict(calibrated.lacking(config.load(path), NOW + 1))
+    assert set(lacks) == {"calibration.flatfield", "calibration.flex"}
+
+
+def test_frames_come_out_of_the_detector_corrected(calibrations):
+    used = calibrated.applied(config.load(calibrations[0]), NOW)
+    ingest = Ingest(used, calibrated.detector(used, NOW))
+    counts = np.tile(np.arange(512, dtype=np.uint16) * 10, (512, 1))
+    frame = ingest(Image(device="XRay", timestamp_ns=5, voxels=counts[None], ras_from_index=np.eye(4)), 6)
+    assert isinstance(frame, Frame)
+    # Undistorted places are one pixel to the right: what was at u is at u + 1 now.
+    assert np.abs(frame.counts[100:400, 100:400].astype(int) - (counts[100:400, 100:400] - 10)).max() <= 1
+    assert (frame.counts[0] == 65_535).all(), "what the detector did not see is no information"
+
+
+def test_flex_needs_the_angles_that_the_x_ray_states(calibrations):
+    path = calibrations[0]
+    angles = np.stack([np.linspace(-1, 1, 12), np.zeros(12)], axis=1)
+    model = {"volume_from_base": np.eye(4).tolist(), "arm_from_carm": np.eye(4).tolist(), "carm": carm_document(MEASURED),
+             "angles_rad": angles.tolist(), "weights": np.zeros((12, 9)).tolist(), "mean": [0.0] * 9,
+             "length_rad": 0.6}  # fmt: skip
+    written(path.parent, "flex", {"model": {"kind": "arc+gaussian_process", "parameters": model}})
+    path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflex = "flex.json"\n', 1))
+    used = calibrated.applied(config.load(path), NOW)
+    ingest = Ingest(used, calibrated.detector(used, NOW))
+
+    def taken(**metadata):
+        voxels = np.full((1, 512, 512), 900, np.uint16)
+        return ingest(
+            Image(device="XRay", timestamp_ns=5, voxels=voxels, ras_from_index=np.eye(4), metadata=metadata), 6
+        )
+
+    assert isinstance(taken(), Rejected) and "angles" in taken().reason
+    far = taken(PositionerPrimaryAngle="90", PositionerSecondaryAngle="0")
+    assert isinstance(far, Rejected) and "outside" in far.reason
+    assert isinstance(taken(PositionerPrimaryAngle="20", PositionerSecondaryAngle="0"), Frame)
+    assert isinstance(taken(PositionerPrimaryAngle="nan", PositionerSecondaryAngle="0"), Rejected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"status": "FAIL", "reason": "residual: x"}, "failed"),
+        ({"expires_ns": NOW - 1}, "expired"),
+        ({"kind": "spin"}, "not handeye"),
+        ({"result": {"marker_from_carm": np.diag([1.0, 1, -1, 1]).tolist()}}, "no rigid transform"),
+        ({"result": {}}, "no marker_from_carm"),
+        ({"device": "another C-arm"}, "for device"),
+        ({"mode": "small"}, "for detector mode"),
+    ],
+)
+def test_what_must_not_be_used_stops_the_start_and_is_named(calibrations, changed, why):
+    path = calibrations[0]
+    file = path.parent / "handeye.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    whose = '[calibration]\ndevice = "this C-arm"\nmode = "large"\n'
+    path.write_text(path.read_text().replace("[calibration]\n", whose, 1))
+    with pytest.raises(CalibrationError, match=why) as caught:
+        calibrated.applied(config.load(path), NOW)
+    assert "handeye.json" in str(caught.value)
+    assert "handeye.json" in dict(calibrated.lacking(config.load(path), NOW))["refused"]
+
+
+def test_another_detectors_geometry_is_refused(calibrations):
+    path = calibrations[0]
+    other = CArm(1024, 1024, (0.29, 0.29), 1013.0, (511.5, 511.5))
+    written(path.parent, "carm", {"carm": carm_document(other), "distortion": {"model": "none"}})
+    with pytest.raises(CalibrationError, match=r"carm\.json: it is for 1024 x 1024"):
+        calibrated.applied(config.load(path), NOW)
+
+
+def test_a_configuration_without_calibrations_is_told_what_it_lacks():
+    lacks = dict(calibrated.lacking(config.load("plus.toml"), NOW))
+    assert {"calibration.carm", "calibration.latency"} <= set(lacks) and "refused" not in lacks

@@ -1,0 +1,93 @@
+"""Raw images become those of one ideal C-arm."""
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.detector import GRID_STEP_PX, Detector, FlatField, read_flat_field
+from navnode.errors import CalibrationError
+from navnode.flex import FlexModel, flex_of
+from navnode.imaging import SATURATION_COUNTS
+from navnode.simulation.phantom import helix, rendered
+from navnode.types import CArm
+
+SIZE = 320
+IDEAL = CArm(SIZE, SIZE, (0.9, 0.9), 1020.0, (159.5, 159.5))
+POSE = g.pose_at(np.zeros(3), 700.0, orbital_deg=20.0)
+
+
+def counts_of(carm, undistorted=None):
+    return (20_000 * np.exp(-rendered(helix(), carm, POSE, undistorted=undistorted))).astype(np.uint16)
+
+
+def cushion(raw_px):
+    at = (raw_px - 159.5) / 160
+    return raw_px - 6.0 * at * (at**2).sum(axis=-1, keepdims=True)
+
+
+def alike(made, wanted):
+    """Median and largest difference, in counts, where the detector says something."""
+    known = made < SATURATION_COUNTS
+    off = np.abs(made.astype(float) - wanted)[known]
+    return known.mean(), np.median(off), np.quantile(off, 0.99)
+
+
+def test_nothing_to_do_is_nothing_done():
+    counts = counts_of(IDEAL)
+    assert Detector(IDEAL).ideal and Detector(IDEAL).corrected(counts) is counts
+
+
+def test_distortion_is_undone():
+    nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1)
+    detector = Detector(IDEAL, undistorted_px=cushion(nodes))
+    wanted = counts_of(IDEAL)
+    bent = counts_of(IDEAL, cushion)
+    known, median, most = alike(detector.corrected(bent), wanted)
+    assert known > 0.85 and median < 60 and most < 1500
+    assert alike(bent, wanted)[2] > 3000
+
+
+def test_a_geometry_that_bends_becomes_one():
+    bent = CArm(SIZE, SIZE, (0.9, 0.9), 1032.0, (165.0, 152.0))
+    flex = FlexModel(np.eye(4), np.eye(4), bent, np.array([[0.0, 0.0], [0.5, 0.0]]), np.zeros((2, 9)), np.zeros(9), 1.0)
+    made = Detector(IDEAL, flex=flex).corrected(counts_of(bent), (0.2, 0.0))
+    known, median, most = alike(made, counts_of(IDEAL))
+    assert known > 0.9 and median < 60 and most < 1500
+
+
+def test_flat_field_bad_pixels_and_saturation():
+    rng = np.random.default_rng(0)
+    gain, dark = rng.uniform(0.8, 1.2, (SIZE, SIZE)), rng.uniform(90, 110, (SIZE, SIZE))
+    bad = rng.random((SIZE, SIZE)) < 0.01
+    wanted = counts_of(IDEAL)
+    raw = np.where(bad, 0, np.rint(wanted / gain + dark)).astype(np.uint16)
+    raw[5, 5] = 65_535
+    field = FlatField(dark.astype(np.float32), gain.astype(np.float32), bad)
+    made = Detector(IDEAL, field).corrected(raw)
+    assert made[5, 5] >= SATURATION_COUNTS
+    assert np.abs(made.astype(float) - wanted)[~bad & (np.arange(SIZE) > 5)].max() < 2
+    assert np.quantile(np.abs(made.astype(float) - wanted)[bad], 0.9) < 500
+
+
+def test_what_is_for_another_detector_is_refused(tmp_path):
+    with pytest.raises(CalibrationError, match="320 x 320"):
+        Detector(IDEAL, FlatField(*(np.ones((64, 64), np.float32),) * 2, np.zeros((64, 64), bool)))
+    with pytest.raises(CalibrationError, match="grid"):
+        Detector(IDEAL, undistorted_px=np.zeros((3, 3, 2)))
+    nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1)
+    nodes[2, 2] += 200
+    with pytest.raises(CalibrationError, match="farther"):
+        Detector(IDEAL, undistorted_px=nodes)
+    with pytest.raises(CalibrationError, match="another detector mode"):
+        other = CArm(64, 64, (1, 1), 1000, (31, 31))
+        Detector(IDEAL, flex=FlexModel(*(np.eye(4),) * 2, other, *(np.zeros((1, n)) for n in (2, 9)), np.zeros(9), 1.0))
+    (tmp_path / "flat.npz").write_bytes(b"nothing")
+    with pytest.raises(CalibrationError, match=r"flat\.npz"):
+        read_flat_field(tmp_path / "flat.npz")
+    np.savez(tmp_path / "nan.npz", dark=np.full((4, 4), np.nan), gain=np.ones((4, 4)), bad=np.zeros((4, 4), bool))
+    with pytest.raises(CalibrationError, match=r"nan\.npz"):
+        read_flat_field(tmp_path / "nan.npz")
+    with pytest.raises(CalibrationError, match="no model"):
+        flex_of({"kind": "magic"})
+    with pytest.raises(CalibrationError, match="not whole"):
+        flex_of({"kind": "arc+gaussian_process", "parameters": {"volume_from_base": [1]}})
