@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.interpolate import RectBivariateSpline
 
 from navnode.errors import CalibrationError
 from navnode.flex import FlexModel
@@ -156,7 +157,15 @@ def _inverted(undistorted_px: Matrix, carm: CArm) -> FloatArray:
     if float(np.abs(shift - shift.mean(axis=(0, 1))).max()) > _LARGEST_SHIFT * max(carm.width_px, carm.height_px):
         raise CalibrationError("the distortion moves pixels farther than any detector does")
     u, v = np.meshgrid(np.arange(carm.width_px, dtype=np.float32), np.arange(carm.height_px, dtype=np.float32))
-    full = cv2.remap(shift, u / GRID_STEP_PX, v / GRID_STEP_PX, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    # Splines through the nodes: what image intensifiers do is close to polynomials of degree 3, which they follow.
+    places = [np.arange(n) * float(GRID_STEP_PX) for n in (rows, columns)]
+    full = np.stack(
+        [
+            RectBivariateSpline(*places, shift[..., axis], kx=min(3, rows - 1), ky=min(3, columns - 1))(v[:, 0], u[0])
+            for axis in range(2)
+        ],
+        axis=-1,
+    ).astype(np.float32)
     ideal = np.stack([u, v], axis=-1)
     raw = ideal - full
     for _ in range(_INVERTING_STEPS):

@@ -78,9 +78,11 @@ def test_frames_come_out_of_the_detector_corrected(calibrations):
 def test_flex_needs_the_angles_that_the_x_ray_states(calibrations):
     path = calibrations[0]
     angles = np.stack([np.linspace(-1, 1, 12), np.zeros(12)], axis=1)
-    model = {"volume_from_base": np.eye(4).tolist(), "arm_from_carm": np.eye(4).tolist(), "carm": carm_document(MEASURED),
-             "angles_rad": angles.tolist(), "weights": np.zeros((12, 9)).tolist(), "mean": [0.0] * 9,
-             "length_rad": 0.6}  # fmt: skip
+    still = np.eye(4).tolist()
+    model = {
+        "volume_from_base": still, "arm_from_carm": still, "carm": carm_document(MEASURED), "length_rad": 0.6,
+        "angles_rad": angles.tolist(), "weights": np.zeros((12, 9)).tolist(), "mean": [0.0] * 9,
+    }  # fmt: skip
     written(path.parent, "flex", {"model": {"kind": "arc+gaussian_process", "parameters": model}})
     path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflex = "flex.json"\n', 1))
     used = calibrated.applied(config.load(path), NOW)
