@@ -21,10 +21,10 @@ from typer.core import TyperCommand
 
 from calibration import carm as carm_
 from calibration import distortion as distortion_
+from calibration import exchange, inputs
 from calibration import flatfield as flatfield_
 from calibration import flex as flex_
 from calibration import handeye as handeye_
-from calibration import inputs
 from calibration import patient as patient_
 from calibration import phantom as phantom_
 from calibration import pivot as pivot_
@@ -39,7 +39,7 @@ from navnode.detector import read_flat_field
 from navnode.errors import CalibrationError, ConfigError
 from navnode.projector.native import default_threads
 from navnode.types import Array
-from navnode.viewfiles import read_views
+from navnode.viewfiles import carm_document, read_views
 from navnode.volumes import read_mesh
 
 app = typer.Typer(
@@ -505,6 +505,72 @@ def tool(
 ) -> Calibration:
     """A marker's template: where its spheres are."""
     return tool_.tool(inputs.frames(points, run.files), gates=run.gates)
+
+
+@app.command("import", epilog="Example:  navnode calibrate import PlusDeviceSet.xml --json")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=f"Read are {exchange.READS}.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".json for a C-arm, .csv for points, .npy for a transform."),
+    ] = None,
+    a: Annotated[str, typer.Option("--from", metavar="NAME", help="Which transform, if there are several.")] = "",
+    b: Annotated[str, typer.Option("--to", metavar="NAME", help="Which transform, if there are several.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+) -> None:
+    """What another program's calibration file says, in our words: RAS, millimetres, to_from_from."""
+    found = exchange.read(file)
+    if out is not None:
+        _write_imported(found, out, a, b)
+    if as_json:
+        from navnode.cli import print_json
+
+        print_json(found.document())
+        return
+    table = Table.grid(padding=(0, 2))
+    for (source, target), matrix in found.transforms.items():
+        table.add_row(f"[bold]{target}_from_{source}[/]", np.array2string(matrix, precision=4, suppress_small=True))
+    for label, at in found.points_mm.items():
+        table.add_row(f"[bold]{label}[/]", np.array2string(at, precision=3))
+    for device, lag in found.lags_s.items():
+        table.add_row(f"[bold]{device}[/]", f"{1e3 * lag:.1f} ms late")
+    if found.carm is not None:
+        table.add_row("[bold]carm[/]", str(found.carm))
+    if found.angles_deg is not None:
+        table.add_row("[bold]angles[/]", "orbital {:.1f}, angulation {:.1f} degrees".format(*found.angles_deg))
+    Console().print(table)
+
+
+@app.command("export", epilog="Example:  navnode calibrate export stylus.json --out PlusDeviceSet.xml")
+def export(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A calibration.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help=f"Written are {exchange.WRITES}.")],
+) -> None:
+    """A calibration in another program's format; a PLUS device set that is there is changed, not replaced."""
+    found = artifacts.read(artifact)
+    if problem := artifacts.wrong(found, found.kind, now_ns()):
+        raise CalibrationError(f"{artifact}: {problem}")
+    exchange.write(found, out)
+    Console(stderr=True).print(f"written to {out}", markup=False, highlight=False)
+
+
+def _write_imported(found: exchange.Exchanged, out: Path, a: str, b: str) -> None:
+    if out.suffix == ".npy":
+        some = {pair: matrix for pair, matrix in found.transforms.items() if a in ("", pair[0]) and b in ("", pair[1])}
+        if len(some) != 1:
+            there = ", ".join(f"{source} to {target}" for source, target in found.transforms) or "none"
+            raise ConfigError(f"{out}: one transform is written; name it with --from and --to; there are: {there}")
+        packed = io.BytesIO()
+        np.save(packed, next(iter(some.values())))
+        artifacts.write_whole(out, packed.getvalue())
+    elif out.suffix == ".csv":
+        lines = ["label,x_mm,y_mm,z_mm", *(f"{k},{v[0]:.9g},{v[1]:.9g},{v[2]:.9g}" for k, v in found.points_mm.items())]
+        artifacts.write_whole(out, ("\n".join(lines) + "\n").encode())
+    elif out.suffix == ".json" and found.carm is not None:
+        document = msgspec.json.format(msgspec.json.encode(carm_document(found.carm)), indent=1)
+        artifacts.write_whole(out, document + b"\n")
+    else:
+        raise ConfigError(f"{out}: .json for a C-arm, .csv for points, .npy for a transform, and the file must have it")
 
 
 @app.command(epilog="Example:  navnode calibrate show stylus.json")

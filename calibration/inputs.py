@@ -108,11 +108,15 @@ def array(path: Path, files: Files) -> Array:
 
 
 def points(path: Path, files: Files) -> dict[str, Matrix]:
-    """Labelled points, CSV with the header ``label,x_mm,y_mm,z_mm``.
+    """Labelled points, CSV with the header ``label,x_mm,y_mm,z_mm``, or Slicer's markups.
 
     Raises:
         ConfigError: names the file, and a label that is there twice.
     """
+    if path.name.lower().endswith((".mrk.json", ".fcsv")):
+        from calibration import exchange
+
+        return dict(exchange.read(files.read(path)).points_mm)
     found: dict[str, Matrix] = {}
     for number, row in enumerate(_rows(path, _POINT_HEADER, files)):
         if row[0] in found:
