@@ -32,6 +32,7 @@ from calibration import spin as spin_
 from calibration import temporal as temporal_
 from calibration import tool as tool_
 from calibration.inputs import Files, Poses
+from calibration.live import Heard, collect
 from calibration.verdict import Calibration
 from navnode import artifacts
 from navnode.clock import now_ns
@@ -81,38 +82,67 @@ class Run:
         self.gates = _gates(options["gate"])
         self.seed: int = options["seed"]
         self._recording: Path | None = options["recording"]
+        self._live = _address(options["live"])
+        if self._live is not None and self._recording is not None:
+            raise ConfigError("give --live or --recording, not both")
         self._devices = _devices(options["device"])
+        self._heard: Heard | None = None
+        self._most_rows: int | None = None
         self._times: Array | None = None
 
     def poses(self, name: str, given: Path | None, *, required: bool = True) -> Poses | None:
-        """A series of poses: of a file, or of the device that ``--device`` says for it; rows of one recording
-        correspond."""
+        """A series of poses: of a file, or of the device that ``--device`` says for it; rows of one recording, or of
+        what was heard live, correspond."""
         if given is not None:
             return inputs.poses(given, self.files)
         device = self._device(name)
         if device is None:
             if required:
-                raise ConfigError(f"{_spelled(name)} is missing: a file, or --recording with --device {name}=NAME")
+                raise ConfigError(
+                    f"{_spelled(name)} is missing: a file, or --recording or --live with --device {name}=NAME"
+                )
             return None
-        assert self._recording is not None
-        found = inputs.recorded_poses(self._recording, device, self.files)
+        found = self._series(device)
         if self._times is not None:
             return inputs.at_times(found, self._times)
         self._times = found.times_s
         return found
+
+    def _series(self, device: str) -> Poses:
+        if self._heard is not None:
+            return self._heard.series(device, self._most_rows if self._times is None else None)
+        assert self._recording is not None
+        return inputs.recorded_poses(self._recording, device, self.files)
 
     def frames(self, name: str) -> tuple[Array, Array] | None:
         """Times and pictures of the device that ``--device`` says for it, if it does."""
         device = self._device(name)
         if device is None:
             return None
+        if self._heard is not None:
+            return self._heard.pictures(device)
         assert self._recording is not None
         return inputs.recorded_frames(self._recording, device, self.files)
 
     def _device(self, name: str) -> str | None:
-        if self._recording is None:
+        if self._recording is None and self._live is None:
             return None
         return self._devices.get(name, self._devices.get("") if name == "poses" else None)
+
+    def collected(self, routine: Callable[[], Calibration]) -> Calibration:
+        """The routine's answer; with ``--live`` after collecting what it needs."""
+        if self._live is None:
+            return routine()
+        if not self._devices:
+            raise ConfigError("--live needs --device")
+
+        def judge(heard: Heard, most: int | None) -> Calibration:
+            self._heard, self._most_rows, self._times = heard, most, None
+            return routine()
+
+        seconds = self._options["seconds"]
+        heard = collect(*self._live, self._devices, judge, seconds=seconds, terminal=Console(stderr=True))
+        return judge(heard, None)
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float], None]]:
@@ -191,10 +221,22 @@ def _common(
         typer.Option(
             "--device",
             metavar="[OPTION=]NAME",
-            help="A device of the recording; which option it is for, where there are several.",
+            help="A device that is recorded or heard; which option it is for, where there are several.",
             rich_help_panel=_MEASURED,
         ),
     ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            "--live",
+            metavar="HOST:PORT",
+            help="Collect over OpenIGTLink, with guidance, until it is enough.",
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Collect no longer than this.", rich_help_panel=_MEASURED)
+    ] = 120.0,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="ARTIFACT", help="Write the calibration, if it passed.", rich_help_panel=_OUT),
@@ -241,7 +283,7 @@ def _command(example: str) -> Callable[[Callable[..., Calibration]], Callable[..
         def command(**given: Any) -> None:
             options = {name: given.pop(name) for name in common}
             run = Run(function.__name__.rstrip("_"), options)
-            run.finish(function(run, **given))
+            run.finish(run.collected(lambda: function(run, **given)))
 
         hints = {**get_type_hints(function, include_extras=True), **get_type_hints(_common, include_extras=True)}
         hints.pop("run")
@@ -388,7 +430,18 @@ def flex(
 def patient(
     run: Run,
     volume_points: _Points,
-    patient_points: _Points,
+    patient_points: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="label,x_mm,y_mm,z_mm in the patient marker's frame.")
+    ] = None,
+    stylus: Annotated[
+        Path | None,
+        typer.Option(metavar="POSES", help="tracker_from_stylus while the points are touched in their order, instead."),
+    ] = None,
+    patient_marker: Annotated[
+        Path | None, typer.Option(metavar="POSES", help="tracker_from_patient, same rows as --stylus.")
+    ] = None,
+    tip: _Tip = None,
+    pivot: _Pivot = None,
     surface: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Points touched on the bone, patient frame.")
     ] = None,
@@ -401,8 +454,19 @@ def patient(
         raise ConfigError("--surface and --mesh belong together")
     if fle_mm is not None and not fle_mm > 0:
         raise ConfigError("--fle-mm must be positive")
+    planned = inputs.points(volume_points, run.files)
+    if patient_points is not None:
+        touched = inputs.points(patient_points, run.files)
+    else:
+        a, b = run.poses("stylus", stylus), run.poses("patient-marker", patient_marker)
+        at = _tip(run, tip, pivot)
+        if at is None:
+            raise ConfigError("--patient-points is missing, or --stylus, --patient-marker and --tip")
+        assert a is not None and b is not None
+        tips = phantom_.tips_in_patient(a.poses, b.poses, at)
+        touched = dict(zip(planned, phantom_.steady_places(tips), strict=False))
     return patient_.patient(
-        inputs.points(volume_points, run.files), inputs.points(patient_points, run.files),
+        planned, touched,
         surface_points_mm=None if surface is None else inputs.cloud(surface, run.files),
         mesh=None if mesh is None else read_mesh(run.files.read(mesh)),
         targets_mm=None if targets is None else inputs.points(targets, run.files), fle_mm=fle_mm, gates=run.gates,
@@ -657,6 +721,15 @@ def _gates(given: list[str] | None) -> dict[str, float]:
             raise ConfigError(f"--gate {text}: KEY=VALUE, the value a number")
         found[key] = float(value)
     return found
+
+
+def _address(given: str | None) -> tuple[str, int] | None:
+    if given is None:
+        return None
+    host, colon, port = given.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--live {given}: HOST:PORT")
+    return host, int(port)
 
 
 def _devices(given: list[str] | None) -> dict[str, str]:

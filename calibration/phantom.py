@@ -84,17 +84,10 @@ def phantom_from_stream(
     Raises:
         ConfigError: the rows do not correspond, or the registration is no rigid transform.
     """
-    if len(tracker_from_stylus) != len(tracker_from_patient):
-        raise ConfigError(
-            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}: they must "
-            "correspond"
-        )
     if not g.is_rigid(volume_from_patient):
         raise ConfigError("--volume-from-patient: no rigid transform")
-    rows = np.flatnonzero(valid_poses(tracker_from_stylus) & valid_poses(tracker_from_patient))
-    stylus, marker = exact(tracker_from_stylus[rows]), exact(tracker_from_patient[rows])
-    tips = np.array([g.transform(g.orthonormal(volume_from_patient) @ g.inverse(m) @ s, tip_mm)
-                     for s, m in zip(stylus, marker, strict=True)]).reshape(-1, 3)  # fmt: skip
+    in_patient = tips_in_patient(tracker_from_stylus, tracker_from_patient, tip_mm)
+    tips = g.transform(g.orthonormal(volume_from_patient), in_patient)
     places = np.array([np.asarray(at, np.float64) for at in targets_mm.values()]).reshape(-1, 3)
     touches = [
         at for at in steady_places(tips)
@@ -109,6 +102,22 @@ def phantom_from_stream(
         touches = touches[: len(targets_mm)]
     measured = dict(zip(targets_mm, touches, strict=False))
     return phantom(targets_mm, measured, gates=gates, touches=len(touches), problem=problem)
+
+
+def tips_in_patient(tracker_from_stylus: Array, tracker_from_patient: Array, tip_mm: Array) -> Matrix:
+    """Where the tip was in the patient marker's frame, (N, 3), in rows in which both were seen.
+
+    Raises:
+        ConfigError: the rows do not correspond.
+    """
+    if len(tracker_from_stylus) != len(tracker_from_patient):
+        raise ConfigError(
+            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}: they must "
+            "correspond"
+        )
+    rows = np.flatnonzero(valid_poses(tracker_from_stylus) & valid_poses(tracker_from_patient))
+    stylus, marker = exact(tracker_from_stylus[rows]), exact(tracker_from_patient[rows])
+    return np.array([g.transform(g.inverse(m) @ s, tip_mm) for s, m in zip(stylus, marker, strict=True)]).reshape(-1, 3)
 
 
 def steady_places(points: Matrix) -> list[Matrix]:
