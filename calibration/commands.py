@@ -464,7 +464,7 @@ def patient(
             raise ConfigError("--patient-points is missing, or --stylus, --patient-marker and --tip")
         assert a is not None and b is not None
         tips = phantom_.tips_in_patient(a.poses, b.poses, at)
-        touched = dict(zip(planned, phantom_.steady_places(tips), strict=False))
+        touched = patient_.touched_in_order(planned, phantom_.steady_places(tips))
     return patient_.patient(
         planned, touched,
         surface_points_mm=None if surface is None else inputs.cloud(surface, run.files),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations, permutations
+from math import comb
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -58,6 +59,7 @@ _FEWEST_TO_DROP = 6
 _DROP_CHANCE = 1e-3
 """A point is dropped when it would be as far off as it is by chance once in so many registrations."""
 _MOST_TO_PERMUTE = 7
+_MOST_CHOICES = 20_000
 _BETTER = 0.5
 """Another pairing must have so much of the rms of the given one, or less."""
 _TARGET_MM = 50.0
@@ -143,6 +145,17 @@ def patient(
         "patient", which, gates, figures, result=result, quality=told, reason="" if few else reason,
         pictures=[("fre", {"mm": quality["fre_mm"], "tre_mm": quality["tre_mm"]})],
     )  # fmt: skip
+
+
+def touched_in_order(planned_mm: Mapping[str, Array], places_mm: Sequence[Matrix]) -> dict[str, Matrix]:
+    """Which of the places where the tip rested are the planned points, touched in their order: of more places than
+    points, those that fit best; the others were rests."""
+    count, labels = len(planned_mm), list(planned_mm)
+    if len(places_mm) <= count or comb(len(places_mm), count) > _MOST_CHOICES or count < 3:
+        return dict(zip(labels, places_mm, strict=False))
+    planned, places = np.array([planned_mm[label] for label in labels], np.float64), np.array(places_mm)
+    best = min(combinations(range(len(places)), count), key=lambda some: _fre(places[list(some)], planned))
+    return dict(zip(labels, places[list(best)], strict=True))
 
 
 def _gates(has_surface: bool) -> tuple[Gate, ...]:
