@@ -74,6 +74,7 @@ class PhantomShot:
     start: Matrix | None = None
     """phantom_from_carm, if it is known roughly."""
     i0: float | None = None
+    timestamp_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,11 @@ def _told(
         "sigma_sdd_mm": fit.sigma_sdd_mm / fit.carm.source_to_detector_mm,
         "sigma_pp_px": float(fit.sigma_pp_px.max()),
     }  # fmt: skip
-    views: list[dict[str, object]] = [{"phantom_from_carm": None, "beads": [], "rms_px": None} for _ in shots]
+    views: list[dict[str, object]] = [
+        {"phantom_from_carm": None, "beads": [], "rms_px": None, "timestamp_ns": shot.timestamp_ns} for shot in shots
+    ]
     for place, seen, length in zip(used, fit.seen, off, strict=True):
-        views[place] = {
+        views[place] |= {
             "phantom_from_carm": seen.pose, "rms_px": rms(length),
             "beads": [
                 {"id": ids[bead], "image_px": at.tolist()} for bead, at in zip(seen.beads, seen.at_px, strict=True)

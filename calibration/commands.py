@@ -108,6 +108,12 @@ class Run:
         self._times = found.times_s
         return found
 
+    def at_shots(self, shots: Poses) -> Poses:
+        """Poses of X-rays; what else is recorded or heard is asked for at their times."""
+        if shots.times_s is not None and shots.times_s.any():
+            self._times = shots.times_s
+        return shots
+
     def _series(self, device: str) -> Poses:
         if self._heard is not None:
             return self._heard.series(device, self._most_rows if self._times is None else None)
@@ -341,10 +347,14 @@ def spin(run: Run, poses: _Poses = None, tip: _Tip = None, pivot: _Pivot = None)
 @_command("carm --views shots.json --phantom beads.json --out carm.json")
 def carm(
     run: Run,
-    views: Annotated[
-        Path, typer.Option("--views", metavar="V.json", help="Shots of the phantom; carm as its maker says.")
-    ],
     phantom: Annotated[Path, typer.Option("--phantom", metavar="PH.json", help="navnode/phantom/1: its beads.")],
+    views: Annotated[
+        Path | None, typer.Option("--views", metavar="V.json", help="Shots of the phantom; carm as its maker says.")
+    ] = None,
+    nominal: Annotated[
+        Path | None,
+        typer.Option("--carm", metavar="C.json", help="navnode/carm/1, as its maker says; for shots from elsewhere."),
+    ] = None,
     distortion: Annotated[
         str,
         typer.Option(help=f"auto: the simplest that explains shots left out; or {', '.join(distortion_.MODELS)}."),
@@ -352,12 +362,23 @@ def carm(
     threads: Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")] = 0,
 ) -> Calibration:
     """Source, detector and distortion, from shots of a bead phantom."""
-    shots = read_views(run.files.read(views))
     beads = inputs.bead_phantom(phantom, run.files)
-    for shot in shots:
-        if shot.path is not None:
-            run.files.read(shot.path)
-    given = [carm_.PhantomShot(shot.counts(), shot.carm, shot.volume_from_carm, shot.i0) for shot in shots]
+    if views is not None:
+        shots = read_views(run.files.read(views))
+        for shot in shots:
+            if shot.path is not None:
+                run.files.read(shot.path)
+        given = [
+            carm_.PhantomShot(shot.counts(), shot.carm, shot.volume_from_carm, shot.i0, shot.timestamp_ns)
+            for shot in shots
+        ]
+    else:
+        seen = run.frames("views")
+        if seen is None or nominal is None:
+            raise ConfigError("--views is missing, or --recording or --live with --device views=NAME, and --carm")
+        geometry = inputs.carm(nominal, run.files)
+        chosen = inputs.different(seen[1])
+        given = [carm_.PhantomShot(seen[1][n], geometry, timestamp_ns=round(1e9 * float(seen[0][n]))) for n in chosen]
     with run.progress("Looking for beads") as progress:
         return carm_.carm(
             given, beads.ids, beads.positions_mm, beads.diameters_mm, distortion=distortion, gates=run.gates,
@@ -371,7 +392,7 @@ def handeye(
     marker: Annotated[Path | None, typer.Option("--marker", metavar="POSES", help="tracker_from_marker.")] = None,
     xray: Annotated[
         Path | None,
-        typer.Option("--xray", metavar="POSES|V.json", help="phantom_from_carm, as `calibrate carm` finds it."),
+        typer.Option("--xray", metavar="POSES|V.json", help="phantom_from_carm; or what `calibrate carm` wrote."),
     ] = None,
     phantom_marker: Annotated[
         Path | None,
@@ -385,11 +406,11 @@ def handeye(
     ] = None,
 ) -> Calibration:
     """Where the tracked marker on the C-arm is, seen from the X-ray source."""
-    a = run.poses("marker", marker)
     if xray is not None and xray.suffix.lower() == ".json":
-        views = read_views(run.files.read(xray))
-        b: Poses | None = Poses(np.array([view.pose() for view in views]))
+        b: Poses | None = run.at_shots(inputs.shots(xray, run.files, run.now_ns))
+        a = run.poses("marker", marker)
     else:
+        a = run.poses("marker", marker)
         b = run.poses("xray", xray)
     c = run.poses("phantom-marker", phantom_marker, required=False)
     known = None if phantom_marker_from_phantom is None else inputs.matrix(phantom_marker_from_phantom, run.files)

@@ -16,11 +16,13 @@ import cv2
 import msgspec
 import numpy as np
 
+from navnode import artifacts
 from navnode import geometry as g
 from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Image, TrackingData, Transform
 from navnode.recording import Recording
-from navnode.types import Array, Matrix
+from navnode.types import Array, CArm, Matrix
+from navnode.viewfiles import CARM_SCHEMA, carm_of, read_views
 
 _MAX_BYTES = 1 << 32
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
@@ -203,6 +205,67 @@ def stack(path: Path, files: Files) -> Array:
     return np.array(images)
 
 
+def carm(path: Path, files: Files) -> CArm:
+    """A C-arm's geometry, ``navnode/carm/1``.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    try:
+        document = msgspec.json.decode(files.read(path).read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != CARM_SCHEMA:
+        raise ConfigError(f"{path}: no {CARM_SCHEMA}")
+    try:
+        return carm_of(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def shots(path: Path, files: Files, now_ns: int) -> Poses:
+    """phantom_from_carm of every shot: of a ``navnode/views/1`` file, or of what `calibrate carm` wrote; NaN where a
+    shot has none.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    files.read(path)
+    try:
+        schema = msgspec.json.decode(path.read_bytes()).get("schema")
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if schema != "navnode/calibration/1":
+        views = read_views(path)
+        stamps = np.array([view.timestamp_ns for view in views])
+        return Poses(np.array([view.pose() for view in views]), stamps * _NS)
+    try:
+        found = artifacts.usable(path, "carm", now_ns).result["views"]
+        poses = [view["phantom_from_carm"] or np.full((4, 4), np.nan).tolist() for view in found]
+        return Poses(np.array(poses, np.float64), np.array([view.get("timestamp_ns", 0) for view in found]) * _NS)
+    except CalibrationError as error:
+        raise ConfigError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: its result has no views") from error
+
+
+def different(pictures: Array, most: int = 20) -> Array:
+    """Which of a series' pictures to take: those that stand still and differ most from each other, in their order."""
+    if len(pictures) <= most:
+        return np.arange(len(pictures))
+    small = np.array([cv2.resize(p.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for p in pictures])
+    small = small.reshape(len(small), -1)
+    steps = np.linalg.norm(np.diff(small, axis=0), axis=1)
+    still = np.minimum(np.append(steps, np.inf), np.append(np.inf, steps)) <= np.median(steps)
+    rows = np.flatnonzero(still)
+    chosen = [int(rows[0])]
+    nearest = np.linalg.norm(small[rows] - small[chosen[0]], axis=1)
+    while len(chosen) < min(most, len(rows)):
+        chosen.append(int(rows[nearest.argmax()]))
+        nearest = np.minimum(nearest, np.linalg.norm(small[rows] - small[chosen[-1]], axis=1))
+    return np.array(sorted(chosen))
+
+
 class _Bead(msgspec.Struct, frozen=True):
     id: str | int
     position_mm: tuple[float, float, float]
@@ -258,8 +321,6 @@ def result_or_matrix(path: Path, kind: str, name: str, files: Files, now_ns: int
     """
     if path.suffix.lower() != ".json":
         return array(path, files)
-    from navnode import artifacts
-
     try:
         found = artifacts.usable(files.read(path), kind, now_ns)
     except CalibrationError as error:

@@ -24,7 +24,7 @@ from rich.table import Table
 from navnode import __version__, calibrated, config, curve, terminal
 from navnode.clock import now_ns
 from navnode.config import Config, SimulatorSection
-from navnode.errors import CalibrationError, ConfigError, NavError
+from navnode.errors import CalibrationError, ConfigError, NavError, RecordingError
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
 from navnode.projector import backend_name
 from navnode.reconstruction import Method
@@ -140,24 +140,87 @@ def simulate(
     rate: Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")] = 15.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")] = 0,
     seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself.")] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="The hardware is not what its maker says: something to calibrate.")
+    ] = False,
+    scene: Annotated[
+        str,
+        typer.Option(
+            help="operation; or what comes before it, in a room with errors: pivot, spin, beads, sweep, points, targets."
+        ),
+    ] = "operation",
+    references: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the phantom, planned points, targets and the nominal C-arm there."),
+    ] = None,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
-    from navnode.simulation import room
+    from navnode.igtl import Server
+    from navnode.simulation import practice, room
 
-    settings = _simulator(port=port, ct=ct or "sample", size_px=size, frame_rate_hz=rate, seed=seed)
-    simulated = room.Room(room.load(room.prepare(settings, messages, threads), settings), settings)
+    known = ("operation", *practice.SCENES)
+    if scene not in known:
+        raise ConfigError(f"--scene {scene}: there is no such scene; there are: {', '.join(known)}")
+    settings = _simulator(port=port, ct=ct or "sample", size_px=size, frame_rate_hz=rate, seed=seed, errors=errors)
+    prepared = practice.Practice(settings.size_px, settings.seed)
+    if references is not None:
+        prepared.write_references(references)
+    simulated = None
+    if scene == "operation":
+        simulated = room.Room(room.load(room.prepare(settings, messages, threads), settings), settings)
+    server = simulated.server if simulated is not None else Server(settings.host, settings.port, name="Room")
 
     async def serve() -> None:
-        await simulated.server.start()
-        messages.print(f"Virtual operating room on port {simulated.server.port}; Ctrl-C ends it.", highlight=False)
+        await server.start()
+        messages.print(f"Virtual operating room on port {server.port}; Ctrl-C ends it.", highlight=False)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(simulated.run(), seconds)
+            if simulated is not None:
+                await asyncio.wait_for(simulated.run(), seconds)
+            else:
+                await asyncio.wait_for(room.practise(server, prepared.messages(scene)), seconds)
+                messages.print("The scene is over.")
 
     asyncio.run(serve())
     if as_json:
-        print_json({"port": port, "frames": simulated.frames_sent, "seconds": seconds})
+        print_json({"port": port, "frames": simulated.frames_sent if simulated else 0, "seconds": seconds})
+
+
+@app.command(epilog="Example:  navnode record --source 127.0.0.1:18945 --out session.mcap")
+def record(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.mcap", help="Must not exist.")],
+    source: Annotated[str, typer.Option("--source", metavar="HOST:PORT", help="An OpenIGTLink server.")] = (
+        "127.0.0.1:18944"
+    ),
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop by itself.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what a server sends, as it comes, until Ctrl-C."""
+    from navnode.igtl import Client
+    from navnode.recording import Recorder
+
+    host, colon, port = source.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--source {source}: HOST:PORT")
+    recorder = Recorder(out, {"navnode": __version__, "source": source})
+
+    async def listen() -> None:
+        messages.print(f"Recording {source} to {out}; Ctrl-C ends it.", markup=False, highlight=False)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(Client(host, int(port), recorder.take).run(), seconds)
+
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(listen())
+    finally:
+        told = recorder.stop()
+    if recorder.failed:
+        raise RecordingError(recorder.failed)
+    if as_json:
+        print_json({"out": str(out), "messages": recorder.messages, "lost": recorder.lost})
+    else:
+        messages.print(told, markup=False, highlight=False)
 
 
 @app.command(epilog="Example:  navnode run launch/demo.toml")

@@ -290,6 +290,8 @@ class SimulatorSection(_Section, frozen=True):
     size_px: int = 512
     frame_rate_hz: float = 15.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    errors: bool = False
+    """Whether the hardware is not what its maker says: distance, principal point, distortion, late stamps."""
 
     def __post_init__(self) -> None:
         _check_address(self.host, False)

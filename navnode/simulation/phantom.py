@@ -45,28 +45,36 @@ def rendered(
     *,
     wall_mm: float = 12.0,
     undistorted: Undistorted | None = None,
+    most_off_px: float | None = None,
 ) -> FloatArray:
     """Line integrals (H, W) of the beads and of plastic of one thickness.
 
     Args:
         undistorted: of an image intensifier.
+        most_off_px: that it moves a pixel; looked at over the whole image where it is not said.
     """
-    picture = np.full((carm.height_px, carm.width_px), wall_mm * _PLASTIC_PER_MM, np.float32)
+    height, width = carm.height_px, carm.width_px
+    picture = np.full((height, width), wall_mm * _PLASTIC_PER_MM, np.float32)
     carm_from_phantom = g.inverse(phantom_from_carm)
     centers = g.transform(carm_from_phantom, beads.positions_mm)
-    grid = np.stack(np.meshgrid(np.arange(carm.width_px), np.arange(carm.height_px)), axis=-1).astype(np.float64)
-    ideal = grid if undistorted is None else undistorted(grid)
+    off = (0.0 if undistorted is None else float(max(height, width))) if most_off_px is None else most_off_px
     for center, diameter in zip(centers, beads.diameters_mm, strict=True):
         if center[2] <= diameter:
             continue
         at = g.project(carm, np.eye(4), center)
         reach = diameter * carm.source_to_detector_mm / center[2] / min(carm.pixel_spacing_mm) + 2
+        low = np.maximum(np.floor(at - reach - off), 0).astype(int)
+        high = np.minimum(np.ceil(at + reach + off) + 1, (width, height)).astype(int)
+        if (low >= high).any():
+            continue
+        grid = np.stack(np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1])), axis=-1)
+        ideal = grid.astype(np.float64) if undistorted is None else undistorted(grid.astype(np.float64))
         near = (np.abs(ideal - at) < reach).all(axis=-1)
         rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
-        if not len(rows):
-            continue
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        picture[box] += _STEEL_PER_MM * _chords_mm(carm, ideal[box], center, diameter / 2)
+        if len(rows):
+            box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            shade = _STEEL_PER_MM * _chords_mm(carm, ideal[box], center, diameter / 2)
+            picture[low[1] : high[1], low[0] : high[0]][box] += shade
     return picture
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -31,6 +32,7 @@ from navnode.errors import ConfigError
 from navnode.igtl import Image, Server, Transform
 from navnode.physics import METAL_PER_MM, Detector, cylinder_chords_mm
 from navnode.projector import Projector
+from navnode.simulation.practice import IMAGE_LAG_S, Timed, as_seen
 from navnode.simulation.sample_ct import resolve_ct
 from navnode.simulation.scenario import (
     CARM_DEVICE,
@@ -153,6 +155,8 @@ class Room:
         self._poses = self._measured_poses(settings.seed)
         self._truth_tool = [prepared.scenario.volume_from_tool(t) for t in self._pose_times()]
         frames = range(len(prepared.counts))
+        self._seen = as_seen(settings.size_px) if settings.errors else None
+        self._lag_ns = round(IMAGE_LAG_S * NS_PER_S) if settings.errors else 0
         self._truth_carm = [prepared.scenario.volume_from_carm(i / self._frame_rate_hz) for i in frames]
         self._began_ns = 0
         self.frames_sent = 0
@@ -195,10 +199,12 @@ class Room:
             at = index % len(self._counts)
             await _until(stamp_ns + round(self._scenario.xray_latency_s * NS_PER_S))
             counts = np.array(self._counts[at])
+            if self._seen is not None:
+                counts = await asyncio.to_thread(self._seen, counts)
             self.server.publish(
                 Image(
                     device=XRAY_DEVICE,
-                    timestamp_ns=stamp_ns,
+                    timestamp_ns=stamp_ns + self._lag_ns,
                     voxels=counts[None],
                     ras_from_index=ras_from_index,
                     metadata={DOSE_KEY: f"{_FRAME_DGY_CM2:g}"},
@@ -227,6 +233,14 @@ class Room:
             ]
             for device in self._devices
         }
+
+
+async def practise(server: Server, scene: Timed) -> None:
+    """Send the messages of a scene at their times."""
+    began_ns = now_ns()
+    for at_ns, message in scene:
+        await _until(began_ns + at_ns)
+        server.publish(msgspec.structs.replace(message, timestamp_ns=began_ns + message.timestamp_ns))
 
 
 async def _until(time_ns: int) -> None:

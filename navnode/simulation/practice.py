@@ -1,0 +1,227 @@
+"""What is done before surgery, in the virtual operating room: a tool in its divot, beads under the C-arm, points that
+are touched.
+
+Every scene is a list of messages with their times, for a server to send or a recorder to take; and the room's hardware
+is not what its maker says, so that there is something to calibrate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from navnode import geometry as g
+from navnode.clock import NS_PER_S
+from navnode.igtl import Image, Message, Transform
+from navnode.simulation.phantom import exposed, helix, rendered
+from navnode.simulation.scenario import (
+    CARM_DEVICE,
+    CARM_FROM_MARKER,
+    MARKER_FROM_TOOLTIP,
+    PATIENT_DEVICE,
+    SOURCE_TO_ISOCENTRE_MM,
+    XRAY_DEVICE,
+    Scenario,
+    carm_of_size,
+)
+from navnode.types import Array, CArm, FloatArray, Matrix
+
+IMAGE_LAG_S = 0.035
+"""How much later images are stamped than poses, in a room with errors."""
+_SDD_MM, _SHIFT = 1012.0, (6.0 / 512, -4.0 / 512)
+_CUSHION, _SPIRAL = 4.0 / 512, 2.0 / 512
+"""Of the image's size: the principal point's shift, and the distortion in the corners."""
+
+_MOST_OFF = (_CUSHION + _SPIRAL) * 1.2
+_POSES_HZ, _FRAMES_HZ = 50.0, 15.0
+_REST_S, _MOVE_S = 1.0, 0.6
+_STATIONS_DEG = tuple((o, a) for a in (-20.0, 15.0) for o in (-50.0, -25.0, 0.0, 25.0, 50.0, 75.0))
+_DIVOT_MM = np.array([40.0, 30.0, -20.0])
+_FIDUCIALS_MM = np.array(
+    [[70.0, 40, 60], [-65, 45, 55], [5, 90, -10], [60, 50, -70], [-70, 35, -60], [-10, 95, 80]]
+)  # fmt: skip
+_TARGETS_MM = np.array([[20.0, -10, 15], [-15, 5, -25], [0, 25, 30], [30, 10, -15], [-25, -15, 10]])
+SCENES = ("pivot", "spin", "beads", "sweep", "points", "targets")
+
+Timed = Iterator[tuple[int, Message]]
+"""Nanoseconds from the scene's beginning -> message; in their order."""
+
+
+def true_carm(size_px: int) -> CArm:
+    """The C-arm as it is in a room with errors."""
+    nominal = carm_of_size(size_px)
+    u, v = nominal.principal_point_px
+    middle = (u + _SHIFT[0] * size_px, v + _SHIFT[1] * size_px)
+    return CArm(size_px, size_px, nominal.pixel_spacing_mm, _SDD_MM, middle)
+
+
+def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
+    """Where an ideal detector would have raw pixels (..., 2): cushion and spiral."""
+    at = (raw_px - (size_px - 1) / 2) / (size_px / 2)
+    far = (at**2).sum(axis=-1, keepdims=True)
+    turned = np.stack([-at[..., 1], at[..., 0]], axis=-1)
+    return np.asarray(raw_px - size_px * (_CUSHION / 2 * at + _SPIRAL / 2 * turned) * far)
+
+
+def as_seen(size_px: int) -> Callable[[Array], Array]:
+    """Makes images of the nominal C-arm into those that the one with errors takes."""
+    nominal, true = carm_of_size(size_px), true_carm(size_px)
+    raw = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px)), axis=-1).astype(np.float64)
+    ideal = undistorted(raw, size_px) - true.principal_point_px
+    at = ideal * nominal.source_to_detector_mm / true.source_to_detector_mm + nominal.principal_point_px
+    u, v = (np.ascontiguousarray(at[..., axis], np.float32) for axis in range(2))
+
+    def seen(counts: Array) -> Array:
+        return np.asarray(cv2.remap(counts, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+    return seen
+
+
+@dataclass(frozen=True)
+class Practice:
+    """The scenes of one room.
+
+    Args:
+        size_px: of the detector.
+        seed: of the noise.
+    """
+
+    size_px: int = 512
+    seed: int = 0
+    scenario: Scenario = field(default_factory=lambda: Scenario(isocentre_mm=np.zeros(3), targets_mm=_TARGETS_MM))
+
+    def messages(self, scene: str) -> Timed:
+        """One of :data:`SCENES`."""
+        makers: dict[str, Callable[[np.random.Generator], Timed]] = {
+            "pivot": self._pivot, "spin": self._spin, "beads": self._beads, "sweep": self._sweep,
+            "points": lambda rng: self._touches(rng, _FIDUCIALS_MM),
+            "targets": lambda rng: self._touches(rng, _TARGETS_MM),
+        }  # fmt: skip
+        return makers[scene](np.random.default_rng((self.seed, SCENES.index(scene))))
+
+    def write_references(self, folder: Path) -> None:
+        """What the operator has on paper: the phantom's beads, planned points and targets, the nominal C-arm."""
+        from navnode.viewfiles import carm_document
+
+        beads = helix()
+        phantom = {
+            "schema": "navnode/phantom/1", "name": "helix",
+            "beads": [
+                {"id": n, "position_mm": at.tolist(), "diameter_mm": float(d)}
+                for n, (at, d) in enumerate(zip(beads.positions_mm, beads.diameters_mm, strict=True))
+            ],
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "phantom.json").write_text(json.dumps(phantom, indent=1))
+        (folder / "nominal.json").write_text(json.dumps(carm_document(carm_of_size(self.size_px)), indent=1))
+        for name, points in (("points", _FIDUCIALS_MM), ("targets", _TARGETS_MM)):
+            rows = [f"{name[0]}{n},{x:g},{y:g},{z:g}" for n, (x, y, z) in enumerate(points)]
+            (folder / f"{name}.csv").write_text("\n".join(["label,x_mm,y_mm,z_mm", *rows]) + "\n")
+
+    # --- scenes -----------------------------------------------------------------------------------------------------
+
+    def _pivot(self, rng: np.random.Generator) -> Timed:
+        for n, t in self._times(16.0):
+            lean = 0.55 * np.sin(2 * np.pi * t / 3.7)
+            around = 2 * np.pi * t / 6.1
+            turn = 0.7 * np.sin(2 * np.pi * t / 5.0)
+            tilt = g.rotation_exp(lean * np.array([np.cos(around), np.sin(around), 0.0]))
+            tip = g.rigid(tilt @ g.rotation_exp(np.array([0, 0, turn])), tuple(_DIVOT_MM))
+            yield n, self._tool(n, tip, rng)
+
+    def _spin(self, rng: np.random.Generator) -> Timed:
+        lying = g.rotation_exp(np.array([0.9, 0.2, 0.0]))
+        for n, t in self._times(6.0):
+            yield n, self._tool(n, g.rigid(lying @ g.rotation_exp(np.array([0, 0, 0.7 * t])), tuple(_DIVOT_MM)), rng)
+
+    def _touches(self, rng: np.random.Generator, places: Matrix) -> Timed:
+        here, t, tracker = np.array([0.0, 140, 120]), 0.0, 1 / _POSES_HZ
+        path: list[Matrix] = []
+        for place in places:
+            shares = np.arange(0, 1, tracker / 1.2)
+            path += [here + (place - here) * (3 * share**2 - 2 * share**3) for share in shares]
+            here = place
+            path += [place] * round(_REST_S / tracker)
+        for at in path:
+            stamp = round(t * NS_PER_S)
+            lean = g.rotation_exp(np.array([2.2 + 0.05 * np.sin(t), 0.1, 0.0]))
+            tracker_from_volume = self.scenario.tracker_from_room
+            tool = tracker_from_volume @ g.rigid(lean, tuple(at)) @ g.inverse(MARKER_FROM_TOOLTIP)
+            marker = tracker_from_volume @ self.scenario.volume_from_patient
+            yield stamp, self._pose(self.scenario.tool_device, tool, stamp, rng)
+            yield stamp, self._pose(PATIENT_DEVICE, marker, stamp, rng)
+            t += tracker
+
+    def _beads(self, rng: np.random.Generator) -> Timed:
+        """The C-arm rests at every station over the phantom, and moves on."""
+        rest, move = round(_REST_S * _POSES_HZ), round(_MOVE_S * _POSES_HZ)
+        n = 0
+        for here, there in zip(_STATIONS_DEG, [*_STATIONS_DEG[1:], _STATIONS_DEG[-1]], strict=True):
+            image = self._shot(self._room_from_carm(*here), rng)
+            for step in range(rest + move):
+                share = max(0.0, (step - rest) / move)
+                orbital, angulation = np.array(here) + share * (np.array(there) - here)
+                stamp = round(n / _POSES_HZ * NS_PER_S)
+                yield stamp, self._marker(stamp, self._room_from_carm(orbital, angulation), rng)
+                # One image in the middle of the rest: fluoroscopy is switched on while the C-arm stands.
+                if step == rest // 2:
+                    yield stamp, self._image(stamp, image)
+                n += 1
+
+    def _sweep(self, rng: np.random.Generator) -> Timed:
+        """The C-arm swings to and fro, irregularly, under fluoroscopy."""
+
+        def orbital(t: float) -> float:
+            parts = [(6, 0.31, 0.0), (4, 0.73, 1.0), (2, 1.3, 2.0)]
+            return float(sum(size * np.sin(2 * np.pi * hz * t + phase) for size, hz, phase in parts))
+
+        every = round(_POSES_HZ / _FRAMES_HZ)
+        for n, t in self._times(10.0):
+            yield n, self._marker(n, self._room_from_carm(orbital(t), 0.0), rng)
+            if round(t * _POSES_HZ) % every == 0:
+                yield n, self._image(n, self._shot(self._room_from_carm(orbital(t), 0.0), rng))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _times(self, seconds: float) -> Iterator[tuple[int, float]]:
+        for n in range(round(seconds * _POSES_HZ)):
+            yield round(n / _POSES_HZ * NS_PER_S), n / _POSES_HZ
+
+    def _room_from_carm(self, orbital_deg: float, angulation_deg: float) -> Matrix:
+        return g.pose_at(np.zeros(3), SOURCE_TO_ISOCENTRE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
+
+    def _shot(self, room_from_carm: Matrix, rng: np.random.Generator) -> Array:
+        line: FloatArray = rendered(
+            helix(),
+            true_carm(self.size_px),
+            room_from_carm,
+            undistorted=lambda raw: undistorted(raw, self.size_px),
+            most_off_px=_MOST_OFF * self.size_px,
+        )
+        return exposed(line, rng)
+
+    def _pose(self, device: str, pose: Matrix, stamp: int, rng: np.random.Generator) -> Message:
+        sigma = [self.scenario.noise_rad] * 3 + [self.scenario.noise_mm] * 3
+        return Transform(
+            device=device, timestamp_ns=stamp, matrix=pose @ g.exp(rng.normal(0, sigma)),
+            metadata={"TransformStatus": "OK"},
+        )  # fmt: skip
+
+    def _tool(self, stamp: int, room_from_tip: Matrix, rng: np.random.Generator) -> Message:
+        pose = self.scenario.tracker_from_room @ room_from_tip @ g.inverse(MARKER_FROM_TOOLTIP)
+        return self._pose(self.scenario.tool_device, pose, stamp, rng)
+
+    def _marker(self, stamp: int, room_from_carm: Matrix, rng: np.random.Generator) -> Message:
+        return self._pose(CARM_DEVICE, self.scenario.tracker_from_room @ room_from_carm @ CARM_FROM_MARKER, stamp, rng)
+
+    def _image(self, stamp: int, counts: Array) -> Message:
+        spacing = carm_of_size(self.size_px).pixel_spacing_mm
+        return Image(
+            device=XRAY_DEVICE, timestamp_ns=stamp + round(IMAGE_LAG_S * NS_PER_S), voxels=counts[None],
+            ras_from_index=np.diag([spacing[0], spacing[1], 1.0, 1.0]),
+        )  # fmt: skip
