@@ -146,7 +146,7 @@ def simulate(
     scene: Annotated[
         str,
         typer.Option(
-            help="operation; or what comes before it, in a room with errors: pivot, spin, beads, sweep, points, targets."
+            help="operation; or what comes before, in a room with errors: pivot, spin, beads, sweep, points, targets."
         ),
     ] = "operation",
     references: Annotated[

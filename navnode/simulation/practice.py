@@ -174,17 +174,18 @@ class Practice:
                 n += 1
 
     def _sweep(self, rng: np.random.Generator) -> Timed:
-        """The C-arm swings to and fro, irregularly, under fluoroscopy."""
+        """The C-arm is pushed to and fro along the table, irregularly, under fluoroscopy."""
 
-        def orbital(t: float) -> float:
-            parts = [(6, 0.31, 0.0), (4, 0.73, 1.0), (2, 1.3, 2.0)]
-            return float(sum(size * np.sin(2 * np.pi * hz * t + phase) for size, hz, phase in parts))
+        def room_from_carm(t: float) -> Matrix:
+            parts = [(12, 0.31, 0.0), (8, 0.73, 1.0), (4, 1.3, 2.0)]
+            along = float(sum(size * np.sin(2 * np.pi * hz * t + phase) for size, hz, phase in parts))
+            return g.rigid(None, (0.0, 0.0, along)) @ self._room_from_carm(0.0, 0.0)
 
         every = round(_POSES_HZ / _FRAMES_HZ)
         for n, t in self._times(10.0):
-            yield n, self._marker(n, self._room_from_carm(orbital(t), 0.0), rng)
+            yield n, self._marker(n, room_from_carm(t), rng)
             if round(t * _POSES_HZ) % every == 0:
-                yield n, self._image(n, self._shot(self._room_from_carm(orbital(t), 0.0), rng))
+                yield n, self._image(n, self._shot(room_from_carm(t), rng))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
