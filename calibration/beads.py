@@ -20,6 +20,7 @@ _LEAST_ALIKE = 0.80
 _LEAST_ALIKE_GUIDED = 0.60
 """Where a bead must be."""
 _MOST = 600
+_LARGEST_GROUP = 4
 _STEPS = 8
 _OVERSIZE = 1.35
 """Radii found may be outside what the phantom can throw by so much: blur."""
@@ -84,6 +85,14 @@ class Shot:
             near = np.hypot(*(fitted[:, :2] - near_px).T) <= within_px
             good = near & (fitted[:, 4] >= _LEAST_ALIKE_GUIDED)
             found[good] = fitted[good]
+        if 1 < len(near_px) <= _LARGEST_GROUP and np.isnan(found).any():
+            # One that is not there would spoil the others' fit.
+            for n in range(len(near_px)):
+                rest = np.arange(len(near_px)) != n
+                without = np.full_like(found, np.nan)
+                without[rest] = self.at(near_px[rest], radii_px[rest], within_px)
+                if np.isfinite(without[:, 0]).sum() > np.isfinite(found[:, 0]).sum():
+                    found = without
         return found
 
     def _fitted(self, u: float, v: float, radius: float, least_alike: float) -> tuple[float, ...] | None:

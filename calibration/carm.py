@@ -56,7 +56,8 @@ _NEAREST, _FARTHEST = 0.40, 0.97
 _LEAST_BEADS = 8
 _OVERLAP_RADII = 2.2
 _OUTLIER_SIGMAS = 4.0
-_OUTLIER_PX = 0.25
+_OUTLIER_PX = 0.6
+"""Beads that overlap are found less exactly; nearer than this they do no harm."""
 _ROUNDS = 4
 _BETTER = 0.85
 """A richer model of distortion must have so much of the simpler one's error in shots left out, or less."""

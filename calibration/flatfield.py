@@ -88,7 +88,7 @@ def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gate
     pixels = np.argwhere(bad)[:_LISTED, ::-1]
     return judged(
         "flatfield", GATES, gates, {"signal": i0 / max(noise_counts, 1e-3)},
-        result={"i0": i0, "bad_pixels": pixels}, quality=quality,
+        result={"out": None, "i0": i0, "bad_pixels": pixels}, quality=quality,
         arrays={"dark": offset, "gain": np.where(bad, 1.0, gain).astype(np.float32), "bad": bad},
         pictures=[("picture", {"dark": offset, "gain": gain, "bad": bad.astype(np.float32)})],
     )  # fmt: skip

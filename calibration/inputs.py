@@ -30,7 +30,6 @@ _POINT_HEADER = ["label", "x_mm", "y_mm", "z_mm"]
 _SIGNAL_HEADER = ["timestamp_s", "value"]
 _ANGLE_HEADER = ["orbital_rad", "angulation_rad"]
 _FRAME_HEADER = ["frame", "x_mm", "y_mm", "z_mm"]
-_TIME_HEADER = ["timestamp_s"]
 _MOST_APART_NS = 100_000_000
 """Two devices' poses of a recording belong together when one lies between two of the other that are this near."""
 _NS = 1e-9
@@ -146,8 +145,11 @@ def signal(path: Path, files: Files) -> tuple[Matrix, Matrix]:
 
 
 def times(path: Path, files: Files) -> Matrix:
-    """Times (N,), CSV with the header ``timestamp_s``."""
-    return _numbers(path, _TIME_HEADER, files)[:, 0]
+    """Times (N,), CSV whose first column is ``timestamp_s``; others do not matter."""
+    header, rows = _table(path, files)
+    if header[0] != "timestamp_s":
+        raise ConfigError(f"{path}: the first column is {header[0]!r}, not 'timestamp_s'")
+    return np.array([_number(path, n, row[0]) for n, row in enumerate(rows)])
 
 
 def angles(path: Path, files: Files) -> Matrix:

@@ -136,7 +136,7 @@ def patient(
         result = {"volume_from_patient": volume_from_patient}
     told = {
         "n_input": len(labels), "n_used": len(keep),
-        "rejected": sorted(set(range(len(labels))) - set(keep.tolist())),
+        "rejected": [list(volume_points_mm).index(label) for n, label in enumerate(labels) if n not in keep],
         "rejected_labels": [label for n, label in enumerate(labels) if n not in keep],
         "unpaired": sorted(set(volume_points_mm) ^ set(patient_points_mm)), **quality,
     }  # fmt: skip
