@@ -16,7 +16,7 @@ from calibration.inputs import Poses
 from calibration.verdict import Calibration
 from navnode import geometry as g
 from navnode.errors import ConfigError, WireError
-from navnode.igtl import BlockingClient, Image, TrackingData, Transform
+from navnode.igtl import BlockingClient, Image, Message, TrackingData, Transform
 from navnode.types import Array, Matrix
 
 _EVERY_S = 0.5
@@ -26,6 +26,7 @@ _MOST_ROWS = 400
 _PASSES = 4
 """Verdicts in a row that must be PASS before it is enough."""
 _MOST_FRAMES = 2_000
+_MOST_SAMPLES = 200_000
 _NS = 1e-9
 
 
@@ -50,7 +51,7 @@ class Heard:
     def take(self, name: str, stamp_ns: int, *, pose: Matrix | None = None, frame: Array | None = None) -> None:
         """One sample; what is not newer than the last is the last again."""
         times = self.times_s.setdefault(name, [])
-        if times and stamp_ns * _NS <= times[-1]:
+        if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
             return
         times.append(stamp_ns * _NS)
         if pose is not None:
@@ -120,21 +121,27 @@ def collect(
 
 def _take(client: BlockingClient, heard: Heard, wanted: set[str]) -> None:
     message = client.receive(0.1)
+    if message is not None:
+        taken(heard, message, client.received_ns, wanted)
+
+
+def taken(heard: Heard, message: Message, received_ns: int, wanted: set[str]) -> None:
+    """Keep what a message says of the devices that are wanted; poses that are none as NaN."""
+    stamp = message.timestamp_ns or received_ns
     if isinstance(message, Transform) and message.device in wanted:
         seen = message.metadata.get("TransformStatus", "OK") == "OK" and g.is_rigid(message.matrix)
-        pose = message.matrix.copy() if seen else np.full((4, 4), np.nan)
-        heard.take(message.device, message.timestamp_ns or client.received_ns, pose=pose)
+        heard.take(message.device, stamp, pose=message.matrix.copy() if seen else np.full((4, 4), np.nan))
     elif isinstance(message, TrackingData):
         for element in message.elements:
             if element.name in wanted:
-                heard.take(element.name, message.timestamp_ns or client.received_ns, pose=element.matrix.copy())
+                heard.take(element.name, stamp, pose=element.matrix.copy())
     elif (
         isinstance(message, Image)
         and message.device in wanted
         and len(message.voxels) == 1
         and len(heard.frames.get(message.device, [])) < _MOST_FRAMES
     ):
-        heard.take(message.device, message.timestamp_ns or client.received_ns, frame=message.voxels[0].copy())
+        heard.take(message.device, stamp, frame=message.voxels[0].copy())
 
 
 def _worst(value: object) -> float | None:

@@ -151,6 +151,10 @@ class CalibrationSection(_Section, frozen=True):
     """What `calibrate flatfield` wrote."""
     patient: str = ""
     """What `calibrate patient` wrote, in place of registration.volume_from_patient_start."""
+    points: str = ""
+    """Planned points (CSV or Slicer's markups) that are touched on the patient, for the page's calibration panel."""
+    folder: str = ""
+    """Where that panel keeps what passed; empty: the user's data folder."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.carm_from_marker, "carm_from_marker")
@@ -389,7 +393,9 @@ def load(path: str | Path) -> Config:
 
     return replace(
         loaded,
-        calibration=there(loaded.calibration, "carm", "flex", "handeye", "latency", "flatfield", "patient"),
+        calibration=there(
+            loaded.calibration, "carm", "flex", "handeye", "latency", "flatfield", "patient", "points", "folder"
+        ),
         tools=tuple(there(tool, "pivot", "spin") for tool in loaded.tools),
         volume=replace(loaded.volume, ct=ct),
         sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),

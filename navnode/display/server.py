@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +60,8 @@ class Display:
         app.router.add_get("/", self._page)
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/ws", self._viewer)
+        for found in entry_points(group="navnode.pages"):  # others' pages, which import navnode: calibration's
+            found.load()(app, self._config, lambda request: _refuse_other_origins(request, self._config))
         return app
 
     async def listen(self) -> None:

@@ -1,0 +1,261 @@
+"""A calibration panel beside the display's page: coverage, figures and verdict while the operator moves the tool.
+
+It listens to the node's sources itself, so that it sees raw tracker poses and the loop never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import platformdirs
+from aiohttp import web
+
+from calibration import inputs
+from calibration.inputs import Files
+from calibration.live import Heard, taken
+from calibration.patient import patient, touched_in_order
+from calibration.phantom import steady_places, tips_in_patient
+from calibration.pivot import pivot
+from calibration.verdict import Calibration, plain
+from navnode import artifacts
+from navnode.clock import now_ns
+from navnode.config import Config, matrix
+from navnode.errors import CalibrationError, ConfigError
+from navnode.igtl import Client, Message
+from navnode.types import Matrix
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 0.5
+_MOST_ROWS = 400
+_LONGEST_S = 300.0
+_NS_PER_DAY = 86_400_000_000_000
+_DAYS = {"pivot": 30, "patient": 1}
+_ASSETS = {"panel.html": "text/html", "panel.js": "text/javascript", "panel.css": "text/css"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass
+class _Run:
+    """One measurement under way, or over."""
+
+    routine: str
+    tool: str
+    devices: list[str]
+    heard: Heard = field(default_factory=Heard)
+    found: Calibration | None = None
+    running: bool = True
+    problem: str = ""
+    saved: str = ""
+
+
+class Panel:
+    """The panel's state and routes.
+
+    Args:
+        refuse: raises for requests that come from other origins.
+    """
+
+    def __init__(self, config: Config, refuse: Callable[[web.Request], None]) -> None:
+        self._config, self._refuse = config, refuse
+        self._run: _Run | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def add_to(self, app: web.Application) -> None:
+        """The routes, below ``/calibration/``."""
+        app.router.add_get("/calibration/", self._page)
+        app.router.add_get("/calibration/state", self._state)
+        app.router.add_get("/calibration/{name}", self._asset)
+        app.router.add_post("/calibration/start", self._start)
+        app.router.add_post("/calibration/stop", self._stop)
+        app.router.add_post("/calibration/save", self._save)
+        app.on_cleanup.append(self._cleanup)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return _asset("panel.html")
+
+    async def _asset(self, request: web.Request) -> web.Response:
+        return _asset(request.match_info["name"])
+
+    async def _state(self, request: web.Request) -> web.Response:
+        self._refuse(request)
+        return web.json_response(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows."""
+        run = self._run
+        told: dict[str, Any] = {
+            "tools": [tool.name for tool in self._config.tools],
+            "points": bool(self._config.calibration.points),
+            "run": None,
+        }
+        if run is None:
+            return told
+        found = run.found
+        told["run"] = {
+            "routine": run.routine, "tool": run.tool, "running": run.running, "problem": run.problem,
+            "saved": run.saved,
+            "samples": {device: len(run.heard.times_s.get(device, [])) for device in run.devices},
+            "passed": found is not None and found.passed,
+            "reason": found.reason if found is not None else "",
+            "figures": _figures(found) if found is not None else [],
+            "coverage": _coverage(found) if found is not None else [],
+            "points": plain(found.quality.get("fre_mm") or {}) if found is not None else {},
+        }  # fmt: skip
+        return told
+
+    async def _start(self, request: web.Request) -> web.Response:
+        self._refuse(request)
+        try:
+            asked = msgspec.json.decode(await request.read(), type=dict[str, str])
+            run = self._prepared(asked.get("routine", ""), asked.get("tool", ""))
+        except (msgspec.DecodeError, ConfigError) as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        await self._end()
+        self._run = run
+        self._task = asyncio.create_task(self._collect(run))
+        return web.json_response(self.state())
+
+    def _prepared(self, routine: str, tool: str) -> _Run:
+        device = next((each.device for each in self._config.tools if each.name == tool), None)
+        if device is None:
+            raise ConfigError(f"there is no tool {tool!r}")
+        if routine == "pivot":
+            return _Run(routine, tool, [device])
+        if routine == "patient":
+            if not self._config.calibration.points:
+                raise ConfigError("calibration.points names no file with planned points")
+            return _Run(routine, tool, [device, self._config.devices.patient])
+        raise ConfigError(f"{routine!r} cannot be done here; there are: pivot, patient")
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        self._refuse(request)
+        await self._end()
+        return web.json_response(self.state())
+
+    async def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._run is not None:
+            self._run.running = False
+
+    async def _cleanup(self, _: web.Application) -> None:
+        await self._end()
+
+    async def _collect(self, run: _Run) -> None:
+        """Listen to all sources, and judge what came twice a second."""
+        wanted = set(run.devices)
+
+        def keep(message: Message, at_ns: int) -> None:
+            taken(run.heard, message, at_ns, wanted)
+
+        clients = [Client(source.host, source.port, keep, tls=source.tls) for source in self._config.sources]
+        listening = [asyncio.create_task(client.run()) for client in clients]
+        try:
+            for _ in range(round(_LONGEST_S / _EVERY_S)):
+                await asyncio.sleep(_EVERY_S)
+                if all(run.heard.times_s.get(device) for device in run.devices):
+                    try:
+                        run.found = await asyncio.to_thread(self._judged, run)
+                        run.problem = ""
+                    except (ConfigError, CalibrationError) as error:
+                        run.problem = str(error)
+        finally:
+            run.running = False
+            for task in listening:
+                task.cancel()
+            await asyncio.gather(*listening, return_exceptions=True)
+
+    def _judged(self, run: _Run) -> Calibration:
+        series = run.heard.series(run.devices[0], _MOST_ROWS if run.routine == "pivot" else None)
+        if run.routine == "pivot":
+            return pivot(series.poses)
+        assert series.times_s is not None
+        marker = inputs.at_times(run.heard.series(run.devices[1]), series.times_s)
+        planned = inputs.points(Path(self._config.calibration.points), Files())
+        places = steady_places(tips_in_patient(series.poses, marker.poses, self._tip_mm(run.tool)))
+        return patient(planned, touched_in_order(planned, places))
+
+    def _tip_mm(self, tool: str) -> Matrix:
+        section = next(each for each in self._config.tools if each.name == tool)
+        kept = self._folder() / f"pivot-{tool}.json"
+        if not section.pivot and kept.exists():  # what this panel has just found
+            return np.array(artifacts.usable(kept, "pivot", now_ns(), device=tool).result["tip_mm"], np.float64)
+        return matrix(section.marker_from_tooltip)[:3, 3]
+
+    async def _save(self, request: web.Request) -> web.Response:
+        self._refuse(request)
+        run = self._run
+        if run is None or run.found is None or not run.found.passed:
+            raise web.HTTPConflict(text="only what passed is kept")
+        document, now = run.found.document(), now_ns()
+        artifact = artifacts.Artifact(
+            kind=run.found.kind, status="PASS", result=document["result"], quality=document["quality"],
+            device=run.tool if run.routine == "pivot" else "", created_ns=now,
+            expires_ns=now + _DAYS[run.routine] * _NS_PER_DAY,
+        )  # fmt: skip
+        name = f"pivot-{run.tool}.json" if run.routine == "pivot" else "patient.json"
+        try:
+            self._folder().mkdir(parents=True, exist_ok=True)
+            artifacts.write(self._folder() / name, artifact)
+        except (OSError, ConfigError) as error:
+            raise web.HTTPInternalServerError(text=str(error)) from error
+        run.saved = str(self._folder() / name)
+        return web.json_response(self.state())
+
+    def _folder(self) -> Path:
+        given = self._config.calibration.folder
+        return Path(given) if given else platformdirs.user_data_path("navnode") / "calibrations"
+
+
+def add(app: web.Application, config: Config, refuse: Callable[[web.Request], None]) -> None:
+    """Mount the panel; how the display finds it is an entry point of ``navnode.pages``."""
+    Panel(config, refuse).add_to(app)
+
+
+def _asset(name: str) -> web.Response:
+    if name not in _ASSETS:
+        raise web.HTTPNotFound
+    body = (files("calibration") / "static" / name).read_bytes()
+    return web.Response(body=body, content_type=_ASSETS[name], charset="utf-8", headers=_HEADERS)
+
+
+def _figures(found: Calibration) -> list[dict[str, Any]]:
+    """Every gate with its figure, worst first where it is several."""
+    rows = []
+    for key, limit in found.quality["gates"].items():
+        value = plain(found.quality.get(key))
+        if isinstance(value, dict):
+            value = max([part for part in value.values() if part is not None], default=None)
+        if isinstance(value, list):
+            value = max([part for part in value if part is not None], default=None)
+        rows.append({"name": key, "value": value, "gate": limit})
+    return rows
+
+
+def _coverage(found: Calibration) -> list[list[float]]:
+    """Directions of the tool about their middle: degrees to the side and up, and whether the pose is used."""
+    data = dict(found.pictures).get("directions")
+    if data is None:
+        return []
+    directions, used = np.asarray(data["directions"]), np.asarray(data["used"])
+    middle = directions.mean(axis=0)
+    middle = middle / max(float(np.linalg.norm(middle)), 1e-9)
+    flat = directions @ np.linalg.svd(middle[None])[2][1:].T
+    tilt = np.degrees(np.arccos(np.clip(directions @ middle, -1, 1)))
+    flat *= (tilt / np.maximum(np.linalg.norm(flat, axis=1), 1e-9))[:, None]
+    return [[round(float(x), 2), round(float(y), 2), float(ok)] for (x, y), ok in zip(flat, used, strict=True)]
