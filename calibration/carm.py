@@ -97,6 +97,8 @@ class _Fit:
     seen: list[_Seen]
     sigma_sdd_mm: float
     sigma_pp_px: Matrix
+    covariance: Matrix
+    """3x3 of distance (mm) and principal point (px)."""
 
 
 def carm(
@@ -179,7 +181,8 @@ def _told(
     expected = [int(_inside(fit, s.pose, beads_mm).sum()) for s in fit.seen]
     quality |= {
         "rms_px": rms(every), "max_px": float(every.max()), "beads_used": len(every), "beads_expected": sum(expected),
-        "sigma_sdd_mm": fit.sigma_sdd_mm, "sigma_pp_px": fit.sigma_pp_px, "loo_px": left_out,
+        "sigma_sdd_mm": fit.sigma_sdd_mm, "sigma_pp_px": fit.sigma_pp_px,
+        "covariance": fit.covariance, "loo_px": left_out,
         "raw_rms_px": rms(np.concatenate([np.linalg.norm(_off(plain, s, beads_mm), axis=1) for s in plain.seen])),
     }  # fmt: skip
     figures |= {
@@ -359,6 +362,7 @@ def _solved(seen: list[_Seen], beads_mm: Matrix, nominal: CArm, model: str, star
         return _Fit(
             made, Distortion(model, state[3:shared], size),
             [replace(s, pose=pose) for s, pose in zip(seen, poses, strict=True)], np.inf, np.full(2, np.inf),
+            np.full((3, 3), np.inf),
         )  # fmt: skip
 
     def off_of(n: int, state: Matrix) -> Matrix:
@@ -398,8 +402,10 @@ def _solved(seen: list[_Seen], beads_mm: Matrix, nominal: CArm, model: str, star
     if len(residual) <= len(state) or values[0] < 1e-13 * values[-1]:
         return fit
     covariance = (vectors / values) @ vectors.T * np.outer(norm, norm) * float(residual @ residual) / freedom
-    sigma = np.sqrt(np.maximum(np.diag(covariance)[:3], 0.0))
-    return replace(fit, sigma_sdd_mm=float(sigma[0]) * fit.carm.source_to_detector_mm, sigma_pp_px=sigma[1:])
+    unit = np.array([fit.carm.source_to_detector_mm, 1.0, 1.0])  # the first unknown is the distance's logarithm
+    shared_covariance = covariance[:3, :3] * np.outer(unit, unit)
+    sigma = np.sqrt(np.maximum(np.diag(shared_covariance), 0.0))
+    return replace(fit, sigma_sdd_mm=float(sigma[0]), sigma_pp_px=sigma[1:], covariance=shared_covariance)
 
 
 def _gauss_newton(off: Callable[[Matrix], Matrix], slope: Callable[[Matrix], Matrix], state: Matrix) -> Matrix:

@@ -89,11 +89,13 @@ def handeye(
         x, z, used = _solved(a, b, known, seed)
         off = _closures(a, b, x, z)
         shift, turn = np.linalg.norm(off[:, 3:], axis=1), np.linalg.norm(off[:, :3], axis=1)
-        sigma = _sigma(a[used], b[used], x, z, known is not None)
+        spread = _covariance(a[used], b[used], x, z, known is not None)
+        sigma = np.sqrt(np.maximum(np.diag(spread), 0.0))
         quality = {
             "rms_mm": rms(shift[used]), "max_mm": float(shift[used].max(initial=0.0)),
             "rms_rad": rms(turn[used]), "max_rad": float(turn[used].max(initial=0.0)),
             "sigma_rotation_rad": sigma[:3], "sigma_translation_mm": sigma[3:6],
+            "covariance": spread,
             "spread_rad": largest_angle_rad(a[used][:, :3, :3]) if used.any() else 0.0,
             "axis_spread_rad": _axis_spread_rad(a[used][:, :3, :3]),
         }  # fmt: skip
@@ -208,19 +210,19 @@ def _refined(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> tuple[
     return x, z
 
 
-def _sigma(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
-    """Standard errors of X's rotation (carm axes) and translation (marker axes), (6,)."""
+def _covariance(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
+    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6; infinite if not known."""
     unknowns = 6 if only_x else 12
     if len(a) * 6 <= unknowns:
-        return np.full(6, np.inf)
+        return np.full((6, 6), np.inf)
     off = _in_carm(a, b, x, z)
     scale = _scatter(off)
     slope = _slope(a, b, x, z, only_x) / scale[:, None]
     singular = np.linalg.svd(slope.reshape(-1, unknowns), compute_uv=False)
     if singular[-1] < _RANK * singular[0]:
-        return np.full(6, np.inf)
-    spread = covariance(slope, off / scale)
-    return np.asarray(np.sqrt(np.maximum(np.diag(spread), 0.0))[:6] * ([1e-3] * 3 + [1.0] * 3))
+        return np.full((6, 6), np.inf)
+    unit = np.array([1e-3] * 3 + [1.0] * 3)
+    return np.asarray(covariance(slope, off / scale)[:6, :6] * np.outer(unit, unit))
 
 
 def _axis_spread_rad(rotations: Matrix) -> float:

@@ -99,7 +99,7 @@ def patient(
     keep = np.flatnonzero(finite)
     has_surface = mesh is not None and surface_points_mm is not None
     which = _gates(has_surface)
-    quality: dict[str, object] = dict.fromkeys(("fre_rms_mm", "fre_mm", "fle_mm", "spread_mm", "tre_mm"))
+    quality: dict[str, object] = dict.fromkeys(("fre_rms_mm", "fre_mm", "fle_mm", "covariance", "spread_mm", "tre_mm"))
     figures: dict[str, float | None] = {"tre_mm": None}
     if has_surface:
         quality |= dict.fromkeys(("surface_rms_mm", "surface_n_used", "surface_sigma_mm"))
@@ -131,7 +131,8 @@ def patient(
         figures["tre_mm"] = max(tre.values())
         quality |= {
             "fre_rms_mm": fre, "fre_mm": {labels[n]: float(off[n]) for n in np.flatnonzero(finite)},
-            "fle_mm": float(fle), "spread_mm": spread, "tre_mm": tre,
+            "fle_mm": float(fle), "covariance": _covariance(volume[keep], float(fle)),
+            "spread_mm": spread, "tre_mm": tre,
         }  # fmt: skip
         result = {"volume_from_patient": volume_from_patient}
     told = {
@@ -233,6 +234,12 @@ def _pairings(count: int) -> list[tuple[int, ...]]:
                         order[a] = b
                     orders.append(tuple(order))
     return orders
+
+
+def _covariance(points: Matrix, fle_mm: float) -> Matrix:
+    """6x6 of a small rotation (rad) about the points' middle and of the translation (mm), volume axes."""
+    rows = np.concatenate([np.concatenate([-g.skew(p), np.eye(3)], axis=1) for p in points - points.mean(axis=0)])
+    return np.asarray(fle_mm**2 / 3 * np.linalg.pinv(rows.T @ rows))
 
 
 def _targets(points: Matrix, targets: Mapping[str, Array] | None, fle: float) -> dict[str, float]:

@@ -75,12 +75,14 @@ def pivot(
     length = np.linalg.norm(residual, axis=1)
     directions = (rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9)))[used]
     singular = np.linalg.svd(design[used].reshape(-1, 6), compute_uv=False)
-    sigma = np.sqrt(np.maximum(np.diag(covariance(design[used], residual)), 0.0))
+    spread = covariance(design[used], residual)
+    sigma = np.sqrt(np.maximum(np.diag(spread), 0.0))
     quality = {
         "rms_mm": rms(length),
         "max_mm": float(length.max(initial=0.0)),
         "sigma_tip_mm": sigma[:3],
         "sigma_pivot_mm": sigma[3:],
+        "covariance": spread[:3, :3],
         "spread_rad": largest_angle_rad(rotations[used]),
         "axis_spread_rad": widest_rad(directions),
         "condition": min(float(singular[0] / max(singular[-1], 1e-16 * singular[0])), 1e16),

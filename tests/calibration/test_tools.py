@@ -37,6 +37,16 @@ def test_outliers_are_named_and_do_no_harm():
     assert len(pivot(poses, reject=False).quality["rejected"]) == 2
 
 
+def test_the_covariance_is_that_of_many_measurements():
+    tips, stated = [], []
+    for seed in range(150):
+        found = pivot(pivoting(100, np.random.default_rng(seed)))
+        tips.append(found.result["tip_mm"])
+        stated.append(found.quality["covariance"])
+    spread, said = np.linalg.eigvalsh(np.cov(np.array(tips).T)), np.linalg.eigvalsh(np.mean(stated, axis=0))
+    assert np.abs(np.log(said / spread)).max() < np.log(1.5)
+
+
 def test_neither_order_nor_the_trackers_frame_matter():
     poses = pivoting(60, np.random.default_rng(2))
     poses[7, :3, 3] += 30
