@@ -31,7 +31,7 @@ GATES = (
         "bring the whole phantom into the picture",
         at_least=True,
     ),
-    Gate("sigma_sdd_mm", 0.01, "sigma", "the standard error of the source's distance, over the distance", _OTHERS),
+    Gate("sigma_sdd_mm", 10.0, "sigma", "the standard error of the source's distance", _OTHERS, "mm"),
     Gate("sigma_pp_px", 10, "sigma", "the standard error of the principal point", _OTHERS, "px"),
     Gate(
         "rms_px",
@@ -51,6 +51,8 @@ GATES = (
     ),
 )
 _VIEWS_FOR_DISTORTION = 6
+_SIGMA_SHARE = 0.01
+"""Of the distance, that its standard error may be."""
 _NEAREST, _FARTHEST = 0.40, 0.97
 """Of the source's distance to the detector, where beads are looked for."""
 _LEAST_BEADS = 8
@@ -169,13 +171,17 @@ def carm(
             best = model
     fit = fits[best]
     progress(1.0)
-    return _told(shots, used, fit, fits["none"], left_out[best], ids, beads_mm, quality, figures, in_force)
+    return _told(shots, used, fit, fits["none"], left_out[best], ids, beads_mm, quality, figures, gates or {})
 
 
 def _told(
     shots: Sequence[PhantomShot], used: list[int], fit: _Fit, plain: _Fit, left_out: float, ids: Sequence[str | int],
-    beads_mm: Matrix, quality: dict[str, object], figures: dict[str, float | None], gates: Gates,
+    beads_mm: Matrix, quality: dict[str, object], figures: dict[str, float | None], given: Gates,
 ) -> Calibration:  # fmt: skip
+    own = {"sigma_sdd_mm": _SIGMA_SHARE * fit.carm.source_to_detector_mm}
+    if fit.distortion.model != "none":
+        own["n_used"] = float(_VIEWS_FOR_DISTORTION)
+    gates = {**own, **given}
     off = [np.linalg.norm(_off(fit, s, beads_mm), axis=1) for s in fit.seen]
     every = np.concatenate(off)
     expected = [int(_inside(fit, s.pose, beads_mm).sum()) for s in fit.seen]
@@ -187,7 +193,7 @@ def _told(
     }  # fmt: skip
     figures |= {
         "beads": float(min(len(s.beads) for s in fit.seen)),
-        "sigma_sdd_mm": fit.sigma_sdd_mm / fit.carm.source_to_detector_mm,
+        "sigma_sdd_mm": fit.sigma_sdd_mm,
         "sigma_pp_px": float(fit.sigma_pp_px.max()),
     }  # fmt: skip
     views: list[dict[str, object]] = [

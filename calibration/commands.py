@@ -435,14 +435,14 @@ def flex(
     ] = None,
 ) -> Calibration:
     """How the C-arm bends: its geometry at any angle."""
-    shots = read_views(run.files.read(views))
+    shots = read_views(run.files.read(views), any_pose=True)
     angles = []
     for shot in shots:
         if shot.angles_rad is None:
             raise ConfigError(f"{shot.name}: angles_rad is missing")
         angles.append(shot.angles_rad)
     return flex_.flex(
-        [shot.carm for shot in shots], np.array([shot.pose() for shot in shots]), np.array(angles),
+        [shot.carm for shot in shots], inputs.poses_of(shots), np.array(angles),
         None if at is None else inputs.angles(at, run.files), gates=run.gates,
     )  # fmt: skip
 
@@ -571,6 +571,8 @@ def phantom(
     """Verify the whole chain on fresh targets: they are touched in their order, and nothing is fitted."""
     places = inputs.points(targets, run.files)
     if measured is not None:
+        if stylus is not None or patient_marker is not None:
+            raise ConfigError("give --measured, or --stylus and --patient-marker")
         return phantom_.phantom(places, inputs.points(measured, run.files), gates=run.gates)
     a, b = run.poses("stylus", stylus), run.poses("patient-marker", patient_marker)
     assert a is not None and b is not None
@@ -730,6 +732,8 @@ def _tip(run: Run, tip: tuple[float, float, float] | None, pivot: Path | None) -
     if tip is not None and pivot is not None:
         raise ConfigError("give --tip or --pivot, not both")
     if pivot is None:
+        if tip is not None and not (np.isfinite(tip).all() and any(tip)):
+            raise ConfigError("--tip: three finite numbers, not all 0")
         return None if tip is None else np.array(tip)
     return inputs.result_or_matrix(pivot, "pivot", "tip_mm", run.files, run.now_ns).ravel()
 

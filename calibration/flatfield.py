@@ -17,11 +17,12 @@ GATES = (
     Gate("n_flat", 5, TOO_FEW, "the number of flat images", "take more, with nothing in the beam", at_least=True),
     Gate("saturated_fraction", 0.001, "saturated", "the share of saturated pixels", "expose less"),
     Gate(
-        "signal",
-        50,
+        "i0",
+        0,
         "no_signal",
-        "the flat images' signal over the dark ones' noise",
+        "the flat images' signal",
         "expose more; are dark and flat swapped?",
+        "counts",
         at_least=True,
     ),
     Gate("bad_fraction", 0.02, "bad_pixels", "the share of bad pixels", "have the detector looked at"),
@@ -37,6 +38,8 @@ GATES = (
     ),
 )
 _LISTED = 4096
+_LEAST_SIGNAL = 50.0
+"""Times the dark images' noise, that a flat field must have."""
 _AROUND_PX = 15
 _DARK_SIGMAS, _NOISE_TIMES = 12.0, 8.0
 _LEAST_GAIN, _MOST_GAIN = 0.5, 2.0
@@ -54,7 +57,7 @@ def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gate
     Raises:
         ConfigError: no stacks of images.
     """
-    if dark.ndim != 3 or flat.ndim != 3 or not dark.size or not flat.size:
+    if dark.ndim != 3 or flat.ndim != 3:
         raise ConfigError("--dark and --flat must be stacks (N, H, W)")
     quality: dict[str, object] = {
         "n_input": len(dark) + len(flat), "n_used": len(dark) + len(flat), "rejected": [],
@@ -66,14 +69,14 @@ def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gate
             f"shape: dark images are {dark.shape[2]} x {dark.shape[1]} pixels, flat ones {flat.shape[2]} x "
             f"{flat.shape[1]}; at most one size is needed: take both in the same detector mode"
         )
-        return judged("flatfield", GATES, gates, {"signal": None}, result={}, quality=quality, reason=reason)
+        return judged("flatfield", GATES, gates, {"i0": None}, result={}, quality=quality, reason=reason)
     if min(len(dark), len(flat)) < 2:
-        return judged("flatfield", GATES, gates, {"signal": None}, result={}, quality=quality)
+        return judged("flatfield", GATES, gates, {"i0": None}, result={}, quality=quality)
     offset, noise = _mean(dark), _deviation(dark)
     response = _mean(flat) - offset
     bad = _bad(offset, noise, response, _deviation(flat))
     good = ~bad
-    noise_counts = float(np.median(noise))
+    noise_counts = max(float(np.median(noise)), 1e-3)
     i0 = float(np.median(response[good])) if good.any() else 0.0
     top = saturation if saturation is not None else _full_scale(flat)
     levels = [float(np.median(picture - offset)) for picture in (flat[0], flat[-1])]
@@ -87,7 +90,7 @@ def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gate
     }
     pixels = np.argwhere(bad)[:_LISTED, ::-1]
     return judged(
-        "flatfield", GATES, gates, {"signal": i0 / max(noise_counts, 1e-3)},
+        "flatfield", GATES, {"i0": _LEAST_SIGNAL * noise_counts, **(gates or {})}, {"i0": i0},
         result={"out": None, "i0": i0, "bad_pixels": pixels}, quality=quality,
         arrays={"dark": offset, "gain": np.where(bad, 1.0, gain).astype(np.float32), "bad": bad},
         pictures=[("picture", {"dark": offset, "gain": gain, "bad": bad.astype(np.float32)})],

@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 from scipy.optimize import least_squares
 
-from calibration.fitting import rms
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
+from calibration.fitting import exact, rms, valid_poses
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.flex import MODEL, FlexModel, kernel, turned
@@ -62,11 +62,15 @@ def flex(
         raise ConfigError("every view needs volume_from_carm and angles_rad (orbital, angulation)")
     if len({(c.width_px, c.height_px, c.pixel_spacing_mm) for c in carms}) > 1:
         raise ConfigError("the views are not of one detector mode: size or pixel spacing differ")
-    angles = np.asarray(angles_rad, np.float64)
+    kept = np.flatnonzero(valid_poses(np.asarray(volume_from_carm, np.float64)))
+    rejected = sorted(set(range(count)) - set(kept.tolist()))
+    carms, volume_from_carm = [carms[int(n)] for n in kept], np.asarray(volume_from_carm, np.float64)[kept]
+    angles = np.asarray(angles_rad, np.float64)[kept]
+    n_input, count = count, len(kept)
     wanted = np.zeros((0, 2)) if at_rad is None else np.asarray(at_rad, np.float64).reshape(-1, 2)
     range_rad, gap_rad = _coverage(angles)
     quality: dict[str, object] = {
-        "n_input": count, "n_used": count, "rejected": [], "range_rad": range_rad, "gap_rad": gap_rad,
+        "n_input": n_input, "n_used": count, "rejected": rejected, "range_rad": range_rad, "gap_rad": gap_rad,
         **dict.fromkeys(("rms_mm", "rms_rad", "rms_pp_px", "loo_mm", "rigid_rms_mm", "repeat_mm")),
     }  # fmt: skip
     figures: dict[str, float | None] = {}
@@ -74,7 +78,7 @@ def flex(
     reason = ""
     pictures = []
     if count >= 4:
-        poses = np.asarray(volume_from_carm, np.float64)
+        poses = exact(volume_from_carm)
         repeat = _repeat_mm(poses, angles)
         base, arm = _arc(poses, angles)
         bends = np.array([_bend(pose, carm, base, arm, angle, _mean_carm(carms))
@@ -103,7 +107,7 @@ def flex(
             ("flex", {"angles_rad": angles, "bend": bends, "left_out_mm": np.linalg.norm(left[:, 3:6], axis=1)})
         ]
     enough = count >= (gates or {}).get("n_used", 12) and range_rad >= (gates or {}).get("range_rad", 1.0)
-    reason = reason if enough else ""
+    reason = (rejection(n_input, len(rejected)) or reason) if enough else ""
     return judged("flex", GATES, gates, figures, result=result, quality=quality, reason=reason, pictures=pictures)
 
 
@@ -132,7 +136,15 @@ def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:
     best: tuple[float, Matrix, Matrix] | None = None
     for start in _starts(poses, angles):
         found = least_squares(
-            off, np.zeros(12), args=start, x_scale=np.tile([1e-3] * 3 + [1.0] * 3, 2), max_nfev=60, loss="soft_l1"
+            off,
+            np.zeros(12),
+            args=start,
+            x_scale=np.tile([1e-3] * 3 + [1.0] * 3, 2),
+            max_nfev=200,
+            loss="soft_l1",
+            xtol=1e-13,
+            ftol=1e-13,
+            gtol=1e-13,
         )
         if best is None or found.cost < best[0]:
             best = found.cost, start[0] @ g.exp(found.x[:6]), start[1] @ g.exp(found.x[6:])

@@ -83,7 +83,7 @@ def handeye(
              "axis_spread_rad")  # fmt: skip
     quality: dict[str, object] = dict.fromkeys(names)
     result: dict[str, Matrix] = {}
-    used = np.zeros(len(rows), bool)
+    used = np.ones(len(rows), bool)
     pictures: list[tuple[str, dict[str, Array]]] = []
     if len(rows) >= 3:
         x, z, used = _solved(a, b, known, seed)

@@ -22,7 +22,7 @@ from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Image, TrackingData, Transform
 from navnode.recording import Recording
 from navnode.types import Array, CArm, Matrix
-from navnode.viewfiles import CARM_SCHEMA, carm_of, read_views
+from navnode.viewfiles import CARM_SCHEMA, ViewFile, carm_of, read_views
 
 _MAX_BYTES = 1 << 32
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
@@ -76,7 +76,8 @@ def poses(path: Path, files: Files) -> Poses:
         rows = _numbers(path, _POSE_HEADER, files)
         return Poses(rows[:, 1:].reshape(-1, 4, 4), rows[:, 0])
     loaded = array(path, files)
-    if loaded.ndim != 3 or loaded.shape[1:] != (4, 4) or not np.issubdtype(loaded.dtype, np.number):
+    real = np.issubdtype(loaded.dtype, np.floating) or np.issubdtype(loaded.dtype, np.integer)
+    if loaded.ndim != 3 or loaded.shape[1:] != (4, 4) or not real:
         raise ConfigError(f"{path}: {loaded.shape} is no series of poses, (N, 4, 4)")
     return Poses(loaded.astype(np.float64))
 
@@ -154,7 +155,10 @@ def times(path: Path, files: Files) -> Matrix:
 
 def angles(path: Path, files: Files) -> Matrix:
     """(N, 2) orbital, angulation, CSV with the header ``orbital_rad,angulation_rad``."""
-    return _numbers(path, _ANGLE_HEADER, files)
+    found = _numbers(path, _ANGLE_HEADER, files)
+    if not np.isfinite(found).all():
+        raise ConfigError(f"{path}: angles must be finite")
+    return found
 
 
 def frames(path: Path, files: Files) -> list[Matrix]:
@@ -238,9 +242,9 @@ def shots(path: Path, files: Files, now_ns: int) -> Poses:
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if schema != "navnode/calibration/1":
-        views = read_views(path)
+        views = read_views(path, any_pose=True)
         stamps = np.array([view.timestamp_ns for view in views])
-        return Poses(np.array([view.pose() for view in views]), stamps * _NS)
+        return Poses(poses_of(views), stamps * _NS)
     try:
         found = artifacts.usable(path, "carm", now_ns).result["views"]
         poses = [view["phantom_from_carm"] or np.full((4, 4), np.nan).tolist() for view in found]
@@ -249,6 +253,12 @@ def shots(path: Path, files: Files, now_ns: int) -> Poses:
         raise ConfigError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: its result has no views") from error
+
+
+def poses_of(views: list[ViewFile]) -> Matrix:
+    """volume_from_carm (N, 4, 4); NaN where a view has none."""
+    given = [view.volume_from_carm for view in views]
+    return np.array([np.full((4, 4), np.nan) if pose is None else pose for pose in given]).reshape(-1, 4, 4)
 
 
 def different(pictures: Array, most: int = 20) -> Array:

@@ -66,6 +66,7 @@ _TARGET_MM = 50.0
 _SAMPLES, _NEIGHBOURS = 60_000, 8
 _MOST_ROUNDS = 100
 _SINGULAR = 1e-9
+_FEWEST_ON_SURFACE = 6
 _LEAST_SURFACE_SIGMA_MM = 0.05
 """However well the points fit: no tracker is better."""
 
@@ -308,6 +309,8 @@ def _on_surface(
     volume_from_patient = start
     touched = touched[np.isfinite(touched).all(axis=1)]
     used = np.ones(len(touched), bool)
+    if len(touched) < _FEWEST_ON_SURFACE:
+        return start, {"surface_rms_mm": None, "surface_n_used": len(touched), "surface_sigma_mm": None}
     fle = fle_mm if fle_mm is not None else max(_fre(a, b) / np.sqrt(1 - 2 / len(a)), 0.1)
     sigma = fle / np.sqrt(3)
     distance = np.zeros(len(touched))

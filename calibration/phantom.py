@@ -8,7 +8,7 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 from calibration.fitting import exact, geometric_median, rms, valid_poses
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import Array, Matrix
@@ -31,12 +31,14 @@ _LEAST_SPEED_MM = 0.15
 def phantom(
     targets_mm: Mapping[str, Array], measured_mm: Mapping[str, Array], *, gates: Gates | None = None,
     touches: int | None = None, problem: str = "",
+    rows: tuple[int, list[int]] | None = None,
 ) -> Calibration:  # fmt: skip
     """Errors at targets. Both by label, (3,) RAS mm.
 
     Args:
         touches: how many steady touches there were, if they were found in a stream.
         problem: why they are no touches of all targets.
+        rows: of the stream that they were found in: how many, and which are no poses.
     """
     labels = [label for label in targets_mm if label in measured_mm and np.isfinite(measured_mm[label]).all()]
     off = np.array([np.asarray(measured_mm[n], float) - targets_mm[n] for n in labels]).reshape(-1, 3)
@@ -59,6 +61,8 @@ def phantom(
         "bias_mm": off.mean(axis=0) if len(off) else np.full(3, np.nan),
         "touches": touches if touches is not None else len(labels),
     }  # fmt: skip
+    if rows is not None:
+        quality |= {"n_input": rows[0], "rejected": rows[1]}
     return judged(
         "phantom", GATES, gates, {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
         result={"measured_mm": {label: measured_mm[label] for label in labels}}, quality=quality,
@@ -89,19 +93,20 @@ def phantom_from_stream(
     in_patient = tips_in_patient(tracker_from_stylus, tracker_from_patient, tip_mm)
     tips = g.transform(g.orthonormal(volume_from_patient), in_patient)
     places = np.array([np.asarray(at, np.float64) for at in targets_mm.values()]).reshape(-1, 3)
-    touches = [
+    found = [
         at for at in steady_places(tips)
         if len(places) and np.linalg.norm(places - at, axis=1).min() <= _REST_MM
     ]  # fmt: skip
-    problem = ""
-    if len(touches) != len(targets_mm):
+    seen = valid_poses(tracker_from_stylus) & valid_poses(tracker_from_patient)
+    unseen = np.flatnonzero(~seen).tolist()
+    problem = rejection(len(seen), len(unseen))
+    if not problem and len(found) != len(targets_mm):
         problem = (
-            f"missing_target: {len(touches)} steady touches near the targets were found, {len(targets_mm)} are needed; "
+            f"missing_target: {len(found)} steady touches near the targets were found, {len(targets_mm)} are needed; "
             "touch every target once, in their order, and hold still for a second"
         )
-        touches = touches[: len(targets_mm)]
-    measured = dict(zip(targets_mm, touches, strict=False))
-    return phantom(targets_mm, measured, gates=gates, touches=len(touches), problem=problem)
+    measured = dict(zip(targets_mm, found, strict=False))
+    return phantom(targets_mm, measured, gates=gates, touches=len(found), problem=problem, rows=(len(seen), unseen))
 
 
 def tips_in_patient(tracker_from_stylus: Array, tracker_from_patient: Array, tip_mm: Array) -> Matrix:

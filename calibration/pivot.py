@@ -64,7 +64,7 @@ def pivot(
         rows = np.flatnonzero(valid)
         world_from_tool = exact(poses[rows])
     if len(rows) < 3:
-        return _verdict(gates, len(poses), rows[:0], {}, {})
+        return _verdict(gates, len(poses), rows, {}, {})
     rotations, origins = world_from_tool[:, :3, :3], world_from_tool[:, :3, 3]
     middle = geometric_median(origins)  # numbers stay small, and the answer does not depend on the tracker's frame
     design = np.concatenate([rotations, np.broadcast_to(-np.eye(3), rotations.shape)], axis=2)

@@ -38,7 +38,7 @@ def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates 
     rows = np.flatnonzero(valid_poses(poses))
     blank: dict[str, object] = dict.fromkeys(("rotation_rad", "wobble_rad", "rms_mm", "sigma_axis_rad"))
     if len(rows) < 3:
-        return _verdict(gates, len(poses), rows[:0], {}, blank)
+        return _verdict(gates, len(poses), rows, {}, blank)
     valid = exact(poses[rows])
     rotations, origins = valid[:, :3, :3], valid[:, :3, 3]
     axis, seen, steady = _axis(rotations)

@@ -78,24 +78,29 @@ def temporal(
         ``image_lag_ns``: image stamp less tracker stamp of the same event.
 
     Raises:
-        ConfigError: times and data differ in number, or times go back.
+        ConfigError: times and data differ in number, or a time is there twice.
     """
     for name, times, data in (("tracker", tracker_times_s, tracker), ("image", image_times_s, image)):
         if len(times) != len(data):
             raise ConfigError(f"{name}: {len(times)} times for {len(data)} samples")
-        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            raise ConfigError(f"{name}: times must be finite and grow")
+        if not np.isfinite(times).all() or len(np.unique(times)) != len(times):
+            raise ConfigError(f"{name}: times must be finite, and each there once")
     if not 0 < max_lag_s < 60:
         raise ConfigError("--max-lag-s must lie between 0 and 60")
+    tracker_order, image_order = np.argsort(tracker_times_s), np.argsort(image_times_s)
+    tracker_times_s, tracker = np.asarray(tracker_times_s)[tracker_order], np.asarray(tracker)[tracker_order]
+    image_times_s, image = np.asarray(image_times_s)[image_order], np.asarray(image)[image_order]
     x_times, x, tracker_rejected = _tracker_motion(np.asarray(tracker_times_s, np.float64), np.asarray(tracker))
     y_times, y, image_rejected = _image_motion(
         np.asarray(image_times_s, np.float64), np.asarray(image), x_times, x, max_lag_s
     )
     quality: dict[str, object] = {
-        "n_input": len(image), "n_used": len(y), "rejected": image_rejected, "tracker_rejected": tracker_rejected,
+        "n_input": len(tracker), "n_used": len(x), "rejected": tracker_rejected, "image_rejected": image_rejected,
         "correlation": None, "second_peak": None, "sigma_lag_ns": None, "overlap_s": 0.0,
         "motion_mm": float(np.ptp(x)) if len(x) else 0.0, "motion_px": float(np.ptp(y)) if len(y) else 0.0,
     }  # fmt: skip
+    quality["rejected"] = sorted(tracker_order[np.array(tracker_rejected, int)].tolist())
+    quality["image_rejected"] = sorted(image_order[np.array(image_rejected, int)].tolist())
     figures: dict[str, float | None] = {"distinct": None}
     if min(len(x), len(y)) < _LEAST_SAMPLES:
         return judged("temporal", GATES, gates, figures, result={}, quality=quality)
@@ -161,11 +166,13 @@ def _image_motion(
 ) -> tuple[Matrix, Matrix, list[int]]:
     """Times and a motion found in pictures: of all that is seen, or of what moves before what stands still; the one
     that follows the tracker better, at whatever lag."""
-    valid = np.isfinite(image).reshape(len(image), -1).all(axis=1)
+    valid = np.isfinite(image).all(axis=tuple(range(1, image.ndim)))
     rows = np.flatnonzero(valid)
     rejected = np.flatnonzero(~valid).tolist()
-    if image.ndim == 1 or not len(rows):
-        return times_s[rows], np.asarray(image[rows], np.float64).reshape(len(rows), -1)[:, :1].ravel(), rejected
+    if not len(rows):
+        return times_s[rows], np.zeros(0), rejected
+    if image.ndim == 1:
+        return times_s[rows], np.asarray(image[rows], np.float64), rejected
     pictures, factor = _reduced(image[rows])
     spectra, shape = _spectra(pictures), pictures.shape[1:]
     found = (_shifts(spectra, shape), _steps(spectra, shape), _moving(pictures))
@@ -272,4 +279,4 @@ def _sigma_s(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matrix, l
     slope = np.concatenate([design, (-scale * spline(at, 1))[:, None]], axis=1)
     variance = float(residual @ residual) / max(len(at) - 3, 1)
     inverse = np.linalg.pinv(slope.T @ slope)
-    return float(np.sqrt(variance * inverse[2, 2])) if abs(scale) > 0 else float("inf")
+    return float(np.sqrt(max(variance * inverse[2, 2], 0.0))) if abs(scale) > 0 else float("inf")

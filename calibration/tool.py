@@ -71,7 +71,7 @@ def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibrat
     frames = [points[np.isfinite(points).all(axis=1)] for points in frames]
     spheres = _spheres(frames)
     seen = [_assigned(points, spheres) for points in frames]
-    used = [n for n, found in enumerate(seen) if np.isfinite(found).all(axis=1).sum() >= 3]
+    used = [n for n, found in enumerate(seen) if np.isfinite(found).all(axis=1).sum() >= min(3, max(len(spheres), 1))]
     quality: dict[str, object] = {
         "n_input": len(frames), "n_used": len(used), "rejected": sorted(set(range(len(frames))) - set(used)),
         "markers": len(spheres), "drift_mm": _drift_mm(frames),
@@ -112,7 +112,7 @@ def _spheres(frames: Sequence[Matrix]) -> Matrix:
     cluster = fcluster(linkage(points, "centroid"), _SAME_MM, "distance") if len(points) > 1 else np.ones(1, int)
     names, counts = np.unique(np.unique(np.stack([cluster, of_frame]), axis=1)[0], return_counts=True)
     kept = names[counts >= _LEAST_VISIBLE * sum(len(each) > 0 for each in some)]
-    return np.array([np.median(points[cluster == name], axis=0) for name in kept]).reshape(-1, 3)
+    return np.array([points[cluster == name].mean(axis=0) for name in kept]).reshape(-1, 3)
 
 
 def _assigned(points: Matrix, spheres: Matrix) -> Matrix:
@@ -128,14 +128,28 @@ def _assigned(points: Matrix, spheres: Matrix) -> Matrix:
 
 
 def _drift_mm(frames: Sequence[Matrix]) -> float:
-    """How far spheres are in the last third of the frames from where they were in the first."""
+    """rms over the spheres of how far they are in the last third of the frames from where they were in the first, less
+    what their jitter alone makes of it."""
     third = max(len(frames) // 3, 1)
     first, last = _spheres(frames[:third]), _spheres(frames[-third:])
     if not len(first) or not len(last):
         return 0.0
-    distance = np.linalg.norm(first[:, None] - last, axis=2).min(axis=1)
-    near = distance[distance < _MOST_MOTION_MM]
-    return float(np.median(near)) if len(near) else _MOST_MOTION_MM
+    distance = np.linalg.norm(first[:, None] - last, axis=2)
+    pairs = [(n, int(m)) for n, m in enumerate(distance.argmin(axis=1)) if distance[n, m] < _MOST_MOTION_MM]
+    if not pairs:
+        return _MOST_MOTION_MM
+    moved, noise = [], []
+    for n, m in pairs:
+        ends = []
+        for part, at in ((frames[:third], first[n]), (frames[-third:], last[m])):
+            seen = np.array([_assigned(points, at[None])[0] for points in part])
+            seen = seen[np.isfinite(seen).all(axis=1)]
+            ends.append(seen.mean(axis=0))
+            noise.append(float(seen.var(axis=0, ddof=1).sum()) / len(seen) if len(seen) > 1 else 0.0)
+        moved.append(float(((ends[1] - ends[0]) ** 2).sum()))
+    expected = 2 * float(np.mean(noise))
+    by_chance = expected * (1 + 2 * np.sqrt(2 / (3 * len(pairs))))
+    return float(np.sqrt(np.mean(moved) - expected)) if np.mean(moved) > by_chance else 0.0
 
 
 def _canonical(places: Matrix) -> Matrix:

@@ -64,8 +64,6 @@ class _View(msgspec.Struct, frozen=True):
     angles_rad: _Angles | None = None
 
     def __post_init__(self) -> None:
-        if self.volume_from_carm is not None and not is_rigid(np.array(self.volume_from_carm)):
-            raise ValueError("volume_from_carm is no rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
         if self.i0 is not None and not self.i0 > 0:
             raise ValueError("i0 must be positive")
 
@@ -154,8 +152,11 @@ def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
     return read
 
 
-def read_views(path: str | Path) -> list[ViewFile]:
+def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
     """The views of a file.
+
+    Args:
+        any_pose: give poses that are none as they are; who asks deals with them.
 
     Raises:
         ConfigError: names the file and the key.
@@ -169,7 +170,14 @@ def read_views(path: str | Path) -> list[ViewFile]:
         carm = view.carm or read.carm
         if carm is None:
             raise ConfigError(f"{path}: views[{index}] has no carm, and there is none for all")
-        pose = None if view.volume_from_carm is None else orthonormal(np.array(view.volume_from_carm))
+        pose = None if view.volume_from_carm is None else np.array(view.volume_from_carm)
+        if pose is not None and is_rigid(pose):
+            pose = orthonormal(pose)
+        elif pose is not None and not any_pose:
+            raise ConfigError(
+                f"{path}: views[{index}]: volume_from_carm is no rigid transform (4 rows of 4; rotation, mm; last row "
+                "0 0 0 1)"
+            )
         image = path.parent / view.image if view.image else None
         angles = None if view.angles_rad is None else (view.angles_rad.orbital, view.angles_rad.angulation)
         name = f"{path}: views[{index}]"

@@ -59,6 +59,8 @@ def test_geometry_distortion_and_every_beads_name(bend):
     shots, poses, there = taken(7, 3, bend=bend)
     found = calibrated(shots)
     assert found.passed, found.reason
+    assert found.quality["gates"]["n_used"] == (3 if bend is None else 6)
+    assert found.quality["sigma_sdd_mm"] <= found.quality["gates"]["sigma_sdd_mm"] == pytest.approx(10.2, rel=0.01)
     told = found.result["carm"]
     assert told["source_to_detector_mm"] == pytest.approx(1020, rel=0.003)
     assert np.abs(np.subtract(told["principal_point_px"], TRUE.principal_point_px)).max() < 2

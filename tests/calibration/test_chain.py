@@ -105,6 +105,10 @@ def test_flex_that_cannot_be_known_fails_with_its_code():
     assert flex([carms[n] for n in gap], poses[gap], angles[gap]).code == "coverage"
     again = np.concatenate([poses, poses[:2] @ g.rigid(None, (2.0, 0, 0))])
     assert flex([*carms, *carms[:2]], again, np.concatenate([angles, angles[:2]])).code == "not_repeatable"
+    holed = poses.copy()
+    holed[4], holed[9] = np.eye(4), np.nan
+    found = flex(carms, holed, angles)
+    assert found.passed and found.quality["rejected"] == [4, 9] and found.quality["n_used"] == 14
     rng = np.random.default_rng(5)
     shaken = np.array([p @ g.rigid(None, tuple(rng.normal(0, 4, 3))) for p in poses])
     assert flex(carms, shaken, angles).code == "residual"
@@ -186,6 +190,10 @@ def test_a_surface_refines_what_few_points_say():
     there = g.transform(found.result["volume_from_patient"], g.transform(g.inverse(truth), rubbed))
     assert np.linalg.norm(there - rubbed, axis=1).max() < 0.5
     assert found.quality["surface_sigma_mm"] < 0.5
+    for none in (np.zeros((0, 3)), np.full((3, 3), np.nan)):
+        assert (
+            patient(named(corners), named(touched), **{**given, "surface_points_mm": none}).code == "surface_residual"
+        )
     far = {**given, "surface_points_mm": rng.uniform(-150, 150, (300, 3))}
     assert patient(named(corners), named(touched), **far).code == "surface_residual"
     ball = trimesh.creation.icosphere(4, 40)
@@ -237,8 +245,11 @@ def test_motions_without_an_answer_fail_with_their_code():
     assert code(moved, rng.normal(size=len(image_s))) == "correlation"
     assert code(0.05 * moved, wandering(image_s)) == "no_motion"
     assert code(moved, wandering(image_s), image_s + 20) == "overlap"
-    with pytest.raises(ConfigError, match="grow"):
-        code(moved, wandering(image_s), image_s[::-1])
+    assert code(moved, wandering(image_s)[::-1], image_s[::-1]) == "", "rows may come in any order"
+    assert code(moved, np.zeros(0), np.zeros(0)) == "overlap"
+    assert code(moved, np.full(len(image_s), 100.0)) == "correlation"
+    with pytest.raises(ConfigError, match="once"):
+        code(moved, wandering(image_s), np.repeat(image_s[0], len(image_s)))
 
 
 # --- phantom ---

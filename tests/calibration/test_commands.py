@@ -61,12 +61,16 @@ def test_what_cannot_be_read_is_named(poses, tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "words.csv").write_text("label,x_mm,y_mm,z_mm\na,1,two,3\n")
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "complex.npy", np.load(poses).astype(complex))
     for arguments, named in (
         (("pivot", tmp_path / "none.npy"), "none.npy"),
         (("pivot", tmp_path / "flat.npy"), "flat.npy"),
         (("pivot", tmp_path / "units.csv"), "units.csv"),
         (("pivot", tmp_path / "text.npy"), "text.npy"),
         (("pivot", tmp_path / "object.npy"), "object.npy"),
+        (("pivot", tmp_path / "complex.npy"), "complex.npy"),
+        (("spin", poses, "--tip", "nan", "0", "1"), "--tip"),
+        (("spin", poses, "--tip", "0", "0", "0"), "--tip"),
         (("pivot", poses, "--gate", "size=3"), "--gate size"),
         (("pivot", poses, "--gate", "rms_mm=much"), "--gate rms_mm"),
         (("pivot",), "POSES"),
@@ -138,6 +142,19 @@ def test_the_tip_may_be_numbers_or_a_calibration(poses, tmp_path):
     for tip in (TIP, [tmp_path / "tip.json"]):
         code, document, error = call(*common, "--tip", *tip)
         assert code == 0 and document["quality"]["touches"] == 5, error
+
+
+def test_poses_of_views_that_are_none_are_set_aside(tmp_path):
+    views = []
+    for orbital in np.linspace(-1, 1, 16):
+        arm, pose = bent(orbital, 0.0)
+        angles = {"orbital": orbital, "angulation": 0.0}
+        views.append({"carm": carm_document(arm), "volume_from_carm": pose.tolist(), "angles_rad": angles})
+    views[4]["volume_from_carm"][0][0] *= 1.1
+    del views[7]["volume_from_carm"]
+    (tmp_path / "v.json").write_text(json.dumps({"schema": "navnode/views/1", "views": views}))
+    code, document, error = call("flex", "--views", tmp_path / "v.json", "--json")
+    assert code == 0 and document["quality"]["rejected"] == [4, 7], error
 
 
 def test_every_other_routine_from_files(tmp_path):

@@ -144,6 +144,18 @@ def _same_shape(a, b):
             yield order
 
 
+def test_jitter_is_no_motion():
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        shaky = [points + rng.normal(0, 0.9, points.shape) for points in seen(rng)]
+        assert tool(shaky).code == "residual"
+
+
+def test_few_good_poses_are_not_called_bad():
+    found = pivot(pivoting(2, np.random.default_rng(0)))
+    assert (found.code, found.quality["n_used"], found.quality["rejected"]) == ("too_few", 2, [])
+
+
 @pytest.mark.parametrize(
     ("code", "made"),
     [
