@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import io
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -179,7 +178,7 @@ class Run:
         else:
             _show(found, document, out)
         if not found.passed:
-            print(f"navnode: {found.reason}", file=sys.stderr)  # noqa: T201
+            typer.echo(f"navnode: {found.reason}", err=True)
             raise typer.Exit(1)
 
     def _write(self, found: Calibration, document: dict[str, Any], out: Path) -> None:
@@ -294,7 +293,8 @@ def _command(example: str) -> Callable[[Callable[..., Calibration]], Callable[..
         hints = {**get_type_hints(function, include_extras=True), **get_type_hints(_common, include_extras=True)}
         hints.pop("run")
         command.__annotations__ = {**hints, "return": None}
-        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        told: Any = command
+        told.__signature__ = inspect.Signature(
             [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *common.values()]]
         )
         app.command(name=function.__name__.rstrip("_"), epilog=f"Example:  navnode calibrate {example}", cls=_Command)(

@@ -118,11 +118,15 @@ def _ours(artifact: Artifact) -> Exchanged:
 # --- PLUS ------------------------------------------------------------------------------------------------------------
 
 
-def _read_plus(path: Path) -> Exchanged:
+def _plus_root(path: Path) -> ElementTree.Element:
     text = path.read_text()
     if "<!" in text.replace("<!--", ""):
         raise ConfigError(f"{path}: declares entities, which a device set has none of")
-    root = ElementTree.fromstring(text)  # noqa: S314 - what makes it unsafe was refused above
+    return ElementTree.fromstring(text)  # noqa: S314 - what makes it unsafe was refused above
+
+
+def _read_plus(path: Path) -> Exchanged:
+    root = _plus_root(path)
     transforms = {}
     for element in root.iter("Transform"):
         if element.get("Matrix") is None:
@@ -147,8 +151,8 @@ def _write_plus(ours: Exchanged, artifact: Artifact, path: Path) -> None:
             f"{path}: a PLUS device set holds transforms and time offsets, not a {artifact.kind} calibration"
         )
     if path.exists():
-        _read_plus(path)
-        root = ElementTree.fromstring(path.read_text())  # noqa: S314 - read and checked in the line above
+        _read_plus(path)  # a file that is none is not written to
+        root = _plus_root(path)
     else:
         root = ElementTree.Element("PlusConfiguration", version="2.9")
     place = root.find("CoordinateDefinitions")

@@ -41,6 +41,15 @@ def widest_rad(directions: Matrix) -> float:
     return float(np.arccos(np.clip(least, -1.0, 1.0)))
 
 
+def from_middle_deg(directions: Matrix) -> Matrix:
+    """(N, 2) degrees by which unit vectors (N, 3) lean from their middle, to the side and up (equidistant)."""
+    middle = directions.mean(axis=0)
+    middle = middle / max(float(np.linalg.norm(middle)), 1e-9)
+    flat = directions @ np.linalg.svd(middle[None])[2][1:].T
+    lean = np.degrees(np.arccos(np.clip(directions @ middle, -1, 1)))
+    return np.asarray(flat * (lean / np.maximum(np.linalg.norm(flat, axis=1), 1e-9))[:, None])
+
+
 def geometric_median(points: Matrix) -> Matrix:
     """The point with the smallest sum of distances to (N, D) (Weiszfeld); the same in any frame."""
     middle: Matrix = points.mean(axis=0)

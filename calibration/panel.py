@@ -19,6 +19,7 @@ import platformdirs
 from aiohttp import web
 
 from calibration import inputs
+from calibration.fitting import from_middle_deg
 from calibration.inputs import Files
 from calibration.live import Heard, taken
 from calibration.patient import patient, touched_in_order
@@ -252,10 +253,5 @@ def _coverage(found: Calibration) -> list[list[float]]:
     data = dict(found.pictures).get("directions")
     if data is None:
         return []
-    directions, used = np.asarray(data["directions"]), np.asarray(data["used"])
-    middle = directions.mean(axis=0)
-    middle = middle / max(float(np.linalg.norm(middle)), 1e-9)
-    flat = directions @ np.linalg.svd(middle[None])[2][1:].T
-    tilt = np.degrees(np.arccos(np.clip(directions @ middle, -1, 1)))
-    flat *= (tilt / np.maximum(np.linalg.norm(flat, axis=1), 1e-9))[:, None]
+    flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])
     return [[round(float(x), 2), round(float(y), 2), float(ok)] for (x, y), ok in zip(flat, used, strict=True)]

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from calibration.fitting import from_middle_deg
 from calibration.verdict import Calibration, plain
 from navnode.types import Array, FloatArray, Matrix
 
@@ -152,15 +153,9 @@ def _residuals(data: Mapping[str, Array]) -> str:
 
 
 def _directions(data: Mapping[str, Array]) -> str:
-    """Coverage: directions about their middle, as seen from there (equal areas)."""
-    directions, used = np.asarray(data["directions"]), np.asarray(data["used"])
-    middle = directions.mean(axis=0)
-    middle = middle / max(float(np.linalg.norm(middle)), 1e-9)
-    across = np.linalg.svd(middle[None])[2][1:]
-    tilt = np.arccos(np.clip(directions @ middle, -1, 1))
-    flat = directions @ across.T
-    flat *= (np.degrees(tilt) / np.maximum(np.linalg.norm(flat, axis=1), 1e-9))[:, None]
-    side, scale = 240, 110 / max(float(np.degrees(tilt).max()), 20.0)
+    """Coverage: directions about their middle, as seen from there."""
+    flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])
+    side, scale = 240, 110 / max(float(np.linalg.norm(flat, axis=1).max()), 20.0)
     rings = [
         f'<circle cx="120" cy="120" r="{ring * scale:.1f}" fill="none" stroke="#d8dde5"/>'
         f'<text x="122" y="{118 - ring * scale:.1f}">{ring}°</text>'

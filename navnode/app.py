@@ -11,7 +11,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from navnode.types import (
     Registration,
     RegistrationDone,
     RegistrationRequest,
+    Rejected,
     SourceState,
     Status,
     Tick,
@@ -72,6 +74,8 @@ _REGISTRATION_NICE = 8
 """Where the loop cannot be scheduled in real time: a frame may wait for a tool, never a tool for a frame."""
 
 _LATENCY_SAMPLES = 8192
+_MOST_CORRECTING = 3
+"""Raw images that are being corrected; more are refused, and told."""
 
 _CONSOLE_MESSAGES_PER_S = 10_000
 """Ten trackers' worth: a console that sends more is read more slowly, so that the loop has time for the others."""
@@ -89,6 +93,8 @@ class Node:
         self._config = config
         self._pipeline = Pipeline(config, volume)
         self._ingest = Ingest(config, calibrated.detector(config, now_ns()))
+        self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
+        self._correcting = 0
         self._consoles = Consoles(config.outputs)
         console = config.console
         self.server = Server(
@@ -176,20 +182,46 @@ class Node:
 
     def _from_wire(self, message: Message, received_ns: int) -> None:
         self._record(message, received_ns)
-        taken = self._ingest(message, received_ns)
-        if taken is not None:
-            self._dispatch(taken)
+        self._take_in(message, received_ns, self._dispatch)
+
+    def _take_in(self, message: Message, received_ns: int, then: Callable[[Input], object]) -> None:
+        """Hand on what a message means; raw images are corrected in a thread of their own, in their order, so that
+        tools do not wait for them."""
+        if not self._ingest.computes(message):
+            if (taken := self._ingest(message, received_ns)) is not None:
+                then(taken)
+            return
+        if self._correcting >= _MOST_CORRECTING:
+            then(Rejected(message.device, "images come faster than they can be corrected", received_ns))
+            return
+        self._correcting += 1
+
+        def done(future: asyncio.Future[Input | None]) -> None:
+            self._correcting -= 1
+            if future.cancelled():
+                return
+            if error := future.exception():
+                log.error("an image could not be corrected", exc_info=error)
+                then(Rejected(message.device, "the image could not be corrected", received_ns))
+            elif (taken := future.result()) is not None:
+                then(taken)
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._corrections, self._ingest, message, received_ns).add_done_callback(done)
 
     def _from_console(self, message: Message, peer: Peer, received_ns: int) -> None:
         """Frames and poses may also be pushed to the node's own server; who does is a source."""
         self._record(message, received_ns)
-        taken = self._ingest(message, received_ns)
-        if taken is None:
-            return
-        if peer not in self._pushing:
-            self._pushing.add(peer)
-            self._dispatch(SourceState(peer.address, True, "", received_ns))
-        self._dispatch(taken)
+
+        def pushed(taken: Input) -> None:
+            if peer not in self.server.peers:
+                return  # it left meanwhile, and what came from it is forgotten
+            if peer not in self._pushing:
+                self._pushing.add(peer)
+                self._dispatch(SourceState(peer.address, True, "", received_ns))
+            self._dispatch(taken)
+
+        self._take_in(message, received_ns, pushed)
 
     def _record(self, message: Message, received_ns: int) -> None:
         """Before anything of it can be dropped."""

@@ -163,4 +163,4 @@ def _number(path: str, artifact: Artifact, name: str) -> float:
 
 
 def _rows(pose: Matrix) -> Rows:
-    return tuple(tuple(float(x) for x in row) for row in pose)  # type: ignore[misc]
+    return msgspec.convert(pose.tolist(), Rows)

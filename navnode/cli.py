@@ -24,7 +24,7 @@ from rich.table import Table
 from navnode import __version__, calibrated, config, curve, terminal
 from navnode.clock import now_ns
 from navnode.config import Config, SimulatorSection
-from navnode.errors import CalibrationError, ConfigError, NavError, RecordingError
+from navnode.errors import CalibrationError, ConfigError, NavError
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
 from navnode.projector import backend_name
 from navnode.reconstruction import Method
@@ -215,8 +215,6 @@ def record(
             asyncio.run(listen())
     finally:
         told = recorder.stop()
-    if recorder.failed:
-        raise RecordingError(recorder.failed)
     if as_json:
         print_json({"out": str(out), "messages": recorder.messages, "lost": recorder.lost})
     else:

@@ -72,6 +72,10 @@ class Ingest:
         self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
         self._sequence = 0
 
+    def computes(self, message: Message) -> bool:
+        """Whether taking a message in costs milliseconds: a raw image that is to be corrected."""
+        return self._detector is not None and isinstance(message, Image) and message.device == self._xray
+
     def __call__(self, message: Message, received_ns: int) -> Input | None:
         """None for devices that nobody here listens to."""
         if isinstance(message, Transform) and message.device in self._poses:

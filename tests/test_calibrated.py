@@ -136,3 +136,41 @@ def test_another_detectors_geometry_is_refused(calibrations):
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():
     lacks = dict(calibrated.lacking(config.load("plus.toml"), NOW))
     assert {"calibration.carm", "calibration.latency"} <= set(lacks) and "refused" not in lacks
+
+
+def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrations):
+    """Images are corrected in their order in a thread of their own; poses overtake them, and too many are told."""
+    import asyncio
+    import threading
+
+    from navnode.app import Node
+    from navnode.igtl import Transform
+    from navnode.types import TrackedPose
+
+    used = calibrated.applied(config.load(calibrations[0]), NOW)
+    taken, gate = [], threading.Event()
+
+    async def story() -> None:
+        node = Node(used, None, "inproc://worker", "inproc://out")
+        ingest = node._ingest.__class__.__call__
+
+        def slow(self, message, received_ns):
+            if isinstance(message, Image):
+                gate.wait(5)
+            return ingest(self, message, received_ns)
+
+        node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrated.detector(used, NOW))
+        for n in range(1, 6):
+            voxels = np.full((1, 512, 512), 1000 + n, np.uint16)
+            node._take_in(
+                Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4)), n, taken.append
+            )
+        node._take_in(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), 9, taken.append)
+        before = [type(each) for each in taken]
+        gate.set()
+        while sum(isinstance(each, Frame) for each in taken) < 3:
+            await asyncio.sleep(0.01)
+        assert before == [Rejected, Rejected, TrackedPose]
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+    assert [each.timestamp_ns for each in taken if isinstance(each, Frame)] == [1, 2, 3]

@@ -88,6 +88,26 @@ def test_flat_field_bad_pixels_and_saturation():
     assert np.quantile(np.abs(made.astype(float) - wanted)[bad], 0.9) < 500
 
 
+def test_between_a_saturated_pixel_and_another_nothing_is_known():
+    nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1) + 0.5
+    raw = np.full((SIZE, SIZE), 20_000, np.uint16)
+    raw[100, 100] = 65_535
+    made = Detector(IDEAL, undistorted_px=nodes).corrected(raw)
+    assert (made[100:102, 100:102] >= SATURATION_COUNTS).all()
+    assert (made[102:, 102:] == 20_000).all()
+
+
+def test_angles_that_change_bring_another_geometry():
+    weights = np.zeros((2, 9))
+    weights[1, 7] = 8.0  # the principal point moves along u
+    angles = np.array([[0.0, 0.0], [1.0, 0.0]])
+    flex = FlexModel(np.eye(4), np.eye(4), IDEAL, angles, weights, np.zeros(9), 0.3)
+    detector, raw = Detector(IDEAL, flex=flex), np.tile(np.arange(SIZE, dtype=np.uint16) * 50, (SIZE, 1))
+    at_zero, at_one, again = (detector.corrected(raw, (angle, 0.0)) for angle in (0.0, 1.0, 0.0))
+    assert np.array_equal(at_zero, again)
+    assert np.abs(at_one[10, 50:250].astype(int) - at_zero[10, 50:250] - 8 * 50).max() < 10
+
+
 def test_what_is_for_another_detector_is_refused(tmp_path):
     with pytest.raises(CalibrationError, match="320 x 320"):
         Detector(IDEAL, FlatField(*(np.ones((64, 64), np.float32),) * 2, np.zeros((64, 64), bool)))
