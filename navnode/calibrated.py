@@ -12,7 +12,7 @@ from navnode import geometry as g
 from navnode.artifacts import Artifact
 from navnode.config import Config, Rows, ToolSection, matrix
 from navnode.detector import Detector, read_flat_field
-from navnode.errors import CalibrationError
+from navnode.errors import CalibrationError, ConfigError
 from navnode.flex import flex_of
 from navnode.types import CArm, Matrix
 from navnode.viewfiles import carm_of
@@ -30,7 +30,7 @@ def applied(config: Config, now_ns: int) -> Config:
     carm, calibration, registration = config.carm, given, config.registration
     if given.carm:
         found = _of_carm(config, "carm", now_ns)
-        measured = carm_of(found.result.get("carm"))
+        measured = _measured(given.carm, found)
         _same_mode(given.carm, measured, carm.geometry)
         carm = replace(
             carm,
@@ -68,11 +68,14 @@ def detector(config: Config, now_ns: int) -> Detector:
     given = config.calibration
     grid = flex = None
     if given.carm:
-        distortion = _of_carm(config, "carm", now_ns).result.get("distortion", {})
+        distortion = _part(given.carm, _of_carm(config, "carm", now_ns), "distortion")
         if distortion.get("model", "none") != "none":
-            grid = np.array(distortion.get("undistorted_px"), np.float64)
+            try:
+                grid = np.array(distortion["undistorted_px"], np.float64)
+            except (KeyError, TypeError, ValueError) as error:
+                raise CalibrationError(f"{given.carm}: its distortion has no grid") from error
     if given.flex:
-        flex = flex_of(_of_carm(config, "flex", now_ns).result.get("model", {}))
+        flex = flex_of(_part(given.flex, _of_carm(config, "flex", now_ns), "model"))
         _same_mode(given.flex, flex.carm, config.carm.geometry)
     flat = read_flat_field(given.flatfield) if given.flatfield else None
     return Detector(config.carm.geometry, flat, grid, flex)
@@ -113,6 +116,20 @@ def lacking(config: Config, now_ns: int) -> list[tuple[str, str]]:
 def _of_carm(config: Config, kind: str, now_ns: int) -> Artifact:
     given = config.calibration
     return artifacts.usable(getattr(given, kind), kind, now_ns, device=given.device, mode=given.mode)
+
+
+def _part(path: str, artifact: Artifact, name: str) -> dict[str, Any]:
+    found = artifact.result.get(name)
+    if not isinstance(found, dict):
+        raise CalibrationError(f"{path}: its result has no {name}")
+    return found
+
+
+def _measured(path: str, artifact: Artifact) -> CArm:
+    try:
+        return carm_of(_part(path, artifact, "carm"))
+    except ConfigError as error:
+        raise CalibrationError(f"{path}: {error}") from error
 
 
 def _same_mode(path: str, measured: CArm, nominal: CArm) -> None:

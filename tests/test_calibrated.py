@@ -133,6 +133,25 @@ def test_another_detectors_geometry_is_refused(calibrations):
         calibrated.applied(config.load(path), NOW)
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"carm": [], "distortion": {}},
+        {"carm": {"width_px": 0}, "distortion": {}},
+        {"carm": carm_document(MEASURED)},
+        {"carm": carm_document(MEASURED), "distortion": {"model": "poly3"}},
+        {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": [[1, 2], [3]]}},
+        {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": [[[1, 2]]]}},
+    ],
+)
+def test_results_that_are_not_whole_are_named(calibrations, result):
+    path = calibrations[0]
+    written(path.parent, "carm", result)
+    with pytest.raises(CalibrationError):
+        calibrated.applied(config.load(path), NOW)
+
+
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():
     lacks = dict(calibrated.lacking(config.load("plus.toml"), NOW))
     assert {"calibration.carm", "calibration.latency"} <= set(lacks) and "refused" not in lacks
