@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -78,6 +79,8 @@ class PhantomShot:
     """phantom_from_carm, if it is known roughly."""
     i0: float | None = None
     timestamp_ns: int = 0
+    angles_rad: tuple[float, float] | None = None
+    """Orbital, angulation; kept for ``flex``."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def carm(
     diameters_mm: Matrix,
     *,
     distortion: str = "auto",
+    per_shot: bool = False,
     gates: Gates | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -122,6 +126,7 @@ def carm(
         shots: of one detector mode.
         ids, beads_mm, diameters_mm: the phantom's N beads; (N, 3) and (N,).
         distortion: one of ``none``, ``poly3``, ``poly5``; ``auto``: the simplest that explains shots left out.
+        per_shot: of a C-arm that bends: with the distortion that all share, every shot's own C-arm and pose.
 
     Raises:
         ConfigError: no shots, of several modes, or no such model.
@@ -171,17 +176,19 @@ def carm(
             best = model
     fit = fits[best]
     progress(1.0)
-    return _told(shots, used, fit, fits["none"], left_out[best], ids, beads_mm, quality, figures, gates or {})
+    own = _each_by_itself(fit, beads_mm) if per_shot else None
+    return _told(shots, used, fit, fits["none"], own, left_out[best], ids, beads_mm, quality, figures, gates or {})
 
 
 def _told(
-    shots: Sequence[PhantomShot], used: list[int], fit: _Fit, plain: _Fit, left_out: float, ids: Sequence[str | int],
-    beads_mm: Matrix, quality: dict[str, object], figures: dict[str, float | None], given: Gates,
+    shots: Sequence[PhantomShot], used: list[int], fit: _Fit, plain: _Fit, own: list[tuple[CArm, Matrix]] | None,
+    left_out: float, ids: Sequence[str | int], beads_mm: Matrix, quality: dict[str, object],
+    figures: dict[str, float | None], given: Gates,
 ) -> Calibration:  # fmt: skip
-    own = {"sigma_sdd_mm": _SIGMA_SHARE * fit.carm.source_to_detector_mm}
+    limits = {"sigma_sdd_mm": _SIGMA_SHARE * fit.carm.source_to_detector_mm}
     if fit.distortion.model != "none":
-        own["n_used"] = float(_VIEWS_FOR_DISTORTION)
-    gates = {**own, **given}
+        limits["n_used"] = float(_VIEWS_FOR_DISTORTION)
+    gates = {**limits, **given}
     off = [np.linalg.norm(_off(fit, s, beads_mm), axis=1) for s in fit.seen]
     every = np.concatenate(off)
     expected = [int(_inside(fit, s.pose, beads_mm).sum()) for s in fit.seen]
@@ -206,6 +213,11 @@ def _told(
                 {"id": ids[bead], "image_px": at.tolist()} for bead, at in zip(seen.beads, seen.at_px, strict=True)
             ],
         }  # fmt: skip
+    for place, (carm, pose) in zip(used, own or [], strict=own is not None):
+        views[place] |= {"phantom_from_carm": pose, "carm": carm_document(carm)}
+    for view, shot in zip(views, shots, strict=True):
+        if shot.angles_rad is not None:
+            view["angles_rad"] = dict(zip(("orbital", "angulation"), shot.angles_rad, strict=True))
     result = {
         "carm": carm_document(fit.carm), "views": views,
         "distortion": {
@@ -446,6 +458,27 @@ def _gauss_newton(off: Callable[[Matrix], Matrix], slope: Callable[[Matrix], Mat
 _MOST_STEPS = 40
 _UNIT = np.array([0.01] * 3 + [5.0] * 3)
 """Of a pose's unknowns: rad, mm."""
+
+
+def _each_by_itself(fit: _Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
+    """Every shot's own C-arm and phantom_from_carm: a phantom that is no plane tells all nine of one picture."""
+    found = []
+    for seen in fit.seen:
+        about = g.transform(g.inverse(seen.pose), beads_mm).mean(axis=0)
+        ideal = fit.distortion.undistorted(seen.at_px)
+
+        def built(state: Matrix, pose: Matrix = seen.pose, about: Matrix = about) -> tuple[CArm, Matrix]:
+            u, v = np.asarray(fit.carm.principal_point_px) + state[1:3]
+            distance = fit.carm.source_to_detector_mm * float(np.exp(state[0]))
+            bent = replace(fit.carm, source_to_detector_mm=distance, principal_point_px=(float(u), float(v)))
+            return bent, pose @ g.inverse(g.exp(state[3:] * _UNIT, about))
+
+        def off(state: Matrix, seen: _Seen = seen, ideal: Matrix = ideal, built: Any = built) -> Matrix:
+            bent, pose = built(state)
+            return np.asarray((ideal - g.project(bent, g.inverse(pose), beads_mm[seen.beads])).ravel())
+
+        found.append(built(least_squares(off, np.zeros(9), x_scale="jac", loss="soft_l1").x))
+    return found
 
 
 def _left_out_px(fit: _Fit, beads_mm: Matrix, nominal: CArm) -> float:

@@ -119,8 +119,8 @@ class Run:
         assert self._recording is not None
         return inputs.recorded_poses(self._recording, device, self.files)
 
-    def frames(self, name: str) -> tuple[Array, Array] | None:
-        """Times and pictures of the device that ``--device`` says for it, if it does."""
+    def frames(self, name: str) -> inputs.Pictures | None:
+        """The pictures of the device that ``--device`` says for it, if it does."""
         device = self._device(name)
         if device is None:
             return None
@@ -359,6 +359,10 @@ def carm(
         str,
         typer.Option(help=f"auto: the simplest that explains shots left out; or {', '.join(distortion_.MODELS)}."),
     ] = "auto",
+    per_shot: Annotated[
+        bool,
+        typer.Option("--per-shot", help="Distance and principal point of every shot by itself, too: what flex needs."),
+    ] = False,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")] = 0,
 ) -> Calibration:
     """Source, detector and distortion, from shots of a bead phantom."""
@@ -369,7 +373,9 @@ def carm(
             if shot.path is not None:
                 run.files.read(shot.path)
         given = [
-            carm_.PhantomShot(shot.counts(), shot.carm, shot.volume_from_carm, shot.i0, shot.timestamp_ns)
+            carm_.PhantomShot(
+                shot.counts(), shot.carm, shot.volume_from_carm, shot.i0, shot.timestamp_ns, shot.angles_rad
+            )
             for shot in shots
         ]
     else:
@@ -377,12 +383,19 @@ def carm(
         if seen is None or nominal is None:
             raise ConfigError("--views is missing, or --recording or --live with --device views=NAME, and --carm")
         geometry = inputs.carm(nominal, run.files)
-        chosen = inputs.different(seen[1])
-        given = [carm_.PhantomShot(seen[1][n], geometry, timestamp_ns=round(1e9 * float(seen[0][n]))) for n in chosen]
+        given = [
+            carm_.PhantomShot(
+                seen.counts[n],
+                geometry,
+                timestamp_ns=round(1e9 * float(seen.times_s[n])),
+                angles_rad=seen.angles_rad[n],
+            )
+            for n in inputs.different(seen.counts)
+        ]
     with run.progress("Looking for beads") as progress:
         return carm_.carm(
-            given, beads.ids, beads.positions_mm, beads.diameters_mm, distortion=distortion, gates=run.gates,
-            seed=run.seed, threads=threads or default_threads(), progress=progress,
+            given, beads.ids, beads.positions_mm, beads.diameters_mm, distortion=distortion, per_shot=per_shot,
+            gates=run.gates, seed=run.seed, threads=threads or default_threads(), progress=progress,
         )  # fmt: skip
 
 
@@ -426,7 +439,8 @@ def flex(
         typer.Option(
             "--views",
             metavar="V.json",
-            help="Shots of a fixed phantom, each with carm, volume_from_carm and angles_rad.",
+            help="Shots of a fixed phantom, each with carm, volume_from_carm and angles_rad; or what "
+            "`calibrate carm --per-shot` wrote.",
         ),
     ],
     at: Annotated[
@@ -435,16 +449,8 @@ def flex(
     ] = None,
 ) -> Calibration:
     """How the C-arm bends: its geometry at any angle."""
-    shots = read_views(run.files.read(views), any_pose=True)
-    angles = []
-    for shot in shots:
-        if shot.angles_rad is None:
-            raise ConfigError(f"{shot.name}: angles_rad is missing")
-        angles.append(shot.angles_rad)
-    return flex_.flex(
-        [shot.carm for shot in shots], inputs.poses_of(shots), np.array(angles),
-        None if at is None else inputs.angles(at, run.files), gates=run.gates,
-    )  # fmt: skip
+    shots = inputs.bent_shots(views, run.files, run.now_ns)
+    return flex_.flex(*shots, None if at is None else inputs.angles(at, run.files), gates=run.gates)
 
 
 @_command("patient --volume-points planned.csv --patient-points touched.csv --targets targets.csv --out patient.json")
@@ -519,15 +525,15 @@ def temporal(
         times, moved = found.times_s, found.poses
     if sum(given is not None for given in (signal, frames)) > 1 or (frames is None) != (frame_times is None):
         raise ConfigError("give --signal, or --frames with --frame-times")
-    seen: tuple[Array, Array] | None
     if signal is not None:
         seen = inputs.signal(signal, run.files)
     elif frames is not None and frame_times is not None:
         seen = inputs.times(frame_times, run.files), inputs.stack(frames, run.files)
     else:
-        seen = run.frames("frames")
-    if seen is None:
-        raise ConfigError("--signal or --frames is missing, or --recording with --device frames=NAME")
+        pictures = run.frames("frames")
+        if pictures is None:
+            raise ConfigError("--signal or --frames is missing, or --recording with --device frames=NAME")
+        seen = pictures.times_s, pictures.counts
     return temporal_.temporal(times, moved, *seen, max_lag_s=max_lag_s, gates=run.gates)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from navnode import artifacts
 from navnode import geometry as g
+from navnode.devices import angles_rad
 from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Image, TrackingData, Transform
 from navnode.recording import Recording
@@ -43,6 +44,18 @@ class Poses:
     """(N, 4, 4); rows that are no poses are still there."""
     times_s: Matrix | None = None
     """(N,), where they are known."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """X-rays of one device."""
+
+    times_s: Matrix
+    """(N,)"""
+    counts: Array
+    """(N, H, W)"""
+    angles_rad: tuple[tuple[float, float] | None, ...]
+    """Orbital, angulation; None where an X-ray states none."""
 
 
 @dataclass
@@ -236,12 +249,7 @@ def shots(path: Path, files: Files, now_ns: int) -> Poses:
     Raises:
         ConfigError: names the file.
     """
-    files.read(path)
-    try:
-        schema = msgspec.json.decode(path.read_bytes()).get("schema")
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if schema != "navnode/calibration/1":
+    if _schema(path, files) != artifacts.SCHEMA:
         views = read_views(path, any_pose=True)
         stamps = np.array([view.timestamp_ns for view in views])
         return Poses(poses_of(views), stamps * _NS)
@@ -253,6 +261,45 @@ def shots(path: Path, files: Files, now_ns: int) -> Poses:
         raise ConfigError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: its result has no views") from error
+
+
+def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matrix, Matrix]:
+    """C-arm, volume_from_carm and angles (orbital, angulation) of every shot: of a ``navnode/views/1`` file, or of what
+    `calibrate carm --per-shot` wrote.
+
+    Raises:
+        ConfigError: names the file, and what a shot lacks.
+    """
+    if _schema(path, files) != artifacts.SCHEMA:
+        views = read_views(path, any_pose=True)
+        for view in views:
+            if view.angles_rad is None:
+                raise ConfigError(f"{view.name}: angles_rad is missing")
+        return [view.carm for view in views], poses_of(views), np.array([view.angles_rad for view in views])
+    carms, poses, angles = [], [], []
+    try:
+        for n, view in enumerate(artifacts.usable(path, "carm", now_ns).result["views"]):
+            if view["phantom_from_carm"] is None:
+                continue
+            if "carm" not in view:
+                raise ConfigError(f"{path}: one C-arm for all shots; calibrate carm with --per-shot")
+            if view.get("angles_rad") is None:
+                raise ConfigError(f"{path}: views[{n}]: the X-ray stated no angles")
+            carms.append(carm_of(view["carm"]))
+            poses.append(view["phantom_from_carm"])
+            angles.append((view["angles_rad"]["orbital"], view["angles_rad"]["angulation"]))
+        return carms, np.array(poses, np.float64).reshape(-1, 4, 4), np.array(angles, np.float64).reshape(-1, 2)
+    except CalibrationError as error:
+        raise ConfigError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: its result has no views") from error
+
+
+def _schema(path: Path, files: Files) -> object:
+    try:
+        return msgspec.json.decode(files.read(path).read_bytes()).get("schema")
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def poses_of(views: list[ViewFile]) -> Matrix:
@@ -373,24 +420,25 @@ def recorded_poses(recording: Path, device: str, files: Files) -> Poses:
     return Poses(np.array(found, np.float64)[first], at[first])
 
 
-def recorded_frames(recording: Path, device: str, files: Files) -> tuple[Matrix, Array]:
-    """Times (N,) and pictures (N, H, W) of a device in a recording.
+def recorded_frames(recording: Path, device: str, files: Files) -> Pictures:
+    """A device's pictures in a recording.
 
     Raises:
         ConfigError: there are none, or of several sizes.
     """
-    stamps, found = [], []
+    stamps, found, angles = [], [], []
     for message in _messages(recording, files):
         if isinstance(message, Image) and message.device == device:
             stamps.append(message.timestamp_ns)
             found.append(message.voxels[0])
+            angles.append(angles_rad(message.metadata))
     if not found:
         raise ConfigError(f"{recording}: no images of {device!r}")
     if len({image.shape for image in found}) > 1:
         raise ConfigError(f"{recording}: images of {device!r} have several sizes")
     at = np.array(stamps) * _NS
     first = np.unique(at, return_index=True)[1]
-    return at[first], np.array(found)[first]
+    return Pictures(at[first], np.array(found)[first], tuple(angles[n] for n in first))
 
 
 def at_times(series: Poses, times_s: Matrix) -> Poses:

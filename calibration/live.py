@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from calibration.inputs import Poses
+from calibration.inputs import Pictures, Poses
 from calibration.verdict import Calibration
 from navnode import geometry as g
+from navnode.devices import angles_rad
 from navnode.errors import ConfigError, WireError
 from navnode.igtl import BlockingClient, Image, Message, TrackingData, Transform
 from navnode.types import Array, Matrix
@@ -37,6 +38,7 @@ class Heard:
     times_s: dict[str, list[float]] = field(default_factory=dict)
     poses: dict[str, list[Matrix]] = field(default_factory=dict)
     frames: dict[str, list[Array]] = field(default_factory=dict)
+    angles_rad: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
 
     def series(self, device: str, most: int | None = None) -> Poses:
         """A device's poses so far; of many, evenly chosen ones."""
@@ -44,12 +46,21 @@ class Heard:
         some = _some(len(rows), most)
         return Poses(rows[some], np.array(self.times_s.get(device, []))[some])
 
-    def pictures(self, device: str) -> tuple[Matrix, Array]:
-        """Times and pictures so far."""
-        return np.array(self.times_s.get(device, [])), np.array(self.frames.get(device, []))
+    def pictures(self, device: str) -> Pictures:
+        """A device's pictures so far."""
+        angles = tuple(self.angles_rad.get(device, []))
+        return Pictures(np.array(self.times_s.get(device, [])), np.array(self.frames.get(device, [])), angles)
 
-    def take(self, name: str, stamp_ns: int, *, pose: Matrix | None = None, frame: Array | None = None) -> None:
-        """One sample; what is not newer than the last is the last again."""
+    def take(
+        self,
+        name: str,
+        stamp_ns: int,
+        *,
+        pose: Matrix | None = None,
+        frame: Array | None = None,
+        angles: tuple[float, float] | None = None,
+    ) -> None:
+        """One sample, a pose or a frame with its angles; what is not newer than the last is the last again."""
         times = self.times_s.setdefault(name, [])
         if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
             return
@@ -58,6 +69,7 @@ class Heard:
             self.poses.setdefault(name, []).append(pose)
         if frame is not None:
             self.frames.setdefault(name, []).append(frame)
+            self.angles_rad.setdefault(name, []).append(angles)
 
 
 def _some(count: int, most: int | None) -> Array:
@@ -141,7 +153,7 @@ def taken(heard: Heard, message: Message, received_ns: int, wanted: set[str]) ->
         and len(message.voxels) == 1
         and len(heard.frames.get(message.device, [])) < _MOST_FRAMES
     ):
-        heard.take(message.device, stamp, frame=message.voxels[0].copy())
+        heard.take(message.device, stamp, frame=message.voxels[0].copy(), angles=angles_rad(message.metadata))
 
 
 def _worst(value: object) -> float | None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from navnode.geometry import is_rigid
 from navnode.types import Matrix
 
 KINDS = ("pivot", "spin", "carm", "flex", "handeye", "patient", "temporal", "flatfield", "phantom", "tool")
+SCHEMA: Final = "navnode/calibration/1"
 _MAX_BYTES = 1 << 26
 _NS_PER_DAY = 86_400_000_000_000
 
@@ -27,7 +28,7 @@ _NS_PER_DAY = 86_400_000_000_000
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One calibration."""
 
-    schema: Literal["navnode/calibration/1"] = "navnode/calibration/1"
+    schema: Literal["navnode/calibration/1"] = SCHEMA
     kind: str
     status: str
     reason: str = ""

@@ -107,7 +107,7 @@ class Ingest:
             return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
         if self._detector is not None and counts.shape == self._shape:  # the pipeline tells of another size
-            angles = _angles_rad(message.metadata)
+            angles = angles_rad(message.metadata)
             flex = self._detector.flex
             if flex is not None and angles is None:
                 return Rejected(message.device, "the X-ray states no angles, which the C-arm's flex needs", received_ns)
@@ -131,7 +131,7 @@ def _dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
     return gy_cm2 if 0 <= gy_cm2 <= _HIGHEST_GY_CM2 else None
 
 
-def _angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+def angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:
     """Orbital and angulation that the metadata state, None if they state none."""
     try:
         orbital, angulation = (float(metadata[key]) for key in ANGLE_KEYS)

@@ -17,6 +17,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.clock import NS_PER_S
+from navnode.devices import ANGLE_KEYS
 from navnode.igtl import Image, Message, Transform
 from navnode.simulation.phantom import exposed, helix, rendered
 from navnode.simulation.scenario import (
@@ -37,10 +38,14 @@ _SDD_MM, _SHIFT = 1012.0, (6.0 / 512, -4.0 / 512)
 _CUSHION, _SPIRAL = 4.0 / 512, 2.0 / 512
 """Of the image's size: the principal point's shift, and the distortion in the corners."""
 
+_SAG_MM, _SAG = 3.0, (5.0 / 512, 4.0 / 512)
+"""How the C-arm bends: by so much the source's distance, and, of the image's size, the principal point."""
+
 _MOST_OFF = (_CUSHION + _SPIRAL) * 1.2
 _POSES_HZ, _FRAMES_HZ = 50.0, 15.0
 _REST_S, _MOVE_S = 1.0, 0.6
-_STATIONS_DEG = tuple((o, a) for a in (-20.0, 15.0) for o in (-50.0, -25.0, 0.0, 25.0, 50.0, 75.0))
+_STATIONS_DEG = tuple((o, a) for a in (-10.0, 12.0) for o in np.linspace(-30.0, 95.0, 9).tolist())
+"""Over all angles of the operation, near enough to each other for a model of how the C-arm bends."""
 _DIVOT_MM = np.array([40.0, 30.0, -20.0])
 _FIDUCIALS_MM = np.array(
     [[70.0, 40, 60], [-65, 45, 55], [5, 90, -10], [60, 50, -70], [-70, 35, -60], [-10, 95, 80]]
@@ -52,12 +57,22 @@ Timed = Iterator[tuple[int, Message]]
 """Nanoseconds from the scene's beginning -> message; in their order."""
 
 
-def true_carm(size_px: int) -> CArm:
-    """The C-arm as it is in a room with errors."""
+def true_carm(size_px: int, orbital_rad: float = 0.0, angulation_rad: float = 0.0) -> CArm:
+    """The C-arm as it is in a room with errors: not what its maker says, and another one at every angle."""
     nominal = carm_of_size(size_px)
     u, v = nominal.principal_point_px
-    middle = (u + _SHIFT[0] * size_px, v + _SHIFT[1] * size_px)
-    return CArm(size_px, size_px, nominal.pixel_spacing_mm, _SDD_MM, middle)
+    sideways, along = np.sin(orbital_rad), 1 - np.cos(orbital_rad) + 0.5 * np.sin(angulation_rad)
+    middle = (
+        float(u + (_SHIFT[0] + _SAG[0] * sideways) * size_px),
+        float(v + (_SHIFT[1] + _SAG[1] * along) * size_px),
+    )
+    return CArm(size_px, size_px, nominal.pixel_spacing_mm, float(_SDD_MM + _SAG_MM * sideways), middle)
+
+
+def angles_metadata(orbital_rad: float, angulation_rad: float) -> dict[str, str]:
+    """As X-rays state them."""
+    degrees = np.rad2deg((orbital_rad, angulation_rad))
+    return {key: f"{angle:.3f}" for key, angle in zip(ANGLE_KEYS, degrees, strict=True)}
 
 
 def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
@@ -68,16 +83,19 @@ def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
     return np.asarray(raw_px - size_px * (_CUSHION / 2 * at + _SPIRAL / 2 * turned) * far)
 
 
-def as_seen(size_px: int) -> Callable[[Array], Array]:
-    """Makes images of the nominal C-arm into those that the one with errors takes."""
-    nominal, true = carm_of_size(size_px), true_carm(size_px)
+def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
+    """Makes images of the nominal C-arm into those that the one with errors takes at an orbital angle and an
+    angulation (rad)."""
+    nominal = carm_of_size(size_px)
     raw = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px)), axis=-1).astype(np.float64)
-    ideal = undistorted(raw, size_px) - true.principal_point_px
-    at = ideal * nominal.source_to_detector_mm / true.source_to_detector_mm + nominal.principal_point_px
-    u, v = (np.ascontiguousarray(at[..., axis], np.float32) for axis in range(2))
+    ideal = undistorted(raw, size_px).astype(np.float32)
 
-    def seen(counts: Array) -> Array:
-        return np.asarray(cv2.remap(counts, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    def seen(counts: Array, orbital_rad: float, angulation_rad: float) -> Array:
+        true = true_carm(size_px, orbital_rad, angulation_rad)
+        scale = nominal.source_to_detector_mm / true.source_to_detector_mm
+        shift = np.subtract(nominal.principal_point_px, np.multiply(scale, true.principal_point_px))
+        at = ideal * np.float32(scale) + shift.astype(np.float32)
+        return np.asarray(cv2.remap(counts, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
     return seen
 
@@ -162,7 +180,7 @@ class Practice:
         rest, move = round(_REST_S * _POSES_HZ), round(_MOVE_S * _POSES_HZ)
         n = 0
         for here, there in zip(_STATIONS_DEG, [*_STATIONS_DEG[1:], _STATIONS_DEG[-1]], strict=True):
-            image = self._shot(self._room_from_carm(*here), rng)
+            image = self._shot(self._room_from_carm(*here), rng, *np.deg2rad(here))
             for step in range(rest + move):
                 share = max(0.0, (step - rest) / move)
                 orbital, angulation = np.array(here) + share * (np.array(there) - here)
@@ -170,7 +188,7 @@ class Practice:
                 yield stamp, self._marker(stamp, self._room_from_carm(orbital, angulation), rng)
                 # One image in the middle of the rest: fluoroscopy is switched on while the C-arm stands.
                 if step == rest // 2:
-                    yield stamp, self._image(stamp, image)
+                    yield stamp, self._image(stamp, image, *np.deg2rad(here))
                 n += 1
 
     def _sweep(self, rng: np.random.Generator) -> Timed:
@@ -196,10 +214,12 @@ class Practice:
     def _room_from_carm(self, orbital_deg: float, angulation_deg: float) -> Matrix:
         return g.pose_at(np.zeros(3), SOURCE_TO_ISOCENTRE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
 
-    def _shot(self, room_from_carm: Matrix, rng: np.random.Generator) -> Array:
+    def _shot(
+        self, room_from_carm: Matrix, rng: np.random.Generator, orbital_rad: float = 0.0, angulation_rad: float = 0.0
+    ) -> Array:
         line: FloatArray = rendered(
             helix(),
-            true_carm(self.size_px),
+            true_carm(self.size_px, orbital_rad, angulation_rad),
             room_from_carm,
             undistorted=lambda raw: undistorted(raw, self.size_px),
             most_off_px=_MOST_OFF * self.size_px,
@@ -220,9 +240,10 @@ class Practice:
     def _marker(self, stamp: int, room_from_carm: Matrix, rng: np.random.Generator) -> Message:
         return self._pose(CARM_DEVICE, self.scenario.tracker_from_room @ room_from_carm @ CARM_FROM_MARKER, stamp, rng)
 
-    def _image(self, stamp: int, counts: Array) -> Message:
+    def _image(self, stamp: int, counts: Array, orbital_rad: float = 0.0, angulation_rad: float = 0.0) -> Message:
         spacing = carm_of_size(self.size_px).pixel_spacing_mm
         return Image(
             device=XRAY_DEVICE, timestamp_ns=stamp + round(IMAGE_LAG_S * NS_PER_S), voxels=counts[None],
             ras_from_index=np.diag([spacing[0], spacing[1], 1.0, 1.0]),
+            metadata=angles_metadata(orbital_rad, angulation_rad),
         )  # fmt: skip

@@ -32,7 +32,7 @@ from navnode.errors import ConfigError
 from navnode.igtl import Image, Server, Transform
 from navnode.physics import METAL_PER_MM, Detector, cylinder_chords_mm
 from navnode.projector import Projector
-from navnode.simulation.practice import IMAGE_LAG_S, Timed, as_seen
+from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen
 from navnode.simulation.sample_ct import resolve_ct
 from navnode.simulation.scenario import (
     CARM_DEVICE,
@@ -154,10 +154,11 @@ class Room:
         self._devices = (CARM_DEVICE, PATIENT_DEVICE, prepared.scenario.tool_device)
         self._poses = self._measured_poses(settings.seed)
         self._truth_tool = [prepared.scenario.volume_from_tool(t) for t in self._pose_times()]
-        frames = range(len(prepared.counts))
+        times = [i / self._frame_rate_hz for i in range(len(prepared.counts))]
         self._seen = as_seen(settings.size_px) if settings.errors else None
         self._lag_ns = round(IMAGE_LAG_S * NS_PER_S) if settings.errors else 0
-        self._truth_carm = [prepared.scenario.volume_from_carm(i / self._frame_rate_hz) for i in frames]
+        self._truth_carm = [prepared.scenario.volume_from_carm(t) for t in times]
+        self._angles_rad = [(prepared.scenario.orbital_rad(t), prepared.scenario.angulation_rad(t)) for t in times]
         self._began_ns = 0
         self.frames_sent = 0
 
@@ -200,14 +201,14 @@ class Room:
             await _until(stamp_ns + round(self._scenario.xray_latency_s * NS_PER_S))
             counts = np.array(self._counts[at])
             if self._seen is not None:
-                counts = await asyncio.to_thread(self._seen, counts)
+                counts = await asyncio.to_thread(self._seen, counts, *self._angles_rad[at])
             self.server.publish(
                 Image(
                     device=XRAY_DEVICE,
                     timestamp_ns=stamp_ns + self._lag_ns,
                     voxels=counts[None],
                     ras_from_index=ras_from_index,
-                    metadata={DOSE_KEY: f"{_FRAME_DGY_CM2:g}"},
+                    metadata={DOSE_KEY: f"{_FRAME_DGY_CM2:g}", **angles_metadata(*self._angles_rad[at])},
                 )
             )
             self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])

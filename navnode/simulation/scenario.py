@@ -97,10 +97,13 @@ class Scenario:
         smooth = x * x * (3 - 2 * x)
         return float(np.deg2rad(here + (there - here) * smooth))
 
+    def angulation_rad(self, t_s: float) -> float:
+        """C-arm angulation, which changes a little with the orbital angle."""
+        return float(np.deg2rad(6.0) * np.sin(self.orbital_rad(t_s)))
+
     def room_from_carm(self, t_s: float) -> Matrix:
         """At 0 rad the source is behind the patient, image right is patient right, image up is superior."""
-        orbital = self.orbital_rad(t_s)
-        angulation = np.deg2rad(6.0) * np.sin(orbital)
+        orbital, angulation = self.orbital_rad(t_s), self.angulation_rad(t_s)
         at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
         turn = g.rotation_exp(np.array([0, 0, orbital])) @ g.rotation_exp(np.array([angulation, 0, 0]))
         rotation = turn @ at_zero

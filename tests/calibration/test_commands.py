@@ -178,6 +178,16 @@ def test_every_other_routine_from_files(tmp_path):
     (tmp_path / "at.csv").write_text("orbital_rad,angulation_rad\n0.1,0\n-0.5,0\n")
     code, document, _ = call("flex", "--views", tmp_path / "v.json", "--at", tmp_path / "at.csv", "--json")
     assert code == 0 and len(document["result"]["at"]) == 2
+    shot = {"phantom_from_carm": np.eye(4).tolist(), "beads": [], "rms_px": 0.1}
+    of_carm = carm_document(bent(0.0, 0.0)[0])
+    for name, more, said in (
+        ("one", {}, "--per-shot"),
+        ("mute", {"carm": json.loads(json.dumps(of_carm))}, "views[0]: the X-ray stated no angles"),
+    ):
+        path, result = tmp_path / f"{name}.json", {"views": [shot | more]}
+        artifacts.write(path, artifacts.Artifact(kind="carm", status="PASS", result=result, quality={}))
+        code, _, error = call("flex", "--views", path)
+        assert code == 2 and said in error and str(path) in error
     tracker_s, image_s = np.arange(0, 10, 0.01), np.arange(0, 10, 1 / 30)
     moved = [g.rigid(None, (float(wandering(t)), 0.0, 0.0)) for t in tracker_s]
     write_csv(tmp_path / "t.csv", moved, tracker_s)

@@ -16,12 +16,13 @@ from navnode import calibrated, cli, config
 from navnode import geometry as g
 from navnode.clock import now_ns
 from navnode.config import SimulatorSection
+from navnode.flex import flex_of
 from navnode.recording import Recorder
 from navnode.simulation import practice, room
 from navnode.simulation.scenario import CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, Scenario, carm_of_size
 from tests.conftest import find_free_port
 
-SIZE_PX = 256
+SIZE_PX = 512
 BEGAN_NS = 10**12
 
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
     for scene in practice.SCENES:
         recorder = Recorder(folder / f"{scene}.mcap", {})
         for at_ns, message in room_before.messages(scene):
-            stamped = msgspec.structs.replace(message, timestamp_ns=message.timestamp_ns + BEGAN_NS)
+            stamped = msgspec.structs.replace(message, timestamp_ns=message.timestamp_ns + BEGAN_NS, version=2)
             recorder.take(stamped, at_ns + BEGAN_NS)
         recorder.stop()
     return folder
@@ -61,7 +62,8 @@ def found(folder):
             ("pivot", "pivot", (*session("pivot", "DrillToTracker"), "--of", "Drill")),
             ("spin", "spin", (*session("spin", "DrillToTracker"), "--pivot", folder / "pivot.json", "--of", "Drill")),
             ("carm", "carm", (*session("beads", "views=XRay"), "--carm", folder / "nominal.json",
-                              "--phantom", folder / "phantom.json")),
+                              "--phantom", folder / "phantom.json", "--per-shot")),
+            ("flex", "flex", ("--views", folder / "carm.json")),
             ("handeye", "handeye", (*session("beads", "marker=CArmToTracker"), "--xray", folder / "carm.json")),
             ("latency", "temporal", session("sweep", "tracker=CArmToTracker", "frames=XRay")),
             ("patient", "patient", (*session("points", *touches), *tip, "--volume-points", folder / "points.csv")),
@@ -74,9 +76,11 @@ def found(folder):
 def test_every_routine_finds_what_the_room_hides(found):
     assert np.linalg.norm(np.subtract(found["pivot"]["tip_mm"], MARKER_FROM_TOOLTIP[:3, 3])) < 0.2
     assert g.angle_between_rad(np.array(found["spin"]["axis"]), MARKER_FROM_TOOLTIP[:3, 2]) < 0.003
-    true, told = practice.true_carm(SIZE_PX), found["carm"]["carm"]
-    assert told["source_to_detector_mm"] == pytest.approx(true.source_to_detector_mm, rel=0.003)
-    assert np.abs(np.subtract(told["principal_point_px"], true.principal_point_px)).max() < 2
+    bent = flex_of(found["flex"]["model"])
+    for angles_deg in ((0, 0), (45, 4), (90, 6)):
+        true, told = practice.true_carm(SIZE_PX, *np.deg2rad(angles_deg)), bent.carm_at(*np.deg2rad(angles_deg))
+        assert told.source_to_detector_mm == pytest.approx(true.source_to_detector_mm, rel=0.003)
+        assert np.abs(np.subtract(told.principal_point_px, true.principal_point_px)).max() < 2
     off = g.inverse(np.array(found["handeye"]["marker_from_carm"])) @ g.inverse(CARM_FROM_MARKER)
     assert np.linalg.norm(off[:3, 3]) < 2.5 and np.linalg.norm(g.rotation_log(off[:3, :3])) < 0.003
     assert found["latency"]["image_lag_ns"] == pytest.approx(1e9 * practice.IMAGE_LAG_S, abs=5e6)
@@ -98,7 +102,7 @@ def node(folder, with_files, port):
     path = folder / "node.toml"
     path.write_text(text)
     (folder / "calibration").mkdir(exist_ok=True)
-    for name in ("pivot", "spin", "carm", "handeye", "latency"):
+    for name in ("pivot", "spin", "carm", "flex", "handeye", "latency"):
         shutil.copy(folder / f"{name}.json", folder / "calibration")
     loaded, replace = calibrated.applied(config.load(path), now_ns()), msgspec.structs.replace
     return replace(
@@ -117,7 +121,7 @@ def test_navigation_errors_fall_when_everything_is_calibrated(folder, found, pro
 
     def errors(with_files):
         given = msgspec.structs.replace(settings, port=find_free_port())
-        report = cli.run_supervised(node(folder, with_files, given.port), given, 20.0, True, scenario)
+        report = cli.run_supervised(node(folder, with_files, given.port), given, 14.0, True, scenario)
         return report["tre_mm"]["median"], report
 
     before, report = errors(False)
