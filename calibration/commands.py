@@ -172,7 +172,7 @@ class Run:
             text = page(found, self.files.paths, of=options["device_of"])
             artifacts.write_whole(report, text.encode())
         if options["as_json"]:
-            from navnode.cli import print_json
+            from navnode.options import print_json
 
             print_json(document)
         else:
@@ -616,7 +616,7 @@ def import_(
     if out is not None:
         _write_imported(found, out, a, b)
     if as_json:
-        from navnode.cli import print_json
+        from navnode.options import print_json
 
         print_json(found.document())
         return
@@ -674,7 +674,7 @@ def show(
     """Print a calibration."""
     found = artifacts.read(artifact)
     if as_json:
-        from navnode.cli import print_json
+        from navnode.options import print_json
 
         print_json(msgspec.to_builtins(found))
         return
@@ -702,7 +702,7 @@ def check(
     """Verify calibrations anew: verdict, age, device, and whether the files that they rest on are still the same."""
     told = {str(path): _wrong_now(path, device_of, mode) for path in paths}
     if as_json:
-        from navnode.cli import print_json
+        from navnode.options import print_json
 
         print_json({"artifacts": [{"path": path, "usable": not why, "reason": why} for path, why in told.items()]})
     else:

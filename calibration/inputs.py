@@ -21,6 +21,7 @@ from navnode import geometry as g
 from navnode.devices import angles_rad
 from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Image, TrackingData, Transform
+from navnode.poses import series_at
 from navnode.recording import Recording
 from navnode.types import Array, CArm, Matrix
 from navnode.viewfiles import CARM_SCHEMA, ViewFile, carm_of, read_views
@@ -444,19 +445,7 @@ def recorded_frames(recording: Path, device: str, files: Files) -> Pictures:
 def at_times(series: Poses, times_s: Matrix) -> Poses:
     """Poses interpolated at other times; NaN where the series has a gap there, so that rows correspond."""
     assert series.times_s is not None
-    found = np.full((len(times_s), 4, 4), np.nan)
-    after = np.searchsorted(series.times_s, times_s)
-    for n, (right, at) in enumerate(zip(after, times_s, strict=True)):
-        if right < len(series.times_s) and series.times_s[right] == at:
-            found[n] = series.poses[right]
-            continue
-        if not 0 < right < len(series.times_s):
-            continue
-        begin, end = series.times_s[right - 1], series.times_s[right]
-        pair = series.poses[right - 1], series.poses[right]
-        if end - begin <= _MOST_APART_NS * _NS and all(g.is_rigid(pose) for pose in pair):
-            found[n] = g.interpolate(g.orthonormal(pair[0]), g.orthonormal(pair[1]), (at - begin) / (end - begin))
-    return Poses(found, times_s)
+    return Poses(series_at(series.times_s, series.poses, times_s, _MOST_APART_NS * _NS), times_s)
 
 
 def _messages(recording: Path, files: Files) -> Iterator[Any]:

@@ -5,7 +5,6 @@ One HTML file that needs nothing beside it; plots are SVG drawn here, so that th
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,23 +16,13 @@ import numpy as np
 
 from calibration.fitting import from_middle_deg
 from calibration.verdict import Calibration, plain
-from navnode.types import Array, FloatArray, Matrix
+from navnode.drawing import BAD, GOOD, LINE, SECOND, STYLE, Axes, curve, dot, embedded, figure
+from navnode.types import Array, FloatArray
 
-_WIDTH, _HEIGHT, _LEFT, _BELOW = 460, 240, 52, 34
-_GOOD, _BAD, _INK, _LINE, _SECOND = "#1f8a57", "#c23b32", "#1d2430", "#2f6fb3", "#c98a1b"
 _MOST_IMAGES = 12
 _IMAGE_PX = 640
 _LONGER = 40.0
 """Residuals in images are drawn so many times longer."""
-_STYLE = f"""
-body{{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:{_INK}}}
-table{{border-collapse:collapse;margin:1rem 0}}td,th{{padding:.25rem .8rem;border-bottom:1px solid #d8dde5}}
-td:nth-child(n+2){{text-align:right;font-variant-numeric:tabular-nums}}
-figure{{display:inline-block;margin:.5rem;vertical-align:top}}img{{max-width:100%}}
-figcaption{{font-size:13px;color:#56606e;max-width:34rem}}
-.verdict{{font-size:1.3rem;padding:.6rem 1rem;border-radius:.4rem;color:white;display:inline-block}}
-svg text{{font:11px system-ui,sans-serif;fill:#56606e}}
-"""
 
 
 def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str:
@@ -45,9 +34,9 @@ def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str
     """
     quality = plain(found.quality)
     verdict = (
-        f'<p class=verdict style="background:{_GOOD}">PASS</p>'
+        f'<p class=verdict style="background:{GOOD}">PASS</p>'
         if found.passed
-        else f'<p class=verdict style="background:{_BAD}">FAIL</p><p>{html.escape(found.reason)}</p>'
+        else f'<p class=verdict style="background:{BAD}">FAIL</p><p>{html.escape(found.reason)}</p>'
     )
     title = f"{found.kind}{' of ' + of if of else ''}"
     drawn = [_DRAWN[name](data) for name, data in found.pictures[:_MOST_IMAGES] if name in _DRAWN]
@@ -55,7 +44,7 @@ def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str
     return "\n".join(
         [
             f"<!doctype html><meta charset=utf-8><title>Calibration: {html.escape(title)}</title>",
-            f"<style>{_STYLE}</style><h1>Calibration: {html.escape(title)}</h1>",
+            f"<style>{STYLE}</style><h1>Calibration: {html.escape(title)}</h1>",
             f"<p>{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; research use only, not a medical device</p>",
             verdict,
             _figures(quality),
@@ -93,61 +82,18 @@ def _brief(value: Any) -> str:
 # --- plots -----------------------------------------------------------------------------------------------------------
 
 
-class _Axes:
-    """A plot's frame: data to places in it, ticks, and the SVG around what is drawn."""
-
-    def __init__(self, x: Matrix, y: Matrix, *, zero: bool = False) -> None:
-        finite_x, finite_y = x[np.isfinite(x)], y[np.isfinite(y)]
-        low = np.array([finite_x.min(initial=0.0) if not len(finite_x) else finite_x.min(),
-                        0.0 if zero or not len(finite_y) else finite_y.min()])  # fmt: skip
-        high = np.array([finite_x.max() if len(finite_x) else 1.0, finite_y.max() if len(finite_y) else 1.0])
-        wide = np.where(high - low > 1e-12, high - low, 1.0)
-        self._low, self._high = low, low + wide * [1.0, 1.05]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        share = (np.array([x, y]) - self._low) / (self._high - self._low)
-        return _LEFT + share[0] * (_WIDTH - _LEFT - 10), (_HEIGHT - _BELOW) * (1 - share[1]) + 4
-
-    def svg(self, parts: Sequence[str], x_name: str, y_name: str, caption: str) -> str:
-        lines = []
-        for share in np.linspace(0, 1, 5):
-            x, y = self._low + share * (self._high - self._low)
-            px, py = self.at(x, y)
-            lines.append(f'<line x1="{_LEFT}" y1="{py:.1f}" x2="{_WIDTH - 10}" y2="{py:.1f}" stroke="#e4e8ee"/>')
-            lines.append(f'<text x="{_LEFT - 5}" y="{py + 4:.1f}" text-anchor="end">{y:.3g}</text>')
-            lines.append(f'<text x="{px:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{x:.3g}</text>')
-        lines.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 3}" text-anchor="middle">{html.escape(x_name)}</text>')
-        lines.append(f'<text x="{_LEFT + 6}" y="14">{html.escape(y_name)}</text>')
-        body = "".join([*lines, *parts])
-        return _figure(f'<svg width="{_WIDTH}" height="{_HEIGHT}">{body}</svg>', caption)
-
-
-def _figure(content: str, caption: str) -> str:
-    return f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _dot(at: tuple[float, float], colour: str, radius: float = 2.5) -> str:
-    return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius}" fill="{colour}" fill-opacity=".75"/>'
-
-
-def _curve(axes: _Axes, x: Matrix, y: Matrix, colour: str) -> str:
-    some = slice(None, None, max(len(x) // 800, 1))
-    points = " ".join("{:.1f},{:.1f}".format(*axes.at(a, b)) for a, b in zip(x[some], y[some], strict=True))
-    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-
-
 def _residuals(data: Mapping[str, Array]) -> str:
     rows, length, used = (np.asarray(data[name]) for name in ("rows", "length_mm", "used"))
-    axes = _Axes(rows.astype(np.float64), length, zero=True)
-    dots = [_dot(axes.at(x, y), _GOOD if ok else _BAD) for x, y, ok in zip(rows, length, used, strict=True)]
+    axes = Axes(rows.astype(np.float64), length, zero=True)
+    dots = [dot(axes.at(x, y), GOOD if ok else BAD) for x, y, ok in zip(rows, length, used, strict=True)]
     first = axes.svg(dots, "row", "mm", "Residual of every row; red ones were set aside.")
     counts, edges = np.histogram(length[used] if used.any() else length, bins=min(24, max(len(length) // 3, 4)))
-    bars = _Axes(edges, counts.astype(np.float64), zero=True)
+    bars = Axes(edges, counts.astype(np.float64), zero=True)
     boxes = []
     for count, a, b in zip(counts, edges[:-1], edges[1:], strict=True):
         (x1, y1), (x2, y2) = bars.at(a, float(count)), bars.at(b, 0.0)
         boxes.append(
-            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1 - 1:.1f}" height="{y2 - y1:.1f}" fill="{_LINE}"/>'
+            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1 - 1:.1f}" height="{y2 - y1:.1f}" fill="{LINE}"/>'
         )
     return first + bars.svg(boxes, "mm", "rows", "Residuals of those that were used.")
 
@@ -162,10 +108,8 @@ def _directions(data: Mapping[str, Array]) -> str:
         for ring in (10, 20, 30, 45, 60, 90)
         if ring * scale <= 112
     ]
-    dots = [
-        _dot((120 + u * scale, 120 - v * scale), _GOOD if ok else _BAD) for (u, v), ok in zip(flat, used, strict=True)
-    ]
-    return _figure(
+    dots = [dot((120 + u * scale, 120 - v * scale), GOOD if ok else BAD) for (u, v), ok in zip(flat, used, strict=True)]
+    return figure(
         f'<svg width="{side}" height="{side}">{"".join(rings + dots)}</svg>',
         "Coverage: how far the tool was tilted, and where to. Fill the disc evenly.",
     )
@@ -179,7 +123,7 @@ def _by_label(data: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td>{html.escape(str(label))}</td><td>{value:.2f} mm</td>"
         f'<td style="text-align:left"><svg width="220" height="12"><rect width="{220 * value / most:.0f}" height="12" '
-        f'fill="{_LINE}"/></svg></td></tr>'
+        f'fill="{LINE}"/></svg></td></tr>'
         for label, value in given.items()
     ]
     expected = plain(data.get("tre_mm")) or {}
@@ -189,17 +133,17 @@ def _by_label(data: Mapping[str, Any]) -> str:
 
 def _correlation(data: Mapping[str, Array]) -> str:
     lag, found = np.asarray(data["lag_s"]), np.asarray(data["correlation"])
-    axes = _Axes(lag, found)
-    return axes.svg([_curve(axes, lag, found, _LINE)], "lag, s", "correlation", "One peak, higher than all others.")
+    axes = Axes(lag, found)
+    return axes.svg([curve(axes, lag, found, LINE)], "lag, s", "correlation", "One peak, higher than all others.")
 
 
 def _motions(data: Mapping[str, Array]) -> str:
     parts = []
-    axes = _Axes(np.asarray(data["tracker_s"]), np.array([-2.5, 2.5]))
-    for name, colour in (("tracker", _LINE), ("image", _SECOND)):
+    axes = Axes(np.asarray(data["tracker_s"]), np.array([-2.5, 2.5]))
+    for name, colour in (("tracker", LINE), ("image", SECOND)):
         value = np.asarray(data[name], np.float64)
         value = (value - value.mean()) / max(float(value.std()), 1e-9)
-        parts.append(_curve(axes, np.asarray(data[f"{name}_s"]), np.clip(value, -2.5, 2.5), colour))
+        parts.append(curve(axes, np.asarray(data[f"{name}_s"]), np.clip(value, -2.5, 2.5), colour))
     return axes.svg(parts, "s", "", "Both motions, the image's moved by the lag that was found: they must coincide.")
 
 
@@ -208,10 +152,10 @@ def _bends(data: Mapping[str, Array]) -> str:
     main = int(np.ptp(angles, axis=0).argmax())
     order = np.argsort(angles[:, main])
     x = angles[order, main]
-    axes = _Axes(x, bend[:, 3:6].ravel())
-    curves = [_curve(axes, x, bend[order, 3 + axis], colour) for axis, colour in enumerate((_LINE, _SECOND, _GOOD))]
-    errors = _Axes(x, left, zero=True)
-    dots = [_dot(errors.at(a, b), _BAD) for a, b in zip(x, left[order], strict=True) if np.isfinite(b)]
+    axes = Axes(x, bend[:, 3:6].ravel())
+    curves = [curve(axes, x, bend[order, 3 + axis], colour) for axis, colour in enumerate((LINE, SECOND, GOOD))]
+    errors = Axes(x, left, zero=True)
+    dots = [dot(errors.at(a, b), BAD) for a, b in zip(x, left[order], strict=True) if np.isfinite(b)]
     return axes.svg(curves, "rad", "mm", "The source off an ideal arc, along the carm's x, y and z.") + errors.svg(
         dots, "rad", "mm", "Error of the source at every angle, had it been left out."
     )
@@ -221,16 +165,16 @@ def _markers(data: Mapping[str, Array]) -> str:
     points = np.asarray(data["markers_mm"])
     scale = 100 / max(float(np.abs(points[:, :2]).max()), 1.0)
     dots = [
-        _dot((120 + x * scale, 120 - y * scale), _LINE, 6)
+        dot((120 + x * scale, 120 - y * scale), LINE, 6)
         + f'<text x="{128 + x * scale:.0f}" y="{124 - y * scale:.0f}">{n}</text>'
         for n, (x, y) in enumerate(points[:, :2])
     ]
-    return _figure(f'<svg width="240" height="240">{"".join(dots)}</svg>', "The spheres, seen along their third axis.")
+    return figure(f'<svg width="240" height="240">{"".join(dots)}</svg>', "The spheres, seen along their third axis.")
 
 
 def _flat(data: Mapping[str, FloatArray]) -> str:
     captions = {"dark": "Dark counts.", "gain": "Gain.", "bad": "Bad pixels, white."}
-    return "".join(_figure(_image(np.asarray(data[name])), text) for name, text in captions.items())
+    return "".join(figure(_image(np.asarray(data[name])), text) for name, text in captions.items())
 
 
 def _beads(data: Mapping[str, Array]) -> str:
@@ -250,9 +194,7 @@ def _beads(data: Mapping[str, Array]) -> str:
     for at, off in zip(data["found_px"], data["off_px"], strict=True):
         cv2.drawMarker(shown, place(at), (90, 200, 60), cv2.MARKER_CROSS, 9, 1, cv2.LINE_AA)
         cv2.line(shown, place(at), place(at + off * _LONGER), (60, 60, 230), 1, cv2.LINE_AA)
-    return _figure(
-        _encoded(shown), "Beads found (green), where they must be (yellow), residuals 40 times longer (red)."
-    )
+    return figure(embedded(shown), "Beads found (green), where they must be (yellow), residuals 40 times longer (red).")
 
 
 def _image(picture: FloatArray) -> str:
@@ -261,12 +203,7 @@ def _image(picture: FloatArray) -> str:
         low, high = float(picture.min()), max(float(picture.max()), float(picture.min()) + 1)
     grey = np.clip((picture - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     share = min(1.0, 320 / max(grey.shape))
-    return _encoded(cv2.resize(grey, None, fx=share, fy=share, interpolation=cv2.INTER_AREA))
-
-
-def _encoded(picture: Array) -> str:
-    _, data = cv2.imencode(".png", picture)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.tobytes()).decode()}">'
+    return embedded(cv2.resize(grey, None, fx=share, fy=share, interpolation=cv2.INTER_AREA))
 
 
 _DRAWN: dict[str, Callable[[Any], str]] = {

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import platformdirs
 import zmq
@@ -26,15 +25,16 @@ from zmq.auth.thread import ThreadAuthenticator
 from navnode import __version__, bus, calibrated, curve
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
-from navnode.devices import Consoles, Ingest, is_shown
+from navnode.devices import REPLAY_KEY, Consoles, Ingest, is_shown
 from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
 from navnode.pipeline import Pipeline
 from navnode.processes import may_take_loop_priority, say_ready, take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.worker import HEARTBEAT_S
-from navnode.recording import Recorder
-from navnode.registration import ImageRegistration, register_counts
+from navnode.recording.spans import Spans
+from navnode.recording.tape import Tape
+from navnode.registration.frames import FrameRegistration
 from navnode.types import (
     CommandResult,
     Input,
@@ -45,7 +45,6 @@ from navnode.types import (
     PatientPose,
     ReconstructionRequest,
     RegisteredFrame,
-    Registration,
     RegistrationDone,
     RegistrationRequest,
     Rejected,
@@ -58,7 +57,6 @@ from navnode.types import (
     VolumeReady,
     VolumeUpdate,
     WorkerState,
-    invalid,
 )
 from navnode.volumes import coarsened, resample
 
@@ -92,10 +90,12 @@ class Node:
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
         self._pipeline = Pipeline(config, volume)
-        self._ingest = Ingest(config, calibrated.detector(config, now_ns()))
+        self._ingest = Ingest(config, calibrated.detector(config, config.recording.replayed_ns or now_ns()))
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)
+        self._tape = Tape(config, volume)
+        self._spans = Spans()
         console = config.console
         self.server = Server(
             console.host,
@@ -103,6 +103,7 @@ class Node:
             self._from_console,
             self._console_left,
             commands=self._commands(),
+            tap=self._tape.arrived,
             tls=console.tls,
             insecure=console.insecure,
             max_rate_hz=console.max_rate_hz,
@@ -117,8 +118,6 @@ class Node:
         self._surface_asked = False
         self._pushing: set[Peer] = set()
         self._keys: ThreadAuthenticator | None = None
-        self._recorder: Recorder | None = None
-        self._ending: list[Recorder] = []
 
     async def start(self) -> None:
         """Listen.
@@ -127,7 +126,7 @@ class Node:
             ConfigError: the console port cannot be listened on.
         """
         if self._config.recording.file:
-            self._record_to(Path(self._config.recording.file))
+            self._tape.start(Path(self._config.recording.file))
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
@@ -178,21 +177,24 @@ class Node:
             on_message=self._from_wire,
             on_state=on_state,
             tls=source.tls,
+            tap=self._tape.arrived,
         )
 
     def _from_wire(self, message: Message, received_ns: int) -> None:
-        self._record(message, received_ns)
         self._take_in(message, received_ns, self._dispatch)
 
-    def _take_in(self, message: Message, received_ns: int, then: Callable[[Input], object]) -> None:
-        """Hand on what a message means; raw images are corrected in a thread of their own, in their order, so that
-        tools do not wait for them."""
+    def _take_in(self, message: Message, received_ns: int, then: Callable[[Input, int | None], object]) -> None:
+        """Hand on what a message means, and which arrival it was; raw images are corrected in a thread of their own,
+        in their order, so that tools do not wait for them."""
+        of = self._tape.arrivals
+        if REPLAY_KEY in message.metadata:  # and stays: what was found by it is not of now either
+            self._consoles.replay = True
         if not self._ingest.computes(message):
             if (taken := self._ingest(message, received_ns)) is not None:
-                then(taken)
+                then(taken, of)
             return
         if self._correcting >= _MOST_CORRECTING:
-            then(Rejected(message.device, "images come faster than they can be corrected", received_ns))
+            then(Rejected(message.device, "images come faster than they can be corrected", received_ns), None)
             return
         self._correcting += 1
 
@@ -202,31 +204,25 @@ class Node:
                 return
             if error := future.exception():
                 log.error("an image could not be corrected", exc_info=error)
-                then(Rejected(message.device, "the image could not be corrected", received_ns))
+                then(Rejected(message.device, "the image could not be corrected", received_ns), None)
             elif (taken := future.result()) is not None:
-                then(taken)
+                then(taken, of)
 
         loop = asyncio.get_running_loop()
         loop.run_in_executor(self._corrections, self._ingest, message, received_ns).add_done_callback(done)
 
     def _from_console(self, message: Message, peer: Peer, received_ns: int) -> None:
         """Frames and poses may also be pushed to the node's own server; who does is a source."""
-        self._record(message, received_ns)
 
-        def pushed(taken: Input) -> None:
+        def pushed(taken: Input, of: int | None) -> None:
             if peer not in self.server.peers:
                 return  # it left meanwhile, and what came from it is forgotten
             if peer not in self._pushing:
                 self._pushing.add(peer)
                 self._dispatch(SourceState(peer.address, True, "", received_ns))
-            self._dispatch(taken)
+            self._dispatch(taken, of)
 
         self._take_in(message, received_ns, pushed)
-
-    def _record(self, message: Message, received_ns: int) -> None:
-        """Before anything of it can be dropped."""
-        if self._recorder is not None:
-            self._recorder.take(message, received_ns)
 
     def _console_left(self, peer: Peer, why: str) -> None:
         if peer in self._pushing:
@@ -246,8 +242,6 @@ class Node:
         }
 
     def _operate(self, operation: Operation, tool: str) -> str:
-        if self._recorder is not None:
-            self._recorder.note("command", {"operation": operation.value, "tool": tool})
         outputs = self._dispatch(OperatorCommand(operation, tool, now_ns()))
         result = next(output for output in outputs if isinstance(output, CommandResult))
         if not result.done:
@@ -255,48 +249,28 @@ class Node:
         return result.text
 
     def _start_recording(self, parameters: Mapping[str, str]) -> str:
-        if self._recorder is not None and not self._recorder.failed:
-            raise CommandError(f"a recording is under way: {self._recorder.path}")
+        if self._tape.path is not None:
+            raise CommandError(f"a recording is under way: {self._tape.path}")
         name = parameters.get("OutputFilename", "").removesuffix(".mcap") or time.strftime("session-%Y%m%d-%H%M%S")
         if not re.fullmatch(r"[\w-]{1,64}", name):
             raise CommandError("OutputFilename must be 1 to 64 letters, digits, - or _")
         folder = Path(self._config.recording.folder or platformdirs.user_data_dir("navnode"))
-        try:
-            self._record_to(folder / f"{name}.mcap")
-        except RecordingError as error:
-            raise CommandError(str(error)) from error
+        self._tape.start(folder / f"{name}.mcap")  # the loop waits for no disk: what goes wrong is told by the state
         return f"recording to {folder / name}.mcap"
 
-    def _record_to(self, path: Path) -> None:
-        about = {"version": __version__, "configuration": msgspec.json.encode(self._config).decode()}
-        self._recorder = Recorder(path, about)
-
     def _stop_recording(self, _: Mapping[str, str]) -> str:
-        if self._recorder is None:
-            raise CommandError("no recording is under way")
-        recorder, self._recorder = self._recorder, None
-        self._ending = [other for other in self._ending if not other.ended] + [recorder]
         try:
-            return recorder.end()  # the loop waits for no disk
+            return self._tape.stop()
         except RecordingError as error:
             raise CommandError(str(error)) from error
 
     def _close_recordings(self) -> None:
         """At the end of the node; what cannot be written is told, and keeps it from nothing."""
-        for recorder in [*self._ending, *([self._recorder] if self._recorder is not None else [])]:
-            try:
-                log.info("%s", recorder.stop())
-            except RecordingError as error:
-                log.error("%s", error)
-
-    def _told_of_recording(self) -> str:
-        recorder = self._recorder
-        if recorder is None:
-            return ""
-        if recorder.failed:
-            return f"FAILED: {recorder.failed}"
-        lost = f", {recorder.lost} lost" if recorder.lost else ""
-        return f"{recorder.path.name}: {recorder.messages} messages{lost}"
+        try:
+            for line in self._tape.close():
+                log.info("%s", line)
+        except RecordingError as error:
+            log.error("%s", error)
 
     async def _tick(self) -> None:
         """What needs no more than 20 ms of promptness: time itself, the worker, new displays."""
@@ -347,10 +321,15 @@ class Node:
 
     # --- step ------------------------------------------------------------------------------------
 
-    def _dispatch(self, message: Input) -> list[Output]:
+    def _dispatch(self, message: Input, of: int | None = None) -> list[Output]:
+        self._tape.stepped(message, of)
+        began_ns = now_ns()
         outputs = self._pipeline.step(message)
         for output in outputs:
+            self._tape.emitted(output)
             self._emit(output)
+        if spans := self._spans.told(message, outputs, began_ns, self._registrations.began_ns, now_ns()):
+            self._tape.note("spans", spans)
         return outputs
 
     def _emit(self, output: Output) -> None:
@@ -414,7 +393,7 @@ class Node:
         figures["consoles"] = len(self.server.peers)
         dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
         rounded = {name: round(float(value), 3) for name, value in figures.items()}
-        return replace(state, extra=rounded, dropped=dropped, recording=self._told_of_recording())
+        return replace(state, extra=rounded, dropped=dropped, recording=self._tape.told, replay=self._consoles.replay)
 
 
 class _Latencies:
@@ -441,12 +420,10 @@ class _RegistrationThread:
     """Registers one frame at a time; kernels release the GIL, so the loop goes on meanwhile."""
 
     def __init__(self, config: Config, volume: Volume | None, pipeline: Pipeline) -> None:
-        self._carm = config.carm.geometry
-        self._pivot_mm = config.carm.source_to_isocentre_mm
-        self._threads = config.registration.threads or None
         self._requests: queue.SimpleQueue[tuple[RegistrationRequest, Volume | None]] = queue.SimpleQueue()
-        self._registration = ImageRegistration(volume, self._threads) if volume is not None else None
-        self._volume_id = pipeline.volume_id
+        self._frames = FrameRegistration(config, volume, pipeline.volume_id)
+        self.began_ns = 0
+        """When the last frame's registration began."""
 
     def start(self, done: Any) -> None:
         self._done = done
@@ -460,40 +437,10 @@ class _RegistrationThread:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REGISTRATION_NICE)
         while True:
             request, volume = self._requests.get()
-            found = self._register(request, volume)
+            self.began_ns = now_ns()
+            found = self._frames.register(request, volume)
             self._done(RegistrationDone(request, found, now_ns()))
-            self._prepare(found)
-
-    def _prepare(self, found: Registration) -> None:
-        """For the next frame, after every one: what is computed does not depend on whether another waits already."""
-        if not found.validity.usable or self._registration is None:
-            return
-        try:
-            self._registration.prepare(found.volume_from_carm, self._pivot_mm)
-        except Exception:  # the next frame will choose for itself
-            log.exception("pixels could not be chosen ahead")
-
-    def _register(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
-        start, frame = request.start_volume_from_carm, request.frame
-        try:
-            if request.volume_id != self._volume_id or self._registration is None:
-                assert volume is not None
-                self._registration = ImageRegistration(volume, self._threads)
-                self._volume_id = request.volume_id
-            return register_counts(
-                self._registration,
-                frame.counts,
-                self._carm,
-                start,
-                self._pivot_mm,
-                request.effort,
-                frame.timestamp_ns,
-                sparse_volume=request.sparse_volume,
-            )
-        except Exception as error:  # whatever it was, it was this frame
-            log.exception("frame %d could not be registered", frame.sequence)
-            verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
-            return Registration(start, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._pivot_mm, 0, 0.0)
+            self._frames.prepare(found)
 
 
 async def serve(node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -56,6 +57,31 @@ def applied(config: Config, now_ns: int) -> Config:
         calibration=calibration,
         registration=registration,
         tools=tuple(_tool(tool, now_ns) for tool in config.tools),
+    )
+
+
+_FILES = ("carm", "flex", "handeye", "latency", "flatfield", "patient")
+
+
+def files(config: Config) -> dict[str, str]:
+    """The calibrations that a configuration names: key -> path."""
+    given = {key: getattr(config.calibration, key) for key in _FILES}
+    for tool in config.tools:
+        given |= {f"{tool.name}.pivot": tool.pivot, f"{tool.name}.spin": tool.spin}
+    return {key: path for key, path in given.items() if path}
+
+
+def with_files(config: Config, paths: Mapping[str, str]) -> Config:
+    """The same configuration with its calibrations elsewhere; keys as of :func:`files`, those that are missing are
+    named no more."""
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        calibration=replace(config.calibration, **{key: paths.get(key, "") for key in _FILES}),
+        tools=tuple(
+            replace(tool, pivot=paths.get(f"{tool.name}.pivot", ""), spin=paths.get(f"{tool.name}.spin", ""))
+            for tool in config.tools
+        ),
     )
 
 

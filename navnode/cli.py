@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,16 +18,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from navnode import __version__, calibrated, config, curve, terminal
+from navnode import __version__, calibrated, config, curve, sessions
 from navnode.clock import now_ns
-from navnode.config import Config, SimulatorSection
+from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
+from navnode.live import run_supervised, tell
+from navnode.options import Ct, Json, Record, Threads, messages, percent, print_json
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
-from navnode.projector import backend_name
 from navnode.reconstruction import Method
 from navnode.reconstruction.methods import engine_name
-from navnode.supervisor import Supervisor, read_config, read_simulator, wait_while
-from navnode.types import Effort, NodeState
+from navnode.supervisor import read_config, read_room
+from navnode.types import Effort
 
 app = typer.Typer(
     name="navnode",
@@ -41,18 +39,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
-Ct = Annotated[
-    str | None,
-    typer.Option("--ct", metavar="FILE", help="A CT that SimpleITK reads, a DICOM folder, 'sample' or 'procedural'."),
-]
-Record = Annotated[
-    Path | None, typer.Option("--record", metavar="FILE.mcap", help="Record what comes in, from the start.")
-]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")]
-
-messages = Console(stderr=True)
 
 
 def main() -> None:
@@ -73,11 +59,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def print_json(document: object) -> None:
-    """``--json``: exactly one document on standard output."""
-    print(json.dumps(document))  # noqa: T201 - it is what standard output is for
 
 
 class _ToTerminal(logging.Handler):
@@ -129,7 +110,7 @@ def demo(
     # Rendering happens here, where its progress can be seen; the processes find it done.
     prepared = room.prepare(simulator, messages, threads)
     report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
-    _tell(report, as_json, seconds)
+    tell(report, as_json, seconds)
 
 
 @app.command(epilog="Example:  navnode simulate --port 18945 --ct chest.nii.gz")
@@ -187,40 +168,6 @@ def simulate(
         print_json({"port": port, "frames": simulated.frames_sent if simulated else 0, "seconds": seconds})
 
 
-@app.command(epilog="Example:  navnode record --source 127.0.0.1:18945 --out session.mcap")
-def record(
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.mcap", help="Must not exist.")],
-    source: Annotated[str, typer.Option("--source", metavar="HOST:PORT", help="An OpenIGTLink server.")] = (
-        "127.0.0.1:18944"
-    ),
-    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop by itself.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Record what a server sends, as it comes, until Ctrl-C."""
-    from navnode.igtl import Client
-    from navnode.recording import Recorder
-
-    host, colon, port = source.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--source {source}: HOST:PORT")
-    recorder = Recorder(out, {"navnode": __version__, "source": source})
-
-    async def listen() -> None:
-        messages.print(f"Recording {source} to {out}; Ctrl-C ends it.", markup=False, highlight=False)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(Client(host, int(port), recorder.take).run(), seconds)
-
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(listen())
-    finally:
-        told = recorder.stop()
-    if as_json:
-        print_json({"out": str(out), "messages": recorder.messages, "lost": recorder.lost})
-    else:
-        messages.print(told, markup=False, highlight=False)
-
-
 @app.command(epilog="Example:  navnode run launch/demo.toml")
 def run(
     configuration: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Such as those in launch/.")],
@@ -246,7 +193,7 @@ def run(
 
         ct = str(resolve_ct(loaded.volume.ct, messages))
         loaded = msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=ct))
-    _tell(run_supervised(loaded, None, seconds, as_json, None), as_json, seconds)
+    tell(run_supervised(loaded, None, seconds, as_json, None), as_json, seconds)
 
 
 @app.command(epilog="Example:  navnode worker launch/gpu-worker.toml   (on the machine with the GPU)")
@@ -325,7 +272,7 @@ def project_command(
     """Render the views' X-ray images of a CT."""
     from navnode import offline
 
-    with _percent("Rendering") as progress:
+    with percent("Rendering") as progress:
         report = offline.project(volume, views, out, i0, threads, progress)
     _tell_offline(report, as_json, f"{len(report['images'])} images in {out}")
 
@@ -355,7 +302,7 @@ def register_command(
     if joint and track:
         raise ConfigError("--joint and --track exclude each other")
     effort = Effort.SEARCH if search else Effort.FIND
-    with _percent("Registering") as progress:
+    with percent("Registering") as progress:
         report = offline.register(
             volume, views, effort=effort, joint=joint, track=track, landmarks=landmarks, threads=threads,
             progress=progress,
@@ -416,7 +363,7 @@ def reconstruct_command(
     """A volume from views with poses."""
     from navnode import offline
 
-    with _percent("Reconstructing") as progress:
+    with percent("Reconstructing") as progress:
         report = offline.reconstruct_views(
             views, out, size=size, spacing_mm=spacing_mm, center_mm=center_mm, method=method, model=model,
             mesh=mesh, uncertainty=uncertainty, prior=prior, prior_map=prior_map, dicom=dicom,
@@ -463,15 +410,6 @@ def train(
             ),
         )  # fmt: skip
     _tell_offline(report, as_json, f"{report['model']}: {report['steps']} steps")
-
-
-@contextlib.contextmanager
-def _percent(what: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar on a terminal, gone when all is done; called with the share that is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
-        task = progress.add_task(what, total=1.0)
-        yield lambda share: progress.update(task, completed=share)
 
 
 def _tell_offline(report: dict[str, Any], as_json: bool, line: str) -> None:
@@ -641,7 +579,7 @@ def bench_registration(
     from navnode.simulation.sample_ct import resolve_ct
 
     paths = [resolve_ct(given, messages) for given in ct or ["sample", "procedural"]]
-    with _percent("Registering") as progress:
+    with percent("Registering") as progress:
         measured = registration.run(paths, cases, threads or None, seed, progress)
     figures = registration.summary(measured)
     if out is not None:
@@ -696,7 +634,7 @@ def bench_reconstruction(
     from navnode.simulation.sample_ct import resolve_ct
 
     paths = [resolve_ct(given, messages) for given in ct or ["sample", "procedural"]]
-    with _percent("Reconstructing") as progress:
+    with percent("Reconstructing") as progress:
         report = reconstruction.run(
             paths, model=model, peers=peers, counts=views or reconstruction.COUNTS, picture=out,
             threads=threads or default_threads(), seed=seed, progress=progress,
@@ -746,8 +684,8 @@ def process(name: str, folder: Path, parent: int) -> None:
         from navnode.display.server import run_display
 
         asyncio.run(run_display(loaded, output_address(folder)))
-    elif name == "simulator":
-        _run_simulator(read_simulator(folder))
+    elif name in ("simulator", "player"):
+        _run_room(read_room(folder))
     else:
         raise ConfigError(f"there is no process {name!r}")
 
@@ -761,7 +699,12 @@ def _run_node(loaded: Config, folder: Path) -> None:
     asyncio.run(serve(Node(loaded, volume, worker_address(folder), output_address(folder))))
 
 
-def _run_simulator(settings: SimulatorSection) -> None:
+def _run_room(settings: SimulatorSection | PlayerSection) -> None:
+    if isinstance(settings, PlayerSection):
+        from navnode.recording.player import play
+
+        asyncio.run(play(settings, lambda port: say_ready(str(port))))
+        return
     from navnode.simulation import room
 
     async def serve() -> None:
@@ -771,35 +714,6 @@ def _run_simulator(settings: SimulatorSection) -> None:
         await simulated.run()
 
     asyncio.run(serve())
-
-
-def run_supervised(
-    loaded: Config, simulator: SimulatorSection | None, seconds: float | None, quiet: bool, scenario: Any
-) -> dict[str, Any]:
-    """Run the processes with the live table; the figures of INTERFACES.md when there is a truth to score by."""
-    screen = terminal.Screen(messages, "navnode demo" if simulator else "navnode")
-    states: list[NodeState | None] = [None]
-
-    def on_state(state: NodeState | None) -> None:
-        states[0] = state or states[0]
-        screen.update(state)
-
-    with Supervisor(loaded, simulator, screen.announce) as supervisor:
-        if not quiet:
-            messages.print(terminal.NOTICE, style="bold")
-        with messages.status("Starting: the CT is read and prepared for registration …"):
-            supervisor.start()
-        _print_addresses(loaded)
-        scorer = _scorer(loaded, scenario) if simulator else None
-        listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
-        began_s = time.monotonic()
-        with listening, screen.shown():
-            wait_while(supervisor, on_state, seconds)
-        elapsed_s = time.monotonic() - began_s
-        restarts = supervisor.restarts()
-    if states[0] is None:
-        raise NavError("the node never said how it is")
-    return _report(scorer, states[0], elapsed_s, restarts)
 
 
 def _recorded(loaded: Config, record: Path | None) -> Config:
@@ -863,60 +777,7 @@ def _demo_config(
     return config.convert(msgspec.to_builtins(demo), Config, "arguments")  # checked as a whole: ports, say
 
 
-def _scorer(loaded: Config, scenario: Any) -> Any:
-    from navnode.simulation.score import Scorer
-
-    return Scorer(scenario, with_ct=bool(loaded.volume.ct))
-
-
-def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Where the node and the virtual room serve."""
-    return (loaded.console.host, loaded.console.port), (loaded.sources[0].host, loaded.sources[0].port)
-
-
-def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str, int]) -> dict[str, Any]:
-    def latency(name: str) -> dict[str, float | None]:
-        return {part: state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max")}
-
-    frames = scorer.frames if scorer else state.frames_registered
-    return {
-        "frames": frames,
-        "fps": round(frames / elapsed_s, 2),
-        "latency_ms": latency("latency"),
-        "overlay_latency_ms": latency("overlay_latency"),
-        **(scorer.report() if scorer else {}),
-        "volumes": state.volumes,
-        "dropped": state.dropped,
-        "status_counts": state.status_counts,
-        "dose": asdict(state.dose),
-        "backend": {"projector": backend_name(), "reconstruction": engine_name()},
-        "restarts": restarts,
-        "seconds": round(elapsed_s, 2),
-    }
-
-
-def _print_addresses(loaded: Config) -> None:
-    if loaded.display.enabled:
-        messages.print(f"Page:     [link]http://{loaded.display.host}:{loaded.display.port}/[/link]", highlight=False)
-    messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
-
-
-def _tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
-    """The figures at the end: one JSON document, or a table when a time was given."""
-    if as_json:
-        print_json(report)
-    elif seconds is not None:
-        _print_report(report)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    table = Table.grid(padding=(0, 2))
-    for key, value in report.items():
-        shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(f"[bold]{key}[/]", shown)
-    Console().print(table)
-
-
+app.add_typer(sessions.app)
 for _found in entry_points(
     group="navnode.commands"
 ):  # calibration's, which imports navnode and not the other way round

@@ -272,6 +272,12 @@ class RecordingSection(_Section, frozen=True):
     """Where StartRecording puts its files; empty: the user's data folder."""
     file: str = ""
     """Record from the start, into this file."""
+    keep_last_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 0.0
+    """So many seconds are kept (512 MB at most), and a recording that is started begins with them."""
+    max_file_mb: Annotated[int, msgspec.Meta(ge=16)] = 4096
+    """A session that grows larger goes on in a further file."""
+    replayed_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """When the session that is replayed was recorded, ns since 1970: its calibrations are judged as of then."""
 
 
 class DoseSection(_Section, frozen=True):
@@ -303,6 +309,28 @@ class SimulatorSection(_Section, frozen=True):
             raise ValueError("size_px must be 256, 512 or 1024")
         if not 1 <= self.frame_rate_hz <= 30:
             raise ValueError("frame_rate_hz must be 1 to 30")
+
+
+class PlayerSection(_Section, frozen=True):
+    """A recorded session that is served again (``navnode replay``)."""
+
+    file: str
+    port: Port = 18945
+    host: str = "127.0.0.1"
+    rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    """Times as fast as it was."""
+    loop: bool = False
+    start_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    duration_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    topics: tuple[str, ...] = ()
+    """Patterns such as ``in/IMAGE/*``; none: everything that came in."""
+    original_stamps: bool = False
+    """Time stamps as they were, in place of as if it happened now."""
+    paused: bool = False
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        _check_address(self.host, self.insecure)
 
 
 class WorkerConfig(_Section, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 
 from navnode import geometry as g
@@ -48,6 +49,8 @@ DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
 _HIGHEST_GY_CM2 = 100.0
 """No single image gives more."""
 
+REPLAY_KEY = "Replay"
+"""In the metadata of whatever comes from a recording, and of what is made of it: it is not happening now."""
 ANGLE_KEYS = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
 """Metadata of an X-ray: the C-arm's orbital and angular position in degrees, by DICOM's names (PS3.6, 0018,1510 and
 1511), as its scales say when it is calibrated, too."""
@@ -159,10 +162,18 @@ class Consoles:
     def __init__(self, names: OutputsSection) -> None:
         self._names = names
         self._tools: dict[str, ToolPose] = {}
+        self.replay = False
+        """Whether what leaves is made of a recording, and says so."""
 
     def __call__(self, output: Output) -> list[Message]:
         """Messages to publish. INVALID transforms leave with identity and TransformStatus INVALID; whoever
         publishes must not send them to clients that cannot see that status (header version 1)."""
+        messages = self._messages(output)
+        if not self.replay:
+            return messages
+        return [msgspec.structs.replace(m, metadata={**m.metadata, REPLAY_KEY: "true"}) for m in messages]
+
+    def _messages(self, output: Output) -> list[Message]:
         match output:
             case ToolPose():
                 return self._tool(output)
@@ -260,6 +271,7 @@ class Consoles:
     def _status(self, state: NodeState) -> StatusMessage:
         ok = state.registration.status is not Status.INVALID
         text = f"{state.registration.status.value} {state.registration.reason}".strip()
+        text = f"REPLAY {text}" if self.replay else text
         return StatusMessage(
             device=self._names.status,
             timestamp_ns=state.now_ns,

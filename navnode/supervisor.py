@@ -21,7 +21,7 @@ import msgspec
 import zmq
 
 from navnode import bus
-from navnode.config import Config, SimulatorSection
+from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError, NavError, PeerError
 from navnode.processes import LOG_PREFIX, READY, output_address
 from navnode.types import NodeState
@@ -51,17 +51,17 @@ class Supervisor:
 
     Args:
         config: what the node is told.
-        simulator: also start a virtual operating room.
+        room: also start what serves X-rays and poses: a virtual operating room, or the player of a session.
         announce: told one line when a process dies or returns, and what the processes warn of.
     """
 
     def __init__(
         self,
         config: Config,
-        simulator: SimulatorSection | None,
+        room: SimulatorSection | PlayerSection | None,
         announce: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.config, self._simulator, self._announce = config, simulator, announce
+        self.config, self._room, self._announce = config, room, announce
         self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
@@ -72,8 +72,8 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         (self.folder / "config.json").write_bytes(msgspec.json.encode(self.config))
-        if self._simulator is not None:
-            (self.folder / "simulator.json").write_bytes(msgspec.json.encode(self._simulator))
+        if self._room is not None:
+            (self.folder / f"{_room_name(self._room)}.json").write_bytes(msgspec.json.encode(self._room))
         return self
 
     def __exit__(
@@ -88,7 +88,7 @@ class Supervisor:
             ConfigError: a process refused its configuration, or a port is in use.
             NavError: a process failed to start; the line says which and why.
         """
-        names = ["simulator"] if self._simulator is not None else []
+        names = [_room_name(self._room)] if self._room is not None else []
         names += ["worker"] if self.config.reconstruction.remote is None else []
         names += ["node"]
         names += ["display"] if self.config.display.enabled else []
@@ -225,8 +225,16 @@ def read_config(folder: Path) -> Config:
     return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
 
 
-def read_simulator(folder: Path) -> SimulatorSection:
+def read_room(folder: Path) -> SimulatorSection | PlayerSection:
+    """What the room's process is told."""
+    player = folder / "player.json"
+    if player.exists():
+        return msgspec.json.decode(player.read_bytes(), type=PlayerSection)
     return msgspec.json.decode((folder / "simulator.json").read_bytes(), type=SimulatorSection)
+
+
+def _room_name(room: SimulatorSection | PlayerSection) -> str:
+    return "player" if isinstance(room, PlayerSection) else "simulator"
 
 
 def _read_ready(child: _Child) -> None:
@@ -242,9 +250,14 @@ def _exit_text(code: int | None) -> str:
     return f"exit {code}"
 
 
-def wait_while(supervisor: Supervisor, on_state: Callable[[NodeState | None], Any], seconds: float | None) -> None:
-    """Watch the processes until ``seconds`` are over, or for ever."""
+def wait_while(
+    supervisor: Supervisor,
+    on_state: Callable[[NodeState | None], Any],
+    seconds: float | None,
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Watch the processes until ``seconds`` are over, or it is over, or for ever."""
     deadline = None if seconds is None else time.monotonic() + seconds
-    while deadline is None or time.monotonic() < deadline:
+    while not over() and (deadline is None or time.monotonic() < deadline):
         on_state(supervisor.watch())
         time.sleep(0.1)

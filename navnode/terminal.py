@@ -58,7 +58,7 @@ class Screen:
 def line_of(state: NodeState) -> str:
     """A state in one line."""
     extra = state.extra
-    return (
+    return ("REPLAY | " if state.replay else "") + (
         f"registration {state.registration.status.value} | {state.frame_rate_hz:.1f} frames/s | "
         f"latency p50 {extra.get('latency_p50_ms', 0):.0f} p99 {extra.get('latency_p99_ms', 0):.0f} ms | "
         f"overlay p99 {extra.get('overlay_latency_p99_ms', 0):.1f} ms | "
@@ -96,6 +96,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     if state.recording:
         table.add_row("Recording", Text(state.recording, "red" if state.recording.startswith("FAILED") else ""))
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]
+    title = f"[bold reverse] REPLAY [/] {title}" if state.replay else title
     return Panel(Group(table, *notes), title=title, subtitle=NOTICE)
 
 

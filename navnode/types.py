@@ -422,6 +422,8 @@ class NodeState:
     """The one that the slices follow."""
     recording: str = ""
     """Of the session under way: where and how much, or why it failed; '' when there is none."""
+    replay: bool = False
+    """Whether what is shown comes from a recording."""
     dose: Dose = Dose(0, 0, 0.0, None, None)
     extra: dict[str, float] = field(default_factory=dict)
 

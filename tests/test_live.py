@@ -179,7 +179,8 @@ def test_a_console_commands_the_node(live):
     until(whole, supervisor, 10)
     topics = [entry.topic for entry in entries]
     assert topics.count("in/TRANSFORM/DrillToTracker") > 50 and topics.count("in/IMAGE/XRay") > 5
-    noted = [entry.content["operation"] for entry in entries if entry.topic == "node/command"]
+    steps = [entry.content for entry in entries if entry.topic == "step"]
+    noted = [step["operation"] for step in steps if step["kind"] == "OperatorCommand"]
     assert noted == ["RegistrationReject", "TakeView"]
 
 

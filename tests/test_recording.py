@@ -46,8 +46,8 @@ def test_a_recording_never_replaces_another(tmp_path):
 def test_a_stalled_disk_costs_messages_and_says_so_but_no_time(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "_MAX_QUEUED", 50)
     go = threading.Event()
-    write = writer.Recorder._write_all
-    monkeypatch.setattr(writer.Recorder, "_write_all", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    write = writer.Recorder._write_part
+    monkeypatch.setattr(writer.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(200):
         recorder.take(message(k), k)
@@ -64,8 +64,8 @@ def test_a_stalled_disk_costs_messages_and_says_so_but_no_time(tmp_path, monkeyp
 
 def test_ending_waits_for_no_disk(tmp_path, monkeypatch):
     go = threading.Event()
-    write = writer.Recorder._write_all
-    monkeypatch.setattr(writer.Recorder, "_write_all", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    write = writer.Recorder._write_part
+    monkeypatch.setattr(writer.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(10):
         recorder.take(message(k), k)
@@ -85,13 +85,13 @@ def test_a_full_disk_is_told_and_ends_the_recording_only():
 
         parent = Path("/tmp")
 
-        def open(self, mode):
+        def open(self, mode, buffering):
             return Path("/dev/full").open("wb", buffering=0)
 
         def __str__(self):
             return "full.mcap"
 
-    recorder.__init__(Full(), {})
+    recorder.__init__(Full(), {}, wait=False)
     for k in range(200):
         recorder.take(String(device="S", text="x" * 60_000), k)
     with pytest.raises(RecordingError, match="cannot be written"):
@@ -103,7 +103,7 @@ def test_damage_is_told_after_what_is_whole(tmp_path):
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(3_000):
         recorder.take(String(device="S", text="x" * 2_000), k)
-        while recorder._waiting > 1_000:
+        while recorder.waiting > 1_000:
             pass
     recorder.stop()
     data = (tmp_path / "a.mcap").read_bytes()

@@ -8,7 +8,8 @@
 from navnode.errors import LocalError, PeerError, WireError
 from navnode.igtl.blocking import BlockingClient, BlockingServer
 from navnode.igtl.client import Client
-from navnode.igtl.framing import Framer
+from navnode.igtl.connection import Tap
+from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import (
     Attribute,
     Bind,
@@ -85,6 +86,7 @@ __all__ = [
     "QuaternionElement",
     "QuaternionTrackingData",
     "Raw",
+    "RawBytes",
     "Ready",
     "Sensor",
     "Server",
@@ -92,6 +94,7 @@ __all__ = [
     "StatusMessage",
     "Stop",
     "String",
+    "Tap",
     "TrackedElement",
     "TrackingData",
     "Trajectory",

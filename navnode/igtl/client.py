@@ -12,7 +12,7 @@ from types import TracebackType
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
-from navnode.igtl.connection import CHECK_EVERY_S, Connection
+from navnode.igtl.connection import CHECK_EVERY_S, Connection, Tap
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
 from navnode.tls import Tls
 
@@ -38,6 +38,7 @@ class Client:
         silence_s: a server that sends nothing for this long is given up and connected to again.
         tls: encrypt, and show this certificate.
         version: header version to speak from the start; a server answers in it.
+        tap: hears every message first, with its bytes.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Client:
         *,
         tls: Tls | None = None,
         version: int = 2,
+        tap: Tap | None = None,
     ) -> None:
         self.host, self.port = host, port
         self._on_message, self._on_state = on_message or self._keep, on_state
         self._silence_ns = silence_s * NS_PER_S
-        self._tls, self._version = tls, version
+        self._tls, self._version, self._tap = tls, version, tap
         self._context = tls.client_context() if tls else None
         self._connection: Connection | None = None
         self._heard_ns = 0
@@ -173,7 +175,7 @@ class Client:
         """One connection from start to end; why it ended."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
-        connection = Connection(self._heard, lambda why: None if ended.done() else ended.set_result(why))
+        connection = Connection(self._heard, lambda why: None if ended.done() else ended.set_result(why), tap=self._tap)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._context)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import LocalError, PeerError
-from navnode.igtl.framing import Framer
+from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.wire import encode
 
@@ -47,6 +47,10 @@ LEFT, GONE = "it closed the connection", "it went away"
 _RETRANSMITS, _PROBES_UNANSWERED = 2, 3
 
 
+Tap = Callable[[Message, RawBytes, int], None]
+"""Called with every message that came, its bytes, and when its last one came, before anything is done with it."""
+
+
 class Connection(asyncio.BufferedProtocol):
     """A peer.
 
@@ -55,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         on_lost: called once, with why the connection ended.
         max_rate_hz: no device is sent to this peer more often; 0: no limit.
         max_messages_per_s: a peer that sends more is read more slowly.
+        tap: hears everything first.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         *,
         max_rate_hz: float = 0.0,
         max_messages_per_s: float = MAX_MESSAGES_PER_S,
+        tap: Tap | None = None,
     ) -> None:
         self.version = 1
         """Header version to speak: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
@@ -72,7 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         """Messages that a newer one of their device replaced before the peer could take them."""
         self.intervals_ns: dict[str, int] = {}
         """Shortest time between two messages of one device, by type."""
-        self._on_message, self._on_lost = on_message, on_lost
+        self._on_message, self._on_lost, self._tap = on_message, on_lost, tap
         self._interval_ns = round(NS_PER_S / max_rate_hz) if max_rate_hz else 0
         self._rate = _Rate(max_messages_per_s)
         self._framer = Framer()
@@ -107,7 +113,9 @@ class Connection(asyncio.BufferedProtocol):
         self._heard_ns = received_ns
         try:
             messages = self._framer.received(nbytes)
-            for message in messages:
+            for message, raw in zip(messages, self._framer.raw, strict=True):
+                if self._tap is not None:
+                    self._tap(message, raw, received_ns)
                 if message.version > self.version:
                     self.version = message.version
                     self.version_risen()

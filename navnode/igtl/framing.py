@@ -19,6 +19,10 @@ _FIRST_ALLOCATION_BYTES = 1 << 23
 """Larger bodies get memory only as their bytes really come."""
 
 
+RawBytes = tuple[bytes, memoryview]
+"""A message as it came: header and body."""
+
+
 class Framer:
     """Feed it bytes, take whole messages; or let it say where the next bytes shall go.
 
@@ -29,12 +33,15 @@ class Framer:
         self._inbox = memoryview(bytearray(_INBOX_BYTES))
         self._begin = self._end = 0  # what is in the inbox and not taken yet
         self._header: Header | None = None
+        self._head = b""
         self._body: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None  # a large one, partly filled
         self._filled = 0
         self.failed: PeerError | None = None
         """Why nothing can be received any more."""
         self.received_bytes = 0
         """Taken from the stream so far, whole messages only."""
+        self.raw: list[RawBytes] = []
+        """Header and body of the messages that were returned last, as they came."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The messages that these bytes complete.
@@ -86,6 +93,7 @@ class Framer:
                 returned, and :attr:`failed` is what will be raised from now on.
         """
         messages: list[Message] = []
+        self.raw = []
         try:
             self._receive(size, messages)
         except PeerError as error:
@@ -115,8 +123,9 @@ class Framer:
         if self._header is None:
             if ready < HEADER_SIZE:
                 return False
+            self._head = bytes(self._inbox[self._begin : self._begin + HEADER_SIZE])
             try:
-                self._header = decode_header(self._inbox[self._begin : self._begin + HEADER_SIZE])
+                self._header = decode_header(self._head)
             except PeerError as error:
                 raise self._located(error) from error
             self._begin += HEADER_SIZE
@@ -146,6 +155,7 @@ class Framer:
             messages.append(decode_body(header, body))
         except PeerError as error:
             raise self._located(error) from error
+        self.raw.append((self._head, body))
         self._header = None
         self.received_bytes += HEADER_SIZE + header.body_size
 

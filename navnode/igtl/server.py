@@ -10,7 +10,7 @@ from types import MappingProxyType, TracebackType
 
 from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
-from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Connection, Key
+from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Connection, Key, Tap
 from navnode.igtl.contents import CODECS
 from navnode.igtl.messages import (
     Capability,
@@ -50,8 +50,10 @@ _ASKING = (Get, Start, Stop, ClientInfo, StatusMessage, Command, String)
 class Peer(Connection):
     """One connected client and what it asked for."""
 
-    def __init__(self, server: Server, max_rate_hz: float, max_messages_per_s: float) -> None:
-        super().__init__(self._heard, self._lost, max_rate_hz=max_rate_hz, max_messages_per_s=max_messages_per_s)
+    def __init__(self, server: Server, max_rate_hz: float, max_messages_per_s: float, tap: Tap | None) -> None:
+        super().__init__(
+            self._heard, self._lost, max_rate_hz=max_rate_hz, max_messages_per_s=max_messages_per_s, tap=tap
+        )
         self.wants = Wanted()
         self.stopped: set[str] = set()
         """Streams that the client ended with STP_."""
@@ -111,6 +113,7 @@ class Server:
         insecure: listen on an address that others can reach, without TLS.
         max_rate_hz: no device is sent to one client more often; 0: no limit.
         max_messages_per_s: a client that sends more is read more slowly.
+        tap: hears everything that clients send first, also what the server answers itself.
 
     Raises:
         ConfigError: the address can be reached by others, without TLS and without ``insecure``.
@@ -130,6 +133,7 @@ class Server:
         insecure: bool = False,
         max_rate_hz: float = 0.0,
         max_messages_per_s: float = MAX_MESSAGES_PER_S,
+        tap: Tap | None = None,
     ) -> None:
         if not (is_loopback(host) or tls or insecure):
             raise ConfigError(
@@ -141,7 +145,7 @@ class Server:
         self._answers_commands = commands is not None
         self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
-        self._limits = max_rate_hz, max_messages_per_s
+        self._limits = max_rate_hz, max_messages_per_s, tap
         self._devices: dict[Key, _Device] = {}
         self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None

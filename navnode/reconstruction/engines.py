@@ -304,6 +304,18 @@ def read_card(folder: Path) -> Card:
         raise ConfigError(f"{folder / CARD_FILE}: {error}") from error
 
 
+def card_hash(folder: Path = SHIPPED) -> str:
+    """SHA-256 of a model's card.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{folder}: no model ({error.strerror})") from error
+
+
 def write_card(folder: Path, card: Card) -> None:
     """Replace the card of a model folder.
 

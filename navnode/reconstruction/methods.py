@@ -271,6 +271,11 @@ def engine_name(method: Method = Method.AUTO) -> str:
     return described(method, engines.title(engine) if engine is not None else "no engine")
 
 
+def model_hash(method: Method = Method.AUTO) -> str:
+    """SHA-256 of the shipped model's card, which names its graphs by theirs; '' where the method uses none."""
+    return engines.card_hash() if chosen(method) is Method.LEARNED else ""
+
+
 def described(method: Method, engine: str) -> str:
     """A method and what it runs on, for people."""
     return f"learned ({engine})" if method is Method.LEARNED else f"{method.value.upper()} (classical)"

@@ -81,14 +81,24 @@ def _work(reconstructor: Reconstructor, jobs: SimpleQueue[Any], results: SimpleQ
         started = time.perf_counter()
         try:
             if isinstance(job, ReconstructionRequest):
-                results.put(_reconstruct(reconstructor, job, started))
+                results.put(answer(reconstructor, job))
             elif isinstance(job, bus.SurfaceRequest):
                 results.put(_surface(job, started))
-        except ComputeError as error:
-            results.put(_failed(job, started, str(error)))
         except Exception as error:  # the process stays for the next request
-            log.exception("a volume could not be computed")
+            log.exception("a surface could not be computed")
             results.put(_failed(job, started, f"it could not be computed ({type(error).__name__})"))
+
+
+def answer(reconstructor: Reconstructor, request: ReconstructionRequest) -> VolumeReady:
+    """A volume from the views of a request, or why there is none."""
+    started = time.perf_counter()
+    try:
+        return _reconstruct(reconstructor, request, started)
+    except ComputeError as error:
+        return _failed(request, started, str(error))
+    except Exception as error:
+        log.exception("a volume could not be computed")
+        return _failed(request, started, f"it could not be computed ({type(error).__name__})")
 
 
 def _surface(job: bus.SurfaceRequest, started: float) -> VolumeReady:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcap.exceptions import McapError
-from mcap.reader import NonSeekingReader
+import msgspec
 
 from navnode.errors import RecordingError, WireError
 from navnode.igtl import Message, decode
-from navnode.recording.writer import OPENIGTLINK
+from navnode.recording.container import Channel, Entry, File
+from navnode.recording.session import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, volume_of
+from navnode.recording.writer import part_path
+from navnode.types import VolumeReady
+
+Wanted = Callable[[Channel], bool]
 
 
 @dataclass(frozen=True)
@@ -23,32 +26,148 @@ class Recorded:
 
     topic: str
     time_ns: int
-    """Of arrival, node clock."""
-    content: Message | dict[str, Any]
-    """An OpenIGTLink message, or what the node noted."""
+    """Of arrival, or of what happened; node clock."""
+    content: Message | VolumeReady | dict[str, Any]
+    """An OpenIGTLink message, a volume, or a document."""
+    sequence: int = 0
+    """Which arrival, or which step it belongs to."""
+    raw: bytes | memoryview = b""
+    """As it is in the file."""
 
 
 class Recording:
-    """A session; iterate over it for its entries in the order in which they were written.
+    """A session, of one file or several; iterate over it for its entries in the order in which they were written.
 
     Raises, while iterating:
-        RecordingError: the file is none, or damaged there; what comes before the damage is given first.
+        RecordingError: the file is none, of a newer format, or damaged there; what comes before the damage is given
+            first.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._files: list[File] | None = None
 
     def __iter__(self) -> Iterator[Recorded]:
+        return self.entries()
+
+    def entries(self, wanted: Wanted = lambda channel: True, start_ns: int = 0) -> Iterator[Recorded]:
+        """The entries of the wanted channels, from a time on."""
+        for entry in self.raw(start_ns):
+            if entry.log_time_ns >= start_ns and wanted(entry.channel):
+                yield self.decoded(entry)
+
+    def raw(self, start_ns: int = 0) -> Iterator[Entry]:
+        """As :meth:`entries`, but undecoded, and from the chunk on that holds the time."""
+        for file in self.files:
+            for chunk in file.chunks[file.first_at(start_ns) if start_ns else 0 :]:
+                yield from file.entries(chunk)
+            if file.torn_at is not None:
+                what = "it was not finished" if file.torn_at == file.size else "it is torn"
+                raise RecordingError(
+                    f"{file.path}: damaged at byte {file.torn_at} of {file.size}: {what}; navnode recover repairs it"
+                )
+
+    def decoded(self, entry: Entry) -> Recorded:
+        """An entry's content.
+
+        Raises:
+            RecordingError: it cannot be read.
+        """
+        topic, encoding = entry.channel
+        content: Message | VolumeReady | dict[str, Any]
         try:
-            with self.path.open("rb") as file:
-                reader = NonSeekingReader(file, validate_crcs=True)
-                for _, channel, message in reader.iter_messages(log_time_order=False):
-                    content = (
-                        decode(message.data) if channel.message_encoding == OPENIGTLINK else json.loads(message.data)
-                    )
-                    yield Recorded(channel.topic, message.log_time, content)
-        except OSError as error:
-            raise RecordingError(f"{self.path}: cannot be read ({error.strerror})") from error
-        except (McapError, WireError, ValueError, struct.error) as error:
-            what = str(error) or type(error).__name__
-            raise RecordingError(f"{self.path}: damaged, or no recording ({what})") from error
+            if encoding == OPENIGTLINK:
+                content = decode(entry.data)
+            elif encoding == BUS:
+                content = volume_of(entry.data)
+            elif encoding == JSON:
+                content = msgspec.json.decode(entry.data)
+                if not isinstance(content, dict):
+                    raise ValueError("no JSON object")
+            else:
+                raise ValueError(f"encoding {encoding!r} is not known")
+        except (WireError, ValueError, msgspec.DecodeError) as error:
+            raise RecordingError(f"{self.path}: an entry of {topic} cannot be read ({error})") from error
+        return Recorded(topic, entry.log_time_ns, content, entry.sequence, entry.data)
+
+    # --- the session as a whole ---------------------------------------------------------------------------------------
+
+    @property
+    def files(self) -> list[File]:
+        """Its files, in their order.
+
+        Raises:
+            RecordingError: one cannot be read, or is of a newer format.
+        """
+        if self._files is None:
+            first = _opened(self.path)
+            self._files = [first]
+            session = first.metadata.get("navnode", {}).get("session")
+            number = int(first.metadata.get("navnode", {}).get("part", "0") or 0)
+            base = self.path if number == 0 else None
+            while base is not None and session and part_path(base, len(self._files)).exists():
+                following = _opened(part_path(base, len(self._files)))
+                if following.metadata.get("navnode", {}).get("session") != session:
+                    break
+                self._files.append(following)
+        return self._files
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the session says of itself."""
+        return self.files[0].metadata.get("navnode", {})
+
+    @property
+    def start_ns(self) -> int:
+        """Of the first entry; 0: there is none."""
+        return min((file.start_ns for file in self.files if file.chunks), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        """Of the last entry."""
+        return max((file.end_ns for file in self.files), default=0)
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def whole(self) -> bool:
+        """Whether every file was finished."""
+        return all(file.torn_at is None for file in self.files)
+
+    @property
+    def attachments(self) -> list[str]:
+        """Their names."""
+        return self.files[0].attachments
+
+    def attachment(self, name: str) -> bytes:
+        """A file that is in the session.
+
+        Raises:
+            RecordingError: there is no such file in it, or it is damaged.
+        """
+        return self.files[0].attachment(name)
+
+    def versions(self) -> dict[str, Any]:
+        """With what it was recorded; empty where it does not say."""
+        if VERSIONS not in self.attachments:
+            return {}
+        found = json.loads(self.attachment(VERSIONS))
+        return found if isinstance(found, dict) else {}
+
+    def close(self) -> None:
+        """No more reading."""
+        for file in self._files or ():
+            file.close()
+        self._files = None
+
+
+def _opened(path: Path) -> File:
+    file = File(path)
+    known = file.metadata.get("navnode", {}).get("format", "1")
+    if not known.isdigit() or int(known) > FORMAT:
+        file.close()
+        raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")
+    return file

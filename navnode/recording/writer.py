@@ -1,93 +1,139 @@
-"""Records a session beside the loop, never in its way.
+"""Records a session beside the loop, never in its way: the loop appends to a list, a thread writes.
 
-MCAP (https://mcap.dev) without compression, chunks of 1 MiB with checksums: after a crash at most the open chunk is
-lost. Channels:
-
-- ``in/<type>/<device>``: OpenIGTLink messages, byte by byte as received; log time is the arrival (node clock), publish
-  time the message's own stamp.
-- ``node/<what>``: JSON of what the node did, such as operator commands and gaps of the recording.
+What does not fit the queue because the disk stands still is lost, counted, and written as a gap when the disk goes on.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import logging
 import os
-import queue
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mcap.writer import CompressionType, Writer
-
 from navnode.clock import now_ns
 from navnode.errors import RecordingError
-from navnode.igtl import Message, encode
-from navnode.igtl.messages import held_bytes
+from navnode.igtl import Message, RawBytes, encode
+from navnode.recording.container import Channel, Parts, Writer
+from navnode.recording.session import FORMAT, arrival_channel, encoded, note_channel
 
 log = logging.getLogger(__name__)
 
-_MAX_QUEUED = 2_000
+_MAX_QUEUED = 60_000
 _MAX_QUEUED_BYTES = 1 << 28
 _SYNC_EVERY_S = 1.0
-_CHUNK_BYTES = 1 << 20
+_LOOK_EVERY_S = 0.02
+"""The writer looks for work at this pace: waking it for every pose would cost the loop more than the poses."""
 _STOP_TIMEOUT_S = 20.0
-OPENIGTLINK, JSON = "openigtlink", "json"
+MAX_FILE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class About:
+    """What a session says of itself."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    topic: str
-    content: Message | bytes
-    """A message is encoded in the writer's thread, to the very bytes that it came as; notes are JSON already."""
-    log_time: int
-    publish_time: int
+class Item:
+    """What is to be written."""
+
+    channel: Channel | None
+    """None: the content says it, once it is looked at."""
+    content: Parts | Callable[[], Iterable[tuple[Channel, Parts]]]
+    """The message's parts, or what makes them, in the writer's thread."""
+    log_time_ns: int
+    publish_time_ns: int
+    sequence: int
     size: int
+    """About how much memory waits with it."""
+
+
+def arrival(message: Message, raw: RawBytes | None, received_ns: int, sequence: int) -> Item:
+    """A message that came in; without its bytes they are made again."""
+    channel = arrival_channel(message.type, message.device)
+    if raw is None:
+        return Item(channel, (encode(message),), received_ns, message.timestamp_ns, sequence, 500)
+    size = 500 + len(raw[1])
+    return Item(channel, raw, received_ns, message.timestamp_ns, sequence, size)
+
+
+def noted(what: str, data: Mapping[str, Any], time_ns: int) -> Item:
+    """Something else that happened."""
+    return Item(note_channel(what), (encoded(data),), time_ns, time_ns, 0, 500)
 
 
 class Recorder:
     """A recording under way, from construction to :meth:`stop`.
 
     Args:
-        path: the file; must not exist.
-        about: versions, configuration: kept in the file as metadata.
+        path: the file; must not exist. It is made by the writer's thread: a disk that does not answer holds up nobody.
+        about: versions, configuration, attachments; a mapping is just metadata.
+        before: what happened before and was kept.
+        max_file_bytes: then a further file begins, ``<name>.001.mcap`` and so on.
+        wait: until the file is there; not in the loop.
 
     Raises:
-        RecordingError: the file exists or cannot be made.
+        RecordingError: waiting, the file exists or cannot be made.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        about: About | Mapping[str, str] | None = None,
+        before: Iterable[Item] = (),
+        max_file_bytes: int = MAX_FILE_BYTES,
+        *,
+        wait: bool = True,
+    ) -> None:
         self.path = path
-        self.messages = 0
+        self.messages = self.bytes = 0
+        """Written so far."""
         self.lost = 0
         """What did not fit the queue because the disk was too slow."""
         self.failed = ""
         """Why nothing is written any more."""
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._waiting = self._waiting_bytes = 0
-        self._unsaid_losses = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb")
-        except FileExistsError as error:
-            raise RecordingError(f"{path}: exists already; a recording never replaces one") from error
-        except OSError as error:
-            raise RecordingError(f"{path}: cannot be made ({error.strerror})") from error
-        self._thread = threading.Thread(target=self._run, args=(file, dict(about)), name="recorder", daemon=True)
+        self._made = threading.Event()
+        self._about = about if isinstance(about, About) else About(about or {})
+        self._max_file_bytes = max_file_bytes
+        self._queue: deque[Item] = deque(before)
+        self._waiting_bytes = sum(item.size for item in self._queue)
+        self._ending = False
+        self._unsaid_losses = self._arrivals = 0
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
+        if wait and not (self._made.wait(_STOP_TIMEOUT_S) and not self.failed):
+            raise RecordingError(f"{path}: {self.failed or 'the disk does not answer'}")
 
-    def take(self, message: Message, received_ns: int) -> None:
+    def take(self, message: Message, received_ns: int, raw: RawBytes | None = None) -> None:
         """Record a message that came in; never waits."""
-        topic = f"in/{message.type}/{message.device}"
-        self._put(_Item(topic, message, received_ns, message.timestamp_ns, held_bytes(message)))
+        self._arrivals += 1
+        self.put(arrival(message, raw, received_ns, self._arrivals))
 
     def note(self, what: str, data: Mapping[str, Any]) -> None:
-        """Record something that the node did."""
-        now = now_ns()
-        self._put(_note(what, data, now))
+        """Record something that happened."""
+        self.put(noted(what, data, now_ns()))
+
+    def put(self, item: Item) -> None:
+        """Record; never waits."""
+        if self.failed:
+            return
+        if len(self._queue) >= _MAX_QUEUED or self._waiting_bytes + item.size > _MAX_QUEUED_BYTES:
+            self.lost += 1
+            self._unsaid_losses += 1
+            return
+        if self._unsaid_losses:
+            gap = noted("gap", {"lost": self._unsaid_losses}, item.log_time_ns)
+            self._unsaid_losses = 0
+            self._enqueue(gap)
+        self._enqueue(item)
 
     def end(self) -> str:
         """Take nothing more; what waits is written by and by, without anybody waiting for the disk. For the operator.
@@ -95,16 +141,20 @@ class Recorder:
         Raises:
             RecordingError: it had failed.
         """
-        self._queue.put(None)
+        self._ending = True
         if self.failed:
             raise RecordingError(self._failure())
-        lost = f", {self.lost} lost" if self.lost else ""
-        return f"{self.path}: {self.messages + self._waiting} messages{lost}"
+        return f"{self.path}: {self.messages + len(self._queue)} messages{self._told_losses()}"
 
     @property
     def ended(self) -> bool:
         """Whether the file is closed."""
         return not self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Items that are not written yet."""
+        return len(self._queue)
 
     def stop(self) -> str:
         """:meth:`end`, and wait until the file is closed; never in the loop.
@@ -112,81 +162,123 @@ class Recorder:
         Raises:
             RecordingError: it had failed, or did not end in time.
         """
-        self._queue.put(None)
+        self._ending = True
         self._thread.join(_STOP_TIMEOUT_S)
         if self._thread.is_alive():
             raise RecordingError(f"{self.path}: the disk does not take what is left")
         if self.failed:
             raise RecordingError(self._failure())
-        size_mb = self.path.stat().st_size / 1e6
-        lost = f", {self.lost} lost" if self.lost else ""
-        return f"{self.path}: {self.messages} messages, {size_mb:.1f} MB{lost}"
+        return f"{self.path}: {self.messages} messages, {self.bytes / 1e6:.1f} MB{self._told_losses()}"
+
+    def _told_losses(self) -> str:
+        return f", {self.lost} lost" if self.lost else ""
 
     def _failure(self) -> str:
         return f"{self.path}: {self.failed}; {self.messages} messages were written before"
 
-    def _put(self, item: _Item) -> None:
-        if self.failed:
-            return
-        if self._waiting >= _MAX_QUEUED or self._waiting_bytes + item.size > _MAX_QUEUED_BYTES:
-            self.lost += 1
-            self._unsaid_losses += 1
-            return
-        if self._unsaid_losses:
-            gap = _note("gap", {"lost": self._unsaid_losses}, item.log_time)
-            self._unsaid_losses = 0
-            self._enqueue(gap)
-        self._enqueue(item)
-
-    def _enqueue(self, item: _Item) -> None:
-        self._waiting += 1
+    def _enqueue(self, item: Item) -> None:
         self._waiting_bytes += item.size
-        self._queue.put(item)
+        self._queue.append(item)
 
-    def _run(self, file: BinaryIO, about: dict[str, str]) -> None:
+    # --- the writer's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
         try:
-            with file:
-                writer = Writer(file, chunk_size=_CHUNK_BYTES, compression=CompressionType.NONE, enable_data_crcs=True)
-                writer.start(profile="navnode", library="navnode")
-                writer.add_metadata("navnode", about)
-                self._write_all(writer, file)
-                writer.finish()  # type: ignore[no-untyped-call]
-                file.flush()
-                os.fsync(file.fileno())
+            self._write_all()
+        except FileExistsError:
+            self.failed = "exists already; a recording never replaces one"
+            log.error("recording %s: %s", self.path, self.failed)
         except OSError as error:
             self.failed = f"cannot be written ({error.strerror})"
             log.error("recording %s: %s", self.path, self.failed)
         except Exception as error:  # it must not be taken for a recording that goes on
             self.failed = f"an error of our own ({type(error).__name__})"
             log.exception("recording %s", self.path)
+        finally:
+            self._made.set()
+            self._queue.clear()
 
-    def _write_all(self, writer: Writer, file: BinaryIO) -> None:
-        channels: dict[str, int] = {}
-        schemas: dict[str, int] = {}
-        synced_s = time.monotonic()
-        while (item := self._next()) is not None:
-            content = item.content
-            if item.topic not in channels:
-                encoding = JSON if isinstance(content, bytes) else OPENIGTLINK
-                if encoding not in schemas:
-                    schemas[encoding] = writer.register_schema(encoding, encoding, b"")
-                channels[item.topic] = writer.register_channel(item.topic, encoding, schemas[encoding])
-            data = content if isinstance(content, bytes) else encode(content)
-            writer.add_message(channels[item.topic], item.log_time, data, item.publish_time, self.messages)
+    def _write_all(self) -> None:
+        part = 0
+        more = True
+        while more:
+            path = part_path(self.path, part)
+            with _made(path) as file, _Syncing(file) as syncing:
+                self._made.set()
+                more = self._write_part(file, part, syncing)
+            part += 1
+
+    def _write_part(self, file: BinaryIO, part: int, syncing: _Syncing) -> bool:
+        """One file; whether another must follow."""
+        writer = Writer(file)
+        writer.describe("navnode", {**self._about.metadata, "format": str(FORMAT), "part": str(part)})
+        for name, data in self._about.attachments.items():
+            writer.attach(name, data, "application/octet-stream", now_ns())
+        looked_s = time.monotonic()
+        before = self.bytes
+        while writer.size < self._max_file_bytes:
+            ending = self._ending  # before the queue is looked at: what came until then is written
+            while self._queue and writer.size < self._max_file_bytes:
+                self._write(writer, self._queue[0])
+                self._waiting_bytes -= self._queue.popleft().size
+            self.bytes = before + writer.size
+            if ending and not self._queue:
+                writer.finish()
+                return False
+            if time.monotonic() - looked_s >= _SYNC_EVERY_S:
+                looked_s = time.monotonic()
+                writer.close_chunk()
+                syncing.wanted.set()
+            if not self._queue:
+                time.sleep(_LOOK_EVERY_S)
+        writer.finish()
+        return True
+
+    def _write(self, writer: Writer, item: Item) -> None:
+        made = item.content() if callable(item.content) else ((item.channel, item.content),)
+        for channel, parts in made:
+            assert channel is not None
+            writer.add(channel, parts, item.log_time_ns, item.publish_time_ns, item.sequence)
             self.messages += 1
-            if time.monotonic() - synced_s > _SYNC_EVERY_S:
-                file.flush()
-                os.fsync(file.fileno())
-                synced_s = time.monotonic()
-
-    def _next(self) -> _Item | None:
-        item = self._queue.get()
-        if item is not None:
-            self._waiting -= 1
-            self._waiting_bytes -= item.size
-        return item
 
 
-def _note(what: str, data: Mapping[str, Any], time_ns: int) -> _Item:
-    content = json.dumps(data).encode()
-    return _Item(f"node/{what}", content, time_ns, time_ns, len(content))
+class _Syncing:
+    """Has the system write to the disk what it was given, in a thread of its own; and once more at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.wanted = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="recorder-sync", daemon=True)
+
+    def __enter__(self) -> _Syncing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self.wanted.set()
+        self._thread.join()
+        os.fsync(self._file.fileno())
+
+    def _run(self) -> None:
+        while self.wanted.wait() and not self._over:
+            self.wanted.clear()
+            try:
+                os.fsync(self._file.fileno())
+                # Hours of X-rays must not push everything else out of the system's memory.
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # nothing that can be synchronised, such as a pipe
+                    return
+                log.warning("the disk reports: %s", error.strerror)
+
+
+def _made(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb", buffering=0)
+
+
+def part_path(path: Path, part: int) -> Path:
+    """The file of a part: the first has the session's name."""
+    return path if part == 0 else path.with_name(f"{path.stem}.{part:03d}{path.suffix}")

@@ -1,0 +1,116 @@
+"""A node and what belongs to it, run for a command: with the live table, and figures at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from navnode import terminal
+from navnode.config import Config, PlayerSection, SimulatorSection
+from navnode.errors import NavError
+from navnode.options import messages, print_json
+from navnode.projector import backend_name
+from navnode.reconstruction.methods import engine_name
+from navnode.supervisor import Supervisor, wait_while
+from navnode.types import NodeState
+
+
+def run_supervised(
+    loaded: Config,
+    room: SimulatorSection | PlayerSection | None,
+    seconds: float | None,
+    quiet: bool,
+    scenario: Any = None,
+    keys: contextlib.AbstractContextManager[Callable[[], bool]] | None = None,
+) -> dict[str, Any]:
+    """Run the processes with the live table; the figures of INTERFACES.md when there is a truth to score by.
+
+    Args:
+        room: what serves X-rays and poses, if that belongs to it.
+        scenario: the truth about it.
+        keys: listens to the keyboard meanwhile; tells when it shall be over.
+    """
+    title = "navnode" if room is None else "navnode replay" if isinstance(room, PlayerSection) else "navnode demo"
+    screen = terminal.Screen(messages, title)
+    states: list[NodeState | None] = [None]
+
+    def on_state(state: NodeState | None) -> None:
+        states[0] = state or states[0]
+        screen.update(state)
+
+    with Supervisor(loaded, room, screen.announce) as supervisor:
+        if not quiet:
+            messages.print(terminal.NOTICE, style="bold")
+        with messages.status("Starting: the CT is read and prepared for registration …"):
+            supervisor.start()
+        _print_addresses(loaded)
+        scorer = _scorer(loaded, scenario) if scenario is not None else None
+        listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
+        began_s = time.monotonic()
+        with listening, screen.shown(), keys or contextlib.nullcontext(lambda: False) as over:
+            wait_while(supervisor, on_state, seconds, over)
+        elapsed_s = time.monotonic() - began_s
+        restarts = supervisor.restarts()
+    if states[0] is None:
+        raise NavError("the node never said how it is")
+    return _report(scorer, states[0], elapsed_s, restarts)
+
+
+def _scorer(loaded: Config, scenario: Any) -> Any:
+    from navnode.simulation.score import Scorer
+
+    return Scorer(scenario, with_ct=bool(loaded.volume.ct))
+
+
+def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Where the node and the virtual room serve."""
+    return (loaded.console.host, loaded.console.port), (loaded.sources[0].host, loaded.sources[0].port)
+
+
+def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str, int]) -> dict[str, Any]:
+    def latency(name: str) -> dict[str, float | None]:
+        return {part: state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max")}
+
+    frames = scorer.frames if scorer else state.frames_registered
+    return {
+        "frames": frames,
+        "fps": round(frames / elapsed_s, 2),
+        "latency_ms": latency("latency"),
+        "overlay_latency_ms": latency("overlay_latency"),
+        **(scorer.report() if scorer else {}),
+        "volumes": state.volumes,
+        "dropped": state.dropped,
+        "status_counts": state.status_counts,
+        "dose": asdict(state.dose),
+        "backend": {"projector": backend_name(), "reconstruction": engine_name()},
+        "restarts": restarts,
+        "seconds": round(elapsed_s, 2),
+    }
+
+
+def _print_addresses(loaded: Config) -> None:
+    if loaded.display.enabled:
+        messages.print(f"Page:     [link]http://{loaded.display.host}:{loaded.display.port}/[/link]", highlight=False)
+    messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
+
+
+def tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
+    """The figures at the end: one JSON document, or a table when a time was given."""
+    if as_json:
+        print_json(report)
+    elif seconds is not None:
+        _print_report(report)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for key, value in report.items():
+        shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(f"[bold]{key}[/]", shown)
+    Console().print(table)

@@ -1,0 +1,251 @@
+"""Two runs of a session held against each other, topic by topic: the main regression test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+
+from navnode.errors import RecordingError
+from navnode.igtl import Image
+from navnode.recording.reader import Recording
+from navnode.types import Array
+
+TOLERANCES: dict[str, float] = {
+    "rotation": 2e-4,
+    "translation": 0.05,
+    "sigma": 0.05,
+    "residual": 1e-3,
+    "similarity": 1e-3,
+    "target_sigma_mm": 0.02,
+    "spacing_mm": 1e-6,
+}
+"""How far apart numbers may be that are computed: what another processor's rounding makes of a registration, and no
+more (rad and mm; the projector's kernels sum in another order on other processors). Whatever is not named is equal, or
+it differs."""
+
+IGNORED = frozenset({"sha256", "request", "worker", "extra", "dropped", "epoch"})
+"""Other processors' volumes differ in last digits; numbers of requests and epochs are made of times; what the loop
+measures of itself is another run's."""
+
+NOT_BETWEEN_MODES = frozenset({"age_ns", "now_ns", "received_ns", "sequence", "station", "reason", "similarity"})
+"""What depends on when something was done, and so on the mode."""
+
+_BETWEEN_MODES = ("out/frame", "out/carm", "out/patient", "out/tool/")
+"""What live and a replay at another pace have in common: by the time of the measurement."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a run."""
+
+    topic: str
+    cause: int
+    time_ns: int
+    data: bytes
+    """JSON."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two runs part."""
+
+    topic: str
+    cause: int
+    time_ns: int
+    what: str
+    """Which field, what it was and what it is."""
+
+
+@dataclass
+class Comparison:
+    """What was found, topic by topic."""
+
+    compared: dict[str, int] = field(default_factory=dict)
+    different: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    """In the reference, but not in the replay."""
+    extra: dict[str, int] = field(default_factory=dict)
+    """In the replay, but not in the reference."""
+    first: Difference | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.different or self.missing or self.extra)
+
+    def document(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        first = self.first
+        return {
+            "same": self.same, "compared": self.compared, "different": self.different, "missing": self.missing,
+            "extra": self.extra,
+            "first": None if first is None else {
+                "topic": first.topic, "step": first.cause, "time_ns": first.time_ns, "what": first.what,
+            },
+        }  # fmt: skip
+
+
+def outputs_of(recording: Recording) -> Iterator[Output]:
+    """What a session says came out; nothing of it is decoded."""
+    for entry in recording.raw():
+        if entry.channel.topic.startswith("out/"):
+            yield Output(entry.channel.topic, entry.sequence, entry.log_time_ns, bytes(entry.data))
+
+
+def compare(
+    reference: Iterable[Output],
+    replayed: Iterable[Output],
+    *,
+    by_cause: bool,
+    tolerances: Mapping[str, float] = TOLERANCES,
+    ignored: Iterable[str] = IGNORED,
+) -> Comparison:
+    """How a replay differs from a reference.
+
+    Args:
+        by_cause: both ran in the same mode: outputs belong together that come from the same step. Otherwise those of
+            measurements of the same time do, and only they are compared.
+        tolerances: by field; ``rotation`` and ``translation`` of transforms.
+        ignored: fields that do not matter.
+    """
+    key: Callable[[Output], tuple[str, int] | None] = _cause if by_cause else _measured
+    waiting: dict[tuple[str, int, int], Output] = {}
+    for (name, of), number, each in _numbered(reference, key):
+        waiting[(name, of, number)] = each
+    found, ignored = Comparison(), frozenset(ignored)
+    if not waiting:
+        raise RecordingError("the reference holds no outputs of a node")
+    for (name, of), number, each in _numbered(replayed, key):
+        other = waiting.pop((name, of, number), None)
+        if other is None:
+            _count(found.extra, each.topic)
+            _first(found, each, "is not in the reference")
+            continue
+        _count(found.compared, each.topic)
+        if other.data == each.data:
+            continue
+        what = _parts(msgspec.json.decode(other.data), msgspec.json.decode(each.data), tolerances, ignored)
+        if what:
+            _count(found.different, each.topic)
+            _first(found, each, what)
+    for left in waiting.values():
+        _count(found.missing, left.topic)
+        _first(found, left, "is in the reference only")
+    return found
+
+
+def _numbered(
+    outputs: Iterable[Output], key: Callable[[Output], tuple[str, int] | None]
+) -> Iterator[tuple[tuple[str, int], int, Output]]:
+    """Outputs with their keys, and which of their key they are."""
+    seen: dict[tuple[str, int], int] = {}
+    for each in outputs:
+        place = key(each)
+        if place is None:
+            continue
+        number = seen.get(place, 0)
+        seen[place] = number + 1
+        yield place, number, each
+
+
+def _cause(output: Output) -> tuple[str, int]:
+    return output.topic, output.cause
+
+
+def _measured(output: Output) -> tuple[str, int] | None:
+    if not output.topic.startswith(_BETWEEN_MODES):
+        return None
+    document = msgspec.json.decode(output.data)
+    stamp = int(document["validity"]["source_time_ns"])
+    return (output.topic, stamp) if stamp else None
+
+
+def _count(counts: dict[str, int], topic: str) -> None:
+    counts[topic] = counts.get(topic, 0) + 1
+
+
+def _first(found: Comparison, output: Output, what: str) -> None:
+    if found.first is None or output.time_ns < found.first.time_ns:
+        found.first = Difference(output.topic, output.cause, output.time_ns, what)
+
+
+def _parts(was: Any, now: Any, tolerances: Mapping[str, float], ignored: frozenset[str], name: str = "") -> str:
+    """The first field that differs, or ''."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *(key for key in now if key not in was)]:
+            if key in ignored:
+                continue
+            if key not in was or key not in now:
+                return f"{name}{key}: is only in {'the reference' if key in was else 'the replay'}"
+            if what := _parts(was[key], now[key], tolerances, ignored, f"{name}{key}."):
+                return what
+        return ""
+    if isinstance(was, list) and isinstance(now, list) and was and now:
+        return _arrays(was, now, tolerances, name.rstrip("."))
+    if _number(was) and _number(now):
+        field_name = name.rstrip(".").rsplit(".", 1)[-1]
+        return "" if abs(was - now) <= tolerances.get(field_name, 0.0) else f"{name.rstrip('.')}: {was!r} -> {now!r}"
+    return "" if was == now else f"{name.rstrip('.')}: {_short(was)} -> {_short(now)}"
+
+
+def _arrays(was: list[Any], now: list[Any], tolerances: Mapping[str, float], name: str) -> str:
+    try:
+        a, b = np.array(was, np.float64), np.array(now, np.float64)
+    except (TypeError, ValueError):
+        return "" if was == now else f"{name}: {_short(was)} -> {_short(now)}"
+    if a.shape != b.shape:
+        return f"{name}: {a.shape} -> {b.shape}"
+    off = np.abs(a - b)
+    off[np.isnan(a) & np.isnan(b)] = 0.0
+    if a.shape == (4, 4):
+        for part, what in ((off[:3, :3], "rotation"), (off[:3, 3], "translation")):
+            if not (part <= tolerances.get(what, 0.0)).all():
+                return f"{name}: {what} off by {np.nanmax(part):.3g}, at most {tolerances.get(what, 0.0):g}"
+        return ""
+    limit = tolerances.get(name.rsplit(".", 1)[-1], 0.0)
+    return "" if (off <= limit).all() else f"{name}: off by {np.nanmax(off):.3g}, at most {limit:g}"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def picture(recording: Recording, device: str, time_ns: int) -> Array | None:
+    """The last X-ray that came before a time, 8 bits; None: there is none."""
+    found: Array | None = None
+    wanted = f"in/IMAGE/{device}"
+    for entry in recording.entries(lambda channel: channel.topic == wanted, max(0, time_ns - 5_000_000_000)):
+        if entry.time_ns > time_ns:
+            break
+        if isinstance(entry.content, Image):
+            found = entry.content.voxels[0]
+    if found is None:
+        return None
+    low, high = np.percentile(found, [0.5, 99.5])
+    return np.asarray(np.clip((found - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
+
+
+def write_picture(path: Path, image: Array, text: str) -> None:
+    """A PNG with a line of text below.
+
+    Raises:
+        RecordingError: it cannot be written.
+    """
+    height, width = image.shape
+    canvas = np.zeros((height + 28, width), np.uint8)
+    canvas[:height] = image
+    cv2.putText(canvas, text[: width // 7], (6, height + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
+    if not cv2.imwrite(str(path), canvas):
+        raise RecordingError(f"{path}: cannot be written")

@@ -1,0 +1,428 @@
+"""Sessions for other programs, and sequences of other programs as sessions.
+
+What leaves holds numbers and pictures alone, and times from the session's beginning on; whose they are is not in it,
+unless it is written into the pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import msgspec
+import numpy as np
+from mcap.writer import CompressionType
+from mcap.writer import Writer as LibraryWriter
+
+from navnode.clock import NS_PER_S
+from navnode.config import Config
+from navnode.errors import RecordingError
+from navnode.igtl import Image, Transform, encode
+from navnode.poses import series_at
+from navnode.recording import sequences
+from navnode.recording.container import Channel
+from navnode.recording.edit import written
+from navnode.recording.reader import Recorded, Recording
+from navnode.recording.session import arrival_channel
+from navnode.recording.spans import chrome_trace
+from navnode.recording.tape import about
+from navnode.types import Array, Matrix, VolumeReady
+from navnode.volumes import write_volume
+
+_MOST_APART_S = 0.1
+_EPOCH_S = 946_684_800.0
+"""2000-01-01: when sequences happened whose times begin anywhere."""
+_POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
+_TRUTH = "Truth"
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Which part of a session is exported.
+
+    Args:
+        recording: the session.
+        xray: the images' device; '': the only one.
+        begin_ns, end_ns: from when to when.
+        zero_ns: what counts as time 0.
+    """
+
+    recording: Recording
+    xray: str
+    begin_ns: int
+    end_ns: int
+    zero_ns: int
+
+    def entries(self, wanted: Callable[[Channel], bool]) -> Iterator[Recorded]:
+        """Its entries."""
+        for entry in self.recording.entries(wanted, self.begin_ns):
+            if entry.time_ns <= self.end_ns:
+                yield entry
+
+    def seconds(self, time_ns: int) -> float:
+        """Since time 0."""
+        return (time_ns - self.zero_ns) / NS_PER_S
+
+
+def piece(
+    recording: Recording, *, xray: str = "", start_s: float = 0.0, duration_s: float | None = None,
+    absolute: bool = False,
+) -> Piece:  # fmt: skip
+    """A part of a session.
+
+    Args:
+        xray: the images' device.
+        absolute: times as they were, since 1970.
+
+    Raises:
+        RecordingError: nothing is recorded there.
+    """
+    begin_ns = recording.start_ns + round(start_s * NS_PER_S)
+    end_ns = recording.end_ns if duration_s is None else begin_ns + round(duration_s * NS_PER_S)
+    if not recording.start_ns or begin_ns > recording.end_ns:
+        raise RecordingError(f"{recording.path}: nothing is recorded from {start_s:g} s on")
+    return Piece(recording, xray, begin_ns, end_ns, 0 if absolute else recording.start_ns)
+
+
+def export(source: Piece, out: Path, progress: Progress = lambda share: None) -> list[Path]:
+    """Write a piece in the form that the ending of ``out`` names: ``.mha``, ``.nrrd``: sequence; ``.mcap``: for
+    Foxglove; ``.json``: spans for Perfetto; no ending: a folder of tables, pictures and volumes.
+
+    Raises:
+        RecordingError: there is nothing of that kind in it, ``out`` exists or cannot be written.
+    """
+    if out.exists():
+        raise RecordingError(f"{out}: exists already; nothing is replaced")
+    ways: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
+        ".mha": _sequence, ".nrrd": _sequence, ".mcap": _foxglove, ".json": _trace, "": _folder,
+    }  # fmt: skip
+    way = ways.get(out.suffix.lower())
+    if way is None:
+        raise RecordingError(f"{out}: what is written is told by its ending: {', '.join(filter(None, ways))} or none")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return way(source, out, progress)
+    except OSError as error:
+        raise RecordingError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+# --- sequences -------------------------------------------------------------------------------------------------------
+
+
+def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
+    device = _images(source)
+    stamps: list[int] = []
+    poses: dict[str, tuple[list[float], list[Matrix]]] = {}
+    first: Image | None = None
+    for entry in source.entries(lambda c: c.topic.startswith("in/TRANSFORM/") or c.topic == f"in/IMAGE/{device}"):
+        message = entry.content
+        if isinstance(message, Image):
+            if not stamps or message.timestamp_ns > stamps[-1]:
+                first = first or message
+                stamps.append(message.timestamp_ns or entry.time_ns)
+        elif isinstance(message, Transform) and not message.device.startswith(_TRUTH):
+            times, rows = poses.setdefault(message.device, ([], []))
+            at = source.seconds(message.timestamp_ns or entry.time_ns)
+            if not times or at > times[-1]:
+                seen = message.metadata.get("TransformStatus", "OK") == "OK"
+                times.append(at)
+                rows.append(message.matrix if seen else np.full((4, 4), np.nan))
+    if first is None:
+        raise RecordingError(f"{source.recording.path}: no images of {device!r} there")
+    times_s = np.array([source.seconds(stamp) for stamp in stamps])
+    transforms = {
+        name: [None if np.isnan(pose).any() else pose
+               for pose in series_at(np.array(at), np.array(rows), times_s, _MOST_APART_S)]
+        for name, (at, rows) in poses.items()
+    }  # fmt: skip
+    shape = (len(stamps), *first.voxels.shape[1:])
+    spacing = np.linalg.norm(first.ras_from_index[:3, :2], axis=0)
+    sequence = sequences.Sequence(
+        np.broadcast_to(np.zeros((), first.voxels.dtype), shape), times_s, (float(spacing[0]), float(spacing[1])),
+        transforms,
+    )  # fmt: skip
+
+    def pixels() -> Iterator[Array]:
+        done = 0
+        for entry in source.entries(lambda c: c.topic == f"in/IMAGE/{device}"):
+            message = entry.content
+            if (
+                done < len(stamps)
+                and isinstance(message, Image)
+                and (message.timestamp_ns or entry.time_ns) == stamps[done]
+            ):
+                if message.voxels.shape[1:] != shape[1:] or message.voxels.dtype != sequence.frames.dtype:
+                    raise RecordingError(f"{source.recording.path}: images of {device!r} have several sizes or types")
+                done += 1
+                progress(done / len(stamps))
+                yield message.voxels[0]
+
+    sequences.write(out, sequence, pixels())
+    return [out]
+
+
+def _images(source: Piece) -> str:
+    """The device whose pictures are meant."""
+    if source.xray:
+        return source.xray
+    found = set()
+    for file in source.recording.files:
+        for chunk in file.chunks[:200]:
+            found |= {e.channel.topic for e in file.entries(chunk) if e.channel.topic.startswith("in/IMAGE/")}
+    names = sorted(topic.removeprefix("in/IMAGE/") for topic in found)
+    if len(names) != 1:
+        raise RecordingError(f"{source.recording.path}: images of {', '.join(names) or 'nobody'}; choose with --device")
+    return names[0]
+
+
+def import_sequence(path: Path, out: Path, config: Config | None, device: str) -> int:
+    """A sequence as a session, as if a server had sent it; how many messages.
+
+    Args:
+        config: of the node that shall replay it; kept in the session.
+        device: what the pictures are called there.
+
+    Raises:
+        RecordingError: it cannot be read, or ``out`` exists or cannot be written.
+    """
+    found = sequences.read(path)
+    began = about(config, from_start=True)
+    base_s = 0.0 if found.times_s[0] > _EPOCH_S else _EPOCH_S
+    count = 0
+    with written(out) as writer:
+        told = {**began.metadata, "session": uuid.uuid4().hex, "part": "0", "format": "1", "imported": path.suffix}
+        writer.describe("navnode", told)
+        for name, data in began.attachments.items():
+            writer.attach(name, data, "application/octet-stream", 0)
+        u, v = found.spacing_mm
+        for n, at in enumerate(found.times_s):
+            stamp = round((base_s + float(at)) * NS_PER_S)
+            for name, poses in found.transforms.items():
+                pose = poses[n]
+                moved = Transform(
+                    device=name, timestamp_ns=stamp, matrix=np.eye(4) if pose is None else pose, version=2,
+                    metadata={"TransformStatus": "OK" if pose is not None else "MISSING"},
+                )  # fmt: skip
+                count += 1
+                writer.add(arrival_channel("TRANSFORM", name), (encode(moved),), stamp, stamp, count)
+            picture = Image(
+                device=device, timestamp_ns=stamp, voxels=found.frames[n][None], version=2,
+                ras_from_index=np.diag([u, v, 1.0, 1.0]),
+            )  # fmt: skip
+            count += 1
+            writer.add(arrival_channel("IMAGE", device), (encode(picture),), stamp, stamp, count)
+    return count
+
+
+# --- a folder of ordinary files --------------------------------------------------------------------------------------
+
+
+def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
+    """``poses/<device>.csv``, ``outputs/<topic>.csv``, ``frames/<device>/000000.png`` with ``frames/<device>.csv``,
+    ``volumes/<n>.nii.gz``."""
+    made: dict[Path, tuple[TextIO, Any]] = {}
+    numbers: dict[str, int] = {}
+    with ExitStack() as stack:
+
+        def row(path: Path, header: list[str], values: list[object]) -> None:
+            if path not in made:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("x", newline=""))
+                made[path] = file, csv.writer(file)
+                made[path][1].writerow(header)
+            made[path][1].writerow(values)
+
+        for entry in source.entries(lambda c: c.topic.startswith(("in/IMAGE/", "in/TRANSFORM/", "out/", "volume"))):
+            progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
+            content = entry.content
+            if isinstance(content, Transform):
+                seen = content.metadata.get("TransformStatus", "OK") == "OK"
+                matrix = content.matrix if seen else np.full((4, 4), np.nan)
+                at = source.seconds(content.timestamp_ns or entry.time_ns)
+                row(
+                    out / "poses" / f"{_safe(content.device)}.csv",
+                    _POSE_HEADER,
+                    [f"{at:.9f}", *matrix.ravel().tolist()],
+                )
+            elif isinstance(content, Image):
+                name = _safe(content.device)
+                n = numbers[name] = numbers.get(name, -1) + 1
+                picture = out / "frames" / name / f"{n:06d}.png"
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                if content.voxels.dtype not in (np.uint8, np.uint16) or not cv2.imwrite(
+                    str(picture), content.voxels[0]
+                ):
+                    raise RecordingError(f"{picture}: cannot be written as PNG ({content.voxels.dtype})")
+                at = source.seconds(content.timestamp_ns or entry.time_ns)
+                row(out / "frames" / f"{name}.csv", ["timestamp_s", "image"], [f"{at:.9f}", f"{name}/{picture.name}"])
+            elif isinstance(content, VolumeReady):
+                if content.volume is not None:
+                    n = numbers["volume"] = numbers.get("volume", -1) + 1
+                    path = out / "volumes" / f"{n:03d}.nii.gz"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_volume(content.volume, path)
+            elif isinstance(content, dict) and (told := _told(entry.topic, content, source)) is not None:
+                row(out / "outputs" / f"{_safe(entry.topic.removeprefix('out/'))}.csv", *told)
+    if not made and not numbers:
+        raise RecordingError(f"{source.recording.path}: nothing is recorded there")
+    return sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".png")
+
+
+def _told(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[str], list[object]] | None:
+    """An output as a row; of those that are transforms with a validity, or states."""
+    if topic == "out/state":
+        figures = ("frames_received", "frames_registered", "frame_rate_hz", "volumes")
+        status = output["registration"]
+        at = source.seconds(output["now_ns"])
+        return (
+            ["timestamp_s", "status", "reason", *figures],
+            [f"{at:.9f}", status["status"], status["reason"], *(output[name] for name in figures)],
+        )
+    names = [key for key in output if key.startswith("volume_from_")]
+    if "validity" not in output or len(names) != 1:
+        return None
+    pose, validity = output[names[0]], output["validity"]
+    matrix = np.full((4, 4), np.nan) if pose is None else np.array(pose, np.float64)
+    stamp = validity["source_time_ns"]
+    at = source.seconds(stamp) if stamp else float("nan")
+    return (
+        [_POSE_HEADER[0], "status", "reason", "age_ms", *_POSE_HEADER[1:]],
+        [f"{at:.9f}", validity["status"], validity["reason"], validity["age_ns"] / 1e6, *matrix.ravel().tolist()],
+    )
+
+
+def _safe(name: str) -> str:
+    """A name of the wire as a name of a file."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".") or "_"
+
+
+# --- Perfetto and Foxglove -------------------------------------------------------------------------------------------
+
+
+def _trace(source: Piece, out: Path, progress: Progress) -> list[Path]:
+    spans = [entry.content for entry in source.entries(lambda c: c.topic == "node/spans")]
+    if not spans:
+        raise RecordingError(f"{source.recording.path}: holds no spans; they are of a node's recording")
+    progress(0.5)
+    shifted = [
+        {**each, "at_ns": [at - source.zero_ns for at in each["at_ns"]]} for each in spans if isinstance(each, dict)
+    ]
+    out.write_text(json.dumps(chrome_trace(shifted)))
+    return [out]
+
+
+_TIME_SCHEMA = {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
+_FOXGLOVE: dict[str, dict[str, Any]] = {
+    "foxglove.RawImage": {
+        "timestamp": _TIME_SCHEMA, "frame_id": {"type": "string"}, "width": {"type": "integer"},
+        "height": {"type": "integer"}, "encoding": {"type": "string"}, "step": {"type": "integer"},
+        "data": {"type": "string", "contentEncoding": "base64"},
+    },
+    "foxglove.FrameTransform": {
+        "timestamp": _TIME_SCHEMA, "parent_frame_id": {"type": "string"}, "child_frame_id": {"type": "string"},
+        "translation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyz"}},
+        "rotation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyzw"}},
+    },
+    "foxglove.Log": {
+        "timestamp": _TIME_SCHEMA, "level": {"type": "integer"}, "message": {"type": "string"},
+        "name": {"type": "string"}, "file": {"type": "string"}, "line": {"type": "integer"},
+    },
+}  # fmt: skip
+_LOG_LEVELS = {"VALID": 2, "DEGRADED": 3, "INVALID": 4}
+
+
+def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
+    """MCAP with the schemas of foxglove.dev: pictures, transforms, and a log of what was valid."""
+    with out.open("xb") as file:
+        writer = LibraryWriter(file, compression=CompressionType.ZSTD)
+        writer.start(profile="", library="navnode")
+        channels: dict[str, int] = {}
+
+        def put(topic: str, schema: str, stamp_ns: int, content: dict[str, Any]) -> None:
+            if topic not in channels:
+                shape = {"title": schema, "type": "object", "properties": _FOXGLOVE[schema]}
+                number = writer.register_schema(schema, "jsonschema", json.dumps(shape).encode())
+                channels[topic] = writer.register_channel(topic, "json", number)
+            at = max(stamp_ns - source.zero_ns, 0)
+            sec, nsec = divmod(at, NS_PER_S)
+            data = msgspec.json.encode({"timestamp": {"sec": sec, "nsec": nsec}, **content})
+            writer.add_message(channels[topic], at, data, at)
+
+        last = ""
+        for entry in source.entries(lambda c: c.topic.startswith(("in/IMAGE/", "in/TRANSFORM/", "out/"))):
+            progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
+            content = entry.content
+            if isinstance(content, Transform):
+                if content.metadata.get("TransformStatus", "OK") == "OK":
+                    put(content.device, "foxglove.FrameTransform", content.timestamp_ns or entry.time_ns,
+                        _frame_transform(content.device, content.matrix))  # fmt: skip
+            elif isinstance(content, Image):
+                put(content.device, "foxglove.RawImage", content.timestamp_ns or entry.time_ns, _raw_image(content))
+            elif isinstance(content, dict):
+                device, pose = _placed(entry.topic, content)
+                if pose is not None:
+                    stamp = content["validity"]["source_time_ns"] or entry.time_ns
+                    put(device, "foxglove.FrameTransform", stamp, _frame_transform(device, np.array(pose)))
+                elif entry.topic == "out/state" and content["registration"]["status"] != last:
+                    last = content["registration"]["status"]
+                    put("registration", "foxglove.Log", entry.time_ns, {
+                        "level": _LOG_LEVELS.get(last, 4), "message": f"{last} {content['registration']['reason']}",
+                        "name": "registration", "file": "", "line": 0,
+                    })  # fmt: skip
+        writer.finish()  # type: ignore[no-untyped-call]
+    if not channels:
+        out.unlink()
+        raise RecordingError(f"{source.recording.path}: no pictures and no poses there")
+    return [out]
+
+
+def _placed(topic: str, output: Mapping[str, Any]) -> tuple[str, Any]:
+    if topic.startswith("out/tool/"):
+        return f"{output['tool']}ToVolume", output["volume_from_tool"]
+    if topic == "out/carm":
+        return "CArmToVolume", output["volume_from_carm"]
+    if topic == "out/patient":
+        return "PatientToVolume", output["volume_from_patient"]
+    return "", None
+
+
+def _frame_transform(device: str, matrix: Matrix) -> dict[str, Any]:
+    child, _, parent = device.partition("To")
+    x, y, z = matrix[:3, 3].tolist()
+    w, i, j, k = _quaternion(matrix[:3, :3])
+    return {
+        "parent_frame_id": parent or "world", "child_frame_id": child, "translation": {"x": x, "y": y, "z": z},
+        "rotation": {"x": i, "y": j, "z": k, "w": w},
+    }  # fmt: skip
+
+
+def _quaternion(rotation: Matrix) -> tuple[float, float, float, float]:
+    from navnode.geometry import rotation_log
+
+    vector = rotation_log(rotation)
+    angle = float(np.linalg.norm(vector))
+    axis = vector / angle if angle > 1e-12 else np.zeros(3)
+    i, j, k = (axis * np.sin(angle / 2)).tolist()
+    return float(np.cos(angle / 2)), i, j, k
+
+
+def _raw_image(image: Image) -> dict[str, Any]:
+    pixels = image.voxels[0]
+    encodings = {np.dtype(np.uint16): "mono16", np.dtype(np.uint8): "mono8"}
+    if pixels.dtype not in encodings:
+        raise RecordingError(f"images of {image.device!r} are {pixels.dtype}, not 8 or 16 bits")
+    return {
+        "frame_id": image.device, "width": pixels.shape[1], "height": pixels.shape[0],
+        "encoding": encodings[pixels.dtype], "step": pixels.strides[0] if pixels.flags.c_contiguous else 0,
+        "data": base64.b64encode(np.ascontiguousarray(pixels).data).decode(),
+    }  # fmt: skip

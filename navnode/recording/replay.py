@@ -1,0 +1,412 @@
+"""A session run again: the same ingest and the same loop as live, with time from the recording.
+
+*Lockstep*: every arrival in its order, heavy work done at once, ticks and volumes at fixed times of the session: what
+comes out depends on the recording and the code alone. *As consumed*: exactly the steps that live took, in their order,
+with the volumes that it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from navnode import calibrated
+from navnode.clock import NS_PER_S
+from navnode.config import Config
+from navnode.devices import Ingest
+from navnode.errors import CalibrationError, ConfigError, RecordingError
+from navnode.igtl import Message
+from navnode.pipeline import Pipeline
+from navnode.reconstruction.methods import Method, Reconstructor, described
+from navnode.reconstruction.worker import answer
+from navnode.recording import session
+from navnode.recording.container import Channel
+from navnode.recording.reader import Recorded, Recording
+from navnode.registration.frames import FrameRegistration
+from navnode.types import (
+    Input,
+    OperatorCommand,
+    Output,
+    ReconstructionRequest,
+    RegisteredFrame,
+    Registration,
+    RegistrationDone,
+    RegistrationRequest,
+    SourceState,
+    Status,
+    Tick,
+    Volume,
+    VolumeReady,
+    WorkerState,
+)
+
+log = logging.getLogger(__name__)
+
+_TICK_NS = 20_000_000
+"""As live."""
+_VOLUME_AFTER_NS = NS_PER_S
+"""In lockstep a volume is there this long after it was asked for, however long it took."""
+_JUMP_NS = 30 * NS_PER_S
+"""A longer silence is a jump of the clock, or nobody was there: time does not pass, it is another one."""
+_UNCONSUMED_NS = 10 * NS_PER_S
+_WORKER = 1
+
+
+class Mode(StrEnum):
+    """How a session is run again."""
+
+    LOCKSTEP = "lockstep"
+    AS_CONSUMED = "as-consumed"
+    PACED = "paced"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a session is run with.
+
+    Args:
+        volume: the CT, or None.
+    """
+
+    config: Config
+    volume: Volume | None
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One step and what it led to."""
+
+    number: int
+    """The cause's, as outputs of a recording name it."""
+    time_ns: int
+    message: Input
+    outputs: list[Output]
+
+
+@dataclass
+class Findings:
+    """What is noticed on the way."""
+
+    arrivals: int = 0
+    """Messages that came in."""
+    lost: int = 0
+    """That the recording says are missing."""
+    clock_jumps: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def configuration(recording: Recording, given: Config | None, folder: Path) -> Config:
+    """The configuration that a session was recorded with, or another one; calibrations are put into a folder.
+
+    Raises:
+        ConfigError: the session has none, and none is given.
+        RecordingError: a calibration is not in the session, or cannot be read.
+    """
+    if given is not None:
+        return given
+    if session.CONFIGURATION not in recording.attachments:
+        raise ConfigError(f"{recording.path}: holds no configuration; give --config")
+    try:
+        config = msgspec.json.decode(recording.attachment(session.CONFIGURATION), type=Config)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise RecordingError(f"{recording.path}: its configuration cannot be read ({error})") from error
+    paths = {}
+    for key, path in calibrated.files(config).items():
+        kept = folder / f"{key}{Path(path).suffix}"
+        try:
+            kept.write_bytes(recording.attachment(f"{session.CALIBRATION}{key}"))
+        except RecordingError as error:
+            raise RecordingError(
+                f"{recording.path}: the calibration {key} ({Path(path).name}) is not in the session, or damaged; give "
+                "--config"
+            ) from error
+        paths[key] = str(kept)
+    return calibrated.with_files(config, paths)
+
+
+class Replay:
+    """A session to be run again, once.
+
+    Args:
+        threads: for registration; 0: as the configuration says.
+
+    Raises:
+        CalibrationError: a calibration of the session cannot be used, at the time of the session.
+    """
+
+    def __init__(self, recording: Recording, prepared: Prepared, *, threads: int = 0) -> None:
+        config = prepared.config
+        if threads:
+            config = msgspec.structs.replace(
+                config, registration=msgspec.structs.replace(config.registration, threads=threads)
+            )
+        self._recording, self._config, self._volume = recording, config, prepared.volume
+        self.found = Findings()
+        try:
+            detector = calibrated.detector(config, recording.start_ns)
+        except CalibrationError as error:
+            raise RecordingError(f"{recording.path}: {error}") from error
+        self._ingest = Ingest(config, detector)
+        self._pipeline = Pipeline(config, prepared.volume)
+        self._registration = FrameRegistration(config, prepared.volume, self._pipeline.volume_id)
+        self._number = 0
+        self._now_ns = 0
+        self._asked: RegistrationRequest | None = None
+        self._asked_volume: Volume | None = None
+
+    # --- lockstep -----------------------------------------------------------------------------------------------------
+
+    def lockstep(self) -> Iterator[Stepped]:
+        """Every arrival, operator's command and change of a source, in their order.
+
+        Raises:
+            RecordingError: the recording is damaged; what comes before is given first.
+        """
+        volumes = _Volumes(self._config) if self._config.reconstruction.enabled else None
+        tick_ns = 0
+        try:
+            for entry in self._entries():
+                arrival = entry.topic.startswith("in/")
+                message: Input | None = None if arrival else self._told(entry)
+                if not arrival and message is None:
+                    continue
+                now = entry.time_ns
+                if not tick_ns:
+                    tick_ns = now
+                    if volumes is not None:
+                        yield from self._steps(volumes.ready(now), now, volumes)
+                for due in self._ticks(tick_ns, now):
+                    if volumes is not None and (ready := volumes.due(due)) is not None:
+                        yield from self._steps(ready, due, volumes)
+                    yield from self._steps(Tick(due), due, volumes)
+                    tick_ns = due + _TICK_NS
+                if abs(now - tick_ns) > _JUMP_NS:
+                    tick_ns = now
+                if arrival:
+                    assert isinstance(entry.content, Message)
+                    self.found.arrivals += 1
+                    message = self._ingest(entry.content, now)
+                if message is not None:
+                    yield from self._steps(message, now, volumes)
+        finally:
+            if volumes is not None:
+                volumes.close()
+
+    def _ticks(self, first_ns: int, now_ns: int) -> Iterator[int]:
+        """The ticks up to now; where the clock jumped, as many as make everything stale that can be."""
+        if now_ns - first_ns > _JUMP_NS or first_ns - now_ns > _JUMP_NS:
+            self.found.clock_jumps += 1
+            self.found.note(f"the clock jumped by {(now_ns - first_ns) / NS_PER_S:+.0f} s")
+            now_ns = first_ns + 5 * NS_PER_S
+        yield from range(first_ns, now_ns + 1, _TICK_NS)
+
+    def _told(self, entry: Recorded) -> Input | None:
+        """What else went into the loop: commands and sources; time and the worker are the replay's own."""
+        if entry.topic != session.STEP.topic or not isinstance(entry.content, dict):
+            return None
+        kind = entry.content.get("kind")
+        if kind not in (SourceState.__name__, OperatorCommand.__name__):
+            return None
+        return session.step_of(entry.content)
+
+    def _steps(self, message: Input, now_ns: int, volumes: _Volumes | None) -> Iterator[Stepped]:
+        """A step, and the registrations that it asks for, at once."""
+        waiting: list[Input] = [message]
+        while waiting:
+            outputs = self._step(each := waiting.pop(0))
+            for output in outputs:
+                if isinstance(output, RegistrationRequest):
+                    found = self._registered(output, self._pipeline.volume)
+                    waiting.append(RegistrationDone(output, found, now_ns))
+                elif isinstance(output, ReconstructionRequest) and volumes is not None:
+                    volumes.ask(output, now_ns)
+            yield Stepped(self._number, now_ns, each, outputs)
+
+    # --- as consumed --------------------------------------------------------------------------------------------------
+
+    def as_consumed(self) -> Iterator[Stepped]:
+        """The steps that live took.
+
+        Raises:
+            RecordingError: the recording is damaged, or has no steps.
+        """
+        arrivals: OrderedDict[int, Recorded] = OrderedDict()
+        volume: VolumeReady | None = None
+        if self._recording.metadata.get("from_start") == "false":
+            self.found.note("recorded from the middle of a session: what was known before is not in it")
+        steps = 0
+        for entry in self._entries():
+            if entry.topic.startswith("in/"):
+                self.found.arrivals += 1
+                arrivals[entry.sequence] = entry
+                while arrivals and entry.time_ns - next(iter(arrivals.values())).time_ns > _UNCONSUMED_NS:
+                    arrivals.popitem(last=False)
+            elif entry.topic == session.VOLUME.topic and isinstance(entry.content, VolumeReady):
+                volume = entry.content
+            elif entry.topic == session.STEP.topic and isinstance(entry.content, dict):
+                message = self._consumed(entry.content, arrivals, volume)
+                if message is None:
+                    continue
+                steps += 1
+                self._number = entry.sequence - 1
+                yield Stepped(entry.sequence, entry.time_ns, message, self._step(message))
+        if not steps:
+            raise RecordingError(f"{self._recording.path}: holds no steps of a node; replay it with --lockstep")
+
+    def _consumed(
+        self, document: dict[str, Any], arrivals: OrderedDict[int, Recorded], volume: VolumeReady | None
+    ) -> Input | None:
+        kind = document.get("kind")
+        if "of" in document:
+            arrived = arrivals.pop(int(document["of"]), None)
+            if arrived is None or not isinstance(arrived.content, Message):
+                self.found.note(f"a {kind} that live took is not in the recording")
+                return None
+            return self._ingest(arrived.content, arrived.time_ns)
+        if kind == RegistrationDone.__name__:
+            request, self._asked = self._asked, None
+            if request is None or request.frame.sequence != document.get("frame"):
+                self.found.note("a registration was taken that was not asked for")
+                return None
+            found = self._registered(request, self._asked_volume)
+            return RegistrationDone(request, found, int(document["now_ns"]))
+        if kind == VolumeReady.__name__:
+            return volume
+        return session.step_of(document)
+
+    # --- both ---------------------------------------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[Recorded]:
+        """What a replay needs of the session."""
+
+        def wanted(channel: Channel) -> bool:
+            return channel.topic.startswith("in/") or channel.topic in ("step", "volume", "node/gap", "node/ct")
+
+        for entry in self._recording.entries(wanted):
+            if entry.topic == "node/gap" and isinstance(entry.content, dict):
+                self.found.lost += int(entry.content.get("lost", 0))
+                self.found.note("the recording has gaps")
+            elif entry.topic == "node/ct" and isinstance(entry.content, dict):
+                self._check_ct(entry.content)
+            else:
+                yield entry
+
+    def _check_ct(self, recorded: dict[str, Any]) -> None:
+        if self._volume is None:
+            raise RecordingError(f"{self._recording.path}: was recorded with the CT {recorded.get('name')}; give --ct")
+        if session.volume_document(self._volume)["sha256"] != recorded.get("sha256"):
+            raise RecordingError(
+                f"{self._recording.path}: was recorded with another CT ({recorded.get('name')}); give it with --ct"
+            )
+
+    def _step(self, message: Input) -> list[Output]:
+        self._number += 1
+        outputs = self._pipeline.step(message)
+        for output in outputs:
+            if isinstance(output, RegistrationRequest):
+                self._asked, self._asked_volume = output, self._pipeline.volume
+        return outputs
+
+    def _registered(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
+        found = self._registration.register(request, volume)
+        self._registration.prepare(found)
+        return found
+
+
+class _Volumes:
+    """The reconstruction worker of a lockstep replay: beside it, but there at fixed times of the session."""
+
+    def __init__(self, config: Config) -> None:
+        self._reconstructor = Reconstructor(Method(config.reconstruction.method), 1)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="volumes")
+        self._asked: list[tuple[int, Future[VolumeReady]]] = []
+
+    def ready(self, now_ns: int) -> WorkerState:
+        """It is there."""
+        engine = described(self._reconstructor.method, self._reconstructor.engine)
+        return WorkerState(True, engine, "", now_ns, _WORKER)
+
+    def ask(self, request: ReconstructionRequest, now_ns: int) -> None:
+        """Begin a volume."""
+        self._asked.append((now_ns + _VOLUME_AFTER_NS, self._pool.submit(answer, self._reconstructor, request)))
+
+    def due(self, now_ns: int) -> VolumeReady | None:
+        """The volume whose time has come."""
+        if not self._asked or self._asked[0][0] > now_ns:
+            return None
+        due_ns, future = self._asked.pop(0)
+        return replace(future.result(), now_ns=due_ns, elapsed_ms=_VOLUME_AFTER_NS / 1e6)
+
+    def close(self) -> None:
+        """No more volumes."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class Report:
+    """What a replay comes to."""
+
+    mode: Mode
+    outputs: int = 0
+    steps: int = 0
+    frames: int = 0
+    registered: int = 0
+    volumes: int = 0
+    status_counts: dict[str, int] = field(default_factory=lambda: {status.value: 0 for status in Status})
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def take(self, step: Stepped) -> list[tuple[str, bytes]]:
+        """Count a step; its outputs as they are written."""
+        self.steps += 1
+        written = []
+        for output in step.outputs:
+            channel = session.output_channel(output)
+            data = session.encoded(session.output_document(output))
+            self._hash.update(f"{channel.topic}\0{len(data)}\0".encode())
+            self._hash.update(data)
+            self.outputs += 1
+            if isinstance(output, RegisteredFrame):
+                self.frames += 1
+                self.registered += output.volume_from_carm is not None
+                self.status_counts[output.validity.status.value] += 1
+            self.volumes += channel.topic.startswith("out/volume")
+            written.append((channel.topic, data))
+        return written
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all outputs, in their order."""
+        return str(self._hash.hexdigest())
+
+    def document(self, found: Findings, seconds: float, elapsed_s: float) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {
+            "mode": self.mode.value, "digest": self.digest, "messages": found.arrivals, "steps": self.steps,
+            "outputs": self.outputs, "frames": self.frames, "registered": self.registered, "volumes": self.volumes,
+            "status_counts": self.status_counts, "lost": found.lost, "clock_jumps": found.clock_jumps,
+            "notes": found.notes, "seconds": round(seconds, 3), "elapsed_s": round(elapsed_s, 3),
+            "realtime_factor": round(seconds / max(elapsed_s, 1e-9), 2),
+        }  # fmt: skip
+
+
+@contextlib.contextmanager
+def unpacked() -> Iterator[Path]:
+    """A folder for what is attached to a session."""
+    with tempfile.TemporaryDirectory(prefix="navnode-replay-") as folder:
+        yield Path(folder)

@@ -1,0 +1,216 @@
+"""Image sequences as PLUS and Slicer keep them: pictures, and the tracker's poses at their times.
+
+MetaImage (``.mha``, PLUS' ``.igs.mha``) and NRRD (``.nrrd``): pixels, and for every frame fields such as
+``Seq_Frame0000_ProbeToTrackerTransform`` (row by row), ``...TransformStatus`` and ``Seq_Frame0000_Timestamp`` (s).
+Facts: PLUS user manual, "File formats: sequence metafile"; NRRD0004.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from navnode.errors import RecordingError
+from navnode.types import Array, Matrix
+
+_TYPES: dict[str, type[np.generic]] = {
+    "MET_UCHAR": np.uint8, "MET_CHAR": np.int8, "MET_USHORT": np.uint16, "MET_SHORT": np.int16, "MET_UINT": np.uint32,
+    "MET_INT": np.int32, "MET_FLOAT": np.float32, "MET_DOUBLE": np.float64,
+}  # fmt: skip
+_NRRD_TYPES = {
+    "uchar": np.uint8, "unsigned char": np.uint8, "uint8": np.uint8, "uint8_t": np.uint8, "short": np.int16,
+    "int16": np.int16, "ushort": np.uint16, "unsigned short": np.uint16, "uint16": np.uint16, "uint16_t": np.uint16,
+    "float": np.float32, "double": np.float64,
+}  # fmt: skip
+_MAX_HEADER_BYTES = 1 << 28
+_MAX_BYTES = 1 << 35
+_FIELD = re.compile(r"Seq_Frame(\d+)_(\w+)")
+
+
+@dataclass
+class Sequence:
+    """Pictures and poses.
+
+    Args:
+        frames: (N, H, W).
+        times_s: (N,).
+        spacing_mm: along u and v.
+    """
+
+    frames: Array
+    times_s: Matrix
+    spacing_mm: tuple[float, float] = (1.0, 1.0)
+    transforms: dict[str, list[Matrix | None]] = field(default_factory=dict)
+    """``ProbeToTracker`` -> poses of all frames; None where its status is not OK."""
+
+
+def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None) -> None:
+    """A sequence, by the ending of the file.
+
+    Args:
+        pixels: frame after frame, where they are too many to be in memory; then only the shape and type of
+            ``sequence.frames`` count.
+
+    Raises:
+        RecordingError: the ending is not known, or the file cannot be written.
+    """
+    frames = sequence.frames
+    fields = _fields(sequence)
+    count, height, width = frames.shape
+    name = path.name.lower()
+    if name.endswith(".nrrd"):
+        kind = {np.dtype(v): k for k, v in reversed(_NRRD_TYPES.items())}.get(frames.dtype)
+        head = [
+            "NRRD0004", f"type: {kind}", "dimension: 3", f"sizes: {width} {height} {count}", "endian: little",
+            "encoding: raw", "kinds: domain domain list", f"spacings: {sequence.spacing_mm[0]:.9g} "
+            f"{sequence.spacing_mm[1]:.9g} NaN", *(f"{key}:={value}" for key, value in fields.items()), "", "",
+        ]  # fmt: skip
+    elif name.endswith(".mha"):
+        kind = {np.dtype(v): k for k, v in _TYPES.items()}.get(frames.dtype)
+        head = [
+            "ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False",
+            "CompressedData = False", f"DimSize = {width} {height} {count}",
+            f"ElementSpacing = {sequence.spacing_mm[0]:.9g} {sequence.spacing_mm[1]:.9g} 1", "Offset = 0 0 0",
+            "TransformMatrix = 1 0 0 0 1 0 0 0 1", f"ElementType = {kind}", "UltrasoundImageOrientation = MF",
+            "UltrasoundImageType = BRIGHTNESS", *(f"{key} = {value}" for key, value in fields.items()),
+            "ElementDataFile = LOCAL", "",
+        ]  # fmt: skip
+    else:
+        raise RecordingError(f"{path}: a sequence ends with .mha, .igs.mha or .nrrd")
+    if kind is None:
+        raise RecordingError(f"{path}: pixels of {frames.dtype} cannot be kept in a sequence")
+    try:
+        with path.open("wb") as file:
+            file.write("\n".join(head).encode())
+            little = frames.dtype.newbyteorder("<")
+            for each in frames if pixels is None else pixels:
+                file.write(np.ascontiguousarray(each, little).data)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _fields(sequence: Sequence) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for n, at in enumerate(sequence.times_s):
+        prefix = f"Seq_Frame{n:04d}_"
+        for name, poses in sequence.transforms.items():
+            pose = poses[n]
+            rows = np.eye(4) if pose is None else pose
+            found[f"{prefix}{name}Transform"] = " ".join(f"{value:.9g}" for value in rows.ravel())
+            found[f"{prefix}{name}TransformStatus"] = "OK" if pose is not None else "INVALID"
+        found |= {
+            f"{prefix}FrameNumber": str(n), f"{prefix}UnfilteredTimestamp": f"{at:.9f}",
+            f"{prefix}Timestamp": f"{at:.9f}", f"{prefix}ImageStatus": "OK",
+        }  # fmt: skip
+    return found
+
+
+def read(path: Path) -> Sequence:
+    """A sequence that PLUS, Slicer or :func:`write` wrote.
+
+    Raises:
+        RecordingError: it cannot be read; says why.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise RecordingError(f"{path}: larger than {_MAX_BYTES >> 30} GiB")
+        with path.open("rb") as file:
+            nrrd = file.read(4) == b"NRRD"
+            file.seek(0)
+            header, fields = _header(path, file.read(min(size, _MAX_HEADER_BYTES)), nrrd)
+            file.seek(header)
+            frames = _pixels(path, file.read(), fields, nrrd)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
+    return _sequence(path, frames, fields, nrrd)
+
+
+def _header(path: Path, data: bytes, nrrd: bool) -> tuple[int, dict[str, str]]:
+    """Where the pixels begin, and the fields."""
+    if nrrd:
+        end = data.find(b"\n\n")
+        length = end + 2
+    else:
+        found = re.search(rb"^ElementDataFile *= *(\S+) *\r?\n", data, re.M)
+        end = found.end() if found else -1
+        length = end
+        if found and found.group(1) != b"LOCAL":
+            raise RecordingError(f"{path}: its pixels are in another file; only those with the pixels inside are read")
+    if end < 0:
+        raise RecordingError(f"{path}: no sequence (its header has no end)")
+    fields = {}
+    for line in data[:end].decode("utf-8", "replace").splitlines():
+        key, equals, value = line.partition(":=" if ":=" in line else ": " if nrrd else "=")
+        if equals:
+            fields[key.strip()] = value.strip()
+    return length, fields
+
+
+def _pixels(path: Path, data: bytes, fields: Mapping[str, str], nrrd: bool) -> Array:
+    try:
+        sizes = [int(text) for text in fields["sizes" if nrrd else "DimSize"].split()]
+        kind = (_NRRD_TYPES if nrrd else _TYPES)[fields["type" if nrrd else "ElementType"]]
+    except (KeyError, ValueError) as error:
+        raise RecordingError(f"{path}: its header lacks the size or the type of the pixels ({error})") from error
+    if nrrd and fields.get("kinds", "").split()[:1] == ["list"]:
+        sizes = [*sizes[1:], sizes[0]]
+        listed_first = True
+    else:
+        listed_first = False
+    if len(sizes) == 4 and sizes[2] == 1:
+        sizes = [sizes[0], sizes[1], sizes[3]]
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise RecordingError(f"{path}: {sizes} is no sequence of pictures")
+    big = fields.get("endian", "little") == "big" or fields.get("BinaryDataByteOrderMSB", "False") == "True"
+    dtype = np.dtype(kind).newbyteorder(">" if big else "<")
+    wanted = int(np.prod(sizes)) * dtype.itemsize
+    if wanted > _MAX_BYTES:
+        raise RecordingError(f"{path}: {wanted} bytes of pixels are too many")
+    if fields.get("CompressedData", "False") == "True" or fields.get("encoding", "raw") in ("gzip", "gz"):
+        unpacker = zlib.decompressobj(47)  # whatever its head
+        try:
+            data = unpacker.decompress(data, wanted)
+        except zlib.error as error:
+            raise RecordingError(f"{path}: its pixels cannot be decompressed ({error})") from error
+    elif fields.get("encoding", "raw") != "raw":
+        raise RecordingError(f"{path}: encoding {fields['encoding']!r} is not read")
+    if len(data) < wanted:
+        raise RecordingError(f"{path}: torn: {len(data)} bytes of pixels, its header says {wanted}")
+    flat = np.frombuffer(data, dtype, int(np.prod(sizes))).astype(kind, copy=False)
+    width, height, count = sizes
+    return flat.reshape(height, width, count).transpose(2, 0, 1) if listed_first else flat.reshape(count, height, width)
+
+
+def _sequence(path: Path, frames: Array, fields: Mapping[str, str], nrrd: bool) -> Sequence:
+    found: list[dict[str, str]] = [{} for _ in frames]
+    for key, value in fields.items():
+        match = _FIELD.fullmatch(key)
+        if match and int(match.group(1)) < len(found):
+            found[int(match.group(1))][match.group(2)] = value
+    try:
+        times = np.array([float(each.get("Timestamp", n / 30)) for n, each in enumerate(found)])
+        names = sorted({key.removesuffix("Transform") for each in found for key in each if key.endswith("Transform")})
+        transforms: dict[str, list[Matrix | None]] = {name: [_pose(each, name) for each in found] for name in names}
+        texts = fields.get("spacings" if nrrd else "ElementSpacing", "1 1").split()
+        numbers = [float(text) for text in texts if text.lower() != "nan"][:2]
+    except ValueError as error:
+        raise RecordingError(f"{path}: a field of a frame is no number ({error})") from error
+    u, v = numbers if len(numbers) == 2 and all(np.isfinite(n) and n > 0 for n in numbers) else (1.0, 1.0)
+    if (np.diff(times) <= 0).any():
+        raise RecordingError(f"{path}: time stamps of its frames do not increase")
+    return Sequence(frames, times, (u, v), transforms)
+
+
+def _pose(fields: Mapping[str, str], name: str) -> Matrix | None:
+    if fields.get(f"{name}TransformStatus", "OK") != "OK" or f"{name}Transform" not in fields:
+        return None
+    numbers = [float(text) for text in fields[f"{name}Transform"].split()]
+    if len(numbers) != 16:
+        raise ValueError(f"{name}Transform has {len(numbers)} numbers, not 16")
+    return np.array(numbers).reshape(4, 4)

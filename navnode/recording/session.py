@@ -1,0 +1,188 @@
+"""What a session is made of: topics, and what stands in their messages.
+
+- ``in/<type>/<device>``: an OpenIGTLink message, byte by byte as it came. Log time: its arrival, node clock; publish
+  time: its own stamp; sequence: which arrival it was.
+- ``step``: what the pipeline took next, JSON. Of a message that came in only ``of``, its sequence; else the value.
+  Sequence: which step it was.
+- ``volume``: the answer of the reconstruction worker that a step took, as it came over the bus; sequence of the step.
+- ``out/<topic>``: JSON of what a step led to; sequence of the step, its cause.
+- ``node/<what>``: JSON of what else happened: gaps of the recording, spans of a frame's way, the end.
+
+Metadata ``navnode`` say what the file is; attached are the configuration, the calibrations it names, and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from navnode import bus
+from navnode.errors import LocalError, PeerError, RecordingError
+from navnode.recording.container import Channel
+from navnode.types import (
+    CommandResult,
+    Input,
+    OperatorCommand,
+    Output,
+    ReconstructionRequest,
+    RegisteredFrame,
+    RegistrationDone,
+    RegistrationRequest,
+    Rejected,
+    SourceState,
+    Tick,
+    ToolPose,
+    Volume,
+    VolumeReady,
+    VolumeUpdate,
+    WorkerState,
+)
+
+FORMAT = 1
+"""Counts up when older versions cannot read a session rightly."""
+OPENIGTLINK, JSON, BUS = "openigtlink", "json", "navnode-bus"
+STEP, VOLUME = Channel("step", JSON), Channel("volume", BUS)
+CONFIGURATION, VERSIONS, CALIBRATION = "configuration.json", "versions.json", "calibration/"
+_PLAIN: dict[str, type] = {kind.__name__: kind for kind in (Tick, SourceState, WorkerState, OperatorCommand, Rejected)}
+
+
+def arrival_channel(kind: str, device: str) -> Channel:
+    """Of messages that came in."""
+    return Channel(f"in/{kind}/{device}", OPENIGTLINK)
+
+
+def note_channel(what: str) -> Channel:
+    """Of what else happened."""
+    return Channel(f"node/{what}", JSON)
+
+
+def encoded(value: object) -> bytes:
+    """JSON; arrays as lists, so that every number comes back as it was."""
+    return msgspec.json.encode(value, enc_hook=_listed)
+
+
+def _listed(item: object) -> object:
+    if isinstance(item, np.ndarray):
+        return item.tolist()
+    if isinstance(item, np.generic):
+        return item.item()
+    raise LocalError(f"{type(item).__name__} cannot be recorded")
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def step_bytes(message: Input, of: int | None) -> bytes:
+    """What is written of a step.
+
+    Args:
+        of: the sequence of the message that it was, if it was one.
+    """
+    kind = type(message).__name__
+    if of is not None:
+        return encoded({"kind": kind, "of": of})
+    if isinstance(message, RegistrationDone):
+        return encoded({"kind": kind, "frame": message.request.frame.sequence, "now_ns": message.now_ns})
+    if isinstance(message, VolumeReady):
+        return encoded({"kind": kind, "now_ns": message.now_ns})
+    return encoded({"kind": kind, **plain(message)})
+
+
+def plain(value: object) -> dict[str, Any]:
+    """The fields of a value."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}  # type: ignore[arg-type]
+
+
+def step_of(document: Mapping[str, Any]) -> Input | None:
+    """The step that a document holds; None for those whose content is elsewhere.
+
+    Raises:
+        RecordingError: it holds none.
+    """
+    kind = _PLAIN.get(str(document.get("kind")))
+    if kind is None:
+        return None
+    try:
+        return msgspec.convert({k: v for k, v in document.items() if k != "kind"}, kind)
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"a step cannot be read ({error})") from error
+
+
+_LENGTH = struct.Struct("<I")
+
+
+def volume_parts(ready: VolumeReady) -> list[bytes | memoryview]:
+    """A worker's answer, as it crosses processes, every part after its length."""
+    return [piece for part in bus.pack(ready) for piece in (_LENGTH.pack(len(part)), part)]
+
+
+def volume_of(data: memoryview) -> VolumeReady:
+    """What :func:`volume_parts` wrote.
+
+    Raises:
+        RecordingError: it is none.
+    """
+    parts, at = [], 0
+    while at + _LENGTH.size <= len(data):
+        (size,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        parts.append(data[at : at + size])
+        at += size
+    try:
+        found = bus.unpack(parts)
+    except PeerError as error:
+        raise RecordingError(f"a recorded volume cannot be read ({error})") from error
+    if not isinstance(found, VolumeReady) or at != len(data):
+        raise RecordingError("a recorded volume cannot be read")
+    return found
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------
+
+
+def output_channel(output: Output) -> Channel:
+    """Where an output is written."""
+    if isinstance(output, CommandResult):
+        name = "result"
+    elif isinstance(output, ToolPose):
+        name = f"tool/{output.tool}"
+    elif isinstance(output, VolumeUpdate):
+        name = f"volume/{output.role}"
+    else:
+        name = bus.topic_of(output).name
+    return Channel(f"out/{name}", JSON)
+
+
+def output_document(output: Output) -> dict[str, Any]:
+    """An output without pictures and voxels: those are named by frame and by checksum."""
+    match output:
+        case RegistrationRequest():
+            return {**plain(output), "frame": output.frame.sequence}
+        case ReconstructionRequest():
+            views = [{"timestamp_ns": v.timestamp_ns, "volume_from_carm": v.volume_from_carm} for v in output.views]
+            return {**plain(output), "views": views}
+        case RegisteredFrame():
+            frame = output.frame
+            named = {"sequence": frame.sequence, "timestamp_ns": frame.timestamp_ns, "received_ns": frame.received_ns}
+            return {**{k: v for k, v in plain(output).items() if k != "carm"}, "frame": named}
+        case VolumeUpdate():
+            bone = None if output.bone is None else len(output.bone.triangles)
+            told = {**plain(output), "volume": volume_document(output.volume), "bone": bone}
+            told["uncertainty_hu"] = None if output.uncertainty_hu is None else volume_document(output.uncertainty_hu)
+            return told
+        case _:
+            return plain(output)
+
+
+def volume_document(volume: Volume) -> dict[str, Any]:
+    """What tells one volume from another."""
+    return {
+        "name": volume.name, "shape": list(volume.voxels.shape), "volume_from_index": volume.volume_from_index,
+        "sha256": hashlib.sha256(np.ascontiguousarray(volume.voxels).data).hexdigest(),
+    }  # fmt: skip

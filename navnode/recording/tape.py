@@ -1,0 +1,192 @@
+"""What the node lets be recorded: it numbers arrivals and steps, keeps the last seconds, begins and ends recordings."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from navnode import __version__, calibrated
+from navnode.clock import NS_PER_S, now_ns
+from navnode.config import Config
+from navnode.errors import RecordingError
+from navnode.igtl import Message, RawBytes
+from navnode.projector import backend_name
+from navnode.recording import session
+from navnode.recording.container import Channel, Parts
+from navnode.recording.writer import About, Item, Recorder, arrival, noted
+from navnode.types import Input, Output, Volume, VolumeReady
+
+_KEPT_BYTES = 1 << 29
+"""Of the last seconds, whatever they are."""
+
+
+class Tape:
+    """One node's, for as long as it lives.
+
+    Args:
+        config: as the node was told, calibrations applied; ``recording`` says how much is kept and how files are split.
+        volume: the CT, or None.
+    """
+
+    def __init__(self, config: Config, volume: Volume | None) -> None:
+        self._config, self._volume = config, volume
+        self.arrivals = self.steps = 0
+        """So far; the last one's number."""
+        self._recorder: Recorder | None = None
+        self._ending: list[Recorder] = []
+        self._kept: deque[Item] = deque()
+        self._kept_bytes = 0
+        self._keep_ns = round(config.recording.keep_last_s * NS_PER_S)
+        self._running = bool(self._keep_ns)
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def arrived(self, message: Message, raw: RawBytes, received_ns: int) -> None:
+        """A message came in, and nothing of it has been dropped yet."""
+        self.arrivals += 1
+        if self._running:
+            self._put(arrival(message, raw, received_ns, self.arrivals))
+
+    def stepped(self, message: Input, of: int | None) -> None:
+        """The pipeline takes a message next; ``of``: the number of the arrival that it was."""
+        self.steps += 1
+        if self._running:
+            made = partial(_step, message, of)
+            size = (
+                500 if not isinstance(message, VolumeReady) or message.volume is None else message.volume.voxels.nbytes
+            )
+            now = now_ns()
+            self._put(Item(None, made, now, now, self.steps, size))
+
+    def emitted(self, output: Output) -> None:
+        """The last step led to this."""
+        if self._running:
+            now = now_ns()
+            self._put(Item(None, partial(_output, output), now, now, self.steps, 500))
+
+    def note(self, what: str, data: Mapping[str, Any]) -> None:
+        """Something else happened."""
+        if self._running:
+            self._put(noted(what, data, now_ns()))
+
+    def _put(self, item: Item) -> None:
+        if self._recorder is not None:
+            self._recorder.put(item)
+            return
+        self._kept.append(item)
+        self._kept_bytes += item.size
+        while self._kept and (
+            item.log_time_ns - self._kept[0].log_time_ns > self._keep_ns or self._kept_bytes > _KEPT_BYTES
+        ):
+            self._kept_bytes -= self._kept.popleft().size
+
+    # --- recordings ---------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """Of the recording under way; None: there is none, or it failed."""
+        return self._recorder.path if self._recorder is not None and not self._recorder.failed else None
+
+    def start(self, path: Path) -> None:
+        """Begin a recording, with the last seconds where they are kept; returns at once."""
+        kept, self._kept, self._kept_bytes = self._kept, deque(), 0
+        began = about(self._config, from_start=self.steps == 0)
+        if self._volume is not None:
+            now = now_ns()
+            kept.appendleft(Item(None, partial(_ct, self._volume), kept[0].log_time_ns if kept else now, now, 0, 500))
+        self._recorder = Recorder(path, began, kept, self._config.recording.max_file_mb << 20, wait=False)
+        self._running = True
+
+    def stop(self) -> str:
+        """End the recording, without waiting for the disk; what to tell the operator.
+
+        Raises:
+            RecordingError: there is none, or it had failed.
+        """
+        if self._recorder is None:
+            raise RecordingError("no recording is under way")
+        recorder, self._recorder = self._recorder, None
+        self._running = bool(self._keep_ns)
+        recorder.put(noted("end", {"lost": recorder.lost}, now_ns()))
+        self._ending = [other for other in self._ending if not other.ended] + [recorder]
+        return recorder.end()
+
+    def close(self) -> Iterable[str]:
+        """End everything and wait; a line about every recording.
+
+        Raises:
+            RecordingError: one could not be written.
+        """
+        if self._recorder is not None:
+            self._recorder.put(noted("end", {"lost": self._recorder.lost}, now_ns()))
+            self._ending.append(self._recorder)
+            self._recorder = None
+        while self._ending:
+            yield self._ending.pop().stop()
+
+    @property
+    def told(self) -> str:
+        """Of the recording under way, for displays; '' when there is none."""
+        recorder = self._recorder
+        if recorder is None:
+            return ""
+        if recorder.failed:
+            return f"FAILED: {recorder.failed}"
+        lost = f", {recorder.lost} LOST" if recorder.lost else ""
+        return f"{recorder.path.name}: {recorder.messages} messages, {recorder.bytes / 1e6:.0f} MB{lost}"
+
+
+def _step(message: Input, of: int | None) -> Iterable[tuple[Channel, Parts]]:
+    if isinstance(message, VolumeReady):
+        yield session.VOLUME, session.volume_parts(message)
+    yield session.STEP, (session.step_bytes(message, of),)
+
+
+def _output(output: Output) -> Iterable[tuple[Channel, Parts]]:
+    yield session.output_channel(output), (session.encoded(session.output_document(output)),)
+
+
+def _ct(volume: Volume) -> Iterable[tuple[Channel, Parts]]:
+    yield session.note_channel("ct"), (session.encoded(session.volume_document(volume)),)
+
+
+def about(config: Config | None, *, from_start: bool) -> About:
+    """What a session must hold so that it can be replayed.
+
+    Args:
+        config: the node's; None: there is no node.
+        from_start: whether nothing happened before.
+    """
+    told = {
+        "session": uuid.uuid4().hex, "began_ns": str(now_ns()), "version": __version__,
+        "from_start": "true" if from_start else "false",
+    }  # fmt: skip
+    if config is None:
+        return About(told)
+    attached = {session.CONFIGURATION: msgspec.json.encode(config), session.VERSIONS: session.encoded(versions(config))}
+    for key, path in calibrated.files(config).items():
+        try:
+            attached[f"{session.CALIBRATION}{key}"] = Path(path).read_bytes()
+        except OSError:  # it was there when the node started; a replay names what is missing
+            continue
+    return About(told, attached)
+
+
+def versions(config: Config) -> dict[str, Any]:
+    """With what a session is made: packages, back ends, and the checksum of the model."""
+    from navnode.reconstruction.methods import Method, engine_name, model_hash
+
+    method = Method(config.reconstruction.method)
+    return {
+        "navnode": __version__, "python": platform.python_version(), "numpy": np.__version__,
+        "machine": platform.machine(), "projector": backend_name(), "reconstruction": engine_name(method),
+        "model_sha256": model_hash(method),
+    }  # fmt: skip
