@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -9,6 +12,11 @@ from navnode.types import Array, CArm, Matrix
 
 RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse; used where LPS files are read and written, nowhere else."""
+
+
+_IDENTITY = np.eye(3)
+_NEARLY = 1e-4
+"""Off a rotation by less, two steps make it one to the last digit."""
 
 
 def rigid(rotation: Array | None = None, translation_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
@@ -31,19 +39,38 @@ def is_rigid(matrix: Array, tolerance: float = 1e-3) -> bool:
     matrix = np.asarray(matrix)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return False
-    rotation = matrix[:3, :3].astype(np.float64)
+    # Plain numbers: calls for arrays of nine take ten times as long, and every pose comes through here.
+    (a, b, c, _), (d, e, f, _), (i, j, k, _), (r, s, t, u) = matrix.astype(np.float64).tolist()
+    if max(abs(r), abs(s), abs(t), abs(u - 1)) >= 1e-6:
+        return False
+    off = (
+        a * a + d * d + i * i - 1, b * b + e * e + j * j - 1, c * c + f * f + k * k - 1,
+        a * b + d * e + i * j, a * c + d * f + i * k, b * c + e * f + j * k,
+    )  # fmt: skip
+    return max(map(abs, off)) <= tolerance and _determinant((a, b, c), (d, e, f), (i, j, k)) > 0
+
+
+def _determinant(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
+    """Of three rows."""
     return (
-        bool(np.abs(matrix[3] - (0, 0, 0, 1)).max() < 1e-6)
-        and float(np.abs(rotation.T @ rotation - np.eye(3)).max()) <= tolerance
-        and float(np.linalg.det(rotation)) > 0
-    )
+        x[0] * (y[1] * z[2] - y[2] * z[1])
+        - x[1] * (y[0] * z[2] - y[2] * z[0])
+        + x[2] * (y[0] * z[1] - y[1] * z[0])
+    )  # fmt: skip
 
 
 def orthonormal(a_from_b: Array) -> Matrix:
     """The rigid transform nearest to one that is nearly rigid (float32 on the wire, say)."""
-    u, _, vt = np.linalg.svd(np.asarray(a_from_b, np.float64)[:3, :3])
-    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-    return rigid(rotation, np.asarray(a_from_b, np.float64)[:3, 3])
+    given = np.asarray(a_from_b, np.float64)
+    rotation = given[:3, :3]
+    off = rotation.T @ rotation
+    if float(np.abs(off - _IDENTITY).max()) > _NEARLY or _determinant(*rotation.tolist()) < 0:
+        u, _, vt = np.linalg.svd(rotation)
+        return rigid(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt, given[:3, 3])
+    # Newton's iteration for the polar decomposition (Higham, SIAM J. Sci. Stat. Comput. 7, 1986): the error is squared.
+    rotation = rotation @ (1.5 * _IDENTITY - 0.5 * off)
+    rotation = rotation @ (1.5 * _IDENTITY - 0.5 * (rotation.T @ rotation))
+    return rigid(rotation, given[:3, 3])
 
 
 def skew(vector: Array) -> Matrix:
@@ -102,7 +129,9 @@ def transform(a_from_b: Matrix, points_b_mm: Array) -> Matrix:
 
 def angle_between_rad(a: Array, b: Array) -> float:
     """Angle between two directions (3,)."""
-    return float(np.arctan2(np.linalg.norm(np.cross(a, b)), np.dot(a, b)))
+    (ax, ay, az), (bx, by, bz) = np.asarray(a).tolist(), np.asarray(b).tolist()
+    across = math.hypot(ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx)
+    return math.atan2(across, ax * bx + ay * by + az * bz)
 
 
 def interpolate(at_0: Matrix, at_1: Matrix, fraction: float) -> Matrix:
