@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
+import statistics
 import sys
+import tempfile
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,7 +25,7 @@ from navnode import __version__, calibrated, config, curve, sessions
 from navnode.clock import now_ns
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import CalibrationError, ConfigError, NavError
-from navnode.live import run_supervised, tell
+from navnode.live import free_port, run_supervised, tell
 from navnode.options import Ct, Json, Record, Threads, messages, percent, print_json
 from navnode.processes import ForPeople, Sparingly, die_with, output_address, say_ready, worker_address
 from navnode.reconstruction import Method
@@ -478,6 +481,9 @@ def engine_build(model: ModelOption = None, as_json: Json = False) -> None:
         Console().print(f"{name}: {size / 1e6:.1f} MB, {how}", highlight=False)
 
 
+BenchSize = Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")]
+BenchRate = Annotated[float, typer.Option("--rate", min=1, max=30, help="X-ray frames per second.")]
+BenchTools = Annotated[int, typer.Option("--tools", min=1, max=16, help="Tracked at 100 Hz.")]
 bench = typer.Typer(
     help="Figures for this machine, beside other implementations in the same run.", no_args_is_help=True
 )
@@ -653,6 +659,74 @@ def bench_reconstruction(
             table.add_row(count, name, *shown)
         table.add_section()
     Console().print(table)
+
+
+@bench.command("loop", epilog="Example:  navnode bench loop --size 1024 --rate 30 --tools 8 --seconds 60 --json")
+def bench_loop(
+    size: BenchSize = 512,
+    rate: BenchRate = 30.0,
+    tools: BenchTools = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=2, help="How long.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """The live loop beside the virtual operating room: latencies, and the error against the truth."""
+    report = _loop(size, rate, tools, seconds, None)
+    if as_json:
+        print_json(report)
+    else:
+        tell(report, as_json, seconds)
+
+
+@bench.command("recording", epilog="Example:  navnode bench recording --minutes 10 --size 1024 --rate 30 --tools 8")
+def bench_recording(
+    size: BenchSize = 1024,
+    rate: BenchRate = 30.0,
+    tools: BenchTools = 8,
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Of each run of the loop; 0: none.")] = 0.5,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Runs with and without, alternating.")] = 1,
+    kills: Annotated[int, typer.Option("--kills", min=0, help="How often a recording is killed.")] = 20,
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="Where it is recorded.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recording: what it costs the loop, what is lost, what a kill leaves, how quickly a place is found."""
+    from navnode.bench import recording
+
+    with percent("Writing, seeking, killing") as progress:
+        report = recording.run(kills, progress)
+    runs: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+    with tempfile.TemporaryDirectory(prefix="navnode-bench-", dir=folder) as name:
+        for n in range(pairs if minutes else 0):
+            for way, found in runs.items():
+                path = Path(name) / f"{n}.mcap" if way == "with" else None
+                found.append(_loop(size, rate, tools, 60 * minutes, path))
+                for part in Path(name).glob("*.mcap"):
+                    part.unlink()
+    if minutes:
+        told = ("frames", "fps", "latency_ms", "overlay_latency_ms", "memory_mb", "recording")
+        report["loop"] = {way: [{key: run[key] for key in told} for run in found] for way, found in runs.items()}
+        for which in ("latency_ms", "overlay_latency_ms"):
+            p99 = {way: statistics.median(run[which]["p99"] for run in found) for way, found in runs.items()}
+            report["loop"][f"{which}_p99_ratio"] = round(p99["with"] / p99["without"], 3)
+    if as_json:
+        print_json(report)
+        return
+    Console().print_json(json.dumps(report))
+
+
+def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | None) -> dict[str, Any]:
+    """A demo without a page, and its figures."""
+    from navnode.simulation import room
+    from navnode.simulation.sample_ct import resolve_ct
+
+    given = _simulator(size_px=size, frame_rate_hz=rate, more_tools=tools - 1, port=free_port("127.0.0.1"))
+    simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
+    ports = free_port("127.0.0.1"), 8080
+    loaded = _demo_config(config.load(config.shipped("demo.toml")), simulator, True, ports, 0, False)
+    drill = loaded.tools[0]
+    more = [msgspec.structs.replace(drill, name=n, device=f"{n}ToTracker") for n in room.more_tools(tools - 1)]
+    loaded = _recorded(msgspec.structs.replace(loaded, tools=(drill, *more)), record)
+    prepared = room.prepare(simulator, messages)
+    return run_supervised(loaded, simulator, seconds, True, room.load_scenario(prepared))
 
 
 def _told_rate(rate: dict[str, float]) -> str:

@@ -302,6 +302,8 @@ class SimulatorSection(_Section, frozen=True):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     errors: bool = False
     """Whether the hardware is not what its maker says: distance, principal point, distortion, late stamps."""
+    more_tools: Annotated[int, msgspec.Meta(ge=0, le=15)] = 0
+    """Beside the drill: ``Tool2``, ``Tool3`` ..., which only lie there."""
 
     def __post_init__(self) -> None:
         _check_address(self.host, False)

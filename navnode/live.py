@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -52,14 +55,34 @@ def run_supervised(
         _print_addresses(loaded)
         scorer = _scorer(loaded, scenario) if scenario is not None else None
         listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
+        memory = [_memory_mb(supervisor)]
         began_s = time.monotonic()
         with listening, screen.shown(), keys or contextlib.nullcontext(lambda: False) as over:
             wait_while(supervisor, on_state, seconds, over)
         elapsed_s = time.monotonic() - began_s
+        memory.append(_memory_mb(supervisor))
         restarts = supervisor.restarts()
     if states[0] is None:
         raise NavError("the node never said how it is")
-    return _report(scorer, states[0], elapsed_s, restarts)
+    return _report(scorer, states[0], elapsed_s, restarts) | {
+        "memory_mb": dict(zip(("begin", "end"), memory, strict=True))
+    }
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _memory_mb(supervisor: Supervisor) -> float | None:
+    """What the node holds; None where the system does not say."""
+    try:
+        pages = int(Path(f"/proc/{supervisor.pid('node')}/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
 def _scorer(loaded: Config, scenario: Any) -> Any:
@@ -90,6 +113,7 @@ def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str,
         "dose": asdict(state.dose),
         "backend": {"projector": backend_name(), "reconstruction": engine_name()},
         "restarts": restarts,
+        "recording": state.recording,
         "seconds": round(elapsed_s, 2),
     }
 

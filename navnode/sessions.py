@@ -25,7 +25,7 @@ from navnode.clock import now_ns
 from navnode.config import Config, PlayerSection, SourceSection
 from navnode.errors import ConfigError, RecordingError, WireError
 from navnode.igtl import BlockingClient
-from navnode.live import run_supervised, tell
+from navnode.live import free_port, run_supervised, tell
 from navnode.options import Json, Threads, messages, percent, print_json
 from navnode.recording import compare as comparing
 from navnode.recording import edit as editing
@@ -387,7 +387,7 @@ def _paced(
     volume = ct or loaded.volume.ct
     if volume not in ("", "sample", "procedural") and not Path(volume).exists():
         raise ConfigError(f"{volume}: the CT of this session is not there; give it with --ct")
-    settings = change(settings, port=_free_port(settings.host))
+    settings = change(settings, port=free_port(settings.host))
     loaded = change(
         loaded,
         sources=(SourceSection(host=settings.host, port=settings.port),),
@@ -401,14 +401,6 @@ def _paced(
     )
     keyboard = _keyboard((settings.host, settings.port))
     tell(run_supervised(loaded, settings, seconds, as_json, keys=keyboard), as_json, seconds)
-
-
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

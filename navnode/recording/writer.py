@@ -96,6 +96,8 @@ class Recorder:
         self.path = path
         self.messages = self.bytes = 0
         """Written so far."""
+        self.safe = 0
+        """Of those, how many the system was given: a kill costs what comes after."""
         self.lost = 0
         """What did not fit the queue because the disk was too slow."""
         self.failed = ""
@@ -228,6 +230,7 @@ class Recorder:
             if time.monotonic() - looked_s >= _SYNC_EVERY_S:
                 looked_s = time.monotonic()
                 writer.close_chunk()
+                self.safe = self.messages
                 syncing.wanted.set()
             if not self._queue:
                 time.sleep(_LOOK_EVERY_S)
@@ -240,6 +243,8 @@ class Recorder:
             assert channel is not None
             writer.add(channel, parts, item.log_time_ns, item.publish_time_ns, item.sequence)
             self.messages += 1
+        if not writer.waiting:
+            self.safe = self.messages
 
 
 class _Syncing:

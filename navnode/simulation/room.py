@@ -151,7 +151,8 @@ class Room:
         self._frame_rate_hz = prepared.frame_rate_hz
         self.server = Server(settings.host, settings.port, name="VirtualRoom")
         self._carm = carm_of_size(settings.size_px)
-        self._devices = (CARM_DEVICE, PATIENT_DEVICE, prepared.scenario.tool_device)
+        self._more = [f"{name}ToTracker" for name in more_tools(settings.more_tools)]
+        self._devices = (CARM_DEVICE, PATIENT_DEVICE, prepared.scenario.tool_device, *self._more)
         self._poses = self._measured_poses(settings.seed)
         self._truth_tool = [prepared.scenario.volume_from_tool(t) for t in self._pose_times()]
         times = [i / self._frame_rate_hz for i in range(len(prepared.counts))]
@@ -218,6 +219,12 @@ class Room:
     def _tell(self, device: str, stamp_ns: int, matrix: Matrix) -> None:
         self.server.publish(Transform(device=device, timestamp_ns=stamp_ns, matrix=matrix))
 
+    def _tracker_from_marker(self, device: str, t_s: float) -> Matrix:
+        if device not in self._more:
+            return self._scenario.tracker_from_marker(device, t_s)
+        aside = (40.0 * (1 + self._more.index(device)), 0.0, 0.0)
+        return self._scenario.tracker_from_marker(PATIENT_DEVICE, t_s) @ g.rigid(None, aside)
+
     def _pose_times(self) -> list[float]:
         return [i / POSE_RATE_HZ for i in range(round(self._period_s * POSE_RATE_HZ))]
 
@@ -229,11 +236,16 @@ class Room:
             device: [
                 None
                 if self._scenario.occluded(device, t)
-                else self._scenario.tracker_from_marker(device, t) @ g.exp(rng.normal(0, sigma))
+                else self._tracker_from_marker(device, t) @ g.exp(rng.normal(0, sigma))
                 for t in self._pose_times()
             ]
             for device in self._devices
         }
+
+
+def more_tools(count: int) -> list[str]:
+    """Names of the tools beside the drill."""
+    return [f"Tool{n}" for n in range(2, 2 + count)]
 
 
 async def practise(server: Server, scene: Timed) -> None:

@@ -1,0 +1,205 @@
+"""Recording: how fast, beside the MCAP library's own writer; what a kill costs; and how quickly a place is found."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mcap.writer import CompressionType
+from mcap.writer import Writer as LibraryWriter
+
+from navnode.igtl import Image, Transform, decode, encode
+from navnode.recording.container import CHUNK_BYTES, Channel, File, Parts, Writer
+from navnode.recording.edit import recover
+from navnode.recording.reader import Recording
+from navnode.recording.session import OPENIGTLINK
+from navnode.recording.writer import Recorder
+
+_IMAGE_PX = 1024
+_FRAMES = 60
+_SPARSE_BYTES = 10 << 30
+_SEEKS = 100
+_POSES_PER_FRAME = 27
+"""100 Hz x 8 tools beside 30 frames a second."""
+
+
+def run(kills: int, progress: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
+    """All figures.
+
+    Args:
+        kills: how often a recording process is killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="navnode-bench-") as name:
+        folder = Path(name)
+        throughput = _throughput(folder)
+        progress(0.15)
+        seeking = _seeking(folder)
+        progress(0.25)
+        killed = _killed(folder, kills, lambda share: progress(0.25 + 0.75 * share))
+    return {"throughput": throughput, "seek": seeking, "killed": killed}
+
+
+def _throughput(folder: Path) -> dict[str, Any]:
+    """Frames of 1024 x 1024 with the poses beside them, written and synchronised; medians of three, alternating."""
+    image = Image(
+        device="XRay", timestamp_ns=1, ras_from_index=np.eye(4),
+        voxels=np.random.default_rng(0).integers(0, 20_000, (1, _IMAGE_PX, _IMAGE_PX), np.uint16),
+    )  # fmt: skip
+    frame, pose = encode(image), encode(Transform(device="ToolToTracker", timestamp_ns=1, matrix=np.eye(4)))
+    ways: dict[str, Callable[[Path], None]] = {
+        "navnode": lambda path: _write(path, frame, pose),
+        "mcap library": lambda path: _write_by_library(path, frame, pose),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(3):
+        for way, write in ways.items():
+            path = folder / f"{repeat}{way}.mcap"
+            began_s = time.process_time()
+            write(path)
+            times[way].append(time.process_time() - began_s)
+            path.unlink()
+    ms = {way: round(1e3 * float(np.median(found)) / _FRAMES, 3) for way, found in times.items()}
+    return {"cpu_ms_per_frame": ms, "ratio": round(ms["mcap library"] / ms["navnode"], 2)}
+
+
+def _write(path: Path, frame: bytes, pose: bytes) -> None:
+    images, poses = Channel("in/IMAGE/XRay", OPENIGTLINK), Channel("in/TRANSFORM/ToolToTracker", OPENIGTLINK)
+    with path.open("xb", buffering=0) as file:
+        writer = Writer(file)
+        for n in range(_FRAMES):
+            writer.add(images, (frame,), n, n, n)
+            for _ in range(_POSES_PER_FRAME):
+                writer.add(poses, (pose,), n, n, n)
+        writer.finish()
+        os.fsync(file.fileno())
+
+
+def _write_by_library(path: Path, frame: bytes, pose: bytes) -> None:
+    with path.open("xb") as file:
+        writer = LibraryWriter(file, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
+        writer.start(profile="", library="")
+        schema = writer.register_schema(OPENIGTLINK, "", b"")
+        images = writer.register_channel("in/IMAGE/XRay", OPENIGTLINK, schema)
+        poses = writer.register_channel("in/TRANSFORM/ToolToTracker", OPENIGTLINK, schema)
+        for n in range(_FRAMES):
+            writer.add_message(images, n, frame, n, n)
+            for _ in range(_POSES_PER_FRAME):
+                writer.add_message(poses, n, pose, n, n)
+        writer.finish()  # type: ignore[no-untyped-call]
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _seeking(folder: Path) -> dict[str, Any]:
+    """A place in a file of 10 GB whose pictures are holes of the file system."""
+    path = folder / "sparse.mcap"
+    count = sparse(path, _SPARSE_BYTES)
+    began_s = time.perf_counter()
+    recording = Recording(path)
+    size = recording.files[0].size
+    opened_ms = 1e3 * (time.perf_counter() - began_s)
+    rng, times = random.Random(0), []  # noqa: S311 - not for secrets
+    for _ in range(_SEEKS):
+        wanted = 1 + rng.randrange(count)
+        began_s = time.perf_counter()
+        entry = next(entry for entry in recording.raw(wanted) if entry.log_time_ns >= wanted)
+        times.append(1e3 * (time.perf_counter() - began_s))
+        assert entry.log_time_ns == wanted
+    recording.close()
+    path.unlink()
+    p50, worst = np.percentile(times, [50, 100]).round(2).tolist()
+    return {"gigabytes": round(size / 1e9, 2), "open_ms": round(opened_ms, 1), "seek_ms": {"p50": p50, "max": worst}}
+
+
+def sparse(path: Path, size: int) -> int:
+    """A session of so many bytes of which the disk holds few: pictures of zeros, one a chunk, one a nanosecond; how
+    many."""
+    zeros = memoryview(bytes(CHUNK_BYTES))
+    count = size // CHUNK_BYTES
+    with path.open("xb", buffering=0) as file:
+        writer = _WithHoles(file)
+        for n in range(1, count + 1):
+            writer.add(Channel("in/IMAGE/XRay", OPENIGTLINK), (zeros,), n, n, n)
+        writer.finish()
+    return count
+
+
+class _WithHoles(Writer):
+    """Goes over what is zeros instead of writing it."""
+
+    def _write(self, parts: Parts) -> None:
+        for part in parts:
+            if len(part) == CHUNK_BYTES:
+                self._file.seek(CHUNK_BYTES, os.SEEK_CUR)
+            else:
+                self._file.write(part)
+            self._at += len(part)
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from navnode.bench.recording import record_for_ever
+record_for_ever(Path(sys.argv[1]))
+"""
+
+
+def record_for_ever(path: Path) -> None:
+    """What is killed: records numbered poses and pictures, and says what the system has been given."""
+    image = decode(encode(Image(device="XRay", voxels=np.zeros((1, 256, 256), np.uint16), ras_from_index=np.eye(4))))
+    recorder = Recorder(path, {})
+    pose = np.eye(4)
+    said = n = 0
+    while True:
+        for _ in range(10):
+            n += 1
+            recorder.take(Transform(device="ToolToTracker", timestamp_ns=n, matrix=pose), n)
+        recorder.take(image, n)
+        n += 1
+        if recorder.safe != said:
+            said = recorder.safe
+            os.write(1, f"{said}\n".encode())
+        time.sleep(0.001)
+
+
+def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> dict[str, Any]:
+    """Recordings killed with SIGKILL at any time: what is left of them."""
+    rng = random.Random(1)  # noqa: S311 - not for secrets
+    recovered = unsafe = torn = 0
+    largest = 0
+    for n in range(kills):
+        path, out = folder / f"{n}.mcap", folder / f"{n}.whole.mcap"
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+            [sys.executable, "-c", _CHILD, str(path)], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()  # something is on the disk
+        time.sleep(rng.uniform(0, 0.3))
+        child.send_signal(signal.SIGKILL)
+        rest = child.stdout.read().split()
+        child.wait()
+        safe = int(rest[-1]) if rest else 0
+        file = File(path)
+        torn += file.torn_at is not None
+        largest = max(largest, file.lost_bytes)
+        file.close()
+        kept = recover(path, out)
+        entries = [entry.log_time_ns for entry in Recording(out).raw()]
+        recovered += bool(entries) and entries == sorted(entries) and kept.damaged == 0
+        unsafe += kept.messages < safe
+        path.unlink()
+        out.unlink()
+        progress((n + 1) / kills)
+    return {
+        "kills": kills, "recovered": recovered, "lost_more_than_the_open_chunk": unsafe, "unfinished": torn,
+        "largest_torn_bytes": largest,
+    }  # fmt: skip
