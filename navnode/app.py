@@ -322,13 +322,16 @@ class Node:
     # --- step ------------------------------------------------------------------------------------
 
     def _dispatch(self, message: Input, of: int | None = None) -> list[Output]:
-        self._tape.stepped(message, of)
-        began_ns = now_ns()
-        outputs = self._pipeline.step(message)
-        for output in outputs:
-            self._tape.emitted(output)
-            self._emit(output)
-        if spans := self._spans.told(message, outputs, began_ns, self._registrations.began_ns, now_ns()):
+        """Take a message; ``of``: which arrival it was."""
+        began_ns, outputs = now_ns(), list[Output]()
+        try:
+            outputs = self._pipeline.step(message)
+            for output in outputs:
+                self._emit(output)
+        finally:  # what ends the node is in the recording, too
+            ended_ns = now_ns()
+            self._tape.stepped(message, of, outputs, began_ns, ended_ns)
+        if spans := self._spans.told(message, outputs, began_ns, self._registrations.began_ns, ended_ns):
             self._tape.note("spans", spans)
         return outputs
 

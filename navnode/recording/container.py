@@ -1,9 +1,9 @@
 """MCAP files, byte by byte (https://mcap.dev/spec): chunks without compression, each whole in itself.
 
-The library's writer copies every message four times with the interpreter's lock held, and ends a chunk by its size
-only; its reader allocates what a file says. Here a chunk goes to the disk from where its messages lie, ends after a
-second at the latest, and repeats the channels it uses, so that whatever happens to the rest of a file it can be read.
-Small records are the library's. docs/decisions/0012 says more.
+The library's writer ends a chunk by its size only, and copies every message four times; its reader allocates what a
+file says. Here a chunk goes to the disk from where its messages lie, ends after a second at the latest, and repeats the
+channels it uses, so that whatever happens to the rest of a file it can be read. Small records are the library's.
+docs/decisions/0012 says more.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ _MESSAGE = struct.Struct("<BQHIQQ")
 _MESSAGE_BODY = struct.Struct("<HIQQ")
 _CHUNK = struct.Struct("<BQQQQIIQ")  # with an empty name of a compression
 _CHUNK_BODY = struct.Struct("<QQQI")
-_INDEX_ENTRY = struct.Struct("<QQ")
 _FOOTER = struct.Struct("<BQQQI")
 _CHUNK_INDEX = struct.Struct("<QQQQ")
 _SEARCHED_BYTES = 1 << 24
@@ -80,8 +79,7 @@ class Writer:
         self._channels: dict[Channel, tuple[int, bytes]] = {}
         self._schemas: dict[str, tuple[int, bytes]] = {}
         self._parts: list[bytes | memoryview] = []
-        self._used: set[int] = set()
-        self._index: dict[int, list[tuple[int, int]]] = {}
+        self._index: dict[int, list[int]] = {}
         self._size = 0
         self._span = (0, 0)
         self._chunks: list[records.ChunkIndex] = []
@@ -122,16 +120,19 @@ class Writer:
 
     def add(self, channel: Channel, parts: Parts, log_time_ns: int, publish_time_ns: int, sequence: int) -> None:
         """Add a message to the open chunk; its parts must stay as they are until the chunk is closed."""
-        number = self._number(channel)
-        if not self._size:
+        known = self._channels.get(channel)
+        number, record = known if known is not None else self._new(channel)
+        index = self._index.get(number)
+        if index is None:
+            index = self._index[number] = []
+            self._parts.append(record)
+            self._size += len(record)
+        if not self._span[1]:
             self._span = log_time_ns, log_time_ns
-        if number not in self._used:
-            self._used.add(number)
-            known = self._channels[channel][1]
-            self._parts.append(known)
-            self._size += len(known)
+        elif not self._span[0] <= log_time_ns <= self._span[1]:
+            self._span = min(self._span[0], log_time_ns), max(self._span[1], log_time_ns)
         size = sum(map(len, parts))
-        self._index.setdefault(number, []).append((log_time_ns, self._size))
+        index += (log_time_ns, self._size)
         self._parts.append(
             _MESSAGE.pack(
                 Opcode.MESSAGE, _MESSAGE_BODY.size + size, number, sequence & 0xFFFFFFFF, log_time_ns, publish_time_ns
@@ -139,8 +140,6 @@ class Writer:
         )
         self._parts += parts
         self._size += _MESSAGE.size + size
-        self._span = min(self._span[0], log_time_ns), max(self._span[1], log_time_ns)
-        self._counts[number] = self._counts.get(number, 0) + 1
         if self._size >= CHUNK_BYTES:
             self.close_chunk()
 
@@ -158,7 +157,8 @@ class Writer:
         self._write([head, *self._parts])
         offsets, indexes, at = {}, [], self._at
         for number, entries in self._index.items():
-            listed = b"".join(_INDEX_ENTRY.pack(*entry) for entry in entries)
+            listed = struct.pack(f"<{len(entries)}Q", *entries)
+            self._counts[number] = self._counts.get(number, 0) + len(entries) // 2
             offsets[number] = at
             indexes.append(
                 _RECORD.pack(Opcode.MESSAGE_INDEX, 6 + len(listed)) + struct.pack("<HI", number, len(listed)) + listed
@@ -175,8 +175,7 @@ class Writer:
         )  # fmt: skip
         first = self._times[0] or self._span[0]
         self._times = min(first, self._span[0]), max(self._times[1], self._span[1])
-        self._parts, self._index, self._size = [], {}, 0
-        self._used = set()
+        self._parts, self._index, self._size, self._span = [], {}, 0, (0, 0)
 
     def finish(self) -> None:
         """Write what makes the file quick to open."""
@@ -210,16 +209,15 @@ class Writer:
             message_end_time=self._times[1], schema_count=len(self._schemas),
         )  # fmt: skip
 
-    def _number(self, channel: Channel) -> int:
-        """A channel's number, given at its first message."""
-        if channel not in self._channels:
-            if channel.encoding not in self._schemas:
-                number = len(self._schemas) + 1
-                self._schemas[channel.encoding] = number, _bytes_of(_schema(number, channel.encoding))
-            of, schema_record = self._schemas[channel.encoding]
-            number = len(self._channels) + 1
-            self._channels[channel] = number, schema_record + _bytes_of(_channel(number, channel, of))
-        return self._channels[channel][0]
+    def _new(self, channel: Channel) -> tuple[int, bytes]:
+        """A channel's number, and the records that tell of it."""
+        if channel.encoding not in self._schemas:
+            number = len(self._schemas) + 1
+            self._schemas[channel.encoding] = number, _bytes_of(_schema(number, channel.encoding))
+        of, schema_record = self._schemas[channel.encoding]
+        number = len(self._channels) + 1
+        self._channels[channel] = number, schema_record + _bytes_of(_channel(number, channel, of))
+        return self._channels[channel]
 
     def _record(self, record: records.McapRecord) -> int:
         """A record of its own, after what waits; its length."""

@@ -377,7 +377,7 @@ class Report:
         written = []
         for output in step.outputs:
             channel = session.output_channel(output)
-            data = session.encoded(session.output_document(output))
+            data = session.output_bytes(output)
             self._hash.update(f"{channel.topic}\0{len(data)}\0".encode())
             self._hash.update(data)
             self.outputs += 1

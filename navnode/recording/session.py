@@ -17,6 +17,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -64,7 +65,12 @@ def note_channel(what: str) -> Channel:
 
 def encoded(value: object) -> bytes:
     """JSON; arrays as lists, so that every number comes back as it was."""
-    return msgspec.json.encode(value, enc_hook=_listed)
+    return _encoder().encode(value)
+
+
+@cache
+def _encoder() -> msgspec.json.Encoder:
+    return msgspec.json.Encoder(enc_hook=_listed)
 
 
 def _listed(item: object) -> object:
@@ -86,7 +92,7 @@ def step_bytes(message: Input, of: int | None) -> bytes:
     """
     kind = type(message).__name__
     if of is not None:
-        return encoded({"kind": kind, "of": of})
+        return b'{"kind":"%b","of":%d}' % (kind.encode(), of)
     if isinstance(message, RegistrationDone):
         return encoded({"kind": kind, "frame": message.request.frame.sequence, "now_ns": message.now_ns})
     if isinstance(message, VolumeReady):
@@ -96,7 +102,13 @@ def step_bytes(message: Input, of: int | None) -> bytes:
 
 def plain(value: object) -> dict[str, Any]:
     """The fields of a value."""
-    return {each.name: getattr(value, each.name) for each in fields(value)}  # type: ignore[arg-type]
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _names(kind)}
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 def step_of(document: Mapping[str, Any]) -> Input | None:
@@ -148,6 +160,9 @@ def volume_of(data: memoryview) -> VolumeReady:
 
 def output_channel(output: Output) -> Channel:
     """Where an output is written."""
+    kind = type(output)
+    if kind in _FIXED:
+        return _FIXED[kind]
     if isinstance(output, CommandResult):
         name = "result"
     elif isinstance(output, ToolPose):
@@ -156,11 +171,20 @@ def output_channel(output: Output) -> Channel:
         name = f"volume/{output.role}"
     else:
         name = bus.topic_of(output).name
+        _FIXED[kind] = Channel(f"out/{name}", JSON)
     return Channel(f"out/{name}", JSON)
 
 
-def output_document(output: Output) -> dict[str, Any]:
-    """An output without pictures and voxels: those are named by frame and by checksum."""
+_FIXED: dict[type, Channel] = {}
+"""Of outputs whose channel depends on their type alone."""
+
+
+def output_bytes(output: Output) -> bytes:
+    """JSON of an output, without pictures and voxels: those are named by frame and by checksum."""
+    return encoded(_document(output))
+
+
+def _document(output: Output) -> object:
     match output:
         case RegistrationRequest():
             return {**plain(output), "frame": output.frame.sequence}
@@ -177,7 +201,7 @@ def output_document(output: Output) -> dict[str, Any]:
             told["uncertainty_hu"] = None if output.uncertainty_hu is None else volume_document(output.uncertainty_hu)
             return told
         case _:
-            return plain(output)
+            return output
 
 
 def volume_document(volume: Volume) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
 from navnode.projector import backend_name
 from navnode.recording import session
-from navnode.recording.container import Channel, Parts
-from navnode.recording.writer import About, Item, Recorder, arrival, noted
+from navnode.recording.writer import About, Item, Made, Recorder, arrival, noted
 from navnode.types import Input, Output, Volume, VolumeReady
 
 _KEPT_BYTES = 1 << 29
@@ -55,22 +54,20 @@ class Tape:
         if self._running:
             self._put(arrival(message, raw, received_ns, self.arrivals))
 
-    def stepped(self, message: Input, of: int | None) -> None:
-        """The pipeline takes a message next; ``of``: the number of the arrival that it was."""
+    def stepped(self, message: Input, of: int | None, outputs: Sequence[Output], began_ns: int, ended_ns: int) -> None:
+        """The pipeline took a message, and this is what it led to.
+
+        Args:
+            of: the number of the arrival that the message was, if it was one.
+            ended_ns: when everything was sent.
+        """
         self.steps += 1
         if self._running:
-            made = partial(_step, message, of)
-            size = (
-                500 if not isinstance(message, VolumeReady) or message.volume is None else message.volume.voxels.nbytes
-            )
-            now = now_ns()
-            self._put(Item(None, made, now, now, self.steps, size))
-
-    def emitted(self, output: Output) -> None:
-        """The last step led to this."""
-        if self._running:
-            now = now_ns()
-            self._put(Item(None, partial(_output, output), now, now, self.steps, 500))
+            size = 500 + 500 * len(outputs)
+            if isinstance(message, VolumeReady) and message.volume is not None:
+                size += message.volume.voxels.nbytes
+            made = partial(_step, message, of, outputs, began_ns, ended_ns)
+            self._put(Item(made, began_ns, began_ns, self.steps, size))
 
     def note(self, what: str, data: Mapping[str, Any]) -> None:
         """Something else happened."""
@@ -100,8 +97,8 @@ class Tape:
         kept, self._kept, self._kept_bytes = self._kept, deque(), 0
         began = about(self._config, from_start=self.steps == 0)
         if self._volume is not None:
-            now = now_ns()
-            kept.appendleft(Item(None, partial(_ct, self._volume), kept[0].log_time_ns if kept else now, now, 0, 500))
+            at_ns = kept[0].log_time_ns if kept else now_ns()
+            kept.appendleft(Item(partial(_ct, self._volume, at_ns), at_ns, at_ns, 0, 500))
         self._recorder = Recorder(path, began, kept, self._config.recording.max_file_mb << 20, wait=False)
         self._running = True
 
@@ -144,18 +141,16 @@ class Tape:
         return f"{recorder.path.name}: {recorder.messages} messages, {recorder.bytes / 1e6:.0f} MB{lost}"
 
 
-def _step(message: Input, of: int | None) -> Iterable[tuple[Channel, Parts]]:
+def _step(message: Input, of: int | None, outputs: Sequence[Output], began_ns: int, ended_ns: int) -> Iterable[Made]:
     if isinstance(message, VolumeReady):
-        yield session.VOLUME, session.volume_parts(message)
-    yield session.STEP, (session.step_bytes(message, of),)
+        yield session.VOLUME, session.volume_parts(message), began_ns
+    yield session.STEP, (session.step_bytes(message, of),), began_ns
+    for output in outputs:
+        yield session.output_channel(output), (session.output_bytes(output),), ended_ns
 
 
-def _output(output: Output) -> Iterable[tuple[Channel, Parts]]:
-    yield session.output_channel(output), (session.encoded(session.output_document(output)),)
-
-
-def _ct(volume: Volume) -> Iterable[tuple[Channel, Parts]]:
-    yield session.note_channel("ct"), (session.encoded(session.volume_document(volume)),)
+def _ct(volume: Volume, time_ns: int) -> Iterable[Made]:
+    yield session.note_channel("ct"), (session.encoded(session.volume_document(volume)),), time_ns
 
 
 def about(config: Config | None, *, from_start: bool) -> About:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from navnode.clock import now_ns
 from navnode.errors import RecordingError
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _MAX_QUEUED = 60_000
 _MAX_QUEUED_BYTES = 1 << 28
-_SYNC_EVERY_S = 1.0
+_SYNC_EVERY_S, _BEGIN_EVERY_S = 1.0, 0.1
 _LOOK_EVERY_S = 0.02
 """The writer looks for work at this pace: waking it for every pose would cost the loop more than the poses."""
 _STOP_TIMEOUT_S = 20.0
@@ -41,14 +41,15 @@ class About:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """What is to be written."""
+Made = tuple[Channel, Parts, int]
+"""Where a message goes, what it is, and its time (ns)."""
 
-    channel: Channel | None
-    """None: the content says it, once it is looked at."""
-    content: Parts | Callable[[], Iterable[tuple[Channel, Parts]]]
-    """The message's parts, or what makes them, in the writer's thread."""
+
+class Item(NamedTuple):
+    """What is to be written; a tuple, as the loop makes thousands a second."""
+
+    content: tuple[Channel, Parts] | Callable[[], Iterable[Made]]
+    """A channel and a message's parts; or what makes several, in the writer's thread."""
     log_time_ns: int
     publish_time_ns: int
     sequence: int
@@ -59,15 +60,13 @@ class Item:
 def arrival(message: Message, raw: RawBytes | None, received_ns: int, sequence: int) -> Item:
     """A message that came in; without its bytes they are made again."""
     channel = arrival_channel(message.type, message.device)
-    if raw is None:
-        return Item(channel, (encode(message),), received_ns, message.timestamp_ns, sequence, 500)
-    size = 500 + len(raw[1])
-    return Item(channel, raw, received_ns, message.timestamp_ns, sequence, size)
+    parts: Parts = (encode(message),) if raw is None else raw
+    return Item((channel, parts), received_ns, message.timestamp_ns, sequence, 500 + len(parts[-1]))
 
 
 def noted(what: str, data: Mapping[str, Any], time_ns: int) -> Item:
     """Something else that happened."""
-    return Item(note_channel(what), (encoded(data),), time_ns, time_ns, 0, 500)
+    return Item((note_channel(what), (encoded(data),)), time_ns, time_ns, 0, 500)
 
 
 class Recorder:
@@ -205,12 +204,12 @@ class Recorder:
         more = True
         while more:
             path = part_path(self.path, part)
-            with _made(path) as file, _Syncing(file) as syncing:
+            with _made(path) as file, _Syncing(file):
                 self._made.set()
-                more = self._write_part(file, part, syncing)
+                more = self._write_part(file, part)
             part += 1
 
-    def _write_part(self, file: BinaryIO, part: int, syncing: _Syncing) -> bool:
+    def _write_part(self, file: BinaryIO, part: int) -> bool:
         """One file; whether another must follow."""
         writer = Writer(file)
         writer.describe("navnode", {**self._about.metadata, "format": str(FORMAT), "part": str(part)})
@@ -231,29 +230,31 @@ class Recorder:
                 looked_s = time.monotonic()
                 writer.close_chunk()
                 self.safe = self.messages
-                syncing.wanted.set()
             if not self._queue:
                 time.sleep(_LOOK_EVERY_S)
         writer.finish()
         return True
 
     def _write(self, writer: Writer, item: Item) -> None:
-        made = item.content() if callable(item.content) else ((item.channel, item.content),)
-        for channel, parts in made:
-            assert channel is not None
-            writer.add(channel, parts, item.log_time_ns, item.publish_time_ns, item.sequence)
+        content, time_ns, publish_ns, sequence, _ = item
+        if isinstance(content, tuple):
+            writer.add(*content, time_ns, publish_ns, sequence)
             self.messages += 1
+        else:
+            for channel, parts, at_ns in content():
+                writer.add(channel, parts, at_ns, at_ns, sequence)
+                self.messages += 1
         if not writer.waiting:
             self.safe = self.messages
 
 
 class _Syncing:
-    """Has the system write to the disk what it was given, in a thread of its own; and once more at the end."""
+    """Has the system write to the disk what it was given, in a thread of its own: begun a few times a second, so that
+    it does not come in bursts, and waited for once a second."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.wanted = threading.Event()
-        self._over = False
+        self._descriptor = file.fileno()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder-sync", daemon=True)
 
     def __enter__(self) -> _Syncing:
@@ -261,20 +262,23 @@ class _Syncing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True
-        self.wanted.set()
+        self._over.set()
         self._thread.join()
-        os.fsync(self._file.fileno())
+        os.fsync(self._descriptor)
 
     def _run(self) -> None:
-        while self.wanted.wait() and not self._over:
-            self.wanted.clear()
+        synced_s, on_disk = time.monotonic(), 0
+        while not self._over.wait(_BEGIN_EVERY_S):
             try:
-                os.fsync(self._file.fileno())
-                # Hours of X-rays must not push everything else out of the system's memory.
-                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                # Begins to write what is dirty, and drops what is written: hours of X-rays must not push everything
+                # else out of the system's memory.
+                os.posix_fadvise(self._descriptor, on_disk, 0, os.POSIX_FADV_DONTNEED)
+                if time.monotonic() - synced_s >= _SYNC_EVERY_S:
+                    size = os.fstat(self._descriptor).st_size
+                    os.fsync(self._descriptor)
+                    synced_s, on_disk = time.monotonic(), size & -(1 << 20)
             except OSError as error:
-                if error.errno == errno.EINVAL:  # nothing that can be synchronised, such as a pipe
+                if error.errno in (errno.EINVAL, errno.ESPIPE):  # nothing that can be synchronised, such as a pipe
                     return
                 log.warning("the disk reports: %s", error.strerror)
 
