@@ -209,7 +209,7 @@ def _mode(
     if reference is not None:
         return _mode_of(Recording(reference))
     if check:
-        return _mode_of(Recording(_reference_path(recording.path)))
+        return _mode_of(Recording(_kept_reference(recording.path)))
     return Mode.LOCKSTEP if update_reference is not None or out is not None else Mode.PACED
 
 
@@ -222,10 +222,15 @@ def _reference_path(session: Path) -> Path:
     return session.with_name(f"{session.stem}.reference{session.suffix}")
 
 
-def _reference(session: Path, given: Path | None, check: bool) -> Recording | None:
-    path = _reference_path(session) if check else given
-    if check and path is not None and not path.exists():
+def _kept_reference(session: Path) -> Path:
+    path = _reference_path(session)
+    if not path.exists():
         raise ConfigError(f"{path}: there is no reference; --update-reference REASON makes one")
+    return path
+
+
+def _reference(session: Path, given: Path | None, check: bool) -> Recording | None:
+    path = _kept_reference(session) if check else given
     return None if path is None else Recording(path)
 
 
@@ -393,9 +398,7 @@ def _paced(
         sources=(SourceSection(host=settings.host, port=settings.port),),
         volume=change(loaded.volume, ct=volume),
         console=change(loaded.console, port=ports[0] or loaded.console.port),
-        display=change(
-            loaded.display, enabled=loaded.display.enabled and not headless, port=ports[1] or loaded.display.port
-        ),
+        display=change(loaded.display, enabled=not headless, port=ports[1] or loaded.display.port),
         recording=change(loaded.recording, file="", replayed_ns=max(recording.start_ns, 0)),
         reconstruction=change(loaded.reconstruction, remote=None),
     )

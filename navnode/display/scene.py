@@ -240,6 +240,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "volume_s": [_seconds(state.extra.get(f"volume_{part}ms")) for part in ("", "elsewhere_", "budget_")],
         "active_tool": state.active_tool,
         "recording": state.recording,
+        "replay": state.replay,
         "dose": told(state.dose),
         "dropped": state.dropped,
         "notices": list(state.notices),

@@ -17,7 +17,8 @@ from aiohttp import WSMsgType, web
 from navnode import bus
 from navnode.clock import now_ns
 from navnode.config import Config
-from navnode.display.scene import Scene, blob, mesh_blob, volume_blob
+from navnode.display import control, metrics
+from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
 from navnode.errors import ConfigError, PeerError
 from navnode.processes import say_ready
 from navnode.types import NodeState, VolumeUpdate
@@ -60,6 +61,8 @@ class Display:
         app.router.add_get("/", self._page)
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/ws", self._viewer)
+        app.router.add_get("/metrics", self._metrics)
+        control.add(app, self._config, lambda request: _refuse_other_origins(request, self._config))
         for found in entry_points(group="navnode.pages"):  # others' pages, which import navnode: calibration's
             found.load()(app, self._config, lambda request: _refuse_other_origins(request, self._config))
         return app
@@ -110,6 +113,14 @@ class Display:
 
     async def _asset(self, request: web.Request) -> web.Response:
         return _asset_response(request.match_info["name"])
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        _refuse_other_origins(request, self._config)
+        return web.Response(body=metrics.text(self._state), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    def _state(self) -> NodeState | None:
+        """The node's, while it is heard."""
+        return self._scene.state if now_ns() - self._scene.state_ns <= NODE_SILENT_NS else None
 
     async def _viewer(self, request: web.Request) -> web.WebSocketResponse:
         _refuse_other_origins(request, self._config)

@@ -75,9 +75,12 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
 
 def _copy_about(source: File, writer: Writer, replaced: Mapping[str, str] | None = None) -> None:
     for name, about in source.metadata.items():
-        writer.describe(name, {**about, **(replaced or {})} if name == "navnode" else about)
-    if "navnode" not in source.metadata:
-        writer.describe("navnode", {"format": str(FORMAT), **(replaced or {})})
+        if name != "navnode":
+            writer.describe(name, about)
+    own = source.metadata.get("navnode", {})
+    known = own.get("format", "")
+    written_as = known if known.isdigit() else str(FORMAT)  # a flipped bit must not make it unreadable
+    writer.describe("navnode", {**own, **(replaced or {}), "format": written_as})
     for name in source.attachments:
         try:
             data = source.attachment(name)

@@ -58,13 +58,15 @@ class Player:
         self._target_ns: int | None = None
         self._stepping = False
         self._step_until_ns = self._burst_ns = 0
-        self._changed = asyncio.Event()
+        self._changed, self._joined = asyncio.Event(), asyncio.Event()
         self.server = Server(
-            settings.host, settings.port, name="Replay", commands=self._commands(), insecure=settings.insecure
-        )
+            settings.host, settings.port, name="Replay", commands=self._commands(), insecure=settings.insecure,
+            on_joined=lambda peer: self._joined.set(),
+        )  # fmt: skip
 
     async def run(self) -> None:
-        """Play until cancelled."""
+        """Play until cancelled, once somebody listens."""
+        await self._joined.wait()
         while True:
             self._began = self._at_ns, now_ns()
             ended = await self._play()

@@ -167,7 +167,10 @@ class Recording:
 def _opened(path: Path) -> File:
     file = File(path)
     known = file.metadata.get("navnode", {}).get("format", "1")
-    if not known.isdigit() or int(known) > FORMAT:
+    if not known.isdigit():
+        file.close()
+        raise RecordingError(f"{path}: damaged: its format cannot be read; navnode recover keeps the rest")
+    if int(known) > FORMAT:
         file.close()
         raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")
     return file

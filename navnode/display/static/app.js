@@ -1,6 +1,7 @@
 // The page's life: a WebSocket that is opened again whenever it closes, a watchdog that does not need the
 // server to notice that the server is silent, and the hand-out of what arrives.
 import { Space } from "./space.js";
+import { drawControls } from "./control.js";
 import { XrayView } from "./xray.js";
 
 const SILENT_MS = 1000;
@@ -56,6 +57,7 @@ function draw() {
   drawn = true;
   document.body.classList.toggle("silent", scene.silent);
   drawBadges(scene);
+  drawControls(scene.state);
   views.forEach((view, slot) => view.draw(scene.views.find((v) => v.slot === slot), scene, slot));
   space.draw(scene);
 }

@@ -58,8 +58,9 @@ export class XrayView {
   }
 
   describe(view, scene) {
-    const state = view.live ? "LIVE" : "HELD";
-    this.caption.innerHTML = `<b></b><span class="${state.toLowerCase()}">${state}</span><span class="age"></span>`;
+    const kind = view.live ? "live" : "held";
+    const state = view.live && scene.state?.replay ? "REPLAY" : kind.toUpperCase();
+    this.caption.innerHTML = `<b></b><span class="${kind}">${state}</span><span class="age"></span>`;
     this.caption.firstChild.textContent = view.name;
     this.caption.lastChild.textContent = view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : `${view.age_s.toFixed(1)} s old`;
     const lost = scene.tools.filter((tool) => tool.validity.status === "INVALID");

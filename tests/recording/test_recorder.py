@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
+from navnode.bench import recording as recording_bench
+from navnode.config import load, shipped
 from navnode.errors import RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
 from navnode.recording import Recorder, Recording, writer
+from navnode.recording import tape as tape_module
+from navnode.recording.container import File
+from navnode.recording.edit import recover
+from navnode.recording.tape import Tape
+from navnode.types import Tick
 
 
 def message(k: int) -> Transform:
@@ -116,3 +124,61 @@ def test_damage_is_told_after_what_is_whole(tmp_path):
     (tmp_path / "none.mcap").write_text("no recording at all")
     with pytest.raises(RecordingError, match=r"none\.mcap"):
         list(Recording(tmp_path / "none.mcap"))
+
+
+def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
+    config = load(shipped("demo.toml"))
+    config = structs.replace(config, recording=structs.replace(config.recording, keep_last_s=5.0))
+    tape = Tape(config, None)
+    raw = encode(message(1))
+    for second in range(20):
+        tape.arrived(message(second), (raw[:58], memoryview(raw)[58:]), second * 1_000_000_000)
+        tape.stepped(Tick(second), None, [], second * 1_000_000_000, second * 1_000_000_000)
+    tape.start(tmp_path / "a.mcap")
+    assert tape.path == tmp_path / "a.mcap"
+    tape.arrived(message(20), (raw[:58], memoryview(raw)[58:]), 20_000_000_000)
+    assert "messages" in tape.stop() and not list(tape.close())[1:]
+    kept = Recording(tmp_path / "a.mcap")
+    assert [e.time_ns // 10**9 for e in kept if e.topic.startswith("in/")] == [14, 15, 16, 17, 18, 19, 20]
+    assert kept.metadata["from_start"] == "false" and "configuration.json" in kept.attachments
+    steps = [e for e in kept if e.topic == "step"]
+    assert steps[0].content == {"kind": "Tick", "now_ns": 14} and steps[0].sequence == 15
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr(tape_module, "_KEPT_BYTES", 100_000)
+    config = load(shipped("demo.toml"))
+    tape = Tape(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None)
+    for k in range(1000):
+        tape.arrived(message(k), (b"", memoryview(bytes(10_000))), k)
+    assert tape._kept_bytes <= 100_000 and len(tape._kept) < 12
+
+
+def test_a_session_goes_on_in_further_files(tmp_path):
+    recorder = Recorder(tmp_path / "a.mcap", {"session": "one"}, max_file_bytes=100_000)
+    for k in range(500):
+        recorder.take(String(device="S", text=f"{k:04d}" + "x" * 1_000), k)
+    recorder.stop()
+    parts = sorted(tmp_path.glob("*.mcap"))
+    assert [p.name for p in parts][:2] == ["a.001.mcap", "a.002.mcap"] and len(parts) > 3
+    assert all(path.stat().st_size < 130_000 for path in parts)
+    found = Recording(tmp_path / "a.mcap")
+    assert len(found.files) == len(parts) and [int(e.content.text[:4]) for e in found] == list(range(500))
+    kept = recover(tmp_path / "a.mcap", tmp_path / "o" / "b.mcap")
+    assert kept.messages == 500 and len(kept.paths) == len(parts)
+
+
+def test_recordings_that_are_killed_lose_no_more_than_what_was_open(tmp_path):
+    killed = recording_bench._killed(tmp_path, 6, lambda share: None)
+    assert killed["recovered"] == killed["unfinished"] == 6 and killed["lost_more_than_the_open_chunk"] == 0
+
+
+def test_places_in_large_files_are_found_by_their_index(tmp_path):
+    count = recording_bench.sparse(tmp_path / "s.mcap", 1 << 28)
+    found = Recording(tmp_path / "s.mcap")
+    read = []
+    chunk = File._chunk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(File, "_chunk", lambda self, at: read.append(at) or chunk(self, at))
+        entry = next(entry for entry in found.raw(count - 3) if entry.log_time_ns >= count - 3)
+    assert entry.log_time_ns == count - 3 and len(read) == 1

@@ -1,0 +1,94 @@
+"""How the node is, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from navnode.types import NodeState, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4"
+_PATHS = {"latency": "frame", "overlay_latency": "tool"}
+_QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
+
+
+class _Node(Collector):
+    """Reads the newest state whenever it is asked.
+
+    Args:
+        state: None when the node is not heard.
+    """
+
+    def __init__(self, state: Callable[[], NodeState | None]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._state()
+        yield _gauge("up", "1 when the node is heard", float(state is not None))
+        if state is None:
+            return
+        yield _counter("frames_received", "X-rays that came", state.frames_received)
+        yield _counter("frames_registered", "X-rays that were registered", state.frames_registered)
+        yield _gauge("frame_rate_hz", "Registered X-rays a second", state.frame_rate_hz)
+        yield _labelled(CounterMetricFamily, "dropped", "What was dropped", "topic", state.dropped)
+        yield _labelled(CounterMetricFamily, "frames_status", "X-rays by verdict", "status", state.status_counts)
+        yield _statuses("registration_status", "1 at the registration's status", {"": state.registration.status}, "")
+        tools = {name: validity.status for name, validity in state.tools.items()}
+        yield _statuses("tool_status", "1 at the tool's status", tools, "tool")
+        connected = {name: float(not why) for name, why in state.sources.items()}
+        yield _labelled(GaugeMetricFamily, "source_connected", "1 when a source is connected", "source", connected)
+        yield _gauge("worker_alive", "1 when the reconstruction worker is there", float(state.worker_alive))
+        yield _counter("volumes", "Volumes that were reconstructed", state.volumes)
+        yield _gauge("consoles", "Consoles that are connected", state.extra.get("consoles", 0.0))
+        yield _gauge("recording", "1 while a session is recorded, -1 when that failed", _recording(state.recording))
+        yield _gauge("replay", "1 when what is shown comes from a recording", float(state.replay))
+        yield _counter("dose_gy_cm2", "Dose-area product of the session's X-rays", state.dose.gy_cm2)
+        labels, about = ("path", "quantile"), "From the last byte to what is sent, of the last thousands"
+        late = GaugeMetricFamily("navnode_latency_ms", about, labels=labels)
+        for name, path in _PATHS.items():
+            for part, quantile in _QUANTILES.items():
+                if (value := state.extra.get(f"{name}_{part}_ms")) is not None:
+                    late.add_metric((path, quantile), value)
+        yield late
+        if (sigma := state.extra.get("target_sigma_mm")) is not None:
+            yield _gauge("target_sigma_mm", "Expected error at the anatomy", sigma)
+
+
+def text(state: Callable[[], NodeState | None]) -> bytes:
+    """The exposition of a state."""
+    registry = CollectorRegistry()
+    registry.register(_Node(state))
+    return generate_latest(registry)
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"navnode_{name}", about, value=value)
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"navnode_{name}", about, value=value)
+
+
+def _labelled(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, about: str, label: str,
+    values: dict[str, int] | dict[str, float],
+) -> Metric:  # fmt: skip
+    family = kind(f"navnode_{name}", about, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
+
+
+def _statuses(name: str, about: str, found: dict[str, Status], label: str) -> Metric:
+    family = GaugeMetricFamily(f"navnode_{name}", about, labels=(*((label,) if label else ()), "status"))
+    for key, status in found.items():
+        for each in Status:
+            family.add_metric((*((key,) if label else ()), each.value), float(each is status))
+    return family
+
+
+def _recording(told: str) -> float:
+    return 0.0 if not told else -1.0 if told.startswith("FAILED") else 1.0

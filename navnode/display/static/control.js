@@ -1,0 +1,58 @@
+// Recording, and the player of a replay: buttons that have the server say a command to the node or the player.
+
+const record = document.getElementById("record");
+const replay = document.getElementById("replay");
+const at = document.getElementById("replay-at");
+const ASK_MS = 500;
+let recording = "";
+let replaying = false;
+
+async function command(name, parameters = {}) {
+  try {
+    const answer = await fetch("command", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ name, parameters }),
+    });
+    return answer.ok ? await answer.json() : { done: false, text: await answer.text() };
+  } catch {
+    return { done: false, text: "the server does not answer" };
+  }
+}
+
+record.addEventListener("click", async () => {
+  record.disabled = true;
+  const { done, text } = await command(recording && !recording.startsWith("FAILED") ? "StopRecording" : "StartRecording");
+  record.disabled = false;
+  record.title = text;
+  if (!done) record.textContent = text;
+});
+
+for (const button of replay.querySelectorAll("button")) {
+  button.addEventListener("click", async () => {
+    const { name, seconds } = button.dataset;
+    const { text } = await command(name, seconds ? { Seconds: seconds } : {});
+    at.textContent = text;
+  });
+}
+
+setInterval(async () => {
+  if (!replaying || document.hidden) return;
+  const { done, text } = await command("ReplayState");
+  if (done) at.textContent = text;
+}, ASK_MS);
+
+export function drawControls(state) {
+  recording = state ? state.recording : "";
+  replaying = Boolean(state && state.replay);
+  const failed = recording.startsWith("FAILED");
+  record.hidden = !state || replaying;
+  record.className = failed ? "failed" : recording ? "on" : "";
+  const label = failed ? `Recording ${recording}` : recording ? `■ ${recording}` : "● Record";
+  if (!record.disabled && record.textContent !== label) record.textContent = label;
+  // Once marked it stays, whatever the server says or does not say.
+  if (replaying) {
+    replay.hidden = false;
+    document.body.classList.add("replay");
+  }
+}
