@@ -126,7 +126,7 @@ class Node:
             ConfigError: the console port cannot be listened on.
         """
         if self._config.recording.file:
-            self._tape.start(Path(self._config.recording.file))
+            self._tape.start(_free(Path(self._config.recording.file)))
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
@@ -444,6 +444,15 @@ class _RegistrationThread:
             found = self._frames.register(request, volume)
             self._done(RegistrationDone(request, found, now_ns()))
             self._frames.prepare(found)
+
+
+def _free(path: Path) -> Path:
+    """A name for a recording from the start: a node that was started again goes on in a further one."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
 
 
 async def serve(node: Node) -> None:

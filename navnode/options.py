@@ -18,7 +18,7 @@ Ct = Annotated[
     typer.Option("--ct", metavar="FILE", help="A CT that SimpleITK reads, a DICOM folder, 'sample' or 'procedural'."),
 ]
 Record = Annotated[
-    Path | None, typer.Option("--record", metavar="FILE.mcap", help="Record what comes in, from the start.")
+    Path | None, typer.Option("--record", metavar="FILE.mcap", help="Record the session, from its start.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")]
 

@@ -94,7 +94,10 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row("Consoles", f"{extra.get('consoles', 0):.0f} connected")
     table.add_row("Dose", told(state.dose))
     if state.recording:
-        table.add_row("Recording", Text(state.recording, "red" if state.recording.startswith("FAILED") else ""))
+        table.add_row(
+            "Recording",
+            Text(state.recording, "red" if "FAILED" in state.recording or "LOST" in state.recording else ""),
+        )
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]
     title = f"[bold reverse] REPLAY [/] {title}" if state.replay else title
     return Panel(Group(table, *notes), title=title, subtitle=NOTICE)

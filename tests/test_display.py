@@ -8,15 +8,19 @@ import json
 import struct
 
 import aiohttp
+import msgspec
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
 from navnode import geometry as g
+from navnode.clock import now_ns
 from navnode.config import DisplaySection
+from navnode.display import metrics
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, view_name, volume_blob
 from navnode.display.server import Display
 from navnode.errors import ConfigError
+from navnode.igtl import Server
 from navnode.simulation.scenario import Scenario, carm_of_size
 from navnode.types import (
     Frame,
@@ -218,3 +222,58 @@ def test_the_page_stays_on_this_machine_unless_told_otherwise():
         DisplaySection(host="0.0.0.0")
     with pytest.raises(ConfigError, match="insecure"):
         configuration(display={"host": "192.168.1.5"})
+
+
+def test_prometheus_is_told_how_the_node_is():
+    display = Display(configuration(), "ipc:///tmp/navnode-test-no-such-node")
+    told = metrics.text(display._state).decode()
+    assert "navnode_up 0.0" in told and "navnode_frames" not in told
+    display._scene.take(
+        dataclasses.replace(
+            state(), dropped={"xray": 3}, recording="FAILED: full", sources={"pc:1": "", "pc:2": "gone"},
+            extra={"latency_p99_ms": 21.5}, replay=True,
+        ), now_ns(),
+    )  # fmt: skip
+    told = metrics.text(display._state).decode()
+    for line in (
+        "navnode_up 1.0", 'navnode_dropped_total{topic="xray"} 3.0', 'navnode_registration_status{status="VALID"} 1.0',
+        'navnode_source_connected{source="pc:2"} 0.0', "navnode_recording -1.0", "navnode_replay 1.0",
+        'navnode_latency_ms{path="frame",quantile="0.99"} 21.5',
+    ):  # fmt: skip
+        assert line in told.splitlines()
+
+
+def test_the_page_may_record_and_nothing_else():
+    asked = []
+
+    def start(parameters):
+        asked.append(parameters)
+        return "recording to a.mcap"
+
+    async def go():
+        console = Server("127.0.0.1", 0, commands={"StartRecording": start, "RegistrationReject": start})
+        await console.start()
+        section = msgspec.structs.replace(configuration().console, port=console.port)
+        display = Display(msgspec.structs.replace(configuration(), console=section), "ipc:///tmp/navnode-test-no-node")
+        server = TestServer(display.application())
+        await server.start_server()
+        async with aiohttp.ClientSession() as session:
+
+            async def post(content, **headers):
+                kind = {"Content-Type": "application/json", **headers}
+                async with session.post(server.make_url("/command"), data=content, headers=kind) as answer:
+                    return answer.status, await answer.text()
+
+            status, text = await post('{"name": "StartRecording", "parameters": {"OutputFilename": "a\\"b"}}')
+            assert status == 200 and json.loads(text) == {"done": True, "text": "recording to a.mcap"}
+            assert asked == [{"OutputFilename": 'a"b'}]
+            assert (await post('{"name": "StopRecording"}'))[1].count('"done": false') == 1
+            assert (await post('{"name": "RegistrationReject"}'))[0] == 404
+            assert (await post("nonsense"))[0] == 400 and (await post('{"nom": 1}'))[0] == 400
+            assert (await post('{"name": "StartRecording"}', Origin="http://elsewhere"))[0] == 403
+            assert (await post('{"name": "StartRecording"}', **{"Content-Type": "text/plain"}))[0] == 415
+            assert len(asked) == 1
+        await server.close()
+        await console.stop()
+
+    asyncio.run(go())

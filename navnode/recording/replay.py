@@ -127,8 +127,8 @@ def configuration(recording: Recording, given: Config | None, folder: Path) -> C
     except (msgspec.DecodeError, ValueError) as error:
         raise RecordingError(f"{recording.path}: its configuration cannot be read ({error})") from error
     paths = {}
-    for key, path in calibrated.files(config).items():
-        kept = folder / f"{key}{Path(path).suffix}"
+    for number, (key, path) in enumerate(calibrated.files(config).items()):
+        kept = folder / f"{number}{Path(path).suffix}"  # names of a session are not ours: none of them is a path here
         try:
             kept.write_bytes(recording.attachment(f"{session.CALIBRATION}{key}"))
         except RecordingError as error:

@@ -37,6 +37,7 @@ class Tape:
 
     def __init__(self, config: Config, volume: Volume | None) -> None:
         self._config, self._volume = config, volume
+        self._about = about(config, from_start=True)  # now: it reads files, which the loop must not wait for
         self.arrivals = self.steps = 0
         """So far; the last one's number."""
         self._recorder: Recorder | None = None
@@ -95,7 +96,8 @@ class Tape:
     def start(self, path: Path) -> None:
         """Begin a recording, with the last seconds where they are kept; returns at once."""
         kept, self._kept, self._kept_bytes = self._kept, deque(), 0
-        began = about(self._config, from_start=self.steps == 0)
+        told = {**self._about.metadata, **_begun(from_start=self.steps == 0)}
+        began = About(told, self._about.attachments)
         if self._volume is not None:
             at_ns = kept[0].log_time_ns if kept else now_ns()
             kept.appendleft(Item(partial(_ct, self._volume, at_ns), at_ns, at_ns, 0, 500))
@@ -160,10 +162,7 @@ def about(config: Config | None, *, from_start: bool) -> About:
         config: the node's; None: there is no node.
         from_start: whether nothing happened before.
     """
-    told = {
-        "session": uuid.uuid4().hex, "began_ns": str(now_ns()), "version": __version__,
-        "from_start": "true" if from_start else "false",
-    }  # fmt: skip
+    told = {"version": __version__, **_begun(from_start=from_start)}
     if config is None:
         return About(told)
     attached = {session.CONFIGURATION: msgspec.json.encode(config), session.VERSIONS: session.encoded(versions(config))}
@@ -173,6 +172,12 @@ def about(config: Config | None, *, from_start: bool) -> About:
         except OSError:  # it was there when the node started; a replay names what is missing
             continue
     return About(told, attached)
+
+
+def _begun(*, from_start: bool) -> dict[str, str]:
+    return {
+        "session": uuid.uuid4().hex, "began_ns": str(now_ns()), "from_start": "true" if from_start else "false",
+    }  # fmt: skip
 
 
 def versions(config: Config) -> dict[str, Any]:

@@ -105,7 +105,8 @@ class Recorder:
         self._about = about if isinstance(about, About) else About(about or {})
         self._max_file_bytes = max_file_bytes
         self._queue: deque[Item] = deque(before)
-        self._waiting_bytes = sum(item.size for item in self._queue)
+        # Two counters, each of one thread: one for both would lose counts.
+        self._put_bytes, self._taken_bytes = sum(item.size for item in self._queue), 0
         self._ending = False
         self._unsaid_losses = self._arrivals = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -126,7 +127,8 @@ class Recorder:
         """Record; never waits."""
         if self.failed:
             return
-        if len(self._queue) >= _MAX_QUEUED or self._waiting_bytes + item.size > _MAX_QUEUED_BYTES:
+        waiting = self._put_bytes - self._taken_bytes
+        if len(self._queue) >= _MAX_QUEUED or waiting + item.size > _MAX_QUEUED_BYTES:
             self.lost += 1
             self._unsaid_losses += 1
             return
@@ -178,7 +180,7 @@ class Recorder:
         return f"{self.path}: {self.failed}; {self.messages} messages were written before"
 
     def _enqueue(self, item: Item) -> None:
-        self._waiting_bytes += item.size
+        self._put_bytes += item.size
         self._queue.append(item)
 
     # --- the writer's thread ------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ class Recorder:
             ending = self._ending  # before the queue is looked at: what came until then is written
             while self._queue and writer.size < self._max_file_bytes:
                 self._write(writer, self._queue[0])
-                self._waiting_bytes -= self._queue.popleft().size
+                self._taken_bytes += self._queue.popleft().size
             self.bytes = before + writer.size
             if ending and not self._queue:
                 writer.finish()
@@ -272,7 +274,8 @@ class _Syncing:
             try:
                 # Begins to write what is dirty, and drops what is written: hours of X-rays must not push everything
                 # else out of the system's memory.
-                os.posix_fadvise(self._descriptor, on_disk, 0, os.POSIX_FADV_DONTNEED)
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(self._descriptor, on_disk, 0, os.POSIX_FADV_DONTNEED)
                 if time.monotonic() - synced_s >= _SYNC_EVERY_S:
                     size = os.fstat(self._descriptor).st_size
                     os.fsync(self._descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from navnode.app import _free
 from navnode.bench import recording as recording_bench
 from navnode.config import load, shipped
 from navnode.errors import RecordingError
@@ -182,3 +184,19 @@ def test_places_in_large_files_are_found_by_their_index(tmp_path):
         patch.setattr(File, "_chunk", lambda self, at: read.append(at) or chunk(self, at))
         entry = next(entry for entry in found.raw(count - 3) if entry.log_time_ns >= count - 3)
     assert entry.log_time_ns == count - 3 and len(read) == 1
+
+
+def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
+    (tmp_path / "a.mcap").write_text("precious")
+    tape = Tape(load(shipped("demo.toml")), None)
+    tape.start(tmp_path / "a.mcap")
+    while not tape.told:
+        pass
+    tape._recorder._thread.join(5)
+    assert tape.told == "FAILED: exists already; a recording never replaces one" and tape.path is None
+    tape.start(_free(tmp_path / "a.mcap"))
+    with pytest.raises(RecordingError, match="no recording"):
+        tape.stop(), tape.stop()
+    with contextlib.suppress(RecordingError):
+        list(tape.close())
+    assert (tmp_path / "a.mcap").read_text() == "precious" and len(list(Recording(tmp_path / "a-2.mcap"))) == 1

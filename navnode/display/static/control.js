@@ -45,10 +45,10 @@ setInterval(async () => {
 export function drawControls(state) {
   recording = state ? state.recording : "";
   replaying = Boolean(state && state.replay);
-  const failed = recording.startsWith("FAILED");
+  const failed = recording.startsWith("FAILED") || recording.endsWith("LOST");
   record.hidden = !state || replaying;
   record.className = failed ? "failed" : recording ? "on" : "";
-  const label = failed ? `Recording ${recording}` : recording ? `■ ${recording}` : "● Record";
+  const label = recording.startsWith("FAILED") ? `Recording ${recording}` : recording ? `■ ${recording}` : "● Record";
   if (!record.disabled && record.textContent !== label) record.textContent = label;
   // Once marked it stays, whatever the server says or does not say.
   if (replaying) {
