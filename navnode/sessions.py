@@ -41,6 +41,8 @@ app = typer.Typer()
 Session = Annotated[Path, typer.Argument(metavar="FILE.mcap", help="A recorded session; further parts are found.")]
 _LATER_S = 5.0
 """How far the arrow keys go."""
+_AFTER_S = 3.0
+"""A replay that ends by itself goes on so long, so that what goes stale is in its figures."""
 _KEYS = {
     " ": ("ReplayPause", ""), ".": ("ReplayStep", ""), "b": ("ReplayBurst", "<Command Seconds='5'/>"),
     "\x1b[C": ("ReplaySeek", f"<Command Seconds='+{_LATER_S:g}'/>"),
@@ -402,6 +404,9 @@ def _paced(
         recording=change(loaded.recording, file="", replayed_ns=max(recording.start_ns, 0)),
         reconstruction=change(loaded.reconstruction, remote=None),
     )
+    if as_json and seconds is None and not settings.loop:  # a program waits for the figures
+        length_s = min(recording.seconds - settings.start_s, settings.duration_s or float("inf"))
+        seconds = length_s / settings.rate + _AFTER_S
     keyboard = _keyboard((settings.host, settings.port))
     tell(run_supervised(loaded, settings, seconds, as_json, keys=keyboard), as_json, seconds)
 

@@ -328,11 +328,11 @@ _FOXGLOVE: dict[str, dict[str, Any]] = {
         "height": {"type": "integer"}, "encoding": {"type": "string"}, "step": {"type": "integer"},
         "data": {"type": "string", "contentEncoding": "base64"},
     },
-    "foxglove.FrameTransform": {
+    "foxglove.FrameTransforms": {"transforms": {"type": "array", "items": {"type": "object", "properties": {
         "timestamp": _TIME_SCHEMA, "parent_frame_id": {"type": "string"}, "child_frame_id": {"type": "string"},
         "translation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyz"}},
         "rotation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyzw"}},
-    },
+    }}}},
     "foxglove.Log": {
         "timestamp": _TIME_SCHEMA, "level": {"type": "integer"}, "message": {"type": "string"},
         "name": {"type": "string"}, "file": {"type": "string"}, "line": {"type": "integer"},
@@ -354,8 +354,8 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
                 number = writer.register_schema(schema, "jsonschema", json.dumps(shape).encode())
                 channels[topic] = writer.register_channel(topic, "json", number)
             at = max(stamp_ns - source.zero_ns, 0)
-            sec, nsec = divmod(at, NS_PER_S)
-            data = msgspec.json.encode({"timestamp": {"sec": sec, "nsec": nsec}, **content})
+            stamped = {"timestamp": dict(zip(("sec", "nsec"), divmod(at, NS_PER_S), strict=True)), **content}
+            data = msgspec.json.encode({"transforms": [stamped]} if schema.endswith("Transforms") else stamped)
             writer.add_message(channels[topic], at, data, at)
 
         last = ""
@@ -364,7 +364,7 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
             content = entry.content
             if isinstance(content, Transform):
                 if content.metadata.get("TransformStatus", "OK") == "OK":
-                    put(content.device, "foxglove.FrameTransform", content.timestamp_ns or entry.time_ns,
+                    put(content.device, "foxglove.FrameTransforms", content.timestamp_ns or entry.time_ns,
                         _frame_transform(content.device, content.matrix))  # fmt: skip
             elif isinstance(content, Image):
                 put(content.device, "foxglove.RawImage", content.timestamp_ns or entry.time_ns, _raw_image(content))
@@ -372,7 +372,7 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
                 device, pose = _placed(entry.topic, content)
                 if pose is not None:
                     stamp = content["validity"]["source_time_ns"] or entry.time_ns
-                    put(device, "foxglove.FrameTransform", stamp, _frame_transform(device, np.array(pose)))
+                    put(device, "foxglove.FrameTransforms", stamp, _frame_transform(device, np.array(pose)))
                 elif entry.topic == "out/state" and content["registration"]["status"] != last:
                     last = content["registration"]["status"]
                     put("registration", "foxglove.Log", entry.time_ns, {

@@ -17,7 +17,7 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.config import PlayerSection
 from navnode.devices import REPLAY_KEY, is_shown
 from navnode.errors import RecordingError
-from navnode.igtl import CommandError, Handler, Image, Message, Server
+from navnode.igtl import CommandError, Handler, Image, Message, Server, StatusMessage
 from navnode.recording.container import Channel, Entry
 from navnode.recording.reader import Recording
 
@@ -27,6 +27,8 @@ _NOT_SERVED = ("in/STATUS/", "in/COMMAND", "in/RTS_", "in/GET_", "in/STT_", "in/
 """What peers tell each other is not what happened."""
 _STEP_NS = 100_000_000
 """A step goes to the next X-ray, or so far where there is none."""
+_GREETING_S = 0.3
+"""Until who has connected has said that it understands metadata, which say that it is a replay."""
 _BEHIND_NS = 500_000_000
 """Later than this the clock is set anew instead of all being sent at once."""
 
@@ -57,6 +59,7 @@ class Player:
         """A time of the session, and when it is."""
         self._target_ns: int | None = None
         self._stepping = False
+        self._said_ns = 0
         self._step_until_ns = self._burst_ns = 0
         self._changed, self._joined = asyncio.Event(), asyncio.Event()
         self.server = Server(
@@ -67,6 +70,7 @@ class Player:
     async def run(self) -> None:
         """Play until cancelled, once somebody listens."""
         await self._joined.wait()
+        await asyncio.sleep(_GREETING_S)
         while True:
             self._began = self._at_ns, now_ns()
             ended = await self._play()
@@ -143,6 +147,12 @@ class Player:
             return
         if not isinstance(message, Message):
             return
+        if now_ns() - self._said_ns > NS_PER_S:  # clients of header version 1 see no metadata
+            self._said_ns = now_ns()
+            text = "REPLAY: a recording, not what happens now"
+            self.server.publish(
+                StatusMessage(device=REPLAY_KEY, timestamp_ns=self._said_ns, code=StatusMessage.OK, text=text)
+            )
         changes: dict[str, object] = {"metadata": {**message.metadata, REPLAY_KEY: "true"}}
         if not self._settings.original_stamps and message.timestamp_ns:
             changes |= {"timestamp_ns": self._wall_ns(message.timestamp_ns), "stamp": 0}

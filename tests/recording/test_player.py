@@ -10,7 +10,7 @@ import pytest
 
 from navnode.config import PlayerSection
 from navnode.errors import RecordingError
-from navnode.igtl import Client, Image, Transform, encode
+from navnode.igtl import Client, Image, StatusMessage, Transform, encode
 from navnode.recording import Recording
 from navnode.recording.container import Channel, Writer
 from navnode.recording.player import Player
@@ -49,6 +49,7 @@ class Listener:
         settings = {"file": str(path), "port": find_free_port(), **settings}
         self.player = Player(Recording(path), PlayerSection(**settings))
         self.heard: list[tuple[float, Transform | Image]] = []
+        self.statuses: list[str] = []
 
     async def __aenter__(self):
         await self.player.server.start()
@@ -64,6 +65,7 @@ class Listener:
         await self.player.server.stop()
 
     def _take(self, message, _):
+        self.statuses += [message.text] if isinstance(message, StatusMessage) and message.device == "Replay" else []
         if isinstance(message, Transform | Image):
             self.heard.append((time.time(), message))
 
@@ -89,6 +91,7 @@ def test_it_is_served_at_its_pace_marked_and_stamped_anew(path):
             assert counts == sorted(counts) and len(counts) > 90 and counts[0] == 0, "it waits for a listener"
             times = [at for at, m in listener.heard if isinstance(m, Transform)]
             assert 1.5 < times[-1] - times[0] < 3.5
+            assert len(listener.statuses) >= 2 and listener.statuses[0].startswith("REPLAY")
             for at, message in listener.heard:
                 assert message.metadata["Replay"] == "true"
                 assert abs(at - message.timestamp_ns / 1e9) < 1.0

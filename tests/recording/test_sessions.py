@@ -342,10 +342,10 @@ def test_foxglove_reads_pictures_and_transforms(recorded, tmp_path):
     with out.open("rb") as file:
         found = [(s.name, c.topic, json.loads(m.data)) for s, c, m in make_reader(file).iter_messages()]
     kinds = {name for name, _, _ in found}
-    assert kinds == {"foxglove.RawImage", "foxglove.FrameTransform", "foxglove.Log"}
+    assert kinds == {"foxglove.RawImage", "foxglove.FrameTransforms", "foxglove.Log"}
     image = next(content for name, _, content in found if name == "foxglove.RawImage")
     assert image["encoding"] == "mono16" and image["step"] == 512 and image["width"] == image["height"] == 256
-    moved = next(content for _, topic, content in found if topic == "DrillToTracker")
+    (moved,) = next(content["transforms"] for _, topic, content in found if topic == "DrillToTracker")
     assert (moved["parent_frame_id"], moved["child_frame_id"]) == ("Tracker", "Drill")
     assert sum(value**2 for value in moved["rotation"].values()) == pytest.approx(1)
     assert any(topic == "DrillToVolume" for _, topic, _ in found)
