@@ -58,9 +58,14 @@ _COMPARED = (
     ("tip_error_mm", "tool's tip, mm, median", -1.0),
     ("wrong_while_valid", f"shown VALID, off by over {WRONG_MM:g} mm", -1.0),
     ("psnr_db", "volumes against the CT, dB", 1.0),
-    ("realtime_factor", "times as fast as it was", 1.0),
+    ("realtime_factor", "times as fast as it was", 0.0),
 )
 """Key, what it is, and whether more is better."""
+_COUNTED = (
+    ("sessions", "sessions", 0.0),
+    ("failed", "failed", -1.0),
+    ("compared", "done with all, of which the means are", 0.0),
+)
 
 
 @dataclass(frozen=True)
@@ -334,12 +339,21 @@ def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[dict[s
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the sessions that have a figure, and how many have failed."""
-    done = [row for row in rows if row["status"] == "done"]
-    found: dict[str, Any] = {"sessions": len(rows), "failed": len(rows) - len(done)}
+def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By label: how many sessions, how many have failed, and means over those that all labels have done: others would
+    compare one session with another."""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    done = {label: {row["session"]: row for row in rows if row["label"] == label and row["status"] == "done"}
+            for label in labels}  # fmt: skip
+    common = set.intersection(*(set(found) for found in done.values())) if done else set()
+    return {label: _totals([row for row in rows if row["label"] == label], common) for label in labels}
+
+
+def _totals(rows: Sequence[Mapping[str, Any]], common: set[str]) -> dict[str, Any]:
+    failed = sum(row["status"] != "done" for row in rows)
+    found: dict[str, Any] = {"sessions": len(rows), "failed": failed, "compared": len(common)}
     for key, _, _ in _COMPARED:
-        values = [value for row in done if (value := figure_of(row, key)) is not None]
+        values = [value for row in rows if row["session"] in common and (value := figure_of(row, key)) is not None]
         whole = key == "wrong_while_valid"
         found[key] = (sum(values) if whole else round(float(np.mean(values)), 4)) if values else None
     return found
@@ -356,7 +370,7 @@ def page(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     by: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by.setdefault(row["session"], {})[row["label"]] = row
-    sums = {label: totals([row for row in rows if row["label"] == label]) for label in labels}
+    sums = totals(rows)
     parts = [
         "<!doctype html><meta charset=utf-8><title>Evaluation</title>",
         f"<style>{STYLE}</style><h1>{len(by)} sessions replayed</h1>",
@@ -370,7 +384,7 @@ def page(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
 
 def _means(sums: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> str:
     rows = ["<tr><th>figure</th>" + "".join(f"<th>{html.escape(label)}</th>" for label in labels) + "<th></th></tr>"]
-    for key, name, better in (("sessions", "sessions", 0.0), ("failed", "failed", -1.0), *_COMPARED):
+    for key, name, better in (*_COUNTED, *_COMPARED):
         values = [sums[label].get(key) for label in labels]
         cells = "".join(f"<td>{'' if value is None else f'{value:g}'}</td>" for value in values)
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells}<td>{_judged(values, better)}</td></tr>")

@@ -712,7 +712,7 @@ def evaluate(
         rows = evaluation.evaluate(tasks, out, scheduler=scheduler, workers=workers, progress=done)
     labels = [*(["baseline"] if earlier else []), *given]
     _write_text(out / evaluation.REPORT, evaluation.page([*earlier, *rows], labels))
-    sums = {label: evaluation.totals([r for r in (*earlier, *rows) if r["label"] == label]) for label in labels}
+    sums = evaluation.totals([*earlier, *rows])
     if as_json:
         print_json({"totals": sums, "rows": rows, "report": str(out / evaluation.REPORT)})
         return
