@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import statistics
 import sys
@@ -794,8 +795,14 @@ def _recorded(loaded: Config, record: Path | None) -> Config:
     """With the recording that ``--record`` asks for."""
     if record is None:
         return loaded
-    if record.exists():
+    if os.path.lexists(record):
         raise ConfigError(f"--record {record}: exists already; a recording never replaces one")
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--record {record}: cannot be made ({error.strerror})") from error
+    if not os.access(record.parent, os.W_OK):
+        raise ConfigError(f"--record {record}: nothing may be written there")
     recording = msgspec.structs.replace(loaded.recording, file=str(record.absolute()))
     return msgspec.structs.replace(loaded, recording=recording)
 

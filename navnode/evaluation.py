@@ -128,7 +128,7 @@ def score(task: Task) -> dict[str, Any]:
     began_s = time.perf_counter()
     try:
         row |= _scored(task)
-        row["status"] = "done"
+        row["status"] = "damaged" if row["damage"] else "done"  # its figures are of what comes before the damage
     except NavError as error:
         row |= {"status": "failed", "reason": str(error)}
     except Exception as error:  # one session of many
@@ -256,9 +256,12 @@ def evaluate(
     Raises:
         ConfigError: ``distributed`` is not installed, or the scheduler does not answer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: no folder can be made there ({error.strerror})") from error
     path = folder / ROWS
-    rows = {row["key"]: row for row in read_rows(path) if row.get("status") == "done"}
+    rows = {row["key"]: row for row in read_rows(path) if row.get("status") in ("done", "damaged")}
     open_tasks = [task for task in tasks if task.key not in rows]
     done = len(tasks) - len(open_tasks)
     for task in tasks:

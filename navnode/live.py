@@ -16,7 +16,7 @@ from rich.table import Table
 
 from navnode import terminal
 from navnode.config import Config, PlayerSection, SimulatorSection
-from navnode.errors import NavError
+from navnode.errors import NavError, RecordingError
 from navnode.options import messages, print_json
 from navnode.projector import backend_name
 from navnode.reconstruction.methods import engine_name
@@ -130,6 +130,8 @@ def tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
         print_json(report)
     elif seconds is not None:
         _print_report(report)
+    if str(report.get("recording", "")).startswith("FAILED"):
+        raise RecordingError(f"recording {report['recording']}")
 
 
 def _print_report(report: dict[str, Any]) -> None:

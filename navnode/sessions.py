@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import select
 import sys
 import threading
@@ -38,7 +39,17 @@ from navnode.recording.writer import MAX_FILE_BYTES, Recorder
 
 app = typer.Typer()
 
-Session = Annotated[Path, typer.Argument(metavar="FILE.mcap", help="A recorded session; further parts are found.")]
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'a folder, no session' if path.is_dir() else 'there is no such file'}")
+    return path
+
+
+Session = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.mcap", help="A recorded session; further parts are found.", callback=_there),
+]
 _LATER_S = 5.0
 """How far the arrow keys go."""
 _AFTER_S = 3.0
@@ -71,7 +82,7 @@ def record(
     from navnode.recording.tape import about
 
     host, port = address(source, "--source")
-    if out.exists():
+    if os.path.lexists(out):
         raise RecordingError(f"{out}: exists already; a recording never replaces one")
     loaded = None if configuration is None else calibrated.applied(config.load(configuration), now_ns())
     recorder = Recorder(out, about(loaded, from_start=True), max_file_bytes=max_file_mb << 20)
@@ -89,6 +100,9 @@ def record(
             asyncio.run(listen())
     finally:
         told = recorder.stop()
+    if not recorder.messages:
+        out.unlink()
+        raise RecordingError(f"nothing came from {source}; nothing is recorded")
     if as_json:
         print_json({"out": str(out), "messages": recorder.messages, "lost": recorder.lost})
     else:
@@ -189,6 +203,8 @@ def replay(
         print_json(report)
     else:
         _tell_replay(report)
+    if report["damage"]:
+        raise RecordingError(report["damage"])
     if comparison is not None and not comparison.same:
         first = comparison.first
         assert first is not None
@@ -200,6 +216,8 @@ def _mode(
     recording: Recording, lockstep: bool, as_consumed: bool, reference: Path | None, check: bool,
     update_reference: str | None, out: Path | None, rate: float | None,
 ) -> Mode:  # fmt: skip
+    if rate is not None and not 0 < rate <= 100:
+        raise ConfigError(f"--rate {rate:g}: over 0 and at most 100")
     if sum((lockstep, as_consumed, rate is not None)) > 1:
         raise ConfigError("give one of --lockstep, --as-consumed and --rate")
     if check and reference is not None:
@@ -244,8 +262,8 @@ def _tolerances(given: list[str] | None, exact: bool) -> dict[str, float]:
             found[name] = float(text)
         except ValueError:
             equals = ""
-        if not equals or not name:
-            raise ConfigError(f"--tolerance {each}: FIELD=VALUE")
+        if not equals or not name or not 0 <= found[name] < float("inf"):
+            raise ConfigError(f"--tolerance {each}: FIELD=VALUE, and not negative")
     return found
 
 
@@ -281,7 +299,7 @@ def _run_again(
                     if report.steps % 256 == 0:
                         progress((step.time_ns - recording.start_ns) / max(recording.end_ns - recording.start_ns, 1))
 
-        began_s = time.perf_counter()
+        began_s, damage = time.perf_counter(), ""
         try:
             if reference is None:
                 for _ in outputs():
@@ -293,13 +311,15 @@ def _run_again(
                     ignored=ignored | comparing.NOT_BETWEEN_MODES if between else ignored,
                 )  # fmt: skip
         except RecordingError as error:
-            if not report.steps or recording.whole:
+            if not report.steps:
                 raise
             run.found.note(str(error))
+            damage = "" if recording.unfinished_only else str(error)
         elapsed_s = time.perf_counter() - began_s
     document = report.document(run.found, recording.seconds, elapsed_s)
     if comparison is not None and comparison.first is not None:
         document["picture"] = _picture(recording, loaded, comparison.first)
+    document["damage"] = damage
     return {**document, "loading_s": round(loading_s, 3), "out": None if out is None else str(out)}, comparison
 
 
@@ -484,17 +504,23 @@ def inspect(
         found = look.look(Recording(session), progress)
     document = found.document()
     if report is not None:
-        _write_text(report, look.page(found))
+        _write_new(report, look.page(found))
     if trace is not None:
         if not found.spans:
             raise RecordingError(f"{session}: holds no spans; they are of a node's recording")
-        _write_text(trace, json.dumps(chrome_trace(found.spans)))
+        _write_new(trace, json.dumps(chrome_trace(found.spans)))
     if as_json:
         print_json(document)
     else:
         _tell_inspection(document)
     if found.damage:
         raise RecordingError(found.damage)
+
+
+def _write_new(path: Path, text: str) -> None:
+    if os.path.lexists(path):
+        raise ConfigError(f"{path}: exists already; nothing is replaced")
+    _write_text(path, text)
 
 
 def _write_text(path: Path, text: str) -> None:

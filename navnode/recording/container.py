@@ -263,6 +263,8 @@ class ChunkAt:
     """Of the whole record."""
     start_ns: int
     end_ns: int
+    bare: bool = False
+    """Messages that others wrote without a chunk around them."""
 
 
 @dataclass
@@ -300,6 +302,9 @@ class File:
             raise RecordingError(f"{self.path}: no recording (not an MCAP file)")
         if not self._indexed():
             self._scan()
+        elif self.messages and not self.chunks:  # messages without chunks are in no index
+            self._scan()
+            self.torn_at = None
 
     def close(self) -> None:
         """No more reading."""
@@ -344,7 +349,7 @@ class File:
         Raises:
             RecordingError: it is damaged.
         """
-        data = self._chunk(chunk)
+        data = memoryview(self._read(chunk.offset, chunk.length)) if chunk.bare else self._chunk(chunk)
         at, end = 0, len(data)
         while at < end:
             if end - at < _RECORD.size:
@@ -483,6 +488,8 @@ class File:
             if opcode == Opcode.CHUNK:
                 begin_ns, end_ns, _, _ = _CHUNK_BODY.unpack_from(head, _RECORD.size)
                 self.chunks.append(ChunkAt(at, whole, begin_ns, end_ns))
+            elif opcode == Opcode.MESSAGE and length >= _MESSAGE_BODY.size:
+                self._take_bare(at, whole, _MESSAGE_BODY.unpack_from(head, _RECORD.size)[2])
             elif opcode == Opcode.CHANNEL:
                 self._learn(self._read(at + _RECORD.size, length))
             elif opcode == Opcode.METADATA:
@@ -491,10 +498,20 @@ class File:
                 name = _attachment_name(self._read(at + _RECORD.size, min(length, 1 << 16)))
                 if name is not None:
                     self._attachments[name] = at, whole
-            elif opcode == Opcode.DATA_END:
+            elif opcode == Opcode.FOOTER:
+                self.lost_bytes += max(self.size - at - whole - len(MAGIC), 0)  # what was put behind its end
                 break
             at += whole
         self.torn_at = at if self.torn_at is None else self.torn_at
+
+    def _take_bare(self, at: int, whole: int, time_ns: int) -> None:
+        """A message without a chunk; those that follow each other are read together."""
+        last = self.chunks[-1] if self.chunks else None
+        if last is not None and last.bare and last.offset + last.length == at and last.length < CHUNK_BYTES:
+            span = min(last.start_ns, time_ns), max(last.end_ns, time_ns)
+            self.chunks[-1] = ChunkAt(last.offset, last.length + whole, *span, bare=True)
+        else:
+            self.chunks.append(ChunkAt(at, whole, time_ns, time_ns, bare=True))
 
     def _next_chunk(self, start: int) -> int | None:
         """Where the next chunk begins whose lengths agree with each other; of chunks without compression."""

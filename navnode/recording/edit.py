@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -51,6 +52,8 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     kept, part = Kept(paths=[]), 0
     while part == 0 or part_path(path, part).exists():
         source = File(part_path(path, part))
+        if (known := source.metadata.get("navnode", {}).get("format", "")).isdigit() and int(known) > FORMAT:
+            raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")
         with written(part_path(out, part)) as writer:
             _copy_about(source, writer)
             for chunk in source.chunks:
@@ -140,8 +143,11 @@ def merge(recordings: list[Recording], out: Path) -> Kept:
     Steps and outputs are those of one node and stay only if the others have none.
 
     Raises:
-        RecordingError: one is damaged, or ``out`` cannot be written.
+        RecordingError: one is damaged, or given twice, or ``out`` cannot be written.
     """
+    known = [recording.metadata.get("session") or str(recording.path.resolve()) for recording in recordings]
+    if len(set(known)) < len(known):
+        raise RecordingError("one session is given twice")
     kept = Kept(paths=[out])
     of_nodes = [r for r in recordings if any(True for _ in _some(r, lambda channel: channel.topic == "step"))]
     keep_steps = len(of_nodes) == 1
@@ -254,7 +260,7 @@ def written(path: Path, *, replace: bool = False) -> Iterator[Writer]:
     Raises:
         RecordingError: the file exists, or cannot be written.
     """
-    if path.exists() and not replace:
+    if os.path.lexists(path) and not replace:
         raise RecordingError(f"{path}: exists already; a recording never replaces one")
     part = path.with_name(f".{path.name}.part")
     try:
@@ -267,4 +273,5 @@ def written(path: Path, *, replace: bool = False) -> Iterator[Writer]:
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from mcap.writer import Writer as LibraryWriter
 
 from navnode.clock import NS_PER_S
 from navnode.config import Config
-from navnode.errors import RecordingError
+from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image, Transform, encode
 from navnode.poses import series_at
 from navnode.recording import sequences
@@ -100,15 +101,16 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
 
     Raises:
         RecordingError: there is nothing of that kind in it, ``out`` exists or cannot be written.
+        ConfigError: the ending, or a device, is none.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise RecordingError(f"{out}: exists already; nothing is replaced")
     ways: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
         ".mha": _sequence, ".nrrd": _sequence, ".mcap": _foxglove, ".json": _trace, "": _folder,
     }  # fmt: skip
     way = ways.get(out.suffix.lower())
     if way is None:
-        raise RecordingError(f"{out}: what is written is told by its ending: {', '.join(filter(None, ways))} or none")
+        raise ConfigError(f"{out}: what is written is told by its ending: {', '.join(filter(None, ways))} or none")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return way(source, out, progress)
@@ -138,7 +140,7 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
                 times.append(at)
                 rows.append(message.matrix if seen else np.full((4, 4), np.nan))
     if first is None:
-        raise RecordingError(f"{source.recording.path}: no images of {device!r} there")
+        raise ConfigError(f"--device {device}: {source.recording.path} has no images of it there")
     times_s = np.array([source.seconds(stamp) for stamp in stamps])
     transforms = {
         name: [None if np.isnan(pose).any() else pose

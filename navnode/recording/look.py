@@ -119,8 +119,6 @@ def look(recording: Recording, progress: Callable[[float], None] = lambda share:
     try:
         for n, entry in enumerate(recording.raw()):
             topic, now = entry.channel.topic, entry.log_time_ns
-            if topic == "node/ct":
-                continue
             each = found.topics.setdefault(topic, Topic())
             each.messages += 1
             each.bytes += len(entry.data)
@@ -135,7 +133,7 @@ def look(recording: Recording, progress: Callable[[float], None] = lambda share:
     except RecordingError as error:
         if not found.topics:
             raise
-        found.damage = str(error)
+        found.damage, found.whole = str(error), False
     return found
 
 

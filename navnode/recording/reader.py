@@ -138,6 +138,11 @@ class Recording:
         return all(file.torn_at is None for file in self.files)
 
     @property
+    def unfinished_only(self) -> bool:
+        """Whether nothing is missing but the end: what a killed recorder leaves."""
+        return all(file.torn_at is None or not file.lost_bytes for file in self.files) and not self.whole
+
+    @property
     def attachments(self) -> list[str]:
         """Their names."""
         return self.files[0].attachments

@@ -103,6 +103,8 @@ class Findings:
     lost: int = 0
     """That the recording says are missing."""
     clock_jumps: int = 0
+    jumped_s: float = 0.0
+    """How far, together: time that was not there."""
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -212,6 +214,7 @@ class Replay:
         """The ticks up to now; where the clock jumped, as many as make everything stale that can be."""
         if now_ns - first_ns > _JUMP_NS or first_ns - now_ns > _JUMP_NS:
             self.found.clock_jumps += 1
+            self.found.jumped_s += (now_ns - first_ns) / NS_PER_S
             self.found.note(f"the clock jumped by {(now_ns - first_ns) / NS_PER_S:+.0f} s")
             now_ns = first_ns + 5 * NS_PER_S
         yield from range(first_ns, now_ns + 1, _TICK_NS)
@@ -396,6 +399,7 @@ class Report:
 
     def document(self, found: Findings, seconds: float, elapsed_s: float) -> dict[str, Any]:
         """As ``--json`` prints it."""
+        seconds = max(seconds - max(found.jumped_s, 0.0), 0.0)
         return {
             "mode": self.mode.value, "digest": self.digest, "messages": found.arrivals, "steps": self.steps,
             "outputs": self.outputs, "frames": self.frames, "registered": self.registered, "volumes": self.volumes,

@@ -198,3 +198,35 @@ def test_the_writer_ends_short_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(container.os, "writev", lambda fd, parts: real(fd, [memoryview(b"".join(parts))[:1000]]))
     again = write(tmp_path / "b.mcap", [(Channel("out/b", "json"), b"x" * 5000, n, n) for n in range(9)]).read_bytes()
     assert again == whole and io.BytesIO(whole).read(8) == container.MAGIC
+
+
+def test_messages_without_chunks_are_read(tmp_path):
+    path = tmp_path / "u.mcap"
+    with path.open("wb") as file:
+        writer = LibraryWriter(file, use_chunking=False)
+        writer.start()
+        channel = writer.register_channel("in/A/x", "json", writer.register_schema("json", "", b""))
+        for n in range(100):
+            writer.add_message(channel, n + 1, b"{}" * 2000, n, n)
+        writer.finish()
+    assert [entry[2] for entry in read(path)] == list(range(1, 101)) and File(path).torn_at is None
+    assert len(list(Recording(path).raw())) == 100 and recover(path, tmp_path / "o.mcap").messages == 100
+    path.write_bytes(path.read_bytes()[:200_000])
+    assert len(read(path)) == 49 and recover(path, tmp_path / "p.mcap").lost_bytes > 0
+
+
+def test_what_stands_behind_the_end_is_counted(session, tmp_path):
+    messages, path = session
+    path.write_bytes(path.read_bytes() + b"x" * 350)
+    kept = recover(path, tmp_path / "o.mcap")
+    assert kept.lost_bytes == 350 and read(tmp_path / "o.mcap") == messages
+
+
+def test_a_newer_format_is_not_recovered_either(tmp_path):
+    path = tmp_path / "n.mcap"
+    with path.open("wb", buffering=0) as file:
+        writer = Writer(file)
+        writer.describe("navnode", {"format": "99"})
+        writer.finish()
+    with pytest.raises(RecordingError, match="format 99"):
+        recover(path, tmp_path / "o.mcap")

@@ -48,7 +48,8 @@ export function drawControls(state) {
   const failed = recording.startsWith("FAILED") || recording.endsWith("LOST");
   record.hidden = !state || replaying;
   record.className = failed ? "failed" : recording ? "on" : "";
-  const label = recording.startsWith("FAILED") ? `Recording ${recording}` : recording ? `■ ${recording}` : "● Record";
+  // How much, the footer says; a button that changes its width would move the header.
+  const label = failed ? `Recording ${recording}` : recording ? "■ Stop recording" : "● Record";
   if (!record.disabled && record.textContent !== label) record.textContent = label;
   // Once marked it stays, whatever the server says or does not say.
   if (replaying) {
