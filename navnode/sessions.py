@@ -194,7 +194,7 @@ def replay(
                           "--paused are for a replay at its pace (see navnode cut)")  # fmt: skip
     report, comparison = _run_again(
         recording, mode, configuration, ct, threads, _reference(session, reference, check),
-        _tolerances(tolerance, exact), frozenset(() if exact else comparing.IGNORED | set(ignore or ())), out,
+        _tolerances(tolerance, exact), frozenset({*(ignore or ()), *(() if exact else comparing.IGNORED)}), out,
         update_reference,
     )  # fmt: skip
     if comparison is not None:
@@ -235,7 +235,10 @@ def _mode(
 
 def _mode_of(recording: Recording) -> Mode:
     """In which mode a reference came about: live is what as-consumed repeats."""
-    return Mode(recording.metadata.get("replay", Mode.AS_CONSUMED.value))
+    told = recording.metadata.get("replay", Mode.AS_CONSUMED.value)
+    if told not in list(Mode):
+        raise RecordingError(f"{recording.path}: came about by {told!r}, which this version does not know")
+    return Mode(told)
 
 
 def _reference_path(session: Path) -> Path:

@@ -334,12 +334,13 @@ class File:
         if name not in self._attachments:
             raise RecordingError(f"{self.path}: {name} is not attached to this session")
         offset, length = self._attachments[name]
-        record = self._read(offset, length)
+        record = self._read(offset, min(length, MAX_RECORD_BYTES))
         try:
             found = records.Attachment.read(ReadDataStream(BytesIO(record[_RECORD.size :])))
         except (McapError, ValueError, struct.error) as error:
             raise RecordingError(f"{self.path}: the attachment {name} is damaged") from error
-        if zlib.crc32(record[_RECORD.size : -4]) != int.from_bytes(record[-4:], "little") or found.name != name:
+        stated = int.from_bytes(record[-4:], "little")
+        if (stated and zlib.crc32(record[_RECORD.size : -4]) != stated) or found.name != name:
             raise RecordingError(f"{self.path}: the attachment {name} is damaged (its checksum is wrong)")
         return bytes(found.data)
 

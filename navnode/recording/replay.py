@@ -60,6 +60,7 @@ _VOLUME_AFTER_NS = NS_PER_S
 _JUMP_NS = 30 * NS_PER_S
 """A longer silence is a jump of the clock, or nobody was there: time does not pass, it is another one."""
 _UNCONSUMED_NS = 10 * NS_PER_S
+"""An arrival that no step has named for so long was for nobody."""
 _WORKER = 1
 
 
@@ -149,7 +150,7 @@ class Replay:
         threads: for registration; 0: as the configuration says.
 
     Raises:
-        CalibrationError: a calibration of the session cannot be used, at the time of the session.
+        RecordingError: a calibration of the session cannot be used, at the time of the session.
     """
 
     def __init__(self, recording: Recording, prepared: Prepared, *, threads: int = 0) -> None:
@@ -168,7 +169,6 @@ class Replay:
         self._pipeline = Pipeline(config, prepared.volume)
         self._registration = FrameRegistration(config, prepared.volume, self._pipeline.volume_id)
         self._number = 0
-        self._now_ns = 0
         self._asked: RegistrationRequest | None = None
         self._asked_volume: Volume | None = None
 
