@@ -179,12 +179,14 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrations):
             return ingest(self, message, received_ns)
 
         node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrated.detector(used, NOW))
+
+        def take(message, of):
+            taken.append(message)
+
         for n in range(1, 6):
             voxels = np.full((1, 512, 512), 1000 + n, np.uint16)
-            node._take_in(
-                Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4)), n, taken.append
-            )
-        node._take_in(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), 9, taken.append)
+            node._take_in(Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4)), n, take)
+        node._take_in(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), 9, take)
         before = [type(each) for each in taken]
         gate.set()
         while sum(isinstance(each, Frame) for each in taken) < 3:

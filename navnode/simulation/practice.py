@@ -44,7 +44,7 @@ _SAG_MM, _SAG = 3.0, (5.0 / 512, 4.0 / 512)
 _MOST_OFF = (_CUSHION + _SPIRAL) * 1.2
 _POSES_HZ, _FRAMES_HZ = 50.0, 15.0
 _REST_S, _MOVE_S = 1.0, 0.6
-_STATIONS_DEG = tuple((o, a) for a in (-10.0, 12.0) for o in np.linspace(-30.0, 95.0, 9).tolist())
+_STATIONS_DEG = tuple((o, a) for a in (-10.0, 12.0) for o in np.linspace(-30.0, 95.0, 8).tolist())
 """Over all angles of the operation, near enough to each other for a model of how the C-arm bends."""
 _DIVOT_MM = np.array([40.0, 30.0, -20.0])
 _FIDUCIALS_MM = np.array(

@@ -171,8 +171,8 @@ def test_a_session_goes_on_in_further_files(tmp_path):
 
 
 def test_recordings_that_are_killed_lose_no_more_than_what_was_open(tmp_path):
-    killed = recording_bench._killed(tmp_path, 6, lambda share: None)
-    assert killed["recovered"] == killed["unfinished"] == 6 and killed["lost_more_than_the_open_chunk"] == 0
+    killed = recording_bench._killed(tmp_path, 3, lambda share: None)
+    assert killed["recovered"] == killed["unfinished"] == 3 and killed["lost_more_than_the_open_chunk"] == 0
 
 
 def test_places_in_large_files_are_found_by_their_index(tmp_path):
