@@ -105,8 +105,10 @@ class Recorder:
         self._about = about if isinstance(about, About) else About(about or {})
         self._max_file_bytes = max_file_bytes
         self._queue: deque[Item] = deque(before)
+        # What was kept before does not count: it must not crowd out what happens now.
+        self._before = len(self._queue)
         # Two counters, each of one thread: one for both would lose counts.
-        self._put_bytes, self._taken_bytes = sum(item.size for item in self._queue), 0
+        self._put_bytes = self._taken_bytes = 0
         self._ending = False
         self._unsaid_losses = self._arrivals = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -128,7 +130,7 @@ class Recorder:
         if self.failed:
             return
         waiting = self._put_bytes - self._taken_bytes
-        if len(self._queue) >= _MAX_QUEUED or waiting + item.size > _MAX_QUEUED_BYTES:
+        if len(self._queue) - self._before >= _MAX_QUEUED or waiting + item.size > _MAX_QUEUED_BYTES:
             self.lost += 1
             self._unsaid_losses += 1
             return
@@ -223,7 +225,11 @@ class Recorder:
             ending = self._ending  # before the queue is looked at: what came until then is written
             while self._queue and writer.size < self._max_file_bytes:
                 self._write(writer, self._queue[0])
-                self._taken_bytes += self._queue.popleft().size
+                item = self._queue.popleft()
+                if self._before:
+                    self._before -= 1
+                else:
+                    self._taken_bytes += item.size
             self.bytes = before + writer.size
             if ending and not self._queue:
                 writer.finish()

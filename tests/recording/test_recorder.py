@@ -147,6 +147,26 @@ def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
     assert steps[0].content == {"kind": "Tick", "now_ns": 14} and steps[0].sequence == 15
 
 
+def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_MAX_QUEUED", 50)
+    monkeypatch.setattr(writer, "_MAX_QUEUED_BYTES", 50_000)
+    go = threading.Event()
+    write = writer.Recorder._write_part
+    monkeypatch.setattr(writer.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    kept = [writer.arrival(message(k), None, k, k) for k in range(200)]
+    recorder = Recorder(tmp_path / "a.mcap", {}, kept)
+    for k in range(200, 240):
+        recorder.take(message(k), k)
+    assert recorder.lost == 0
+    for k in range(240, 260):
+        recorder.take(message(k), k)
+    assert recorder.lost == 10, "the bound holds for what comes now"
+    go.set()
+    recorder.stop()
+    times = [e.time_ns for e in Recording(tmp_path / "a.mcap") if e.topic.startswith("in/")]
+    assert times == list(range(250)) and recorder._put_bytes == recorder._taken_bytes
+
+
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(tape_module, "_KEPT_BYTES", 100_000)
     config = load(shipped("demo.toml"))
