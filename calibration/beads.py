@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from navnode.imaging import line_integrals, open_beam_counts
 from navnode.types import Array, FloatArray, Matrix
+from navnode.xray.counts import line_integrals, open_beam_counts
 
 _RATIO = 1.25
 """Between the sizes that are looked for."""

@@ -16,10 +16,10 @@ from calibration.fitting import rms
 from calibration.identify import identify
 from calibration.verdict import TOO_FEW, TOO_MANY_REJECTED, Calibration, Gate, Gates, judged
 from navnode import geometry as g
-from navnode.detector import GRID_STEP_PX
 from navnode.errors import ConfigError
+from navnode.geometry import carm_document
 from navnode.types import Array, CArm, Matrix
-from navnode.viewfiles import carm_document
+from navnode.xray.correction import GRID_STEP_PX
 
 _OTHERS = "take shots from other directions and distances; tilt the phantom"
 GATES = (

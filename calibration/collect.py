@@ -15,9 +15,9 @@ from rich.text import Text
 from calibration.inputs import Pictures, Poses
 from calibration.verdict import Calibration
 from navnode import geometry as g
-from navnode.devices import angles_rad
 from navnode.errors import ConfigError, WireError
 from navnode.igtl import BlockingClient, Image, Message, TrackingData, Transform
+from navnode.igtl.conventions import angles_rad
 from navnode.types import Array, Matrix
 
 _EVERY_S = 0.5

@@ -30,17 +30,18 @@ from calibration import pivot as pivot_
 from calibration import spin as spin_
 from calibration import temporal as temporal_
 from calibration import tool as tool_
+from calibration.collect import Heard, collect
 from calibration.inputs import Files, Poses
-from calibration.live import Heard, collect
 from calibration.verdict import Calibration
-from navnode import artifacts
 from navnode.clock import now_ns
-from navnode.detector import read_flat_field
 from navnode.errors import CalibrationError, ConfigError
+from navnode.files import artifacts, whole
+from navnode.files.views import read_views
+from navnode.files.volumes import read_mesh
+from navnode.geometry import carm_document
 from navnode.projector.native import default_threads
 from navnode.types import Array
-from navnode.viewfiles import carm_document, read_views
-from navnode.volumes import read_mesh
+from navnode.xray.correction import read_flat_field
 
 app = typer.Typer(
     name="calibrate",
@@ -170,9 +171,9 @@ class Run:
             from calibration.report import page
 
             text = page(found, self.files.paths, of=options["device_of"])
-            artifacts.write_whole(report, text.encode())
+            whole.write_whole(report, text.encode())
         if options["as_json"]:
-            from navnode.options import print_json
+            from navnode.commands.options import print_json
 
             print_json(document)
         else:
@@ -186,7 +187,7 @@ class Run:
         if found.arrays:  # a flat field's pictures are the artifact
             packed = io.BytesIO()
             np.savez(packed, **found.arrays)
-            artifacts.write_whole(out, packed.getvalue())
+            whole.write_whole(out, packed.getvalue())
             document["result"]["out"] = str(out)
             return
         days = options["valid_days"]
@@ -201,7 +202,7 @@ class Run:
         artifacts.write(out, artifact)
         if found.kind == "carm":  # as other programs read it
             plain = msgspec.json.format(msgspec.json.encode(document["result"]["carm"]), indent=1) + b"\n"
-            artifacts.write_whole(out.with_suffix(".carm.json"), plain)
+            whole.write_whole(out.with_suffix(".carm.json"), plain)
 
 
 def _common(
@@ -616,7 +617,7 @@ def import_(
     if out is not None:
         _write_imported(found, out, a, b)
     if as_json:
-        from navnode.options import print_json
+        from navnode.commands.options import print_json
 
         print_json(found.document())
         return
@@ -655,13 +656,13 @@ def _write_imported(found: exchange.Exchanged, out: Path, a: str, b: str) -> Non
             raise ConfigError(f"{out}: one transform is written; name it with --from and --to; there are: {there}")
         packed = io.BytesIO()
         np.save(packed, next(iter(some.values())))
-        artifacts.write_whole(out, packed.getvalue())
+        whole.write_whole(out, packed.getvalue())
     elif out.suffix == ".csv":
         lines = ["label,x_mm,y_mm,z_mm", *(f"{k},{v[0]:.9g},{v[1]:.9g},{v[2]:.9g}" for k, v in found.points_mm.items())]
-        artifacts.write_whole(out, ("\n".join(lines) + "\n").encode())
+        whole.write_whole(out, ("\n".join(lines) + "\n").encode())
     elif out.suffix == ".json" and found.carm is not None:
         document = msgspec.json.format(msgspec.json.encode(carm_document(found.carm)), indent=1)
-        artifacts.write_whole(out, document + b"\n")
+        whole.write_whole(out, document + b"\n")
     else:
         raise ConfigError(f"{out}: .json for a C-arm, .csv for points, .npy for a transform, and the file must have it")
 
@@ -674,7 +675,7 @@ def show(
     """Print a calibration."""
     found = artifacts.read(artifact)
     if as_json:
-        from navnode.options import print_json
+        from navnode.commands.options import print_json
 
         print_json(msgspec.to_builtins(found))
         return
@@ -702,7 +703,7 @@ def check(
     """Verify calibrations anew: verdict, age, device, and whether the files that they rest on are still the same."""
     told = {str(path): _wrong_now(path, device_of, mode) for path in paths}
     if as_json:
-        from navnode.options import print_json
+        from navnode.commands.options import print_json
 
         print_json({"artifacts": [{"path": path, "usable": not why, "reason": why} for path, why in told.items()]})
     else:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from navnode.detector import GRID_STEP_PX
 from navnode.types import Matrix
+from navnode.xray.correction import GRID_STEP_PX
 
 _DEGREES = {"none": 0, "poly3": 3, "poly5": 5}
 MODELS = tuple(_DEGREES)

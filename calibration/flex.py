@@ -12,9 +12,9 @@ from calibration.fitting import exact, rms, valid_poses
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.flex import MODEL, FlexModel, kernel, turned
+from navnode.geometry import carm_document
 from navnode.types import CArm, Matrix
-from navnode.viewfiles import carm_document
+from navnode.xray.flex import MODEL, FlexModel, kernel, turned
 
 _MORE = "take shots closer to each other, over the whole range"
 GATES = (

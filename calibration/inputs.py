@@ -16,15 +16,15 @@ import cv2
 import msgspec
 import numpy as np
 
-from navnode import artifacts
 from navnode import geometry as g
-from navnode.devices import angles_rad
 from navnode.errors import CalibrationError, ConfigError, RecordingError
+from navnode.files import artifacts
+from navnode.files.views import ViewFile, read_views
+from navnode.geometry import CARM_SCHEMA, carm_of, series_at
 from navnode.igtl import Image, TrackingData, Transform
-from navnode.poses import series_at
+from navnode.igtl.conventions import angles_rad
 from navnode.recording import Recording
 from navnode.types import Array, CArm, Matrix
-from navnode.viewfiles import CARM_SCHEMA, ViewFile, carm_of, read_views
 
 _MAX_BYTES = 1 << 32
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]

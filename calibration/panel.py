@@ -19,17 +19,17 @@ import platformdirs
 from aiohttp import web
 
 from calibration import inputs
+from calibration.collect import Heard, taken
 from calibration.fitting import from_middle_deg
 from calibration.inputs import Files
-from calibration.live import Heard, taken
 from calibration.patient import patient, touched_in_order
 from calibration.phantom import steady_places, tips_in_patient
 from calibration.pivot import pivot
 from calibration.verdict import Calibration, plain
-from navnode import artifacts
 from navnode.clock import now_ns
 from navnode.config import Config, matrix
 from navnode.errors import CalibrationError, ConfigError
+from navnode.files import artifacts
 from navnode.igtl import Client, Message
 from navnode.types import Matrix
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from calibration.fitting import from_middle_deg
 from calibration.verdict import Calibration, plain
-from navnode.drawing import BAD, GOOD, LINE, SECOND, STYLE, Axes, curve, dot, embedded, figure
+from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Axes, curve, dot, embedded, figure
 from navnode.types import Array, FloatArray
 
 _MOST_IMAGES = 12

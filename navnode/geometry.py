@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 
+from navnode.errors import ConfigError
 from navnode.types import Array, CArm, Matrix
 
+CARM_SCHEMA = "navnode/carm/1"
 RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse; used where LPS files are read and written, nowhere else."""
 
@@ -174,3 +178,73 @@ def pose_at(
     turn = rotation_exp(np.deg2rad([0, 0, orbital_deg])) @ rotation_exp(np.deg2rad([angulation_deg, 0, 0]))
     rotation = turn @ at_zero @ rotation_exp(np.deg2rad([0, 0, roll_deg]))
     return rigid(rotation, middle_mm - distance_mm * rotation[:, 2])
+
+
+def series_at(times_s: Matrix, poses: Matrix, wanted_s: Matrix, most_apart_s: float) -> Matrix:
+    """A series of poses at other times, (M, 4, 4); NaN where it has a gap there, or a pose that is none.
+
+    Args:
+        times_s, poses: (N,) increasing and (N, 4, 4).
+        most_apart_s: two poses farther apart say nothing of the time between.
+    """
+    found = np.full((len(wanted_s), 4, 4), np.nan)
+    for n, (right, at) in enumerate(zip(np.searchsorted(times_s, wanted_s), wanted_s, strict=True)):
+        if right < len(times_s) and times_s[right] == at:
+            found[n] = poses[right]
+            continue
+        if not 0 < right < len(times_s):
+            continue
+        begin, end = times_s[right - 1], times_s[right]
+        pair = poses[right - 1], poses[right]
+        if end - begin <= most_apart_s and all(is_rigid(pose) for pose in pair):
+            found[n] = interpolate(orthonormal(pair[0]), orthonormal(pair[1]), (at - begin) / (end - begin))
+    return found
+
+
+class CArmDocument(msgspec.Struct, frozen=True):
+    """``navnode/carm/1``; further keys are ignored."""
+
+    width_px: int
+    height_px: int
+    pixel_spacing_mm: tuple[float, float]
+    source_to_detector_mm: float
+    principal_point_px: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not (0 < self.width_px <= 65_535 and 0 < self.height_px <= 65_535):
+            raise ValueError("width_px and height_px must be 1 to 65535")
+        if not (min(self.pixel_spacing_mm) > 0 and self.source_to_detector_mm > 0):
+            raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+
+    def value(self) -> CArm:
+        return CArm(
+            self.width_px,
+            self.height_px,
+            self.pixel_spacing_mm,
+            self.source_to_detector_mm,
+            self.principal_point_px,
+        )
+
+
+def carm_document(carm: CArm) -> dict[str, Any]:
+    """``navnode/carm/1``"""
+    return {
+        "schema": CARM_SCHEMA,
+        "width_px": carm.width_px,
+        "height_px": carm.height_px,
+        "pixel_spacing_mm": list(carm.pixel_spacing_mm),
+        "source_to_detector_mm": carm.source_to_detector_mm,
+        "principal_point_px": list(carm.principal_point_px),
+    }
+
+
+def carm_of(document: Any) -> CArm:
+    """The C-arm of a ``navnode/carm/1`` document.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return msgspec.convert(document, CArmDocument).value()
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{CARM_SCHEMA}: {error}") from error

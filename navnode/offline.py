@@ -15,16 +15,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from navnode.dicom import write_series
 from navnode.errors import ConfigError
+from navnode.files.dicom import write_series
+from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
+from navnode.files.volumes import read_volume, write_mesh, write_volume
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstructor
 from navnode.reconstruction.surface import Surface
 from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
-from navnode.registration.stations import landmark_pose, station_poses
-from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
-from navnode.viewfiles import ViewFile, read_landmarks, read_views, write_views
-from navnode.volumes import read_volume, write_mesh, write_volume
+from navnode.registration.starts import landmark_pose, station_poses
+from navnode.types import Array, Effort, Matrix, Registration, Status, View, Volume
+from navnode.xray.counts import line_integrals, open_beam_counts
 
 Progress = Callable[[float], None]
 _RECONSTRUCTION_PX = 256
@@ -187,7 +188,7 @@ def reconstruct_views(
     made, per_view_ms = [], []
     for view in wanted:
         began = time.perf_counter()
-        made.append(view.view(max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
+        made.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
     done = reconstructor.reconstruct(
@@ -255,3 +256,14 @@ def _where_rays_meet(poses: list[Matrix]) -> Matrix:
 
 def _ms(started: float) -> float:
     return round(1e3 * (time.perf_counter() - started), 1)
+
+
+def view_of(file: ViewFile, binning: int = 1) -> View:
+    """Line integrals and pose, ``binning`` x ``binning`` pixels averaged into one.
+
+    Raises:
+        ConfigError: the image or the pose is missing or wrong.
+    """
+    counts = file.counts()
+    i0 = file.i0 or open_beam_counts(counts)
+    return View(line_integrals(counts, i0, binning), file.carm.binned(binning), file.pose(), file.timestamp_ns)

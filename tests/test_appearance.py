@@ -9,11 +9,12 @@ import pytest
 
 from navnode import geometry as g
 from navnode import native
+from navnode.files.volumes import read_volume
 from navnode.projector import Projector
+from navnode.projector.grids import coarsened
 from navnode.registration.appearance import POSE_SCALE, Image, Observed, fitted, modelled
 from navnode.registration.tracking import gauss_newton_step, moved_by
 from navnode.simulation.scenario import carm_of_size
-from navnode.volumes import coarsened, read_volume
 
 PIVOT_MM = 700.0
 CARM = carm_of_size(64)

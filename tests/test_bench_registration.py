@@ -10,9 +10,10 @@ import pytest
 from navnode import geometry as g
 from navnode.bench import registration as bench
 from navnode.bench.cases import Chain, Patient
+from navnode.files.volumes import read_volume
 from navnode.projector import Projector
+from navnode.projector.grids import coarsened
 from navnode.registration import ImageRegistration
-from navnode.volumes import coarsened, read_volume
 
 
 @pytest.fixture(scope="module")

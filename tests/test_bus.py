@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from navnode import bus
 from navnode.errors import LocalError, PeerError
+from navnode.loop import bus, topics
 from navnode.types import (
     CArm,
     Frame,
@@ -74,5 +74,5 @@ def test_only_the_table_is_sent():
 
 
 def test_topics_have_one_type_each():
-    kinds = [topic.kind for topic in bus.TOPICS.values()]
+    kinds = [topic.kind for topic in topics.TOPICS.values()]
     assert len(set(kinds)) == len(kinds)

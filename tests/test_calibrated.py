@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from navnode import artifacts, calibrated, config
+from navnode import config
 from navnode import geometry as g
-from navnode.devices import Ingest
 from navnode.errors import CalibrationError
+from navnode.files import artifacts
+from navnode.geometry import carm_document
 from navnode.igtl import Image
+from navnode.loop import calibrations
+from navnode.loop.ingest import Ingest
 from navnode.types import CArm, Frame, Rejected
-from navnode.viewfiles import carm_document
 
 NOW = 1_000_000_000_000
 MEASURED = CArm(512, 512, (0.5859375, 0.5859375), 1013.0, (260.0, 251.0))
@@ -24,7 +26,7 @@ def written(folder, kind, result, **more):
 
 
 @pytest.fixture
-def calibrations(tmp_path):
+def calibrated(tmp_path):
     """A node's configuration in which everything is calibrated, and what was found."""
     marker_from_carm = g.exp(np.array([0.3, 0.2, 0.1, 100, 50, -300]))
     volume_from_patient = g.exp(np.array([0.1, 0.2, 0.3, 10, 20, 30]))
@@ -50,23 +52,23 @@ def calibrations(tmp_path):
     return tmp_path / "node.toml", marker_from_carm, volume_from_patient
 
 
-def test_every_calibration_arrives_where_the_loop_uses_it(calibrations):
-    path, marker_from_carm, volume_from_patient = calibrations
-    used = calibrated.applied(config.load(path), NOW + 1)
+def test_every_calibration_arrives_where_the_loop_uses_it(calibrated):
+    path, marker_from_carm, volume_from_patient = calibrated
+    used = calibrations.applied(config.load(path), NOW + 1)
     assert used.carm.geometry == MEASURED
     assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
     assert used.calibration.image_lag_ms == 28.0
     assert np.allclose(config.matrix(used.registration.volume_from_patient_start), volume_from_patient)
     tip = config.matrix(used.tools[0].marker_from_tooltip)
     assert np.allclose(tip[:3, 3], [1, 2, 150]) and np.allclose(tip[:3, 2], [0, 0.6, 0.8])
-    assert not calibrated.detector(used, NOW).ideal
-    lacks = dict(calibrated.lacking(config.load(path), NOW + 1))
+    assert not calibrations.detector(used, NOW).ideal
+    lacks = dict(calibrations.lacking(config.load(path), NOW + 1))
     assert set(lacks) == {"calibration.flatfield", "calibration.flex"}
 
 
-def test_frames_come_out_of_the_detector_corrected(calibrations):
-    used = calibrated.applied(config.load(calibrations[0]), NOW)
-    ingest = Ingest(used, calibrated.detector(used, NOW))
+def test_frames_come_out_of_the_detector_corrected(calibrated):
+    used = calibrations.applied(config.load(calibrated[0]), NOW)
+    ingest = Ingest(used, calibrations.detector(used, NOW))
     counts = np.tile(np.arange(512, dtype=np.uint16) * 10, (512, 1))
     frame = ingest(Image(device="XRay", timestamp_ns=5, voxels=counts[None], ras_from_index=np.eye(4)), 6)
     assert isinstance(frame, Frame)
@@ -75,8 +77,8 @@ def test_frames_come_out_of_the_detector_corrected(calibrations):
     assert (frame.counts[0] == 65_535).all(), "what the detector did not see is no information"
 
 
-def test_flex_needs_the_angles_that_the_x_ray_states(calibrations):
-    path = calibrations[0]
+def test_flex_needs_the_angles_that_the_x_ray_states(calibrated):
+    path = calibrated[0]
     angles = np.stack([np.linspace(-1, 1, 12), np.zeros(12)], axis=1)
     still = np.eye(4).tolist()
     model = {
@@ -85,8 +87,8 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrations):
     }  # fmt: skip
     written(path.parent, "flex", {"model": {"kind": "arc+gaussian_process", "parameters": model}})
     path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflex = "flex.json"\n', 1))
-    used = calibrated.applied(config.load(path), NOW)
-    ingest = Ingest(used, calibrated.detector(used, NOW))
+    used = calibrations.applied(config.load(path), NOW)
+    ingest = Ingest(used, calibrations.detector(used, NOW))
 
     def taken(**metadata):
         voxels = np.full((1, 512, 512), 900, np.uint16)
@@ -113,24 +115,24 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrations):
         ({"mode": "small"}, "for detector mode"),
     ],
 )
-def test_what_must_not_be_used_stops_the_start_and_is_named(calibrations, changed, why):
-    path = calibrations[0]
+def test_what_must_not_be_used_stops_the_start_and_is_named(calibrated, changed, why):
+    path = calibrated[0]
     file = path.parent / "handeye.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     whose = '[calibration]\ndevice = "this C-arm"\nmode = "large"\n'
     path.write_text(path.read_text().replace("[calibration]\n", whose, 1))
     with pytest.raises(CalibrationError, match=why) as caught:
-        calibrated.applied(config.load(path), NOW)
+        calibrations.applied(config.load(path), NOW)
     assert "handeye.json" in str(caught.value)
-    assert "handeye.json" in dict(calibrated.lacking(config.load(path), NOW))["refused"]
+    assert "handeye.json" in dict(calibrations.lacking(config.load(path), NOW))["refused"]
 
 
-def test_another_detectors_geometry_is_refused(calibrations):
-    path = calibrations[0]
+def test_another_detectors_geometry_is_refused(calibrated):
+    path = calibrated[0]
     other = CArm(1024, 1024, (0.29, 0.29), 1013.0, (511.5, 511.5))
     written(path.parent, "carm", {"carm": carm_document(other), "distortion": {"model": "none"}})
     with pytest.raises(CalibrationError, match=r"carm\.json: it is for 1024 x 1024"):
-        calibrated.applied(config.load(path), NOW)
+        calibrations.applied(config.load(path), NOW)
 
 
 @pytest.mark.parametrize(
@@ -145,28 +147,28 @@ def test_another_detectors_geometry_is_refused(calibrations):
         {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": [[[1, 2]]]}},
     ],
 )
-def test_results_that_are_not_whole_are_named(calibrations, result):
-    path = calibrations[0]
+def test_results_that_are_not_whole_are_named(calibrated, result):
+    path = calibrated[0]
     written(path.parent, "carm", result)
     with pytest.raises(CalibrationError):
-        calibrated.applied(config.load(path), NOW)
+        calibrations.applied(config.load(path), NOW)
 
 
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():
-    lacks = dict(calibrated.lacking(config.load("plus.toml"), NOW))
+    lacks = dict(calibrations.lacking(config.load("plus.toml"), NOW))
     assert {"calibration.carm", "calibration.latency"} <= set(lacks) and "refused" not in lacks
 
 
-def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrations):
+def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
     """Images are corrected in their order in a thread of their own; poses overtake them, and too many are told."""
     import asyncio
     import threading
 
-    from navnode.app import Node
     from navnode.igtl import Transform
+    from navnode.node.node import Node
     from navnode.types import TrackedPose
 
-    used = calibrated.applied(config.load(calibrations[0]), NOW)
+    used = calibrations.applied(config.load(calibrated[0]), NOW)
     taken, gate = [], threading.Event()
 
     async def story() -> None:
@@ -178,7 +180,7 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrations):
                 gate.wait(5)
             return ingest(self, message, received_ns)
 
-        node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrated.detector(used, NOW))
+        node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrations.detector(used, NOW))
 
         def take(message, of):
             taken.append(message)

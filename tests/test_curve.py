@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import zmq
 
-from navnode import bus, config, curve
+from navnode import config
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.loop import bus
 from navnode.projector import Projector
+from navnode.projector.grids import centered_grid
 from navnode.reconstruction import engines
+from navnode.security import curve
 from navnode.types import CArm, ReconstructionRequest, View, Volume, VolumeReady, WorkerState
-from navnode.volumes import centered_grid
 
 CARM = CArm(64, 64, (4.0, 4.0), 1000.0, (31.5, 31.5))
 

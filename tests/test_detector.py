@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
-from navnode.detector import GRID_STEP_PX, Detector, FlatField, _inverted, read_flat_field
 from navnode.errors import CalibrationError
-from navnode.flex import FlexModel, flex_of
-from navnode.imaging import SATURATION_COUNTS
-from navnode.simulation.phantom import helix, rendered
+from navnode.simulation.beads import helix, rendered
 from navnode.types import CArm
+from navnode.xray.correction import GRID_STEP_PX, Detector, FlatField, _inverted, read_flat_field
+from navnode.xray.counts import SATURATION_COUNTS
+from navnode.xray.flex import FlexModel, flex_of
 
 SIZE = 320
 IDEAL = CArm(SIZE, SIZE, (0.9, 0.9), 1020.0, (159.5, 159.5))

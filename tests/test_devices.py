@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from navnode.config import OutputsSection
-from navnode.devices import Consoles, Ingest, is_shown
 from navnode.igtl import Image, Point, PolyData, TrackingData, Transform, decode, encode, split_cells
+from navnode.igtl.conventions import is_shown
+from navnode.loop.ingest import Ingest
+from navnode.node.consoles import Consoles
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import (
     CArmPose,

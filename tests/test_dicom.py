@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from navnode.dicom import write_series
 from navnode.errors import ConfigError
+from navnode.files.dicom import write_series
+from navnode.files.volumes import read_volume
+from navnode.projector.grids import centered_grid
 from navnode.types import Volume
-from navnode.volumes import centered_grid, read_volume
 
 
 def _volume() -> Volume:

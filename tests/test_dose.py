@@ -6,17 +6,22 @@ import pytest
 
 from navnode import config
 from navnode.config import DoseSection
-from navnode.devices import DOSE_KEY, Ingest
-from navnode.dose import Ledger, told
 from navnode.errors import ConfigError
 from navnode.igtl import Image
+from navnode.igtl.conventions import DOSE_KEY
+from navnode.loop.ingest import Ingest
 from navnode.types import Frame
+from navnode.xray.dose import Ledger, told
 
 FRAME = Frame(np.zeros((4, 4), np.uint16), 1, 1)
 
 
+def ledger_of(settings):
+    return Ledger(**msgspec.structs.asdict(settings))
+
+
 def test_what_the_source_states_is_added_up_beside_a_ct():
-    ledger = Ledger(DoseSection(msv_per_gy_cm2=0.2, ct_msv=8.0))
+    ledger = ledger_of(DoseSection(msv_per_gy_cm2=0.2, ct_msv=8.0))
     for _ in range(4):
         ledger.add(replace(FRAME, dose_gy_cm2=0.5))
     total = ledger.total
@@ -26,7 +31,7 @@ def test_what_the_source_states_is_added_up_beside_a_ct():
 
 
 def test_what_is_not_known_is_not_made_up():
-    ledger = Ledger(DoseSection())
+    ledger = ledger_of(DoseSection())
     assert told(ledger.total) == "no X-rays yet"
     ledger.add(FRAME)
     ledger.add(replace(FRAME, dose_gy_cm2=0.5))
@@ -35,7 +40,7 @@ def test_what_is_not_known_is_not_made_up():
 
 
 def test_a_frame_that_came_before_its_metadata_is_taken_for_one_more():
-    ledger = Ledger(DoseSection())
+    ledger = ledger_of(DoseSection())
     ledger.add(FRAME)
     for _ in range(19):
         ledger.add(replace(FRAME, dose_gy_cm2=0.1))
@@ -44,7 +49,7 @@ def test_a_frame_that_came_before_its_metadata_is_taken_for_one_more():
 
 
 def test_a_source_that_states_nothing_is_reckoned_with_as_configured():
-    ledger = Ledger(DoseSection(frame_gy_cm2=0.1))
+    ledger = ledger_of(DoseSection(frame_gy_cm2=0.1))
     ledger.add(FRAME)
     ledger.add(replace(FRAME, dose_gy_cm2=0.3))
     assert ledger.total.gy_cm2 == pytest.approx(0.4) and "in part estimated" in told(ledger.total)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from navnode.imaging import blank_reason, covered, line_integrals, open_beam_counts
+from navnode.xray.counts import blank_reason, covered, line_integrals, open_beam_counts
 
 
 def test_line_integrals_invert_beer_lambert():

@@ -24,11 +24,11 @@ from navnode import __version__, config
 from navnode.config import Config, SimulatorSection
 from navnode.errors import RecordingError
 from navnode.igtl import BlockingClient, Client, Image, Message, PolyData, StatusMessage, TrackingData, Transform
+from navnode.node.supervisor import Supervisor
 from navnode.recording import Recording
-from navnode.recording.reader import Recorded
+from navnode.recording.recording import Recorded
 from navnode.simulation import room
 from navnode.simulation.scenario import carm_of_size
-from navnode.supervisor import Supervisor
 from navnode.types import NodeState, Status
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import find_free_port, needs_cpp, peer_program

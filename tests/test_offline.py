@@ -14,12 +14,13 @@ import SimpleITK as sitk
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.physics import Detector
+from navnode.files.views import ViewFile, read_counts, read_landmarks, read_views, write_views
+from navnode.files.volumes import read_volume
+from navnode.offline import view_of
 from navnode.projector import Projector
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Volume
-from navnode.viewfiles import ViewFile, read_counts, read_landmarks, read_views, write_views
-from navnode.volumes import read_volume
+from navnode.xray.chain import Detector
 
 CARM = carm_of_size(256)
 OFF = g.exp(np.array([0.03, -0.02, 0.04, 4.0, -5.0, 8.0]), (0.0, 0.0, 700.0))
@@ -129,7 +130,7 @@ def test_a_volume_from_views(case, tmp_path):
     assert np.linalg.norm(volume.center_mm - case.scenario.isocentre_mm) < 5
     # It explains its views: the projections of what was made resemble the images.
     predicted = Projector(volume).render(CARM, case.true[0])
-    measured = read_views(views)[0].view().line_integrals
+    measured = view_of(read_views(views)[0]).line_integrals
     inside = predicted > 0.5
     assert np.corrcoef(predicted[inside], measured[inside])[0, 1] > 0.9
     assert mesh.stat().st_size > 10_000
@@ -272,8 +273,8 @@ def test_wrong_arguments_are_named(case, tmp_path):
 
 
 def test_meshes_by_their_ending(tmp_path):
+    from navnode.files.volumes import write_mesh
     from navnode.reconstruction.surface import bone_surface
-    from navnode.volumes import write_mesh
 
     hu = np.full((30, 30, 30), -1000, np.float32)
     hu[8:22, 8:22, 8:22] = 1000

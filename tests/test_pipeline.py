@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from navnode import bus, config
+from navnode import config
 from navnode import geometry as g
-from navnode.pipeline import Pipeline
+from navnode.loop import bus
+from navnode.loop.pipeline import Pipeline
 from navnode.simulation.scenario import CARM_DEVICE, CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, PATIENT_DEVICE, Scenario
 from navnode.types import (
     CArmPose,

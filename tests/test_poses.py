@@ -1,7 +1,7 @@
 import numpy as np
 
 from navnode import geometry as g
-from navnode.poses import MAX_GAP_NS, SETTLE_SAMPLES, Missing, PoseRing
+from navnode.loop.poses import MAX_GAP_NS, SETTLE_SAMPLES, Missing, PoseRing
 
 STEP = 10_000_000
 

@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
-from navnode import config, processes
-from navnode.supervisor import Supervisor
+from navnode import config
+from navnode.node import processes
+from navnode.node.supervisor import Supervisor
 
 _LOOK = """
 import json, os, threading
-from navnode import processes
+from navnode.node import processes
 
 def policy():
     seen.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)

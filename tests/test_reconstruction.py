@@ -11,7 +11,9 @@ from scipy.ndimage import gaussian_filter
 
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
+from navnode.files.volumes import write_volume
 from navnode.projector import Projector
+from navnode.projector.grids import centered_grid, onto
 from navnode.projector.native import attenuation, hounsfield
 from navnode.reconstruction import Method, Reconstructor, engines, reconstruct, training
 from navnode.reconstruction.features import picture
@@ -21,7 +23,6 @@ from navnode.reconstruction.learned import Accumulator, bone_probability
 from navnode.reconstruction.surface import bone_surface, likely_surface
 from navnode.reconstruction.training.anatomy import BODIES
 from navnode.types import CArm, Status, View, Volume
-from navnode.volumes import centered_grid, onto, write_volume
 
 CARM = CArm(64, 64, (4.0, 4.0), 1000.0, (31.5, 31.5))
 

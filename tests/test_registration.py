@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
-from navnode.physics import METAL_PER_MM, Detector, cylinder_chords_mm
+from navnode.files.volumes import read_volume
 from navnode.projector import Projector
 from navnode.registration import ImageRegistration, Sequence, register, register_counts
 from navnode.simulation.scenario import Scenario, carm_of_size, scenario_for
 from navnode.types import Effort, Status, View, Volume
-from navnode.volumes import read_volume
+from navnode.xray.chain import METAL_PER_MM, Detector, cylinder_chords_mm
 from tests.conftest import SHARED
 
 CARM = carm_of_size(512)
@@ -113,7 +113,7 @@ def test_half_the_image_saturated_still_registers(torso):
 
 
 def test_the_function_takes_views(torso, procedural_ct):
-    from navnode.imaging import line_integrals
+    from navnode.xray.counts import line_integrals
 
     line = line_integrals(torso.counts(0.5), 20_000.0)
     line[:40, :40] = np.nan
@@ -284,7 +284,7 @@ def test_a_long_sequence_stays_rigid(torso):
 
 def test_two_views_fix_each_others_depth(torso, procedural_ct):
     motion = g.exp(np.array([0.05, -0.08, 0.1, 8.0, -12.0, 10.0]), torso.scenario.isocentre_mm)
-    from navnode.imaging import line_integrals
+    from navnode.xray.counts import line_integrals
 
     views = [
         View(line_integrals(torso.counts(t), 20_000.0), CARM, motion @ torso.scenario.volume_from_carm(t))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
-from navnode.physics import Detector, cylinder_chords_mm
+from navnode.files.volumes import read_volume
 from navnode.simulation.scenario import (
     CARM_DEVICE,
     CARM_FROM_MARKER,
@@ -12,7 +12,7 @@ from navnode.simulation.scenario import (
     carm_of_size,
     scenario_for,
 )
-from navnode.volumes import read_volume
+from navnode.xray.chain import Detector, cylinder_chords_mm
 
 SCENARIO = Scenario(isocentre_mm=np.array([5.0, -40.0, 12.0]), targets_mm=np.zeros((1, 3)))
 TIMES = np.linspace(0, SCENARIO.period_s, 33)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.registration.stations import STATIONS_DEG, landmark_pose, station_poses
+from navnode.registration.starts import STATIONS_DEG, landmark_pose, station_poses
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import Volume
 

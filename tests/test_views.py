@@ -2,8 +2,8 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import ReconstructionSection
+from navnode.loop.views import Views
 from navnode.types import CArm, View
-from navnode.views import Views
 
 CARM = CArm(8, 8, (30.0, 30.0), 1000.0, (3.5, 3.5))
 

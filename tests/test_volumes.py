@@ -4,8 +4,9 @@ import SimpleITK as sitk
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files.volumes import read_volume, write_volume
+from navnode.projector.grids import resample
 from navnode.types import Volume
-from navnode.volumes import read_volume, resample, write_volume
 
 
 @pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])

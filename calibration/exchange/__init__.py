@@ -19,13 +19,12 @@ import numpy as np
 import SimpleITK as sitk
 import yaml
 
-from navnode import artifacts
 from navnode import geometry as g
-from navnode.artifacts import Artifact
 from navnode.errors import ConfigError
-from navnode.geometry import RAS_FROM_LPS
+from navnode.files import whole
+from navnode.files.artifacts import Artifact
+from navnode.geometry import RAS_FROM_LPS, carm_document, carm_of
 from navnode.types import CArm, Matrix
-from navnode.viewfiles import carm_document, carm_of
 
 _MAX_BYTES = 1 << 26
 _ROM_COUNT, _ROM_MARKERS, _ROM_MOST, _ROM_BYTES = 28, 72, 20, 752
@@ -168,7 +167,7 @@ def _write_plus(ours: Exchanged, artifact: Artifact, path: Path) -> None:
         device = ElementTree.SubElement(collection, "Device", Id=name) if found is None else found
         device.set("LocalTimeOffsetSec", f"{-lag:.9g}")
     ElementTree.indent(root)
-    artifacts.write_whole(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    whole.write_whole(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 # --- OpenCV and ROS --------------------------------------------------------------------------------------------------
@@ -223,7 +222,7 @@ def _write_opencv(ours: Exchanged, artifact: Artifact, path: Path) -> None:
     storage.write("camera_matrix", _camera_matrix(carm))
     storage.write("distortion_coefficients", np.zeros((1, 5)))
     storage.write("pixel_spacing_mm", np.array([carm.pixel_spacing_mm]))
-    artifacts.write_whole(path, storage.releaseAndGetString().encode())
+    whole.write_whole(path, storage.releaseAndGetString().encode())
 
 
 def _read_ros(path: Path) -> Exchanged:
@@ -251,7 +250,7 @@ def _write_ros(ours: Exchanged, artifact: Artifact, path: Path) -> None:
         "projection_matrix": spelled(np.concatenate([camera, np.zeros((3, 1))], axis=1)),
         "pixel_spacing_mm": list(carm.pixel_spacing_mm),
     }  # fmt: skip
-    artifacts.write_whole(path, yaml.safe_dump(content, sort_keys=False).encode())
+    whole.write_whole(path, yaml.safe_dump(content, sort_keys=False).encode())
 
 
 # --- Slicer ----------------------------------------------------------------------------------------------------------
@@ -285,7 +284,7 @@ def _write_markups(ours: Exchanged, artifact: Artifact, path: Path) -> None:
             }
         ],
     }  # fmt: skip
-    artifacts.write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
+    whole.write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
 
 def _read_fcsv(path: Path) -> Exchanged:
@@ -311,7 +310,7 @@ def _write_fcsv(ours: Exchanged, artifact: Artifact, path: Path) -> None:
             raise ConfigError(f"{path}: the label {label!r} has a comma, which this format has no words for")
         x, y, z = g.transform(RAS_FROM_LPS, at)
         lines.append(f"{n + 1},{x:.9g},{y:.9g},{z:.9g},0,0,0,1,1,1,0,{label},,")
-    artifacts.write_whole(path, ("\n".join(lines) + "\n").encode())
+    whole.write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
 def _need_points(ours: Exchanged, artifact: Artifact, path: Path) -> Mapping[str, Matrix]:

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from navnode import geometry as g
-from navnode.physics import METAL_PER_MM, cylinder_chords_mm
-from navnode.registration.stations import STATIONS_DEG
+from navnode.registration.starts import STATIONS_DEG
 from navnode.simulation.scenario import scenario_for
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
+from navnode.xray.chain import METAL_PER_MM, cylinder_chords_mm
 
 Render = Callable[[CArm, Matrix], FloatArray]
 

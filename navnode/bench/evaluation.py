@@ -20,17 +20,19 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from rich.console import Console
 
 from navnode import __version__
 from navnode import geometry as g
 from navnode.config import Config
-from navnode.drawing import BAD, GOOD, LINE, STYLE, Axes, dot
 from navnode.errors import ConfigError, NavError, RecordingError
+from navnode.files.report import BAD, GOOD, LINE, STYLE, Axes, dot
 from navnode.igtl import Transform
-from navnode.recording import look
-from navnode.recording import replay as replaying
-from navnode.recording.reader import Recording
-from navnode.recording.replay import Mode, Stepped
+from navnode.projector.grids import onto
+from navnode.recording import regression as replaying
+from navnode.recording.recording import Recording
+from navnode.recording.regression import Mode, Stepped
+from navnode.recording.summary import look
 from navnode.simulation.sample_ct import load_ct
 from navnode.simulation.scenario import TRUTH_CARM, TRUTH_PATIENT
 from navnode.simulation.score import WRONG_MM, summary
@@ -43,7 +45,6 @@ from navnode.types import (
     Volume,
     VolumeUpdate,
 )
-from navnode.volumes import onto
 
 ROWS = "rows.jsonl"
 REPORT = "report.html"
@@ -144,9 +145,7 @@ def _scored(task: Task) -> dict[str, Any]:
         wanted = task.ct or config.volume.ct
         if wanted not in ("", "sample", "procedural") and not Path(wanted).exists():
             raise ConfigError(f"{wanted}: the CT of this session is not there; give it with --ct")
-        from navnode.options import messages
-
-        volume = load_ct(wanted, messages) if wanted else None
+        volume = load_ct(wanted, Console(stderr=True)) if wanted else None
         run = replaying.Replay(recording, replaying.Prepared(config, volume), threads=task.threads)
         report, scorer = replaying.Report(Mode.LOCKSTEP), _Scorer(recording, config, volume)
         began_s, damage = time.perf_counter(), ""
@@ -161,7 +160,7 @@ def _scored(task: Task) -> dict[str, Any]:
         elapsed_s = time.perf_counter() - began_s
     told = report.document(run.found, recording.seconds, elapsed_s)
     frames = max(report.frames, 1)
-    live = look.look(recording).document()
+    live = look(recording).document()
     return {
         **told, "registered": round(report.registered / frames, 4), "damage": damage,
         "valid": round(report.status_counts[Status.VALID.value] / frames, 4), **scorer.document(),

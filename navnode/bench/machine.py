@@ -11,23 +11,26 @@ import subprocess
 from typing import Any
 
 from navnode import __version__, native
-from navnode.cache import cache_folder
+from navnode.files.cache import cache_folder
 from navnode.igtl.server import DEFAULT_PORT
-from navnode.processes import may_take_loop_priority
 from navnode.projector import backend_name
 from navnode.reconstruction.methods import engine_name
 
 _NO_REAL_TIME = "ordinary; `ulimit -r 5` or LimitRTPRIO=5 would allow real-time, with a third of the overlay latency"
 
 
-def examine() -> dict[str, Any]:
-    """The findings, ready for JSON."""
+def examine(real_time: bool) -> dict[str, Any]:
+    """The findings, ready for JSON.
+
+    Args:
+        real_time: whether the loop may be scheduled before all that is not real-time.
+    """
     return {
         "navnode": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu": {"cores": len(os.sched_getaffinity(0)), "instruction_sets": list(native.instruction_sets())},
-        "scheduling": "real-time for the loop" if may_take_loop_priority() else _NO_REAL_TIME,
+        "scheduling": "real-time for the loop" if real_time else _NO_REAL_TIME,
         "gpu": _gpu(),
         "extras": {
             name: importlib.util.find_spec(name) is not None

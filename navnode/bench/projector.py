@@ -14,12 +14,12 @@ from navnode import geometry as g
 from navnode import native
 from navnode.bench import rtk
 from navnode.projector import Projector, reference
+from navnode.projector.grids import resample
 from navnode.projector.nanodrr import NanodrrRays
 from navnode.projector.native import attenuation
 from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
-from navnode.volumes import resample
 
 VOXELS, IMAGE_PX, REFERENCE_PX = 256, 256, 32
 _DISTANCE_MM = 700.0

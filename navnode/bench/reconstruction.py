@@ -22,11 +22,12 @@ from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Chain
 from navnode.errors import ConfigError
-from navnode.imaging import line_integrals
+from navnode.files.volumes import read_volume
 from navnode.projector import Projector
+from navnode.projector.grids import coarsened, resample
 from navnode.reconstruction import Method, Reconstructor
 from navnode.types import Array, CArm, FloatArray, View, Volume
-from navnode.volumes import coarsened, read_volume, resample
+from navnode.xray.counts import line_integrals
 
 BONE_HU = 200.0
 SIZE, SPACING_MM = 128, 2.0

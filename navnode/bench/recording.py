@@ -20,9 +20,9 @@ from mcap.writer import Writer as LibraryWriter
 from navnode.igtl import Image, Transform, decode, encode
 from navnode.recording.container import CHUNK_BYTES, Channel, File, Parts, Writer
 from navnode.recording.edit import recover
-from navnode.recording.reader import Recording
-from navnode.recording.session import OPENIGTLINK
-from navnode.recording.writer import Recorder
+from navnode.recording.format import OPENIGTLINK
+from navnode.recording.recorder import Recorder
+from navnode.recording.recording import Recording
 
 _IMAGE_PX = 1024
 _FRAMES = 60

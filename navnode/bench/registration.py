@@ -15,10 +15,10 @@ from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Case, Errors, Patient
 from navnode.errors import ConfigError
+from navnode.files.volumes import read_volume
 from navnode.registration import ImageRegistration, register_counts, register_jointly
 from navnode.registration import Sequence as FilmSequence
 from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
-from navnode.volumes import read_volume
 
 RIGHT_MM = 1.0
 """Across the beam; a registration further off has failed, and is wrong if it is called VALID."""

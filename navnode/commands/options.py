@@ -6,11 +6,13 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from navnode.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Ct = Annotated[
@@ -25,6 +27,18 @@ Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for comp
 messages = Console(stderr=True)
 
 
+def existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'a folder, no session' if path.is_dir() else 'there is no such file'}")
+    return path
+
+
+Session = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.mcap", help="A recorded session; further parts are found.", callback=existing),
+]
+
+
 def print_json(document: object) -> None:
     """``--json``: exactly one document on standard output."""
     print(json.dumps(document))  # noqa: T201 - it is what standard output is for
@@ -37,3 +51,44 @@ def percent(what: str) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
         task = progress.add_task(what, total=1.0)
         yield lambda share: progress.update(task, completed=share)
+
+
+def print_report(report: dict[str, Any], as_json: bool, line: str) -> None:
+    """A report: JSON, or one line on standard output."""
+    if as_json:
+        print_json(report)
+    elif line:
+        Console().print(line, markup=False, highlight=False)
+
+
+def done(document: dict[str, Any], line: str, as_json: bool) -> None:
+    """What was done: JSON, or one line beside standard output."""
+    if as_json:
+        print_json(document)
+    else:
+        messages.print(line, markup=False, highlight=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, and the folders it lies in.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def address(text: str, option: str) -> tuple[str, int]:
+    """HOST:PORT.
+
+    Raises:
+        ConfigError: it is none; names the option.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{option} {text}: HOST:PORT")
+    return host, int(port)

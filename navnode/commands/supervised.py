@@ -11,16 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from navnode import terminal
+from navnode.commands import terminal
+from navnode.commands.options import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
-from navnode.errors import NavError, RecordingError
-from navnode.options import messages, print_json
+from navnode.errors import ConfigError, NavError, RecordingError
+from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
 from navnode.reconstruction.methods import engine_name
-from navnode.supervisor import Supervisor, wait_while
 from navnode.types import NodeState
 
 
@@ -140,3 +141,19 @@ def _print_report(report: dict[str, Any]) -> None:
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
+
+
+def recorded(loaded: Config, record: Path | None) -> Config:
+    """With the recording that ``--record`` asks for."""
+    if record is None:
+        return loaded
+    if os.path.lexists(record):
+        raise ConfigError(f"--record {record}: exists already; a recording never replaces one")
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--record {record}: cannot be made ({error.strerror})") from error
+    if not os.access(record.parent, os.W_OK):
+        raise ConfigError(f"--record {record}: nothing may be written there")
+    recording = msgspec.structs.replace(loaded.recording, file=str(record.absolute()))
+    return msgspec.structs.replace(loaded, recording=recording)

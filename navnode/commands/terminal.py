@@ -12,8 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from navnode.dose import told
 from navnode.types import NodeState, Status, Validity
+from navnode.xray.dose import told
 
 NOTICE = "Research use only. Not a medical device."
 _COLOURS = {Status.VALID: "green", Status.DEGRADED: "yellow", Status.INVALID: "red"}

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import re
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 
-from navnode.errors import ConfigError
 from navnode.geometry import is_rigid, orthonormal
-from navnode.tls import Tls, is_loopback
+from navnode.security.tls import Tls, is_loopback
 from navnode.types import CArm, Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-_T = TypeVar("_T")
-_AnySection = TypeVar("_AnySection", bound="_Section")
 _IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # type: ignore[misc]
 
 
@@ -38,11 +31,11 @@ def _check_address(host: str, insecure: bool, tls: Tls | None = None) -> None:
         )
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the configuration; its fields are the keys."""
 
 
-class CArmSection(_Section, frozen=True):
+class CArmSection(Section, frozen=True):
     """Geometry of the C-arm: the keys of navnode/carm/1."""
 
     width_px: int
@@ -72,14 +65,14 @@ class CArmSection(_Section, frozen=True):
         )
 
 
-class VolumeSection(_Section, frozen=True):
+class VolumeSection(Section, frozen=True):
     """The patient's volume."""
 
     ct: str = ""
     """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the first X-rays give the volume."""
 
 
-class SourceSection(_Section, frozen=True):
+class SourceSection(Section, frozen=True):
     """An OpenIGTLink server that frames or poses come from."""
 
     port: Port
@@ -88,7 +81,7 @@ class SourceSection(_Section, frozen=True):
     """Certificate, key and authorities (PEM files, beside this one unless absolute), if the server speaks TLS."""
 
 
-class DevicesSection(_Section, frozen=True):
+class DevicesSection(Section, frozen=True):
     """Wire names of what comes in."""
 
     xray: Name = "XRay"
@@ -96,7 +89,7 @@ class DevicesSection(_Section, frozen=True):
     patient: Name = "PatientToTracker"
 
 
-class OutputsSection(_Section, frozen=True):
+class OutputsSection(Section, frozen=True):
     """Wire names of what goes out; a tool's are made of its own name."""
 
     xray: Name = "XRay"
@@ -109,7 +102,7 @@ class OutputsSection(_Section, frozen=True):
     status: Name = "NodeStatus"
 
 
-class ToolSection(_Section, frozen=True):
+class ToolSection(Section, frozen=True):
     """A tracked tool."""
 
     name: str
@@ -127,7 +120,7 @@ class ToolSection(_Section, frozen=True):
             raise ValueError(f"name {self.name!r}: 1 to 12 letters and digits, so that {self.name}ToVolume fits")
 
 
-class CalibrationSection(_Section, frozen=True):
+class CalibrationSection(Section, frozen=True):
     """What calibration before surgery found."""
 
     carm_from_marker: Rows = _IDENTITY
@@ -160,7 +153,7 @@ class CalibrationSection(_Section, frozen=True):
         _check_rigid(self.carm_from_marker, "carm_from_marker")
 
 
-class RegistrationSection(_Section, frozen=True):
+class RegistrationSection(Section, frozen=True):
     """How the patient is registered."""
 
     volume_from_patient_start: Rows = _IDENTITY
@@ -190,7 +183,7 @@ class RegistrationSection(_Section, frozen=True):
             raise ValueError("i0 and threads must not be negative")
 
 
-class RemoteSection(_Section, frozen=True):
+class RemoteSection(Section, frozen=True):
     """A reconstruction worker on another machine (``navnode worker``) takes the place of the one here."""
 
     key: str
@@ -210,7 +203,7 @@ LiveMethod = Literal["auto", "learned", "sart", "tv", "fdk"]
 """How a worker reconstructs; see :class:`navnode.reconstruction.methods.Method`."""
 
 
-class ReconstructionSection(_Section, frozen=True):
+class ReconstructionSection(Section, frozen=True):
     """Volumes from X-rays."""
 
     enabled: bool = True
@@ -236,7 +229,7 @@ class ReconstructionSection(_Section, frozen=True):
             raise ValueError("spacing_mm must be 0.2 to 20, min_angle_deg 1 to 90")
 
 
-class ConsoleSection(_Section, frozen=True):
+class ConsoleSection(Section, frozen=True):
     """The OpenIGTLink server for consoles."""
 
     host: str = "127.0.0.1"
@@ -253,7 +246,7 @@ class ConsoleSection(_Section, frozen=True):
         _check_address(self.host, self.insecure, self.tls)
 
 
-class DisplaySection(_Section, frozen=True):
+class DisplaySection(Section, frozen=True):
     """The web page."""
 
     enabled: bool = True
@@ -265,7 +258,7 @@ class DisplaySection(_Section, frozen=True):
         _check_address(self.host, self.insecure)
 
 
-class RecordingSection(_Section, frozen=True):
+class RecordingSection(Section, frozen=True):
     """Recordings of sessions."""
 
     folder: str = ""
@@ -280,7 +273,7 @@ class RecordingSection(_Section, frozen=True):
     """When the session that is replayed was recorded, ns since 1970: its calibrations are judged as of then."""
 
 
-class DoseSection(_Section, frozen=True):
+class DoseSection(Section, frozen=True):
     """What the dose ledger reckons with."""
 
     frame_gy_cm2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -291,7 +284,7 @@ class DoseSection(_Section, frozen=True):
     """Effective dose of the CT to compare with (chest 7, abdomen 8, pelvis 6; Mettler et al., Radiology 248, 2008)."""
 
 
-class SimulatorSection(_Section, frozen=True):
+class SimulatorSection(Section, frozen=True):
     """The virtual operating room (``navnode simulate``)."""
 
     port: Port = 18945
@@ -313,7 +306,7 @@ class SimulatorSection(_Section, frozen=True):
             raise ValueError("frame_rate_hz must be 1 to 30")
 
 
-class PlayerSection(_Section, frozen=True):
+class PlayerSection(Section, frozen=True):
     """A recorded session that is served again (``navnode replay``)."""
 
     file: str
@@ -335,7 +328,7 @@ class PlayerSection(_Section, frozen=True):
         _check_address(self.host, self.insecure)
 
 
-class WorkerConfig(_Section, frozen=True):
+class WorkerConfig(Section, frozen=True):
     """What a worker on another machine than its node's is told."""
 
     node: Annotated[str, msgspec.Meta(pattern=r"^[^:/\s]+:\d{1,5}$")]
@@ -349,7 +342,7 @@ class WorkerConfig(_Section, frozen=True):
     """0: all cores."""
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """Everything a node is told."""
 
     carm: CArmSection
@@ -392,133 +385,3 @@ class Config(_Section, frozen=True):
 def matrix(rows: Rows) -> Matrix:
     """A checked matrix of the configuration as an exact rigid transform."""
     return orthonormal(np.array(rows))
-
-
-def load(path: str | Path) -> Config:
-    """Read a node's configuration.
-
-    Raises:
-        ConfigError: names the file, the key and, for an unknown one, the nearest right one.
-    """
-    path = find(path)
-    loaded = parse(_read(path), str(path))
-    folder = path.parent.resolve()  # a relative path in the file means: beside the file
-
-    def beside(tls: Tls | None) -> Tls | None:
-        if tls is None:
-            return None
-        return Tls(*(str(folder / name) for name in (tls.certificate, tls.key, tls.authorities)))
-
-    replace = msgspec.structs.replace
-    remote = loaded.reconstruction.remote
-    if remote is not None:
-        remote = replace(remote, key=str(folder / remote.key), worker_key=str(folder / remote.worker_key))
-    ct = loaded.volume.ct
-    if ct not in ("", "sample", "procedural"):
-        ct = str(folder / ct)
-
-    def there(section: _AnySection, *names: str) -> _AnySection:
-        given = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
-        return replace(section, **given)
-
-    return replace(
-        loaded,
-        calibration=there(
-            loaded.calibration, "carm", "flex", "handeye", "latency", "flatfield", "patient", "points", "folder"
-        ),
-        tools=tuple(there(tool, "pivot", "spin") for tool in loaded.tools),
-        volume=replace(loaded.volume, ct=ct),
-        sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
-        console=replace(loaded.console, tls=beside(loaded.console.tls)),
-        reconstruction=replace(loaded.reconstruction, remote=remote),
-    )
-
-
-def load_worker(path: str | Path) -> WorkerConfig:
-    """Read the configuration of a worker on another machine.
-
-    Raises:
-        ConfigError: as :func:`load`.
-    """
-    path = find(path)
-    data = _read(path)
-    _check_finite(data, str(path), "")
-    loaded, folder = convert(data, WorkerConfig, str(path)), path.parent.resolve()
-    return msgspec.structs.replace(loaded, key=str(folder / loaded.key), node_key=str(folder / loaded.node_key))
-
-
-def find(path: str | Path) -> Path:
-    """A configuration by its path; a bare name (``demo.toml``) may also be one that comes with navnode."""
-    given = Path(path)
-    if given.is_file():
-        return given
-    if given.parent == Path():
-        with contextlib.suppress(ConfigError):
-            return shipped(given.name)
-    raise ConfigError(f"{path}: there is no such configuration file")
-
-
-def shipped(name: str) -> Path:
-    """One of the configurations that come with navnode."""
-    package = Path(__file__).parent
-    for folder in (package / "launch", package.parent / "launch"):  # installed; in a checkout
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(f"{name}: navnode comes with no such configuration")
-
-
-def parse(data: dict[str, Any], name: str) -> Config:
-    """A configuration from decoded TOML."""
-    _check_finite(data, name, "")
-    return convert(data, Config, name)
-
-
-def convert(data: Any, kind: type[_T], name: str) -> _T:
-    """Checked conversion of decoded TOML or JSON to one of the sections."""
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {_explain(str(error), kind)}") from None
-
-
-def _check_finite(data: Any, name: str, where: str) -> None:
-    """TOML can say nan and inf; no key here can use them."""
-    if isinstance(data, float) and not np.isfinite(data):
-        raise ConfigError(f"{name}: {where}: must be a finite number")
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    for key, value in items:
-        part = f"[{key}]" if isinstance(data, list) else f".{key}"
-        _check_finite(value, name, (where + part).lstrip("."))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-
-
-def _explain(text: str, kind: Any) -> str:
-    """msgspec's message with the key spelled as in the file, and the nearest right key."""
-    place = re.search(r" - at `\$\.?(.*?)`$", text)
-    where = place[1] if place else ""
-    problem = text[: place.start()] if place else text
-    unknown = re.match(r"Object contains unknown field `(.*)`", problem)
-    if unknown:
-        key = f"{where}.{unknown[1]}" if where else unknown[1]
-        near = difflib.get_close_matches(unknown[1], _keys_at(kind, where), 1, 0.5)
-        return f"unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
-    missing = re.match(r"Object missing required field `(.*)`", problem)
-    if missing:
-        return f"key {(where + '.' if where else '') + missing[1]!r} is missing"
-    return f"{where}: {problem}" if where else problem
-
-
-def _keys_at(kind: Any, where: str) -> list[str]:
-    for part in re.sub(r"\[.*?\]", "", where).split("."):
-        if part:
-            field = next(f for f in msgspec.structs.fields(kind) if f.name == part)
-            kind = next((a for a in get_args(field.type) if isinstance(a, type)), field.type)
-    return [field.name for field in msgspec.structs.fields(kind)]

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode import geometry as g
-from navnode.bus import max_age_ns
-from navnode.dose import told
+from navnode.loop.topics import max_age_ns
 from navnode.types import (
     CArm,
     FloatArray,
@@ -27,6 +26,7 @@ from navnode.types import (
     VolumeUpdate,
     invalid,
 )
+from navnode.xray.dose import told
 
 NODE_SILENT_NS = max_age_ns("state")
 """The node says how it is five times a second; silent for this long, nothing it said still counts."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any
@@ -14,13 +15,12 @@ from urllib.parse import urlsplit
 import zmq
 from aiohttp import WSMsgType, web
 
-from navnode import bus
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.display import control, metrics
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
 from navnode.errors import ConfigError, PeerError
-from navnode.processes import say_ready
+from navnode.loop import bus
 from navnode.types import NodeState, VolumeUpdate
 
 log = logging.getLogger(__name__)
@@ -219,8 +219,11 @@ def _refuse_other_origins(request: web.Request, config: Config) -> None:
         raise web.HTTPForbidden(text="this page is served to its own origin only")
 
 
-async def run_display(config: Config, address: str) -> None:
+async def run_display(config: Config, address: str, ready: Callable[[str], None]) -> None:
     """Serve the page until cancelled.
+
+    Args:
+        ready: told the port once it serves.
 
     Raises:
         ConfigError: the port is in use.
@@ -233,7 +236,7 @@ async def run_display(config: Config, address: str) -> None:
     except OSError as error:
         reason = "is in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigError(f"display.port {config.display.port} on {config.display.host} {reason}") from error
-    say_ready(str(config.display.port))
+    ready(str(config.display.port))
     try:
         await display.listen()
     finally:

@@ -7,15 +7,14 @@ written, and nothing that failed, expired, or belongs to another device or mode 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
-from navnode.errors import CalibrationError, ConfigError
+from navnode.errors import CalibrationError
+from navnode.files.whole import write_whole
 from navnode.geometry import is_rigid
 from navnode.types import Matrix
 
@@ -113,28 +112,6 @@ def write(path: Path, artifact: Artifact) -> None:
     """
     assert artifact.status == "PASS", "what failed is not written"
     write_whole(path, msgspec.json.format(msgspec.json.encode(artifact), indent=1) + b"\n")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file all at once.
-
-    Raises:
-        ConfigError: it cannot be written there.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def hashed(path: Path) -> str:

@@ -12,41 +12,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from navnode.errors import ConfigError
-from navnode.geometry import is_rigid, orthonormal
-from navnode.imaging import line_integrals, open_beam_counts
-from navnode.types import Array, CArm, Matrix, View
+from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
+from navnode.types import Array, CArm, Matrix
 
 SCHEMA = "navnode/views/1"
-CARM_SCHEMA = "navnode/carm/1"
 LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28
 _MAX_PIXELS = 1 << 26
 _DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
-
-
-class _CArm(msgspec.Struct, frozen=True):
-    """``navnode/carm/1``; further keys are ignored."""
-
-    width_px: int
-    height_px: int
-    pixel_spacing_mm: tuple[float, float]
-    source_to_detector_mm: float
-    principal_point_px: tuple[float, float]
-
-    def __post_init__(self) -> None:
-        if not (0 < self.width_px <= 65_535 and 0 < self.height_px <= 65_535):
-            raise ValueError("width_px and height_px must be 1 to 65535")
-        if not (min(self.pixel_spacing_mm) > 0 and self.source_to_detector_mm > 0):
-            raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
-
-    def value(self) -> CArm:
-        return CArm(
-            self.width_px,
-            self.height_px,
-            self.pixel_spacing_mm,
-            self.source_to_detector_mm,
-            self.principal_point_px,
-        )
 
 
 class _Angles(msgspec.Struct, frozen=True):
@@ -57,7 +30,7 @@ class _Angles(msgspec.Struct, frozen=True):
 class _View(msgspec.Struct, frozen=True):
     image: str = ""
     i0: float | None = None
-    carm: _CArm | None = None
+    carm: CArmDocument | None = None
     volume_from_carm: tuple[tuple[float, float, float, float], ...] | None = None
     timestamp_ns: int = 0
     station: str = ""
@@ -71,7 +44,7 @@ class _View(msgspec.Struct, frozen=True):
 class _Views(msgspec.Struct, frozen=True):
     views: tuple[_View, ...]
     schema: str = ""
-    carm: _CArm | None = None
+    carm: CArmDocument | None = None
 
 
 class _Landmarks(msgspec.Struct, frozen=True):
@@ -122,16 +95,6 @@ class ViewFile:
         if self.volume_from_carm is None:
             raise ConfigError(f"{self.name}: volume_from_carm is missing")
         return self.volume_from_carm
-
-    def view(self, binning: int = 1) -> View:
-        """Line integrals and pose, ``binning`` x ``binning`` pixels averaged into one.
-
-        Raises:
-            ConfigError: the image or the pose is missing or wrong.
-        """
-        counts = self.counts()
-        i0 = self.i0 or open_beam_counts(counts)
-        return View(line_integrals(counts, i0, binning), self.carm.binned(binning), self.pose(), self.timestamp_ns)
 
 
 _Read = TypeVar("_Read", _Views, _Landmarks)
@@ -208,30 +171,6 @@ def read_landmarks(path: Path, views: int) -> Landmarks:
         if unknown := sorted(set(seen) - set(read.points_mm)):
             raise ConfigError(f"{path}: views[{index}]: {unknown[0]!r} is not among points_mm")
     return Landmarks(read.points_mm, read.views)
-
-
-def carm_document(carm: CArm) -> dict[str, Any]:
-    """``navnode/carm/1``"""
-    return {
-        "schema": CARM_SCHEMA,
-        "width_px": carm.width_px,
-        "height_px": carm.height_px,
-        "pixel_spacing_mm": list(carm.pixel_spacing_mm),
-        "source_to_detector_mm": carm.source_to_detector_mm,
-        "principal_point_px": list(carm.principal_point_px),
-    }
-
-
-def carm_of(document: Any) -> CArm:
-    """The C-arm of a ``navnode/carm/1`` document.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        return msgspec.convert(document, _CArm).value()
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{CARM_SCHEMA}: {error}") from error
 
 
 def write_views(path: Path, views: list[ViewFile]) -> None:

@@ -23,7 +23,7 @@ from navnode.igtl.framing import Framer
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
 from navnode.igtl.server import DEFAULT_PORT, Server
 from navnode.igtl.wire import encode
-from navnode.tls import Tls
+from navnode.security.tls import Tls
 
 _SEND_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 0.2

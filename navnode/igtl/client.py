@@ -14,7 +14,7 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
 from navnode.igtl.connection import CHECK_EVERY_S, Connection, Tap
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
-from navnode.tls import Tls
+from navnode.security.tls import Tls
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from navnode.igtl.messages import (
     String,
 )
 from navnode.igtl.plus import LONGEST_INTERVAL_MS, CommandError, Commands, Handler, Wanted, wanted_of
-from navnode.tls import Tls, is_loopback
+from navnode.security.tls import Tls, is_loopback
 
 log = logging.getLogger(__name__)
 

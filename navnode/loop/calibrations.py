@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from navnode import artifacts
 from navnode import geometry as g
-from navnode.artifacts import Artifact
 from navnode.config import Config, Rows, ToolSection, matrix
-from navnode.detector import Detector, read_flat_field
 from navnode.errors import CalibrationError, ConfigError
-from navnode.flex import flex_of
+from navnode.files import artifacts
+from navnode.files.artifacts import Artifact
+from navnode.geometry import carm_of
 from navnode.types import CArm, Matrix
-from navnode.viewfiles import carm_of
+from navnode.xray.correction import Detector, read_flat_field
+from navnode.xray.flex import flex_of
 
 _NS_PER_MS = 1e6
 

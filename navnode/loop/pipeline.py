@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from navnode import geometry as g
-from navnode.bus import max_age_ns
 from navnode.clock import Lateness, Stamp
 from navnode.config import Config, matrix
-from navnode.dose import Ledger
-from navnode.imaging import blank_reason, line_integrals, open_beam_counts
-from navnode.poses import Missing, PoseRing
+from navnode.loop.poses import Missing, PoseRing
+from navnode.loop.topics import max_age_ns
+from navnode.loop.views import Motion, Stations, Views
 from navnode.registration.patient import Loss, PatientRegistration
 from navnode.types import (
     CArmPose,
@@ -48,7 +47,8 @@ from navnode.types import (
     WorkerState,
     invalid,
 )
-from navnode.views import Motion, Stations, Views
+from navnode.xray.counts import blank_reason, line_integrals, open_beam_counts
+from navnode.xray.dose import Ledger
 
 _FRAME_WAITS_NS = 150_000_000
 """How long a frame may wait for tracker poses around its exposure."""
@@ -109,7 +109,7 @@ class Pipeline:
         self._motion = Motion(self._pivot_mm)
         self._stations = Stations()
         self._views = Views(config.reconstruction)
-        self._dose = Ledger(config.dose)
+        self._dose = Ledger(config.dose.frame_gy_cm2, config.dose.msv_per_gy_cm2, config.dose.ct_msv)
         self._volume_ms: dict[str, float] = {}
 
         self._sources: dict[str, str] = {f"{s.host}:{s.port}": "not connected yet" for s in config.sources}

@@ -109,24 +109,3 @@ def _jumped(before: Matrix, after: Matrix, elapsed_ns: int) -> bool:
     # trace R = 1 + 2 cos(angle)
     cosine = (float(np.vdot(before[:3, :3], after[:3, :3])) - 1) / 2
     return cosine < math.cos(min(max(_JUMP_RAD, _JUMP_RAD_PER_S * elapsed_s), math.pi))
-
-
-def series_at(times_s: Matrix, poses: Matrix, wanted_s: Matrix, most_apart_s: float) -> Matrix:
-    """A series of poses at other times, (M, 4, 4); NaN where it has a gap there, or a pose that is none.
-
-    Args:
-        times_s, poses: (N,) increasing and (N, 4, 4).
-        most_apart_s: two poses farther apart say nothing of the time between.
-    """
-    found = np.full((len(wanted_s), 4, 4), np.nan)
-    for n, (right, at) in enumerate(zip(np.searchsorted(times_s, wanted_s), wanted_s, strict=True)):
-        if right < len(times_s) and times_s[right] == at:
-            found[n] = poses[right]
-            continue
-        if not 0 < right < len(times_s):
-            continue
-        begin, end = times_s[right - 1], times_s[right]
-        pair = poses[right - 1], poses[right]
-        if end - begin <= most_apart_s and all(g.is_rigid(pose) for pose in pair):
-            found[n] = g.interpolate(g.orthonormal(pair[0]), g.orthonormal(pair[1]), (at - begin) / (end - begin))
-    return found

@@ -1,4 +1,4 @@
-"""Between OpenIGTLink devices and the loop's values: what every name on the wire means, in one place."""
+"""The loop's outputs as OpenIGTLink devices for consoles: what every name on the wire means, in one place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 
 from navnode import geometry as g
-from navnode.config import Config, OutputsSection
-from navnode.detector import Detector
+from navnode.config import OutputsSection
 from navnode.igtl import (
     Image,
     Message,
@@ -22,126 +21,24 @@ from navnode.igtl import (
     Transform,
     cells,
 )
+from navnode.igtl.conventions import REPLAY_KEY, STATUS_KEY
 from navnode.types import (
     CArmPose,
-    Frame,
-    Input,
     Matrix,
     NodeState,
     Output,
     PatientPose,
     RegisteredFrame,
-    Rejected,
     Status,
     ToolPose,
-    TrackedPose,
     Validity,
     VolumeUpdate,
 )
 
 _TOOL_LENGTH_MM = 150.0
 _EXTENSION_MM = 60.0
-_HIGHEST_HU = 4095
 """How far the axis is drawn back along the tool and ahead of its tip."""
-
-DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
-"""Metadata of an X-ray: its dose-area product in dGy cm2, by DICOM's name and unit (PS3.6, 0018,115E)."""
-_HIGHEST_GY_CM2 = 100.0
-"""No single image gives more."""
-
-REPLAY_KEY = "Replay"
-"""In the metadata of whatever comes from a recording, and of what is made of it: it is not happening now."""
-ANGLE_KEYS = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
-"""Metadata of an X-ray: the C-arm's orbital and angular position in degrees, by DICOM's names (PS3.6, 0018,1510 and
-1511), as its scales say when it is calibrated, too."""
-
-_FARTHEST_MM = 100_000.0
-"""No marker is farther from its tracker."""
-
-_SEEN = ("", "OK")
-
-
-class Ingest:
-    """OpenIGTLink messages of a source -> what the pipeline takes.
-
-    Args:
-        detector: makes images into those of the configuration's C-arm; None: they are.
-    """
-
-    def __init__(self, config: Config, detector: Detector | None = None) -> None:
-        self._detector = None if detector is None or detector.ideal else detector
-        self._shape = config.carm.height_px, config.carm.width_px
-        self._xray = config.devices.xray
-        self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
-        self._sequence = 0
-
-    def computes(self, message: Message) -> bool:
-        """Whether taking a message in costs milliseconds: a raw image that is to be corrected."""
-        return self._detector is not None and isinstance(message, Image) and message.device == self._xray
-
-    def __call__(self, message: Message, received_ns: int) -> Input | None:
-        """None for devices that nobody here listens to."""
-        if isinstance(message, Transform) and message.device in self._poses:
-            return self._pose(message, received_ns)
-        if isinstance(message, Image) and message.device == self._xray:
-            return self._frame(message, received_ns)
-        return None
-
-    def _pose(self, message: Transform, received_ns: int) -> Input:
-        stamp = message.timestamp_ns or received_ns
-        if message.metadata.get("TransformStatus", "") not in _SEEN:
-            return TrackedPose(message.device, None, stamp, received_ns)
-        if not g.is_rigid(message.matrix):
-            what = "holds numbers that are none" if not np.isfinite(message.matrix).all() else "is no rigid transform"
-            return Rejected(message.device, f"the pose {what}", received_ns)
-        if np.abs(message.matrix[:3, 3]).max() > _FARTHEST_MM:
-            return Rejected(message.device, "the pose lies outside the room", received_ns)
-        return TrackedPose(message.device, g.orthonormal(message.matrix), stamp, received_ns)
-
-    def _frame(self, message: Image, received_ns: int) -> Input:
-        voxels = message.voxels
-        if voxels.ndim != 3 or voxels.shape[0] != 1:
-            return Rejected(
-                message.device,
-                f"an X-ray is one plane of one value per pixel, not {voxels.shape}",
-                received_ns,
-            )
-        if voxels.dtype not in (np.uint16, np.uint8, np.int16):
-            return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
-        counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
-        if self._detector is not None and counts.shape == self._shape:  # the pipeline tells of another size
-            angles = angles_rad(message.metadata)
-            flex = self._detector.flex
-            if flex is not None and angles is None:
-                return Rejected(message.device, "the X-ray states no angles, which the C-arm's flex needs", received_ns)
-            if flex is not None and angles is not None and not flex.covers(*angles):
-                return Rejected(
-                    message.device, "the X-ray's angles are outside what flex was calibrated at", received_ns
-                )
-            counts = self._detector.corrected(counts, angles)
-        self._sequence += 1
-        stamped = message.timestamp_ns > 0
-        dose_gy_cm2 = _dose_gy_cm2(message.metadata)
-        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence, stamped, dose_gy_cm2)
-
-
-def _dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
-    """What the metadata state, None if they state nothing that can be meant."""
-    try:
-        gy_cm2 = float(metadata.get(DOSE_KEY, "")) / 10
-    except ValueError:
-        return None
-    return gy_cm2 if 0 <= gy_cm2 <= _HIGHEST_GY_CM2 else None
-
-
-def angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:
-    """Orbital and angulation that the metadata state, None if they state none."""
-    try:
-        orbital, angulation = (float(metadata[key]) for key in ANGLE_KEYS)
-    except (KeyError, ValueError):
-        return None
-    found = float(np.deg2rad(orbital)), float(np.deg2rad(angulation))
-    return found if np.isfinite(found).all() else None
+_HIGHEST_HU = 4095
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:
@@ -286,7 +183,7 @@ def _transform(device: str, matrix: Matrix | None, validity: Validity, seen: boo
     status = "OK" if matrix is not None else ("INVALID" if seen else "MISSING")
     metadata: Mapping[str, str] = {
         "TransformValid": "true" if matrix is not None else "false",
-        "TransformStatus": status,
+        STATUS_KEY: status,
         **validity_metadata(validity),
     }
     return Transform(
@@ -295,8 +192,3 @@ def _transform(device: str, matrix: Matrix | None, validity: Validity, seen: boo
         metadata=metadata,
         matrix=np.eye(4) if matrix is None else matrix,
     )
-
-
-def is_shown(message: Message) -> bool:
-    """False for a transform that only a client reading its status may get."""
-    return message.metadata.get("TransformStatus", "OK") == "OK"

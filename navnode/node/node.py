@@ -17,24 +17,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import platformdirs
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from navnode import __version__, bus, calibrated, curve
+from navnode import __version__
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
-from navnode.devices import REPLAY_KEY, Consoles, Ingest, is_shown
 from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
-from navnode.pipeline import Pipeline
-from navnode.processes import may_take_loop_priority, say_ready, take_loop_priority
+from navnode.igtl.conventions import REPLAY_KEY, is_shown
+from navnode.loop import bus, calibrations, topics
+from navnode.loop.ingest import Ingest
+from navnode.loop.pipeline import Pipeline
+from navnode.node.consoles import Consoles
+from navnode.node.latencies import Latencies
+from navnode.node.processes import may_take_loop_priority, say_ready, take_loop_priority
+from navnode.node.worker import HEARTBEAT_S
 from navnode.projector import backend_name
-from navnode.reconstruction.worker import HEARTBEAT_S
+from navnode.projector.grids import coarsened, resample
 from navnode.recording.spans import Spans
-from navnode.recording.tape import Tape
-from navnode.registration.frames import FrameRegistration
+from navnode.recording.tap import Tap
+from navnode.registration.answer import FrameRegistration
+from navnode.security import curve
 from navnode.types import (
     CommandResult,
     Input,
@@ -58,7 +63,6 @@ from navnode.types import (
     VolumeUpdate,
     WorkerState,
 )
-from navnode.volumes import coarsened, resample
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +75,6 @@ _TOOL_EVERY_NS = 30_000_000
 _REGISTRATION_NICE = 8
 """Where the loop cannot be scheduled in real time: a frame may wait for a tool, never a tool for a frame."""
 
-_LATENCY_SAMPLES = 8192
 _MOST_CORRECTING = 3
 """Raw images that are being corrected; more are refused, and told."""
 
@@ -90,11 +93,11 @@ class Node:
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
         self._pipeline = Pipeline(config, volume)
-        self._ingest = Ingest(config, calibrated.detector(config, config.recording.replayed_ns or now_ns()))
+        self._ingest = Ingest(config, calibrations.detector(config, config.recording.replayed_ns or now_ns()))
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)
-        self._tape = Tape(config, volume)
+        self._tape = Tap(config, volume)
         self._spans = Spans()
         console = config.console
         self.server = Server(
@@ -111,7 +114,7 @@ class Node:
         )
         self._addresses = worker_address, output_address
         self._registrations = _RegistrationThread(config, volume, self._pipeline)
-        self._latency, self._overlay_latency = _Latencies(), _Latencies()
+        self._latency, self._overlay_latency = Latencies(), Latencies()
         self._displayed: dict[str, VolumeUpdate] = {}
         self._last_tool_ns: dict[str, int] = {}
         self._worker_seen_ns = self._worker_instance = 0
@@ -310,7 +313,7 @@ class Node:
         ct = self._displayed.get("navigation")
         if ct is not None and ct.bone is None and ct.method == "CT" and not self._surface_asked:
             self._surface_asked = True
-            self._send(self._worker, bus.SurfaceRequest(ct.volume))
+            self._send(self._worker, topics.SurfaceRequest(ct.volume))
 
     def _hear_displays(self) -> None:
         """A display that has just come gets what it missed."""
@@ -368,7 +371,7 @@ class Node:
         try:
             socket.send_multipart(bus.pack(value), zmq.NOBLOCK)
         except zmq.Again:
-            log.warning("%s: the queue is full", bus.topic_of(value).name)
+            log.warning("%s: the queue is full", topics.topic_of(value).name)
 
     # --- volumes ---------------------------------------------------------------------------------
 
@@ -397,26 +400,6 @@ class Node:
         dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
         rounded = {name: round(float(value), 3) for name, value in figures.items()}
         return replace(state, extra=rounded, dropped=dropped, recording=self._tape.told, replay=self._consoles.replay)
-
-
-class _Latencies:
-    """The last few thousand latencies of one path."""
-
-    def __init__(self) -> None:
-        self._ms = np.zeros(_LATENCY_SAMPLES, np.float32)
-        self._count = 0
-
-    def add(self, latency_ns: int) -> None:
-        self._ms[self._count % _LATENCY_SAMPLES] = latency_ns / 1e6
-        self._count += 1
-
-    def figures(self, name: str) -> dict[str, float]:
-        """Median, 99th percentile and maximum, in ms; empty before the first."""
-        known = self._ms[: min(self._count, _LATENCY_SAMPLES)]
-        if not known.size:
-            return {}
-        p50, p99, worst = np.percentile(known, [50, 99, 100]).tolist()
-        return {f"{name}_p50_ms": p50, f"{name}_p99_ms": p99, f"{name}_max_ms": worst}
 
 
 class _RegistrationThread:

@@ -20,10 +20,10 @@ from typing import Any
 import msgspec
 import zmq
 
-from navnode import bus
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError, NavError, PeerError
-from navnode.processes import LOG_PREFIX, READY, output_address
+from navnode.loop import bus, topics
+from navnode.node.processes import LOG_PREFIX, READY, output_address
 from navnode.types import NodeState
 
 _READY_TIMEOUT_S = 180.0
@@ -129,7 +129,7 @@ class Supervisor:
                 lived_s = child.died_s - child.started_s
                 again.wait_s = _FIRST_WAIT_S if lived_s > 10 else min(2 * child.wait_s, _LONGEST_WAIT_S)
                 self._children[name] = again
-        silent = time.monotonic() - self._heard_s > bus.TOPICS["state"].max_age_ms / 1e3
+        silent = time.monotonic() - self._heard_s > topics.TOPICS["state"].max_age_ms / 1e3
         return None if silent else self._state
 
     def restarts(self) -> dict[str, int]:

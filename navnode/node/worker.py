@@ -12,9 +12,10 @@ from typing import Any
 
 import zmq
 
-from navnode import bus
 from navnode.clock import now_ns
-from navnode.errors import ComputeError, PeerError
+from navnode.errors import PeerError
+from navnode.loop import bus, topics
+from navnode.reconstruction.answer import answer, elapsed_ms, failed
 from navnode.reconstruction.methods import Method, Reconstructor, described
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
@@ -82,45 +83,14 @@ def _work(reconstructor: Reconstructor, jobs: SimpleQueue[Any], results: SimpleQ
         try:
             if isinstance(job, ReconstructionRequest):
                 results.put(answer(reconstructor, job))
-            elif isinstance(job, bus.SurfaceRequest):
+            elif isinstance(job, topics.SurfaceRequest):
                 results.put(_surface(job, started))
         except Exception as error:  # the process stays for the next request
             log.exception("a surface could not be computed")
-            results.put(_failed(job, started, f"it could not be computed ({type(error).__name__})"))
+            results.put(failed(job, started, f"it could not be computed ({type(error).__name__})"))
 
 
-def answer(reconstructor: Reconstructor, request: ReconstructionRequest) -> VolumeReady:
-    """A volume from the views of a request, or why there is none."""
-    started = time.perf_counter()
-    try:
-        return _reconstruct(reconstructor, request, started)
-    except ComputeError as error:
-        return _failed(request, started, str(error))
-    except Exception as error:
-        log.exception("a volume could not be computed")
-        return _failed(request, started, f"it could not be computed ({type(error).__name__})")
-
-
-def _surface(job: bus.SurfaceRequest, started: float) -> VolumeReady:
+def _surface(job: topics.SurfaceRequest, started: float) -> VolumeReady:
     surface = bone_surface(job.volume)
     mesh = surface.mesh if surface is not None else None
-    return VolumeReady(None, mesh, 0, 0, "surface", _ms(started), "", now_ns())
-
-
-def _failed(job: Any, started: float, reason: str) -> VolumeReady:
-    return VolumeReady(None, None, getattr(job, "request", 0), 0, "", _ms(started), reason, now_ns())
-
-
-def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, started: float) -> VolumeReady:
-    done = reconstructor.reconstruct(job.views, size=job.size, spacing_mm=job.spacing_mm, center_mm=job.center_mm)
-    surface = done.surface()
-    bone = surface.mesh if surface is not None else None
-    engine = described(done.method, done.engine)
-    log.info("volume from %d views in %.0f ms by %s", done.views, _ms(started), engine)
-    return VolumeReady(
-        done.volume, bone, job.request, done.views, engine, _ms(started), done.reason, now_ns(), done.uncertainty_hu
-    )
-
-
-def _ms(started: float) -> float:
-    return 1e3 * (time.perf_counter() - started)
+    return VolumeReady(None, mesh, 0, 0, "surface", elapsed_ms(started), "", now_ns())

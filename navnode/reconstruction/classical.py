@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from skimage.restoration import denoise_tv_chambolle
 
+from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.projector.native import MU_WATER_PER_MM, hounsfield
 from navnode.reconstruction.fit import Fit
 from navnode.types import FloatArray, Matrix, View, Volume
-from navnode.volumes import AIR_HU, centered_grid
 
 RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7

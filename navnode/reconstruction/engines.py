@@ -20,14 +20,14 @@ import msgspec
 import numpy as np
 
 from navnode import geometry as g
-from navnode.cache import own_cache_folder
 from navnode.errors import ConfigError, NavError
+from navnode.files.cache import own_cache_folder
 from navnode.projector import Projector
+from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.reconstruction import tensorrt
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
 from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
-from navnode.volumes import AIR_HU, centered_grid
 
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from navnode import geometry as g
+from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.projector.native import hounsfield
 from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
-from navnode.volumes import AIR_HU, centered_grid
 
 
 def fdk(

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.projector.native import attenuation, hounsfield
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.engines import Networks
 from navnode.reconstruction.features import GRID, HU_RANGE, picture, starting_volumes
 from navnode.types import FloatArray, Matrix, View, Volume
-from navnode.volumes import AIR_HU, centered_grid
 
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from navnode.errors import ComputeError, ConfigError
+from navnode.projector.grids import AIR_HU, resample
 from navnode.reconstruction import engines
 from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
@@ -19,7 +20,6 @@ from navnode.reconstruction.learned import Accumulator, Reconstructed
 from navnode.reconstruction.prior import with_prior
 from navnode.reconstruction.surface import Surface, bone_surface, likely_surface
 from navnode.types import Matrix, Status, View, Volume
-from navnode.volumes import AIR_HU, resample
 
 _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)

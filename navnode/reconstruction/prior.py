@@ -15,10 +15,10 @@ import numpy as np
 
 from navnode.errors import ComputeError
 from navnode.projector import Projector
+from navnode.projector.grids import AIR_HU, centered_grid, coarsened, onto
 from navnode.projector.native import MU_WATER_PER_MM, attenuation, hounsfield
 from navnode.reconstruction.fit import Fit, Prepared
 from navnode.types import FloatArray, Matrix, View, Volume
-from navnode.volumes import AIR_HU, centered_grid, coarsened, onto
 
 _DETAIL_MM = 20.0
 _SWEEPS = 12

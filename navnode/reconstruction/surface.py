@@ -9,8 +9,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from skimage.measure import marching_cubes, mesh_surface_area
 
 from navnode import geometry as g
+from navnode.projector.grids import resample
 from navnode.types import FloatArray, Mesh, Volume
-from navnode.volumes import resample
 
 BONE_HU = 300.0
 _GRID_MM = 2.5

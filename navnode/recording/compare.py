@@ -14,7 +14,7 @@ import numpy as np
 
 from navnode.errors import RecordingError
 from navnode.igtl import Image
-from navnode.recording.reader import Recording
+from navnode.recording.recording import Recording
 from navnode.types import Array
 
 TOLERANCES: dict[str, float] = {

@@ -16,13 +16,13 @@ import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
-from navnode.devices import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
 from navnode.errors import RecordingError
 from navnode.igtl import Message, encode
+from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
 from navnode.recording.container import Channel, Entry, File, Writer
-from navnode.recording.reader import Recording
-from navnode.recording.session import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
-from navnode.recording.writer import part_path
+from navnode.recording.format import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
+from navnode.recording.recorder import part_path
+from navnode.recording.recording import Recording
 
 _KEPT_METADATA = frozenset(
     {"TransformStatus", "TransformValid", "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS}

@@ -26,17 +26,17 @@ from mcap.writer import Writer as LibraryWriter
 from navnode.clock import NS_PER_S
 from navnode.config import Config
 from navnode.errors import ConfigError, RecordingError
+from navnode.files.volumes import write_volume
+from navnode.geometry import series_at
 from navnode.igtl import Image, Transform, encode
-from navnode.poses import series_at
 from navnode.recording import sequences
 from navnode.recording.container import Channel
 from navnode.recording.edit import written
-from navnode.recording.reader import Recorded, Recording
-from navnode.recording.session import arrival_channel
+from navnode.recording.format import arrival_channel
+from navnode.recording.recording import Recorded, Recording
 from navnode.recording.spans import chrome_trace
-from navnode.recording.tape import about
+from navnode.recording.tap import about
 from navnode.types import Array, Matrix, VolumeReady
-from navnode.volumes import write_volume
 
 _MOST_APART_S = 0.1
 _EPOCH_S = 946_684_800.0

@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from navnode import bus
 from navnode.errors import LocalError, PeerError, RecordingError
+from navnode.loop import bus, topics
 from navnode.recording.container import Channel
 from navnode.types import (
     CommandResult,
@@ -170,7 +170,7 @@ def output_channel(output: Output) -> Channel:
     elif isinstance(output, VolumeUpdate):
         name = f"volume/{output.role}"
     else:
-        name = bus.topic_of(output).name
+        name = topics.topic_of(output).name
         _FIXED[kind] = Channel(f"out/{name}", JSON)
     return Channel(f"out/{name}", JSON)
 

@@ -15,11 +15,11 @@ import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import PlayerSection
-from navnode.devices import REPLAY_KEY, is_shown
 from navnode.errors import RecordingError
 from navnode.igtl import CommandError, Handler, Image, Message, Server, StatusMessage
+from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.recording.container import Channel, Entry
-from navnode.recording.reader import Recording
+from navnode.recording.recording import Recording
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from navnode.clock import now_ns
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes, encode
 from navnode.recording.container import Channel, Parts, Writer
-from navnode.recording.session import FORMAT, arrival_channel, encoded, note_channel
+from navnode.recording.format import FORMAT, arrival_channel, encoded, note_channel
 
 log = logging.getLogger(__name__)
 

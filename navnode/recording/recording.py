@@ -13,8 +13,8 @@ import msgspec
 from navnode.errors import RecordingError, WireError
 from navnode.igtl import Message, decode
 from navnode.recording.container import Channel, Entry, File
-from navnode.recording.session import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, volume_of
-from navnode.recording.writer import part_path
+from navnode.recording.format import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, volume_of
+from navnode.recording.recorder import part_path
 from navnode.types import VolumeReady
 
 Wanted = Callable[[Channel], bool]

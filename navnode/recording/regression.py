@@ -21,19 +21,19 @@ from typing import Any
 
 import msgspec
 
-from navnode import calibrated
 from navnode.clock import NS_PER_S
 from navnode.config import Config
-from navnode.devices import Ingest
 from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Message
-from navnode.pipeline import Pipeline
+from navnode.loop import calibrations
+from navnode.loop.ingest import Ingest
+from navnode.loop.pipeline import Pipeline
+from navnode.reconstruction.answer import answer
 from navnode.reconstruction.methods import Method, Reconstructor, described
-from navnode.reconstruction.worker import answer
-from navnode.recording import session
+from navnode.recording import format as session_format
 from navnode.recording.container import Channel
-from navnode.recording.reader import Recorded, Recording
-from navnode.registration.frames import FrameRegistration
+from navnode.recording.recording import Recorded, Recording
+from navnode.registration.answer import FrameRegistration
 from navnode.types import (
     Input,
     OperatorCommand,
@@ -123,24 +123,24 @@ def configuration(recording: Recording, given: Config | None, folder: Path) -> C
     """
     if given is not None:
         return given
-    if session.CONFIGURATION not in recording.attachments:
+    if session_format.CONFIGURATION not in recording.attachments:
         raise ConfigError(f"{recording.path}: holds no configuration; give --config")
     try:
-        config = msgspec.json.decode(recording.attachment(session.CONFIGURATION), type=Config)
+        config = msgspec.json.decode(recording.attachment(session_format.CONFIGURATION), type=Config)
     except (msgspec.DecodeError, ValueError) as error:
         raise RecordingError(f"{recording.path}: its configuration cannot be read ({error})") from error
     paths = {}
-    for number, (key, path) in enumerate(calibrated.files(config).items()):
+    for number, (key, path) in enumerate(calibrations.files(config).items()):
         kept = folder / f"{number}{Path(path).suffix}"  # names of a session are not ours: none of them is a path here
         try:
-            kept.write_bytes(recording.attachment(f"{session.CALIBRATION}{key}"))
+            kept.write_bytes(recording.attachment(f"{session_format.CALIBRATION}{key}"))
         except RecordingError as error:
             raise RecordingError(
                 f"{recording.path}: the calibration {key} ({Path(path).name}) is not in the session, or damaged; give "
                 "--config"
             ) from error
         paths[key] = str(kept)
-    return calibrated.with_files(config, paths)
+    return calibrations.with_files(config, paths)
 
 
 class Replay:
@@ -162,7 +162,7 @@ class Replay:
         self._recording, self._config, self._volume = recording, config, prepared.volume
         self.found = Findings()
         try:
-            detector = calibrated.detector(config, recording.start_ns)
+            detector = calibrations.detector(config, recording.start_ns)
         except CalibrationError as error:
             raise RecordingError(f"{recording.path}: {error}") from error
         self._ingest = Ingest(config, detector)
@@ -221,12 +221,12 @@ class Replay:
 
     def _told(self, entry: Recorded) -> Input | None:
         """What else went into the loop: commands and sources; time and the worker are the replay's own."""
-        if entry.topic != session.STEP.topic or not isinstance(entry.content, dict):
+        if entry.topic != session_format.STEP.topic or not isinstance(entry.content, dict):
             return None
         kind = entry.content.get("kind")
         if kind not in (SourceState.__name__, OperatorCommand.__name__):
             return None
-        return session.step_of(entry.content)
+        return session_format.step_of(entry.content)
 
     def _steps(self, message: Input, now_ns: int, volumes: _Volumes | None) -> Iterator[Stepped]:
         """A step, and the registrations that it asks for, at once."""
@@ -260,9 +260,9 @@ class Replay:
                 arrivals[entry.sequence] = entry
                 while arrivals and entry.time_ns - next(iter(arrivals.values())).time_ns > _UNCONSUMED_NS:
                     arrivals.popitem(last=False)
-            elif entry.topic == session.VOLUME.topic and isinstance(entry.content, VolumeReady):
+            elif entry.topic == session_format.VOLUME.topic and isinstance(entry.content, VolumeReady):
                 volume = entry.content
-            elif entry.topic == session.STEP.topic and isinstance(entry.content, dict):
+            elif entry.topic == session_format.STEP.topic and isinstance(entry.content, dict):
                 message = self._consumed(entry.content, arrivals, volume)
                 if message is None:
                     continue
@@ -291,7 +291,7 @@ class Replay:
             return RegistrationDone(request, found, int(document["now_ns"]))
         if kind == VolumeReady.__name__:
             return volume
-        return session.step_of(document)
+        return session_format.step_of(document)
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
@@ -313,7 +313,7 @@ class Replay:
     def _check_ct(self, recorded: dict[str, Any]) -> None:
         if self._volume is None:
             raise RecordingError(f"{self._recording.path}: was recorded with the CT {recorded.get('name')}; give --ct")
-        if session.volume_document(self._volume)["sha256"] != recorded.get("sha256"):
+        if session_format.volume_document(self._volume)["sha256"] != recorded.get("sha256"):
             raise RecordingError(
                 f"{self._recording.path}: was recorded with another CT ({recorded.get('name')}); give it with --ct"
             )
@@ -379,8 +379,8 @@ class Report:
         self.steps += 1
         written = []
         for output in step.outputs:
-            channel = session.output_channel(output)
-            data = session.output_bytes(output)
+            channel = session_format.output_channel(output)
+            data = session_format.output_bytes(output)
             self._hash.update(f"{channel.topic}\0{len(data)}\0".encode())
             self._hash.update(data)
             self.outputs += 1

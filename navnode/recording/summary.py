@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from navnode.clock import NS_PER_S
-from navnode.drawing import BAD, GOOD, LINE, SECOND, STYLE, WIDTH, Axes, dot, figure
 from navnode.errors import RecordingError
-from navnode.recording.reader import Recording
+from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, WIDTH, Axes, dot, figure
+from navnode.recording.recording import Recording
 from navnode.types import Matrix, Status
 
 _COLOURS = {Status.VALID.value: GOOD, Status.DEGRADED.value: SECOND, Status.INVALID.value: BAD}

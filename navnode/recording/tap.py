@@ -13,21 +13,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from navnode import __version__, calibrated
+from navnode import __version__
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
+from navnode.loop import calibrations
 from navnode.projector import backend_name
-from navnode.recording import session
-from navnode.recording.writer import About, Item, Made, Recorder, arrival, noted
+from navnode.recording import format as session_format
+from navnode.recording.recorder import About, Item, Made, Recorder, arrival, noted
 from navnode.types import Input, Output, Volume, VolumeReady
 
 _KEPT_BYTES = 1 << 29
 """Of the last seconds, whatever they are."""
 
 
-class Tape:
+class Tap:
     """One node's, for as long as it lives.
 
     Args:
@@ -145,14 +146,14 @@ class Tape:
 
 def _step(message: Input, of: int | None, outputs: Sequence[Output], began_ns: int, ended_ns: int) -> Iterable[Made]:
     if isinstance(message, VolumeReady):
-        yield session.VOLUME, session.volume_parts(message), began_ns
-    yield session.STEP, (session.step_bytes(message, of),), began_ns
+        yield session_format.VOLUME, session_format.volume_parts(message), began_ns
+    yield session_format.STEP, (session_format.step_bytes(message, of),), began_ns
     for output in outputs:
-        yield session.output_channel(output), (session.output_bytes(output),), ended_ns
+        yield session_format.output_channel(output), (session_format.output_bytes(output),), ended_ns
 
 
 def _ct(volume: Volume, time_ns: int) -> Iterable[Made]:
-    yield session.note_channel("ct"), (session.encoded(session.volume_document(volume)),), time_ns
+    yield session_format.note_channel("ct"), (session_format.encoded(session_format.volume_document(volume)),), time_ns
 
 
 def about(config: Config | None, *, from_start: bool) -> About:
@@ -165,10 +166,13 @@ def about(config: Config | None, *, from_start: bool) -> About:
     told = {"version": __version__, **_begun(from_start=from_start)}
     if config is None:
         return About(told)
-    attached = {session.CONFIGURATION: msgspec.json.encode(config), session.VERSIONS: session.encoded(versions(config))}
-    for key, path in calibrated.files(config).items():
+    attached = {
+        session_format.CONFIGURATION: msgspec.json.encode(config),
+        session_format.VERSIONS: session_format.encoded(versions(config)),
+    }
+    for key, path in calibrations.files(config).items():
         try:
-            attached[f"{session.CALIBRATION}{key}"] = Path(path).read_bytes()
+            attached[f"{session_format.CALIBRATION}{key}"] = Path(path).read_bytes()
         except OSError:  # it was there when the node started; a replay names what is missing
             continue
     return About(told, attached)

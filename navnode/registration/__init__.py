@@ -7,7 +7,7 @@ films; :mod:`fusion` keeps the patient's registration over many frames, :mod:`pa
 """
 
 from navnode.registration.appearance import Image
-from navnode.registration.sequence import Sequence
+from navnode.registration.film import Sequence
 from navnode.registration.single import distance_mm, register, register_counts, register_jointly
 from navnode.registration.tracking import ImageRegistration
 

@@ -23,8 +23,8 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from navnode import native
-from navnode.imaging import binned_counts, covered
 from navnode.types import Array, CArm, FloatArray, Matrix
+from navnode.xray.counts import binned_counts, covered
 
 _ROTATION_SCALE_MM = 60.0
 """A rotation of 1 rad moves what the image shows by about this much; balances the six parameters."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.registration.appearance import POSE_SCALE, Appearance, Image, Observed
+from navnode.registration.fit import MODEL_ERROR, NOISE_FLOOR, Fit
 from navnode.registration.search import Reach, convincing, find_pose
-from navnode.registration.tracking import MODEL_ERROR, NOISE_FLOOR, Fit, ImageRegistration, Level, linearised
+from navnode.registration.tracking import ImageRegistration, Level, linearised
 from navnode.types import Matrix
 
 _DAMPING = 1e-6

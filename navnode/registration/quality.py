@@ -7,14 +7,14 @@ body fits many bodies, the edges inside it fit one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 import cv2
 import numpy as np
 
 from navnode.registration.appearance import MODEL_SIGMA, Image, fitted, modelled
-from navnode.registration.tracking import Fit, ImageRegistration
+from navnode.registration.fit import Fit, Inspection
+from navnode.registration.tracking import ImageRegistration
 from navnode.types import FloatArray, Status
 
 _INSPECTED_PX = 64
@@ -47,16 +47,6 @@ RUNNER_UP = 1.5
 # A volume from a few X-rays is itself only a likeness: frames of new directions end at similarity 0.83-0.94 and
 # residual 0.1-0.2 at the right pose. Never VALID; what keeps it honest is the agreement with the tracker.
 SPARSE_SIMILARITY, SPARSE_RESIDUAL = 0.75, 0.30
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What the whole image says of a fit."""
-
-    detail: float
-    """Correlation of the edges in image and model, counting noise allowed for, -1..1."""
-    unexplained: float
-    """Share of the image behind the volume that is far from the model: tools, and what is not of this patient."""
 
 
 NOTHING = Inspection(0.0, 1.0)

@@ -15,7 +15,8 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.registration.appearance import Image
-from navnode.registration.tracking import Fit, ImageRegistration, Level, apart_mm, refine
+from navnode.registration.fit import Fit
+from navnode.registration.tracking import ImageRegistration, Level, apart_mm, refine
 from navnode.types import CArm, FloatArray, Matrix
 
 _SEARCH_PX = 32

@@ -9,22 +9,14 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.imaging import blank_reason
 from navnode.registration.appearance import Image
+from navnode.registration.fit import Fit, Inspection
 from navnode.registration.joint import JointView, fit_jointly
-from navnode.registration.quality import (
-    INVERTED,
-    Doubt,
-    Inspection,
-    assess,
-    assess_sparse,
-    doubt,
-    inspect,
-    inspect_tracked,
-)
+from navnode.registration.quality import INVERTED, Doubt, assess, assess_sparse, doubt, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Found, Reach, convincing, find_pose, rank
-from navnode.registration.tracking import Fit, ImageRegistration
+from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
+from navnode.xray.counts import blank_reason
 
 _FULL_SCALE_COUNTS = 60_000.0
 _MISREAD_LIKENESS = 0.01

@@ -8,7 +8,6 @@ a coarse volume to a few thousand chosen pixels of a fine one. What the X-ray ch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,12 +15,10 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector import Projector
+from navnode.projector.grids import coarsened
 from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Image, Observed, fitted
+from navnode.registration.fit import Fit, Inspection
 from navnode.types import CArm, FloatArray, Matrix, Volume
-from navnode.volumes import coarsened
-
-if TYPE_CHECKING:
-    from navnode.registration.quality import Inspection
 
 _COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
 _COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
@@ -35,26 +32,13 @@ _STILL_TRACKING_MM = 0.1
 _LONGEST_STEP_MM = 40.0
 """What is further is not known to be linear."""
 
-_CONVERGED_MM = 0.15
-"""A last step larger than this has not arrived."""
 _FINISHES = 3
-
-_CONTRAST, _BEND = (0.6, 1.4), (-0.25, 0.03)
-"""What chains do to the slope of the grey-value map, and to its curvature over its slope. Beams harden: dense paths
-absorb less than in proportion to thin ones, never more."""
 
 _KEYFRAME_MM = 4.0
 """Pixels are chosen anew when the pose has moved by this much (rotations: ``POSE_SCALE``)."""
 
 _CLOSE_SIMILARITY = 0.95
 """Below this a fit from a close start is not believed and the pyramid is climbed."""
-
-MODEL_ERROR = 3.0
-"""Actual errors over the statistical sigma of independent pixels, as measured on X-rays of real and procedural
-CTs (docs/registration.md): neighbouring residuals are not independent, and the model is not exact."""
-
-NOISE_FLOOR = 0.01
-"""Line-integral units; no fit is believed to be better than this."""
 
 
 @dataclass(frozen=True)
@@ -72,55 +56,6 @@ class Level:
     def observed(self, image: Image) -> Observed:
         """All of an image at this level's size."""
         return image.observed(self.image_px, scatter=self.scatter)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Where a start led."""
-
-    volume_from_carm: Matrix
-    appearance: Appearance
-    iterations: int
-    step_mm: float
-    """Size of the last step."""
-    covariance: Matrix
-    """6x6 of ``volume_from_carm @ exp(xi, pivot)``, rad and mm."""
-
-    @classmethod
-    def of(cls, volume_from_carm: Matrix, appearance: Appearance, iterations: int, step_mm: float) -> Fit:
-        """With the covariance that the image alone gives."""
-        if not np.isfinite(appearance.noise):
-            return cls(volume_from_carm, appearance, iterations, step_mm, np.eye(6) * 1e6)
-        information = appearance.hessian + 1e-9 * (np.trace(appearance.hessian) + 1.0) * np.eye(6)
-        statistical = np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
-        covariance = (MODEL_ERROR * max(appearance.noise, NOISE_FLOOR)) ** 2 * statistical
-        return cls(volume_from_carm, appearance, iterations, step_mm, covariance)
-
-    @property
-    def converged(self) -> bool:
-        return self.step_mm <= _CONVERGED_MM
-
-    @property
-    def incredible(self) -> str:
-        """Why image and volume cannot be of the same matter, or ''."""
-        contrast, bend = self.appearance.contrast, self.appearance.bend
-        if not _CONTRAST[0] <= contrast <= _CONTRAST[1]:
-            return f"image and volume differ in contrast ({contrast:.2g} times)"
-        if not _BEND[0] <= bend <= _BEND[1]:
-            return f"image and volume differ in how much dense bone absorbs (bend {bend:.2g})"
-        return ""
-
-    @property
-    def residual(self) -> float:
-        return self.appearance.noise
-
-    @property
-    def similarity(self) -> float:
-        return self.appearance.similarity
-
-    @property
-    def inliers(self) -> float:
-        return self.appearance.inliers
 
 
 @dataclass(frozen=True)

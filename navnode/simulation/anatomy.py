@@ -9,8 +9,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from navnode.geometry import rotation_exp
+from navnode.projector.grids import centered_grid
 from navnode.types import Array, FloatArray, Matrix, Volume
-from navnode.volumes import centered_grid
 
 VERSION = 1
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.clock import NS_PER_S
-from navnode.devices import ANGLE_KEYS
 from navnode.igtl import Image, Message, Transform
-from navnode.simulation.phantom import exposed, helix, rendered
+from navnode.igtl.conventions import ANGLE_KEYS
+from navnode.simulation.beads import exposed, helix, rendered
 from navnode.simulation.scenario import (
     CARM_DEVICE,
     CARM_FROM_MARKER,
@@ -124,7 +124,7 @@ class Practice:
 
     def write_references(self, folder: Path) -> None:
         """What the operator has on paper: the phantom's beads, planned points and targets, the nominal C-arm."""
-        from navnode.viewfiles import carm_document
+        from navnode.geometry import carm_document
 
         beads = helix()
         phantom = {

@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from navnode import geometry as g
-from navnode.cache import own_cache_folder
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import SimulatorSection
-from navnode.devices import DOSE_KEY
 from navnode.errors import ConfigError
+from navnode.files.cache import own_cache_folder
+from navnode.files.volumes import read_volume
 from navnode.igtl import Image, Server, Transform
-from navnode.physics import METAL_PER_MM, Detector, cylinder_chords_mm
+from navnode.igtl.conventions import DOSE_KEY
 from navnode.projector import Projector
 from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen
 from navnode.simulation.sample_ct import resolve_ct
@@ -45,7 +45,7 @@ from navnode.simulation.scenario import (
     scenario_for,
 )
 from navnode.types import Array, Matrix
-from navnode.volumes import read_volume
+from navnode.xray.chain import METAL_PER_MM, Detector, cylinder_chords_mm
 
 POSE_RATE_HZ = 100.0
 _RENDER_PX = 256

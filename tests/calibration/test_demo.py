@@ -12,14 +12,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from navnode import calibrated, cli, config
+from navnode import cli, config
 from navnode import geometry as g
 from navnode.clock import now_ns
+from navnode.commands.supervised import run_supervised
 from navnode.config import SimulatorSection
-from navnode.flex import flex_of
+from navnode.loop import calibrations
 from navnode.recording import Recorder
 from navnode.simulation import practice, room
 from navnode.simulation.scenario import CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, Scenario, carm_of_size
+from navnode.xray.flex import flex_of
 from tests.conftest import find_free_port
 
 SIZE_PX = 512
@@ -104,7 +106,7 @@ def node(folder, with_files, port):
     (folder / "calibration").mkdir(exist_ok=True)
     for name in ("pivot", "spin", "carm", "flex", "handeye", "latency"):
         shutil.copy(folder / f"{name}.json", folder / "calibration")
-    loaded, replace = calibrated.applied(config.load(path), now_ns()), msgspec.structs.replace
+    loaded, replace = calibrations.applied(config.load(path), now_ns()), msgspec.structs.replace
     return replace(
         loaded,
         volume=replace(loaded.volume, ct="procedural"),
@@ -121,7 +123,7 @@ def test_navigation_errors_fall_when_everything_is_calibrated(folder, found, pro
 
     def errors(with_files):
         given = msgspec.structs.replace(settings, port=find_free_port())
-        report = cli.run_supervised(node(folder, with_files, given.port), given, 11.0, True, scenario)
+        report = run_supervised(node(folder, with_files, given.port), given, 11.0, True, scenario)
         return report["tre_mm"]["median"], report
 
     before, report = errors(False)

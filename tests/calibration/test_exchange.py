@@ -9,11 +9,11 @@ import pytest
 import SimpleITK as sitk
 
 from calibration import exchange
-from navnode import artifacts
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files import artifacts
+from navnode.geometry import carm_document
 from navnode.types import CArm
-from navnode.viewfiles import carm_document
 
 POSE = g.exp(np.array([0.3, -0.2, 1.0, 100, -50, 300.0]))
 CARM = CArm(1024, 768, (0.29, 0.3), 1013.0, (520.5, 380.25))

@@ -8,7 +8,7 @@ import time
 import numpy as np
 from typer.testing import CliRunner
 
-from calibration import live
+from calibration import collect
 from navnode import cli
 from navnode import geometry as g
 from navnode.errors import NavError
@@ -94,7 +94,7 @@ def test_points_of_a_patient_are_touched_in_their_order(tmp_path):
 
 
 def test_silence_is_told(monkeypatch):
-    monkeypatch.setattr(live, "_NOTHING_S", 1.0)
+    monkeypatch.setattr(collect, "_NOTHING_S", 1.0)
     code, _, error = call("pivot", "--live", f"127.0.0.1:{find_free_port()}", "--device", "StylusToTracker")
     assert code == 2 and "nothing comes of StylusToTracker" in error
     assert call("pivot", "--live", "here", "--device", "X")[0] == 2

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession, web
 
-from navnode import artifacts, config
+from navnode import config
 from navnode import geometry as g
 from navnode.clock import now_ns
 from navnode.config import SourceSection
 from navnode.display.server import Display
+from navnode.files import artifacts
 from tests.browser import CHROMIUM, Browser
 from tests.calibration.scenes import TIP, pivoting, touching
 from tests.calibration.test_live import streaming

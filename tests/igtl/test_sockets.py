@@ -43,7 +43,7 @@ from navnode.igtl import (
     encode,
 )
 from navnode.igtl import client as client_module
-from navnode.tls import Tls
+from navnode.security.tls import Tls
 from tests.conftest import find_free_port
 
 

@@ -16,8 +16,8 @@ from navnode.errors import RecordingError
 from navnode.recording import container
 from navnode.recording.container import Channel, File, Writer
 from navnode.recording.edit import recover
-from navnode.recording.reader import Recording
-from navnode.recording.writer import part_path
+from navnode.recording.recorder import part_path
+from navnode.recording.recording import Recording
 
 MESSAGES = st.lists(
     st.tuples(

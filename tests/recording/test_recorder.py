@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from navnode.app import _free
 from navnode.bench import recording as recording_bench
 from navnode.config import load, shipped
 from navnode.errors import RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
-from navnode.recording import Recorder, Recording, writer
-from navnode.recording import tape as tape_module
+from navnode.node.node import _free
+from navnode.recording import Recorder, Recording
+from navnode.recording import recorder as recorder_module
+from navnode.recording import tap as tape_module
 from navnode.recording.container import File
 from navnode.recording.edit import recover
-from navnode.recording.tape import Tape
+from navnode.recording.tap import Tap
 from navnode.types import Tick
 
 
@@ -54,10 +55,10 @@ def test_a_recording_never_replaces_another(tmp_path):
 
 
 def test_a_stalled_disk_costs_messages_and_says_so_but_no_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "_MAX_QUEUED", 50)
+    monkeypatch.setattr(recorder_module, "_MAX_QUEUED", 50)
     go = threading.Event()
-    write = writer.Recorder._write_part
-    monkeypatch.setattr(writer.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    write = recorder_module.Recorder._write_part
+    monkeypatch.setattr(recorder_module.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(200):
         recorder.take(message(k), k)
@@ -74,8 +75,8 @@ def test_a_stalled_disk_costs_messages_and_says_so_but_no_time(tmp_path, monkeyp
 
 def test_ending_waits_for_no_disk(tmp_path, monkeypatch):
     go = threading.Event()
-    write = writer.Recorder._write_part
-    monkeypatch.setattr(writer.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    write = recorder_module.Recorder._write_part
+    monkeypatch.setattr(recorder_module.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(10):
         recorder.take(message(k), k)
@@ -131,7 +132,7 @@ def test_damage_is_told_after_what_is_whole(tmp_path):
 def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
     config = load(shipped("demo.toml"))
     config = structs.replace(config, recording=structs.replace(config.recording, keep_last_s=5.0))
-    tape = Tape(config, None)
+    tape = Tap(config, None)
     raw = encode(message(1))
     for second in range(20):
         tape.arrived(message(second), (raw[:58], memoryview(raw)[58:]), second * 1_000_000_000)
@@ -148,12 +149,12 @@ def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
 
 
 def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "_MAX_QUEUED", 50)
-    monkeypatch.setattr(writer, "_MAX_QUEUED_BYTES", 50_000)
+    monkeypatch.setattr(recorder_module, "_MAX_QUEUED", 50)
+    monkeypatch.setattr(recorder_module, "_MAX_QUEUED_BYTES", 50_000)
     go = threading.Event()
-    write = writer.Recorder._write_part
-    monkeypatch.setattr(writer.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
-    kept = [writer.arrival(message(k), None, k, k) for k in range(200)]
+    write = recorder_module.Recorder._write_part
+    monkeypatch.setattr(recorder_module.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
+    kept = [recorder_module.arrival(message(k), None, k, k) for k in range(200)]
     recorder = Recorder(tmp_path / "a.mcap", {}, kept)
     for k in range(200, 240):
         recorder.take(message(k), k)
@@ -170,7 +171,7 @@ def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(tape_module, "_KEPT_BYTES", 100_000)
     config = load(shipped("demo.toml"))
-    tape = Tape(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None)
+    tape = Tap(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None)
     for k in range(1000):
         tape.arrived(message(k), (b"", memoryview(bytes(10_000))), k)
     assert tape._kept_bytes <= 100_000 and len(tape._kept) < 12
@@ -208,7 +209,7 @@ def test_places_in_large_files_are_found_by_their_index(tmp_path):
 
 def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     (tmp_path / "a.mcap").write_text("precious")
-    tape = Tape(load(shipped("demo.toml")), None)
+    tape = Tap(load(shipped("demo.toml")), None)
     tape.start(tmp_path / "a.mcap")
     while not tape.told:
         pass

@@ -13,12 +13,14 @@ import pytest
 from mcap.reader import make_reader
 from typer.testing import CliRunner
 
-from navnode import cli, evaluation
+from navnode import cli
+from navnode.bench import evaluation
 from navnode.config import Config
 from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.igtl import Image, Transform, encode
 from navnode.projector import native
-from navnode.recording import Recording, compare, edit, sequences, session
+from navnode.recording import Recording, compare, edit, sequences
+from navnode.recording import format as session_format
 from navnode.recording.container import Channel, File, Writer
 from navnode.types import Volume, VolumeReady
 from tests.conftest import find_free_port
@@ -75,11 +77,11 @@ def test_the_golden_session_comes_out_the_same_on_plainer_processors(monkeypatch
 
 def test_a_change_is_found_and_shown_with_its_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changed = msgspec.json.decode(Recording(GOLDEN).attachment(session.CONFIGURATION), type=Config)
+    changed = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
     changed = msgspec.structs.replace(
         changed, registration=msgspec.structs.replace(changed.registration, confirm_frames=7)
     )
-    monkeypatch.setattr("navnode.sessions._given", lambda path: changed)
+    monkeypatch.setattr("navnode.commands.replay.configuration_of", lambda path: changed)
     code, report, error = call("replay", GOLDEN, "--check", "--json")
     assert code == 1 and "differs from the reference; first at step" in error
     first = report["comparison"]["first"]
@@ -155,13 +157,13 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
     assert code == 1 and "holds no steps" in error
     code, _, error = call("replay", GOLDEN, "--lockstep", "--ct", tmp_path / "none.nii.gz")
     assert code == 2 and "give it with --ct" in error
-    config = msgspec.json.decode(Recording(GOLDEN).attachment(session.CONFIGURATION), type=Config)
+    config = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
     calibration = msgspec.structs.replace(config.calibration, carm="/anywhere/carm.json")
     with other.open("wb", buffering=0) as file:
         writer = Writer(file)
         writer.describe("navnode", {"format": "1"})
         changed = msgspec.structs.replace(config, calibration=calibration)
-        writer.attach(session.CONFIGURATION, msgspec.json.encode(changed), "application/json", 0)
+        writer.attach(session_format.CONFIGURATION, msgspec.json.encode(changed), "application/json", 0)
         writer.add(Channel("in/TRANSFORM/DrillToTracker", "openigtlink"), (pose,), 5, 5, 1)
         writer.finish()
     code, _, error = call("replay", other, "--lockstep")
@@ -173,7 +175,7 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
 
 
 def replayed_with_another_ct(path):
-    from navnode.recording.replay import Prepared, Replay, configuration, unpacked
+    from navnode.recording.regression import Prepared, Replay, configuration, unpacked
 
     recording = Recording(path)
     with unpacked() as folder:
@@ -242,12 +244,12 @@ def test_a_piece_and_what_is_merged_of_pieces(recorded, tmp_path):
 
 def test_who_it_was_is_taken_out(tmp_path):
     named, out = tmp_path / "n.mcap", tmp_path / "o.mcap"
-    config = msgspec.json.decode(Recording(GOLDEN).attachment(session.CONFIGURATION), type=Config)
+    config = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
     config = msgspec.structs.replace(config, volume=msgspec.structs.replace(config.volume, ct="/data/Doe^Jane.nii"))
     with named.open("wb", buffering=0) as file:
         writer = Writer(file)
         writer.describe("navnode", {"format": "1", "session": "s", "operator": "Doe"})
-        writer.attach(session.CONFIGURATION, msgspec.json.encode(config), "application/json", 0)
+        writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "application/json", 0)
         writer.attach("note.txt", b"Doe", "text/plain", 0)
         image = Image(
             device="XRay", timestamp_ns=9, voxels=np.ones((1, 4, 4), np.uint16), ras_from_index=np.eye(4), version=2,
@@ -438,12 +440,12 @@ def test_differences_are_told_by_topic_and_field():
 def test_volumes_that_live_was_given_come_back():
     volume = Volume(np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32), np.eye(4), "v")
     ready = VolumeReady(volume, None, 7, 4, "SART", 12.5, "", 99)
-    data = b"".join(bytes(part) for part in session.volume_parts(ready))
-    back = session.volume_of(memoryview(data))
+    data = b"".join(bytes(part) for part in session_format.volume_parts(ready))
+    back = session_format.volume_of(memoryview(data))
     assert np.array_equal(back.volume.voxels, volume.voxels) and (back.request, back.now_ns) == (7, 99)
     for torn in (data[:-1], data[:20], b"", data + b"x"):
         with pytest.raises(RecordingError):
-            session.volume_of(memoryview(torn))
+            session_format.volume_of(memoryview(torn))
 
 
 # --- what an outside tester found ------------------------------------------------------------------------------------

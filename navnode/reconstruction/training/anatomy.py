@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
 from navnode.geometry import rotation_exp
+from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.types import FloatArray, Matrix, Volume
-from navnode.volumes import AIR_HU, centered_grid
 
 SIZE, SPACING_MM = 144, 1.75
 _METAL_HU = 3000.0

@@ -13,13 +13,14 @@ from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.physics import Detector
+from navnode.files.volumes import read_volume
 from navnode.projector import Projector
+from navnode.projector.grids import AIR_HU, centered_grid, coarsened
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
 from navnode.reconstruction.training.anatomy import procedural, with_metal
 from navnode.types import CArm, FloatArray, Matrix, View, Volume
-from navnode.volumes import AIR_HU, centered_grid, coarsened, read_volume
+from navnode.xray.chain import Detector
 
 VIEWS = 12
 """X-rays of one body; every example takes some of them."""

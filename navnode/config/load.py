@@ -1,0 +1,151 @@
+"""Configurations from TOML files; an unknown or wrong key is named."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+import numpy as np
+
+import navnode
+from navnode.config.sections import Config, Section, WorkerConfig
+from navnode.errors import ConfigError
+from navnode.security.tls import Tls
+
+_T = TypeVar("_T")
+_AnySection = TypeVar("_AnySection", bound=Section)
+
+
+def load(path: str | Path) -> Config:
+    """Read a node's configuration.
+
+    Raises:
+        ConfigError: names the file, the key and, for an unknown one, the nearest right one.
+    """
+    path = find(path)
+    loaded = parse(_read(path), str(path))
+    folder = path.parent.resolve()  # a relative path in the file means: beside the file
+
+    def beside(tls: Tls | None) -> Tls | None:
+        if tls is None:
+            return None
+        return Tls(*(str(folder / name) for name in (tls.certificate, tls.key, tls.authorities)))
+
+    replace = msgspec.structs.replace
+    remote = loaded.reconstruction.remote
+    if remote is not None:
+        remote = replace(remote, key=str(folder / remote.key), worker_key=str(folder / remote.worker_key))
+    ct = loaded.volume.ct
+    if ct not in ("", "sample", "procedural"):
+        ct = str(folder / ct)
+
+    def there(section: _AnySection, *names: str) -> _AnySection:
+        given = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
+        return replace(section, **given)
+
+    return replace(
+        loaded,
+        calibration=there(
+            loaded.calibration, "carm", "flex", "handeye", "latency", "flatfield", "patient", "points", "folder"
+        ),
+        tools=tuple(there(tool, "pivot", "spin") for tool in loaded.tools),
+        volume=replace(loaded.volume, ct=ct),
+        sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
+        console=replace(loaded.console, tls=beside(loaded.console.tls)),
+        reconstruction=replace(loaded.reconstruction, remote=remote),
+    )
+
+
+def load_worker(path: str | Path) -> WorkerConfig:
+    """Read the configuration of a worker on another machine.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    path = find(path)
+    data = _read(path)
+    _check_finite(data, str(path), "")
+    loaded, folder = convert(data, WorkerConfig, str(path)), path.parent.resolve()
+    return msgspec.structs.replace(loaded, key=str(folder / loaded.key), node_key=str(folder / loaded.node_key))
+
+
+def find(path: str | Path) -> Path:
+    """A configuration by its path; a bare name (``demo.toml``) may also be one that comes with navnode."""
+    given = Path(path)
+    if given.is_file():
+        return given
+    if given.parent == Path():
+        with contextlib.suppress(ConfigError):
+            return shipped(given.name)
+    raise ConfigError(f"{path}: there is no such configuration file")
+
+
+def shipped(name: str) -> Path:
+    """One of the configurations that come with navnode."""
+    package = Path(navnode.__file__).parent
+    for folder in (package / "launch", package.parent / "launch"):  # installed; in a checkout
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"{name}: navnode comes with no such configuration")
+
+
+def parse(data: dict[str, Any], name: str) -> Config:
+    """A configuration from decoded TOML."""
+    _check_finite(data, name, "")
+    return convert(data, Config, name)
+
+
+def convert(data: Any, kind: type[_T], name: str) -> _T:
+    """Checked conversion of decoded TOML or JSON to one of the sections."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {_explain(str(error), kind)}") from None
+
+
+def _check_finite(data: Any, name: str, where: str) -> None:
+    """TOML can say nan and inf; no key here can use them."""
+    if isinstance(data, float) and not np.isfinite(data):
+        raise ConfigError(f"{name}: {where}: must be a finite number")
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        part = f"[{key}]" if isinstance(data, list) else f".{key}"
+        _check_finite(value, name, (where + part).lstrip("."))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+
+
+def _explain(text: str, kind: Any) -> str:
+    """msgspec's message with the key spelled as in the file, and the nearest right key."""
+    place = re.search(r" - at `\$\.?(.*?)`$", text)
+    where = place[1] if place else ""
+    problem = text[: place.start()] if place else text
+    unknown = re.match(r"Object contains unknown field `(.*)`", problem)
+    if unknown:
+        key = f"{where}.{unknown[1]}" if where else unknown[1]
+        near = difflib.get_close_matches(unknown[1], _keys_at(kind, where), 1, 0.5)
+        return f"unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    missing = re.match(r"Object missing required field `(.*)`", problem)
+    if missing:
+        return f"key {(where + '.' if where else '') + missing[1]!r} is missing"
+    return f"{where}: {problem}" if where else problem
+
+
+def _keys_at(kind: Any, where: str) -> list[str]:
+    for part in re.sub(r"\[.*?\]", "", where).split("."):
+        if part:
+            field = next(f for f in msgspec.structs.fields(kind) if f.name == part)
+            kind = next((a for a in get_args(field.type) if isinstance(a, type)), field.type)
+    return [field.name for field in msgspec.structs.fields(kind)]

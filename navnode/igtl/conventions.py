@@ -1,0 +1,51 @@
+"""What metadata and status of a message mean here, whoever sends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from navnode.igtl.messages import Message
+
+DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
+"""Metadata of an X-ray: its dose-area product in dGy cm2, by DICOM's name and unit (PS3.6, 0018,115E)."""
+_HIGHEST_GY_CM2 = 100.0
+"""No single image gives more."""
+
+REPLAY_KEY = "Replay"
+"""In the metadata of whatever comes from a recording, and of what is made of it: it is not happening now."""
+ANGLE_KEYS = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
+"""Metadata of an X-ray: the C-arm's orbital and angular position in degrees, by DICOM's names (PS3.6, 0018,1510 and
+1511), as its scales say when it is calibrated, too."""
+STATUS_KEY = "TransformStatus"
+"""Metadata of a transform: OK, MISSING or INVALID."""
+
+
+def dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
+    """What the metadata state, None if they state nothing that can be meant."""
+    try:
+        gy_cm2 = float(metadata.get(DOSE_KEY, "")) / 10
+    except ValueError:
+        return None
+    return gy_cm2 if 0 <= gy_cm2 <= _HIGHEST_GY_CM2 else None
+
+
+def angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+    """Orbital and angulation that the metadata state, None if they state none."""
+    try:
+        orbital, angulation = (float(metadata[key]) for key in ANGLE_KEYS)
+    except (KeyError, ValueError):
+        return None
+    found = float(np.deg2rad(orbital)), float(np.deg2rad(angulation))
+    return found if np.isfinite(found).all() else None
+
+
+def is_seen(message: Message) -> bool:
+    """Whether a tracker says that it sees the marker of a transform; one that says nothing does."""
+    return message.metadata.get(STATUS_KEY, "") in ("", "OK")
+
+
+def is_shown(message: Message) -> bool:
+    """False for a transform that only a client reading its status may get."""
+    return message.metadata.get(STATUS_KEY, "OK") == "OK"

@@ -1,0 +1,79 @@
+"""OpenIGTLink messages of a source as what the loop takes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.config import Config
+from navnode.igtl import Image, Message, Transform
+from navnode.igtl.conventions import angles_rad, dose_gy_cm2, is_seen
+from navnode.types import Frame, Input, Rejected, TrackedPose
+from navnode.xray.correction import Detector
+
+_FARTHEST_MM = 100_000.0
+"""No marker is farther from its tracker."""
+
+
+class Ingest:
+    """OpenIGTLink messages of a source -> what the pipeline takes.
+
+    Args:
+        detector: makes images into those of the configuration's C-arm; None: they are.
+    """
+
+    def __init__(self, config: Config, detector: Detector | None = None) -> None:
+        self._detector = None if detector is None or detector.ideal else detector
+        self._shape = config.carm.height_px, config.carm.width_px
+        self._xray = config.devices.xray
+        self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
+        self._sequence = 0
+
+    def computes(self, message: Message) -> bool:
+        """Whether taking a message in costs milliseconds: a raw image that is to be corrected."""
+        return self._detector is not None and isinstance(message, Image) and message.device == self._xray
+
+    def __call__(self, message: Message, received_ns: int) -> Input | None:
+        """None for devices that nobody here listens to."""
+        if isinstance(message, Transform) and message.device in self._poses:
+            return self._pose(message, received_ns)
+        if isinstance(message, Image) and message.device == self._xray:
+            return self._frame(message, received_ns)
+        return None
+
+    def _pose(self, message: Transform, received_ns: int) -> Input:
+        stamp = message.timestamp_ns or received_ns
+        if not is_seen(message):
+            return TrackedPose(message.device, None, stamp, received_ns)
+        if not g.is_rigid(message.matrix):
+            what = "holds numbers that are none" if not np.isfinite(message.matrix).all() else "is no rigid transform"
+            return Rejected(message.device, f"the pose {what}", received_ns)
+        if np.abs(message.matrix[:3, 3]).max() > _FARTHEST_MM:
+            return Rejected(message.device, "the pose lies outside the room", received_ns)
+        return TrackedPose(message.device, g.orthonormal(message.matrix), stamp, received_ns)
+
+    def _frame(self, message: Image, received_ns: int) -> Input:
+        voxels = message.voxels
+        if voxels.ndim != 3 or voxels.shape[0] != 1:
+            return Rejected(
+                message.device,
+                f"an X-ray is one plane of one value per pixel, not {voxels.shape}",
+                received_ns,
+            )
+        if voxels.dtype not in (np.uint16, np.uint8, np.int16):
+            return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
+        counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
+        if self._detector is not None and counts.shape == self._shape:  # the pipeline tells of another size
+            angles = angles_rad(message.metadata)
+            flex = self._detector.flex
+            if flex is not None and angles is None:
+                return Rejected(message.device, "the X-ray states no angles, which the C-arm's flex needs", received_ns)
+            if flex is not None and angles is not None and not flex.covers(*angles):
+                return Rejected(
+                    message.device, "the X-ray's angles are outside what flex was calibrated at", received_ns
+                )
+            counts = self._detector.corrected(counts, angles)
+        self._sequence += 1
+        stamped = message.timestamp_ns > 0
+        dose = dose_gy_cm2(message.metadata)
+        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence, stamped, dose)

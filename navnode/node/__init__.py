@@ -1,0 +1,1 @@
+"""The processes, and the sockets around the loop."""

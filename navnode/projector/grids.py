@@ -1,0 +1,94 @@
+"""Volumes on other grids: resampled, coarsened, centred."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from navnode.geometry import RAS_FROM_LPS
+from navnode.types import Matrix, Volume
+
+AIR_HU = -1000.0
+
+
+def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | None = None) -> Volume:
+    """The volume on an RAS-aligned cubic grid around the same centre, smoothed first where it gets coarser.
+
+    ``size`` is (i, j, k); by default it covers the volume.
+    """
+    if size is None:
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1)
+        ras = volume.volume_from_index[:3, :3] @ corners
+        counts = np.ceil(np.ptp(ras, axis=1) / spacing_mm - 1e-6).astype(int) + 1
+        size = (int(counts[0]), int(counts[1]), int(counts[2]))
+    return onto(volume, centered_grid(size, spacing_mm, volume.center_mm), size)
+
+
+def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) -> Volume:
+    """The volume on another grid of cubic voxels, smoothed first where it gets coarser; air where it does not reach.
+
+    Args:
+        size: (i, j, k)
+    """
+    import SimpleITK as sitk  # here: registration, which only coarsens, loads without it
+
+    image = _to_sitk(volume)
+    spacing_mm = float(np.linalg.norm(volume_from_index[:3, 0]))
+    own_spacing = np.array(image.GetSpacing())
+    sigma_mm = 0.5 * np.sqrt(np.maximum(spacing_mm**2 - own_spacing**2, 0.0))
+    if sigma_mm.any():
+        image = sitk.SmoothingRecursiveGaussian(image, np.maximum(sigma_mm, 1e-3 * own_spacing).tolist())
+    # In LPS the RAS grid runs backwards along its first two axes, which ITK expresses as a direction.
+    lps_from_index = RAS_FROM_LPS @ volume_from_index
+    resampled = sitk.Resample(
+        image,
+        size,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        lps_from_index[:3, 3].tolist(),
+        [spacing_mm] * 3,
+        (lps_from_index[:3, :3] / spacing_mm).ravel().tolist(),
+        AIR_HU,
+        sitk.sitkFloat32,
+    )
+    return Volume(sitk.GetArrayFromImage(resampled), volume_from_index, volume.name)
+
+
+def coarsened(volume: Volume, spacing_mm: float) -> Volume:
+    """Means over whole voxels along the volume's own axes, so that no voxel gets larger than about ``spacing_mm``.
+
+    Nothing is interpolated, and what is there is neither moved nor, below air, counted: line integrals stay what they
+    were, up to the detail that is lost.
+    """
+    factors = [max(1, int(spacing_mm / own + 0.25)) for own in volume.spacing_mm[::-1]]
+    if max(factors) == 1:
+        return volume
+    clipped = np.maximum(volume.voxels, np.float32(AIR_HU))
+    missing = [(0, -n % factor) for n, factor in zip(clipped.shape, factors, strict=True)]
+    if any(after for _, after in missing):
+        clipped = np.pad(clipped, missing, constant_values=AIR_HU)
+    k, j, i = (n // factor for n, factor in zip(clipped.shape, factors, strict=True))
+    blocks = clipped.reshape(k, factors[0], j, factors[1], i, factors[2])
+    grown = np.diag([*factors[::-1], 1.0]).astype(np.float64)
+    grown[:3, 3] = (np.array(factors[::-1]) - 1) / 2  # voxel 0 is where the middle of its block was
+    return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), volume.volume_from_index @ grown, volume.name)
+
+
+def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matrix) -> Matrix:
+    """volume_from_index of an RAS-aligned cubic grid whose middle is at ``center_mm``."""
+    volume_from_index = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    volume_from_index[:3, 3] = np.asarray(center_mm) - spacing_mm * (np.array(size) - 1) / 2
+    return volume_from_index
+
+
+def _to_sitk(volume: Volume) -> Any:
+    import SimpleITK as sitk
+
+    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
+    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(volume.voxels)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps_from_index[:3, 3].tolist())
+    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
+    return image
