@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from navnode.reconstruction import reader
 from navnode.reconstruction.features import CHANNELS, GRID
 
 FEATURES = 16
@@ -188,3 +189,49 @@ class VolumeNet(nn.Module):
         attenuation = out[:, :1] + fine
         bone = out[:, 1:2] + self.bony * attenuation.detach()
         return torch.cat([attenuation, bone, out[:, 2:]], 1)
+
+
+_READER_LEVELS = (32, 48, 80, 128, 160)
+
+
+class ReaderNet(nn.Module):
+    """X-rays as :func:`reader.reading_channels` makes them, (N, 4, H, W) -> (N, 5, H, W), ``reader.OUTPUTS``.
+
+    A U-Net whose finest level works on blocks of 2 x 2 pixels; its sides must be multiples of 32.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = _READER_LEVELS
+        self.stem = nn.Conv2d(4 * reader.CHANNELS, widths[0], 3, padding=1)
+        self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], 2)])
+        self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for low, high in pairwise(widths):
+            self.down.append(nn.Conv2d(low, high, 2, stride=2))
+            self.encoders.append(nn.Sequential(Residual(high, 2), Residual(high, 2)))
+            self.up.insert(0, nn.Conv2d(high, low, 1))
+            self.merge.insert(0, nn.Conv2d(2 * low, low, 1))
+            self.decoders.insert(0, Residual(low, 2))
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(widths[0], 48, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(48, 4 * reader.OUTPUTS, 3, padding=1),
+        )
+        # It begins with little of everything, and with wide intervals.
+        nn.init.zeros_(self.head[-1].weight)
+        with torch.no_grad():
+            self.head[-1].bias.copy_(torch.tensor([0.2, -1.0, -1.0, 0.0, -3.0]).repeat_interleave(4))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.stem(functional.pixel_unshuffle(pictures, 2))
+        kept = []
+        for index, encoder in enumerate(self.encoders):
+            x = encoder(x)
+            if index < len(self.down):
+                kept.append(x)
+                x = self.down[index](functional.relu(x))
+        for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
+            x = functional.interpolate(up(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = decoder(merge(torch.cat([x, kept.pop()], 1)))
+        return functional.pixel_shuffle(self.head(x), 2)

@@ -218,7 +218,7 @@ def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, thre
     wobble_deg = 1.0 if rng.random() < 0.6 else 12.0
     roll_deg = rng.choice([0.0, 90.0, 180.0, -90.0]) + rng.normal(0, 3)
     projector = Projector(body, threads=threads)
-    exposure = _Exposure.drawn(rng)
+    exposure = Exposure.drawn(rng)
     views = []
     for angle_deg in orbital_deg:
         volume_from_carm = g.pose_at(
@@ -234,7 +234,7 @@ def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, thre
 
 
 @dataclass(frozen=True)
-class _Exposure:
+class Exposure:
     """What the X-ray chain does, drawn once for the views of a body."""
 
     detector: Detector
@@ -243,7 +243,7 @@ class _Exposure:
     """Of its logarithm, the same for all views."""
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> _Exposure:
+    def drawn(cls, rng: np.random.Generator) -> Exposure:
         detector = Detector(
             i0=float(np.exp(rng.uniform(*np.log(_PHOTONS)))) * 4,  # of a pixel that is four of the detector's
             scatter_fraction=float(rng.choice([0.0, rng.uniform(0, 0.12)])),

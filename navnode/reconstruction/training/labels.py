@@ -1,0 +1,201 @@
+"""What a CT is labelled with to train on: solid bone (marrow included), lungs, and the body.
+
+Made once from the grey values; nothing here knows anatomy beyond what is said at each step. Labels are kept as signed
+distances, which interpolate between slices of 3 mm without stairs (shape-based interpolation: Raya and Udupa, IEEE
+Trans. Med. Imaging 9, 1990).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from navnode.types import FloatArray, Volume
+
+Mask = npt.NDArray[np.bool_]
+
+BONE_HU = 220.0
+_SMOOTHED_MM = 0.7
+_CLOSED_MM = 2.0
+_LEAST_BONE_CM3 = 3.0
+_CORTICAL_HU = 400.0
+"""The densest 2 % of a bone reach this; contrast medium in vessels and organs mostly does not."""
+_CANAL_HU, _CANAL_CM2 = (5.0, 60.0), 9.0
+"""Mean of what a spinal canal holds, and its largest cross-section: it is closed all round by bone, but is none."""
+_LARGEST_MARROW_CM2 = 40.0
+"""Of one slice; what a ring of bone encloses beyond that is a cranium or a pelvis."""
+_LEAST_MARROW_CM2 = 4.0
+"""Of a sagittal or coronal slice; a joint's gap is smaller."""
+_BORDER_GAP_MM = 70.0
+_THIN_CORTEX_HU, _THIN_CORTEX_GAP_MM, _GROWN_PX = 140.0, 3.0, 3
+"""Muscle and vessels without contrast stay below."""
+
+_BODY_HU = -350.0
+_LUNG_HU = (-970.0, -550.0)
+"""Mean of a lung; airways and bowel gas are darker."""
+_AIR_HU = -400.0
+_LEAST_LUNG_CM3 = 60.0
+
+REACH_MM = 12.7
+"""Signed distances are cut off here."""
+_STEPS_PER_MM = 10.0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Signed distances, 0.1 mm, negative inside, on the CT's own grid, (k, j, i)."""
+
+    bone: npt.NDArray[np.int8]
+    lungs: npt.NDArray[np.int8]
+    body: npt.NDArray[np.int8]
+
+
+def labels(ct: Volume, *, limb: bool) -> Labels:
+    """All labels of a CT.
+
+    Args:
+        ct: HU, axial slices (k from feet to head or back).
+        limb: no canal, cranium or lungs are to be expected.
+    """
+    body = body_mask(ct)
+    bone = solid_bone(ct, limb=limb) & body
+    lungs = np.zeros_like(bone) if limb else lung_mask(ct, body) & ~bone
+    return Labels(*(signed_distance(mask, ct) for mask in (bone, lungs, body)))
+
+
+def solid_bone(ct: Volume, *, limb: bool) -> Mask:
+    """Bone as a solid: dense voxels, closed, holes of every slice filled, scraps and contrast medium dropped."""
+    spacing_mm = ct.spacing_mm
+    in_plane = [0.0, *(_SMOOTHED_MM / mm if mm < 2.5 * _SMOOTHED_MM else 0.0 for mm in spacing_mm[1::-1])]
+    smooth = ndimage.gaussian_filter(ct.voxels, in_plane)
+    mask = smooth > BONE_HU
+    for slice_mask, hu, grey in zip(mask, ct.voxels, smooth, strict=True):
+        slice_mask |= _closed(slice_mask, (_CLOSED_MM / spacing_mm[1], _CLOSED_MM / spacing_mm[0]))
+        slice_mask |= _marrow(slice_mask, hu, spacing_mm, limb)
+        if limb:
+            # The ends of long bones and flat bones have a cortex that 220 HU leave open here and there.
+            shell = _closed(
+                grey > _THIN_CORTEX_HU, (_THIN_CORTEX_GAP_MM / spacing_mm[1], _THIN_CORTEX_GAP_MM / spacing_mm[0])
+            )
+            marrow = _marrow(shell, hu, spacing_mm, limb)
+            # Closing thickened the cortex inwards: grown back, but not out through the gaps.
+            slice_mask |= marrow | (ndimage.binary_dilation(marrow, iterations=_GROWN_PX) & shell)
+    if limb:
+        for axis in (1, 2):  # sagittal and coronal slices: ends of bones, whose gaps are long in an axial one
+            _fill_along(mask, smooth, ct, axis)
+    return _without_scraps(mask, ct)
+
+
+def _fill_along(mask: Mask, smooth: FloatArray, ct: Volume, axis: int) -> None:
+    """Fill, in place, what the thin cortex encloses in slices across an axis of the array other than the first."""
+    across_mm, down_mm = ct.spacing_mm[2 - axis], ct.spacing_mm[2]
+    least_px = _LEAST_MARROW_CM2 * 100 / (across_mm * down_mm)
+    most_px = _LARGEST_MARROW_CM2 * 100 / (across_mm * down_mm)
+    for n in range(mask.shape[3 - axis]):
+        at = (slice(None), slice(None), n) if axis == 1 else (slice(None), n)
+        shell = _closed(smooth[at] > _THIN_CORTEX_HU, (0.0, _THIN_CORTEX_GAP_MM / across_mm)) | mask[at]
+        holes, count = ndimage.label(ndimage.binary_fill_holes(shell) & ~shell)
+        if count:
+            sizes = np.bincount(holes.ravel())
+            sizes[0] = 0
+            mask[at] |= ((sizes > least_px) & (sizes < most_px))[holes] & (ct.voxels[at] > -250)
+
+
+def _closed(mask: Mask, radii_px: tuple[float, float]) -> Mask:
+    """Morphological closing of a slice with an ellipse, radii (down, across)."""
+    down, across = (round(radius) for radius in radii_px)
+    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * across + 1, 2 * down + 1))
+    framed = np.pad(mask.astype(np.uint8), ((down, down), (across, across)))
+    height, width = mask.shape
+    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, ellipse)[down:, across:][:height, :width]
+    return np.asarray(closed > 0)
+
+
+def _marrow(cortex: Mask, hu: FloatArray, spacing_mm: tuple[float, float, float], limb: bool) -> Mask:
+    """What the cortex of a slice encloses, as far as it can be marrow."""
+    framed = np.pad(cortex, 1)
+    gap_px = round(_BORDER_GAP_MM / spacing_mm[0])
+    for line, inside, grey in (
+        (framed[0], cortex[0], hu[0]), (framed[-1], cortex[-1], hu[-1]),
+        (framed[:, 0], cortex[:, 0], hu[:, 0]), (framed[:, -1], cortex[:, -1], hu[:, -1]),
+    ):  # fmt: skip
+        # A bone that the CT cuts off is open at the border: its marrow lies between two runs of cortex.
+        edges = np.flatnonzero(inside)
+        for first, last in pairwise(edges):
+            if 1 < last - first <= gap_px and grey[first:last].min() > -200:
+                line[first + 1 : last + 2] = True
+    holes, count = ndimage.label(ndimage.binary_fill_holes(framed)[1:-1, 1:-1] & ~cortex)
+    if not count:
+        return np.zeros_like(cortex)
+    index = np.arange(1, count + 1)
+    area_cm2 = ndimage.sum_labels(np.ones_like(hu), holes, index) * spacing_mm[0] * spacing_mm[1] / 100
+    mean_hu = ndimage.mean(hu, holes, index)
+    keep = (area_cm2 < _LARGEST_MARROW_CM2) & (mean_hu > -250)
+    if not limb:
+        keep &= ~((mean_hu > _CANAL_HU[0]) & (mean_hu < _CANAL_HU[1]) & (area_cm2 > 0.3) & (area_cm2 < _CANAL_CM2))
+        keep &= area_cm2 < _CANAL_CM2 * 2
+    return np.asarray(np.concatenate([[False], keep])[holes], bool)
+
+
+def _without_scraps(mask: Mask, ct: Volume) -> Mask:
+    parts, count = ndimage.label(mask)
+    if not count:
+        return mask
+    index = np.arange(1, count + 1)
+    cm3 = ndimage.sum_labels(mask, parts, index) * float(np.prod(ct.spacing_mm)) / 1000
+    dense = ndimage.sum_labels(ct.voxels > _CORTICAL_HU, parts, index) / np.maximum(
+        ndimage.sum_labels(mask, parts, index), 1
+    )
+    keep = (cm3 >= _LEAST_BONE_CM3) & (dense > 0.02)
+    return np.asarray(np.concatenate([[False], keep])[parts], bool)
+
+
+def body_mask(ct: Volume) -> Mask:
+    """The patient: everything denser than skin's edge, and what it encloses in a slice."""
+    mask = ct.voxels > _BODY_HU
+    parts, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(parts.ravel())[1:]
+        mask = np.concatenate([[False], sizes > 0.02 * sizes.max()])[parts]
+    return np.stack([ndimage.binary_fill_holes(part) for part in mask])
+
+
+def lung_mask(ct: Volume, body: Mask) -> Mask:
+    """Lungs with the vessels in them: air inside the body, in pieces as large and as light as lungs are."""
+    air = (ct.voxels < _AIR_HU) & ndimage.binary_erosion(body, iterations=1, border_value=1)
+    parts, count = ndimage.label(ndimage.binary_opening(air))
+    if not count:
+        return np.zeros_like(air)
+    index = np.arange(1, count + 1)
+    cm3 = ndimage.sum_labels(air, parts, index) * float(np.prod(ct.spacing_mm)) / 1000
+    mean_hu = ndimage.mean(ct.voxels, parts, index)
+    keep = (cm3 > _LEAST_LUNG_CM3) & (mean_hu > _LUNG_HU[0]) & (mean_hu < _LUNG_HU[1])
+    kept = np.concatenate([[False], keep])[parts]
+    radius_px = max(1, round(5 / ct.spacing_mm[0]))
+    closed = ndimage.binary_closing(np.pad(kept, radius_px), iterations=radius_px)
+    inner = closed[(slice(radius_px, -radius_px),) * 3]
+    return np.stack([ndimage.binary_fill_holes(part) for part in inner | kept])
+
+
+def signed_distance(mask: Mask, ct: Volume) -> npt.NDArray[np.int8]:
+    """Distance to the border of a mask, negative inside, 0.1 mm; the ends of the CT are no border."""
+    sampling = ct.spacing_mm[::-1]
+    if not mask.any():
+        return np.full(mask.shape, 127, np.int8)
+    # Half a voxel on either side of the border that lies between two voxels.
+    half = 0.5 * min(ct.spacing_mm[:2])
+    outside = ndimage.distance_transform_edt(~mask, sampling) - half
+    inside = ndimage.distance_transform_edt(mask, sampling) - half if not mask.all() else np.full(mask.shape, REACH_MM)
+    distance = np.where(mask, -inside, outside)
+    return np.clip(np.round(distance * _STEPS_PER_MM), -127, 127).astype(np.int8)
+
+
+def share_inside(distance: FloatArray, width_mm: float) -> FloatArray:
+    """Signed distance, 0.1 mm -> how much of a voxel of ``width_mm`` is inside, 0..1."""
+    share: FloatArray = np.clip(0.5 - distance / np.float32(_STEPS_PER_MM * width_mm), 0, 1)
+    return share

