@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import signal
 import sys
-from importlib.metadata import entry_points
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from navnode import __version__
-from navnode.commands.options import messages
+from navnode.commands.mounted import Commands
+from navnode.commands.options import ToTerminal
 from navnode.errors import CalibrationError, ConfigError, NavError
 from navnode.node.processes import ForPeople, Sparingly
 
-_OWN = {
-    "demo": "demo", "simulate": "simulate", "run": "run", "worker": "worker", "keys": "worker", "doctor": "doctor",
-    "project": "offline", "register": "offline", "reconstruct": "offline", "train": "train", "_process": "process",
-    "engine": "engine", "bench": "bench", "record": "record", "replay": "replay", "inspect": "inspect",
-    "recover": "edit", "cut": "edit", "merge": "edit", "export": "exchange", "import": "exchange",
-    "evaluate": "evaluate",
-}  # fmt: skip
-"""Command -> its module in :mod:`navnode.commands`."""
-_OTHERS = {found.name: found for found in entry_points(group="navnode.commands")}
-"""calibration's, which imports navnode and not the other way round."""
-
-
-class _Commands(TyperGroup):
-    """Loads a command's module, and what that imports, when the command is asked for."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name) for name in (*_OWN, *_OTHERS)}
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        mounted = typer.Typer(rich_markup_mode="rich")
-        if cmd_name in _OWN:
-            mounted.add_typer(importlib.import_module(f"navnode.commands.{_OWN[cmd_name]}").app)
-        elif cmd_name in _OTHERS:
-            mounted.add_typer(_OTHERS[cmd_name].load(), name=cmd_name)
-        else:
-            return None
-        return typer.main.get_group(mounted).get_command(ctx, cmd_name)
-
-
 app = typer.Typer(
     name="navnode",
-    cls=_Commands,
+    cls=Commands,
     help="Real-time intraoperative navigation node. [bold]Research use only, not a medical device.[/bold]",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -61,7 +29,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
-    handler = _ToTerminal()
+    handler = ToTerminal()
     handler.setFormatter(ForPeople())
     handler.addFilter(Sparingly())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -77,13 +45,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-class _ToTerminal(logging.Handler):
-    """Log lines above the live table, not into it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def _end(number: int, _: object) -> None:

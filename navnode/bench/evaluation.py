@@ -39,7 +39,6 @@ from navnode.simulation.score import WRONG_MM, summary
 from navnode.types import (
     Matrix,
     PatientPose,
-    RegisteredFrame,
     Status,
     ToolPose,
     Volume,
@@ -212,8 +211,6 @@ class _Scorer:
                         self._count(self._tip_errors, error, output.validity.status)
                 case VolumeUpdate() if self._volume is not None and output.role == "reconstruction":
                     self._psnr.append(_psnr_db(output.volume, self._volume))
-                case RegisteredFrame():
-                    pass
 
     def _count(self, errors: list[float], error: float, status: Status) -> None:
         errors.append(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,13 @@ Record = Annotated[
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")]
 
 messages = Console(stderr=True)
+
+
+class ToTerminal(logging.Handler):
+    """Log lines above the live table, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def existing(path: Path) -> Path:

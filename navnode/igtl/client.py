@@ -56,7 +56,7 @@ class Client:
         self.host, self.port = host, port
         self._on_message, self._on_state = on_message or self._keep, on_state
         self._silence_ns = silence_s * NS_PER_S
-        self._tls, self._version, self._tap = tls, version, tap
+        self._version, self._tap = version, tap
         self._context = tls.client_context() if tls else None
         self._connection: Connection | None = None
         self._heard_ns = 0

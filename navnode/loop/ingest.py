@@ -6,8 +6,8 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import Config
-from navnode.igtl import Image, Message, Transform
 from navnode.igtl.conventions import angles_rad, dose_gy_cm2, is_seen
+from navnode.igtl.messages import Image, Message, Transform
 from navnode.types import Frame, Input, Rejected, TrackedPose
 from navnode.xray.correction import Detector
 

@@ -1,9 +1,8 @@
-"""Topics: one table of what flows, how it queues and how old it may get."""
+"""Topics: one table of what flows and how old it may get."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 from navnode.errors import LocalError
 from navnode.types import (
@@ -25,24 +24,14 @@ from navnode.types import (
 )
 
 
-class Policy(Enum):
-    """What a queue does when its reader is slower than its writer."""
-
-    LATEST = "latest wins; the older one is dropped and counted"
-    RING = "kept by time for interpolation, the oldest overwritten"
-    BOUNDED = "nothing is dropped; overflow is a fault"
-
-
 @dataclass(frozen=True)
 class Topic:
     """One row of the table."""
 
     name: str
     kind: type
-    policy: Policy
     max_age_ms: float
     """Older than this it is stale: what depends on it turns INVALID."""
-    recorded: bool
 
 
 @dataclass(frozen=True)
@@ -55,21 +44,21 @@ class SurfaceRequest:
 TOPICS = {
     topic.name: topic
     for topic in (
-        Topic("xray", Frame, Policy.LATEST, 1_500, True),
-        Topic("pose", TrackedPose, Policy.RING, 150, True),
-        Topic("registration.request", RegistrationRequest, Policy.LATEST, 1_500, False),
-        Topic("registration.done", RegistrationDone, Policy.BOUNDED, 1_500, True),
-        Topic("reconstruction.request", ReconstructionRequest, Policy.BOUNDED, 60_000, True),
-        Topic("surface.request", SurfaceRequest, Policy.BOUNDED, 60_000, False),
-        Topic("reconstruction.done", VolumeReady, Policy.BOUNDED, 60_000, True),
-        Topic("command", OperatorCommand, Policy.BOUNDED, float("inf"), True),
-        Topic("worker", WorkerState, Policy.LATEST, 2_000, True),
-        Topic("frame", RegisteredFrame, Policy.LATEST, 1_500, True),
-        Topic("carm", CArmPose, Policy.LATEST, 1_500, True),
-        Topic("patient", PatientPose, Policy.LATEST, 1_500, True),
-        Topic("tool", ToolPose, Policy.LATEST, 150, True),
-        Topic("volume", VolumeUpdate, Policy.LATEST, float("inf"), True),
-        Topic("state", NodeState, Policy.LATEST, 1_000, True),
+        Topic("xray", Frame, 1_500),
+        Topic("pose", TrackedPose, 150),
+        Topic("registration.request", RegistrationRequest, 1_500),
+        Topic("registration.done", RegistrationDone, 1_500),
+        Topic("reconstruction.request", ReconstructionRequest, 60_000),
+        Topic("surface.request", SurfaceRequest, 60_000),
+        Topic("reconstruction.done", VolumeReady, 60_000),
+        Topic("command", OperatorCommand, float("inf")),
+        Topic("worker", WorkerState, 2_000),
+        Topic("frame", RegisteredFrame, 1_500),
+        Topic("carm", CArmPose, 1_500),
+        Topic("patient", PatientPose, 1_500),
+        Topic("tool", ToolPose, 150),
+        Topic("volume", VolumeUpdate, float("inf")),
+        Topic("state", NodeState, 1_000),
     )
 }
 """Every topic. ``frame`` ... ``state`` also leave the node over ZeroMQ for the display and the terminal."""

@@ -139,10 +139,6 @@ class Supervisor:
     def pid(self, name: str) -> int:
         return self._children[name].process.pid
 
-    def ready_text(self, name: str) -> str:
-        """What a process said of itself when it was ready."""
-        return self._children[name].ready or ""
-
     def stop(self) -> None:
         """End all processes and remove their folder."""
         with _deaf():  # being told twice must not leave things behind

@@ -97,7 +97,6 @@ class Projector:
         names = native.instruction_sets()
         self._isa = names.index(instruction_set) if instruction_set else 0
         self._precision = precision
-        self._mu_water_per_mm = mu_water_per_mm
         self._nanodrr: NanodrrRays | None = None
         self._sums: FloatArray | None = None
         if backend == "nanodrr":

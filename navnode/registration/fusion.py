@@ -74,13 +74,6 @@ class PatientFilter:
         """Take one frame's volume_from_patient into account."""
         self.combine(measured, covariance * _FRAMES_PER_LOOK)
 
-    def covariance_at(self, patient_from_carm: Matrix, pivot_mm: float) -> Matrix:
-        """6x6 of ``volume_from_carm`` in carm axes about the pivot on the principal ray."""
-        pivot_carm_mm = np.array([0.0, 0.0, pivot_mm])
-        through = g.perturbation_through(patient_from_carm, self.pivot_patient_mm, pivot_carm_mm)
-        covariance: Matrix = through @ self.covariance @ through.T
-        return covariance
-
     def combine(self, measured: Matrix, noise: Matrix) -> None:
         """Take an independent look at volume_from_patient into account."""
         gain = np.linalg.solve(self.covariance + noise, self.covariance).T

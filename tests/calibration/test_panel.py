@@ -15,7 +15,7 @@ from navnode.display.server import Display
 from navnode.files import artifacts
 from tests.browser import CHROMIUM, Browser
 from tests.calibration.scenes import TIP, pivoting, touching
-from tests.calibration.test_live import streaming
+from tests.calibration.test_collect import streaming
 from tests.conftest import find_free_port
 
 

@@ -6,7 +6,7 @@ import pytest
 from navnode import config
 from navnode.errors import ConfigError
 
-LAUNCH = Path(__file__).resolve().parents[1] / "launch"
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 MINIMAL = """
 [carm]
 width_px = 512

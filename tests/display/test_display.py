@@ -1,4 +1,4 @@
-"""What the page is told, and the web server's manners; the page itself is looked at in test_live."""
+"""What the page is told, and the web server's manners; the page itself is looked at in tests/node/test_live.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from navnode.types import (
     Volume,
     VolumeUpdate,
 )
-from tests.test_pipeline import configuration
+from tests.loop.test_pipeline import configuration
 
 NOW = 5_000_000_000
 VALID = Validity(Status.VALID)

@@ -1,0 +1,31 @@
+"""C-arms as X-ray images in DICOM state them; read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from calibration.exchange.contents import Exchanged
+from navnode.errors import ConfigError
+from navnode.types import CArm
+
+
+def read(path: Path) -> Exchanged:
+    """A C-arm as an X-ray image states it (PS3.3, C.8.7.5): distance, pixel spacing, size, angles."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("GDCMImageIO")
+    reader.ReadImageInformation()
+
+    def number(tag: str) -> list[float]:
+        given = reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
+        return [float(part) for part in given.split("\\")] if given else []
+
+    distance, spacing, size = number("0018|1110"), number("0018|1164"), reader.GetSize()
+    if not distance or len(spacing) != 2:
+        raise ConfigError(f"{path}: states no source-to-detector distance or no imager pixel spacing")
+    width, height = int(size[0]), int(size[1])
+    carm = CArm(width, height, (spacing[1], spacing[0]), distance[0], ((width - 1) / 2, (height - 1) / 2))
+    angles = [number(tag) for tag in ("0018|1510", "0018|1511")]
+    return Exchanged(carm=carm, angles_deg=(angles[0][0], angles[1][0]) if all(angles) else None)

@@ -1,0 +1,72 @@
+"""Cameras of OpenCV's FileStorage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from calibration.exchange.contents import Exchanged
+from navnode.errors import ConfigError
+from navnode.files import whole
+from navnode.files.artifacts import Artifact
+from navnode.types import CArm, Matrix
+
+
+def camera_matrix(carm: CArm) -> Matrix:
+    """The 3x3 matrix that OpenCV and ROS know a camera by."""
+    (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
+    distance = carm.source_to_detector_mm
+    return np.array([[distance / su, 0, cu], [0, distance / sv, cv], [0, 0, 1]])
+
+
+def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[float, float] | None) -> CArm:
+    """Of a camera matrix only the ratio of distance to pixel is known; without a spacing, pixels are 1 mm."""
+    su, sv = spacing_mm or (1.0, float(camera[0, 0] / camera[1, 1]))
+    return CArm(width, height, (su, sv), float(camera[0, 0]) * su, (float(camera[0, 2]), float(camera[1, 2])))
+
+
+def need_carm(ours: Exchanged, artifact: Artifact, path: Path) -> CArm:
+    """The C-arm of an artifact.
+
+    Raises:
+        ConfigError: it is of something else, or has a distortion.
+    """
+    if ours.carm is None:
+        raise ConfigError(f"{path}: this format holds cameras, not a {artifact.kind} calibration")
+    model = artifact.result.get("distortion", {}).get("model", "none")
+    if model != "none":
+        raise ConfigError(
+            f"{path}: this format has no words for the distortion ({model}); calibrate with --distortion none"
+        )
+    return ours.carm
+
+
+def read(path: Path) -> Exchanged:
+    if not path.read_text().startswith("%YAML:1.0"):  # OpenCV's own error is none that can be caught
+        raise ConfigError(f"{path}: no OpenCV FileStorage")
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+    if not storage.isOpened():
+        raise ConfigError(f"{path}: no OpenCV FileStorage")
+    try:
+        camera = storage.getNode("camera_matrix").mat()
+        width, height = (int(storage.getNode(f"image_{name}").real()) for name in ("width", "height"))
+        spacing = storage.getNode("pixel_spacing_mm").mat()
+    finally:
+        storage.release()
+    if camera is None or camera.shape != (3, 3) or width <= 0 or height <= 0:
+        raise ConfigError(f"{path}: needs camera_matrix, image_width and image_height")
+    given = None if spacing is None else (float(spacing.ravel()[0]), float(spacing.ravel()[1]))
+    return Exchanged(carm=carm_of_matrix(camera, width, height, given))
+
+
+def write(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+    carm = need_carm(ours, artifact, path)
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY)
+    storage.write("image_width", carm.width_px)
+    storage.write("image_height", carm.height_px)
+    storage.write("camera_matrix", camera_matrix(carm))
+    storage.write("distortion_coefficients", np.zeros((1, 5)))
+    storage.write("pixel_spacing_mm", np.array([carm.pixel_spacing_mm]))
+    whole.write_whole(path, storage.releaseAndGetString().encode())
