@@ -71,7 +71,7 @@ def render_all(
     """
     out.mkdir(parents=True, exist_ok=True)
     wanted = [
-        (patient, number, out / f"{patient.name}_{number:03d}{VALIDATES if patient.validates else TRAINS}")
+        (patient, number, path_of(out, patient, number))
         for number in range(rounds * max(_BODIES.values()))
         for patient in listed
         if number < rounds * _BODIES[patient.region] and not (patient.validates and number)
@@ -87,6 +87,17 @@ def render_all(
             whole.replace(path)
         report(made + 1, len(wanted))
     return len(wanted)
+
+
+def path_of(folder: Path, patient: Patient, number: int) -> Path:
+    """Where the X-rays of a patient's body are kept."""
+    ending = VALIDATES if patient.validates else TRAINS
+    return folder / f"{patient.region.value}-{patient.name}-{number:03d}{ending}"
+
+
+def region_of(path: Path) -> Region:
+    """The region that rendered X-rays show, by their file's name."""
+    return Region(path.name.split("-")[0])
 
 
 def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> Body:
@@ -125,9 +136,7 @@ def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> 
     )
 
 
-def _sampled(
-    channels: FloatArray, index_from_grid: Matrix, bend_mm: FloatArray | None, spacing_mm: Matrix
-) -> FloatArray:
+def _sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | None, spacing_mm: Matrix) -> FloatArray:
     """(C, k, j, i) on a CT's grid -> (C, n, n, n), trilinear, zero outside, bent by displacements at coarse knots."""
     axis = torch.arange(_SIZE, dtype=torch.float32)
     k, j, i = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -178,7 +187,7 @@ def radiographs(subject: Body, rng: np.random.Generator, *, validate: bool = Fal
             if projector is not None:
                 image[n] = projector.render(carm, pose)
         pixels_mm[n] = pixel_mm
-    return Radiographs(*images, pixels_mm)
+    return Radiographs(images[0], images[1], images[2], pixels_mm)
 
 
 def _angle_deg(rng: np.random.Generator) -> float:

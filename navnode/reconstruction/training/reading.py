@@ -28,7 +28,8 @@ from navnode.reconstruction.reader import (
     reading_channels,
 )  # fmt: skip
 from navnode.reconstruction.training.examples import Exposure
-from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES
+from navnode.reconstruction.training.patients import Region
+from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
 from navnode.types import CArm, FloatArray
 
 CHECKPOINT_FILE, LOSSES_FILE, SCORES_FILE = "reader.pt", "reader_losses.jsonl", "reader_scores.jsonl"
@@ -157,8 +158,8 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    network = ReaderNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = ReaderNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = ReaderNet().to(device, memory_format=torch.channels_last)
+    averaged = ReaderNet().to(device, memory_format=torch.channels_last)
     averaged.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step = 0
@@ -241,14 +242,18 @@ def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, d
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 
-@torch.no_grad()
-def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[str, Score]:
+def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[Region, Score]:
     """How well AP and lateral X-rays of the patients to validate on are read, by region."""
+    with torch.no_grad():
+        return _scored(network, folder, device)
+
+
+def _scored(network: ReaderNet, folder: Path, device: str) -> dict[Region, Score]:
     network.eval()
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found: dict[Region, list[tuple[float, float, float]]] = {}
     for number, path in enumerate(sorted(folder.glob(f"*{VALIDATES}"))):
         rng = np.random.default_rng(number)
-        group = "limbs" if path.name.startswith("sts_") else "heads" if path.name.startswith("pt_") else "trunks"
+        group = region_of(path)
         with np.load(path, allow_pickle=False) as file:
             parts = zip(file["line"], file["bone"], file["lungs"], file["pixel_mm"], strict=True)
             for line, bone, lungs, pixel_mm in parts:
