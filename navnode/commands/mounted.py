@@ -11,7 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 
 _OWN = {
     "demo": "demo", "simulate": "simulate", "run": "run", "worker": "worker", "keys": "worker", "doctor": "doctor",
-    "project": "offline", "register": "offline", "reconstruct": "offline", "train": "train", "_process": "process",
+    "project": "offline", "register": "offline", "reconstruct": "offline", "train": "train",
+    "train-reader": "train_reader", "_process": "process",
     "engine": "engine", "bench": "bench", "record": "record", "replay": "replay", "inspect": "inspect",
     "recover": "edit", "cut": "edit", "merge": "edit", "export": "exchange", "import": "exchange",
     "evaluate": "evaluate",

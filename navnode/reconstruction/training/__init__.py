@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,7 @@ def run(
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")
+    _check_extra()
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import curves
     from navnode.reconstruction.training.calibrate import calibrate
@@ -81,3 +80,55 @@ def run(
         ]
         told_steps["sigma_factor"] = calibrate(model, validating, unseen, threads=threads or None)
     return told_steps
+
+
+def run_reader(
+    ct: Path,
+    out: Path,
+    *,
+    hours: float,
+    rounds: int,
+    device: str,
+    threads: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Render what is missing below ``out``, then train the reader; what ``navnode train-reader`` does.
+
+    Args:
+        ct: a folder of CTs as :func:`patients.patients` reads it.
+        hours: of training, after rendering.
+        rounds: how many bodies to render of every patient; see :func:`radiographs.render_all`.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: the extra is missing, or there is nothing to train on, or no such device.
+    """
+    _check_extra()
+    import torch
+
+    from navnode.projector.native import default_threads
+    from navnode.reconstruction.training import reading
+    from navnode.reconstruction.training.patients import patients
+    from navnode.reconstruction.training.radiographs import render_all
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no NVIDIA GPU that PyTorch can use answers here")
+    xrays = out / "xrays"
+    files = render_all(patients(ct), xrays, rounds, lambda made, of: progress(0.5 * made / of))
+    began, seconds = time.monotonic(), 3600 * hours
+
+    def passed() -> float:
+        return (time.monotonic() - began) / seconds
+
+    steps = reading.train(
+        xrays, out, device=device, threads=threads or default_threads(), until=lambda: passed() >= 1,
+        report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
+    )  # fmt: skip
+    scores = reading.last_scores(out)
+    return {"checkpoint": str(out / reading.CHECKPOINT_FILE), "steps": steps, "bodies": files, "scores": scores}
+
+
+def _check_extra() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from navnode import native
 from navnode.errors import ConfigError
@@ -44,6 +44,8 @@ class Recipe:
 
     learning_rate: float = 1.0e-3
     batch: int = 8
+    warm_up: int = 200
+    """Steps until the learning rate is reached."""
     averaging: float = 0.999
     score_every: int = 500
     """Steps between readings of the validation patients."""
@@ -52,13 +54,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Score:
-    """How well some X-rays of patients not trained on are read."""
+    """How well some X-rays of patients not trained on are read; None where they show nothing of the kind."""
 
-    bone_error_mm: float
+    bone_error_mm: float | None
     """Mean absolute error of the thickness of bone, where there is bone."""
-    bone_dice: float
+    bone_dice: float | None
     """Of the outline, median over X-rays."""
-    lung_dice: float
+    lung_dice: float | None
 
 
 class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
@@ -69,7 +71,8 @@ class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
         self._folder, self._seed = folder, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        rng = np.random.default_rng((self._seed, time.time_ns()))
+        worker = get_worker_info()
+        rng = np.random.default_rng((self._seed, worker.id if worker else 0))
         made, files = 0, list[Path]()
         while True:
             if made % _LISTED_EVERY == 0:
@@ -180,11 +183,13 @@ def train(
         torch.save(whole, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)
 
-    batches = DataLoader(Examples(folder, recipe.seed + step), recipe.batch, num_workers=workers, prefetch_factor=4)
+    batches = DataLoader(
+        Examples(folder, recipe.seed + step), recipe.batch, num_workers=workers, prefetch_factor=4 if workers else None
+    )
     with (out / LOSSES_FILE).open("a", buffering=1) as losses, (out / SCORES_FILE).open("a", buffering=1) as scores:
         for channels, truth_mm, counts in batches:
             for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / 200)
+                group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up)
             pictures = channels.to(device, memory_format=torch.channels_last)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
                 said = network(pictures)
@@ -209,6 +214,13 @@ def train(
                 break
     save()
     return step
+
+
+def last_scores(out: Path) -> dict[str, Any]:
+    """The newest scores of a training, by region; empty before the first."""
+    path = out / SCORES_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {} if not lines else {name: value for name, value in json.loads(lines[-1]).items() if name != "step"}
 
 
 def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -269,10 +281,12 @@ def _scored(network: ReaderNet, folder: Path, device: str) -> dict[Region, Score
                     (float(error_mm.mean()), _dice(said[1] > 0, is_bone), _dice(said[4] > 0, lungs > OUTLINE_MM))
                 )
     network.train()
-    return {
-        group: Score(*(round(float(value), 4) for value in np.nanmedian(np.array(rows), axis=0)))
-        for group, rows in found.items()
-    }
+    return {group: Score(*(_median(values) for values in zip(*rows, strict=True))) for group, rows in found.items()}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    known = [value for value in values if np.isfinite(value)]
+    return round(float(np.median(known)), 4) if known else None
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

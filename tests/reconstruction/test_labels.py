@@ -1,0 +1,107 @@
+"""Solid bone, lungs and body, on drawn anatomy whose truth is known and on real CTs where they are at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode.reconstruction.training.labels import (
+    body_mask,
+    labels,
+    lung_mask,
+    share_inside,
+    signed_distance,
+    solid_bone,
+)
+from navnode.types import Volume
+from tests.conftest import SHARED
+
+
+def ct(hu: np.ndarray) -> Volume:
+    """Slices of 3 mm, pixels of 1 mm."""
+    return Volume(hu.astype(np.float32), np.diag([1.0, 1.0, 3.0, 1.0]))
+
+
+def radius(middle: tuple[float, float] = (60, 60)) -> np.ndarray:
+    v, u = np.mgrid[:120, :120]
+    return np.hypot(v - middle[0], u - middle[1])
+
+
+def limb(*, gap: bool = False, marrow_hu: float = -60) -> tuple[Volume, np.ndarray]:
+    """A shaft in a thigh, cortex of 4 mm; and what is solid bone."""
+    far = radius()
+    slice_hu = np.select([far < 11, far < 15, far < 50], [marrow_hu, 1200.0, 50.0], -1000.0)
+    if gap:
+        slice_hu[58:61, 70:76] = 160  # thinner than a voxel there: dense, but below the threshold
+    return ct(np.repeat(slice_hu[None], 20, 0)), np.repeat((far < 15)[None], 20, 0)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_marrow_belongs_to_solid_bone(gap: bool) -> None:
+    volume, truth = limb(gap=gap)
+    found = solid_bone(volume, limb=True)
+    assert found[truth].mean() > 0.995
+    # 220 HU lie half a millimetre outside of where a cortex of 1200 HU begins, once it is smoothed.
+    assert found.sum() < 1.15 * truth.sum()
+
+
+def test_a_bone_that_the_ct_cuts_off_is_filled_up_to_the_border() -> None:
+    volume, truth = limb()
+    cut = ct(volume.voxels[:, :, 60:])
+    found = solid_bone(cut, limb=True)
+    assert (found & truth[:, :, 60:]).sum() > 0.95 * truth[:, :, 60:].sum()
+
+
+def test_the_spinal_canal_is_not_bone_but_the_vertebra_is() -> None:
+    far, canal = radius((50, 60)), radius((80, 60))
+    slice_hu = np.select([canal < 8, canal < 13, far < 20, far < 23, radius() < 55], [35, 700, 150, 600, 50], -1000)
+    found = solid_bone(ct(np.repeat(slice_hu[None], 20, 0)), limb=False)
+    assert not found[10, 80, 60]
+    assert found[10, 50, 60]
+
+
+def test_contrast_medium_and_scraps_are_not_bone() -> None:
+    hu = np.full((20, 120, 120), 50.0)
+    hu[5:15, 40:80, 40:80] = 300  # as large as a ventricle, never as dense as cortex
+    hu[3, 10:14, 10:14] = 1500  # a clip
+    assert not solid_bone(ct(hu), limb=False).any()
+
+
+def test_lungs_are_found_and_bowel_gas_is_not() -> None:
+    hu = np.full((40, 120, 120), -1000.0)
+    hu[:, 10:110, 5:115] = 40
+    hu[5:35, 30:90, 12:52] = -850
+    hu[5:35, 30:60, 65:95] = -1000
+    volume = ct(hu)
+    found = lung_mask(volume, body_mask(volume))
+    assert found[20, 60, 30]
+    assert not found[20, 45, 80]
+
+
+def test_signed_distances_interpolate_to_the_border() -> None:
+    far = radius()
+    mask = np.repeat((far < 15)[None], 5, 0)
+    distance = signed_distance(mask, ct(np.zeros(mask.shape)))
+    inside = np.abs(distance[2] / 10.0 - np.clip(far - 15, -12.7, 12.7))
+    assert np.median(inside) < 0.5
+    assert abs(share_inside(distance[2].astype(np.float32), 1.0).sum() / (np.pi * 15**2) - 1) < 0.03
+
+
+def test_nothing_of_a_kind_is_far_away_from_everywhere() -> None:
+    volume, _ = limb()
+    made = labels(volume, limb=True)
+    assert (made.lungs == 127).all()
+    assert (made.bone < 0).any()
+
+
+def test_a_real_knee_is_solid() -> None:
+    path = SHARED / "ct/train/limbs/sts_028.nii.gz"
+    if not path.exists():
+        pytest.skip("no CTs beside the checkout")
+    from navnode.files.volumes import read_volume
+
+    knee = read_volume(path)
+    bone = solid_bone(knee, limb=True)
+    shell = knee.voxels > 220
+    assert bone.sum() > 1.4 * (bone & shell).sum()  # more than its shell
+    assert bone[shell].mean() > 0.85

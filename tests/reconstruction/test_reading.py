@@ -1,0 +1,127 @@
+"""Rendered X-rays, and training of the reader on a drawn patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs the extra `train`")
+
+from navnode.errors import ConfigError
+from navnode.files.volumes import write_volume
+from navnode.reconstruction.reader import CANVAS_PX, CHANNELS, OUTPUTS, reading_channels
+from navnode.reconstruction.training import radiographs, reading
+from navnode.reconstruction.training.patients import Region, labelled, patients
+from navnode.types import Volume
+
+
+def drawn(folder: Path, name: str) -> None:
+    """A thigh: a shaft with marrow along z."""
+    v, u = np.mgrid[:96, :96]
+    far = np.hypot(v - 48, u - 48)
+    hu = np.select([far < 9, far < 13, far < 40], [-60.0, 1100.0, 50.0], -1000.0)
+    volume = Volume(np.repeat(hu[None], 60, 0).astype(np.float32), np.diag([1.5, 1.5, 3.0, 1.0]))
+    (folder / "limbs").mkdir(parents=True, exist_ok=True)
+    write_volume(volume, folder / "limbs" / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """CTs, and X-rays rendered of them: one patient to train on, one to validate on."""
+    cts, xrays = tmp_path_factory.mktemp("cts"), tmp_path_factory.mktemp("xrays")
+    drawn(cts, "sts_901")
+    drawn(cts, "sts_028")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(radiographs, "_BODIES", {Region.LIMB: 1, Region.HEAD: 1, Region.TRUNK: 1})
+        radiographs.render_all(patients(cts), xrays, rounds=1)
+    return cts, xrays
+
+
+def test_thickness_is_the_length_of_the_ray_in_bone(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    cts, _ = folders
+    source = labelled(patients(cts)[0], tmp_path)
+    rng = np.random.default_rng(0)
+    shot = radiographs.radiographs(radiographs.body(source, rng, change=False), rng, validate=True)
+    diameter_mm = 2 * 12.5 * 1.5
+    for bone_mm in shot.bone_mm.astype(float):
+        middle = bone_mm[CANVAS_PX // 2 - 20 : CANVAS_PX // 2 + 20]
+        assert np.median(middle.max(axis=1)) == pytest.approx(diameter_mm, abs=2.5)
+        # A chord across a cylinder: its area is what the columns add up to.
+        assert np.median(middle.sum(axis=1)) == pytest.approx(np.pi / 4 * diameter_mm**2, rel=0.1)
+    assert not shot.lungs_mm.any()
+
+
+def test_what_validates_is_never_trained_on(folders: tuple[Path, Path]) -> None:
+    _, xrays = folders
+    names = {path.name for path in xrays.glob("*.npz")}
+    assert names == {"limbs-sts_901-000.train.npz", "limbs-sts_028-000.validate.npz"}
+    assert radiographs.region_of(next(xrays.glob("*.npz"))) is Region.LIMB
+
+
+def test_rendering_goes_on_where_it_stopped(folders: tuple[Path, Path]) -> None:
+    cts, xrays = folders
+    first = {path: path.stat().st_mtime_ns for path in xrays.glob("*.npz")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(radiographs, "_BODIES", {Region.LIMB: 1, Region.HEAD: 1, Region.TRUNK: 1})
+        assert radiographs.render_all(patients(cts), xrays, rounds=1) == 2
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+
+
+def test_what_was_not_measured_says_nothing() -> None:
+    rng = np.random.default_rng(1)
+    line = rng.uniform(0, 5, (CANVAS_PX, CANVAS_PX)).astype(np.float32)
+    measured = np.zeros(line.shape, bool)
+    measured[60:200, 40:220] = True
+    one = reading_channels(line, measured, 1.0)
+    other = reading_channels(np.where(measured, line, np.nan).astype(np.float32), measured, 1.0)
+    assert one.shape == (CHANNELS, CANVAS_PX, CANVAS_PX)
+    assert np.isfinite(other).all()
+    np.testing.assert_array_equal(one, other)
+
+
+def test_worse_x_rays_keep_their_anatomy() -> None:
+    clean = np.zeros((CANVAS_PX, CANVAS_PX), np.float32)
+    clean[64:192, 64:192] = 2.0
+    for seed in range(12):
+        seen, measured = reading.worse(clean, 1.0, np.random.default_rng(seed))
+        assert np.isfinite(seen).all()
+        inside, outside = measured & (clean > 0), measured & (clean == 0)
+        if inside.sum() > 500 and outside.sum() > 500:
+            assert np.median(seen[inside]) > np.median(seen[outside]) + 0.3
+
+
+def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    _, xrays = folders
+    losses: list[float] = []
+
+    def train(steps: int) -> int:
+        ended = len(losses) + steps
+        return reading.train(
+            xrays, tmp_path, reading.Recipe(batch=2, warm_up=4, score_every=12), workers=0,
+            until=lambda: len(losses) >= ended, report=lambda step, loss: losses.append(loss),
+        )  # fmt: skip
+
+    assert train(6) == 6
+    assert train(24) == 30
+    assert np.median(losses[-12:]) < 0.85 * np.median(losses[:6])
+    assert reading.last_scores(tmp_path).keys() == {"limbs"}
+
+
+def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no rendered X-rays"):
+        reading.train(tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match="holds no CTs"):
+        patients(tmp_path)
+
+
+def test_the_network_takes_any_canvas_of_its_blocks() -> None:
+    import torch
+
+    from navnode.reconstruction.network import ReaderNet
+
+    network = ReaderNet()
+    for height, width in ((CANVAS_PX, CANVAS_PX), (128, 192)):
+        said = network(torch.zeros(1, CHANNELS, height, width))
+        assert said.shape == (1, OUTPUTS, height, width)
