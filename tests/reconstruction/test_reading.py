@@ -125,3 +125,40 @@ def test_the_network_takes_any_canvas_of_its_blocks() -> None:
     for height, width in ((CANVAS_PX, CANVAS_PX), (128, 192)):
         said = network(torch.zeros(1, CHANNELS, height, width))
         assert said.shape == (1, OUTPUTS, height, width)
+
+
+def test_a_knee_made_of_surfaces_bends_and_is_solid(tmp_path: Path) -> None:
+    import trimesh
+
+    from navnode.reconstruction.training import posed
+
+    leg = tmp_path / "vhf_hra"
+    leg.mkdir()
+    sizes = {"femur_L": (22, 200, 120), "tibia_L": (20, 200, -90), "fibula_L": (8, 200, -90), "patella_L": (18, 20, 10)}
+    for name, (radius_mm, length_mm, z_mm) in sizes.items():
+        surface = trimesh.creation.cylinder(radius=radius_mm, height=length_mm)
+        surface.apply_translation((40 if name == "fibula_L" else 0, 45 if name == "patella_L" else 0, z_mm))
+        np.savez(leg / f"{name}.npz", v=surface.vertices.astype(np.float32), f=surface.faces.astype(np.int32))
+    bones = posed.knee(tmp_path, "vhf_hra")
+    for bone in bones:
+        radius_mm, length_mm, _ = sizes[f"{bone.name}_L"]
+        volume = (bone.channels[0] < -12.7).sum() * 1.0
+        assert volume == pytest.approx(np.pi * radius_mm**2 * length_mm, rel=0.08)
+    body = posed.posed(bones, np.random.default_rng(4))
+    hu, solid = body.hu.voxels, body.bone > 0.99
+    assert solid.any()
+    assert np.median(hu[solid]) > 0  # marrow and trabeculae are denser than fat around
+    assert hu[body.bone > 0.5].max() > 500  # and there is a cortex
+    assert (hu < -900).any()
+
+
+def test_a_surface_with_a_hole_is_refused(tmp_path: Path) -> None:
+    import trimesh
+
+    from navnode.reconstruction.training import posed
+
+    surface = trimesh.creation.box((20, 20, 60))
+    (tmp_path / "vhf_hra").mkdir()
+    np.savez(tmp_path / "vhf_hra" / "femur_L.npz", v=surface.vertices, f=surface.faces[1:])
+    with pytest.raises(ConfigError, match="not closed"):
+        posed.knee(tmp_path, "vhf_hra")

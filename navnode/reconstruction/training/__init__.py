@@ -86,6 +86,7 @@ def run_reader(
     ct: Path,
     out: Path,
     *,
+    bones: Path | None = None,
     hours: float,
     rounds: int,
     device: str,
@@ -96,6 +97,7 @@ def run_reader(
 
     Args:
         ct: a folder of CTs as :func:`patients.patients` reads it.
+        bones: a folder of bone surfaces as :func:`posed.knee` reads it; knees are made of them.
         hours: of training, after rendering.
         rounds: how many bodies to render of every patient; see :func:`radiographs.render_all`.
         device: ``cpu`` or ``cuda``.
@@ -109,12 +111,15 @@ def run_reader(
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
     from navnode.reconstruction.training.patients import patients
+    from navnode.reconstruction.training.posed import render_knees
     from navnode.reconstruction.training.radiographs import render_all
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no NVIDIA GPU that PyTorch can use answers here")
     xrays = out / "xrays"
     files = render_all(patients(ct), xrays, rounds, lambda made, of: progress(0.5 * made / of))
+    if bones is not None:
+        files += render_knees(bones, xrays, rounds)
     began, seconds = time.monotonic(), 3600 * hours
 
     def passed() -> float:

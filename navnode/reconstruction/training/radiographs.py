@@ -30,7 +30,8 @@ VIEWS = 16
 """X-rays of one body."""
 _BODIES = {Region.LIMB: 6, Region.HEAD: 1, Region.TRUNK: 6}
 """Of one patient in a round; there are few limbs and trunks, and many heads."""
-_SIZE = 176
+SIZE = 176
+"""Voxels along each side of a body."""
 _SPACING_MM = {Region.LIMB: (1.2, 1.5), Region.HEAD: (1.7, 2.2), Region.TRUNK: (2.1, 2.5)}
 _PIXEL_MM = (0.8, 1.35)
 """Of the canvas, where the patient is."""
@@ -80,13 +81,18 @@ def render_all(
         if not path.exists():
             source = labelled(patient, out / "labels")
             rng = np.random.default_rng((number, int.from_bytes(patient.name.encode()[-6:])))
-            shot = radiographs(body(source, rng, change=not patient.validates), rng, validate=patient.validates)
-            whole = path.with_suffix(".new")
-            with whole.open("wb") as file:
-                np.savez(file, line=shot.line, bone=shot.bone_mm, lungs=shot.lungs_mm, pixel_mm=shot.pixel_mm)
-            whole.replace(path)
+            subject = body(source, rng, change=not patient.validates)
+            write(path, radiographs(subject, rng, validate=patient.validates))
         report(made + 1, len(wanted))
     return len(wanted)
+
+
+def write(path: Path, shot: Radiographs) -> None:
+    """Keep X-rays for training; whole or not at all, as training may be looking."""
+    whole = path.with_suffix(".new")
+    with whole.open("wb") as file:
+        np.savez(file, line=shot.line, bone=shot.bone_mm, lungs=shot.lungs_mm, pixel_mm=shot.pixel_mm)
+    whole.replace(path)
 
 
 def path_of(folder: Path, patient: Patient, number: int) -> Path:
@@ -115,15 +121,15 @@ def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> 
         stretch = rng.uniform(0.88, 1.14) * rng.uniform(0.95, 1.05, 3)
         stretch[0] *= rng.choice([-1.0, 1.0])
         linear = g.rotation_exp(rng.normal(0, 0.12, 3)) @ np.diag(stretch)
-    grid = centered_grid((_SIZE,) * 3, spacing_mm, np.zeros(3))
+    grid = centered_grid((SIZE,) * 3, spacing_mm, np.zeros(3))
     ct_from_grid = np.eye(4)
     ct_from_grid[:3, :3], ct_from_grid[:3, 3] = linear, center_mm
     index_from_grid = np.linalg.inv(ct.volume_from_index) @ ct_from_grid @ grid
-    bend_mm = rng.uniform(0, _BENT_MM) * rng.standard_normal((3, _KNOTS, _KNOTS, _KNOTS)) if change else None
+    bend_mm = random_bend_mm(rng) if change else None
     channels = np.stack([ct.voxels, source.labels.bone, source.labels.lungs]).astype(np.float32)
     # What lies outside must be air and no label, so that what is kept between is shifted to make that zero.
     channels -= np.array([AIR_HU, 127, 127], np.float32)[:, None, None, None]
-    hu, bone, lungs = _sampled(channels, index_from_grid, bend_mm, np.array(ct.spacing_mm))
+    hu, bone, lungs = sampled(channels, index_from_grid, bend_mm, np.array(ct.spacing_mm))
     hu += AIR_HU
     if change:
         dense = hu > 150
@@ -136,16 +142,28 @@ def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> 
     )
 
 
-def _sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | None, spacing_mm: Matrix) -> FloatArray:
+def random_bend_mm(rng: np.random.Generator) -> Matrix:
+    """Displacements at coarse knots for :func:`sampled`, (3, knots, knots, knots), mm."""
+    return np.asarray(rng.uniform(0, _BENT_MM) * rng.standard_normal((3, _KNOTS, _KNOTS, _KNOTS)))
+
+
+def smooth_noise(rng: np.random.Generator, knots: int = 5) -> FloatArray:
+    """A smooth random field of about unit size on a body's grid."""
+    coarse = torch.from_numpy(rng.standard_normal((1, 1, knots, knots, knots)).astype(np.float32))
+    fine = functional.interpolate(coarse, size=(SIZE,) * 3, mode="trilinear", align_corners=True)
+    return np.asarray(fine[0, 0].numpy())
+
+
+def sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | None, spacing_mm: Matrix) -> FloatArray:
     """(C, k, j, i) on a CT's grid -> (C, n, n, n), trilinear, zero outside, bent by displacements at coarse knots."""
-    axis = torch.arange(_SIZE, dtype=torch.float32)
+    axis = torch.arange(SIZE, dtype=torch.float32)
     k, j, i = torch.meshgrid(axis, axis, axis, indexing="ij")
     rows = torch.from_numpy(index_from_grid.astype(np.float32))
     at = torch.stack([row[0] * i + row[1] * j + row[2] * k + row[3] for row in rows[:3]])  # (i, j, k)
     if bend_mm is not None:
         bend = functional.interpolate(
             torch.from_numpy((bend_mm / spacing_mm[:, None, None, None]).astype(np.float32))[None] * 0.35,
-            size=(_SIZE,) * 3,
+            size=(SIZE,) * 3,
             mode="trilinear",
             align_corners=True,
         )[0]
