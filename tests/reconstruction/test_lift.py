@@ -1,0 +1,81 @@
+"""Thicknesses to solid bone: known bodies, exact thicknesses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.errors import ComputeError
+from navnode.projector import MU_WATER_PER_MM, Projector
+from navnode.projector.grids import centered_grid
+from navnode.reconstruction.lift import lift, solid
+from navnode.types import CArm, View, Volume
+
+SIZE, SPACING_MM = 64, 3.0
+GRID = centered_grid((SIZE,) * 3, SPACING_MM, np.zeros(3))
+CARM = CArm(128, 128, (2.5, 2.5), 1000.0, (63.5, 63.5))
+
+
+def rods(*middles_mm: tuple[float, float], radius_mm: float = 16) -> np.ndarray:
+    """Cylinders along z."""
+    axis = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    inside = np.zeros((SIZE, SIZE), bool)
+    for at_x, at_y in middles_mm:
+        inside |= np.hypot(x - at_x, y - at_y) < radius_mm
+    return np.repeat(inside[None], SIZE, 0)
+
+
+def thicknesses(body: np.ndarray, count: int) -> list[View]:
+    """Exact millimetres from ``count`` directions round z."""
+    projector = Projector(Volume(body * np.float32(1000 / MU_WATER_PER_MM) - 1000, GRID))
+    poses = [g.pose_at(np.zeros(3), 650.0, orbital_deg=180.0 * n / count + 10) for n in range(count)]
+    return [View(projector.render(CARM, pose), CARM, pose) for pose in poses]
+
+
+def dice(views: list[View], body: np.ndarray) -> float:
+    lifted = solid(lift(views, size=SIZE, spacing_mm=SPACING_MM))
+    middle = slice(SIZE // 4, -SIZE // 4)  # rays leave the grid at its ends
+    one, other = lifted[middle], body[middle]
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def test_one_bone_needs_two_views() -> None:
+    body = rods((8, -5))
+    assert dice(thicknesses(body, 2), body) > 0.93
+
+
+def test_bones_side_by_side_need_more() -> None:
+    body = rods((-28, -20), (25, 22), radius_mm=14)
+    two, four = (dice(thicknesses(body, count), body) for count in (2, 4))
+    assert four > max(0.9, two)
+
+
+def test_what_is_lifted_agrees_with_its_views() -> None:
+    body = rods((0, 10), (30, -20))
+    views = thicknesses(body, 3)
+    lifted = lift(views, size=SIZE, spacing_mm=SPACING_MM)
+    assert lifted.voxels.min() >= 0 and lifted.voxels.max() <= 1
+    projector = Projector(Volume(lifted.voxels * np.float32(1000 / MU_WATER_PER_MM) - 1000, GRID))
+    for view in views:
+        assert view.volume_from_carm is not None
+        bone = view.line_integrals > 1
+        off = np.abs(projector.render(view.carm, view.volume_from_carm) - view.line_integrals)[bone]
+        assert off.mean() < 2.5
+
+
+def test_pixels_that_say_nothing_forbid_nothing() -> None:
+    body = rods((0, 0))
+    views = thicknesses(body, 4)
+    hidden = views[0].line_integrals.copy()
+    hidden[:, 50:] = np.nan
+    views[0] = View(hidden, views[0].carm, views[0].volume_from_carm)
+    assert dice(views, body) > 0.9
+
+
+def test_no_bone_is_no_bone_and_no_view_is_an_error() -> None:
+    views = thicknesses(rods(), 2)
+    assert not solid(lift(views, size=SIZE, spacing_mm=SPACING_MM)).any()
+    with pytest.raises(ComputeError, match="no view"):
+        lift([])
