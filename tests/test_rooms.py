@@ -16,7 +16,7 @@ _MODULES = sorted(
     module.name
     for package in (navnode, calibration)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if module.name != "navnode.__main__"  # which runs the command
+    if module.name not in ("navnode.__main__", "navnode.native.libnavnode_native")  # runs the command; is no module
 )
 
 
