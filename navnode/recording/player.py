@@ -75,7 +75,7 @@ class Player:
             self._began = self._at_ns, now_ns()
             ended = await self._play()
             if ended and self._settings.loop:
-                self._at_ns = self._first_ns
+                self._at_ns, self._burst_ns = self._first_ns, 0  # a burst ends with the session that it was asked in
             elif ended:
                 self.over = True
                 log.warning("the session is over; nothing more is sent")
