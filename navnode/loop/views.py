@@ -21,13 +21,13 @@ class Motion:
     _ANGLE_RAD = np.deg2rad(0.8)
     _SHIFT_MM = 2.0
 
-    def __init__(self, pivot_mm: float) -> None:
-        self._pivot_mm = pivot_mm
+    def __init__(self, isocentre_mm: float) -> None:
+        self._isocentre_mm = isocentre_mm
         self._recent: deque[tuple[int, Matrix, Matrix]] = deque(maxlen=16)
 
     def add(self, timestamp_ns: int, patient_from_carm: Matrix) -> None:
         direction = patient_from_carm[:3, 2]
-        self._recent.append((timestamp_ns, direction, patient_from_carm[:3, 3] + self._pivot_mm * direction))
+        self._recent.append((timestamp_ns, direction, patient_from_carm[:3, 3] + self._isocentre_mm * direction))
 
     @property
     def still(self) -> bool:
@@ -42,7 +42,7 @@ class Motion:
         )
 
 
-class Stations:
+class PictureSlots:
     """The two directions whose pictures are kept on the display."""
 
     def __init__(self) -> None:
@@ -101,13 +101,13 @@ class Views:
         self._views.append(view)
         self._waiting = len(self._views) >= self._settings.views
 
-    def request(self, pivot_mm: float, now_ns: int) -> list[ReconstructionRequest]:
+    def request(self, isocentre_mm: float, now_ns: int) -> list[ReconstructionRequest]:
         """A request with all views kept, when there is something new to ask and none is under way."""
         if not self._waiting or self._asked != self._answered or now_ns < self._not_before_ns:
             return []
         self._waiting = False
         self._asked = max(self.newest_ns, self._asked + 1)  # a name that no other node's request has
-        x, y, z = self.center_mm(pivot_mm).tolist()
+        x, y, z = self.center_mm(isocentre_mm).tolist()
         self._asked_ns = now_ns
         settings = self._settings
         return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z), settings.size, settings.spacing_mm)]
@@ -138,14 +138,14 @@ class Views:
         """Since the last request."""
         return (now_ns - self._asked_ns) / 1e6
 
-    def center_mm(self, pivot_mm: float) -> Matrix:
+    def center_mm(self, isocentre_mm: float) -> Matrix:
         """Where the first request's principal rays reach the anatomy, on average.
 
         Volumes stay where they are while views are added, and what is known of a view need not be computed again.
         """
         if self._center_mm is None:
             poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
-            self._center_mm = np.asarray(np.mean([p[:3, 3] + pivot_mm * p[:3, 2] for p in poses], axis=0))
+            self._center_mm = np.asarray(np.mean([p[:3, 3] + isocentre_mm * p[:3, 2] for p in poses], axis=0))
         return self._center_mm
 
 

@@ -341,7 +341,7 @@ class Node:
     def _emit(self, output: Output) -> None:
         match output:
             case RegistrationRequest():
-                self._registrations.ask(output, self._pipeline.volume)
+                self._registrations.ask(output, self._pipeline.volume.current)
                 return
             case ReconstructionRequest():
                 self._send(self._worker, output)
@@ -376,7 +376,7 @@ class Node:
     # --- volumes ---------------------------------------------------------------------------------
 
     async def _show_ct(self) -> None:
-        volume = self._pipeline.volume
+        volume = self._pipeline.volume.current
         if volume is None:
             return
         # Averaged first: smoothing all of a fine CT takes half as long again.
@@ -407,7 +407,7 @@ class _RegistrationThread:
 
     def __init__(self, config: Config, volume: Volume | None, pipeline: Pipeline) -> None:
         self._requests: queue.SimpleQueue[tuple[RegistrationRequest, Volume | None]] = queue.SimpleQueue()
-        self._frames = FrameRegistration(config, volume, pipeline.volume_id)
+        self._frames = FrameRegistration(config, volume, pipeline.volume.number)
         self.began_ns = 0
         """When the last frame's registration began."""
 

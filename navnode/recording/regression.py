@@ -167,7 +167,7 @@ class Replay:
             raise RecordingError(f"{recording.path}: {error}") from error
         self._ingest = Ingest(config, detector)
         self._pipeline = Pipeline(config, prepared.volume)
-        self._registration = FrameRegistration(config, prepared.volume, self._pipeline.volume_id)
+        self._registration = FrameRegistration(config, prepared.volume, self._pipeline.volume.number)
         self._number = 0
         self._asked: RegistrationRequest | None = None
         self._asked_volume: Volume | None = None
@@ -235,7 +235,7 @@ class Replay:
             outputs = self._step(each := waiting.pop(0))
             for output in outputs:
                 if isinstance(output, RegistrationRequest):
-                    found = self._registered(output, self._pipeline.volume)
+                    found = self._registered(output, self._pipeline.volume.current)
                     waiting.append(RegistrationDone(output, found, now_ns))
                 elif isinstance(output, ReconstructionRequest) and volumes is not None:
                     volumes.ask(output, now_ns)
@@ -323,7 +323,7 @@ class Replay:
         outputs = self._pipeline.step(message)
         for output in outputs:
             if isinstance(output, RegistrationRequest):
-                self._asked, self._asked_volume = output, self._pipeline.volume
+                self._asked, self._asked_volume = output, self._pipeline.volume.current
         return outputs
 
     def _registered(self, request: RegistrationRequest, volume: Volume | None) -> Registration:

@@ -10,7 +10,16 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
 from navnode.registration.fusion import PatientFilter, measurement
-from navnode.types import Effort, Matrix, Registration, RegistrationRequest, Status, Validity, invalid
+from navnode.types import (
+    Effort,
+    Matrix,
+    PatientPose,
+    Registration,
+    RegistrationRequest,
+    Status,
+    Validity,
+    invalid,
+)
 
 _LOST_AFTER = 5
 """Contradicting frames in a row after which the registration is given up."""
@@ -52,6 +61,8 @@ class PatientRegistration:
         self._tracked = True
         self._accepted = False
         self._sparse = False
+        self.told: Status | None = None
+        """The status last told; None before the first time."""
 
     @property
     def best_guess(self) -> Matrix:
@@ -161,6 +172,15 @@ class PatientRegistration:
         age_ns = max(0, now_ns - self._last_good_ns) if self._last_good_ns else 0
         status, reason = self._judge(age_ns / 1e9)
         return Validity(status, reason, self._last_source_ns, age_ns)
+
+    def pose(self, timestamp_ns: int, now_ns: int) -> PatientPose:
+        """What to tell of volume_from_patient as of a time: the pose, or why there is none."""
+        validity = self.validity(now_ns)
+        self.told = validity.status
+        if self.filter is None or not validity.usable:
+            return PatientPose(None, Validity(validity.status, validity.reason, timestamp_ns), ())
+        stamped = Validity(validity.status, validity.reason, timestamp_ns, validity.age_ns)
+        return PatientPose(self.filter.volume_from_patient, stamped, tuple(self.filter.sigma.tolist()))
 
     # --- inside ----------------------------------------------------------------------------------
 

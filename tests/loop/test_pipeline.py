@@ -246,7 +246,7 @@ def test_what_arrives_late_is_not_shown_as_new():
     assert of(ToolPose, theatre.feed(Tick(late_ns)))[-1].validity.status is Status.INVALID
     frame = Frame(np.zeros((32, 32), np.uint16), theatre.now_ns + 10_000_000, late_ns, 1)
     assert "late" in of(RegisteredFrame, theatre.feed(frame))[0].validity.reason
-    assert theatre.pipeline._state().dropped["late"] == 3
+    assert theatre.pipeline.state().dropped["late"] == 3
 
 
 def test_a_clock_that_was_set_back_is_taken_up_when_its_source_connects_anew():
@@ -265,7 +265,7 @@ def test_a_clock_that_was_set_back_is_taken_up_when_its_source_connects_anew():
         if k == 50:
             assert of(ToolPose, theatre.feed(Tick(now)))[-1].validity.status is Status.INVALID
     # Taken again; whether the registration still holds is for X-rays to say.
-    assert theatre.pipeline._rings["DrillToTracker"].newest_ns > theatre.now_ns - hour
+    assert theatre.pipeline.tools.rings["DrillToTracker"].newest_ns > theatre.now_ns - hour
     assert "vanished" in of(ToolPose, theatre.outputs)[-1].validity.reason
 
 
@@ -324,7 +324,7 @@ def test_an_image_that_is_sent_again_confirms_nothing():
 def test_a_registration_that_hangs_takes_the_carms_place_back():
     theatre = Theatre()
     theatre.run(4.0)
-    theatre.pipeline._in_flight = True  # asked for, and never answered
+    theatre.pipeline.frames.in_flight = True  # asked for, and never answered
     last = of(CArmPose, theatre.run(2.0))[-1]
     assert last.volume_from_carm is None and last.validity.status is Status.INVALID
 
@@ -552,13 +552,13 @@ def test_an_operator_may_accept_a_candidate_and_it_stays_degraded_until_confirme
 def test_an_operator_may_reject_a_registration_and_everything_leaves_at_once():
     theatre = Theatre()
     theatre.run(4.0)
-    epoch = theatre.pipeline._state().epoch
+    epoch = theatre.pipeline.state().epoch
     before = len(theatre.outputs)
     assert command(theatre, Operation.REJECT_REGISTRATION).done
     made = theatre.outputs[before:]
     assert of(PatientPose, made)[0].volume_from_patient is None and of(CArmPose, made)[0].volume_from_carm is None
     assert "rejected" in of(ToolPose, made)[0].validity.reason
-    assert theatre.pipeline._state().epoch != epoch
+    assert theatre.pipeline.state().epoch != epoch
     assert of(ToolPose, theatre.run(6.0))[-1].validity.status is Status.VALID
 
 
@@ -578,7 +578,7 @@ def test_an_operator_may_take_a_view_of_a_direction_that_is_known():
 
 def test_an_operator_chooses_the_tool_that_the_slices_follow():
     theatre = Theatre()
-    assert theatre.pipeline._state().active_tool == "Drill"
+    assert theatre.pipeline.state().active_tool == "Drill"
     assert "there is no tool 'Saw'" in command(theatre, Operation.SET_TOOL, "Saw").text
     assert command(theatre, Operation.SET_TOOL, "Drill").done
 
@@ -589,7 +589,7 @@ def test_a_console_that_pushed_and_left_takes_what_it_pushed_along():
     theatre.run(4.0)
     made = theatre.feed(SourceState("127.0.0.1:5", False, "it closed the connection", theatre.now_ns))
     assert of(ToolPose, made)[0].volume_from_tool is None
-    assert set(theatre.pipeline._state().sources) == {SOURCE}
+    assert set(theatre.pipeline.state().sources) == {SOURCE}
 
 
 def test_blank_images_are_no_views():
@@ -622,11 +622,11 @@ def test_the_carms_place_is_taken_back_when_xrays_stop():
 def test_an_image_of_another_size_is_named_and_the_loop_goes_on():
     theatre = Theatre()
     theatre.run(4.0)
-    before = theatre.pipeline._state().dropped["rejected"]
+    before = theatre.pipeline.state().dropped["rejected"]
     _, refused = theatre.feed(Frame(np.zeros((16, 16), np.uint16), theatre.now_ns, theatre.now_ns, 1))
     assert refused.validity.status is Status.INVALID and "16 x 16" in refused.validity.reason
     assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
-    state = theatre.pipeline._state()
+    state = theatre.pipeline.state()
     assert any("16 x 16" in notice for notice in state.notices) and state.dropped["rejected"] == before + 1
 
 
@@ -635,7 +635,7 @@ def test_a_pose_that_is_none_is_named():
     theatre.run(4.0)
     (out,) = theatre.feed(Rejected("DrillToTracker", "the pose holds numbers that are none", theatre.now_ns))
     assert out.volume_from_tool is None
-    assert any("DrillToTracker" in notice for notice in theatre.pipeline._state().notices)
+    assert any("DrillToTracker" in notice for notice in theatre.pipeline.state().notices)
 
 
 def test_only_one_frame_is_under_way_and_the_newest_waits():
@@ -653,7 +653,7 @@ def test_only_one_frame_is_under_way_and_the_newest_waits():
     assert [r.frame.sequence for r in asked] == [101]
     after = pipeline.step(RegistrationDone(asked[0], theatre.truly(asked[0]), stamp))
     assert [r.frame.sequence for r in of(RegistrationRequest, after)] == [105]
-    assert pipeline._state().dropped["xray"] == 3
+    assert pipeline.state().dropped["xray"] == 3
 
 
 def test_views_are_collected_and_asked_for():
@@ -710,7 +710,7 @@ def test_a_failed_reconstruction_is_said_and_nothing_else_happens():
         )
         == []
     )
-    notices = theatre.pipeline._state().notices
+    notices = theatre.pipeline.state().notices
     assert any("same way" in notice for notice in notices) and not any("nobody" in notice for notice in notices)
 
 

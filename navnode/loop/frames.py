@@ -1,0 +1,178 @@
+"""The newest X-ray: kept until its pose is known, registered one at a time, shown with what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from navnode.config import Config
+from navnode.loop.clocks import Clocks
+from navnode.loop.poses import Missing
+from navnode.loop.topics import max_age_ns
+from navnode.loop.views import Motion, PictureSlots
+from navnode.loop.volume import Volumes
+from navnode.registration.patient import PatientRegistration
+from navnode.types import (
+    CArmPose,
+    Frame,
+    Matrix,
+    Output,
+    RegisteredFrame,
+    Registration,
+    RegistrationRequest,
+    Validity,
+    invalid,
+)
+
+_WAITS_NS = 150_000_000
+"""How long a frame may wait for tracker poses around its exposure."""
+
+_STALE_NS = max_age_ns("xray")
+
+
+class Frames:
+    """What is known of the images, and which one waits."""
+
+    def __init__(self, config: Config) -> None:
+        self.carm = config.carm.geometry
+        self._isocentre_mm = config.carm.source_to_isocentre_mm
+        self._image_lag_ns = round(config.calibration.image_lag_ms * 1e6)
+        self.pending: Frame | None = None
+        """The newest frame that has not been asked about."""
+        self.in_flight = False
+        """Whether one is being registered."""
+        self._last_received_ns = self._last_exposure_ns = self._last_registered_ns = 0
+        self._carm_known = False
+        self._motion = Motion(self._isocentre_mm)
+        self._slots = PictureSlots()
+        self.dropped: Counter[str] = Counter()
+
+    def take(self, frame: Frame, clocks: Clocks) -> list[Output]:
+        """Keep a frame as the newest one, or refuse it with a reason."""
+        self._last_received_ns = frame.received_ns
+        if reason := self.mismatch(frame):
+            return self.refuse(frame, reason, clocks)
+        if frame.timestamp_ns == self._last_exposure_ns:  # a source that sends its last image again
+            self.dropped["xray"] += 1
+            return []
+        if reason := clocks.mistimed(frame, self._last_exposure_ns):
+            self.dropped["late"] += 1
+            return self.refuse(frame, reason, clocks)
+        self._last_exposure_ns = frame.timestamp_ns
+        waiting, self.pending = self.pending, frame
+        if waiting is None:
+            return []
+        self.dropped["xray"] += 1
+        if self.in_flight:
+            return []
+        return self.refuse(waiting, "the tracker has no pose for the exposure", clocks)
+
+    def mismatch(self, frame: Frame) -> str:
+        """Why a frame is not one of the C-arm that is configured, or ''."""
+        expected = (self.carm.height_px, self.carm.width_px)
+        if frame.counts.shape == expected:
+            return ""
+        height, width = frame.counts.shape
+        return f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
+
+    def next(self, clocks: Clocks) -> tuple[Frame | None, list[Output]]:
+        """The frame to be placed now, none while one is being registered; one that waited too long is refused."""
+        frame = None if self.in_flight else self.pending
+        if frame is None or not self.stale(frame, clocks):
+            return frame, []
+        self.pending = None
+        return None, self.refuse(frame, "the X-ray waited too long", clocks)
+
+    def exposed_ns(self, frame: Frame) -> int:
+        """When a frame was exposed, in the tracker's time."""
+        return frame.timestamp_ns - self._image_lag_ns
+
+    def stale(self, frame: Frame, clocks: Clocks) -> bool:
+        """Whether a frame is too old to say where anything is now."""
+        return clocks.now_ns - frame.received_ns > _STALE_NS
+
+    def place(
+        self, frame: Frame, patient_from_carm: Matrix | Missing, clocks: Clocks
+    ) -> tuple[Matrix | None, list[Output]]:
+        """Let go of the waiting frame if its pose is known, or never will be.
+
+        Returns:
+            The frame's ``patient_from_carm`` when it can be registered, and what there is to say otherwise.
+        """
+        if isinstance(patient_from_carm, Missing):
+            if patient_from_carm.not_yet and clocks.now_ns - frame.received_ns < _WAITS_NS:
+                return None, []
+            self.pending = None
+            return None, self.refuse(frame, patient_from_carm.reason, clocks)
+        self.pending = None
+        self._motion.add(frame.timestamp_ns, patient_from_carm)
+        if not frame.stamped and not self._motion.still:
+            reason = "the X-ray has no time stamp; it is used only while the C-arm stands still"
+            return None, self.refuse(frame, reason, clocks)
+        return patient_from_carm, []
+
+    def request(
+        self, frame: Frame, patient_from_carm: Matrix, patient: PatientRegistration, volume: Volumes, epoch: int
+    ) -> RegistrationRequest:
+        """Ask where a placed frame is in the volume; the next one waits until the answer has come."""
+        self.in_flight = True
+        return RegistrationRequest(
+            frame=frame,
+            epoch=epoch,
+            volume_id=volume.number,
+            start_volume_from_carm=patient.best_guess @ patient_from_carm,
+            patient_from_carm=patient_from_carm,
+            effort=patient.effort,
+            sparse_volume=not volume.with_ct,
+        )
+
+    def refuse(self, frame: Frame, reason: str, clocks: Clocks) -> list[Output]:
+        """A frame that cannot be registered to anything."""
+        self.dropped["rejected"] += 1
+        return self.show(frame, None, invalid(reason), clocks)
+
+    def show(self, frame: Frame, registration: Registration | None, verdict: Validity, clocks: Clocks) -> list[Output]:
+        """A frame and the C-arm's pose with it, or why there is none.
+
+        Args:
+            registration: None when there was none.
+            verdict: whether its pose may be used.
+        """
+        volume_from_carm = registration.volume_from_carm if registration is not None and verdict.usable else None
+        residual, similarity = (registration.residual, registration.similarity) if registration else (math.inf, 0.0)
+        if volume_from_carm is not None:
+            self._last_registered_ns = frame.received_ns
+        validity = Validity(verdict.status, verdict.reason, frame.timestamp_ns, clocks.image_age_ns(frame))
+        slot = None
+        if volume_from_carm is not None and self._motion.still:
+            slot = self._slots.slot_of(volume_from_carm[:3, 2])
+        self._carm_known = volume_from_carm is not None
+        shown = RegisteredFrame(frame, self.carm, volume_from_carm, validity, residual, similarity, slot, clocks.now_ns)
+        return [CArmPose(volume_from_carm, validity), shown]
+
+    def tick(self, clocks: Clocks) -> list[Output]:
+        """Take the C-arm's pose back when no X-ray says any more where it is."""
+        if clocks.now_ns - self._last_registered_ns <= _STALE_NS:
+            return []
+        return self.withdraw("no X-ray was registered just now")
+
+    def withdraw(self, reason: str) -> list[Output]:
+        """Take the C-arm's pose back, once."""
+        if not self._carm_known:
+            return []
+        self._carm_known = False
+        return [CArmPose(None, invalid(reason))]
+
+    def age_s(self, now_ns: int) -> float:
+        """Since the last X-ray; -1 before the first."""
+        return (now_ns - self._last_received_ns) / 1e9 if self._last_received_ns else -1.0
+
+    def forget_pictures(self) -> None:
+        """The directions of the pictures shown were placed by a registration that is lost."""
+        self._slots = PictureSlots()
+
+    def reset(self) -> None:
+        """A source vanished: nothing waits, and nothing is known of stamps and motion."""
+        self.pending = None
+        self._last_exposure_ns = 0
+        self._motion = Motion(self._isocentre_mm)

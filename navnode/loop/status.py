@@ -1,0 +1,108 @@
+"""What the node says of itself: counts, sources, dose and notices."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from navnode.config import Config
+from navnode.loop.frames import Frames
+from navnode.loop.tools import Tools
+from navnode.loop.volume import Volumes
+from navnode.registration.patient import PatientRegistration
+from navnode.types import Frame, NodeState, RegisteredFrame, Rejected, SourceState, Status
+from navnode.xray.dose import Ledger
+
+_EVERY_NS = 200_000_000
+_RATE_NS = 2_000_000_000
+"""Frames of the last seconds make the frame rate."""
+
+_DROPS = ("xray", "pose", "late", "rejected")
+
+
+class NodeStatus:
+    """Counts since the start, and how the sources are."""
+
+    def __init__(self, config: Config) -> None:
+        self._dose = Ledger(config.dose.frame_gy_cm2, config.dose.msv_per_gy_cm2, config.dose.ct_msv)
+        self._sources = {f"{source.host}:{source.port}": "not connected yet" for source in config.sources}
+        self._configured = frozenset(self._sources)
+        self._received = self._registered = 0
+        self._registered_at_ns: deque[int] = deque(maxlen=30)
+        self._by_status = {status.value: 0 for status in Status}
+        self._notices: deque[str] = deque(maxlen=5)
+        self._last_ns = 0
+        self._rejected = 0
+
+    def received(self, frame: Frame) -> None:
+        """Count a frame and its dose."""
+        self._received += 1
+        self._dose.add(frame)
+
+    def reject(self, rejected: Rejected) -> None:
+        """Count a message that cannot be used, and tell why."""
+        self._rejected += 1
+        self.notice(f"{rejected.device}: {rejected.reason}")
+
+    def count(self, outputs: Iterable[object], now_ns: int) -> None:
+        """Count what became of frames."""
+        for output in outputs:
+            if isinstance(output, RegisteredFrame):
+                self._by_status[output.validity.status.value] += 1
+                if output.volume_from_carm is not None:
+                    self._registered += 1
+                    self._registered_at_ns.append(now_ns)
+
+    def notice(self, text: str) -> None:
+        """Tell the operator; what is already told is not repeated."""
+        if text and text not in self._notices:
+            self._notices.append(text)
+
+    def on_source(self, source: SourceState) -> bool:
+        """Keep how a source is; whether it was there and has vanished, which the operator is told."""
+        was = self._sources.get(source.name)
+        if source.connected or source.name in self._configured:
+            self._sources[source.name] = "" if source.connected else source.reason
+        else:
+            self._sources.pop(source.name, None)  # a console that pushed something
+        vanished = not source.connected and was == ""
+        self.notice(f"source {source.name}: {source.reason}" if vanished else "")
+        return vanished
+
+    def due(self, now_ns: int) -> bool:
+        """Whether it is time for a report; it counts as made."""
+        if now_ns - self._last_ns < _EVERY_NS:
+            return False
+        self._last_ns = now_ns
+        return True
+
+    def report(
+        self, patient: PatientRegistration, frames: Frames, tools: Tools, volume: Volumes, epoch: int, now_ns: int
+    ) -> NodeState:
+        """How the node is now."""
+        recent = [t for t in self._registered_at_ns if now_ns - t < _RATE_NS]
+        rate = (len(recent) - 1) / max((recent[-1] - recent[0]) / 1e9, 1e-3) if len(recent) > 1 else 0.0
+        extra = {"target_sigma_mm": patient.filter.target_sigma_mm} if patient.filter else {}
+        extra |= volume.times_ms
+        extra["xray_age_s"] = frames.age_s(now_ns)
+        dropped = frames.dropped + tools.dropped + Counter(rejected=self._rejected)
+        return NodeState(
+            registration=patient.validity(now_ns),
+            tools=dict(tools.validity),
+            sources=dict(self._sources),
+            worker=volume.worker.engine if volume.worker.alive else volume.worker.reason,
+            worker_alive=volume.worker.alive,
+            volume=volume.current.name if volume.current else "",
+            frames_received=self._received,
+            frames_registered=self._registered,
+            frame_rate_hz=rate,
+            volumes=volume.made,
+            dropped={name: dropped[name] for name in _DROPS},
+            status_counts=dict(self._by_status),
+            notices=tuple(self._notices),
+            now_ns=now_ns,
+            epoch=epoch,
+            active_tool=tools.active,
+            dose=self._dose.total,
+            extra=extra,
+        )

@@ -1,0 +1,219 @@
+"""Tracked markers, and where a tool's pose becomes an overlay on the volume."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from navnode import geometry as g
+from navnode.clock import Stamp
+from navnode.config import Config, matrix
+from navnode.loop.clocks import Clocks
+from navnode.loop.poses import Missing, PoseRing
+from navnode.loop.topics import max_age_ns
+from navnode.registration.patient import PatientRegistration
+from navnode.types import Matrix, Output, Rejected, ToolPose, TrackedPose, Validity, invalid
+
+_WAITS_NS = 40_000_000
+"""How long a tool's pose may wait for the patient's."""
+
+_STALE_NS = max_age_ns("pose")
+"""A marker without a pose for this long is not seen."""
+
+_PATIENT_UNSEEN_NS = 1_000_000_000
+"""A patient's marker without a pose for this long was hidden, and may have moved."""
+
+
+class Taken(Enum):
+    """What became of a tracked pose."""
+
+    KEPT = auto()
+    JUMPED = auto()
+    """Kept, but the marker moved faster than it can."""
+    CLOCK_SET = auto()
+    """Dropped, and all earlier ones with it: they are stamped by a clock that was set since."""
+    NOT_SEEN = auto()
+    """The tracker says that it does not see the marker."""
+    DROPPED = auto()
+    """Of no device of ours, late, or out of order."""
+
+
+class Tools:
+    """The last seconds of every marker, and the overlay of every tool."""
+
+    def __init__(self, config: Config) -> None:
+        self._devices = config.devices
+        self._carm_from_marker = matrix(config.calibration.carm_from_marker)
+        self._tools = {tool.device: _Tool(tool.name, matrix(tool.marker_from_tooltip)) for tool in config.tools}
+        names = (config.devices.carm, config.devices.patient, *self._tools)
+        self.rings = {name: PoseRing(name) for name in names}
+        self._received_ns = dict.fromkeys(self.rings, 0)
+        self.active = config.tools[0].name if config.tools else ""
+        """The tool that the slices follow."""
+        self.validity: dict[str, Validity] = {}
+        """Of every tool's last overlay."""
+        self.dropped: Counter[str] = Counter()
+
+    def take(self, pose: TrackedPose, clocks: Clocks) -> Taken:
+        """Keep a pose by its time, or say why not."""
+        ring = self.rings.get(pose.device)
+        if ring is None:
+            return Taken.DROPPED
+        if pose.tracker_from_marker is None:
+            ring.lost()
+            return Taken.NOT_SEEN
+        stamp = clocks.stamp(pose.device, pose.timestamp_ns, pose.received_ns)
+        if stamp is Stamp.CLOCK_SET:
+            ring.clear()
+        if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _STALE_NS:
+            # As good as none: if all of them are, the silence is noticed.
+            self.dropped["late"] += stamp is not Stamp.LEARNING
+            return Taken.CLOCK_SET if stamp is Stamp.CLOCK_SET else Taken.DROPPED
+        jumps = ring.jumps
+        if not ring.add(pose.timestamp_ns, pose.tracker_from_marker):
+            self.dropped["pose"] += 1
+            return Taken.DROPPED
+        self._received_ns[pose.device] = pose.received_ns
+        if pose.device in self._tools:
+            self._tools[pose.device].wait(pose)
+        return Taken.JUMPED if ring.jumps > jumps else Taken.KEPT
+
+    def overlays(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+        """The overlays that have become possible, or impossible, since the last call."""
+        return [output for tool in self._tools.values() for output in self._overlay(tool, patient, clocks)]
+
+    def tick(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+        """The overlays that time makes possible or takes away."""
+        outputs: list[Output] = []
+        for device, tool in self._tools.items():
+            outputs += self._overlay(tool, patient, clocks)
+            known = self.validity.get(tool.name)
+            if clocks.now_ns - self._received_ns[device] > _STALE_NS and (known is None or known.usable):
+                newest_ns = self.rings[device].newest_ns
+                outputs += self.invalidate(device, "no pose from the tracker", newest_ns, seen=False)
+        return outputs
+
+    def invalidate(self, device: str, reason: str, timestamp_ns: int, *, seen: bool = True) -> list[Output]:
+        """Take back a tool's overlay; nothing for a device that is no tool."""
+        tool = self._tools.get(device)
+        if tool is None:
+            return []
+        tool.waiting.clear()
+        return self._say(tool, None, invalid(reason, timestamp_ns), seen=seen)
+
+    def withdraw(self, reason: str) -> list[Output]:
+        """Take back every tool's overlay."""
+        return [output for device in self._tools for output in self.invalidate(device, reason, 0)]
+
+    def reject(self, rejected: Rejected) -> list[Output]:
+        """A marker's pose cannot be used: nothing is interpolated across it, and a tool's overlay is taken back."""
+        if rejected.device in self.rings:
+            self.rings[rejected.device].lost()
+        return self.invalidate(rejected.device, rejected.reason, 0)
+
+    def reset(self) -> None:
+        """Forget where all markers were."""
+        for ring in self.rings.values():
+            ring.clear()
+
+    def select(self, name: str) -> str:
+        """Let the slices follow a tool; why not, or ''."""
+        names = [tool.name for tool in self._tools.values()]
+        if name not in names:
+            return f"there is no tool {name!r}; there are: {names}"
+        self.active = name
+        return ""
+
+    def patient_from_carm(self, timestamp_ns: int, clocks: Clocks) -> Matrix | Missing:
+        """The C-arm at an X-ray's time relative to the patient's marker, from tracking alone."""
+        if reason := clocks.apart(self._devices.carm, self._devices.patient) or clocks.drifted():
+            return Missing(reason, not_yet=False)
+        tracker_from_marker = self.rings[self._devices.carm].at(timestamp_ns)
+        if isinstance(tracker_from_marker, Missing):
+            return tracker_from_marker
+        tracker_from_patient = self.rings[self._devices.patient].at(timestamp_ns)
+        if isinstance(tracker_from_patient, Missing):
+            return tracker_from_patient
+        return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
+
+    def patient_seen(self, clocks: Clocks) -> bool:
+        """Whether the patient's marker has been seen just now."""
+        return clocks.now_ns - self._received_ns[self._devices.patient] < _PATIENT_UNSEEN_NS
+
+    @property
+    def patient_newest_ns(self) -> int:
+        """Time of the newest pose of the patient's marker, 0 when there is none."""
+        return self.rings[self._devices.patient].newest_ns
+
+    def _overlay(self, tool: _Tool, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+        """That of the newest of the tool's poses for which the patient's pose at that time is known."""
+        if not tool.waiting:
+            return []
+        if (pose := tool.newest(self.patient_newest_ns)) is not None:
+            tool.waiting_since_ns = clocks.now_ns
+            return self._placed(tool, pose, patient, clocks)
+        if clocks.now_ns - tool.waiting_since_ns < _WAITS_NS:
+            return []
+        newest = tool.waiting[-1]
+        tool.waiting.clear()
+        return self._say(tool, None, invalid("the patient's marker is not seen", newest.timestamp_ns))
+
+    def _placed(self, tool: _Tool, pose: TrackedPose, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+        """Here a pose becomes an overlay: the tool's tip in the volume, at the pose's own time."""
+        if reason := clocks.apart(pose.device, self._devices.patient):
+            return self._say(tool, None, invalid(reason, pose.timestamp_ns))
+        tracker_from_patient = self.rings[self._devices.patient].at(pose.timestamp_ns)
+        if isinstance(tracker_from_patient, Missing):
+            return self._say(tool, None, invalid(tracker_from_patient.reason, pose.timestamp_ns), seen=False)
+        tracker_from_marker = self.rings[pose.device].at(pose.timestamp_ns)
+        if isinstance(tracker_from_marker, Missing):
+            return self._say(tool, None, invalid(tracker_from_marker.reason, pose.timestamp_ns), seen=False)
+        registration = patient.validity(clocks.now_ns)
+        if not registration.usable or patient.filter is None:
+            return self._say(tool, None, invalid(registration.reason, pose.timestamp_ns))
+        volume_from_tool = (
+            patient.filter.volume_from_patient
+            @ g.inverse(tracker_from_patient)
+            @ tracker_from_marker
+            @ tool.marker_from_tooltip
+        )
+        age_ns = clocks.age_ns(pose.device, pose.timestamp_ns)
+        validity = Validity(registration.status, registration.reason, pose.timestamp_ns, age_ns)
+        return self._say(tool, volume_from_tool, validity, pose.received_ns)
+
+    def _say(
+        self,
+        tool: _Tool,
+        volume_from_tool: Matrix | None,
+        validity: Validity,
+        received_ns: int = 0,
+        *,
+        seen: bool = True,
+    ) -> list[Output]:
+        self.validity[tool.name] = validity
+        return [ToolPose(tool.name, volume_from_tool, validity, received_ns, seen)]
+
+
+@dataclass
+class _Tool:
+    name: str
+    marker_from_tooltip: Matrix
+    waiting: deque[TrackedPose] = field(default_factory=lambda: deque(maxlen=16))
+    """Poses that have not become overlays yet: the patient's at their time is not known."""
+    waiting_since_ns: int = 0
+    """Since when none could become one."""
+
+    def wait(self, pose: TrackedPose) -> None:
+        if not self.waiting:
+            self.waiting_since_ns = pose.received_ns
+        self.waiting.append(pose)
+
+    def newest(self, until_ns: int) -> TrackedPose | None:
+        """The newest of those waiting that is not later than a time; it and the earlier ones wait no more."""
+        ready = [pose for pose in self.waiting if pose.timestamp_ns <= until_ns]
+        if not ready:
+            return None
+        while self.waiting and self.waiting[0].timestamp_ns <= ready[-1].timestamp_ns:
+            self.waiting.popleft()
+        return ready[-1]

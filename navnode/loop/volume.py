@@ -1,0 +1,127 @@
+"""The volume that everything is placed in: the CT, or what is reconstructed from views that are kept."""
+
+from __future__ import annotations
+
+from navnode.config import Config
+from navnode.loop.views import Views
+from navnode.types import (
+    Frame,
+    Matrix,
+    Output,
+    Status,
+    Validity,
+    View,
+    Volume,
+    VolumeReady,
+    VolumeUpdate,
+    WorkerState,
+)
+from navnode.xray.counts import line_integrals, open_beam_counts
+
+_VIEW_PX = 128
+
+
+class Volumes:
+    """The navigation volume, the views for the next one, and whether there is a worker to make it."""
+
+    def __init__(self, config: Config, volume: Volume | None) -> None:
+        self._settings = config.reconstruction
+        self._carm = config.carm.geometry
+        self._isocentre_mm = config.carm.source_to_isocentre_mm
+        self._i0 = config.registration.i0
+        self.with_ct = volume is not None
+        self.current = volume
+        """What tools and frames refer to; None until X-rays have made one."""
+        self.number = 1 if volume is not None else 0
+        """Counts up with every new navigation volume."""
+        self.worker = WorkerState(False, "", "starting", 0)
+        self.made = 0
+        self.times_ms: dict[str, float] = {}
+        """Of the last volume; empty before the first."""
+        self._views = Views(config.reconstruction)
+
+    # --- views ---------------------------------------------------------------------------------------
+
+    def offer(self, frame: Frame, volume_from_carm: Matrix, now_ns: int) -> list[Output]:
+        """Keep a frame for reconstruction if it shows the patient from a new direction; ask when there are enough."""
+        if not self._settings.enabled or not self._views.wanted(volume_from_carm):
+            return []
+        factor = max(1, self._carm.width_px // _VIEW_PX)
+        line = line_integrals(frame.counts, self._i0 or open_beam_counts(frame.counts), factor)
+        self._views.add(View(line, self._carm.binned(factor), volume_from_carm, frame.timestamp_ns))
+        return self.ask(now_ns)
+
+    def ask(self, now_ns: int) -> list[Output]:
+        """A request for a volume, when there is something new to ask and somebody to ask."""
+        return list(self._views.request(self._isocentre_mm, now_ns)) if self.worker.alive else []
+
+    def want_view(self, *, confirmed: bool) -> str:
+        """Keep the next frame, whatever its direction; why not, or ''.
+
+        Args:
+            confirmed: whether the registration that places it is.
+        """
+        why_not = ""
+        if not self._settings.enabled:
+            why_not = "reconstruction is not enabled in the configuration"
+        elif self.current is not None and not confirmed:
+            why_not = "where the C-arm stands is not known: the registration is not confirmed"
+        self._views.wanted_now = not why_not
+        return why_not
+
+    @property
+    def progress(self) -> str:
+        """How many views the first volume still lacks."""
+        return self._views.progress
+
+    @property
+    def center_mm(self) -> Matrix:
+        """Where the views look, (3,)."""
+        return self._views.center_mm(self._isocentre_mm)
+
+    # --- answers -------------------------------------------------------------------------------------
+
+    def on_worker(self, state: WorkerState) -> None:
+        """The worker says how it is; another instance knows nothing of what was asked."""
+        if not state.alive or state.instance != self.worker.instance:
+            self._views.forget_request()
+        self.worker = state
+
+    def take(self, ready: VolumeReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
+        """Use the worker's answer, if it is the one that is waited for.
+
+        Returns:
+            What to show, and what to tell the operator ('': nothing).
+        """
+        if not self._views.answered(ready.request):
+            return None, ""  # asked for by a node that is no more
+        if ready.volume is None:
+            self._views.failed(now_ns)
+            return None, f"no reconstruction: {ready.reason}"
+        self.made += 1
+        took_ms, budget_ms = self._views.took_ms(now_ns), self._settings.budget_ms
+        self.times_ms = {
+            "volume_ms": took_ms,
+            "volume_elsewhere_ms": max(took_ms - ready.elapsed_ms, 0.0),
+            "volume_budget_ms": budget_ms,
+        }
+        notice = ""
+        if took_ms > budget_ms:
+            notice = f"a volume took {took_ms / 1000:.1f} s, more than its {budget_ms / 1000:.1f} s"
+        role = "reconstruction"
+        if not self.with_ct:
+            # Later, a better volume in the same frame: the registration's estimate stays, its image is replaced.
+            role, self.current, self.number = "navigation", ready.volume, self.number + 1
+        validity = Validity(Status.DEGRADED, f"{ready.method}: {ready.reason}", self._views.newest_ns)
+        update = VolumeUpdate(ready.volume, ready.bone, role, validity, ready.method, ready.views, ready.uncertainty_hu)
+        return update, notice
+
+    # --- resets --------------------------------------------------------------------------------------
+
+    def forget_views(self) -> None:
+        """What the views' poses refer to does not hold any more."""
+        self._views.forget()
+
+    def lose(self) -> None:
+        """Nothing says where the volume that was made in the patient's frame is now."""
+        self.current, self.number = None, self.number + 1
