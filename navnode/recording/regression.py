@@ -13,8 +13,7 @@ import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,42 +25,34 @@ from navnode.config import Config
 from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Message
 from navnode.loop import calibrations
+from navnode.loop.executors import AsRecorded, AtOnce, VolumesAtFixedTimes
 from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
-from navnode.reconstruction.answer import answer
-from navnode.reconstruction.methods import Method, Reconstructor, described
+from navnode.loop.runner import Runner, Step
 from navnode.recording import format as session_format
 from navnode.recording.container import Channel
 from navnode.recording.recording import Recorded, Recording
-from navnode.registration.answer import FrameRegistration
 from navnode.types import (
     Input,
     OperatorCommand,
     Output,
-    ReconstructionRequest,
     RegisteredFrame,
-    Registration,
     RegistrationDone,
-    RegistrationRequest,
     SourceState,
     Status,
     Tick,
     Volume,
     VolumeReady,
-    WorkerState,
 )
 
 log = logging.getLogger(__name__)
 
 _TICK_NS = 20_000_000
 """As live."""
-_VOLUME_AFTER_NS = NS_PER_S
-"""In lockstep a volume is there this long after it was asked for, however long it took."""
 _JUMP_NS = 30 * NS_PER_S
 """A longer silence is a jump of the clock, or nobody was there: time does not pass, it is another one."""
 _UNCONSUMED_NS = 10 * NS_PER_S
 """An arrival that no step has named for so long was for nobody."""
-_WORKER = 1
 
 
 class Mode(StrEnum):
@@ -167,10 +158,21 @@ class Replay:
             raise RecordingError(f"{recording.path}: {error}") from error
         self._ingest = Ingest(config, detector)
         self._pipeline = Pipeline(config, prepared.volume)
-        self._registration = FrameRegistration(config, prepared.volume, self._pipeline.volume.number)
-        self._number = 0
-        self._asked: RegistrationRequest | None = None
-        self._asked_volume: Volume | None = None
+        self._at_once = AtOnce(config, prepared.volume, self._time)
+        self._now_ns = self._number = 0
+        self._steps: list[Stepped] = []
+
+    def _time(self) -> int:
+        return self._now_ns
+
+    def _record(self, step: Step) -> None:
+        self._number += 1
+        self._steps.append(Stepped(self._number, self._now_ns, step.message, step.outputs))
+
+    def _stepped(self) -> list[Stepped]:
+        """What has been stepped since it was last asked."""
+        steps, self._steps = self._steps, []
+        return steps
 
     # --- lockstep -----------------------------------------------------------------------------------------------------
 
@@ -180,32 +182,42 @@ class Replay:
         Raises:
             RecordingError: the recording is damaged; what comes before is given first.
         """
-        volumes = _Volumes(self._config) if self._config.reconstruction.enabled else None
+        volumes = VolumesAtFixedTimes(self._config, self._time) if self._config.reconstruction.enabled else None
+        runner = Runner(
+            self._pipeline,
+            self._ingest,
+            register=self._at_once,
+            reconstruct=volumes or (lambda request: None),
+            now_ns=self._time,
+            record=self._record,
+        )
         tick_ns = 0
         try:
             for entry in self._entries():
-                arrival = entry.topic.startswith("in/")
-                message: Input | None = None if arrival else self._told(entry)
-                if not arrival and message is None:
+                arrival = entry.content if entry.topic.startswith("in/") else None
+                told = None if arrival is not None else self._told(entry)
+                if arrival is None and told is None:
                     continue
-                now = entry.time_ns
                 if not tick_ns:
-                    tick_ns = now
+                    self._now_ns = tick_ns = entry.time_ns
                     if volumes is not None:
-                        yield from self._steps(volumes.ready(now), now, volumes)
-                for due in self._ticks(tick_ns, now):
-                    if volumes is not None and (ready := volumes.due(due)) is not None:
-                        yield from self._steps(ready, due, volumes)
-                    yield from self._steps(Tick(due), due, volumes)
-                    tick_ns = due + _TICK_NS
-                if abs(now - tick_ns) > _JUMP_NS:
-                    tick_ns = now
-                if arrival:
-                    assert isinstance(entry.content, Message)
+                        runner.take(volumes.ready())
+                for due_ns in self._ticks(tick_ns, entry.time_ns):
+                    self._now_ns, tick_ns = due_ns, due_ns + _TICK_NS
+                    if volumes is not None and (ready := volumes.due(due_ns)) is not None:
+                        runner.take(ready)
+                    runner.take(Tick(due_ns))
+                    yield from self._stepped()
+                self._now_ns = entry.time_ns
+                if abs(entry.time_ns - tick_ns) > _JUMP_NS:
+                    tick_ns = entry.time_ns
+                if told is not None:
+                    runner.take(told)
+                else:
+                    assert isinstance(arrival, Message)
                     self.found.arrivals += 1
-                    message = self._ingest(entry.content, now)
-                if message is not None:
-                    yield from self._steps(message, now, volumes)
+                    runner.receive(arrival, entry.time_ns)
+                yield from self._stepped()
         finally:
             if volumes is not None:
                 volumes.close()
@@ -228,19 +240,6 @@ class Replay:
             return None
         return session_format.step_of(entry.content)
 
-    def _steps(self, message: Input, now_ns: int, volumes: _Volumes | None) -> Iterator[Stepped]:
-        """A step, and the registrations that it asks for, at once."""
-        waiting: list[Input] = [message]
-        while waiting:
-            outputs = self._step(each := waiting.pop(0))
-            for output in outputs:
-                if isinstance(output, RegistrationRequest):
-                    found = self._registered(output, self._pipeline.volume.current)
-                    waiting.append(RegistrationDone(output, found, now_ns))
-                elif isinstance(output, ReconstructionRequest) and volumes is not None:
-                    volumes.ask(output, now_ns)
-            yield Stepped(self._number, now_ns, each, outputs)
-
     # --- as consumed --------------------------------------------------------------------------------------------------
 
     def as_consumed(self) -> Iterator[Stepped]:
@@ -251,6 +250,15 @@ class Replay:
         """
         arrivals: OrderedDict[int, Recorded] = OrderedDict()
         volume: VolumeReady | None = None
+        answers = AsRecorded(self._at_once)
+        runner = Runner(
+            self._pipeline,
+            self._ingest,
+            register=answers,
+            reconstruct=lambda request: None,
+            now_ns=self._time,
+            record=self._record,
+        )
         if self._recording.metadata.get("from_start") == "false":
             self.found.note("recorded from the middle of a session: what was known before is not in it")
         steps = 0
@@ -263,17 +271,22 @@ class Replay:
             elif entry.topic == session_format.VOLUME.topic and isinstance(entry.content, VolumeReady):
                 volume = entry.content
             elif entry.topic == session_format.STEP.topic and isinstance(entry.content, dict):
-                message = self._consumed(entry.content, arrivals, volume)
+                message = self._consumed(entry.content, arrivals, answers, volume)
                 if message is None:
                     continue
                 steps += 1
-                self._number = entry.sequence - 1
-                yield Stepped(entry.sequence, entry.time_ns, message, self._step(message))
+                self._number, self._now_ns = entry.sequence - 1, entry.time_ns
+                runner.take(message)
+                yield from self._stepped()
         if not steps:
             raise RecordingError(f"{self._recording.path}: holds no steps of a node; replay it with --lockstep")
 
     def _consumed(
-        self, document: dict[str, Any], arrivals: OrderedDict[int, Recorded], volume: VolumeReady | None
+        self,
+        document: dict[str, Any],
+        arrivals: OrderedDict[int, Recorded],
+        answers: AsRecorded,
+        volume: VolumeReady | None,
     ) -> Input | None:
         kind = document.get("kind")
         if "of" in document:
@@ -283,12 +296,10 @@ class Replay:
                 return None
             return self._ingest(arrived.content, arrived.time_ns)
         if kind == RegistrationDone.__name__:
-            request, self._asked = self._asked, None
-            if request is None or request.frame.sequence != document.get("frame"):
+            done = answers.answer(document.get("frame"), int(document["now_ns"]))
+            if done is None:
                 self.found.note("a registration was taken that was not asked for")
-                return None
-            found = self._registered(request, self._asked_volume)
-            return RegistrationDone(request, found, int(document["now_ns"]))
+            return done
         if kind == VolumeReady.__name__:
             return volume
         return session_format.step_of(document)
@@ -317,48 +328,6 @@ class Replay:
             raise RecordingError(
                 f"{self._recording.path}: was recorded with another CT ({recorded.get('name')}); give it with --ct"
             )
-
-    def _step(self, message: Input) -> list[Output]:
-        self._number += 1
-        outputs = self._pipeline.step(message)
-        for output in outputs:
-            if isinstance(output, RegistrationRequest):
-                self._asked, self._asked_volume = output, self._pipeline.volume.current
-        return outputs
-
-    def _registered(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
-        found = self._registration.register(request, volume)
-        self._registration.prepare(found)
-        return found
-
-
-class _Volumes:
-    """The reconstruction worker of a lockstep replay: beside it, but there at fixed times of the session."""
-
-    def __init__(self, config: Config) -> None:
-        self._reconstructor = Reconstructor(Method(config.reconstruction.method), 1)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="volumes")
-        self._asked: list[tuple[int, Future[VolumeReady]]] = []
-
-    def ready(self, now_ns: int) -> WorkerState:
-        """It is there."""
-        engine = described(self._reconstructor.method, self._reconstructor.engine)
-        return WorkerState(True, engine, "", now_ns, _WORKER)
-
-    def ask(self, request: ReconstructionRequest, now_ns: int) -> None:
-        """Begin a volume."""
-        self._asked.append((now_ns + _VOLUME_AFTER_NS, self._pool.submit(answer, self._reconstructor, request)))
-
-    def due(self, now_ns: int) -> VolumeReady | None:
-        """The volume whose time has come."""
-        if not self._asked or self._asked[0][0] > now_ns:
-            return None
-        due_ns, future = self._asked.pop(0)
-        return replace(future.result(), now_ns=due_ns, elapsed_ms=_VOLUME_AFTER_NS / 1e6)
-
-    def close(self) -> None:
-        """No more volumes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass
