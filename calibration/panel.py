@@ -30,7 +30,7 @@ from navnode.clock import now_ns
 from navnode.config import Config, matrix
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
-from navnode.igtl import Client, Message
+from navnode.igtl import Arrival, Client, Message
 from navnode.types import Matrix
 
 log = logging.getLogger(__name__)
@@ -161,8 +161,8 @@ class Panel:
         """Listen to all sources, and judge what came twice a second."""
         wanted = set(run.devices)
 
-        def keep(message: Message, at_ns: int) -> None:
-            taken(run.heard, message, at_ns, wanted)
+        def keep(message: Message, arrival: Arrival) -> None:
+            taken(run.heard, message, arrival.received_ns, wanted)
 
         clients = [Client(source.host, source.port, keep, tls=source.tls) for source in self._config.sources]
         listening = [asyncio.create_task(client.run()) for client in clients]

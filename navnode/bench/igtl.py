@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from navnode.errors import NavError
-from navnode.igtl import BlockingClient, Image, Message, Server, Transform
+from navnode.igtl import Arrival, BlockingClient, Image, Message, Server, Transform
 
 _TOOLS, _TOOL_HZ = 8, 250.0
 _IMAGE_PX, _VOLUME_VOXELS = 1024, 128
@@ -197,7 +197,7 @@ def _ticks(seconds: float) -> Iterator[float]:
 async def _serve(port: int, kind: str, count: int, seconds: float, size: int) -> None:
     matrix = np.eye(4)
 
-    def answer(message: Message, peer: Any, _: int) -> None:
+    def answer(message: Message, peer: Any, _: Arrival) -> None:
         if message.device == "Ping":
             peer.reply(Transform(device="Ping", timestamp_ns=time.time_ns(), matrix=matrix))
 

@@ -8,7 +8,7 @@
 from navnode.errors import LocalError, PeerError, WireError
 from navnode.igtl.blocking import BlockingClient, BlockingServer
 from navnode.igtl.client import Client
-from navnode.igtl.connection import Tap
+from navnode.igtl.connection import Arrival, Tap
 from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import (
     Attribute,
@@ -55,6 +55,7 @@ from navnode.igtl.wire import decode, encode
 
 __all__ = [
     "DEFAULT_PORT",
+    "Arrival",
     "Attribute",
     "Bind",
     "BlockingClient",

@@ -203,7 +203,7 @@ class BlockingServer:
         on_message: Callable[[Message], Any] = lambda message: None,
         **options: Any,
     ) -> None:
-        self._server = Server(host, port, lambda message, _peer, _received_ns: on_message(message), **options)
+        self._server = Server(host, port, lambda message, _peer, _arrival: on_message(message), **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="OpenIGTLink server", daemon=True)
         self._thread.start()

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
-from navnode.igtl.connection import CHECK_EVERY_S, Connection, Tap
+from navnode.igtl.connection import CHECK_EVERY_S, Arrival, Connection, Tap
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
 from navnode.security.tls import Tls
 
@@ -33,7 +33,7 @@ class Client:
                 ...
 
     Args:
-        on_message: called with every message and when its last byte came (ns, node clock).
+        on_message: called with every message and its arrival.
         on_state: called with (connected, reason) at every change.
         silence_s: a server that sends nothing for this long is given up and connected to again.
         tls: encrypt, and show this certificate.
@@ -45,7 +45,7 @@ class Client:
         self,
         host: str,
         port: int,
-        on_message: Callable[[Message, int], None] | None = None,
+        on_message: Callable[[Message, Arrival], None] | None = None,
         on_state: Callable[[bool, str], None] = lambda connected, reason: None,
         silence_s: float = 3.0,
         *,
@@ -162,7 +162,7 @@ class Client:
         while True:
             yield await self.receive()
 
-    def _keep(self, message: Message, _: int) -> None:
+    def _keep(self, message: Message, _: Arrival) -> None:
         self._inbox.append(message)
         self._inbox_bytes += held_bytes(message)
         while len(self._inbox) > _QUEUED or (self._inbox_bytes > _QUEUED_BYTES and len(self._inbox) > 1):
@@ -200,13 +200,13 @@ class Client:
             connection.close()
             self._connection = None
 
-    def _heard(self, message: Message, received_ns: int) -> None:
-        self._heard_ns, self._heard_something = received_ns, True
+    def _heard(self, message: Message, arrival: Arrival) -> None:
+        self._heard_ns, self._heard_something = arrival.received_ns, True
         if isinstance(message, CommandReply) and (future := self._replies.get(message.command_id)) is not None:
             if not future.done():
                 future.set_result(message)
             return
-        self._on_message(message, received_ns)
+        self._on_message(message, arrival)
 
 
 def _command(number: int, name: str, text: str, device: str) -> Command:

@@ -9,7 +9,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import LocalError, PeerError
@@ -47,15 +47,26 @@ LEFT, GONE = "it closed the connection", "it went away"
 _RETRANSMITS, _PROBES_UNANSWERED = 2, 3
 
 
-Tap = Callable[[Message, RawBytes, int], None]
-"""Called with every message that came, its bytes, and when its last one came, before anything is done with it."""
+Tap = Callable[[Message, RawBytes, int], int | None]
+"""Called with every message that came, its bytes, and when its last one came, before anything is done with it.
+
+It may number the message; the number goes with the message from then on."""
+
+
+class Arrival(NamedTuple):
+    """A message's arrival."""
+
+    received_ns: int
+    """When its last byte came (node clock)."""
+    number: int | None = None
+    """As the tap has numbered it."""
 
 
 class Connection(asyncio.BufferedProtocol):
     """A peer.
 
     Args:
-        on_message: called with every message and when its last byte came (ns, node clock).
+        on_message: called with every message and its arrival.
         on_lost: called once, with why the connection ended.
         max_rate_hz: no device is sent to this peer more often; 0: no limit.
         max_messages_per_s: a peer that sends more is read more slowly.
@@ -64,7 +75,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        on_message: Callable[[Message, int], None],
+        on_message: Callable[[Message, Arrival], None],
         on_lost: Callable[[str], None],
         *,
         max_rate_hz: float = 0.0,
@@ -114,12 +125,11 @@ class Connection(asyncio.BufferedProtocol):
         try:
             messages = self._framer.received(nbytes)
             for message, raw in zip(messages, self._framer.raw, strict=True):
-                if self._tap is not None:
-                    self._tap(message, raw, received_ns)
+                number = self._tap(message, raw, received_ns) if self._tap is not None else None
                 if message.version > self.version:
                     self.version = message.version
                     self.version_risen()
-                self._on_message(message, received_ns)
+                self._on_message(message, Arrival(received_ns, number))
                 if not self.connected:  # what follows is nobody's any more
                     return
             if self._framer.failed is not None:

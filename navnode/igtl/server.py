@@ -10,7 +10,7 @@ from types import MappingProxyType, TracebackType
 
 from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
-from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Connection, Key, Tap
+from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Arrival, Connection, Key, Tap
 from navnode.igtl.contents import CODECS
 from navnode.igtl.messages import (
     Capability,
@@ -66,8 +66,8 @@ class Peer(Connection):
         super().connection_made(transport)
         self._server.welcome(self)
 
-    def _heard(self, message: Message, received_ns: int) -> None:
-        self._server.heard(self, message, received_ns)
+    def _heard(self, message: Message, arrival: Arrival) -> None:
+        self._server.heard(self, message, arrival)
 
     def version_risen(self) -> None:
         self._server.version_risen(self)
@@ -103,8 +103,7 @@ class Server:
     Args:
         host: the address to listen on; loopback unless the user asks for more.
         port: 0 picks a free one.
-        on_message: called with every message that is not answered here, its peer, and when its last
-            byte came (ns, node clock).
+        on_message: called with every message that is not answered here, its peer, and its arrival.
         on_left: called when a client's connection has ended, with why.
         on_joined: called when a client has connected.
         name: how it calls itself in answers.
@@ -123,7 +122,7 @@ class Server:
         self,
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
-        on_message: Callable[[Message, Peer, int], None] | None = None,
+        on_message: Callable[[Message, Peer, Arrival], None] | None = None,
         on_left: Callable[[Peer, str], None] | None = None,
         on_joined: Callable[[Peer], None] | None = None,
         name: str = "navnode",
@@ -251,10 +250,10 @@ class Server:
             if self._on_left:
                 self._on_left(peer, why)
 
-    def heard(self, peer: Peer, message: Message, received_ns: int) -> None:
+    def heard(self, peer: Peer, message: Message, arrival: Arrival) -> None:
         """A client has sent something."""
         if not self._answer(peer, message) and self._on_message:
-            self._on_message(message, peer, received_ns)
+            self._on_message(message, peer, arrival)
 
     # --- answers, as a PlusServer gives them -----------------------------------------------------
 

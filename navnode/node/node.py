@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import queue
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,20 +22,22 @@ from navnode import __version__
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
 from navnode.errors import ConfigError, PeerError, RecordingError
-from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
+from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.loop import bus, calibrations, topics
+from navnode.loop.executors import AtOnce
 from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
+from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import Latencies
-from navnode.node.processes import may_take_loop_priority, say_ready, take_loop_priority
+from navnode.node.processes import say_ready, take_loop_priority
+from navnode.node.registrations import Threaded
 from navnode.node.worker import HEARTBEAT_S
 from navnode.projector import backend_name
 from navnode.projector.grids import coarsened, resample
 from navnode.recording.spans import Spans
 from navnode.recording.tap import Tap
-from navnode.registration.answer import FrameRegistration
 from navnode.security import curve
 from navnode.types import (
     CommandResult,
@@ -51,7 +50,6 @@ from navnode.types import (
     ReconstructionRequest,
     RegisteredFrame,
     RegistrationDone,
-    RegistrationRequest,
     Rejected,
     SourceState,
     Status,
@@ -72,9 +70,6 @@ _WORKER_LOST_S = 5 * HEARTBEAT_S
 _TOOL_EVERY_NS = 30_000_000
 """Tools leave for the page no faster than it can draw."""
 
-_REGISTRATION_NICE = 8
-"""Where the loop cannot be scheduled in real time: a frame may wait for a tool, never a tool for a frame."""
-
 _MOST_CORRECTING = 3
 """Raw images that are being corrected; more are refused, and told."""
 
@@ -92,8 +87,17 @@ class Node:
 
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
-        self._pipeline = Pipeline(config, volume)
-        self._ingest = Ingest(config, calibrations.detector(config, config.recording.replayed_ns or now_ns()))
+        ingest = Ingest(config, calibrations.detector(config, config.recording.replayed_ns or now_ns()))
+        self._registrations = Threaded(AtOnce(config, volume, now_ns))
+        self._runner = Runner(
+            Pipeline(config, volume),
+            ingest,
+            register=self._registrations,
+            reconstruct=self._ask_worker,
+            now_ns=now_ns,
+            emit=self._emit,
+            record=self._stepped,
+        )
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)
@@ -113,7 +117,6 @@ class Node:
             max_messages_per_s=_CONSOLE_MESSAGES_PER_S,
         )
         self._addresses = worker_address, output_address
-        self._registrations = _RegistrationThread(config, volume, self._pipeline)
         self._latency, self._overlay_latency = Latencies(), Latencies()
         self._displayed: dict[str, VolumeUpdate] = {}
         self._last_tool_ns: dict[str, int] = {}
@@ -151,7 +154,7 @@ class Node:
 
         def take(done: RegistrationDone) -> None:
             try:
-                self._dispatch(done)
+                self._runner.take(done)
             except Exception as error:  # an event loop's callback would only log it, and the loop stand still
                 failed.set_exception(error)
 
@@ -172,7 +175,7 @@ class Node:
         name = f"{source.host}:{source.port}"
 
         def on_state(up: bool, reason: str) -> None:
-            self._dispatch(SourceState(name, up, reason, now_ns()))
+            self._runner.take(SourceState(name, up, reason, now_ns()))
 
         return Client(
             source.host,
@@ -183,21 +186,22 @@ class Node:
             tap=self._tape.arrived,
         )
 
-    def _from_wire(self, message: Message, received_ns: int) -> None:
-        self._take_in(message, received_ns, self._dispatch)
+    def _from_wire(self, message: Message, arrival: Arrival) -> None:
+        self._take_in(message, arrival, self._runner.take)
 
-    def _take_in(self, message: Message, received_ns: int, then: Callable[[Input, int | None], object]) -> None:
+    def _take_in(self, message: Message, arrival: Arrival, then: Callable[[Input, int | None], object]) -> None:
         """Hand on what a message means, and which arrival it was; raw images are corrected in a thread of their own,
         in their order, so that tools do not wait for them."""
-        of = self._tape.arrivals
         if REPLAY_KEY in message.metadata:  # and stays: what was found by it is not of now either
             self._consoles.replay = True
-        if not self._ingest.computes(message):
-            if (taken := self._ingest(message, received_ns)) is not None:
-                then(taken, of)
+        ingest = self._runner.ingest
+        if not ingest.computes(message):
+            if (taken := ingest(message, arrival.received_ns)) is not None:
+                then(taken, arrival.number)
             return
         if self._correcting >= _MOST_CORRECTING:
-            then(Rejected(message.device, "images come faster than they can be corrected", received_ns), None)
+            reason = "images come faster than they can be corrected"
+            then(Rejected(message.device, reason, arrival.received_ns), None)
             return
         self._correcting += 1
 
@@ -207,30 +211,30 @@ class Node:
                 return
             if error := future.exception():
                 log.error("an image could not be corrected", exc_info=error)
-                then(Rejected(message.device, "the image could not be corrected", received_ns), None)
+                then(Rejected(message.device, "the image could not be corrected", arrival.received_ns), None)
             elif (taken := future.result()) is not None:
-                then(taken, of)
+                then(taken, arrival.number)
 
         loop = asyncio.get_running_loop()
-        loop.run_in_executor(self._corrections, self._ingest, message, received_ns).add_done_callback(done)
+        loop.run_in_executor(self._corrections, ingest, message, arrival.received_ns).add_done_callback(done)
 
-    def _from_console(self, message: Message, peer: Peer, received_ns: int) -> None:
+    def _from_console(self, message: Message, peer: Peer, arrival: Arrival) -> None:
         """Frames and poses may also be pushed to the node's own server; who does is a source."""
 
-        def pushed(taken: Input, of: int | None) -> None:
+        def pushed(taken: Input, number: int | None) -> None:
             if peer not in self.server.peers:
                 return  # it left meanwhile, and what came from it is forgotten
             if peer not in self._pushing:
                 self._pushing.add(peer)
-                self._dispatch(SourceState(peer.address, True, "", received_ns))
-            self._dispatch(taken, of)
+                self._runner.take(SourceState(peer.address, True, "", arrival.received_ns))
+            self._runner.take(taken, number)
 
-        self._take_in(message, received_ns, pushed)
+        self._take_in(message, arrival, pushed)
 
     def _console_left(self, peer: Peer, why: str) -> None:
         if peer in self._pushing:
             self._pushing.discard(peer)
-            self._dispatch(SourceState(peer.address, False, why, now_ns()))
+            self._runner.take(SourceState(peer.address, False, why, now_ns()))
 
     def _commands(self) -> dict[str, Handler]:
         """What consoles may have done, beside the server's own."""
@@ -245,7 +249,7 @@ class Node:
         }
 
     def _operate(self, operation: Operation, tool: str) -> str:
-        outputs = self._dispatch(OperatorCommand(operation, tool, now_ns()))
+        outputs = self._runner.take(OperatorCommand(operation, tool, now_ns()))
         result = next(output for output in outputs if isinstance(output, CommandResult))
         if not result.done:
             raise CommandError(result.text)
@@ -284,8 +288,8 @@ class Node:
             now = now_ns()
             if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_S * 1e9:
                 self._worker_seen_ns = 0
-                self._dispatch(WorkerState(False, "", "the reconstruction worker does not answer", now))
-            self._dispatch(Tick(now))
+                self._runner.take(WorkerState(False, "", "the reconstruction worker does not answer", now))
+            self._runner.take(Tick(now))
 
     def _hear_worker(self) -> None:
         while self._worker.poll(0):
@@ -301,12 +305,12 @@ class Node:
                 if message.instance != self._worker_instance:
                     self._worker_instance, self._surface_asked = message.instance, False
                 self._worker_seen_ns = now_ns()
-                self._dispatch(message)
+                self._runner.take(message)
                 self._ask_surface()
             elif isinstance(message, VolumeReady) and message.method == "surface":
                 self._show_surface(message)
             elif isinstance(message, VolumeReady):
-                self._dispatch(message)
+                self._runner.take(message)
 
     def _ask_surface(self) -> None:
         """The CT's bone model is made by the worker, once it is there."""
@@ -324,28 +328,16 @@ class Node:
 
     # --- step ------------------------------------------------------------------------------------
 
-    def _dispatch(self, message: Input, of: int | None = None) -> list[Output]:
-        """Take a message; ``of``: which arrival it was."""
-        began_ns, outputs = now_ns(), list[Output]()
-        try:
-            outputs = self._pipeline.step(message)
-            for output in outputs:
-                self._emit(output)
-        finally:  # what ends the node is in the recording, too
-            ended_ns = now_ns()
-            self._tape.stepped(message, of, outputs, began_ns, ended_ns)
-        if spans := self._spans.told(message, outputs, began_ns, self._registrations.began_ns, ended_ns):
+    def _stepped(self, step: Step) -> None:
+        self._tape.stepped(step)
+        if spans := self._spans.told(step, self._registrations.began_ns):
             self._tape.note("spans", spans)
-        return outputs
+
+    def _ask_worker(self, request: ReconstructionRequest) -> None:
+        self._send(self._worker, request)
 
     def _emit(self, output: Output) -> None:
         match output:
-            case RegistrationRequest():
-                self._registrations.ask(output, self._pipeline.volume.current)
-                return
-            case ReconstructionRequest():
-                self._send(self._worker, output)
-                return
             case NodeState():
                 output = self._with_figures(output)
             case VolumeUpdate():
@@ -376,7 +368,7 @@ class Node:
     # --- volumes ---------------------------------------------------------------------------------
 
     async def _show_ct(self) -> None:
-        volume = self._pipeline.volume.current
+        volume = self._runner.pipeline.volume.current
         if volume is None:
             return
         # Averaged first: smoothing all of a fine CT takes half as long again.
@@ -400,33 +392,6 @@ class Node:
         dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
         rounded = {name: round(float(value), 3) for name, value in figures.items()}
         return replace(state, extra=rounded, dropped=dropped, recording=self._tape.told, replay=self._consoles.replay)
-
-
-class _RegistrationThread:
-    """Registers one frame at a time; kernels release the GIL, so the loop goes on meanwhile."""
-
-    def __init__(self, config: Config, volume: Volume | None, pipeline: Pipeline) -> None:
-        self._requests: queue.SimpleQueue[tuple[RegistrationRequest, Volume | None]] = queue.SimpleQueue()
-        self._frames = FrameRegistration(config, volume, pipeline.volume.number)
-        self.began_ns = 0
-        """When the last frame's registration began."""
-
-    def start(self, done: Any) -> None:
-        self._done = done
-        threading.Thread(target=self._run, name="registration", daemon=True).start()
-
-    def ask(self, request: RegistrationRequest, volume: Volume | None) -> None:
-        self._requests.put((request, volume))
-
-    def _run(self) -> None:
-        if sys.platform == "linux" and not may_take_loop_priority():  # else the loop comes first anyway
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REGISTRATION_NICE)
-        while True:
-            request, volume = self._requests.get()
-            self.began_ns = now_ns()
-            found = self._frames.register(request, volume)
-            self._done(RegistrationDone(request, found, now_ns()))
-            self._frames.prepare(found)
 
 
 def _free(path: Path) -> Path:

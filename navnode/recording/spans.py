@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from navnode.loop.runner import Step
 from navnode.types import (
     Frame,
-    Input,
-    Output,
     ReconstructionRequest,
     RegistrationDone,
     RegistrationRequest,
@@ -30,10 +29,9 @@ class Spans:
         self._open: OrderedDict[int, list[int]] = OrderedDict()
         self._asked: dict[int, int] = {}
 
-    def told(
-        self, message: Input, outputs: Sequence[Output], began_ns: int, registration_began_ns: int, ended_ns: int
-    ) -> dict[str, Any] | None:
+    def told(self, step: Step, registration_began_ns: int) -> dict[str, Any] | None:
         """What a step completes: a frame's or a volume's way, times of the node's clock; None if it completes none."""
+        message, outputs, began_ns, ended_ns = step.message, step.outputs, step.began_ns, step.ended_ns
         if isinstance(message, Frame):
             self._open[message.sequence] = [message.received_ns, began_ns]
             if len(self._open) > _MOST_OPEN:

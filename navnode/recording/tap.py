@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from navnode.config import Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
 from navnode.loop import calibrations
+from navnode.loop.runner import Step
 from navnode.projector import backend_name
 from navnode.recording import format as session_format
 from navnode.recording.recorder import About, Item, Made, Recorder, arrival, noted
-from navnode.types import Input, Output, Volume, VolumeReady
+from navnode.types import Volume, VolumeReady
 
 _KEPT_BYTES = 1 << 29
 """Of the last seconds, whatever they are."""
@@ -39,8 +40,7 @@ class Tap:
     def __init__(self, config: Config, volume: Volume | None) -> None:
         self._config, self._volume = config, volume
         self._about = about(config, from_start=True)  # now: it reads files, which the loop must not wait for
-        self.arrivals = self.steps = 0
-        """So far; the last one's number."""
+        self._arrivals = self._steps = 0
         self._recorder: Recorder | None = None
         self._ending: list[Recorder] = []
         self._kept: deque[Item] = deque()
@@ -50,26 +50,21 @@ class Tap:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def arrived(self, message: Message, raw: RawBytes, received_ns: int) -> None:
-        """A message came in, and nothing of it has been dropped yet."""
-        self.arrivals += 1
+    def arrived(self, message: Message, raw: RawBytes, received_ns: int) -> int:
+        """A message came in, and nothing of it has been dropped yet; its number."""
+        self._arrivals += 1
         if self._running:
-            self._put(arrival(message, raw, received_ns, self.arrivals))
+            self._put(arrival(message, raw, received_ns, self._arrivals))
+        return self._arrivals
 
-    def stepped(self, message: Input, of: int | None, outputs: Sequence[Output], began_ns: int, ended_ns: int) -> None:
-        """The pipeline took a message, and this is what it led to.
-
-        Args:
-            of: the number of the arrival that the message was, if it was one.
-            ended_ns: when everything was sent.
-        """
-        self.steps += 1
+    def stepped(self, step: Step) -> None:
+        """The loop took a message, and this is what it led to."""
+        self._steps += 1
         if self._running:
-            size = 500 + 500 * len(outputs)
-            if isinstance(message, VolumeReady) and message.volume is not None:
-                size += message.volume.voxels.nbytes
-            made = partial(_step, message, of, outputs, began_ns, ended_ns)
-            self._put(Item(made, began_ns, began_ns, self.steps, size))
+            size = 500 + 500 * len(step.outputs)
+            if isinstance(step.message, VolumeReady) and step.message.volume is not None:
+                size += step.message.volume.voxels.nbytes
+            self._put(Item(partial(_step, step), step.began_ns, step.began_ns, self._steps, size))
 
     def note(self, what: str, data: Mapping[str, Any]) -> None:
         """Something else happened."""
@@ -97,7 +92,7 @@ class Tap:
     def start(self, path: Path) -> None:
         """Begin a recording, with the last seconds where they are kept; returns at once."""
         kept, self._kept, self._kept_bytes = self._kept, deque(), 0
-        told = {**self._about.metadata, **_begun(from_start=self.steps == 0)}
+        told = {**self._about.metadata, **_begun(from_start=self._steps == 0)}
         began = About(told, self._about.attachments)
         if self._volume is not None:
             at_ns = kept[0].log_time_ns if kept else now_ns()
@@ -144,12 +139,12 @@ class Tap:
         return f"{recorder.path.name}: {recorder.messages} messages, {recorder.bytes / 1e6:.0f} MB{lost}"
 
 
-def _step(message: Input, of: int | None, outputs: Sequence[Output], began_ns: int, ended_ns: int) -> Iterable[Made]:
-    if isinstance(message, VolumeReady):
-        yield session_format.VOLUME, session_format.volume_parts(message), began_ns
-    yield session_format.STEP, (session_format.step_bytes(message, of),), began_ns
-    for output in outputs:
-        yield session_format.output_channel(output), (session_format.output_bytes(output),), ended_ns
+def _step(step: Step) -> Iterable[Made]:
+    if isinstance(step.message, VolumeReady):
+        yield session_format.VOLUME, session_format.volume_parts(step.message), step.began_ns
+    yield session_format.STEP, (session_format.step_bytes(step.message, step.arrival),), step.began_ns
+    for output in step.outputs:
+        yield session_format.output_channel(output), (session_format.output_bytes(output),), step.ended_ns
 
 
 def _ct(volume: Volume, time_ns: int) -> Iterable[Made]:

@@ -164,7 +164,7 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
     import asyncio
     import threading
 
-    from navnode.igtl import Transform
+    from navnode.igtl import Arrival, Transform
     from navnode.node.node import Node
     from navnode.types import TrackedPose
 
@@ -173,22 +173,23 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
 
     async def story() -> None:
         node = Node(used, None, "inproc://worker", "inproc://out")
-        ingest = node._ingest.__class__.__call__
+        ingest = Ingest.__call__
 
         def slow(self, message, received_ns):
             if isinstance(message, Image):
                 gate.wait(5)
             return ingest(self, message, received_ns)
 
-        node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrations.detector(used, NOW))
+        node._runner.ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrations.detector(used, NOW))
 
         def take(message, of):
             taken.append(message)
 
         for n in range(1, 6):
             voxels = np.full((1, 512, 512), 1000 + n, np.uint16)
-            node._take_in(Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4)), n, take)
-        node._take_in(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), 9, take)
+            image = Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4))
+            node._take_in(image, Arrival(n), take)
+        node._take_in(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), Arrival(9), take)
         before = [type(each) for each in taken]
         gate.set()
         while sum(isinstance(each, Frame) for each in taken) < 3:

@@ -12,7 +12,9 @@ import pytest
 from navnode import config
 from navnode import geometry as g
 from navnode.loop import bus
+from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
+from navnode.loop.runner import Runner
 from navnode.simulation.scenario import CARM_DEVICE, CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, PATIENT_DEVICE, Scenario
 from navnode.types import (
     CArmPose,
@@ -67,7 +69,16 @@ class Theatre:
     """Feeds a pipeline from the scenario at 100 poses and 10 frames a second, registering as told."""
 
     def __init__(self, ct: bool = True, **more) -> None:
-        self.pipeline = Pipeline(configuration("ct" if ct else "", **more), CT if ct else None)
+        told = configuration("ct" if ct else "", **more)
+        self.pipeline = Pipeline(told, CT if ct else None)
+        self._runner = Runner(
+            self.pipeline,
+            Ingest(told),
+            register=lambda request, volume: RegistrationDone(request, self.register(request), self.now_ns),
+            reconstruct=lambda request: None,
+            now_ns=lambda: self.now_ns,
+            record=lambda step: self.outputs.extend(step.outputs),
+        )
         self.outputs: list[object] = []
         self.time_s = 0.0
         self.register = self.truly
@@ -101,12 +112,7 @@ class Theatre:
         return (100 + np.arange(1024).reshape(32, 32) % 97 + self._frames % 100).astype(np.uint16)
 
     def feed(self, message) -> list[object]:
-        made = list(self.pipeline.step(message))
-        for output in made:
-            self.outputs.append(output)
-            if isinstance(output, RegistrationRequest):
-                self.feed(RegistrationDone(output, self.register(output), self.now_ns))
-        return made
+        return list(self._runner.take(message))
 
     def run(self, seconds: float) -> list[object]:
         """Go on for a while; what came out."""

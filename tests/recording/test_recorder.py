@@ -14,6 +14,7 @@ from navnode.bench import recording as recording_bench
 from navnode.config import load, shipped
 from navnode.errors import RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
+from navnode.loop.runner import Step
 from navnode.node.node import _free
 from navnode.recording import Recorder, Recording
 from navnode.recording import recorder as recorder_module
@@ -136,7 +137,7 @@ def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
     raw = encode(message(1))
     for second in range(20):
         tape.arrived(message(second), (raw[:58], memoryview(raw)[58:]), second * 1_000_000_000)
-        tape.stepped(Tick(second), None, [], second * 1_000_000_000, second * 1_000_000_000)
+        tape.stepped(Step(Tick(second), None, [], second * 1_000_000_000, second * 1_000_000_000))
     tape.start(tmp_path / "a.mcap")
     assert tape.path == tmp_path / "a.mcap"
     tape.arrived(message(20), (raw[:58], memoryview(raw)[58:]), 20_000_000_000)
