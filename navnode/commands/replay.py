@@ -355,7 +355,8 @@ def _paced(
         volume=change(loaded.volume, ct=volume),
         console=change(loaded.console, port=ports[0] or loaded.console.port),
         display=change(loaded.display, enabled=not headless, port=ports[1] or loaded.display.port),
-        recording=change(loaded.recording, file="", replayed_ns=max(recording.start_ns, 0)),
+        recording=change(loaded.recording, file=""),
+        calibration=change(loaded.calibration, as_of_ns=loaded.calibration.as_of_ns or max(recording.start_ns, 0)),
         reconstruction=change(loaded.reconstruction, remote=None),
     )
     if as_json and seconds is None and not settings.loop:  # a program waits for the figures

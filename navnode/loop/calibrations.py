@@ -42,9 +42,9 @@ def applied(config: Config, now_ns: int) -> Config:
         found = _of_carm(config, "handeye", now_ns)
         carm_from_marker = g.inverse(_matrix(given.handeye, found, "marker_from_carm"))
         calibration = replace(calibration, carm_from_marker=_rows(carm_from_marker))
-    if given.latency:
-        found = artifacts.usable(given.latency, "temporal", now_ns, device=given.device)
-        lag_ns = _number(given.latency, found, "image_lag_ns")
+    if given.image_lag:
+        found = artifacts.usable(given.image_lag, "temporal", now_ns, device=given.device)
+        lag_ns = _number(given.image_lag, found, "image_lag_ns")
         calibration = replace(calibration, image_lag_ms=lag_ns / _NS_PER_MS)
     if given.patient:
         found = artifacts.usable(given.patient, "patient", now_ns)
@@ -60,7 +60,11 @@ def applied(config: Config, now_ns: int) -> Config:
     )
 
 
-_FILES = ("carm", "flex", "handeye", "latency", "flatfield", "patient")
+_FILES = ("carm", "flex", "handeye", "image_lag", "flatfield", "patient")
+
+
+OLD_KEYS = {"image_lag": ("latency",)}
+"""Key -> what it was called in sessions of older versions."""
 
 
 def files(config: Config) -> dict[str, str]:
@@ -117,8 +121,10 @@ def lacking(config: Config, now_ns: int) -> list[tuple[str, str]]:
         )
     if not given.handeye and np.array_equal(matrix(given.carm_from_marker), identity):
         told.append(("calibration.handeye", "where the C-arm's marker is is not known: navnode calibrate handeye"))
-    if not given.latency and given.image_lag_ms == 0:
-        told.append(("calibration.latency", "images are taken to be stamped as poses are: navnode calibrate temporal"))
+    if not given.image_lag and given.image_lag_ms == 0:
+        told.append(
+            ("calibration.image_lag", "images are taken to be stamped as poses are: navnode calibrate temporal")
+        )
     if not given.flatfield:
         told.append(("calibration.flatfield", "the detector is taken to correct itself: navnode calibrate flatfield"))
     if not given.flex:

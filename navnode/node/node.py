@@ -93,7 +93,7 @@ class Node:
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
         self._config = config
         self._pipeline = Pipeline(config, volume)
-        self._ingest = Ingest(config, calibrations.detector(config, config.recording.replayed_ns or now_ns()))
+        self._ingest = Ingest(config, calibrations.detector(config, config.calibration.as_of_ns or now_ns()))
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)

@@ -38,7 +38,7 @@ def calibrated(tmp_path):
             {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": (nodes + 1).tolist()}},
         ),
         "handeye": written(tmp_path, "handeye", {"marker_from_carm": marker_from_carm.tolist()}),
-        "latency": written(tmp_path, "temporal", {"image_lag_ns": 28_000_000, "sign": 1}),
+        "image_lag": written(tmp_path, "temporal", {"image_lag_ns": 28_000_000, "sign": 1}),
         "patient": written(tmp_path, "patient", {"volume_from_patient": volume_from_patient.tolist()}),
     }  # fmt: skip
     tool = {
@@ -156,7 +156,7 @@ def test_results_that_are_not_whole_are_named(calibrated, result):
 
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():
     lacks = dict(calibrations.lacking(config.load("plus.toml"), NOW))
-    assert {"calibration.carm", "calibration.latency"} <= set(lacks) and "refused" not in lacks
+    assert {"calibration.carm", "calibration.image_lag"} <= set(lacks) and "refused" not in lacks
 
 
 def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
