@@ -18,9 +18,9 @@ import numpy as np
 import platformdirs
 from aiohttp import web
 
-from calibration import inputs
-from calibration.collect import Heard, taken
+from calibration import inputs, recordings
 from calibration.fitting import from_middle_deg
+from calibration.heard import Heard, taken
 from calibration.inputs import Files
 from calibration.patient import patient, touched_in_order
 from calibration.phantom import steady_places, tips_in_patient
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 _EVERY_S = 0.5
 _MOST_ROWS = 400
 _LONGEST_S = 300.0
-_NS_PER_DAY = 86_400_000_000_000
-_DAYS = {"pivot": 30, "patient": 1}
 _ASSETS = {"panel.html": "text/html", "panel.js": "text/javascript", "panel.css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'",
@@ -56,7 +54,7 @@ class _Run:
     tool: str
     devices: list[str]
     heard: Heard = field(default_factory=Heard)
-    found: Calibration | None = None
+    found: Calibration[Any] | None = None
     running: bool = True
     problem: str = ""
     saved: str = ""
@@ -181,21 +179,24 @@ class Panel:
                 task.cancel()
             await asyncio.gather(*listening, return_exceptions=True)
 
-    def _judged(self, run: _Run) -> Calibration:
+    def _judged(self, run: _Run) -> Calibration[Any]:
         series = run.heard.series(run.devices[0], _MOST_ROWS if run.routine == "pivot" else None)
         if run.routine == "pivot":
             return pivot(series.poses)
         assert series.times_s is not None
-        marker = inputs.at_times(run.heard.series(run.devices[1]), series.times_s)
+        marker = recordings.at_times(run.heard.series(run.devices[1]), series.times_s)
         planned = inputs.points(Path(self._config.calibration.points), Files())
         places = steady_places(tips_in_patient(series.poses, marker.poses, self._tip_mm(run.tool)))
         return patient(planned, touched_in_order(planned, places))
 
     def _tip_mm(self, tool: str) -> Matrix:
         section = next(each for each in self._config.tools if each.name == tool)
-        kept = self._folder() / f"pivot-{tool}.json"
-        if not section.pivot and kept.exists():  # what this panel has just found
-            return np.array(artifacts.usable(kept, "pivot", now_ns(), device=tool).result["tip_mm"], np.float64)
+        at_ns = self._config.calibration.as_of_ns or now_ns()
+        path, kept = section.pivot, self._folder() / f"pivot-{tool}.json"
+        if not path and kept.exists():  # what this panel has just found
+            path, at_ns = str(kept), now_ns()
+        if path:
+            return np.array(artifacts.usable(path, artifacts.PIVOT, at_ns, device=tool).result.tip_mm)
         return matrix(section.marker_from_tooltip)[:3, 3]
 
     async def _save(self, request: web.Request) -> web.Response:
@@ -203,13 +204,9 @@ class Panel:
         run = self._run
         if run is None or run.found is None or not run.found.passed:
             raise web.HTTPConflict(text="only what passed is kept")
-        document, now = run.found.document(), now_ns()
-        artifact = artifacts.Artifact(
-            kind=run.found.kind, status="PASS", result=document["result"], quality=document["quality"],
-            device=run.tool if run.routine == "pivot" else "", created_ns=now,
-            expires_ns=now + _DAYS[run.routine] * _NS_PER_DAY,
-        )  # fmt: skip
-        name = f"pivot-{run.tool}.json" if run.routine == "pivot" else "patient.json"
+        of_tool = run.found.kind.of_tool
+        artifact = run.found.artifact(now_ns(), device=run.tool if of_tool else "")
+        name = f"pivot-{run.tool}.json" if of_tool else "patient.json"
         try:
             self._folder().mkdir(parents=True, exist_ok=True)
             artifacts.write(self._folder() / name, artifact)
@@ -235,10 +232,10 @@ def _asset(name: str) -> web.Response:
     return web.Response(body=body, content_type=_ASSETS[name], charset="utf-8", headers=_HEADERS)
 
 
-def _figures(found: Calibration) -> list[dict[str, Any]]:
+def _figures(found: Calibration[Any]) -> list[dict[str, Any]]:
     """Every gate with its figure, worst first where it is several."""
     rows = []
-    for key, limit in found.quality["gates"].items():
+    for key, limit in found.gates.items():
         value = plain(found.quality.get(key))
         if isinstance(value, dict):
             value = max([part for part in value.values() if part is not None], default=None)
@@ -248,7 +245,7 @@ def _figures(found: Calibration) -> list[dict[str, Any]]:
     return rows
 
 
-def _coverage(found: Calibration) -> list[list[float]]:
+def _coverage(found: Calibration[Any]) -> list[list[float]]:
     """Directions of the tool about their middle: degrees to the side and up, and whether the pose is used."""
     data = dict(found.pictures).get("directions")
     if data is None:

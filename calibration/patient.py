@@ -14,6 +14,8 @@ from trimesh.triangles import closest_point, points_to_barycentric
 from calibration.fitting import not_outlying, rms
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
 from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.files.artifacts import PATIENT, PatientResult, rows
 from navnode.types import Array, Matrix, Mesh
 
 _AGAIN = "touch the points again, the worst first"
@@ -80,7 +82,7 @@ def patient(
     targets_mm: Mapping[str, Array] | None = None,
     fle_mm: float | None = None,
     gates: Gates | None = None,
-) -> Calibration:
+) -> Calibration[PatientResult]:
     """volume_from_patient of points paired by their labels (Umeyama, IEEE PAMI 13, 1991), refined on a surface.
 
     The error to be expected at targets is that of Fitzpatrick, West and Maurer (IEEE Trans. Med. Imaging 17, 1998); the
@@ -92,7 +94,14 @@ def patient(
         surface_points_mm: (M, 3), patient frame, on the bone that ``mesh`` shows in the volume.
         targets_mm: label -> (3,) RAS.
         fle_mm: the localisation error of a point, rms in 3-D, if it is known; otherwise estimated from the residuals.
+
+    Raises:
+        ConfigError: a surface without its mesh, or the other way round; or ``fle_mm`` is not positive.
     """
+    if (surface_points_mm is None) != (mesh is None):
+        raise ConfigError("--surface and --mesh belong together")
+    if fle_mm is not None and not fle_mm > 0:
+        raise ConfigError("--fle-mm must be positive")
     labels = [label for label in volume_points_mm if label in patient_points_mm]
     volume = np.array([volume_points_mm[label] for label in labels], np.float64).reshape(-1, 3)
     measured = np.array([patient_points_mm[label] for label in labels], np.float64).reshape(-1, 3)
@@ -104,7 +113,7 @@ def patient(
     figures: dict[str, float | None] = {"tre_mm": None}
     if has_surface:
         quality |= dict.fromkeys(("surface_rms_mm", "surface_n_used", "surface_sigma_mm"))
-    result: dict[str, Matrix] = {}
+    result: PatientResult | None = None
     reason = ""
     if len(keep) >= 3:
         if _spread_mm(volume[keep]) >= (gates or {}).get("spread_mm", 10.0):
@@ -135,7 +144,7 @@ def patient(
             "fle_mm": float(fle), "covariance": _covariance(volume[keep], float(fle)),
             "spread_mm": spread, "tre_mm": tre,
         }  # fmt: skip
-        result = {"volume_from_patient": volume_from_patient}
+        result = PatientResult(rows(volume_from_patient))
     told = {
         "n_input": len(labels), "n_used": len(keep),
         "rejected": [list(volume_points_mm).index(label) for n, label in enumerate(labels) if n not in keep],
@@ -144,7 +153,7 @@ def patient(
     }  # fmt: skip
     few = len(keep) < (gates or {}).get("n_used", which[0].limit)
     return judged(
-        "patient", which, gates, figures, result=result, quality=told, reason="" if few else reason,
+        PATIENT, which, gates, figures, result=result, quality=told, reason="" if few else reason,
         pictures=[("fre", {"mm": quality["fre_mm"], "tre_mm": quality["tre_mm"]})],
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from navnode.commands.options import (
 from navnode.commands.supervised import free_port, run_supervised, tell
 from navnode.config import Config, PlayerSection, SourceSection
 from navnode.errors import ConfigError, RecordingError
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
 from navnode.recording import Recording
 from navnode.recording import compare as comparing
 from navnode.recording import edit as editing
@@ -205,7 +205,7 @@ def _tolerances(given: list[str] | None, exact: bool) -> dict[str, float]:
 
 
 def configuration_of(path: Path | None) -> Config | None:
-    return None if path is None else calibrations.applied(config.load(path), now_ns())
+    return None if path is None else Calibrations.load(config.load(path), now_ns()).config
 
 
 def _run_again(

@@ -27,7 +27,8 @@ from navnode.config import Config, SourceSection
 from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Client, CommandError, Handler, Message, Peer, Server
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
-from navnode.loop import bus, calibrations, topics
+from navnode.loop import bus, topics
+from navnode.loop.calibrations import Calibrations
 from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
 from navnode.node.consoles import Consoles
@@ -91,13 +92,14 @@ class Node:
     """
 
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
-        self._config = config
+        calibrated = Calibrations.load(config, now_ns())
+        self._config = config = calibrated.config
         self._pipeline = Pipeline(config, volume)
-        self._ingest = Ingest(config, calibrations.detector(config, config.calibration.as_of_ns or now_ns()))
+        self._ingest = Ingest(config, calibrated.detector)
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)
-        self._tape = Tap(config, volume)
+        self._tape = Tap(config, volume, calibrated.files)
         self._spans = Spans()
         console = config.console
         self.server = Server(

@@ -74,8 +74,8 @@ def test_a_pivot_from_the_page_is_kept_when_it_passed(tmp_path):
             assert (await served.post("stop"))[1]["run"]["running"] is False
             status, state = await served.post("save")
             assert status == 200
-            kept = artifacts.usable(state["run"]["saved"], "pivot", now_ns(), device="Drill")
-            assert np.linalg.norm(np.subtract(kept.result["tip_mm"], TIP)) < 0.3
+            kept = artifacts.usable(state["run"]["saved"], artifacts.PIVOT, now_ns(), device="Drill")
+            assert np.linalg.norm(np.subtract(kept.result.tip_mm, TIP)) < 0.3
 
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(0)))) as port:
         asyncio.run(story(port))

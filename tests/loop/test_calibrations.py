@@ -11,7 +11,7 @@ from navnode.errors import CalibrationError
 from navnode.files import artifacts
 from navnode.geometry import carm_document
 from navnode.igtl import Image
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations, lacking
 from navnode.loop.ingest import Ingest
 from navnode.types import CArm, Frame, Rejected
 
@@ -54,21 +54,22 @@ def calibrated(tmp_path):
 
 def test_every_calibration_arrives_where_the_loop_uses_it(calibrated):
     path, marker_from_carm, volume_from_patient = calibrated
-    used = calibrations.applied(config.load(path), NOW + 1)
+    loaded = Calibrations.load(config.load(path), NOW + 1)
+    used = loaded.config
     assert used.carm.geometry == MEASURED
     assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
     assert used.calibration.image_lag_ms == 28.0
     assert np.allclose(config.matrix(used.registration.volume_from_patient_start), volume_from_patient)
     tip = config.matrix(used.tools[0].marker_from_tooltip)
     assert np.allclose(tip[:3, 3], [1, 2, 150]) and np.allclose(tip[:3, 2], [0, 0.6, 0.8])
-    assert not calibrations.detector(used, NOW).ideal
-    lacks = dict(calibrations.lacking(config.load(path), NOW + 1))
+    assert not loaded.detector.ideal
+    lacks = dict(lacking(config.load(path), NOW + 1))
     assert set(lacks) == {"calibration.flatfield", "calibration.flex"}
 
 
 def test_frames_come_out_of_the_detector_corrected(calibrated):
-    used = calibrations.applied(config.load(calibrated[0]), NOW)
-    ingest = Ingest(used, calibrations.detector(used, NOW))
+    used = Calibrations.load(config.load(calibrated[0]), NOW)
+    ingest = Ingest(used.config, used.detector)
     counts = np.tile(np.arange(512, dtype=np.uint16) * 10, (512, 1))
     frame = ingest(Image(device="XRay", timestamp_ns=5, voxels=counts[None], ras_from_index=np.eye(4)), 6)
     assert isinstance(frame, Frame)
@@ -87,8 +88,8 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrated):
     }  # fmt: skip
     written(path.parent, "flex", {"model": {"kind": "arc+gaussian_process", "parameters": model}})
     path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflex = "flex.json"\n', 1))
-    used = calibrations.applied(config.load(path), NOW)
-    ingest = Ingest(used, calibrations.detector(used, NOW))
+    used = Calibrations.load(config.load(path), NOW)
+    ingest = Ingest(used.config, used.detector)
 
     def taken(**metadata):
         voxels = np.full((1, 512, 512), 900, np.uint16)
@@ -122,9 +123,9 @@ def test_what_must_not_be_used_stops_the_start_and_is_named(calibrated, changed,
     whose = '[calibration]\ndevice = "this C-arm"\nmode = "large"\n'
     path.write_text(path.read_text().replace("[calibration]\n", whose, 1))
     with pytest.raises(CalibrationError, match=why) as caught:
-        calibrations.applied(config.load(path), NOW)
+        Calibrations.load(config.load(path), NOW)
     assert "handeye.json" in str(caught.value)
-    assert "handeye.json" in dict(calibrations.lacking(config.load(path), NOW))["refused"]
+    assert "handeye.json" in dict(lacking(config.load(path), NOW))["refused"]
 
 
 def test_another_detectors_geometry_is_refused(calibrated):
@@ -132,7 +133,7 @@ def test_another_detectors_geometry_is_refused(calibrated):
     other = CArm(1024, 1024, (0.29, 0.29), 1013.0, (511.5, 511.5))
     written(path.parent, "carm", {"carm": carm_document(other), "distortion": {"model": "none"}})
     with pytest.raises(CalibrationError, match=r"carm\.json: it is for 1024 x 1024"):
-        calibrations.applied(config.load(path), NOW)
+        Calibrations.load(config.load(path), NOW)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +152,11 @@ def test_results_that_are_not_whole_are_named(calibrated, result):
     path = calibrated[0]
     written(path.parent, "carm", result)
     with pytest.raises(CalibrationError):
-        calibrations.applied(config.load(path), NOW)
+        Calibrations.load(config.load(path), NOW)
 
 
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():
-    lacks = dict(calibrations.lacking(config.load("plus.toml"), NOW))
+    lacks = dict(lacking(config.load("plus.toml"), NOW))
     assert {"calibration.carm", "calibration.image_lag"} <= set(lacks) and "refused" not in lacks
 
 
@@ -168,11 +169,11 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
     from navnode.node.node import Node
     from navnode.types import TrackedPose
 
-    used = calibrations.applied(config.load(calibrated[0]), NOW)
+    used = Calibrations.load(config.load(calibrated[0]), NOW)
     taken, gate = [], threading.Event()
 
     async def story() -> None:
-        node = Node(used, None, "inproc://worker", "inproc://out")
+        node = Node(used.config, None, "inproc://worker", "inproc://out")
         ingest = node._ingest.__class__.__call__
 
         def slow(self, message, received_ns):
@@ -180,7 +181,7 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
                 gate.wait(5)
             return ingest(self, message, received_ns)
 
-        node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrations.detector(used, NOW))
+        node._ingest = type("Slow", (Ingest,), {"__call__": slow})(used.config, used.detector)
 
         def take(message, of):
             taken.append(message)
