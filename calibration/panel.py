@@ -60,6 +60,42 @@ class _Run:
     saved: str = ""
 
 
+class _Figure(msgspec.Struct, frozen=True):
+    """A gate and its figure, the worst where it is several."""
+
+    name: str
+    value: float | None
+    gate: float
+
+
+class _RunState(msgspec.Struct, frozen=True):
+    """A measurement, for the page."""
+
+    routine: str
+    tool: str
+    running: bool
+    problem: str
+    saved: str
+    samples: dict[str, int]
+    """Device -> how many."""
+    passed: bool
+    reason: str
+    figures: list[_Figure]
+    coverage: list[tuple[float, float, float]]
+    """Directions of the tool about their middle: degrees to the side and up, and 1 where the pose is used."""
+    points: dict[str, float | None]
+    """Label -> how far off, mm."""
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What the page shows."""
+
+    tools: list[str]
+    points: bool
+    """Whether points are planned."""
+    run: _RunState | None
+
+
 class Panel:
     """The panel's state and routes.
 
@@ -90,30 +126,19 @@ class Panel:
 
     async def _state(self, request: web.Request) -> web.Response:
         self._refuse(request)
-        return web.json_response(self.state())
+        return self._answer()
 
-    def state(self) -> dict[str, Any]:
+    def _answer(self) -> web.Response:
+        return web.json_response(msgspec.to_builtins(self.state()))
+
+    def state(self) -> _State:
         """What the page shows."""
         run = self._run
-        told: dict[str, Any] = {
-            "tools": [tool.name for tool in self._config.tools],
-            "points": bool(self._config.calibration.points),
-            "run": None,
-        }
-        if run is None:
-            return told
-        found = run.found
-        told["run"] = {
-            "routine": run.routine, "tool": run.tool, "running": run.running, "problem": run.problem,
-            "saved": run.saved,
-            "samples": {device: len(run.heard.times_s.get(device, [])) for device in run.devices},
-            "passed": found is not None and found.passed,
-            "reason": found.reason if found is not None else "",
-            "figures": _figures(found) if found is not None else [],
-            "coverage": _coverage(found) if found is not None else [],
-            "points": plain(found.quality.get("fre_mm") or {}) if found is not None else {},
-        }  # fmt: skip
-        return told
+        return _State(
+            [tool.name for tool in self._config.tools],
+            bool(self._config.calibration.points),
+            None if run is None else _run_state(run),
+        )
 
     async def _start(self, request: web.Request) -> web.Response:
         self._refuse(request)
@@ -125,7 +150,7 @@ class Panel:
         await self._end()
         self._run = run
         self._task = asyncio.create_task(self._collect(run))
-        return web.json_response(self.state())
+        return self._answer()
 
     def _prepared(self, routine: str, tool: str) -> _Run:
         device = next((each.device for each in self._config.tools if each.name == tool), None)
@@ -142,7 +167,7 @@ class Panel:
     async def _stop(self, request: web.Request) -> web.Response:
         self._refuse(request)
         await self._end()
-        return web.json_response(self.state())
+        return self._answer()
 
     async def _end(self) -> None:
         if self._task is not None:
@@ -213,7 +238,7 @@ class Panel:
         except (OSError, ConfigError) as error:
             raise web.HTTPInternalServerError(text=str(error)) from error
         run.saved = str(self._folder() / name)
-        return web.json_response(self.state())
+        return self._answer()
 
     def _folder(self) -> Path:
         given = self._config.calibration.folder
@@ -232,23 +257,39 @@ def _asset(name: str) -> web.Response:
     return web.Response(body=body, content_type=_ASSETS[name], charset="utf-8", headers=_HEADERS)
 
 
-def _figures(found: Calibration[Any]) -> list[dict[str, Any]]:
+def _run_state(run: _Run) -> _RunState:
+    found = run.found
+    return _RunState(
+        routine=run.routine,
+        tool=run.tool,
+        running=run.running,
+        problem=run.problem,
+        saved=run.saved,
+        samples={device: len(run.heard.times_s.get(device, [])) for device in run.devices},
+        passed=found is not None and found.passed,
+        reason=found.reason if found is not None else "",
+        figures=_figures(found) if found is not None else [],
+        coverage=_coverage(found) if found is not None else [],
+        points=plain(found.quality.get("fre_mm") or {}) if found is not None else {},
+    )
+
+
+def _figures(found: Calibration[Any]) -> list[_Figure]:
     """Every gate with its figure, worst first where it is several."""
     rows = []
     for key, limit in found.gates.items():
         value = plain(found.quality.get(key))
         if isinstance(value, dict):
-            value = max([part for part in value.values() if part is not None], default=None)
+            value = list(value.values())
         if isinstance(value, list):
             value = max([part for part in value if part is not None], default=None)
-        rows.append({"name": key, "value": value, "gate": limit})
+        rows.append(_Figure(key, value, limit))
     return rows
 
 
-def _coverage(found: Calibration[Any]) -> list[list[float]]:
-    """Directions of the tool about their middle: degrees to the side and up, and whether the pose is used."""
+def _coverage(found: Calibration[Any]) -> list[tuple[float, float, float]]:
     data = dict(found.pictures).get("directions")
     if data is None:
         return []
     flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])
-    return [[round(float(x), 2), round(float(y), 2), float(ok)] for (x, y), ok in zip(flat, used, strict=True)]
+    return [(round(float(x), 2), round(float(y), 2), float(ok)) for (x, y), ok in zip(flat, used, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from math import comb
 
@@ -125,7 +126,7 @@ def patient(
         spread = _spread_mm(volume[keep])
         if mesh is not None and surface_points_mm is not None:
             surface = _Surface(mesh)
-            volume_from_patient, told = _on_surface(
+            volume_from_patient, found = _on_surface(
                 surface,
                 np.asarray(surface_points_mm, np.float64),
                 volume_from_patient,
@@ -133,7 +134,7 @@ def patient(
                 volume[keep],
                 fle_mm,
             )
-            quality |= told
+            quality |= asdict(found)
         off = np.linalg.norm(g.transform(volume_from_patient, measured) - volume, axis=1)
         fre = rms(off[keep])
         fle = fle_mm if fle_mm is not None else fre / np.sqrt(1 - 2 / len(keep))
@@ -311,15 +312,24 @@ class _Surface:
         return at, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
+@dataclass(frozen=True)
+class _SurfaceFigures:
+    """How well the touched points lie on the surface; None where there are too few of them."""
+
+    surface_rms_mm: float | None
+    surface_n_used: int
+    surface_sigma_mm: float | None
+
+
 def _on_surface(
     surface: _Surface, touched: Matrix, start: Matrix, a: Matrix, b: Matrix, fle_mm: float | None
-) -> tuple[Matrix, dict[str, object]]:
+) -> tuple[Matrix, _SurfaceFigures]:
     """Points and surface together: iterated point to plane (Chen and Medioni, 1992), each with its own error."""
     volume_from_patient = start
     touched = touched[np.isfinite(touched).all(axis=1)]
     used = np.ones(len(touched), bool)
     if len(touched) < _FEWEST_ON_SURFACE:
-        return start, {"surface_rms_mm": None, "surface_n_used": len(touched), "surface_sigma_mm": None}
+        return start, _SurfaceFigures(None, len(touched), None)
     fle = fle_mm if fle_mm is not None else max(_fre(a, b) / np.sqrt(1 - 2 / len(a)), 0.1)
     sigma = fle / np.sqrt(3)
     distance = np.zeros(len(touched))
@@ -344,11 +354,9 @@ def _on_surface(
     places, normals = surface.nearest(here)
     length = np.linalg.norm(here - places, axis=1)
     sigma = max(rms(length[used]), _LEAST_SURFACE_SIGMA_MM)
-    return volume_from_patient, {
-        "surface_rms_mm": rms(length[used]),
-        "surface_n_used": int(used.sum()),
-        "surface_sigma_mm": _surface_sigma_mm(here[used], normals[used], sigma, surface.samples),
-    }  # fmt: skip
+    return volume_from_patient, _SurfaceFigures(
+        rms(length[used]), int(used.sum()), _surface_sigma_mm(here[used], normals[used], sigma, surface.samples)
+    )
 
 
 def _plane_rows(points: Matrix, normals: Matrix, middle: Matrix) -> Matrix:

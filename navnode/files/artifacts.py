@@ -28,6 +28,8 @@ NS_PER_DAY = 86_400_000_000_000
 UNITS = {"mm": "millimetre", "rad": "radian", "px": "pixel", "ns": "nanosecond"}
 """What the ends of names in results mean."""
 _MAX_BYTES = 1 << 26
+_INDICES = r"(\[[\d.]*\])+$"
+"""At the end of where an error is."""
 
 Vector = tuple[float, float, float]
 Pixel = tuple[float, float]
@@ -246,7 +248,7 @@ class Kind(Generic[R]):
     @property
     def names(self) -> tuple[str, ...]:
         """What documents may call it."""
-        return (self.name, self.key) if self.key else (self.name,)
+        return (self.name,) if self.key in ("", self.name) else (self.name, self.key)
 
     def expires_ns(self, now_ns: int, days: float | None = None) -> int:
         """When a calibration that is made now expires; 0: never.
@@ -511,5 +513,5 @@ def _explained(error: str) -> str:
     if missing:
         return f"its {name or 'result'} has no {missing[1]}"
     if "_from_" in name:
-        return f"{name} is no rigid transform"
+        return f"{re.sub(_INDICES, '', name)} is no rigid transform"
     return f"its result cannot be used ({name}: {problem})" if name else f"its result cannot be used ({problem})"

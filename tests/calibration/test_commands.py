@@ -48,6 +48,7 @@ def test_pass_writes_an_artifact_and_fail_leaves_the_old_one(poses, tmp_path):
     assert code == 0 and document["status"] == "PASS" and document["reason"] == ""
     kept = artifacts.usable(out, artifacts.PIVOT, artifacts.read(out).created_ns + 1, device="Stylus")
     assert kept.schema == "navnode/calibration/1" and list(kept.inputs) == [str(poses)]
+    assert artifacts.encoded(kept) == out.read_bytes()
     assert {k: v for k, v in json.loads(out.read_text()).items() if k in document} == document
     before = out.read_bytes()
     code, document, error = call("pivot", poses, "--out", out, "--gate", "rms_mm=0.01", "--json")

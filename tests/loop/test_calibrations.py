@@ -1,7 +1,9 @@
 """The node uses what calibration found, and refuses what it must not use."""
 
 import json
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,8 +13,13 @@ from navnode.errors import CalibrationError
 from navnode.files import artifacts
 from navnode.geometry import carm_document
 from navnode.igtl import Image
+from navnode.loop import calibrations
 from navnode.loop.calibrations import Calibrations, lacking
 from navnode.loop.ingest import Ingest
+from navnode.node import supervisor
+from navnode.node.node import Node
+from navnode.recording import Recording, regression
+from navnode.recording.container import Writer
 from navnode.types import CArm, Frame, Rejected
 
 NOW = 1_000_000_000_000
@@ -160,13 +167,84 @@ def test_a_configuration_without_calibrations_is_told_what_it_lacks():
     assert {"calibration.carm", "calibration.image_lag"} <= set(lacks) and "refused" not in lacks
 
 
+def test_a_file_that_changes_after_it_was_read_changes_nothing(calibrated, monkeypatch):
+    """Every file is replaced the moment it has been read: the node must not look again."""
+    path, marker_from_carm, _ = calibrated
+    zeros = np.zeros((512, 512), np.float32)
+    np.savez(path.parent / "flat.npz", dark=zeros, gain=zeros + 1, bad=zeros > 0)
+    path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflatfield = "flat.npz"\n', 1))
+    given = config.load(path)
+    before = {key: Path(name).read_bytes() for key, name in calibrations.files(given).items()}
+    read = artifacts.content
+    names = []
+
+    def once(name, *more):
+        found = read(name, *more)
+        names.append(name)
+        Path(name).write_bytes(b"something else")
+        return found
+
+    monkeypatch.setattr(artifacts, "content", once)
+    node = Node(given, None, "inproc://worker", "inproc://out")
+    assert sorted(names) == sorted(calibrations.files(given).values()) and len(names) == 7
+    used = node._config
+    assert used.carm.geometry == MEASURED and used.calibration.image_lag_ms == 28.0
+    assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
+    node._tape.start(path.parent / "session.mcap")
+    node._close_recordings()
+    session = Recording(path.parent / "session.mcap")
+    assert {key: session.attachment(f"calibration/{key}") for key in before} == before
+
+
+def test_expiry_is_judged_when_the_procedure_begins(calibrated, monkeypatch):
+    """Also by a node that has to be started again when a calibration has expired meanwhile."""
+    path, hour_ns = calibrated[0], 3_600_000_000_000
+    clock = [NOW]
+    monkeypatch.setattr(supervisor, "now_ns", lambda: clock[0])
+    monkeypatch.setattr("navnode.node.node.now_ns", lambda: clock[0])
+    written(path.parent, "patient", {"volume_from_patient": np.eye(4).tolist()}, expires_ns=NOW + hour_ns)
+    with supervisor.Supervisor(config.load(path), None) as running:
+        told = supervisor.read_config(running.folder)
+        assert told.calibration.as_of_ns == NOW
+        Node(told, None, "inproc://worker", "inproc://out")
+        clock[0] += 2 * hour_ns
+        Node(supervisor.read_config(running.folder), None, "inproc://worker", "inproc://out")
+    with supervisor.Supervisor(config.load(path), None) as later:
+        told_later = supervisor.read_config(later.folder)
+    with pytest.raises(CalibrationError, match=r"patient\.json: expired"):
+        Node(told_later, None, "inproc://worker", "inproc://out")
+    as_of = msgspec.structs.replace(told.calibration, as_of_ns=7)
+    with supervisor.Supervisor(msgspec.structs.replace(told, calibration=as_of), None) as replayed:
+        assert supervisor.read_config(replayed.folder).calibration.as_of_ns == 7
+
+
+def test_calibrations_of_sessions_of_older_versions_are_found(calibrated, tmp_path):
+    """There the image's lag is called latency, in the configuration and among what is attached."""
+    given = config.load(calibrated[0])
+    applied = Calibrations.load(given, NOW)
+    kept = msgspec.to_builtins(applied.config)
+    kept["calibration"]["latency"] = kept["calibration"].pop("image_lag")
+    kept["recording"]["replayed_ns"] = kept["calibration"].pop("as_of_ns")
+    session = tmp_path / "old.mcap"
+    with session.open("wb", buffering=0) as file:
+        writer = Writer(file)
+        writer.describe("navnode", {"format": "1", "session": "s"})
+        writer.attach("configuration.json", msgspec.json.encode(kept), "application/json", 0)
+        for key, content in applied.files.items():
+            writer.attach(f"calibration/{'latency' if key == 'image_lag' else key}", content, "", 0)
+        writer.finish()
+    (tmp_path / "unpacked").mkdir()
+    found = regression.configuration(Recording(session), None, tmp_path / "unpacked")
+    assert found.calibration.image_lag_ms == 28.0
+    assert Calibrations.load(found, NOW).files == applied.files
+
+
 def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
     """Images are corrected in their order in a thread of their own; poses overtake them, and too many are told."""
     import asyncio
     import threading
 
     from navnode.igtl import Transform
-    from navnode.node.node import Node
     from navnode.types import TrackedPose
 
     used = Calibrations.load(config.load(calibrated[0]), NOW)
