@@ -160,10 +160,18 @@ def carm(
 
 
 def _told(
-    shots: Sequence[PhantomShot], used: list[int], fit: Fit, plain: Fit, own: list[tuple[CArm, Matrix]] | None,
-    left_out: float, ids: Sequence[str | int], beads_mm: Matrix, quality: dict[str, object],
-    figures: dict[str, float | None], given: Gates,
-) -> Calibration[CArmResult]:  # fmt: skip
+    shots: Sequence[PhantomShot],
+    used: list[int],
+    fit: Fit,
+    plain: Fit,
+    own: list[tuple[CArm, Matrix]] | None,
+    left_out: float,
+    ids: Sequence[str | int],
+    beads_mm: Matrix,
+    quality: dict[str, object],
+    figures: dict[str, float | None],
+    given: Gates,
+) -> Calibration[CArmResult]:
     limits = {"sigma_sdd_mm": _SIGMA_SHARE * fit.carm.source_to_detector_mm}
     if fit.distortion.model != "none":
         limits["n_used"] = float(_VIEWS_FOR_DISTORTION)
@@ -247,9 +255,13 @@ def _unusable(views: int, used: int, spots: int, least: int) -> str:
 
 
 def _named(
-    shots: Sequence[PhantomShot], beads_mm: Matrix, diameters_mm: Matrix, seed: int, threads: int,
+    shots: Sequence[PhantomShot],
+    beads_mm: Matrix,
+    diameters_mm: Matrix,
+    seed: int,
+    threads: int,
     progress: Callable[[float], None],
-) -> tuple[list[tuple[Shot, Seen | None]], int]:  # fmt: skip
+) -> tuple[list[tuple[Shot, Seen | None]], int]:
     """Every shot with its beads' names, where they are known; and the largest number of spots in one."""
 
     def one(shot: PhantomShot) -> tuple[Shot, Seen | None, int]:

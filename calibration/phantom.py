@@ -30,10 +30,14 @@ _LEAST_SPEED_MM = 0.15
 
 
 def phantom(
-    targets_mm: Mapping[str, Array], measured_mm: Mapping[str, Array], *, gates: Gates | None = None,
-    touches: int | None = None, problem: str = "",
+    targets_mm: Mapping[str, Array],
+    measured_mm: Mapping[str, Array],
+    *,
+    gates: Gates | None = None,
+    touches: int | None = None,
+    problem: str = "",
     rows: tuple[int, list[int]] | None = None,
-) -> Calibration[PhantomResult]:  # fmt: skip
+) -> Calibration[PhantomResult]:
     """Errors at targets. Both by label, (3,) RAS mm.
 
     Args:

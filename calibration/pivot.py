@@ -108,9 +108,13 @@ def pivot(
 
 
 def _verdict(
-    gates: Gates | None, n_input: int, used: Array, result: PivotResult | None, quality: dict[str, object],
+    gates: Gates | None,
+    n_input: int,
+    used: Array,
+    result: PivotResult | None,
+    quality: dict[str, object],
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
-) -> Calibration[PivotResult]:  # fmt: skip
+) -> Calibration[PivotResult]:
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
     blank: dict[str, object] = dict.fromkeys(gate.key for gate in GATES if gate.key != "n_used")
     told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}

@@ -27,9 +27,9 @@ class Sources:
     devices: Mapping[str, str] = field(default_factory=dict)
     """Option -> device of the recording, or of who is heard."""
     files: Files = field(default_factory=Files)
-    _heard: Heard | None = None
-    _most_rows: int | None = None
-    _times: Array | None = None
+    _heard: Heard | None = field(default=None, init=False)
+    _most_rows: int | None = field(default=None, init=False)
+    _times: Array | None = field(default=None, init=False)
 
     def hear(self, heard: Heard, most_rows: int | None) -> None:
         """From now on take what was heard, of the first series at most so many rows."""

@@ -118,9 +118,13 @@ def _covered_rad(rotations: Matrix, axis: Matrix, across: Matrix) -> float:
 
 
 def _verdict(
-    gates: Gates | None, n_input: int, used: Array, result: SpinResult | None, quality: dict[str, object],
+    gates: Gates | None,
+    n_input: int,
+    used: Array,
+    result: SpinResult | None,
+    quality: dict[str, object],
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
-) -> Calibration[SpinResult]:  # fmt: skip
+) -> Calibration[SpinResult]:
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
     told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **quality}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)

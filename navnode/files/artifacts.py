@@ -323,9 +323,7 @@ FLATFIELD = Kind(
 PHANTOM = Kind("phantom", PhantomResult, days_valid=1.0, frames={"measured_mm": "volume (RAS)"})
 TOOL = Kind("tool", ToolResult, days_valid=365.0, frames={"markers_mm": "tool"})
 
-KINDS: tuple[Kind[Any], ...] = (
-    PIVOT, SPIN, CARM, FLEX, HANDEYE, PATIENT, IMAGE_LAG, FLATFIELD, PHANTOM, TOOL,
-)  # fmt: skip
+KINDS: tuple[Kind[Any], ...] = (PIVOT, SPIN, CARM, FLEX, HANDEYE, PATIENT, IMAGE_LAG, FLATFIELD, PHANTOM, TOOL)
 _BY_NAME = {name: kind for kind in KINDS for name in kind.names}
 
 

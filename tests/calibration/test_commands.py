@@ -85,6 +85,30 @@ def test_what_cannot_be_read_is_named(poses, tmp_path):
     assert CliRunner().invoke(cli.app, ["calibrate", "pivot", "--nonsense"]).exit_code == 2
 
 
+def test_options_that_contradict_or_lack_each_other_are_named(poses, tmp_path):
+    np.save(tmp_path / "short.npy", np.load(poses)[:50])
+    points = tmp_path / "points.csv"
+    points.write_text("label,x_mm,y_mm,z_mm\na,1,2,3\nb,50,2,3\nc,1,80,3\nd,1,2,90\n")
+    stream = ("--stylus", poses, "--patient-marker", poses)
+    patient = ("patient", "--volume-points", points, "--patient-points", points)
+    for arguments, said in (
+        (("pivot", poses, "--reference", tmp_path / "short.npy"), "--reference has 50 rows, the poses 120"),
+        (("spin", poses, "--tip", 1, 2, 3, "--pivot", poses), "give --tip or --pivot, not both"),
+        ((*patient, "--surface", points), "--surface and --mesh belong together"),
+        ((*patient, "--fle-mm", "nan"), "--fle-mm must be positive"),
+        (("patient", "--volume-points", points, *stream), "--patient-points is missing"),
+        (("phantom", "--targets", points, "--measured", points, *stream), "give --measured, or --stylus"),
+        (("phantom", "--targets", points, *stream, "--tip", 1, 2, 3), "--volume-from-patient are needed"),
+        (("temporal", "--tracker", poses, "--signal", points), "poses without times"),
+        (("carm", "--phantom", points, "--views", points, "--live", "nowhere"), "--live nowhere: HOST:PORT"),
+        (("pivot", "--live", "a:1", "--recording", poses), "give --live or --recording, not both"),
+        (("pivot", "--live", "a:1"), "--live needs --device"),
+        (("pivot", poses, "--device", "a=x", "--device", "a=y"), "--a is named twice"),
+    ):
+        code, document, error = call(*arguments, "--json")
+        assert code == 2 and document is None and said in error, arguments
+
+
 def test_files_and_recordings_give_the_same_answer(poses, tmp_path):
     series = np.load(poses)
     recorder = Recorder(tmp_path / "session.mcap", {})

@@ -69,11 +69,11 @@ OLDER = {
 
 
 def document(kind, result, **more):
-    return {
-        "schema": "navnode/calibration/1", "kind": kind, "status": "PASS", "reason": "", "result": result,
-        "quality": {"n_used": 20, "sigma": None, "gates": {"n_used": 3.0}}, "device": "D", "mode": "", "created_ns": 9,
-        "expires_ns": 10, "inputs": {"a.npy": "00"}, "frames": {"x": "tool"}, "units": {"mm": "millimetre"},
-    } | more  # fmt: skip
+    verdict = {"schema": "navnode/calibration/1", "kind": kind, "status": "PASS", "reason": ""}
+    quality = {"n_used": 20, "sigma": None, "gates": {"n_used": 3.0}}
+    whose = {"device": "D", "mode": "", "created_ns": 9, "expires_ns": 10}
+    made_of = {"inputs": {"a.npy": "00"}, "frames": {"x": "tool"}, "units": {"mm": "millimetre"}}
+    return verdict | {"result": result, "quality": quality} | whose | made_of | more
 
 
 def written(path, kind, result, **more):
