@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -12,13 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from calibration.inputs import Pictures, Poses
+from calibration.heard import Heard, taken
 from calibration.verdict import Calibration
-from navnode import geometry as g
 from navnode.errors import ConfigError, WireError
-from navnode.igtl import BlockingClient, Image, Message, TrackingData, Transform
-from navnode.igtl.conventions import angles_rad
-from navnode.types import Array, Matrix
+from navnode.igtl import BlockingClient
 
 _EVERY_S = 0.5
 _NOTHING_S = 5.0
@@ -26,63 +23,13 @@ _MOST_ROWS = 400
 """That a preliminary verdict is made of."""
 _PASSES = 4
 """Verdicts in a row that must be PASS before it is enough."""
-_MOST_FRAMES = 2_000
-_MOST_SAMPLES = 200_000
-_NS = 1e-9
-
-
-@dataclass
-class Heard:
-    """What came of the devices that are asked for."""
-
-    times_s: dict[str, list[float]] = field(default_factory=dict)
-    poses: dict[str, list[Matrix]] = field(default_factory=dict)
-    frames: dict[str, list[Array]] = field(default_factory=dict)
-    angles_rad: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
-
-    def series(self, device: str, most: int | None = None) -> Poses:
-        """A device's poses so far; of many, evenly chosen ones."""
-        rows = np.array(self.poses.get(device, [])).reshape(-1, 4, 4)
-        some = _some(len(rows), most)
-        return Poses(rows[some], np.array(self.times_s.get(device, []))[some])
-
-    def pictures(self, device: str) -> Pictures:
-        """A device's pictures so far."""
-        angles = tuple(self.angles_rad.get(device, []))
-        return Pictures(np.array(self.times_s.get(device, [])), np.array(self.frames.get(device, [])), angles)
-
-    def take(
-        self,
-        name: str,
-        stamp_ns: int,
-        *,
-        pose: Matrix | None = None,
-        frame: Array | None = None,
-        angles: tuple[float, float] | None = None,
-    ) -> None:
-        """One sample, a pose or a frame with its angles; what is not newer than the last is the last again."""
-        times = self.times_s.setdefault(name, [])
-        if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
-            return
-        times.append(stamp_ns * _NS)
-        if pose is not None:
-            self.poses.setdefault(name, []).append(pose)
-        if frame is not None:
-            self.frames.setdefault(name, []).append(frame)
-            self.angles_rad.setdefault(name, []).append(angles)
-
-
-def _some(count: int, most: int | None) -> Array:
-    if most is None or count <= most:
-        return np.arange(count)
-    return np.linspace(0, count - 1, most).astype(int)
 
 
 def collect(
     host: str,
     port: int,
     devices: Mapping[str, str],
-    judge: Callable[[Heard, int | None], Calibration],
+    judge: Callable[[Heard, int | None], Calibration[Any]],
     *,
     seconds: float,
     terminal: Console,
@@ -137,25 +84,6 @@ def _take(client: BlockingClient, heard: Heard, wanted: set[str]) -> None:
         taken(heard, message, client.received_ns, wanted)
 
 
-def taken(heard: Heard, message: Message, received_ns: int, wanted: set[str]) -> None:
-    """Keep what a message says of the devices that are wanted; poses that are none as NaN."""
-    stamp = message.timestamp_ns or received_ns
-    if isinstance(message, Transform) and message.device in wanted:
-        seen = message.metadata.get("TransformStatus", "OK") == "OK" and g.is_rigid(message.matrix)
-        heard.take(message.device, stamp, pose=message.matrix.copy() if seen else np.full((4, 4), np.nan))
-    elif isinstance(message, TrackingData):
-        for element in message.elements:
-            if element.name in wanted:
-                heard.take(element.name, stamp, pose=element.matrix.copy())
-    elif (
-        isinstance(message, Image)
-        and message.device in wanted
-        and len(message.voxels) == 1
-        and len(heard.frames.get(message.device, [])) < _MOST_FRAMES
-    ):
-        heard.take(message.device, stamp, frame=message.voxels[0].copy(), angles=angles_rad(message.metadata))
-
-
 def _worst(value: object) -> float | None:
     """One number of a figure that may be several."""
     if isinstance(value, Mapping):
@@ -164,14 +92,13 @@ def _worst(value: object) -> float | None:
     return float(numbers.max()) if len(numbers) else None
 
 
-def _panel(heard: Heard, found: Calibration | None, left_s: float) -> Group:
+def _panel(heard: Heard, found: Calibration[Any] | None, left_s: float) -> Group:
     """Figures against their gates, and the one thing to do next."""
     table = Table.grid(padding=(0, 2))
     for device, times in heard.times_s.items():
         table.add_row(f"[bold]{device}[/]", f"{len(times)} samples", "")
     if found is not None:
-        gates: Mapping[str, float] = found.quality["gates"]
-        for key, limit in gates.items():
+        for key, limit in found.gates.items():
             worst = _worst(found.quality.get(key))
             table.add_row(key, "-" if worst is None else f"{worst:.3g}", f"gate {limit:g}")
     if found is None:

@@ -10,6 +10,7 @@ from scipy.ndimage import median_filter
 
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
 from navnode.errors import ConfigError
+from navnode.files.artifacts import FLATFIELD, FlatFieldResult
 from navnode.types import Array, FloatArray
 
 GATES = (
@@ -46,7 +47,9 @@ _LEAST_GAIN, _MOST_GAIN = 0.5, 2.0
 """Of its neighbourhood's response, that a good pixel has."""
 
 
-def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gates: Gates | None = None) -> Calibration:
+def flatfield(
+    dark: Array, flat: Array, *, saturation: float | None = None, gates: Gates | None = None
+) -> Calibration[FlatFieldResult]:
     """corrected = (raw - dark) * gain; bad pixels are replaced by their neighbours.
 
     Args:
@@ -69,9 +72,9 @@ def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gate
             f"shape: dark images are {dark.shape[2]} x {dark.shape[1]} pixels, flat ones {flat.shape[2]} x "
             f"{flat.shape[1]}; at most one size is needed: take both in the same detector mode"
         )
-        return judged("flatfield", GATES, gates, {"i0": None}, result={}, quality=quality, reason=reason)
+        return judged(FLATFIELD, GATES, gates, {"i0": None}, result=None, quality=quality, reason=reason)
     if min(len(dark), len(flat)) < 2:
-        return judged("flatfield", GATES, gates, {"i0": None}, result={}, quality=quality)
+        return judged(FLATFIELD, GATES, gates, {"i0": None}, result=None, quality=quality)
     offset, noise = _mean(dark), _deviation(dark)
     response = _mean(flat) - offset
     bad = _bad(offset, noise, response, _deviation(flat))
@@ -88,10 +91,10 @@ def flatfield(dark: Array, flat: Array, *, saturation: float | None = None, gate
         "noise_counts": noise_counts,
         "drift": abs(levels[1] - levels[0]) / max(abs(i0), 1e-9),
     }
-    pixels = np.argwhere(bad)[:_LISTED, ::-1]
+    pixels = tuple((int(u), int(v)) for v, u in np.argwhere(bad)[:_LISTED])
     return judged(
-        "flatfield", GATES, {"i0": _LEAST_SIGNAL * noise_counts, **(gates or {})}, {"i0": i0},
-        result={"out": None, "i0": i0, "bad_pixels": pixels}, quality=quality,
+        FLATFIELD, GATES, {"i0": _LEAST_SIGNAL * noise_counts, **(gates or {})}, {"i0": i0},
+        result=FlatFieldResult(None, i0, pixels), quality=quality,
         arrays={"dark": offset, "gain": np.where(bad, 1.0, gain).astype(np.float32), "bad": bad},
         pictures=[("picture", {"dark": offset, "gain": gain, "bad": bad.astype(np.float32)})],
     )  # fmt: skip

@@ -12,7 +12,7 @@ from calibration.fitting import exact, rms, valid_poses
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.geometry import carm_document
+from navnode.files.artifacts import FLEX, CArmGeometry, FlexModelResult, FlexParameters, FlexResult, GeometryAt, rows
 from navnode.types import CArm, Matrix
 from navnode.xray.flex import MODEL, FlexModel, kernel, turned
 
@@ -46,7 +46,7 @@ def flex(
     at_rad: Matrix | None = None,
     *,
     gates: Gates | None = None,
-) -> Calibration:
+) -> Calibration[FlexResult]:
     """A model of a C-arm's geometry by its angles.
 
     Args:
@@ -74,7 +74,7 @@ def flex(
         **dict.fromkeys(("rms_mm", "rms_rad", "rms_pp_px", "loo_mm", "rigid_rms_mm", "repeat_mm")),
     }  # fmt: skip
     figures: dict[str, float | None] = {}
-    result: dict[str, object] = {}
+    result: FlexResult | None = None
     reason = ""
     pictures = []
     if count >= 4:
@@ -99,16 +99,28 @@ def flex(
         )  # no angle twice: nothing says it is not repeatable
         reason = _extrapolated(angles, wanted)
         at = [] if reason else [model.at(*angle) for angle in wanted]
-        result = {
-            "model": {"kind": MODEL, "parameters": model.parameters()},
-            "at": [{"carm": carm_document(carm), "volume_from_carm": pose} for carm, pose in at],
-        }
+        result = FlexResult(
+            FlexModelResult(MODEL, _parameters(model)),
+            tuple(GeometryAt(CArmGeometry.of(carm), rows(pose)) for carm, pose in at),
+        )
         pictures = [
             ("flex", {"angles_rad": angles, "bend": bends, "left_out_mm": np.linalg.norm(left[:, 3:6], axis=1)})
         ]
     enough = count >= (gates or {}).get("n_used", 12) and range_rad >= (gates or {}).get("range_rad", 1.0)
     reason = (rejection(n_input, len(rejected)) or reason) if enough else ""
-    return judged("flex", GATES, gates, figures, result=result, quality=quality, reason=reason, pictures=pictures)
+    return judged(FLEX, GATES, gates, figures, result=result, quality=quality, reason=reason, pictures=pictures)
+
+
+def _parameters(model: FlexModel) -> FlexParameters:
+    return FlexParameters(
+        rows(model.volume_from_base),
+        rows(model.arm_from_carm),
+        CArmGeometry.of(model.carm),
+        tuple((float(orbital), float(angulation)) for orbital, angulation in model.angles_rad),
+        tuple(tuple(each) for each in model.weights.tolist()),
+        tuple(model.mean.tolist()),
+        model.length_rad,
+    )
 
 
 def _bend(pose: Matrix, carm: CArm, base: Matrix, arm: Matrix, angle: Matrix, mean: CArm) -> Matrix:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+from msgspec import UNSET
 
 from calibration.fitting import covariance, exact, largest_angle_rad, not_outlying, numeric_jacobian, rms, valid_poses
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files import artifacts
+from navnode.files.artifacts import HANDEYE, HandEyeResult
 from navnode.types import Array, Matrix
 
 _TURN = "turn the C-arm further, orbital and angular, in more positions"
@@ -50,7 +53,7 @@ def handeye(
     *,
     gates: Gates | None = None,
     seed: int = 0,
-) -> Calibration:
+) -> Calibration[HandEyeResult]:
     """marker_from_carm, and where the phantom is.
 
     Triples of positions give starts in closed form (rotation: Park and Martin, IEEE Trans. Robot. Autom. 10, 1994); the
@@ -82,7 +85,7 @@ def handeye(
     names = ("rms_mm", "max_mm", "rms_rad", "max_rad", "sigma_rotation_rad", "sigma_translation_mm", "spread_rad",
              "axis_spread_rad")  # fmt: skip
     quality: dict[str, object] = dict.fromkeys(names)
-    result: dict[str, Matrix] = {}
+    result: HandEyeResult | None = None
     used = np.ones(len(rows), bool)
     pictures: list[tuple[str, dict[str, Array]]] = []
     if len(rows) >= 3:
@@ -99,8 +102,12 @@ def handeye(
             "spread_rad": largest_angle_rad(a[used][:, :3, :3]) if used.any() else 0.0,
             "axis_spread_rad": _axis_spread_rad(a[used][:, :3, :3]),
         }  # fmt: skip
-        place = "phantom_marker_from_phantom" if len(given) == 3 else "tracker_from_phantom"
-        result = {"marker_from_carm": x, place: z}
+        moved = len(given) == 3
+        result = HandEyeResult(
+            artifacts.rows(x),
+            tracker_from_phantom=UNSET if moved else artifacts.rows(z),
+            phantom_marker_from_phantom=artifacts.rows(z) if moved else UNSET,
+        )
         pictures = [("residuals", {"rows": rows, "length_mm": shift, "used": used})]
     n_input = len(given[0])
     rejected = sorted(set(range(n_input)) - set(rows[used].tolist()))
@@ -109,9 +116,7 @@ def handeye(
     figures = {"sigma_translation_mm": None if worst is None else float(np.max(np.asarray(worst)))}
     few = int(used.sum()) < (gates or {}).get("n_used", which[0].limit)
     reason = "" if few else rejection(n_input, len(rejected))
-    return judged(
-        "handeye", which, gates, figures, result=result, quality=told, reason=reason, pictures=pictures
-    )  # fmt: skip
+    return judged(HANDEYE, which, gates, figures, result=result, quality=told, reason=reason, pictures=pictures)
 
 
 def _solved(a: Matrix, b: Matrix, known: Matrix | None, seed: int) -> tuple[Matrix, Matrix, Array]:

@@ -1,4 +1,4 @@
-"""What calibration reads: poses, points, signals, phantoms, image stacks, and the same from recordings.
+"""What calibration reads: poses, points, signals and image stacks, from arrays and tables.
 
 What cannot be read, has another shape or another header is a :class:`~navnode.errors.ConfigError` that names the file;
 poses that are no poses are data, and the routines deal with them.
@@ -7,24 +7,15 @@ poses that are no poses are data, and the routines deal with them.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 
 from navnode import geometry as g
-from navnode.errors import CalibrationError, ConfigError, RecordingError
-from navnode.files import artifacts
-from navnode.files.views import ViewFile, read_views
-from navnode.geometry import CARM_SCHEMA, carm_of, series_at
-from navnode.igtl import Image, TrackingData, Transform
-from navnode.igtl.conventions import angles_rad
-from navnode.recording import Recording
-from navnode.types import Array, CArm, Matrix
+from navnode.errors import ConfigError
+from navnode.types import Array, Matrix
 
 _MAX_BYTES = 1 << 32
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
@@ -32,9 +23,6 @@ _POINT_HEADER = ["label", "x_mm", "y_mm", "z_mm"]
 _SIGNAL_HEADER = ["timestamp_s", "value"]
 _ANGLE_HEADER = ["orbital_rad", "angulation_rad"]
 _FRAME_HEADER = ["frame", "x_mm", "y_mm", "z_mm"]
-_MOST_APART_NS = 100_000_000
-"""Two devices' poses of a recording belong together when one lies between two of the other that are this near."""
-_NS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -223,242 +211,6 @@ def stack(path: Path, files: Files) -> Array:
     if not images:
         raise ConfigError(f"{path}: no PNG images in this folder")
     return np.array(images)
-
-
-def carm(path: Path, files: Files) -> CArm:
-    """A C-arm's geometry, ``navnode/carm/1``.
-
-    Raises:
-        ConfigError: names the file.
-    """
-    try:
-        document = msgspec.json.decode(files.read(path).read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(document, dict) or document.get("schema") != CARM_SCHEMA:
-        raise ConfigError(f"{path}: no {CARM_SCHEMA}")
-    try:
-        return carm_of(document)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def shots(path: Path, files: Files, now_ns: int) -> Poses:
-    """phantom_from_carm of every shot: of a ``navnode/views/1`` file, or of what `calibrate carm` wrote; NaN where a
-    shot has none.
-
-    Raises:
-        ConfigError: names the file.
-    """
-    if _schema(path, files) != artifacts.SCHEMA:
-        views = read_views(path, any_pose=True)
-        stamps = np.array([view.timestamp_ns for view in views])
-        return Poses(poses_of(views), stamps * _NS)
-    try:
-        found = artifacts.usable(path, "carm", now_ns).result["views"]
-        poses = [view["phantom_from_carm"] or np.full((4, 4), np.nan).tolist() for view in found]
-        return Poses(np.array(poses, np.float64), np.array([view.get("timestamp_ns", 0) for view in found]) * _NS)
-    except CalibrationError as error:
-        raise ConfigError(str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: its result has no views") from error
-
-
-def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matrix, Matrix]:
-    """C-arm, volume_from_carm and angles (orbital, angulation) of every shot: of a ``navnode/views/1`` file, or of what
-    `calibrate carm --per-shot` wrote.
-
-    Raises:
-        ConfigError: names the file, and what a shot lacks.
-    """
-    if _schema(path, files) != artifacts.SCHEMA:
-        views = read_views(path, any_pose=True)
-        for view in views:
-            if view.angles_rad is None:
-                raise ConfigError(f"{view.name}: angles_rad is missing")
-        return [view.carm for view in views], poses_of(views), np.array([view.angles_rad for view in views])
-    carms, poses, angles = [], [], []
-    try:
-        for n, view in enumerate(artifacts.usable(path, "carm", now_ns).result["views"]):
-            if view["phantom_from_carm"] is None:
-                continue
-            if "carm" not in view:
-                raise ConfigError(f"{path}: one C-arm for all shots; calibrate carm with --per-shot")
-            if view.get("angles_rad") is None:
-                raise ConfigError(f"{path}: views[{n}]: the X-ray stated no angles")
-            carms.append(carm_of(view["carm"]))
-            poses.append(view["phantom_from_carm"])
-            angles.append((view["angles_rad"]["orbital"], view["angles_rad"]["angulation"]))
-        return carms, np.array(poses, np.float64).reshape(-1, 4, 4), np.array(angles, np.float64).reshape(-1, 2)
-    except CalibrationError as error:
-        raise ConfigError(str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: its result has no views") from error
-
-
-def _schema(path: Path, files: Files) -> object:
-    try:
-        return msgspec.json.decode(files.read(path).read_bytes()).get("schema")
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def poses_of(views: list[ViewFile]) -> Matrix:
-    """volume_from_carm (N, 4, 4); NaN where a view has none."""
-    given = [view.volume_from_carm for view in views]
-    return np.array([np.full((4, 4), np.nan) if pose is None else pose for pose in given]).reshape(-1, 4, 4)
-
-
-def different(pictures: Array, most: int = 20) -> Array:
-    """Which of a series' pictures to take: those that stand still and differ most from each other, in their order."""
-    if len(pictures) <= most:
-        return np.arange(len(pictures))
-    small = np.array([cv2.resize(p.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for p in pictures])
-    small = small.reshape(len(small), -1)
-    steps = np.linalg.norm(np.diff(small, axis=0), axis=1)
-    still = np.minimum(np.append(steps, np.inf), np.append(np.inf, steps)) <= np.median(steps)
-    rows = np.flatnonzero(still)
-    chosen = [int(rows[0])]
-    nearest = np.linalg.norm(small[rows] - small[chosen[0]], axis=1)
-    while len(chosen) < min(most, len(rows)):
-        chosen.append(int(rows[nearest.argmax()]))
-        nearest = np.minimum(nearest, np.linalg.norm(small[rows] - small[chosen[-1]], axis=1))
-    return np.array(sorted(chosen))
-
-
-class _Bead(msgspec.Struct, frozen=True):
-    id: str | int
-    position_mm: tuple[float, float, float]
-    diameter_mm: float
-
-
-class _Phantom(msgspec.Struct, frozen=True):
-    schema: str
-    beads: tuple[_Bead, ...]
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class BeadPhantom:
-    """``navnode/phantom/1``"""
-
-    name: str
-    ids: tuple[str | int, ...]
-    positions_mm: Matrix
-    """(N, 3), frame ``phantom``."""
-    diameters_mm: Matrix
-    """(N,)"""
-
-
-def bead_phantom(path: Path, files: Files) -> BeadPhantom:
-    """A phantom's description.
-
-    Raises:
-        ConfigError: names the file and the key.
-    """
-    try:
-        read = msgspec.json.decode(files.read(path).read_bytes(), type=_Phantom)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if read.schema != "navnode/phantom/1":
-        raise ConfigError(f"{path}: schema is {read.schema!r}, not 'navnode/phantom/1'")
-    ids = tuple(bead.id for bead in read.beads)
-    if len(set(ids)) != len(ids):
-        raise ConfigError(f"{path}: beads: an id is there twice")
-    if any(bead.diameter_mm <= 0 for bead in read.beads):
-        raise ConfigError(f"{path}: beads: diameter_mm must be positive")
-    return BeadPhantom(
-        read.name, ids, np.array([bead.position_mm for bead in read.beads], np.float64).reshape(-1, 3),
-        np.array([bead.diameter_mm for bead in read.beads], np.float64),
-    )  # fmt: skip
-
-
-def result_or_matrix(path: Path, kind: str, name: str, files: Files, now_ns: int) -> Array:
-    """A part of a calibration's result, or an ``.npy`` with just that.
-
-    Raises:
-        ConfigError: names the file.
-    """
-    if path.suffix.lower() != ".json":
-        return array(path, files)
-    try:
-        found = artifacts.usable(files.read(path), kind, now_ns)
-    except CalibrationError as error:
-        raise ConfigError(str(error)) from error
-    if name not in found.result:
-        raise ConfigError(f"{path}: its result has no {name}")
-    return np.array(found.result[name], np.float64)
-
-
-# --- recordings ------------------------------------------------------------------------------------------------------
-
-
-def recorded_poses(recording: Path, device: str, files: Files) -> Poses:
-    """A device's poses in a recording; those that the tracker calls not valid are no poses (NaN).
-
-    Raises:
-        ConfigError: there is no such recording, or no such device in it; names those that are.
-    """
-    stamps, found = [], []
-    others: set[str] = set()
-    for message in _messages(recording, files):
-        if isinstance(message, Transform):
-            others.add(message.device)
-            if message.device == device:
-                seen = message.metadata.get("TransformStatus", "OK") == "OK"
-                stamps.append(message.timestamp_ns)
-                found.append(message.matrix if seen else np.full((4, 4), np.nan))
-        elif isinstance(message, TrackingData):
-            for element in message.elements:
-                others.add(element.name)
-                if element.name == device:
-                    stamps.append(message.timestamp_ns)
-                    found.append(element.matrix)
-    if not found:
-        raise ConfigError(f"{recording}: no poses of {device!r}; there are: {', '.join(sorted(others)) or 'none'}")
-    at = np.array(stamps) * _NS
-    first = np.unique(at, return_index=True)[1]  # sent twice is one pose
-    return Poses(np.array(found, np.float64)[first], at[first])
-
-
-def recorded_frames(recording: Path, device: str, files: Files) -> Pictures:
-    """A device's pictures in a recording.
-
-    Raises:
-        ConfigError: there are none, or of several sizes.
-    """
-    stamps, found, angles = [], [], []
-    for message in _messages(recording, files):
-        if isinstance(message, Image) and message.device == device:
-            stamps.append(message.timestamp_ns)
-            found.append(message.voxels[0])
-            angles.append(angles_rad(message.metadata))
-    if not found:
-        raise ConfigError(f"{recording}: no images of {device!r}")
-    if len({image.shape for image in found}) > 1:
-        raise ConfigError(f"{recording}: images of {device!r} have several sizes")
-    at = np.array(stamps) * _NS
-    first = np.unique(at, return_index=True)[1]
-    return Pictures(at[first], np.array(found)[first], tuple(angles[n] for n in first))
-
-
-def at_times(series: Poses, times_s: Matrix) -> Poses:
-    """Poses interpolated at other times; NaN where the series has a gap there, so that rows correspond."""
-    assert series.times_s is not None
-    return Poses(series_at(series.times_s, series.poses, times_s, _MOST_APART_NS * _NS), times_s)
-
-
-def _messages(recording: Path, files: Files) -> Iterator[Any]:
-    paths = sorted(recording.glob("*.mcap")) if recording.is_dir() else [recording]
-    if not paths:
-        raise ConfigError(f"{recording}: no .mcap file in this folder")
-    try:
-        for path in paths:
-            for entry in Recording(files.read(path) if path not in files.paths else path):
-                if not isinstance(entry.content, dict):
-                    yield entry.content
-    except RecordingError as error:
-        raise ConfigError(str(error)) from error
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

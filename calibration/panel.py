@@ -18,9 +18,9 @@ import numpy as np
 import platformdirs
 from aiohttp import web
 
-from calibration import inputs
-from calibration.collect import Heard, taken
+from calibration import inputs, recordings
 from calibration.fitting import from_middle_deg
+from calibration.heard import Heard, taken
 from calibration.inputs import Files
 from calibration.patient import patient, touched_in_order
 from calibration.phantom import steady_places, tips_in_patient
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 _EVERY_S = 0.5
 _MOST_ROWS = 400
 _LONGEST_S = 300.0
-_NS_PER_DAY = 86_400_000_000_000
-_DAYS = {"pivot": 30, "patient": 1}
 _ASSETS = {"panel.html": "text/html", "panel.js": "text/javascript", "panel.css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'",
@@ -56,10 +54,46 @@ class _Run:
     tool: str
     devices: list[str]
     heard: Heard = field(default_factory=Heard)
-    found: Calibration | None = None
+    found: Calibration[Any] | None = None
     running: bool = True
     problem: str = ""
     saved: str = ""
+
+
+class _Figure(msgspec.Struct, frozen=True):
+    """A gate and its figure, the worst where it is several."""
+
+    name: str
+    value: float | None
+    gate: float
+
+
+class _RunState(msgspec.Struct, frozen=True):
+    """A measurement, for the page."""
+
+    routine: str
+    tool: str
+    running: bool
+    problem: str
+    saved: str
+    samples: dict[str, int]
+    """Device -> how many."""
+    passed: bool
+    reason: str
+    figures: list[_Figure]
+    coverage: list[tuple[float, float, float]]
+    """Directions of the tool about their middle: degrees to the side and up, and 1 where the pose is used."""
+    points: dict[str, float | None]
+    """Label -> how far off, mm."""
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What the page shows."""
+
+    tools: list[str]
+    points: bool
+    """Whether points are planned."""
+    run: _RunState | None
 
 
 class Panel:
@@ -92,30 +126,19 @@ class Panel:
 
     async def _state(self, request: web.Request) -> web.Response:
         self._refuse(request)
-        return web.json_response(self.state())
+        return self._answer()
 
-    def state(self) -> dict[str, Any]:
+    def _answer(self) -> web.Response:
+        return web.json_response(msgspec.to_builtins(self.state()))
+
+    def state(self) -> _State:
         """What the page shows."""
         run = self._run
-        told: dict[str, Any] = {
-            "tools": [tool.name for tool in self._config.tools],
-            "points": bool(self._config.calibration.points),
-            "run": None,
-        }
-        if run is None:
-            return told
-        found = run.found
-        told["run"] = {
-            "routine": run.routine, "tool": run.tool, "running": run.running, "problem": run.problem,
-            "saved": run.saved,
-            "samples": {device: len(run.heard.times_s.get(device, [])) for device in run.devices},
-            "passed": found is not None and found.passed,
-            "reason": found.reason if found is not None else "",
-            "figures": _figures(found) if found is not None else [],
-            "coverage": _coverage(found) if found is not None else [],
-            "points": plain(found.quality.get("fre_mm") or {}) if found is not None else {},
-        }  # fmt: skip
-        return told
+        return _State(
+            [tool.name for tool in self._config.tools],
+            bool(self._config.calibration.points),
+            None if run is None else _run_state(run),
+        )
 
     async def _start(self, request: web.Request) -> web.Response:
         self._refuse(request)
@@ -127,7 +150,7 @@ class Panel:
         await self._end()
         self._run = run
         self._task = asyncio.create_task(self._collect(run))
-        return web.json_response(self.state())
+        return self._answer()
 
     def _prepared(self, routine: str, tool: str) -> _Run:
         device = next((each.device for each in self._config.tools if each.name == tool), None)
@@ -144,7 +167,7 @@ class Panel:
     async def _stop(self, request: web.Request) -> web.Response:
         self._refuse(request)
         await self._end()
-        return web.json_response(self.state())
+        return self._answer()
 
     async def _end(self) -> None:
         if self._task is not None:
@@ -181,21 +204,24 @@ class Panel:
                 task.cancel()
             await asyncio.gather(*listening, return_exceptions=True)
 
-    def _judged(self, run: _Run) -> Calibration:
+    def _judged(self, run: _Run) -> Calibration[Any]:
         series = run.heard.series(run.devices[0], _MOST_ROWS if run.routine == "pivot" else None)
         if run.routine == "pivot":
             return pivot(series.poses)
         assert series.times_s is not None
-        marker = inputs.at_times(run.heard.series(run.devices[1]), series.times_s)
+        marker = recordings.at_times(run.heard.series(run.devices[1]), series.times_s)
         planned = inputs.points(Path(self._config.calibration.points), Files())
         places = steady_places(tips_in_patient(series.poses, marker.poses, self._tip_mm(run.tool)))
         return patient(planned, touched_in_order(planned, places))
 
     def _tip_mm(self, tool: str) -> Matrix:
         section = next(each for each in self._config.tools if each.name == tool)
-        kept = self._folder() / f"pivot-{tool}.json"
-        if not section.pivot and kept.exists():  # what this panel has just found
-            return np.array(artifacts.usable(kept, "pivot", now_ns(), device=tool).result["tip_mm"], np.float64)
+        at_ns = self._config.calibration.as_of_ns or now_ns()
+        path, kept = section.pivot, self._folder() / f"pivot-{tool}.json"
+        if not path and kept.exists():  # what this panel has just found
+            path, at_ns = str(kept), now_ns()
+        if path:
+            return np.array(artifacts.usable(path, artifacts.PIVOT, at_ns, device=tool).result.tip_mm)
         return matrix(section.marker_from_tooltip)[:3, 3]
 
     async def _save(self, request: web.Request) -> web.Response:
@@ -203,20 +229,16 @@ class Panel:
         run = self._run
         if run is None or run.found is None or not run.found.passed:
             raise web.HTTPConflict(text="only what passed is kept")
-        document, now = run.found.document(), now_ns()
-        artifact = artifacts.Artifact(
-            kind=run.found.kind, status="PASS", result=document["result"], quality=document["quality"],
-            device=run.tool if run.routine == "pivot" else "", created_ns=now,
-            expires_ns=now + _DAYS[run.routine] * _NS_PER_DAY,
-        )  # fmt: skip
-        name = f"pivot-{run.tool}.json" if run.routine == "pivot" else "patient.json"
+        of_tool = run.found.kind.of_tool
+        artifact = run.found.artifact(now_ns(), device=run.tool if of_tool else "")
+        name = f"pivot-{run.tool}.json" if of_tool else "patient.json"
         try:
             self._folder().mkdir(parents=True, exist_ok=True)
             artifacts.write(self._folder() / name, artifact)
         except (OSError, ConfigError) as error:
             raise web.HTTPInternalServerError(text=str(error)) from error
         run.saved = str(self._folder() / name)
-        return web.json_response(self.state())
+        return self._answer()
 
     def _folder(self) -> Path:
         given = self._config.calibration.folder
@@ -235,23 +257,39 @@ def _asset(name: str) -> web.Response:
     return web.Response(body=body, content_type=_ASSETS[name], charset="utf-8", headers=_HEADERS)
 
 
-def _figures(found: Calibration) -> list[dict[str, Any]]:
+def _run_state(run: _Run) -> _RunState:
+    found = run.found
+    return _RunState(
+        routine=run.routine,
+        tool=run.tool,
+        running=run.running,
+        problem=run.problem,
+        saved=run.saved,
+        samples={device: len(run.heard.times_s.get(device, [])) for device in run.devices},
+        passed=found is not None and found.passed,
+        reason=found.reason if found is not None else "",
+        figures=_figures(found) if found is not None else [],
+        coverage=_coverage(found) if found is not None else [],
+        points=plain(found.quality.get("fre_mm") or {}) if found is not None else {},
+    )
+
+
+def _figures(found: Calibration[Any]) -> list[_Figure]:
     """Every gate with its figure, worst first where it is several."""
     rows = []
-    for key, limit in found.quality["gates"].items():
+    for key, limit in found.gates.items():
         value = plain(found.quality.get(key))
         if isinstance(value, dict):
-            value = max([part for part in value.values() if part is not None], default=None)
+            value = list(value.values())
         if isinstance(value, list):
             value = max([part for part in value if part is not None], default=None)
-        rows.append({"name": key, "value": value, "gate": limit})
+        rows.append(_Figure(key, value, limit))
     return rows
 
 
-def _coverage(found: Calibration) -> list[list[float]]:
-    """Directions of the tool about their middle: degrees to the side and up, and whether the pose is used."""
+def _coverage(found: Calibration[Any]) -> list[tuple[float, float, float]]:
     data = dict(found.pictures).get("directions")
     if data is None:
         return []
     flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])
-    return [[round(float(x), 2), round(float(y), 2), float(ok)] for (x, y), ok in zip(flat, used, strict=True)]
+    return [(round(float(x), 2), round(float(y), 2), float(ok)) for (x, y), ok in zip(flat, used, strict=True)]

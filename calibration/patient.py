@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from math import comb
 
@@ -14,6 +15,8 @@ from trimesh.triangles import closest_point, points_to_barycentric
 from calibration.fitting import not_outlying, rms
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
 from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.files.artifacts import PATIENT, PatientResult, rows
 from navnode.types import Array, Matrix, Mesh
 
 _AGAIN = "touch the points again, the worst first"
@@ -80,7 +83,7 @@ def patient(
     targets_mm: Mapping[str, Array] | None = None,
     fle_mm: float | None = None,
     gates: Gates | None = None,
-) -> Calibration:
+) -> Calibration[PatientResult]:
     """volume_from_patient of points paired by their labels (Umeyama, IEEE PAMI 13, 1991), refined on a surface.
 
     The error to be expected at targets is that of Fitzpatrick, West and Maurer (IEEE Trans. Med. Imaging 17, 1998); the
@@ -92,7 +95,14 @@ def patient(
         surface_points_mm: (M, 3), patient frame, on the bone that ``mesh`` shows in the volume.
         targets_mm: label -> (3,) RAS.
         fle_mm: the localisation error of a point, rms in 3-D, if it is known; otherwise estimated from the residuals.
+
+    Raises:
+        ConfigError: a surface without its mesh, or the other way round; or ``fle_mm`` is not positive.
     """
+    if (surface_points_mm is None) != (mesh is None):
+        raise ConfigError("--surface and --mesh belong together")
+    if fle_mm is not None and not fle_mm > 0:
+        raise ConfigError("--fle-mm must be positive")
     labels = [label for label in volume_points_mm if label in patient_points_mm]
     volume = np.array([volume_points_mm[label] for label in labels], np.float64).reshape(-1, 3)
     measured = np.array([patient_points_mm[label] for label in labels], np.float64).reshape(-1, 3)
@@ -104,7 +114,7 @@ def patient(
     figures: dict[str, float | None] = {"tre_mm": None}
     if has_surface:
         quality |= dict.fromkeys(("surface_rms_mm", "surface_n_used", "surface_sigma_mm"))
-    result: dict[str, Matrix] = {}
+    result: PatientResult | None = None
     reason = ""
     if len(keep) >= 3:
         if _spread_mm(volume[keep]) >= (gates or {}).get("spread_mm", 10.0):
@@ -116,7 +126,7 @@ def patient(
         spread = _spread_mm(volume[keep])
         if mesh is not None and surface_points_mm is not None:
             surface = _Surface(mesh)
-            volume_from_patient, told = _on_surface(
+            volume_from_patient, found = _on_surface(
                 surface,
                 np.asarray(surface_points_mm, np.float64),
                 volume_from_patient,
@@ -124,7 +134,7 @@ def patient(
                 volume[keep],
                 fle_mm,
             )
-            quality |= told
+            quality |= asdict(found)
         off = np.linalg.norm(g.transform(volume_from_patient, measured) - volume, axis=1)
         fre = rms(off[keep])
         fle = fle_mm if fle_mm is not None else fre / np.sqrt(1 - 2 / len(keep))
@@ -135,7 +145,7 @@ def patient(
             "fle_mm": float(fle), "covariance": _covariance(volume[keep], float(fle)),
             "spread_mm": spread, "tre_mm": tre,
         }  # fmt: skip
-        result = {"volume_from_patient": volume_from_patient}
+        result = PatientResult(rows(volume_from_patient))
     told = {
         "n_input": len(labels), "n_used": len(keep),
         "rejected": [list(volume_points_mm).index(label) for n, label in enumerate(labels) if n not in keep],
@@ -144,7 +154,7 @@ def patient(
     }  # fmt: skip
     few = len(keep) < (gates or {}).get("n_used", which[0].limit)
     return judged(
-        "patient", which, gates, figures, result=result, quality=told, reason="" if few else reason,
+        PATIENT, which, gates, figures, result=result, quality=told, reason="" if few else reason,
         pictures=[("fre", {"mm": quality["fre_mm"], "tre_mm": quality["tre_mm"]})],
     )  # fmt: skip
 
@@ -302,15 +312,24 @@ class _Surface:
         return at, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
+@dataclass(frozen=True)
+class _SurfaceFigures:
+    """How well the touched points lie on the surface; None where there are too few of them."""
+
+    surface_rms_mm: float | None
+    surface_n_used: int
+    surface_sigma_mm: float | None
+
+
 def _on_surface(
     surface: _Surface, touched: Matrix, start: Matrix, a: Matrix, b: Matrix, fle_mm: float | None
-) -> tuple[Matrix, dict[str, object]]:
+) -> tuple[Matrix, _SurfaceFigures]:
     """Points and surface together: iterated point to plane (Chen and Medioni, 1992), each with its own error."""
     volume_from_patient = start
     touched = touched[np.isfinite(touched).all(axis=1)]
     used = np.ones(len(touched), bool)
     if len(touched) < _FEWEST_ON_SURFACE:
-        return start, {"surface_rms_mm": None, "surface_n_used": len(touched), "surface_sigma_mm": None}
+        return start, _SurfaceFigures(None, len(touched), None)
     fle = fle_mm if fle_mm is not None else max(_fre(a, b) / np.sqrt(1 - 2 / len(a)), 0.1)
     sigma = fle / np.sqrt(3)
     distance = np.zeros(len(touched))
@@ -335,11 +354,9 @@ def _on_surface(
     places, normals = surface.nearest(here)
     length = np.linalg.norm(here - places, axis=1)
     sigma = max(rms(length[used]), _LEAST_SURFACE_SIGMA_MM)
-    return volume_from_patient, {
-        "surface_rms_mm": rms(length[used]),
-        "surface_n_used": int(used.sum()),
-        "surface_sigma_mm": _surface_sigma_mm(here[used], normals[used], sigma, surface.samples),
-    }  # fmt: skip
+    return volume_from_patient, _SurfaceFigures(
+        rms(length[used]), int(used.sum()), _surface_sigma_mm(here[used], normals[used], sigma, surface.samples)
+    )
 
 
 def _plane_rows(points: Matrix, normals: Matrix, middle: Matrix) -> Matrix:

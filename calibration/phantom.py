@@ -11,6 +11,7 @@ from calibration.fitting import exact, geometric_median, rms, valid_poses
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files.artifacts import PHANTOM, PhantomResult, vector
 from navnode.types import Array, Matrix
 
 _CHECK = "look at pivot, patient and hand-eye calibration: bias_mm tells where it goes"
@@ -29,10 +30,14 @@ _LEAST_SPEED_MM = 0.15
 
 
 def phantom(
-    targets_mm: Mapping[str, Array], measured_mm: Mapping[str, Array], *, gates: Gates | None = None,
-    touches: int | None = None, problem: str = "",
+    targets_mm: Mapping[str, Array],
+    measured_mm: Mapping[str, Array],
+    *,
+    gates: Gates | None = None,
+    touches: int | None = None,
+    problem: str = "",
     rows: tuple[int, list[int]] | None = None,
-) -> Calibration:  # fmt: skip
+) -> Calibration[PhantomResult]:
     """Errors at targets. Both by label, (3,) RAS mm.
 
     Args:
@@ -64,8 +69,8 @@ def phantom(
     if rows is not None:
         quality |= {"n_input": rows[0], "rejected": rows[1]}
     return judged(
-        "phantom", GATES, gates, {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
-        result={"measured_mm": {label: measured_mm[label] for label in labels}}, quality=quality,
+        PHANTOM, GATES, gates, {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
+        result=PhantomResult({label: vector(measured_mm[label]) for label in labels}), quality=quality,
         reason="" if few else problem, pictures=[("fre", {"mm": quality["per_target_mm"], "tre_mm": tre})],
     )  # fmt: skip
 
@@ -78,7 +83,7 @@ def phantom_from_stream(
     volume_from_patient: Array,
     *,
     gates: Gates | None = None,
-) -> Calibration:
+) -> Calibration[PhantomResult]:
     """:func:`phantom` of a stream in which the targets are touched one after the other, in their order.
 
     Args:

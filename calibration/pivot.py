@@ -16,6 +16,8 @@ from calibration.fitting import (
 )  # fmt: skip
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.files.artifacts import PIVOT, PivotResult, vector
 from navnode.types import Array, Matrix
 
 _TILT = "tilt the tool further, in every direction"
@@ -42,7 +44,7 @@ def pivot(
     *,
     gates: Gates | None = None,
     reject: bool = True,
-) -> Calibration:
+) -> Calibration[PivotResult]:
     """The tip in the tool's frame, by least squares over ``R_i tip + t_i = pivot`` (algebraic one-step; Yaniv, Proc.
     SPIE 9415, 2015).
 
@@ -50,7 +52,15 @@ def pivot(
         tracker_from_tool: (N, 4, 4).
         tracker_from_reference: (N, 4, 4), same rows: a reference that may move, in whose frame the divot rests.
         reject: set outliers aside.
+
+    Raises:
+        ConfigError: the rows do not correspond.
     """
+    if tracker_from_reference is not None and len(tracker_from_reference) != len(tracker_from_tool):
+        raise ConfigError(
+            f"--reference has {len(tracker_from_reference)} rows, the poses {len(tracker_from_tool)}: they must "
+            "correspond"
+        )
     poses = np.asarray(tracker_from_tool, np.float64)
     valid = valid_poses(poses)
     if tracker_from_reference is not None:
@@ -64,7 +74,7 @@ def pivot(
         rows = np.flatnonzero(valid)
         world_from_tool = exact(poses[rows])
     if len(rows) < 3:
-        return _verdict(gates, len(poses), rows, {}, {})
+        return _verdict(gates, len(poses), rows, None, {})
     rotations, origins = world_from_tool[:, :3, :3], world_from_tool[:, :3, 3]
     middle = geometric_median(origins)  # numbers stay small, and the answer does not depend on the tracker's frame
     design = np.concatenate([rotations, np.broadcast_to(-np.eye(3), rotations.shape)], axis=2)
@@ -88,7 +98,7 @@ def pivot(
         "condition": min(float(singular[0] / max(singular[-1], 1e-16 * singular[0])), 1e16),
         "drift_mm": max(_drift_mm(ends[used]), _second_place_mm(ends, used)),
     }
-    found = {"tip_mm": tip, "pivot_mm": at}
+    found = PivotResult(vector(tip), vector(at))
     pointing = rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9))
     pictures = [
         ("residuals", {"rows": rows, "length_mm": np.linalg.norm(ends - at, axis=1), "used": used}),
@@ -98,9 +108,13 @@ def pivot(
 
 
 def _verdict(
-    gates: Gates | None, n_input: int, used: Array, result: dict[str, Matrix], quality: dict[str, object],
+    gates: Gates | None,
+    n_input: int,
+    used: Array,
+    result: PivotResult | None,
+    quality: dict[str, object],
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
-) -> Calibration:  # fmt: skip
+) -> Calibration[PivotResult]:
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
     blank: dict[str, object] = dict.fromkeys(gate.key for gate in GATES if gate.key != "n_used")
     told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}
@@ -108,7 +122,7 @@ def _verdict(
     figures = {"sigma_tip_mm": None if sigma is None else float(np.max(np.asarray(sigma)))}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
     reason = "" if few or told["drift_mm"] is None or _slipped(told, gates) else rejection(n_input, len(rejected))
-    return judged("pivot", GATES, gates, figures, result=result, quality=told, reason=reason, pictures=pictures or ())
+    return judged(PIVOT, GATES, gates, figures, result=result, quality=told, reason=reason, pictures=pictures or ())
 
 
 def _slipped(told: dict[str, object], gates: Gates | None) -> bool:

@@ -25,7 +25,7 @@ _LONGER = 40.0
 """Residuals in images are drawn so many times longer."""
 
 
-def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str:
+def page(found: Calibration[Any], files: Sequence[Path] = (), *, of: str = "") -> str:
     """The report as HTML.
 
     Args:
@@ -38,7 +38,7 @@ def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str
         if found.passed
         else f'<p class=verdict style="background:{BAD}">FAIL</p><p>{html.escape(found.reason)}</p>'
     )
-    title = f"{found.kind}{' of ' + of if of else ''}"
+    title = f"{found.kind.name}{' of ' + of if of else ''}"
     drawn = [_DRAWN[name](data) for name, data in found.pictures[:_MOST_IMAGES] if name in _DRAWN]
     more = len(found.pictures) - len(drawn)
     return "\n".join(
@@ -47,7 +47,7 @@ def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str
             f"<style>{STYLE}</style><h1>Calibration: {html.escape(title)}</h1>",
             f"<p>{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; research use only, not a medical device</p>",
             verdict,
-            _figures(quality),
+            _figures(quality, found.gates),
             *drawn,
             f"<p>{more} more are not shown.</p>" if more > 0 else "",
             "<h2>Made of</h2><ul>",
@@ -57,8 +57,7 @@ def page(found: Calibration, files: Sequence[Path] = (), *, of: str = "") -> str
     )
 
 
-def _figures(quality: Mapping[str, Any]) -> str:
-    gates: Mapping[str, float] = quality.get("gates", {})
+def _figures(quality: Mapping[str, object], gates: Mapping[str, float]) -> str:
     rows = []
     for name, value in quality.items():
         if name == "gates" or isinstance(value, dict):
@@ -68,7 +67,7 @@ def _figures(quality: Mapping[str, Any]) -> str:
     return f"<table><tr><th>figure</th><th>measured</th><th>gate</th></tr>{''.join(rows)}</table>"
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     if value is None:
         return "not known"
     if isinstance(value, float):

@@ -6,6 +6,7 @@ import numpy as np
 
 from calibration.fitting import covariance, exact, geometric_median, not_outlying, rms, robust_linear, valid_poses
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
+from navnode.files.artifacts import SPIN, SpinResult, vector
 from navnode.types import Array, Matrix
 
 GATES = (
@@ -25,7 +26,9 @@ GATES = (
 _ROUNDS = 30
 
 
-def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates | None = None) -> Calibration:
+def spin(
+    tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates | None = None
+) -> Calibration[SpinResult]:
     """The axis in the tool's frame: the direction ``a`` for which all ``R_i a`` are most alike, and the point of it
     nearest to the tool's origin.
 
@@ -38,7 +41,7 @@ def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates 
     rows = np.flatnonzero(valid_poses(poses))
     blank: dict[str, object] = dict.fromkeys(("rotation_rad", "wobble_rad", "rms_mm", "sigma_axis_rad"))
     if len(rows) < 3:
-        return _verdict(gates, len(poses), rows, {}, blank)
+        return _verdict(gates, len(poses), rows, None, blank)
     valid = exact(poses[rows])
     rotations, origins = valid[:, :3, :3], valid[:, :3, 3]
     axis, seen, steady = _axis(rotations)
@@ -53,7 +56,7 @@ def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates 
     found, on_axis = robust_linear(design, wanted)
     used = steady & on_axis
     if used.sum() < 3:
-        return _verdict(gates, len(poses), rows[:0], {}, blank)
+        return _verdict(gates, len(poses), rows[:0], None, blank)
     found, *_ = np.linalg.lstsq(design[used].reshape(-1, 4), wanted[used].ravel(), None)
     tilt = np.cross(seen, rotations[used] @ axis)
     wander = np.linalg.norm(design[used] @ found - wanted[used], axis=1)
@@ -68,7 +71,7 @@ def spin(tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates 
             np.sqrt(np.linalg.eigvalsh(covariance(np.concatenate([turned, _ones(turned)], 2), off)[:2, :2])[-1])
         ),
     }
-    result = {"axis": axis, "axis_point_mm": across @ found[:2]}
+    result = SpinResult(vector(axis), vector(across @ found[:2]))
     pictures = [("residuals", {"rows": rows[used], "length_mm": wander, "used": np.ones(len(wander), bool)})]
     return _verdict(gates, len(poses), rows[used], result, quality, pictures)
 
@@ -115,11 +118,15 @@ def _covered_rad(rotations: Matrix, axis: Matrix, across: Matrix) -> float:
 
 
 def _verdict(
-    gates: Gates | None, n_input: int, used: Array, result: dict[str, Matrix], quality: dict[str, object],
+    gates: Gates | None,
+    n_input: int,
+    used: Array,
+    result: SpinResult | None,
+    quality: dict[str, object],
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
-) -> Calibration:  # fmt: skip
+) -> Calibration[SpinResult]:
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
     told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **quality}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
     reason = "" if few else rejection(n_input, len(rejected))
-    return judged("spin", GATES, gates, {}, result=result, quality=told, reason=reason, pictures=pictures or ())
+    return judged(SPIN, GATES, gates, {}, result=result, quality=told, reason=reason, pictures=pictures or ())

@@ -11,6 +11,7 @@ from scipy.interpolate import CubicSpline
 from calibration.fitting import exact, valid_poses
 from calibration.verdict import Calibration, Gate, Gates, judged, limits
 from navnode.errors import ConfigError
+from navnode.files.artifacts import IMAGE_LAG, ImageLagResult
 from navnode.types import Array, Matrix
 
 GATES = (
@@ -66,7 +67,7 @@ def temporal(
     *,
     max_lag_s: float = 0.5,
     gates: Gates | None = None,
-) -> Calibration:
+) -> Calibration[ImageLagResult]:
     """The lag at which both motions correlate best (as in PLUS's temporal calibration), to a fraction of a frame.
 
     Args:
@@ -103,7 +104,7 @@ def temporal(
     quality["image_rejected"] = sorted(image_order[np.array(image_rejected, int)].tolist())
     figures: dict[str, float | None] = {"distinct": None}
     if min(len(x), len(y)) < _LEAST_SAMPLES:
-        return judged("temporal", GATES, gates, figures, result={}, quality=quality)
+        return judged(IMAGE_LAG, GATES, gates, figures, result=None, quality=quality)
     overlap = min(x_times[-1], y_times[-1]) - max(x_times[0], y_times[0])
     quality["overlap_s"] = max(float(overlap), 0.0)
     lags = np.arange(-max_lag_s, max_lag_s + _STEP_S / 2, _STEP_S)
@@ -136,8 +137,8 @@ def temporal(
             "needed; search further with --max-lag-s, and look at both clocks"
         )
     return judged(
-        "temporal", GATES, gates, figures,
-        result={"image_lag_ns": round(1e9 * lag), "sign": sign}, quality=quality, reason=reason,
+        IMAGE_LAG, GATES, gates, figures,
+        result=ImageLagResult(round(1e9 * lag), sign), quality=quality, reason=reason,
         pictures=[("correlation", {"lag_s": lags, "correlation": found}),
                   ("motions", {"tracker_s": x_times, "tracker": x, "image_s": y_times - lag, "image": sign * y})],
     )  # fmt: skip

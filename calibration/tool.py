@@ -8,7 +8,8 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from calibration.fitting import rms
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
+from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, Picture, judged
+from navnode.files.artifacts import TOOL, ToolResult, vector
 from navnode.types import Matrix
 
 GATES = (
@@ -61,7 +62,7 @@ _MOST_POINTS = 6_000
 """To be clustered at once; frames beyond are assigned to what was found."""
 
 
-def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibration:
+def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibration[ToolResult]:
     """Sphere positions about their centroid, along their principal axes.
 
     Args:
@@ -77,7 +78,8 @@ def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibrat
         "markers": len(spheres), "drift_mm": _drift_mm(frames),
         **dict.fromkeys(("rms_mm", "visible", "min_pair_difference_mm", "min_distance_mm", "sigma_mm", "spread_mm")),
     }  # fmt: skip
-    result: dict[str, Matrix] = {}
+    result: ToolResult | None = None
+    pictures: list[Picture] = []
     if len(spheres) >= 3 and used:
         stack = np.array([seen[n] for n in used])
         visible = np.isfinite(stack).all(axis=2).mean(axis=0)
@@ -92,13 +94,13 @@ def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibrat
             "sigma_mm": float((each / np.sqrt(np.maximum(visible * len(used), 1))).max()),
             "spread_mm": float(np.linalg.svd(template, compute_uv=False)[1] / np.sqrt(len(template))),
         }  # fmt: skip
-        result = {"markers_mm": template, "pairs_mm": distances}
+        result = ToolResult(tuple(vector(at) for at in template), tuple(distances.tolist()))
+        pictures = [("points", {"markers_mm": template})]
     shown = quality["visible"]
     figures = {
         "markers_max": float(len(spheres)), "visible": None if shown is None else float(np.min(np.asarray(shown))),
     }  # fmt: skip
-    return judged("tool", GATES, gates, figures, result=result, quality=quality,
-                  pictures=[("points", result)] if result else ())  # fmt: skip
+    return judged(TOOL, GATES, gates, figures, result=result, quality=quality, pictures=pictures)
 
 
 def _spheres(frames: Sequence[Matrix]) -> Matrix:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.files.artifacts import UNITS, Artifact, Kind
+from navnode.types import Array
+
+R = TypeVar("R")
 
 Gates = Mapping[str, float]
 """Limits by key, in place of a routine's own."""
+
+Picture = tuple[str, Mapping[str, Any]]
+"""Which drawing of :mod:`calibration.report`, and the arrays that it needs."""
 
 MOST_REJECTED = 1 / 3
 """Share of the rows that may be set aside; data of which more is wrong are not understood."""
@@ -50,18 +58,21 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Generic[R]):
     """What a routine found, and whether it may be used."""
 
-    kind: str
-    result: Mapping[str, Any]
-    quality: Mapping[str, Any]
+    kind: Kind[R]
+    result: R | None
+    """None where there is not enough to find anything; of what failed, it is not to be used."""
+    quality: Mapping[str, object]
+    """Figures by their names; every routine's own, and ``gates``."""
+    gates: Mapping[str, float]
+    """The limits in force."""
     reason: str = ""
     """Empty when it passed; otherwise ``code: sentence``."""
-    arrays: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
     """What is kept beside the document: a flat field's pictures."""
-    pictures: Sequence[Any] = ()
-    """What a report draws; see :mod:`calibration.report`."""
+    pictures: Sequence[Picture] = ()
 
     @property
     def passed(self) -> bool:
@@ -75,12 +86,43 @@ class Calibration:
     def document(self) -> dict[str, Any]:
         """JSON: ``kind``, ``status``, ``reason``, ``result`` and ``quality``, without NaN."""
         return {
-            "kind": self.kind,
+            "kind": self.kind.name,
             "status": "PASS" if self.passed else "FAIL",
             "reason": self.reason,
-            "result": plain(self.result),
+            "result": {} if self.result is None else plain(msgspec.to_builtins(self.result)),
             "quality": plain(self.quality),
         }
+
+    def artifact(
+        self,
+        now_ns: int,
+        *,
+        device: str = "",
+        mode: str = "",
+        days_valid: float | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> Artifact[R]:
+        """What is written of a calibration that passed.
+
+        Args:
+            device, mode: of what it is.
+            days_valid: None: as usual, 0: for ever.
+            inputs: file -> SHA-256.
+        """
+        assert self.passed and self.result is not None, "what failed is not written"
+        return Artifact(
+            kind=self.kind.name,
+            status="PASS",
+            result=self.result,
+            quality=plain(self.quality),
+            device=device,
+            mode=mode,
+            created_ns=now_ns,
+            expires_ns=self.kind.expires_ns(now_ns, days_valid),
+            inputs=dict(inputs or {}),
+            frames=dict(self.kind.frames),
+            units=UNITS,
+        )
 
 
 def limits(gates: Sequence[Gate], given: Gates | None) -> dict[str, float]:
@@ -99,17 +141,17 @@ def limits(gates: Sequence[Gate], given: Gates | None) -> dict[str, float]:
 
 
 def judged(
-    kind: str,
+    kind: Kind[R],
     gates: Sequence[Gate],
     given: Gates | None,
     figures: Mapping[str, float | None],
     *,
-    result: Mapping[str, Any],
-    quality: Mapping[str, Any],
+    result: R | None,
+    quality: Mapping[str, object],
     reason: str = "",
-    arrays: Mapping[str, Any] | None = None,
-    pictures: Sequence[Any] = (),
-) -> Calibration:
+    arrays: Mapping[str, Array] | None = None,
+    pictures: Sequence[Picture] = (),
+) -> Calibration[R]:
     """The verdict: the first gate, in their order, that its figure does not keep.
 
     Args:
@@ -120,10 +162,16 @@ def judged(
     for gate in gates:
         if reason:
             break
-        value = figures[gate.key] if gate.key in figures else quality[gate.key]
+        value = figures[gate.key] if gate.key in figures else _number(quality[gate.key])
         if not gate.keeps(value, in_force[gate.key]):
             reason = gate.broken(value, in_force[gate.key])
-    return Calibration(kind, result, {**quality, "gates": in_force}, reason, arrays or {}, pictures)
+    return Calibration(kind, result, {**quality, "gates": in_force}, in_force, reason, arrays or {}, pictures)
+
+
+def _number(figure: object) -> float | None:
+    """A figure that a gate looks at by its name."""
+    assert figure is None or isinstance(figure, int | float | np.number)
+    return None if figure is None else float(figure)
 
 
 def rejection(n_input: int, rejected: int) -> str:

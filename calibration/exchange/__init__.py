@@ -7,6 +7,7 @@ written. A transform ``b_from_a`` is ``From="A" To="B"`` in PLUS, and Slicer's t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
@@ -14,13 +15,21 @@ import numpy as np
 import yaml
 
 from calibration.exchange import dicom, itk, ndi, opencv, plus, ros, slicer
-from calibration.exchange.contents import Exchanged
+from calibration.exchange.contents import Exchanged, write_imported
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.files.artifacts import Artifact
-from navnode.geometry import carm_of
+from navnode.files.artifacts import (
+    Artifact,
+    CArmResult,
+    HandEyeResult,
+    ImageLagResult,
+    PatientResult,
+    PhantomResult,
+    PivotResult,
+    ToolResult,
+)
 
-__all__ = ["READS", "WRITES", "Exchanged", "read", "write"]
+__all__ = ["READS", "WRITES", "Exchanged", "read", "write", "write_imported"]
 
 _MAX_BYTES = 1 << 26
 _NS = 1e-9
@@ -50,7 +59,7 @@ def read(path: Path) -> Exchanged:
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
 
 
-def write(artifact: Artifact, path: Path) -> None:
+def write(artifact: Artifact[Any], path: Path) -> None:
     """An artifact in the format of the file's ending.
 
     Raises:
@@ -62,23 +71,24 @@ def write(artifact: Artifact, path: Path) -> None:
     writer(_ours(artifact), artifact, path)
 
 
-def _ours(artifact: Artifact) -> Exchanged:
+def _ours(artifact: Artifact[Any]) -> Exchanged:
     """An artifact's result in words that other programs share."""
-    result, name = artifact.result, artifact.device or "Tool"
-    if artifact.kind == "pivot":
-        return Exchanged({(f"{name}Tip", name): g.rigid(None, tuple(result["tip_mm"]))})
-    if artifact.kind == "handeye":
-        return Exchanged({("XraySource", artifact.device or "CArm"): np.array(result["marker_from_carm"])})
-    if artifact.kind == "patient":
-        return Exchanged({("Patient", "Volume"): np.array(result["volume_from_patient"])})
-    if artifact.kind == "carm":
-        return Exchanged(carm=carm_of(result["carm"]))
-    if artifact.kind == "temporal":
-        return Exchanged(lags_s={artifact.device or "Image": result["image_lag_ns"] * _NS})
-    if artifact.kind == "phantom":
-        return Exchanged(points_mm={label: np.array(at) for label, at in result["measured_mm"].items()})
-    if artifact.kind == "tool":
-        return Exchanged(points_mm={str(n): np.array(at) for n, at in enumerate(result["markers_mm"])})
+    result, device = artifact.result, artifact.device
+    match result:
+        case PivotResult():
+            return Exchanged({(f"{device or 'Tool'}Tip", device or "Tool"): g.rigid(None, result.tip_mm)})
+        case HandEyeResult():
+            return Exchanged({("XraySource", device or "CArm"): np.array(result.marker_from_carm)})
+        case PatientResult():
+            return Exchanged({("Patient", "Volume"): np.array(result.volume_from_patient)})
+        case CArmResult():
+            return Exchanged(carm=result.carm.value())
+        case ImageLagResult():
+            return Exchanged(lags_s={device or "Image": result.image_lag_ns * _NS})
+        case PhantomResult():
+            return Exchanged(points_mm={label: np.array(at) for label, at in result.measured_mm.items()})
+        case ToolResult():
+            return Exchanged(points_mm={str(n): np.array(at) for n, at in enumerate(result.markers_mm)})
     raise ConfigError(f"a {artifact.kind} calibration has no counterpart in other programs' files")
 
 

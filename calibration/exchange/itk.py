@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,7 +28,7 @@ def read(path: Path) -> Exchanged:
     return Exchanged({("A", "B"): RAS_FROM_LPS @ np.linalg.inv(lps) @ RAS_FROM_LPS})
 
 
-def write(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     if len(ours.transforms) != 1:
         raise ConfigError(f"{path}: this format holds one transform, not a {artifact.kind} calibration")
     (matrix,) = ours.transforms.values()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from msgspec import UNSET
 
 from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
@@ -27,7 +29,7 @@ def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[fl
     return CArm(width, height, (su, sv), float(camera[0, 0]) * su, (float(camera[0, 2]), float(camera[1, 2])))
 
 
-def need_carm(ours: Exchanged, artifact: Artifact, path: Path) -> CArm:
+def need_carm(ours: Exchanged, artifact: Artifact[Any], path: Path) -> CArm:
     """The C-arm of an artifact.
 
     Raises:
@@ -35,7 +37,8 @@ def need_carm(ours: Exchanged, artifact: Artifact, path: Path) -> CArm:
     """
     if ours.carm is None:
         raise ConfigError(f"{path}: this format holds cameras, not a {artifact.kind} calibration")
-    model = artifact.result.get("distortion", {}).get("model", "none")
+    distortion = artifact.result.distortion
+    model = "none" if distortion is UNSET else distortion.model
     if model != "none":
         raise ConfigError(
             f"{path}: this format has no words for the distortion ({model}); calibrate with --distortion none"
@@ -61,7 +64,7 @@ def read(path: Path) -> Exchanged:
     return Exchanged(carm=carm_of_matrix(camera, width, height, given))
 
 
-def write(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     carm = need_carm(ours, artifact, path)
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY)
     storage.write("image_width", carm.width_px)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -39,7 +40,7 @@ def read(path: Path) -> Exchanged:
     return Exchanged(transforms=transforms, lags_s=lags)
 
 
-def write(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     """Into a device set that is there, or a new one."""
     if not ours.transforms and not ours.lags_s:
         raise ConfigError(

@@ -27,7 +27,7 @@ def read(path: Path) -> Exchanged:
     return Exchanged(carm=carm_of_matrix(camera, int(given["image_width"]), int(given["image_height"]), pair))
 
 
-def write(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     carm = need_carm(ours, artifact, path)
     camera = camera_matrix(carm)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ def read_markups(path: Path) -> Exchanged:
     return Exchanged(points_mm=found)
 
 
-def write_markups(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+def write_markups(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     points = _need_points(ours, artifact, path)
     content = {
         "@schema": "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -64,7 +65,7 @@ def read_fcsv(path: Path) -> Exchanged:
     return Exchanged(points_mm=found)
 
 
-def write_fcsv(ours: Exchanged, artifact: Artifact, path: Path) -> None:
+def write_fcsv(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     lines = ["# Markups fiducial file version = 4.11", "# CoordinateSystem = LPS",
              "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"]  # fmt: skip
     for n, (label, at) in enumerate(_need_points(ours, artifact, path).items()):
@@ -75,7 +76,7 @@ def write_fcsv(ours: Exchanged, artifact: Artifact, path: Path) -> None:
     whole.write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
-def _need_points(ours: Exchanged, artifact: Artifact, path: Path) -> Mapping[str, Matrix]:
+def _need_points(ours: Exchanged, artifact: Artifact[Any], path: Path) -> Mapping[str, Matrix]:
     if not ours.points_mm:
         raise ConfigError(f"{path}: this format holds points, not a {artifact.kind} calibration")
     return ours.points_mm

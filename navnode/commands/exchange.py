@@ -15,7 +15,7 @@ from navnode.commands.options import (
     done,
     percent,
 )
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
 from navnode.recording import Recording
 
 app = typer.Typer()
@@ -70,6 +70,6 @@ def import_command(
     """An image sequence of another program as a session."""
     from navnode.recording import export as exporting
 
-    loaded = None if configuration is None else calibrations.applied(config.load(configuration), now_ns())
+    loaded = None if configuration is None else Calibrations.load(config.load(configuration), now_ns())
     count = exporting.import_sequence(sequence, out, loaded, device)
     done({"out": str(out), "messages": count}, f"{out}: {count} messages", as_json)

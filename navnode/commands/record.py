@@ -19,7 +19,7 @@ from navnode.commands.options import (
     print_json,
 )
 from navnode.errors import RecordingError
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
 from navnode.recording.recorder import MAX_FILE_BYTES, Recorder
 
 app = typer.Typer()
@@ -43,13 +43,13 @@ def record(
 ) -> None:
     """Record what a server sends, byte by byte as it comes, until Ctrl-C."""
     from navnode.igtl import Client
-    from navnode.recording.tap import about
+    from navnode.recording.tap import about_for
 
     host, port = address(source, "--source")
     if os.path.lexists(out):
         raise RecordingError(f"{out}: exists already; a recording never replaces one")
-    loaded = None if configuration is None else calibrations.applied(config.load(configuration), now_ns())
-    recorder = Recorder(out, about(loaded, from_start=True), max_file_bytes=max_file_mb << 20)
+    loaded = None if configuration is None else Calibrations.load(config.load(configuration), now_ns())
+    recorder = Recorder(out, about_for(loaded), max_file_bytes=max_file_mb << 20)
 
     async def listen() -> None:
         messages.print(f"Recording {source} to {out}; Ctrl-C ends it.", markup=False, highlight=False)

@@ -30,7 +30,7 @@ from navnode.commands.options import (
 from navnode.commands.supervised import free_port, run_supervised, tell
 from navnode.config import Config, PlayerSection, SourceSection
 from navnode.errors import ConfigError, RecordingError
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
 from navnode.recording import Recording
 from navnode.recording import compare as comparing
 from navnode.recording import edit as editing
@@ -205,7 +205,7 @@ def _tolerances(given: list[str] | None, exact: bool) -> dict[str, float]:
 
 
 def configuration_of(path: Path | None) -> Config | None:
-    return None if path is None else calibrations.applied(config.load(path), now_ns())
+    return None if path is None else Calibrations.load(config.load(path), now_ns()).config
 
 
 def _run_again(
@@ -355,7 +355,8 @@ def _paced(
         volume=change(loaded.volume, ct=volume),
         console=change(loaded.console, port=ports[0] or loaded.console.port),
         display=change(loaded.display, enabled=not headless, port=ports[1] or loaded.display.port),
-        recording=change(loaded.recording, file="", replayed_ns=max(recording.start_ns, 0)),
+        recording=change(loaded.recording, file=""),
+        calibration=change(loaded.calibration, as_of_ns=loaded.calibration.as_of_ns or max(recording.start_ns, 0)),
         reconstruction=change(loaded.reconstruction, remote=None),
     )
     if as_json and seconds is None and not settings.loop:  # a program waits for the figures

@@ -19,7 +19,7 @@ from navnode.commands.options import (
 from navnode.commands.supervised import recorded, run_supervised, tell
 from navnode.config import Config
 from navnode.errors import ConfigError
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
 from navnode.security import curve
 
 app = typer.Typer()
@@ -35,7 +35,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """The node: registration, reconstruction worker and display, from a configuration."""
-    loaded = calibrations.applied(recorded(config.load(configuration), record), now_ns())
+    loaded = recorded(config.load(configuration), record)
+    Calibrations.load(loaded, now_ns())  # here, so that what cannot be used is named before anything starts
     if check:
         _check_files(loaded)
         messages.print(f"{configuration}: fine", markup=False, highlight=False)

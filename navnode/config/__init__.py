@@ -1,6 +1,6 @@
 """One frozen configuration from TOML. An unknown or wrong key stops the start and is named."""
 
-from navnode.config.load import convert, find, load, load_worker, parse, shipped
+from navnode.config.load import convert, decode, find, load, load_worker, parse, shipped
 from navnode.config.sections import (
     CalibrationSection,
     CArmSection,
@@ -53,6 +53,7 @@ __all__ = [
     "VolumeSection",
     "WorkerConfig",
     "convert",
+    "decode",
     "find",
     "load",
     "load_worker",

@@ -1,4 +1,4 @@
-"""Configurations from TOML files; an unknown or wrong key is named."""
+"""Configurations from TOML files and sessions; an unknown or wrong key is named, an old one is read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from navnode.security.tls import Tls
 
 _T = TypeVar("_T")
 _AnySection = TypeVar("_AnySection", bound=Section)
+
+_MOVED = {
+    ("calibration", "latency"): ("calibration", "image_lag"),
+    ("recording", "replayed_ns"): ("calibration", "as_of_ns"),
+}
+"""(Section, key) of older configurations -> where it is now."""
 
 
 def load(path: str | Path) -> Config:
@@ -51,7 +57,7 @@ def load(path: str | Path) -> Config:
     return replace(
         loaded,
         calibration=there(
-            loaded.calibration, "carm", "flex", "handeye", "latency", "flatfield", "patient", "points", "folder"
+            loaded.calibration, "carm", "flex", "handeye", "image_lag", "flatfield", "patient", "points", "folder"
         ),
         tools=tuple(there(tool, "pivot", "spin") for tool in loaded.tools),
         volume=replace(loaded.volume, ct=ct),
@@ -95,9 +101,22 @@ def shipped(name: str) -> Path:
 
 
 def parse(data: dict[str, Any], name: str) -> Config:
-    """A configuration from decoded TOML."""
+    """A configuration from decoded TOML or JSON; keys of older versions are read as what they are called now."""
     _check_finite(data, name, "")
-    return convert(data, Config, name)
+    return convert(_migrated(data, name), Config, name)
+
+
+def decode(content: bytes, name: str) -> Config:
+    """A configuration from JSON, as sessions keep it.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    try:
+        data = msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return parse(data, name)
 
 
 def convert(data: Any, kind: type[_T], name: str) -> _T:
@@ -106,6 +125,19 @@ def convert(data: Any, kind: type[_T], name: str) -> _T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {_explain(str(error), kind)}") from None
+
+
+def _migrated(data: dict[str, Any], name: str) -> dict[str, Any]:
+    for (section, old), (new_section, new) in _MOVED.items():
+        given = data.get(section)
+        if not isinstance(given, dict) or old not in given:
+            continue
+        data = {**data, section: {key: value for key, value in given.items() if key != old}}
+        moved_to = data.get(new_section, {})
+        if not isinstance(moved_to, dict) or new in moved_to:
+            raise ConfigError(f"{name}: {section}.{old} is now called {new_section}.{new}; give only that")
+        data[new_section] = {**moved_to, new: given[old]}
+    return data
 
 
 def _check_finite(data: Any, name: str, where: str) -> None:

@@ -138,7 +138,7 @@ class CalibrationSection(Section, frozen=True):
     """What `calibrate flex` wrote: distance and principal point by the angles that X-rays state."""
     handeye: str = ""
     """What `calibrate handeye` wrote, in place of carm_from_marker."""
-    latency: str = ""
+    image_lag: str = ""
     """What `calibrate temporal` wrote, in place of image_lag_ms."""
     flatfield: str = ""
     """What `calibrate flatfield` wrote."""
@@ -148,6 +148,9 @@ class CalibrationSection(Section, frozen=True):
     """Planned points (CSV or Slicer's markups) that are touched on the patient, for the page's calibration panel."""
     folder: str = ""
     """Where that panel keeps what passed; empty: the user's data folder."""
+    as_of_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Calibrations must not have expired by then, ns since 1970: when the procedure began, or the session that is
+    replayed; set by navnode itself. 0: now."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.carm_from_marker, "carm_from_marker")
@@ -269,8 +272,6 @@ class RecordingSection(Section, frozen=True):
     """So many seconds are kept (512 MB at most), and a recording that is started begins with them."""
     max_file_mb: Annotated[int, msgspec.Meta(ge=16)] = 4096
     """A session that grows larger goes on in a further file."""
-    replayed_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """When the session that is replayed was recorded, ns since 1970: its calibrations are judged as of then."""
 
 
 class DoseSection(Section, frozen=True):

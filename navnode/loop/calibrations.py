@@ -1,73 +1,75 @@
-"""What calibration before surgery found, put where the loop uses it."""
+"""What calibration before surgery found, read once and put where the loop uses it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from navnode import geometry as g
 from navnode.config import Config, Rows, ToolSection, matrix
-from navnode.errors import CalibrationError, ConfigError
+from navnode.errors import CalibrationError
 from navnode.files import artifacts
-from navnode.files.artifacts import Artifact
-from navnode.geometry import carm_of
+from navnode.files.artifacts import Kind, Vector
 from navnode.types import CArm, Matrix
-from navnode.xray.correction import Detector, read_flat_field
-from navnode.xray.flex import flex_of
+from navnode.xray.correction import Detector, decode_flat_field
+from navnode.xray.flex import FlexModel, flex_of
 
+_R = TypeVar("_R")
 _NS_PER_MS = 1e6
+_MAX_FLATFIELD_BYTES = 1 << 30
+_OF_NODE = tuple(kind for kind in artifacts.KINDS if kind.key and not kind.of_tool)
+_OF_TOOL = tuple(kind for kind in artifacts.KINDS if kind.key and kind.of_tool)
+OLD_KEYS = {kind.key: kind.old_keys for kind in artifacts.KINDS if kind.old_keys}
+"""Key -> what it was called in sessions of older versions."""
 
 
-def applied(config: Config, now_ns: int) -> Config:
-    """The configuration with what its calibrations say in the place of numbers.
+@dataclass(frozen=True)
+class Calibrations:
+    """What the calibrations that a configuration names say; files that change later change nothing."""
+
+    config: Config
+    """With what they say in the place of numbers: ``carm`` (geometry), ``calibration.carm_from_marker`` (hand-eye) and
+    ``image_lag_ms``, ``registration.volume_from_patient_start``, and every tool's ``marker_from_tooltip``."""
+    detector: Detector
+    """Makes raw images into those of the configuration's C-arm."""
+    files: Mapping[str, bytes]
+    """Key as of :func:`files` -> the file, byte by byte, for recordings."""
+
+    @classmethod
+    def load(cls, config: Config, at_ns: int) -> Calibrations:
+        """Read every file once.
+
+        Args:
+            at_ns: they must not have expired by then, unless the configuration says as of when it is.
+
+        Raises:
+            CalibrationError: one is missing, failed, expired, or is of another device or detector mode; names it.
+        """
+        found = _Found.read(config, at_ns)
+        applied = found.applied()
+        return cls(applied, found.detector(applied.carm.geometry), found.content)
+
+
+def detector(config: Config, at_ns: int) -> Detector:
+    """The detector alone, of a configuration that has its numbers already: that of a session, which is run again with
+    the very numbers that the node had.
 
     Raises:
-        CalibrationError: one is missing, failed, expired, or is of another device or detector mode; names it.
+        CalibrationError: as :meth:`Calibrations.load`.
     """
-    given, replace = config.calibration, msgspec.structs.replace
-    carm, calibration, registration = config.carm, given, config.registration
-    if given.carm:
-        found = _of_carm(config, "carm", now_ns)
-        measured = _measured(given.carm, found)
-        _same_mode(given.carm, measured, carm.geometry)
-        carm = replace(
-            carm,
-            source_to_detector_mm=measured.source_to_detector_mm,
-            principal_point_px=measured.principal_point_px,
-        )
-    if given.handeye:
-        found = _of_carm(config, "handeye", now_ns)
-        carm_from_marker = g.inverse(_matrix(given.handeye, found, "marker_from_carm"))
-        calibration = replace(calibration, carm_from_marker=_rows(carm_from_marker))
-    if given.latency:
-        found = artifacts.usable(given.latency, "temporal", now_ns, device=given.device)
-        lag_ns = _number(given.latency, found, "image_lag_ns")
-        calibration = replace(calibration, image_lag_ms=lag_ns / _NS_PER_MS)
-    if given.patient:
-        found = artifacts.usable(given.patient, "patient", now_ns)
-        start = _matrix(given.patient, found, "volume_from_patient")
-        registration = replace(registration, volume_from_patient_start=_rows(start))
-    detector(config, now_ns)  # so that what cannot be used is named before anything starts
-    return replace(
-        config,
-        carm=carm,
-        calibration=calibration,
-        registration=registration,
-        tools=tuple(_tool(tool, now_ns) for tool in config.tools),
-    )
-
-
-_FILES = ("carm", "flex", "handeye", "latency", "flatfield", "patient")
+    return _Found.read(config, at_ns).detector(config.carm.geometry)
 
 
 def files(config: Config) -> dict[str, str]:
     """The calibrations that a configuration names: key -> path."""
-    given = {key: getattr(config.calibration, key) for key in _FILES}
+    given = {kind.key: getattr(config.calibration, kind.key) for kind in _OF_NODE}
     for tool in config.tools:
-        given |= {f"{tool.name}.pivot": tool.pivot, f"{tool.name}.spin": tool.spin}
+        given |= {f"{tool.name}.{kind.key}": getattr(tool, kind.key) for kind in _OF_TOOL}
     return {key: path for key, path in given.items() if path}
 
 
@@ -77,132 +79,166 @@ def with_files(config: Config, paths: Mapping[str, str]) -> Config:
     replace = msgspec.structs.replace
     return replace(
         config,
-        calibration=replace(config.calibration, **{key: paths.get(key, "") for key in _FILES}),
+        calibration=replace(config.calibration, **{kind.key: paths.get(kind.key, "") for kind in _OF_NODE}),
         tools=tuple(
-            replace(tool, pivot=paths.get(f"{tool.name}.pivot", ""), spin=paths.get(f"{tool.name}.spin", ""))
+            replace(tool, **{kind.key: paths.get(f"{tool.name}.{kind.key}", "") for kind in _OF_TOOL})
             for tool in config.tools
         ),
     )
 
 
-def detector(config: Config, now_ns: int) -> Detector:
-    """What makes raw images into those of the configuration's C-arm.
-
-    Raises:
-        CalibrationError: as :func:`applied`.
-    """
-    given = config.calibration
-    grid = flex = None
-    if given.carm:
-        distortion = _part(given.carm, _of_carm(config, "carm", now_ns), "distortion")
-        if distortion.get("model", "none") != "none":
-            try:
-                grid = np.array(distortion["undistorted_px"], np.float64)
-            except (KeyError, TypeError, ValueError) as error:
-                raise CalibrationError(f"{given.carm}: its distortion has no grid") from error
-    if given.flex:
-        flex = flex_of(_part(given.flex, _of_carm(config, "flex", now_ns), "model"))
-        _same_mode(given.flex, flex.carm, config.carm.geometry)
-    flat = read_flat_field(given.flatfield) if given.flatfield else None
-    return Detector(config.carm.geometry, flat, grid, flex)
-
-
-def lacking(config: Config, now_ns: int) -> list[tuple[str, str]]:
+def lacking(config: Config, at_ns: int) -> list[tuple[str, str]]:
     """What a configuration still lacks, or cannot use: (key, what about it), for people before surgery."""
-    told: list[tuple[str, str]] = []
-    given, identity = config.calibration, np.eye(4)
-    if not given.carm:
-        told.append(
-            ("calibration.carm", "distance, principal point and distortion are nominal: navnode calibrate carm")
-        )
-    if not given.handeye and np.array_equal(matrix(given.carm_from_marker), identity):
-        told.append(("calibration.handeye", "where the C-arm's marker is is not known: navnode calibrate handeye"))
-    if not given.latency and given.image_lag_ms == 0:
-        told.append(("calibration.latency", "images are taken to be stamped as poses are: navnode calibrate temporal"))
-    if not given.flatfield:
-        told.append(("calibration.flatfield", "the detector is taken to correct itself: navnode calibrate flatfield"))
-    if not given.flex:
-        told.append(("calibration.flex", "the C-arm is taken not to bend: navnode calibrate flex"))
-    if config.volume.ct and not given.patient and np.array_equal(
-        matrix(config.registration.volume_from_patient_start), identity
-    ):  # fmt: skip
-        told.append(("calibration.patient", "there is no start for the registration: navnode calibrate patient"))
-    told += [
-        (f"tools.{tool.name}.pivot", "where its tip is is not known: navnode calibrate pivot")
-        for tool in config.tools
-        if not tool.pivot and np.array_equal(matrix(tool.marker_from_tooltip), identity)
-    ]
+    told = list(_nominal(config))
     try:
-        applied(config, now_ns)
+        Calibrations.load(config, at_ns)
     except CalibrationError as error:
         told.append(("refused", str(error)))
     return told
 
 
-def _of_carm(config: Config, kind: str, now_ns: int) -> Artifact:
-    given = config.calibration
-    return artifacts.usable(getattr(given, kind), kind, now_ns, device=given.device, mode=given.mode)
+def _nominal(config: Config) -> Iterator[tuple[str, str]]:
+    """Keys that name no file and have no number in its place."""
+    given, named = config.calibration, files(config)
+    start = config.registration.volume_from_patient_start
+    for kind, needed in (
+        (artifacts.CARM, True),
+        (artifacts.HANDEYE, _is_identity(given.carm_from_marker)),
+        (artifacts.IMAGE_LAG, given.image_lag_ms == 0),
+        (artifacts.FLATFIELD, True),
+        (artifacts.FLEX, True),
+        (artifacts.PATIENT, bool(config.volume.ct) and _is_identity(start)),
+    ):
+        if needed and kind.key not in named:
+            yield f"calibration.{kind.key}", kind.lacking
+    for tool in config.tools:
+        key = f"{tool.name}.{artifacts.PIVOT.key}"
+        if key not in named and _is_identity(tool.marker_from_tooltip):
+            yield f"tools.{key}", artifacts.PIVOT.lacking
 
 
-def _part(path: str, artifact: Artifact, name: str) -> dict[str, Any]:
-    found = artifact.result.get(name)
-    if not isinstance(found, dict):
-        raise CalibrationError(f"{path}: its result has no {name}")
-    return found
+def _is_identity(rows: Rows) -> bool:
+    return np.array_equal(matrix(rows), np.eye(4))
 
 
-def _measured(path: str, artifact: Artifact) -> CArm:
-    try:
-        return carm_of(_part(path, artifact, "carm"))
-    except ConfigError as error:
-        raise CalibrationError(f"{path}: {error}") from error
+def _content(key: str, path: str) -> bytes:
+    if key == artifacts.FLATFIELD.key:
+        return artifacts.content(path, _MAX_FLATFIELD_BYTES)
+    return artifacts.content(path)
 
 
-def _same_mode(path: str, measured: CArm, nominal: CArm) -> None:
-    one, other = ((c.width_px, c.height_px, c.pixel_spacing_mm) for c in (measured, nominal))
-    if one[:2] != other[:2] or not np.allclose(one[2], other[2], rtol=1e-3):
-        raise CalibrationError(
-            f"{path}: it is for {one[0]} x {one[1]} pixels of {one[2][0]:.4g} mm, [carm] says {other[0]} x {other[1]} "
-            f"of {other[2][0]:.4g} mm"
+@dataclass(frozen=True)
+class _Found:
+    """Files that were read, judged one by one when they are used."""
+
+    config: Config
+    content: Mapping[str, bytes]
+    at_ns: int
+
+    @classmethod
+    def read(cls, config: Config, at_ns: int) -> _Found:
+        content = {key: _content(key, path) for key, path in files(config).items()}
+        return cls(config, content, config.calibration.as_of_ns or at_ns)
+
+    def applied(self) -> Config:
+        """The configuration with what its calibrations say in the place of numbers."""
+        config, replace = self.config, msgspec.structs.replace
+        carm, calibration, registration = config.carm, config.calibration, config.registration
+        if intrinsics := self._of_carm(artifacts.CARM):
+            measured = intrinsics.carm.value()
+            self._same_mode(artifacts.CARM, measured)
+            carm = replace(
+                carm,
+                source_to_detector_mm=measured.source_to_detector_mm,
+                principal_point_px=measured.principal_point_px,
+            )
+        if handeye := self._of_carm(artifacts.HANDEYE):
+            carm_from_marker = g.inverse(g.orthonormal(np.array(handeye.marker_from_carm)))
+            calibration = replace(calibration, carm_from_marker=_rows(carm_from_marker))
+        if lag := self._used(artifacts.IMAGE_LAG, artifacts.IMAGE_LAG.key, device=calibration.device):
+            calibration = replace(calibration, image_lag_ms=lag.image_lag_ns / _NS_PER_MS)
+        if patient := self._used(artifacts.PATIENT, artifacts.PATIENT.key):
+            start = g.orthonormal(np.array(patient.volume_from_patient))
+            registration = replace(registration, volume_from_patient_start=_rows(start))
+        return replace(
+            config,
+            carm=carm,
+            calibration=calibration,
+            registration=registration,
+            tools=tuple(self._tool(tool) for tool in config.tools),
         )
 
+    def detector(self, carm: CArm) -> Detector:
+        """What makes raw images into those of a C-arm."""
+        flat = None
+        if (flat_bytes := self.content.get(artifacts.FLATFIELD.key)) is not None:
+            flat = decode_flat_field(flat_bytes, self.config.calibration.flatfield)
+        return Detector(carm, flat, self._undistorted_px(), self._flex())
 
-def _tool(tool: ToolSection, now_ns: int) -> ToolSection:
-    """The tool with what its calibrations say: origin at the tip, +z along the axis."""
-    marker_from_tooltip = matrix(tool.marker_from_tooltip)
-    if tool.spin:
-        found = artifacts.usable(tool.spin, "spin", now_ns, device=tool.name)
-        axis = _vector(tool.spin, found, "axis")
-        across = np.linalg.svd(axis[None])[2][1]
-        rotation = np.stack([across, np.cross(axis, across), axis], axis=1)
-        marker_from_tooltip = g.rigid(g.orthonormal(g.rigid(rotation))[:3, :3], marker_from_tooltip[:3, 3])
-    if tool.pivot:
-        found = artifacts.usable(tool.pivot, "pivot", now_ns, device=tool.name)
-        marker_from_tooltip = g.rigid(marker_from_tooltip[:3, :3], _vector(tool.pivot, found, "tip_mm"))
-    return msgspec.structs.replace(tool, marker_from_tooltip=_rows(marker_from_tooltip))
+    def _undistorted_px(self) -> Matrix | None:
+        found = self._of_carm(artifacts.CARM)
+        if found is None:
+            return None
+        path, distortion = self.config.calibration.carm, found.distortion
+        if distortion is UNSET:
+            raise CalibrationError(f"{path}: its result has no distortion")
+        if distortion.model == "none":
+            return None
+        grid = () if distortion.undistorted_px is UNSET else distortion.undistorted_px
+        if not grid or len({len(row) for row in grid}) != 1:
+            raise CalibrationError(f"{path}: its distortion has no grid")
+        return np.array(grid, np.float64)
+
+    def _flex(self) -> FlexModel | None:
+        found = self._of_carm(artifacts.FLEX)
+        if found is None:
+            return None
+        model = flex_of(msgspec.to_builtins(found.model))
+        self._same_mode(artifacts.FLEX, model.carm)
+        return model
+
+    def _same_mode(self, kind: Kind[_R], measured: CArm) -> None:
+        nominal = self.config.carm.geometry
+        one, other = ((c.width_px, c.height_px, c.pixel_spacing_mm) for c in (measured, nominal))
+        if one[:2] != other[:2] or not np.allclose(one[2], other[2], rtol=1e-3):
+            raise CalibrationError(
+                f"{getattr(self.config.calibration, kind.key)}: it is for {one[0]} x {one[1]} pixels of "
+                f"{one[2][0]:.4g} mm, [carm] says {other[0]} x {other[1]} of {other[2][0]:.4g} mm"
+            )
+
+    def _of_carm(self, kind: Kind[_R]) -> _R | None:
+        given = self.config.calibration
+        return self._used(kind, kind.key, device=given.device, mode=given.mode)
+
+    def _used(self, kind: Kind[_R], key: str, *, device: str = "", mode: str = "") -> _R | None:
+        """The result of a file; None where the configuration names none."""
+        content = self.content.get(key)
+        if content is None:
+            return None
+        path = files(self.config)[key]
+        return artifacts.checked(content, path, kind, self.at_ns, device=device, mode=mode).result
+
+    def _tool(self, tool: ToolSection) -> ToolSection:
+        """The tool with what its calibrations say: origin at the tip, +z along the axis."""
+        if not (tool.pivot or tool.spin):
+            return tool  # its numbers stay as they are, to the last bit
+        marker_from_tooltip = matrix(tool.marker_from_tooltip)
+        if spin := self._used(artifacts.SPIN, f"{tool.name}.{artifacts.SPIN.key}", device=tool.name):
+            axis = _nonzero(tool.spin, "axis", spin.axis)
+            across = np.linalg.svd(axis[None])[2][1]
+            rotation = np.stack([across, np.cross(axis, across), axis], axis=1)
+            marker_from_tooltip = g.rigid(g.orthonormal(g.rigid(rotation))[:3, :3], marker_from_tooltip[:3, 3])
+        if pivot := self._used(artifacts.PIVOT, f"{tool.name}.{artifacts.PIVOT.key}", device=tool.name):
+            tip_mm = _nonzero(tool.pivot, "tip_mm", pivot.tip_mm)
+            marker_from_tooltip = g.rigid(marker_from_tooltip[:3, :3], tip_mm)
+        return msgspec.structs.replace(tool, marker_from_tooltip=_rows(marker_from_tooltip))
 
 
-def _matrix(path: str, artifact: Artifact, name: str) -> Matrix:
-    if name not in artifact.result:
-        raise CalibrationError(f"{path}: its result has no {name}")
-    return g.orthonormal(artifacts.matrix_of(artifact, name))
-
-
-def _vector(path: str, artifact: Artifact, name: str) -> Matrix:
-    try:
-        found = np.array(artifact.result[name], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CalibrationError(f"{path}: its result has no {name}") from error
-    if found.shape != (3,) or not np.isfinite(found).all() or not found.any():
+def _nonzero(path: str, name: str, given: Vector) -> Matrix:
+    found = np.array(given)
+    if not np.isfinite(found).all() or not found.any():
         raise CalibrationError(f"{path}: {name} is no vector")
     return found
-
-
-def _number(path: str, artifact: Artifact, name: str) -> float:
-    found: Any = artifact.result.get(name)
-    if not isinstance(found, int | float) or not np.isfinite(found):
-        raise CalibrationError(f"{path}: its result has no {name}")
-    return float(found)
 
 
 def _rows(pose: Matrix) -> Rows:

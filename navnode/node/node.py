@@ -24,7 +24,8 @@ from navnode.config import Config, SourceSection
 from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
-from navnode.loop import bus, calibrations, topics
+from navnode.loop import bus, topics
+from navnode.loop.calibrations import Calibrations
 from navnode.loop.executors import AtOnce
 from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
@@ -86,12 +87,12 @@ class Node:
     """
 
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
-        self._config = config
-        ingest = Ingest(config, calibrations.detector(config, config.recording.replayed_ns or now_ns()))
+        calibrated = Calibrations.load(config, now_ns())
+        self._config = config = calibrated.config
         self._registrations = Threaded(AtOnce(config, volume, now_ns))
         self._runner = Runner(
             Pipeline(config, volume),
-            ingest,
+            Ingest(config, calibrated.detector),
             register=self._registrations,
             reconstruct=self._ask_worker,
             now_ns=now_ns,
@@ -101,7 +102,7 @@ class Node:
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)
-        self._tape = Tap(config, volume)
+        self._tape = Tap(config, volume, calibrated.files)
         self._spans = Spans()
         console = config.console
         self.server = Server(

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from navnode.clock import now_ns
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError, NavError, PeerError
 from navnode.loop import bus, topics
@@ -71,7 +72,7 @@ class Supervisor:
         self._subscription: zmq.Socket[Any] | None = None
 
     def __enter__(self) -> Supervisor:
-        (self.folder / "config.json").write_bytes(msgspec.json.encode(self.config))
+        (self.folder / "config.json").write_bytes(msgspec.json.encode(_begun(self.config)))
         if self._room is not None:
             (self.folder / f"{_room_name(self._room)}.json").write_bytes(msgspec.json.encode(self._room))
         return self
@@ -215,6 +216,15 @@ def _deaf() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _begun(config: Config) -> Config:
+    """What a procedure that begins now is told: also a node that is started again in it takes calibrations that have
+    expired meanwhile."""
+    calibration = config.calibration
+    if calibration.as_of_ns:
+        return config
+    return msgspec.structs.replace(config, calibration=msgspec.structs.replace(calibration, as_of_ns=now_ns()))
 
 
 def read_config(folder: Path) -> Config:

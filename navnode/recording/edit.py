@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
-from navnode.config import Config
-from navnode.errors import RecordingError
+from navnode.config import decode
+from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Message, encode
 from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
 from navnode.recording.container import Channel, Entry, File, Writer
@@ -195,8 +195,8 @@ class Anonymous:
 
     def _configuration(self, data: bytes) -> bytes:
         try:
-            config = msgspec.json.decode(data, type=Config)
-        except msgspec.DecodeError:
+            config = decode(data, CONFIGURATION)
+        except ConfigError:
             return b"{}"
         change = msgspec.structs.replace
         sources = tuple(change(source, host=f"source{n}", tls=None) for n, source in enumerate(config.sources, 1))

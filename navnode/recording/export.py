@@ -24,18 +24,18 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as LibraryWriter
 
 from navnode.clock import NS_PER_S
-from navnode.config import Config
 from navnode.errors import ConfigError, RecordingError
 from navnode.files.volumes import write_volume
 from navnode.geometry import series_at
 from navnode.igtl import Image, Transform, encode
+from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
 from navnode.recording.container import Channel
 from navnode.recording.edit import written
 from navnode.recording.format import arrival_channel
 from navnode.recording.recording import Recorded, Recording
 from navnode.recording.spans import chrome_trace
-from navnode.recording.tap import about
+from navnode.recording.tap import about_for
 from navnode.types import Array, Matrix, VolumeReady
 
 _MOST_APART_S = 0.1
@@ -187,18 +187,18 @@ def _images(source: Piece) -> str:
     return names[0]
 
 
-def import_sequence(path: Path, out: Path, config: Config | None, device: str) -> int:
+def import_sequence(path: Path, out: Path, node: Calibrations | None, device: str) -> int:
     """A sequence as a session, as if a server had sent it; how many messages.
 
     Args:
-        config: of the node that shall replay it; kept in the session.
+        node: that shall replay it; its configuration and calibrations are kept in the session.
         device: what the pictures are called there.
 
     Raises:
         RecordingError: it cannot be read, or ``out`` exists or cannot be written.
     """
     found = sequences.read(path)
-    began = about(config, from_start=True)
+    began = about_for(node)
     base_s = 0.0 if found.times_s[0] > _EPOCH_S else _EPOCH_S
     count = 0
     with written(out) as writer:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from navnode.clock import NS_PER_S
-from navnode.config import Config
+from navnode.config import Config, decode
 from navnode.errors import CalibrationError, ConfigError, RecordingError
 from navnode.igtl import Message
 from navnode.loop import calibrations
@@ -117,14 +117,14 @@ def configuration(recording: Recording, given: Config | None, folder: Path) -> C
     if session_format.CONFIGURATION not in recording.attachments:
         raise ConfigError(f"{recording.path}: holds no configuration; give --config")
     try:
-        config = msgspec.json.decode(recording.attachment(session_format.CONFIGURATION), type=Config)
-    except (msgspec.DecodeError, ValueError) as error:
+        config = decode(recording.attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
+    except ConfigError as error:
         raise RecordingError(f"{recording.path}: its configuration cannot be read ({error})") from error
     paths = {}
     for number, (key, path) in enumerate(calibrations.files(config).items()):
         kept = folder / f"{number}{Path(path).suffix}"  # names of a session are not ours: none of them is a path here
         try:
-            kept.write_bytes(recording.attachment(f"{session_format.CALIBRATION}{key}"))
+            kept.write_bytes(recording.attachment(_attached(recording, key)))
         except RecordingError as error:
             raise RecordingError(
                 f"{recording.path}: the calibration {key} ({Path(path).name}) is not in the session, or damaged; give "
@@ -132,6 +132,12 @@ def configuration(recording: Recording, given: Config | None, folder: Path) -> C
             ) from error
         paths[key] = str(kept)
     return calibrations.with_files(config, paths)
+
+
+def _attached(recording: Recording, key: str) -> str:
+    """What a calibration is attached as: by its key in the configuration, or by what that was called once."""
+    names = [f"{session_format.CALIBRATION}{name}" for name in (key, *calibrations.OLD_KEYS.get(key, ()))]
+    return next((name for name in names if name in recording.attachments), names[0])
 
 
 class Replay:

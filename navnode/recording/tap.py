@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -18,13 +19,14 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
-from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
 from navnode.loop.runner import Step
 from navnode.projector import backend_name
 from navnode.recording import format as session_format
 from navnode.recording.recorder import About, Item, Made, Recorder, arrival, noted
 from navnode.types import Volume, VolumeReady
 
+_NONE: Mapping[str, bytes] = MappingProxyType({})
 _KEPT_BYTES = 1 << 29
 """Of the last seconds, whatever they are."""
 
@@ -35,11 +37,12 @@ class Tap:
     Args:
         config: as the node was told, calibrations applied; ``recording`` says how much is kept and how files are split.
         volume: the CT, or None.
+        calibrations: key -> the file that the configuration names, as it was read.
     """
 
-    def __init__(self, config: Config, volume: Volume | None) -> None:
+    def __init__(self, config: Config, volume: Volume | None, calibrations: Mapping[str, bytes] = _NONE) -> None:
         self._config, self._volume = config, volume
-        self._about = about(config, from_start=True)  # now: it reads files, which the loop must not wait for
+        self._about = about(config, calibrations, from_start=True)  # now: the loop must not wait for it
         self._arrivals = self._steps = 0
         self._recorder: Recorder | None = None
         self._ending: list[Recorder] = []
@@ -151,11 +154,12 @@ def _ct(volume: Volume, time_ns: int) -> Iterable[Made]:
     yield session_format.note_channel("ct"), (session_format.encoded(session_format.volume_document(volume)),), time_ns
 
 
-def about(config: Config | None, *, from_start: bool) -> About:
+def about(config: Config | None, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
     """What a session must hold so that it can be replayed.
 
     Args:
         config: the node's; None: there is no node.
+        calibrations: key -> the file that the configuration names, as it was read.
         from_start: whether nothing happened before.
     """
     told = {"version": __version__, **_begun(from_start=from_start)}
@@ -165,12 +169,19 @@ def about(config: Config | None, *, from_start: bool) -> About:
         session_format.CONFIGURATION: msgspec.json.encode(config),
         session_format.VERSIONS: session_format.encoded(versions(config)),
     }
-    for key, path in calibrations.files(config).items():
-        try:
-            attached[f"{session_format.CALIBRATION}{key}"] = Path(path).read_bytes()
-        except OSError:  # it was there when the node started; a replay names what is missing
-            continue
+    attached |= {f"{session_format.CALIBRATION}{key}": content for key, content in calibrations.items()}
     return About(told, attached)
+
+
+def about_for(node: Calibrations | None) -> About:
+    """:func:`about`, of a session that no node has taken part in.
+
+    Args:
+        node: that shall replay it; None: not known.
+    """
+    if node is None:
+        return about(None, from_start=True)
+    return about(node.config, node.files, from_start=True)
 
 
 def _begun(*, from_start: bool) -> dict[str, str]:

@@ -6,6 +6,7 @@ one pinhole camera.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,20 @@ def read_flat_field(path: str | Path) -> FlatField:
         CalibrationError: it is none; names the file.
     """
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{path}: no flat field ({error})") from error
+    return decode_flat_field(content, path)
+
+
+def decode_flat_field(content: bytes, path: str | Path) -> FlatField:
+    """:func:`read_flat_field`, of a file that was read already.
+
+    Args:
+        path: of the file, for messages.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             dark, gain, bad = (kept[name] for name in ("dark", "gain", "bad"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"{path}: no flat field ({error})") from error

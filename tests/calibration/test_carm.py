@@ -61,23 +61,23 @@ def test_geometry_distortion_and_every_beads_name(bend):
     assert found.passed, found.reason
     assert found.quality["gates"]["n_used"] == (3 if bend is None else 6)
     assert found.quality["sigma_sdd_mm"] <= found.quality["gates"]["sigma_sdd_mm"] == pytest.approx(10.2, rel=0.01)
-    told = found.result["carm"]
-    assert told["source_to_detector_mm"] == pytest.approx(1020, rel=0.003)
-    assert np.abs(np.subtract(told["principal_point_px"], TRUE.principal_point_px)).max() < 2
-    assert found.quality["rms_px"] < 0.3 and (bend is None) == (found.result["distortion"]["model"] == "none")
+    told = found.result.carm
+    assert told.source_to_detector_mm == pytest.approx(1020, rel=0.003)
+    assert np.abs(np.subtract(told.principal_point_px, TRUE.principal_point_px)).max() < 2
+    assert found.quality["rms_px"] < 0.3 and (bend is None) == (found.result.distortion.model == "none")
     seen = expected = 0
-    for view, pose, kept in zip(found.result["views"], poses, there, strict=True):
+    for view, pose, kept in zip(found.result.views, poses, there, strict=True):
         at = g.project(TRUE, g.inverse(pose), PHANTOM.positions_mm)
         clear = kept & ((at > 65) & (at < SIZE - 15)).all(axis=1)
-        names = [IDS.index(bead["id"]) for bead in view["beads"]]
-        raw = np.array([bead["image_px"] for bead in view["beads"]])
+        names = [IDS.index(bead.id) for bead in view.beads]
+        raw = np.array([bead.image_px for bead in view.beads])
         ideal = raw if bend is None else bend(raw)
         assert np.linalg.norm(ideal - at[names], axis=1).max() < 1.5, "a bead has another's name"
         assert kept[names].all(), "a bead was found that is not there"
         seen, expected = seen + int(clear[names].sum()), expected + int(clear.sum())
     assert seen >= 0.97 * expected
     nodes = np.stack(np.meshgrid(np.arange(0, 641, 64.0), np.arange(0, 641, 64.0)), axis=-1)
-    grid = np.array(found.result["distortion"]["undistorted_px"])
+    grid = np.array(found.result.distortion.undistorted_px)
     assert grid.shape == nodes.shape
     inside = np.linalg.norm(nodes - 320, axis=-1) < 320
 
@@ -85,7 +85,7 @@ def test_geometry_distortion_and_every_beads_name(bend):
         return (pixels - middle) / sdd * 1020
 
     truth = rays(nodes if bend is None else bend(nodes), 1020, TRUE.principal_point_px)
-    off = rays(grid, told["source_to_detector_mm"], told["principal_point_px"]) - truth
+    off = rays(grid, told.source_to_detector_mm, told.principal_point_px) - truth
     assert np.sqrt(np.mean(off[inside] ** 2)) < 1.5
     # What of it is no turn of the C-arm: the distortion itself.
     plane = np.column_stack([np.ones(inside.sum()), nodes[inside]])

@@ -27,8 +27,8 @@ def test_hand_eye_with_an_outlier():
         markers[wrong] = markers[wrong] @ g.exp(np.array([0.02, 0.01, 0.05, 5, -8, 10]))
         found = handeye(markers, xrays)
         assert found.passed and found.quality["rejected"] == [wrong]
-        off = found.result["marker_from_carm"][:3, 3] - truth[:3, 3]
-        turn = g.rotation_log((g.inverse(truth) @ found.result["marker_from_carm"])[:3, :3])
+        off = np.array(found.result.marker_from_carm)[:3, 3] - truth[:3, 3]
+        turn = g.rotation_log((g.inverse(truth) @ np.array(found.result.marker_from_carm))[:3, :3])
         errors.append((np.linalg.norm(off), np.rad2deg(np.linalg.norm(turn))))
         covered.append(np.abs(off) < 1.96 * found.quality["sigma_translation_mm"])
     assert (np.median(errors, axis=0) < (0.5, 0.1)).all()
@@ -40,7 +40,7 @@ def test_hand_eye_does_not_depend_on_order_or_frame():
     markers, xrays, _, _ = shots(15, rng)
     order, moved = rng.permutation(15), g.exp(np.array([0.3, 1, 2, 500, 20, 3.0]))
     one, other = handeye(markers, xrays), handeye(np.array([moved @ m for m in markers])[order], xrays[order])
-    assert np.abs(one.result["marker_from_carm"] - other.result["marker_from_carm"]).max() < 1e-6
+    assert np.abs(np.subtract(one.result.marker_from_carm, other.result.marker_from_carm)).max() < 1e-6
 
 
 def test_hand_eye_with_a_phantom_that_moves():
@@ -54,8 +54,8 @@ def test_hand_eye_with_a_phantom_that_moves():
     known = handeye(markers[:4], xrays[:4], phantoms[:4], phantom_marker_from_phantom)
     for found in (free, known):
         assert found.passed, found.reason
-        assert np.linalg.norm(found.result["marker_from_carm"][:3, 3] - truth[:3, 3]) < 2.0
-    assert "phantom_marker_from_phantom" in free.result
+        assert np.linalg.norm(np.array(found.result.marker_from_carm)[:3, 3] - truth[:3, 3]) < 2.0
+    assert np.shape(free.result.phantom_marker_from_phantom) == (4, 4)
 
 
 def test_hand_eye_that_cannot_be_known_fails_with_its_code():
@@ -83,13 +83,13 @@ def test_a_c_arm_that_bends(both):
     found = flex([c for c, _ in made], poses, angles, wanted)
     assert found.passed, found.reason
     off = [
-        np.linalg.norm(np.array(at["volume_from_carm"])[:3, 3] - bent(*angle)[1][:3, 3])
-        for at, angle in zip(found.result["at"], wanted, strict=True)
+        np.linalg.norm(np.array(at.volume_from_carm)[:3, 3] - bent(*angle)[1][:3, 3])
+        for at, angle in zip(found.result.at, wanted, strict=True)
     ]
     assert np.median(off) < 0.3 and max(off) < 1.0 and found.quality["rigid_rms_mm"] > 1.5
     sdd = [
-        at["carm"]["source_to_detector_mm"] - bent(*a)[0].source_to_detector_mm
-        for at, a in zip(found.result["at"], wanted, strict=True)
+        at.carm.source_to_detector_mm - bent(*a)[0].source_to_detector_mm
+        for at, a in zip(found.result.at, wanted, strict=True)
     ]
     assert np.abs(sdd).max() < 0.5
 
@@ -131,7 +131,7 @@ def named(array):
 def test_points_and_the_error_to_be_expected():
     volume, touched, truth = points(np.random.default_rng(6))
     found = patient(named(volume), named(touched))
-    assert found.passed and np.abs(found.result["volume_from_patient"] - truth).max() < 1.0
+    assert found.passed and np.abs(np.array(found.result.volume_from_patient) - truth).max() < 1.0
     target, fle, off = np.array([30.0, 80, -20]), 0.5, []
     for seed in range(1500):
         noisy = volume + np.random.default_rng(seed).normal(0, fle / np.sqrt(3), volume.shape)
@@ -187,7 +187,7 @@ def test_a_surface_refines_what_few_points_say():
     given = {"surface_points_mm": cloud, "mesh": as_mesh(surface), "gates": {"tre_mm": 10.0, "spread_mm": 5.0}}
     found = patient(named(corners), named(touched), **given)
     assert found.passed, found.reason
-    there = g.transform(found.result["volume_from_patient"], g.transform(g.inverse(truth), rubbed))
+    there = g.transform(np.array(found.result.volume_from_patient), g.transform(g.inverse(truth), rubbed))
     assert np.linalg.norm(there - rubbed, axis=1).max() < 0.5
     assert found.quality["surface_sigma_mm"] < 0.5
     for none in (np.zeros((0, 3)), np.full((3, 3), np.nan)):
@@ -216,8 +216,8 @@ def test_the_lag_of_signals_and_of_pictures():
         )
         seen = -2.5 * wandering(image_s - lag) + rng.normal(0, 0.5, len(image_s))
         found = temporal(tracker_s, poses, image_s, seen)
-        assert found.passed and found.result["sign"] in (-1, 1)
-        errors.append(abs(found.result["image_lag_ns"] / 1e6 - 1e3 * lag))
+        assert found.passed and found.result.sign in (-1, 1)
+        errors.append(abs(found.result.image_lag_ns / 1e6 - 1e3 * lag))
     assert max(errors) < 2.0
     y, x = np.mgrid[:100, :120]
     rng = np.random.default_rng(11)
@@ -229,7 +229,7 @@ def test_the_lag_of_signals_and_of_pictures():
         ]
     )  # fmt: skip
     found = temporal(tracker_s, poses, image_s, pictures)
-    assert found.passed and found.result["image_lag_ns"] == pytest.approx(40e6, abs=2e6)
+    assert found.passed and found.result.image_lag_ns == pytest.approx(40e6, abs=2e6)
 
 
 def test_motions_without_an_answer_fail_with_their_code():
@@ -313,8 +313,8 @@ def test_a_detector_that_is_corrected():
     assert found.passed and (found.arrays["bad"] == bad).mean() > 0.999
     corrected = (flat[3].astype(np.float32) - found.arrays["dark"]) * found.arrays["gain"]
     assert corrected[~bad].std() / corrected[~bad].mean() < 1.2 / np.sqrt(20_000) * np.sqrt(1.1)
-    assert found.result["i0"] == pytest.approx(20_000, rel=0.08)
-    assert {tuple(p) for p in found.result["bad_pixels"]} == {(u, v) for v, u in np.argwhere(found.arrays["bad"])}
+    assert found.result.i0 == pytest.approx(20_000, rel=0.08)
+    assert {tuple(p) for p in found.result.bad_pixels} == {(u, v) for v, u in np.argwhere(found.arrays["bad"])}
 
 
 def test_detectors_that_cannot_be_corrected_fail_with_their_code():

@@ -46,9 +46,10 @@ def test_pass_writes_an_artifact_and_fail_leaves_the_old_one(poses, tmp_path):
     out = tmp_path / "tip.json"
     code, document, _ = call("pivot", poses, "--out", out, "--of", "Stylus", "--json")
     assert code == 0 and document["status"] == "PASS" and document["reason"] == ""
-    kept = artifacts.usable(out, "pivot", artifacts.read(out).created_ns + 1, device="Stylus")
+    kept = artifacts.usable(out, artifacts.PIVOT, artifacts.read(out).created_ns + 1, device="Stylus")
     assert kept.schema == "navnode/calibration/1" and list(kept.inputs) == [str(poses)]
-    assert {k: getattr(kept, k) for k in ("kind", "status", "reason", "result", "quality")} == document
+    assert artifacts.encoded(kept) == out.read_bytes()
+    assert {k: v for k, v in json.loads(out.read_text()).items() if k in document} == document
     before = out.read_bytes()
     code, document, error = call("pivot", poses, "--out", out, "--gate", "rms_mm=0.01", "--json")
     assert code == 1 and document["status"] == "FAIL" and document["reason"].startswith("residual: ")
@@ -82,6 +83,30 @@ def test_what_cannot_be_read_is_named(poses, tmp_path):
         code, document, error = call(*arguments, "--json")
         assert code == 2 and document is None and named in error, arguments
     assert CliRunner().invoke(cli.app, ["calibrate", "pivot", "--nonsense"]).exit_code == 2
+
+
+def test_options_that_contradict_or_lack_each_other_are_named(poses, tmp_path):
+    np.save(tmp_path / "short.npy", np.load(poses)[:50])
+    points = tmp_path / "points.csv"
+    points.write_text("label,x_mm,y_mm,z_mm\na,1,2,3\nb,50,2,3\nc,1,80,3\nd,1,2,90\n")
+    stream = ("--stylus", poses, "--patient-marker", poses)
+    patient = ("patient", "--volume-points", points, "--patient-points", points)
+    for arguments, said in (
+        (("pivot", poses, "--reference", tmp_path / "short.npy"), "--reference has 50 rows, the poses 120"),
+        (("spin", poses, "--tip", 1, 2, 3, "--pivot", poses), "give --tip or --pivot, not both"),
+        ((*patient, "--surface", points), "--surface and --mesh belong together"),
+        ((*patient, "--fle-mm", "nan"), "--fle-mm must be positive"),
+        (("patient", "--volume-points", points, *stream), "--patient-points is missing"),
+        (("phantom", "--targets", points, "--measured", points, *stream), "give --measured, or --stylus"),
+        (("phantom", "--targets", points, *stream, "--tip", 1, 2, 3), "--volume-from-patient are needed"),
+        (("temporal", "--tracker", poses, "--signal", points), "poses without times"),
+        (("carm", "--phantom", points, "--views", points, "--live", "nowhere"), "--live nowhere: HOST:PORT"),
+        (("pivot", "--live", "a:1", "--recording", poses), "give --live or --recording, not both"),
+        (("pivot", "--live", "a:1"), "--live needs --device"),
+        (("pivot", poses, "--device", "a=x", "--device", "a=y"), "--a is named twice"),
+    ):
+        code, document, error = call(*arguments, "--json")
+        assert code == 2 and document is None and said in error, arguments
 
 
 def test_files_and_recordings_give_the_same_answer(poses, tmp_path):
@@ -180,12 +205,12 @@ def test_every_other_routine_from_files(tmp_path):
     code, document, _ = call("flex", "--views", tmp_path / "v.json", "--at", tmp_path / "at.csv", "--json")
     assert code == 0 and len(document["result"]["at"]) == 2
     shot = {"phantom_from_carm": np.eye(4).tolist(), "beads": [], "rms_px": 0.1}
-    of_carm = carm_document(bent(0.0, 0.0)[0])
+    of_carm = json.loads(json.dumps(carm_document(bent(0.0, 0.0)[0])))
     for name, more, said in (
         ("one", {}, "--per-shot"),
-        ("mute", {"carm": json.loads(json.dumps(of_carm))}, "views[0]: the X-ray stated no angles"),
+        ("mute", {"carm": of_carm}, "views[0]: the X-ray stated no angles"),
     ):
-        path, result = tmp_path / f"{name}.json", {"views": [shot | more]}
+        path, result = tmp_path / f"{name}.json", {"carm": of_carm, "views": [shot | more]}
         artifacts.write(path, artifacts.Artifact(kind="carm", status="PASS", result=result, quality={}))
         code, _, error = call("flex", "--views", path)
         assert code == 2 and said in error and str(path) in error
@@ -215,24 +240,28 @@ def test_artifacts_that_must_not_be_used_are_refused_by_name(poses, tmp_path):
     out = tmp_path / "tip.json"
     call("pivot", poses, "--out", out, "--of", "Stylus", "--mode", "large", "--valid-days", "1")
     now = artifacts.read(out).created_ns + 1
-    artifacts.usable(out, "pivot", now, device="Stylus", mode="large")
+    artifacts.usable(out, artifacts.PIVOT, now, device="Stylus", mode="large")
     for kind, at, device, mode, why in (
-        ("spin", now, "", "", "not spin"),
-        ("pivot", now + 2 * 86_400_000_000_000, "", "", "expired"),
-        ("pivot", now, "Drill", "", "'Stylus', not 'Drill'"),
-        ("pivot", now, "Stylus", "small", "'large', not 'small'"),
+        (artifacts.SPIN, now, "", "", "not spin"),
+        (artifacts.PIVOT, now + 2 * 86_400_000_000_000, "", "", "expired"),
+        (artifacts.PIVOT, now, "Drill", "", "'Stylus', not 'Drill'"),
+        (artifacts.PIVOT, now, "Stylus", "small", "'large', not 'small'"),
     ):
         with pytest.raises(CalibrationError, match=why) as caught:
             artifacts.usable(out, kind, at, device=device, mode=mode)
         assert "tip.json" in str(caught.value)
     content = json.loads(out.read_text())
-    for changed, why in (
-        ({"status": "FAIL", "reason": "residual: too much"}, "failed"),
-        ({"kind": "handeye", "result": {"marker_from_carm": np.diag([2.0, 1, 1, 1]).tolist()}}, "no rigid transform"),
+    for kind, changed, why in (
+        (artifacts.PIVOT, {"status": "FAIL", "reason": "residual: too much"}, "failed"),
+        (
+            artifacts.HANDEYE,
+            {"kind": "handeye", "result": {"marker_from_carm": np.diag([2.0, 1, 1, 1]).tolist()}},
+            "no rigid transform",
+        ),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(content | changed))
         with pytest.raises(CalibrationError, match=why):
-            artifacts.usable(tmp_path / "bad.json", changed.get("kind", "pivot"), now)
+            artifacts.usable(tmp_path / "bad.json", kind, now)
     for text in ("", "{}", '{"schema": "navnode/calibration/2"}', "[1, 2]"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(CalibrationError, match=r"bad\.json"):
@@ -244,7 +273,7 @@ def test_check_notices_that_the_data_have_changed(poses, tmp_path):
     assert call("check", tmp_path / "tip.json", "--json")[0] == 0
     np.save(poses, pivoting(120, np.random.default_rng(9)))
     code, document, _ = call("check", tmp_path / "tip.json", "--json")
-    assert code == 1 and "another file" in document["artifacts"][0]["reason"]
+    assert code == 1 and "has changed since" in document["artifacts"][0]["reason"]
 
 
 def test_a_report_shows_verdict_figures_and_plots(poses, tmp_path):

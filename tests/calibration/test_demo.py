@@ -14,10 +14,8 @@ from typer.testing import CliRunner
 
 from navnode import cli, config
 from navnode import geometry as g
-from navnode.clock import now_ns
 from navnode.commands.supervised import run_supervised
 from navnode.config import SimulatorSection
-from navnode.loop import calibrations
 from navnode.recording import Recorder
 from navnode.simulation import practice, room
 from navnode.simulation.scenario import CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, Scenario, carm_of_size
@@ -106,7 +104,7 @@ def node(folder, with_files, port):
     (folder / "calibration").mkdir(exist_ok=True)
     for name in ("pivot", "spin", "carm", "flex", "handeye", "latency"):
         shutil.copy(folder / f"{name}.json", folder / "calibration")
-    loaded, replace = calibrations.applied(config.load(path), now_ns()), msgspec.structs.replace
+    loaded, replace = config.load(path), msgspec.structs.replace
     return replace(
         loaded,
         volume=replace(loaded.volume, ct="procedural"),

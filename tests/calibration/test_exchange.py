@@ -22,7 +22,8 @@ POINTS.pop("tip, left")
 
 
 def artifact(kind, result, **more):
-    return artifacts.Artifact(kind=kind, status="PASS", result=result, created_ns=1, **more)
+    document = {"schema": artifacts.SCHEMA, "kind": kind, "status": "PASS", "result": result, **more}
+    return artifacts.decode(json.dumps(document).encode(), "test.json")
 
 
 HANDEYE = artifact("handeye", {"marker_from_carm": POSE.tolist()}, device="CArm")

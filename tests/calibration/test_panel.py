@@ -74,14 +74,15 @@ def test_a_pivot_from_the_page_is_kept_when_it_passed(tmp_path):
             assert (await served.post("stop"))[1]["run"]["running"] is False
             status, state = await served.post("save")
             assert status == 200
-            kept = artifacts.usable(state["run"]["saved"], "pivot", now_ns(), device="Drill")
-            assert np.linalg.norm(np.subtract(kept.result["tip_mm"], TIP)) < 0.3
+            kept = artifacts.usable(state["run"]["saved"], artifacts.PIVOT, now_ns(), device="Drill")
+            assert np.linalg.norm(np.subtract(kept.result.tip_mm, TIP)) < 0.3
 
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(0)))) as port:
         asyncio.run(story(port))
 
 
-def test_points_of_the_patient_from_the_page(tmp_path):
+@pytest.mark.parametrize("named", [False, True], ids=["tip in numbers", "tip in a file"])
+def test_points_of_the_patient_from_the_page(tmp_path, named):
     rng = np.random.default_rng(1)
     volume = {f"p{n}": at for n, at in enumerate(rng.uniform(-60, 60, (5, 3)))}
     lines = ["label,x_mm,y_mm,z_mm", *(f"{k},{v[0]},{v[1]},{v[2]}" for k, v in volume.items())]
@@ -90,6 +91,12 @@ def test_points_of_the_patient_from_the_page(tmp_path):
     marker = g.exp(np.array([0.1, 0.2, 0.1, 100, 0, -1500.0]))
     given = node(tmp_path, 1, points=str(tmp_path / "planned.csv"))
     tip = config.matrix(given.tools[0].marker_from_tooltip)[:3, 3]
+    if named:
+        tip = TIP
+        found = artifacts.Artifact(kind="pivot", status="PASS", result=artifacts.PivotResult(artifacts.vector(TIP)))
+        artifacts.write(tmp_path / "tip.json", found)
+        tools = (msgspec.structs.replace(given.tools[0], pivot=str(tmp_path / "tip.json")), *given.tools[1:])
+        given = msgspec.structs.replace(given, tools=tools)
     path = g.transform(marker @ g.inverse(truth), touching(list(volume.values()), rng))
     stylus = [g.rigid(None, tuple(at - tip)) for at in path]
     stylus += [stylus[-1]] * 5000

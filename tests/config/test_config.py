@@ -1,6 +1,7 @@
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from navnode import config
@@ -103,3 +104,19 @@ def test_a_missing_file_is_never_replaced_by_a_shipped_one(tmp_path):
 def test_a_relative_ct_lies_beside_its_configuration(tmp_path):
     (tmp_path / "node.toml").write_text(MINIMAL + "[volume]\nct = 'patient/ct.nii.gz'")
     assert config.load(tmp_path / "node.toml").volume.ct == str(tmp_path.resolve() / "patient" / "ct.nii.gz")
+
+
+def test_keys_of_older_versions_are_read_as_what_they_are_called_now():
+    loaded = parse("[calibration]\nlatency = 'lag.json'\n[recording]\nreplayed_ns = 5")
+    assert loaded.calibration.image_lag == "lag.json" and loaded.calibration.as_of_ns == 5
+    with pytest.raises(ConfigError, match=r"calibration\.latency is now called calibration\.image_lag"):
+        parse("[calibration]\nlatency = 'a.json'\nimage_lag = 'b.json'")
+
+
+def test_a_configuration_kept_in_a_session_is_read_and_what_is_none_is_named():
+    kept = msgspec.to_builtins(config.load("demo.toml"))
+    kept["calibration"]["latency"] = kept["calibration"].pop("image_lag")
+    assert config.decode(msgspec.json.encode(kept), "configuration.json") == config.load("demo.toml")
+    for content in (b"", b"[1]", b"{}", b'{"calibration": 5, "carm": {}}'):
+        with pytest.raises(ConfigError, match=r"configuration\.json"):
+            config.decode(content, "configuration.json")

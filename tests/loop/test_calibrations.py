@@ -1,7 +1,9 @@
 """The node uses what calibration found, and refuses what it must not use."""
 
 import json
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,7 +14,12 @@ from navnode.files import artifacts
 from navnode.geometry import carm_document
 from navnode.igtl import Image
 from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations, lacking
 from navnode.loop.ingest import Ingest
+from navnode.node import supervisor
+from navnode.node.node import Node
+from navnode.recording import Recording, regression
+from navnode.recording.container import Writer
 from navnode.types import CArm, Frame, Rejected
 
 NOW = 1_000_000_000_000
@@ -38,7 +45,7 @@ def calibrated(tmp_path):
             {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": (nodes + 1).tolist()}},
         ),
         "handeye": written(tmp_path, "handeye", {"marker_from_carm": marker_from_carm.tolist()}),
-        "latency": written(tmp_path, "temporal", {"image_lag_ns": 28_000_000, "sign": 1}),
+        "image_lag": written(tmp_path, "temporal", {"image_lag_ns": 28_000_000, "sign": 1}),
         "patient": written(tmp_path, "patient", {"volume_from_patient": volume_from_patient.tolist()}),
     }  # fmt: skip
     tool = {
@@ -54,21 +61,22 @@ def calibrated(tmp_path):
 
 def test_every_calibration_arrives_where_the_loop_uses_it(calibrated):
     path, marker_from_carm, volume_from_patient = calibrated
-    used = calibrations.applied(config.load(path), NOW + 1)
+    loaded = Calibrations.load(config.load(path), NOW + 1)
+    used = loaded.config
     assert used.carm.geometry == MEASURED
     assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
     assert used.calibration.image_lag_ms == 28.0
     assert np.allclose(config.matrix(used.registration.volume_from_patient_start), volume_from_patient)
     tip = config.matrix(used.tools[0].marker_from_tooltip)
     assert np.allclose(tip[:3, 3], [1, 2, 150]) and np.allclose(tip[:3, 2], [0, 0.6, 0.8])
-    assert not calibrations.detector(used, NOW).ideal
-    lacks = dict(calibrations.lacking(config.load(path), NOW + 1))
+    assert not loaded.detector.ideal
+    lacks = dict(lacking(config.load(path), NOW + 1))
     assert set(lacks) == {"calibration.flatfield", "calibration.flex"}
 
 
 def test_frames_come_out_of_the_detector_corrected(calibrated):
-    used = calibrations.applied(config.load(calibrated[0]), NOW)
-    ingest = Ingest(used, calibrations.detector(used, NOW))
+    used = Calibrations.load(config.load(calibrated[0]), NOW)
+    ingest = Ingest(used.config, used.detector)
     counts = np.tile(np.arange(512, dtype=np.uint16) * 10, (512, 1))
     frame = ingest(Image(device="XRay", timestamp_ns=5, voxels=counts[None], ras_from_index=np.eye(4)), 6)
     assert isinstance(frame, Frame)
@@ -87,8 +95,8 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrated):
     }  # fmt: skip
     written(path.parent, "flex", {"model": {"kind": "arc+gaussian_process", "parameters": model}})
     path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflex = "flex.json"\n', 1))
-    used = calibrations.applied(config.load(path), NOW)
-    ingest = Ingest(used, calibrations.detector(used, NOW))
+    used = Calibrations.load(config.load(path), NOW)
+    ingest = Ingest(used.config, used.detector)
 
     def taken(**metadata):
         voxels = np.full((1, 512, 512), 900, np.uint16)
@@ -122,9 +130,9 @@ def test_what_must_not_be_used_stops_the_start_and_is_named(calibrated, changed,
     whose = '[calibration]\ndevice = "this C-arm"\nmode = "large"\n'
     path.write_text(path.read_text().replace("[calibration]\n", whose, 1))
     with pytest.raises(CalibrationError, match=why) as caught:
-        calibrations.applied(config.load(path), NOW)
+        Calibrations.load(config.load(path), NOW)
     assert "handeye.json" in str(caught.value)
-    assert "handeye.json" in dict(calibrations.lacking(config.load(path), NOW))["refused"]
+    assert "handeye.json" in dict(lacking(config.load(path), NOW))["refused"]
 
 
 def test_another_detectors_geometry_is_refused(calibrated):
@@ -132,7 +140,7 @@ def test_another_detectors_geometry_is_refused(calibrated):
     other = CArm(1024, 1024, (0.29, 0.29), 1013.0, (511.5, 511.5))
     written(path.parent, "carm", {"carm": carm_document(other), "distortion": {"model": "none"}})
     with pytest.raises(CalibrationError, match=r"carm\.json: it is for 1024 x 1024"):
-        calibrations.applied(config.load(path), NOW)
+        Calibrations.load(config.load(path), NOW)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +159,84 @@ def test_results_that_are_not_whole_are_named(calibrated, result):
     path = calibrated[0]
     written(path.parent, "carm", result)
     with pytest.raises(CalibrationError):
-        calibrations.applied(config.load(path), NOW)
+        Calibrations.load(config.load(path), NOW)
 
 
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():
-    lacks = dict(calibrations.lacking(config.load("plus.toml"), NOW))
-    assert {"calibration.carm", "calibration.latency"} <= set(lacks) and "refused" not in lacks
+    lacks = dict(lacking(config.load("plus.toml"), NOW))
+    assert {"calibration.carm", "calibration.image_lag"} <= set(lacks) and "refused" not in lacks
+
+
+def test_a_file_that_changes_after_it_was_read_changes_nothing(calibrated, monkeypatch):
+    """Every file is replaced the moment it has been read: the node must not look again."""
+    path, marker_from_carm, _ = calibrated
+    zeros = np.zeros((512, 512), np.float32)
+    np.savez(path.parent / "flat.npz", dark=zeros, gain=zeros + 1, bad=zeros > 0)
+    path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflatfield = "flat.npz"\n', 1))
+    given = config.load(path)
+    before = {key: Path(name).read_bytes() for key, name in calibrations.files(given).items()}
+    read = artifacts.content
+    names = []
+
+    def once(name, *more):
+        found = read(name, *more)
+        names.append(name)
+        Path(name).write_bytes(b"something else")
+        return found
+
+    monkeypatch.setattr(artifacts, "content", once)
+    node = Node(given, None, "inproc://worker", "inproc://out")
+    assert sorted(names) == sorted(calibrations.files(given).values()) and len(names) == 7
+    used = node._config
+    assert used.carm.geometry == MEASURED and used.calibration.image_lag_ms == 28.0
+    assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
+    node._tape.start(path.parent / "session.mcap")
+    node._close_recordings()
+    session = Recording(path.parent / "session.mcap")
+    assert {key: session.attachment(f"calibration/{key}") for key in before} == before
+
+
+def test_expiry_is_judged_when_the_procedure_begins(calibrated, monkeypatch):
+    """Also by a node that has to be started again when a calibration has expired meanwhile."""
+    path, hour_ns = calibrated[0], 3_600_000_000_000
+    clock = [NOW]
+    monkeypatch.setattr(supervisor, "now_ns", lambda: clock[0])
+    monkeypatch.setattr("navnode.node.node.now_ns", lambda: clock[0])
+    written(path.parent, "patient", {"volume_from_patient": np.eye(4).tolist()}, expires_ns=NOW + hour_ns)
+    with supervisor.Supervisor(config.load(path), None) as running:
+        told = supervisor.read_config(running.folder)
+        assert told.calibration.as_of_ns == NOW
+        Node(told, None, "inproc://worker", "inproc://out")
+        clock[0] += 2 * hour_ns
+        Node(supervisor.read_config(running.folder), None, "inproc://worker", "inproc://out")
+    with supervisor.Supervisor(config.load(path), None) as later:
+        told_later = supervisor.read_config(later.folder)
+    with pytest.raises(CalibrationError, match=r"patient\.json: expired"):
+        Node(told_later, None, "inproc://worker", "inproc://out")
+    as_of = msgspec.structs.replace(told.calibration, as_of_ns=7)
+    with supervisor.Supervisor(msgspec.structs.replace(told, calibration=as_of), None) as replayed:
+        assert supervisor.read_config(replayed.folder).calibration.as_of_ns == 7
+
+
+def test_calibrations_of_sessions_of_older_versions_are_found(calibrated, tmp_path):
+    """There the image's lag is called latency, in the configuration and among what is attached."""
+    given = config.load(calibrated[0])
+    applied = Calibrations.load(given, NOW)
+    kept = msgspec.to_builtins(applied.config)
+    kept["calibration"]["latency"] = kept["calibration"].pop("image_lag")
+    kept["recording"]["replayed_ns"] = kept["calibration"].pop("as_of_ns")
+    session = tmp_path / "old.mcap"
+    with session.open("wb", buffering=0) as file:
+        writer = Writer(file)
+        writer.describe("navnode", {"format": "1", "session": "s"})
+        writer.attach("configuration.json", msgspec.json.encode(kept), "application/json", 0)
+        for key, content in applied.files.items():
+            writer.attach(f"calibration/{'latency' if key == 'image_lag' else key}", content, "", 0)
+        writer.finish()
+    (tmp_path / "unpacked").mkdir()
+    found = regression.configuration(Recording(session), None, tmp_path / "unpacked")
+    assert found.calibration.image_lag_ms == 28.0
+    assert Calibrations.load(found, NOW).files == applied.files
 
 
 def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
@@ -165,14 +245,13 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
     import threading
 
     from navnode.igtl import Arrival, Transform
-    from navnode.node.node import Node
     from navnode.types import TrackedPose
 
-    used = calibrations.applied(config.load(calibrated[0]), NOW)
+    used = Calibrations.load(config.load(calibrated[0]), NOW)
     taken, gate = [], threading.Event()
 
     async def story() -> None:
-        node = Node(used, None, "inproc://worker", "inproc://out")
+        node = Node(used.config, None, "inproc://worker", "inproc://out")
         ingest = Ingest.__call__
 
         def slow(self, message, received_ns):
@@ -180,7 +259,7 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
                 gate.wait(5)
             return ingest(self, message, received_ns)
 
-        node._runner.ingest = type("Slow", (Ingest,), {"__call__": slow})(used, calibrations.detector(used, NOW))
+        node._runner.ingest = type("Slow", (Ingest,), {"__call__": slow})(used.config, used.detector)
 
         def take(message, of):
             taken.append(message)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from navnode import cli
 from navnode.bench import evaluation
-from navnode.config import Config
+from navnode.config import decode
 from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.igtl import Image, Transform, encode
 from navnode.projector import native
@@ -77,7 +77,7 @@ def test_the_golden_session_comes_out_the_same_on_plainer_processors(monkeypatch
 
 def test_a_change_is_found_and_shown_with_its_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changed = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
+    changed = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     changed = msgspec.structs.replace(
         changed, registration=msgspec.structs.replace(changed.registration, confirm_frames=7)
     )
@@ -157,7 +157,7 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
     assert code == 1 and "holds no steps" in error
     code, _, error = call("replay", GOLDEN, "--lockstep", "--ct", tmp_path / "none.nii.gz")
     assert code == 2 and "give it with --ct" in error
-    config = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
+    config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     calibration = msgspec.structs.replace(config.calibration, carm="/anywhere/carm.json")
     with other.open("wb", buffering=0) as file:
         writer = Writer(file)
@@ -244,7 +244,7 @@ def test_a_piece_and_what_is_merged_of_pieces(recorded, tmp_path):
 
 def test_who_it_was_is_taken_out(tmp_path):
     named, out = tmp_path / "n.mcap", tmp_path / "o.mcap"
-    config = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
+    config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     config = msgspec.structs.replace(config, volume=msgspec.structs.replace(config.volume, ct="/data/Doe^Jane.nii"))
     with named.open("wb", buffering=0) as file:
         writer = Writer(file)

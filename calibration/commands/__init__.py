@@ -1,0 +1,45 @@
+"""``navnode calibrate``: thin commands around the routines, in the order in which they are listed."""
+
+from __future__ import annotations
+
+import typer
+
+from calibration.commands import carm, detector, exchange, kept, patient, tools
+from calibration.commands.options import add_routine
+
+app = typer.Typer(
+    name="calibrate",
+    help="Calibration before surgery: measure, judge, and write what the node loads.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for routine, example in (
+    (tools.pivot, "pivot stylus.npy --of Stylus --out stylus.json"),
+    (tools.spin, "spin drill.npy --pivot drill-pivot.json --out drill-axis.json"),
+    (carm.carm, "carm --views shots.json --phantom beads.json --out carm.json"),
+    (carm.handeye, "handeye --marker marker.npy --xray shots.json --out handeye.json"),
+    (carm.flex, "flex --views sweep.json --at angles.csv --out flex.json"),
+    (
+        patient.patient,
+        "patient --volume-points planned.csv --patient-points touched.csv --targets targets.csv --out patient.json",
+    ),
+    (
+        detector.temporal,
+        "temporal --tracker marker.csv --frames shots.npy --frame-times times.csv --out latency.json",
+    ),
+    (detector.flatfield, "flatfield --dark dark.npy --flat flat.npy --out detector.npz"),
+    (
+        patient.phantom,
+        "phantom --targets targets.csv --stylus s.npy --patient-marker p.npy --tip stylus.json "
+        "--volume-from-patient patient.json",
+    ),
+    (tools.tool, "tool spheres.csv --of Drill --out drill-marker.json"),
+):
+    add_routine(app, routine, example)
+
+app.command("import", epilog="Example:  navnode calibrate import PlusDeviceSet.xml --json")(exchange.import_)
+app.command("export", epilog="Example:  navnode calibrate export stylus.json --out PlusDeviceSet.xml")(exchange.export)
+app.command(epilog="Example:  navnode calibrate show stylus.json")(kept.show)
+app.command(epilog="Example:  navnode calibrate check stylus.json handeye.json")(kept.check)

@@ -1,0 +1,187 @@
+"""Documents that calibration reads: C-arms, views and shots, phantoms, and other calibrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+
+from calibration.inputs import Files, Poses, array
+from navnode.errors import CalibrationError, ConfigError
+from navnode.files import artifacts
+from navnode.files.artifacts import CARM, PATIENT, PIVOT, Kind, ShotResult
+from navnode.files.views import ViewFile, read_views
+from navnode.geometry import CARM_SCHEMA, carm_of
+from navnode.types import Array, CArm, Matrix
+
+_R = TypeVar("_R")
+_NS = 1e-9
+
+
+def carm(path: Path, files: Files) -> CArm:
+    """A C-arm's geometry, ``navnode/carm/1``.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    try:
+        document = msgspec.json.decode(files.read(path).read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != CARM_SCHEMA:
+        raise ConfigError(f"{path}: no {CARM_SCHEMA}")
+    try:
+        return carm_of(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def shots(path: Path, files: Files, now_ns: int) -> Poses:
+    """phantom_from_carm of every shot: of a ``navnode/views/1`` file, or of what `calibrate carm` wrote; NaN where a
+    shot has none.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    if _schema(path, files) != artifacts.SCHEMA:
+        views = read_views(path, any_pose=True)
+        stamps = np.array([view.timestamp_ns for view in views])
+        return Poses(poses_of(views), stamps * _NS)
+    shots = _shots(path, now_ns)
+    poses = [shot.phantom_from_carm or np.full((4, 4), np.nan).tolist() for shot in shots]
+    at_ns = [0 if shot.timestamp_ns is UNSET else shot.timestamp_ns for shot in shots]
+    return Poses(np.array(poses, np.float64), np.array(at_ns) * _NS)
+
+
+def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matrix, Matrix]:
+    """C-arm, volume_from_carm and angles (orbital, angulation) of every shot: of a ``navnode/views/1`` file, or of what
+    `calibrate carm --per-shot` wrote.
+
+    Raises:
+        ConfigError: names the file, and what a shot lacks.
+    """
+    if _schema(path, files) != artifacts.SCHEMA:
+        views = read_views(path, any_pose=True)
+        for view in views:
+            if view.angles_rad is None:
+                raise ConfigError(f"{view.name}: angles_rad is missing")
+        return [view.carm for view in views], poses_of(views), np.array([view.angles_rad for view in views])
+    carms, poses, angles = [], [], []
+    for n, shot in enumerate(_shots(path, now_ns)):
+        if shot.phantom_from_carm is None:
+            continue
+        if shot.carm is UNSET:
+            raise ConfigError(f"{path}: one C-arm for all shots; calibrate carm with --per-shot")
+        if shot.angles_rad is UNSET:
+            raise ConfigError(f"{path}: views[{n}]: the X-ray stated no angles")
+        carms.append(shot.carm.value())
+        poses.append(shot.phantom_from_carm)
+        angles.append((shot.angles_rad.orbital, shot.angles_rad.angulation))
+    return carms, np.array(poses, np.float64).reshape(-1, 4, 4), np.array(angles, np.float64).reshape(-1, 2)
+
+
+def _shots(path: Path, now_ns: int) -> tuple[ShotResult, ...]:
+    """Of what `calibrate carm` wrote."""
+    views = _usable(path, CARM, now_ns).views
+    if views is UNSET:
+        raise ConfigError(f"{path}: its result has no views")
+    return views
+
+
+def _schema(path: Path, files: Files) -> object:
+    try:
+        return msgspec.json.decode(files.read(path).read_bytes()).get("schema")
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def poses_of(views: list[ViewFile]) -> Matrix:
+    """volume_from_carm (N, 4, 4); NaN where a view has none."""
+    given = [view.volume_from_carm for view in views]
+    return np.array([np.full((4, 4), np.nan) if pose is None else pose for pose in given]).reshape(-1, 4, 4)
+
+
+class _Bead(msgspec.Struct, frozen=True):
+    id: str | int
+    position_mm: tuple[float, float, float]
+    diameter_mm: float
+
+
+class _Phantom(msgspec.Struct, frozen=True):
+    schema: str
+    beads: tuple[_Bead, ...]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class BeadPhantom:
+    """``navnode/phantom/1``"""
+
+    name: str
+    ids: tuple[str | int, ...]
+    positions_mm: Matrix
+    """(N, 3), frame ``phantom``."""
+    diameters_mm: Matrix
+    """(N,)"""
+
+
+def bead_phantom(path: Path, files: Files) -> BeadPhantom:
+    """A phantom's description.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    try:
+        read = msgspec.json.decode(files.read(path).read_bytes(), type=_Phantom)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if read.schema != "navnode/phantom/1":
+        raise ConfigError(f"{path}: schema is {read.schema!r}, not 'navnode/phantom/1'")
+    ids = tuple(bead.id for bead in read.beads)
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"{path}: beads: an id is there twice")
+    if any(bead.diameter_mm <= 0 for bead in read.beads):
+        raise ConfigError(f"{path}: beads: diameter_mm must be positive")
+    return BeadPhantom(
+        read.name, ids, np.array([bead.position_mm for bead in read.beads], np.float64).reshape(-1, 3),
+        np.array([bead.diameter_mm for bead in read.beads], np.float64),
+    )  # fmt: skip
+
+
+def tip_mm(given: tuple[float, float, float] | None, pivot: Path | None, files: Files, now_ns: int) -> Array | None:
+    """A tool's tip (3,): numbers, or those of the calibration that found it, or of an ``.npy``.
+
+    Raises:
+        ConfigError: both are given, or the file is none; names the option or the file.
+    """
+    if given is not None and pivot is not None:
+        raise ConfigError("give --tip or --pivot, not both")
+    if pivot is not None:
+        if pivot.suffix.lower() != ".json":
+            return array(pivot, files).ravel()
+        return np.array(_usable(files.read(pivot), PIVOT, now_ns).tip_mm)
+    if given is not None and not (np.isfinite(given).all() and any(given)):
+        raise ConfigError("--tip: three finite numbers, not all 0")
+    return None if given is None else np.array(given)
+
+
+def volume_from_patient(path: Path, files: Files, now_ns: int) -> Array:
+    """The patient's registration: of a calibration, or an ``.npy``.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    if path.suffix.lower() != ".json":
+        return array(path, files)
+    return np.array(_usable(files.read(path), PATIENT, now_ns).volume_from_patient)
+
+
+def _usable(path: Path, kind: Kind[_R], now_ns: int) -> _R:
+    try:
+        return artifacts.usable(path, kind, now_ns).result
+    except CalibrationError as error:
+        raise ConfigError(str(error)) from error

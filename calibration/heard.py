@@ -1,0 +1,83 @@
+"""What was heard of devices over OpenIGTLink so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calibration.inputs import Pictures, Poses
+from navnode import geometry as g
+from navnode.igtl import Image, Message, TrackingData, Transform
+from navnode.igtl.conventions import angles_rad
+from navnode.types import Array, Matrix
+
+_MOST_FRAMES = 2_000
+_MOST_SAMPLES = 200_000
+_NS = 1e-9
+
+
+@dataclass
+class Heard:
+    """What came of the devices that are asked for."""
+
+    times_s: dict[str, list[float]] = field(default_factory=dict)
+    poses: dict[str, list[Matrix]] = field(default_factory=dict)
+    frames: dict[str, list[Array]] = field(default_factory=dict)
+    angles_rad: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
+
+    def series(self, device: str, most: int | None = None) -> Poses:
+        """A device's poses so far; of many, evenly chosen ones."""
+        rows = np.array(self.poses.get(device, [])).reshape(-1, 4, 4)
+        some = _some(len(rows), most)
+        return Poses(rows[some], np.array(self.times_s.get(device, []))[some])
+
+    def pictures(self, device: str) -> Pictures:
+        """A device's pictures so far."""
+        angles = tuple(self.angles_rad.get(device, []))
+        return Pictures(np.array(self.times_s.get(device, [])), np.array(self.frames.get(device, [])), angles)
+
+    def take(
+        self,
+        name: str,
+        stamp_ns: int,
+        *,
+        pose: Matrix | None = None,
+        frame: Array | None = None,
+        angles: tuple[float, float] | None = None,
+    ) -> None:
+        """One sample, a pose or a frame with its angles; what is not newer than the last is the last again."""
+        times = self.times_s.setdefault(name, [])
+        if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
+            return
+        times.append(stamp_ns * _NS)
+        if pose is not None:
+            self.poses.setdefault(name, []).append(pose)
+        if frame is not None:
+            self.frames.setdefault(name, []).append(frame)
+            self.angles_rad.setdefault(name, []).append(angles)
+
+
+def _some(count: int, most: int | None) -> Array:
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).astype(int)
+
+
+def taken(heard: Heard, message: Message, received_ns: int, wanted: set[str]) -> None:
+    """Keep what a message says of the devices that are wanted; poses that are none as NaN."""
+    stamp = message.timestamp_ns or received_ns
+    if isinstance(message, Transform) and message.device in wanted:
+        seen = message.metadata.get("TransformStatus", "OK") == "OK" and g.is_rigid(message.matrix)
+        heard.take(message.device, stamp, pose=message.matrix.copy() if seen else np.full((4, 4), np.nan))
+    elif isinstance(message, TrackingData):
+        for element in message.elements:
+            if element.name in wanted:
+                heard.take(element.name, stamp, pose=element.matrix.copy())
+    elif (
+        isinstance(message, Image)
+        and message.device in wanted
+        and len(message.voxels) == 1
+        and len(heard.frames.get(message.device, [])) < _MOST_FRAMES
+    ):
+        heard.take(message.device, stamp, frame=message.voxels[0].copy(), angles=angles_rad(message.metadata))

@@ -1,0 +1,107 @@
+"""What calibration reads of recordings: a device's poses and pictures, by time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from calibration.inputs import Files, Pictures, Poses
+from navnode.errors import ConfigError, RecordingError
+from navnode.geometry import series_at
+from navnode.igtl import Image, TrackingData, Transform
+from navnode.igtl.conventions import angles_rad
+from navnode.recording import Recording
+from navnode.types import Array, Matrix
+
+_MOST_APART_NS = 100_000_000
+"""Two devices' poses of a recording belong together when one lies between two of the other that are this near."""
+_NS = 1e-9
+
+
+def poses(recording: Path, device: str, files: Files) -> Poses:
+    """A device's poses in a recording; those that the tracker calls not valid are no poses (NaN).
+
+    Raises:
+        ConfigError: there is no such recording, or no such device in it; names those that are.
+    """
+    stamps, found = [], []
+    others: set[str] = set()
+    for message in _messages(recording, files):
+        if isinstance(message, Transform):
+            others.add(message.device)
+            if message.device == device:
+                seen = message.metadata.get("TransformStatus", "OK") == "OK"
+                stamps.append(message.timestamp_ns)
+                found.append(message.matrix if seen else np.full((4, 4), np.nan))
+        elif isinstance(message, TrackingData):
+            for element in message.elements:
+                others.add(element.name)
+                if element.name == device:
+                    stamps.append(message.timestamp_ns)
+                    found.append(element.matrix)
+    if not found:
+        raise ConfigError(f"{recording}: no poses of {device!r}; there are: {', '.join(sorted(others)) or 'none'}")
+    at = np.array(stamps) * _NS
+    first = np.unique(at, return_index=True)[1]  # sent twice is one pose
+    return Poses(np.array(found, np.float64)[first], at[first])
+
+
+def pictures(recording: Path, device: str, files: Files) -> Pictures:
+    """A device's pictures in a recording.
+
+    Raises:
+        ConfigError: there are none, or of several sizes.
+    """
+    stamps, found, angles = [], [], []
+    for message in _messages(recording, files):
+        if isinstance(message, Image) and message.device == device:
+            stamps.append(message.timestamp_ns)
+            found.append(message.voxels[0])
+            angles.append(angles_rad(message.metadata))
+    if not found:
+        raise ConfigError(f"{recording}: no images of {device!r}")
+    if len({image.shape for image in found}) > 1:
+        raise ConfigError(f"{recording}: images of {device!r} have several sizes")
+    at = np.array(stamps) * _NS
+    first = np.unique(at, return_index=True)[1]
+    return Pictures(at[first], np.array(found)[first], tuple(angles[n] for n in first))
+
+
+def at_times(series: Poses, times_s: Matrix) -> Poses:
+    """Poses interpolated at other times; NaN where the series has a gap there, so that rows correspond."""
+    assert series.times_s is not None
+    return Poses(series_at(series.times_s, series.poses, times_s, _MOST_APART_NS * _NS), times_s)
+
+
+def different(pictures: Array, most: int = 20) -> Array:
+    """Which of a series' pictures to take: those that stand still and differ most from each other, in their order."""
+    if len(pictures) <= most:
+        return np.arange(len(pictures))
+    small = np.array([cv2.resize(p.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for p in pictures])
+    small = small.reshape(len(small), -1)
+    steps = np.linalg.norm(np.diff(small, axis=0), axis=1)
+    still = np.minimum(np.append(steps, np.inf), np.append(np.inf, steps)) <= np.median(steps)
+    rows = np.flatnonzero(still)
+    chosen = [int(rows[0])]
+    nearest = np.linalg.norm(small[rows] - small[chosen[0]], axis=1)
+    while len(chosen) < min(most, len(rows)):
+        chosen.append(int(rows[nearest.argmax()]))
+        nearest = np.minimum(nearest, np.linalg.norm(small[rows] - small[chosen[-1]], axis=1))
+    return np.array(sorted(chosen))
+
+
+def _messages(recording: Path, files: Files) -> Iterator[Any]:
+    paths = sorted(recording.glob("*.mcap")) if recording.is_dir() else [recording]
+    if not paths:
+        raise ConfigError(f"{recording}: no .mcap file in this folder")
+    try:
+        for path in paths:
+            for entry in Recording(files.read(path) if path not in files.paths else path):
+                if not isinstance(entry.content, dict):
+                    yield entry.content
+    except RecordingError as error:
+        raise ConfigError(str(error)) from error
