@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from navnode import native
 from navnode.errors import ConfigError
+from navnode.files.whole import whole
 from navnode.reconstruction.network import ReaderNet
 from navnode.reconstruction.reader import (
     BONE_SCALE_MM,
@@ -176,12 +177,12 @@ def train(
     fast = device != "cpu" or native.multiplies_bfloat16()
 
     def save() -> None:
-        whole = {
+        kept = {
             "network": network.state_dict(), "averaged": averaged.state_dict(),
             "optimiser": optimiser.state_dict(), "step": step,
         }  # fmt: skip
-        torch.save(whole, checkpoint.with_suffix(".new"))
-        checkpoint.with_suffix(".new").replace(checkpoint)
+        with whole(checkpoint) as part:
+            torch.save(kept, part)
 
     batches = DataLoader(
         Examples(folder, recipe.seed + step), recipe.batch, num_workers=workers, prefetch_factor=4 if workers else None
