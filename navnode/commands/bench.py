@@ -6,10 +6,11 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from msgspec import UNSET
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -26,6 +27,10 @@ from navnode.commands.options import (
 from navnode.commands.simulate import simulator_section
 from navnode.commands.supervised import free_port, recorded, run_supervised, tell
 from navnode.errors import ConfigError
+
+if TYPE_CHECKING:  # each benchmark imports what it needs when it runs
+    from navnode.bench.igtl import LinkFigures
+    from navnode.bench.registration import Rate
 
 app = typer.Typer()
 
@@ -70,12 +75,12 @@ def bench_igtl(
         print_json(report)
         return
     table = Table(title="OpenIGTLink over loopback")
-    for column in ("", *report["implementations"]):
+    for column in ("", *report.implementations):
         table.add_column(column)
-    for name, by in report["results"].items():
-        table.add_row(name, *(_bench_cell(by[i]) for i in report["implementations"]))
+    for name, by in report.results.items():
+        table.add_row(name, *(_bench_cell(by[i]) for i in report.implementations))
     Console().print(table)
-    ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report["ratios"].items())
+    ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report.ratios.items())
     Console().print(f"As quick as the others: {ratios}", highlight=False)
 
 
@@ -97,25 +102,23 @@ def bench_projector(
     if as_json:
         print_json(report)
         return
-    size = f"{report['voxels']}³ to {report['image_px']}², {report['threads']} threads, median ms"
-    first = next(iter(report["directions"].values()))["ms"]
-    table = Table("direction", *(name.replace(" with derivatives", "+d") for name in first), "error", title=size)
-    for name, figures in report["directions"].items():
-        times = (f"{ms:.1f}" for ms in figures["ms"].values())
-        table.add_row(name, *times, f"{figures['error']:.1e}")
+    size = f"{report.voxels}³ to {report.image_px}², {report.threads} threads, median ms"
+    every = list(report.directions.values())
+    ways = (name.replace(" with derivatives", "+d") for name in every[0].ms)
+    table = Table("direction", *ways, "error", title=size)
+    for name, figures in report.directions.items():
+        table.add_row(name, *(f"{ms:.1f}" for ms in figures.ms.values()), f"{figures.error:.1e}")
     Console().print(table)
     lines = [
         "+d: with the six derivatives by the pose",
-        f"adjoint: dot products agree to {report['adjoint_error']:.1e}",
+        f"adjoint: dot products agree to {report.adjoint_error:.1e}",
     ]
-    if "RTK forward" in first:
-        for isa in next(iter(report["directions"].values()))["rtk_over"]:
-            ratios = [figures["rtk_over"][isa] for figures in report["directions"].values()]
-            lines.append(
-                f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives"
-            )
-    if "nanodrr" in report:
-        lines.append(f"nanodrr's forward and backward take {report['nanodrr']['ratio']:g} times as long")
+    over = [figures.rtk_over for figures in every if figures.rtk_over is not UNSET]
+    for isa in over[0] if over else ():
+        ratios = [each[isa] for each in over]
+        lines.append(f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives")
+    if report.nanodrr is not UNSET:
+        lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
     Console().print("\n".join(lines), highlight=False)
 
 
@@ -150,18 +153,18 @@ def bench_registration(
         print_json(figures)
         return
     table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
-    rows = {**figures["singles"], "two views together": figures["joint"], "tracked sequences": figures["sequences"]}
+    rows = {**figures.singles, "two views together": figures.joint, "tracked sequences": figures.sequences}
     for name, row in rows.items():
-        medians = [f"{row[key]['median']:.3f}" for key in ("lateral_mm", "depth_mm", "full_mm")]
-        table.add_row(name, _told_rate(row["under_1_mm_lateral"]), *medians, f"{row['ms']['median']:.0f}")
+        medians = [f"{part.median:.3f}" for part in (row.lateral_mm, row.depth_mm, row.full_mm)]
+        table.add_row(name, _told_rate(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
     Console().print(table)
     trust = Table("", "VALID or not", title="Trust")
-    trust.add_row("right, but not VALID", _told_rate(figures["quality"]["false_reject"]))
-    trust.add_row("wrong, but VALID", _told_rate(figures["quality"]["false_accept"]))
-    for kind, rate in figures["quality"]["wrong_image_valid"].items():
+    trust.add_row("right, but not VALID", _told_rate(figures.quality.false_reject))
+    trust.add_row("wrong, but VALID", _told_rate(figures.quality.false_accept))
+    for kind, rate in figures.quality.wrong_image_valid.items():
         trust.add_row(f"{kind}: VALID", _told_rate(rate))
     Console().print(trust)
-    Console().print(f"Tracking: {figures['sequences']['frames_per_s']:g} frames/s", highlight=False)
+    Console().print(f"Tracking: {figures.sequences.frames_per_s:g} frames/s", highlight=False)
 
 
 @bench.command(
@@ -204,13 +207,11 @@ def bench_reconstruction(
         print_json(report)
         return
     table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
-    for count, methods in report["mean"].items():
+    for count, methods in report.mean.items():
         for name, row in methods.items():
-            parts = ("psnr_db", "ssim", "dice", "threshold", "assd_mm", "elapsed_ms")
-            shown = (
-                f"{row[key]:.{digits}f}" if key in row else "-"
-                for key, digits in zip(parts, (1, 3, 3, 2, 1, 0), strict=True)
-            )
+            values = (row.psnr_db, row.ssim, row.dice, row.threshold, row.assd_mm, row.elapsed_ms)
+            digits = (1, 3, 3, 2, 1, 0)
+            shown = ("-" if v is UNSET else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True))
             table.add_row(count, name, *shown)
         table.add_section()
     Console().print(table)
@@ -284,12 +285,12 @@ def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | Non
     return run_supervised(loaded, simulator, seconds, True, room.load_scenario(prepared))
 
 
-def _told_rate(rate: dict[str, float]) -> str:
-    return f"{rate['rate']:.1%} ({rate['hits']} of {rate['of']}; {rate['low']:.1%}-{rate['high']:.1%})"
+def _told_rate(rate: Rate) -> str:
+    return f"{rate.rate:.1%} ({rate.hits} of {rate.of}; {rate.low:.1%}-{rate.high:.1%})"
 
 
-def _bench_cell(figures: dict[str, float]) -> str:
-    parts = [f"p50 {figures['p50_ms']:g}, p99 {figures['p99_ms']:g} ms"] if "p50_ms" in figures else []
-    parts += [f"{figures['per_s']:,.0f}/s"] if "per_s" in figures else []
-    parts += [f"{figures['delivered']:.0%} delivered"] if figures["delivered"] < 1 else []
-    return "\n".join([*parts, f"{figures['cpu_ms']:g} ms CPU each"])
+def _bench_cell(figures: LinkFigures) -> str:
+    parts = [] if figures.p50_ms is UNSET else [f"p50 {figures.p50_ms:g}, p99 {figures.p99_ms:g} ms"]
+    parts += [] if figures.per_s is UNSET else [f"{figures.per_s:,.0f}/s"]
+    parts += [f"{figures.delivered:.0%} delivered"] if figures.delivered < 1 else []
+    return "\n".join([*parts, f"{figures.cpu_ms:g} ms CPU each"])
