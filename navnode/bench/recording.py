@@ -18,11 +18,13 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as LibraryWriter
 
 from navnode.igtl import Image, Transform, decode, encode
-from navnode.recording.container import CHUNK_BYTES, Channel, File, Parts, Writer
+from navnode.recording.container import CHUNK_BYTES, Channel, Parts
 from navnode.recording.edit import recover
 from navnode.recording.format import OPENIGTLINK
+from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import Recorder
 from navnode.recording.recording import Recording
+from navnode.recording.writer import ContainerWriter
 
 _IMAGE_PX = 1024
 _FRAMES = 60
@@ -74,7 +76,7 @@ def _throughput(folder: Path) -> dict[str, Any]:
 def _write(path: Path, frame: bytes, pose: bytes) -> None:
     images, poses = Channel("in/IMAGE/XRay", OPENIGTLINK), Channel("in/TRANSFORM/ToolToTracker", OPENIGTLINK)
     with path.open("xb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         for n in range(_FRAMES):
             writer.add(images, (frame,), n, n, n)
             for _ in range(_POSES_PER_FRAME):
@@ -133,7 +135,7 @@ def sparse(path: Path, size: int) -> int:
     return count
 
 
-class _WithHoles(Writer):
+class _WithHoles(ContainerWriter):
     """Goes over what is zeros instead of writing it."""
 
     def _write(self, parts: Parts) -> None:
@@ -188,7 +190,7 @@ def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> dict
         rest = child.stdout.read().split()
         child.wait()
         safe = int(rest[-1]) if rest else 0
-        file = File(path)
+        file = ContainerReader(path)
         torn += file.torn_at is not None
         largest = max(largest, file.lost_bytes)
         file.close()

@@ -35,9 +35,10 @@ from navnode.recording import Recording
 from navnode.recording import compare as comparing
 from navnode.recording import edit as editing
 from navnode.recording import regression as replaying
-from navnode.recording.container import Channel, Writer
+from navnode.recording.container import Channel
 from navnode.recording.format import FORMAT, JSON
 from navnode.recording.regression import Mode
+from navnode.recording.writer import ContainerWriter
 
 app = typer.Typer()
 
@@ -276,7 +277,9 @@ def prepared(loaded: Config, ct: str | None) -> replaying.Prepared:
     return replaying.Prepared(loaded, load_ct(wanted, messages))
 
 
-def _targets(recording: Recording, mode: Mode, out: Path | None, update: str | None, stack: ExitStack) -> list[Writer]:
+def _targets(
+    recording: Recording, mode: Mode, out: Path | None, update: str | None, stack: ExitStack
+) -> list[ContainerWriter]:
     """Sessions that shall hold what comes out."""
     wanted = [] if out is None else [(out, False)]
     wanted += [] if update is None else [(_reference_path(recording.path), True)]

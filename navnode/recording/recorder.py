@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 from navnode.clock import now_ns
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes, encode
-from navnode.recording.container import Channel, Parts, Writer
+from navnode.recording.container import Channel, Parts
 from navnode.recording.format import FORMAT, arrival_channel, encoded, note_channel
+from navnode.recording.writer import ContainerWriter
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ class Recorder:
 
     def _write_part(self, file: BinaryIO, part: int) -> bool:
         """One file; whether another must follow."""
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {**self._about.metadata, "format": str(FORMAT), "part": str(part)})
         for name, data in self._about.attachments.items():
             writer.attach(name, data, "application/octet-stream", now_ns())
@@ -243,7 +244,7 @@ class Recorder:
         writer.finish()
         return True
 
-    def _write(self, writer: Writer, item: Item) -> None:
+    def _write(self, writer: ContainerWriter, item: Item) -> None:
         content, time_ns, publish_ns, sequence, _ = item
         if isinstance(content, tuple):
             writer.add(*content, time_ns, publish_ns, sequence)

@@ -12,8 +12,9 @@ import msgspec
 
 from navnode.errors import RecordingError, WireError
 from navnode.igtl import Message, decode
-from navnode.recording.container import Channel, Entry, File
+from navnode.recording.container import Channel, Entry
 from navnode.recording.format import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, volume_of
+from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.types import VolumeReady
 
@@ -45,7 +46,7 @@ class Recording:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._files: list[File] | None = None
+        self._files: list[ContainerReader] | None = None
 
     def __iter__(self) -> Iterator[Recorded]:
         return self.entries()
@@ -93,7 +94,7 @@ class Recording:
     # --- the session as a whole ---------------------------------------------------------------------------------------
 
     @property
-    def files(self) -> list[File]:
+    def files(self) -> list[ContainerReader]:
         """Its files, in their order.
 
         Raises:
@@ -169,8 +170,8 @@ class Recording:
         self._files = None
 
 
-def _opened(path: Path) -> File:
-    file = File(path)
+def _opened(path: Path) -> ContainerReader:
+    file = ContainerReader(path)
     known = file.metadata.get("navnode", {}).get("format", "1")
     if not known.isdigit():
         file.close()

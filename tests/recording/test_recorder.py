@@ -18,8 +18,8 @@ from navnode.node.node import _free
 from navnode.recording import Recorder, Recording
 from navnode.recording import recorder as recorder_module
 from navnode.recording import tap as tape_module
-from navnode.recording.container import File
 from navnode.recording.edit import recover
+from navnode.recording.reader import ContainerReader
 from navnode.recording.tap import Tap
 from navnode.types import Tick
 
@@ -200,9 +200,9 @@ def test_places_in_large_files_are_found_by_their_index(tmp_path):
     count = recording_bench.sparse(tmp_path / "s.mcap", 1 << 28)
     found = Recording(tmp_path / "s.mcap")
     read = []
-    chunk = File._chunk
+    chunk = ContainerReader._chunk
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(File, "_chunk", lambda self, at: read.append(at) or chunk(self, at))
+        patch.setattr(ContainerReader, "_chunk", lambda self, at: read.append(at) or chunk(self, at))
         entry = next(entry for entry in found.raw(count - 3) if entry.log_time_ns >= count - 3)
     assert entry.log_time_ns == count - 3 and len(read) == 1
 

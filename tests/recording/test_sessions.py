@@ -21,7 +21,9 @@ from navnode.igtl import Image, Transform, encode
 from navnode.projector import native
 from navnode.recording import Recording, compare, edit, sequences
 from navnode.recording import format as session_format
-from navnode.recording.container import Channel, File, Writer
+from navnode.recording.container import Channel
+from navnode.recording.reader import ContainerReader
+from navnode.recording.writer import ContainerWriter
 from navnode.types import Volume, VolumeReady
 from tests.conftest import find_free_port
 
@@ -147,7 +149,7 @@ def test_options_that_contradict_are_named(options, said):
 def test_what_a_session_lacks_is_named(tmp_path, recorded):
     bare, other = tmp_path / "bare.mcap", tmp_path / "other.mcap"
     with bare.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         pose = encode(Transform(device="DrillToTracker", timestamp_ns=5, matrix=np.eye(4)))
         writer.add(Channel("in/TRANSFORM/DrillToTracker", "openigtlink"), (pose,), 5, 5, 1)
         writer.finish()
@@ -160,7 +162,7 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
     config = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
     calibration = msgspec.structs.replace(config.calibration, carm="/anywhere/carm.json")
     with other.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1"})
         changed = msgspec.structs.replace(config, calibration=calibration)
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(changed), "application/json", 0)
@@ -188,7 +190,7 @@ def replayed_with_another_ct(path):
 def test_a_clock_that_jumps_ends_nothing(tmp_path, recorded):
     jumped = tmp_path / "jumped.mcap"
     with edit.written(jumped) as writer:
-        edit._copy_about(File(recorded), writer)
+        edit._copy_about(ContainerReader(recorded), writer)
         for n, entry in enumerate(Recording(recorded).raw()):
             later = 3_600_000_000_000 if 2000 < n < 4000 else 0
             writer.add(
@@ -247,7 +249,7 @@ def test_who_it_was_is_taken_out(tmp_path):
     config = msgspec.json.decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), type=Config)
     config = msgspec.structs.replace(config, volume=msgspec.structs.replace(config.volume, ct="/data/Doe^Jane.nii"))
     with named.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1", "session": "s", "operator": "Doe"})
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "application/json", 0)
         writer.attach("note.txt", b"Doe", "text/plain", 0)
@@ -480,7 +482,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
 
 def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path):
     data = bytearray(recorded.read_bytes())
-    chunk = File(recorded).chunks[len(File(recorded).chunks) // 2]
+    chunk = ContainerReader(recorded).chunks[len(ContainerReader(recorded).chunks) // 2]
     data[chunk.offset + 500] ^= 1
     flipped = tmp_path / "f.mcap"
     flipped.write_bytes(data)
