@@ -48,6 +48,13 @@ Session = Annotated[
 ]
 
 
+class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was written."""
+
+    out: str
+    messages: int
+
+
 def print_json(report: object) -> None:
     """``--json``: exactly one document on standard output. The one place where reports become JSON."""
     document = msgspec.to_builtins(report, enc_hook=_plain)

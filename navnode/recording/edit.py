@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
 from navnode.errors import RecordingError
+from navnode.files.whole import refuse_existing, whole
 from navnode.igtl import Message, encode
 from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
 from navnode.recording.container import Channel, Entry
@@ -49,7 +49,8 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     """A session as far as it can be read, finished; every part of it.
 
     Raises:
-        RecordingError: it is none, or ``out`` exists or cannot be written.
+        RecordingError: it is none, or ``out`` cannot be written.
+        ConfigError: ``out`` exists.
     """
     kept, part = Kept(paths=[]), 0
     while part == 0 or part_path(path, part).exists():
@@ -260,20 +261,16 @@ def written(path: Path, *, replace: bool = False) -> Iterator[ContainerWriter]:
     """A writer of a session that takes its name once it is whole; nothing that exists is replaced unless it is meant.
 
     Raises:
-        RecordingError: the file exists, or cannot be written.
+        ConfigError: the file exists.
+        RecordingError: it cannot be written.
     """
-    if os.path.lexists(path) and not replace:
-        raise RecordingError(f"{path}: exists already; a recording never replaces one")
-    part = path.with_name(f".{path.name}.part")
+    if not replace:
+        refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb", buffering=0) as file:
+        with whole(path) as part, part.open("xb", buffering=0) as file:
             writer = ContainerWriter(file)
             yield writer
             writer.finish()
-        part.replace(path)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
