@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -25,14 +26,53 @@ from navnode.commands.options import (
     print_json,
 )
 from navnode.commands.simulate import simulator_section
-from navnode.commands.supervised import free_port, recorded, run_supervised, tell
+from navnode.commands.supervised import (
+    LatencyFigures,
+    MemoryFigures,
+    RunReport,
+    free_port,
+    recorded,
+    run_supervised,
+    tell,
+)
 from navnode.errors import ConfigError
 
 if TYPE_CHECKING:  # each benchmark imports what it needs when it runs
     from navnode.bench.igtl import LinkFigures
+    from navnode.bench.recording import Killed, Seeking, Throughput
     from navnode.bench.registration import Rate
 
 app = typer.Typer()
+
+
+class LoopRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the live loop."""
+
+    frames: int
+    fps: float
+    latency_ms: LatencyFigures
+    overlay_latency_ms: LatencyFigures
+    memory_mb: MemoryFigures
+    recording: str
+
+
+class LoopCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs the live loop."""
+
+    without: list[LoopRun]
+    beside: list[LoopRun] = msgspec.field(name="with")
+    latency_ms_p99_ratio: float
+    overlay_latency_ms_p99_ratio: float
+
+
+class RecordingCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs, and what it keeps."""
+
+    throughput: Throughput
+    seek: Seeking
+    killed: Killed
+    loop: LoopCost | UnsetType = UNSET
+    """Where the loop was run."""
 
 
 BenchSize = Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")]
@@ -248,28 +288,52 @@ def bench_recording(
     from navnode.bench import recording
 
     with percent("Writing, seeking, killing") as progress:
-        report = recording.run(kills, progress)
-    runs: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+        figures = recording.run(kills, progress)
+    without: list[RunReport] = []
+    beside: list[RunReport] = []
     with tempfile.TemporaryDirectory(prefix="navnode-bench-", dir=folder) as name:
         for n in range(pairs if minutes else 0):
-            for way, found in runs.items():
-                path = Path(name) / f"{n}.mcap" if way == "with" else None
-                found.append(_loop(size, rate, tools, 60 * minutes, path))
-                for part in Path(name).glob("*.mcap"):
-                    part.unlink()
-    if minutes:
-        told = ("frames", "fps", "latency_ms", "overlay_latency_ms", "memory_mb", "recording")
-        report["loop"] = {way: [{key: run[key] for key in told} for run in found] for way, found in runs.items()}
-        for which in ("latency_ms", "overlay_latency_ms"):
-            p99 = {way: statistics.median(run[which]["p99"] for run in found) for way, found in runs.items()}
-            report["loop"][f"{which}_p99_ratio"] = round(p99["with"] / p99["without"], 3)
+            without.append(_loop(size, rate, tools, 60 * minutes, None))
+            beside.append(_loop(size, rate, tools, 60 * minutes, Path(name) / f"{n}.mcap"))
+            for part in Path(name).glob("*.mcap"):
+                part.unlink()
+    report = RecordingCost(
+        throughput=figures.throughput,
+        seek=figures.seek,
+        killed=figures.killed,
+        loop=_cost(without, beside) if without else UNSET,
+    )
     if as_json:
         print_json(report)
         return
-    Console().print_json(json.dumps(report))
+    Console().print_json(json.dumps(msgspec.to_builtins(report)))
 
 
-def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | None) -> dict[str, Any]:
+def _cost(without: list[RunReport], beside: list[RunReport]) -> LoopCost:
+    def ratio(late: Callable[[RunReport], float | None]) -> float:
+        slow, plain = (statistics.median(filter(None, map(late, runs))) for runs in (beside, without))
+        return round(slow / plain, 3)
+
+    return LoopCost(
+        without=[_loop_run(run) for run in without],
+        beside=[_loop_run(run) for run in beside],
+        latency_ms_p99_ratio=ratio(lambda run: run.latency_ms.p99),
+        overlay_latency_ms_p99_ratio=ratio(lambda run: run.overlay_latency_ms.p99),
+    )
+
+
+def _loop_run(run: RunReport) -> LoopRun:
+    return LoopRun(
+        frames=run.frames,
+        fps=run.fps,
+        latency_ms=run.latency_ms,
+        overlay_latency_ms=run.overlay_latency_ms,
+        memory_mb=run.memory_mb,
+        recording=run.recording,
+    )
+
+
+def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | None) -> RunReport:
     """A demo without a page, and its figures."""
     from navnode.simulation import room
     from navnode.simulation.sample_ct import resolve_ct

@@ -25,6 +25,7 @@ from navnode.config.sections import (
     ToolSection,
     VolumeSection,
     WorkerConfig,
+    is_ct_file,
     matrix,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "WorkerConfig",
     "convert",
     "find",
+    "is_ct_file",
     "load",
     "load_worker",
     "matrix",

@@ -19,7 +19,7 @@ from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 
-from navnode.errors import RecordingError
+from navnode.errors import DamagedError, RecordingError
 from navnode.recording.container import (
     CHUNK,
     CHUNK_BODY,
@@ -58,6 +58,8 @@ class ContainerReader:
     """Where the file was not finished, or from where on nothing could be read; None: it is whole."""
     lost_bytes: int = 0
     """That belong to no whole record."""
+    index_damaged: bool = False
+    """It was finished, but what it says of itself at its end is not as it was written."""
     messages: int | None = None
     """As the file itself counted them; None where it was not finished."""
     _channels: dict[int, Channel] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class ContainerReader:
             self._scan()
         elif self.messages and not self.chunks:  # messages without chunks are in no index
             self._scan()
-            self.torn_at = None
+            self.torn_at, self.index_damaged = None, False
 
     def close(self) -> None:
         """No more reading."""
@@ -101,7 +103,8 @@ class ContainerReader:
         """What is attached under a name.
 
         Raises:
-            RecordingError: there is no such attachment, or it is damaged.
+            RecordingError: there is no such attachment.
+            DamagedError: it is not as it was written.
         """
         if name not in self._attachments:
             raise RecordingError(f"{self.path}: {name} is not attached to this session")
@@ -110,17 +113,17 @@ class ContainerReader:
         try:
             found = records.Attachment.read(ReadDataStream(BytesIO(record[RECORD.size :])))
         except (McapError, ValueError, struct.error) as error:
-            raise RecordingError(f"{self.path}: the attachment {name} is damaged") from error
+            raise DamagedError(f"{self.path}: the attachment {name} is damaged") from error
         stated = int.from_bytes(record[-4:], "little")
         if (stated and zlib.crc32(record[RECORD.size : -4]) != stated) or found.name != name:
-            raise RecordingError(f"{self.path}: the attachment {name} is damaged (its checksum is wrong)")
+            raise DamagedError(f"{self.path}: the attachment {name} is damaged (its checksum is wrong)")
         return bytes(found.data)
 
     def entries(self, chunk: ChunkAt) -> Iterator[Entry]:
         """The messages of a chunk.
 
         Raises:
-            RecordingError: it is damaged.
+            DamagedError: it is damaged.
         """
         data = memoryview(self._read(chunk.offset, chunk.length)) if chunk.bare else self._chunk(chunk)
         at, end = 0, len(data)
@@ -185,8 +188,8 @@ class ContainerReader:
             raise self._damaged(chunk, f"it cannot be decompressed ({error})") from error
         return memoryview(made)
 
-    def _damaged(self, chunk: ChunkAt, what: str) -> RecordingError:
-        return RecordingError(f"{self.path}: damaged at byte {chunk.offset}: {what}; navnode recover keeps the rest")
+    def _damaged(self, chunk: ChunkAt, what: str) -> DamagedError:
+        return DamagedError(f"{self.path}: damaged at byte {chunk.offset}: {what}; navnode recover keeps the rest")
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
@@ -198,7 +201,7 @@ class ContainerReader:
         try:
             channel = records.Channel.read(ReadDataStream(BytesIO(body)))
         except (McapError, ValueError, struct.error) as error:
-            raise RecordingError(f"{self.path}: damaged: a channel cannot be read") from error
+            raise DamagedError(f"{self.path}: damaged: a channel cannot be read") from error
         self._channels[channel.id] = Channel(channel.topic, channel.message_encoding)
 
     # --- what the file says of itself ---------------------------------------------------------------------------------
@@ -272,6 +275,7 @@ class ContainerReader:
                 if name is not None:
                     self._attachments[name] = at, whole
             elif opcode == Opcode.FOOTER:
+                self.index_damaged = True
                 self.lost_bytes += max(self.size - at - whole - len(MAGIC), 0)  # what was put behind its end
                 break
             at += whole

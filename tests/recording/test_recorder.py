@@ -12,7 +12,7 @@ from msgspec import structs
 
 from navnode.bench import recording as recording_bench
 from navnode.config import load, shipped
-from navnode.errors import RecordingError
+from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
 from navnode.node.node import _free
 from navnode.recording import Recorder, Recording
@@ -49,7 +49,7 @@ def test_what_came_in_comes_back(tmp_path):
 
 def test_a_recording_never_replaces_another(tmp_path):
     (tmp_path / "a.mcap").write_text("precious")
-    with pytest.raises(RecordingError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         Recorder(tmp_path / "a.mcap", {})
     assert (tmp_path / "a.mcap").read_text() == "precious"
 
@@ -193,7 +193,7 @@ def test_a_session_goes_on_in_further_files(tmp_path):
 
 def test_recordings_that_are_killed_lose_no_more_than_what_was_open(tmp_path):
     killed = recording_bench._killed(tmp_path, 3, lambda share: None)
-    assert killed["recovered"] == killed["unfinished"] == 3 and killed["lost_more_than_the_open_chunk"] == 0
+    assert killed.recovered == killed.unfinished == 3 and killed.lost_more_than_the_open_chunk == 0
 
 
 def test_places_in_large_files_are_found_by_their_index(tmp_path):
@@ -214,7 +214,7 @@ def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     while not tape.told:
         pass
     tape._recorder._thread.join(5)
-    assert tape.told == "FAILED: exists already; a recording never replaces one" and tape.path is None
+    assert tape.told == "FAILED: exists already; nothing is replaced" and tape.path is None
     tape.start(_free(tmp_path / "a.mcap"))
     with pytest.raises(RecordingError, match="no recording"):
         tape.stop(), tape.stop()

@@ -22,6 +22,7 @@ from navnode.projector import native
 from navnode.recording import Recording, compare, edit, sequences
 from navnode.recording import format as session_format
 from navnode.recording.container import Channel
+from navnode.recording.integrity import Integrity
 from navnode.recording.reader import ContainerReader
 from navnode.recording.writer import ContainerWriter
 from navnode.types import Volume, VolumeReady
@@ -122,11 +123,11 @@ def test_outputs_of_a_replay_are_a_reference_for_later(recorded, tmp_path):
     out = tmp_path / "out.mcap"
     assert call("replay", recorded, "--lockstep", "--out", out, "--json")[0] == 0
     kept = Recording(out)
-    assert kept.metadata["replay"] == "lockstep" and kept.whole
+    assert kept.metadata["replay"] == "lockstep" and kept.judged().integrity is Integrity.WHOLE
     code, report, error = call("replay", recorded, "--reference", out, "--exact", "--json")
     assert code == 0 and report["mode"] == "lockstep" and report["comparison"]["same"], error
     code, _, error = call("replay", recorded, "--lockstep", "--out", out, "--json")
-    assert code == 1 and "exists already" in error
+    assert code == 2 and "exists already" in error
     code, _, error = call("replay", recorded, "--update-reference", " ")
     assert code == 2 and "reason" in error
     code, _, error = call("replay", recorded, "--check")
@@ -177,14 +178,14 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
 
 
 def replayed_with_another_ct(path):
-    from navnode.recording.regression import Prepared, Replay, configuration, unpacked
+    from navnode.recording.regression import Replay, ReplaySetup, configuration, unpacked
 
     recording = Recording(path)
     with unpacked() as folder:
         config = configuration(recording, None, folder)
         other = Volume(np.full((20, 20, 20), -1000, np.float32), np.eye(4), "other")
         other.voxels[5:15, 5:15, 5:15] = 800
-        yield from Replay(recording, Prepared(config, other)).lockstep()
+        yield from Replay(recording, ReplaySetup(config, other)).lockstep()
 
 
 def test_a_clock_that_jumps_ends_nothing(tmp_path, recorded):
@@ -335,7 +336,7 @@ def test_tables_pictures_and_volumes(recorded, tmp_path):
     rows = (out / "outputs" / "tool_Drill.csv").read_text().splitlines()
     assert rows[0].startswith("timestamp_s,status,reason,age_ms,m00") and any(",VALID," in row for row in rows)
     code, _, error = call("export", recorded, "--out", out)
-    assert code == 1 and "exists already" in error
+    assert code == 2 and "exists already" in error
     code, _, error = call("export", recorded, "--out", tmp_path / "a.avi")
     assert code == 2 and ".mcap" in error
 
@@ -414,7 +415,7 @@ def test_evaluations_that_cannot_begin_are_named(options, said, tmp_path, monkey
 
 
 def output(topic, cause, document, time_ns=0):
-    return compare.Output(topic, cause, time_ns, json.dumps(document).encode())
+    return compare.RecordedOutput(topic, cause, time_ns, json.dumps(document).encode())
 
 
 def tool(n, pose, status="VALID"):
@@ -461,7 +462,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
     for arguments, code in (
         (("inspect", victim, "--report", victim), 2),
         (("inspect", victim, "--trace", plain), 1),  # it holds no spans
-        (("recover", victim, "--out", dangling), 1),
+        (("recover", victim, "--out", dangling), 2),
         (("recover", victim, "--out", plain / "x.mcap"), 1),
         (("cut", victim, "--out", plain / "x.mcap"), 1),
         (("replay", victim, "--lockstep", "--out", plain / "x.mcap"), 1),
@@ -491,5 +492,5 @@ def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path)
     code, told, _ = call("inspect", flipped, "--json")
     assert code == 1 and told["damage"] and told["whole"] is False
     row = evaluation.score(evaluation.Task(str(flipped), "a", b"", "", 0))
-    assert row["status"] == "damaged" and row["frames"] > 5
-    assert evaluation.totals([row])["a"]["failed"] == 1 and evaluation.totals([row])["a"]["valid"] is None
+    assert row.status == "damaged" and row.frames > 5
+    assert evaluation.totals([row])["a"].failed == 1 and evaluation.totals([row])["a"].valid is None
