@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -217,11 +217,12 @@ def train(
     return step
 
 
-def last_scores(out: Path) -> dict[str, Any]:
+def last_scores(out: Path) -> dict[str, Score]:
     """The newest scores of a training, by region; empty before the first."""
     path = out / SCORES_FILE
     lines = path.read_text().splitlines() if path.exists() else []
-    return {} if not lines else {name: value for name, value in json.loads(lines[-1]).items() if name != "step"}
+    newest = json.loads(lines[-1]) if lines else {}
+    return {name: msgspec.convert(value, Score) for name, value in newest.items() if name != "step"}
 
 
 def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
