@@ -38,3 +38,7 @@ class ComputeError(NavError):
 
 class RecordingError(NavError):
     """A recording cannot be written or read."""
+
+
+class DamagedError(RecordingError):
+    """Bytes of a recording are missing or were changed; what comes before can be read."""

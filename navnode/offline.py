@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
@@ -32,7 +32,72 @@ _RECONSTRUCTION_PX = 256
 """Images are averaged down to about this many pixels: finer than the voxels project."""
 
 
-def project(ct: Path, views: Path, out: Path, i0: float | None, threads: int, progress: Progress) -> dict[str, Any]:
+class ProjectionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``project`` wrote."""
+
+    images: list[str]
+    elapsed_ms: float
+
+
+class PoseSigma(msgspec.Struct, frozen=True, kw_only=True):
+    """1-sigma of a pose, along three axes each."""
+
+    rotation_rad: list[float]
+    translation_mm: list[float]
+
+
+class RegisteredView(msgspec.Struct, frozen=True, kw_only=True):
+    """What one view's registration came to."""
+
+    status: str
+    reason: str
+    volume_from_carm: list[list[float]]
+    """4x4."""
+    residual: float | None
+    """None where there is none."""
+    similarity: float
+    sigma: PoseSigma
+    iterations: int
+    elapsed_ms: float
+
+
+class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``register`` found."""
+
+    views: list[RegisteredView]
+    elapsed_ms: float
+
+
+class SurfaceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A bone surface."""
+
+    triangles: int
+    size_mm: list[float]
+    volume_cm3: float
+    error_mm: float | None
+    """How far off its places are expected to be; None where the method does not say."""
+
+
+class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``reconstruct`` made."""
+
+    method: str
+    engine: str
+    views: int
+    spread_deg: float
+    """Of the directions of the views."""
+    status: str
+    reason: str
+    size: list[int]
+    spacing_mm: list[float]
+    elapsed_ms: float
+    per_view_ms: list[float]
+    out: str
+    surface: SurfaceReport | msgspec.UnsetType = msgspec.UNSET
+    """Where one was asked for."""
+
+
+def project(ct: Path, views: Path, out: Path, i0: float | None, threads: int, progress: Progress) -> ProjectionReport:
     """Render every view into a folder: line integrals as float32 ``.npy``, or counts as 16-bit PNG with their views."""
     started = time.perf_counter()
     wanted = read_views(views)
@@ -53,7 +118,7 @@ def project(ct: Path, views: Path, out: Path, i0: float | None, threads: int, pr
         progress((index + 1) / len(wanted))
     if i0 is not None:
         write_views(out / "views.json", written)
-    return {"images": [str(view.path) for view in written], "elapsed_ms": _ms(started)}
+    return ProjectionReport(images=[str(view.path) for view in written], elapsed_ms=_ms(started))
 
 
 def register(
@@ -66,7 +131,7 @@ def register(
     landmarks: Path | None,
     threads: int,
     progress: Progress,
-) -> dict[str, Any]:
+) -> RegistrationReport:
     """Register views to a CT.
 
     Args:
@@ -107,7 +172,7 @@ def register(
             how = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
             results.append(_best_of(registration, volume, view, counts, start, how))
             progress(len(results) / len(wanted))
-    return {"views": [_told(result) for result in results], "elapsed_ms": _ms(started)}
+    return RegistrationReport(views=[_registered(result) for result in results], elapsed_ms=_ms(started))
 
 
 def _best_of(
@@ -174,7 +239,7 @@ def reconstruct_views(
     dicom: Path | None,
     threads: int,
     progress: Progress,
-) -> dict[str, Any]:
+) -> ReconstructionReport:
     """A volume from views with poses."""
     if (prior is not None or method is Method.PRIOR) and (prior is None or method not in (Method.AUTO, Method.PRIOR)):
         raise ConfigError("--prior CT goes with --method prior, which is the default with it")
@@ -208,43 +273,43 @@ def reconstruct_views(
         if surface is None:
             raise ConfigError(f"{mesh}: the reconstruction holds no bone")
         write_mesh(surface.mesh, mesh)
-    return {
-        "method": done.method.value,
-        "engine": done.engine,
-        "views": done.views,
-        "spread_deg": round(float(np.rad2deg(done.spread_rad)), 1),
-        "status": done.status.value,
-        "reason": done.reason,
-        "size": [size] * 3,
-        "spacing_mm": [spacing_mm] * 3,
-        "elapsed_ms": elapsed_ms,
-        "per_view_ms": [round(a + b, 1) for a, b in zip_longest(per_view_ms, done.per_view_ms, fillvalue=0.0)],
-        "out": str(out),
-        **({"surface": _described(surface)} if surface is not None else {}),
-    }
+    return ReconstructionReport(
+        method=done.method.value,
+        engine=done.engine,
+        views=done.views,
+        spread_deg=round(float(np.rad2deg(done.spread_rad)), 1),
+        status=done.status.value,
+        reason=done.reason,
+        size=[size] * 3,
+        spacing_mm=[spacing_mm] * 3,
+        elapsed_ms=elapsed_ms,
+        per_view_ms=[round(a + b, 1) for a, b in zip_longest(per_view_ms, done.per_view_ms, fillvalue=0.0)],
+        out=str(out),
+        surface=msgspec.UNSET if surface is None else _described(surface),
+    )
 
 
-def _described(surface: Surface) -> dict[str, Any]:
-    return {
-        "triangles": len(surface.mesh.triangles),
-        "size_mm": [round(extent, 1) for extent in surface.size_mm],
-        "volume_cm3": round(surface.volume_cm3, 1),
-        "error_mm": None if surface.error_mm is None else round(surface.error_mm, 2),
-    }
+def _described(surface: Surface) -> SurfaceReport:
+    return SurfaceReport(
+        triangles=len(surface.mesh.triangles),
+        size_mm=[round(extent, 1) for extent in surface.size_mm],
+        volume_cm3=round(surface.volume_cm3, 1),
+        error_mm=None if surface.error_mm is None else round(surface.error_mm, 2),
+    )
 
 
-def _told(registration: Registration) -> dict[str, Any]:
+def _registered(registration: Registration) -> RegisteredView:
     sigma = registration.sigma.tolist()
-    return {
-        "status": registration.validity.status.value,
-        "reason": registration.validity.reason,
-        "volume_from_carm": registration.volume_from_carm.tolist(),
-        "residual": registration.residual if np.isfinite(registration.residual) else None,
-        "similarity": registration.similarity,
-        "sigma": {"rotation_rad": sigma[:3], "translation_mm": sigma[3:]},
-        "iterations": registration.iterations,
-        "elapsed_ms": round(registration.elapsed_ms, 3),
-    }
+    return RegisteredView(
+        status=registration.validity.status.value,
+        reason=registration.validity.reason,
+        volume_from_carm=registration.volume_from_carm.tolist(),
+        residual=registration.residual if np.isfinite(registration.residual) else None,
+        similarity=registration.similarity,
+        sigma=PoseSigma(rotation_rad=sigma[:3], translation_mm=sigma[3:]),
+        iterations=registration.iterations,
+        elapsed_ms=round(registration.elapsed_ms, 3),
+    )
 
 
 def _where_rays_meet(poses: list[Matrix]) -> Matrix:

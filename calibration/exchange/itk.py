@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files.artifacts import Artifact
+from navnode.files.whole import whole
 from navnode.geometry import RAS_FROM_LPS
 
 
@@ -36,10 +37,8 @@ def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     made = sitk.AffineTransform(3)
     made.SetMatrix(lps[:3, :3].ravel().tolist())
     made.SetTranslation(lps[:3, 3].tolist())
-    temporary = path.with_name(f".new.{path.name}")
     try:
-        sitk.WriteTransform(made, str(temporary))
-        temporary.replace(path)
+        with whole(path) as part:
+            sitk.WriteTransform(made, str(part))
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})") from error

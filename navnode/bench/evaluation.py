@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import html
 import importlib
 import json
 import logging
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,17 +23,17 @@ from rich.console import Console
 from navnode import __version__
 from navnode import geometry as g
 from navnode.config import Config
-from navnode.errors import ConfigError, NavError, RecordingError
-from navnode.files.report import BAD, GOOD, LINE, STYLE, Axes, dot
+from navnode.errors import ConfigError, DamagedError, NavError
+from navnode.files.report import BAD, GOOD, LINE, STYLE, Axes, Html, Percentiles, dot, table
 from navnode.igtl import Transform
 from navnode.projector.grids import onto
 from navnode.recording import regression as replaying
 from navnode.recording.recording import Recording
-from navnode.recording.regression import Mode, Stepped
-from navnode.recording.summary import look
+from navnode.recording.regression import Mode, Rerun, Stepped
+from navnode.recording.summary import summarized
 from navnode.simulation.sample_ct import load_ct
 from navnode.simulation.scenario import TRUTH_CARM, TRUTH_PATIENT
-from navnode.simulation.score import WRONG_MM, summary
+from navnode.simulation.score import WRONG_MM, Errors, ErrorSpread
 from navnode.types import (
     Matrix,
     PatientPose,
@@ -122,108 +120,209 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith(".") or ending == "reference" or (ending.isdigit() and len(ending) == 3)
 
 
-def score(task: Task) -> dict[str, Any]:
+class RecordedFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How the session was when it was recorded."""
+
+    latency_ms: dict[str, Percentiles]
+    validity: dict[str, dict[str, float]]
+    version: Mapping[str, object]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A session with a configuration, and what became of it."""
+
+    key: str
+    session: str
+    label: str
+    version: str
+    status: str
+    """``done``, ``damaged`` or ``failed``."""
+    reason: str = ""
+    """Why it has no figures."""
+    elapsed_s: float | None = None
+
+
+class ScoredRow(Row, frozen=True, kw_only=True, omit_defaults=True):
+    """A session that was replayed."""
+
+    mode: str
+    digest: str
+    messages: int
+    steps: int
+    outputs: int
+    frames: int
+    registered: float
+    """Share of frames."""
+    volumes: int
+    status_counts: dict[str, int]
+    lost: int
+    clock_jumps: int
+    notes: list[str]
+    seconds: float
+    realtime_factor: float
+    damage: str
+    """Why it could not be replayed to its end: figures are of what comes before; '' if it could."""
+    valid: float
+    """Share of frames."""
+    tre_mm: ErrorSpread | None
+    """None where there is no truth, as of the next two."""
+    tip_error_mm: ErrorSpread | None
+    wrong_while_valid: int | None
+    psnr_db: float | None
+    """Of volumes against the CT; None without either."""
+    recorded: RecordedFigures
+
+
+class FigureSums(msgspec.Struct, frozen=True, kw_only=True):
+    """All sessions with one configuration; means, and sums of what is counted."""
+
+    sessions: int
+    failed: int
+    """That are not done to their end."""
+    compared: int
+    """Done with every configuration: means are over those."""
+    registered: float | None
+    valid: float | None
+    tre_mm: float | None
+    tip_error_mm: float | None
+    wrong_while_valid: float | None
+    psnr_db: float | None
+    realtime_factor: float | None
+
+
+class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Many sessions, scored."""
+
+    totals: dict[str, FigureSums]
+    """By label of the configuration."""
+    rows: list[Row]
+    report: str
+    """The page."""
+
+
+def score(task: Task) -> Row:
     """Replay a session in lockstep and score it; whatever goes wrong is in the row."""
-    row: dict[str, Any] = {"key": task.key, "session": task.session, "label": task.label, "version": __version__}
     began_s = time.perf_counter()
     try:
-        row |= _scored(task)
-        row["status"] = "damaged" if row["damage"] else "done"  # its figures are of what comes before the damage
+        row = _scored(task)
+    except DamagedError as error:  # so early that nothing of it can be replayed
+        row = _without_figures(task, "damaged", str(error))
     except NavError as error:
-        row |= {"status": "failed", "reason": str(error)}
+        row = _without_figures(task, "failed", str(error))
     except Exception as error:  # one session of many
-        row |= {"status": "failed", "reason": f"an error of our own ({type(error).__name__}: {error})"}
-    return {**row, "elapsed_s": round(time.perf_counter() - began_s, 2)}
+        row = _without_figures(task, "failed", f"an error of our own ({type(error).__name__}: {error})")
+    return msgspec.structs.replace(row, elapsed_s=round(time.perf_counter() - began_s, 2))
 
 
-def _scored(task: Task) -> dict[str, Any]:
+def _without_figures(task: Task, status: str, reason: str) -> Row:
+    return Row(key=task.key, session=task.session, label=task.label, version=__version__, status=status, reason=reason)
+
+
+def _scored(task: Task) -> Row:
     recording = Recording(task.session)
     given = msgspec.json.decode(task.config, type=Config) if task.config else None
     with replaying.unpacked() as folder:
         config = replaying.configuration(recording, given, folder)
-        wanted = task.ct or config.volume.ct
-        if wanted not in ("", "sample", "procedural") and not Path(wanted).exists():
-            raise ConfigError(f"{wanted}: the CT of this session is not there; give it with --ct")
+        wanted = replaying.ct_of(config, task.ct)
         volume = load_ct(wanted, Console(stderr=True)) if wanted else None
-        run = replaying.Replay(recording, replaying.Prepared(config, volume), threads=task.threads)
-        report, scorer = replaying.Report(Mode.LOCKSTEP), _Scorer(recording, config, volume)
-        began_s, damage = time.perf_counter(), ""
-        try:
-            for step in run.lockstep():
-                report.take(step)
-                scorer.take(step)
-        except RecordingError as error:
-            if not report.steps:
-                raise
-            damage = str(error)
-        elapsed_s = time.perf_counter() - began_s
-    told = report.document(run.found, recording.seconds, elapsed_s)
-    frames = max(report.frames, 1)
-    live = look(recording).document()
-    return {
-        **told, "registered": round(report.registered / frames, 4), "damage": damage,
-        "valid": round(report.status_counts[Status.VALID.value] / frames, 4), **scorer.document(),
-        "recorded": {"latency_ms": live["latency_ms"], "validity": live["validity"], "version": live["versions"]},
-    }  # fmt: skip
+        run = Rerun(recording, replaying.ReplaySetup(config, volume), Mode.LOCKSTEP, threads=task.threads)
+        truth = _Truth(recording, config, volume)
+        for step, _ in run.steps():
+            truth.take(step)
+    told, live = run.report(), summarized(recording).report()
+    frames = max(told.frames, 1)
+    return ScoredRow(
+        key=task.key,
+        session=task.session,
+        label=task.label,
+        version=__version__,
+        status="damaged" if told.damage else "done",
+        mode=told.mode.value,
+        digest=told.digest,
+        messages=told.messages,
+        steps=told.steps,
+        outputs=told.outputs,
+        frames=told.frames,
+        registered=round(told.registered / frames, 4),
+        volumes=told.volumes,
+        status_counts=told.status_counts,
+        lost=told.lost,
+        clock_jumps=told.clock_jumps,
+        notes=told.notes,
+        seconds=told.seconds,
+        realtime_factor=told.realtime_factor,
+        damage=told.damage,
+        valid=round(told.status_counts[Status.VALID.value] / frames, 4),
+        tre_mm=truth.tre_mm,
+        tip_error_mm=truth.tip_error_mm,
+        wrong_while_valid=truth.wrong_while_valid,
+        psnr_db=truth.psnr_db,
+        recorded=RecordedFigures(latency_ms=live.latency_ms, validity=live.validity, version=live.versions),
+    )
 
 
-class _Scorer:
-    """Compares what comes out with the truth that a virtual room told, where one did, and volumes with the CT."""
+class _Truth:
+    """The truth that a virtual room told, where one did, and what comes out held against it; volumes against the CT."""
 
     def __init__(self, recording: Recording, config: Config, volume: Volume | None) -> None:
         self._volume = volume
-        self._truth: dict[tuple[str, int], Matrix] = {}
+        self._known: dict[tuple[str, int], Matrix] = {}
         patient: Matrix | None = None
-        with contextlib.suppress(RecordingError):  # what comes before the damage is known
+        with contextlib.suppress(DamagedError):  # what comes before the damage is known
             for entry in recording.entries(lambda channel: channel.topic.startswith("in/TRANSFORM/Truth")):
                 told = entry.content
                 if isinstance(told, Transform):
-                    self._truth[told.device.removeprefix("Truth"), told.timestamp_ns] = told.matrix
+                    self._known[told.device.removeprefix("Truth"), told.timestamp_ns] = told.matrix
                     patient = told.matrix if told.device == TRUTH_PATIENT else patient
-        self._patient, self._targets = patient, np.zeros((0, 3))
         # Without a CT the volume's frame is the patient's.
         self._volume_from_ct = np.eye(4) if volume is not None or patient is None else g.inverse(patient)
-        poses = [m for (device, _), m in self._truth.items() if device == TRUTH_CARM.removeprefix("Truth")]
+        targets_patient_mm = np.zeros((0, 3))
+        poses = [m for (device, _), m in self._known.items() if device == TRUTH_CARM.removeprefix("Truth")]
         if poses and patient is not None:
-            depth = config.carm.source_to_isocentre_mm
-            middle = np.median([m[:3, 3] + depth * m[:3, 2] for m in poses], axis=0)
+            depth_mm = config.carm.source_to_isocentre_mm
+            middle = np.median([m[:3, 3] + depth_mm * m[:3, 2] for m in poses], axis=0)
             corners = np.array(np.meshgrid(*[(-_TARGETS_MM, _TARGETS_MM)] * 3)).reshape(3, -1).T + middle
-            self._targets = g.transform(g.inverse(patient), corners)
-        self._target_errors: list[float] = []
-        self._tip_errors: list[float] = []
-        self._psnr: list[float] = []
-        self._wrong = 0
+            targets_patient_mm = g.transform(g.inverse(patient), corners)
+        true = np.eye(4) if patient is None else self._volume_from_ct @ patient
+        self._errors = Errors(true, targets_patient_mm)
+        self._psnr_db: list[float] = []
 
     def take(self, step: Stepped) -> None:
         """Score a step's outputs."""
         for output in step.outputs:
             match output:
-                case PatientPose() if output.volume_from_patient is not None and len(self._targets):
-                    assert self._patient is not None
-                    true = g.transform(self._volume_from_ct @ self._patient, self._targets)
-                    off = np.linalg.norm(g.transform(output.volume_from_patient, self._targets) - true, axis=1)
-                    self._count(self._target_errors, float(off.mean()), output.validity.status)
+                case PatientPose() if output.volume_from_patient is not None:
+                    valid = output.validity.status is Status.VALID
+                    self._errors.patient(output.volume_from_patient, valid=valid)
                 case ToolPose() if output.volume_from_tool is not None:
-                    known = self._truth.get((f"{output.tool}ToVolume", output.validity.source_time_ns))
+                    known = self._known.get((f"{output.tool}ToVolume", output.validity.source_time_ns))
                     if known is not None:
-                        tip = (self._volume_from_ct @ known)[:3, 3]
-                        error = float(np.linalg.norm(output.volume_from_tool[:3, 3] - tip))
-                        self._count(self._tip_errors, error, output.validity.status)
+                        valid = output.validity.status is Status.VALID
+                        self._errors.tool(output.volume_from_tool, self._volume_from_ct @ known, valid=valid)
                 case VolumeUpdate() if self._volume is not None and output.role == "reconstruction":
-                    self._psnr.append(_psnr_db(output.volume, self._volume))
+                    self._psnr_db.append(_psnr_db(output.volume, self._volume))
 
-    def _count(self, errors: list[float], error: float, status: Status) -> None:
-        errors.append(error)
-        self._wrong += status is Status.VALID and error > WRONG_MM
+    @property
+    def tre_mm(self) -> ErrorSpread | None:
+        """Of the patient's registration."""
+        found = self._errors.target_errors_mm
+        return ErrorSpread.of(found) if found else None
 
-    def document(self) -> dict[str, Any]:
-        """The figures; None where there is no truth."""
-        return {
-            "tre_mm": summary(self._target_errors, "median") if self._target_errors else None,
-            "tip_error_mm": summary(self._tip_errors, "median") if self._tip_errors else None,
-            "wrong_while_valid": self._wrong if self._truth else None,
-            "psnr_db": round(float(np.mean(self._psnr)), 2) if self._psnr else None,
-        }
+    @property
+    def tip_error_mm(self) -> ErrorSpread | None:
+        """Of tools."""
+        found = self._errors.tip_errors_mm
+        return ErrorSpread.of(found) if found else None
+
+    @property
+    def wrong_while_valid(self) -> int | None:
+        """How often what was VALID was off."""
+        return self._errors.wrong_while_valid if self._known else None
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Mean of all volumes."""
+        return round(float(np.mean(self._psnr_db)), 2) if self._psnr_db else None
 
 
 def _psnr_db(made: Volume, ct: Volume) -> float:
@@ -238,8 +337,8 @@ def _psnr_db(made: Volume, ct: Volume) -> float:
 
 def evaluate(
     tasks: Sequence[Task], folder: Path, *, scheduler: str = "", workers: int = 1,
-    progress: Callable[[dict[str, Any], int, int], None] = lambda row, done, total: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    progress: Callable[[Row, int, int], None] = lambda row, done, total: None,
+) -> list[Row]:  # fmt: skip
     """Score all tasks, those that a folder's rows already hold excepted; the rows in the order of the tasks.
 
     Args:
@@ -257,7 +356,7 @@ def evaluate(
     except OSError as error:
         raise ConfigError(f"{folder}: no folder can be made there ({error.strerror})") from error
     path = folder / ROWS
-    rows = {row["key"]: row for row in read_rows(path) if row.get("status") in ("done", "damaged")}
+    rows = {row.key: row for row in read_rows(path) if row.status in ("done", "damaged")}
     open_tasks = [task for task in tasks if task.key not in rows]
     done = len(tasks) - len(open_tasks)
     for task in tasks:
@@ -266,37 +365,34 @@ def evaluate(
     if open_tasks:
         with path.open("a") as file:
             for row in _run(open_tasks, scheduler, workers):
-                rows[row["key"]] = row
-                file.write(json.dumps(row) + "\n")
+                rows[row.key] = row
+                file.write(json.dumps(msgspec.to_builtins(row)) + "\n")
                 file.flush()
                 done += 1
                 progress(row, done, len(tasks))
     return [rows[task.key] for task in tasks]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of an evaluation; a last one that was torn is left out.
+def read_rows(path: Path) -> list[Row]:
+    """The rows of an evaluation; a last one that was torn is left out, as are those of other versions that say less.
 
     Raises:
         ConfigError: it cannot be read.
     """
     if not path.exists():
         return []
-    rows = []
+    rows: list[Row] = []
     try:
         for line in path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict) and {"key", "session", "label", "status"} <= row.keys():
-                rows.append(row)
+            with contextlib.suppress(json.JSONDecodeError, msgspec.ValidationError):
+                document = json.loads(line)
+                rows.append(msgspec.convert(document, ScoredRow if "digest" in document else Row))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     return rows
 
 
-def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[dict[str, Any]]:
+def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[Row]:
     try:
         dask = importlib.import_module("distributed")
     except ImportError as error:
@@ -325,10 +421,7 @@ def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[dict[s
                 yield future.result()
             else:  # the worker died, and again when it was tried elsewhere
                 why = f"its process ended ({type(future.exception()).__name__})"
-                yield {
-                    "key": task.key, "session": task.session, "label": task.label, "version": __version__,
-                    "status": "failed", "reason": why,
-                }  # fmt: skip
+                yield _without_figures(task, "failed", why)
     finally:
         client.close()
         if cluster is not None:
@@ -338,84 +431,88 @@ def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[dict[s
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def totals(rows: Sequence[Row]) -> dict[str, FigureSums]:
     """By label: how many sessions, how many have failed, and means over those that all labels have done: others would
     compare one session with another."""
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    done = {label: {row["session"]: row for row in rows if row["label"] == label and row["status"] == "done"}
-            for label in labels}  # fmt: skip
-    common = set.intersection(*(set(found) for found in done.values())) if done else set()
-    return {label: _totals([row for row in rows if row["label"] == label], common) for label in labels}
+    labels = list(dict.fromkeys(row.label for row in rows))
+    done = [{row.session for row in rows if row.label == label and row.status == "done"} for label in labels]
+    common = set.intersection(*done) if done else set()
+    return {label: _sums([row for row in rows if row.label == label], common) for label in labels}
 
 
-def _totals(rows: Sequence[Mapping[str, Any]], common: set[str]) -> dict[str, Any]:
-    failed = sum(row["status"] != "done" for row in rows)
-    found: dict[str, Any] = {"sessions": len(rows), "failed": failed, "compared": len(common)}
+def _sums(rows: Sequence[Row], common: set[str]) -> FigureSums:
+    sums: dict[str, float | None] = {}
     for key, _, _ in _COMPARED:
-        values = [value for row in rows if row["session"] in common and (value := figure_of(row, key)) is not None]
+        values = [value for row in rows if row.session in common and (value := figure_of(row, key)) is not None]
         whole = key == "wrong_while_valid"
-        found[key] = (sum(values) if whole else round(float(np.mean(values)), 4)) if values else None
-    return found
+        sums[key] = (sum(values) if whole else round(float(np.mean(values)), 4)) if values else None
+    failed = sum(row.status != "done" for row in rows)
+    return FigureSums(sessions=len(rows), failed=failed, compared=len(common), **sums)
 
 
-def figure_of(row: Mapping[str, Any], key: str) -> float | None:
+def figure_of(row: Row, key: str) -> float | None:
     """A row's figure as one number."""
-    value = row.get(key)
-    return value.get("median") if isinstance(value, Mapping) else value
+    value: float | ErrorSpread | None = getattr(row, key, None)
+    return value.median if isinstance(value, ErrorSpread) else value
 
 
-def page(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
+def damage_of(row: Row) -> str:
+    """How a row's session is damaged; '' where it is not."""
+    if row.status != "damaged":
+        return ""
+    return row.damage if isinstance(row, ScoredRow) else row.reason
+
+
+def page(rows: Sequence[Row], labels: Sequence[str]) -> str:
     """A report as one HTML file: what is better and what is worse, session by session."""
-    by: dict[str, dict[str, Mapping[str, Any]]] = {}
+    by: dict[str, dict[str, Row]] = {}
     for row in rows:
-        by.setdefault(row["session"], {})[row["label"]] = row
-    sums = totals(rows)
+        by.setdefault(row.session, {})[row.label] = row
     parts = [
         "<!doctype html><meta charset=utf-8><title>Evaluation</title>",
         f"<style>{STYLE}</style><h1>{len(by)} sessions replayed</h1>",
         f"<p>navnode {__version__}; research use only, not a medical device</p>",
-        "<h2>Means</h2>", _means(sums, labels), "<h2>Session by session</h2>", _sessions(by, labels),
-    ]  # fmt: skip
+        "<h2>Means</h2>",
+        _means(totals(rows), labels),
+        "<h2>Session by session</h2>",
+        _sessions(by, labels),
+    ]
     if len(labels) == 2:
         parts += [_scatter(by, labels, key, name) for key, name, _ in _COMPARED[:4]]
     return "\n".join(parts)
 
 
-def _means(sums: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> str:
-    rows = ["<tr><th>figure</th>" + "".join(f"<th>{html.escape(label)}</th>" for label in labels) + "<th></th></tr>"]
+def _means(sums: Mapping[str, FigureSums], labels: Sequence[str]) -> str:
+    rows = []
     for key, name, better in (*_COUNTED, *_COMPARED):
-        values = [sums[label].get(key) for label in labels]
-        cells = "".join(f"<td>{'' if value is None else f'{value:g}'}</td>" for value in values)
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}<td>{_judged(values, better)}</td></tr>")
-    return f"<table>{''.join(rows)}</table>"
+        values = [getattr(sums[label], key) for label in labels]
+        rows.append([name, *map(_number, values), _judged(values, better)])
+    return table(("figure", *labels, ""), rows)
 
 
-def _judged(values: Sequence[float | None], better: float) -> str:
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _judged(values: Sequence[float | None], better: float) -> Html:
     if len(values) != 2 or None in values or not better or values[0] == values[1]:
-        return ""
+        return Html()
     gained = (values[1] - values[0]) * better > 0  # type: ignore[operator]
-    return f'<b style="color:{GOOD if gained else BAD}">{"better" if gained else "worse"}</b>'
+    return Html(f'<b style="color:{GOOD if gained else BAD}">{"better" if gained else "worse"}</b>')
 
 
-def _sessions(by: Mapping[str, Mapping[str, Mapping[str, Any]]], labels: Sequence[str]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for _, name, _ in _COMPARED)
-    rows = [f"<tr><th>session</th><th>with</th>{head}<th></th></tr>"]
+def _sessions(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str:
+    rows = []
     for session, found in by.items():
-        for label in labels:
-            row = found.get(label)
-            if row is None:
-                continue
-            values = [figure_of(row, key) for key, _, _ in _COMPARED]
-            cells = "".join(f"<td>{'' if value is None else f'{value:g}'}</td>" for value in values)
-            said = "; ".join(filter(None, [row.get("reason", ""), row.get("damage", ""), *row.get("notes", [])]))
-            rows.append(
-                f"<tr><td>{html.escape(Path(session).name)}</td><td>{html.escape(label)}</td>{cells}"
-                f"<td>{html.escape(said)}</td></tr>"
-            )
-    return f"<table>{''.join(rows)}</table>"
+        for row in (found[label] for label in labels if label in found):
+            figures = [_number(figure_of(row, key)) for key, _, _ in _COMPARED]
+            more = [row.damage, *row.notes] if isinstance(row, ScoredRow) else []
+            said = "; ".join(dict.fromkeys(filter(None, [row.reason, *more])))
+            rows.append([Path(session).name, row.label, *figures, said])
+    return table(("session", "with", *(name for _, name, _ in _COMPARED), ""), rows)
 
 
-def _scatter(by: Mapping[str, Mapping[str, Mapping[str, Any]]], labels: Sequence[str], key: str, name: str) -> str:
+def _scatter(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str, name: str) -> str:
     """One against the other; a point is a session."""
     pairs = [
         (a, b) for found in by.values() if len(found) == 2

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from navnode.errors import NavError
 from navnode.igtl import Arrival, BlockingClient, Image, Message, Server, Transform
@@ -64,7 +66,32 @@ _EXPECTED_PER_S: dict[str, dict[str, float]] = {
 }
 
 
-def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] = lambda step: None) -> dict[str, Any]:
+class LinkFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One implementation in one scenario."""
+
+    delivered: float
+    """Share of what was sent."""
+    cpu_ms: float
+    """Of the receiver, for each message."""
+    p50_ms: float | UnsetType = UNSET
+    """From one end to the other, or there and back; where that was measured."""
+    p99_ms: float | UnsetType = UNSET
+    per_s: float | UnsetType = UNSET
+    """Where it was sent as fast as it goes."""
+
+
+class IgtlReport(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenIGTLink over loopback."""
+
+    seconds: float
+    implementations: list[str]
+    results: dict[str, dict[str, LinkFigures]]
+    """Scenario -> implementation."""
+    ratios: dict[str, float]
+    """Scenario and other implementation -> how many times as quick this one is."""
+
+
+def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] = lambda step: None) -> IgtlReport:
     """Measure everything; the report for people and JSON.
 
     Args:
@@ -77,14 +104,14 @@ def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] =
     implementations = ["navnode"]
     implementations += ["pyigtl"] if importlib.util.find_spec("pyigtl") else []
     implementations += ["C++"] if cpp_peer is not None and cpp_peer.exists() else []
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, LinkFigures]] = {}
     for scenario in SCENARIOS:
         for implementation in implementations:
             progress(f"{scenario.name}: {implementation}")
             results.setdefault(scenario.name, {})[implementation] = _measure(
                 scenario, implementation, seconds, cpp_peer
             )
-    return {"seconds": seconds, "implementations": implementations, "results": results, "ratios": _ratios(results)}
+    return IgtlReport(seconds=seconds, implementations=implementations, results=results, ratios=_ratios(results))
 
 
 def steps(cpp_peer: Path | None) -> int:
@@ -92,7 +119,7 @@ def steps(cpp_peer: Path | None) -> int:
     return len(SCENARIOS) * (1 + bool(importlib.util.find_spec("pyigtl")) + bool(cpp_peer and cpp_peer.exists()))
 
 
-def _ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+def _ratios(results: dict[str, dict[str, LinkFigures]]) -> dict[str, float]:
     """How many times this implementation is quicker than each of the others."""
     ratios = {}
     for name, by in results.items():
@@ -100,14 +127,14 @@ def _ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
         for other, theirs in by.items():
             if other == "navnode":
                 continue
-            if name == SCENARIOS[0].name:
-                ratios[f"{name}, {other}"] = round(theirs["p50_ms"] / ours["p50_ms"], 2)
-            elif "Hz" not in name:
-                ratios[f"{name}, {other}"] = round(ours["per_s"] / theirs["per_s"], 2)
+            if ours.per_s is not UNSET and theirs.per_s is not UNSET:
+                ratios[f"{name}, {other}"] = round(ours.per_s / theirs.per_s, 2)
+            elif name == SCENARIOS[0].name and ours.p50_ms is not UNSET and theirs.p50_ms is not UNSET:
+                ratios[f"{name}, {other}"] = round(theirs.p50_ms / ours.p50_ms, 2)
     return ratios
 
 
-def _measure(scenario: Scenario, implementation: str, seconds: float, cpp_peer: Path | None) -> dict[str, Any]:
+def _measure(scenario: Scenario, implementation: str, seconds: float, cpp_peer: Path | None) -> LinkFigures:
     count = scenario.count(implementation, seconds)
     arguments = [scenario.kind, str(count), str(seconds), str(scenario.size)]
     port = _free_port()
@@ -129,17 +156,14 @@ def _measure(scenario: Scenario, implementation: str, seconds: float, cpp_peer: 
     return _figures(scenario, json.loads(done.stdout.splitlines()[-1]), count)
 
 
-def _figures(scenario: Scenario, raw: dict[str, float], count: int) -> dict[str, Any]:
+def _figures(scenario: Scenario, raw: dict[str, float], count: int) -> LinkFigures:
     received = max(1, int(raw["received"]))
-    figures: dict[str, Any] = {"delivered": round(int(raw["received"]) / count, 4)}
-    figures["cpu_ms"] = round(1e3 * raw["cpu_s"] / received, 4)
-    if scenario.kind == "echo":
-        figures |= {"p50_ms": round(1e3 * raw["p50_s"], 4), "p99_ms": round(1e3 * raw["p99_s"], 4)}
-    elif scenario.kind == "tools":
-        figures |= {"p50_ms": round(1e3 * raw["p50_s"], 3), "p99_ms": round(1e3 * raw["p99_s"], 3)}
+    delivered, cpu_ms = round(int(raw["received"]) / count, 4), round(1e3 * raw["cpu_s"] / received, 4)
     if scenario.kind in ("flood", "image", "volume"):
-        figures["per_s"] = round((received - 1) / max(raw["elapsed_s"], 1e-9), 1)
-    return figures
+        per_s = round((received - 1) / max(raw["elapsed_s"], 1e-9), 1)
+        return LinkFigures(delivered=delivered, cpu_ms=cpu_ms, per_s=per_s)
+    p50_ms, p99_ms = (round(1e3 * raw[key], 4 if scenario.kind == "echo" else 3) for key in ("p50_s", "p99_s"))
+    return LinkFigures(delivered=delivered, cpu_ms=cpu_ms, p50_ms=p50_ms, p99_ms=p99_ms)
 
 
 def _free_port() -> int:

@@ -8,7 +8,8 @@ import platform
 import shutil
 import socket
 import subprocess
-from typing import Any
+
+import msgspec
 
 from navnode import __version__, native
 from navnode.files.cache import cache_folder
@@ -19,27 +20,55 @@ from navnode.reconstruction.methods import engine_name
 _NO_REAL_TIME = "ordinary; `ulimit -r 5` or LimitRTPRIO=5 would allow real-time, with a third of the overlay latency"
 
 
-def examine(real_time: bool) -> dict[str, Any]:
-    """The findings, ready for JSON.
+class Cpu(msgspec.Struct, frozen=True, kw_only=True):
+    """The processor."""
+
+    cores: int
+    """That this process may use."""
+    instruction_sets: list[str]
+    """That kernels are made for, best first."""
+
+
+class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What this machine has."""
+
+    navnode: str
+    python: str
+    machine: str
+    cpu: Cpu
+    scheduling: str
+    gpu: str
+    extras: dict[str, bool]
+    """Optional package -> whether it is installed."""
+    ports: dict[str, str]
+    cache: str
+    uses: dict[str, str]
+    """Work -> what the node does it with."""
+    lacks: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """What is missing of a configuration, where one was given -> what does not work without it."""
+
+
+def examine(real_time: bool) -> MachineReport:
+    """Look at this machine.
 
     Args:
         real_time: whether the loop may be scheduled before all that is not real-time.
     """
-    return {
-        "navnode": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "cpu": {"cores": len(os.sched_getaffinity(0)), "instruction_sets": list(native.instruction_sets())},
-        "scheduling": "real-time for the loop" if real_time else _NO_REAL_TIME,
-        "gpu": _gpu(),
-        "extras": {
+    return MachineReport(
+        navnode=__version__,
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        cpu=Cpu(cores=len(os.sched_getaffinity(0)), instruction_sets=list(native.instruction_sets())),
+        scheduling="real-time for the loop" if real_time else _NO_REAL_TIME,
+        gpu=_gpu(),
+        extras={
             name: importlib.util.find_spec(name) is not None
             for name in ("torch", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
         },
-        "ports": {str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
-        "cache": str(cache_folder()),
-        "uses": {"projector": backend_name(), "reconstruction": engine_name()},
-    }
+        ports={str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
+        cache=str(cache_folder()),
+        uses={"projector": backend_name(), "reconstruction": engine_name()},
+    )
 
 
 def _gpu() -> str:

@@ -6,9 +6,10 @@ import importlib.util
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from navnode import geometry as g
 from navnode import native
@@ -34,12 +35,46 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
 Step = Callable[[str], None]
 
 
+class DirectionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One direction's figures."""
+
+    ms: dict[str, float]
+    """Way of projecting -> median."""
+    error: float
+    """Relative, against short steps through the volume."""
+    error_rtk: float | UnsetType = UNSET
+    rtk_over: dict[str, float] | UnsetType = UNSET
+    """Instruction set -> how many times as long RTK's forward takes as ours with derivatives."""
+
+
+class BesideNanodrr(msgspec.Struct, frozen=True, kw_only=True):
+    """One iteration of a registration by gradients."""
+
+    nanodrr_ms: float = msgspec.field(name="nanodrr forward + backward")
+    ours_ms: float = msgspec.field(name="ours with derivatives")
+    ratio: float
+
+
+class ProjectorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The projector beside its peers."""
+
+    voxels: int
+    """Along each axis."""
+    image_px: int
+    threads: int
+    repeats: int
+    directions: dict[str, DirectionFigures]
+    adjoint_error: float
+    nanodrr: BesideNanodrr | UnsetType = UNSET
+    """Where it is installed."""
+
+
 def steps() -> int:
     """How many times :func:`run` calls its ``progress``."""
     return len(DIRECTIONS) + 2
 
 
-def run(repeats: int, threads: int, progress: Step = lambda what: None) -> dict[str, Any]:
+def run(repeats: int, threads: int, progress: Step = lambda what: None) -> ProjectorReport:
     """Measure everything; medians in ms. Peers that are not installed are left out.
 
     Args:
@@ -52,7 +87,7 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> dict[
     projectors = {name: Projector(volume, threads=threads, instruction_set=name) for name in native.instruction_sets()}
     floats = Projector(volume, threads=threads, precision="float32")
     peer = rtk.RtkProjector(volume, threads) if rtk.available() else None
-    directions: dict[str, Any] = {}
+    directions: dict[str, DirectionFigures] = {}
     for name, (orbital_deg, angulation_deg) in DIRECTIONS.items():
         progress(name)
         pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=orbital_deg, angulation_deg=angulation_deg)
@@ -63,22 +98,26 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> dict[
         runs["float32 with derivatives"] = partial(floats.render, carm, pose, jacobian=True)
         if peer is not None:
             runs["RTK forward"] = peer.again(carm, pose)
-        figures = _medians_ms(runs, repeats)
+        ms = _medians_ms(runs, repeats)
         error = _error(volume, next(iter(projectors.values())), pose)
-        directions[name] = {"ms": figures, "error": error}
-        if peer is not None:
-            directions[name]["error_rtk"] = _error(volume, peer, pose)
-            directions[name]["rtk_over"] = {
-                isa: round(figures["RTK forward"] / figures[f"{isa} with derivatives"], 2) for isa in projectors
-            }
+        if peer is None:
+            directions[name] = DirectionFigures(ms=ms, error=error)
+            continue
+        over = {isa: round(ms["RTK forward"] / ms[f"{isa} with derivatives"], 2) for isa in projectors}
+        directions[name] = DirectionFigures(ms=ms, error=error, error_rtk=_error(volume, peer, pose), rtk_over=over)
     progress("nanodrr, adjoint")
-    report = {
-        "voxels": VOXELS, "image_px": IMAGE_PX, "threads": threads, "repeats": repeats, "directions": directions,
-        "adjoint_error": _adjoint_error(),
-    }  # fmt: skip
+    beside: BesideNanodrr | UnsetType = UNSET
     if importlib.util.find_spec("nanodrr"):
-        report["nanodrr"] = _beside_nanodrr(volume, carm, next(iter(projectors.values())), threads)
-    return report
+        beside = _beside_nanodrr(volume, carm, next(iter(projectors.values())), threads)
+    return ProjectorReport(
+        voxels=VOXELS,
+        image_px=IMAGE_PX,
+        threads=threads,
+        repeats=repeats,
+        directions=directions,
+        adjoint_error=_adjoint_error(),
+        nanodrr=beside,
+    )
 
 
 def _medians_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -121,7 +160,7 @@ def _adjoint_error() -> float:
     return worst
 
 
-def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> dict[str, float]:
+def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> BesideNanodrr:
     """Forward and backward, as one iteration of a registration by gradients needs them."""
     import torch
 
@@ -129,12 +168,11 @@ def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: i
     rays = NanodrrRays(attenuation(volume.voxels), volume.volume_from_index, "cpu")
     pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
     # One pass of nanodrr takes seconds: a few are enough, by turns with ours.
-    figures = _medians_ms(
+    ms = _medians_ms(
         {
-            "nanodrr forward + backward": lambda: rays.project(carm, pose, None, 0.0, jacobian=True),
-            "ours with derivatives": lambda: projector.render(carm, pose, jacobian=True),
+            "nanodrr": lambda: rays.project(carm, pose, None, 0.0, jacobian=True),
+            "ours": lambda: projector.render(carm, pose, jacobian=True),
         },
         2,
     )
-    figures["ratio"] = round(figures["nanodrr forward + backward"] / figures["ours with derivatives"], 1)
-    return figures
+    return BesideNanodrr(nanodrr_ms=ms["nanodrr"], ours_ms=ms["ours"], ratio=round(ms["nanodrr"] / ms["ours"], 1))

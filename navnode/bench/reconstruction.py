@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from skimage.metrics import structural_similarity
 
@@ -77,6 +78,41 @@ class Made:
 Maker = Callable[[Case], Made]
 
 
+class VolumeFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How right one volume is, or the mean over bodies; what has no finite value is left out."""
+
+    psnr_db: float | UnsetType = UNSET
+    ssim: float | UnsetType = UNSET
+    dice_fixed: float | UnsetType = UNSET
+    """Of bone, at a threshold that is known beforehand."""
+    dice: float | UnsetType = UNSET
+    """At the best threshold."""
+    threshold: float | UnsetType = UNSET
+    """HU or probability."""
+    assd_mm: float | UnsetType = UNSET
+    elapsed_ms: float | UnsetType = UNSET
+    within_95: float | UnsetType = UNSET
+    """Share of voxels in the stated interval, where the method states one."""
+    dice_lost_by_pose_error: float | UnsetType = UNSET
+
+
+Methods = dict[str, VolumeFigures]
+"""By name of the method."""
+
+
+class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Every method on every body."""
+
+    size: int
+    """Voxels along each axis."""
+    spacing_mm: float
+    threads: int
+    bodies: dict[str, dict[str, Methods]]
+    """File -> number of views -> method."""
+    mean: dict[str, Methods]
+    """Number of views -> method, over bodies."""
+
+
 def run(
     cts: Sequence[Path],
     *,
@@ -87,7 +123,7 @@ def run(
     seed: int = 0,
     picture: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
-) -> dict[str, Any]:
+) -> ReconstructionReport:
     """Every method on every body at every number of views.
 
     Args:
@@ -100,11 +136,11 @@ def run(
     """
     makers = _makers(model, peers and rtk.available(), threads)
     steps, done = len(cts) * len(counts) * (len(makers) + 1), 0
-    bodies: dict[str, dict[str, Any]] = {}
+    bodies: dict[str, dict[str, Methods]] = {}
     shown = []
     for path in cts:
         body = coarsened(read_volume(path), _RENDERED_MM)
-        rows: dict[str, Any] = {}
+        rows: dict[str, Methods] = {}
         for case, disturbed in _cases(body, counts, threads, seed):
             rows[str(len(case.views))] = row = {}
             slices = {"CT": _coronal(case.truth)}
@@ -112,9 +148,9 @@ def run(
                 made = maker(case)
                 slices[name] = _coronal(made.hu)
                 row[name] = figures = judged(made, case)
-                if name == "learned":
-                    lost = figures["dice"] - dice(maker(disturbed).bony, case, figures["threshold"])
-                    figures["dice_lost_by_pose_error"] = round(lost, 4)
+                if name == "learned" and figures.dice is not UNSET and figures.threshold is not UNSET:
+                    lost = figures.dice - dice(maker(disturbed).bony, case, figures.threshold)
+                    row[name] = msgspec.structs.replace(figures, dice_lost_by_pose_error=round(lost, 4))
                 done += 1
                 progress(done / steps)
             done += 1
@@ -122,9 +158,8 @@ def run(
         bodies[path.name] = rows
     if picture is not None:
         _draw(shown, picture)
-    return {
-        "size": SIZE, "spacing_mm": SPACING_MM, "threads": threads, "bodies": bodies, "mean": _means(bodies, counts)
-    }  # fmt: skip
+    mean = _means(bodies, counts)
+    return ReconstructionReport(size=SIZE, spacing_mm=SPACING_MM, threads=threads, bodies=bodies, mean=mean)
 
 
 def _coronal(hu: FloatArray) -> FloatArray:
@@ -151,20 +186,21 @@ def _draw(rows: Sequence[tuple[str, dict[str, FloatArray]]], path: Path) -> None
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _means(bodies: dict[str, dict[str, Any]], counts: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
-    """Number of views -> method -> figure, over bodies."""
-    means: dict[str, dict[str, dict[str, float]]] = {}
+def _means(bodies: dict[str, dict[str, Methods]], counts: Sequence[int]) -> dict[str, Methods]:
+    """Number of views -> method, over bodies."""
+    means: dict[str, Methods] = {}
     for count in map(str, counts):
         rows = [body[count] for body in bodies.values()]
-        means[count] = {
-            name: {
-                key: round(float(np.mean([row[name][key] for row in rows])), 3)
-                for key in rows[0][name]
-                if all(row[name].get(key) is not None for row in rows)
-            }
-            for name in rows[0]
-        }
+        means[count] = {name: _mean([row[name] for row in rows]) for name in rows[0]}
     return means
+
+
+def _mean(figures: Sequence[VolumeFigures]) -> VolumeFigures:
+    """Of those figures that all have."""
+    values = {key: [getattr(each, key) for each in figures] for key in VolumeFigures.__struct_fields__}
+    return VolumeFigures(
+        **{key: round(float(np.mean(found)), 3) for key, found in values.items() if UNSET not in found}
+    )
 
 
 def _makers(model: Path | None, peers: bool, threads: int) -> dict[str, Maker]:
@@ -248,7 +284,7 @@ def _seen_by_all(views: Sequence[View], grid: Volume) -> Array:
     return seen.reshape(grid.voxels.shape)
 
 
-def judged(made: Made, case: Case) -> dict[str, float]:
+def judged(made: Made, case: Case) -> VolumeFigures:
     """The figures of one volume."""
     hu, truth = (np.clip(part, *_HU) for part in (made.hu, case.truth))
     squared = float(np.mean((hu[case.seen] - truth[case.seen]) ** 2))
@@ -268,7 +304,7 @@ def judged(made: Made, case: Case) -> dict[str, float]:
     if made.half_95_hu is not None:
         within = np.abs(case.truth - made.hu) <= made.half_95_hu
         figures["within_95"] = float(within[case.seen].mean())
-    return {key: round(float(value), 4) for key, value in figures.items() if np.isfinite(value)}
+    return VolumeFigures(**{key: round(float(value), 4) for key, value in figures.items() if np.isfinite(value)})
 
 
 def dice(bony: FloatArray, case: Case, threshold: float) -> float:

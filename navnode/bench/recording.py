@@ -11,18 +11,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from mcap.writer import CompressionType
 from mcap.writer import Writer as LibraryWriter
 
+from navnode.files.report import percentiles
 from navnode.igtl import Image, Transform, decode, encode
-from navnode.recording.container import CHUNK_BYTES, Channel, File, Parts, Writer
+from navnode.recording.container import CHUNK_BYTES, Channel, Parts
 from navnode.recording.edit import recover
 from navnode.recording.format import OPENIGTLINK
+from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import Recorder
 from navnode.recording.recording import Recording
+from navnode.recording.writer import ContainerWriter
 
 _IMAGE_PX = 1024
 _FRAMES = 60
@@ -32,7 +35,49 @@ _POSES_PER_FRAME = 27
 """100 Hz x 8 tools beside 30 frames a second."""
 
 
-def run(kills: int, progress: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    """Writing a second of X-rays and poses."""
+
+    cpu_ms_per_frame: dict[str, float]
+    """Writer -> median."""
+    ratio: float
+    """How many times as long the library's own writer takes."""
+
+
+class SeekFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """In ms."""
+
+    p50: float
+    max: float
+
+
+class Seeking(msgspec.Struct, frozen=True, kw_only=True):
+    """Going to a place in a long session."""
+
+    gigabytes: float
+    open_ms: float
+    seek_ms: SeekFigures
+
+
+class Killed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of recordings whose process is killed."""
+
+    kills: int
+    recovered: int
+    lost_more_than_the_open_chunk: int
+    unfinished: int
+    largest_torn_bytes: int
+
+
+class RecordingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs, and what it keeps."""
+
+    throughput: Throughput
+    seek: Seeking
+    killed: Killed
+
+
+def run(kills: int, progress: Callable[[float], None] = lambda share: None) -> RecordingReport:
     """All figures.
 
     Args:
@@ -45,10 +90,10 @@ def run(kills: int, progress: Callable[[float], None] = lambda share: None) -> d
         seeking = _seeking(folder)
         progress(0.25)
         killed = _killed(folder, kills, lambda share: progress(0.25 + 0.75 * share))
-    return {"throughput": throughput, "seek": seeking, "killed": killed}
+    return RecordingReport(throughput=throughput, seek=seeking, killed=killed)
 
 
-def _throughput(folder: Path) -> dict[str, Any]:
+def _throughput(folder: Path) -> Throughput:
     """Frames of 1024 x 1024 with the poses beside them, written and synchronised; medians of three, alternating."""
     image = Image(
         device="XRay", timestamp_ns=1, ras_from_index=np.eye(4),
@@ -68,13 +113,13 @@ def _throughput(folder: Path) -> dict[str, Any]:
             times[way].append(time.process_time() - began_s)
             path.unlink()
     ms = {way: round(1e3 * float(np.median(found)) / _FRAMES, 3) for way, found in times.items()}
-    return {"cpu_ms_per_frame": ms, "ratio": round(ms["mcap library"] / ms["navnode"], 2)}
+    return Throughput(cpu_ms_per_frame=ms, ratio=round(ms["mcap library"] / ms["navnode"], 2))
 
 
 def _write(path: Path, frame: bytes, pose: bytes) -> None:
     images, poses = Channel("in/IMAGE/XRay", OPENIGTLINK), Channel("in/TRANSFORM/ToolToTracker", OPENIGTLINK)
     with path.open("xb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         for n in range(_FRAMES):
             writer.add(images, (frame,), n, n, n)
             for _ in range(_POSES_PER_FRAME):
@@ -99,7 +144,7 @@ def _write_by_library(path: Path, frame: bytes, pose: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _seeking(folder: Path) -> dict[str, Any]:
+def _seeking(folder: Path) -> Seeking:
     """A place in a file of 10 GB whose pictures are holes of the file system."""
     path = folder / "sparse.mcap"
     count = sparse(path, _SPARSE_BYTES)
@@ -116,8 +161,12 @@ def _seeking(folder: Path) -> dict[str, Any]:
         assert entry.log_time_ns == wanted
     recording.close()
     path.unlink()
-    p50, worst = np.percentile(times, [50, 100]).round(2).tolist()
-    return {"gigabytes": round(size / 1e9, 2), "open_ms": round(opened_ms, 1), "seek_ms": {"p50": p50, "max": worst}}
+    found = percentiles(times, 2)
+    return Seeking(
+        gigabytes=round(size / 1e9, 2),
+        open_ms=round(opened_ms, 1),
+        seek_ms=SeekFigures(p50=found.p50, max=found.max),
+    )
 
 
 def sparse(path: Path, size: int) -> int:
@@ -133,7 +182,7 @@ def sparse(path: Path, size: int) -> int:
     return count
 
 
-class _WithHoles(Writer):
+class _WithHoles(ContainerWriter):
     """Goes over what is zeros instead of writing it."""
 
     def _write(self, parts: Parts) -> None:
@@ -171,7 +220,7 @@ def record_for_ever(path: Path) -> None:
         time.sleep(0.001)
 
 
-def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> dict[str, Any]:
+def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> Killed:
     """Recordings killed with SIGKILL at any time: what is left of them."""
     rng = random.Random(1)  # noqa: S311 - not for secrets
     recovered = unsafe = torn = 0
@@ -188,7 +237,7 @@ def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> dict
         rest = child.stdout.read().split()
         child.wait()
         safe = int(rest[-1]) if rest else 0
-        file = File(path)
+        file = ContainerReader(path)
         torn += file.torn_at is not None
         largest = max(largest, file.lost_bytes)
         file.close()
@@ -199,7 +248,10 @@ def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> dict
         path.unlink()
         out.unlink()
         progress((n + 1) / kills)
-    return {
-        "kills": kills, "recovered": recovered, "lost_more_than_the_open_chunk": unsafe, "unfinished": torn,
-        "largest_torn_bytes": largest,
-    }  # fmt: skip
+    return Killed(
+        kills=kills,
+        recovered=recovered,
+        lost_more_than_the_open_chunk=unsafe,
+        unfinished=torn,
+        largest_torn_bytes=largest,
+    )

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from scipy.stats import binomtest
 
@@ -15,6 +15,7 @@ from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Case, Errors, Patient
 from navnode.errors import ConfigError
+from navnode.files.report import percentiles
 from navnode.files.volumes import read_volume
 from navnode.registration import ImageRegistration, register_counts, register_jointly
 from navnode.registration import Sequence as FilmSequence
@@ -78,6 +79,68 @@ class Measured:
     sequence_s: dict[str, float] = field(default_factory=dict)
     """Seconds that all of a CT's sequence frames took."""
     volumes: dict[str, Volume] = field(default_factory=dict)
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """A share with its 95 % confidence interval."""
+
+    hits: int
+    of: int
+    rate: float
+    low: float
+    high: float
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """How values are spread."""
+
+    median: float
+    p95: float
+
+
+class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Registrations of one kind: how right and how fast."""
+
+    under_1_mm_lateral: Rate
+    lateral_mm: Spread
+    depth_mm: Spread
+    full_mm: Spread
+    ms: Spread
+
+
+class JointFigures(GroupFigures, frozen=True, kw_only=True):
+    """Of two views together."""
+
+    under_1_mm_full: Rate
+
+
+class FilmFigures(GroupFigures, frozen=True, kw_only=True):
+    """Of tracked sequences."""
+
+    frames_per_s: float
+
+
+class TrustFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether VALID is what is right."""
+
+    false_reject: Rate
+    """Right, but not VALID."""
+    false_accept: Rate
+    """Wrong, but VALID."""
+    wrong_image_valid: dict[str, Rate]
+    """Kind of image that nothing can be right of -> how many were VALID."""
+
+
+class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a run."""
+
+    cts: list[str]
+    singles: dict[str, GroupFigures]
+    """By name of the group."""
+    by_ct: dict[str, dict[str, GroupFigures]]
+    joint: JointFigures
+    sequences: FilmFigures
+    quality: TrustFigures
 
 
 def run(cts: Sequence[Path], cases: int, threads: int | None, seed: int, progress: Progress) -> Measured:
@@ -194,43 +257,41 @@ def _wrong_images(case: Case, others: Sequence[Patient], rng: np.random.Generato
         yield "another patient", shown.counts, shown
 
 
-def summary(measured: Measured) -> dict[str, Any]:
-    """The figures, for people and JSON."""
-    groups = {}
-    for group in GROUPS:
-        groups[group.name] = _figures([o for o in measured.singles if o.group == group.name])
-    sequence = _figures(measured.sequences)
+def summary(measured: Measured) -> RegistrationReport:
+    """The figures."""
     frames = len(measured.sequences)
-    sequence["frames_per_s"] = round(frames / max(sum(measured.sequence_s.values()), 1e-9), 1)
-    joint = _figures(measured.joint)
-    joint["under_1_mm_full"] = _rate(sum(_of(o).full < RIGHT_MM for o in measured.joint), len(measured.joint))
-    true = [o for o in (*measured.singles, *measured.joint, *measured.sequences) if o.right]
-    missed = [o for o in (*measured.singles, *measured.joint, *measured.sequences) if not o.right]
-    kinds = sorted({o.group for o in measured.wrong})
-    return {
-        "cts": sorted({o.ct for o in measured.singles}),
-        "singles": groups,
-        "by_ct": {
-            ct: {
-                group.name: _figures([o for o in measured.singles if (o.ct, o.group) == (ct, group.name)])
-                for group in GROUPS
-            }
-            for ct in sorted({o.ct for o in measured.singles})
-        },
-        "joint": joint,
-        "sequences": sequence,
-        "quality": {
-            "false_reject": _rate(sum(not o.valid for o in true), len(true)),
-            "false_accept": _rate(sum(o.valid for o in missed), len(missed)),
-            "wrong_image_valid": {
-                kind: _rate(
-                    sum(o.valid for o in measured.wrong if o.group == kind),
-                    sum(o.group == kind for o in measured.wrong),
-                )
-                for kind in kinds
+    told = [*measured.singles, *measured.joint, *measured.sequences]
+    true, missed = [o for o in told if o.right], [o for o in told if not o.right]
+    cts = sorted({o.ct for o in measured.singles})
+    return RegistrationReport(
+        cts=cts,
+        singles=_groups(measured.singles),
+        by_ct={ct: _groups([o for o in measured.singles if o.ct == ct]) for ct in cts},
+        joint=JointFigures(
+            **msgspec.structs.asdict(_figures(measured.joint)),
+            under_1_mm_full=_rate(sum(_of(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
+        ),
+        sequences=FilmFigures(
+            **msgspec.structs.asdict(_figures(measured.sequences)),
+            frames_per_s=round(frames / max(sum(measured.sequence_s.values()), 1e-9), 1),
+        ),
+        quality=TrustFigures(
+            false_reject=_rate(sum(not o.valid for o in true), len(true)),
+            false_accept=_rate(sum(o.valid for o in missed), len(missed)),
+            wrong_image_valid={
+                kind: _valid([o for o in measured.wrong if o.group == kind])
+                for kind in sorted({o.group for o in measured.wrong})
             },
-        },
-    }
+        ),
+    )
+
+
+def _groups(outcomes: Sequence[Outcome]) -> dict[str, GroupFigures]:
+    return {group.name: _figures([o for o in outcomes if o.group == group.name]) for group in GROUPS}
+
+
+def _valid(outcomes: Sequence[Outcome]) -> Rate:
+    return _rate(sum(o.valid for o in outcomes), len(outcomes))
 
 
 def _of(outcome: Outcome) -> Errors:
@@ -238,34 +299,25 @@ def _of(outcome: Outcome) -> Errors:
     return outcome.errors
 
 
-def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    lateral = np.array([_of(o).lateral for o in outcomes])
-    depth = np.array([_of(o).depth for o in outcomes])
-    full = np.array([_of(o).full for o in outcomes])
-    ms = np.array([o.found.elapsed_ms for o in outcomes])
-    return {
-        "under_1_mm_lateral": _rate(int((lateral < RIGHT_MM).sum()), len(outcomes)),
-        "lateral_mm": _spread(lateral),
-        "depth_mm": _spread(depth),
-        "full_mm": _spread(full),
-        "ms": _spread(ms),
-    }
+def _figures(outcomes: Sequence[Outcome]) -> GroupFigures:
+    return GroupFigures(
+        under_1_mm_lateral=_rate(sum(_of(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
+        lateral_mm=_spread([_of(o).lateral for o in outcomes]),
+        depth_mm=_spread([_of(o).depth for o in outcomes]),
+        full_mm=_spread([_of(o).full for o in outcomes]),
+        ms=_spread([o.found.elapsed_ms for o in outcomes]),
+    )
 
 
-def _spread(values: Array) -> dict[str, float]:
-    median, p95 = np.percentile(values, [50, 95]).tolist()
-    return {"median": round(median, 3), "p95": round(p95, 3)}
+def _spread(values: Sequence[float]) -> Spread:
+    found = percentiles(values)
+    return Spread(median=found.p50, p95=found.p95)
 
 
-def _rate(hits: int, count: int) -> dict[str, float]:
+def _rate(hits: int, count: int) -> Rate:
     """A share with its 95 % confidence interval (Wilson 1927)."""
     if not count:
-        return {"hits": 0, "of": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
+        return Rate(hits=0, of=0, rate=0.0, low=0.0, high=1.0)
     interval = binomtest(hits, count).proportion_ci(method="wilson")
-    return {
-        "hits": hits,
-        "of": count,
-        "rate": round(hits / count, 4),
-        "low": round(float(interval.low), 4),
-        "high": round(float(interval.high), 4),
-    }
+    low, high = round(float(interval.low), 4), round(float(interval.high), 4)
+    return Rate(hits=hits, of=count, rate=round(hits / count, 4), low=low, high=high)

@@ -12,23 +12,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from navnode.bench.registration import GROUPS, RIGHT_MM, Measured, Outcome
+from navnode.bench.registration import GROUPS, RIGHT_MM, Measured, Outcome, Rate, RegistrationReport, TrustFigures
 from navnode.errors import ConfigError
+from navnode.files.report import STYLE, table
 from navnode.projector import Projector
 from navnode.types import FloatArray, Status, Volume
 
 _SHOWN = 4
 _TILES = 8
 _STATUS_COLOURS = {Status.VALID: "#2a9d5c", Status.DEGRADED: "#d9a21b", Status.INVALID: "#c8423b"}
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1d2430}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #d8dde5;text-align:right}
-th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:.5rem}img{max-width:100%}
-figcaption{font-size:13px;color:#56606e;max-width:34rem}
-"""
 
 
-def write(path: Path, measured: Measured, summary: dict[str, Any]) -> None:
+def write(path: Path, measured: Measured, summary: RegistrationReport) -> None:
     """Tables, error plots, and pictures of the worst and of ordinary cases.
 
     Raises:
@@ -39,12 +34,12 @@ def write(path: Path, measured: Measured, summary: dict[str, Any]) -> None:
     chosen = ordinary[:: max(1, len(ordinary) // _SHOWN)][:_SHOWN]
     page = [
         "<!doctype html><meta charset=utf-8><title>navnode bench registration</title>",
-        f"<style>{_STYLE}</style><h1>2D/3D registration</h1>",
+        f"<style>{STYLE}</style><h1>2D/3D registration</h1>",
         f"<p>{len(measured.singles)} single registrations, {len(measured.joint)} of two views, "
-        f"{len(measured.sequences)} tracked frames; CTs: {html.escape(', '.join(summary['cts']))}. "
+        f"{len(measured.sequences)} tracked frames; CTs: {html.escape(', '.join(summary.cts))}. "
         "X-rays rendered by RTK with noise, scatter, beam hardening and, in a third of them, a metal tool.</p>",
         _table(summary),
-        _quality(summary),
+        _quality(summary.quality),
         _plots(measured),
         "<h2>The worst</h2>",
         *_pictures(worst, measured.volumes),
@@ -63,40 +58,29 @@ def _lateral(outcome: Outcome) -> float:
     return outcome.errors.lateral
 
 
-def _table(summary: dict[str, Any]) -> str:
-    rows = [
-        (name, figures["under_1_mm_lateral"], figures)
-        for name, figures in (
-            *summary["singles"].items(), ("two views together", summary["joint"]),
-            ("tracked sequences", summary["sequences"]),
-        )
-    ]  # fmt: skip
-    cells = [
-        f"<tr><td>{html.escape(name)}<td>{rate['rate']:.1%} ({rate['low']:.1%}–{rate['high']:.1%})"
-        f"<td>{figures['lateral_mm']['median']:.3f}<td>{figures['depth_mm']['median']:.3f}"
-        f"<td>{figures['full_mm']['median']:.3f}<td>{figures['ms']['median']:.0f}<td>{figures['ms']['p95']:.0f}"
-        for name, rate, figures in rows
-    ]
-    return (
-        "<table><tr><th>start<th>under 1 mm lateral (95 % CI)<th>lateral mm<th>depth mm<th>full mm<th>ms<th>ms p95"
-        + "".join(cells)
-        + f"</table><p>Medians. Tracking: {summary['sequences']['frames_per_s']} frames/s.</p>"
-    )
+def _table(summary: RegistrationReport) -> str:
+    named = {**summary.singles, "two views together": summary.joint, "tracked sequences": summary.sequences}
+    head = ("start", "under 1 mm lateral (95 % CI)", "lateral mm", "depth mm", "full mm", "ms", "ms p95")
+    rows = []
+    for name, figures in named.items():
+        medians = [f"{part.median:.3f}" for part in (figures.lateral_mm, figures.depth_mm, figures.full_mm)]
+        share = f"{figures.under_1_mm_lateral.rate:.1%} ({_interval(figures.under_1_mm_lateral)})"
+        rows.append([name, share, *medians, f"{figures.ms.median:.0f}", f"{figures.ms.p95:.0f}"])
+    return table(head, rows) + f"<p>Medians. Tracking: {summary.sequences.frames_per_s} frames/s.</p>"
 
 
-def _quality(summary: dict[str, Any]) -> str:
-    quality = summary["quality"]
-    rows = {
-        "right, but not VALID": quality["false_reject"],
-        "wrong, but VALID": quality["false_accept"],
-        **{f"{kind}: VALID": rate for kind, rate in quality["wrong_image_valid"].items()},
+def _quality(quality: TrustFigures) -> str:
+    named = {
+        "right, but not VALID": quality.false_reject,
+        "wrong, but VALID": quality.false_accept,
+        **{f"{kind}: VALID": rate for kind, rate in quality.wrong_image_valid.items()},
     }
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}<td>{rate['hits']} of {rate['of']}<td>{rate['rate']:.1%}"
-        f"<td>{rate['low']:.1%}–{rate['high']:.1%}"
-        for name, rate in rows.items()
-    )
-    return f"<h2>Trust</h2><table><tr><th><th><th>rate<th>95 % CI{cells}</table>"
+    rows = [(name, f"{rate.hits} of {rate.of}", f"{rate.rate:.1%}", _interval(rate)) for name, rate in named.items()]
+    return "<h2>Trust</h2>" + table(("", "", "rate", "95 % CI"), rows)
+
+
+def _interval(rate: Rate) -> str:
+    return f"{rate.low:.1%}–{rate.high:.1%}"
 
 
 def _plots(measured: Measured) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -24,10 +26,53 @@ from navnode.commands.options import (
     print_json,
 )
 from navnode.commands.simulate import simulator_section
-from navnode.commands.supervised import free_port, recorded, run_supervised, tell
+from navnode.commands.supervised import (
+    LatencyFigures,
+    MemoryFigures,
+    RunReport,
+    free_port,
+    recorded,
+    run_supervised,
+    tell,
+)
 from navnode.errors import ConfigError
 
+if TYPE_CHECKING:  # each benchmark imports what it needs when it runs
+    from navnode.bench.igtl import LinkFigures
+    from navnode.bench.recording import Killed, Seeking, Throughput
+    from navnode.bench.registration import Rate
+
 app = typer.Typer()
+
+
+class LoopRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the live loop."""
+
+    frames: int
+    fps: float
+    latency_ms: LatencyFigures
+    overlay_latency_ms: LatencyFigures
+    memory_mb: MemoryFigures
+    recording: str
+
+
+class LoopCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs the live loop."""
+
+    without: list[LoopRun]
+    beside: list[LoopRun] = msgspec.field(name="with")
+    latency_ms_p99_ratio: float
+    overlay_latency_ms_p99_ratio: float
+
+
+class RecordingCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs, and what it keeps."""
+
+    throughput: Throughput
+    seek: Seeking
+    killed: Killed
+    loop: LoopCost | UnsetType = UNSET
+    """Where the loop was run."""
 
 
 BenchSize = Annotated[int, typer.Option("--size", help="Detector pixels: 256, 512 or 1024.")]
@@ -70,12 +115,12 @@ def bench_igtl(
         print_json(report)
         return
     table = Table(title="OpenIGTLink over loopback")
-    for column in ("", *report["implementations"]):
+    for column in ("", *report.implementations):
         table.add_column(column)
-    for name, by in report["results"].items():
-        table.add_row(name, *(_bench_cell(by[i]) for i in report["implementations"]))
+    for name, by in report.results.items():
+        table.add_row(name, *(_bench_cell(by[i]) for i in report.implementations))
     Console().print(table)
-    ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report["ratios"].items())
+    ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report.ratios.items())
     Console().print(f"As quick as the others: {ratios}", highlight=False)
 
 
@@ -97,25 +142,23 @@ def bench_projector(
     if as_json:
         print_json(report)
         return
-    size = f"{report['voxels']}³ to {report['image_px']}², {report['threads']} threads, median ms"
-    first = next(iter(report["directions"].values()))["ms"]
-    table = Table("direction", *(name.replace(" with derivatives", "+d") for name in first), "error", title=size)
-    for name, figures in report["directions"].items():
-        times = (f"{ms:.1f}" for ms in figures["ms"].values())
-        table.add_row(name, *times, f"{figures['error']:.1e}")
+    size = f"{report.voxels}³ to {report.image_px}², {report.threads} threads, median ms"
+    every = list(report.directions.values())
+    ways = (name.replace(" with derivatives", "+d") for name in every[0].ms)
+    table = Table("direction", *ways, "error", title=size)
+    for name, figures in report.directions.items():
+        table.add_row(name, *(f"{ms:.1f}" for ms in figures.ms.values()), f"{figures.error:.1e}")
     Console().print(table)
     lines = [
         "+d: with the six derivatives by the pose",
-        f"adjoint: dot products agree to {report['adjoint_error']:.1e}",
+        f"adjoint: dot products agree to {report.adjoint_error:.1e}",
     ]
-    if "RTK forward" in first:
-        for isa in next(iter(report["directions"].values()))["rtk_over"]:
-            ratios = [figures["rtk_over"][isa] for figures in report["directions"].values()]
-            lines.append(
-                f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives"
-            )
-    if "nanodrr" in report:
-        lines.append(f"nanodrr's forward and backward take {report['nanodrr']['ratio']:g} times as long")
+    over = [figures.rtk_over for figures in every if figures.rtk_over is not UNSET]
+    for isa in over[0] if over else ():
+        ratios = [each[isa] for each in over]
+        lines.append(f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives")
+    if report.nanodrr is not UNSET:
+        lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
     Console().print("\n".join(lines), highlight=False)
 
 
@@ -150,18 +193,18 @@ def bench_registration(
         print_json(figures)
         return
     table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
-    rows = {**figures["singles"], "two views together": figures["joint"], "tracked sequences": figures["sequences"]}
+    rows = {**figures.singles, "two views together": figures.joint, "tracked sequences": figures.sequences}
     for name, row in rows.items():
-        medians = [f"{row[key]['median']:.3f}" for key in ("lateral_mm", "depth_mm", "full_mm")]
-        table.add_row(name, _told_rate(row["under_1_mm_lateral"]), *medians, f"{row['ms']['median']:.0f}")
+        medians = [f"{part.median:.3f}" for part in (row.lateral_mm, row.depth_mm, row.full_mm)]
+        table.add_row(name, _told_rate(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
     Console().print(table)
     trust = Table("", "VALID or not", title="Trust")
-    trust.add_row("right, but not VALID", _told_rate(figures["quality"]["false_reject"]))
-    trust.add_row("wrong, but VALID", _told_rate(figures["quality"]["false_accept"]))
-    for kind, rate in figures["quality"]["wrong_image_valid"].items():
+    trust.add_row("right, but not VALID", _told_rate(figures.quality.false_reject))
+    trust.add_row("wrong, but VALID", _told_rate(figures.quality.false_accept))
+    for kind, rate in figures.quality.wrong_image_valid.items():
         trust.add_row(f"{kind}: VALID", _told_rate(rate))
     Console().print(trust)
-    Console().print(f"Tracking: {figures['sequences']['frames_per_s']:g} frames/s", highlight=False)
+    Console().print(f"Tracking: {figures.sequences.frames_per_s:g} frames/s", highlight=False)
 
 
 @bench.command(
@@ -204,13 +247,11 @@ def bench_reconstruction(
         print_json(report)
         return
     table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
-    for count, methods in report["mean"].items():
+    for count, methods in report.mean.items():
         for name, row in methods.items():
-            parts = ("psnr_db", "ssim", "dice", "threshold", "assd_mm", "elapsed_ms")
-            shown = (
-                f"{row[key]:.{digits}f}" if key in row else "-"
-                for key, digits in zip(parts, (1, 3, 3, 2, 1, 0), strict=True)
-            )
+            values = (row.psnr_db, row.ssim, row.dice, row.threshold, row.assd_mm, row.elapsed_ms)
+            digits = (1, 3, 3, 2, 1, 0)
+            shown = ("-" if v is UNSET else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True))
             table.add_row(count, name, *shown)
         table.add_section()
     Console().print(table)
@@ -247,28 +288,52 @@ def bench_recording(
     from navnode.bench import recording
 
     with percent("Writing, seeking, killing") as progress:
-        report = recording.run(kills, progress)
-    runs: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+        figures = recording.run(kills, progress)
+    without: list[RunReport] = []
+    beside: list[RunReport] = []
     with tempfile.TemporaryDirectory(prefix="navnode-bench-", dir=folder) as name:
         for n in range(pairs if minutes else 0):
-            for way, found in runs.items():
-                path = Path(name) / f"{n}.mcap" if way == "with" else None
-                found.append(_loop(size, rate, tools, 60 * minutes, path))
-                for part in Path(name).glob("*.mcap"):
-                    part.unlink()
-    if minutes:
-        told = ("frames", "fps", "latency_ms", "overlay_latency_ms", "memory_mb", "recording")
-        report["loop"] = {way: [{key: run[key] for key in told} for run in found] for way, found in runs.items()}
-        for which in ("latency_ms", "overlay_latency_ms"):
-            p99 = {way: statistics.median(run[which]["p99"] for run in found) for way, found in runs.items()}
-            report["loop"][f"{which}_p99_ratio"] = round(p99["with"] / p99["without"], 3)
+            without.append(_loop(size, rate, tools, 60 * minutes, None))
+            beside.append(_loop(size, rate, tools, 60 * minutes, Path(name) / f"{n}.mcap"))
+            for part in Path(name).glob("*.mcap"):
+                part.unlink()
+    report = RecordingCost(
+        throughput=figures.throughput,
+        seek=figures.seek,
+        killed=figures.killed,
+        loop=_cost(without, beside) if without else UNSET,
+    )
     if as_json:
         print_json(report)
         return
-    Console().print_json(json.dumps(report))
+    Console().print_json(json.dumps(msgspec.to_builtins(report)))
 
 
-def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | None) -> dict[str, Any]:
+def _cost(without: list[RunReport], beside: list[RunReport]) -> LoopCost:
+    def ratio(late: Callable[[RunReport], float | None]) -> float:
+        slow, plain = (statistics.median(filter(None, map(late, runs))) for runs in (beside, without))
+        return round(slow / plain, 3)
+
+    return LoopCost(
+        without=[_loop_run(run) for run in without],
+        beside=[_loop_run(run) for run in beside],
+        latency_ms_p99_ratio=ratio(lambda run: run.latency_ms.p99),
+        overlay_latency_ms_p99_ratio=ratio(lambda run: run.overlay_latency_ms.p99),
+    )
+
+
+def _loop_run(run: RunReport) -> LoopRun:
+    return LoopRun(
+        frames=run.frames,
+        fps=run.fps,
+        latency_ms=run.latency_ms,
+        overlay_latency_ms=run.overlay_latency_ms,
+        memory_mb=run.memory_mb,
+        recording=run.recording,
+    )
+
+
+def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | None) -> RunReport:
     """A demo without a page, and its figures."""
     from navnode.simulation import room
     from navnode.simulation.sample_ct import resolve_ct
@@ -284,12 +349,12 @@ def _loop(size: int, rate: float, tools: int, seconds: float, record: Path | Non
     return run_supervised(loaded, simulator, seconds, True, room.load_scenario(prepared))
 
 
-def _told_rate(rate: dict[str, float]) -> str:
-    return f"{rate['rate']:.1%} ({rate['hits']} of {rate['of']}; {rate['low']:.1%}-{rate['high']:.1%})"
+def _told_rate(rate: Rate) -> str:
+    return f"{rate.rate:.1%} ({rate.hits} of {rate.of}; {rate.low:.1%}-{rate.high:.1%})"
 
 
-def _bench_cell(figures: dict[str, float]) -> str:
-    parts = [f"p50 {figures['p50_ms']:g}, p99 {figures['p99_ms']:g} ms"] if "p50_ms" in figures else []
-    parts += [f"{figures['per_s']:,.0f}/s"] if "per_s" in figures else []
-    parts += [f"{figures['delivered']:.0%} delivered"] if figures["delivered"] < 1 else []
-    return "\n".join([*parts, f"{figures['cpu_ms']:g} ms CPU each"])
+def _bench_cell(figures: LinkFigures) -> str:
+    parts = [] if figures.p50_ms is UNSET else [f"p50 {figures.p50_ms:g}, p99 {figures.p99_ms:g} ms"]
+    parts += [] if figures.per_s is UNSET else [f"{figures.per_s:,.0f}/s"]
+    parts += [f"{figures.delivered:.0%} delivered"] if figures.delivered < 1 else []
+    return "\n".join([*parts, f"{figures.cpu_ms:g} ms CPU each"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -34,12 +35,13 @@ def doctor(
     found = examine(may_take_loop_priority())
     if configuration is not None:
         lacks = calibrations.lacking(config.load(configuration), now_ns())
-        found["lacks"] = dict(lacks) or {"nothing": "every calibration is there and may be used"}
+        told = dict(lacks) or {"nothing": "every calibration is there and may be used"}
+        found = msgspec.structs.replace(found, lacks=told)
     if as_json:
         print_json(found)
         return
     table = Table.grid(padding=(0, 2))
-    for key, value in found.items():
+    for key, value in msgspec.to_builtins(found).items():
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)

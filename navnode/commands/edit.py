@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from navnode.commands.options import (
     Json,
     Session,
+    WrittenReport,
     done,
     percent,
 )
@@ -18,6 +20,15 @@ from navnode.recording import Recording
 from navnode.recording import edit as editing
 
 app = typer.Typer()
+
+
+class RecoverReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What could be kept of a session."""
+
+    out: list[str]
+    messages: int
+    lost_bytes: int
+    damaged_chunks: int
 
 
 @app.command(epilog="Example:  navnode recover torn.mcap --out whole.mcap")
@@ -29,11 +40,13 @@ def recover(
     """A session that was torn or damaged, as far as it can be read, as a whole one again."""
     with percent(f"Recovering {session.name}") as progress:
         kept = editing.recover(session, out, progress)
-    document = {
-        "out": [str(path) for path in kept.paths or ()], "messages": kept.messages, "lost_bytes": kept.lost_bytes,
-        "damaged_chunks": kept.damaged,
-    }  # fmt: skip
-    done(document, f"{out}: {kept.messages} messages; {kept.lost_bytes} bytes could not be read", as_json)
+    report = RecoverReport(
+        out=[str(path) for path in kept.paths or ()],
+        messages=kept.messages,
+        lost_bytes=kept.lost_bytes,
+        damaged_chunks=kept.damaged,
+    )
+    done(report, f"{out}: {kept.messages} messages; {kept.lost_bytes} bytes could not be read", as_json)
 
 
 @app.command(epilog="Example:  navnode cut session.mcap --start 60 --duration 20 --deidentify --out piece.mcap")
@@ -59,7 +72,7 @@ def cut(
     kept = editing.cut(
         Recording(session), out, start_s=start, duration_s=duration, topics=topics or (), identified=not deidentify
     )
-    done({"out": str(out), "messages": kept.messages}, f"{out}: {kept.messages} messages", as_json)
+    done(WrittenReport(out=str(out), messages=kept.messages), f"{out}: {kept.messages} messages", as_json)
 
 
 @app.command(epilog="Example:  navnode merge tracker.mcap xray.mcap --out session.mcap")
@@ -72,4 +85,4 @@ def merge(
     if len(sessions) < 2:
         raise ConfigError("merge needs two sessions or more")
     kept = editing.merge([Recording(path) for path in sessions], out)
-    done({"out": str(out), "messages": kept.messages}, f"{out}: {kept.messages} messages", as_json)
+    done(WrittenReport(out=str(out), messages=kept.messages), f"{out}: {kept.messages} messages", as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -19,7 +19,10 @@ from navnode.commands.options import (
     write_text,
 )
 from navnode.commands.replay import configuration_of
-from navnode.errors import ConfigError
+from navnode.errors import ConfigError, DamagedError
+
+if TYPE_CHECKING:  # loaded when something is evaluated
+    from navnode.bench.evaluation import Row
 
 app = typer.Typer()
 
@@ -73,23 +76,28 @@ def evaluate(
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
         task = bar.add_task("Replaying", total=len(tasks))
 
-        def done(row: dict[str, Any], count: int, total: int) -> None:
-            bar.update(task, completed=count, description=Path(row["session"]).name)
-            if row["status"] == "failed":
-                messages.print(f"{row['session']}: {row['reason']}", markup=False, highlight=False)
+        def done(row: Row, count: int, total: int) -> None:
+            bar.update(task, completed=count, description=Path(row.session).name)
+            if row.status == "failed":
+                messages.print(f"{row.session}: {row.reason}", markup=False, highlight=False)
 
         rows = evaluation.evaluate(tasks, out, scheduler=scheduler, workers=workers, progress=done)
     labels = [*(["baseline"] if earlier else []), *given]
     write_text(out / evaluation.REPORT, evaluation.page([*earlier, *rows], labels))
     sums = evaluation.totals([*earlier, *rows])
+    page = out / evaluation.REPORT
     if as_json:
-        print_json({"totals": sums, "rows": rows, "report": str(out / evaluation.REPORT)})
-        return
-    table = Table("", *labels)
-    for key in next(iter(sums.values())):
-        table.add_row(key, *("-" if sums[label][key] is None else f"{sums[label][key]:g}" for label in labels))
-    Console().print(table)
-    messages.print(f"{out / evaluation.REPORT}", markup=False, highlight=False)
+        print_json(evaluation.EvaluationReport(totals=sums, rows=rows, report=str(page)))
+    else:
+        table = Table("", *labels)
+        for key in evaluation.FigureSums.__struct_fields__:
+            values = (getattr(sums[label], key) for label in labels)
+            table.add_row(key, *("-" if value is None else f"{value:g}" for value in values))
+        Console().print(table)
+        messages.print(f"{page}", markup=False, highlight=False)
+    if damage := list(dict.fromkeys(filter(None, map(evaluation.damage_of, rows)))):
+        more = f" (and {len(damage) - 1} more, see {page})" if len(damage) > 1 else ""
+        raise DamagedError(f"{damage[0]}{more}")
 
 
 def _encoded_config(path: Path | None) -> bytes:
@@ -97,7 +105,7 @@ def _encoded_config(path: Path | None) -> bytes:
     return b"" if given is None else msgspec.json.encode(given)
 
 
-def _baseline(path: Path, sessions: list[Path]) -> list[dict[str, Any]]:
+def _baseline(path: Path, sessions: list[Path]) -> list[Row]:
     """Rows of another evaluation, of the same sessions; by their names, as archives move."""
     from navnode.bench import evaluation
 
@@ -105,9 +113,10 @@ def _baseline(path: Path, sessions: list[Path]) -> list[dict[str, Any]]:
         raise ConfigError(f"--baseline {path}: there is no such file")
     names = {session.name: str(session.absolute()) for session in sessions}
     found = {
-        row["session"]: {**row, "label": "baseline", "session": names[Path(row["session"]).name]}
-        for row in evaluation.read_rows(path) if Path(row["session"]).name in names
-    }  # fmt: skip
+        row.session: msgspec.structs.replace(row, label="baseline", session=names[Path(row.session).name])
+        for row in evaluation.read_rows(path)
+        if Path(row.session).name in names
+    }
     if not found:
         raise ConfigError(f"--baseline {path}: holds none of these sessions")
     return list(found.values())

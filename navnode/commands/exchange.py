@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from navnode import config
@@ -12,6 +13,7 @@ from navnode.clock import now_ns
 from navnode.commands.options import (
     Json,
     Session,
+    WrittenReport,
     done,
     percent,
 )
@@ -19,6 +21,12 @@ from navnode.loop.calibrations import Calibrations
 from navnode.recording import Recording
 
 app = typer.Typer()
+
+
+class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files were written."""
+
+    out: list[str]
 
 
 @app.command(
@@ -52,7 +60,7 @@ def export(
     )  # fmt: skip
     with percent(f"Exporting {session.name}") as progress:
         paths = exporting.export(source, out, progress)
-    done({"out": [str(path) for path in paths]}, "\n".join(map(str, paths)), as_json)
+    done(ExportReport(out=[str(path) for path in paths]), "\n".join(map(str, paths)), as_json)
 
 
 @app.command(
@@ -72,4 +80,4 @@ def import_command(
 
     loaded = None if configuration is None else Calibrations.load(config.load(configuration), now_ns())
     count = exporting.import_sequence(sequence, out, loaded, device)
-    done({"out": str(out), "messages": count}, f"{out}: {count} messages", as_json)
+    done(WrittenReport(out=str(out), messages=count), f"{out}: {count} messages", as_json)

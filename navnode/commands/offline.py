@@ -46,7 +46,7 @@ def project_command(
 
     with percent("Rendering") as progress:
         report = offline.project(volume, views, out, i0, threads, progress)
-    print_report(report, as_json, f"{len(report['images'])} images in {out}")
+    print_report(report, as_json, f"{len(report.images)} images in {out}")
 
 
 @app.command("register", epilog="Example:  navnode register --volume ct.nii.gz --views views.json --search --json")
@@ -81,10 +81,10 @@ def register_command(
         )  # fmt: skip
     if not as_json:
         table = Table("view", "status", "similarity", "sigma (mm)", "ms", "reason")
-        for index, view in enumerate(report["views"]):
-            sigma = "  ".join(f"{value:.2f}" for value in view["sigma"]["translation_mm"])
-            table.add_row(str(index), view["status"], f"{view['similarity']:.3f}", sigma, f"{view['elapsed_ms']:.0f}",
-                          view["reason"])  # fmt: skip
+        for index, view in enumerate(report.views):
+            sigma = "  ".join(f"{value:.2f}" for value in view.sigma.translation_mm)
+            figures = (f"{view.similarity:.3f}", sigma, f"{view.elapsed_ms:.0f}")
+            table.add_row(str(index), view.status, *figures, view.reason)
         Console().print(table)
     print_report(report, as_json, "")
 
@@ -141,5 +141,5 @@ def reconstruct_command(
             mesh=mesh, uncertainty=uncertainty, prior=prior, prior_map=prior_map, dicom=dicom,
             threads=threads, progress=progress,
         )  # fmt: skip
-    line = f"{out}: {report['method']} ({report['engine']}), {report['elapsed_ms']:.0f} ms; {report['status']}: "
-    print_report(report, as_json, line + report["reason"])
+    how = f"{report.method} ({report.engine}), {report.elapsed_ms:.0f} ms; {report.status}: {report.reason}"
+    print_report(report, as_json, f"{out}: {how}")

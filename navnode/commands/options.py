@@ -7,8 +7,9 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,9 +48,23 @@ Session = Annotated[
 ]
 
 
-def print_json(document: object) -> None:
-    """``--json``: exactly one document on standard output."""
+class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was written."""
+
+    out: str
+    messages: int
+
+
+def print_json(report: object) -> None:
+    """``--json``: exactly one document on standard output. The one place where reports become JSON."""
+    document = msgspec.to_builtins(report, enc_hook=_plain)
     print(json.dumps(document))  # noqa: T201 - it is what standard output is for
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):  # NumPy's
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no place in a report")
 
 
 @contextlib.contextmanager
@@ -61,7 +76,7 @@ def percent(what: str) -> Iterator[Callable[[float], None]]:
         yield lambda share: progress.update(task, completed=share)
 
 
-def print_report(report: dict[str, Any], as_json: bool, line: str) -> None:
+def print_report(report: object, as_json: bool, line: str) -> None:
     """A report: JSON, or one line on standard output."""
     if as_json:
         print_json(report)
@@ -69,10 +84,10 @@ def print_report(report: dict[str, Any], as_json: bool, line: str) -> None:
         Console().print(line, markup=False, highlight=False)
 
 
-def done(document: dict[str, Any], line: str, as_json: bool) -> None:
+def done(report: object, line: str, as_json: bool) -> None:
     """What was done: JSON, or one line beside standard output."""
     if as_json:
-        print_json(document)
+        print_json(report)
     else:
         messages.print(line, markup=False, highlight=False)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from navnode import config
@@ -15,14 +15,24 @@ from navnode.clock import now_ns
 from navnode.commands.options import (
     Json,
     address,
+    done,
     messages,
-    print_json,
 )
 from navnode.errors import RecordingError
+from navnode.files.whole import refuse_existing
 from navnode.loop.calibrations import Calibrations
 from navnode.recording.recorder import MAX_FILE_BYTES, Recorder
 
 app = typer.Typer()
+
+
+class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was recorded."""
+
+    out: str
+    messages: int
+    lost: int
+    """Because the disk was too slow."""
 
 
 @app.command(epilog="Example:  navnode record --source 127.0.0.1:18945 --out session.mcap")
@@ -46,8 +56,7 @@ def record(
     from navnode.recording.tap import about_for
 
     host, port = address(source, "--source")
-    if os.path.lexists(out):
-        raise RecordingError(f"{out}: exists already; a recording never replaces one")
+    refuse_existing(out)
     loaded = None if configuration is None else Calibrations.load(config.load(configuration), now_ns())
     recorder = Recorder(out, about_for(loaded), max_file_bytes=max_file_mb << 20)
 
@@ -67,7 +76,4 @@ def record(
     if not recorder.messages:
         out.unlink()
         raise RecordingError(f"nothing came from {source}; nothing is recorded")
-    if as_json:
-        print_json({"out": str(out), "messages": recorder.messages, "lost": recorder.lost})
-    else:
-        messages.print(told, markup=False, highlight=False)
+    done(RecordReport(out=str(out), messages=recorder.messages, lost=recorder.lost), told, as_json)

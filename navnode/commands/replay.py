@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
+from msgspec import UNSET
 from rich.console import Console
 from rich.table import Table
 
@@ -29,15 +30,16 @@ from navnode.commands.options import (
 )
 from navnode.commands.supervised import free_port, run_supervised, tell
 from navnode.config import Config, PlayerSection, SourceSection
-from navnode.errors import ConfigError, RecordingError
+from navnode.errors import ConfigError, DamagedError, RecordingError
 from navnode.loop.calibrations import Calibrations
 from navnode.recording import Recording
 from navnode.recording import compare as comparing
 from navnode.recording import edit as editing
 from navnode.recording import regression as replaying
-from navnode.recording.container import Channel, Writer
+from navnode.recording.container import Channel
 from navnode.recording.format import FORMAT, JSON
-from navnode.recording.regression import Mode
+from navnode.recording.regression import Mode, ReplayReport
+from navnode.recording.writer import ContainerWriter
 
 app = typer.Typer()
 
@@ -126,24 +128,21 @@ def replay(
     if loop or serve is not None or start or duration is not None or topics or paused:
         raise ConfigError(f"--{mode.value} takes the whole session: --start, --duration, --topic, --loop, --serve and "
                           "--paused are for a replay at its pace (see navnode cut)")  # fmt: skip
-    report, comparison = _run_again(
+    report = _run_again(
         recording, mode, configuration, ct, threads, _reference(session, reference, check),
         _tolerances(tolerance, exact), frozenset({*(ignore or ()), *(() if exact else comparing.IGNORED)}), out,
         update_reference,
     )  # fmt: skip
-    if comparison is not None:
-        report["comparison"] = comparison.document()
     if as_json:
         print_json(report)
     else:
-        _tell_replay(report)
-    if report["damage"]:
-        raise RecordingError(report["damage"])
-    if comparison is not None and not comparison.same:
-        first = comparison.first
-        assert first is not None
-        raise RecordingError(f"{session}: differs from the reference; first at step {first.cause}, {first.topic}: "
-                             f"{first.what}")  # fmt: skip
+        _show(report)
+    if report.damage:
+        raise DamagedError(report.damage)
+    if report.comparison is not UNSET and report.comparison.first is not None:
+        first = report.comparison.first
+        where = f"first at step {first.cause}, {first.topic}: {first.what}"
+        raise RecordingError(f"{session}: differs from the reference; {where}")
 
 
 def _mode(
@@ -212,55 +211,44 @@ def _run_again(
     recording: Recording, mode: Mode, configuration: Path | None, ct: str | None, threads: int,
     reference: Recording | None, tolerances: dict[str, float], ignored: frozenset[str], out: Path | None,
     update: str | None,
-) -> tuple[dict[str, Any], comparing.Comparison | None]:  # fmt: skip
-    """A replay that is not paced: its report, and how it compares."""
-    report = replaying.Report(mode)
+) -> ReplayReport:  # fmt: skip
+    """A replay that is not paced."""
     comparison = None
     with ExitStack() as stack:
         folder = stack.enter_context(replaying.unpacked())
         loaded = replaying.configuration(recording, configuration_of(configuration), folder)
-        loading_s = time.perf_counter()
-        run = replaying.Replay(recording, prepared(loaded, ct), threads=threads)
-        loading_s = time.perf_counter() - loading_s
+        run = replaying.Rerun(recording, prepared(loaded, ct), mode, threads=threads)
         writing = _targets(recording, mode, out, update, stack)
 
-        def outputs() -> Iterator[comparing.Output]:
+        def outputs() -> Iterator[comparing.RecordedOutput]:
             with percent(f"Replaying {recording.path.name}") as progress:
-                for step in run.lockstep() if mode is Mode.LOCKSTEP else run.as_consumed():
-                    for topic, data in report.take(step):
-                        each = comparing.Output(topic, step.number, step.time_ns, data)
+                for number, (step, written) in enumerate(run.steps()):
+                    for each in written:
                         for writer in writing:
-                            channel = Channel(topic, JSON)
-                            writer.add(channel, (data,), step.time_ns, step.time_ns, step.number)
-                        yield each
-                    if report.steps % 256 == 0:
+                            channel = Channel(each.topic, JSON)
+                            writer.add(channel, (each.data,), each.time_ns, each.time_ns, each.cause)
+                    yield from written
+                    if number % 256 == 0:
                         progress((step.time_ns - recording.start_ns) / max(recording.end_ns - recording.start_ns, 1))
 
-        began_s, damage = time.perf_counter(), ""
-        try:
-            if reference is None:
-                for _ in outputs():
-                    pass
-            else:
-                between = _mode_of(reference) is not mode
-                comparison = comparing.compare(
-                    comparing.outputs_of(reference), outputs(), by_cause=not between, tolerances=tolerances,
-                    ignored=ignored | comparing.NOT_BETWEEN_MODES if between else ignored,
-                )  # fmt: skip
-        except RecordingError as error:
-            if not report.steps:
-                raise
-            run.found.note(str(error))
-            damage = "" if recording.unfinished_only else str(error)
-        elapsed_s = time.perf_counter() - began_s
-    document = report.document(run.found, recording.seconds, elapsed_s)
-    if comparison is not None and comparison.first is not None:
-        document["picture"] = _picture(recording, loaded, comparison.first)
-    document["damage"] = damage
-    return {**document, "loading_s": round(loading_s, 3), "out": None if out is None else str(out)}, comparison
+        if reference is None:
+            deque(outputs(), maxlen=0)
+        else:
+            between = _mode_of(reference) is not mode
+            if between:
+                ignored |= comparing.NOT_BETWEEN_MODES
+            was = comparing.outputs_of(reference)
+            comparison = comparing.compare(was, outputs(), by_cause=not between, tolerances=tolerances, ignored=ignored)
+        report = run.report()
+    report = msgspec.structs.replace(report, out=None if out is None else str(out))
+    if comparison is None or report.damage:  # what comes after the damage is missing, and that says nothing
+        return report
+    if comparison.first is not None:
+        report = msgspec.structs.replace(report, picture=_picture(recording, loaded, comparison.first))
+    return msgspec.structs.replace(report, comparison=comparison.report())
 
 
-def prepared(loaded: Config, ct: str | None) -> replaying.Prepared:
+def prepared(loaded: Config, ct: str | None) -> replaying.ReplaySetup:
     """With the CT of a configuration, or the one that is given in its place.
 
     Raises:
@@ -268,15 +256,13 @@ def prepared(loaded: Config, ct: str | None) -> replaying.Prepared:
     """
     from navnode.simulation.sample_ct import load_ct
 
-    wanted = ct or loaded.volume.ct
-    if not wanted:
-        return replaying.Prepared(loaded, None)
-    if wanted not in ("sample", "procedural") and not Path(wanted).exists():
-        raise ConfigError(f"{wanted}: the CT of this session is not there; give it with --ct")
-    return replaying.Prepared(loaded, load_ct(wanted, messages))
+    wanted = replaying.ct_of(loaded, ct)
+    return replaying.ReplaySetup(loaded, load_ct(wanted, messages) if wanted else None)
 
 
-def _targets(recording: Recording, mode: Mode, out: Path | None, update: str | None, stack: ExitStack) -> list[Writer]:
+def _targets(
+    recording: Recording, mode: Mode, out: Path | None, update: str | None, stack: ExitStack
+) -> list[ContainerWriter]:
     """Sessions that shall hold what comes out."""
     wanted = [] if out is None else [(out, False)]
     wanted += [] if update is None else [(_reference_path(recording.path), True)]
@@ -299,25 +285,25 @@ def _picture(recording: Recording, loaded: Config, first: comparing.Difference) 
     return str(path)
 
 
-def _tell_replay(report: dict[str, Any]) -> None:
+def _show(report: ReplayReport) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")
-    comparison = report.pop("comparison", None)
-    for key, value in report.items():
-        if value in (None, [], ""):
+    for key, value in msgspec.to_builtins(report).items():
+        if key == "comparison" or value in (None, [], ""):
             continue
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
-    if comparison is None:
+    found = report.comparison
+    if found is UNSET:
         return
-    topics = sorted({*comparison["compared"], *comparison["missing"], *comparison["extra"]})
     rows = Table("topic", "compared", "different", "missing", "extra")
-    for topic in topics:
-        rows.add_row(topic, *(str(comparison[k].get(topic, 0)) for k in ("compared", "different", "missing", "extra")))
+    for topic in sorted({*found.compared, *found.missing, *found.extra}):
+        counts = (found.compared, found.different, found.missing, found.extra)
+        rows.add_row(topic, *(str(count.get(topic, 0)) for count in counts))
     Console().print(rows)
-    Console().print("The same." if comparison["same"] else "Not the same.")
+    Console().print("The same." if found.same else "Not the same.")
 
 
 def _serve(settings: PlayerSection, where: str, seconds: float | None) -> None:
@@ -345,9 +331,7 @@ def _paced(
 ) -> None:  # fmt: skip
     """A node, and the session as its source."""
     change = msgspec.structs.replace
-    volume = ct or loaded.volume.ct
-    if volume not in ("", "sample", "procedural") and not Path(volume).exists():
-        raise ConfigError(f"{volume}: the CT of this session is not there; give it with --ct")
+    volume = replaying.ct_of(loaded, ct)
     settings = change(settings, port=free_port(settings.host))
     loaded = change(
         loaded,

@@ -57,7 +57,7 @@ def run(
 def _check_files(loaded: Config) -> None:
     """Whether what a configuration names is there."""
     ct = loaded.volume.ct
-    if ct not in ("", "sample", "procedural") and not Path(ct).exists():
+    if config.is_ct_file(ct) and not Path(ct).exists():
         raise ConfigError(f"volume.ct: {ct}: there is no such file or folder")
     remote = loaded.reconstruction.remote
     if remote is not None:

@@ -7,11 +7,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.table import Table
 
@@ -19,10 +19,54 @@ from navnode.commands import terminal
 from navnode.commands.options import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError, NavError, RecordingError
+from navnode.files.whole import refuse_existing
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
 from navnode.reconstruction.methods import engine_name
-from navnode.types import NodeState
+from navnode.types import Dose, NodeState
+
+if TYPE_CHECKING:  # only what scores itself against a simulator loads it
+    from navnode.simulation.scenario import Scenario
+    from navnode.simulation.score import ErrorSpread, Scorer
+
+
+class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """In ms; None before the first."""
+
+    p50: float | None
+    p99: float | None
+    max: float | None
+
+
+class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node holds, MB; None where the system does not say."""
+
+    begin: float | None
+    end: float | None
+
+
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the node did."""
+
+    frames: int
+    fps: float
+    latency_ms: LatencyFigures
+    """From a frame's last byte to its pose."""
+    overlay_latency_ms: LatencyFigures
+    """From a tracker pose to its overlay."""
+    tre_mm: ErrorSpread | UnsetType = UNSET
+    """At targets, against the truth, where there is one."""
+    tip_error_mm: ErrorSpread | UnsetType = UNSET
+    wrong_while_valid: int | UnsetType = UNSET
+    volumes: int
+    dropped: dict[str, int]
+    status_counts: dict[str, int]
+    dose: Dose
+    backend: dict[str, str]
+    restarts: dict[str, int]
+    recording: str
+    seconds: float
+    memory_mb: MemoryFigures
 
 
 def run_supervised(
@@ -30,9 +74,9 @@ def run_supervised(
     room: SimulatorSection | PlayerSection | None,
     seconds: float | None,
     quiet: bool,
-    scenario: Any = None,
+    scenario: Scenario | None = None,
     keys: contextlib.AbstractContextManager[Callable[[], bool]] | None = None,
-) -> dict[str, Any]:
+) -> RunReport:
     """Run the processes with the live table; the figures of INTERFACES.md when there is a truth to score by.
 
     Args:
@@ -56,18 +100,16 @@ def run_supervised(
         _print_addresses(loaded)
         scorer = _scorer(loaded, scenario) if scenario is not None else None
         listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
-        memory = [_memory_mb(supervisor)]
+        begin_mb = _memory_mb(supervisor)
         began_s = time.monotonic()
         with listening, screen.shown(), keys or contextlib.nullcontext(lambda: False) as over:
             wait_while(supervisor, on_state, seconds, over)
         elapsed_s = time.monotonic() - began_s
-        memory.append(_memory_mb(supervisor))
+        memory_mb = MemoryFigures(begin=begin_mb, end=_memory_mb(supervisor))
         restarts = supervisor.restarts()
     if states[0] is None:
         raise NavError("the node never said how it is")
-    return _report(scorer, states[0], elapsed_s, restarts) | {
-        "memory_mb": dict(zip(("begin", "end"), memory, strict=True))
-    }
+    return _report(scorer, states[0], elapsed_s, restarts, memory_mb)
 
 
 def free_port(host: str) -> int:
@@ -86,7 +128,7 @@ def _memory_mb(supervisor: Supervisor) -> float | None:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
-def _scorer(loaded: Config, scenario: Any) -> Any:
+def _scorer(loaded: Config, scenario: Scenario) -> Scorer:
     from navnode.simulation.score import Scorer
 
     return Scorer(scenario, with_ct=bool(loaded.volume.ct))
@@ -97,26 +139,33 @@ def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
     return (loaded.console.host, loaded.console.port), (loaded.sources[0].host, loaded.sources[0].port)
 
 
-def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str, int]) -> dict[str, Any]:
-    def latency(name: str) -> dict[str, float | None]:
-        return {part: state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max")}
+def _report(
+    scorer: Scorer | None, state: NodeState, elapsed_s: float, restarts: dict[str, int], memory_mb: MemoryFigures
+) -> RunReport:
+    def latency(name: str) -> LatencyFigures:
+        p50, p99, worst = (state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max"))
+        return LatencyFigures(p50=p50, p99=p99, max=worst)
 
     frames = scorer.frames if scorer else state.frames_registered
-    return {
-        "frames": frames,
-        "fps": round(frames / elapsed_s, 2),
-        "latency_ms": latency("latency"),
-        "overlay_latency_ms": latency("overlay_latency"),
-        **(scorer.report() if scorer else {}),
-        "volumes": state.volumes,
-        "dropped": state.dropped,
-        "status_counts": state.status_counts,
-        "dose": asdict(state.dose),
-        "backend": {"projector": backend_name(), "reconstruction": engine_name()},
-        "restarts": restarts,
-        "recording": state.recording,
-        "seconds": round(elapsed_s, 2),
-    }
+    truth = scorer.report() if scorer else None
+    return RunReport(
+        frames=frames,
+        fps=round(frames / elapsed_s, 2),
+        latency_ms=latency("latency"),
+        overlay_latency_ms=latency("overlay_latency"),
+        tre_mm=truth.tre_mm if truth else UNSET,
+        tip_error_mm=truth.tip_error_mm if truth else UNSET,
+        wrong_while_valid=truth.wrong_while_valid if truth else UNSET,
+        volumes=state.volumes,
+        dropped=state.dropped,
+        status_counts=state.status_counts,
+        dose=state.dose,
+        backend={"projector": backend_name(), "reconstruction": engine_name()},
+        restarts=restarts,
+        recording=state.recording,
+        seconds=round(elapsed_s, 2),
+        memory_mb=memory_mb,
+    )
 
 
 def _print_addresses(loaded: Config) -> None:
@@ -125,19 +174,19 @@ def _print_addresses(loaded: Config) -> None:
     messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
 
 
-def tell(report: dict[str, Any], as_json: bool, seconds: float | None) -> None:
+def tell(report: RunReport, as_json: bool, seconds: float | None) -> None:
     """The figures at the end: one JSON document, or a table when a time was given."""
     if as_json:
         print_json(report)
     elif seconds is not None:
         _print_report(report)
-    if str(report.get("recording", "")).startswith("FAILED"):
-        raise RecordingError(f"recording {report['recording']}")
+    if report.recording.startswith("FAILED"):
+        raise RecordingError(f"recording {report.recording}")
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def _print_report(report: RunReport) -> None:
     table = Table.grid(padding=(0, 2))
-    for key, value in report.items():
+    for key, value in msgspec.to_builtins(report).items():
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
@@ -147,8 +196,7 @@ def recorded(loaded: Config, record: Path | None) -> Config:
     """With the recording that ``--record`` asks for."""
     if record is None:
         return loaded
-    if os.path.lexists(record):
-        raise ConfigError(f"--record {record}: exists already; a recording never replaces one")
+    refuse_existing(record)
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

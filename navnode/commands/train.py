@@ -54,4 +54,4 @@ def train(
                 task, completed=step, description=f"Training, loss {loss:.3f}"
             ),
         )  # fmt: skip
-    print_report(report, as_json, f"{report['model']}: {report['steps']} steps")
+    print_report(report, as_json, f"{report.model}: {report.steps} steps")

@@ -43,4 +43,4 @@ def train_reader(
         report = run_reader(
             ct, out, bones=bones, hours=hours, rounds=rounds, device=device.value, threads=threads, progress=progress
         )
-    print_report(report, as_json, f"{report['checkpoint']}: {report['steps']} steps")
+    print_report(report, as_json, f"{report.checkpoint}: {report.steps} steps")

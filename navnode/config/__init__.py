@@ -25,6 +25,7 @@ from navnode.config.sections import (
     ToolSection,
     VolumeSection,
     WorkerConfig,
+    is_ct_file,
     matrix,
 )
 
@@ -55,6 +56,7 @@ __all__ = [
     "convert",
     "decode",
     "find",
+    "is_ct_file",
     "load",
     "load_worker",
     "matrix",

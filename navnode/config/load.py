@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 import navnode
-from navnode.config.sections import Config, Section, WorkerConfig
+from navnode.config.sections import Config, Section, WorkerConfig, is_ct_file
 from navnode.errors import ConfigError
 from navnode.security.tls import Tls
 
@@ -47,7 +47,7 @@ def load(path: str | Path) -> Config:
     if remote is not None:
         remote = replace(remote, key=str(folder / remote.key), worker_key=str(folder / remote.worker_key))
     ct = loaded.volume.ct
-    if ct not in ("", "sample", "procedural"):
+    if is_ct_file(ct):
         ct = str(folder / ct)
 
     def there(section: _AnySection, *names: str) -> _AnySection:

@@ -72,6 +72,11 @@ class VolumeSection(Section, frozen=True):
     """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the first X-rays give the volume."""
 
 
+def is_ct_file(ct: str) -> bool:
+    """Whether a CT is given by its path, and not by a name of navnode's own, or not at all."""
+    return ct not in ("", "sample", "procedural")
+
+
 class SourceSection(Section, frozen=True):
     """An OpenIGTLink server that frames or poses come from."""
 

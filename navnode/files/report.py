@@ -1,12 +1,15 @@
-"""Plots for reports: SVG in an HTML file that needs nothing beside it, so that the core install is enough."""
+"""What reports are made of: percentiles, tables, plots as SVG; an HTML file needs nothing beside it, so that the core
+install is enough.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import cv2
+import msgspec
 import numpy as np
 
 from navnode.types import Array, Matrix
@@ -22,6 +25,38 @@ figcaption{{font-size:13px;color:#56606e;max-width:34rem}}
 .verdict{{font-size:1.3rem;padding:.6rem 1rem;border-radius:.4rem;color:white;display:inline-block}}
 svg text{{font:11px system-ui,sans-serif;fill:#56606e}}
 """
+
+
+class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
+    """How values are spread."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+    count: int
+
+
+def percentiles(values: Collection[float], digits: int = 3) -> Percentiles:
+    """Of some values, at least one, in their unit; rounded."""
+    p50, p95, p99, worst = np.percentile(list(values), [50, 95, 99, 100]).round(digits).tolist()
+    return Percentiles(p50=p50, p95=p95, p99=p99, max=worst, count=len(values))
+
+
+class Html(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; cells are text, or :class:`Html`."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        shown = (cell if isinstance(cell, Html) else html.escape(cell) for cell in cells)
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in shown) + "</tr>"
+
+    return f"<table>{row(head, 'th')}{''.join(row(each, 'td') for each in rows)}</table>"
 
 
 class Axes:

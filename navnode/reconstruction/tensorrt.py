@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.files.whole import write_whole
 from navnode.types import Array, FloatArray
 
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -95,9 +96,7 @@ def cached(onnx: bytes, folder: Path) -> tuple[bytes, bool]:
     if kept is not None and hmac.compare_digest(kept[:_HMAC_BYTES], _seal(secret, path.name, kept[_HMAC_BYTES:])):
         return kept[_HMAC_BYTES:], True
     plan = build(onnx)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(_seal(secret, path.name, plan) + plan)
-    temporary.replace(path)
+    write_whole(path, _seal(secret, path.name, plan) + plan)
     return plan, False
 
 

@@ -42,7 +42,7 @@ _BETWEEN_MODES = ("out/frame", "out/carm", "out/patient", "out/tool/")
 
 
 @dataclass(frozen=True)
-class Output:
+class RecordedOutput:
     """One output of a run."""
 
     topic: str
@@ -52,15 +52,27 @@ class Output:
     """JSON."""
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """Where two runs part."""
 
     topic: str
-    cause: int
+    cause: int = msgspec.field(name="step")
     time_ns: int
     what: str
     """Which field, what it was and what it is."""
+
+
+class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How two runs differ, topic by topic."""
+
+    same: bool
+    compared: dict[str, int]
+    different: dict[str, int]
+    missing: dict[str, int]
+    """In the reference, but not in the replay."""
+    extra: dict[str, int]
+    """In the replay, but not in the reference."""
+    first: Difference | None
 
 
 @dataclass
@@ -80,28 +92,28 @@ class Comparison:
         """Whether nothing differs."""
         return not (self.different or self.missing or self.extra)
 
-    def document(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        first = self.first
-        return {
-            "same": self.same, "compared": self.compared, "different": self.different, "missing": self.missing,
-            "extra": self.extra,
-            "first": None if first is None else {
-                "topic": first.topic, "step": first.cause, "time_ns": first.time_ns, "what": first.what,
-            },
-        }  # fmt: skip
+    def report(self) -> ComparisonReport:
+        """For people and programs."""
+        return ComparisonReport(
+            same=self.same,
+            compared=self.compared,
+            different=self.different,
+            missing=self.missing,
+            extra=self.extra,
+            first=self.first,
+        )
 
 
-def outputs_of(recording: Recording) -> Iterator[Output]:
+def outputs_of(recording: Recording) -> Iterator[RecordedOutput]:
     """What a session says came out; nothing of it is decoded."""
     for entry in recording.raw():
         if entry.channel.topic.startswith("out/"):
-            yield Output(entry.channel.topic, entry.sequence, entry.log_time_ns, bytes(entry.data))
+            yield RecordedOutput(entry.channel.topic, entry.sequence, entry.log_time_ns, bytes(entry.data))
 
 
 def compare(
-    reference: Iterable[Output],
-    replayed: Iterable[Output],
+    reference: Iterable[RecordedOutput],
+    replayed: Iterable[RecordedOutput],
     *,
     by_cause: bool,
     tolerances: Mapping[str, float] = TOLERANCES,
@@ -115,8 +127,8 @@ def compare(
         tolerances: by field; ``rotation`` and ``translation`` of transforms.
         ignored: fields that do not matter.
     """
-    key: Callable[[Output], tuple[str, int] | None] = _cause if by_cause else _measured
-    waiting: dict[tuple[str, int, int], Output] = {}
+    key: Callable[[RecordedOutput], tuple[str, int] | None] = _cause if by_cause else _measured
+    waiting: dict[tuple[str, int, int], RecordedOutput] = {}
     for (name, of), number, each in _numbered(reference, key):
         waiting[(name, of, number)] = each
     found, ignored = Comparison(), frozenset(ignored)
@@ -142,8 +154,8 @@ def compare(
 
 
 def _numbered(
-    outputs: Iterable[Output], key: Callable[[Output], tuple[str, int] | None]
-) -> Iterator[tuple[tuple[str, int], int, Output]]:
+    outputs: Iterable[RecordedOutput], key: Callable[[RecordedOutput], tuple[str, int] | None]
+) -> Iterator[tuple[tuple[str, int], int, RecordedOutput]]:
     """Outputs with their keys, and which of their key they are."""
     seen: dict[tuple[str, int], int] = {}
     for each in outputs:
@@ -155,11 +167,11 @@ def _numbered(
         yield place, number, each
 
 
-def _cause(output: Output) -> tuple[str, int]:
+def _cause(output: RecordedOutput) -> tuple[str, int]:
     return output.topic, output.cause
 
 
-def _measured(output: Output) -> tuple[str, int] | None:
+def _measured(output: RecordedOutput) -> tuple[str, int] | None:
     if not output.topic.startswith(_BETWEEN_MODES):
         return None
     document = msgspec.json.decode(output.data)
@@ -171,7 +183,7 @@ def _count(counts: dict[str, int], topic: str) -> None:
     counts[topic] = counts.get(topic, 0) + 1
 
 
-def _first(found: Comparison, output: Output, what: str) -> None:
+def _first(found: Comparison, output: RecordedOutput, what: str) -> None:
     if found.first is None or output.time_ns < found.first.time_ns:
         found.first = Difference(output.topic, output.cause, output.time_ns, what)
 

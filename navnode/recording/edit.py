@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,12 +16,15 @@ import msgspec
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import decode
 from navnode.errors import ConfigError, RecordingError
+from navnode.files.whole import refuse_existing, whole
 from navnode.igtl import Message, encode
 from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
-from navnode.recording.container import Channel, Entry, File, Writer
+from navnode.recording.container import Channel, Entry
 from navnode.recording.format import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
+from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
+from navnode.recording.writer import ContainerWriter
 
 _KEPT_METADATA = frozenset(
     {"TransformStatus", "TransformValid", "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS}
@@ -47,11 +49,12 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     """A session as far as it can be read, finished; every part of it.
 
     Raises:
-        RecordingError: it is none, or ``out`` exists or cannot be written.
+        RecordingError: it is none, or ``out`` cannot be written.
+        ConfigError: ``out`` exists.
     """
     kept, part = Kept(paths=[]), 0
     while part == 0 or part_path(path, part).exists():
-        source = File(part_path(path, part))
+        source = ContainerReader(part_path(path, part))
         if (known := source.metadata.get("navnode", {}).get("format", "")).isdigit() and int(known) > FORMAT:
             raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")
         with written(part_path(out, part)) as writer:
@@ -76,7 +79,7 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     return kept
 
 
-def _copy_about(source: File, writer: Writer, replaced: Mapping[str, str] | None = None) -> None:
+def _copy_about(source: ContainerReader, writer: ContainerWriter, replaced: Mapping[str, str] | None = None) -> None:
     for name, about in source.metadata.items():
         if name != "navnode":
             writer.describe(name, about)
@@ -92,7 +95,7 @@ def _copy_about(source: File, writer: Writer, replaced: Mapping[str, str] | None
         writer.attach(name, data, "application/octet-stream", now_ns())
 
 
-def _copy(writer: Writer, entry: Entry) -> None:
+def _copy(writer: ContainerWriter, entry: Entry) -> None:
     writer.add(entry.channel, (entry.data,), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
 
 
@@ -181,7 +184,7 @@ class Anonymous:
     """Takes out of a session what may tell whose it is: texts, names of files and machines, and metadata that are not
     numbers of the X-ray or the tracker. What is written into the pixels stays."""
 
-    def copy_about(self, recording: Recording, writer: Writer, about: Mapping[str, str]) -> None:
+    def copy_about(self, recording: Recording, writer: ContainerWriter, about: Mapping[str, str]) -> None:
         """Metadata and attachments; calibrations are of devices, not of people."""
         known = {k: v for k, v in recording.metadata.items() if k in ("version", "format", "replay", "reason")}
         writer.describe("navnode", {**known, **about, "deidentified": "true"})
@@ -211,7 +214,7 @@ class Anonymous:
             )
         )
 
-    def copy(self, recording: Recording, entry: Entry, writer: Writer) -> bool:
+    def copy(self, recording: Recording, entry: Entry, writer: ContainerWriter) -> bool:
         """An entry without what it must not say; False where nothing of it is kept."""
         topic, encoding = entry.channel
         if encoding == OPENIGTLINK:
@@ -254,24 +257,20 @@ def _without_names(document: Any) -> Any:
 
 
 @contextmanager
-def written(path: Path, *, replace: bool = False) -> Iterator[Writer]:
+def written(path: Path, *, replace: bool = False) -> Iterator[ContainerWriter]:
     """A writer of a session that takes its name once it is whole; nothing that exists is replaced unless it is meant.
 
     Raises:
-        RecordingError: the file exists, or cannot be written.
+        ConfigError: the file exists.
+        RecordingError: it cannot be written.
     """
-    if os.path.lexists(path) and not replace:
-        raise RecordingError(f"{path}: exists already; a recording never replaces one")
-    part = path.with_name(f".{path.name}.part")
+    if not replace:
+        refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb", buffering=0) as file:
-            writer = Writer(file)
+        with whole(path) as part, part.open("xb", buffering=0) as file:
+            writer = ContainerWriter(file)
             yield writer
             writer.finish()
-        part.replace(path)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from mcap.writer import Writer as LibraryWriter
 from navnode.clock import NS_PER_S
 from navnode.errors import ConfigError, RecordingError
 from navnode.files.volumes import write_volume
+from navnode.files.whole import refuse_existing
 from navnode.geometry import series_at
 from navnode.igtl import Image, Transform, encode
 from navnode.loop.calibrations import Calibrations
@@ -34,7 +34,7 @@ from navnode.recording.container import Channel
 from navnode.recording.edit import written
 from navnode.recording.format import arrival_channel
 from navnode.recording.recording import Recorded, Recording
-from navnode.recording.spans import chrome_trace
+from navnode.recording.spans import Way, chrome_trace
 from navnode.recording.tap import about_for
 from navnode.types import Array, Matrix, VolumeReady
 
@@ -100,11 +100,10 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
     Foxglove; ``.json``: spans for Perfetto; no ending: a folder of tables, pictures and volumes.
 
     Raises:
-        RecordingError: there is nothing of that kind in it, ``out`` exists or cannot be written.
-        ConfigError: the ending, or a device, is none.
+        RecordingError: there is nothing of that kind in it, or ``out`` cannot be written.
+        ConfigError: ``out`` exists; the ending, or a device, is none.
     """
-    if os.path.lexists(out):
-        raise RecordingError(f"{out}: exists already; nothing is replaced")
+    refuse_existing(out)
     ways: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
         ".mha": _sequence, ".nrrd": _sequence, ".mcap": _foxglove, ".json": _trace, "": _folder,
     }  # fmt: skip
@@ -195,7 +194,8 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
         device: what the pictures are called there.
 
     Raises:
-        RecordingError: it cannot be read, or ``out`` exists or cannot be written.
+        RecordingError: it cannot be read, or ``out`` cannot be written.
+        ConfigError: ``out`` exists.
     """
     found = sequences.read(path)
     began = about_for(node)
@@ -312,13 +312,11 @@ def _safe(name: str) -> str:
 
 
 def _trace(source: Piece, out: Path, progress: Progress) -> list[Path]:
-    spans = [entry.content for entry in source.entries(lambda c: c.topic == "node/spans")]
+    spans = [msgspec.json.decode(entry.raw, type=Way) for entry in source.entries(lambda c: c.topic == "node/spans")]
     if not spans:
         raise RecordingError(f"{source.recording.path}: holds no spans; they are of a node's recording")
     progress(0.5)
-    shifted = [
-        {**each, "at_ns": [at - source.zero_ns for at in each["at_ns"]]} for each in spans if isinstance(each, dict)
-    ]
+    shifted = [msgspec.structs.replace(way, at_ns=[at - source.zero_ns for at in way.at_ns]) for way in spans]
     out.write_text(json.dumps(chrome_trace(shifted)))
     return [out]
 

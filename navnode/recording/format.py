@@ -23,12 +23,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from navnode.errors import LocalError, PeerError, RecordingError
+from navnode.errors import DamagedError, LocalError, PeerError
 from navnode.loop import bus, topics
 from navnode.recording.container import Channel
 from navnode.types import (
     CommandResult,
     Input,
+    Matrix,
     OperatorCommand,
     Output,
     ReconstructionRequest,
@@ -115,7 +116,7 @@ def step_of(document: Mapping[str, Any]) -> Input | None:
     """The step that a document holds; None for those whose content is elsewhere.
 
     Raises:
-        RecordingError: it holds none.
+        DamagedError: it holds none.
     """
     kind = _PLAIN.get(str(document.get("kind")))
     if kind is None:
@@ -123,7 +124,7 @@ def step_of(document: Mapping[str, Any]) -> Input | None:
     try:
         return msgspec.convert({k: v for k, v in document.items() if k != "kind"}, kind)
     except msgspec.ValidationError as error:
-        raise RecordingError(f"a step cannot be read ({error})") from error
+        raise DamagedError(f"a step cannot be read ({error})") from error
 
 
 _LENGTH = struct.Struct("<I")
@@ -138,7 +139,7 @@ def volume_of(data: memoryview) -> VolumeReady:
     """What :func:`volume_parts` wrote.
 
     Raises:
-        RecordingError: it is none.
+        DamagedError: it is none.
     """
     parts, at = [], 0
     while at + _LENGTH.size <= len(data):
@@ -149,9 +150,9 @@ def volume_of(data: memoryview) -> VolumeReady:
     try:
         found = bus.unpack(parts)
     except PeerError as error:
-        raise RecordingError(f"a recorded volume cannot be read ({error})") from error
+        raise DamagedError(f"a recorded volume cannot be read ({error})") from error
     if not isinstance(found, VolumeReady) or at != len(data):
-        raise RecordingError("a recorded volume cannot be read")
+        raise DamagedError("a recorded volume cannot be read")
     return found
 
 
@@ -197,16 +198,24 @@ def _document(output: Output) -> object:
             return {**{k: v for k, v in plain(output).items() if k != "carm"}, "frame": named}
         case VolumeUpdate():
             bone = None if output.bone is None else len(output.bone.triangles)
-            told = {**plain(output), "volume": volume_document(output.volume), "bone": bone}
-            told["uncertainty_hu"] = None if output.uncertainty_hu is None else volume_document(output.uncertainty_hu)
+            told = {**plain(output), "volume": identity(output.volume), "bone": bone}
+            told["uncertainty_hu"] = None if output.uncertainty_hu is None else identity(output.uncertainty_hu)
             return told
         case _:
             return output
 
 
-def volume_document(volume: Volume) -> dict[str, Any]:
+class VolumeIdentity(msgspec.Struct, frozen=True):
     """What tells one volume from another."""
-    return {
-        "name": volume.name, "shape": list(volume.voxels.shape), "volume_from_index": volume.volume_from_index,
-        "sha256": hashlib.sha256(np.ascontiguousarray(volume.voxels).data).hexdigest(),
-    }  # fmt: skip
+
+    name: str
+    shape: tuple[int, ...]
+    volume_from_index: Matrix
+    sha256: str
+    """Of the voxels."""
+
+
+def identity(volume: Volume) -> VolumeIdentity:
+    """What tells a volume from others."""
+    sha256 = hashlib.sha256(np.ascontiguousarray(volume.voxels).data).hexdigest()
+    return VolumeIdentity(volume.name, volume.voxels.shape, volume.volume_from_index, sha256)

@@ -14,13 +14,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from navnode.clock import now_ns
 from navnode.errors import RecordingError
+from navnode.files.whole import EXISTS, refuse_existing
 from navnode.igtl import Message, RawBytes, encode
-from navnode.recording.container import Channel, Parts, Writer
+from navnode.recording.container import Channel, Parts
 from navnode.recording.format import FORMAT, arrival_channel, encoded, note_channel
+from navnode.recording.writer import ContainerWriter
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +66,8 @@ def arrival(message: Message, raw: RawBytes | None, received_ns: int, sequence: 
     return Item((channel, parts), received_ns, message.timestamp_ns, sequence, 500 + len(parts[-1]))
 
 
-def noted(what: str, data: Mapping[str, Any], time_ns: int) -> Item:
-    """Something else that happened."""
+def noted(what: str, data: object, time_ns: int) -> Item:
+    """Something else that happened; JSON is made of it."""
     return Item((note_channel(what), (encoded(data),)), time_ns, time_ns, 0, 500)
 
 
@@ -80,7 +82,8 @@ class Recorder:
         wait: until the file is there; not in the loop.
 
     Raises:
-        RecordingError: waiting, the file exists or cannot be made.
+        ConfigError: waiting, the file exists.
+        RecordingError: waiting, it cannot be made.
     """
 
     def __init__(
@@ -92,6 +95,8 @@ class Recorder:
         *,
         wait: bool = True,
     ) -> None:
+        if wait:
+            refuse_existing(path)
         self.path = path
         self.messages = self.bytes = 0
         """Written so far."""
@@ -121,7 +126,7 @@ class Recorder:
         self._arrivals += 1
         self.put(arrival(message, raw, received_ns, self._arrivals))
 
-    def note(self, what: str, data: Mapping[str, Any]) -> None:
+    def note(self, what: str, data: object) -> None:
         """Record something that happened."""
         self.put(noted(what, data, now_ns()))
 
@@ -191,7 +196,7 @@ class Recorder:
         try:
             self._write_all()
         except FileExistsError:
-            self.failed = "exists already; a recording never replaces one"
+            self.failed = EXISTS
             log.error("recording %s: %s", self.path, self.failed)
         except OSError as error:
             self.failed = f"cannot be written ({error.strerror})"
@@ -215,7 +220,7 @@ class Recorder:
 
     def _write_part(self, file: BinaryIO, part: int) -> bool:
         """One file; whether another must follow."""
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {**self._about.metadata, "format": str(FORMAT), "part": str(part)})
         for name, data in self._about.attachments.items():
             writer.attach(name, data, "application/octet-stream", now_ns())
@@ -243,7 +248,7 @@ class Recorder:
         writer.finish()
         return True
 
-    def _write(self, writer: Writer, item: Item) -> None:
+    def _write(self, writer: ContainerWriter, item: Item) -> None:
         content, time_ns, publish_ns, sequence, _ = item
         if isinstance(content, tuple):
             writer.add(*content, time_ns, publish_ns, sequence)

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 
-from navnode.errors import RecordingError, WireError
+from navnode.errors import DamagedError, RecordingError, WireError
 from navnode.igtl import Message, decode
-from navnode.recording.container import Channel, Entry, File
+from navnode.recording.container import Channel, Entry
 from navnode.recording.format import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, volume_of
+from navnode.recording.integrity import Verdict, damage, judged
+from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.types import VolumeReady
 
@@ -38,14 +40,16 @@ class Recorded:
 class Recording:
     """A session, of one file or several; iterate over it for its entries in the order in which they were written.
 
+    One that was not finished ends where its recorder ended; :meth:`judged` says so.
+
     Raises, while iterating:
-        RecordingError: the file is none, of a newer format, or damaged there; what comes before the damage is given
-            first.
+        RecordingError: the file is none, or of a newer format.
+        DamagedError: it is damaged there; what comes before is given first.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._files: list[File] | None = None
+        self._files: list[ContainerReader] | None = None
 
     def __iter__(self) -> Iterator[Recorded]:
         return self.entries()
@@ -61,17 +65,14 @@ class Recording:
         for file in self.files:
             for chunk in file.chunks[file.first_at(start_ns) if start_ns else 0 :]:
                 yield from file.entries(chunk)
-            if file.torn_at is not None:
-                what = "it was not finished" if file.torn_at == file.size else "it is torn"
-                raise RecordingError(
-                    f"{file.path}: damaged at byte {file.torn_at} of {file.size}: {what}; navnode recover repairs it"
-                )
+            if text := damage(file, last=file is self.files[-1]):
+                raise DamagedError(text)
 
     def decoded(self, entry: Entry) -> Recorded:
         """An entry's content.
 
         Raises:
-            RecordingError: it cannot be read.
+            DamagedError: it cannot be read.
         """
         topic, encoding = entry.channel
         content: Message | VolumeReady | dict[str, Any]
@@ -87,13 +88,13 @@ class Recording:
             else:
                 raise ValueError(f"encoding {encoding!r} is not known")
         except (WireError, ValueError, msgspec.DecodeError) as error:
-            raise RecordingError(f"{self.path}: an entry of {topic} cannot be read ({error})") from error
+            raise DamagedError(f"{self.path}: an entry of {topic} cannot be read ({error})") from error
         return Recorded(topic, entry.log_time_ns, content, entry.sequence, entry.data)
 
     # --- the session as a whole ---------------------------------------------------------------------------------------
 
     @property
-    def files(self) -> list[File]:
+    def files(self) -> list[ContainerReader]:
         """Its files, in their order.
 
         Raises:
@@ -132,15 +133,13 @@ class Recording:
         """How long it is."""
         return (self.end_ns - self.start_ns) / 1e9
 
-    @property
-    def whole(self) -> bool:
-        """Whether every file was finished."""
-        return all(file.torn_at is None for file in self.files)
+    def judged(self, failure: DamagedError | None = None) -> Verdict:
+        """What state it is in.
 
-    @property
-    def unfinished_only(self) -> bool:
-        """Whether nothing is missing but the end: what a killed recorder leaves."""
-        return all(file.torn_at is None or not file.lost_bytes for file in self.files) and not self.whole
+        Args:
+            failure: what stopped who has read it.
+        """
+        return judged(self.files, failure)
 
     @property
     def attachments(self) -> list[str]:
@@ -169,12 +168,12 @@ class Recording:
         self._files = None
 
 
-def _opened(path: Path) -> File:
-    file = File(path)
+def _opened(path: Path) -> ContainerReader:
+    file = ContainerReader(path)
     known = file.metadata.get("navnode", {}).get("format", "1")
     if not known.isdigit():
         file.close()
-        raise RecordingError(f"{path}: damaged: its format cannot be read; navnode recover keeps the rest")
+        raise DamagedError(f"{path}: damaged: its format cannot be read; navnode recover keeps the rest")
     if int(known) > FORMAT:
         file.close()
         raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from navnode.clock import NS_PER_S
-from navnode.config import Config, decode
-from navnode.errors import CalibrationError, ConfigError, RecordingError
+from navnode.config import Config, decode, is_ct_file
+from navnode.errors import CalibrationError, ConfigError, DamagedError, RecordingError
 from navnode.igtl import Message
 from navnode.loop import calibrations
 from navnode.loop.executors import AsRecorded, AtOnce, VolumesAtFixedTimes
@@ -30,7 +32,9 @@ from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
 from navnode.recording import format as session_format
+from navnode.recording.compare import ComparisonReport, RecordedOutput
 from navnode.recording.container import Channel
+from navnode.recording.integrity import Integrity
 from navnode.recording.recording import Recorded, Recording
 from navnode.types import (
     Input,
@@ -64,7 +68,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReplaySetup:
     """What a session is run with.
 
     Args:
@@ -103,6 +107,18 @@ class Findings:
         """Once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def ct_of(config: Config, given: str | None) -> str:
+    """Which CT a session is run again with: the given one, or its configuration's; '' is none.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    ct = given or config.volume.ct
+    if is_ct_file(ct) and not Path(ct).exists():
+        raise ConfigError(f"{ct}: the CT of this session is not there; give it with --ct")
+    return ct
 
 
 def configuration(recording: Recording, given: Config | None, folder: Path) -> Config:
@@ -150,21 +166,21 @@ class Replay:
         RecordingError: a calibration of the session cannot be used, at the time of the session.
     """
 
-    def __init__(self, recording: Recording, prepared: Prepared, *, threads: int = 0) -> None:
-        config = prepared.config
+    def __init__(self, recording: Recording, setup: ReplaySetup, *, threads: int = 0) -> None:
+        config = setup.config
         if threads:
             config = msgspec.structs.replace(
                 config, registration=msgspec.structs.replace(config.registration, threads=threads)
             )
-        self._recording, self._config, self._volume = recording, config, prepared.volume
+        self._recording, self._config, self._volume = recording, config, setup.volume
         self.found = Findings()
         try:
             detector = calibrations.detector(config, recording.start_ns)
         except CalibrationError as error:
             raise RecordingError(f"{recording.path}: {error}") from error
         self._ingest = Ingest(config, detector)
-        self._pipeline = Pipeline(config, prepared.volume)
-        self._at_once = AtOnce(config, prepared.volume, self._time)
+        self._pipeline = Pipeline(config, setup.volume)
+        self._at_once = AtOnce(config, setup.volume, self._time)
         self._now_ns = self._number = 0
         self._steps: list[Stepped] = []
 
@@ -186,7 +202,7 @@ class Replay:
         """Every arrival, operator's command and change of a source, in their order.
 
         Raises:
-            RecordingError: the recording is damaged; what comes before is given first.
+            DamagedError: the recording is damaged; what comes before is given first.
         """
         volumes = VolumesAtFixedTimes(self._config, self._time) if self._config.reconstruction.enabled else None
         runner = Runner(
@@ -252,7 +268,8 @@ class Replay:
         """The steps that live took.
 
         Raises:
-            RecordingError: the recording is damaged, or has no steps.
+            DamagedError: the recording is damaged.
+            RecordingError: it has no steps.
         """
         arrivals: OrderedDict[int, Recorded] = OrderedDict()
         volume: VolumeReady | None = None
@@ -330,17 +347,50 @@ class Replay:
     def _check_ct(self, recorded: dict[str, Any]) -> None:
         if self._volume is None:
             raise RecordingError(f"{self._recording.path}: was recorded with the CT {recorded.get('name')}; give --ct")
-        if session_format.volume_document(self._volume)["sha256"] != recorded.get("sha256"):
+        if session_format.identity(self._volume).sha256 != recorded.get("sha256"):
             raise RecordingError(
                 f"{self._recording.path}: was recorded with another CT ({recorded.get('name')}); give it with --ct"
             )
 
 
-@dataclass
-class Report:
-    """What a replay comes to."""
+class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session run again comes to."""
 
     mode: Mode
+    digest: str
+    """SHA-256 of all outputs, in their order."""
+    messages: int
+    """That came in."""
+    steps: int
+    outputs: int
+    frames: int
+    registered: int
+    volumes: int
+    status_counts: dict[str, int]
+    """Of frames."""
+    lost: int
+    """Messages that the recording says are missing."""
+    clock_jumps: int
+    notes: list[str]
+    seconds: float
+    """Of the session, without jumps of its clock."""
+    elapsed_s: float
+    realtime_factor: float
+    picture: str | UnsetType | None = UNSET
+    """The X-ray at the first difference from a reference, if there is one."""
+    damage: str
+    """Why it was not run to its end; '' where it was."""
+    loading_s: float
+    out: str | UnsetType | None = UNSET
+    """Where outputs were written."""
+    comparison: ComparisonReport | UnsetType = UNSET
+    """With a reference."""
+
+
+@dataclass
+class _Tally:
+    """Counts what comes out."""
+
     outputs: int = 0
     steps: int = 0
     frames: int = 0
@@ -349,7 +399,7 @@ class Report:
     status_counts: dict[str, int] = field(default_factory=lambda: {status.value: 0 for status in Status})
     _hash: Any = field(default_factory=hashlib.sha256)
 
-    def take(self, step: Stepped) -> list[tuple[str, bytes]]:
+    def take(self, step: Stepped) -> list[RecordedOutput]:
         """Count a step; its outputs as they are written."""
         self.steps += 1
         written = []
@@ -364,7 +414,7 @@ class Report:
                 self.registered += output.volume_from_carm is not None
                 self.status_counts[output.validity.status.value] += 1
             self.volumes += channel.topic.startswith("out/volume")
-            written.append((channel.topic, data))
+            written.append(RecordedOutput(channel.topic, step.number, step.time_ns, data))
         return written
 
     @property
@@ -372,16 +422,64 @@ class Report:
         """SHA-256 of all outputs, in their order."""
         return str(self._hash.hexdigest())
 
-    def document(self, found: Findings, seconds: float, elapsed_s: float) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        seconds = max(seconds - max(found.jumped_s, 0.0), 0.0)
-        return {
-            "mode": self.mode.value, "digest": self.digest, "messages": found.arrivals, "steps": self.steps,
-            "outputs": self.outputs, "frames": self.frames, "registered": self.registered, "volumes": self.volumes,
-            "status_counts": self.status_counts, "lost": found.lost, "clock_jumps": found.clock_jumps,
-            "notes": found.notes, "seconds": round(seconds, 3), "elapsed_s": round(elapsed_s, 3),
-            "realtime_factor": round(seconds / max(elapsed_s, 1e-9), 2),
-        }  # fmt: skip
+
+class Rerun:
+    """A session run again to its end, or to where it is damaged: what ``replay`` and ``evaluate`` share.
+
+    Raises:
+        RecordingError: as :class:`Replay`.
+    """
+
+    def __init__(self, recording: Recording, setup: ReplaySetup, mode: Mode, *, threads: int = 0) -> None:
+        began_s = time.perf_counter()
+        self._recording, self._mode = recording, mode
+        self._replay = Replay(recording, setup, threads=threads)
+        self._tally = _Tally()
+        self._verdict = recording.judged()
+        self._loading_s, self._elapsed_s = time.perf_counter() - began_s, 0.0
+
+    def steps(self) -> Iterator[tuple[Stepped, list[RecordedOutput]]]:
+        """Every step with its outputs as they are written; once.
+
+        Raises:
+            DamagedError: it is damaged before its first step.
+            RecordingError: it cannot be run in this mode.
+        """
+        began_s = time.perf_counter()
+        try:
+            for step in self._replay.lockstep() if self._mode is Mode.LOCKSTEP else self._replay.as_consumed():
+                yield step, self._tally.take(step)
+        except DamagedError as error:
+            if not self._tally.steps:
+                raise
+            self._verdict = self._recording.judged(error)
+        self._elapsed_s = time.perf_counter() - began_s
+
+    def report(self) -> ReplayReport:
+        """What it came to, once all steps are taken."""
+        found, tally, verdict = self._replay.found, self._tally, self._verdict
+        if verdict.text:
+            found.note(verdict.text)
+        seconds = max(self._recording.seconds - max(found.jumped_s, 0.0), 0.0)
+        return ReplayReport(
+            mode=self._mode,
+            digest=tally.digest,
+            messages=found.arrivals,
+            steps=tally.steps,
+            outputs=tally.outputs,
+            frames=tally.frames,
+            registered=tally.registered,
+            volumes=tally.volumes,
+            status_counts=tally.status_counts,
+            lost=found.lost,
+            clock_jumps=found.clock_jumps,
+            notes=found.notes,
+            seconds=round(seconds, 3),
+            elapsed_s=round(self._elapsed_s, 3),
+            realtime_factor=round(seconds / max(self._elapsed_s, 1e-9), 2),
+            damage=verdict.text if verdict.integrity is Integrity.DAMAGED else "",
+            loading_s=round(self._loading_s, 3),
+        )
 
 
 @contextlib.contextmanager

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from navnode.loop.runner import Step
 from navnode.types import (
@@ -22,6 +25,18 @@ _MOST_OPEN = 64
 STAGES = ("taken in", "waiting", "registration", "handed over", "sent")
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame's or a volume's way, stage by stage."""
+
+    frame: int | UnsetType = UNSET
+    """Its sequence."""
+    volume: int | UnsetType = UNSET
+    """Which request it answers."""
+    stages: list[str]
+    at_ns: list[int]
+    """When each begins, and when the last one ends; node clock."""
+
+
 class Spans:
     """Puts together what the loop sees of a frame's way."""
 
@@ -29,7 +44,7 @@ class Spans:
         self._open: OrderedDict[int, list[int]] = OrderedDict()
         self._asked: dict[int, int] = {}
 
-    def told(self, step: Step, registration_began_ns: int) -> dict[str, Any] | None:
+    def told(self, step: Step, registration_began_ns: int) -> Way | None:
         """What a step completes: a frame's or a volume's way, times of the node's clock; None if it completes none."""
         message, outputs, began_ns, ended_ns = step.message, step.outputs, step.began_ns, step.ended_ns
         if isinstance(message, Frame):
@@ -46,25 +61,21 @@ class Spans:
             if len(times) == 3:
                 received_ns, taken_ns, _ = times
                 at = [received_ns, taken_ns, registration_began_ns, message.now_ns, began_ns, ended_ns]
-                return {"frame": message.request.frame.sequence, "stages": list(STAGES), "at_ns": at}
+                return Way(frame=message.request.frame.sequence, stages=list(STAGES), at_ns=at)
         if isinstance(message, VolumeReady) and any(isinstance(output, VolumeUpdate) for output in outputs):
             asked_ns = self._asked.pop(message.request, began_ns)
-            return {
-                "volume": message.request,
-                "stages": ["reconstruction", "sent"],
-                "at_ns": [asked_ns, began_ns, ended_ns],
-            }
+            at = [asked_ns, began_ns, ended_ns]
+            return Way(volume=message.request, stages=["reconstruction", "sent"], at_ns=at)
         return None
 
 
-def chrome_trace(spans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Trace Event Format, as Perfetto and Chrome show it: one row for every stage; microseconds."""
+def chrome_trace(spans: Iterable[Way]) -> dict[str, Any]:
+    """The document in Trace Event Format, as Perfetto and Chrome show it: one row for every stage; microseconds."""
     events: list[dict[str, Any]] = []
     rows: dict[str, int] = {}
     for each in spans:
-        of = f"frame {each['frame']}" if "frame" in each else f"volume {each.get('volume')}"
-        at = each["at_ns"]
-        for stage, begin, end in zip(each["stages"], at, at[1:], strict=False):
+        of = f"volume {each.volume}" if each.frame is UNSET else f"frame {each.frame}"
+        for stage, begin, end in zip(each.stages, each.at_ns, each.at_ns[1:], strict=False):
             row = rows.setdefault(stage, len(rows) + 1)
             events.append(
                 {

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -69,7 +68,7 @@ class Tap:
                 size += step.message.volume.voxels.nbytes
             self._put(Item(partial(_step, step), step.began_ns, step.began_ns, self._steps, size))
 
-    def note(self, what: str, data: Mapping[str, Any]) -> None:
+    def note(self, what: str, data: object) -> None:
         """Something else happened."""
         if self._running:
             self._put(noted(what, data, now_ns()))
@@ -151,7 +150,7 @@ def _step(step: Step) -> Iterable[Made]:
 
 
 def _ct(volume: Volume, time_ns: int) -> Iterable[Made]:
-    yield session_format.note_channel("ct"), (session_format.encoded(session_format.volume_document(volume)),), time_ns
+    yield session_format.note_channel("ct"), (session_format.encoded(session_format.identity(volume)),), time_ns
 
 
 def about(config: Config | None, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
@@ -190,13 +189,30 @@ def _begun(*, from_start: bool) -> dict[str, str]:
     }  # fmt: skip
 
 
-def versions(config: Config) -> dict[str, Any]:
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """With what a session is made."""
+
+    navnode: str
+    python: str
+    numpy: str
+    machine: str
+    projector: str
+    reconstruction: str
+    model_sha256: str
+    """'' where none is used."""
+
+
+def versions(config: Config) -> Versions:
     """With what a session is made: packages, back ends, and the checksum of the model."""
     from navnode.reconstruction.methods import Method, engine_name, model_hash
 
     method = Method(config.reconstruction.method)
-    return {
-        "navnode": __version__, "python": platform.python_version(), "numpy": np.__version__,
-        "machine": platform.machine(), "projector": backend_name(), "reconstruction": engine_name(method),
-        "model_sha256": model_hash(method),
-    }  # fmt: skip
+    return Versions(
+        navnode=__version__,
+        python=platform.python_version(),
+        numpy=np.__version__,
+        machine=platform.machine(),
+        projector=backend_name(),
+        reconstruction=engine_name(method),
+        model_sha256=model_hash(method),
+    )

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from navnode.errors import ConfigError
 from navnode.files.cache import own_cache_folder
 from navnode.files.volumes import read_volume, write_volume
+from navnode.files.whole import whole
 from navnode.simulation import anatomy
 from navnode.types import Volume
 
@@ -52,7 +53,8 @@ def ensure_procedural_ct() -> Path:
     """The procedural torso as a file in the cache."""
     path = own_cache_folder("ct") / f"procedural-{anatomy.VERSION}.nii.gz"
     if not path.exists():
-        _write_atomically(anatomy.torso(), path)
+        with whole(path) as part:
+            write_volume(anatomy.torso(), part)
     return path
 
 
@@ -104,12 +106,6 @@ def _download_wheel(folder: Path, console: Console) -> None:
     if pip.returncode:
         problems = [line for line in errors.splitlines() if line.startswith("ERROR")]
         raise ConfigError(problems[-1] if problems else f"pip exited with {pip.returncode}")
-
-
-def _write_atomically(volume: Volume, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        write_volume(volume, Path(folder) / "volume.nii.gz")
-        (Path(folder) / "volume.nii.gz").replace(path)
 
 
 def _sha256(path: Path) -> str:

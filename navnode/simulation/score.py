@@ -9,9 +9,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from navnode import geometry as g
+from navnode.files.report import percentiles
 from navnode.igtl import Client, Message, Transform
 from navnode.simulation.scenario import TRUTH_PATIENT, Scenario
 from navnode.types import Matrix
@@ -23,6 +25,79 @@ _KEPT = 2_000
 _KEPT_ERRORS = 100_000
 
 
+class ErrorSpread(msgspec.Struct, frozen=True, kw_only=True):
+    """How errors are spread; None where there are none."""
+
+    median: float | None
+    p95: float | None
+    max: float | None
+
+    @classmethod
+    def of(cls, errors: Collection[float]) -> ErrorSpread:
+        """Of some errors."""
+        if not errors:
+            return cls(median=None, p95=None, max=None)
+        found = percentiles(errors)
+        return cls(median=found.p50, p95=found.p95, max=found.max)
+
+
+class TruthReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far off what was shown is from the truth."""
+
+    tre_mm: ErrorSpread
+    """At targets, of the patient's registration."""
+    tip_error_mm: ErrorSpread
+    """Of tools."""
+    wrong_while_valid: int
+    """How often something was shown as VALID that was off by more than :data:`WRONG_MM`."""
+
+
+class Errors:
+    """What was shown, held against the truth: the one judge of the live node and of sessions run again.
+
+    Args:
+        volume_from_patient: the truth.
+        targets_patient_mm: (N, 3) where errors of the patient's registration are measured; none: nowhere.
+    """
+
+    def __init__(self, volume_from_patient: Matrix, targets_patient_mm: Matrix) -> None:
+        self._targets_patient_mm = targets_patient_mm
+        self._targets_volume_mm = g.transform(volume_from_patient, targets_patient_mm)
+        self.target_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
+        self.tip_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
+        self.wrong_while_valid = 0
+
+    def patient(self, volume_from_patient: Matrix, *, valid: bool) -> None:
+        """A patient's registration was shown."""
+        if len(self._targets_patient_mm):
+            shown_mm = g.transform(volume_from_patient, self._targets_patient_mm)
+            error_mm = float(np.linalg.norm(shown_mm - self._targets_volume_mm, axis=1).mean())
+            self.target_errors_mm.append(error_mm)
+            self._judge(error_mm, valid)
+
+    def tool(self, shown: Matrix, true: Matrix, *, valid: bool) -> None:
+        """A tool's pose was shown: it is its tip that counts."""
+        error_mm = float(np.linalg.norm(shown[:3, 3] - true[:3, 3]))
+        self.tip_errors_mm.append(error_mm)
+        self._judge(error_mm, valid)
+
+    def carm(self, shown: Matrix, true: Matrix, *, valid: bool) -> None:
+        """A C-arm's pose was shown: where targets appear across its beam counts, which is what it is used for."""
+        seen, truly = (g.transform(g.inverse(pose), self._targets_volume_mm)[:, :2] for pose in (shown, true))
+        self._judge(float(np.linalg.norm(seen - truly, axis=1).mean()), valid)
+
+    def report(self) -> TruthReport:
+        """The figures."""
+        return TruthReport(
+            tre_mm=ErrorSpread.of(self.target_errors_mm),
+            tip_error_mm=ErrorSpread.of(self.tip_errors_mm),
+            wrong_while_valid=self.wrong_while_valid,
+        )
+
+    def _judge(self, error_mm: float, valid: bool) -> None:
+        self.wrong_while_valid += valid and error_mm > WRONG_MM
+
+
 class Scorer:
     """Compares what the node publishes with the truth that the virtual room tells.
 
@@ -32,15 +107,12 @@ class Scorer:
 
     def __init__(self, scenario: Scenario, with_ct: bool) -> None:
         self._scenario = scenario
-        self._truth_patient = scenario.volume_from_patient if with_ct else np.eye(4)
-        self._volume_from_ct = self._truth_patient @ g.inverse(scenario.volume_from_patient)
-        self._targets_volume_mm = g.transform(self._volume_from_ct, scenario.targets_mm)
-        self._targets_patient_mm = g.transform(g.inverse(scenario.volume_from_patient), scenario.targets_mm)
+        patient_from_ct = g.inverse(scenario.volume_from_patient)
+        true = scenario.volume_from_patient if with_ct else np.eye(4)
+        self._volume_from_ct = true @ patient_from_ct
+        self._errors = Errors(true, g.transform(patient_from_ct, scenario.targets_mm))
         self._truth: OrderedDict[tuple[str, int], Matrix] = OrderedDict()
         self._pending: OrderedDict[tuple[str, int], tuple[Matrix, str]] = OrderedDict()
-        self.target_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
-        self.tip_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
-        self.wrong_while_valid = 0
         self.frames = 0
 
     @contextmanager
@@ -85,9 +157,7 @@ class Scorer:
         if validity == "INVALID":
             return
         if message.device == "PatientToVolume":
-            error = self._target_error_mm(message.matrix)
-            self.target_errors_mm.append(error)
-            self.wrong_while_valid += validity == "VALID" and error > WRONG_MM
+            self._errors.patient(message.matrix, valid=validity == "VALID")
         elif message.device in ("CArmToVolume", f"{self._scenario.tool_name}ToVolume"):
             key = (message.device, message.timestamp_ns)
             if key in self._truth:
@@ -95,39 +165,15 @@ class Scorer:
             else:
                 self._remember(self._pending, key, (message.matrix, validity))
 
-    def report(self) -> dict[str, Any]:
-        """The figures: ``tre_mm``, ``tip_error_mm`` and what was wrong while VALID."""
-        return {
-            "tre_mm": summary(self.target_errors_mm, "median"),
-            "tip_error_mm": summary(self.tip_errors_mm, "median"),
-            "wrong_while_valid": self.wrong_while_valid,
-        }
+    def report(self) -> TruthReport:
+        """The figures."""
+        return self._errors.report()
 
-    def _target_error_mm(self, volume_from_patient: Matrix) -> float:
-        estimated = g.transform(volume_from_patient, self._targets_patient_mm)
-        true = g.transform(self._truth_patient, self._targets_patient_mm)
-        return float(np.linalg.norm(estimated - true, axis=1).mean())
-
-    def _compare(self, device: str, estimated: Matrix, validity: str, true: Matrix) -> None:
-        """Tools by their tip; the C-arm by where the targets appear across its beam, which is what it is used for."""
-        if device == "CArmToVolume":
-            seen, truly = (g.transform(g.inverse(pose), self._targets_volume_mm)[:, :2] for pose in (estimated, true))
-            error = float(np.linalg.norm(seen - truly, axis=1).mean())
-        else:
-            error = float(np.linalg.norm(estimated[:3, 3] - true[:3, 3]))
-            self.tip_errors_mm.append(error)
-        self.wrong_while_valid += validity == "VALID" and error > WRONG_MM
+    def _compare(self, device: str, shown: Matrix, validity: str, true: Matrix) -> None:
+        compare = self._errors.carm if device == "CArmToVolume" else self._errors.tool
+        compare(shown, true, valid=validity == "VALID")
 
     def _remember(self, where: OrderedDict[Any, Any], key: tuple[str, int], value: Any) -> None:
         where[key] = value
         if len(where) > _KEPT:
             where.popitem(last=False)
-
-
-def summary(values: Collection[float], middle: str = "p50") -> dict[str, float | None]:
-    """median (or p50), p95 or p99, and maximum; None when there are no values."""
-    high = "p95" if middle == "median" else "p99"
-    if not values:
-        return {middle: None, high: None, "max": None}
-    quantiles = np.percentile(list(values), [50, 95 if high == "p95" else 99, 100])
-    return {name: round(float(q), 3) for name, q in zip((middle, high, "max"), quantiles, strict=True)}

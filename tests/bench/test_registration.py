@@ -56,9 +56,9 @@ def test_the_chain_makes_fewer_counts_of_less_dose():
 
 def test_rates_have_intervals():
     none, all_of_them = bench._rate(0, 200), bench._rate(200, 200)
-    assert none["rate"] == 0 and none["low"] == 0 and none["high"] == pytest.approx(0.0188, abs=1e-3)
-    assert all_of_them["low"] == pytest.approx(0.9812, abs=1e-3) and all_of_them["high"] == 1.0
-    assert bench._rate(0, 0)["high"] == 1.0
+    assert none.rate == 0 and none.low == 0 and none.high == pytest.approx(0.0188, abs=1e-3)
+    assert all_of_them.low == pytest.approx(0.9812, abs=1e-3) and all_of_them.high == 1.0
+    assert bench._rate(0, 0).high == 1.0
 
 
 def test_a_run_is_measured_and_reported(patient, tmp_path):
@@ -67,8 +67,8 @@ def test_a_run_is_measured_and_reported(patient, tmp_path):
     bench._measure(measured, "drawn", registration, patient, [], 2, 0, lambda share: None)
     figures = bench.summary(measured)
     assert len(measured.singles) == 6 and len(measured.joint) == 2 and len(measured.sequences) == 120
-    assert figures["quality"]["wrong_image_valid"]["blank"]["hits"] == 0
-    assert figures["singles"][bench.GROUPS[0].name]["lateral_mm"]["median"] < 1.0
+    assert figures.quality.wrong_image_valid["blank"].hits == 0
+    assert figures.singles[bench.GROUPS[0].name].lateral_mm.median < 1.0
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib (the extra 'bench') is not installed: no report")
     from navnode.bench import report

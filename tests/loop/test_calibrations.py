@@ -19,7 +19,7 @@ from navnode.loop.ingest import Ingest
 from navnode.node import supervisor
 from navnode.node.node import Node
 from navnode.recording import Recording, regression
-from navnode.recording.container import Writer
+from navnode.recording.writer import ContainerWriter
 from navnode.types import CArm, Frame, Rejected
 
 NOW = 1_000_000_000_000
@@ -227,7 +227,7 @@ def test_calibrations_of_sessions_of_older_versions_are_found(calibrated, tmp_pa
     kept["recording"]["replayed_ns"] = kept["calibration"].pop("as_of_ns")
     session = tmp_path / "old.mcap"
     with session.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1", "session": "s"})
         writer.attach("configuration.json", msgspec.json.encode(kept), "application/json", 0)
         for key, content in applied.files.items():

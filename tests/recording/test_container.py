@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 
 import pytest
@@ -13,11 +14,13 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as LibraryWriter
 
 from navnode.errors import RecordingError
-from navnode.recording import container
-from navnode.recording.container import Channel, File, Writer
+from navnode.recording import container, reader
+from navnode.recording.container import Channel
 from navnode.recording.edit import recover
+from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
+from navnode.recording.writer import ContainerWriter
 
 MESSAGES = st.lists(
     st.tuples(
@@ -30,7 +33,7 @@ MESSAGES = st.lists(
 
 def write(path, messages, finish=True, every=7):
     with path.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1", "session": "s", "part": "0"})
         writer.attach("a.json", b"{}", "application/json", 5)
         for n, (channel, data, time_ns, sequence) in enumerate(messages):
@@ -45,7 +48,7 @@ def write(path, messages, finish=True, every=7):
 
 
 def read(path):
-    file = File(path)
+    file = ContainerReader(path)
     try:
         return [
             (entry.channel, bytes(entry.data), entry.log_time_ns, entry.sequence)
@@ -60,7 +63,7 @@ def read(path):
 def test_what_is_written_comes_back_here_and_in_the_library(tmp_path, messages, finish):
     path = write(tmp_path / "a.mcap", messages, finish)
     assert read(path) == messages
-    file = File(path)
+    file = ContainerReader(path)
     assert file.metadata["navnode"]["session"] == "s" and file.attachment("a.json") == b"{}"
     assert (file.torn_at is None) is finish and file.lost_bytes == 0
     if finish:
@@ -90,8 +93,8 @@ def test_torn_anywhere_what_comes_before_is_there(session, tmp_path):
         assert found == messages[: len(found)]
         out.unlink(missing_ok=True)
         kept = recover(torn, out)
-        assert kept.messages == len(found) and read(out) == found and File(out).torn_at is None
-        chunk = max((chunk.length for chunk in File(path).chunks), default=0)
+        assert kept.messages == len(found) and read(out) == found and ContainerReader(out).torn_at is None
+        chunk = max((chunk.length for chunk in ContainerReader(path).chunks), default=0)
         assert kept.lost_bytes <= max(chunk, 200), "never more than the chunk that was open"
 
 
@@ -134,7 +137,7 @@ def test_sessions_that_the_library_wrote_are_read(tmp_path, compression):
 
 
 def test_a_chunk_that_swells_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(container, "MAX_CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(reader, "MAX_CHUNK_BYTES", 1 << 20)
     for compression in (CompressionType.ZSTD, CompressionType.LZ4):
         path = tmp_path / f"{compression.name}.mcap"
         with path.open("wb") as file:
@@ -146,16 +149,16 @@ def test_a_chunk_that_swells_is_refused(tmp_path, monkeypatch):
         with pytest.raises(RecordingError, match="over the limit"):
             read(path)
         data = bytearray(path.read_bytes())  # and one that lies about its size
-        struct.pack_into("<Q", data, File(path).chunks[0].offset + 9 + 16, 100)
+        struct.pack_into("<Q", data, ContainerReader(path).chunks[0].offset + 9 + 16, 100)
         path.write_bytes(data)
         with pytest.raises(RecordingError, match="damaged"):
             read(path)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", container.MAGIC, container.MAGIC + b"\x06" + b"\xff" * 40, b"\x89MCAP1\r\n" + bytes(99)]
+    "content", [b"", b"hello", container.MAGIC + b"\x06" + b"\xff" * 40, b"\x89MCAP1\r\n" + bytes(99)]
 )
-def test_what_is_no_session_is_refused_or_empty(tmp_path, content):
+def test_what_is_no_session_is_refused(tmp_path, content):
     path = tmp_path / "x.mcap"
     path.write_bytes(content)
     with pytest.raises(RecordingError, match=r"x\.mcap"):
@@ -165,7 +168,7 @@ def test_what_is_no_session_is_refused_or_empty(tmp_path, content):
 def test_a_newer_format_is_named(tmp_path):
     path = tmp_path / "n.mcap"
     with path.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "99"})
         writer.finish()
     with pytest.raises(RecordingError, match="format 99; this version reads up to 1"):
@@ -184,7 +187,7 @@ def test_parts_of_one_session_are_read_together(tmp_path):
     for part in range(3):
         write(part_path(first, part), [(Channel("out/b", "json"), b"{}", part * 10 + n, n) for n in range(5)])
     with part_path(first, 3).open("wb", buffering=0) as file:  # another session's
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1", "session": "other"})
         writer.finish()
     assert [entry.time_ns for entry in Recording(first)] == [p * 10 + n for p in range(3) for n in range(5)]
@@ -194,8 +197,8 @@ def test_parts_of_one_session_are_read_together(tmp_path):
 def test_the_writer_ends_short_writes(tmp_path, monkeypatch):
     """A signal may leave a write half done."""
     whole = write(tmp_path / "a.mcap", [(Channel("out/b", "json"), b"x" * 5000, n, n) for n in range(9)]).read_bytes()
-    real = container.os.writev
-    monkeypatch.setattr(container.os, "writev", lambda fd, parts: real(fd, [memoryview(b"".join(parts))[:1000]]))
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [memoryview(b"".join(parts))[:1000]]))
     again = write(tmp_path / "b.mcap", [(Channel("out/b", "json"), b"x" * 5000, n, n) for n in range(9)]).read_bytes()
     assert again == whole and io.BytesIO(whole).read(8) == container.MAGIC
 
@@ -209,7 +212,7 @@ def test_messages_without_chunks_are_read(tmp_path):
         for n in range(100):
             writer.add_message(channel, n + 1, b"{}" * 2000, n, n)
         writer.finish()
-    assert [entry[2] for entry in read(path)] == list(range(1, 101)) and File(path).torn_at is None
+    assert [entry[2] for entry in read(path)] == list(range(1, 101)) and ContainerReader(path).torn_at is None
     assert len(list(Recording(path).raw())) == 100 and recover(path, tmp_path / "o.mcap").messages == 100
     path.write_bytes(path.read_bytes()[:200_000])
     assert len(read(path)) == 49 and recover(path, tmp_path / "p.mcap").lost_bytes > 0
@@ -225,7 +228,7 @@ def test_what_stands_behind_the_end_is_counted(session, tmp_path):
 def test_a_newer_format_is_not_recovered_either(tmp_path):
     path = tmp_path / "n.mcap"
     with path.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "99"})
         writer.finish()
     with pytest.raises(RecordingError, match="format 99"):

@@ -12,8 +12,9 @@ from navnode.config import PlayerSection
 from navnode.errors import RecordingError
 from navnode.igtl import Client, Image, StatusMessage, Transform, encode
 from navnode.recording import Recording
-from navnode.recording.container import Channel, Writer
+from navnode.recording.container import Channel
 from navnode.recording.player import Player
+from navnode.recording.writer import ContainerWriter
 from tests.conftest import find_free_port
 
 BEGAN_NS = 1_700_000_000_000_000_000
@@ -24,7 +25,7 @@ MS = 1_000_000
 def path(tmp_path):
     """Two seconds: poses at 50 Hz whose x counts them, stamped 5 ms before they came, and an image every 200 ms."""
     with (tmp_path / "s.mcap").open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         for n in range(100):
             at = BEGAN_NS + n * 20 * MS
             matrix = np.eye(4)

@@ -12,15 +12,15 @@ from msgspec import structs
 
 from navnode.bench import recording as recording_bench
 from navnode.config import load, shipped
-from navnode.errors import RecordingError
+from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
 from navnode.loop.runner import Step
 from navnode.node.node import _free
 from navnode.recording import Recorder, Recording
 from navnode.recording import recorder as recorder_module
 from navnode.recording import tap as tape_module
-from navnode.recording.container import File
 from navnode.recording.edit import recover
+from navnode.recording.reader import ContainerReader
 from navnode.recording.tap import Tap
 from navnode.types import Tick
 
@@ -50,7 +50,7 @@ def test_what_came_in_comes_back(tmp_path):
 
 def test_a_recording_never_replaces_another(tmp_path):
     (tmp_path / "a.mcap").write_text("precious")
-    with pytest.raises(RecordingError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         Recorder(tmp_path / "a.mcap", {})
     assert (tmp_path / "a.mcap").read_text() == "precious"
 
@@ -194,16 +194,16 @@ def test_a_session_goes_on_in_further_files(tmp_path):
 
 def test_recordings_that_are_killed_lose_no_more_than_what_was_open(tmp_path):
     killed = recording_bench._killed(tmp_path, 3, lambda share: None)
-    assert killed["recovered"] == killed["unfinished"] == 3 and killed["lost_more_than_the_open_chunk"] == 0
+    assert killed.recovered == killed.unfinished == 3 and killed.lost_more_than_the_open_chunk == 0
 
 
 def test_places_in_large_files_are_found_by_their_index(tmp_path):
     count = recording_bench.sparse(tmp_path / "s.mcap", 1 << 28)
     found = Recording(tmp_path / "s.mcap")
     read = []
-    chunk = File._chunk
+    chunk = ContainerReader._chunk
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(File, "_chunk", lambda self, at: read.append(at) or chunk(self, at))
+        patch.setattr(ContainerReader, "_chunk", lambda self, at: read.append(at) or chunk(self, at))
         entry = next(entry for entry in found.raw(count - 3) if entry.log_time_ns >= count - 3)
     assert entry.log_time_ns == count - 3 and len(read) == 1
 
@@ -215,7 +215,7 @@ def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     while not tape.told:
         pass
     tape._recorder._thread.join(5)
-    assert tape.told == "FAILED: exists already; a recording never replaces one" and tape.path is None
+    assert tape.told == "FAILED: exists already; nothing is replaced" and tape.path is None
     tape.start(_free(tmp_path / "a.mcap"))
     with pytest.raises(RecordingError, match="no recording"):
         tape.stop(), tape.stop()

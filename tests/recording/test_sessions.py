@@ -21,7 +21,10 @@ from navnode.igtl import Image, Transform, encode
 from navnode.projector import native
 from navnode.recording import Recording, compare, edit, sequences
 from navnode.recording import format as session_format
-from navnode.recording.container import Channel, File, Writer
+from navnode.recording.container import Channel
+from navnode.recording.integrity import Integrity
+from navnode.recording.reader import ContainerReader
+from navnode.recording.writer import ContainerWriter
 from navnode.types import Volume, VolumeReady
 from tests.conftest import find_free_port
 
@@ -120,11 +123,11 @@ def test_outputs_of_a_replay_are_a_reference_for_later(recorded, tmp_path):
     out = tmp_path / "out.mcap"
     assert call("replay", recorded, "--lockstep", "--out", out, "--json")[0] == 0
     kept = Recording(out)
-    assert kept.metadata["replay"] == "lockstep" and kept.whole
+    assert kept.metadata["replay"] == "lockstep" and kept.judged().integrity is Integrity.WHOLE
     code, report, error = call("replay", recorded, "--reference", out, "--exact", "--json")
     assert code == 0 and report["mode"] == "lockstep" and report["comparison"]["same"], error
     code, _, error = call("replay", recorded, "--lockstep", "--out", out, "--json")
-    assert code == 1 and "exists already" in error
+    assert code == 2 and "exists already" in error
     code, _, error = call("replay", recorded, "--update-reference", " ")
     assert code == 2 and "reason" in error
     code, _, error = call("replay", recorded, "--check")
@@ -147,7 +150,7 @@ def test_options_that_contradict_are_named(options, said):
 def test_what_a_session_lacks_is_named(tmp_path, recorded):
     bare, other = tmp_path / "bare.mcap", tmp_path / "other.mcap"
     with bare.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         pose = encode(Transform(device="DrillToTracker", timestamp_ns=5, matrix=np.eye(4)))
         writer.add(Channel("in/TRANSFORM/DrillToTracker", "openigtlink"), (pose,), 5, 5, 1)
         writer.finish()
@@ -160,7 +163,7 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
     config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     calibration = msgspec.structs.replace(config.calibration, carm="/anywhere/carm.json")
     with other.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1"})
         changed = msgspec.structs.replace(config, calibration=calibration)
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(changed), "application/json", 0)
@@ -175,20 +178,20 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
 
 
 def replayed_with_another_ct(path):
-    from navnode.recording.regression import Prepared, Replay, configuration, unpacked
+    from navnode.recording.regression import Replay, ReplaySetup, configuration, unpacked
 
     recording = Recording(path)
     with unpacked() as folder:
         config = configuration(recording, None, folder)
         other = Volume(np.full((20, 20, 20), -1000, np.float32), np.eye(4), "other")
         other.voxels[5:15, 5:15, 5:15] = 800
-        yield from Replay(recording, Prepared(config, other)).lockstep()
+        yield from Replay(recording, ReplaySetup(config, other)).lockstep()
 
 
 def test_a_clock_that_jumps_ends_nothing(tmp_path, recorded):
     jumped = tmp_path / "jumped.mcap"
     with edit.written(jumped) as writer:
-        edit._copy_about(File(recorded), writer)
+        edit._copy_about(ContainerReader(recorded), writer)
         for n, entry in enumerate(Recording(recorded).raw()):
             later = 3_600_000_000_000 if 2000 < n < 4000 else 0
             writer.add(
@@ -247,7 +250,7 @@ def test_who_it_was_is_taken_out(tmp_path):
     config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     config = msgspec.structs.replace(config, volume=msgspec.structs.replace(config.volume, ct="/data/Doe^Jane.nii"))
     with named.open("wb", buffering=0) as file:
-        writer = Writer(file)
+        writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1", "session": "s", "operator": "Doe"})
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "application/json", 0)
         writer.attach("note.txt", b"Doe", "text/plain", 0)
@@ -333,7 +336,7 @@ def test_tables_pictures_and_volumes(recorded, tmp_path):
     rows = (out / "outputs" / "tool_Drill.csv").read_text().splitlines()
     assert rows[0].startswith("timestamp_s,status,reason,age_ms,m00") and any(",VALID," in row for row in rows)
     code, _, error = call("export", recorded, "--out", out)
-    assert code == 1 and "exists already" in error
+    assert code == 2 and "exists already" in error
     code, _, error = call("export", recorded, "--out", tmp_path / "a.avi")
     assert code == 2 and ".mcap" in error
 
@@ -412,7 +415,7 @@ def test_evaluations_that_cannot_begin_are_named(options, said, tmp_path, monkey
 
 
 def output(topic, cause, document, time_ns=0):
-    return compare.Output(topic, cause, time_ns, json.dumps(document).encode())
+    return compare.RecordedOutput(topic, cause, time_ns, json.dumps(document).encode())
 
 
 def tool(n, pose, status="VALID"):
@@ -459,7 +462,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
     for arguments, code in (
         (("inspect", victim, "--report", victim), 2),
         (("inspect", victim, "--trace", plain), 1),  # it holds no spans
-        (("recover", victim, "--out", dangling), 1),
+        (("recover", victim, "--out", dangling), 2),
         (("recover", victim, "--out", plain / "x.mcap"), 1),
         (("cut", victim, "--out", plain / "x.mcap"), 1),
         (("replay", victim, "--lockstep", "--out", plain / "x.mcap"), 1),
@@ -480,7 +483,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
 
 def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path):
     data = bytearray(recorded.read_bytes())
-    chunk = File(recorded).chunks[len(File(recorded).chunks) // 2]
+    chunk = ContainerReader(recorded).chunks[len(ContainerReader(recorded).chunks) // 2]
     data[chunk.offset + 500] ^= 1
     flipped = tmp_path / "f.mcap"
     flipped.write_bytes(data)
@@ -489,5 +492,5 @@ def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path)
     code, told, _ = call("inspect", flipped, "--json")
     assert code == 1 and told["damage"] and told["whole"] is False
     row = evaluation.score(evaluation.Task(str(flipped), "a", b"", "", 0))
-    assert row["status"] == "damaged" and row["frames"] > 5
-    assert evaluation.totals([row])["a"]["failed"] == 1 and evaluation.totals([row])["a"]["valid"] is None
+    assert row.status == "damaged" and row.frames > 5
+    assert evaluation.totals([row])["a"].failed == 1 and evaluation.totals([row])["a"].valid is None

@@ -6,13 +6,41 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from navnode.errors import ConfigError
+
+if TYPE_CHECKING:  # the extra may be missing
+    from navnode.reconstruction.training.reading import Score
 
 _DRAWN_TO_VALIDATE = 4
 """Bodies; for what is bone, as validation patients are few."""
 _NEEDED = ("torch", "onnx", "onnxscript", "openvino", "matplotlib")
+
+
+class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training of the learned reconstruction came to."""
+
+    model: str
+    """The folder of the exported model."""
+    steps: int
+    """In all, those of earlier runs included."""
+    sigma_factor: float | UnsetType = UNSET
+    """By which intervals were widened, where there were CTs to validate on."""
+
+
+class ReaderReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training of the reader came to."""
+
+    checkpoint: str
+    steps: int
+    bodies: int
+    """Rendered, in all."""
+    scores: dict[str, Score]
+    """The newest, by region."""
 
 
 def run(
@@ -27,7 +55,7 @@ def run(
     real_share: float,
     threads: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
-) -> dict[str, Any]:
+) -> TrainingReport:
     """Train into a folder, or go on from what is there, export the model, and make its intervals hold on the CTs named
     by ``validate``; what ``navnode train`` does.
 
@@ -72,14 +100,14 @@ def run(
         "steps": made,
     }
     new_card(model, out.name, facts)
-    told_steps: dict[str, Any] = {"model": str(model), "steps": made}
+    factor: float | UnsetType = UNSET
     if validating:
         unseen = [
             procedural_source(seed, out / "bodies")
             for seed in range(procedural, procedural + min(procedural, _DRAWN_TO_VALIDATE))
         ]
-        told_steps["sigma_factor"] = calibrate(model, validating, unseen, threads=threads or None)
-    return told_steps
+        factor = calibrate(model, validating, unseen, threads=threads or None)
+    return TrainingReport(model=str(model), steps=made, sigma_factor=factor)
 
 
 def run_reader(
@@ -92,7 +120,7 @@ def run_reader(
     device: str,
     threads: int,
     progress: Callable[[float], None] = lambda share: None,
-) -> dict[str, Any]:
+) -> ReaderReport:
     """Render what is missing below ``out``, then train the reader; what ``navnode train-reader`` does.
 
     Args:
@@ -130,7 +158,7 @@ def run_reader(
         report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
     )  # fmt: skip
     scores = reading.last_scores(out)
-    return {"checkpoint": str(out / reading.CHECKPOINT_FILE), "steps": steps, "bodies": files, "scores": scores}
+    return ReaderReport(checkpoint=str(out / reading.CHECKPOINT_FILE), steps=steps, bodies=files, scores=scores)
 
 
 def _check_extra() -> None:

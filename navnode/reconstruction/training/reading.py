@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from navnode import native
 from navnode.errors import ConfigError
+from navnode.files.whole import whole
 from navnode.reconstruction.network import ReaderNet
 from navnode.reconstruction.reader import (
     BONE_SCALE_MM,
@@ -176,12 +177,12 @@ def train(
     fast = device != "cpu" or native.multiplies_bfloat16()
 
     def save() -> None:
-        whole = {
+        kept = {
             "network": network.state_dict(), "averaged": averaged.state_dict(),
             "optimiser": optimiser.state_dict(), "step": step,
         }  # fmt: skip
-        torch.save(whole, checkpoint.with_suffix(".new"))
-        checkpoint.with_suffix(".new").replace(checkpoint)
+        with whole(checkpoint) as part:
+            torch.save(kept, part)
 
     batches = DataLoader(
         Examples(folder, recipe.seed + step), recipe.batch, num_workers=workers, prefetch_factor=4 if workers else None
@@ -216,11 +217,12 @@ def train(
     return step
 
 
-def last_scores(out: Path) -> dict[str, Any]:
+def last_scores(out: Path) -> dict[str, Score]:
     """The newest scores of a training, by region; empty before the first."""
     path = out / SCORES_FILE
     lines = path.read_text().splitlines() if path.exists() else []
-    return {} if not lines else {name: value for name, value in json.loads(lines[-1]).items() if name != "step"}
+    newest = json.loads(lines[-1]) if lines else {}
+    return {name: msgspec.convert(value, Score) for name, value in newest.items() if name != "step"}
 
 
 def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:

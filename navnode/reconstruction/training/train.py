@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from navnode import native
+from navnode.files.whole import whole
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.learned import BONE_HU, SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
@@ -144,15 +145,14 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 
 def _save(path: Path, networks: nn.Module, averaged: nn.Module, optimiser: Any, step: int) -> None:
-    temporary = path.with_suffix(".new")
     kept = {
         "networks": networks.state_dict(),
         "averaged": averaged.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
     }
-    torch.save(kept, temporary)
-    temporary.replace(path)
+    with whole(path) as part:
+        torch.save(kept, part)
 
 
 def _losses(
