@@ -1,4 +1,4 @@
-"""What the page is told, and the web server's manners; the page itself is looked at in tests/node/test_live.py."""
+"""What the page is told, and the web server's manners; the page itself is looked at in tests/node/live/test_page.py."""
 
 from __future__ import annotations
 
