@@ -7,7 +7,10 @@ import time
 
 import numpy as np
 
-from navnode.igtl import Framer, Transform
+from navnode.igtl import Framer, Transform, connection
+
+PATIENCE_S = 30.0
+"""Far more than anything here takes, on a machine however busy."""
 
 
 def transform(device: str, x: float, **more) -> Transform:
@@ -16,7 +19,7 @@ def transform(device: str, x: float, **more) -> Transform:
     return Transform(device=device, matrix=matrix, **more)
 
 
-async def until(condition, timeout_s: float = 5.0) -> None:
+async def until(condition, timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "timed out"
@@ -44,7 +47,7 @@ class Plain:
 
     async def read(self, count: int) -> list:
         while len(self.got) < count:
-            data = await asyncio.wait_for(self.reader.read(1 << 16), 5)
+            data = await asyncio.wait_for(self.reader.read(1 << 16), PATIENCE_S)
             assert data, "closed"
             self.got += self.framer.feed(data)
         taken, self.got = self.got[:count], self.got[count:]
@@ -52,4 +55,15 @@ class Plain:
 
 
 def run(coroutine) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 30))
+    asyncio.run(asyncio.wait_for(coroutine, 3 * PATIENCE_S))
+
+
+class Clock:
+    """The connections' time, which passes only here."""
+
+    def __init__(self, monkeypatch) -> None:
+        self._now_ns = connection.now_ns()
+        monkeypatch.setattr(connection, "now_ns", lambda: self._now_ns)
+
+    def pass_ms(self, ms: int) -> None:
+        self._now_ns += ms * 1_000_000

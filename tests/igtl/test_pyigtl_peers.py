@@ -9,7 +9,7 @@ import pyigtl
 
 from navnode.igtl import Client, Image, Point, Server, String, Transform
 from tests.conftest import find_free_port
-from tests.igtl.peers import run, transform, until
+from tests.igtl.peers import PATIENCE_S, run, transform, until
 
 
 def test_pyigtl_receives_from_our_server():
@@ -17,7 +17,7 @@ def test_pyigtl_receives_from_our_server():
         server = Server(port=0)
         await server.start()
         client = await asyncio.to_thread(pyigtl.OpenIGTLinkClient, "127.0.0.1", server.port)
-        await until(lambda: server.peers, 10)
+        await until(lambda: server.peers)
         voxels = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
         for _ in range(3):
             server.publish(transform("DrillToVolume", 42))
@@ -25,11 +25,11 @@ def test_pyigtl_receives_from_our_server():
             server.publish(String(device="Note", text="hello"))
             server.publish(Point(device="DrillTip", points=()))
             await asyncio.sleep(0.05)
-        found = await asyncio.to_thread(client.wait_for_message, "DrillToVolume", 5)
+        found = await asyncio.to_thread(client.wait_for_message, "DrillToVolume", PATIENCE_S)
         assert found.matrix[0, 3] == 42
-        image = await asyncio.to_thread(client.wait_for_message, "Volume", 5)
+        image = await asyncio.to_thread(client.wait_for_message, "Volume", PATIENCE_S)
         assert np.array_equal(image.image, voxels)
-        note = await asyncio.to_thread(client.wait_for_message, "Note", 5)
+        note = await asyncio.to_thread(client.wait_for_message, "Note", PATIENCE_S)
         assert note.string == "hello"
         client.stop()
         await server.stop()
@@ -50,13 +50,11 @@ def test_our_client_receives_from_pyigtl():
         def received(kind):
             return any(isinstance(m, kind) for m in got)
 
-        for _ in range(100):
+        while not (received(Transform) and received(Image)):
             if server.is_connected():
                 server.send_message(pyigtl.TransformMessage(matrix, device_name="StylusToTracker"))
                 server.send_message(pyigtl.ImageMessage(np.ones((1, 4, 5), np.uint8), device_name="XRay"))
             await asyncio.sleep(0.05)
-            if received(Transform) and received(Image):
-                break
         assert next(m for m in got if isinstance(m, Transform)).matrix[1, 3] == -7
         assert next(m for m in got if isinstance(m, Image)).voxels.shape == (1, 4, 5)
         task.cancel()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from navnode.igtl import Get, Image, Server, Start, String, TrackingData, encode
-from tests.igtl.peers import Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
 
 
 def test_a_client_that_never_reads_costs_nobody_and_gets_the_latest():
@@ -61,20 +61,22 @@ def test_answers_are_never_dropped():
     run(story())
 
 
-def test_no_device_is_sent_more_often_than_allowed():
+def test_no_device_is_sent_more_often_than_allowed(monkeypatch):
+    clock = Clock(monkeypatch)
+
     async def story():
         async with Server(port=0, max_rate_hz=20) as server:
             peer = await Plain().connect(server.port)
+            await until(lambda: server.peers)
             for k in range(100):
                 server.publish(transform("A", k))
                 server.publish(transform("B", k))
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            server.publish(transform("End", 0))
-            got = await peer.until(lambda m: m.device == "End")
+                clock.pass_ms(10)
+            clock.pass_ms(50)
+            got = await peer.read(2 * 21)  # in a second 20 of each, and at last the newest
             for device in "AB":
                 values = [m.matrix[0, 3] for m in got if m.device == device]
-                assert 15 <= len(values) <= 24 and values[-1] == 99
+                assert len(values) == 21 and values[-1] == 99
 
     run(story())
 
@@ -103,7 +105,9 @@ def test_a_device_that_waits_long_does_not_make_others_wait():
                 server.publish(TrackingData(device="Tools", elements=()))
             for k in range(2):
                 server.publish(transform("A", k))
-            got = await asyncio.wait_for(client.until(lambda m: m.device == "A" and m.matrix[0, 3] == 1), 2)
+            got = await asyncio.wait_for(
+                client.until(lambda m: m.device == "A" and m.matrix[0, 3] == 1), PATIENCE_S / 2
+            )
             assert [m.device for m in got] == ["Tools", "A", "A"]
 
     run(story())
@@ -138,8 +142,8 @@ def test_waiting_to_send_can_be_given_up():
             other = asyncio.ensure_future(peer.drain())
             await asyncio.sleep(0.05)
             peer.resume_writing()
-            await asyncio.wait_for(other, 2)
-            await asyncio.wait_for(peer.drain(), 2)
+            await asyncio.wait_for(other, PATIENCE_S)
+            await asyncio.wait_for(peer.drain(), PATIENCE_S)
             client.writer.close()
 
     run(story())

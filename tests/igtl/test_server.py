@@ -25,7 +25,7 @@ from navnode.igtl import (
     TrackingData,
     encode,
 )
-from tests.igtl.peers import Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
 
 
 def test_version_2_only_messages_stay_away_from_version_1_clients():
@@ -55,7 +55,7 @@ def test_a_late_console_learns_what_version_1_cannot_say():
             async with Client("127.0.0.1", server.port) as client:
                 got = {}
                 while "AVolumeWithALongNameIndeed" not in got or not got["Volume"].metadata:
-                    message = await asyncio.wait_for(client.receive(), 5)
+                    message = await asyncio.wait_for(client.receive(), PATIENCE_S)
                     got[message.device] = message
                 assert got["Volume"].metadata["Validity"] == "DEGRADED"
 
@@ -171,7 +171,9 @@ def test_a_client_says_what_it_wants():
     run(story())
 
 
-def test_tracking_comes_at_the_asked_rate_and_stops():
+def test_tracking_comes_at_the_asked_rate_and_stops(monkeypatch):
+    clock = Clock(monkeypatch)
+
     async def story():
         async with Server(port=0) as server:
             peer = await Plain().connect(server.port)
@@ -179,11 +181,10 @@ def test_tracking_comes_at_the_asked_rate_and_stops():
             tools = TrackingData(device="Tools", elements=(TrackedElement("Drill", np.eye(4)),))
             for _ in range(50):
                 server.publish(tools)
-                await asyncio.sleep(0.01)
+                clock.pass_ms(10)
             peer.writer.write(encode(Stop(kind="TDATA")))
             messages = await peer.until(lambda m: m.type == "RTS_TDATA")
-            count = sum(m.type == "TDATA" for m in messages)
-            assert 7 <= count <= 13
+            assert sum(m.type == "TDATA" for m in messages) == 10
             for _ in range(5):
                 server.publish(tools)
             server.publish(transform("A", 1))
@@ -213,7 +214,7 @@ def test_a_server_stops_whatever_its_callbacks_do():
         await Plain().connect(server.port)
         await until(lambda: server.peers)
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        await asyncio.wait_for(server.stop(), 5)
+        await asyncio.wait_for(server.stop(), PATIENCE_S)
         assert not server.peers
         with pytest.raises(ConnectionRefusedError):
             await Plain().connect(server.port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from navnode.errors import ConfigError
 from navnode.igtl import BlockingClient, Client, Image, Server, encode
 from navnode.security.tls import Tls
 from tests.conftest import find_free_port
-from tests.igtl.peers import Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Plain, run, transform, until
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_tls_carries_messages_both_ways(tls):
             await until(lambda: server.peers)
             voxels = np.arange(300_000, dtype=np.uint16).reshape(1, 500, 600)
             server.publish(Image(device="XRay", voxels=voxels, ras_from_index=np.eye(4)))
-            message = await asyncio.wait_for(client.receive(), 5)
+            message = await asyncio.wait_for(client.receive(), PATIENCE_S)
             assert np.array_equal(message.voxels, voxels)
             client.send(transform("Pushed", 1))
             await until(lambda: heard)
@@ -69,7 +70,8 @@ def test_tls_lets_nobody_else_in(tls):
             task = asyncio.create_task(stranger.run())
             plain = await Plain().connect(server.port)
             plain.writer.write(encode(transform("x", 1)) * 10)
-            assert await asyncio.wait_for(plain.reader.read(), 10) in (b"",) or not server.peers
+            with contextlib.suppress(ConnectionResetError):
+                await asyncio.wait_for(plain.reader.read(), PATIENCE_S)  # to its end
             await until(lambda: states)
             assert not server.peers and not any(up for up, _ in states)
             task.cancel()
