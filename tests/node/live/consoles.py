@@ -68,7 +68,7 @@ class Listener:
         self._loop.call_soon_threadsafe(self._loop.call_later, 0.05, self._loop.stop)
 
 
-def until(condition, supervisor: Supervisor, timeout_s: float = 40.0) -> None:
+def until(condition, supervisor: Supervisor, timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"timed out; node: {supervisor.watch()}"

@@ -29,7 +29,7 @@ def test_the_page(live, tmp_path):
                     const s = document.createElement('canvas'); s.width = s.height = 64;
                     const p = s.getContext('2d'); p.drawImage(c, 0, 0, 64, 64);
                     return new Set(p.getImageData(0, 0, 64, 64).data.filter((_, i) => i % 4 === 0)).size > 20; }})()"""
-                await browser.wait_for(varied, 20)
+                await browser.wait_for(varied)
             await browser.screenshot(tmp_path / "page.png")
             assert not [e for e in browser.errors if "GPU stall" not in e], browser.errors
             assert await browser.evaluate(
@@ -38,10 +38,10 @@ def test_the_page(live, tmp_path):
             # The page notices by itself: its server is stopped dead, not closed.
             os.kill(supervisor.pid("display"), signal.SIGSTOP)
             try:
-                await browser.wait_for("document.body.classList.contains('silent')", 4)
+                await browser.wait_for("document.body.classList.contains('silent')")
                 assert "Nothing on this page is current" in await browser.evaluate("document.body.innerText")
             finally:
                 os.kill(supervisor.pid("display"), signal.SIGCONT)
-            await browser.wait_for("!document.body.classList.contains('silent')", 10)
+            await browser.wait_for("!document.body.classList.contains('silent')")
 
     asyncio.run(look())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
+import socket
 import subprocess
 import time
 
@@ -13,7 +13,7 @@ import pyigtl
 
 from navnode import __version__
 from navnode.errors import RecordingError
-from navnode.igtl import BlockingClient, Image, PolyData, StatusMessage, TrackingData, Transform
+from navnode.igtl import BlockingClient, Image, PolyData, StatusMessage, TrackingData, Transform, encode
 from navnode.recording import Recording
 from navnode.recording.recording import Recorded
 from tests.conftest import needs_cpp, peer_program
@@ -36,24 +36,26 @@ def test_a_console_gets_every_device(live):
 def test_the_tip_is_where_the_simulator_says(live):
     supervisor, listener = live
     truth = Listener(supervisor.config.sources[0].port)
-    time.sleep(3)
+
+    def errors_mm() -> list[float]:
+        true = {m.timestamp_ns: m.matrix for m in truth.of("TruthDrillToVolume")}
+        heard = [m for m in listener.of("DrillToVolume") if m.metadata["TransformStatus"] == "OK"]
+        pairs = [(m.matrix, true[m.timestamp_ns]) for m in heard if m.timestamp_ns in true]
+        return [float(np.linalg.norm(found[:3, 3] - known[:3, 3])) for found, known in pairs]
+
+    until(lambda: len(errors_mm()) > 200, supervisor)
     truth.stop()
-    true = {m.timestamp_ns: m.matrix for m in truth.of("TruthDrillToVolume")}
-    found = [
-        m for m in listener.of("DrillToVolume") if m.timestamp_ns in true and m.metadata["TransformStatus"] == "OK"
-    ]
-    errors = [np.linalg.norm(m.matrix[:3, 3] - true[m.timestamp_ns][:3, 3]) for m in found]
-    assert len(errors) > 100 and np.median(errors) < 2.0 and max(errors) < 5.0
+    assert np.median(errors_mm()) < 2.0 and max(errors_mm()) < 5.0
 
 
 def test_pyigtl_as_a_console(live):
     supervisor, _ = live
     client = pyigtl.OpenIGTLinkClient("127.0.0.1", supervisor.config.console.port)
-    transform = client.wait_for_message("DrillToVolume", 10)
+    transform = client.wait_for_message("DrillToVolume", 60)
     assert transform is not None and np.allclose(transform.matrix[3], (0, 0, 0, 1))
-    volume = client.wait_for_message("Volume", 10)
+    volume = client.wait_for_message("Volume", 60)
     assert volume is not None and volume.image.shape == (48, 48, 48)
-    xray = client.wait_for_message("XRay", 10)
+    xray = client.wait_for_message("XRay", 60)
     assert xray is not None and xray.image.shape == (1, SIZE_PX, SIZE_PX)
     client.stop()
 
@@ -83,7 +85,8 @@ def test_a_console_commands_the_node(live):
         )
         until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
         assert answer("TakeView")[0] == "SUCCESS"
-        time.sleep(1.0)  # the registration may be back at once; something to record is asked for below
+        frames = len(listener.of("XRay"))  # the registration may be back at once; more is asked for below
+        until(lambda: len(listener.of("XRay")) > frames + 10, supervisor)
         status, text = answer("StopRecording")
         assert status == "SUCCESS"
     entries: list[Recorded] = []
@@ -94,7 +97,7 @@ def test_a_console_commands_the_node(live):
             return True
         return False
 
-    until(whole, supervisor, 10)
+    until(whole, supervisor)
     topics = [entry.topic for entry in entries]
     assert topics.count("in/TRANSFORM/DrillToTracker") > 50 and topics.count("in/IMAGE/XRay") > 5
     steps = [entry.content for entry in entries if entry.topic == "step"]
@@ -109,7 +112,7 @@ def test_the_cpp_library_as_a_console(live):
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     seen = {line["device"]: line for line in map(json.loads, lines)}
     assert {line["device"]: line["errors"] for line in seen.values() if line["errors"]}.keys() <= {"TDATA/Tools"}
-    assert seen["TRANSFORM/DrillToVolume"]["count"] > 100
+    assert seen["TRANSFORM/DrillToVolume"]["count"] > 10
     assert seen["IMAGE/XRay"]["size"] == [SIZE_PX, SIZE_PX, 1]
     assert seen["IMAGE/Volume"]["size"] == [48, 48, 48] and seen["IMAGE/Volume"]["spacing"] == [7, 7, 7]
     assert seen["POLYDATA/BoneModel"]["polygons"] > 1000 and seen["POLYDATA/DrillAxis"]["lines"] == 2
@@ -120,29 +123,16 @@ def test_the_cpp_library_as_a_console(live):
 def test_bad_input_is_refused_and_the_loop_goes_on(live):
     supervisor, listener = live
 
-    async def push() -> None:
-        from navnode.igtl import encode
-
-        _, writer = await asyncio.open_connection("127.0.0.1", supervisor.config.console.port)
-        stamp = time.time_ns()
-        not_a_number = np.full((4, 4), np.nan)
+    stamp = time.time_ns()
+    not_a_number = np.full((4, 4), np.nan)
+    with socket.create_connection(("127.0.0.1", supervisor.config.console.port)) as console:
         for matrix in (not_a_number, np.diag([2.0, 2, 2, 1])):
-            writer.write(encode(Transform(device="DrillToTracker", timestamp_ns=stamp, matrix=matrix)))
-        writer.write(
-            encode(
-                Image(
-                    device="XRay", timestamp_ns=stamp, voxels=np.zeros((1, 20, 30), np.uint16), ras_from_index=np.eye(4)
-                )
-            )
-        )
-        await writer.drain()
-        await asyncio.sleep(0.5)
-        writer.close()
-
-    asyncio.run(push())
-    until(lambda: any("30 x 20" in n for n in supervisor.watch().notices), supervisor, 5)
+            console.sendall(encode(Transform(device="DrillToTracker", timestamp_ns=stamp, matrix=matrix)))
+        picture = np.zeros((1, 20, 30), np.uint16)
+        console.sendall(encode(Image(device="XRay", timestamp_ns=stamp, voxels=picture, ras_from_index=np.eye(4))))
+        until(lambda: any("30 x 20" in n for n in supervisor.watch().notices), supervisor)
     notices = " ".join(supervisor.watch().notices)
     assert "no rigid transform" in notices or "numbers" in notices
     heard = len(listener.of("DrillToVolume"))
-    until(lambda: len(listener.of("DrillToVolume")) > heard + 50, supervisor, 10)
-    until(lambda: listener.status("DrillToVolume") == "OK", supervisor, 10)
+    until(lambda: len(listener.of("DrillToVolume")) > heard + 50, supervisor)
+    until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
