@@ -79,7 +79,7 @@ class Browser:
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return result["result"].get("value")
 
-    async def wait_for(self, expression: str, timeout_s: float = 30.0) -> None:
+    async def wait_for(self, expression: str, timeout_s: float = 60.0) -> None:
         """Until a JavaScript expression is true."""
         for _ in range(int(timeout_s / 0.1)):
             if await self.evaluate(expression):

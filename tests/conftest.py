@@ -1,4 +1,4 @@
-"""Shared fixtures: a small volume, a free port, and a cache of the tests' own."""
+"""Shared fixtures: a small volume, a recorded session, a free port, and a cache of the tests' own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from navnode import geometry as g
 from navnode.types import Volume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = Path(__file__).parent / "recording" / "golden" / "room.mcap"
 
 HAS_CPP = Path("/usr/include/openigtlink/igtlClientSocket.h").exists() and shutil.which("g++") is not None
 needs_cpp = pytest.mark.skipif(not HAS_CPP, reason="libopenigtlink-dev and g++ are not installed")
@@ -56,6 +58,20 @@ def procedural_ct(own_cache: Path) -> Path:
     from navnode.simulation.sample_ct import ensure_procedural_ct
 
     return ensure_procedural_ct()
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory, own_cache):
+    """A session of a node beside the virtual operating room, from its start."""
+    folder = tmp_path_factory.mktemp("sessions")
+    path = folder / "room.mcap"
+    ports = [str(find_free_port()) for _ in range(2)]
+    subprocess.run(
+        [sys.executable, "-m", "navnode", "demo", "--headless", "--ct", "procedural", "--size", "256", "--rate", "10",
+         "--seconds", "9", "--port", ports[0], "--simulator-port", ports[1], "--record", str(path), "--json"],
+        check=True, capture_output=True, timeout=180,
+    )  # fmt: skip
+    return path
 
 
 @pytest.fixture(scope="session")

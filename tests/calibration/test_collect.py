@@ -54,13 +54,12 @@ def test_a_pivot_is_collected_until_it_is_enough():
     poses = pivoting(6000, np.random.default_rng(0))
     poses[100:110] = np.nan
     with streaming(("StylusToTracker", poses)) as port:
-        began = time.monotonic()
         code, document, error = call(
-            "pivot", "--live", f"127.0.0.1:{port}", "--device", "StylusToTracker", "--seconds", "20"
+            "pivot", "--live", f"127.0.0.1:{port}", "--device", "StylusToTracker", "--seconds", "60"
         )
     assert code == 0, error
     assert np.linalg.norm(np.subtract(document["result"]["tip_mm"], TIP)) < 0.2
-    assert time.monotonic() - began < 15 and document["quality"]["n_used"] > 200
+    assert 200 < document["quality"]["n_used"] < len(poses) / 2, "no longer than it takes"
 
 
 def test_what_is_not_enough_when_the_time_is_over_fails():
@@ -86,7 +85,7 @@ def test_points_of_a_patient_are_touched_in_their_order(tmp_path):
     with streaming(("PatientToTracker", [marker] * 9000), ("StylusToTracker", stylus)) as port:
         code, document, error = call(
             "patient", "--volume-points", tmp_path / "planned.csv", "--live", f"127.0.0.1:{port}", *devices,
-            "--tip", *TIP, "--seconds", "6",
+            "--tip", *TIP, "--seconds", "60",
         )  # fmt: skip
     assert code == 0, error
     assert document["quality"]["n_used"] == 5

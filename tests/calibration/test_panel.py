@@ -51,7 +51,7 @@ class Served:
         async with self.session.post(f"/calibration/{path}", json=body or {}, **more) as answer:
             return answer.status, await (answer.json() if answer.status == 200 else answer.text())
 
-    async def until(self, good, seconds=15.0):
+    async def until(self, good, seconds=60.0):
         for _ in range(round(seconds / 0.2)):
             async with self.session.get("/calibration/state") as answer:
                 state = await answer.json()
@@ -145,7 +145,7 @@ def test_the_panel_in_a_browser(tmp_path):
             await browser.open(f"http://127.0.0.1:{served.port}/calibration/")
             await browser.wait_for("document.getElementById('tool').value === 'Drill'")
             await browser.evaluate("document.querySelector('[data-routine=pivot]').click()")
-            await browser.wait_for("document.getElementById('say').textContent.startsWith('PASS')", 20)
+            await browser.wait_for("document.getElementById('say').textContent.startsWith('PASS')")
             await browser.wait_for("document.querySelectorAll('#coverage circle.used').length > 20")
             await browser.screenshot(tmp_path / "panel.png")
             await browser.evaluate("document.getElementById('save').click()")

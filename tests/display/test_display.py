@@ -1,4 +1,4 @@
-"""What the page is told, and the web server's manners; the page itself is looked at in tests/node/test_live.py."""
+"""What the page is told, and the web server's manners; the page itself is looked at in tests/node/live/test_page.py."""
 
 from __future__ import annotations
 
@@ -204,15 +204,15 @@ def test_a_page_that_does_not_answer_is_sent_no_more():
         async with session.ws_connect(server.make_url("/ws")) as socket:
             got = []
             for _ in range(2):
-                got.append(json.loads((await socket.receive(timeout=2)).data)["number"])
+                got.append(json.loads((await socket.receive(timeout=30)).data)["number"])
             with pytest.raises(asyncio.TimeoutError):
                 await socket.receive(timeout=0.4)
             await socket.send_str(json.dumps({"ack": 1}))
-            got.append(json.loads((await socket.receive(timeout=2)).data)["number"])
+            got.append(json.loads((await socket.receive(timeout=30)).data)["number"])
             assert got == [1, 2, 3]
             await socket.send_str("nonsense")
             await socket.send_str(json.dumps({"ack": 10**9}))
-            assert json.loads((await socket.receive(timeout=2)).data)["silent"] is True
+            assert json.loads((await socket.receive(timeout=30)).data)["silent"] is True
 
     serve(check)
 

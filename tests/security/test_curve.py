@@ -51,6 +51,16 @@ def heard(socket, kind, seconds: float):
     return None
 
 
+def refused(monitor) -> bool:
+    """Whether somebody has come to the socket's port and was not let in, waited for."""
+    return bool(monitor.poll(60_000))
+
+
+def refusals(socket):
+    """A socket on which it is told whenever somebody was not let in."""
+    return socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+
+
 def request() -> ReconstructionRequest:
     grid = centered_grid((64,) * 3, 2.0, np.zeros(3))
     k, j, i = np.mgrid[[slice(-63, 64, 2)] * 3]
@@ -73,9 +83,9 @@ def test_a_worker_elsewhere_serves_the_node_whose_keys_it_has(keys, node, tmp_pa
     socket, port = node
     worker = started(tmp_path, port, keys / "worker.key_secret", keys / "node.key")
     try:
-        assert heard(socket, WorkerState, 20).alive
+        assert heard(socket, WorkerState, 60).alive
         socket.send_multipart(bus.pack(request()))
-        ready = heard(socket, VolumeReady, 20)
+        ready = heard(socket, VolumeReady, 60)
         assert ready.request == 7 and ready.volume.voxels.shape == (32, 32, 32)
         assert ready.volume.spacing_mm == pytest.approx((4, 4, 4))
     finally:
@@ -88,10 +98,10 @@ def test_a_worker_may_be_told_to_use_the_networks(keys, node, tmp_path):
     socket, port = node
     worker = started(tmp_path, port, keys / "worker.key_secret", keys / "node.key", "learned")
     try:
-        state = heard(socket, WorkerState, 20)
+        state = heard(socket, WorkerState, 60)
         assert state.engine.startswith("learned (") and "fp" in state.engine
         socket.send_multipart(bus.pack(request()))
-        ready = heard(socket, VolumeReady, 30)
+        ready = heard(socket, VolumeReady, 60)
         assert ready.method == state.engine and ready.bone is not None
         assert ready.uncertainty_hu is not None and (ready.uncertainty_hu.voxels > 0).all()
     finally:
@@ -102,21 +112,25 @@ def test_a_worker_may_be_told_to_use_the_networks(keys, node, tmp_path):
 def test_another_key_is_not_let_in(keys, node, tmp_path):
     socket, port = node
     curve.create(tmp_path / "others")
+    monitor = refusals(socket)
     worker = started(tmp_path, port, tmp_path / "others" / "worker.key_secret", keys / "node.key")
     try:
-        assert heard(socket, WorkerState, 4) is None
+        assert refused(monitor) and heard(socket, WorkerState, 0.5) is None
     finally:
+        socket.disable_monitor()
         worker.kill()
         worker.wait()
 
 
 def test_without_a_key_nobody_is_let_in(node):
     socket, port = node
+    monitor = refusals(socket)
     stranger = socket.context.socket(zmq.DEALER)
     bus.limited(stranger, 4)
     stranger.connect(f"tcp://127.0.0.1:{port}")
     stranger.send_multipart(bus.pack(WorkerState(True, "x", "", 0, 1)))
-    assert heard(socket, WorkerState, 1) is None
+    assert refused(monitor) and heard(socket, WorkerState, 0.5) is None
+    socket.disable_monitor()
     stranger.close()
 
 

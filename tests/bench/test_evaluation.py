@@ -1,0 +1,63 @@
+"""Archives of sessions, scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from navnode.bench import evaluation
+from tests.conftest import GOLDEN
+from tests.invoke import call
+
+
+def test_an_archive_is_scored_and_goes_on_where_it_was(recorded, tmp_path, monkeypatch):
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    (archive / "a.mcap").write_bytes(recorded.read_bytes())
+    (archive / "golden.mcap").write_bytes(GOLDEN.read_bytes())
+    (archive / "golden.reference.mcap").write_bytes(b"no session")
+    (archive / "broken.mcap").write_bytes(b"no session")
+    code, told, error = call("evaluate", archive, "--out", out, "--json")
+    assert code == 0, error
+    rows = {Path(row["session"]).name: row for row in told["rows"]}
+    assert set(rows) == {"a.mcap", "golden.mcap", "broken.mcap"} and rows["broken.mcap"]["status"] == "failed"
+    good = rows["golden.mcap"]
+    assert good["tre_mm"]["median"] < 1 and good["registered"] > 0.85 and good["wrong_while_valid"] == 0
+    assert rows["a.mcap"]["tip_error_mm"]["median"] < 2 and rows["a.mcap"]["recorded"]["latency_ms"]["frame"]["p50"] > 0
+    assert told["totals"]["as recorded"]["failed"] == 1
+    page = (out / "report.html").read_text()
+    assert "golden.mcap" in page and "not an MCAP file" in page
+    done = []
+
+    def here(tasks, *_):
+        done.extend(tasks)
+        return [evaluation.score(task) for task in tasks]
+
+    monkeypatch.setattr(evaluation, "_run", here)
+    with (out / "rows.jsonl").open("a") as file:
+        file.write('{"torn')
+    again = call("evaluate", archive, "--out", out, "--json")[1]
+    assert [Path(task.session).name for task in done] == ["broken.mcap"], "only what had failed is done again"
+    assert again["totals"]["as recorded"]["tre_mm"] == told["totals"]["as recorded"]["tre_mm"]
+    options = ("--baseline", out / "rows.jsonl", "--out", tmp_path / "b")
+    code, both, error = call("evaluate", archive / "golden.mcap", *options, "--json")
+    assert code == 0 and set(both["totals"]) == {"baseline", "as recorded"}, error
+    assert ">worse<" not in (tmp_path / "b" / "report.html").read_text().split("times as fast")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("nowhere",), "there is no such file"), ((GOLDEN, "--baseline", "none.jsonl"), "there is no such file"),
+        ((GOLDEN, "--scheduler", "tcp://127.0.0.1:9"), "does not answer"),
+        ((GOLDEN, "--against", "a", "--baseline", "b"), "not both"),
+    ],
+)  # fmt: skip
+def test_evaluations_that_cannot_begin_are_named(options, said, tmp_path, monkeypatch):
+    import distributed
+
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout=1))
+    code, _, error = call("evaluate", *options, "--out", tmp_path)
+    assert code == 2 and said in error

@@ -1,0 +1,31 @@
+"""The demonstration, from its start to its report."""
+
+from __future__ import annotations
+
+import json
+
+from tests.invoke import run_navnode
+
+
+def demo(port: int, *more: str) -> dict:
+    room = ("--ct", "procedural", "--size", "256", "--rate", "10")
+    done = run_navnode("demo", "--headless", "--json", *room, "--port", str(port), *more)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_demo_reports_its_figures(procedural_ct, free_port):
+    report = demo(free_port, "--seconds", "12")
+    assert report["frames"] >= 10 and report["fps"] > 0
+    assert report["tre_mm"]["median"] < 2.0 and report["wrong_while_valid"] == 0
+    assert set(report["latency_ms"]) == set(report["overlay_latency_ms"]) == {"p50", "p99", "max"}
+    assert report["status_counts"]["VALID"] > 0 and report["backend"]["projector"].startswith("native")
+    assert {"xray", "pose", "rejected", "console"} <= set(report["dropped"])
+
+
+def test_demo_without_a_ct(procedural_ct, free_port):
+    # The first volume takes SART a dozen seconds of idle time, and of a busy machine twice that.
+    report = demo(free_port, "--seconds", "34", "--ctless")
+    assert report["volumes"] >= 1 and report["status_counts"]["VALID"] == 0
+    assert report["status_counts"]["DEGRADED"] > 0
+    assert report["tre_mm"]["median"] < 3.0 and report["wrong_while_valid"] == 0

@@ -1,0 +1,192 @@
+"""What a peer may try: the others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from navnode.igtl import ClientInfo, Get, Image, Server, Start, TrackingData, connection, encode
+from tests.igtl.peers import PATIENCE_S, Plain, run, transform, until
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\1IMAGE" + b"\xff" * 60, encode(transform("x", 1))[:-1] + b"\1"]
+)
+def test_a_bad_client_is_closed_and_the_others_do_not_notice(garbage):
+    async def story():
+        server = Server(port=0)
+        await server.start()
+        good, bad = await Plain().connect(server.port), await Plain().connect(server.port)
+        await until(lambda: len(server.peers) == 2)
+        bad.writer.write(garbage)
+        await until(lambda: len(server.peers) == 1)
+        server.publish(transform("A", 5))
+        (message,) = await good.read(1)
+        assert message.matrix[0, 3] == 5
+        await server.stop()
+
+    run(story())
+
+
+def test_many_clients_come_and_go():
+    async def story():
+        server = Server(port=0)
+        await server.start()
+        for _ in range(60):
+            peer = await Plain().connect(server.port)
+            peer.writer.close()
+        await until(lambda: not server.peers)
+        last = await Plain().connect(server.port)
+        assert (await last.ask(encode(Get(kind="STATUS"))))[0].type == "STATUS"
+        await server.stop()
+
+    run(story())
+
+
+def test_who_sends_too_much_is_read_more_slowly():
+    async def story():
+        got: list[float] = []
+
+        def heard(*_):
+            got.append(time.monotonic())
+
+        async with Server(port=0, on_message=heard, max_messages_per_s=2_000) as server:
+            peer = await Plain().connect(server.port)
+            peer.writer.write(encode(transform("A", 1)) * 6_000)
+            await until(lambda: len(got) == 6_000)
+            assert got[-1] - got[0] > 0.5
+
+    run(story())
+
+
+def test_connections_come_and_go_without_a_trace():
+    async def story():
+        fds = Path("/proc/self/fd")
+        async with Server(port=0) as server:
+            await Plain().connect(server.port)
+            await until(lambda: len(server.peers) == 1)
+            before = len(list(fds.iterdir()))
+            for k in range(300):
+                peer = await Plain().connect(server.port)
+                if k % 3 == 0:
+                    peer.writer.write(encode(transform("x", 1))[:30])  # half a header
+                if k % 3 == 1:
+                    peer.writer.transport.abort()
+                peer.writer.close()
+            await until(lambda: len(server.peers) == 1)
+            assert len(list(fds.iterdir())) <= before + 2
+
+    run(story())
+
+
+def test_a_hundred_clients_are_served_and_one_more_is_turned_away():
+    async def story():
+        async with Server(port=0) as server:
+            peers = [await Plain().connect(server.port) for _ in range(100)]
+            await until(lambda: len(server.peers) == 100)
+            extra = await Plain().connect(server.port)
+            assert await asyncio.wait_for(extra.reader.read(), PATIENCE_S) == b""
+            server.publish(transform("A", 5))
+            for peer in peers:
+                (message,) = await peer.read(1)
+                assert message.matrix[0, 3] == 5
+
+    run(story())
+
+
+CAN_UNSHARE = shutil.which("ip") is not None and subprocess.run(
+    ["unshare", "-rn", "true"], capture_output=True, check=False
+).returncode == 0  # fmt: skip
+
+
+@pytest.mark.skipif(not CAN_UNSHARE, reason="no network namespace can be made here")
+def test_who_vanishes_without_a_word_is_noticed():
+    command = ["unshare", "-rn", sys.executable, "-m", "tests.igtl.half_open"]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+    for noticed in found.values():  # left to itself, the system would try for a quarter of an hour
+        assert set(noticed) == {"server_s", "client_s"}
+
+
+def test_a_senseless_interval_costs_nobody_anything():
+    async def story():
+        async with Server(port=0) as server:
+            peer, other = await Plain().connect(server.port), await Plain().connect(server.port)
+            info = f'<ClientInfo TDATARequested="TRUE" TDATAResolution="{"9" * 330}"/>'
+            peer.writer.write(encode(ClientInfo(text=info)) * 3)
+            await peer.ask(encode(Start(kind="TDATA", resolution_ms=2**31 - 1)))
+            await until(lambda: len(server.peers) == 2)
+            for k in range(3):
+                server.publish(TrackingData(device="Tools", elements=()))
+                server.publish(transform("A", k))
+            assert (await other.until(lambda m: m.device == "A"))[-1].matrix[0, 3] == 0
+            assert (await peer.until(lambda m: m.device == "A"))[-1].matrix[0, 3] == 0
+
+    run(story())
+
+
+def test_who_closes_its_half_without_reading_keeps_no_place():
+    async def story():
+        async with Server(port=0) as server:
+            voxels = np.zeros((64, 256, 256), np.uint16)
+            peers = [await Plain().connect(server.port) for _ in range(5)]
+            for peer in peers:
+                peer.writer.transport.pause_reading()
+            await until(lambda: len(server.peers) == 5)
+            server.publish(Image(device="CT", voxels=voxels, ras_from_index=np.eye(4)))
+            for peer in peers:
+                peer.writer.write_eof()
+            await until(lambda: not server.peers)
+            another = await Plain().connect(server.port)
+            assert (await another.read(1))[0].device == "CT"
+
+    run(story())
+
+
+def test_a_part_of_a_message_and_then_silence_ends_the_connection(monkeypatch):
+    monkeypatch.setattr(connection, "_UNFINISHED_NS", 300_000_000)
+
+    async def story():
+        async with Server(port=0) as server:
+            part, header, whole = [await Plain().connect(server.port) for _ in range(3)]
+            part.writer.write(encode(transform("x", 1))[:7])
+            header.writer.write(encode(transform("x", 1))[:70])
+            whole.writer.write(encode(transform("x", 1)))
+            await until(lambda: len(server.peers) == 1)
+            assert (await whole.ask(encode(Get(kind="STATUS"))))[0].type == "STATUS"
+            for ended in (part, header):
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.wait_for(ended.reader.read(), PATIENCE_S)
+                assert ended.reader.at_eof() or ended.reader.exception() is not None
+
+    run(story())
+
+
+def test_what_is_asked_for_a_thousand_times_is_encoded_once(monkeypatch):
+    calls = []
+
+    def counted(message, version):
+        calls.append(message.device)
+        return encode(message, version)
+
+    monkeypatch.setattr(connection, "encode", counted)
+
+    async def story():
+        async with Server(port=0) as server:
+            voxels = np.zeros((64, 128, 128), np.uint16)
+            server.publish(Image(device="CT", voxels=voxels, ras_from_index=np.eye(4)))
+            peer = await Plain().connect(server.port)
+            peer.writer.transport.pause_reading()
+            peer.writer.write(encode(Get(kind="IMAGE", device="CT")) * 2_000)
+            await until(lambda: not server.peers)
+            assert calls.count("CT") == 1
+
+    run(story())

@@ -1,0 +1,62 @@
+"""Processes that are killed: everything is INVALID meanwhile, and comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from navnode.types import NodeState, Status
+from tests.node.live.consoles import until
+
+
+def test_a_killed_worker_comes_back(live):
+    supervisor, listener = live
+    killed = supervisor.pid("worker")
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: supervisor.pid("worker") != killed and supervisor.watch().worker_alive, supervisor)
+    assert supervisor.restarts()["worker"] == 1
+    assert listener.status("PatientToVolume") == "OK"
+
+
+def test_a_killed_simulator_turns_everything_invalid_until_it_is_confirmed_anew(live):
+    supervisor, listener = live
+    until(lambda: supervisor.watch().registration.status is Status.VALID, supervisor)
+    os.kill(supervisor.pid("simulator"), signal.SIGKILL)
+    until(
+        lambda: listener.status("DrillToVolume") == "INVALID" and listener.status("PatientToVolume") == "INVALID",
+        supervisor,
+    )
+    before = len(listener.of("DrillToVolume")) - 1
+    until(lambda: len(listener.of("DrillToVolume")) > before + 3, supervisor)
+    assert {m.metadata["Validity"] for m in listener.of("DrillToVolume")[before : before + 3]} == {"INVALID"}
+    until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
+    assert supervisor.restarts()["simulator"] == 1
+
+
+def test_a_killed_node_comes_back(live):
+    supervisor, listener = live
+    last = supervisor.watch()
+    assert last is not None
+    os.kill(supervisor.pid("node"), signal.SIGKILL)
+    until(lambda: supervisor.restarts()["node"] == 1, supervisor)
+    heard = len(listener.heard)
+    # A console may be back only when all is confirmed anew; what the node has said from its start is in its states.
+    states: list[NodeState] = []
+
+    def confirmed() -> bool:
+        state = supervisor.watch()
+        if state is not None and state.now_ns > last.now_ns and state.epoch != last.epoch:
+            states.append(state)
+        return bool(states) and states[-1].registration.usable
+
+    until(confirmed, supervisor)
+    assert not states[0].registration.usable  # it knows nothing of what the last one knew
+    assert not any(tool.usable for tool in states[0].tools.values())
+    confirm_frames = supervisor.config.registration.confirm_frames
+    assert all(state.frames_registered >= confirm_frames for state in states if state.registration.usable)
+    until(
+        lambda: any(
+            m.metadata.get("TransformStatus") == "OK" for m in listener.heard[heard:] if m.device == "DrillToVolume"
+        ),
+        supervisor,
+    )

@@ -1,0 +1,86 @@
+"""SART and total variation: few views, noise, gaps; and volumes made to agree with X-rays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from navnode.projector import Projector
+from navnode.projector.native import attenuation, hounsfield
+from navnode.reconstruction import Method, reconstruct
+from navnode.reconstruction.fit import Fit
+from navnode.types import View, Volume
+from tests.reconstruction.balls import CARM, ball, views, with_a_rod
+
+
+def test_a_ball_from_four_views_is_where_it_was():
+    truth = ball()
+    made = reconstruct(views(truth, (0, 45, 90, 135)), size=64, spacing_mm=2.0)
+    inside = truth.voxels > -300
+    assert made.voxels[inside].mean() == pytest.approx(truth.voxels[inside].mean(), abs=150)
+    bright = np.argwhere(made.voxels > -300).mean(axis=0)
+    assert np.allclose(bright, np.argwhere(inside).mean(axis=0), atol=1.0)
+
+
+def test_less_total_variation_is_less_noise():
+    truth = ball()
+    rng = np.random.default_rng(0)
+    given = [
+        View(view.line_integrals + rng.normal(0, 0.1, view.line_integrals.shape).astype(np.float32), CARM,
+             view.volume_from_carm)
+        for view in views(truth, np.linspace(0, 180, 8, endpoint=False))
+    ]  # fmt: skip
+    inside = truth.voxels > 300
+    plain, smooth = (
+        reconstruct(given, method=method, size=64, spacing_mm=2.0).voxels[inside].std()
+        for method in (Method.SART, Method.TV)
+    )
+    assert smooth < 0.9 * plain
+
+
+def test_more_views_are_better():
+    truth = ball()
+    errors = []
+    for count in (2, 4, 8):
+        made = reconstruct(views(truth, np.linspace(0, 180, count, endpoint=False)), size=64, spacing_mm=2.0)
+        errors.append(np.sqrt(np.mean((made.voxels - truth.voxels) ** 2)))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_unmeasured_pixels_are_not_taken_for_air():
+    truth = ball()
+    given = views(truth, (0, 60, 120))
+    with_gaps = []
+    for view in given:
+        line = view.line_integrals.copy()
+        line[:, :8] = np.nan
+        with_gaps.append(View(line, view.carm, view.volume_from_carm))
+    made = reconstruct(with_gaps, size=64, spacing_mm=2.0)
+    assert np.isfinite(made.voxels).all()
+    assert made.voxels[truth.voxels > 0].mean() > 0
+
+
+def test_smoothing_is_a_gaussian():
+    fit = Fit(ball(), threads=1)
+    fit.mu[:] = np.random.default_rng(0).uniform(0, 0.05, fit.mu.shape)
+    expected = gaussian_filter(fit.mu, 0.7)
+    fit.smooth(0.7)
+    assert np.allclose(fit.mu, expected, atol=1e-6)
+
+
+def test_a_volume_made_to_agree_looks_more_like_its_views():
+    truth, _ = with_a_rod(ball())
+    given = views(truth, (0, 45, 90, 135))
+    fit = Fit(ball(), given, threads=2)
+    fit.mu[:] = attenuation(ball().voxels)
+    fit.agree(sweeps=3)
+
+    def off(volume: Volume) -> float:
+        projector = Projector(volume)
+        lines = [projector.render(view.carm, view.volume_from_carm) - view.line_integrals for view in given]
+        return float(np.sqrt(np.mean(np.square(lines))))
+
+    after = Volume(hounsfield(fit.mu), truth.volume_from_index)
+    assert off(after) < 0.7 * off(ball())
+    assert after.voxels.shape == truth.voxels.shape and (after.voxels >= -1000).all()

@@ -1,0 +1,92 @@
+"""The network: views in any order, how sure it is, and what it makes of bad ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.errors import ComputeError
+from navnode.projector.grids import onto
+from navnode.reconstruction import Method, Reconstructor, engines
+from navnode.reconstruction.learned import Accumulator, bone_probability
+from navnode.types import Status, View
+from tests.reconstruction.balls import CARM, ball, views, with_a_rod
+
+
+def test_views_come_in_any_order_and_can_be_taken_out(model):
+    networks = engines.load(model, threads=2)
+    given = views(ball(), (0, 60, 100))
+    one, other = (Accumulator(networks, np.zeros(3), 2.0) for _ in range(2))
+    for view in given:
+        one.add(view)
+    moved = View(given[1].line_integrals, CARM, given[1].volume_from_carm @ g.rigid(None, (3.0, 0.0, 0.0)))
+    for view in (given[2], moved, given[0], given[1], given[2]):
+        other.add(view)
+    assert other.views == 4
+    other.keep(given)
+    assert other.views == one.views == 3
+    assert np.abs(one.result().volume.voxels - other.result().volume.voxels).max() < 1.0
+    one.keep(given[1:])
+    assert np.abs(one.result().volume.voxels - other.result().volume.voxels).max() > 1.0
+
+
+def test_what_the_volume_says_of_bone_counts_with_the_views():
+    logit, hu = np.zeros(3, np.float32), np.array([-200.0, 200.0, 600.0], np.float32)
+    assert np.allclose(bone_probability(logit, hu, 4, 0.0), 0.5)
+    few, many = (bone_probability(logit, hu, views, 2.5) for views in (2, 16))
+    assert few[1] == many[1] == 0.5 and many[0] < few[0] < 0.5 < few[2] < many[2]
+    assert np.isfinite(bone_probability(np.full(3, 1e4, np.float32), hu, 16, 10.0)).all()
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
+    truth = ball(radius_mm=40.0, hu=100.0)
+    made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), spacing_mm=1.0)
+    assert made.engine in {engines.title(name) for name in engines.available()} and "not measured" not in made.reason
+    assert made.uncertainty_hu is not None
+    seen = made.uncertainty_hu.voxels < 4000
+    expected = onto(truth, made.volume.volume_from_index, (128,) * 3).voxels
+    assert seen.mean() > 0.5
+    assert np.corrcoef(made.volume.voxels[seen], expected[seen])[0, 1] > 0.9
+    within = np.abs(made.volume.voxels - expected)[seen] <= made.uncertainty_hu.voxels[seen]
+    assert within.mean() > 0.8
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (lambda: views(ball(), (30,)), "1 view is not enough"),
+        (lambda: views(ball(), (10, 10)), "same way"),
+        (lambda: [replace(view, volume_from_carm=g.rigid(None, (900.0, 0, 0)) @ view.volume_from_carm)
+                  for view in views(ball(), (0, 60))], "do not overlap"),
+        (lambda: [replace(view, line_integrals=np.full_like(view.line_integrals, np.nan))
+                  for view in views(ball(), (0, 60))], "saturated everywhere"),
+    ],
+)  # fmt: skip
+def test_what_the_network_can_make_nothing_of_is_said(given, reason):
+    with pytest.raises(ComputeError, match=reason):
+        Reconstructor(Method.LEARNED, threads=2).reconstruct(given())
+
+
+@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+def test_metal_truncation_and_a_wrong_pose_leave_a_degraded_volume_of_possible_hu():
+    with_metal, _ = with_a_rod(ball(radius_mm=50.0, hu=50.0))
+    learned = Reconstructor(Method.LEARNED, threads=2)
+    given = views(with_metal, (0, 50, 100))
+    cut = []
+    for view in given:
+        line = view.line_integrals.copy()
+        line[:12], line[:, 50:] = np.nan, np.nan
+        cut.append(replace(view, line_integrals=line))
+    off = [given[0], replace(given[1], volume_from_carm=g.rigid(None, (0, 25.0, 10.0)) @ given[1].volume_from_carm)]
+    for each in (given, cut, off):
+        made = learned.reconstruct(each, spacing_mm=1.5)
+        assert made.status is Status.DEGRADED and made.reason
+        assert made.uncertainty_hu is not None and made.bone is not None
+        assert np.isfinite(made.volume.voxels).all() and (made.uncertainty_hu.voxels > 0).all()
+        assert made.volume.voxels.min() >= -1000 and made.volume.voxels.max() <= 4000
+        assert made.bone.voxels.min() >= 0 and made.bone.voxels.max() <= 1

@@ -1,0 +1,44 @@
+"""Which method reconstructs, and what none can make anything of."""
+
+from __future__ import annotations
+
+import pytest
+
+from navnode.errors import ComputeError, ConfigError
+from navnode.reconstruction import Method, Reconstructor, engines, reconstruct
+from navnode.types import View
+from tests.reconstruction.balls import CARM, ball, views
+
+
+def test_auto_is_what_was_found_to_be_better():
+    expected = Method.LEARNED if engines.preferred() else Method.SART
+    assert Reconstructor().method is expected
+    assert Reconstructor(Method.SART).method is Method.SART
+
+
+def test_a_model_is_not_for_classical_methods(tmp_path):
+    with pytest.raises(ConfigError, match="not for sart"):
+        Reconstructor(Method.SART, model=tmp_path)
+    with pytest.raises(ConfigError, match="no model"):
+        Reconstructor(model=tmp_path)
+
+
+def test_a_prior_and_its_method_belong_together():
+    with pytest.raises(ConfigError, match="belong together"):
+        Reconstructor(Method.PRIOR).reconstruct(views(ball(), (0, 90)))
+    with pytest.raises(ConfigError, match="belong together"):
+        Reconstructor(Method.SART).reconstruct(views(ball(), (0, 90)), prior=ball())
+
+
+@pytest.mark.parametrize(
+    ("angles", "reason"), [((), "0 view"), ((30,), "1 view"), ((10, 10), "same way"), ((0, 5), "same way")]
+)
+def test_too_little_is_said(angles, reason):
+    with pytest.raises(ComputeError, match=reason):
+        reconstruct(views(ball(), angles), size=32)
+
+
+def test_a_view_without_a_pose_is_named():
+    good = views(ball(), (0, 60))
+    with pytest.raises(ComputeError, match="view 2 has no pose"):
+        reconstruct([*good, View(good[0].line_integrals, CARM, None)], size=32)

@@ -1,0 +1,95 @@
+"""Models on disk: which are run, which are refused, and what they compute."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import numpy as np
+import pytest
+
+from navnode.errors import ConfigError
+from navnode.projector.grids import centered_grid
+from navnode.reconstruction import engines
+from navnode.reconstruction.features import picture
+from tests.reconstruction.balls import ball, views
+
+
+def test_a_model_is_run_only_if_its_card_names_it(tmp_path):
+    with pytest.raises(ConfigError, match="no model"):
+        engines.load(tmp_path)
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"card\.json"):
+        engines.load(tmp_path)
+
+
+def test_an_altered_model_is_refused(model, tmp_path):
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "view.onnx").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\0")
+    with pytest.raises(ConfigError, match=r"not the file that card\.json names"):
+        engines.load(tmp_path)
+
+
+def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
+    import onnx
+
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    onnx.save_model(
+        onnx.load(model / "view.onnx"), tmp_path / "view.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    card = engines.read_card(tmp_path)
+    digest = hashlib.sha256((tmp_path / "view.onnx").read_bytes()).hexdigest()
+    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
+    with pytest.raises(ConfigError, match="keeps weights in other files"):
+        engines.load(tmp_path)
+    assert not any(engines._KEPT_ELSEWHERE in path.read_bytes() for path in model.glob("*.onnx"))
+
+
+def test_models_do_not_tell_where_they_were_made(model):
+    for folder in (model, engines.SHIPPED):
+        for path in folder.glob("*.onnx"):
+            assert not any(trace in path.read_bytes() for trace in (b"stack_trace", b"site-packages", b"network.py"))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_what_is_no_graph_is_refused_by_name(model, tmp_path, engine):
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "view.onnx").write_bytes(b"not a graph")
+    card = engines.read_card(tmp_path)
+    digest = hashlib.sha256(b"not a graph").hexdigest()
+    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
+    with pytest.raises(ConfigError, match=r"view\.onnx"):
+        engines.load(tmp_path, engine=engine)
+
+
+def test_engines_agree_with_torch(model):
+    import torch
+
+    from navnode.reconstruction.training.train import Networks
+
+    made = picture(views(ball(), (20,))[0], centered_grid((128,) * 3, 2.0, np.zeros(3)))
+    inputs = {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
+    torch.manual_seed(0)
+    reference = Networks()
+    for weights in reference.parameters():
+        if not weights.abs().max() > 0:
+            torch.nn.init.normal_(weights, 0.0, 0.02)
+    with torch.no_grad():
+        sums = reference.view(*(torch.from_numpy(value) for value in inputs.values()))
+        coarse, fine = torch.rand(1, 1, 64, 64, 64) - 1, torch.rand(1, 1, 128, 128, 128) - 1
+        expected = reference.volume(sums, coarse, fine, torch.ones(1)).numpy()
+    for name in engines.available():
+        networks = engines.load(model, engine=name, threads=2)
+        given = {"sums": sums.numpy(), "coarse": coarse.numpy(), "fine": fine.numpy(), "views": np.ones(1, np.float32)}
+        found = networks.volume(given)[0]
+        # Sums of some thousand products in another order, float32.
+        assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+        said = networks.view(inputs)
+        # A voxel on the very edge of the picture may be seen by one and not by the other.
+        assert np.mean(np.abs(said[0] - sums.numpy()) > 1e-3) < 1e-4
