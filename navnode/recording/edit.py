@@ -18,15 +18,13 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, encode
-from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
+from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY
 from navnode.recording.container import Channel, Entry, File, Writer
 from navnode.recording.format import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
 from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
 
-_KEPT_METADATA = frozenset(
-    {"TransformStatus", "TransformValid", "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS}
-)
+_KEPT_METADATA = frozenset({STATUS_KEY, VALID_KEY, "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS})
 """Keys of messages that say nothing of a person; others may hold anything."""
 _KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR")
 """Types that are numbers. Texts, tables of images and commands may name people."""
