@@ -34,6 +34,7 @@ from calibration.collect import Heard, collect
 from calibration.inputs import Files, Poses
 from calibration.verdict import Calibration
 from navnode.clock import now_ns
+from navnode.commands.options import address
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts, whole
 from navnode.files.views import read_views
@@ -82,7 +83,7 @@ class Run:
         self.gates = _gates(options["gate"])
         self.seed: int = options["seed"]
         self._recording: Path | None = options["recording"]
-        self._live = _address(options["live"])
+        self._live = None if options["live"] is None else address(options["live"], "--live")
         if self._live is not None and self._recording is not None:
             raise ConfigError("give --live or --recording, not both")
         self._devices = _devices(options["device"])
@@ -753,15 +754,6 @@ def _gates(given: list[str] | None) -> dict[str, float]:
             raise ConfigError(f"--gate {text}: KEY=VALUE, the value a number")
         found[key] = float(value)
     return found
-
-
-def _address(given: str | None) -> tuple[str, int] | None:
-    if given is None:
-        return None
-    host, colon, port = given.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--live {given}: HOST:PORT")
-    return host, int(port)
 
 
 def _devices(given: list[str] | None) -> dict[str, str]:

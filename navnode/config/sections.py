@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from navnode.config.address import Address, parse_address
 from navnode.geometry import is_rigid, orthonormal
 from navnode.security.tls import Tls, is_loopback
 from navnode.types import CArm, Matrix
@@ -196,7 +197,7 @@ class RemoteSection(Section, frozen=True):
 
     @property
     def address(self) -> str:
-        return f"tcp://{self.host}:{self.port}"
+        return f"tcp://{Address(self.host, self.port)}"
 
 
 LiveMethod = Literal["auto", "learned", "sart", "tv", "fdk"]
@@ -331,7 +332,7 @@ class PlayerSection(Section, frozen=True):
 class WorkerConfig(Section, frozen=True):
     """What a worker on another machine than its node's is told."""
 
-    node: Annotated[str, msgspec.Meta(pattern=r"^[^:/\s]+:\d{1,5}$")]
+    node: str
     """Host and port that the node listens on for it."""
     key: str
     """This worker's secret key; files are beside this one unless absolute."""
@@ -340,6 +341,12 @@ class WorkerConfig(Section, frozen=True):
     method: LiveMethod = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """0: all cores."""
+
+    def __post_init__(self) -> None:
+        try:
+            parse_address(self.node)
+        except ValueError as error:
+            raise ValueError(f"node: {error}") from error
 
 
 class Config(Section, frozen=True):
