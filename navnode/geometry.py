@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.types import Array, CArm, Matrix
+from navnode.types import Array, CArm, Matrix, Volume
 
 CARM_SCHEMA = "navnode/carm/1"
 RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -248,3 +248,16 @@ def carm_of(document: Any) -> CArm:
         return msgspec.convert(document, CArmDocument).value()
     except msgspec.ValidationError as error:
         raise ConfigError(f"{CARM_SCHEMA}: {error}") from error
+
+
+def itk_image(volume: Volume) -> Any:
+    """A volume as SimpleITK's image, LPS."""
+    import SimpleITK as sitk  # here: most processes, registration among them, do without it
+
+    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
+    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(volume.voxels)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps_from_index[:3, 3].tolist())
+    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
+    return image

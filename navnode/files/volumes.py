@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import trimesh
 
 from navnode.errors import ConfigError
-from navnode.geometry import RAS_FROM_LPS
+from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Mesh, Volume
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what matters of them is checked here, and said in one line
@@ -49,7 +49,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         ConfigError: another ending, or it cannot be written.
     """
     try:
-        sitk.WriteImage(_to_sitk(volume), str(path))
+        sitk.WriteImage(itk_image(volume), str(path))
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
 
@@ -214,13 +214,3 @@ def _from_sitk(image: sitk.Image, path: Path) -> Volume:
     lps_from_index[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     lps_from_index[:3, 3] = image.GetOrigin()
     return Volume(voxels, RAS_FROM_LPS @ lps_from_index, path.name)
-
-
-def _to_sitk(volume: Volume) -> sitk.Image:
-    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
-    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(volume.voxels)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps_from_index[:3, 3].tolist())
-    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
-    return image
