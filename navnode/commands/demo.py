@@ -44,10 +44,11 @@ def demo(
     from navnode.simulation import room
     from navnode.simulation.sample_ct import resolve_ct
 
-    loaded = config.load(config.shipped("ctless.toml" if ctless else "demo.toml"))
     given = simulator_section(port=simulator_port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
+    # The recording's file is looked at before the CT, which may have to be fetched.
+    loaded = recorded(config.load(config.shipped("ctless.toml" if ctless else "demo.toml")), record)
     simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
-    loaded = recorded(demo_config(loaded, simulator, headless, (port, page_port), threads, ctless), record)
+    loaded = demo_config(loaded, simulator, headless, (port, page_port), threads, ctless)
     # Rendering happens here, where its progress can be seen; the processes find it done.
     prepared = room.prepare(simulator, messages, threads)
     report = run_supervised(loaded, simulator, seconds, as_json, room.load_scenario(prepared))
