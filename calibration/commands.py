@@ -18,9 +18,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperCommand
 
+from calibration import SUMMARY, exchange, inputs
 from calibration import carm as carm_
 from calibration import distortion as distortion_
-from calibration import exchange, inputs
 from calibration import flatfield as flatfield_
 from calibration import flex as flex_
 from calibration import handeye as handeye_
@@ -46,7 +46,7 @@ from navnode.xray.correction import read_flat_field
 
 app = typer.Typer(
     name="calibrate",
-    help="Calibration before surgery: measure, judge, and write what the node loads.",
+    help=SUMMARY,
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

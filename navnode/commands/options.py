@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from navnode.config.address import Address, parse_address
 from navnode.errors import ConfigError
+from navnode.security.address import Address, parse_address
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Ct = Annotated[

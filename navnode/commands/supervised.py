@@ -21,7 +21,6 @@ from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
-from navnode.reconstruction.methods import engine_name
 from navnode.types import NodeState
 
 
@@ -98,6 +97,8 @@ def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def _report(scorer: Any, state: NodeState, elapsed_s: float, restarts: dict[str, int]) -> dict[str, Any]:
+    from navnode.reconstruction.methods import engine_name  # here: a supervisor runs without what makes volumes
+
     def latency(name: str) -> dict[str, float | None]:
         return {part: state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max")}
 

@@ -1,6 +1,5 @@
 """One frozen configuration from TOML. An unknown or wrong key stops the start and is named."""
 
-from navnode.config.address import Address, parse_address
 from navnode.config.load import convert, find, load, load_worker, parse, shipped
 from navnode.config.sections import (
     CalibrationSection,
@@ -30,7 +29,6 @@ from navnode.config.sections import (
 )
 
 __all__ = [
-    "Address",
     "CArmSection",
     "CalibrationSection",
     "Config",
@@ -60,6 +58,5 @@ __all__ = [
     "load_worker",
     "matrix",
     "parse",
-    "parse_address",
     "shipped",
 ]

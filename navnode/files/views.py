@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import cv2
 import msgspec
 import numpy as np
-import SimpleITK as sitk
 
 from navnode.errors import ConfigError
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
@@ -221,6 +220,8 @@ def _read(path: Path) -> Array:
             raise ValueError(f"{mapped.size} pixels are too many")
         return np.array(mapped)
     if ending in _DICOM_ENDINGS:
+        import SimpleITK as sitk  # here: it is large, and few images are DICOM
+
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import trimesh
 
 from navnode.errors import ConfigError
 from navnode.geometry import RAS_FROM_LPS, itk_image
@@ -66,6 +65,8 @@ def read_mesh(path: str | Path) -> Mesh:
             raise ConfigError(f"{path}: a surface is {', '.join(MESH_ENDINGS)}, by the file's ending")
         if path.stat().st_size > _MAX_MESH_BYTES:
             raise ConfigError(f"{path}: too large for a surface")
+        import trimesh  # here and below: it is large, and few read or write surfaces
+
         loaded = trimesh.load(path, force="mesh", process=False)
         vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
         if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
@@ -88,6 +89,8 @@ def write_mesh(mesh: Mesh, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in MESH_ENDINGS:
         raise ConfigError(f"{path}: a surface is written as {', '.join(MESH_ENDINGS)}, by the file's ending")
+    import trimesh
+
     try:
         trimesh.Trimesh(mesh.vertices_mm, mesh.triangles, process=False).export(path)
     except OSError as error:

@@ -32,8 +32,7 @@ from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import Latencies
-from navnode.node.processes import may_take_loop_priority, say_ready, take_loop_priority
-from navnode.node.worker import HEARTBEAT_S
+from navnode.node.processes import HEARTBEAT_S, may_take_loop_priority, say_ready, take_loop_priority
 from navnode.projector import backend_name
 from navnode.projector.grids import coarsened, resample
 from navnode.recording.spans import Spans
