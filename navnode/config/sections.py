@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from navnode.geometry import is_rigid, orthonormal
+from navnode.geometry import CArmDocument, is_rigid, orthonormal
 from navnode.security.address import Address, parse_address
 from navnode.security.tls import Tls, is_loopback
-from navnode.types import CArm, Matrix
+from navnode.types import Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -36,34 +36,16 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the configuration; its fields are the keys."""
 
 
-class CArmSection(Section, frozen=True):
-    """Geometry of the C-arm: the keys of navnode/carm/1."""
+class CArmSection(Section, CArmDocument, frozen=True):
+    """Geometry of the C-arm: the keys of navnode/carm/1, and its limits."""
 
-    width_px: int
-    height_px: int
-    pixel_spacing_mm: tuple[float, float]
-    source_to_detector_mm: float
-    principal_point_px: tuple[float, float]
     source_to_isocentre_mm: float = 700.0
     """Where the anatomy is expected along the principal ray."""
 
     def __post_init__(self) -> None:
-        if not (16 <= self.width_px <= 4096 and 16 <= self.height_px <= 4096):
-            raise ValueError("width_px and height_px must be 16 to 4096")
-        if min(self.pixel_spacing_mm) <= 0 or self.source_to_detector_mm <= 0:
-            raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+        CArmDocument.__post_init__(self)
         if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
             raise ValueError("source_to_isocentre_mm must lie between 0 and source_to_detector_mm")
-
-    @property
-    def geometry(self) -> CArm:
-        return CArm(
-            self.width_px,
-            self.height_px,
-            self.pixel_spacing_mm,
-            self.source_to_detector_mm,
-            self.principal_point_px,
-        )
 
 
 class VolumeSection(Section, frozen=True):

@@ -143,7 +143,7 @@ def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
         image = path.parent / view.image if view.image else None
         angles = None if view.angles_rad is None else (view.angles_rad.orbital, view.angles_rad.angulation)
         name = f"{path}: views[{index}]"
-        found.append(ViewFile(name, image, carm.value(), pose, view.i0, view.timestamp_ns, view.station, angles))
+        found.append(ViewFile(name, image, carm.geometry, pose, view.i0, view.timestamp_ns, view.station, angles))
     return found
 
 
