@@ -139,30 +139,27 @@ def _solved(seen: list[Seen], beads_mm: Matrix, nominal: CArm, model: str, start
     abouts = [g.transform(g.inverse(s.pose), beads_mm).mean(axis=0) for s in seen]
     bent = [terms(model, s.at_px, size) for s in seen]
 
-    def built(state: Matrix) -> Fit:
+    def carm_at(state: Matrix) -> CArm:
         u, v = np.asarray(first.principal_point_px) + state[1:3]
-        made = CArm(
-            *size, nominal.pixel_spacing_mm, first.source_to_detector_mm * float(np.exp(state[0])), (float(u), float(v))
-        )
+        distance_mm = first.source_to_detector_mm * float(np.exp(state[0]))
+        return replace(nominal, source_to_detector_mm=distance_mm, principal_point_px=(float(u), float(v)))
+
+    def built(state: Matrix) -> Fit:
         poses = [
             s.pose @ g.inverse(g.exp(state[at : at + 6] * _UNIT, about))
             for s, about, at in zip(seen, abouts, range(shared, len(state), 6), strict=True)
         ]
         return Fit(
-            made, Distortion(model, state[3:shared], size),
+            carm_at(state), Distortion(model, state[3:shared], size),
             [replace(s, pose=pose) for s, pose in zip(seen, poses, strict=True)], np.inf, np.full(2, np.inf),
             np.full((3, 3), np.inf),
         )  # fmt: skip
 
     def off_of(n: int, state: Matrix) -> Matrix:
-        u, v = np.asarray(first.principal_point_px) + state[1:3]
-        made = CArm(
-            *size, nominal.pixel_spacing_mm, first.source_to_detector_mm * float(np.exp(state[0])), (float(u), float(v))
-        )
         at = shared + 6 * n
         pose = g.exp(state[at : at + 6] * _UNIT, abouts[n]) @ g.inverse(seen[n].pose)
         moved = seen[n].at_px + bent[n] @ state[3:shared]
-        return np.asarray((moved - g.project(made, pose, beads_mm[seen[n].beads])).ravel())
+        return np.asarray((moved - g.project(carm_at(state), pose, beads_mm[seen[n].beads])).ravel())
 
     def off(state: Matrix) -> Matrix:
         return np.concatenate([off_of(n, state) for n in range(len(seen))])

@@ -78,7 +78,7 @@ def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matri
             raise ConfigError(f"{path}: one C-arm for all shots; calibrate carm with --per-shot")
         if shot.angles_rad is UNSET:
             raise ConfigError(f"{path}: views[{n}]: the X-ray stated no angles")
-        carms.append(shot.carm.value())
+        carms.append(shot.carm.geometry)
         poses.append(shot.phantom_from_carm)
         angles.append((shot.angles_rad.orbital, shot.angles_rad.angulation))
     return carms, np.array(poses, np.float64).reshape(-1, 4, 4), np.array(angles, np.float64).reshape(-1, 2)

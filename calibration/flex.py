@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -132,9 +133,8 @@ def _bend(pose: Matrix, carm: CArm, base: Matrix, arm: Matrix, angle: Matrix, me
 
 def _mean_carm(carms: Sequence[CArm]) -> CArm:
     u, v = np.mean([carm.principal_point_px for carm in carms], axis=0)
-    distance = float(np.mean([carm.source_to_detector_mm for carm in carms]))
-    first = carms[0]
-    return CArm(first.width_px, first.height_px, first.pixel_spacing_mm, distance, (float(u), float(v)))
+    distance_mm = float(np.mean([carm.source_to_detector_mm for carm in carms]))
+    return replace(carms[0], source_to_detector_mm=distance_mm, principal_point_px=(float(u), float(v)))
 
 
 def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:

@@ -9,7 +9,7 @@ import numpy as np
 from calibration.inputs import Pictures, Poses
 from navnode import geometry as g
 from navnode.igtl import Image, Message, TrackingData, Transform
-from navnode.igtl.conventions import angles_rad
+from navnode.igtl.conventions import angles_rad, is_seen
 from navnode.types import Array, Matrix
 
 _MOST_FRAMES = 2_000
@@ -68,7 +68,7 @@ def taken(heard: Heard, message: Message, received_ns: int, wanted: set[str]) ->
     """Keep what a message says of the devices that are wanted; poses that are none as NaN."""
     stamp = message.timestamp_ns or received_ns
     if isinstance(message, Transform) and message.device in wanted:
-        seen = message.metadata.get("TransformStatus", "OK") == "OK" and g.is_rigid(message.matrix)
+        seen = is_seen(message) and g.is_rigid(message.matrix)
         heard.take(message.device, stamp, pose=message.matrix.copy() if seen else np.full((4, 4), np.nan))
     elif isinstance(message, TrackingData):
         for element in message.elements:

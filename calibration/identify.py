@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -289,8 +289,8 @@ def _refined(
 
     def projected(state: Matrix, some: Matrix, pose: Matrix) -> Matrix:
         u, v = np.asarray(carm.principal_point_px) + state[7:9] * size / 100
-        changed = CArm(carm.width_px, carm.height_px, carm.pixel_spacing_mm,
-                       carm.source_to_detector_mm * float(np.exp(state[6])), (float(u), float(v)))  # fmt: skip
+        distance_mm = carm.source_to_detector_mm * float(np.exp(state[6]))
+        changed = replace(carm, source_to_detector_mm=distance_mm, principal_point_px=(float(u), float(v)))
         about = g.transform(pose, beads_mm).mean(axis=0)
         at = g.project(changed, g.exp(state[:6] * _UNIT, about) @ pose, some)
         away = (at - middle) / (size / 2)

@@ -8,9 +8,6 @@ from itertools import combinations, permutations
 from math import comb
 
 import numpy as np
-from scipy.spatial import cKDTree
-from scipy.stats import f as f_distribution
-from trimesh.triangles import closest_point, points_to_barycentric
 
 from calibration.fitting import not_outlying, rms
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
@@ -198,13 +195,15 @@ def _without_one(volume: Matrix, measured: Matrix, keep: Array) -> Array:
     count = len(keep)
     if count < _FEWEST_TO_DROP:
         return keep
+    from scipy.special import fdtri  # here and below: the page, which shows the panel, loads without them
+
     whole = _fre(measured[keep], volume[keep]) ** 2 * count
     left = [np.delete(keep, n) for n in range(count)]
     without = [_fre(measured[rest], volume[rest]) ** 2 * (count - 1) for rest in left]
     best = int(np.argmin(without))
     freedom = 3 * (count - 1) - 6
     ratio = (whole - without[best]) / 3 / max(without[best] / freedom, 1e-12)
-    unlikely = float(f_distribution.isf(_DROP_CHANCE / count, 3, freedom))
+    unlikely = float(fdtri(3, freedom, 1 - _DROP_CHANCE / count))
     return left[best] if ratio > unlikely and whole > 1e-12 else keep
 
 
@@ -279,6 +278,8 @@ class _Surface:
     """The nearest place on a mesh."""
 
     def __init__(self, mesh: Mesh) -> None:
+        from scipy.spatial import cKDTree
+
         self._triangles = np.asarray(mesh.vertices_mm, np.float64)[mesh.triangles]
         edges = self._triangles[:, [1, 2]] - self._triangles[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
@@ -299,6 +300,8 @@ class _Surface:
 
     def nearest(self, points: Matrix) -> tuple[Matrix, Matrix]:
         """The nearest places (N, 3), and the smooth normals there."""
+        from trimesh.triangles import closest_point, points_to_barycentric
+
         _, found = self._tree.query(points, k=_NEIGHBOURS)
         candidates = self._of[found]
         flat = candidates.ravel()

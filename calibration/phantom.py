@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from skimage.filters import threshold_otsu
 
 from calibration.fitting import exact, geometric_median, rms, valid_poses
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
@@ -137,6 +136,8 @@ def steady_places(points: Matrix) -> list[Matrix]:
     """
     if len(points) < 2 * _HALF_WINDOW + _LEAST_ROWS:
         return []
+    from skimage.filters import threshold_otsu  # here: the page, which shows the panel, loads without it
+
     sums = np.cumsum(np.concatenate([np.zeros((1, 3)), points]), axis=0)
     mean = (sums[_HALF_WINDOW:] - sums[:-_HALF_WINDOW]) / _HALF_WINDOW
     speed = np.full(len(points), np.inf)

@@ -13,7 +13,7 @@ from calibration.inputs import Files, Pictures, Poses
 from navnode.errors import ConfigError, RecordingError
 from navnode.geometry import series_at
 from navnode.igtl import Image, TrackingData, Transform
-from navnode.igtl.conventions import angles_rad
+from navnode.igtl.conventions import angles_rad, seen_pose
 from navnode.recording import Recording
 from navnode.types import Array, Matrix
 
@@ -34,9 +34,8 @@ def poses(recording: Path, device: str, files: Files) -> Poses:
         if isinstance(message, Transform):
             others.add(message.device)
             if message.device == device:
-                seen = message.metadata.get("TransformStatus", "OK") == "OK"
                 stamps.append(message.timestamp_ns)
-                found.append(message.matrix if seen else np.full((4, 4), np.nan))
+                found.append(seen_pose(message))
         elif isinstance(message, TrackingData):
             for element in message.elements:
                 others.add(element.name)

@@ -11,9 +11,12 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.types import Array, CArm, Matrix
+from navnode.types import Array, CArm, Matrix, Volume
 
 CARM_SCHEMA = "navnode/carm/1"
+_LEAST_PX, _MOST_PX = 8, 8192
+"""Of a detector: less shows nothing (volumes have no less either), and a square of more is larger than any image that
+is read."""
 RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse; used where LPS files are read and written, nowhere else."""
 
@@ -202,7 +205,7 @@ def series_at(times_s: Matrix, poses: Matrix, wanted_s: Matrix, most_apart_s: fl
 
 
 class CArmDocument(msgspec.Struct, frozen=True):
-    """``navnode/carm/1``; further keys are ignored."""
+    """``navnode/carm/1``; further keys are ignored. What is read of a C-arm anywhere is held to its limits."""
 
     width_px: int
     height_px: int
@@ -211,12 +214,15 @@ class CArmDocument(msgspec.Struct, frozen=True):
     principal_point_px: tuple[float, float]
 
     def __post_init__(self) -> None:
-        if not (0 < self.width_px <= 65_535 and 0 < self.height_px <= 65_535):
-            raise ValueError("width_px and height_px must be 1 to 65535")
+        if not (min(self.width_px, self.height_px) >= _LEAST_PX and max(self.width_px, self.height_px) <= _MOST_PX):
+            raise ValueError(f"width_px and height_px must be {_LEAST_PX} to {_MOST_PX}")
         if not (min(self.pixel_spacing_mm) > 0 and self.source_to_detector_mm > 0):
             raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+        if not np.isfinite((*self.pixel_spacing_mm, self.source_to_detector_mm, *self.principal_point_px)).all():
+            raise ValueError("pixel_spacing_mm, source_to_detector_mm and principal_point_px must be finite")
 
-    def value(self) -> CArm:
+    @property
+    def geometry(self) -> CArm:
         return CArm(
             self.width_px,
             self.height_px,
@@ -245,6 +251,19 @@ def carm_of(document: Any) -> CArm:
         ConfigError: it is none.
     """
     try:
-        return msgspec.convert(document, CArmDocument).value()
+        return msgspec.convert(document, CArmDocument).geometry
     except msgspec.ValidationError as error:
         raise ConfigError(f"{CARM_SCHEMA}: {error}") from error
+
+
+def itk_image(volume: Volume) -> Any:
+    """A volume as SimpleITK's image, LPS."""
+    import SimpleITK as sitk  # here: most processes, registration among them, do without it
+
+    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
+    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(volume.voxels)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps_from_index[:3, 3].tolist())
+    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
+    return image

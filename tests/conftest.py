@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import locale
 import os
 import shutil
 import socket
@@ -99,11 +98,3 @@ def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture(autouse=True)
-def own_locale():
-    """SimpleITK sets this process's locale to C when it reads a DICOM folder; the next test decodes as before."""
-    before = locale.setlocale(locale.LC_CTYPE)
-    yield
-    locale.setlocale(locale.LC_CTYPE, before)

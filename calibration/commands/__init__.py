@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from calibration import SUMMARY
 from calibration.commands import carm, detector, exchange, kept, patient, tools
 from calibration.commands.options import add_routine
 
 app = typer.Typer(
     name="calibrate",
-    help="Calibration before surgery: measure, judge, and write what the node loads.",
+    help=SUMMARY,
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -22,7 +22,7 @@ from calibration.heard import Heard
 from calibration.sources import Sources
 from calibration.verdict import Calibration
 from navnode.clock import now_ns
-from navnode.commands.options import print_json
+from navnode.commands.options import address, print_json
 from navnode.errors import ConfigError
 from navnode.files import artifacts, whole
 from navnode.files.artifacts import CArmResult, FlatFieldResult
@@ -68,18 +68,10 @@ class Options:
         Raises:
             ConfigError: the options contradict each other, or one is none.
         """
-        live = self._address()
+        live = None if self.live is None else address(self.live, "--live")
         if live is not None and self.recording is not None:
             raise ConfigError("give --live or --recording, not both")
         return Sources(now_ns(), self.recording, live, self._devices())
-
-    def _address(self) -> tuple[str, int] | None:
-        if self.live is None:
-            return None
-        host, colon, port = self.live.rpartition(":")
-        if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigError(f"--live {self.live}: HOST:PORT")
-        return host, int(port)
 
     def _devices(self) -> dict[str, str]:
         found: dict[str, str] = {}

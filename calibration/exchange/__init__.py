@@ -82,7 +82,7 @@ def _ours(artifact: Artifact[Any]) -> Exchanged:
         case PatientResult():
             return Exchanged({("Patient", "Volume"): np.array(result.volume_from_patient)})
         case CArmResult():
-            return Exchanged(carm=result.carm.value())
+            return Exchanged(carm=result.carm.geometry)
         case ImageLagResult():
             return Exchanged(lags_s={device or "Image": result.image_lag_ns * _NS})
         case PhantomResult():

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
-from navnode.types import CArm
+from navnode.geometry import CArmDocument
 
 
 def read(path: Path) -> Exchanged:
@@ -26,6 +26,7 @@ def read(path: Path) -> Exchanged:
     if not distance or len(spacing) != 2:
         raise ConfigError(f"{path}: states no source-to-detector distance or no imager pixel spacing")
     width, height = int(size[0]), int(size[1])
-    carm = CArm(width, height, (spacing[1], spacing[0]), distance[0], ((width - 1) / 2, (height - 1) / 2))
+    middle = (width - 1) / 2, (height - 1) / 2
+    carm = CArmDocument(width, height, (spacing[1], spacing[0]), distance[0], middle).geometry
     angles = [number(tag) for tag in ("0018|1510", "0018|1511")]
     return Exchanged(carm=carm, angles_deg=(angles[0][0], angles[1][0]) if all(angles) else None)

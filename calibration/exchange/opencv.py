@@ -13,6 +13,7 @@ from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
+from navnode.geometry import CArmDocument
 from navnode.types import CArm, Matrix
 
 
@@ -24,9 +25,14 @@ def camera_matrix(carm: CArm) -> Matrix:
 
 
 def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[float, float] | None) -> CArm:
-    """Of a camera matrix only the ratio of distance to pixel is known; without a spacing, pixels are 1 mm."""
+    """Of a camera matrix only the ratio of distance to pixel is known; without a spacing, pixels are 1 mm.
+
+    Raises:
+        ValueError: no C-arm is like that.
+    """
     su, sv = spacing_mm or (1.0, float(camera[0, 0] / camera[1, 1]))
-    return CArm(width, height, (su, sv), float(camera[0, 0]) * su, (float(camera[0, 2]), float(camera[1, 2])))
+    middle = float(camera[0, 2]), float(camera[1, 2])
+    return CArmDocument(width, height, (su, sv), float(camera[0, 0]) * su, middle).geometry
 
 
 def need_carm(ours: Exchanged, artifact: Artifact[Any], path: Path) -> CArm:

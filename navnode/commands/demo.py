@@ -44,9 +44,9 @@ def demo(
     from navnode.simulation import room
     from navnode.simulation.sample_ct import resolve_ct
 
-    # A recording that cannot be made is said before a CT is fetched.
-    loaded = recorded(config.load(config.shipped("ctless.toml" if ctless else "demo.toml")), record)
     given = simulator_section(port=simulator_port, ct=ct or "sample", size_px=size, frame_rate_hz=rate)
+    # The recording's file is looked at before the CT, which may have to be fetched.
+    loaded = recorded(config.load(config.shipped("ctless.toml" if ctless else "demo.toml")), record)
     simulator = msgspec.structs.replace(given, ct=str(resolve_ct(given.ct, messages)))
     loaded = demo_config(loaded, simulator, headless, (port, page_port), threads, ctless)
     # Rendering happens here, where its progress can be seen; the processes find it done.

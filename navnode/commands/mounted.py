@@ -3,38 +3,80 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 _OWN = {
-    "demo": "demo", "simulate": "simulate", "run": "run", "worker": "worker", "keys": "worker", "doctor": "doctor",
-    "project": "offline", "register": "offline", "reconstruct": "offline", "train": "train",
-    "train-reader": "train_reader", "_process": "process",
-    "engine": "engine", "bench": "bench", "record": "record", "replay": "replay", "inspect": "inspect",
-    "recover": "edit", "cut": "edit", "merge": "edit", "export": "exchange", "import": "exchange",
-    "evaluate": "evaluate",
-}  # fmt: skip
-"""Command -> its module in :mod:`navnode.commands`."""
+    "demo": ("demo", "Show a navigated operation: virtual operating room, node and display on this machine."),
+    "simulate": (
+        "simulate",
+        "Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth.",
+    ),
+    "run": ("run", "The node: registration, reconstruction worker and display, from a configuration."),
+    "worker": ("worker", "A reconstruction worker for a node on another machine."),
+    "keys": ("worker", "Keys for a node and a worker on another machine."),
+    "doctor": ("doctor", "What this machine has, what the node will use of it, and what a configuration still lacks."),
+    "project": ("offline", "Render the views' X-ray images of a CT."),
+    "register": ("offline", "2D/3D registration: where did the C-arm stand?"),
+    "reconstruct": ("offline", "A volume from views with poses."),
+    "train": ("train", "Train the learned reconstruction, or go on training it, and export it."),
+    "train-reader": ("train_reader", "Render X-rays of labelled CTs, then train the reader on them, or resume both."),
+    "_process": ("process", "One of the supervised processes."),
+    "engine": ("engine", "What runs the networks of the learned reconstruction."),
+    "bench": ("bench", "Figures for this machine, beside other implementations in the same run."),
+    "record": ("record", "Record what a server sends, byte by byte as it comes, until Ctrl-C."),
+    "replay": (
+        "replay",
+        "Run a session again: at its pace with page and consoles, or as fast as it goes and compared.",
+    ),
+    "inspect": ("inspect", "What is in a session: topics, rates, gaps, latencies, and how long what could be trusted."),
+    "recover": ("edit", "A session that was torn or damaged, as far as it can be read, as a whole one again."),
+    "cut": ("edit", "A piece of a session, or some of its topics, as a session of its own."),
+    "merge": ("edit", "What came in, of several sessions, as one."),
+    "export": (
+        "exchange",
+        "A session for other programs; without what tells whose it is, unless it is written into the pictures.",
+    ),
+    "import": ("exchange", "An image sequence of another program as a session."),
+    "evaluate": (
+        "evaluate",
+        "Replay many sessions in lockstep and score them; compare two configurations or versions.",
+    ),
+}
+"""Command -> its module in :mod:`navnode.commands`, and its line in the list of commands: the first of its help."""
 _OTHERS = {found.name: found for found in entry_points(group="navnode.commands")}
 """calibration's, which imports navnode and not the other way round."""
 
 
 class Commands(TyperGroup):
-    """Loads a command's module, and what that imports, when the command is asked for."""
+    """Lists commands without loading them; loads a command's module, and what that imports, when it is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name) for name in (*_OWN, *_OTHERS)}
+        lines = {name: line for name, (_, line) in _OWN.items()} | {name: _line(of) for name, of in _OTHERS.items()}
+        self.commands = {
+            name: TyperCommand(name, help=line, hidden=name.startswith("_")) for name, line in lines.items()
+        }
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        mounted = typer.Typer(rich_markup_mode="rich")
-        if cmd_name in _OWN:
-            mounted.add_typer(importlib.import_module(f"navnode.commands.{_OWN[cmd_name]}").app)
-        elif cmd_name in _OTHERS:
-            mounted.add_typer(_OTHERS[cmd_name].load(), name=cmd_name)
-        else:
-            return None
-        return typer.main.get_group(mounted).get_command(ctx, cmd_name)
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else loaded(name, ctx), rest
+
+
+def loaded(name: str, ctx: Any = None) -> Any:
+    """A command that is there, ready to be called."""
+    mounted = typer.Typer(rich_markup_mode="rich")
+    if name in _OWN:
+        mounted.add_typer(importlib.import_module(f"navnode.commands.{_OWN[name][0]}").app)
+    else:
+        mounted.add_typer(_OTHERS[name].load(), name=name)
+    return typer.main.get_group(mounted).get_command(ctx, name)
+
+
+def _line(found: EntryPoint) -> str:
+    """What the package of an entry point says of its command, which is not loaded for that."""
+    package = importlib.import_module(found.module.partition(".")[0])
+    return str(getattr(package, "SUMMARY", ""))

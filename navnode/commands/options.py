@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from navnode.errors import ConfigError
+from navnode.security.address import Address, parse_address
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Ct = Annotated[
@@ -105,13 +106,13 @@ def write_text(path: Path, text: str) -> None:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def address(text: str, option: str) -> tuple[str, int]:
+def address(text: str, option: str) -> Address:
     """HOST:PORT.
 
     Raises:
         ConfigError: it is none; names the option.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{option} {text}: HOST:PORT")
-    return host, int(port)
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import typer
 
-from navnode.commands.options import (
-    messages,
-)
+from navnode.commands.options import messages
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError
 from navnode.node.processes import die_with, output_address, say_ready, worker_address
 from navnode.node.supervisor import read_config, read_room
-from navnode.reconstruction import Method
-from navnode.reconstruction.methods import engine_name
 
 app = typer.Typer()
+# What a process does not need it does not load: the imports stand in the branches.
 
 
 @app.command("_process", hidden=True)
@@ -29,6 +26,7 @@ def process(name: str, folder: Path, parent: int) -> None:
     loaded = read_config(folder)
     if name == "worker":
         from navnode.node.worker import run_beside_the_loop
+        from navnode.reconstruction.methods import Method, engine_name
 
         method = Method(loaded.reconstruction.method)
         say_ready(engine_name(method))

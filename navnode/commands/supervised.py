@@ -22,7 +22,6 @@ from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.files.whole import refuse_existing
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
-from navnode.reconstruction.methods import engine_name
 from navnode.types import Dose, NodeState
 
 if TYPE_CHECKING:  # only what scores itself against a simulator loads it
@@ -142,6 +141,8 @@ def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
 def _report(
     scorer: Scorer | None, state: NodeState, elapsed_s: float, restarts: dict[str, int], memory_mb: MemoryFigures
 ) -> RunReport:
+    from navnode.reconstruction.methods import engine_name  # here: a supervisor runs without what makes volumes
+
     def latency(name: str) -> LatencyFigures:
         p50, p99, worst = (state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max"))
         return LatencyFigures(p50=p50, p99=p99, max=worst)

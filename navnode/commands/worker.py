@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from navnode import config
-from navnode.commands.options import (
-    messages,
-)
-from navnode.reconstruction import Method
-from navnode.reconstruction.methods import engine_name
+from navnode.commands.options import messages
 from navnode.security import curve
 
 app = typer.Typer()
@@ -25,6 +21,7 @@ def worker(
 ) -> None:
     """A reconstruction worker for a node on another machine."""
     from navnode.node.worker import serve
+    from navnode.reconstruction.methods import Method, engine_name
 
     loaded = config.load_worker(configuration)
     own, node = Path(loaded.key), Path(loaded.node_key)

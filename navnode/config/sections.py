@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from navnode.geometry import is_rigid, orthonormal
+from navnode.geometry import CArmDocument, is_rigid, orthonormal
+from navnode.security.address import Address, parse_address
 from navnode.security.tls import Tls, is_loopback
-from navnode.types import CArm, Matrix
+from navnode.types import Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -35,34 +36,16 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the configuration; its fields are the keys."""
 
 
-class CArmSection(Section, frozen=True):
-    """Geometry of the C-arm: the keys of navnode/carm/1."""
+class CArmSection(Section, CArmDocument, frozen=True):
+    """Geometry of the C-arm: the keys of navnode/carm/1, and its limits."""
 
-    width_px: int
-    height_px: int
-    pixel_spacing_mm: tuple[float, float]
-    source_to_detector_mm: float
-    principal_point_px: tuple[float, float]
     source_to_isocentre_mm: float = 700.0
     """Where the anatomy is expected along the principal ray."""
 
     def __post_init__(self) -> None:
-        if not (16 <= self.width_px <= 4096 and 16 <= self.height_px <= 4096):
-            raise ValueError("width_px and height_px must be 16 to 4096")
-        if min(self.pixel_spacing_mm) <= 0 or self.source_to_detector_mm <= 0:
-            raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+        CArmDocument.__post_init__(self)
         if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
             raise ValueError("source_to_isocentre_mm must lie between 0 and source_to_detector_mm")
-
-    @property
-    def geometry(self) -> CArm:
-        return CArm(
-            self.width_px,
-            self.height_px,
-            self.pixel_spacing_mm,
-            self.source_to_detector_mm,
-            self.principal_point_px,
-        )
 
 
 class VolumeSection(Section, frozen=True):
@@ -204,7 +187,7 @@ class RemoteSection(Section, frozen=True):
 
     @property
     def address(self) -> str:
-        return f"tcp://{self.host}:{self.port}"
+        return f"tcp://{Address(self.host, self.port)}"
 
 
 LiveMethod = Literal["auto", "learned", "sart", "tv", "fdk"]
@@ -337,7 +320,7 @@ class PlayerSection(Section, frozen=True):
 class WorkerConfig(Section, frozen=True):
     """What a worker on another machine than its node's is told."""
 
-    node: Annotated[str, msgspec.Meta(pattern=r"^[^:/\s]+:\d{1,5}$")]
+    node: str
     """Host and port that the node listens on for it."""
     key: str
     """This worker's secret key; files are beside this one unless absolute."""
@@ -346,6 +329,12 @@ class WorkerConfig(Section, frozen=True):
     method: LiveMethod = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """0: all cores."""
+
+    def __post_init__(self) -> None:
+        try:
+            parse_address(self.node)
+        except ValueError as error:
+            raise ValueError(f"node: {error}") from error
 
 
 class Config(Section, frozen=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import locale
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +22,17 @@ _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 _SUPINE = "HFS"
 
 
+@contextlib.contextmanager
+def kept_locale() -> Iterator[None]:
+    """GDCM sets the process's locale to C the first time it writes where a slice lies, and text stops being UTF-8."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@kept_locale()
 def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None = None) -> int:
     """A series of axial slices in a new folder (PS3.3, CT Image IOD); returns how many.
 
@@ -33,7 +45,6 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
     Raises:
         ConfigError: the folder holds something already, or cannot be written.
     """
-    before = locale.setlocale(locale.LC_ALL)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -66,8 +77,6 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
             writer.Execute(image)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        locale.setlocale(locale.LC_ALL, before)  # GDCM leaves C behind, and text stops being UTF-8
     return len(hu)
 
 

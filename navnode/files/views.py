@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import cv2
 import msgspec
 import numpy as np
-import SimpleITK as sitk
 
 from navnode.errors import ConfigError
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
@@ -144,7 +143,7 @@ def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
         image = path.parent / view.image if view.image else None
         angles = None if view.angles_rad is None else (view.angles_rad.orbital, view.angles_rad.angulation)
         name = f"{path}: views[{index}]"
-        found.append(ViewFile(name, image, carm.value(), pose, view.i0, view.timestamp_ns, view.station, angles))
+        found.append(ViewFile(name, image, carm.geometry, pose, view.i0, view.timestamp_ns, view.station, angles))
     return found
 
 
@@ -221,6 +220,8 @@ def _read(path: Path) -> Array:
             raise ValueError(f"{mapped.size} pixels are too many")
         return np.array(mapped)
     if ending in _DICOM_ENDINGS:
+        import SimpleITK as sitk  # here: it is large, and few images are DICOM
+
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()

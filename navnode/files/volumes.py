@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import trimesh
 
 from navnode.errors import ConfigError
-from navnode.geometry import RAS_FROM_LPS
+from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Mesh, Volume
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what matters of them is checked here, and said in one line
@@ -49,7 +48,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         ConfigError: another ending, or it cannot be written.
     """
     try:
-        sitk.WriteImage(_to_sitk(volume), str(path))
+        sitk.WriteImage(itk_image(volume), str(path))
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
 
@@ -66,6 +65,8 @@ def read_mesh(path: str | Path) -> Mesh:
             raise ConfigError(f"{path}: a surface is {', '.join(MESH_ENDINGS)}, by the file's ending")
         if path.stat().st_size > _MAX_MESH_BYTES:
             raise ConfigError(f"{path}: too large for a surface")
+        import trimesh  # here and below: it is large, and few read or write surfaces
+
         loaded = trimesh.load(path, force="mesh", process=False)
         vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
         if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
@@ -88,6 +89,8 @@ def write_mesh(mesh: Mesh, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in MESH_ENDINGS:
         raise ConfigError(f"{path}: a surface is written as {', '.join(MESH_ENDINGS)}, by the file's ending")
+    import trimesh
+
     try:
         trimesh.Trimesh(mesh.vertices_mm, mesh.triangles, process=False).export(path)
     except OSError as error:
@@ -214,13 +217,3 @@ def _from_sitk(image: sitk.Image, path: Path) -> Volume:
     lps_from_index[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     lps_from_index[:3, 3] = image.GetOrigin()
     return Volume(voxels, RAS_FROM_LPS @ lps_from_index, path.name)
-
-
-def _to_sitk(volume: Volume) -> sitk.Image:
-    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
-    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(volume.voxels)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps_from_index[:3, 3].tolist())
-    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
-    return image

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from navnode.igtl.messages import Message
+from navnode.igtl.messages import Message, Transform
+from navnode.types import Matrix
 
 DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
 """Metadata of an X-ray: its dose-area product in dGy cm2, by DICOM's name and unit (PS3.6, 0018,115E)."""
@@ -20,6 +21,8 @@ ANGLE_KEYS = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
 1511), as its scales say when it is calibrated, too."""
 STATUS_KEY = "TransformStatus"
 """Metadata of a transform: OK, MISSING or INVALID."""
+VALID_KEY = "TransformValid"
+"""Metadata of a transform: true or false, for clients that know no status."""
 
 
 def dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
@@ -41,11 +44,33 @@ def angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:
     return found if np.isfinite(found).all() else None
 
 
+def is_ok(status: str) -> bool:
+    """Whether a status stands by the transform; one that is not said, or empty, does."""
+    return status in ("", "OK")
+
+
 def is_seen(message: Message) -> bool:
-    """Whether a tracker says that it sees the marker of a transform; one that says nothing does."""
-    return message.metadata.get(STATUS_KEY, "") in ("", "OK")
+    """Whether a tracker says that it sees the marker of a transform."""
+    return is_ok(message.metadata.get(STATUS_KEY, ""))
 
 
 def is_shown(message: Message) -> bool:
     """False for a transform that only a client reading its status may get."""
-    return message.metadata.get(STATUS_KEY, "OK") == "OK"
+    return is_seen(message)
+
+
+def seen_pose(message: Transform) -> Matrix:
+    """The matrix of a transform, NaN where its status says that there is none."""
+    return message.matrix if is_seen(message) else np.full((4, 4), np.nan)
+
+
+def status_of(pose: Matrix | None, *, seen: bool = False) -> str:
+    """The status of a transform: where there is no pose, INVALID if the marker was seen nevertheless, else MISSING."""
+    if pose is not None:
+        return "OK"
+    return "INVALID" if seen else "MISSING"
+
+
+def transform_metadata(pose: Matrix | None, *, seen: bool = False) -> dict[str, str]:
+    """What a transform says of itself; arguments as of :func:`status_of`."""
+    return {VALID_KEY: "true" if pose is not None else "false", STATUS_KEY: status_of(pose, seen=seen)}

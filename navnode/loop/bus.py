@@ -66,7 +66,9 @@ def _decoder(kind: type, dec_hook: Callable[[type, Any], Any]) -> Callable[[byte
 
 
 def limited(socket: zmq.Socket[Any], queued: int) -> None:
-    """Set the limits that ZeroMQ leaves open: queue length, message size, and no lingering at exit."""
+    """Set the limits that ZeroMQ leaves open: queue length, message size, and no lingering at exit. Addresses may be
+    IPv6's, which ZeroMQ takes only when told."""
     socket.set_hwm(queued)
+    socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.LINGER, 0)

@@ -145,7 +145,7 @@ class _Found:
         config, replace = self.config, msgspec.structs.replace
         carm, calibration, registration = config.carm, config.calibration, config.registration
         if intrinsics := self._of_carm(artifacts.CARM):
-            measured = intrinsics.carm.value()
+            measured = intrinsics.carm.geometry
             self._same_mode(artifacts.CARM, measured)
             carm = replace(
                 carm,

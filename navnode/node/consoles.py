@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 import numpy as np
 
@@ -21,7 +19,7 @@ from navnode.igtl import (
     Transform,
     cells,
 )
-from navnode.igtl.conventions import REPLAY_KEY, STATUS_KEY
+from navnode.igtl.conventions import REPLAY_KEY, transform_metadata
 from navnode.types import (
     CArmPose,
     Matrix,
@@ -180,12 +178,7 @@ class Consoles:
 
 
 def _transform(device: str, matrix: Matrix | None, validity: Validity, seen: bool = True) -> Transform:
-    status = "OK" if matrix is not None else ("INVALID" if seen else "MISSING")
-    metadata: Mapping[str, str] = {
-        "TransformValid": "true" if matrix is not None else "false",
-        STATUS_KEY: status,
-        **validity_metadata(validity),
-    }
+    metadata = {**transform_metadata(matrix, seen=seen), **validity_metadata(validity)}
     return Transform(
         device=device,
         timestamp_ns=validity.source_time_ns,

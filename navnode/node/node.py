@@ -32,9 +32,8 @@ from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import Latencies
-from navnode.node.processes import say_ready, take_loop_priority
+from navnode.node.processes import HEARTBEAT_S, say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
-from navnode.node.worker import HEARTBEAT_S
 from navnode.projector import backend_name
 from navnode.projector.grids import coarsened, resample
 from navnode.recording.spans import Spans

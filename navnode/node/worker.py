@@ -15,6 +15,7 @@ import zmq
 from navnode.clock import now_ns
 from navnode.errors import PeerError
 from navnode.loop import bus, topics
+from navnode.node.processes import HEARTBEAT_S
 from navnode.reconstruction.answer import answer, elapsed_ms, failed
 from navnode.reconstruction.methods import Method, Reconstructor, described
 from navnode.reconstruction.surface import bone_surface
@@ -22,7 +23,6 @@ from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 0.5
 _NICE = 19
 """A volume may wait for a frame, never a frame for a volume."""
 _THREADS = 1

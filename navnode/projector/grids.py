@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from navnode.geometry import RAS_FROM_LPS
+from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Volume
 
 AIR_HU = -1000.0
@@ -33,7 +31,7 @@ def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) 
     """
     import SimpleITK as sitk  # here: registration, which only coarsens, loads without it
 
-    image = _to_sitk(volume)
+    image = itk_image(volume)
     spacing_mm = float(np.linalg.norm(volume_from_index[:3, 0]))
     own_spacing = np.array(image.GetSpacing())
     sigma_mm = 0.5 * np.sqrt(np.maximum(spacing_mm**2 - own_spacing**2, 0.0))
@@ -80,15 +78,3 @@ def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matr
     volume_from_index = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     volume_from_index[:3, 3] = np.asarray(center_mm) - spacing_mm * (np.array(size) - 1) / 2
     return volume_from_index
-
-
-def _to_sitk(volume: Volume) -> Any:
-    import SimpleITK as sitk
-
-    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
-    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(volume.voxels)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps_from_index[:3, 3].tolist())
-    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
-    return image

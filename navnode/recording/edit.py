@@ -18,7 +18,7 @@ from navnode.config import decode
 from navnode.errors import ConfigError, RecordingError
 from navnode.files.whole import refuse_existing, whole
 from navnode.igtl import Message, encode
-from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY
+from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY
 from navnode.recording.container import Channel, Entry
 from navnode.recording.format import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
 from navnode.recording.reader import ContainerReader
@@ -26,9 +26,7 @@ from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
 from navnode.recording.writer import ContainerWriter
 
-_KEPT_METADATA = frozenset(
-    {"TransformStatus", "TransformValid", "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS}
-)
+_KEPT_METADATA = frozenset({STATUS_KEY, VALID_KEY, "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS})
 """Keys of messages that say nothing of a person; others may hold anything."""
 _KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR")
 """Types that are numbers. Texts, tables of images and commands may name people."""

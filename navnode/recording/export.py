@@ -28,6 +28,7 @@ from navnode.files.volumes import write_volume
 from navnode.files.whole import refuse_existing
 from navnode.geometry import series_at
 from navnode.igtl import Image, Transform, encode
+from navnode.igtl.conventions import STATUS_KEY, is_seen, seen_pose, status_of
 from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
 from navnode.recording.container import Channel
@@ -135,9 +136,8 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
             times, rows = poses.setdefault(message.device, ([], []))
             at = source.seconds(message.timestamp_ns or entry.time_ns)
             if not times or at > times[-1]:
-                seen = message.metadata.get("TransformStatus", "OK") == "OK"
                 times.append(at)
-                rows.append(message.matrix if seen else np.full((4, 4), np.nan))
+                rows.append(seen_pose(message))
     if first is None:
         raise ConfigError(f"--device {device}: {source.recording.path} has no images of it there")
     times_s = np.array([source.seconds(stamp) for stamp in stamps])
@@ -213,7 +213,7 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
                 pose = poses[n]
                 moved = Transform(
                     device=name, timestamp_ns=stamp, matrix=np.eye(4) if pose is None else pose, version=2,
-                    metadata={"TransformStatus": "OK" if pose is not None else "MISSING"},
+                    metadata={STATUS_KEY: status_of(pose)},
                 )  # fmt: skip
                 count += 1
                 writer.add(arrival_channel("TRANSFORM", name), (encode(moved),), stamp, stamp, count)
@@ -248,13 +248,11 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
             progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
             content = entry.content
             if isinstance(content, Transform):
-                seen = content.metadata.get("TransformStatus", "OK") == "OK"
-                matrix = content.matrix if seen else np.full((4, 4), np.nan)
                 at = source.seconds(content.timestamp_ns or entry.time_ns)
                 row(
                     out / "poses" / f"{_safe(content.device)}.csv",
                     _POSE_HEADER,
-                    [f"{at:.9f}", *matrix.ravel().tolist()],
+                    [f"{at:.9f}", *seen_pose(content).ravel().tolist()],
                 )
             elif isinstance(content, Image):
                 name = _safe(content.device)
@@ -363,7 +361,7 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
             progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
             content = entry.content
             if isinstance(content, Transform):
-                if content.metadata.get("TransformStatus", "OK") == "OK":
+                if is_seen(content):
                     put(content.device, "foxglove.FrameTransforms", content.timestamp_ns or entry.time_ns,
                         _frame_transform(content.device, content.matrix))  # fmt: skip
             elif isinstance(content, Image):

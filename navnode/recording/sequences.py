@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from navnode.errors import RecordingError
+from navnode.igtl.conventions import STATUS_KEY, is_ok, status_of
 from navnode.types import Array, Matrix
 
 _TYPES: dict[str, type[np.generic]] = {
@@ -102,7 +103,7 @@ def _fields(sequence: Sequence) -> dict[str, str]:
             pose = poses[n]
             rows = np.eye(4) if pose is None else pose
             found[f"{prefix}{name}Transform"] = " ".join(f"{value:.9g}" for value in rows.ravel())
-            found[f"{prefix}{name}TransformStatus"] = "OK" if pose is not None else "INVALID"
+            found[f"{prefix}{name}{STATUS_KEY}"] = status_of(pose, seen=True)  # PLUS says INVALID of a hidden one
         found |= {
             f"{prefix}FrameNumber": str(n), f"{prefix}UnfilteredTimestamp": f"{at:.9f}",
             f"{prefix}Timestamp": f"{at:.9f}", f"{prefix}ImageStatus": "OK",
@@ -208,7 +209,7 @@ def _sequence(path: Path, frames: Array, fields: Mapping[str, str], nrrd: bool) 
 
 
 def _pose(fields: Mapping[str, str], name: str) -> Matrix | None:
-    if fields.get(f"{name}TransformStatus", "OK") != "OK" or f"{name}Transform" not in fields:
+    if not is_ok(fields.get(f"{name}{STATUS_KEY}", "")) or f"{name}Transform" not in fields:
         return None
     numbers = [float(text) for text in fields[f"{name}Transform"].split()]
     if len(numbers) != 16:

@@ -18,7 +18,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.clock import NS_PER_S
 from navnode.igtl import Image, Message, Transform
-from navnode.igtl.conventions import ANGLE_KEYS
+from navnode.igtl.conventions import ANGLE_KEYS, STATUS_KEY, status_of
 from navnode.simulation.beads import exposed, helix, rendered
 from navnode.simulation.scenario import (
     CARM_DEVICE,
@@ -230,7 +230,7 @@ class Practice:
         sigma = [self.scenario.noise_rad] * 3 + [self.scenario.noise_mm] * 3
         return Transform(
             device=device, timestamp_ns=stamp, matrix=pose @ g.exp(rng.normal(0, sigma)),
-            metadata={"TransformStatus": "OK"},
+            metadata={STATUS_KEY: status_of(pose)},
         )  # fmt: skip
 
     def _tool(self, stamp: int, room_from_tip: Matrix, rng: np.random.Generator) -> Message:

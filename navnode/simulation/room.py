@@ -30,7 +30,7 @@ from navnode.errors import ConfigError
 from navnode.files.cache import own_cache_folder
 from navnode.files.volumes import read_volume
 from navnode.igtl import Image, Server, Transform
-from navnode.igtl.conventions import DOSE_KEY
+from navnode.igtl.conventions import DOSE_KEY, transform_metadata
 from navnode.projector import Projector
 from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen
 from navnode.simulation.sample_ct import resolve_ct
@@ -176,14 +176,10 @@ class Room:
             at = index % len(self._truth_tool)
             for device in self._devices:
                 pose = self._poses[device][at]
-                status = "OK" if pose is not None else "MISSING"
                 message = Transform(
                     device=device,
                     timestamp_ns=stamp_ns,
-                    metadata={
-                        "TransformValid": "true" if pose is not None else "false",
-                        "TransformStatus": status,
-                    },
+                    metadata=transform_metadata(pose),
                     matrix=np.eye(4) if pose is None else pose,
                 )
                 self.server.publish(message, min_version=1 if pose is not None else 2)

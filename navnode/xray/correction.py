@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.interpolate import RectBivariateSpline
 
 from navnode.errors import CalibrationError
 from navnode.types import Array, CArm, FloatArray, Matrix
@@ -206,6 +205,10 @@ def _inverted(undistorted_px: Matrix, carm: CArm) -> FloatArray:
         raise CalibrationError("the distortion moves pixels farther than any detector does")
     u, v = np.meshgrid(np.arange(carm.width_px, dtype=np.float32), np.arange(carm.height_px, dtype=np.float32))
     # Splines through the nodes: what image intensifiers do is close to polynomials of degree 3, which they follow.
+    from scipy.interpolate import (
+        RectBivariateSpline,  # here: most images come undistorted, most processes without SciPy
+    )
+
     places = [np.arange(n) * float(GRID_STEP_PX) for n in (rows, columns)]
     full = np.stack(
         [

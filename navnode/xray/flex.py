@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,9 @@ class FlexModel:
         bend = (kernel(here, self.angles_rad, self.length_rad) @ self.weights)[0] + self.mean
         pose = self.volume_from_base @ turned(here[0]) @ self.arm_from_carm @ g.exp(bend[:6])
         u, v = self.carm.principal_point_px
-        return CArm(
-            self.carm.width_px,
-            self.carm.height_px,
-            self.carm.pixel_spacing_mm,
-            self.carm.source_to_detector_mm + float(bend[6]),
-            (u + float(bend[7]), v + float(bend[8])),
-        ), pose
+        middle = u + float(bend[7]), v + float(bend[8])
+        distance_mm = self.carm.source_to_detector_mm + float(bend[6])
+        return replace(self.carm, source_to_detector_mm=distance_mm, principal_point_px=middle), pose
 
     def parameters(self) -> dict[str, Any]:
         """For an artifact."""

@@ -96,5 +96,6 @@ def test_silence_is_told(monkeypatch):
     monkeypatch.setattr(collect, "_NOTHING_S", 1.0)
     code, _, error = call("pivot", "--live", f"127.0.0.1:{find_free_port()}", "--device", "StylusToTracker")
     assert code == 2 and "nothing comes of StylusToTracker" in error
-    assert call("pivot", "--live", "here", "--device", "X")[0] == 2
+    code, _, error = call("pivot", "--live", ":5", "--device", "X")
+    assert code == 2 and error.startswith("--live: ':5' is not HOST:PORT")
     assert call("pivot", "--live", "localhost:18944")[0] == 2

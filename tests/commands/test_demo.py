@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+from typer.testing import CliRunner
+
+from navnode import cli
+from navnode.errors import ConfigError
+from navnode.simulation import sample_ct
 from tests.invoke import run_navnode
 
 
@@ -29,3 +35,11 @@ def test_demo_without_a_ct(procedural_ct, free_port):
     assert report["volumes"] >= 1 and report["status_counts"]["VALID"] == 0
     assert report["status_counts"]["DEGRADED"] > 0
     assert report["tre_mm"]["median"] < 3.0 and report["wrong_while_valid"] == 0
+
+
+def test_a_recording_that_exists_is_refused_before_a_ct_is_fetched(tmp_path, monkeypatch):
+    there = tmp_path / "there.mcap"
+    there.touch()
+    monkeypatch.setattr(sample_ct, "resolve_ct", lambda *arguments: pytest.fail("the CT was asked for"))
+    result = CliRunner().invoke(cli.app, ["demo", "--headless", "--seconds", "1", "--record", str(there)])
+    assert isinstance(result.exception, ConfigError) and f"--record {there}: exists already" in str(result.exception)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from navnode.bench import evaluation
-from navnode.recording.container import File
+from navnode.recording.reader import ContainerReader
 from tests.conftest import GOLDEN, find_free_port
 from tests.invoke import call
 
@@ -37,7 +37,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
 
 def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path):
     data = bytearray(recorded.read_bytes())
-    chunk = File(recorded).chunks[len(File(recorded).chunks) // 2]
+    chunk = ContainerReader(recorded).chunks[len(ContainerReader(recorded).chunks) // 2]
     data[chunk.offset + 500] ^= 1
     flipped = tmp_path / "f.mcap"
     flipped.write_bytes(data)

@@ -1,6 +1,8 @@
 """A series that other programs read where it was, and that says what it is."""
 
-import locale
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +23,8 @@ def _volume() -> Volume:
 
 
 def test_a_series_is_read_back_where_it_was(tmp_path):
-    made, before = _volume(), locale.setlocale(locale.LC_ALL)
+    made = _volume()
     assert write_series(made, tmp_path / "series", how="4 views.") == 12
-    assert locale.setlocale(locale.LC_ALL) == before
     back = read_volume(tmp_path / "series")
     # Readers order a series and its rows as they like; what is at a point must be the same.
     index_from_index = np.linalg.inv(made.volume_from_index) @ back.volume_from_index
@@ -31,6 +32,28 @@ def test_a_series_is_read_back_where_it_was(tmp_path):
     x, y, z = np.round((index_from_index @ np.stack([i, j, k, np.ones_like(i)]))[:3]).astype(int)
     assert np.abs(back.voxels.ravel() - np.round(made.voxels)[z, y, x]).max() == 0
     assert np.allclose(np.sort(back.center_mm), np.sort(made.center_mm), atol=1e-3)
+
+
+ROOT = Path(__file__).parents[2]
+_AS_BEFORE = """
+import locale, sys
+from pathlib import Path
+from navnode.files.dicom import write_series
+from navnode.files.volumes import read_volume
+from tests.files.test_dicom import _volume
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+before = locale.setlocale(locale.LC_ALL)
+write_series(_volume(), Path(sys.argv[1]) / "series", how="")
+assert locale.setlocale(locale.LC_ALL) == before, "writing"
+read_volume(Path(sys.argv[1]) / "series")
+assert locale.setlocale(locale.LC_ALL) == before, "reading"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the locale C.UTF-8 is")
+def test_the_locale_of_the_process_stays(tmp_path):
+    """In a process of its own, since GDCM sets it the first time only."""
+    subprocess.run([sys.executable, "-c", _AS_BEFORE, str(tmp_path)], cwd=ROOT, check=True, timeout=60)
 
 
 def test_a_series_says_that_it_is_derived_and_whose_it_is_not(tmp_path):

@@ -4,6 +4,7 @@ import SimpleITK as sitk
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files.dicom import kept_locale
 from navnode.files.volumes import read_volume, write_volume
 from navnode.projector.grids import resample
 from navnode.types import Volume
@@ -27,6 +28,7 @@ def test_itk_lps_is_converted(tmp_path):
     assert np.allclose(g.transform(read.volume_from_index, np.array([1.0, 1.0, 1.0])), (-11.0, -22.0, 33.0))
 
 
+@kept_locale()
 def write_dicom(folder, voxels, shear_mm=0.0):
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
