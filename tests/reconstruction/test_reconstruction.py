@@ -22,7 +22,7 @@ from navnode.reconstruction.fit import Fit
 from navnode.reconstruction.learned import Accumulator, bone_probability
 from navnode.reconstruction.surface import bone_surface, likely_surface
 from navnode.reconstruction.training.anatomy import BODIES
-from navnode.types import CArm, Status, View, Volume
+from navnode.types import CArm, Grid, Status, View, Volume
 
 CARM = CArm(64, 64, (4.0, 4.0), 1000.0, (31.5, 31.5))
 
@@ -327,11 +327,11 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path):
     card = engines.read_card(out / "model")
     assert card.training["cts"] == ["ball.nii.gz"] and card.training["held_out"] == ["another"]
     given, learned = views(ball(), (0, 70)), Reconstructor(model=out / "model", threads=1)
-    made = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    made = learned.reconstruct(given, Grid(96, 2.0))
     assert "was not measured" in made.reason
     assert made.method is Method.LEARNED and made.volume.voxels.shape == (96, 96, 96)
     assert made.uncertainty_hu is not None and (made.uncertainty_hu.voxels > 0).all()
-    again = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    again = learned.reconstruct(given, Grid(96, 2.0))
     assert np.array_equal(again.volume.voxels, made.volume.voxels)
     assert sum(again.per_view_ms) < sum(made.per_view_ms) / 5  # nothing is computed that is known
 
@@ -380,7 +380,7 @@ def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept()
     before = ball()
     truth, rod = _with_a_rod(before)
     given = views(truth, (0, 45, 90, 135))
-    made = Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=before)
+    made = Reconstructor(Method.PRIOR).reconstruct(given, Grid(64, 2.0), prior=before)
     assert made.method is Method.PRIOR and made.status.value == "DEGRADED" and "rests on the CT alone" in made.reason
     off = [np.sqrt(np.mean((hu - truth.voxels)[rod] ** 2)) for hu in (before.voxels, made.volume.voxels)]
     assert off[1] < 0.6 * off[0]
@@ -394,7 +394,7 @@ def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept()
 
 def test_a_prior_that_nothing_contradicts_stays_as_it_is():
     before = ball()
-    made = Reconstructor(Method.PRIOR).reconstruct(views(before, (0, 45, 90)), size=64, spacing_mm=2.0, prior=before)
+    made = Reconstructor(Method.PRIOR).reconstruct(views(before, (0, 45, 90)), Grid(64, 2.0), prior=before)
     assert np.abs(made.volume.voxels - before.voxels).max() < 20
 
 
@@ -404,7 +404,7 @@ def test_a_prior_that_ends_inside_the_body_is_refused():
     moved[2, 3] += 2.0 * 26
     short = Volume(whole.voxels[26:34], moved)
     with pytest.raises(ComputeError, match="too short"):
-        Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), size=64, spacing_mm=2.0, prior=short)
+        Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), Grid(64, 2.0), prior=short)
 
 
 def test_a_prior_that_is_elsewhere_is_refused():
@@ -414,8 +414,8 @@ def test_a_prior_that_is_elsewhere_is_refused():
     moved = Volume(grainy.voxels, g.rigid(None, (16.0, 12.0, -16.0)) @ body.volume_from_index)
     given = views(grainy, (0, 45, 90))
     with pytest.raises(ComputeError, match="do not look like this CT"):
-        Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=moved)
-    assert Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=grainy).rests is not None
+        Reconstructor(Method.PRIOR).reconstruct(given, Grid(64, 2.0), prior=moved)
+    assert Reconstructor(Method.PRIOR).reconstruct(given, Grid(64, 2.0), prior=grainy).rests is not None
 
 
 def test_a_prior_and_its_method_belong_together():
@@ -461,7 +461,7 @@ def test_a_volume_made_to_agree_looks_more_like_its_views():
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
 def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
     truth = ball(radius_mm=40.0, hu=100.0)
-    made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), spacing_mm=1.0)
+    made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), Grid(spacing_mm=1.0))
     assert made.engine in {engines.title(name) for name in engines.available()} and "not measured" not in made.reason
     assert made.uncertainty_hu is not None
     seen = made.uncertainty_hu.voxels < 4000
@@ -501,7 +501,7 @@ def test_metal_truncation_and_a_wrong_pose_leave_a_degraded_volume_of_possible_h
         cut.append(replace(view, line_integrals=line))
     off = [given[0], replace(given[1], volume_from_carm=g.rigid(None, (0, 25.0, 10.0)) @ given[1].volume_from_carm)]
     for each in (given, cut, off):
-        made = learned.reconstruct(each, spacing_mm=1.5)
+        made = learned.reconstruct(each, Grid(spacing_mm=1.5))
         assert made.status is Status.DEGRADED and made.reason
         assert made.uncertainty_hu is not None and made.bone is not None
         assert np.isfinite(made.volume.voxels).all() and (made.uncertainty_hu.voxels > 0).all()
