@@ -24,7 +24,7 @@ from navnode.reconstruction import Method, Reconstructor
 from navnode.reconstruction.surface import Surface
 from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
 from navnode.registration.starts import landmark_pose, station_poses
-from navnode.types import Array, Effort, Matrix, Registration, Status, View, Volume
+from navnode.types import Array, Effort, Grid, Matrix, Registration, Status, View, Volume
 from navnode.xray.counts import line_integrals, open_beam_counts
 
 Progress = Callable[[float], None]
@@ -256,10 +256,9 @@ def reconstruct_views(
         made.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
-    done = reconstructor.reconstruct(
-        made, size=size, spacing_mm=spacing_mm, center_mm=center, progress=progress,
-        prior=read_volume(prior) if prior is not None else None,
-    )  # fmt: skip
+    grid = Grid.around(center, size, spacing_mm)
+    ct = read_volume(prior) if prior is not None else None
+    done = reconstructor.reconstruct(made, grid, prior=ct, progress=progress)
     elapsed_ms = _ms(started)
     write_volume(done.volume, out)
     if uncertainty is not None and done.uncertainty_hu is not None:

@@ -6,6 +6,7 @@ Frames, axes and units are those of docs/frames.md: millimetres, radians, RAS, i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -96,6 +97,61 @@ class Volume:
         middle = (np.array(self.voxels.shape[::-1]) - 1) / 2
         center: Matrix = self.volume_from_index[:3, :3] @ middle + self.volume_from_index[:3, 3]
         return center
+
+
+GRID_SIZE, GRID_SPACING_MM = 128, 2.0
+"""Of a volume that nobody says otherwise of; what a node makes beside an operation reaches further (2.5 mm)."""
+GRID_SIZES, GRID_SPACINGS_MM = (16, 256), (0.2, 20)
+"""What may be asked for: least and most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cubic voxels in a cube along RAS: where a volume is made."""
+
+    size: int = GRID_SIZE
+    """Voxels along each side."""
+    spacing_mm: float = GRID_SPACING_MM
+    center_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Middle of the cube."""
+
+    @classmethod
+    def around(cls, center_mm: Iterable[float], size: int = GRID_SIZE, spacing_mm: float = GRID_SPACING_MM) -> Grid:
+        """The grid whose middle is at a point, (3,)."""
+        x, y, z = (float(value) for value in center_mm)
+        return cls(size, spacing_mm, (x, y, z))
+
+    def checked(self) -> Grid:
+        """Itself, when it was asked for from outside.
+
+        Raises:
+            ValueError: it is too large or too small, or lies nowhere.
+        """
+        for name, value, (least, most) in (
+            ("size", self.size, GRID_SIZES),
+            ("spacing_mm", self.spacing_mm, GRID_SPACINGS_MM),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be {least:g} to {most:g}")
+        if not np.isfinite(self.center_mm).all():
+            raise ValueError("center_mm must be finite")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of its voxels."""
+        return (self.size,) * 3
+
+    @property
+    def volume_from_index(self) -> Matrix:
+        """4x4: voxel (i, j, k, 1) -> RAS mm."""
+        volume_from_index = np.diag([self.spacing_mm] * 3 + [1.0])
+        volume_from_index[:3, 3] = np.array(self.center_mm) - self.spacing_mm * (np.array(self.shape) - 1) / 2
+        return volume_from_index
+
+    def filled(self, value: float) -> Volume:
+        """A volume of one value."""
+        return Volume(np.full(self.shape, value, np.float32), self.volume_from_index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +363,15 @@ class ReconstructionRequest:
     size: int
     """Voxels along each side."""
     spacing_mm: float
+
+    @property
+    def grid(self) -> Grid:
+        """Where the volume is wanted.
+
+        Raises:
+            ValueError: as :meth:`Grid.checked`.
+        """
+        return Grid(self.size, self.spacing_mm, self.center_mm).checked()
 
 
 @dataclass(frozen=True, slots=True)

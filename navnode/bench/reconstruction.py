@@ -27,7 +27,7 @@ from navnode.files.volumes import read_volume
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened, resample
 from navnode.reconstruction import Method, Reconstructor
-from navnode.types import Array, CArm, FloatArray, View, Volume
+from navnode.types import Array, CArm, FloatArray, Grid, View, Volume
 from navnode.xray.counts import line_integrals
 
 BONE_HU = 200.0
@@ -223,7 +223,7 @@ def _of(reconstructor: Reconstructor) -> Maker:
     def make(case: Case) -> Made:
         reconstructor.forget()
         began = time.perf_counter()
-        made = reconstructor.reconstruct(case.views, size=SIZE, spacing_mm=SPACING_MM, center_mm=case.center_mm)
+        made = reconstructor.reconstruct(case.views, Grid.around(case.center_mm, SIZE, SPACING_MM))
         elapsed_ms = 1e3 * (time.perf_counter() - began)
         half = None if made.uncertainty_hu is None else made.uncertainty_hu.voxels
         bone = None if made.bone is None else made.bone.voxels

@@ -17,7 +17,7 @@ from navnode.commands.options import (
 )
 from navnode.errors import ConfigError
 from navnode.reconstruction import Method
-from navnode.types import Effort
+from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM, Effort
 
 app = typer.Typer()
 
@@ -95,8 +95,12 @@ def register_command(
 def reconstruct_command(
     views: ViewsOption,
     out: Annotated[Path, typer.Option("--out", metavar="VOL.nii.gz", help="NIfTI, NRRD or MHA, HU.")],
-    size: Annotated[int, typer.Option("--size", min=16, max=256, help="Voxels along each axis.")] = 128,
-    spacing_mm: Annotated[float, typer.Option("--spacing-mm", min=0.2, max=20, help="Voxel size.")] = 2.0,
+    size: Annotated[
+        int, typer.Option("--size", min=GRID_SIZES[0], max=GRID_SIZES[1], help="Voxels along each axis.")
+    ] = GRID_SIZE,
+    spacing_mm: Annotated[
+        float, typer.Option("--spacing-mm", min=GRID_SPACINGS_MM[0], max=GRID_SPACINGS_MM[1], help="Voxel size.")
+    ] = GRID_SPACING_MM,
     center_mm: Annotated[
         tuple[float, float, float] | None,
         typer.Option("--center-mm", help="Middle of the volume, RAS; default: where the principal rays meet."),

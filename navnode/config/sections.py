@@ -11,7 +11,7 @@ import numpy as np
 from navnode.geometry import CArmDocument, is_rigid, orthonormal
 from navnode.security.address import Address, parse_address
 from navnode.security.tls import Tls, is_loopback
-from navnode.types import Matrix
+from navnode.types import GRID_SIZE, Grid, Matrix
 
 Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -205,8 +205,9 @@ class ReconstructionSection(Section, frozen=True):
     max_views: int = 8
     min_angle_deg: float = 20.0
     """Views are taken this far apart."""
-    size: int = 128
+    size: int = GRID_SIZE
     spacing_mm: float = 2.5
+    """More than of files: the anatomy's place is known roughly, so the cube is larger."""
     budget_ms: Annotated[float, msgspec.Meta(gt=0)] = 10_000.0
     """A volume that comes later than this after it was asked for is told to be late."""
     remote: RemoteSection | None = None
@@ -214,10 +215,9 @@ class ReconstructionSection(Section, frozen=True):
     def __post_init__(self) -> None:
         if not 2 <= self.views <= self.max_views <= 16:
             raise ValueError("views and max_views must satisfy 2 <= views <= max_views <= 16")
-        if not 16 <= self.size <= 256:
-            raise ValueError("size must be 16 to 256")
-        if not 0.2 <= self.spacing_mm <= 20 or not 1 <= self.min_angle_deg <= 90:
-            raise ValueError("spacing_mm must be 0.2 to 20, min_angle_deg 1 to 90")
+        Grid(self.size, self.spacing_mm).checked()
+        if not 1 <= self.min_angle_deg <= 90:
+            raise ValueError("min_angle_deg must be 1 to 90")
 
 
 class ConsoleSection(Section, frozen=True):

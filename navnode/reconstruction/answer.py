@@ -32,7 +32,11 @@ def failed(job: Any, started: float, reason: str) -> VolumeReady:
 
 
 def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, started: float) -> VolumeReady:
-    done = reconstructor.reconstruct(job.views, size=job.size, spacing_mm=job.spacing_mm, center_mm=job.center_mm)
+    try:
+        grid = job.grid
+    except ValueError as error:
+        raise ComputeError(f"a volume like that is not made: {error}") from error
+    done = reconstructor.reconstruct(job.views, grid)
     surface = done.surface()
     bone = surface.mesh if surface is not None else None
     engine = described(done.method, done.engine)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from skimage.restoration import denoise_tv_chambolle
 
-from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.projector.grids import AIR_HU
 from navnode.projector.native import MU_WATER_PER_MM, hounsfield
 from navnode.reconstruction.fit import Fit
-from navnode.types import FloatArray, Matrix, View, Volume
+from navnode.types import FloatArray, Grid, View, Volume
 
 RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7
@@ -37,29 +37,19 @@ class Pyramid:
     """SART's two grids and the views that have been taken in.
 
     Args:
-        size, spacing_mm, center_mm: of the fine grid, which is cubic and along RAS. The coarse one has voxels of twice
-            the size, and reaches a quarter further on each side.
+        grid: the fine one. The coarse one has voxels of twice the size, and reaches a quarter further on each side.
     """
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        spacing_mm: float,
-        center_mm: Matrix | tuple[float, float, float],
-        threads: int | None = None,
-    ) -> None:
-        self._size, half = size, (size + 1) // 2
+    def __init__(self, grid: Grid, *, threads: int | None = None) -> None:
+        self._size, half = grid.size, (grid.size + 1) // 2
         margin = half // 8
         around = half + 2 * margin
         self._within = (slice(margin, margin + half),) * 3
         self._free = np.full((around,) * 3, _BEYOND, np.float32)
         self._free[self._within] = 1.0
-        self._coarse, self.fine = (
-            Fit(Volume(np.full((n,) * 3, AIR_HU, np.float32), centered_grid((n,) * 3, mm, np.asarray(center_mm))),
-                threads=threads, free=free)
-            for n, mm, free in ((around, 2 * spacing_mm, self._free), (size, spacing_mm, None))
-        )  # fmt: skip
+        coarse = Grid(around, 2 * grid.spacing_mm, grid.center_mm)
+        self._coarse = Fit(coarse.filled(AIR_HU), threads=threads, free=self._free)
+        self.fine = Fit(grid.filled(AIR_HU), threads=threads)
         self._views: dict[Any, View] = {}
 
     def add(self, name: Any, view: View) -> None:
@@ -112,16 +102,14 @@ def doubled(coarse: FloatArray) -> FloatArray:
 
 def sart(
     views: Sequence[View],
+    grid: Grid,
     *,
-    size: int = 128,
-    spacing_mm: float = 2.0,
-    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
     sweeps: int = 3,
     total_variation: bool = False,
     threads: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Volume:
-    """A volume in HU on a cubic RAS grid around ``center_mm``.
+    """A volume in HU on a grid.
 
     Args:
         views: two or more, with poses.
@@ -129,7 +117,7 @@ def sart(
         total_variation: of the volume is made smaller after every sweep (Sidky and Pan, Phys. Med. Biol. 53, 2008),
             by Chambolle's method; otherwise a Gaussian between sweeps does nearly as well at no cost.
     """
-    pyramid = Pyramid(size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=threads)
+    pyramid = Pyramid(grid, threads=threads)
     for index, view in enumerate(views):
         pyramid.add(index, view)
         progress(0.2 * (index + 1) / len(views))

@@ -23,11 +23,11 @@ from navnode import geometry as g
 from navnode.errors import ConfigError, NavError
 from navnode.files.cache import own_cache_folder
 from navnode.projector import Projector
-from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.projector.grids import AIR_HU
 from navnode.reconstruction import tensorrt
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
-from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
+from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
@@ -179,7 +179,7 @@ def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compar
         repeats: after a first time, to measure how long it takes; 0: not measured.
     """
     grid, views = _drawn_views()
-    pyramid = Pyramid(size=GRID, spacing_mm=_SPACING_MM, center_mm=np.zeros(3))
+    pyramid = Pyramid(Grid(GRID, _SPACING_MM))
     for name, view in enumerate(views):
         pyramid.add(name, view)
     coarse, fine = starting_volumes(pyramid)
@@ -218,7 +218,7 @@ def _timed(run: Run, inputs: Mapping[str, Array], repeats: int) -> tuple[list[Fl
 
 def _drawn_views() -> tuple[Matrix, list[View]]:
     """volume_from_grid, and two views of the body in it."""
-    grid = centered_grid((GRID,) * 3, _SPACING_MM, np.zeros(3))
+    grid = Grid(GRID, _SPACING_MM).volume_from_index
     z, y, x = np.meshgrid(*[np.linspace(-127, 127, GRID)] * 3, indexing="ij", sparse=True)
     far = np.sqrt(x**2 + y**2 + (0.8 * z) ** 2)
     hu = np.select([far < 40, far < 50, far < 90], [60.0, 900.0, 20.0], AIR_HU).astype(np.float32)

@@ -11,37 +11,35 @@ import cv2
 import numpy as np
 
 from navnode import geometry as g
-from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.projector.grids import AIR_HU
 from navnode.projector.native import hounsfield
-from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
+from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 
 
 def fdk(
     views: Sequence[View],
+    grid: Grid,
     *,
-    size: int = 128,
-    spacing_mm: float = 2.0,
-    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
     progress: Callable[[float], None] = lambda share: None,
 ) -> Volume:
-    """A volume in HU on a cubic RAS grid; air where fewer than two views look.
+    """A volume in HU on a grid; air where fewer than two views look.
 
     Args:
         views: two or more, with poses, on something like a circle round the patient; they weigh what the gaps between
             them are.
     """
-    grid = centered_grid((size,) * 3, spacing_mm, np.asarray(center_mm))
+    volume_from_index = grid.volume_from_index
     poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
     axis, weights = rotation_axis([pose[:3, 2] for pose in poses])
-    total, seen = np.zeros((2, size, size, size), np.float32)
+    total, seen = np.zeros((2, *grid.shape), np.float32)
     for index, (view, pose, weight) in enumerate(zip(views, poses, weights, strict=True)):
         carm_from_volume = g.inverse(pose)
-        depth_mm = max(float(g.transform(carm_from_volume, np.asarray(center_mm, float))[2]), 1.0)
+        depth_mm = max(float(g.transform(carm_from_volume, np.array(grid.center_mm))[2]), 1.0)
         measured = np.isfinite(view.line_integrals)
         line = np.where(measured, np.maximum(view.line_integrals, 0.0), 0.0).astype(np.float32)
         axis_in_carm = carm_from_volume[:3, :3] @ axis
-        filtered = ramp_filtered(line, view.carm, depth_mm, axis_in_carm[:2], cutoff_mm=spacing_mm)
-        u, v, z = _pixels(view.carm, carm_from_volume @ grid, size)
+        filtered = ramp_filtered(line, view.carm, depth_mm, axis_in_carm[:2], cutoff_mm=grid.spacing_mm)
+        u, v, z = _pixels(view.carm, carm_from_volume @ volume_from_index, grid.size)
         z /= np.float32(depth_mm)
         values = cv2.remap(filtered, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT).reshape(total.shape)
         inside = cv2.remap(measured.astype(np.float32), u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
@@ -50,7 +48,7 @@ def fdk(
         progress((index + 1) / len(views))
     hu = hounsfield(np.maximum(total, 0.0))
     hu[seen < 2] = AIR_HU
-    return Volume(hu, grid, f"FDK, {len(views)} views")
+    return Volume(hu, grid.volume_from_index, f"FDK, {len(views)} views")
 
 
 def rotation_axis(directions: Sequence[Matrix]) -> tuple[Matrix, Array]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.projector.grids import AIR_HU
 from navnode.projector.native import attenuation, hounsfield
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.engines import Networks
 from navnode.reconstruction.features import GRID, HU_RANGE, picture, starting_volumes
-from navnode.types import FloatArray, Matrix, View, Volume
+from navnode.types import FloatArray, Grid, Matrix, View, Volume
 
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
@@ -49,12 +49,13 @@ class Accumulator:
     """
 
     def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float, threads: int | None = None) -> None:
-        self.volume_from_grid = centered_grid((GRID,) * 3, spacing_mm, center_mm)
+        grid = Grid.around(center_mm, GRID, spacing_mm)
+        self.volume_from_grid = grid.volume_from_index
         self.spacing_mm = spacing_mm
         self.center_mm = np.array(center_mm, np.float64)
         self._networks = networks
         self._sums: FloatArray | None = None
-        self._pyramid = Pyramid(size=GRID, spacing_mm=spacing_mm, center_mm=center_mm, threads=threads)
+        self._pyramid = Pyramid(grid, threads=threads)
         self._views: dict[bytes, View] = {}
 
     @property

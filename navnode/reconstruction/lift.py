@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 
 from navnode.errors import ComputeError
 from navnode.projector import Projector
-from navnode.projector.grids import AIR_HU, centered_grid
-from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
+from navnode.projector.grids import AIR_HU
+from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 
 _SWEEPS = 10
 _LEAST_MM = 0.3
@@ -32,13 +32,11 @@ _SMOOTHED_SWEEPS = 6
 
 def lift(
     thicknesses: Sequence[View],
+    grid: Grid,
     *,
-    size: int = 128,
-    spacing_mm: float = 2.0,
-    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
     threads: int | None = None,
 ) -> Volume:
-    """Share of every voxel that is bone, 0..1, on a cubic RAS grid.
+    """Share of every voxel that is bone, 0..1, on a grid.
 
     Args:
         thicknesses: views with poses whose "line integrals" are millimetres of bone along each ray, NaN where nothing
@@ -49,12 +47,11 @@ def lift(
     """
     if not thicknesses:
         raise ComputeError("nothing to lift: no view")
-    grid = centered_grid((size,) * 3, spacing_mm, np.asarray(center_mm))
-    projector = Projector(Volume(np.full((size,) * 3, AIR_HU, np.float32), grid), precision="float32", threads=threads)
+    projector = Projector(grid.filled(AIR_HU), precision="float32", threads=threads)
     occupancy = projector.attenuation_per_mm  # rays then cross millimetres of what is there
     occupancy[:] = 1.0
     views = [_prepared(projector, view) for view in thicknesses]
-    least = _LEAST_WEIGHT * spacing_mm
+    least = _LEAST_WEIGHT * grid.spacing_mm
     for carm, pose, mm, measured, weight in views:
         said = projector.backproject(carm, pose, mm * measured)
         # What a view does not see stays as likely as the others make it.
@@ -75,7 +72,7 @@ def lift(
             np.minimum(occupancy, 1.0, out=occupancy)
         if sweep < _SMOOTHED_SWEEPS:
             occupancy[:] = gaussian_filter(occupancy, _SMOOTHING_VOXELS)
-    return Volume(occupancy.copy(), grid, f"solid bone, lifted from {len(thicknesses)} views")
+    return Volume(occupancy.copy(), grid.volume_from_index, f"solid bone, lifted from {len(thicknesses)} views")
 
 
 def solid(occupancy: Volume) -> Array:

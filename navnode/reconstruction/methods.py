@@ -19,7 +19,7 @@ from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator, Reconstructed
 from navnode.reconstruction.prior import with_prior
 from navnode.reconstruction.surface import Surface, bone_surface, likely_surface
-from navnode.types import Matrix, Status, View, Volume
+from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
 _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)
@@ -79,8 +79,8 @@ def reconstruct(
     views: Sequence[View],
     *,
     method: Method = Method.AUTO,
-    size: int = 128,
-    spacing_mm: float = 2.0,
+    size: int = GRID_SIZE,
+    spacing_mm: float = GRID_SPACING_MM,
     center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
     threads: int | None = None,
     progress: Progress = lambda share: None,
@@ -90,10 +90,8 @@ def reconstruct(
     Raises:
         ComputeError, ConfigError: as :meth:`Reconstructor.reconstruct`.
     """
-    reconstructor = Reconstructor(method, threads)
-    return reconstructor.reconstruct(
-        views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, progress=progress
-    ).volume
+    grid = Grid.around(center_mm, size, spacing_mm)
+    return Reconstructor(method, threads).reconstruct(views, grid, progress=progress).volume
 
 
 class Reconstructor:
@@ -131,14 +129,12 @@ class Reconstructor:
     def reconstruct(
         self,
         views: Sequence[View],
+        grid: Grid = Grid(),  # noqa: B008 - a frozen value
         *,
-        size: int = 128,
-        spacing_mm: float = 2.0,
-        center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
         prior: Volume | None = None,
         progress: Progress = lambda share: None,
     ) -> Reconstruction:
-        """A volume on a cubic RAS grid around ``center_mm``, and how far it may be trusted.
+        """A volume on a grid, and how far it may be trusted.
 
         Args:
             views: two or more, with poses, from directions that differ.
@@ -155,10 +151,7 @@ class Reconstructor:
         if (prior is None) == (self.method is Method.PRIOR):
             raise ConfigError("a prior and the method that begins with one belong together")
         if prior is not None:
-            changed = with_prior(
-                views, prior, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=self._threads,
-                progress=progress,
-            )  # fmt: skip
+            changed = with_prior(views, prior, grid, threads=self._threads, progress=progress)
             volume, rests = changed.volume, changed.rests
             changed_cm3, degrees = changed.changed_mm3 / 1000, np.rad2deg(spread_rad)
             reason = (
@@ -166,17 +159,13 @@ class Reconstructor:
                 f"{changed.rests_share:.0%} of what they see rests on the CT alone"
             )
         elif self._networks is not None:
-            learned, times = self._learned(
-                self._networks, views, size, spacing_mm, np.asarray(center_mm, np.float64), progress
-            )
+            learned, times = self._learned(self._networks, views, grid, progress)
             volume = learned.volume
         elif self.method is Method.FDK:
-            volume = fdk(views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, progress=progress)
+            volume = fdk(views, grid, progress=progress)
         else:
-            volume = sart(
-                views, size=size, spacing_mm=spacing_mm, center_mm=center_mm, threads=self._threads, progress=progress,
-                total_variation=self.method is Method.TV,
-            )  # fmt: skip
+            total_variation = self.method is Method.TV
+            volume = sart(views, grid, total_variation=total_variation, threads=self._threads, progress=progress)
         if not (volume.voxels > AIR_HU).any():
             raise ComputeError("the views do not overlap in the volume that was asked for")
         progress(1.0)
@@ -196,16 +185,11 @@ class Reconstructor:
         )
 
     def _learned(
-        self,
-        networks: engines.Networks,
-        views: Sequence[View],
-        size: int,
-        spacing_mm: float,
-        center_mm: Matrix,
-        progress: Progress,
+        self, networks: engines.Networks, views: Sequence[View], grid: Grid, progress: Progress
     ) -> tuple[Reconstructed, list[float]]:
         """What the networks make of the views, and the milliseconds that each view took."""
-        own_mm, sums = size * spacing_mm / GRID, self._accumulator
+        center_mm = np.array(grid.center_mm)
+        own_mm, sums = grid.size * grid.spacing_mm / GRID, self._accumulator
         if sums is None or sums.spacing_mm != own_mm or not np.array_equal(sums.center_mm, center_mm):
             sums = self._accumulator = Accumulator(networks, center_mm, own_mm, self._threads)
         sums.keep(views)
@@ -216,9 +200,9 @@ class Reconstructor:
             times.append(round(1e3 * (time.perf_counter() - began), 1))
             progress(0.8 * (index + 1) / len(views))
         made = sums.result()
-        if size != GRID:
+        if grid.size != GRID:
             parts = (made.volume, made.uncertainty_hu, made.bone)
-            made = Reconstructed(*(resample(part, spacing_mm, (size,) * 3) for part in parts))
+            made = Reconstructed(*(resample(part, grid.spacing_mm, grid.shape) for part in parts))
         return made, times
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from navnode.errors import ComputeError
 from navnode.projector import Projector
-from navnode.projector.grids import AIR_HU, centered_grid, coarsened, onto
+from navnode.projector.grids import AIR_HU, coarsened, onto
 from navnode.projector.native import MU_WATER_PER_MM, attenuation, hounsfield
 from navnode.reconstruction.fit import Fit, Prepared
-from navnode.types import FloatArray, Matrix, View, Volume
+from navnode.types import FloatArray, Grid, View, Volume
 
 _DETAIL_MM = 20.0
 _SWEEPS = 12
@@ -64,14 +64,12 @@ class WithPrior:
 def with_prior(
     views: Sequence[View],
     prior: Volume,
+    grid: Grid,
     *,
-    size: int = 128,
-    spacing_mm: float = 2.0,
-    center_mm: Matrix | tuple[float, float, float] = (0.0, 0.0, 0.0),
     threads: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> WithPrior:
-    """The prior on a cubic RAS grid around ``center_mm``, with what the X-rays say is different.
+    """The prior on a grid, with what the X-rays say is different.
 
     Args:
         views: two or more, with poses in the prior's frame.
@@ -80,10 +78,9 @@ def with_prior(
     Raises:
         ComputeError: the CT is too short for two of the views, or they do not look like it.
     """
-    grid = centered_grid((size,) * 3, spacing_mm, np.asarray(center_mm))
-    before = onto(prior, grid, (size,) * 3)
+    before = onto(prior, grid.volume_from_index, grid.shape)
     fit = Fit(before, views, threads)
-    coarse = coarsened(prior, spacing_mm)
+    coarse = coarsened(prior, grid.spacing_mm)
     rendered = Projector(coarse, precision="float32", threads=threads)
     alike: list[float] = []
     confirmed, denser, thinner = (np.zeros_like(fit.mu) for _ in range(3))
@@ -128,9 +125,9 @@ def with_prior(
     rests = ~changed & ((fit.seen < 2) | (confirmed < _AGREES * fit.seen))
     name = f"{prior.name}, changed by {len(views)} views"
     return WithPrior(
-        Volume(hu, grid, name),
-        Volume(rests.astype(np.float32), grid, "1: rests on the prior alone"),
-        float(changed.sum()) * spacing_mm**3,
+        Volume(hu, grid.volume_from_index, name),
+        Volume(rests.astype(np.float32), grid.volume_from_index, "1: rests on the prior alone"),
+        float(changed.sum()) * grid.spacing_mm**3,
         float(rests[fit.seen >= 2].mean()) if (fit.seen >= 2).any() else 1.0,
     )
 

@@ -100,7 +100,7 @@ def test_options_that_contradict_or_lack_each_other_are_named(poses, tmp_path):
         (("phantom", "--targets", points, "--measured", points, *stream), "give --measured, or --stylus"),
         (("phantom", "--targets", points, *stream, "--tip", 1, 2, 3), "--volume-from-patient are needed"),
         (("temporal", "--tracker", poses, "--signal", points), "poses without times"),
-        (("carm", "--phantom", points, "--views", points, "--live", "nowhere"), "--live nowhere: HOST:PORT"),
+        (("carm", "--phantom", points, "--views", points, "--live", "nowhere"), "--live: 'nowhere' is not HOST:PORT"),
         (("pivot", "--live", "a:1", "--recording", poses), "give --live or --recording, not both"),
         (("pivot", "--live", "a:1"), "--live needs --device"),
         (("pivot", poses, "--device", "a=x", "--device", "a=y"), "--a is named twice"),

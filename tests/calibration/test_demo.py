@@ -122,7 +122,7 @@ def test_navigation_errors_fall_when_everything_is_calibrated(folder, found, pro
     def errors(with_files):
         given = msgspec.structs.replace(settings, port=find_free_port())
         report = run_supervised(node(folder, with_files, given.port), given, 11.0, True, scenario)
-        return report["tre_mm"]["median"], report
+        return report.tre_mm.median, report
 
     before, report = errors(False)
     after, calibrated_report = errors(True)

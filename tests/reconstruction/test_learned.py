@@ -12,7 +12,7 @@ from navnode.errors import ComputeError
 from navnode.projector.grids import onto
 from navnode.reconstruction import Method, Reconstructor, engines
 from navnode.reconstruction.learned import Accumulator, bone_probability
-from navnode.types import Status, View
+from navnode.types import Grid, Status, View
 from tests.reconstruction.balls import CARM, ball, views, with_a_rod
 
 
@@ -44,7 +44,7 @@ def test_what_the_volume_says_of_bone_counts_with_the_views():
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
 def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
     truth = ball(radius_mm=40.0, hu=100.0)
-    made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), spacing_mm=1.0)
+    made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), Grid(spacing_mm=1.0))
     assert made.engine in {engines.title(name) for name in engines.available()} and "not measured" not in made.reason
     assert made.uncertainty_hu is not None
     seen = made.uncertainty_hu.voxels < 4000
@@ -84,7 +84,7 @@ def test_metal_truncation_and_a_wrong_pose_leave_a_degraded_volume_of_possible_h
         cut.append(replace(view, line_integrals=line))
     off = [given[0], replace(given[1], volume_from_carm=g.rigid(None, (0, 25.0, 10.0)) @ given[1].volume_from_carm)]
     for each in (given, cut, off):
-        made = learned.reconstruct(each, spacing_mm=1.5)
+        made = learned.reconstruct(each, Grid(spacing_mm=1.5))
         assert made.status is Status.DEGRADED and made.reason
         assert made.uncertainty_hu is not None and made.bone is not None
         assert np.isfinite(made.volume.voxels).all() and (made.uncertainty_hu.voxels > 0).all()

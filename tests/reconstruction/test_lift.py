@@ -10,7 +10,7 @@ from navnode.errors import ComputeError
 from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import centered_grid
 from navnode.reconstruction.lift import lift, solid
-from navnode.types import CArm, View, Volume
+from navnode.types import CArm, Grid, View, Volume
 
 SIZE, SPACING_MM = 64, 3.0
 GRID = centered_grid((SIZE,) * 3, SPACING_MM, np.zeros(3))
@@ -35,7 +35,7 @@ def thicknesses(body: np.ndarray, count: int) -> list[View]:
 
 
 def dice(views: list[View], body: np.ndarray) -> float:
-    lifted = solid(lift(views, size=SIZE, spacing_mm=SPACING_MM))
+    lifted = solid(lift(views, Grid(SIZE, SPACING_MM)))
     middle = slice(SIZE // 4, -SIZE // 4)  # rays leave the grid at its ends
     one, other = lifted[middle], body[middle]
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
@@ -55,7 +55,7 @@ def test_bones_side_by_side_need_more() -> None:
 def test_what_is_lifted_agrees_with_its_views() -> None:
     body = rods((0, 10), (30, -20))
     views = thicknesses(body, 3)
-    lifted = lift(views, size=SIZE, spacing_mm=SPACING_MM)
+    lifted = lift(views, Grid(SIZE, SPACING_MM))
     assert lifted.voxels.min() >= 0 and lifted.voxels.max() <= 1
     projector = Projector(Volume(lifted.voxels * np.float32(1000 / MU_WATER_PER_MM) - 1000, GRID))
     for view in views:
@@ -76,6 +76,6 @@ def test_pixels_that_say_nothing_forbid_nothing() -> None:
 
 def test_no_bone_is_no_bone_and_no_view_is_an_error() -> None:
     views = thicknesses(rods(), 2)
-    assert not solid(lift(views, size=SIZE, spacing_mm=SPACING_MM)).any()
+    assert not solid(lift(views, Grid(SIZE, SPACING_MM))).any()
     with pytest.raises(ComputeError, match="no view"):
-        lift([])
+        lift([], Grid())

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.reconstruction import Method, Reconstructor, reconstruct
-from navnode.types import Volume
+from navnode.types import Grid, Volume
 from tests.reconstruction.balls import ball, views, with_a_rod
 
 
@@ -17,7 +17,7 @@ def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept()
     before = ball()
     truth, rod = with_a_rod(before)
     given = views(truth, (0, 45, 90, 135))
-    made = Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=before)
+    made = Reconstructor(Method.PRIOR).reconstruct(given, Grid(64, 2.0), prior=before)
     assert made.method is Method.PRIOR and made.status.value == "DEGRADED" and "rests on the CT alone" in made.reason
     off = [np.sqrt(np.mean((hu - truth.voxels)[rod] ** 2)) for hu in (before.voxels, made.volume.voxels)]
     assert off[1] < 0.6 * off[0]
@@ -31,7 +31,7 @@ def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept()
 
 def test_a_prior_that_nothing_contradicts_stays_as_it_is():
     before = ball()
-    made = Reconstructor(Method.PRIOR).reconstruct(views(before, (0, 45, 90)), size=64, spacing_mm=2.0, prior=before)
+    made = Reconstructor(Method.PRIOR).reconstruct(views(before, (0, 45, 90)), Grid(64, 2.0), prior=before)
     assert np.abs(made.volume.voxels - before.voxels).max() < 20
 
 
@@ -41,7 +41,7 @@ def test_a_prior_that_ends_inside_the_body_is_refused():
     moved[2, 3] += 2.0 * 26
     short = Volume(whole.voxels[26:34], moved)
     with pytest.raises(ComputeError, match="too short"):
-        Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), size=64, spacing_mm=2.0, prior=short)
+        Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), Grid(64, 2.0), prior=short)
 
 
 def test_a_prior_that_is_elsewhere_is_refused():
@@ -51,5 +51,5 @@ def test_a_prior_that_is_elsewhere_is_refused():
     moved = Volume(grainy.voxels, g.rigid(None, (16.0, 12.0, -16.0)) @ body.volume_from_index)
     given = views(grainy, (0, 45, 90))
     with pytest.raises(ComputeError, match="do not look like this CT"):
-        Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=moved)
-    assert Reconstructor(Method.PRIOR).reconstruct(given, size=64, spacing_mm=2.0, prior=grainy).rests is not None
+        Reconstructor(Method.PRIOR).reconstruct(given, Grid(64, 2.0), prior=moved)
+    assert Reconstructor(Method.PRIOR).reconstruct(given, Grid(64, 2.0), prior=grainy).rests is not None

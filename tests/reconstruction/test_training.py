@@ -12,7 +12,7 @@ from navnode.errors import ConfigError
 from navnode.files.volumes import write_volume
 from navnode.reconstruction import Method, Reconstructor, engines, training
 from navnode.reconstruction.training.anatomy import BODIES
-from navnode.types import Volume
+from navnode.types import Grid, Volume
 from tests.reconstruction.balls import ball, views
 
 
@@ -44,11 +44,11 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, 
 
     monkeypatch.setattr(engines, "load", counting)
     given, learned = views(ball(), (0, 70)), Reconstructor(model=out / "model", threads=1)
-    made = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    made = learned.reconstruct(given, Grid(96, 2.0))
     assert "was not measured" in made.reason
     assert made.method is Method.LEARNED and made.volume.voxels.shape == (96, 96, 96)
     assert made.uncertainty_hu is not None and (made.uncertainty_hu.voxels > 0).all()
-    again = learned.reconstruct(given, size=96, spacing_mm=2.0)
+    again = learned.reconstruct(given, Grid(96, 2.0))
     assert np.array_equal(again.volume.voxels, made.volume.voxels)
     assert len(looked) == 2, "nothing is computed that is known"
 

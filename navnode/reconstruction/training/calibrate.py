@@ -14,7 +14,7 @@ from navnode.reconstruction.engines import read_card, write_card
 from navnode.reconstruction.learned import BONE_HU, UNKNOWN_HU, bone_probability
 from navnode.reconstruction.methods import Method, Reconstructor
 from navnode.reconstruction.training.examples import VIEWS, changed, middle, some_views, xrays
-from navnode.types import Array, FloatArray, Volume
+from navnode.types import Array, FloatArray, Grid, Volume
 
 _COUNTS = (2, 3, 4, 6, 8, 12)
 _COVERED = 0.95
@@ -55,7 +55,7 @@ def calibrate(
         truth = np.clip(inside.voxels, *_HU)
         for count in _COUNTS:
             chosen = [views[n] for n in some_views(min(count, VIEWS), rng)]
-            made = reconstructor.reconstruct(chosen, spacing_mm=body.spacing_mm[0], center_mm=inside.center_mm)
+            made = reconstructor.reconstruct(chosen, Grid.around(inside.center_mm, spacing_mm=body.spacing_mm[0]))
             assert made.uncertainty_hu is not None and made.bone is not None
             half = made.uncertainty_hu.voxels
             known = half < UNKNOWN_HU

@@ -19,7 +19,7 @@ from navnode.projector.grids import AIR_HU, centered_grid, coarsened
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
 from navnode.reconstruction.training.anatomy import procedural, with_metal
-from navnode.types import CArm, FloatArray, Matrix, View, Volume
+from navnode.types import CArm, FloatArray, Grid, Matrix, View, Volume
 from navnode.xray.chain import Detector
 
 VIEWS = 12
@@ -104,7 +104,7 @@ def examples(source: Volume, rng: np.random.Generator, threads: int = 1) -> list
             mm, rad = rng.uniform(0, 0.8), rng.uniform(0, 0.008)
             chosen = [_disturbed(view, inside.center_mm, rng, mm, rad) for view in chosen]
         pictures = [picture(view, inside.volume_from_index) for view in chosen]
-        pyramid = Pyramid(size=GRID, spacing_mm=body.spacing_mm[0], center_mm=inside.center_mm, threads=threads)
+        pyramid = Pyramid(Grid.around(inside.center_mm, GRID, body.spacing_mm[0]), threads=threads)
         for name, view in enumerate(chosen):
             pyramid.add(name, view)
         coarse, fine = starting_volumes(pyramid)
