@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -21,6 +19,7 @@ from navnode.projector import Projector
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Volume
 from navnode.xray.chain import Detector
+from tests.invoke import call
 
 CARM = carm_of_size(256)
 OFF = g.exp(np.array([0.03, -0.02, 0.04, 4.0, -5.0, 8.0]), (0.0, 0.0, 700.0))
@@ -28,13 +27,9 @@ OFF = g.exp(np.array([0.03, -0.02, 0.04, 4.0, -5.0, 8.0]), (0.0, 0.0, 700.0))
 
 
 def navnode(*arguments: object, code: int = 0) -> dict:
-    command = [sys.executable, "-m", "navnode", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == code, done.stderr
-    if code:
-        assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
-        return {"error": done.stderr}
-    return json.loads(done.stdout)
+    found, document, error = call(*arguments)
+    assert found == code, error
+    return {"error": error} if code else document
 
 
 class Case:

@@ -20,7 +20,7 @@ from tests.calibration.scenes import TIP, bent, shots, touching, wandering
 
 def test_hand_eye_with_an_outlier():
     errors, covered = [], []
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         markers, xrays, truth, _ = shots(20, rng, sigma_mm=0.05, sigma_deg=0.01)
         wrong = rng.integers(20)

@@ -115,6 +115,7 @@ def node(folder, with_files, port):
     )
 
 
+@pytest.mark.slow  # what is found is asked above, that a node goes by it in tests/loop/test_calibrations.py
 def test_navigation_errors_fall_when_everything_is_calibrated(folder, found, procedural_ct):
     settings = SimulatorSection(ct="procedural", size_px=SIZE_PX, frame_rate_hz=10.0, errors=True)
     scenario = room.load_scenario(room.prepare(settings, Console(quiet=True)))

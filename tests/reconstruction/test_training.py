@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,13 +20,20 @@ from tests.reconstruction.balls import ball, views
 def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, monkeypatch):
     for package in ("torch", "onnx", "onnxscript", "matplotlib"):
         pytest.importorskip(package)
-    from navnode.reconstruction.training.train import Recipe, train
+    from navnode.reconstruction.training import train as training_by_steps
 
+    # As little as makes a step: one block of one example, and one body drawn before it.
+    recipe = partial(training_by_steps.Recipe, batch=1, blocks=1)
+    monkeypatch.setattr(training_by_steps, "Recipe", recipe)
+    monkeypatch.setattr(training_by_steps, "_AHEAD", 1)
     cts, out = tmp_path / "cts", tmp_path / "run"
     cts.mkdir()
     write_volume(ball(hu=900.0), cts / "ball.nii.gz")
     write_volume(ball(), cts / "another.nii.gz")
-    assert train([ball(hu=900.0)], out, Recipe(steps=2), until=lambda: (out / "losses.jsonl").stat().st_size > 0) == 1
+    begun = training_by_steps.train(
+        [ball(hu=900.0)], out, recipe(steps=2), until=lambda: (out / "losses.jsonl").stat().st_size > 0
+    )
+    assert begun == 1
     told = []
     report = training.run(
         out, cts, ["another"], steps=2, hours=1.0, procedural=0, real_share=0.5, threads=2,

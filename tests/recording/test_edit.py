@@ -25,10 +25,10 @@ def test_a_piece_and_what_is_merged_of_pieces(recorded, tmp_path):
     merged = list(Recording(both).raw())
     assert len(merged) == len(arrivals)
     assert [e.log_time_ns for e in merged] == sorted(e.log_time_ns for e in arrivals)
-    assert call("replay", both, "--lockstep", "--json")[1]["frames"] > 60
+    assert call("replay", both, "--lockstep", "--json")[1]["frames"] > 10
     middle = tmp_path / "m.mcap"
     code, kept, _ = call("cut", recorded, "--start", 2, "--duration", 3, "--out", middle, "--json")
-    assert code == 0 and kept["messages"] > 500 and Recording(middle).seconds == pytest.approx(3, abs=0.1)
+    assert code == 0 and kept["messages"] > 200 and Recording(middle).seconds == pytest.approx(3, abs=0.1)
     assert "from the middle" in call("replay", middle, "--as-consumed", "--json")[1]["notes"][0]
     code, _, error = call("cut", recorded, "--start", 100, "--out", tmp_path / "n.mcap")
     assert code == 1 and "nothing is recorded" in error and not (tmp_path / "n.mcap").exists()

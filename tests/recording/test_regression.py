@@ -63,7 +63,7 @@ def test_lockstep_is_the_same_in_another_process_and_after_recovery(recorded, tm
         [sys.executable, "-m", "navnode", "replay", str(recorded), "--lockstep", "--threads", "1", "--json"],
         check=True, capture_output=True,
     )  # fmt: skip
-    assert json.loads(other.stdout)["digest"] == one["digest"] and one["messages"] > 1000 and one["frames"] > 50
+    assert json.loads(other.stdout)["digest"] == one["digest"] and one["messages"] > 500 and one["frames"] > 20
     whole = tmp_path / "whole.mcap"
     code, kept, _ = call("recover", recorded, "--out", whole, "--json")
     assert code == 0 and kept["lost_bytes"] == 0
@@ -73,7 +73,7 @@ def test_lockstep_is_the_same_in_another_process_and_after_recovery(recorded, tm
     code, half, _ = call("replay", torn, "--lockstep", "--json")
     assert code == 1 and "torn" in half["notes"][0] and 0 < half["frames"] < one["frames"]
     code, kept, _ = call("recover", torn, "--out", tmp_path / "half.mcap", "--json")
-    assert code == 0 and 0 < kept["lost_bytes"] < 3 << 20
+    assert code == 0 and 0 < kept["lost_bytes"] <= max(chunk.length for chunk in File(recorded).chunks)
     assert call("replay", tmp_path / "half.mcap", "--lockstep", "--json")[1]["digest"] == half["digest"]
 
 
@@ -158,11 +158,11 @@ def test_a_clock_that_jumps_ends_nothing(tmp_path, recorded):
     with edit.written(jumped) as writer:
         edit._copy_about(ContainerReader(recorded), writer)
         for n, entry in enumerate(Recording(recorded).raw()):
-            later = 3_600_000_000_000 if 2000 < n < 4000 else 0
+            later = 3_600_000_000_000 if 1000 < n < 2000 else 0
             writer.add(
                 entry.channel, (entry.data,), entry.log_time_ns + later, entry.publish_time_ns, entry.sequence
             )  # fmt: skip
     code, report, error = call("replay", jumped, "--lockstep", "--json")
     assert code == 0 and report["clock_jumps"] == 2 and "jumped by +36" in report["notes"][0], error
-    assert report["frames"] > 20
+    assert report["frames"] > 10
     assert call("inspect", jumped, "--json")[1]["clock_jumps"] == 2

@@ -15,7 +15,7 @@ def test_sequences_come_back(recorded, tmp_path, ending):
     path, back = tmp_path / f"s{ending}", tmp_path / "back.mcap"
     assert call("export", recorded, "--out", path, "--duration", 5)[0] == 0
     found = sequences.read(path)
-    assert found.frames.shape[1:] == (256, 256) and found.frames.dtype == np.uint16 and len(found.frames) > 30
+    assert found.frames.shape[1:] == (256, 256) and found.frames.dtype == np.uint16 and len(found.frames) > 10
     assert found.spacing_mm == pytest.approx((300 / 256, 300 / 256)) and 0 <= found.times_s[0] < 2
     assert set(found.transforms) == {"DrillToTracker", "CArmToTracker", "PatientToTracker"}
     first = next(e.content for e in Recording(recorded).entries() if isinstance(e.content, Image))

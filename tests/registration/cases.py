@@ -1,0 +1,54 @@
+"""A CT, X-rays of it, and starts that are off."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.projector import Projector
+from navnode.registration import ImageRegistration
+from navnode.simulation.scenario import Scenario, carm_of_size, scenario_for
+from navnode.types import Volume
+from navnode.xray.chain import METAL_PER_MM, Detector, cylinder_chords_mm
+
+CARM = carm_of_size(512)
+PIVOT_MM = 700.0
+TIMES = (0.5, 3.0, 5.0, 7.0, 9.0, 15.0)
+
+
+class Case:
+    """A CT, its scenario, and images of it with everything an X-ray chain adds."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.scenario: Scenario = scenario_for(volume)
+        self.registration = ImageRegistration(volume)
+        self._projector = Projector(volume)
+        self._taken: dict[float, np.ndarray] = {}
+
+    def counts(self, t_s: float) -> np.ndarray:
+        """An image of its own, for tests that spoil it."""
+        if t_s not in self._taken:
+            self._taken[t_s] = self._exposed(t_s)
+        return self._taken[t_s].copy()
+
+    def _exposed(self, t_s: float) -> np.ndarray:
+        at = self.scenario.volume_from_carm(t_s)
+        carm = carm_of_size(256)
+        line = self._projector.render(carm, at)
+        tool = g.inverse(at) @ self.scenario.volume_from_tool(t_s)
+        line += METAL_PER_MM * cylinder_chords_mm(carm, tool, 2.5, 160.0)
+        return Detector().expose(line, CARM, 1 + 0.1 * np.sin(t_s), np.random.default_rng(0))
+
+    def errors_mm(self, estimate: np.ndarray, t_s: float) -> tuple[float, float]:
+        """Across and along the principal ray, at the spine."""
+        targets = self.scenario.targets_mm
+        true = g.transform(g.inverse(self.scenario.volume_from_carm(t_s)), targets)
+        off = g.transform(g.inverse(estimate), targets) - true
+        return float(np.linalg.norm(off[:, :2], axis=1).mean()), float(abs(off[:, 2].mean()))
+
+
+def away(case: Case, t_s: float, mm: float, deg: float, seed: int) -> np.ndarray:
+    direction = np.random.default_rng(seed).normal(size=(2, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    xi = np.concatenate([np.deg2rad(deg) * direction[0], mm * direction[1]])
+    return case.scenario.volume_from_carm(t_s) @ g.exp(xi, (0, 0, PIVOT_MM))
