@@ -73,7 +73,7 @@ def test_lockstep_is_the_same_in_another_process_and_after_recovery(recorded, tm
     code, half, _ = call("replay", torn, "--lockstep", "--json")
     assert code == 1 and "torn" in half["notes"][0] and 0 < half["frames"] < one["frames"]
     code, kept, _ = call("recover", torn, "--out", tmp_path / "half.mcap", "--json")
-    assert code == 0 and 0 < kept["lost_bytes"] <= max(chunk.length for chunk in File(recorded).chunks)
+    assert code == 0 and 0 < kept["lost_bytes"] <= max(chunk.length for chunk in ContainerReader(recorded).chunks)
     assert call("replay", tmp_path / "half.mcap", "--lockstep", "--json")[1]["digest"] == half["digest"]
 
 
