@@ -32,6 +32,8 @@ from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
 SHIPPED = Path(__file__).parent / "model"
+READER_FILE = "reader.onnx"
+SHIPPED_READER = Path(__file__).parent / "reader_model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
@@ -141,19 +143,37 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
     return networks
 
 
+def load_reader(folder: Path = SHIPPED_READER, *, threads: int = 0) -> tuple[Run, str]:
+    """The graph that reads X-rays, and what runs it; an engine that computes in plain FP32.
+
+    Raises:
+        ConfigError: no such model or engine, or a file that the card does not name.
+    """
+    card = read_card(folder)
+    engine = next((name for name in _PLAIN if _installed(name)), None)
+    if engine is None:
+        raise ConfigError("no inference engine: openvino does not run here; `navnode engine list` tells why")
+    spelled = f"{_SPELLED[engine]} fp32"
+    return _graph(engine, folder / READER_FILE, card, threads, spelled), spelled
+
+
 def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:
-    compiled = {}
-    for name in (VIEW_FILE, VOLUME_FILE):
-        path = folder / _file(name, engine, card)
-        content = _checked(path, card)
-        try:
-            compiled[name] = _COMPILERS[engine](content, threads)
-        except NavError:
-            raise
-        except Exception as error:  # each engine has exceptions of its own, without a common base
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"{path}: {title(engine, card)} cannot run it ({first})") from error
-    return Networks(title(engine, card), card, compiled[VIEW_FILE], compiled[VOLUME_FILE])
+    spelled = title(engine, card)
+    view, volume = (
+        _graph(engine, folder / _file(name, engine, card), card, threads, spelled) for name in (VIEW_FILE, VOLUME_FILE)
+    )
+    return Networks(spelled, card, view, volume)
+
+
+def _graph(engine: EngineName, path: Path, card: Card, threads: int, spelled: str) -> Run:
+    content = _checked(path, card)
+    try:
+        return _COMPILERS[engine](content, threads)
+    except NavError:
+        raise
+    except Exception as error:  # each engine has exceptions of its own, without a common base
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{path}: {spelled} cannot run it ({first})") from error
 
 
 @dataclass(frozen=True)

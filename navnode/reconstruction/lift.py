@@ -77,12 +77,16 @@ def lift(
 
 def solid(occupancy: Volume) -> Array:
     """The most occupied voxels, as many as fill the volume that the occupancy adds up to; bool, (k, j, i)."""
+    return np.asarray(occupancy.voxels >= level(occupancy))
+
+
+def level(occupancy: Volume) -> float:
+    """The share from which on a voxel is :func:`solid`; above 1 where there is no bone."""
     share = occupancy.voxels
     count = round(float(share.sum()))
     if count < 1:
-        return np.zeros(share.shape, bool)
-    level = np.partition(share.ravel(), share.size - count)[share.size - count]
-    return np.asarray(share >= max(float(level), 1e-6))
+        return float(np.nextafter(np.float32(1), np.float32(2)))
+    return max(float(np.partition(share.ravel(), share.size - count)[share.size - count]), 1e-6)
 
 
 def _prepared(projector: Projector, view: View) -> tuple[CArm, Matrix, FloatArray, FloatArray, FloatArray]:

@@ -17,7 +17,9 @@ from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator, Reconstructed
+from navnode.reconstruction.lift import level, lift
 from navnode.reconstruction.prior import with_prior
+from navnode.reconstruction.reading import Reader
 from navnode.reconstruction.surface import Surface, bone_surface, likely_surface
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
@@ -36,6 +38,8 @@ class Method(StrEnum):
     AUTO = "auto"
     """Learned if the shipped model's card says that it is better, and there is an engine; else SART."""
     LEARNED = "learned"
+    READ = "read"
+    """Bone as networks read it off every X-ray, lifted into space; HU are SART's."""
     SART = "sart"
     TV = "tv"
     """SART that also makes the total variation small."""
@@ -109,11 +113,14 @@ class Reconstructor:
         self.method = chosen(method, model)
         learned = self.method is Method.LEARNED
         self._networks = engines.load(model or engines.SHIPPED, threads=threads or 0) if learned else None
+        self._reader = Reader(threads=threads or 0) if self.method is Method.READ else None
         self._accumulator: Accumulator | None = None
 
     @property
     def engine(self) -> str:
         """What computes."""
+        if self._reader is not None:
+            return self._reader.engine
         return self._networks.engine if self._networks is not None else "native"
 
     def forget(self) -> None:
@@ -147,6 +154,8 @@ class Reconstructor:
         learned: Reconstructed | None = None
         times: list[float] = []
         rests: Volume | None = None
+        bone: Volume | None = None
+        threshold = self._networks.card.bone_threshold if self._networks is not None else 0.5
         reason = _reason(len(views), spread_rad) + self._unmeasured
         if (prior is None) == (self.method is Method.PRIOR):
             raise ConfigError("a prior and the method that begins with one belong together")
@@ -166,6 +175,12 @@ class Reconstructor:
         else:
             total_variation = self.method is Method.TV
             volume = sart(views, grid, total_variation=total_variation, threads=self._threads, progress=progress)
+        if self._reader is not None:
+            center_mm = np.array(grid.center_mm)
+            read = [self._reader.thickness(view, center_mm) for view in views]
+            bone = lift(read, grid, threads=self._threads)
+            threshold = level(bone)
+            reason += "; bone is what a network read off each X-ray"
         if not (volume.voxels > AIR_HU).any():
             raise ComputeError("the views do not overlap in the volume that was asked for")
         progress(1.0)
@@ -180,8 +195,8 @@ class Reconstructor:
             reason=reason,
             per_view_ms=tuple(times),
             rests=rests,
-            bone=learned.bone if learned is not None else None,
-            bone_threshold=self._networks.card.bone_threshold if self._networks is not None else 0.5,
+            bone=learned.bone if learned is not None else bone,
+            bone_threshold=threshold,
         )
 
     def _learned(
@@ -257,9 +272,13 @@ def engine_name(method: Method = Method.AUTO) -> str:
 
 def model_hash(method: Method = Method.AUTO) -> str:
     """SHA-256 of the shipped model's card, which names its graphs by theirs; '' where the method uses none."""
-    return engines.card_hash() if chosen(method) is Method.LEARNED else ""
+    folders = {Method.LEARNED: engines.SHIPPED, Method.READ: engines.SHIPPED_READER}
+    folder = folders.get(chosen(method))
+    return engines.card_hash(folder) if folder is not None else ""
 
 
 def described(method: Method, engine: str) -> str:
     """A method and what it runs on, for people."""
-    return f"learned ({engine})" if method is Method.LEARNED else f"{method.value.upper()} (classical)"
+    if method in (Method.LEARNED, Method.READ):
+        return f"{method.value} ({engine})"
+    return f"{method.value.upper()} (classical)"

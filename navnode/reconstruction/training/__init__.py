@@ -138,6 +138,7 @@ def run_reader(
 
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
+    from navnode.reconstruction.training.export import export_reader
     from navnode.reconstruction.training.patients import patients
     from navnode.reconstruction.training.posed import render_knees
     from navnode.reconstruction.training.radiographs import render_all
@@ -157,6 +158,7 @@ def run_reader(
         xrays, out, device=device, threads=threads or default_threads(), until=lambda: passed() >= 1,
         report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
     )  # fmt: skip
+    export_reader(out / reading.CHECKPOINT_FILE, out / "reader_model", {"steps": steps, "bodies": files})
     scores = reading.last_scores(out)
     return ReaderReport(checkpoint=str(out / reading.CHECKPOINT_FILE), steps=steps, bodies=files, scores=scores)
 

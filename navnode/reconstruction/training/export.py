@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
-from navnode.reconstruction.engines import HALF, VIEW_FILE, VOLUME_FILE, Card, write_card
+from navnode.reconstruction import reader
+from navnode.reconstruction.engines import HALF, READER_FILE, VIEW_FILE, VOLUME_FILE, Card, write_card
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SUMS, halved
+from navnode.reconstruction.network import SUMS, ReaderNet, halved
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -47,6 +49,37 @@ def new_card(folder: Path, name: str, training: dict[str, str | int | float | li
     files = (*HALF.keys(), *HALF.values())
     hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
     write_card(folder, Card("navnode/model/1", name, hashes, training))
+
+
+def export_reader(checkpoint: Path, folder: Path, training: dict[str, str | int | float | list[str]]) -> None:
+    """Write the averaged reader of a checkpoint as ``reader.onnx``, weights in half precision, and its card.
+
+    What runs it computes in FP32: weights are widened when the graph is loaded.
+    """
+    network = ReaderNet()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / READER_FILE
+    _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
+    graph = onnx.load(str(path))
+    halved_weights(graph)
+    onnx.save(graph, str(path))
+    hashes = {READER_FILE: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_card(folder, Card("navnode/model/1", "reader", hashes, training))
+
+
+def halved_weights(model: Any) -> None:
+    """Keep an ONNX model's large FP32 weights in FP16, in place, each widened by a Cast before it is used."""
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or len(weight.raw_data) < 1024:
+            continue
+        name = weight.name
+        values = onnx.numpy_helper.to_array(weight).astype(np.float16)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    for cast in reversed(casts):
+        model.graph.node.insert(0, cast)
 
 
 def _export(

@@ -1,0 +1,132 @@
+"""Views read: millimetres of solid bone behind every pixel, as the shipped reader says.
+
+The reader looks at one X-ray at a time, on a canvas of its own (:mod:`reader`); what it says goes back onto that
+canvas's geometry, so that :mod:`lift` puts it together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from navnode import geometry as g
+from navnode.errors import ComputeError
+from navnode.reconstruction import engines
+from navnode.reconstruction.reader import BONE_SCALE_MM, CANVAS_PX, LOG_SCALES, LUNG_SCALE_MM, reading_channels
+from navnode.types import Array, CArm, FloatArray, Matrix, View
+
+_LEAST_PIXEL_MM = 0.8
+"""Of the canvas where the patient is: the finest that the reader has seen."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One X-ray, read; arrays (H, W) on the canvas, NaN where nothing was measured."""
+
+    carm: CArm
+    """Of the canvas; the view's pose holds for it."""
+    line_integrals: FloatArray
+    pixel_mm: float
+    """Of a pixel where the patient is."""
+    bone_mm: FloatArray
+    """Solid bone along every ray, marrow included; 0 outside its outline."""
+    bone: FloatArray
+    """Probability that there is bone, 0..1."""
+    scale_mm: FloatArray
+    """Laplace scale of the thickness's error."""
+    lungs_mm: FloatArray
+    lungs: FloatArray
+    """Probability that there is lung."""
+
+
+class Reader:
+    """Reads X-rays, of any C-arm.
+
+    Args:
+        threads: 0: all cores.
+
+    Raises:
+        ConfigError: there is no model, or nothing to run it.
+    """
+
+    def __init__(self, folder: Path = engines.SHIPPED_READER, *, threads: int = 0) -> None:
+        self._run, self.engine = engines.load_reader(folder, threads=threads)
+
+    def read(self, view: View, center_mm: Matrix) -> Reading:
+        """What the reader sees in a view.
+
+        Args:
+            center_mm: (3,), where the patient is, in the pose's frame.
+
+        Raises:
+            ComputeError: the view has no pose, the patient is not in front of its source, or it is saturated
+                everywhere.
+        """
+        line, measured, carm, pixel_mm = on_canvas(view, center_mm)
+        said = self._run({"pictures": reading_channels(line, measured, pixel_mm)[None]})[0][0]
+        bone, lungs = (_probability(said[n]) for n in (1, 4))
+        thickness_mm = np.where(bone > 0.5, np.maximum(said[0], 0) * BONE_SCALE_MM, 0)
+        lungs_mm = np.where(lungs > 0.5, np.maximum(said[3], 0) * LUNG_SCALE_MM, 0)
+        scale_mm = np.exp(np.clip(said[2], *LOG_SCALES)) * BONE_SCALE_MM
+        known = (np.where(measured, part, np.nan).astype(np.float32) for part in (line, thickness_mm, bone, scale_mm))
+        kept, bone_mm, bone, scale_mm = known
+        lungs_mm, lungs = (np.where(measured, part, np.nan).astype(np.float32) for part in (lungs_mm, lungs))
+        return Reading(carm, kept, pixel_mm, bone_mm, bone, scale_mm, lungs_mm, lungs)
+
+    def thickness(self, view: View, center_mm: Matrix) -> View:
+        """A view whose "line integrals" are millimetres of bone, for :func:`lift.lift`."""
+        reading = self.read(view, center_mm)
+        return replace(view, line_integrals=reading.bone_mm, carm=reading.carm)
+
+
+def on_canvas(view: View, center_mm: Matrix) -> tuple[FloatArray, Array, CArm, float]:
+    """A view resampled onto the reader's canvas.
+
+    Returns:
+        Line integrals (H, W), where they were measured, the C-arm that the canvas stands for, and its pixel in mm where
+        the patient is.
+
+    Raises:
+        ComputeError: as :meth:`Reader.read`.
+    """
+    if view.volume_from_carm is None:
+        raise ComputeError("a view without a pose cannot be put together with others")
+    carm = view.carm
+    depth_mm = float(g.transform(g.inverse(view.volume_from_carm), np.asarray(center_mm, float)[None])[0, 2])
+    if not 0 < depth_mm < carm.source_to_detector_mm:
+        raise ComputeError("the middle of the volume is not between the view's source and its detector")
+    at_patient = depth_mm / carm.source_to_detector_mm
+    pitch_mm = np.asarray(carm.pixel_spacing_mm)
+    extent_mm = pitch_mm * (carm.width_px, carm.height_px) * at_patient
+    pixel_mm = max(_LEAST_PIXEL_MM, float(extent_mm.max()) / CANVAS_PX)
+    # Averaged to about the canvas's pixel first; what is not measured has no weight.
+    width, height = (max(1, round(float(each) / pixel_mm)) for each in extent_mm)
+    known = np.isfinite(view.line_integrals).astype(np.float32)
+    if not known.any():
+        raise ComputeError("a view is saturated everywhere")
+    line = np.where(known > 0, view.line_integrals, 0).astype(np.float32)
+    area = cv2.INTER_AREA if width <= carm.width_px else cv2.INTER_LINEAR
+    share = cv2.resize(known, (width, height), interpolation=area)
+    line = cv2.resize(line, (width, height), interpolation=area) / np.maximum(share, 1e-3)
+    left, above = (CANVAS_PX - width) // 2, (CANVAS_PX - height) // 2
+    whole, measured = np.zeros((CANVAS_PX, CANVAS_PX), np.float32), np.zeros((CANVAS_PX, CANVAS_PX), bool)
+    whole[above : above + height, left : left + width] = line
+    measured[above : above + height, left : left + width] = share > 0.5
+    scale = np.array([width / carm.width_px, height / carm.height_px])
+    u, v = ((np.asarray(carm.principal_point_px) + 0.5) * scale - 0.5 + (left, above)).tolist()
+    spacing_mm = pitch_mm / scale
+    canvas = replace(
+        carm,
+        width_px=CANVAS_PX,
+        height_px=CANVAS_PX,
+        pixel_spacing_mm=(float(spacing_mm[0]), float(spacing_mm[1])),
+        principal_point_px=(u, v),
+    )
+    return whole, measured, canvas, pixel_mm
+
+
+def _probability(logit: FloatArray) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), np.float32)
