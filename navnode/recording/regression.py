@@ -27,8 +27,9 @@ from navnode.config import Config, decode, is_ct_file
 from navnode.errors import CalibrationError, ConfigError, DamagedError, RecordingError
 from navnode.igtl import Message
 from navnode.loop import calibrations
-from navnode.loop.executors import AsRecorded, AtOnce, VolumesAtFixedTimes
+from navnode.loop.executors import AsRecorded, AtOnce
 from navnode.loop.ingest import Ingest
+from navnode.loop.lockstep_worker import VolumesAtFixedTimes
 from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
 from navnode.recording import format as session_format
