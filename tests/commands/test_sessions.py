@@ -16,7 +16,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
     for arguments, code in (
         (("inspect", victim, "--report", victim), 2),
         (("inspect", victim, "--trace", plain), 1),  # it holds no spans
-        (("recover", victim, "--out", dangling), 1),
+        (("recover", victim, "--out", dangling), 2),
         (("recover", victim, "--out", plain / "x.mcap"), 1),
         (("cut", victim, "--out", plain / "x.mcap"), 1),
         (("replay", victim, "--lockstep", "--out", plain / "x.mcap"), 1),
@@ -46,5 +46,5 @@ def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path)
     code, told, _ = call("inspect", flipped, "--json")
     assert code == 1 and told["damage"] and told["whole"] is False
     row = evaluation.score(evaluation.Task(str(flipped), "a", b"", "", 0))
-    assert row["status"] == "damaged" and row["frames"] > 5
-    assert evaluation.totals([row])["a"]["failed"] == 1 and evaluation.totals([row])["a"]["valid"] is None
+    assert row.status == "damaged" and row.frames > 5
+    assert evaluation.totals([row])["a"].failed == 1 and evaluation.totals([row])["a"].valid is None

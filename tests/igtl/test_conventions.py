@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 
-from calibration import collect, inputs
+from calibration import collect, inputs, recordings
 from navnode.igtl import Image, Transform, encode
 from navnode.igtl.conventions import is_seen, is_shown, seen_pose, status_of, transform_metadata
 from navnode.loop.ingest import Ingest
@@ -69,7 +69,7 @@ def test_poses_collected_for_a_calibration(message):
 
 
 def test_recorded_poses_of_a_calibration(message, session):
-    found = inputs.recorded_poses(session, DEVICE, inputs.Files())
+    found = recordings.poses(session, DEVICE, inputs.Files())
     assert np.isfinite(found.poses).all() == message[1]
 
 
