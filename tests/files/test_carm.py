@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from calibration import exchange, inputs
+from calibration import documents, exchange, inputs
 from navnode import config
 from navnode.errors import ConfigError
 from navnode.files.views import read_views
@@ -36,7 +36,7 @@ def of_views(carm, folder):
 
 def of_a_calibration(carm, folder):
     (folder / "carm.json").write_text(json.dumps(carm))
-    inputs.carm(folder / "carm.json", inputs.Files())
+    documents.carm(folder / "carm.json", inputs.Files())
 
 
 def of_another_program(carm, folder):
