@@ -52,7 +52,7 @@ class Frames:
         self._last_received_ns = frame.received_ns
         if reason := self.mismatch(frame):
             return self.refuse(frame, reason, clocks)
-        if frame.timestamp_ns == self._last_exposure_ns:  # a source that sends its last image again
+        if self.repeats(frame):
             self.dropped["xray"] += 1
             return []
         if reason := clocks.mistimed(frame, self._last_exposure_ns):
@@ -66,6 +66,10 @@ class Frames:
         if self.in_flight:
             return []
         return self.refuse(waiting, "the tracker has no pose for the exposure", clocks)
+
+    def repeats(self, frame: Frame) -> bool:
+        """Whether a source has sent its last image again: no exposure, and no news."""
+        return frame.timestamp_ns == self._last_exposure_ns
 
     def mismatch(self, frame: Frame) -> str:
         """Why a frame is not one of the C-arm that is configured, or ''."""

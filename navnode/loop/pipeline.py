@@ -62,7 +62,7 @@ class Pipeline:
             case TrackedPose():
                 outputs = self._on_pose(message)
             case Frame():
-                self.status.received(message)
+                self.status.received(message, repeated=self.frames.repeats(message))
                 self.status.notice(self.frames.mismatch(message))
                 outputs = self.frames.take(message, self.clocks)
                 outputs += self._start() if self.frames.pending is message else []

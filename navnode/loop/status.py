@@ -34,10 +34,11 @@ class NodeStatus:
         self._last_ns = 0
         self._rejected = 0
 
-    def received(self, frame: Frame) -> None:
-        """Count a frame and its dose."""
+    def received(self, frame: Frame, *, repeated: bool) -> None:
+        """Count a frame, and its dose unless it is an exposure that was counted already."""
         self._received += 1
-        self._dose.add(frame)
+        if not repeated:
+            self._dose.add(frame)
 
     def reject(self, rejected: Rejected) -> None:
         """Count a message that cannot be used, and tell why."""

@@ -318,6 +318,18 @@ def test_a_marker_that_comes_and_goes_is_not_believed(device):
     assert not any(pose.volume_from_tool is not None for pose in shown[3:])
 
 
+def test_an_image_that_is_sent_again_is_no_dose():
+    theatre = Theatre()
+    theatre.run(1.0)
+    before = theatre.pipeline.state()
+    new = Frame(theatre.image(), theatre.now_ns + 1, theatre.now_ns + 1, 999)
+    for late_ns in range(3):
+        theatre.feed(dataclasses.replace(new, received_ns=new.received_ns + late_ns))
+    after = theatre.pipeline.state()
+    assert after.frames_received == before.frames_received + 3
+    assert after.dose.frames == before.dose.frames + 1
+
+
 def test_an_image_that_is_sent_again_confirms_nothing():
     theatre = Theatre()
     theatre.run(0.15)
