@@ -31,7 +31,7 @@ from navnode.xray.dose import told
 NODE_SILENT_NS = max_age_ns("state")
 """The node says how it is five times a second; silent for this long, nothing it said still counts."""
 
-TOOL_SILENT_NS = 400_000_000
+TOOL_SILENT_NS = max_age_ns("tool")
 LIVE_NS = 600_000_000
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
 _WINDOW_HU = (-500.0, 1100.0)

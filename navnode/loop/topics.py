@@ -52,11 +52,11 @@ TOPICS = {
         Topic("surface.request", SurfaceRequest, 60_000),
         Topic("reconstruction.done", VolumeReady, 60_000),
         Topic("command", OperatorCommand, float("inf")),
-        Topic("worker", WorkerState, 2_000),
+        Topic("worker", WorkerState, 2_500),
         Topic("frame", RegisteredFrame, 1_500),
         Topic("carm", CArmPose, 1_500),
         Topic("patient", PatientPose, 1_500),
-        Topic("tool", ToolPose, 150),
+        Topic("tool", ToolPose, 400),
         Topic("volume", VolumeUpdate, float("inf")),
         Topic("state", NodeState, 1_000),
     )

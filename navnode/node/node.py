@@ -32,7 +32,7 @@ from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import Latencies
-from navnode.node.processes import HEARTBEAT_S, say_ready, take_loop_priority
+from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.projector import backend_name
 from navnode.projector.grids import coarsened, resample
@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.02
 _DISPLAY_MM = 2.5
-_WORKER_LOST_S = 5 * HEARTBEAT_S
+_WORKER_LOST_NS = topics.max_age_ns("worker")
 _TOOL_EVERY_NS = 30_000_000
 """Tools leave for the page no faster than it can draw."""
 
@@ -286,7 +286,7 @@ class Node:
             self._hear_worker()
             self._hear_displays()
             now = now_ns()
-            if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_S * 1e9:
+            if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_NS:
                 self._worker_seen_ns = 0
                 self._runner.take(WorkerState(False, "", "the reconstruction worker does not answer", now))
             self._runner.take(Tick(now))

@@ -3,6 +3,7 @@ import pytest
 
 from navnode.errors import LocalError, PeerError
 from navnode.loop import bus, topics
+from navnode.node.processes import HEARTBEAT_S
 from navnode.types import (
     CArm,
     Frame,
@@ -76,3 +77,7 @@ def test_only_the_table_is_sent():
 def test_topics_have_one_type_each():
     kinds = [topic.kind for topic in topics.TOPICS.values()]
     assert len(set(kinds)) == len(kinds)
+
+
+def test_a_worker_may_miss_a_heartbeat_or_two_before_it_is_lost():
+    assert 3 * HEARTBEAT_S * 1e9 <= topics.max_age_ns("worker") <= 10 * HEARTBEAT_S * 1e9
