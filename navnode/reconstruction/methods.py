@@ -136,7 +136,7 @@ class Reconstructor:
     def reconstruct(
         self,
         views: Sequence[View],
-        grid: Grid = Grid(),  # noqa: B008 - a frozen value
+        grid: Grid = Grid(),
         *,
         prior: Volume | None = None,
         progress: Progress = lambda share: None,

@@ -10,8 +10,9 @@ imports this module.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,25 @@ def shuffled(x: Tensor, channels: int) -> Tensor:
     return x.reshape(n, channels, 2 * a, 2 * b, 2 * d)
 
 
+def u_levels(
+    widths: Sequence[int], dimensions: Literal[2, 3]
+) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+    """The levels of a U-Net, of these widths from fine to coarse: down, encoders, up, merge, decoders.
+
+    The first two go from fine to coarse, the others back.
+    """
+    convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
+    down, encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], dimensions)])
+    up, merge, decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+    for low, high in pairwise(widths):
+        down.append(convolution(low, high, 2, stride=2))
+        encoders.append(nn.Sequential(Residual(high, dimensions), Residual(high, dimensions)))
+        up.insert(0, convolution(high, low, 1))
+        merge.insert(0, convolution(2 * low, low, 1))
+        decoders.insert(0, Residual(low, dimensions))
+    return down, encoders, up, merge, decoders
+
+
 class VolumeNet(nn.Module):
     """Sums of :class:`ViewNet`, what SART begins with, and the numbers of views (N,) -> (N, 3, s, s, s), ``OUTPUTS``.
 
@@ -142,14 +162,7 @@ class VolumeNet(nn.Module):
         super().__init__()
         widths = _LEVELS
         self.stem = nn.Conv3d(2 * FEATURES + 3 + 1 + 8, widths[0], 1)
-        self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], 3)])
-        self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for low, high in pairwise(widths):
-            self.down.append(nn.Conv3d(low, high, 2, stride=2))
-            self.encoders.append(nn.Sequential(Residual(high, 3), Residual(high, 3)))
-            self.up.insert(0, nn.Conv3d(high, low, 1))
-            self.merge.insert(0, nn.Conv3d(2 * low, low, 1))
-            self.decoders.insert(0, Residual(low, 3))
+        self.down, self.encoders, self.up, self.merge, self.decoders = u_levels(widths, 3)
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv3d(widths[0] + 8, 24, 1), nn.ReLU(), nn.Conv3d(24, 8 * OUTPUTS, 3, padding=1)
         )
@@ -204,14 +217,7 @@ class ReaderNet(nn.Module):
         super().__init__()
         widths = _READER_LEVELS
         self.stem = nn.Conv2d(4 * reader.CHANNELS, widths[0], 3, padding=1)
-        self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], 2)])
-        self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for low, high in pairwise(widths):
-            self.down.append(nn.Conv2d(low, high, 2, stride=2))
-            self.encoders.append(nn.Sequential(Residual(high, 2), Residual(high, 2)))
-            self.up.insert(0, nn.Conv2d(high, low, 1))
-            self.merge.insert(0, nn.Conv2d(2 * low, low, 1))
-            self.decoders.insert(0, Residual(low, 2))
+        self.down, self.encoders, self.up, self.merge, self.decoders = u_levels(widths, 2)
         self.head = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(widths[0], 48, 3, padding=1),

@@ -53,7 +53,10 @@ assert locale.setlocale(locale.LC_ALL) == before, "reading"
 @pytest.mark.skipif(sys.platform != "linux", reason="where the locale C.UTF-8 is")
 def test_the_locale_of_the_process_stays(tmp_path):
     """In a process of its own, since GDCM sets it the first time only."""
-    subprocess.run([sys.executable, "-c", _AS_BEFORE, str(tmp_path)], cwd=ROOT, check=True, timeout=60)
+    program = [sys.executable, "-c", _AS_BEFORE, str(tmp_path)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert any((tmp_path / "series").iterdir())
 
 
 def test_a_series_says_that_it_is_derived_and_whose_it_is_not(tmp_path):
