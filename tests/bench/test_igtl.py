@@ -23,7 +23,7 @@ def test_everything_that_is_sent_arrives(scenario):
 @needs_cpp
 def test_the_peer_speaks_the_same_scenarios():
     figures = igtl._measure(igtl.SCENARIOS[2], "C++", 0.4, peer_program("bench"))
-    assert figures.delivered == 1 and figures.p50_ms > 0
+    assert figures.delivered == 1 and 0 < figures.p50_ms < 1_000
 
 
 def test_a_missing_peer_is_named():

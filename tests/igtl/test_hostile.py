@@ -109,11 +109,11 @@ CAN_UNSHARE = shutil.which("ip") is not None and subprocess.run(
 
 
 @pytest.mark.skipif(not CAN_UNSHARE, reason="no network namespace can be made here")
-def test_who_vanishes_without_a_word_is_noticed():
+def test_who_vanishes_without_a_word_is_noticed_within_two_seconds():
     command = ["unshare", "-rn", sys.executable, "-m", "tests.igtl.half_open"]
     found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
     for noticed in found.values():  # left to itself, the system would try for a quarter of an hour
-        assert set(noticed) == {"server_s", "client_s"}
+        assert noticed["server_s"] < 2.0 and noticed["client_s"] < 2.0
 
 
 def test_a_senseless_interval_costs_nobody_anything():
