@@ -7,7 +7,7 @@ Frames, axes and units are those of docs/frames.md: millimetres, radians, RAS, i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -288,6 +288,18 @@ class VolumeReady:
 
 
 @dataclass(frozen=True, slots=True)
+class SurfaceReady:
+    """The bone surface of a CT from the reconstruction worker."""
+
+    bone: Mesh | None
+    """None where the CT shows no bone, or for the reason given."""
+    reason: str
+    """Why it could not be computed, or ''."""
+    elapsed_ms: float
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrationDone:
     """The answer to a RegistrationRequest."""
 
@@ -316,7 +328,16 @@ class OperatorCommand:
 
 
 Input = (
-    Frame | TrackedPose | Rejected | Tick | SourceState | WorkerState | VolumeReady | RegistrationDone | OperatorCommand
+    Frame
+    | TrackedPose
+    | Rejected
+    | Tick
+    | SourceState
+    | WorkerState
+    | VolumeReady
+    | SurfaceReady
+    | RegistrationDone
+    | OperatorCommand
 )
 
 
@@ -372,6 +393,21 @@ class ReconstructionRequest:
             ValueError: as :meth:`Grid.checked`.
         """
         return Grid(self.size, self.spacing_mm, self.center_mm).checked()
+
+    def failed(self, reason: str, now_ns: int, elapsed_ms: float = 0.0) -> VolumeReady:
+        """The answer that there is no volume, and why."""
+        return VolumeReady(None, None, self.request, 0, "", elapsed_ms, reason, now_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceRequest:
+    """A CT whose bone surface the worker shall find; answered by SurfaceReady."""
+
+    volume: Volume
+
+    def failed(self, reason: str, now_ns: int, elapsed_ms: float = 0.0) -> SurfaceReady:
+        """The answer that there is no surface, and why."""
+        return SurfaceReady(None, reason, elapsed_ms, now_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,8 +498,58 @@ class Dose:
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyFigures:
+    """One path through the node over its last few thousand messages, ms; None before the first."""
+
+    p50: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeTimes:
+    """How long the last volume took."""
+
+    took_ms: float
+    """From the request to the answer."""
+    elsewhere_ms: float
+    """Of it spent outside the reconstruction: in queues and on the wire."""
+    budget_ms: float
+    """What it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingState:
+    """The recording under way."""
+
+    file: str = ""
+    """Its name; '' when there is none."""
+    messages: int = 0
+    size_bytes: int = 0
+    lost: int = 0
+    """Messages that the disk was too slow for."""
+    failure: str = ""
+    """Why it failed, or ''."""
+
+    @property
+    def running(self) -> bool:
+        """Whether messages are being written."""
+        return bool(self.file) and not self.failure
+
+    def __str__(self) -> str:
+        """For people; '' when there is none."""
+        if self.failure:
+            return f"FAILED: {self.failure}"
+        lost = f", {self.lost} LOST" if self.lost else ""
+        return f"{self.file}: {self.messages} messages, {self.size_bytes / 1e6:.0f} MB{lost}" if self.file else ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
-    """How the node is, a few times a second."""
+    """How the node is, a few times a second.
+
+    The loop fills in what it knows; recording, replay, latencies and consoles are the node's around it.
+    """
 
     registration: Validity
     tools: dict[str, Validity]
@@ -485,17 +571,31 @@ class NodeState:
     """Changes when what was placed by an earlier registration must not be shown any more."""
     active_tool: str
     """The one that the slices follow."""
-    recording: str = ""
-    """Of the session under way: where and how much, or why it failed; '' when there is none."""
+    dose: Dose = Dose(0, 0, 0.0, None, None)
+    target_sigma_mm: float | None = None
+    """Expected error at the anatomy (1 sigma); None while nothing is registered."""
+    xray_age_s: float | None = None
+    """Since the last X-ray; None before the first."""
+    volume_times: VolumeTimes | None = None
+    """None before the first volume."""
+    recording: RecordingState = RecordingState()
     replay: bool = False
     """Whether what is shown comes from a recording."""
-    dose: Dose = Dose(0, 0, 0.0, None, None)
-    extra: dict[str, float] = field(default_factory=dict)
+    latency_ms: LatencyFigures = LatencyFigures()
+    """From a frame's last byte to its pose."""
+    overlay_latency_ms: LatencyFigures = LatencyFigures()
+    """From a tracker pose to its overlay."""
+    consoles: int = 0
+    """That are connected."""
 
+
+WorkerRequest = ReconstructionRequest | SurfaceRequest
+WorkerAnswer = VolumeReady | SurfaceReady
 
 Output = (
     RegistrationRequest
     | ReconstructionRequest
+    | SurfaceRequest
     | RegisteredFrame
     | CArmPose
     | PatientPose

@@ -27,7 +27,6 @@ from navnode.commands.options import (
 )
 from navnode.commands.simulate import simulator_section
 from navnode.commands.supervised import (
-    LatencyFigures,
     MemoryFigures,
     RunReport,
     free_port,
@@ -36,6 +35,7 @@ from navnode.commands.supervised import (
     tell,
 )
 from navnode.errors import ConfigError
+from navnode.types import LatencyFigures, RecordingState
 
 if TYPE_CHECKING:  # each benchmark imports what it needs when it runs
     from navnode.bench.igtl import LinkFigures
@@ -53,7 +53,7 @@ class LoopRun(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: LatencyFigures
     overlay_latency_ms: LatencyFigures
     memory_mb: MemoryFigures
-    recording: str
+    recording: RecordingState
 
 
 class LoopCost(msgspec.Struct, frozen=True, kw_only=True):

@@ -238,7 +238,9 @@ def _run_again(
             if between:
                 ignored |= comparing.NOT_BETWEEN_MODES
             was = comparing.outputs_of(reference)
-            comparison = comparing.compare(was, outputs(), by_cause=not between, tolerances=tolerances, ignored=ignored)
+            comparison = comparing.compare(
+                was, outputs(), by_cause=not between, tolerances=tolerances, ignored=ignored, format=reference.format
+            )
         report = run.report()
     report = msgspec.structs.replace(report, out=None if out is None else str(out))
     if comparison is None or report.damage:  # what comes after the damage is missing, and that says nothing

@@ -22,19 +22,11 @@ from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.files.whole import refuse_existing
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
-from navnode.types import Dose, NodeState
+from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
 if TYPE_CHECKING:  # only what scores itself against a simulator loads it
     from navnode.simulation.scenario import Scenario
     from navnode.simulation.score import ErrorSpread, Scorer
-
-
-class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """In ms; None before the first."""
-
-    p50: float | None
-    p99: float | None
-    max: float | None
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +55,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     dose: Dose
     backend: dict[str, str]
     restarts: dict[str, int]
-    recording: str
+    recording: RecordingState
     seconds: float
     memory_mb: MemoryFigures
 
@@ -143,17 +135,13 @@ def _report(
 ) -> RunReport:
     from navnode.reconstruction.methods import engine_name  # here: a supervisor runs without what makes volumes
 
-    def latency(name: str) -> LatencyFigures:
-        p50, p99, worst = (state.extra.get(f"{name}_{part}_ms") for part in ("p50", "p99", "max"))
-        return LatencyFigures(p50=p50, p99=p99, max=worst)
-
     frames = scorer.frames if scorer else state.frames_registered
     truth = scorer.report() if scorer else None
     return RunReport(
         frames=frames,
         fps=round(frames / elapsed_s, 2),
-        latency_ms=latency("latency"),
-        overlay_latency_ms=latency("overlay_latency"),
+        latency_ms=state.latency_ms,
+        overlay_latency_ms=state.overlay_latency_ms,
         tre_mm=truth.tre_mm if truth else UNSET,
         tip_error_mm=truth.tip_error_mm if truth else UNSET,
         wrong_while_valid=truth.wrong_while_valid if truth else UNSET,
@@ -181,7 +169,7 @@ def tell(report: RunReport, as_json: bool, seconds: float | None) -> None:
         print_json(report)
     elif seconds is not None:
         _print_report(report)
-    if report.recording.startswith("FAILED"):
+    if report.recording.failure:
         raise RecordingError(f"recording {report.recording}")
 
 

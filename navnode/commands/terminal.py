@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from navnode.types import NodeState, Status, Validity
+from navnode.types import LatencyFigures, NodeState, Status, Validity
 from navnode.xray.dose import told
 
 NOTICE = "Research use only. Not a medical device."
@@ -57,11 +57,11 @@ class Screen:
 
 def line_of(state: NodeState) -> str:
     """A state in one line."""
-    extra = state.extra
+    frame, overlay = state.latency_ms, state.overlay_latency_ms
     return ("REPLAY | " if state.replay else "") + (
         f"registration {state.registration.status.value} | {state.frame_rate_hz:.1f} frames/s | "
-        f"latency p50 {extra.get('latency_p50_ms', 0):.0f} p99 {extra.get('latency_p99_ms', 0):.0f} ms | "
-        f"overlay p99 {extra.get('overlay_latency_p99_ms', 0):.1f} ms | "
+        f"latency p50 {frame.p50 or 0:.0f} p99 {frame.p99 or 0:.0f} ms | "
+        f"overlay p99 {overlay.p99 or 0:.1f} ms | "
         + " ".join(f"{name} {validity.status.value}" for name, validity in state.tools.items())
         + (f" | {state.registration.reason}" if state.registration.reason else "")
     )
@@ -74,7 +74,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
-    extra = state.extra
+    sigma_mm = float("nan") if state.target_sigma_mm is None else state.target_sigma_mm
     table.add_row("Registration", _validity(state.registration))
     for name, validity in state.tools.items():
         table.add_row(name, _validity(validity))
@@ -86,18 +86,16 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row(
         "Frames",
         f"{state.frame_rate_hz:5.1f}/s registered   {state.frames_registered} of {state.frames_received} taken   "
-        f"expected error {extra.get('target_sigma_mm', float('nan')):.2f} mm",
+        f"expected error {sigma_mm:.2f} mm",
     )
-    table.add_row("Frame → pose", _latency(extra, "latency"))
-    table.add_row("Pose → overlay", _latency(extra, "overlay_latency"))
+    table.add_row("Frame → pose", _latency(state.latency_ms))
+    table.add_row("Pose → overlay", _latency(state.overlay_latency_ms))
     table.add_row("Dropped", "   ".join(f"{name} {count}" for name, count in state.dropped.items()))
-    table.add_row("Consoles", f"{extra.get('consoles', 0):.0f} connected")
+    table.add_row("Consoles", f"{state.consoles} connected")
     table.add_row("Dose", told(state.dose))
-    if state.recording:
-        table.add_row(
-            "Recording",
-            Text(state.recording, "red" if "FAILED" in state.recording or "LOST" in state.recording else ""),
-        )
+    recording = state.recording
+    if str(recording):
+        table.add_row("Recording", Text(str(recording), "red" if recording.failure or recording.lost else ""))
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]
     title = f"[bold reverse] REPLAY [/] {title}" if state.replay else title
     return Panel(Group(table, *notes), title=title, subtitle=NOTICE)
@@ -110,17 +108,17 @@ def _validity(validity: Validity) -> Text:
 
 def volumes_told(state: NodeState) -> str:
     """How many volumes, and how long the last was on its way against what it may take."""
-    took_ms = state.extra.get("volume_ms")
-    if took_ms is None:
+    times = state.volume_times
+    if times is None:
         return f"{state.volumes} volumes"
-    elsewhere_s, budget_s = (state.extra[f"volume_{part}_ms"] / 1000 for part in ("elsewhere", "budget"))
+    took_s, elsewhere_s, budget_s = (ms / 1000 for ms in (times.took_ms, times.elsewhere_ms, times.budget_ms))
     return (
-        f"{state.volumes} volumes, the last in {took_ms / 1000:.1f} s, {elsewhere_s:.1f} s of it on the way "
+        f"{state.volumes} volumes, the last in {took_s:.1f} s, {elsewhere_s:.1f} s of it on the way "
         f"(at most {budget_s:.0f} s)"
     )
 
 
-def _latency(extra: dict[str, float], name: str) -> str:
-    if f"{name}_p50_ms" not in extra:
+def _latency(figures: LatencyFigures) -> str:
+    if figures.p50 is None:
         return "-"
-    return "   ".join(f"{part} {extra[f'{name}_{part}_ms']:.1f} ms" for part in ("p50", "p99", "max"))
+    return f"p50 {figures.p50:.1f} ms   p99 {figures.p99:.1f} ms   max {figures.max:.1f} ms"

@@ -8,10 +8,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from navnode.types import NodeState, Status
+from navnode.types import NodeState, RecordingState, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
-_PATHS = {"latency": "frame", "overlay_latency": "tool"}
 _QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
 
 
@@ -42,19 +41,19 @@ class _Node(Collector):
         yield _labelled(GaugeMetricFamily, "source_connected", "1 when a source is connected", "source", connected)
         yield _gauge("worker_alive", "1 when the reconstruction worker is there", float(state.worker_alive))
         yield _counter("volumes", "Volumes that were reconstructed", state.volumes)
-        yield _gauge("consoles", "Consoles that are connected", state.extra.get("consoles", 0.0))
+        yield _gauge("consoles", "Consoles that are connected", state.consoles)
         yield _gauge("recording", "1 while a session is recorded, -1 when that failed", _recording(state.recording))
         yield _gauge("replay", "1 when what is shown comes from a recording", float(state.replay))
         yield _counter("dose_gy_cm2", "Dose-area product of the session's X-rays", state.dose.gy_cm2)
         labels, about = ("path", "quantile"), "From the last byte to what is sent, of the last thousands"
         late = GaugeMetricFamily("navnode_latency_ms", about, labels=labels)
-        for name, path in _PATHS.items():
+        for path, figures in (("frame", state.latency_ms), ("tool", state.overlay_latency_ms)):
             for part, quantile in _QUANTILES.items():
-                if (value := state.extra.get(f"{name}_{part}_ms")) is not None:
+                if (value := getattr(figures, part)) is not None:
                     late.add_metric((path, quantile), value)
         yield late
-        if (sigma := state.extra.get("target_sigma_mm")) is not None:
-            yield _gauge("target_sigma_mm", "Expected error at the anatomy", sigma)
+        if state.target_sigma_mm is not None:
+            yield _gauge("target_sigma_mm", "Expected error at the anatomy", state.target_sigma_mm)
 
 
 def text(state: Callable[[], NodeState | None]) -> bytes:
@@ -90,5 +89,5 @@ def _statuses(name: str, about: str, found: dict[str, Status], label: str) -> Me
     return family
 
 
-def _recording(told: str) -> float:
-    return 0.0 if not told else -1.0 if told.startswith("FAILED") else 1.0
+def _recording(recording: RecordingState) -> float:
+    return -1.0 if recording.failure else float(recording.running)

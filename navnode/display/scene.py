@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode import geometry as g
-from navnode.loop.topics import max_age_ns
+from navnode.loop.topics import PICTURE_LIVE_NS, max_age_ns
 from navnode.types import (
     CArm,
     FloatArray,
@@ -32,7 +32,6 @@ NODE_SILENT_NS = max_age_ns("state")
 """The node says how it is five times a second; silent for this long, nothing it said still counts."""
 
 TOOL_SILENT_NS = max_age_ns("tool")
-LIVE_NS = 600_000_000
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
 _WINDOW_HU = (-500.0, 1100.0)
 _JPEG_QUALITY = 82
@@ -104,7 +103,7 @@ class Scene:
             "registration": _validity(registration),
             "tools": [self._tool(pose, heard_ns, now_ns, silent) for pose, heard_ns in self.tools.values()],
             "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
-            "moving": self.moving and now_ns - self.last_frame_ns < LIVE_NS,
+            "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
             "silent": silent,
             "state": _figures(self.state) if self.state and not silent else None,
         }
@@ -130,7 +129,7 @@ class Scene:
             "slot": slot,
             "name": view_name(station.volume_from_carm),
             "age_s": round(age_ns / 1e9, 2),
-            "live": not silent and self.live_station == slot and age_ns < LIVE_NS,
+            "live": not silent and self.live_station == slot and age_ns < PICTURE_LIVE_NS,
             "size_px": [station.carm.width_px, station.carm.height_px],
             "timestamp_ns": str(station.timestamp_ns),
         }
@@ -220,26 +219,28 @@ def _validity(validity: Validity) -> dict[str, str]:
     return {"status": validity.status.value, "reason": validity.reason}
 
 
-def _seconds(ms: float | None) -> float | None:
-    return None if ms is None else round(ms / 1000, 1)
-
-
 def _figures(state: NodeState) -> dict[str, Any]:
+    recording, times = state.recording, state.volume_times
+    times_ms = (times.took_ms, times.elsewhere_ms, times.budget_ms) if times else ()
     return {
         "frame_rate_hz": round(state.frame_rate_hz, 1),
         "frames_received": state.frames_received,
         "frames_registered": state.frames_registered,
-        "latency_ms": [state.extra.get("latency_p50_ms"), state.extra.get("latency_p99_ms")],
-        "overlay_ms": [state.extra.get("overlay_latency_p50_ms"), state.extra.get("overlay_latency_p99_ms")],
-        "target_sigma_mm": state.extra.get("target_sigma_mm"),
+        "latency_ms": [state.latency_ms.p50, state.latency_ms.p99],
+        "overlay_ms": [state.overlay_latency_ms.p50, state.overlay_latency_ms.p99],
+        "target_sigma_mm": state.target_sigma_mm,
         "sources": state.sources,
         "worker": state.worker,
         "worker_alive": state.worker_alive,
         "volume": state.volume,
         "volumes": state.volumes,
-        "volume_s": [_seconds(state.extra.get(f"volume_{part}ms")) for part in ("", "elsewhere_", "budget_")],
+        "volume_s": [round(ms / 1000, 1) for ms in times_ms],
         "active_tool": state.active_tool,
-        "recording": state.recording,
+        "recording": {
+            "text": str(recording),
+            "running": recording.running,
+            "faulty": bool(recording.failure or recording.lost),
+        },
         "replay": state.replay,
         "dose": told(state.dose),
         "dropped": state.dropped,

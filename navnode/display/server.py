@@ -7,12 +7,12 @@ import errno
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-import zmq
 from aiohttp import WSMsgType, web
 
 from navnode.clock import now_ns
@@ -20,7 +20,7 @@ from navnode.config import Config
 from navnode.display import control, metrics
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
 from navnode.errors import ConfigError, PeerError
-from navnode.loop import bus
+from navnode.loop import bus, topics
 from navnode.types import NodeState, VolumeUpdate
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,7 @@ class Display:
         self._blobs: dict[str, tuple[int, bytes]] = {}
         self._gone: dict[str, tuple[int, bytes]] = {}
         self._versions = 0
-        context: zmq.Context[Any] = zmq.Context.instance()
-        self._socket = context.socket(zmq.SUB)
-        bus.limited(self._socket, 64)
-        self._socket.subscribe(b"")
-        self._socket.connect(address)
+        self._node = bus.Subscriber(address, topics.bound_of(*topics.TO_DISPLAYS))
         self._viewers = 0
 
     def application(self) -> web.Application:
@@ -70,20 +66,19 @@ class Display:
     async def listen(self) -> None:
         """Take what the node says, for ever."""
         while True:
-            while self._socket.poll(0):
-                try:
-                    output = bus.unpack(self._socket.recv_multipart())
-                except PeerError as error:
-                    log.warning("node: %s", error)
-                    continue
-                if isinstance(output, VolumeUpdate):
-                    await asyncio.to_thread(self._take_volume, output)
-                else:
-                    self._take(output)
+            try:
+                while (output := self._node.next()) is not None:
+                    if isinstance(output, VolumeUpdate):
+                        await asyncio.to_thread(self._take_volume, output)
+                    else:
+                        self._take(output)
+            except PeerError as error:
+                log.warning("node: %s", error)
             await asyncio.sleep(0.01)
 
     def _take(self, output: object) -> None:
         if isinstance(output, NodeState):
+            output = replace(output, dropped={**output.dropped, "page": self._node.dropped.total()})
             # A node that has no volume yet, or none any more, takes back those that were shown.
             if not output.volume:
                 self._forget("navigation")

@@ -7,6 +7,8 @@ allocated, nothing is ever unpickled.
 
 from __future__ import annotations
 
+import struct
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,6 +65,65 @@ def unpack(parts: Sequence[bytes | memoryview]) -> Any:
 
 def _decoder(kind: type, dec_hook: Callable[[type, Any], Any]) -> Callable[[bytes | memoryview], Any]:
     return msgspec.msgpack.Decoder(kind, dec_hook=dec_hook).decode
+
+
+_NUMBER = struct.Struct("<Q")
+
+
+class Publisher:
+    """Sends values to every reader, numbered by topic: a reader that is too slow loses some, and knows how many."""
+
+    def __init__(self, socket: zmq.Socket[Any]) -> None:
+        self._socket = socket
+        self._numbers: Counter[str] = Counter()
+
+    def send(self, value: object) -> None:
+        """Send to whoever reads; waits for nobody."""
+        topic = topic_of(value).name
+        self._numbers[topic] += 1
+        self._socket.send_multipart([*pack(value), _NUMBER.pack(self._numbers[topic])], zmq.NOBLOCK)
+
+
+class Subscriber:
+    """Reads what a :class:`Publisher` sends, as far as there is room for it.
+
+    Args:
+        topic: only this one; '' is all of them.
+        bound: values that may wait.
+    """
+
+    def __init__(self, address: str, bound: int, topic: str = "") -> None:
+        context: zmq.Context[Any] = zmq.Context.instance()
+        self._socket = context.socket(zmq.SUB)
+        limited(self._socket, bound)
+        self._socket.subscribe(topic.encode())
+        self._socket.connect(address)
+        self._last: dict[str, int] = {}
+        self.dropped: Counter[str] = Counter()
+        """By topic: values that found no room."""
+
+    def next(self) -> Any:
+        """The next value, None when none waits.
+
+        Raises:
+            PeerError: it is none of the table.
+        """
+        if not self._socket.poll(0):
+            return None
+        *parts, tail = self._socket.recv_multipart()
+        value = unpack(parts)
+        if len(tail) != _NUMBER.size:
+            raise PeerError("a message without its number")
+        (number,) = _NUMBER.unpack(tail)
+        topic = topic_of(value).name
+        last = self._last.get(topic, 0)
+        self.dropped[topic] += number - last - 1 if 0 < last < number else 0  # a lower one is another node's
+        self._last[topic] = number
+        return value
+
+    def close(self) -> None:
+        """No more reading."""
+        self._socket.close()
 
 
 def limited(socket: zmq.Socket[Any], queued: int) -> None:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from navnode.clock import Lateness, Stamp
+from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS
 from navnode.types import Frame, Input, Rejected, TrackedPose, WorkerState
-
-_FRAME_LATE_NS = 150_000_000
-"""A frame later than usual by more may be stamped by a clock that was set back: its pose would be another one's."""
-
-_CLOCKS_APART_NS = 60_000_000
-"""Markers whose stamps differ by more against their arrival are not stamped by one clock; and by as much may the
-images' clock move against the tracker's while they are connected."""
 
 
 class Clocks:
@@ -64,7 +58,7 @@ class Clocks:
     def apart(self, device: str, other: str) -> str:
         """Why the stamps of two markers cannot be compared, or ''."""
         one, two = self._lateness[device].offset_ns, self._lateness[other].offset_ns
-        if one is None or two is None or abs(one - two) <= _CLOCKS_APART_NS:
+        if one is None or two is None or abs(one - two) <= CLOCKS_APART_NS:
             return ""
         return f"the clocks of {device} and {other} differ by {abs(one - two) / 1e6:.0f} ms"
 
@@ -79,7 +73,7 @@ class Clocks:
         if self._gap_ns is None:
             self._gap_ns = image - tracker
         moved_ns = image - tracker - self._gap_ns
-        if abs(moved_ns) <= _CLOCKS_APART_NS:
+        if abs(moved_ns) <= CLOCKS_APART_NS:
             return ""
         return f"the clocks of image and tracker have moved apart by {abs(moved_ns) / 1e6:.0f} ms; connect anew"
 
@@ -89,7 +83,7 @@ class Clocks:
         late_ns = self._lateness[self._xray].age_ns(frame.timestamp_ns, frame.received_ns)
         if stamp in (Stamp.AHEAD, Stamp.CLOCK_SET):
             return "the X-ray is stamped ahead of time"
-        if late_ns > _FRAME_LATE_NS:
+        if late_ns > FRAME_LATE_NS:
             return f"the X-ray arrived {late_ns / 1e9:.1f} s late, or the clock of its source was set back"
         if frame.timestamp_ns < last_exposure_ns:
             return "the X-ray is older than the last one"

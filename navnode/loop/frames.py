@@ -8,7 +8,7 @@ from collections import Counter
 from navnode.config import Config
 from navnode.loop.clocks import Clocks
 from navnode.loop.poses import Missing
-from navnode.loop.topics import max_age_ns
+from navnode.loop.topics import FRAME_WAITS_NS, max_age_ns
 from navnode.loop.views import Motion, PictureSlots
 from navnode.loop.volume import Volumes
 from navnode.registration.patient import PatientRegistration
@@ -23,9 +23,6 @@ from navnode.types import (
     Validity,
     invalid,
 )
-
-_WAITS_NS = 150_000_000
-"""How long a frame may wait for tracker poses around its exposure."""
 
 _STALE_NS = max_age_ns("xray")
 
@@ -104,7 +101,7 @@ class Frames:
             The frame's ``patient_from_carm`` when it can be registered, and what there is to say otherwise.
         """
         if isinstance(patient_from_carm, Missing):
-            if patient_from_carm.not_yet and clocks.now_ns - frame.received_ns < _WAITS_NS:
+            if patient_from_carm.not_yet and clocks.now_ns - frame.received_ns < FRAME_WAITS_NS:
                 return None, []
             self.pending = None
             return None, self.refuse(frame, patient_from_carm.reason, clocks)
@@ -167,9 +164,9 @@ class Frames:
         self._carm_known = False
         return [CArmPose(None, invalid(reason))]
 
-    def age_s(self, now_ns: int) -> float:
-        """Since the last X-ray; -1 before the first."""
-        return (now_ns - self._last_received_ns) / 1e9 if self._last_received_ns else -1.0
+    def age_s(self, now_ns: int) -> float | None:
+        """Since the last X-ray; None before the first."""
+        return (now_ns - self._last_received_ns) / 1e9 if self._last_received_ns else None
 
     def forget_pictures(self) -> None:
         """The directions of the pictures shown were placed by a registration that is lost."""

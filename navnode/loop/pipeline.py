@@ -1,8 +1,8 @@
 """The loop: one message in, messages out. No sockets, no clock, no threads.
 
 Heavy work leaves as a request and comes back as a message: ``RegistrationRequest`` -> ``RegistrationDone``,
-``ReconstructionRequest`` -> ``VolumeReady``. Whoever calls :meth:`Pipeline.step` decides where it is done: the
-node in a thread and in the worker process, a replay at once.
+``ReconstructionRequest`` -> ``VolumeReady``, ``SurfaceRequest`` -> ``SurfaceReady``. Whoever calls
+:meth:`Pipeline.step` decides where it is done: the node in a thread and in the worker process, a replay at once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from navnode.types import (
     RegistrationDone,
     Rejected,
     SourceState,
+    SurfaceReady,
     Tick,
     TrackedPose,
     Volume,
@@ -68,7 +69,7 @@ class Pipeline:
                 outputs += self._start() if self.frames.pending is message else []
             case RegistrationDone():
                 outputs = self._on_registration(message)
-            case VolumeReady():
+            case VolumeReady() | SurfaceReady():
                 outputs = self._on_volume(message)
             case WorkerState():
                 self.volume.on_worker(message)
@@ -142,7 +143,7 @@ class Pipeline:
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
 
-    def _on_volume(self, ready: VolumeReady) -> list[Output]:
+    def _on_volume(self, ready: VolumeReady | SurfaceReady) -> list[Output]:
         first = self.volume.current is None
         update, notice = self.volume.take(ready, self.clocks.now_ns)
         self.status.notice(notice)
@@ -151,7 +152,8 @@ class Pipeline:
         return [] if update is None else [update]
 
     def _on_tick(self) -> list[Output]:
-        outputs = self._start() + self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
+        outputs = [*self.volume.begin(), *self._start()]
+        outputs += self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
         self.patient.watch(tracked=self.tools.patient_seen(self.clocks))
         validity = self.patient.validity(self.clocks.now_ns)
         if validity.status is self.patient.told:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode import geometry as g
+from navnode.loop.topics import POSE_GAP_NS, bound_of
 from navnode.types import Matrix
-
-MAX_GAP_NS = 120_000_000
-"""Samples further apart than this (twelve at 100 Hz) are not interpolated across: the marker was hidden."""
 
 SETTLE_SAMPLES = 4
 """Samples in a row before a marker that was hidden, or that jumped, is believed again."""
@@ -22,7 +20,7 @@ _JUMP_RAD, _JUMP_RAD_PER_S = 0.15, 15.0
 """No hand moves a marker farther than the first and faster than the second: it was taken for another one, or moved
 while nobody looked."""
 
-_CAPACITY = 400
+_CAPACITY = bound_of("pose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class PoseRing:
         """Take a sample; False when it is not newer than the newest."""
         if timestamp_ns <= self.newest_ns:
             return False
-        if timestamp_ns - self.newest_ns > MAX_GAP_NS:
+        if timestamp_ns - self.newest_ns > POSE_GAP_NS:
             self._broken = True
         if not self._broken and _jumped(self._poses[-1], tracker_from_marker, timestamp_ns - self.newest_ns):
             self._broken = True

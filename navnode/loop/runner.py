@@ -12,13 +12,21 @@ from dataclasses import dataclass
 from navnode.igtl.messages import Message
 from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
-from navnode.types import Input, Output, ReconstructionRequest, RegistrationRequest, Volume
+from navnode.types import (
+    Input,
+    Output,
+    ReconstructionRequest,
+    RegistrationRequest,
+    SurfaceRequest,
+    Volume,
+    WorkerRequest,
+)
 
 Register = Callable[[RegistrationRequest, Volume | None], Input | None]
 """Carries out a request against the volume that it refers to; the answer, or None when it comes later."""
 
-Reconstruct = Callable[[ReconstructionRequest], Input | None]
-"""Likewise."""
+AskWorker = Callable[[WorkerRequest], Input | None]
+"""Likewise, of what the reconstruction worker does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class Runner:
 
     Args:
         ingest: what messages mean.
-        register, reconstruct: carry out requests.
+        register, ask_worker: carry out requests.
         now_ns: the time of steps: the clock's, or the session's that is run again.
         emit: takes every output that is no request.
         record: takes every step, also one that failed.
@@ -52,13 +60,13 @@ class Runner:
         ingest: Ingest,
         *,
         register: Register,
-        reconstruct: Reconstruct,
+        ask_worker: AskWorker,
         now_ns: Callable[[], int],
         emit: Callable[[Output], None] = lambda output: None,
         record: Callable[[Step], None] = lambda step: None,
     ) -> None:
         self.pipeline, self.ingest = pipeline, ingest
-        self._register, self._reconstruct = register, reconstruct
+        self._register, self._ask_worker = register, ask_worker
         self._now_ns, self._emit, self._record = now_ns, emit, record
 
     def receive(self, message: Message, received_ns: int, arrival: int | None = None) -> None:
@@ -91,8 +99,8 @@ class Runner:
         match output:
             case RegistrationRequest():
                 return self._register(output, self.pipeline.volume.current)
-            case ReconstructionRequest():
-                return self._reconstruct(output)
+            case ReconstructionRequest() | SurfaceRequest():
+                return self._ask_worker(output)
             case _:
                 self._emit(output)
                 return None

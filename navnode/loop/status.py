@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from navnode.config import Config
 from navnode.loop.frames import Frames
 from navnode.loop.tools import Tools
+from navnode.loop.topics import STATE_EVERY_NS
 from navnode.loop.volume import Volumes
 from navnode.registration.patient import PatientRegistration
 from navnode.types import Frame, NodeState, RegisteredFrame, Rejected, SourceState, Status
 from navnode.xray.dose import Ledger
 
-_EVERY_NS = 200_000_000
 _RATE_NS = 2_000_000_000
 """Frames of the last seconds make the frame rate."""
 
@@ -72,7 +72,7 @@ class NodeStatus:
 
     def due(self, now_ns: int) -> bool:
         """Whether it is time for a report; it counts as made."""
-        if now_ns - self._last_ns < _EVERY_NS:
+        if now_ns - self._last_ns < STATE_EVERY_NS:
             return False
         self._last_ns = now_ns
         return True
@@ -83,9 +83,6 @@ class NodeStatus:
         """How the node is now."""
         recent = [t for t in self._registered_at_ns if now_ns - t < _RATE_NS]
         rate = (len(recent) - 1) / max((recent[-1] - recent[0]) / 1e9, 1e-3) if len(recent) > 1 else 0.0
-        extra = {"target_sigma_mm": patient.filter.target_sigma_mm} if patient.filter else {}
-        extra |= volume.times_ms
-        extra["xray_age_s"] = frames.age_s(now_ns)
         dropped = frames.dropped + tools.dropped + Counter(rejected=self._rejected)
         return NodeState(
             registration=patient.validity(now_ns),
@@ -105,5 +102,7 @@ class NodeStatus:
             epoch=epoch,
             active_tool=tools.active,
             dose=self._dose.total,
-            extra=extra,
+            target_sigma_mm=patient.filter.target_sigma_mm if patient.filter else None,
+            xray_age_s=frames.age_s(now_ns),
+            volume_times=volume.times,
         )

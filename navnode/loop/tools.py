@@ -11,18 +11,12 @@ from navnode.clock import Stamp
 from navnode.config import Config, matrix
 from navnode.loop.clocks import Clocks
 from navnode.loop.poses import Missing, PoseRing
-from navnode.loop.topics import max_age_ns
+from navnode.loop.topics import PATIENT_HIDDEN_NS, TOOL_WAITS_NS, max_age_ns
 from navnode.registration.patient import PatientRegistration
 from navnode.types import Matrix, Output, Rejected, ToolPose, TrackedPose, Validity, invalid
 
-_WAITS_NS = 40_000_000
-"""How long a tool's pose may wait for the patient's."""
-
 _STALE_NS = max_age_ns("pose")
 """A marker without a pose for this long is not seen."""
-
-_PATIENT_UNSEEN_NS = 1_000_000_000
-"""A patient's marker without a pose for this long was hidden, and may have moved."""
 
 
 class Taken(Enum):
@@ -139,7 +133,7 @@ class Tools:
 
     def patient_seen(self, clocks: Clocks) -> bool:
         """Whether the patient's marker has been seen just now."""
-        return clocks.now_ns - self._received_ns[self._devices.patient] < _PATIENT_UNSEEN_NS
+        return clocks.now_ns - self._received_ns[self._devices.patient] < PATIENT_HIDDEN_NS
 
     @property
     def patient_newest_ns(self) -> int:
@@ -153,7 +147,7 @@ class Tools:
         if (pose := tool.newest(self.patient_newest_ns)) is not None:
             tool.waiting_since_ns = clocks.now_ns
             return self._placed(tool, pose, patient, clocks)
-        if clocks.now_ns - tool.waiting_since_ns < _WAITS_NS:
+        if clocks.now_ns - tool.waiting_since_ns < TOOL_WAITS_NS:
             return []
         newest = tool.waiting[-1]
         tool.waiting.clear()

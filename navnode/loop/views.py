@@ -8,16 +8,16 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import ReconstructionSection
+from navnode.loop.topics import STILL_WITHIN_NS, TRY_AGAIN_NS, max_age_ns
 from navnode.types import Matrix, ReconstructionRequest, View
 
+_OVERDUE_NS = max_age_ns("reconstruction.done")
 _STATION_ANGLE_RAD = np.deg2rad(20.0)
-_TRY_AGAIN_NS = 5_000_000_000
 
 
 class Motion:
     """Whether the C-arm stands still relative to the patient."""
 
-    _WINDOW_NS = 400_000_000
     _ANGLE_RAD = np.deg2rad(0.8)
     _SHIFT_MM = 2.0
 
@@ -35,7 +35,7 @@ class Motion:
         if len(self._recent) < 2:
             return False
         newest_ns, direction, pivot = self._recent[-1]
-        within = [(d, p) for t, d, p in self._recent if newest_ns - t <= self._WINDOW_NS]
+        within = [(d, p) for t, d, p in self._recent if newest_ns - t <= STILL_WITHIN_NS]
         return len(within) >= 2 and all(
             g.angle_between_rad(direction, d) < self._ANGLE_RAD and np.linalg.norm(pivot - p) < self._SHIFT_MM
             for d, p in within
@@ -103,6 +103,8 @@ class Views:
 
     def request(self, isocentre_mm: float, now_ns: int) -> list[ReconstructionRequest]:
         """A request with all views kept, when there is something new to ask and none is under way."""
+        if self._asked != self._answered and now_ns - self._asked_ns > _OVERDUE_NS:
+            self.forget_request()  # and an answer that comes after all is not the one that is waited for
         if not self._waiting or self._asked != self._answered or now_ns < self._not_before_ns:
             return []
         self._waiting = False
@@ -119,7 +121,7 @@ class Views:
 
     def failed(self, now_ns: int) -> None:
         """The answer was that it could not be done: ask again in a while."""
-        self._waiting, self._not_before_ns = True, now_ns + _TRY_AGAIN_NS
+        self._waiting, self._not_before_ns = True, now_ns + TRY_AGAIN_NS
 
     def forget(self) -> None:
         """What the views' poses refer to does not hold any more."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from navnode.config import Config
+from navnode.loop.ct import ShownCt
 from navnode.loop.views import Views
 from navnode.types import (
     Frame,
     Matrix,
     Output,
     Status,
+    SurfaceReady,
     Validity,
     View,
     Volume,
     VolumeReady,
+    VolumeTimes,
     VolumeUpdate,
     WorkerState,
 )
@@ -36,9 +39,14 @@ class Volumes:
         """Counts up with every new navigation volume."""
         self.worker = WorkerState(False, "", "starting", 0)
         self.made = 0
-        self.times_ms: dict[str, float] = {}
-        """Of the last volume; empty before the first."""
+        self.times: VolumeTimes | None = None
+        """Of the last volume; None before the first."""
         self._views = Views(config.reconstruction)
+        self._ct = ShownCt(volume) if volume is not None else None
+
+    def begin(self) -> list[Output]:
+        """The CT for the displays, once."""
+        return self._ct.show() if self._ct is not None else []
 
     # --- views ---------------------------------------------------------------------------------------
 
@@ -52,8 +60,11 @@ class Volumes:
         return self.ask(now_ns)
 
     def ask(self, now_ns: int) -> list[Output]:
-        """A request for a volume, when there is something new to ask and somebody to ask."""
-        return list(self._views.request(self._isocentre_mm, now_ns)) if self.worker.alive else []
+        """Requests for a volume and for the CT's surface, when there is something to ask and somebody to ask."""
+        if not self.worker.alive:
+            return []
+        surface = self._ct.request(now_ns) if self._ct is not None else []
+        return [*self._views.request(self._isocentre_mm, now_ns), *surface]
 
     def want_view(self, *, confirmed: bool) -> str:
         """Keep the next frame, whatever its direction; why not, or ''.
@@ -85,14 +96,18 @@ class Volumes:
         """The worker says how it is; another instance knows nothing of what was asked."""
         if not state.alive or state.instance != self.worker.instance:
             self._views.forget_request()
+            if self._ct is not None:
+                self._ct.forget_request()
         self.worker = state
 
-    def take(self, ready: VolumeReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
+    def take(self, ready: VolumeReady | SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
         """Use the worker's answer, if it is the one that is waited for.
 
         Returns:
             What to show, and what to tell the operator ('': nothing).
         """
+        if isinstance(ready, SurfaceReady):
+            return self._ct.take(ready, now_ns) if self._ct is not None else (None, "")
         if not self._views.answered(ready.request):
             return None, ""  # asked for by a node that is no more
         if ready.volume is None:
@@ -100,11 +115,7 @@ class Volumes:
             return None, f"no reconstruction: {ready.reason}"
         self.made += 1
         took_ms, budget_ms = self._views.took_ms(now_ns), self._settings.budget_ms
-        self.times_ms = {
-            "volume_ms": took_ms,
-            "volume_elsewhere_ms": max(took_ms - ready.elapsed_ms, 0.0),
-            "volume_budget_ms": budget_ms,
-        }
+        self.times = VolumeTimes(took_ms, max(took_ms - ready.elapsed_ms, 0.0), budget_ms)
         notice = ""
         if took_ms > budget_ms:
             notice = f"a volume took {took_ms / 1000:.1f} s, more than its {budget_ms / 1000:.1f} s"

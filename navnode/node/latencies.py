@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from navnode.types import LatencyFigures
+
 _LATENCY_SAMPLES = 8192
 
 
-class Latencies:
+class LatencyWindow:
     """The last few thousand latencies of one path."""
 
     def __init__(self) -> None:
@@ -18,10 +20,9 @@ class Latencies:
         self._ms[self._count % _LATENCY_SAMPLES] = latency_ns / 1e6
         self._count += 1
 
-    def figures(self, name: str) -> dict[str, float]:
-        """Median, 99th percentile and maximum, in ms; empty before the first."""
+    def figures(self) -> LatencyFigures:
+        """Median, 99th percentile and maximum."""
         known = self._ms[: min(self._count, _LATENCY_SAMPLES)]
         if not known.size:
-            return {}
-        p50, p99, worst = np.percentile(known, [50, 99, 100]).tolist()
-        return {f"{name}_p50_ms": p50, f"{name}_p99_ms": p99, f"{name}_max_ms": worst}
+            return LatencyFigures()
+        return LatencyFigures(*(round(ms, 3) for ms in np.percentile(known, [50, 99, 100]).tolist()))

@@ -31,11 +31,10 @@ from navnode.loop.ingest import Ingest
 from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
-from navnode.node.latencies import Latencies
+from navnode.node.latencies import LatencyWindow
 from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.projector import backend_name
-from navnode.projector.grids import coarsened, resample
 from navnode.recording.spans import Spans
 from navnode.recording.tap import Tap
 from navnode.security import curve
@@ -46,29 +45,23 @@ from navnode.types import (
     Operation,
     OperatorCommand,
     Output,
-    PatientPose,
-    ReconstructionRequest,
     RegisteredFrame,
     RegistrationDone,
     Rejected,
     SourceState,
-    Status,
     Tick,
     ToolPose,
-    Validity,
     Volume,
-    VolumeReady,
     VolumeUpdate,
+    WorkerAnswer,
+    WorkerRequest,
     WorkerState,
 )
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 0.02
-_DISPLAY_MM = 2.5
 _WORKER_LOST_NS = topics.max_age_ns("worker")
-_TOOL_EVERY_NS = 30_000_000
-"""Tools leave for the page no faster than it can draw."""
+_TOOL_EVERY_NS = round(topics.TOPICS["tool"].every_ms * 1e6)
 
 _MOST_CORRECTING = 3
 """Raw images that are being corrected; more are refused, and told."""
@@ -93,7 +86,7 @@ class Node:
             Pipeline(config, volume),
             Ingest(config, calibrated.detector),
             register=self._registrations,
-            reconstruct=self._ask_worker,
+            ask_worker=self._ask_worker,
             now_ns=now_ns,
             emit=self._emit,
             record=self._stepped,
@@ -117,11 +110,10 @@ class Node:
             max_messages_per_s=_CONSOLE_MESSAGES_PER_S,
         )
         self._addresses = worker_address, output_address
-        self._latency, self._overlay_latency = Latencies(), Latencies()
+        self._latency, self._overlay_latency = LatencyWindow(), LatencyWindow()
         self._displayed: dict[str, VolumeUpdate] = {}
         self._last_tool_ns: dict[str, int] = {}
-        self._worker_seen_ns = self._worker_instance = 0
-        self._surface_asked = False
+        self._worker_seen_ns = 0
         self._pushing: set[Peer] = set()
         self._keys: ThreadAuthenticator | None = None
 
@@ -140,8 +132,12 @@ class Node:
         if remote is not None:
             self._keys = curve.listen(self._worker, Path(remote.key), Path(remote.worker_key))
             self._addresses = remote.address, self._addresses[1]
-        for socket, queued, address in zip((self._worker, self._out), (16, 64), self._addresses, strict=True):
-            bus.limited(socket, queued)
+        self._displays = bus.Publisher(self._out)
+        for socket, flow, address in (
+            (self._worker, topics.TO_WORKER, self._addresses[0]),
+            (self._out, topics.TO_DISPLAYS, self._addresses[1]),
+        ):
+            bus.limited(socket, topics.bound_of(*flow))
             try:
                 socket.bind(address)
             except zmq.ZMQError as error:
@@ -162,7 +158,6 @@ class Node:
         sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
         try:
-            await self._show_ct()  # before there are frames, which its work would hold up
             await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
         finally:
             self._close_recordings()
@@ -282,7 +277,7 @@ class Node:
     async def _tick(self) -> None:
         """What needs no more than 20 ms of promptness: time itself, the worker, new displays."""
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(topics.TICK_NS / 1e9)
             self._hear_worker()
             self._hear_displays()
             now = now_ns()
@@ -299,32 +294,20 @@ class Node:
             except PeerError as error:
                 log.warning("worker: %s", error)
                 continue
-            if isinstance(message, WorkerState | VolumeReady):  # another machine's clock is another clock
-                message = replace(message, now_ns=now_ns())
+            if not isinstance(message, WorkerState | WorkerAnswer):
+                log.warning("worker: %s is nothing that it may say", topics.topic_of(message).name)
+                continue
+            message = replace(message, now_ns=now_ns())  # another machine's clock is another clock
             if isinstance(message, WorkerState):
-                if message.instance != self._worker_instance:
-                    self._worker_instance, self._surface_asked = message.instance, False
-                self._worker_seen_ns = now_ns()
-                self._runner.take(message)
-                self._ask_surface()
-            elif isinstance(message, VolumeReady) and message.method == "surface":
-                self._show_surface(message)
-            elif isinstance(message, VolumeReady):
-                self._runner.take(message)
-
-    def _ask_surface(self) -> None:
-        """The CT's bone model is made by the worker, once it is there."""
-        ct = self._displayed.get("navigation")
-        if ct is not None and ct.bone is None and ct.method == "CT" and not self._surface_asked:
-            self._surface_asked = True
-            self._send(self._worker, topics.SurfaceRequest(ct.volume))
+                self._worker_seen_ns = message.now_ns
+            self._runner.take(message)
 
     def _hear_displays(self) -> None:
         """A display that has just come gets what it missed."""
         while self._out.poll(0):
             if self._out.recv()[:1] == b"\1":
                 for update in self._displayed.values():
-                    self._send(self._out, update)
+                    self._displays.send(update)
 
     # --- step ------------------------------------------------------------------------------------
 
@@ -333,15 +316,20 @@ class Node:
         if spans := self._spans.told(step, self._registrations.began_ns):
             self._tape.note("spans", spans)
 
-    def _ask_worker(self, request: ReconstructionRequest) -> None:
-        self._send(self._worker, request)
+    def _ask_worker(self, request: WorkerRequest) -> WorkerAnswer | None:
+        """Hand a request to the worker; the answer where it has no room for it."""
+        try:
+            self._worker.send_multipart(bus.pack(request), zmq.NOBLOCK)
+        except zmq.Again:
+            return request.failed("the reconstruction worker takes no more requests", now_ns())
+        return None
 
     def _emit(self, output: Output) -> None:
         match output:
             case NodeState():
                 output = self._with_figures(output)
             case VolumeUpdate():
-                self._show(output)
+                self._displayed[output.role] = output
         for message in self._consoles(output):
             self.server.publish(message, min_version=1 if is_shown(message) else 2)
         if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
@@ -356,42 +344,20 @@ class Node:
             if now - self._last_tool_ns.get(output.tool, 0) < _TOOL_EVERY_NS:
                 return
             self._last_tool_ns[output.tool] = now
-        if isinstance(output, ToolPose | RegisteredFrame | PatientPose | NodeState):
-            self._send(self._out, output)
-
-    def _send(self, socket: zmq.Socket[Any], value: object) -> None:
-        try:
-            socket.send_multipart(bus.pack(value), zmq.NOBLOCK)
-        except zmq.Again:
-            log.warning("%s: the queue is full", topics.topic_of(value).name)
-
-    # --- volumes ---------------------------------------------------------------------------------
-
-    async def _show_ct(self) -> None:
-        volume = self._runner.pipeline.volume.current
-        if volume is None:
-            return
-        # Averaged first: smoothing all of a fine CT takes half as long again.
-        averaged = await asyncio.to_thread(coarsened, volume, _DISPLAY_MM / 2)
-        coarse = await asyncio.to_thread(resample, averaged, max(_DISPLAY_MM, min(volume.spacing_mm)))
-        self._emit(VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0))
-
-    def _show_surface(self, ready: VolumeReady) -> None:
-        ct = self._displayed.get("navigation")
-        if ct is not None and ready.bone is not None:
-            self._emit(replace(ct, bone=ready.bone))
-
-    def _show(self, update: VolumeUpdate) -> None:
-        self._displayed[update.role] = update
-        self._send(self._out, update)
+        if topics.topic_of(output).name in topics.TO_DISPLAYS:
+            self._displays.send(output)
 
     def _with_figures(self, state: NodeState) -> NodeState:
-        figures: dict[str, float] = dict(state.extra)
-        figures.update(self._latency.figures("latency") | self._overlay_latency.figures("overlay_latency"))
-        figures["consoles"] = len(self.server.peers)
-        dropped = {**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)}
-        rounded = {name: round(float(value), 3) for name, value in figures.items()}
-        return replace(state, extra=rounded, dropped=dropped, recording=self._tape.told, replay=self._consoles.replay)
+        """With what the loop does not know."""
+        return replace(
+            state,
+            latency_ms=self._latency.figures(),
+            overlay_latency_ms=self._overlay_latency.figures(),
+            consoles=len(self.server.peers),
+            dropped={**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)},
+            recording=self._tape.state,
+            replay=self._consoles.replay,
+        )
 
 
 def _free(path: Path) -> Path:

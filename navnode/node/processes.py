@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 READY = "ready"
-HEARTBEAT_S = 0.5
-"""How often a worker says that it is there."""
 LOG_PREFIX = "navnode: "
 """How the lines begin that are meant for a person."""
 

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-import zmq
 
 from navnode.clock import now_ns
 from navnode.config import Config, PlayerSection, SimulatorSection
@@ -68,8 +67,7 @@ class Supervisor:
         self._state: NodeState | None = None
         self._heard_s = 0.0
         self._read_up_to: dict[str, int] = {}
-        self._context: zmq.Context[Any] = zmq.Context.instance()
-        self._subscription: zmq.Socket[Any] | None = None
+        self._states: bus.Subscriber | None = None
 
     def __enter__(self) -> Supervisor:
         (self.folder / "config.json").write_bytes(msgspec.json.encode(_begun(self.config)))
@@ -99,20 +97,15 @@ class Supervisor:
             self._await_ready(child)
         # That they could not reach each other until now is no news.
         self._read_up_to = {name: (self.folder / f"{name}.log").stat().st_size for name in names}
-        socket = self._context.socket(zmq.SUB)
-        bus.limited(socket, 16)
-        socket.subscribe(b"state")
-        socket.connect(output_address(self.folder))
-        self._subscription = socket
+        self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")
 
     def watch(self) -> NodeState | None:
         """Restart what died; the newest state of the node, None when it has none. Call it a few times a second."""
-        assert self._subscription is not None
+        assert self._states is not None
         self._pass_on_warnings()
-        while self._subscription.poll(0):
-            with contextlib.suppress(PeerError):
-                self._state = bus.unpack(self._subscription.recv_multipart())
-                self._heard_s = time.monotonic()
+        with contextlib.suppress(PeerError):
+            while (state := self._states.next()) is not None:
+                self._state, self._heard_s = state, time.monotonic()
         for name, child in list(self._children.items()):
             if child.process.poll() is None:
                 continue
@@ -130,7 +123,7 @@ class Supervisor:
                 lived_s = child.died_s - child.started_s
                 again.wait_s = _FIRST_WAIT_S if lived_s > 10 else min(2 * child.wait_s, _LONGEST_WAIT_S)
                 self._children[name] = again
-        silent = time.monotonic() - self._heard_s > topics.TOPICS["state"].max_age_ms / 1e3
+        silent = time.monotonic() - self._heard_s > topics.max_age_ns("state") / 1e9
         return None if silent else self._state
 
     def restarts(self) -> dict[str, int]:
@@ -156,8 +149,8 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
-        if self._subscription is not None:
-            self._subscription.close()
+        if self._states is not None:
+            self._states.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _launch(self, name: str) -> _Child:

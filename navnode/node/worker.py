@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Queue, SimpleQueue
 from typing import Any
 
 import zmq
@@ -15,11 +15,9 @@ import zmq
 from navnode.clock import now_ns
 from navnode.errors import PeerError
 from navnode.loop import bus, topics
-from navnode.node.processes import HEARTBEAT_S
-from navnode.reconstruction.answer import answer, elapsed_ms, failed
+from navnode.reconstruction.answer import answer
 from navnode.reconstruction.methods import Method, Reconstructor, described
-from navnode.reconstruction.surface import bone_surface
-from navnode.types import ReconstructionRequest, VolumeReady, WorkerState
+from navnode.types import VolumeReady, WorkerAnswer, WorkerRequest, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -53,44 +51,34 @@ def serve(
     engine = described(reconstructor.method, reconstructor.engine)
     context: zmq.Context[Any] = zmq.Context.instance()
     socket = context.socket(zmq.DEALER)
-    bus.limited(socket, queued=8)
+    bus.limited(socket, queued=topics.bound_of(*topics.TO_WORKER))
     secured(socket)
     socket.connect(address)
-    jobs: SimpleQueue[Any] = SimpleQueue()
-    results: SimpleQueue[VolumeReady] = SimpleQueue()
+    jobs: Queue[WorkerRequest] = Queue(topics.bound_of(*topics.TO_WORKER))
+    results: SimpleQueue[WorkerAnswer] = SimpleQueue()
     threading.Thread(target=_work, args=(reconstructor, jobs, results), daemon=True).start()
     last_beat = 0.0
     while True:
-        if time.monotonic() - last_beat >= HEARTBEAT_S:
+        if time.monotonic() - last_beat >= topics.HEARTBEAT_NS / 1e9:
             last_beat = time.monotonic()
             socket.send_multipart(bus.pack(WorkerState(True, engine, "", now_ns(), os.getpid())))
-        if socket.poll(100):
+        if jobs.full():  # what else is asked waits in the socket, until that is full as well
+            time.sleep(0.1)
+        elif socket.poll(100):
             try:
-                jobs.put(bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)]))
+                job = bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)])
+                if not isinstance(job, WorkerRequest):
+                    raise PeerError(f"{topics.topic_of(job).name} is no request")
+                jobs.put(job)
             except PeerError as error:
                 log.warning("request refused: %s", error)
         while not results.empty():
             result = results.get()
             socket.send_multipart(bus.pack(result))
-            if result.request:
+            if isinstance(result, VolumeReady):
                 tell(f"{result.views} views: {result.elapsed_ms:.0f} ms; {result.reason}")
 
 
-def _work(reconstructor: Reconstructor, jobs: SimpleQueue[Any], results: SimpleQueue[VolumeReady]) -> None:
+def _work(reconstructor: Reconstructor, jobs: Queue[WorkerRequest], results: SimpleQueue[WorkerAnswer]) -> None:
     while True:
-        job = jobs.get()
-        started = time.perf_counter()
-        try:
-            if isinstance(job, ReconstructionRequest):
-                results.put(answer(reconstructor, job))
-            elif isinstance(job, topics.SurfaceRequest):
-                results.put(_surface(job, started))
-        except Exception as error:  # the process stays for the next request
-            log.exception("a surface could not be computed")
-            results.put(failed(job, started, f"it could not be computed ({type(error).__name__})"))
-
-
-def _surface(job: topics.SurfaceRequest, started: float) -> VolumeReady:
-    surface = bone_surface(job.volume)
-    mesh = surface.mesh if surface is not None else None
-    return VolumeReady(None, mesh, 0, 0, "surface", elapsed_ms(started), "", now_ns())
+        results.put(answer(reconstructor, jobs.get()))

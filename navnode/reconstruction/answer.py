@@ -1,34 +1,39 @@
-"""Requests for volumes answered: by the worker, or by a replay at once."""
+"""Requests to the worker answered: by its process, or by a replay at once."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from navnode.clock import now_ns
 from navnode.errors import ComputeError
 from navnode.reconstruction.methods import Reconstructor, described
-from navnode.types import ReconstructionRequest, VolumeReady
+from navnode.reconstruction.surface import bone_surface
+from navnode.types import (
+    ReconstructionRequest,
+    SurfaceReady,
+    SurfaceRequest,
+    VolumeReady,
+    WorkerAnswer,
+    WorkerRequest,
+)
 
 log = logging.getLogger(__name__)
 
 
-def answer(reconstructor: Reconstructor, request: ReconstructionRequest) -> VolumeReady:
-    """A volume from the views of a request, or why there is none."""
+def answer(reconstructor: Reconstructor, request: WorkerRequest) -> WorkerAnswer:
+    """A volume from views or the bone surface of a CT, or why there is none."""
     started = time.perf_counter()
     try:
+        if isinstance(request, SurfaceRequest):
+            surface = bone_surface(request.volume)
+            return SurfaceReady(surface.mesh if surface is not None else None, "", elapsed_ms(started), now_ns())
         return _reconstruct(reconstructor, request, started)
     except ComputeError as error:
-        return failed(request, started, str(error))
-    except Exception as error:
-        log.exception("a volume could not be computed")
-        return failed(request, started, f"it could not be computed ({type(error).__name__})")
-
-
-def failed(job: Any, started: float, reason: str) -> VolumeReady:
-    """The answer to a job that could not be done."""
-    return VolumeReady(None, None, getattr(job, "request", 0), 0, "", elapsed_ms(started), reason, now_ns())
+        return request.failed(str(error), now_ns(), elapsed_ms(started))
+    except Exception as error:  # the process stays for the next request
+        log.exception("a request could not be answered")
+        return request.failed(f"it could not be computed ({type(error).__name__})", now_ns(), elapsed_ms(started))
 
 
 def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, started: float) -> VolumeReady:

@@ -4,7 +4,8 @@
   time: its own stamp; sequence: which arrival it was.
 - ``step``: what the pipeline took next, JSON. Of a message that came in only ``of``, its sequence; else the value.
   Sequence: which step it was.
-- ``volume``: the answer of the reconstruction worker that a step took, as it came over the bus; sequence of the step.
+- ``volume``: the answer of the reconstruction worker that a step took, a volume or the surface of a CT, as it came
+  over the bus; sequence of the step.
 - ``out/<topic>``: JSON of what a step led to; sequence of the step, its cause.
 - ``node/<what>``: JSON of what else happened: gaps of the recording, spans of a frame's way, the end.
 
@@ -27,31 +28,28 @@ from navnode.errors import DamagedError, LocalError, PeerError
 from navnode.loop import bus, topics
 from navnode.recording.container import Channel
 from navnode.types import (
-    CommandResult,
     Input,
     Matrix,
-    OperatorCommand,
     Output,
     ReconstructionRequest,
     RegisteredFrame,
     RegistrationDone,
     RegistrationRequest,
-    Rejected,
-    SourceState,
-    Tick,
+    SurfaceRequest,
     ToolPose,
     Volume,
-    VolumeReady,
     VolumeUpdate,
-    WorkerState,
+    WorkerAnswer,
 )
 
-FORMAT = 1
-"""Counts up when older versions cannot read a session rightly."""
+FORMAT = 2
+"""Counts up when older versions cannot read a session rightly; :mod:`migration` reads what they wrote."""
 OPENIGTLINK, JSON, BUS = "openigtlink", "json", "navnode-bus"
 STEP, VOLUME = Channel("step", JSON), Channel("volume", BUS)
 CONFIGURATION, VERSIONS, CALIBRATION = "configuration.json", "versions.json", "calibration/"
-_PLAIN: dict[str, type] = {kind.__name__: kind for kind in (Tick, SourceState, WorkerState, OperatorCommand, Rejected)}
+_PLAIN: dict[str, type] = {
+    topic.kind.__name__: topic.kind for topic in topics.TOPICS.values() if topic.recorded is topics.Recorded.STEP
+}
 
 
 def arrival_channel(kind: str, device: str) -> Channel:
@@ -96,7 +94,7 @@ def step_bytes(message: Input, of: int | None) -> bytes:
         return b'{"kind":"%b","of":%d}' % (kind.encode(), of)
     if isinstance(message, RegistrationDone):
         return encoded({"kind": kind, "frame": message.request.frame.sequence, "now_ns": message.now_ns})
-    if isinstance(message, VolumeReady):
+    if isinstance(message, WorkerAnswer):
         return encoded({"kind": kind, "now_ns": message.now_ns})
     return encoded({"kind": kind, **plain(message)})
 
@@ -130,13 +128,13 @@ def step_of(document: Mapping[str, Any]) -> Input | None:
 _LENGTH = struct.Struct("<I")
 
 
-def volume_parts(ready: VolumeReady) -> list[bytes | memoryview]:
+def answer_parts(ready: WorkerAnswer) -> list[bytes | memoryview]:
     """A worker's answer, as it crosses processes, every part after its length."""
     return [piece for part in bus.pack(ready) for piece in (_LENGTH.pack(len(part)), part)]
 
 
-def volume_of(data: memoryview) -> VolumeReady:
-    """What :func:`volume_parts` wrote.
+def answer_of(data: memoryview) -> WorkerAnswer:
+    """What :func:`answer_parts` wrote.
 
     Raises:
         DamagedError: it is none.
@@ -150,9 +148,9 @@ def volume_of(data: memoryview) -> VolumeReady:
     try:
         found = bus.unpack(parts)
     except PeerError as error:
-        raise DamagedError(f"a recorded volume cannot be read ({error})") from error
-    if not isinstance(found, VolumeReady) or at != len(data):
-        raise DamagedError("a recorded volume cannot be read")
+        raise DamagedError(f"a recorded answer cannot be read ({error})") from error
+    if not isinstance(found, WorkerAnswer) or at != len(data):
+        raise DamagedError("a recorded answer cannot be read")
     return found
 
 
@@ -164,16 +162,13 @@ def output_channel(output: Output) -> Channel:
     kind = type(output)
     if kind in _FIXED:
         return _FIXED[kind]
-    if isinstance(output, CommandResult):
-        name = "result"
-    elif isinstance(output, ToolPose):
-        name = f"tool/{output.tool}"
-    elif isinstance(output, VolumeUpdate):
-        name = f"volume/{output.role}"
-    else:
-        name = topics.topic_of(output).name
-        _FIXED[kind] = Channel(f"out/{name}", JSON)
-    return Channel(f"out/{name}", JSON)
+    name = topics.topic_of(output).name
+    if isinstance(output, ToolPose):
+        return Channel(f"out/{name}/{output.tool}", JSON)
+    if isinstance(output, VolumeUpdate):
+        return Channel(f"out/{name}/{output.role}", JSON)
+    _FIXED[kind] = Channel(f"out/{name}", JSON)
+    return _FIXED[kind]
 
 
 _FIXED: dict[type, Channel] = {}
@@ -196,6 +191,8 @@ def _document(output: Output) -> object:
             frame = output.frame
             named = {"sequence": frame.sequence, "timestamp_ns": frame.timestamp_ns, "received_ns": frame.received_ns}
             return {**{k: v for k, v in plain(output).items() if k != "carm"}, "frame": named}
+        case SurfaceRequest():
+            return {"volume": identity(output.volume)}
         case VolumeUpdate():
             bone = None if output.bone is None else len(output.bone.triangles)
             told = {**plain(output), "volume": identity(output.volume), "bone": bone}

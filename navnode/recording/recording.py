@@ -13,11 +13,11 @@ import msgspec
 from navnode.errors import DamagedError, RecordingError, WireError
 from navnode.igtl import Message, decode
 from navnode.recording.container import Channel, Entry
-from navnode.recording.format import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, volume_of
+from navnode.recording.format import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, answer_of
 from navnode.recording.integrity import Verdict, damage, judged
 from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
-from navnode.types import VolumeReady
+from navnode.types import WorkerAnswer
 
 Wanted = Callable[[Channel], bool]
 
@@ -29,8 +29,8 @@ class Recorded:
     topic: str
     time_ns: int
     """Of arrival, or of what happened; node clock."""
-    content: Message | VolumeReady | dict[str, Any]
-    """An OpenIGTLink message, a volume, or a document."""
+    content: Message | WorkerAnswer | dict[str, Any]
+    """An OpenIGTLink message, an answer of the reconstruction worker, or a document."""
     sequence: int = 0
     """Which arrival, or which step it belongs to."""
     raw: bytes | memoryview = b""
@@ -75,12 +75,12 @@ class Recording:
             DamagedError: it cannot be read.
         """
         topic, encoding = entry.channel
-        content: Message | VolumeReady | dict[str, Any]
+        content: Message | WorkerAnswer | dict[str, Any]
         try:
             if encoding == OPENIGTLINK:
                 content = decode(entry.data)
             elif encoding == BUS:
-                content = volume_of(entry.data)
+                content = answer_of(entry.data)
             elif encoding == JSON:
                 content = msgspec.json.decode(entry.data)
                 if not isinstance(content, dict):
@@ -117,6 +117,11 @@ class Recording:
     def metadata(self) -> dict[str, str]:
         """What the session says of itself."""
         return self.files[0].metadata.get("navnode", {})
+
+    @property
+    def format(self) -> int:
+        """The version of its contents (:data:`format.FORMAT`)."""
+        return int(self.metadata.get("format", "1"))
 
     @property
     def start_ns(self) -> int:

@@ -29,9 +29,10 @@ from navnode.igtl import Message
 from navnode.loop import calibrations
 from navnode.loop.executors import AsRecorded, AtOnce
 from navnode.loop.ingest import Ingest
-from navnode.loop.lockstep_worker import VolumesAtFixedTimes
+from navnode.loop.lockstep_worker import FixedTimeWorker
 from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
+from navnode.loop.topics import TICK_NS
 from navnode.recording import format as session_format
 from navnode.recording.compare import ComparisonReport, RecordedOutput
 from navnode.recording.container import Channel
@@ -45,15 +46,16 @@ from navnode.types import (
     RegistrationDone,
     SourceState,
     Status,
+    SurfaceReady,
     Tick,
     Volume,
     VolumeReady,
+    VolumeUpdate,
+    WorkerAnswer,
 )
 
 log = logging.getLogger(__name__)
 
-_TICK_NS = 20_000_000
-"""As live."""
 _JUMP_NS = 30 * NS_PER_S
 """A longer silence is a jump of the clock, or nobody was there: time does not pass, it is another one."""
 _UNCONSUMED_NS = 10 * NS_PER_S
@@ -205,12 +207,12 @@ class Replay:
         Raises:
             DamagedError: the recording is damaged; what comes before is given first.
         """
-        volumes = VolumesAtFixedTimes(self._config, self._time) if self._config.reconstruction.enabled else None
+        worker = FixedTimeWorker(self._config, self._time) if self._config.reconstruction.enabled else None
         runner = Runner(
             self._pipeline,
             self._ingest,
             register=self._at_once,
-            reconstruct=volumes or (lambda request: None),
+            ask_worker=worker or (lambda request: None),
             now_ns=self._time,
             record=self._record,
         )
@@ -223,11 +225,11 @@ class Replay:
                     continue
                 if not tick_ns:
                     self._now_ns = tick_ns = entry.time_ns
-                    if volumes is not None:
-                        runner.take(volumes.ready())
+                    if worker is not None:
+                        runner.take(worker.ready())
                 for due_ns in self._ticks(tick_ns, entry.time_ns):
-                    self._now_ns, tick_ns = due_ns, due_ns + _TICK_NS
-                    if volumes is not None and (ready := volumes.due(due_ns)) is not None:
+                    self._now_ns, tick_ns = due_ns, due_ns + TICK_NS
+                    if worker is not None and (ready := worker.due(due_ns)) is not None:
                         runner.take(ready)
                     runner.take(Tick(due_ns))
                     yield from self._stepped()
@@ -242,8 +244,8 @@ class Replay:
                     runner.receive(arrival, entry.time_ns)
                 yield from self._stepped()
         finally:
-            if volumes is not None:
-                volumes.close()
+            if worker is not None:
+                worker.close()
 
     def _ticks(self, first_ns: int, now_ns: int) -> Iterator[int]:
         """The ticks up to now; where the clock jumped, as many as make everything stale that can be."""
@@ -252,7 +254,7 @@ class Replay:
             self.found.jumped_s += (now_ns - first_ns) / NS_PER_S
             self.found.note(f"the clock jumped by {(now_ns - first_ns) / NS_PER_S:+.0f} s")
             now_ns = first_ns + 5 * NS_PER_S
-        yield from range(first_ns, now_ns + 1, _TICK_NS)
+        yield from range(first_ns, now_ns + 1, TICK_NS)
 
     def _told(self, entry: Recorded) -> Input | None:
         """What else went into the loop: commands and sources; time and the worker are the replay's own."""
@@ -273,13 +275,13 @@ class Replay:
             RecordingError: it has no steps.
         """
         arrivals: OrderedDict[int, Recorded] = OrderedDict()
-        volume: VolumeReady | None = None
+        given: WorkerAnswer | None = None
         answers = AsRecorded(self._at_once)
         runner = Runner(
             self._pipeline,
             self._ingest,
             register=answers,
-            reconstruct=lambda request: None,
+            ask_worker=lambda request: None,
             now_ns=self._time,
             record=self._record,
         )
@@ -292,10 +294,10 @@ class Replay:
                 arrivals[entry.sequence] = entry
                 while arrivals and entry.time_ns - next(iter(arrivals.values())).time_ns > _UNCONSUMED_NS:
                     arrivals.popitem(last=False)
-            elif entry.topic == session_format.VOLUME.topic and isinstance(entry.content, VolumeReady):
-                volume = entry.content
+            elif entry.topic == session_format.VOLUME.topic and isinstance(entry.content, WorkerAnswer):
+                given = entry.content
             elif entry.topic == session_format.STEP.topic and isinstance(entry.content, dict):
-                message = self._consumed(entry.content, arrivals, answers, volume)
+                message = self._consumed(entry.content, arrivals, answers, given)
                 if message is None:
                     continue
                 steps += 1
@@ -310,7 +312,7 @@ class Replay:
         document: dict[str, Any],
         arrivals: OrderedDict[int, Recorded],
         answers: AsRecorded,
-        volume: VolumeReady | None,
+        given: WorkerAnswer | None,
     ) -> Input | None:
         kind = document.get("kind")
         if "of" in document:
@@ -324,8 +326,8 @@ class Replay:
             if done is None:
                 self.found.note("a registration was taken that was not asked for")
             return done
-        if kind == VolumeReady.__name__:
-            return volume
+        if kind in (VolumeReady.__name__, SurfaceReady.__name__):
+            return given
         return session_format.step_of(document)
 
     # --- both ---------------------------------------------------------------------------------------------------------
@@ -414,7 +416,7 @@ class _Tally:
                 self.frames += 1
                 self.registered += output.volume_from_carm is not None
                 self.status_counts[output.validity.status.value] += 1
-            self.volumes += channel.topic.startswith("out/volume")
+            self.volumes += isinstance(output, VolumeUpdate) and output.views > 0  # no CT
             written.append(RecordedOutput(channel.topic, step.number, step.time_ns, data))
         return written
 

@@ -23,7 +23,7 @@ from navnode.loop.runner import Step
 from navnode.projector import backend_name
 from navnode.recording import format as session_format
 from navnode.recording.recorder import About, Item, Made, Recorder, arrival, noted
-from navnode.types import Volume, VolumeReady
+from navnode.types import RecordingState, Volume, VolumeReady, WorkerAnswer
 
 _NONE: Mapping[str, bytes] = MappingProxyType({})
 _KEPT_BYTES = 1 << 29
@@ -66,6 +66,8 @@ class Tap:
             size = 500 + 500 * len(step.outputs)
             if isinstance(step.message, VolumeReady) and step.message.volume is not None:
                 size += step.message.volume.voxels.nbytes
+            if isinstance(step.message, WorkerAnswer) and step.message.bone is not None:
+                size += step.message.bone.vertices_mm.nbytes + step.message.bone.triangles.nbytes
             self._put(Item(partial(_step, step), step.began_ns, step.began_ns, self._steps, size))
 
     def note(self, what: str, data: object) -> None:
@@ -130,20 +132,17 @@ class Tap:
             yield self._ending.pop().stop()
 
     @property
-    def told(self) -> str:
-        """Of the recording under way, for displays; '' when there is none."""
-        recorder = self._recorder
-        if recorder is None:
-            return ""
-        if recorder.failed:
-            return f"FAILED: {recorder.failed}"
-        lost = f", {recorder.lost} LOST" if recorder.lost else ""
-        return f"{recorder.path.name}: {recorder.messages} messages, {recorder.bytes / 1e6:.0f} MB{lost}"
+    def state(self) -> RecordingState:
+        """The recording under way."""
+        if (recorder := self._recorder) is None:
+            return RecordingState()
+        counts = recorder.messages, recorder.bytes, recorder.lost
+        return RecordingState(recorder.path.name, *counts, failure=recorder.failed)
 
 
 def _step(step: Step) -> Iterable[Made]:
-    if isinstance(step.message, VolumeReady):
-        yield session_format.VOLUME, session_format.volume_parts(step.message), step.began_ns
+    if isinstance(step.message, WorkerAnswer):
+        yield session_format.VOLUME, session_format.answer_parts(step.message), step.began_ns
     yield session_format.STEP, (session_format.step_bytes(step.message, step.arrival),), step.began_ns
     for output in step.outputs:
         yield session_format.output_channel(output), (session_format.output_bytes(output),), step.ended_ns

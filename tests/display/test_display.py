@@ -24,8 +24,10 @@ from navnode.igtl import Server
 from navnode.simulation.scenario import Scenario, carm_of_size
 from navnode.types import (
     Frame,
+    LatencyFigures,
     Mesh,
     NodeState,
+    RecordingState,
     RegisteredFrame,
     Status,
     ToolPose,
@@ -33,7 +35,7 @@ from navnode.types import (
     Volume,
     VolumeUpdate,
 )
-from tests.loop.test_pipeline import configuration
+from tests.loop.theatre import configuration
 
 NOW = 5_000_000_000
 VALID = Validity(Status.VALID)
@@ -230,8 +232,9 @@ def test_prometheus_is_told_how_the_node_is():
     assert "navnode_up 0.0" in told and "navnode_frames" not in told
     display._scene.take(
         dataclasses.replace(
-            state(), dropped={"xray": 3}, recording="FAILED: full", sources={"pc:1": "", "pc:2": "gone"},
-            extra={"latency_p99_ms": 21.5}, replay=True,
+            state(), dropped={"xray": 3}, recording=RecordingState("a.mcap", failure="full"),
+            sources={"pc:1": "", "pc:2": "gone"},
+            latency_ms=LatencyFigures(9.0, 21.5, 30.0), replay=True,
         ), now_ns(),
     )  # fmt: skip
     told = metrics.text(display._state).decode()

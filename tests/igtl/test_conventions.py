@@ -14,7 +14,7 @@ from navnode.loop.ingest import Ingest
 from navnode.recording import Recording, export, sequences
 from navnode.recording.container import Channel
 from navnode.recording.writer import ContainerWriter
-from tests.loop.test_pipeline import configuration
+from tests.loop.theatre import configuration
 
 AT = np.array([[0.0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]])
 DEVICE = "DrillToTracker"

@@ -1,7 +1,8 @@
 import numpy as np
 
 from navnode import geometry as g
-from navnode.loop.poses import MAX_GAP_NS, SETTLE_SAMPLES, Missing, PoseRing
+from navnode.loop.poses import SETTLE_SAMPLES, Missing, PoseRing
+from navnode.loop.topics import POSE_GAP_NS
 
 STEP = 10_000_000
 
@@ -40,9 +41,9 @@ def test_old_and_repeated_samples_are_refused():
 
 def test_a_gap_is_not_bridged_and_the_marker_must_settle_after_it():
     ring = filled()
-    back = 20 * STEP + MAX_GAP_NS + 1
+    back = 20 * STEP + POSE_GAP_NS + 1
     ring.add(back, at_x(500))
-    for time_ns in (20 * STEP + MAX_GAP_NS // 2, back):
+    for time_ns in (20 * STEP + POSE_GAP_NS // 2, back):
         missing = ring.at(time_ns)
         assert isinstance(missing, Missing)
     for k in range(1, SETTLE_SAMPLES):
@@ -55,10 +56,10 @@ def test_a_gap_is_not_bridged_and_the_marker_must_settle_after_it():
 def test_a_flickering_marker_is_believed_again():
     ring = PoseRing("x")
     ring.add(STEP, at_x(0))
-    ring.add(STEP + 2 * MAX_GAP_NS, at_x(0))
+    ring.add(STEP + 2 * POSE_GAP_NS, at_x(0))
     for k in range(1, 10):
-        ring.add(STEP + 4 * MAX_GAP_NS + k * STEP, at_x(7))
-    assert np.allclose(ring.at(STEP + 4 * MAX_GAP_NS + 9 * STEP), at_x(7))
+        ring.add(STEP + 4 * POSE_GAP_NS + k * STEP, at_x(7))
+    assert np.allclose(ring.at(STEP + 4 * POSE_GAP_NS + 9 * STEP), at_x(7))
 
 
 def test_a_lost_sample_breaks_the_run():

@@ -25,7 +25,7 @@ from navnode.types import (
     VolumeUpdate,
     invalid,
 )
-from tests.loop.test_pipeline import configuration
+from tests.loop.theatre import configuration
 
 INGEST = Ingest(configuration())
 VALID = Validity(Status.VALID, "", 77, 2_500_000)

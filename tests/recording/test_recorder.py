@@ -22,7 +22,7 @@ from navnode.recording import tap as tape_module
 from navnode.recording.edit import recover
 from navnode.recording.reader import ContainerReader
 from navnode.recording.tap import Tap
-from navnode.types import Tick
+from navnode.types import RecordingState, Tick
 
 
 def message(k: int) -> Transform:
@@ -212,10 +212,11 @@ def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     (tmp_path / "a.mcap").write_text("precious")
     tape = Tap(load(shipped("demo.toml")), None)
     tape.start(tmp_path / "a.mcap")
-    while not tape.told:
+    while not tape.state.failure:
         pass
     tape._recorder._thread.join(5)
-    assert tape.told == "FAILED: exists already; nothing is replaced" and tape.path is None
+    assert tape.state == RecordingState("a.mcap", failure="exists already; nothing is replaced") and tape.path is None
+    assert str(tape.state).startswith("FAILED: ")
     tape.start(_free(tmp_path / "a.mcap"))
     with pytest.raises(RecordingError, match="no recording"):
         tape.stop(), tape.stop()

@@ -16,6 +16,7 @@ from navnode.igtl import Transform, encode
 from navnode.projector import native
 from navnode.recording import Recording, edit
 from navnode.recording import format as session_format
+from navnode.recording.compare import outputs_of
 from navnode.recording.container import Channel
 from navnode.recording.integrity import Integrity
 from navnode.recording.reader import ContainerReader
@@ -30,6 +31,20 @@ def test_the_golden_session_comes_out_as_ever():
     assert code == 0, error
     assert report["mode"] == "lockstep" and report["comparison"]["compared"]["out/tool/Drill"] > 300
     assert report["status_counts"] == {"VALID": 7, "DEGRADED": 4, "INVALID": 1}
+
+
+def test_the_golden_session_comes_out_as_a_release_of_format_1_wrote_it():
+    old = GOLDEN.with_name("room.format-1.reference.mcap")
+    assert Recording(old).format == 1 and Recording(GOLDEN.with_name("room.reference.mcap")).format == 2
+    code, report, error = call("replay", GOLDEN, "--reference", old, "--json")
+    assert code == 0, error
+    compared = report["comparison"]["compared"]
+    assert compared["out/state"] == 21 and report["comparison"]["same"]
+    assert report["outputs"] == sum(compared.values()) + 1, "the CT, which went past the loop then"
+    _, changed, _ = call("replay", GOLDEN, "--reference", old, "--tolerance", "xray_age_s=0", "--json")
+    states = [json.loads(each.data) for each in outputs_of(Recording(old)) if each.topic == "out/state"]
+    assert changed["comparison"]["same"] and all("extra" not in state for state in states)
+    assert any(state["target_sigma_mm"] for state in states) and states[0]["volume_times"] is None
 
 
 def test_the_golden_session_comes_out_the_same_on_plainer_processors(monkeypatch):

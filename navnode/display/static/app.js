@@ -84,7 +84,7 @@ function drawBadges({ registration, tools, state, moving }) {
     `Volume: ${state.volume || "none yet"}`,
     `${state.frames_registered} of ${state.frames_received} frames taken`,
     `dose: ${state.dose}`,
-    ...(state.recording ? [`recording ${state.recording}`] : []),
+    ...(state.recording.text ? [`recording ${state.recording.text}`] : []),
     ...sources,
     `reconstruction: ${state.worker}, ${state.volumes} volumes` +
       (took == null ? "" : `, the last in ${took} s, ${elsewhere} s of it on the way (at most ${budget} s)`),

@@ -4,7 +4,7 @@ const record = document.getElementById("record");
 const replay = document.getElementById("replay");
 const at = document.getElementById("replay-at");
 const ASK_MS = 500;
-let recording = "";
+let recording = null;
 let replaying = false;
 
 async function command(name, parameters = {}) {
@@ -22,7 +22,7 @@ async function command(name, parameters = {}) {
 
 record.addEventListener("click", async () => {
   record.disabled = true;
-  const { done, text } = await command(recording && !recording.startsWith("FAILED") ? "StopRecording" : "StartRecording");
+  const { done, text } = await command(recording?.running ? "StopRecording" : "StartRecording");
   record.disabled = false;
   record.title = text;
   if (!done) record.textContent = text;
@@ -43,13 +43,16 @@ setInterval(async () => {
 }, ASK_MS);
 
 export function drawControls(state) {
-  recording = state ? state.recording : "";
+  recording = state?.recording;
   replaying = Boolean(state && state.replay);
-  const failed = recording.startsWith("FAILED") || recording.endsWith("LOST");
   record.hidden = !state || replaying;
-  record.className = failed ? "failed" : recording ? "on" : "";
+  record.className = recording?.faulty ? "failed" : recording?.running ? "on" : "";
   // How much, the footer says; a button that changes its width would move the header.
-  const label = failed ? `Recording ${recording}` : recording ? "■ Stop recording" : "● Record";
+  const label = recording?.faulty
+    ? `Recording ${recording.text}`
+    : recording?.running
+      ? "■ Stop recording"
+      : "● Record";
   if (!record.disabled && record.textContent !== label) record.textContent = label;
   // Once marked it stays, whatever the server says or does not say.
   if (replaying) {

@@ -1,0 +1,147 @@
+"""Views kept, volumes asked for and taken, with and without a CT."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.types import (
+    Mesh,
+    ReconstructionRequest,
+    RegisteredFrame,
+    Registration,
+    RegistrationRequest,
+    SourceState,
+    Status,
+    SurfaceReady,
+    SurfaceRequest,
+    ToolPose,
+    VolumeReady,
+    VolumeUpdate,
+    WorkerState,
+)
+from tests.loop.theatre import CT, SCENARIO, SOURCE, T0, Theatre, of
+
+MESH = Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32))
+
+
+def test_views_are_collected_and_asked_for():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    requests = of(ReconstructionRequest, theatre.run(9.0))
+    assert len(requests) == 1 and len(requests[0].views) >= 4
+    directions = [view.volume_from_carm[:3, 2] for view in requests[0].views]
+    apart = [g.angle_between_rad(a, b) for k, a in enumerate(directions) for b in directions[:k]]
+    assert min(apart) >= np.deg2rad(20)
+    assert np.allclose(requests[0].center_mm, SCENARIO.isocentre_mm, atol=5.0)
+
+
+def test_without_a_ct_the_first_views_give_the_volume():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    requests = of(ReconstructionRequest, theatre.run(9.0))
+    poses = of(ToolPose, theatre.outputs)
+    assert len(requests) == 1 and all(p.volume_from_tool is None for p in poses)
+    assert "no volume yet" in of(RegisteredFrame, theatre.outputs)[0].validity.reason
+    made = VolumeReady(CT, None, requests[0].request, 4, "SART", 1.0, "", theatre.now_ns)
+    (update,) = theatre.feed(made)
+    assert update.role == "navigation" and update.validity.status is Status.DEGRADED
+
+    def in_patient(request: RegistrationRequest) -> Registration:
+        return dataclasses.replace(theatre.truly(request), volume_from_carm=request.patient_from_carm)
+
+    theatre.register = in_patient
+    last = of(ToolPose, theatre.run(1.5))[-1]
+    assert last.validity.status is Status.DEGRADED and "few X-rays" in last.validity.reason
+    true = g.inverse(SCENARIO.volume_from_patient) @ SCENARIO.volume_from_tool(
+        (last.validity.source_time_ns - T0) / 1e9
+    )
+    assert np.linalg.norm(last.volume_from_tool[:3, 3] - true[:3, 3]) < 1.0
+
+
+def test_a_request_lost_with_its_worker_is_made_again():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 1))
+    assert len(of(ReconstructionRequest, theatre.run(9.0))) == 1
+    assert not of(ReconstructionRequest, theatre.run(0.5))
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 2))
+    assert len(of(ReconstructionRequest, theatre.run(0.5))) == 1
+
+
+def test_a_failed_reconstruction_is_said_and_nothing_else_happens():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    assert theatre.feed(VolumeReady(None, None, 1, 0, "SART", 1.0, "nobody asked", theatre.now_ns)) == []
+    assert (
+        theatre.feed(
+            VolumeReady(None, None, request.request, 0, "SART", 1.0, "all views look the same way", theatre.now_ns)
+        )
+        == []
+    )
+    notices = theatre.pipeline.state().notices
+    assert any("same way" in notice for notice in notices) and not any("nobody" in notice for notice in notices)
+
+
+def test_a_reconstruction_that_failed_is_tried_again():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.feed(VolumeReady(None, None, request.request, 0, "SART", 1.0, "out of memory", theatre.now_ns))
+    requests = of(ReconstructionRequest, theatre.run(8.0))
+    assert requests and requests[0].request > request.request
+
+
+def test_without_a_ct_a_lost_registration_takes_its_volume_along():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.feed(VolumeReady(CT, None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
+    theatre.register = lambda r: dataclasses.replace(theatre.truly(r), volume_from_carm=r.patient_from_carm)
+    assert of(ToolPose, theatre.run(1.5))[-1].validity.usable
+    theatre.register = theatre.nothing
+    made = theatre.run(12.0)
+    assert not of(ToolPose, made)[-1].validity.usable
+    (again,) = of(ReconstructionRequest, made)
+    assert again.request > request.request
+    assert min(view.timestamp_ns for view in again.views) > max(view.timestamp_ns for view in request.views)
+
+
+def test_without_a_ct_views_from_before_a_source_vanished_are_not_mixed_with_later_ones():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    theatre.run(4.0)
+    theatre.feed(SourceState(SOURCE, False, "closed", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    vanished_ns = theatre.now_ns
+    (request,) = of(ReconstructionRequest, theatre.run(12.0))
+    assert all(view.timestamp_ns > vanished_ns for view in request.views)
+
+
+def test_the_ct_is_shown_once_and_again_with_its_surface():
+    theatre = Theatre()
+    (shown,) = of(VolumeUpdate, theatre.run(2.0))
+    assert shown.method == "CT" and shown.bone is None and shown.validity.status is Status.VALID
+    assert not of(SurfaceRequest, theatre.outputs), "there is nobody to ask"
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 1))
+    (request,) = of(SurfaceRequest, theatre.run(1.0))
+    assert request.volume is shown.volume
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 2))
+    assert len(of(SurfaceRequest, theatre.run(1.0))) == 1, "another worker knows nothing of it"
+    (update,) = theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns))
+    assert update == dataclasses.replace(shown, bone=MESH)
+    assert theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns)) == []
+    assert not of(SurfaceRequest, theatre.run(1.0))
+
+
+def test_a_surface_that_failed_is_said_and_tried_again():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 1))
+    theatre.run(1.0)
+    assert theatre.feed(SurfaceReady(None, "no room", 0.0, theatre.now_ns)) == []
+    assert any("no room" in notice for notice in theatre.pipeline.state().notices)
+    assert not of(SurfaceRequest, theatre.run(4.0)) and len(of(SurfaceRequest, theatre.run(2.0))) == 1
+    assert theatre.feed(SurfaceReady(None, "", 0.0, theatre.now_ns)) == [], "a CT without bone"
+    assert not of(SurfaceRequest, theatre.run(7.0))
