@@ -36,13 +36,16 @@ from navnode.types import (
 from navnode.xray.counts import blank_reason
 
 
-class Pipeline:
-    """The node's state and what every message does to it.
+_DONE = {
+    Operation.ACCEPT_REGISTRATION: "Accepted; it stays DEGRADED until X-rays confirm it",
+    Operation.REJECT_REGISTRATION: "Registration rejected; searching again",
+    Operation.TAKE_VIEW: "The next X-ray is kept as a view",
+    Operation.SET_TOOL: "The slices follow {tool}",
+}
 
-    Args:
-        config: the node's configuration.
-        volume: the pre-operative CT, or None to make the volume from the first X-rays.
-    """
+
+class Pipeline:
+    """The node's state and what every message does to it; without a CT as volume, the first X-rays make one."""
 
     def __init__(self, config: Config, volume: Volume | None) -> None:
         self.config = config
@@ -51,20 +54,17 @@ class Pipeline:
         self.patient = PatientRegistration(config.registration, config.carm)
         self.status = NodeStatus(config)
         self.epoch = 0
-        self._began = False
 
     def step(self, message: Input) -> list[Output]:
         """What one message leads to."""
-        if not self._began and self.clocks.now_ns:
-            self._began, self.epoch = True, self.epoch + self.clocks.now_ns  # never another node's
         self.clocks.advance(message)
+        self.epoch = self.epoch or self.clocks.now_ns  # unlike any other node's
         outputs: list[Output] = []
         match message:
             case TrackedPose():
                 outputs = self._on_pose(message)
             case Frame():
-                self.status.received(message, repeated=self.frames.repeats(message))
-                self.status.notice(self.frames.mismatch(message))
+                self.status.received(message, self.frames.mismatch(message), repeated=self.frames.repeats(message))
                 outputs = self.frames.take(message, self.clocks)
                 outputs += self._start() if self.frames.pending is message else []
             case RegistrationDone():
@@ -89,8 +89,7 @@ class Pipeline:
 
     def state(self) -> NodeState:
         """How the node is."""
-        parts = self.patient, self.frames, self.tools, self.volume
-        return self.status.report(*parts, self.epoch, self.clocks.now_ns)
+        return self.status.report(self.patient, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns)
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
         taken = self.tools.take(pose, self.clocks)
@@ -137,9 +136,8 @@ class Pipeline:
             verdict = invalid("registering the X-ray took too long")
         outputs = self.frames.show(request.frame, registration, verdict, self.clocks)
         outputs += [self.patient.pose(request.frame.timestamp_ns, self.clocks.now_ns)]
-        if verdict.usable and self.patient.confirmed and self.patient.filter is not None:
-            # The fused pose, not the single frame's: its depth is better.
-            fused = self.patient.filter.volume_from_patient @ request.patient_from_carm
+        if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
+            fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
 
@@ -155,37 +153,31 @@ class Pipeline:
         outputs = [*self.volume.begin(), *self._start()]
         outputs += self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
         self.patient.watch(tracked=self.tools.patient_seen(self.clocks))
-        validity = self.patient.validity(self.clocks.now_ns)
-        if validity.status is self.patient.told:
-            return outputs
-        if not validity.usable:
-            return outputs + self._withdraw()
-        return [*outputs, self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)]
+        changed = self.patient.validity(self.clocks.now_ns).status is not self.patient.told
+        return outputs + self._report_patient() if changed else outputs
 
     def _on_command(self, command: OperatorCommand) -> list[Output]:
-        outputs: list[Output] = []
+        outputs, why_not = list[Output](), ""
         match command.operation:
             case Operation.ACCEPT_REGISTRATION:
-                why_not, text = self.patient.accept(), "accepted; it stays DEGRADED until X-rays confirm it"
+                why_not = self.patient.accept()
             case Operation.REJECT_REGISTRATION:
                 self._reset_registration(self.patient.reject())
-                outputs = self.frames.withdraw("the operator rejected the registration") + self._withdraw()
-                why_not, text = "", "rejected; it is searched for anew"
+                outputs = self.frames.withdraw("the operator rejected the registration") + self._report_patient()
             case Operation.TAKE_VIEW:
                 why_not = self.volume.want_view(confirmed=self.patient.confirmed)
-                text = "the next X-ray is kept as a view"
             case Operation.SET_TOOL:
-                why_not, text = self.tools.select(command.tool), f"the slices follow {command.tool}"
-        return [*outputs, CommandResult(command.operation, not why_not, why_not or text)]
+                why_not = self.tools.select(command.tool)
+        text = why_not or _DONE[command.operation].format(tool=command.tool)
+        return [*outputs, CommandResult(command.operation, not why_not, text)]
 
     def _reset_registration(self, loss: Loss) -> None:
         """With a registration goes what was placed by it."""
-        self.epoch += loss is not Loss.NONE
-        if loss is not Loss.NONE:
-            self.volume.forget_views()
-            self.frames.forget_pictures()
-        if loss is Loss.VOLUME_LOST:
-            self.volume.lose()
+        if loss is Loss.NONE:
+            return
+        self.epoch += 1
+        self.frames.forget_pictures()
+        self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
 
     def _reset_source(self, source: SourceState) -> list[Output]:
         """What came from there may be moved before it returns: begin again with nothing known to be true."""
@@ -196,9 +188,9 @@ class Pipeline:
         if self.volume.current is None:
             self.volume.forget_views()  # their poses are in the frame of a marker that may be moved
         self.patient.doubt(f"source {source.name} vanished")
-        return self._withdraw() + self.frames.withdraw(f"source {source.name} vanished")
+        return self._report_patient() + self.frames.withdraw(f"source {source.name} vanished")
 
-    def _withdraw(self) -> list[Output]:
-        """Take back the patient's pose and the tools, for the reason that the registration gives."""
+    def _report_patient(self) -> list[Output]:
+        """The patient's pose; where there is none, the tools are withdrawn with it."""
         pose = self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)
-        return [pose, *self.tools.withdraw(pose.validity.reason)]
+        return [pose] if pose.validity.usable else [pose, *self.tools.withdraw(pose.validity.reason)]

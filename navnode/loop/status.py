@@ -34,8 +34,13 @@ class NodeStatus:
         self._last_ns = 0
         self._rejected = 0
 
-    def received(self, frame: Frame, *, repeated: bool) -> None:
-        """Count a frame, and its dose unless it is an exposure that was counted already."""
+    def received(self, frame: Frame, mismatch: str, *, repeated: bool) -> None:
+        """Count a frame, and its dose unless it is an exposure that was counted already.
+
+        Args:
+            mismatch: why it does not fit the configured C-arm, or ''.
+        """
+        self.notice(mismatch)
         self._received += 1
         if not repeated:
             self._dose.add(frame)

@@ -129,10 +129,12 @@ class Volumes:
 
     # --- resets --------------------------------------------------------------------------------------
 
-    def forget_views(self) -> None:
-        """What the views' poses refer to does not hold any more."""
-        self._views.forget()
+    def forget_views(self, *, lost: bool = False) -> None:
+        """The views' poses no longer hold.
 
-    def lose(self) -> None:
-        """Nothing says where the volume that was made in the patient's frame is now."""
-        self.current, self.number = None, self.number + 1
+        Args:
+            lost: neither does the place of the volume that was made from them.
+        """
+        self._views.forget()
+        if lost:
+            self.current, self.number = None, self.number + 1

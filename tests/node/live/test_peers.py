@@ -71,7 +71,7 @@ def test_a_console_commands_the_node(live):
         assert answer("Version") == ("SUCCESS", f"navnode {__version__}")
         assert "DrillToVolume (TRANSFORM)" in answer("ListDevices")[1]
         assert answer("SetTool", '<Command Tool="Saw"/>')[0] == "FAIL"
-        assert answer("SetTool", '<Command Tool="Drill"/>') == ("SUCCESS", "the slices follow Drill")
+        assert answer("SetTool", '<Command Tool="Drill"/>') == ("SUCCESS", "The slices follow Drill")
         assert answer("StopRecording") == ("FAIL", "no recording is under way")
         assert answer("StartRecording", '<Command OutputFilename="../escape"/>')[0] == "FAIL"
         status, text = answer("StartRecording", '<Command OutputFilename="live"/>')
