@@ -211,8 +211,8 @@ def record_for_ever(path: Path) -> None:
     while True:
         for _ in range(10):
             n += 1
-            recorder.take(Transform(device="ToolToTracker", timestamp_ns=n, matrix=pose), n)
-        recorder.take(image, n)
+            recorder.record(Transform(device="ToolToTracker", timestamp_ns=n, matrix=pose), n)
+        recorder.record(image, n)
         n += 1
         if recorder.safe != said:
             said = recorder.safe

@@ -63,7 +63,7 @@ def record(
     async def listen() -> None:
         messages.print(f"Recording {source} to {out}; Ctrl-C ends it.", markup=False, highlight=False)
         client = Client(
-            host, port, lambda message, at: None, tap=lambda message, raw, at: recorder.take(message, at, raw)
+            host, port, lambda message, at: None, tap=lambda message, raw, at: recorder.record(message, at, raw)
         )
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(client.run(), seconds)

@@ -81,7 +81,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     for name, problem in state.sources.items():
         table.add_row(f"Source {name}", Text("connected", "green") if not problem else Text(problem, "red"))
     worker = Text(state.worker, "" if state.worker_alive else "red")
-    table.add_row("Reconstruction", worker + Text(f"   {volumes_told(state)}"))
+    table.add_row("Reconstruction", worker + Text(f"   {volumes_text(state)}"))
     table.add_row("Volume", state.volume or Text("none yet", "yellow"))
     table.add_row(
         "Frames",
@@ -106,7 +106,7 @@ def _validity(validity: Validity) -> Text:
     return text + Text(f"   {validity.reason}" if validity.reason else "", "default")
 
 
-def volumes_told(state: NodeState) -> str:
+def volumes_text(state: NodeState) -> str:
     """How many volumes, and how long the last was on its way against what it may take."""
     times = state.volume_times
     if times is None:

@@ -48,13 +48,13 @@ def add(app: web.Application, config: Config, refuse: Callable[[web.Request], No
             where = config.sources[0].host, config.sources[0].port
         else:
             raise web.HTTPNotFound(text=f"{asked.name!r} is no command of this page")
-        done, text = await asyncio.to_thread(_told, where, asked)
+        done, text = await asyncio.to_thread(_run_command, where, asked)
         return web.json_response({"done": done, "text": text})
 
     app.router.add_post("/command", command)
 
 
-def _told(where: tuple[str, int], asked: Asked) -> tuple[bool, str]:
+def _run_command(where: tuple[str, int], asked: Asked) -> tuple[bool, str]:
     parameters = "".join(f" {key}={quoteattr(value)}" for key, value in asked.parameters.items() if key.isidentifier())
     try:
         with BlockingClient(*where) as client:

@@ -70,7 +70,7 @@ class Scene:
     last_frame_ns: int = 0
     moving: bool = False
 
-    def take(self, output: object, now_ns: int) -> None:
+    def on_output(self, output: object, now_ns: int) -> None:
         """Remember one of the node's outputs."""
         match output:
             case NodeState():
@@ -83,9 +83,9 @@ class Scene:
             case ToolPose():
                 self.tools[output.tool] = output, now_ns
             case RegisteredFrame():
-                self._take_frame(output, now_ns)
+                self._on_frame(output, now_ns)
 
-    def _take_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
+    def _on_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
         self.live_station, self.last_frame_ns = frame.station, now_ns
         self.moving = frame.station is None and frame.volume_from_carm is not None
         if frame.station is None or frame.volume_from_carm is None:
@@ -114,13 +114,13 @@ class Scene:
             validity, volume_from_tool = invalid("the node is silent"), None
         elif volume_from_tool is not None and now_ns - heard_ns > TOOL_SILENT_NS:
             validity, volume_from_tool = invalid("no pose from the node"), None
-        told: dict[str, Any] = {"name": pose.tool, "validity": _validity(validity)}
+        shown: dict[str, Any] = {"name": pose.tool, "validity": _validity(validity)}
         if volume_from_tool is not None:
             ends = np.array([[0, 0, -_BACK_MM], [0, 0, 0], [0, 0, _AHEAD_MM]])
             points = g.transform(volume_from_tool, ends)
-            told["back_mm"], told["tip_mm"], told["ahead_mm"] = points.round(3).tolist()
-            told["pixels"] = {slot: _pixels(station, points) for slot, station in self.stations.items()}
-        return told
+            shown["back_mm"], shown["tip_mm"], shown["ahead_mm"] = points.round(3).tolist()
+            shown["pixels"] = {slot: _pixels(station, points) for slot, station in self.stations.items()}
+        return shown
 
     def _view(self, slot: int, now_ns: int, silent: bool) -> dict[str, Any]:
         station = self.stations[slot]

@@ -69,14 +69,14 @@ class Display:
             try:
                 while (output := self._node.next()) is not None:
                     if isinstance(output, VolumeUpdate):
-                        await asyncio.to_thread(self._take_volume, output)
+                        await asyncio.to_thread(self._on_volume, output)
                     else:
-                        self._take(output)
+                        self._on_output(output)
             except PeerError as error:
                 log.warning("node: %s", error)
             await asyncio.sleep(0.01)
 
-    def _take(self, output: object) -> None:
+    def _on_output(self, output: object) -> None:
         if isinstance(output, NodeState):
             output = replace(output, dropped={**output.dropped, "page": self._node.dropped.total()})
             # A node that has no volume yet, or none any more, takes back those that were shown.
@@ -84,7 +84,7 @@ class Display:
                 self._forget("navigation")
             if not output.volumes:
                 self._forget("reconstruction")
-        self._scene.take(output, now_ns())
+        self._scene.on_output(output, now_ns())
 
     def _forget(self, role: str) -> None:
         for kind in ("volume", "mesh"):
@@ -94,7 +94,7 @@ class Display:
                 del self._blobs[name]
                 self._gone[name] = self._versions, blob("gone", {"of": kind, "role": role})
 
-    def _take_volume(self, update: VolumeUpdate) -> None:
+    def _on_volume(self, update: VolumeUpdate) -> None:
         self._versions += 1
         self._blobs[f"volume/{update.role}"] = self._versions, volume_blob(update)
         self._gone.pop(f"volume/{update.role}", None)

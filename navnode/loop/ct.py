@@ -43,7 +43,7 @@ class ShownCt:
         self._asked_ns = now_ns
         return [SurfaceRequest(self._update.volume)]
 
-    def take(self, ready: SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
+    def on_answer(self, ready: SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
         """Use the answer.
 
         Returns:

@@ -44,7 +44,7 @@ class Frames:
         self._slots = PictureSlots()
         self.dropped: Counter[str] = Counter()
 
-    def take(self, frame: Frame, clocks: Clocks) -> list[Output]:
+    def on_frame(self, frame: Frame, clocks: Clocks) -> list[Output]:
         """Keep a frame as the newest one, or refuse it with a reason."""
         self._last_received_ns = frame.received_ns
         if reason := self.mismatch(frame):

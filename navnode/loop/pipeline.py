@@ -35,7 +35,6 @@ from navnode.types import (
 )
 from navnode.xray.counts import blank_reason
 
-
 _DONE = {
     Operation.ACCEPT_REGISTRATION: "Accepted; it stays DEGRADED until X-rays confirm it",
     Operation.REJECT_REGISTRATION: "Registration rejected; searching again",
@@ -65,7 +64,7 @@ class Pipeline:
                 outputs = self._on_pose(message)
             case Frame():
                 self.status.received(message, self.frames.mismatch(message), repeated=self.frames.repeats(message))
-                outputs = self.frames.take(message, self.clocks)
+                outputs = self.frames.on_frame(message, self.clocks)
                 outputs += self._start() if self.frames.pending is message else []
             case RegistrationDone():
                 outputs = self._on_registration(message)
@@ -92,7 +91,7 @@ class Pipeline:
         return self.status.report(self.patient, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns)
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
-        taken = self.tools.take(pose, self.clocks)
+        taken = self.tools.on_pose(pose, self.clocks)
         if taken is Taken.NOT_SEEN:
             return self.tools.invalidate(pose.device, "not seen by the tracker", pose.timestamp_ns, seen=False)
         if taken is Taken.CLOCK_SET:
@@ -143,7 +142,7 @@ class Pipeline:
 
     def _on_volume(self, ready: VolumeReady | SurfaceReady) -> list[Output]:
         first = self.volume.current is None
-        update, notice = self.volume.take(ready, self.clocks.now_ns)
+        update, notice = self.volume.on_answer(ready, self.clocks.now_ns)
         self.status.notice(notice)
         if update is not None and first:
             self.patient.begin_with_tracking(self.volume.center_mm)

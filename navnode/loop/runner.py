@@ -1,6 +1,6 @@
 """What drives the loop, live and in every kind of replay: arrivals in, steps, requests carried out, the rest sent on.
 
-No sockets and no threads: whoever needs them hands in executors that answer later, through :meth:`Runner.take`.
+No sockets and no threads: whoever needs them hands in executors that answer later, through :meth:`Runner.feed`.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Runner:
         """Take a message as it came in, if it is of a device of ours."""
         taken = self.ingest(message, received_ns)
         if taken is not None:
-            self.take(taken, arrival)
+            self.feed(taken, arrival)
 
-    def take(self, message: Input, arrival: int | None = None) -> list[Output]:
+    def feed(self, message: Input, arrival: int | None = None) -> list[Output]:
         """Step, and then step again with every answer that is there at once; what the message itself led to."""
         first: list[Output] | None = None
         waiting = deque([(message, arrival)])

@@ -49,7 +49,7 @@ class Tools:
         """Of every tool's last overlay."""
         self.dropped: Counter[str] = Counter()
 
-    def take(self, pose: TrackedPose, clocks: Clocks) -> Taken:
+    def on_pose(self, pose: TrackedPose, clocks: Clocks) -> Taken:
         """Keep a pose by its time, or say why not."""
         ring = self.rings.get(pose.device)
         if ring is None:

@@ -100,14 +100,14 @@ class Volumes:
                 self._ct.forget_request()
         self.worker = state
 
-    def take(self, ready: VolumeReady | SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
+    def on_answer(self, ready: VolumeReady | SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
         """Use the worker's answer, if it is the one that is waited for.
 
         Returns:
             What to show, and what to tell the operator ('': nothing).
         """
         if isinstance(ready, SurfaceReady):
-            return self._ct.take(ready, now_ns) if self._ct is not None else (None, "")
+            return self._ct.on_answer(ready, now_ns) if self._ct is not None else (None, "")
         if not self._views.answered(ready.request):
             return None, ""  # asked for by a node that is no more
         if ready.volume is None:

@@ -94,7 +94,7 @@ class Node:
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs)
-        self._tape = Tap(config, volume, calibrated.files)
+        self._tap = Tap(config, volume, calibrated.files)
         self._spans = Spans()
         console = config.console
         self.server = Server(
@@ -103,7 +103,7 @@ class Node:
             self._from_console,
             self._console_left,
             commands=self._commands(),
-            tap=self._tape.arrived,
+            tap=self._tap.on_arrival,
             tls=console.tls,
             insecure=console.insecure,
             max_rate_hz=console.max_rate_hz,
@@ -124,7 +124,7 @@ class Node:
             ConfigError: the console port cannot be listened on.
         """
         if self._config.recording.file:
-            self._tape.start(_free(Path(self._config.recording.file)))
+            self._tap.start(_free(Path(self._config.recording.file)))
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
@@ -148,13 +148,13 @@ class Node:
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
 
-        def take(done: RegistrationDone) -> None:
+        def feed(done: RegistrationDone) -> None:
             try:
-                self._runner.take(done)
+                self._runner.feed(done)
             except Exception as error:  # an event loop's callback would only log it, and the loop stand still
                 failed.set_exception(error)
 
-        self._registrations.start(lambda done: loop.call_soon_threadsafe(take, done))
+        self._registrations.start(lambda done: loop.call_soon_threadsafe(feed, done))
         sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # what is loaded stays; collections must not walk it in the loop
         try:
@@ -170,7 +170,7 @@ class Node:
         name = f"{source.host}:{source.port}"
 
         def on_state(up: bool, reason: str) -> None:
-            self._runner.take(SourceState(name, up, reason, now_ns()))
+            self._runner.feed(SourceState(name, up, reason, now_ns()))
 
         return Client(
             source.host,
@@ -178,13 +178,13 @@ class Node:
             on_message=self._from_wire,
             on_state=on_state,
             tls=source.tls,
-            tap=self._tape.arrived,
+            tap=self._tap.on_arrival,
         )
 
     def _from_wire(self, message: Message, arrival: Arrival) -> None:
-        self._take_in(message, arrival, self._runner.take)
+        self._ingest_message(message, arrival, self._runner.feed)
 
-    def _take_in(self, message: Message, arrival: Arrival, then: Callable[[Input, int | None], object]) -> None:
+    def _ingest_message(self, message: Message, arrival: Arrival, then: Callable[[Input, int | None], object]) -> None:
         """Hand on what a message means, and which arrival it was; raw images are corrected in a thread of their own,
         in their order, so that tools do not wait for them."""
         if REPLAY_KEY in message.metadata:  # and stays: what was found by it is not of now either
@@ -221,15 +221,15 @@ class Node:
                 return  # it left meanwhile, and what came from it is forgotten
             if peer not in self._pushing:
                 self._pushing.add(peer)
-                self._runner.take(SourceState(peer.address, True, "", arrival.received_ns))
-            self._runner.take(taken, number)
+                self._runner.feed(SourceState(peer.address, True, "", arrival.received_ns))
+            self._runner.feed(taken, number)
 
-        self._take_in(message, arrival, pushed)
+        self._ingest_message(message, arrival, pushed)
 
     def _console_left(self, peer: Peer, why: str) -> None:
         if peer in self._pushing:
             self._pushing.discard(peer)
-            self._runner.take(SourceState(peer.address, False, why, now_ns()))
+            self._runner.feed(SourceState(peer.address, False, why, now_ns()))
 
     def _commands(self) -> dict[str, Handler]:
         """What consoles may have done, beside the server's own."""
@@ -244,32 +244,32 @@ class Node:
         }
 
     def _operate(self, operation: Operation, tool: str) -> str:
-        outputs = self._runner.take(OperatorCommand(operation, tool, now_ns()))
+        outputs = self._runner.feed(OperatorCommand(operation, tool, now_ns()))
         result = next(output for output in outputs if isinstance(output, CommandResult))
         if not result.done:
             raise CommandError(result.text)
         return result.text
 
     def _start_recording(self, parameters: Mapping[str, str]) -> str:
-        if self._tape.path is not None:
-            raise CommandError(f"a recording is under way: {self._tape.path}")
+        if self._tap.path is not None:
+            raise CommandError(f"a recording is under way: {self._tap.path}")
         name = parameters.get("OutputFilename", "").removesuffix(".mcap") or time.strftime("session-%Y%m%d-%H%M%S")
         if not re.fullmatch(r"[\w-]{1,64}", name):
             raise CommandError("OutputFilename must be 1 to 64 letters, digits, - or _")
         folder = Path(self._config.recording.folder or platformdirs.user_data_dir("navnode"))
-        self._tape.start(folder / f"{name}.mcap")  # the loop waits for no disk: what goes wrong is told by the state
+        self._tap.start(folder / f"{name}.mcap")  # the loop waits for no disk: what goes wrong is told by the state
         return f"recording to {folder / name}.mcap"
 
     def _stop_recording(self, _: Mapping[str, str]) -> str:
         try:
-            return self._tape.stop()
+            return self._tap.stop()
         except RecordingError as error:
             raise CommandError(str(error)) from error
 
     def _close_recordings(self) -> None:
         """At the end of the node; what cannot be written is told, and keeps it from nothing."""
         try:
-            for line in self._tape.close():
+            for line in self._tap.close():
                 log.info("%s", line)
         except RecordingError as error:
             log.error("%s", error)
@@ -283,8 +283,8 @@ class Node:
             now = now_ns()
             if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_NS:
                 self._worker_seen_ns = 0
-                self._runner.take(WorkerState(False, "", "the reconstruction worker does not answer", now))
-            self._runner.take(Tick(now))
+                self._runner.feed(WorkerState(False, "", "the reconstruction worker does not answer", now))
+            self._runner.feed(Tick(now))
 
     def _hear_worker(self) -> None:
         while self._worker.poll(0):
@@ -300,7 +300,7 @@ class Node:
             message = replace(message, now_ns=now_ns())  # another machine's clock is another clock
             if isinstance(message, WorkerState):
                 self._worker_seen_ns = message.now_ns
-            self._runner.take(message)
+            self._runner.feed(message)
 
     def _hear_displays(self) -> None:
         """A display that has just come gets what it missed."""
@@ -312,9 +312,9 @@ class Node:
     # --- step ------------------------------------------------------------------------------------
 
     def _stepped(self, step: Step) -> None:
-        self._tape.stepped(step)
-        if spans := self._spans.told(step, self._registrations.began_ns):
-            self._tape.note("spans", spans)
+        self._tap.on_step(step)
+        if spans := self._spans.completed_by(step, self._registrations.began_ns):
+            self._tap.note("spans", spans)
 
     def _ask_worker(self, request: WorkerRequest) -> WorkerAnswer | None:
         """Hand a request to the worker; the answer where it has no room for it."""
@@ -355,7 +355,7 @@ class Node:
             overlay_latency_ms=self._overlay_latency.figures(),
             consoles=len(self.server.peers),
             dropped={**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)},
-            recording=self._tape.state,
+            recording=self._tap.state,
             replay=self._consoles.replay,
         )
 

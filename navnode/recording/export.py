@@ -33,7 +33,7 @@ from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
 from navnode.recording.container import Channel
 from navnode.recording.edit import written
-from navnode.recording.format import arrival_channel
+from navnode.recording.format import FORMAT, arrival_channel
 from navnode.recording.recording import Recorded, Recording
 from navnode.recording.spans import Way, chrome_trace
 from navnode.recording.tap import about_for
@@ -202,7 +202,13 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
     base_s = 0.0 if found.times_s[0] > _EPOCH_S else _EPOCH_S
     count = 0
     with written(out) as writer:
-        told = {**began.metadata, "session": uuid.uuid4().hex, "part": "0", "format": "1", "imported": path.suffix}
+        told = {
+            **began.metadata,
+            "session": uuid.uuid4().hex,
+            "part": "0",
+            "format": str(FORMAT),
+            "imported": path.suffix,
+        }
         writer.describe("navnode", told)
         for name, data in began.attachments.items():
             writer.attach(name, data, "application/octet-stream", 0)
@@ -271,14 +277,14 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
                     path = out / "volumes" / f"{n:03d}.nii.gz"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_volume(content.volume, path)
-            elif isinstance(content, dict) and (told := _told(entry.topic, content, source)) is not None:
-                row(out / "outputs" / f"{_safe(entry.topic.removeprefix('out/'))}.csv", *told)
+            elif isinstance(content, dict) and (line := _row_of(entry.topic, content, source)) is not None:
+                row(out / "outputs" / f"{_safe(entry.topic.removeprefix('out/'))}.csv", *line)
     if not made and not numbers:
         raise RecordingError(f"{source.recording.path}: nothing is recorded there")
     return sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".png")
 
 
-def _told(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[str], list[object]] | None:
+def _row_of(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[str], list[object]] | None:
     """An output as a row; of those that are transforms with a validity, or states."""
     if topic == "out/state":
         figures = ("frames_received", "frames_registered", "frame_rate_hz", "volumes")

@@ -167,10 +167,10 @@ class Player:
         return {
             "ReplayPause": self._pause, "ReplayResume": self._resume, "ReplayStep": self._step,
             "ReplaySeek": self._seek, "ReplayRate": self._set_rate, "ReplayBurst": self._burst,
-            "ReplayState": lambda _: self._told(),
+            "ReplayState": lambda _: self._position(),
         }  # fmt: skip
 
-    def _told(self) -> str:
+    def _position(self) -> str:
         at, length = ((t - self._recording.start_ns) / NS_PER_S for t in (self._at_ns, self._recording.end_ns))
         how = "over" if self.over else "paused" if self.paused else f"{self.rate:g} x"
         return f"{at:.1f} of {length:.1f} s, {how}"
@@ -196,8 +196,8 @@ class Player:
         base_ns = self._at_ns if text.strip()[:1] in "+-" else self._recording.start_ns
         target_ns = base_ns + round(seconds * NS_PER_S)
         self._target_ns = min(max(target_ns, self._first_ns), self._last_ns)
-        told = self._change()
-        return f"from {(self._target_ns - self._recording.start_ns) / NS_PER_S:.1f} s; {told}"
+        position = self._change()
+        return f"from {(self._target_ns - self._recording.start_ns) / NS_PER_S:.1f} s; {position}"
 
     def _set_rate(self, parameters: Mapping[str, str]) -> str:
         rate = _number(parameters.get("Rate", ""), "Rate")
@@ -213,7 +213,7 @@ class Player:
 
     def _change(self) -> str:
         self._changed.set()
-        return self._told()
+        return self._position()
 
 
 def _number(text: str, name: str) -> float:

@@ -43,14 +43,14 @@ class About:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-Made = tuple[Channel, Parts, int]
+Written = tuple[Channel, Parts, int]
 """Where a message goes, what it is, and its time (ns)."""
 
 
 class Item(NamedTuple):
     """What is to be written; a tuple, as the loop makes thousands a second."""
 
-    content: tuple[Channel, Parts] | Callable[[], Iterable[Made]]
+    content: tuple[Channel, Parts] | Callable[[], Iterable[Written]]
     """A channel and a message's parts; or what makes several, in the writer's thread."""
     log_time_ns: int
     publish_time_ns: int
@@ -106,7 +106,7 @@ class Recorder:
         """What did not fit the queue because the disk was too slow."""
         self.failed = ""
         """Why nothing is written any more."""
-        self._made = threading.Event()
+        self._created = threading.Event()
         self._about = about if isinstance(about, About) else About(about or {})
         self._max_file_bytes = max_file_bytes
         self._queue: deque[Item] = deque(before)
@@ -118,10 +118,10 @@ class Recorder:
         self._unsaid_losses = self._arrivals = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
-        if wait and not (self._made.wait(_STOP_TIMEOUT_S) and not self.failed):
+        if wait and not (self._created.wait(_STOP_TIMEOUT_S) and not self.failed):
             raise RecordingError(f"{path}: {self.failed or 'the disk does not answer'}")
 
-    def take(self, message: Message, received_ns: int, raw: RawBytes | None = None) -> None:
+    def record(self, message: Message, received_ns: int, raw: RawBytes | None = None) -> None:
         """Record a message that came in; never waits."""
         self._arrivals += 1
         self.put(arrival(message, raw, received_ns, self._arrivals))
@@ -154,7 +154,7 @@ class Recorder:
         self._ending = True
         if self.failed:
             raise RecordingError(self._failure())
-        return f"{self.path}: {self.messages + len(self._queue)} messages{self._told_losses()}"
+        return f"{self.path}: {self.messages + len(self._queue)} messages{self._losses()}"
 
     @property
     def ended(self) -> bool:
@@ -178,9 +178,9 @@ class Recorder:
             raise RecordingError(f"{self.path}: the disk does not take what is left")
         if self.failed:
             raise RecordingError(self._failure())
-        return f"{self.path}: {self.messages} messages, {self.bytes / 1e6:.1f} MB{self._told_losses()}"
+        return f"{self.path}: {self.messages} messages, {self.bytes / 1e6:.1f} MB{self._losses()}"
 
-    def _told_losses(self) -> str:
+    def _losses(self) -> str:
         return f", {self.lost} lost" if self.lost else ""
 
     def _failure(self) -> str:
@@ -205,7 +205,7 @@ class Recorder:
             self.failed = f"an error of our own ({type(error).__name__})"
             log.exception("recording %s", self.path)
         finally:
-            self._made.set()
+            self._created.set()
             self._queue.clear()
 
     def _write_all(self) -> None:
@@ -213,8 +213,8 @@ class Recorder:
         more = True
         while more:
             path = part_path(self.path, part)
-            with _made(path) as file, _Syncing(file):
-                self._made.set()
+            with _created(path) as file, _Syncing(file):
+                self._created.set()
                 more = self._write_part(file, part)
             part += 1
 
@@ -297,7 +297,7 @@ class _Syncing:
                 log.warning("the disk reports: %s", error.strerror)
 
 
-def _made(path: Path) -> BinaryIO:
+def _created(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("xb", buffering=0)
 

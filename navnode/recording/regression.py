@@ -220,24 +220,24 @@ class Replay:
         try:
             for entry in self._entries():
                 arrival = entry.content if entry.topic.startswith("in/") else None
-                told = None if arrival is not None else self._told(entry)
-                if arrival is None and told is None:
+                other = None if arrival is not None else self._other_input(entry)
+                if arrival is None and other is None:
                     continue
                 if not tick_ns:
                     self._now_ns = tick_ns = entry.time_ns
                     if worker is not None:
-                        runner.take(worker.ready())
+                        runner.feed(worker.ready())
                 for due_ns in self._ticks(tick_ns, entry.time_ns):
                     self._now_ns, tick_ns = due_ns, due_ns + TICK_NS
                     if worker is not None and (ready := worker.due(due_ns)) is not None:
-                        runner.take(ready)
-                    runner.take(Tick(due_ns))
+                        runner.feed(ready)
+                    runner.feed(Tick(due_ns))
                     yield from self._stepped()
                 self._now_ns = entry.time_ns
                 if abs(entry.time_ns - tick_ns) > _JUMP_NS:
                     tick_ns = entry.time_ns
-                if told is not None:
-                    runner.take(told)
+                if other is not None:
+                    runner.feed(other)
                 else:
                     assert isinstance(arrival, Message)
                     self.found.arrivals += 1
@@ -256,7 +256,7 @@ class Replay:
             now_ns = first_ns + 5 * NS_PER_S
         yield from range(first_ns, now_ns + 1, TICK_NS)
 
-    def _told(self, entry: Recorded) -> Input | None:
+    def _other_input(self, entry: Recorded) -> Input | None:
         """What else went into the loop: commands and sources; time and the worker are the replay's own."""
         if entry.topic != session_format.STEP.topic or not isinstance(entry.content, dict):
             return None
@@ -302,7 +302,7 @@ class Replay:
                     continue
                 steps += 1
                 self._number, self._now_ns = entry.sequence - 1, entry.time_ns
-                runner.take(message)
+                runner.feed(message)
                 yield from self._stepped()
         if not steps:
             raise RecordingError(f"{self._recording.path}: holds no steps of a node; replay it with --lockstep")
@@ -402,7 +402,7 @@ class _Tally:
     status_counts: dict[str, int] = field(default_factory=lambda: {status.value: 0 for status in Status})
     _hash: Any = field(default_factory=hashlib.sha256)
 
-    def take(self, step: Stepped) -> list[RecordedOutput]:
+    def count(self, step: Stepped) -> list[RecordedOutput]:
         """Count a step; its outputs as they are written."""
         self.steps += 1
         written = []
@@ -451,7 +451,7 @@ class Rerun:
         began_s = time.perf_counter()
         try:
             for step in self._replay.lockstep() if self._mode is Mode.LOCKSTEP else self._replay.as_consumed():
-                yield step, self._tally.take(step)
+                yield step, self._tally.count(step)
         except DamagedError as error:
             if not self._tally.steps:
                 raise

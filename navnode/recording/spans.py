@@ -44,7 +44,7 @@ class Spans:
         self._open: OrderedDict[int, list[int]] = OrderedDict()
         self._asked: dict[int, int] = {}
 
-    def told(self, step: Step, registration_began_ns: int) -> Way | None:
+    def completed_by(self, step: Step, registration_began_ns: int) -> Way | None:
         """What a step completes: a frame's or a volume's way, times of the node's clock; None if it completes none."""
         message, outputs, began_ns, ended_ns = step.message, step.outputs, step.began_ns, step.ended_ns
         if isinstance(message, Frame):

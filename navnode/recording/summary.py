@@ -207,7 +207,7 @@ def summarized(recording: Recording, progress: Callable[[float], None] = lambda 
                 found.clock_jumps += bool(last_ns) and abs(now - last_ns) > 30 * NS_PER_S
                 last_ns = now
             elif topic.startswith(("out/", "node/")) or topic == "step":
-                _take(found, topic, now, entry.data)
+                _count(found, topic, now, entry.data)
             if n % 2048 == 0:
                 progress((now - start_ns) / max(end_ns - start_ns, 1))
     except DamagedError as error:
@@ -217,7 +217,7 @@ def summarized(recording: Recording, progress: Callable[[float], None] = lambda 
     return found
 
 
-def _take(found: Summary, topic: str, now_ns: int, data: memoryview) -> None:
+def _count(found: Summary, topic: str, now_ns: int, data: memoryview) -> None:
     at_s = (now_ns - found.start_ns) / NS_PER_S
     if topic.startswith("out/tool/"):
         pose = msgspec.json.decode(data)

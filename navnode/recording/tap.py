@@ -22,7 +22,7 @@ from navnode.loop.calibrations import Calibrations
 from navnode.loop.runner import Step
 from navnode.projector import backend_name
 from navnode.recording import format as session_format
-from navnode.recording.recorder import About, Item, Made, Recorder, arrival, noted
+from navnode.recording.recorder import About, Item, Recorder, Written, arrival, noted
 from navnode.types import RecordingState, Volume, VolumeReady, WorkerAnswer
 
 _NONE: Mapping[str, bytes] = MappingProxyType({})
@@ -52,14 +52,14 @@ class Tap:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def arrived(self, message: Message, raw: RawBytes, received_ns: int) -> int:
+    def on_arrival(self, message: Message, raw: RawBytes, received_ns: int) -> int:
         """A message came in, and nothing of it has been dropped yet; its number."""
         self._arrivals += 1
         if self._running:
             self._put(arrival(message, raw, received_ns, self._arrivals))
         return self._arrivals
 
-    def stepped(self, step: Step) -> None:
+    def on_step(self, step: Step) -> None:
         """The loop took a message, and this is what it led to."""
         self._steps += 1
         if self._running:
@@ -140,7 +140,7 @@ class Tap:
         return RecordingState(recorder.path.name, *counts, failure=recorder.failed)
 
 
-def _step(step: Step) -> Iterable[Made]:
+def _step(step: Step) -> Iterable[Written]:
     if isinstance(step.message, WorkerAnswer):
         yield session_format.VOLUME, session_format.answer_parts(step.message), step.began_ns
     yield session_format.STEP, (session_format.step_bytes(step.message, step.arrival),), step.began_ns
@@ -148,7 +148,7 @@ def _step(step: Step) -> Iterable[Made]:
         yield session_format.output_channel(output), (session_format.output_bytes(output),), step.ended_ns
 
 
-def _ct(volume: Volume, time_ns: int) -> Iterable[Made]:
+def _ct(volume: Volume, time_ns: int) -> Iterable[Written]:
     yield session_format.note_channel("ct"), (session_format.encoded(session_format.identity(volume)),), time_ns
 
 

@@ -55,16 +55,16 @@ def frame(t_s: float, station: int | None = 0) -> RegisteredFrame:
     )
 
 
-def scene() -> Scene:
-    made = Scene()
-    made.take(state(), NOW)
-    made.take(frame(0.0), NOW)
-    made.take(ToolPose("Drill", ROOM.volume_from_tool(2.0), VALID, NOW), NOW)
-    return made
+def shown_scene() -> Scene:
+    shown = Scene()
+    shown.on_output(state(), NOW)
+    shown.on_output(frame(0.0), NOW)
+    shown.on_output(ToolPose("Drill", ROOM.volume_from_tool(2.0), VALID, NOW), NOW)
+    return shown
 
 
 def test_the_tool_is_drawn_where_its_rays_land():
-    (tool,) = scene().describe(NOW)["tools"]
+    (tool,) = shown_scene().describe(NOW)["tools"]
     tip = ROOM.volume_from_tool(2.0)[:3, 3]
     expected = g.project(CARM, g.inverse(ROOM.volume_from_carm(0.0)), tip)
     assert np.allclose(tool["pixels"][0][1], expected, atol=0.01)
@@ -72,56 +72,56 @@ def test_the_tool_is_drawn_where_its_rays_land():
 
 
 def test_an_invalid_tool_has_no_place():
-    made = scene()
-    made.take(ToolPose("Drill", None, Validity(Status.INVALID, "not seen"), 0), NOW)
-    (tool,) = made.describe(NOW)["tools"]
+    shown = shown_scene()
+    shown.on_output(ToolPose("Drill", None, Validity(Status.INVALID, "not seen"), 0), NOW)
+    (tool,) = shown.describe(NOW)["tools"]
     assert "tip_mm" not in tool and "pixels" not in tool
     assert tool["validity"] == {"status": "INVALID", "reason": "not seen"}
 
 
 def test_a_tool_that_is_not_heard_of_disappears():
-    made = scene()
+    shown = shown_scene()
     later = NOW + NODE_SILENT_NS // 2
-    made.take(state(), later)
-    (tool,) = made.describe(later)["tools"]
+    shown.on_output(state(), later)
+    (tool,) = shown.describe(later)["tools"]
     assert "tip_mm" not in tool and tool["validity"]["status"] == "INVALID"
 
 
 def test_a_silent_node_takes_everything_away():
-    told = scene().describe(NOW + NODE_SILENT_NS + 1)
+    told = shown_scene().describe(NOW + NODE_SILENT_NS + 1)
     assert told["silent"] and told["registration"]["status"] == "INVALID"
     assert "tip_mm" not in told["tools"][0] and not told["views"][0]["live"]
 
 
 def test_views_are_live_or_held_with_their_age():
-    made = scene()
-    assert made.describe(NOW)["views"][0]["live"]
-    made.take(frame(9.0, station=1), NOW + 100_000_000)
-    told = made.describe(NOW + 200_000_000)["views"]
+    shown = shown_scene()
+    assert shown.describe(NOW)["views"][0]["live"]
+    shown.on_output(frame(9.0, station=1), NOW + 100_000_000)
+    told = shown.describe(NOW + 200_000_000)["views"]
     assert [view["live"] for view in told] == [False, True]
     assert [view["age_s"] for view in told] == [0.2, 0.1]
     assert [view["name"] for view in told] == ["AP", "lateral, cranial 6°"]
 
 
 def test_the_age_of_a_view_begins_with_its_exposure():
-    made = scene()
+    shown = shown_scene()
     old = dataclasses.replace(frame(0.0), validity=Validity(Status.VALID, age_ns=1_400_000_000))
-    made.take(old, NOW)
-    (told,) = made.describe(NOW)["views"]
+    shown.on_output(old, NOW)
+    (told,) = shown.describe(NOW)["views"]
     assert told["age_s"] == 1.4 and not told["live"]
 
 
 def test_pictures_placed_by_a_registration_that_was_lost_are_let_go():
-    made = scene()
-    made.take(state(epoch=2), NOW)
-    assert made.describe(NOW)["views"] == []
-    assert made.describe(NOW)["tools"][0]["pixels"] == {}
+    shown = shown_scene()
+    shown.on_output(state(epoch=2), NOW)
+    assert shown.describe(NOW)["views"] == []
+    assert shown.describe(NOW)["tools"][0]["pixels"] == {}
 
 
 def test_a_volume_that_the_node_has_no_more_is_taken_back():
     display = Display(configuration(), "inproc://nobody")
     volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
-    display._take_volume(VolumeUpdate(volume, None, "navigation", VALID, "SART", 4))
+    display._on_volume(VolumeUpdate(volume, None, "navigation", VALID, "SART", 4))
     display._take(state())
     assert "volume/navigation" in display._blobs
     display._take(state(volume="", volumes=0))
@@ -230,7 +230,7 @@ def test_prometheus_is_told_how_the_node_is():
     display = Display(configuration(), "ipc:///tmp/navnode-test-no-such-node")
     told = metrics.text(display._state).decode()
     assert "navnode_up 0.0" in told and "navnode_frames" not in told
-    display._scene.take(
+    display._scene.on_output(
         dataclasses.replace(
             state(), dropped={"xray": 3}, recording=RecordingState("a.mcap", failure="full"),
             sources={"pc:1": "", "pc:2": "gone"},

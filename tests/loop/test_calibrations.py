@@ -190,7 +190,7 @@ def test_a_file_that_changes_after_it_was_read_changes_nothing(calibrated, monke
     used = node._config
     assert used.carm.geometry == MEASURED and used.calibration.image_lag_ms == 28.0
     assert np.allclose(config.matrix(used.calibration.carm_from_marker), g.inverse(marker_from_carm))
-    node._tape.start(path.parent / "session.mcap")
+    node._tap.start(path.parent / "session.mcap")
     node._close_recordings()
     session = Recording(path.parent / "session.mcap")
     assert {key: session.attachment(f"calibration/{key}") for key in before} == before
@@ -267,8 +267,8 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
         for n in range(1, 6):
             voxels = np.full((1, 512, 512), 1000 + n, np.uint16)
             image = Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4))
-            node._take_in(image, Arrival(n), take)
-        node._take_in(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), Arrival(9), take)
+            node._ingest_message(image, Arrival(n), take)
+        node._ingest_message(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), Arrival(9), take)
         before = [type(each) for each in taken]
         gate.set()
         while sum(isinstance(each, Frame) for each in taken) < 3:

@@ -227,7 +227,7 @@ def test_worker_too_long_silent_is_lost(node):
     async def silent() -> str:
         await node.start()
         node._worker_seen_ns = time.time_ns() - max_age_ns("worker") - 1
-        node._runner.take(WorkerState(True, "SART", "", 1))
+        node._runner.feed(WorkerState(True, "SART", "", 1))
         ticking = asyncio.create_task(node._tick())
         await asyncio.sleep(0.2)
         ticking.cancel()
@@ -242,7 +242,7 @@ def test_a_page_shows_nothing_that_is_too_old(name):
     theatre, scene = Theatre(), Scene()
     for output in theatre.run(3.0):
         if isinstance(output, ToolPose | PatientPose | NodeState | RegisteredFrame):
-            scene.take(output, T0)
+            scene.on_output(output, T0)
     fresh = scene.describe(T0 + 1)
     assert fresh["tools"][0]["validity"]["status"] == "VALID" and not fresh["silent"]
     limit_ns = max_age_ns("state" if name == "patient" else name)  # where the patient is stands in the state as well

@@ -98,7 +98,7 @@ class Theatre:
         return (100 + np.arange(1024).reshape(32, 32) % 97 + self._frames % 100).astype(np.uint16)
 
     def feed(self, message) -> list[object]:
-        return list(self._runner.take(message))
+        return list(self._runner.feed(message))
 
     def run(self, seconds: float) -> list[object]:
         """Go on for a while; what came out."""

@@ -171,7 +171,7 @@ def test_a_newer_format_is_named(tmp_path):
         writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "99"})
         writer.finish()
-    with pytest.raises(RecordingError, match="format 99; this version reads up to 1"):
+    with pytest.raises(RecordingError, match="format 99; this version reads up to 2"):
         list(Recording(path))
 
 

@@ -30,7 +30,7 @@ attached = {name: source.attachment(name) for name in source.attachments}
 recorder = Recorder(Path(sys.argv[2]), About(source.metadata, attached))
 for entry in source:
     if entry.topic.startswith("in/"):
-        recorder.take(entry.content, entry.time_ns, (entry.raw,))
+        recorder.record(entry.content, entry.time_ns, (entry.raw,))
 while recorder.waiting or recorder.safe < recorder.messages:
     time.sleep(0.01)
 print("written", flush=True)

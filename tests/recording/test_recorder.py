@@ -38,8 +38,8 @@ def test_what_came_in_comes_back(tmp_path):
     recorder = Recorder(tmp_path / "a.mcap", {"version": "1"})
     sent = [message(k) for k in range(500)]
     for k, each in enumerate(sent):
-        recorder.take(each, 5_000 + k)
-    recorder.take(Image(device="XRay", voxels=np.ones((1, 700, 700), np.uint16), ras_from_index=np.eye(4)), 6_000)
+        recorder.record(each, 5_000 + k)
+    recorder.record(Image(device="XRay", voxels=np.ones((1, 700, 700), np.uint16), ras_from_index=np.eye(4)), 6_000)
     recorder.note("command", {"operation": "TakeView"})
     assert "502 messages" in recorder.stop()
     entries = list(Recording(tmp_path / "a.mcap"))
@@ -62,12 +62,12 @@ def test_a_stalled_disk_costs_messages_and_says_so_but_no_time(tmp_path, monkeyp
     monkeypatch.setattr(recorder_module.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(200):
-        recorder.take(message(k), k)
+        recorder.record(message(k), k)
     assert recorder.lost == 150
     go.set()
     while recorder.messages < 50:
         pass
-    recorder.take(message(200), 200)
+    recorder.record(message(200), 200)
     assert "150 lost" in recorder.stop()
     entries = list(Recording(tmp_path / "a.mcap"))
     assert [e.content for e in entries if e.topic == "node/gap"] == [{"lost": 150}]
@@ -80,7 +80,7 @@ def test_ending_waits_for_no_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module.Recorder, "_write_part", lambda self, *a: (go.wait(20), write(self, *a))[1])
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(10):
-        recorder.take(message(k), k)
+        recorder.record(message(k), k)
     assert "10 messages" in recorder.end() and not recorder.ended  # it came back while the disk still stood
     go.set()
     recorder.stop()
@@ -105,7 +105,7 @@ def test_a_full_disk_is_told_and_ends_the_recording_only():
 
     recorder.__init__(Full(), {}, wait=False)
     for k in range(200):
-        recorder.take(String(device="S", text="x" * 60_000), k)
+        recorder.record(String(device="S", text="x" * 60_000), k)
     with pytest.raises(RecordingError, match="cannot be written"):
         recorder.stop()
     assert recorder.failed
@@ -114,7 +114,7 @@ def test_a_full_disk_is_told_and_ends_the_recording_only():
 def test_damage_is_told_after_what_is_whole(tmp_path):
     recorder = Recorder(tmp_path / "a.mcap", {})
     for k in range(3_000):
-        recorder.take(String(device="S", text="x" * 2_000), k)
+        recorder.record(String(device="S", text="x" * 2_000), k)
         while recorder.waiting > 1_000:
             pass
     recorder.stop()
@@ -133,15 +133,15 @@ def test_damage_is_told_after_what_is_whole(tmp_path):
 def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
     config = load(shipped("demo.toml"))
     config = structs.replace(config, recording=structs.replace(config.recording, keep_last_s=5.0))
-    tape = Tap(config, None)
+    tap = Tap(config, None)
     raw = encode(message(1))
     for second in range(20):
-        tape.arrived(message(second), (raw[:58], memoryview(raw)[58:]), second * 1_000_000_000)
-        tape.stepped(Step(Tick(second), None, [], second * 1_000_000_000, second * 1_000_000_000))
-    tape.start(tmp_path / "a.mcap")
-    assert tape.path == tmp_path / "a.mcap"
-    tape.arrived(message(20), (raw[:58], memoryview(raw)[58:]), 20_000_000_000)
-    assert "messages" in tape.stop() and not list(tape.close())[1:]
+        tap.on_arrival(message(second), (raw[:58], memoryview(raw)[58:]), second * 1_000_000_000)
+        tap.on_step(Step(Tick(second), None, [], second * 1_000_000_000, second * 1_000_000_000))
+    tap.start(tmp_path / "a.mcap")
+    assert tap.path == tmp_path / "a.mcap"
+    tap.on_arrival(message(20), (raw[:58], memoryview(raw)[58:]), 20_000_000_000)
+    assert "messages" in tap.stop() and not list(tap.close())[1:]
     kept = Recording(tmp_path / "a.mcap")
     assert [e.time_ns // 10**9 for e in kept if e.topic.startswith("in/")] == [14, 15, 16, 17, 18, 19, 20]
     assert kept.metadata["from_start"] == "false" and "configuration.json" in kept.attachments
@@ -158,10 +158,10 @@ def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch
     kept = [recorder_module.arrival(message(k), None, k, k) for k in range(200)]
     recorder = Recorder(tmp_path / "a.mcap", {}, kept)
     for k in range(200, 240):
-        recorder.take(message(k), k)
+        recorder.record(message(k), k)
     assert recorder.lost == 0
     for k in range(240, 260):
-        recorder.take(message(k), k)
+        recorder.record(message(k), k)
     assert recorder.lost == 10, "the bound holds for what comes now"
     go.set()
     recorder.stop()
@@ -172,16 +172,16 @@ def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(tape_module, "_KEPT_BYTES", 100_000)
     config = load(shipped("demo.toml"))
-    tape = Tap(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None)
+    tap = Tap(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None)
     for k in range(1000):
-        tape.arrived(message(k), (b"", memoryview(bytes(10_000))), k)
-    assert tape._kept_bytes <= 100_000 and len(tape._kept) < 12
+        tap.on_arrival(message(k), (b"", memoryview(bytes(10_000))), k)
+    assert tap._kept_bytes <= 100_000 and len(tap._kept) < 12
 
 
 def test_a_session_goes_on_in_further_files(tmp_path):
     recorder = Recorder(tmp_path / "a.mcap", {"session": "one"}, max_file_bytes=100_000)
     for k in range(500):
-        recorder.take(String(device="S", text=f"{k:04d}" + "x" * 1_000), k)
+        recorder.record(String(device="S", text=f"{k:04d}" + "x" * 1_000), k)
     recorder.stop()
     parts = sorted(tmp_path.glob("*.mcap"))
     assert [p.name for p in parts][:2] == ["a.001.mcap", "a.002.mcap"] and len(parts) > 3
@@ -210,16 +210,16 @@ def test_places_in_large_files_are_found_by_their_index(tmp_path):
 
 def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     (tmp_path / "a.mcap").write_text("precious")
-    tape = Tap(load(shipped("demo.toml")), None)
-    tape.start(tmp_path / "a.mcap")
-    while not tape.state.failure:
+    tap = Tap(load(shipped("demo.toml")), None)
+    tap.start(tmp_path / "a.mcap")
+    while not tap.state.failure:
         pass
-    tape._recorder._thread.join(5)
-    assert tape.state == RecordingState("a.mcap", failure="exists already; nothing is replaced") and tape.path is None
-    assert str(tape.state).startswith("FAILED: ")
-    tape.start(_free(tmp_path / "a.mcap"))
+    tap._recorder._thread.join(5)
+    assert tap.state == RecordingState("a.mcap", failure="exists already; nothing is replaced") and tap.path is None
+    assert str(tap.state).startswith("FAILED: ")
+    tap.start(_free(tmp_path / "a.mcap"))
     with pytest.raises(RecordingError, match="no recording"):
-        tape.stop(), tape.stop()
+        tap.stop(), tap.stop()
     with contextlib.suppress(RecordingError):
-        list(tape.close())
+        list(tap.close())
     assert (tmp_path / "a.mcap").read_text() == "precious" and len(list(Recording(tmp_path / "a-2.mcap"))) == 1
