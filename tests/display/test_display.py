@@ -122,9 +122,9 @@ def test_a_volume_that_the_node_has_no_more_is_taken_back():
     display = Display(configuration(), "inproc://nobody")
     volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
     display._on_volume(VolumeUpdate(volume, None, "navigation", VALID, "SART", 4))
-    display._take(state())
+    display._on_output(state())
     assert "volume/navigation" in display._blobs
-    display._take(state(volume="", volumes=0))
+    display._on_output(state(volume="", volumes=0))
     assert not display._blobs
     ((_, gone),) = display._gone.values()
     assert unpack(gone)[0] | {"sizes": []} == {"kind": "gone", "of": "volume", "role": "navigation", "sizes": []}
