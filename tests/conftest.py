@@ -66,10 +66,32 @@ def recorded(tmp_path_factory, own_cache):
     path = folder / "room.mcap"
     ports = [str(find_free_port()) for _ in range(2)]
     subprocess.run(
-        [sys.executable, "-m", "navnode", "demo", "--headless", "--ct", "procedural", "--size", "256", "--rate", "10",
-         "--seconds", "6", "--port", ports[0], "--simulator-port", ports[1], "--record", str(path), "--json"],
-        check=True, capture_output=True, timeout=180,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "navnode",
+            "demo",
+            "--headless",
+            "--ct",
+            "procedural",
+            "--size",
+            "256",
+            "--rate",
+            "10",
+            "--seconds",
+            "6",
+            "--port",
+            ports[0],
+            "--simulator-port",
+            ports[1],
+            "--record",
+            str(path),
+            "--json",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )
     return path
 
 

@@ -117,8 +117,9 @@ def test_far_starts_are_searched(case):
 def test_a_volume_from_views(case, tmp_path):
     views = case.views("true.json", case.true, i0=20_000.0)
     out, mesh = tmp_path / "volume.nii.gz", tmp_path / "bone.stl"
-    report = navnode("reconstruct", "--views", views, "--out", out, "--size", 64, "--spacing-mm", 4, "--mesh", mesh,
-                     "--json")  # fmt: skip
+    report = navnode(
+        "reconstruct", "--views", views, "--out", out, "--size", 64, "--spacing-mm", 4, "--mesh", mesh, "--json"
+    )
     assert report["method"] == "sart" and report["views"] == 4 and len(report["per_view_ms"]) == 4
     volume = read_volume(out)
     assert volume.voxels.shape == (64, 64, 64) and volume.spacing_mm == pytest.approx((4, 4, 4))
@@ -181,8 +182,13 @@ def test_images_that_are_none_are_named(tmp_path, name, make, reason):
         read_counts(tmp_path / name)
 
 
-GEOMETRY = {"width_px": 16, "height_px": 12, "pixel_spacing_mm": [1, 1], "source_to_detector_mm": 1000,
-            "principal_point_px": [7.5, 5.5]}  # fmt: skip
+GEOMETRY = {
+    "width_px": 16,
+    "height_px": 12,
+    "pixel_spacing_mm": [1, 1],
+    "source_to_detector_mm": 1000,
+    "principal_point_px": [7.5, 5.5],
+}
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,12 @@ def _counter(name: str, about: str, value: float) -> Metric:
 
 
 def _labelled(
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, about: str, label: str,
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    about: str,
+    label: str,
     values: dict[str, int] | dict[str, float],
-) -> Metric:  # fmt: skip
+) -> Metric:
     family = kind(f"navnode_{name}", about, labels=(label,))
     for key, value in values.items():
         family.add_metric((key,), value)

@@ -91,9 +91,13 @@ class Scene:
         if frame.station is None or frame.volume_from_carm is None:
             return
         self.stations[frame.station] = Station(
-            frame.frame.counts, frame.carm, frame.volume_from_carm, frame.frame.timestamp_ns, now_ns,
+            frame.frame.counts,
+            frame.carm,
+            frame.volume_from_carm,
+            frame.frame.timestamp_ns,
+            now_ns,
             frame.validity.age_ns,
-        )  # fmt: skip
+        )
 
     def describe(self, now_ns: int) -> dict[str, Any]:
         """Everything but pictures and volumes, for JSON."""

@@ -98,9 +98,14 @@ def _copy(writer: ContainerWriter, entry: Entry) -> None:
 
 
 def cut(
-    recording: Recording, out: Path, *, start_s: float = 0.0, duration_s: float | None = None,
-    topics: Iterable[str] = (), identified: bool = True,
-) -> Kept:  # fmt: skip
+    recording: Recording,
+    out: Path,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    topics: Iterable[str] = (),
+    identified: bool = True,
+) -> Kept:
     """A piece of a session.
 
     Args:
@@ -228,9 +233,7 @@ class Anonymous:
             _copy(writer, entry)
             return True
         document = _without_names(msgspec.json.decode(entry.data))
-        writer.add(
-            entry.channel, (encoded(document),), entry.log_time_ns, entry.publish_time_ns, entry.sequence
-        )  # fmt: skip
+        writer.add(entry.channel, (encoded(document),), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
         return True
 
 

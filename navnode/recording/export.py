@@ -77,9 +77,13 @@ class Piece:
 
 
 def piece(
-    recording: Recording, *, xray: str = "", start_s: float = 0.0, duration_s: float | None = None,
+    recording: Recording,
+    *,
+    xray: str = "",
+    start_s: float = 0.0,
+    duration_s: float | None = None,
     absolute: bool = False,
-) -> Piece:  # fmt: skip
+) -> Piece:
     """A part of a session.
 
     Args:
@@ -106,8 +110,12 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
     """
     refuse_existing(out)
     ways: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
-        ".mha": _sequence, ".nrrd": _sequence, ".mcap": _foxglove, ".json": _trace, "": _folder,
-    }  # fmt: skip
+        ".mha": _sequence,
+        ".nrrd": _sequence,
+        ".mcap": _foxglove,
+        ".json": _trace,
+        "": _folder,
+    }
     way = ways.get(out.suffix.lower())
     if way is None:
         raise ConfigError(f"{out}: what is written is told by its ending: {', '.join(filter(None, ways))} or none")
@@ -142,16 +150,20 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
         raise ConfigError(f"--device {device}: {source.recording.path} has no images of it there")
     times_s = np.array([source.seconds(stamp) for stamp in stamps])
     transforms = {
-        name: [None if np.isnan(pose).any() else pose
-               for pose in series_at(np.array(at), np.array(rows), times_s, _MOST_APART_S)]
+        name: [
+            None if np.isnan(pose).any() else pose
+            for pose in series_at(np.array(at), np.array(rows), times_s, _MOST_APART_S)
+        ]
         for name, (at, rows) in poses.items()
-    }  # fmt: skip
+    }
     shape = (len(stamps), *first.voxels.shape[1:])
     spacing = np.linalg.norm(first.ras_from_index[:3, :2], axis=0)
     sequence = sequences.Sequence(
-        np.broadcast_to(np.zeros((), first.voxels.dtype), shape), times_s, (float(spacing[0]), float(spacing[1])),
+        np.broadcast_to(np.zeros((), first.voxels.dtype), shape),
+        times_s,
+        (float(spacing[0]), float(spacing[1])),
         transforms,
-    )  # fmt: skip
+    )
 
     def pixels() -> Iterator[Array]:
         done = 0
@@ -218,15 +230,21 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
             for name, poses in found.transforms.items():
                 pose = poses[n]
                 moved = Transform(
-                    device=name, timestamp_ns=stamp, matrix=np.eye(4) if pose is None else pose, version=2,
+                    device=name,
+                    timestamp_ns=stamp,
+                    matrix=np.eye(4) if pose is None else pose,
+                    version=2,
                     metadata={STATUS_KEY: status_of(pose)},
-                )  # fmt: skip
+                )
                 count += 1
                 writer.add(arrival_channel("TRANSFORM", name), (encode(moved),), stamp, stamp, count)
             picture = Image(
-                device=device, timestamp_ns=stamp, voxels=found.frames[n][None], version=2,
+                device=device,
+                timestamp_ns=stamp,
+                voxels=found.frames[n][None],
+                version=2,
                 ras_from_index=np.diag([u, v, 1.0, 1.0]),
-            )  # fmt: skip
+            )
             count += 1
             writer.add(arrival_channel("IMAGE", device), (encode(picture),), stamp, stamp, count)
     return count
@@ -328,20 +346,38 @@ def _trace(source: Piece, out: Path, progress: Progress) -> list[Path]:
 _TIME_SCHEMA = {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
 _FOXGLOVE: dict[str, dict[str, Any]] = {
     "foxglove.RawImage": {
-        "timestamp": _TIME_SCHEMA, "frame_id": {"type": "string"}, "width": {"type": "integer"},
-        "height": {"type": "integer"}, "encoding": {"type": "string"}, "step": {"type": "integer"},
+        "timestamp": _TIME_SCHEMA,
+        "frame_id": {"type": "string"},
+        "width": {"type": "integer"},
+        "height": {"type": "integer"},
+        "encoding": {"type": "string"},
+        "step": {"type": "integer"},
         "data": {"type": "string", "contentEncoding": "base64"},
     },
-    "foxglove.FrameTransforms": {"transforms": {"type": "array", "items": {"type": "object", "properties": {
-        "timestamp": _TIME_SCHEMA, "parent_frame_id": {"type": "string"}, "child_frame_id": {"type": "string"},
-        "translation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyz"}},
-        "rotation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyzw"}},
-    }}}},
-    "foxglove.Log": {
-        "timestamp": _TIME_SCHEMA, "level": {"type": "integer"}, "message": {"type": "string"},
-        "name": {"type": "string"}, "file": {"type": "string"}, "line": {"type": "integer"},
+    "foxglove.FrameTransforms": {
+        "transforms": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "timestamp": _TIME_SCHEMA,
+                    "parent_frame_id": {"type": "string"},
+                    "child_frame_id": {"type": "string"},
+                    "translation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyz"}},
+                    "rotation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyzw"}},
+                },
+            },
+        }
     },
-}  # fmt: skip
+    "foxglove.Log": {
+        "timestamp": _TIME_SCHEMA,
+        "level": {"type": "integer"},
+        "message": {"type": "string"},
+        "name": {"type": "string"},
+        "file": {"type": "string"},
+        "line": {"type": "integer"},
+    },
+}
 _LOG_LEVELS = {"VALID": 2, "DEGRADED": 3, "INVALID": 4}
 
 
@@ -368,8 +404,12 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
             content = entry.content
             if isinstance(content, Transform):
                 if is_seen(content):
-                    put(content.device, "foxglove.FrameTransforms", content.timestamp_ns or entry.time_ns,
-                        _frame_transform(content.device, content.matrix))  # fmt: skip
+                    put(
+                        content.device,
+                        "foxglove.FrameTransforms",
+                        content.timestamp_ns or entry.time_ns,
+                        _frame_transform(content.device, content.matrix),
+                    )
             elif isinstance(content, Image):
                 put(content.device, "foxglove.RawImage", content.timestamp_ns or entry.time_ns, _raw_image(content))
             elif isinstance(content, dict):
@@ -379,10 +419,18 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
                     put(device, "foxglove.FrameTransforms", stamp, _frame_transform(device, np.array(pose)))
                 elif entry.topic == "out/state" and content["registration"]["status"] != last:
                     last = content["registration"]["status"]
-                    put("registration", "foxglove.Log", entry.time_ns, {
-                        "level": _LOG_LEVELS.get(last, 4), "message": f"{last} {content['registration']['reason']}",
-                        "name": "registration", "file": "", "line": 0,
-                    })  # fmt: skip
+                    put(
+                        "registration",
+                        "foxglove.Log",
+                        entry.time_ns,
+                        {
+                            "level": _LOG_LEVELS.get(last, 4),
+                            "message": f"{last} {content['registration']['reason']}",
+                            "name": "registration",
+                            "file": "",
+                            "line": 0,
+                        },
+                    )
         writer.finish()  # type: ignore[no-untyped-call]
     if not channels:
         out.unlink()
@@ -405,9 +453,11 @@ def _frame_transform(device: str, matrix: Matrix) -> dict[str, Any]:
     x, y, z = matrix[:3, 3].tolist()
     w, i, j, k = _quaternion(matrix[:3, :3])
     return {
-        "parent_frame_id": parent or "world", "child_frame_id": child, "translation": {"x": x, "y": y, "z": z},
+        "parent_frame_id": parent or "world",
+        "child_frame_id": child,
+        "translation": {"x": x, "y": y, "z": z},
         "rotation": {"x": i, "y": j, "z": k, "w": w},
-    }  # fmt: skip
+    }
 
 
 def _quaternion(rotation: Matrix) -> tuple[float, float, float, float]:
@@ -426,7 +476,10 @@ def _raw_image(image: Image) -> dict[str, Any]:
     if pixels.dtype not in encodings:
         raise RecordingError(f"images of {image.device!r} are {pixels.dtype}, not 8 or 16 bits")
     return {
-        "frame_id": image.device, "width": pixels.shape[1], "height": pixels.shape[0],
-        "encoding": encodings[pixels.dtype], "step": pixels.strides[0] if pixels.flags.c_contiguous else 0,
+        "frame_id": image.device,
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "encoding": encodings[pixels.dtype],
+        "step": pixels.strides[0] if pixels.flags.c_contiguous else 0,
         "data": base64.b64encode(np.ascontiguousarray(pixels).data).decode(),
-    }  # fmt: skip
+    }

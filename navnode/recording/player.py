@@ -63,9 +63,13 @@ class Player:
         self._step_until_ns = self._burst_ns = 0
         self._changed, self._joined = asyncio.Event(), asyncio.Event()
         self.server = Server(
-            settings.host, settings.port, name="Replay", commands=self._commands(), insecure=settings.insecure,
+            settings.host,
+            settings.port,
+            name="Replay",
+            commands=self._commands(),
+            insecure=settings.insecure,
             on_joined=lambda peer: self._joined.set(),
-        )  # fmt: skip
+        )
 
     async def run(self) -> None:
         """Play until cancelled, once somebody listens."""
@@ -165,10 +169,14 @@ class Player:
 
     def _commands(self) -> dict[str, Handler]:
         return {
-            "ReplayPause": self._pause, "ReplayResume": self._resume, "ReplayStep": self._step,
-            "ReplaySeek": self._seek, "ReplayRate": self._set_rate, "ReplayBurst": self._burst,
+            "ReplayPause": self._pause,
+            "ReplayResume": self._resume,
+            "ReplayStep": self._step,
+            "ReplaySeek": self._seek,
+            "ReplayRate": self._set_rate,
+            "ReplayBurst": self._burst,
             "ReplayState": lambda _: self._position(),
-        }  # fmt: skip
+        }
 
     def _position(self) -> str:
         at, length = ((t - self._recording.start_ns) / NS_PER_S for t in (self._at_ns, self._recording.end_ns))

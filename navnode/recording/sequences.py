@@ -20,14 +20,29 @@ from navnode.igtl.conventions import STATUS_KEY, is_ok, status_of
 from navnode.types import Array, Matrix
 
 _TYPES: dict[str, type[np.generic]] = {
-    "MET_UCHAR": np.uint8, "MET_CHAR": np.int8, "MET_USHORT": np.uint16, "MET_SHORT": np.int16, "MET_UINT": np.uint32,
-    "MET_INT": np.int32, "MET_FLOAT": np.float32, "MET_DOUBLE": np.float64,
-}  # fmt: skip
+    "MET_UCHAR": np.uint8,
+    "MET_CHAR": np.int8,
+    "MET_USHORT": np.uint16,
+    "MET_SHORT": np.int16,
+    "MET_UINT": np.uint32,
+    "MET_INT": np.int32,
+    "MET_FLOAT": np.float32,
+    "MET_DOUBLE": np.float64,
+}
 _NRRD_TYPES = {
-    "uchar": np.uint8, "unsigned char": np.uint8, "uint8": np.uint8, "uint8_t": np.uint8, "short": np.int16,
-    "int16": np.int16, "ushort": np.uint16, "unsigned short": np.uint16, "uint16": np.uint16, "uint16_t": np.uint16,
-    "float": np.float32, "double": np.float64,
-}  # fmt: skip
+    "uchar": np.uint8,
+    "unsigned char": np.uint8,
+    "uint8": np.uint8,
+    "uint8_t": np.uint8,
+    "short": np.int16,
+    "int16": np.int16,
+    "ushort": np.uint16,
+    "unsigned short": np.uint16,
+    "uint16": np.uint16,
+    "uint16_t": np.uint16,
+    "float": np.float32,
+    "double": np.float64,
+}
 _MAX_HEADER_BYTES = 1 << 28
 _MAX_BYTES = 1 << 35
 _FIELD = re.compile(r"Seq_Frame(\d+)_(\w+)")
@@ -67,20 +82,37 @@ def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None)
     if name.endswith(".nrrd"):
         kind = {np.dtype(v): k for k, v in reversed(_NRRD_TYPES.items())}.get(frames.dtype)
         head = [
-            "NRRD0004", f"type: {kind}", "dimension: 3", f"sizes: {width} {height} {count}", "endian: little",
-            "encoding: raw", "kinds: domain domain list", f"spacings: {sequence.spacing_mm[0]:.9g} "
-            f"{sequence.spacing_mm[1]:.9g} NaN", *(f"{key}:={value}" for key, value in fields.items()), "", "",
-        ]  # fmt: skip
+            "NRRD0004",
+            f"type: {kind}",
+            "dimension: 3",
+            f"sizes: {width} {height} {count}",
+            "endian: little",
+            "encoding: raw",
+            "kinds: domain domain list",
+            f"spacings: {sequence.spacing_mm[0]:.9g} {sequence.spacing_mm[1]:.9g} NaN",
+            *(f"{key}:={value}" for key, value in fields.items()),
+            "",
+            "",
+        ]
     elif name.endswith(".mha"):
         kind = {np.dtype(v): k for k, v in _TYPES.items()}.get(frames.dtype)
         head = [
-            "ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False",
-            "CompressedData = False", f"DimSize = {width} {height} {count}",
-            f"ElementSpacing = {sequence.spacing_mm[0]:.9g} {sequence.spacing_mm[1]:.9g} 1", "Offset = 0 0 0",
-            "TransformMatrix = 1 0 0 0 1 0 0 0 1", f"ElementType = {kind}", "UltrasoundImageOrientation = MF",
-            "UltrasoundImageType = BRIGHTNESS", *(f"{key} = {value}" for key, value in fields.items()),
-            "ElementDataFile = LOCAL", "",
-        ]  # fmt: skip
+            "ObjectType = Image",
+            "NDims = 3",
+            "BinaryData = True",
+            "BinaryDataByteOrderMSB = False",
+            "CompressedData = False",
+            f"DimSize = {width} {height} {count}",
+            f"ElementSpacing = {sequence.spacing_mm[0]:.9g} {sequence.spacing_mm[1]:.9g} 1",
+            "Offset = 0 0 0",
+            "TransformMatrix = 1 0 0 0 1 0 0 0 1",
+            f"ElementType = {kind}",
+            "UltrasoundImageOrientation = MF",
+            "UltrasoundImageType = BRIGHTNESS",
+            *(f"{key} = {value}" for key, value in fields.items()),
+            "ElementDataFile = LOCAL",
+            "",
+        ]
     else:
         raise RecordingError(f"{path}: a sequence ends with .mha, .igs.mha or .nrrd")
     if kind is None:
@@ -105,9 +137,11 @@ def _fields(sequence: Sequence) -> dict[str, str]:
             found[f"{prefix}{name}Transform"] = " ".join(f"{value:.9g}" for value in rows.ravel())
             found[f"{prefix}{name}{STATUS_KEY}"] = status_of(pose, seen=True)  # PLUS says INVALID of a hidden one
         found |= {
-            f"{prefix}FrameNumber": str(n), f"{prefix}UnfilteredTimestamp": f"{at:.9f}",
-            f"{prefix}Timestamp": f"{at:.9f}", f"{prefix}ImageStatus": "OK",
-        }  # fmt: skip
+            f"{prefix}FrameNumber": str(n),
+            f"{prefix}UnfilteredTimestamp": f"{at:.9f}",
+            f"{prefix}Timestamp": f"{at:.9f}",
+            f"{prefix}ImageStatus": "OK",
+        }
     return found
 
 

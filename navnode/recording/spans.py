@@ -79,10 +79,15 @@ def chrome_trace(spans: Iterable[Way]) -> dict[str, Any]:
             row = rows.setdefault(stage, len(rows) + 1)
             events.append(
                 {
-                    "name": of, "cat": stage, "ph": "X", "pid": 1, "tid": row,
-                    "ts": begin / 1e3, "dur": max(end - begin, 0) / 1e3,
+                    "name": of,
+                    "cat": stage,
+                    "ph": "X",
+                    "pid": 1,
+                    "tid": row,
+                    "ts": begin / 1e3,
+                    "dur": max(end - begin, 0) / 1e3,
                 }
-            )  # fmt: skip
+            )
     named = [
         {"name": "thread_name", "ph": "M", "pid": 1, "tid": row, "args": {"name": stage}} for stage, row in rows.items()
     ]

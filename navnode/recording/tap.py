@@ -184,8 +184,10 @@ def about_for(node: Calibrations | None) -> About:
 
 def _begun(*, from_start: bool) -> dict[str, str]:
     return {
-        "session": uuid.uuid4().hex, "began_ns": str(now_ns()), "from_start": "true" if from_start else "false",
-    }  # fmt: skip
+        "session": uuid.uuid4().hex,
+        "began_ns": str(now_ns()),
+        "from_start": "true" if from_start else "false",
+    }
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):

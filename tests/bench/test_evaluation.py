@@ -49,11 +49,12 @@ def test_an_archive_is_scored_and_goes_on_where_it_was(recorded, tmp_path, monke
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("nowhere",), "there is no such file"), ((GOLDEN, "--baseline", "none.jsonl"), "there is no such file"),
+        (("nowhere",), "there is no such file"),
+        ((GOLDEN, "--baseline", "none.jsonl"), "there is no such file"),
         ((GOLDEN, "--scheduler", "tcp://127.0.0.1:9"), "does not answer"),
         ((GOLDEN, "--against", "a", "--baseline", "b"), "not both"),
     ],
-)  # fmt: skip
+)
 def test_evaluations_that_cannot_begin_are_named(options, said, tmp_path, monkeypatch):
     import distributed
 

@@ -44,8 +44,24 @@ ROOM = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((
 
 
 def state(status: Status = Status.VALID, epoch: int = 1, volume: str = "ct", volumes: int = 1) -> NodeState:
-    return NodeState(Validity(status), {}, {"x": ""}, "SART", True, volume, 10, 9, 14.0, volumes, {"xray": 0}, {}, (),
-                     NOW, epoch, "Drill")  # fmt: skip
+    return NodeState(
+        Validity(status),
+        {},
+        {"x": ""},
+        "SART",
+        True,
+        volume,
+        10,
+        9,
+        14.0,
+        volumes,
+        {"xray": 0},
+        {},
+        (),
+        NOW,
+        epoch,
+        "Drill",
+    )
 
 
 def frame(t_s: float, station: int | None = 0) -> RegisteredFrame:
@@ -232,17 +248,25 @@ def test_prometheus_is_told_how_the_node_is():
     assert "navnode_up 0.0" in told and "navnode_frames" not in told
     display._scene.on_output(
         dataclasses.replace(
-            state(), dropped={"xray": 3}, recording=RecordingState("a.mcap", failure="full"),
+            state(),
+            dropped={"xray": 3},
+            recording=RecordingState("a.mcap", failure="full"),
             sources={"pc:1": "", "pc:2": "gone"},
-            latency_ms=LatencyFigures(9.0, 21.5, 30.0), replay=True,
-        ), now_ns(),
-    )  # fmt: skip
+            latency_ms=LatencyFigures(9.0, 21.5, 30.0),
+            replay=True,
+        ),
+        now_ns(),
+    )
     told = metrics.text(display._state).decode()
     for line in (
-        "navnode_up 1.0", 'navnode_dropped_total{topic="xray"} 3.0', 'navnode_registration_status{status="VALID"} 1.0',
-        'navnode_source_connected{source="pc:2"} 0.0', "navnode_recording -1.0", "navnode_replay 1.0",
+        "navnode_up 1.0",
+        'navnode_dropped_total{topic="xray"} 3.0',
+        'navnode_registration_status{status="VALID"} 1.0',
+        'navnode_source_connected{source="pc:2"} 0.0',
+        "navnode_recording -1.0",
+        "navnode_replay 1.0",
         'navnode_latency_ms{path="frame",quantile="0.99"} 21.5',
-    ):  # fmt: skip
+    ):
         assert line in told.splitlines()
 
 

@@ -35,10 +35,17 @@ def write_dicom(folder, voxels, shear_mm=0.0):
     for k, plane in enumerate(voxels):
         image = sitk.GetImageFromArray(plane[None])
         image.SetSpacing((0.8, 0.8, 2.0))
-        tags = {"0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k}",
-                "0020|0013": str(k), "0020|0032": f"-5\\{-6 + shear_mm * k}\\{2.0 * k}",
-                "0020|0037": "1\\0\\0\\0\\1\\0",
-                "0028|1053": "1", "0028|1052": "0"}  # fmt: skip
+        tags = {
+            "0008|0060": "CT",
+            "0020|000e": "1.2.3.4",
+            "0020|000d": "1.2.3",
+            "0008|0018": f"1.2.3.4.{k}",
+            "0020|0013": str(k),
+            "0020|0032": f"-5\\{-6 + shear_mm * k}\\{2.0 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0028|1053": "1",
+            "0028|1052": "0",
+        }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{k:03}.dcm"))

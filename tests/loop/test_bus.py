@@ -24,10 +24,16 @@ VALUES = [
     RegisteredFrame(FRAME, CArm(4, 3, (1.0, 1.0), 9.0, (1.0, 1.0)), np.eye(4), Validity(Status.VALID), 0.1, 0.9, 1, 4),
     VolumeReady(
         Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "v"),
-        Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32)), 1, 4, "SART", 2.5, "", 8,
+        Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32)),
+        1,
+        4,
+        "SART",
+        2.5,
+        "",
+        8,
     ),
     VolumeReady(None, None, 1, 0, "SART", 2.5, "too few", 8),
-]  # fmt: skip
+]
 
 
 def same(a: object, b: object) -> bool:

@@ -41,13 +41,14 @@ def calibrated(tmp_path):
     text = config.find("demo.toml").read_text()
     keys = {
         "carm": written(
-            tmp_path, "carm",
+            tmp_path,
+            "carm",
             {"carm": carm_document(MEASURED), "distortion": {"model": "poly3", "undistorted_px": (nodes + 1).tolist()}},
         ),
         "handeye": written(tmp_path, "handeye", {"marker_from_carm": marker_from_carm.tolist()}),
         "image_lag": written(tmp_path, "temporal", {"image_lag_ns": 28_000_000, "sign": 1}),
         "patient": written(tmp_path, "patient", {"volume_from_patient": volume_from_patient.tolist()}),
-    }  # fmt: skip
+    }
     tool = {
         "pivot": written(tmp_path, "pivot", {"tip_mm": [1.0, 2.0, 150.0]}, device="Drill"),
         "spin": written(tmp_path, "spin", {"axis": [0.0, 0.6, 0.8]}, device="Drill"),
@@ -90,9 +91,14 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrated):
     angles = np.stack([np.linspace(-1, 1, 12), np.zeros(12)], axis=1)
     still = np.eye(4).tolist()
     model = {
-        "volume_from_base": still, "arm_from_carm": still, "carm": carm_document(MEASURED), "length_rad": 0.6,
-        "angles_rad": angles.tolist(), "weights": np.zeros((12, 9)).tolist(), "mean": [0.0] * 9,
-    }  # fmt: skip
+        "volume_from_base": still,
+        "arm_from_carm": still,
+        "carm": carm_document(MEASURED),
+        "length_rad": 0.6,
+        "angles_rad": angles.tolist(),
+        "weights": np.zeros((12, 9)).tolist(),
+        "mean": [0.0] * 9,
+    }
     written(path.parent, "flex", {"model": {"kind": "arc+gaussian_process", "parameters": model}})
     path.write_text(path.read_text().replace("[calibration]\n", '[calibration]\nflex = "flex.json"\n', 1))
     used = Calibrations.load(config.load(path), NOW)

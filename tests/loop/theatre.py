@@ -40,14 +40,19 @@ def rows(matrix: np.ndarray) -> list[list[float]]:
 
 def configuration(ct: str = "ct", **more) -> config.Config:
     data = {
-        "carm": {"width_px": 32, "height_px": 32, "pixel_spacing_mm": [9.0, 9.0], "source_to_detector_mm": 1020.0,
-                 "principal_point_px": [15.5, 15.5]},
+        "carm": {
+            "width_px": 32,
+            "height_px": 32,
+            "pixel_spacing_mm": [9.0, 9.0],
+            "source_to_detector_mm": 1020.0,
+            "principal_point_px": [15.5, 15.5],
+        },
         "volume": {"ct": ct},
         "sources": [{"port": 18945}],
         "tools": [{"name": "Drill", "device": "DrillToTracker", "marker_from_tooltip": rows(MARKER_FROM_TOOLTIP)}],
         "calibration": {"carm_from_marker": rows(CARM_FROM_MARKER)},
         **more,
-    }  # fmt: skip
+    }
     return config.parse(data, "test")
 
 

@@ -62,9 +62,12 @@ def test_poses_that_are_none(matrix, reason):
 
 @pytest.mark.parametrize(
     ("voxels", "reason"),
-    [(np.zeros((2, 8, 8), np.uint16), "one plane"), (np.zeros((1, 8, 8), np.float32), "float32"),
-     (np.zeros((1, 8, 8, 3), np.uint8), "one value")],
-)  # fmt: skip
+    [
+        (np.zeros((2, 8, 8), np.uint16), "one plane"),
+        (np.zeros((1, 8, 8), np.float32), "float32"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "one value"),
+    ],
+)
 def test_images_that_are_no_xrays(voxels, reason):
     taken = INGEST(Image(device="XRay", voxels=voxels, ras_from_index=np.eye(4)), 9)
     assert isinstance(taken, Rejected) and reason in taken.reason

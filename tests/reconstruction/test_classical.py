@@ -27,10 +27,13 @@ def test_less_total_variation_is_less_noise():
     truth = ball()
     rng = np.random.default_rng(0)
     given = [
-        View(view.line_integrals + rng.normal(0, 0.1, view.line_integrals.shape).astype(np.float32), CARM,
-             view.volume_from_carm)
+        View(
+            view.line_integrals + rng.normal(0, 0.1, view.line_integrals.shape).astype(np.float32),
+            CARM,
+            view.volume_from_carm,
+        )
         for view in views(truth, np.linspace(0, 180, 8, endpoint=False))
-    ]  # fmt: skip
+    ]
     inside = truth.voxels > 300
     plain, smooth = (
         reconstruct(given, method=method, size=64, spacing_mm=2.0).voxels[inside].std()

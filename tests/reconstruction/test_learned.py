@@ -61,12 +61,22 @@ def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
     [
         (lambda: views(ball(), (30,)), "1 view is not enough"),
         (lambda: views(ball(), (10, 10)), "same way"),
-        (lambda: [replace(view, volume_from_carm=g.rigid(None, (900.0, 0, 0)) @ view.volume_from_carm)
-                  for view in views(ball(), (0, 60))], "do not overlap"),
-        (lambda: [replace(view, line_integrals=np.full_like(view.line_integrals, np.nan))
-                  for view in views(ball(), (0, 60))], "saturated everywhere"),
+        (
+            lambda: [
+                replace(view, volume_from_carm=g.rigid(None, (900.0, 0, 0)) @ view.volume_from_carm)
+                for view in views(ball(), (0, 60))
+            ],
+            "do not overlap",
+        ),
+        (
+            lambda: [
+                replace(view, line_integrals=np.full_like(view.line_integrals, np.nan))
+                for view in views(ball(), (0, 60))
+            ],
+            "saturated everywhere",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_the_network_can_make_nothing_of_is_said(given, reason):
     with pytest.raises(ComputeError, match=reason):
         Reconstructor(Method.LEARNED, threads=2).reconstruct(given())

@@ -39,9 +39,12 @@ def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
     for path in model.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     onnx.save_model(
-        onnx.load(model / "view.onnx"), tmp_path / "view.onnx", save_as_external_data=True, location="weights.bin",
+        onnx.load(model / "view.onnx"),
+        tmp_path / "view.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
         size_threshold=0,
-    )  # fmt: skip
+    )
     card = engines.read_card(tmp_path)
     digest = hashlib.sha256((tmp_path / "view.onnx").read_bytes()).hexdigest()
     engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))

@@ -99,9 +99,13 @@ def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path)
     def train(steps: int) -> int:
         ended = len(losses) + steps
         return reading.train(
-            xrays, tmp_path, reading.Recipe(batch=2, warm_up=4, score_every=12), workers=0,
-            until=lambda: len(losses) >= ended, report=lambda step, loss: losses.append(loss),
-        )  # fmt: skip
+            xrays,
+            tmp_path,
+            reading.Recipe(batch=2, warm_up=4, score_every=12),
+            workers=0,
+            until=lambda: len(losses) >= ended,
+            report=lambda step, loss: losses.append(loss),
+        )
 
     assert train(6) == 6
     assert train(24) == 30

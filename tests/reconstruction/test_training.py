@@ -36,9 +36,16 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, 
     assert begun == 1
     told = []
     report = training.run(
-        out, cts, ["another"], steps=2, hours=1.0, procedural=0, real_share=0.5, threads=2,
+        out,
+        cts,
+        ["another"],
+        steps=2,
+        hours=1.0,
+        procedural=0,
+        real_share=0.5,
+        threads=2,
         report=lambda step, loss: told.append(step),
-    )  # fmt: skip
+    )
     assert told == [2] and report.steps == 2
     assert [json.loads(line)["step"] for line in (out / "losses.jsonl").read_text().splitlines()] == [1, 2]
     assert (out / "curves.png").stat().st_size > 1000

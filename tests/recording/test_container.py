@@ -25,10 +25,12 @@ from navnode.recording.writer import ContainerWriter
 MESSAGES = st.lists(
     st.tuples(
         st.sampled_from([Channel("in/A/x", "openigtlink"), Channel("out/b", "json"), Channel("step", "json")]),
-        st.binary(max_size=300), st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1),
+        st.binary(max_size=300),
+        st.integers(0, 2**63 - 1),
+        st.integers(0, 2**32 - 1),
     ),
     max_size=60,
-)  # fmt: skip
+)
 
 
 def write(path, messages, finish=True, every=7):
@@ -52,8 +54,9 @@ def read(path):
     try:
         return [
             (entry.channel, bytes(entry.data), entry.log_time_ns, entry.sequence)
-            for chunk in file.chunks for entry in file.entries(chunk)
-        ]  # fmt: skip
+            for chunk in file.chunks
+            for entry in file.entries(chunk)
+        ]
     finally:
         file.close()
 

@@ -45,9 +45,13 @@ def test_who_it_was_is_taken_out(tmp_path):
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "application/json", 0)
         writer.attach("note.txt", b"Doe", "text/plain", 0)
         image = Image(
-            device="XRay", timestamp_ns=9, voxels=np.ones((1, 4, 4), np.uint16), ras_from_index=np.eye(4), version=2,
+            device="XRay",
+            timestamp_ns=9,
+            voxels=np.ones((1, 4, 4), np.uint16),
+            ras_from_index=np.eye(4),
+            version=2,
             metadata={"PatientName": "Doe^Jane", "PositionerPrimaryAngle": "12"},
-        )  # fmt: skip
+        )
         writer.add(Channel("in/IMAGE/XRay", "openigtlink"), (encode(image),), 9, 9, 1)
         writer.add(Channel("in/STRING/Note", "openigtlink"), (b"Doe",), 10, 10, 2)
         writer.add(

@@ -35,7 +35,7 @@ def path(tmp_path):
             if n % 10 == 0:
                 image = Image(
                     device="XRay", timestamp_ns=at, voxels=np.full((1, 4, 4), n, np.uint16), ras_from_index=np.eye(4)
-                )  # fmt: skip
+                )
                 writer.add(Channel("in/IMAGE/XRay", "openigtlink"), (encode(image),), at, at, 2 * n + 1)
             writer.add(Channel("in/STATUS/KeepAlive", "openigtlink"), (b"",), at, at, 0)
             writer.add(Channel("step", "json"), (b"{}",), at, at, n)

@@ -76,8 +76,9 @@ def test_lockstep_is_the_same_in_another_process_and_after_recovery(recorded, tm
     _, one, _ = call("replay", recorded, "--lockstep", "--json")
     other = subprocess.run(
         [sys.executable, "-m", "navnode", "replay", str(recorded), "--lockstep", "--threads", "1", "--json"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     assert json.loads(other.stdout)["digest"] == one["digest"] and one["messages"] > 500 and one["frames"] > 20
     whole = tmp_path / "whole.mcap"
     code, kept, _ = call("recover", recorded, "--out", whole, "--json")
@@ -117,11 +118,14 @@ def test_outputs_of_a_replay_are_a_reference_for_later(recorded, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--lockstep", "--as-consumed"), "one of --lockstep"), (("--lockstep", "--start", "3"), "--lockstep takes"),
-        (("--rate", "0"), "rate"), (("--lockstep", "--tolerance", "x"), "FIELD=VALUE"),
-        (("--serve", "nowhere"), "--serve"), (("--check", "--reference", GOLDEN), "not both"),
+        (("--lockstep", "--as-consumed"), "one of --lockstep"),
+        (("--lockstep", "--start", "3"), "--lockstep takes"),
+        (("--rate", "0"), "rate"),
+        (("--lockstep", "--tolerance", "x"), "FIELD=VALUE"),
+        (("--serve", "nowhere"), "--serve"),
+        (("--check", "--reference", GOLDEN), "not both"),
     ],
-)  # fmt: skip
+)
 def test_options_that_contradict_are_named(options, said):
     code, _, error = call("replay", GOLDEN, *options)
     assert code == 2 and said in error
@@ -174,9 +178,7 @@ def test_a_clock_that_jumps_ends_nothing(tmp_path, recorded):
         edit._copy_about(ContainerReader(recorded), writer)
         for n, entry in enumerate(Recording(recorded).raw()):
             later = 3_600_000_000_000 if 1000 < n < 2000 else 0
-            writer.add(
-                entry.channel, (entry.data,), entry.log_time_ns + later, entry.publish_time_ns, entry.sequence
-            )  # fmt: skip
+            writer.add(entry.channel, (entry.data,), entry.log_time_ns + later, entry.publish_time_ns, entry.sequence)
     code, report, error = call("replay", jumped, "--lockstep", "--json")
     assert code == 0 and report["clock_jumps"] == 2 and "jumped by +36" in report["notes"][0], error
     assert report["frames"] > 10

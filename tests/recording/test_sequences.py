@@ -46,7 +46,9 @@ def test_simpleitk_reads_the_pictures_of_a_sequence(recorded, tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"ObjectType = Image\n", b"NRRD0004\ntype: uint16\n\n",
+        b"",
+        b"ObjectType = Image\n",
+        b"NRRD0004\ntype: uint16\n\n",
         b"NRRD0004\ntype: uint16\nsizes: 9 9 9999999999\n\n",
         b"ObjectType = Image\nDimSize = 4 4 2\nElementType = MET_USHORT\nElementDataFile = LOCAL\nshort",
         b"ObjectType = Image\nDimSize = 4 4 2\nElementType = MET_USHORT\nElementDataFile = /etc/passwd\n",
@@ -54,7 +56,7 @@ def test_simpleitk_reads_the_pictures_of_a_sequence(recorded, tmp_path):
         b"ObjectType = Image\nDimSize = 2 2 1\nElementType = MET_UCHAR\nSeq_Frame0000_ATransform = 1 2\n"
         b"ElementDataFile = LOCAL\n1234",
     ],
-)  # fmt: skip
+)
 def test_sequences_that_are_none_are_refused(tmp_path, content):
     path = tmp_path / ("x.nrrd" if content.startswith(b"NRRD") else "x.mha")
     path.write_bytes(content)

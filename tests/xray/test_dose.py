@@ -62,9 +62,12 @@ def test_a_source_that_states_nothing_is_reckoned_with_as_configured():
 def test_metadata_are_believed_only_if_they_can_be_meant(stated, gy_cm2):
     ingest = Ingest(config.load("demo.toml"))
     image = Image(
-        device="XRay", timestamp_ns=5, voxels=np.zeros((1, 8, 8), np.uint16), ras_from_index=np.eye(4),
+        device="XRay",
+        timestamp_ns=5,
+        voxels=np.zeros((1, 8, 8), np.uint16),
+        ras_from_index=np.eye(4),
         metadata={DOSE_KEY: stated} if stated else {},
-    )  # fmt: skip
+    )
     frame = ingest(image, 7)
     assert isinstance(frame, Frame) and frame.dose_gy_cm2 == (None if gy_cm2 is None else pytest.approx(gy_cm2))
 

@@ -35,7 +35,10 @@ def node_config(name: str, simulator_port: int) -> Config:
     return replace(
         loaded,
         carm=replace(
-            loaded.carm, width_px=SIZE_PX, height_px=SIZE_PX, pixel_spacing_mm=carm.pixel_spacing_mm,
+            loaded.carm,
+            width_px=SIZE_PX,
+            height_px=SIZE_PX,
+            pixel_spacing_mm=carm.pixel_spacing_mm,
             principal_point_px=carm.principal_point_px,
         ),
         volume=replace(loaded.volume, ct=loaded.volume.ct and "procedural"),
@@ -44,7 +47,7 @@ def node_config(name: str, simulator_port: int) -> Config:
         console=replace(loaded.console, port=find_free_port()),
         display=replace(loaded.display, port=find_free_port()),
         recording=replace(loaded.recording, folder=str(Path(os.environ["XDG_CACHE_HOME"]) / "sessions")),
-    )  # fmt: skip
+    )
 
 
 class Listener:

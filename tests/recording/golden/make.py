@@ -42,10 +42,13 @@ def entries(settings: SimulatorSection):
     for n in range(round(SECONDS * RATE_HZ)):
         stamp = BEGAN_NS + round(n * 1e9 / RATE_HZ)
         picture = Image(
-            device="XRay", timestamp_ns=stamp, voxels=np.array(simulated._counts[n])[None], version=2,
+            device="XRay",
+            timestamp_ns=stamp,
+            voxels=np.array(simulated._counts[n])[None],
+            version=2,
             ras_from_index=np.diag([spacing[0], spacing[1], 1.0, 1.0]),
             metadata=room.angles_metadata(*simulated._angles_rad[n]),
-        )  # fmt: skip
+        )
         truth = Transform(device=room.TRUTH_CARM, timestamp_ns=stamp, matrix=simulated._truth_carm[n])
         found += [(stamp + 40_000_000, picture), (stamp + 40_000_000, truth)]
     patient = Transform(device=room.TRUTH_PATIENT, timestamp_ns=BEGAN_NS, matrix=scenario.volume_from_patient)
