@@ -218,6 +218,8 @@ class Frame:
     """False when the source gave no time stamp and the arrival's was taken."""
     dose_gy_cm2: float | None = None
     """Dose-area product of the exposure, where the source states it."""
+    exposure_ns: int | None = None
+    """How long it was exposed, where the source states it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +317,7 @@ class Operation(StrEnum):
     REJECT_REGISTRATION = "RegistrationReject"
     TAKE_VIEW = "TakeView"
     SET_TOOL = "SetTool"
+    CONFIRM_TOOL = "ConfirmTool"
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,21 @@ class OutputsSection(Section, frozen=True):
     status: Name = "NodeStatus"
 
 
+class TrustSection(Section, frozen=True):
+    """What is not believed, however well it is said."""
+
+    tracker_range_mm: Annotated[float, msgspec.Meta(gt=0, le=100_000)] = 6_000.0
+    """No marker is farther from its tracker."""
+    frozen_after: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 3
+    """Poses equal to the last bit, after the first, that make a marker frozen. 0: never, for markers that are computed
+    and not measured, such as a robot's."""
+    exposure_ms: Annotated[float, msgspec.Meta(gt=0, le=2_000)] | None = None
+    """How long an X-ray is exposed, where it does not say so itself (DICOM's ExposureTime). Without either it is the
+    time between X-rays."""
+    motion_mm: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.5
+    """How far the C-arm may move at the anatomy during an exposure."""
+
+
 class ToolSection(Section, frozen=True):
     """A tracked tool."""
 
@@ -232,6 +247,9 @@ class ConsoleSection(Section, frozen=True):
     certificate signed by one of the authorities are let in."""
     max_rate_hz: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """No device is sent to one console more often; 0: no limit."""
+    may_push: bool = False
+    """Whether X-rays and poses may be pushed to this server also where sources are configured. Without sources they
+    may; each device belongs to the client that pushed it first, until that client leaves."""
 
     def __post_init__(self) -> None:
         _check_address(self.host, self.insecure, self.tls)
@@ -346,6 +364,7 @@ class Config(Section, frozen=True):
     devices: DevicesSection = DevicesSection()
     outputs: OutputsSection = OutputsSection()
     tools: tuple[ToolSection, ...] = ()
+    trust: TrustSection = TrustSection()
     calibration: CalibrationSection = CalibrationSection()
     registration: RegistrationSection = RegistrationSection()
     reconstruction: ReconstructionSection = ReconstructionSection()

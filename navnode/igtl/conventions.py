@@ -14,6 +14,10 @@ DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
 _HIGHEST_GY_CM2 = 100.0
 """No single image gives more."""
 
+EXPOSURE_KEY = "ExposureTime"
+"""Metadata of an X-ray: how long it was exposed in ms, by DICOM's name and unit (PS3.6, 0018,1150)."""
+_LONGEST_EXPOSURE_MS = 10_000.0
+
 REPLAY_KEY = "Replay"
 """In the metadata of whatever comes from a recording, and of what is made of it: it is not happening now."""
 ANGLE_KEYS = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
@@ -32,6 +36,15 @@ def dose_gy_cm2(metadata: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return gy_cm2 if 0 <= gy_cm2 <= _HIGHEST_GY_CM2 else None
+
+
+def exposure_ns(metadata: Mapping[str, str]) -> int | None:
+    """What the metadata state, None if they state nothing that can be meant."""
+    try:
+        exposure_ms = float(metadata.get(EXPOSURE_KEY, ""))
+    except ValueError:
+        return None
+    return round(exposure_ms * 1e6) if 0 < exposure_ms <= _LONGEST_EXPOSURE_MS else None
 
 
 def angles_rad(metadata: Mapping[str, str]) -> tuple[float, float] | None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
+from itertools import pairwise
+
+import numpy as np
 
 from navnode.config import Config
 from navnode.loop.clocks import Clocks
 from navnode.loop.poses import Missing
+from navnode.loop.tools import Tools
 from navnode.loop.topics import FRAME_WAITS_NS, max_age_ns
 from navnode.loop.views import Motion, PictureSlots
 from navnode.loop.volume import Volumes
 from navnode.registration.patient import PatientRegistration
 from navnode.types import (
+    Array,
     CArmPose,
     Frame,
     Matrix,
@@ -25,6 +30,13 @@ from navnode.types import (
 )
 
 _STALE_NS = max_age_ns("xray")
+_SILENT_PERIODS, _SILENT_LEAST_NS = 5, 300_000_000
+"""After so many of its own periods a source of images is silent."""
+_LEAST_KNOWN = 4
+_LONGEST_EXPOSURE_NS = 100_000_000
+"""Slower series are pulsed: an exposure lasts no longer, whatever lies between two."""
+_ANATOMY_MM = 60.0 * np.array([[0.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+"""Points around the isocentre, in the C-arm's frame."""
 
 
 class Frames:
@@ -40,6 +52,10 @@ class Frames:
         """Whether one is being registered."""
         self._last_received_ns = self._last_exposure_ns = self._last_registered_ns = 0
         self._carm_known = False
+        self._motion_mm = config.trust.motion_mm
+        self._exposure_ns = None if config.trust.exposure_ms is None else round(config.trust.exposure_ms * 1e6)
+        self._exposed: deque[int] = deque(maxlen=9)
+        self._last_counts: Array | None = None
         self._motion = Motion(self._isocentre_mm)
         self._slots = PictureSlots()
         self.dropped: Counter[str] = Counter()
@@ -49,13 +65,16 @@ class Frames:
         self._last_received_ns = frame.received_ns
         if reason := self.mismatch(frame):
             return self.refuse(frame, reason, clocks)
-        if self.repeats(frame):
+        if frame.timestamp_ns == self._last_exposure_ns:
             self.dropped["xray"] += 1
             return []
+        if self.repeats(frame):
+            return self.refuse(frame, "the X-ray is the last one again, under a new time stamp", clocks)
         if reason := clocks.mistimed(frame, self._last_exposure_ns):
             self.dropped["late"] += 1
             return self.refuse(frame, reason, clocks)
-        self._last_exposure_ns = frame.timestamp_ns
+        self._last_exposure_ns, self._last_counts = frame.timestamp_ns, frame.counts
+        self._exposed.append(frame.timestamp_ns)
         waiting, self.pending = self.pending, frame
         if waiting is None:
             return []
@@ -65,8 +84,28 @@ class Frames:
         return self.refuse(waiting, "the tracker has no pose for the exposure", clocks)
 
     def repeats(self, frame: Frame) -> bool:
-        """Whether a source has sent its last image again: no exposure, and no news."""
-        return frame.timestamp_ns == self._last_exposure_ns
+        """Whether a source has sent its last image again: no exposure, and no news. Noise tells exposures apart."""
+        if frame.timestamp_ns == self._last_exposure_ns:
+            return True
+        last, coarse = self._last_counts, (slice(None, None, 16),) * 2
+        if last is None or last.shape != frame.counts.shape or not np.array_equal(last[coarse], frame.counts[coarse]):
+            return False
+        return bool(np.array_equal(last, frame.counts))
+
+    @property
+    def period_ns(self) -> int | None:
+        """Between X-rays, of late; None while too few are known."""
+        steps = sorted(b - a for a, b in pairwise(self._exposed))
+        return steps[len(steps) // 2] if len(steps) >= _LEAST_KNOWN else None
+
+    def blurred(self, frame: Frame, tools: Tools, clocks: Clocks) -> str:
+        """Why the C-arm was not still enough while a frame was exposed, or ''."""
+        exposure_ns = frame.exposure_ns or self._exposure_ns or min(self.period_ns or 0, _LONGEST_EXPOSURE_NS)
+        if not exposure_ns:
+            return ""
+        points_mm = np.array([0.0, 0.0, self._isocentre_mm]) + _ANATOMY_MM
+        moved_mm = tools.moved_mm(self.exposed_ns(frame), exposure_ns, points_mm, clocks)
+        return f"the C-arm moved {moved_mm:.1f} mm during the exposure" if moved_mm > self._motion_mm else ""
 
     def mismatch(self, frame: Frame) -> str:
         """Why a frame is not one of the C-arm that is configured, or ''."""
@@ -153,9 +192,12 @@ class Frames:
 
     def tick(self, clocks: Clocks) -> list[Output]:
         """Take the C-arm's pose back when no X-ray says any more where it is."""
-        if clocks.now_ns - self._last_registered_ns <= _STALE_NS:
-            return []
-        return self.withdraw("no X-ray was registered just now")
+        silent_ns = min(max(_SILENT_PERIODS * (self.period_ns or _STALE_NS), _SILENT_LEAST_NS), _STALE_NS)
+        if clocks.now_ns - self._last_received_ns > silent_ns:
+            return self.withdraw("no X-ray came just now")
+        if clocks.now_ns - self._last_registered_ns > _STALE_NS:
+            return self.withdraw("no X-ray was registered just now")
+        return []
 
     def withdraw(self, reason: str) -> list[Output]:
         """Take the C-arm's pose back, once."""
@@ -175,5 +217,6 @@ class Frames:
     def reset(self) -> None:
         """A source vanished: nothing waits, and nothing is known of stamps and motion."""
         self.pending = None
-        self._last_exposure_ns = 0
+        self._last_exposure_ns, self._last_counts = 0, None
+        self._exposed.clear()
         self._motion = Motion(self._isocentre_mm)

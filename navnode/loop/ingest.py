@@ -6,13 +6,10 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import Config
-from navnode.igtl.conventions import angles_rad, dose_gy_cm2, is_seen
+from navnode.igtl.conventions import angles_rad, dose_gy_cm2, exposure_ns, is_seen
 from navnode.igtl.messages import Image, Message, Transform
 from navnode.types import Frame, Input, Rejected, TrackedPose
 from navnode.xray.correction import Detector
-
-_FARTHEST_MM = 100_000.0
-"""No marker is farther from its tracker."""
 
 
 class Ingest:
@@ -27,6 +24,7 @@ class Ingest:
         self._shape = config.carm.height_px, config.carm.width_px
         self._xray = config.devices.xray
         self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
+        self._range_mm = config.trust.tracker_range_mm
         self._sequence = 0
 
     def computes(self, message: Message) -> bool:
@@ -46,10 +44,13 @@ class Ingest:
         if not is_seen(message):
             return TrackedPose(message.device, None, stamp, received_ns)
         if not g.is_rigid(message.matrix):
-            what = "holds numbers that are none" if not np.isfinite(message.matrix).all() else "is no rigid transform"
+            finite = np.isfinite(message.matrix).all()
+            what = "is not a rigid transform" if finite else "contains NaN or infinity"
             return Rejected(message.device, f"the pose {what}", received_ns)
-        if np.abs(message.matrix[:3, 3]).max() > _FARTHEST_MM:
-            return Rejected(message.device, "the pose lies outside the room", received_ns)
+        if np.array_equal(message.matrix, np.eye(4)):
+            return Rejected(message.device, "the pose is exactly the identity: nothing was measured", received_ns)
+        if np.linalg.norm(message.matrix[:3, 3]) > self._range_mm:
+            return Rejected(message.device, "the pose lies outside the tracker's range", received_ns)
         return TrackedPose(message.device, g.orthonormal(message.matrix), stamp, received_ns)
 
     def _frame(self, message: Image, received_ns: int) -> Input:
@@ -75,5 +76,12 @@ class Ingest:
             counts = self._detector.corrected(counts, angles)
         self._sequence += 1
         stamped = message.timestamp_ns > 0
-        dose = dose_gy_cm2(message.metadata)
-        return Frame(counts, message.timestamp_ns or received_ns, received_ns, self._sequence, stamped, dose)
+        return Frame(
+            counts,
+            message.timestamp_ns or received_ns,
+            received_ns,
+            self._sequence,
+            stamped,
+            dose_gy_cm2(message.metadata),
+            exposure_ns(message.metadata),
+        )

@@ -40,6 +40,7 @@ _DONE = {
     Operation.REJECT_REGISTRATION: "Registration rejected; searching again",
     Operation.TAKE_VIEW: "The next X-ray is kept as a view",
     Operation.SET_TOOL: "The slices follow {tool}",
+    Operation.CONFIRM_TOOL: "{tool} is confirmed",
 }
 
 
@@ -91,13 +92,13 @@ class Pipeline:
         return self.status.report(self.patient, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns)
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
-        taken = self.tools.on_pose(pose, self.clocks)
+        taken, reason = self.tools.on_pose(pose, self.clocks)
         if taken is Taken.NOT_SEEN:
-            return self.tools.invalidate(pose.device, "not seen by the tracker", pose.timestamp_ns, seen=False)
+            return self.tools.invalidate(pose.device, reason, pose.timestamp_ns, seen=False)
         if taken is Taken.CLOCK_SET:
             self.patient.doubt(f"the clock of {pose.device} was set")
-        if taken is Taken.JUMPED and pose.device == self.config.devices.patient:
-            self.patient.unsure("the patient's marker jumped; an X-ray would confirm that it has not moved")
+        if taken is Taken.MOVED:
+            self.patient.unsure(f"{reason}; an X-ray would confirm that it has not moved on the patient")
         if taken in (Taken.CLOCK_SET, Taken.DROPPED):
             return []
         overlays = self.tools.overlays(self.patient, self.clocks)
@@ -114,6 +115,8 @@ class Pipeline:
         placed, outputs = self.frames.place(frame, patient_from_carm, self.clocks)
         if placed is None:
             return outputs
+        if blurred := self.frames.blurred(frame, self.tools, self.clocks):
+            return self.frames.refuse(frame, blurred, self.clocks)
         if self.volume.current is not None:
             return [self.frames.request(frame, placed, self.patient, self.volume, self.epoch)]
         if reason := blank_reason(frame.counts):
@@ -167,6 +170,8 @@ class Pipeline:
                 why_not = self.volume.want_view(confirmed=self.patient.confirmed)
             case Operation.SET_TOOL:
                 why_not = self.tools.select(command.tool)
+            case Operation.CONFIRM_TOOL:
+                why_not = self.tools.confirm(command.tool)
         text = why_not or _DONE[command.operation].format(tool=command.tool)
         return [*outputs, CommandResult(command.operation, not why_not, text)]
 

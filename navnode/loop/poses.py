@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from navnode import geometry as g
-from navnode.loop.topics import POSE_GAP_NS, bound_of
+from navnode.loop.topics import POSE_GAP_NS, bound_of, max_age_ns
 from navnode.types import Matrix
 
 SETTLE_SAMPLES = 4
@@ -20,6 +21,8 @@ _JUMP_RAD, _JUMP_RAD_PER_S = 0.15, 15.0
 """No hand moves a marker farther than the first and faster than the second: it was taken for another one, or moved
 while nobody looked."""
 
+_STALE_NS = max_age_ns("pose")
+_STALE_PERIODS, _STALE_LEAST_NS = 7, 60_000_000
 _CAPACITY = bound_of("pose")
 
 
@@ -44,6 +47,7 @@ class PoseRing:
         self._poses: list[Matrix] = []
         self._place_in_run: list[int] = []  # 1 for the first sample after a gap
         self._broken = True
+        self._repeated = 0
         self.jumps = 0
         """How often it moved faster than it can."""
 
@@ -51,6 +55,30 @@ class PoseRing:
     def newest_ns(self) -> int:
         """Time of the newest sample, 0 when there is none."""
         return self._times_ns[-1] if self._times_ns else 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the newest sample is believed."""
+        return bool(self._place_in_run) and self._place_in_run[-1] >= SETTLE_SAMPLES
+
+    @property
+    def period_ns(self) -> int:
+        """Between samples, of late; 0 while too few are known."""
+        recent = self._times_ns[-9:]
+        return sorted(b - a for a, b in pairwise(recent))[len(recent) // 2 - 1] if len(recent) == 9 else 0
+
+    @property
+    def stale_ns(self) -> int:
+        """A marker without a pose for this long is not seen: a few of its periods, and never more than the table's."""
+        period_ns = self.period_ns
+        return min(_STALE_NS, max(_STALE_PERIODS * period_ns, _STALE_LEAST_NS)) if period_ns else _STALE_NS
+
+    def frozen(self, tracker_from_marker: Matrix, after: int) -> bool:
+        """Whether this sample equals the newest ones to the last bit. No marker that is measured stands so still: it is
+        an old measurement, sent again under new stamps."""
+        same = bool(self._poses) and np.array_equal(self._poses[-1], tracker_from_marker)
+        self._repeated = self._repeated + 1 if same else 0
+        return bool(after) and self._repeated >= after
 
     def add(self, timestamp_ns: int, tracker_from_marker: Matrix) -> bool:
         """Take a sample; False when it is not newer than the newest."""

@@ -6,29 +6,33 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+import numpy as np
+
 from navnode import geometry as g
 from navnode.clock import Stamp
 from navnode.config import Config, matrix
 from navnode.loop.clocks import Clocks
+from navnode.loop.continuity import Continuity
+from navnode.loop.identity import Identities
 from navnode.loop.poses import Missing, PoseRing
 from navnode.loop.topics import PATIENT_HIDDEN_NS, TOOL_WAITS_NS, max_age_ns
 from navnode.registration.patient import PatientRegistration
-from navnode.types import Matrix, Output, Rejected, ToolPose, TrackedPose, Validity, invalid
+from navnode.types import Matrix, Output, Rejected, Status, ToolPose, TrackedPose, Validity, invalid
 
-_STALE_NS = max_age_ns("pose")
-"""A marker without a pose for this long is not seen."""
+_LATE_NS = max_age_ns("pose")
+"""A pose that took longer than this is as good as none."""
 
 
 class Taken(Enum):
     """What became of a tracked pose."""
 
     KEPT = auto()
-    JUMPED = auto()
-    """Kept, but the marker moved faster than it can."""
+    MOVED = auto()
+    """Kept, but the patient's marker may have moved on the patient."""
     CLOCK_SET = auto()
     """Dropped, and all earlier ones with it: they are stamped by a clock that was set since."""
     NOT_SEEN = auto()
-    """The tracker says that it does not see the marker."""
+    """The tracker does not see the marker, or only repeats what it saw."""
     DROPPED = auto()
     """Of no device of ours, late, or out of order."""
 
@@ -42,6 +46,9 @@ class Tools:
         self._tools = {tool.device: _Tool(tool.name, matrix(tool.marker_from_tooltip)) for tool in config.tools}
         names = (config.devices.carm, config.devices.patient, *self._tools)
         self.rings = {name: PoseRing(name) for name in names}
+        self._frozen_after = config.trust.frozen_after
+        self._continuity = Continuity()
+        self._identities = Identities({tool.device: tool.name for tool in config.tools})
         self._received_ns = dict.fromkeys(self.rings, 0)
         self.active = config.tools[0].name if config.tools else ""
         """The tool that the slices follow."""
@@ -49,29 +56,47 @@ class Tools:
         """Of every tool's last overlay."""
         self.dropped: Counter[str] = Counter()
 
-    def on_pose(self, pose: TrackedPose, clocks: Clocks) -> Taken:
-        """Keep a pose by its time, or say why not."""
+    def on_pose(self, pose: TrackedPose, clocks: Clocks) -> tuple[Taken, str]:
+        """Keep a pose by its time, or not; what became of it, and why."""
         ring = self.rings.get(pose.device)
         if ring is None:
-            return Taken.DROPPED
+            return Taken.DROPPED, ""
         if pose.tracker_from_marker is None:
-            ring.lost()
-            return Taken.NOT_SEEN
+            self._lost(pose.device)
+            return Taken.NOT_SEEN, "not seen by the tracker"
         stamp = clocks.stamp(pose.device, pose.timestamp_ns, pose.received_ns)
         if stamp is Stamp.CLOCK_SET:
             ring.clear()
-        if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _STALE_NS:
+            self._continuity.lost()
+        if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _LATE_NS:
             # As good as none: if all of them are, the silence is noticed.
             self.dropped["late"] += stamp is not Stamp.LEARNING
-            return Taken.CLOCK_SET if stamp is Stamp.CLOCK_SET else Taken.DROPPED
+            return (Taken.CLOCK_SET if stamp is Stamp.CLOCK_SET else Taken.DROPPED), ""
+        if pose.timestamp_ns > ring.newest_ns and ring.frozen(pose.tracker_from_marker, self._frozen_after):
+            self._lost(pose.device)
+            return Taken.NOT_SEEN, f"the tracker repeats one pose of {pose.device}"
         jumps = ring.jumps
         if not ring.add(pose.timestamp_ns, pose.tracker_from_marker):
             self.dropped["pose"] += 1
-            return Taken.DROPPED
+            return Taken.DROPPED, ""
         self._received_ns[pose.device] = pose.received_ns
         if pose.device in self._tools:
             self._tools[pose.device].wait(pose)
-        return Taken.JUMPED if ring.jumps > jumps else Taken.KEPT
+            if ring.jumps > jumps:
+                self._identities.lost(pose.device, jumped=True)
+            self._identities.on_pose(pose.device, pose.timestamp_ns, pose.tracker_from_marker, settled=ring.settled)
+        if pose.device == self._devices.patient:
+            moved = self._continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
+            return (Taken.MOVED, moved) if moved else (Taken.KEPT, "")
+        return Taken.KEPT, ""
+
+    def _lost(self, device: str) -> None:
+        """A marker is not seen: nothing is carried across this."""
+        self.rings[device].lost()
+        if device in self._tools:
+            self._identities.lost(device)
+        if device == self._devices.patient:
+            self._continuity.lost()
 
     def overlays(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
         """The overlays that have become possible, or impossible, since the last call."""
@@ -83,7 +108,9 @@ class Tools:
         for device, tool in self._tools.items():
             outputs += self._overlay(tool, patient, clocks)
             known = self.validity.get(tool.name)
-            if clocks.now_ns - self._received_ns[device] > _STALE_NS and (known is None or known.usable):
+            if clocks.now_ns - self._received_ns[device] > self.rings[device].stale_ns and (
+                known is None or known.usable
+            ):
                 newest_ns = self.rings[device].newest_ns
                 outputs += self.invalidate(device, "no pose from the tracker", newest_ns, seen=False)
         return outputs
@@ -103,21 +130,32 @@ class Tools:
     def reject(self, rejected: Rejected) -> list[Output]:
         """A marker's pose cannot be used: nothing is interpolated across it, and a tool's overlay is taken back."""
         if rejected.device in self.rings:
-            self.rings[rejected.device].lost()
+            self._lost(rejected.device)
         return self.invalidate(rejected.device, rejected.reason, 0)
 
     def reset(self) -> None:
         """Forget where all markers were."""
-        for ring in self.rings.values():
+        for device, ring in self.rings.items():
+            self._lost(device)
             ring.clear()
 
     def select(self, name: str) -> str:
         """Let the slices follow a tool; why not, or ''."""
-        names = [tool.name for tool in self._tools.values()]
-        if name not in names:
-            return f"there is no tool {name!r}; there are: {names}"
+        if why_not := self._unknown(name):
+            return why_not
         self.active = name
         return ""
+
+    def confirm(self, name: str) -> str:
+        """The operator has looked: this is the tool; why not, or ''."""
+        if why_not := self._unknown(name):
+            return why_not
+        self._identities.confirm(name)
+        return ""
+
+    def _unknown(self, name: str) -> str:
+        names = [tool.name for tool in self._tools.values()]
+        return "" if name in names else f"there is no tool {name!r}; there are: {names}"
 
     def patient_from_carm(self, timestamp_ns: int, clocks: Clocks) -> Matrix | Missing:
         """The C-arm at an X-ray's time relative to the patient's marker, from tracking alone."""
@@ -130,6 +168,18 @@ class Tools:
         if isinstance(tracker_from_patient, Missing):
             return tracker_from_patient
         return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
+
+    def moved_mm(self, timestamp_ns: int, exposure_ns: int, points_mm: Matrix, clocks: Clocks) -> float:
+        """How far the C-arm moved over the anatomy within an exposure that ends at a time; 0 where nobody knows.
+
+        Args:
+            points_mm: (N, 3), points of the anatomy in the C-arm's frame.
+        """
+        before = self.patient_from_carm(timestamp_ns - exposure_ns, clocks)
+        after = self.patient_from_carm(timestamp_ns, clocks)
+        if isinstance(before, Missing) or isinstance(after, Missing):
+            return 0.0
+        return float(np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1).max())
 
     def patient_seen(self, clocks: Clocks) -> bool:
         """Whether the patient's marker has been seen just now."""
@@ -173,7 +223,13 @@ class Tools:
             @ tool.marker_from_tooltip
         )
         age_ns = clocks.age_ns(pose.device, pose.timestamp_ns)
-        validity = Validity(registration.status, registration.reason, pose.timestamp_ns, age_ns)
+        status, reason = registration.status, registration.reason
+        best, doubt = self._identities.verdict(pose.device)
+        if best is Status.INVALID:
+            return self._say(tool, None, invalid(doubt, pose.timestamp_ns))
+        if best is Status.DEGRADED:
+            status, reason = best, "; ".join(filter(None, (doubt, reason)))
+        validity = Validity(status, reason, pose.timestamp_ns, age_ns)
         return self._say(tool, volume_from_tool, validity, pose.received_ns)
 
     def _say(

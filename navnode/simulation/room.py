@@ -30,7 +30,7 @@ from navnode.errors import ConfigError
 from navnode.files.cache import own_cache_folder
 from navnode.files.volumes import read_volume
 from navnode.igtl import Image, Server, Transform
-from navnode.igtl.conventions import DOSE_KEY, transform_metadata
+from navnode.igtl.conventions import DOSE_KEY, EXPOSURE_KEY, transform_metadata
 from navnode.projector import Projector
 from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen
 from navnode.simulation.sample_ct import resolve_ct
@@ -52,6 +52,7 @@ _RENDER_PX = 256
 """Line integrals are rendered this finely and enlarged: as fine as CT voxels project, the blur hides the rest."""
 _FRAME_DGY_CM2 = 0.011
 """Of a pulse: 1 Gy cm2 a minute, 15 a second."""
+_EXPOSURE_MS = 5.0
 
 _TOOL_RADIUS_MM, _TOOL_LENGTH_MM = 2.5, 160.0
 _KEPT_FILES = 4
@@ -205,7 +206,11 @@ class Room:
                     timestamp_ns=stamp_ns + self._lag_ns,
                     voxels=counts[None],
                     ras_from_index=ras_from_index,
-                    metadata={DOSE_KEY: f"{_FRAME_DGY_CM2:g}", **angles_metadata(*self._angles_rad[at])},
+                    metadata={
+                        DOSE_KEY: f"{_FRAME_DGY_CM2:g}",
+                        EXPOSURE_KEY: f"{_EXPOSURE_MS:g}",
+                        **angles_metadata(*self._angles_rad[at]),
+                    },
                 )
             )
             self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])

@@ -274,7 +274,11 @@ def test_the_loop_does_not_wait_for_an_image_that_is_corrected(calibrated):
             voxels = np.full((1, 512, 512), 1000 + n, np.uint16)
             image = Image(device="XRay", timestamp_ns=n, voxels=voxels, ras_from_index=np.eye(4))
             node._ingest_message(image, Arrival(n), take)
-        node._ingest_message(Transform(device="CArmToTracker", timestamp_ns=9, matrix=np.eye(4)), Arrival(9), take)
+        node._ingest_message(
+            Transform(device="CArmToTracker", timestamp_ns=9, matrix=g.rigid(None, (0.0, 0.0, 1500.0))),
+            Arrival(9),
+            take,
+        )
         before = [type(each) for each in taken]
         gate.set()
         while sum(isinstance(each, Frame) for each in taken) < 3:

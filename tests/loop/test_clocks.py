@@ -23,7 +23,7 @@ def test_what_arrives_late_is_not_shown_as_new():
     theatre.run(4.0)
     late_ns = theatre.now_ns + 2_000_000_000
     for device in (PATIENT_DEVICE, "DrillToTracker"):
-        pose = SCENARIO.tracker_from_marker(device, theatre.time_s + 0.01)
+        pose = theatre.measured(SCENARIO.tracker_from_marker(device, theatre.time_s + 0.01))
         assert theatre.feed(TrackedPose(device, pose, theatre.now_ns + 10_000_000, late_ns)) == []
     assert of(ToolPose, theatre.feed(Tick(late_ns)))[-1].validity.status is Status.INVALID
     frame = Frame(np.zeros((32, 32), np.uint16), theatre.now_ns + 10_000_000, late_ns, 1)
@@ -42,7 +42,7 @@ def test_a_clock_that_was_set_back_is_taken_up_when_its_source_connects_anew():
             theatre.feed(SourceState(SOURCE, False, "closed the connection", now))
             theatre.feed(SourceState(SOURCE, True, "", now))
         for device in (PATIENT_DEVICE, "DrillToTracker"):
-            pose = SCENARIO.tracker_from_marker(device, 4.0)
+            pose = theatre.measured(SCENARIO.tracker_from_marker(device, 4.0))
             theatre.feed(TrackedPose(device, pose, now - hour, now))
         if k == 50:
             assert of(ToolPose, theatre.feed(Tick(now)))[-1].validity.status is Status.INVALID
@@ -58,9 +58,11 @@ def test_markers_stamped_by_two_clocks_are_not_put_together():
     theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
     for k in range(1, 50):
         now = theatre.now_ns + k * 10_000_000
-        theatre.feed(TrackedPose(PATIENT_DEVICE, SCENARIO.tracker_from_marker(PATIENT_DEVICE, 4.0), now, now))
+        patient = theatre.measured(SCENARIO.tracker_from_marker(PATIENT_DEVICE, 4.0))
+        theatre.feed(TrackedPose(PATIENT_DEVICE, patient, now, now))
         late = now - 1_000_000_000
-        theatre.feed(TrackedPose("DrillToTracker", SCENARIO.tracker_from_marker("DrillToTracker", 4.0), late, now))
+        drill = theatre.measured(SCENARIO.tracker_from_marker("DrillToTracker", 4.0))
+        theatre.feed(TrackedPose("DrillToTracker", drill, late, now))
     last = of(ToolPose, theatre.outputs)[-1]
     assert last.validity.status is Status.INVALID and "clocks" in last.validity.reason
 
@@ -68,7 +70,7 @@ def test_markers_stamped_by_two_clocks_are_not_put_together():
 def test_one_stamp_from_the_future_does_not_silence_a_marker():
     theatre = Theatre()
     theatre.run(4.0)
-    pose = SCENARIO.tracker_from_marker("DrillToTracker", 4.0)
+    pose = theatre.measured(SCENARIO.tracker_from_marker("DrillToTracker", 4.0))
     theatre.feed(TrackedPose("DrillToTracker", pose, theatre.now_ns + 3_600_000_000_000, theatre.now_ns))
     assert of(ToolPose, theatre.run(0.2))[-1].validity.status is Status.VALID
 
@@ -79,7 +81,7 @@ def feed_with_clock_forward(theatre: Theatre, seconds: float) -> list[object]:
     for k in range(round(seconds * 100)):
         now, time_s = theatre.now_ns + (k + 1) * 10_000_000, theatre.time_s + (k + 1) * 0.01
         for device in (PATIENT_DEVICE, CARM_DEVICE, "DrillToTracker"):
-            pose = SCENARIO.tracker_from_marker(device, time_s)
+            pose = theatre.measured(SCENARIO.tracker_from_marker(device, time_s))
             made += theatre.feed(TrackedPose(device, pose, now + 3_600_000_000_000, now))
         if k % 10 == 0:
             made += theatre.feed(Frame(theatre.image(), now, now, k))

@@ -111,7 +111,7 @@ def test_a_pose_that_no_hand_can_reach_is_not_shown(device):
     theatre.time_s += 0.01
     made = []
     for name in (PATIENT_DEVICE, "DrillToTracker"):
-        pose = SCENARIO.tracker_from_marker(name, theatre.time_s)
+        pose = theatre.measured(SCENARIO.tracker_from_marker(name, theatre.time_s))
         pose = pose @ g.rigid(None, (0.0, 50.0, 0.0)) if name == device else pose
         made += theatre.feed(TrackedPose(name, pose, stamp, stamp))
     made += theatre.run(1.0)

@@ -167,9 +167,9 @@ def test_only_one_frame_is_under_way_and_the_newest_waits():
     for k in range(1, 6):
         stamp = theatre.now_ns + k * 10_000_000
         for device in (PATIENT_DEVICE, CARM_DEVICE):
-            pose = SCENARIO.tracker_from_marker(device, (stamp - T0) / 1e9)
+            pose = theatre.measured(SCENARIO.tracker_from_marker(device, (stamp - T0) / 1e9))
             asked += of(RegistrationRequest, pipeline.step(TrackedPose(device, pose, stamp, stamp)))
-        frame = Frame(np.zeros((32, 32), np.uint16), stamp, stamp, 100 + k)
+        frame = Frame(theatre.image(), stamp, stamp, 100 + k)
         asked += of(RegistrationRequest, pipeline.step(frame))
     assert [r.frame.sequence for r in asked] == [101]
     after = pipeline.step(RegistrationDone(asked[0], theatre.truly(asked[0]), stamp))

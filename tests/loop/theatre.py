@@ -31,6 +31,8 @@ T0 = 1_700_000_000_000_000_000
 SCENARIO = Scenario(isocentre_mm=np.array([0.0, -40.0, 10.0]), targets_mm=np.zeros((1, 3)))
 SOURCE = "127.0.0.1:18945"
 CT = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4), "ct")
+NOISE = np.array([5e-5] * 3 + [0.02] * 3)
+"""Of a tracker, 1-sigma (rad, mm): a marker that is measured never stands still to the last bit."""
 COVARIANCE = np.diag(np.array([0.0003, 0.0003, 0.0002, 0.05, 0.05, 0.5]) ** 2)
 
 
@@ -76,8 +78,10 @@ class Theatre:
         self.hidden: set[str] = set()
         self.xray = True
         self.xray_clock_ns = 0
+        self.exposure_ns: int | None = 5_000_000
         self.moved_patient_marker = np.eye(4)
-        self._frames = 0
+        self._frames = self._images = 0
+        self._noise = np.random.default_rng(0)
         self.feed(SourceState(SOURCE, True, "", T0))
 
     def truly(self, request: RegistrationRequest) -> Registration:
@@ -100,7 +104,12 @@ class Theatre:
 
     def image(self) -> np.ndarray:
         """Not blank, and never the same."""
-        return (100 + np.arange(1024).reshape(32, 32) % 97 + self._frames % 100).astype(np.uint16)
+        self._images += 1
+        return (100 + np.arange(1024).reshape(32, 32) % 97 + self._images % 100).astype(np.uint16)
+
+    def measured(self, pose: np.ndarray) -> np.ndarray:
+        """As a tracker measures it."""
+        return pose @ g.exp(self._noise.normal(0, 1, 6) * NOISE)
 
     def feed(self, message) -> list[object]:
         return list(self._runner.feed(message))
@@ -116,10 +125,12 @@ class Theatre:
                     pose = SCENARIO.tracker_from_marker(device, self.time_s)
                     if device == PATIENT_DEVICE:
                         pose = pose @ self.moved_patient_marker
+                    pose = self.measured(pose)
                     self.feed(TrackedPose(device, pose, stamp, stamp))
             if self.xray and round(self.time_s * 100) % 10 == 0:
                 self._frames += 1
-                self.feed(Frame(self.image(), stamp + self.xray_clock_ns, stamp, self._frames))
+                frame = Frame(self.image(), stamp + self.xray_clock_ns, stamp, self._frames)
+                self.feed(dataclasses.replace(frame, exposure_ns=self.exposure_ns))
             if round(self.time_s * 100) % 2 == 0:
                 self.feed(Tick(stamp))
         return self.outputs[before:]

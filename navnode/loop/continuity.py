@@ -1,0 +1,97 @@
+"""Whether the marker on the patient moved as a patient does: in sight, and without a step.
+
+A marker that is bumped, or slips while nobody sees it, stands elsewhere on the patient from then on, and everything
+placed by it is off by as much. A patient breathes and lies on a table: both are smooth. So each pose is compared with
+where the ones before it lead, at points as far from the marker as anatomy is: a small turn is a large error there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.types import Matrix
+
+_LEVER_MM = 150.0
+"""From the marker to the anatomy, about."""
+_POINTS_MM = np.vstack([np.zeros(3), _LEVER_MM * np.eye(3)])
+_LEFT_MM = 2.0
+"""What noise explains, with the marker in sight or not."""
+_ACCELERATION_MM_PER_S2 = 2_000.0
+"""A table that starts, a cough: a fifth of free fall."""
+_SIGMAS = 6.0
+_HISTORY = 4
+_CURVED = 2.5
+"""How much of a steady acceleration, times a period squared, a straight line through that many poses misses."""
+_UNSEEN_PERIODS = 2.5
+"""Poses further apart than so many of the tracker's own periods: the marker was hidden meanwhile."""
+_LEAST_KNOWN = 4
+"""Poses before anything is predicted from them."""
+
+
+class Continuity:
+    """Watches one marker that is fixed to the patient."""
+
+    def __init__(self) -> None:
+        self._times_s: deque[float] = deque(maxlen=_HISTORY)
+        self._points_mm: deque[Matrix] = deque(maxlen=_HISTORY)
+        self._noise_mm = 0.0
+        self._unseen = False
+
+    def lost(self) -> None:
+        """The marker is not seen, or its pose cannot be used."""
+        self._unseen = True
+
+    def forget(self) -> None:
+        """Poses from now on have nothing to do with those before."""
+        self._times_s.clear()
+        self._points_mm.clear()
+        self._unseen = False
+
+    def check(self, timestamp_ns: int, tracker_from_patient: Matrix) -> str:
+        """Take the next pose; why the marker may have moved on the patient, or ''."""
+        at_s, points_mm = timestamp_ns / 1e9, g.transform(tracker_from_patient, _POINTS_MM)
+        reason = self._judge(at_s, points_mm) if self._times_s else ""
+        if reason or self._unseen:
+            self._times_s.clear()
+            self._points_mm.clear()
+        self._times_s.append(at_s)
+        self._points_mm.append(points_mm)
+        self._unseen = False
+        return reason
+
+    def _judge(self, at_s: float, points_mm: Matrix) -> str:
+        elapsed_s = at_s - self._times_s[-1]
+        if self._unseen or (len(self._times_s) >= _LEAST_KNOWN and elapsed_s > _UNSEEN_PERIODS * self._period_s):
+            self._unseen = True
+            off_mm = _farthest(points_mm - self._points_mm[-1])
+            if off_mm <= max(_LEFT_MM, _SIGMAS * self._noise_mm):
+                return ""
+            return f"the patient's marker was hidden and came back {off_mm:.0f} mm away"
+        if len(self._times_s) < _LEAST_KNOWN:
+            off_mm = _farthest(points_mm - self._points_mm[-1])
+        else:
+            off_mm = _farthest(points_mm - self._predicted_mm(at_s))
+        allowed_mm = max(_LEFT_MM, _SIGMAS * self._noise_mm) + _CURVED * _ACCELERATION_MM_PER_S2 * elapsed_s**2
+        if off_mm > allowed_mm:
+            return f"the patient's marker jumped by {off_mm:.0f} mm"
+        self._noise_mm += 0.05 * (off_mm - self._noise_mm)
+        return ""
+
+    @property
+    def _period_s(self) -> float:
+        return float(np.median(np.diff(self._times_s)))
+
+    def _predicted_mm(self, at_s: float) -> Matrix:
+        """Where the last poses lead, by a straight line through them."""
+        times_s, points_mm = np.array(self._times_s), np.array(self._points_mm)
+        middle_s, middle_mm = times_s.mean(), points_mm.mean(axis=0)
+        off_s = times_s - middle_s
+        slope = np.tensordot(off_s, points_mm, 1) / float(off_s @ off_s)
+        return np.asarray(middle_mm + slope * (at_s - middle_s))
+
+
+def _farthest(offsets_mm: Matrix) -> float:
+    return float(np.sqrt((offsets_mm**2).sum(axis=-1).max()))

@@ -1,0 +1,202 @@
+"""Hands, bumps and trackers that err: whatever happens to markers, no wrong overlay is VALID."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.simulation.scenario import CARM_DEVICE, MARKER_FROM_TOOLTIP, PATIENT_DEVICE
+from navnode.types import Operation, OperatorCommand, Status, ToolPose, TrackedPose
+from tests.loop.theatre import SCENARIO, T0, Theatre, of
+
+TOLERANCE_MM = 5.0
+
+
+def tip_error_mm(pose: ToolPose) -> float:
+    """From where the tool truly is."""
+    true = SCENARIO.volume_from_tool((pose.validity.source_time_ns - T0) / 1e9)
+    return float(np.linalg.norm(pose.volume_from_tool[:3, 3] - true[:3, 3]))
+
+
+def wrong_and_valid(outputs: list[object]) -> list[ToolPose]:
+    """What must never be."""
+    shown = [pose for pose in of(ToolPose, outputs) if pose.validity.status is Status.VALID]
+    return [pose for pose in shown if tip_error_mm(pose) > TOLERANCE_MM]
+
+
+def statuses(outputs: list[object]) -> set[Status]:
+    return {pose.validity.status for pose in of(ToolPose, outputs)}
+
+
+def bumped(mm: float, turned_rad: float = 0.0) -> np.ndarray:
+    return g.rigid(g.rotation_exp(np.array([0.0, turned_rad, 0.0])), (mm, 0.0, 0.0))
+
+
+@pytest.fixture
+def theatre() -> Theatre:
+    theatre = Theatre()
+    theatre.run(4.0)
+    assert statuses(theatre.run(0.5)) == {Status.VALID}
+    return theatre
+
+
+# --- the patient's marker --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mm", "turned_rad"), [(5.5, 0.0), (9.2, 0.0), (30.0, 0.0), (0.0, 0.05)])
+@pytest.mark.parametrize("xray", [False, True], ids=["without X-rays", "while X-rays go on"])
+def test_a_step_in_plain_sight(theatre, mm, turned_rad, xray):
+    theatre.xray = xray
+    theatre.run(0.05)
+    theatre.moved_patient_marker = bumped(mm, turned_rad)
+    after = theatre.run(3.0)
+    assert not wrong_and_valid(after)
+    if not xray:
+        assert Status.VALID not in statuses(after)
+        assert "marker jumped" in of(ToolPose, after)[-1].validity.reason
+
+
+@pytest.mark.parametrize("hidden_s", [0.03, 0.08, 0.3, 0.9, 3.0])
+@pytest.mark.parametrize("mm", [6.0, 14.0, 30.0])
+def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):
+    theatre.xray = False
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(hidden_s)
+    theatre.hidden, theatre.moved_patient_marker = set(), bumped(mm)
+    after = theatre.run(2.0)
+    assert not wrong_and_valid(after) and Status.VALID not in statuses(after)
+    assert "came back" in of(ToolPose, after)[-1].validity.reason
+
+
+def test_xrays_find_where_the_patient_is_after_a_bump(theatre):
+    theatre.moved_patient_marker = bumped(15.0)
+    assert not wrong_and_valid(theatre.run(10.0))
+    assert statuses(theatre.run(0.5)) == {Status.VALID}
+
+
+def test_an_operator_may_confirm_that_nothing_moved(theatre):
+    theatre.xray = False
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(0.8)  # breathing goes on, and nobody knows that it is only that
+    theatre.hidden = set()
+    after = theatre.run(0.5)
+    if Status.VALID not in statuses(after):
+        theatre.feed(OperatorCommand(Operation.ACCEPT_REGISTRATION, "", theatre.now_ns))
+    assert statuses(theatre.run(0.3)) == {Status.VALID}
+
+
+def test_breathing_tables_and_short_shadows_cost_nothing(theatre):
+    """A table that drives with 100 mm/s, and a shadow of three samples once a second: right, and VALID all the time."""
+    theatre.xray = True
+    seen: set[Status] = set()
+    for _ in range(4):
+        theatre.hidden = {"DrillToTracker"}
+        theatre.run(0.03)
+        theatre.hidden = set()
+        after = theatre.run(0.97)
+        assert not wrong_and_valid(after)
+        seen |= {pose.validity.status for pose in of(ToolPose, after)}
+    assert seen == {Status.VALID}
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+class TwoTools(Theatre):
+    """A probe beside the drill, 66 mm from it; the tracker may exchange them."""
+
+    def __init__(self) -> None:
+        rows = [[float(x) for x in row] for row in MARKER_FROM_TOOLTIP]
+        tools = [
+            {"name": "Drill", "device": "DrillToTracker", "marker_from_tooltip": rows},
+            {"name": "Probe", "device": "ProbeToTracker", "marker_from_tooltip": rows},
+        ]
+        super().__init__(tools=tools)
+        self.exchanged = False
+        self.away = np.array([66.0, 0.0, 0.0])
+
+    def run(self, seconds: float) -> list[object]:
+        before = len(self.outputs)
+        for _ in range(round(seconds * 100)):
+            hidden, self.hidden = self.hidden, self.hidden | {"DrillToTracker"}
+            super().run(0.01)
+            self.hidden = hidden
+            drill = SCENARIO.tracker_from_marker("DrillToTracker", self.time_s)
+            probe = drill.copy()
+            probe[:3, 3] += self.away
+            poses = (probe, drill) if self.exchanged else (drill, probe)
+            for device, pose in zip(("DrillToTracker", "ProbeToTracker"), poses, strict=True):
+                if device not in hidden:
+                    self.feed(TrackedPose(device, self.measured(pose), self.now_ns, self.now_ns))
+        return self.outputs[before:]
+
+
+def of_tool(name: str, outputs: list[object]) -> list[ToolPose]:
+    return [pose for pose in of(ToolPose, outputs) if pose.tool == name]
+
+
+@pytest.fixture
+def two() -> TwoTools:
+    two = TwoTools()
+    two.run(4.0)
+    assert statuses(two.run(0.5)) == {Status.VALID}
+    return two
+
+
+@pytest.mark.parametrize("hidden_s", [0.0, 0.04, 0.5, 2.0])
+@pytest.mark.parametrize("away_mm", [25.0, 66.0, 150.0])
+def test_exchanged_tools_are_named_and_invalid(two, hidden_s, away_mm):
+    two.away = np.array([away_mm, 0.0, 0.0])
+    two.run(1.0)
+    if hidden_s:
+        two.hidden = {"DrillToTracker", "ProbeToTracker"}
+        two.run(hidden_s)
+    two.hidden, two.exchanged = set(), True
+    after = two.run(3.0)
+    assert not wrong_and_valid(of_tool("Drill", after))
+    if hidden_s <= 0.5:
+        last = of_tool("Drill", after)[-1].validity
+        assert last.status is Status.INVALID and "exchanged" in last.reason and "Probe" in last.reason
+    two.exchanged = False
+    assert not wrong_and_valid(of_tool("Drill", two.run(1.0))), "and back again"
+
+
+def test_the_operator_says_which_is_which(two):
+    two.exchanged = True
+    two.run(1.0)
+    two.exchanged = False
+    two.run(1.0)
+    two.hidden = {"DrillToTracker", "ProbeToTracker"}
+    two.run(60.0)
+    two.hidden = set()
+    two.run(0.5)
+    two.feed(OperatorCommand(Operation.CONFIRM_TOOL, "Drill", two.now_ns))
+    two.run(2.0)
+    assert of_tool("Drill", two.run(0.2))[-1].validity.status is Status.VALID
+
+
+def test_one_tool_hidden_beside_another_is_believed_again(two):
+    two.hidden = {"DrillToTracker"}
+    two.run(1.0)
+    two.hidden = set()
+    two.run(0.2)
+    assert {p.validity.status for p in of_tool("Drill", two.run(0.5))} == {Status.VALID}
+
+
+# --- frozen, impossible ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["DrillToTracker", PATIENT_DEVICE, CARM_DEVICE])
+def test_a_pose_repeated_under_new_stamps_is_frozen(theatre, device):
+    theatre.xray = device == CARM_DEVICE
+    held = theatre.measured(SCENARIO.tracker_from_marker(device, theatre.time_s))
+    theatre.hidden = {device}
+    after: list[object] = []
+    for _ in range(400):
+        after += theatre.run(0.01)
+        after += theatre.feed(TrackedPose(device, held, theatre.now_ns, theatre.now_ns))
+    assert not wrong_and_valid(after)
+    last = of(ToolPose, after)[-1].validity
+    if device != CARM_DEVICE:
+        assert last.status is Status.INVALID and last.reason
