@@ -27,6 +27,12 @@ class Ingest:
         self._range_mm = config.trust.tracker_range_mm
         self._sequence = 0
 
+    def listens_to(self, message: Message) -> bool:
+        """Whether a message is of a device that matters here."""
+        if isinstance(message, Transform):
+            return message.device in self._poses
+        return isinstance(message, Image) and message.device == self._xray
+
     def computes(self, message: Message) -> bool:
         """Whether taking a message in costs milliseconds: a raw image that is to be corrected."""
         return self._detector is not None and isinstance(message, Image) and message.device == self._xray

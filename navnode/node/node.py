@@ -32,6 +32,7 @@ from navnode.loop.pipeline import Pipeline
 from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import LatencyWindow
+from navnode.node.origins import Origins
 from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.projector import backend_name
@@ -97,13 +98,14 @@ class Node:
         self._tap = Tap(config, volume, calibrated.files)
         self._spans = Spans()
         console = config.console
+        self._takes_pushes = console.may_push or not config.sources
         self.server = Server(
             console.host,
             console.port,
             self._from_console,
             self._console_left,
             commands=self._commands(),
-            tap=self._tap.on_arrival,
+            tap=self._tap.on_arrival if self._takes_pushes else self._tap.on_console_arrival,
             tls=console.tls,
             insecure=console.insecure,
             max_rate_hz=console.max_rate_hz,
@@ -115,6 +117,7 @@ class Node:
         self._last_tool_ns: dict[str, int] = {}
         self._worker_seen_ns = 0
         self._pushing: set[Peer] = set()
+        self._origins = Origins()
         self._keys: ThreadAuthenticator | None = None
 
     async def start(self) -> None:
@@ -170,19 +173,31 @@ class Node:
         name = f"{source.host}:{source.port}"
 
         def on_state(up: bool, reason: str) -> None:
+            if not up:
+                self._origins.gone(name)
             self._runner.feed(SourceState(name, up, reason, now_ns()))
 
         return Client(
             source.host,
             source.port,
-            on_message=self._from_wire,
+            on_message=lambda message, arrival: self._from_source(name, message, arrival),
             on_state=on_state,
             tls=source.tls,
             tap=self._tap.on_arrival,
         )
 
-    def _from_wire(self, message: Message, arrival: Arrival) -> None:
-        self._ingest_message(message, arrival, self._runner.feed)
+    def _from_source(self, name: str, message: Message, arrival: Arrival) -> None:
+        if self._belongs(message, name, arrival):
+            self._ingest_message(message, arrival, self._runner.feed)
+
+    def _belongs(self, message: Message, origin: str, arrival: Arrival) -> bool:
+        """Whether a message is of a device that this source may send; one that may not is told to the operator."""
+        if not self._runner.ingest.listens_to(message):
+            return True
+        refusal = self._origins.refusal(message.device, origin)
+        if refusal:
+            self._runner.feed(Rejected(origin, refusal, arrival.received_ns))
+        return not refusal
 
     def _ingest_message(self, message: Message, arrival: Arrival, then: Callable[[Input, int | None], object]) -> None:
         """Hand on what a message means, and which arrival it was; raw images are corrected in a thread of their own,
@@ -214,7 +229,15 @@ class Node:
         loop.run_in_executor(self._corrections, ingest, message, arrival.received_ns).add_done_callback(done)
 
     def _from_console(self, message: Message, peer: Peer, arrival: Arrival) -> None:
-        """Frames and poses may also be pushed to the node's own server; who does is a source."""
+        """Frames and poses may also be pushed to the node's own server, where that is allowed; who does is a source."""
+        if not self._runner.ingest.listens_to(message):
+            return
+        if not self._takes_pushes:
+            refusal = f"sends {message.device}, which this node takes from its sources alone: ignored"
+            self._runner.feed(Rejected(peer.address, refusal, arrival.received_ns))
+            return
+        if not self._belongs(message, peer.address, arrival):
+            return
 
         def pushed(taken: Input, number: int | None) -> None:
             if peer not in self.server.peers:
@@ -229,6 +252,7 @@ class Node:
     def _console_left(self, peer: Peer, why: str) -> None:
         if peer in self._pushing:
             self._pushing.discard(peer)
+            self._origins.gone(peer.address)
             self._runner.feed(SourceState(peer.address, False, why, now_ns()))
 
     def _commands(self) -> dict[str, Handler]:

@@ -2,6 +2,7 @@
 
 - ``in/<type>/<device>``: an OpenIGTLink message, byte by byte as it came. Log time: its arrival, node clock; publish
   time: its own stamp; sequence: which arrival it was.
+- ``console/<type>/<device>``: likewise, from a console that may not push: nothing of it reaches the loop.
 - ``step``: what the pipeline took next, JSON. Of a message that came in only ``of``, its sequence; else the value.
   Sequence: which step it was.
 - ``volume``: the answer of the reconstruction worker that a step took, a volume or the surface of a CT, as it came
@@ -52,9 +53,9 @@ _PLAIN: dict[str, type] = {
 }
 
 
-def arrival_channel(kind: str, device: str) -> Channel:
+def arrival_channel(kind: str, device: str, *, from_console: bool = False) -> Channel:
     """Of messages that came in."""
-    return Channel(f"in/{kind}/{device}", OPENIGTLINK)
+    return Channel(f"{'console' if from_console else 'in'}/{kind}/{device}", OPENIGTLINK)
 
 
 def note_channel(what: str) -> Channel:

@@ -59,9 +59,15 @@ class Item(NamedTuple):
     """About how much memory waits with it."""
 
 
-def arrival(message: Message, raw: RawBytes | None, received_ns: int, sequence: int) -> Item:
-    """A message that came in; without its bytes they are made again."""
-    channel = arrival_channel(message.type, message.device)
+def arrival(
+    message: Message, raw: RawBytes | None, received_ns: int, sequence: int, *, from_console: bool = False
+) -> Item:
+    """A message that came in; without its bytes they are made again.
+
+    Args:
+        from_console: it is not for the loop, and a replay does not feed it to one.
+    """
+    channel = arrival_channel(message.type, message.device, from_console=from_console)
     parts: Parts = (encode(message),) if raw is None else raw
     return Item((channel, parts), received_ns, message.timestamp_ns, sequence, 500 + len(parts[-1]))
 

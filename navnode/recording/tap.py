@@ -59,6 +59,13 @@ class Tap:
             self._put(arrival(message, raw, received_ns, self._arrivals))
         return self._arrivals
 
+    def on_console_arrival(self, message: Message, raw: RawBytes, received_ns: int) -> int:
+        """A console sent something that the loop does not take; its number."""
+        self._arrivals += 1
+        if self._running:
+            self._put(arrival(message, raw, received_ns, self._arrivals, from_console=True))
+        return self._arrivals
+
     def on_step(self, step: Step) -> None:
         """The loop took a message, and this is what it led to."""
         self._steps += 1

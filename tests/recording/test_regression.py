@@ -30,7 +30,7 @@ def test_the_golden_session_comes_out_as_ever():
     code, report, error = call("replay", GOLDEN, "--check", "--json")
     assert code == 0, error
     assert report["mode"] == "lockstep" and report["comparison"]["compared"]["out/tool/Drill"] > 300
-    assert report["status_counts"] == {"VALID": 2, "DEGRADED": 4, "INVALID": 6}, "nobody says how long X-rays are exposed"
+    assert report["status_counts"] == {"VALID": 2, "DEGRADED": 4, "INVALID": 6}, "nobody states the exposure"
 
 
 def test_the_golden_session_comes_out_as_a_release_of_format_1_wrote_it(monkeypatch):

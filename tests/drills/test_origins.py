@@ -1,0 +1,75 @@
+"""A device belongs to the source that sends it: nobody else moves it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.igtl import Arrival, Transform
+from navnode.node.node import Node
+from navnode.types import Rejected, SourceState, TrackedPose
+from tests.loop.theatre import CT, configuration
+
+
+class Console:
+    """A client, as far as the node asks it anything."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+
+class Listening(Node):
+    """A node whose loop only notes what reaches it."""
+
+    def __init__(self, tmp_path, **more) -> None:
+        super().__init__(configuration("procedural", **more), CT, f"ipc://{tmp_path}/w", f"ipc://{tmp_path}/o")
+        self.fed: list[object] = []
+        self._runner.feed = lambda message, arrival=None: self.fed.append(message) or []
+
+    def console(self, name: str) -> Console:
+        peer = Console(name)
+        self.server.peers = [*self.server.peers, peer]
+        return peer
+
+
+def drill(mm: float) -> Transform:
+    return Transform(device="DrillToTracker", timestamp_ns=9, matrix=g.rigid(None, (mm, 0.0, 1500.0)))
+
+
+def test_a_console_moves_no_tool_of_a_configured_tracker(tmp_path):
+    node = Listening(tmp_path)
+    node._from_source("tracker:1", drill(0), Arrival(1))
+    node._from_console(drill(25), node.console("10.0.0.9:5"), Arrival(2))
+    pose, refused = node.fed
+    assert isinstance(pose, TrackedPose) and isinstance(refused, Rejected)
+    assert refused.device == "10.0.0.9:5" and "DrillToTracker" in refused.reason
+    node._from_console(Transform(device="Mine", timestamp_ns=1, matrix=np.eye(4)), node.console("c"), Arrival(3))
+    assert len(node.fed) == 2, "what the loop does not listen to is nobody's business"
+
+
+def test_of_two_trackers_the_first_keeps_its_device_until_it_vanishes(tmp_path):
+    node = Listening(tmp_path)
+    for mm, source in ((0.0, "a:1"), (25.0, "b:1"), (1.0, "a:1")):
+        node._from_source(source, drill(mm), Arrival(1))
+    assert [type(each) for each in node.fed] == [TrackedPose, Rejected, TrackedPose]
+    assert "comes from a:1" in node.fed[1].reason
+    node._origins.gone("a:1")
+    node._from_source("b:1", drill(2.0), Arrival(1))
+    assert isinstance(node.fed[-1], TrackedPose)
+
+
+def test_where_consoles_may_push_a_device_belongs_to_the_first(tmp_path):
+    node = Listening(tmp_path, sources=[])
+    first, second = node.console("c:1"), node.console("c:2")
+    node._from_console(drill(0), first, Arrival(1))
+    node._from_console(drill(25), second, Arrival(2))
+    assert [type(each) for each in node.fed] == [SourceState, TrackedPose, Rejected]
+    node._console_left(first, "closed")
+    node._from_console(drill(3), second, Arrival(3))
+    assert [type(each) for each in node.fed[3:]] == [SourceState, SourceState, TrackedPose]
+
+
+def test_pushing_beside_a_source_is_for_the_configuration_to_allow(tmp_path):
+    node = Listening(tmp_path, console={"may_push": True})
+    node._from_console(drill(0), node.console("c:1"), Arrival(1))
+    assert [type(each) for each in node.fed] == [SourceState, TrackedPose]
