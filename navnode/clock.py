@@ -6,7 +6,10 @@ Time reaches the pipeline only inside messages; this is where those times come f
 from __future__ import annotations
 
 import time
+from collections import deque
 from enum import Enum
+
+import numpy as np
 
 NS_PER_S = 1_000_000_000
 
@@ -29,50 +32,117 @@ class Stamp(Enum):
     LEARNING = "one of the first: what is usual is not known yet"
     EXPECTED = "as usual, or late"
     AHEAD = "ahead of what was to be expected: wrong, or a clock set forward"
-    CLOCK_SET = "the last of several that agree: the clock was set forward; what is usual was learnt anew"
+    CLOCK_SET = "the last of several that agree: the clock was set, or what was usual was learnt from late messages"
 
 
 class Lateness:
     """How much later than usual the messages of one device arrive.
 
-    Its clock may be set to anything. The median difference between arrival and stamp of the first messages, then
-    the smallest, is taken for the offset of the clocks plus the shortest way; what exceeds it is delay. It may
-    rise only as slowly as clocks drift, so that a delay that stays is not taken for a habit; a clock that is set
-    back looks late until the source connects anew. It may fall at once by what jitter explains, by more when several
-    agree.
+    Its clock may be set to anything, and may run faster or slower than the node's. Arrival minus stamp is the offset of
+    the clocks plus the way; the smallest of it is the quickest way, and what exceeds that is delay.
+
+    The line of the smallest differences is followed as far as clocks drift: its slope is the median of all slopes
+    between the minima of seconds (Theil, Indagationes Mathematicae 12, 1950; Sen, JASA 63, 1968), and is believed only
+    where the minima lie on a line, so that a delay that stays is not taken for a habit. A clock that is set shows in the
+    stamps themselves: they jump while messages arrive as evenly as ever.
     """
 
-    _DRIFT = 1e-4
-    _JITTER_NS = 20_000_000
+    _DRIFT, _MOST_DRIFT = 1e-4, 5e-4
+    """What is allowed before the drift is known, and beside it; and the most that a clock may drift at all."""
+    _JITTER_NS, _SET_BACK_NS = 20_000_000, 50_000_000
+    """A clock that is set back by less is as good as a delay of as much."""
     _AGREE = 5
+    _BINS, _FEWEST_BINS = 90, 20
+    """Seconds from which the drift is learnt."""
+    _ON_LINE_NS = 4_000_000
 
     def __init__(self) -> None:
         self.offset_ns: float | None = None
         """Arrival minus stamp of the quickest messages; None until it is learnt."""
+        self.drift = 0.0
+        """By how much the offset rises per time; the device's clock runs slow by as much."""
+        self.rise_ns = 0.0
+        """By how much the offset rose when it was learnt anew last."""
+        self.clock_set = False
+        """Whether it rose then because the clock was set; else the same clock is known better."""
         self._at_ns = 0
         self._learning: list[int] = []
         self._ahead: list[int] = []
+        self._behind: list[int] = []
+        self._last: tuple[int, int] | None = None
+        self._jump_ns = 0
+        self._bins: deque[tuple[float, float]] = deque(maxlen=self._BINS)
 
     def take(self, timestamp_ns: int, received_ns: int) -> Stamp:
         """Learn from a message."""
         difference = received_ns - timestamp_ns
+        last, self._last = self._last, (timestamp_ns, received_ns)
         if self.offset_ns is None:
             self._learning.append(difference)
             if len(self._learning) == self._AGREE:
                 self.offset_ns, self._at_ns = sorted(self._learning)[self._AGREE // 2], received_ns
             return Stamp.LEARNING
-        risen = self.offset_ns + self._DRIFT * max(0, received_ns - self._at_ns)
+        elapsed_ns = max(0, received_ns - self._at_ns)
+        risen = self.offset_ns + (self.drift + self._DRIFT) * elapsed_ns
         self._at_ns = received_ns
-        if difference >= risen - self._JITTER_NS:
-            self._ahead.clear()
-            self.offset_ns = min(risen, difference)
-            return Stamp.EXPECTED
+        if last is not None and not self._ahead and not self._behind:
+            self._jump_ns = (received_ns - last[1]) - (timestamp_ns - last[0])
+        if difference < risen - self._JITTER_NS:
+            return self._on_ahead(difference)
+        self._ahead.clear()
+        if self._on_behind(difference, risen, set_back=last is not None and timestamp_ns < last[0]):
+            return Stamp.CLOCK_SET
+        self.offset_ns = min(risen, difference)
+        self._learn_drift(received_ns, difference)
+        return Stamp.EXPECTED
+
+    def _on_ahead(self, difference: int) -> Stamp:
+        """Stamps may be ahead because one is wrong, the clock was set forward, or the first messages were late."""
+        self._behind.clear()
         self._ahead.append(difference)
         if len(self._ahead) < self._AGREE:
             return Stamp.AHEAD
-        self.offset_ns = max(self._ahead)
-        self._ahead.clear()
+        self._set(max(self._ahead))
         return Stamp.CLOCK_SET
+
+    def _on_behind(self, difference: int, risen: float, *, set_back: bool) -> bool:
+        """Whether the clock was set back: stamps went back, and what came since agrees."""
+        if set_back or self._behind:
+            agrees = difference > risen + self._SET_BACK_NS
+            agrees &= not self._behind or abs(difference - self._behind[0]) < self._JITTER_NS
+            self._behind = [*self._behind, difference] if agrees else []
+        if len(self._behind) < self._AGREE:
+            return False
+        self._set(min(self._behind))
+        return True
+
+    def _set(self, offset_ns: float) -> None:
+        """Begin again from an offset; whether the clock was set, its stamps say."""
+        assert self.offset_ns is not None
+        self.rise_ns = offset_ns - self.offset_ns
+        self.clock_set = abs(self._jump_ns - self.rise_ns) < abs(self.rise_ns) / 2
+        self.offset_ns = offset_ns
+        self._ahead.clear()
+        self._behind.clear()
+        self._bins.clear()
+
+    def _learn_drift(self, received_ns: int, difference: float) -> None:
+        """Keep the smallest difference of every second; once in a second, find the line through them."""
+        at_s = received_ns // NS_PER_S
+        if self._bins and self._bins[-1][0] == at_s:
+            self._bins[-1] = at_s, min(self._bins[-1][1], difference)
+            return
+        if len(self._bins) >= self._FEWEST_BINS:
+            times_s, smallest_ns = np.array(self._bins, np.float64).T
+            times_s -= times_s[0]
+            one, other = np.triu_indices(len(times_s), 1)
+            slopes = (smallest_ns[other] - smallest_ns[one]) / (times_s[other] - times_s[one])
+            slope = float(np.median(slopes))
+            rest = smallest_ns - slope * times_s
+            on_line = np.abs(rest - np.median(rest)).max() < self._ON_LINE_NS
+            if on_line and abs(slope) <= self._MOST_DRIFT * NS_PER_S:
+                self.drift = slope / NS_PER_S
+        self._bins.append((at_s, difference))
 
     def age_ns(self, timestamp_ns: int, now_ns: int) -> int:
         """How old a measurement is now, beyond the shortest way it takes."""

@@ -8,6 +8,9 @@ from navnode.clock import Lateness, Stamp
 from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS
 from navnode.types import Frame, Input, Rejected, TrackedPose, WorkerState
 
+_GAP_DRIFT = 2e-4
+"""How fast the gap between two clocks may change beside the drift that is known."""
+
 
 class Clocks:
     """The node's time, which comes in messages alone, and what is known of the clock of every device.
@@ -37,11 +40,20 @@ class Clocks:
     def reset(self) -> None:
         """A source vanished: learn everything again."""
         self._lateness = {device: Lateness() for device in self._devices}
-        self._gap_ns: float | None = None
+        self._first_gap_ns: float | None = None
+        self._gap_ns = 0.0
+        self._gap_at_ns = 0
 
     def stamp(self, device: str, timestamp_ns: int, received_ns: int) -> Stamp:
         """Learn from a message of a device, and say what its stamp is worth."""
-        return self._lateness[device].take(timestamp_ns, received_ns)
+        lateness = self._lateness[device]
+        stamp = lateness.take(timestamp_ns, received_ns)
+        if stamp is Stamp.CLOCK_SET and self._first_gap_ns is not None and device in (self._xray, self._carm):
+            rise_ns = lateness.rise_ns if device == self._xray else -lateness.rise_ns
+            self._gap_ns += rise_ns
+            if not lateness.clock_set:
+                self._first_gap_ns += rise_ns
+        return stamp
 
     def late_ns(self, pose: TrackedPose) -> int:
         """By how much a pose took longer than the shortest way."""
@@ -63,25 +75,40 @@ class Clocks:
         return f"the clocks of {device} and {other} differ by {abs(one - two) / 1e6:.0f} ms"
 
     def drifted(self) -> str:
-        """Why images cannot be paired with poses any more, or ''.
+        """Why images cannot be paired with poses now, or ''.
 
-        The ways of the two differ by an unknown but steady time: what is not steady is a clock that was set.
+        The ways of the two differ by an unknown but steady time. What changes as slowly as clocks drift is followed;
+        what does not is a clock that was set, or a delay that nobody can tell from one.
         """
-        image, tracker = self._lateness[self._xray].offset_ns, self._lateness[self._carm].offset_ns
-        if image is None or tracker is None:
+        image, tracker = self._lateness[self._xray], self._lateness[self._carm]
+        if image.offset_ns is None or tracker.offset_ns is None:
             return ""
-        if self._gap_ns is None:
-            self._gap_ns = image - tracker
-        moved_ns = image - tracker - self._gap_ns
-        if abs(moved_ns) <= CLOCKS_APART_NS:
+        gap_ns, elapsed_ns = image.offset_ns - tracker.offset_ns, max(0, self.now_ns - self._gap_at_ns)
+        self._gap_at_ns = self.now_ns
+        if self._first_gap_ns is None:
+            self._first_gap_ns = self._gap_ns = gap_ns
+        drifted_ns, slack_ns = (image.drift - tracker.drift) * elapsed_ns, _GAP_DRIFT * elapsed_ns
+        expected_ns = self._gap_ns + drifted_ns
+        self._gap_ns = min(max(gap_ns, expected_ns - slack_ns), expected_ns + slack_ns)
+        apart_ns = abs(gap_ns - self._gap_ns)
+        if apart_ns <= CLOCKS_APART_NS:
             return ""
-        return f"the clocks of image and tracker have moved apart by {abs(moved_ns) / 1e6:.0f} ms; connect anew"
+        return f"image and tracker clocks moved apart by {apart_ns / 1e6:.0f} ms"
 
-    def mistimed(self, frame: Frame, last_exposure_ns: int) -> str:
-        """Learn from a frame; why its time stamp cannot be believed, or ''."""
+    def in_tracker_time_ns(self, image_timestamp_ns: int) -> int:
+        """When an image was taken, by the tracker's clock, as the two stood to each other at first."""
+        return image_timestamp_ns + round(self._gap_ns - (self._first_gap_ns or 0.0))
+
+    def mistimed(self, frame: Frame, last_exposure_ns: int) -> tuple[str, bool]:
+        """Learn from a frame; why its time stamp cannot be believed, or '', and whether its clock was set."""
         stamp = self.stamp(self._xray, frame.timestamp_ns, frame.received_ns)
+        if stamp is Stamp.CLOCK_SET:
+            return "the clock of the X-ray source was set", True
+        return self._doubted(frame, stamp, last_exposure_ns), False
+
+    def _doubted(self, frame: Frame, stamp: Stamp, last_exposure_ns: int) -> str:
         late_ns = self._lateness[self._xray].age_ns(frame.timestamp_ns, frame.received_ns)
-        if stamp in (Stamp.AHEAD, Stamp.CLOCK_SET):
+        if stamp is Stamp.AHEAD:
             return "the X-ray is stamped ahead of time"
         if late_ns > FRAME_LATE_NS:
             return f"the X-ray arrived {late_ns / 1e9:.1f} s late, or the clock of its source was set back"

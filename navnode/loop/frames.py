@@ -70,7 +70,11 @@ class Frames:
             return []
         if self.repeats(frame):
             return self.refuse(frame, "the X-ray is the last one again, under a new time stamp", clocks)
-        if reason := clocks.mistimed(frame, self._last_exposure_ns):
+        reason, clock_set = clocks.mistimed(frame, self._last_exposure_ns)
+        if clock_set:
+            self._last_exposure_ns = 0
+            self._exposed.clear()
+        if reason:
             self.dropped["late"] += 1
             return self.refuse(frame, reason, clocks)
         self._last_exposure_ns, self._last_counts = frame.timestamp_ns, frame.counts
@@ -104,7 +108,7 @@ class Frames:
         if not exposure_ns:
             return ""
         points_mm = np.array([0.0, 0.0, self._isocentre_mm]) + _ANATOMY_MM
-        moved_mm = tools.moved_mm(self.exposed_ns(frame), exposure_ns, points_mm, clocks)
+        moved_mm = tools.moved_mm(self.exposed_ns(frame, clocks), exposure_ns, points_mm, clocks)
         return f"the C-arm moved {moved_mm:.1f} mm during the exposure" if moved_mm > self._motion_mm else ""
 
     def mismatch(self, frame: Frame) -> str:
@@ -123,9 +127,9 @@ class Frames:
         self.pending = None
         return None, self.refuse(frame, "the X-ray waited too long", clocks)
 
-    def exposed_ns(self, frame: Frame) -> int:
+    def exposed_ns(self, frame: Frame, clocks: Clocks) -> int:
         """When a frame was exposed, in the tracker's time."""
-        return frame.timestamp_ns - self._image_lag_ns
+        return clocks.in_tracker_time_ns(frame.timestamp_ns) - self._image_lag_ns
 
     def stale(self, frame: Frame, clocks: Clocks) -> bool:
         """Whether a frame is too old to say where anything is now."""

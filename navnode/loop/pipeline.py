@@ -96,7 +96,7 @@ class Pipeline:
         if taken is Taken.NOT_SEEN:
             return self.tools.invalidate(pose.device, reason, pose.timestamp_ns, seen=False)
         if taken is Taken.CLOCK_SET:
-            self.patient.doubt(f"the clock of {pose.device} was set")
+            self.patient.unsure(f"the clock of {pose.device} was set; an X-ray would confirm that all is in its place")
         if taken is Taken.MOVED:
             self.patient.unsure(f"{reason}; an X-ray would confirm that it has not moved on the patient")
         if taken in (Taken.CLOCK_SET, Taken.DROPPED):
@@ -111,7 +111,7 @@ class Pipeline:
             return outputs
         if drifted := self.clocks.drifted():
             self.patient.doubt(drifted)
-        patient_from_carm = self.tools.patient_from_carm(self.frames.exposed_ns(frame), self.clocks)
+        patient_from_carm = self.tools.patient_from_carm(self.frames.exposed_ns(frame, self.clocks), self.clocks)
         placed, outputs = self.frames.place(frame, patient_from_carm, self.clocks)
         if placed is None:
             return outputs

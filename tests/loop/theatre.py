@@ -77,7 +77,7 @@ class Theatre:
         self.register = self.truly
         self.hidden: set[str] = set()
         self.xray = True
-        self.xray_clock_ns = 0
+        self.xray_clock_ns = self.tracker_clock_ns = 0
         self.exposure_ns: int | None = 5_000_000
         self.moved_patient_marker = np.eye(4)
         self._frames = self._images = 0
@@ -85,7 +85,7 @@ class Theatre:
         self.feed(SourceState(SOURCE, True, "", T0))
 
     def truly(self, request: RegistrationRequest) -> Registration:
-        at = SCENARIO.volume_from_carm((request.frame.timestamp_ns - T0) / 1e9)
+        at = SCENARIO.volume_from_carm((request.frame.timestamp_ns - self.xray_clock_ns - T0) / 1e9)
         return Registration(at, Validity(Status.VALID), 0.02, 0.98, COVARIANCE, 700.0, 3, 1.0)
 
     def nothing(self, request: RegistrationRequest) -> Registration:
@@ -126,7 +126,7 @@ class Theatre:
                     if device == PATIENT_DEVICE:
                         pose = pose @ self.moved_patient_marker
                     pose = self.measured(pose)
-                    self.feed(TrackedPose(device, pose, stamp, stamp))
+                    self.feed(TrackedPose(device, pose, stamp + self.tracker_clock_ns, stamp))
             if self.xray and round(self.time_s * 100) % 10 == 0:
                 self._frames += 1
                 frame = Frame(self.image(), stamp + self.xray_clock_ns, stamp, self._frames)

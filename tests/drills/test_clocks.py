@@ -1,0 +1,112 @@
+"""Clocks that drift and clocks that are set: recognised for what they are, and lived with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode.clock import Lateness, Stamp
+from navnode.loop.clocks import Clocks
+from navnode.simulation.scenario import CARM_DEVICE
+from navnode.types import CArmPose, Frame, RegisteredFrame, Status, Tick, ToolPose, TrackedPose
+from tests.loop.theatre import SCENARIO, T0, Theatre, of
+
+MS = 1_000_000
+S = 1_000_000_000
+
+
+@pytest.mark.parametrize("ppm", [-300, -200, 200, 300])
+def test_a_clock_that_drifts_is_followed_for_an_hour(ppm):
+    rng, lateness, worst_ns = np.random.default_rng(0), Lateness(), 0
+    for k in range(3600 * 20):
+        true_ns = k * 50 * MS
+        received_ns = true_ns + round((5 + rng.exponential(3)) * MS)
+        stamp_ns = true_ns + round(true_ns * ppm * 1e-6)
+        assert lateness.take(stamp_ns, received_ns) in (Stamp.LEARNING, Stamp.EXPECTED)
+        worst_ns = max(worst_ns, lateness.age_ns(stamp_ns, received_ns))
+    assert worst_ns < 60 * MS, "nothing but the jitter counts as delay"
+
+
+def test_a_delay_that_grows_faster_than_clocks_drift_is_a_delay():
+    lateness = Lateness()
+    for k in range(120 * 20):
+        true_ns = k * 50 * MS
+        lateness.take(true_ns, true_ns + 5 * MS + round(true_ns * 2e-3))
+    assert lateness.age_ns(true_ns, true_ns + 245 * MS) > 150 * MS
+
+
+@pytest.mark.parametrize("ppm", [-100, 100])
+def test_images_stay_paired_with_poses_while_the_two_clocks_drift_apart(ppm):
+    clocks = Clocks("XRay", CARM_DEVICE, [CARM_DEVICE])
+    rng, off_ns = np.random.default_rng(1), []
+    for k in range(1800 * 10):
+        true_ns = T0 + k * 100 * MS
+        drifted_ns = true_ns + round((true_ns - T0) * ppm * 1e-6)
+        pose = TrackedPose(CARM_DEVICE, np.eye(4), true_ns, true_ns + round((4 + rng.exponential(1)) * MS))
+        frame = Frame(np.zeros((1, 1), np.uint16), drifted_ns, true_ns + round((40 + rng.exponential(2)) * MS))
+        clocks.advance(pose)
+        clocks.stamp(CARM_DEVICE, pose.timestamp_ns, pose.received_ns)
+        clocks.advance(frame)
+        assert clocks.mistimed(frame, 0) == ("", False)
+        assert clocks.drifted() == ""
+        off_ns.append(clocks.in_tracker_time_ns(drifted_ns) - true_ns)
+    assert np.abs(off_ns).max() < 12 * MS and abs(drifted_ns - true_ns) > 170 * MS
+
+
+def true_tip_error_mm(pose: ToolPose, clock_ns: int) -> float:
+    true = SCENARIO.volume_from_tool((pose.validity.source_time_ns - clock_ns - T0) / 1e9)
+    return float(np.linalg.norm(pose.volume_from_tool[:3, 3] - true[:3, 3]))
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0])
+@pytest.mark.parametrize("whose", ["tracker", "images", "both"])
+def test_a_clock_that_is_set_costs_a_moment_and_no_reconnecting(step_s, whose):
+    theatre = Theatre()
+    theatre.run(5.0)
+    step_ns = round(step_s * S)
+    theatre.tracker_clock_ns = step_ns if whose != "images" else 0
+    theatre.xray_clock_ns = step_ns if whose != "tracker" else 0
+    at = len(theatre.outputs)
+    theatre.run(8.0)
+    shown = [pose for pose in of(ToolPose, theatre.outputs[at:]) if pose.volume_from_tool is not None]
+    stepped = [pose for pose in shown if pose.validity.source_time_ns > 0]
+    errors = [min(true_tip_error_mm(p, 0), true_tip_error_mm(p, theatre.tracker_clock_ns)) for p in stepped]
+    assert max(errors) < 2.0, "wherever it is shown, it is right"
+    assert {pose.validity.status for pose in of(ToolPose, theatre.run(0.5))} == {Status.VALID}
+    assert of(CArmPose, theatre.outputs)[-1].volume_from_carm is not None
+
+
+def test_three_late_images_at_the_start_are_forgotten_when_they_come_as_they_should():
+    theatre = Theatre()
+    theatre.xray = False
+    theatre.run(0.5)
+    for k in range(3):
+        stamp = theatre.now_ns - 600 * MS + k * 100 * MS
+        theatre.feed(Frame(theatre.image(), stamp, theatre.now_ns, 500 + k))
+    theatre.xray = True
+    theatre.run(6.0)
+    assert {pose.validity.status for pose in of(ToolPose, theatre.run(0.5))} == {Status.VALID}
+
+
+def test_a_delay_is_not_taken_for_a_clock():
+    """The tracker falls silent for a while, and everything comes 400 ms late from then on."""
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.hidden = {"DrillToTracker"}
+    theatre.run(0.4)
+    for _ in range(200):
+        theatre.run(0.01)
+        late_ns = theatre.now_ns - 400 * MS
+        pose = SCENARIO.tracker_from_marker("DrillToTracker", (late_ns - T0) / 1e9)
+        theatre.feed(TrackedPose("DrillToTracker", theatre.measured(pose), late_ns, theatre.now_ns))
+        theatre.feed(Tick(theatre.now_ns))
+    after = [pose for pose in of(ToolPose, theatre.outputs) if pose.received_ns > theatre.now_ns - 1_900 * MS]
+    assert not after and of(ToolPose, theatre.outputs)[-1].validity.status is Status.INVALID
+
+
+def test_frames_say_that_a_clock_was_set():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.xray_clock_ns = -2 * S
+    reasons = [frame.validity.reason for frame in of(RegisteredFrame, theatre.run(1.5))]
+    assert any("clock of the X-ray source was set" in reason for reason in reasons)
