@@ -43,8 +43,8 @@ class Lateness:
 
     The line of the smallest differences is followed as far as clocks drift: its slope is the median of all slopes
     between the minima of seconds (Theil, Indagationes Mathematicae 12, 1950; Sen, JASA 63, 1968), and is believed only
-    where the minima lie on a line, so that a delay that stays is not taken for a habit. A clock that is set shows in the
-    stamps themselves: they jump while messages arrive as evenly as ever.
+    where the minima lie on a line, so that a delay that stays is not taken for a habit. A clock that is set shows in
+    the stamps themselves: they jump while messages arrive as evenly as ever.
     """
 
     _DRIFT, _MOST_DRIFT = 1e-4, 5e-4

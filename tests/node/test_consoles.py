@@ -49,10 +49,11 @@ def test_poses():
 @pytest.mark.parametrize(
     ("matrix", "reason"),
     [
-        (np.full((4, 4), np.nan), "numbers"),
+        (np.full((4, 4), np.nan), "NaN"),
         (np.diag([1.0, 1, 1.1, 1]), "rigid"),
         (np.diag([1.0, 1, -1, 1]), "rigid"),
-        (AT + np.array([[0, 0, 0, 1e30]] + [[0, 0, 0, 0]] * 3), "outside the room"),
+        (np.eye(4), "identity"),
+        (AT + np.array([[0, 0, 0, 1e30]] + [[0, 0, 0, 0]] * 3), "tracker's range"),
     ],
 )
 def test_poses_that_are_none(matrix, reason):
