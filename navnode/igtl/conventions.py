@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from navnode.igtl.messages import Message, Transform
-from navnode.types import Matrix
+from navnode.igtl.messages import Image, Message, Transform
+from navnode.types import Matrix, Status
 
 DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
 """Metadata of an X-ray: its dose-area product in dGy cm2, by DICOM's name and unit (PS3.6, 0018,115E)."""
@@ -68,7 +68,10 @@ def is_seen(message: Message) -> bool:
 
 
 def is_shown(message: Message) -> bool:
-    """False for a transform that only a client reading its status may get."""
+    """False for what only a client that reads metadata may get: a transform that is not to be used, and an X-ray of
+    which nobody knows where it was taken: a client would draw it where the last one was."""
+    if isinstance(message, Image):
+        return message.metadata.get("Validity") != Status.INVALID.value
     return is_seen(message)
 
 

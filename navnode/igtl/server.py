@@ -57,6 +57,8 @@ class Peer(Connection):
         self.wants = Wanted()
         self.stopped: set[str] = set()
         """Streams that the client ended with STP_."""
+        self.asked: set[str] = set()
+        """Types that the client asked for, by STT_ or CLIENTINFO."""
         self.told_off = False
         self.commands = Commands(server.commands)
         self.ended = asyncio.Event()
@@ -82,8 +84,8 @@ class Peer(Connection):
 class _Device:
     """The newest message of a device, and its bytes by header version once somebody needed them."""
 
-    def __init__(self, message: Message, min_version: int) -> None:
-        self.message, self.min_version = message, min_version
+    def __init__(self, message: Message, min_version: int, *, only_asked: bool = False) -> None:
+        self.message, self.min_version, self.only_asked = message, min_version, only_asked
         self.encoded: dict[int, bytes] = {}
 
     @property
@@ -94,6 +96,7 @@ class _Device:
         """Whether a client may and wants to get it."""
         message = self.message
         wanted = message.type not in peer.stopped and peer.wants(message.type, message.device)
+        wanted &= not self.only_asked or message.type in peer.asked
         return wanted and peer.version >= self.min_version
 
 
@@ -197,13 +200,16 @@ class Server:
     ) -> None:
         await self.stop()
 
-    def publish(self, message: Message, *, min_version: int = 1) -> None:
+    def publish(self, message: Message, *, min_version: int = 1, only_asked: bool = False) -> None:
         """Send to every client that has spoken at least header version ``min_version``.
 
         The message is remembered for clients that ask for it or connect later.
+
+        Args:
+            only_asked: of these, to clients that asked for the type, with STT_ or CLIENTINFO.
         """
         key = (message.type, message.device)
-        device = self._devices[key] = _Device(message, min_version)
+        device = self._devices[key] = _Device(message, min_version, only_asked=only_asked)
         for peer in list(self.peers):
             if device.is_for(peer):
                 self._offer(peer, key, device)
@@ -324,6 +330,7 @@ class Server:
             peer.stopped.add(kind)
         else:
             peer.stopped.discard(kind)
+            peer.asked.add(kind)
             if message.resolution_ms:
                 peer.intervals_ns[kind] = min(max(0, message.resolution_ms), LONGEST_INTERVAL_MS) * 1_000_000
         return Ready(device=message.device, timestamp_ns=stamp, kind=kind)
@@ -336,6 +343,7 @@ class Server:
                 log.warning("console %s: CLIENTINFO: %s", peer.address, error)
             peer.told_off = True
             return
+        peer.asked.update(_STREAMS)
         peer.send_parts(peer.wants.changed_parts)
         if peer.wants.tracking_interval_ms:
             for kind in _STREAMS:

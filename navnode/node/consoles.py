@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import msgspec
 import numpy as np
 
+from navnode import clock
 from navnode import geometry as g
 from navnode.config import OutputsSection
 from navnode.igtl import (
@@ -37,6 +40,10 @@ _TOOL_LENGTH_MM = 150.0
 _EXTENSION_MM = 60.0
 """How far the axis is drawn back along the tool and ahead of its tip."""
 _HIGHEST_HU = 4095
+_CLOCK_SET_NS = 1_000_000_000
+"""Stamps that differ by more are of a clock that was set, not of messages that overtook each other."""
+_NOWHERE = g.rigid(None, (float("nan"),) * 3)
+"""Where a tool is of which that is not known, in a list that has no other way to say so."""
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:
@@ -52,11 +59,17 @@ class Consoles:
 
     Args:
         names: what they are called on the wire.
+        tools: the names of all tools, in the order in which they are listed.
+        now_ns: the node's clock.
     """
 
-    def __init__(self, names: OutputsSection) -> None:
-        self._names = names
-        self._tools: dict[str, ToolPose] = {}
+    def __init__(
+        self, names: OutputsSection, tools: Iterable[str] = (), now_ns: Callable[[], int] = clock.now_ns
+    ) -> None:
+        self._names, self._now_ns = names, now_ns
+        self._tools: dict[str, Matrix | None] = dict.fromkeys(tools)
+        self._stamps: dict[str, tuple[int, int]] = {}
+        """Device -> its last stamp, and when that was."""
         self.replay = False
         """Whether what leaves is made of a recording, and says so."""
 
@@ -73,9 +86,9 @@ class Consoles:
             case ToolPose():
                 return self._tool(output)
             case PatientPose():
-                return [_transform(self._names.patient, output.volume_from_patient, output.validity)]
+                return [self._transform(self._names.patient, output.volume_from_patient, output.validity)]
             case CArmPose():
-                return [_transform(self._names.carm, output.volume_from_carm, output.validity)]
+                return [self._transform(self._names.carm, output.volume_from_carm, output.validity)]
             case RegisteredFrame():
                 return [self._image(output)]
             case VolumeUpdate():
@@ -86,10 +99,13 @@ class Consoles:
                 return []
 
     def _tool(self, pose: ToolPose) -> list[Message]:
-        self._tools[pose.tool] = pose
-        stamp, metadata = pose.validity.source_time_ns, validity_metadata(pose.validity)
-        seen = [
-            TrackedElement(p.tool, p.volume_from_tool) for p in self._tools.values() if p.volume_from_tool is not None
+        self._tools[pose.tool] = pose.volume_from_tool
+        shown = self._transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity, pose.seen)
+        stamp, metadata = shown.timestamp_ns, validity_metadata(pose.validity)
+        # Always all of them, in one order: receivers keep lists, and take an element that is missing for the next.
+        listed = [
+            TrackedElement(name, _NOWHERE if volume_from_tool is None else volume_from_tool)
+            for name, volume_from_tool in self._tools.items()
         ]
         points = np.zeros((0, 3), np.float32)
         lines: tuple[tuple[int, int], ...] = ()
@@ -103,8 +119,8 @@ class Consoles:
             x, y, z = pose.volume_from_tool[:3, 3].tolist()
             tips = (PointElement(f"{pose.tool}Tip", (x, y, z), "Tool", (255, 210, 0, 255), 2.0),)
         return [
-            _transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity, pose.seen),
-            TrackingData(device=self._names.tools, timestamp_ns=stamp, elements=tuple(seen)),
+            shown,
+            TrackingData(device=self._names.tools, timestamp_ns=stamp, elements=tuple(listed)),
             PolyData(
                 device=f"{pose.tool}Axis",
                 timestamp_ns=stamp,
@@ -127,7 +143,7 @@ class Consoles:
         )
         return Image(
             device=self._names.xray,
-            timestamp_ns=frame.frame.timestamp_ns,
+            timestamp_ns=self._stamp(self._names.xray, frame.frame.timestamp_ns, believed=frame.validity.usable),
             metadata=validity_metadata(frame.validity),
             voxels=frame.frame.counts[None],
             ras_from_index=carm_from_pixel,
@@ -135,7 +151,7 @@ class Consoles:
 
     def _volume(self, update: VolumeUpdate) -> list[Message]:
         metadata = {**validity_metadata(update.validity), "Method": update.method, "Views": str(update.views)}
-        stamp = update.validity.source_time_ns
+        stamp = self._stamp(self._names.volume, update.validity.source_time_ns)
         messages: list[Message] = []
         if update.method != "CT":  # consoles have the CT; what they lack is what was made from X-rays
             made = [(self._names.volume, update.volume)]
@@ -176,12 +192,30 @@ class Consoles:
             metadata=validity_metadata(state.registration),
         )
 
+    def _transform(self, device: str, matrix: Matrix | None, validity: Validity, seen: bool = True) -> Transform:
+        metadata = {**transform_metadata(matrix, seen=seen), **validity_metadata(validity)}
+        return Transform(
+            device=device,
+            timestamp_ns=self._stamp(device, validity.source_time_ns, believed=matrix is not None),
+            metadata=metadata,
+            matrix=np.eye(4) if matrix is None else matrix,
+        )
 
-def _transform(device: str, matrix: Matrix | None, validity: Validity, seen: bool = True) -> Transform:
-    metadata = {**transform_metadata(matrix, seen=seen), **validity_metadata(validity)}
-    return Transform(
-        device=device,
-        timestamp_ns=validity.source_time_ns,
-        metadata=metadata,
-        matrix=np.eye(4) if matrix is None else matrix,
-    )
+    def _stamp(self, device: str, source_ns: int, *, believed: bool = True) -> int:
+        """The time of a message by its source's clock: of the measurement, or now where something is taken back.
+
+        It does not go back, save where that clock was set back.
+
+        Args:
+            source_ns: of the measurement; 0: there is none.
+            believed: whether the measurement's own stamp is.
+        """
+        now_ns = self._now_ns()
+        last_ns, at_ns = self._stamps.get(device, (source_ns or now_ns, now_ns))
+        expected_ns = last_ns + now_ns - at_ns
+        if not source_ns or (not believed and source_ns > expected_ns + _CLOCK_SET_NS):
+            stamp = expected_ns
+        else:
+            stamp = last_ns if last_ns - _CLOCK_SET_NS < source_ns < last_ns else source_ns
+        self._stamps[device] = stamp, now_ns
+        return stamp

@@ -17,12 +17,13 @@ from typing import Any
 import platformdirs
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
 
 from navnode import __version__
 from navnode.clock import now_ns
 from navnode.config import Config, SourceSection
 from navnode.errors import ConfigError, PeerError, RecordingError
-from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server
+from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server, TrackingData
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.loop import bus, topics
 from navnode.loop.calibrations import Calibrations
@@ -64,6 +65,9 @@ log = logging.getLogger(__name__)
 _WORKER_LOST_NS = topics.max_age_ns("worker")
 _TOOL_EVERY_NS = round(topics.TOPICS["tool"].every_ms * 1e6)
 
+_WORKER_ASKED_MS, _WORKER_GONE_MS = 250, 800
+"""A worker whose process ended or stands still is told at once; one that is merely slow has its topic's age."""
+
 _MOST_CORRECTING = 3
 """Raw images that are being corrected; more are refused, and told."""
 
@@ -94,7 +98,7 @@ class Node:
         )
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
-        self._consoles = Consoles(config.outputs)
+        self._consoles = Consoles(config.outputs, [tool.name for tool in config.tools])
         self._tap = Tap(config, volume, calibrated.files)
         self._spans = Spans()
         console = config.console
@@ -136,6 +140,9 @@ class Node:
             self._keys = curve.listen(self._worker, Path(remote.key), Path(remote.worker_key))
             self._addresses = remote.address, self._addresses[1]
         self._displays = bus.Publisher(self._out)
+        self._worker.setsockopt(zmq.HEARTBEAT_IVL, _WORKER_ASKED_MS)
+        self._worker.setsockopt(zmq.HEARTBEAT_TIMEOUT, _WORKER_GONE_MS)
+        self._worker_events = self._worker.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         for socket, flow, address in (
             (self._worker, topics.TO_WORKER, self._addresses[0]),
             (self._out, topics.TO_DISPLAYS, self._addresses[1]),
@@ -311,6 +318,10 @@ class Node:
             self._runner.feed(Tick(now))
 
     def _hear_worker(self) -> None:
+        while self._worker_events.poll(0):
+            recv_monitor_message(self._worker_events)
+            self._worker_seen_ns = 0
+            self._runner.feed(WorkerState(False, "", "the reconstruction worker is gone", now_ns()))
         while self._worker.poll(0):
             parts = self._worker.recv_multipart(copy=False)
             try:
@@ -355,7 +366,8 @@ class Node:
             case VolumeUpdate():
                 self._displayed[output.role] = output
         for message in self._consoles(output):
-            self.server.publish(message, min_version=1 if is_shown(message) else 2)
+            only_asked = isinstance(message, TrackingData)
+            self.server.publish(message, min_version=1 if is_shown(message) else 2, only_asked=only_asked)
         if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
             self._latency.add(now_ns() - output.frame.received_ns)
         if isinstance(output, ToolPose) and output.received_ns:

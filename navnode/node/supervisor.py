@@ -29,6 +29,10 @@ from navnode.types import NodeState
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
+_HUNG_S = {"node": 2.5, "worker": 6.0}
+"""A process that lives, but has said nothing for so long, hangs. The worker may have to wait for its core."""
+_UNWATCHED_S = 1.0
+"""Nobody looked for longer: this process was stopped itself, and says nothing of others."""
 
 
 # The linear algebra here is small: BLAS threads would only take cores from the kernels and the loop.
@@ -43,6 +47,8 @@ class _Child:
     ready: str | None = None
     restarts: int = 0
     wait_s: float = _FIRST_WAIT_S
+    heard_s: float = 0.0
+    """When it last gave a sign of life; 0 before the first."""
     died_s: float = field(default=0.0)
 
 
@@ -65,7 +71,7 @@ class Supervisor:
         self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
-        self._heard_s = 0.0
+        self._heard_s = self._watched_s = 0.0
         self._read_up_to: dict[str, int] = {}
         self._states: bus.Subscriber | None = None
 
@@ -106,6 +112,8 @@ class Supervisor:
         with contextlib.suppress(PeerError):
             while (state := self._states.next()) is not None:
                 self._state, self._heard_s = state, time.monotonic()
+                self._hear(state)
+        self._end_hung()
         for name, child in list(self._children.items()):
             if child.process.poll() is None:
                 continue
@@ -125,6 +133,27 @@ class Supervisor:
                 self._children[name] = again
         silent = time.monotonic() - self._heard_s > topics.max_age_ns("state") / 1e9
         return None if silent else self._state
+
+    def _hear(self, state: NodeState) -> None:
+        """The node's report is a sign of its life, and tells of the worker's."""
+        now_s = time.monotonic()
+        for name, lives in (("node", True), ("worker", state.worker_alive)):
+            if lives and name in self._children:
+                self._children[name].heard_s = now_s
+
+    def _end_hung(self) -> None:
+        """Kill what lives and says nothing; it is started again like all that dies."""
+        now_s = time.monotonic()
+        unwatched, self._watched_s = now_s - self._watched_s > _UNWATCHED_S, now_s
+        for name, limit_s in _HUNG_S.items():
+            child = self._children.get(name)
+            if child is None or not child.heard_s or child.process.poll() is not None:
+                continue
+            if unwatched or (name == "worker" and now_s - self._heard_s > _HUNG_S["node"]):
+                child.heard_s = now_s  # nothing is known of it
+            elif now_s - child.heard_s > limit_s:
+                self._announce(f"{name} hangs; ending it")
+                child.process.kill()
 
     def restarts(self) -> dict[str, int]:
         """How often each process had to be started again."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from navnode.simulation.scenario import carm_of_size
 from navnode.types import (
     CArmPose,
     Frame,
+    Mesh,
     PatientPose,
     RegisteredFrame,
     Rejected,
@@ -101,7 +103,13 @@ def test_an_invalid_tool_leaves_every_device():
     pose, tools, axis, tip = consoles(ToolPose("Drill", None, invalid("registration lost"), 0))
     assert pose.metadata["TransformStatus"] == "INVALID" and np.array_equal(pose.matrix, np.eye(4))
     assert not is_shown(pose)
-    assert tools.elements == () and len(axis.points_mm) == 0 and axis.lines.size == 0
+    (listed,) = tools.elements
+    assert (
+        listed.name == "Drill"
+        and np.isnan(listed.matrix[:3, 3]).all()
+        and len(axis.points_mm) == 0
+        and axis.lines.size == 0
+    )
     assert np.isnan(decode(encode(tip)).points[0].position_mm).all()
     hidden = consoles(ToolPose("Drill", None, invalid("hidden"), 0, seen=False))[0]
     assert hidden.metadata["TransformStatus"] == "MISSING"
@@ -140,3 +148,42 @@ def test_a_volume_goes_out_with_what_is_not_known_about_it():
     assert volume.voxels.max() == 40 and uncertainty.voxels.min() == 4000
     assert uncertainty.metadata["Validity"] == "DEGRADED" and uncertainty.timestamp_ns == 7
     assert [m.device for m in Consoles(OutputsSection())(replace(update, uncertainty_hu=None))] == ["Volume"]
+
+
+def test_tools_are_listed_all_and_in_one_order():
+    consoles = Consoles(OutputsSection(), ["Drill", "Probe"])
+    for tool in ("Probe", "Drill", "Probe"):
+        elements = consoles(ToolPose(tool, AT, VALID, 1))[1].elements
+        assert [element.name for element in elements] == ["Drill", "Probe"]
+
+
+def test_what_is_taken_back_is_stamped_with_its_time_and_none_goes_back():
+    now = [10_000_000_000]
+    consoles = Consoles(OutputsSection(), now_ns=lambda: now[0])
+
+    def stamp(source_ns: int, matrix: np.ndarray | None = AT) -> int:
+        status = Status.INVALID if matrix is None else Status.VALID
+        now[0] += 10_000_000
+        return consoles(ToolPose("Drill", matrix, Validity(status, "", source_ns), 1))[0].timestamp_ns
+
+    assert stamp(500) == 500 and stamp(10_000_500) == 10_000_500
+    assert stamp(0, None) == 20_000_500, "now, by the clock of the tool's source"
+    assert stamp(15_000_000) == 20_000_500, "what overtook does not turn time back"
+    assert stamp(3_600_000_000_000, None) == 30_000_500, "a stamp that is not believed is not handed on"
+    assert stamp(7_200_000_000_000) == 7_200_000_000_000, "a clock that was set is"
+    assert stamp(50_000_000) == 50_000_000
+
+
+def test_an_xray_that_nobody_can_place_is_for_clients_that_read_why():
+    frame = RegisteredFrame(
+        Frame(np.zeros((256, 256), np.uint16), 5, 1), carm_of_size(256), None, invalid("lost"), 1, 0, None, 1
+    )
+    (image,) = Consoles(OutputsSection())(frame)
+    assert not is_shown(image) and is_shown(msgspec.structs.replace(image, metadata={"Validity": "DEGRADED"}))
+
+
+def test_a_bone_surface_has_a_time():
+    mesh = Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32))
+    volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
+    (bone,) = Consoles(OutputsSection())(VolumeUpdate(volume, mesh, "navigation", Validity(Status.VALID), "CT", 0))
+    assert bone.timestamp_ns > 1_700_000_000_000_000_000

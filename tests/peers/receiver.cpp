@@ -96,6 +96,12 @@ int main(int argc, char** argv) {
     return 1;
   }
   socket->SetReceiveTimeout(2000);
+  // Lists of tools go to those alone who ask for them.
+  auto start = igtl::StartTrackingDataMessage::New();
+  start->SetDeviceName("Tools");
+  start->SetResolution(0);
+  start->Pack();
+  socket->Send(start->GetPackPointer(), start->GetPackSize());
   std::map<std::string, Seen> devices;
   igtl::MessageHeader::Pointer header = igtl::MessageHeader::New();
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(std::atof(argv[3]));

@@ -13,7 +13,7 @@ import pyigtl
 
 from navnode import __version__
 from navnode.errors import RecordingError
-from navnode.igtl import BlockingClient, Image, PolyData, StatusMessage, TrackingData, Transform, encode
+from navnode.igtl import BlockingClient, Image, PolyData, Start, StatusMessage, TrackingData, Transform, encode
 from navnode.recording import Recording
 from navnode.recording.recording import Recorded
 from tests.conftest import needs_cpp, peer_program
@@ -25,12 +25,20 @@ def test_a_console_gets_every_device(live):
     until(lambda: listener.of("BoneModel") and listener.of("Volume"), supervisor)
     assert isinstance(listener.of("XRay")[-1], Image) and listener.of("XRay")[-1].voxels.shape == (1, SIZE_PX, SIZE_PX)
     assert isinstance(listener.of("Volume")[-1], Image) and listener.of("Volume")[-1].metadata["Validity"] == "DEGRADED"
-    assert isinstance(listener.of("Tools")[-1], TrackingData)
     assert isinstance(listener.of("BoneModel")[-1], PolyData) and len(listener.of("BoneModel")[-1].triangles) > 1000
     assert isinstance(listener.of("NodeStatus")[-1], StatusMessage)
     for device in ("DrillToVolume", "CArmToVolume", "PatientToVolume"):
         assert isinstance(listener.of(device)[-1], Transform)
         assert {"Validity", "AgeMs", "TransformStatus"} <= set(listener.of(device)[-1].metadata)
+
+
+def test_lists_of_tools_go_to_those_who_ask(live):
+    supervisor, listener = live
+    assert not listener.of("Tools")
+    with BlockingClient("127.0.0.1", supervisor.config.console.port) as client:
+        client.send(Start(kind="TDATA", device="Tools", resolution_ms=0))
+        listed = next(message for message in client if isinstance(message, TrackingData))
+    assert [element.name for element in listed.elements] == ["Drill"]
 
 
 def test_the_tip_is_where_the_simulator_says(live):

@@ -60,3 +60,22 @@ def test_a_killed_node_comes_back(live):
         ),
         supervisor,
     )
+
+
+def test_a_worker_that_is_gone_is_told_at_once(live):
+    supervisor, _ = live
+    until(lambda: supervisor.watch().worker_alive, supervisor)
+    os.kill(supervisor.pid("worker"), signal.SIGKILL)
+    until(lambda: not supervisor.watch().worker_alive, supervisor)
+    assert "gone" in supervisor.watch().worker, "by its connection, and not only when its heartbeats have been missed"
+    until(lambda: supervisor.watch().worker_alive, supervisor)
+
+
+def test_a_node_that_stands_still_is_ended_and_started_again(live):
+    supervisor, listener = live
+    until(lambda: supervisor.watch() is not None, supervisor)
+    before, hung = supervisor.restarts()["node"], supervisor.pid("node")
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: supervisor.watch() is None, supervisor)  # nothing it said still counts
+    until(lambda: supervisor.restarts()["node"] == before + 1 and supervisor.pid("node") != hung, supervisor)
+    until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
