@@ -590,6 +590,8 @@ class NodeState:
     """From a tracker pose to its overlay."""
     consoles: int = 0
     """That are connected."""
+    oriented: bool = True
+    """Whether it is known which side of the volume is right, anterior and superior."""
 
 
 WorkerRequest = ReconstructionRequest | SurfaceRequest

@@ -53,6 +53,9 @@ class VolumeSection(Section, frozen=True):
 
     ct: str = ""
     """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the first X-rays give the volume."""
+    oriented: bool = False
+    """Without a CT: whether the patient marker is fixed with its axes to the patient's right, front and head. Otherwise
+    nobody knows which side is which, and no letters and no names of planes are shown."""
 
 
 def is_ct_file(ct: str) -> bool:

@@ -99,6 +99,11 @@ class Scene:
             frame.validity.age_ns,
         )
 
+    @property
+    def oriented(self) -> bool:
+        """Whether directions in the volume have names; not before the node has said so."""
+        return self.state is not None and self.state.oriented
+
     def describe(self, now_ns: int) -> dict[str, Any]:
         """Everything but pictures and volumes, for JSON."""
         silent = self.state is None or now_ns - self.state_ns > NODE_SILENT_NS
@@ -109,6 +114,7 @@ class Scene:
             "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
             "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
             "silent": silent,
+            "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
         }
 
@@ -131,7 +137,7 @@ class Scene:
         age_ns = station.age_ns + now_ns - station.shown_ns
         return {
             "slot": slot,
-            "name": view_name(station.volume_from_carm),
+            "name": view_name(station.volume_from_carm) if self.oriented else f"X-ray {slot + 1}",
             "age_s": round(age_ns / 1e9, 2),
             "live": not silent and self.live_station == slot and age_ns < PICTURE_LIVE_NS,
             "size_px": [station.carm.width_px, station.carm.height_px],

@@ -110,4 +110,5 @@ class NodeStatus:
             target_sigma_mm=patient.filter.target_sigma_mm if patient.filter else None,
             xray_age_s=frames.age_s(now_ns),
             volume_times=volume.times,
+            oriented=volume.oriented,
         )

@@ -33,6 +33,8 @@ class Volumes:
         self._isocentre_mm = config.carm.source_to_isocentre_mm
         self._i0 = config.registration.i0
         self.with_ct = volume is not None
+        self.oriented = self.with_ct or config.volume.oriented
+        """Whether the volume's axes are the patient's."""
         self.current = volume
         """What tools and frames refer to; None until X-rays have made one."""
         self.number = 1 if volume is not None else 0

@@ -51,6 +51,7 @@ def _from_1(topic: str, data: bytes) -> bytes:
         "latency_ms": LatencyFigures(),
         "overlay_latency_ms": LatencyFigures(),
         "consoles": 0,
+        "oriented": True,
     }
     return msgspec.json.encode(state)
 

@@ -304,3 +304,11 @@ def test_the_page_may_record_and_nothing_else():
         await console.stop()
 
     asyncio.run(go())
+
+
+def test_without_an_orientation_nothing_is_named_after_the_patients_sides():
+    shown = shown_scene()
+    assert shown.describe(NOW)["oriented"] and shown.describe(NOW)["views"][0]["name"] == "AP"
+    shown.on_output(dataclasses.replace(state(), oriented=False), NOW)
+    described = shown.describe(NOW)
+    assert not described["oriented"] and described["views"][0]["name"] == "X-ray 1"

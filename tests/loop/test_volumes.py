@@ -145,3 +145,9 @@ def test_a_surface_that_failed_is_said_and_tried_again():
     assert not of(SurfaceRequest, theatre.run(4.0)) and len(of(SurfaceRequest, theatre.run(2.0))) == 1
     assert theatre.feed(SurfaceReady(None, "", 0.0, theatre.now_ns)) == [], "a CT without bone"
     assert not of(SurfaceRequest, theatre.run(7.0))
+
+
+def test_without_a_ct_nobody_knows_which_side_is_which():
+    assert Theatre().pipeline.state().oriented
+    assert not Theatre(ct=False).pipeline.state().oriented
+    assert Theatre(ct=False, volume={"oriented": True}).pipeline.state().oriented

@@ -5,6 +5,8 @@ const PLANES = [
   { name: "coronal", right: [-1, 0, 0], up: [0, 0, 1], labels: ["R", "L", "S", "I"] },
   { name: "sagittal", right: [0, 1, 0], up: [0, 0, 1], labels: ["P", "A", "S", "I"] },
 ];
+// Without a CT nobody knows which side is which: no letters, and no names of planes.
+const unnamed = (index) => ({ name: `slice ${index + 1}`, labels: ["", "", "", ""] });
 const SLICE_MM = 220;
 const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
 
@@ -138,7 +140,7 @@ export class Space {
       const [x, y] = places[index];
       const scale = SLICE_MM / 2 / Math.min(w, h);
       if (volume && this.center) this.drawSlice(volume, plane, [x, height - y - h, w, h], scale);
-      this.markSlice(pen, plane, [x, y, w, h], scale, tool, ratio);
+      this.markSlice(pen, plane, [x, y, w, h], scale, tool, ratio, scene.oriented ? plane : unnamed(index));
     });
     this.drawBone(scene, [w, 0, w, h]);
     label(pen, "bone", w + 8 * ratio, h + 18 * ratio, ratio);
@@ -173,13 +175,13 @@ export class Space {
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
 
-  markSlice(pen, plane, [x, y, w, h], scale, tool, ratio) {
+  markSlice(pen, plane, [x, y, w, h], scale, tool, ratio, { name, labels }) {
     pen.save();
     pen.beginPath();
     pen.rect(x, y, w, h);
     pen.clip();
-    label(pen, plane.name, x + 8 * ratio, y + 18 * ratio, ratio);
-    const [l, r, t, b] = plane.labels;
+    label(pen, name, x + 8 * ratio, y + 18 * ratio, ratio);
+    const [l, r, t, b] = labels;
     pen.fillStyle = "#8b9aa6";
     for (const [text, px, py] of [[l, x + 8 * ratio, y + h / 2], [r, x + w - 16 * ratio, y + h / 2], [t, x + w / 2, y + 18 * ratio], [b, x + w / 2, y + h - 8 * ratio]]) pen.fillText(text, px, py);
     if (tool && this.center) {
