@@ -42,7 +42,7 @@ def project_command(
     as_json: Json = False,
 ) -> None:
     """Render the views' X-ray images of a CT."""
-    from navnode import offline
+    from navnode.offline import files as offline
 
     with percent("Rendering") as progress:
         report = offline.project(volume, views, out, i0, threads, progress)
@@ -69,7 +69,7 @@ def register_command(
 
     Each view's volume_from_carm is the start; without one, its "station" ("AP", "lateral", ...) or its landmarks are.
     """
-    from navnode import offline
+    from navnode.offline import files as offline
 
     if joint and track:
         raise ConfigError("--joint and --track exclude each other")
@@ -137,7 +137,7 @@ def reconstruct_command(
     as_json: Json = False,
 ) -> None:
     """A volume from views with poses."""
-    from navnode import offline
+    from navnode.offline import files as offline
 
     with percent("Reconstructing") as progress:
         report = offline.reconstruct_views(
