@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from navnode.commands.ui import messages, print_json
 from navnode.errors import ConfigError
 from navnode.security.address import Address, parse_address
 
@@ -26,15 +25,6 @@ Record = Annotated[
     Path | None, typer.Option("--record", metavar="FILE.mcap", help="Record the session, from its start.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for computing; 0: all cores.")]
-
-messages = Console(stderr=True)
-
-
-class ToTerminal(logging.Handler):
-    """Log lines above the live table, not into it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def existing(path: Path) -> Path:
@@ -54,18 +44,6 @@ class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
 
     out: str
     messages: int
-
-
-def print_json(report: object) -> None:
-    """``--json``: exactly one document on standard output. The one place where reports become JSON."""
-    document = msgspec.to_builtins(report, enc_hook=_plain)
-    print(json.dumps(document))  # noqa: T201 - it is what standard output is for
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float):  # NumPy's
-        return float(value)
-    raise TypeError(f"{type(value).__name__} has no place in a report")
 
 
 @contextlib.contextmanager
@@ -116,3 +94,21 @@ def address(text: str, option: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
+
+
+__all__ = [
+    "Ct",
+    "Json",
+    "Record",
+    "Session",
+    "Threads",
+    "WrittenReport",
+    "address",
+    "done",
+    "existing",
+    "messages",
+    "percent",
+    "print_json",
+    "print_report",
+    "write_text",
+]
