@@ -71,19 +71,6 @@ def done(report: object, line: str, as_json: bool) -> None:
         messages.print(line, markup=False, highlight=False)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file of text, and the folders it lies in.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-
-
 def address(text: str, option: str) -> Address:
     """HOST:PORT.
 
@@ -110,5 +97,4 @@ __all__ = [
     "percent",
     "print_json",
     "print_report",
-    "write_text",
 ]

@@ -22,12 +22,12 @@ class ToTerminal(logging.Handler):
     """Log lines above the live table, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
     """A line beside standard output, as it is."""
-    messages.print(line, markup=False, highlight=False, soft_wrap=True)
+    messages.print(line, markup=False, highlight=False)
 
 
 def print_json(report: object) -> None:
@@ -62,33 +62,32 @@ class Ui:
         self._bars.close()
 
     def progress(self, what: str) -> Callable[[float], None]:
-        """A bar on the terminal, until there is something to show; called with the share that is done."""
+        """Called with the share that is done: a bar on the terminal, from the first call until there is a report."""
         bar = self._bar(TimeRemainingColumn())
         task = bar.add_task(what, total=1.0)
-        return lambda share: bar.update(task, completed=share)
+        return lambda share: self._shown(bar).update(task, completed=share)
 
-    def counted(self, what: str, total: int) -> Callable[[int, str], None]:
-        """A bar that counts; called with how many are done, and what is being done."""
+    def counted(self, what: str) -> Callable[[int, int, str], None]:
+        """Called with how many are done, of how many, and which is: a bar that counts."""
         bar = self._bar(MofNCompleteColumn(), TimeRemainingColumn())
-        task = bar.add_task(what, total=total)
-        return lambda done, now: bar.update(task, completed=done, total=total, description=now)
+        task = bar.add_task(what, total=None)
+        return lambda done, total, now: self._shown(bar).update(task, completed=done, total=total, description=now)
 
     def steps(self, total: int) -> Callable[[str], None]:
-        """A bar that counts; called with each step's name when it begins."""
+        """Called with each step's name: a bar that counts them."""
         bar = self._bar(MofNCompleteColumn())
         task = bar.add_task("", total=total)
-        return lambda now: bar.update(task, description=now, advance=1)
+        return lambda now: self._shown(bar).update(task, description=now, advance=1)
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *columns,
-            console=messages,
-            transient=True,
-            disable=not messages.is_terminal,
-        )
-        return self._bars.enter_context(progress)
+        parts = (TextColumn("{task.description}"), BarColumn(), *columns)
+        return Progress(*parts, console=messages, transient=True, disable=not messages.is_terminal)
+
+    def _shown(self, bar: Progress) -> Progress:
+        """A bar, begun late: what is fetched before has a bar of its own, and a terminal shows one at a time."""
+        if not bar.disable and not bar.live.is_started:
+            self._bars.enter_context(bar)
+        return bar
 
     def show(self, report: T, draw: Callable[[T], None]) -> None:
         """A report: one JSON document, or as it is drawn."""
@@ -104,4 +103,4 @@ class Ui:
 
     def done(self, report: object, line: str) -> None:
         """What was done: one JSON document, or a line beside standard output."""
-        self.show(report, lambda _: messages.print(line, markup=False, highlight=False))
+        self.show(report, lambda _: say(line))

@@ -101,6 +101,7 @@ class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
 def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
     """Render every view into a folder: line integrals as float32 ``.npy``, or counts as 16-bit PNG with their views."""
     i0, out = request.i0, request.out
+    progress(0.0)
     started = time.perf_counter()
     wanted = read_views(request.views)
     poses = [view.pose() for view in wanted]
@@ -131,6 +132,7 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     """
     landmarks, track = request.landmarks, request.track
     effort = Effort.SEARCH if request.search else Effort.FIND
+    progress(0.0)
     wanted = read_views(request.views)
     for view in wanted[:1] if track else wanted:
         if view.volume_from_carm is None and landmarks is None and not view.station:  # said before a CT is read
@@ -219,6 +221,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         ConfigError: a file cannot be used, the method states no uncertainty, or there is no bone for a surface.
     """
     prior = request.prior
+    progress(0.0)
     method = request.method if prior is None else Method.PRIOR
     reconstructor = Reconstructor(method, request.threads or None, request.model)
     if request.uncertainty is not None and reconstructor.method is not Method.LEARNED:

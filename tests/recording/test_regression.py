@@ -49,7 +49,7 @@ def test_a_change_is_found_and_shown_with_its_picture(tmp_path, monkeypatch):
     changed = msgspec.structs.replace(
         changed, registration=msgspec.structs.replace(changed.registration, confirm_frames=7)
     )
-    monkeypatch.setattr("navnode.commands.replay.configuration_of", lambda path: changed)
+    monkeypatch.setattr("navnode.recording.replay.configuration_of", lambda path: changed)
     code, report, error = call("replay", GOLDEN, "--check", "--json")
     assert code == 1 and "differs from the reference; first at step" in error
     first = report["comparison"]["first"]
