@@ -22,10 +22,11 @@ from calibration.heard import Heard
 from calibration.sources import Sources
 from calibration.verdict import Calibration
 from navnode.clock import now_ns
-from navnode.commands.options import address, print_json
+from navnode.commands.ui import print_json
 from navnode.errors import ConfigError
 from navnode.files import artifacts, whole
 from navnode.files.artifacts import CArmResult, FlatFieldResult
+from navnode.security.address import address_option
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Options:
         Raises:
             ConfigError: the options contradict each other, or one is none.
         """
-        live = None if self.live is None else address(self.live, "--live")
+        live = None if self.live is None else address_option(self.live, "--live")
         if live is not None and self.recording is not None:
             raise ConfigError("give --live or --recording, not both")
         return Sources(now_ns(), self.recording, live, self._devices())

@@ -11,7 +11,7 @@ from rich.console import Console
 from calibration import exchange
 from calibration.commands.rendering import show_exchanged
 from navnode.clock import now_ns
-from navnode.commands.options import print_json
+from navnode.commands.ui import print_json
 from navnode.errors import CalibrationError
 from navnode.files import artifacts
 

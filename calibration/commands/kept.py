@@ -12,7 +12,7 @@ from rich.console import Console
 from calibration.commands.rendering import show_artifact
 from calibration.kept import why_not_usable
 from navnode.clock import now_ns
-from navnode.commands.options import print_json
+from navnode.commands.ui import print_json
 from navnode.files import artifacts
 
 

@@ -65,7 +65,7 @@ class IgtlRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ProjectorRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Projections and their derivatives."""
 
-    repeats: Annotated[int, option("Repeat each measurement.", ge=1)] = 7
+    repeats: Annotated[int, option("Repeat each measurement this often.", ge=1)] = 7
     threads: Threads = 2
 
 

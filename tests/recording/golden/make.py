@@ -13,7 +13,7 @@ from mcap.writer import CompressionType, Writer
 from rich.console import Console
 
 from navnode import config
-from navnode.commands.demo import demo_config
+from navnode.commands.demo import DemoRequest, demo_config
 from navnode.config import SimulatorSection
 from navnode.igtl import Image, Transform, encode
 from navnode.recording.tap import about
@@ -54,7 +54,7 @@ def entries(settings: SimulatorSection):
 
 def main(path: Path) -> None:
     settings = SimulatorSection(ct="procedural", size_px=SIZE_PX, frame_rate_hz=RATE_HZ)
-    loaded = demo_config(config.load(config.shipped("demo.toml")), settings, True, (18944, 8080), 0, False)
+    loaded = demo_config(config.load(config.shipped("demo.toml")), settings, DemoRequest(headless=True))
     reconstruction = msgspec.structs.replace(loaded.reconstruction, enabled=False)
     told = about(msgspec.structs.replace(loaded, reconstruction=reconstruction), from_start=True)
     with path.open("wb") as file:
