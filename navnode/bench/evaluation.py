@@ -18,7 +18,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from rich.console import Console
 
 from navnode import __version__
 from navnode import geometry as g
@@ -228,7 +227,7 @@ def _scored(task: Task) -> Row:
     with replaying.unpacked() as folder:
         config = replaying.configuration(recording, given, folder)
         wanted = replaying.ct_of(config, task.ct)
-        volume = load_ct(wanted, Console(stderr=True)) if wanted else None
+        volume = load_ct(wanted) if wanted else None
         run = Rerun(recording, replaying.ReplaySetup(config, volume), Mode.LOCKSTEP, threads=task.threads)
         truth = _Truth(recording, config, volume)
         for step, _ in run.steps():
@@ -585,10 +584,9 @@ def _sessions(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str
 
 def _scatter(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str, name: str) -> str:
     """One against the other; a point is a session."""
-    pairs = [
-        (a, b) for found in by.values() if len(found) == 2
-        and (a := figure_of(found[labels[0]], key)) is not None and (b := figure_of(found[labels[1]], key)) is not None
-    ]  # fmt: skip
+    both_ran = [found for found in by.values() if len(found) == 2]
+    figures = [[figure_of(found[label], key) for label in labels[:2]] for found in both_ran]
+    pairs = [pair for pair in figures if None not in pair]
     if not pairs:
         return ""
     points = np.array(pairs, np.float64)

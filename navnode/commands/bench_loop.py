@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from navnode import config
 from navnode.bench.requests import LoopRequest, RecordingRequest
 from navnode.commands.demo import DemoRequest, demo_config
-from navnode.commands.fetch import ct_path
+from navnode.commands.fetch import ct_path, rendered
 from navnode.commands.supervised import (
     LatencyFigures,
     MemoryFigures,
@@ -23,7 +23,6 @@ from navnode.commands.supervised import (
     recorded,
     run_supervised,
 )
-from navnode.commands.ui import messages
 from navnode.config import Config
 
 if TYPE_CHECKING:  # loaded when it is measured
@@ -74,7 +73,7 @@ def run(request: LoopRequest | RecordingRequest, seconds: float, record: Path | 
     simulator = msgspec.structs.replace(given, ct=str(ct_path(given.ct)))
     loaded = demo_config(config.load(config.shipped("demo.toml")), simulator, demo)
     loaded = recorded(_with_tools(loaded, room.more_tools(request.tools - 1)), record)
-    prepared = room.prepare(simulator, messages)
+    prepared = rendered(simulator)
     return run_supervised(loaded, simulator, seconds, True, room.load_scenario(prepared))
 
 

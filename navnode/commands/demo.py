@@ -10,9 +10,9 @@ import typer
 
 from navnode import config
 from navnode.commands.command import command
-from navnode.commands.fetch import ct_path
+from navnode.commands.fetch import ct_path, rendered
 from navnode.commands.supervised import Record, recorded, run_supervised, tell
-from navnode.commands.ui import Ui, messages
+from navnode.commands.ui import Ui
 from navnode.config import Config, SimulatorSection
 from navnode.request import Ct, Threads, option
 
@@ -68,7 +68,7 @@ def demo(request: DemoRequest, ui: Ui) -> None:
     simulator = msgspec.structs.replace(given, ct=str(ct_path(given.ct)))
     loaded = demo_config(loaded, simulator, request)
     # Rendering happens here, where its progress can be seen; the processes find it done.
-    prepared = room.prepare(simulator, messages, request.threads)
+    prepared = rendered(simulator, request.threads)
     report = run_supervised(loaded, simulator, request.seconds, ui.as_json, room.load_scenario(prepared))
     tell(report, ui.as_json, request.seconds)
 

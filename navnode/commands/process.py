@@ -9,8 +9,7 @@ from pathlib import Path
 
 import typer
 
-from navnode.commands.fetch import load_ct
-from navnode.commands.ui import messages
+from navnode.commands.fetch import load_ct, rendered
 from navnode.config import PlayerSection
 from navnode.errors import ConfigError
 from navnode.node.processes import die_with, output_address, say_ready, worker_address
@@ -64,7 +63,7 @@ def _run_room(folder: Path) -> None:
     from navnode.simulation import room
 
     async def serve() -> None:
-        simulated = room.Room(room.load(room.prepare(settings, messages), settings), settings)
+        simulated = room.Room(room.load(rendered(settings), settings), settings)
         await simulated.server.start()
         say_ready(str(simulated.server.port))
         await simulated.run()

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from mcap.writer import CompressionType, Writer
-from rich.console import Console
 
 from navnode import config
 from navnode.commands.demo import DemoRequest, demo_config
@@ -25,7 +24,7 @@ SECONDS, RATE_HZ, SIZE_PX = 4.0, 3.0, 256
 
 def entries(settings: SimulatorSection):
     """(arrival, message), in the order of arrival: poses 12 ms after they were measured, X-rays 40 ms."""
-    prepared = room.load(room.prepare(settings, Console(quiet=True)), settings)
+    prepared = room.load(room.prepare(settings), settings)
     simulated, scenario = room.Room(prepared, settings), prepared.scenario
     found = []
     for n in range(round(SECONDS * room.POSE_RATE_HZ)):
