@@ -32,7 +32,7 @@ class DoctorRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @command(app, DoctorRequest, example="navnode doctor node.toml")
 def doctor(request: DoctorRequest, ui: Ui) -> None:
-    """What this machine has, what the node will use of it, and what a configuration still lacks."""
+    """Say what this machine has, what the node will use of it, and what a configuration still lacks."""
     from navnode.bench.machine import examine
 
     found = examine(may_take_loop_priority())

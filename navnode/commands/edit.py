@@ -32,7 +32,7 @@ class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @command(app, RecoverRequest, example="navnode recover torn.mcap --out whole.mcap")
 def recover(request: RecoverRequest, ui: Ui) -> None:
-    """A session that was torn or damaged, as far as it can be read, as a whole one again."""
+    """Repair a torn or damaged session, as far as it can be read."""
     kept = editing.recover(request.session, request.out, ui.progress(f"Recovering {request.session.name}"))
     report = RecoverReport(
         out=[str(path) for path in kept.paths or ()],
@@ -45,7 +45,7 @@ def recover(request: RecoverRequest, ui: Ui) -> None:
 
 @command(app, CutRequest, example="navnode cut session.mcap --start 60 --duration 20 --deidentify --out piece.mcap")
 def cut(request: CutRequest, ui: Ui) -> None:
-    """A piece of a session, or some of its topics, as a session of its own."""
+    """Cut a piece of a session, or some of its topics, into a new session."""
     kept = editing.cut(
         Recording(request.session),
         request.out,
@@ -59,6 +59,6 @@ def cut(request: CutRequest, ui: Ui) -> None:
 
 @command(app, MergeRequest, example="navnode merge tracker.mcap xray.mcap --out session.mcap")
 def merge(request: MergeRequest, ui: Ui) -> None:
-    """What came in, of several sessions, as one."""
+    """Merge what came in of several sessions into one."""
     kept = editing.merge([Recording(path) for path in request.sessions], request.out)
     ui.done(WrittenReport(out=str(request.out), messages=kept.messages), f"{request.out}: {kept.messages} messages")

@@ -83,7 +83,7 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @command(engine, ListRequest, name="list", example="navnode engine list")
 def list_engines(request: ListRequest, ui: Ui) -> None:
-    """The engines that navnode knows, best first, and whether they run here."""
+    """List the engines that navnode knows, best first, and whether they run here."""
     from navnode.reconstruction import engines
     from navnode.reconstruction.methods import engine_name
 
@@ -92,7 +92,7 @@ def list_engines(request: ListRequest, ui: Ui) -> None:
 
 @command(engine, CheckRequest, example="navnode engine check --json")
 def check(request: CheckRequest, ui: Ui) -> None:
-    """Every engine that runs here against plain FP32: largest error, change of bone, times. Exit 1 if one is wrong."""
+    """Compare every engine that runs here with plain FP32: error, change of bone, times. Exit 1 if one is wrong."""
     from navnode.reconstruction import engines
 
     compared = engines.check(request.model or engines.SHIPPED, request.threads)

@@ -30,7 +30,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @command(app, ExportRequest, example=_EXAMPLES)
 def export(request: ExportRequest, ui: Ui) -> None:
-    """A session for other programs; without what tells whose it is, unless it is written into the pictures."""
+    """Export a session for other programs, without identifying data save what is written into pictures."""
     from navnode.recording import export as exporting
 
     source = exporting.piece(
@@ -51,7 +51,7 @@ def export(request: ExportRequest, ui: Ui) -> None:
     example="navnode import scan.igs.mha --out session.mcap --config node.toml --device XRay",
 )
 def import_session(request: ImportRequest, ui: Ui) -> None:
-    """An image sequence of another program as a session."""
+    """Import an image sequence of another program as a session."""
     from navnode.recording import export as exporting
 
     count = exporting.import_sequence(request.sequence, request.out, node_of(request.config), request.device)

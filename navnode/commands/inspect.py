@@ -22,7 +22,7 @@ app = typer.Typer()
 
 @command(app, InspectRequest, example="navnode inspect session.mcap --report session.html --trace perfetto.json")
 def inspect(request: InspectRequest, ui: Ui) -> None:
-    """What is in a session: topics, rates, gaps, latencies, and how long what could be trusted."""
+    """Show what is in a session: topics, rates, gaps, latencies, and how long what could be trusted."""
     from navnode.recording import summary
 
     found = summary.inspect(request, ui.progress(f"Reading {request.session.name}"))

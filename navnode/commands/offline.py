@@ -40,7 +40,7 @@ def register(request: RegisterRequest, ui: Ui) -> None:
 
 @command(app, ReconstructRequest, example="navnode reconstruct --views views.json --out volume.nii.gz --mesh bone.stl")
 def reconstruct(request: ReconstructRequest, ui: Ui) -> None:
-    """A volume from views with poses."""
+    """Make a volume from views with poses."""
     from navnode.offline import files
 
     report = files.reconstruct(request, ui.progress("Reconstructing"))

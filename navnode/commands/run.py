@@ -42,7 +42,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @command(app, RunRequest, example="navnode run launch/demo.toml")
 def run(request: RunRequest, ui: Ui) -> None:
-    """The node: registration, reconstruction worker and display, from a configuration."""
+    """Run the node: registration, reconstruction worker and display, from a configuration."""
     loaded = recorded(config.load(request.config), request.record)
     Calibrations.load(loaded, now_ns())  # here, so that what cannot be used is named before anything starts
     if request.check:

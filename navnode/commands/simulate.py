@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @command(app, SimulateRequest, example="navnode simulate --port 18945 --ct chest.nii.gz")
 def simulate(request: SimulateRequest, ui: Ui) -> None:
-    """Only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
+    """Run only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth."""
     from navnode.simulation import serving
 
     report = serving.simulate(request, lambda settings: rendered(settings, request.threads), say)

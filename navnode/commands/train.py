@@ -36,7 +36,7 @@ _EXAMPLE = "navnode train --ct cts --hold-out pat7 --out run/ --hours 8  (pip in
 
 @command(app, TrainRequest, example=_EXAMPLE)
 def train(request: TrainRequest, ui: Ui) -> None:
-    """Train the learned reconstruction, or go on training it, and export it."""
+    """Train the learned reconstruction, or resume training it, and export it."""
     from navnode.reconstruction import training
 
     counted = ui.counted("Training")

@@ -36,7 +36,7 @@ _KEYS = "navnode keys keys/   then copy node.key and worker.key_secret to the wo
 
 @command(app, WorkerRequest, example=_WORKER, json=False)
 def worker(request: WorkerRequest, ui: Ui) -> None:
-    """A reconstruction worker for a node on another machine."""
+    """Run a reconstruction worker for a node on another machine."""
     from navnode.node.worker import serve
     from navnode.reconstruction.methods import Method, engine_name
 
@@ -52,6 +52,6 @@ def worker(request: WorkerRequest, ui: Ui) -> None:
 
 @command(app, KeysRequest, example=_KEYS, json=False)
 def keys(request: KeysRequest, ui: Ui) -> None:
-    """Keys for a node and a worker on another machine."""
+    """Make keys for a node and a worker on another machine."""
     for path in curve.create(request.folder):
         say(str(path))
