@@ -11,7 +11,7 @@ import typer
 
 from navnode import __version__
 from navnode.commands.mounted import Commands
-from navnode.commands.options import ToTerminal
+from navnode.commands.ui import ToTerminal
 from navnode.errors import CalibrationError, ConfigError, NavError
 from navnode.node.processes import ForPeople, Sparingly
 

@@ -14,7 +14,7 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.views import ViewFile, read_counts, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_volume
-from navnode.offline import view_of
+from navnode.offline.files import view_of
 from navnode.projector import Projector
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Volume

@@ -7,6 +7,8 @@ import typer
 from calibration import SUMMARY
 from calibration.commands import carm, detector, exchange, kept, patient, tools
 from calibration.commands.options import add_routine
+from calibration.requests import CheckRequest, ExportRequest, ImportRequest, ShowRequest
+from navnode.commands.command import command
 
 app = typer.Typer(
     name="calibrate",
@@ -40,7 +42,9 @@ for routine, example in (
 ):
     add_routine(app, routine, example)
 
-app.command("import", epilog="Example:  navnode calibrate import PlusDeviceSet.xml --json")(exchange.import_)
-app.command("export", epilog="Example:  navnode calibrate export stylus.json --out PlusDeviceSet.xml")(exchange.export)
-app.command(epilog="Example:  navnode calibrate show stylus.json")(kept.show)
-app.command(epilog="Example:  navnode calibrate check stylus.json handeye.json")(kept.check)
+_IMPORT = "navnode calibrate import PlusDeviceSet.xml --json"
+_EXPORT = "navnode calibrate export stylus.json --out PlusDeviceSet.xml"
+command(app, ImportRequest, name="import", example=_IMPORT)(exchange.import_)
+command(app, ExportRequest, example=_EXPORT, json=False)(exchange.export)
+command(app, ShowRequest, example="navnode calibrate show stylus.json")(kept.show)
+command(app, CheckRequest, example="navnode calibrate check stylus.json handeye.json")(kept.check)

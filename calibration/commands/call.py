@@ -2,99 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from calibration import report
 from calibration.collect import collect
 from calibration.commands.rendering import show_calibration
 from calibration.heard import Heard
+from calibration.requests import RoutineRequest
 from calibration.sources import Sources
 from calibration.verdict import Calibration
 from navnode.clock import now_ns
-from navnode.commands.options import address, print_json
+from navnode.commands.ui import Ui, messages
 from navnode.errors import ConfigError
 from navnode.files import artifacts, whole
 from navnode.files.artifacts import CArmResult, FlatFieldResult
 
 
-@dataclass(frozen=True)
-class Options:
-    """What every routine is told beside its own; as given."""
-
-    gate: list[str] | None
-    seed: int
-    recording: Path | None
-    device: list[str] | None
-    live: str | None
-    seconds: float
-    out: Path | None
-    report: Path | None
-    device_of: str
-    mode: str
-    valid_days: float | None
-    as_json: bool
-
-    def gates(self) -> dict[str, float]:
-        """KEY -> limit.
-
-        Raises:
-            ConfigError: no number, or no KEY=VALUE.
-        """
-        found = {}
-        for text in self.gate or []:
-            key, equals, value = text.partition("=")
-            try:
-                found[key] = float(value)
-            except ValueError:
-                equals = ""
-            if not equals:
-                raise ConfigError(f"--gate {text}: KEY=VALUE, the value a number")
-        return found
-
-    def sources(self) -> Sources:
-        """Where the data come from.
-
-        Raises:
-            ConfigError: the options contradict each other, or one is none.
-        """
-        live = None if self.live is None else address(self.live, "--live")
-        if live is not None and self.recording is not None:
-            raise ConfigError("give --live or --recording, not both")
-        return Sources(now_ns(), self.recording, live, self._devices())
-
-    def _devices(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for text in self.device or []:
-            option, equals, name = text.rpartition("=")
-            key = option.lstrip("-") if equals else ""
-            if key in found:
-                named = ("POSES" if key == "poses" else f"--{key}") if key else "a device"
-                raise ConfigError(f"--device {text}: {named} is named twice")
-            found[key] = name
-        return found
-
-
 class Call:
     """One call of a routine."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self.gates = options.gates()
-        self.seed = options.seed
-        self.sources = options.sources()
+    def __init__(self, request: RoutineRequest, ui: Ui) -> None:
+        self._request, self._ui = request, ui
+        self.gates = request.gates()
+        self.sources = Sources(now_ns(), request.recording, request.address(), request.devices())
         self.files = self.sources.files
         self.now_ns = self.sources.now_ns
+        self.progress = ui.progress
 
     def collected(self, routine: Callable[[], Calibration[Any]]) -> Calibration[Any]:
         """The routine's answer; with ``--live`` after collecting what it needs."""
@@ -108,31 +49,18 @@ class Call:
             sources.hear(heard, most_rows)
             return routine()
 
-        terminal = Console(stderr=True)
-        heard = collect(*sources.live, sources.devices, judge, seconds=self._options.seconds, terminal=terminal)
+        heard = collect(*sources.live, sources.devices, judge, seconds=self._request.seconds, terminal=messages)
         return judge(heard, None)
-
-    @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[float], None]]:
-        """A bar on the terminal, where there is one."""
-        terminal = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
-            task = bar.add_task(what, total=1.0)
-            yield lambda share: bar.update(task, completed=share)
 
     def finish(self, found: Calibration[Any]) -> None:
         """Print the answer, write what passed, and end with 1 if it did not."""
-        options = self._options
-        if found.passed and options.out is not None:
-            found = self._written(found, options.out)
-        if options.report is not None:
-            page = report.page(found, self.files.paths, of=options.device_of)
-            whole.write_whole(options.report, page.encode())
-        if options.as_json:
-            print_json(found.document())
-        else:
-            show_calibration(found, options.out)
+        request = self._request
+        if found.passed and request.out is not None:
+            found = self._written(found, request.out)
+        if request.report is not None:
+            page = report.page(found, self.files.paths, of=request.device_of)
+            whole.write_whole(request.report, page.encode())
+        self._ui.show(found.document(), lambda _: show_calibration(found, request.out))
         if not found.passed:
             typer.echo(f"navnode: {found.reason}", err=True)
             raise typer.Exit(1)
@@ -144,12 +72,12 @@ class Call:
             np.savez(packed, allow_pickle=False, **found.arrays)
             whole.write_whole(out, packed.getvalue())
             return replace(found, result=msgspec.structs.replace(found.result, out=str(out)))
-        options = self._options
+        request = self._request
         artifact = found.artifact(
             self.now_ns,
-            device=options.device_of,
-            mode=options.mode,
-            days_valid=options.valid_days,
+            device=request.device_of,
+            mode=request.mode,
+            days_valid=request.valid_days,
             inputs={str(path): artifacts.hashed(path) for path in self.files.paths},
         )
         artifacts.write(out, artifact)

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import msgspec
 import typer
 from rich.console import Console
 
 from calibration.commands.rendering import show_artifact
 from calibration.kept import why_not_usable
+from calibration.requests import CheckRequest, ShowRequest
 from navnode.clock import now_ns
-from navnode.commands.options import print_json
+from navnode.commands.ui import Ui
 from navnode.files import artifacts
 
 
-def show(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A calibration.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
-) -> None:
+class CheckedArtifact(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a calibration may be used."""
+
+    path: str
+    usable: bool
+    reason: str
+    """Why not."""
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Calibrations, checked anew."""
+
+    artifacts: list[CheckedArtifact]
+
+
+def show(request: ShowRequest, ui: Ui) -> None:
     """Print a calibration."""
-    found = artifacts.read(artifact)
-    if as_json:
-        print_json(msgspec.to_builtins(found))
-    else:
-        show_artifact(found)
+    ui.show(artifacts.read(request.artifact), show_artifact)
 
 
-def check(
-    paths: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Calibrations.")],
-    device_of: Annotated[str, typer.Option("--of", metavar="NAME", help="They must be of this device.")] = "",
-    mode: Annotated[str, typer.Option("--mode", metavar="MODE", help="They must be of this detector mode.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
-) -> None:
+def check(request: CheckRequest, ui: Ui) -> None:
     """Verify calibrations anew: verdict, age, device, and whether the files that they rest on are still the same."""
-    told = {str(path): why_not_usable(path, now_ns(), device=device_of, mode=mode) for path in paths}
-    if as_json:
-        print_json({"artifacts": [{"path": path, "usable": not why, "reason": why} for path, why in told.items()]})
-    else:
-        for path, why in told.items():
-            Console().print(f"{path}: {why or 'fine'}", markup=False, highlight=False)
-    if any(told.values()):
+    reasons = {
+        str(path): why_not_usable(path, now_ns(), device=request.device_of, mode=request.mode) for path in request.paths
+    }
+    found = [CheckedArtifact(path=path, usable=not why, reason=why) for path, why in reasons.items()]
+    ui.show(CheckReport(artifacts=found), _draw)
+    if any(reasons.values()):
         raise typer.Exit(1)
+
+
+def _draw(report: CheckReport) -> None:
+    for each in report.artifacts:
+        Console().print(f"{each.path}: {each.reason or 'fine'}", markup=False, highlight=False)

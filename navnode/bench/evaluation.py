@@ -18,18 +18,21 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from rich.console import Console
 
 from navnode import __version__
 from navnode import geometry as g
+from navnode.bench.requests import EvaluateRequest
 from navnode.config import Config
 from navnode.errors import ConfigError, DamagedError, NavError
 from navnode.files.report import BAD, GOOD, LINE, STYLE, Axes, Html, Percentiles, dot, table
+from navnode.files.whole import write_text
 from navnode.igtl import Transform
 from navnode.projector.grids import onto
 from navnode.recording import regression as replaying
+from navnode.recording.given import configuration_of
 from navnode.recording.recording import Recording
-from navnode.recording.regression import Mode, Rerun, Stepped
+from navnode.recording.regression import Rerun, Stepped
+from navnode.recording.requests import Mode
 from navnode.recording.summary import summarized
 from navnode.simulation.sample_ct import load_ct
 from navnode.simulation.scenario import TRUTH_CARM, TRUTH_PATIENT
@@ -224,7 +227,7 @@ def _scored(task: Task) -> Row:
     with replaying.unpacked() as folder:
         config = replaying.configuration(recording, given, folder)
         wanted = replaying.ct_of(config, task.ct)
-        volume = load_ct(wanted, Console(stderr=True)) if wanted else None
+        volume = load_ct(wanted) if wanted else None
         run = Rerun(recording, replaying.ReplaySetup(config, volume), Mode.LOCKSTEP, threads=task.threads)
         truth = _Truth(recording, config, volume)
         for step, _ in run.steps():
@@ -335,10 +338,77 @@ def _psnr_db(made: Volume, ct: Volume) -> float:
 # --- many of them ----------------------------------------------------------------------------------------------------
 
 
-def evaluate(
-    tasks: Sequence[Task], folder: Path, *, scheduler: str = "", workers: int = 1,
-    progress: Callable[[Row, int, int], None] = lambda row, done, total: None,
-) -> list[Row]:  # fmt: skip
+Told = Callable[[Row, int, int], None]
+"""Called with every row as it is done, how many are, and of how many."""
+
+
+def evaluate(request: EvaluateRequest, progress: Told = lambda row, done, total: None) -> EvaluationReport:
+    """Replay and score the sessions of an archive, and write the page.
+
+    Raises:
+        ConfigError: a configuration, the archive, the baseline or the folder cannot be used.
+    """
+    configs = _configs(request)
+    paths = sessions_in(request.archive)
+    earlier = [] if request.baseline is None else _baseline(request.baseline, paths)
+    tasks = [
+        Task(str(path.absolute()), label, data, request.ct, request.threads)
+        for path in paths
+        for label, data in configs.items()
+    ]
+    rows = evaluate_tasks(tasks, request.out, scheduler=request.scheduler, workers=request.workers, progress=progress)
+    report = request.out / REPORT
+    write_text(report, page([*earlier, *rows], [*(["baseline"] if earlier else []), *configs]))
+    return EvaluationReport(totals=totals([*earlier, *rows]), rows=rows, report=str(report))
+
+
+def raise_if_damaged(report: EvaluationReport) -> None:
+    """What a caller is told by how the command ends.
+
+    Raises:
+        DamagedError: a session is damaged.
+    """
+    if damage := list(dict.fromkeys(filter(None, map(damage_of, report.rows)))):
+        more = f" (and {len(damage) - 1} more, see {report.report})" if len(damage) > 1 else ""
+        raise DamagedError(f"{damage[0]}{more}")
+
+
+def _configs(request: EvaluateRequest) -> dict[str, bytes]:
+    """Label -> configuration, as :class:`Task` takes it."""
+    given = {"as recorded" if request.config is None else request.config.stem: _encoded(request.config)}
+    if (against := request.against) is not None:
+        given[against.stem if against.stem not in given else f"{against.stem} (against)"] = _encoded(against)
+    return given
+
+
+def _encoded(path: Path | None) -> bytes:
+    given = configuration_of(path)
+    return b"" if given is None else msgspec.json.encode(given)
+
+
+def _baseline(path: Path, sessions: list[Path]) -> list[Row]:
+    """Rows of another evaluation, of the same sessions; by their names, as archives move."""
+    if not path.exists():
+        raise ConfigError(f"--baseline {path}: there is no such file")
+    names = {session.name: str(session.absolute()) for session in sessions}
+    found = {
+        row.session: msgspec.structs.replace(row, label="baseline", session=names[Path(row.session).name])
+        for row in read_rows(path)
+        if Path(row.session).name in names
+    }
+    if not found:
+        raise ConfigError(f"--baseline {path}: holds none of these sessions")
+    return list(found.values())
+
+
+def evaluate_tasks(
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    scheduler: str = "",
+    workers: int = 1,
+    progress: Told = lambda row, done, total: None,
+) -> list[Row]:
     """Score all tasks, those that a folder's rows already hold excepted; the rows in the order of the tasks.
 
     Args:
@@ -514,10 +584,9 @@ def _sessions(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str
 
 def _scatter(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str, name: str) -> str:
     """One against the other; a point is a session."""
-    pairs = [
-        (a, b) for found in by.values() if len(found) == 2
-        and (a := figure_of(found[labels[0]], key)) is not None and (b := figure_of(found[labels[1]], key)) is not None
-    ]  # fmt: skip
+    both_ran = [found for found in by.values() if len(found) == 2]
+    figures = [[figure_of(found[label], key) for label in labels[:2]] for found in both_ran]
+    pairs = [pair for pair in figures if None not in pair]
     if not pairs:
         return ""
     points = np.array(pairs, np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -12,36 +12,40 @@ from rich.table import Table
 
 from navnode import config
 from navnode.clock import now_ns
-from navnode.commands.options import (
-    Json,
-    print_json,
-)
+from navnode.commands.command import command
+from navnode.commands.ui import Ui
 from navnode.loop import calibrations
 from navnode.node.processes import may_take_loop_priority
+from navnode.request import argument
+
+if TYPE_CHECKING:  # loaded when it is looked for
+    from navnode.bench.machine import MachineReport
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  navnode doctor node.toml")
-def doctor(
-    configuration: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG.toml]", help="A node's configuration: what it still lacks.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """What this machine has, what the node will use of it, and what a configuration still lacks."""
+class DoctorRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What this machine has."""
+
+    config: Annotated[Path, argument("A node's configuration: what it still lacks.", "[CONFIG.toml]")] | None = None
+
+
+@command(app, DoctorRequest, example="navnode doctor node.toml")
+def doctor(request: DoctorRequest, ui: Ui) -> None:
+    """Say what this machine has, what the node will use of it, and what a configuration still lacks."""
     from navnode.bench.machine import examine
 
     found = examine(may_take_loop_priority())
-    if configuration is not None:
-        lacks = calibrations.lacking(config.load(configuration), now_ns())
-        told = dict(lacks) or {"nothing": "every calibration is there and may be used"}
-        found = msgspec.structs.replace(found, lacks=told)
-    if as_json:
-        print_json(found)
-        return
+    if request.config is not None:
+        lacks = dict(calibrations.lacking(config.load(request.config), now_ns()))
+        lacks = lacks or {"nothing": "every calibration is there and may be used"}
+        found = msgspec.structs.replace(found, lacks=lacks)
+    ui.show(found, _draw)
+
+
+def _draw(report: MachineReport) -> None:
     table = Table.grid(padding=(0, 2))
-    for key, value in msgspec.to_builtins(found).items():
+    for key, value in msgspec.to_builtins(report).items():
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import msgspec
 import typer
 
-from navnode.commands.options import (
-    Json,
-    Session,
-    WrittenReport,
-    done,
-    percent,
-)
-from navnode.errors import ConfigError
+from navnode.commands.command import command
+from navnode.commands.ui import Ui
 from navnode.recording import Recording
 from navnode.recording import edit as editing
+from navnode.recording.requests import CutRequest, MergeRequest, RecoverRequest
 
 app = typer.Typer()
 
@@ -31,58 +23,42 @@ class RecoverReport(msgspec.Struct, frozen=True, kw_only=True):
     damaged_chunks: int
 
 
-@app.command(epilog="Example:  navnode recover torn.mcap --out whole.mcap")
-def recover(
-    session: Session,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.mcap", help="Must not exist.")],
-    as_json: Json = False,
-) -> None:
-    """A session that was torn or damaged, as far as it can be read, as a whole one again."""
-    with percent(f"Recovering {session.name}") as progress:
-        kept = editing.recover(session, out, progress)
+class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was written."""
+
+    out: str
+    messages: int
+
+
+@command(app, RecoverRequest, example="navnode recover torn.mcap --out whole.mcap")
+def recover(request: RecoverRequest, ui: Ui) -> None:
+    """Repair a torn or damaged session, as far as it can be read."""
+    kept = editing.recover(request.session, request.out, ui.progress(f"Recovering {request.session.name}"))
     report = RecoverReport(
         out=[str(path) for path in kept.paths or ()],
         messages=kept.messages,
         lost_bytes=kept.lost_bytes,
         damaged_chunks=kept.damaged,
     )
-    done(report, f"{out}: {kept.messages} messages; {kept.lost_bytes} bytes could not be read", as_json)
+    ui.done(report, f"{request.out}: {kept.messages} messages; {kept.lost_bytes} bytes could not be read")
 
 
-@app.command(epilog="Example:  navnode cut session.mcap --start 60 --duration 20 --deidentify --out piece.mcap")
-def cut(
-    session: Session,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.mcap", help="Must not exist.")],
-    start: Annotated[float, typer.Option("--start", min=0, help="Seconds into the session.")] = 0.0,
-    duration: Annotated[float | None, typer.Option("--duration", min=0, help="Seconds; else to the end.")] = None,
-    topics: Annotated[
-        list[str] | None, typer.Option("--topic", metavar="PATTERN", help="Such as 'in/*'; repeat. Else all.")
-    ] = None,
-    deidentify: Annotated[
-        bool,
-        typer.Option(
-            "--deidentify",
-            help="Without texts, names of files and machines, and metadata that are not numbers of X-ray or tracker. "
-            "Times, and what is written into pictures, stay.",
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """A piece of a session, or some of its topics, as a session of its own."""
+@command(app, CutRequest, example="navnode cut session.mcap --start 60 --duration 20 --deidentify --out piece.mcap")
+def cut(request: CutRequest, ui: Ui) -> None:
+    """Cut a piece of a session, or some of its topics, into a new session."""
     kept = editing.cut(
-        Recording(session), out, start_s=start, duration_s=duration, topics=topics or (), identified=not deidentify
+        Recording(request.session),
+        request.out,
+        start_s=request.start_s,
+        duration_s=request.duration_s,
+        topics=request.topics,
+        identified=not request.deidentify,
     )
-    done(WrittenReport(out=str(out), messages=kept.messages), f"{out}: {kept.messages} messages", as_json)
+    ui.done(WrittenReport(out=str(request.out), messages=kept.messages), f"{request.out}: {kept.messages} messages")
 
 
-@app.command(epilog="Example:  navnode merge tracker.mcap xray.mcap --out session.mcap")
-def merge(
-    sessions: Annotated[list[Path], typer.Argument(metavar="FILE.mcap...", help="Recorded with one clock.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.mcap", help="Must not exist.")],
-    as_json: Json = False,
-) -> None:
-    """What came in, of several sessions, as one."""
-    if len(sessions) < 2:
-        raise ConfigError("merge needs two sessions or more")
-    kept = editing.merge([Recording(path) for path in sessions], out)
-    done(WrittenReport(out=str(out), messages=kept.messages), f"{out}: {kept.messages} messages", as_json)
+@command(app, MergeRequest, example="navnode merge tracker.mcap xray.mcap --out session.mcap")
+def merge(request: MergeRequest, ui: Ui) -> None:
+    """Merge what came in of several sessions into one."""
+    kept = editing.merge([Recording(path) for path in request.sessions], request.out)
+    ui.done(WrittenReport(out=str(request.out), messages=kept.messages), f"{request.out}: {kept.messages} messages")

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import msgspec
 import typer
 
-from navnode import config
-from navnode.clock import now_ns
-from navnode.commands.options import (
-    Json,
-    Session,
-    WrittenReport,
-    done,
-    percent,
-)
-from navnode.loop.calibrations import Calibrations
+from navnode.commands.command import command
+from navnode.commands.edit import WrittenReport
+from navnode.commands.ui import Ui
 from navnode.recording import Recording
+from navnode.recording.given import node_of
+from navnode.recording.requests import ExportRequest, ImportRequest
 
 app = typer.Typer()
+
+_EXAMPLES = (
+    "navnode export session.mcap --out sequence.igs.mha",
+    "navnode export session.mcap --out tables/",
+    "navnode export session.mcap --out foxglove.mcap",
+    "navnode export session.mcap --out trace.json",
+)
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,55 +28,31 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     out: list[str]
 
 
-@app.command(
-    epilog="Examples:  navnode export session.mcap --out sequence.igs.mha   |   navnode export session.mcap --out "
-    "tables/   |   navnode export session.mcap --out foxglove.mcap   |   navnode export session.mcap --out trace.json"
-)
-def export(
-    session: Session,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="PATH",
-            help="Its ending tells the form. .igs.mha, .mha, .nrrd: sequence of PLUS and Slicer; .mcap: Foxglove; "
-            ".json: Perfetto; none: a folder of CSV, PNG and NIfTI.",
-        ),
-    ],
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Whose pictures, if there are several.")] = "",
-    start: Annotated[float, typer.Option("--start", min=0, help="Seconds into the session.")] = 0.0,
-    duration: Annotated[float | None, typer.Option("--duration", min=0, help="Seconds; else to the end.")] = None,
-    absolute: Annotated[
-        bool, typer.Option("--absolute-times", help="Times as they were; else from the session's beginning on.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """A session for other programs; without what tells whose it is, unless it is written into the pictures."""
+@command(app, ExportRequest, example=_EXAMPLES)
+def export(request: ExportRequest, ui: Ui) -> None:
+    """Export a session for other programs, without identifying data save what is written into pictures."""
     from navnode.recording import export as exporting
 
     source = exporting.piece(
-        Recording(session), xray=device, start_s=start, duration_s=duration, absolute=absolute
-    )  # fmt: skip
-    with percent(f"Exporting {session.name}") as progress:
-        paths = exporting.export(source, out, progress)
-    done(ExportReport(out=[str(path) for path in paths]), "\n".join(map(str, paths)), as_json)
+        Recording(request.session),
+        xray=request.device,
+        start_s=request.start_s,
+        duration_s=request.duration_s,
+        absolute=request.absolute,
+    )
+    paths = exporting.export(source, request.out, ui.progress(f"Exporting {request.session.name}"))
+    ui.done(ExportReport(out=[str(path) for path in paths]), "\n".join(map(str, paths)))
 
 
-@app.command(
-    "import", epilog="Example:  navnode import scan.igs.mha --out session.mcap --config node.toml --device XRay"
+@command(
+    app,
+    ImportRequest,
+    name="import",
+    example="navnode import scan.igs.mha --out session.mcap --config node.toml --device XRay",
 )
-def import_command(
-    sequence: Annotated[Path, typer.Argument(metavar="FILE", help=".mha, .igs.mha or .nrrd of PLUS or Slicer.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.mcap", help="Must not exist.")],
-    configuration: Annotated[
-        Path | None, typer.Option("--config", metavar="NODE.toml", help="Of the node that shall replay it.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="What its pictures are called.")] = "XRay",
-    as_json: Json = False,
-) -> None:
-    """An image sequence of another program as a session."""
+def import_session(request: ImportRequest, ui: Ui) -> None:
+    """Import an image sequence of another program as a session."""
     from navnode.recording import export as exporting
 
-    loaded = None if configuration is None else Calibrations.load(config.load(configuration), now_ns())
-    count = exporting.import_sequence(sequence, out, loaded, device)
-    done(WrittenReport(out=str(out), messages=count), f"{out}: {count} messages", as_json)
+    count = exporting.import_sequence(request.sequence, request.out, node_of(request.config), request.device)
+    ui.done(WrittenReport(out=str(request.out), messages=count), f"{request.out}: {count} messages")

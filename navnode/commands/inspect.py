@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from navnode.commands.options import (
-    Json,
-    Session,
-    messages,
-    percent,
-    print_json,
-    write_text,
-)
-from navnode.errors import DamagedError, RecordingError
-from navnode.files.whole import refuse_existing
-from navnode.recording import Recording
+from navnode.commands.command import command
+from navnode.commands.ui import Ui, say
+from navnode.errors import DamagedError
+from navnode.recording.requests import InspectRequest
 
 if TYPE_CHECKING:  # plots and tables are loaded when a session is looked into
     from navnode.recording.summary import SessionReport
@@ -29,45 +20,20 @@ if TYPE_CHECKING:  # plots and tables are loaded when a session is looked into
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  navnode inspect session.mcap --report session.html --trace perfetto.json")
-def inspect(
-    session: Session,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="PAGE.html", help="Plots, timeline and tables, as a page.")
-    ] = None,
-    trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="T.json", help="Where frames' time went, for ui.perfetto.dev.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """What is in a session: topics, rates, gaps, latencies, and how long what could be trusted."""
+@command(app, InspectRequest, example="navnode inspect session.mcap --report session.html --trace perfetto.json")
+def inspect(request: InspectRequest, ui: Ui) -> None:
+    """Show what is in a session: topics, rates, gaps, latencies, and how long what could be trusted."""
     from navnode.recording import summary
-    from navnode.recording.spans import chrome_trace
 
-    with percent(f"Reading {session.name}") as progress:
-        found = summary.summarized(Recording(session), progress)
-    if report is not None:
-        _write_new(report, summary.page(found))
-    if trace is not None:
-        if not found.spans:
-            raise RecordingError(f"{session}: holds no spans; they are of a node's recording")
-        _write_new(trace, json.dumps(chrome_trace(found.spans)))
-    if as_json:
-        print_json(found.report())
-    else:
-        _show(found.report())
+    found = summary.inspect(request, ui.progress(f"Reading {request.session.name}"))
+    ui.show(found.report(), _draw)
     if found.damage:
         raise DamagedError(found.damage)
     if found.verdict.text:
-        messages.print(found.verdict.text, markup=False, highlight=False)
+        say(found.verdict.text)
 
 
-def _write_new(path: Path, text: str) -> None:
-    refuse_existing(path)
-    write_text(path, text)
-
-
-def _show(report: SessionReport) -> None:
+def _draw(report: SessionReport) -> None:
     out = Console()
     head = Table.grid(padding=(0, 2))
     for key in ("start", "seconds", "whole", "lost", "clock_jumps", "dropped", "versions"):

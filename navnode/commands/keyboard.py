@@ -16,10 +16,12 @@ _LATER_S = 5.0
 
 
 _KEYS = {
-    " ": ("ReplayPause", ""), ".": ("ReplayStep", ""), "b": ("ReplayBurst", "<Command Seconds='5'/>"),
+    " ": ("ReplayPause", ""),
+    ".": ("ReplayStep", ""),
+    "b": ("ReplayBurst", "<Command Seconds='5'/>"),
     "\x1b[C": ("ReplaySeek", f"<Command Seconds='+{_LATER_S:g}'/>"),
     "\x1b[D": ("ReplaySeek", f"<Command Seconds='-{_LATER_S:g}'/>"),
-}  # fmt: skip
+}
 
 
 @contextlib.contextmanager

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
 
-from navnode.commands.options import messages
-from navnode.config import Config, PlayerSection, SimulatorSection
+from navnode.commands.fetch import load_ct, rendered
+from navnode.config import PlayerSection
 from navnode.errors import ConfigError
 from navnode.node.processes import die_with, output_address, say_ready, worker_address
 from navnode.node.supervisor import read_config, read_room
 
 app = typer.Typer()
-# What a process does not need it does not load: the imports stand in the branches.
+# What a process does not need it does not load: the imports stand in the functions.
 
 
 @app.command("_process", hidden=True)
@@ -23,36 +24,37 @@ def process(name: str, folder: Path, parent: int) -> None:
     """One of the supervised processes."""
     die_with(parent)
     logging.getLogger().setLevel(logging.INFO)
-    loaded = read_config(folder)
-    if name == "worker":
-        from navnode.node.worker import run_beside_the_loop
-        from navnode.reconstruction.methods import Method, engine_name
-
-        method = Method(loaded.reconstruction.method)
-        say_ready(engine_name(method))
-        run_beside_the_loop(worker_address(folder), method)
-    elif name == "node":
-        _run_node(loaded, folder)
-    elif name == "display":
-        from navnode.display.server import run_display
-
-        asyncio.run(run_display(loaded, output_address(folder), say_ready))
-    elif name in ("simulator", "player"):
-        _run_room(read_room(folder))
-    else:
+    if name not in _PROCESSES:
         raise ConfigError(f"there is no process {name!r}")
+    _PROCESSES[name](folder)
 
 
-def _run_node(loaded: Config, folder: Path) -> None:
+def _run_worker(folder: Path) -> None:
+    from navnode.node.worker import run_beside_the_loop
+    from navnode.reconstruction.methods import Method, engine_name
+
+    method = Method(read_config(folder).reconstruction.method)
+    say_ready(engine_name(method))
+    run_beside_the_loop(worker_address(folder), method)
+
+
+def _run_node(folder: Path) -> None:
     from navnode.node.node import Node, prepare_interpreter, serve
-    from navnode.simulation.sample_ct import load_ct
 
+    loaded = read_config(folder)
     prepare_interpreter()
-    volume = load_ct(loaded.volume.ct, messages) if loaded.volume.ct else None
+    volume = load_ct(loaded.volume.ct) if loaded.volume.ct else None
     asyncio.run(serve(Node(loaded, volume, worker_address(folder), output_address(folder))))
 
 
-def _run_room(settings: SimulatorSection | PlayerSection) -> None:
+def _run_display(folder: Path) -> None:
+    from navnode.display.server import run_display
+
+    asyncio.run(run_display(read_config(folder), output_address(folder), say_ready))
+
+
+def _run_room(folder: Path) -> None:
+    settings = read_room(folder)
     if isinstance(settings, PlayerSection):
         from navnode.recording.player import play
 
@@ -61,9 +63,18 @@ def _run_room(settings: SimulatorSection | PlayerSection) -> None:
     from navnode.simulation import room
 
     async def serve() -> None:
-        simulated = room.Room(room.load(room.prepare(settings, messages), settings), settings)
+        simulated = room.Room(room.load(rendered(settings), settings), settings)
         await simulated.server.start()
         say_ready(str(simulated.server.port))
         await simulated.run()
 
     asyncio.run(serve())
+
+
+_PROCESSES: dict[str, Callable[[Path], None]] = {
+    "worker": _run_worker,
+    "node": _run_node,
+    "display": _run_display,
+    "simulator": _run_room,
+    "player": _run_room,
+}

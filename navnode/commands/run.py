@@ -10,48 +10,57 @@ import typer
 
 from navnode import config
 from navnode.clock import now_ns
-from navnode.commands.options import (
-    Json,
-    Record,
-    messages,
-    print_json,
-)
-from navnode.commands.supervised import recorded, run_supervised, tell
+from navnode.commands.command import command
+from navnode.commands.fetch import ct_path
+from navnode.commands.supervised import Record, recorded, run_supervised, tell
+from navnode.commands.ui import Ui
 from navnode.config import Config
 from navnode.errors import ConfigError
 from navnode.loop.calibrations import Calibrations
+from navnode.request import argument, option
 from navnode.security import curve
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example:  navnode run launch/demo.toml")
-def run(
-    configuration: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Such as those in launch/.")],
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Stop by itself and report.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only check the configuration.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", min=0, help="For registration; 0: all cores.")] = None,
-    record: Record = None,
-    as_json: Json = False,
-) -> None:
-    """The node: registration, reconstruction worker and display, from a configuration."""
-    loaded = recorded(config.load(configuration), record)
-    Calibrations.load(loaded, now_ns())  # here, so that what cannot be used is named before anything starts
-    if check:
-        _check_files(loaded)
-        messages.print(f"{configuration}: fine", markup=False, highlight=False)
-        if as_json:
-            print_json({"configuration": str(configuration), "status": "fine"})
-        return
-    if threads is not None:
-        registration = msgspec.structs.replace(loaded.registration, threads=threads)
-        loaded = msgspec.structs.replace(loaded, registration=registration)
-    if loaded.volume.ct:  # here, where fetching it can be seen
-        from navnode.simulation.sample_ct import resolve_ct
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A node."""
 
-        ct = str(resolve_ct(loaded.volume.ct, messages))
-        loaded = msgspec.structs.replace(loaded, volume=msgspec.structs.replace(loaded.volume, ct=ct))
-    tell(run_supervised(loaded, None, seconds, as_json, None), as_json, seconds)
+    config: Annotated[Path, argument("Such as those in launch/.", "CONFIG.toml")]
+    seconds: Annotated[float, option("Stop after this many seconds, and report.", ge=1)] | None = None
+    check: Annotated[bool, option("Only check the configuration.")] = False
+    threads: Annotated[int, option("Threads for registration; 0: all cores.", ge=0)] | None = None
+    record: Annotated[Path, Record] | None = None
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration that can be used."""
+
+    configuration: str
+    status: str = "fine"
+
+
+@command(app, RunRequest, example="navnode run launch/demo.toml")
+def run(request: RunRequest, ui: Ui) -> None:
+    """Run the node: registration, reconstruction worker and display, from a configuration."""
+    loaded = recorded(config.load(request.config), request.record)
+    Calibrations.load(loaded, now_ns())  # here, so that what cannot be used is named before anything starts
+    if request.check:
+        _check_files(loaded)
+        ui.done(CheckReport(configuration=str(request.config)), f"{request.config}: fine")
+        return
+    report = run_supervised(_prepared(loaded, request), None, request.seconds, ui.as_json, None)
+    tell(report, ui.as_json, request.seconds)
+
+
+def _prepared(loaded: Config, request: RunRequest) -> Config:
+    """With what the command line changes, and the path of its CT: here, where fetching it can be seen."""
+    change = msgspec.structs.replace
+    if request.threads is not None:
+        loaded = change(loaded, registration=change(loaded.registration, threads=request.threads))
+    if loaded.volume.ct:
+        loaded = change(loaded, volume=change(loaded.volume, ct=str(ct_path(loaded.volume.ct))))
+    return loaded
 
 
 def _check_files(loaded: Config) -> None:

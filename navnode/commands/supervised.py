@@ -16,17 +16,22 @@ from rich.console import Console
 from rich.table import Table
 
 from navnode.commands import terminal
-from navnode.commands.options import messages, print_json
+from navnode.commands.ui import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.files.whole import refuse_existing
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
+from navnode.request import option
 from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
 if TYPE_CHECKING:  # only what scores itself against a simulator loads it
     from navnode.simulation.scenario import Scenario
     from navnode.simulation.score import ErrorSpread, Scorer
+
+
+Record = option("Record the session, from its start.", "FILE.mcap")
+"""As :func:`recorded` does."""
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):

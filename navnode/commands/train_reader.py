@@ -6,9 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from navnode.commands.options import Json, Threads, percent, print_report
+from navnode.commands.command import command
+from navnode.commands.ui import Ui
+from navnode.request import Threads, option
 
 app = typer.Typer()
 
@@ -20,27 +23,25 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-@app.command(
-    "train-reader",
-    epilog="Example:  navnode train-reader --ct cts --out run/ --hours 8  (pip install 'navnode\\[train]')",
-)
-def train_reader(
-    ct: Annotated[Path, typer.Option("--ct", metavar="DIR", help="CTs, in folders limbs, heads and trunks.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Rendered X-rays, checkpoint, losses, scores.")],
-    bones: Annotated[
-        Path | None, typer.Option("--bones", metavar="DIR", help="Surfaces of leg bones; knees are made of them.")
-    ] = None,
-    hours: Annotated[float, typer.Option("--hours", min=0.01, help="Stop after this; the next run resumes.")] = 8.0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Bodies to render: limbs 6 each a round.")] = 1,
-    device: Annotated[Device, typer.Option("--device", help="Train on the CPU or on a GPU.")] = Device.CPU,
-    threads: Threads = 0,
-    as_json: Json = False,
-) -> None:
-    """Render X-rays of labelled CTs, then train the reader on them, or resume both."""
-    from navnode.reconstruction.training import run_reader
+class TrainReaderRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The network that reads bone off X-rays."""
 
-    with percent("Rendering, then training") as progress:
-        report = run_reader(
-            ct, out, bones=bones, hours=hours, rounds=rounds, device=device.value, threads=threads, progress=progress
-        )
-    print_report(report, as_json, f"{report.checkpoint}: {report.steps} steps")
+    ct: Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")]
+    out: Annotated[Path, option("Write rendered X-rays, checkpoint, losses and scores here.", "DIR")]
+    bones: Annotated[Path, option("Also make knees of these surfaces of leg bones.", "DIR")] | None = None
+    hours: Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)] = 8.0
+    rounds: Annotated[int, option("Bodies to render: limbs 6 each a round.", ge=1)] = 1
+    device: Annotated[Device, option("Train on the CPU or on a GPU.")] = Device.CPU
+    threads: Threads = 0
+
+
+_EXAMPLE = "navnode train-reader --ct cts --out run/ --hours 8  (pip install 'navnode\\[train]')"
+
+
+@command(app, TrainReaderRequest, name="train-reader", example=_EXAMPLE)
+def train_reader(request: TrainReaderRequest, ui: Ui) -> None:
+    """Render X-rays of labelled CTs, then train the reader on them, or resume both."""
+    from navnode.reconstruction import training
+
+    report = training.run_reader(**msgspec.structs.asdict(request), progress=ui.progress("Rendering, then training"))
+    ui.answer(report, f"{report.checkpoint}: {report.steps} steps")

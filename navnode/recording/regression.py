@@ -15,7 +15,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from navnode.recording.compare import ComparisonReport, RecordedOutput
 from navnode.recording.container import Channel
 from navnode.recording.integrity import Integrity
 from navnode.recording.recording import Recorded, Recording
+from navnode.recording.requests import Mode
 from navnode.types import (
     Input,
     OperatorCommand,
@@ -60,14 +60,6 @@ _JUMP_NS = 30 * NS_PER_S
 """A longer silence is a jump of the clock, or nobody was there: time does not pass, it is another one."""
 _UNCONSUMED_NS = 10 * NS_PER_S
 """An arrival that no step has named for so long was for nobody."""
-
-
-class Mode(StrEnum):
-    """How a session is run again."""
-
-    LOCKSTEP = "lockstep"
-    AS_CONSUMED = "as-consumed"
-    PACED = "paced"
 
 
 @dataclass(frozen=True)

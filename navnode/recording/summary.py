@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import numpy as np
 from msgspec import UNSET
 
 from navnode.clock import NS_PER_S
-from navnode.errors import DamagedError
+from navnode.errors import DamagedError, RecordingError
 from navnode.files.report import (
     BAD,
     GOOD,
@@ -28,9 +29,11 @@ from navnode.files.report import (
     percentiles,
     table,
 )
+from navnode.files.whole import refuse_existing, write_text
 from navnode.recording.integrity import Integrity, Verdict
 from navnode.recording.recording import Recording
-from navnode.recording.spans import Way
+from navnode.recording.requests import InspectRequest
+from navnode.recording.spans import Way, chrome_trace
 from navnode.types import Matrix, Status
 
 _COLOURS = {Status.VALID.value: GOOD, Status.DEGRADED.value: SECOND, Status.INVALID.value: BAD}
@@ -184,6 +187,25 @@ class Summary:
         for (begin, status, _), end in zip(changes, ends, strict=True):
             shares[status] = shares.get(status, 0.0) + (end - begin) / total
         return {status: round(share, 4) for status, share in shares.items()}
+
+
+def inspect(request: InspectRequest, progress: Callable[[float], None]) -> Summary:
+    """What is in a session; a page and a trace of it are written where they are asked for.
+
+    Raises:
+        ConfigError: a file exists already, or cannot be written.
+        RecordingError: it cannot be read, or holds no spans for a trace.
+    """
+    found = summarized(Recording(request.session), progress)
+    if request.report is not None:
+        refuse_existing(request.report)
+        write_text(request.report, page(found))
+    if request.trace is not None:
+        if not found.spans:
+            raise RecordingError(f"{request.session}: holds no spans; they are of a node's recording")
+        refuse_existing(request.trace)
+        write_text(request.trace, json.dumps(chrome_trace(found.spans)))
+    return found
 
 
 def summarized(recording: Recording, progress: Callable[[float], None] = lambda share: None) -> Summary:

@@ -6,6 +6,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+from navnode.errors import ConfigError
+
 _FORM = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -30,6 +32,18 @@ def parse_address(text: str) -> Address:
     if found and 0 < int(found["port"]) < 65536 and (found["host"] or _is_ipv6(found["six"])):
         return Address(found["host"] or found["six"], int(found["port"]))
     raise ValueError(f"{text!r} is not HOST:PORT (ports are 1 to 65535; an IPv6 address stands in brackets)")
+
+
+def address_option(text: str, flag: str) -> Address:
+    """HOST:PORT of an option.
+
+    Raises:
+        ConfigError: it is none; names the option.
+    """
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {error}") from error
 
 
 def _is_ipv6(text: str) -> bool:

@@ -20,8 +20,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from navnode import geometry as g
 from navnode.clock import NS_PER_S, now_ns
@@ -32,6 +30,7 @@ from navnode.files.volumes import read_volume
 from navnode.igtl import Image, Server, Transform
 from navnode.igtl.conventions import DOSE_KEY, EXPOSURE_KEY, transform_metadata
 from navnode.projector import Projector
+from navnode.simulation.audience import NOBODY, Audience
 from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen
 from navnode.simulation.sample_ct import resolve_ct
 from navnode.simulation.scenario import (
@@ -71,13 +70,13 @@ class Prepared:
     frame_rate_hz: float
 
 
-def prepare(settings: SimulatorSection, console: Console, threads: int = 0) -> Path:
-    """Render the loop's frames into the user's cache, with a progress bar; the path of the result.
+def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: int = 0) -> Path:
+    """Render the loop's frames into the user's cache; the path of the result.
 
     Raises:
         ConfigError: the CT or the cache cannot be used.
     """
-    ct = resolve_ct(settings.ct, console)
+    ct = resolve_ct(settings.ct, audience)
     path = own_cache_folder("rooms") / f"{_key(settings, ct)}.npy"
     if path.exists() and path.with_suffix(".json").exists():
         path.touch()
@@ -99,16 +98,14 @@ def prepare(settings: SimulatorSection, console: Console, threads: int = 0) -> P
         return detector.expose(line, carm, gain, np.random.default_rng((settings.seed, index)))
 
     _forget_unfinished(path.parent)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / "frames.npy"
         shape = (count, settings.size_px, settings.size_px)
         frames = _allocated(part, shape)
-        with Progress(*columns, console=console) as progress, ThreadPoolExecutor(threads or None) as pool:
-            task = progress.add_task("Rendering X-rays (once)", total=count)
+        with ThreadPoolExecutor(threads or None) as pool:
             for index, image in enumerate(pool.map(frame, range(count))):
                 frames[index] = image
-                progress.advance(task)
+                audience.counted(index + 1, count, "Rendering X-rays (once)")
         frames.flush()
         about = {"isocentre_mm": scenario.isocentre_mm.tolist(), "targets_mm": scenario.targets_mm.tolist()}
         path.with_suffix(".json").write_text(json.dumps(about))
@@ -265,8 +262,8 @@ async def _until(time_ns: int) -> None:
 def _key(settings: SimulatorSection, ct: Path) -> str:
     files = sorted(ct.rglob("*")) if ct.is_dir() else [ct]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    what = [_VERSION, str(ct.resolve()), stats, settings.size_px, settings.frame_rate_hz,
-            settings.seed, asdict(Detector())]  # fmt: skip
+    room = [settings.size_px, settings.frame_rate_hz, settings.seed]
+    what = [_VERSION, str(ct.resolve()), stats, *room, asdict(Detector())]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,6 @@ import shutil
 import msgspec
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from navnode import cli, config
@@ -118,7 +117,7 @@ def node(folder, with_files, port):
 @pytest.mark.slow  # what is found is asked above, that a node goes by it in tests/loop/test_calibrations.py
 def test_navigation_errors_fall_when_everything_is_calibrated(folder, found, procedural_ct):
     settings = SimulatorSection(ct="procedural", size_px=SIZE_PX, frame_rate_hz=10.0, errors=True)
-    scenario = room.load_scenario(room.prepare(settings, Console(quiet=True)))
+    scenario = room.load_scenario(room.prepare(settings))
 
     def errors(with_files):
         given = msgspec.structs.replace(settings, port=find_free_port())

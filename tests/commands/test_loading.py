@@ -26,6 +26,8 @@ from importlib.metadata import entry_points
 for page in entry_points(group="navnode.pages"):
     page.load()
 """
+REQUESTS = "import navnode.bench.requests, navnode.recording.requests, navnode.simulation.requests"
+OFFLINE = "import navnode.commands.offline"
 NODE = "import navnode.commands.process, navnode.node.node"
 
 
@@ -47,8 +49,10 @@ def loaded(program: str) -> set[str]:
             ["scipy", "SimpleITK", "torch", "trimesh", "openvino", "skimage", "navnode.reconstruction"],
         ),
         (NODE, {"navnode.registration"}, ["torch", "trimesh", "openvino", "skimage", "navnode.reconstruction"]),
+        (REQUESTS, {"navnode.bench.requests"}, ["scipy", "SimpleITK", "torch", "trimesh", "openvino", "skimage"]),
+        (OFFLINE, {"navnode.offline.requests"}, ["SimpleITK", "torch", "trimesh", "openvino"]),
     ],
-    ids=["help", "process", "display", "node"],
+    ids=["help", "process", "display", "node", "requests", "offline"],
 )
 def test_only_what_is_needed_is_loaded(program, needed, absent):
     modules = loaded(program)

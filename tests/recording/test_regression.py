@@ -37,7 +37,7 @@ def test_the_golden_session_comes_out_as_a_release_of_format_1_wrote_it(monkeypa
     """That release took every exposure for short; this one wants it stated."""
     config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     config = msgspec.structs.replace(config, trust=msgspec.structs.replace(config.trust, exposure_ms=5.0))
-    monkeypatch.setattr("navnode.commands.replay.configuration_of", lambda path: config)
+    monkeypatch.setattr("navnode.recording.replay.configuration_of", lambda path: config)
     old = GOLDEN.with_name("room.format-1.reference.mcap")
     assert Recording(old).format == 1 and Recording(GOLDEN.with_name("room.reference.mcap")).format == 2
     code, report, error = call("replay", GOLDEN, "--reference", old, "--json")
@@ -68,7 +68,7 @@ def test_a_change_is_found_and_shown_with_its_picture(tmp_path, monkeypatch):
     changed = msgspec.structs.replace(
         changed, registration=msgspec.structs.replace(changed.registration, confirm_frames=7)
     )
-    monkeypatch.setattr("navnode.commands.replay.configuration_of", lambda path: changed)
+    monkeypatch.setattr("navnode.recording.replay.configuration_of", lambda path: changed)
     code, report, error = call("replay", GOLDEN, "--check", "--json")
     assert code == 1 and "differs from the reference; first at step" in error
     first = report["comparison"]["first"]

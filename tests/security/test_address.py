@@ -7,10 +7,9 @@ import pytest
 import zmq
 
 from navnode import config
-from navnode.commands import options
 from navnode.errors import ConfigError
 from navnode.loop import bus
-from navnode.security.address import parse_address
+from navnode.security.address import address_option, parse_address
 
 WRONG = ["", "5", ":5", "host", "host:", "a:b:1", "::1:5", "[::1]", "[::1]:", "[host]:5", "[]:5"]
 WRONG += [f"host:{port}" for port in ("0", "65536", "-1", "1 ", " 1", "\u0663", "\u00b2")]  # the last two are digits
@@ -33,7 +32,7 @@ def test_addresses(text, host, port):
 def test_what_is_no_address_is_refused_alike_everywhere(text, tmp_path):
     said = f"{text!r} is not HOST:PORT (ports are 1 to 65535; an IPv6 address stands in brackets)"
     with pytest.raises(ConfigError) as option:
-        options.address(text, "--source")
+        address_option(text, "--source")
     assert str(option.value) == f"--source: {said}"
     worker = tmp_path / "worker.toml"
     worker.write_text(f'node = "{text}"\nkey = "a"\nnode_key = "b"\n')

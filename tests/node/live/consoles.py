@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from navnode import config
 from navnode.config import Config, SimulatorSection
@@ -19,9 +18,6 @@ from navnode.simulation.scenario import carm_of_size
 from tests.conftest import find_free_port
 
 SIZE_PX, RATE_HZ = 256, 10.0
-
-
-quiet = Console(quiet=True)
 
 
 def settings_for(port: int) -> SimulatorSection:

@@ -10,10 +10,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from mcap.writer import CompressionType, Writer
-from rich.console import Console
 
 from navnode import config
-from navnode.commands.demo import demo_config
+from navnode.commands.demo import DemoRequest, demo_config
 from navnode.config import SimulatorSection
 from navnode.igtl import Image, Transform, encode
 from navnode.recording.tap import about
@@ -25,7 +24,7 @@ SECONDS, RATE_HZ, SIZE_PX = 4.0, 3.0, 256
 
 def entries(settings: SimulatorSection):
     """(arrival, message), in the order of arrival: poses 12 ms after they were measured, X-rays 40 ms."""
-    prepared = room.load(room.prepare(settings, Console(quiet=True)), settings)
+    prepared = room.load(room.prepare(settings), settings)
     simulated, scenario = room.Room(prepared, settings), prepared.scenario
     found = []
     for n in range(round(SECONDS * room.POSE_RATE_HZ)):
@@ -57,7 +56,7 @@ def entries(settings: SimulatorSection):
 
 def main(path: Path) -> None:
     settings = SimulatorSection(ct="procedural", size_px=SIZE_PX, frame_rate_hz=RATE_HZ)
-    loaded = demo_config(config.load(config.shipped("demo.toml")), settings, True, (18944, 8080), 0, False)
+    loaded = demo_config(config.load(config.shipped("demo.toml")), settings, DemoRequest(headless=True))
     reconstruction = msgspec.structs.replace(loaded.reconstruction, enabled=False)
     told = about(msgspec.structs.replace(loaded, reconstruction=reconstruction), from_start=True)
     with path.open("wb") as file:

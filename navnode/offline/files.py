@@ -19,8 +19,9 @@ from navnode.errors import ConfigError
 from navnode.files.dicom import write_series
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_volume, write_mesh, write_volume
+from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
-from navnode.reconstruction import Method, Reconstructor
+from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.surface import Surface
 from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
 from navnode.registration.starts import landmark_pose, station_poses
@@ -97,12 +98,14 @@ class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
     """Where one was asked for."""
 
 
-def project(ct: Path, views: Path, out: Path, i0: float | None, threads: int, progress: Progress) -> ProjectionReport:
+def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
     """Render every view into a folder: line integrals as float32 ``.npy``, or counts as 16-bit PNG with their views."""
+    i0, out = request.i0, request.out
+    progress(0.0)
     started = time.perf_counter()
-    wanted = read_views(views)
+    wanted = read_views(request.views)
     poses = [view.pose() for view in wanted]
-    projector = Projector(read_volume(ct), threads=threads or None)
+    projector = Projector(read_volume(request.volume), threads=request.threads or None)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for index, (view, pose) in enumerate(zip(wanted, poses, strict=True)):
@@ -121,36 +124,24 @@ def project(ct: Path, views: Path, out: Path, i0: float | None, threads: int, pr
     return ProjectionReport(images=[str(view.path) for view in written], elapsed_ms=_ms(started))
 
 
-def register(
-    ct: Path,
-    views: Path,
-    *,
-    effort: Effort,
-    joint: bool,
-    track: bool,
-    landmarks: Path | None,
-    threads: int,
-    progress: Progress,
-) -> RegistrationReport:
+def register(request: RegisterRequest, progress: Progress) -> RegistrationReport:
     """Register views to a CT.
-
-    Args:
-        joint: the views share one rigid motion of the patient.
-        track: a sequence; each view starts from where the ones before it lead.
-        landmarks: points named in volume and images; where given, they are the starts.
 
     Raises:
         ConfigError: a file or an image cannot be used; a view that needs a start has none.
     """
-    wanted = read_views(views)
+    landmarks, track = request.landmarks, request.track
+    effort = Effort.SEARCH if request.search else Effort.FIND
+    progress(0.0)
+    wanted = read_views(request.views)
     for view in wanted[:1] if track else wanted:
         if view.volume_from_carm is None and landmarks is None and not view.station:  # said before a CT is read
             raise ConfigError(f"{view.name}: volume_from_carm is missing; a station's name or landmarks would do")
-    volume = read_volume(ct)
+    volume = read_volume(request.volume)
     starts = _starts(wanted, volume, landmarks, only_first=track)
-    registration = ImageRegistration(volume, threads or None)
+    registration = ImageRegistration(volume, request.threads or None)
     started = time.perf_counter()
-    if joint:
+    if request.joint:
         shots = [
             (counts, view.carm, start[0], distance_mm(volume, start[0]), view.timestamp_ns)
             for view, start, counts in zip(wanted, starts, _read_ahead(wanted), strict=True)
@@ -223,55 +214,31 @@ def _read_ahead(views: Many[ViewFile]) -> Iterator[Array]:
         yield waiting.popleft().result()
 
 
-def reconstruct_views(
-    views: Path,
-    out: Path,
-    *,
-    size: int,
-    spacing_mm: float,
-    center_mm: Many[float] | None,
-    method: Method,
-    model: Path | None,
-    mesh: Path | None,
-    uncertainty: Path | None,
-    prior: Path | None,
-    prior_map: Path | None,
-    dicom: Path | None,
-    threads: int,
-    progress: Progress,
-) -> ReconstructionReport:
-    """A volume from views with poses."""
-    if (prior is not None or method is Method.PRIOR) and (prior is None or method not in (Method.AUTO, Method.PRIOR)):
-        raise ConfigError("--prior CT goes with --method prior, which is the default with it")
-    if prior_map is not None and prior is None:
-        raise ConfigError("--prior-map: there is no --prior")
-    reconstructor = Reconstructor(method if prior is None else Method.PRIOR, threads or None, model)
-    if uncertainty is not None and reconstructor.method is not Method.LEARNED:
+def reconstruct(request: ReconstructRequest, progress: Progress) -> ReconstructionReport:
+    """A volume from views with poses, and what else is asked for of it.
+
+    Raises:
+        ConfigError: a file cannot be used, the method states no uncertainty, or there is no bone for a surface.
+    """
+    prior = request.prior
+    progress(0.0)
+    method = request.method if prior is None else Method.PRIOR
+    reconstructor = Reconstructor(method, request.threads or None, request.model)
+    if request.uncertainty is not None and reconstructor.method is not Method.LEARNED:
         raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} states none; learned does")
-    wanted = read_views(views)
+    wanted = read_views(request.views)
     started = time.perf_counter()
     made, per_view_ms = [], []
     for view in wanted:
         began = time.perf_counter()
         made.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
-    center = _where_rays_meet([view.pose() for view in wanted]) if center_mm is None else np.array(center_mm)
-    grid = Grid.around(center, size, spacing_mm)
-    ct = read_volume(prior) if prior is not None else None
-    done = reconstructor.reconstruct(made, grid, prior=ct, progress=progress)
+    grid = Grid.around(_center_mm(request, wanted), request.size, request.spacing_mm)
+    done = reconstructor.reconstruct(
+        made, grid, prior=read_volume(prior) if prior is not None else None, progress=progress
+    )
     elapsed_ms = _ms(started)
-    write_volume(done.volume, out)
-    if uncertainty is not None and done.uncertainty_hu is not None:
-        write_volume(done.uncertainty_hu, uncertainty)
-    if prior_map is not None and done.rests is not None:
-        write_volume(done.rests, prior_map)
-    if dicom is not None:
-        write_series(done.volume, dicom, how=f"navnode, {done.method.value}: {done.reason}.")
-    surface = done.surface() if mesh is not None else None
-    if mesh is not None:
-        if surface is None:
-            raise ConfigError(f"{mesh}: the reconstruction holds no bone")
-        write_mesh(surface.mesh, mesh)
+    surface = _written(request, done)
     return ReconstructionReport(
         method=done.method.value,
         engine=done.engine,
@@ -279,13 +246,37 @@ def reconstruct_views(
         spread_deg=round(float(np.rad2deg(done.spread_rad)), 1),
         status=done.status.value,
         reason=done.reason,
-        size=[size] * 3,
-        spacing_mm=[spacing_mm] * 3,
+        size=[request.size] * 3,
+        spacing_mm=[request.spacing_mm] * 3,
         elapsed_ms=elapsed_ms,
         per_view_ms=[round(a + b, 1) for a, b in zip_longest(per_view_ms, done.per_view_ms, fillvalue=0.0)],
-        out=str(out),
+        out=str(request.out),
         surface=msgspec.UNSET if surface is None else _described(surface),
     )
+
+
+def _center_mm(request: ReconstructRequest, views: Many[ViewFile]) -> Matrix:
+    if request.center_mm is not None:
+        return np.array(request.center_mm)
+    return _where_rays_meet([view.pose() for view in views])
+
+
+def _written(request: ReconstructRequest, done: Reconstruction) -> Surface | None:
+    """Write what is asked for; the surface of bone, where that is."""
+    write_volume(done.volume, request.out)
+    if request.uncertainty is not None and done.uncertainty_hu is not None:
+        write_volume(done.uncertainty_hu, request.uncertainty)
+    if request.prior_map is not None and done.rests is not None:
+        write_volume(done.rests, request.prior_map)
+    if request.dicom is not None:
+        write_series(done.volume, request.dicom, how=f"navnode, {done.method.value}: {done.reason}.")
+    if request.mesh is None:
+        return None
+    surface = done.surface()
+    if surface is None:
+        raise ConfigError(f"{request.mesh}: the reconstruction holds no bone")
+    write_mesh(surface.mesh, request.mesh)
+    return surface
 
 
 def _described(surface: Surface) -> SurfaceReport:

@@ -1,0 +1,106 @@
+"""What benchmarks and evaluations are asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from navnode.errors import ConfigError
+from navnode.request import Threads, argument, option
+
+
+class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Many sessions, replayed and scored."""
+
+    archive: Annotated[tuple[Path, ...], argument("Sessions, or folders of them.", "ARCHIVE...")]
+    out: Annotated[Path, option("Write rows and report here; what is already there is not done again.", "DIR")] = Path(
+        "evaluation"
+    )
+    config: Annotated[Path, option("Use this configuration instead of the recorded ones.", "NODE.toml")] | None = None
+    against: Annotated[Path, option("Also use this configuration, and compare.", "NODE.toml")] | None = None
+    baseline: Annotated[Path, option("Compare with the rows of another version.", "ROWS.jsonl")] | None = None
+    ct: Annotated[str, option("Path of the CT of all sessions, if it has moved.", "FILE")] = ""
+    scheduler: Annotated[
+        str, option("Use this Dask scheduler, tcp://HOST:PORT; default: processes here.", "ADDRESS")
+    ] = ""
+    workers: Annotated[int, option("Start this many processes here.", ge=1)] = 1
+    threads: Threads = 0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        if self.against is not None and self.baseline is not None:
+            raise ConfigError("give --against or --baseline, not both")
+
+
+class _OfCts(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is measured on CTs."""
+
+    ct: Annotated[
+        tuple[str, ...], option("Make X-rays of this CT; repeat. Default: the sample and a drawn one.", "FILE")
+    ] = ()
+
+
+class _OfTheLoop(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is measured in the running loop."""
+
+    size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 512
+    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=30)] = 30.0
+    tools: Annotated[int, option("Track this many tools at 100 Hz.", ge=1, le=16)] = 1
+
+
+class IgtlRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenIGTLink over loopback."""
+
+    seconds: Annotated[float, option("Take this long for each measurement.", ge=0.2)] = 3.0
+    peer: Annotated[Path, option("Use this C++ peer; default: what `make peers` made.", "PROGRAM")] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where there is no such peer."""
+        if self.peer is not None and not self.peer.exists():
+            raise ConfigError(f"--peer {self.peer}: there is no such program")
+
+
+class ProjectorRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Projections and their derivatives."""
+
+    repeats: Annotated[int, option("Repeat each measurement this often.", ge=1)] = 7
+    threads: Threads = 2
+
+
+class RegistrationRequest(_OfCts, frozen=True, kw_only=True):
+    """Registration of X-rays with known poses."""
+
+    cases: Annotated[int, option("X-rays of every CT.", ge=2)] = 20
+    out: Annotated[Path, option("Write a report with overlays and error plots.", "REPORT.html")] | None = None
+    seed: Annotated[int, option("Random seed.")] = 0
+    threads: Threads = 2
+
+
+class ReconstructionRequest(_OfCts, frozen=True, kw_only=True):
+    """Volumes from a few X-rays, by every method."""
+
+    views: tuple[Annotated[int, option("Use this many views; repeat. Default: 2, 4, 8, 16.", ge=2, le=64)], ...] = ()
+    model: Annotated[Path, option("Use networks of your own, from `navnode train`.", "DIR")] | None = None
+    peers: Annotated[bool, option("Also measure RTK's methods, which take minutes.", flag="--peers/--no-peers")] = True
+    out: Annotated[Path, option("Write a picture of what every method made.", "SLICES.png")] | None = None
+    seed: Annotated[int, option("Random seed.")] = 0
+    threads: Threads = 2
+
+
+class LoopRequest(_OfTheLoop, frozen=True, kw_only=True):
+    """The live loop beside the virtual operating room."""
+
+    seconds: Annotated[float, option("Run for this long.", ge=2)] = 30.0
+
+
+class RecordingRequest(_OfTheLoop, frozen=True, kw_only=True):
+    """What recording costs, and what a kill leaves."""
+
+    size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 1024
+    tools: Annotated[int, option("Track this many tools at 100 Hz.", ge=1, le=16)] = 8
+    minutes: Annotated[float, option("Length of each run of the loop; 0: none.", ge=0)] = 0.5
+    pairs: Annotated[int, option("Runs with and without recording, alternating.", ge=1)] = 1
+    kills: Annotated[int, option("Kill a recording this often.", ge=0)] = 20
+    folder: Annotated[Path, option("Record into this folder.", "DIR")] | None = None

@@ -1,0 +1,90 @@
+"""Reports of benchmarks as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:  # each benchmark is loaded when it runs
+    from navnode.bench.igtl import IgtlReport, LinkFigures
+    from navnode.bench.projector import ProjectorReport
+    from navnode.bench.reconstruction import ReconstructionReport
+    from navnode.bench.registration import Rate, RegistrationReport
+
+
+def draw_igtl(report: IgtlReport) -> None:
+    """Scenarios by implementations."""
+    table = Table(title="OpenIGTLink over loopback")
+    for column in ("", *report.implementations):
+        table.add_column(column)
+    for name, by in report.results.items():
+        table.add_row(name, *(_bench_cell(by[i]) for i in report.implementations))
+    Console().print(table)
+    ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report.ratios.items())
+    Console().print(f"As quick as the others: {ratios}", highlight=False)
+
+
+def draw_projector(report: ProjectorReport) -> None:
+    """Directions by implementations."""
+    size = f"{report.voxels}³ to {report.image_px}², {report.threads} threads, median ms"
+    every = list(report.directions.values())
+    ways = (name.replace(" with derivatives", "+d") for name in every[0].ms)
+    table = Table("direction", *ways, "error", title=size)
+    for name, figures in report.directions.items():
+        table.add_row(name, *(f"{ms:.1f}" for ms in figures.ms.values()), f"{figures.error:.1e}")
+    Console().print(table)
+    lines = [
+        "+d: with the six derivatives by the pose",
+        f"adjoint: dot products agree to {report.adjoint_error:.1e}",
+    ]
+    over = [figures.rtk_over for figures in every if figures.rtk_over is not UNSET]
+    for isa in over[0] if over else ():
+        ratios = [each[isa] for each in over]
+        lines.append(f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives")
+    if report.nanodrr is not UNSET:
+        lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
+    Console().print("\n".join(lines), highlight=False)
+
+
+def draw_registration(report: RegistrationReport) -> None:
+    """Errors by kind of start, and how far a verdict can be trusted."""
+    table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
+    rows = {**report.singles, "two views together": report.joint, "tracked sequences": report.sequences}
+    for name, row in rows.items():
+        medians = [f"{part.median:.3f}" for part in (row.lateral_mm, row.depth_mm, row.full_mm)]
+        table.add_row(name, _told_rate(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
+    Console().print(table)
+    trust = Table("", "VALID or not", title="Trust")
+    trust.add_row("right, but not VALID", _told_rate(report.quality.false_reject))
+    trust.add_row("wrong, but VALID", _told_rate(report.quality.false_accept))
+    for kind, rate in report.quality.wrong_image_valid.items():
+        trust.add_row(f"{kind}: VALID", _told_rate(rate))
+    Console().print(trust)
+    Console().print(f"Tracking: {report.sequences.frames_per_s:g} frames/s", highlight=False)
+
+
+def draw_reconstruction(report: ReconstructionReport) -> None:
+    """Methods by number of views."""
+    table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
+    for count, methods in report.mean.items():
+        for name, row in methods.items():
+            values = (row.psnr_db, row.ssim, row.dice, row.threshold, row.assd_mm, row.elapsed_ms)
+            digits = (1, 3, 3, 2, 1, 0)
+            shown = ("-" if v is UNSET else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True))
+            table.add_row(count, name, *shown)
+        table.add_section()
+    Console().print(table)
+
+
+def _told_rate(rate: Rate) -> str:
+    return f"{rate.rate:.1%} ({rate.hits} of {rate.of}; {rate.low:.1%}-{rate.high:.1%})"
+
+
+def _bench_cell(figures: LinkFigures) -> str:
+    parts = [] if figures.p50_ms is UNSET else [f"p50 {figures.p50_ms:g}, p99 {figures.p99_ms:g} ms"]
+    parts += [] if figures.per_s is UNSET else [f"{figures.per_s:,.0f}/s"]
+    parts += [f"{figures.delivered:.0%} delivered"] if figures.delivered < 1 else []
+    return "\n".join([*parts, f"{figures.cpu_ms:g} ms CPU each"])

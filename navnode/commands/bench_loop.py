@@ -1,0 +1,129 @@
+"""The live loop, run to be measured: what ``navnode bench loop`` and ``bench recording`` share."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from navnode import config
+from navnode.bench.requests import LoopRequest, RecordingRequest
+from navnode.commands.demo import DemoRequest, demo_config
+from navnode.commands.fetch import ct_path, rendered
+from navnode.commands.supervised import (
+    MemoryFigures,
+    RunReport,
+    free_port,
+    recorded,
+    run_supervised,
+)
+from navnode.config import Config
+from navnode.types import LatencyFigures, RecordingState
+
+if TYPE_CHECKING:  # loaded when it is measured
+    from navnode.bench.recording import Killed, Seeking, Throughput
+
+
+class LoopRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the live loop."""
+
+    frames: int
+    fps: float
+    latency_ms: LatencyFigures
+    overlay_latency_ms: LatencyFigures
+    memory_mb: MemoryFigures
+    recording: RecordingState
+
+
+class LoopCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs the live loop."""
+
+    without: list[LoopRun]
+    beside: list[LoopRun] = msgspec.field(name="with")
+    latency_ms_p99_ratio: float
+    overlay_latency_ms_p99_ratio: float
+
+
+class RecordingCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What recording costs, and what it keeps."""
+
+    throughput: Throughput
+    seek: Seeking
+    killed: Killed
+    loop: LoopCost | UnsetType = UNSET
+    """Where the loop was run."""
+
+
+def run(request: LoopRequest | RecordingRequest, seconds: float, record: Path | None = None) -> RunReport:
+    """A demo without a page, and its figures.
+
+    Args:
+        record: a file that it is recorded into.
+    """
+    from navnode.simulation import room
+
+    ports = free_port("127.0.0.1"), free_port("127.0.0.1")
+    demo = DemoRequest(headless=True, size=request.size, rate=request.rate, port=ports[0], simulator_port=ports[1])
+    given = demo.simulator(more_tools=request.tools - 1)
+    simulator = msgspec.structs.replace(given, ct=str(ct_path(given.ct)))
+    loaded = demo_config(config.load(config.shipped("demo.toml")), simulator, demo)
+    loaded = recorded(_with_tools(loaded, room.more_tools(request.tools - 1)), record)
+    prepared = rendered(simulator)
+    return run_supervised(loaded, simulator, seconds, True, room.load_scenario(prepared))
+
+
+def recording_cost(request: RecordingRequest, progress: Callable[[float], None]) -> RecordingCost:
+    """What recording costs by itself, and the loop that runs with and without it, alternating."""
+    from navnode.bench import recording
+
+    figures = recording.run(request.kills, progress)
+    without: list[RunReport] = []
+    beside: list[RunReport] = []
+    with tempfile.TemporaryDirectory(prefix="navnode-bench-", dir=request.folder) as name:
+        for n in range(request.pairs if request.minutes else 0):
+            without.append(run(request, 60 * request.minutes))
+            beside.append(run(request, 60 * request.minutes, Path(name) / f"{n}.mcap"))
+            for part in Path(name).glob("*.mcap"):
+                part.unlink()
+    return RecordingCost(
+        throughput=figures.throughput,
+        seek=figures.seek,
+        killed=figures.killed,
+        loop=_cost(without, beside) if without else UNSET,
+    )
+
+
+def _with_tools(loaded: Config, names: list[str]) -> Config:
+    """More tools like the first."""
+    drill = loaded.tools[0]
+    more = [msgspec.structs.replace(drill, name=name, device=f"{name}ToTracker") for name in names]
+    return msgspec.structs.replace(loaded, tools=(drill, *more))
+
+
+def _cost(without: list[RunReport], beside: list[RunReport]) -> LoopCost:
+    def ratio(late: Callable[[RunReport], float | None]) -> float:
+        slow, plain = (statistics.median(filter(None, map(late, runs))) for runs in (beside, without))
+        return round(slow / plain, 3)
+
+    return LoopCost(
+        without=[_loop_run(run) for run in without],
+        beside=[_loop_run(run) for run in beside],
+        latency_ms_p99_ratio=ratio(lambda run: run.latency_ms.p99),
+        overlay_latency_ms_p99_ratio=ratio(lambda run: run.overlay_latency_ms.p99),
+    )
+
+
+def _loop_run(run: RunReport) -> LoopRun:
+    return LoopRun(
+        frames=run.frames,
+        fps=run.fps,
+        latency_ms=run.latency_ms,
+        overlay_latency_ms=run.overlay_latency_ms,
+        memory_mb=run.memory_mb,
+        recording=run.recording,
+    )

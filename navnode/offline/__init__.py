@@ -1,0 +1,1 @@
+"""Projection, registration and reconstruction of files: :mod:`requests`, and what answers them, :mod:`files`."""

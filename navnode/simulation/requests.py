@@ -1,0 +1,51 @@
+"""What the virtual operating room is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from navnode import config
+from navnode.config import SimulatorSection
+from navnode.request import Ct, Threads, option
+
+
+class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A virtual operating room on a port."""
+
+    port: Annotated[int, option("Port to serve on.", ge=1, le=65535)] = 18945
+    ct: Ct | None = None
+    size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 512
+    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=30)] = 15.0
+    seed: Annotated[int, option("Random seed.", ge=0)] = 0
+    seconds: Annotated[float, option("Stop after this many seconds.", ge=1)] | None = None
+    errors: Annotated[bool, option("Simulate hardware that deviates from its data sheet.")] = False
+    scene: Annotated[
+        str,
+        option("operation; or what comes before, in a room with errors: pivot, spin, beads, sweep, points, targets."),
+    ] = "operation"
+    references: (
+        Annotated[Path, option("Write phantom, planned points, targets and the nominal C-arm here.", "DIR")] | None
+    ) = None
+    threads: Threads = 0
+
+    def settings(self) -> SimulatorSection:
+        """The room's settings.
+
+        Raises:
+            ConfigError: the detector has another size.
+        """
+        return config.convert(
+            {
+                "port": self.port,
+                "ct": self.ct or "sample",
+                "size_px": self.size,
+                "frame_rate_hz": self.rate,
+                "seed": self.seed,
+                "errors": self.errors,
+            },
+            SimulatorSection,
+            "arguments",
+        )
