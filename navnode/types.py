@@ -549,7 +549,7 @@ class RecordingState:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """How the node is, a few times a second.
+    """The node's state, several times a second.
 
     The loop fills in what it knows; recording, replay, latencies and consoles are the node's around it.
     """

@@ -47,7 +47,7 @@ def add(app: web.Application, config: Config, refuse: Callable[[web.Request], No
         elif asked.name in _PLAYER and config.sources:
             where = config.sources[0].host, config.sources[0].port
         else:
-            raise web.HTTPNotFound(text=f"{asked.name!r} is no command of this page")
+            raise web.HTTPNotFound(text=f"{asked.name!r} is not a command of this page")
         done, text = await asyncio.to_thread(_run_command, where, asked)
         return web.json_response({"done": done, "text": text})
 

@@ -1,4 +1,4 @@
-"""How the node is, for Prometheus."""
+"""The node's state, for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page is told: small JSON texts and binary blobs made from the node's outputs. No sockets here."""
+"""What the page gets: small JSON texts and binary blobs made from the node's outputs. No sockets here."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Station:
 
 @dataclass
 class Scene:
-    """The newest of everything; knows nothing of who looks."""
+    """The newest of everything, independent of viewers."""
 
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
@@ -71,11 +71,11 @@ class Scene:
     moving: bool = False
 
     def on_output(self, output: object, now_ns: int) -> None:
-        """Remember one of the node's outputs."""
+        """Keep one of the node's outputs."""
         match output:
             case NodeState():
                 if self.state is not None and output.epoch != self.state.epoch:
-                    # Where the C-arm stood for these pictures was said by a registration that is no more.
+                    # These pictures were placed by a registration that is lost.
                     self.stations.clear()
                 self.state, self.state_ns = output, now_ns
             case PatientPose():
@@ -105,7 +105,7 @@ class Scene:
         return self.state is not None and self.state.oriented
 
     def describe(self, now_ns: int) -> dict[str, Any]:
-        """Everything but pictures and volumes, for JSON."""
+        """Everything except pictures and volumes, for JSON."""
         silent = self.state is None or now_ns - self.state_ns > NODE_SILENT_NS
         registration = self.state.registration if self.state and not silent else invalid("the node is silent")
         return {

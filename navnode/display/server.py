@@ -40,7 +40,7 @@ _HEADERS = {
 
 
 class Display:
-    """Feeds every viewer from one scene."""
+    """Serves all viewers from one scene."""
 
     def __init__(self, config: Config, address: str) -> None:
         self._config = config
@@ -64,7 +64,7 @@ class Display:
         return app
 
     async def listen(self) -> None:
-        """Take what the node says, for ever."""
+        """Receive from the node until cancelled."""
         while True:
             try:
                 while (output := self._node.next()) is not None:
@@ -160,7 +160,7 @@ class Display:
 
 
 class _Viewer:
-    """One open page: what it has, and what it has not answered yet."""
+    """One open page: what it was sent, and what it has not acknowledged."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self._socket = socket
@@ -179,7 +179,7 @@ class _Viewer:
         self._acknowledged = max(self._acknowledged, min(number, self._sent))
 
     def lacks(self, name: str, version: int) -> bool:
-        """Whether this page has not been sent this version yet; it counts as sent from now on."""
+        """Whether this version is new to the page; marks it as sent."""
         if self._has.get(name) == version:
             return False
         self._has[name] = version

@@ -106,7 +106,7 @@ class Subscriber:
         """The next value, None when none waits.
 
         Raises:
-            PeerError: it is none of the table.
+            PeerError: not a value of the table.
         """
         if not self._socket.poll(0):
             return None

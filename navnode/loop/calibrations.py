@@ -1,4 +1,4 @@
-"""What calibration before surgery found, read once and put where the loop uses it."""
+"""Results of calibration, read once and applied to the configuration."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class _Found:
 def _nonzero(path: str, name: str, given: Vector) -> Matrix:
     found = np.array(given)
     if not np.isfinite(found).all() or not found.any():
-        raise CalibrationError(f"{path}: {name} is no vector")
+        raise CalibrationError(f"{path}: {name} is not a direction")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Who registers what the loop asks for: at once, or as a recorded session was answered."""
+"""Executors of registrations: at once, or when a recorded session was answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from navnode.types import (
 
 
 class AtOnce:
-    """Registers a frame where it is asked for.
+    """Registers a frame when it is requested.
 
     Args:
         volume: the first one, or None.
@@ -43,7 +43,7 @@ class AtOnce:
 
 
 class AsRecorded:
-    """Keeps what was asked until the recording says when live took the answer."""
+    """Holds a request until the recording says when the answer was taken live."""
 
     def __init__(self, at_once: AtOnce) -> None:
         self._at_once = at_once

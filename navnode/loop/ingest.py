@@ -1,4 +1,4 @@
-"""OpenIGTLink messages of a source as what the loop takes."""
+"""OpenIGTLink messages as inputs of the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from navnode.xray.correction import Detector
 
 
 class Ingest:
-    """OpenIGTLink messages of a source -> what the pipeline takes.
+    """OpenIGTLink messages of a source -> inputs of the pipeline.
 
     Args:
         detector: makes images into those of the configuration's C-arm; None: they are.

@@ -88,7 +88,7 @@ class Pipeline:
         return outputs
 
     def state(self) -> NodeState:
-        """How the node is."""
+        """The node's present state."""
         return self.status.report(self.patient, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns)
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:

@@ -1,6 +1,6 @@
 """What drives the loop, live and in every kind of replay: arrivals in, steps, requests carried out, the rest sent on.
 
-No sockets and no threads: whoever needs them hands in executors that answer later, through :meth:`Runner.feed`.
+No sockets and no threads: whoever needs them passes executors that answer later, through :meth:`Runner.feed`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Runner:
         ingest: what messages mean.
         register, ask_worker: carry out requests.
         now_ns: the time of steps: the clock's, or the session's that is run again.
-        emit: takes every output that is no request.
+        emit: takes every output except requests.
         record: takes every step, also one that failed.
     """
 

@@ -1,4 +1,4 @@
-"""What the node says of itself: counts, sources, dose and notices."""
+"""The node's report: counts, sources, dose and notices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DROPS = ("xray", "pose", "late", "rejected")
 
 
 class NodeStatus:
-    """Counts since the start, and how the sources are."""
+    """Counts since the start, and the state of the sources."""
 
     def __init__(self, config: Config) -> None:
         self._dose = Ledger(config.dose.frame_gy_cm2, config.dose.msv_per_gy_cm2, config.dose.ct_msv)
@@ -46,12 +46,12 @@ class NodeStatus:
             self._dose.add(frame)
 
     def reject(self, rejected: Rejected) -> None:
-        """Count a message that cannot be used, and tell why."""
+        """Count a message that cannot be used, and notify the operator."""
         self._rejected += 1
         self.notice(f"{rejected.device}: {rejected.reason}")
 
     def count(self, outputs: Iterable[object], now_ns: int) -> None:
-        """Count what became of frames."""
+        """Count frames by outcome."""
         for output in outputs:
             if isinstance(output, RegisteredFrame):
                 self._by_status[output.validity.status.value] += 1
@@ -60,12 +60,12 @@ class NodeStatus:
                     self._registered_at_ns.append(now_ns)
 
     def notice(self, text: str) -> None:
-        """Tell the operator; what is already told is not repeated."""
+        """Notify the operator, without repeating a notice."""
         if text and text not in self._notices:
             self._notices.append(text)
 
     def on_source(self, source: SourceState) -> bool:
-        """Keep how a source is; whether it was there and has vanished, which the operator is told."""
+        """Update a source's state; whether it vanished, which the operator is notified of."""
         was = self._sources.get(source.name)
         if source.connected or source.name in self._configured:
             self._sources[source.name] = "" if source.connected else source.reason
@@ -76,7 +76,7 @@ class NodeStatus:
         return vanished
 
     def due(self, now_ns: int) -> bool:
-        """Whether it is time for a report; it counts as made."""
+        """Whether a report is due; marks it as made."""
         if now_ns - self._last_ns < STATE_EVERY_NS:
             return False
         self._last_ns = now_ns
@@ -85,7 +85,7 @@ class NodeStatus:
     def report(
         self, patient: PatientRegistration, frames: Frames, tools: Tools, volume: Volumes, epoch: int, now_ns: int
     ) -> NodeState:
-        """How the node is now."""
+        """The node's present state."""
         recent = [t for t in self._registered_at_ns if now_ns - t < _RATE_NS]
         rate = (len(recent) - 1) / max((recent[-1] - recent[0]) / 1e9, 1e-3) if len(recent) > 1 else 0.0
         dropped = frames.dropped + tools.dropped + Counter(rejected=self._rejected)

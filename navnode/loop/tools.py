@@ -116,7 +116,7 @@ class Tools:
         return outputs
 
     def invalidate(self, device: str, reason: str, timestamp_ns: int, *, seen: bool = True) -> list[Output]:
-        """Take back a tool's overlay; nothing for a device that is no tool."""
+        """Take back a tool's overlay; nothing for a device that is not a tool."""
         tool = self._tools.get(device)
         if tool is None:
             return []

@@ -1,4 +1,4 @@
-"""Which frames are kept: as pictures of the two stations, and as views for reconstruction."""
+"""Frames that are kept: as pictures of two stations, and as views for reconstruction."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Views:
         )
 
     def add(self, view: View) -> None:
-        """Keep a view; when there is no room it takes the place of the one that looks most alike."""
+        """Keep a view; a full set drops the one whose direction is nearest."""
         self.wanted_now = False
         if len(self._views) >= self._settings.max_views:
             nearest = min(self._views, key=lambda kept: g.angle_between_rad(_direction(kept), _direction(view)))

@@ -111,7 +111,7 @@ class Volumes:
         if isinstance(ready, SurfaceReady):
             return self._ct.on_answer(ready, now_ns) if self._ct is not None else (None, "")
         if not self._views.answered(ready.request):
-            return None, ""  # asked for by a node that is no more
+            return None, ""  # requested by a node that has ended
         if ready.volume is None:
             self._views.failed(now_ns)
             return None, f"no reconstruction: {ready.reason}"

@@ -18,7 +18,7 @@ _NICE = 8
 
 
 class Threaded:
-    """Takes the loop's requests; answers go to whoever has started it."""
+    """Takes the loop's requests; answers go to whoever started it."""
 
     def __init__(self, at_once: AtOnce) -> None:
         self._at_once = at_once

@@ -1,4 +1,4 @@
-"""Starts navnode's processes, watches them, restarts what dies, and ends them together."""
+"""Starts navnode's processes, watches them, restarts those that die or hang, and ends them together."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class _Child:
 
 
 class Supervisor:
-    """The processes of one node, in a folder of their own. Use it as a context manager.
+    """The processes of one node, in a folder of their own; a context manager.
 
     Args:
         config: what the node is told.
         room: also start what serves X-rays and poses: a virtual operating room, or the player of a session.
-        announce: told one line when a process dies or returns, and what the processes warn of.
+        announce: called with one line when a process dies or returns, and with the warnings of processes.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Supervisor:
         self.stop()
 
     def start(self) -> None:
-        """Start everything and wait until it serves.
+        """Start everything and wait until it is ready.
 
         Raises:
             ConfigError: a process refused its configuration, or a port is in use.
@@ -101,7 +101,7 @@ class Supervisor:
             self._children[name] = self._launch(name)
         for child in self._children.values():
             self._await_ready(child)
-        # That they could not reach each other until now is no news.
+        # Until now they could not reach each other; their warnings about that are not news.
         self._read_up_to = {name: (self.folder / f"{name}.log").stat().st_size for name in names}
         self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")
 
@@ -227,8 +227,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Nothing interrupts the block; afterwards signals mean what they did. In other threads than the main one nothing
-    does anyway."""
+    """Ignore signals in the block. Only the main thread receives them anyway."""
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with contextlib.suppress(ValueError):  # not the main thread
@@ -284,7 +283,7 @@ def wait_while(
     seconds: float | None,
     over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Watch the processes until ``seconds`` are over, or it is over, or for ever."""
+    """Watch the processes for ``seconds``, until ``over``, or for ever."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while not over() and (deadline is None or time.monotonic() < deadline):
         on_state(supervisor.watch())

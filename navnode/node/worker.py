@@ -1,4 +1,4 @@
-"""The reconstruction worker: a process of its own, so that whatever happens in it leaves the loop alone."""
+"""The reconstruction worker: a separate process, so that nothing that happens in it disturbs the loop."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def serve(
             try:
                 job = bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)])
                 if not isinstance(job, WorkerRequest):
-                    raise PeerError(f"{topics.topic_of(job).name} is no request")
+                    raise PeerError(f"{topics.topic_of(job).name} is not a request")
                 jobs.put(job)
             except PeerError as error:
                 log.warning("request refused: %s", error)

@@ -1,4 +1,4 @@
-"""Sessions made of sessions: repaired, cut, merged, and without what tells whose they are."""
+"""Repair, cut, merge and de-identify sessions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     """A session as far as it can be read, finished; every part of it.
 
     Raises:
-        RecordingError: it is none, or ``out`` cannot be written.
+        RecordingError: not a session, or ``out`` cannot be written.
         ConfigError: ``out`` exists.
     """
     kept, part = Kept(paths=[]), 0

@@ -106,7 +106,7 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
 
     Raises:
         RecordingError: there is nothing of that kind in it, or ``out`` cannot be written.
-        ConfigError: ``out`` exists; the ending, or a device, is none.
+        ConfigError: ``out`` exists, or its extension or a device is unknown.
     """
     refuse_existing(out)
     ways: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {

@@ -138,7 +138,7 @@ def answer_of(data: memoryview) -> WorkerAnswer:
     """What :func:`answer_parts` wrote.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: it is not one.
     """
     parts, at = [], 0
     while at + _LENGTH.size <= len(data):

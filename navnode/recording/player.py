@@ -1,6 +1,6 @@
-"""Serves a recorded session over OpenIGTLink, at its pace or another one: any console or node sees it again.
+"""Serves a recorded session over OpenIGTLink at its own or another pace, to any console or node.
 
-Every message says that it is a replay. At the end nothing is sent any more, so that what depends on it goes stale.
+Every message says that it is a replay. Nothing is sent after the end, so everything that depends on it goes stale.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from navnode.recording.recording import Recording
 log = logging.getLogger(__name__)
 
 _NOT_SERVED = ("in/STATUS/", "in/COMMAND", "in/RTS_", "in/GET_", "in/STT_", "in/STP_", "in/CLIENTINFO/")
-"""What peers tell each other is not what happened."""
+"""Conversation between peers, not part of what happened."""
 _STEP_NS = 100_000_000
-"""A step goes to the next X-ray, or so far where there is none."""
+"""A step goes to the next X-ray, or this far if there is none."""
 _GREETING_S = 0.3
-"""Until who has connected has said that it understands metadata, which say that it is a replay."""
+"""Time for a new client to say that it reads metadata, where replays are marked."""
 _BEHIND_NS = 500_000_000
-"""Later than this the clock is set anew instead of all being sent at once."""
+"""Further behind than this, playing goes on from here instead of sending everything at once."""
 
 
 class Player:
@@ -56,7 +56,7 @@ class Player:
         self.rate, self.paused, self.over = settings.rate, settings.paused, False
         self._at_ns = self._first_ns
         self._began = (self._first_ns, now_ns())
-        """A time of the session, and when it is."""
+        """A time of the session, and the present time that it corresponds to."""
         self._target_ns: int | None = None
         self._stepping = False
         self._said_ns = 0
@@ -72,7 +72,7 @@ class Player:
         )
 
     async def run(self) -> None:
-        """Play until cancelled, once somebody listens."""
+        """Play until cancelled, from the first connection on."""
         await self._joined.wait()
         await asyncio.sleep(_GREETING_S)
         while True:
@@ -82,14 +82,14 @@ class Player:
                 self._at_ns, self._burst_ns = self._first_ns, 0  # a burst ends with the session that it was asked in
             elif ended:
                 self.over = True
-                log.warning("the session is over; nothing more is sent")
+                log.warning("end of the session; nothing more is sent")
                 while self._target_ns is None:
                     await self._wait(None)
             if self._target_ns is not None:
                 self._at_ns, self._target_ns, self.over = self._target_ns, None, False
 
     async def _play(self) -> bool:
-        """From where it stands to the end; False when another place is wanted."""
+        """Play to the end; False if a seek interrupted it."""
         try:
             for entry in self._recording.raw(self._at_ns):
                 if entry.log_time_ns < self._at_ns or not self._served(entry.channel):
@@ -105,7 +105,7 @@ class Player:
         return True
 
     async def _due(self, time_ns: int) -> bool:
-        """Wait until a time of the session; False when another place is wanted."""
+        """Wait for a time of the session; False if a seek interrupted it."""
         while self._target_ns is None:
             if self.paused and not self._stepping:
                 await self._wait(None)
@@ -124,7 +124,7 @@ class Player:
         return False
 
     async def _wait(self, seconds: float | None) -> None:
-        """Until a command came, or some seconds."""
+        """Wait for a command, or for some seconds."""
         try:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
@@ -165,7 +165,7 @@ class Player:
         if self._stepping and (isinstance(marked, Image) or self._at_ns >= self._step_until_ns):
             self._stepping = False
 
-    # --- what it can be told ------------------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------------------------
 
     def _commands(self) -> dict[str, Handler]:
         return {

@@ -47,7 +47,7 @@ class ContainerReader:
         path: of the file.
 
     Raises:
-        RecordingError: it cannot be read, or is none.
+        RecordingError: it cannot be read, or is not MCAP.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class ContainerReader:
             raise RecordingError(f"{self.path}: cannot be read ({error.strerror})") from error
         if self._read(0, len(MAGIC)) != MAGIC:
             self._file.close()
-            raise RecordingError(f"{self.path}: no recording (not an MCAP file)")
+            raise RecordingError(f"{self.path}: not an MCAP file")
         if not self._indexed():
             self._scan()
         elif self.messages and not self.chunks:  # messages without chunks are in no index

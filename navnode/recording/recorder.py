@@ -152,7 +152,7 @@ class Recorder:
         self._enqueue(item)
 
     def end(self) -> str:
-        """Take nothing more; what waits is written by and by, without anybody waiting for the disk. For the operator.
+        """Accept nothing more; what is queued is still written, and nobody waits for the disk. A line for the operator.
 
         Raises:
             RecordingError: it had failed.
@@ -208,7 +208,7 @@ class Recorder:
             self.failed = f"cannot be written ({error.strerror})"
             log.error("recording %s: %s", self.path, self.failed)
         except Exception as error:  # it must not be taken for a recording that goes on
-            self.failed = f"an error of our own ({type(error).__name__})"
+            self.failed = f"internal error ({type(error).__name__})"
             log.exception("recording %s", self.path)
         finally:
             self._created.set()

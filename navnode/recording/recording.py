@@ -43,7 +43,7 @@ class Recording:
     One that was not finished ends where its recorder ended; :meth:`judged` says so.
 
     Raises, while iterating:
-        RecordingError: the file is none, or of a newer format.
+        RecordingError: not a session, or one of a newer format.
         DamagedError: it is damaged there; what comes before is given first.
     """
 

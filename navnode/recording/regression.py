@@ -105,7 +105,7 @@ class Findings:
 
 
 def ct_of(config: Config, given: str | None) -> str:
-    """Which CT a session is run again with: the given one, or its configuration's; '' is none.
+    """Which CT a session is run again with: the given one, or its configuration's; '' if there is none.
 
     Raises:
         ConfigError: there is no such file.

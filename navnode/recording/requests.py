@@ -39,7 +39,7 @@ class _OfSession(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ConfigError where it is not."""
         if not self.session.is_file():
             raise ConfigError(
-                f"{self.session}: {'a folder, no session' if self.session.is_dir() else 'there is no such file'}"
+                f"{self.session}: {'a folder, not a session' if self.session.is_dir() else 'there is no such file'}"
             )
 
 
@@ -55,7 +55,7 @@ class RecordRequest(msgspec.Struct, frozen=True, kw_only=True):
     )
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where the source is no address."""
+        """Raise ConfigError if the source is not an address."""
         self.address()
 
     def address(self) -> Address:

@@ -201,7 +201,7 @@ def _pixels(path: Path, data: bytes, fields: Mapping[str, str], nrrd: bool) -> A
     if len(sizes) == 4 and sizes[2] == 1:
         sizes = [sizes[0], sizes[1], sizes[3]]
     if len(sizes) != 3 or min(sizes) < 1:
-        raise RecordingError(f"{path}: {sizes} is no sequence of pictures")
+        raise RecordingError(f"{path}: {sizes} is not a sequence of images")
     big = fields.get("endian", "little") == "big" or fields.get("BinaryDataByteOrderMSB", "False") == "True"
     dtype = np.dtype(kind).newbyteorder(">" if big else "<")
     wanted = int(np.prod(sizes)) * dtype.itemsize
@@ -235,7 +235,7 @@ def _sequence(path: Path, frames: Array, fields: Mapping[str, str], nrrd: bool) 
         texts = fields.get("spacings" if nrrd else "ElementSpacing", "1 1").split()
         numbers = [float(text) for text in texts if text.lower() != "nan"][:2]
     except ValueError as error:
-        raise RecordingError(f"{path}: a field of a frame is no number ({error})") from error
+        raise RecordingError(f"{path}: a field of a frame is not a number ({error})") from error
     u, v = numbers if len(numbers) == 2 and all(np.isfinite(n) and n > 0 for n in numbers) else (1.0, 1.0)
     if (np.diff(times) <= 0).any():
         raise RecordingError(f"{path}: time stamps of its frames do not increase")

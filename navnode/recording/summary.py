@@ -116,7 +116,7 @@ class TopicStatistics:
 
 @dataclass
 class Summary:
-    """What was found in a session."""
+    """The contents of a session, summarised."""
 
     path: str
     start_ns: int

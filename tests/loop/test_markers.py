@@ -121,6 +121,6 @@ def test_a_pose_that_no_hand_can_reach_is_not_shown(device):
 def test_a_pose_that_is_none_is_named():
     theatre = Theatre()
     theatre.run(4.0)
-    (out,) = theatre.feed(Rejected("DrillToTracker", "the pose holds numbers that are none", theatre.now_ns))
+    (out,) = theatre.feed(Rejected("DrillToTracker", "the pose contains NaN or infinity", theatre.now_ns))
     assert out.volume_from_tool is None
     assert any("DrillToTracker" in notice for notice in theatre.pipeline.state().notices)

@@ -82,7 +82,7 @@ function drawBadges({ registration, tools, state, moving }) {
   const sources = Object.entries(state.sources).map(([name, why]) => `${name} ${why || "connected"}`);
   document.getElementById("sources").textContent = [
     `Volume: ${state.volume || "none yet"}`,
-    `${state.frames_registered} of ${state.frames_received} frames taken`,
+    `${state.frames_registered} of ${state.frames_received} frames registered`,
     `dose: ${state.dose}`,
     ...(state.recording.text ? [`recording ${state.recording.text}`] : []),
     ...sources,
