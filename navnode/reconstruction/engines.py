@@ -34,6 +34,8 @@ HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
 SHIPPED = Path(__file__).parent / "model"
 READER_FILE = "reader.onnx"
 SHIPPED_READER = Path(__file__).parent / "reader_model"
+REFINER_FILE = "refiner.onnx"
+SHIPPED_REFINER = Path(__file__).parent / "refiner_model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
@@ -149,12 +151,25 @@ def load_reader(folder: Path = SHIPPED_READER, *, threads: int = 0) -> tuple[Run
     Raises:
         ConfigError: no such model or engine, or a file that the card does not name.
     """
+    return _load_plain(folder, READER_FILE, threads)
+
+
+def load_refiner(folder: Path = SHIPPED_REFINER, *, threads: int = 0) -> tuple[Run, str]:
+    """The graph that refines what was lifted, and what runs it; as :func:`load_reader`.
+
+    Raises:
+        ConfigError: no such model or engine, or a file that the card does not name.
+    """
+    return _load_plain(folder, REFINER_FILE, threads)
+
+
+def _load_plain(folder: Path, file: str, threads: int) -> tuple[Run, str]:
     card = read_card(folder)
     engine = next((name for name in _PLAIN if _installed(name)), None)
     if engine is None:
         raise ConfigError("no inference engine: openvino does not run here; `navnode engine list` tells why")
     spelled = f"{_SPELLED[engine]} fp32"
-    return _graph(engine, folder / READER_FILE, card, threads, spelled), spelled
+    return _graph(engine, folder / file, card, threads, spelled), spelled
 
 
 def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:

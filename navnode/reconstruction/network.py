@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from navnode.reconstruction import reader
+from navnode.reconstruction import reader, refining
 from navnode.reconstruction.features import CHANNELS, GRID
 
 FEATURES = 16
@@ -241,3 +241,46 @@ class ReaderNet(nn.Module):
             x = functional.interpolate(up(x), scale_factor=2.0, mode="bilinear", align_corners=False)
             x = decoder(merge(torch.cat([x, kept.pop()], 1)))
         return functional.pixel_shuffle(self.head(x), 2)
+
+
+_REFINER_LEVELS = (16, 32, 64, 96)
+
+
+class RefinerNet(nn.Module):
+    """Evidence as :mod:`refining` makes it, (N, FINE, s, s, s) and (N, COARSE, s/2, s/2, s/2) -> logit of solid bone
+    (N, 1, s, s, s).
+
+    A U-Net whose finest level works on blocks of 2 x 2 x 2 voxels, s a multiple of ``refining.BLOCK``; what comes out
+    is a correction of the lift, which it begins with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = _REFINER_LEVELS
+        self.stem = nn.Conv3d(8 * refining.FINE + refining.COARSE, widths[0], 1)
+        self.down, self.encoders, self.up, self.merge, self.decoders = u_levels(widths, 3)
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv3d(widths[0] + 8 * refining.FINE, 24, 1),
+            nn.ReLU(),
+            nn.Conv3d(24, 8, 3, padding=1),
+        )
+        self.lifted = nn.Parameter(torch.tensor(5.0))
+        """How much what the lift takes for bone counts at first."""
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        blocks = unshuffled(fine)
+        x = self.stem(torch.cat([blocks, coarse], 1))
+        kept = []
+        for index, encoder in enumerate(self.encoders):
+            x = encoder(x)
+            if index < len(self.down):
+                kept.append(x)
+                x = self.down[index](functional.relu(x))
+        for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
+            x = functional.interpolate(up(x), scale_factor=2.0, mode="trilinear", align_corners=False)
+            x = decoder(merge(torch.cat([x, kept.pop()], 1)))
+        correction = shuffled(self.head(torch.cat([x, blocks], 1)).float(), 1)
+        return correction + self.lifted * fine[:, :1]
