@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ import numpy as np
 import onnx
 import torch
 
-from navnode.reconstruction import reader
-from navnode.reconstruction.engines import HALF, READER_FILE, VIEW_FILE, VOLUME_FILE, Card, write_card
+from navnode.reconstruction import reader, refining
+from navnode.reconstruction.engines import (
+    HALF,
+    READER_FILE,
+    REFINER_FILE,
+    VIEW_FILE,
+    VOLUME_FILE,
+    Card,
+    write_card,
+)
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SUMS, ReaderNet, halved
+from navnode.reconstruction.network import SUMS, ReaderNet, RefinerNet, halved
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -61,11 +70,43 @@ def export_reader(checkpoint: Path, folder: Path, training: dict[str, str | int 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / READER_FILE
     _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
+    _kept_small(path, "reader", training)
+
+
+def export_refiner(
+    checkpoint: Path,
+    folder: Path,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]],
+) -> None:
+    """Write the averaged refiner of a checkpoint as ``refiner.onnx``, as :func:`export_reader`; it takes grids of any
+    size."""
+    network = RefinerNet()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / REFINER_FILE
+    side = 2 * refining.BLOCK
+    given = (torch.rand(1, refining.FINE, *[side] * 3), torch.rand(1, refining.COARSE, *[side // 2] * 3))
+    blocks = torch.export.Dim("blocks", min=1, max=64)
+    sides = [
+        {2: factor * blocks, 3: factor * blocks, 4: factor * blocks} for factor in (refining.BLOCK, refining.BLOCK // 2)
+    ]
+    _export(network.eval(), given, ["fine", "coarse"], ["logit"], path, dynamic=sides)
+    _kept_small(path, "refiner", training, metrics)
+
+
+def _kept_small(
+    path: Path,
+    name: str,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]] | None = None,
+) -> None:
+    """Halve a graph's weights in place, and write the card of its folder."""
     graph = onnx.load(str(path))
     halved_weights(graph)
     onnx.save(graph, str(path))
-    hashes = {READER_FILE: hashlib.sha256(path.read_bytes()).hexdigest()}
-    write_card(folder, Card("navnode/model/1", "reader", hashes, training))
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_card(path.parent, Card("navnode/model/1", name, hashes, training, metrics=metrics or {}))
 
 
 def halved_weights(model: Any) -> None:
@@ -83,10 +124,23 @@ def halved_weights(model: Any) -> None:
 
 
 def _export(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], outputs: list[str], path: Path
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    names: list[str],
+    outputs: list[str],
+    path: Path,
+    *,
+    dynamic: Sequence[Mapping[int, object]] | None = None,
 ) -> None:
     program = torch.onnx.export(
-        module, inputs, dynamo=True, opset_version=_OPSET, input_names=names, output_names=outputs, verbose=False
+        module,
+        inputs,
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=names,
+        output_names=outputs,
+        dynamic_shapes=dynamic,
+        verbose=False,
     )
     assert program is not None
     program.save(str(path), external_data=False)
