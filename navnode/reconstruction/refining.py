@@ -30,6 +30,13 @@ its scale, mean and largest detail of the line integrals, mean line integral; sh
 size of a voxel."""
 SEEN = 7
 """Which of :data:`COARSE` is the share of views that see a voxel."""
+PICTURES = 6
+"""Channels of a view as it is looked at once more, in two dimensions: line integrals, their detail, thickness of bone,
+its probability, logarithm of its scale, 1 where measured."""
+PICTURE_PX = 128
+"""Of a side: canvases of half their resolution."""
+FEATURES = 8
+"""That are found in a view; mean and variance over views are channels of every 2 x 2 x 2 voxels, too."""
 BLOCK = 16
 """The network takes grids whose sides are multiples of it."""
 
@@ -40,6 +47,8 @@ MOST_SIZE = 192
 
 _NEAREST_MM = 1.0
 """Of a voxel to the source; what is nearer is not seen."""
+_HALVED = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])
+"""Pixels of the pictures from pixels of the canvas."""
 _MOST_VIEWS = 4
 """As many as it was taught with; more are as many."""
 _DETAIL, _LINE = 1, 0
@@ -54,6 +63,10 @@ class Evidence:
     """(FINE, k, j, i)"""
     coarse: FloatArray
     """(COARSE, k/2, j/2, i/2)"""
+    pictures: FloatArray
+    """(V, PICTURES, PICTURE_PX, PICTURE_PX)"""
+    pixels_from_coarse: Matrix
+    """(V, 3, 4): voxel (i, j, k, 1) of the coarse grid -> (u w, v w, w), pixels of the pictures, w the depth in mm."""
 
 
 class Refiner:
@@ -67,7 +80,7 @@ class Refiner:
     """
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
-        self._run, self.engine = engines.load_refiner(folder, threads=threads)
+        self._look, self._run, self.engine = engines.load_refiner(folder, threads=threads)
         self.threshold = engines.read_card(folder).bone_threshold
         """Of the probability: where the surface is best."""
 
@@ -82,7 +95,9 @@ class Refiner:
             ComputeError: there is no reading.
         """
         given = evidence(occupancy, readings, poses, grid)
-        logit = self._run({"fine": given.fine[None], "coarse": given.coarse[None]})[0][0, 0]
+        features = np.concatenate([self._look({"pictures": picture[None]})[0] for picture in given.pictures])
+        felt = pooled(features, given)
+        logit = self._run({"fine": given.fine[None], "coarse": given.coarse[None], "felt": felt[None]})[0][0, 0]
         size = grid.size
         likely = 1 / (1 + np.exp(-np.clip(logit[:size, :size, :size], -30, 30)))
         return Volume(
@@ -115,6 +130,7 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
     half_from_index = np.diag([2.0, 2.0, 2.0, 1.0])
     half_from_index[:3, 3] = 0.5
     finely, coarsely = _Pool(1, size), _Pool(4, size // 2)
+    pictures, pixels_from_coarse = [], []
     for reading, pose in zip(readings, poses, strict=True):
         carm_from_index = np.linalg.inv(pose) @ grid.volume_from_index
         pixels = _pixels_from_carm(reading) @ carm_from_index
@@ -123,6 +139,9 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
         channels = reading_channels(reading.line_integrals, measured, reading.pixel_mm)
         scale = np.log(np.where(measured, reading.scale_mm, BONE_SCALE_MM) / BONE_SCALE_MM)
         shown = [np.nan_to_num(reading.bone_mm) / BONE_SCALE_MM, scale, channels[_DETAIL], channels[_LINE]]
+        seen = [channels[_LINE], channels[_DETAIL], shown[0], np.nan_to_num(reading.bone), scale / 3]
+        pictures.append(_picture(seen, measured))
+        pixels_from_coarse.append(_HALVED @ pixels @ half_from_index)
         across_px = 2 * round(grid.spacing_mm / reading.pixel_mm) + 1  # odd, so that nothing is shifted
         weight = np.maximum(_averaged(measured.astype(np.float32), across_px), 1e-3)
         shown = [_averaged(each.astype(np.float32) * measured, across_px) / weight for each in shown]
@@ -146,7 +165,32 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
             np.log(grid.spacing_mm / 2) * everywhere,
         ]
     )
-    return Evidence(fine.astype(np.float32), coarse.astype(np.float32))
+    return Evidence(
+        fine.astype(np.float32), coarse.astype(np.float32), np.stack(pictures), np.stack(pixels_from_coarse)
+    )
+
+
+def pooled(features: FloatArray, given: Evidence) -> FloatArray:
+    """Mean and variance over the views that see a voxel, (2 FEATURES, k/2, j/2, i/2), of what was found in them.
+
+    Args:
+        features: (V, FEATURES, PICTURE_PX, PICTURE_PX) of the evidence's pictures.
+    """
+    first, second = (_Pool(FEATURES, given.coarse.shape[1]) for _ in range(2))
+    for found, picture, pixels in zip(features, given.pictures, given.pixels_from_coarse, strict=True):
+        first.add(list(found), picture[-1] > 0.5, pixels)
+        second.add(list(found * found), picture[-1] > 0.5, pixels)
+    mean = first.mean
+    return np.concatenate([mean, np.maximum(second.mean - mean * mean, 0)])
+
+
+def _picture(parts: Sequence[FloatArray], measured: Array) -> FloatArray:
+    """A view to be looked at once more, (PICTURES, PICTURE_PX, PICTURE_PX)."""
+    known = measured.astype(np.float32)
+    whole = np.stack([*(part * known for part in parts), known])
+    channels, height, width = whole.shape
+    halves = whole.reshape(channels, PICTURE_PX, height // PICTURE_PX, PICTURE_PX, width // PICTURE_PX)
+    return np.asarray(halves.mean(axis=(2, 4)), np.float32)
 
 
 class _Pool:

@@ -13,7 +13,7 @@ import torch
 
 from navnode.errors import ConfigError
 from navnode.projector.grids import centered_grid
-from navnode.reconstruction.network import ReaderNet
+from navnode.reconstruction.network import ReaderNet, _pooled
 from navnode.reconstruction.reading import understood
 from navnode.reconstruction.refining import SEEN
 from navnode.reconstruction.training import bodies, refining
@@ -114,6 +114,27 @@ def test_refining_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
     assert train(2) == 4
     assert np.isfinite(losses).all()
     assert refining.last_scores(out).keys() == {"limbs_2", "limbs_4"}
+
+
+@pytest.mark.usefixtures("small")
+def test_crops_and_mirrored_crops_lie_where_their_pictures_show_them(shaft: Body) -> None:
+    """Of features that are the picture of bone itself, every crop's mean is the crop of the whole's mean."""
+    seen = bodies.x_rayed(shaft, np.random.default_rng(2))
+    everywhere = np.ones(seen.line.shape[1:], bool)
+    readings = [
+        understood(exactly(line), line, everywhere, carm, float(pixel_mm))
+        for line, carm, pixel_mm in zip(seen.line.astype(np.float32), seen.carms, seen.pixel_mm, strict=True)
+    ][:3]
+    kept = refining._Halved.of(refining.lifted(seen, readings, list(seen.poses[:3])))
+    mirrored = 0
+    for seed in range(8):
+        fine, _, pictures, pixels, _ = kept.cut(16, np.random.default_rng(seed))
+        felt = _pooled(pictures[:, 3:4], pictures[:, -1:], pixels, (8, 8, 8), len(pictures))[0, 0].numpy()
+        of_the_crop = fine[1].reshape(8, 2, 8, 2, 8, 2).mean(dim=(1, 3, 5)).numpy()
+        assert np.abs(felt - of_the_crop).max() < 0.25 and np.abs(felt - of_the_crop).mean() < 0.03
+        assert of_the_crop.std() > 0.05
+        mirrored += bool((pixels[0, 2, 0] > 0) != (kept.pixels_from_coarse[0, 2, 0] > 0))
+    assert 0 < mirrored < 8
 
 
 def test_no_bodies_are_said(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from navnode.reconstruction import Method, Reconstructor, engines, methods
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.reader import CANVAS_PX
 from navnode.reconstruction.reading import Reading, thickness
-from navnode.reconstruction.refining import BLOCK, COARSE, FINE, SEEN, SPACINGS_MM, evidence, own_grid
+from navnode.reconstruction.refining import BLOCK, COARSE, FINE, SEEN, SPACINGS_MM, Refiner, evidence, own_grid
 from navnode.types import CArm, Grid, Matrix, Volume
 from tests.reconstruction.balls import ball, views
 
@@ -135,31 +135,33 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 def test_it_begins_with_the_lift_and_learns_more() -> None:
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
-    from navnode.reconstruction.network import RefinerNet
+    from navnode.reconstruction.network import Refinement
     from navnode.reconstruction.training import refining
 
     body = two_rods()
     readings, poses = read_of(body, ANGLES_DEG[:2])
     occupancy = lifted(readings, poses)
     made = evidence(occupancy, readings, poses, GRID)
-    fine, coarse = (torch.from_numpy(part)[None] for part in (made.fine, made.coarse))
+    parts = (made.fine, made.coarse, made.pictures, made.pixels_from_coarse.astype(np.float32))
+    given = [torch.from_numpy(part)[None] for part in parts]
     bone = torch.from_numpy(body.astype(np.float32))[None, None]
     torch.manual_seed(0)
-    network = RefinerNet()
+    network = Refinement()
     with torch.no_grad():
-        begun = network(fine, coarse)[0, 0].numpy() >= 0
+        begun = network(*given)[0, 0].numpy() >= 0
     assert np.array_equal(begun, solid(occupancy))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     losses = []
-    for _ in range(30):
-        loss, parts = refining.objective(network(fine, coarse), bone, refining.weights(coarse))
+    for _ in range(36):
+        loss, parts = refining.objective(network(*given), bone, refining.weights(given[1]))
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         losses.append(parts["loss"])
-    assert losses[-1] < 0.75 * losses[0]
+    assert np.median(losses[-5:]) < 0.75 * losses[0]
     with torch.no_grad():
-        learned = network(fine, coarse)[0, 0].numpy() >= 0
+        learned = network(*given)[0, 0].numpy() >= 0
     assert refining.dice(learned, body) > refining.dice(begun, body) + 0.05
 
 
@@ -167,11 +169,11 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
     for package in ("onnx", "onnxscript", "openvino", "onnxruntime"):
         pytest.importorskip(package)
-    from navnode.reconstruction.network import RefinerNet
+    from navnode.reconstruction.network import Refinement
     from navnode.reconstruction.training.export import export_refiner
 
     torch.manual_seed(0)
-    network = RefinerNet().eval()
+    network = Refinement().eval()
     with torch.no_grad():
         for weights in network.parameters():
             if not weights.abs().max() > 0:
@@ -182,15 +184,21 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     export_refiner(tmp_path / "refiner.pt", folder, {"steps": 0}, {"limbs": {"dice": 0.5}})
     card = engines.read_card(folder)
     assert card.name == "refiner" and card.metrics["limbs"]["dice"] == 0.5
-    rng = np.random.default_rng(0)
-    run, _ = engines.load_refiner(folder, threads=1)
-    for side in (2 * BLOCK, 3 * BLOCK):
-        fine = rng.random((1, FINE, *(side,) * 3), np.float32)
-        coarse = rng.random((1, COARSE, *(side // 2,) * 3), np.float32)
+    readings, poses = read_of(two_rods())
+    refiner = Refiner(folder, threads=1)
+    for size in (GRID.size, 40):
+        grid = Grid(size, 4.0)
+        occupancy = Volume(np.random.default_rng(0).random(grid.shape, np.float32), grid.volume_from_index)
+        made = evidence(occupancy, readings, poses, grid)
+        parts = (made.fine, made.coarse, made.pictures, made.pixels_from_coarse.astype(np.float32))
         with torch.no_grad():
-            expected = network(torch.from_numpy(fine), torch.from_numpy(coarse)).numpy()
-        np.testing.assert_allclose(run({"fine": fine, "coarse": coarse})[0], expected, atol=1e-3)
-    assert not any(trace in (folder / "refiner.onnx").read_bytes() for trace in (b"site-packages", b"network.py"))
+            logit = network(*(torch.from_numpy(part)[None] for part in parts))
+        expected = torch.sigmoid(logit)[0, 0, :size, :size, :size].numpy()
+        found = refiner.refine(occupancy, readings, poses, grid).voxels
+        # OpenCV rounds where it samples to a 32nd of a pixel, so that a voxel on a picture's edge may fall out of it.
+        assert np.quantile(np.abs(found - expected), 0.999) < 0.01
+    for path in folder.glob("*.onnx"):
+        assert not any(trace in path.read_bytes() for trace in (b"site-packages", b"network.py"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "SHIPPED_REFINER", folder)
         made = Reconstructor(Method.READ, threads=2).reconstruct(views(ball(), (0, 80)), Grid(32, 4.0))

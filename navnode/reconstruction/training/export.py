@@ -13,6 +13,7 @@ import torch
 
 from navnode.reconstruction import reader, refining
 from navnode.reconstruction.engines import (
+    FEATURES_FILE,
     HALF,
     READER_FILE,
     REFINER_FILE,
@@ -22,7 +23,7 @@ from navnode.reconstruction.engines import (
     write_card,
 )
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SUMS, ReaderNet, RefinerNet, halved
+from navnode.reconstruction.network import SUMS, ReaderNet, Refinement, halved
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -70,7 +71,7 @@ def export_reader(checkpoint: Path, folder: Path, training: dict[str, str | int 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / READER_FILE
     _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
-    _kept_small(path, "reader", training)
+    _kept_small([path], "reader", training)
 
 
 def export_refiner(
@@ -79,34 +80,37 @@ def export_refiner(
     training: dict[str, str | int | float | list[str]],
     metrics: dict[str, dict[str, float]],
 ) -> None:
-    """Write the averaged refiner of a checkpoint as ``refiner.onnx``, as :func:`export_reader`; it takes grids of any
-    size."""
-    network = RefinerNet()
-    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    """Write the averaged refiner of a checkpoint as ``features.onnx`` and ``refiner.onnx``, as :func:`export_reader`;
+    the latter takes grids of any size."""
+    networks = Refinement()
+    networks.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    networks.eval()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / REFINER_FILE
-    side = 2 * refining.BLOCK
-    given = (torch.rand(1, refining.FINE, *[side] * 3), torch.rand(1, refining.COARSE, *[side // 2] * 3))
+    picture = (torch.rand(1, refining.PICTURES, *[refining.PICTURE_PX] * 2),)
+    _export(networks.pictures, picture, ["pictures"], ["features"], folder / FEATURES_FILE)
+    side, half = 2 * refining.BLOCK, refining.BLOCK
+    channels = ((refining.FINE, side), (refining.COARSE, half), (2 * refining.FEATURES, half))
+    given = tuple(torch.rand(1, count, *[size] * 3) for count, size in channels)
     blocks = torch.export.Dim("blocks", min=1, max=64)
-    sides = [
-        {2: factor * blocks, 3: factor * blocks, 4: factor * blocks} for factor in (refining.BLOCK, refining.BLOCK // 2)
-    ]
-    _export(network.eval(), given, ["fine", "coarse"], ["logit"], path, dynamic=sides)
-    _kept_small(path, "refiner", training, metrics)
+    sides = [dict.fromkeys((2, 3, 4), factor * blocks) for factor in (refining.BLOCK, half // 2, half // 2)]
+    _export(networks.volume, given, ["fine", "coarse", "felt"], ["logit"], folder / REFINER_FILE, dynamic=sides)
+    _kept_small([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
 
 
 def _kept_small(
-    path: Path,
+    paths: Sequence[Path],
     name: str,
     training: dict[str, str | int | float | list[str]],
     metrics: dict[str, dict[str, float]] | None = None,
 ) -> None:
-    """Halve a graph's weights in place, and write the card of its folder."""
-    graph = onnx.load(str(path))
-    halved_weights(graph)
-    onnx.save(graph, str(path))
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
-    write_card(path.parent, Card("navnode/model/1", name, hashes, training, metrics=metrics or {}))
+    """Halve the weights of the graphs of a folder in place, and write its card."""
+    hashes = {}
+    for path in paths:
+        graph = onnx.load(str(path))
+        halved_weights(graph)
+        onnx.save(graph, str(path))
+        hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_card(paths[0].parent, Card("navnode/model/1", name, hashes, training, metrics=metrics or {}))
 
 
 def halved_weights(model: Any) -> None:

@@ -25,11 +25,11 @@ from navnode import native
 from navnode.errors import ConfigError
 from navnode.files.whole import whole
 from navnode.reconstruction.lift import lift, solid
-from navnode.reconstruction.network import ReaderNet, RefinerNet
+from navnode.reconstruction.network import ReaderNet, Refinement
 from navnode.reconstruction.reader import reading_channels
 from navnode.reconstruction.reading import Reading, understood
 from navnode.reconstruction.refining import SEEN, Evidence, evidence
-from navnode.reconstruction.training.bodies import Seen, read
+from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.patients import Region
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
@@ -98,34 +98,58 @@ class _Halved:
     fine: npt.NDArray[np.float16]
     coarse: npt.NDArray[np.float16]
     bone: npt.NDArray[np.float16]
+    pictures: npt.NDArray[np.float16]
+    pixels_from_coarse: Matrix
 
-    def cut(self, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    @classmethod
+    def of(cls, example: Example) -> _Halved:
+        """An example; with empty pictures for views that are not there, so that crops make batches."""
+        given = example.evidence
+        missing = len(ANGLES_DEG) - len(given.pictures)
+        return cls(
+            given.fine.astype(np.float16),
+            given.coarse.astype(np.float16),
+            example.bone.astype(np.float16),
+            np.pad(given.pictures, [(0, missing), *[(0, 0)] * 3]).astype(np.float16),
+            np.pad(given.pixels_from_coarse, [(0, missing), (0, 0), (0, 0)]),
+        )
+
+    def cut(self, crop: int, rng: np.random.Generator) -> Crop:
         half = crop // 2
-        k, j, i = (int(rng.integers(size - half + 1)) for size in self.coarse.shape[1:])
-        finely = np.s_[2 * k : 2 * k + crop, 2 * j : 2 * j + crop, 2 * i : 2 * i + crop]
-        coarsely = np.s_[k : k + half, j : j + half, i : i + half]
-        parts = [self.fine[:, *finely], self.coarse[:, *coarsely], self.bone[None, *finely]]
-        if rng.random() < 0.5:  # left is right
+        first = [int(rng.integers(size - half + 1)) for size in self.coarse.shape[1:]]
+        finely = tuple(slice(2 * start, 2 * start + crop) for start in first)
+        coarsely = tuple(slice(start, start + half) for start in first)
+        parts = [self.fine[:, *finely], self.coarse[:, *coarsely], self.pictures, self.bone[None, *finely]]
+        pixels = self.pixels_from_coarse.copy()
+        pixels[..., 3] += pixels[..., :3] @ np.array(first[::-1])
+        if rng.random() < 0.5:  # left is right, in space and in the pictures
             parts = [part[..., ::-1] for part in parts]
-        fine, coarse, bone = (torch.from_numpy(part.astype(np.float32)) for part in parts)
-        return fine, coarse, bone
+            pixels[..., 3] += pixels[..., 0] * (half - 1)
+            pixels[..., 0] *= -1
+            pixels[:, 0] = (self.pictures.shape[-1] - 1) * pixels[:, 2] - pixels[:, 0]
+        fine, coarse, pictures, bone = (torch.from_numpy(part.astype(np.float32)) for part in parts)
+        return fine, coarse, pictures, torch.from_numpy(pixels.astype(np.float32)), bone
 
 
-class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Crops of fine and coarse evidence and of the share of bone (1, c, c, c), without end."""
+Crop = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Fine and coarse evidence, pictures and where its coarse voxels lie in them, and the share of bone (1, c, c, c)."""
+
+
+class Examples(IterableDataset[Crop]):
+    """Crops of bodies, without end."""
 
     def __init__(self, folder: Path, reader: ReaderNet, crop: int, seed: int) -> None:
         super().__init__()
         self._folder, self._reader, self._crop, self._seed = folder, reader, crop, seed
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Crop]:
         worker = get_worker_info()
         rng = np.random.default_rng((self._seed, worker.id if worker else 0))
         kept: list[_Halved] = []
         while True:
             files = bodies(self._folder, TRAINS)
             made = disturbed(read(files[int(rng.integers(len(files)))]), self._reader, rng)
-            kept.append(_Halved(*(p.astype(np.float16) for p in (made.evidence.fine, made.evidence.coarse, made.bone))))
+            kept.append(_Halved.of(made))
             del kept[:-_KEPT]
             for _ in range(_REUSED):
                 yield kept[int(rng.integers(len(kept)))].cut(self._crop, rng)
@@ -245,7 +269,7 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    network, averaged = (RefinerNet().to(device, memory_format=torch.channels_last_3d) for _ in range(2))
+    network, averaged = (Refinement().to(device) for _ in range(2))
     averaged.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step = 0
@@ -277,12 +301,12 @@ def train(
         prefetch_factor=4 if workers else None,
     )
     with (out / LOSSES_FILE).open("a", buffering=1) as losses, (out / SCORES_FILE).open("a", buffering=1) as scores:
-        for fine, coarse, bone in batches:
+        for crops in batches:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up)
-            fine, coarse, bone = (part.to(device) for part in (fine, coarse, bone))
+            fine, coarse, pictures, pixels, bone = (part.to(device) for part in crops)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
-                logit = network(fine, coarse)
+                logit = network(fine, coarse, pictures, pixels)
             loss, values = objective(logit.float(), bone, weights(coarse))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -358,7 +382,7 @@ def to_validate(folder: Path, reader: ReaderNet) -> dict[str, list[Example]]:
     return found
 
 
-def score(network: RefinerNet, unseen: dict[str, list[Example]], device: str = "cpu") -> dict[str, Score]:
+def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "cpu") -> dict[str, Score]:
     """The lift alone and refined against the truth, by region and number of views."""
     network.eval()
     scores = {}
@@ -366,9 +390,9 @@ def score(network: RefinerNet, unseen: dict[str, list[Example]], device: str = "
         before, after = [], []
         for example in examples:
             bone = example.bone > 0.5
-            given = (
-                torch.from_numpy(part)[None].to(device) for part in (example.evidence.fine, example.evidence.coarse)
-            )
+            shown = example.evidence
+            parts = (shown.fine, shown.coarse, shown.pictures, shown.pixels_from_coarse.astype(np.float32))
+            given = (torch.from_numpy(part)[None].to(device) for part in parts)
             with torch.no_grad():
                 found = network(*given)[0, 0].float().cpu().numpy() > 0
             before.append(dice(example.lifted, bone))
