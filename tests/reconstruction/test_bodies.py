@@ -13,13 +13,15 @@ import torch
 
 from navnode.errors import ConfigError
 from navnode.projector.grids import centered_grid
+from navnode.reconstruction import engines, training
 from navnode.reconstruction.network import ReaderNet, _pooled
 from navnode.reconstruction.reading import understood
 from navnode.reconstruction.refining import SEEN
 from navnode.reconstruction.training import bodies, refining
-from navnode.reconstruction.training.patients import Patient, Region
+from navnode.reconstruction.training.patients import Patient, Region, patients
 from navnode.reconstruction.training.radiographs import SIZE, Body
 from navnode.types import FloatArray, Volume
+from tests.reconstruction.balls import drawn
 
 SPACING_MM = 1.3
 
@@ -140,6 +142,28 @@ def test_crops_and_mirrored_crops_lie_where_their_pictures_show_them(shaft: Body
 def test_no_bodies_are_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no rendered bodies"):
         refining.train(tmp_path, tmp_path / "reader.pt", tmp_path)
+
+
+def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnx", "onnxscript", "openvino", "matplotlib"):
+        pytest.importorskip(package)
+    cts, out = tmp_path / "cts", tmp_path / "run"
+    settings = {"hours": 1e-6, "rounds": 1, "device": "cpu", "threads": 1}
+    drawn(cts, "sts_901")
+    drawn(cts, "sts_028")
+    with pytest.raises(ConfigError, match="no trained reader"):
+        training.run_refiner(cts, out, **settings)
+    out.mkdir()
+    torch.save({"averaged": ReaderNet().state_dict()}, out / "reader.pt")
+    monkeypatch.setattr(bodies, "GRID_SIZE", refining.Recipe().crop)
+    report = training.run_refiner(cts, out, **settings)
+    assert report.steps == 1 and report.bodies == 2
+    names = sorted(path.name for path in (out / "bodies3d").glob("*.npz"))
+    assert names == ["limbs-sts_028-000.validate.npz", "limbs-sts_901-000.train.npz"]
+    assert engines.read_card(out / "refiner_model").training == {"steps": 1, "bodies": 2}
+    before = (out / "bodies3d" / names[0]).stat().st_mtime_ns
+    assert bodies.render_bodies(patients(cts), out / "xrays" / "labels", None, out / "bodies3d", 1) == 2
+    assert (out / "bodies3d" / names[0]).stat().st_mtime_ns == before
 
 
 def test_a_round_is_of_all_kinds_and_the_next_of_others() -> None:
