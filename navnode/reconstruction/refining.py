@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -51,8 +52,6 @@ _HALVED = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])
 """Pixels of the pictures from pixels of the canvas."""
 _MOST_VIEWS = 4
 """As many as it was taught with; more are as many."""
-_DETAIL, _LINE = 1, 0
-"""Of :func:`reader.reading_channels`."""
 
 
 @dataclass(frozen=True)
@@ -135,17 +134,14 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
         carm_from_index = np.linalg.inv(pose) @ grid.volume_from_index
         pixels = _pixels_from_carm(reading) @ carm_from_index
         measured = np.isfinite(reading.line_integrals)
-        finely.add([np.nan_to_num(reading.bone)], measured, pixels)
-        channels = reading_channels(reading.line_integrals, measured, reading.pixel_mm)
-        scale = np.log(np.where(measured, reading.scale_mm, BONE_SCALE_MM) / BONE_SCALE_MM)
-        shown = [np.nan_to_num(reading.bone_mm) / BONE_SCALE_MM, scale, channels[_DETAIL], channels[_LINE]]
-        seen = [channels[_LINE], channels[_DETAIL], shown[0], np.nan_to_num(reading.bone), scale / 3]
-        pictures.append(_picture(seen, measured))
+        shown = _shown(reading, measured)
+        pictures.append(_picture(shown, measured))
         pixels_from_coarse.append(_HALVED @ pixels @ half_from_index)
+        finely.add([shown.bone], measured, pixels)
         across_px = 2 * round(grid.spacing_mm / reading.pixel_mm) + 1  # odd, so that nothing is shifted
-        weight = np.maximum(_averaged(measured.astype(np.float32), across_px), 1e-3)
-        shown = [_averaged(each.astype(np.float32) * measured, across_px) / weight for each in shown]
-        coarsely.add(shown, measured, pixels @ half_from_index)
+        seen = (shown.thickness, shown.scale, shown.detail, shown.line)
+        parts = [_averaged(part, measured, across_px) for part in seen]
+        coarsely.add(parts, measured, pixels @ half_from_index)
     threshold = min(level(occupancy), 1.0)
     above = np.pad(occupancy.voxels - np.float32(threshold), beyond, constant_values=-threshold)
     fine = np.stack([above, finely.mean[0], finely.least[0]])
@@ -184,10 +180,29 @@ def pooled(features: FloatArray, given: Evidence) -> FloatArray:
     return np.concatenate([mean, np.maximum(second.mean - mean * mean, 0)])
 
 
-def _picture(parts: Sequence[FloatArray], measured: Array) -> FloatArray:
+class _Shown(NamedTuple):
+    """What a view shows, (H, W) each on its canvas, in units of about one; 0 where it measured nothing."""
+
+    line: FloatArray
+    detail: FloatArray
+    thickness: FloatArray
+    bone: FloatArray
+    """Probability."""
+    scale: FloatArray
+    """Logarithm."""
+
+
+def _shown(reading: Reading, measured: Array) -> _Shown:
+    line, detail = reading_channels(reading.line_integrals, measured, reading.pixel_mm)[:2]
+    scale = np.log(np.where(measured, reading.scale_mm, BONE_SCALE_MM) / BONE_SCALE_MM)
+    thickness = np.nan_to_num(reading.bone_mm) / BONE_SCALE_MM
+    known = (np.where(measured, part, 0) for part in (line, detail, thickness, reading.bone, scale))
+    return _Shown(*(np.asarray(part, np.float32) for part in known))
+
+
+def _picture(shown: _Shown, measured: Array) -> FloatArray:
     """A view to be looked at once more, (PICTURES, PICTURE_PX, PICTURE_PX)."""
-    known = measured.astype(np.float32)
-    whole = np.stack([*(part * known for part in parts), known])
+    whole = np.stack([*shown._replace(scale=shown.scale / np.float32(3)), measured.astype(np.float32)])
     channels, height, width = whole.shape
     halves = whole.reshape(channels, PICTURE_PX, height // PICTURE_PX, PICTURE_PX, width // PICTURE_PX)
     return np.asarray(halves.mean(axis=(2, 4)), np.float32)
@@ -246,8 +261,12 @@ class _Pool:
         return np.asarray(np.nan_to_num(self._most), np.float32)
 
 
-def _averaged(picture: FloatArray, across_px: int) -> FloatArray:
-    return np.asarray(cv2.blur(picture, (across_px, across_px), borderType=cv2.BORDER_REPLICATE), np.float32)
+def _averaged(picture: FloatArray, measured: Array, across_px: int) -> FloatArray:
+    """Means over squares of what was measured in them; the rest of the picture is 0."""
+    size = (across_px, across_px)
+    share = cv2.blur(measured.astype(np.float32), size, borderType=cv2.BORDER_REPLICATE)
+    total = cv2.blur(picture, size, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(total / np.maximum(share, 1e-3), np.float32)
 
 
 def _pixels_from_carm(reading: Reading) -> Matrix:

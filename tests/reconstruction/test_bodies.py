@@ -160,7 +160,8 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     assert report.steps == 1 and report.bodies == 2
     names = sorted(path.name for path in (out / "bodies3d").glob("*.npz"))
     assert names == ["limbs-sts_028-000.validate.npz", "limbs-sts_901-000.train.npz"]
-    assert engines.read_card(out / "refiner_model").training == {"steps": 1, "bodies": 2}
+    facts = engines.read_card(out / "refiner_model").training
+    assert facts == {"steps": 1, "bodies": 2, "held_out": ["sts_028"]}
     before = (out / "bodies3d" / names[0]).stat().st_mtime_ns
     assert bodies.render_bodies(patients(cts), out / "xrays" / "labels", None, out / "bodies3d", 1) == 2
     assert (out / "bodies3d" / names[0]).stat().st_mtime_ns == before

@@ -213,8 +213,9 @@ def run_refiner(
     reader, folder = out / reading.CHECKPOINT_FILE, out / "bodies3d"
     if not reader.exists():
         raise ConfigError(f"{reader}: no trained reader; `navnode train-reader` makes one")
+    listed = patients(ct)
     files = render_bodies(
-        patients(ct), out / "xrays" / "labels", bones, folder, rounds, lambda made, of: progress(0.2 * made / of)
+        listed, out / "xrays" / "labels", bones, folder, rounds, lambda made, of: progress(0.2 * made / of)
     )
     began, seconds = time.monotonic(), 3600 * hours
 
@@ -236,7 +237,9 @@ def run_refiner(
         for name, score in scores.items()
     }
     model = out / "refiner_model"
-    export_refiner(out / refining.CHECKPOINT_FILE, model, {"steps": steps, "bodies": files}, metrics)
+    held_out = [patient.name for patient in listed if patient.validates]
+    facts: dict[str, str | int | float | list[str]] = {"steps": steps, "bodies": files, "held_out": held_out}
+    export_refiner(out / refining.CHECKPOINT_FILE, model, facts, metrics)
     return RefinerReport(model=str(model), steps=steps, bodies=files, scores=scores)
 
 
