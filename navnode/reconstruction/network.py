@@ -310,7 +310,9 @@ class Refinement(nn.Module):
         """Pictures (N, V, PICTURES, H, W) and (N, V, 3, 4); a picture that measured nothing is none."""
         views = pictures.shape[1]
         found = self.pictures(pictures.flatten(0, 1)).float()
-        felt = _pooled(found, pictures.flatten(0, 1)[:, -1:], pixels_from_coarse.flatten(0, 1), coarse.shape[2:], views)
+        measured, pixels = pictures.flatten(0, 1)[:, -1:], pixels_from_coarse.flatten(0, 1)
+        with torch.autocast(fine.device.type, enabled=False):  # eight bits do not say where in a picture
+            felt = _pooled(found, measured, pixels, coarse.shape[2:], views)
         return torch.as_tensor(self.volume(fine, coarse, felt))
 
 

@@ -273,7 +273,6 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     network, averaged = (Refinement().to(device) for _ in range(2))
     averaged.load_state_dict(network.state_dict())
-    network.volume.to(memory_format=torch.channels_last_3d)  # faster by an eighth
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step = 0
     checkpoint = out / CHECKPOINT_FILE
