@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,8 @@ HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
 SHIPPED = Path(__file__).parent / "model"
 READER_FILE = "reader.onnx"
 SHIPPED_READER = Path(__file__).parent / "reader_model"
+FEATURES_FILE, REFINER_FILE = "features.onnx", "refiner.onnx"
+SHIPPED_REFINER = Path(__file__).parent / "refiner_model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
@@ -149,12 +151,28 @@ def load_reader(folder: Path = SHIPPED_READER, *, threads: int = 0) -> tuple[Run
     Raises:
         ConfigError: no such model or engine, or a file that the card does not name.
     """
+    (run,), spelled = _load_plain(folder, [READER_FILE], threads)
+    return run, spelled
+
+
+def load_refiner(folder: Path = SHIPPED_REFINER, *, threads: int = 0) -> tuple[Run, Run, str]:
+    """The graphs that look at views once more and that refine what was lifted, and what runs them; as
+    :func:`load_reader`.
+
+    Raises:
+        ConfigError: no such model or engine, or a file that the card does not name.
+    """
+    (look, refine), spelled = _load_plain(folder, [FEATURES_FILE, REFINER_FILE], threads)
+    return look, refine, spelled
+
+
+def _load_plain(folder: Path, files: Sequence[str], threads: int) -> tuple[list[Run], str]:
     card = read_card(folder)
     engine = next((name for name in _PLAIN if _installed(name)), None)
     if engine is None:
         raise ConfigError("no inference engine: openvino does not run here; `navnode engine list` tells why")
     spelled = f"{_SPELLED[engine]} fp32"
-    return _graph(engine, folder / READER_FILE, card, threads, spelled), spelled
+    return [_graph(engine, folder / file, card, threads, spelled) for file in files], spelled
 
 
 def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:

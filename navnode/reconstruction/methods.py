@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator, Reconstructed
 from navnode.reconstruction.lift import level, lift
 from navnode.reconstruction.prior import with_prior
-from navnode.reconstruction.reading import Reader
+from navnode.reconstruction.reading import Reader, thickness
+from navnode.reconstruction.refining import Refiner, own_grid
 from navnode.reconstruction.surface import Surface, bone_surface, likely_surface
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
@@ -39,7 +41,7 @@ class Method(StrEnum):
     """Learned if the shipped model's card says that it is better, and there is an engine; else SART."""
     LEARNED = "learned"
     READ = "read"
-    """Bone as networks read it off every X-ray, lifted into space; HU are SART's."""
+    """Bone as networks read it off every X-ray, lifted into space and refined there; HU are SART's."""
     SART = "sart"
     TV = "tv"
     """SART that also makes the total variation small."""
@@ -114,6 +116,8 @@ class Reconstructor:
         learned = self.method is Method.LEARNED
         self._networks = engines.load(model or engines.SHIPPED, threads=threads or 0) if learned else None
         self._reader = Reader(threads=threads or 0) if self.method is Method.READ else None
+        refines = self._reader is not None and engines.SHIPPED_REFINER.exists()
+        self._refiner = Refiner(engines.SHIPPED_REFINER, threads=threads or 0) if refines else None
         self._accumulator: Accumulator | None = None
 
     @property
@@ -176,11 +180,8 @@ class Reconstructor:
             total_variation = self.method is Method.TV
             volume = sart(views, grid, total_variation=total_variation, threads=self._threads, progress=progress)
         if self._reader is not None:
-            center_mm = np.array(grid.center_mm)
-            read = [self._reader.thickness(view, center_mm) for view in views]
-            bone = lift(read, grid, threads=self._threads)
-            threshold = level(bone)
-            reason += "; bone is what a network read off each X-ray"
+            bone, threshold, how = self._read(self._reader, views, grid)
+            reason += f"; bone is {how}"
         if not (volume.voxels > AIR_HU).any():
             raise ComputeError("the views do not overlap in the volume that was asked for")
         progress(1.0)
@@ -198,6 +199,21 @@ class Reconstructor:
             bone=learned.bone if learned is not None else bone,
             bone_threshold=threshold,
         )
+
+    def _read(self, reader: Reader, views: Sequence[View], grid: Grid) -> tuple[Volume, float, str]:
+        """Bone by what is read off the views, at what threshold it ends, and how it was made."""
+        poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]  # checked: all have one
+        readings = [reader.read(view, np.array(grid.center_mm)) for view in views]
+        thicknesses = [thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)]
+        if self._refiner is None:
+            bone = lift(thicknesses, grid, threads=self._threads)
+            return bone, level(bone), "what a network read off each X-ray"
+        own = own_grid(grid)
+        refined = self._refiner.refine(lift(thicknesses, own, threads=self._threads), readings, poses, own)
+        if own != grid:
+            refined = resample(refined, grid.spacing_mm, grid.shape)
+            np.clip(refined.voxels, 0, 1, out=refined.voxels)  # beyond the grid it says air
+        return refined, self._refiner.threshold, "what networks read off each X-ray and made of it in space"
 
     def _learned(
         self, networks: engines.Networks, views: Sequence[View], grid: Grid, progress: Progress
@@ -271,10 +287,16 @@ def engine_name(method: Method = Method.AUTO) -> str:
 
 
 def model_hash(method: Method = Method.AUTO) -> str:
-    """SHA-256 of the shipped model's card, which names its graphs by theirs; '' where the method uses none."""
-    folders = {Method.LEARNED: engines.SHIPPED, Method.READ: engines.SHIPPED_READER}
-    folder = folders.get(chosen(method))
-    return engines.card_hash(folder) if folder is not None else ""
+    """SHA-256 of the shipped models' cards, which name their graphs by theirs; '' where the method uses none."""
+    method = chosen(method)
+    if method is Method.LEARNED:
+        return engines.card_hash(engines.SHIPPED)
+    if method is not Method.READ:
+        return ""
+    reads = engines.card_hash(engines.SHIPPED_READER)
+    if not engines.SHIPPED_REFINER.exists():
+        return reads
+    return hashlib.sha256(f"{reads} {engines.card_hash(engines.SHIPPED_REFINER)}".encode()).hexdigest()
 
 
 def described(method: Method, engine: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from navnode.reconstruction import reader
+from navnode.reconstruction import reader, refining
 from navnode.reconstruction.features import CHANNELS, GRID
 
 FEATURES = 16
@@ -132,26 +132,44 @@ def shuffled(x: Tensor, channels: int) -> Tensor:
     return x.reshape(n, channels, 2 * a, 2 * b, 2 * d)
 
 
-def u_levels(
-    widths: Sequence[int], dimensions: Literal[2, 3]
-) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList, nn.ModuleList, nn.ModuleList]:
-    """The levels of a U-Net, of these widths from fine to coarse: down, encoders, up, merge, decoders.
+class UNet(nn.Module):
+    """The levels of a U-Net; what comes before and after is for others to add."""
 
-    The first two go from fine to coarse, the others back.
-    """
-    convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
-    down, encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], dimensions)])
-    up, merge, decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-    for low, high in pairwise(widths):
-        down.append(convolution(low, high, 2, stride=2))
-        encoders.append(nn.Sequential(Residual(high, dimensions), Residual(high, dimensions)))
-        up.insert(0, convolution(high, low, 1))
-        merge.insert(0, convolution(2 * low, low, 1))
-        decoders.insert(0, Residual(low, dimensions))
-    return down, encoders, up, merge, decoders
+    down: nn.ModuleList
+    encoders: nn.ModuleList
+    up: nn.ModuleList
+    merge: nn.ModuleList
+    decoders: nn.ModuleList
+
+    def add_levels(self, widths: Sequence[int], dimensions: Literal[2, 3]) -> None:
+        """Add levels of these widths, from fine to coarse; checkpoints keep the order in which parts are added."""
+        convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
+        self._mode = "bilinear" if dimensions == 2 else "trilinear"
+        # Down and encoders go from fine to coarse, the others back.
+        self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], dimensions)])
+        self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for low, high in pairwise(widths):
+            self.down.append(convolution(low, high, 2, stride=2))
+            self.encoders.append(nn.Sequential(Residual(high, dimensions), Residual(high, dimensions)))
+            self.up.insert(0, convolution(high, low, 1))
+            self.merge.insert(0, convolution(2 * low, low, 1))
+            self.decoders.insert(0, Residual(low, dimensions))
+
+    def through(self, x: Tensor) -> Tensor:
+        """Down all levels and up again."""
+        kept = []
+        for index, encoder in enumerate(self.encoders):
+            x = encoder(x)
+            if index < len(self.down):
+                kept.append(x)
+                x = self.down[index](functional.relu(x))
+        for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
+            x = functional.interpolate(up(x), scale_factor=2.0, mode=self._mode, align_corners=False)
+            x = decoder(merge(torch.cat([x, kept.pop()], 1)))
+        return x
 
 
-class VolumeNet(nn.Module):
+class VolumeNet(UNet):
     """Sums of :class:`ViewNet`, what SART begins with, and the numbers of views (N,) -> (N, 3, s, s, s), ``OUTPUTS``.
 
     SART's volumes, in units of ``OUTPUTS``, are coarse (N, 1, s/2, s/2, s/2) and fine (N, 1, s, s, s); what comes out
@@ -162,7 +180,7 @@ class VolumeNet(nn.Module):
         super().__init__()
         widths = _LEVELS
         self.stem = nn.Conv3d(2 * FEATURES + 3 + 1 + 8, widths[0], 1)
-        self.down, self.encoders, self.up, self.merge, self.decoders = u_levels(widths, 3)
+        self.add_levels(widths, 3)
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv3d(widths[0] + 8, 24, 1), nn.ReLU(), nn.Conv3d(24, 8 * OUTPUTS, 3, padding=1)
         )
@@ -188,16 +206,7 @@ class VolumeNet(nn.Module):
         )
         width = self.stem.weight.dtype
         finest = unshuffled(fine).to(width)
-        x = self.stem(torch.cat([part.to(width) for part in (mean, spread, count, coarse, finest)], 1))
-        kept = []
-        for index, encoder in enumerate(self.encoders):
-            x = encoder(x)
-            if index < len(self.down):
-                kept.append(x)
-                x = self.down[index](functional.relu(x))
-        for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
-            x = functional.interpolate(up(x), scale_factor=2.0, mode="trilinear", align_corners=False)
-            x = decoder(merge(torch.cat([x, kept.pop()], 1)))
+        x = self.through(self.stem(torch.cat([part.to(width) for part in (mean, spread, count, coarse, finest)], 1)))
         out = shuffled(self.head(torch.cat([x, finest], 1)).to(fine.dtype), OUTPUTS)
         attenuation = out[:, :1] + fine
         bone = out[:, 1:2] + self.bony * attenuation.detach()
@@ -207,7 +216,7 @@ class VolumeNet(nn.Module):
 _READER_LEVELS = (32, 48, 80, 128, 160)
 
 
-class ReaderNet(nn.Module):
+class ReaderNet(UNet):
     """X-rays as :func:`reader.reading_channels` makes them, (N, 4, H, W) -> (N, 5, H, W), ``reader.OUTPUTS``.
 
     A U-Net whose finest level works on blocks of 2 x 2 pixels; its sides must be multiples of 32.
@@ -217,7 +226,7 @@ class ReaderNet(nn.Module):
         super().__init__()
         widths = _READER_LEVELS
         self.stem = nn.Conv2d(4 * reader.CHANNELS, widths[0], 3, padding=1)
-        self.down, self.encoders, self.up, self.merge, self.decoders = u_levels(widths, 2)
+        self.add_levels(widths, 2)
         self.head = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(widths[0], 48, 3, padding=1),
@@ -230,14 +239,102 @@ class ReaderNet(nn.Module):
             self.head[-1].bias.copy_(torch.tensor([0.2, -1.0, -1.0, 0.0, -3.0]).repeat_interleave(4))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        x = self.stem(functional.pixel_unshuffle(pictures, 2))
-        kept = []
-        for index, encoder in enumerate(self.encoders):
-            x = encoder(x)
-            if index < len(self.down):
-                kept.append(x)
-                x = self.down[index](functional.relu(x))
-        for up, merge, decoder in zip(self.up, self.merge, self.decoders, strict=True):
-            x = functional.interpolate(up(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = decoder(merge(torch.cat([x, kept.pop()], 1)))
+        x = self.through(self.stem(functional.pixel_unshuffle(pictures, 2)))
         return functional.pixel_shuffle(self.head(x), 2)
+
+
+_PICTURE_LEVELS = (16, 32, 64, 64)
+_REFINER_LEVELS = (16, 32, 64, 96)
+
+
+class PictureNet(UNet):
+    """Views as :mod:`refining` shows them, (N, PICTURES, H, W) -> features (N, FEATURES, H, W); sides are multiples
+    of 16.
+
+    What it finds is only taken together over views, voxel by voxel (C2RV, CVPR 2024): which bone a shadow is of, say,
+    so that the shadows of two are not taken for a third.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = _PICTURE_LEVELS
+        self.stem = nn.Conv2d(4 * refining.PICTURES, widths[0], 3, padding=1)
+        self.add_levels(widths, 2)
+        self.out = nn.Conv2d(widths[0], 4 * refining.FEATURES, 3, padding=1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.through(self.stem(functional.pixel_unshuffle(pictures, 2)))
+        return functional.pixel_shuffle(self.out(functional.relu(x)), 2)
+
+
+class RefinerNet(UNet):
+    """Evidence as :mod:`refining` makes it, (N, FINE, s, s, s), (N, COARSE, s/2, s/2, s/2) and pooled features
+    (N, 2 FEATURES, s/2, s/2, s/2) -> logit of solid bone (N, 1, s, s, s).
+
+    A U-Net whose finest level works on blocks of 2 x 2 x 2 voxels, s a multiple of ``refining.BLOCK``; what comes out
+    is a correction of the lift, which it begins with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = _REFINER_LEVELS
+        self.stem = nn.Conv3d(8 * refining.FINE + refining.COARSE + 2 * refining.FEATURES, widths[0], 1)
+        self.add_levels(widths, 3)
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv3d(widths[0] + 8 * refining.FINE, 24, 1),
+            nn.ReLU(),
+            nn.Conv3d(24, 8, 3, padding=1),
+        )
+        self.lifted = nn.Parameter(torch.tensor(5.0))
+        """How much what the lift takes for bone counts at first."""
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, fine: Tensor, coarse: Tensor, felt: Tensor) -> Tensor:
+        blocks = unshuffled(fine)
+        x = self.through(self.stem(torch.cat([blocks, coarse, felt], 1)))
+        correction = shuffled(self.head(torch.cat([x, blocks], 1)).float(), 1)
+        return correction + self.lifted * fine[:, :1]
+
+
+class Refinement(nn.Module):
+    """Both of what refines, to be trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures = PictureNet()
+        self.volume = RefinerNet()
+
+    def forward(self, fine: Tensor, coarse: Tensor, pictures: Tensor, pixels_from_coarse: Tensor) -> Tensor:
+        """Pictures (N, V, PICTURES, H, W) and (N, V, 3, 4); a picture that measured nothing is none."""
+        views = pictures.shape[1]
+        found = self.pictures(pictures.flatten(0, 1)).float()
+        measured, pixels = pictures.flatten(0, 1)[:, -1:], pixels_from_coarse.flatten(0, 1)
+        with torch.autocast(fine.device.type, enabled=False):  # eight bits do not say where in a picture
+            felt = _pooled(found, measured, pixels, coarse.shape[2:], views)
+        return torch.as_tensor(self.volume(fine, coarse, felt))
+
+
+def _pooled(features: Tensor, measured: Tensor, pixels_from_coarse: Tensor, shape: Sequence[int], views: int) -> Tensor:
+    """As :func:`refining.pooled`, of ``views`` pictures for each volume."""
+    k, j, i = torch.meshgrid(
+        *(torch.arange(size, dtype=torch.float32, device=features.device) for size in shape), indexing="ij"
+    )
+    at = torch.stack([i, j, k, torch.ones_like(i)]).flatten(1)
+    uw, vw, depth_mm = (pixels_from_coarse.float() @ at).unbind(1)
+    seen_from = depth_mm > 1.0
+    depth_mm = depth_mm.clamp(min=1.0)
+    height, width = features.shape[2:]
+    x, y = (2 * uw / depth_mm + 1) / width - 1, (2 * vw / depth_mm + 1) / height - 1
+    normed = torch.stack([x, y], -1).clamp(-2, 2).unsqueeze(1)
+    weight = functional.grid_sample(
+        measured.float(), normed, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    seen = ((weight[:, :, 0] > 0.5) & seen_from[:, None]).float()
+    found = functional.grid_sample(features, normed, mode="bilinear", padding_mode="border", align_corners=False)
+    found = (found[:, :, 0] * seen).unflatten(0, (-1, views))
+    count = seen.unflatten(0, (-1, views)).sum(1).clamp(min=1)
+    mean = found.sum(1) / count
+    spread = ((found * found).sum(1) / count - mean * mean).clamp(min=0)
+    return torch.cat([mean, spread], 1).unflatten(2, tuple(shape))

@@ -67,19 +67,34 @@ class Reader:
         """
         line, measured, carm, pixel_mm = on_canvas(view, center_mm)
         said = self._run({"pictures": reading_channels(line, measured, pixel_mm)[None]})[0][0]
-        bone, lungs = (_probability(said[n]) for n in (1, 4))
-        thickness_mm = np.where(bone > 0.5, np.maximum(said[0], 0) * BONE_SCALE_MM, 0)
-        lungs_mm = np.where(lungs > 0.5, np.maximum(said[3], 0) * LUNG_SCALE_MM, 0)
-        scale_mm = np.exp(np.clip(said[2], *LOG_SCALES)) * BONE_SCALE_MM
-        known = (np.where(measured, part, np.nan).astype(np.float32) for part in (line, thickness_mm, bone, scale_mm))
-        kept, bone_mm, bone, scale_mm = known
-        lungs_mm, lungs = (np.where(measured, part, np.nan).astype(np.float32) for part in (lungs_mm, lungs))
-        return Reading(carm, kept, pixel_mm, bone_mm, bone, scale_mm, lungs_mm, lungs)
+        return understood(said, line, measured, carm, pixel_mm)
 
-    def thickness(self, view: View, center_mm: Matrix) -> View:
-        """A view whose "line integrals" are millimetres of bone, for :func:`lift.lift`."""
-        reading = self.read(view, center_mm)
-        return replace(view, line_integrals=reading.bone_mm, carm=reading.carm)
+
+def thickness(reading: Reading, volume_from_carm: Matrix) -> View:
+    """A view whose "line integrals" are millimetres of bone, for :func:`lift.lift`."""
+    return View(reading.bone_mm, reading.carm, volume_from_carm)
+
+
+def understood(said: FloatArray, line: FloatArray, measured: Array, carm: CArm, pixel_mm: float) -> Reading:
+    """What the network's outputs (``reader.OUTPUTS``, H, W) for a canvas mean."""
+    bone, lungs = (_probability(said[n]) for n in (1, 4))
+    bone_mm = np.where(bone > 0.5, np.maximum(said[0], 0) * BONE_SCALE_MM, 0)
+    lungs_mm = np.where(lungs > 0.5, np.maximum(said[3], 0) * LUNG_SCALE_MM, 0)
+    scale_mm = np.exp(np.clip(said[2], *LOG_SCALES)) * BONE_SCALE_MM
+
+    def known(part: FloatArray) -> FloatArray:
+        return np.where(measured, part, np.nan).astype(np.float32)
+
+    return Reading(
+        carm=carm,
+        line_integrals=known(line),
+        pixel_mm=pixel_mm,
+        bone_mm=known(bone_mm),
+        bone=known(bone),
+        scale_mm=known(scale_mm),
+        lungs_mm=known(lungs_mm),
+        lungs=known(lungs),
+    )
 
 
 def on_canvas(view: View, center_mm: Matrix) -> tuple[FloatArray, Array, CArm, float]:

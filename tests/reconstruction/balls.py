@@ -1,10 +1,13 @@
-"""A ball, with a rod in it or without, and X-rays of it."""
+"""A ball, with a rod in it or without, and X-rays of it; and the CT of a thigh."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
 from navnode import geometry as g
+from navnode.files.volumes import write_volume
 from navnode.projector import Projector
 from navnode.projector.grids import centered_grid
 from navnode.types import CArm, View, Volume
@@ -32,3 +35,13 @@ def with_a_rod(volume: Volume) -> tuple[Volume, np.ndarray]:
     k, j, i = np.mgrid[[slice(-63, 64, 2)] * 3].astype(float)
     rod = (np.hypot(i - 14, j - 4) < 5) & (np.abs(k + 6) < 16)
     return Volume(np.where(rod, 1500.0, volume.voxels).astype(np.float32), volume.volume_from_index), rod
+
+
+def drawn(folder: Path, name: str) -> None:
+    """A patient's CT in a folder of CTs: a thigh, its shaft with marrow along z."""
+    v, u = np.mgrid[:96, :96]
+    far = np.hypot(v - 48, u - 48)
+    hu = np.select([far < 9, far < 13, far < 40], [-60.0, 1100.0, 50.0], -1000.0)
+    volume = Volume(np.repeat(hu[None], 60, 0).astype(np.float32), np.diag([1.5, 1.5, 3.0, 1.0]))
+    (folder / "limbs").mkdir(parents=True, exist_ok=True)
+    write_volume(volume, folder / "limbs" / f"{name}.nii.gz")

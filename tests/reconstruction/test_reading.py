@@ -10,21 +10,10 @@ import pytest
 pytest.importorskip("torch", reason="training needs the extra `train`")
 
 from navnode.errors import ConfigError
-from navnode.files.volumes import write_volume
 from navnode.reconstruction.reader import CANVAS_PX, CHANNELS, OUTPUTS, reading_channels
 from navnode.reconstruction.training import radiographs, reading
 from navnode.reconstruction.training.patients import Region, labelled, patients
-from navnode.types import Volume
-
-
-def drawn(folder: Path, name: str) -> None:
-    """A thigh: a shaft with marrow along z."""
-    v, u = np.mgrid[:96, :96]
-    far = np.hypot(v - 48, u - 48)
-    hu = np.select([far < 9, far < 13, far < 40], [-60.0, 1100.0, 50.0], -1000.0)
-    volume = Volume(np.repeat(hu[None], 60, 0).astype(np.float32), np.diag([1.5, 1.5, 3.0, 1.0]))
-    (folder / "limbs").mkdir(parents=True, exist_ok=True)
-    write_volume(volume, folder / "limbs" / f"{name}.nii.gz")
+from tests.reconstruction.balls import drawn
 
 
 @pytest.fixture(scope="module")

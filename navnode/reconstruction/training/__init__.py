@@ -15,6 +15,7 @@ from navnode.errors import ConfigError
 
 if TYPE_CHECKING:  # the extra may be missing
     from navnode.reconstruction.training.reading import Score
+    from navnode.reconstruction.training.refining import Score as RefinedScore
 
 _DRAWN_TO_VALIDATE = 4
 """Bodies; for what is bone, as validation patients are few."""
@@ -41,6 +42,18 @@ class ReaderReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rendered, in all."""
     scores: dict[str, Score]
     """The newest, by region."""
+
+
+class RefinerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training of the refiner came to."""
+
+    model: str
+    """The folder of the exported model."""
+    steps: int
+    bodies: int
+    """Rendered, in all."""
+    scores: dict[str, RefinedScore]
+    """The newest, by region and number of views."""
 
 
 def run(
@@ -161,6 +174,73 @@ def run_reader(
     export_reader(out / reading.CHECKPOINT_FILE, out / "reader_model", {"steps": steps, "bodies": files})
     scores = reading.last_scores(out)
     return ReaderReport(checkpoint=str(out / reading.CHECKPOINT_FILE), steps=steps, bodies=files, scores=scores)
+
+
+def run_refiner(
+    ct: Path,
+    out: Path,
+    *,
+    bones: Path | None = None,
+    hours: float,
+    rounds: int,
+    device: str,
+    threads: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> RefinerReport:
+    """Render bodies that are missing below ``out``, train the refiner on what the reader there reads of them, and
+    export it.
+
+    Args:
+        ct, bones, device: as for :func:`run_reader`.
+        out: where :func:`run_reader` left its checkpoint.
+        hours: of training, after rendering.
+        rounds: how many bodies to render; see :func:`bodies.render_bodies`.
+
+    Raises:
+        ConfigError: the extra is missing, or there is no trained reader, nothing to train on, or no such device.
+    """
+    _check_extra()
+    import torch
+
+    from navnode.projector.native import default_threads
+    from navnode.reconstruction.training import reading, refining
+    from navnode.reconstruction.training.bodies import render_bodies
+    from navnode.reconstruction.training.export import export_refiner
+    from navnode.reconstruction.training.patients import patients
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no NVIDIA GPU that PyTorch can use answers here")
+    reader, folder = out / reading.CHECKPOINT_FILE, out / "bodies3d"
+    if not reader.exists():
+        raise ConfigError(f"{reader}: no trained reader; `navnode train-reader` makes one")
+    listed = patients(ct)
+    files = render_bodies(
+        listed, out / "xrays" / "labels", bones, folder, rounds, lambda made, of: progress(0.2 * made / of)
+    )
+    began, seconds = time.monotonic(), 3600 * hours
+
+    def passed() -> float:
+        return (time.monotonic() - began) / seconds
+
+    steps = refining.train(
+        folder,
+        reader,
+        out,
+        device=device,
+        threads=threads or default_threads(),
+        until=lambda: passed() >= 1,
+        report=lambda step, loss: progress(0.2 + 0.8 * min(1.0, passed())),
+    )
+    scores = refining.last_scores(out)
+    metrics = {
+        name: {"lifted_dice": score.lifted, "refined_dice": score.refined, "refined_dice_least": score.refined_least}
+        for name, score in scores.items()
+    }
+    model = out / "refiner_model"
+    held_out = [patient.name for patient in listed if patient.validates]
+    facts: dict[str, str | int | float | list[str]] = {"steps": steps, "bodies": files, "held_out": held_out}
+    export_refiner(out / refining.CHECKPOINT_FILE, model, facts, metrics)
+    return RefinerReport(model=str(model), steps=steps, bodies=files, scores=scores)
 
 
 def _check_extra() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,19 @@ import numpy as np
 import onnx
 import torch
 
-from navnode.reconstruction import reader
-from navnode.reconstruction.engines import HALF, READER_FILE, VIEW_FILE, VOLUME_FILE, Card, write_card
+from navnode.reconstruction import reader, refining
+from navnode.reconstruction.engines import (
+    FEATURES_FILE,
+    HALF,
+    READER_FILE,
+    REFINER_FILE,
+    VIEW_FILE,
+    VOLUME_FILE,
+    Card,
+    write_card,
+)
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SUMS, ReaderNet, halved
+from navnode.reconstruction.network import SUMS, ReaderNet, Refinement, halved
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -61,11 +71,46 @@ def export_reader(checkpoint: Path, folder: Path, training: dict[str, str | int 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / READER_FILE
     _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
-    graph = onnx.load(str(path))
-    halved_weights(graph)
-    onnx.save(graph, str(path))
-    hashes = {READER_FILE: hashlib.sha256(path.read_bytes()).hexdigest()}
-    write_card(folder, Card("navnode/model/1", "reader", hashes, training))
+    _kept_small([path], "reader", training)
+
+
+def export_refiner(
+    checkpoint: Path,
+    folder: Path,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]],
+) -> None:
+    """Write the averaged refiner of a checkpoint as ``features.onnx`` and ``refiner.onnx``, as :func:`export_reader`;
+    the latter takes grids of any size."""
+    networks = Refinement()
+    networks.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    networks.eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = (torch.rand(1, refining.PICTURES, *[refining.PICTURE_PX] * 2),)
+    _export(networks.pictures, picture, ["pictures"], ["features"], folder / FEATURES_FILE)
+    side, half = 2 * refining.BLOCK, refining.BLOCK
+    channels = ((refining.FINE, side), (refining.COARSE, half), (2 * refining.FEATURES, half))
+    given = tuple(torch.rand(1, count, *[size] * 3) for count, size in channels)
+    blocks = torch.export.Dim("blocks", min=1, max=64)
+    sides = [dict.fromkeys((2, 3, 4), factor * blocks) for factor in (refining.BLOCK, half // 2, half // 2)]
+    _export(networks.volume, given, ["fine", "coarse", "felt"], ["logit"], folder / REFINER_FILE, dynamic=sides)
+    _kept_small([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
+
+
+def _kept_small(
+    paths: Sequence[Path],
+    name: str,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]] | None = None,
+) -> None:
+    """Halve the weights of the graphs of a folder in place, and write its card."""
+    hashes = {}
+    for path in paths:
+        graph = onnx.load(str(path))
+        halved_weights(graph)
+        onnx.save(graph, str(path))
+        hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_card(paths[0].parent, Card("navnode/model/1", name, hashes, training, metrics=metrics or {}))
 
 
 def halved_weights(model: Any) -> None:
@@ -83,10 +128,23 @@ def halved_weights(model: Any) -> None:
 
 
 def _export(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], outputs: list[str], path: Path
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    names: list[str],
+    outputs: list[str],
+    path: Path,
+    *,
+    dynamic: Sequence[Mapping[int, object]] | None = None,
 ) -> None:
     program = torch.onnx.export(
-        module, inputs, dynamo=True, opset_version=_OPSET, input_names=names, output_names=outputs, verbose=False
+        module,
+        inputs,
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=names,
+        output_names=outputs,
+        dynamic_shapes=dynamic,
+        verbose=False,
     )
     assert program is not None
     program.save(str(path), external_data=False)

@@ -1,0 +1,277 @@
+"""Solid bone refined: what the views say about every voxel, and what the shipped network makes of it in space.
+
+:mod:`lift` knows no anatomy, so that bones which share a slice leave ghosts where one's shadow crosses another's. Here
+a network in three dimensions gets the lift and what every view shows at a voxel, taken together over views, so that
+neither their number nor their order matters, and says where bone is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from navnode.errors import ComputeError
+from navnode.reconstruction import engines
+from navnode.reconstruction.lift import level
+from navnode.reconstruction.reader import BONE_SCALE_MM, reading_channels
+from navnode.reconstruction.reading import Reading
+from navnode.types import Array, FloatArray, Grid, Matrix, Volume
+
+FINE = 3
+"""Channels of every voxel: how far the lift's occupancy is above its level, mean and least probability of bone over
+views; the latter is what is left of the visual hull."""
+COARSE = 10
+"""Channels of every 2 x 2 x 2 voxels: the lift's level; over views: mean and least thickness of bone, mean logarithm of
+its scale, mean and largest detail of the line integrals, mean line integral; share of views that see it, their number,
+size of a voxel."""
+SEEN = 7
+"""Which of :data:`COARSE` is the share of views that see a voxel."""
+PICTURES = 6
+"""Channels of a view as it is looked at once more, in two dimensions: line integrals, their detail, thickness of bone,
+its probability, logarithm of its scale, 1 where measured."""
+PICTURE_PX = 128
+"""Of a side: canvases of half their resolution."""
+FEATURES = 8
+"""That are found in a view; mean and variance over views are channels of every 2 x 2 x 2 voxels, too."""
+BLOCK = 16
+"""The network takes grids whose sides are multiples of it."""
+
+SPACINGS_MM = (1.6, 2.5)
+"""Of the grids that the network was taught with."""
+MOST_SIZE = 192
+"""Of a grid to refine on: memory."""
+
+_NEAREST_MM = 1.0
+"""Of a voxel to the source; what is nearer is not seen."""
+_HALVED = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])
+"""Pixels of the pictures from pixels of the canvas."""
+_MOST_VIEWS = 4
+"""As many as it was taught with; more are as many."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What views and lift say, as the network is fed; sides are multiples of :data:`BLOCK`."""
+
+    fine: FloatArray
+    """(FINE, k, j, i)"""
+    coarse: FloatArray
+    """(COARSE, k/2, j/2, i/2)"""
+    pictures: FloatArray
+    """(V, PICTURES, PICTURE_PX, PICTURE_PX)"""
+    pixels_from_coarse: Matrix
+    """(V, 3, 4): voxel (i, j, k, 1) of the coarse grid -> (u w, v w, w), pixels of the pictures, w the depth in mm."""
+
+
+class Refiner:
+    """Refines what was lifted from readings.
+
+    Args:
+        threads: 0: all cores.
+
+    Raises:
+        ConfigError: there is no model, or nothing to run it.
+    """
+
+    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+        self._look, self._run, self.engine = engines.load_refiner(folder, threads=threads)
+        self.threshold = engines.read_card(folder).bone_threshold
+        """Of the probability: where the surface is best."""
+
+    def refine(self, occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Volume:
+        """Probability of solid bone, 0..1.
+
+        Args:
+            occupancy: what was lifted from the readings, on the grid.
+            poses: volume_from_carm of every reading.
+
+        Raises:
+            ComputeError: there is no reading.
+        """
+        given = evidence(occupancy, readings, poses, grid)
+        features = np.concatenate([self._look({"pictures": picture[None]})[0] for picture in given.pictures])
+        felt = pooled(features, given)
+        logit = self._run({"fine": given.fine[None], "coarse": given.coarse[None], "felt": felt[None]})[0][0, 0]
+        size = grid.size
+        likely = 1 / (1 + np.exp(-np.clip(logit[:size, :size, :size], -30, 30)))
+        return Volume(
+            likely.astype(np.float32), grid.volume_from_index, f"solid bone, refined from {len(readings)} views"
+        )
+
+
+def own_grid(grid: Grid) -> Grid:
+    """The grid to refine on: the one that is asked for, or one over the same cube whose voxels the network knows."""
+    side_mm = grid.size * grid.spacing_mm
+    spacing_mm = float(np.clip(grid.spacing_mm, *SPACINGS_MM))
+    size = min(max(1, round(side_mm / spacing_mm)), MOST_SIZE)
+    return grid if size == grid.size else Grid(size, side_mm / size, grid.center_mm)
+
+
+def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Evidence:
+    """What the network is fed about a grid.
+
+    Args:
+        occupancy: what was lifted from the readings, on the grid.
+        poses: volume_from_carm of every reading.
+
+    Raises:
+        ComputeError: there is no reading.
+    """
+    if not readings:
+        raise ComputeError("nothing to refine: no view")
+    size = -(-grid.size // BLOCK) * BLOCK
+    beyond = [(0, size - grid.size)] * 3
+    half_from_index = np.diag([2.0, 2.0, 2.0, 1.0])
+    half_from_index[:3, 3] = 0.5
+    finely, coarsely = _Pool(1, size), _Pool(4, size // 2)
+    pictures, pixels_from_coarse = [], []
+    for reading, pose in zip(readings, poses, strict=True):
+        carm_from_index = np.linalg.inv(pose) @ grid.volume_from_index
+        pixels = _pixels_from_carm(reading) @ carm_from_index
+        measured = np.isfinite(reading.line_integrals)
+        shown = _shown(reading, measured)
+        pictures.append(_picture(shown, measured))
+        pixels_from_coarse.append(_HALVED @ pixels @ half_from_index)
+        finely.add([shown.bone], measured, pixels)
+        across_px = 2 * round(grid.spacing_mm / reading.pixel_mm) + 1  # odd, so that nothing is shifted
+        seen = (shown.thickness, shown.scale, shown.detail, shown.line)
+        parts = [_averaged(part, measured, across_px) for part in seen]
+        coarsely.add(parts, measured, pixels @ half_from_index)
+    threshold = min(level(occupancy), 1.0)
+    above = np.pad(occupancy.voxels - np.float32(threshold), beyond, constant_values=-threshold)
+    fine = np.stack([above, finely.mean[0], finely.least[0]])
+    everywhere = np.ones((size // 2,) * 3, np.float32)
+    thickness, log_scale, detail, line = coarsely.mean
+    coarse = np.stack(
+        [
+            threshold * everywhere,
+            thickness,
+            coarsely.least[0],
+            log_scale,
+            detail,
+            coarsely.most[2],
+            line,
+            coarsely.count / len(readings),
+            min(len(readings), _MOST_VIEWS) / _MOST_VIEWS * everywhere,
+            np.log(grid.spacing_mm / 2) * everywhere,
+        ]
+    )
+    return Evidence(
+        fine.astype(np.float32), coarse.astype(np.float32), np.stack(pictures), np.stack(pixels_from_coarse)
+    )
+
+
+def pooled(features: FloatArray, given: Evidence) -> FloatArray:
+    """Mean and variance over the views that see a voxel, (2 FEATURES, k/2, j/2, i/2), of what was found in them.
+
+    Args:
+        features: (V, FEATURES, PICTURE_PX, PICTURE_PX) of the evidence's pictures.
+    """
+    first, second = (_Pool(FEATURES, given.coarse.shape[1]) for _ in range(2))
+    for found, picture, pixels in zip(features, given.pictures, given.pixels_from_coarse, strict=True):
+        first.add(list(found), picture[-1] > 0.5, pixels)
+        second.add(list(found * found), picture[-1] > 0.5, pixels)
+    mean = first.mean
+    return np.concatenate([mean, np.maximum(second.mean - mean * mean, 0)])
+
+
+class _Shown(NamedTuple):
+    """What a view shows, (H, W) each on its canvas, in units of about one; 0 where it measured nothing."""
+
+    line: FloatArray
+    detail: FloatArray
+    thickness: FloatArray
+    bone: FloatArray
+    """Probability."""
+    scale: FloatArray
+    """Logarithm."""
+
+
+def _shown(reading: Reading, measured: Array) -> _Shown:
+    line, detail = reading_channels(reading.line_integrals, measured, reading.pixel_mm)[:2]
+    scale = np.log(np.where(measured, reading.scale_mm, BONE_SCALE_MM) / BONE_SCALE_MM)
+    thickness = np.nan_to_num(reading.bone_mm) / BONE_SCALE_MM
+    known = (np.where(measured, part, 0) for part in (line, detail, thickness, reading.bone, scale))
+    return _Shown(*(np.asarray(part, np.float32) for part in known))
+
+
+def _picture(shown: _Shown, measured: Array) -> FloatArray:
+    """A view to be looked at once more, (PICTURES, PICTURE_PX, PICTURE_PX)."""
+    whole = np.stack([*shown._replace(scale=shown.scale / np.float32(3)), measured.astype(np.float32)])
+    channels, height, width = whole.shape
+    halves = whole.reshape(channels, PICTURE_PX, height // PICTURE_PX, PICTURE_PX, width // PICTURE_PX)
+    return np.asarray(halves.mean(axis=(2, 4)), np.float32)
+
+
+class _Pool:
+    """Pictures sampled where the voxels of a cube are seen, taken together over views."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        shape = (channels, size, size, size)
+        self._size = size
+        self._sum = np.zeros(shape, np.float32)
+        self._least, self._most = np.full((2, *shape), np.nan, np.float32)
+        self.count = np.zeros(shape[1:], np.float32)
+        """Views that see a voxel."""
+
+    def add(self, pictures: Sequence[FloatArray], measured: Array, pixels_from_index: Matrix) -> None:
+        """One view.
+
+        Args:
+            pictures: (H, W) each.
+            measured: (H, W), where the view says anything.
+            pixels_from_index: (3, 4), voxel (i, j, k, 1) -> (u w, v w, w), w the voxel's depth in mm.
+        """
+        axis = np.arange(self._size, dtype=np.float32)
+        rows = pixels_from_index.astype(np.float32)
+        across = rows[:, 0, None, None] * axis + rows[:, 1, None, None] * axis[:, None] + rows[:, 3, None, None]
+        weight = measured.astype(np.float32)
+        for k in range(self._size):  # OpenCV takes no maps as large as a volume
+            uw, vw, depth_mm = across + rows[:, 2, None, None] * np.float32(k)
+            seen_from = depth_mm > _NEAREST_MM
+            depth_mm = np.where(seen_from, depth_mm, np.float32(1))
+            u, v = uw / depth_mm, vw / depth_mm
+            seen = (cv2.remap(weight, u, v, cv2.INTER_LINEAR, borderValue=0) > 0.5) & seen_from
+            self.count[k] += seen
+            for n, picture in enumerate(pictures):
+                at = cv2.remap(picture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                self._sum[n, k] += np.where(seen, at, 0)
+                known = np.where(seen, at, np.float32(np.nan))
+                np.fmin(self._least[n, k], known, out=self._least[n, k])
+                np.fmax(self._most[n, k], known, out=self._most[n, k])
+
+    @property
+    def mean(self) -> FloatArray:
+        """(C, k, j, i), over the views that see a voxel; 0 where none does."""
+        return np.asarray(self._sum / np.maximum(self.count, 1), np.float32)
+
+    @property
+    def least(self) -> FloatArray:
+        """(C, k, j, i), 0 where no view sees a voxel."""
+        return np.asarray(np.nan_to_num(self._least), np.float32)
+
+    @property
+    def most(self) -> FloatArray:
+        """(C, k, j, i), 0 where no view sees a voxel."""
+        return np.asarray(np.nan_to_num(self._most), np.float32)
+
+
+def _averaged(picture: FloatArray, measured: Array, across_px: int) -> FloatArray:
+    """Means over squares of what was measured in them; the rest of the picture is 0."""
+    size = (across_px, across_px)
+    share = cv2.blur(measured.astype(np.float32), size, borderType=cv2.BORDER_REPLICATE)
+    total = cv2.blur(picture, size, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(total / np.maximum(share, 1e-3), np.float32)
+
+
+def _pixels_from_carm(reading: Reading) -> Matrix:
+    """(3, 4): a point of the C-arm's frame, (x, y, z, 1) mm -> (u z, v z, z), pixels of the canvas."""
+    carm = reading.carm
+    (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
+    sdd_mm = carm.source_to_detector_mm
+    return np.array([[sdd_mm / su, 0, cu, 0], [0, sdd_mm / sv, cv, 0], [0, 0, 1, 0]])

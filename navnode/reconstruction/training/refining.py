@@ -1,0 +1,421 @@
+"""Training of the refiner: bodies read by a trained reader and lifted, and the solid bone that they are made of.
+
+The reader knows the patients that it was trained on, so that what it says of them is cleaner than what it says of
+others: readings are made worse before they are lifted (:func:`misread`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from navnode import geometry as g
+from navnode import native
+from navnode.errors import ConfigError
+from navnode.files.whole import whole
+from navnode.reconstruction.lift import lift, solid
+from navnode.reconstruction.network import ReaderNet, Refinement
+from navnode.reconstruction.reader import reading_channels
+from navnode.reconstruction.reading import Reading, understood
+from navnode.reconstruction.refining import SEEN, Evidence, evidence
+from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
+from navnode.reconstruction.training.examples import Exposure
+from navnode.reconstruction.training.patients import Region
+from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
+from navnode.reconstruction.training.reading import worse
+from navnode.types import CArm, FloatArray, Matrix, View
+
+CHECKPOINT_FILE, LOSSES_FILE, SCORES_FILE = "refiner.pt", "refiner_losses.jsonl", "refiner_scores.jsonl"
+_SAVED_EVERY = 200
+_KEPT = 24
+"""Bodies that a worker keeps ready."""
+_REUSED = 10
+"""Crops that are cut of the bodies kept for each one that is new: lifting takes longer than learning."""
+_CHOICES: tuple[tuple[float, tuple[int, ...]], ...] = (
+    (0.42, (0, 1)),
+    (0.08, (2, 3)),
+    (0.05, (0, 2)),
+    (0.10, (0, 1, 2)),
+    (0.05, (0, 1, 3)),
+    (0.30, (0, 1, 2, 3)),
+)
+"""How often which views of ``bodies.ANGLES_DEG`` are what there is."""
+_HEADS_SCORED = 4
+_VIEWS_SCORED = (2, 4)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train the refiner."""
+
+    learning_rate: float = 1.0e-3
+    batch: int = 2
+    crop: int = 96
+    """Voxels along each side, a multiple of ``refining.BLOCK``."""
+    warm_up: int = 100
+    """Steps until the learning rate is reached."""
+    averaging: float = 0.998
+    score_every: int = 400
+    """Steps between looks at the validation patients."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Dice of solid bone of some bodies of patients not trained on; medians, and the least."""
+
+    lifted: float
+    refined: float
+    refined_least: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One body, read and lifted."""
+
+    evidence: Evidence
+    lifted: npt.NDArray[np.bool_]
+    """(k, j, i), what the lift alone takes for bone."""
+    bone: FloatArray
+    """(k, j, i), share of every voxel that is bone."""
+
+
+@dataclass(frozen=True)
+class _Halved:
+    """An example as it is kept to cut crops of."""
+
+    fine: npt.NDArray[np.float16]
+    coarse: npt.NDArray[np.float16]
+    bone: npt.NDArray[np.float16]
+    pictures: npt.NDArray[np.float16]
+    pixels_from_coarse: Matrix
+
+    @classmethod
+    def of(cls, example: Example) -> _Halved:
+        """An example; with empty pictures for views that are not there, so that crops make batches."""
+        given = example.evidence
+        missing = len(ANGLES_DEG) - len(given.pictures)
+        return cls(
+            given.fine.astype(np.float16),
+            given.coarse.astype(np.float16),
+            example.bone.astype(np.float16),
+            np.pad(given.pictures, [(0, missing), *[(0, 0)] * 3]).astype(np.float16),
+            np.pad(given.pixels_from_coarse, [(0, missing), (0, 0), (0, 0)]),
+        )
+
+    def cut(self, crop: int, rng: np.random.Generator) -> Crop:
+        half = crop // 2
+        first = [int(rng.integers(size - half + 1)) for size in self.coarse.shape[1:]]
+        finely = tuple(slice(2 * start, 2 * start + crop) for start in first)
+        coarsely = tuple(slice(start, start + half) for start in first)
+        parts = [self.fine[:, *finely], self.coarse[:, *coarsely], self.pictures, self.bone[None, *finely]]
+        pixels = self.pixels_from_coarse.copy()
+        pixels[..., 3] += pixels[..., :3] @ np.array(first[::-1])
+        if rng.random() < 0.5:  # left is right, in space and in the pictures
+            parts = [part[..., ::-1] for part in parts]
+            pixels[..., 3] += pixels[..., 0] * (half - 1)
+            pixels[..., 0] *= -1
+            pixels[:, 0] = (self.pictures.shape[-1] - 1) * pixels[:, 2] - pixels[:, 0]
+        fine, coarse, pictures, bone = (torch.from_numpy(part.astype(np.float32)) for part in parts)
+        return fine, coarse, pictures, torch.from_numpy(pixels.astype(np.float32)), bone
+
+
+Crop = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Fine and coarse evidence, pictures and where its coarse voxels lie in them, and the share of bone (1, c, c, c)."""
+
+
+class Examples(IterableDataset[Crop]):
+    """Crops of bodies, without end."""
+
+    def __init__(self, folder: Path, reader: ReaderNet, crop: int, seed: int) -> None:
+        super().__init__()
+        self._folder, self._reader, self._crop, self._seed = folder, reader, crop, seed
+
+    def __iter__(self) -> Iterator[Crop]:
+        worker = get_worker_info()
+        if worker:
+            cv2.setNumThreads(1)  # the other cores learn
+        rng = np.random.default_rng((self._seed, worker.id if worker else 0))
+        kept: list[_Halved] = []
+        while True:
+            files = bodies(self._folder, TRAINS)
+            made = disturbed(read(files[int(rng.integers(len(files)))]), self._reader, rng)
+            kept.append(_Halved.of(made))
+            del kept[:-_KEPT]
+            for _ in range(_REUSED):
+                yield kept[int(rng.integers(len(kept)))].cut(self._crop, rng)
+
+
+def bodies(folder: Path, ending: str) -> list[Path]:
+    """The bodies that were kept whole, in order."""
+    return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+
+
+def disturbed(seen: Seen, reader: ReaderNet, rng: np.random.Generator) -> Example:
+    """A body by some of its views, as an X-ray chain, poses that are a little off and a reader of strangers give it."""
+    shares = np.array([share for share, _ in _CHOICES])
+    chosen = list(_CHOICES[int(rng.choice(len(_CHOICES), p=shares / shares.sum()))][1])
+    exposure = Exposure.drawn(rng)
+    bad, off = rng.random() < 0.35, rng.random() < 0.5
+    wrong = float(rng.uniform(0, 1))
+    readings, poses = [], []
+    for n in chosen:
+        line, pixel_mm = seen.line[n].astype(np.float32), float(seen.pixel_mm[n])
+        if bad:
+            line, measured = worse(line, pixel_mm, rng)
+        else:
+            line, measured = exposed(line, pixel_mm, exposure, rng), np.ones(line.shape, bool)
+        readings.append(misread(read_by(reader, line, measured, seen.carms[n], pixel_mm), wrong, rng))
+        moved = g.exp(np.concatenate([rng.normal(0, 0.006, 3), rng.normal(0, 0.7, 3)]), np.zeros(3))
+        poses.append(moved @ seen.poses[n] if off else seen.poses[n])
+    return lifted(seen, readings, poses)
+
+
+def exposed(line: FloatArray, pixel_mm: float, exposure: Exposure, rng: np.random.Generator) -> FloatArray:
+    """Line integrals of a canvas as an X-ray chain gives them."""
+    height, width = line.shape
+    carm = CArm(width, height, (1.5 * pixel_mm,) * 2, 1000.0, ((width - 1) / 2, (height - 1) / 2))
+    return exposure.seen(line, carm, rng)
+
+
+def read_by(
+    reader: ReaderNet, line: FloatArray, measured: npt.NDArray[np.bool_], carm: CArm, pixel_mm: float
+) -> Reading:
+    """A canvas as a reader in training reads it."""
+    with torch.no_grad():
+        said = reader(torch.from_numpy(reading_channels(line, measured, pixel_mm))[None])[0].float().numpy()
+    return understood(said, line, measured, carm, pixel_mm)
+
+
+def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading:
+    """A reading as it might be of a patient whom the reader does not know.
+
+    Args:
+        wrong: 0..1, how far off.
+    """
+    shape = reading.bone.shape
+    bone, bone_mm = np.nan_to_num(reading.bone), np.nan_to_num(reading.bone_mm)
+    factor = np.exp(0.25 * wrong * rng.uniform(0.3, 1) * _smooth(shape, rng))
+    logit = np.log(np.clip(bone, 1e-4, 1 - 1e-4) / np.clip(1 - bone, 1e-4, 1))
+    logit = logit + 1.5 * wrong * _smooth(shape, rng)
+    sigma_px = wrong * float(rng.uniform(0, 2))
+    if sigma_px > 0.3:
+        logit = cv2.GaussianBlur(logit.astype(np.float32), (0, 0), sigma_px)
+    if rng.random() < 0.5 * wrong:
+        blob = np.zeros(shape, np.float32)
+        middle = rng.integers(0, shape[0], 2).tolist()
+        axes = rng.integers(4, 28, 2).tolist()
+        cv2.ellipse(blob, middle, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+        blob = cv2.GaussianBlur(blob, (0, 0), 2.5)
+        missed = blob * np.float32(rng.uniform(2, 8))
+        logit, factor = logit - missed, factor * (1 - blob * np.float32(rng.uniform(0.2, 0.9)))
+    likely = 1 / (1 + np.exp(-logit))
+    # Where bone is newly seen at a border, the least that is ever called bone lies behind it.
+    mm = np.where(likely > 0.5, np.maximum(bone_mm * factor, 1.0), 0)
+    gone = np.isnan(reading.bone)
+    return replace(
+        reading,
+        bone=np.where(gone, np.nan, likely).astype(np.float32),
+        bone_mm=np.where(gone, np.nan, mm).astype(np.float32),
+    )
+
+
+def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
+    """A smooth random picture of about unit size."""
+    knots = int(rng.integers(3, 9))
+    coarse = rng.standard_normal((knots, knots)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))
+
+
+def lifted(seen: Seen, readings: Sequence[Reading], poses: Sequence[Matrix]) -> Example:
+    """A body of which this was read."""
+    views = [View(reading.bone_mm, reading.carm, pose) for reading, pose in zip(readings, poses, strict=True)]
+    occupancy = lift(views, seen.grid, threads=1)
+    made = evidence(occupancy, readings, poses, seen.grid)
+    return Example(made, np.asarray(solid(occupancy), bool), (seen.bone / np.float32(255)).astype(np.float32))
+
+
+def train(
+    folder: Path,
+    reader: Path,
+    out: Path,
+    recipe: Recipe = Recipe(),
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    workers: int = 1,
+    until: Callable[[], bool] = lambda: False,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> int:
+    """Train the refiner on the bodies of a folder, or go on from the checkpoint in ``out``; returns the steps in all.
+
+    Args:
+        reader: a checkpoint of :mod:`reading`.
+
+    Raises:
+        ConfigError: there are no bodies.
+    """
+    if not bodies(folder, TRAINS):
+        raise ConfigError(f"{folder}: holds no rendered bodies to train on")
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    network, averaged = (Refinement().to(device) for _ in range(2))
+    averaged.load_state_dict(network.state_dict())
+    network.volume.to(memory_format=torch.channels_last_3d)  # faster by an eighth
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    step = 0
+    checkpoint = out / CHECKPOINT_FILE
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True, map_location=device)
+        network.load_state_dict(kept["network"])
+        averaged.load_state_dict(kept["averaged"])
+        optimiser.load_state_dict(kept["optimiser"])
+        step = int(kept["step"])
+    fast = device != "cpu" or native.multiplies_bfloat16()
+    knows = load_reader(reader)
+    unseen = to_validate(folder, knows)
+
+    def save() -> None:
+        kept = {
+            "network": network.state_dict(),
+            "averaged": averaged.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+        }
+        with whole(checkpoint) as part:
+            torch.save(kept, part)
+
+    batches = DataLoader(
+        Examples(folder, knows, recipe.crop, recipe.seed + step),
+        recipe.batch,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn" if workers else None,  # a fork would share what engines' threads left locked
+    )
+    with (out / LOSSES_FILE).open("a", buffering=1) as losses, (out / SCORES_FILE).open("a", buffering=1) as scores:
+        for crops in batches:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up)
+            fine, coarse, pictures, pixels, bone = (part.to(device) for part in crops)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
+                logit = network(fine, coarse, pictures, pixels)
+            loss, values = objective(logit.float(), bone, weights(coarse))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1.0)):
+                optimiser.step()
+            step += 1
+            share = min(recipe.averaging, (step + 1) / (step + 10))
+            with torch.no_grad():
+                for mean, new in zip(averaged.parameters(), network.parameters(), strict=True):
+                    mean.lerp_(new, 1 - share)
+            losses.write(json.dumps({"step": step, **{name: round(value, 5) for name, value in values.items()}}) + "\n")
+            report(step, values["loss"])
+            if step % recipe.score_every == 0:
+                found = score(averaged, unseen, device)
+                scores.write(json.dumps({"step": step, **{k: vars(v) for k, v in found.items()}}) + "\n")
+            if step % _SAVED_EVERY == 0:
+                save()
+            if until():
+                break
+    save()
+    return step
+
+
+def load_reader(checkpoint: Path) -> ReaderNet:
+    """The averaged reader of a checkpoint, to read with."""
+    network = ReaderNet()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    network.eval()
+    return network
+
+
+def weights(coarse: Tensor) -> Tensor:
+    """How much every voxel counts, (N, 1, s, s, s): little where fewer than two views see it (all do, where there are
+    two and both must)."""
+    at_least_two = (coarse[:, SEEN : SEEN + 1] > 0.45).float()
+    return functional.interpolate(0.2 + 0.8 * at_least_two, scale_factor=2.0, mode="nearest")
+
+
+def objective(logit: Tensor, bone: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy, and Dice body by body.
+
+    Args:
+        logit, bone, counts: (N, 1, s, s, s); the share of bone, and how much a voxel counts.
+    """
+    entropy = (counts * functional.binary_cross_entropy_with_logits(logit, bone, reduction="none")).sum() / counts.sum()
+    likely = torch.sigmoid(logit)
+    axes = (1, 2, 3, 4)
+    # A body whose crop shows hardly any bone weighs little.
+    shared, both = (counts * likely * bone).sum(axes), (counts * (likely + bone)).sum(axes)
+    dice = 1 - ((2 * shared + 200) / (both + 200)).mean()
+    loss = 4 * entropy + dice
+    return loss, {name: float(part.detach()) for name, part in (("loss", loss), ("entropy", entropy), ("dice", dice))}
+
+
+def to_validate(folder: Path, reader: ReaderNet) -> dict[str, list[Example]]:
+    """The bodies to validate on, read and lifted, by region and number of views."""
+    found: dict[str, list[Example]] = {}
+    heads = 0
+    for number, path in enumerate(bodies(folder, VALIDATES)):
+        region = region_of(path)
+        heads += region is Region.HEAD
+        if region is Region.HEAD and heads > _HEADS_SCORED:
+            continue
+        seen, rng = read(path), np.random.default_rng(number)
+        exposure = Exposure.drawn(rng)
+        readings = []
+        for line, carm, pixel_mm in zip(seen.line, seen.carms, seen.pixel_mm, strict=True):
+            shown = exposed(line.astype(np.float32), float(pixel_mm), exposure, rng)
+            readings.append(read_by(reader, shown, np.ones(shown.shape, bool), carm, float(pixel_mm)))
+        for views in _VIEWS_SCORED:
+            example = lifted(seen, readings[:views], list(seen.poses[:views]))
+            found.setdefault(f"{region.value}_{views}", []).append(example)
+    return found
+
+
+def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "cpu") -> dict[str, Score]:
+    """The lift alone and refined against the truth, by region and number of views."""
+    network.eval()
+    scores = {}
+    for name, examples in unseen.items():
+        before, after = [], []
+        for example in examples:
+            bone = example.bone > 0.5
+            shown = example.evidence
+            parts = (shown.fine, shown.coarse, shown.pictures, shown.pixels_from_coarse.astype(np.float32))
+            given = (torch.from_numpy(part)[None].to(device) for part in parts)
+            with torch.no_grad():
+                found = network(*given)[0, 0].float().cpu().numpy() > 0
+            before.append(dice(example.lifted, bone))
+            after.append(dice(found, bone))
+        lifted, refined, least = (round(float(each), 4) for each in (np.median(before), np.median(after), min(after)))
+        scores[name] = Score(lifted, refined, least)
+    network.train()
+    return scores
+
+
+def last_scores(out: Path) -> dict[str, Score]:
+    """The newest scores of a training, by region and number of views; empty before the first."""
+    path = out / SCORES_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    newest = json.loads(lines[-1]) if lines else {}
+    return {name: msgspec.convert(value, Score) for name, value in newest.items() if name != "step"}
+
+
+def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    """1 where there is none in either."""
+    total = int(one.sum() + other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0

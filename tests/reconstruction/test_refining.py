@@ -1,0 +1,212 @@
+"""Refinement: what views say about voxels, a network that learns from it, and what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.errors import ComputeError, ConfigError
+from navnode.projector import MU_WATER_PER_MM, Projector
+from navnode.reconstruction import Method, Reconstructor, engines, methods
+from navnode.reconstruction.lift import lift, solid
+from navnode.reconstruction.reader import CANVAS_PX
+from navnode.reconstruction.reading import Reading, thickness
+from navnode.reconstruction.refining import BLOCK, COARSE, FINE, SEEN, SPACINGS_MM, Refiner, evidence, own_grid
+from navnode.types import CArm, Grid, Matrix, Volume
+from tests.reconstruction.balls import ball, views
+
+GRID = Grid(32, 4.0)
+CARM = CArm(CANVAS_PX, CANVAS_PX, (1.5, 1.5), 1000.0, (127.5, 127.5))
+ANGLES_DEG = (0.0, 90.0, 40.0)
+
+
+def two_rods() -> np.ndarray:
+    """Cylinders along z, side by side: two views make ghosts of them."""
+    axis = (np.arange(GRID.size) - (GRID.size - 1) / 2) * GRID.spacing_mm
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    inside = (np.hypot(x + 28, y + 20) < 14) | (np.hypot(x - 25, y - 22) < 14)
+    return np.repeat(inside[None], GRID.size, 0)
+
+
+def read_of(body: np.ndarray, angles_deg: tuple[float, ...] = ANGLES_DEG) -> tuple[list[Reading], list[Matrix]]:
+    """Exact readings, and their poses."""
+    projector = Projector(Volume(body * np.float32(1000 / MU_WATER_PER_MM) - 1000, GRID.volume_from_index))
+    poses = [g.pose_at(np.zeros(3), 650.0, orbital_deg=angle) for angle in angles_deg]
+    readings = []
+    for pose in poses:
+        mm = projector.render(CARM, pose)
+        bone, nothing = (mm > 1).astype(np.float32), np.zeros_like(mm)
+        readings.append(Reading(CARM, 0.05 * mm, 1.0, mm, bone, np.ones_like(mm), nothing, nothing))
+    return readings, poses
+
+
+def lifted(readings: list[Reading], poses: list[Matrix]) -> Volume:
+    return lift([thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)], GRID)
+
+
+def test_neither_order_nor_repetition_of_views_matters() -> None:
+    readings, poses = read_of(two_rods())
+    occupancy = lifted(readings, poses)
+    one = evidence(occupancy, readings, poses, GRID)
+    other = evidence(occupancy, readings[::-1], poses[::-1], GRID)
+    assert one.fine.shape == (FINE, 32, 32, 32) and one.coarse.shape == (COARSE, 16, 16, 16)
+    np.testing.assert_allclose(one.fine, other.fine, atol=1e-6)
+    np.testing.assert_allclose(one.coarse, other.coarse, atol=1e-5)
+    twice = evidence(occupancy, readings * 2, poses * 2, GRID)
+    np.testing.assert_allclose(one.fine, twice.fine, atol=1e-6)
+
+
+def test_a_voxel_gets_what_the_views_show_where_it_is() -> None:
+    body = two_rods()
+    readings, poses = read_of(body)
+    made = evidence(lifted(readings, poses), readings, poses, GRID)
+    above, mean, least = made.fine
+    inside = body & np.roll(body, 1, 2) & np.roll(body, -1, 2)
+    inside[:4] = inside[-4:] = False  # the cone leaves the rods' ends
+    assert np.median(least[inside]) == 1 and (mean >= least).all()
+    assert least[~body].mean() < 0.2
+    assert above[inside].mean() > 0.2 and above[~body].mean() < -0.2
+    # Millimetres of bone as the canvas has them, at one voxel's pixel.
+    at_mm = GRID.volume_from_index[:3, :3] @ np.full(3, 8.5) + GRID.volume_from_index[:3, 3]
+    expected = []
+    for reading, pose in zip(readings, poses, strict=True):
+        x, y, z = g.transform(g.inverse(pose), at_mm[None])[0]
+        u, v = (127.5 + at / z * 1000.0 / 1.5 for at in (x, y))
+        near = reading.bone_mm[round(v) - 4 : round(v) + 5, round(u) - 4 : round(u) + 5]
+        expected.append(near.mean() / 20)
+    assert made.coarse[1, 4, 4, 4] == pytest.approx(np.mean(expected), abs=0.1)
+    assert made.coarse[2, 4, 4, 4] == pytest.approx(min(expected), abs=0.1)
+
+
+def test_what_no_view_shows_is_nothing() -> None:
+    readings, poses = read_of(two_rods())
+    hidden = [
+        replace(reading, **{name: np.full_like(getattr(reading, name), np.nan) for name in ("line_integrals", "bone")})
+        for reading in readings
+    ]
+    made = evidence(lifted(readings, poses), hidden, poses, GRID)
+    assert not made.coarse[SEEN].any() and not made.fine[1:].any()
+    assert np.isfinite(made.fine).all() and np.isfinite(made.coarse).all()
+    with pytest.raises(ComputeError, match="no view"):
+        evidence(lifted(readings, poses), [], [], GRID)
+
+
+@pytest.mark.parametrize("asked", [Grid(128, 2.0), Grid(40, 5.0, (3.0, 0.0, 9.0)), Grid(256, 1.0), Grid(16, 20.0)])
+def test_the_network_refines_on_voxels_that_it_knows(asked: Grid) -> None:
+    own = own_grid(asked)
+    assert own.size * own.spacing_mm == pytest.approx(asked.size * asked.spacing_mm)
+    assert own.center_mm == asked.center_mm
+    assert SPACINGS_MM[0] * 0.97 < own.spacing_mm < SPACINGS_MM[1] * 1.03
+    assert own_grid(own) == own
+
+
+def test_a_grid_is_padded_to_blocks() -> None:
+    readings, poses = read_of(two_rods())
+    whole = evidence(lifted(readings, poses), readings, poses, GRID)
+    small = Grid(20, 4.0, (-24.0, -24.0, -24.0))  # the first voxels of the same grid
+    occupancy = Volume(lifted(readings, poses).voxels[:20, :20, :20], small.volume_from_index)
+    made = evidence(occupancy, readings, poses, small)
+    assert made.fine.shape[1:] == (2 * BLOCK,) * 3
+    np.testing.assert_allclose(made.fine[1:, :20, :20, :20], whole.fine[1:, :20, :20, :20], atol=1e-3)
+
+
+def test_without_a_model_bone_is_what_was_lifted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engines, "SHIPPED_REFINER", tmp_path / "missing")
+    made = Reconstructor(Method.READ, threads=2).reconstruct(views(ball(), (0, 80)), Grid(32, 4.0))
+    assert made.bone is not None and "lifted" in made.bone.name and made.reason.endswith("read off each X-ray")
+    assert methods.model_hash(Method.READ) == engines.card_hash(engines.SHIPPED_READER)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Steps are so small that threads mostly wait for each other."""
+    torch = pytest.importorskip("torch", reason="training needs the extra `train`")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_it_begins_with_the_lift_and_learns_more() -> None:
+    torch = pytest.importorskip("torch", reason="training needs the extra `train`")
+    from navnode.reconstruction.network import Refinement
+    from navnode.reconstruction.training import refining
+
+    body = two_rods()
+    readings, poses = read_of(body, ANGLES_DEG[:2])
+    occupancy = lifted(readings, poses)
+    made = evidence(occupancy, readings, poses, GRID)
+    parts = (made.fine, made.coarse, made.pictures, made.pixels_from_coarse.astype(np.float32))
+    given = [torch.from_numpy(part)[None] for part in parts]
+    bone = torch.from_numpy(body.astype(np.float32))[None, None]
+    torch.manual_seed(0)
+    network = Refinement()
+    with torch.no_grad():
+        begun = network(*given)[0, 0].numpy() >= 0
+    assert np.array_equal(begun, solid(occupancy))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(36):
+        loss, parts = refining.objective(network(*given), bone, refining.weights(given[1]))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        losses.append(parts["loss"])
+    assert np.median(losses[-5:]) < 0.75 * losses[0]
+    with torch.no_grad():
+        learned = network(*given)[0, 0].numpy() >= 0
+    assert refining.dice(learned, body) > refining.dice(begun, body) + 0.05
+
+
+def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="training needs the extra `train`")
+    for package in ("onnx", "onnxscript", "openvino", "onnxruntime"):
+        pytest.importorskip(package)
+    from navnode.reconstruction.network import Refinement
+    from navnode.reconstruction.training.export import export_refiner
+
+    torch.manual_seed(0)
+    network = Refinement().eval()
+    with torch.no_grad():
+        for weights in network.parameters():
+            if not weights.abs().max() > 0:
+                torch.nn.init.normal_(weights, 0.0, 0.02)
+            weights.copy_(weights.half().float())  # kept in half precision
+    torch.save({"averaged": network.state_dict()}, tmp_path / "refiner.pt")
+    folder = tmp_path / "refiner_model"
+    export_refiner(tmp_path / "refiner.pt", folder, {"steps": 0}, {"limbs": {"dice": 0.5}})
+    card = engines.read_card(folder)
+    assert card.name == "refiner" and card.metrics["limbs"]["dice"] == 0.5
+    readings, poses = read_of(two_rods())
+    refiner = Refiner(folder, threads=1)
+    for size in (GRID.size, 40):
+        grid = Grid(size, 4.0)
+        occupancy = Volume(np.random.default_rng(0).random(grid.shape, np.float32), grid.volume_from_index)
+        made = evidence(occupancy, readings, poses, grid)
+        parts = (made.fine, made.coarse, made.pictures, made.pixels_from_coarse.astype(np.float32))
+        with torch.no_grad():
+            logit = network(*(torch.from_numpy(part)[None] for part in parts))
+        expected = torch.sigmoid(logit)[0, 0, :size, :size, :size].numpy()
+        found = refiner.refine(occupancy, readings, poses, grid).voxels
+        # OpenCV rounds where it samples to a 32nd of a pixel, so that a voxel on a picture's edge may fall out of it.
+        assert np.quantile(np.abs(found - expected), 0.999) < 0.01
+    for path in folder.glob("*.onnx"):
+        assert not any(trace in path.read_bytes() for trace in (b"site-packages", b"network.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "SHIPPED_REFINER", folder)
+        made = Reconstructor(Method.READ, threads=2).reconstruct(views(ball(), (0, 80)), Grid(32, 4.0))
+        assert methods.model_hash(Method.READ) != engines.card_hash(engines.SHIPPED_READER)
+    assert made.bone is not None and made.reason.endswith("made of it in space")
+    assert made.bone.voxels.shape == (32, 32, 32) and 0 <= made.bone.voxels.min() <= made.bone.voxels.max() <= 1
+
+
+def test_a_refiner_that_its_card_does_not_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model"):
+        engines.load_refiner(tmp_path)
