@@ -117,7 +117,7 @@ def test_a_request_can_be_made_without_a_terminal(tmp_path):
     for wrong, said in (
         ({"rate": 1.0}, "give one of --lockstep, --as-consumed and --rate"),
         ({"check": True, "reference": session}, "give --check or --reference, not both"),
-        ({"session": tmp_path}, "a folder, no session"),
+        ({"session": tmp_path}, "a folder, not a session"),
     ):
         with pytest.raises(ConfigError, match=said):
             msgspec.structs.replace(request, **wrong)
