@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from typing import Annotated
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
+    os.umask(0o077)  # recordings, calibrations and keys are their owner's
     handler = ToTerminal()
     handler.setFormatter(ForPeople())
     handler.addFilter(Sparingly())

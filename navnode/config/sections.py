@@ -36,6 +36,9 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the configuration; its fields are the keys."""
 
 
+_LONGEST_MM, _COARSEST_MM = 5_000.0, 10.0
+
+
 class CArmSection(Section, CArmDocument, frozen=True):
     """Geometry of the C-arm: the keys of navnode/carm/1, and its limits."""
 
@@ -44,6 +47,11 @@ class CArmSection(Section, CArmDocument, frozen=True):
 
     def __post_init__(self) -> None:
         CArmDocument.__post_init__(self)
+        if self.source_to_detector_mm > _LONGEST_MM or max(self.pixel_spacing_mm) > _COARSEST_MM:
+            raise ValueError(f"source_to_detector_mm over {_LONGEST_MM:g} or pixel_spacing_mm over {_COARSEST_MM:g}")
+        far_px = 10 * max(self.width_px, self.height_px)
+        if max(map(abs, self.principal_point_px)) > far_px:
+            raise ValueError(f"principal_point_px lies more than {far_px} pixels away")
         if not 0 < self.source_to_isocentre_mm < self.source_to_detector_mm:
             raise ValueError("source_to_isocentre_mm must lie between 0 and source_to_detector_mm")
 
@@ -131,7 +139,7 @@ class CalibrationSection(Section, frozen=True):
 
     carm_from_marker: Rows = _IDENTITY
     """Hand-eye: the tracked marker on the C-arm, in the carm frame."""
-    image_lag_ms: float = 0.0
+    image_lag_ms: Annotated[float, msgspec.Meta(ge=-5_000, le=5_000)] = 0.0
     """Image stamp minus tracker stamp of the same event."""
     device: str = ""
     """Which C-arm it is; calibrations of another one are refused."""
@@ -154,7 +162,7 @@ class CalibrationSection(Section, frozen=True):
     """Planned points (CSV or Slicer's markups) that are touched on the patient, for the page's calibration panel."""
     folder: str = ""
     """Where that panel keeps what passed; empty: the user's data folder."""
-    as_of_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    as_of_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     """Calibrations must not have expired by then, ns since 1970: when the procedure began, or the session that is
     replayed; set by navnode itself. 0: now."""
 
@@ -167,29 +175,25 @@ class RegistrationSection(Section, frozen=True):
 
     volume_from_patient_start: Rows = _IDENTITY
     """A rough start, within about 35 mm and 12 degrees: from patient positioning or a few points."""
-    i0: float = 0.0
+    i0: Annotated[float, msgspec.Meta(ge=0, le=1e7)] = 0.0
     """Open-beam counts; 0: estimated from each image (good enough to register, not to reconstruct)."""
-    confirm_frames: int = 5
+    confirm_frames: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
     """Good frames in a row before a registration is shown as VALID."""
-    valid_sigma_mm: float = 1.5
+    valid_sigma_mm: Annotated[float, msgspec.Meta(gt=0, le=5)] = 1.5
     """Expected error at the anatomy up to which a registration is VALID."""
-    degraded_sigma_mm: float = 4.0
-    degraded_after_s: float = 15.0
+    degraded_sigma_mm: Annotated[float, msgspec.Meta(gt=0, le=20)] = 4.0
+    degraded_after_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 15.0
     """Seconds without a registered X-ray after which it is DEGRADED, then INVALID."""
-    invalid_after_s: float = 120.0
-    threads: int = 0
+    invalid_after_s: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 120.0
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1_024)] = 0
     """0: all."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.volume_from_patient_start, "volume_from_patient_start")
-        if self.confirm_frames < 1:
-            raise ValueError("confirm_frames must be at least 1")
-        if not 0 < self.valid_sigma_mm <= self.degraded_sigma_mm:
-            raise ValueError("valid_sigma_mm must be positive and at most degraded_sigma_mm")
-        if not 0 < self.degraded_after_s <= self.invalid_after_s:
-            raise ValueError("degraded_after_s must be positive and at most invalid_after_s")
-        if self.i0 < 0 or self.threads < 0:
-            raise ValueError("i0 and threads must not be negative")
+        if self.valid_sigma_mm > self.degraded_sigma_mm:
+            raise ValueError("valid_sigma_mm must be at most degraded_sigma_mm")
+        if self.degraded_after_s > self.invalid_after_s:
+            raise ValueError("degraded_after_s must be at most invalid_after_s")
 
 
 class RemoteSection(Section, frozen=True):
@@ -221,12 +225,12 @@ class ReconstructionSection(Section, frozen=True):
     views: int = 4
     """How many views the first volume needs."""
     max_views: int = 8
-    min_angle_deg: float = 20.0
+    min_angle_deg: Annotated[float, msgspec.Meta(ge=1, le=90)] = 20.0
     """Views are taken this far apart."""
     size: int = GRID_SIZE
     spacing_mm: float = 2.5
     """More than of files: the anatomy's place is known roughly, so the cube is larger."""
-    budget_ms: Annotated[float, msgspec.Meta(gt=0)] = 10_000.0
+    budget_ms: Annotated[float, msgspec.Meta(gt=0, le=600_000)] = 10_000.0
     """A volume that comes later than this after it was asked for is told to be late."""
     remote: RemoteSection | None = None
 
@@ -234,8 +238,6 @@ class ReconstructionSection(Section, frozen=True):
         if not 2 <= self.views <= self.max_views <= 16:
             raise ValueError("views and max_views must satisfy 2 <= views <= max_views <= 16")
         Grid(self.size, self.spacing_mm).checked()
-        if not 1 <= self.min_angle_deg <= 90:
-            raise ValueError("min_angle_deg must be 1 to 90")
 
 
 class ConsoleSection(Section, frozen=True):
@@ -248,7 +250,7 @@ class ConsoleSection(Section, frozen=True):
     tls: Tls | None = None
     """Certificate, key and authorities (PEM files, beside this one unless absolute); only clients that show a
     certificate signed by one of the authorities are let in."""
-    max_rate_hz: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_rate_hz: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
     """No device is sent to one console more often; 0: no limit."""
     may_push: bool = False
     """Whether X-rays and poses may be pushed to this server also where sources are configured. Without sources they
@@ -279,18 +281,18 @@ class RecordingSection(Section, frozen=True):
     """Record from the start, into this file."""
     keep_last_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 0.0
     """So many seconds are kept (512 MB at most), and a recording that is started begins with them."""
-    max_file_mb: Annotated[int, msgspec.Meta(ge=16)] = 4096
+    max_file_mb: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 4096
     """A session that grows larger goes on in a further file."""
 
 
 class DoseSection(Section, frozen=True):
     """What the dose ledger reckons with."""
 
-    frame_gy_cm2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    frame_gy_cm2: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     """Dose-area product of a frame whose source states none; 0: not known."""
-    msv_per_gy_cm2: Annotated[float, msgspec.Meta(gt=0)] = 0.2
+    msv_per_gy_cm2: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.2
     """Effective dose of 1 Gy cm2 to the trunk (0.1 chest to 0.3 abdomen; NCRP report 160, 2009)."""
-    ct_msv: Annotated[float, msgspec.Meta(gt=0)] = 7.0
+    ct_msv: Annotated[float, msgspec.Meta(gt=0, le=1_000)] = 7.0
     """Effective dose of the CT to compare with (chest 7, abdomen 8, pelvis 6; Mettler et al., Radiology 248, 2008)."""
 
 
@@ -301,7 +303,7 @@ class SimulatorSection(Section, frozen=True):
     host: str = "127.0.0.1"
     ct: str = "sample"
     size_px: int = 512
-    frame_rate_hz: float = 15.0
+    frame_rate_hz: Annotated[float, msgspec.Meta(ge=1, le=30)] = 15.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     errors: bool = False
     """Whether the hardware is not what its maker says: distance, principal point, distortion, late stamps."""
@@ -312,8 +314,6 @@ class SimulatorSection(Section, frozen=True):
         _check_address(self.host, False)
         if self.size_px not in (256, 512, 1024):
             raise ValueError("size_px must be 256, 512 or 1024")
-        if not 1 <= self.frame_rate_hz <= 30:
-            raise ValueError("frame_rate_hz must be 1 to 30")
 
 
 class PlayerSection(Section, frozen=True):
@@ -325,8 +325,8 @@ class PlayerSection(Section, frozen=True):
     rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
     """Times as fast as it was."""
     loop: bool = False
-    start_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    duration_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    start_s: Annotated[float, msgspec.Meta(ge=0, le=1e7)] = 0.0
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=1e7)] | None = None
     topics: tuple[str, ...] = ()
     """Patterns such as ``in/IMAGE/*``; none: everything that came in."""
     original_stamps: bool = False

@@ -37,6 +37,7 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield part
+        part.chmod(0o600)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)

@@ -304,8 +304,9 @@ class _Syncing:
 
 
 def _created(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("xb", buffering=0)
+    """A new file for its owner alone, whatever others may read in that folder."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return open(path, "xb", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def part_path(path: Path, part: int) -> Path:
