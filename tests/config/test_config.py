@@ -54,7 +54,7 @@ def test_defaults_suffice():
         ("[[tools]]\nname='A'\ndevice='x'\n[[tools]]\nname='B'\ndevice='x'", "'x' is named twice"),
         ("[[tools]]\nname='Patient'\ndevice='x'", "two outputs would be called .PatientToVolume"),
         ("[registration]\nvalid_sigma_mm = nan", "registration.valid_sigma_mm: must be a finite"),
-        ("[registration]\nvalid_sigma_mm = 9.0", "at most degraded_sigma_mm"),
+        ("[registration]\nvalid_sigma_mm = 4.5", "at most degraded_sigma_mm"),
         ("[console]\nport = 70000", "console.port"),
         ("[reconstruction]\nspacing_mm = 0.0", "spacing_mm"),
         ("[reconstruction]\nenabled = false", "there would never be a volume"),
