@@ -269,15 +269,15 @@ def summary(measured: Measured) -> RegistrationReport:
         by_ct={ct: _groups([o for o in measured.singles if o.ct == ct]) for ct in cts},
         joint=JointFigures(
             **msgspec.structs.asdict(_figures(measured.joint)),
-            under_1_mm_full=_rate(sum(_of(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
+            under_1_mm_full=rate(sum(_of(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
         ),
         sequences=FilmFigures(
             **msgspec.structs.asdict(_figures(measured.sequences)),
             frames_per_s=round(frames / max(sum(measured.sequence_s.values()), 1e-9), 1),
         ),
         quality=TrustFigures(
-            false_reject=_rate(sum(not o.valid for o in true), len(true)),
-            false_accept=_rate(sum(o.valid for o in missed), len(missed)),
+            false_reject=rate(sum(not o.valid for o in true), len(true)),
+            false_accept=rate(sum(o.valid for o in missed), len(missed)),
             wrong_image_valid={
                 kind: _valid([o for o in measured.wrong if o.group == kind])
                 for kind in sorted({o.group for o in measured.wrong})
@@ -291,7 +291,7 @@ def _groups(outcomes: Sequence[Outcome]) -> dict[str, GroupFigures]:
 
 
 def _valid(outcomes: Sequence[Outcome]) -> Rate:
-    return _rate(sum(o.valid for o in outcomes), len(outcomes))
+    return rate(sum(o.valid for o in outcomes), len(outcomes))
 
 
 def _of(outcome: Outcome) -> Errors:
@@ -301,7 +301,7 @@ def _of(outcome: Outcome) -> Errors:
 
 def _figures(outcomes: Sequence[Outcome]) -> GroupFigures:
     return GroupFigures(
-        under_1_mm_lateral=_rate(sum(_of(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
+        under_1_mm_lateral=rate(sum(_of(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
         lateral_mm=_spread([_of(o).lateral for o in outcomes]),
         depth_mm=_spread([_of(o).depth for o in outcomes]),
         full_mm=_spread([_of(o).full for o in outcomes]),
@@ -314,7 +314,7 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(median=found.p50, p95=found.p95)
 
 
-def _rate(hits: int, count: int) -> Rate:
+def rate(hits: int, count: int) -> Rate:
     """A share with its 95 % confidence interval (Wilson 1927)."""
     if not count:
         return Rate(hits=0, of=0, rate=0.0, low=0.0, high=1.0)

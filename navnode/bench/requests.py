@@ -89,6 +89,14 @@ class ReconstructionRequest(_OfCts, frozen=True, kw_only=True):
     threads: Threads = 2
 
 
+class TrustRequest(_OfCts, frozen=True, kw_only=True):
+    """X-rays and starts that must not end in VALID and wrong."""
+
+    traps: Annotated[int, option("Set this many traps, those of earlier runs included.", ge=9)] = 90
+    out: Annotated[Path, option("Keep rows here; the next run goes on with them.", "ROWS.jsonl")] | None = None
+    threads: Threads = 2
+
+
 class LoopRequest(_OfTheLoop, frozen=True, kw_only=True):
     """The live loop beside the virtual operating room."""
 

@@ -15,6 +15,7 @@ from navnode.bench.requests import (
     ReconstructionRequest,
     RecordingRequest,
     RegistrationRequest,
+    TrustRequest,
 )
 from navnode.commands import bench_figures as figures
 from navnode.commands import bench_loop
@@ -77,6 +78,16 @@ def registration(request: RegistrationRequest, ui: Ui) -> None:
         report.write(request.out, measured, summary)
         say(str(request.out))
     ui.show(summary, figures.draw_registration)
+
+
+@command(bench, TrustRequest, example="navnode bench trust --ct chest.nii.gz --traps 10000 --out rows.jsonl")
+def trust(request: TrustRequest, ui: Ui) -> None:
+    """Traps for the registration: how often an X-ray ends in VALID and wrong, with the 95 % bound."""
+    from navnode.bench import trust
+
+    paths = [ct_path(name) for name in request.ct or _CTS]
+    report = trust.run(paths, request.traps, request.out, request.threads or None, ui.progress("Setting traps"))
+    ui.show(report, figures.draw_trust)
 
 
 @command(

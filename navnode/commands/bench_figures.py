@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # each benchmark is loaded when it runs
     from navnode.bench.projector import ProjectorReport
     from navnode.bench.reconstruction import ReconstructionReport
     from navnode.bench.registration import Rate, RegistrationReport
+    from navnode.bench.trust import TrustReport
 
 
 def draw_igtl(report: IgtlReport) -> None:
@@ -46,6 +47,21 @@ def draw_projector(report: ProjectorReport) -> None:
         lines.append(f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives")
     if report.nanodrr is not UNSET:
         lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
+    Console().print("\n".join(lines), highlight=False)
+
+
+def draw_trust(report: TrustReport) -> None:
+    """False accepts by kind of trap, and what it costs."""
+    table = Table("trap", "VALID and wrong", title="Single X-rays, before frames have to agree")
+    for kind, found in report.by_kind.items():
+        table.add_row(kind, _told_rate(found))
+    Console().print(table)
+    lines = [
+        f"VALID and wrong: {_told_rate(report.false_accepts)}",
+        f"right, but not VALID: {_told_rate(report.false_refusals)}",
+        f"not registered, and said so: {_told_rate(report.unregistered)}",
+        *(f"trap {row.number}: {row.kind} on {row.ct}, {row.lateral_mm} mm" for row in report.accepted),
+    ]
     Console().print("\n".join(lines), highlight=False)
 
 

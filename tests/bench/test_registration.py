@@ -55,10 +55,10 @@ def test_the_chain_makes_fewer_counts_of_less_dose():
 
 
 def test_rates_have_intervals():
-    none, all_of_them = bench._rate(0, 200), bench._rate(200, 200)
+    none, all_of_them = bench.rate(0, 200), bench.rate(200, 200)
     assert none.rate == 0 and none.low == 0 and none.high == pytest.approx(0.0188, abs=1e-3)
     assert all_of_them.low == pytest.approx(0.9812, abs=1e-3) and all_of_them.high == 1.0
-    assert bench._rate(0, 0).high == 1.0
+    assert bench.rate(0, 0).high == 1.0
 
 
 def test_a_run_is_measured_and_reported(patient, tmp_path):
