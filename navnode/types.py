@@ -521,6 +521,9 @@ class VolumeTimes:
     """What it may take."""
 
 
+_FEW_MINUTES = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class RecordingState:
     """The recording under way."""
@@ -533,6 +536,13 @@ class RecordingState:
     """Messages that the disk was too slow for."""
     failure: str = ""
     """Why it failed, or ''."""
+    minutes_left: float | None = None
+    """Until the disk is full, at the present rate; None while that is not known."""
+
+    @property
+    def short_of_disk(self) -> bool:
+        """Whether the disk will be full soon."""
+        return self.minutes_left is not None and self.minutes_left < _FEW_MINUTES
 
     @property
     def running(self) -> bool:
@@ -543,8 +553,11 @@ class RecordingState:
         """For people; '' when there is none."""
         if self.failure:
             return f"FAILED: {self.failure}"
+        if not self.file:
+            return ""
         lost = f", {self.lost} LOST" if self.lost else ""
-        return f"{self.file}: {self.messages} messages, {self.size_bytes / 1e6:.0f} MB{lost}" if self.file else ""
+        left = f", DISK FULL IN {self.minutes_left:.0f} min" if self.short_of_disk else ""
+        return f"{self.file}: {self.messages} messages, {self.size_bytes / 1e6:.0f} MB{lost}{left}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,10 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row("Dose", told(state.dose))
     recording = state.recording
     if str(recording):
-        table.add_row("Recording", Text(str(recording), "red" if recording.failure or recording.lost else ""))
+        table.add_row(
+            "Recording",
+            Text(str(recording), "red" if recording.failure or recording.lost or recording.short_of_disk else ""),
+        )
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]
     title = f"[bold reverse] REPLAY [/] {title}" if state.replay else title
     return Panel(Group(table, *notes), title=title, subtitle=NOTICE)

@@ -43,6 +43,8 @@ class _Node(Collector):
         yield _counter("volumes", "Volumes that were reconstructed", state.volumes)
         yield _gauge("consoles", "Consoles that are connected", state.consoles)
         yield _gauge("recording", "1 while a session is recorded, -1 when that failed", _recording(state.recording))
+        if state.recording.minutes_left is not None:
+            yield _gauge("recording_minutes_left", "Until the disk is full", state.recording.minutes_left)
         yield _gauge("replay", "1 when what is shown comes from a recording", float(state.replay))
         yield _counter("dose_gy_cm2", "Dose-area product of the session's X-rays", state.dose.gy_cm2)
         labels, about = ("path", "quantile"), "From the last byte to what is sent, of the last thousands"

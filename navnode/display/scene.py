@@ -249,7 +249,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "recording": {
             "text": str(recording),
             "running": recording.running,
-            "faulty": bool(recording.failure or recording.lost),
+            "faulty": bool(recording.failure or recording.lost or recording.short_of_disk),
         },
         "replay": state.replay,
         "dose": told(state.dose),

@@ -32,6 +32,7 @@ _SYNC_EVERY_S, _BEGIN_EVERY_S = 1.0, 0.1
 _LOOK_EVERY_S = 0.02
 """The writer looks for work at this pace: waking it for every pose would cost the loop more than the poses."""
 _STOP_TIMEOUT_S = 20.0
+_RATE_KNOWN_S = 5.0
 MAX_FILE_BYTES = 4 << 30
 
 
@@ -112,6 +113,8 @@ class Recorder:
         """What did not fit the queue because the disk was too slow."""
         self.failed = ""
         """Why nothing is written any more."""
+        self.minutes_left: float | None = None
+        """Until the disk is full, at the rate so far; None while that is not known."""
         self._created = threading.Event()
         self._about = about if isinstance(about, About) else About(about or {})
         self._max_file_bytes = max_file_bytes
@@ -121,6 +124,7 @@ class Recorder:
         # Two counters, each of one thread: one for both would lose counts.
         self._put_bytes = self._taken_bytes = 0
         self._ending = False
+        self._began_s = time.monotonic()
         self._unsaid_losses = self._arrivals = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -219,10 +223,15 @@ class Recorder:
         more = True
         while more:
             path = part_path(self.path, part)
-            with _created(path) as file, _Syncing(file):
+            with _created(path) as file, _Syncing(file, self._watch_disk):
                 self._created.set()
                 more = self._write_part(file, part)
             part += 1
+
+    def _watch_disk(self, free_bytes: int) -> None:
+        recorded_s = time.monotonic() - self._began_s
+        if recorded_s > _RATE_KNOWN_S and self.bytes:
+            self.minutes_left = free_bytes / (self.bytes / recorded_s) / 60
 
     def _write_part(self, file: BinaryIO, part: int) -> bool:
         """One file; whether another must follow."""
@@ -271,8 +280,8 @@ class _Syncing:
     """Has the system write to the disk what it was given, in a thread of its own: begun a few times a second, so that
     it does not come in bursts, and waited for once a second."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._descriptor = file.fileno()
+    def __init__(self, file: BinaryIO, on_free: Callable[[int], None]) -> None:
+        self._descriptor, self._on_free = file.fileno(), on_free
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder-sync", daemon=True)
 
@@ -296,6 +305,8 @@ class _Syncing:
                 if time.monotonic() - synced_s >= _SYNC_EVERY_S:
                     size = os.fstat(self._descriptor).st_size
                     os.fsync(self._descriptor)
+                    disk = os.fstatvfs(self._descriptor)
+                    self._on_free(disk.f_bavail * disk.f_frsize)
                     synced_s, on_disk = time.monotonic(), size & -(1 << 20)
             except OSError as error:
                 if error.errno in (errno.EINVAL, errno.ESPIPE):  # nothing that can be synchronised, such as a pipe

@@ -144,7 +144,7 @@ class Tap:
         if (recorder := self._recorder) is None:
             return RecordingState()
         counts = recorder.messages, recorder.bytes, recorder.lost
-        return RecordingState(recorder.path.name, *counts, failure=recorder.failed)
+        return RecordingState(recorder.path.name, *counts, recorder.failed, recorder.minutes_left)
 
 
 def _step(step: Step) -> Iterable[Written]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,23 +88,12 @@ def test_ending_waits_for_no_disk(tmp_path, monkeypatch):
     assert recorder.ended and len(list(Recording(tmp_path / "a.mcap"))) == 10
 
 
-def test_a_full_disk_is_told_and_ends_the_recording_only():
+def test_a_full_disk_is_told_and_ends_the_recording_only(tmp_path, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    recorder = Recorder.__new__(Recorder)
-
-    class Full:
-        """A path whose file is always full."""
-
-        parent = Path("/tmp")
-
-        def open(self, mode, buffering):
-            return Path("/dev/full").open("wb", buffering=0)
-
-        def __str__(self):
-            return "full.mcap"
-
-    recorder.__init__(Full(), {}, wait=False)
+    full = Path("/dev/full").open("wb", buffering=0)
+    monkeypatch.setattr("navnode.recording.recorder._created", lambda path: full)
+    recorder = Recorder(tmp_path / "full.mcap", {}, wait=False)
     for k in range(200):
         recorder.record(String(device="S", text="x" * 60_000), k)
     with pytest.raises(RecordingError, match="cannot be written"):
@@ -223,3 +213,18 @@ def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     with contextlib.suppress(RecordingError):
         list(tap.close())
     assert (tmp_path / "a.mcap").read_text() == "precious" and len(list(Recording(tmp_path / "a-2.mcap"))) == 1
+
+
+def test_how_long_the_disk_lasts_is_known_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr("navnode.recording.recorder._RATE_KNOWN_S", 0.0)
+    monkeypatch.setattr("navnode.recording.recorder._SYNC_EVERY_S", 0.05)
+    recorder = Recorder(tmp_path / "a.mcap")
+    for k in range(200):
+        recorder.record(message(k), k)
+    while recorder.minutes_left is None:
+        time.sleep(0.01)
+    assert recorder.minutes_left > 0
+    recorder.stop()
+    state = RecordingState("a.mcap", 5, 1_000_000, minutes_left=12.3)
+    assert state.short_of_disk and str(state).endswith("DISK FULL IN 12 min")
+    assert not RecordingState("a.mcap", 5, 1_000_000, minutes_left=500.0).short_of_disk
