@@ -91,13 +91,13 @@ def test_ending_waits_for_no_disk(tmp_path, monkeypatch):
 def test_a_full_disk_is_told_and_ends_the_recording_only(tmp_path, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    full = Path("/dev/full").open("wb", buffering=0)
-    monkeypatch.setattr("navnode.recording.recorder._created", lambda path: full)
-    recorder = Recorder(tmp_path / "full.mcap", {}, wait=False)
-    for k in range(200):
-        recorder.record(String(device="S", text="x" * 60_000), k)
-    with pytest.raises(RecordingError, match="cannot be written"):
-        recorder.stop()
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr("navnode.recording.recorder._created", lambda path: full)
+        recorder = Recorder(tmp_path / "full.mcap", {}, wait=False)
+        for k in range(200):
+            recorder.record(String(device="S", text="x" * 60_000), k)
+        with pytest.raises(RecordingError, match="cannot be written"):
+            recorder.stop()
     assert recorder.failed
 
 
