@@ -112,7 +112,7 @@ class TrustSection(Section, frozen=True):
     exposure_ms: Annotated[float, msgspec.Meta(gt=0, le=2_000)] | None = None
     """How long an X-ray is exposed, where it does not say so itself (DICOM's ExposureTime). Without either it is the
     time between X-rays."""
-    motion_mm: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.5
+    motion_mm: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
     """How far the C-arm may move at the anatomy during an exposure."""
 
 

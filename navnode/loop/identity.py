@@ -25,6 +25,8 @@ _STEP_MM, _HAND_MM_PER_S2 = 5.0, 50_000.0
 """How far a pose may lie from where the last two lead: what noise explains, and what a quick hand does."""
 _BACK_DOUBTED_NS = 100_000_000
 """A tool that has just come back is doubted until the others have been heard as well."""
+_ON_WAY_MM, _GOES_ON_NS = 8.0, 150_000_000
+"""A tool that is back where it would have got is itself: another one would be farther off than this."""
 _JUMP_DOUBTED_NS = 2_000_000_000
 """A tool that jumped in plain sight is doubted for this long, if nothing else explains the jump."""
 _TOGETHER_NS = 250_000_000
@@ -38,9 +40,17 @@ class _Spell:
     began_ns: int
     from_mm: Matrix
     """Where the marker was last."""
+    per_ns: Matrix | None = None
+    """Its velocity then, if that is known."""
     jumped: bool = False
     ended_ns: int = 0
     """0 while it lasts."""
+
+    def off_way_mm(self, at_mm: Matrix) -> float:
+        """How far from where it would have got, had it gone on; a hand goes on for a moment alone."""
+        elapsed_ns = self.ended_ns - self.began_ns
+        way = self.per_ns * elapsed_ns if self.per_ns is not None and elapsed_ns < _GOES_ON_NS else 0.0
+        return _apart(at_mm, self.from_mm + way)
 
 
 @dataclass
@@ -86,7 +96,7 @@ class Identities:
         """A marker is hidden, or jumped: what comes next need not be the same marker."""
         marker = self._markers[device]
         if marker.last_mm is not None and (marker.spell is None or marker.spell.ended_ns):
-            marker.spell = _Spell(marker.last_ns, marker.last_mm, jumped)
+            marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.per_ns, jumped)
 
     def on_pose(self, device: str, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool) -> None:
         """Take a pose.
@@ -133,7 +143,7 @@ class Identities:
                 f"its marker jumped by {own_mm:.0f} mm",
                 _until(spell, _JUMP_DOUBTED_NS),
             )
-        elif len(self._markers) > 1:
+        elif len(self._markers) > 1 and spell.off_way_mm(at_mm) > _ON_WAY_MM:
             marker.doubt, marker.doubted_until_ns = "it has just come back", _until(spell, _BACK_DOUBTED_NS)
         for other in self._markers.values():
             if other is not marker and other.spell is not None and _together(spell, other.spell):
