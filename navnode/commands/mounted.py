@@ -24,6 +24,7 @@ _OWN = {
     ),
     "project": ("offline", "Render the views' X-ray images of a CT."),
     "register": ("offline", "2D/3D registration: where did the C-arm stand?"),
+    "read": ("offline", "Show what the node takes for bone and lung in one X-ray."),
     "reconstruct": ("offline", "Make a volume from views with poses."),
     "train": ("train", "Train the learned reconstruction, or resume training it, and export it."),
     "train-reader": ("train_reader", "Render X-rays of labelled CTs, then train the reader on them, or resume both."),

@@ -1,4 +1,4 @@
-"""``navnode project``, ``register`` and ``reconstruct``: files in, files out."""
+"""``navnode project``, ``register``, ``read`` and ``reconstruct``: files in, files out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
-from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
+from navnode.offline.requests import ProjectRequest, ReadRequest, ReconstructRequest, RegisterRequest
 
 if TYPE_CHECKING:  # what reads files is loaded when there is something to read
     from navnode.offline.files import RegistrationReport
@@ -36,6 +36,19 @@ def register(request: RegisterRequest, ui: Ui) -> None:
     from navnode.offline import files
 
     ui.show(files.register(request, ui.progress("Registering")), _draw_registration)
+
+
+@command(app, ReadRequest, example="navnode read xray.png --pixel-mm 0.4 --out read.png")
+def read(request: ReadRequest, ui: Ui) -> None:
+    """Show what the node takes for bone and lung in one X-ray.
+
+    The picture has the X-ray on the left, and on the right millimetres of solid bone in colours, with outlines.
+    """
+    from navnode.offline import reading
+
+    found = reading.read(request)
+    bone = f"bone on {found.bone_share:.0%} of the image, {found.bone_mm:.0f} mm thick (± {found.error_mm:.0f} mm)"
+    ui.answer(found, f"{bone}; lung on {found.lung_share:.0%}; {found.engine}, {found.elapsed_ms:.0f} ms")
 
 
 @command(app, ReconstructRequest, example="navnode reconstruct --views views.json --out volume.nii.gz --mesh bone.stl")

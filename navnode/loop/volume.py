@@ -57,7 +57,7 @@ class Volumes:
         if not self._settings.enabled or not self._views.wanted(volume_from_carm):
             return []
         factor = max(1, self._carm.width_px // _VIEW_PX)
-        line = line_integrals(frame.counts, self._i0 or open_beam_counts(frame.counts), factor)
+        line = line_integrals(frame.counts, self._i0 or open_beam_counts(frame.counts), factor, see_lead=True)
         self._views.add(View(line, self._carm.binned(factor), volume_from_carm, frame.timestamp_ns))
         return self.ask(now_ns)
 

@@ -321,4 +321,6 @@ def view_of(file: ViewFile, binning: int = 1) -> View:
     """
     counts = file.counts()
     i0 = file.i0 or open_beam_counts(counts)
-    return View(line_integrals(counts, i0, binning), file.carm.binned(binning), file.pose(), file.timestamp_ns)
+    return View(
+        line_integrals(counts, i0, binning, see_lead=True), file.carm.binned(binning), file.pose(), file.timestamp_ns
+    )

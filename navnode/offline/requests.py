@@ -9,7 +9,7 @@ import msgspec
 
 from navnode.errors import ConfigError
 from navnode.reconstruction import Method
-from navnode.request import Threads, option
+from navnode.request import Threads, argument, option
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
 _Ct = Annotated[Path, option("A CT that SimpleITK reads, or a DICOM folder.", "CT")]
@@ -44,6 +44,17 @@ class RegisterRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ConfigError where options contradict each other."""
         if self.joint and self.track:
             raise ConfigError("--joint and --track exclude each other")
+
+
+class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node takes for bone in one X-ray."""
+
+    image: Annotated[Path, argument("An X-ray: 16-bit PNG or TIFF, .npy, or DICOM (XA, RF; one frame).", "IMAGE")]
+    out: Annotated[Path, option("Write a picture: the X-ray, and what was read off it.", "READ.png")] | None = None
+    pixel_mm: Annotated[float, option("Pixel size at the detector.", ge=0.05, le=5)] = 0.3
+    distance_mm: Annotated[float, option("From source to detector.", ge=300, le=3_000)] = 1_000.0
+    i0: Annotated[float, option("Counts of the open beam; default: estimated from the image.", ge=1)] | None = None
+    threads: Threads = 0
 
 
 class ReconstructRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,13 +37,25 @@ def binned_counts(counts: Array, factor: int) -> FloatArray:
     return mean
 
 
-def line_integrals(counts: Array, i0: float, factor: int = 1) -> FloatArray:
+def line_integrals(counts: Array, i0: float, factor: int = 1, *, see_lead: bool = False) -> FloatArray:
     """-ln(I / I0), (H / factor, W / factor) float32; NaN where saturated.
 
     Counts are averaged before the logarithm: the mean of logarithms is biased where counts are few.
+
+    Args:
+        see_lead: NaN also behind collimator and lead, which would look like the densest bone.
     """
     mean = binned_counts(counts, factor)
     line: FloatArray = np.log(np.float32(i0) / np.maximum(mean, _MIN_COUNTS))
+    if see_lead:
+        height, width = mean.shape
+        share = _COVERED_PX / max(height, width)
+        small = cv2.resize(
+            np.nan_to_num(mean, nan=float(SATURATION_COUNTS)), None, fx=share, fy=share, interpolation=cv2.INTER_AREA
+        )
+        lead = covered(np.asarray(small, np.float32)).astype(np.uint8)
+        lead = cv2.dilate(lead, np.ones((3, 3), np.uint8))  # an edge in the middle of a pixel is half as dark
+        line[cv2.resize(lead, (width, height), interpolation=cv2.INTER_NEAREST) > 0] = np.nan
     return line
 
 
@@ -68,6 +80,8 @@ _COVERED_STEP = 3.0
 _COVERED_LEAST = 5.0
 """Percent of an image; less lead than that is left to be an outlier."""
 _COVERED_LEAST_PX = 6
+_COVERED_PX = 64
+"""Covered regions are looked for at this size."""
 
 
 def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
