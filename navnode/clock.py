@@ -1,4 +1,4 @@
-"""The node's clock, and how late what comes from other clocks is.
+"""The node's clock, and the delay of messages stamped by other clocks.
 
 Time reaches the pipeline only inside messages; this is where those times come from.
 """
@@ -24,22 +24,22 @@ _EPOCH_NS = time.time_ns() - time.monotonic_ns()
 
 
 class Stamp(Enum):
-    """What is thought of a message's time stamp."""
+    """Verdict on a message's time stamp."""
 
-    LEARNING = "one of the first: what is usual is not known yet"
+    LEARNING = "one of the first: the usual delay is not known yet"
     EXPECTED = "as usual, or late"
-    AHEAD = "ahead of what was to be expected: wrong, or a clock set forward"
-    CLOCK_SET = "the last of several that agree: the clock was set forward; what is usual was learnt anew"
+    AHEAD = "earlier than expected: a wrong stamp, or a clock that was set forward"
+    CLOCK_SET = "the last of several that agree: the clock was set forward; the usual delay was learnt again"
 
 
 class Lateness:
     """How much later than usual the messages of one device arrive.
 
-    Its clock may be set to anything. The median difference between arrival and stamp of the first messages, then
-    the smallest, is taken for the offset of the clocks plus the shortest way; what exceeds it is delay. It may
-    rise only as slowly as clocks drift, so that a delay that stays is not taken for a habit; a clock that is set
-    back looks late until the source connects anew. It may fall at once by what jitter explains, by more when several
-    agree.
+    The device's clock may be set to anything. The median difference between arrival and stamp of the first messages,
+    and later the smallest, stands for the offset between the clocks plus the shortest transit; anything beyond it is
+    delay. The estimate rises only as slowly as clocks drift, so a lasting delay never counts as normal; a clock that
+    is set back looks late until the source reconnects. The estimate falls at once by as much as jitter explains, and by
+    more once several messages agree.
     """
 
     _DRIFT = 1e-4
@@ -48,24 +48,24 @@ class Lateness:
 
     def __init__(self) -> None:
         self.offset_ns: float | None = None
-        """Arrival minus stamp of the quickest messages; None until it is learnt."""
+        """Arrival minus stamp of the quickest messages; None while learning."""
         self._at_ns = 0
         self._learning: list[int] = []
         self._ahead: list[int] = []
 
-    def take(self, timestamp_ns: int, received_ns: int) -> Stamp:
-        """Learn from a message."""
+    def observe(self, timestamp_ns: int, received_ns: int) -> Stamp:
+        """Learn from one message and judge its stamp."""
         difference = received_ns - timestamp_ns
         if self.offset_ns is None:
             self._learning.append(difference)
             if len(self._learning) == self._AGREE:
                 self.offset_ns, self._at_ns = sorted(self._learning)[self._AGREE // 2], received_ns
             return Stamp.LEARNING
-        risen = self.offset_ns + self._DRIFT * max(0, received_ns - self._at_ns)
+        drifted_ns = self.offset_ns + self._DRIFT * max(0, received_ns - self._at_ns)
         self._at_ns = received_ns
-        if difference >= risen - self._JITTER_NS:
+        if difference >= drifted_ns - self._JITTER_NS:
             self._ahead.clear()
-            self.offset_ns = min(risen, difference)
+            self.offset_ns = min(drifted_ns, difference)
             return Stamp.EXPECTED
         self._ahead.append(difference)
         if len(self._ahead) < self._AGREE:
@@ -75,5 +75,5 @@ class Lateness:
         return Stamp.CLOCK_SET
 
     def age_ns(self, timestamp_ns: int, now_ns: int) -> int:
-        """How old a measurement is now, beyond the shortest way it takes."""
+        """Age of a measurement, not counting the shortest transit."""
         return max(0, round(now_ns - timestamp_ns - (self.offset_ns or 0)))

@@ -41,7 +41,7 @@ class Clocks:
 
     def stamp(self, device: str, timestamp_ns: int, received_ns: int) -> Stamp:
         """Learn from a message of a device, and say what its stamp is worth."""
-        return self._lateness[device].take(timestamp_ns, received_ns)
+        return self._lateness[device].observe(timestamp_ns, received_ns)
 
     def late_ns(self, pose: TrackedPose) -> int:
         """By how much a pose took longer than the shortest way."""

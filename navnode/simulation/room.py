@@ -45,7 +45,7 @@ from navnode.simulation.scenario import (
     scenario_for,
 )
 from navnode.types import Array, Matrix
-from navnode.xray.chain import METAL_PER_MM, Detector, cylinder_chords_mm
+from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
 POSE_RATE_HZ = 100.0
 _RENDER_PX = 256
@@ -85,7 +85,7 @@ def prepare(settings: SimulatorSection, console: Console, threads: int = 0) -> P
     scenario = scenario_for(volume)
     projector = Projector(volume, threads=1)
     carm, coarse = carm_of_size(settings.size_px), carm_of_size(min(settings.size_px, _RENDER_PX))
-    detector = Detector()
+    detector = XrayChain()
     count = round(scenario.period_s * settings.frame_rate_hz)
 
     def frame(index: int) -> Array:
@@ -261,7 +261,7 @@ def _key(settings: SimulatorSection, ct: Path) -> str:
     files = sorted(ct.rglob("*")) if ct.is_dir() else [ct]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     what = [_VERSION, str(ct.resolve()), stats, settings.size_px, settings.frame_rate_hz,
-            settings.seed, asdict(Detector())]  # fmt: skip
+            settings.seed, asdict(XrayChain())]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
