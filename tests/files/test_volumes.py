@@ -35,10 +35,17 @@ def write_dicom(folder, voxels, shear_mm=0.0):
     for k, plane in enumerate(voxels):
         image = sitk.GetImageFromArray(plane[None])
         image.SetSpacing((0.8, 0.8, 2.0))
-        tags = {"0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k}",
-                "0020|0013": str(k), "0020|0032": f"-5\\{-6 + shear_mm * k}\\{2.0 * k}",
-                "0020|0037": "1\\0\\0\\0\\1\\0",
-                "0028|1053": "1", "0028|1052": "0"}  # fmt: skip
+        tags = {
+            "0008|0060": "CT",
+            "0020|000e": "1.2.3.4",
+            "0020|000d": "1.2.3",
+            "0008|0018": f"1.2.3.4.{k}",
+            "0020|0013": str(k),
+            "0020|0032": f"-5\\{-6 + shear_mm * k}\\{2.0 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0028|1053": "1",
+            "0028|1052": "0",
+        }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{k:03}.dcm"))
@@ -62,7 +69,7 @@ def test_missing_slices_are_named(tmp_path, capfd):
     write_dicom(tmp_path, PLANES)
     for k in range(8, 13):
         (tmp_path / f"{k:03}.dcm").unlink()
-    with pytest.raises(ConfigError, match=r"not evenly apart .12\.00 mm after slice 8, 2\.00 mm elsewhere"):
+    with pytest.raises(ConfigError, match=r"not evenly spaced .12\.00 mm after slice 8, 2\.00 mm elsewhere"):
         read_volume(tmp_path)
     assert capfd.readouterr() == ("", "")
 
@@ -126,7 +133,7 @@ def bad_text(path):
     [
         (bad_mask, "mask.nii.gz", "not a CT in HU"),
         (bad_plane, "plane.nii.gz", "not a 3-D volume"),
-        (bad_nan, "nan.mha", "no numbers"),
+        (bad_nan, "nan.mha", "NaN or infinite"),
         (bad_text, "notes.nii.gz", "cannot be read"),
     ],
 )
