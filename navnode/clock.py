@@ -27,12 +27,12 @@ _EPOCH_NS = time.time_ns() - time.monotonic_ns()
 
 
 class Stamp(Enum):
-    """What is thought of a message's time stamp."""
+    """Verdict on a message's time stamp."""
 
-    LEARNING = "one of the first: what is usual is not known yet"
+    LEARNING = "one of the first: the usual delay is not known yet"
     EXPECTED = "as usual, or late"
-    AHEAD = "ahead of what was to be expected: wrong, or a clock set forward"
-    CLOCK_SET = "the last of several that agree: the clock was set, or what was usual was learnt from late messages"
+    AHEAD = "earlier than expected: a wrong stamp, or a clock that was set forward"
+    CLOCK_SET = "the last of several that agree: the clock was set, or the usual delay was misjudged"
 
 
 class Lateness:
@@ -73,8 +73,8 @@ class Lateness:
         self._jump_ns = 0
         self._bins: deque[tuple[float, float]] = deque(maxlen=self._BINS)
 
-    def take(self, timestamp_ns: int, received_ns: int) -> Stamp:
-        """Learn from a message."""
+    def observe(self, timestamp_ns: int, received_ns: int) -> Stamp:
+        """Learn from one message and judge its stamp."""
         difference = received_ns - timestamp_ns
         last, self._last = self._last, (timestamp_ns, received_ns)
         if self.offset_ns is None:
@@ -145,5 +145,5 @@ class Lateness:
         self._bins.append((at_s, difference))
 
     def age_ns(self, timestamp_ns: int, now_ns: int) -> int:
-        """How old a measurement is now, beyond the shortest way it takes."""
+        """Age of a measurement, not counting the shortest transit."""
         return max(0, round(now_ns - timestamp_ns - (self.offset_ns or 0)))

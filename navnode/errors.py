@@ -1,16 +1,16 @@
-"""Errors, by what the user must do about them."""
+"""Errors, grouped by what the user must do about them."""
 
 
 class NavError(Exception):
-    """Base of every error navnode raises on purpose; its text is one line for the user."""
+    """Base of every error that navnode raises on purpose; its text is one line for the user."""
 
 
 class ConfigError(NavError):
-    """A configuration, argument or input file is wrong: stop, and say which key or file."""
+    """A configuration, argument or input file is wrong: stop and name the key or file."""
 
 
 class CalibrationError(NavError):
-    """A calibration artifact is missing, failed or does not belong here: stop, and name it."""
+    """A calibration artifact is missing, failed or belongs to another device: stop and name it."""
 
 
 class WireError(NavError):
@@ -18,9 +18,9 @@ class WireError(NavError):
 
 
 class PeerError(WireError):
-    """The other side sent something wrong: close that connection, keep the others.
+    """The peer sent invalid data: close that connection, keep the others.
 
-    ``offset``: at which byte of the message, where that can be said.
+    ``offset``: byte of the message at which the fault lies, if known.
     """
 
     def __init__(self, problem: str, offset: int | None = None) -> None:
@@ -29,11 +29,11 @@ class PeerError(WireError):
 
 
 class LocalError(WireError):
-    """We were about to send something that cannot be sent: a bug on this side."""
+    """This side tried to send something that cannot be sent: a bug here."""
 
 
 class ComputeError(NavError):
-    """A frame could not be computed: drop it and mark what depended on it INVALID."""
+    """A computation failed: drop the frame and mark everything that depends on it INVALID."""
 
 
 class RecordingError(NavError):
@@ -41,4 +41,4 @@ class RecordingError(NavError):
 
 
 class DamagedError(RecordingError):
-    """Bytes of a recording are missing or were changed; what comes before can be read."""
+    """Bytes of a recording are missing or altered; everything before them is readable."""

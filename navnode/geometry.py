@@ -15,15 +15,15 @@ from navnode.types import Array, CArm, Matrix, Volume
 
 CARM_SCHEMA = "navnode/carm/1"
 _LEAST_PX, _MOST_PX = 8, 8192
-"""Of a detector: less shows nothing (volumes have no less either), and a square of more is larger than any image that
-is read."""
+"""Limits of a detector's sides: fewer pixels show nothing (volumes have at least as many), and a square of more exceeds
+the largest image that is read."""
 RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse; used where LPS files are read and written, nowhere else."""
 
 
 _IDENTITY = np.eye(3)
 _NEARLY = 1e-4
-"""Off a rotation by less, two steps make it one to the last digit."""
+"""Largest deviation from a rotation that two Newton steps remove to the last digit."""
 
 
 def rigid(rotation: Array | None = None, translation_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
@@ -50,48 +50,45 @@ def is_rigid(matrix: Array, tolerance: float = 1e-3) -> bool:
     (a, b, c, _), (d, e, f, _), (i, j, k, _), (r, s, t, u) = matrix.astype(np.float64).tolist()
     if max(abs(r), abs(s), abs(t), abs(u - 1)) >= 1e-6:
         return False
-    off = (
-        a * a + d * d + i * i - 1, b * b + e * e + j * j - 1, c * c + f * f + k * k - 1,
-        a * b + d * e + i * j, a * c + d * f + i * k, b * c + e * f + j * k,
-    )  # fmt: skip
-    return max(map(abs, off)) <= tolerance and _determinant((a, b, c), (d, e, f), (i, j, k)) > 0
+    lengths = a * a + d * d + i * i - 1, b * b + e * e + j * j - 1, c * c + f * f + k * k - 1
+    angles = a * b + d * e + i * j, a * c + d * f + i * k, b * c + e * f + j * k
+    deviation = max(map(abs, lengths + angles))
+    return deviation <= tolerance and _determinant((a, b, c), (d, e, f), (i, j, k)) > 0
 
 
 def _determinant(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
-    """Of three rows."""
-    return (
-        x[0] * (y[1] * z[2] - y[2] * z[1])
-        - x[1] * (y[0] * z[2] - y[2] * z[0])
-        + x[2] * (y[0] * z[1] - y[1] * z[0])
-    )  # fmt: skip
+    """Determinant of the matrix with these three rows."""
+    (a, b, c), (d, e, f), (i, j, k) = x, y, z
+    return a * (e * k - f * j) - b * (d * k - f * i) + c * (d * j - e * i)
 
 
 def orthonormal(a_from_b: Array) -> Matrix:
     """The rigid transform nearest to one that is nearly rigid (float32 on the wire, say)."""
-    given = np.asarray(a_from_b, np.float64)
-    rotation = given[:3, :3]
-    off = rotation.T @ rotation
-    if float(np.abs(off - _IDENTITY).max()) > _NEARLY or _determinant(*rotation.tolist()) < 0:
+    nearly_rigid = np.asarray(a_from_b, np.float64)
+    rotation, translation_mm = nearly_rigid[:3, :3], nearly_rigid[:3, 3]
+    gram = rotation.T @ rotation
+    if float(np.abs(gram - _IDENTITY).max()) > _NEARLY or _determinant(*rotation.tolist()) < 0:
         u, _, vt = np.linalg.svd(rotation)
-        return rigid(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt, given[:3, 3])
+        return rigid(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt, translation_mm)
     # Newton's iteration for the polar decomposition (Higham, SIAM J. Sci. Stat. Comput. 7, 1986): the error is squared.
-    rotation = rotation @ (1.5 * _IDENTITY - 0.5 * off)
+    rotation = rotation @ (1.5 * _IDENTITY - 0.5 * gram)
     rotation = rotation @ (1.5 * _IDENTITY - 0.5 * (rotation.T @ rotation))
-    return rigid(rotation, given[:3, 3])
+    return rigid(rotation, translation_mm)
 
 
 def skew(vector: Array) -> Matrix:
+    """3x3 matrix of the cross product with a vector (3,): ``skew(a) @ b == cross(a, b)``."""
     x, y, z = vector
     return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
 
 
 def rotation_exp(rotation_rad: Array) -> Matrix:
-    """3x3 rotation of a rotation vector (3,)."""
+    """3x3 rotation from a rotation vector (3,)."""
     return np.asarray(cv2.Rodrigues(np.asarray(rotation_rad, np.float64))[0], np.float64)
 
 
 def rotation_log(rotation: Array) -> Matrix:
-    """Rotation vector (3,), angle in 0..pi."""
+    """Rotation vector (3,) of a 3x3 rotation, angle in 0..pi."""
     return np.asarray(cv2.Rodrigues(np.asarray(rotation, np.float64))[0], np.float64).ravel()
 
 
@@ -114,7 +111,7 @@ def log(a_from_b: Matrix, pivot_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0))
 
 
 def perturbation_through(b_from_c: Matrix, pivot_in_b_mm: Array, pivot_in_c_mm: Array) -> Matrix:
-    """6x6 that carries a right perturbation across a rigid step, both in the convention of :func:`exp`.
+    """6x6 matrix that carries a right perturbation across a rigid step, both in the convention of :func:`exp`.
 
     If ``a_from_b @ exp(xi_b, pivot_in_b)`` then ``a_from_c = a_from_b @ b_from_c`` changes by
     ``@ exp(xi_c, pivot_in_c)`` with ``xi_c = M @ xi_b`` to first order.
@@ -167,15 +164,15 @@ def project(carm: CArm, carm_from_points: Matrix, points_mm: Array) -> Matrix:
 def pose_at(
     middle_mm: Matrix, distance_mm: float, *, orbital_deg: float, angulation_deg: float = 0.0, roll_deg: float = 0.0
 ) -> Matrix:
-    """volume_from_carm of a C-arm whose principal ray meets a point, at a distance from the source.
+    """volume_from_carm of a C-arm whose principal ray passes through a point at a distance from the source.
 
-    At 0 the source is behind a supine patient, image right is patient right and image up is superior.
+    With all angles 0 the source is behind a supine patient, image right is patient right and image up is superior.
 
     Args:
         middle_mm: (3,) RAS.
-        orbital_deg: round the patient's long axis.
-        angulation_deg: towards the head or the feet.
-        roll_deg: of the detector round the principal ray.
+        orbital_deg: rotation about the patient's long axis.
+        angulation_deg: tilt towards the head or the feet.
+        roll_deg: rotation of the detector about the principal ray.
     """
     at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
     turn = rotation_exp(np.deg2rad([0, 0, orbital_deg])) @ rotation_exp(np.deg2rad([angulation_deg, 0, 0]))
@@ -184,28 +181,28 @@ def pose_at(
 
 
 def series_at(times_s: Matrix, poses: Matrix, wanted_s: Matrix, most_apart_s: float) -> Matrix:
-    """A series of poses at other times, (M, 4, 4); NaN where it has a gap there, or a pose that is none.
+    """Interpolate a series of poses at other times, (M, 4, 4); NaN in gaps and beside poses that are not rigid.
 
     Args:
         times_s, poses: (N,) increasing and (N, 4, 4).
-        most_apart_s: two poses farther apart say nothing of the time between.
+        most_apart_s: no interpolation between poses farther apart than this.
     """
-    found = np.full((len(wanted_s), 4, 4), np.nan)
+    interpolated = np.full((len(wanted_s), 4, 4), np.nan)
     for n, (right, at) in enumerate(zip(np.searchsorted(times_s, wanted_s), wanted_s, strict=True)):
         if right < len(times_s) and times_s[right] == at:
-            found[n] = poses[right]
+            interpolated[n] = poses[right]
             continue
         if not 0 < right < len(times_s):
             continue
         begin, end = times_s[right - 1], times_s[right]
         pair = poses[right - 1], poses[right]
         if end - begin <= most_apart_s and all(is_rigid(pose) for pose in pair):
-            found[n] = interpolate(orthonormal(pair[0]), orthonormal(pair[1]), (at - begin) / (end - begin))
-    return found
+            interpolated[n] = interpolate(orthonormal(pair[0]), orthonormal(pair[1]), (at - begin) / (end - begin))
+    return interpolated
 
 
 class CArmDocument(msgspec.Struct, frozen=True):
-    """``navnode/carm/1``; further keys are ignored. What is read of a C-arm anywhere is held to its limits."""
+    """``navnode/carm/1``; unknown keys are ignored. Its limits apply wherever a C-arm is read."""
 
     width_px: int
     height_px: int
@@ -223,6 +220,7 @@ class CArmDocument(msgspec.Struct, frozen=True):
 
     @property
     def geometry(self) -> CArm:
+        """The C-arm that the document describes."""
         return CArm(
             self.width_px,
             self.height_px,
@@ -233,7 +231,7 @@ class CArmDocument(msgspec.Struct, frozen=True):
 
 
 def carm_document(carm: CArm) -> dict[str, Any]:
-    """``navnode/carm/1``"""
+    """The ``navnode/carm/1`` document of a C-arm."""
     return {
         "schema": CARM_SCHEMA,
         "width_px": carm.width_px,
@@ -248,7 +246,7 @@ def carm_of(document: Any) -> CArm:
     """The C-arm of a ``navnode/carm/1`` document.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: a value is missing, of the wrong type or out of range.
     """
     try:
         return msgspec.convert(document, CArmDocument).geometry
@@ -257,8 +255,8 @@ def carm_of(document: Any) -> CArm:
 
 
 def itk_image(volume: Volume) -> Any:
-    """A volume as SimpleITK's image, LPS."""
-    import SimpleITK as sitk  # here: most processes, registration among them, do without it
+    """A volume as a SimpleITK image, in LPS."""
+    import SimpleITK as sitk  # here: most processes, registration included, never need it
 
     lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
     spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)

@@ -18,7 +18,7 @@ from navnode.offline.files import view_of
 from navnode.projector import Projector
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Volume
-from navnode.xray.chain import Detector
+from navnode.xray.chain import XrayChain
 from tests.invoke import call
 
 CARM = carm_of_size(256)
@@ -40,7 +40,7 @@ class Case:
         volume = read_volume(ct)
         self.scenario = scenario_for(volume)
         self.true = [self.scenario.volume_from_carm(t) for t in times_s]
-        projector, detector = Projector(volume), Detector()
+        projector, detector = Projector(volume), XrayChain()
         for index, pose in enumerate(self.true):
             counts = detector.expose(projector.render(CARM, pose), CARM, 1.0, np.random.default_rng(index))
             cv2.imwrite(str(folder / f"x{index}.png"), counts)

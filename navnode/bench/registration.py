@@ -17,8 +17,7 @@ from navnode.bench.cases import Case, Errors, Patient
 from navnode.errors import ConfigError
 from navnode.files.report import percentiles
 from navnode.files.volumes import read_volume
-from navnode.registration import ImageRegistration, register_counts, register_jointly
-from navnode.registration import Sequence as FilmSequence
+from navnode.registration import FilmRegistration, ImageRegistration, register_counts, register_jointly
 from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
 
 RIGHT_MM = 1.0
@@ -214,7 +213,7 @@ def _track(
     frames: Sequence[Case],
     rng: np.random.Generator,
 ) -> float:
-    sequence = FilmSequence(registration, center_mm)
+    sequence = FilmRegistration(registration, center_mm)
     taken_s = 0.0
     for index, frame in enumerate(frames):
         started = time.perf_counter()

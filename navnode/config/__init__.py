@@ -1,4 +1,4 @@
-"""One frozen configuration from TOML. An unknown or wrong key stops the start and is named."""
+"""One frozen configuration from TOML. An unknown or invalid key is an error that names it."""
 
 from navnode.config.load import convert, decode, find, load, load_worker, parse, shipped
 from navnode.config.sections import (

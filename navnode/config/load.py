@@ -1,4 +1,4 @@
-"""Configurations from TOML files and sessions; an unknown or wrong key is named, an old one is read."""
+"""Configurations from TOML files and sessions. Errors name the key; renamed keys of older versions are accepted."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _MOVED = {
     ("calibration", "latency"): ("calibration", "image_lag"),
     ("recording", "replayed_ns"): ("calibration", "as_of_ns"),
 }
-"""(Section, key) of older configurations -> where it is now."""
+"""(Section, key) in older configurations -> its present place."""
 
 
 def load(path: str | Path) -> Config:
     """Read a node's configuration.
 
     Raises:
-        ConfigError: names the file, the key and, for an unknown one, the nearest right one.
+        ConfigError: names the file, the key and, for an unknown key, the most similar one.
     """
     path = find(path)
     loaded = parse(_read(path), str(path))
-    folder = path.parent.resolve()  # a relative path in the file means: beside the file
+    folder = path.parent.resolve()  # relative paths are relative to the file
 
     def beside(tls: Tls | None) -> Tls | None:
         if tls is None:
@@ -50,16 +50,16 @@ def load(path: str | Path) -> Config:
     if is_ct_file(ct):
         ct = str(folder / ct)
 
-    def there(section: _AnySection, *names: str) -> _AnySection:
-        given = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
-        return replace(section, **given)
+    def resolved(section: _AnySection, *names: str) -> _AnySection:
+        paths = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
+        return replace(section, **paths)
 
     return replace(
         loaded,
-        calibration=there(
+        calibration=resolved(
             loaded.calibration, "carm", "flex", "handeye", "image_lag", "flatfield", "patient", "points", "folder"
         ),
-        tools=tuple(there(tool, "pivot", "spin") for tool in loaded.tools),
+        tools=tuple(resolved(tool, "pivot", "spin") for tool in loaded.tools),
         volume=replace(loaded.volume, ct=ct),
         sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
         console=replace(loaded.console, tls=beside(loaded.console.tls)),
@@ -81,33 +81,45 @@ def load_worker(path: str | Path) -> WorkerConfig:
 
 
 def find(path: str | Path) -> Path:
-    """A configuration by its path; a bare name (``demo.toml``) may also be one that comes with navnode."""
-    given = Path(path)
-    if given.is_file():
-        return given
-    if given.parent == Path():
+    """Find a configuration by path, or one shipped with navnode by its bare name (``demo.toml``).
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    wanted = Path(path)
+    if wanted.is_file():
+        return wanted
+    if wanted.parent == Path():
         with contextlib.suppress(ConfigError):
-            return shipped(given.name)
-    raise ConfigError(f"{path}: there is no such configuration file")
+            return shipped(wanted.name)
+    raise ConfigError(f"{path}: no such configuration file")
 
 
 def shipped(name: str) -> Path:
-    """One of the configurations that come with navnode."""
+    """Path of a configuration shipped with navnode.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
     package = Path(navnode.__file__).parent
     for folder in (package / "launch", package.parent / "launch"):  # installed; in a checkout
         if (folder / name).is_file():
             return folder / name
-    raise ConfigError(f"{name}: navnode comes with no such configuration")
+    raise ConfigError(f"{name}: navnode ships no such configuration")
 
 
 def parse(data: dict[str, Any], name: str) -> Config:
-    """A configuration from decoded TOML or JSON; keys of older versions are read as what they are called now."""
+    """A configuration from decoded TOML or JSON; keys of older versions are read under their present names.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
     _check_finite(data, name, "")
     return convert(_migrated(data, name), Config, name)
 
 
 def decode(content: bytes, name: str) -> Config:
-    """A configuration from JSON, as sessions keep it.
+    """A configuration from JSON, as sessions store it.
 
     Raises:
         ConfigError: as :func:`load`.
@@ -120,7 +132,11 @@ def decode(content: bytes, name: str) -> Config:
 
 
 def convert(data: Any, kind: type[_T], name: str) -> _T:
-    """Checked conversion of decoded TOML or JSON to one of the sections."""
+    """Convert decoded TOML or JSON to one of the sections, checked.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
@@ -129,19 +145,19 @@ def convert(data: Any, kind: type[_T], name: str) -> _T:
 
 def _migrated(data: dict[str, Any], name: str) -> dict[str, Any]:
     for (section, old), (new_section, new) in _MOVED.items():
-        given = data.get(section)
-        if not isinstance(given, dict) or old not in given:
+        table = data.get(section)
+        if not isinstance(table, dict) or old not in table:
             continue
-        data = {**data, section: {key: value for key, value in given.items() if key != old}}
-        moved_to = data.get(new_section, {})
-        if not isinstance(moved_to, dict) or new in moved_to:
-            raise ConfigError(f"{name}: {section}.{old} is now called {new_section}.{new}; give only that")
-        data[new_section] = {**moved_to, new: given[old]}
+        data = {**data, section: {key: value for key, value in table.items() if key != old}}
+        target = data.get(new_section, {})
+        if not isinstance(target, dict) or new in target:
+            raise ConfigError(f"{name}: {section}.{old} is now called {new_section}.{new}; use only that")
+        data[new_section] = {**target, new: table[old]}
     return data
 
 
 def _check_finite(data: Any, name: str, where: str) -> None:
-    """TOML can say nan and inf; no key here can use them."""
+    """TOML allows nan and inf; no key here does."""
     if isinstance(data, float) and not np.isfinite(data):
         raise ConfigError(f"{name}: {where}: must be a finite number")
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
@@ -160,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _explain(text: str, kind: Any) -> str:
-    """msgspec's message with the key spelled as in the file, and the nearest right key."""
+    """msgspec's message with the key spelled as in the file, and the most similar valid key."""
     place = re.search(r" - at `\$\.?(.*?)`$", text)
     where = place[1] if place else ""
     problem = text[: place.start()] if place else text

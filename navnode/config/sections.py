@@ -1,4 +1,4 @@
-"""One frozen configuration from TOML. An unknown or wrong key stops the start and is named."""
+"""The sections of the configuration, with their limits."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # ty
 
 def _check_rigid(rows: Rows, name: str) -> None:
     if not is_rigid(np.array(rows)):
-        raise ValueError(f"{name} is no rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
+        raise ValueError(f"{name} is not a rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
 
 
 def _check_address(host: str, insecure: bool, tls: Tls | None = None) -> None:
     if not (is_loopback(host) or tls or insecure):
         raise ValueError(
-            f"host {host!r} is not this machine alone, and nothing is encrypted; set insecure = true to accept that, "
-            "or, for consoles, give tls"
+            f"host {host!r} is reachable from other machines, without encryption; set insecure = true to accept that, "
+            "or, for consoles, set tls"
         )
 
 
@@ -40,10 +40,10 @@ _LONGEST_MM, _COARSEST_MM = 5_000.0, 10.0
 
 
 class CArmSection(Section, CArmDocument, frozen=True):
-    """Geometry of the C-arm: the keys of navnode/carm/1, and its limits."""
+    """Geometry of the C-arm, with the keys and limits of navnode/carm/1."""
 
     source_to_isocentre_mm: float = 700.0
-    """Where the anatomy is expected along the principal ray."""
+    """Expected distance of the anatomy along the principal ray."""
 
     def __post_init__(self) -> None:
         CArmDocument.__post_init__(self)
@@ -60,28 +60,28 @@ class VolumeSection(Section, frozen=True):
     """The patient's volume."""
 
     ct: str = ""
-    """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the first X-rays give the volume."""
+    """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the volume is made from the first X-rays."""
     oriented: bool = False
     """Without a CT: whether the patient marker is fixed with its axes to the patient's right, front and head. Otherwise
     nobody knows which side is which, and no letters and no names of planes are shown."""
 
 
 def is_ct_file(ct: str) -> bool:
-    """Whether a CT is given by its path, and not by a name of navnode's own, or not at all."""
+    """Whether ``volume.ct`` is a path, rather than empty or a name that navnode knows."""
     return ct not in ("", "sample", "procedural")
 
 
 class SourceSection(Section, frozen=True):
-    """An OpenIGTLink server that frames or poses come from."""
+    """An OpenIGTLink server that sends frames or poses."""
 
     port: Port
     host: str = "127.0.0.1"
     tls: Tls | None = None
-    """Certificate, key and authorities (PEM files, beside this one unless absolute), if the server speaks TLS."""
+    """Certificate, key and authorities (PEM files, relative to the configuration file), if the server uses TLS."""
 
 
 class DevicesSection(Section, frozen=True):
-    """Wire names of what comes in."""
+    """Wire names of inputs."""
 
     xray: Name = "XRay"
     carm: Name = "CArmToTracker"
@@ -89,7 +89,7 @@ class DevicesSection(Section, frozen=True):
 
 
 class OutputsSection(Section, frozen=True):
-    """Wire names of what goes out; a tool's are made of its own name."""
+    """Wire names of outputs; those of a tool derive from its name."""
 
     xray: Name = "XRay"
     volume: Name = "Volume"
@@ -122,11 +122,11 @@ class ToolSection(Section, frozen=True):
     name: str
     device: Name
     marker_from_tooltip: Rows = _IDENTITY
-    """Tip and axis calibration: origin at the tip, +z the direction in which the tool advances."""
+    """Tip and axis: origin at the tip, +z in the direction that the tool advances."""
     pivot: str = ""
-    """What `navnode calibrate pivot` wrote, in place of the tip."""
+    """File from `navnode calibrate pivot`; replaces the tip."""
     spin: str = ""
-    """What `navnode calibrate spin` wrote, in place of the axis."""
+    """File from `navnode calibrate spin`; replaces the axis."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.marker_from_tooltip, "marker_from_tooltip")
@@ -135,58 +135,59 @@ class ToolSection(Section, frozen=True):
 
 
 class CalibrationSection(Section, frozen=True):
-    """What calibration before surgery found."""
+    """Results of calibration before surgery. Relative paths are relative to the configuration file."""
 
     carm_from_marker: Rows = _IDENTITY
     """Hand-eye: the tracked marker on the C-arm, in the carm frame."""
     image_lag_ms: Annotated[float, msgspec.Meta(ge=-5_000, le=5_000)] = 0.0
     """Image stamp minus tracker stamp of the same event."""
     device: str = ""
-    """Which C-arm it is; calibrations of another one are refused."""
+    """Name of the C-arm; calibrations of other C-arms are refused."""
     mode: str = ""
-    """The detector's mode; calibrations of another one are refused."""
+    """The detector's mode; calibrations for other modes are refused."""
     carm: str = ""
-    """What `navnode calibrate carm` wrote, in place of [carm]'s distance and principal point; distortion, too. Files
-    are beside this one unless absolute."""
+    """File from `navnode calibrate carm`; replaces [carm]'s distance and principal point, and adds distortion."""
     flex: str = ""
-    """What `calibrate flex` wrote: distance and principal point by the angles that X-rays state."""
+    """File from `calibrate flex`: distance and principal point by the angles that X-rays carry."""
     handeye: str = ""
-    """What `calibrate handeye` wrote, in place of carm_from_marker."""
+    """File from `calibrate handeye`; replaces carm_from_marker."""
     image_lag: str = ""
-    """What `calibrate temporal` wrote, in place of image_lag_ms."""
+    """File from `calibrate temporal`; replaces image_lag_ms."""
     flatfield: str = ""
-    """What `calibrate flatfield` wrote."""
+    """File from `calibrate flatfield`."""
     patient: str = ""
-    """What `calibrate patient` wrote, in place of registration.volume_from_patient_start."""
+    """File from `calibrate patient`; replaces registration.volume_from_patient_start."""
     points: str = ""
-    """Planned points (CSV or Slicer's markups) that are touched on the patient, for the page's calibration panel."""
+    """Planned points (CSV or Slicer markups) to touch on the patient, for the page's calibration panel."""
     folder: str = ""
-    """Where that panel keeps what passed; empty: the user's data folder."""
+    """Where that panel saves calibrations that passed; empty: the user's data folder."""
     as_of_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
-    """Calibrations must not have expired by then, ns since 1970: when the procedure began, or the session that is
-    replayed; set by navnode itself. 0: now."""
+    """Time at which calibrations must still be valid, ns since 1970: the start of the procedure, or of the session that
+    is replayed; set by navnode itself. 0: now."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.carm_from_marker, "carm_from_marker")
 
 
 class RegistrationSection(Section, frozen=True):
-    """How the patient is registered."""
+    """Registration of the patient."""
 
     volume_from_patient_start: Rows = _IDENTITY
-    """A rough start, within about 35 mm and 12 degrees: from patient positioning or a few points."""
+    """A rough start, within about 35 mm and 12 degrees, from patient positioning or a few points."""
     i0: Annotated[float, msgspec.Meta(ge=0, le=1e7)] = 0.0
     """Open-beam counts; 0: estimated from each image (good enough to register, not to reconstruct)."""
     confirm_frames: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
-    """Good frames in a row before a registration is shown as VALID."""
+    """Number of good frames in a row before a registration is VALID."""
     valid_sigma_mm: Annotated[float, msgspec.Meta(gt=0, le=5)] = 1.5
-    """Expected error at the anatomy up to which a registration is VALID."""
+    """Largest expected error at the anatomy for a VALID registration."""
     degraded_sigma_mm: Annotated[float, msgspec.Meta(gt=0, le=20)] = 4.0
+    """Largest expected error for a DEGRADED registration."""
     degraded_after_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 15.0
-    """Seconds without a registered X-ray after which it is DEGRADED, then INVALID."""
+    """Without a registered X-ray for this long, the registration is DEGRADED."""
     invalid_after_s: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 120.0
+    """Without a registered X-ray for this long, the registration is INVALID."""
     threads: Annotated[int, msgspec.Meta(ge=0, le=1_024)] = 0
-    """0: all."""
+    """0: all cores."""
 
     def __post_init__(self) -> None:
         _check_rigid(self.volume_from_patient_start, "volume_from_patient_start")
@@ -197,23 +198,24 @@ class RegistrationSection(Section, frozen=True):
 
 
 class RemoteSection(Section, frozen=True):
-    """A reconstruction worker on another machine (``navnode worker``) takes the place of the one here."""
+    """A reconstruction worker on another machine (``navnode worker``) replaces the local one."""
 
     key: str
-    """This node's secret key, of ``navnode keys``; files are beside this one unless absolute."""
+    """This node's secret key, from ``navnode keys``; relative to the configuration file."""
     worker_key: str
-    """The public key of the one worker that is let in."""
+    """The public key of the only worker to admit."""
     port: Port = 18946
     host: str = "127.0.0.1"
-    """Address to listen on: that of the network between the two machines; loopback unless it is named."""
+    """Address to listen on, in the network between the two machines; default: loopback."""
 
     @property
     def address(self) -> str:
+        """ZeroMQ address to listen on."""
         return f"tcp://{Address(self.host, self.port)}"
 
 
 LiveMethod = Literal["auto", "learned", "sart", "tv", "fdk"]
-"""How a worker reconstructs; see :class:`navnode.reconstruction.methods.Method`."""
+"""Methods of a worker; see :class:`navnode.reconstruction.methods.Method`."""
 
 
 class ReconstructionSection(Section, frozen=True):
@@ -221,17 +223,19 @@ class ReconstructionSection(Section, frozen=True):
 
     enabled: bool = True
     method: LiveMethod = "auto"
-    """Of the worker on this machine; one elsewhere has its own setting."""
+    """Method of the worker on this machine; one on another machine has its own setting."""
     views: int = 4
-    """How many views the first volume needs."""
+    """Number of views for the first volume."""
     max_views: int = 8
+    """Largest number of views; a further one replaces the most similar."""
     min_angle_deg: Annotated[float, msgspec.Meta(ge=1, le=90)] = 20.0
-    """Views are taken this far apart."""
+    """Smallest angle between views."""
     size: int = GRID_SIZE
+    """Voxels along each side of the cube."""
     spacing_mm: float = 2.5
-    """More than of files: the anatomy's place is known roughly, so the cube is larger."""
+    """Larger than the default for files: the anatomy's position is only roughly known, so the cube is larger."""
     budget_ms: Annotated[float, msgspec.Meta(gt=0, le=600_000)] = 10_000.0
-    """A volume that comes later than this after it was asked for is told to be late."""
+    """A volume that takes longer from request to answer is reported as late."""
     remote: RemoteSection | None = None
 
     def __post_init__(self) -> None:
@@ -246,12 +250,12 @@ class ConsoleSection(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 18944
     insecure: bool = False
-    """Must be true to listen on anything but loopback without TLS: OpenIGTLink has no encryption."""
+    """Must be true to listen beyond loopback without TLS: OpenIGTLink has no encryption."""
     tls: Tls | None = None
-    """Certificate, key and authorities (PEM files, beside this one unless absolute); only clients that show a
-    certificate signed by one of the authorities are let in."""
+    """Certificate, key and authorities (PEM files, relative to the configuration file); only clients with a certificate
+    signed by one of the authorities are admitted."""
     max_rate_hz: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
-    """No device is sent to one console more often; 0: no limit."""
+    """Largest rate of one device's messages to one console; 0: no limit."""
     may_push: bool = False
     """Whether X-rays and poses may be pushed to this server also where sources are configured. Without sources they
     may; each device belongs to the client that pushed it first, until that client leaves."""
@@ -276,22 +280,22 @@ class RecordingSection(Section, frozen=True):
     """Recordings of sessions."""
 
     folder: str = ""
-    """Where StartRecording puts its files; empty: the user's data folder."""
+    """Folder for recordings begun by StartRecording; empty: the user's data folder."""
     file: str = ""
-    """Record from the start, into this file."""
+    """Record into this file from the start."""
     keep_last_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 0.0
-    """So many seconds are kept (512 MB at most), and a recording that is started begins with them."""
+    """Keep this many recent seconds (512 MB at most); a new recording begins with them."""
     max_file_mb: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 4096
-    """A session that grows larger goes on in a further file."""
+    """A larger session continues in another file."""
 
 
 class DoseSection(Section, frozen=True):
-    """What the dose ledger reckons with."""
+    """Assumptions of the dose ledger."""
 
     frame_gy_cm2: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
-    """Dose-area product of a frame whose source states none; 0: not known."""
+    """Dose-area product of a frame whose source states none; 0: unknown."""
     msv_per_gy_cm2: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.2
-    """Effective dose of 1 Gy cm2 to the trunk (0.1 chest to 0.3 abdomen; NCRP report 160, 2009)."""
+    """Effective dose per 1 Gy cm2 to the trunk (0.1 chest to 0.3 abdomen; NCRP report 160, 2009)."""
     ct_msv: Annotated[float, msgspec.Meta(gt=0, le=1_000)] = 7.0
     """Effective dose of the CT to compare with (chest 7, abdomen 8, pelvis 6; Mettler et al., Radiology 248, 2008)."""
 
@@ -306,9 +310,9 @@ class SimulatorSection(Section, frozen=True):
     frame_rate_hz: Annotated[float, msgspec.Meta(ge=1, le=30)] = 15.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     errors: bool = False
-    """Whether the hardware is not what its maker says: distance, principal point, distortion, late stamps."""
+    """Simulate hardware that deviates from its data sheet: distance, principal point, distortion, late stamps."""
     more_tools: Annotated[int, msgspec.Meta(ge=0, le=15)] = 0
-    """Beside the drill: ``Tool2``, ``Tool3`` ..., which only lie there."""
+    """Number of motionless tools beside the drill: ``Tool2``, ``Tool3`` ..."""
 
     def __post_init__(self) -> None:
         _check_address(self.host, False)
@@ -317,20 +321,20 @@ class SimulatorSection(Section, frozen=True):
 
 
 class PlayerSection(Section, frozen=True):
-    """A recorded session that is served again (``navnode replay``)."""
+    """A recorded session to play back as a server (``navnode replay``)."""
 
     file: str
     port: Port = 18945
     host: str = "127.0.0.1"
     rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
-    """Times as fast as it was."""
+    """Playback speed; 1: as recorded."""
     loop: bool = False
     start_s: Annotated[float, msgspec.Meta(ge=0, le=1e7)] = 0.0
     duration_s: Annotated[float, msgspec.Meta(gt=0, le=1e7)] | None = None
     topics: tuple[str, ...] = ()
-    """Patterns such as ``in/IMAGE/*``; none: everything that came in."""
+    """Patterns such as ``in/IMAGE/*``; none: all inputs."""
     original_stamps: bool = False
-    """Time stamps as they were, in place of as if it happened now."""
+    """Keep the recorded time stamps instead of shifting them to the present."""
     paused: bool = False
     insecure: bool = False
 
@@ -339,12 +343,12 @@ class PlayerSection(Section, frozen=True):
 
 
 class WorkerConfig(Section, frozen=True):
-    """What a worker on another machine than its node's is told."""
+    """Configuration of a worker on another machine than its node."""
 
     node: str
-    """Host and port that the node listens on for it."""
+    """HOST:PORT where the node listens for the worker."""
     key: str
-    """This worker's secret key; files are beside this one unless absolute."""
+    """This worker's secret key; relative to the configuration file."""
     node_key: str
     """The node's public key."""
     method: LiveMethod = "auto"
@@ -359,7 +363,7 @@ class WorkerConfig(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """Everything a node is told."""
+    """The whole configuration of a node."""
 
     carm: CArmSection
     volume: VolumeSection = VolumeSection()
@@ -381,12 +385,12 @@ class Config(Section, frozen=True):
         if len(set(names)) != len(names):
             raise ValueError("two tools have the same name")
         fixed = list(msgspec.structs.astuple(self.outputs))
-        made = [f"{name}{part}" for name in names for part in ("ToVolume", "Axis", "Tip")]
-        if clash := [name for name in made if name in fixed] or [n for n in fixed if fixed.count(n) > 1]:
+        derived = [f"{name}{part}" for name in names for part in ("ToVolume", "Axis", "Tip")]
+        if clash := [name for name in derived if name in fixed] or [n for n in fixed if fixed.count(n) > 1]:
             raise ValueError(f"two outputs would be called {clash[0]!r}: see [outputs] and the tools' names")
-        heard = [self.devices.xray, self.devices.carm, self.devices.patient, *(tool.device for tool in self.tools)]
-        if len(set(heard)) != len(heard):
-            twice = next(name for name in heard if heard.count(name) > 1)
+        devices = [self.devices.xray, self.devices.carm, self.devices.patient, *(tool.device for tool in self.tools)]
+        if len(set(devices)) != len(devices):
+            twice = next(name for name in devices if devices.count(name) > 1)
             raise ValueError(f"device {twice!r} is named twice")
         if not self.volume.ct and not self.reconstruction.enabled:
             raise ValueError("volume.ct is empty and reconstruction.enabled is false: there would never be a volume")
@@ -400,5 +404,5 @@ class Config(Section, frozen=True):
 
 
 def matrix(rows: Rows) -> Matrix:
-    """A checked matrix of the configuration as an exact rigid transform."""
+    """A checked matrix from the configuration as an exactly rigid transform, 4x4."""
     return orthonormal(np.array(rows))

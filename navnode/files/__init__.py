@@ -1,1 +1,1 @@
-"""What lies on disk: CTs, views, calibrations, reports. LPS becomes RAS here and nowhere else."""
+"""Files: CTs, views, calibrations, reports. LPS becomes RAS here and nowhere else."""

@@ -1,8 +1,8 @@
-"""Calibration artifacts on disk, ``navnode/calibration/1``: what calibration writes and the node loads.
+"""Calibration artifacts on disk, ``navnode/calibration/1``: written by calibration, loaded by the node.
 
-An artifact is the document that a routine printed, with whose it is and until when it holds. Only what passed is ever
-written, and nothing that failed, expired, or belongs to another device or mode is given out. Every kind has one row in
-:data:`KINDS` and one struct for its result.
+An artifact is the document that a routine printed, plus its device and expiry. Only calibrations that passed are
+written, and one that failed, expired, or belongs to another device or mode is never returned for use. Every kind has
+one row in :data:`KINDS` and one struct for its result.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from navnode.types import Array, CArm
 SCHEMA: Final = "navnode/calibration/1"
 NS_PER_DAY = 86_400_000_000_000
 UNITS = {"mm": "millimetre", "rad": "radian", "px": "pixel", "ns": "nanosecond"}
-"""What the ends of names in results mean."""
+"""Units that name endings in results stand for."""
 _MAX_BYTES = 1 << 26
 _INDICES = r"(\[[\d.]*\])+$"
-"""At the end of where an error is."""
+"""Indices at the end of an error's location."""
 
 Vector = tuple[float, float, float]
 Pixel = tuple[float, float]
@@ -43,11 +43,11 @@ Rows = tuple[_Row, _Row, _Row, _Row]
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a routine found. Fields that older artifacts, or those of others, may lack can be UNSET."""
+    """Result of a routine. Fields that may be missing in older or foreign artifacts can be UNSET."""
 
 
 class NoResult(Result, frozen=True):
-    """Of a calibration that failed: nothing may load it."""
+    """Stands for the result of a calibration that failed; never loaded."""
 
 
 class PivotResult(Result, frozen=True):
@@ -56,7 +56,7 @@ class PivotResult(Result, frozen=True):
     tip_mm: Vector
     """Tool frame."""
     pivot_mm: Vector | UnsetType = UNSET
-    """Where the tip rested, in the frame of the tracker or of the reference."""
+    """The point on which the tip rested, in the frame of the tracker or of the reference."""
 
 
 class SpinResult(Result, frozen=True):
@@ -73,6 +73,7 @@ class CArmGeometry(CArmDocument, frozen=True, tag_field="schema", tag=CARM_SCHEM
 
     @classmethod
     def of(cls, carm: CArm) -> CArmGeometry:
+        """The geometry of a C-arm."""
         return cls(
             carm.width_px,
             carm.height_px,
@@ -83,14 +84,14 @@ class CArmGeometry(CArmDocument, frozen=True, tag_field="schema", tag=CARM_SCHEM
 
 
 class Angles(msgspec.Struct, frozen=True):
-    """As an X-ray states them, rad."""
+    """C-arm angles of an X-ray, rad."""
 
     orbital: float
     angulation: float
 
 
 class SeenBead(msgspec.Struct, frozen=True):
-    """A bead of the phantom in a shot."""
+    """A bead of the phantom, identified in a shot."""
 
     id: str | int
     image_px: Pixel
@@ -100,17 +101,17 @@ class ShotResult(msgspec.Struct, frozen=True):
     """One shot of the phantom."""
 
     phantom_from_carm: Rows | None
-    """None: the phantom was not recognised."""
+    """None if the phantom was not recognised."""
     beads: tuple[SeenBead, ...] = ()
     rms_px: float | None = None
     timestamp_ns: int | UnsetType = UNSET
     carm: CArmGeometry | UnsetType = UNSET
-    """Of a C-arm that bends: its geometry at this shot."""
+    """Geometry at this shot, for a C-arm that bends."""
     angles_rad: Angles | UnsetType = UNSET
 
 
 class DistortionResult(msgspec.Struct, frozen=True):
-    """What the detector does to the image."""
+    """Distortion of the image by the detector."""
 
     model: str = "none"
     params: tuple[float, ...] | UnsetType = UNSET
@@ -129,7 +130,7 @@ class CArmResult(Result, frozen=True):
 
 
 class FlexParameters(msgspec.Struct, frozen=True):
-    """An ideal arc and what bends it; see :class:`navnode.xray.flex.FlexModel`."""
+    """An ideal arc and its deviations; see :class:`navnode.xray.flex.FlexModel`."""
 
     volume_from_base: Rows
     arm_from_carm: Rows
@@ -142,12 +143,14 @@ class FlexParameters(msgspec.Struct, frozen=True):
 
 
 class FlexModelResult(msgspec.Struct, frozen=True):
+    """A flex model and its kind."""
+
     kind: str
     parameters: FlexParameters
 
 
 class GeometryAt(msgspec.Struct, frozen=True):
-    """A C-arm's geometry and pose at two angles."""
+    """A C-arm's geometry and pose at one pair of angles."""
 
     carm: CArmGeometry
     volume_from_carm: Rows
@@ -158,20 +161,22 @@ class FlexResult(Result, frozen=True):
 
     model: FlexModelResult
     at: tuple[GeometryAt, ...] | UnsetType = UNSET
-    """At the angles that were asked for."""
+    """At the requested angles."""
 
 
 class HandEyeResult(Result, frozen=True):
-    """The marker on the C-arm, seen from the X-ray source; and where the phantom was."""
+    """Pose of the marker on the C-arm relative to the X-ray source, and the phantom's pose."""
 
     marker_from_carm: Rows
     tracker_from_phantom: Rows | UnsetType = UNSET
-    """Of a phantom that did not move."""
+    """For a phantom that did not move."""
     phantom_marker_from_phantom: Rows | UnsetType = UNSET
-    """Of one with a marker of its own."""
+    """For a phantom with a marker."""
 
 
 class PatientResult(Result, frozen=True):
+    """A start for the patient's registration."""
+
     volume_from_patient: Rows
 
 
@@ -179,46 +184,46 @@ class ImageLagResult(Result, frozen=True):
     """How much later images are stamped than tracker poses."""
 
     image_lag_ns: int | float
-    """Image stamp less tracker stamp of the same event."""
+    """Image stamp minus tracker stamp of the same event."""
     sign: int | UnsetType = UNSET
-    """-1: both motions are opposite."""
+    """-1 if the two motions have opposite directions."""
 
 
 class FlatFieldResult(Result, frozen=True):
-    """What the detector adds; dark, gain and bad pixels themselves are a file beside it."""
+    """Properties of the detector; dark, gain and bad-pixel images are in a separate file."""
 
     out: str | None
     """That file."""
     i0: float
     """Counts of the unattenuated beam."""
     bad_pixels: tuple[tuple[int, int], ...]
-    """u, v; not all when there are very many."""
+    """u, v; incomplete if there are very many."""
 
 
 class PhantomResult(Result, frozen=True):
+    """Measured positions of the phantom's targets."""
+
     measured_mm: dict[str, Vector]
-    """Label -> place, volume RAS."""
+    """Label -> position, volume RAS."""
 
 
 class ToolResult(Result, frozen=True):
     """A marker's template."""
 
     markers_mm: tuple[Vector, ...]
-    """About the centroid, along the principal axes."""
+    """Relative to the centroid, along the principal axes."""
     pairs_mm: tuple[float, ...]
-    """Their distances, sorted."""
+    """Distances between all pairs, sorted."""
 
 
 def rows(matrix: Array) -> Rows:
-    """A matrix (4, 4) as results have it."""
-    found: Rows = msgspec.convert(np.asarray(matrix, np.float64).tolist(), Rows)
-    return found
+    """A matrix (4, 4) in the form that results use."""
+    return cast(Rows, msgspec.convert(np.asarray(matrix, np.float64).tolist(), Rows))
 
 
-def vector(at: Array) -> Vector:
-    """A vector (3,) as results have it."""
-    found: Vector = msgspec.convert(np.asarray(at, np.float64).tolist(), Vector)
-    return found
+def vector(point_mm: Array) -> Vector:
+    """A vector (3,) in the form that results use."""
+    return cast(Vector, msgspec.convert(np.asarray(point_mm, np.float64).tolist(), Vector))
 
 
 # --- the registry ----------------------------------------------------------------------------------------------------
@@ -231,30 +236,31 @@ class Kind(Generic[R]):
     """A kind of calibration."""
 
     name: str
-    """Of the routine, and in documents."""
+    """Name of the routine, also used in documents."""
     result: type[R]
     days_valid: float = 90.0
-    """Unless the operator says otherwise."""
+    """Default validity."""
     key: str = ""
-    """In a configuration's ``[calibration]``, or that of a tool; empty: a node does not load it."""
+    """Key in a configuration's ``[calibration]`` or tool; empty: nodes do not load it."""
     of_tool: bool = False
+    """Whether the key belongs to a tool."""
     old_keys: tuple[str, ...] = ()
-    """What the key was called before."""
+    """Former names of the key."""
     frames: Mapping[str, str] = field(default_factory=dict)
-    """Field of the result -> in which frame, or from which to which."""
+    """Field of the result -> its frame, or the frames that it maps between."""
     lacking: str = ""
-    """What a node does without it, and what helps."""
+    """What a node assumes without it, and the command that helps."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What documents may call it."""
+        """Names of this kind in documents."""
         return (self.name,) if self.key in ("", self.name) else (self.name, self.key)
 
     def expires_ns(self, now_ns: int, days: float | None = None) -> int:
-        """When a calibration that is made now expires; 0: never.
+        """Expiry of a calibration made now; 0: never.
 
         Args:
-            days: that it is valid; None: as usual, 0: for ever.
+            days: validity; None: the default, 0: unlimited.
         """
         days = self.days_valid if days is None else days
         return now_ns + round(days * NS_PER_DAY) if days else 0
@@ -267,7 +273,7 @@ PIVOT = Kind(
     key="pivot",
     of_tool=True,
     frames={"tip_mm": "tool", "pivot_mm": "tracker, or the reference"},
-    lacking="where its tip is is not known: navnode calibrate pivot",
+    lacking="the position of its tip is unknown: navnode calibrate pivot",
 )
 SPIN = Kind(
     "spin",
@@ -289,7 +295,7 @@ FLEX = Kind(
     FlexResult,
     key="flex",
     frames={"at": "volume"},
-    lacking="the C-arm is taken not to bend: navnode calibrate flex",
+    lacking="the C-arm is assumed not to bend: navnode calibrate flex",
 )
 HANDEYE = Kind(
     "handeye",
@@ -304,21 +310,21 @@ PATIENT = Kind(
     days_valid=1.0,
     key="patient",
     frames={"volume_from_patient": "patient marker to volume (RAS)"},
-    lacking="there is no start for the registration: navnode calibrate patient",
+    lacking="the registration has no start: navnode calibrate patient",
 )
 IMAGE_LAG = Kind(
     "temporal",
     ImageLagResult,
     key="image_lag",
     old_keys=("latency",),
-    lacking="images are taken to be stamped as poses are: navnode calibrate temporal",
+    lacking="images are assumed to be stamped like poses: navnode calibrate temporal",
 )
 FLATFIELD = Kind(
     "flatfield",
     FlatFieldResult,
     days_valid=7.0,
     key="flatfield",
-    lacking="the detector is taken to correct itself: navnode calibrate flatfield",
+    lacking="the detector is assumed to correct itself: navnode calibrate flatfield",
 )
 PHANTOM = Kind("phantom", PhantomResult, days_valid=1.0, frames={"measured_mm": "volume (RAS)"})
 TOOL = Kind("tool", ToolResult, days_valid=365.0, frames={"markers_mm": "tool"})
@@ -339,35 +345,36 @@ class Artifact(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     reason: str = ""
     result: R
     quality: dict[str, object] = {}
-    """Figure -> its value, as a document has it, and the gates."""
+    """Figures by name, and the gates."""
     device: str = ""
-    """Which tool, C-arm or detector it is of; empty: not said."""
+    """Name of the tool, C-arm or detector; empty: unknown."""
     mode: str = ""
-    """Of the detector: field of view, binning; empty: not said."""
+    """Mode of the detector, such as field of view and binning; empty: unknown."""
     created_ns: int = 0
     expires_ns: int = 0
     """0: never."""
     inputs: dict[str, str] = {}
     """File -> SHA-256."""
     frames: dict[str, str] = {}
-    """Field of the result -> in which frame, or from which to which."""
+    """Field of the result -> its frame, or the frames that it maps between."""
     units: dict[str, str] = {}
 
     @property
     def failed(self) -> bool:
+        """Whether the calibration did not pass."""
         return self.status != "PASS" or bool(self.reason)
 
 
 def kind_of(artifact: Artifact[Any]) -> Kind[Any]:
-    """The row of an artifact that was read."""
+    """The row of :data:`KINDS` for an artifact."""
     return _BY_NAME[artifact.kind]
 
 
 def content(path: str | Path, most: int = _MAX_BYTES) -> bytes:
-    """A calibration's file, byte by byte.
+    """Bytes of a calibration file.
 
     Raises:
-        CalibrationError: it cannot be read, or has more bytes than it may.
+        CalibrationError: the file cannot be read, or is too large.
     """
     try:
         with Path(path).open("rb") as file:
@@ -380,13 +387,13 @@ def content(path: str | Path, most: int = _MAX_BYTES) -> bytes:
 
 
 def decode(content: bytes, path: str | Path) -> Artifact[Any]:
-    """An artifact, whatever its verdict.
+    """Decode an artifact, passed or failed.
 
     Args:
-        path: of the file, for messages.
+        path: of the file, for error messages.
 
     Raises:
-        CalibrationError: it is none, or what passed has not the result of its kind.
+        CalibrationError: not an artifact, or one that passed without a valid result of its kind.
     """
     raw = _raw(content, path)
     try:
@@ -398,7 +405,7 @@ def decode(content: bytes, path: str | Path) -> Artifact[Any]:
 
 
 def read(path: str | Path) -> Artifact[Any]:
-    """An artifact, whatever its verdict.
+    """Read an artifact, passed or failed.
 
     Raises:
         CalibrationError: as :func:`content` and :func:`decode`.
@@ -407,13 +414,13 @@ def read(path: str | Path) -> Artifact[Any]:
 
 
 def usable(path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mode: str = "") -> Artifact[R]:
-    """An artifact that may be used.
+    """Read an artifact that must be usable.
 
     Args:
-        device, mode: that it must be of; empty, here or there: not compared.
+        device, mode: expected device and mode; compared unless empty here or in the artifact.
 
     Raises:
-        CalibrationError: it is not; names it and says why.
+        CalibrationError: the artifact must not be used; names it and the reason.
     """
     return checked(content(path), path, kind, now_ns, device=device, mode=mode)
 
@@ -421,31 +428,35 @@ def usable(path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mo
 def checked(
     content: bytes, path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mode: str = ""
 ) -> Artifact[R]:
-    """:func:`usable`, of a file that was read already."""
+    """:func:`usable` for the content of a file.
+
+    Raises:
+        CalibrationError: as :func:`usable`.
+    """
     raw = _raw(content, path)
     if problem := _refused(raw, kind, now_ns, device, mode):
         raise CalibrationError(f"{path}: {problem}")
-    found = _with_result(raw, path)
-    if problem := _not_rigid(found.result):
+    artifact = _with_result(raw, path)
+    if problem := _not_rigid(artifact.result):
         raise CalibrationError(f"{path}: {problem}")
-    return found
+    return artifact
 
 
 def wrong(artifact: Artifact[Any], now_ns: int, *, device: str = "", mode: str = "") -> str:
-    """Why an artifact that was read may not be used as what it is; empty when it may."""
+    """Why an artifact must not be used, or ''."""
     return _refused(artifact, kind_of(artifact), now_ns, device, mode) or _not_rigid(artifact.result)
 
 
 def _raw(content: bytes, path: str | Path) -> Artifact[msgspec.Raw]:
-    """An artifact of a kind that is known, its result as it stands in the file."""
+    """An artifact of a known kind, with its result undecoded."""
     try:
-        found = msgspec.json.decode(content, type=Artifact[msgspec.Raw])
+        artifact = msgspec.json.decode(content, type=Artifact[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: not a calibration file ({error})") from error
-    if found.kind not in _BY_NAME:
-        there = ", ".join(each.name for each in KINDS)
-        raise CalibrationError(f"{path}: {found.kind!r} is no kind of calibration; there are: {there}")
-    return found
+    if artifact.kind not in _BY_NAME:
+        known = ", ".join(each.name for each in KINDS)
+        raise CalibrationError(f"{path}: unknown kind of calibration {artifact.kind!r}; known: {known}")
+    return artifact
 
 
 def _with_result(raw: Artifact[msgspec.Raw], path: str | Path) -> Artifact[Any]:
@@ -460,7 +471,7 @@ def _replaced(raw: Artifact[msgspec.Raw], result: object) -> Artifact[Any]:
 
 
 def _refused(artifact: Artifact[Any], kind: Kind[Any], now_ns: int, device: str, mode: str) -> str:
-    """Why an artifact may not be used, whatever its result is."""
+    """Why an artifact must not be used, regardless of its result, or ''."""
     if kind_of(artifact) is not kind:
         return f"a {artifact.kind} calibration, not {kind.name}"
     if artifact.failed:
@@ -469,31 +480,31 @@ def _refused(artifact: Artifact[Any], kind: Kind[Any], now_ns: int, device: str,
         return f"expired {(now_ns - artifact.expires_ns) / NS_PER_DAY:.1f} days ago; calibrate again"
     for what, wanted, own in (("device", device, artifact.device), ("detector mode", mode, artifact.mode)):
         if wanted and own and wanted != own:
-            return f"it is for {what} {own!r}, not {wanted!r}"
+            return f"for {what} {own!r}, not {wanted!r}"
     return ""
 
 
 def _not_rigid(result: Result) -> str:
-    """Which of a result's transforms is none."""
+    """Which transform in a result is not rigid, or ''."""
     for name in result.__struct_fields__:
         value = getattr(result, name)
         if "_from_" in name and value is not UNSET and not is_rigid(np.array(value)):
-            return f"{name} is no rigid transform"
+            return f"{name} is not a rigid transform"
     return ""
 
 
 def write(path: Path, artifact: Artifact[Any]) -> None:
-    """Write an artifact that passed, all at once: what was there before stays until the new one is whole.
+    """Write an artifact that passed; an existing file is replaced only by a complete one.
 
     Raises:
-        ConfigError: it cannot be written there.
+        ConfigError: the file cannot be written.
     """
-    assert artifact.status == "PASS", "what failed is not written"
+    assert artifact.status == "PASS", "failed calibrations are never written"
     write_whole(path, encoded(artifact))
 
 
 def encoded(artifact: Artifact[Any]) -> bytes:
-    """An artifact as its file has it."""
+    """Content of an artifact's file."""
     return msgspec.json.format(msgspec.json.encode(artifact), indent=1) + b"\n"
 
 
@@ -504,12 +515,12 @@ def hashed(path: Path) -> str:
 
 
 def _explained(error: str) -> str:
-    """What a result lacks, in our words."""
+    """msgspec's message in plain words."""
     problem, _, place = error.partition(" - at `$")
     name = place.strip("`.")
     missing = re.match(r"Object missing required field `(.*)`", problem)
     if missing:
-        return f"its {name or 'result'} has no {missing[1]}"
+        return f"{name or 'result'} has no {missing[1]}"
     if "_from_" in name:
-        return f"{re.sub(_INDICES, '', name)} is no rigid transform"
-    return f"its result cannot be used ({name}: {problem})" if name else f"its result cannot be used ({problem})"
+        return f"{re.sub(_INDICES, '', name)} is not a rigid transform"
+    return f"the result cannot be used ({name}: {problem})" if name else f"the result cannot be used ({problem})"

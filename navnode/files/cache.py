@@ -1,4 +1,4 @@
-"""Where fetched, rendered and built data is kept between runs."""
+"""The folder that keeps downloaded, rendered and built data between runs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from navnode.errors import ConfigError
 
 
 def cache_folder() -> Path:
-    """The folder of this user; it need not be there."""
+    """This user's cache folder; it may not exist yet."""
     return Path(platformdirs.user_cache_dir("navnode"))
 
 
 def own_cache_folder(name: str) -> Path:
-    """A folder in the cache, made if need be.
+    """A folder in the cache, created if missing.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: it cannot be created or written to.
     """
     folder = cache_folder() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder}: the cache cannot be made there ({error.strerror}); set XDG_CACHE_HOME") from error
+        raise ConfigError(f"{folder}: cannot create the cache ({error.strerror}); set XDG_CACHE_HOME") from error
     if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{folder}: the cache cannot be written to; set XDG_CACHE_HOME")
+        raise ConfigError(f"{folder}: cannot write to the cache; set XDG_CACHE_HOME")
     return folder

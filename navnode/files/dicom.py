@@ -1,4 +1,4 @@
-"""Volumes as DICOM series for planning systems: CT slices marked DERIVED, and not for diagnosis."""
+"""Volumes as DICOM series for planning systems: CT slices marked as derived and not for diagnosis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUPINE = "HFS"
 
 @contextlib.contextmanager
 def kept_locale() -> Iterator[None]:
-    """GDCM sets the process's locale to C the first time it writes where a slice lies, and text stops being UTF-8."""
+    """Restore the locale afterwards: GDCM sets the process's to C, which breaks UTF-8, when it writes a position."""
     before = locale.setlocale(locale.LC_ALL)
     try:
         yield
@@ -34,21 +34,21 @@ def kept_locale() -> Iterator[None]:
 
 @kept_locale()
 def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None = None) -> int:
-    """A series of axial slices in a new folder (PS3.3, CT Image IOD); returns how many.
+    """Write axial slices into a new folder (PS3.3, CT Image IOD); returns their number.
 
-    The files name no patient. Whoever imports them says whose they are.
+    The files name no patient; that is assigned on import.
 
     Args:
         volume: HU on an RAS-aligned grid.
-        how: how it came about, for people; goes into the series' description and the derivation's.
+        how: how the volume was made, for people; becomes the derivation description.
 
     Raises:
-        ConfigError: the folder holds something already, or cannot be written.
+        ConfigError: the folder is not empty, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise ConfigError(f"{folder}: holds files already; a series gets a folder of its own")
+            raise ConfigError(f"{folder}: contains files already; a series needs an empty folder")
         now = now or datetime.now().astimezone()
         study, series = _uid(), _uid()
         common = _common(how, study, series, now)
@@ -81,32 +81,37 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
 
 
 def _common(how: str, study: str, series: str, now: datetime) -> dict[str, str]:
-    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    dates = dict.fromkeys(("0008|0020", "0008|0021", "0008|0023"), now.strftime("%Y%m%d"))
+    times = dict.fromkeys(("0008|0030", "0008|0031", "0008|0033"), now.strftime("%H%M%S"))
+    patient = dict.fromkeys(("0010|0010", "0010|0020", "0010|0030", "0010|0040"), "")
+    hu_from_stored = {"0028|1052": "0", "0028|1053": "1", "0028|1054": "HU"}
     return {
         "0008|0008": "DERIVED\\SECONDARY\\AXIAL",
         "0008|0016": _CT_IMAGE_STORAGE,
-        "0008|0020": date, "0008|0021": date, "0008|0023": date,
-        "0008|0030": time, "0008|0031": time, "0008|0033": time,
         "0008|0050": "",
         "0008|0060": "CT",
         "0008|0070": "navnode",
         "0008|103e": "From a few X-rays - NOT FOR DIAGNOSIS",
         "0008|2111": f"{how} NOT FOR DIAGNOSIS."[:1024],
-        "0010|0010": "", "0010|0020": "", "0010|0030": "", "0010|0040": "",
         "0018|1020": __version__,
         "0018|5100": _SUPINE,
-        "0020|000d": study, "0020|000e": series,
-        "0020|0010": "", "0020|0011": "1",
+        "0020|000d": study,
+        "0020|000e": series,
+        "0020|0010": "",
+        "0020|0011": "1",
         "0020|0052": _uid(),
-        "0028|1052": "0", "0028|1053": "1", "0028|1054": "HU",
-    }  # fmt: skip
+        **dates,
+        **times,
+        **patient,
+        **hu_from_stored,
+    }
 
 
 def _uid() -> str:
-    """One that nobody else has (PS3.5, B.2)."""
+    """A new, globally unique identifier (PS3.5, B.2)."""
     return f"2.25.{uuid.uuid4().int}"
 
 
 def _numbers(values: Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
-    """Decimal strings, at most 16 characters each."""
+    """Decimal strings of at most 16 characters each."""
     return "\\".join(f"{value:.6f}" for value in values)

@@ -1,6 +1,4 @@
-"""What reports are made of: percentiles, tables, plots as SVG; an HTML file needs nothing beside it, so that the core
-install is enough.
-"""
+"""Parts of reports: percentiles, tables, and plots as SVG. The HTML is self-contained and needs no optional package."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ svg text{{font:11px system-ui,sans-serif;fill:#56606e}}
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
-    """How values are spread."""
+    """Distribution of some values."""
 
     p50: float
     p95: float
@@ -38,19 +36,19 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentiles(values: Collection[float], digits: int = 3) -> Percentiles:
-    """Of some values, at least one, in their unit; rounded."""
+    """Percentiles of at least one value, rounded, in the unit of the values."""
     p50, p95, p99, worst = np.percentile(list(values), [50, 95, 99, 100]).round(digits).tolist()
     return Percentiles(p50=p50, p95=p95, p99=p99, max=worst, count=len(values))
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is already markup."""
 
     __slots__ = ()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; cells are text, or :class:`Html`."""
+    """An HTML table; cells are text or :class:`Html`."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         shown = (cell if isinstance(cell, Html) else html.escape(cell) for cell in cells)
@@ -60,28 +58,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 class Axes:
-    """A plot's frame: data to places in it, ticks, and the SVG around what is drawn.
+    """Axes of a plot: they map data to positions, and draw ticks and labels.
 
     Args:
-        x, y: all that is drawn.
-        zero: the axis of y begins at 0.
+        x, y: all data to be drawn.
+        zero: start the y axis at 0.
     """
 
     def __init__(self, x: Matrix, y: Matrix, *, zero: bool = False) -> None:
-        finite_x, finite_y = x[np.isfinite(x)], y[np.isfinite(y)]
-        low = np.array([finite_x.min(initial=0.0) if not len(finite_x) else finite_x.min(),
-                        0.0 if zero or not len(finite_y) else finite_y.min()])  # fmt: skip
-        high = np.array([finite_x.max() if len(finite_x) else 1.0, finite_y.max() if len(finite_y) else 1.0])
+        (left, right), (bottom, top) = _range(x), _range(y)
+        low, high = np.array([left, 0.0 if zero else bottom]), np.array([right, top])
         wide = np.where(high - low > 1e-12, high - low, 1.0)
         self._low, self._high = low, low + wide * [1.0, 1.05]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a value is drawn."""
+        """Position of a value in the drawing, px."""
         share = (np.array([x, y]) - self._low) / (self._high - self._low)
         return LEFT + share[0] * (WIDTH - LEFT - 10), (HEIGHT - BELOW) * (1 - share[1]) + 4
 
     def svg(self, parts: Sequence[str], x_name: str, y_name: str, caption: str) -> str:
-        """The whole plot."""
+        """The finished plot: axes around ``parts``, in a figure with a caption."""
         lines = []
         for share in np.linspace(0, 1, 5):
             x, y = self._low + share * (self._high - self._low)
@@ -95,24 +91,30 @@ class Axes:
         return figure(f'<svg width="{WIDTH}" height="{HEIGHT}">{body}</svg>', caption)
 
 
+def _range(values: Matrix) -> tuple[float, float]:
+    """Smallest and largest finite value; 0 and 1 if there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+
+
 def figure(content: str, caption: str) -> str:
-    """A picture with its caption."""
+    """An HTML figure with its caption."""
     return f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def dot(at: tuple[float, float], colour: str, radius: float = 2.5) -> str:
-    """A point."""
+    """An SVG circle that marks a point."""
     return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius}" fill="{colour}" fill-opacity=".75"/>'
 
 
 def curve(axes: Axes, x: Matrix, y: Matrix, colour: str) -> str:
-    """A line; of many points some."""
+    """An SVG line through points, thinned out if there are many."""
     some = slice(None, None, max(len(x) // 800, 1))
     points = " ".join("{:.1f},{:.1f}".format(*axes.at(a, b)) for a, b in zip(x[some], y[some], strict=True))
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
 
 
-def embedded(picture: Array) -> str:
-    """A picture, 8 bits, in the page itself."""
-    _, data = cv2.imencode(".png", picture)
+def embedded(image: Array) -> str:
+    """An 8-bit image (H, W) or (H, W, 3), embedded in the page."""
+    _, data = cv2.imencode(".png", image)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.tobytes()).decode()}">'

@@ -1,4 +1,4 @@
-"""Sets of X-ray views on disk: ``navnode/views/1``, a JSON file beside its images."""
+"""Sets of X-ray views on disk: ``navnode/views/1``, a JSON file with its images beside it."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ class _Landmarks(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ViewFile:
-    """One view as its file says; the image is read when it is asked for."""
+    """One view of a file; the image is read on demand."""
 
     name: str
-    """For messages: the file and which view."""
+    """File and index of the view, for error messages."""
     path: Path | None
     carm: CArm
     volume_from_carm: Matrix | None
     i0: float | None
     timestamp_ns: int
     station: str = ""
-    """What the C-arm's position is called, such as ``AP``; for views without a pose."""
+    """Name of the C-arm's position, such as ``AP``; for views without a pose."""
     angles_rad: tuple[float, float] | None = None
-    """Orbital, angulation: as the C-arm's own scales say."""
+    """Orbital and angulation, from the C-arm's scales."""
 
     def counts(self) -> Array:
         """Detector counts (H, W).
 
         Raises:
-            ConfigError: the image is missing, unreadable or of another size.
+            ConfigError: the image is missing, unreadable or has another size.
         """
         if self.path is None:
             raise ConfigError(f"{self.name}: image is missing")
@@ -80,8 +80,8 @@ class ViewFile:
         expected = (self.carm.height_px, self.carm.width_px)
         if counts.shape != expected:
             raise ConfigError(
-                f"{self.name}: {self.path.name} is {counts.shape[1]} x {counts.shape[0]} pixels, "
-                f"the C-arm geometry is for {expected[1]} x {expected[0]}"
+                f"{self.name}: {self.path.name} has {counts.shape[1]} x {counts.shape[0]} pixels, "
+                f"the C-arm geometry {expected[1]} x {expected[0]}"
             )
         return counts
 
@@ -100,7 +100,7 @@ _Read = TypeVar("_Read", _Views, _Landmarks)
 
 
 def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
-    """A JSON file that says which schema it follows."""
+    """Decode a JSON file that names its schema."""
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path}: too large for {schema}")
@@ -115,10 +115,10 @@ def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
 
 
 def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
-    """The views of a file.
+    """Read the views of a file.
 
     Args:
-        any_pose: give poses that are none as they are; who asks deals with them.
+        any_pose: return poses that are not rigid unchanged, for the caller to handle.
 
     Raises:
         ConfigError: names the file and the key.
@@ -127,29 +127,29 @@ def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
     read = _decoded(path, _Views, SCHEMA)
     if not read.views:
         raise ConfigError(f"{path}: views is empty")
-    found = []
+    views = []
     for index, view in enumerate(read.views):
         carm = view.carm or read.carm
         if carm is None:
-            raise ConfigError(f"{path}: views[{index}] has no carm, and there is none for all")
+            raise ConfigError(f"{path}: views[{index}] has no carm, and the file has no common one")
         pose = None if view.volume_from_carm is None else np.array(view.volume_from_carm)
         if pose is not None and is_rigid(pose):
             pose = orthonormal(pose)
         elif pose is not None and not any_pose:
             raise ConfigError(
-                f"{path}: views[{index}]: volume_from_carm is no rigid transform (4 rows of 4; rotation, mm; last row "
-                "0 0 0 1)"
+                f"{path}: views[{index}]: volume_from_carm is not a rigid transform (4 rows of 4; rotation, mm; last "
+                "row 0 0 0 1)"
             )
         image = path.parent / view.image if view.image else None
         angles = None if view.angles_rad is None else (view.angles_rad.orbital, view.angles_rad.angulation)
         name = f"{path}: views[{index}]"
-        found.append(ViewFile(name, image, carm.geometry, pose, view.i0, view.timestamp_ns, view.station, angles))
-    return found
+        views.append(ViewFile(name, image, carm.geometry, pose, view.i0, view.timestamp_ns, view.station, angles))
+    return views
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Points that were named in a volume and in views of it."""
+    """Named points, marked in a volume and in views of it."""
 
     points_mm: dict[str, tuple[float, float, float]]
     """RAS."""
@@ -158,7 +158,7 @@ class Landmarks:
 
 
 def read_landmarks(path: Path, views: int) -> Landmarks:
-    """Landmarks for a set of ``views`` views, ``navnode/landmarks/1``.
+    """Read landmarks for a set of ``views`` views, ``navnode/landmarks/1``.
 
     Raises:
         ConfigError: names the file and the key.
@@ -166,14 +166,14 @@ def read_landmarks(path: Path, views: int) -> Landmarks:
     read = _decoded(path, _Landmarks, LANDMARKS_SCHEMA)
     if len(read.views) != views:
         raise ConfigError(f"{path}: views has {len(read.views)} entries, the set of views has {views}")
-    for index, seen in enumerate(read.views):
-        if unknown := sorted(set(seen) - set(read.points_mm)):
+    for index, marked in enumerate(read.views):
+        if unknown := sorted(set(marked) - set(read.points_mm)):
             raise ConfigError(f"{path}: views[{index}]: {unknown[0]!r} is not among points_mm")
     return Landmarks(read.points_mm, read.views)
 
 
 def write_views(path: Path, views: list[ViewFile]) -> None:
-    """Write a set of views; images are named relative to the file."""
+    """Write a set of views; image paths are relative to the file."""
     data: dict[str, Any] = {"schema": SCHEMA, "views": []}
     for view in views:
         entry: dict[str, Any] = {
@@ -191,24 +191,24 @@ def write_views(path: Path, views: list[ViewFile]) -> None:
 
 
 def read_counts(path: Path) -> Array:
-    """Detector counts (H, W) from a 16-bit PNG or TIFF, ``.npy``, or DICOM (XA, RF; one frame).
+    """Read detector counts (H, W) from a 16-bit PNG or TIFF, ``.npy``, or DICOM (XA, RF; one frame).
 
     Raises:
-        ConfigError: names the file.
+        ConfigError: the file is missing, unreadable or does not contain counts; names it.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such image")
+        raise ConfigError(f"{path}: no such image")
     try:
         counts = _read(path)
     except (OSError, ValueError, RuntimeError, cv2.error) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
     if counts.ndim != 2 or counts.size == 0:
-        raise ConfigError(f"{path}: not one plane of one value per pixel, but {counts.shape}")
+        raise ConfigError(f"{path}: not one plane with one value per pixel, but {counts.shape}")
     if counts.dtype.kind not in "uif" or (counts.dtype.kind == "f" and not np.isfinite(counts).all()):
-        raise ConfigError(f"{path}: its pixels are no counts ({counts.dtype})")
+        raise ConfigError(f"{path}: the pixels are not counts ({counts.dtype})")
     if counts.min() < 0:
-        raise ConfigError(f"{path}: its pixels are no counts (some are negative)")
+        raise ConfigError(f"{path}: the pixels are not counts (some are negative)")
     return counts
 
 
@@ -220,7 +220,7 @@ def _read(path: Path) -> Array:
             raise ValueError(f"{mapped.size} pixels are too many")
         return np.array(mapped)
     if ending in _DICOM_ENDINGS:
-        import SimpleITK as sitk  # here: it is large, and few images are DICOM
+        import SimpleITK as sitk  # here: a large package, and few images are DICOM
 
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))

@@ -14,7 +14,7 @@ from navnode.errors import ConfigError
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Mesh, Volume
 
-sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what matters of them is checked here, and said in one line
+sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnings that matter into one-line errors
 
 MESH_ENDINGS = (".stl", ".ply", ".obj")
 MAX_VOXELS = 1024**3
@@ -25,10 +25,10 @@ _PLANE_TOLERANCE_MM = 0.1
 
 
 def read_volume(path: str | Path) -> Volume:
-    """A CT from anything SimpleITK reads, or from a DICOM folder (the largest series in or below it), in HU.
+    """Read a CT in HU from any format of SimpleITK, or from a DICOM folder (the largest series in or below it).
 
     Raises:
-        ConfigError: not there, not readable, not one scalar 3-D volume, too large, incomplete, or not a CT.
+        ConfigError: the file is missing, unreadable, incomplete, too large, not one scalar 3-D volume, or not a CT.
     """
     path = Path(path)
     if not path.exists():
@@ -42,10 +42,10 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write HU to NIfTI, NRRD or MHA, by the file's ending.
+    """Write HU to NIfTI, NRRD or MHA, by the file's extension.
 
     Raises:
-        ConfigError: another ending, or it cannot be written.
+        ConfigError: the extension is unknown, or the file cannot be written.
     """
     try:
         sitk.WriteImage(itk_image(volume), str(path))
@@ -54,41 +54,41 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """A triangle surface from STL, PLY or OBJ, RAS mm.
+    """Read a triangle surface in RAS mm from STL, PLY or OBJ.
 
     Raises:
-        ConfigError: names the file.
+        ConfigError: the file is missing, too large or not a surface; names it.
     """
     path = Path(path)
     try:
         if path.suffix.lower() not in MESH_ENDINGS:
-            raise ConfigError(f"{path}: a surface is {', '.join(MESH_ENDINGS)}, by the file's ending")
+            raise ConfigError(f"{path}: surfaces are {', '.join(MESH_ENDINGS)} files")
         if path.stat().st_size > _MAX_MESH_BYTES:
             raise ConfigError(f"{path}: too large for a surface")
-        import trimesh  # here and below: it is large, and few read or write surfaces
+        import trimesh  # here and below: a large package that few processes need
 
         loaded = trimesh.load(path, force="mesh", process=False)
         vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
         if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
-            raise ConfigError(f"{path}: no surface (no triangles, or vertices that are none)")
+            raise ConfigError(f"{path}: not a surface (no triangles, or invalid vertices)")
         return Mesh(vertices, triangles)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except ConfigError:
         raise
     except Exception as error:  # trimesh's readers have no common error
-        raise ConfigError(f"{path}: no surface (STL, PLY or OBJ)") from error
+        raise ConfigError(f"{path}: not a surface (STL, PLY or OBJ)") from error
 
 
 def write_mesh(mesh: Mesh, path: str | Path) -> None:
-    """Write a surface in RAS mm as STL, PLY or OBJ, by the file's ending.
+    """Write a surface in RAS mm as STL, PLY or OBJ, by the file's extension.
 
     Raises:
-        ConfigError: another ending, or it cannot be written.
+        ConfigError: the extension is unknown, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in MESH_ENDINGS:
-        raise ConfigError(f"{path}: a surface is written as {', '.join(MESH_ENDINGS)}, by the file's ending")
+        raise ConfigError(f"{path}: surfaces are written as {', '.join(MESH_ENDINGS)}, by the file extension")
     import trimesh
 
     try:
@@ -108,36 +108,36 @@ def _read_file(path: Path) -> sitk.Image:
 
 
 def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
-    """NIfTI files that end too early are filled with zeros, which are water, without a word."""
+    """Refuse truncated NIfTI files, which ITK silently fills with zeros, that is, with water."""
     count = np.prod([int(reader.GetMetaData(f"dim[{n}]")) for n in range(1, int(reader.GetMetaData("dim[0]")) + 1)])
     expected = int(float(reader.GetMetaData("vox_offset"))) + int(count) * int(reader.GetMetaData("bitpix")) // 8
     if path.suffix.lower() == ".gz":
         with path.open("rb") as file:
             file.seek(-4, os.SEEK_END)
-            if int.from_bytes(file.read(), "little") == expected % 2**32:  # gzip's own word for its size
+            if int.from_bytes(file.read(), "little") == expected % 2**32:  # gzip's record of the size
                 return
-        held = _unpacked_size(path)
+        size = _unpacked_size(path)
     else:
-        held = path.stat().st_size
-    if held < expected:
-        raise ConfigError(f"{path}: incomplete ({held} of {expected} bytes)")
+        size = path.stat().st_size
+    if size < expected:
+        raise ConfigError(f"{path}: incomplete ({size} of {expected} bytes)")
 
 
 def _unpacked_size(path: Path) -> int:
-    held = 0
+    size = 0
     try:
         with gzip.open(path) as file:
             while block := file.read(1 << 20):
-                held += len(block)
+                size += len(block)
     except EOFError:
         pass
-    return held
+    return size
 
 
 def _read_dicom_folder(path: Path) -> sitk.Image:
     series = [names for folder in _folders(path) for names in _series(folder)]
     if not series:
-        raise ConfigError(f"{path}: this folder holds no DICOM series")
+        raise ConfigError(f"{path}: the folder contains no DICOM series")
     names = max(series, key=len)
     if len(names) > 1:
         _check_planes(names, path)
@@ -147,13 +147,13 @@ def _read_dicom_folder(path: Path) -> sitk.Image:
 
 
 def _folders(path: Path) -> list[str]:
-    """The folder and those below it, as on a CD."""
-    found = []
+    """A folder and its subfolders, as on a CD."""
+    folders = []
     for folder, _, files in os.walk(path):
-        found += [folder] if files else []
-        if len(found) > _MAX_FOLDERS:
-            raise ConfigError(f"{path}: more than {_MAX_FOLDERS} folders; name the one that holds the series")
-    return found
+        folders += [folder] if files else []
+        if len(folders) > _MAX_FOLDERS:
+            raise ConfigError(f"{path}: more than {_MAX_FOLDERS} folders; name the one with the series")
+    return folders
 
 
 def _series(folder: str) -> list[tuple[str, ...]]:
@@ -162,7 +162,7 @@ def _series(folder: str) -> list[tuple[str, ...]]:
 
 
 def _check_planes(names: Sequence[str], path: Path) -> None:
-    """Slices must be of one size, parallel, evenly apart and not sheared: ITK reads anything, with a wrong spacing."""
+    """Slices must have one size and be parallel, evenly spaced and not sheared; ITK reads others with wrong spacing."""
     reader = sitk.ImageFileReader()
     positions, sizes, turns = [], [], []
     for name in names:
@@ -172,10 +172,10 @@ def _check_planes(names: Sequence[str], path: Path) -> None:
         turns.append(reader.GetDirection())
         sizes.append(reader.GetSize()[:2])
     if len(set(sizes)) > 1:
-        raise ConfigError(f"{path}: its slices are of different sizes")
+        raise ConfigError(f"{path}: the slices have different sizes")
     _check_size((*sizes[0], len(names)), path)
     if np.ptp(turns, axis=0).max() > 1e-3:
-        raise ConfigError(f"{path}: its slices are not parallel")
+        raise ConfigError(f"{path}: the slices are not parallel")
     normal = np.reshape(turns[0], (3, 3))[:, 2]
     steps = np.diff(np.array(positions), axis=0)
     along = steps @ normal
@@ -184,20 +184,20 @@ def _check_planes(names: Sequence[str], path: Path) -> None:
     if uneven.any():
         first = int(np.argmax(uneven))
         raise ConfigError(
-            f"{path}: its slices are not evenly apart ({along[first]:.2f} mm after slice {first + 1}, "
-            f"{typical:.2f} mm elsewhere): slices are missing, or there are several series in one"
+            f"{path}: the slices are not evenly spaced ({along[first]:.2f} mm after slice {first + 1}, "
+            f"{typical:.2f} mm elsewhere): slices are missing, or several series are mixed"
         )
     if np.abs(steps - along[:, None] * normal).max() > _PLANE_TOLERANCE_MM:
-        raise ConfigError(f"{path}: its slices are sheared (a tilted gantry), which navnode does not resample")
+        raise ConfigError(f"{path}: the slices are sheared (a tilted gantry), which navnode does not resample")
 
 
 def _check_size(size: tuple[int, ...], path: Path) -> None:
     if len(size) == 4 and size[3] == 1:
         size = size[:3]
     if len(size) != 3 or min(size) < 8:
-        raise ConfigError(f"{path}: not a 3-D volume (its size is {' x '.join(map(str, size))})")
+        raise ConfigError(f"{path}: not a 3-D volume (size {' x '.join(map(str, size))})")
     if np.prod(size, dtype=np.float64) > MAX_VOXELS:
-        raise ConfigError(f"{path}: {' x '.join(map(str, size))} voxels are more than navnode loads")
+        raise ConfigError(f"{path}: {' x '.join(map(str, size))} voxels exceed what navnode loads")
 
 
 def _from_sitk(image: sitk.Image, path: Path) -> Volume:
@@ -205,14 +205,14 @@ def _from_sitk(image: sitk.Image, path: Path) -> Volume:
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ConfigError(f"{path}: not a CT (its voxels have {image.GetNumberOfComponentsPerPixel()} components)")
+        raise ConfigError(f"{path}: not a CT (voxels have {image.GetNumberOfComponentsPerPixel()} components)")
     voxels = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
     if not np.isfinite(voxels).all():
-        raise ConfigError(f"{path}: not a CT (it holds voxels that are no numbers)")
+        raise ConfigError(f"{path}: not a CT (some voxels are NaN or infinite)")
     low, high = (float(x) for x in np.percentile(voxels[:: max(1, len(voxels) // 32)], (1, 99.5)))
     if low > -150 or high < 0 or high > 10_000:
-        # A CT in HU holds air or fat (below -150) and soft tissue; masks, MR and ultrasound do not.
-        raise ConfigError(f"{path}: not a CT in HU (its values run from {low:.0f} to {high:.0f})")
+        # A CT in HU contains air or fat (below -150) and soft tissue; masks, MR and ultrasound do not.
+        raise ConfigError(f"{path}: not a CT in HU (values range from {low:.0f} to {high:.0f})")
     lps_from_index = np.eye(4)
     lps_from_index[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     lps_from_index[:3, 3] = image.GetOrigin()

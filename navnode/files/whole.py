@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that take nobody's place."""
+"""Files that are written completely or not at all, and never over existing ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from navnode.errors import ConfigError
 
 EXISTS = "exists already; nothing is replaced"
-"""What is said of a file that would have to give way."""
+"""Error text for a file that would be overwritten."""
 
 
 def refuse_existing(path: Path) -> None:
-    """Make sure that nothing has this name yet, not even a link to nowhere.
+    """Make sure that the path does not exist, not even as a dangling link.
 
     Raises:
-        ConfigError: something has.
+        ConfigError: it exists.
     """
     if os.path.lexists(path):
         raise ConfigError(f"{path}: {EXISTS}")
@@ -26,13 +26,13 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file to write in the block, beside ``path``; it takes that name when the block has ended and the disk has it.
+    """A temporary file to write within the block; afterwards it is synced to disk and renamed to ``path``.
 
-    Its name ends as ``path`` does, for writers that go by the ending. When the block fails, what was there before stays
-    and nothing is left over.
+    Its name has the extension of ``path``, for writers that choose the format by it. If the block fails, ``path`` stays
+    as it was and the temporary file is removed.
 
     Raises:
-        OSError: it cannot be made or take the name.
+        OSError: the file cannot be created or renamed.
     """
     part = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -47,10 +47,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file all at once.
+    """Write a file completely or not at all.
 
     Raises:
-        ConfigError: it cannot be written there.
+        ConfigError: it cannot be written.
     """
     try:
         with whole(path) as part:

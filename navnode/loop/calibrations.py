@@ -16,7 +16,7 @@ from navnode.errors import CalibrationError
 from navnode.files import artifacts
 from navnode.files.artifacts import Kind, Vector
 from navnode.types import CArm, Matrix
-from navnode.xray.correction import Detector, decode_flat_field
+from navnode.xray.correction import ImageCorrection, decode_flat_field
 from navnode.xray.flex import FlexModel, flex_of
 
 _R = TypeVar("_R")
@@ -35,7 +35,7 @@ class Calibrations:
     config: Config
     """With what they say in the place of numbers: ``carm`` (geometry), ``calibration.carm_from_marker`` (hand-eye) and
     ``image_lag_ms``, ``registration.volume_from_patient_start``, and every tool's ``marker_from_tooltip``."""
-    detector: Detector
+    detector: ImageCorrection
     """Makes raw images into those of the configuration's C-arm."""
     files: Mapping[str, bytes]
     """Key as of :func:`files` -> the file, byte by byte, for recordings."""
@@ -55,7 +55,7 @@ class Calibrations:
         return cls(applied, found.detector(applied.carm.geometry), found.content)
 
 
-def detector(config: Config, at_ns: int) -> Detector:
+def detector(config: Config, at_ns: int) -> ImageCorrection:
     """The detector alone, of a configuration that has its numbers already: that of a session, which is run again with
     the very numbers that the node had.
 
@@ -168,12 +168,12 @@ class _Found:
             tools=tuple(self._tool(tool) for tool in config.tools),
         )
 
-    def detector(self, carm: CArm) -> Detector:
+    def detector(self, carm: CArm) -> ImageCorrection:
         """What makes raw images into those of a C-arm."""
         flat = None
         if (flat_bytes := self.content.get(artifacts.FLATFIELD.key)) is not None:
             flat = decode_flat_field(flat_bytes, self.config.calibration.flatfield)
-        return Detector(carm, flat, self._undistorted_px(), self._flex())
+        return ImageCorrection(carm, flat, self._undistorted_px(), self._flex())
 
     def _undistorted_px(self) -> Matrix | None:
         found = self._of_carm(artifacts.CARM)

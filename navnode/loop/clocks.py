@@ -47,7 +47,7 @@ class Clocks:
     def stamp(self, device: str, timestamp_ns: int, received_ns: int) -> Stamp:
         """Learn from a message of a device, and say what its stamp is worth."""
         lateness = self._lateness[device]
-        stamp = lateness.take(timestamp_ns, received_ns)
+        stamp = lateness.observe(timestamp_ns, received_ns)
         if stamp is Stamp.CLOCK_SET and self._first_gap_ns is not None and device in (self._xray, self._carm):
             rise_ns = lateness.rise_ns if device == self._xray else -lateness.rise_ns
             self._gap_ns += rise_ns

@@ -9,7 +9,7 @@ from navnode.config import Config
 from navnode.igtl.conventions import angles_rad, dose_gy_cm2, exposure_ns, is_seen
 from navnode.igtl.messages import Image, Message, Transform
 from navnode.types import Frame, Input, Rejected, TrackedPose
-from navnode.xray.correction import Detector
+from navnode.xray.correction import ImageCorrection
 
 
 class Ingest:
@@ -19,7 +19,7 @@ class Ingest:
         detector: makes images into those of the configuration's C-arm; None: they are.
     """
 
-    def __init__(self, config: Config, detector: Detector | None = None) -> None:
+    def __init__(self, config: Config, detector: ImageCorrection | None = None) -> None:
         self._detector = None if detector is None or detector.ideal else detector
         self._shape = config.carm.height_px, config.carm.width_px
         self._xray = config.devices.xray

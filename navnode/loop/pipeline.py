@@ -132,7 +132,7 @@ class Pipeline:
             # Made against a volume that has been replaced, or with poses that do not hold any more.
             self.frames.dropped["xray"] += 1
             return self._start()
-        verdict, loss = self.patient.take(request, registration, self.clocks.now_ns)
+        verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
         self._reset_registration(loss)
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
@@ -155,7 +155,7 @@ class Pipeline:
         outputs = [*self.volume.begin(), *self._start()]
         outputs += self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
         self.patient.watch(tracked=self.tools.patient_seen(self.clocks))
-        changed = self.patient.validity(self.clocks.now_ns).status is not self.patient.told
+        changed = self.patient.validity(self.clocks.now_ns).status is not self.patient.reported
         return outputs + self._report_patient() if changed else outputs
 
     def _on_command(self, command: OperatorCommand) -> list[Output]:

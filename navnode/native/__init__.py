@@ -11,9 +11,10 @@ NAME = "libnavnode_native.so"
 
 
 def path() -> Path:
-    """Where the built library lies.
+    """Path of the built library.
 
-    Raises ImportError, with what to do, when it was never built.
+    Raises:
+        ImportError: the library was never built; says how to build it.
     """
     beside, installed = Path(__file__).parent, Path(sysconfig.get_path("platlib")) / "navnode" / "native"
     for folder in (beside, installed):  # an editable install keeps the sources and the build apart
@@ -35,23 +36,19 @@ def library() -> ctypes.CDLL:
     lib.navnode_project.restype = None
     lib.navnode_project.argtypes = [ctypes.c_int, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int]
     lib.navnode_backproject.restype = None
-    lib.navnode_backproject.argtypes = [
-        ctypes.c_int, pointer, pointer, pointer, pointer, ctypes.c_int64, ctypes.c_int,
-    ]  # fmt: skip
+    lib.navnode_backproject.argtypes = [ctypes.c_int, *[pointer] * 4, ctypes.c_int64, ctypes.c_int]
     lib.navnode_sum.restype = None
     lib.navnode_sum.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int]
     lib.navnode_correct.restype = None
-    lib.navnode_correct.argtypes = [
-        pointer, pointer, pointer, ctypes.c_float, ctypes.c_float, pointer, ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
+    lib.navnode_correct.argtypes = [*[pointer] * 3, *[ctypes.c_float] * 2, pointer, *[ctypes.c_int] * 2]
     lib.navnode_fit.restype = None
-    lib.navnode_fit.argtypes = [ctypes.c_int, pointer, pointer, pointer, pointer, pointer]
+    lib.navnode_fit.argtypes = [ctypes.c_int, *[pointer] * 5]
     return lib
 
 
 @cache
 def holding_library() -> ctypes.PyDLL:
-    """The same, but functions keep the GIL: for calls of a microsecond, which would wait longer to get it back."""
+    """The same library, but its functions keep the GIL: for microsecond calls, where regaining it would take longer."""
     lib = ctypes.PyDLL(str(path()))
     lib.navnode_crc64.restype = ctypes.c_uint64
     lib.navnode_crc64.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
@@ -60,14 +57,14 @@ def holding_library() -> ctypes.PyDLL:
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for products of bfloat16; emulated, they would be slow."""
-    path = Path("/proc/cpuinfo")
-    return path.exists() and "avx512_bf16" in path.read_text()
+    """Whether the processor multiplies bfloat16 in hardware; emulation would be slow."""
+    cpu_info = Path("/proc/cpuinfo")
+    return cpu_info.exists() and "avx512_bf16" in cpu_info.read_text()
 
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """The kernel builds this CPU can run, best first."""
+    """Kernel builds that this CPU can run, best first."""
     names = ctypes.create_string_buffer(128)
     library().navnode_instruction_sets(names, len(names))
     return tuple(names.value.decode().split())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import zip_longest
@@ -23,7 +22,7 @@ from navnode.offline.requests import ProjectRequest, ReconstructRequest, Registe
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.surface import Surface
-from navnode.registration import ImageRegistration, Sequence, distance_mm, register_counts, register_jointly
+from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
 from navnode.registration.starts import landmark_pose, station_poses
 from navnode.types import Array, Effort, Grid, Matrix, Registration, Status, View, Volume
 from navnode.xray.counts import line_integrals, open_beam_counts
@@ -150,7 +149,7 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
         progress(1.0)
     elif track:
         results = []
-        sequence = Sequence(registration, volume.center_mm)
+        sequence = FilmRegistration(registration, volume.center_mm)
         for view, counts in zip(wanted, _read_ahead(wanted), strict=True):
             if results:
                 results.append(sequence.follow(counts, view.carm, view.timestamp_ns))
@@ -190,7 +189,9 @@ def _best_of(
     return replace(best, elapsed_ms=spent_ms)
 
 
-def _starts(views: Many[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool) -> list[list[Matrix]]:
+def _starts(
+    views: Sequence[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool
+) -> list[list[Matrix]]:
     """Where each view begins: its landmarks, its pose, or its station's name."""
     marked = read_landmarks(landmarks, len(views)) if landmarks is not None else None
     starts = []
@@ -204,7 +205,7 @@ def _starts(views: Many[ViewFile], volume: Volume, landmarks: Path | None, *, on
     return starts
 
 
-def _read_ahead(views: Many[ViewFile]) -> Iterator[Array]:
+def _read_ahead(views: Sequence[ViewFile]) -> Iterator[Array]:
     """The views' images, the next one read while the last one is worked on."""
     with ThreadPoolExecutor(1) as reader:
         waiting = deque([reader.submit(views[0].counts)])
@@ -255,7 +256,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     )
 
 
-def _center_mm(request: ReconstructRequest, views: Many[ViewFile]) -> Matrix:
+def _center_mm(request: ReconstructRequest, views: Sequence[ViewFile]) -> Matrix:
     if request.center_mm is not None:
         return np.array(request.center_mm)
     return _where_rays_meet([view.pose() for view in views])

@@ -1,4 +1,4 @@
-"""Volumes on other grids: resampled, coarsened, centred."""
+"""Volumes on other grids: resampled, coarsened or centred."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AIR_HU = -1000.0
 
 
 def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | None = None) -> Volume:
-    """The volume on an RAS-aligned cubic grid around the same centre, smoothed first where it gets coarser.
+    """Resample a volume to an RAS-aligned cubic grid around the same centre, smoothing first where it gets coarser.
 
     ``size`` is (i, j, k); by default it covers the volume.
     """
@@ -24,12 +24,12 @@ def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | Non
 
 
 def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) -> Volume:
-    """The volume on another grid of cubic voxels, smoothed first where it gets coarser; air where it does not reach.
+    """Resample a volume to a grid of cubic voxels, smoothing first where it gets coarser; air outside the volume.
 
     Args:
         size: (i, j, k)
     """
-    import SimpleITK as sitk  # here: registration, which only coarsens, loads without it
+    import SimpleITK as sitk  # here: registration, which only coarsens, does not need it
 
     image = itk_image(volume)
     spacing_mm = float(np.linalg.norm(volume_from_index[:3, 0]))
@@ -54,10 +54,10 @@ def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) 
 
 
 def coarsened(volume: Volume, spacing_mm: float) -> Volume:
-    """Means over whole voxels along the volume's own axes, so that no voxel gets larger than about ``spacing_mm``.
+    """Average whole voxels along the volume's axes, up to a voxel size of about ``spacing_mm``.
 
-    Nothing is interpolated, and what is there is neither moved nor, below air, counted: line integrals stay what they
-    were, up to the detail that is lost.
+    Nothing is interpolated or moved, and values below air count as air: line integrals stay the same but for the
+    detail that is lost.
     """
     factors = [max(1, int(spacing_mm / own + 0.25)) for own in volume.spacing_mm[::-1]]
     if max(factors) == 1:
@@ -69,12 +69,12 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     k, j, i = (n // factor for n, factor in zip(clipped.shape, factors, strict=True))
     blocks = clipped.reshape(k, factors[0], j, factors[1], i, factors[2])
     grown = np.diag([*factors[::-1], 1.0]).astype(np.float64)
-    grown[:3, 3] = (np.array(factors[::-1]) - 1) / 2  # voxel 0 is where the middle of its block was
+    grown[:3, 3] = (np.array(factors[::-1]) - 1) / 2  # voxel 0 lies at the middle of its block
     return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), volume.volume_from_index @ grown, volume.name)
 
 
 def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matrix) -> Matrix:
-    """volume_from_index of an RAS-aligned cubic grid whose middle is at ``center_mm``."""
+    """volume_from_index of an RAS-aligned cubic grid centred at ``center_mm``."""
     volume_from_index = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     volume_from_index[:3, 3] = np.asarray(center_mm) - spacing_mm * (np.array(size) - 1) / 2
     return volume_from_index

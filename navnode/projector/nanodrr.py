@@ -1,7 +1,7 @@
-"""Line integrals on a GPU by nanodrr (Triton), an optional back end; on the CPU, by PyTorch, what tests hold it to.
+"""Line integrals on a GPU by nanodrr (Triton), an optional back end; on the CPU, for tests, by PyTorch.
 
-nanodrr gives gradients of a scalar by every ray's end points. The sum of all line integrals has, as those, each line
-integral's own: one backward pass yields the six pose derivatives of all rays.
+nanodrr differentiates a scalar by the end points of every ray. For the sum of all line integrals these gradients are
+those of each integral by its own ray, so one backward pass yields the six pose derivatives of all rays.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from navnode.errors import ConfigError
 from navnode.types import Array, CArm, FloatArray, Matrix
 
 _SAMPLES_PER_VOXEL = 2.0
-"""Midpoint sums of a trilinear volume; twice as fine as its voxels they agree with Joseph's method to 3e-4."""
+"""Midpoint sums through a trilinear volume at half the voxel size agree with Joseph's method to 3e-4."""
 
 
 class NanodrrRays:
-    """Attenuation on a device, and rays through it.
+    """Attenuation in the memory of a device, and rays through it.
 
     Args:
         attenuation_per_mm: (k, j, i).
-        device: as PyTorch names it; default: the GPU if there is one.
+        device: PyTorch's name of it; default: the GPU, if there is one.
 
     Raises:
         ConfigError: nanodrr or PyTorch is not installed.
@@ -43,10 +43,10 @@ class NanodrrRays:
         # grid_sample's coordinates, align_corners=False: -1 and 1 are the outer faces of the outermost voxels.
         grid_from_index = np.diag([*(2 / sizes), 1.0])
         grid_from_index[:3, 3] = 1 / sizes - 1
-        to = [torch.from_numpy(m.astype(np.float32)) for m in
-              (volume_from_index, np.linalg.inv(volume_from_index), grid_from_index)]  # fmt: skip
+        matrices = volume_from_index, np.linalg.inv(volume_from_index), grid_from_index
+        tensors = [torch.from_numpy(matrix.astype(np.float32)) for matrix in matrices]
         self._subject: Any = nanodrr.data.Subject(
-            voxels, torch.zeros_like(voxels), *to, torch.zeros(3), max_label=0, convert_to_mu=False
+            voxels, torch.zeros_like(voxels), *tensors, torch.zeros(3), max_label=0, convert_to_mu=False
         ).to(self.device)
         self._finest_mm = float(np.linalg.norm(volume_from_index[:3, :3], axis=0).min())
         self._diagonal_mm = float(np.linalg.norm(volume_from_index[:3, :3] @ sizes))
@@ -54,7 +54,7 @@ class NanodrrRays:
     def project(
         self, carm: CArm, volume_from_carm: Matrix, pixels: Array | None, pivot_mm: float, jacobian: bool
     ) -> tuple[FloatArray, FloatArray | None]:
-        """(N,) line integrals of ``pixels`` (N, 2), or of all, and (6, N) derivatives: see ``Projector.render``."""
+        """Line integrals (N,) of ``pixels`` (N, 2) or all pixels, and derivatives (6, N); see ``Projector.render``."""
         torch = self._torch
         if pixels is None:
             v, u = np.mgrid[: carm.height_px, : carm.width_px]

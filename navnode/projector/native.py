@@ -14,15 +14,15 @@ from navnode.projector.nanodrr import NanodrrRays
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
 MU_WATER_PER_MM = 0.02
-"""Attenuation of water that HU refer to, 1/mm, near 60 keV; INTERFACES: mu = mu_water (1 + HU/1000)."""
+"""Attenuation of water, 1/mm, near 60 keV; mu = mu_water (1 + HU/1000)."""
 
 PADDING = 2
-"""Zero voxels around the volume: rays outside are clamped into them and see value and gradient 0."""
+"""Zero voxels around the volume: rays outside are clamped into them, where value and gradient are 0."""
 
 _INT16_FULL_SCALE = 32_000
 
 _FARTHEST_MM = 1e6
-"""float32 geometry ends long after any room does."""
+"""Far beyond any room, yet within float32 precision."""
 
 
 class _AxisView(ctypes.Structure):
@@ -60,24 +60,25 @@ class _Rays(ctypes.Structure):
 
 
 def backend_name() -> str:
-    """What projects here, for people: ``native avx512`` and the like."""
+    """Name of the back end in use, for people, such as ``native avx512``."""
     return f"native {native.instruction_sets()[0]}"
 
 
 def default_threads() -> int:
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 class Projector:
-    """Line integrals of one volume.
+    """Line integrals through one volume.
 
     Args:
-        volume: HU; converted to attenuation (1/mm), below-air values clipped to 0.
-        backend: ``native`` (compiled kernels on the CPU) or ``nanodrr`` (GPU; needs the extra ``gpu``); the other
-            arguments but ``mu_water_per_mm`` are the native one's.
+        volume: HU; converted to attenuation (1/mm), values below air clipped to 0.
+        backend: ``native`` (compiled kernels on the CPU) or ``nanodrr`` (GPU; needs the extra ``gpu``), which uses only
+            ``mu_water_per_mm`` of the other arguments.
         precision: ``int16`` packs voxel pairs (quantised to 1/32000 of the largest attenuation; fastest),
             ``float32`` keeps the values and allows :meth:`backproject`.
-        threads: how many to use; default: all that this process may run on.
+        threads: default: one per core that this process may use.
         instruction_set: one of ``native.instruction_sets()``; default: the best.
     """
 
@@ -114,7 +115,7 @@ class Projector:
             self._scale = largest / _INT16_FULL_SCALE
             packed = np.round(padded * (1 / self._scale)).astype(np.int16)
             # Axis order (step, row, pair): pairs must be neighbours in memory, so rays that step along
-            # the fastest axis get a copy of their own.
+            # the fastest axis need another copy.
             self._layouts = [
                 _layout(packed, (0, 1, 2)),
                 _layout(packed, (1, 0, 2)),
@@ -158,7 +159,7 @@ class Projector:
         *,
         pivot_mm: float = 0.0,
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
-        """Line integrals (dimensionless), Joseph's method.
+        """Line integrals (dimensionless) by Joseph's method.
 
         Args:
             pixels: (N, 2) of (u, v) in px, or None for the whole detector.
@@ -166,7 +167,7 @@ class Projector:
                 ``volume_from_carm @ geometry.exp(xi, (0, 0, pivot_mm))``.
 
         Raises:
-            ComputeError: the pose holds numbers that are none, or lies a kilometre away.
+            ComputeError: the pose contains NaN or infinity, or lies a kilometre away.
 
         Returns:
             (H, W) or (N,) float32; with ``jacobian`` a pair (integrals, derivatives).
@@ -185,7 +186,7 @@ class Projector:
     def _project(
         self, carm: CArm, volume_from_carm: Matrix, pixels: FloatArray | None, pivot_mm: float, jacobian: bool
     ) -> tuple[FloatArray, FloatArray | None]:
-        """(N,) and (6, N), by the compiled kernels."""
+        """Line integrals (N,) and derivatives (6, N) by the compiled kernels."""
         columns = None if pixels is None else np.ascontiguousarray(pixels.T)
         rays = _whole_detector(carm) if columns is None else _listed(columns)
         scene = self._scene(carm, volume_from_carm, pivot_mm)
@@ -203,7 +204,7 @@ class Projector:
         return integrals, derivatives
 
     def backproject(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
-        """The adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i), float32 volumes only."""
+        """Adjoint of :meth:`render` for a whole detector: (H, W) -> (k, j, i); float32 volumes only."""
         sums = self._backprojected(carm, volume_from_carm, values)
         total = np.empty_like(self._padded)
         native.library().navnode_sum(sums.ctypes.data, total.ctypes.data, total.size, self.threads)
@@ -212,7 +213,7 @@ class Projector:
     def correct(
         self, carm: CArm, volume_from_carm: Matrix, values: FloatArray, gain: FloatArray, factor: float, least: float
     ) -> None:
-        """Add ``factor gain`` times the adjoint of ``values`` to the volume, and let nothing be below ``least``.
+        """Add ``factor gain`` times the adjoint of ``values`` to the volume, and raise values below ``least`` to it.
 
         Args:
             gain: (k, j, i) float32, contiguous.
@@ -232,7 +233,7 @@ class Projector:
         )
 
     def _backprojected(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
-        """The adjoint, with the border, in as many parts as there are threads; who reads them leaves zeros."""
+        """The adjoint with its border, one part per thread; reading the parts must reset them to zero."""
         if self._precision != "float32" or self._nanodrr is not None:
             raise ValueError("back-projection needs a native projector of float32 precision")
         _check_pose(volume_from_carm)
@@ -254,7 +255,7 @@ class Projector:
 
     @property
     def attenuation_per_mm(self) -> FloatArray:
-        """The volume a float32 projector holds, (k, j, i), 1/mm; write into it to change it."""
+        """The volume of a float32 projector, (k, j, i), 1/mm; write into it to change it."""
         return self._padded[self._core]
 
     def _scene(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> _Scene:
@@ -283,7 +284,7 @@ class Projector:
 
 
 def attenuation(hu: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArray:
-    """HU -> 1/mm, clipped at 0."""
+    """Attenuation in 1/mm from HU, clipped at 0."""
     mu = hu.astype(np.float32)
     mu += 1000.0
     mu *= mu_water_per_mm / 1000.0
@@ -291,7 +292,7 @@ def attenuation(hu: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArr
 
 
 def hounsfield(attenuation_per_mm: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArray:
-    """1/mm -> HU."""
+    """HU from attenuation in 1/mm."""
     hu: FloatArray = (attenuation_per_mm * (1000.0 / mu_water_per_mm) - 1000.0).astype(np.float32)
     return hu
 
@@ -311,7 +312,7 @@ def _listed(columns: FloatArray) -> _Rays:
 
 def _check_pose(volume_from_carm: Matrix) -> None:
     if not (np.isfinite(volume_from_carm).all() and np.abs(volume_from_carm).max() < _FARTHEST_MM):
-        raise ComputeError("the C-arm's pose is none")
+        raise ComputeError("the C-arm's pose is not finite or out of range")
 
 
 def _as_list(pixels: Array) -> FloatArray:

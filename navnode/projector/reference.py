@@ -1,4 +1,4 @@
-"""What a projection is, without any cleverness: the tests hold the native kernels to this."""
+"""Projection in its simplest form, as the reference for tests of the native kernels."""
 
 from __future__ import annotations
 

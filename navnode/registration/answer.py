@@ -1,4 +1,4 @@
-"""Frames registered one after the other, as the pipeline asks: by the node in a thread, by a replay at once."""
+"""Answers the pipeline's registration requests one by one: in a thread of the node, or at once in a replay."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ log = logging.getLogger(__name__)
 
 
 class FrameRegistration:
-    """What is prepared for a volume, and chosen for the next frame.
+    """Registers frames, keeping a volume prepared and pixels chosen for the next frame.
 
     Args:
-        volume: the first one, or None.
+        volume: the first volume, or None.
         volume_id: its number in requests.
     """
 
     def __init__(self, config: Config, volume: Volume | None, volume_id: int) -> None:
         self._carm = config.carm.geometry
-        self._pivot_mm = config.carm.source_to_isocentre_mm
+        self._isocentre_mm = config.carm.source_to_isocentre_mm
         self._threads = config.registration.threads or None
         self._registration = ImageRegistration(volume, self._threads) if volume is not None else None
         self._volume_id = volume_id
 
     def register(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
-        """Where the frame was taken from; what cannot be computed is INVALID and says why.
+        """Register a frame; INVALID with a reason if the computation fails.
 
         Args:
-            volume: the pipeline's at the time of the request.
+            volume: the pipeline's volume at the time of the request.
         """
         start, frame = request.start_volume_from_carm, request.frame
         try:
@@ -46,21 +46,21 @@ class FrameRegistration:
                 frame.counts,
                 self._carm,
                 start,
-                self._pivot_mm,
+                self._isocentre_mm,
                 request.effort,
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )
-        except Exception as error:  # whatever it was, it was this frame
+        except Exception as error:  # any failure concerns this frame alone
             log.exception("frame %d could not be registered", frame.sequence)
             verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
-            return Registration(start, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._pivot_mm, 0, 0.0)
+            return Registration(start, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._isocentre_mm, 0, 0.0)
 
-    def prepare(self, found: Registration) -> None:
-        """For the next frame, after every one: what is computed does not depend on whether another waits already."""
-        if not found.validity.usable or self._registration is None:
+    def prepare(self, last: Registration) -> None:
+        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue."""
+        if not last.validity.usable or self._registration is None:
             return
         try:
-            self._registration.prepare(found.volume_from_carm, self._pivot_mm)
-        except Exception:  # the next frame will choose for itself
+            self._registration.prepare(last.volume_from_carm, self._isocentre_mm)
+        except Exception:  # the next frame will choose its pixels itself
             log.exception("pixels could not be chosen ahead")

@@ -1,14 +1,15 @@
-"""What an X-ray chain makes of line integrals, fitted to an image together with the pose.
+"""Model of the X-ray chain that turns line integrals into an image, fitted together with the pose.
 
 With d the volume's projection, t = (d - mean) / spread, and y = -ln(counts):
 
     q = sum_b c_b phi_b(u, v) + a t + b t^2        gain and unevenness; beam hardening
-    y ~ -ln(exp(-q) + sum_k s_k psi_k(u, v))       scatter, which adds in counts and not in line integrals
+    y ~ -ln(exp(-q) + sum_k s_k psi_k(u, v))       scatter, which adds to counts, not to line integrals
 
-phi are 1, u, v, u^2, u v, v^2; psi are 1, the image spread widely, and the image times its line integrals spread
-widely (what a ray scatters is in proportion to what it crosses and what is left of it: Ohnesorge et al., Eur. Radiol.
-9, 1999). All coefficients are re-fitted at every pose with Tukey's weights (Holland and Welsch 1977), and eliminated
-from the pose's normal equations (variable projection, Golub and Pereyra 1973). The sums are compiled: native/fit.cpp.
+phi are 1, u, v, u^2, u v, v^2; psi are 1, the widely blurred image, and the widely blurred product of the image and its
+line integrals (a ray scatters in proportion to the matter it crosses and the light that is left: Ohnesorge et al.,
+Eur. Radiol. 9, 1999). All coefficients are fitted again at every pose with Tukey's weights (Holland and Welsch 1977)
+and eliminated from the pose's normal equations (variable projection, Golub and Pereyra 1973). The sums are compiled:
+native/fit.cpp.
 """
 
 from __future__ import annotations
@@ -27,31 +28,32 @@ from navnode.types import Array, CArm, FloatArray, Matrix
 from navnode.xray.counts import binned_counts, covered
 
 _ROTATION_SCALE_MM = 60.0
-"""A rotation of 1 rad moves what the image shows by about this much; balances the six parameters."""
+"""A rotation by 1 rad moves the image's content by about this much; balances the six parameters."""
 POSE_SCALE = np.array([_ROTATION_SCALE_MM] * 3 + [1.0] * 3)
 
 _TUKEY = 4.685
 """95 % efficiency for Gaussian residuals (Holland and Welsch 1977)."""
 
 _MIN_PATH = 0.02
-"""Line integral below which a ray misses the patient and tells nothing."""
+"""Line integral below which a ray misses the patient and carries no information."""
 
 MODEL_SIGMA = 0.03
-"""Line-integral units that the model is off by where there are photons enough; less noise than this is no merit."""
+"""The model's own error where photons abound, line-integral units; noise below it does not raise a pixel's weight."""
 
 _SCATTER_ERROR = 0.15
-"""The scatter's shape is off by about this share of itself."""
+"""Relative error of the modelled scatter's shape."""
 
 _SCATTER_SIGMA_MM = 45.0
 _SPREAD_PX = 64
 _NOISE_PX = 170
 _LIT = 0.01
-"""Of the brightest: darker pixels are behind lead, where nothing is counted."""
+"""Share of the brightest; darker pixels are behind lead, where nothing is counted."""
 _MEDIAN_CHI2 = 0.4549
 """Median of a squared standard normal."""
 
 _PRIOR_SIGMA = (0.0, 0.5, 0.5, 0.3, 0.3, 0.3, 0.0, 0.3)
-"""Of background and map, line-integral units; 0: free. Far beyond what chains do; keeps thin images from inventing."""
+"""Priors of background and map, line-integral units; 0: free. Far wider than real chains need; they keep the fit stable
+where an image shows little."""
 _SCATTER_PRIOR_SIGMA = (0.1, 0.3, 0.1)
 
 
@@ -94,13 +96,13 @@ class _Solution(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Observed:
-    """An image's pixels, made ready; N of them."""
+    """The N pixels of an image that a fit uses."""
 
     carm: CArm
     pixels: FloatArray | None
     """(N, 2) of (u, v) px, or None for the whole grid."""
     counts: FloatArray
-    """(N,) in units of the image's brightest; 1 where unknown."""
+    """(N,) as a share of the image's brightest; 1 where unknown."""
     trust: FloatArray
     """(N,) weight before the robust one; 0 where unknown."""
     background: FloatArray
@@ -109,11 +111,11 @@ class Observed:
     """(0 or 3, N)"""
 
 
-class Image:
-    """One X-ray image at the sizes that registration asks for, each made once.
+class XrayImage:
+    """One X-ray image at the sizes that registration needs, each computed once.
 
     Args:
-        counts: (H, W), as the detector gave them.
+        counts: (H, W) from the detector.
     """
 
     def __init__(self, counts: Array, carm: CArm) -> None:
@@ -124,11 +126,11 @@ class Image:
         self.brightest = max(float(np.percentile(known, 99)), 1e-6) if known.size else 1.0
         self._covered = covered(spread_px)
         self.covered_share = float(self._covered.mean())
-        """How much of the image collimator or lead cover, 0..1."""
+        """Share of the image that collimator or lead cover, 0..1."""
         self._noise = self._counts_per_photon()
 
-    def misread(self) -> Iterator[Image]:
-        """The image and its C-arm as if the detector had been read out mirrored or turned by 90 degrees."""
+    def misread(self) -> Iterator[XrayImage]:
+        """The image, with its C-arm, as if the detector had been read out mirrored or turned by 90 degrees."""
         (u, v), (su, sv) = self._carm.principal_point_px, self._carm.pixel_spacing_mm
         width, height = self._carm.width_px, self._carm.height_px
         turned = replace(self._carm, width_px=height, height_px=width, pixel_spacing_mm=(sv, su))
@@ -138,10 +140,10 @@ class Image:
             (np.rot90(self._counts), turned, (v, width - 1 - u)),
             (np.rot90(self._counts, -1), turned, (height - 1 - v, u)),
         ):
-            yield Image(np.ascontiguousarray(counts), replace(carm, principal_point_px=middle))
+            yield XrayImage(np.ascontiguousarray(counts), replace(carm, principal_point_px=middle))
 
     def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
-        """Mean counts at about ``image_px`` pixels across, NaN where saturated, and the C-arm to go with them."""
+        """Mean counts at about ``image_px`` pixels across, NaN where saturated, and the matching C-arm."""
         factor = max(1, round(max(self._carm.width_px, self._carm.height_px) / image_px))
         if factor not in self._binned:
             binned = binned_counts(self._counts, factor)
@@ -149,7 +151,7 @@ class Image:
         return self._binned[factor]
 
     def observed(self, image_px: int, pixels: FloatArray | None = None, *, scatter: bool = True) -> Observed:
-        """The image at one size, all of it or only ``pixels`` (N, 2) of whole (u, v)."""
+        """The image at one size: all pixels, or only ``pixels`` (N, 2) at integer (u, v)."""
         binned, carm = self.binned(image_px)
         if pixels is None:
             v, u = np.mgrid[: carm.height_px, : carm.width_px]
@@ -174,7 +176,7 @@ class Image:
         return Observed(carm, pixels, counts, trust, background, spread)
 
     def _counts_per_photon(self) -> float:
-        """Variance over mean of one detector pixel, from differences of neighbours, whatever the gain."""
+        """Variance over mean of one detector pixel, from differences of neighbours, at any gain."""
         binned, carm = self.binned(_NOISE_PX)
         rows = binned[::4]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -185,7 +187,7 @@ class Image:
         return float(np.median(ratio)) / _MEDIAN_CHI2 * pixels if ratio.size else 1.0
 
     def _spread_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """The scatter's possible shapes at (x, y) in -1..1 across the image, (3, N)."""
+        """Basis of scatter shapes (3, N) at (x, y) in -1..1 across the image."""
         shapes = self._spread
         height, width = shapes[0].shape
         u, v = (x + 1) / 2 * (width - 1), (y + 1) / 2 * (height - 1)
@@ -210,10 +212,11 @@ def _spread_widely(image: FloatArray, carm: CArm) -> FloatArray:
 
 
 def _at_centers(binned: FloatArray, factor: int) -> FloatArray:
-    """What a ray through a binned pixel's centre would have counted, to second order, from means over pixels.
+    """Counts on a ray through each binned pixel's centre, to second order, from means over pixels.
 
     A mean over ``factor`` samples is the centre's value plus half the samples' variance, (factor^2 - 1) / 12, times the
-    second derivative. Rays are what the projector knows; means would put outlines too far out, and with them the depth.
+    second derivative. The projector computes rays; comparing them with means would shift outlines outward, and depth
+    with them.
     """
     if factor == 1:
         return binned
@@ -226,31 +229,31 @@ def _at_centers(binned: FloatArray, factor: int) -> FloatArray:
 
 @dataclass(frozen=True)
 class Appearance:
-    """What an image says at a pose."""
+    """The fitted chain at a pose, and the normal equations of the pose."""
 
     coefficients: Array
-    """(16,) to go on from at the next pose."""
+    """(16,) to start from at the next pose."""
     hessian: Matrix
-    """6x6 of the pose times ``POSE_SCALE``."""
+    """6x6, for the pose times ``POSE_SCALE``."""
     gradient: Matrix
     """(6,)"""
     noise: float
-    """Robust standard deviation of image minus model, line-integral units; inf: too little is seen."""
+    """Robust standard deviation of image minus model, line-integral units; inf: too little is visible."""
     similarity: float
-    """Correlation of image and model over the inliers, smooth background taken out of both, -1..1."""
+    """Correlation of image and model over the inliers, smooth background removed from both, -1..1."""
     inliers: float
     """Share of the trusted pixels that the robust estimate kept, 0..1."""
     bend: float
-    """Curvature over slope of the grey-value map, of one spread of the line integrals; below 0: the beam hardens."""
+    """Curvature over slope of the grey-value map, per spread of the line integrals; below 0: the beam hardens."""
     contrast: float
-    """How much the image changes for a change of the volume's line integrals; about 1 if both are what they say."""
+    """Change of the image per change of the volume's line integrals; about 1 if both are calibrated."""
 
 
 def modelled(observed: Observed, predicted: FloatArray, appearance: Appearance) -> FloatArray:
-    """-ln of what the image should be for line integrals ``predicted`` (N,): the model of this module."""
-    backgrounds = len(observed.background)
-    c, (a, b), s = np.split(appearance.coefficients[: backgrounds + 2 + len(observed.scatter)].astype(np.float32),
-                            [backgrounds, backgrounds + 2])  # fmt: skip
+    """-ln of the counts that the model expects for line integrals ``predicted`` (N,)."""
+    backgrounds, scatters = len(observed.background), len(observed.scatter)
+    coefficients = appearance.coefficients[: backgrounds + 2 + scatters].astype(np.float32)
+    c, (a, b), s = np.split(coefficients, [backgrounds, backgrounds + 2])
     t = (predicted - predicted.mean()) / (predicted.std() + np.float32(1e-6))
     q = c @ observed.background + (a + b * t) * t
     light: FloatArray = np.exp(-np.clip(q, -30, 25)) + s @ observed.scatter
@@ -270,15 +273,19 @@ def fitted(
     Args:
         predicted: (N,) line integrals of the volume.
         jacobian: (6, N) their pose derivatives.
-        before: from a pose nearby, to go on from.
-        rounds: of re-weighting.
+        before: the fit at a pose nearby, to start from.
+        rounds: number of re-weightings.
         instruction_set: one of ``native.instruction_sets()``; default: the best.
     """
     pixels = _Pixels(
-        observed.counts.size, observed.counts.ctypes.data, observed.trust.ctypes.data,
-        observed.background.ctypes.data, observed.scatter.ctypes.data,
-        len(observed.background), len(observed.scatter),
-    )  # fmt: skip
+        count=observed.counts.size,
+        counts=observed.counts.ctypes.data,
+        trust=observed.trust.ctypes.data,
+        background=observed.background.ctypes.data,
+        scatter=observed.scatter.ctypes.data,
+        backgrounds=len(observed.background),
+        scatters=len(observed.scatter),
+    )
     settings = _Settings(
         tukey=_TUKEY, min_path=_MIN_PATH, model_sigma=MODEL_SIGMA, scatter_error=_SCATTER_ERROR, rounds=rounds
     )

@@ -1,4 +1,4 @@
-"""Registration of a sequence of X-rays by themselves, without a tracker: each starts from the ones before."""
+"""Registration of a sequence of X-rays without a tracker: each starts from the ones before it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration
 
 
-class Sequence:
-    """Follows a C-arm, which is taken to go on moving as it did until it does not.
+class FilmRegistration:
+    """Follows a C-arm, assuming that it keeps moving as before until a frame shows otherwise.
 
     Args:
-        center_mm: what rotations turn about, at its distance from the source.
+        center_mm: (3,) in the volume; its distance from the source is the pivot of each registration.
     """
 
     def __init__(self, registration: ImageRegistration, center_mm: Matrix) -> None:
@@ -26,34 +26,34 @@ class Sequence:
         """The last poses of consecutive usable frames, two at most."""
 
     def begin(self, first: Registration) -> Registration:
-        """The first frame's result, however it was found."""
+        """Start from the first frame's result, however it was obtained."""
         return self._keep(first)
 
     def follow(self, counts: Array, carm: CArm, timestamp_ns: int = 0) -> Registration:
-        """Register the next frame; a lost one is told with the last usable frame's pose, and INVALID."""
-        assert self._last is not None, "a sequence begins with a first frame"
+        """Register the next frame; if that fails, the result is INVALID and keeps the last usable pose."""
+        assert self._last is not None, "call begin() first"
         if not self._good:
             return self._keep(self._register(counts, carm, self._last, Effort.FIND, timestamp_ns))
         start = self._last
         if len(self._good) == 2:
-            # Made rigid again: what rounding leaves would more than double with every frame.
+            # Made rigid again: rounding errors would more than double with every frame.
             start = g.orthonormal(self._good[1] @ g.inverse(self._good[0]) @ self._good[1])
-        found = self._register(counts, carm, start, Effort.TRACK, timestamp_ns)
-        if not found.validity.usable and found.informative:
-            again = self._register(counts, carm, self._last, Effort.FIND, timestamp_ns)
-            found = replace(again, elapsed_ms=found.elapsed_ms + again.elapsed_ms)
-        return self._keep(found)
+        result = self._register(counts, carm, start, Effort.TRACK, timestamp_ns)
+        if not result.validity.usable and result.informative:
+            retry = self._register(counts, carm, self._last, Effort.FIND, timestamp_ns)
+            result = replace(retry, elapsed_ms=result.elapsed_ms + retry.elapsed_ms)
+        return self._keep(result)
 
     def _register(self, counts: Array, carm: CArm, start: Matrix, effort: Effort, timestamp_ns: int) -> Registration:
         distance_mm = float(np.linalg.norm(self._center_mm - start[:3, 3]))
         return register_counts(self._registration, counts, carm, start, distance_mm, effort, timestamp_ns)
 
-    def _keep(self, found: Registration) -> Registration:
-        if not found.validity.usable:
+    def _keep(self, result: Registration) -> Registration:
+        if not result.validity.usable:
             self._good = []
-            if self._last is not None:  # must not carry the next ones away
-                return replace(found, volume_from_carm=self._last)
+            if self._last is not None:  # a wrong pose must not mislead the next frames
+                return replace(result, volume_from_carm=self._last)
         else:
-            self._good = [*self._good[-1:], found.volume_from_carm]
-        self._last = found.volume_from_carm
-        return found
+            self._good = [*self._good[-1:], result.volume_from_carm]
+        self._last = result.volume_from_carm
+        return result

@@ -1,4 +1,4 @@
-"""What registering an image led to, and what the whole image says of it."""
+"""Result of fitting a pose to an image, and of comparing the whole image with it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from navnode.registration.appearance import POSE_SCALE, Appearance
 from navnode.types import Matrix
 
 _CONVERGED_MM = 0.15
-"""A last step larger than this has not arrived."""
+"""A fit whose last step is larger has not converged."""
 
 _CONTRAST, _BEND = (0.6, 1.4), (-0.25, 0.03)
-"""What chains do to the slope of the grey-value map, and to its curvature over its slope. Beams harden: dense paths
+"""Plausible ranges of the grey-value map's slope, and of its curvature over its slope. Beams harden: dense paths
 absorb less than in proportion to thin ones, never more."""
 
 MODEL_ERROR = 3.0
-"""Actual errors over the statistical sigma of independent pixels, as measured on X-rays of real and procedural
+"""Ratio of actual errors to the statistical sigma of independent pixels, measured on X-rays of real and procedural
 CTs (docs/registration.md): neighbouring residuals are not independent, and the model is not exact."""
 
 NOISE_FLOOR = 0.01
-"""Line-integral units; no fit is believed to be better than this."""
+"""Line-integral units; a fit's noise is never assumed to be lower."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a start led."""
+    """The pose that a fit reached from its start."""
 
     volume_from_carm: Matrix
     appearance: Appearance
@@ -38,7 +38,7 @@ class Fit:
 
     @classmethod
     def of(cls, volume_from_carm: Matrix, appearance: Appearance, iterations: int, step_mm: float) -> Fit:
-        """With the covariance that the image alone gives."""
+        """A fit with the covariance from the image alone."""
         if not np.isfinite(appearance.noise):
             return cls(volume_from_carm, appearance, iterations, step_mm, np.eye(6) * 1e6)
         information = appearance.hessian + 1e-9 * (np.trace(appearance.hessian) + 1.0) * np.eye(6)
@@ -48,11 +48,12 @@ class Fit:
 
     @property
     def converged(self) -> bool:
+        """Whether the last step was short enough."""
         return self.step_mm <= _CONVERGED_MM
 
     @property
     def incredible(self) -> str:
-        """Why image and volume cannot be of the same matter, or ''."""
+        """Why image and volume cannot show the same object, or ''."""
         contrast, bend = self.appearance.contrast, self.appearance.bend
         if not _CONTRAST[0] <= contrast <= _CONTRAST[1]:
             return f"image and volume differ in contrast ({contrast:.2g} times)"
@@ -62,22 +63,25 @@ class Fit:
 
     @property
     def residual(self) -> float:
+        """Robust standard deviation of image minus model, line-integral units."""
         return self.appearance.noise
 
     @property
     def similarity(self) -> float:
+        """Correlation of image and model, -1..1."""
         return self.appearance.similarity
 
     @property
     def inliers(self) -> float:
+        """Share of the trusted pixels that the robust estimate kept, 0..1."""
         return self.appearance.inliers
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the whole image says of a fit."""
+    """Comparison of the whole image with a fit."""
 
     detail: float
-    """Correlation of the edges in image and model, counting noise allowed for, -1..1."""
+    """Correlation of the edges in image and model, corrected for counting noise, -1..1."""
     unexplained: float
-    """Share of the image behind the volume that is far from the model: tools, and what is not of this patient."""
+    """Share of the image behind the volume that is far from the model: tools, and anything foreign to this patient."""

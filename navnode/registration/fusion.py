@@ -1,7 +1,7 @@
 """The patient's registration over many frames: a Kalman filter on SE(3) whose state is volume_from_patient.
 
-One view fixes the depth along its principal ray poorly; views from other directions fix each other's depth.
-Frames of one station repeat the same systematic error, so they count as few looks, not as many.
+One view determines the depth along its principal ray poorly; views from different directions determine each other's.
+Frames from one station repeat the same systematic error, so they count as few independent looks, not as many.
 """
 
 from __future__ import annotations
@@ -12,54 +12,55 @@ from navnode import geometry as g
 from navnode.types import Matrix
 
 _FRAMES_PER_LOOK = 30.0
-"""Frames whose errors are taken to be one and the same: two seconds at 15 frames/s, a station's stay."""
+"""Frames assumed to share one error: two seconds at 15 frames/s, the stay at a station."""
 
 _DEPTH_FLOOR_MM = 1.0
-"""Systematic depth error of a single view (scatter), on top of what its image says."""
+"""Systematic depth error of a single view (scatter), in addition to its statistical error."""
 
 _SPARSE_DEPTH_FLOOR_MM, _SPARSE_INFLATION = 10.0, 4.0
-"""The same against a volume made from a few X-rays, whose shapes are smeared along the rays; and how much more than
-their sigma its registrations are off in every direction."""
+"""The same for a volume made from a few X-rays, whose shapes are smeared along the rays; and the ratio of actual errors
+to sigma for such a volume, in every direction."""
 
 _TRACKING_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
 """Tracker noise and hand-eye error at the anatomy, (rad, mm): 0.05 degrees on a lever of 400 mm, and 0.1 mm."""
 
 _DRIFT_PER_ROOT_S = np.array([0.0003] * 3 + [0.05] * 3)
-"""How much a patient marker may creep, (rad, mm) in one second."""
+"""How far a patient marker may creep in one second, (rad, mm)."""
 
 _GATE = 45.0
-"""Squared Mahalanobis distance (6 degrees of freedom) over which a frame contradicts the state; chi-square
-would exceed it once in 10^7, the slack is for a covariance that is itself an estimate."""
+"""Squared Mahalanobis distance (6 degrees of freedom) above which a frame contradicts the state; chi-square
+exceeds it once in 10^7, and the margin allows for a covariance that is itself an estimate."""
 
 _LEVER_MM = 50.0
-"""Targets lie within about this distance of the pivot; turns rotation sigma into displacement."""
+"""Targets lie within about this distance of the rotation center; turns rotation sigma into displacement."""
 
 
 class PatientFilter:
     """volume_from_patient with its covariance.
 
-    The covariance is of the right perturbation ``volume_from_patient @ exp(xi, pivot_patient_mm)``.
+    The covariance is that of the right perturbation ``volume_from_patient @ exp(xi, rotation_center_mm)``; the center
+    is a point (3,) in the patient marker's frame.
     """
 
-    def __init__(self, volume_from_patient: Matrix, pivot_patient_mm: Matrix, covariance: Matrix) -> None:
+    def __init__(self, volume_from_patient: Matrix, rotation_center_mm: Matrix, covariance: Matrix) -> None:
         self.volume_from_patient = volume_from_patient
-        self.pivot_patient_mm = pivot_patient_mm
+        self.rotation_center_mm = rotation_center_mm
         self.covariance = covariance
 
     @property
     def sigma(self) -> Matrix:
-        """1-sigma of (rotation rad, translation mm) at the pivot, (6,)."""
+        """1-sigma of (rotation rad, translation mm) at the rotation center, (6,)."""
         return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
 
     @property
     def target_sigma_mm(self) -> float:
-        """Expected 3-D displacement of a target near the pivot."""
+        """Expected 3-D displacement of a target near the rotation center."""
         rotation, translation = np.diag(self.covariance)[:3], np.diag(self.covariance)[3:]
         # A rotation about one axis moves a point by lever x angle, two of three axes at a time.
         return float(np.sqrt(translation.sum() + 2 / 3 * _LEVER_MM**2 * rotation.sum()))
 
     def predict(self, elapsed_s: float) -> None:
-        """Let time pass."""
+        """Let the uncertainty grow over elapsed time."""
         self.covariance = self.covariance + np.diag(_DRIFT_PER_ROOT_S**2) * max(elapsed_s, 0.0)
 
     def distance(self, measured: Matrix, covariance: Matrix) -> float:
@@ -68,22 +69,23 @@ class PatientFilter:
         return float(innovation @ np.linalg.solve(self.covariance + covariance, innovation))
 
     def agrees(self, measured: Matrix, covariance: Matrix) -> bool:
+        """Whether a measurement is consistent with the state."""
         return self.distance(measured, covariance) <= _GATE
 
     def update(self, measured: Matrix, covariance: Matrix) -> None:
-        """Take one frame's volume_from_patient into account."""
+        """Update with one frame's volume_from_patient; frames of a station share their errors."""
         self.combine(measured, covariance * _FRAMES_PER_LOOK)
 
     def combine(self, measured: Matrix, noise: Matrix) -> None:
-        """Take an independent look at volume_from_patient into account."""
+        """Update with an independent measurement of volume_from_patient."""
         gain = np.linalg.solve(self.covariance + noise, self.covariance).T
         step = gain @ self._innovation(measured)
         keep = np.eye(6) - gain
-        self.volume_from_patient = g.orthonormal(self.volume_from_patient @ g.exp(step, self.pivot_patient_mm))
+        self.volume_from_patient = g.orthonormal(self.volume_from_patient @ g.exp(step, self.rotation_center_mm))
         self.covariance = keep @ self.covariance @ keep.T + gain @ noise @ gain.T  # Joseph form
 
     def _innovation(self, measured: Matrix) -> Matrix:
-        return g.log(g.inverse(self.volume_from_patient) @ measured, self.pivot_patient_mm)
+        return g.log(g.inverse(self.volume_from_patient) @ measured, self.rotation_center_mm)
 
 
 def measurement(
@@ -91,12 +93,12 @@ def measurement(
     covariance: Matrix,
     pivot_mm: float,
     carm_from_patient: Matrix,
-    pivot_patient_mm: Matrix,
+    rotation_center_mm: Matrix,
     *,
     sparse_volume: bool = False,
 ) -> tuple[Matrix, Matrix]:
-    """One frame's (volume_from_patient, covariance at the patient pivot), tracker noise and depth floor included."""
+    """One frame's (volume_from_patient, covariance at the rotation center) with tracker noise and depth floor."""
     with_floor = covariance * (_SPARSE_INFLATION**2 if sparse_volume else 1.0)
     with_floor[5, 5] += (_SPARSE_DEPTH_FLOOR_MM if sparse_volume else _DEPTH_FLOOR_MM) ** 2
-    through = g.perturbation_through(carm_from_patient, np.array([0.0, 0.0, pivot_mm]), pivot_patient_mm)
+    through = g.perturbation_through(carm_from_patient, np.array([0.0, 0.0, pivot_mm]), rotation_center_mm)
     return volume_from_carm @ carm_from_patient, through @ with_floor @ through.T + np.diag(_TRACKING_SIGMA**2)

@@ -1,4 +1,4 @@
-"""volume_from_patient over time: searched for, then a candidate, then confirmed; and doubted again."""
+"""volume_from_patient over time: searched, then a candidate, then confirmed, and doubted when evidence changes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from navnode.types import (
 )
 
 _LOST_AFTER = 5
-"""Contradicting frames in a row after which the registration is given up."""
+"""Contradicting frames in a row after which the registration is abandoned."""
 
 _RUN, _RUN_GATE = 8, 12.0
-"""Mean squared Mahalanobis distance of the last frames over which they contradict the state together, although
-each alone may pass the filter's gate: an unmoved marker gives 0.3, a station's own depth bias of 2 mm about 3, a marker
+"""Number of recent frames, and their mean squared Mahalanobis distance above which they contradict the state together,
+although each may pass the filter's gate: an unmoved marker gives 0.3, a station's depth bias of 2 mm about 3, a marker
 that moved 4 mm along the beam 10."""
 
 _RECENT = 15
-"""Frames of which most must be VALID for the registration to be."""
+"""Number of recent frames; most must be VALID for the registration to be VALID."""
 
 
 class Loss(Enum):
-    """What became of the registration with the last frame."""
+    """What the last frame cost."""
 
     NONE = "none"
-    LOST = "lost: it is searched for anew"
-    VOLUME_LOST = "lost, and with it the volume that was made in the patient's frame"
+    LOST = "registration lost: searching again"
+    VOLUME_LOST = "registration lost, and with it the volume made in the patient's frame"
 
 
 class PatientRegistration:
@@ -46,7 +46,7 @@ class PatientRegistration:
 
     def __init__(self, settings: RegistrationSection, carm: CArmSection) -> None:
         self._settings = settings
-        self._pivot_mm = carm.source_to_isocentre_mm
+        self._isocentre_mm = carm.source_to_isocentre_mm
         self._start = matrix(settings.volume_from_patient_start)
         self.filter: PatientFilter | None = None
         self.searching = True
@@ -61,12 +61,12 @@ class PatientRegistration:
         self._tracked = True
         self._accepted = False
         self._sparse = False
-        self.told: Status | None = None
-        """The status last told; None before the first time."""
+        self.reported: Status | None = None
+        """The status last reported; None before the first report."""
 
     @property
     def best_guess(self) -> Matrix:
-        """Where to start from; while searching, in turn the last that was confirmed and the configured start."""
+        """Where to start; a search alternates between the last confirmed pose and the configured start."""
         if not self.searching and self.filter is not None:
             return self.filter.volume_from_patient
         starts = [self._start] if self._last_confirmed is None else [self._last_confirmed, self._start]
@@ -74,24 +74,27 @@ class PatientRegistration:
 
     @property
     def effort(self) -> Effort:
-        """How hard the next frame must be looked at."""
+        """How thoroughly to search in the next frame."""
         if self.searching:
             return Effort.SEARCH
         return Effort.TRACK if self.confirmed and self._bad == 0 else Effort.REFINE
 
     @property
     def confirmed(self) -> bool:
+        """Whether enough frames, or the operator, confirmed the candidate."""
         return self.filter is not None and (self._accepted or self._good >= self._settings.confirm_frames)
 
-    def begin_with_tracking(self, pivot_patient_mm: Matrix) -> None:
-        """CT-less: the volume was made in the patient's frame, so tracking alone says where it is."""
+    def begin_with_tracking(self, rotation_center_mm: Matrix) -> None:
+        """Without a CT the volume is made in the patient's frame, so tracking alone locates it."""
         prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
-        self._begin(PatientFilter(np.eye(4), pivot_patient_mm, prior), good=0)
+        self._begin(PatientFilter(np.eye(4), rotation_center_mm, prior), good=0)
         self._sparse, self._last_confirmed = True, None
         self._why_not = "not confirmed by an X-ray yet"
 
-    def take(self, request: RegistrationRequest, registration: Registration, now_ns: int) -> tuple[Validity, Loss]:
-        """Use one frame's registration; what to say of that frame, and what became of the registration."""
+    def on_registration(
+        self, request: RegistrationRequest, registration: Registration, now_ns: int
+    ) -> tuple[Validity, Loss]:
+        """Use one frame's registration; returns that frame's validity, and what was lost."""
         frame_validity = registration.validity
         if not frame_validity.usable:
             if self.searching:
@@ -100,22 +103,22 @@ class PatientRegistration:
                 return frame_validity, self._count_bad(frame_validity.reason)
             return frame_validity, Loss.NONE
         carm_from_patient = g.inverse(request.patient_from_carm)
-        pivot_patient_mm = (
-            self.filter.pivot_patient_mm
+        rotation_center_mm = (
+            self.filter.rotation_center_mm
             if self.filter
-            else g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._pivot_mm]))
+            else g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._isocentre_mm]))
         )
         measured, covariance = measurement(
             registration.volume_from_carm,
             registration.covariance,
             registration.pivot_mm,
             carm_from_patient,
-            pivot_patient_mm,
+            rotation_center_mm,
             sparse_volume=request.sparse_volume,
         )
         timestamp_ns = request.frame.timestamp_ns
         if self.searching or self.filter is None:
-            self._begin(PatientFilter(measured, pivot_patient_mm, covariance * 30.0), good=1)
+            self._begin(PatientFilter(measured, rotation_center_mm, covariance * 30.0), good=1)
         else:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns
@@ -128,7 +131,7 @@ class PatientRegistration:
             self._unsure_frames = max(0, self._unsure_frames - 1)
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity.status)
-        # The age of what is known is the frame's, however long its registration took.
+        # Age counts from the frame's arrival, however long its registration took.
         self._last_good_ns, self._last_source_ns = min(now_ns, request.frame.received_ns), timestamp_ns
         if not self.confirmed:
             reason = f"confirming the registration, {self._good} of {self._settings.confirm_frames} frames"
@@ -137,23 +140,27 @@ class PatientRegistration:
         return frame_validity, Loss.NONE
 
     def doubt(self, reason: str) -> None:
-        """Something happened after which good frames must confirm the registration again; INVALID until then."""
+        """INVALID until good frames confirm the registration again."""
         self._good, self._accepted = 0, False
         self._distances.clear()
         self._recent.clear()
         self._why_not = reason
 
     def unsure(self, reason: str) -> None:
-        """Something happened that may have moved a marker: DEGRADED until good frames say that it did not."""
+        """A marker may have moved: DEGRADED until good frames show that it did not."""
         self._unsure_frames, self._unsure_why = self._settings.confirm_frames, reason
 
     def reject(self) -> Loss:
-        """The operator says that it is wrong: search anew, from the configured start."""
+        """The operator rejects the registration: search again from the configured start."""
         self._last_confirmed = None
         return self._lose("the operator rejected the registration")
 
     def accept(self) -> str:
-        """The operator says that the candidate is right; why not, or ''. It stays DEGRADED until frames confirm it."""
+        """The operator accepts the candidate, which stays DEGRADED until frames confirm it.
+
+        Returns:
+            Why there is nothing to accept, or ''.
+        """
         if self.searching or self.filter is None or self._good == 0:
             return self._why_not or "there is no registration to accept"
         if not self.confirmed:
@@ -162,21 +169,21 @@ class PatientRegistration:
         return ""
 
     def watch(self, *, tracked: bool) -> None:
-        """Whether the patient's marker is seen now."""
+        """Note whether the tracker sees the patient's marker now."""
         if self._tracked and not tracked:
             self.unsure("the patient's marker was hidden; an X-ray would confirm that it has not moved")
         self._tracked = tracked
 
     def validity(self, now_ns: int) -> Validity:
-        """May volume_from_patient be used now?"""
+        """Whether volume_from_patient may be used now."""
         age_ns = max(0, now_ns - self._last_good_ns) if self._last_good_ns else 0
         status, reason = self._judge(age_ns / 1e9)
         return Validity(status, reason, self._last_source_ns, age_ns)
 
     def pose(self, timestamp_ns: int, now_ns: int) -> PatientPose:
-        """What to tell of volume_from_patient as of a time: the pose, or why there is none."""
+        """Report volume_from_patient at a time: the pose, or the reason it is missing."""
         validity = self.validity(now_ns)
-        self.told = validity.status
+        self.reported = validity.status
         if self.filter is None or not validity.usable:
             return PatientPose(None, Validity(validity.status, validity.reason, timestamp_ns), ())
         stamped = Validity(validity.status, validity.reason, timestamp_ns, validity.age_ns)
@@ -192,7 +199,7 @@ class PatientRegistration:
         self._recent.clear()
 
     def _contradicted(self) -> bool:
-        """Whether the last frames contradict the state together; against a likeness of the patient, each errs anew."""
+        """Whether the last frames together contradict the state; with a sparse volume each frame errs differently."""
         together = float(np.mean(self._distances)) if len(self._distances) >= _LOST_AFTER else 0.0
         return together > _RUN_GATE and not self._sparse
 
@@ -201,12 +208,12 @@ class PatientRegistration:
         if self._bad >= 2:
             self.unsure("X-rays disagreed with the registration")
         if not self.confirmed:
-            self._good = 0  # good frames confirm it in a row or not at all
+            self._good = 0  # only good frames in a row confirm
         if self._bad < (_LOST_AFTER if self.confirmed else 2):
             return Loss.NONE
         if self._sparse and self._last_confirmed is None and self.filter is not None:
-            # Frames of new directions do not match that likeness; tracking still says where it is.
-            self.begin_with_tracking(self.filter.pivot_patient_mm)
+            # Frames from new directions do not match a sparse volume; tracking still locates it.
+            self.begin_with_tracking(self.filter.rotation_center_mm)
             return Loss.NONE
         return self._lose(f"registration lost: {reason}")
 

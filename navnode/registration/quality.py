@@ -1,8 +1,8 @@
-"""May one frame's registration be trusted? Several signs, because no single one predicts the error.
+"""Whether one frame's registration can be trusted, by several criteria, as no single one predicts the error.
 
-The fit's own signs (likeness, residual, outliers, contrast, convergence, depth) say whether the volume explains the
-image at the pixels that fixed the pose. :func:`inspect` looks at the whole image and asks for detail: the outline of a
-body fits many bodies, the edges inside it fit one.
+The fit's own figures (similarity, residual, outliers, contrast, convergence, depth) show whether the volume explains
+the image at the pixels that determined the pose. :func:`inspect` checks details in the whole image: the outline of a
+body fits many bodies, the edges inside it fit only one.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from navnode.registration.appearance import MODEL_SIGMA, Image, fitted, modelled
+from navnode.registration.appearance import MODEL_SIGMA, XrayImage, fitted, modelled
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import FloatArray, Status
 
 _INSPECTED_PX = 64
 _INSPECTED_EVERY = 5
-"""Tracked frames; details do not come and go faster, and looking at all of them takes as long as tracking."""
+"""One in so many tracked frames is inspected: details change no faster, and inspection takes as long as tracking."""
 _DETAIL_PX = 1.2
-"""Structures up to about this size, of an image of ``_INSPECTED_PX``, are detail."""
+"""Structures up to about this size count as detail, in an image of ``_INSPECTED_PX``."""
 _DETAIL_NOISE = 0.84
 """Share of white noise that passes the filter for detail: 1 - 2 G(0) + sum G^2."""
 _UNEXPLAINED = 0.25
-"""Line-integral units, on pixels with photons enough, by which a tool or another body is off and a fit is not."""
+"""Residual that shows a tool or another body, line-integral units at pixels with enough photons; fits stay below it."""
 
 # Tuned on X-rays of some CTs, reported on others: docs/registration.md.
 VALID_SIMILARITY, DEGRADED_SIMILARITY = 0.95, 0.93
@@ -39,21 +39,21 @@ MAX_UNEXPLAINED = 0.30
 MAX_DEPTH_SIGMA_MM = 2.5
 CERTAIN_RESIDUAL, LIKELY_RESIDUAL = 0.012, 0.018
 CERTAIN_DETAIL, LIKELY_DETAIL = 0.99, 0.984
-"""Beyond the first nothing but noise is left unexplained, between the two little, short of the second much."""
+"""Fits better than the first leave only noise unexplained, those between the two a little, all others much."""
 RUNNER_UP = 1.5
-"""Another pose that leaves less than so many times as much unexplained may be the right one."""
+"""Another pose may be the right one if it leaves less than this many times as much unexplained."""
 
 
-# A volume from a few X-rays is itself only a likeness: frames of new directions end at similarity 0.83-0.94 and
-# residual 0.1-0.2 at the right pose. Never VALID; what keeps it honest is the agreement with the tracker.
+# A volume from a few X-rays is only an approximation: frames from new directions reach similarity 0.83-0.94 and
+# residual 0.1-0.2 at the right pose. Never VALID; agreement with the tracker is the safeguard.
 SPARSE_SIMILARITY, SPARSE_RESIDUAL = 0.75, 0.30
 
 
 NOTHING = Inspection(0.0, 1.0)
 
 
-def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
-    """Compare image and model at a fit's pose, tools left out."""
+def inspect(registration: ImageRegistration, image: XrayImage, fit: Fit) -> Inspection:
+    """Compare image and model at a fit's pose, ignoring tools."""
     if not np.isfinite(fit.appearance.noise):
         return NOTHING
     observed = image.observed(_INSPECTED_PX)
@@ -68,17 +68,17 @@ def inspect(registration: ImageRegistration, image: Image, fit: Fit) -> Inspecti
     inside = (predicted > 0.02) & (trust > 0)
     off = inside & (np.abs(line - model) * np.sqrt(trust) > _UNEXPLAINED)
     weight = np.where(inside & (cv2.dilate(off.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0), trust, 0.0)
-    seen, expected = _detail(np.where(weight > 0, line, model).astype(np.float32)), _detail(model)
+    visible, expected = _detail(np.where(weight > 0, line, model).astype(np.float32)), _detail(model)
     noise = float((weight * MODEL_SIGMA**2 * (1 / np.maximum(trust, 1e-6) - 1)).sum()) * _DETAIL_NOISE
-    energy = float((weight * seen * seen).sum())
-    meant = float((weight * expected * expected).sum())
-    together = float((weight * seen * expected).sum())
-    detail = together / (np.sqrt(max(energy - noise, 0.1 * energy) * meant) + 1e-12)
+    energy = float((weight * visible * visible).sum())
+    expected_energy = float((weight * expected * expected).sum())
+    together = float((weight * visible * expected).sum())
+    detail = together / (np.sqrt(max(energy - noise, 0.1 * energy) * expected_energy) + 1e-12)
     return Inspection(detail, float(off.sum() / max(inside.sum(), 1)))
 
 
-def inspect_tracked(registration: ImageRegistration, image: Image, fit: Fit) -> Inspection:
-    """:func:`inspect` of one in so many tracked frames; the others are judged by their own fit and by its result."""
+def inspect_tracked(registration: ImageRegistration, image: XrayImage, fit: Fit) -> Inspection:
+    """:func:`inspect` every few tracked frames; the frames between reuse the last result."""
     last = registration.inspected
     if last is not None and last[1] + 1 < _INSPECTED_EVERY:
         registration.inspected = (last[0], last[1] + 1)
@@ -97,18 +97,18 @@ INVERTED = (Status.INVALID, "the image looks inverted: bone must be dark, as in 
 
 
 class Doubt(Enum):
-    """How likely a VALID fit may be of an image that was read out mirrored or turned."""
+    """How likely a VALID fit belongs to an image that was read out mirrored or turned."""
 
     NONE = "none"
-    """It leaves nothing but noise unexplained."""
+    """Only noise is left unexplained."""
     LITTLE = "little"
-    """Mirrored pictures of symmetric anatomy have ended here."""
+    """Seen with mirrored images of symmetric anatomy."""
     MUCH = "much"
-    """Mirrored pictures of small blocks of bone have ended here."""
+    """Seen with mirrored images of small blocks of bone."""
 
 
 def doubt(fit: Fit, inspection: Inspection) -> Doubt:
-    """By what a fit leaves unexplained."""
+    """Doubt about a fit, from what it leaves unexplained."""
     if not (fit.residual <= LIKELY_RESIDUAL and inspection.detail >= LIKELY_DETAIL):
         return Doubt.MUCH
     if not (fit.residual <= CERTAIN_RESIDUAL and inspection.detail >= CERTAIN_DETAIL):
@@ -117,7 +117,7 @@ def doubt(fit: Fit, inspection: Inspection) -> Doubt:
 
 
 def assess_sparse(fit: Fit) -> tuple[Status, str]:
-    """DEGRADED or INVALID, and why, of a fit to a volume that was made from a few X-rays."""
+    """DEGRADED or INVALID, and why, for a fit to a volume made from a few X-rays."""
     fits = fit.similarity >= SPARSE_SIMILARITY and fit.residual <= SPARSE_RESIDUAL and fit.inliers >= MIN_INLIERS
     if not (fits and _finite(fit)):
         return Status.INVALID, f"image and reconstruction do not match (similarity {fit.similarity:.2f})"
@@ -125,13 +125,13 @@ def assess_sparse(fit: Fit) -> tuple[Status, str]:
 
 
 def assess(fit: Fit, inspection: Inspection, covered_share: float, runner_up: Fit | None = None) -> tuple[Status, str]:
-    """VALID, DEGRADED or INVALID, and why, of one fit by itself, before it is compared with the tracker.
+    """VALID, DEGRADED or INVALID, and why, for one fit alone, before it is compared with the tracker.
 
     Args:
-        covered_share: of the image, by collimator or lead.
-        runner_up: the best fit somewhere else, if it was searched.
+        covered_share: share of the image that collimator or lead cover.
+        runner_up: the best fit somewhere else, after a search.
     """
-    # Conditions are written for what must hold: a number that is none fails them.
+    # Every condition states what must hold, so NaN fails it.
     depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
     if not fit.appearance.contrast > 0 and fit.similarity > 0.5:
         return INVERTED

@@ -1,20 +1,20 @@
 """2D/3D registration from a start that may be far off.
 
-Orientations and depths are tried on a grid, small; how far the image lies to the side costs nothing to find, since a
-picture wider than the detector is made of each and the image is looked for in it (normalised cross-correlation, Lewis
-1995). The best are followed, coarse to fine; the best and the best other one are told.
+A coarse grid of orientations and depths is tried on small images. Sideways shifts are found at no extra cost: each
+rendering is wider than the detector, and the image is located in it by normalised cross-correlation (Lewis 1995). The
+best candidates are refined from coarse to fine; the result is the best fit and a runner-up elsewhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import cv2
 import numpy as np
 
 from navnode import geometry as g
-from navnode.registration.appearance import Image
+from navnode.registration.appearance import XrayImage
 from navnode.registration.fit import Fit
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm, refine
 from navnode.types import CArm, FloatArray, Matrix
@@ -24,22 +24,22 @@ _TURN_STEP_RAD = np.deg2rad(10.0)
 _DEPTH_STEP_MM = 40.0
 
 _DARKEST = 99.0
-"""Percentile of line integrals above which nothing counts: metal."""
+"""Percentile at which line integrals are clipped: above it is metal."""
 
 _TRIED_COARSE, _TRIED_MIDDLE, _TRIED_FINE = 16, 5, 2
 _SAME_MM = 4.0
-"""Poses closer than this (rotations: ``POSE_SCALE``) are one and the same."""
+"""Poses closer than this (rotations: ``POSE_SCALE``) count as the same."""
 _ELSEWHERE_MM = 12.0
 
 _OWN_WEIGHT = np.float32(0.1)
-"""Of line integrals beside their edges, when pictures are compared."""
+"""Weight of line integrals relative to their edges when images are compared."""
 
 _CONVINCING_SIMILARITY, _CONVINCING_RESIDUAL, _CONVINCING_BEND = 0.985, 0.04, 0.012
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far from the start is looked."""
+    """How far from the start to search."""
 
     across_mm: float
     depth_mm: float
@@ -48,24 +48,24 @@ class Reach:
 
 NEAR = Reach(30.0, 55.0, np.deg2rad(16.0))
 FAR = Reach(105.0, 100.0, np.deg2rad(31.0))
-"""What the name of a station leaves open."""
+"""Covers the uncertainty of a start from a station's name."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a search led."""
+class SearchResult:
+    """Result of a search."""
 
     fit: Fit
     runner_up: Fit | None
-    """The best fit that is somewhere else."""
+    """The best fit somewhere else."""
     tracked: bool = False
-    """It was where it was expected, and nothing had to be searched."""
+    """The pose was where it was expected: no search was needed."""
 
 
 def find_pose(
-    registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
-) -> Found:
-    """The best fit that can be reached from a rough pose."""
+    registration: ImageRegistration, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
+) -> SearchResult:
+    """Find the best fit within reach of a rough pose."""
     poses = candidates(registration.coarse, image, start_volume_from_carm, pivot_mm, reach)
     tries = [(registration.coarse, _TRIED_COARSE), (registration.middle, _TRIED_MIDDLE)]
     fits: list[Fit] = []
@@ -82,41 +82,41 @@ def find_pose(
         for fit in finals[1:] + fits
         if apart_mm(fit.volume_from_carm, best.volume_from_carm, pivot_mm) > _ELSEWHERE_MM
     ]
-    return Found(best, others[0] if others else None)
+    return SearchResult(best, others[0] if others else None)
 
 
 def convincing(fit: Fit) -> bool:
-    """A fit that needs no other to compare it with."""
+    """Whether a fit is so good that no other needs to be compared with it."""
     likely = fit.similarity >= _CONVINCING_SIMILARITY and fit.residual <= _CONVINCING_RESIDUAL
     return likely and not fit.incredible and fit.converged and fit.appearance.bend <= _CONVINCING_BEND
 
 
 def rank(fit: Fit) -> tuple[bool, float]:
-    """Best first."""
+    """Sort key: best first."""
     return bool(fit.incredible), -fit.similarity
 
 
 def candidates(
-    level: Level, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
+    level: Level, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
 ) -> list[Matrix]:
-    """Poses within reach, those whose picture resembles the image most first."""
+    """Poses within reach, most similar rendering first."""
     counts, carm = image.binned(_SEARCH_PX)
-    looked_for = _features(_line(counts / image.brightest))
+    wanted = _features(_line(counts / image.brightest))
     margin = int(np.ceil(reach.across_mm * carm.source_to_detector_mm / (pivot_mm * carm.pixel_spacing_mm[0])))
     wide = _widened(carm, margin)
-    found = []
+    scored = []
     for turn, depth_mm in product(_turns(reach.turn_rad), _steps(reach.depth_mm, _DEPTH_STEP_MM)):
         pose = start_volume_from_carm @ g.exp(np.concatenate([turn, (0.0, 0.0, depth_mm)]), (0.0, 0.0, pivot_mm))
-        picture = level.projector.render(wide, pose)
-        alike = cv2.matchTemplate(_features(picture), looked_for, cv2.TM_CCOEFF_NORMED)
-        _, score, _, (left, top) = cv2.minMaxLoc(alike)
+        rendering = level.projector.render(wide, pose)
+        likeness = cv2.matchTemplate(_features(rendering), wanted, cv2.TM_CCOEFF_NORMED)
+        _, score, _, (left, top) = cv2.minMaxLoc(likeness)
         per_px = (pivot_mm - depth_mm) / carm.source_to_detector_mm
         shift_mm = [
             (at - margin) * spacing * per_px for at, spacing in zip((left, top), carm.pixel_spacing_mm, strict=True)
         ]
-        found.append((score, pose @ g.rigid(None, (*shift_mm, 0.0))))
-    found.sort(key=lambda pair: -pair[0])
-    return [pose for _, pose in found]
+        scored.append((score, pose @ g.rigid(None, (*shift_mm, 0.0))))
+    scored.sort(key=lambda pair: -pair[0])
+    return [pose for _, pose in scored]
 
 
 def _line(light: FloatArray) -> FloatArray:
@@ -125,21 +125,23 @@ def _line(light: FloatArray) -> FloatArray:
 
 
 def _features(line: FloatArray) -> FloatArray:
-    """Edges in both directions, and a little of the line integrals themselves, (h, w, 3)."""
+    """Edges in both directions and, at low weight, the line integrals themselves, (h, w, 3)."""
     du, dv = (cv2.Sobel(line, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1)))
     return np.dstack([du, dv, _OWN_WEIGHT * line])
 
 
 def _widened(carm: CArm, margin_px: int) -> CArm:
     u, v = carm.principal_point_px
-    return CArm(
-        carm.width_px + 2 * margin_px, carm.height_px + 2 * margin_px, carm.pixel_spacing_mm,
-        carm.source_to_detector_mm, (u + margin_px, v + margin_px),
-    )  # fmt: skip
+    return replace(
+        carm,
+        width_px=carm.width_px + 2 * margin_px,
+        height_px=carm.height_px + 2 * margin_px,
+        principal_point_px=(u + margin_px, v + margin_px),
+    )
 
 
 def _turns(reach_rad: float) -> list[Matrix]:
-    """Rotation vectors on a grid in a ball."""
+    """Rotation vectors (3,) on a grid within a ball."""
     steps = _steps(reach_rad, _TURN_STEP_RAD)
     grid = [np.array(turn) for turn in product(steps, repeat=3)]
     return [turn for turn in grid if np.linalg.norm(turn) <= reach_rad]

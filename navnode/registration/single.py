@@ -1,4 +1,4 @@
-"""One X-ray, or several that share one motion of the patient: from counts to a result that says how far to trust it."""
+"""From counts to registrations with a verdict: one X-ray, or several that share one motion of the patient."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.registration.appearance import Image
+from navnode.registration.appearance import XrayImage
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.joint import JointView, fit_jointly
 from navnode.registration.quality import INVERTED, Doubt, assess, assess_sparse, doubt, inspect, inspect_tracked
-from navnode.registration.search import FAR, NEAR, Found, Reach, convincing, find_pose, rank
+from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
 
 _FULL_SCALE_COUNTS = 60_000.0
 _MISREAD_LIKENESS = 0.01
-"""In similarity on small pictures; the right reading of a mirrored image is the better one there already."""
+"""Difference in similarity on small images; even there the right reading of a mirrored image is the better one."""
 
 _INVERTED_SIMILARITY = 0.9
-"""On small pictures; mirrored, turned and empty images that seem inverted stay below 0.8."""
+"""On small images; mirrored, turned and empty images that seem inverted stay below 0.8."""
 
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
-    Effort.TRACK: (), Effort.REFINE: (), Effort.FIND: (NEAR,), Effort.SEARCH: (NEAR, FAR),
-}  # fmt: skip
+    Effort.TRACK: (),
+    Effort.REFINE: (),
+    Effort.FIND: (NEAR,),
+    Effort.SEARCH: (NEAR, FAR),
+}
 
 
 def register(
@@ -44,32 +47,32 @@ def register(
     Args:
         volume: HU.
         effort: how far off the starts may be.
-        joint: the views share one rigid motion of the patient: their starts are right relative to each other.
+        joint: the views share one rigid motion of the patient: their starts are correct relative to each other.
         pivot_mm: source-to-anatomy distance; default: to the middle of the volume, per view.
-        threads: for the projector; default: all.
+        threads: of the projector; default: all.
 
     Raises:
         ConfigError: a view has no starting pose.
     """
     registration = ImageRegistration(volume, threads)
-    shots = []
+    exposures = []
     for index, view in enumerate(views):
         if view.volume_from_carm is None:
             raise ConfigError(f"view {index} has no volume_from_carm to start from")
         brightest = np.nanmin(view.line_integrals)
         counts = np.nan_to_num(_FULL_SCALE_COUNTS * np.exp(brightest - view.line_integrals), nan=65_535.0)
         depth_mm = pivot_mm or distance_mm(volume, view.volume_from_carm)
-        shots.append((counts, view.carm, view.volume_from_carm, depth_mm, view.timestamp_ns))
+        exposures.append((counts, view.carm, view.volume_from_carm, depth_mm, view.timestamp_ns))
     if joint:
-        return register_jointly(registration, shots, effort)
+        return register_jointly(registration, exposures, effort)
     return [
         register_counts(registration, counts, carm, start, depth_mm, effort, timestamp_ns)
-        for counts, carm, start, depth_mm, timestamp_ns in shots
+        for counts, carm, start, depth_mm, timestamp_ns in exposures
     ]
 
 
 def distance_mm(volume: Volume, volume_from_carm: Matrix) -> float:
-    """From the source to the middle of the volume: about where rotations should turn."""
+    """Distance from the source to the middle of the volume, a good pivot for rotations."""
     return float(np.linalg.norm(volume.center_mm - volume_from_carm[:3, 3]))
 
 
@@ -84,112 +87,120 @@ def register_counts(
     *,
     sparse_volume: bool = False,
 ) -> Registration:
-    """Register one image of detector counts (H, W); ``sparse_volume``: to a volume made from a few X-rays."""
+    """Register one image of detector counts (H, W).
+
+    Args:
+        pivot_mm: distance from the source to the point on the principal ray that rotations turn about.
+        effort: how far off the start may be.
+        sparse_volume: the volume was made from a few X-rays, not from a CT.
+    """
     started = time.perf_counter()
     if reason := blank_reason(counts):
-        return _unseen(reason, start_volume_from_carm, pivot_mm, timestamp_ns)
-    image = Image(counts, carm)
-    found = _found(registration, image, start_volume_from_carm, pivot_mm, effort)
+        return _blank(reason, start_volume_from_carm, pivot_mm, timestamp_ns)
+    image = XrayImage(counts, carm)
+    best = _search(registration, image, start_volume_from_carm, pivot_mm, effort)
     if sparse_volume:
-        return _told(found.fit, assess_sparse(found.fit), pivot_mm, timestamp_ns, started)
-    inspection = _inspected(registration, image, found)
-    verdict = assess(found.fit, inspection, image.covered_share, found.runner_up)
-    searched = not found.tracked and _REACHES[effort]
+        return _result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started)
+    inspection = _inspected(registration, image, best)
+    verdict = assess(best.fit, inspection, image.covered_share, best.runner_up)
+    searched = not best.tracked and _REACHES[effort]
     if searched and verdict[0] is Status.INVALID and _inverted(registration, image, start_volume_from_carm, pivot_mm):
         verdict = INVERTED
     if (
         searched
         and verdict[0] is Status.VALID
-        and _misread(registration, image, start_volume_from_carm, pivot_mm, found.fit, inspection)
+        and _misread(registration, image, start_volume_from_carm, pivot_mm, best.fit, inspection)
     ):
         reason = "mirrored or turned, the image fits better: is the detector read out the right way round?"
         verdict = (Status.INVALID, reason)
-    return _told(found.fit, verdict, pivot_mm, timestamp_ns, started)
+    return _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
 
 
 def register_jointly(
     registration: ImageRegistration,
-    shots: Sequence[tuple[Array, CArm, Matrix, float, int]],
+    exposures: Sequence[tuple[Array, CArm, Matrix, float, int]],
     effort: Effort,
 ) -> list[Registration]:
     """Register images that share one motion of the patient.
 
     Args:
-        shots: (counts, carm, start_volume_from_carm, pivot_mm, timestamp_ns) of each.
+        exposures: (counts, carm, start_volume_from_carm, pivot_mm, timestamp_ns) of each image.
     """
     started = time.perf_counter()
     results: dict[int, Registration] = {}
     views: dict[int, JointView] = {}
-    for index, (counts, carm, start, pivot_mm, timestamp_ns) in enumerate(shots):
+    for index, (counts, carm, start, pivot_mm, timestamp_ns) in enumerate(exposures):
         if reason := blank_reason(counts):
-            results[index] = _unseen(reason, start, pivot_mm, timestamp_ns)
+            results[index] = _blank(reason, start, pivot_mm, timestamp_ns)
         else:
-            views[index] = JointView(Image(counts, carm), start, pivot_mm)
+            views[index] = JointView(XrayImage(counts, carm), start, pivot_mm)
     if views:
         fits = fit_jointly(registration, list(views.values()), _REACHES[effort])
         for (index, view), fit in zip(views.items(), fits, strict=True):
-            inspection = _inspected(registration, view.image, Found(fit, None))
+            inspection = _inspected(registration, view.image, SearchResult(fit, None))
             verdict = assess(fit, inspection, view.image.covered_share)
-            results[index] = _told(fit, verdict, view.pivot_mm, shots[index][4], started)
-    return [results[index] for index in range(len(shots))]
+            results[index] = _result(fit, verdict, view.pivot_mm, exposures[index][4], started)
+    return [results[index] for index in range(len(exposures))]
 
 
-def _found(
-    registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float, effort: Effort
-) -> Found:
-    """As little work as convinces, as much as the effort allows."""
+def _search(
+    registration: ImageRegistration, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float, effort: Effort
+) -> SearchResult:
+    """Search until a fit convinces or the effort is spent."""
     if effort is Effort.TRACK and (fit := registration.track(image, start_volume_from_carm, pivot_mm)):
-        return Found(fit, None, tracked=True)
-    best = Found(registration.fit(image, start_volume_from_carm, pivot_mm), None)
+        return SearchResult(fit, None, tracked=True)
+    best = SearchResult(registration.fit(image, start_volume_from_carm, pivot_mm), None)
     for reach in _REACHES[effort]:
         if convincing(best.fit):
             break
-        found = find_pose(registration, image, start_volume_from_carm, pivot_mm, reach)
-        if rank(found.fit) < rank(best.fit):
-            best = found
+        candidate = find_pose(registration, image, start_volume_from_carm, pivot_mm, reach)
+        if rank(candidate.fit) < rank(best.fit):
+            best = candidate
     return best
 
 
-def _inverted(registration: ImageRegistration, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> bool:
-    """Whether an image that a search could not place looks, near its start, like the volume with bone bright."""
+def _inverted(
+    registration: ImageRegistration, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float
+) -> bool:
+    """Whether an image that a search could not place resembles, near its start, the volume with bright bone."""
     fit = registration.glance(image, start_volume_from_carm, pivot_mm)
     return fit.appearance.contrast < 0 and fit.similarity >= _INVERTED_SIMILARITY
 
 
 def _misread(
     registration: ImageRegistration,
-    image: Image,
+    image: XrayImage,
     start_volume_from_carm: Matrix,
     pivot_mm: float,
     fit: Fit,
     inspection: Inspection,
 ) -> bool:
-    """Whether an image that leaves doubt fits better when it is read out mirrored or turned."""
+    """Whether an image whose fit leaves doubt fits better mirrored or turned."""
     doubtful = doubt(fit, inspection)
     if doubtful is Doubt.NONE:
         return False
     others = image.misread()
-    if doubtful is Doubt.LITTLE:  # then only what fits about as well on small pictures is worth a search
+    if doubtful is Doubt.LITTLE:  # search only readings that fit about as well on small images
         enough = registration.glance(image, fit.volume_from_carm, pivot_mm).similarity - _MISREAD_LIKENESS
         others = (
             other
             for other in others
             if registration.glance(other, start_volume_from_carm, pivot_mm).similarity >= enough
         )
-    found = (find_pose(registration, other, start_volume_from_carm, pivot_mm, NEAR).fit for other in others)
-    return any(rank(other) < rank(fit) for other in found)
+    fits = (find_pose(registration, other, start_volume_from_carm, pivot_mm, NEAR).fit for other in others)
+    return any(rank(other) < rank(fit) for other in fits)
 
 
-def _inspected(registration: ImageRegistration, image: Image, found: Found) -> Inspection:
-    if found.tracked:
-        return inspect_tracked(registration, image, found.fit)
+def _inspected(registration: ImageRegistration, image: XrayImage, best: SearchResult) -> Inspection:
+    if best.tracked:
+        return inspect_tracked(registration, image, best.fit)
     registration.inspected = None
-    return inspect(registration, image, found.fit)
+    return inspect(registration, image, best.fit)
 
 
-def _told(fit: Fit, verdict: tuple[Status, str], pivot_mm: float, timestamp_ns: int, started: float) -> Registration:
+def _result(fit: Fit, verdict: tuple[Status, str], pivot_mm: float, timestamp_ns: int, started: float) -> Registration:
     return Registration(
-        volume_from_carm=g.orthonormal(fit.volume_from_carm),  # rounding adds up over many steps
+        volume_from_carm=g.orthonormal(fit.volume_from_carm),  # rounding errors add up over many steps
         validity=Validity(*verdict, timestamp_ns),
         residual=fit.residual,
         similarity=fit.similarity,
@@ -200,10 +211,10 @@ def _told(fit: Fit, verdict: tuple[Status, str], pivot_mm: float, timestamp_ns: 
     )
 
 
-def _unseen(reason: str, start_volume_from_carm: Matrix, pivot_mm: float, timestamp_ns: int) -> Registration:
-    """Of an image that shows nothing."""
+def _blank(reason: str, start_volume_from_carm: Matrix, pivot_mm: float, timestamp_ns: int) -> Registration:
+    """Result for an image that shows nothing."""
     verdict = invalid(reason, timestamp_ns)
-    nothing = np.eye(6) * 1e6
+    unknown = np.eye(6) * 1e6
     return Registration(
-        start_volume_from_carm, verdict, float("inf"), 0.0, nothing, pivot_mm, 0, 0.0, informative=False
+        start_volume_from_carm, verdict, float("inf"), 0.0, unknown, pivot_mm, 0, 0.0, informative=False
     )

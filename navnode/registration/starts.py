@@ -1,4 +1,4 @@
-"""Starts without a pose: a station's name, or landmarks pointed at in volume and image."""
+"""Starting poses from a station's name, or from landmarks marked in volume and image."""
 
 from __future__ import annotations
 
@@ -12,31 +12,39 @@ from navnode.errors import ConfigError
 from navnode.types import CArm, Matrix, Volume
 
 STATIONS_DEG = {
-    "AP": 0.0, "PA": 180.0, "lateral": 90.0, "left lateral": 90.0, "right lateral": -90.0, "oblique": 45.0,
-    "LAO": 45.0, "RAO": -45.0, "LPO": 135.0, "RPO": -135.0,
-}  # fmt: skip
-"""Orbital angle of the C-arm by the station's name, patient supine; 0: the source behind the patient."""
+    "AP": 0.0,
+    "PA": 180.0,
+    "lateral": 90.0,
+    "left lateral": 90.0,
+    "right lateral": -90.0,
+    "oblique": 45.0,
+    "LAO": 45.0,
+    "RAO": -45.0,
+    "LPO": 135.0,
+    "RPO": -135.0,
+}
+"""Orbital angle of the C-arm by station name, patient supine; 0: the source behind the patient."""
 
 _SOURCE_TO_PATIENT = 0.68
-"""Of the source-to-detector distance: where patients are on C-arms."""
+"""Typical distance from source to patient, as a share of the source-to-detector distance."""
 
 _APART_MM = 150.0
-"""A volume longer than the search reaches is tried at points so far from each other."""
+"""Distance between the starting heights in a volume that is longer than the search reaches."""
 
 _MIN_LANDMARKS = 4
-_FARTHEST_PX = 0.06
-"""Largest reprojection error of landmarks, of the detector's width, that is still a slip of the hand."""
+_WORST_LANDMARK = 0.06
+"""Largest reprojection error of a landmark marked by hand, as a share of the detector's width."""
 
 
 def station_poses(name: str, volume: Volume, carm: CArm) -> list[Matrix]:
-    """volume_from_carm for a station by name, at every height of the volume that a search must begin at.
+    """volume_from_carm for a named station, at every height of the volume where a search must begin.
 
     Raises:
         ConfigError: no such station.
     """
     by_name = {known.lower(): angle for known, angle in STATIONS_DEG.items()}
     if name.lower() not in by_name:
-        raise ConfigError(f"there is no station {name!r}; there are: {', '.join(STATIONS_DEG)}")
+        raise ConfigError(f"unknown station {name!r}; known: {', '.join(STATIONS_DEG)}")
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1).T
     heights = g.transform(volume.volume_from_index, corners)[:, 2]
     count = max(1, round(float(np.ptp(heights)) / _APART_MM))
@@ -54,23 +62,23 @@ def landmark_pose(
     """volume_from_carm from points named in both volume (mm) and image (u, v), by PnP (Terzakis and Lourakis 2020).
 
     Raises:
-        ConfigError: too few points, all but on a line, or they contradict each other.
+        ConfigError: there are too few points, or they lie nearly on a line, or they contradict each other.
     """
     names = [name for name in pixels if name in points_mm]
     if len(names) < _MIN_LANDMARKS:
-        raise ConfigError(f"landmarks: {len(names)} are in both volume and image, {_MIN_LANDMARKS} are needed")
+        raise ConfigError(f"landmarks: only {len(names)} are in both volume and image; {_MIN_LANDMARKS} are needed")
     points = np.array([points_mm[name] for name in names], np.float64)
-    seen = np.array([pixels[name] for name in names], np.float64)
+    marked_px = np.array([pixels[name] for name in names], np.float64)
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
     camera = np.array([[carm.source_to_detector_mm / su, 0, cu], [0, carm.source_to_detector_mm / sv, cv], [0, 0, 1]])
     if np.linalg.svd(points - points.mean(axis=0))[1][1] < 1.0:
-        raise ConfigError("landmarks: they lie on a line, which leaves the pose open")
-    found, rotation, translation = cv2.solvePnP(points, seen, camera, None, flags=cv2.SOLVEPNP_SQPNP)
-    if not found or translation[2, 0] <= 0:
+        raise ConfigError("landmarks: they lie on a line, which leaves the pose undetermined")
+    solved, rotation, translation = cv2.solvePnP(points, marked_px, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    if not solved or translation[2, 0] <= 0:
         raise ConfigError("landmarks: no pose explains them")
     carm_from_volume = g.rigid(g.rotation_exp(rotation.ravel()), translation.ravel())
-    off_px = np.linalg.norm(g.project(carm, carm_from_volume, points) - seen, axis=1)
-    worst = int(np.argmax(off_px))
-    if not off_px[worst] <= _FARTHEST_PX * carm.width_px:
-        raise ConfigError(f"landmarks: {names[worst]!r} is {off_px[worst]:.0f} px from where the others put it")
+    errors_px = np.linalg.norm(g.project(carm, carm_from_volume, points) - marked_px, axis=1)
+    worst = int(np.argmax(errors_px))
+    if not errors_px[worst] <= _WORST_LANDMARK * carm.width_px:
+        raise ConfigError(f"landmarks: {names[worst]!r} is {errors_px[worst]:.0f} px from where the others put it")
     return g.inverse(carm_from_volume)

@@ -1,8 +1,8 @@
-"""2D/3D registration of one X-ray image from a start that is close (tracker, last frame).
+"""2D/3D registration of one X-ray image from a close start (tracker, last frame).
 
-Gauss-Newton on the difference between the image and what the volume would look like from a pose, from small images of
-a coarse volume to a few thousand chosen pixels of a fine one. What the X-ray chain adds is fitted along with the pose
-(:mod:`appearance`) instead of being calibrated away.
+Gauss-Newton on the difference between the image and a rendering of the volume, from small images of a coarse volume to
+a few thousand chosen pixels of a fine one. The effects of the X-ray chain are fitted along with the pose
+(:mod:`appearance`) rather than calibrated away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened
-from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Image, Observed, fitted
+from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Observed, XrayImage, fitted
 from navnode.registration.fit import Fit, Inspection
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
@@ -27,40 +27,40 @@ _CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64
 _DAMPING = 1e-4
 _STILL_MM = 0.05
 _STILL_TRACKING_MM = 0.1
-"""A Gauss-Newton step from this near ends within a few hundredths of a millimetre."""
+"""After a step this short, the remaining error is a few hundredths of a millimetre."""
 
 _LONGEST_STEP_MM = 40.0
-"""What is further is not known to be linear."""
+"""Beyond this distance the model is not known to be linear."""
 
 _FINISHES = 3
 
 _KEYFRAME_MM = 4.0
-"""Pixels are chosen anew when the pose has moved by this much (rotations: ``POSE_SCALE``)."""
+"""Pixels are chosen again once the pose has moved by this much (rotations: ``POSE_SCALE``)."""
 
 _CLOSE_SIMILARITY = 0.95
-"""Below this a fit from a close start is not believed and the pyramid is climbed."""
+"""Below this a fit from a close start is rejected, and the whole pyramid is used."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the pyramid: which volume, what size of image, how many iterations at most."""
+    """One level of the pyramid: volume, image size and largest number of iterations."""
 
     projector: Projector
     image_px: int
     iterations: int
     still_mm: float
-    """A step that moves the image's content by less ends the iteration."""
+    """Iteration ends with a step that moves the image's content by less."""
     scatter: bool = True
-    """Whether scatter is fitted: far from the pose it would explain what is not scatter."""
+    """Whether to fit scatter: far from the pose it would absorb other differences."""
 
-    def observed(self, image: Image) -> Observed:
-        """All of an image at this level's size."""
+    def observed(self, image: XrayImage) -> Observed:
+        """All pixels of an image at this level's size."""
         return image.observed(self.image_px, scatter=self.scatter)
 
 
 @dataclass(frozen=True)
 class _Keyframe:
-    """The pixels that tell most about the pose, from somewhere near it."""
+    """The most informative pixels at a nearby pose."""
 
     volume_from_carm: Matrix
     carm: CArm
@@ -68,7 +68,7 @@ class _Keyframe:
     """(N, 2) in the fine image, spread over it, best first."""
 
     def apart_mm(self, volume_from_carm: Matrix, pivot_mm: float) -> float:
-        """How far a pose is from the keyframe's."""
+        """Distance of a pose from the keyframe's."""
         return apart_mm(self.volume_from_carm, volume_from_carm, pivot_mm)
 
 
@@ -77,7 +77,7 @@ class ImageRegistration:
 
     Args:
         volume: HU.
-        threads: for the projector; default: all.
+        threads: of the projector; default: all.
     """
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
@@ -92,14 +92,14 @@ class ImageRegistration:
         self._keyframe: _Keyframe | None = None
         self._before: Appearance | None = None
         self.inspected: tuple[Inspection, int] | None = None
-        """What was last found of a tracked frame's details, and of how many frames it has been said since."""
+        """The last inspection of a tracked frame, and the number of frames that reused it."""
 
-    def track(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
-        """From a start within a millimetre or two; None when it does not fit."""
+    def track(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
+        """Fit from a start within a millimetre or two; None if the result is poor."""
         observed = self.chosen(image, start_volume_from_carm, pivot_mm, _CHOSEN_TRACKING)
         if observed is None:
             return None
-        # The first step goes as far on the coarser volume, in a third of the time.
+        # On the coarser volume the first step is as good, in a third of the time.
         first = linearised(self.middle.projector, observed, start_volume_from_carm, pivot_mm, self._before)
         moved = moved_by(gauss_newton_step(first), start_volume_from_carm, pivot_mm)
         fit = refine(self.tracking, observed, moved, pivot_mm, first)
@@ -108,17 +108,17 @@ class ImageRegistration:
         self._before = fit.appearance
         return fit
 
-    def fit(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
-        """Through the pyramid from a start within about 10 mm and 6 degrees."""
+    def fit(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+        """Fit through the whole pyramid from a start within about 10 mm and 6 degrees."""
         return self.finish(image, self.glance(image, start_volume_from_carm, pivot_mm).volume_from_carm, pivot_mm)
 
-    def glance(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
-        """The pyramid's coarser levels alone: small pictures, in a few milliseconds."""
+    def glance(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+        """Fit with the coarser levels only: small images, a few milliseconds."""
         first = refine(self.coarse, self.coarse.observed(image), start_volume_from_carm, pivot_mm)
         return refine(self.middle, self.middle.observed(image), first.volume_from_carm, pivot_mm)
 
-    def finish(self, image: Image, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
-        """The pyramid's finest level alone; pixels are chosen anew for as long as the pose keeps moving."""
+    def finish(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit:
+        """Fit with the finest level only; pixels are chosen again while the pose keeps moving."""
         volume_from_carm = start_volume_from_carm
         for _ in range(_FINISHES):
             observed = self.chosen(image, volume_from_carm, pivot_mm)
@@ -131,14 +131,16 @@ class ImageRegistration:
         self._before = fit.appearance
         return fit
 
-    def look(self, level: Level, image: Image, volume_from_carm: Matrix, pivot_mm: float) -> Observed:
-        """What an image shows at a level; at the finest, of the chosen pixels if there are any."""
+    def look(self, level: Level, image: XrayImage, volume_from_carm: Matrix, pivot_mm: float) -> Observed:
+        """The pixels of an image at a level; at the finest, the chosen ones if there are any."""
         if level is not self.fine:
             return level.observed(image)
         return self.chosen(image, volume_from_carm, pivot_mm) or self.middle.observed(image)
 
-    def chosen(self, image: Image, volume_from_carm: Matrix, pivot_mm: float, count: int = _CHOSEN) -> Observed | None:
-        """The pixels that tell most about a pose, at the finest level; None when the volume is not in the picture."""
+    def chosen(
+        self, image: XrayImage, volume_from_carm: Matrix, pivot_mm: float, count: int = _CHOSEN
+    ) -> Observed | None:
+        """The most informative pixels at the finest level; None when the image does not show the volume."""
         _, carm = image.binned(self.fine.image_px)
         keyframe = self._keyframe
         if keyframe is None or keyframe.carm != carm or keyframe.apart_mm(volume_from_carm, pivot_mm) > _KEYFRAME_MM:
@@ -148,7 +150,7 @@ class ImageRegistration:
         return image.observed(self.fine.image_px, _raster(keyframe.pixels[:count]))
 
     def prepare(self, volume_from_carm: Matrix, pivot_mm: float) -> None:
-        """Choose pixels anew between two frames, while nobody waits, if one of the next frames would have to."""
+        """Choose pixels between two frames, while nobody waits, if one of the next frames would have to."""
         keyframe = self._keyframe
         if keyframe is not None and keyframe.apart_mm(volume_from_carm, pivot_mm) > _KEYFRAME_MM / 3:
             self._choose(keyframe.carm, volume_from_carm, pivot_mm)
@@ -162,7 +164,7 @@ class ImageRegistration:
 def refine(
     level: Level, observed: Observed, start_volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None = None
 ) -> Fit:
-    """Gauss-Newton at one level, turning about (0, 0, pivot_mm) in carm."""
+    """Gauss-Newton at one level; rotations turn about (0, 0, pivot_mm) in carm."""
     volume_from_carm, moved_mm, steps = start_volume_from_carm, np.inf, 0
     while True:
         before = linearised(level.projector, observed, volume_from_carm, pivot_mm, before)
@@ -171,7 +173,7 @@ def refine(
         step = gauss_newton_step(before)
         volume_from_carm = moved_by(step, volume_from_carm, pivot_mm)
         moved_mm, steps = float(np.linalg.norm(step)), steps + 1
-        if moved_mm < level.still_mm:  # too short to change what the image says
+        if moved_mm < level.still_mm:  # too short to change the appearance
             break
     return Fit.of(volume_from_carm, before, steps, moved_mm)
 
@@ -179,18 +181,18 @@ def refine(
 def linearised(
     projector: Projector, observed: Observed, volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None
 ) -> Appearance:
-    """What an image says at a pose; ``before``: what it said at a pose nearby."""
+    """The appearance at a pose; ``before``: the one at a pose nearby, to start from."""
     try:
         predicted, jacobian = projector.render(
             observed.carm, volume_from_carm, observed.pixels, jacobian=True, pivot_mm=pivot_mm
         )
-    except ComputeError:  # it has run away
+    except ComputeError:  # the pose diverged
         return NOTHING
     return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
 
 
 def gauss_newton_step(appearance: Appearance) -> Matrix:
-    """The step of the scaled pose, (6,), a little damped against directions that the image does not fix."""
+    """Step of the scaled pose (6,), slightly damped along directions that the image does not determine."""
     hessian = appearance.hessian
     damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9)
     step = np.asarray(np.linalg.solve(damped, appearance.gradient))
@@ -203,17 +205,17 @@ def moved_by(step: Matrix, volume_from_carm: Matrix, pivot_mm: float) -> Matrix:
 
 
 def chosen_pixels(level: Level, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> FloatArray:
-    """Which pixels of ``carm``'s image tell most about the pose, (N, 2), spread over the image, best first.
+    """The most informative pixels of ``carm``'s image (N, 2), spread over it, best first.
 
-    What counts is leverage: how much of the pose's information rests on a pixel (Hoaglin and Welsch 1978), with smooth
-    derivatives, which scatter and gain imitate, taken out. Pixels come in cells of 4 x 2, whose rays run through the
-    same voxels and fill a vector register; one cell of every 8 x 8 pixels is taken before any second.
+    The criterion is leverage, the share of the pose's information that rests on a pixel (Hoaglin and Welsch 1978),
+    without smooth derivatives, which scatter and gain imitate. Pixels come in cells of 4 x 2, whose rays run through
+    the same voxels and fill a vector register; every block of 8 x 8 pixels yields one cell before any yields a second.
     """
     half = carm.binned(2)
     predicted, jacobian = level.projector.render(half, volume_from_carm, jacobian=True, pivot_mm=pivot_mm)
     rows = np.stack([row - cv2.blur(row, (15, 15)) for row in jacobian]).reshape(6, -1)
     rows /= POSE_SCALE[:, None].astype(np.float32)
-    rows *= np.exp(-0.5 * np.minimum(predicted.ravel(), 8.0))  # photons: what is dark is noisy
+    rows *= np.exp(-0.5 * np.minimum(predicted.ravel(), 8.0))  # dark pixels are noisy
     hessian = (rows @ rows.T).astype(np.float64)
     whitening = np.linalg.cholesky(np.linalg.inv(hessian + 1e-6 * (np.trace(hessian) + 1e-6) * np.eye(6)))
     leverage = ((whitening.T.astype(np.float32) @ rows) ** 2).sum(axis=0).reshape(predicted.shape)
@@ -221,7 +223,7 @@ def chosen_pixels(level: Level, carm: CArm, volume_from_carm: Matrix, pivot_mm: 
     height, width = (n // 4 * 4 for n in leverage.shape)
     cells = leverage[:height, :width].reshape(height // 4, 4, width // 4, 2, 2).sum(axis=4)
     blocks = cells.transpose(0, 2, 1, 3).reshape(-1, 8)
-    # Rank within its block, then leverage: the best of every block come first.
+    # Sorted by rank within the block, then leverage: the best of every block come first.
     rank = np.argsort(np.argsort(-blocks, axis=1), axis=1)
     known = blocks > 0
     best = np.lexsort((-blocks[known], rank[known]))
@@ -233,12 +235,12 @@ def chosen_pixels(level: Level, carm: CArm, volume_from_carm: Matrix, pivot_mm: 
 
 
 def _raster(pixels: FloatArray) -> FloatArray:
-    """Cells in an order in which neighbours share the cache."""
+    """Cells sorted so that neighbours share the cache."""
     cells = pixels.reshape(-1, 8, 2)
     return cells[np.lexsort((cells[:, 0, 0], cells[:, 0, 1] // 8))].reshape(-1, 2)
 
 
 def apart_mm(one_volume_from_carm: Matrix, other_volume_from_carm: Matrix, pivot_mm: float) -> float:
-    """How far two poses are from each other, rotations times ``POSE_SCALE``."""
+    """Distance between two poses, rotations times ``POSE_SCALE``."""
     moved = g.log(g.inverse(one_volume_from_carm) @ other_volume_from_carm, (0.0, 0.0, pivot_mm))
     return float(np.linalg.norm(moved * POSE_SCALE))

@@ -1,1 +1,1 @@
-"""Who may talk to us: TLS for consoles and sources, CurveZMQ for a worker elsewhere."""
+"""Who may connect: TLS for consoles and sources, CurveZMQ for a worker on another machine."""

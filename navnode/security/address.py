@@ -1,4 +1,4 @@
-"""HOST:PORT, wherever it is written: on the command line and in configurations."""
+"""HOST:PORT, the same everywhere: on the command line and in configurations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Address(NamedTuple):
     """Where a server listens."""
 
     host: str
-    """A name or an address; IPv6 without its brackets."""
+    """A name or an address; IPv6 without brackets."""
     port: int
 
     def __str__(self) -> str:
@@ -23,15 +23,15 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """HOST:PORT as two.
+    """Split HOST:PORT.
 
     Raises:
-        ValueError: it is none; says what is expected.
+        ValueError: the text has another form; says what is expected.
     """
-    found = _FORM.fullmatch(text)
-    if found and 0 < int(found["port"]) < 65536 and (found["host"] or _is_ipv6(found["six"])):
-        return Address(found["host"] or found["six"], int(found["port"]))
-    raise ValueError(f"{text!r} is not HOST:PORT (ports are 1 to 65535; an IPv6 address stands in brackets)")
+    match = _FORM.fullmatch(text)
+    if match and 0 < int(match["port"]) < 65536 and (match["host"] or _is_ipv6(match["six"])):
+        return Address(match["host"] or match["six"], int(match["port"]))
+    raise ValueError(f"{text!r} is not HOST:PORT (ports are 1 to 65535; IPv6 addresses go in brackets)")
 
 
 def address_option(text: str, flag: str) -> Address:

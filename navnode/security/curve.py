@@ -1,6 +1,6 @@
 """ZeroMQ between machines: encrypted, and only between keys that know each other (CurveZMQ, RFC 26).
 
-Each side has a certificate of its own, ``NAME.key_secret``, and the other's public one, ``NAME.key``, as
+Each side has its secret certificate, ``NAME.key_secret``, and the other side's public one, ``NAME.key``, as
 ``navnode keys`` writes them.
 """
 
@@ -20,25 +20,25 @@ _DOMAIN = "navnode"
 
 
 def create(folder: Path) -> list[Path]:
-    """Keys for a node and a worker; returns the files.
+    """Create keys for a node and a worker; returns the files.
 
     Raises:
-        ConfigError: there are keys already, or they cannot be written.
+        ConfigError: keys already exist, or cannot be written.
     """
-    made = []
+    written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("node", "worker"):
             if existing := next(folder.glob(f"{name}.key*"), None):
-                raise ConfigError(f"{existing}: is there already; keys are not overwritten")
+                raise ConfigError(f"{existing}: already exists; keys are not overwritten")
             before = os.umask(0o077)
             try:
-                made += [Path(path) for path in zmq.auth.create_certificates(str(folder), name)]
+                written += [Path(path) for path in zmq.auth.create_certificates(str(folder), name)]
             finally:
                 os.umask(before)
     except OSError as error:
         raise ConfigError(f"{folder}: keys cannot be written ({error.strerror})") from error
-    return made
+    return written
 
 
 def listen(socket: zmq.Socket[Any], own: Path, allowed: Path) -> ThreadAuthenticator:
@@ -46,10 +46,10 @@ def listen(socket: zmq.Socket[Any], own: Path, allowed: Path) -> ThreadAuthentic
 
     Args:
         own: this side's secret certificate.
-        allowed: the other side's public one.
+        allowed: the other side's public certificate.
 
     Raises:
-        ConfigError: a file is missing, no certificate, or secret and readable by others.
+        ConfigError: a file is missing, is not a certificate, or is a secret that others can read.
     """
     public, secret = _secret(own)
     authenticator = ThreadAuthenticator(socket.context)
@@ -63,7 +63,7 @@ def listen(socket: zmq.Socket[Any], own: Path, allowed: Path) -> ThreadAuthentic
 
 
 def join(socket: zmq.Socket[Any], own: Path, other: Path) -> None:
-    """Connect with this side's secret certificate to whoever has the other's.
+    """Make a socket use this side's secret certificate and connect only to the holder of the other one.
 
     Raises:
         ConfigError: as :func:`listen`.
@@ -75,7 +75,7 @@ def join(socket: zmq.Socket[Any], own: Path, other: Path) -> None:
 
 
 def check(own: Path, other: Path) -> None:
-    """Whether two files are the certificates that they must be.
+    """Check that two files are a secret and a public certificate.
 
     Raises:
         ConfigError: as :func:`listen`.
@@ -85,7 +85,7 @@ def check(own: Path, other: Path) -> None:
 
 
 class _Only:
-    """Credentials of a single key, in Z85."""
+    """Credentials that admit a single key, in Z85."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -98,7 +98,7 @@ class _Only:
 def _secret(path: Path) -> tuple[bytes, bytes]:
     public, secret = _loaded(path)
     if secret is None:
-        raise ConfigError(f"{path}: holds no secret key; NAME.key_secret is wanted")
+        raise ConfigError(f"{path}: contains no secret key; use NAME.key_secret")
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise ConfigError(f"{path}: others can read this secret key; try: chmod 600 {path}")
     return public, secret
@@ -110,11 +110,11 @@ def _public(path: Path) -> bytes:
 
 def _loaded(path: Path) -> tuple[bytes, bytes | None]:
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such key; `navnode keys` makes them")
+        raise ConfigError(f"{path}: no such key; create keys with `navnode keys`")
     try:
         public, secret = zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: is no key of `navnode keys` ({error})") from error
+        raise ConfigError(f"{path}: not a key from `navnode keys` ({error})") from error
     if len(public) != 40 or (secret is not None and len(secret) != 40):
-        raise ConfigError(f"{path}: is no key of `navnode keys`")
+        raise ConfigError(f"{path}: not a key from `navnode keys`")
     return public, secret

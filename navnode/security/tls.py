@@ -1,4 +1,4 @@
-"""Mutual TLS around OpenIGTLink, which has no encryption of its own."""
+"""Mutual TLS around OpenIGTLink, which has no encryption itself."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from navnode.errors import ConfigError
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Files in PEM form; both sides must show a certificate signed by one of ``authorities``."""
+    """PEM files; both sides must present a certificate signed by one of ``authorities``."""
 
     certificate: str
-    """This side's certificate, with those between it and the authority."""
+    """This side's certificate, with the intermediate ones up to the authority."""
     key: str
     """Its private key, without a passphrase."""
     authorities: str
-    """Whose signatures are believed."""
+    """Certificates of the authorities to trust."""
 
     def server_context(self) -> ssl.SSLContext:
-        """For a server that lets only clients with a certificate in.
+        """Context of a server that admits only clients with a certificate.
 
         Raises:
-            ConfigError: a file is missing or not what it should be.
+            ConfigError: a file is missing or invalid.
         """
         context = self._context(ssl.PROTOCOL_TLS_SERVER)
         context.verify_mode = ssl.CERT_REQUIRED
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """For a client that checks the server's certificate and name.
+        """Context of a client that checks the server's certificate and name.
 
         Raises:
-            ConfigError: a file is missing or not what it should be.
+            ConfigError: a file is missing or invalid.
         """
         return self._context(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -43,7 +43,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("certificate", "key", "authorities"):
             path = Path(getattr(self, name))
             if not path.is_file():
-                raise ConfigError(f"tls.{name}: {path}: there is no such file")
+                raise ConfigError(f"tls.{name}: {path}: no such file")
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -62,7 +62,7 @@ def _no_passphrase() -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can only be reached from this machine."""
+    """Whether an address can be reached only from this machine."""
     if host == "localhost":
         return True
     try:

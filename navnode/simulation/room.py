@@ -44,7 +44,7 @@ from navnode.simulation.scenario import (
     scenario_for,
 )
 from navnode.types import Array, Matrix
-from navnode.xray.chain import METAL_PER_MM, Detector, cylinder_chords_mm
+from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
 POSE_RATE_HZ = 100.0
 _RENDER_PX = 256
@@ -85,7 +85,7 @@ def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: in
     scenario = scenario_for(volume)
     projector = Projector(volume, threads=1)
     carm, coarse = carm_of_size(settings.size_px), carm_of_size(min(settings.size_px, _RENDER_PX))
-    detector = Detector()
+    detector = XrayChain()
     count = round(scenario.period_s * settings.frame_rate_hz)
 
     def frame(index: int) -> Array:
@@ -263,7 +263,7 @@ def _key(settings: SimulatorSection, ct: Path) -> str:
     files = sorted(ct.rglob("*")) if ct.is_dir() else [ct]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     room = [settings.size_px, settings.frame_rate_hz, settings.seed]
-    what = [_VERSION, str(ct.resolve()), stats, *room, asdict(Detector())]
+    what = [_VERSION, str(ct.resolve()), stats, *room, asdict(XrayChain())]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

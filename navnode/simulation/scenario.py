@@ -19,7 +19,7 @@ SOURCE_TO_ISOCENTRE_MM = 700.0
 SOURCE_TO_DETECTOR_MM = 1020.0
 DETECTOR_MM = 300.0
 
-STATIONS_DEG = ((0.0, "AP"), (45.0, "oblique"), (90.0, "lateral"), (45.0, "oblique"))
+_ORBIT_DEG = (0.0, 45.0, 90.0, 45.0)
 """Orbital angles the sweep stops at, in order, then from the start again."""
 
 CARM_FROM_MARKER: Matrix = g.rigid(g.rotation_exp(np.array([0.4, -1.1, 0.3])), (180.0, -95.0, 310.0))
@@ -76,7 +76,7 @@ class Scenario:
 
     @property
     def period_s(self) -> float:
-        return len(STATIONS_DEG) * (self.station_s + self.move_s)
+        return len(_ORBIT_DEG) * (self.station_s + self.move_s)
 
     @property
     def tool_device(self) -> str:
@@ -91,8 +91,8 @@ class Scenario:
     def orbital_rad(self, t_s: float) -> float:
         """C-arm orbital angle: rests at each station, then moves smoothly to the next."""
         leg, within = divmod(t_s % self.period_s, self.station_s + self.move_s)
-        here = STATIONS_DEG[int(leg)][0]
-        there = STATIONS_DEG[(int(leg) + 1) % len(STATIONS_DEG)][0]
+        here = _ORBIT_DEG[int(leg)]
+        there = _ORBIT_DEG[(int(leg) + 1) % len(_ORBIT_DEG)]
         x = max(0.0, (within - self.station_s) / self.move_s)
         smooth = x * x * (3 - 2 * x)
         return float(np.deg2rad(here + (there - here) * smooth))

@@ -1,4 +1,4 @@
-"""What a detector makes of line integrals: scatter, blur, gain and counting noise; and a metal tool in the beam."""
+"""The simulated X-ray chain: line integrals to counts with scatter, blur, gain and noise; a metal tool in the beam."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ METAL_PER_MM = 0.25
 
 
 @dataclass(frozen=True)
-class Detector:
-    """Noise and blur of the X-ray chain."""
+class XrayChain:
+    """Scatter, blur and noise of a simulated X-ray chain."""
 
     i0: float = 20_000.0
-    """Photons, and counts at gain 1, of one open-beam pixel in one frame."""
+    """Photons per open-beam pixel and frame; also its counts at gain 1."""
     scatter_fraction: float = 0.06
-    """Scattered over primary radiation, mean behind the patient."""
+    """Ratio of scattered to primary radiation, mean behind the patient."""
     scatter_sigma_mm: float = 45.0
     blur_sigma_mm: float = 0.35
     read_noise: float = 3.0
-    """Counts, 1 sigma."""
+    """1 sigma, counts."""
 
     def expose(
         self, line_integrals: FloatArray, carm: CArm, gain: float, rng: np.random.Generator
     ) -> npt.NDArray[np.uint16]:
         """uint16 counts (H, W) of one frame; ``line_integrals`` may be coarser than the detector."""
-        fine = cv2.resize(
-            line_integrals, (carm.width_px, carm.height_px), interpolation=cv2.INTER_CUBIC
-        ) if line_integrals.shape != (carm.height_px, carm.width_px) else line_integrals  # fmt: skip
+        fine = line_integrals
+        if fine.shape != (carm.height_px, carm.width_px):
+            fine = cv2.resize(fine, (carm.width_px, carm.height_px), interpolation=cv2.INTER_CUBIC)
         primary = np.exp(-np.maximum(fine, 0.0))
         photons = rng.poisson(self.i0 * (primary + self._scatter(primary, carm))).astype(np.float32)
         blurred = cv2.GaussianBlur(photons, (0, 0), self.blur_sigma_mm / carm.pixel_spacing_mm[0])
@@ -45,8 +45,8 @@ class Detector:
     def _scatter(self, primary: FloatArray, carm: CArm) -> FloatArray:
         """Scattered over open-beam intensity, (H, W).
 
-        A ray scatters in proportion to what it crosses and what is left of it, p exp(-p), and the
-        scattered light spreads widely (the kernel model of Ohnesorge et al., Eur. Radiol. 9, 1999).
+        A ray of line integral p scatters in proportion to p exp(-p): the matter it crosses times the light that is
+        left. The scattered light spreads widely (kernel model of Ohnesorge et al., Eur. Radiol. 9, 1999).
         """
         small = cv2.resize(primary, (64, 64), interpolation=cv2.INTER_AREA)
         crossed = -np.log(np.maximum(small, 1e-6))

@@ -1,7 +1,6 @@
-"""From a detector's raw counts to those of one ideal C-arm: flat field, distortion, and a geometry that bends.
+"""From a detector's raw counts to those of one ideal C-arm: flat field, distortion and flex.
 
-What comes out always has the geometry that the configuration states, whatever the angle: everything after it deals with
-one pinhole camera.
+Corrected images have the geometry in the configuration at every angle, so all later code deals with one pinhole camera.
 """
 
 from __future__ import annotations
@@ -21,79 +20,81 @@ from navnode.xray.flex import FlexModel
 
 GRID_STEP_PX = 64
 _UNKNOWN_COUNTS = 65_535
-"""A pixel about which the detector says nothing counts as saturated: it carries no information."""
+"""Pixels without information get the value of saturated ones."""
 _INVERTING_STEPS = 20
 _SAME_RAD = 5e-4
-"""Angles nearer to each other than this have one geometry."""
+"""Angles that differ by less share one geometry."""
 _LARGEST_SHIFT = 0.15
-"""Of the image's width; no image intensifier bends more."""
+"""Largest distortion, as a share of the image's longer side; no image intensifier bends more."""
 
 
 @dataclass(frozen=True)
 class FlatField:
-    """corrected = (raw - dark) * gain; bad pixels are taken from their neighbours."""
+    """corrected = (raw - dark) * gain; bad pixels take the mean of their good neighbours."""
 
     dark: FloatArray
     gain: FloatArray
     bad: Array
-    """bool"""
+    """(H, W) bool"""
 
     def corrected(self, counts: Array) -> FloatArray:
-        """(H, W) counts, float32; what was saturated stays so."""
+        """Corrected counts (H, W), float32; saturated pixels stay saturated."""
         raw = counts.astype(np.float32)
-        made = np.maximum((raw - self.dark) * self.gain, 0.0)
+        corrected = np.maximum((raw - self.dark) * self.gain, 0.0)
         if self.bad.any():
             good = (~self.bad).astype(np.float32)
-            # The mean of the good pixels around each.
             share = cv2.blur(good, (5, 5), borderType=cv2.BORDER_REFLECT)
-            around = cv2.blur(made * good, (5, 5), borderType=cv2.BORDER_REFLECT) / np.maximum(share, 1e-3)
-            made = np.where(self.bad, np.where(share > 0, around, _UNKNOWN_COUNTS), made)
-        made[counts >= SATURATION_COUNTS] = _UNKNOWN_COUNTS
-        return np.asarray(made, np.float32)
+            around = cv2.blur(corrected * good, (5, 5), borderType=cv2.BORDER_REFLECT) / np.maximum(share, 1e-3)
+            corrected = np.where(self.bad, np.where(share > 0, around, _UNKNOWN_COUNTS), corrected)
+        corrected[counts >= SATURATION_COUNTS] = _UNKNOWN_COUNTS
+        return np.asarray(corrected, np.float32)
 
 
 def read_flat_field(path: str | Path) -> FlatField:
-    """The flat field that `calibrate flatfield` wrote.
+    """Read a flat field that `calibrate flatfield` wrote.
 
     Raises:
-        CalibrationError: it is none; names the file.
+        CalibrationError: the file is missing or not a flat field; names it.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise CalibrationError(f"{path}: no flat field ({error})") from error
+        raise CalibrationError(f"{path}: not a flat field ({error})") from error
     return decode_flat_field(content, path)
 
 
 def decode_flat_field(content: bytes, path: str | Path) -> FlatField:
-    """:func:`read_flat_field`, of a file that was read already.
+    """Decode the content of a flat-field file; see :func:`read_flat_field`.
 
     Args:
-        path: of the file, for messages.
+        path: of the file, for error messages.
+
+    Raises:
+        CalibrationError: the content is not a flat field.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             dark, gain, bad = (kept[name] for name in ("dark", "gain", "bad"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"{path}: no flat field ({error})") from error
+        raise CalibrationError(f"{path}: not a flat field ({error})") from error
     if not dark.shape == gain.shape == bad.shape or dark.ndim != 2 or bad.dtype != np.bool_:
-        raise CalibrationError(f"{path}: no flat field (dark, gain and bad must be pictures of one size)")
+        raise CalibrationError(f"{path}: not a flat field (dark, gain and bad must be images of one size)")
     if not (np.isfinite(dark).all() and np.isfinite(gain).all() and (gain[~bad] > 0).all()):
-        raise CalibrationError(f"{path}: no flat field (what is not bad must have a positive gain)")
+        raise CalibrationError(f"{path}: not a flat field (the gain of good pixels must be positive)")
     return FlatField(dark.astype(np.float32), gain.astype(np.float32), bad)
 
 
-class Detector:
-    """Makes raw images into those of an ideal C-arm.
+class ImageCorrection:
+    """Turns raw images into those of an ideal C-arm.
 
     Args:
-        carm: the geometry of what comes out.
+        carm: geometry of the corrected images.
         flat_field: None: the detector corrects itself.
-        undistorted_px: (rows, columns, 2), where an ideal detector would have raw pixels 0, 64, ...; None: it is ideal.
-        flex: the geometry by angle; None: that of ``carm`` always.
+        undistorted_px: (rows, columns, 2), where an ideal detector would have raw pixels 0, 64, ...; None: undistorted.
+        flex: geometry by angle; None: always that of ``carm``.
 
     Raises:
-        CalibrationError: of another image size, or no distortion.
+        CalibrationError: a calibration is for another image size, or the distortion is implausible.
     """
 
     def __init__(
@@ -119,23 +120,23 @@ class Detector:
 
     @property
     def ideal(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether there is nothing to correct."""
         return self._flat_field is None and self._raw_from_ideal is None and self.flex is None
 
     def corrected(self, counts: Array, angles_rad: tuple[float, float] | None = None) -> Array:
-        """Counts (H, W) uint16 as the ideal C-arm would have them. Milliseconds: not for the loop's own thread.
+        """Counts (H, W) uint16 as the ideal C-arm would see them. Takes milliseconds: not for the loop's thread.
 
         Args:
-            angles_rad: orbital and angulation, where there is a flex model.
+            angles_rad: orbital and angulation; required with a flex model.
         """
-        made = counts
+        flat = counts
         if self._flat_field is not None:
-            made = np.minimum(self._flat_field.corrected(counts) + 0.5, _UNKNOWN_COUNTS).astype(np.uint16)
+            flat = np.minimum(self._flat_field.corrected(counts) + 0.5, _UNKNOWN_COUNTS).astype(np.uint16)
         warp = self._warp(angles_rad)
-        return made if warp is None else warp(made)
+        return flat if warp is None else warp(flat)
 
     def _warp(self, angles_rad: tuple[float, float] | None) -> _Warp | None:
-        """Of the geometry at these angles; a C-arm stands still most of the time."""
+        """Warp for the geometry at these angles; the last one is kept, as a C-arm stands still most of the time."""
         if self.flex is None:
             return self._at_rest[1] if self._at_rest is not None else None
         assert angles_rad is not None
@@ -144,7 +145,7 @@ class Detector:
         return self._at_rest[1]
 
     def _through(self, bent: CArm) -> FloatArray:
-        """Raw pixels (H, W, 2) of the rays that the ideal C-arm's pixels are on, when the geometry is another one."""
+        """Raw pixels (H, W, 2) on the rays of the ideal C-arm's pixels, for the bent geometry."""
         scale = bent.source_to_detector_mm / self._carm.source_to_detector_mm
         u, v = np.meshgrid(
             np.arange(self._carm.width_px, dtype=np.float32), np.arange(self._carm.height_px, dtype=np.float32)
@@ -163,27 +164,27 @@ class Detector:
 
 
 class _Warp:
-    """Takes an image's pixels from where they were seen.
+    """Samples raw images at fixed places.
 
     Args:
-        raw_from_ideal: (H, W, 2) raw pixels u, v of every pixel that comes out.
+        raw_from_ideal: (H, W, 2) raw pixel u, v of every pixel of the result.
     """
 
     def __init__(self, raw_from_ideal: FloatArray) -> None:
         height, width = raw_from_ideal.shape[:2]
         u, v = (np.ascontiguousarray(raw_from_ideal[..., axis]) for axis in range(2))
         self._outside = (u < 0) | (v < 0) | (u > width - 1) | (v > height - 1)
-        # Places to a 32nd of a pixel, as integers: a third of the time.
+        # Places to a 32nd of a pixel, as integers, take a third of the time.
         self._places, self._between = cv2.convertMaps(u, v, cv2.CV_16SC2)
 
     def __call__(self, counts: Array) -> Array:
-        made = cv2.remap(counts, self._places, self._between, cv2.INTER_LINEAR)
-        made[self._outside] = _UNKNOWN_COUNTS
+        warped = cv2.remap(counts, self._places, self._between, cv2.INTER_LINEAR)
+        warped[self._outside] = _UNKNOWN_COUNTS
         saturated = counts >= SATURATION_COUNTS
-        if saturated.any():  # what lies between such a pixel and another is not known either
+        if saturated.any():  # interpolation with a saturated pixel is unknown, too
             near = cv2.remap(saturated.astype(np.uint8) * 255, self._places, self._between, cv2.INTER_LINEAR)
-            made[near > 0] = _UNKNOWN_COUNTS
-        return np.asarray(made)
+            warped[near > 0] = _UNKNOWN_COUNTS
+        return np.asarray(warped)
 
 
 def _apart_rad(a: tuple[float, float], b: tuple[float, float]) -> float:
@@ -191,23 +192,22 @@ def _apart_rad(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def _inverted(undistorted_px: Matrix, carm: CArm) -> FloatArray:
-    """Raw pixels (H, W, 2) that ideal pixels are seen at, by fixed point on the shifts between the nodes."""
+    """Raw pixels (H, W, 2) at which ideal pixels appear, by fixed-point iteration on the shifts between grid nodes."""
     grid = np.asarray(undistorted_px, np.float64)
     rows, columns = (-(-(n - 1) // GRID_STEP_PX) + 1 for n in (carm.height_px, carm.width_px))
     if grid.shape != (rows, columns, 2) or not np.isfinite(grid).all():
         raise CalibrationError(
-            f"the distortion's grid is {grid.shape}, an image of {carm.width_px} x {carm.height_px} needs "
+            f"the distortion grid is {grid.shape}; an image of {carm.width_px} x {carm.height_px} needs "
             f"{(rows, columns, 2)}"
         )
     nodes = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) * float(GRID_STEP_PX)
     shift = (grid - nodes).astype(np.float32)
     if float(np.abs(shift - shift.mean(axis=(0, 1))).max()) > _LARGEST_SHIFT * max(carm.width_px, carm.height_px):
-        raise CalibrationError("the distortion moves pixels farther than any detector does")
+        raise CalibrationError("the distortion moves pixels farther than any real detector does")
     u, v = np.meshgrid(np.arange(carm.width_px, dtype=np.float32), np.arange(carm.height_px, dtype=np.float32))
-    # Splines through the nodes: what image intensifiers do is close to polynomials of degree 3, which they follow.
-    from scipy.interpolate import (
-        RectBivariateSpline,  # here: most images come undistorted, most processes without SciPy
-    )
+    # Splines through the nodes reproduce cubic polynomials, and image intensifiers distort much like those.
+    # Imported here: most images need no undistortion, most processes no SciPy.
+    from scipy.interpolate import RectBivariateSpline
 
     places = [np.arange(n) * float(GRID_STEP_PX) for n in (rows, columns)]
     full = np.stack(

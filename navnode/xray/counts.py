@@ -9,14 +9,14 @@ import numpy.typing as npt
 from navnode.types import Array, FloatArray
 
 SATURATION_COUNTS = 65_500
-"""At or above this a 16-bit detector says nothing about attenuation."""
+"""Counts at or above this say nothing about attenuation (16-bit detectors)."""
 
 _MIN_COUNTS = 0.5
-"""A pixel that saw nothing: finite, and as dark as the detector can tell."""
+"""Stands for 0 counts: finite, and darker than any count."""
 
 
 def open_beam_counts(counts: Array) -> float:
-    """I0 as the image itself suggests: its brightest unsaturated part.
+    """Estimate I0 from the image: its brightest unsaturated part.
 
     Exact where some of the detector is in the open beam; too low, by the thinnest path's attenuation,
     where the patient covers all of it. Registration does not depend on it, reconstruction does.
@@ -60,7 +60,7 @@ def line_integrals(counts: Array, i0: float, factor: int = 1, *, see_lead: bool 
 
 
 def blank_reason(counts: Array) -> str:
-    """Why an image cannot be registered to anything, or ''."""
+    """Why an image shows nothing to register, or ''."""
     usable = counts[::4, ::4]
     usable = usable[usable < SATURATION_COUNTS]
     if usable.size < 0.2 * counts[::4, ::4].size:
@@ -72,22 +72,22 @@ def blank_reason(counts: Array) -> str:
 
 
 _COVERED_LIGHT = 0.02
-"""Of the brightest: behind lead there is no more, and behind a patient only in the middle."""
+"""Most light behind lead, as a share of the brightest; a patient lets as little through only in the middle."""
 _COVERED_SPREAD = 3.0
-"""Lead is as dark everywhere, to within so many times."""
+"""Lead is equally dark everywhere, within this factor."""
 _COVERED_STEP = 3.0
-"""How many times brighter it is beside an edge of lead; patients grow dark slowly."""
+"""Brightness step at an edge of lead, as a factor; patients darken gradually."""
 _COVERED_LEAST = 5.0
-"""Percent of an image; less lead than that is left to be an outlier."""
+"""Percent of an image; a smaller area of lead is left to outlier rejection."""
 _COVERED_LEAST_PX = 6
 _COVERED_PX = 64
 """Covered regions are looked for at this size."""
 
 
 def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
-    """Where collimator blades or lead cover a small image (about 64 x 64, any unit), (H, W).
+    """Mask (H, W) of collimator blades and lead in a small image (about 64 x 64, any unit).
 
-    Dark regions that touch the image's edge and end in a step.
+    They are dark regions that touch the image's edge and end in a step.
     """
     known = np.nan_to_num(light, nan=np.inf)
     bright = float(np.percentile(light[np.isfinite(light)], 99)) if np.isfinite(light).any() else 0.0

@@ -1,19 +1,19 @@
-"""The dose ledger: what the X-rays of a session gave the patient, beside a CT."""
+"""The dose ledger: a session's X-ray dose to the patient, compared with a CT."""
 
 from __future__ import annotations
 
 from navnode.types import Dose, Frame
 
 _MOSTLY = 0.9
-"""Where so many state their dose, the others are taken for as many more like them."""
+"""When at least this share of frames state a dose, the others are assumed to have the same mean dose."""
 
 
 class Ledger:
-    """Adds up frames: what the source states of them, and where it is silent what the configuration says of one.
+    """Adds up the doses of frames: as stated by the source, else as configured.
 
     Args:
-        frame_gy_cm2: dose-area product of a frame whose source states none; 0: not known.
-        msv_per_gy_cm2: effective dose of 1 Gy cm2.
+        frame_gy_cm2: dose-area product of a frame whose source states none; 0: unknown.
+        msv_per_gy_cm2: effective dose per 1 Gy cm2.
         ct_msv: effective dose of the CT to compare with.
     """
 
@@ -23,7 +23,7 @@ class Ledger:
         self._stated_gy_cm2 = 0.0
 
     def add(self, frame: Frame) -> None:
-        """A frame that was taken, whatever became of it."""
+        """Add a frame that was exposed, whether used or not."""
         self._frames += 1
         if frame.dose_gy_cm2 is not None:
             self._stated += 1
@@ -31,36 +31,35 @@ class Ledger:
 
     @property
     def total(self) -> Dose:
-        """Of all frames so far."""
+        """Dose of all frames so far."""
         silent = self._frames - self._stated
-        of_one = self._frame_gy_cm2
-        if not of_one and self._stated >= _MOSTLY * self._frames > 0:  # a first frame came before its metadata
-            of_one = self._stated_gy_cm2 / self._stated
-        if silent and not of_one:
+        silent_gy_cm2 = self._frame_gy_cm2
+        if not silent_gy_cm2 and self._stated >= _MOSTLY * self._frames > 0:  # a first frame came before its metadata
+            silent_gy_cm2 = self._stated_gy_cm2 / self._stated
+        if silent and not silent_gy_cm2:
             return Dose(self._frames, self._stated, round(self._stated_gy_cm2, 6), None, None)
-        gy_cm2 = self._stated_gy_cm2 + silent * of_one
+        gy_cm2 = self._stated_gy_cm2 + silent * silent_gy_cm2
         msv = gy_cm2 * self._msv_per_gy_cm2
-        return Dose(
-            self._frames, self._stated, round(gy_cm2, 6), round(msv, 6), round(msv / self._ct_msv, 8)
-        )  # fmt: skip
+        ct_share = msv / self._ct_msv
+        return Dose(self._frames, self._stated, round(gy_cm2, 6), round(msv, 6), round(ct_share, 8))
 
 
-def told(dose: Dose) -> str:
-    """In words: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
+def describe(dose: Dose) -> str:
+    """One line for people: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
     if not dose.frames:
         return "no X-rays yet"
-    said = f"{dose.frames} X-rays"
+    frames = f"{dose.frames} X-rays"
     if dose.msv is None or dose.ct_share is None:
         silent = dose.frames - dose.stated
-        known = f", {_short(dose.gy_cm2)} Gy cm2 of the others" if dose.stated else ""
-        return f"{said}; the source states no dose of {silent}{known}"
-    estimated = "" if dose.stated == dose.frames else " (in part estimated)"
+        known = f", {_short(dose.gy_cm2)} Gy cm2 in the others" if dose.stated else ""
+        return f"{frames}; the source states no dose for {silent}{known}"
+    estimated = "" if dose.stated == dose.frames else " (partly estimated)"
     return (
-        f"{said}, {_short(dose.gy_cm2)} Gy cm2{estimated}: about {_short(dose.msv)} mSv, "
+        f"{frames}, {_short(dose.gy_cm2)} Gy cm2{estimated}: about {_short(dose.msv)} mSv, "
         f"{_short(100 * dose.ct_share)} % of a CT"
     )
 
 
 def _short(value: float) -> str:
-    """Two digits that mean something, without an exponent."""
+    """Two significant digits, without an exponent."""
     return f"{value:.2g}" if 0.001 <= value < 10 else f"{value:.0f}" if value >= 10 else f"{value:.4f}"

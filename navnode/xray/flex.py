@@ -1,4 +1,4 @@
-"""How a C-arm bends, as calibration found it: its geometry at any angle."""
+"""How a C-arm bends, as calibrated: its geometry at any angle."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from navnode.types import CArm, Matrix
 
 MODEL = "arc+gaussian_process"
 CHANNELS = 9
-"""What bends: rotation (3, rad), translation (3, mm), source to detector (mm), principal point (2, px)."""
+"""Quantities that change: rotation (3, rad), translation (3, mm), source to detector (mm), principal point (2, px)."""
 BEYOND_RAD = 0.05
-"""How far outside the calibrated angles the model may be asked."""
+"""How far beyond the calibrated angles the model may be used."""
 
 
 @dataclass(frozen=True)
 class FlexModel:
-    """An ideal arc and what bends it.
+    """An ideal arc and its deviations.
 
     ``volume_from_carm(o, a) = volume_from_base Rz(o) Rx(a) arm_from_carm exp(bend(o, a))``, where ``bend`` is the mean
     of a Gaussian process over the angles (Rasmussen and Williams, 2006, eq. 2.25).
@@ -31,7 +31,7 @@ class FlexModel:
     volume_from_base: Matrix
     arm_from_carm: Matrix
     carm: CArm
-    """Of the mean detector geometry."""
+    """With the mean detector geometry."""
     angles_rad: Matrix
     """(N, 2) orbital, angulation"""
     weights: Matrix
@@ -41,17 +41,17 @@ class FlexModel:
     length_rad: float
 
     def covers(self, orbital_rad: float, angulation_rad: float) -> bool:
-        """Whether an angle lies within what was calibrated."""
+        """Whether an angle lies within the calibrated range."""
         angle = np.array([orbital_rad, angulation_rad])
         low, high = self.angles_rad.min(axis=0) - BEYOND_RAD, self.angles_rad.max(axis=0) + BEYOND_RAD
         return bool(((angle >= low) & (angle <= high)).all())
 
     def carm_at(self, orbital_rad: float, angulation_rad: float) -> CArm:
-        """The detector's geometry."""
+        """The detector's geometry at an angle."""
         return self.at(orbital_rad, angulation_rad)[0]
 
     def at(self, orbital_rad: float, angulation_rad: float) -> tuple[CArm, Matrix]:
-        """The detector's geometry and volume_from_carm."""
+        """The detector's geometry and volume_from_carm at an angle."""
         here = np.array([[orbital_rad, angulation_rad]])
         bend = (kernel(here, self.angles_rad, self.length_rad) @ self.weights)[0] + self.mean
         pose = self.volume_from_base @ turned(here[0]) @ self.arm_from_carm @ g.exp(bend[:6])
@@ -61,47 +61,51 @@ class FlexModel:
         return replace(self.carm, source_to_detector_mm=distance_mm, principal_point_px=middle), pose
 
     def parameters(self) -> dict[str, Any]:
-        """For an artifact."""
+        """The model's parameters as an artifact stores them; read by :func:`flex_of`."""
         return {
-            "volume_from_base": self.volume_from_base, "arm_from_carm": self.arm_from_carm,
-            "carm": carm_document(self.carm), "angles_rad": self.angles_rad, "weights": self.weights,
-            "mean": self.mean, "length_rad": self.length_rad,
-        }  # fmt: skip
+            "volume_from_base": self.volume_from_base,
+            "arm_from_carm": self.arm_from_carm,
+            "carm": carm_document(self.carm),
+            "angles_rad": self.angles_rad,
+            "weights": self.weights,
+            "mean": self.mean,
+            "length_rad": self.length_rad,
+        }
 
 
 def flex_of(model: Mapping[str, Any]) -> FlexModel:
-    """The model of an artifact's result.
+    """The flex model in an artifact's result.
 
     Raises:
-        CalibrationError: it is none.
+        CalibrationError: the model is of an unknown kind, or its parameters are incomplete or invalid.
     """
     if model.get("kind") != MODEL:
-        raise CalibrationError(f"flex: {model.get('kind')!r} is no model that this version knows")
+        raise CalibrationError(f"flex: this version does not know the model {model.get('kind')!r}")
     try:
-        given = model["parameters"]
+        parameters = model["parameters"]
         base, arm, angles, weights, mean = (
-            np.array(given[name], np.float64)
+            np.array(parameters[name], np.float64)
             for name in ("volume_from_base", "arm_from_carm", "angles_rad", "weights", "mean")
         )
-        carm, length = carm_of(given["carm"]), float(given["length_rad"])
+        carm, length = carm_of(parameters["carm"]), float(parameters["length_rad"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise CalibrationError(f"flex: the model's parameters are not whole ({error})") from error
+        raise CalibrationError(f"flex: the model's parameters are incomplete ({error})") from error
     shapes = angles.ndim == 2 and angles.shape[1:] == (2,) and weights.shape == (len(angles), CHANNELS)
     finite = all(np.isfinite(part).all() for part in (angles, weights, mean))
     if not (shapes and mean.shape == (CHANNELS,) and len(angles) and finite and length > 0):
-        raise CalibrationError("flex: the model's parameters are not whole")
+        raise CalibrationError("flex: the model's parameters are invalid")
     if not (g.is_rigid(base) and g.is_rigid(arm)):
-        raise CalibrationError("flex: volume_from_base or arm_from_carm is no rigid transform")
+        raise CalibrationError("flex: volume_from_base or arm_from_carm is not a rigid transform")
     return FlexModel(base, arm, carm, angles, weights, mean, length)
 
 
 def turned(angle_rad: Matrix) -> Matrix:
-    """Rz(orbital) Rx(angulation)."""
+    """4x4 Rz(orbital) Rx(angulation) of an angle pair (2,)."""
     return g.rigid(
         g.rotation_exp(np.array([0.0, 0.0, angle_rad[0]])) @ g.rotation_exp(np.array([angle_rad[1], 0.0, 0.0]))
     )
 
 
 def kernel(a: Matrix, b: Matrix, length_rad: float) -> Matrix:
-    """Likeness of angles (N, 2) and (M, 2)."""
+    """Gaussian covariance (N, M) between angles (N, 2) and (M, 2)."""
     return np.asarray(np.exp(-0.5 * ((a[:, None] - b) ** 2).sum(axis=2) / length_rad**2))

@@ -256,7 +256,7 @@ def test_artifacts_that_must_not_be_used_are_refused_by_name(poses, tmp_path):
         (
             artifacts.HANDEYE,
             {"kind": "handeye", "result": {"marker_from_carm": np.diag([2.0, 1, 1, 1]).tolist()}},
-            "no rigid transform",
+            "not a rigid transform",
         ),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(content | changed))

@@ -22,7 +22,7 @@ def test_a_clock_that_drifts_is_followed_for_an_hour(ppm):
         true_ns = k * 50 * MS
         received_ns = true_ns + round((5 + rng.exponential(3)) * MS)
         stamp_ns = true_ns + round(true_ns * ppm * 1e-6)
-        assert lateness.take(stamp_ns, received_ns) in (Stamp.LEARNING, Stamp.EXPECTED)
+        assert lateness.observe(stamp_ns, received_ns) in (Stamp.LEARNING, Stamp.EXPECTED)
         worst_ns = max(worst_ns, lateness.age_ns(stamp_ns, received_ns))
     assert worst_ns < 60 * MS, "nothing but the jitter counts as delay"
 
@@ -31,7 +31,7 @@ def test_a_delay_that_grows_faster_than_clocks_drift_is_a_delay():
     lateness = Lateness()
     for k in range(120 * 20):
         true_ns = k * 50 * MS
-        lateness.take(true_ns, true_ns + 5 * MS + round(true_ns * 2e-3))
+        lateness.observe(true_ns, true_ns + 5 * MS + round(true_ns * 2e-3))
     assert lateness.age_ns(true_ns, true_ns + 245 * MS) > 150 * MS
 
 

@@ -80,5 +80,5 @@ def test_a_series_says_that_it_is_derived_and_whose_it_is_not(tmp_path):
 
 def test_a_series_does_not_mix_with_other_files(tmp_path):
     (tmp_path / "something").touch()
-    with pytest.raises(ConfigError, match="a folder of its own"):
+    with pytest.raises(ConfigError, match="an empty folder"):
         write_series(_volume(), tmp_path, how="")

@@ -69,7 +69,7 @@ def test_missing_slices_are_named(tmp_path, capfd):
     write_dicom(tmp_path, PLANES)
     for k in range(8, 13):
         (tmp_path / f"{k:03}.dcm").unlink()
-    with pytest.raises(ConfigError, match=r"not evenly apart .12\.00 mm after slice 8, 2\.00 mm elsewhere"):
+    with pytest.raises(ConfigError, match=r"not evenly spaced .12\.00 mm after slice 8, 2\.00 mm elsewhere"):
         read_volume(tmp_path)
     assert capfd.readouterr() == ("", "")
 
@@ -133,7 +133,7 @@ def bad_text(path):
     [
         (bad_mask, "mask.nii.gz", "not a CT in HU"),
         (bad_plane, "plane.nii.gz", "not a 3-D volume"),
-        (bad_nan, "nan.mha", "no numbers"),
+        (bad_nan, "nan.mha", "NaN or infinite"),
         (bad_text, "notes.nii.gz", "cannot be read"),
     ],
 )

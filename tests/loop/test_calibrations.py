@@ -123,7 +123,7 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrated):
         ({"status": "FAIL", "reason": "residual: x"}, "failed"),
         ({"expires_ns": NOW - 1}, "expired"),
         ({"kind": "spin"}, "not handeye"),
-        ({"result": {"marker_from_carm": np.diag([1.0, 1, -1, 1]).tolist()}}, "no rigid transform"),
+        ({"result": {"marker_from_carm": np.diag([1.0, 1, -1, 1]).tolist()}}, "not a rigid transform"),
         ({"result": {}}, "no marker_from_carm"),
         ({"device": "another C-arm"}, "for device"),
         ({"mode": "small"}, "for detector mode"),

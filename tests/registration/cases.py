@@ -9,7 +9,7 @@ from navnode.projector import Projector
 from navnode.registration import ImageRegistration
 from navnode.simulation.scenario import Scenario, carm_of_size, scenario_for
 from navnode.types import Volume
-from navnode.xray.chain import METAL_PER_MM, Detector, cylinder_chords_mm
+from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
 CARM = carm_of_size(512)
 PIVOT_MM = 700.0
@@ -37,7 +37,7 @@ class Case:
         line = self._projector.render(carm, at)
         tool = g.inverse(at) @ self.scenario.volume_from_tool(t_s)
         line += METAL_PER_MM * cylinder_chords_mm(carm, tool, 2.5, 160.0)
-        return Detector().expose(line, CARM, 1 + 0.1 * np.sin(t_s), np.random.default_rng(0))
+        return XrayChain().expose(line, CARM, 1 + 0.1 * np.sin(t_s), np.random.default_rng(0))
 
     def errors_mm(self, estimate: np.ndarray, t_s: float) -> tuple[float, float]:
         """Across and along the principal ray, at the spine."""

@@ -12,7 +12,7 @@ from navnode import native
 from navnode.files.volumes import read_volume
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened
-from navnode.registration.appearance import POSE_SCALE, Image, Observed, fitted, modelled
+from navnode.registration.appearance import POSE_SCALE, Observed, XrayImage, fitted, modelled
 from navnode.registration.tracking import gauss_newton_step, moved_by
 from navnode.simulation.scenario import carm_of_size
 
@@ -38,7 +38,7 @@ def chain(line: np.ndarray) -> np.ndarray:
 
 
 def observe(counts: np.ndarray, *, scatter: bool = True) -> Observed:
-    return Image(counts, CARM).observed(64, scatter=scatter)
+    return XrayImage(counts, CARM).observed(64, scatter=scatter)
 
 
 def test_the_chain_is_explained(projector, pose):
@@ -110,7 +110,7 @@ def test_binned_pixels_stand_for_their_centres():
     fine = carm_of_size(96)
     v, u = np.mgrid[:96, :96]
     light = 20_000 * np.exp(-3 * np.exp(-((u - 47.5) ** 2 + (v - 47.5) ** 2) / (2 * 9.0**2)))
-    binned, carm = Image(light.astype(np.float32), fine).binned(32)
+    binned, carm = XrayImage(light.astype(np.float32), fine).binned(32)
     k, j = np.mgrid[:32, :32]
     at_centre = 20_000 * np.exp(-3 * np.exp(-((3 * j + 1 - 47.5) ** 2 + (3 * k + 1 - 47.5) ** 2) / (2 * 9.0**2)))
     plain = light.reshape(32, 3, 32, 3).mean(axis=(1, 3))
@@ -122,14 +122,14 @@ def test_noise_is_known_from_the_image():
     rng = np.random.default_rng(0)
     for gain in (0.25, 1.0, 4.0):
         counts = gain * rng.poisson(2_000, (192, 192))
-        trust = Image(counts.astype(np.float32), carm_of_size(192)).observed(192).trust
+        trust = XrayImage(counts.astype(np.float32), carm_of_size(192)).observed(192).trust
         expected = 0.03**2 / (0.03**2 + 1 / 2_000)
         assert np.median(trust) == pytest.approx(expected, rel=0.15)
 
 
 def test_a_misread_image_sees_what_a_misread_detector_would(projector, pose):
     off_centre = replace(CARM, principal_point_px=(30.0, 35.5))
-    image = Image(chain(projector.render(off_centre, pose)), off_centre)
+    image = XrayImage(chain(projector.render(off_centre, pose)), off_centre)
     points = np.array([[10.0, -20.0, 650.0], [-35.0, 5.0, 720.0]])
     u, v = g.project(off_centre, np.eye(4), points).T
     as_read = image.binned(64)[0]

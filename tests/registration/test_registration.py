@@ -8,7 +8,7 @@ import pytest
 
 from navnode import geometry as g
 from navnode.files.volumes import read_volume
-from navnode.registration import ImageRegistration, Sequence, register, register_counts
+from navnode.registration import FilmRegistration, ImageRegistration, register, register_counts
 from navnode.types import Effort, Status, View, Volume
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, Case, away
 
@@ -187,7 +187,7 @@ def test_far_away_starts_are_found(torso):
 
 def test_a_sequence_is_followed_and_a_lost_frame_does_not_lead_away(torso):
     times = np.arange(2.0, 4.0, 1 / 15)
-    sequence = Sequence(torso.registration, torso.scenario.isocentre_mm)
+    sequence = FilmRegistration(torso.registration, torso.scenario.isocentre_mm)
     start = away(torso, times[0], 4, 2, 0)
     first = register_counts(torso.registration, torso.counts(times[0]), CARM, start, PIVOT_MM, Effort.FIND)
     assert sequence.begin(first).validity.usable
@@ -200,7 +200,7 @@ def test_a_sequence_is_followed_and_a_lost_frame_does_not_lead_away(torso):
 
 def test_a_long_sequence_stays_rigid(torso):
     """Extrapolating from extrapolated poses must not blow up what rounding leaves: it once did, after 35 frames."""
-    sequence = Sequence(torso.registration, torso.scenario.isocentre_mm)
+    sequence = FilmRegistration(torso.registration, torso.scenario.isocentre_mm)
     times = np.arange(2.0, 4.0, 1 / 30)
     start = away(torso, times[0], 4, 2, 0)
     sequence.begin(register_counts(torso.registration, torso.counts(times[0]), CARM, start, PIVOT_MM, Effort.FIND))

@@ -30,7 +30,7 @@ def test_addresses(text, host, port):
 
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_address_is_refused_alike_everywhere(text, tmp_path):
-    said = f"{text!r} is not HOST:PORT (ports are 1 to 65535; an IPv6 address stands in brackets)"
+    said = f"{text!r} is not HOST:PORT (ports are 1 to 65535; IPv6 addresses go in brackets)"
     with pytest.raises(ConfigError) as option:
         address_option(text, "--source")
     assert str(option.value) == f"--source: {said}"

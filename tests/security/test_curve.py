@@ -137,12 +137,12 @@ def test_without_a_key_nobody_is_let_in(node):
 def test_keys_that_cannot_be_used_are_named(keys, tmp_path):
     with pytest.raises(ConfigError, match="not overwritten"):
         curve.create(keys)
-    with pytest.raises(ConfigError, match="holds no secret key"):
+    with pytest.raises(ConfigError, match="contains no secret key"):
         curve.check(keys / "node.key", keys / "worker.key")
-    with pytest.raises(ConfigError, match="there is no such key"):
+    with pytest.raises(ConfigError, match="no such key"):
         curve.check(keys / "node.key_secret", tmp_path / "none.key")
     (tmp_path / "text.key").write_text("no key at all")
-    with pytest.raises(ConfigError, match="is no key"):
+    with pytest.raises(ConfigError, match="not a key"):
         curve.check(keys / "node.key_secret", tmp_path / "text.key")
     if os.name == "posix":
         assert (keys / "node.key_secret").stat().st_mode & 0o077 == 0

@@ -12,7 +12,7 @@ from navnode.simulation.scenario import (
     carm_of_size,
     scenario_for,
 )
-from navnode.xray.chain import Detector, cylinder_chords_mm
+from navnode.xray.chain import XrayChain, cylinder_chords_mm
 
 SCENARIO = Scenario(isocentre_mm=np.array([5.0, -40.0, 12.0]), targets_mm=np.zeros((1, 3)))
 TIMES = np.linspace(0, SCENARIO.period_s, 33)
@@ -55,7 +55,7 @@ def test_the_patient_breathes_and_the_marker_goes_along():
 
 def test_counts_follow_beer_lambert_and_poisson():
     carm = carm_of_size(256)
-    detector = Detector(scatter_fraction=0.0, blur_sigma_mm=1e-3, read_noise=0.0)
+    detector = XrayChain(scatter_fraction=0.0, blur_sigma_mm=1e-3, read_noise=0.0)
     line = np.full((256, 256), 2.0, np.float32)
     counts = detector.expose(line, carm, 1.0, np.random.default_rng(0)).astype(np.float64)
     expected = detector.i0 * np.exp(-2.0)
@@ -65,7 +65,7 @@ def test_counts_follow_beer_lambert_and_poisson():
 
 def test_scatter_has_its_share_and_none_without_a_patient():
     carm = carm_of_size(256)
-    detector = Detector(scatter_fraction=0.1, blur_sigma_mm=1e-3, read_noise=0.0)
+    detector = XrayChain(scatter_fraction=0.1, blur_sigma_mm=1e-3, read_noise=0.0)
     through = np.full((256, 256), 3.0, np.float32)
     mean = detector.expose(through, carm, 1.0, np.random.default_rng(0)).mean()
     assert mean == pytest.approx(1.1 * detector.i0 * np.exp(-3.0), rel=0.01)

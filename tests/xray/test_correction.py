@@ -7,7 +7,7 @@ from navnode import geometry as g
 from navnode.errors import CalibrationError
 from navnode.simulation.beads import helix, rendered
 from navnode.types import CArm
-from navnode.xray.correction import GRID_STEP_PX, Detector, FlatField, _inverted, read_flat_field
+from navnode.xray.correction import GRID_STEP_PX, FlatField, ImageCorrection, _inverted, read_flat_field
 from navnode.xray.counts import SATURATION_COUNTS
 from navnode.xray.flex import FlexModel, flex_of
 
@@ -34,7 +34,7 @@ def alike(made, wanted):
 
 def test_nothing_to_do_is_nothing_done():
     counts = counts_of(IDEAL)
-    assert Detector(IDEAL).ideal and Detector(IDEAL).corrected(counts) is counts
+    assert ImageCorrection(IDEAL).ideal and ImageCorrection(IDEAL).corrected(counts) is counts
 
 
 @pytest.mark.parametrize("size", [320, 1024])
@@ -55,7 +55,7 @@ def test_pixels_are_found_where_they_were_bent_to(size):
 
 def test_distortion_is_undone():
     nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1)
-    detector = Detector(IDEAL, undistorted_px=cushion(nodes))
+    detector = ImageCorrection(IDEAL, undistorted_px=cushion(nodes))
     wanted = counts_of(IDEAL)
     bent = counts_of(IDEAL, cushion)
     known, median, most = alike(detector.corrected(bent), wanted)
@@ -69,7 +69,7 @@ def test_distortion_is_undone():
 def test_a_geometry_that_bends_becomes_one():
     bent = CArm(SIZE, SIZE, (0.9, 0.9), 1032.0, (165.0, 152.0))
     flex = FlexModel(np.eye(4), np.eye(4), bent, np.array([[0.0, 0.0], [0.5, 0.0]]), np.zeros((2, 9)), np.zeros(9), 1.0)
-    made = Detector(IDEAL, flex=flex).corrected(counts_of(bent), (0.2, 0.0))
+    made = ImageCorrection(IDEAL, flex=flex).corrected(counts_of(bent), (0.2, 0.0))
     known, median, most = alike(made, counts_of(IDEAL))
     assert known > 0.9 and median < 60 and most < 1500
 
@@ -82,7 +82,7 @@ def test_flat_field_bad_pixels_and_saturation():
     raw = np.where(bad, 0, np.rint(wanted / gain + dark)).astype(np.uint16)
     raw[5, 5] = 65_535
     field = FlatField(dark.astype(np.float32), gain.astype(np.float32), bad)
-    made = Detector(IDEAL, field).corrected(raw)
+    made = ImageCorrection(IDEAL, field).corrected(raw)
     assert made[5, 5] >= SATURATION_COUNTS
     assert np.abs(made.astype(float) - wanted)[~bad & (np.arange(SIZE) > 5)].max() < 2
     assert np.quantile(np.abs(made.astype(float) - wanted)[bad], 0.9) < 500
@@ -92,7 +92,7 @@ def test_between_a_saturated_pixel_and_another_nothing_is_known():
     nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1) + 0.5
     raw = np.full((SIZE, SIZE), 20_000, np.uint16)
     raw[100, 100] = 65_535
-    made = Detector(IDEAL, undistorted_px=nodes).corrected(raw)
+    made = ImageCorrection(IDEAL, undistorted_px=nodes).corrected(raw)
     assert (made[100:102, 100:102] >= SATURATION_COUNTS).all()
     assert (made[102:, 102:] == 20_000).all()
 
@@ -102,7 +102,7 @@ def test_angles_that_change_bring_another_geometry():
     weights[1, 7] = 8.0  # the principal point moves along u
     angles = np.array([[0.0, 0.0], [1.0, 0.0]])
     flex = FlexModel(np.eye(4), np.eye(4), IDEAL, angles, weights, np.zeros(9), 0.3)
-    detector, raw = Detector(IDEAL, flex=flex), np.tile(np.arange(SIZE, dtype=np.uint16) * 50, (SIZE, 1))
+    detector, raw = ImageCorrection(IDEAL, flex=flex), np.tile(np.arange(SIZE, dtype=np.uint16) * 50, (SIZE, 1))
     at_zero, at_one, again = (detector.corrected(raw, (angle, 0.0)) for angle in (0.0, 1.0, 0.0))
     assert np.array_equal(at_zero, again)
     assert np.abs(at_one[10, 50:250].astype(int) - at_zero[10, 50:250] - 8 * 50).max() < 10
@@ -110,23 +110,25 @@ def test_angles_that_change_bring_another_geometry():
 
 def test_what_is_for_another_detector_is_refused(tmp_path):
     with pytest.raises(CalibrationError, match="320 x 320"):
-        Detector(IDEAL, FlatField(*(np.ones((64, 64), np.float32),) * 2, np.zeros((64, 64), bool)))
+        ImageCorrection(IDEAL, FlatField(*(np.ones((64, 64), np.float32),) * 2, np.zeros((64, 64), bool)))
     with pytest.raises(CalibrationError, match="grid"):
-        Detector(IDEAL, undistorted_px=np.zeros((3, 3, 2)))
+        ImageCorrection(IDEAL, undistorted_px=np.zeros((3, 3, 2)))
     nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1)
     nodes[2, 2] += 200
     with pytest.raises(CalibrationError, match="farther"):
-        Detector(IDEAL, undistorted_px=nodes)
+        ImageCorrection(IDEAL, undistorted_px=nodes)
     with pytest.raises(CalibrationError, match="another detector mode"):
         other = CArm(64, 64, (1, 1), 1000, (31, 31))
-        Detector(IDEAL, flex=FlexModel(*(np.eye(4),) * 2, other, *(np.zeros((1, n)) for n in (2, 9)), np.zeros(9), 1.0))
+        ImageCorrection(
+            IDEAL, flex=FlexModel(*(np.eye(4),) * 2, other, *(np.zeros((1, n)) for n in (2, 9)), np.zeros(9), 1.0)
+        )
     (tmp_path / "flat.npz").write_bytes(b"nothing")
     with pytest.raises(CalibrationError, match=r"flat\.npz"):
         read_flat_field(tmp_path / "flat.npz")
     np.savez(tmp_path / "nan.npz", dark=np.full((4, 4), np.nan), gain=np.ones((4, 4)), bad=np.zeros((4, 4), bool))
     with pytest.raises(CalibrationError, match=r"nan\.npz"):
         read_flat_field(tmp_path / "nan.npz")
-    with pytest.raises(CalibrationError, match="no model"):
+    with pytest.raises(CalibrationError, match="does not know the model"):
         flex_of({"kind": "magic"})
-    with pytest.raises(CalibrationError, match="not whole"):
+    with pytest.raises(CalibrationError, match="incomplete"):
         flex_of({"kind": "arc+gaussian_process", "parameters": {"volume_from_base": [1]}})

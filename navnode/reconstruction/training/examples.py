@@ -20,7 +20,7 @@ from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
 from navnode.reconstruction.training.anatomy import procedural, with_metal
 from navnode.types import CArm, FloatArray, Grid, Matrix, View, Volume
-from navnode.xray.chain import Detector
+from navnode.xray.chain import XrayChain
 
 VIEWS = 12
 """X-rays of one body; every example takes some of them."""
@@ -237,14 +237,14 @@ def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, thre
 class Exposure:
     """What the X-ray chain does, drawn once for the views of a body."""
 
-    detector: Detector
+    detector: XrayChain
     hardening: float
     i0_error: float
     """Of its logarithm, the same for all views."""
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Exposure:
-        detector = Detector(
+        detector = XrayChain(
             i0=float(np.exp(rng.uniform(*np.log(_PHOTONS)))) * 4,  # of a pixel that is four of the detector's
             scatter_fraction=float(rng.choice([0.0, rng.uniform(0, 0.12)])),
             scatter_sigma_mm=float(rng.uniform(25, 60)),
