@@ -222,9 +222,7 @@ def test_an_image_of_another_size_is_named(tmp_path):
 
 def test_a_station_or_landmarks_do_instead_of_a_pose(case):
     views = case.views("named.json", [None] * 4)
-    assert (
-        "a station's name or landmarks" in navnode("register", "--volume", case.ct, "--views", views, code=2)["error"]
-    )
+    assert "a station name or landmarks" in navnode("register", "--volume", case.ct, "--views", views, code=2)["error"]
     read = json.loads(views.read_text())
     read["views"] = [read["views"][0] | {"station": "AP"}, read["views"][2] | {"station": "left lateral"}]
     stations = views.with_name("stations.json")

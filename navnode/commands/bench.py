@@ -21,13 +21,11 @@ from navnode.commands import bench_figures as figures
 from navnode.commands import bench_loop
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
-from navnode.commands.supervised import tell
+from navnode.commands.supervised import show_figures
 from navnode.commands.ui import Ui, say
 
 app = typer.Typer()
-bench = typer.Typer(
-    help="Figures for this machine, beside other implementations in the same run.", no_args_is_help=True
-)
+bench = typer.Typer(help="Measure this machine, next to other implementations in the same run.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 # Each benchmark imports what it needs when it runs.
 
@@ -40,7 +38,7 @@ _CTS = ("sample", "procedural")
     example="navnode bench igtl --json   (after `make peers`, beside the C++ library)",
 )
 def igtl(request: IgtlRequest, ui: Ui) -> None:
-    """OpenIGTLink over loopback: round trip, throughput, tools, images and volumes."""
+    """Measure OpenIGTLink over loopback: round trip, throughput, tools, images and volumes."""
     from navnode.bench import igtl
 
     peer = request.peer or igtl.CPP_PEER
@@ -53,7 +51,7 @@ def igtl(request: IgtlRequest, ui: Ui) -> None:
     example=r"navnode bench projector --json   (peers: pip install 'navnode\[bench]')",
 )
 def projector(request: ProjectorRequest, ui: Ui) -> None:
-    """X-ray projection with pose derivatives, in every kind of direction, beside RTK and nanodrr."""
+    """Measure X-ray projection with pose derivatives, in every kind of direction, next to RTK and nanodrr."""
     from navnode.bench import projector
     from navnode.projector.native import default_threads
 
@@ -67,7 +65,7 @@ def projector(request: ProjectorRequest, ui: Ui) -> None:
     example="navnode bench registration --ct chest.nii.gz --ct pelvis.nii.gz --out report.html",
 )
 def registration(request: RegistrationRequest, ui: Ui) -> None:
-    """2D/3D registration of X-rays with known poses: how right, how fast, how honest."""
+    """Measure 2D/3D registration of X-rays with known poses: accuracy, speed, and reliability of its verdicts."""
     from navnode.bench import registration, report
 
     paths = [ct_path(name) for name in request.ct or _CTS]
@@ -96,9 +94,9 @@ def trust(request: TrustRequest, ui: Ui) -> None:
     example="navnode bench reconstruction --ct hip.nii.gz --ct knee.nii.gz --out slices.png",
 )
 def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
-    """Volumes from a few X-rays of CTs, by every method: how right, how fast, how honest.
+    """Measure volumes from a few X-rays of CTs, by every method: accuracy, speed, and reliability of its intervals.
 
-    A model has seen the CTs that it was trained on; judge it by others.
+    Judge a model by CTs that it was not trained on.
     """
     from navnode.bench import reconstruction
     from navnode.projector.native import default_threads
@@ -118,12 +116,12 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
 
 @command(bench, LoopRequest, example="navnode bench loop --size 1024 --rate 30 --tools 8 --seconds 60 --json")
 def loop(request: LoopRequest, ui: Ui) -> None:
-    """The live loop beside the virtual operating room: latencies, and the error against the truth."""
-    tell(bench_loop.run(request, request.seconds), ui.as_json, request.seconds)
+    """Measure the live loop on the virtual operating room: latencies, and the error against the truth."""
+    show_figures(bench_loop.run(request, request.seconds), ui.as_json, request.seconds)
 
 
 @command(bench, RecordingRequest, example="navnode bench recording --minutes 10 --size 1024 --rate 30 --tools 8")
 def recording(request: RecordingRequest, ui: Ui) -> None:
-    """Recording: what it costs the loop, what is lost, what a kill leaves, how quickly a place is found."""
+    """Measure recording: its cost to the loop, losses, what survives a kill, and the time of a seek."""
     report = bench_loop.recording_cost(request, ui.progress("Writing, seeking, killing"))
-    ui.show(report, lambda found: Console().print_json(json.dumps(msgspec.to_builtins(found))))
+    ui.show(report, lambda cost: Console().print_json(json.dumps(msgspec.to_builtins(cost))))

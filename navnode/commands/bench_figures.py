@@ -1,4 +1,4 @@
-"""Reports of benchmarks as tables."""
+"""Draws the reports of benchmarks as tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import UNSET
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:  # each benchmark is loaded when it runs
+if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.igtl import IgtlReport, LinkFigures
     from navnode.bench.projector import ProjectorReport
     from navnode.bench.reconstruction import ReconstructionReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # each benchmark is loaded when it runs
 
 
 def draw_igtl(report: IgtlReport) -> None:
-    """Scenarios by implementations."""
+    """One row a scenario, one column an implementation."""
     table = Table(title="OpenIGTLink over loopback")
     for column in ("", *report.implementations):
         table.add_column(column)
@@ -25,11 +25,11 @@ def draw_igtl(report: IgtlReport) -> None:
         table.add_row(name, *(_bench_cell(by[i]) for i in report.implementations))
     Console().print(table)
     ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report.ratios.items())
-    Console().print(f"As quick as the others: {ratios}", highlight=False)
+    Console().print(f"Speed relative to the others: {ratios}", highlight=False)
 
 
 def draw_projector(report: ProjectorReport) -> None:
-    """Directions by implementations."""
+    """One row a direction, one column an implementation."""
     size = f"{report.voxels}³ to {report.image_px}², {report.threads} threads, median ms"
     every = list(report.directions.values())
     ways = (name.replace(" with derivatives", "+d") for name in every[0].ms)
@@ -38,7 +38,7 @@ def draw_projector(report: ProjectorReport) -> None:
         table.add_row(name, *(f"{ms:.1f}" for ms in figures.ms.values()), f"{figures.error:.1e}")
     Console().print(table)
     lines = [
-        "+d: with the six derivatives by the pose",
+        "+d: with the six derivatives with respect to the pose",
         f"adjoint: dot products agree to {report.adjoint_error:.1e}",
     ]
     over = [figures.rtk_over for figures in every if figures.rtk_over is not UNSET]
@@ -54,36 +54,36 @@ def draw_trust(report: TrustReport) -> None:
     """False accepts by kind of trap, and what it costs."""
     table = Table("trap", "VALID and wrong", title="Single X-rays, before frames have to agree")
     for kind, found in report.by_kind.items():
-        table.add_row(kind, _told_rate(found))
+        table.add_row(kind, _rate_text(found))
     Console().print(table)
     lines = [
-        f"VALID and wrong: {_told_rate(report.false_accepts)}",
-        f"right, but not VALID: {_told_rate(report.false_refusals)}",
-        f"not registered, and said so: {_told_rate(report.unregistered)}",
+        f"VALID and wrong: {_rate_text(report.false_accepts)}",
+        f"right, but not VALID: {_rate_text(report.false_refusals)}",
+        f"not registered, and said so: {_rate_text(report.unregistered)}",
         *(f"trap {row.number}: {row.kind} on {row.ct}, {row.lateral_mm} mm" for row in report.accepted),
     ]
     Console().print("\n".join(lines), highlight=False)
 
 
 def draw_registration(report: RegistrationReport) -> None:
-    """Errors by kind of start, and how far a verdict can be trusted."""
+    """Errors by kind of start, and how reliable the verdicts are."""
     table = Table("start", "under 1 mm lateral", "lateral mm", "depth mm", "full mm", "ms", title="Medians")
     rows = {**report.singles, "two views together": report.joint, "tracked sequences": report.sequences}
     for name, row in rows.items():
         medians = [f"{part.median:.3f}" for part in (row.lateral_mm, row.depth_mm, row.full_mm)]
-        table.add_row(name, _told_rate(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
+        table.add_row(name, _rate_text(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
     Console().print(table)
     trust = Table("", "VALID or not", title="Trust")
-    trust.add_row("right, but not VALID", _told_rate(report.quality.false_reject))
-    trust.add_row("wrong, but VALID", _told_rate(report.quality.false_accept))
+    trust.add_row("right, but not VALID", _rate_text(report.quality.false_reject))
+    trust.add_row("wrong, but VALID", _rate_text(report.quality.false_accept))
     for kind, rate in report.quality.wrong_image_valid.items():
-        trust.add_row(f"{kind}: VALID", _told_rate(rate))
+        trust.add_row(f"{kind}: VALID", _rate_text(rate))
     Console().print(trust)
     Console().print(f"Tracking: {report.sequences.frames_per_s:g} frames/s", highlight=False)
 
 
 def draw_reconstruction(report: ReconstructionReport) -> None:
-    """Methods by number of views."""
+    """One row for each number of views and method."""
     table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
     for count, methods in report.mean.items():
         for name, row in methods.items():
@@ -95,7 +95,7 @@ def draw_reconstruction(report: ReconstructionReport) -> None:
     Console().print(table)
 
 
-def _told_rate(rate: Rate) -> str:
+def _rate_text(rate: Rate) -> str:
     return f"{rate.rate:.1%} ({rate.hits} of {rate.of}; {rate.low:.1%}-{rate.high:.1%})"
 
 

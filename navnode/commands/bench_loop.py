@@ -1,4 +1,4 @@
-"""The live loop, run to be measured: what ``navnode bench loop`` and ``bench recording`` share."""
+"""Runs of the live loop that ``navnode bench loop`` and ``bench recording`` measure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from navnode.commands.supervised import (
 from navnode.config import Config
 from navnode.types import LatencyFigures, RecordingState
 
-if TYPE_CHECKING:  # loaded when it is measured
+if TYPE_CHECKING:  # loaded only when recording is measured
     from navnode.bench.recording import Killed, Seeking, Throughput
 
 
@@ -50,35 +50,35 @@ class LoopCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordingCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What recording costs, and what it keeps."""
+    """What recording costs, and what survives a kill."""
 
     throughput: Throughput
     seek: Seeking
     killed: Killed
     loop: LoopCost | UnsetType = UNSET
-    """Where the loop was run."""
+    """Present if the loop was run."""
 
 
 def run(request: LoopRequest | RecordingRequest, seconds: float, record: Path | None = None) -> RunReport:
-    """A demo without a page, and its figures.
+    """Run a demo without a page and report its figures.
 
     Args:
-        record: a file that it is recorded into.
+        record: file to record it into, if any.
     """
     from navnode.simulation import room
 
     ports = free_port("127.0.0.1"), free_port("127.0.0.1")
     demo = DemoRequest(headless=True, size=request.size, rate=request.rate, port=ports[0], simulator_port=ports[1])
-    given = demo.simulator(more_tools=request.tools - 1)
-    simulator = msgspec.structs.replace(given, ct=str(ct_path(given.ct)))
+    settings = demo.simulator(more_tools=request.tools - 1)
+    simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)))
     loaded = demo_config(config.load(config.shipped("demo.toml")), simulator, demo)
     loaded = recorded(_with_tools(loaded, room.more_tools(request.tools - 1)), record)
-    prepared = rendered(simulator)
-    return run_supervised(loaded, simulator, seconds, True, room.load_scenario(prepared))
+    scenario_folder = rendered(simulator)
+    return run_supervised(loaded, simulator, seconds, True, room.load_scenario(scenario_folder))
 
 
 def recording_cost(request: RecordingRequest, progress: Callable[[float], None]) -> RecordingCost:
-    """What recording costs by itself, and the loop that runs with and without it, alternating."""
+    """Measure recording by itself, then the loop alternating without and with it."""
     from navnode.bench import recording
 
     figures = recording.run(request.kills, progress)
@@ -99,7 +99,7 @@ def recording_cost(request: RecordingRequest, progress: Callable[[float], None])
 
 
 def _with_tools(loaded: Config, names: list[str]) -> Config:
-    """More tools like the first."""
+    """The configuration with more tools like its first."""
     drill = loaded.tools[0]
     more = [msgspec.structs.replace(drill, name=name, device=f"{name}ToTracker") for name in names]
     return msgspec.structs.replace(loaded, tools=(drill, *more))

@@ -1,4 +1,4 @@
-"""Commands made of requests: a field's type, default, bounds and description are its option, or its argument."""
+"""Builds commands from requests: a field's type, default, bounds and description give its option or argument."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def command(
     json: bool = True,
     cls: type[TyperCommand] | None = None,
 ) -> Callable[[Body[R]], Body[R]]:
-    """A command of a function ``(request, ui)``, whose docstring is its help.
+    """Make a function ``(request, ui)`` a command; its docstring is the help.
 
     Args:
-        request: what it is asked; its fields become options, in their order.
-        example: how it is called; one, or several.
-        name: if it is not the function's.
-        json: with ``--json``, last of all.
-        cls: Typer's command, where its parsing differs.
+        request: type of the request; its fields become options, in their order.
+        example: one or several example calls.
+        name: name of the command, if not the function's.
+        json: add ``--json`` as the last option.
+        cls: subclass of Typer's command for a parser that differs.
     """
 
     def mounted(function: Body[R]) -> Body[R]:
         @functools.wraps(function)
-        def called(**given: Any) -> None:
-            with Ui(given.pop("as_json", False)) as ui:
-                function(asked(request, given), ui)
+        def called(**arguments: Any) -> None:
+            with Ui(arguments.pop("as_json", False)) as ui:
+                function(to_request(request, arguments), ui)
 
         parameters = list(_parameters(request))
         if json:
@@ -60,31 +60,31 @@ def command(
     return mounted
 
 
-def asked(request: type[R], given: Mapping[str, Any]) -> R:
-    """The request of what Typer parsed.
+def to_request(request: type[R], arguments: Mapping[str, Any]) -> R:
+    """Build the request from the arguments that Typer parsed.
 
     Raises:
-        ConfigError: two of what excludes each other are given, or the request refuses it.
+        ConfigError: two options exclude each other, or the request refuses its values.
     """
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(request):
         switches = shown(field).switches
-        chosen = [value for value in switches if given[_identifier(value)]]
+        chosen = [value for value in switches if arguments[_identifier(value)]]
         if len(chosen) > 1:
             raise ConfigError(shown(field).one_only)
         if switches:
             values |= {field.name: chosen[0]} if chosen else {}
         elif not _is_repeated(field):
-            values[field.name] = given[field.name]
-        elif given[field.name]:
-            values[field.name] = tuple(given[field.name])
+            values[field.name] = arguments[field.name]
+        elif arguments[field.name]:
+            values[field.name] = tuple(arguments[field.name])
     return request(**values)
 
 
 def shown(field: FieldInfo) -> Shown:
-    """How a field is presented."""
-    found = [meta.extra["shown"] for meta in _metas(field.type) if meta.extra]
-    return found[-1] if found else Shown()
+    """How a field is presented on the command line."""
+    extras = [meta.extra["shown"] for meta in _metas(field.type) if meta.extra]
+    return extras[-1] if extras else Shown()
 
 
 def _parameters(request: type[msgspec.Struct]) -> Iterator[inspect.Parameter]:
@@ -103,22 +103,22 @@ def _parameters(request: type[msgspec.Struct]) -> Iterator[inspect.Parameter]:
 
 def _info(field: FieldInfo) -> Any:
     """Typer's description of an option or argument."""
-    how, metas = shown(field), list(_metas(field.type))
+    presented, metas = shown(field), list(_metas(field.type))
     texts = [meta.description for meta in metas if meta.description]
     about: dict[str, Any] = {
         "help": texts[-1] if texts else None,
-        "metavar": how.metavar or None,
+        "metavar": presented.metavar or None,
         "min": next((meta.ge for meta in metas if meta.ge is not None), None),
         "max": next((meta.le for meta in metas if meta.le is not None), None),
     }
-    if how.is_argument:
+    if presented.is_argument:
         return typer.Argument(**about)
-    flag = how.flag or f"--{field.name.replace('_', '-')}"
-    return typer.Option(flag, rich_help_panel=how.panel or None, **about)
+    flag = presented.flag or f"--{field.name.replace('_', '-')}"
+    return typer.Option(flag, rich_help_panel=presented.panel or None, **about)
 
 
 def _metas(hint: Any) -> Iterator[Meta]:
-    """Descriptions in a type, the outermost last."""
+    """Descriptions within a type, the outermost last."""
     for part in get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint):
         yield from _metas(part)
     yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Meta))

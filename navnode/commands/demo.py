@@ -11,7 +11,7 @@ import typer
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path, rendered
-from navnode.commands.supervised import Record, recorded, run_supervised, tell
+from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config, SimulatorSection
 from navnode.request import Ct, Threads, option
@@ -20,12 +20,12 @@ app = typer.Typer()
 
 
 class DemoRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A navigated operation on this machine."""
+    """Show a navigated operation on this machine."""
 
     headless: Annotated[bool, option("Do not serve the page.")] = False
     seconds: Annotated[float, option("Stop after this many seconds, and report.", ge=1)] | None = None
     ct: Ct | None = None
-    ctless: Annotated[bool, option("Work without a CT: the first X-rays give the volume.")] = False
+    ctless: Annotated[bool, option("Work without a CT: reconstruct the volume from the first X-rays.")] = False
     size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 512
     rate: Annotated[float, option("X-ray frames per second.", ge=1, le=30)] = 15.0
     port: Annotated[int, option("Port for consoles.", ge=1, le=65535)] = 18944
@@ -38,10 +38,10 @@ class DemoRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The operating room's settings.
 
         Args:
-            more_tools: beside the drill.
+            more_tools: number of tools besides the drill.
 
         Raises:
-            ConfigError: the detector has another size.
+            ConfigError: the simulator has no detector of this size.
         """
         return config.convert(
             {
@@ -61,20 +61,20 @@ def demo(request: DemoRequest, ui: Ui) -> None:
     """Show a navigated operation: virtual operating room, node and display on this machine."""
     from navnode.simulation import room  # here: only a demo scores itself against a simulator
 
-    given = request.simulator()
-    # The recording's file is looked at before the CT, which may have to be fetched.
+    settings = request.simulator()
+    # The recording's file is checked before the CT, which may have to be fetched.
     shipped = config.load(config.shipped("ctless.toml" if request.ctless else "demo.toml"))
     loaded = recorded(shipped, request.record)
-    simulator = msgspec.structs.replace(given, ct=str(ct_path(given.ct)))
+    simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)))
     loaded = demo_config(loaded, simulator, request)
-    # Rendering happens here, where its progress can be seen; the processes find it done.
-    prepared = rendered(simulator, request.threads)
-    report = run_supervised(loaded, simulator, request.seconds, ui.as_json, room.load_scenario(prepared))
-    tell(report, ui.as_json, request.seconds)
+    # Rendering happens here, where its progress is visible; the processes then find it in the cache.
+    scenario_folder = rendered(simulator, request.threads)
+    report = run_supervised(loaded, simulator, request.seconds, ui.as_json, room.load_scenario(scenario_folder))
+    show_figures(report, ui.as_json, request.seconds)
 
 
 def demo_config(loaded: Config, simulator: SimulatorSection, request: DemoRequest) -> Config:
-    """A shipped configuration with what the command line changes."""
+    """The shipped configuration with the command line's changes."""
     from navnode.simulation.scenario import carm_of_size
 
     carm = carm_of_size(simulator.size_px)
@@ -95,4 +95,4 @@ def demo_config(loaded: Config, simulator: SimulatorSection, request: DemoReques
         console=replace(loaded.console, port=request.port),
         display=replace(loaded.display, port=request.page_port, enabled=enabled),
     )
-    return config.convert(msgspec.to_builtins(demo), Config, "arguments")  # checked as a whole: ports, say
+    return config.convert(msgspec.to_builtins(demo), Config, "arguments")  # checks rules across sections, such as ports

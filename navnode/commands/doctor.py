@@ -18,16 +18,16 @@ from navnode.loop import calibrations
 from navnode.node.processes import may_take_loop_priority
 from navnode.request import argument
 
-if TYPE_CHECKING:  # loaded when it is looked for
+if TYPE_CHECKING:  # loaded only when the command runs
     from navnode.bench.machine import MachineReport
 
 app = typer.Typer()
 
 
 class DoctorRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What this machine has."""
+    """Examine this machine."""
 
-    config: Annotated[Path, argument("A node's configuration: what it still lacks.", "[CONFIG.toml]")] | None = None
+    config: Annotated[Path, argument("Also list what this configuration lacks.", "[CONFIG.toml]")] | None = None
 
 
 @command(app, DoctorRequest, example="navnode doctor node.toml")
@@ -35,12 +35,12 @@ def doctor(request: DoctorRequest, ui: Ui) -> None:
     """Say what this machine has, what the node will use of it, and what a configuration still lacks."""
     from navnode.bench.machine import examine
 
-    found = examine(may_take_loop_priority())
+    report = examine(may_take_loop_priority())
     if request.config is not None:
         lacks = dict(calibrations.lacking(config.load(request.config), now_ns()))
-        lacks = lacks or {"nothing": "every calibration is there and may be used"}
-        found = msgspec.structs.replace(found, lacks=lacks)
-    ui.show(found, _draw)
+        lacks = lacks or {"nothing": "every calibration is present and valid"}
+        report = msgspec.structs.replace(report, lacks=lacks)
+    ui.show(report, _draw)
 
 
 def _draw(report: MachineReport) -> None:

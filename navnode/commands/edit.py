@@ -1,4 +1,4 @@
-"""``navnode recover``, ``cut`` and ``merge``: sessions made of sessions."""
+"""``navnode recover``, ``cut`` and ``merge``: new sessions from old ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 
 
 class RecoverReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What could be kept of a session."""
+    """What was recovered of a session."""
 
     out: list[str]
     messages: int
@@ -32,7 +32,7 @@ class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @command(app, RecoverRequest, example="navnode recover torn.mcap --out whole.mcap")
 def recover(request: RecoverRequest, ui: Ui) -> None:
-    """Repair a torn or damaged session, as far as it can be read."""
+    """Repair a torn or damaged session as far as it can be read."""
     kept = editing.recover(request.session, request.out, ui.progress(f"Recovering {request.session.name}"))
     report = RecoverReport(
         out=[str(path) for path in kept.paths or ()],
@@ -40,7 +40,7 @@ def recover(request: RecoverRequest, ui: Ui) -> None:
         lost_bytes=kept.lost_bytes,
         damaged_chunks=kept.damaged,
     )
-    ui.done(report, f"{request.out}: {kept.messages} messages; {kept.lost_bytes} bytes could not be read")
+    ui.done(report, f"{request.out}: {kept.messages} messages; {kept.lost_bytes} bytes lost")
 
 
 @command(app, CutRequest, example="navnode cut session.mcap --start 60 --duration 20 --deidentify --out piece.mcap")
@@ -59,6 +59,6 @@ def cut(request: CutRequest, ui: Ui) -> None:
 
 @command(app, MergeRequest, example="navnode merge tracker.mcap xray.mcap --out session.mcap")
 def merge(request: MergeRequest, ui: Ui) -> None:
-    """Merge what came in of several sessions into one."""
+    """Merge the received messages of several sessions into one session."""
     kept = editing.merge([Recording(path) for path in request.sessions], request.out)
     ui.done(WrittenReport(out=str(request.out), messages=kept.messages), f"{request.out}: {kept.messages} messages")

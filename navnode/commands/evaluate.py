@@ -1,4 +1,4 @@
-"""``navnode evaluate``: many sessions replayed and scored."""
+"""``navnode evaluate``: replays and scores many sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from navnode.bench.requests import EvaluateRequest
 from navnode.commands.command import command
 from navnode.commands.ui import Ui, say
 
-if TYPE_CHECKING:  # loaded when something is evaluated
+if TYPE_CHECKING:  # loaded only when the command runs
     from navnode.bench.evaluation import EvaluationReport, Row
 
 app = typer.Typer()
@@ -30,8 +30,8 @@ _EXAMPLES = (
 def evaluate(request: EvaluateRequest, ui: Ui) -> None:
     """Replay many sessions in lockstep and score them; compare two configurations or versions.
 
-    Scored are registration against the truth where a session holds one, validity, volumes against the CT, and speed. A
-    session that fails is a row; an evaluation that was interrupted goes on where it was.
+    Scores registration against the truth if a session contains it, validity, volumes against the CT, and speed. A
+    session that fails gets a row as well; an interrupted evaluation resumes where it stopped.
     """
     from navnode.bench import evaluation
 

@@ -1,4 +1,4 @@
-"""``navnode export`` and ``import``: sessions and other programs."""
+"""``navnode export`` and ``import``: exchange sessions with other programs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _EXAMPLES = (
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files were written."""
+    """Files that were written."""
 
     out: list[str]
 
 
 @command(app, ExportRequest, example=_EXAMPLES)
 def export(request: ExportRequest, ui: Ui) -> None:
-    """Export a session for other programs, without identifying data save what is written into pictures."""
+    """Export a session for other programs, without identifying data except text burned into images."""
     from navnode.recording import export as exporting
 
     source = exporting.piece(
@@ -51,7 +51,7 @@ def export(request: ExportRequest, ui: Ui) -> None:
     example="navnode import scan.igs.mha --out session.mcap --config node.toml --device XRay",
 )
 def import_session(request: ImportRequest, ui: Ui) -> None:
-    """Import an image sequence of another program as a session."""
+    """Import another program's image sequence as a session."""
     from navnode.recording import export as exporting
 
     count = exporting.import_sequence(request.sequence, request.out, node_of(request.config), request.device)

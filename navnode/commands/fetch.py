@@ -1,4 +1,4 @@
-"""CTs by what ``--ct`` and configurations call them, and rooms: fetching and rendering show their progress."""
+"""CTs by the names that ``--ct`` and configurations use, and rendered rooms; both with progress on the terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from navnode.commands.ui import Ui, say
 
-if TYPE_CHECKING:  # what reads CTs is loaded when there is one to read
+if TYPE_CHECKING:  # modules that read CTs are loaded only when there is one to read
     from navnode.config import SimulatorSection
     from navnode.simulation.audience import Audience
     from navnode.types import Volume
 
 
 def ct_path(name: str) -> Path:
-    """``sample``, ``procedural`` or a path.
+    """Path of a CT named ``sample``, ``procedural`` or by its own path; fetched or made if need be.
 
     Raises:
         ConfigError: there is no such file.
@@ -28,7 +28,7 @@ def ct_path(name: str) -> Path:
 
 
 def load_ct(name: str) -> Volume:
-    """As :func:`ct_path`, read."""
+    """Read the CT of :func:`ct_path`."""
     from navnode.simulation import sample_ct
 
     with _terminal() as audience:
@@ -36,7 +36,7 @@ def load_ct(name: str) -> Volume:
 
 
 def rendered(settings: SimulatorSection, threads: int = 0) -> Path:
-    """A room's frames, see :func:`navnode.simulation.room.prepare`."""
+    """Folder of a room's rendered frames, see :func:`navnode.simulation.room.prepare`."""
     from navnode.simulation import room
 
     with _terminal() as audience:

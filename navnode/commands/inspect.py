@@ -1,4 +1,4 @@
-"""``navnode inspect``: what is in a session."""
+"""``navnode inspect``: shows what is in a session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from navnode.commands.ui import Ui, say
 from navnode.errors import DamagedError
 from navnode.recording.requests import InspectRequest
 
-if TYPE_CHECKING:  # plots and tables are loaded when a session is looked into
+if TYPE_CHECKING:  # plots and tables are loaded only when the command runs
     from navnode.recording.summary import SessionReport
 
 app = typer.Typer()
@@ -22,15 +22,15 @@ app = typer.Typer()
 
 @command(app, InspectRequest, example="navnode inspect session.mcap --report session.html --trace perfetto.json")
 def inspect(request: InspectRequest, ui: Ui) -> None:
-    """Show what is in a session: topics, rates, gaps, latencies, and how long what could be trusted."""
+    """Show what is in a session: topics, rates, gaps, latencies, and shares of validity."""
     from navnode.recording import summary
 
-    found = summary.inspect(request, ui.progress(f"Reading {request.session.name}"))
-    ui.show(found.report(), _draw)
-    if found.damage:
-        raise DamagedError(found.damage)
-    if found.verdict.text:
-        say(found.verdict.text)
+    inspected = summary.inspect(request, ui.progress(f"Reading {request.session.name}"))
+    ui.show(inspected.report(), _draw)
+    if inspected.damage:
+        raise DamagedError(inspected.damage)
+    if inspected.verdict.text:
+        say(inspected.verdict.text)
 
 
 def _draw(report: SessionReport) -> None:

@@ -1,4 +1,4 @@
-"""Keys of the terminal as commands to the player of a session."""
+"""Terminal keys that control the player of a session."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from collections.abc import Callable, Iterator
 from navnode.errors import WireError
 from navnode.igtl import BlockingClient
 
-_LATER_S = 5.0
-"""How far the arrow keys go."""
-
-
+_SEEK_S = 5.0
+"""Jump of the arrow keys."""
 _KEYS = {
     " ": ("ReplayPause", ""),
     ".": ("ReplayStep", ""),
     "b": ("ReplayBurst", "<Command Seconds='5'/>"),
-    "\x1b[C": ("ReplaySeek", f"<Command Seconds='+{_LATER_S:g}'/>"),
-    "\x1b[D": ("ReplaySeek", f"<Command Seconds='-{_LATER_S:g}'/>"),
+    "\x1b[C": ("ReplaySeek", f"<Command Seconds='+{_SEEK_S:g}'/>"),
+    "\x1b[D": ("ReplaySeek", f"<Command Seconds='-{_SEEK_S:g}'/>"),
 }
 
 
 @contextlib.contextmanager
 def keyboard(player: tuple[str, int]) -> Iterator[Callable[[], bool]]:
-    """Keys of the terminal go to the player as commands; tells whether it shall be over."""
+    """Send keys of the terminal to the player as commands; yields a function that is true once q was pressed."""
     over = threading.Event()
     if not sys.stdin.isatty():
         yield over.is_set

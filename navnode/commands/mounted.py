@@ -1,4 +1,4 @@
-"""Which commands there are, and where; each is loaded when it is asked for."""
+"""Names, modules and summaries of the commands; each is loaded only when it is called."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ _OWN = {
     "train": ("train", "Train the learned reconstruction, or resume training it, and export it."),
     "train-reader": ("train_reader", "Render X-rays of labelled CTs, then train the reader on them, or resume both."),
     "_process": ("process", "One of the supervised processes."),
-    "engine": ("engine", "What runs the networks of the learned reconstruction."),
-    "bench": ("bench", "Figures for this machine, beside other implementations in the same run."),
-    "record": ("record", "Record what a server sends, byte by byte as it comes, until Ctrl-C."),
+    "engine": ("engine", "List, check and build the engines that run the networks of the learned reconstruction."),
+    "bench": ("bench", "Measure this machine, next to other implementations in the same run."),
+    "record": ("record", "Record all bytes that a server sends, until Ctrl-C."),
     "replay": (
         "replay",
-        "Run a session again: at its pace with page and consoles, or as fast as it goes and compared.",
+        "Replay a session: at its own pace with page and consoles, or as fast as possible with a comparison.",
     ),
     "inspect": (
         "inspect",
-        "Show what is in a session: topics, rates, gaps, latencies, and how long what could be trusted.",
+        "Show what is in a session: topics, rates, gaps, latencies, and shares of validity.",
     ),
-    "recover": ("edit", "Repair a torn or damaged session, as far as it can be read."),
+    "recover": ("edit", "Repair a torn or damaged session as far as it can be read."),
     "cut": ("edit", "Cut a piece of a session, or some of its topics, into a new session."),
-    "merge": ("edit", "Merge what came in of several sessions into one."),
+    "merge": ("edit", "Merge the received messages of several sessions into one session."),
     "export": (
         "exchange",
-        "Export a session for other programs, without identifying data save what is written into pictures.",
+        "Export a session for other programs, without identifying data except text burned into images.",
     ),
-    "import": ("exchange", "Import an image sequence of another program as a session."),
+    "import": ("exchange", "Import another program's image sequence as a session."),
     "evaluate": (
         "evaluate",
         "Replay many sessions in lockstep and score them; compare two configurations or versions.",
     ),
 }
-"""Command -> its module in :mod:`navnode.commands`, and its line in the list of commands: the first of its help."""
-_OTHERS = {found.name: found for found in entry_points(group="navnode.commands")}
-"""calibration's, which imports navnode and not the other way round."""
+"""Command -> its module in :mod:`navnode.commands`, and the first line of its help for the list of commands."""
+_OTHERS = {entry.name: entry for entry in entry_points(group="navnode.commands")}
+"""Commands of other packages: calibration imports navnode, not the other way round."""
 
 
 class Commands(TyperGroup):
@@ -63,7 +63,8 @@ class Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        lines = {name: line for name, (_, line) in _OWN.items()} | {name: _line(of) for name, of in _OTHERS.items()}
+        lines = {name: line for name, (_, line) in _OWN.items()}
+        lines |= {name: _summary(entry) for name, entry in _OTHERS.items()}
         self.commands = {
             name: TyperCommand(name, help=line, hidden=name.startswith("_")) for name, line in lines.items()
         }
@@ -74,7 +75,7 @@ class Commands(TyperGroup):
 
 
 def loaded(name: str, ctx: Any = None) -> Any:
-    """A command that is there, ready to be called."""
+    """Load a known command, ready to be called."""
     mounted = typer.Typer(rich_markup_mode="rich")
     if name in _OWN:
         mounted.add_typer(importlib.import_module(f"navnode.commands.{_OWN[name][0]}").app)
@@ -83,7 +84,7 @@ def loaded(name: str, ctx: Any = None) -> Any:
     return typer.main.get_group(mounted).get_command(ctx, name)
 
 
-def _line(found: EntryPoint) -> str:
-    """What the package of an entry point says of its command, which is not loaded for that."""
-    package = importlib.import_module(found.module.partition(".")[0])
+def _summary(entry: EntryPoint) -> str:
+    """The summary that an entry point's package declares; the command itself is not loaded."""
+    package = importlib.import_module(entry.module.partition(".")[0])
     return str(getattr(package, "SUMMARY", ""))

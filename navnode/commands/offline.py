@@ -12,7 +12,7 @@ from navnode.commands.command import command
 from navnode.commands.ui import Ui
 from navnode.offline.requests import ProjectRequest, ReadRequest, ReconstructRequest, RegisterRequest
 
-if TYPE_CHECKING:  # what reads files is loaded when there is something to read
+if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
     from navnode.offline.files import RegistrationReport
 
 app = typer.Typer()
@@ -31,7 +31,7 @@ def project(request: ProjectRequest, ui: Ui) -> None:
 def register(request: RegisterRequest, ui: Ui) -> None:
     """2D/3D registration: where did the C-arm stand?
 
-    Each view's volume_from_carm is the start; without one, its "station" ("AP", "lateral", ...) or its landmarks are.
+    Each view starts at its volume_from_carm, or else at its "station" ("AP", "lateral", ...) or its landmarks.
     """
     from navnode.offline import files
 

@@ -16,7 +16,7 @@ from navnode.node.processes import die_with, output_address, say_ready, worker_a
 from navnode.node.supervisor import read_config, read_room
 
 app = typer.Typer()
-# What a process does not need it does not load: the imports stand in the functions.
+# Imports stand in the functions, so that a process loads only what it needs.
 
 
 @app.command("_process", hidden=True)
@@ -25,7 +25,7 @@ def process(name: str, folder: Path, parent: int) -> None:
     die_with(parent)
     logging.getLogger().setLevel(logging.INFO)
     if name not in _PROCESSES:
-        raise ConfigError(f"there is no process {name!r}")
+        raise ConfigError(f"no such process: {name!r}")
     _PROCESSES[name](folder)
 
 

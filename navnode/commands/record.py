@@ -1,4 +1,4 @@
-"""``navnode record``: what a server sends, as a session."""
+"""``navnode record``: records what a server sends as a session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @command(app, RecordRequest, example="navnode record --source 127.0.0.1:18945 --out session.mcap")
 def record(request: RecordRequest, ui: Ui) -> None:
-    """Record what a server sends, byte by byte as it comes, until Ctrl-C."""
+    """Record all bytes that a server sends, until Ctrl-C."""
     from navnode.recording import listening
 
     ui.done(*listening.record(request, say))

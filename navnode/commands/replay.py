@@ -1,4 +1,4 @@
-"""``navnode replay``: a session again, at its pace or as fast as it goes and compared."""
+"""``navnode replay``: replays a session, at its own pace or as fast as possible with a comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from navnode import config
 from navnode.commands.command import command
 from navnode.commands.fetch import load_ct
 from navnode.commands.keyboard import keyboard
-from navnode.commands.supervised import free_port, run_supervised, tell
+from navnode.commands.supervised import free_port, run_supervised, show_figures
 from navnode.commands.ui import Ui, say
 from navnode.config import Config, PlayerSection, SourceSection
 from navnode.recording import Recording, regression
@@ -28,7 +28,7 @@ from navnode.security.address import Address
 app = typer.Typer()
 
 _AFTER_S = 3.0
-"""A replay that ends by itself goes on so long, so that what goes stale is in its figures."""
+"""A replay that ends by itself runs on this long, so that its figures include what goes stale at the end."""
 _EXAMPLES = (
     "navnode replay session.mcap",
     "navnode replay session.mcap --lockstep --json",
@@ -39,10 +39,10 @@ _EXAMPLES = (
 
 @command(app, ReplayRequest, example=_EXAMPLES)
 def replay(request: ReplayRequest, ui: Ui) -> None:
-    """Run a session again: at its pace with page and consoles, or as fast as it goes and compared.
+    """Replay a session: at its own pace with page and consoles, or as fast as possible with a comparison.
 
-    At its pace the keyboard is listened to: space pauses, . goes to the next X-ray, arrows go 5 s back or on, b runs
-    5 s as fast as it goes, q ends it.
+    Keys at its own pace: space pauses, . steps to the next X-ray, arrows jump 5 s back or forward, b runs 5 s as fast
+    as possible, q quits.
     """
     mode, address = replaying.mode_of(request), request.served_at()
     if mode is not Mode.PACED:
@@ -65,19 +65,19 @@ def _draw(report: ReplayReport) -> None:
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
-    found = report.comparison
-    if found is UNSET:
+    comparison = report.comparison
+    if comparison is UNSET:
         return
     rows = Table("topic", "compared", "different", "missing", "extra")
-    for topic in sorted({*found.compared, *found.missing, *found.extra}):
-        counts = (found.compared, found.different, found.missing, found.extra)
+    for topic in sorted({*comparison.compared, *comparison.missing, *comparison.extra}):
+        counts = (comparison.compared, comparison.different, comparison.missing, comparison.extra)
         rows.add_row(topic, *(str(count.get(topic, 0)) for count in counts))
     Console().print(rows)
-    Console().print("The same." if found.same else "Not the same.")
+    Console().print("The outputs agree." if comparison.same else "The outputs differ.")
 
 
 def _player(request: ReplayRequest, address: Address) -> PlayerSection:
-    """A paced replay's settings, checked."""
+    """Checked settings of a paced replay."""
     settings = {
         "file": str(request.session.absolute()),
         "rate": 1.0 if request.rate is None else request.rate,
@@ -94,7 +94,7 @@ def _player(request: ReplayRequest, address: Address) -> PlayerSection:
 
 
 def _serve(request: ReplayRequest, address: Address) -> None:
-    """The session alone, until it ends or Ctrl-C."""
+    """Serve the session alone, until it ends or Ctrl-C."""
     from navnode.recording.player import play
 
     settings = _player(request, address)
@@ -111,7 +111,7 @@ def _serve(request: ReplayRequest, address: Address) -> None:
 
 
 def _run(request: ReplayRequest, ui: Ui) -> None:
-    """A node, and the session as its source."""
+    """Run a node with the session as its source."""
     recording = Recording(request.session)
     settings = _player(request, Address("127.0.0.1", free_port("127.0.0.1")))
     seconds = request.seconds
@@ -122,11 +122,11 @@ def _run(request: ReplayRequest, ui: Ui) -> None:
         recorded = regression.configuration(recording, configuration_of(request.config), folder)
         loaded = _as_source(request, recording, recorded, settings)
         keys = keyboard((settings.host, settings.port))
-        tell(run_supervised(loaded, settings, seconds, ui.as_json, keys=keys), ui.as_json, seconds)
+        show_figures(run_supervised(loaded, settings, seconds, ui.as_json, keys=keys), ui.as_json, seconds)
 
 
 def _as_source(request: ReplayRequest, recording: Recording, recorded: Config, player: PlayerSection) -> Config:
-    """The configuration with a player as its only source, and what the command line changes."""
+    """The configuration with a player as its only source, and the command line's changes."""
     change = msgspec.structs.replace
     console, display, calibration = recorded.console, recorded.display, recorded.calibration
     return change(

@@ -1,4 +1,4 @@
-"""``navnode run``: the node."""
+"""``navnode run``: runs the node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from navnode import config
 from navnode.clock import now_ns
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
-from navnode.commands.supervised import Record, recorded, run_supervised, tell
+from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config
 from navnode.errors import ConfigError
@@ -24,9 +24,9 @@ app = typer.Typer()
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A node."""
+    """Run a node."""
 
-    config: Annotated[Path, argument("Such as those in launch/.", "CONFIG.toml")]
+    config: Annotated[Path, argument("Configuration of the node, such as those in launch/.", "CONFIG.toml")]
     seconds: Annotated[float, option("Stop after this many seconds, and report.", ge=1)] | None = None
     check: Annotated[bool, option("Only check the configuration.")] = False
     threads: Annotated[int, option("Threads for registration; 0: all cores.", ge=0)] | None = None
@@ -34,7 +34,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A configuration that can be used."""
+    """A usable configuration."""
 
     configuration: str
     status: str = "fine"
@@ -44,17 +44,17 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 def run(request: RunRequest, ui: Ui) -> None:
     """Run the node: registration, reconstruction worker and display, from a configuration."""
     loaded = recorded(config.load(request.config), request.record)
-    Calibrations.load(loaded, now_ns())  # here, so that what cannot be used is named before anything starts
+    Calibrations.load(loaded, now_ns())  # here, to name an unusable calibration before anything starts
     if request.check:
         _check_files(loaded)
         ui.done(CheckReport(configuration=str(request.config)), f"{request.config}: fine")
         return
     report = run_supervised(_prepared(loaded, request), None, request.seconds, ui.as_json, None)
-    tell(report, ui.as_json, request.seconds)
+    show_figures(report, ui.as_json, request.seconds)
 
 
 def _prepared(loaded: Config, request: RunRequest) -> Config:
-    """With what the command line changes, and the path of its CT: here, where fetching it can be seen."""
+    """The configuration with the command line's changes and the path of its CT; fetching it shows progress."""
     change = msgspec.structs.replace
     if request.threads is not None:
         loaded = change(loaded, registration=change(loaded.registration, threads=request.threads))
@@ -64,10 +64,10 @@ def _prepared(loaded: Config, request: RunRequest) -> Config:
 
 
 def _check_files(loaded: Config) -> None:
-    """Whether what a configuration names is there."""
+    """Check that the files that a configuration names exist."""
     ct = loaded.volume.ct
     if config.is_ct_file(ct) and not Path(ct).exists():
-        raise ConfigError(f"volume.ct: {ct}: there is no such file or folder")
+        raise ConfigError(f"volume.ct: {ct}: no such file or folder")
     remote = loaded.reconstruction.remote
     if remote is not None:
         curve.check(Path(remote.key), Path(remote.worker_key))

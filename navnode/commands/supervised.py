@@ -1,4 +1,4 @@
-"""A node and what belongs to it, run for a command: with the live table, and figures at the end."""
+"""Runs a node and its processes for a command, with a live table and figures at the end."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from navnode.projector import backend_name
 from navnode.request import option
 from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
-if TYPE_CHECKING:  # only what scores itself against a simulator loads it
+if TYPE_CHECKING:  # loaded only to score a run against the simulator
     from navnode.simulation.scenario import Scenario
     from navnode.simulation.score import ErrorSpread, Scorer
 
 
 Record = option("Record the session, from its start.", "FILE.mcap")
-"""As :func:`recorded` does."""
+"""For :func:`recorded`."""
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the node holds, MB; None where the system does not say."""
+    """Resident memory of the node, MB; None if the system does not report it."""
 
     begin: float | None
     end: float | None
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How the node did."""
+    """Figures of a run."""
 
     frames: int
     fps: float
@@ -51,7 +51,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     overlay_latency_ms: LatencyFigures
     """From a tracker pose to its overlay."""
     tre_mm: ErrorSpread | UnsetType = UNSET
-    """At targets, against the truth, where there is one."""
+    """Target registration error against the truth, if there is one."""
     tip_error_mm: ErrorSpread | UnsetType = UNSET
     wrong_while_valid: int | UnsetType = UNSET
     volumes: int
@@ -73,12 +73,15 @@ def run_supervised(
     scenario: Scenario | None = None,
     keys: contextlib.AbstractContextManager[Callable[[], bool]] | None = None,
 ) -> RunReport:
-    """Run the processes with the live table; the figures of INTERFACES.md when there is a truth to score by.
+    """Run the processes with the live table, and score the run if its truth is known.
 
     Args:
-        room: what serves X-rays and poses, if that belongs to it.
-        scenario: the truth about it.
-        keys: listens to the keyboard meanwhile; tells when it shall be over.
+        room: the source process to run along: the simulator or a player.
+        scenario: the truth about the simulated room.
+        keys: listens to the keyboard meanwhile; yields a function that is true when the run shall end.
+
+    Raises:
+        NavError: the node reported no status.
     """
     title = "navnode" if room is None else "navnode replay" if isinstance(room, PlayerSection) else "navnode demo"
     screen = terminal.Screen(messages, title)
@@ -91,7 +94,7 @@ def run_supervised(
     with Supervisor(loaded, room, screen.announce) as supervisor:
         if not quiet:
             messages.print(terminal.NOTICE, style="bold")
-        with messages.status("Starting: the CT is read and prepared for registration …"):
+        with messages.status("Starting: reading the CT and preparing registration …"):
             supervisor.start()
         _print_addresses(loaded)
         scorer = _scorer(loaded, scenario) if scenario is not None else None
@@ -104,19 +107,19 @@ def run_supervised(
         memory_mb = MemoryFigures(begin=begin_mb, end=_memory_mb(supervisor))
         restarts = supervisor.restarts()
     if states[0] is None:
-        raise NavError("the node never said how it is")
+        raise NavError("the node reported no status")
     return _report(scorer, states[0], elapsed_s, restarts, memory_mb)
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def _memory_mb(supervisor: Supervisor) -> float | None:
-    """What the node holds; None where the system does not say."""
+    """Resident memory of the node; None if the system does not report it."""
     try:
         pages = int(Path(f"/proc/{supervisor.pid('node')}/statm").read_text().split()[1])
     except OSError:
@@ -131,14 +134,14 @@ def _scorer(loaded: Config, scenario: Scenario) -> Scorer:
 
 
 def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Where the node and the virtual room serve."""
+    """Addresses of the node's and the virtual room's servers."""
     return (loaded.console.host, loaded.console.port), (loaded.sources[0].host, loaded.sources[0].port)
 
 
 def _report(
     scorer: Scorer | None, state: NodeState, elapsed_s: float, restarts: dict[str, int], memory_mb: MemoryFigures
 ) -> RunReport:
-    from navnode.reconstruction.methods import engine_name  # here: a supervisor runs without what makes volumes
+    from navnode.reconstruction.methods import engine_name  # here: a supervisor needs no reconstruction
 
     frames = scorer.frames if scorer else state.frames_registered
     truth = scorer.report() if scorer else None
@@ -168,8 +171,12 @@ def _print_addresses(loaded: Config) -> None:
     messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
 
 
-def tell(report: RunReport, as_json: bool, seconds: float | None) -> None:
-    """The figures at the end: one JSON document, or a table when a time was given."""
+def show_figures(report: RunReport, as_json: bool, seconds: float | None) -> None:
+    """Show the final figures: one JSON document, or a table if the run was limited in time.
+
+    Raises:
+        RecordingError: the recording failed.
+    """
     if as_json:
         print_json(report)
     elif seconds is not None:
@@ -187,15 +194,19 @@ def _print_report(report: RunReport) -> None:
 
 
 def recorded(loaded: Config, record: Path | None) -> Config:
-    """With the recording that ``--record`` asks for."""
+    """The configuration with the recording that ``--record`` requests.
+
+    Raises:
+        ConfigError: the file exists, or its folder is not writable.
+    """
     if record is None:
         return loaded
     refuse_existing(record)
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--record {record}: cannot be made ({error.strerror})") from error
+        raise ConfigError(f"--record {record}: cannot create its folder ({error.strerror})") from error
     if not os.access(record.parent, os.W_OK):
-        raise ConfigError(f"--record {record}: nothing may be written there")
+        raise ConfigError(f"--record {record}: the folder is not writable")
     recording = msgspec.structs.replace(loaded.recording, file=str(record.absolute()))
     return msgspec.structs.replace(loaded, recording=recording)

@@ -31,7 +31,7 @@ class Screen:
 
     @contextmanager
     def shown(self) -> Iterator[Screen]:
-        """Show it for as long as the block runs."""
+        """Show the table while the block runs."""
         if not self._console.is_terminal:
             yield self
             return
@@ -41,13 +41,13 @@ class Screen:
         self._live = None
 
     def announce(self, line: str) -> None:
-        """Say that something happened."""
+        """Show an event."""
         self._events = [*self._events[-3:], line]
         if self._live is None:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, state: NodeState | None) -> None:
-        """Show a state of the node; None: it is not running."""
+        """Show a state of the node; None if there is no contact."""
         if self._live is not None:
             self._live.update(render(state, self._title, self._events))
         elif state is not None and time.monotonic() - self._last_plain_s >= _PLAIN_EVERY_S:
@@ -70,7 +70,7 @@ def line_of(state: NodeState) -> str:
 def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     """The live table."""
     if state is None:
-        return Panel(Text("the node is not heard: nothing is known", "red"), title=title, subtitle=NOTICE)
+        return Panel(Text("No contact with the node; status unknown", "red"), title=title, subtitle=NOTICE)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
@@ -85,7 +85,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row("Volume", state.volume or Text("none yet", "yellow"))
     table.add_row(
         "Frames",
-        f"{state.frame_rate_hz:5.1f}/s registered   {state.frames_registered} of {state.frames_received} taken   "
+        f"{state.frame_rate_hz:5.1f}/s registered   {state.frames_registered} of {state.frames_received} received   "
         f"expected error {sigma_mm:.2f} mm",
     )
     table.add_row("Frame → pose", _latency(state.latency_ms))
@@ -110,13 +110,13 @@ def _validity(validity: Validity) -> Text:
 
 
 def volumes_text(state: NodeState) -> str:
-    """How many volumes, and how long the last was on its way against what it may take."""
+    """Number of volumes, and the time of the last one against its budget."""
     times = state.volume_times
     if times is None:
         return f"{state.volumes} volumes"
     took_s, elsewhere_s, budget_s = (ms / 1000 for ms in (times.took_ms, times.elsewhere_ms, times.budget_ms))
     return (
-        f"{state.volumes} volumes, the last in {took_s:.1f} s, {elsewhere_s:.1f} s of it on the way "
+        f"{state.volumes} volumes, the last in {took_s:.1f} s, {elsewhere_s:.1f} s of it in transit "
         f"(at most {budget_s:.0f} s)"
     )
 

@@ -1,4 +1,4 @@
-"""``navnode train``: networks for the learned reconstruction."""
+"""``navnode train``: trains the networks of the learned reconstruction."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from navnode.request import Threads, option
 
 app = typer.Typer()
 
-_VALIDATE = "Do not train on these either: their voxels say how wide intervals are; repeat."
+_VALIDATE = "Set interval widths by files whose name contains this, without training on them; repeat."
 
 
 class TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Networks for the learned reconstruction."""
+    """Train networks for the learned reconstruction."""
 
     out: Annotated[Path, option("Write checkpoint, losses and the exported model here.", "DIR")]
     ct: Annotated[Path, option("Train on these CTs; default: procedural bodies only.", "DIR")] | None = None
     hold_out: Annotated[tuple[str, ...], option("Do not train on files whose name contains this; repeat.")] = ()
     validate: Annotated[tuple[str, ...], option(_VALIDATE)] = ()
-    steps: Annotated[int, option("Steps in all; the rate falls until then.", ge=1)] = 12_000
+    steps: Annotated[int, option("Total steps; the learning rate decays over them.", ge=1)] = 12_000
     hours: Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)] = 24.0
-    procedural: Annotated[int, option("Procedural bodies, made once.", ge=0)] = 72
+    procedural: Annotated[int, option("Number of procedural bodies, generated once.", ge=0)] = 72
     real_share: Annotated[float, option("Share of examples from CTs.", ge=0, le=1)] = 0.57
     threads: Threads = 0
 

@@ -1,4 +1,4 @@
-"""``navnode train-reader``: the network that reads bone off X-rays."""
+"""``navnode train-reader``: trains the network that reads bone off X-rays."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ app = typer.Typer()
 
 
 class Device(StrEnum):
-    """What to train on."""
+    """Where to train."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
 class TrainReaderRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The network that reads bone off X-rays."""
+    """Train the network that reads bone off X-rays."""
 
     ct: Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")]
     out: Annotated[Path, option("Write rendered X-rays, checkpoint, losses and scores here.", "DIR")]
-    bones: Annotated[Path, option("Also make knees of these surfaces of leg bones.", "DIR")] | None = None
+    bones: Annotated[Path, option("Also build knees from these surfaces of leg bones.", "DIR")] | None = None
     hours: Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)] = 8.0
     rounds: Annotated[int, option("Bodies to render: limbs 6 each a round.", ge=1)] = 1
     device: Annotated[Device, option("Train on the CPU or on a GPU.")] = Device.CPU

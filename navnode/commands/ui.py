@@ -1,4 +1,4 @@
-"""How commands talk to people and to programs."""
+"""Output of commands, for people and for programs."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 T = TypeVar("T")
 messages = Console(stderr=True)
-"""For people, whatever is asked for."""
+"""Standard error: for people, with and without ``--json``."""
 
 
 class ToTerminal(logging.Handler):
-    """Log lines above the live table, not into it."""
+    """Prints log lines above the live table, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """A line beside standard output, as it is."""
+    """Print a line on standard error, unchanged."""
     messages.print(line, markup=False, highlight=False)
 
 
 def print_json(report: object) -> None:
-    """``--json``: exactly one document on standard output. The one place where reports become JSON."""
+    """Print one JSON document on standard output; the only place where reports become JSON."""
     document = msgspec.to_builtins(report, enc_hook=_plain)
-    print(json.dumps(document))  # noqa: T201 - it is what standard output is for
+    print(json.dumps(document))  # noqa: T201 - the document is the only thing on standard output
 
 
 def _plain(value: object) -> object:
     if isinstance(value, float):  # NumPy's
         return float(value)
-    raise TypeError(f"{type(value).__name__} has no place in a report")
+    raise TypeError(f"a report cannot contain a {type(value).__name__}")
 
 
 class Ui:
-    """What a command shows: progress while it works, its report at the end.
+    """Shows a command's progress while it works, and its report at the end.
 
     Args:
-        as_json: ``--json``: the report is one document on standard output.
+        as_json: print the report as one JSON document on standard output.
     """
 
     def __init__(self, as_json: bool) -> None:
@@ -62,19 +62,19 @@ class Ui:
         self._bars.close()
 
     def progress(self, what: str) -> Callable[[float], None]:
-        """Called with the share that is done: a bar on the terminal, from the first call until there is a report."""
+        """A function to call with the share that is done; its bar stays from the first call until the report."""
         bar = self._bar(TimeRemainingColumn())
         task = bar.add_task(what, total=1.0)
         return lambda share: self._shown(bar).update(task, completed=share)
 
     def counted(self, what: str) -> Callable[[int, int, str], None]:
-        """Called with how many are done, of how many, and which is: a bar that counts."""
+        """A function to call with the number done, the total and the current item; shows a bar that counts."""
         bar = self._bar(MofNCompleteColumn(), TimeRemainingColumn())
         task = bar.add_task(what, total=None)
         return lambda done, total, now: self._shown(bar).update(task, completed=done, total=total, description=now)
 
     def steps(self, total: int) -> Callable[[str], None]:
-        """Called with each step's name: a bar that counts them."""
+        """A function to call with each step's name; shows a bar that counts the steps."""
         bar = self._bar(MofNCompleteColumn())
         task = bar.add_task("", total=total)
         return lambda now: self._shown(bar).update(task, description=now, advance=1)
@@ -84,13 +84,13 @@ class Ui:
         return Progress(*parts, console=messages, transient=True, disable=not messages.is_terminal)
 
     def _shown(self, bar: Progress) -> Progress:
-        """A bar, begun late: what is fetched before has a bar of its own, and a terminal shows one at a time."""
+        """Start the bar at its first use: a terminal shows one at a time, and a download before may need its own."""
         if not bar.disable and not bar.live.is_started:
             self._bars.enter_context(bar)
         return bar
 
     def show(self, report: T, draw: Callable[[T], None]) -> None:
-        """A report: one JSON document, or as it is drawn."""
+        """Show a report: as one JSON document, or drawn."""
         self._bars.close()
         if self.as_json:
             print_json(report)
@@ -98,9 +98,9 @@ class Ui:
             draw(report)
 
     def answer(self, report: object, line: str) -> None:
-        """A report: one JSON document, or a line on standard output."""
+        """Show a report: as one JSON document, or as a line on standard output."""
         self.show(report, lambda _: Console().print(line, markup=False, highlight=False))
 
     def done(self, report: object, line: str) -> None:
-        """What was done: one JSON document, or a line beside standard output."""
+        """Show what was done: as one JSON document, or as a line on standard error."""
         self.show(report, lambda _: say(line))

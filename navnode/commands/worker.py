@@ -18,14 +18,14 @@ app = typer.Typer()
 
 
 class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A reconstruction worker."""
+    """Run a reconstruction worker."""
 
-    config: Annotated[Path, argument("Such as launch/gpu-worker.toml.", "WORKER.toml")]
+    config: Annotated[Path, argument("Configuration of the worker, such as launch/gpu-worker.toml.", "WORKER.toml")]
     check: Annotated[bool, option("Only check the configuration.")] = False
 
 
 class KeysRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys of a node and a worker."""
+    """Make keys of a node and a worker."""
 
     folder: Annotated[Path, argument("Write the four files into this folder.", "DIR")]
 

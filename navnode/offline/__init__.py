@@ -1,1 +1,1 @@
-"""Projection, registration and reconstruction of files: :mod:`requests`, and what answers them, :mod:`files`."""
+"""Projection, registration and reconstruction of files: :mod:`files` answers the requests of :mod:`requests`."""

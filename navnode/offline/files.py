@@ -1,4 +1,4 @@
-"""Projection, registration and reconstruction of files; what the commands of these names do."""
+"""Projection, registration and reconstruction of files: the work of the commands of the same names."""
 
 from __future__ import annotations
 
@@ -27,34 +27,48 @@ from navnode.registration.starts import landmark_pose, station_poses
 from navnode.types import Array, Effort, Grid, Matrix, Registration, Status, View, Volume
 from navnode.xray.counts import line_integrals, open_beam_counts
 
+__all__ = [
+    "PoseSigma",
+    "ProjectionReport",
+    "ReconstructionReport",
+    "RegisteredView",
+    "RegistrationReport",
+    "SurfaceReport",
+    "project",
+    "reconstruct",
+    "register",
+    "view_of",
+]
+
 Progress = Callable[[float], None]
+"""Called with the share of the work that is done, 0 to 1."""
 _RECONSTRUCTION_PX = 256
-"""Images are averaged down to about this many pixels: finer than the voxels project."""
+"""Images are averaged down to about this width: still finer than the projection of a voxel."""
 
 
 class ProjectionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``project`` wrote."""
+    """Files that ``project`` wrote."""
 
     images: list[str]
     elapsed_ms: float
 
 
 class PoseSigma(msgspec.Struct, frozen=True, kw_only=True):
-    """1-sigma of a pose, along three axes each."""
+    """1-sigma of a pose: three rotations and three translations."""
 
     rotation_rad: list[float]
     translation_mm: list[float]
 
 
 class RegisteredView(msgspec.Struct, frozen=True, kw_only=True):
-    """What one view's registration came to."""
+    """Registration of one view."""
 
     status: str
     reason: str
     volume_from_carm: list[list[float]]
     """4x4."""
     residual: float | None
-    """None where there is none."""
+    """None if there is no overlap to compute it from."""
     similarity: float
     sigma: PoseSigma
     iterations: int
@@ -62,7 +76,7 @@ class RegisteredView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``register`` found."""
+    """Registrations of all views."""
 
     views: list[RegisteredView]
     elapsed_ms: float
@@ -75,17 +89,17 @@ class SurfaceReport(msgspec.Struct, frozen=True, kw_only=True):
     size_mm: list[float]
     volume_cm3: float
     error_mm: float | None
-    """How far off its places are expected to be; None where the method does not say."""
+    """Expected distance from the true surface; None if the method gives no uncertainty."""
 
 
 class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``reconstruct`` made."""
+    """Figures of a reconstruction."""
 
     method: str
     engine: str
     views: int
     spread_deg: float
-    """Of the directions of the views."""
+    """Largest angle between directions of the views."""
     status: str
     reason: str
     size: list[int]
@@ -94,20 +108,24 @@ class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
     per_view_ms: list[float]
     out: str
     surface: SurfaceReport | msgspec.UnsetType = msgspec.UNSET
-    """Where one was asked for."""
+    """Present if a mesh was requested."""
 
 
 def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
-    """Render every view into a folder: line integrals as float32 ``.npy``, or counts as 16-bit PNG with their views."""
+    """Render every view into a folder: line integrals as float32 ``.npy``, or counts as 16-bit PNG with a views file.
+
+    Raises:
+        ConfigError: a file cannot be read or written, or a view has no pose.
+    """
     i0, out = request.i0, request.out
     progress(0.0)
     started = time.perf_counter()
-    wanted = read_views(request.views)
-    poses = [view.pose() for view in wanted]
+    view_files = read_views(request.views)
+    poses = [view.pose() for view in view_files]
     projector = Projector(read_volume(request.volume), threads=request.threads or None)
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for index, (view, pose) in enumerate(zip(wanted, poses, strict=True)):
+    for index, (view, pose) in enumerate(zip(view_files, poses, strict=True)):
         line = projector.render(view.carm, pose)
         path = out / f"view_{index:03}{'.npy' if i0 is None else '.png'}"
         if i0 is None:
@@ -117,7 +135,7 @@ def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
             if not cv2.imwrite(str(path), counts):
                 raise ConfigError(f"{path}: cannot be written")
         written.append(ViewFile("", path, view.carm, pose, i0, view.timestamp_ns))
-        progress((index + 1) / len(wanted))
+        progress((index + 1) / len(view_files))
     if i0 is not None:
         write_views(out / "views.json", written)
     return ProjectionReport(images=[str(view.path) for view in written], elapsed_ms=_ms(started))
@@ -127,42 +145,42 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     """Register views to a CT.
 
     Raises:
-        ConfigError: a file or an image cannot be used; a view that needs a start has none.
+        ConfigError: a file or an image cannot be used, or a view lacks the start that it needs.
     """
     landmarks, track = request.landmarks, request.track
     effort = Effort.SEARCH if request.search else Effort.FIND
     progress(0.0)
-    wanted = read_views(request.views)
-    for view in wanted[:1] if track else wanted:
-        if view.volume_from_carm is None and landmarks is None and not view.station:  # said before a CT is read
-            raise ConfigError(f"{view.name}: volume_from_carm is missing; a station's name or landmarks would do")
+    view_files = read_views(request.views)
+    for view in view_files[:1] if track else view_files:
+        if view.volume_from_carm is None and landmarks is None and not view.station:  # before the slow reading of a CT
+            raise ConfigError(f"{view.name}: volume_from_carm is missing; a station name or landmarks serve as well")
     volume = read_volume(request.volume)
-    starts = _starts(wanted, volume, landmarks, only_first=track)
+    starts = _starts(view_files, volume, landmarks, only_first=track)
     registration = ImageRegistration(volume, request.threads or None)
     started = time.perf_counter()
     if request.joint:
         shots = [
             (counts, view.carm, start[0], distance_mm(volume, start[0]), view.timestamp_ns)
-            for view, start, counts in zip(wanted, starts, _read_ahead(wanted), strict=True)
+            for view, start, counts in zip(view_files, starts, _read_ahead(view_files), strict=True)
         ]
         results = register_jointly(registration, shots, effort)
         progress(1.0)
     elif track:
         results = []
         sequence = FilmRegistration(registration, volume.center_mm)
-        for view, counts in zip(wanted, _read_ahead(wanted), strict=True):
+        for view, counts in zip(view_files, _read_ahead(view_files), strict=True):
             if results:
                 results.append(sequence.follow(counts, view.carm, view.timestamp_ns))
             else:
                 results.append(sequence.begin(_best_of(registration, volume, view, counts, starts[0], effort)))
-            progress(len(results) / len(wanted))
+            progress(len(results) / len(view_files))
     else:
         results = []
-        for view, start, counts in zip(wanted, starts, _read_ahead(wanted), strict=True):
-            how = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
-            results.append(_best_of(registration, volume, view, counts, start, how))
-            progress(len(results) / len(wanted))
-    return RegistrationReport(views=[_registered(result) for result in results], elapsed_ms=_ms(started))
+        for view, start, counts in zip(view_files, starts, _read_ahead(view_files), strict=True):
+            view_effort = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
+            results.append(_best_of(registration, volume, view, counts, start, view_effort))
+            progress(len(results) / len(view_files))
+    return RegistrationReport(views=[_registered_view(result) for result in results], elapsed_ms=_ms(started))
 
 
 def _best_of(
@@ -173,16 +191,16 @@ def _best_of(
     starts: list[Matrix],
     effort: Effort,
 ) -> Registration:
-    """The best from several starts; one that is VALID ends it."""
+    """The best result from several starts; the first VALID one ends the search."""
     best: Registration | None = None
     spent_ms = 0.0
     for start in starts:
-        found = register_counts(
+        result = register_counts(
             registration, counts, view.carm, start, distance_mm(volume, start), effort, view.timestamp_ns
         )
-        spent_ms += found.elapsed_ms
-        if best is None or (found.validity.usable, found.similarity) > (best.validity.usable, best.similarity):
-            best = found
+        spent_ms += result.elapsed_ms
+        if best is None or (result.validity.usable, result.similarity) > (best.validity.usable, best.similarity):
+            best = result
         if best.validity.status is Status.VALID:
             break
     assert best is not None
@@ -192,7 +210,7 @@ def _best_of(
 def _starts(
     views: Sequence[ViewFile], volume: Volume, landmarks: Path | None, *, only_first: bool
 ) -> list[list[Matrix]]:
-    """Where each view begins: its landmarks, its pose, or its station's name."""
+    """Starting poses of each view: from its landmarks, its own pose, or its station name."""
     marked = read_landmarks(landmarks, len(views)) if landmarks is not None else None
     starts = []
     for index, view in enumerate(views[:1] if only_first else views):
@@ -206,7 +224,7 @@ def _starts(
 
 
 def _read_ahead(views: Sequence[ViewFile]) -> Iterator[Array]:
-    """The views' images, the next one read while the last one is worked on."""
+    """Images of the views; the next one is read while the caller works on the current one."""
     with ThreadPoolExecutor(1) as reader:
         waiting = deque([reader.submit(views[0].counts)])
         for view in views[1:]:
@@ -216,43 +234,42 @@ def _read_ahead(views: Sequence[ViewFile]) -> Iterator[Array]:
 
 
 def reconstruct(request: ReconstructRequest, progress: Progress) -> ReconstructionReport:
-    """A volume from views with poses, and what else is asked for of it.
+    """Reconstruct a volume from views with poses, and write it with the extra files of the request.
 
     Raises:
-        ConfigError: a file cannot be used, the method states no uncertainty, or there is no bone for a surface.
+        ConfigError: a file cannot be used, the method gives no uncertainty, or there is no bone for a surface.
     """
     prior = request.prior
     progress(0.0)
     method = request.method if prior is None else Method.PRIOR
     reconstructor = Reconstructor(method, request.threads or None, request.model)
     if request.uncertainty is not None and reconstructor.method is not Method.LEARNED:
-        raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} states none; learned does")
-    wanted = read_views(request.views)
+        raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} gives none; use --method learned")
+    view_files = read_views(request.views)
     started = time.perf_counter()
-    made, per_view_ms = [], []
-    for view in wanted:
+    views, per_view_ms = [], []
+    for view in view_files:
         began = time.perf_counter()
-        made.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
+        views.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
-    grid = Grid.around(_center_mm(request, wanted), request.size, request.spacing_mm)
-    done = reconstructor.reconstruct(
-        made, grid, prior=read_volume(prior) if prior is not None else None, progress=progress
-    )
+    grid = Grid.around(_center_mm(request, view_files), request.size, request.spacing_mm)
+    prior_volume = read_volume(prior) if prior is not None else None
+    result = reconstructor.reconstruct(views, grid, prior=prior_volume, progress=progress)
     elapsed_ms = _ms(started)
-    surface = _written(request, done)
+    surface = _write(request, result)
     return ReconstructionReport(
-        method=done.method.value,
-        engine=done.engine,
-        views=done.views,
-        spread_deg=round(float(np.rad2deg(done.spread_rad)), 1),
-        status=done.status.value,
-        reason=done.reason,
+        method=result.method.value,
+        engine=result.engine,
+        views=result.views,
+        spread_deg=round(float(np.rad2deg(result.spread_rad)), 1),
+        status=result.status.value,
+        reason=result.reason,
         size=[request.size] * 3,
         spacing_mm=[request.spacing_mm] * 3,
         elapsed_ms=elapsed_ms,
-        per_view_ms=[round(a + b, 1) for a, b in zip_longest(per_view_ms, done.per_view_ms, fillvalue=0.0)],
+        per_view_ms=[round(a + b, 1) for a, b in zip_longest(per_view_ms, result.per_view_ms, fillvalue=0.0)],
         out=str(request.out),
-        surface=msgspec.UNSET if surface is None else _described(surface),
+        surface=msgspec.UNSET if surface is None else _surface_report(surface),
     )
 
 
@@ -262,25 +279,25 @@ def _center_mm(request: ReconstructRequest, views: Sequence[ViewFile]) -> Matrix
     return _where_rays_meet([view.pose() for view in views])
 
 
-def _written(request: ReconstructRequest, done: Reconstruction) -> Surface | None:
-    """Write what is asked for; the surface of bone, where that is."""
-    write_volume(done.volume, request.out)
-    if request.uncertainty is not None and done.uncertainty_hu is not None:
-        write_volume(done.uncertainty_hu, request.uncertainty)
-    if request.prior_map is not None and done.rests is not None:
-        write_volume(done.rests, request.prior_map)
+def _write(request: ReconstructRequest, result: Reconstruction) -> Surface | None:
+    """Write the requested files; returns the bone surface if one was requested."""
+    write_volume(result.volume, request.out)
+    if request.uncertainty is not None and result.uncertainty_hu is not None:
+        write_volume(result.uncertainty_hu, request.uncertainty)
+    if request.prior_map is not None and result.rests is not None:
+        write_volume(result.rests, request.prior_map)
     if request.dicom is not None:
-        write_series(done.volume, request.dicom, how=f"navnode, {done.method.value}: {done.reason}.")
+        write_series(result.volume, request.dicom, how=f"navnode, {result.method.value}: {result.reason}.")
     if request.mesh is None:
         return None
-    surface = done.surface()
+    surface = result.surface()
     if surface is None:
-        raise ConfigError(f"{request.mesh}: the reconstruction holds no bone")
+        raise ConfigError(f"{request.mesh}: the reconstruction contains no bone")
     write_mesh(surface.mesh, request.mesh)
     return surface
 
 
-def _described(surface: Surface) -> SurfaceReport:
+def _surface_report(surface: Surface) -> SurfaceReport:
     return SurfaceReport(
         triangles=len(surface.mesh.triangles),
         size_mm=[round(extent, 1) for extent in surface.size_mm],
@@ -289,7 +306,7 @@ def _described(surface: Surface) -> SurfaceReport:
     )
 
 
-def _registered(registration: Registration) -> RegisteredView:
+def _registered_view(registration: Registration) -> RegisteredView:
     sigma = registration.sigma.tolist()
     return RegisteredView(
         status=registration.validity.status.value,
@@ -304,10 +321,10 @@ def _registered(registration: Registration) -> RegisteredView:
 
 
 def _where_rays_meet(poses: list[Matrix]) -> Matrix:
-    """The point nearest to all principal rays."""
+    """The point nearest to all principal rays, by least squares."""
     across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
-    aimed = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
-    return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(aimed, axis=0), rcond=None)[0])
+    offsets = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
+    return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(offsets, axis=0), rcond=None)[0])
 
 
 def _ms(started: float) -> float:
@@ -315,7 +332,7 @@ def _ms(started: float) -> float:
 
 
 def view_of(file: ViewFile, binning: int = 1) -> View:
-    """Line integrals and pose, ``binning`` x ``binning`` pixels averaged into one.
+    """Line integrals and pose of a view; ``binning`` x ``binning`` pixels are averaged into one.
 
     Raises:
         ConfigError: the image or the pose is missing or wrong.

@@ -1,4 +1,4 @@
-"""What projection, registration and reconstruction of files are asked; answered by :mod:`navnode.offline.files`."""
+"""Requests for projection, registration and reconstruction of files; :mod:`navnode.offline.files` answers them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,29 @@ from navnode.reconstruction import Method
 from navnode.request import Threads, argument, option
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
+__all__ = ["ProjectRequest", "ReconstructRequest", "RegisterRequest"]
+
 _Ct = Annotated[Path, option("A CT that SimpleITK reads, or a DICOM folder.", "CT")]
 _Views = Annotated[Path, option("A set of views, navnode/views/1.", "V.json")]
 _Size = Annotated[int, option("Voxels along each axis.", ge=GRID_SIZES[0], le=GRID_SIZES[1])]
 _SpacingMm = Annotated[float, option("Voxel size.", ge=GRID_SPACINGS_MM[0], le=GRID_SPACINGS_MM[1])]
-_OpenBeam = Annotated[float, option("Write counts of this open beam, not line integrals.", ge=1, le=65535)]
+_OpenBeam = Annotated[float, option("Write counts for this open beam instead of line integrals.", ge=1, le=65535)]
+_CenterMm = Annotated[
+    tuple[float, float, float],
+    option("Center of the volume, RAS; default: where the principal rays meet."),
+]
+_Uncertainty = Annotated[Path, option("Also write half of each voxel's 95 % interval, HU.", "U.nii.gz")]
+_Prior = Annotated[Path, option("Start from a CT in the views' frame; change what the views contradict.", "CT")]
+_PriorMap = Annotated[Path, option("Also write 1 where a voxel rests on the prior alone, else 0.", "M.nii.gz")]
+_Dicom = Annotated[Path, option("Also write a DICOM series, marked derived and not for diagnosis.", "DIR")]
+_Method = Annotated[
+    Method,
+    option("auto: prior if there is one; learned if its model is the better one; else sart."),
+]
 
 
 class ProjectRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """X-ray images of a CT."""
+    """Render X-ray images of a CT."""
 
     volume: _Ct
     views: _Views
@@ -30,7 +44,7 @@ class ProjectRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegisterRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the C-arm stood."""
+    """Find where the C-arm stood."""
 
     volume: _Ct
     views: _Views
@@ -58,42 +72,26 @@ class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReconstructRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume from views with poses."""
+    """Reconstruct a volume from views with poses."""
 
     views: _Views
     out: Annotated[Path, option("Write the volume here, HU: NIfTI, NRRD or MHA.", "VOL.nii.gz")]
     size: _Size = GRID_SIZE
     spacing_mm: _SpacingMm = GRID_SPACING_MM
-    center_mm: (
-        Annotated[
-            tuple[float, float, float],
-            option("Middle of the volume, RAS; default: where the principal rays meet."),
-        ]
-        | None
-    ) = None
+    center_mm: _CenterMm | None = None
     mesh: Annotated[Path, option("Also write the bone surface: STL, PLY or OBJ.", "BONE.stl")] | None = None
-    uncertainty: Annotated[Path, option("Also write half of every voxel's 95 % interval, HU.", "U.nii.gz")] | None = (
-        None
-    )
-    prior: (
-        Annotated[Path, option("Begin with a CT in the views' frame; what they contradict is changed.", "CT")] | None
-    ) = None
-    prior_map: (
-        Annotated[Path, option("Also write 1 where a voxel rests on the prior alone, else 0.", "M.nii.gz")] | None
-    ) = None
-    dicom: Annotated[Path, option("Also write a DICOM series, marked derived and not for diagnosis.", "DIR")] | None = (
-        None
-    )
-    method: Annotated[
-        Method, option("auto: prior if there is one; learned if its model is the better one; else sart.")
-    ] = Method.AUTO
-    model: Annotated[Path, option("Use networks of your own, from `navnode train`.", "DIR")] | None = None
+    uncertainty: _Uncertainty | None = None
+    prior: _Prior | None = None
+    prior_map: _PriorMap | None = None
+    dicom: _Dicom | None = None
+    method: _Method = Method.AUTO
+    model: Annotated[Path, option("Use your own networks, from `navnode train`.", "DIR")] | None = None
     threads: Threads = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError where options contradict each other."""
         asks_for_prior = self.prior is not None or self.method is Method.PRIOR
         if asks_for_prior and (self.prior is None or self.method not in (Method.AUTO, Method.PRIOR)):
-            raise ConfigError("--prior CT goes with --method prior, which is the default with it")
+            raise ConfigError("--prior CT requires --method prior, its default")
         if self.prior_map is not None and self.prior is None:
-            raise ConfigError("--prior-map: there is no --prior")
+            raise ConfigError("--prior-map requires --prior")

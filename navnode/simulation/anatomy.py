@@ -1,4 +1,4 @@
-"""Procedural anatomy: a torso drawn from simple solids, for when no CT is at hand.
+"""Procedural anatomy: a torso drawn from simple solids, for use without a CT.
 
 Adult proportions; cortical shells of 1-2 mm around trabecular texture; HU of the textbook tissues.
 """
@@ -12,7 +12,10 @@ from navnode.geometry import rotation_exp
 from navnode.projector.grids import centered_grid
 from navnode.types import Array, FloatArray, Matrix, Volume
 
+__all__ = ["VERSION", "torso"]
+
 VERSION = 1
+"""Part of the cached file's name; increment it when the torso changes."""
 
 _SPACING_MM = 1.5
 _SIZE = (240, 168, 260)
@@ -21,7 +24,7 @@ _TRABECULAR, _CORTICAL = 240.0, 1050.0
 
 
 class _Canvas:
-    """Draws solids into a volume; positions and sizes in mm, RAS, origin in the middle."""
+    """Draws solids into a volume; positions and sizes in mm, RAS, origin at the center."""
 
     def __init__(self) -> None:
         self.volume_from_index = centered_grid(_SIZE, _SPACING_MM, np.zeros(3))

@@ -1,23 +1,25 @@
-"""Who is told of what takes long in preparing a room."""
+"""Where the slow steps of preparing a room report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+__all__ = ["NOBODY", "Audience"]
+
 
 def _silent(*_: object) -> None:
-    """Tells nobody."""
+    """Discard the report."""
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Who is told; nobody, unless said otherwise."""
+    """Receives progress; discards it by default."""
 
     say: Callable[[str], None] = _silent
-    """Takes a line for people."""
+    """Receives a line for people."""
     counted: Callable[[int, int, str], None] = _silent
-    """Takes how many are done, of how many, and what."""
+    """Receives the number done, the total, and what is being done."""
 
 
 NOBODY = Audience()

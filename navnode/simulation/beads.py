@@ -1,4 +1,4 @@
-"""A phantom of steel beads in plastic, and its X-rays: exact chords through spheres, what a detector makes of them."""
+"""A phantom of steel beads in plastic and its X-rays: exact chords through spheres, then the detector's counts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 from navnode import geometry as g
 from navnode.types import Array, CArm, FloatArray, Matrix
 
+__all__ = ["Beads", "Undistorted", "exposed", "helix", "rendered"]
+
 _STEEL_PER_MM = 0.30
-"""At fluoroscopy's energies, hardened."""
+"""Attenuation at fluoroscopy's energies, with beam hardening."""
 _PLASTIC_PER_MM = 0.018
 
 Undistorted = Callable[[Matrix], Matrix]
-"""Raw pixels (..., 2) -> where an ideal detector would have them."""
+"""Raw pixels (..., 2) -> their positions on an ideal detector."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Beads:
 
 
 def helix(beads: int = 32, radius_mm: float = 55.0, length_mm: float = 130.0, turns: float = 1.9) -> Beads:
-    """Beads of two sizes on a helix that grows tighter, so that no two places look alike."""
+    """Beads of two sizes on a helix of falling pitch, so that no two parts of it look alike."""
     even = np.linspace(0, 1, beads)
     share = even**1.25
     angle = 2 * np.pi * turns * share
@@ -47,11 +49,11 @@ def rendered(
     undistorted: Undistorted | None = None,
     most_off_px: float | None = None,
 ) -> FloatArray:
-    """Line integrals (H, W) of the beads and of plastic of one thickness.
+    """Line integrals (H, W) of the beads in plastic of uniform thickness.
 
     Args:
-        undistorted: of an image intensifier.
-        most_off_px: that it moves a pixel; looked at over the whole image where it is not said.
+        undistorted: the distortion of an image intensifier.
+        most_off_px: the farthest that it moves a pixel; by default every pixel is tested for every bead.
     """
     height, width = carm.height_px, carm.width_px
     picture = np.full((height, width), wall_mm * _PLASTIC_PER_MM, np.float32)
@@ -79,7 +81,7 @@ def rendered(
 
 
 def _chords_mm(carm: CArm, pixels: Matrix, center_mm: Matrix, radius_mm: float) -> FloatArray:
-    """Of the rays through pixels (..., 2) in a sphere, mean over 3 x 3 places of each pixel."""
+    """Lengths of the rays through pixels (..., 2) inside a sphere, averaged over 3 x 3 points of each pixel."""
     total = np.zeros(pixels.shape[:-1])
     for shift in np.stack(np.meshgrid(*[np.array([-1, 0, 1]) / 3] * 2), axis=-1).reshape(-1, 2):
         at = (pixels + shift - carm.principal_point_px) * carm.pixel_spacing_mm
@@ -93,7 +95,7 @@ def _chords_mm(carm: CArm, pixels: Matrix, center_mm: Matrix, radius_mm: float) 
 def exposed(
     line: FloatArray, rng: np.random.Generator, *, i0: float = 20_000.0, blur_px: float = 0.8, scatter: float = 0.05
 ) -> Array:
-    """Counts, uint16, of line integrals: focal spot, scatter, quantum noise."""
+    """Counts, uint16, from line integrals: focal spot, scatter, quantum noise."""
     primary = cv2.GaussianBlur(i0 * np.exp(-line), (0, 0), blur_px) if blur_px else i0 * np.exp(-line)
     wide = cv2.GaussianBlur(primary, (0, 0), max(line.shape) / 10)
     return np.asarray(np.clip(rng.poisson(primary + scatter * wide), 0, 65_535), np.uint16)

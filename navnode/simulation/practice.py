@@ -1,8 +1,7 @@
-"""What is done before surgery, in the virtual operating room: a tool in its divot, beads under the C-arm, points that
-are touched.
+"""Calibration scenes of the virtual operating room: a tool in its divot, beads under the C-arm, touched points.
 
-Every scene is a list of messages with their times, for a server to send or a recorder to take; and the room's hardware
-is not what its maker says, so that there is something to calibrate.
+Every scene is a series of timed messages, for a server to send or a recorder to record. The room's hardware deviates
+from its data sheet, so that there is something to calibrate.
 """
 
 from __future__ import annotations
@@ -32,33 +31,42 @@ from navnode.simulation.scenario import (
 )
 from navnode.types import Array, CArm, FloatArray, Matrix
 
+__all__ = [
+    "IMAGE_LAG_S",
+    "SCENES",
+    "Practice",
+    "Timed",
+    "angles_metadata",
+    "as_seen",
+    "true_carm",
+    "undistorted",
+]
+
 IMAGE_LAG_S = 0.035
-"""How much later images are stamped than poses, in a room with errors."""
+"""Image stamps lag pose stamps by this much in a room with errors."""
 _SDD_MM, _SHIFT = 1012.0, (6.0 / 512, -4.0 / 512)
 _CUSHION, _SPIRAL = 4.0 / 512, 2.0 / 512
-"""Of the image's size: the principal point's shift, and the distortion in the corners."""
+"""As shares of the image size: shift of the principal point, and distortion in the corners."""
 
 _SAG_MM, _SAG = 3.0, (5.0 / 512, 4.0 / 512)
-"""How the C-arm bends: by so much the source's distance, and, of the image's size, the principal point."""
+"""Flex of the C-arm: change of the source's distance, and of the principal point as a share of the image size."""
 
 _MOST_OFF = (_CUSHION + _SPIRAL) * 1.2
 _POSES_HZ, _FRAMES_HZ = 50.0, 15.0
 _REST_S, _MOVE_S = 1.0, 0.6
 _STATIONS_DEG = tuple((o, a) for a in (-10.0, 12.0) for o in np.linspace(-30.0, 95.0, 8).tolist())
-"""Over all angles of the operation, near enough to each other for a model of how the C-arm bends."""
+"""Orbital angle and angulation: all angles of the operation, dense enough for a model of the C-arm's flex."""
 _DIVOT_MM = np.array([40.0, 30.0, -20.0])
-_FIDUCIALS_MM = np.array(
-    [[70.0, 40, 60], [-65, 45, 55], [5, 90, -10], [60, 50, -70], [-70, 35, -60], [-10, 95, 80]]
-)  # fmt: skip
+_FIDUCIALS_MM = np.array([[70.0, 40, 60], [-65, 45, 55], [5, 90, -10], [60, 50, -70], [-70, 35, -60], [-10, 95, 80]])
 _TARGETS_MM = np.array([[20.0, -10, 15], [-15, 5, -25], [0, 25, 30], [30, 10, -15], [-25, -15, 10]])
 SCENES = ("pivot", "spin", "beads", "sweep", "points", "targets")
 
 Timed = Iterator[tuple[int, Message]]
-"""Nanoseconds from the scene's beginning -> message; in their order."""
+"""Pairs of nanoseconds since the scene's start and message, in order of time."""
 
 
 def true_carm(size_px: int, orbital_rad: float = 0.0, angulation_rad: float = 0.0) -> CArm:
-    """The C-arm as it is in a room with errors: not what its maker says, and another one at every angle."""
+    """The true C-arm of a room with errors: it deviates from its data sheet, and flexes with the angles."""
     nominal = carm_of_size(size_px)
     u, v = nominal.principal_point_px
     sideways, along = np.sin(orbital_rad), 1 - np.cos(orbital_rad) + 0.5 * np.sin(angulation_rad)
@@ -70,13 +78,13 @@ def true_carm(size_px: int, orbital_rad: float = 0.0, angulation_rad: float = 0.
 
 
 def angles_metadata(orbital_rad: float, angulation_rad: float) -> dict[str, str]:
-    """As X-rays state them."""
+    """C-arm angles as metadata of an X-ray."""
     degrees = np.rad2deg((orbital_rad, angulation_rad))
     return {key: f"{angle:.3f}" for key, angle in zip(ANGLE_KEYS, degrees, strict=True)}
 
 
 def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
-    """Where an ideal detector would have raw pixels (..., 2): cushion and spiral."""
+    """Positions of raw pixels (..., 2) on an ideal detector: removes cushion and spiral distortion."""
     at = (raw_px - (size_px - 1) / 2) / (size_px / 2)
     far = (at**2).sum(axis=-1, keepdims=True)
     turned = np.stack([-at[..., 1], at[..., 0]], axis=-1)
@@ -84,8 +92,10 @@ def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
 
 
 def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
-    """Makes images of the nominal C-arm into those that the one with errors takes at an orbital angle and an
-    angulation (rad)."""
+    """A function that turns counts of the nominal C-arm into those of the true one at an orbital angle and angulation.
+
+    Angles in rad, see :func:`true_carm`.
+    """
     nominal = carm_of_size(size_px)
     raw = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px)), axis=-1).astype(np.float64)
     ideal = undistorted(raw, size_px).astype(np.float32)
@@ -105,8 +115,8 @@ class Practice:
     """The scenes of one room.
 
     Args:
-        size_px: of the detector.
-        seed: of the noise.
+        size_px: detector size.
+        seed: random seed of the noise.
     """
 
     size_px: int = 512
@@ -114,28 +124,29 @@ class Practice:
     scenario: Scenario = field(default_factory=lambda: Scenario(isocentre_mm=np.zeros(3), targets_mm=_TARGETS_MM))
 
     def messages(self, scene: str) -> Timed:
-        """One of :data:`SCENES`."""
+        """The messages of one of :data:`SCENES`."""
         makers: dict[str, Callable[[np.random.Generator], Timed]] = {
-            "pivot": self._pivot, "spin": self._spin, "beads": self._beads, "sweep": self._sweep,
+            "pivot": self._pivot,
+            "spin": self._spin,
+            "beads": self._beads,
+            "sweep": self._sweep,
             "points": lambda rng: self._touches(rng, _FIDUCIALS_MM),
             "targets": lambda rng: self._touches(rng, _TARGETS_MM),
-        }  # fmt: skip
+        }
         return makers[scene](np.random.default_rng((self.seed, SCENES.index(scene))))
 
     def write_references(self, folder: Path) -> None:
-        """What the operator has on paper: the phantom's beads, planned points and targets, the nominal C-arm."""
+        """Write what the operator knows beforehand: the phantom's beads, planned points and targets, nominal C-arm."""
         from navnode.geometry import carm_document
 
-        beads = helix()
-        phantom = {
-            "schema": "navnode/phantom/1", "name": "helix",
-            "beads": [
-                {"id": n, "position_mm": at.tolist(), "diameter_mm": float(d)}
-                for n, (at, d) in enumerate(zip(beads.positions_mm, beads.diameters_mm, strict=True))
-            ],
-        }  # fmt: skip
+        phantom = helix()
+        beads = [
+            {"id": n, "position_mm": at.tolist(), "diameter_mm": float(diameter_mm)}
+            for n, (at, diameter_mm) in enumerate(zip(phantom.positions_mm, phantom.diameters_mm, strict=True))
+        ]
+        document = {"schema": "navnode/phantom/1", "name": "helix", "beads": beads}
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "phantom.json").write_text(json.dumps(phantom, indent=1))
+        (folder / "phantom.json").write_text(json.dumps(document, indent=1))
         (folder / "nominal.json").write_text(json.dumps(carm_document(carm_of_size(self.size_px)), indent=1))
         for name, points in (("points", _FIDUCIALS_MM), ("targets", _TARGETS_MM)):
             rows = [f"{name[0]}{n},{x:g},{y:g},{z:g}" for n, (x, y, z) in enumerate(points)]
@@ -176,7 +187,7 @@ class Practice:
             t += tracker
 
     def _beads(self, rng: np.random.Generator) -> Timed:
-        """The C-arm rests at every station over the phantom, and moves on."""
+        """The C-arm rests at each station over the phantom, then moves on."""
         rest, move = round(_REST_S * _POSES_HZ), round(_MOVE_S * _POSES_HZ)
         n = 0
         for here, there in zip(_STATIONS_DEG, [*_STATIONS_DEG[1:], _STATIONS_DEG[-1]], strict=True):
@@ -186,7 +197,7 @@ class Practice:
                 orbital, angulation = np.array(here) + share * (np.array(there) - here)
                 stamp = round(n / _POSES_HZ * NS_PER_S)
                 yield stamp, self._marker(stamp, self._room_from_carm(orbital, angulation), rng)
-                # One image in the middle of the rest: fluoroscopy is switched on while the C-arm stands.
+                # One image halfway through the rest: fluoroscopy is on only while the C-arm stands.
                 if step == rest // 2:
                     yield stamp, self._image(stamp, image, *np.deg2rad(here))
                 n += 1
@@ -229,9 +240,11 @@ class Practice:
     def _pose(self, device: str, pose: Matrix, stamp: int, rng: np.random.Generator) -> Message:
         sigma = [self.scenario.noise_rad] * 3 + [self.scenario.noise_mm] * 3
         return Transform(
-            device=device, timestamp_ns=stamp, matrix=pose @ g.exp(rng.normal(0, sigma)),
+            device=device,
+            timestamp_ns=stamp,
+            matrix=pose @ g.exp(rng.normal(0, sigma)),
             metadata={STATUS_KEY: status_of(pose)},
-        )  # fmt: skip
+        )
 
     def _tool(self, stamp: int, room_from_tip: Matrix, rng: np.random.Generator) -> Message:
         pose = self.scenario.tracker_from_room @ room_from_tip @ g.inverse(MARKER_FROM_TOOLTIP)
@@ -243,7 +256,9 @@ class Practice:
     def _image(self, stamp: int, counts: Array, orbital_rad: float = 0.0, angulation_rad: float = 0.0) -> Message:
         spacing = carm_of_size(self.size_px).pixel_spacing_mm
         return Image(
-            device=XRAY_DEVICE, timestamp_ns=stamp + round(IMAGE_LAG_S * NS_PER_S), voxels=counts[None],
+            device=XRAY_DEVICE,
+            timestamp_ns=stamp + round(IMAGE_LAG_S * NS_PER_S),
+            voxels=counts[None],
             ras_from_index=np.diag([spacing[0], spacing[1], 1.0, 1.0]),
             metadata=angles_metadata(orbital_rad, angulation_rad),
-        )  # fmt: skip
+        )

@@ -1,4 +1,4 @@
-"""What the virtual operating room is asked."""
+"""The request for a virtual operating room."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from navnode import config
 from navnode.config import SimulatorSection
 from navnode.request import Ct, Threads, option
 
+__all__ = ["SimulateRequest"]
+
+_SCENES = "operation; or a calibration scene, in a room with errors: pivot, spin, beads, sweep, points, targets."
+_References = Annotated[Path, option("Write phantom, planned points, targets and the nominal C-arm here.", "DIR")]
+
 
 class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A virtual operating room on a port."""
+    """Serve a virtual operating room."""
 
     port: Annotated[int, option("Port to serve on.", ge=1, le=65535)] = 18945
     ct: Ct | None = None
@@ -22,20 +27,15 @@ class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, option("Random seed.", ge=0)] = 0
     seconds: Annotated[float, option("Stop after this many seconds.", ge=1)] | None = None
     errors: Annotated[bool, option("Simulate hardware that deviates from its data sheet.")] = False
-    scene: Annotated[
-        str,
-        option("operation; or what comes before, in a room with errors: pivot, spin, beads, sweep, points, targets."),
-    ] = "operation"
-    references: (
-        Annotated[Path, option("Write phantom, planned points, targets and the nominal C-arm here.", "DIR")] | None
-    ) = None
+    scene: Annotated[str, option(_SCENES)] = "operation"
+    references: _References | None = None
     threads: Threads = 0
 
     def settings(self) -> SimulatorSection:
         """The room's settings.
 
         Raises:
-            ConfigError: the detector has another size.
+            ConfigError: the simulator has no detector of this size.
         """
         return config.convert(
             {

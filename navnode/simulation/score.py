@@ -1,4 +1,4 @@
-"""Scores a node against the simulator's truth, from the outside: as a console that receives both."""
+"""Scores a node against the simulator's truth as an outside console that receives both."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from navnode.igtl import Client, Message, Transform
 from navnode.simulation.scenario import TRUTH_PATIENT, Scenario
 from navnode.types import Matrix
 
+__all__ = ["WRONG_MM", "ErrorSpread", "Errors", "Scorer", "TruthReport"]
+
 WRONG_MM = 5.0
-"""An output shown as VALID that is off by more than this counts as wrong."""
+"""A VALID output with a larger error counts as wrong."""
 
 _KEPT = 2_000
 _KEPT_ERRORS = 100_000
 
 
 class ErrorSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """How errors are spread; None where there are none."""
+    """Median, 95th percentile and maximum of errors; None if there are none."""
 
     median: float | None
     p95: float | None
@@ -34,30 +36,30 @@ class ErrorSpread(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, errors: Collection[float]) -> ErrorSpread:
-        """Of some errors."""
+        """The spread of some errors."""
         if not errors:
             return cls(median=None, p95=None, max=None)
-        found = percentiles(errors)
-        return cls(median=found.p50, p95=found.p95, max=found.max)
+        spread = percentiles(errors)
+        return cls(median=spread.p50, p95=spread.p95, max=spread.max)
 
 
 class TruthReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How far off what was shown is from the truth."""
+    """Errors of the outputs against the truth."""
 
     tre_mm: ErrorSpread
-    """At targets, of the patient's registration."""
+    """Target registration error of the patient's registration."""
     tip_error_mm: ErrorSpread
-    """Of tools."""
+    """Errors of tool tips."""
     wrong_while_valid: int
-    """How often something was shown as VALID that was off by more than :data:`WRONG_MM`."""
+    """Number of VALID outputs with an error above :data:`WRONG_MM`."""
 
 
 class Errors:
-    """What was shown, held against the truth: the one judge of the live node and of sessions run again.
+    """Compares outputs with the truth, for the live node and for replayed sessions alike.
 
     Args:
         volume_from_patient: the truth.
-        targets_patient_mm: (N, 3) where errors of the patient's registration are measured; none: nowhere.
+        targets_patient_mm: (N, 3) points where errors of the patient's registration are measured; may be empty.
     """
 
     def __init__(self, volume_from_patient: Matrix, targets_patient_mm: Matrix) -> None:
@@ -68,7 +70,7 @@ class Errors:
         self.wrong_while_valid = 0
 
     def patient(self, volume_from_patient: Matrix, *, valid: bool) -> None:
-        """A patient's registration was shown."""
+        """Score a registration of the patient."""
         if len(self._targets_patient_mm):
             shown_mm = g.transform(volume_from_patient, self._targets_patient_mm)
             error_mm = float(np.linalg.norm(shown_mm - self._targets_volume_mm, axis=1).mean())
@@ -76,18 +78,18 @@ class Errors:
             self._judge(error_mm, valid)
 
     def tool(self, shown: Matrix, true: Matrix, *, valid: bool) -> None:
-        """A tool's pose was shown: it is its tip that counts."""
+        """Score the pose of a tool by the error of its tip."""
         error_mm = float(np.linalg.norm(shown[:3, 3] - true[:3, 3]))
         self.tip_errors_mm.append(error_mm)
         self._judge(error_mm, valid)
 
     def carm(self, shown: Matrix, true: Matrix, *, valid: bool) -> None:
-        """A C-arm's pose was shown: where targets appear across its beam counts, which is what it is used for."""
-        seen, truly = (g.transform(g.inverse(pose), self._targets_volume_mm)[:, :2] for pose in (shown, true))
-        self._judge(float(np.linalg.norm(seen - truly, axis=1).mean()), valid)
+        """Score the pose of the C-arm by the error of targets across its beam, which is what it is used for."""
+        seen, expected = (g.transform(g.inverse(pose), self._targets_volume_mm)[:, :2] for pose in (shown, true))
+        self._judge(float(np.linalg.norm(seen - expected, axis=1).mean()), valid)
 
     def report(self) -> TruthReport:
-        """The figures."""
+        """The figures so far."""
         return TruthReport(
             tre_mm=ErrorSpread.of(self.target_errors_mm),
             tip_error_mm=ErrorSpread.of(self.tip_errors_mm),
@@ -99,10 +101,11 @@ class Errors:
 
 
 class Scorer:
-    """Compares what the node publishes with the truth that the virtual room tells.
+    """Compares the node's output with the truth that the virtual room publishes.
 
     Args:
-        with_ct: False when the node makes its volume from X-rays: its frame is the patient's then.
+        scenario: of the virtual room.
+        with_ct: False when the node reconstructs its volume from X-rays: the volume's frame is then the patient's.
     """
 
     def __init__(self, scenario: Scenario, with_ct: bool) -> None:
@@ -117,7 +120,7 @@ class Scorer:
 
     @contextmanager
     def listening(self, node: tuple[str, int], room: tuple[str, int]) -> Iterator[None]:
-        """Listen to both, in a thread, for as long as the block runs."""
+        """Listen to both in a thread while the block runs."""
         loop = asyncio.new_event_loop()
         clients = (
             Client(*node, on_message=lambda message, _: self.from_node(message)),
@@ -137,7 +140,7 @@ class Scorer:
             loop.close()
 
     def from_room(self, message: Message) -> None:
-        """Take what the room says of the truth."""
+        """Receive a message of the room; keeps the truth."""
         if not isinstance(message, Transform) or not message.device.startswith("Truth"):
             return
         if message.device == TRUTH_PATIENT:
@@ -148,7 +151,7 @@ class Scorer:
             self._compare(key[0], *self._pending.pop(key), self._truth[key])
 
     def from_node(self, message: Message) -> None:
-        """Take what the node says."""
+        """Receive a message of the node; scores its poses."""
         if not isinstance(message, Transform):
             return
         validity = message.metadata.get("Validity", "")
@@ -166,14 +169,14 @@ class Scorer:
                 self._remember(self._pending, key, (message.matrix, validity))
 
     def report(self) -> TruthReport:
-        """The figures."""
+        """The figures so far."""
         return self._errors.report()
 
     def _compare(self, device: str, shown: Matrix, validity: str, true: Matrix) -> None:
         compare = self._errors.carm if device == "CArmToVolume" else self._errors.tool
         compare(shown, true, valid=validity == "VALID")
 
-    def _remember(self, where: OrderedDict[Any, Any], key: tuple[str, int], value: Any) -> None:
-        where[key] = value
-        if len(where) > _KEPT:
-            where.popitem(last=False)
+    def _remember(self, kept: OrderedDict[Any, Any], key: tuple[str, int], value: Any) -> None:
+        kept[key] = value
+        if len(kept) > _KEPT:
+            kept.popitem(last=False)
