@@ -216,7 +216,7 @@ def test_an_image_of_another_size_is_named(tmp_path):
     path = tmp_path / "views.json"
     path.write_text(json.dumps({"schema": "navnode/views/1", "carm": GEOMETRY, "views": [{"image": "x.png"}]}))
     (view,) = read_views(path)
-    with pytest.raises(ConfigError, match=r"x\.png is 10 x 10 pixels, the C-arm geometry is for 16 x 12"):
+    with pytest.raises(ConfigError, match=r"x\.png has 10 x 10 pixels, the C-arm geometry 16 x 12"):
         view.counts()
 
 
