@@ -114,7 +114,7 @@ def test_files_and_recordings_give_the_same_answer(poses, tmp_path):
     recorder = Recorder(tmp_path / "session.mcap", {})
     for n, pose in enumerate(series):
         stamp = (n + 1) * 20_000_000
-        recorder.take(Transform(device="StylusToTracker", timestamp_ns=stamp, matrix=pose), stamp)
+        recorder.record(Transform(device="StylusToTracker", timestamp_ns=stamp, matrix=pose), stamp)
     recorder.stop()
     from_file = call("pivot", poses, "--json")[1]["result"]
     csv = write_csv(tmp_path / "stylus.csv", series, 0.02 * np.arange(len(series)))
@@ -136,7 +136,7 @@ def test_two_devices_of_a_recording_correspond(tmp_path):
     for n, (marker, xray) in enumerate(zip(markers, xrays, strict=True)):
         for device, pose, at in (("CArmToTracker", marker, n), ("XrayToPhantom", xray, n)):
             stamp = (at + 1) * 1_000_000_000
-            recorder.take(Transform(device=device, timestamp_ns=stamp, matrix=pose), stamp)
+            recorder.record(Transform(device=device, timestamp_ns=stamp, matrix=pose), stamp)
     recorder.stop()
     devices = ("--device", "marker=CArmToTracker", "--device", "xray=XrayToPhantom")
     code, document, error = call("handeye", "--recording", tmp_path / "session.mcap", *devices, "--json")
@@ -291,11 +291,11 @@ def test_frames_of_a_recording_give_the_latency(tmp_path):
         at = n / 100
         stamp = round(at * 1e9) + 1
         pose = g.rigid(None, (float(wandering(at)), 0.0, 0.0))
-        recorder.take(Transform(device="CArmToTracker", timestamp_ns=stamp, matrix=pose), stamp)
+        recorder.record(Transform(device="CArmToTracker", timestamp_ns=stamp, matrix=pose), stamp)
         if n % 4 == 0:
             shade = 1500 * np.exp(-((x - 40 - 0.5 * wandering(at - 0.08)) ** 2 + (y - 30) ** 2) / 60)
             counts = (3000 - shade).astype(np.uint16)
-            recorder.take(
+            recorder.record(
                 Image(device="XRay", timestamp_ns=stamp, voxels=counts[None], ras_from_index=np.eye(4)), stamp
             )
     recorder.stop()

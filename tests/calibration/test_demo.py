@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
         recorder = Recorder(folder / f"{scene}.mcap", {})
         for at_ns, message in room_before.messages(scene):
             stamped = msgspec.structs.replace(message, timestamp_ns=message.timestamp_ns + BEGAN_NS, version=2)
-            recorder.take(stamped, at_ns + BEGAN_NS)
+            recorder.record(stamped, at_ns + BEGAN_NS)
         recorder.stop()
     return folder
 
