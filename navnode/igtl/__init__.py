@@ -1,8 +1,8 @@
 """OpenIGTLink: messages without sockets, and thin servers and clients around them.
 
 :func:`encode` and :func:`decode` turn messages into bytes and back; :class:`Framer` finds messages in a stream.
-:class:`Server` and :class:`Client` run on asyncio, :class:`BlockingServer` and :class:`BlockingClient` without;
-:mod:`navnode.igtl.pyigtl` is for programs written for the package of that name. Examples: docs/openigtlink.md.
+:class:`Server` and :class:`Client` run on asyncio, :class:`BlockingServer` and :class:`BlockingClient` without it;
+:mod:`navnode.igtl.pyigtl` supports programs written for the package of that name. Examples: docs/openigtlink.md.
 """
 
 from navnode.errors import LocalError, PeerError, WireError

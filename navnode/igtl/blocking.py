@@ -1,4 +1,4 @@
-"""OpenIGTLink for programs without asyncio: a client on a blocking socket, a server in a thread of its own."""
+"""OpenIGTLink for programs without asyncio: a client on a blocking socket, a server in a background thread."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _LOOK_EVERY_S = 0.2
 
 
 class BlockingClient:
-    """A client whose calls wait; also an iterator over what comes, and a context manager.
+    """A client with blocking calls; also an iterator over received messages, and a context manager.
 
-    It connects when it is first used, and again, with back-off, when the connection was lost::
+    It connects on first use, and reconnects with increasing delays::
 
         with BlockingClient("127.0.0.1", 18944) as client:
             pose = client.wait_for("DrillToVolume", timeout_s=2)
 
     Args:
-        tls: encrypt, and show this certificate.
-        version: header version to speak from the start; a server answers in it.
+        tls: encrypt, and present this certificate.
+        version: header version to send from the start; servers answer with the same.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class BlockingClient:
     ) -> None:
         self.host, self.port = host, port
         self.received_ns = 0
-        """When the last byte of the message returned last came, node clock."""
+        """Arrival of the last byte of the message returned last, node clock."""
         self._version = version
         self._context = tls.client_context() if tls else None
         self._socket: socket.socket | None = None
@@ -71,13 +71,13 @@ class BlockingClient:
             yield message
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
-        """The next message; None when none came in time. No time: wait for ever."""
+        """The next message; None if none arrives in time. Without a time: wait forever."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._inbox:
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
@@ -91,7 +91,7 @@ class BlockingClient:
         return self._inbox.popleft()
 
     def wait_for(self, device: str, timeout_s: float | None = None) -> Message | None:
-        """The next message of a device; what comes of others meanwhile is dropped."""
+        """The next message of a device; messages of others are dropped meanwhile."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
@@ -100,11 +100,11 @@ class BlockingClient:
                 return message
 
     def send(self, message: Message) -> None:
-        """Send; waits while the server is busy.
+        """Send a message; waits while the server is busy.
 
         Raises:
             LocalError: the message cannot be sent.
-            WireError: there is no connection, or it was lost.
+            WireError: the connection failed or was lost.
         """
         data = memoryview(encode(message, max(message.version, self._version)))
         try:
@@ -116,20 +116,20 @@ class BlockingClient:
                     writable = select.poll()
                     writable.register(connection, select.POLLOUT)
                     if not writable.poll(_milliseconds(_SEND_TIMEOUT_S)):
-                        raise TimeoutError("it takes nothing any more") from None
+                        raise TimeoutError("the server no longer reads") from None
         except OSError as error:
             self.close()
             raise WireError(f"not sent to {self.host}:{self.port}: {error}") from error
 
     def command(self, name: str, text: str = "", *, device: str = "", timeout_s: float = 5.0) -> CommandReply:
-        """Have a command done and wait for its answer; other messages that come meanwhile are kept.
+        """Send a command and wait for its answer; other messages that arrive meanwhile are kept.
 
         Raises:
-            WireError: there is no connection, or no answer came.
+            WireError: the connection failed, or no answer came.
         """
         number = next(self._numbers)
         self.send(Command(device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=text))
-        asked_on, others = self._socket, []
+        sent_on, others = self._socket, []
         deadline_s = time.monotonic() + timeout_s
         try:
             while (left_s := deadline_s - time.monotonic()) > 0:
@@ -137,7 +137,7 @@ class BlockingClient:
                 if isinstance(message, CommandReply) and message.command_id == number:
                     return message
                 others += [message] if message is not None else []
-                if self._socket is not asked_on:
+                if self._socket is not sent_on:
                     raise WireError(f"the connection to {self.host}:{self.port} was lost before the answer came")
         finally:
             self._inbox.extendleft(reversed(others))
@@ -186,14 +186,14 @@ def _milliseconds(timeout_s: float | None) -> int | None:
 
 
 class BlockingServer:
-    """A server in a thread of its own; also a context manager.
+    """A server in a background thread; also a context manager.
 
     Args:
-        on_message: called, in that thread, with every message that is not answered there.
+        on_message: called in that thread with every message that the server does not answer.
         options: those of :class:`Server`.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: listening on the address failed.
     """
 
     def __init__(
@@ -216,22 +216,22 @@ class BlockingServer:
 
     @property
     def clients(self) -> int:
-        """How many are connected."""
+        """Number of connected clients."""
         return len(self._server.peers)
 
     def publish(self, message: Message) -> None:
-        """Send to every client; a client that is still busy with an older one of this device gets only the newest."""
+        """Send to every client; a client that is busy with an older message of this device gets only the newest."""
         self._loop.call_soon_threadsafe(self._server.publish, message)
 
     def send(self, message: Message) -> None:
-        """Send to every client, waiting in line; nothing is dropped."""
+        """Send to every client through its queue; never dropped."""
         self._loop.call_soon_threadsafe(self._server.send, message)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything was handed to the system; False when that took too long.
+        """Wait until all messages were handed to the operating system; False if that takes too long.
 
         Raises:
-            RuntimeError: called from ``on_message`` or a command, which the server would wait for.
+            RuntimeError: called from the server's thread (``on_message`` or a command), which would deadlock.
         """
         self._refuse_own_thread()
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -245,7 +245,7 @@ class BlockingServer:
         """Close all connections and the port.
 
         Raises:
-            RuntimeError: called from ``on_message`` or a command, which the server would wait for.
+            RuntimeError: called from the server's thread (``on_message`` or a command), which would deadlock.
         """
         if self._loop.is_closed():
             return
@@ -263,7 +263,7 @@ class BlockingServer:
 
     def _refuse_own_thread(self) -> None:
         if threading.current_thread() is self._thread:
-            raise RuntimeError("not from within the server's own callbacks")
+            raise RuntimeError("must not be called from the server's callbacks")
 
     async def _idle(self) -> bool:
         return all(peer.idle for peer in self._server.peers)

@@ -1,4 +1,4 @@
-"""An OpenIGTLink client on asyncio that connects, and connects again."""
+"""An OpenIGTLink client on asyncio that reconnects by itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _QUEUED, _QUEUED_BYTES = 10_000, 1 << 28
 class Client:
     """Receives from a server, and sends to it.
 
-    Either give ``on_message`` and await :meth:`run`; or use it as an async context manager and iterate over it::
+    Either pass ``on_message`` and await :meth:`run`, or iterate over the client as an async context manager::
 
         async with Client("127.0.0.1", 18944) as client:
             async for message in client:
@@ -35,10 +35,10 @@ class Client:
     Args:
         on_message: called with every message and its arrival.
         on_state: called with (connected, reason) at every change.
-        silence_s: a server that sends nothing for this long is given up and connected to again.
-        tls: encrypt, and show this certificate.
-        version: header version to speak from the start; a server answers in it.
-        tap: hears every message first, with its bytes.
+        silence_s: reconnect when the server sends nothing for this long.
+        tls: encrypt, and present this certificate.
+        version: header version to send from the start; servers answer with the same.
+        tap: called with every message and its bytes first.
     """
 
     def __init__(
@@ -70,10 +70,11 @@ class Client:
 
     @property
     def connected(self) -> bool:
+        """Whether there is a connection."""
         return self._connection is not None and self._connection.connected
 
     async def run(self) -> None:
-        """Connect and receive until cancelled; reconnects with back-off."""
+        """Connect and receive until cancelled; reconnect with increasing delays."""
         wait_s, last_reason = FIRST_WAIT_S, ""
         try:
             while True:
@@ -92,7 +93,7 @@ class Client:
                 self._connection.close()
 
     def send(self, message: Message) -> bool:
-        """Send; False when there is no connection.
+        """Send a message; False if there is no connection.
 
         Raises:
             LocalError: the message cannot be sent.
@@ -103,12 +104,12 @@ class Client:
         return True
 
     async def drain(self) -> None:
-        """Until the server has taken enough that more can be sent."""
+        """Wait until the server has read enough for more to be sent."""
         if self._connection is not None:
             await self._connection.drain()
 
     async def command(self, name: str, text: str = "", *, device: str = "", timeout_s: float = 5.0) -> CommandReply:
-        """Have a command done and wait for its answer.
+        """Send a command and wait for its answer.
 
         Raises:
             TimeoutError: no answer came.
@@ -139,9 +140,10 @@ class Client:
             await self._task
 
     async def receive(self) -> Message:
-        """The next message; of those that wait the oldest are dropped, so that 10 000 or 256 MB remain.
+        """The next message. Keeps at most 10 000 waiting messages and 256 MB, dropping the oldest.
 
-        Raises what ended :meth:`run`, if something did.
+        Raises:
+            WireError: the client has ended. An error that ended :meth:`run` is raised instead.
         """
         while not self._inbox:
             self._arrived.clear()
@@ -172,18 +174,18 @@ class Client:
     # --- one connection ---------------------------------------------------------------------------
 
     async def _session(self) -> str:
-        """One connection from start to end; why it ended."""
+        """Run one connection from start to end; returns why it ended."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
         connection = Connection(self._heard, lambda why: None if ended.done() else ended.set_result(why), tap=self._tap)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._context)
-        except (OSError, TimeoutError, UnicodeError) as error:  # TLS errors are OSErrors; names may be none
+        except (OSError, TimeoutError, UnicodeError) as error:  # TLS errors are OSErrors; invalid names, UnicodeErrors
             return f"cannot connect ({getattr(error, 'strerror', None) or 'timed out'})"
         self._connection, self._heard_ns = connection, now_ns()
-        connection.version = self._version  # what is sent goes out in it, metadata and all
-        # A greeting, as Slicer sends it, so that the server answers in this version, with metadata.
+        connection.version = self._version  # so that messages carry metadata
+        # A greeting, like Slicer's, so that the server answers with this version, and with metadata.
         connection.send(StatusMessage(device="navnode", timestamp_ns=now_ns(), version=self._version))
         self._up.set()
         self._on_state(True, "")

@@ -1,4 +1,4 @@
-"""One OpenIGTLink peer on an asyncio transport: bytes in, queues out. Server and client are built of it."""
+"""One OpenIGTLink peer on an asyncio transport: bytes in, queues out. Server and client are built on it."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ Key = tuple[str, str]
 """A device: its message type and its name."""
 
 _HIGH_WATER_BYTES = 1 << 16
-"""More than this waiting for the socket, and messages wait in the latest-wins queue instead: what is on its way to a
-slow reader only grows old."""
+"""When more bytes wait for the socket, messages wait in the latest-wins queue instead: bytes on their way to a slow
+reader only grow old."""
 
 _SEND_BUFFER_BYTES = 1 << 18
-"""For the same reason the kernel keeps little."""
+"""Kept small in the kernel for the same reason."""
 
 _MAX_LOSSLESS_BYTES = 1 << 26
 _KEEP_ALIVE_NS = 400_000_000
 CHECK_EVERY_S = 0.2
 _UNANSWERED_MS = 1_000
-"""With the two above, a peer that vanished without a word is noticed within 2 s."""
+"""Together with the two above, a vanished peer is noticed within 2 s."""
 
 _UNFINISHED_NS = 5_000_000_000
-"""Silence within a message after which the rest is not waited for."""
+"""Silence within a message after which the connection is closed."""
 
 MAX_MESSAGES_PER_S = 100_000
-"""More than any device sends; whoever sends more is read more slowly."""
+"""More than any device sends; a faster sender is slowed down."""
 
 LEFT, GONE = "it closed the connection", "it went away"
-"""Why most connections end; nobody's fault."""
+"""The usual ends of a connection, which are no faults."""
 
 _RETRANSMITS, _PROBES_UNANSWERED = 2, 3
 
 
 Tap = Callable[[Message, RawBytes, int], int | None]
-"""Called with every message that came, its bytes, and when its last one came, before anything is done with it.
+"""Called with every received message, its bytes, and the arrival of its last byte, before anything else happens.
 
-It may number the message; the number goes with the message from then on."""
+It may return a number, which then accompanies the message."""
 
 
 class Arrival(NamedTuple):
     """A message's arrival."""
 
     received_ns: int
-    """When its last byte came (node clock)."""
+    """Arrival of its last byte (node clock)."""
     number: int | None = None
-    """As the tap has numbered it."""
+    """Number from the tap."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -67,10 +67,10 @@ class Connection(asyncio.BufferedProtocol):
 
     Args:
         on_message: called with every message and its arrival.
-        on_lost: called once, with why the connection ended.
-        max_rate_hz: no device is sent to this peer more often; 0: no limit.
-        max_messages_per_s: a peer that sends more is read more slowly.
-        tap: hears everything first.
+        on_lost: called once with the reason why the connection ended.
+        max_rate_hz: largest rate of one device's messages to this peer; 0: no limit.
+        max_messages_per_s: a peer that sends more is slowed down.
+        tap: called with every message first.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Connection(asyncio.BufferedProtocol):
         tap: Tap | None = None,
     ) -> None:
         self.version = 1
-        """Header version to speak: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
+        """Header version to send: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
         self.address = ""
         self.dropped = 0
-        """Messages that a newer one of their device replaced before the peer could take them."""
+        """Number of messages replaced by a newer one of their device before the peer could read them."""
         self.intervals_ns: dict[str, int] = {}
-        """Shortest time between two messages of one device, by type."""
+        """Shortest interval between two messages of one device, by type."""
         self._on_message, self._on_lost, self._tap = on_message, on_lost, tap
         self._interval_ns = round(NS_PER_S / max_rate_hz) if max_rate_hz else 0
         self._rate = _Rate(max_messages_per_s)
@@ -98,8 +98,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
-        self._has: dict[Key, Image] | None = None
-        """What a peer that takes parts was sent."""
+        self._sent_images: dict[Key, Image] | None = None
+        """Images last sent to a peer that accepts changed parts; None for other peers."""
         self._last_sent_ns = self._heard_ns = now_ns()
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -110,7 +110,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- the transport's side --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # other loops' transports are no subclasses
+        self._transport = cast(asyncio.Transport, transport)  # transports of other event loops are not subclasses
         peer = self._transport.get_extra_info("peername")
         self.address = "{}:{}".format(*peer[:2]) if isinstance(peer, tuple) else str(peer)
         self._transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
@@ -130,31 +130,31 @@ class Connection(asyncio.BufferedProtocol):
                     self.version = message.version
                     self.version_risen()
                 self._on_message(message, Arrival(received_ns, number))
-                if not self.connected:  # what follows is nobody's any more
+                if not self.connected:  # a callback closed the connection
                     return
             if self._framer.failed is not None:
                 raise self._framer.failed
         except PeerError as error:
             self.close(str(error))
             return
-        except Exception as error:  # our own fault, but this connection's alone
+        except Exception as error:  # a bug here must affect this connection alone
             log.exception("connection %s", self.address)
-            self.close(f"an error of our own ({type(error).__name__})")
+            self.close(f"internal error ({type(error).__name__})")
             return
-        pause_s = self._rate.take(len(messages), received_ns)
+        pause_s = self._rate.count(len(messages), received_ns)
         if pause_s > 0 and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
             asyncio.get_running_loop().call_later(pause_s, self._read_on)
 
     def version_risen(self) -> None:
-        """The peer has spoken a higher header version than before."""
+        """Called when the peer uses a higher header version than before."""
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
-        self.close(LEFT)  # who has closed its half reads no answers either
+        self.close(LEFT)  # a peer that closed its half reads no answers either
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,7 +163,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._latest.clear()
         self._lossless.clear()
-        self._has = None
+        self._sent_images = None
         self._can_send.set()
         self._on_lost(self._why or (GONE if exc is None or isinstance(exc, ConnectionError) else str(exc)))
 
@@ -181,25 +181,25 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def connected(self) -> bool:
-        """Whether something can be sent."""
+        """Whether messages can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
     @property
     def idle(self) -> bool:
-        """Whether everything was handed to the system."""
+        """Whether all queued messages were handed to the operating system."""
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return not self._lossless and not self._latest and not waiting
 
     def close(self, why: str = "closed here") -> None:
-        """End the connection at once; what waits is not sent."""
+        """Close the connection at once, discarding queued messages."""
         self._why = self._why or why
         if self._transport is not None:
             self._transport.abort()
 
     def send(self, message: Message) -> None:
-        """Queue a message that is not dropped, in its own header version or the higher one that the peer speaks.
+        """Queue a message that must not be dropped, at its header version or the peer's if that is higher.
 
-        A peer that does not read what it asked for is closed.
+        A peer that does not read its queue is disconnected.
 
         Raises:
             LocalError: the message cannot be sent.
@@ -207,18 +207,22 @@ class Connection(asyncio.BufferedProtocol):
         self.send_bytes(encode(message, max(message.version, self.version)))
 
     def reply(self, message: Message, encoded: MutableMapping[int, bytes] | None = None) -> None:
-        """:meth:`send` in the header version that the peer speaks; ``encoded``: see :meth:`offer`."""
+        """:meth:`send` at the peer's header version; ``encoded``: see :meth:`offer`.
+
+        Raises:
+            LocalError: the message cannot be sent.
+        """
         if not self.connected:
             return
         encoded = {} if encoded is None else encoded
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
         self.send_bytes(encoded[self.version])
-        if self._has is not None and isinstance(message, Image):  # waits in the same line as what is sent after it
-            self._has[message.type, message.device] = message
+        if self._sent_images is not None and isinstance(message, Image):  # shares the queue with later parts
+            self._sent_images[message.type, message.device] = message
 
     def send_bytes(self, data: bytes) -> None:
-        """:meth:`send` of an encoded message."""
+        """:meth:`send` for an encoded message."""
         if not self.connected:
             return
         if not self._paused and not self._lossless:
@@ -228,13 +232,13 @@ class Connection(asyncio.BufferedProtocol):
         self._lossless.append(data)
         self._lossless_bytes += len(data)
         if self._lossless_bytes > _MAX_LOSSLESS_BYTES:
-            self.close("it does not read what it asked for")
+            self.close("client too slow: it does not read the data it requested")
 
     def offer(self, message: Message, encoded: MutableMapping[int, bytes]) -> None:
-        """Send now or as soon as the peer can take it; an older one of the same device still waiting is dropped.
+        """Send now or as soon as the peer can read; replaces an older waiting message of the same device.
 
         Args:
-            encoded: the message's bytes by header version, shared by all peers that get it.
+            encoded: cache of the message's bytes by header version, shared by all receiving peers.
 
         Raises:
             LocalError: the message cannot be sent.
@@ -250,31 +254,30 @@ class Connection(asyncio.BufferedProtocol):
         self._write_latest(key, message, encoded)
 
     def send_parts(self, wanted: bool) -> None:
-        """Whether the peer is offered of a 3-D image what has changed since the last one it was sent; whoever offers
-        it does not change its voxels afterwards."""
-        self._has = {} if wanted else None
+        """Choose whether 3-D images are sent to this peer as changed parts; offered voxels must then never change."""
+        self._sent_images = {} if wanted else None
 
     def withdraw(self, key: Key) -> None:
-        """What waits of this device is not true any more."""
+        """Discard a waiting message of this device, as it is no longer true."""
         self._latest.pop(key, None)
 
     async def drain(self) -> None:
-        """Until the peer has taken enough that more can be sent."""
+        """Wait until the peer has read enough for more to be sent."""
         while self.connected and not self._can_send.is_set():
             await self._can_send.wait()
 
     def check(self) -> None:
-        """To be called every :data:`CHECK_EVERY_S`: says that we are alive, notices a peer that is not."""
+        """Send a keep-alive and detect a dead peer; call every :data:`CHECK_EVERY_S`."""
         if not self.connected:
             return
         if self._framer.unfinished and now_ns() - self._heard_ns > _UNFINISHED_NS:
-            self.close("it sent a part of a message, and then nothing")
+            self.close("incomplete message, then silence")
             return
         if now_ns() - self._last_sent_ns > _KEEP_ALIVE_NS and not self._paused:
             self.reply(StatusMessage(device="KeepAlive", timestamp_ns=now_ns()))
         assert self._transport is not None
         if _is_gone(self._transport.get_extra_info("socket")):
-            self.close("it does not answer any more")
+            self.close("it no longer answers")
 
     # --- queues ----------------------------------------------------------------------------------
 
@@ -288,15 +291,15 @@ class Connection(asyncio.BufferedProtocol):
             if not ready:
                 self._come_back(min(map(self._wait_ns, self._latest)))
                 return
-            key = min(ready, key=lambda k: k[0] == "IMAGE")  # poses and states before pictures
+            key = min(ready, key=lambda k: k[0] == "IMAGE")  # poses and states before images
             message, encoded = self._latest.pop(key)
             try:
                 self._write_latest(key, message, encoded)
-            except LocalError as error:  # it must not hold up the others
+            except LocalError as error:  # must not block the others
                 log.error("not sent: %s", error)
 
     def _wait_ns(self, key: Key) -> int:
-        """How long this device may not be sent yet."""
+        """Time until this device may be sent again."""
         interval_ns = max(self._interval_ns, self.intervals_ns.get(key[0], 0))
         return self._sent_ns.get(key, 0) + interval_ns - now_ns() if interval_ns else 0
 
@@ -314,8 +317,8 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def _write_latest(self, key: Key, message: Message, encoded: MutableMapping[int, bytes]) -> None:
-        if self._has is not None and isinstance(message, Image) and len(message.voxels) > 1:
-            before, self._has[key] = self._has.get(key), message
+        if self._sent_images is not None and isinstance(message, Image) and len(message.voxels) > 1:
+            before, self._sent_images[key] = self._sent_images.get(key), message
             if before is not None and (part := message.part_changed_since(before)) is not message:
                 encoded = {self.version: encode(part, self.version)}
         if self.version not in encoded:
@@ -331,22 +334,22 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class _Rate:
-    """A bucket of messages that fills at a steady rate and holds one second's."""
+    """A token bucket that fills at a steady rate and holds one second's messages."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s = per_s
         self._left = per_s
         self._at_ns = now_ns()
 
-    def take(self, messages: int, at_ns: int) -> float:
-        """Seconds to wait before more should be taken."""
+    def count(self, messages: int, at_ns: int) -> float:
+        """Count messages; returns the seconds to wait before reading more."""
         self._left = min(self._per_s, self._left + (at_ns - self._at_ns) / NS_PER_S * self._per_s) - messages
         self._at_ns = at_ns
         return -self._left / self._per_s if self._left < 0 else 0.0
 
 
 def tune(connection: Any) -> None:
-    """Small messages leave at once; little waits in the kernel; a silent peer is probed."""
+    """Set up a socket: small messages leave at once, little waits in the kernel, a silent peer is probed."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -355,16 +358,16 @@ def tune(connection: Any) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-# struct tcp_info of Linux: 8 bytes (state, ca_state, retransmits, probes, ...), then 32-bit numbers of which the fifth
-# is `unacked` (segments in flight) and the thirteenth `last_ack_recv` (ms).
+# struct tcp_info of Linux: 8 bytes (state, ca_state, retransmits, probes, ...), then 32-bit numbers, the fifth being
+# `unacked` (segments in flight) and the thirteenth `last_ack_recv` (ms).
 _TCP_INFO = struct.Struct("=8B13I")
 
 
 def _is_gone(connection: Any) -> bool:
-    """Whether the peer's system has stopped acknowledging (Linux).
+    """Whether the peer's operating system has stopped acknowledging (Linux).
 
-    TCP_USER_TIMEOUT would also end connections to consoles that are alive but busy: it counts the time in which
-    a full receive window keeps data back.
+    TCP_USER_TIMEOUT would also close connections to live but busy consoles: it counts the time in which a full receive
+    window holds data back.
     """
     if sys.platform != "linux":
         return False

@@ -1,8 +1,8 @@
-"""What follows the header: one encoder and one decoder for the content of every message type.
+"""Content after the header: one encoder and one decoder for every message type.
 
-Encoders return buffers to be sent one after the other, so that voxels are not copied to be joined. Decoders return
-values whose arrays are views of the content where alignment and byte order allow. Numbers are big-endian except for
-voxels, which say how they are.
+Encoders return a list of buffers to send in order, so that voxels are not copied to join them. Decoders return arrays
+that are views of the content where alignment and byte order allow. Numbers are big-endian, except for voxels, which
+state their byte order.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from navnode.types import Array, Matrix
 
 Buffer = bytes | memoryview
 Fields = dict[str, Any]
-"""What the header and the metadata say: keyword arguments of :class:`messages.Message`."""
+"""Values from header and metadata: keyword arguments of :class:`messages.Message`."""
 
 UTF8, ASCII = 106, 3
-"""Character sets by their IANA numbers."""
+"""IANA numbers of character sets."""
 
 
 MAX_BODY_BYTES = 1 << 29
-"""No body larger than this is received or sent: a CT of 512 x 512 x 800 voxels fits."""
+"""Largest body to receive or send; a CT of 512 x 512 x 800 voxels fits."""
 
 _MAX_BODY_BYTES: Mapping[str, int] = (
     dict.fromkeys(("IMAGE", "NDARRAY", "BIND", "VIDEO"), MAX_BODY_BYTES)
@@ -37,27 +37,27 @@ _MAX_BODY_BYTES: Mapping[str, int] = (
     | dict.fromkeys(
         ("STATUS", "STRING", "CLIENTINFO", "CAPABILITY", "QTDATA", "TDATA", "COLORT", "COLORTABLE"), 1 << 18
     )
-    | dict.fromkeys(("TRANSFORM", "POSITION", "SENSOR"), 1 << 16)  # and their metadata
+    | dict.fromkeys(("TRANSFORM", "POSITION", "SENSOR"), 1 << 16)  # includes metadata
 )
 _MAX_QUERY_BYTES, _MAX_UNKNOWN_BYTES = 1 << 16, 1 << 26
 _MAX_CHILDREN, _MAX_ATTRIBUTES = 1_024, 256
 
 
 def max_body_bytes(kind: str) -> int:
-    """The largest body of a type that is taken: what is made of values one by one may be less than bulk data."""
+    """Largest accepted body of a type; lower for types that decode to many Python objects than for bulk data."""
     query = kind[:4] in _PREFIXES
     return _MAX_BODY_BYTES.get(kind, _MAX_QUERY_BYTES if query else _MAX_UNKNOWN_BYTES)
 
 
 class Codec(NamedTuple):
-    """How one type crosses the wire."""
+    """Encoder and decoder of one type."""
 
     encode: Callable[[Any], list[Buffer]]
     decode: Callable[[memoryview, Fields], m.Message]
 
 
 def encode_content(message: m.Message) -> list[Buffer]:
-    """The content as buffers.
+    """Encode a message's content as buffers.
 
     Raises:
         LocalError: the message cannot be sent.
@@ -72,10 +72,10 @@ def encode_content(message: m.Message) -> list[Buffer]:
 
 
 def decode_content(kind: str, content: memoryview, fields: Fields) -> m.Message:
-    """The message of a type and its content.
+    """Decode a message of a type from its content.
 
     Raises:
-        PeerError: with the offset in the content.
+        PeerError: the content is invalid; with the offset in it.
     """
     try:
         if (codec := CODECS.get(kind)) is not None:
@@ -84,7 +84,7 @@ def decode_content(kind: str, content: memoryview, fields: Fields) -> m.Message:
         if short and prefix in _PREFIXES:
             return _PREFIXES[prefix](short, content, fields)
     except (ValueError, OverflowError, struct.error) as error:
-        raise PeerError(f"values that cannot be ({error})", 0) from error
+        raise PeerError(f"impossible values ({error})", 0) from error
     return m.Raw(type_name=kind, body=bytes(content), **fields)
 
 
@@ -92,7 +92,7 @@ def decode_content(kind: str, content: memoryview, fields: Fields) -> m.Message:
 
 
 def text_of(raw: bytes) -> str:
-    """Text up to the first NUL. Peers that do not know of UTF-8 are taken to write Latin-1."""
+    """Text up to the first NUL; Latin-1 if it is not valid UTF-8."""
     raw = raw.split(b"\0", 1)[0]
     try:
         return raw.decode()
@@ -101,7 +101,11 @@ def text_of(raw: bytes) -> str:
 
 
 def fixed(text: str, size: int, what: str = "name") -> bytes:
-    """Text for a field of ``size`` bytes; never cut, since two names cut alike would be one."""
+    """Text for a field of ``size`` bytes, never cut, as cut names could collide.
+
+    Raises:
+        LocalError: the text is too long.
+    """
     raw = text.encode()
     if len(raw) > size:
         raise LocalError(f"the {what} {text!r} is longer than {size} bytes")
@@ -118,14 +122,14 @@ def _exactly(content: memoryview, size: int) -> None:
 
 
 def _items(content: memoryview, layout: struct.Struct) -> list[tuple[Any, ...]]:
-    """Elements of a fixed size that fill the content."""
+    """Unpack elements of a fixed size that fill the content."""
     if len(content) % layout.size:
-        raise PeerError(f"{len(content)} bytes are no list of elements of {layout.size}", len(content))
+        raise PeerError(f"{len(content)} bytes are not a list of elements of {layout.size}", len(content))
     return list(layout.iter_unpack(content))
 
 
 def _numbers(content: memoryview, dtype: npt.DTypeLike, count: int, at: int) -> Array:
-    """An array in native byte order, aligned; a view if it is so already."""
+    """An aligned array in native byte order; a view of the content where possible."""
     dtype = np.dtype(dtype)
     if at + count * dtype.itemsize > len(content):
         raise PeerError(f"{count} numbers of {dtype.itemsize} bytes reach beyond the content", len(content))
@@ -139,7 +143,7 @@ _TRANSFORM = struct.Struct(">12f")
 
 
 def _matrix_values(matrix: Matrix) -> list[float]:
-    """Columns one after the other, last row left out."""
+    """The first three rows of a 4x4 matrix, column by column."""
     if np.shape(matrix) != (4, 4):
         raise LocalError(f"a transform is 4x4, not {np.shape(matrix)}")
     (a, b, c, d), (e, f, g, h), (i, j, k, l_), _ = np.asarray(matrix).tolist()
@@ -184,7 +188,7 @@ _STRING = struct.Struct(">HH")
 def _encode_string(message: m.String | m.ClientInfo) -> list[Buffer]:
     text = message.text.encode()
     if len(text) > 0xFFFF:
-        raise LocalError(f"{len(text)} bytes are more than it can hold")
+        raise LocalError(f"a text of {len(text)} bytes is too long")
     return [_STRING.pack(_charset(message.text), len(text)) + text]
 
 
@@ -235,7 +239,7 @@ def _decode_transform(content: memoryview, fields: Fields) -> m.Message:
 
 
 _PYIGTL_POSITION_SIZE = 152
-"""pyigtl (to 0.3.4, at least) writes POSITION in a layout of its own; see :mod:`navnode.igtl.pyigtl`."""
+"""pyigtl (at least up to 0.3.4) writes POSITION in its own layout; see :mod:`navnode.igtl.pyigtl`."""
 
 
 def _encode_position(message: m.Position) -> list[Buffer]:
@@ -288,11 +292,11 @@ _POINT = struct.Struct(">64s32s4B3ff20s")
 
 
 def _encode_point(message: m.Point) -> list[Buffer]:
-    return [
-        _POINT.pack(fixed(p.name, 64), fixed(p.group, 32, "group"), *p.rgba, *p.position_mm, p.diameter_mm,
-                    fixed(p.owner, 20, "owner"))
-        for p in message.points
-    ]  # fmt: skip
+    packed: list[Buffer] = []
+    for p in message.points:
+        name, group, owner = fixed(p.name, 64), fixed(p.group, 32, "group"), fixed(p.owner, 20, "owner")
+        packed.append(_POINT.pack(name, group, *p.rgba, *p.position_mm, p.diameter_mm, owner))
+    return packed
 
 
 def _decode_point(content: memoryview, fields: Fields) -> m.Message:
@@ -307,31 +311,32 @@ _TRAJECTORY = struct.Struct(">64s32sbb4B3f3ff20s")
 
 
 def _encode_trajectory(message: m.Trajectory) -> list[Buffer]:
-    return [
-        _TRAJECTORY.pack(fixed(t.name, 64), fixed(t.group, 32, "group"), t.kind, 0, *t.rgba, *t.entry_mm, *t.target_mm,
-                         t.radius_mm, fixed(t.owner, 20, "owner"))
-        for t in message.trajectories
-    ]  # fmt: skip
+    packed: list[Buffer] = []
+    for t in message.trajectories:
+        name, group, owner = fixed(t.name, 64), fixed(t.group, 32, "group"), fixed(t.owner, 20, "owner")
+        path = (*t.entry_mm, *t.target_mm, t.radius_mm)
+        packed.append(_TRAJECTORY.pack(name, group, t.kind, 0, *t.rgba, *path, owner))
+    return packed
 
 
 def _decode_trajectory(content: memoryview, fields: Fields) -> m.Message:
-    found = tuple(
-        m.TrajectoryElement(text_of(name), (ex, ey, ez), (tx, ty, tz), text_of(group), kind, (r, g, b, a), radius,
-                            text_of(owner))
-        for name, group, kind, _, r, g, b, a, ex, ey, ez, tx, ty, tz, radius, owner in _items(content, _TRAJECTORY)
-    )  # fmt: skip
-    return m.Trajectory(trajectories=found, **fields)
+    trajectories = []
+    for name, group, kind, _, r, g, b, a, *path, radius, owner in _items(content, _TRAJECTORY):
+        ex, ey, ez, tx, ty, tz = path
+        ends, color = ((ex, ey, ez), (tx, ty, tz)), (r, g, b, a)
+        trajectories.append(
+            m.TrajectoryElement(text_of(name), *ends, text_of(group), kind, color, radius, text_of(owner))
+        )
+    return m.Trajectory(trajectories=tuple(trajectories), **fields)
 
 
 # --- images ------------------------------------------------------------------------------------------
 
 _IMAGE = struct.Struct(">HBBBB3H12f3H3H")
-_IMAGE_VERSION = 1  # the C++ library ignores images of any other, without a word
+_IMAGE_VERSION = 1  # the C++ library silently ignores images of other versions
 _RAS, _LPS = 1, 2
 _BIG, _LITTLE = 1, 2
-_SCALARS: Mapping[int, str] = {
-    2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16",
-}  # fmt: skip
+_SCALARS: Mapping[int, str] = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16"}
 _SCALAR_CODES = {np.dtype(code): number for number, code in _SCALARS.items()}
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -344,7 +349,7 @@ def _scalar_code(array: Array) -> int:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    """An array's memory, without a copy when it is contiguous."""
+    """An array's memory, without a copy if it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
@@ -362,11 +367,10 @@ def _encode_image(message: m.Image) -> list[Buffer]:
     world = _RAS_FROM_LPS @ message.ras_from_index if message.lps else message.ras_from_index
     center = world[:3, 3] + world[:3, :3] @ ((np.array(size) - 1) / 2)
     ordered = voxels.astype(voxels.dtype.newbyteorder(">" if message.big_endian else "<"), copy=False)
-    head = _IMAGE.pack(
-        _IMAGE_VERSION, components, _scalar_code(voxels), _BIG if message.big_endian else _LITTLE,
-        _LPS if message.lps else _RAS,
-        *size, *world[:3, :3].T.ravel().tolist(), *center.tolist(), *message.offset, *part,
-    )  # fmt: skip
+    endian, coordinates = _BIG if message.big_endian else _LITTLE, _LPS if message.lps else _RAS
+    form = _IMAGE_VERSION, components, _scalar_code(voxels), endian, coordinates
+    matrix = world[:3, :3].T.ravel().tolist()
+    head = _IMAGE.pack(*form, *size, *matrix, *center.tolist(), *message.offset, *part)
     return [head, _bytes_of(ordered)]
 
 
@@ -389,7 +393,7 @@ def _decode_image(content: memoryview, fields: Fields) -> m.Message:
     ras_from_index[:3, :3] = np.reshape(matrix, (3, 3)).T
     ras_from_index[:3, 3] = center
     if not np.isfinite(ras_from_index).all():
-        raise PeerError("the image's position is no number", 12)
+        raise PeerError("the image's position contains NaN or infinity", 12)
     ras_from_index[:3, 3] -= ras_from_index[:3, :3] @ ((np.array(size) - 1) / 2)
     lps = coordinates == _LPS
     if lps:
@@ -414,9 +418,9 @@ _OF_CELLS = 0x10
 
 
 def _count_cells(section: Array, points: int) -> int:
-    """Of big-endian words; -1 when they are no cells of that many points."""
-    found: int = native.library().navnode_count_cells(section.ctypes.data, section.size, min(points, 0xFFFFFFFF))
-    return found
+    """Number of cells in big-endian words; -1 if the words are not cells of that many points."""
+    count: int = native.library().navnode_count_cells(section.ctypes.data, section.size, min(points, 0xFFFFFFFF))
+    return count
 
 
 def _encode_polydata(message: m.PolyData) -> list[Buffer]:
@@ -427,7 +431,7 @@ def _encode_polydata(message: m.PolyData) -> list[Buffer]:
     ]
     counts = [_count_cells(section, len(points)) for section in sections]
     if min(counts) < 0:
-        raise LocalError("a cell names a point that does not exist, or more points than it has")
+        raise LocalError("a cell refers to a missing point, or is incomplete")
     sizes = [number for section, count in zip(sections, counts, strict=True) for number in (count, section.nbytes)]
     head = _POLYDATA.pack(len(points), *sizes, len(message.attributes))
     return [head, _bytes_of(points), *map(_bytes_of, sections), *_encode_attributes(message.attributes)]
@@ -465,11 +469,15 @@ def _decode_polydata(content: memoryview, fields: Fields) -> m.Message:
         sections.append(words.astype(np.uint32))
         at += size
     vertices, lines, polygons, strips = sections
-    attributes = _decode_attributes(content, at, attributes_count)
     return m.PolyData(
-        points_mm=points, vertices=vertices, lines=lines, polygons=polygons, strips=strips, attributes=attributes,
+        points_mm=points,
+        vertices=vertices,
+        lines=lines,
+        polygons=polygons,
+        strips=strips,
+        attributes=_decode_attributes(content, at, attributes_count),
         **fields,
-    )  # fmt: skip
+    )
 
 
 def _decode_attributes(content: memoryview, at: int, count: int) -> tuple[m.Attribute, ...]:
@@ -480,7 +488,7 @@ def _decode_attributes(content: memoryview, at: int, count: int) -> tuple[m.Attr
         raw = bytes(content[at : at + 256])
         end = raw.find(b"\0")
         if end < 0:
-            raise PeerError("the name of an attribute does not end", at)
+            raise PeerError("the name of an attribute is not terminated", at)
         names.append(text_of(raw))
         at += end + 1
     at += (at - started) % 2
@@ -521,7 +529,7 @@ def _encode_ndarray(message: m.NDArray) -> list[Buffer]:
 
 
 _MAX_DIMENSIONS = 32
-"""What NumPy can hold."""
+"""NumPy's limit."""
 
 
 def _decode_ndarray(content: memoryview, fields: Fields) -> m.Message:
@@ -546,7 +554,7 @@ def _encode_bind(message: m.Bind) -> list[Buffer]:
     heads, names, bodies = [struct.pack(">H", len(message.children))], [], []
     for child in message.children:
         if isinstance(child, m.Bind):
-            raise LocalError("a BIND holds no BIND")
+            raise LocalError("a BIND cannot contain a BIND")
         body = b"".join(encode_content(child))
         heads.append(_CHILD.pack(fixed(child.type, 12, "type"), len(body)))
         names.append(child.device.encode() + b"\0")
@@ -585,7 +593,7 @@ def _decode_bind(content: memoryview, fields: Fields) -> m.Message:
     return m.Bind(children=tuple(children), **fields)
 
 
-# --- tables and lists of what there is ---------------------------------------------------------------
+# --- colour tables, and lists of images, labels and videos -------------------------------------------
 
 _INDEX_SIZES = {3: 256, 5: 65536}
 _U8, _U16, _RGB = 3, 5, 19
@@ -602,7 +610,7 @@ def _encode_colors(message: m.ColorTable) -> list[Buffer]:
 
 def _decode_colors(content: memoryview, fields: Fields, long_name: bool = False) -> m.Message:
     if len(content) < 2 or content[0] not in _INDEX_SIZES or content[1] not in (_U8, _U16, _RGB):
-        raise PeerError("a colour table of an unknown kind", 0)
+        raise PeerError("an unknown kind of colour table", 0)
     size, mapping = _INDEX_SIZES[content[0]], content[1]
     each = 3 if mapping == _RGB else 1
     dtype = np.dtype(">u2" if mapping == _U16 else "u1")
@@ -615,7 +623,7 @@ _IMAGE_META = struct.Struct(">64s20s32s64s64sQ3HBB")
 
 
 def wire_time(timestamp_ns: int, stamp: int = 0) -> int:
-    """Seconds and 2^-32 seconds of a time stamp; ``stamp`` if it means the same nanosecond."""
+    """A time stamp as seconds and 2^-32 seconds; returns ``stamp`` if it stands for the same nanosecond."""
     if stamp and time_ns(stamp) == timestamp_ns:
         return stamp
     seconds, ns = divmod(timestamp_ns, 10**9)
@@ -623,7 +631,7 @@ def wire_time(timestamp_ns: int, stamp: int = 0) -> int:
 
 
 def time_ns(wire: int) -> int:
-    """Nanoseconds of what :func:`wire_time` makes."""
+    """Nanoseconds from a result of :func:`wire_time`."""
     return min((wire >> 32) * 10**9 + ((wire & 0xFFFFFFFF) * 10**9 + 2**31 >> 32), LAST_TIME_NS)
 
 
@@ -631,32 +639,43 @@ LAST_TIME_NS = (10**9 << 32) - 1
 
 
 def _encode_image_meta(message: m.ImageMeta) -> list[Buffer]:
-    return [
-        _IMAGE_META.pack(fixed(i.name, 64), fixed(i.device, 20, "device"), fixed(i.modality, 32, "modality"),
-                         fixed(i.patient_name, 64, "patient name"), fixed(i.patient_id, 64, "patient id"),
-                         wire_time(i.timestamp_ns, i.stamp), *i.size, i.scalar_type, 0)
-        for i in message.images
-    ]  # fmt: skip
+    packed: list[Buffer] = []
+    for i in message.images:
+        what = fixed(i.name, 64), fixed(i.device, 20, "device"), fixed(i.modality, 32, "modality")
+        patient = fixed(i.patient_name, 64, "patient name"), fixed(i.patient_id, 64, "patient id")
+        packed.append(_IMAGE_META.pack(*what, *patient, wire_time(i.timestamp_ns, i.stamp), *i.size, i.scalar_type, 0))
+    return packed
 
 
 def _decode_image_meta(content: memoryview, fields: Fields) -> m.Message:
-    images = tuple(
-        m.ImageMetaElement(text_of(name), text_of(device), text_of(modality), text_of(patient), text_of(number),
-                           time_ns(stamp), stamp, (i, j, k), scalar)
-        for name, device, modality, patient, number, stamp, i, j, k, scalar, _ in _items(content, _IMAGE_META)
-    )  # fmt: skip
-    return m.ImageMeta(images=images, **fields)
+    images = []
+    for name, device, modality, patient, number, stamp, *size, scalar, _ in _items(content, _IMAGE_META):
+        i, j, k = size
+        images.append(
+            m.ImageMetaElement(
+                name=text_of(name),
+                device=text_of(device),
+                modality=text_of(modality),
+                patient_name=text_of(patient),
+                patient_id=text_of(number),
+                timestamp_ns=time_ns(stamp),
+                stamp=stamp,
+                size=(i, j, k),
+                scalar_type=scalar,
+            )
+        )
+    return m.ImageMeta(images=tuple(images), **fields)
 
 
 _LABEL_META = struct.Struct(">64s20sBB4B3H20s")
 
 
 def _encode_label_meta(message: m.LabelMeta) -> list[Buffer]:
-    return [
-        _LABEL_META.pack(fixed(e.name, 64), fixed(e.device, 20, "device"), e.label, 0, *e.rgba, *e.size,
-                         fixed(e.owner, 20, "owner"))
-        for e in message.labels
-    ]  # fmt: skip
+    packed: list[Buffer] = []
+    for e in message.labels:
+        name, device, owner = fixed(e.name, 64), fixed(e.device, 20, "device"), fixed(e.owner, 20, "owner")
+        packed.append(_LABEL_META.pack(name, device, e.label, 0, *e.rgba, *e.size, owner))
+    return packed
 
 
 def _decode_label_meta(content: memoryview, fields: Fields) -> m.Message:
@@ -671,21 +690,32 @@ _VIDEO_META = struct.Struct(">64s64s64s64shd3H12fBB")
 
 
 def _encode_video_meta(message: m.VideoMeta) -> list[Buffer]:
-    return [
-        _VIDEO_META.pack(fixed(v.name, 64), fixed(v.device, 64, "device"), fixed(v.patient_name, 64, "patient name"),
-                         fixed(v.patient_id, 64, "patient id"), v.zoom_level, v.focal_length, *v.size,
-                         *_matrix_values(v.matrix), v.scalar_type, 0)
-        for v in message.videos
-    ]  # fmt: skip
+    packed: list[Buffer] = []
+    for v in message.videos:
+        what = fixed(v.name, 64), fixed(v.device, 64, "device")
+        patient = fixed(v.patient_name, 64, "patient name"), fixed(v.patient_id, 64, "patient id")
+        optics, matrix = (v.zoom_level, v.focal_length), _matrix_values(v.matrix)
+        packed.append(_VIDEO_META.pack(*what, *patient, *optics, *v.size, *matrix, v.scalar_type, 0))
+    return packed
 
 
 def _decode_video_meta(content: memoryview, fields: Fields) -> m.Message:
-    videos = tuple(
-        m.VideoMetaElement(text_of(name), text_of(device), text_of(patient), text_of(number), zoom, focal, (i, j, k),
-                           _matrix_from(rest[:12]), rest[12])
-        for name, device, patient, number, zoom, focal, i, j, k, *rest in _items(content, _VIDEO_META)
-    )  # fmt: skip
-    return m.VideoMeta(videos=videos, **fields)
+    videos = []
+    for name, device, patient, number, zoom, focal, i, j, k, *matrix, scalar, _ in _items(content, _VIDEO_META):
+        videos.append(
+            m.VideoMetaElement(
+                name=text_of(name),
+                device=text_of(device),
+                patient_name=text_of(patient),
+                patient_id=text_of(number),
+                zoom_level=zoom,
+                focal_length=focal,
+                size=(i, j, k),
+                matrix=_matrix_from(matrix),
+                scalar_type=scalar,
+            )
+        )
+    return m.VideoMeta(videos=tuple(videos), **fields)
 
 
 # --- questions and answers ---------------------------------------------------------------------------
@@ -738,7 +768,7 @@ _QUERY_ENCODERS: Mapping[type, Callable[[Any], list[Buffer]]] = {
     m.Stop: lambda message: [message.body],
     m.Ready: lambda message: [struct.pack("b", message.status)],
 }
-"""Of messages that are not told by their type alone."""
+"""Encoders of messages whose class does not follow from the type alone."""
 
 CODECS: Mapping[str, Codec] = {
     "TRANSFORM": Codec(_encode_transform, _decode_transform),
@@ -764,4 +794,4 @@ CODECS: Mapping[str, Codec] = {
     "COMMAND": Codec(_encode_command, _command_decoder(m.Command)),
     "RTS_COMMAND": Codec(_encode_command, _command_decoder(m.CommandReply)),
 }
-"""Every type that has a class of its own."""
+"""Codecs of all types that have a class."""

@@ -1,4 +1,4 @@
-"""Messages out of a byte stream that arrives in any pieces."""
+"""Splits a byte stream, received in arbitrary pieces, into messages."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from navnode.igtl.wire import HEADER_SIZE, Header, decode_body, decode_header
 
 _INBOX_BYTES = 1 << 17
 _READ_BYTES = 1 << 14
-"""Taken in one go: some 150 poses, two milliseconds' work; who sends more must let others have their turn."""
+"""Read at once: some 150 poses, two milliseconds of work, so that one busy sender does not starve the others."""
 
-_OWN_BODY_BYTES = 1 << 15
-"""Larger bodies are received where they stay, so that voxels are not copied."""
+_SMALL_BODY_BYTES = 1 << 15
+"""Larger bodies are received directly into their final memory, so that voxels are not copied."""
 
 _FIRST_ALLOCATION_BYTES = 1 << 23
-"""Larger bodies get memory only as their bytes really come."""
+"""Larger bodies get memory only as their bytes arrive."""
 
 
 RawBytes = tuple[bytes, memoryview]
-"""A message as it came: header and body."""
+"""A message as received: header and body."""
 
 
 class Framer:
-    """Feed it bytes, take whole messages; or let it say where the next bytes shall go.
+    """Turns fed bytes into whole messages; can also provide the buffer to receive into.
 
     Limits are checked on the header, before anything is allocated.
     """
 
     def __init__(self) -> None:
         self._inbox = memoryview(bytearray(_INBOX_BYTES))
-        self._begin = self._end = 0  # what is in the inbox and not taken yet
+        self._begin = self._end = 0  # unprocessed part of the inbox
         self._header: Header | None = None
         self._head = b""
         self._body: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None  # a large one, partly filled
         self._filled = 0
         self.failed: PeerError | None = None
-        """Why nothing can be received any more."""
+        """The error after which nothing more can be received."""
         self.received_bytes = 0
-        """Taken from the stream so far, whole messages only."""
+        """Bytes of whole messages so far."""
         self.raw: list[RawBytes] = []
-        """Header and body of the messages that were returned last, as they came."""
+        """Header and body, as received, of the messages returned last."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
-        """The messages that these bytes complete.
+        """Add bytes; returns the messages that they complete.
 
         Raises:
-            PeerError: the stream is not OpenIGTLink any more; close it. Whole messages before that are returned first.
+            PeerError: the stream is no longer OpenIGTLink; close it. Whole messages before that are returned first.
         """
         messages: list[Message] = []
         view = memoryview(data)
@@ -65,13 +65,13 @@ class Framer:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a message has begun and not ended."""
+        """Whether a message is incomplete."""
         return self._header is not None or self._begin != self._end
 
     def buffer(self) -> memoryview:
-        """Where the next bytes of the stream shall be written; never empty."""
+        """Buffer for the next bytes of the stream; never empty."""
         if self._body is not None:
-            if self._filled == self._body.size:  # grows with what has come
+            if self._filled == self._body.size:  # grows as bytes arrive
                 assert self._header is not None
                 grown = np.empty(min(2 * self._body.size, self._header.body_size), np.uint8)
                 grown[: self._filled] = self._body
@@ -79,18 +79,18 @@ class Framer:
             return self._body.data[self._filled :]
         if self._begin == self._end:
             self._begin = self._end = 0
-        elif _INBOX_BYTES - self._end < _OWN_BODY_BYTES:
+        elif _INBOX_BYTES - self._end < _SMALL_BODY_BYTES:
             rest = self._end - self._begin  # less than a header and a small body
             self._inbox[:rest] = self._inbox[self._begin : self._end]
             self._begin, self._end = 0, rest
         return self._inbox[self._end : self._end + _READ_BYTES]
 
     def received(self, size: int) -> list[Message]:
-        """The messages complete now that ``size`` bytes were written to :meth:`buffer`.
+        """Messages completed by ``size`` bytes that were written to :meth:`buffer`.
 
         Raises:
-            PeerError: the stream is not OpenIGTLink any more; close it. If whole messages came before that they are
-                returned, and :attr:`failed` is what will be raised from now on.
+            PeerError: the stream is no longer OpenIGTLink; close it. Whole messages before that are returned first, and
+                later calls raise :attr:`failed`.
         """
         messages: list[Message] = []
         self.raw = []
@@ -111,14 +111,14 @@ class Framer:
             if self._filled < self._header.body_size:
                 return
             body, self._body = self._body.data, None
-            self._take(messages, self._header, body)
+            self._finish(messages, self._header, body)
         else:
             self._end += size
         while self._next(messages):
             pass
 
     def _next(self, messages: list[Message]) -> bool:
-        """Take one message from the inbox; False when there is none whole."""
+        """Extract one message from the inbox; False if none is complete."""
         ready = self._end - self._begin
         if self._header is None:
             if ready < HEADER_SIZE:
@@ -131,26 +131,26 @@ class Framer:
             self._begin += HEADER_SIZE
             ready -= HEADER_SIZE
         size = self._header.body_size
-        if ready >= size and size <= _OWN_BODY_BYTES:
-            # Copied, so that what is decoded may outlive the inbox.
+        if ready >= size and size <= _SMALL_BODY_BYTES:
+            # Copied, as decoded arrays outlive the inbox.
             body = memoryview(bytes(self._inbox[self._begin : self._begin + size]))
             self._begin += size
-            self._take(messages, self._header, body)
+            self._finish(messages, self._header, body)
             return True
-        if size <= _OWN_BODY_BYTES:
+        if size <= _SMALL_BODY_BYTES:
             return False
-        taken = min(ready, size)
-        self._body = np.empty(min(size, max(_FIRST_ALLOCATION_BYTES, taken)), np.uint8)
-        self._body[:taken] = self._inbox[self._begin : self._begin + taken]
-        self._begin += taken
-        self._filled = taken
-        if taken < size:
+        present = min(ready, size)
+        self._body = np.empty(min(size, max(_FIRST_ALLOCATION_BYTES, present)), np.uint8)
+        self._body[:present] = self._inbox[self._begin : self._begin + present]
+        self._begin += present
+        self._filled = present
+        if present < size:
             return False
         whole, self._body = self._body.data, None
-        self._take(messages, self._header, whole)
+        self._finish(messages, self._header, whole)
         return True
 
-    def _take(self, messages: list[Message], header: Header, body: memoryview) -> None:
+    def _finish(self, messages: list[Message], header: Header, body: memoryview) -> None:
         try:
             messages.append(decode_body(header, body))
         except PeerError as error:
@@ -160,5 +160,5 @@ class Framer:
         self.received_bytes += HEADER_SIZE + header.body_size
 
     def _located(self, error: PeerError) -> PeerError:
-        """The same error with where in the stream its message began."""
-        return PeerError(f"{error.problem}, message at {self.received_bytes} of the stream", error.offset)
+        """The error with the position of its message in the stream."""
+        return PeerError(f"{error.problem}, message at byte {self.received_bytes} of the stream", error.offset)

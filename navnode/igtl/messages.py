@@ -1,8 +1,8 @@
 """OpenIGTLink messages as frozen values; no bytes, no sockets.
 
-After the OpenIGTLink specification, protocols 1 to 3 (https://github.com/openigtlink). Poses and images are RAS,
+Follows the OpenIGTLink specification, protocols 1 to 3 (https://github.com/openigtlink). Poses and images are RAS,
 millimetres. Types without a class here pass through as :class:`Raw`. Arrays of decoded messages may be read-only
-views of what was received; they are not to be written to.
+views of the received bytes; do not write to them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _YELLOW: Rgba = (255, 255, 0, 255)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message carries."""
+    """Fields that every message has."""
 
     TYPE: ClassVar[str] = ""
 
     device: str = ""
-    """Over 20 bytes only at header version 2, where the metadata carries it."""
+    """Longer than 20 bytes only at header version 2, where the metadata carry it."""
     timestamp_ns: int = 0
-    """Nanoseconds since 1970; the wire keeps 2^-32 s, fine enough to get every nanosecond back."""
+    """Nanoseconds since 1970; the wire's resolution of 2^-32 s preserves every nanosecond."""
     stamp: int = 0
-    """The 64 bits that ``timestamp_ns`` was read from, so that a message can be passed on bit by bit."""
+    """The 64 bits that ``timestamp_ns`` was read from, so that a message can be forwarded bit by bit."""
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Header version 2 only."""
     version: int = 1
@@ -42,18 +42,18 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def type(self) -> str:
-        """The type as the wire spells it."""
+        """The type as spelled on the wire."""
         return self.TYPE
 
 
 def held_bytes(message: Message) -> int:
-    """About how much memory a message holds."""
+    """Approximate memory of a message."""
     values = (getattr(message, name) for name in message.__struct_fields__)
     return 500 + sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
 class Raw(Message, frozen=True, kw_only=True):
-    """A message of a type without a class of its own."""
+    """A message of a type that has no class here."""
 
     type_name: str
     body: bytes = b""
@@ -74,15 +74,15 @@ def _short(prefix: str, kind: str) -> str:
 
 
 def full_type(short: str) -> str:
-    """The message type behind its abbreviation in GET_, STT_, STP_ and RTS_: ``TRANS`` is TRANSFORM."""
+    """The message type that GET_, STT_, STP_ and RTS_ abbreviate: ``TRANS`` is TRANSFORM."""
     return _LONG.get(short, short)
 
 
 class Get(Message, frozen=True, kw_only=True):
-    """GET_: asks for one message of a type; an empty device asks for all of them."""
+    """GET_: requests one message of a type; an empty device requests all devices."""
 
     kind: str
-    """The message type asked for, such as ``TRANSFORM``."""
+    """The requested message type, such as ``TRANSFORM``."""
     body: bytes = b""
 
     @property
@@ -91,15 +91,15 @@ class Get(Message, frozen=True, kw_only=True):
 
 
 class Start(Message, frozen=True, kw_only=True):
-    """STT_: asks for a stream of a type."""
+    """STT_: requests a stream of a type."""
 
     kind: str
     resolution_ms: int | None = None
     """Shortest time between two messages; only TDATA, QTDATA and BIND carry it."""
     coordinate_name: str = ""
-    """TDATA and QTDATA: the coordinate system asked for."""
+    """TDATA and QTDATA: the requested coordinate system."""
     body: bytes = b""
-    """Of other types, and what BIND asks for after its resolution."""
+    """Body of other types, and of BIND after its resolution."""
 
     @property
     def type(self) -> str:
@@ -122,7 +122,7 @@ class Ready(Message, frozen=True, kw_only=True):
 
     kind: str
     status: int = 0
-    """0: done; else an error."""
+    """0: done; otherwise an error."""
 
     @property
     def type(self) -> str:
@@ -130,7 +130,7 @@ class Ready(Message, frozen=True, kw_only=True):
 
 
 class StatusMessage(Message, frozen=True, kw_only=True):
-    """How a device is."""
+    """State of a device."""
 
     TYPE: ClassVar[str] = "STATUS"
     OK: ClassVar[int] = 1
@@ -143,7 +143,7 @@ class StatusMessage(Message, frozen=True, kw_only=True):
 
 
 class Capability(Message, frozen=True, kw_only=True):
-    """The message types a peer understands."""
+    """Message types that a peer understands."""
 
     TYPE: ClassVar[str] = "CAPABILITY"
     types: tuple[str, ...]
@@ -157,14 +157,14 @@ class String(Message, frozen=True, kw_only=True):
 
 
 class ClientInfo(Message, frozen=True, kw_only=True):
-    """What a client of a PlusServer wants to receive, in PLUS's XML."""
+    """Selects what a client of a PlusServer receives, in PLUS's XML."""
 
     TYPE: ClassVar[str] = "CLIENTINFO"
     text: str
 
 
 class Command(Message, frozen=True, kw_only=True):
-    """A command, usually XML, to be answered by a :class:`CommandReply` of the same number."""
+    """A command, usually XML, answered by a :class:`CommandReply` with the same number."""
 
     TYPE: ClassVar[str] = "COMMAND"
     command_id: int
@@ -194,12 +194,12 @@ class Transform(Message, frozen=True, kw_only=True):
 
 
 class Position(Message, frozen=True, kw_only=True):
-    """A pose as position and quaternion; 28 bytes where a TRANSFORM takes 48."""
+    """A pose as position and quaternion; 28 bytes instead of a TRANSFORM's 48."""
 
     TYPE: ClassVar[str] = "POSITION"
     position_mm: tuple[float, float, float]
     quaternion: tuple[float, float, float, float] | None = (0.0, 0.0, 0.0, 1.0)
-    """(x, y, z, w); None: the sender gives no orientation."""
+    """(x, y, z, w); None: no orientation was sent."""
 
 
 class TrackedElement(msgspec.Struct, frozen=True):
@@ -213,7 +213,7 @@ class TrackedElement(msgspec.Struct, frozen=True):
 
 
 class TrackingData(Message, frozen=True, kw_only=True):
-    """The poses of several instruments at one time."""
+    """Poses of several instruments at one time."""
 
     TYPE: ClassVar[str] = "TDATA"
     elements: tuple[TrackedElement, ...]
@@ -283,28 +283,31 @@ class Image(Message, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "IMAGE"
     voxels: Array
-    """(k, j, i) or (k, j, i, components): of the part that is sent."""
+    """Voxels of the part that is sent, (k, j, i) or (k, j, i, components)."""
     ras_from_index: Matrix
-    """4x4, mm, of the whole image; the wire holds the position of its centre, this that of voxel (0, 0, 0)."""
+    """4x4, mm, of the whole image, with the position of voxel (0, 0, 0); the wire carries that of the centre."""
     size: tuple[int, int, int] | None = None
     """(i, j, k) of the whole image; None: the part is the whole."""
     offset: tuple[int, int, int] = (0, 0, 0)
     """(i, j, k) of the part's first voxel in the whole."""
     lps: bool = False
-    """How the wire writes the matrix; receivers differ in whether they look at this flag, so RAS is the safe choice."""
+    """Whether the matrix is LPS on the wire; not all receivers check this flag, so RAS is the safe choice."""
     big_endian: bool = False
-    """How the wire writes the voxels; here they are in this machine's order."""
+    """Byte order of the voxels on the wire; here they are in native order."""
 
     @property
     def part_ras_from_index(self) -> Matrix:
-        """4x4, mm: of the voxels that are here."""
+        """4x4, mm, of the part that is sent."""
         shifted: Matrix = self.ras_from_index.copy()
         shifted[:3, 3] += self.ras_from_index[:3, :3] @ np.array(self.offset, np.float64)
         return shifted
 
     def part_changed_since(self, before: Image) -> Image:
-        """The smallest box with every voxel that differs from an earlier whole image on the same grid; one voxel where
-        none does, so that metadata arrive. This image where the grids differ, or where either is a part itself."""
+        """The smallest box with all voxels that differ from an earlier whole image on the same grid.
+
+        If no voxel differs, the box is one voxel, so that metadata still arrive. Returns this image if the grids differ
+        or either image is a part.
+        """
         whole = self.size is None and before.size is None
         alike = self.voxels.shape == before.voxels.shape and self.voxels.dtype == before.voxels.dtype
         if not (whole and alike and np.array_equal(self.ras_from_index, before.ras_from_index)):
@@ -322,10 +325,10 @@ class Image(Message, frozen=True, kw_only=True):
         )
 
     def put_into(self, before: Image) -> Image:
-        """The whole image, of an earlier whole one and this part of it.
+        """The whole image: an earlier whole one, updated with this part.
 
         Raises:
-            ValueError: the part is of another image.
+            ValueError: the part belongs to another image.
         """
         if self.size is None:
             return self
@@ -339,10 +342,10 @@ class Image(Message, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, voxels=voxels, size=None, offset=(0, 0, 0))
 
 
-def _first_to_last(which: Array) -> slice:
-    """From the first that is true to the last; the first of all where none is."""
-    found = np.flatnonzero(which)
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 1)
+def _first_to_last(mask: Array) -> slice:
+    """Slice from the first true element to the last; the first element if none is true."""
+    true = np.flatnonzero(mask)
+    return slice(int(true[0]), int(true[-1]) + 1) if len(true) else slice(0, 1)
 
 
 class Attribute(msgspec.Struct, frozen=True):
@@ -383,7 +386,7 @@ class PolyData(Message, frozen=True, kw_only=True):
 
     @property
     def triangles(self) -> Words:
-        """The polygons as triangles (M, 3); larger ones as fans."""
+        """The polygons as triangles (M, 3); larger ones are split into fans."""
         flat = self.polygons
         if flat.size % 4 == 0 and (flat[::4] == 3).all():
             return np.ascontiguousarray(flat.reshape(-1, 4)[:, 1:])
@@ -392,7 +395,7 @@ class PolyData(Message, frozen=True, kw_only=True):
 
 
 def cells(each: Iterable[Sequence[int]] | npt.NDArray[np.integer]) -> Words:
-    """Flat cells of lists of point numbers, or of an array (M, n) of cells of n points each."""
+    """Flat cells from lists of point indices, or from an array (M, n) with n points per cell."""
     if isinstance(each, np.ndarray):
         flat = np.empty((each.shape[0], each.shape[1] + 1), np.uint32)
         flat[:, 0] = each.shape[1]
@@ -402,12 +405,12 @@ def cells(each: Iterable[Sequence[int]] | npt.NDArray[np.integer]) -> Words:
 
 
 def split_cells(flat: Words) -> list[tuple[int, ...]]:
-    """The cells of a flat array."""
-    words, found, at = flat.tolist(), [], 0
+    """The cells in a flat array."""
+    words, split, at = flat.tolist(), [], 0
     while at < len(words):
-        found.append(tuple(words[at + 1 : at + 1 + words[at]]))
+        split.append(tuple(words[at + 1 : at + 1 + words[at]]))
         at += 1 + words[at]
-    return found
+    return split
 
 
 class Sensor(Message, frozen=True, kw_only=True):
@@ -416,7 +419,7 @@ class Sensor(Message, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "SENSOR"
     values: npt.NDArray[np.float64]
     unit: int = 0
-    """64 bits after the specification's table of SI units."""
+    """64 bits, as in the specification's table of SI units."""
     status: int = 0
 
 
@@ -435,13 +438,13 @@ class Bind(Message, frozen=True, kw_only=True):
 
 
 class ColorTable(Message, frozen=True, kw_only=True):
-    """What the values of a label image look like."""
+    """Colours of the values in a label image."""
 
     TYPE: ClassVar[str] = "COLORT"
     table: Array
     """(256,) or (65536,) uint8 or uint16, or (..., 3) uint8 RGB"""
     long_name: bool = False
-    """Spelled COLORTABLE, as some releases of the C++ library do."""
+    """Whether the type is spelled COLORTABLE, as by some releases of the C++ library."""
 
     @property
     def type(self) -> str:
@@ -453,7 +456,7 @@ class ImageMetaElement(msgspec.Struct, frozen=True):
 
     name: str
     device: str
-    """What to ask for with GET_IMAGE."""
+    """Device name for GET_IMAGE."""
     modality: str = ""
     patient_name: str = ""
     patient_id: str = ""
@@ -465,7 +468,7 @@ class ImageMetaElement(msgspec.Struct, frozen=True):
 
 
 class ImageMeta(Message, frozen=True, kw_only=True):
-    """The images that a server has."""
+    """Images that a server offers."""
 
     TYPE: ClassVar[str] = "IMGMETA"
     images: tuple[ImageMetaElement, ...]
@@ -483,7 +486,7 @@ class LabelMetaElement(msgspec.Struct, frozen=True):
 
 
 class LabelMeta(Message, frozen=True, kw_only=True):
-    """The labels that a server has."""
+    """Labels that a server offers."""
 
     TYPE: ClassVar[str] = "LBMETA"
     labels: tuple[LabelMetaElement, ...]
@@ -500,12 +503,12 @@ class VideoMetaElement(msgspec.Struct, frozen=True):
     focal_length: float = 0.0
     size: tuple[int, int, int] = (0, 0, 0)
     matrix: Matrix = msgspec.field(default_factory=lambda: np.eye(4))
-    """4x4, as a :class:`Transform`'s"""
+    """4x4, as in :class:`Transform`"""
     scalar_type: int = 3
 
 
 class VideoMeta(Message, frozen=True, kw_only=True):
-    """The videos that a server has."""
+    """Videos that a server offers."""
 
     TYPE: ClassVar[str] = "VIDEOMETA"
     videos: tuple[VideoMetaElement, ...]

@@ -1,7 +1,7 @@
-"""What a PlusServer answers, as functions of what was asked: no sockets.
+"""The answers of a PlusServer, as functions of the requests; no sockets.
 
-After the OpenIGTLink interface of PLUS (https://plustoolkit.github.io): STRING ``CMD_<id>`` is answered by STRING
-``ACK_<id>``, COMMAND by RTS_COMMAND, both with XML; CLIENTINFO says what a client wants to receive.
+Follows the OpenIGTLink interface of PLUS (https://plustoolkit.github.io): STRING ``CMD_<id>`` is answered by STRING
+``ACK_<id>``, COMMAND by RTS_COMMAND, both with XML; CLIENTINFO selects what a client receives.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _MAX_XML_ELEMENTS = 1_000
 
 
 class CommandError(NavError):
-    """A command could not be done; its text is the answer's message."""
+    """A command failed; its text is the answer's message."""
 
 
 Handler = Callable[[Mapping[str, str]], str]
-"""Does a command, given its parameters; returns the answer's message. Raises :class:`CommandError`."""
+"""Executes a command with its parameters; returns the answer's message. Raises :class:`CommandError`."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which devices a client wants; an empty set means all of that kind."""
+    """Devices that a client wants; an empty set means all of that kind."""
 
     types: frozenset[str] = frozenset()
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By message type."""
+    """Device names by message type."""
     tracking_interval_ms: int | None = None
-    """None: nothing was said of TDATA."""
+    """None: TDATA was not mentioned."""
     changed_parts: bool = False
-    """Of volumes, what has changed since the last one is enough. Our own: PLUS has no word for it."""
+    """Only the changed part of a volume is wanted; navnode's extension of PLUS."""
 
     def __call__(self, kind: str, device: str) -> bool:
-        """Whether a message of this type and device shall be sent; answers and states always are."""
+        """Whether the client wants messages of this type and device; STATUS always counts as wanted."""
         if kind == "STATUS":
             return True
         if self.types and kind not in self.types:
@@ -58,7 +58,7 @@ def wanted_of(text: str) -> Wanted:
     """What a CLIENTINFO asks for.
 
     Raises:
-        CommandError: it is no XML.
+        CommandError: the text is not valid XML, or the interval is out of range.
     """
     root = _parse(text)
     types = frozenset(e.get("Type", "") for e in root.iterfind("MessageTypes/Message")) - {""}
@@ -73,7 +73,7 @@ def wanted_of(text: str) -> Wanted:
     try:
         interval_ms = int(root.get("TDATAResolution", root.get("Resolution", "0")))
     except ValueError as error:
-        raise CommandError("TDATAResolution is no number of milliseconds") from error
+        raise CommandError("TDATAResolution is not a whole number of milliseconds") from error
     if not 0 <= interval_ms <= LONGEST_INTERVAL_MS:
         raise CommandError(f"TDATAResolution must be 0 to {LONGEST_INTERVAL_MS} ms")
     parts = root.get("ChangedParts", "").upper() == "TRUE"
@@ -85,7 +85,7 @@ def _names(root: ElementTree.Element, path: str) -> frozenset[str]:
 
 
 def _images(root: ElementTree.Element) -> frozenset[str]:
-    """Image names; PLUS calls an image with an embedded transform ``Name_Frame``."""
+    """Image names; PLUS names an image with an embedded transform ``Name_Frame``."""
     names = set()
     for element in root.iterfind("ImageNames/Image"):
         name, frame = element.get("Name", ""), element.get("EmbeddedTransformToFrame", "")
@@ -94,7 +94,7 @@ def _images(root: ElementTree.Element) -> frozenset[str]:
 
 
 class Commands:
-    """One client's commands: each done once, however often it is sent."""
+    """One client's commands; each is executed once, however often it is sent."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
@@ -102,14 +102,15 @@ class Commands:
 
     @staticmethod
     def is_command(message: Message) -> bool:
+        """Whether a message is a command, as COMMAND or STRING."""
         return isinstance(message, Command) or (isinstance(message, String) and message.device.startswith(_ASKS))
 
     def answer(self, message: Message, timestamp_ns: int) -> Message | None:
-        """The answer to a command; None when it was answered before."""
+        """Execute a command and answer it; None if it was answered before."""
         if isinstance(message, Command):
-            if self._again(str(message.command_id)):
+            if self._repeated(str(message.command_id)):
                 return None
-            succeeded, text = self._do(message.name, message.text)
+            succeeded, text = self._execute(message.name, message.text)
             return CommandReply(
                 device=message.device,
                 timestamp_ns=timestamp_ns,
@@ -120,32 +121,32 @@ class Commands:
             )
         assert isinstance(message, String)
         number = message.device.removeprefix(_ASKS)
-        if self._again(number):
+        if self._repeated(number):
             return None
-        succeeded, text = self._do("", message.text)
+        succeeded, text = self._execute("", message.text)
         return String(device=_ANSWERS + number, timestamp_ns=timestamp_ns, text=_xml_reply(succeeded, text))
 
-    def _again(self, number: str) -> bool:
+    def _repeated(self, number: str) -> bool:
         if number in self._done:
             log.debug("command %s was sent again", number)
             return True
         self._done.append(number)
         return False
 
-    def _do(self, name: str, text: str) -> tuple[bool, str]:
+    def _execute(self, name: str, text: str) -> tuple[bool, str]:
         try:
             parameters = dict(_parse(text).attrib) if text.strip() else {}
             name = parameters.pop("Name", name)
             handler = self._handlers.get(name)
             if handler is None:
                 known = ", ".join(sorted(self._handlers)) or "none"
-                raise CommandError(f"there is no command {name!r}; there are: {known}")
+                raise CommandError(f"unknown command {name!r}; known: {known}")
             return True, str(handler(parameters) or "")
         except CommandError as error:
             return False, str(error)
-        except Exception as error:  # our own fault, but this command's alone
+        except Exception as error:  # a bug here must affect this command alone
             log.exception("command %s", name)
-            return False, f"an error of our own ({type(error).__name__})"
+            return False, f"internal error ({type(error).__name__})"
 
 
 def _xml_reply(succeeded: bool, text: str) -> str:
@@ -154,13 +155,13 @@ def _xml_reply(succeeded: bool, text: str) -> str:
 
 
 def _parse(text: str) -> ElementTree.Element:
-    """The root of a small XML text without entities of its own."""
+    """The root of a short XML text that declares no entities."""
     if len(text) > _MAX_XML_BYTES or "<!" in text:
         raise CommandError("the command's XML is too long, or declares entities")
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - what makes it unsafe was refused above
+        root = ElementTree.fromstring(text)  # noqa: S314 - unsafe XML was refused above
     except ElementTree.ParseError as error:
-        raise CommandError(f"the command is no XML ({error})") from error
+        raise CommandError(f"the command is not valid XML ({error})") from error
     if sum(1 for _ in root.iter()) > _MAX_XML_ELEMENTS:
         raise CommandError("the command's XML has too many elements")
     return root

@@ -1,10 +1,10 @@
-"""The classes and calls of the package pyigtl (0.3), on this engine::
+"""The interface of the package pyigtl (0.3), on navnode's OpenIGTLink::
 
     import navnode.igtl.pyigtl as pyigtl
 
-A program written for pyigtl moves over by that line. What differs, for the better: a message is there when it has
-arrived instead of up to 10 ms later; any number of clients; checksums are checked; POLYDATA and standard POSITION
-messages can be received. Names and signatures are pyigtl's, spelling and units included.
+That line is all that a program written for pyigtl has to change. Improvements: a message is available on arrival
+instead of up to 10 ms later; any number of clients; checksums are checked; POLYDATA and standard POSITION messages can
+be received. Names and signatures are pyigtl's, including spelling and units.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 __version__ = "0.3.4"
-"""Of the pyigtl whose interface this is."""
+"""Version of pyigtl whose interface this is."""
 
 IGTL_BODY_RECEIVE_TIMEOUT_SEC = 5.0
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -56,11 +56,11 @@ _YELLOW = (255, 255, 0, 255)
 _START_TIMEOUT_S = 10.0
 _SLOW_CLIENT_S = 0.25
 _POSITION = struct.Struct(">64s32s4B3f4ff20s")
-"""How pyigtl writes a POSITION that has names, colours or several poses; the standard has no room for them."""
+"""pyigtl's layout of a POSITION with names, colours or several poses, for which the standard has no room."""
 
 
 class MessageBase:
-    """What every message has."""
+    """Fields and methods of every message."""
 
     IANA_CHARACTER_SET_ASCII = 3
     IANA_CHARACTER_SET_UTF8 = 106
@@ -78,10 +78,12 @@ class MessageBase:
 
     @property
     def is_valid(self) -> bool:
+        """Whether the message can be sent."""
         return True
 
     @property
     def message_type(self) -> str:
+        """The type on the wire, such as ``TRANSFORM``."""
         return self._message_type
 
     def __str__(self) -> str:
@@ -97,26 +99,37 @@ class MessageBase:
         return "\n".join(lines)
 
     def content_asstring(self) -> str:
+        """The content as text for people."""
         return ""
 
     def metadata_asstring(self) -> str:
+        """The metadata as text for people."""
         return "\n".join(f"{key}: {value}" for key, value in self.metadata.items())
 
     def pack(self) -> bytes:
-        """The whole message as bytes."""
+        """The whole message as bytes.
+
+        Raises:
+            LocalError: the message cannot be sent.
+        """
         return encode(self._to_wire(self._common()))
 
     def unpack(self, header_fields: Mapping[str, Any], body: bytes) -> None:
-        """Take the content of a parsed header and its body.
+        """Set the content from a parsed header and its body.
 
         Raises:
-            PeerError: it is no such message.
+            PeerError: the body is not such a message.
         """
         header = header_fields["header"]
-        self._take(decode_body(header, memoryview(body)))
+        self._set(decode_body(header, memoryview(body)))
 
     @staticmethod
     def parse_header(header: bytes) -> dict[str, Any]:
+        """Fields of a header.
+
+        Raises:
+            PeerError: the bytes are not a header.
+        """
         parsed = decode_header(header)
         return {
             "header_version": parsed.version,
@@ -129,16 +142,17 @@ class MessageBase:
 
     @staticmethod
     def create_message(message_type: str) -> MessageBase | None:
+        """An empty message of a type; None if the type is unknown."""
         kind = message_type_to_class_constructor.get(message_type)
         return None if kind is None else kind()
 
     def _common(self) -> dict[str, Any]:
-        """Keyword arguments of a :class:`messages.Message`; the time stamp exactly as received, if it was."""
+        """Keyword arguments of :class:`messages.Message`; a received time stamp stays exact."""
         timestamp_ns, stamp = round(self.timestamp * 1e9), 0
         if self._received is not None and self._received[0] == self.timestamp:
             timestamp_ns, stamp = self._received[1].timestamp_ns, self._received[1].stamp
         device = self.device_name
-        if self.header_version < 2:  # as pyigtl does
+        if self.header_version < 2:  # pyigtl cuts long names, too
             device = device.encode()[:20].decode(errors="ignore")
         return {
             "device": device,
@@ -149,7 +163,7 @@ class MessageBase:
             "metadata": dict(self.metadata),
         }
 
-    def _take(self, message: m.Message) -> None:
+    def _set(self, message: m.Message) -> None:
         self.device_name, self.timestamp = message.device, message.timestamp_ns / 1e9
         self.header_version, self.message_id = message.version, message.message_id
         self.metadata, self._message_type = dict(message.metadata), message.type
@@ -164,7 +178,7 @@ class MessageBase:
 
 
 class TransformMessage(MessageBase):
-    """``matrix``: 4x4"""
+    """A transform; ``matrix``: 4x4"""
 
     _TYPE = "TRANSFORM"
 
@@ -185,8 +199,10 @@ class TransformMessage(MessageBase):
 
 
 class ImageMessage(MessageBase):
-    """``image``: voxels (k, j, i[, components]), or 2-D or 1-D along the slowest axes;
-    ``world_coordinate_system``: ``lps`` (default) or ``ras``, of ``ijk_to_world_matrix``."""
+    """An image: voxels (k, j, i[, components]), or 2-D or 1-D along the slowest axes.
+
+    ``world_coordinate_system``, that of ``ijk_to_world_matrix``, is ``lps`` (default) or ``ras``.
+    """
 
     _TYPE = "IMAGE"
 
@@ -236,6 +252,8 @@ class ImageMessage(MessageBase):
 
 
 class StringMessage(MessageBase):
+    """A text, ``string``."""
+
     _TYPE = "STRING"
 
     def __init__(
@@ -255,7 +273,7 @@ class StringMessage(MessageBase):
 
 
 class PointMessage(MessageBase):
-    """``positions``: (3,) or (N, 3); each of the others one value for all points, or one for each."""
+    """Points: ``positions`` (3,) or (N, 3); the other arguments have one value for all points, or one for each."""
 
     _TYPE = "POINT"
 
@@ -283,13 +301,17 @@ class PointMessage(MessageBase):
     def _elements(self) -> list[m.PointElement]:
         xyz = _rows(self.positions, 3, "positions")
         n = len(xyz)
-        return [
-            m.PointElement(name, _triple(position), group, rgba, diameter, owner)
-            for position, name, group, rgba, diameter, owner in zip(
-                xyz, _texts(self.names, n), _texts(self.groups, n), _colors(self.rgba_colors, n),
-                _numbers(self.diameters, n), _texts(self.owners, n), strict=True,
-            )
-        ]  # fmt: skip
+        names, groups, owners = (_texts(texts, n) for texts in (self.names, self.groups, self.owners))
+        columns = zip(
+            names,
+            map(_triple, xyz),
+            groups,
+            _colors(self.rgba_colors, n),
+            _numbers(self.diameters, n),
+            owners,
+            strict=True,
+        )
+        return [m.PointElement(*values) for values in columns]
 
     def _to_wire(self, common: dict[str, Any]) -> m.Message:
         return m.Point(points=tuple(self._elements()), **common)
@@ -304,9 +326,9 @@ class PointMessage(MessageBase):
 
 
 class PositionMessage(MessageBase):
-    """``positions`` (3,) or (N, 3) and ``quaternions`` (4,) or (N, 4).
+    """Poses: ``positions`` (3,) or (N, 3) and ``quaternions`` (4,) or (N, 4).
 
-    One pose by itself travels as the standard says, what the standard has no room for as pyigtl writes it.
+    A single plain pose is sent in the standard's layout, anything more in pyigtl's.
     """
 
     _TYPE = "POSITION"
@@ -341,13 +363,15 @@ class PositionMessage(MessageBase):
         if n == 1 and plain:
             x, y, z, w = turns[0].tolist()
             return m.Position(position_mm=_triple(xyz[0]), quaternion=(x, y, z, w), **common)
+        poses = [(*position, *turn) for position, turn in zip(xyz.tolist(), turns.tolist(), strict=True)]
+        names, groups, owners = (_texts(texts, n) for texts in (self.names, self.groups, self.owners))
+        colors, diameters = _colors(self.rgba_colors, n), _numbers(self.diameters, n)
         body = b"".join(
-            _POSITION.pack(name.encode(), group.encode(), *rgba, *position, *turn, diameter, owner.encode())
-            for position, turn, name, group, rgba, diameter, owner in zip(
-                xyz.tolist(), turns.tolist(), _texts(self.names, n), _texts(self.groups, n),
-                _colors(self.rgba_colors, n), _numbers(self.diameters, n), _texts(self.owners, n), strict=True,
+            _POSITION.pack(name.encode(), group.encode(), *rgba, *pose, diameter, owner.encode())
+            for name, group, rgba, pose, diameter, owner in zip(
+                names, groups, colors, poses, diameters, owners, strict=True
             )
-        )  # fmt: skip
+        )
         return m.Raw(type_name=self._TYPE, body=body, **common)
 
     def _from_wire(self, message: m.Position | m.Raw) -> None:
@@ -365,7 +389,7 @@ class PositionMessage(MessageBase):
 
 
 class PolyDataMessage(MessageBase):
-    """A vtkPolyData, or its arrays: ``points`` (N, 3) and flat cells ``(n, i1 ... in, ...)``."""
+    """A surface: a vtkPolyData, or its arrays ``points`` (N, 3) and flat cells ``(n, i1 ... in, ...)``."""
 
     _TYPE = "POLYDATA"
 
@@ -388,20 +412,21 @@ class PolyDataMessage(MessageBase):
             from vtk.util.numpy_support import vtk_to_numpy  # type: ignore[import-not-found]
 
             self.points = vtk_to_numpy(vtk_poly_data.GetPoints().GetData())
-            self.vertices, self.lines, self.polygons, self.triangle_strips = (
-                vtk_to_numpy(cells.GetData())
-                for cells in (vtk_poly_data.GetVerts(), vtk_poly_data.GetLines(), vtk_poly_data.GetPolys(),
-                              vtk_poly_data.GetStrips())
-            )  # fmt: skip
+            self.vertices = vtk_to_numpy(vtk_poly_data.GetVerts().GetData())
+            self.lines = vtk_to_numpy(vtk_poly_data.GetLines().GetData())
+            self.polygons = vtk_to_numpy(vtk_poly_data.GetPolys().GetData())
+            self.triangle_strips = vtk_to_numpy(vtk_poly_data.GetStrips().GetData())
 
     def content_asstring(self) -> str:
-        return "\n".join(
-            f"{name}: {value}"
-            for name, value in (
-                ("Points", self.points), ("Vertices", self.vertices), ("Lines", self.lines),
-                ("Polygons", self.polygons), ("Triangle strips", self.triangle_strips), ("Attributes", self.attributes),
-            )
-        )  # fmt: skip
+        parts = {
+            "Points": self.points,
+            "Vertices": self.vertices,
+            "Lines": self.lines,
+            "Polygons": self.polygons,
+            "Triangle strips": self.triangle_strips,
+            "Attributes": self.attributes,
+        }
+        return "\n".join(f"{name}: {value}" for name, value in parts.items())
 
     def _to_wire(self, common: dict[str, Any]) -> m.Message:
         def flat(cells: Any) -> m.Words:
@@ -409,10 +434,14 @@ class PolyDataMessage(MessageBase):
 
         points = np.zeros((0, 3)) if self.points is None else np.asarray(self.points)
         return m.PolyData(
-            points_mm=points.astype(np.float32).reshape(-1, 3), vertices=flat(self.vertices), lines=flat(self.lines),
-            polygons=flat(self.polygons), strips=flat(self.triangle_strips), attributes=tuple(self.attributes or ()),
+            points_mm=points.astype(np.float32).reshape(-1, 3),
+            vertices=flat(self.vertices),
+            lines=flat(self.lines),
+            polygons=flat(self.polygons),
+            strips=flat(self.triangle_strips),
+            attributes=tuple(self.attributes or ()),
             **common,
-        )  # fmt: skip
+        )
 
     def _from_wire(self, message: m.PolyData) -> None:
         self.points, self.vertices, self.lines = message.points_mm, message.vertices, message.lines
@@ -466,8 +495,8 @@ def _numbers(values: Any, count: int) -> list[float]:
 
 
 class OpenIGTLinkBase(ABC):
-    """Queues between the program and a thread that talks: of each device the newest message that came, and up to
-    100 messages that wait to be sent."""
+    """Queues between the program and a network thread: the newest message of each device, and up to 100 messages to
+    send."""
 
     def __init__(self, body_receive_timeout_sec: float = IGTL_BODY_RECEIVE_TIMEOUT_SEC) -> None:
         self.body_receive_timeout_sec = body_receive_timeout_sec
@@ -479,7 +508,7 @@ class OpenIGTLinkBase(ABC):
         self._started = False
 
     def send_message(self, message: MessageBase, wait: bool = True) -> bool:
-        """Queue a message; ``wait`` until everything queued was sent."""
+        """Queue a message; ``wait`` until all queued messages were sent."""
         if not isinstance(message, MessageBase) or not message.is_valid:
             return False
         with self._changed:
@@ -493,7 +522,7 @@ class OpenIGTLinkBase(ABC):
         return True
 
     def wait_for_message(self, device_name: str, timeout: float = -1) -> MessageBase | None:
-        """The newest message of a device; waits up to ``timeout`` seconds (negative: for ever), then None."""
+        """The newest message of a device; None after waiting ``timeout`` seconds (negative: forever)."""
         with self._changed:
             self._changed.wait_for(lambda: device_name in self.incoming_messages, None if timeout < 0 else timeout)
             return self.incoming_messages.pop(device_name, None)
@@ -506,10 +535,10 @@ class OpenIGTLinkBase(ABC):
 
     @abstractmethod
     def is_connected(self) -> bool:
-        """Whether somebody is at the other end."""
+        """Whether there is a connection."""
 
     def start(self) -> None:
-        """Begin to talk."""
+        """Start the network thread."""
         if self._started:
             return
         self._started = True
@@ -523,7 +552,7 @@ class OpenIGTLinkBase(ABC):
             raise ready[0]
 
     def stop(self) -> None:
-        """End the connections and the thread."""
+        """Close the connections and end the thread."""
         if not self._started or self._loop is None:
             return
         with self._changed:
@@ -547,14 +576,14 @@ class OpenIGTLinkBase(ABC):
 
     @abstractmethod
     async def _talk(self, ready: Callable[[BaseException | None], None]) -> None:
-        """Serve or connect until cancelled; say with ``ready`` when that works, or why it does not."""
+        """Serve or connect until cancelled; call ``ready`` with None once that works, or with the error."""
 
     @abstractmethod
     async def _send(self, message: m.Message) -> None:
-        """Send one message, and wait a little for those who are slow."""
+        """Send one message, waiting briefly for slow peers."""
 
     async def _pump(self) -> None:
-        """Send what is queued whenever there is somebody to send it to."""
+        """Send queued messages whenever there is a connection."""
         self._more.set()
         while True:
             await self._more.wait()
@@ -575,7 +604,7 @@ class OpenIGTLinkBase(ABC):
         if received is None:
             return
         try:
-            received._take(message)
+            received._set(message)
         except (struct.error, ValueError) as error:
             raise PeerError(f"{message.type} {message.device!r}: {error}") from error
         with self._changed:
@@ -606,7 +635,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
 
     async def _talk(self, ready: Callable[[BaseException | None], None]) -> None:
         def heard(message: m.Message, *_: Any) -> None:
-            self._more.set()  # somebody is there
+            self._more.set()  # a client is connected
             self._heard(message)
 
         self._server = Server(
@@ -635,7 +664,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
 
 
 class OpenIGTLinkClient(OpenIGTLinkBase):
-    """A client that connects, and connects again."""
+    """A client that reconnects by itself."""
 
     def __init__(
         self,
@@ -659,7 +688,7 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
             self.port,
             on_message=lambda message, _: self._heard(message),
             on_state=lambda up, _: self._more.set(),
-            silence_s=math.inf,  # a pyigtl server says nothing while its program says nothing
+            silence_s=math.inf,  # a pyigtl server is silent while its program sends nothing
             version=1,
         )
         ready(None)
@@ -672,19 +701,19 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
 
 
 def _address_of(iface: str) -> str:
-    """The address of a network interface by its name; an address stays what it is."""
+    """The address of a network interface; an address is returned unchanged."""
     if sys.platform == "linux" and not iface[:1].isdigit():
         import fcntl
         import socket
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
-                found = fcntl.ioctl(probe.fileno(), 0x8915, struct.pack("256s", iface[:15].encode()))  # SIOCGIFADDR
+                reply = fcntl.ioctl(probe.fileno(), 0x8915, struct.pack("256s", iface[:15].encode()))  # SIOCGIFADDR
             except OSError:
                 return "127.0.0.1"
-            return socket.inet_ntoa(found[20:24])
+            return socket.inet_ntoa(reply[20:24])
     return iface
 
 
 comm = messages = sys.modules[__name__]
-"""So that ``pyigtl.comm.OpenIGTLinkClient`` and ``pyigtl.messages.ImageMessage`` are found."""
+"""Make ``pyigtl.comm.OpenIGTLinkClient`` and ``pyigtl.messages.ImageMessage`` work."""

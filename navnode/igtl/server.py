@@ -1,4 +1,4 @@
-"""An OpenIGTLink server on asyncio: many clients, latest-wins per device for each of them."""
+"""An OpenIGTLink server on asyncio for many clients, each with a latest-wins queue per device."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 18944
 MAX_CLIENTS = 100
 _HANDSHAKE_S = 5.0
-_STOPS = "the server stops"
+_STOPPED = "the server stopped"
 _STATUS_NOT_FOUND = 4
 _KEPT = ("IMAGE", "POLYDATA", "STATUS")
-"""A new client sees what does not change (volumes, surfaces, states) at once."""
+"""Sent to new clients at once, as these change rarely: volumes, surfaces, states."""
 
 _STREAMS = ("TDATA", "QTDATA")
 
 
-_ASKING = (Get, Start, Stop, ClientInfo, StatusMessage, Command, String)
+_REQUESTS = (Get, Start, Stop, ClientInfo, StatusMessage, Command, String)
 
 
 class Peer(Connection):
-    """One connected client and what it asked for."""
+    """One connected client and its requests."""
 
     def __init__(self, server: Server, max_rate_hz: float, max_messages_per_s: float, tap: Tap | None) -> None:
         super().__init__(
@@ -59,7 +59,8 @@ class Peer(Connection):
         """Streams that the client ended with STP_."""
         self.asked: set[str] = set()
         """Types that the client asked for, by STT_ or CLIENTINFO."""
-        self.told_off = False
+        self.warned = False
+        """Whether an invalid CLIENTINFO was logged."""
         self.commands = Commands(server.commands)
         self.ended = asyncio.Event()
         self._server = server
@@ -82,7 +83,7 @@ class Peer(Connection):
 
 
 class _Device:
-    """The newest message of a device, and its bytes by header version once somebody needed them."""
+    """The newest message of a device, and a cache of its bytes by header version."""
 
     def __init__(self, message: Message, min_version: int, *, only_asked: bool = False) -> None:
         self.message, self.min_version, self.only_asked = message, min_version, only_asked
@@ -93,7 +94,7 @@ class _Device:
         return bool(self.min_version == 2 or self.message.metadata or len(self.message.device.encode()) > 20)
 
     def is_for(self, peer: Peer) -> bool:
-        """Whether a client may and wants to get it."""
+        """Whether a client wants the message and can read it."""
         message = self.message
         wanted = message.type not in peer.stopped and peer.wants(message.type, message.device)
         wanted &= not self.only_asked or message.type in peer.asked
@@ -101,24 +102,24 @@ class _Device:
 
 
 class Server:
-    """Serves devices to consoles, and hears what they push. Also an async context manager.
+    """Serves devices to consoles, and receives what they push. Also an async context manager.
 
     Args:
-        host: the address to listen on; loopback unless the user asks for more.
-        port: 0 picks a free one.
-        on_message: called with every message that is not answered here, its peer, and its arrival.
-        on_left: called when a client's connection has ended, with why.
+        host: address to listen on; default: loopback.
+        port: 0 selects a free port.
+        on_message: called with every message that the server does not answer, its peer, and its arrival.
+        on_left: called with a client and the reason after its connection has ended.
         on_joined: called when a client has connected.
-        name: how it calls itself in answers.
-        commands: what clients may have done, by name; None: commands go to ``on_message`` like everything else.
-        tls: encrypt, and let in only clients with a certificate.
-        insecure: listen on an address that others can reach, without TLS.
-        max_rate_hz: no device is sent to one client more often; 0: no limit.
-        max_messages_per_s: a client that sends more is read more slowly.
-        tap: hears everything that clients send first, also what the server answers itself.
+        name: device name of the server in answers.
+        commands: handlers of clients' commands by name; None: commands go to ``on_message`` like other messages.
+        tls: encrypt, and admit only clients with a certificate.
+        insecure: allow an address that others can reach, without TLS.
+        max_rate_hz: largest rate of one device's messages to one client; 0: no limit.
+        max_messages_per_s: a client that sends more is slowed down.
+        tap: called with every message from clients first, including those that the server answers.
 
     Raises:
-        ConfigError: the address can be reached by others, without TLS and without ``insecure``.
+        ConfigError: others can reach the address, and neither ``tls`` nor ``insecure`` is set.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Server:
     ) -> None:
         if not (is_loopback(host) or tls or insecure):
             raise ConfigError(
-                f"host {host!r} is not this machine alone, and nothing is encrypted; give tls, or insecure = true"
+                f"host {host!r} is reachable from other machines, without encryption; set tls, or insecure = true"
             )
         self.host, self.port, self.name = host, port, name
         self.peers: set[Peer] = set()
@@ -155,10 +156,10 @@ class Server:
         self._stopped = False
 
     async def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            ConfigError: the address cannot be listened on; says which.
+            ConfigError: listening on the address failed; names it.
         """
         self._stopped = False
         loop = asyncio.get_running_loop()
@@ -173,7 +174,7 @@ class Server:
             )
         except (OSError, OverflowError) as error:
             in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            reason = "is in use by another program" if in_use else f"cannot be listened on ({error})"
+            reason = "is in use by another program" if in_use else f"cannot be opened ({error})"
             raise ConfigError(f"port {self.port} on {self.host} {reason}") from error
         self.port = self._server.sockets[0].getsockname()[1]
         self._checks = asyncio.create_task(self._check_forever())
@@ -186,7 +187,7 @@ class Server:
             self._server.close()
         self._stopped = True
         for peer in list(self.peers):
-            peer.close(_STOPS)
+            peer.close(_STOPPED)
         await asyncio.gather(*(peer.ended.wait() for peer in list(self.peers)))
         if self._server is not None:
             await self._server.wait_closed()
@@ -201,12 +202,14 @@ class Server:
         await self.stop()
 
     def publish(self, message: Message, *, min_version: int = 1, only_asked: bool = False) -> None:
-        """Send to every client that has spoken at least header version ``min_version``.
+        """Send to every client that has used at least header version ``min_version``.
 
-        The message is remembered for clients that ask for it or connect later.
+        The message is kept for clients that request it or connect later.
 
         Args:
-            only_asked: of these, to clients that asked for the type, with STT_ or CLIENTINFO.
+            message: what to send.
+            min_version: header version that a client must have used.
+            only_asked: send only to clients that asked for the type, with STT_ or CLIENTINFO.
         """
         key = (message.type, message.device)
         device = self._devices[key] = _Device(message, min_version, only_asked=only_asked)
@@ -217,20 +220,20 @@ class Server:
                 peer.withdraw(key)
 
     def send(self, message: Message) -> None:
-        """Send to every client, waiting in line: nothing is dropped, and nothing remembered."""
+        """Send to every client through its queue: never dropped, and not kept for later clients."""
         encoded: dict[int, bytes] = {}
         for peer in list(self.peers):
             self._reply(peer, message, encoded)
 
-    # --- what connections tell -------------------------------------------------------------------
+    # --- events of connections -------------------------------------------------------------------
 
     def welcome(self, peer: Peer) -> None:
-        """A client has connected."""
+        """Handle a new client."""
         if self._stopped:
-            peer.close(_STOPS)
+            peer.close(_STOPPED)
             return
         if len(self.peers) >= MAX_CLIENTS:
-            log.warning("more than %d consoles; one more is turned away", MAX_CLIENTS)
+            log.warning("more than %d consoles; refusing another", MAX_CLIENTS)
             peer.close("too many clients")
             return
         self.peers.add(peer)
@@ -242,40 +245,40 @@ class Server:
             self._on_joined(peer)
 
     def version_risen(self, peer: Peer) -> None:
-        """A client has spoken version 2: it gets what could not be said in version 1."""
+        """Handle a client's switch to version 2: send it what version 1 could not express."""
         for key, device in list(self._devices.items()):
             if key[0] in _KEPT and device.is_for(peer) and device.says_more_in_version_2:
                 self._offer(peer, key, device)
 
     def lost(self, peer: Peer, why: str) -> None:
-        """A connection has ended."""
+        """Handle the end of a connection."""
         if peer in self.peers:
             self.peers.discard(peer)
-            level = logging.INFO if why in (LEFT, GONE, _STOPS) else logging.WARNING
+            level = logging.INFO if why in (LEFT, GONE, _STOPPED) else logging.WARNING
             log.log(level, "console %s left: %s", peer.address, why)
             if self._on_left:
                 self._on_left(peer, why)
 
     def heard(self, peer: Peer, message: Message, arrival: Arrival) -> None:
-        """A client has sent something."""
+        """Handle a message from a client."""
         if not self._answer(peer, message) and self._on_message:
             self._on_message(message, peer, arrival)
 
-    # --- answers, as a PlusServer gives them -----------------------------------------------------
+    # --- answers, like those of a PlusServer -----------------------------------------------------
 
     def _answer(self, peer: Peer, message: Message) -> bool:
-        """Answer a question; False when the message is none."""
-        if not isinstance(message, _ASKING):
+        """Answer a request; False if the message is not one."""
+        if not isinstance(message, _REQUESTS):
             return False
         stamp = now_ns()
         if peer.commands.is_command(message):
-            if self._answers_commands and (answer := peer.commands.answer(message, stamp)):
-                self._reply(peer, answer, {})
+            if self._answers_commands and (result := peer.commands.answer(message, stamp)):
+                self._reply(peer, result, {})
             return self._answers_commands
         match message:
             case Get():
-                for found, encoded in self._asked_for(peer, message, stamp):
-                    self._reply(peer, found, encoded)
+                for answer, encoded in self._requested(peer, message, stamp):
+                    self._reply(peer, answer, encoded)
             case Start() | Stop():
                 self._reply(peer, self._set_stream(peer, message, stamp), {})
             case ClientInfo():
@@ -286,8 +289,8 @@ class Server:
                 return False
         return True
 
-    def _asked_for(self, peer: Peer, query: Get, stamp: int) -> list[tuple[Message, dict[int, bytes]]]:
-        """The messages that answer a question, with what is encoded of them already."""
+    def _requested(self, peer: Peer, query: Get, stamp: int) -> list[tuple[Message, dict[int, bytes]]]:
+        """Messages that answer a request, each with the cache of its bytes by header version."""
         name = query.device or self.name
         match query.kind:
             case "STATUS":
@@ -298,15 +301,15 @@ class Server:
                 return [(ImageMeta(device=name, timestamp_ns=stamp, images=self._images()), {})]
             case "LBMETA":
                 return [(LabelMeta(device=name, timestamp_ns=stamp, labels=()), {})]
-        found = [
+        matching = [
             (device.message, device.encoded)
             for (kind, known), device in self._devices.items()
             if kind == query.kind and query.device in ("", known) and peer.version >= device.min_version
         ]
-        if not found:
+        if not matching:
             text = f"there is no {query.kind} {query.device}".rstrip()
             return [(StatusMessage(device=name, timestamp_ns=stamp, code=_STATUS_NOT_FOUND, text=text), {})]
-        return found
+        return matching
 
     def _images(self) -> tuple[ImageMetaElement, ...]:
         return tuple(
@@ -339,9 +342,9 @@ class Server:
         try:
             peer.wants = wanted_of(message.text)
         except CommandError as error:
-            if not peer.told_off:  # once, however often it tries
+            if not peer.warned:  # log only the first
                 log.warning("console %s: CLIENTINFO: %s", peer.address, error)
-            peer.told_off = True
+            peer.warned = True
             return
         peer.asked.update(_STREAMS)
         peer.send_parts(peer.wants.changed_parts)
@@ -359,9 +362,9 @@ class Server:
             peer.offer(device.message, device.encoded)
         except LocalError as error:
             self._not_sent(key, error)
-        except Exception as error:  # our own fault; it costs this client alone
+        except Exception as error:  # a bug here must affect this client alone
             log.exception("console %s", peer.address)
-            peer.close(f"an error of our own ({type(error).__name__})")
+            peer.close(f"internal error ({type(error).__name__})")
 
     def _reply(self, peer: Peer, message: Message, encoded: dict[int, bytes]) -> None:
         try:
@@ -370,7 +373,7 @@ class Server:
             self._not_sent((message.type, message.device), error)
 
     def _not_sent(self, key: Key, error: LocalError) -> None:
-        if key not in self._unsent:  # said once, not a hundred times a second
+        if key not in self._unsent:  # log once, not a hundred times a second
             self._unsent.add(key)
             log.error("not sent: %s", error)
 

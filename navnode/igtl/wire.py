@@ -1,7 +1,7 @@
 """Bytes <-> messages: header, extended header, metadata, checksum and limits. No sockets.
 
-Header versions 1 and 2 of the OpenIGTLink specification (https://github.com/openigtlink); what is between header and
-metadata is in :mod:`navnode.igtl.contents`.
+Header versions 1 and 2 of the OpenIGTLink specification (https://github.com/openigtlink). The content between header
+and metadata is in :mod:`navnode.igtl.contents`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DEVICE_NAME_KEY = "IGTL_DEVICE_NAME"
 _MAX_METADATA_ENTRIES = 4096
 
 _BRIEF = 1 << 14
-"""Up to this many bytes a checksum takes less time than giving up the GIL and getting it back."""
+"""Up to this many bytes a checksum takes less time than releasing and regaining the GIL."""
 
 
 class Header(NamedTuple):
@@ -55,11 +55,12 @@ class Header(NamedTuple):
 
     @property
     def timestamp_ns(self) -> int:
+        """Time stamp in nanoseconds since 1970."""
         return time_ns(self.stamp)
 
 
 def crc64(data: Buffer | bytearray, crc: int = 0) -> int:
-    """CRC-64 of OpenIGTLink (ECMA-182, not reflected, initial 0), going on from ``crc``."""
+    """CRC-64 of OpenIGTLink (ECMA-182, not reflected, initial 0), continued from ``crc``."""
     if len(data) <= _BRIEF:
         checksum: int = _brief_crc64()(bytes(data), len(data), crc)
         return checksum
@@ -73,10 +74,10 @@ def _brief_crc64() -> Callable[[bytes, int, int], int]:
 
 
 def encode(message: Message, version: int | None = None) -> bytes:
-    """The bytes of a message, at its own header version or the given one.
+    """Encode a message, at its own header version unless another is passed.
 
     Raises:
-        LocalError: the message cannot be sent (a text too long for its field, wrong shape, body too large).
+        LocalError: the message cannot be sent (text too long for its field, wrong shape, body too large).
     """
     version = version or message.version
     if version not in (1, 2):
@@ -107,7 +108,7 @@ def _encode(message: Message, version: int) -> bytes:
     elif len(device) > _NAME_SIZE:
         raise LocalError(f"device name {message.device!r} is longer than {_NAME_SIZE} bytes; use header version 2")
     size = sum(map(len, parts))
-    if size <= _BRIEF:  # one checksum over one small copy is quicker than one for each part
+    if size <= _BRIEF:  # one checksum over one small copy is faster than one per part
         parts = [b"".join(parts)]
     crc = 0
     for part in parts:
@@ -119,10 +120,10 @@ def _encode(message: Message, version: int) -> bytes:
 
 
 def decode(data: Buffer | bytearray) -> Message:
-    """The message in exactly these bytes.
+    """Decode exactly one message.
 
     Raises:
-        PeerError: anything about the bytes that is not a message.
+        PeerError: the bytes are not one valid message.
     """
     header = decode_header(data)
     if len(data) != HEADER_SIZE + header.body_size:
@@ -132,10 +133,10 @@ def decode(data: Buffer | bytearray) -> Message:
 
 
 def decode_header(data: Buffer | bytearray) -> Header:
-    """The header at the start of ``data``; limits are checked here, before anything is allocated.
+    """Decode the header at the start of ``data``; checks limits before anything is allocated.
 
     Raises:
-        PeerError: no header, or a body over the limit of its type.
+        PeerError: not a header, or a body over the limit of its type.
     """
     if len(data) < HEADER_SIZE:
         raise PeerError(f"a header has {HEADER_SIZE} bytes, not {len(data)}", len(data))
@@ -152,18 +153,20 @@ def decode_header(data: Buffer | bytearray) -> Header:
 
 
 def decode_body(header: Header, body: memoryview) -> Message:
-    """The message of a header and its whole body; the checksum is checked.
+    """Decode a message from its header and whole body; checks the checksum.
 
     Raises:
-        PeerError: wrong checksum, lengths that contradict each other, values that cannot be.
+        PeerError: wrong checksum, contradictory lengths or impossible values.
     """
     where = f"{header.type} {header.device!r}"
     if crc64(body) != header.crc:
         raise PeerError(f"{where}: wrong CRC", 50)
     fields: dict[str, Any] = {
-        "device": header.device, "timestamp_ns": header.timestamp_ns, "stamp": header.stamp,
+        "device": header.device,
+        "timestamp_ns": header.timestamp_ns,
+        "stamp": header.stamp,
         "version": header.version,
-    }  # fmt: skip
+    }
     start = 0
     if header.version == 2:
         start, end, metadata, fields["message_id"] = _split(where, body)
@@ -178,7 +181,7 @@ def decode_body(header: Header, body: memoryview) -> Message:
 
 
 def _metadata(metadata: Mapping[str, str], message_id: int) -> tuple[bytes, bytes]:
-    """What stands before the content, and what after it."""
+    """Extended header and metadata: the bytes before the content, and those after it."""
     if not metadata:
         return _EXTENDED.pack(_EXTENDED.size, 2, 0, message_id), b"\0\0"
     if len(metadata) > _MAX_METADATA_ENTRIES:
@@ -196,13 +199,13 @@ def _metadata(metadata: Mapping[str, str], message_id: int) -> tuple[bytes, byte
 
 
 def _split(where: str, body: memoryview) -> tuple[int, int, dict[str, str], int]:
-    """Where the content starts and ends, the metadata, and the message's id."""
+    """Start and end of the content, the metadata, and the message's id."""
     if len(body) < _EXTENDED.size:
-        raise PeerError(f"{where}: no room for the extended header", HEADER_SIZE)
+        raise PeerError(f"{where}: the body is too short for the extended header", HEADER_SIZE)
     extended_size, head_size, data_size, message_id = _EXTENDED.unpack_from(body)
     end = len(body) - head_size - data_size
     if extended_size < _EXTENDED.size or end < extended_size:
-        raise PeerError(f"{where}: the lengths are more than the body holds", HEADER_SIZE)
+        raise PeerError(f"{where}: the lengths exceed the body", HEADER_SIZE)
     metadata: dict[str, str] = {}
     if head_size:
         count = int.from_bytes(body[end : end + 2], "big")

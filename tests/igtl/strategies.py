@@ -40,13 +40,21 @@ def images() -> st.SearchStrategy:
     shapes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
     shapes |= st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(2, 4))
     whole = st.builds(
-        igtl.Image, voxels=st.builds(_array, scalars, shapes), ras_from_index=matrices, lps=st.booleans(),
-        big_endian=st.booleans(), **common,
-    )  # fmt: skip
+        igtl.Image,
+        voxels=st.builds(_array, scalars, shapes),
+        ras_from_index=matrices,
+        lps=st.booleans(),
+        big_endian=st.booleans(),
+        **common,
+    )
     part = st.builds(
-        igtl.Image, voxels=st.builds(_array, scalars, st.just((2, 3, 4))), ras_from_index=matrices,
-        size=st.just((9, 8, 7)), offset=st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), **common,
-    )  # fmt: skip
+        igtl.Image,
+        voxels=st.builds(_array, scalars, st.just((2, 3, 4))),
+        ras_from_index=matrices,
+        size=st.just((9, 8, 7)),
+        offset=st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)),
+        **common,
+    )
     return whole | part
 
 
@@ -58,9 +66,14 @@ def surfaces(draw: st.DrawFn) -> igtl.PolyData:
     values = st.tuples(st.integers(0, 5), st.integers(1, 4)).map(lambda shape: _array("f4", shape))
     attribute = st.builds(igtl.Attribute, names, values, st.integers(0, 4), st.booleans())
     return igtl.PolyData(
-        points_mm=_array("f4", (count, 3)), vertices=draw(flat), lines=draw(flat), polygons=draw(flat),
-        strips=draw(flat), attributes=draw(some(attribute)), **{key: draw(value) for key, value in common.items()},
-    )  # fmt: skip
+        points_mm=_array("f4", (count, 3)),
+        vertices=draw(flat),
+        lines=draw(flat),
+        polygons=draw(flat),
+        strips=draw(flat),
+        attributes=draw(some(attribute)),
+        **{key: draw(value) for key, value in common.items()},
+    )
 
 
 def color_tables() -> st.SearchStrategy:
@@ -72,14 +85,17 @@ def color_tables() -> st.SearchStrategy:
 queries = st.one_of(
     st.builds(igtl.Get, kind=st.sampled_from(["TRANSFORM", "IMAGE", "CAPABILITY", "VIDEOMETA", "POLYDATA"]), **common),
     st.builds(
-        igtl.Start, kind=st.sampled_from(["TDATA", "QTDATA"]), resolution_ms=st.integers(0, 10_000),
-        coordinate_name=names, **common,
+        igtl.Start,
+        kind=st.sampled_from(["TDATA", "QTDATA"]),
+        resolution_ms=st.integers(0, 10_000),
+        coordinate_name=names,
+        **common,
     ),
     st.builds(igtl.Start, kind=st.just("BIND"), resolution_ms=st.integers(0, 10_000), body=st.binary(), **common),
     st.builds(igtl.Start, kind=st.sampled_from(["TRANSFORM", "SENSOR"]), **common),
     st.builds(igtl.Stop, kind=st.sampled_from(["TDATA", "POSITION"]), **common),
     st.builds(igtl.Ready, kind=st.sampled_from(["TDATA", "TRANSFORM"]), status=st.integers(-128, 127), **common),
-)  # fmt: skip
+)
 
 # Children of a BIND have no header of their own: its time stamp and version are theirs.
 children = st.builds(igtl.String, device=names, text=text) | st.builds(igtl.Transform, device=names, matrix=matrices)
@@ -122,8 +138,11 @@ messages = st.one_of(
         **common,
     ),
     st.builds(
-        igtl.Sensor, values=st.lists(numbers, max_size=9).map(lambda v: np.array(v, np.float64)),
-        unit=st.integers(0, 2**64 - 1), status=st.integers(0, 255), **common,
+        igtl.Sensor,
+        values=st.lists(numbers, max_size=9).map(lambda v: np.array(v, np.float64)),
+        unit=st.integers(0, 2**64 - 1),
+        status=st.integers(0, 255),
+        **common,
     ),
     st.builds(
         igtl.NDArray,
@@ -148,7 +167,15 @@ messages = st.one_of(
         igtl.VideoMeta,
         videos=some(
             st.builds(
-                igtl.VideoMetaElement, names, names, names, names, st.integers(-9, 9), numbers, sizes, matrices,
+                igtl.VideoMetaElement,
+                names,
+                names,
+                names,
+                names,
+                st.integers(-9, 9),
+                numbers,
+                sizes,
+                matrices,
                 st.integers(2, 11),
             )
         ),
@@ -156,4 +183,4 @@ messages = st.one_of(
     ),
     st.builds(igtl.Bind, children=some(children), **common),
     st.builds(igtl.Raw, type_name=st.just("VENDOR"), body=st.binary(max_size=50), **common),
-)  # fmt: skip
+)

@@ -247,11 +247,11 @@ def body_of(kind: str, body: bytes, version: int = 1) -> bytes:
         (body_of("IMAGE", image_header((4, 4, 1), (1, 0, 0), (4, 4, 1))), "beyond"),
         (body_of("STRING", struct.pack(">HH", 3, 9) + b"abc"), "9 bytes reaches beyond"),
         (body_of("POLYDATA", struct.pack(">10I", 1 << 30, *[0] * 9)), "points, cells"),
-        (body_of("TRANSFORM", struct.pack(">HHII", 12, 60_000, 0, 0) + b"\0" * 48, 2), "more than the body"),
+        (body_of("TRANSFORM", struct.pack(">HHII", 12, 60_000, 0, 0) + b"\0" * 48, 2), "exceed the body"),
         (body_of("TRANSFORM", struct.pack(">HHII", 12, 2, 0, 0) + b"\0" * 48 + b"\0\5", 2), "metadata entries"),
         (encode(String(device="x", text="hello"))[:-1], "the header says"),
     ],
-)  # fmt: skip
+)
 def test_contradictions_are_named(wire, reason):
     with pytest.raises(PeerError, match=reason):
         decode(wire)
@@ -276,7 +276,7 @@ def test_what_is_whole_is_given_before_what_is_wrong():
             struct.pack(">H12sQHxx", 1, b"CAPABILITY", 1 << 20, 2) + bytes(1 << 20),
             "CAPABILITY of 1048576 bytes",
         ),
-        ("NDARRAY", bytes((3, 8)) + struct.pack(">8H", 0, *[65_535] * 7), "cannot be"),
+        ("NDARRAY", bytes((3, 8)) + struct.pack(">8H", 0, *[65_535] * 7), "impossible values"),
     ],
 )
 def test_small_messages_cannot_ask_for_much(kind, body, reason):

@@ -51,13 +51,19 @@ def samples(module):
     return [
         module.TransformMessage(MATRIX, device_name="T"),
         module.ImageMessage(VOXELS, device_name="I"),
-        module.ImageMessage(VOXELS.astype(np.uint8)[..., None].repeat(3, -1), np.diag([2, 3, 4, 1]), "ras",
-                            device_name="RGB"),
+        module.ImageMessage(
+            VOXELS.astype(np.uint8)[..., None].repeat(3, -1), np.diag([2, 3, 4, 1]), "ras", device_name="RGB"
+        ),
         module.StringMessage("hello", device_name="S"),
-        module.PointMessage([[20, 30, 10], [2, -5, -10]], names=["a", "b"], rgba_colors=[255, 0, 0, 255],
-                            diameters=[1.5, 2.5], device_name="P"),
+        module.PointMessage(
+            [[20, 30, 10], [2, -5, -10]],
+            names=["a", "b"],
+            rgba_colors=[255, 0, 0, 255],
+            diameters=[1.5, 2.5],
+            device_name="P",
+        ),
         module.PositionMessage([[1, 2, 3], [4, 5, 6]], [[1, 2, 3, 4], [5, 6, 7, 8]], device_name="Q"),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("server_of", "client_of"), PAIRS)

@@ -141,8 +141,8 @@ def test_commands_are_done_once_and_answered():
             assert (reply.type, reply.command_id, reply.device) == ("RTS_COMMAND", 9, "me")
             assert reply.metadata["Status"] == "SUCCESS"
             for text, why in (
-                ('<Command Name="Nix"/>', "there is no command 'Nix'"),
-                ("no xml", "is no XML"),
+                ('<Command Name="Nix"/>', "unknown command 'Nix'"),
+                ("no xml", "is not valid XML"),
                 ('<!DOCTYPE x [<!ENTITY a "b">]><Command Name="Greet"/>', "entities"),
             ):
                 ask = Command(command_id=10 + len(text), text=text, version=2)

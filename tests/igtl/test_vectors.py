@@ -89,8 +89,9 @@ def _surface() -> PolyData:
 
 
 def _meta() -> tuple[Message, Message]:
-    image = ImageMetaElement("Chest", "CT1", "CT", "Nobody", "0", STAMP["timestamp_ns"], STAMP["stamp"],
-                             (512, 256, 64), 4)  # fmt: skip
+    image = ImageMetaElement(
+        "Chest", "CT1", "CT", "Nobody", "0", STAMP["timestamp_ns"], STAMP["stamp"], (512, 256, 64), 4
+    )
     label = LabelMetaElement("Spine", "Labels", 7, (10, 20, 30, 40), (64, 32, 16), "CT1")
     return ImageMeta(images=(image,), **COMMON), LabelMeta(labels=(label,), **COMMON)
 
