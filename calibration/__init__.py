@@ -1,9 +1,11 @@
 """Calibration before surgery: one module per routine, each a function from arrays to a
 :class:`~calibration.verdict.Calibration`.
 
-Every routine states how sure it is of its result and judges itself by gates; what fails is never written. The commands
-around them are in :mod:`calibration.commands`.
+Every routine states the uncertainty of its result and judges itself by gates; failed calibrations are never written.
+The commands are in :mod:`calibration.commands`.
 """
 
+__all__ = ["SUMMARY"]
+
 SUMMARY = "Calibration before surgery: measure, judge, and write what the node loads."
-"""What ``navnode --help``, which loads no routine, says of ``navnode calibrate``."""
+"""Summary of ``navnode calibrate`` in ``navnode --help``, which loads no routine."""

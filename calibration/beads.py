@@ -1,4 +1,4 @@
-"""Beads in an X-ray: round dark spots of about the right size, to a few hundredths of a pixel."""
+"""Finds beads in an X-ray, round dark spots of about the right size, to a few hundredths of a pixel."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import numpy as np
 from navnode.types import Array, FloatArray, Matrix
 from navnode.xray.counts import line_integrals, open_beam_counts
 
+__all__ = ["Shot"]
+
 _RATIO = 1.25
-"""Between the sizes that are looked for."""
+"""Ratio between consecutive sizes in the search."""
 _SIGMA_OF_RADIUS = 1 / np.sqrt(2.0)
-"""Of the Laplacian of a Gaussian that answers a disc most."""
+"""Sigma, relative to a disc's radius, of the Laplacian of a Gaussian that responds most."""
 _NOISE_TIMES = 6.0
 _LEAST_ALIKE = 0.80
-"""Correlation of a spot's surroundings with a sphere's shadow on a plane."""
+"""Smallest correlation of a spot's surroundings with a sphere's shadow on a plane."""
 _LEAST_ALIKE_GUIDED = 0.60
-"""Where a bead must be."""
+"""The same at a predicted position."""
 _MOST = 600
 _LARGEST_GROUP = 4
 _STEPS = 8
 _OVERSIZE = 1.35
-"""Radii found may be outside what the phantom can throw by so much: blur."""
+"""Factor by which radii may exceed the possible range, because of blur."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Spots:
     radius_px: Matrix
     """(N,)"""
     depth: Matrix
-    """(N,) line integral through the middle."""
+    """(N,) line integral through the middle of each spot."""
     alike: Matrix
     """(N,) correlation with a sphere's shadow."""
 
@@ -45,7 +47,7 @@ class Shot:
 
     Args:
         counts: (H, W); beads are dark.
-        radii_px: the smallest and the largest shadow that a bead can have.
+        radii_px: smallest and largest possible radius of a bead's shadow.
     """
 
     def __init__(self, counts: Array, radii_px: tuple[float, float], i0: float | None = None) -> None:
@@ -62,52 +64,52 @@ class Shot:
         best = answers.max(axis=0)
         size = 2 * int(np.ceil(low)) + 1
         peak = (best == cv2.dilate(best, np.ones((size, size), np.uint8))) & (best > 0)
-        # White noise of sigma s answers with s / (2 r sqrt(pi)) or so: see _answer.
+        # White noise of sigma s yields a response of about s / (2 r sqrt(pi)): see _answer.
         level = _NOISE_TIMES * self._noise / (2 * np.sqrt(np.pi) * low)
         v, u = np.nonzero(peak & (best > level))
         strongest = np.argsort(-best[v, u])[:_MOST]
-        found = []
+        spots = []
         for row, column in zip(v[strongest], u[strongest], strict=True):
             radius = float(radii[answers[:, row, column].argmax()])
             if (spot := self._fitted(float(column), float(row), radius, _LEAST_ALIKE)) is not None:
-                found.append(spot)
-        return _spots(_each_once(found))
+                spots.append(spot)
+        return _spots(_each_once(spots))
 
     def at(self, near_px: Matrix, radii_px: Matrix, within_px: float) -> Matrix:
-        """Beads that must be near some places and may overlap each other, fitted together.
+        """Locate beads near predicted positions; they may overlap and are fitted together.
 
         Returns:
-            (N, 5): u, v, radius, depth, alike; NaN where there is none.
+            (N, 5): u, v, radius, depth, alike; NaN for beads that are not found.
         """
-        found = np.full((len(near_px), 5), np.nan)
+        located = np.full((len(near_px), 5), np.nan)
         start = np.column_stack([near_px, radii_px])
         if (fitted := self._together(start, within_px)) is not None:
             near = np.hypot(*(fitted[:, :2] - near_px).T) <= within_px
             good = near & (fitted[:, 4] >= _LEAST_ALIKE_GUIDED)
-            found[good] = fitted[good]
-        if 1 < len(near_px) <= _LARGEST_GROUP and np.isnan(found).any():
-            # One that is not there would spoil the others' fit.
+            located[good] = fitted[good]
+        if 1 < len(near_px) <= _LARGEST_GROUP and np.isnan(located).any():
+            # A missing bead would spoil the fit of the others.
             for n in range(len(near_px)):
                 rest = np.arange(len(near_px)) != n
-                without = np.full_like(found, np.nan)
+                without = np.full_like(located, np.nan)
                 without[rest] = self.at(near_px[rest], radii_px[rest], within_px)
-                if np.isfinite(without[:, 0]).sum() > np.isfinite(found[:, 0]).sum():
-                    found = without
-        return found
+                if np.isfinite(without[:, 0]).sum() > np.isfinite(located[:, 0]).sum():
+                    located = without
+        return located
 
     def _fitted(self, u: float, v: float, radius: float, least_alike: float) -> tuple[float, ...] | None:
-        """One bead near a place."""
-        found = self._together(np.array([[u, v, radius]]), 1.5 * self.radii_px[1])
-        return tuple(found[0].tolist()) if found is not None and found[0, 4] >= least_alike else None
+        """Locate one bead near a position."""
+        fitted = self._together(np.array([[u, v, radius]]), 1.5 * self.radii_px[1])
+        return tuple(fitted[0].tolist()) if fitted is not None and fitted[0, 4] >= least_alike else None
 
     def _together(self, start: Matrix, within_px: float) -> Matrix | None:
-        """Spheres' shadows on a plane: places and radii by Gauss and Newton; depths and plane are linear.
+        """Fit spheres' shadows on a plane: positions and radii by Gauss-Newton; depths and plane are linear.
 
         Args:
             start: (N, 3) u, v, radius.
 
         Returns:
-            (N, 5) u, v, radius, depth, alike; None where there are none.
+            (N, 5) u, v, radius, depth, alike; None if the fit fails.
         """
         low, high = self.radii_px[0] / _OVERSIZE, self.radii_px[1] * _OVERSIZE
         spots = start.copy()
@@ -171,7 +173,7 @@ def _each_once(found: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
 
 
 def _shadow(distance: Matrix, radius: float) -> tuple[Matrix, Matrix]:
-    """Chord of a sphere over its diameter, and its derivative by the distance; the edge is softened by half a pixel."""
+    """Chord of a sphere over its diameter, and its derivative by distance; the edge is softened by half a pixel."""
     soft = 0.6 / radius
     inside = 1 - (distance / radius) ** 2
     # A smooth positive part: sqrt of it begins without a corner.
@@ -183,7 +185,7 @@ def _shadow(distance: Matrix, radius: float) -> tuple[Matrix, Matrix]:
 
 
 def _answer(picture: FloatArray, radius: float) -> FloatArray:
-    """How much darker a disc is than its surroundings: a difference of Gaussians, about 1 of a spot of depth 1."""
+    """How much darker a disc is than its surroundings: a difference of Gaussians, about 1 for a spot of depth 1."""
     sigma = radius * _SIGMA_OF_RADIUS
     inner = cv2.GaussianBlur(picture, (0, 0), sigma)
     outer = cv2.GaussianBlur(picture, (0, 0), 1.6 * sigma)
@@ -191,6 +193,6 @@ def _answer(picture: FloatArray, radius: float) -> FloatArray:
 
 
 def _noise(line: FloatArray) -> float:
-    """Robust sigma of one pixel, of what a Laplacian leaves."""
+    """Robust noise sigma of one pixel, from a Laplacian."""
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
     return 1.4826 * float(np.median(np.abs(cv2.filter2D(line, -1, kernel)))) + 1e-6

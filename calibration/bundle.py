@@ -15,32 +15,36 @@ from calibration.fitting import rms
 from navnode import geometry as g
 from navnode.types import CArm, Matrix
 
+__all__ = ["Fit", "Seen", "each_by_itself", "inside", "left_out_px", "off_px", "settled"]
+
 _OVERLAP_RADII = 2.2
 _OUTLIER_SIGMAS = 4.0
 _OUTLIER_PX = 0.6
-"""Beads that overlap are found less exactly; nearer than this they do no harm."""
+"""Smaller errors are never outliers, as overlapping beads are located less exactly."""
 _ROUNDS = 4
 _LARGEST_OFF = 0.03
-"""Of the image: how far from where the first fit has it a bead is still looked for."""
+"""Largest distance, as a share of the image, at which a bead is searched around its predicted position."""
 _MOST_STEPS = 40
 _UNIT = np.array([0.01] * 3 + [5.0] * 3)
-"""Of a pose's unknowns: rad, mm."""
+"""Units of a pose's unknowns: rad, mm."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Named beads of a shot."""
+    """Identified beads of a shot."""
 
     pose: Matrix
     """phantom_from_carm"""
     beads: Matrix
-    """(K,) which they are"""
+    """(K,) indices of the beads"""
     at_px: Matrix
-    """(K, 2) raw"""
+    """(K, 2) raw pixels"""
 
 
 @dataclass(frozen=True)
 class Fit:
+    """Geometry and distortion that fit all shots, with standard errors."""
+
     carm: CArm
     distortion: Distortion
     seen: list[Seen]
@@ -53,7 +57,7 @@ class Fit:
 def settled(
     shots: list[Shot], seen: list[Seen], beads_mm: Matrix, diameters_mm: Matrix, nominal: CArm, model: str
 ) -> Fit:
-    """The geometry, with every bead that is in a picture looked for again where it must be, and outliers left out."""
+    """Fit the geometry, searching again for every bead at its predicted position and excluding outliers."""
     fit = _solved(seen, beads_mm, nominal, model)
     for _ in range(_ROUNDS):
         off = np.concatenate([np.linalg.norm(off_px(fit, s, beads_mm), axis=1) for s in fit.seen])
@@ -71,7 +75,7 @@ def settled(
 
 
 def _looked_for(shot: Shot, seen: Seen, fit: Fit, beads_mm: Matrix, diameters_mm: Matrix, within_px: float) -> Seen:
-    """All beads of a shot, fitted where they must be; those that overlap, together."""
+    """Locate all beads of a shot at their predicted positions; overlapping ones are fitted together."""
     carm_from_phantom = g.inverse(seen.pose)
     expected = fit.distortion.distorted(g.project(fit.carm, carm_from_phantom, beads_mm))
     depth = g.transform(carm_from_phantom, beads_mm)[:, 2]
@@ -81,7 +85,7 @@ def _looked_for(shot: Shot, seen: Seen, fit: Fit, beads_mm: Matrix, diameters_mm
     left = set(visible.tolist())
     while left:
         group = [left.pop()]
-        for bead in group:  # grows meanwhile
+        for bead in group:  # grows during the loop
             near = [
                 n
                 for n in left
@@ -90,8 +94,8 @@ def _looked_for(shot: Shot, seen: Seen, fit: Fit, beads_mm: Matrix, diameters_mm
             group += near
             left -= set(near)
         group.sort()
-        found = shot.at(expected[group], radius[group], within_px)
-        for bead, spot in zip(group, found, strict=True):
+        spots = shot.at(expected[group], radius[group], within_px)
+        for bead, spot in zip(group, spots, strict=True):
             if np.isfinite(spot).all():
                 beads.append(bead)
                 places.append(spot[:2])
@@ -117,18 +121,18 @@ def _without_outliers(fit: Fit, beads_mm: Matrix, nominal: CArm, model: str) -> 
 
 
 def inside(fit: Fit, pose: Matrix, beads_mm: Matrix) -> Matrix:
-    """Which beads are in the picture."""
+    """Mask of the beads within the image."""
     at = fit.distortion.distorted(g.project(fit.carm, g.inverse(pose), beads_mm))
     return np.asarray(((at >= 0) & (at <= (fit.carm.width_px - 1, fit.carm.height_px - 1))).all(axis=1))
 
 
 def off_px(fit: Fit, seen: Seen, beads_mm: Matrix) -> Matrix:
-    """(K, 2): undistorted places less those where the beads must be."""
+    """Undistorted positions of beads minus their predicted ones, (K, 2)."""
     return fit.distortion.undistorted(seen.at_px) - g.project(fit.carm, g.inverse(seen.pose), beads_mm[seen.beads])
 
 
 def _solved(seen: list[Seen], beads_mm: Matrix, nominal: CArm, model: str, start: Fit | None = None) -> Fit:
-    """All unknowns by least squares: log SDD, principal point, distortion, and the pose of every shot."""
+    """Solve for all unknowns by least squares: log SDD, principal point, distortion, and the pose of every shot."""
     size = (nominal.width_px, nominal.height_px)
     count = unknowns(model)
     shared = 3 + count
@@ -150,10 +154,13 @@ def _solved(seen: list[Seen], beads_mm: Matrix, nominal: CArm, model: str, start
             for s, about, at in zip(seen, abouts, range(shared, len(state), 6), strict=True)
         ]
         return Fit(
-            carm_at(state), Distortion(model, state[3:shared], size),
-            [replace(s, pose=pose) for s, pose in zip(seen, poses, strict=True)], np.inf, np.full(2, np.inf),
-            np.full((3, 3), np.inf),
-        )  # fmt: skip
+            carm_at(state),
+            Distortion(model, state[3:shared], size),
+            [replace(s, pose=pose) for s, pose in zip(seen, poses, strict=True)],
+            sigma_sdd_mm=np.inf,
+            sigma_pp_px=np.full(2, np.inf),
+            covariance=np.full((3, 3), np.inf),
+        )
 
     def off_of(n: int, state: Matrix) -> Matrix:
         at = shared + 6 * n
@@ -195,8 +202,7 @@ def _solved(seen: list[Seen], beads_mm: Matrix, nominal: CArm, model: str, start
 
 
 def _gauss_newton(off: Callable[[Matrix], Matrix], slope: Callable[[Matrix], Matrix], state: Matrix) -> Matrix:
-    """The smallest sum of residuals, those of more than a pixel by their length; steps that do not help are
-    shortened."""
+    """Minimise the sum of residuals with a soft L1 loss (linear beyond a pixel), damping steps that do not help."""
 
     def cost(residual: Matrix) -> float:
         return float(2 * (np.sqrt(1 + residual**2) - 1).sum())
@@ -224,8 +230,8 @@ def _gauss_newton(off: Callable[[Matrix], Matrix], slope: Callable[[Matrix], Mat
 
 
 def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
-    """Every shot's own C-arm and phantom_from_carm: a phantom that is no plane tells all nine of one picture."""
-    found = []
+    """Every shot's own C-arm and phantom_from_carm; one image of a non-planar phantom determines all nine unknowns."""
+    results = []
     for seen in fit.seen:
         about = g.transform(g.inverse(seen.pose), beads_mm).mean(axis=0)
         ideal = fit.distortion.undistorted(seen.at_px)
@@ -240,12 +246,12 @@ def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
             bent, pose = built(state)
             return np.asarray((ideal - g.project(bent, g.inverse(pose), beads_mm[seen.beads])).ravel())
 
-        found.append(built(least_squares(off, np.zeros(9), x_scale="jac", loss="soft_l1").x))
-    return found
+        results.append(built(least_squares(off, np.zeros(9), x_scale="jac", loss="soft_l1").x))
+    return results
 
 
 def left_out_px(fit: Fit, beads_mm: Matrix, nominal: CArm) -> float:
-    """rms of shots whose beads were not used for what all share; only their poses are fitted."""
+    """rms error of each shot with the geometry fitted to all others; only its pose is fitted."""
     lengths = []
     for n, own in enumerate(fit.seen):
         rest = _solved([s for m, s in enumerate(fit.seen) if m != n], beads_mm, nominal, fit.distortion.model, fit)
@@ -258,6 +264,6 @@ def left_out_px(fit: Fit, beads_mm: Matrix, nominal: CArm) -> float:
             pose = g.exp(step * _UNIT, about) @ g.inverse(own.pose)
             return np.asarray((ideal - g.project(rest.carm, pose, beads_mm[own.beads])).ravel())
 
-        found = least_squares(off, np.zeros(6))
-        lengths.append(np.linalg.norm(found.fun.reshape(-1, 2), axis=1))
+        solution = least_squares(off, np.zeros(6))
+        lengths.append(np.linalg.norm(solution.fun.reshape(-1, 2), axis=1))
     return rms(np.concatenate(lengths))

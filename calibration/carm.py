@@ -1,4 +1,4 @@
-"""A C-arm's intrinsics and distortion from shots of a bead phantom."""
+"""C-arm calibration: intrinsics and distortion from shots of a bead phantom."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ from navnode.files.artifacts import (
 from navnode.types import Array, CArm, Matrix
 from navnode.xray.correction import GRID_STEP_PX
 
+__all__ = ["PhantomShot", "carm"]
+
 _OTHERS = "take shots from other directions and distances; tilt the phantom"
 GATES = (
-    Gate("n_used", 3, TOO_FEW, "the number of shots that can be used", "take more", at_least=True),
+    Gate("n_used", 3, TOO_FEW, "the number of usable shots", "take more", at_least=True),
     Gate(
         "beads",
         8,
         TOO_FEW,
         "the smallest number of beads in a shot",
-        "bring the whole phantom into the picture",
+        "bring the whole phantom into the image",
         at_least=True,
     ),
     Gate("sigma_sdd_mm", 10.0, "sigma", "the standard error of the source's distance", _OTHERS, "mm"),
@@ -47,27 +49,27 @@ GATES = (
         "rms_px",
         0.8,
         "residual",
-        "the rms distance of beads from where they must be",
-        "see that nothing moved; is it this phantom?",
+        "the rms distance of beads from their expected positions",
+        "check that nothing moved; is it this phantom?",
         "px",
     ),
     Gate(
         "loo_px",
         1.5,
         "residual",
-        "the rms of beads in a shot left out",
+        "the rms error of beads in a shot left out",
         "take more shots; does the C-arm bend? see flex",
         "px",
     ),
 )
 _VIEWS_FOR_DISTORTION = 6
 _SIGMA_SHARE = 0.01
-"""Of the distance, that its standard error may be."""
+"""Largest standard error of the source's distance, relative to it."""
 _NEAREST, _FARTHEST = 0.40, 0.97
-"""Of the source's distance to the detector, where beads are looked for."""
+"""Range of depths in which beads are expected, relative to the source-to-detector distance."""
 _LEAST_BEADS = 8
 _BETTER = 0.85
-"""A richer model of distortion must have so much of the simpler one's error in shots left out, or less."""
+"""A richer distortion model must reduce the error in shots left out to this share of the simpler model's."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class PhantomShot:
     carm: CArm
     """Nominal."""
     start: Matrix | None = None
-    """phantom_from_carm, if it is known roughly."""
+    """phantom_from_carm, if roughly known."""
     i0: float | None = None
     timestamp_ns: int = 0
     angles_rad: tuple[float, float] | None = None
@@ -98,45 +100,49 @@ def carm(
     threads: int = 1,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Calibration[CArmResult]:
-    """SDD, principal point and distortion, by least squares over all beads of all shots (Zhang, IEEE PAMI 22, 2000,
-    with a phantom that is no plane). Beads are found and named without a start.
+    """Find SDD, principal point and distortion by least squares over all beads of all shots.
+
+    This is the method of Zhang (IEEE PAMI 22, 2000) with a phantom that is not planar. Beads are found and identified
+    without a start.
 
     Args:
-        shots: of one detector mode.
+        shots: all in one detector mode.
         ids, beads_mm, diameters_mm: the phantom's N beads; (N, 3) and (N,).
-        distortion: one of ``none``, ``poly3``, ``poly5``; ``auto``: the simplest that explains shots left out.
-        per_shot: of a C-arm that bends: with the distortion that all share, every shot's own C-arm and pose.
+        distortion: ``none``, ``poly3`` or ``poly5``; ``auto``: the simplest that explains shots left out.
+        per_shot: for a C-arm that bends: fit every shot's own C-arm and pose, with the common distortion.
 
     Raises:
-        ConfigError: no shots, of several modes, or no such model.
+        ConfigError: there are no shots, their modes differ, or the model is unknown.
     """
     if not shots:
         raise ConfigError("there are no shots")
     if distortion != "auto" and distortion not in MODELS:
-        raise ConfigError(f"--distortion {distortion}: there is no such model; there are: auto, {', '.join(MODELS)}")
+        raise ConfigError(f"--distortion {distortion}: unknown model; known: auto, {', '.join(MODELS)}")
     nominal = shots[0].carm
     modes = {(s.carm.width_px, s.carm.height_px, s.carm.pixel_spacing_mm) for s in shots}
     if len(modes) > 1 or any(s.counts.shape != (nominal.height_px, nominal.width_px) for s in shots):
-        raise ConfigError("the shots are not of one detector mode: size or pixel spacing differ")
-    prepared, spots_found = _named(shots, beads_mm, diameters_mm, seed, threads, lambda share: progress(0.7 * share))
-    used = [n for n, (_, seen) in enumerate(prepared) if seen is not None]
+        raise ConfigError("the shots have different detector modes: size or pixel spacing differ")
+    identified, most_spots = _named(shots, beads_mm, diameters_mm, seed, threads, lambda share: progress(0.7 * share))
+    used = [n for n, (_, seen) in enumerate(identified) if seen is not None]
     quality: dict[str, object] = {
-        "n_input": len(shots), "n_used": len(used), "rejected": sorted(set(range(len(shots))) - set(used)),
+        "n_input": len(shots),
+        "n_used": len(used),
+        "rejected": sorted(set(range(len(shots))) - set(used)),
         **dict.fromkeys(
             ("rms_px", "max_px", "beads_used", "beads_expected", "sigma_sdd_mm", "sigma_pp_px", "loo_px", "raw_rms_px")
         ),
-    }  # fmt: skip
+    }
     least_views = int(
         (gates or {}).get("n_used", _VIEWS_FOR_DISTORTION if distortion in MODELS[1:] else GATES[0].limit)
     )
     figures: dict[str, float | None] = {"beads": None, "sigma_sdd_mm": None, "sigma_pp_px": None}
     in_force = {**(gates or {}), "n_used": float(least_views)}
-    if reason := _unusable(len(shots), len(used), spots_found, least_views):
+    if reason := _unusable(len(shots), len(used), most_spots, least_views):
         return judged(CARM, GATES, in_force, figures, result=None, quality=quality, reason=reason)
     if len(used) < 2:
         return judged(CARM, GATES, in_force, figures, result=None, quality=quality)
-    seen = [s for _, s in prepared if s is not None]
-    searched = [shot for shot, s in prepared if s is not None]
+    seen = [s for _, s in identified if s is not None]
+    searched = [shot for shot, s in identified if s is not None]
     models = (
         [distortion]
         if distortion != "auto"
@@ -156,10 +162,10 @@ def carm(
     fit = fits[best]
     progress(1.0)
     own = each_by_itself(fit, beads_mm) if per_shot else None
-    return _told(shots, used, fit, fits["none"], own, left_out[best], ids, beads_mm, quality, figures, gates or {})
+    return _verdict(shots, used, fit, fits["none"], own, left_out[best], ids, beads_mm, quality, figures, gates or {})
 
 
-def _told(
+def _verdict(
     shots: Sequence[PhantomShot],
     used: list[int],
     fit: Fit,
@@ -170,21 +176,26 @@ def _told(
     beads_mm: Matrix,
     quality: dict[str, object],
     figures: dict[str, float | None],
-    given: Gates,
+    overrides: Gates,
 ) -> Calibration[CArmResult]:
     limits = {"sigma_sdd_mm": _SIGMA_SHARE * fit.carm.source_to_detector_mm}
     if fit.distortion.model != "none":
         limits["n_used"] = float(_VIEWS_FOR_DISTORTION)
-    gates = {**limits, **given}
+    gates = {**limits, **overrides}
     off = [np.linalg.norm(off_px(fit, s, beads_mm), axis=1) for s in fit.seen]
     every = np.concatenate(off)
     expected = [int(inside(fit, s.pose, beads_mm).sum()) for s in fit.seen]
     quality |= {
-        "rms_px": rms(every), "max_px": float(every.max()), "beads_used": len(every), "beads_expected": sum(expected),
-        "sigma_sdd_mm": fit.sigma_sdd_mm, "sigma_pp_px": fit.sigma_pp_px,
-        "covariance": fit.covariance, "loo_px": left_out,
+        "rms_px": rms(every),
+        "max_px": float(every.max()),
+        "beads_used": len(every),
+        "beads_expected": sum(expected),
+        "sigma_sdd_mm": fit.sigma_sdd_mm,
+        "sigma_pp_px": fit.sigma_pp_px,
+        "covariance": fit.covariance,
+        "loo_px": left_out,
         "raw_rms_px": rms(np.concatenate([np.linalg.norm(off_px(plain, s, beads_mm), axis=1) for s in plain.seen])),
-    }  # fmt: skip
+    }
     figures |= {
         "beads": float(min(len(s.beads) for s in fit.seen)),
         "sigma_sdd_mm": fit.sigma_sdd_mm,
@@ -204,10 +215,17 @@ def _told(
         ),
     )
     pictures = [
-        ("beads", {"counts": shots[n].counts, "found_px": seen.at_px, "off_px": off_px(fit, seen, beads_mm),
-                   "expected_px": fit.distortion.distorted(g.project(fit.carm, g.inverse(seen.pose), beads_mm))})
+        (
+            "beads",
+            {
+                "counts": shots[n].counts,
+                "found_px": seen.at_px,
+                "off_px": off_px(fit, seen, beads_mm),
+                "expected_px": fit.distortion.distorted(g.project(fit.carm, g.inverse(seen.pose), beads_mm)),
+            },
+        )
         for n, seen in zip(used, fit.seen, strict=True)
-    ]  # fmt: skip
+    ]
     return judged(CARM, GATES, gates, figures, result=result, quality=quality, pictures=pictures)
 
 
@@ -218,10 +236,10 @@ def _shot(
     rms_px: float | None,
     ids: Sequence[str | int],
 ) -> ShotResult:
-    """What was found in a shot.
+    """Result of one shot.
 
     Args:
-        own: its C-arm and pose by itself, of a C-arm that bends.
+        own: its own C-arm and pose, for a C-arm that bends.
     """
     pose = own[1] if own is not None else seen.pose if seen is not None else None
     named = [] if seen is None else zip(seen.beads, seen.at_px.tolist(), strict=True)
@@ -238,18 +256,18 @@ def _shot(
 def _unusable(views: int, used: int, spots: int, least: int) -> str:
     if used == 0 and spots < _LEAST_BEADS:
         return (
-            f"no_beads: {spots} spots in any shot look like a bead, at least {_LEAST_BEADS} are needed; is the phantom "
-            "in the picture, are beads dark, are the pixel spacing and the beads' diameters right?"
+            f"no_beads: at most {spots} spots in a shot look like beads, at least {_LEAST_BEADS} are needed; is the "
+            "phantom in the image, are beads dark, are the pixel spacing and the beads' diameters right?"
         )
     if used == 0:
         return (
-            f"no_match: up to {spots} spots look like beads, but from no side does this phantom show {_LEAST_BEADS} of "
+            f"no_match: up to {spots} spots look like beads, but no pose of this phantom explains {_LEAST_BEADS} of "
             "them; is it this phantom, and this pixel spacing?"
         )
     if used >= least and views - used > views / 3:
         return (
             f"{TOO_MANY_REJECTED}: in {views - used} of {views} shots the phantom was not recognised, at most a third "
-            "may; bring the whole phantom into the picture"
+            "may; bring the whole phantom into the image"
         )
     return ""
 
@@ -262,7 +280,7 @@ def _named(
     threads: int,
     progress: Callable[[float], None],
 ) -> tuple[list[tuple[Shot, Seen | None]], int]:
-    """Every shot with its beads' names, where they are known; and the largest number of spots in one."""
+    """Every shot with its identified beads, if any, and the largest number of spots in a shot."""
 
     def one(shot: PhantomShot) -> tuple[Shot, Seen | None, int]:
         radius = diameters_mm / 2 * shot.carm.source_to_detector_mm / min(shot.carm.pixel_spacing_mm)
@@ -270,12 +288,12 @@ def _named(
         searched = Shot(shot.counts, (float(radius.min() / depth[0]), float(radius.max() / depth[1])), shot.i0)
         spots = searched.spots()
         order = np.argsort(-spots.alike)
-        found = identify(
+        match = identify(
             spots.at_px[order], spots.radius_px[order], beads_mm, diameters_mm, shot.carm, shot.start, seed=seed
         )
-        if found is None:
+        if match is None:
             return searched, None, len(order)
-        return searched, Seen(found.phantom_from_carm, found.beads, spots.at_px[order][found.spots]), len(order)
+        return searched, Seen(match.phantom_from_carm, match.beads, spots.at_px[order][match.spots]), len(order)
 
     done: list[tuple[Shot, Seen | None, int]] = []
     with ThreadPoolExecutor(max(threads, 1)) as pool:

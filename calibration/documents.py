@@ -1,4 +1,4 @@
-"""Documents that calibration reads: C-arms, views and shots, phantoms, and other calibrations."""
+"""Documents read by calibration: C-arms, views and shots, phantoms, and other calibrations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from navnode.files.views import ViewFile, read_views
 from navnode.geometry import CARM_SCHEMA, carm_of
 from navnode.types import Array, CArm, Matrix
 
+__all__ = ["bead_phantom", "bent_shots", "carm", "shots", "tip_mm", "volume_from_patient"]
+
 _R = TypeVar("_R")
 _NS = 1e-9
 
 
 def carm(path: Path, files: Files) -> CArm:
-    """A C-arm's geometry, ``navnode/carm/1``.
+    """Read a C-arm's geometry, ``navnode/carm/1``.
 
     Raises:
         ConfigError: names the file.
@@ -33,7 +35,7 @@ def carm(path: Path, files: Files) -> CArm:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != CARM_SCHEMA:
-        raise ConfigError(f"{path}: no {CARM_SCHEMA}")
+        raise ConfigError(f"{path}: not a {CARM_SCHEMA} document")
     try:
         return carm_of(document)
     except ConfigError as error:
@@ -41,8 +43,8 @@ def carm(path: Path, files: Files) -> CArm:
 
 
 def shots(path: Path, files: Files, now_ns: int) -> Poses:
-    """phantom_from_carm of every shot: of a ``navnode/views/1`` file, or of what `calibrate carm` wrote; NaN where a
-    shot has none.
+    """Read phantom_from_carm of every shot from a ``navnode/views/1`` file or a result of `calibrate carm`; NaN for
+    shots without a pose.
 
     Raises:
         ConfigError: names the file.
@@ -58,11 +60,11 @@ def shots(path: Path, files: Files, now_ns: int) -> Poses:
 
 
 def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matrix, Matrix]:
-    """C-arm, volume_from_carm and angles (orbital, angulation) of every shot: of a ``navnode/views/1`` file, or of what
-    `calibrate carm --per-shot` wrote.
+    """Read C-arm, volume_from_carm and angles (orbital, angulation) of every shot from a ``navnode/views/1`` file or a
+    result of `calibrate carm --per-shot`.
 
     Raises:
-        ConfigError: names the file, and what a shot lacks.
+        ConfigError: names the file, and what is missing from a shot.
     """
     if _schema(path, files) != artifacts.SCHEMA:
         views = read_views(path, any_pose=True)
@@ -75,9 +77,9 @@ def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matri
         if shot.phantom_from_carm is None:
             continue
         if shot.carm is UNSET:
-            raise ConfigError(f"{path}: one C-arm for all shots; calibrate carm with --per-shot")
+            raise ConfigError(f"{path}: has one C-arm for all shots; run calibrate carm with --per-shot")
         if shot.angles_rad is UNSET:
-            raise ConfigError(f"{path}: views[{n}]: the X-ray stated no angles")
+            raise ConfigError(f"{path}: views[{n}]: the X-ray carried no angles")
         carms.append(shot.carm.geometry)
         poses.append(shot.phantom_from_carm)
         angles.append((shot.angles_rad.orbital, shot.angles_rad.angulation))
@@ -85,10 +87,10 @@ def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matri
 
 
 def _shots(path: Path, now_ns: int) -> tuple[ShotResult, ...]:
-    """Of what `calibrate carm` wrote."""
+    """Shots in a result of `calibrate carm`."""
     views = _usable(path, CARM, now_ns).views
     if views is UNSET:
-        raise ConfigError(f"{path}: its result has no views")
+        raise ConfigError(f"{path}: the result has no views")
     return views
 
 
@@ -100,9 +102,9 @@ def _schema(path: Path, files: Files) -> object:
 
 
 def poses_of(views: list[ViewFile]) -> Matrix:
-    """volume_from_carm (N, 4, 4); NaN where a view has none."""
-    given = [view.volume_from_carm for view in views]
-    return np.array([np.full((4, 4), np.nan) if pose is None else pose for pose in given]).reshape(-1, 4, 4)
+    """volume_from_carm (N, 4, 4) of views; NaN for views without a pose."""
+    poses = [view.volume_from_carm for view in views]
+    return np.array([np.full((4, 4), np.nan) if pose is None else pose for pose in poses]).reshape(-1, 4, 4)
 
 
 class _Bead(msgspec.Struct, frozen=True):
@@ -119,18 +121,18 @@ class _Phantom(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class BeadPhantom:
-    """``navnode/phantom/1``"""
+    """A phantom of beads, ``navnode/phantom/1``."""
 
     name: str
     ids: tuple[str | int, ...]
     positions_mm: Matrix
-    """(N, 3), frame ``phantom``."""
+    """(N, 3), in the phantom's frame."""
     diameters_mm: Matrix
     """(N,)"""
 
 
 def bead_phantom(path: Path, files: Files) -> BeadPhantom:
-    """A phantom's description.
+    """Read a phantom's description.
 
     Raises:
         ConfigError: names the file and the key.
@@ -143,34 +145,32 @@ def bead_phantom(path: Path, files: Files) -> BeadPhantom:
         raise ConfigError(f"{path}: schema is {read.schema!r}, not 'navnode/phantom/1'")
     ids = tuple(bead.id for bead in read.beads)
     if len(set(ids)) != len(ids):
-        raise ConfigError(f"{path}: beads: an id is there twice")
+        raise ConfigError(f"{path}: beads: an id occurs twice")
     if any(bead.diameter_mm <= 0 for bead in read.beads):
         raise ConfigError(f"{path}: beads: diameter_mm must be positive")
-    return BeadPhantom(
-        read.name, ids, np.array([bead.position_mm for bead in read.beads], np.float64).reshape(-1, 3),
-        np.array([bead.diameter_mm for bead in read.beads], np.float64),
-    )  # fmt: skip
+    positions_mm = np.array([bead.position_mm for bead in read.beads], np.float64).reshape(-1, 3)
+    return BeadPhantom(read.name, ids, positions_mm, np.array([bead.diameter_mm for bead in read.beads], np.float64))
 
 
-def tip_mm(given: tuple[float, float, float] | None, pivot: Path | None, files: Files, now_ns: int) -> Array | None:
-    """A tool's tip (3,): numbers, or those of the calibration that found it, or of an ``.npy``.
+def tip_mm(numbers: tuple[float, float, float] | None, pivot: Path | None, files: Files, now_ns: int) -> Array | None:
+    """A tool's tip (3,), from numbers, a pivot calibration or an ``.npy`` file; None without either.
 
     Raises:
-        ConfigError: both are given, or the file is none; names the option or the file.
+        ConfigError: both were passed, or one is invalid; names the option or the file.
     """
-    if given is not None and pivot is not None:
-        raise ConfigError("give --tip or --pivot, not both")
+    if numbers is not None and pivot is not None:
+        raise ConfigError("use --tip or --pivot, not both")
     if pivot is not None:
         if pivot.suffix.lower() != ".json":
             return array(pivot, files).ravel()
         return np.array(_usable(files.read(pivot), PIVOT, now_ns).tip_mm)
-    if given is not None and not (np.isfinite(given).all() and any(given)):
+    if numbers is not None and not (np.isfinite(numbers).all() and any(numbers)):
         raise ConfigError("--tip: three finite numbers, not all 0")
-    return None if given is None else np.array(given)
+    return None if numbers is None else np.array(numbers)
 
 
 def volume_from_patient(path: Path, files: Files, now_ns: int) -> Array:
-    """The patient's registration: of a calibration, or an ``.npy``.
+    """Read the patient's registration, 4x4, from a calibration or an ``.npy`` file.
 
     Raises:
         ConfigError: names the file.

@@ -1,4 +1,4 @@
-"""What the routines share: rows that are no poses, outliers, standard errors, how far poses spread."""
+"""Shared by the routines: invalid poses, outliers, standard errors and the spread of poses."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ import numpy as np
 from navnode import geometry as g
 from navnode.types import Array, Matrix
 
+__all__ = [
+    "covariance",
+    "exact",
+    "from_middle_deg",
+    "geometric_median",
+    "largest_angle_rad",
+    "not_outlying",
+    "numeric_jacobian",
+    "rms",
+    "robust_linear",
+    "valid_poses",
+    "widest_rad",
+]
+
 _ROUNDS = 30
 _CUT_SIGMA = 4.5
-"""Of 3-D residuals of a normal distribution one in 6000 is larger."""
+"""Of normally distributed 3-D residuals, one in 6000 is larger."""
 _MEDIAN_OF_NORM = {1: 0.6745, 2: 1.1774, 3: 1.5382}
-"""Median length of a vector of so many standard normal numbers."""
+"""Dimension -> median length of a vector of standard normal numbers."""
 
 
 def valid_poses(poses: Array) -> Array:
-    """Which of (N, 4, 4) are measured poses: rigid, and not the identity that trackers send for *not seen*."""
+    """Mask (N,) of the measured poses in (N, 4, 4): rigid, and not the identity that some trackers send if unseen."""
     poses = np.asarray(poses)
     identity = (poses == np.eye(4)).all(axis=(1, 2))
     return np.array([g.is_rigid(pose) for pose in poses], bool) & ~identity if len(poses) else np.zeros(0, bool)
 
 
 def exact(poses: Array) -> Matrix:
-    """(N, 4, 4) made rigid to the last digit."""
+    """Poses (N, 4, 4), made rigid to the last digit."""
     return np.array([g.orthonormal(pose) for pose in poses]).reshape(-1, 4, 4)
 
 
@@ -42,7 +56,7 @@ def widest_rad(directions: Matrix) -> float:
 
 
 def from_middle_deg(directions: Matrix) -> Matrix:
-    """(N, 2) degrees by which unit vectors (N, 3) lean from their middle, to the side and up (equidistant)."""
+    """Angles (N, 2) in degrees of unit vectors (N, 3) from their mean, to the side and up (equidistant projection)."""
     middle = directions.mean(axis=0)
     middle = middle / max(float(np.linalg.norm(middle)), 1e-9)
     flat = directions @ np.linalg.svd(middle[None])[2][1:].T
@@ -51,7 +65,7 @@ def from_middle_deg(directions: Matrix) -> Matrix:
 
 
 def geometric_median(points: Matrix) -> Matrix:
-    """The point with the smallest sum of distances to (N, D) (Weiszfeld); the same in any frame."""
+    """The point with the smallest sum of distances to points (N, D) (Weiszfeld); independent of the frame."""
     middle: Matrix = points.mean(axis=0)
     for _ in range(100):
         weight = 1 / np.maximum(np.linalg.norm(points - middle, axis=1), 1e-9)
@@ -62,25 +76,26 @@ def geometric_median(points: Matrix) -> Matrix:
 
 
 def robust_linear(design: Matrix, wanted: Matrix, *, reject: bool = True) -> tuple[Matrix, Array]:
-    """Solve ``design @ x = wanted`` where some rows are wrong.
+    """Solve ``design @ x = wanted`` although some rows are wrong.
 
-    It begins with the sum of the residuals' lengths, which is convex, so that the answer depends neither on the order
-    of the rows nor on chance; then rows far beyond what the others scatter are set aside, and least squares has
-    the rest.
+    First the sum of the residuals' lengths is minimised, which is convex, so that the result depends neither on the
+    order of the rows nor on chance. Then rows far beyond the scatter of the others are excluded, and the rest is solved
+    by least squares.
 
     Args:
-        design: (N, D, P); wanted: (N, D). Each row is D equations that are right or wrong together.
+        design: (N, D, P); each row is D equations that are right or wrong together.
+        wanted: (N, D).
 
     Returns:
-        x (P,), and which rows were used (N,).
+        x (P,), and a mask of the rows that were used (N,).
     """
     count, each, _ = design.shape
     used = np.ones(count, bool)
 
     def solved(weight: Matrix) -> Matrix:
         root = np.sqrt(weight)[:, None]
-        found, *_ = np.linalg.lstsq((design * root[..., None]).reshape(count * each, -1), (wanted * root).ravel(), None)
-        return np.asarray(found)
+        weighted = (design * root[..., None]).reshape(count * each, -1)
+        return np.asarray(np.linalg.lstsq(weighted, (wanted * root).ravel(), None)[0])
 
     x = solved(np.ones(count))
     if not reject:
@@ -101,10 +116,10 @@ def robust_linear(design: Matrix, wanted: Matrix, *, reject: bool = True) -> tup
 
 
 def not_outlying(length: Matrix, each: int, used: Array | None = None) -> Array:
-    """Which residuals (N,), lengths of ``each`` numbers, are such as a normal distribution has.
+    """Mask of the residuals (N,), lengths of ``each`` numbers, that fit a normal distribution.
 
     Args:
-        used: whose scatter is that of the good ones, if that is known already.
+        used: mask of the rows known to be good, which determine the scatter.
     """
     among = length if used is None or not used.any() else length[used]
     # Of a few rows the median is often too small (Rousseeuw and Leroy, 1987, p. 202).
@@ -113,10 +128,10 @@ def not_outlying(length: Matrix, each: int, used: Array | None = None) -> Array:
 
 
 def covariance(design: Matrix, residual: Matrix) -> Matrix:
-    """Covariance (P, P) of a least-squares solution from its residuals (N, D), whatever each row's own covariance is.
+    """Covariance (P, P) of a least-squares solution from its residuals (N, D), for rows of any covariance.
 
-    The sandwich estimator with rows as clusters (Liang and Zeger, Biometrika 73, 1986), each row's residual divided by
-    what its own leverage took from it (Bell and McCaffrey, Survey Methodology 28, 2002).
+    The sandwich estimator with rows as clusters (Liang and Zeger, Biometrika 73, 1986), with each row's residual
+    corrected for its own leverage (Bell and McCaffrey, Survey Methodology 28, 2002).
     """
     each = design.shape[1]
     normal = np.einsum("ndp,ndq->pq", design, design)
@@ -139,5 +154,5 @@ def numeric_jacobian(function: Callable[[Matrix], Matrix], at: Matrix, step: Mat
 
 
 def rms(lengths: Matrix) -> float:
-    """Root mean square; NaN of nothing."""
+    """Root mean square; NaN if empty."""
     return float(np.sqrt(np.mean(np.square(lengths)))) if len(lengths) else float("nan")

@@ -1,4 +1,4 @@
-"""What a detector shows without X-rays and without a patient: dark, gain and bad pixels."""
+"""Flat-field calibration: dark image, gain and bad pixels of a detector."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from navnode.errors import ConfigError
 from navnode.files.artifacts import FLATFIELD, FlatFieldResult
 from navnode.types import Array, FloatArray
 
+__all__ = ["flatfield"]
+
 GATES = (
     Gate("n_dark", 5, TOO_FEW, "the number of dark images", "take more, without X-rays", at_least=True),
     Gate("n_flat", 5, TOO_FEW, "the number of flat images", "take more, with nothing in the beam", at_least=True),
@@ -26,7 +28,7 @@ GATES = (
         "counts",
         at_least=True,
     ),
-    Gate("bad_fraction", 0.02, "bad_pixels", "the share of bad pixels", "have the detector looked at"),
+    Gate("bad_fraction", 0.02, "bad_pixels", "the share of bad pixels", "have the detector serviced"),
     Gate(
         "drift", 0.02, "drift", "the change from the first to the last flat image", "let the tube warm up, and repeat"
     ),
@@ -34,43 +36,45 @@ GATES = (
         "nonuniformity",
         0.01,
         "residual",
-        "what is left of the pattern after correction",
+        "the remaining pattern after correction",
         "keep everything out of the beam, and repeat",
     ),
 )
 _LISTED = 4096
 _LEAST_SIGNAL = 50.0
-"""Times the dark images' noise, that a flat field must have."""
+"""Smallest signal of a flat image, as a multiple of the dark images' noise."""
 _AROUND_PX = 15
 _DARK_SIGMAS, _NOISE_TIMES = 12.0, 8.0
 _LEAST_GAIN, _MOST_GAIN = 0.5, 2.0
-"""Of its neighbourhood's response, that a good pixel has."""
+"""Response of a good pixel relative to its neighbourhood."""
 
 
 def flatfield(
     dark: Array, flat: Array, *, saturation: float | None = None, gates: Gates | None = None
 ) -> Calibration[FlatFieldResult]:
-    """corrected = (raw - dark) * gain; bad pixels are replaced by their neighbours.
+    """Find corrected = (raw - dark) * gain; bad pixels are replaced by their neighbours.
 
     Args:
         dark, flat: (N, H, W) counts.
-        saturation: counts from which on a pixel is saturated; None: the largest number of bits that the flat images
-            reach, if they do.
+        saturation: counts at which a pixel is saturated; None: 2^n - 1, if the flat images reach such a value.
 
     Raises:
-        ConfigError: no stacks of images.
+        ConfigError: the images are not stacks.
     """
     if dark.ndim != 3 or flat.ndim != 3:
         raise ConfigError("--dark and --flat must be stacks (N, H, W)")
     quality: dict[str, object] = {
-        "n_input": len(dark) + len(flat), "n_used": len(dark) + len(flat), "rejected": [],
-        "n_dark": len(dark), "n_flat": len(flat),
+        "n_input": len(dark) + len(flat),
+        "n_used": len(dark) + len(flat),
+        "rejected": [],
+        "n_dark": len(dark),
+        "n_flat": len(flat),
         **dict.fromkeys(("bad_fraction", "saturated_fraction", "nonuniformity", "noise_counts", "drift")),
-    }  # fmt: skip
+    }
     if dark.shape[1:] != flat.shape[1:]:
         reason = (
-            f"shape: dark images are {dark.shape[2]} x {dark.shape[1]} pixels, flat ones {flat.shape[2]} x "
-            f"{flat.shape[1]}; at most one size is needed: take both in the same detector mode"
+            f"shape: dark images have {dark.shape[2]} x {dark.shape[1]} pixels, flat ones {flat.shape[2]} x "
+            f"{flat.shape[1]}, at most one size is allowed; take both in the same detector mode"
         )
         return judged(FLATFIELD, GATES, gates, {"i0": None}, result=None, quality=quality, reason=reason)
     if min(len(dark), len(flat)) < 2:
@@ -93,11 +97,15 @@ def flatfield(
     }
     pixels = tuple((int(u), int(v)) for v, u in np.argwhere(bad)[:_LISTED])
     return judged(
-        FLATFIELD, GATES, {"i0": _LEAST_SIGNAL * noise_counts, **(gates or {})}, {"i0": i0},
-        result=FlatFieldResult(None, i0, pixels), quality=quality,
+        FLATFIELD,
+        GATES,
+        {"i0": _LEAST_SIGNAL * noise_counts, **(gates or {})},
+        {"i0": i0},
+        result=FlatFieldResult(None, i0, pixels),
+        quality=quality,
         arrays={"dark": offset, "gain": np.where(bad, 1.0, gain).astype(np.float32), "bad": bad},
         pictures=[("picture", {"dark": offset, "gain": gain, "bad": bad.astype(np.float32)})],
-    )  # fmt: skip
+    )
 
 
 def _mean(stack: Array) -> FloatArray:
@@ -108,7 +116,7 @@ def _mean(stack: Array) -> FloatArray:
 
 
 def _deviation(stack: Array) -> FloatArray:
-    """Noise of every pixel: the median change between neighbouring images, less what the whole image did."""
+    """Noise of every pixel: the median change between consecutive images, minus that of the whole image."""
     changes = np.empty((len(stack) - 1, *stack.shape[1:]), np.float32)
     for change, (before, after) in zip(changes, pairwise(stack), strict=True):
         np.subtract(after, before, out=change, dtype=np.float32)
@@ -117,16 +125,16 @@ def _deviation(stack: Array) -> FloatArray:
     return np.asarray(1.4826 / np.sqrt(2) * np.median(changes, axis=0), np.float32)
 
 
-def _around(picture: FloatArray) -> FloatArray:
-    """The median of the neighbourhood, by a median of every fourth pixel."""
-    small = cv2.resize(picture, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_NEAREST)
+def _around(image: FloatArray) -> FloatArray:
+    """Median of every pixel's neighbourhood, computed on every fourth pixel."""
+    small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_NEAREST)
     smooth = median_filter(small, size=max(_AROUND_PX // 4 * 2 + 1, 3), mode="nearest")
-    found: FloatArray = cv2.resize(smooth, picture.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return found
+    median: FloatArray = cv2.resize(smooth, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return median
 
 
 def _bad(offset: FloatArray, noise: FloatArray, response: FloatArray, flat_noise: FloatArray) -> Array:
-    """Pixels that stand out in darkness, do not answer as their neighbours do, never change or never rest."""
+    """Mask of pixels that stand out in dark images, respond unlike their neighbours, are stuck or are too noisy."""
     off = np.abs(offset - _around(offset))
     ordinary = 1.4826 * float(np.median(off)) + float(np.median(noise))
     share = response / np.maximum(_around(response), 1e-3)
@@ -143,9 +151,9 @@ def _gain(response: FloatArray, i0: float) -> FloatArray:
 
 
 def _nonuniformity(flat: Array, offset: FloatArray, good: Array) -> float | None:
-    """Standard deviation over mean of later flat images, corrected by what earlier ones say, without noise.
+    """Standard deviation over mean of later flat images, corrected with earlier ones, without noise.
 
-    Two pairs of a gain and a corrected image, made of different images, have only their pattern in common.
+    Two corrected images, each from other images and another gain, have only their pattern in common.
     """
     half = len(flat) // 2
     early, late = flat[:half], flat[half:]
@@ -160,7 +168,7 @@ def _nonuniformity(flat: Array, offset: FloatArray, good: Array) -> float | None
 
 
 def _full_scale(flat: Array) -> float:
-    """2^n - 1 where the images reach exactly that, otherwise more than there can be."""
+    """2^n - 1 if the images reach exactly that, otherwise 65535."""
     top = float(flat.max())
     bits = np.log2(top + 1) if top > 0 else 0.5
     return top if bits >= 8 and float(bits).is_integer() else 65535.0

@@ -1,10 +1,10 @@
-"""How a C-arm bends: its geometry at any angle, from shots of a fixed phantom at some."""
+"""Flex calibration: a C-arm's geometry at any angle, from shots of a fixed phantom at some angles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -17,6 +17,8 @@ from navnode.files.artifacts import FLEX, CArmGeometry, FlexModelResult, FlexPar
 from navnode.types import CArm, Matrix
 from navnode.xray.flex import MODEL, FlexModel, kernel, turned
 
+__all__ = ["flex"]
+
 _MORE = "take shots closer to each other, over the whole range"
 GATES = (
     Gate("n_used", 12, TOO_FEW, "the number of shots", "take more", at_least=True),
@@ -26,8 +28,8 @@ GATES = (
         "repeat_mm",
         1.0,
         "not_repeatable",
-        "how far the source is from where it was at the same angle",
-        "have the C-arm's bearings and brakes looked at",
+        "the distance between the source's positions at the same angle",
+        "have the C-arm's bearings and brakes serviced",
         "mm",
     ),
     Gate("loo_mm", 1.0, "residual", "the error of the source at angles left out", _MORE, "mm"),
@@ -36,7 +38,7 @@ _SAME_RAD = 0.02
 _BEYOND_RAD = 0.05
 _LENGTHS_RAD = (0.3, 0.6, 1.2, 2.4)
 _NOISES = (0.03, 0.1, 0.3, 1.0)
-"""Of a channel's scatter; the pair with the smallest leave-one-out error is taken."""
+"""Relative to a channel's scatter; the pair of length and noise with the smallest leave-one-out error is used."""
 _SCALE = np.array([1e-3] * 3 + [1.0] * 6)
 
 
@@ -48,21 +50,21 @@ def flex(
     *,
     gates: Gates | None = None,
 ) -> Calibration[FlexResult]:
-    """A model of a C-arm's geometry by its angles.
+    """Model a C-arm's geometry as a function of its angles.
 
     Args:
-        carms, volume_from_carm: of N shots of one fixed phantom; (N, 4, 4).
+        carms, volume_from_carm: geometries and poses (N, 4, 4) of N shots of one fixed phantom.
         angles_rad: (N, 2) orbital, angulation.
-        at_rad: (M, 2), where the geometry is wanted.
+        at_rad: (M, 2) angles at which the geometry is wanted.
 
     Raises:
-        ConfigError: the shots are not of one detector mode, or numbers differ.
+        ConfigError: the shots have different detector modes, or their numbers differ.
     """
     count = len(carms)
     if len(volume_from_carm) != count or np.shape(angles_rad) != (count, 2):
         raise ConfigError("every view needs volume_from_carm and angles_rad (orbital, angulation)")
     if len({(c.width_px, c.height_px, c.pixel_spacing_mm) for c in carms}) > 1:
-        raise ConfigError("the views are not of one detector mode: size or pixel spacing differ")
+        raise ConfigError("the views have different detector modes: size or pixel spacing differ")
     kept = np.flatnonzero(valid_poses(np.asarray(volume_from_carm, np.float64)))
     rejected = sorted(set(range(count)) - set(kept.tolist()))
     carms, volume_from_carm = [carms[int(n)] for n in kept], np.asarray(volume_from_carm, np.float64)[kept]
@@ -71,9 +73,13 @@ def flex(
     wanted = np.zeros((0, 2)) if at_rad is None else np.asarray(at_rad, np.float64).reshape(-1, 2)
     range_rad, gap_rad = _coverage(angles)
     quality: dict[str, object] = {
-        "n_input": n_input, "n_used": count, "rejected": rejected, "range_rad": range_rad, "gap_rad": gap_rad,
+        "n_input": n_input,
+        "n_used": count,
+        "rejected": rejected,
+        "range_rad": range_rad,
+        "gap_rad": gap_rad,
         **dict.fromkeys(("rms_mm", "rms_rad", "rms_pp_px", "loo_mm", "rigid_rms_mm", "repeat_mm")),
-    }  # fmt: skip
+    }
     figures: dict[str, float | None] = {}
     result: FlexResult | None = None
     reason = ""
@@ -82,22 +88,28 @@ def flex(
         poses = exact(volume_from_carm)
         repeat = _repeat_mm(poses, angles)
         base, arm = _arc(poses, angles)
-        bends = np.array([_bend(pose, carm, base, arm, angle, _mean_carm(carms))
-                          for pose, carm, angle in zip(poses, carms, angles, strict=True)])  # fmt: skip
+        mean_carm = _mean_carm(carms)
+        bends = np.array(
+            [
+                _bend(pose, carm, base, arm, angle, mean_carm)
+                for pose, carm, angle in zip(poses, carms, angles, strict=True)
+            ]
+        )
         length, noise = _chosen(angles, bends)
         mean = bends.mean(axis=0)
         weights = _weights(angles, bends - mean, length, noise)
-        model = FlexModel(base, arm, _mean_carm(carms), angles, weights, mean, length)
+        model = FlexModel(base, arm, mean_carm, angles, weights, mean, length)
         off = bends - mean - kernel(angles, angles, length) @ weights
         left = _left_out(angles, bends, length, noise)
         quality |= {
-            "rms_mm": rms(np.linalg.norm(off[:, 3:6], axis=1)), "rms_rad": rms(np.linalg.norm(off[:, :3], axis=1)),
-            "rms_pp_px": rms(np.linalg.norm(off[:, 7:], axis=1)), "loo_mm": rms(np.linalg.norm(left[:, 3:6], axis=1)),
-            "rigid_rms_mm": rms(np.linalg.norm(bends[:, 3:6], axis=1)), "repeat_mm": repeat,
-        }  # fmt: skip
-        figures["repeat_mm"] = (
-            repeat if repeat is not None else 0.0
-        )  # no angle twice: nothing says it is not repeatable
+            "rms_mm": rms(np.linalg.norm(off[:, 3:6], axis=1)),
+            "rms_rad": rms(np.linalg.norm(off[:, :3], axis=1)),
+            "rms_pp_px": rms(np.linalg.norm(off[:, 7:], axis=1)),
+            "loo_mm": rms(np.linalg.norm(left[:, 3:6], axis=1)),
+            "rigid_rms_mm": rms(np.linalg.norm(bends[:, 3:6], axis=1)),
+            "repeat_mm": repeat,
+        }
+        figures["repeat_mm"] = repeat or 0.0  # without a repeated angle, repeatability cannot fail
         reason = _extrapolated(angles, wanted)
         at = [] if reason else [model.at(*angle) for angle in wanted]
         result = FlexResult(
@@ -125,7 +137,7 @@ def _parameters(model: FlexModel) -> FlexParameters:
 
 
 def _bend(pose: Matrix, carm: CArm, base: Matrix, arm: Matrix, angle: Matrix, mean: CArm) -> Matrix:
-    """What is between the ideal arc and a shot, (9,)."""
+    """Deviation of a shot from the ideal arc, (9,)."""
     off = g.log(g.inverse(base @ turned(angle) @ arm) @ pose)
     shift = np.subtract(carm.principal_point_px, mean.principal_point_px)
     return np.concatenate([off, [carm.source_to_detector_mm - mean.source_to_detector_mm], shift])
@@ -138,7 +150,7 @@ def _mean_carm(carms: Sequence[CArm]) -> CArm:
 
 
 def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:
-    """volume_from_base and arm_from_carm of the ideal arc that is nearest to the shots."""
+    """volume_from_base and arm_from_carm of the ideal arc that fits the shots best."""
 
     def off(parameters: Matrix, base: Matrix, arm: Matrix) -> Matrix:
         base, arm = base @ g.exp(parameters[:6]), arm @ g.exp(parameters[6:])
@@ -147,7 +159,7 @@ def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:
 
     best: tuple[float, Matrix, Matrix] | None = None
     for start in _starts(poses, angles):
-        found = least_squares(
+        solution = least_squares(
             off,
             np.zeros(12),
             args=start,
@@ -158,14 +170,14 @@ def _arc(poses: Matrix, angles: Matrix) -> tuple[Matrix, Matrix]:
             ftol=1e-13,
             gtol=1e-13,
         )
-        if best is None or found.cost < best[0]:
-            best = found.cost, start[0] @ g.exp(found.x[:6]), start[1] @ g.exp(found.x[6:])
+        if best is None or solution.cost < best[0]:
+            best = solution.cost, start[0] @ g.exp(solution.x[:6]), start[1] @ g.exp(solution.x[6:])
     assert best is not None
     return best[1], best[2]
 
 
 def _starts(poses: Matrix, angles: Matrix) -> list[tuple[Matrix, Matrix]]:
-    """The axis that relative rotations have in common with the orbital angle, and where it is nearest to all."""
+    """Starting arcs, about the axis of the relative rotation through the point nearest to all principal rays."""
     order = np.argsort(angles[:, 0])
     first, last = poses[order[0]], poses[order[-1]]
     turn = g.rotation_log(last[:3, :3] @ first[:3, :3].T)
@@ -185,9 +197,8 @@ def _nearest_to_axes(poses: Matrix) -> Matrix:
     """The point nearest to all principal rays."""
     rays = poses[:, :3, 2]
     across = np.eye(3) - rays[:, :, None] * rays[:, None, :]
-    return np.asarray(
-        np.linalg.lstsq(across.sum(axis=0), np.einsum("nij,nj->i", across, poses[:, :3, 3]), None)[0]
-    )  # fmt: skip
+    aimed = np.einsum("nij,nj->i", across, poses[:, :3, 3])
+    return np.asarray(np.linalg.lstsq(across.sum(axis=0), aimed, None)[0])
 
 
 def _weights(angles: Matrix, centred: Matrix, length: float, noise: float) -> Matrix:
@@ -195,7 +206,7 @@ def _weights(angles: Matrix, centred: Matrix, length: float, noise: float) -> Ma
 
 
 def _left_out(angles: Matrix, bends: Matrix, length: float, noise: float) -> Matrix:
-    """Errors (N, 9) where each shot, with those of the same angle, was left out."""
+    """Errors (N, 9) of each shot, predicted without those at the same angle."""
     off = np.empty_like(bends)
     for n, angle in enumerate(angles):
         rest = np.linalg.norm(angles - angle, axis=1) > _SAME_RAD
@@ -209,7 +220,7 @@ def _left_out(angles: Matrix, bends: Matrix, length: float, noise: float) -> Mat
 
 
 def _chosen(angles: Matrix, bends: Matrix) -> tuple[float, float]:
-    """Length and noise of the process that is best at what was left out."""
+    """Length and noise of the process with the smallest leave-one-out error."""
 
     def error(pair: tuple[float, float]) -> float:
         return float(np.mean(np.square(_left_out(angles, bends, *pair) / _SCALE)))
@@ -218,7 +229,7 @@ def _chosen(angles: Matrix, bends: Matrix) -> tuple[float, float]:
 
 
 def _coverage(angles: Matrix) -> tuple[float, float]:
-    """Range and largest gap of the angle that varies most; of the other one, gaps count where it is used as a range."""
+    """Range and largest gap of the angle that varies most."""
     ranges = np.ptp(angles, axis=0) if len(angles) else np.zeros(2)
     main = int(np.argmax(ranges))
     gap = float(np.diff(np.sort(angles[:, main])).max(initial=0.0)) if len(angles) > 1 else 0.0
@@ -226,11 +237,9 @@ def _coverage(angles: Matrix) -> tuple[float, float]:
 
 
 def _repeat_mm(poses: Matrix, angles: Matrix) -> float | None:
-    """The largest distance between two places of the source at the same angle; None where no angle was taken twice."""
-    distances = [
-        float(np.linalg.norm(poses[i, :3, 3] - poses[j, :3, 3]))
-        for i in range(len(poses)) for j in range(i) if np.abs(angles[i] - angles[j]).max() <= _SAME_RAD
-    ]  # fmt: skip
+    """Largest distance between two positions of the source at the same angle; None if no angle is repeated."""
+    pairs = combinations(zip(poses[:, :3, 3], angles, strict=True), 2)
+    distances = [float(np.linalg.norm(p - q)) for (p, a), (q, b) in pairs if np.abs(a - b).max() <= _SAME_RAD]
     return max(distances, default=None)
 
 
@@ -241,6 +250,6 @@ def _extrapolated(angles: Matrix, wanted: Matrix) -> str:
             beyond = float(np.maximum(low - angle, angle - high).max()) + _BEYOND_RAD
             return (
                 f"extrapolation: ({angle[0]:.3g}, {angle[1]:.3g}) rad is {beyond:.2g} rad outside the shots' range, at "
-                f"most {_BEYOND_RAD:g} is allowed; take shots there, too"
+                f"most {_BEYOND_RAD:g} rad is allowed; take shots there, too"
             )
     return ""

@@ -1,4 +1,4 @@
-"""Where the tracked marker on the C-arm is, seen from the X-ray source: ``A_i X = Z B_i``.
+"""Hand-eye calibration: the pose of the C-arm's marker relative to the X-ray source, from ``A_i X = Z B_i``.
 
 ``A_i`` is tracker_from_marker, ``B_i`` phantom_from_carm, ``X`` marker_from_carm, ``Z`` tracker_from_phantom.
 """
@@ -18,10 +18,12 @@ from navnode.files import artifacts
 from navnode.files.artifacts import HANDEYE, HandEyeResult
 from navnode.types import Array, Matrix
 
+__all__ = ["handeye"]
+
 _TURN = "turn the C-arm further, orbital and angular, in more positions"
 _HOLD = "hold phantom and C-arm still at each shot, and repeat the worst ones"
 GATES = (
-    Gate("n_used", 6, TOO_FEW, "the number of positions that can be used", "take more", at_least=True),
+    Gate("n_used", 6, TOO_FEW, "the number of usable positions", "take more", at_least=True),
     Gate("spread_rad", 0.52, "spread", "the largest rotation between two positions", _TURN, "rad", at_least=True),
     Gate(
         "axis_spread_rad", 0.35, "axes", "the largest angle between two axes of rotation", _TURN, "rad", at_least=True
@@ -39,9 +41,9 @@ DIRECT_GATES = tuple(
 _MOST_TRIPLES = 600
 _LEAST_MOTION_RAD = 0.17
 _MM, _RAD = 3.0, 0.0175
-"""Until it is known how much the closures scatter, their gates weigh them."""
+"""Weights of closures until their scatter is known."""
 _LEAST_SIGMA = (1e-7, 1e-5)
-"""rad, mm; of simulated data without noise."""
+"""rad, mm; for simulated data without noise."""
 _MOST_STEPS, _RANK = 60, 1e-8
 
 
@@ -54,37 +56,38 @@ def handeye(
     gates: Gates | None = None,
     seed: int = 0,
 ) -> Calibration[HandEyeResult]:
-    """marker_from_carm, and where the phantom is.
+    """Find marker_from_carm and the phantom's pose.
 
-    Triples of positions give starts in closed form (rotation: Park and Martin, IEEE Trans. Robot. Autom. 10, 1994); the
-    one with the smallest median closure is refined by least squares over both transforms, outliers set aside.
+    Triples of positions give starts in closed form (rotation: Park and Martin, IEEE Trans. Robot. Autom. 10, 1994). The
+    one with the smallest median closure is refined by least squares over both transforms, without outliers.
 
     Args:
-        tracker_from_marker, phantom_from_carm: (N, 4, 4), rows correspond.
+        tracker_from_marker, phantom_from_carm: (N, 4, 4), one row per position.
         tracker_from_phantom_marker: (N, 4, 4); None: the phantom does not move.
-        phantom_marker_from_phantom: 4x4, if it is known: then every row gives the answer by itself.
-        seed: of the choice of triples where there are very many.
+        phantom_marker_from_phantom: 4x4, if known; every row then determines the result by itself.
+        seed: random seed of the choice among very many triples.
 
     Raises:
-        ConfigError: the rows do not correspond.
+        ConfigError: the numbers of rows differ, or the arguments contradict each other.
     """
-    given = [np.asarray(poses, np.float64) for poses in (tracker_from_marker, phantom_from_carm)]
+    series = [np.asarray(poses, np.float64) for poses in (tracker_from_marker, phantom_from_carm)]
     if tracker_from_phantom_marker is not None:
-        given.append(np.asarray(tracker_from_phantom_marker, np.float64))
-    if len({len(poses) for poses in given}) != 1:
-        raise ConfigError(f"the files have {', '.join(str(len(poses)) for poses in given)} rows: they must correspond")
+        series.append(np.asarray(tracker_from_phantom_marker, np.float64))
+    if len({len(poses) for poses in series}) != 1:
+        counts = ", ".join(str(len(poses)) for poses in series)
+        raise ConfigError(f"the files have {counts} rows; the numbers must be equal")
     direct = phantom_marker_from_phantom is not None
     if direct and tracker_from_phantom_marker is None:
-        raise ConfigError("--phantom-marker-from-phantom is of use with --phantom-marker only")
-    rows = np.flatnonzero(np.logical_and.reduce([valid_poses(poses) for poses in given]))
-    a, b = (exact(poses[rows]) for poses in given[:2])
-    if len(given) == 3:
-        a = np.array([g.inverse(c) @ each for c, each in zip(exact(given[2][rows]), a, strict=True)]).reshape(-1, 4, 4)
+        raise ConfigError("--phantom-marker-from-phantom requires --phantom-marker")
+    rows = np.flatnonzero(np.logical_and.reduce([valid_poses(poses) for poses in series]))
+    a, b = (exact(poses[rows]) for poses in series[:2])
+    if len(series) == 3:
+        a = np.array([g.inverse(c) @ each for c, each in zip(exact(series[2][rows]), a, strict=True)]).reshape(-1, 4, 4)
     known = None if phantom_marker_from_phantom is None else g.orthonormal(phantom_marker_from_phantom)
     which = DIRECT_GATES if direct else GATES
-    names = ("rms_mm", "max_mm", "rms_rad", "max_rad", "sigma_rotation_rad", "sigma_translation_mm", "spread_rad",
-             "axis_spread_rad")  # fmt: skip
-    quality: dict[str, object] = dict.fromkeys(names)
+    residuals = "rms_mm", "max_mm", "rms_rad", "max_rad"
+    others = "sigma_rotation_rad", "sigma_translation_mm", "spread_rad", "axis_spread_rad"
+    quality: dict[str, object] = dict.fromkeys(residuals + others)
     result: HandEyeResult | None = None
     used = np.ones(len(rows), bool)
     pictures: list[tuple[str, dict[str, Array]]] = []
@@ -95,38 +98,41 @@ def handeye(
         spread = _covariance(a[used], b[used], x, z, known is not None)
         sigma = np.sqrt(np.maximum(np.diag(spread), 0.0))
         quality = {
-            "rms_mm": rms(shift[used]), "max_mm": float(shift[used].max(initial=0.0)),
-            "rms_rad": rms(turn[used]), "max_rad": float(turn[used].max(initial=0.0)),
-            "sigma_rotation_rad": sigma[:3], "sigma_translation_mm": sigma[3:6],
+            "rms_mm": rms(shift[used]),
+            "max_mm": float(shift[used].max(initial=0.0)),
+            "rms_rad": rms(turn[used]),
+            "max_rad": float(turn[used].max(initial=0.0)),
+            "sigma_rotation_rad": sigma[:3],
+            "sigma_translation_mm": sigma[3:6],
             "covariance": spread,
             "spread_rad": largest_angle_rad(a[used][:, :3, :3]) if used.any() else 0.0,
             "axis_spread_rad": _axis_spread_rad(a[used][:, :3, :3]),
-        }  # fmt: skip
-        moved = len(given) == 3
+        }
+        moved = len(series) == 3
         result = HandEyeResult(
             artifacts.rows(x),
             tracker_from_phantom=UNSET if moved else artifacts.rows(z),
             phantom_marker_from_phantom=artifacts.rows(z) if moved else UNSET,
         )
         pictures = [("residuals", {"rows": rows, "length_mm": shift, "used": used})]
-    n_input = len(given[0])
+    n_input = len(series[0])
     rejected = sorted(set(range(n_input)) - set(rows[used].tolist()))
-    told = {"n_input": n_input, "n_used": int(used.sum()), "rejected": rejected, **quality}
+    document = {"n_input": n_input, "n_used": int(used.sum()), "rejected": rejected, **quality}
     worst = quality["sigma_translation_mm"]
     figures = {"sigma_translation_mm": None if worst is None else float(np.max(np.asarray(worst)))}
     few = int(used.sum()) < (gates or {}).get("n_used", which[0].limit)
     reason = "" if few else rejection(n_input, len(rejected))
-    return judged(HANDEYE, which, gates, figures, result=result, quality=told, reason=reason, pictures=pictures)
+    return judged(HANDEYE, which, gates, figures, result=result, quality=document, reason=reason, pictures=pictures)
 
 
 def _solved(a: Matrix, b: Matrix, known: Matrix | None, seed: int) -> tuple[Matrix, Matrix, Array]:
-    """X, Z and which rows they rest on."""
+    """X, Z, and a mask of the rows that were used."""
     best: tuple[float, Matrix, Matrix] | None = None
     for triple in _triples(len(a), seed):
         for x, z in _closed(a[triple], b[triple], known):
             off = _closures(a, b, x, z)
-            score = float(np.median(np.hypot(np.linalg.norm(off[:, 3:], axis=1) / _MM,
-                                             np.linalg.norm(off[:, :3], axis=1) / _RAD)))  # fmt: skip
+            shift, turn = np.linalg.norm(off[:, 3:], axis=1) / _MM, np.linalg.norm(off[:, :3], axis=1) / _RAD
+            score = float(np.median(np.hypot(shift, turn)))
             if best is None or score < best[0]:
                 best = score, x, z
     assert best is not None
@@ -152,7 +158,7 @@ def _triples(count: int, seed: int) -> Matrix:
 
 
 def _closed(a: Matrix, b: Matrix, known: Matrix | None) -> list[tuple[Matrix, Matrix]]:
-    """X and Z of three positions in closed form."""
+    """X and Z from three positions in closed form."""
     if known is not None:
         return [(g.inverse(each) @ known @ other, known) for each, other in zip(a, b, strict=True)]
     # A_i^-1 A_j X = X B_i^-1 B_j: the rotation vectors of both sides differ by X's rotation.
@@ -169,9 +175,9 @@ def _closed(a: Matrix, b: Matrix, known: Matrix | None) -> list[tuple[Matrix, Ma
 
 
 def _closures(a: Matrix, b: Matrix, x: Matrix, z: Matrix) -> Matrix:
-    """(N, 6): rotation vector (rad) and position (mm) of the phantom that each row finds, in the one that Z says."""
-    found = np.linalg.inv(z) @ a @ x @ np.linalg.inv(b)
-    return np.array([np.append(g.rotation_log(each[:3, :3]), each[:3, 3]) for each in found]).reshape(-1, 6)
+    """(N, 6): rotation vector (rad) and position (mm) of the phantom from each row, relative to that from Z."""
+    relative = np.linalg.inv(z) @ a @ x @ np.linalg.inv(b)
+    return np.array([np.append(g.rotation_log(each[:3, :3]), each[:3, 3]) for each in relative]).reshape(-1, 6)
 
 
 def _moved(x: Matrix, z: Matrix, by: Matrix) -> tuple[Matrix, Matrix]:
@@ -181,15 +187,17 @@ def _moved(x: Matrix, z: Matrix, by: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _in_carm(a: Matrix, b: Matrix, x: Matrix, z: Matrix) -> Matrix:
-    """(N, 6): how far the carm frame that a row's marker says is from the one that its X-ray says, rotation vector
-    (rad) and position (mm) in carm axes. Both poses' noise is the same there in every position of the C-arm, whereas at
-    the phantom the rotation's noise has a lever of a metre."""
+    """(N, 6): rotation vector (rad) and position (mm), in carm axes, between the carm frames from marker and X-ray.
+
+    In this frame the noise of both poses is the same at every position of the C-arm, whereas at the phantom the
+    rotation's noise has a lever of a metre.
+    """
     off = np.linalg.inv(b) @ np.linalg.inv(z) @ a @ x
     return np.array([np.append(g.rotation_log(each[:3, :3]), each[:3, 3]) for each in off]).reshape(-1, 6)
 
 
 def _scatter(off: Matrix) -> Matrix:
-    """One sigma of each component. (Their correlations would be known of too few rows: using them makes it worse.)"""
+    """One sigma of each component. Correlations are left out, as few rows determine them poorly."""
     return np.asarray(np.maximum(np.sqrt(np.mean(off**2, axis=0)), np.repeat(_LEAST_SIGMA, 3)))
 
 
@@ -216,7 +224,7 @@ def _refined(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> tuple[
 
 
 def _covariance(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
-    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6; infinite if not known."""
+    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6; infinite if unknown."""
     unknowns = 6 if only_x else 12
     if len(a) * 6 <= unknowns:
         return np.full((6, 6), np.inf)
@@ -231,7 +239,7 @@ def _covariance(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Mat
 
 
 def _axis_spread_rad(rotations: Matrix) -> float:
-    """The largest angle between the axes of motions between positions; axes have no sense."""
+    """The largest angle between the axes of motions between positions, regardless of their sense."""
     axes = []
     for i in range(len(rotations)):
         for j in range(i):

@@ -1,4 +1,4 @@
-"""What was heard of devices over OpenIGTLink so far."""
+"""Samples of devices, received over OpenIGTLink so far."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from navnode.igtl import Image, Message, TrackingData, Transform
 from navnode.igtl.conventions import angles_rad, is_seen
 from navnode.types import Array, Matrix
 
+__all__ = ["Heard", "record"]
+
 _MOST_FRAMES = 2_000
 _MOST_SAMPLES = 200_000
 _NS = 1e-9
@@ -19,7 +21,7 @@ _NS = 1e-9
 
 @dataclass
 class Heard:
-    """What came of the devices that are asked for."""
+    """Samples of the wanted devices."""
 
     times_s: dict[str, list[float]] = field(default_factory=dict)
     poses: dict[str, list[Matrix]] = field(default_factory=dict)
@@ -27,17 +29,17 @@ class Heard:
     angles_rad: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
 
     def series(self, device: str, most: int | None = None) -> Poses:
-        """A device's poses so far; of many, evenly chosen ones."""
+        """A device's poses so far, evenly thinned out to at most ``most``."""
         rows = np.array(self.poses.get(device, [])).reshape(-1, 4, 4)
         some = _some(len(rows), most)
         return Poses(rows[some], np.array(self.times_s.get(device, []))[some])
 
     def pictures(self, device: str) -> Pictures:
-        """A device's pictures so far."""
+        """A device's images so far."""
         angles = tuple(self.angles_rad.get(device, []))
         return Pictures(np.array(self.times_s.get(device, [])), np.array(self.frames.get(device, [])), angles)
 
-    def take(
+    def add(
         self,
         name: str,
         stamp_ns: int,
@@ -46,7 +48,7 @@ class Heard:
         frame: Array | None = None,
         angles: tuple[float, float] | None = None,
     ) -> None:
-        """One sample, a pose or a frame with its angles; what is not newer than the last is the last again."""
+        """Add a sample, a pose or a frame with its angles, unless it is no newer than the last."""
         times = self.times_s.setdefault(name, [])
         if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
             return
@@ -64,20 +66,20 @@ def _some(count: int, most: int | None) -> Array:
     return np.linspace(0, count - 1, most).astype(int)
 
 
-def taken(heard: Heard, message: Message, received_ns: int, wanted: set[str]) -> None:
-    """Keep what a message says of the devices that are wanted; poses that are none as NaN."""
+def record(heard: Heard, message: Message, received_ns: int, wanted: set[str]) -> None:
+    """Add the samples of wanted devices in a message; unseen and invalid poses become NaN."""
     stamp = message.timestamp_ns or received_ns
     if isinstance(message, Transform) and message.device in wanted:
         seen = is_seen(message) and g.is_rigid(message.matrix)
-        heard.take(message.device, stamp, pose=message.matrix.copy() if seen else np.full((4, 4), np.nan))
+        heard.add(message.device, stamp, pose=message.matrix.copy() if seen else np.full((4, 4), np.nan))
     elif isinstance(message, TrackingData):
         for element in message.elements:
             if element.name in wanted:
-                heard.take(element.name, stamp, pose=element.matrix.copy())
+                heard.add(element.name, stamp, pose=element.matrix.copy())
     elif (
         isinstance(message, Image)
         and message.device in wanted
         and len(message.voxels) == 1
         and len(heard.frames.get(message.device, [])) < _MOST_FRAMES
     ):
-        heard.take(message.device, stamp, frame=message.voxels[0].copy(), angles=angles_rad(message.metadata))
+        heard.add(message.device, stamp, frame=message.voxels[0].copy(), angles=angles_rad(message.metadata))

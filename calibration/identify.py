@@ -1,4 +1,4 @@
-"""Which spot is which bead, and roughly from where: without a start."""
+"""Identifies spots as beads and estimates a rough pose, without a start."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from scipy.optimize import least_squares, linear_sum_assignment
 from navnode import geometry as g
 from navnode.types import CArm, Matrix
 
+__all__ = ["identify"]
+
 _MOST_TRIPLES = 250_000
 _TRIES = 14
 _COARSE = 0.02
-"""Of the image's width: how far a spot may be from where a rough pose has its bead."""
+"""Largest distance of a spot from its bead's position by a rough pose, as a share of the image's width."""
 _LOOKED_AT, _KEPT = 100, 8
 _SAME_RAD = 0.15
 _LEAST_BEADS = 8
 _LEAST_SHARE = 0.5
-"""Of the beads that must be in the picture."""
+"""Smallest share of the beads within the image that must be found."""
 _ENOUGH_SHARE = 0.7
 _RIVAL = 0.85
-"""Of the best one's beads that another pose with other names must not have."""
+"""Share of the best pose's beads at which another pose with other identities makes the result ambiguous."""
 _RIVAL_RMS, _RIVAL_PX = 2.0, 0.2
-"""A pose whose spots are that much farther from its beads is no rival."""
+"""A pose whose error is larger than this factor and offset is no rival."""
 _SIZE_RATIO = 1.17
-"""A spot that is larger or smaller than its bead's shadow by more is another bead's, where there are several sizes."""
+"""Largest ratio between a spot and its bead's shadow, for phantoms with beads of several sizes."""
 _DEPTH = (0.25, 0.98)
-"""Of the source's distance to the detector, where beads can be."""
+"""Range of depths of beads, relative to the source-to-detector distance."""
 _FINE = 0.004
 
 
 @dataclass(frozen=True)
 class Identified:
-    """Names for spots."""
+    """Identities of spots."""
 
     phantom_from_carm: Matrix
     spots: Matrix
-    """(K,) rows of the spots"""
+    """(K,) indices of the spots"""
     beads: Matrix
-    """(K,) rows of the beads that they are"""
+    """(K,) indices of their beads"""
     rival: float
-    """Beads that the best other naming has, over this one's; near 1: the phantom looks alike from two sides."""
+    """Number of beads by the best other identification over that of this one; near 1: the phantom is ambiguous."""
 
 
 def identify(
@@ -55,16 +57,17 @@ def identify(
     *,
     seed: int = 0,
 ) -> Identified | None:
-    """The pose from which most spots are beads, and who is who; None where no pose explains the spots, or two do.
+    """Find the pose that explains most spots as beads, and their identities; None if no pose does, or two do.
 
-    Triples of spots are taken for all ordered triples of beads (perspective three-point problem, Grunert 1841; after
-    Haralick et al., IJCV 13, 1994), each pose is scored by how many beads fall on spots, and the best are refined.
+    Triples of spots are matched to all ordered triples of beads (perspective three-point problem, Grunert 1841; after
+    Haralick et al., IJCV 13, 1994). Each pose is scored by the number of beads that fall on spots, and the best ones
+    are refined.
 
     Args:
-        at_px, radius_px: (N, 2) and (N,), best first; some are no beads.
+        at_px, radius_px: (N, 2) and (N,), best first; not all need to be beads.
         beads_mm, diameters_mm: (M, 3) and (M,)
-        carm: nominal; a few percent and some tens of pixels off.
-        start: phantom_from_carm; decides only between poses that explain the spots alike.
+        carm: nominal; may be off by a few percent and some tens of pixels.
+        start: phantom_from_carm; used only to decide between poses that explain the spots equally well.
     """
     if len(at_px) < _LEAST_BEADS or len(beads_mm) < _LEAST_BEADS:
         return None
@@ -114,7 +117,7 @@ def identify(
 
 
 def _distinct(candidates: list[tuple[float, Matrix]]) -> list[tuple[float, Matrix]]:
-    """The best ones, each direction once."""
+    """The best candidates, one per direction."""
     kept: list[tuple[float, Matrix]] = []
     for score, pose in sorted(candidates, key=lambda each: -each[0]):
         if all(_apart(pose, other) > _SAME_RAD for _, other in kept):
@@ -127,7 +130,7 @@ def _distinct(candidates: list[tuple[float, Matrix]]) -> list[tuple[float, Matri
 def _right_size(
     carm_from_phantom: Matrix, radius_px: Matrix, beads_mm: Matrix, diameters_mm: Matrix, carm: CArm
 ) -> Matrix:
-    """Which spots are as large as their beads' shadows, relative to the others."""
+    """Mask of the spots whose size, relative to the others, matches their beads' shadows."""
     if np.ptp(np.log(diameters_mm)) < 2 * np.log(_SIZE_RATIO) * 0.75:
         return np.ones(len(beads_mm), bool)
     depth = g.transform(carm_from_phantom, beads_mm)[:, 2]
@@ -136,19 +139,19 @@ def _right_size(
 
 
 def _apart(a: Matrix, b: Matrix) -> float:
-    """Of two poses, by rotation."""
+    """Rotation between two poses, rad."""
     return float(np.linalg.norm(g.rotation_log(a[:3, :3].T @ b[:3, :3])))
 
 
 def _rays(carm: CArm, at_px: Matrix) -> Matrix:
-    """Directions (N, 3), of length 1."""
+    """Unit directions (N, 3) of pixels."""
     across = (at_px - carm.principal_point_px) * carm.pixel_spacing_mm
     rays = np.column_stack([across, np.full(len(at_px), carm.source_to_detector_mm)])
     return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
 
 
 def _wide_triple(at_px: Matrix, carm: CArm, attempt: int, rng: np.random.Generator) -> Matrix:
-    """Three good spots that are well apart, rather near the middle, where images are distorted less."""
+    """Three good spots, well apart but near the middle, where images are less distorted."""
     size = max(carm.width_px, carm.height_px)
     middle = np.array([(carm.width_px - 1) / 2, (carm.height_px - 1) / 2])
     some = [rng.choice(len(at_px), 3, replace=False) for _ in range(200)]
@@ -164,7 +167,7 @@ def _wide_triple(at_px: Matrix, carm: CArm, attempt: int, rng: np.random.Generat
 
 
 def _poses_of_triples(at_px: Matrix, beads_mm: Matrix, carm: CArm, rng: np.random.Generator) -> Matrix:
-    """carm_from_phantom (K, 4, 4) for which three spots are some three beads."""
+    """Poses carm_from_phantom (K, 4, 4) that map some three beads to three spots."""
     count = len(beads_mm)
     i, j, k = (part.ravel() for part in np.meshgrid(*[np.arange(count)] * 3, indexing="ij"))
     keep = (i != j) & (j != k) & (i != k)
@@ -183,7 +186,7 @@ def _poses_of_triples(at_px: Matrix, beads_mm: Matrix, carm: CArm, rng: np.rando
 
 
 def _three_point(points: Matrix, rays: Matrix) -> tuple[Matrix, Matrix]:
-    """Distances (K, 3) along three rays at which there are triangles as big as (N, 3, 3), and which ones (K,).
+    """Distances (K, 3) along three rays that span triangles congruent to some of (N, 3, 3), and their indices (K,).
 
     Grunert's quartic in v = s3 / s1 (Haralick et al. 1994, eq. 9), all triangles at once.
     """
@@ -219,7 +222,7 @@ def _three_point(points: Matrix, rays: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _rigid_of(a: Matrix, b: Matrix) -> Matrix:
-    """b_from_a (K, 4, 4) of triangles (K, 3, 3) of the same size: their frames."""
+    """b_from_a (K, 4, 4) between congruent triangles (K, 3, 3)."""
 
     def frames(t: Matrix) -> Matrix:
         x = t[:, 1] - t[:, 0]
@@ -236,7 +239,7 @@ def _rigid_of(a: Matrix, b: Matrix) -> Matrix:
 
 
 def _nearness(at_px: Matrix, carm: CArm) -> tuple[Matrix, float]:
-    """Of every fourth pixel: 1 at a spot, falling to 0 where spots are too far for a rough pose; and the step."""
+    """Map at every fourth pixel, 1 at spots and falling to 0 at the tolerance of a rough pose; and the step."""
     step = 4
     reach = _COARSE * max(carm.width_px, carm.height_px)
     free = np.ones((carm.height_px // step + 1, carm.width_px // step + 1), np.uint8)
@@ -247,9 +250,9 @@ def _nearness(at_px: Matrix, carm: CArm) -> tuple[Matrix, float]:
 
 
 def _scores(poses: Matrix, beads_mm: Matrix, carm: CArm, nearness: tuple[Matrix, float]) -> Matrix:
-    """How many beads fall on spots, less a little for those that should be seen and are not."""
+    """Number of beads that fall on spots, minus a small penalty for expected beads without a spot."""
     table, step = nearness
-    found = np.empty(len(poses))
+    scores = np.empty(len(poses))
     for first in range(0, len(poses), 20_000):
         some = poses[first : first + 20_000]
         x, y, z = np.moveaxis(beads_mm @ np.swapaxes(some[:, :3, :3], 1, 2) + some[:, None, :3, 3], -1, 0)
@@ -258,8 +261,8 @@ def _scores(poses: Matrix, beads_mm: Matrix, carm: CArm, nearness: tuple[Matrix,
         v = (carm.principal_point_px[1] + y * scale / carm.pixel_spacing_mm[1]) / step
         inside = (u >= 0) & (v >= 0) & (u < table.shape[1] - 1) & (v < table.shape[0] - 1)
         values = table[np.where(inside, v + 0.5, 0).astype(int), np.where(inside, u + 0.5, 0).astype(int)] * inside
-        found[first : first + 20_000] = values.sum(axis=1) - 0.2 * (inside & (values == 0)).sum(axis=1)
-    return found
+        scores[first : first + 20_000] = values.sum(axis=1) - 0.2 * (inside & (values == 0)).sum(axis=1)
+    return scores
 
 
 def _in_picture(carm_from_phantom: Matrix, beads_mm: Matrix, carm: CArm) -> Matrix:
@@ -268,7 +271,7 @@ def _in_picture(carm_from_phantom: Matrix, beads_mm: Matrix, carm: CArm) -> Matr
 
 
 def matched(at_px: Matrix, expected_px: Matrix, within_px: float) -> tuple[Matrix, Matrix]:
-    """Spots and beads that belong together, each once: with the smallest sum of distances."""
+    """One-to-one matches of spots and beads with the smallest sum of distances."""
     distance = np.linalg.norm(at_px[:, None] - np.nan_to_num(expected_px, nan=1e6), axis=2)
     cost = np.minimum(distance, within_px) ** 2
     spots, beads = linear_sum_assignment(cost)
@@ -279,8 +282,8 @@ def matched(at_px: Matrix, expected_px: Matrix, within_px: float) -> tuple[Matri
 def _refined(
     carm_from_phantom: Matrix, at_px: Matrix, beads_mm: Matrix, carm: CArm
 ) -> tuple[Matrix, Matrix, Matrix, float]:
-    """A pose brought onto its spots, with what may be wrong of the geometry (distance, principal point, barrel or
-    cushion) free in the end, so that only true names fit closely."""
+    """Refine a pose. In the last stages the geometry (distance, principal point, barrel or cushion) is free as well, so
+    that only the true identities fit closely."""
     size = float(max(carm.width_px, carm.height_px))
     middle = np.array([(carm.width_px - 1) / 2, (carm.height_px - 1) / 2])
     state = np.zeros(10)  # pose 6; log distance; principal point 2 (in hundredths of the size); cushion
@@ -307,13 +310,13 @@ def _refined(
             changed = fixed.copy()
             changed[: len(free)] = free
             reprojection = (projected(changed, beads_mm[beads], pose) - at_px[spots]).ravel()
-            # What is nominal is not far off: a few percent, some tens of pixels.
+            # The nominal geometry is off by at most a few percent and some tens of pixels.
             return np.asarray(
                 np.nan_to_num(np.concatenate([reprojection, changed[6:] * [30.0, 1.0, 1.0, 1.0]]), nan=1e3)
             )
 
-        found = least_squares(off, state[:unknowns], loss="soft_l1", f_scale=within * size / 3, max_nfev=12)
-        state = np.concatenate([found.x, state[unknowns:]])
+        solution = least_squares(off, state[:unknowns], loss="soft_l1", f_scale=within * size / 3, max_nfev=12)
+        state = np.concatenate([solution.x, state[unknowns:]])
         rms = float(np.sqrt(np.mean(np.sum((projected(state, beads_mm[beads], pose) - at_px[spots]) ** 2, axis=1))))
     about = g.transform(pose, beads_mm).mean(axis=0)
     return g.exp(state[:6] * _UNIT, about) @ pose, spots, beads, rms

@@ -1,7 +1,7 @@
-"""What calibration reads: poses, points, signals and image stacks, from arrays and tables.
+"""Inputs of calibration: poses, points, signals and image stacks, from arrays and tables.
 
-What cannot be read, has another shape or another header is a :class:`~navnode.errors.ConfigError` that names the file;
-poses that are no poses are data, and the routines deal with them.
+Unreadable files, wrong shapes and wrong headers raise a :class:`~navnode.errors.ConfigError` that names the file.
+Invalid poses are passed on, as the routines handle them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,23 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import Array, Matrix
 
+__all__ = [
+    "Files",
+    "Pictures",
+    "Poses",
+    "angles",
+    "array",
+    "cloud",
+    "frames",
+    "has_signal_header",
+    "matrix",
+    "points",
+    "poses",
+    "signal",
+    "stack",
+    "times",
+]
+
 _MAX_BYTES = 1 << 32
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
 _POINT_HEADER = ["label", "x_mm", "y_mm", "z_mm"]
@@ -30,7 +47,7 @@ class Poses:
     """A series of poses."""
 
     poses: Matrix
-    """(N, 4, 4); rows that are no poses are still there."""
+    """(N, 4, 4), including invalid rows."""
     times_s: Matrix | None = None
     """(N,), where they are known."""
 
@@ -44,12 +61,12 @@ class Pictures:
     counts: Array
     """(N, H, W)"""
     angles_rad: tuple[tuple[float, float] | None, ...]
-    """Orbital, angulation; None where an X-ray states none."""
+    """Orbital, angulation; None for X-rays that carry none."""
 
 
 @dataclass
 class Files:
-    """Which files were read, for the artifact."""
+    """Files that were read, for the artifact."""
 
     paths: list[Path] = field(default_factory=list)
 
@@ -57,7 +74,7 @@ class Files:
         """Remember a file that is about to be read.
 
         Raises:
-            ConfigError: there is none, or it is too large.
+            ConfigError: the file is missing or too large.
         """
         try:
             if path.stat().st_size > _MAX_BYTES:
@@ -69,7 +86,7 @@ class Files:
 
 
 def poses(path: Path, files: Files) -> Poses:
-    """``.npy`` (N, 4, 4), or CSV with the header ``timestamp_s,m00,...,m33``.
+    """Read poses from ``.npy`` (N, 4, 4), or CSV with the header ``timestamp_s,m00,...,m33``.
 
     Raises:
         ConfigError: names the file.
@@ -80,24 +97,24 @@ def poses(path: Path, files: Files) -> Poses:
     loaded = array(path, files)
     real = np.issubdtype(loaded.dtype, np.floating) or np.issubdtype(loaded.dtype, np.integer)
     if loaded.ndim != 3 or loaded.shape[1:] != (4, 4) or not real:
-        raise ConfigError(f"{path}: {loaded.shape} is no series of poses, (N, 4, 4)")
+        raise ConfigError(f"{path}: {loaded.shape} is not a series of poses, (N, 4, 4)")
     return Poses(loaded.astype(np.float64))
 
 
 def matrix(path: Path, files: Files) -> Matrix:
-    """One rigid transform, ``.npy`` (4, 4).
+    """Read one rigid transform from ``.npy`` (4, 4).
 
     Raises:
         ConfigError: names the file.
     """
     loaded = array(path, files)
     if not g.is_rigid(loaded):
-        raise ConfigError(f"{path}: no rigid transform (4, 4)")
+        raise ConfigError(f"{path}: not a rigid transform (4, 4)")
     return g.orthonormal(loaded)
 
 
 def array(path: Path, files: Files) -> Array:
-    """An ``.npy`` file; nothing in it is executed.
+    """Read an ``.npy`` file without executing anything in it.
 
     Raises:
         ConfigError: names the file.
@@ -112,25 +129,25 @@ def array(path: Path, files: Files) -> Array:
 
 
 def points(path: Path, files: Files) -> dict[str, Matrix]:
-    """Labelled points, CSV with the header ``label,x_mm,y_mm,z_mm``, or Slicer's markups.
+    """Read labelled points from CSV with the header ``label,x_mm,y_mm,z_mm``, or from Slicer markups.
 
     Raises:
-        ConfigError: names the file, and a label that is there twice.
+        ConfigError: names the file, and a repeated label.
     """
     if path.name.lower().endswith((".mrk.json", ".fcsv")):
         from calibration import exchange
 
         return dict(exchange.read(files.read(path)).points_mm)
-    found: dict[str, Matrix] = {}
+    labelled: dict[str, Matrix] = {}
     for number, row in enumerate(_rows(path, _POINT_HEADER, files)):
-        if row[0] in found:
-            raise ConfigError(f"{path}: label {row[0]!r} is there twice")
-        found[row[0]] = np.array([_number(path, number, text) for text in row[1:]])
-    return found
+        if row[0] in labelled:
+            raise ConfigError(f"{path}: label {row[0]!r} occurs twice")
+        labelled[row[0]] = np.array([_number(path, number, text) for text in row[1:]])
+    return labelled
 
 
 def cloud(path: Path, files: Files) -> Matrix:
-    """Points (N, 3) of a surface; labels, if there are any, do not matter.
+    """Read points (N, 3) on a surface; labels are ignored.
 
     Raises:
         ConfigError: names the file.
@@ -142,13 +159,21 @@ def cloud(path: Path, files: Files) -> Matrix:
 
 
 def signal(path: Path, files: Files) -> tuple[Matrix, Matrix]:
-    """Times (N,) and values (N,), CSV with the header ``timestamp_s,value``."""
+    """Read times (N,) and values (N,) from CSV with the header ``timestamp_s,value``.
+
+    Raises:
+        ConfigError: names the file.
+    """
     rows = _numbers(path, _SIGNAL_HEADER, files)
     return rows[:, 0], rows[:, 1]
 
 
 def times(path: Path, files: Files) -> Matrix:
-    """Times (N,), CSV whose first column is ``timestamp_s``; others do not matter."""
+    """Read times (N,) from CSV whose first column is ``timestamp_s``; other columns are ignored.
+
+    Raises:
+        ConfigError: names the file.
+    """
     header, rows = _table(path, files)
     if header[0] != "timestamp_s":
         raise ConfigError(f"{path}: the first column is {header[0]!r}, not 'timestamp_s'")
@@ -156,15 +181,19 @@ def times(path: Path, files: Files) -> Matrix:
 
 
 def angles(path: Path, files: Files) -> Matrix:
-    """(N, 2) orbital, angulation, CSV with the header ``orbital_rad,angulation_rad``."""
-    found = _numbers(path, _ANGLE_HEADER, files)
-    if not np.isfinite(found).all():
+    """Read angles (N, 2), orbital and angulation, from CSV with the header ``orbital_rad,angulation_rad``.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    angles_rad = _numbers(path, _ANGLE_HEADER, files)
+    if not np.isfinite(angles_rad).all():
         raise ConfigError(f"{path}: angles must be finite")
-    return found
+    return angles_rad
 
 
 def frames(path: Path, files: Files) -> list[Matrix]:
-    """Points of every frame, CSV with the header ``frame,x_mm,y_mm,z_mm``; frames may have lost their rows.
+    """Read the points of every frame from CSV with the header ``frame,x_mm,y_mm,z_mm``; frames may be missing.
 
     Raises:
         ConfigError: names the file.
@@ -181,7 +210,7 @@ def frames(path: Path, files: Files) -> list[Matrix]:
 
 
 def has_signal_header(path: Path) -> bool:
-    """Whether a CSV is a signal and not a series of poses."""
+    """Whether a CSV file contains a signal rather than poses."""
     try:
         with path.open(newline="") as file:
             return [name.strip() for name in file.readline().split(",")] == _SIGNAL_HEADER
@@ -190,7 +219,7 @@ def has_signal_header(path: Path) -> bool:
 
 
 def stack(path: Path, files: Files) -> Array:
-    """Images (N, H, W): ``.npy``, or a folder of PNG, in the order of their names.
+    """Read images (N, H, W) from ``.npy``, or from a folder of PNG files in the order of their names.
 
     Raises:
         ConfigError: names the file.
@@ -198,15 +227,15 @@ def stack(path: Path, files: Files) -> Array:
     if not path.is_dir():
         loaded = array(path, files)
         if loaded.ndim != 3 or not np.issubdtype(loaded.dtype, np.number) or np.iscomplexobj(loaded):
-            raise ConfigError(f"{path}: {loaded.shape} is no stack of images, (N, H, W)")
+            raise ConfigError(f"{path}: {loaded.shape} is not a stack of images, (N, H, W)")
         return loaded
     images: list[Array] = []
     for each in sorted(path.glob("*.png")):
         image = cv2.imread(str(files.read(each)), cv2.IMREAD_UNCHANGED)
         if image is None or image.ndim != 2:
-            raise ConfigError(f"{each}: no image with one channel")
+            raise ConfigError(f"{each}: not an image with one channel")
         if images and image.shape != images[0].shape:
-            raise ConfigError(f"{each}: {image.shape[1]} x {image.shape[0]} pixels, others have another size")
+            raise ConfigError(f"{each}: {image.shape[1]} x {image.shape[0]} pixels, unlike the others")
         images.append(image)
     if not images:
         raise ConfigError(f"{path}: no PNG images in this folder")
@@ -228,9 +257,9 @@ def _table(path: Path, files: Files) -> tuple[list[str], list[list[str]]]:
 
 
 def _rows(path: Path, header: list[str], files: Files) -> list[list[str]]:
-    found, rows = _table(path, files)
-    if found != header:
-        raise ConfigError(f"{path}: the header is {','.join(found)[:200]!r}, not {','.join(header)!r}")
+    actual, rows = _table(path, files)
+    if actual != header:
+        raise ConfigError(f"{path}: the header is {','.join(actual)[:200]!r}, not {','.join(header)!r}")
     for number, row in enumerate(rows):
         if len(row) != len(header):
             raise ConfigError(f"{path}: row {number} has {len(row)} columns, not {len(header)}")
@@ -246,4 +275,4 @@ def _number(path: Path, row: int, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ConfigError(f"{path}: row {row}: {text.strip()!r} is no number") from error
+        raise ConfigError(f"{path}: row {row}: {text.strip()!r} is not a number") from error

@@ -1,4 +1,4 @@
-"""Calibrations that are kept, looked at again: verdict, age, device, and the data that they were made of."""
+"""Checks stored calibrations: verdict, age, device, and whether their input files have changed."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from navnode.errors import CalibrationError
 from navnode.files import artifacts
 from navnode.xray.correction import read_flat_field
 
+__all__ = ["why_not_usable"]
+
 
 def why_not_usable(path: Path, now_ns: int, *, device: str = "", mode: str = "") -> str:
-    """Why a calibration may not be used any more; empty when it may.
+    """Why a calibration must no longer be used, or ''.
 
     Raises:
-        CalibrationError: it cannot be read, or is none.
+        CalibrationError: the file cannot be read or is not a calibration.
     """
     if path.suffix == ".npz":
-        return _why_no_flat_field(path)
-    found = artifacts.read(path)
-    if problem := artifacts.wrong(found, now_ns, device=device, mode=mode):
+        return _flat_field_problem(path)
+    artifact = artifacts.read(path)
+    if problem := artifacts.wrong(artifact, now_ns, device=device, mode=mode):
         return problem
-    for name, digest in found.inputs.items():
-        given = Path(name)
-        if given.is_file() and artifacts.hashed(given) != digest:
+    for name, digest in artifact.inputs.items():
+        file = Path(name)
+        if file.is_file() and artifacts.hashed(file) != digest:
             return f"{name} has changed since the calibration was made"
     return ""
 
 
-def _why_no_flat_field(path: Path) -> str:
+def _flat_field_problem(path: Path) -> str:
     try:
         read_flat_field(path)
     except CalibrationError as error:

@@ -1,6 +1,6 @@
-"""A calibration panel beside the display's page: coverage, figures and verdict while the operator moves the tool.
+"""The calibration panel of the display's page: coverage, figures and verdict while the operator moves the tool.
 
-It listens to the node's sources itself, so that it sees raw tracker poses and the loop never waits for it.
+It listens to the node's sources itself, so that it gets raw tracker poses and never delays the loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiohttp import web
 
 from calibration import inputs, recordings
 from calibration.fitting import from_middle_deg
-from calibration.heard import Heard, taken
+from calibration.heard import Heard, record
 from calibration.inputs import Files
 from calibration.patient import patient, touched_in_order
 from calibration.phantom import steady_places, tips_in_patient
@@ -32,6 +32,8 @@ from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
 from navnode.igtl import Arrival, Client, Message
 from navnode.types import Matrix
+
+__all__ = ["Panel", "add"]
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +50,20 @@ _HEADERS = {
 
 @dataclass
 class _Run:
-    """One measurement under way, or over."""
+    """One measurement, running or finished."""
 
     routine: str
     tool: str
     devices: list[str]
     heard: Heard = field(default_factory=Heard)
-    found: Calibration[Any] | None = None
+    verdict: Calibration[Any] | None = None
     running: bool = True
     problem: str = ""
     saved: str = ""
 
 
 class _Figure(msgspec.Struct, frozen=True):
-    """A gate and its figure, the worst where it is several."""
+    """A gate and its figure; the worst if there are several."""
 
     name: str
     value: float | None
@@ -77,18 +79,18 @@ class _RunState(msgspec.Struct, frozen=True):
     problem: str
     saved: str
     samples: dict[str, int]
-    """Device -> how many."""
+    """Device -> number of samples."""
     passed: bool
     reason: str
     figures: list[_Figure]
     coverage: list[tuple[float, float, float]]
-    """Directions of the tool about their middle: degrees to the side and up, and 1 where the pose is used."""
+    """Directions of the tool about their mean: degrees to the side and up, and 1 if the pose is used."""
     points: dict[str, float | None]
-    """Label -> how far off, mm."""
+    """Label -> error, mm."""
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What the page shows."""
+    """State of the panel, for the page."""
 
     tools: list[str]
     points: bool
@@ -100,7 +102,7 @@ class Panel:
     """The panel's state and routes.
 
     Args:
-        refuse: raises for requests that come from other origins.
+        refuse: raises for requests from other origins.
     """
 
     def __init__(self, config: Config, refuse: Callable[[web.Request], None]) -> None:
@@ -109,7 +111,7 @@ class Panel:
         self._task: asyncio.Task[None] | None = None
 
     def add_to(self, app: web.Application) -> None:
-        """The routes, below ``/calibration/``."""
+        """Add the routes below ``/calibration/``."""
         app.router.add_get("/calibration/", self._page)
         app.router.add_get("/calibration/state", self._state)
         app.router.add_get("/calibration/{name}", self._asset)
@@ -132,7 +134,7 @@ class Panel:
         return web.json_response(msgspec.to_builtins(self.state()))
 
     def state(self) -> _State:
-        """What the page shows."""
+        """The state for the page."""
         run = self._run
         return _State(
             [tool.name for tool in self._config.tools],
@@ -155,14 +157,14 @@ class Panel:
     def _prepared(self, routine: str, tool: str) -> _Run:
         device = next((each.device for each in self._config.tools if each.name == tool), None)
         if device is None:
-            raise ConfigError(f"there is no tool {tool!r}")
+            raise ConfigError(f"unknown tool {tool!r}")
         if routine == "pivot":
             return _Run(routine, tool, [device])
         if routine == "patient":
             if not self._config.calibration.points:
                 raise ConfigError("calibration.points names no file with planned points")
             return _Run(routine, tool, [device, self._config.devices.patient])
-        raise ConfigError(f"{routine!r} cannot be done here; there are: pivot, patient")
+        raise ConfigError(f"{routine!r} is not available here; available: pivot, patient")
 
     async def _stop(self, request: web.Request) -> web.Response:
         self._refuse(request)
@@ -181,11 +183,11 @@ class Panel:
         await self._end()
 
     async def _collect(self, run: _Run) -> None:
-        """Listen to all sources, and judge what came twice a second."""
+        """Listen to all sources, and judge the samples twice a second."""
         wanted = set(run.devices)
 
         def keep(message: Message, arrival: Arrival) -> None:
-            taken(run.heard, message, arrival.received_ns, wanted)
+            record(run.heard, message, arrival.received_ns, wanted)
 
         clients = [Client(source.host, source.port, keep, tls=source.tls) for source in self._config.sources]
         listening = [asyncio.create_task(client.run()) for client in clients]
@@ -194,7 +196,7 @@ class Panel:
                 await asyncio.sleep(_EVERY_S)
                 if all(run.heard.times_s.get(device) for device in run.devices):
                     try:
-                        run.found = await asyncio.to_thread(self._judged, run)
+                        run.verdict = await asyncio.to_thread(self._judged, run)
                         run.problem = ""
                     except (ConfigError, CalibrationError) as error:
                         run.problem = str(error)
@@ -218,7 +220,7 @@ class Panel:
         section = next(each for each in self._config.tools if each.name == tool)
         at_ns = self._config.calibration.as_of_ns or now_ns()
         path, kept = section.pivot, self._folder() / f"pivot-{tool}.json"
-        if not path and kept.exists():  # what this panel has just found
+        if not path and kept.exists():  # saved by this panel
             path, at_ns = str(kept), now_ns()
         if path:
             return np.array(artifacts.usable(path, artifacts.PIVOT, at_ns, device=tool).result.tip_mm)
@@ -227,10 +229,10 @@ class Panel:
     async def _save(self, request: web.Request) -> web.Response:
         self._refuse(request)
         run = self._run
-        if run is None or run.found is None or not run.found.passed:
-            raise web.HTTPConflict(text="only what passed is kept")
-        of_tool = run.found.kind.of_tool
-        artifact = run.found.artifact(now_ns(), device=run.tool if of_tool else "")
+        if run is None or run.verdict is None or not run.verdict.passed:
+            raise web.HTTPConflict(text="only a calibration that passed can be saved")
+        of_tool = run.verdict.kind.of_tool
+        artifact = run.verdict.artifact(now_ns(), device=run.tool if of_tool else "")
         name = f"pivot-{run.tool}.json" if of_tool else "patient.json"
         try:
             self._folder().mkdir(parents=True, exist_ok=True)
@@ -241,12 +243,12 @@ class Panel:
         return self._answer()
 
     def _folder(self) -> Path:
-        given = self._config.calibration.folder
-        return Path(given) if given else platformdirs.user_data_path("navnode") / "calibrations"
+        folder = self._config.calibration.folder
+        return Path(folder) if folder else platformdirs.user_data_path("navnode") / "calibrations"
 
 
 def add(app: web.Application, config: Config, refuse: Callable[[web.Request], None]) -> None:
-    """Mount the panel; how the display finds it is an entry point of ``navnode.pages``."""
+    """Mount the panel; the display finds this function by the entry point ``navnode.pages``."""
     Panel(config, refuse).add_to(app)
 
 
@@ -258,7 +260,7 @@ def _asset(name: str) -> web.Response:
 
 
 def _run_state(run: _Run) -> _RunState:
-    found = run.found
+    verdict = run.verdict
     return _RunState(
         routine=run.routine,
         tool=run.tool,
@@ -266,19 +268,19 @@ def _run_state(run: _Run) -> _RunState:
         problem=run.problem,
         saved=run.saved,
         samples={device: len(run.heard.times_s.get(device, [])) for device in run.devices},
-        passed=found is not None and found.passed,
-        reason=found.reason if found is not None else "",
-        figures=_figures(found) if found is not None else [],
-        coverage=_coverage(found) if found is not None else [],
-        points=plain(found.quality.get("fre_mm") or {}) if found is not None else {},
+        passed=verdict is not None and verdict.passed,
+        reason=verdict.reason if verdict is not None else "",
+        figures=_figures(verdict) if verdict is not None else [],
+        coverage=_coverage(verdict) if verdict is not None else [],
+        points=plain(verdict.quality.get("fre_mm") or {}) if verdict is not None else {},
     )
 
 
-def _figures(found: Calibration[Any]) -> list[_Figure]:
-    """Every gate with its figure, worst first where it is several."""
+def _figures(verdict: Calibration[Any]) -> list[_Figure]:
+    """Every gate with its figure; the worst if there are several."""
     rows = []
-    for key, limit in found.gates.items():
-        value = plain(found.quality.get(key))
+    for key, limit in verdict.gates.items():
+        value = plain(verdict.quality.get(key))
         if isinstance(value, dict):
             value = list(value.values())
         if isinstance(value, list):
@@ -287,8 +289,8 @@ def _figures(found: Calibration[Any]) -> list[_Figure]:
     return rows
 
 
-def _coverage(found: Calibration[Any]) -> list[tuple[float, float, float]]:
-    data = dict(found.pictures).get("directions")
+def _coverage(verdict: Calibration[Any]) -> list[tuple[float, float, float]]:
+    data = dict(verdict.pictures).get("directions")
     if data is None:
         return []
     flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])

@@ -1,4 +1,4 @@
-"""Where the patient is: points, and a surface, touched on the patient and known in the volume."""
+"""Patient registration from points, and optionally a surface, touched on the patient and known in the volume."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from navnode.errors import ConfigError
 from navnode.files.artifacts import PATIENT, PatientResult, rows
 from navnode.types import Array, Matrix, Mesh
 
+__all__ = ["patient", "touched_in_order"]
+
 _AGAIN = "touch the points again, the worst first"
 GATES = (
     Gate("n_used", 4, TOO_FEW, "the number of points in both files", "touch more points", at_least=True),
@@ -23,7 +25,7 @@ GATES = (
         "spread_mm",
         10,
         "collinear",
-        "how far the points are from one line",
+        "the spread of the points across their main direction",
         "choose points that surround the target",
         "mm",
         at_least=True,
@@ -34,7 +36,7 @@ GATES = (
         "surface_n_used",
         50,
         "surface_residual",
-        "the number of surface points that can be used",
+        "the number of usable surface points",
         "touch more of the surface",
         at_least=True,
     ),
@@ -50,25 +52,25 @@ GATES = (
         "surface_sigma_mm",
         1.0,
         "surface_sigma",
-        "the standard error that the surface leaves somewhere",
+        "the largest standard error on the surface",
         "touch other sides of the bone, too",
         "mm",
     ),
 )
 _FEWEST_TO_DROP = 6
 _DROP_CHANCE = 1e-3
-"""A point is dropped when it would be as far off as it is by chance once in so many registrations."""
+"""A point is dropped if an error like its own has at most this probability."""
 _MOST_TO_PERMUTE = 7
 _MOST_CHOICES = 20_000
 _BETTER = 0.5
-"""Another pairing must have so much of the rms of the given one, or less."""
+"""Largest rms of another pairing, relative to that of the given one, to be reported."""
 _TARGET_MM = 50.0
 _SAMPLES, _NEIGHBOURS = 60_000, 8
 _MOST_ROUNDS = 100
 _SINGULAR = 1e-9
 _FEWEST_ON_SURFACE = 6
 _LEAST_SURFACE_SIGMA_MM = 0.05
-"""However well the points fit: no tracker is better."""
+"""Lower bound however well the points fit, as no tracker is better."""
 
 
 def patient(
@@ -81,23 +83,23 @@ def patient(
     fle_mm: float | None = None,
     gates: Gates | None = None,
 ) -> Calibration[PatientResult]:
-    """volume_from_patient of points paired by their labels (Umeyama, IEEE PAMI 13, 1991), refined on a surface.
+    """Find volume_from_patient from points paired by label (Umeyama, IEEE PAMI 13, 1991), refined on a surface.
 
-    The error to be expected at targets is that of Fitzpatrick, West and Maurer (IEEE Trans. Med. Imaging 17, 1998); the
-    one at the points themselves says little about it.
+    The expected error at targets follows Fitzpatrick, West and Maurer (IEEE Trans. Med. Imaging 17, 1998); the error at
+    the points themselves says little about it.
 
     Args:
         volume_points_mm: label -> (3,) RAS.
         patient_points_mm: label -> (3,) in the frame of the patient's marker.
         surface_points_mm: (M, 3), patient frame, on the bone that ``mesh`` shows in the volume.
         targets_mm: label -> (3,) RAS.
-        fle_mm: the localisation error of a point, rms in 3-D, if it is known; otherwise estimated from the residuals.
+        fle_mm: localisation error of a point, rms in 3-D; default: estimated from the residuals.
 
     Raises:
-        ConfigError: a surface without its mesh, or the other way round; or ``fle_mm`` is not positive.
+        ConfigError: only one of surface and mesh was passed, or ``fle_mm`` is not positive.
     """
     if (surface_points_mm is None) != (mesh is None):
-        raise ConfigError("--surface and --mesh belong together")
+        raise ConfigError("--surface and --mesh must be used together")
     if fle_mm is not None and not fle_mm > 0:
         raise ConfigError("--fle-mm must be positive")
     labels = [label for label in volume_points_mm if label in patient_points_mm]
@@ -123,7 +125,7 @@ def patient(
         spread = _spread_mm(volume[keep])
         if mesh is not None and surface_points_mm is not None:
             surface = _Surface(mesh)
-            volume_from_patient, found = _on_surface(
+            volume_from_patient, surface_figures = _on_surface(
                 surface,
                 np.asarray(surface_points_mm, np.float64),
                 volume_from_patient,
@@ -131,34 +133,46 @@ def patient(
                 volume[keep],
                 fle_mm,
             )
-            quality |= asdict(found)
+            quality |= asdict(surface_figures)
         off = np.linalg.norm(g.transform(volume_from_patient, measured) - volume, axis=1)
         fre = rms(off[keep])
         fle = fle_mm if fle_mm is not None else fre / np.sqrt(1 - 2 / len(keep))
         tre = _targets(volume[keep], targets_mm, fle)
         figures["tre_mm"] = max(tre.values())
         quality |= {
-            "fre_rms_mm": fre, "fre_mm": {labels[n]: float(off[n]) for n in np.flatnonzero(finite)},
-            "fle_mm": float(fle), "covariance": _covariance(volume[keep], float(fle)),
-            "spread_mm": spread, "tre_mm": tre,
-        }  # fmt: skip
+            "fre_rms_mm": fre,
+            "fre_mm": {labels[n]: float(off[n]) for n in np.flatnonzero(finite)},
+            "fle_mm": float(fle),
+            "covariance": _covariance(volume[keep], float(fle)),
+            "spread_mm": spread,
+            "tre_mm": tre,
+        }
         result = PatientResult(rows(volume_from_patient))
-    told = {
-        "n_input": len(labels), "n_used": len(keep),
-        "rejected": [list(volume_points_mm).index(label) for n, label in enumerate(labels) if n not in keep],
-        "rejected_labels": [label for n, label in enumerate(labels) if n not in keep],
-        "unpaired": sorted(set(volume_points_mm) ^ set(patient_points_mm)), **quality,
-    }  # fmt: skip
+    rejected = [label for n, label in enumerate(labels) if n not in keep]
+    document = {
+        "n_input": len(labels),
+        "n_used": len(keep),
+        "rejected": [list(volume_points_mm).index(label) for label in rejected],
+        "rejected_labels": rejected,
+        "unpaired": sorted(set(volume_points_mm) ^ set(patient_points_mm)),
+        **quality,
+    }
     few = len(keep) < (gates or {}).get("n_used", which[0].limit)
     return judged(
-        PATIENT, which, gates, figures, result=result, quality=told, reason="" if few else reason,
+        PATIENT,
+        which,
+        gates,
+        figures,
+        result=result,
+        quality=document,
+        reason="" if few else reason,
         pictures=[("fre", {"mm": quality["fre_mm"], "tre_mm": quality["tre_mm"]})],
-    )  # fmt: skip
+    )
 
 
 def touched_in_order(planned_mm: Mapping[str, Array], places_mm: Sequence[Matrix]) -> dict[str, Matrix]:
-    """Which of the places where the tip rested are the planned points, touched in their order: of more places than
-    points, those that fit best; the others were rests."""
+    """Match the places where the tip rested to the planned points, touched in order. If there are more places than
+    points, the best-fitting ones are used; the others were pauses."""
     count, labels = len(planned_mm), list(planned_mm)
     if len(places_mm) <= count or comb(len(places_mm), count) > _MOST_CHOICES or count < 3:
         return dict(zip(labels, places_mm, strict=False))
@@ -175,7 +189,7 @@ def _gates(has_surface: bool) -> tuple[Gate, ...]:
 
 
 def fitted(a: Matrix, b: Matrix, *, reflected: bool = False) -> Matrix:
-    """b_from_a of paired points (N, 3); ``reflected``: with whatever determinant fits better."""
+    """b_from_a from paired points (N, 3); ``reflected``: with the determinant that fits better."""
     u, _, vt = np.linalg.svd((b - b.mean(axis=0)).T @ (a - a.mean(axis=0)))
     sign = 1.0 if reflected else float(np.linalg.det(u @ vt))
     rotation = u @ np.diag([1.0, 1.0, sign]) @ vt
@@ -191,11 +205,11 @@ def _spread_mm(points: Matrix) -> float:
 
 
 def _without_one(volume: Matrix, measured: Matrix, keep: Array) -> Array:
-    """Leave the one point out without which the others fit so much better that it is hardly chance."""
+    """Drop one point if the others fit significantly better without it."""
     count = len(keep)
     if count < _FEWEST_TO_DROP:
         return keep
-    from scipy.special import fdtri  # here and below: the page, which shows the panel, loads without them
+    from scipy.special import fdtri  # here and below: the page, which shows the panel, does not need them
 
     whole = _fre(measured[keep], volume[keep]) ** 2 * count
     left = [np.delete(keep, n) for n in range(count)]
@@ -208,29 +222,29 @@ def _without_one(volume: Matrix, measured: Matrix, keep: Array) -> Array:
 
 
 def _mistaken(volume: Matrix, measured: Matrix, labels: list[str], most_mm: float) -> str:
-    """What the points fit instead of what they were said to be; empty where they fit."""
-    given = _fre(measured, volume)
-    if given <= most_mm:
+    """Reason for failure if the points fit a mirror image or another pairing, or ''."""
+    fre_mm = _fre(measured, volume)
+    if fre_mm <= most_mm:
         return ""
     reflected = _fre(measured, volume, reflected=True)
-    if reflected <= most_mm and reflected < _BETTER * given:
+    if reflected <= most_mm and reflected < _BETTER * fre_mm:
         return (
-            f"mirrored: the points fit a mirror image ({reflected:.2g} mm) and no rotation ({given:.2g} mm, at most "
+            f"mirrored: the points fit a mirror image ({reflected:.2g} mm) but no rotation ({fre_mm:.2g} mm, at most "
             f"{most_mm:.2g}); one axis of one file has the wrong sign, or left and right were swapped"
         )
-    found = min(_pairings(len(labels)), key=lambda order: _fre(measured[list(order)], volume))
-    other = _fre(measured[list(found)], volume)
-    if other <= most_mm and other < _BETTER * given:
-        moved = [labels[n] for n, place in enumerate(found) if n != place]
+    best = min(_pairings(len(labels)), key=lambda order: _fre(measured[list(order)], volume))
+    other = _fre(measured[list(best)], volume)
+    if other <= most_mm and other < _BETTER * fre_mm:
+        moved = [labels[n] for n, place in enumerate(best) if n != place]
         return (
-            f"correspondence: the points fit ({other:.2g} mm instead of {given:.2g}, at most {most_mm:.2g}) if "
+            f"correspondence: the points fit ({other:.2g} mm instead of {fre_mm:.2g}, at most {most_mm:.2g}) if "
             f"{', '.join(moved)} are exchanged; check their labels, and touch them again"
         )
     return ""
 
 
 def _pairings(count: int) -> list[tuple[int, ...]]:
-    """Other orders of the points: all of a few, otherwise those with two or three exchanged."""
+    """Other orders of the points: all if they are few, otherwise those with two or three exchanged."""
     own = tuple(range(count))
     if count <= _MOST_TO_PERMUTE:
         return [order for order in permutations(own) if order != own]
@@ -247,23 +261,25 @@ def _pairings(count: int) -> list[tuple[int, ...]]:
 
 
 def _covariance(points: Matrix, fle_mm: float) -> Matrix:
-    """6x6 of a small rotation (rad) about the points' middle and of the translation (mm), volume axes."""
+    """6x6 covariance of a small rotation (rad) about the points' centroid and of the translation (mm), volume axes."""
     rows = np.concatenate([np.concatenate([-g.skew(p), np.eye(3)], axis=1) for p in points - points.mean(axis=0)])
     return np.asarray(fle_mm**2 / 3 * np.linalg.pinv(rows.T @ rows))
 
 
 def _targets(points: Matrix, targets: Mapping[str, Array] | None, fle: float) -> dict[str, float]:
-    """Expected rms error at targets, or 50 mm from the points' middle along each axis."""
+    """Expected rms error at the targets; without targets, at 50 mm from the points' centroid along each axis."""
     if targets:
         return {label: expected_tre_mm(points, np.asarray(at, np.float64), fle) for label, at in targets.items()}
     middle = points.mean(axis=0)
-    found = {f"{name}+50": expected_tre_mm(points, middle + _TARGET_MM * axis, fle)
-             for name, axis in zip("xyz", np.eye(3), strict=True)}  # fmt: skip
-    return found | {"worst": max(found.values())}
+    tre = {
+        f"{name}+50": expected_tre_mm(points, middle + _TARGET_MM * axis, fle)
+        for name, axis in zip("xyz", np.eye(3), strict=True)
+    }
+    return tre | {"worst": max(tre.values())}
 
 
 def expected_tre_mm(points: Matrix, target: Matrix, fle_mm: float) -> float:
-    """Fitzpatrick, West and Maurer 1998, equation 46: rms target registration error of (N, 3) fiducials."""
+    """Expected rms target registration error of fiducials (N, 3) (Fitzpatrick, West and Maurer 1998, equation 46)."""
     middle = points.mean(axis=0)
     _, _, axes = np.linalg.svd(points - middle, full_matrices=True)
     share = 0.0
@@ -275,7 +291,7 @@ def expected_tre_mm(points: Matrix, target: Matrix, fle_mm: float) -> float:
 
 
 class _Surface:
-    """The nearest place on a mesh."""
+    """Finds the nearest points on a mesh."""
 
     def __init__(self, mesh: Mesh) -> None:
         from scipy.spatial import cKDTree
@@ -284,26 +300,26 @@ class _Surface:
         edges = self._triangles[:, [1, 2]] - self._triangles[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
         area = np.linalg.norm(normals, axis=1)
-        # A ball's facets would say how it is turned; normals of what the facets approximate do not.
+        # Smooth normals, as a ball's facets would wrongly reveal its rotation.
         smooth = np.zeros((len(mesh.vertices_mm), 3))
         for corner in range(3):
             np.add.at(smooth, mesh.triangles[:, corner], normals)
         self._normals = smooth[mesh.triangles]
         # Samples as dense as the area allows, so that the nearest triangle has one among the nearest few.
         count = np.maximum(np.ceil(area / max(float(area.sum()), 1e-9) * _SAMPLES), 1).astype(int)
-        self._of = np.repeat(np.arange(len(area)), count)
-        s, t = np.random.default_rng(0).random((2, len(self._of)))
+        self._triangle_of = np.repeat(np.arange(len(area)), count)
+        s, t = np.random.default_rng(0).random((2, len(self._triangle_of)))
         s, t = np.where(s + t > 1, 1 - s, s), np.where(s + t > 1, 1 - t, t)
-        corner, edge = self._triangles[self._of, 0], edges[self._of]
+        corner, edge = self._triangles[self._triangle_of, 0], edges[self._triangle_of]
         self.samples = corner + s[:, None] * edge[:, 0] + t[:, None] * edge[:, 1]
         self._tree = cKDTree(self.samples)
 
     def nearest(self, points: Matrix) -> tuple[Matrix, Matrix]:
-        """The nearest places (N, 3), and the smooth normals there."""
+        """The nearest points on the mesh (N, 3), and the smooth normals there."""
         from trimesh.triangles import closest_point, points_to_barycentric
 
-        _, found = self._tree.query(points, k=_NEIGHBOURS)
-        candidates = self._of[found]
+        _, nearest = self._tree.query(points, k=_NEIGHBOURS)
+        candidates = self._triangle_of[nearest]
         flat = candidates.ravel()
         places = closest_point(self._triangles[flat], np.repeat(points, _NEIGHBOURS, axis=0))
         places = places.reshape(len(points), _NEIGHBOURS, 3)
@@ -317,7 +333,7 @@ class _Surface:
 
 @dataclass(frozen=True)
 class _SurfaceFigures:
-    """How well the touched points lie on the surface; None where there are too few of them."""
+    """How well the touched points fit the surface; None if there are too few."""
 
     surface_rms_mm: float | None
     surface_n_used: int
@@ -327,7 +343,7 @@ class _SurfaceFigures:
 def _on_surface(
     surface: _Surface, touched: Matrix, start: Matrix, a: Matrix, b: Matrix, fle_mm: float | None
 ) -> tuple[Matrix, _SurfaceFigures]:
-    """Points and surface together: iterated point to plane (Chen and Medioni, 1992), each with its own error."""
+    """Fit points and surface together by iterated point-to-plane (Chen and Medioni, 1992), weighted by their errors."""
     volume_from_patient = start
     touched = touched[np.isfinite(touched).all(axis=1)]
     used = np.ones(len(touched), bool)
@@ -363,12 +379,12 @@ def _on_surface(
 
 
 def _plane_rows(points: Matrix, normals: Matrix, middle: Matrix) -> Matrix:
-    """Change of the distances with a small rigid motion about ``middle``, (N, 6)."""
+    """Derivatives of the distances by a small rigid motion about ``middle``, (N, 6)."""
     return np.concatenate([np.cross(points - middle, normals), normals], axis=1)
 
 
 def _surface_sigma_mm(points: Matrix, normals: Matrix, sigma_mm: float, everywhere: Matrix) -> float:
-    """How far, one sigma, some place of the surface may be off by what the touched points leave open."""
+    """Largest standard error of any place on the surface, from what the touched points leave undetermined."""
     if len(points) < 6:
         return float("inf")
     middle = points.mean(axis=0)

@@ -1,4 +1,4 @@
-"""The whole chain, verified: targets whose places in the volume are known are touched, and nothing is fitted."""
+"""Verification of the whole chain: targets with known positions in the volume are touched, and nothing is fitted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from navnode.errors import ConfigError
 from navnode.files.artifacts import PHANTOM, PhantomResult, vector
 from navnode.types import Array, Matrix
 
-_CHECK = "look at pivot, patient and hand-eye calibration: bias_mm tells where it goes"
+__all__ = ["phantom", "phantom_from_stream", "steady_places", "tips_in_patient"]
+
+_CHECK = "check pivot, patient and hand-eye calibration; bias_mm shows the direction"
 GATES = (
-    Gate("n_used", 4, TOO_FEW, "the number of targets that were measured", "touch more targets", at_least=True),
+    Gate("n_used", 4, TOO_FEW, "the number of measured targets", "touch more targets", at_least=True),
     Gate("tre_mm.median", 2.0, "residual", "the median error at the targets", _CHECK, "mm"),
     Gate("tre_mm.p95", 3.0, "residual", "the 95th percentile of the error at the targets", _CHECK, "mm"),
 )
 _REST_MM = 20.0
-"""A steady stretch farther than this from every target is a rest."""
+"""A steady stretch farther than this from every target is a pause."""
 _HALF_WINDOW = 3
 _LEAST_ROWS = 5
 _SAME_PLACE_MM = 3.0
 _LEAST_SPEED_MM = 0.15
-"""Per row; slower than this is steady however little moves."""
+"""Speed per row below which a point is always steady."""
 
 
 def phantom(
@@ -37,20 +39,26 @@ def phantom(
     problem: str = "",
     rows: tuple[int, list[int]] | None = None,
 ) -> Calibration[PhantomResult]:
-    """Errors at targets. Both by label, (3,) RAS mm.
+    """Errors at targets.
 
     Args:
-        touches: how many steady touches there were, if they were found in a stream.
-        problem: why they are no touches of all targets.
-        rows: of the stream that they were found in: how many, and which are no poses.
+        targets_mm, measured_mm: label -> (3,) RAS.
+        touches: number of steady touches, if they come from a stream.
+        problem: why the touches do not cover all targets, or ''.
+        rows: number of rows of that stream, and the invalid ones.
     """
     labels = [label for label in targets_mm if label in measured_mm and np.isfinite(measured_mm[label]).all()]
     off = np.array([np.asarray(measured_mm[n], float) - targets_mm[n] for n in labels]).reshape(-1, 3)
     length = np.linalg.norm(off, axis=1)
     tre = dict.fromkeys(("median", "p95", "max", "mean", "rms"), float("nan"))
     if len(length):
-        tre = {"median": float(np.median(length)), "p95": float(np.quantile(length, 0.95)), "max": float(length.max()),
-               "mean": float(length.mean()), "rms": rms(length)}  # fmt: skip
+        tre = {
+            "median": float(np.median(length)),
+            "p95": float(np.quantile(length, 0.95)),
+            "max": float(length.max()),
+            "mean": float(length.mean()),
+            "rms": rms(length),
+        }
     missing = [label for label in targets_mm if label not in labels]
     if not problem and missing:
         problem = (
@@ -59,19 +67,26 @@ def phantom(
         )
     few = len(labels) < (gates or {}).get("n_used", GATES[0].limit) and (not missing or not labels) and not problem
     quality = {
-        "n_input": len(targets_mm), "n_used": len(labels),
+        "n_input": len(targets_mm),
+        "n_used": len(labels),
         "rejected": [n for n, label in enumerate(targets_mm) if label in missing],
-        "tre_mm": tre, "per_target_mm": dict(zip(labels, length.tolist(), strict=True)),
+        "tre_mm": tre,
+        "per_target_mm": dict(zip(labels, length.tolist(), strict=True)),
         "bias_mm": off.mean(axis=0) if len(off) else np.full(3, np.nan),
         "touches": touches if touches is not None else len(labels),
-    }  # fmt: skip
+    }
     if rows is not None:
         quality |= {"n_input": rows[0], "rejected": rows[1]}
     return judged(
-        PHANTOM, GATES, gates, {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
-        result=PhantomResult({label: vector(measured_mm[label]) for label in labels}), quality=quality,
-        reason="" if few else problem, pictures=[("fre", {"mm": quality["per_target_mm"], "tre_mm": tre})],
-    )  # fmt: skip
+        PHANTOM,
+        GATES,
+        gates,
+        {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
+        result=PhantomResult({label: vector(measured_mm[label]) for label in labels}),
+        quality=quality,
+        reason="" if few else problem,
+        pictures=[("fre", {"mm": quality["per_target_mm"], "tre_mm": tre})],
+    )
 
 
 def phantom_from_stream(
@@ -83,46 +98,44 @@ def phantom_from_stream(
     *,
     gates: Gates | None = None,
 ) -> Calibration[PhantomResult]:
-    """:func:`phantom` of a stream in which the targets are touched one after the other, in their order.
+    """:func:`phantom` from a stream in which the targets are touched in order.
 
     Args:
-        tracker_from_stylus, tracker_from_patient: (N, 4, 4), rows of the same times.
+        tracker_from_stylus, tracker_from_patient: (N, 4, 4) at the same times.
         tip_mm: (3,), stylus frame.
 
     Raises:
-        ConfigError: the rows do not correspond, or the registration is no rigid transform.
+        ConfigError: the numbers of rows differ, or the registration is not a rigid transform.
     """
     if not g.is_rigid(volume_from_patient):
-        raise ConfigError("--volume-from-patient: no rigid transform")
+        raise ConfigError("--volume-from-patient: not a rigid transform")
     in_patient = tips_in_patient(tracker_from_stylus, tracker_from_patient, tip_mm)
     tips = g.transform(g.orthonormal(volume_from_patient), in_patient)
     places = np.array([np.asarray(at, np.float64) for at in targets_mm.values()]).reshape(-1, 3)
-    found = [
-        at for at in steady_places(tips)
-        if len(places) and np.linalg.norm(places - at, axis=1).min() <= _REST_MM
-    ]  # fmt: skip
+    steady = steady_places(tips) if len(places) else []
+    touched = [at for at in steady if np.linalg.norm(places - at, axis=1).min() <= _REST_MM]
     seen = valid_poses(tracker_from_stylus) & valid_poses(tracker_from_patient)
     unseen = np.flatnonzero(~seen).tolist()
     problem = rejection(len(seen), len(unseen))
-    if not problem and len(found) != len(targets_mm):
+    if not problem and len(touched) != len(targets_mm):
         problem = (
-            f"missing_target: {len(found)} steady touches near the targets were found, {len(targets_mm)} are needed; "
-            "touch every target once, in their order, and hold still for a second"
+            f"missing_target: {len(touched)} steady touches near the targets were found, {len(targets_mm)} are needed; "
+            "touch every target once, in order, and hold still for a second"
         )
-    measured = dict(zip(targets_mm, found, strict=False))
-    return phantom(targets_mm, measured, gates=gates, touches=len(found), problem=problem, rows=(len(seen), unseen))
+    measured = dict(zip(targets_mm, touched, strict=False))
+    return phantom(targets_mm, measured, gates=gates, touches=len(touched), problem=problem, rows=(len(seen), unseen))
 
 
 def tips_in_patient(tracker_from_stylus: Array, tracker_from_patient: Array, tip_mm: Array) -> Matrix:
-    """Where the tip was in the patient marker's frame, (N, 3), in rows in which both were seen.
+    """Positions (N, 3) of the tip in the patient marker's frame, for the rows in which both were seen.
 
     Raises:
-        ConfigError: the rows do not correspond.
+        ConfigError: the numbers of rows differ.
     """
     if len(tracker_from_stylus) != len(tracker_from_patient):
         raise ConfigError(
-            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}: they must "
-            "correspond"
+            f"--stylus has {len(tracker_from_stylus)} rows, --patient-marker {len(tracker_from_patient)}; the numbers "
+            "must be equal"
         )
     rows = np.flatnonzero(valid_poses(tracker_from_stylus) & valid_poses(tracker_from_patient))
     stylus, marker = exact(tracker_from_stylus[rows]), exact(tracker_from_patient[rows])
@@ -130,13 +143,13 @@ def tips_in_patient(tracker_from_stylus: Array, tracker_from_patient: Array, tip
 
 
 def steady_places(points: Matrix) -> list[Matrix]:
-    """Where a point of a stream (N, 3) rested, one after the other.
+    """Places where a moving point (N, 3) rested, in order.
 
-    What is steady is told from what moves by the speed at which both kinds are most alike among themselves (Otsu).
+    Otsu's threshold on the speed separates rest from motion.
     """
     if len(points) < 2 * _HALF_WINDOW + _LEAST_ROWS:
         return []
-    from skimage.filters import threshold_otsu  # here: the page, which shows the panel, loads without it
+    from skimage.filters import threshold_otsu  # here: the page, which shows the panel, does not need it
 
     sums = np.cumsum(np.concatenate([np.zeros((1, 3)), points]), axis=0)
     mean = (sums[_HALF_WINDOW:] - sums[:-_HALF_WINDOW]) / _HALF_WINDOW
@@ -146,19 +159,19 @@ def steady_places(points: Matrix) -> list[Matrix]:
     level = np.log(np.maximum(inner, 1e-3))
     limit = max(float(np.exp(threshold_otsu(level))) if np.ptp(level) > 1e-6 else np.inf, _LEAST_SPEED_MM)
     steady = speed <= limit
-    found: list[tuple[int, int, Matrix]] = []
+    rests: list[tuple[int, int, Matrix]] = []
     edges = np.flatnonzero(np.diff(np.concatenate([[False], steady, [False]]).astype(int)))
     for first, end in zip(edges[::2], edges[1::2], strict=True):
         if end - first < _LEAST_ROWS:
             continue
         at = geometric_median(points[first:end])
-        if found and np.linalg.norm(found[-1][2] - at) < _SAME_PLACE_MM and _stayed(points[found[-1][1] : first], at):
-            first = found.pop()[0]
+        if rests and np.linalg.norm(rests[-1][2] - at) < _SAME_PLACE_MM and _stayed(points[rests[-1][1] : first], at):
+            first = rests.pop()[0]
             at = geometric_median(points[first:end])
-        found.append((int(first), int(end), at))
-    return [at for _, _, at in found]
+        rests.append((int(first), int(end), at))
+    return [at for _, _, at in rests]
 
 
 def _stayed(between: Matrix, at: Matrix) -> bool:
-    """Whether the point did not leave its place meanwhile."""
+    """Whether the point stayed in place meanwhile."""
     return not len(between) or float(np.linalg.norm(between - at, axis=1).max()) < 2 * _SAME_PLACE_MM

@@ -1,4 +1,4 @@
-"""Where a tool's tip is: the tip rests in a divot while the tool is turned about it."""
+"""Pivot calibration: a tool's tip, found by turning the tool about it while it rests in a divot."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from calibration.fitting import (
     robust_linear,
     valid_poses,
     widest_rad,
-)  # fmt: skip
+)
 from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import PIVOT, PivotResult, vector
 from navnode.types import Array, Matrix
 
+__all__ = ["pivot"]
+
 _TILT = "tilt the tool further, in every direction"
 GATES = (
-    Gate("n_used", 20, TOO_FEW, "the number of poses that can be used", "take more", at_least=True),
+    Gate("n_used", 20, TOO_FEW, "the number of usable poses", "take more", at_least=True),
     Gate("spread_rad", 0.35, "spread", "the largest rotation between two poses", _TILT, "rad", at_least=True),
     Gate("axis_spread_rad", 0.35, "spread", "the largest tilt between two poses", _TILT, "rad", at_least=True),
     Gate("condition", 100, "spread", "the condition of the equations (turned about one axis only?)", _TILT),
@@ -35,7 +37,7 @@ GATES = (
 )
 
 _LONGEST_RUN = 8
-"""Rows in a row that are outliers and agree with each other are no outliers: the tip rested somewhere else."""
+"""This many consecutive outliers that agree with each other show that the tip rested somewhere else."""
 
 
 def pivot(
@@ -45,21 +47,22 @@ def pivot(
     gates: Gates | None = None,
     reject: bool = True,
 ) -> Calibration[PivotResult]:
-    """The tip in the tool's frame, by least squares over ``R_i tip + t_i = pivot`` (algebraic one-step; Yaniv, Proc.
-    SPIE 9415, 2015).
+    """Find the tip in the tool's frame by least squares over ``R_i tip + t_i = pivot``.
+
+    This is the algebraic one-step method (Yaniv, Proc. SPIE 9415, 2015).
 
     Args:
         tracker_from_tool: (N, 4, 4).
-        tracker_from_reference: (N, 4, 4), same rows: a reference that may move, in whose frame the divot rests.
-        reject: set outliers aside.
+        tracker_from_reference: (N, 4, 4) at the same times: a reference that may move, in whose frame the divot rests.
+        reject: exclude outliers.
 
     Raises:
-        ConfigError: the rows do not correspond.
+        ConfigError: the numbers of rows differ.
     """
     if tracker_from_reference is not None and len(tracker_from_reference) != len(tracker_from_tool):
         raise ConfigError(
-            f"--reference has {len(tracker_from_reference)} rows, the poses {len(tracker_from_tool)}: they must "
-            "correspond"
+            f"--reference has {len(tracker_from_reference)} rows, the poses have {len(tracker_from_tool)}; the numbers "
+            "must be equal"
         )
     poses = np.asarray(tracker_from_tool, np.float64)
     valid = valid_poses(poses)
@@ -76,7 +79,7 @@ def pivot(
     if len(rows) < 3:
         return _verdict(gates, len(poses), rows, None, {})
     rotations, origins = world_from_tool[:, :3, :3], world_from_tool[:, :3, 3]
-    middle = geometric_median(origins)  # numbers stay small, and the answer does not depend on the tracker's frame
+    middle = geometric_median(origins)  # keeps numbers small and the result independent of the tracker's frame
     design = np.concatenate([rotations, np.broadcast_to(-np.eye(3), rotations.shape)], axis=2)
     solution, used = robust_linear(design, middle - origins, reject=reject)
     tip, at = solution[:3], solution[3:] + middle
@@ -98,13 +101,13 @@ def pivot(
         "condition": min(float(singular[0] / max(singular[-1], 1e-16 * singular[0])), 1e16),
         "drift_mm": max(_drift_mm(ends[used]), _second_place_mm(ends, used)),
     }
-    found = PivotResult(vector(tip), vector(at))
     pointing = rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9))
     pictures = [
         ("residuals", {"rows": rows, "length_mm": np.linalg.norm(ends - at, axis=1), "used": used}),
         ("directions", {"directions": pointing, "used": used}),
     ]
-    return _verdict(gates, len(poses), rows[used], found, quality, pictures)
+    result = PivotResult(vector(tip), vector(at))
+    return _verdict(gates, len(poses), rows[used], result, quality, pictures)
 
 
 def _verdict(
@@ -117,29 +120,29 @@ def _verdict(
 ) -> Calibration[PivotResult]:
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
     blank: dict[str, object] = dict.fromkeys(gate.key for gate in GATES if gate.key != "n_used")
-    told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}
+    document = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}
     sigma = quality.get("sigma_tip_mm")
     figures = {"sigma_tip_mm": None if sigma is None else float(np.max(np.asarray(sigma)))}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
-    reason = "" if few or told["drift_mm"] is None or _slipped(told, gates) else rejection(n_input, len(rejected))
-    return judged(PIVOT, GATES, gates, figures, result=result, quality=told, reason=reason, pictures=pictures or ())
+    drift_mm = document["drift_mm"]
+    reason = "" if few or drift_mm is None or _slipped(drift_mm, gates) else rejection(n_input, len(rejected))
+    return judged(PIVOT, GATES, gates, figures, result=result, quality=document, reason=reason, pictures=pictures or ())
 
 
-def _slipped(told: dict[str, object], gates: Gates | None) -> bool:
-    """A slip is what many rejected rows come from, and tells more."""
+def _slipped(drift_mm: object, gates: Gates | None) -> bool:
+    """Whether the tip slipped, which explains many rejected rows and is the more useful verdict."""
     limit = (gates or {}).get("drift_mm", next(gate.limit for gate in GATES if gate.key == "drift_mm"))
-    drift = told["drift_mm"]
-    return isinstance(drift, float) and drift > limit
+    return isinstance(drift_mm, float) and drift_mm > limit
 
 
 def _drift_mm(ends: Matrix) -> float:
-    """From where the tip was in the first third of the poses to where it was in the last."""
+    """Distance between the tip's mean positions in the first and the last third of the poses."""
     third = max(len(ends) // 3, 1)
     return float(np.linalg.norm(ends[-third:].mean(axis=0) - ends[:third].mean(axis=0)))
 
 
 def _second_place_mm(ends: Matrix, used: Array) -> float:
-    """How far from the divot another place is where the tip rested for a while; 0 where it did not."""
+    """Distance from the divot to another place where the tip rested for a while; 0 if there is none."""
     middle = ends[used].mean(axis=0)
     scatter = max(rms(np.linalg.norm(ends[used] - middle, axis=1)), 1e-3)
     farthest = 0.0

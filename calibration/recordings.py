@@ -1,4 +1,4 @@
-"""What calibration reads of recordings: a device's poses and pictures, by time."""
+"""Reads a device's poses and images from recordings, by time."""
 
 from __future__ import annotations
 
@@ -17,67 +17,69 @@ from navnode.igtl.conventions import angles_rad, seen_pose
 from navnode.recording import Recording
 from navnode.types import Array, Matrix
 
+__all__ = ["at_times", "different", "pictures", "poses"]
+
 _MOST_APART_NS = 100_000_000
-"""Two devices' poses of a recording belong together when one lies between two of the other that are this near."""
+"""Poses of a device are interpolated only between neighbours no farther apart than this."""
 _NS = 1e-9
 
 
 def poses(recording: Path, device: str, files: Files) -> Poses:
-    """A device's poses in a recording; those that the tracker calls not valid are no poses (NaN).
+    """Read a device's poses from a recording; NaN where the tracker did not see the marker.
 
     Raises:
-        ConfigError: there is no such recording, or no such device in it; names those that are.
+        ConfigError: the recording cannot be read, or lacks the device; names the devices that it has.
     """
-    stamps, found = [], []
+    stamps, matrices = [], []
     others: set[str] = set()
     for message in _messages(recording, files):
         if isinstance(message, Transform):
             others.add(message.device)
             if message.device == device:
                 stamps.append(message.timestamp_ns)
-                found.append(seen_pose(message))
+                matrices.append(seen_pose(message))
         elif isinstance(message, TrackingData):
             for element in message.elements:
                 others.add(element.name)
                 if element.name == device:
                     stamps.append(message.timestamp_ns)
-                    found.append(element.matrix)
-    if not found:
+                    matrices.append(element.matrix)
+    if not matrices:
         raise ConfigError(f"{recording}: no poses of {device!r}; there are: {', '.join(sorted(others)) or 'none'}")
     at = np.array(stamps) * _NS
-    first = np.unique(at, return_index=True)[1]  # sent twice is one pose
-    return Poses(np.array(found, np.float64)[first], at[first])
+    first = np.unique(at, return_index=True)[1]  # a pose may have been sent twice
+    return Poses(np.array(matrices, np.float64)[first], at[first])
 
 
 def pictures(recording: Path, device: str, files: Files) -> Pictures:
-    """A device's pictures in a recording.
+    """Read a device's images from a recording.
 
     Raises:
-        ConfigError: there are none, or of several sizes.
+        ConfigError: there are none, or their sizes differ.
     """
-    stamps, found, angles = [], [], []
+    stamps, images, angles = [], [], []
     for message in _messages(recording, files):
         if isinstance(message, Image) and message.device == device:
             stamps.append(message.timestamp_ns)
-            found.append(message.voxels[0])
+            images.append(message.voxels[0])
             angles.append(angles_rad(message.metadata))
-    if not found:
+    if not images:
         raise ConfigError(f"{recording}: no images of {device!r}")
-    if len({image.shape for image in found}) > 1:
+    if len({image.shape for image in images}) > 1:
         raise ConfigError(f"{recording}: images of {device!r} have several sizes")
     at = np.array(stamps) * _NS
     first = np.unique(at, return_index=True)[1]
-    return Pictures(at[first], np.array(found)[first], tuple(angles[n] for n in first))
+    return Pictures(at[first], np.array(images)[first], tuple(angles[n] for n in first))
 
 
 def at_times(series: Poses, times_s: Matrix) -> Poses:
-    """Poses interpolated at other times; NaN where the series has a gap there, so that rows correspond."""
+    """Poses interpolated at other times, one row per time; NaN in gaps of the series."""
     assert series.times_s is not None
     return Poses(series_at(series.times_s, series.poses, times_s, _MOST_APART_NS * _NS), times_s)
 
 
 def different(pictures: Array, most: int = 20) -> Array:
-    """Which of a series' pictures to take: those that stand still and differ most from each other, in their order."""
+    """Indices of the images to use: those without motion that differ most from each other, in order."""
     if len(pictures) <= most:
         return np.arange(len(pictures))
     small = np.array([cv2.resize(p.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for p in pictures])

@@ -1,6 +1,6 @@
-"""A page for every calibration, to be kept with the case: figures, gates, plots, images, verdict and what to do next.
+"""The report of a calibration, to be kept with the case: figures, gates, plots, images, verdict and what to do next.
 
-One HTML file that needs nothing beside it; plots are SVG drawn here, so that the core install is enough.
+One self-contained HTML file; plots are SVG, so that no optional package is needed.
 """
 
 from __future__ import annotations
@@ -19,38 +19,40 @@ from calibration.verdict import Calibration, plain
 from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Axes, curve, dot, embedded, figure
 from navnode.types import Array, FloatArray
 
+__all__ = ["page"]
+
 _MOST_IMAGES = 12
 _IMAGE_PX = 640
 _LONGER = 40.0
-"""Residuals in images are drawn so many times longer."""
+"""Magnification of residuals in images."""
 
 
-def page(found: Calibration[Any], files: Sequence[Path] = (), *, of: str = "") -> str:
+def page(calibration: Calibration[Any], files: Sequence[Path] = (), *, device: str = "") -> str:
     """The report as HTML.
 
     Args:
-        files: that it was made of.
-        of: which tool, C-arm or detector.
+        files: input files.
+        device: name of the tool, C-arm or detector.
     """
-    quality = plain(found.quality)
+    quality = plain(calibration.quality)
     verdict = (
         f'<p class=verdict style="background:{GOOD}">PASS</p>'
-        if found.passed
-        else f'<p class=verdict style="background:{BAD}">FAIL</p><p>{html.escape(found.reason)}</p>'
+        if calibration.passed
+        else f'<p class=verdict style="background:{BAD}">FAIL</p><p>{html.escape(calibration.reason)}</p>'
     )
-    title = f"{found.kind.name}{' of ' + of if of else ''}"
-    drawn = [_DRAWN[name](data) for name, data in found.pictures[:_MOST_IMAGES] if name in _DRAWN]
-    more = len(found.pictures) - len(drawn)
+    title = f"{calibration.kind.name}{' of ' + device if device else ''}"
+    drawn = [_DRAWN[name](data) for name, data in calibration.pictures[:_MOST_IMAGES] if name in _DRAWN]
+    more = len(calibration.pictures) - len(drawn)
     return "\n".join(
         [
             f"<!doctype html><meta charset=utf-8><title>Calibration: {html.escape(title)}</title>",
             f"<style>{STYLE}</style><h1>Calibration: {html.escape(title)}</h1>",
             f"<p>{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; research use only, not a medical device</p>",
             verdict,
-            _figures(quality, found.gates),
+            _figures(quality, calibration.gates),
             *drawn,
             f"<p>{more} more are not shown.</p>" if more > 0 else "",
-            "<h2>Made of</h2><ul>",
+            "<h2>Input files</h2><ul>",
             *(f"<li>{html.escape(path.name)}</li>" for path in files),
             "</ul>",
         ]
@@ -69,7 +71,7 @@ def _figures(quality: Mapping[str, object], gates: Mapping[str, float]) -> str:
 
 def _brief(value: object) -> str:
     if value is None:
-        return "not known"
+        return "unknown"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
@@ -85,7 +87,7 @@ def _residuals(data: Mapping[str, Array]) -> str:
     rows, length, used = (np.asarray(data[name]) for name in ("rows", "length_mm", "used"))
     axes = Axes(rows.astype(np.float64), length, zero=True)
     dots = [dot(axes.at(x, y), GOOD if ok else BAD) for x, y, ok in zip(rows, length, used, strict=True)]
-    first = axes.svg(dots, "row", "mm", "Residual of every row; red ones were set aside.")
+    first = axes.svg(dots, "row", "mm", "Residual of every row; red ones were excluded.")
     counts, edges = np.histogram(length[used] if used.any() else length, bins=min(24, max(len(length) // 3, 4)))
     bars = Axes(edges, counts.astype(np.float64), zero=True)
     boxes = []
@@ -94,11 +96,11 @@ def _residuals(data: Mapping[str, Array]) -> str:
         boxes.append(
             f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1 - 1:.1f}" height="{y2 - y1:.1f}" fill="{LINE}"/>'
         )
-    return first + bars.svg(boxes, "mm", "rows", "Residuals of those that were used.")
+    return first + bars.svg(boxes, "mm", "rows", "Residuals of the rows used.")
 
 
 def _directions(data: Mapping[str, Array]) -> str:
-    """Coverage: directions about their middle, as seen from there."""
+    """Coverage: directions of the tool about their mean."""
     flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])
     side, scale = 240, 110 / max(float(np.linalg.norm(flat, axis=1).max()), 20.0)
     rings = [
@@ -110,30 +112,31 @@ def _directions(data: Mapping[str, Array]) -> str:
     dots = [dot((120 + u * scale, 120 - v * scale), GOOD if ok else BAD) for (u, v), ok in zip(flat, used, strict=True)]
     return figure(
         f'<svg width="{side}" height="{side}">{"".join(rings + dots)}</svg>',
-        "Coverage: how far the tool was tilted, and where to. Fill the disc evenly.",
+        "Coverage: amount and direction of tilt. Fill the disc evenly.",
     )
 
 
 def _by_label(data: Mapping[str, Any]) -> str:
-    given = plain(data["mm"]) or {}
-    if not given:
+    errors_mm = plain(data["mm"]) or {}
+    if not errors_mm:
         return ""
-    most = max([*given.values(), 1e-6])
+    most = max([*errors_mm.values(), 1e-6])
     rows = [
         f"<tr><td>{html.escape(str(label))}</td><td>{value:.2f} mm</td>"
         f'<td style="text-align:left"><svg width="220" height="12"><rect width="{220 * value / most:.0f}" height="12" '
         f'fill="{LINE}"/></svg></td></tr>'
-        for label, value in given.items()
+        for label, value in errors_mm.items()
     ]
     expected = plain(data.get("tre_mm")) or {}
-    told = "; ".join(f"{name} {value:.2f} mm" for name, value in expected.items() if value is not None)
-    return f"<table><tr><th>point</th><th>off</th><th></th></tr>{''.join(rows)}</table><p>Target error: {told}</p>"
+    targets = "; ".join(f"{name} {value:.2f} mm" for name, value in expected.items() if value is not None)
+    return f"<table><tr><th>point</th><th>error</th><th></th></tr>{''.join(rows)}</table><p>Target error: {targets}</p>"
 
 
 def _correlation(data: Mapping[str, Array]) -> str:
-    lag, found = np.asarray(data["lag_s"]), np.asarray(data["correlation"])
-    axes = Axes(lag, found)
-    return axes.svg([curve(axes, lag, found, LINE)], "lag, s", "correlation", "One peak, higher than all others.")
+    lag, value = np.asarray(data["lag_s"]), np.asarray(data["correlation"])
+    axes = Axes(lag, value)
+    caption = "One peak must be higher than all others."
+    return axes.svg([curve(axes, lag, value, LINE)], "lag, s", "correlation", caption)
 
 
 def _motions(data: Mapping[str, Array]) -> str:
@@ -143,7 +146,7 @@ def _motions(data: Mapping[str, Array]) -> str:
         value = np.asarray(data[name], np.float64)
         value = (value - value.mean()) / max(float(value.std()), 1e-9)
         parts.append(curve(axes, np.asarray(data[f"{name}_s"]), np.clip(value, -2.5, 2.5), colour))
-    return axes.svg(parts, "s", "", "Both motions, the image's moved by the lag that was found: they must coincide.")
+    return axes.svg(parts, "s", "", "Both motions, the image's shifted by the lag: they must coincide.")
 
 
 def _bends(data: Mapping[str, Array]) -> str:
@@ -155,9 +158,8 @@ def _bends(data: Mapping[str, Array]) -> str:
     curves = [curve(axes, x, bend[order, 3 + axis], colour) for axis, colour in enumerate((LINE, SECOND, GOOD))]
     errors = Axes(x, left, zero=True)
     dots = [dot(errors.at(a, b), BAD) for a, b in zip(x, left[order], strict=True) if np.isfinite(b)]
-    return axes.svg(curves, "rad", "mm", "The source off an ideal arc, along the carm's x, y and z.") + errors.svg(
-        dots, "rad", "mm", "Error of the source at every angle, had it been left out."
-    )
+    deviation = axes.svg(curves, "rad", "mm", "Deviation of the source from an ideal arc, along x, y and z of carm.")
+    return deviation + errors.svg(dots, "rad", "mm", "Error of the source at every angle when that angle is left out.")
 
 
 def _markers(data: Mapping[str, Array]) -> str:
@@ -177,7 +179,7 @@ def _flat(data: Mapping[str, FloatArray]) -> str:
 
 
 def _beads(data: Mapping[str, Array]) -> str:
-    """A shot: beads found (green), where they must be (yellow), and by how much they are off, 40 times longer (red)."""
+    """A shot: beads found (green), their expected positions (yellow), and residuals 40 times enlarged (red)."""
     counts = np.asarray(data["counts"], np.float32)
     share = _IMAGE_PX / max(counts.shape)
     low, high = np.percentile(counts, (0.5, 99.5))
@@ -193,7 +195,8 @@ def _beads(data: Mapping[str, Array]) -> str:
     for at, off in zip(data["found_px"], data["off_px"], strict=True):
         cv2.drawMarker(shown, place(at), (90, 200, 60), cv2.MARKER_CROSS, 9, 1, cv2.LINE_AA)
         cv2.line(shown, place(at), place(at + off * _LONGER), (60, 60, 230), 1, cv2.LINE_AA)
-    return figure(embedded(shown), "Beads found (green), where they must be (yellow), residuals 40 times longer (red).")
+    caption = "Beads found (green), expected positions (yellow), residuals 40 times enlarged (red)."
+    return figure(embedded(shown), caption)
 
 
 def _image(picture: FloatArray) -> str:
@@ -206,6 +209,13 @@ def _image(picture: FloatArray) -> str:
 
 
 _DRAWN: dict[str, Callable[[Any], str]] = {
-    "residuals": _residuals, "directions": _directions, "fre": _by_label, "correlation": _correlation,
-    "motions": _motions, "flex": _bends, "points": _markers, "picture": _flat, "beads": _beads,
-}  # fmt: skip
+    "residuals": _residuals,
+    "directions": _directions,
+    "fre": _by_label,
+    "correlation": _correlation,
+    "motions": _motions,
+    "flex": _bends,
+    "points": _markers,
+    "picture": _flat,
+    "beads": _beads,
+}

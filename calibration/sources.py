@@ -1,4 +1,4 @@
-"""Where a routine's data come from: files, a recording, or what was heard live. Same data, same answer."""
+"""Sources of a routine's data: files, a recording, or a live connection. The same data give the same result."""
 
 from __future__ import annotations
 
@@ -15,59 +15,70 @@ from navnode.errors import ConfigError
 from navnode.files.views import read_views
 from navnode.types import Array, Matrix
 
+__all__ = [
+    "Sources",
+    "image_motion",
+    "markers_and_xrays",
+    "measured_points",
+    "phantom_shots",
+    "stream_of_touches",
+    "touched_points",
+    "tracker_motion",
+]
+
 
 @dataclass
 class Sources:
-    """What one call of a routine may read; rows of one recording, or of what was heard live, correspond."""
+    """Inputs of one call of a routine; series from one recording or live connection are aligned by time."""
 
     now_ns: int
-    """Calibrations that are read must not have expired by then."""
+    """Time at which calibrations that are read must still be valid."""
     recording: Path | None = None
     live: tuple[str, int] | None = None
     devices: Mapping[str, str] = field(default_factory=dict)
-    """Option -> device of the recording, or of who is heard."""
+    """Option -> device of the recording or live connection."""
     files: Files = field(default_factory=Files)
     _heard: Heard | None = field(default=None, init=False)
     _most_rows: int | None = field(default=None, init=False)
     _times: Array | None = field(default=None, init=False)
 
     def hear(self, heard: Heard, most_rows: int | None) -> None:
-        """From now on take what was heard, of the first series at most so many rows."""
+        """Use live samples from now on, with at most ``most_rows`` rows of the first series."""
         self._heard, self._most_rows, self._times = heard, most_rows, None
 
-    def poses(self, name: str, given: Path | None) -> Poses:
-        """A series of poses: of a file, or of the device that ``--device`` says for it.
+    def poses(self, name: str, file: Path | None) -> Poses:
+        """A series of poses from a file, or from the device that ``--device`` names for it.
 
         Raises:
             ConfigError: there is neither; names the option.
         """
-        found = self.poses_if_any(name, given)
-        if found is None:
+        series = self.poses_if_any(name, file)
+        if series is None:
             option = "POSES" if name == "poses" else f"--{name}"
             raise ConfigError(f"{option} is missing: a file, or --recording or --live with --device {name}=NAME")
-        return found
+        return series
 
-    def poses_if_any(self, name: str, given: Path | None) -> Poses | None:
-        """:meth:`poses`; None where there are none."""
-        if given is not None:
-            return inputs.poses(given, self.files)
+    def poses_if_any(self, name: str, file: Path | None) -> Poses | None:
+        """:meth:`poses`, or None if there are none."""
+        if file is not None:
+            return inputs.poses(file, self.files)
         device = self._device(name)
         if device is None:
             return None
-        found = self._series(device)
+        series = self._series(device)
         if self._times is not None:
-            return recordings.at_times(found, self._times)
-        self._times = found.times_s
-        return found
+            return recordings.at_times(series, self._times)
+        self._times = series.times_s
+        return series
 
     def at_shots(self, shots: Poses) -> Poses:
-        """Poses of X-rays; what else is recorded or heard is asked for at their times."""
+        """Poses of X-rays, whose times other series are then interpolated at."""
         if shots.times_s is not None and shots.times_s.any():
             self._times = shots.times_s
         return shots
 
     def pictures(self, name: str) -> Pictures | None:
-        """The pictures of the device that ``--device`` says for it, if it does."""
+        """The images of the device that ``--device`` names for it, or None."""
         device = self._device(name)
         if device is None:
             return None
@@ -88,14 +99,14 @@ class Sources:
         return self.devices.get(name, self.devices.get("") if name == "poses" else None)
 
 
-# --- what single routines need ---------------------------------------------------------------------------------------
+# --- inputs of single routines ---------------------------------------------------------------------------------------
 
 
 def phantom_shots(sources: Sources, views: Path | None, nominal: Path | None) -> list[PhantomShot]:
-    """Shots of a bead phantom: of a ``navnode/views/1`` file, or those of a recording that differ most.
+    """Shots of a bead phantom from a ``navnode/views/1`` file, or the most different ones of a recording.
 
     Args:
-        nominal: ``navnode/carm/1``, of shots from elsewhere.
+        nominal: ``navnode/carm/1``, for shots that do not come from a views file.
 
     Raises:
         ConfigError: there are none, or a file cannot be read.
@@ -126,7 +137,7 @@ def _recorded_shots(sources: Sources, nominal: Path | None) -> list[PhantomShot]
 
 
 def markers_and_xrays(sources: Sources, marker: Path | None, xray: Path | None) -> tuple[Matrix, Matrix]:
-    """tracker_from_marker and phantom_from_carm, (N, 4, 4) each; X-rays may be what `calibrate carm` wrote."""
+    """tracker_from_marker and phantom_from_carm, (N, 4, 4) each; X-rays may be a result of `calibrate carm`."""
     if xray is not None and xray.suffix.lower() == ".json":
         xrays = sources.at_shots(documents.shots(xray, sources.files, sources.now_ns))
         return sources.poses("marker", marker).poses, xrays.poses
@@ -134,29 +145,29 @@ def markers_and_xrays(sources: Sources, marker: Path | None, xray: Path | None) 
 
 
 def tracker_motion(sources: Sources, tracker: Path | None) -> tuple[Matrix, Array]:
-    """Times (N,), and poses (N, 4, 4) or values (N,) at them.
+    """Times (N,) and poses (N, 4, 4) or values (N,).
 
     Raises:
-        ConfigError: there are none, or poses without times.
+        ConfigError: there are none, or the poses have no times.
     """
     if tracker is not None and inputs.has_signal_header(tracker):
         return inputs.signal(tracker, sources.files)
-    found = sources.poses("tracker", tracker)
-    if found.times_s is None:
-        raise ConfigError(f"{tracker}: poses without times; give a CSV with timestamp_s")
-    return found.times_s, found.poses
+    series = sources.poses("tracker", tracker)
+    if series.times_s is None:
+        raise ConfigError(f"{tracker}: the poses have no times; use a CSV with timestamp_s")
+    return series.times_s, series.poses
 
 
 def image_motion(
     sources: Sources, signal: Path | None, frames: Path | None, frame_times: Path | None
 ) -> tuple[Matrix, Array]:
-    """Times (M,), and pictures (M, H, W) or values (M,) at them.
+    """Times (M,) and images (M, H, W) or values (M,).
 
     Raises:
-        ConfigError: there are none, or several.
+        ConfigError: there are none, or more than one kind.
     """
     if (signal is not None and frames is not None) or (frames is None) != (frame_times is None):
-        raise ConfigError("give --signal, or --frames with --frame-times")
+        raise ConfigError("use --signal, or --frames with --frame-times")
     if signal is not None:
         return inputs.signal(signal, sources.files)
     if frames is not None and frame_times is not None:
@@ -175,7 +186,7 @@ def touched_points(
     patient_marker: Path | None,
     tip_mm: Array | None,
 ) -> Mapping[str, Matrix]:
-    """Label -> (3,) in the patient marker's frame: of a file, or of a stream in which they are touched in their order.
+    """Label -> (3,) in the patient marker's frame, from a file or from a stream in which they are touched in order.
 
     Raises:
         ConfigError: there are none.
@@ -192,13 +203,13 @@ def touched_points(
 def measured_points(
     sources: Sources, measured: Path, stylus: Path | None, patient_marker: Path | None
 ) -> Mapping[str, Matrix]:
-    """Label -> (3,) RAS mm, of a file.
+    """Label -> (3,) RAS mm, from a file.
 
     Raises:
-        ConfigError: there is a stream, too.
+        ConfigError: a stream was passed as well.
     """
     if stylus is not None or patient_marker is not None:
-        raise ConfigError("give --measured, or --stylus and --patient-marker")
+        raise ConfigError("use --measured, or --stylus and --patient-marker")
     return inputs.points(measured, sources.files)
 
 

@@ -1,4 +1,4 @@
-"""Which way a tool points: it is turned about its own axis, as in a bearing."""
+"""Spin calibration: a tool's axis, found by turning the tool about it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejec
 from navnode.files.artifacts import SPIN, SpinResult, vector
 from navnode.types import Array, Matrix
 
+__all__ = ["spin"]
+
 GATES = (
-    Gate("n_used", 20, TOO_FEW, "the number of poses that can be used", "take more", at_least=True),
+    Gate("n_used", 20, TOO_FEW, "the number of usable poses", "take more", at_least=True),
     Gate(
         "rotation_rad",
         1.57,
         "rotation",
-        "the angle that the tool was turned by",
+        "the angle by which the tool was turned",
         "turn it further",
         "rad",
         at_least=True,
@@ -29,13 +31,13 @@ _ROUNDS = 30
 def spin(
     tracker_from_tool: Array, tip_mm: Array | None = None, *, gates: Gates | None = None
 ) -> Calibration[SpinResult]:
-    """The axis in the tool's frame: the direction ``a`` for which all ``R_i a`` are most alike, and the point of it
-    nearest to the tool's origin.
+    """Find the axis in the tool's frame: the direction ``a`` whose ``R_i a`` vary least, and its point nearest to the
+    tool's origin.
 
     Args:
         tracker_from_tool: (N, 4, 4).
-        tip_mm: (3,), tool frame; the axis then points from the origin to the tip, otherwise its largest component is
-            positive.
+        tip_mm: (3,), tool frame; the axis then points from the origin to the tip. Without it, the axis' largest
+            component is positive.
     """
     poses = np.asarray(tracker_from_tool, np.float64)
     rows = np.flatnonzero(valid_poses(poses))
@@ -53,13 +55,13 @@ def spin(
     middle = geometric_median(origins)
     design = np.concatenate([flat @ rotations @ across, np.broadcast_to(-flat @ flat.T, (len(rows), 2, 2))], axis=2)
     wanted = (middle - origins) @ flat.T
-    found, on_axis = robust_linear(design, wanted)
+    _, on_axis = robust_linear(design, wanted)
     used = steady & on_axis
     if used.sum() < 3:
         return _verdict(gates, len(poses), rows[:0], None, blank)
-    found, *_ = np.linalg.lstsq(design[used].reshape(-1, 4), wanted[used].ravel(), None)
+    solution, *_ = np.linalg.lstsq(design[used].reshape(-1, 4), wanted[used].ravel(), None)
     tilt = np.cross(seen, rotations[used] @ axis)
-    wander = np.linalg.norm(design[used] @ found - wanted[used], axis=1)
+    wander = np.linalg.norm(design[used] @ solution - wanted[used], axis=1)
     # A turn of the axis by w (across it) changes R_i a by R_i (w x a).
     turned = flat @ rotations[used] @ np.stack([np.cross(column, axis) for column in across.T], axis=1)
     off = (rotations[used] @ axis) @ flat.T
@@ -71,7 +73,7 @@ def spin(
             np.sqrt(np.linalg.eigvalsh(covariance(np.concatenate([turned, _ones(turned)], 2), off)[:2, :2])[-1])
         ),
     }
-    result = SpinResult(vector(axis), vector(across @ found[:2]))
+    result = SpinResult(vector(axis), vector(across @ solution[:2]))
     pictures = [("residuals", {"rows": rows[used], "length_mm": wander, "used": np.ones(len(wander), bool)})]
     return _verdict(gates, len(poses), rows[used], result, quality, pictures)
 
@@ -81,7 +83,7 @@ def _ones(like: Matrix) -> Matrix:
 
 
 def _axis(rotations: Matrix) -> tuple[Matrix, Matrix, Array]:
-    """The axis in the tool and in the tracker, and which poses agree about it."""
+    """The axis in the tool's and in the tracker's frame, and a mask of the poses that agree on it."""
     weight = np.ones(len(rotations))
     used = np.ones(len(rotations), bool)
 
@@ -91,7 +93,7 @@ def _axis(rotations: Matrix) -> tuple[Matrix, Matrix, Array]:
         return axis, seen, np.linalg.norm(rotations @ axis - seen, axis=1)
 
     axis, seen, off = solved()
-    for _ in range(_ROUNDS):  # the sum of the angles first, as in fitting.robust_linear
+    for _ in range(_ROUNDS):  # minimise the sum of angles first, as in fitting.robust_linear
         weight = 1 / np.maximum(off, 1e-6 + 1e-3 * float(np.median(off)))
         before = axis
         axis, seen, off = solved()
@@ -108,7 +110,7 @@ def _axis(rotations: Matrix) -> tuple[Matrix, Matrix, Array]:
 
 
 def _covered_rad(rotations: Matrix, axis: Matrix, across: Matrix) -> float:
-    """The full turn less the largest gap between neighbouring angles about the axis."""
+    """A full turn minus the largest gap between neighbouring angles about the axis."""
     first = rotations[0] @ across[:, 0]
     second = np.cross(rotations[0] @ axis, first)
     pointing = rotations @ across[:, 0]
@@ -126,7 +128,7 @@ def _verdict(
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
 ) -> Calibration[SpinResult]:
     rejected = sorted(set(range(n_input)) - set(used.tolist()))
-    told = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **quality}
+    document = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **quality}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
     reason = "" if few else rejection(n_input, len(rejected))
-    return judged(SPIN, GATES, gates, {}, result=result, quality=told, reason=reason, pictures=pictures or ())
+    return judged(SPIN, GATES, gates, {}, result=result, quality=document, reason=reason, pictures=pictures or ())

@@ -1,4 +1,4 @@
-"""How much later images are stamped than tracker poses of the same event: the same motion, seen by both."""
+"""Temporal calibration: how much later images are stamped than tracker poses, from a motion that both see."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from navnode.errors import ConfigError
 from navnode.files.artifacts import IMAGE_LAG, ImageLagResult
 from navnode.types import Array, Matrix
 
+__all__ = ["temporal"]
+
 GATES = (
     Gate(
         "overlap_s",
         3.0,
         "overlap",
-        "the time that both cover",
+        "the time covered by both",
         "record both at the same time, for longer",
         "s",
         at_least=True,
@@ -28,7 +30,7 @@ GATES = (
         "motion_mm",
         5.0,
         "no_motion",
-        "the motion that the tracker saw",
+        "the motion seen by the tracker",
         "move further, irregularly",
         "mm",
         at_least=True,
@@ -38,14 +40,14 @@ GATES = (
         0.9,
         "correlation",
         "the correlation of both motions",
-        "see that both follow the same thing, and move it more",
+        "check that both follow the same object, and move it more",
         at_least=True,
     ),
     Gate(
         "distinct",
         0.02,
         "ambiguous",
-        "how much better the best lag is than another",
+        "the margin of the best lag over another",
         "move irregularly, not to and fro",
         at_least=True,
     ),
@@ -53,7 +55,7 @@ GATES = (
 )
 _STEP_S = 0.002
 _AT_LIMIT_CORRELATION = 0.5
-"""Of motions that have to do with each other although the lag is outside what was searched."""
+"""Correlation that shows related motions although the lag is beyond the searched range."""
 _LEAST_SAMPLES = 8
 _LEAST_MOTION_PX = 0.5
 _LARGEST_PX = 256
@@ -68,24 +70,24 @@ def temporal(
     max_lag_s: float = 0.5,
     gates: Gates | None = None,
 ) -> Calibration[ImageLagResult]:
-    """The lag at which both motions correlate best (as in PLUS's temporal calibration), to a fraction of a frame.
+    """Find the lag at which both motions correlate best (as in PLUS's temporal calibration), to a fraction of a frame.
 
     Args:
-        tracker_times_s, tracker: (N,) and poses (N, 4, 4), whose motion along its principal axis counts, or
+        tracker_times_s, tracker: (N,) and poses (N, 4, 4), of which the motion along the principal axis is used, or
             values (N,).
-        image_times_s, image: (M,) and pictures (M, H, W), in which motion along one direction is found, or values (M,).
+        image_times_s, image: (M,) and images (M, H, W), of which the motion along one axis is used, or values (M,).
 
     Returns:
-        ``image_lag_ns``: image stamp less tracker stamp of the same event.
+        ``image_lag_ns``: image stamp minus tracker stamp of the same event.
 
     Raises:
-        ConfigError: times and data differ in number, or a time is there twice.
+        ConfigError: times and data differ in number, or a time is repeated.
     """
     for name, times, data in (("tracker", tracker_times_s, tracker), ("image", image_times_s, image)):
         if len(times) != len(data):
             raise ConfigError(f"{name}: {len(times)} times for {len(data)} samples")
         if not np.isfinite(times).all() or len(np.unique(times)) != len(times):
-            raise ConfigError(f"{name}: times must be finite, and each there once")
+            raise ConfigError(f"{name}: times must be finite and distinct")
     if not 0 < max_lag_s < 60:
         raise ConfigError("--max-lag-s must lie between 0 and 60")
     tracker_order, image_order = np.argsort(tracker_times_s), np.argsort(image_times_s)
@@ -96,12 +98,17 @@ def temporal(
         np.asarray(image_times_s, np.float64), np.asarray(image), x_times, x, max_lag_s
     )
     quality: dict[str, object] = {
-        "n_input": len(tracker), "n_used": len(x), "rejected": tracker_rejected, "image_rejected": image_rejected,
-        "correlation": None, "second_peak": None, "sigma_lag_ns": None, "overlap_s": 0.0,
-        "motion_mm": float(np.ptp(x)) if len(x) else 0.0, "motion_px": float(np.ptp(y)) if len(y) else 0.0,
-    }  # fmt: skip
-    quality["rejected"] = sorted(tracker_order[np.array(tracker_rejected, int)].tolist())
-    quality["image_rejected"] = sorted(image_order[np.array(image_rejected, int)].tolist())
+        "n_input": len(tracker),
+        "n_used": len(x),
+        "rejected": sorted(tracker_order[np.array(tracker_rejected, int)].tolist()),
+        "image_rejected": sorted(image_order[np.array(image_rejected, int)].tolist()),
+        "correlation": None,
+        "second_peak": None,
+        "sigma_lag_ns": None,
+        "overlap_s": 0.0,
+        "motion_mm": float(np.ptp(x)) if len(x) else 0.0,
+        "motion_px": float(np.ptp(y)) if len(y) else 0.0,
+    }
     figures: dict[str, float | None] = {"distinct": None}
     if min(len(x), len(y)) < _LEAST_SAMPLES:
         return judged(IMAGE_LAG, GATES, gates, figures, result=None, quality=quality)
@@ -109,17 +116,19 @@ def temporal(
     quality["overlap_s"] = max(float(overlap), 0.0)
     lags = np.arange(-max_lag_s, max_lag_s + _STEP_S / 2, _STEP_S)
     spline = CubicSpline(x_times, x)
-    found = np.array([_correlation(spline, x_times, y_times, y, lag) for lag in lags])
-    size = np.abs(found)
+    correlation = np.array([_correlation(spline, x_times, y_times, y, lag) for lag in lags])
+    size = np.abs(correlation)
     best = int(size.argmax())
     lag = _peak(lags, size, best)
     covered = max(float(min(x_times[-1], y_times[-1] - lag) - max(x_times[0], y_times[0] - lag)), 0.0)
-    sign = 1 if found[best] >= 0 else -1
+    sign = 1 if correlation[best] >= 0 else -1
     second = _second_peak(size, best)
     quality |= {
-        "overlap_s": covered, "correlation": float(size[best]), "second_peak": second,
+        "overlap_s": covered,
+        "correlation": float(size[best]),
+        "second_peak": second,
         "sigma_lag_ns": 1e9 * _sigma_s(spline, x_times, y_times, y, lag),
-    }  # fmt: skip
+    }
     figures["distinct"] = float(size[best]) - second
     interval = float(np.median(np.diff(y_times)))
     reason = ""
@@ -128,24 +137,29 @@ def temporal(
     enough = motion >= in_force["motion_mm"] and covered >= in_force["overlap_s"]
     if enough and float(np.ptp(y)) < _LEAST_MOTION_PX and np.asarray(image).ndim == 3:
         reason = (
-            f"no_motion: the pictures move by {float(np.ptp(y)):.2g} px, at least {_LEAST_MOTION_PX:.2g} px is needed; "
-            "let what is tracked be seen by the X-ray, and move it"
+            f"no_motion: the images move by {float(np.ptp(y)):.2g} px, at least {_LEAST_MOTION_PX:.2g} px is needed; "
+            "move the tracked object within the X-ray image"
         )
     elif enough and abs(lag) > max_lag_s - interval and size[best] >= _AT_LIMIT_CORRELATION:
         reason = (
             f"at_limit: the best lag is {lag:.3g} s, at least one image interval less than {max_lag_s:.3g} s is "
-            "needed; search further with --max-lag-s, and look at both clocks"
+            "needed; search further with --max-lag-s, and check both clocks"
         )
+    motions = {"tracker_s": x_times, "tracker": x, "image_s": y_times - lag, "image": sign * y}
     return judged(
-        IMAGE_LAG, GATES, gates, figures,
-        result=ImageLagResult(round(1e9 * lag), sign), quality=quality, reason=reason,
-        pictures=[("correlation", {"lag_s": lags, "correlation": found}),
-                  ("motions", {"tracker_s": x_times, "tracker": x, "image_s": y_times - lag, "image": sign * y})],
-    )  # fmt: skip
+        IMAGE_LAG,
+        GATES,
+        gates,
+        figures,
+        result=ImageLagResult(round(1e9 * lag), sign),
+        quality=quality,
+        reason=reason,
+        pictures=[("correlation", {"lag_s": lags, "correlation": correlation}), ("motions", motions)],
+    )
 
 
 def _tracker_motion(times_s: Matrix, tracker: Array) -> tuple[Matrix, Matrix, list[int]]:
-    """Times and motion along the principal axis, and the rows that are no poses or numbers."""
+    """Times and motion along the principal axis, and the rows that are invalid."""
     valid = valid_poses(tracker) if tracker.ndim == 3 else np.isfinite(tracker)
     rows = np.flatnonzero(valid)
     motion = exact(tracker[rows])[:, :3, 3] if tracker.ndim == 3 else np.asarray(tracker[rows], np.float64)[:, None]
@@ -153,7 +167,7 @@ def _tracker_motion(times_s: Matrix, tracker: Array) -> tuple[Matrix, Matrix, li
 
 
 def _principal(motion: Matrix) -> Matrix:
-    """(N, D) along the direction in which it varies most; its first large component is positive."""
+    """Projection of (N, D) onto the direction of largest variation, whose largest component is positive."""
     if len(motion) < 2:
         return motion[:, 0] if motion.size else np.zeros(0)
     motion = motion - motion.mean(axis=0)
@@ -165,8 +179,8 @@ def _principal(motion: Matrix) -> Matrix:
 def _image_motion(
     times_s: Matrix, image: Array, x_times: Matrix, x: Matrix, max_lag_s: float
 ) -> tuple[Matrix, Matrix, list[int]]:
-    """Times and a motion found in pictures: of all that is seen, or of what moves before what stands still; the one
-    that follows the tracker better, at whatever lag."""
+    """Times, motion and invalid rows of images. The motion is that of the whole image or of a moving object, whichever
+    correlates better with the tracker at any lag."""
     valid = np.isfinite(image).all(axis=tuple(range(1, image.ndim)))
     rows = np.flatnonzero(valid)
     rejected = np.flatnonzero(~valid).tolist()
@@ -176,18 +190,18 @@ def _image_motion(
         return times_s[rows], np.asarray(image[rows], np.float64), rejected
     pictures, factor = _reduced(image[rows])
     spectra, shape = _spectra(pictures), pictures.shape[1:]
-    found = (_shifts(spectra, shape), _steps(spectra, shape), _moving(pictures))
-    motions = [_principal(factor * each) for each in found]
+    candidates = (_shifts(spectra, shape), _steps(spectra, shape), _moving(pictures))
+    motions = [_principal(factor * each) for each in candidates]
     if len(x) >= _LEAST_SAMPLES and len(rows) >= _LEAST_SAMPLES:
         spline = CubicSpline(x_times, x)
         lags = np.arange(-max_lag_s, max_lag_s, 5 * _STEP_S)
-        alike = [max(abs(_correlation(spline, x_times, times_s[rows], y, lag)) for lag in lags) for y in motions]
-        return times_s[rows], motions[int(np.argmax(alike))], rejected
+        likeness = [max(abs(_correlation(spline, x_times, times_s[rows], y, lag)) for lag in lags) for y in motions]
+        return times_s[rows], motions[int(np.argmax(likeness))], rejected
     return times_s[rows], motions[0], rejected
 
 
 def _reduced(image: Array) -> tuple[Array, float]:
-    """(M, H, W) float32 of a size at which motion is still seen, and how many pixels one of its pixels is."""
+    """Images (M, H, W) float32, reduced to a size that still shows motion, and the factor of reduction."""
     factor = max(1, int(np.ceil(max(image.shape[1:]) / _LARGEST_PX)))
     size = (image.shape[2] // factor, image.shape[1] // factor)
     return np.array(
@@ -196,42 +210,42 @@ def _reduced(image: Array) -> tuple[Array, float]:
 
 
 def _spectra(pictures: Array) -> Array:
-    """Of the pictures' middle, without what is large: brightness that changes."""
+    """Spectra of the images' middle, high-pass filtered against changes of brightness."""
     window = cv2.createHanningWindow(pictures.shape[:0:-1], cv2.CV_32F)
     sigma = max(pictures.shape[1:]) / 8
     return np.array([np.fft.rfft2((each - cv2.GaussianBlur(each, (0, 0), sigma)) * window) for each in pictures])
 
 
 def _shift(a: Array, b: Array, shape: tuple[int, int]) -> tuple[float, float]:
-    """Shift (u, v) px from one picture to the other: the top of their correlation. (Phase correlation would weigh all
-    frequencies alike, of which smooth pictures only have noise.)"""
-    found = np.fft.irfft2(b * np.conj(a), shape)
-    v, u = np.unravel_index(found.argmax(), shape)
+    """Shift (u, v) px between two images, at the peak of their correlation. Phase correlation would weigh all
+    frequencies equally, most of which are only noise in smooth images."""
+    surface = np.fft.irfft2(b * np.conj(a), shape)
+    v, u = np.unravel_index(surface.argmax(), shape)
 
     def top(before: float, here: float, after: float) -> float:
         bend = before - 2 * here + after
         return 0.5 * (before - after) / bend if bend < 0 else 0.0
 
     height, width = shape
-    du = top(found[v, u - 1], found[v, u], found[v, (u + 1) % width])
-    dv = top(found[v - 1, u], found[v, u], found[(v + 1) % height, u])
+    du = top(surface[v, u - 1], surface[v, u], surface[v, (u + 1) % width])
+    dv = top(surface[v - 1, u], surface[v, u], surface[(v + 1) % height, u])
     return (float(u) + width / 2) % width - width / 2 + du, (float(v) + height / 2) % height - height / 2 + dv
 
 
 def _shifts(spectra: Array, shape: tuple[int, int]) -> Matrix:
-    """How far each picture is from the one in the middle of the series, (M, 2) px."""
+    """Shift of each image relative to the one in the middle of the series, (M, 2) px."""
     reference = spectra[len(spectra) // 2]
     return np.array([_shift(reference, each, shape) for each in spectra])
 
 
 def _steps(spectra: Array, shape: tuple[int, int]) -> Matrix:
-    """The same as a sum of what lies between neighbours: for motion beyond what one picture shows."""
+    """The same as the sum of shifts between neighbours, for motions larger than an image."""
     steps = [_shift(a, b, shape) for a, b in pairwise(spectra)]
     return np.cumsum(np.array([(0.0, 0.0), *steps]), axis=0)
 
 
 def _moving(pictures: Array) -> Matrix:
-    """The middle of what differs from the median picture, (M, 2) px."""
+    """Centroid of the differences from the median image, (M, 2) px."""
     off = np.abs(pictures - np.median(pictures, axis=0))
     off = np.maximum(off - 3 * np.median(off) - 0.1 * off.max(axis=(1, 2), keepdims=True), 0)
     total = np.maximum(off.sum(axis=(1, 2)), 1e-9)
@@ -240,7 +254,7 @@ def _moving(pictures: Array) -> Matrix:
 
 
 def _correlation(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matrix, lag: float) -> float:
-    """Of the image's motion and the tracker's, which is asked for where there are image samples."""
+    """Correlation of the image's motion with the tracker's, interpolated at the image's times."""
     at = y_times - lag
     inside = (at >= x_times[0]) & (at <= x_times[-1])
     if inside.sum() < _LEAST_SAMPLES:
@@ -252,7 +266,7 @@ def _correlation(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matri
 
 
 def _peak(lags: Matrix, size: Matrix, best: int) -> float:
-    """The top of the parabola through the largest value and its neighbours."""
+    """The peak of the parabola through the largest value and its neighbours."""
     if not 0 < best < len(size) - 1:
         return float(lags[best])
     before, here, after = size[best - 1 : best + 2]
@@ -261,14 +275,14 @@ def _peak(lags: Matrix, size: Matrix, best: int) -> float:
 
 
 def _second_peak(size: Matrix, best: int) -> float:
-    """The best other local maximum; 0 where there is none."""
+    """The second-largest local maximum; 0 if there is none."""
     inner = np.flatnonzero((size[1:-1] >= size[:-2]) & (size[1:-1] > size[2:])) + 1
     ends = [at for at, other in ((0, 1), (len(size) - 1, len(size) - 2)) if size[at] > size[other]]
     return float(max((size[at] for at in [*inner, *ends] if abs(int(at) - best) > 1), default=0.0))
 
 
 def _sigma_s(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matrix, lag: float) -> float:
-    """Standard error of the lag as the third unknown, beside scale and offset, of a regression."""
+    """Standard error of the lag, the third unknown of a regression beside scale and offset."""
     at = y_times - lag
     inside = (at >= x_times[0]) & (at <= x_times[-1])
     if inside.sum() < _LEAST_SAMPLES:

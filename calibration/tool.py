@@ -1,4 +1,4 @@
-"""A marker's template: where its spheres are, from what a camera saw of it at rest."""
+"""Tool calibration: the positions of a marker's spheres, from points that a camera saw while the tool was at rest."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, Picture, judg
 from navnode.files.artifacts import TOOL, ToolResult, vector
 from navnode.types import Matrix
 
+__all__ = ["tool"]
+
 GATES = (
-    Gate("drift_mm", 0.5, "moved", "how far the tool moved meanwhile", "fix tool and camera, and repeat", "mm"),
-    Gate("n_used", 30, TOO_FEW, "the number of frames that can be used", "take more", at_least=True),
-    Gate("markers", 3, TOO_FEW, "the number of spheres", "see that the camera sees all spheres", at_least=True),
+    Gate("drift_mm", 0.5, "moved", "the motion of the tool", "fix tool and camera, and repeat", "mm"),
+    Gate("n_used", 30, TOO_FEW, "the number of usable frames", "take more", at_least=True),
+    Gate("markers", 3, TOO_FEW, "the number of spheres", "check that the camera sees all spheres", at_least=True),
     Gate("markers_max", 12, "ambiguous", "the number of spheres", "cover reflections and other tools"),
     Gate("rms_mm", 0.5, "residual", "the jitter of a sphere", "clean the spheres, and let the camera warm up", "mm"),
     Gate(
         "visible",
         0.5,
         "residual",
-        "the share of frames in which the worst sphere is seen",
+        "the share of frames that show the worst sphere",
         "turn the tool to the camera",
         at_least=True,
     ),
@@ -30,7 +32,7 @@ GATES = (
         "spread_mm",
         10,
         "collinear",
-        "how far the spheres are from one line",
+        "the spread of the spheres across their main direction",
         "choose another arrangement",
         "mm",
         at_least=True,
@@ -39,7 +41,7 @@ GATES = (
         "min_distance_mm",
         20,
         "ambiguous",
-        "the smallest distance of two spheres",
+        "the smallest distance between two spheres",
         "choose another arrangement",
         "mm",
         at_least=True,
@@ -48,7 +50,7 @@ GATES = (
         "min_pair_difference_mm",
         2,
         "ambiguous",
-        "the smallest difference of two distances",
+        "the smallest difference between two distances",
         "choose another arrangement",
         "mm",
         at_least=True,
@@ -56,28 +58,32 @@ GATES = (
 )
 _LEAST_VISIBLE = 0.5
 _SAME_MM = 4.0
-"""Points nearer to each other are one sphere's."""
+"""Points closer together belong to one sphere."""
 _MOST_MOTION_MM = 30.0
 _MOST_POINTS = 6_000
-"""To be clustered at once; frames beyond are assigned to what was found."""
+"""Largest number of points for clustering; points of other frames are assigned to the clusters."""
 
 
 def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibration[ToolResult]:
-    """Sphere positions about their centroid, along their principal axes.
+    """Find the positions of spheres relative to their centroid, along their principal axes.
 
     Args:
-        frames_mm: for every frame the points (M, 3) that were seen, in any order; some may be missing, some stray.
+        frames_mm: for every frame the visible points (M, 3), in any order, with missing and stray ones.
     """
     frames = [np.asarray(points, np.float64).reshape(-1, 3) for points in frames_mm]
     frames = [points[np.isfinite(points).all(axis=1)] for points in frames]
     spheres = _spheres(frames)
     seen = [_assigned(points, spheres) for points in frames]
-    used = [n for n, found in enumerate(seen) if np.isfinite(found).all(axis=1).sum() >= min(3, max(len(spheres), 1))]
+    least = min(3, max(len(spheres), 1))
+    used = [n for n, points in enumerate(seen) if np.isfinite(points).all(axis=1).sum() >= least]
     quality: dict[str, object] = {
-        "n_input": len(frames), "n_used": len(used), "rejected": sorted(set(range(len(frames))) - set(used)),
-        "markers": len(spheres), "drift_mm": _drift_mm(frames),
+        "n_input": len(frames),
+        "n_used": len(used),
+        "rejected": sorted(set(range(len(frames))) - set(used)),
+        "markers": len(spheres),
+        "drift_mm": _drift_mm(frames),
         **dict.fromkeys(("rms_mm", "visible", "min_pair_difference_mm", "min_distance_mm", "sigma_mm", "spread_mm")),
-    }  # fmt: skip
+    }
     result: ToolResult | None = None
     pictures: list[Picture] = []
     if len(spheres) >= 3 and used:
@@ -89,22 +95,23 @@ def tool(frames_mm: Sequence[Matrix], *, gates: Gates | None = None) -> Calibrat
         template = _canonical(places)
         distances = np.sort(_pairs(template))
         quality |= {
-            "rms_mm": rms(each), "visible": visible, "min_distance_mm": float(distances[0]),
+            "rms_mm": rms(each),
+            "visible": visible,
+            "min_distance_mm": float(distances[0]),
             "min_pair_difference_mm": float(np.diff(distances).min()),
             "sigma_mm": float((each / np.sqrt(np.maximum(visible * len(used), 1))).max()),
             "spread_mm": float(np.linalg.svd(template, compute_uv=False)[1] / np.sqrt(len(template))),
-        }  # fmt: skip
+        }
         result = ToolResult(tuple(vector(at) for at in template), tuple(distances.tolist()))
         pictures = [("points", {"markers_mm": template})]
-    shown = quality["visible"]
-    figures = {
-        "markers_max": float(len(spheres)), "visible": None if shown is None else float(np.min(np.asarray(shown))),
-    }  # fmt: skip
+    shares = quality["visible"]
+    worst = None if shares is None else float(np.min(np.asarray(shares)))
+    figures = {"markers_max": float(len(spheres)), "visible": worst}
     return judged(TOOL, GATES, gates, figures, result=result, quality=quality, pictures=pictures)
 
 
 def _spheres(frames: Sequence[Matrix]) -> Matrix:
-    """Where points gather in at least half of the frames, (N, 3)."""
+    """Positions (N, 3) at which points cluster in at least half of the frames."""
     step = max(1, -(-sum(map(len, frames)) // _MOST_POINTS))
     some = frames[::step]
     if not some or not sum(map(len, some)):
@@ -118,20 +125,19 @@ def _spheres(frames: Sequence[Matrix]) -> Matrix:
 
 
 def _assigned(points: Matrix, spheres: Matrix) -> Matrix:
-    """(N, 3): the point of a frame that is nearest to each sphere; NaN where none is near."""
-    found = np.full(spheres.shape, np.nan)
+    """(N, 3): the point of a frame that is nearest to each sphere; NaN if none is near."""
+    assigned = np.full(spheres.shape, np.nan)
     if not len(points) or not len(spheres):
-        return found
+        return assigned
     distance = np.linalg.norm(points[:, None] - spheres, axis=2)
     nearest = distance.argmin(axis=0)
     near = distance[nearest, np.arange(len(spheres))] < _SAME_MM
-    found[near] = points[nearest[near]]
-    return found
+    assigned[near] = points[nearest[near]]
+    return assigned
 
 
 def _drift_mm(frames: Sequence[Matrix]) -> float:
-    """rms over the spheres of how far they are in the last third of the frames from where they were in the first, less
-    what their jitter alone makes of it."""
+    """rms motion of the spheres between the first and the last third of the frames, beyond what jitter explains."""
     third = max(len(frames) // 3, 1)
     first, last = _spheres(frames[:third]), _spheres(frames[-third:])
     if not len(first) or not len(last):
@@ -155,7 +161,7 @@ def _drift_mm(frames: Sequence[Matrix]) -> float:
 
 
 def _canonical(places: Matrix) -> Matrix:
-    """About the centroid, along the principal axes, in an order and with signs that do not depend on the camera."""
+    """Relative to the centroid, along the principal axes, in an order and with signs independent of the camera."""
     centred = places - places.mean(axis=0)
     _, _, axes = np.linalg.svd(centred)
     along = centred @ axes.T

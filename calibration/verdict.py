@@ -1,4 +1,4 @@
-"""What a routine found, how good it is, and whether it may be used: gates, verdict, document."""
+"""A routine's result, its quality and whether it may be used: gates, verdict, document."""
 
 from __future__ import annotations
 
@@ -14,77 +14,92 @@ from navnode.errors import ConfigError
 from navnode.files.artifacts import UNITS, Artifact, Kind
 from navnode.types import Array
 
+__all__ = [
+    "Calibration",
+    "Gate",
+    "Gates",
+    "Picture",
+    "TOO_FEW",
+    "TOO_MANY_REJECTED",
+    "judged",
+    "limits",
+    "plain",
+    "rejection",
+]
+
 R = TypeVar("R")
 
 Gates = Mapping[str, float]
-"""Limits by key, in place of a routine's own."""
+"""Limits by key that replace a routine's own."""
 
 Picture = tuple[str, Mapping[str, Any]]
-"""Which drawing of :mod:`calibration.report`, and the arrays that it needs."""
+"""Name of a drawing in :mod:`calibration.report`, and its data."""
 
 MOST_REJECTED = 1 / 3
-"""Share of the rows that may be set aside; data of which more is wrong are not understood."""
+"""Largest share of rows that may be excluded as outliers."""
 TOO_FEW, TOO_MANY_REJECTED = "too_few", "too_many_rejected"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit that a figure of quality must keep."""
+    """A limit for a quality figure."""
 
     key: str
     limit: float
     code: str
-    """Of the failure; stable."""
+    """Stable code of the failure."""
     what: str
-    """The figure, in words: ``the largest tilt between two poses``."""
+    """The figure in words: ``the largest tilt between two poses``."""
     advice: str
-    """What to do when it is not kept."""
+    """What to do if the limit is exceeded."""
     unit: str = ""
     at_least: bool = False
+    """Whether the limit is a minimum."""
 
     def keeps(self, value: float | None, limit: float) -> bool:
-        """Whether a value is within the limit; one that is not known is not."""
+        """Whether a value is within the limit; an unknown one is not."""
         if value is None or math.isnan(value):
             return False
         return value >= limit if self.at_least else value <= limit
 
     def broken(self, value: float | None, limit: float) -> str:
-        """``code: sentence``"""
+        """The reason for a failure, ``code: sentence``."""
         unit = f" {self.unit}" if self.unit else ""
         known = value is not None and not math.isnan(value)
-        measured = f"is {_shown(value)}{unit}" if known and value is not None else "cannot be told"
+        measured = f"is {_shown(value)}{unit}" if known and value is not None else "is unknown"
         bound = "at least" if self.at_least else "at most"
         return f"{self.code}: {self.what} {measured}, {bound} {_shown(limit)}{unit} is needed; {self.advice}"
 
 
 @dataclass(frozen=True)
 class Calibration(Generic[R]):
-    """What a routine found, and whether it may be used."""
+    """A routine's result, and whether it may be used."""
 
     kind: Kind[R]
     result: R | None
-    """None where there is not enough to find anything; of what failed, it is not to be used."""
+    """None if the data were insufficient; must not be used if the calibration failed."""
     quality: Mapping[str, object]
-    """Figures by their names; every routine's own, and ``gates``."""
+    """Figures by name, and ``gates``."""
     gates: Mapping[str, float]
     """The limits in force."""
     reason: str = ""
     """Empty when it passed; otherwise ``code: sentence``."""
     arrays: Mapping[str, Array] = field(default_factory=dict)
-    """What is kept beside the document: a flat field's pictures."""
+    """Arrays stored beside the document: a flat field's images."""
     pictures: Sequence[Picture] = ()
 
     @property
     def passed(self) -> bool:
+        """Whether all gates were kept."""
         return not self.reason
 
     @property
     def code(self) -> str:
-        """Of the failure; empty when it passed."""
+        """Code of the failure; empty if it passed."""
         return self.reason.partition(":")[0]
 
     def document(self) -> dict[str, Any]:
-        """JSON: ``kind``, ``status``, ``reason``, ``result`` and ``quality``, without NaN."""
+        """JSON document with ``kind``, ``status``, ``reason``, ``result`` and ``quality``; NaN becomes None."""
         return {
             "kind": self.kind.name,
             "status": "PASS" if self.passed else "FAIL",
@@ -102,14 +117,14 @@ class Calibration(Generic[R]):
         days_valid: float | None = None,
         inputs: Mapping[str, str] | None = None,
     ) -> Artifact[R]:
-        """What is written of a calibration that passed.
+        """The artifact of a calibration that passed.
 
         Args:
-            device, mode: of what it is.
-            days_valid: None: as usual, 0: for ever.
+            device, mode: names of the calibrated device and its mode.
+            days_valid: None: the default, 0: unlimited.
             inputs: file -> SHA-256.
         """
-        assert self.passed and self.result is not None, "what failed is not written"
+        assert self.passed and self.result is not None, "failed calibrations are never written"
         return Artifact(
             kind=self.kind.name,
             status="PASS",
@@ -125,25 +140,25 @@ class Calibration(Generic[R]):
         )
 
 
-def limits(gates: Sequence[Gate], given: Gates | None) -> dict[str, float]:
+def limits(gates: Sequence[Gate], overrides: Gates | None) -> dict[str, float]:
     """The limits in force.
 
     Raises:
-        ConfigError: a key that no gate has, or a limit that is no number.
+        ConfigError: a key is unknown, or a limit is not finite.
     """
     own = {gate.key: gate.limit for gate in gates}
-    for key, limit in (given or {}).items():
+    for key, limit in (overrides or {}).items():
         if key not in own:
-            raise ConfigError(f"--gate {key}: there is no such gate; there are: {', '.join(own)}")
+            raise ConfigError(f"--gate {key}: unknown gate; known: {', '.join(own)}")
         if not math.isfinite(limit):
             raise ConfigError(f"--gate {key}: the limit must be a finite number")
-    return {**own, **(given or {})}
+    return {**own, **(overrides or {})}
 
 
 def judged(
     kind: Kind[R],
     gates: Sequence[Gate],
-    given: Gates | None,
+    overrides: Gates | None,
     figures: Mapping[str, float | None],
     *,
     result: R | None,
@@ -152,13 +167,17 @@ def judged(
     arrays: Mapping[str, Array] | None = None,
     pictures: Sequence[Picture] = (),
 ) -> Calibration[R]:
-    """The verdict: the first gate, in their order, that its figure does not keep.
+    """Judge a result; the reason for failure is the first gate, in order, whose figure is out of limits.
 
     Args:
-        figures: by the gates' keys; one that is missing is taken from ``quality``.
-        reason: what is wrong already, before any gate.
+        overrides: limits that replace those of ``gates``.
+        figures: by the gates' keys; missing ones are taken from ``quality``.
+        reason: a failure that precedes all gates.
+
+    Raises:
+        ConfigError: as :func:`limits`.
     """
-    in_force = limits(gates, given)
+    in_force = limits(gates, overrides)
     for gate in gates:
         if reason:
             break
@@ -169,13 +188,13 @@ def judged(
 
 
 def _number(figure: object) -> float | None:
-    """A figure that a gate looks at by its name."""
+    """A quality figure as a number."""
     assert figure is None or isinstance(figure, int | float | np.number)
     return None if figure is None else float(figure)
 
 
 def rejection(n_input: int, rejected: int) -> str:
-    """Why this many rows set aside are too many; empty when they are not."""
+    """The reason for failure if too many rows were rejected, or ''."""
     if n_input and rejected > MOST_REJECTED * n_input:
         return (
             f"{TOO_MANY_REJECTED}: {rejected} of {n_input} rows do not fit the others, at most a third may; "
@@ -185,7 +204,7 @@ def rejection(n_input: int, rejected: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Arrays, NumPy's numbers and tuples as JSON has them; what is not finite as None."""
+    """Convert arrays, NumPy numbers and tuples for JSON; non-finite numbers become None."""
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, Mapping):

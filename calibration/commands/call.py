@@ -58,7 +58,7 @@ class Call:
         if found.passed and request.out is not None:
             found = self._written(found, request.out)
         if request.report is not None:
-            page = report.page(found, self.files.paths, of=request.device_of)
+            page = report.page(found, self.files.paths, device=request.device_of)
             whole.write_whole(request.report, page.encode())
         self._ui.show(found.document(), lambda _: show_calibration(found, request.out))
         if not found.passed:

@@ -1,7 +1,7 @@
-"""Other programs' calibration files: PLUS, OpenCV, ROS, 3D Slicer, ITK, NDI, DICOM.
+"""Calibration files of other programs: PLUS, OpenCV, ROS, 3D Slicer, ITK, NDI, DICOM.
 
-Here everything is RAS, millimetres and ``a_from_b``; what a format has otherwise is converted where it is read and
-written. A transform ``b_from_a`` is ``From="A" To="B"`` in PLUS, and Slicer's transform to parent from A to B.
+Values are RAS, millimetres and ``a_from_b``; other conventions are converted when a file is read or written. A
+transform ``b_from_a`` is ``From="A" To="B"`` in PLUS, and Slicer's transform to parent from A to B.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ WRITES = ".xml (PLUS), .yml (OpenCV), .yaml (ROS), .mrk.json and .fcsv (Slicer),
 
 
 def read(path: Path) -> Exchanged:
-    """What a file says, by its ending; DICOM for any other.
+    """Read a file, by its extension; unknown extensions are read as DICOM.
 
     Raises:
-        ConfigError: it cannot be read, or holds nothing of use; names the file.
+        ConfigError: the file cannot be read or contains nothing useful; names it.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -53,26 +53,25 @@ def read(path: Path) -> Exchanged:
         return reader(path)
     except ConfigError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, cv2.error, ElementTree.ParseError,
-            yaml.YAMLError) as error:  # fmt: skip
+    except _PARSER_ERRORS as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
 
 
 def write(artifact: Artifact[Any], path: Path) -> None:
-    """An artifact in the format of the file's ending.
+    """Write an artifact in the format that the file's extension selects.
 
     Raises:
-        ConfigError: no such format, or this calibration cannot be said in it.
+        ConfigError: the format is unknown or cannot express this calibration, or the file cannot be written.
     """
     writer = next((write for ending, write in _WRITERS.items() if path.name.lower().endswith(ending)), None)
     if writer is None:
-        raise ConfigError(f"{path}: written are {WRITES}")
+        raise ConfigError(f"{path}: unknown format; known: {WRITES}")
     writer(_ours(artifact), artifact, path)
 
 
 def _ours(artifact: Artifact[Any]) -> Exchanged:
-    """An artifact's result in words that other programs share."""
+    """An artifact's result in terms that other programs share."""
     result, device = artifact.result, artifact.device
     match result:
         case PivotResult():
@@ -92,11 +91,25 @@ def _ours(artifact: Artifact[Any]) -> Exchanged:
     raise ConfigError(f"a {artifact.kind} calibration has no counterpart in other programs' files")
 
 
+_FILE_ERRORS = (OSError, RuntimeError, cv2.error)
+_CONTENT_ERRORS = (ValueError, KeyError, TypeError, ElementTree.ParseError, yaml.YAMLError)
+_PARSER_ERRORS = (*_FILE_ERRORS, *_CONTENT_ERRORS)
 _READERS = {
-    ".xml": plus.read, ".yml": opencv.read, ".yaml": ros.read, ".mrk.json": slicer.read_markups,
-    ".fcsv": slicer.read_fcsv, ".tfm": itk.read, ".h5": itk.read, ".rom": ndi.read,
-}  # fmt: skip
+    ".xml": plus.read,
+    ".yml": opencv.read,
+    ".yaml": ros.read,
+    ".mrk.json": slicer.read_markups,
+    ".fcsv": slicer.read_fcsv,
+    ".tfm": itk.read,
+    ".h5": itk.read,
+    ".rom": ndi.read,
+}
 _WRITERS = {
-    ".xml": plus.write, ".yml": opencv.write, ".yaml": ros.write, ".mrk.json": slicer.write_markups,
-    ".fcsv": slicer.write_fcsv, ".tfm": itk.write, ".h5": itk.write,
-}  # fmt: skip
+    ".xml": plus.write,
+    ".yml": opencv.write,
+    ".yaml": ros.write,
+    ".mrk.json": slicer.write_markups,
+    ".fcsv": slicer.write_fcsv,
+    ".tfm": itk.write,
+    ".h5": itk.write,
+}

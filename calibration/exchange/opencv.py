@@ -16,19 +16,21 @@ from navnode.files.artifacts import Artifact
 from navnode.geometry import CArmDocument
 from navnode.types import CArm, Matrix
 
+__all__ = ["camera_matrix", "carm_of_matrix", "need_carm", "read", "write"]
+
 
 def camera_matrix(carm: CArm) -> Matrix:
-    """The 3x3 matrix that OpenCV and ROS know a camera by."""
+    """The 3x3 camera matrix of OpenCV and ROS."""
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
     distance = carm.source_to_detector_mm
     return np.array([[distance / su, 0, cu], [0, distance / sv, cv], [0, 0, 1]])
 
 
 def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[float, float] | None) -> CArm:
-    """Of a camera matrix only the ratio of distance to pixel is known; without a spacing, pixels are 1 mm.
+    """The C-arm of a camera matrix, which gives only the ratio of distance to pixel size; default pixels: 1 mm.
 
     Raises:
-        ValueError: no C-arm is like that.
+        ValueError: the values are not those of a C-arm.
     """
     su, sv = spacing_mm or (1.0, float(camera[0, 0] / camera[1, 1]))
     middle = float(camera[0, 2]), float(camera[1, 2])
@@ -39,25 +41,30 @@ def need_carm(ours: Exchanged, artifact: Artifact[Any], path: Path) -> CArm:
     """The C-arm of an artifact.
 
     Raises:
-        ConfigError: it is of something else, or has a distortion.
+        ConfigError: it is another kind of calibration, or has a distortion.
     """
     if ours.carm is None:
-        raise ConfigError(f"{path}: this format holds cameras, not a {artifact.kind} calibration")
+        raise ConfigError(f"{path}: this format stores cameras, not a {artifact.kind} calibration")
     distortion = artifact.result.distortion
     model = "none" if distortion is UNSET else distortion.model
     if model != "none":
         raise ConfigError(
-            f"{path}: this format has no words for the distortion ({model}); calibrate with --distortion none"
+            f"{path}: this format cannot express the distortion ({model}); calibrate with --distortion none"
         )
     return ours.carm
 
 
 def read(path: Path) -> Exchanged:
-    if not path.read_text().startswith("%YAML:1.0"):  # OpenCV's own error is none that can be caught
-        raise ConfigError(f"{path}: no OpenCV FileStorage")
+    """Read a camera.
+
+    Raises:
+        ConfigError: the file is not an OpenCV FileStorage, or contains no camera.
+    """
+    if not path.read_text().startswith("%YAML:1.0"):  # OpenCV's own error cannot be caught
+        raise ConfigError(f"{path}: not an OpenCV FileStorage")
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
     if not storage.isOpened():
-        raise ConfigError(f"{path}: no OpenCV FileStorage")
+        raise ConfigError(f"{path}: not an OpenCV FileStorage")
     try:
         camera = storage.getNode("camera_matrix").mat()
         width, height = (int(storage.getNode(f"image_{name}").real()) for name in ("width", "height"))
@@ -66,11 +73,16 @@ def read(path: Path) -> Exchanged:
         storage.release()
     if camera is None or camera.shape != (3, 3) or width <= 0 or height <= 0:
         raise ConfigError(f"{path}: needs camera_matrix, image_width and image_height")
-    given = None if spacing is None else (float(spacing.ravel()[0]), float(spacing.ravel()[1]))
-    return Exchanged(carm=carm_of_matrix(camera, width, height, given))
+    pair = None if spacing is None else (float(spacing.ravel()[0]), float(spacing.ravel()[1]))
+    return Exchanged(carm=carm_of_matrix(camera, width, height, pair))
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
+    """Write the C-arm of a calibration as a camera.
+
+    Raises:
+        ConfigError: as :func:`need_carm`, or the file cannot be written.
+    """
     carm = need_carm(ours, artifact, path)
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY)
     storage.write("image_width", carm.width_px)

@@ -13,15 +13,22 @@ from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
 
+__all__ = ["read", "write"]
+
 
 def _root(path: Path) -> ElementTree.Element:
     text = path.read_text()
     if "<!" in text.replace("<!--", ""):
-        raise ConfigError(f"{path}: declares entities, which a device set has none of")
-    return ElementTree.fromstring(text)  # noqa: S314 - what makes it unsafe was refused above
+        raise ConfigError(f"{path}: declares entities, which are not allowed in a device set")
+    return ElementTree.fromstring(text)  # noqa: S314 - unsafe XML was refused above
 
 
 def read(path: Path) -> Exchanged:
+    """Read transforms and time offsets from a device set.
+
+    Raises:
+        ConfigError: the file declares entities, or a Transform is incomplete.
+    """
     root = _root(path)
     transforms = {}
     for element in root.iter("Transform"):
@@ -31,7 +38,7 @@ def read(path: Path) -> Exchanged:
         if len(numbers) != 16 or not element.get("From") or not element.get("To"):
             raise ConfigError(f"{path}: a Transform needs From, To and a Matrix of 16 numbers")
         transforms[element.get("From", ""), element.get("To", "")] = np.array(numbers).reshape(4, 4)
-    # A device's stamps plus its offset are the common time: what is late has a negative one.
+    # A device's stamps plus its offset are the common time, so a late device has a negative offset.
     lags = {
         device.get("Id", ""): -float(device.get("LocalTimeOffsetSec", "0"))
         for device in root.iter("Device")
@@ -41,27 +48,31 @@ def read(path: Path) -> Exchanged:
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
-    """Into a device set that is there, or a new one."""
+    """Write transforms and time offsets into an existing device set, or a new one.
+
+    Raises:
+        ConfigError: the calibration has neither, or the file is not a device set or cannot be written.
+    """
     if not ours.transforms and not ours.lags_s:
         raise ConfigError(
-            f"{path}: a PLUS device set holds transforms and time offsets, not a {artifact.kind} calibration"
+            f"{path}: a PLUS device set stores transforms and time offsets, not a {artifact.kind} calibration"
         )
     if path.exists():
-        read(path)  # a file that is none is not written to
+        read(path)  # never write to another kind of file
         root = _root(path)
     else:
         root = ElementTree.Element("PlusConfiguration", version="2.9")
     place = root.find("CoordinateDefinitions")
     place = ElementTree.SubElement(root, "CoordinateDefinitions") if place is None else place
     for (a, b), matrix in ours.transforms.items():
-        found = next((e for e in place if e.get("From") == a and e.get("To") == b), None)
-        element = ElementTree.SubElement(place, "Transform", From=a, To=b) if found is None else found
+        existing = next((e for e in place if e.get("From") == a and e.get("To") == b), None)
+        element = ElementTree.SubElement(place, "Transform", From=a, To=b) if existing is None else existing
         element.set("Matrix", " ".join(f"{x:.12g}" for x in matrix.ravel()))
     for name, lag in ours.lags_s.items():
         collection = root.find("DataCollection")
         collection = ElementTree.SubElement(root, "DataCollection") if collection is None else collection
-        found = next((e for e in collection.iter("Device") if e.get("Id") == name), None)
-        device = ElementTree.SubElement(collection, "Device", Id=name) if found is None else found
+        existing = next((e for e in collection.iter("Device") if e.get("Id") == name), None)
+        device = ElementTree.SubElement(collection, "Device", Id=name) if existing is None else existing
         device.set("LocalTimeOffsetSec", f"{-lag:.9g}")
     ElementTree.indent(root)
     whole.write_whole(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))

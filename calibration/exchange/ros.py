@@ -15,19 +15,27 @@ from navnode.files import whole
 from navnode.files.artifacts import Artifact
 from navnode.types import Matrix
 
+__all__ = ["read", "write"]
+
 
 def read(path: Path) -> Exchanged:
+    """Read a camera."""
     text = path.read_text()
     if text.startswith("%YAML:1.0"):
         return opencv.read(path)
-    given = yaml.safe_load(text)
-    camera = np.array(given["camera_matrix"]["data"], np.float64).reshape(3, 3)
-    spacing = given.get("pixel_spacing_mm")
+    info = yaml.safe_load(text)
+    camera = np.array(info["camera_matrix"]["data"], np.float64).reshape(3, 3)
+    spacing = info.get("pixel_spacing_mm")
     pair = None if spacing is None else (float(spacing[0]), float(spacing[1]))
-    return Exchanged(carm=carm_of_matrix(camera, int(given["image_width"]), int(given["image_height"]), pair))
+    return Exchanged(carm=carm_of_matrix(camera, int(info["image_width"]), int(info["image_height"]), pair))
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
+    """Write the C-arm of a calibration as a camera.
+
+    Raises:
+        ConfigError: as :func:`need_carm`, or the file cannot be written.
+    """
     carm = need_carm(ours, artifact, path)
     camera = camera_matrix(carm)
 
@@ -35,10 +43,14 @@ def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
         return {"rows": matrix.shape[0], "cols": matrix.shape[1], "data": [float(x) for x in matrix.ravel()]}
 
     content = {
-        "image_width": carm.width_px, "image_height": carm.height_px, "camera_name": artifact.device or "carm",
-        "camera_matrix": spelled(camera), "distortion_model": "plumb_bob",
-        "distortion_coefficients": spelled(np.zeros((1, 5))), "rectification_matrix": spelled(np.eye(3)),
+        "image_width": carm.width_px,
+        "image_height": carm.height_px,
+        "camera_name": artifact.device or "carm",
+        "camera_matrix": spelled(camera),
+        "distortion_model": "plumb_bob",
+        "distortion_coefficients": spelled(np.zeros((1, 5))),
+        "rectification_matrix": spelled(np.eye(3)),
         "projection_matrix": spelled(np.concatenate([camera, np.zeros((3, 1))], axis=1)),
         "pixel_spacing_mm": list(carm.pixel_spacing_mm),
-    }  # fmt: skip
+    }
     whole.write_whole(path, yaml.safe_dump(content, sort_keys=False).encode())

@@ -132,7 +132,7 @@ def test_a_flat_phantom_seen_from_the_front_says_nothing_of_the_distance():
 
 def test_distortion_needs_more_shots_and_a_model_that_there_is(three):
     assert calibrated(three, distortion="poly3").code == "too_few"
-    with pytest.raises(ConfigError, match="no such model"):
+    with pytest.raises(ConfigError, match="unknown model"):
         calibrated(three, distortion="magic")
 
 

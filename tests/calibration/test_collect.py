@@ -84,9 +84,17 @@ def test_points_of_a_patient_are_touched_in_their_order(tmp_path):
     devices = ("--device", "stylus=StylusToTracker", "--device", "patient-marker=PatientToTracker")
     with streaming(("PatientToTracker", [marker] * 9000), ("StylusToTracker", stylus)) as port:
         code, document, error = call(
-            "patient", "--volume-points", tmp_path / "planned.csv", "--live", f"127.0.0.1:{port}", *devices,
-            "--tip", *TIP, "--seconds", "60",
-        )  # fmt: skip
+            "patient",
+            "--volume-points",
+            tmp_path / "planned.csv",
+            "--live",
+            f"127.0.0.1:{port}",
+            *devices,
+            "--tip",
+            *TIP,
+            "--seconds",
+            "60",
+        )
     assert code == 0, error
     assert document["quality"]["n_used"] == 5
     assert np.abs(np.subtract(document["result"]["volume_from_patient"], volume_from_patient)).max() < 1.0
@@ -95,7 +103,7 @@ def test_points_of_a_patient_are_touched_in_their_order(tmp_path):
 def test_silence_is_told(monkeypatch):
     monkeypatch.setattr(collect, "_NOTHING_S", 1.0)
     code, _, error = call("pivot", "--live", f"127.0.0.1:{find_free_port()}", "--device", "StylusToTracker")
-    assert code == 2 and "nothing comes of StylusToTracker" in error
+    assert code == 2 and "nothing received from StylusToTracker" in error
     code, _, error = call("pivot", "--live", ":5", "--device", "X")
     assert code == 2 and error.startswith("--live: ':5' is not HOST:PORT")
     assert call("pivot", "--live", "localhost:18944")[0] == 2

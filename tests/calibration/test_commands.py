@@ -92,14 +92,14 @@ def test_options_that_contradict_or_lack_each_other_are_named(poses, tmp_path):
     stream = ("--stylus", poses, "--patient-marker", poses)
     patient = ("patient", "--volume-points", points, "--patient-points", points)
     for arguments, said in (
-        (("pivot", poses, "--reference", tmp_path / "short.npy"), "--reference has 50 rows, the poses 120"),
-        (("spin", poses, "--tip", 1, 2, 3, "--pivot", poses), "give --tip or --pivot, not both"),
-        ((*patient, "--surface", points), "--surface and --mesh belong together"),
+        (("pivot", poses, "--reference", tmp_path / "short.npy"), "--reference has 50 rows, the poses have 120"),
+        (("spin", poses, "--tip", 1, 2, 3, "--pivot", poses), "use --tip or --pivot, not both"),
+        ((*patient, "--surface", points), "--surface and --mesh must be used together"),
         ((*patient, "--fle-mm", "nan"), "--fle-mm must be positive"),
         (("patient", "--volume-points", points, *stream), "--patient-points is missing"),
-        (("phantom", "--targets", points, "--measured", points, *stream), "give --measured, or --stylus"),
+        (("phantom", "--targets", points, "--measured", points, *stream), "use --measured, or --stylus"),
         (("phantom", "--targets", points, *stream, "--tip", 1, 2, 3), "--volume-from-patient are needed"),
-        (("temporal", "--tracker", poses, "--signal", points), "poses without times"),
+        (("temporal", "--tracker", poses, "--signal", points), "the poses have no times"),
         (("carm", "--phantom", points, "--views", points, "--live", "nowhere"), "--live: 'nowhere' is not HOST:PORT"),
         (("pivot", "--live", "a:1", "--recording", poses), "give --live or --recording, not both"),
         (("pivot", "--live", "a:1"), "--live needs --device"),
@@ -119,9 +119,7 @@ def test_files_and_recordings_give_the_same_answer(poses, tmp_path):
     from_file = call("pivot", poses, "--json")[1]["result"]
     csv = write_csv(tmp_path / "stylus.csv", series, 0.02 * np.arange(len(series)))
     assert call("pivot", csv, "--json")[1]["result"] == from_file
-    code, document, _ = call(
-        "pivot", "--recording", tmp_path / "session.mcap", "--device", "StylusToTracker", "--json"
-    )  # fmt: skip
+    code, document, _ = call("pivot", "--recording", tmp_path / "session.mcap", "--device", "StylusToTracker", "--json")
     assert code == 0
     # The wire holds single precision.
     assert np.abs(np.subtract(document["result"]["tip_mm"], from_file["tip_mm"])).max() < 1e-2
@@ -163,8 +161,18 @@ def test_the_tip_may_be_numbers_or_a_calibration(poses, tmp_path):
     np.save(tmp_path / "s.npy", np.array(stylus))
     np.save(tmp_path / "p.npy", np.array([marker] * len(stylus)))
     np.save(tmp_path / "m.npy", g.inverse(marker))
-    common = ("phantom", "--targets", tmp_path / "targets.csv", "--stylus", tmp_path / "s.npy", "--patient-marker",
-              tmp_path / "p.npy", "--volume-from-patient", tmp_path / "m.npy", "--json")  # fmt: skip
+    common = (
+        "phantom",
+        "--targets",
+        tmp_path / "targets.csv",
+        "--stylus",
+        tmp_path / "s.npy",
+        "--patient-marker",
+        tmp_path / "p.npy",
+        "--volume-from-patient",
+        tmp_path / "m.npy",
+        "--json",
+    )
     for tip in (TIP, [tmp_path / "tip.json"]):
         code, document, error = call(*common, "--tip", *tip)
         assert code == 0 and document["quality"]["touches"] == 5, error
@@ -197,9 +205,10 @@ def test_every_other_routine_from_files(tmp_path):
         views.append(
             {
                 "carm": carm_document(arm),
-                "volume_from_carm": pose.tolist(), "angles_rad": {"orbital": orbital, "angulation": angulation},
+                "volume_from_carm": pose.tolist(),
+                "angles_rad": {"orbital": orbital, "angulation": angulation},
             }
-        )  # fmt: skip
+        )
     (tmp_path / "v.json").write_text(json.dumps({"schema": "navnode/views/1", "views": views}))
     (tmp_path / "at.csv").write_text("orbital_rad,angulation_rad\n0.1,0\n-0.5,0\n")
     code, document, _ = call("flex", "--views", tmp_path / "v.json", "--at", tmp_path / "at.csv", "--json")
@@ -208,7 +217,7 @@ def test_every_other_routine_from_files(tmp_path):
     of_carm = json.loads(json.dumps(carm_document(bent(0.0, 0.0)[0])))
     for name, more, said in (
         ("one", {}, "--per-shot"),
-        ("mute", {"carm": of_carm}, "views[0]: the X-ray stated no angles"),
+        ("mute", {"carm": of_carm}, "views[0]: the X-ray carried no angles"),
     ):
         path, result = tmp_path / f"{name}.json", {"carm": of_carm, "views": [shot | more]}
         artifacts.write(path, artifacts.Artifact(kind="carm", status="PASS", result=result, quality={}))

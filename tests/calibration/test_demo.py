@@ -60,16 +60,36 @@ def found(folder):
         for name, kind, arguments in (
             ("pivot", "pivot", (*session("pivot", "DrillToTracker"), "--of", "Drill")),
             ("spin", "spin", (*session("spin", "DrillToTracker"), "--pivot", folder / "pivot.json", "--of", "Drill")),
-            ("carm", "carm", (*session("beads", "views=XRay"), "--carm", folder / "nominal.json",
-                              "--phantom", folder / "phantom.json", "--per-shot")),
+            (
+                "carm",
+                "carm",
+                (
+                    *session("beads", "views=XRay"),
+                    "--carm",
+                    folder / "nominal.json",
+                    "--phantom",
+                    folder / "phantom.json",
+                    "--per-shot",
+                ),
+            ),
             ("flex", "flex", ("--views", folder / "carm.json")),
             ("handeye", "handeye", (*session("beads", "marker=CArmToTracker"), "--xray", folder / "carm.json")),
             ("latency", "temporal", session("sweep", "tracker=CArmToTracker", "frames=XRay")),
             ("patient", "patient", (*session("points", *touches), *tip, "--volume-points", folder / "points.csv")),
-            ("phantom", "phantom", (*session("targets", *touches), *tip, "--targets", folder / "targets.csv",
-                                    "--volume-from-patient", folder / "patient.json")),
+            (
+                "phantom",
+                "phantom",
+                (
+                    *session("targets", *touches),
+                    *tip,
+                    "--targets",
+                    folder / "targets.csv",
+                    "--volume-from-patient",
+                    folder / "patient.json",
+                ),
+            ),
         )
-    }  # fmt: skip
+    }
 
 
 def test_every_routine_finds_what_the_room_hides(found):
@@ -94,9 +114,11 @@ def node(folder, with_files, port):
         text = re.sub(r"^# (\w+ = \"calibration/)", r"\1", text, flags=re.M)
     carm = carm_of_size(SIZE_PX)
     for key, value in (
-        ("width_px", SIZE_PX), ("height_px", SIZE_PX), ("pixel_spacing_mm", list(carm.pixel_spacing_mm)),
+        ("width_px", SIZE_PX),
+        ("height_px", SIZE_PX),
+        ("pixel_spacing_mm", list(carm.pixel_spacing_mm)),
         ("principal_point_px", list(carm.principal_point_px)),
-    ):  # fmt: skip
+    ):
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.M)
     path = folder / "node.toml"
     path.write_text(text)

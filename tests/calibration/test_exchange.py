@@ -74,7 +74,7 @@ def test_cameras_come_back(tmp_path, ending):
         storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
         assert storage.getNode("camera_matrix").mat()[0, 0] == pytest.approx(1013 / 0.29)
     bent = artifact("carm", {"carm": carm_document(CARM), "distortion": {"model": "poly3"}})
-    with pytest.raises(ConfigError, match="no words for the distortion"):
+    with pytest.raises(ConfigError, match="cannot express the distortion"):
         exchange.write(bent, path)
 
 
