@@ -132,13 +132,13 @@ class Shot:
             shadow = [_shadow(distance, radius) for distance, radius in zip(away, spots[:, 2], strict=True)]
             shape, slope = (np.stack(parts) for parts in zip(*shadow, strict=True))
             linear = np.concatenate([shape, np.ones((1, len(wanted))), x[:1], y[:1]])
-            found = np.linalg.lstsq(linear.T, wanted, None)[0]
-            if (found[:count] <= 0).any():
+            solution = np.linalg.lstsq(linear.T, wanted, None)[0]
+            if (solution[:count] <= 0).any():
                 return None
-            # Of a shadow f(d / r): moving it by du changes it by -f' x / d, growing it by dr by -f' d / r.
-            turned = found[:count, None] * slope
+            # Moving a shadow f(d / r) by du changes it by -f' x / d, growing it by dr changes it by -f' d / r.
+            turned = solution[:count, None] * slope
             moves = np.concatenate([-turned * x / away, -turned * y / away, -turned * away / spots[:, 2:]])
-            step = np.linalg.lstsq(np.concatenate([linear, moves]).T, wanted - found @ linear, None)[0][count + 3 :]
+            step = np.linalg.lstsq(np.concatenate([linear, moves]).T, wanted - solution @ linear, None)[0][count + 3 :]
             most = 0.5 * spots[:, 2:]
             step = np.clip(step.reshape(3, count).T, -most, most)
             spots += step
@@ -147,26 +147,26 @@ class Shot:
                 return None
             if float(np.abs(step[:, :2]).max()) < 2e-3:
                 break
-        residual = wanted - found @ linear
+        residual = wanted - solution @ linear
         alike = []
         for n in range(count):
             own = away[n] <= 1.9 * spots[n, 2] + 1.0
-            said = found[n] * shape[n][own]
-            seen = said + residual[own]
-            alike.append(float(seen @ said) / max(np.sqrt(float(seen @ seen) * float(said @ said)), 1e-12))
-        good = (spots[:, 2] > low) & (spots[:, 2] < high) & (found[:count] > 2 * self._noise)
-        return np.column_stack([spots, found[:count], np.where(good, alike, 0.0)])
+            model = solution[n] * shape[n][own]
+            image = model + residual[own]
+            alike.append(float(image @ model) / max(np.sqrt(float(image @ image) * float(model @ model)), 1e-12))
+        good = (spots[:, 2] > low) & (spots[:, 2] < high) & (solution[:count] > 2 * self._noise)
+        return np.column_stack([spots, solution[:count], np.where(good, alike, 0.0)])
 
 
-def _spots(found: list[tuple[float, ...]]) -> Spots:
-    table = np.array(found).reshape(-1, 5)
+def _spots(rows: list[tuple[float, ...]]) -> Spots:
+    table = np.array(rows).reshape(-1, 5)
     return Spots(table[:, :2], table[:, 2], table[:, 3], table[:, 4])
 
 
-def _each_once(found: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """The best of those that are the same spot."""
+def _each_once(spots: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The best of every group of overlapping spots."""
     kept: list[tuple[float, ...]] = []
-    for spot in sorted(found, key=lambda each: -each[4]):
+    for spot in sorted(spots, key=lambda each: -each[4]):
         if all(np.hypot(spot[0] - other[0], spot[1] - other[1]) > 0.7 * max(spot[2], other[2]) for other in kept):
             kept.append(spot)
     return kept

@@ -38,8 +38,8 @@ std::vector<Kernels> supported_kernels() {
 }
 
 const std::vector<Kernels>& kernels() {
-  static const std::vector<Kernels> found = supported_kernels();
-  return found;
+  static const std::vector<Kernels> supported = supported_kernels();
+  return supported;
 }
 
 // fn(thread, begin, end) over [0, count), handed out one by one as threads become free. The
@@ -58,7 +58,7 @@ void in_parallel(std::int64_t count, int threads, Fn fn) {
   for (auto& helper : helpers) helper.join();
 }
 
-// Whether the columns of an image run more along memory than its rows do, as its middle ray's slices see them.
+// Whether an image's columns follow memory more closely than its rows do, in the slices of its middle ray.
 bool columns_along_memory(const Scene& scene, const Rays& rays) {
   const float u = 0.5f * rays.width, v = 0.5f * (float)(rays.count / rays.width);
   float largest = -1.f, along_u = 0.f, along_v = 0.f;
@@ -73,7 +73,7 @@ bool columns_along_memory(const Scene& scene, const Rays& rays) {
   return along_v > along_u;
 }
 
-// Neighbours in memory share cache lines: the rays of a block should be such.
+// Blocks should consist of rays that are neighbours in memory, as these share cache lines.
 Rays ordered(const Scene& scene, Rays rays) {
   rays.down = rays.width > 0 && columns_along_memory(scene, rays);
   return rays;
@@ -103,8 +103,8 @@ NAVNODE_API void navnode_project(int isa, const Scene* scene, int voxel, const R
   });
 }
 
-// `volumes` is [threads][voxels], zeros: each thread adds into its own copy. What is in them is for one of the two below,
-// which leave zeros.
+// `volumes` is [threads][voxels], initially zero; each thread adds to its own copy. One of the two functions below reads
+// them and resets them to zero.
 NAVNODE_API void navnode_backproject(int isa, const Scene* scene, const Rays* rays, const float* ray_values,
                                      float* volumes, std::int64_t voxels, int threads) {
   const auto& chosen = kernels()[isa];
@@ -128,7 +128,7 @@ NAVNODE_API void navnode_sum(float* volumes, float* total, std::int64_t voxels, 
   });
 }
 
-// mu = max(mu + factor gain (sum of the volumes), least), where `gain` is; mu and the volumes have a border around it.
+// mu = max(mu + factor gain (sum of the volumes), least) within the extent of `gain`; mu and the volumes have a border.
 NAVNODE_API void navnode_correct(float* volumes, float* mu, const float* gain, float factor, float least,
                                  const std::int32_t* size, int border, int threads) {
   const std::int64_t planes = size[0], rows = size[1], columns = size[2], voxels = planes * rows * columns;

@@ -58,7 +58,7 @@ void gram(const float* rows, int used, const float* weight, std::int64_t count, 
     for (int j = i + 1; j < used; ++j) sum[i][j] = sum[j][i];
 }
 
-// In-place Cholesky of the leading n x n; false when it is not positive.
+// In-place Cholesky decomposition of the leading n x n; false if it is not positive definite.
 bool cholesky(Square& a, int n) {
   for (int i = 0; i < n; ++i)
     for (int j = 0; j <= i; ++j) {
@@ -121,7 +121,7 @@ class Fit {
   bool usable(std::int64_t p) const { return integral_[p] > settings_.min_path && pixels_.trust[p] > 0.f; }
   float log_image(std::int64_t p) const { return -std::log(pixels_.counts[p]); }
 
-  // The prediction's mean and spread, first weights and coefficients; false when there is too little to see.
+  // The prediction's mean and spread, first weights and coefficients; false if too little is visible.
   bool look() {
     double sum = 0, squares = 0, weights = 1e-12, level = 0;
     for (std::int64_t p = 0; p < count_; ++p) {
@@ -134,7 +134,7 @@ class Fit {
     const double mean = sum / count_;
     spread_ = (float)std::sqrt(std::max(squares / count_ - mean * mean, 0.0)) + 1e-6f;
     for (std::int64_t p = 0; p < count_; ++p) s_.t[p] = (integral_[p] - (float)mean) / spread_;
-    // A map from the pose before refers to that prediction's mean and spread; the first round puts it right.
+    // A map from the previous pose refers to that prediction's mean and spread; the first round corrects it.
     continued_ = out_.started;
     if (!continued_) {
       std::fill(out_.coefficient, out_.coefficient + kMaxTerms, 0.0);
@@ -189,8 +189,8 @@ class Fit {
     for (std::int64_t p = 0; p < count_; ++p) to[p] += factor * from[p];
   }
 
-  // Tukey's weights, on residuals in units of what each pixel lets expect. Where scatter outshines the primary
-  // rays, what the model does not know of it is most of the residual.
+  // Tukey's weights on residuals relative to each pixel's expected error. Where scatter exceeds the primary rays, its
+  // unmodelled part is most of the residual.
   void reweigh() {
     const float doubt = settings_.scatter_error / settings_.model_sigma;
     std::int64_t used = 0;
@@ -216,8 +216,8 @@ class Fit {
     return sigma > 0 ? std::max((double)noise_ * noise_, 1e-6) / (sigma * sigma) : 0.0;
   }
 
-  // One Gauss-Newton step of the terms. Scatter is never negative: what would be is pinned to none, and the others are
-  // solved again without it (an active set; clamping alone would end where none of them is right).
+  // One Gauss-Newton step of the terms. Scatter is never negative: terms that would be are pinned to zero, and the
+  // others are solved again (an active set; clamping alone would make all of them wrong).
   bool solve_terms() {
     gram(term(0), terms_ + 1, s_.weight.data(), count_, sums_);
     const double ridge = 1e-9 * trace(sums_, terms_);
@@ -252,7 +252,7 @@ class Fit {
     return true;
   }
 
-  // How alike image and prediction are once the background is taken out of both; outliers left out.
+  // Similarity of image and prediction after removing the background from both; outliers excluded.
   void compare() {
     float* trusted = s_.sorted.data();
     std::int64_t kept = 0;
@@ -261,7 +261,7 @@ class Fit {
       kept += trusted[p] > 0.f;
     }
     out_.inliers = (double)kept / (double)seen_;
-    float* rows = s_.rows.data();  // the pose's rows are not in use yet, and these terms no more
+    float* rows = s_.rows.data();  // the pose's rows are not yet, and these terms no longer, in use
     std::copy(pixels_.background, pixels_.background + map_ * count_, rows);
     std::copy(s_.model.begin(), s_.model.begin() + count_, rows + map_ * count_);
     for (std::int64_t p = 0; p < count_; ++p) rows[(map_ + 1) * count_ + p] = log_image(p);
@@ -311,7 +311,7 @@ class Fit {
     if (!cholesky(inner, terms_)) return;
     const int residual = kPose + terms_;
     for (int j = 0; j < kPose; ++j) {
-      double imitated[kMaxTerms];  // what the terms can imitate of this derivative
+      double imitated[kMaxTerms];  // the part of this derivative that the terms can imitate
       for (int i = 0; i < terms_; ++i) imitated[i] = pinned_[i] ? 0.0 : sums_[kPose + i][j];
       solve(inner, terms_, imitated);
       out_.gradient[j] = sums_[j][residual];

@@ -1,5 +1,5 @@
-// One linearisation of the image-formation model behind 2D/3D registration (registration/appearance.py
-// states it): what an X-ray chain makes of line integrals d,
+// One linearisation of the image-formation model behind 2D/3D registration (see
+// registration/appearance.py): from line integrals d an X-ray chain makes
 //   q = sum_b c_b phi_b + a t + b t^2,  t = (d - mean) / spread       background and grey-value map
 //   m = -ln(exp(-q) + sum_k s_k psi_k)                                 plus scatter, in counts
 // against y = -ln(counts), and the normal equations of the pose with c, a, b, s eliminated.
@@ -24,8 +24,8 @@ struct Settings {
   float pose_scale[kPose];        // the Jacobian is divided by these
   float prior_sigma[kMaxTerms];   // of c, a, b, s about 0; <= 0: none
   float tukey, min_path;
-  float model_sigma;              // of y - m where there are photons enough
-  float scatter_error;            // the scatter is wrong by about this share of itself
+  float model_sigma;              // of y - m where photons abound
+  float scatter_error;            // relative error of the modelled scatter
   std::int32_t rounds;            // of re-weighting
 };
 

@@ -78,7 +78,7 @@ inline Span slices_inside(const AxisView& view, const F (&d)[3], F slope1, F slo
   return s;
 }
 
-// First and last whole slice of a span, within the volume; an empty range for what is no number.
+// First and last whole slice of a span, within the volume; an empty range for NaN.
 struct Range {
   int first, last;
 };
@@ -105,7 +105,7 @@ struct Pack {
   F u, v;
 };
 
-// The block's rays from `at` on; what is missing to a full pack repeats the last one.
+// The block's rays from `at` on; the last one is repeated to fill the pack.
 inline Pack pack_of(const Rays& rays, const Rays::Block& block, int at, int lanes) {
   Pack pack;
   for (int l = 0; l < kLanes; ++l) {
@@ -125,7 +125,7 @@ inline ToPixel to_pixel_mm(const Scene& scene, F u, F v) {
           splat(scene.source_to_detector_mm)};
 }
 
-// How rays run through the slices: at slice k they are at at1 + k slope1 and at2 + k slope2.
+// Paths of rays through the slices: at slice k they are at at1 + k slope1 and at2 + k slope2.
 struct Course {
   F d[3], inverse_d0, slope1, slope2, at1, at2;
   Span span;

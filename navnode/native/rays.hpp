@@ -1,4 +1,4 @@
-// What the ray kernels are given. Everything is in voxel-index coordinates of a zero-padded volume,
+// Inputs of the ray kernels. Everything is in voxel-index coordinates of a zero-padded volume,
 // with the axes in an order chosen for the ray's dominant direction: [0] the axis the ray steps along
 // (one slice at a time), [1] and [2] the two axes it interpolates in.
 #pragma once
@@ -9,7 +9,7 @@ namespace navnode {
 
 constexpr int kBlock = 16;                        // rays that share one choice of dominant axis
 constexpr int kTileLines = 32, kTileBlocks = 4;   // of an image
-constexpr int kListBlocks = 4;                    // few, so that a thread that is held up holds up little
+constexpr int kListBlocks = 4;                    // few, so that a delayed thread delays little
 
 struct AxisView {
   const void* voxels;         // int16: the volume's copy in which axis [2] is contiguous

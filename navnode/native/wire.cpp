@@ -1,4 +1,4 @@
-// What OpenIGTLink needs at the speed of memory: its checksum, and a walk over the cells of a surface.
+// Operations of OpenIGTLink at memory speed: its checksum, and a walk over the cells of a surface.
 //
 // CRC-64 (ECMA-182): polynomial 0x42F0E1EBA9EA3693, most significant bit first, initial value 0, no final XOR.
 // Where the CPU multiplies without carries, 64 bytes a step are folded onto the next 64 (Gopal et al., "Fast CRC
