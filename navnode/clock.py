@@ -11,6 +11,8 @@ from enum import Enum
 
 import numpy as np
 
+__all__ = ["Lateness", "NS_PER_S", "Stamp", "now_ns"]
+
 NS_PER_S = 1_000_000_000
 
 

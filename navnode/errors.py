@@ -1,5 +1,17 @@
 """Errors, grouped by what the user must do about them."""
 
+__all__ = [
+    "CalibrationError",
+    "ComputeError",
+    "ConfigError",
+    "DamagedError",
+    "LocalError",
+    "NavError",
+    "PeerError",
+    "RecordingError",
+    "WireError",
+]
+
 
 class NavError(Exception):
     """Base of every error that navnode raises on purpose; its text is one line for the user."""

@@ -13,6 +13,31 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.types import Array, CArm, Matrix, Volume
 
+__all__ = [
+    "CARM_SCHEMA",
+    "CArmDocument",
+    "RAS_FROM_LPS",
+    "angle_between_rad",
+    "carm_document",
+    "carm_of",
+    "exp",
+    "interpolate",
+    "inverse",
+    "is_rigid",
+    "itk_image",
+    "log",
+    "orthonormal",
+    "perturbation_through",
+    "pose_at",
+    "project",
+    "rigid",
+    "rotation_exp",
+    "rotation_log",
+    "series_at",
+    "skew",
+    "transform",
+]
+
 CARM_SCHEMA = "navnode/carm/1"
 _LEAST_PX, _MOST_PX = 8, 8192
 """Limits of a detector's sides: fewer pixels show nothing (volumes have at least as many), and a square of more exceeds

@@ -23,6 +23,53 @@ from navnode.files.whole import write_whole
 from navnode.geometry import CARM_SCHEMA, CArmDocument, is_rigid
 from navnode.types import Array, CArm
 
+__all__ = [
+    "Angles",
+    "Artifact",
+    "CARM",
+    "CArmGeometry",
+    "CArmResult",
+    "DistortionResult",
+    "FLATFIELD",
+    "FLEX",
+    "FlatFieldResult",
+    "FlexModelResult",
+    "FlexParameters",
+    "FlexResult",
+    "GeometryAt",
+    "HANDEYE",
+    "HandEyeResult",
+    "IMAGE_LAG",
+    "ImageLagResult",
+    "KINDS",
+    "Kind",
+    "NS_PER_DAY",
+    "PATIENT",
+    "PHANTOM",
+    "PIVOT",
+    "PatientResult",
+    "PhantomResult",
+    "PivotResult",
+    "SCHEMA",
+    "SPIN",
+    "SeenBead",
+    "ShotResult",
+    "SpinResult",
+    "TOOL",
+    "ToolResult",
+    "UNITS",
+    "Vector",
+    "checked",
+    "content",
+    "hashed",
+    "read",
+    "rows",
+    "usable",
+    "vector",
+    "write",
+    "wrong",
+]
+
 SCHEMA: Final = "navnode/calibration/1"
 NS_PER_DAY = 86_400_000_000_000
 UNITS = {"mm": "millimetre", "rad": "radian", "px": "pixel", "ns": "nanosecond"}

@@ -9,6 +9,8 @@ import platformdirs
 
 from navnode.errors import ConfigError
 
+__all__ = ["cache_folder", "own_cache_folder"]
+
 
 def cache_folder() -> Path:
     """This user's cache folder; it may not exist yet."""

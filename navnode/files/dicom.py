@@ -17,6 +17,8 @@ from navnode.errors import ConfigError
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Volume
 
+__all__ = ["write_series"]
+
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 _SUPINE = "HFS"

@@ -12,6 +12,24 @@ import numpy as np
 
 from navnode.types import Array, Matrix
 
+__all__ = [
+    "Axes",
+    "BAD",
+    "GOOD",
+    "Html",
+    "LINE",
+    "Percentiles",
+    "SECOND",
+    "STYLE",
+    "WIDTH",
+    "curve",
+    "dot",
+    "embedded",
+    "figure",
+    "percentiles",
+    "table",
+]
+
 WIDTH, HEIGHT, LEFT, BELOW = 460, 240, 52, 34
 GOOD, BAD, INK, LINE, SECOND = "#1f8a57", "#c23b32", "#1d2430", "#2f6fb3", "#c98a1b"
 STYLE = f"""

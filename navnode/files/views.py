@@ -14,6 +14,8 @@ from navnode.errors import ConfigError
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
 
+__all__ = ["ViewFile", "read_landmarks", "read_views", "write_views"]
+
 SCHEMA = "navnode/views/1"
 LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28

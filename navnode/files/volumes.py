@@ -14,6 +14,8 @@ from navnode.errors import ConfigError
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Mesh, Volume
 
+__all__ = ["read_mesh", "read_volume", "write_mesh", "write_volume"]
+
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnings that matter into one-line errors
 
 MESH_ENDINGS = (".stl", ".ply", ".obj")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from navnode.errors import ConfigError
 
+__all__ = ["EXISTS", "refuse_existing", "whole", "write_whole"]
+
 EXISTS = "exists already; nothing is replaced"
 """Error text for a file that would be overwritten."""
 

@@ -9,6 +9,22 @@ import numpy as np
 from navnode.igtl.messages import Image, Message, Transform
 from navnode.types import Matrix, Status
 
+__all__ = [
+    "ANGLE_KEYS",
+    "DOSE_KEY",
+    "REPLAY_KEY",
+    "STATUS_KEY",
+    "VALID_KEY",
+    "angles_rad",
+    "dose_gy_cm2",
+    "is_ok",
+    "is_seen",
+    "is_shown",
+    "seen_pose",
+    "status_of",
+    "transform_metadata",
+]
+
 DOSE_KEY = "ImageAndFluoroscopyAreaDoseProduct"
 """Metadata of an X-ray: its dose-area product in dGy cm2, with DICOM's name and unit (PS3.6, 0018,115E)."""
 _HIGHEST_GY_CM2 = 100.0

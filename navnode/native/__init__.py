@@ -7,6 +7,8 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
+__all__ = ["holding_library", "instruction_sets", "library", "multiplies_bfloat16"]
+
 NAME = "libnavnode_native.so"
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Volume
 
+__all__ = ["AIR_HU", "centered_grid", "coarsened", "onto", "resample"]
+
 AIR_HU = -1000.0
 
 

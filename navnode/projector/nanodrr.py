@@ -14,6 +14,8 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import Array, CArm, FloatArray, Matrix
 
+__all__ = ["NanodrrRays"]
+
 _SAMPLES_PER_VOXEL = 2.0
 """Midpoint sums through a trilinear volume at half the voxel size agree with Joseph's method to 3e-4."""
 

@@ -13,6 +13,8 @@ from navnode.errors import ComputeError
 from navnode.projector.nanodrr import NanodrrRays
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
+__all__ = ["MU_WATER_PER_MM", "Projector", "attenuation", "backend_name", "default_threads", "hounsfield"]
+
 MU_WATER_PER_MM = 0.02
 """Attenuation of water, 1/mm, near 60 keV; mu = mu_water (1 + HU/1000)."""
 

@@ -8,6 +8,8 @@ from scipy.ndimage import map_coordinates
 from navnode.projector.native import attenuation
 from navnode.types import CArm, Matrix, Volume
 
+__all__ = ["render"]
+
 
 def render(volume: Volume, carm: CArm, volume_from_carm: Matrix, step_mm: float = 0.1) -> Matrix:
     """Line integrals (H, W) by trilinear sampling every ``step_mm`` from the source to the detector."""

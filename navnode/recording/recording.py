@@ -61,7 +61,11 @@ class Recording:
                 yield self.decoded(entry)
 
     def raw(self, start_ns: int = 0) -> Iterator[Entry]:
-        """As :meth:`entries`, but undecoded, and from the chunk on that holds the time."""
+        """As :meth:`entries`, but undecoded, and from the chunk on that holds the time.
+
+        Raises:
+            DamagedError: the rest of the session cannot be read.
+        """
         for file in self.files:
             for chunk in file.chunks[file.first_at(start_ns) if start_ns else 0 :]:
                 yield from file.entries(chunk)

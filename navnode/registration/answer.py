@@ -11,6 +11,8 @@ from navnode.registration.single import register_counts
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Registration, RegistrationRequest, Volume, invalid
 
+__all__ = ["FrameRegistration"]
+
 log = logging.getLogger(__name__)
 
 

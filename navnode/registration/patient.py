@@ -21,6 +21,8 @@ from navnode.types import (
     invalid,
 )
 
+__all__ = ["Loss", "PatientRegistration"]
+
 _LOST_AFTER = 5
 """Contradicting frames in a row after which the registration is abandoned."""
 

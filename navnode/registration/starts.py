@@ -11,6 +11,8 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import CArm, Matrix, Volume
 
+__all__ = ["STATIONS_DEG", "landmark_pose", "station_poses"]
+
 STATIONS_DEG = {
     "AP": 0.0,
     "PA": 180.0,

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from navnode.errors import ConfigError
 
+__all__ = ["Address", "parse_address"]
+
 _FORM = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 
 

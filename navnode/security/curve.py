@@ -16,6 +16,8 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from navnode.errors import ConfigError
 
+__all__ = ["check", "create", "join", "listen"]
+
 _DOMAIN = "navnode"
 
 

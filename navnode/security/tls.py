@@ -10,6 +10,8 @@ import msgspec
 
 from navnode.errors import ConfigError
 
+__all__ = ["Tls", "is_loopback"]
+
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PEM files; both sides must present a certificate signed by one of ``authorities``."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from navnode import geometry as g
 from navnode.types import CArm, FloatArray, Matrix
 
+__all__ = ["METAL_PER_MM", "XrayChain", "cylinder_chords_mm"]
+
 METAL_PER_MM = 0.25
 """Effective attenuation of a steel drill in a hardened diagnostic beam, 1/mm."""
 

@@ -18,6 +18,8 @@ from navnode.types import Array, CArm, FloatArray, Matrix
 from navnode.xray.counts import SATURATION_COUNTS
 from navnode.xray.flex import FlexModel
 
+__all__ = ["GRID_STEP_PX", "ImageCorrection", "decode_flat_field", "read_flat_field"]
+
 GRID_STEP_PX = 64
 _UNKNOWN_COUNTS = 65_535
 """Pixels without information get the value of saturated ones."""

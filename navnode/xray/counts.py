@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from navnode.types import Array, FloatArray
 
+__all__ = ["SATURATION_COUNTS", "binned_counts", "blank_reason", "covered", "line_integrals", "open_beam_counts"]
+
 SATURATION_COUNTS = 65_500
 """Counts at or above this say nothing about attenuation (16-bit detectors)."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from navnode.types import Dose, Frame
 
+__all__ = ["Ledger", "describe"]
+
 _MOSTLY = 0.9
 """When at least this share of frames state a dose, the others are assumed to have the same mean dose."""
 

@@ -13,6 +13,8 @@ from navnode.errors import CalibrationError, ConfigError
 from navnode.geometry import carm_document, carm_of
 from navnode.types import CArm, Matrix
 
+__all__ = ["FlexModel", "MODEL", "flex_of", "kernel", "turned"]
+
 MODEL = "arc+gaussian_process"
 CHANNELS = 9
 """Quantities that change: rotation (3, rad), translation (3, mm), source to detector (mm), principal point (2, px)."""

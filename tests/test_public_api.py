@@ -1,0 +1,109 @@
+"""Public names exist, say what they do, and say which errors they raise."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import textwrap
+
+import pytest
+
+import calibration
+import navnode
+from navnode import errors
+
+_NAV_ERRORS = {
+    name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.NavError)
+}
+
+
+def _public_modules():
+    """Every module that declares ``__all__``, and can be imported here."""
+    for package in (navnode, calibration):
+        names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+        for name in [package.__name__, *sorted(names)]:
+            if name in ("navnode.__main__", "navnode.native.libnavnode_native"):  # runs the command; is no module
+                continue
+            try:
+                module = importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if (error.name or "").split(".")[0] in ("navnode", "calibration"):
+                    raise
+                continue  # an optional package is not installed; tests/test_rooms.py says which
+            if "__all__" in vars(module):
+                yield module
+
+
+_MODULES = list(_public_modules())
+_NAMES = [(module, name) for module in _MODULES for name in module.__all__]
+
+
+def _documented(value):
+    """The functions, classes and methods behind a public name, with what to call them."""
+    if inspect.isfunction(value):
+        yield value.__qualname__, value
+    elif inspect.isclass(value) and value.__module__.split(".")[0] in ("navnode", "calibration"):
+        yield value.__qualname__, value
+        for name, member in vars(value).items():
+            part = member.fget if isinstance(member, property) else member
+            part = part.__func__ if isinstance(part, staticmethod | classmethod) else part
+            if not name.startswith("_") and inspect.isfunction(part) and part.__module__ == value.__module__:
+                yield part.__qualname__, part
+
+
+def _overrides(value, name):
+    """Whether a method's documentation is that of the base class it overrides."""
+    return any(getattr(base, name, None) is not None for base in value.__mro__[1:])
+
+
+def _raised(function):
+    """Names of NavErrors that a function's own body raises; nested functions and what is caught again are its own."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            called = node.exc.func
+            name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+            if name in _NAV_ERRORS:
+                yield name
+
+
+def test_something_is_public():
+    assert {"navnode.igtl", "navnode.registration", "navnode.config"} <= {module.__name__ for module in _MODULES}
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=lambda module: module.__name__)
+def test_a_public_list_names_what_is_there_once(module):
+    assert len(set(module.__all__)) == len(module.__all__)
+    missing = [name for name in module.__all__ if not hasattr(module, name)]
+    assert not missing
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=lambda module: module.__name__)
+def test_public_functions_classes_and_methods_have_docstrings(module):
+    lacking = []
+    for name in module.__all__:
+        value = getattr(module, name)
+        for called, part in _documented(value):
+            if not (part.__doc__ or "").strip() and not (
+                inspect.isclass(value) and part is not value and _overrides(value, part.__name__)
+            ):
+                lacking.append(called)
+    assert not lacking
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=lambda module: module.__name__)
+def test_docstrings_say_which_errors_are_raised(module):
+    silent = []
+    for name in module.__all__:
+        value = getattr(module, name)
+        for called, part in _documented(value):
+            if inspect.isclass(part):
+                part = vars(part).get("__init__")
+                if not inspect.isfunction(part) or part.__code__.co_filename.startswith("<"):  # a dataclass's
+                    continue
+                documented = value.__doc__ or ""  # arguments and errors of a constructor are in the class's docstring
+            else:
+                documented = inspect.getdoc(part) or ""
+            if any(_raised(part)) and "Raises:" not in documented:
+                silent.append(called)
+    assert not silent
