@@ -1,1 +1,1 @@
-"""``navnode bench``: figures for this machine, beside other implementations in the same run."""
+"""``navnode bench``: figures for this machine, compared with other implementations in the same run."""

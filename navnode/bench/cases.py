@@ -1,7 +1,7 @@
-"""X-rays with known poses, to judge registration by: real CTs, another projector, other X-ray chains.
+"""X-rays with known poses for judging registration, from real CTs, another projector and other X-ray chains.
 
-The physics is varied from case to case (dose, spectrum, kind and amount of scatter, gain, tool), because what must
-be shown is that registration copes with chains that it was not made for.
+The physics varies from case to case (dose, spectrum, kind and amount of scatter, gain, tool), to show that registration
+copes with chains it was not designed for.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from navnode.simulation.scenario import scenario_for
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 from navnode.xray.chain import METAL_PER_MM, cylinder_chords_mm
 
+__all__ = ["Case", "Chain", "Errors", "Patient"]
+
 Render = Callable[[CArm, Matrix], FloatArray]
 
 _STATIONS = ("AP", "lateral", "oblique", "RAO", "PA")
 _TURN_DEG, _ANGULATION_DEG, _ROLL_DEG = 12.0, 10.0, 8.0
-"""How far from its name a station is set up in practice."""
+"""Typical deviation of a station from its nominal angles."""
 _SHIFT_MM = 18.0
 
 _SPECTRUM = ((1.30, 0.25), (1.0, 0.45), (0.80, 0.30))
@@ -33,7 +35,7 @@ _FRAME_S = 1 / 30
 
 @dataclass(frozen=True)
 class Chain:
-    """What stands between line integrals and counts."""
+    """A simulated X-ray chain, from line integrals to counts."""
 
     i0: float = 60_000.0
     """Photons per open-beam pixel."""
@@ -42,13 +44,13 @@ class Chain:
     scatter: float = 0.05
     """Mean scattered over mean primary intensity behind the patient."""
     scatter_kind: str = "kernel"
-    """kernel: in proportion to what each ray crosses, spread; blurred: the image, spread; flat: a slanted plane."""
+    """kernel: proportional to matter crossed, blurred; blurred: the image, blurred; flat: a slanted plane."""
     scatter_sigma_mm: float = 50.0
     tool: bool = False
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, i0: float) -> Chain:
-        """One at random."""
+        """A random chain."""
         return cls(
             i0=i0,
             gain=float(rng.uniform(0.6, 1.0)),
@@ -89,7 +91,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Case:
-    """One X-ray and the truth about it."""
+    """One X-ray and its true pose."""
 
     counts: Array
     """(H, W) uint16"""
@@ -102,7 +104,7 @@ class Case:
     chain: Chain
 
     def start(self, rng: np.random.Generator, across_mm: float, depth_mm: float, turn_deg: float) -> Matrix:
-        """A pose away from the truth by at most so much, every amount alike."""
+        """A pose off the truth by at most these amounts, uniformly distributed."""
         angle = rng.uniform(0, 2 * np.pi)
         across = across_mm * np.sqrt(rng.random()) * np.array([np.cos(angle), np.sin(angle)])
         axis = rng.normal(size=3)
@@ -111,7 +113,7 @@ class Case:
         return self.volume_from_carm @ g.exp(xi, (0.0, 0.0, self.pivot_mm))
 
     def errors_mm(self, volume_from_carm: Matrix) -> Errors:
-        """How far off targets are with this pose."""
+        """Errors of targets with this pose."""
         true = g.transform(g.inverse(self.volume_from_carm), self.targets_mm)
         off = g.transform(g.inverse(volume_from_carm), self.targets_mm) - true
         return Errors(
@@ -142,7 +144,7 @@ class Patient:
         self._bone_mm = scenario.targets_mm
 
     def case(self, rng: np.random.Generator, i0: float, chain: Chain | None = None, station: str = "") -> Case:
-        """A case at a station, set up as inexactly as in practice."""
+        """A case at a station, with deviations as in practice."""
         carm = _drawn_carm(rng)
         station = station or str(rng.choice(_STATIONS))
         chain = chain or Chain.drawn(rng, i0)
@@ -209,7 +211,7 @@ def tool_in_beam(rng: np.random.Generator, distance_mm: float) -> Matrix:
 
 
 def _drawn_carm(rng: np.random.Generator) -> CArm:
-    """A detector of 512 x 512 of the sizes that C-arms have, its principal ray not quite in the middle."""
+    """A random C-arm of realistic size with 512 x 512 pixels and an off-centre principal ray."""
     size_mm, distance_mm = float(rng.choice([230.0, 300.0, 300.0, 380.0])), float(rng.uniform(980, 1150))
     middle = 255.5 + rng.uniform(-12, 12, 2)
     spacing = size_mm / 512

@@ -1,7 +1,7 @@
-"""An archive of sessions replayed and scored, and two versions or configurations held against each other.
+"""Replay and score an archive of sessions, and compare two versions or configurations.
 
-Dask (``distributed``) does the work: processes of this machine, or a scheduler's where one machine is too small. What
-is done is written down at once, so that an evaluation that was interrupted goes on; a session that fails is a row.
+Dask (``distributed``) does the work, in processes of this machine or those of a scheduler. Every result is saved at
+once, so that an interrupted evaluation resumes; a session that fails becomes a row, too.
 """
 
 from __future__ import annotations
@@ -46,37 +46,53 @@ from navnode.types import (
     VolumeUpdate,
 )
 
+__all__ = [
+    "EvaluationReport",
+    "FigureSums",
+    "REPORT",
+    "Row",
+    "Task",
+    "damage_of",
+    "evaluate",
+    "evaluate_tasks",
+    "page",
+    "raise_if_damaged",
+    "read_rows",
+    "sessions_in",
+    "totals",
+]
+
 ROWS = "rows.jsonl"
 REPORT = "report.html"
 _HU = (-1000.0, 1500.0)
-"""What volumes are compared over."""
+"""Range in which volumes are compared."""
 _TARGETS_MM = 30.0
-"""Targets lie so far from where the C-arm's central rays meet, along each axis."""
+"""Distance of targets, along each axis, from the point where the C-arm's central rays meet."""
 _COMPARED = (
     ("registered", "share of X-rays registered", 1.0),
     ("valid", "share of X-rays VALID", 1.0),
     ("tre_mm", "target error, mm, median", -1.0),
-    ("tip_error_mm", "tool's tip, mm, median", -1.0),
+    ("tip_error_mm", "tool tip error, mm, median", -1.0),
     ("wrong_while_valid", f"shown VALID, off by over {WRONG_MM:g} mm", -1.0),
-    ("psnr_db", "volumes against the CT, dB", 1.0),
-    ("realtime_factor", "times as fast as it was", 0.0),
+    ("psnr_db", "volumes compared with the CT, dB", 1.0),
+    ("realtime_factor", "speed relative to real time", 0.0),
 )
-"""Key, what it is, and whether more is better."""
+"""Key, description, and 1 if more is better, -1 if less is, 0 if neither."""
 _COUNTED = (
     ("sessions", "sessions", 0.0),
     ("failed", "failed", -1.0),
-    ("compared", "done with all, of which the means are", 0.0),
+    ("compared", "done with all (means are over these)", 0.0),
 )
 
 
 @dataclass(frozen=True)
 class Task:
-    """A session and what it is replayed with.
+    """A session to replay, and how.
 
     Args:
-        label: of the configuration.
-        config: JSON; empty: as the session was recorded.
-        ct: in place of the configuration's; '': that.
+        label: name of the configuration.
+        config: JSON; empty: the session's configuration.
+        ct: replaces the configuration's CT; '': keep that.
     """
 
     session: str
@@ -87,7 +103,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """The same for the same work: content of the session, configuration and version."""
+        """Identifies the work: content of the session, configuration and version."""
         path = Path(self.session)
         stat = path.stat()
         about = (
@@ -102,17 +118,17 @@ class Task:
 
 
 def sessions_in(archive: Sequence[Path]) -> list[Path]:
-    """The sessions of files and folders; further parts of one, references, and outputs of replays are none.
+    """Sessions in files and folders, without further parts of split sessions, references and replays.
 
     Raises:
-        ConfigError: there is no such file or folder, or no session in any.
+        ConfigError: a file or folder is missing, or there is no session in any.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in archive:
         if not path.exists():
             raise ConfigError(f"{path}: there is no such file or folder")
-        found += sorted(path.rglob("*.mcap")) if path.is_dir() else [path]
-    chosen = [path for path in dict.fromkeys(found) if not _is_part(path)]
+        files += sorted(path.rglob("*.mcap")) if path.is_dir() else [path]
+    chosen = [path for path in dict.fromkeys(files) if not _is_part(path)]
     if not chosen:
         raise ConfigError(f"{', '.join(map(str, archive))}: no session there")
     return chosen
@@ -124,7 +140,7 @@ def _is_part(path: Path) -> bool:
 
 
 class RecordedFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How the session was when it was recorded."""
+    """Figures of the session as recorded."""
 
     latency_ms: dict[str, Percentiles]
     validity: dict[str, dict[str, float]]
@@ -132,7 +148,7 @@ class RecordedFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A session with a configuration, and what became of it."""
+    """Result of a session with a configuration."""
 
     key: str
     session: str
@@ -141,7 +157,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: str
     """``done``, ``damaged`` or ``failed``."""
     reason: str = ""
-    """Why it has no figures."""
+    """Why there are no figures."""
     elapsed_s: float | None = None
 
 
@@ -164,26 +180,26 @@ class ScoredRow(Row, frozen=True, kw_only=True, omit_defaults=True):
     seconds: float
     realtime_factor: float
     damage: str
-    """Why it could not be replayed to its end: figures are of what comes before; '' if it could."""
+    """Why replay ended early, in which case figures cover the part before; '' if it did not."""
     valid: float
     """Share of frames."""
     tre_mm: ErrorSpread | None
-    """None where there is no truth, as of the next two."""
+    """None without truth, like the next two."""
     tip_error_mm: ErrorSpread | None
     wrong_while_valid: int | None
     psnr_db: float | None
-    """Of volumes against the CT; None without either."""
+    """Volumes compared with the CT; None without either."""
     recorded: RecordedFigures
 
 
 class FigureSums(msgspec.Struct, frozen=True, kw_only=True):
-    """All sessions with one configuration; means, and sums of what is counted."""
+    """All sessions with one configuration: means, and sums of counts."""
 
     sessions: int
     failed: int
-    """That are not done to their end."""
+    """Number of sessions not replayed to their end."""
     compared: int
-    """Done with every configuration: means are over those."""
+    """Number of sessions done with every configuration; means are over these."""
     registered: float | None
     valid: float | None
     tre_mm: float | None
@@ -194,26 +210,26 @@ class FigureSums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Many sessions, scored."""
+    """Scores of many sessions."""
 
     totals: dict[str, FigureSums]
-    """By label of the configuration."""
+    """Label of the configuration -> totals."""
     rows: list[Row]
     report: str
-    """The page."""
+    """Path of the HTML report."""
 
 
 def score(task: Task) -> Row:
-    """Replay a session in lockstep and score it; whatever goes wrong is in the row."""
+    """Replay a session in lockstep and score it; errors are reported in the row."""
     began_s = time.perf_counter()
     try:
         row = _scored(task)
-    except DamagedError as error:  # so early that nothing of it can be replayed
+    except DamagedError as error:  # damaged so early that nothing can be replayed
         row = _without_figures(task, "damaged", str(error))
     except NavError as error:
         row = _without_figures(task, "failed", str(error))
     except Exception as error:  # one session of many
-        row = _without_figures(task, "failed", f"an error of our own ({type(error).__name__}: {error})")
+        row = _without_figures(task, "failed", f"internal error ({type(error).__name__}: {error})")
     return msgspec.structs.replace(row, elapsed_s=round(time.perf_counter() - began_s, 2))
 
 
@@ -223,39 +239,39 @@ def _without_figures(task: Task, status: str, reason: str) -> Row:
 
 def _scored(task: Task) -> Row:
     recording = Recording(task.session)
-    given = msgspec.json.decode(task.config, type=Config) if task.config else None
+    override = msgspec.json.decode(task.config, type=Config) if task.config else None
     with replaying.unpacked() as folder:
-        config = replaying.configuration(recording, given, folder)
+        config = replaying.configuration(recording, override, folder)
         wanted = replaying.ct_of(config, task.ct)
         volume = load_ct(wanted) if wanted else None
         run = Rerun(recording, replaying.ReplaySetup(config, volume), Mode.LOCKSTEP, threads=task.threads)
         truth = _Truth(recording, config, volume)
         for step, _ in run.steps():
-            truth.take(step)
-    told, live = run.report(), summarized(recording).report()
-    frames = max(told.frames, 1)
+            truth.score(step)
+    replay, live = run.report(), summarized(recording).report()
+    frames = max(replay.frames, 1)
     return ScoredRow(
         key=task.key,
         session=task.session,
         label=task.label,
         version=__version__,
-        status="damaged" if told.damage else "done",
-        mode=told.mode.value,
-        digest=told.digest,
-        messages=told.messages,
-        steps=told.steps,
-        outputs=told.outputs,
-        frames=told.frames,
-        registered=round(told.registered / frames, 4),
-        volumes=told.volumes,
-        status_counts=told.status_counts,
-        lost=told.lost,
-        clock_jumps=told.clock_jumps,
-        notes=told.notes,
-        seconds=told.seconds,
-        realtime_factor=told.realtime_factor,
-        damage=told.damage,
-        valid=round(told.status_counts[Status.VALID.value] / frames, 4),
+        status="damaged" if replay.damage else "done",
+        mode=replay.mode.value,
+        digest=replay.digest,
+        messages=replay.messages,
+        steps=replay.steps,
+        outputs=replay.outputs,
+        frames=replay.frames,
+        registered=round(replay.registered / frames, 4),
+        volumes=replay.volumes,
+        status_counts=replay.status_counts,
+        lost=replay.lost,
+        clock_jumps=replay.clock_jumps,
+        notes=replay.notes,
+        seconds=replay.seconds,
+        realtime_factor=replay.realtime_factor,
+        damage=replay.damage,
+        valid=round(replay.status_counts[Status.VALID.value] / frames, 4),
         tre_mm=truth.tre_mm,
         tip_error_mm=truth.tip_error_mm,
         wrong_while_valid=truth.wrong_while_valid,
@@ -265,18 +281,18 @@ def _scored(task: Task) -> Row:
 
 
 class _Truth:
-    """The truth that a virtual room told, where one did, and what comes out held against it; volumes against the CT."""
+    """Compares outputs with a virtual room's truth, if the session has it, and volumes with the CT."""
 
     def __init__(self, recording: Recording, config: Config, volume: Volume | None) -> None:
         self._volume = volume
         self._known: dict[tuple[str, int], Matrix] = {}
         patient: Matrix | None = None
-        with contextlib.suppress(DamagedError):  # what comes before the damage is known
+        with contextlib.suppress(DamagedError):  # use everything before the damage
             for entry in recording.entries(lambda channel: channel.topic.startswith("in/TRANSFORM/Truth")):
-                told = entry.content
-                if isinstance(told, Transform):
-                    self._known[told.device.removeprefix("Truth"), told.timestamp_ns] = told.matrix
-                    patient = told.matrix if told.device == TRUTH_PATIENT else patient
+                true_pose = entry.content
+                if isinstance(true_pose, Transform):
+                    self._known[true_pose.device.removeprefix("Truth"), true_pose.timestamp_ns] = true_pose.matrix
+                    patient = true_pose.matrix if true_pose.device == TRUTH_PATIENT else patient
         # Without a CT the volume's frame is the patient's.
         self._volume_from_ct = np.eye(4) if volume is not None or patient is None else g.inverse(patient)
         targets_patient_mm = np.zeros((0, 3))
@@ -290,7 +306,7 @@ class _Truth:
         self._errors = Errors(true, targets_patient_mm)
         self._psnr_db: list[float] = []
 
-    def take(self, step: Stepped) -> None:
+    def score(self, step: Stepped) -> None:
         """Score a step's outputs."""
         for output in step.outputs:
             match output:
@@ -307,39 +323,39 @@ class _Truth:
 
     @property
     def tre_mm(self) -> ErrorSpread | None:
-        """Of the patient's registration."""
-        found = self._errors.target_errors_mm
-        return ErrorSpread.of(found) if found else None
+        """Errors of the patient's registration."""
+        errors_mm = self._errors.target_errors_mm
+        return ErrorSpread.of(errors_mm) if errors_mm else None
 
     @property
     def tip_error_mm(self) -> ErrorSpread | None:
-        """Of tools."""
-        found = self._errors.tip_errors_mm
-        return ErrorSpread.of(found) if found else None
+        """Errors of tool tips."""
+        errors_mm = self._errors.tip_errors_mm
+        return ErrorSpread.of(errors_mm) if errors_mm else None
 
     @property
     def wrong_while_valid(self) -> int | None:
-        """How often what was VALID was off."""
+        """Number of VALID outputs that were wrong."""
         return self._errors.wrong_while_valid if self._known else None
 
     @property
     def psnr_db(self) -> float | None:
-        """Mean of all volumes."""
+        """Mean over all volumes."""
         return round(float(np.mean(self._psnr_db)), 2) if self._psnr_db else None
 
 
-def _psnr_db(made: Volume, ct: Volume) -> float:
-    """Of a volume against the CT, over all its voxels; air outside the CT."""
-    true = onto(ct, made.volume_from_index, made.voxels.shape[::-1]).voxels
-    squared = float(np.mean((np.clip(made.voxels, *_HU) - np.clip(true, *_HU)) ** 2))
+def _psnr_db(volume: Volume, ct: Volume) -> float:
+    """PSNR of a volume compared with the CT, over all its voxels; air outside the CT."""
+    true = onto(ct, volume.volume_from_index, volume.voxels.shape[::-1]).voxels
+    squared = float(np.mean((np.clip(volume.voxels, *_HU) - np.clip(true, *_HU)) ** 2))
     return float(20 * np.log10((_HU[1] - _HU[0]) / np.sqrt(max(squared, 1e-12))))
 
 
-# --- many of them ----------------------------------------------------------------------------------------------------
+# --- many sessions ---------------------------------------------------------------------------------------------------
 
 
 Told = Callable[[Row, int, int], None]
-"""Called with every row as it is done, how many are, and of how many."""
+"""Called with every finished row, the number of rows so far, and their total."""
 
 
 def evaluate(request: EvaluateRequest, progress: Told = lambda row, done, total: None) -> EvaluationReport:
@@ -363,7 +379,7 @@ def evaluate(request: EvaluateRequest, progress: Told = lambda row, done, total:
 
 
 def raise_if_damaged(report: EvaluationReport) -> None:
-    """What a caller is told by how the command ends.
+    """End the command with an error if a session is damaged.
 
     Raises:
         DamagedError: a session is damaged.
@@ -409,14 +425,14 @@ def evaluate_tasks(
     workers: int = 1,
     progress: Told = lambda row, done, total: None,
 ) -> list[Row]:
-    """Score all tasks, those that a folder's rows already hold excepted; the rows in the order of the tasks.
+    """Score all tasks that a folder has no rows of yet; returns all rows in the order of the tasks.
 
     Args:
-        folder: of :data:`ROWS`, which grows row by row.
+        folder: contains :data:`ROWS`, which grows row by row.
         scheduler: ``tcp://host:port`` of a Dask scheduler whose workers see the sessions under the same paths; '':
             processes of this machine.
-        workers: how many of those.
-        progress: told every row as it is done.
+        workers: number of those processes.
+        progress: called with every row, the number of rows so far, and their total.
 
     Raises:
         ConfigError: ``distributed`` is not installed, or the scheduler does not answer.
@@ -424,7 +440,7 @@ def evaluate_tasks(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder}: no folder can be made there ({error.strerror})") from error
+        raise ConfigError(f"{folder}: cannot create the folder ({error.strerror})") from error
     path = folder / ROWS
     rows = {row.key: row for row in read_rows(path) if row.status in ("done", "damaged")}
     open_tasks = [task for task in tasks if task.key not in rows]
@@ -444,10 +460,10 @@ def evaluate_tasks(
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of an evaluation; a last one that was torn is left out, as are those of other versions that say less.
+    """Read the rows of an evaluation, without an incomplete last one and rows of versions that lack figures.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     if not path.exists():
         return []
@@ -469,7 +485,7 @@ def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[Row]:
         raise ConfigError("evaluate needs Dask: pip install 'navnode[evaluate]'") from error
     for name in [*logging.root.manager.loggerDict, "distributed"]:
         if name.startswith("distributed"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in the rows
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are in the rows
     try:
         cluster = None
         if not scheduler:
@@ -489,7 +505,7 @@ def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[Row]:
             task = futures[future]
             if future.status == "finished":
                 yield future.result()
-            else:  # the worker died, and again when it was tried elsewhere
+            else:  # the worker died
                 why = f"its process ended ({type(future.exception()).__name__})"
                 yield _without_figures(task, "failed", why)
     finally:
@@ -502,8 +518,7 @@ def _run(tasks: Sequence[Task], scheduler: str, workers: int) -> Iterable[Row]:
 
 
 def totals(rows: Sequence[Row]) -> dict[str, FigureSums]:
-    """By label: how many sessions, how many have failed, and means over those that all labels have done: others would
-    compare one session with another."""
+    """Totals by label. Means are over sessions done with all labels, as others would compare different sessions."""
     labels = list(dict.fromkeys(row.label for row in rows))
     done = [{row.session for row in rows if row.label == label and row.status == "done"} for label in labels]
     common = set.intersection(*done) if done else set()
@@ -527,14 +542,14 @@ def figure_of(row: Row, key: str) -> float | None:
 
 
 def damage_of(row: Row) -> str:
-    """How a row's session is damaged; '' where it is not."""
+    """Damage of a row's session, or ''."""
     if row.status != "damaged":
         return ""
     return row.damage if isinstance(row, ScoredRow) else row.reason
 
 
 def page(rows: Sequence[Row], labels: Sequence[str]) -> str:
-    """A report as one HTML file: what is better and what is worse, session by session."""
+    """The report as one HTML page: what is better and what is worse, session by session."""
     by: dict[str, dict[str, Row]] = {}
     for row in rows:
         by.setdefault(row.session, {})[row.label] = row
@@ -573,12 +588,12 @@ def _judged(values: Sequence[float | None], better: float) -> Html:
 
 def _sessions(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str:
     rows = []
-    for session, found in by.items():
-        for row in (found[label] for label in labels if label in found):
+    for session, by_label in by.items():
+        for row in (by_label[label] for label in labels if label in by_label):
             figures = [_number(figure_of(row, key)) for key, _, _ in _COMPARED]
             more = [row.damage, *row.notes] if isinstance(row, ScoredRow) else []
-            said = "; ".join(dict.fromkeys(filter(None, [row.reason, *more])))
-            rows.append([Path(session).name, row.label, *figures, said])
+            remarks = "; ".join(dict.fromkeys(filter(None, [row.reason, *more])))
+            rows.append([Path(session).name, row.label, *figures, remarks])
     return table(("session", "with", *(name for _, name, _ in _COMPARED), ""), rows)
 
 

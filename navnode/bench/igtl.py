@@ -1,7 +1,7 @@
-"""OpenIGTLink over loopback: this implementation, pyigtl, and the C++ library where its peer is built.
+"""OpenIGTLink over loopback: this implementation, pyigtl, and the C++ library if its peer is built.
 
-Both ends of every scenario are processes of their own. Every implementation receives with what checks it has: this one
-and the C++ library check the CRC, pyigtl does not.
+Both ends of every scenario are separate processes. Every implementation receives with its own checks: this one and the
+C++ library check the CRC, pyigtl does not.
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ from msgspec import UNSET, UnsetType
 from navnode.errors import NavError
 from navnode.igtl import Arrival, BlockingClient, Image, Message, Server, Transform
 
+__all__ = ["CPP_PEER", "LinkFigures", "run", "steps"]
+
 _TOOLS, _TOOL_HZ = 8, 250.0
 _IMAGE_PX, _VOLUME_VOXELS = 1024, 128
 _TIMEOUT_S = 120.0
 _QUIET_S = 1.5
-"""Nothing for this long, and nothing more is expected."""
+"""After silence for this long, nothing more is expected."""
 
 CPP_PEER = Path(__file__).parents[2] / "tests" / "peers" / "build" / "bench"
-"""Made by ``make peers``."""
+"""Built by ``make peers``."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One thing that is measured."""
+    """One measured scenario."""
 
     name: str
     kind: str
     size: int = 0
 
     def count(self, implementation: str, seconds: float) -> int:
-        """Messages to send so that it takes about that long."""
+        """Number of messages that take about that long."""
         per_s: float = _EXPECTED_PER_S[self.kind][implementation]
         return max(20, round(per_s * seconds))
 
@@ -70,14 +72,14 @@ class LinkFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One implementation in one scenario."""
 
     delivered: float
-    """Share of what was sent."""
+    """Share of sent messages that arrived."""
     cpu_ms: float
-    """Of the receiver, for each message."""
+    """CPU time of the receiver per message."""
     p50_ms: float | UnsetType = UNSET
-    """From one end to the other, or there and back; where that was measured."""
+    """One-way or round-trip time, if measured."""
     p99_ms: float | UnsetType = UNSET
     per_s: float | UnsetType = UNSET
-    """Where it was sent as fast as it goes."""
+    """Throughput, if messages were sent as fast as possible."""
 
 
 class IgtlReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,18 +90,18 @@ class IgtlReport(msgspec.Struct, frozen=True, kw_only=True):
     results: dict[str, dict[str, LinkFigures]]
     """Scenario -> implementation."""
     ratios: dict[str, float]
-    """Scenario and other implementation -> how many times as quick this one is."""
+    """Scenario and other implementation -> how many times faster this one is."""
 
 
 def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] = lambda step: None) -> IgtlReport:
-    """Measure everything; the report for people and JSON.
+    """Measure all scenarios.
 
     Args:
-        seconds: how long each measurement takes, about.
+        seconds: approximate duration of each measurement.
         cpp_peer: the C++ program, or None.
 
     Raises:
-        NavError: an end did not work.
+        NavError: one end failed.
     """
     implementations = ["navnode"]
     implementations += ["pyigtl"] if importlib.util.find_spec("pyigtl") else []
@@ -115,12 +117,12 @@ def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] =
 
 
 def steps(cpp_peer: Path | None) -> int:
-    """How many measurements :func:`run` makes."""
+    """Number of measurements in :func:`run`."""
     return len(SCENARIOS) * (1 + bool(importlib.util.find_spec("pyigtl")) + bool(cpp_peer and cpp_peer.exists()))
 
 
 def _ratios(results: dict[str, dict[str, LinkFigures]]) -> dict[str, float]:
-    """How many times this implementation is quicker than each of the others."""
+    """How many times faster this implementation is than each of the others."""
     ratios = {}
     for name, by in results.items():
         ours = by["navnode"]
@@ -172,16 +174,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# --- the ends, each in a process of its own ----------------------------------------------------------
+# --- the ends, each in a separate process ------------------------------------------------------------
 
 
-def _say(line: str) -> None:
-    """To the process that measures, which reads our standard output."""
+def _print(line: str) -> None:
+    """Send a line to the measuring process, which reads standard output."""
     print(line, flush=True)  # noqa: T201 - a pipe, not a person
 
 
 class _Tally:
-    """What a receiver reports."""
+    """Arrival times and CPU time of a receiver."""
 
     def __init__(self) -> None:
         self.times_s: list[float] = []
@@ -194,7 +196,8 @@ class _Tally:
         self._arrivals_s.append(now)
         self.times_s.append(now - stamp_s)
 
-    def tell(self) -> None:
+    def report(self) -> None:
+        """Print the figures as JSON."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         p50, p99 = np.percentile(self.times_s, [50, 99]).tolist() if self.times_s else (-1.0, -1.0)
         arrivals = self._arrivals_s or [0.0]
@@ -205,7 +208,7 @@ class _Tally:
             "p50_s": p50,
             "p99_s": p99,
         }
-        _say(json.dumps(report))
+        _print(json.dumps(report))
 
 
 def _voxels(kind: str, size: int) -> np.ndarray[Any, Any]:
@@ -213,7 +216,7 @@ def _voxels(kind: str, size: int) -> np.ndarray[Any, Any]:
 
 
 def _ticks(seconds: float) -> Iterator[float]:
-    """Due times of the tools' poses."""
+    """Times at which the tools' poses are due."""
     began = time.time()
     return (began + k / _TOOL_HZ for k in range(round(seconds * _TOOL_HZ)))
 
@@ -229,7 +232,7 @@ async def _serve(port: int, kind: str, count: int, seconds: float, size: int) ->
     joined: asyncio.Future[Any] = loop.create_future()
     server = Server("127.0.0.1", port, answer, on_joined=joined.set_result)
     await server.start()
-    _say("ready")
+    _print("ready")
     peer = await joined
     if kind == "tools":
         for due_s in _ticks(seconds):
@@ -264,14 +267,14 @@ def _receive(port: int, kind: str, count: int) -> None:
             if isinstance(message, Transform | Image):
                 last_s = time.monotonic()
                 tally.arrived(message.timestamp_ns / 1e9)
-        tally.tell()
+        tally.report()
 
 
 def _pyigtl_serve(port: int, kind: str, count: int, seconds: float, size: int) -> None:
     import pyigtl
 
     server, matrix = pyigtl.OpenIGTLinkServer(port=port), np.eye(4)
-    _say("ready")
+    _print("ready")
     while not server.is_connected():
         time.sleep(0.01)
     if kind == "echo":
@@ -307,25 +310,25 @@ def _pyigtl_receive(port: int, kind: str, count: int) -> None:
             client.wait_for_message("Ping", timeout=5)
             tally.times_s.append(time.perf_counter() - began_s)
     else:
-        # Every message has a name of its own where the number counts: pyigtl keeps one of each name.
+        # Where every message counts, each has a different name: pyigtl keeps one message per name.
         last_s = time.time()
         while len(tally.times_s) < count and time.time() - last_s < _QUIET_S:
             for message in client.get_latest_messages():
                 tally.arrived(message.timestamp)
                 last_s = time.time()
             time.sleep(0.001)
-    tally.tell()
+    tally.report()
 
 
 def main(arguments: list[str]) -> None:
-    """One end: ``navnode|pyigtl serve|receive PORT KIND COUNT SECONDS SIZE``."""
+    """Run one end: ``navnode|pyigtl serve|receive PORT KIND COUNT SECONDS SIZE``."""
     implementation, role, port, kind, count, seconds, size = arguments
     if role == "serve":
-        given = int(port), kind, int(count), float(seconds), int(size)
+        parsed = int(port), kind, int(count), float(seconds), int(size)
         if implementation == "navnode":
-            asyncio.run(_serve(*given))
+            asyncio.run(_serve(*parsed))
         else:
-            _pyigtl_serve(*given)
+            _pyigtl_serve(*parsed)
     else:
         (_receive if implementation == "navnode" else _pyigtl_receive)(int(port), kind, int(count))
 

@@ -1,4 +1,4 @@
-"""What this machine has, and what the node will use of it."""
+"""Capabilities of this machine, and which of them the node will use."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from navnode.igtl.server import DEFAULT_PORT
 from navnode.projector import backend_name
 from navnode.reconstruction.methods import engine_name
 
+__all__ = ["examine"]
+
 _NO_REAL_TIME = "ordinary; `ulimit -r 5` or LimitRTPRIO=5 would allow real-time, with a third of the overlay latency"
 
 
@@ -24,13 +26,13 @@ class Cpu(msgspec.Struct, frozen=True, kw_only=True):
     """The processor."""
 
     cores: int
-    """That this process may use."""
+    """Cores that this process may use."""
     instruction_sets: list[str]
-    """That kernels are made for, best first."""
+    """Usable instruction sets that kernels are built for, best first."""
 
 
 class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What this machine has."""
+    """Capabilities of this machine."""
 
     navnode: str
     python: str
@@ -43,16 +45,16 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[str, str]
     cache: str
     uses: dict[str, str]
-    """Work -> what the node does it with."""
+    """Task -> implementation that the node uses."""
     lacks: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
-    """What is missing of a configuration, where one was given -> what does not work without it."""
+    """Missing part of the checked configuration -> consequence."""
 
 
 def examine(real_time: bool) -> MachineReport:
-    """Look at this machine.
+    """Examine this machine.
 
     Args:
-        real_time: whether the loop may be scheduled before all that is not real-time.
+        real_time: whether the loop may use real-time scheduling.
     """
     return MachineReport(
         navnode=__version__,
@@ -77,10 +79,10 @@ def _gpu() -> str:
         return "none found"
     try:
         command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        query = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return "nvidia-smi does not answer"
-    return found.stdout.strip() or "none found"
+    return query.stdout.strip() or "none found"
 
 
 def _is_free(port: int) -> bool:

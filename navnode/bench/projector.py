@@ -1,4 +1,4 @@
-"""The projector beside its peers: RTK's Joseph and nanodrr, in one run, in every kind of direction."""
+"""The projector compared with RTK's Joseph and nanodrr, in one run and in all kinds of directions."""
 
 from __future__ import annotations
 
@@ -22,33 +22,40 @@ from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
 
+__all__ = ["run", "steps"]
+
 VOXELS, IMAGE_PX, REFERENCE_PX = 256, 256, 32
 _DISTANCE_MM = 700.0
 _REFERENCE_STEP_MM = 0.1
 
 DIRECTIONS: dict[str, tuple[float, float]] = {
-    "AP": (0, 0), "lateral": (90, 0), "45 degrees": (45, 0), "oblique": (20, 30), "along the body": (0, 80),
-    "space diagonal": (45, 35), "steep": (60, -50),
-}  # fmt: skip
-"""(orbital, angulation) in degrees; the first 45 is where the dominant axis changes within the image."""
+    "AP": (0, 0),
+    "lateral": (90, 0),
+    "45 degrees": (45, 0),
+    "oblique": (20, 30),
+    "along the body": (0, 80),
+    "space diagonal": (45, 35),
+    "steep": (60, -50),
+}
+"""(orbital, angulation) in degrees; at 45 the dominant axis changes within the image."""
 
 Step = Callable[[str], None]
 
 
 class DirectionFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One direction's figures."""
+    """Figures of one direction."""
 
     ms: dict[str, float]
-    """Way of projecting -> median."""
+    """Projector -> median time."""
     error: float
-    """Relative, against short steps through the volume."""
+    """Relative error compared with short steps through the volume."""
     error_rtk: float | UnsetType = UNSET
     rtk_over: dict[str, float] | UnsetType = UNSET
-    """Instruction set -> how many times as long RTK's forward takes as ours with derivatives."""
+    """Instruction set -> time of RTK's projection over that of ours with derivatives."""
 
 
 class BesideNanodrr(msgspec.Struct, frozen=True, kw_only=True):
-    """One iteration of a registration by gradients."""
+    """One iteration of a gradient-based registration."""
 
     nanodrr_ms: float = msgspec.field(name="nanodrr forward + backward")
     ours_ms: float = msgspec.field(name="ours with derivatives")
@@ -56,7 +63,7 @@ class BesideNanodrr(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProjectorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The projector beside its peers."""
+    """The projector compared with its peers."""
 
     voxels: int
     """Along each axis."""
@@ -66,20 +73,20 @@ class ProjectorReport(msgspec.Struct, frozen=True, kw_only=True):
     directions: dict[str, DirectionFigures]
     adjoint_error: float
     nanodrr: BesideNanodrr | UnsetType = UNSET
-    """Where it is installed."""
+    """Present if nanodrr is installed."""
 
 
 def steps() -> int:
-    """How many times :func:`run` calls its ``progress``."""
+    """Number of times that :func:`run` calls ``progress``."""
     return len(DIRECTIONS) + 2
 
 
 def run(repeats: int, threads: int, progress: Step = lambda what: None) -> ProjectorReport:
-    """Measure everything; medians in ms. Peers that are not installed are left out.
+    """Measure medians in ms, also of peers that are installed.
 
     Args:
-        repeats: of each measurement; implementations take turns, so that a busy moment hits all of them.
-        threads: for every implementation.
+        repeats: of each measurement; implementations alternate, so that a busy moment affects all of them.
+        threads: of every implementation.
     """
     progress("preparing")
     volume = resample(anatomy.torso(), 1.0, (VOXELS, VOXELS, VOXELS))
@@ -121,14 +128,14 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> Proje
 
 
 def _medians_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    times_ms: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, call in runs.items():
             started = time.perf_counter()
             call()
             if repeat:  # the first warms up
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    return {name: round(float(np.median(times)), 2) for name, times in taken.items()}
+                times_ms[name].append(1e3 * (time.perf_counter() - started))
+    return {name: round(float(np.median(times)), 2) for name, times in times_ms.items()}
 
 
 def _error(volume: Volume, projector: Projector | rtk.RtkProjector, pose: Matrix) -> float:
@@ -143,7 +150,7 @@ def _error(volume: Volume, projector: Projector | rtk.RtkProjector, pose: Matrix
 
 
 def _adjoint_error() -> float:
-    """|<A x, y> - <x, A^T y>| relative to <A x, y>, x and y positive; the largest of all directions."""
+    """|<A x, y> - <x, A^T y>| relative to <A x, y>, with x and y positive; the largest over all directions."""
     rng = np.random.default_rng(0)
     volume = resample(anatomy.torso(), 4.0)
     projector = Projector(volume, precision="float32", threads=1)
@@ -161,13 +168,13 @@ def _adjoint_error() -> float:
 
 
 def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> BesideNanodrr:
-    """Forward and backward, as one iteration of a registration by gradients needs them."""
+    """Time forward and backward passes, as in one iteration of a gradient-based registration."""
     import torch
 
     torch.set_num_threads(threads)
     rays = NanodrrRays(attenuation(volume.voxels), volume.volume_from_index, "cpu")
     pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
-    # One pass of nanodrr takes seconds: a few are enough, by turns with ours.
+    # One pass of nanodrr takes seconds, so a few must do, alternating with ours.
     ms = _medians_ms(
         {
             "nanodrr": lambda: rays.project(carm, pose, None, 0.0, jacobian=True),

@@ -1,9 +1,9 @@
-"""Reconstruction from a few X-rays of bodies whose CT is known, beside the Reconstruction Toolkit's methods.
+"""Reconstruction from a few X-rays of bodies with a known CT, compared with the Reconstruction Toolkit's methods.
 
-RTK renders the X-rays, through chains that training does not use. Judged is what all views see: PSNR and SSIM of HU
-clipped to -1000..1500, the Dice coefficient of bone at 200 HU (or at the probability that a model's card names) and at
-each method's best threshold, the average symmetric surface distance there, and how many voxels lie within the stated
-95 % interval.
+RTK renders the X-rays, with chains that training does not use. Figures cover what all views see: PSNR and SSIM of HU
+clipped to -1000..1500, the Dice coefficient of bone at 200 HU (or at the probability in a model's card) and at each
+method's best threshold, the average symmetric surface distance there, and the share of voxels within the stated 95 %
+interval.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from navnode.reconstruction import Method, Reconstructor
 from navnode.types import Array, CArm, FloatArray, Grid, View, Volume
 from navnode.xray.counts import line_integrals
 
+__all__ = ["COUNTS", "run"]
+
 BONE_HU = 200.0
 SIZE, SPACING_MM = 128, 2.0
 COUNTS = (2, 4, 8, 16)
@@ -37,17 +39,17 @@ COUNTS = (2, 4, 8, 16)
 _HU = (-1000.0, 1500.0)
 _THRESHOLDS_HU = [float(hu) for hu in range(-700, 800, 25)]
 _THRESHOLDS = [float(1 / (1 + np.exp(-logit / 4))) for logit in range(-32, 17)]
-"""Of the probability of bone."""
+"""Thresholds of the probability of bone."""
 _ISOCENTRE_MM = 680.0
 _BINNING = 2
 _I0 = 30_000.0
 _RENDERED_MM = 1.0
-"""CTs finer than this are rendered coarser; the grid's voxels are twice as large."""
+"""Finer CTs are coarsened before rendering; the grid's voxels are twice as large."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """X-rays of a body, and the truth about it."""
+class BodyCase:
+    """X-rays of a body, and its true volume."""
 
     name: str
     views: tuple[View, ...]
@@ -59,45 +61,45 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a method made of a case."""
+class MethodResult:
+    """A method's volume for a case."""
 
     hu: FloatArray
     half_95_hu: FloatArray | None
     elapsed_ms: float
     bone: FloatArray | None = None
-    """Probability, where the method states one."""
+    """Probability of bone, if the method states one."""
     bone_threshold: float = 0.5
 
     @property
     def bony(self) -> FloatArray:
-        """What is thresholded to find bone."""
+        """The values to threshold for bone."""
         return self.hu if self.bone is None else self.bone
 
 
-Maker = Callable[[Case], Made]
+Maker = Callable[[BodyCase], MethodResult]
 
 
 class VolumeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How right one volume is, or the mean over bodies; what has no finite value is left out."""
+    """Accuracy of one volume, or the mean over bodies; non-finite values are omitted."""
 
     psnr_db: float | UnsetType = UNSET
     ssim: float | UnsetType = UNSET
     dice_fixed: float | UnsetType = UNSET
-    """Of bone, at a threshold that is known beforehand."""
+    """Dice of bone at a threshold fixed in advance."""
     dice: float | UnsetType = UNSET
-    """At the best threshold."""
+    """Dice of bone at the best threshold."""
     threshold: float | UnsetType = UNSET
     """HU or probability."""
     assd_mm: float | UnsetType = UNSET
     elapsed_ms: float | UnsetType = UNSET
     within_95: float | UnsetType = UNSET
-    """Share of voxels in the stated interval, where the method states one."""
+    """Share of voxels in the stated interval, if the method states one."""
     dice_lost_by_pose_error: float | UnsetType = UNSET
 
 
 Methods = dict[str, VolumeFigures]
-"""By name of the method."""
+"""Name of the method -> figures."""
 
 
 class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,15 +126,15 @@ def run(
     picture: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> ReconstructionReport:
-    """Every method on every body at every number of views.
+    """Run every method on every body with every number of views.
 
     Args:
-        model: networks instead of the shipped ones.
-        picture: a PNG of what was made, a row for every body and number of views.
-        peers: also RTK's FDK, SART and total variation; without the extra ``bench`` they are left out.
+        model: networks that replace the shipped ones.
+        picture: path of a PNG of the volumes, with a row for every body and number of views.
+        peers: include RTK's FDK, SART and total variation, if the extra ``bench`` is installed.
 
     Raises:
-        ConfigError: a CT cannot be read.
+        ConfigError: a CT cannot be read, or the model cannot be used.
     """
     makers = _makers(model, peers and rtk.available(), threads)
     steps, done = len(cts) * len(counts) * (len(makers) + 1), 0
@@ -145,9 +147,9 @@ def run(
             rows[str(len(case.views))] = row = {}
             slices = {"CT": _coronal(case.truth)}
             for name, maker in makers.items():
-                made = maker(case)
-                slices[name] = _coronal(made.hu)
-                row[name] = figures = judged(made, case)
+                result = maker(case)
+                slices[name] = _coronal(result.hu)
+                row[name] = figures = judged(result, case)
                 if name == "learned" and figures.dice is not UNSET and figures.threshold is not UNSET:
                     lost = figures.dice - dice(maker(disturbed).bony, case, figures.threshold)
                     row[name] = msgspec.structs.replace(figures, dice_lost_by_pose_error=round(lost, 4))
@@ -163,7 +165,7 @@ def run(
 
 
 def _coronal(hu: FloatArray) -> FloatArray:
-    """The middle slice as seen from the front, head up."""
+    """The middle slice, seen from the front, head up."""
     return hu[::-1, hu.shape[1] // 2, ::-1]
 
 
@@ -171,7 +173,7 @@ def _draw(rows: Sequence[tuple[str, dict[str, FloatArray]]], path: Path) -> None
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"the picture is drawn by matplotlib: pip install 'navnode[bench]' ({error})") from error
+        raise ConfigError(f"the picture needs matplotlib: pip install 'navnode[bench]' ({error})") from error
     columns = len(rows[0][1])
     figure = Figure(figsize=(2.2 * columns, 2.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -196,10 +198,10 @@ def _means(bodies: dict[str, dict[str, Methods]], counts: Sequence[int]) -> dict
 
 
 def _mean(figures: Sequence[VolumeFigures]) -> VolumeFigures:
-    """Of those figures that all have."""
-    values = {key: [getattr(each, key) for each in figures] for key in VolumeFigures.__struct_fields__}
+    """Means of the figures that all volumes have."""
+    columns = {key: [getattr(each, key) for each in figures] for key in VolumeFigures.__struct_fields__}
     return VolumeFigures(
-        **{key: round(float(np.mean(found)), 3) for key, found in values.items() if UNSET not in found}
+        **{key: round(float(np.mean(values)), 3) for key, values in columns.items() if UNSET not in values}
     )
 
 
@@ -207,42 +209,42 @@ def _makers(model: Path | None, peers: bool, threads: int) -> dict[str, Maker]:
     makers: dict[str, Maker] = {}
     try:
         learned = Reconstructor(Method.LEARNED, threads, model)
-        makers["learned"] = _of(learned)
+        makers["learned"] = _maker(learned)
     except ConfigError:
         if model is not None:
             raise
-    makers["SART"] = _of(Reconstructor(Method.SART, threads))
-    makers["FDK"] = _of(Reconstructor(Method.FDK, threads))
+    makers["SART"] = _maker(Reconstructor(Method.SART, threads))
+    makers["FDK"] = _maker(Reconstructor(Method.FDK, threads))
     if peers:
         for name, method in rtk.RECONSTRUCTIONS.items():
             makers[name] = _peer(method)
     return makers
 
 
-def _of(reconstructor: Reconstructor) -> Maker:
-    def make(case: Case) -> Made:
+def _maker(reconstructor: Reconstructor) -> Maker:
+    def make(case: BodyCase) -> MethodResult:
         reconstructor.forget()
         began = time.perf_counter()
-        made = reconstructor.reconstruct(case.views, Grid.around(case.center_mm, SIZE, SPACING_MM))
+        result = reconstructor.reconstruct(case.views, Grid.around(case.center_mm, SIZE, SPACING_MM))
         elapsed_ms = 1e3 * (time.perf_counter() - began)
-        half = None if made.uncertainty_hu is None else made.uncertainty_hu.voxels
-        bone = None if made.bone is None else made.bone.voxels
-        return Made(made.volume.voxels, half, elapsed_ms, bone, made.bone_threshold)
+        half = None if result.uncertainty_hu is None else result.uncertainty_hu.voxels
+        bone = None if result.bone is None else result.bone.voxels
+        return MethodResult(result.volume.voxels, half, elapsed_ms, bone, result.bone_threshold)
 
     return make
 
 
 def _peer(method: Callable[..., FloatArray]) -> Maker:
-    def make(case: Case) -> Made:
+    def make(case: BodyCase) -> MethodResult:
         began = time.perf_counter()
         hu = method(case.views, SIZE, SPACING_MM, case.center_mm)
-        return Made(hu, None, 1e3 * (time.perf_counter() - began))
+        return MethodResult(hu, None, 1e3 * (time.perf_counter() - began))
 
     return make
 
 
-def _cases(body: Volume, counts: Sequence[int], threads: int, seed: int) -> Iterator[tuple[Case, Case]]:
-    """A case for each number of views, and the same with poses that are off by 1 mm and 1 degree."""
+def _cases(body: Volume, counts: Sequence[int], threads: int, seed: int) -> Iterator[tuple[BodyCase, BodyCase]]:
+    """A case for each number of views, and a copy with poses off by 1 mm and 1 degree."""
     projector = rtk.RtkProjector(body, threads) if rtk.available() else Projector(body, threads=threads)
     truth = resample(body, SPACING_MM, (SIZE,) * 3)
     for count in counts:
@@ -262,7 +264,7 @@ def _cases(body: Volume, counts: Sequence[int], threads: int, seed: int) -> Iter
             counted = chain.expose(projector.render(carm, pose), carm, rng)
             line = line_integrals(counted, chain.i0 * chain.gain, _BINNING)
             views.append(View(line, carm.binned(_BINNING), pose))
-        case = Case(body.name, tuple(views), truth.voxels, _seen_by_all(views, truth), body.center_mm)
+        case = BodyCase(body.name, tuple(views), truth.voxels, _seen_by_all(views, truth), body.center_mm)
         yield case, replace(case, views=tuple(_off(view, rng) for view in views))
 
 
@@ -284,13 +286,13 @@ def _seen_by_all(views: Sequence[View], grid: Volume) -> Array:
     return seen.reshape(grid.voxels.shape)
 
 
-def judged(made: Made, case: Case) -> VolumeFigures:
-    """The figures of one volume."""
-    hu, truth = (np.clip(part, *_HU) for part in (made.hu, case.truth))
+def judged(result: MethodResult, case: BodyCase) -> VolumeFigures:
+    """Figures of one volume."""
+    hu, truth = (np.clip(part, *_HU) for part in (result.hu, case.truth))
     squared = float(np.mean((hu[case.seen] - truth[case.seen]) ** 2))
     _, similar = structural_similarity(hu, truth, data_range=_HU[1] - _HU[0], full=True)
-    bony = np.clip(made.hu, *_HU) if made.bone is None else made.bone
-    fixed, thresholds = (BONE_HU, _THRESHOLDS_HU) if made.bone is None else (made.bone_threshold, _THRESHOLDS)
+    bony = np.clip(result.hu, *_HU) if result.bone is None else result.bone
+    fixed, thresholds = (BONE_HU, _THRESHOLDS_HU) if result.bone is None else (result.bone_threshold, _THRESHOLDS)
     best = max(thresholds, key=lambda threshold: dice(bony, case, threshold))
     figures = {
         "psnr_db": 20 * np.log10((_HU[1] - _HU[0]) / np.sqrt(squared)),
@@ -299,22 +301,22 @@ def judged(made: Made, case: Case) -> VolumeFigures:
         "dice": dice(bony, case, best),
         "threshold": best,
         "assd_mm": surface_distance_mm((bony > best) & case.seen, (truth > BONE_HU) & case.seen),
-        "elapsed_ms": made.elapsed_ms,
+        "elapsed_ms": result.elapsed_ms,
     }
-    if made.half_95_hu is not None:
-        within = np.abs(case.truth - made.hu) <= made.half_95_hu
+    if result.half_95_hu is not None:
+        within = np.abs(case.truth - result.hu) <= result.half_95_hu
         figures["within_95"] = float(within[case.seen].mean())
     return VolumeFigures(**{key: round(float(value), 4) for key, value in figures.items() if np.isfinite(value)})
 
 
-def dice(bony: FloatArray, case: Case, threshold: float) -> float:
-    """Of bone, among the voxels that all views see."""
-    found, true = (bony > threshold) & case.seen, (case.truth > BONE_HU) & case.seen
-    return float(2 * (found & true).sum() / max(found.sum() + true.sum(), 1))
+def dice(bony: FloatArray, case: BodyCase, threshold: float) -> float:
+    """Dice coefficient of bone among the voxels that all views see."""
+    bone, true = (bony > threshold) & case.seen, (case.truth > BONE_HU) & case.seen
+    return float(2 * (bone & true).sum() / max(bone.sum() + true.sum(), 1))
 
 
 def surface_distance_mm(a: Array, b: Array) -> float:
-    """Average symmetric distance of two masks' surfaces; infinite if one is empty."""
+    """Average symmetric distance between two masks' surfaces; infinite if one is empty."""
     if not (a.any() and b.any()):
         return float("inf")
     surfaces = [mask & ~binary_erosion(mask) for mask in (a, b)]

@@ -1,4 +1,4 @@
-"""Recording: how fast, beside the MCAP library's own writer; what a kill costs; and how quickly a place is found."""
+"""Recording: speed compared with the MCAP library's writer, losses by kills, and seek times."""
 
 from __future__ import annotations
 
@@ -27,32 +27,34 @@ from navnode.recording.recorder import Recorder
 from navnode.recording.recording import Recording
 from navnode.recording.writer import ContainerWriter
 
+__all__ = ["Killed", "Seeking", "Throughput", "run"]
+
 _IMAGE_PX = 1024
 _FRAMES = 60
 _SPARSE_BYTES = 10 << 30
 _SEEKS = 100
 _POSES_PER_FRAME = 27
-"""100 Hz x 8 tools beside 30 frames a second."""
+"""8 tools at 100 Hz beside 30 frames per second."""
 
 
 class Throughput(msgspec.Struct, frozen=True, kw_only=True):
-    """Writing a second of X-rays and poses."""
+    """Cost of writing X-rays and poses."""
 
     cpu_ms_per_frame: dict[str, float]
     """Writer -> median."""
     ratio: float
-    """How many times as long the library's own writer takes."""
+    """Time of the library's writer over that of ours."""
 
 
 class SeekFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """In ms."""
+    """Seek times, ms."""
 
     p50: float
     max: float
 
 
 class Seeking(msgspec.Struct, frozen=True, kw_only=True):
-    """Going to a place in a long session."""
+    """Seeking in a long session."""
 
     gigabytes: float
     open_ms: float
@@ -60,7 +62,7 @@ class Seeking(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Killed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of recordings whose process is killed."""
+    """Recordings whose process was killed."""
 
     kills: int
     recovered: int
@@ -70,7 +72,7 @@ class Killed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordingReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What recording costs, and what it keeps."""
+    """Cost and robustness of recording."""
 
     throughput: Throughput
     seek: Seeking
@@ -78,10 +80,10 @@ class RecordingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(kills: int, progress: Callable[[float], None] = lambda share: None) -> RecordingReport:
-    """All figures.
+    """Measure all figures.
 
     Args:
-        kills: how often a recording process is killed.
+        kills: number of recording processes to kill.
     """
     with tempfile.TemporaryDirectory(prefix="navnode-bench-") as name:
         folder = Path(name)
@@ -94,11 +96,9 @@ def run(kills: int, progress: Callable[[float], None] = lambda share: None) -> R
 
 
 def _throughput(folder: Path) -> Throughput:
-    """Frames of 1024 x 1024 with the poses beside them, written and synchronised; medians of three, alternating."""
-    image = Image(
-        device="XRay", timestamp_ns=1, ras_from_index=np.eye(4),
-        voxels=np.random.default_rng(0).integers(0, 20_000, (1, _IMAGE_PX, _IMAGE_PX), np.uint16),
-    )  # fmt: skip
+    """Write and sync frames of 1024 x 1024 with their poses; medians of three alternating runs."""
+    voxels = np.random.default_rng(0).integers(0, 20_000, (1, _IMAGE_PX, _IMAGE_PX), np.uint16)
+    image = Image(device="XRay", timestamp_ns=1, ras_from_index=np.eye(4), voxels=voxels)
     frame, pose = encode(image), encode(Transform(device="ToolToTracker", timestamp_ns=1, matrix=np.eye(4)))
     ways: dict[str, Callable[[Path], None]] = {
         "navnode": lambda path: _write(path, frame, pose),
@@ -112,7 +112,7 @@ def _throughput(folder: Path) -> Throughput:
             write(path)
             times[way].append(time.process_time() - began_s)
             path.unlink()
-    ms = {way: round(1e3 * float(np.median(found)) / _FRAMES, 3) for way, found in times.items()}
+    ms = {way: round(1e3 * float(np.median(times_s)) / _FRAMES, 3) for way, times_s in times.items()}
     return Throughput(cpu_ms_per_frame=ms, ratio=round(ms["mcap library"] / ms["navnode"], 2))
 
 
@@ -145,7 +145,7 @@ def _write_by_library(path: Path, frame: bytes, pose: bytes) -> None:
 
 
 def _seeking(folder: Path) -> Seeking:
-    """A place in a file of 10 GB whose pictures are holes of the file system."""
+    """Seek in a file of 10 GB whose images are holes in the file system."""
     path = folder / "sparse.mcap"
     count = sparse(path, _SPARSE_BYTES)
     began_s = time.perf_counter()
@@ -161,17 +161,20 @@ def _seeking(folder: Path) -> Seeking:
         assert entry.log_time_ns == wanted
     recording.close()
     path.unlink()
-    found = percentiles(times, 2)
+    spread = percentiles(times, 2)
     return Seeking(
         gigabytes=round(size / 1e9, 2),
         open_ms=round(opened_ms, 1),
-        seek_ms=SeekFigures(p50=found.p50, max=found.max),
+        seek_ms=SeekFigures(p50=spread.p50, max=spread.max),
     )
 
 
 def sparse(path: Path, size: int) -> int:
-    """A session of so many bytes of which the disk holds few: pictures of zeros, one a chunk, one a nanosecond; how
-    many."""
+    """Write a session of about ``size`` bytes as a sparse file: images of zeros, one per chunk, one per nanosecond.
+
+    Returns:
+        The number of images.
+    """
     zeros = memoryview(bytes(CHUNK_BYTES))
     count = size // CHUNK_BYTES
     with path.open("xb", buffering=0) as file:
@@ -183,7 +186,7 @@ def sparse(path: Path, size: int) -> int:
 
 
 class _WithHoles(ContainerWriter):
-    """Goes over what is zeros instead of writing it."""
+    """Skips zeros instead of writing them."""
 
     def _write(self, parts: Parts) -> None:
         for part in parts:
@@ -203,25 +206,25 @@ record_for_ever(Path(sys.argv[1]))
 
 
 def record_for_ever(path: Path) -> None:
-    """What is killed: records numbered poses and pictures, and says what the system has been given."""
+    """Record numbered poses and images until killed, and print how many messages are safe on the disk."""
     image = decode(encode(Image(device="XRay", voxels=np.zeros((1, 256, 256), np.uint16), ras_from_index=np.eye(4))))
     recorder = Recorder(path, {})
     pose = np.eye(4)
-    said = n = 0
+    printed = n = 0
     while True:
         for _ in range(10):
             n += 1
             recorder.record(Transform(device="ToolToTracker", timestamp_ns=n, matrix=pose), n)
         recorder.record(image, n)
         n += 1
-        if recorder.safe != said:
-            said = recorder.safe
-            os.write(1, f"{said}\n".encode())
+        if recorder.safe != printed:
+            printed = recorder.safe
+            os.write(1, f"{printed}\n".encode())
         time.sleep(0.001)
 
 
 def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> Killed:
-    """Recordings killed with SIGKILL at any time: what is left of them."""
+    """Kill recordings at random times with SIGKILL, and recover them."""
     rng = random.Random(1)  # noqa: S311 - not for secrets
     recovered = unsafe = torn = 0
     largest = 0
@@ -231,7 +234,7 @@ def _killed(folder: Path, kills: int, progress: Callable[[float], None]) -> Kill
             [sys.executable, "-c", _CHILD, str(path)], stdout=subprocess.PIPE
         )
         assert child.stdout is not None
-        child.stdout.readline()  # something is on the disk
+        child.stdout.readline()  # the first messages are on the disk
         time.sleep(rng.uniform(0, 0.3))
         child.send_signal(signal.SIGKILL)
         rest = child.stdout.read().split()

@@ -1,4 +1,4 @@
-"""How well, how fast and how honestly X-rays are registered: cases with known poses, made from CTs by RTK."""
+"""Accuracy, speed and trustworthiness of registration, on X-rays with known poses that RTK renders from CTs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from navnode.files.volumes import read_volume
 from navnode.registration import FilmRegistration, ImageRegistration, register_counts, register_jointly
 from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
 
+__all__ = ["GROUPS", "Measured", "Outcome", "RIGHT_MM", "Rate", "RegistrationReport", "TrustFigures", "run", "summary"]
+
 RIGHT_MM = 1.0
-"""Across the beam; a registration further off has failed, and is wrong if it is called VALID."""
+"""Largest lateral error of a correct registration; a VALID one with a larger error is a false accept."""
 RIGHT_DEPTH_MM = 5.0
 _DOSES = (60_000.0, 6_000.0)
 _SEQUENCE_FRAMES = 60
@@ -49,22 +51,24 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """One registration and how right it was."""
+    """One registration and its errors."""
 
     group: str
     ct: str
     case: Case
-    found: Registration
+    registration: Registration
     errors: Errors | None
-    """None where nothing could have been right."""
+    """None if no result could be right."""
 
     @property
     def right(self) -> bool:
+        """Whether the errors are small enough."""
         return self.errors is not None and self.errors.lateral < RIGHT_MM and self.errors.depth < RIGHT_DEPTH_MM
 
     @property
     def valid(self) -> bool:
-        return self.found.validity.status is Status.VALID
+        """Whether the registration was VALID."""
+        return self.registration.validity.status is Status.VALID
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Measured:
     sequences: list[Outcome] = field(default_factory=list)
     wrong: list[Outcome] = field(default_factory=list)
     sequence_s: dict[str, float] = field(default_factory=dict)
-    """Seconds that all of a CT's sequence frames took."""
+    """CT -> total time of its sequence frames."""
     volumes: dict[str, Volume] = field(default_factory=dict)
 
 
@@ -91,14 +95,14 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """How values are spread."""
+    """Distribution of values."""
 
     median: float
     p95: float
 
 
 class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Registrations of one kind: how right and how fast."""
+    """Accuracy and speed of one group of registrations."""
 
     under_1_mm_lateral: Rate
     lateral_mm: Spread
@@ -108,34 +112,34 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JointFigures(GroupFigures, frozen=True, kw_only=True):
-    """Of two views together."""
+    """Figures of two views registered jointly."""
 
     under_1_mm_full: Rate
 
 
 class FilmFigures(GroupFigures, frozen=True, kw_only=True):
-    """Of tracked sequences."""
+    """Figures of tracked sequences."""
 
     frames_per_s: float
 
 
 class TrustFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether VALID is what is right."""
+    """Agreement between VALID and right."""
 
     false_reject: Rate
     """Right, but not VALID."""
     false_accept: Rate
     """Wrong, but VALID."""
     wrong_image_valid: dict[str, Rate]
-    """Kind of image that nothing can be right of -> how many were VALID."""
+    """Kind of wrong image -> share that was VALID."""
 
 
 class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a run."""
+    """All figures of a run."""
 
     cts: list[str]
     singles: dict[str, GroupFigures]
-    """By name of the group."""
+    """Name of the group -> figures."""
     by_ct: dict[str, dict[str, GroupFigures]]
     joint: JointFigures
     sequences: FilmFigures
@@ -143,16 +147,16 @@ class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(cts: Sequence[Path], cases: int, threads: int | None, seed: int, progress: Progress) -> Measured:
-    """Make cases from every CT and register them.
+    """Render cases from every CT and register them.
 
     Args:
-        cases: of every group, from every CT.
+        cases: number per group and CT.
 
     Raises:
         ConfigError: RTK is not installed, or a CT cannot be used.
     """
     if not rtk.available():
-        raise ConfigError("the cases are rendered by RTK: pip install 'navnode[bench]'")
+        raise ConfigError("cases need RTK: pip install 'navnode[bench]'")
     measured = Measured(volumes={path.name.split(".")[0]: read_volume(path) for path in cts})
     patients = {
         name: Patient(volume, rtk.RtkProjector(volume, threads).render) for name, volume in measured.volumes.items()
@@ -161,10 +165,10 @@ def run(cts: Sequence[Path], cases: int, threads: int | None, seed: int, progres
         registration = ImageRegistration(patient.volume, threads)
         others = [other for other in patients.values() if other is not patient]
 
-        def told(share: float, position: int = position) -> None:
+        def report(share: float, position: int = position) -> None:
             progress((position + share) / len(patients))
 
-        _measure(measured, name, registration, patient, others, cases, seed, told)
+        _measure(measured, name, registration, patient, others, cases, seed, report)
     return measured
 
 
@@ -179,29 +183,29 @@ def _measure(
     progress: Progress,
 ) -> None:
     drawn = [patient.case(np.random.default_rng((seed, index)), _DOSES[index % 2]) for index in range(cases)]
-    # The first of a process pays for what is made once.
+    # The first registration in a process includes one-time costs.
     register_counts(registration, drawn[0].counts, drawn[0].carm, drawn[0].volume_from_carm, 700.0, Effort.FIND)
     for index, case in enumerate(drawn):
         rng = np.random.default_rng((seed, index, 1))
         for group in GROUPS:
             start = case.start(rng, group.across_mm, group.depth_mm, group.turn_deg)
-            found = register_counts(registration, case.counts, case.carm, start, case.pivot_mm, group.effort)
-            measured.singles.append(Outcome(group.name, name, case, found, case.errors_mm(found.volume_from_carm)))
+            result = register_counts(registration, case.counts, case.carm, start, case.pivot_mm, group.effort)
+            measured.singles.append(Outcome(group.name, name, case, result, case.errors_mm(result.volume_from_carm)))
         second = _from_another_side(patient, case, rng)
         motion = case.start(rng, 25, 50, 15) @ g.inverse(case.volume_from_carm)
-        shots = [(each.counts, each.carm, motion @ each.volume_from_carm, each.pivot_mm, 0) for each in (case, second)]
-        found = register_jointly(registration, shots, Effort.FIND)[0]
-        measured.joint.append(Outcome("two views", name, case, found, case.errors_mm(found.volume_from_carm)))
+        pair = [(each.counts, each.carm, motion @ each.volume_from_carm, each.pivot_mm, 0) for each in (case, second)]
+        result = register_jointly(registration, pair, Effort.FIND)[0]
+        measured.joint.append(Outcome("two views", name, case, result, case.errors_mm(result.volume_from_carm)))
         for kind, counts, shown in _wrong_images(case, others, rng):
             start = case.start(rng, 10, 20, 6)
-            found = register_counts(registration, counts, shown.carm, start, case.pivot_mm, Effort.FIND)
-            measured.wrong.append(Outcome(kind, name, shown, found, None))
+            result = register_counts(registration, counts, shown.carm, start, case.pivot_mm, Effort.FIND)
+            measured.wrong.append(Outcome(kind, name, shown, result, None))
         progress(0.8 * (index + 1) / cases)
     for index in range(2):
         rng = np.random.default_rng((seed, index, 2))
         frames = list(patient.sequence(rng, _SEQUENCE_FRAMES, _DOSES[index]))
-        taken_s = _track(measured, name, registration, patient.volume.center_mm, frames, rng)
-        measured.sequence_s[name] = measured.sequence_s.get(name, 0.0) + taken_s
+        elapsed_s = _track(measured, name, registration, patient.volume.center_mm, frames, rng)
+        measured.sequence_s[name] = measured.sequence_s.get(name, 0.0) + elapsed_s
         progress(0.8 + 0.1 * (index + 1))
 
 
@@ -214,19 +218,19 @@ def _track(
     rng: np.random.Generator,
 ) -> float:
     sequence = FilmRegistration(registration, center_mm)
-    taken_s = 0.0
+    elapsed_s = 0.0
     for index, frame in enumerate(frames):
         started = time.perf_counter()
         if index:
-            found = sequence.follow(frame.counts, frame.carm)
+            result = sequence.follow(frame.counts, frame.carm)
         else:
             start = frame.start(rng, 5, 10, 3)
-            found = sequence.begin(
+            result = sequence.begin(
                 register_counts(registration, frame.counts, frame.carm, start, frame.pivot_mm, Effort.FIND)
             )
-        taken_s += time.perf_counter() - started
-        measured.sequences.append(Outcome("sequence", name, frame, found, frame.errors_mm(found.volume_from_carm)))
-    return taken_s
+        elapsed_s += time.perf_counter() - started
+        measured.sequences.append(Outcome("sequence", name, frame, result, frame.errors_mm(result.volume_from_carm)))
+    return elapsed_s
 
 
 def _from_another_side(patient: Patient, case: Case, rng: np.random.Generator) -> Case:
@@ -238,7 +242,7 @@ def _from_another_side(patient: Patient, case: Case, rng: np.random.Generator) -
 
 
 def _wrong_images(case: Case, others: Sequence[Patient], rng: np.random.Generator) -> Iterator[tuple[str, Array, Case]]:
-    """What must never be VALID against this patient's volume."""
+    """Images that must never be VALID with this patient's volume."""
     counts = case.counts
     yield "mirrored", np.ascontiguousarray(counts[:, ::-1]), case
     yield "upside down", np.ascontiguousarray(counts[::-1]), case
@@ -257,10 +261,10 @@ def _wrong_images(case: Case, others: Sequence[Patient], rng: np.random.Generato
 
 
 def summary(measured: Measured) -> RegistrationReport:
-    """The figures."""
+    """Figures from all outcomes."""
     frames = len(measured.sequences)
-    told = [*measured.singles, *measured.joint, *measured.sequences]
-    true, missed = [o for o in told if o.right], [o for o in told if not o.right]
+    outcomes = [*measured.singles, *measured.joint, *measured.sequences]
+    true, missed = [o for o in outcomes if o.right], [o for o in outcomes if not o.right]
     cts = sorted({o.ct for o in measured.singles})
     return RegistrationReport(
         cts=cts,
@@ -268,7 +272,7 @@ def summary(measured: Measured) -> RegistrationReport:
         by_ct={ct: _groups([o for o in measured.singles if o.ct == ct]) for ct in cts},
         joint=JointFigures(
             **msgspec.structs.asdict(_figures(measured.joint)),
-            under_1_mm_full=rate(sum(_of(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
+            under_1_mm_full=rate(sum(_errors(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
         ),
         sequences=FilmFigures(
             **msgspec.structs.asdict(_figures(measured.sequences)),
@@ -293,24 +297,24 @@ def _valid(outcomes: Sequence[Outcome]) -> Rate:
     return rate(sum(o.valid for o in outcomes), len(outcomes))
 
 
-def _of(outcome: Outcome) -> Errors:
+def _errors(outcome: Outcome) -> Errors:
     assert outcome.errors is not None
     return outcome.errors
 
 
 def _figures(outcomes: Sequence[Outcome]) -> GroupFigures:
     return GroupFigures(
-        under_1_mm_lateral=rate(sum(_of(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
-        lateral_mm=_spread([_of(o).lateral for o in outcomes]),
-        depth_mm=_spread([_of(o).depth for o in outcomes]),
-        full_mm=_spread([_of(o).full for o in outcomes]),
-        ms=_spread([o.found.elapsed_ms for o in outcomes]),
+        under_1_mm_lateral=rate(sum(_errors(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
+        lateral_mm=_spread([_errors(o).lateral for o in outcomes]),
+        depth_mm=_spread([_errors(o).depth for o in outcomes]),
+        full_mm=_spread([_errors(o).full for o in outcomes]),
+        ms=_spread([o.registration.elapsed_ms for o in outcomes]),
     )
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    found = percentiles(values)
-    return Spread(median=found.p50, p95=found.p95)
+    spread = percentiles(values)
+    return Spread(median=spread.p50, p95=spread.p95)
 
 
 def rate(hits: int, count: int) -> Rate:

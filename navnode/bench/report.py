@@ -1,4 +1,4 @@
-"""The report of ``navnode bench registration``: one HTML file that needs nothing beside it."""
+"""The report of ``navnode bench registration``: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from navnode.files.report import STYLE, table
 from navnode.projector import Projector
 from navnode.types import FloatArray, Status, Volume
 
+__all__ = ["write"]
+
 _SHOWN = 4
 _TILES = 8
 _STATUS_COLOURS = {Status.VALID: "#2a9d5c", Status.DEGRADED: "#d9a21b", Status.INVALID: "#c8423b"}
 
 
 def write(path: Path, measured: Measured, summary: RegistrationReport) -> None:
-    """Tables, error plots, and pictures of the worst and of ordinary cases.
+    """Write tables, error plots, and images of the worst and of ordinary cases.
 
     Raises:
         ConfigError: matplotlib is not installed, or the file cannot be written.
@@ -41,10 +43,10 @@ def write(path: Path, measured: Measured, summary: RegistrationReport) -> None:
         _table(summary),
         _quality(summary.quality),
         _plots(measured),
-        "<h2>The worst</h2>",
-        *_pictures(worst, measured.volumes),
-        "<h2>Ordinary ones</h2>",
-        *_pictures(chosen, measured.volumes),
+        "<h2>Worst cases</h2>",
+        *_overlays(worst, measured.volumes),
+        "<h2>Ordinary cases</h2>",
+        *_overlays(chosen, measured.volumes),
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def _plots(measured: Measured) -> str:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"the report is drawn by matplotlib: pip install 'navnode[bench]' ({error})") from error
+        raise ConfigError(f"the report needs matplotlib: pip install 'navnode[bench]' ({error})") from error
     figure = Figure(figsize=(11, 4), layout="constrained")
     shares, signs = figure.subplots(1, 2)
     for group in GROUPS:
@@ -97,9 +99,13 @@ def _plots(measured: Measured) -> str:
     shares.set(xscale="log", xlabel="lateral error, mm", ylabel="share of cases below", ylim=(0, 1.02))
     shares.legend(loc="lower right", fontsize=8)
     for status, colour in _STATUS_COLOURS.items():
-        these = [o for o in measured.singles if o.found.validity.status is status]
+        these = [o for o in measured.singles if o.registration.validity.status is status]
         signs.scatter(
-            [1 - o.found.similarity for o in these], [_lateral(o) for o in these], s=12, color=colour, label=status
+            [1 - o.registration.similarity for o in these],
+            [_lateral(o) for o in these],
+            s=12,
+            color=colour,
+            label=status,
         )
     signs.axhline(RIGHT_MM, color="#888", linewidth=0.8)
     signs.set(xscale="log", yscale="log", xlabel="1 - similarity", ylabel="lateral error, mm")
@@ -109,26 +115,27 @@ def _plots(measured: Measured) -> str:
     return f"<h2>Errors</h2><img alt='error plots' src='data:image/png;base64,{_base64(image.getvalue())}'>"
 
 
-def _pictures(outcomes: Sequence[Outcome], volumes: dict[str, Volume]) -> list[str]:
+def _overlays(outcomes: Sequence[Outcome], volumes: dict[str, Volume]) -> list[str]:
     figures = []
     for outcome in outcomes:
         projector = Projector(volumes[outcome.ct])
         carm = outcome.case.carm.binned(2)
-        predicted = projector.render(carm, outcome.found.volume_from_carm)
+        predicted = projector.render(carm, outcome.registration.volume_from_carm)
         counts = cv2.resize(outcome.case.counts.astype(np.float32), predicted.shape[::-1], interpolation=cv2.INTER_AREA)
-        seen = _grey(np.log(counts + 1))
+        xray = _grey(np.log(counts + 1))
         model = _grey(-predicted)
         edges = cv2.Canny(model, 40, 110)
-        overlay = cv2.cvtColor(seen, cv2.COLOR_GRAY2BGR)
+        overlay = cv2.cvtColor(xray, cv2.COLOR_GRAY2BGR)
         overlay[edges > 0] = (60, 220, 255)
-        v, u = np.indices(seen.shape)
-        tile = max(seen.shape) // _TILES
-        board = cv2.cvtColor(np.where((u // tile + v // tile) % 2 == 0, seen, model), cv2.COLOR_GRAY2BGR)
+        v, u = np.indices(xray.shape)
+        tile = max(xray.shape) // _TILES
+        board = cv2.cvtColor(np.where((u // tile + v // tile) % 2 == 0, xray, model), cv2.COLOR_GRAY2BGR)
         done, png = cv2.imencode(".png", np.hstack([overlay, board]))
         assert done and outcome.errors is not None
+        errors, validity = outcome.errors, outcome.registration.validity
         about = (
-            f"{outcome.ct}, {outcome.case.station}, {outcome.group}: {outcome.errors.lateral:.2f} mm lateral, "
-            f"{outcome.errors.depth:.2f} mm depth, {outcome.found.validity.status} {outcome.found.validity.reason}"
+            f"{outcome.ct}, {outcome.case.station}, {outcome.group}: {errors.lateral:.2f} mm lateral, "
+            f"{errors.depth:.2f} mm depth, {validity.status} {validity.reason}"
         )
         figures.append(
             f"<figure><img alt='overlay and checkerboard' src='data:image/png;base64,{_base64(png.tobytes())}'>"

@@ -1,5 +1,5 @@
-"""The Reconstruction Toolkit (itk-rtk, the extra ``bench``): a peer to measure against, and the projector that renders
-the cases on which registration and reconstruction are judged: not on pictures of our own making.
+"""The Reconstruction Toolkit (itk-rtk, the extra ``bench``): a peer to compare with, and an independent projector that
+renders the cases for judging registration and reconstruction.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from navnode.projector.native import MU_WATER_PER_MM, attenuation, hounsfield
 from navnode.reconstruction.filtered import rotation_axis
 from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
 
+__all__ = ["RECONSTRUCTIONS", "RtkProjector", "available"]
+
 
 def available() -> bool:
     """Whether itk-rtk is installed."""
@@ -26,7 +28,7 @@ def available() -> bool:
 
 
 class RtkProjector:
-    """Joseph's method by RTK (Rit et al., J. Phys. Conf. Ser. 489, 2014), behind the arrays of ``Projector``."""
+    """RTK's Joseph method (Rit et al., J. Phys. Conf. Ser. 489, 2014) with the interface of ``Projector``."""
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
         import itk
@@ -36,25 +38,25 @@ class RtkProjector:
         if threads:
             itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(threads)
         voxels, volume_from_index = volume.voxels, volume.volume_from_index.copy()
-        if np.linalg.det(volume_from_index[:3, :3]) < 0:  # RTK's geometry knows right-handed frames only
+        if np.linalg.det(volume_from_index[:3, :3]) < 0:  # RTK's geometry supports right-handed frames only
             voxels = voxels[:, :, ::-1]
             volume_from_index[:3, 3] += volume_from_index[:3, 0] * (voxels.shape[2] - 1)
             volume_from_index[:3, 0] *= -1
         spacing = np.linalg.norm(volume_from_index[:3, :3], axis=0)
         # RTK's world is the grid itself: axes along its indices, mm, voxel 0 at the origin.
         self._grid_from_volume = g.inverse(g.rigid(volume_from_index[:3, :3] / spacing, volume_from_index[:3, 3]))
-        # Joseph's method in RTK sees nothing outside the outermost voxels' centres: a border of air as in ours.
+        # RTK's Joseph method ends at the outermost voxels' centres, so a border of air is added, as in ours.
         padded = np.pad(attenuation(voxels), 1)
         self._image = itk.image_from_array(np.ascontiguousarray(padded))
         self._image.SetSpacing(spacing.tolist())
         self._image.SetOrigin((-spacing).tolist())
 
     def render(self, carm: CArm, volume_from_carm: Matrix) -> FloatArray:
-        """Line integrals (H, W), as ``Projector.render``."""
+        """Line integrals (H, W), like ``Projector.render``."""
         return np.array(self._itk.array_from_image(self._forward(carm, volume_from_carm).GetOutput())[0])
 
     def again(self, carm: CArm, volume_from_carm: Matrix) -> Callable[[], None]:
-        """Projects anew at every call, without what has to be set up once; for timing."""
+        """A function that repeats the projection without its setup, for timing."""
         forward = self._forward(carm, volume_from_carm)
 
         def project() -> None:
@@ -64,7 +66,7 @@ class RtkProjector:
         return project
 
     def _forward(self, carm: CArm, volume_from_carm: Matrix) -> Any:
-        """RTK's filter after it has run."""
+        """RTK's filter, already run."""
         rtk = self._rtk
         grid_from_carm = self._grid_from_volume @ volume_from_carm
         (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
@@ -89,14 +91,14 @@ class RtkProjector:
 
 
 _RTK_FROM_RAS = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-"""RTK's sources go round y, ours round the patient's long axis."""
+"""RTK's sources rotate about y, ours about the patient's long axis."""
 
 _TV_WEIGHT = 0.05
-"""For attenuation over water's."""
+"""For attenuation relative to water."""
 
 
 def _fdk(stack: Any, grid: Any, geometry: Any, share: FloatArray) -> Any:
-    """FDK; each view weighs what its share of half a turn is, where RTK would count gaps over the whole turn."""
+    """FDK, each view weighted by its share of half a turn; RTK alone would use gaps over the whole turn."""
     import itk
     from itk import RTK
 
@@ -122,16 +124,16 @@ def _sart(stack: Any, grid: Any, geometry: Any, share: FloatArray, sweeps: int =
 
 
 def _tv(stack: Any, grid: Any, geometry: Any, share: FloatArray) -> Any:
-    """RTK's SART and scikit-image's total variation in turns: RTK's own combinations do not run from Python in 2.7."""
+    """RTK's SART alternating with scikit-image's total variation, as RTK's combinations fail in Python in 2.7."""
     import itk
     from skimage.restoration import denoise_tv_chambolle
 
     for _ in range(5):
-        made = _sart(stack, grid, geometry, share, sweeps=2)
-        water = itk.array_from_image(made) / MU_WATER_PER_MM
+        volume = _sart(stack, grid, geometry, share, sweeps=2)
+        water = itk.array_from_image(volume) / MU_WATER_PER_MM
         smooth = denoise_tv_chambolle(water, weight=_TV_WEIGHT, max_num_iter=15) * MU_WATER_PER_MM
         grid = itk.image_from_array(smooth.astype(np.float32))
-        grid.CopyInformation(made)
+        grid.CopyInformation(volume)
     return grid
 
 
@@ -145,7 +147,7 @@ def _ran(method: Any, grid: Any, stack: Any, geometry: Any) -> Any:
 
 def _reconstruction(method: Callable[[Any, Any, Any, FloatArray], Any]) -> Callable[..., FloatArray]:
     def reconstruct(views: Sequence[View], size: int, spacing_mm: float, center_mm: Array) -> FloatArray:
-        """HU on the RAS grid, (k, j, i); the views are of one C-arm."""
+        """HU on the RAS grid, (k, j, i), from views of one C-arm."""
         import itk
         from itk import RTK
 
@@ -155,9 +157,9 @@ def _reconstruction(method: Callable[[Any, Any, Any, FloatArray], Any]) -> Calla
         to_center = g.rigid(translation_mm=-np.asarray(center_mm, float))
         poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
         for pose in poses:
-            seen = _RTK_FROM_RAS @ to_center @ pose
-            corner = g.transform(seen, np.array([-cu * su, -cv * sv, carm.source_to_detector_mm]))
-            if not geometry.AddProjection(*(part.tolist() for part in (seen[:3, 3], corner, seen[:3, 0], seen[:3, 1]))):
+            at = _RTK_FROM_RAS @ to_center @ pose
+            corner = g.transform(at, np.array([-cu * su, -cv * sv, carm.source_to_detector_mm]))
+            if not geometry.AddProjection(*(part.tolist() for part in (at[:3, 3], corner, at[:3, 0], at[:3, 1]))):
                 raise ValueError("RTK does not accept this geometry")
         lines = np.stack([np.maximum(np.nan_to_num(view.line_integrals), 0.0) for view in views])
         stack = itk.image_from_array(np.ascontiguousarray(lines, np.float32))
@@ -166,12 +168,12 @@ def _reconstruction(method: Callable[[Any, Any, Any, FloatArray], Any]) -> Calla
         grid.SetSpacing([spacing_mm] * 3)
         grid.SetOrigin([-spacing_mm * (size - 1) / 2] * 3)
         share = rotation_axis([pose[:3, 2] for pose in poses])[1]
-        made = itk.array_from_image(method(stack, grid, geometry, share))
+        volume = itk.array_from_image(method(stack, grid, geometry, share))
         # RTK's (x, y, z) are (R, S, -A), so its array's axes (z, y, x) are (-A, S, R).
-        return hounsfield(np.ascontiguousarray(made[::-1].transpose(1, 0, 2)))
+        return hounsfield(np.ascontiguousarray(volume[::-1].transpose(1, 0, 2)))
 
     return reconstruct
 
 
 RECONSTRUCTIONS = {f"RTK {name}": _reconstruction(m) for name, m in (("FDK", _fdk), ("SART", _sart), ("SART+TV", _tv))}
-"""By name: views, size, spacing (mm), centre (RAS mm) -> HU."""
+"""Functions by name: views, size, spacing (mm), centre (RAS mm) -> HU."""

@@ -230,9 +230,11 @@ def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compar
             said, view_ms = _timed(each.view, inputs, repeats)
             sums = [a + b for a, b in zip(sums, said, strict=True)] if sums else said
         inputs = {
-            "sums": sums[0], "coarse": coarse[None, None], "fine": fine[None, None],
+            "sums": sums[0],
+            "coarse": coarse[None, None],
+            "fine": fine[None, None],
             "views": np.array([len(views)], np.float32),
-        }  # fmt: skip
+        }
         said, volume_ms = _timed(each.volume, inputs, repeats)
         outputs.append(1000 * said[0][0, 0])
         times.append((view_ms, volume_ms))
@@ -421,5 +423,7 @@ def _onnxruntime(model: bytes, threads: int) -> Run:
 
 
 _COMPILERS: dict[EngineName, Callable[[bytes, int], Run]] = {
-    "tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime
-}  # fmt: skip
+    "tensorrt": _tensorrt,
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+}

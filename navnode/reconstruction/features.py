@@ -100,10 +100,9 @@ def _on_canvas(view: View) -> tuple[FloatArray, FloatArray, CArm]:
     carm = view.carm
     across, down = carm.width_px / size[0], carm.height_px / size[1]
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
-    return canvas, measured, CArm(
-        PICTURE_PX, PICTURE_PX, (su * across, sv * down), carm.source_to_detector_mm,
-        ((cu + 0.5) / across - 0.5, (cv + 0.5) / down - 0.5),
-    )  # fmt: skip
+    principal_point_px = ((cu + 0.5) / across - 0.5, (cv + 0.5) / down - 0.5)
+    spacing_mm = (su * across, sv * down)
+    return canvas, measured, CArm(PICTURE_PX, PICTURE_PX, spacing_mm, carm.source_to_detector_mm, principal_point_px)
 
 
 def _chords_mm(carm: CArm, volume_from_carm: Matrix, volume_from_grid: Matrix) -> FloatArray:

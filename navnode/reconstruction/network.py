@@ -102,10 +102,12 @@ def _rays(picture_from_grid: Tensor, axes: list[Tensor]) -> tuple[Tensor, Tensor
     """Where voxels are in the pictures (N, s s, s, 2), and 1 where in them (N, 1, s, s, s)."""
     i, j, k = axes[0].view(1, 1, 1, -1), axes[1].view(1, 1, -1, 1), axes[2].view(1, -1, 1, 1)
     x, y, depth = (
-        row[:, 0].view(-1, 1, 1, 1) * i + row[:, 1].view(-1, 1, 1, 1) * j + row[:, 2].view(-1, 1, 1, 1) * k
+        row[:, 0].view(-1, 1, 1, 1) * i
+        + row[:, 1].view(-1, 1, 1, 1) * j
+        + row[:, 2].view(-1, 1, 1, 1) * k
         + row[:, 3].view(-1, 1, 1, 1)
         for row in (picture_from_grid[:, 0], picture_from_grid[:, 1], picture_from_grid[:, 2])
-    )  # fmt: skip
+    )
     depth = depth.clamp(min=_NEAREST)
     x, y = x / depth, y / depth
     seen = ((x.abs() < 1) & (y.abs() < 1)).to(x.dtype)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 
-from calibration import collect, inputs, recordings
+from calibration import heard as heard_poses
+from calibration import inputs, recordings
 from navnode.igtl import Image, Transform, encode
 from navnode.igtl.conventions import is_seen, is_shown, seen_pose, status_of, transform_metadata
 from navnode.loop.ingest import Ingest
@@ -63,8 +64,8 @@ def test_the_loop(message):
 
 def test_poses_collected_for_a_calibration(message):
     given, stands = message
-    heard = collect.Heard()
-    collect.taken(heard, given, START_NS, {DEVICE})
+    heard = heard_poses.Heard()
+    heard_poses.record(heard, given, START_NS, {DEVICE})
     assert np.isfinite(heard.series(DEVICE, None).poses).all() == stands
 
 

@@ -99,9 +99,14 @@ def run(
         report(step, smoothed[0])
 
     made = train(
-        real + drawn, out, Recipe(steps=steps), weights=weights, threads=threads or default_threads(),
-        until=seconds_from_now(3600 * hours), report=told,
-    )  # fmt: skip
+        real + drawn,
+        out,
+        Recipe(steps=steps),
+        weights=weights,
+        threads=threads or default_threads(),
+        until=seconds_from_now(3600 * hours),
+        report=told,
+    )
     curves.draw(out / LOSSES_FILE, out / "curves.png")
     model = out / "model"
     export(load_checkpoint(out / CHECKPOINT_FILE), model)
@@ -168,9 +173,13 @@ def run_reader(
         return (time.monotonic() - began) / seconds
 
     steps = reading.train(
-        xrays, out, device=device, threads=threads or default_threads(), until=lambda: passed() >= 1,
+        xrays,
+        out,
+        device=device,
+        threads=threads or default_threads(),
+        until=lambda: passed() >= 1,
         report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
-    )  # fmt: skip
+    )
     export_reader(out / reading.CHECKPOINT_FILE, out / "reader_model", {"steps": steps, "bodies": files})
     scores = reading.last_scores(out)
     return ReaderReport(checkpoint=str(out / reading.CHECKPOINT_FILE), steps=steps, bodies=files, scores=scores)

@@ -59,9 +59,15 @@ class Body:
             self.hu[box] += share * (hu - self.hu[box])
 
     def bone(
-        self, distance: Solid, around: Point, reach_mm: float, shell_mm: float, *,
-        cortical: float | None = None, trabecular: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        distance: Solid,
+        around: Point,
+        reach_mm: float,
+        shell_mm: float,
+        *,
+        cortical: float | None = None,
+        trabecular: float | None = None,
+    ) -> None:
         """A shell around a textured core; what is bone's core already is not walled off."""
         box, points = self._box(around, reach_mm)
         if not points.size:
@@ -226,8 +232,9 @@ def thigh(rng: np.random.Generator) -> Body:
     plateau = union(
         tube(tibia, np.array([28, 14, 13]) * size),
         ball((0, -3, knee - 46), (40 * size, 26 * size, 14 * size), 3),
-        tube(np.array([[30, -20, knee - 66], [26, -18, knee - 380]]), np.array([9, 6]) * size), blend_mm=2,
-    )  # fmt: skip
+        tube(np.array([[30, -20, knee - 66], [26, -18, knee - 380]]), np.array([9, 6]) * size),
+        blend_mm=2,
+    )
     body.bone(shifted(plateau, offset), (0, 0, 0), 260, rng.uniform(1.5, 4))
     patella = ball((0, 36 * size, knee + 6), (19 * size, 9 * size, 20 * size))
     body.bone(shifted(patella, offset), (0, 0, 0), 260, 1.5)

@@ -156,10 +156,12 @@ def changed(source: Volume, rng: np.random.Generator) -> Volume:
     i, j, k = (np.arange(size, dtype=np.float32) for _ in range(3))
     # Axes of the grid are (k, j, i), rows of `index` are (i, j, k).
     at = [
-        np.float32(row[3]) + np.float32(row[0]) * i[None, None, :] + np.float32(row[1]) * j[None, :, None]
+        np.float32(row[3])
+        + np.float32(row[0]) * i[None, None, :]
+        + np.float32(row[1]) * j[None, :, None]
         + np.float32(row[2]) * k[:, None, None]
         for row in index[2::-1]
-    ]  # fmt: skip
+    ]
     if rng.random() < 0.7:
         for axis in range(3):
             bend = gaussian_filter(rng.standard_normal((7, 7, 7)), 0.8)
@@ -208,9 +210,12 @@ def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, thre
     pixel_mm = wide_mm / _DETECTOR_PX
     middle_px = (_DETECTOR_PX - 1) / 2
     carm = CArm(
-        _DETECTOR_PX, _DETECTOR_PX, (pixel_mm, pixel_mm), sdd_mm,
+        _DETECTOR_PX,
+        _DETECTOR_PX,
+        (pixel_mm, pixel_mm),
+        sdd_mm,
         (middle_px + rng.normal(0, 2), middle_px + rng.normal(0, 2)),
-    )  # fmt: skip
+    )
     isocentre_mm = middle_mm + rng.normal(0, 0.04, 3) * GRID * spacing_mm
     arc_deg = rng.choice([180.0, rng.uniform(110, 180), rng.uniform(180, 360)], p=[0.5, 0.25, 0.25])
     orbital_deg = rng.uniform(0, 360) + arc_deg * (np.arange(VIEWS) + rng.normal(0, 0.12, VIEWS)) / VIEWS

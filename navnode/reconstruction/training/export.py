@@ -45,9 +45,11 @@ def export(networks: Networks, folder: Path) -> None:
     view, volume = networks.view.eval(), networks.volume.eval()
     pictures = (torch.rand(1, CHANNELS, PICTURE_PX, PICTURE_PX), torch.rand(1, 3, 4))
     starts = (
-        torch.rand(1, SUMS, half, half, half), torch.rand(1, 1, half, half, half), torch.rand(1, 1, GRID, GRID, GRID),
+        torch.rand(1, SUMS, half, half, half),
+        torch.rand(1, 1, half, half, half),
+        torch.rand(1, 1, GRID, GRID, GRID),
         torch.tensor([4.0]),
-    )  # fmt: skip
+    )
     for made, path in ((view, VIEW_FILE), (halved(view), HALF[VIEW_FILE])):
         _export(made, pictures, ["picture", "picture_from_grid"], ["sums"], folder / path)
     for made, path in ((volume, VOLUME_FILE), (halved(volume), HALF[VOLUME_FILE])):

@@ -121,9 +121,11 @@ def _marrow(cortex: Mask, hu: FloatArray, spacing_mm: tuple[float, float, float]
     framed = np.pad(cortex, 1)
     gap_px = round(_BORDER_GAP_MM / spacing_mm[0])
     for line, inside, grey in (
-        (framed[0], cortex[0], hu[0]), (framed[-1], cortex[-1], hu[-1]),
-        (framed[:, 0], cortex[:, 0], hu[:, 0]), (framed[:, -1], cortex[:, -1], hu[:, -1]),
-    ):  # fmt: skip
+        (framed[0], cortex[0], hu[0]),
+        (framed[-1], cortex[-1], hu[-1]),
+        (framed[:, 0], cortex[:, 0], hu[:, 0]),
+        (framed[:, -1], cortex[:, -1], hu[:, -1]),
+    ):
         # A bone that the CT cuts off is open at the border: its marrow lies between two runs of cortex.
         edges = np.flatnonzero(inside)
         for first, last in pairwise(edges):

@@ -104,11 +104,11 @@ def _bone(path: Path) -> Bone:
     everywhere = np.ones_like(distance_mm)
     return Bone(
         path.stem.split("_")[0],
-        np.stack([
-            distance_mm - REACH_MM, cortex_mm[:, None, None] * everywhere, trabecular[:, None, None] * everywhere
-        ]).astype(np.float32),
+        np.stack(
+            [distance_mm - REACH_MM, cortex_mm[:, None, None] * everywhere, trabecular[:, None, None] * everywhere]
+        ).astype(np.float32),
         np.asarray(solid.transform, float) @ shift,
-    )  # fmt: skip
+    )
 
 
 def posed(bones: list[Bone], rng: np.random.Generator) -> Body:

@@ -27,7 +27,7 @@ from navnode.reconstruction.reader import (
     OUTLINE_MM,
     OUTPUTS,
     reading_channels,
-)  # fmt: skip
+)
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.patients import Region
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
@@ -178,9 +178,11 @@ def train(
 
     def save() -> None:
         kept = {
-            "network": network.state_dict(), "averaged": averaged.state_dict(),
-            "optimiser": optimiser.state_dict(), "step": step,
-        }  # fmt: skip
+            "network": network.state_dict(),
+            "averaged": averaged.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+        }
         with whole(checkpoint) as part:
             torch.save(kept, part)
 
@@ -251,8 +253,13 @@ def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, d
     lung = (weight * functional.binary_cross_entropy_with_logits(said[:, 4:5], is_lung, reduction="none")).sum()
     loss = thickness + 0.05 * stated + 0.5 * entropy + 0.25 * dice + lungs + 0.3 * lung
     parts = {
-        "loss": loss, "thickness": thickness, "stated": stated, "entropy": entropy, "dice": dice, "lungs": lungs + lung
-    }  # fmt: skip
+        "loss": loss,
+        "thickness": thickness,
+        "stated": stated,
+        "entropy": entropy,
+        "dice": dice,
+        "lungs": lungs + lung,
+    }
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 
