@@ -114,13 +114,15 @@ def test_far_starts_are_searched(case):
     assert any(view["status"] != "INVALID" for view in report["views"])
 
 
-def test_a_volume_from_views(case, tmp_path):
+@pytest.mark.parametrize(("method", "alike"), [("auto", 0.85), ("sart", 0.9)])
+def test_a_volume_from_views(case, tmp_path, method, alike):
+    """SART fits its views; the learned volume is what is likely, and made to agree with them in its details only."""
     views = case.views("true.json", case.true, i0=20_000.0)
     out, mesh = tmp_path / "volume.nii.gz", tmp_path / "bone.stl"
-    report = navnode(
-        "reconstruct", "--views", views, "--out", out, "--size", 64, "--spacing-mm", 4, "--mesh", mesh, "--json"
-    )
-    assert report["method"] == "sart" and report["views"] == 4 and len(report["per_view_ms"]) == 4
+    size = ("--size", 64, "--spacing-mm", 4)
+    report = navnode("reconstruct", "--views", views, "--out", out, *size, "--mesh", mesh, "--method", method, "--json")
+    assert report["method"] == ("learned" if method == "auto" else method)
+    assert report["views"] == 4 and len(report["per_view_ms"]) == 4 and report["status"] == "DEGRADED"
     volume = read_volume(out)
     assert volume.voxels.shape == (64, 64, 64) and volume.spacing_mm == pytest.approx((4, 4, 4))
     assert np.linalg.norm(volume.center_mm - case.scenario.isocentre_mm) < 5
@@ -128,9 +130,28 @@ def test_a_volume_from_views(case, tmp_path):
     predicted = Projector(volume).render(CARM, case.true[0])
     measured = view_of(read_views(views)[0]).line_integrals
     inside = predicted > 0.5
-    assert np.corrcoef(predicted[inside], measured[inside])[0, 1] > 0.9
+    assert np.corrcoef(predicted[inside], measured[inside])[0, 1] > alike
     assert mesh.stat().st_size > 10_000
     assert report["surface"]["triangles"] > 100 and report["surface"]["volume_cm3"] > 1
+
+
+def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
+    """The same X-rays as uncertainty, as single bones and as skin; of a pelvis no lungs."""
+    views = case.views("true.json", case.true, i0=20_000.0)
+    given = ("reconstruct", "--views", views, "--out", tmp_path / "volume.nii.gz", "--size", 64, "--spacing-mm", 4)
+    wanted = ("--uncertainty", tmp_path / "u.nii.gz", "--mesh-bones", tmp_path / "bones", "--mesh-skin")
+    report = navnode(*given, *wanted, tmp_path / "skin.ply", "--json")
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "u.nii.gz"))) > 0).all()
+    volumes = [bone["volume_cm3"] for bone in report["bones"]]
+    assert volumes and volumes == sorted(volumes, reverse=True)
+    assert [Path(bone["out"]).name for bone in report["bones"]] == sorted(
+        path.name for path in (tmp_path / "bones").iterdir()
+    )
+    for bone in report["bones"]:
+        low, high = bone["error_95_mm"]
+        assert 0 < low < bone["error_mm"] < high
+        assert bone["status"] in ("DEGRADED", "INVALID") and (bone["status"] == "DEGRADED") == (not bone["reason"])
+    assert report["skin"]["volume_cm3"] > sum(volumes) and (tmp_path / "skin.ply").stat().st_size > 1000
 
 
 def test_projection_gives_what_registration_takes(case, tmp_path):

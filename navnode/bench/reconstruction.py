@@ -228,8 +228,10 @@ def _maker(reconstructor: Reconstructor) -> Maker:
         result = reconstructor.reconstruct(case.views, Grid.around(case.center_mm, SIZE, SPACING_MM))
         elapsed_ms = 1e3 * (time.perf_counter() - began)
         half = None if result.uncertainty_hu is None else result.uncertainty_hu.voxels
-        bone = None if result.bone is None else result.bone.voxels
-        return MethodResult(result.volume.voxels, half, elapsed_ms, bone, result.bone_threshold)
+        bone = None if result.bone is None else result.bone.likely.voxels
+        return MethodResult(
+            result.volume.voxels, half, elapsed_ms, bone, 0.5 if result.bone is None else result.bone.threshold
+        )
 
     return make
 

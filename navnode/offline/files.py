@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -21,7 +22,7 @@ from navnode.files.volumes import read_volume, write_mesh, write_volume
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
-from navnode.reconstruction.surface import Surface
+from navnode.reconstruction.surface import Surface, skin_surface
 from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
 from navnode.registration.starts import landmark_pose, station_poses
 from navnode.types import Array, Effort, Grid, Matrix, Registration, Status, View, Volume
@@ -83,13 +84,19 @@ class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SurfaceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A bone surface."""
+    """A closed surface."""
 
+    out: str
     triangles: int
     size_mm: list[float]
     volume_cm3: float
     error_mm: float | None
-    """Expected distance from the true surface; None if the method gives no uncertainty."""
+    """Expected distance from the true surface, on average; None if the method gives no uncertainty."""
+    error_95_mm: list[float] | None = None
+    """95 % interval of that average."""
+    status: str = Status.DEGRADED.value
+    reason: str = ""
+    """Why it is INVALID."""
 
 
 class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +115,11 @@ class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
     per_view_ms: list[float]
     out: str
     surface: SurfaceReport | msgspec.UnsetType = msgspec.UNSET
-    """Present if a mesh was requested."""
+    """Present if a mesh was requested, as the others."""
+    bones: list[SurfaceReport] | msgspec.UnsetType = msgspec.UNSET
+    """Connected bones, largest first."""
+    lungs: SurfaceReport | msgspec.UnsetType = msgspec.UNSET
+    skin: SurfaceReport | msgspec.UnsetType = msgspec.UNSET
 
 
 def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
@@ -245,6 +256,8 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     reconstructor = Reconstructor(method, request.threads or None, request.model)
     if request.uncertainty is not None and reconstructor.method is not Method.LEARNED:
         raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} gives none; use --method learned")
+    if request.mesh_lungs is not None and reconstructor.method is not Method.LEARNED:
+        raise ConfigError(f"--mesh-lungs: the method {reconstructor.method.value} finds none; use --method learned")
     view_files = read_views(request.views)
     started = time.perf_counter()
     views, per_view_ms = [], []
@@ -256,7 +269,8 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     prior_volume = read_volume(prior) if prior is not None else None
     result = reconstructor.reconstruct(views, grid, prior=prior_volume, progress=progress)
     elapsed_ms = _ms(started)
-    surface = _write(request, result)
+    _write(request, result)
+    lungs = reconstructor.lungs(views, grid) if request.mesh_lungs is not None else None
     return ReconstructionReport(
         method=result.method.value,
         engine=result.engine,
@@ -269,7 +283,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         elapsed_ms=elapsed_ms,
         per_view_ms=[round(a + b, 1) for a, b in zip_longest(per_view_ms, result.per_view_ms, fillvalue=0.0)],
         out=str(request.out),
-        surface=msgspec.UNSET if surface is None else _surface_report(surface),
+        **_surfaces(request, result, lungs),
     )
 
 
@@ -279,8 +293,8 @@ def _center_mm(request: ReconstructRequest, views: Sequence[ViewFile]) -> Matrix
     return _where_rays_meet([view.pose() for view in views])
 
 
-def _write(request: ReconstructRequest, result: Reconstruction) -> Surface | None:
-    """Write the requested files; returns the bone surface if one was requested."""
+def _write(request: ReconstructRequest, result: Reconstruction) -> None:
+    """Write the requested volumes."""
     write_volume(result.volume, request.out)
     if request.uncertainty is not None and result.uncertainty_hu is not None:
         write_volume(result.uncertainty_hu, request.uncertainty)
@@ -288,21 +302,52 @@ def _write(request: ReconstructRequest, result: Reconstruction) -> Surface | Non
         write_volume(result.rests, request.prior_map)
     if request.dicom is not None:
         write_series(result.volume, request.dicom, how=f"navnode, {result.method.value}: {result.reason}.")
-    if request.mesh is None:
-        return None
-    surface = result.surface()
-    if surface is None:
-        raise ConfigError(f"{request.mesh}: the reconstruction contains no bone")
-    write_mesh(surface.mesh, request.mesh)
-    return surface
 
 
-def _surface_report(surface: Surface) -> SurfaceReport:
+def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surface | None) -> dict[str, Any]:
+    """Write the requested surfaces; returns what the report says of them, by its fields."""
+    reports: dict[str, Any] = {}
+    doubt = result.doubtful_bone
+    if request.mesh is not None or request.mesh_bones is not None:
+        bone = result.surface()
+        if bone is None:
+            raise ConfigError(f"{request.mesh or request.mesh_bones}: the reconstruction contains no bone")
+        if request.mesh is not None:
+            reports["surface"] = _written_surface(bone, request.mesh, doubt)
+        if request.mesh_bones is not None:
+            request.mesh_bones.mkdir(parents=True, exist_ok=True)
+            reports["bones"] = [
+                _written_surface(piece, request.mesh_bones / f"bone-{number:02}.stl", doubt)
+                for number, piece in enumerate(bone.pieces(), 1)
+            ]
+    if request.mesh_lungs is not None:
+        if lungs is None:
+            raise ConfigError(f"{request.mesh_lungs}: the X-rays show no lung")
+        reports["lungs"] = _written_surface(lungs, request.mesh_lungs, "")
+    if request.mesh_skin is not None:
+        skin = skin_surface(result.volume)
+        if skin is None:
+            raise ConfigError(f"{request.mesh_skin}: the reconstruction contains no body")
+        reports["skin"] = _written_surface(skin, request.mesh_skin, "")
+    return reports
+
+
+def _written_surface(surface: Surface, path: Path, doubt: str) -> SurfaceReport:
+    """Write a surface; returns what the report says of it.
+
+    Args:
+        doubt: why it must not be relied on, '' if nothing is known against it.
+    """
+    write_mesh(surface.mesh, path)
     return SurfaceReport(
+        out=str(path),
         triangles=len(surface.mesh.triangles),
         size_mm=[round(extent, 1) for extent in surface.size_mm],
         volume_cm3=round(surface.volume_cm3, 1),
         error_mm=None if surface.error_mm is None else round(surface.error_mm, 2),
+        error_95_mm=None if surface.error_95_mm is None else [round(end, 2) for end in surface.error_95_mm],
+        status=(Status.INVALID if doubt else Status.DEGRADED).value,
+        reason=doubt,
     )
 
 

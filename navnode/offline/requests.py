@@ -24,6 +24,7 @@ _CenterMm = Annotated[
     option("Center of the volume, RAS; default: where the principal rays meet."),
 ]
 _Uncertainty = Annotated[Path, option("Also write half of each voxel's 95 % interval, HU.", "U.nii.gz")]
+_MeshBones = Annotated[Path, option("Also write a surface for each connected bone, largest first.", "DIR")]
 _Prior = Annotated[Path, option("Start from a CT in the views' frame; change what the views contradict.", "CT")]
 _PriorMap = Annotated[Path, option("Also write 1 where a voxel rests on the prior alone, else 0.", "M.nii.gz")]
 _Dicom = Annotated[Path, option("Also write a DICOM series, marked derived and not for diagnosis.", "DIR")]
@@ -80,6 +81,9 @@ class ReconstructRequest(msgspec.Struct, frozen=True, kw_only=True):
     spacing_mm: _SpacingMm = GRID_SPACING_MM
     center_mm: _CenterMm | None = None
     mesh: Annotated[Path, option("Also write the bone surface: STL, PLY or OBJ.", "BONE.stl")] | None = None
+    mesh_bones: _MeshBones | None = None
+    mesh_lungs: Annotated[Path, option("Also write the surface of the lungs.", "LUNGS.stl")] | None = None
+    mesh_skin: Annotated[Path, option("Also write the surface of the skin.", "SKIN.stl")] | None = None
     uncertainty: _Uncertainty | None = None
     prior: _Prior | None = None
     prior_map: _PriorMap | None = None

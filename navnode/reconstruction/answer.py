@@ -11,6 +11,7 @@ from navnode.reconstruction.methods import Reconstructor, described
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import (
     ReconstructionRequest,
+    Status,
     SurfaceReady,
     SurfaceRequest,
     VolumeReady,
@@ -42,7 +43,9 @@ def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, start
     except ValueError as error:
         raise ComputeError(f"a volume like that is not made: {error}") from error
     done = reconstructor.reconstruct(job.views, grid)
-    surface = done.surface()
+    if done.status is Status.INVALID:
+        raise ComputeError(done.reason)
+    surface = None if done.doubtful_bone else done.surface()  # no display shows bone that is not to be relied on
     bone = surface.mesh if surface is not None else None
     engine = described(done.method, done.engine)
     log.info("volume from %d views in %.0f ms by %s", done.views, elapsed_ms(started), engine)

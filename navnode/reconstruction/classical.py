@@ -16,6 +16,7 @@ from skimage.restoration import denoise_tv_chambolle
 from navnode.projector.grids import AIR_HU
 from navnode.projector.native import MU_WATER_PER_MM, hounsfield
 from navnode.reconstruction.fit import Fit
+from navnode.reconstruction.voxels import doubled, smooth
 from navnode.types import FloatArray, Grid, View, Volume
 
 RELAXATION = 0.5
@@ -72,32 +73,15 @@ class Pyramid:
         for sweep in range(_COARSE_SWEEPS):
             fit.sweep(_COARSE_RELAXATION)
             if sweep < _COARSE_SWEEPS - 1:
-                fit.smooth(_COARSE_SMOOTHING_VOXELS)
+                smooth(fit.mu, _COARSE_SMOOTHING_VOXELS)
             progress((sweep + 1) / _COARSE_SWEEPS)
         coarse = fit.mu[self._within].copy()
-        start = doubled(np.pad(coarse, 1, mode="edge"))[2:-2, 2:-2, 2:-2]
-        if self._size % 2:  # same middle, one voxel less
-            for axis in range(3):
-                start = np.float32(0.5) * (
-                    start.take(range(self._size), axis) + start.take(range(1, self._size + 1), axis)
-                )
+        start = doubled(coarse, self._size)
         self.fine.mu[:] = start
         fit.mu[self._within] = 0.0
         for name, view in self._views.items():
             self.fine.measure(name, fit.without(view))
         return coarse
-
-
-def doubled(coarse: FloatArray) -> FloatArray:
-    """(a, b, c) -> (2 a, 2 b, 2 c), linearly; both grids have the same middle."""
-    for axis in range(3):
-        padded = np.pad(coarse, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        n = coarse.shape[axis]
-        before, here, after = (padded.take(range(first, first + n), axis) for first in range(3))
-        shape = [*coarse.shape[: axis + 1], 2, *coarse.shape[axis + 1 :]]
-        pairs = np.stack([0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after], axis + 1)
-        coarse = pairs.reshape([*shape[:axis], 2 * n, *shape[axis + 2 :]])
-    return coarse.astype(np.float32, copy=False)
 
 
 def sart(
@@ -130,7 +114,7 @@ def sart(
                 fit.mu / MU_WATER_PER_MM, _TV_WEIGHT, max_num_iter=_TV_STEPS
             )
         elif sweep < sweeps - 1:
-            fit.smooth(_SMOOTHING_VOXELS)
+            smooth(fit.mu, _SMOOTHING_VOXELS)
         progress(0.4 + 0.6 * (sweep + 1) / sweeps)
     hu = hounsfield(fit.mu)
     hu[fit.seen < min(2, len(views))] = AIR_HU  # what fewer than two views crossed is not known

@@ -69,9 +69,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preferred: bool = False
     """Whether it was found better than SART on such patients in everything, so that ``auto`` takes it."""
     bone_density: float = 0.0
-    """What the volume's own HU add to the network's logit of bone; see :func:`learned.bone_probability`."""
+    """Of models before 0.4, whose bone came from the volume; no longer used."""
     bone_threshold: float = 0.5
-    """Of the probability of bone: where its surface is best on validation patients and drawn bodies."""
+    """Of the probability of bone: where its surface is best on validation patients."""
     sigma_factor: float = 1.0
     """The stated scale times this makes 95 % intervals hold on validation patients."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.projector import Projector
+from navnode.reconstruction.voxels import smooth
 from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
 
 _GENTLE = 0.3
@@ -159,18 +160,7 @@ class Fit:
         for sweep in range(sweeps):
             self.sweep(_GENTLE, detail_mm=_DETAIL_MM)
             if sweep < sweeps - 1:
-                self.smooth(_GENTLE_SMOOTHING_VOXELS)
-
-    def smooth(self, sigma_voxels: float) -> None:
-        """A Gaussian over ``mu``; by OpenCV, as SciPy takes six times as long."""
-        radius = int(4 * sigma_voxels + 0.5)
-        kernel, border = cv2.getGaussianKernel(2 * radius + 1, sigma_voxels, cv2.CV_32F), cv2.BORDER_REFLECT
-        within = np.empty_like(self.mu, order="C")
-        for plane, into in zip(self.mu, within, strict=True):
-            cv2.sepFilter2D(plane, -1, kernel, kernel, into, borderType=border)
-        columns = within.reshape(len(within), -1)
-        across = cv2.sepFilter2D(columns, -1, np.ones((1, 1), np.float32), kernel, borderType=border)
-        self.mu[:] = across.reshape(self.mu.shape)
+                smooth(self.mu, _GENTLE_SMOOTHING_VOXELS)
 
     def backprojected(self, picture: FloatArray, view: Prepared) -> FloatArray:
         """The mean of the rays through each voxel, (k, j, i), times the share of its change that it makes."""

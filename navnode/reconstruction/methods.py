@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,20 +14,19 @@ import numpy as np
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector.grids import AIR_HU, resample
 from navnode.reconstruction import engines
+from navnode.reconstruction.bones import BoneFound, Bones
 from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator, Reconstructed
-from navnode.reconstruction.lift import level, lift
 from navnode.reconstruction.prior import with_prior
-from navnode.reconstruction.reading import Reader, thickness
-from navnode.reconstruction.refining import Refiner, own_grid
-from navnode.reconstruction.surface import Surface, bone_surface, likely_surface
+from navnode.reconstruction.surface import Surface, bone_surface
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
 _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)
 """Directions nearer to each other than this are one."""
+_NO_OVERLAP = "the views do not overlap in the volume that was asked for"
 _WIDE_SPREAD_RAD = np.deg2rad(40.0)
 
 
@@ -40,8 +39,7 @@ class Method(StrEnum):
     AUTO = "auto"
     """Learned if the shipped model's card says that it is better, and there is an engine; else SART."""
     LEARNED = "learned"
-    READ = "read"
-    """Bone as networks read it off every X-ray, lifted into space and refined there; HU are SART's."""
+    """HU by a network in space; bone by networks that read it off every X-ray and refine what is lifted from that."""
     SART = "sart"
     TV = "tv"
     """SART that also makes the total variation small."""
@@ -64,20 +62,23 @@ class Reconstruction:
     spread_rad: float
     """Largest angle between two views' lines of sight, 0..pi/2."""
     status: Status
-    """DEGRADED at best: a volume from a few X-rays is a likeness."""
+    """DEGRADED at best: a volume from a few X-rays is a likeness. INVALID where its X-rays contradict each other."""
     reason: str
     per_view_ms: tuple[float, ...]
     rests: Volume | None = None
     """1 where a voxel rests on the prior alone; None without one."""
-    bone: Volume | None = None
-    """Probability of bone, where the method states one."""
-    bone_threshold: float = 0.5
-    """Of that probability: where the surface is best."""
+    bone: BoneFound | None = None
+    """Bone as found in the X-rays themselves, where the method looks there."""
+
+    @property
+    def doubtful_bone(self) -> str:
+        """Why its surface is not to be relied on, '' where nothing speaks against it."""
+        return self.bone.doubtful if self.bone is not None else ""
 
     def surface(self) -> Surface | None:
         """The surface of bone, None where there is none."""
         if self.bone is not None:
-            return likely_surface(self.bone, self.bone_threshold)
+            return self.bone.surface()
         return bone_surface(self.volume, relative=self.method is not Method.PRIOR)
 
 
@@ -115,27 +116,33 @@ class Reconstructor:
         self.method = chosen(method, model)
         learned = self.method is Method.LEARNED
         self._networks = engines.load(model or engines.SHIPPED, threads=threads or 0) if learned else None
-        self._reader = Reader(threads=threads or 0) if self.method is Method.READ else None
-        refines = self._reader is not None and engines.SHIPPED_REFINER.exists()
-        self._refiner = Refiner(engines.SHIPPED_REFINER, threads=threads or 0) if refines else None
+        self._bones = Bones(threads) if learned else None
         self._accumulator: Accumulator | None = None
 
     @property
     def engine(self) -> str:
         """What computes."""
-        if self._reader is not None:
-            return self._reader.engine
         return self._networks.engine if self._networks is not None else "native"
 
     def forget(self) -> None:
         """Compute everything anew the next time."""
         self._accumulator = None
+        if self._bones is not None:
+            self._bones.forget()
 
     @property
     def _unmeasured(self) -> str:
         """What must be said of networks whose card holds no figures."""
         measured = self._networks is None or self._networks.card.metrics
         return "" if measured else "; how good this model is was not measured, nor what its intervals hold"
+
+    def lungs(self, views: Sequence[View], grid: Grid) -> Surface | None:
+        """A closed surface around the lungs, None where none were read or the method does not look for them.
+
+        Raises:
+            ComputeError: a view cannot be read.
+        """
+        return self._bones.lungs(views, grid) if self._bones is not None else None
 
     def reconstruct(
         self,
@@ -158,8 +165,8 @@ class Reconstructor:
         learned: Reconstructed | None = None
         times: list[float] = []
         rests: Volume | None = None
-        bone: Volume | None = None
-        threshold = self._networks.card.bone_threshold if self._networks is not None else 0.5
+        bone: BoneFound | None = None
+        status = Status.DEGRADED
         reason = _reason(len(views), spread_rad) + self._unmeasured
         if (prior is None) == (self.method is Method.PRIOR):
             raise ConfigError("a prior and the method that begins with one belong together")
@@ -171,19 +178,20 @@ class Reconstructor:
                 f"{len(views)} views over {degrees:.0f} degrees on a CT: {changed_cm3:.1f} cm3 changed; "
                 f"{changed.rests_share:.0%} of what they see rests on the CT alone"
             )
-        elif self._networks is not None:
-            learned, times = self._learned(self._networks, views, grid, progress)
+        elif self._networks is not None and self._bones is not None:
+            learned, bone, times = self._learned(self._networks, self._bones, views, grid, progress)
             volume = learned.volume
+            if bone.contradicted:
+                status, reason = Status.INVALID, bone.contradicted
+            elif bone.doubtful:
+                reason += f"; {bone.doubtful}"
         elif self.method is Method.FDK:
             volume = fdk(views, grid, progress=progress)
         else:
             total_variation = self.method is Method.TV
             volume = sart(views, grid, total_variation=total_variation, threads=self._threads, progress=progress)
-        if self._reader is not None:
-            bone, threshold, how = self._read(self._reader, views, grid)
-            reason += f"; bone is {how}"
         if not (volume.voxels > AIR_HU).any():
-            raise ComputeError("the views do not overlap in the volume that was asked for")
+            raise ComputeError(_NO_OVERLAP)
         progress(1.0)
         return Reconstruction(
             volume=volume,
@@ -192,49 +200,40 @@ class Reconstructor:
             engine=self.engine,
             views=len(views),
             spread_rad=spread_rad,
-            status=Status.DEGRADED,
+            status=status,
             reason=reason,
             per_view_ms=tuple(times),
             rests=rests,
-            bone=learned.bone if learned is not None else bone,
-            bone_threshold=threshold,
+            bone=bone,
         )
 
-    def _read(self, reader: Reader, views: Sequence[View], grid: Grid) -> tuple[Volume, float, str]:
-        """Bone by what is read off the views, at what threshold it ends, and how it was made."""
-        poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]  # checked: all have one
-        readings = [reader.read(view, np.array(grid.center_mm)) for view in views]
-        thicknesses = [thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)]
-        if self._refiner is None:
-            bone = lift(thicknesses, grid, threads=self._threads)
-            return bone, level(bone), "what a network read off each X-ray"
-        own = own_grid(grid)
-        refined = self._refiner.refine(lift(thicknesses, own, threads=self._threads), readings, poses, own)
-        if own != grid:
-            refined = resample(refined, grid.spacing_mm, grid.shape)
-            np.clip(refined.voxels, 0, 1, out=refined.voxels)  # beyond the grid it says air
-        return refined, self._refiner.threshold, "what networks read off each X-ray and made of it in space"
-
     def _learned(
-        self, networks: engines.Networks, views: Sequence[View], grid: Grid, progress: Progress
-    ) -> tuple[Reconstructed, list[float]]:
-        """What the networks make of the views, and the milliseconds that each view took."""
+        self, networks: engines.Networks, bones: Bones, views: Sequence[View], grid: Grid, progress: Progress
+    ) -> tuple[Reconstructed, BoneFound, list[float]]:
+        """What the networks make of the views, the bone in them, and the milliseconds that each view took."""
         center_mm = np.array(grid.center_mm)
-        own_mm, sums = grid.size * grid.spacing_mm / GRID, self._accumulator
-        if sums is None or sums.spacing_mm != own_mm or not np.array_equal(sums.center_mm, center_mm):
-            sums = self._accumulator = Accumulator(networks, center_mm, own_mm, self._threads)
+        own, sums = Grid(GRID, grid.size * grid.spacing_mm / GRID, grid.center_mm), self._accumulator
+        if sums is None or sums.spacing_mm != own.spacing_mm or not np.array_equal(sums.center_mm, center_mm):
+            sums = self._accumulator = Accumulator(networks, center_mm, own.spacing_mm, self._threads)
         sums.keep(views)
         times = []
         for index, view in enumerate(views):
             began = time.perf_counter()
             sums.add(view)
             times.append(round(1e3 * (time.perf_counter() - began), 1))
-            progress(0.8 * (index + 1) / len(views))
-        made = sums.result()
+            progress(0.3 * (index + 1) / len(views))
+        if not sums.overlap:
+            raise ComputeError(_NO_OVERLAP)
+        bone = bones.find(views, own, progress=lambda share: progress(0.3 + 0.5 * share))
+        made = sums.result(bone.likely.voxels)
         if grid.size != GRID:
-            parts = (made.volume, made.uncertainty_hu, made.bone)
-            made = Reconstructed(*(resample(part, grid.spacing_mm, grid.shape) for part in parts))
-        return made, times
+            made = Reconstructed(
+                *(resample(part, grid.spacing_mm, grid.shape) for part in (made.volume, made.uncertainty_hu))
+            )
+            likely = resample(bone.likely, grid.spacing_mm, grid.shape)
+            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # beyond its own grid it says air
+            bone = replace(bone, likely=likely)
+        return made, bone, times
 
 
 def checked_spread_rad(views: Sequence[View]) -> float:
@@ -289,18 +288,14 @@ def engine_name(method: Method = Method.AUTO) -> str:
 def model_hash(method: Method = Method.AUTO) -> str:
     """SHA-256 of the shipped models' cards, which name their graphs by theirs; '' where the method uses none."""
     method = chosen(method)
-    if method is Method.LEARNED:
-        return engines.card_hash(engines.SHIPPED)
-    if method is not Method.READ:
+    if method is not Method.LEARNED:
         return ""
-    reads = engines.card_hash(engines.SHIPPED_READER)
-    if not engines.SHIPPED_REFINER.exists():
-        return reads
-    return hashlib.sha256(f"{reads} {engines.card_hash(engines.SHIPPED_REFINER)}".encode()).hexdigest()
+    folders = (engines.SHIPPED, engines.SHIPPED_READER, engines.SHIPPED_REFINER)
+    return hashlib.sha256(" ".join(map(engines.card_hash, folders)).encode()).hexdigest()
 
 
 def described(method: Method, engine: str) -> str:
     """A method and what it runs on, for people."""
-    if method in (Method.LEARNED, Method.READ):
+    if method is Method.LEARNED:
         return f"{method.value} ({engine})"
     return f"{method.value.upper()} (classical)"

@@ -18,6 +18,7 @@ from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, coarsened, onto
 from navnode.projector.native import MU_WATER_PER_MM, attenuation, hounsfield
 from navnode.reconstruction.fit import Fit, Prepared
+from navnode.reconstruction.voxels import smooth
 from navnode.types import FloatArray, Grid, View, Volume
 
 _DETAIL_MM = 20.0
@@ -116,7 +117,7 @@ def with_prior(
     fit.mu[:] = 0.0
     for sweep in range(_SWEEPS):
         fit.sweep(_RELAXATION, least=-np.inf)
-        fit.smooth(_SMOOTHING_VOXELS)
+        smooth(fit.mu, _SMOOTHING_VOXELS)
         np.clip(fit.mu, lowest, highest, out=fit.mu)
         progress((sweep + 1) / _SWEEPS)
     change_hu = fit.mu / MU_WATER_PER_MM * 1000

@@ -6,6 +6,7 @@ canvas's geometry, so that :mod:`lift` puts it together.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +69,14 @@ class Reader:
         line, measured, carm, pixel_mm = on_canvas(view, center_mm)
         said = self._run({"pictures": reading_channels(line, measured, pixel_mm)[None]})[0][0]
         return understood(said, line, measured, carm, pixel_mm)
+
+
+def view_key(view: View) -> bytes:
+    """What makes a view another one: its pixels, its C-arm, its pose."""
+    digest = hashlib.blake2b(view.line_integrals.tobytes(), digest_size=16)
+    digest.update(repr(view.carm).encode())
+    digest.update(b"" if view.volume_from_carm is None else view.volume_from_carm.tobytes())
+    return digest.digest()
 
 
 def thickness(reading: Reading, volume_from_carm: Matrix) -> View:

@@ -43,6 +43,8 @@ BLOCK = 16
 
 SPACINGS_MM = (1.6, 2.5)
 """Of the grids that the network was taught with."""
+LEAST_SIDE_MM = 240.0
+"""Of a grid to find bone on."""
 MOST_SIZE = 192
 """Of a grid to refine on: memory."""
 
@@ -105,11 +107,13 @@ class Refiner:
 
 
 def own_grid(grid: Grid) -> Grid:
-    """The grid to refine on: the one that is asked for, or one over the same cube whose voxels the network knows."""
-    side_mm = grid.size * grid.spacing_mm
+    """The grid to find bone on: the one that is asked for, or one around the same centre whose voxels the network knows
+    and which holds what is before and behind it: rays meet that bone, too."""
+    side_mm = max(grid.size * grid.spacing_mm, LEAST_SIDE_MM)
     spacing_mm = float(np.clip(grid.spacing_mm, *SPACINGS_MM))
     size = min(max(1, round(side_mm / spacing_mm)), MOST_SIZE)
-    return grid if size == grid.size else Grid(size, side_mm / size, grid.center_mm)
+    own = Grid(size, side_mm / size, grid.center_mm)
+    return grid if (own.size, own.spacing_mm) == (grid.size, grid.spacing_mm) else own
 
 
 def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Evidence:

@@ -1,20 +1,24 @@
-"""The bone surface of a volume, and how far off it may be."""
+"""Closed surfaces of bone, lungs and skin, and how far off they may be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes, mesh_surface_area
 
 from navnode import geometry as g
-from navnode.projector.grids import resample
+from navnode.projector.grids import AIR_HU, resample
 from navnode.types import FloatArray, Mesh, Volume
 
 BONE_HU = 300.0
 _GRID_MM = 2.5
 _MIN_PIECE_MM3 = 800.0
+_SKIN_HU = -350.0
+_WATER_HU = 0.0
 _MAX_TRIANGLES = 250_000
 _NEAR_MM = 12.0
 """What is farther from a surface is another's error."""
@@ -22,14 +26,34 @@ _NEAR_MM = 12.0
 
 @dataclass(frozen=True)
 class Surface:
-    """A bone surface and what is to be said of it."""
+    """A closed surface."""
 
     mesh: Mesh
+    """RAS mm."""
     size_mm: tuple[float, float, float]
     """Of the box around it, along R, A and S."""
     volume_cm3: float
     error_mm: float | None
-    """How far off it is on average, as the probability of bone states; None where none is stated."""
+    """Expected distance from the true surface, on average over it; None where the method states none."""
+    error_95_mm: tuple[float, float] | None = None
+    """95 % interval of that average."""
+
+    def pieces(self) -> list[Surface]:
+        """Its connected parts, each closed, largest first; bones that touch are one."""
+        mesh = self.mesh
+        ends = mesh.triangles[:, [0, 1, 1, 2]].reshape(-1, 2)
+        count = len(mesh.vertices_mm)
+        joined = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
+        parts, part_of_vertex = connected_components(joined, directed=False)
+        part_of_triangle = part_of_vertex[mesh.triangles[:, 0]]
+        found = []
+        for part in range(parts):
+            mine = part_of_vertex == part
+            number = np.cumsum(mine) - 1
+            triangles = number[mesh.triangles[part_of_triangle == part]].astype(np.uint32)
+            measured = _measured(Mesh(mesh.vertices_mm[mine], triangles))
+            found.append(replace(measured, error_mm=self.error_mm, error_95_mm=self.error_95_mm))
+        return sorted(found, key=lambda piece: -piece.volume_cm3)
 
 
 def bone_surface(volume: Volume, *, relative: bool = False) -> Surface | None:
@@ -46,11 +70,11 @@ def bone_surface(volume: Volume, *, relative: bool = False) -> Surface | None:
     if relative and not body.any():
         return None
     level = float(np.percentile(smooth[body], 98.0)) if relative else BONE_HU
-    return _closed(smooth, coarse, level, -1000.0)
+    return _closed(smooth, coarse, level, AIR_HU)
 
 
 def likely_surface(bone: Volume, threshold: float = 0.5) -> Surface | None:
-    """A closed surface around what is likely bone, None where there is none.
+    """A closed surface around what is likely bone or lung, None where there is none.
 
     Its error is the volume that is expected to be on the wrong side of it, over its area.
 
@@ -68,6 +92,24 @@ def likely_surface(bone: Volume, threshold: float = 0.5) -> Surface | None:
     wrong = np.where(inside, 1 - bone.voxels, bone.voxels)[near].sum(dtype=np.float64)
     area_mm2 = float(mesh_surface_area(surface.mesh.vertices_mm, surface.mesh.triangles))
     return replace(surface, error_mm=float(wrong) * float(np.prod(spacing_mm)) / area_mm2)
+
+
+def skin_surface(volume: Volume) -> Surface | None:
+    """A closed surface around the largest body in a volume, None where there is none.
+
+    Args:
+        volume: HU
+    """
+    coarse = resample(volume, max(_GRID_MM, min(volume.spacing_mm)))
+    smooth = gaussian_filter(coarse.voxels, 1.0)
+    parts, count = label(smooth > _SKIN_HU)
+    if not count:
+        return None
+    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    solid = np.stack([binary_fill_holes(plane) for plane in largest])  # lungs and bowel gas are inside
+    smooth[solid & ~largest] = _WATER_HU
+    smooth[~solid] = np.minimum(smooth[~solid], AIR_HU)
+    return _closed(smooth, coarse, _SKIN_HU, AIR_HU)
 
 
 def _closed(values: FloatArray, grid: Volume, level: float, outside: float) -> Surface | None:
@@ -88,7 +130,12 @@ def _closed(values: FloatArray, grid: Volume, level: float, outside: float) -> S
             break
         step += 1
     points = g.transform(grid.volume_from_index, vertices[:, ::-1]).astype(np.float32)
-    right, front, up = (float(extent) for extent in np.ptp(points, axis=0))
-    a, b, c = (points[faces[:, corner]].astype(np.float64) for corner in range(3))
+    return _measured(Mesh(points, faces.astype(np.uint32)))
+
+
+def _measured(mesh: Mesh) -> Surface:
+    """Size and volume of a closed mesh."""
+    right, front, up = (float(extent) for extent in np.ptp(mesh.vertices_mm, axis=0))
+    a, b, c = (mesh.vertices_mm[mesh.triangles[:, corner]].astype(np.float64) for corner in range(3))
     volume_mm3 = abs(float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum())) / 6
-    return Surface(Mesh(points, faces.astype(np.uint32)), (right, front, up), volume_mm3 / 1000, None)
+    return Surface(mesh, (right, front, up), volume_mm3 / 1000, None)

@@ -18,6 +18,7 @@ from navnode.reconstruction.network import ReaderNet, _pooled
 from navnode.reconstruction.reading import understood
 from navnode.reconstruction.refining import SEEN
 from navnode.reconstruction.training import bodies, refining
+from navnode.reconstruction.training.learner import Pace, last_scores
 from navnode.reconstruction.training.patients import Patient, Region, patients
 from navnode.reconstruction.training.radiographs import SIZE, Body
 from navnode.types import FloatArray, Volume
@@ -106,7 +107,8 @@ def test_refining_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
             folder,
             tmp_path / "reader.pt",
             out,
-            refining.Recipe(crop=32, warm_up=2, score_every=3),
+            Pace(warm_up=2, score_every=3),
+            crop=32,
             workers=0,
             until=lambda: len(losses) >= ended,
             report=lambda step, loss: losses.append(loss),
@@ -115,7 +117,7 @@ def test_refining_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
     assert train(2) == 2
     assert train(2) == 4
     assert np.isfinite(losses).all()
-    assert refining.last_scores(out).keys() == {"limbs_2", "limbs_4"}
+    assert last_scores(refining.files_in(out).scores, refining.Score).keys() == {"limbs_2", "limbs_4"}
 
 
 @pytest.mark.usefixtures("small")
@@ -155,13 +157,13 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
         training.run_refiner(cts, out, **settings)
     out.mkdir()
     torch.save({"averaged": ReaderNet().state_dict()}, out / "reader.pt")
-    monkeypatch.setattr(bodies, "GRID_SIZE", refining.Recipe().crop)
+    monkeypatch.setattr(bodies, "GRID_SIZE", refining.CROP)
     report = training.run_refiner(cts, out, **settings)
     assert report.steps == 1 and report.bodies == 2
     names = sorted(path.name for path in (out / "bodies3d").glob("*.npz"))
     assert names == ["limbs-sts_028-000.validate.npz", "limbs-sts_901-000.train.npz"]
     facts = engines.read_card(out / "refiner_model").training
-    assert facts == {"steps": 1, "bodies": 2, "held_out": ["sts_028"]}
+    assert facts == {"steps": 1, "bodies": 2, "data": ["CTs of 1 limbs"], "held_out": ["sts_028"]}
     before = (out / "bodies3d" / names[0]).stat().st_mtime_ns
     assert bodies.render_bodies(patients(cts), out / "xrays" / "labels", None, out / "bodies3d", 1) == 2
     assert (out / "bodies3d" / names[0]).stat().st_mtime_ns == before

@@ -9,7 +9,7 @@ from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import centered_grid
-from navnode.reconstruction.lift import lift, solid
+from navnode.reconstruction.lift import disagreement, lift, solid
 from navnode.types import CArm, Grid, View, Volume
 
 SIZE, SPACING_MM = 64, 3.0
@@ -63,6 +63,26 @@ def test_what_is_lifted_agrees_with_its_views() -> None:
         bone = view.line_integrals > 1
         off = np.abs(projector.render(view.carm, view.volume_from_carm) - view.line_integrals)[bone]
         assert off.mean() < 2.5
+
+
+def test_views_disagree_where_one_has_a_wrong_pose() -> None:
+    body = rods((-28, -20), (25, 22), radius_mm=14)
+    views, grid = thicknesses(body, 4), Grid(SIZE, SPACING_MM)
+    agreeing = disagreement(views, lift(views, grid).voxels, grid)
+    first = views[0]
+    assert first.volume_from_carm is not None
+    turned = g.exp(np.array([0, 0, np.deg2rad(25), 0, 0, 0]), np.zeros(3)) @ first.volume_from_carm
+    mixed = [View(first.line_integrals, CARM, turned), *views[1:]]
+    disagreeing = disagreement(mixed, lift(mixed, grid).voxels, grid)
+    assert agreeing < 0.2 and disagreeing > 2 * agreeing
+
+
+def test_odd_grids_are_lifted_onto() -> None:
+    body = rods((8, -5))
+    odd = Grid(SIZE - 1, SPACING_MM, (-SPACING_MM / 2,) * 3)  # the same voxels but for the last of each axis
+    lifted = solid(lift(thicknesses(body, 2), odd))
+    one, other = lifted[16:-16], body[16:-17, :-1, :-1]
+    assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.93
 
 
 def test_pixels_that_say_nothing_forbid_nothing() -> None:

@@ -9,8 +9,7 @@ from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, centered_grid
-from navnode.reconstruction import Method
-from navnode.reconstruction.methods import Reconstructor
+from navnode.reconstruction.bones import Bones
 from navnode.reconstruction.reader import CANVAS_PX
 from navnode.reconstruction.reading import Reader, on_canvas
 from navnode.types import CArm, Grid, View, Volume
@@ -52,9 +51,8 @@ def test_the_canvas_is_the_same_view() -> None:
 
 def test_a_shaft_is_read_and_lifted_as_solid_bone() -> None:
     hu, bone = thigh()
-    made = Reconstructor(Method.READ, threads=2).reconstruct(views(hu), Grid(SIZE, SPACING_MM))
-    assert made.bone is not None and "read off" in made.reason
-    found, middle = made.bone.voxels >= made.bone_threshold, slice(SIZE // 4, -SIZE // 4)
+    made = Bones(threads=2).find(views(hu), Grid(SIZE, SPACING_MM))
+    found, middle = made.likely.voxels >= made.threshold, slice(SIZE // 4, -SIZE // 4)
     one, other = found[middle], bone[middle]
     assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.8
     surface = made.surface()

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="training needs the extra `train`")
 from navnode.errors import ConfigError
 from navnode.reconstruction.reader import CANVAS_PX, CHANNELS, OUTPUTS, reading_channels
 from navnode.reconstruction.training import radiographs, reading
+from navnode.reconstruction.training.learner import Pace, last_scores
 from navnode.reconstruction.training.patients import Region, labelled, patients
 from tests.reconstruction.balls import drawn
 
@@ -90,7 +91,8 @@ def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path)
         return reading.train(
             xrays,
             tmp_path,
-            reading.Recipe(batch=2, warm_up=4, score_every=12),
+            Pace(warm_up=4, score_every=12),
+            batch=2,
             workers=0,
             until=lambda: len(losses) >= ended,
             report=lambda step, loss: losses.append(loss),
@@ -99,7 +101,7 @@ def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path)
     assert train(6) == 6
     assert train(24) == 30
     assert np.median(losses[-12:]) < 0.85 * np.median(losses[:6])
-    assert reading.last_scores(tmp_path).keys() == {"limbs"}
+    assert last_scores(reading.files_in(tmp_path).scores, reading.Score).keys() == {"limbs"}
 
 
 def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:

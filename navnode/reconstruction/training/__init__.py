@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,10 @@ from msgspec import UNSET, UnsetType
 from navnode.errors import ConfigError
 
 if TYPE_CHECKING:  # the extra may be missing
+    from navnode.reconstruction.training.patients import Patient
     from navnode.reconstruction.training.reading import Score
     from navnode.reconstruction.training.refining import Score as RefinedScore
 
-_DRAWN_TO_VALIDATE = 4
-"""Bodies; for what is bone, as validation patients are few."""
 _NEEDED = ("torch", "onnx", "onnxscript", "openvino", "matplotlib")
 
 
@@ -120,11 +120,7 @@ def run(
     new_card(model, out.name, facts)
     factor: float | UnsetType = UNSET
     if validating:
-        unseen = [
-            procedural_source(seed, out / "bodies")
-            for seed in range(procedural, procedural + min(procedural, _DRAWN_TO_VALIDATE))
-        ]
-        factor = calibrate(model, validating, unseen, threads=threads or None)
+        factor = calibrate(model, validating, threads=threads or None)
     return TrainingReport(model=str(model), steps=made, sigma_factor=factor)
 
 
@@ -151,27 +147,21 @@ def run_reader(
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on, or no such device.
     """
-    _check_extra()
-    import torch
-
+    _check_extra(device)
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
     from navnode.reconstruction.training.export import export_reader
+    from navnode.reconstruction.training.learner import last_scores
     from navnode.reconstruction.training.patients import patients
     from navnode.reconstruction.training.posed import render_knees
     from navnode.reconstruction.training.radiographs import render_all
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no NVIDIA GPU that PyTorch can use answers here")
-    xrays = out / "xrays"
-    files = render_all(patients(ct), xrays, rounds, lambda made, of: progress(0.5 * made / of))
+    xrays, files = out / "xrays", reading.files_in(out)
+    listed = patients(ct)
+    bodies = render_all(listed, xrays, rounds, lambda made, of: progress(0.5 * made / of))
     if bones is not None:
-        files += render_knees(bones, xrays, rounds)
-    began, seconds = time.monotonic(), 3600 * hours
-
-    def passed() -> float:
-        return (time.monotonic() - began) / seconds
-
+        bodies += render_knees(bones, xrays, rounds)
+    passed = _passed(hours)
     steps = reading.train(
         xrays,
         out,
@@ -180,9 +170,13 @@ def run_reader(
         until=lambda: passed() >= 1,
         report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
     )
-    export_reader(out / reading.CHECKPOINT_FILE, out / "reader_model", {"steps": steps, "bodies": files})
-    scores = reading.last_scores(out)
-    return ReaderReport(checkpoint=str(out / reading.CHECKPOINT_FILE), steps=steps, bodies=files, scores=scores)
+    scores = last_scores(files.scores, reading.Score)
+    metrics = {
+        region: {name: value for name, value in vars(score).items() if value is not None}
+        for region, score in scores.items()
+    }
+    export_reader(files.checkpoint, out / "reader_model", _facts(steps, bodies, listed), metrics)
+    return ReaderReport(checkpoint=str(files.checkpoint), steps=steps, bodies=bodies, scores=scores)
 
 
 def run_refiner(
@@ -208,29 +202,22 @@ def run_refiner(
     Raises:
         ConfigError: the extra is missing, or there is no trained reader, nothing to train on, or no such device.
     """
-    _check_extra()
-    import torch
-
+    _check_extra(device)
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading, refining
     from navnode.reconstruction.training.bodies import render_bodies
     from navnode.reconstruction.training.export import export_refiner
+    from navnode.reconstruction.training.learner import last_scores
     from navnode.reconstruction.training.patients import patients
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no NVIDIA GPU that PyTorch can use answers here")
-    reader, folder = out / reading.CHECKPOINT_FILE, out / "bodies3d"
+    reader, folder, files = reading.files_in(out).checkpoint, out / "bodies3d", refining.files_in(out)
     if not reader.exists():
         raise ConfigError(f"{reader}: no trained reader; `navnode train-reader` makes one")
     listed = patients(ct)
-    files = render_bodies(
+    bodies = render_bodies(
         listed, out / "xrays" / "labels", bones, folder, rounds, lambda made, of: progress(0.2 * made / of)
     )
-    began, seconds = time.monotonic(), 3600 * hours
-
-    def passed() -> float:
-        return (time.monotonic() - began) / seconds
-
+    passed = _passed(hours)
     steps = refining.train(
         folder,
         reader,
@@ -240,19 +227,40 @@ def run_refiner(
         until=lambda: passed() >= 1,
         report=lambda step, loss: progress(0.2 + 0.8 * min(1.0, passed())),
     )
-    scores = refining.last_scores(out)
+    scores = last_scores(files.scores, refining.Score)
     metrics = {
         name: {"lifted_dice": score.lifted, "refined_dice": score.refined, "refined_dice_least": score.refined_least}
         for name, score in scores.items()
     }
     model = out / "refiner_model"
-    held_out = [patient.name for patient in listed if patient.validates]
-    facts: dict[str, str | int | float | list[str]] = {"steps": steps, "bodies": files, "held_out": held_out}
-    export_refiner(out / refining.CHECKPOINT_FILE, model, facts, metrics)
-    return RefinerReport(model=str(model), steps=steps, bodies=files, scores=scores)
+    export_refiner(files.checkpoint, model, _facts(steps, bodies, listed), metrics)
+    return RefinerReport(model=str(model), steps=steps, bodies=bodies, scores=scores)
 
 
-def _check_extra() -> None:
+def _passed(hours: float) -> Callable[[], float]:
+    """Share of the hours that has passed since this call."""
+    began = time.monotonic()
+    return lambda: (time.monotonic() - began) / (3600 * hours)
+
+
+def _facts(steps: int, bodies: int, listed: Sequence[Patient]) -> dict[str, str | int | float | list[str]]:
+    """What a card says of a training."""
+    regions = Counter(patient.region.value for patient in listed if not patient.validates)
+    return {
+        "steps": steps,
+        "bodies": bodies,
+        "data": [f"CTs of {count} {region}" for region, count in regions.items()],
+        "held_out": [patient.name for patient in listed if patient.validates],
+    }
+
+
+def _check_extra(device: str = "cpu") -> None:
+    """Raise ConfigError if packages or the device are missing."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")
+    if device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(f"--device {device}: no NVIDIA GPU that PyTorch can use answers here")

@@ -24,6 +24,7 @@ from navnode.reconstruction.engines import (
 )
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
 from navnode.reconstruction.network import SUMS, ReaderNet, Refinement, halved
+from navnode.reconstruction.training.learner import averaged_weights
 from navnode.reconstruction.training.train import Networks
 
 _OPSET = 20
@@ -63,17 +64,22 @@ def new_card(folder: Path, name: str, training: dict[str, str | int | float | li
     write_card(folder, Card("navnode/model/1", name, hashes, training))
 
 
-def export_reader(checkpoint: Path, folder: Path, training: dict[str, str | int | float | list[str]]) -> None:
+def export_reader(
+    checkpoint: Path,
+    folder: Path,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]],
+) -> None:
     """Write the averaged reader of a checkpoint as ``reader.onnx``, weights in half precision, and its card.
 
     What runs it computes in FP32: weights are widened when the graph is loaded.
     """
     network = ReaderNet()
-    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    network.load_state_dict(averaged_weights(checkpoint))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / READER_FILE
     _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
-    _kept_small([path], "reader", training)
+    _kept_small([path], "reader", training, metrics)
 
 
 def export_refiner(
@@ -85,7 +91,7 @@ def export_refiner(
     """Write the averaged refiner of a checkpoint as ``features.onnx`` and ``refiner.onnx``, as :func:`export_reader`;
     the latter takes grids of any size."""
     networks = Refinement()
-    networks.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    networks.load_state_dict(averaged_weights(checkpoint))
     networks.eval()
     folder.mkdir(parents=True, exist_ok=True)
     picture = (torch.rand(1, refining.PICTURES, *[refining.PICTURE_PX] * 2),)
@@ -103,7 +109,7 @@ def _kept_small(
     paths: Sequence[Path],
     name: str,
     training: dict[str, str | int | float | list[str]],
-    metrics: dict[str, dict[str, float]] | None = None,
+    metrics: dict[str, dict[str, float]],
 ) -> None:
     """Halve the weights of the graphs of a folder in place, and write its card."""
     hashes = {}

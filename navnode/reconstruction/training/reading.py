@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from navnode import native
 from navnode.errors import ConfigError
-from navnode.files.whole import whole
 from navnode.reconstruction.network import ReaderNet
 from navnode.reconstruction.reader import (
     BONE_SCALE_MM,
@@ -29,28 +25,14 @@ from navnode.reconstruction.reader import (
     reading_channels,
 )
 from navnode.reconstruction.training.examples import Exposure
-from navnode.reconstruction.training.patients import Region
+from navnode.reconstruction.training.learner import Files, Learner, Pace
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
 from navnode.types import CArm, FloatArray
 
-CHECKPOINT_FILE, LOSSES_FILE, SCORES_FILE = "reader.pt", "reader_losses.jsonl", "reader_scores.jsonl"
-_SAVED_EVERY = 100
+CHECKPOINT_FILE = "reader.pt"
+PACE = Pace()
 _LISTED_EVERY = 64
 """Examples after which the folder is looked at again: X-rays may still be rendered into it."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train the reader."""
-
-    learning_rate: float = 1.0e-3
-    batch: int = 8
-    warm_up: int = 200
-    """Steps until the learning rate is reached."""
-    averaging: float = 0.999
-    score_every: int = 500
-    """Steps between readings of the validation patients."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,8 +126,9 @@ def _metal(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
 def train(
     folder: Path,
     out: Path,
-    recipe: Recipe = Recipe(),
+    pace: Pace = PACE,
     *,
+    batch: int = 8,
     device: str = "cpu",
     threads: int = 1,
     workers: int = 1,
@@ -154,77 +137,47 @@ def train(
 ) -> int:
     """Train the reader on the X-rays of a folder, or go on from the checkpoint in ``out``; returns the steps in all.
 
+    Args:
+        folder: of :func:`radiographs.render_all`.
+        out: for checkpoint, losses and scores.
+        batch: X-rays of a step.
+        workers: processes that make examples.
+
     Raises:
         ConfigError: there are no X-rays.
     """
     if next(folder.glob(f"*{TRAINS}"), None) is None:
         raise ConfigError(f"{folder}: holds no rendered X-rays to train on")
-    torch.set_num_threads(threads)
-    torch.manual_seed(recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    network = ReaderNet().to(device, memory_format=torch.channels_last)
-    averaged = ReaderNet().to(device, memory_format=torch.channels_last)
-    averaged.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
-    step = 0
-    checkpoint = out / CHECKPOINT_FILE
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True, map_location=device)
-        network.load_state_dict(kept["network"])
-        averaged.load_state_dict(kept["averaged"])
-        optimiser.load_state_dict(kept["optimiser"])
-        step = int(kept["step"])
-    fast = device != "cpu" or native.multiplies_bfloat16()
+    learner = Learner(_channels_last, files_in(out), pace, device=device, threads=threads)
 
-    def save() -> None:
-        kept = {
-            "network": network.state_dict(),
-            "averaged": averaged.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-        }
-        with whole(checkpoint) as part:
-            torch.save(kept, part)
+    def loss_of(
+        network: ReaderNet, example: tuple[Tensor, Tensor, Tensor], halved: torch.autocast
+    ) -> tuple[Tensor, dict[str, float]]:
+        channels, truth_mm, counts = example
+        pictures = channels.to(device, memory_format=torch.channels_last)
+        with halved:
+            said = network(pictures)
+        return objective(said.float(), truth_mm.to(device), counts.to(device))
 
     batches = DataLoader(
-        Examples(folder, recipe.seed + step), recipe.batch, num_workers=workers, prefetch_factor=4 if workers else None
+        Examples(folder, pace.seed + learner.step),
+        batch,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn" if workers else None,  # a fork would share what engines' threads left locked
     )
-    with (out / LOSSES_FILE).open("a", buffering=1) as losses, (out / SCORES_FILE).open("a", buffering=1) as scores:
-        for channels, truth_mm, counts in batches:
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up)
-            pictures = channels.to(device, memory_format=torch.channels_last)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
-                said = network(pictures)
-            loss, values = objective(said.float(), truth_mm.to(device), counts.to(device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1.0)):
-                optimiser.step()
-            step += 1
-            share = min(recipe.averaging, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for mean, new in zip(averaged.parameters(), network.parameters(), strict=True):
-                    mean.lerp_(new, 1 - share)
-            losses.write(json.dumps({"step": step, **{name: round(value, 5) for name, value in values.items()}}) + "\n")
-            report(step, values["loss"])
-            if step % recipe.score_every == 0:
-                found = score(averaged, folder, device)
-                scores.write(json.dumps({"step": step, **{k: vars(v) for k, v in found.items()}}) + "\n")
-            if step % _SAVED_EVERY == 0:
-                save()
-            if until():
-                break
-    save()
-    return step
+    return learner.learn(batches, loss_of, lambda network: score(network, folder, device), until=until, report=report)
 
 
-def last_scores(out: Path) -> dict[str, Score]:
-    """The newest scores of a training, by region; empty before the first."""
-    path = out / SCORES_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    newest = json.loads(lines[-1]) if lines else {}
-    return {name: msgspec.convert(value, Score) for name, value in newest.items() if name != "step"}
+def _channels_last() -> ReaderNet:
+    network = ReaderNet()
+    network.to(memory_format=torch.channels_last)
+    return network
+
+
+def files_in(out: Path) -> Files:
+    """What a training of the reader keeps in a folder."""
+    return Files(out / CHECKPOINT_FILE, out / "reader_losses.jsonl", out / "reader_scores.jsonl")
 
 
 def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -263,18 +216,18 @@ def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, d
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 
-def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[Region, Score]:
+def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[str, Score]:
     """How well AP and lateral X-rays of the patients to validate on are read, by region."""
     with torch.no_grad():
         return _scored(network, folder, device)
 
 
-def _scored(network: ReaderNet, folder: Path, device: str) -> dict[Region, Score]:
+def _scored(network: ReaderNet, folder: Path, device: str) -> dict[str, Score]:
     network.eval()
-    found: dict[Region, list[tuple[float, float, float]]] = {}
+    found: dict[str, list[tuple[float, float, float]]] = {}
     for number, path in enumerate(sorted(folder.glob(f"*{VALIDATES}"))):
         rng = np.random.default_rng(number)
-        group = region_of(path)
+        group = region_of(path).value
         with np.load(path, allow_pickle=False) as file:
             parts = zip(file["line"], file["bone"], file["lungs"], file["pixel_mm"], strict=True)
             for line, bone, lungs, pixel_mm in parts:

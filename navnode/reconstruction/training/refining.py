@@ -6,24 +6,20 @@ others: readings are made worse before they are lifted (:func:`misread`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from navnode import geometry as g
-from navnode import native
 from navnode.errors import ConfigError
-from navnode.files.whole import whole
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.network import ReaderNet, Refinement
 from navnode.reconstruction.reader import reading_channels
@@ -31,13 +27,16 @@ from navnode.reconstruction.reading import Reading, understood
 from navnode.reconstruction.refining import SEEN, Evidence, evidence
 from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
+from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights
 from navnode.reconstruction.training.patients import Region
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
 from navnode.reconstruction.training.reading import worse
 from navnode.types import CArm, FloatArray, Matrix, View
 
-CHECKPOINT_FILE, LOSSES_FILE, SCORES_FILE = "refiner.pt", "refiner_losses.jsonl", "refiner_scores.jsonl"
-_SAVED_EVERY = 200
+CHECKPOINT_FILE = "refiner.pt"
+PACE = Pace(warm_up=100, averaging=0.998, score_every=400, save_every=200)
+CROP = 96
+"""Voxels along each side of what a step learns from."""
 _KEPT = 24
 """Bodies that a worker keeps ready."""
 _REUSED = 10
@@ -53,22 +52,6 @@ _CHOICES: tuple[tuple[float, tuple[int, ...]], ...] = (
 """How often which views of ``bodies.ANGLES_DEG`` are what there is."""
 _HEADS_SCORED = 4
 _VIEWS_SCORED = (2, 4)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train the refiner."""
-
-    learning_rate: float = 1.0e-3
-    batch: int = 2
-    crop: int = 96
-    """Voxels along each side, a multiple of ``refining.BLOCK``."""
-    warm_up: int = 100
-    """Steps until the learning rate is reached."""
-    averaging: float = 0.998
-    score_every: int = 400
-    """Steps between looks at the validation patients."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -250,8 +233,10 @@ def train(
     folder: Path,
     reader: Path,
     out: Path,
-    recipe: Recipe = Recipe(),
+    pace: Pace = PACE,
     *,
+    batch: int = 2,
+    crop: int = CROP,
     device: str = "cpu",
     threads: int = 1,
     workers: int = 1,
@@ -261,83 +246,48 @@ def train(
     """Train the refiner on the bodies of a folder, or go on from the checkpoint in ``out``; returns the steps in all.
 
     Args:
+        folder: of :func:`bodies.render_bodies`.
         reader: a checkpoint of :mod:`reading`.
+        out: for checkpoint, losses and scores.
+        batch: crops of a step.
+        crop: voxels along each side, a multiple of ``refining.BLOCK``.
+        workers: processes that make examples.
 
     Raises:
         ConfigError: there are no bodies.
     """
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
-    torch.set_num_threads(threads)
-    torch.manual_seed(recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    network, averaged = (Refinement().to(device) for _ in range(2))
-    averaged.load_state_dict(network.state_dict())
-    network.volume.to(memory_format=torch.channels_last_3d)  # faster by an eighth
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
-    step = 0
-    checkpoint = out / CHECKPOINT_FILE
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True, map_location=device)
-        network.load_state_dict(kept["network"])
-        averaged.load_state_dict(kept["averaged"])
-        optimiser.load_state_dict(kept["optimiser"])
-        step = int(kept["step"])
-    fast = device != "cpu" or native.multiplies_bfloat16()
+    learner = Learner(Refinement, files_in(out), pace, device=device, threads=threads)
+    learner.network.volume.to(memory_format=torch.channels_last_3d)  # faster by an eighth
     knows = load_reader(reader)
     unseen = to_validate(folder, knows)
 
-    def save() -> None:
-        kept = {
-            "network": network.state_dict(),
-            "averaged": averaged.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-        }
-        with whole(checkpoint) as part:
-            torch.save(kept, part)
+    def loss_of(network: Refinement, crops: Crop, halved: torch.autocast) -> tuple[Tensor, dict[str, float]]:
+        fine, coarse, pictures, pixels, bone = (part.to(device) for part in crops)
+        with halved:
+            logit = network(fine, coarse, pictures, pixels)
+        return objective(logit.float(), bone, weights(coarse))
 
     batches = DataLoader(
-        Examples(folder, knows, recipe.crop, recipe.seed + step),
-        recipe.batch,
+        Examples(folder, knows, crop, pace.seed + learner.step),
+        batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="spawn" if workers else None,  # a fork would share what engines' threads left locked
     )
-    with (out / LOSSES_FILE).open("a", buffering=1) as losses, (out / SCORES_FILE).open("a", buffering=1) as scores:
-        for crops in batches:
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up)
-            fine, coarse, pictures, pixels, bone = (part.to(device) for part in crops)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast):
-                logit = network(fine, coarse, pictures, pixels)
-            loss, values = objective(logit.float(), bone, weights(coarse))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1.0)):
-                optimiser.step()
-            step += 1
-            share = min(recipe.averaging, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for mean, new in zip(averaged.parameters(), network.parameters(), strict=True):
-                    mean.lerp_(new, 1 - share)
-            losses.write(json.dumps({"step": step, **{name: round(value, 5) for name, value in values.items()}}) + "\n")
-            report(step, values["loss"])
-            if step % recipe.score_every == 0:
-                found = score(averaged, unseen, device)
-                scores.write(json.dumps({"step": step, **{k: vars(v) for k, v in found.items()}}) + "\n")
-            if step % _SAVED_EVERY == 0:
-                save()
-            if until():
-                break
-    save()
-    return step
+    return learner.learn(batches, loss_of, lambda network: score(network, unseen, device), until=until, report=report)
+
+
+def files_in(out: Path) -> Files:
+    """What a training of the refiner keeps in a folder."""
+    return Files(out / CHECKPOINT_FILE, out / "refiner_losses.jsonl", out / "refiner_scores.jsonl")
 
 
 def load_reader(checkpoint: Path) -> ReaderNet:
     """The averaged reader of a checkpoint, to read with."""
     network = ReaderNet()
-    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"])
+    network.load_state_dict(averaged_weights(checkpoint))
     network.eval()
     return network
 
@@ -405,14 +355,6 @@ def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "
         scores[name] = Score(lifted, refined, least)
     network.train()
     return scores
-
-
-def last_scores(out: Path) -> dict[str, Score]:
-    """The newest scores of a training, by region and number of views; empty before the first."""
-    path = out / SCORES_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    newest = json.loads(lines[-1]) if lines else {}
-    return {name: msgspec.convert(value, Score) for name, value in newest.items() if name != "step"}
 
 
 def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -1,0 +1,164 @@
+"""Steps of a training: a network that learns, the running average of its weights, and what is kept between runs.
+
+The reader and the refiner learn by the same steps; what they learn from, and by what loss, they say themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from navnode import native
+from navnode.files.whole import whole
+
+__all__ = ["Files", "Learner", "Pace", "averaged_weights", "last_scores"]
+
+_LARGEST_GRADIENT = 1.0
+_LISTED_DIGITS = 5
+
+Network = TypeVar("Network", bound=nn.Module)
+Batch = TypeVar("Batch")
+Score = TypeVar("Score")
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast to learn, and how often to look at what was learned."""
+
+    learning_rate: float = 1.0e-3
+    warm_up: int = 200
+    """Steps until the learning rate is reached."""
+    settles: int = 2_000
+    """Steps from which on the rate falls with their inverse square root: a training may go on for any time (Zhai et
+    al., Scaling vision transformers, CVPR 2022)."""
+    averaging: float = 0.999
+    """Share of the running average that a step keeps."""
+    score_every: int = 500
+    """Steps between looks at the validation patients."""
+    save_every: int = 100
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        settled = (max(step, self.settles) / self.settles) ** -0.5
+        return float(self.learning_rate * min(1.0, (step + 1) / self.warm_up) * settled)
+
+
+class Files(msgspec.Struct, frozen=True):
+    """Where a training keeps what it has: a checkpoint, and a line for every step and every look."""
+
+    checkpoint: Path
+    losses: Path
+    scores: Path
+
+
+class Learner(Generic[Network]):
+    """A network in training; goes on from its checkpoint where there is one.
+
+    Args:
+        make: a new network; called twice, for the network and its average.
+        files: where its checkpoint, losses and scores are.
+        pace: how fast to learn.
+        device: ``cpu`` or ``cuda``.
+        threads: of the CPU.
+    """
+
+    def __init__(
+        self, make: Callable[[], Network], files: Files, pace: Pace, *, device: str = "cpu", threads: int = 1
+    ) -> None:
+        torch.set_num_threads(threads)
+        torch.manual_seed(pace.seed)
+        self._files, self._pace, self._device = files, pace, torch.device(device)
+        self.network, self.averaged = make().to(device), make().to(device)
+        self.averaged.load_state_dict(self.network.state_dict())
+        self._optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=pace.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98)
+        )
+        self._parts: dict[str, Any] = {
+            "network": self.network,
+            "averaged": self.averaged,
+            "optimiser": self._optimiser,
+        }
+        self.step = 0
+        self._fast = device != "cpu" or native.multiplies_bfloat16()
+        files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if files.checkpoint.exists():
+            kept = torch.load(files.checkpoint, weights_only=True, map_location=device)
+            for name, part in self._parts.items():
+                part.load_state_dict(kept[name])
+            self.step = int(kept["step"])
+
+    def learn(
+        self,
+        batches: Iterable[Batch],
+        loss_of: Callable[[Network, Batch, torch.autocast], tuple[Tensor, Mapping[str, float]]],
+        look: Callable[[Network], Mapping[str, Any]],
+        *,
+        until: Callable[[], bool],
+        report: Callable[[int, float], None],
+    ) -> int:
+        """Learn from batches until told to stop; returns the steps in all.
+
+        Args:
+            batches: to learn from, without end.
+            loss_of: the loss of a batch, and its parts by name, one of them ``loss``; what is to be computed in
+                half the bytes it computes within the context that it gets.
+            look: scores of the averaged network on the validation patients, by group; dataclasses.
+            until: asked after every step.
+            report: called with every step and its loss.
+        """
+        pace, files = self._pace, self._files
+        with files.losses.open("a", buffering=1) as losses, files.scores.open("a", buffering=1) as scores:
+            for batch in batches:
+                halved = torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast)
+                loss, values = loss_of(self.network, batch, halved)
+                self._descend(loss)
+                line = {"step": self.step, **{name: round(value, _LISTED_DIGITS) for name, value in values.items()}}
+                losses.write(json.dumps(line) + "\n")
+                report(self.step, values["loss"])
+                if self.step % pace.score_every == 0:
+                    found = look(self.averaged)
+                    scores.write(json.dumps({"step": self.step, **{k: vars(v) for k, v in found.items()}}) + "\n")
+                if self.step % pace.save_every == 0:
+                    self.save()
+                if until():
+                    break
+        self.save()
+        return self.step
+
+    def _descend(self, loss: Tensor) -> None:
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._pace.rate(self.step)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if torch.isfinite(nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)):
+            self._optimiser.step()
+        self.step += 1
+        share = min(self._pace.averaging, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, new in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(new, 1 - share)
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        kept = {name: part.state_dict() for name, part in self._parts.items()}
+        with whole(self._files.checkpoint) as part:
+            torch.save({**kept, "step": self.step}, part)
+
+
+def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged network of a checkpoint."""
+    weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"]
+    return weights
+
+
+def last_scores(path: Path, kind: type[Score]) -> dict[str, Score]:
+    """The newest line of a file of scores, by group; empty before the first."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    newest = json.loads(lines[-1]) if lines else {}
+    return {name: msgspec.convert(value, kind) for name, value in newest.items() if name != "step"}
