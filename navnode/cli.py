@@ -14,7 +14,7 @@ from navnode import __version__
 from navnode.commands.mounted import Commands
 from navnode.commands.ui import ToTerminal
 from navnode.errors import CalibrationError, ConfigError, NavError
-from navnode.node.processes import ForPeople, Sparingly
+from navnode.node.processes import ProcessFormatter, RateLimit
 
 app = typer.Typer(
     name="navnode",
@@ -32,8 +32,8 @@ def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
     os.umask(0o077)  # recordings, calibrations and keys are their owner's
     handler = ToTerminal()
-    handler.setFormatter(ForPeople())
-    handler.addFilter(Sparingly())
+    handler.setFormatter(ProcessFormatter())
+    handler.addFilter(RateLimit())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)

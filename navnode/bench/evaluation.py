@@ -29,11 +29,11 @@ from navnode.files.whole import write_text
 from navnode.igtl import Transform
 from navnode.projector.grids import onto
 from navnode.recording import regression as replaying
-from navnode.recording.given import configuration_of
+from navnode.recording.node_config import load_configuration
 from navnode.recording.recording import Recording
-from navnode.recording.regression import Rerun, Stepped
+from navnode.recording.regression import ReplayedStep, Rerun
 from navnode.recording.requests import Mode
-from navnode.recording.summary import summarized
+from navnode.recording.summary import summarize
 from navnode.simulation.sample_ct import load_ct
 from navnode.simulation.scenario import TRUTH_CARM, TRUTH_PATIENT
 from navnode.simulation.score import WRONG_MM, Errors, ErrorSpread
@@ -240,7 +240,7 @@ def _without_figures(task: Task, status: str, reason: str) -> Row:
 def _scored(task: Task) -> Row:
     recording = Recording(task.session)
     override = msgspec.json.decode(task.config, type=Config) if task.config else None
-    with replaying.unpacked() as folder:
+    with replaying.attachments_folder() as folder:
         config = replaying.configuration(recording, override, folder)
         wanted = replaying.ct_of(config, task.ct)
         volume = load_ct(wanted) if wanted else None
@@ -248,7 +248,7 @@ def _scored(task: Task) -> Row:
         truth = _Truth(recording, config, volume)
         for step, _ in run.steps():
             truth.score(step)
-    replay, live = run.report(), summarized(recording).report()
+    replay, live = run.report(), summarize(recording).report()
     frames = max(replay.frames, 1)
     return ScoredRow(
         key=task.key,
@@ -306,7 +306,7 @@ class _Truth:
         self._errors = Errors(true, targets_patient_mm)
         self._psnr_db: list[float] = []
 
-    def score(self, step: Stepped) -> None:
+    def score(self, step: ReplayedStep) -> None:
         """Score a step's outputs."""
         for output in step.outputs:
             match output:
@@ -398,7 +398,7 @@ def _configs(request: EvaluateRequest) -> dict[str, bytes]:
 
 
 def _encoded(path: Path | None) -> bytes:
-    given = configuration_of(path)
+    given = load_configuration(path)
     return b"" if given is None else msgspec.json.encode(given)
 
 

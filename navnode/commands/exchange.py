@@ -9,7 +9,7 @@ from navnode.commands.command import command
 from navnode.commands.edit import WrittenReport
 from navnode.commands.ui import Ui
 from navnode.recording import Recording
-from navnode.recording.given import node_of
+from navnode.recording.node_config import load_calibrations
 from navnode.recording.requests import ExportRequest, ImportRequest
 
 app = typer.Typer()
@@ -54,5 +54,5 @@ def import_session(request: ImportRequest, ui: Ui) -> None:
     """Import another program's image sequence as a session."""
     from navnode.recording import export as exporting
 
-    count = exporting.import_sequence(request.sequence, request.out, node_of(request.config), request.device)
+    count = exporting.import_sequence(request.sequence, request.out, load_calibrations(request.config), request.device)
     ui.done(WrittenReport(out=str(request.out), messages=count), f"{request.out}: {count} messages")

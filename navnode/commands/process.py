@@ -13,7 +13,7 @@ from navnode.commands.fetch import load_ct, rendered
 from navnode.config import PlayerSection
 from navnode.errors import ConfigError
 from navnode.node.processes import die_with, output_address, say_ready, worker_address
-from navnode.node.supervisor import read_config, read_room
+from navnode.node.supervisor import read_config, read_source_process
 
 app = typer.Typer()
 # Imports stand in the functions, so that a process loads only what it needs.
@@ -53,8 +53,8 @@ def _run_display(folder: Path) -> None:
     asyncio.run(run_display(read_config(folder), output_address(folder), say_ready))
 
 
-def _run_room(folder: Path) -> None:
-    settings = read_room(folder)
+def _run_source_process(folder: Path) -> None:
+    settings = read_source_process(folder)
     if isinstance(settings, PlayerSection):
         from navnode.recording.player import play
 
@@ -75,6 +75,6 @@ _PROCESSES: dict[str, Callable[[Path], None]] = {
     "worker": _run_worker,
     "node": _run_node,
     "display": _run_display,
-    "simulator": _run_room,
-    "player": _run_room,
+    "simulator": _run_source_process,
+    "player": _run_source_process,
 }

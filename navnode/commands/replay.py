@@ -20,7 +20,7 @@ from navnode.commands.ui import Ui, say
 from navnode.config import Config, PlayerSection, SourceSection
 from navnode.recording import Recording, regression
 from navnode.recording import replay as replaying
-from navnode.recording.given import configuration_of
+from navnode.recording.node_config import load_configuration
 from navnode.recording.regression import ReplayReport
 from navnode.recording.requests import Mode, ReplayRequest
 from navnode.security.address import Address
@@ -118,8 +118,8 @@ def _run(request: ReplayRequest, ui: Ui) -> None:
     if ui.as_json and seconds is None and not settings.loop:  # a program waits for the figures
         length_s = min(recording.seconds - settings.start_s, settings.duration_s or float("inf"))
         seconds = length_s / settings.rate + _AFTER_S
-    with regression.unpacked() as folder:
-        recorded = regression.configuration(recording, configuration_of(request.config), folder)
+    with regression.attachments_folder() as folder:
+        recorded = regression.configuration(recording, load_configuration(request.config), folder)
         loaded = _as_source(request, recording, recorded, settings)
         keys = keyboard((settings.host, settings.port))
         show_figures(run_supervised(loaded, settings, seconds, ui.as_json, keys=keys), ui.as_json, seconds)

@@ -47,7 +47,7 @@ def worker(request: WorkerRequest, ui: Ui) -> None:
     say(f"{engine_name(method)} for the node at {loaded.node}")
     if not request.check:
         address = f"tcp://{loaded.node}"
-        serve(address, method, threads=threads, secured=lambda socket: curve.join(socket, own, node), tell=say)
+        serve(address, method, threads=threads, secured=lambda socket: curve.join(socket, own, node), report=say)
 
 
 @command(app, KeysRequest, example=_KEYS, json=False)

@@ -1,1 +1,1 @@
-"""The page: a web server beside the node, fed over ZeroMQ."""
+"""The page: a web server beside the node, which gets the node's outputs over ZeroMQ."""

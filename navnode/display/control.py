@@ -1,4 +1,4 @@
-"""What the page may have done: recordings, and the player of a replay. As commands of OpenIGTLink, as a console's."""
+"""Commands that the page may send: for recordings, and for the player of a replay; over OpenIGTLink, like a console."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from navnode.config import Config
 from navnode.errors import WireError
 from navnode.igtl import BlockingClient
 
+__all__ = ["PageCommand", "add"]
+
 _NODE = ("StartRecording", "StopRecording")
 _PLAYER = ("ReplayPause", "ReplayResume", "ReplayStep", "ReplaySeek", "ReplayBurst", "ReplayRate", "ReplayState")
 _TIMEOUT_S = 3.0
 
 
-class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A command and its parameters."""
+class PageCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command from the page."""
 
     name: str
     parameters: dict[str, str] = {}
 
 
 def add(app: web.Application, config: Config, refuse: Callable[[web.Request], None]) -> None:
-    """The route ``/command``.
+    """Add the route ``/command`` to the page's server.
 
     Args:
-        refuse: raises for requests that come from other origins.
+        refuse: raises an HTTP error for requests from other origins.
     """
 
     async def command(request: web.Request) -> web.Response:
@@ -37,28 +39,31 @@ def add(app: web.Application, config: Config, refuse: Callable[[web.Request], No
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="application/json is expected")
         try:
-            asked = msgspec.json.decode(await request.read(), type=Asked)
+            page_command = msgspec.json.decode(await request.read(), type=PageCommand)
         except msgspec.DecodeError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
-        if asked.name in _NODE:
-            where = config.console.host, config.console.port
+        if page_command.name in _NODE:
+            address = config.console.host, config.console.port
             if config.console.tls is not None:
-                raise web.HTTPServiceUnavailable(text="the console port asks for certificates; record from a console")
-        elif asked.name in _PLAYER and config.sources:
-            where = config.sources[0].host, config.sources[0].port
+                raise web.HTTPServiceUnavailable(text="the console port requires certificates; record from a console")
+        elif page_command.name in _PLAYER and config.sources:
+            address = config.sources[0].host, config.sources[0].port
         else:
-            raise web.HTTPNotFound(text=f"{asked.name!r} is not a command of this page")
-        done, text = await asyncio.to_thread(_run_command, where, asked)
+            raise web.HTTPNotFound(text=f"{page_command.name!r} is not a command of this page")
+        done, text = await asyncio.to_thread(_run_command, address, page_command)
         return web.json_response({"done": done, "text": text})
 
     app.router.add_post("/command", command)
 
 
-def _run_command(where: tuple[str, int], asked: Asked) -> tuple[bool, str]:
-    parameters = "".join(f" {key}={quoteattr(value)}" for key, value in asked.parameters.items() if key.isidentifier())
+def _run_command(address: tuple[str, int], command: PageCommand) -> tuple[bool, str]:
+    """Send a command; returns whether it succeeded, and the answer's text."""
+    parameters = "".join(
+        f" {key}={quoteattr(value)}" for key, value in command.parameters.items() if key.isidentifier()
+    )
     try:
-        with BlockingClient(*where) as client:
-            reply = client.command(asked.name, f"<Command{parameters}/>", timeout_s=_TIMEOUT_S)
+        with BlockingClient(*address) as client:
+            reply = client.command(command.name, f"<Command{parameters}/>", timeout_s=_TIMEOUT_S)
     except (OSError, WireError) as error:
         return False, str(error)
     return reply.metadata.get("Status") == "SUCCESS", reply.metadata.get("Message", reply.text)

@@ -1,4 +1,4 @@
-"""What the page gets: small JSON texts and binary blobs made from the node's outputs. No sockets here."""
+"""Turns the node's outputs into JSON texts and binary blobs for the page. No sockets here."""
 
 from __future__ import annotations
 
@@ -28,10 +28,25 @@ from navnode.types import (
 )
 from navnode.xray import dose
 
+__all__ = [
+    "NODE_SILENT_NS",
+    "Scene",
+    "Station",
+    "TOOL_SILENT_NS",
+    "blob",
+    "mesh_blob",
+    "picture",
+    "vertex_normals",
+    "view_name",
+    "volume_blob",
+]
+
 NODE_SILENT_NS = max_age_ns("state")
-"""The node says how it is five times a second; silent for this long, nothing it said still counts."""
+"""The node reports its state five times a second; after this silence, nothing that it reported counts."""
 
 TOOL_SILENT_NS = max_age_ns("tool")
+"""A tool without a pose for this long is not shown."""
+
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
 _WINDOW_HU = (-500.0, 1100.0)
 _JPEG_QUALITY = 82
@@ -39,7 +54,7 @@ _JPEG_QUALITY = 82
 
 @dataclass
 class Station:
-    """One of the two X-ray pictures."""
+    """One of the two X-rays on the page."""
 
     counts: npt.NDArray[np.uint16]
     carm: CArm
@@ -47,11 +62,11 @@ class Station:
     timestamp_ns: int
     shown_ns: int
     age_ns: int
-    """How old it was when it came here."""
+    """Its age when it was received."""
     _jpeg: bytes | None = None
 
     def jpeg(self) -> bytes:
-        """The picture; made when the first page asks for it."""
+        """The X-ray as JPEG, encoded at the first call."""
         if self._jpeg is None:
             self._jpeg = picture(self.counts)
         return self._jpeg
@@ -59,7 +74,7 @@ class Station:
 
 @dataclass
 class Scene:
-    """The newest of everything, independent of viewers."""
+    """The newest outputs of the node, independent of viewers."""
 
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
@@ -71,7 +86,7 @@ class Scene:
     moving: bool = False
 
     def on_output(self, output: object, now_ns: int) -> None:
-        """Keep one of the node's outputs."""
+        """Keep an output of the node."""
         match output:
             case NodeState():
                 if self.state is not None and output.epoch != self.state.epoch:
@@ -101,11 +116,11 @@ class Scene:
 
     @property
     def oriented(self) -> bool:
-        """Whether directions in the volume have names; not before the node has said so."""
+        """Whether directions in the volume are known; False until the node reports it."""
         return self.state is not None and self.state.oriented
 
     def describe(self, now_ns: int) -> dict[str, Any]:
-        """Everything except pictures and volumes, for JSON."""
+        """The scene without images and volumes, for JSON."""
         silent = self.state is None or now_ns - self.state_ns > NODE_SILENT_NS
         registration = self.state.registration if self.state and not silent else invalid("the node is silent")
         return {
@@ -146,7 +161,7 @@ class Scene:
 
 
 def view_name(volume_from_carm: Matrix) -> str:
-    """AP, lateral or the angles of the principal ray: LAO/RAO and cranial/caudal, as on a C-arm."""
+    """Name of a direction of view: AP, PA, lateral, or angles LAO/RAO and cranial/caudal, as on a C-arm."""
     right, anterior, superior = volume_from_carm[:3, 2]
     turn = float(np.rad2deg(np.arctan2(-right, anterior)))
     tilt = float(np.rad2deg(np.arcsin(np.clip(superior, -1, 1))))
@@ -162,7 +177,7 @@ def view_name(volume_from_carm: Matrix) -> str:
 
 
 def picture(counts: npt.NDArray[np.uint16]) -> bytes:
-    """An X-ray as people read it: bone bright, 2nd to 99.8th percentile of the line integrals, JPEG."""
+    """An X-ray, (H, W) counts, as JPEG: bone is bright; 2nd to 99.8th percentile of the line integrals."""
     line = -cv2.log(np.maximum(counts, 1).astype(np.float32))
     low, high = np.percentile(line[::8, ::8], (2, 99.8))
     scale = 255.0 / max(high - low, 1e-3)
@@ -173,7 +188,7 @@ def picture(counts: npt.NDArray[np.uint16]) -> bytes:
 
 
 def blob(kind: str, about: dict[str, Any], *payloads: bytes) -> bytes:
-    """A binary message: u32 length of the JSON head, the head, then the payloads, each 4-byte aligned."""
+    """Encode a binary message: u32 length of the JSON head, the head, then the payloads, each 4-byte aligned."""
     sizes = [len(payload) for payload in payloads]
     head = json.dumps({"kind": kind, "sizes": sizes, **about}).encode()
     head += b" " * (-len(head) % 4)
@@ -181,7 +196,7 @@ def blob(kind: str, about: dict[str, Any], *payloads: bytes) -> bytes:
 
 
 def volume_blob(update: VolumeUpdate) -> bytes:
-    """The volume as 8-bit grey values for a 3-D texture."""
+    """Encode a volume as 8-bit grey values for a 3-D texture."""
     low, high = _WINDOW_HU
     grey = np.clip((update.volume.voxels - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
     k, j, i = grey.shape
@@ -198,14 +213,14 @@ def volume_blob(update: VolumeUpdate) -> bytes:
 
 
 def mesh_blob(update: VolumeUpdate, mesh: Mesh) -> bytes:
-    """The bone surface with its normals."""
+    """Encode the bone surface with its normals."""
     about = {"role": update.role, "validity": _validity(update.validity)}
     normals = vertex_normals(mesh)
     return blob("mesh", about, mesh.vertices_mm.tobytes(), normals.tobytes(), mesh.triangles.tobytes())
 
 
 def vertex_normals(mesh: Mesh) -> FloatArray:
-    """Unit normals (N, 3), area-weighted mean of the triangles around each vertex."""
+    """Unit normals, (N, 3): area-weighted means of the triangles around each vertex."""
     a, b, c = (mesh.vertices_mm[mesh.triangles[:, corner]] for corner in range(3))
     face = np.cross(b - a, c - a)
     normals = np.stack(
@@ -220,7 +235,7 @@ def vertex_normals(mesh: Mesh) -> FloatArray:
 
 
 def _pixels(station: Station, points_mm: Matrix) -> list[list[float]] | None:
-    """Back, tip and ahead on the detector; None when one of them is behind the source."""
+    """Back, tip and ahead on the detector, (u, v) in px; None: one of them is behind the source."""
     pixels = g.project(station.carm, g.inverse(station.volume_from_carm), points_mm)
     return None if np.isnan(pixels).any() else pixels.round(2).tolist()
 

@@ -1,4 +1,4 @@
-"""The web server of the page: assets from the package, one WebSocket per viewer."""
+"""The page's web server: assets from the package, one WebSocket per viewer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from navnode.errors import ConfigError, PeerError
 from navnode.loop import bus, topics
 from navnode.types import NodeState, VolumeUpdate
 
+__all__ = ["Display", "run_display"]
+
 log = logging.getLogger(__name__)
 
 _EVERY_S = 0.04
 _IN_FLIGHT = 2
-"""Scenes a page may have unanswered; more would only queue up and grow old."""
+"""Largest number of scenes that a page has not acknowledged; more would only queue and age."""
 
 _MAX_VIEWERS = 16
 _CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -40,7 +42,11 @@ _HEADERS = {
 
 
 class Display:
-    """Serves all viewers from one scene."""
+    """Serves all viewers from one scene.
+
+    Args:
+        address: ZeroMQ address of the node's outputs.
+    """
 
     def __init__(self, config: Config, address: str) -> None:
         self._config = config
@@ -52,15 +58,15 @@ class Display:
         self._viewers = 0
 
     def application(self) -> web.Application:
-        """The routes."""
+        """The web application with all routes."""
         app = web.Application()
         app.router.add_get("/", self._page)
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/ws", self._viewer)
         app.router.add_get("/metrics", self._metrics)
         control.add(app, self._config, lambda request: _refuse_other_origins(request, self._config))
-        for found in entry_points(group="navnode.pages"):  # others' pages, which import navnode: calibration's
-            found.load()(app, self._config, lambda request: _refuse_other_origins(request, self._config))
+        for page in entry_points(group="navnode.pages"):  # pages of packages that import navnode, such as calibration
+            page.load()(app, self._config, lambda request: _refuse_other_origins(request, self._config))
         return app
 
     async def listen(self) -> None:
@@ -79,7 +85,7 @@ class Display:
     def _on_output(self, output: object) -> None:
         if isinstance(output, NodeState):
             output = replace(output, dropped={**output.dropped, "page": self._node.dropped.total()})
-            # A node that has no volume yet, or none any more, takes back those that were shown.
+            # A node without a volume withdraws those that were shown.
             if not output.volume:
                 self._forget("navigation")
             if not output.volumes:
@@ -114,7 +120,7 @@ class Display:
         return web.Response(body=metrics.text(self._state), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     def _state(self) -> NodeState | None:
-        """The node's, while it is heard."""
+        """The node's state; None: the node is silent."""
         return self._scene.state if now_ns() - self._scene.state_ns <= NODE_SILENT_NS else None
 
     async def _viewer(self, request: web.Request) -> web.WebSocketResponse:
@@ -140,9 +146,9 @@ class Display:
         try:
             await self._feed_forever(viewer)
         except ConnectionError:
-            pass  # it has gone
+            pass  # the viewer left
         except Exception:
-            log.exception("a viewer could not be fed")
+            log.exception("sending to a viewer failed")
             await viewer.close()
 
     async def _feed_forever(self, viewer: _Viewer) -> None:
@@ -160,7 +166,7 @@ class Display:
 
 
 class _Viewer:
-    """One open page: what it was sent, and what it has not acknowledged."""
+    """One open page: what was sent to it, and what it acknowledged."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self._socket = socket
@@ -179,7 +185,7 @@ class _Viewer:
         self._acknowledged = max(self._acknowledged, min(number, self._sent))
 
     def lacks(self, name: str, version: int) -> bool:
-        """Whether this version is new to the page; marks it as sent."""
+        """Whether the page lacks this version, which is then marked as sent."""
         if self._has.get(name) == version:
             return False
         self._has[name] = version
@@ -205,7 +211,7 @@ def _asset_response(name: str) -> web.Response:
 
 
 def _refuse_other_origins(request: web.Request, config: Config) -> None:
-    """A page of another site must not read this one's WebSocket (nor through a rebound DNS name)."""
+    """Refuse requests from pages of other sites, also through a rebound DNS name."""
     host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
     own = {"localhost", "127.0.0.1", "::1", config.display.host}
     origin = request.headers.get("Origin")
@@ -218,7 +224,8 @@ async def run_display(config: Config, address: str, ready: Callable[[str], None]
     """Serve the page until cancelled.
 
     Args:
-        ready: told the port once it serves.
+        address: ZeroMQ address of the node's outputs.
+        ready: called with the port once the page is served.
 
     Raises:
         ConfigError: the port is in use.

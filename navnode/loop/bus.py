@@ -1,8 +1,7 @@
 """How values cross processes.
 
-Between processes a value travels as a ZeroMQ multipart message: topic, MessagePack of the value without its
-arrays, then the arrays' bytes. Only the types of the table are accepted, sizes are checked before anything is
-allocated, nothing is ever unpickled.
+A value travels as a ZeroMQ multipart message: its topic, MessagePack of the value without its arrays, then the arrays'
+bytes. Only types in the table of topics are accepted, sizes are checked before allocation, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,13 +18,19 @@ import zmq
 from navnode.errors import LocalError, PeerError
 from navnode.loop.topics import TOPICS, topic_of
 
+__all__ = ["MAX_MESSAGE_BYTES", "Publisher", "Subscriber", "limited", "pack", "unpack"]
+
 MAX_MESSAGE_BYTES = 1 << 29
 _MAX_PARTS = 64
 _DTYPES = {np.dtype(code).str for code in ("u1", "u2", "i2", "u4", "i4", "i8", "f4", "f8")}
 
 
 def pack(value: object) -> list[bytes | memoryview]:
-    """A value of the table as multipart frames."""
+    """Encode a value as multipart frames.
+
+    Raises:
+        LocalError: the value, or a part of it, has a type that does not cross processes.
+    """
     arrays: list[np.ndarray[Any, Any]] = []
 
     def enc_hook(item: object) -> object:
@@ -40,10 +45,10 @@ def pack(value: object) -> list[bytes | memoryview]:
 
 
 def unpack(parts: Sequence[bytes | memoryview]) -> Any:
-    """The value in multipart frames; arrays are views of them.
+    """Decode multipart frames; arrays are views of them.
 
     Raises:
-        PeerError: not a value of the table.
+        PeerError: the frames do not hold a value of a known topic.
     """
     if not 2 <= len(parts) <= _MAX_PARTS or sum(len(part) for part in parts) > MAX_MESSAGE_BYTES:
         raise PeerError("a message of the wrong number or size of parts")
@@ -53,7 +58,7 @@ def unpack(parts: Sequence[bytes | memoryview]) -> Any:
 
     def dec_hook(kind: type, item: Any) -> Any:
         if not isinstance(item, dict) or item.get("dtype") not in _DTYPES:
-            raise ValueError("no array")
+            raise ValueError("not an array")
         part = parts[2 + int(item["array"])]
         return np.frombuffer(part, item["dtype"]).reshape(item["shape"])
 
@@ -71,25 +76,30 @@ _NUMBER = struct.Struct("<Q")
 
 
 class Publisher:
-    """Sends values to every reader, numbered by topic: a reader that is too slow loses some, and knows how many."""
+    """Sends values to all readers, numbered by topic: a reader that is too slow loses some, and knows how many."""
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self._socket = socket
         self._numbers: Counter[str] = Counter()
 
     def send(self, value: object) -> None:
-        """Send to whoever reads; waits for nobody."""
+        """Send to all readers without waiting for any.
+
+        Raises:
+            LocalError: as :func:`pack`.
+        """
         topic = topic_of(value).name
         self._numbers[topic] += 1
         self._socket.send_multipart([*pack(value), _NUMBER.pack(self._numbers[topic])], zmq.NOBLOCK)
 
 
 class Subscriber:
-    """Reads what a :class:`Publisher` sends, as far as there is room for it.
+    """Reads what a :class:`Publisher` sends; drops and counts what the queue has no room for.
 
     Args:
-        topic: only this one; '' is all of them.
-        bound: values that may wait.
+        address: ZeroMQ address of the publisher.
+        bound: number of values that may wait.
+        topic: read this topic alone; '': all topics.
     """
 
     def __init__(self, address: str, bound: int, topic: str = "") -> None:
@@ -100,13 +110,13 @@ class Subscriber:
         self._socket.connect(address)
         self._last: dict[str, int] = {}
         self.dropped: Counter[str] = Counter()
-        """By topic: values that found no room."""
+        """Topic -> number of values for which the queue had no room."""
 
     def next(self) -> Any:
-        """The next value, None when none waits.
+        """The next value; None: none waits.
 
         Raises:
-            PeerError: not a value of the table.
+            PeerError: the message does not hold a value of a known topic.
         """
         if not self._socket.poll(0):
             return None
@@ -117,18 +127,17 @@ class Subscriber:
         (number,) = _NUMBER.unpack(tail)
         topic = topic_of(value).name
         last = self._last.get(topic, 0)
-        self.dropped[topic] += number - last - 1 if 0 < last < number else 0  # a lower one is another node's
+        self.dropped[topic] += number - last - 1 if 0 < last < number else 0  # a lower number: the node was restarted
         self._last[topic] = number
         return value
 
     def close(self) -> None:
-        """No more reading."""
+        """Stop reading."""
         self._socket.close()
 
 
 def limited(socket: zmq.Socket[Any], queued: int) -> None:
-    """Set the limits that ZeroMQ leaves open: queue length, message size, and no lingering at exit. Addresses may be
-    IPv6's, which ZeroMQ takes only when told."""
+    """Set the limits that ZeroMQ leaves open (queue length, message size, no lingering at exit), and allow IPv6."""
     socket.set_hwm(queued)
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)

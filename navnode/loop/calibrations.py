@@ -1,4 +1,4 @@
-"""Results of calibration, read once and applied to the configuration."""
+"""Calibration files, read once and applied to the configuration."""
 
 from __future__ import annotations
 
@@ -19,63 +19,67 @@ from navnode.types import CArm, Matrix
 from navnode.xray.correction import ImageCorrection, decode_flat_field
 from navnode.xray.flex import FlexModel, flex_of
 
+__all__ = ["Calibrations", "OLD_KEYS", "detector", "files", "lacking", "with_files"]
+
 _R = TypeVar("_R")
 _NS_PER_MS = 1e6
 _MAX_FLATFIELD_BYTES = 1 << 30
 _OF_NODE = tuple(kind for kind in artifacts.KINDS if kind.key and not kind.of_tool)
 _OF_TOOL = tuple(kind for kind in artifacts.KINDS if kind.key and kind.of_tool)
 OLD_KEYS = {kind.key: kind.old_keys for kind in artifacts.KINDS if kind.old_keys}
-"""Key -> what it was called in sessions of older versions."""
+"""Key -> its names in sessions of older versions."""
 
 
 @dataclass(frozen=True)
 class Calibrations:
-    """What the calibrations that a configuration names say; files that change later change nothing."""
+    """Results of a configuration's calibration files, as read at the start; later changes of files have no effect."""
 
     config: Config
-    """With what they say in the place of numbers: ``carm`` (geometry), ``calibration.carm_from_marker`` (hand-eye) and
-    ``image_lag_ms``, ``registration.volume_from_patient_start``, and every tool's ``marker_from_tooltip``."""
+    """With calibrated values: ``carm`` (geometry), ``calibration.carm_from_marker`` (hand-eye) and ``image_lag_ms``,
+    ``registration.volume_from_patient_start``, and every tool's ``marker_from_tooltip``."""
     detector: ImageCorrection
-    """Makes raw images into those of the configuration's C-arm."""
+    """Corrects raw images to those of the configuration's C-arm."""
     files: Mapping[str, bytes]
-    """Key as of :func:`files` -> the file, byte by byte, for recordings."""
+    """Key as in :func:`files` -> the file's bytes, for recordings."""
 
     @classmethod
     def load(cls, config: Config, at_ns: int) -> Calibrations:
         """Read every file once.
 
         Args:
-            at_ns: they must not have expired by then, unless the configuration says as of when it is.
+            at_ns: time at which they must be valid; ``calibration.as_of_ns`` of the configuration takes precedence.
 
         Raises:
-            CalibrationError: one is missing, failed, expired, or is of another device or detector mode; names it.
+            CalibrationError: a file is missing, failed or expired, or is for another device or detector mode.
         """
-        found = _Found.read(config, at_ns)
-        applied = found.applied()
-        return cls(applied, found.detector(applied.carm.geometry), found.content)
+        files_read = _Files.read(config, at_ns)
+        applied = files_read.applied()
+        return cls(applied, files_read.detector(applied.carm.geometry), files_read.content)
 
 
 def detector(config: Config, at_ns: int) -> ImageCorrection:
-    """The detector alone, of a configuration that has its numbers already: that of a session, which is run again with
-    the very numbers that the node had.
+    """The image correction alone, for the configuration of a session, which has its calibrated values already.
 
     Raises:
         CalibrationError: as :meth:`Calibrations.load`.
     """
-    return _Found.read(config, at_ns).detector(config.carm.geometry)
+    return _Files.read(config, at_ns).detector(config.carm.geometry)
 
 
 def files(config: Config) -> dict[str, str]:
-    """The calibrations that a configuration names: key -> path."""
-    given = {kind.key: getattr(config.calibration, kind.key) for kind in _OF_NODE}
+    """The calibration files that a configuration names: key -> path."""
+    paths = {kind.key: getattr(config.calibration, kind.key) for kind in _OF_NODE}
     for tool in config.tools:
-        given |= {f"{tool.name}.{kind.key}": getattr(tool, kind.key) for kind in _OF_TOOL}
-    return {key: path for key, path in given.items() if path}
+        paths |= {f"{tool.name}.{kind.key}": getattr(tool, kind.key) for kind in _OF_TOOL}
+    return {key: path for key, path in paths.items() if path}
 
 
 def with_files(config: Config, paths: Mapping[str, str]) -> Config:
-    """The same configuration with its calibrations elsewhere; keys as of :func:`files`, those that are missing are
-    named no more."""
+    """The configuration with other calibration files.
+
+    Args:
+        paths: key as in :func:`files` -> path; calibrations without one are removed.
+    """
     replace = msgspec.structs.replace
     return replace(
         config,
@@ -88,23 +92,23 @@ def with_files(config: Config, paths: Mapping[str, str]) -> Config:
 
 
 def lacking(config: Config, at_ns: int) -> list[tuple[str, str]]:
-    """What a configuration still lacks, or cannot use: (key, what about it), for people before surgery."""
-    told = list(_nominal(config))
+    """Calibrations that a configuration lacks or cannot use, for a check before surgery: (key, consequence)."""
+    problems = list(_nominal(config))
     try:
         Calibrations.load(config, at_ns)
     except CalibrationError as error:
-        told.append(("refused", str(error)))
-    return told
+        problems.append(("refused", str(error)))
+    return problems
 
 
 def _nominal(config: Config) -> Iterator[tuple[str, str]]:
-    """Keys that name no file and have no number in its place."""
-    given, named = config.calibration, files(config)
+    """Keys without a file and without a configured value."""
+    section, named = config.calibration, files(config)
     start = config.registration.volume_from_patient_start
     for kind, needed in (
         (artifacts.CARM, True),
-        (artifacts.HANDEYE, _is_identity(given.carm_from_marker)),
-        (artifacts.IMAGE_LAG, given.image_lag_ms == 0),
+        (artifacts.HANDEYE, _is_identity(section.carm_from_marker)),
+        (artifacts.IMAGE_LAG, section.image_lag_ms == 0),
         (artifacts.FLATFIELD, True),
         (artifacts.FLEX, True),
         (artifacts.PATIENT, bool(config.volume.ct) and _is_identity(start)),
@@ -128,20 +132,20 @@ def _content(key: str, path: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Files that were read, judged one by one when they are used."""
+class _Files:
+    """Files as read; each is checked when it is used."""
 
     config: Config
     content: Mapping[str, bytes]
     at_ns: int
 
     @classmethod
-    def read(cls, config: Config, at_ns: int) -> _Found:
+    def read(cls, config: Config, at_ns: int) -> _Files:
         content = {key: _content(key, path) for key, path in files(config).items()}
         return cls(config, content, config.calibration.as_of_ns or at_ns)
 
     def applied(self) -> Config:
-        """The configuration with what its calibrations say in the place of numbers."""
+        """The configuration with calibrated values."""
         config, replace = self.config, msgspec.structs.replace
         carm, calibration, registration = config.carm, config.calibration, config.registration
         if intrinsics := self._of_carm(artifacts.CARM):
@@ -169,31 +173,31 @@ class _Found:
         )
 
     def detector(self, carm: CArm) -> ImageCorrection:
-        """What makes raw images into those of a C-arm."""
+        """The correction of raw images to those of a C-arm."""
         flat = None
         if (flat_bytes := self.content.get(artifacts.FLATFIELD.key)) is not None:
             flat = decode_flat_field(flat_bytes, self.config.calibration.flatfield)
         return ImageCorrection(carm, flat, self._undistorted_px(), self._flex())
 
     def _undistorted_px(self) -> Matrix | None:
-        found = self._of_carm(artifacts.CARM)
-        if found is None:
+        intrinsics = self._of_carm(artifacts.CARM)
+        if intrinsics is None:
             return None
-        path, distortion = self.config.calibration.carm, found.distortion
+        path, distortion = self.config.calibration.carm, intrinsics.distortion
         if distortion is UNSET:
-            raise CalibrationError(f"{path}: its result has no distortion")
+            raise CalibrationError(f"{path}: the result has no distortion")
         if distortion.model == "none":
             return None
         grid = () if distortion.undistorted_px is UNSET else distortion.undistorted_px
         if not grid or len({len(row) for row in grid}) != 1:
-            raise CalibrationError(f"{path}: its distortion has no grid")
+            raise CalibrationError(f"{path}: the distortion has no grid")
         return np.array(grid, np.float64)
 
     def _flex(self) -> FlexModel | None:
-        found = self._of_carm(artifacts.FLEX)
-        if found is None:
+        flex = self._of_carm(artifacts.FLEX)
+        if flex is None:
             return None
-        model = flex_of(msgspec.to_builtins(found.model))
+        model = flex_of(msgspec.to_builtins(flex.model))
         self._same_mode(artifacts.FLEX, model.carm)
         return model
 
@@ -207,11 +211,11 @@ class _Found:
             )
 
     def _of_carm(self, kind: Kind[_R]) -> _R | None:
-        given = self.config.calibration
-        return self._used(kind, kind.key, device=given.device, mode=given.mode)
+        section = self.config.calibration
+        return self._used(kind, kind.key, device=section.device, mode=section.mode)
 
     def _used(self, kind: Kind[_R], key: str, *, device: str = "", mode: str = "") -> _R | None:
-        """The result of a file; None where the configuration names none."""
+        """The result in a file; None: the configuration names no file."""
         content = self.content.get(key)
         if content is None:
             return None
@@ -219,9 +223,9 @@ class _Found:
         return artifacts.checked(content, path, kind, self.at_ns, device=device, mode=mode).result
 
     def _tool(self, tool: ToolSection) -> ToolSection:
-        """The tool with what its calibrations say: origin at the tip, +z along the axis."""
+        """The tool with its calibrated values: origin at the tip, +z along the axis."""
         if not (tool.pivot or tool.spin):
-            return tool  # its numbers stay as they are, to the last bit
+            return tool  # matrix() and back would round its values
         marker_from_tooltip = matrix(tool.marker_from_tooltip)
         if spin := self._used(artifacts.SPIN, f"{tool.name}.{artifacts.SPIN.key}", device=tool.name):
             axis = _nonzero(tool.spin, "axis", spin.axis)
@@ -234,11 +238,11 @@ class _Found:
         return msgspec.structs.replace(tool, marker_from_tooltip=_rows(marker_from_tooltip))
 
 
-def _nonzero(path: str, name: str, given: Vector) -> Matrix:
-    found = np.array(given)
-    if not np.isfinite(found).all() or not found.any():
-        raise CalibrationError(f"{path}: {name} is not a direction")
-    return found
+def _nonzero(path: str, name: str, values: Vector) -> Matrix:
+    vector = np.array(values)
+    if not np.isfinite(vector).all() or not vector.any():
+        raise CalibrationError(f"{path}: {name} is zero, NaN or infinite")
+    return vector
 
 
 def _rows(pose: Matrix) -> Rows:

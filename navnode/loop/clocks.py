@@ -1,4 +1,4 @@
-"""How the clocks of image source and markers stand to the node's, and to each other."""
+"""How the clocks of image source and tracker relate to the node's clock, and to each other."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from navnode.clock import Lateness, Stamp
 from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS
 from navnode.types import Frame, Input, Rejected, TrackedPose, WorkerState
 
+__all__ = ["Clocks"]
+
 _GAP_DRIFT = 2e-4
-"""How fast the gap between two clocks may change beside the drift that is known."""
+"""How fast the gap between two clocks may change, beyond their estimated drift."""
 
 
 class Clocks:
-    """The node's time, which comes in messages alone, and what is known of the clock of every device.
+    """The node's time, which comes from messages alone, and the clock of every device.
 
     Args:
-        xray: the device of the images.
-        carm: the marker whose poses are paired with them.
-        markers: all tracked devices.
+        xray: device name of the image source.
+        carm: device name of the marker whose poses are paired with the images.
+        markers: device names of all markers.
     """
 
     def __init__(self, xray: str, carm: str, markers: Iterable[str]) -> None:
@@ -28,24 +30,24 @@ class Clocks:
         self.reset()
 
     def advance(self, message: Input) -> None:
-        """It is as late as the latest message says."""
+        """Advance the node's time to the time of a message."""
         match message:
             case TrackedPose() | Frame() | Rejected():
                 self.now_ns = max(self.now_ns, message.received_ns)
             case WorkerState():
-                pass  # a heartbeat that waited in a queue dates nothing
+                pass  # a heartbeat may have waited in a queue; its time says nothing
             case _:
                 self.now_ns = max(self.now_ns, message.now_ns)
 
     def reset(self) -> None:
-        """A source vanished: learn everything again."""
+        """A source vanished: learn the clocks again."""
         self._lateness = {device: Lateness() for device in self._devices}
         self._first_gap_ns: float | None = None
         self._gap_ns = 0.0
         self._gap_at_ns = 0
 
     def stamp(self, device: str, timestamp_ns: int, received_ns: int) -> Stamp:
-        """Learn from a message of a device, and say what its stamp is worth."""
+        """Learn from a device's message, and judge its time stamp."""
         lateness = self._lateness[device]
         stamp = lateness.observe(timestamp_ns, received_ns)
         if stamp is Stamp.CLOCK_SET and self._first_gap_ns is not None and device in (self._xray, self._carm):
@@ -56,15 +58,15 @@ class Clocks:
         return stamp
 
     def late_ns(self, pose: TrackedPose) -> int:
-        """By how much a pose took longer than the shortest way."""
+        """By how much a pose was delayed beyond the shortest delay of its device."""
         return self._lateness[pose.device].age_ns(pose.timestamp_ns, pose.received_ns)
 
     def age_ns(self, device: str, timestamp_ns: int) -> int:
-        """How old a measurement is now, beyond the shortest way it takes."""
+        """How old a measurement is now, beyond the shortest delay of its device."""
         return self._lateness[device].age_ns(timestamp_ns, self.now_ns)
 
     def image_age_ns(self, frame: Frame) -> int:
-        """How old an X-ray is now."""
+        """How old an X-ray is now, beyond the shortest delay of its source."""
         return self.age_ns(self._xray, frame.timestamp_ns)
 
     def apart(self, device: str, other: str) -> str:
@@ -77,8 +79,8 @@ class Clocks:
     def drifted(self) -> str:
         """Why images cannot be paired with poses now, or ''.
 
-        The ways of the two differ by an unknown but steady time. What changes as slowly as clocks drift is followed;
-        what does not is a clock that was set, or a delay that nobody can tell from one.
+        The delays of the two differ by an unknown but steady time. Changes as slow as clock drift are followed; a
+        faster one is a clock that was set, or a delay that cannot be told from one.
         """
         image, tracker = self._lateness[self._xray], self._lateness[self._carm]
         if image.offset_ns is None or tracker.offset_ns is None:
@@ -96,11 +98,11 @@ class Clocks:
         return f"image and tracker clocks moved apart by {apart_ns / 1e6:.0f} ms"
 
     def in_tracker_time_ns(self, image_timestamp_ns: int) -> int:
-        """When an image was taken, by the tracker's clock, as the two stood to each other at first."""
+        """When an image was taken, by the tracker's clock, relative to how the two clocks were related at first."""
         return image_timestamp_ns + round(self._gap_ns - (self._first_gap_ns or 0.0))
 
     def mistimed(self, frame: Frame, last_exposure_ns: int) -> tuple[str, bool]:
-        """Learn from a frame; why its time stamp cannot be believed, or '', and whether its clock was set."""
+        """Learn from a frame; returns why its time stamp cannot be trusted, or '', and whether its clock was set."""
         stamp = self.stamp(self._xray, frame.timestamp_ns, frame.received_ns)
         if stamp is Stamp.CLOCK_SET:
             return "the clock of the X-ray source was set", True

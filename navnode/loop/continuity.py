@@ -1,8 +1,8 @@
-"""Whether the marker on the patient moved as a patient does: in sight, and without a step.
+"""Detects that the patient's marker moved on the patient.
 
-A marker that is bumped, or slips while nobody sees it, stands elsewhere on the patient from then on, and everything
-placed by it is off by as much. A patient breathes and lies on a table: both are smooth. So each pose is compared with
-where the ones before it lead, at points as far from the marker as anatomy is: a small turn is a large error there.
+A marker that is bumped, or slips while it is hidden, sits elsewhere on the patient from then on, and everything placed
+by it is off by as much. Breathing and the table's motion are smooth. So each pose is compared with the extrapolation of
+the poses before it, at points as far from the marker as the anatomy is: a small rotation is a large error there.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ import numpy as np
 from navnode import geometry as g
 from navnode.types import Matrix
 
+__all__ = ["Continuity"]
+
 _LEVER_MM = 150.0
-"""From the marker to the anatomy, about."""
+"""Approximate distance from the marker to the anatomy."""
 _POINTS_MM = np.vstack([np.zeros(3), _LEVER_MM * np.eye(3)])
 _LEFT_MM = 2.0
-"""What noise explains, with the marker in sight or not."""
+"""A displacement that noise explains, with the marker in sight or not."""
 _ACCELERATION_MM_PER_S2 = 2_000.0
-"""A table that starts, a cough: a fifth of free fall."""
+"""Of a table that starts, or a cough: a fifth of free fall."""
 _SIGMAS = 6.0
 _HISTORY = 4
 _CURVED = 2.5
-"""How much of a steady acceleration, times a period squared, a straight line through that many poses misses."""
+"""Error of extrapolating a straight line through so many poses, per acceleration and squared period."""
 _UNSEEN_PERIODS = 2.5
-"""Poses further apart than so many of the tracker's own periods: the marker was hidden meanwhile."""
+"""After a gap of this many periods of the tracker the marker was hidden."""
 _LEAST_KNOWN = 4
-"""Poses before anything is predicted from them."""
+"""Number of poses before the next one is predicted."""
 
 
 class Continuity:
@@ -41,17 +43,17 @@ class Continuity:
         self._unseen = False
 
     def lost(self) -> None:
-        """The marker is not seen, or its pose cannot be used."""
+        """The marker is hidden, or its pose cannot be used."""
         self._unseen = True
 
     def forget(self) -> None:
-        """Poses from now on have nothing to do with those before."""
+        """Forget earlier poses; the next one is not compared with them."""
         self._times_s.clear()
         self._points_mm.clear()
         self._unseen = False
 
     def check(self, timestamp_ns: int, tracker_from_patient: Matrix) -> str:
-        """Take the next pose; why the marker may have moved on the patient, or ''."""
+        """Check the next pose; returns why the marker may have moved on the patient, or ''."""
         at_s, points_mm = timestamp_ns / 1e9, g.transform(tracker_from_patient, _POINTS_MM)
         reason = self._judge(at_s, points_mm) if self._times_s else ""
         if reason or self._unseen:
@@ -85,7 +87,7 @@ class Continuity:
         return float(np.median(np.diff(self._times_s)))
 
     def _predicted_mm(self, at_s: float) -> Matrix:
-        """Where the last poses lead, by a straight line through them."""
+        """Extrapolate the last poses along a straight line."""
         times_s, points_mm = np.array(self._times_s), np.array(self._points_mm)
         middle_s, middle_mm = times_s.mean(), points_mm.mean(axis=0)
         off_s = times_s - middle_s

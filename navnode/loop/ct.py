@@ -1,4 +1,4 @@
-"""What displays get of the pre-operative CT: a coarser copy at once, its bone surface when the worker has found it."""
+"""What displays show of the pre-operative CT: a coarser copy at once, its bone surface once the worker extracted it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import replace
 from navnode.loop.topics import TRY_AGAIN_NS, max_age_ns
 from navnode.projector.grids import coarsened, resample
 from navnode.types import Output, Status, SurfaceReady, SurfaceRequest, Validity, Volume, VolumeUpdate
+
+__all__ = ["ShownCt"]
 
 _DISPLAY_MM = 2.5
 _OVERDUE_NS = max_age_ns("surface.done")
@@ -20,7 +22,7 @@ class ShownCt:
     """
 
     def __init__(self, volume: Volume) -> None:
-        # Averaged first: smoothing all of a fine CT takes half as long again.
+        # Averaging first: smoothing a fine CT at full resolution takes half as long again.
         coarse = resample(coarsened(volume, _DISPLAY_MM / 2), max(_DISPLAY_MM, min(volume.spacing_mm)))
         self._update = VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0)
         self._shown = self._answered = False
@@ -28,14 +30,14 @@ class ShownCt:
         self._not_before_ns = 0
 
     def show(self) -> list[Output]:
-        """The CT, once."""
+        """The CT at the first call, nothing afterwards."""
         if self._shown:
             return []
         self._shown = True
         return [self._update]
 
     def request(self, now_ns: int) -> list[Output]:
-        """A request for the surface, until it has been answered."""
+        """Request the surface, until it has been answered."""
         if self._asked_ns is not None and now_ns - self._asked_ns > _OVERDUE_NS:
             self.forget_request()
         if self._answered or self._asked_ns is not None or now_ns < self._not_before_ns:
@@ -44,10 +46,10 @@ class ShownCt:
         return [SurfaceRequest(self._update.volume)]
 
     def on_answer(self, ready: SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
-        """Use the answer.
+        """Use the worker's answer.
 
         Returns:
-            What to show, and what to tell the operator ('': nothing).
+            The CT with its surface to show, and a notice for the operator ('': none).
         """
         if self._answered:
             return None, ""
@@ -62,5 +64,5 @@ class ShownCt:
         return self._update, ""
 
     def forget_request(self) -> None:
-        """No answer will come any more: ask again when there is somebody to ask."""
+        """No answer will come: ask again when a worker is there."""
         self._asked_ns = None

@@ -1,4 +1,4 @@
-"""Executors of registrations: at once, or when a recorded session was answered."""
+"""Executors of registrations: at once, or at the time of the recorded answer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from navnode.types import (
     Volume,
 )
 
+__all__ = ["AsRecorded", "AtOnce"]
+
 
 class AtOnce:
     """Registers a frame when it is requested.
 
     Args:
-        volume: the first one, or None.
-        now_ns: the time of answers.
+        volume: the volume at the start; None: there is none yet.
+        now_ns: returns the time of an answer.
     """
 
     def __init__(self, config: Config, volume: Volume | None, now_ns: Callable[[], int]) -> None:
@@ -27,39 +29,40 @@ class AtOnce:
         self._now_ns = now_ns
 
     def __call__(self, request: RegistrationRequest, volume: Volume | None) -> RegistrationDone:
-        """The answer, when all is done, also what prepares for the next frame."""
+        """Register a frame and prepare for the next."""
         done = self.register(request, volume)
         self.prepare(done)
         return done
 
     def register(self, request: RegistrationRequest, volume: Volume | None) -> RegistrationDone:
-        """The answer, as soon as it is known; :meth:`prepare` comes next."""
-        found = self._frames.register(request, volume)
-        return RegistrationDone(request, found, self._now_ns())
+        """Register a frame; call :meth:`prepare` next, when the answer has been sent."""
+        registration = self._frames.register(request, volume)
+        return RegistrationDone(request, registration, self._now_ns())
 
     def prepare(self, done: RegistrationDone) -> None:
-        """For the next frame."""
+        """Prepare for the next frame."""
         self._frames.prepare(done.registration)
 
 
 class AsRecorded:
-    """Holds a request until the recording says when the answer was taken live."""
+    """Holds a request until the time at which the live node got its answer."""
 
     def __init__(self, at_once: AtOnce) -> None:
         self._at_once = at_once
-        self._asked: tuple[RegistrationRequest, Volume | None] | None = None
+        self._request: tuple[RegistrationRequest, Volume | None] | None = None
 
     def __call__(self, request: RegistrationRequest, volume: Volume | None) -> None:
-        """Keep a request."""
-        self._asked = request, volume
+        """Hold a request."""
+        self._request = request, volume
 
     def answer(self, frame: object, now_ns: int) -> RegistrationDone | None:
-        """The answer that live took at a time; None when that frame was not asked for.
+        """Answer the held request; None: it is not for this frame.
 
         Args:
-            frame: its number.
+            frame: sequence number of the frame that the live node registered.
+            now_ns: when it got the answer.
         """
-        asked, self._asked = self._asked, None
-        if asked is None or asked[0].frame.sequence != frame:
+        request, self._request = self._request, None
+        if request is None or request[0].frame.sequence != frame:
             return None
-        return replace(self._at_once(*asked), now_ns=now_ns)
+        return replace(self._at_once(*request), now_ns=now_ns)

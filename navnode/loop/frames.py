@@ -1,4 +1,4 @@
-"""The newest X-ray: kept until its pose is known, registered one at a time, shown with what became of it."""
+"""The newest X-ray: kept until its pose is known, registered one at a time, shown with the outcome."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ from navnode.types import (
     invalid,
 )
 
+__all__ = ["Frames"]
+
 _STALE_NS = max_age_ns("xray")
 _SILENT_PERIODS, _SILENT_LEAST_NS = 5, 300_000_000
-"""After so many of its own periods a source of images is silent."""
+"""A source of images is silent after this many of its periods."""
 _LEAST_KNOWN = 4
 _LONGEST_EXPOSURE_NS = 100_000_000
-"""Slower series are pulsed: an exposure lasts no longer, whatever lies between two."""
+"""Slower series are pulsed: an exposure is never longer, whatever the time between two."""
 _ANATOMY_MM = 60.0 * np.array([[0.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
 """Points around the isocentre, in the C-arm's frame."""
 
 
 class Frames:
-    """What is known of the images, and which one waits."""
+    """The frame that waits, and the state of the image source."""
 
     def __init__(self, config: Config) -> None:
         self.carm = config.carm.geometry
         self._isocentre_mm = config.carm.source_to_isocentre_mm
         self._image_lag_ns = round(config.calibration.image_lag_ms * 1e6)
         self.pending: Frame | None = None
-        """The newest frame that has not been asked about."""
+        """The newest frame, until it is registered or refused."""
         self.in_flight = False
-        """Whether one is being registered."""
+        """Whether a frame is being registered."""
         self._last_received_ns = self._last_exposure_ns = self._last_registered_ns = 0
         self._carm_known = False
         self._motion_mm = config.trust.motion_mm
@@ -88,7 +90,7 @@ class Frames:
         return self.refuse(waiting, "the tracker has no pose for the exposure", clocks)
 
     def repeats(self, frame: Frame) -> bool:
-        """Whether a source has sent its last image again: no exposure, and no news. Noise tells exposures apart."""
+        """Whether the source sent its last image again, without an exposure: noise makes exposures differ."""
         if frame.timestamp_ns == self._last_exposure_ns:
             return True
         last, coarse = self._last_counts, (slice(None, None, 16),) * 2
@@ -98,12 +100,12 @@ class Frames:
 
     @property
     def period_ns(self) -> int | None:
-        """Between X-rays, of late; None while too few are known."""
+        """Median time between recent X-rays; None: too few came."""
         steps = sorted(b - a for a, b in pairwise(self._exposed))
         return steps[len(steps) // 2] if len(steps) >= _LEAST_KNOWN else None
 
     def blurred(self, frame: Frame, tools: Tools, clocks: Clocks) -> str:
-        """Why the C-arm was not still enough while a frame was exposed, or ''."""
+        """Why the C-arm moved too much during a frame's exposure, or ''."""
         exposure_ns = frame.exposure_ns or self._exposure_ns or min(self.period_ns or 0, _LONGEST_EXPOSURE_NS)
         if not exposure_ns:
             return ""
@@ -112,7 +114,7 @@ class Frames:
         return f"the C-arm moved {moved_mm:.1f} mm during the exposure" if moved_mm > self._motion_mm else ""
 
     def mismatch(self, frame: Frame) -> str:
-        """Why a frame is not one of the C-arm that is configured, or ''."""
+        """Why a frame does not fit the configured C-arm, or ''."""
         expected = (self.carm.height_px, self.carm.width_px)
         if frame.counts.shape == expected:
             return ""
@@ -120,7 +122,7 @@ class Frames:
         return f"the image is {width} x {height} pixels, the C-arm geometry is for {expected[1]} x {expected[0]}"
 
     def next(self, clocks: Clocks) -> tuple[Frame | None, list[Output]]:
-        """The frame to be placed now, none while one is being registered; one that waited too long is refused."""
+        """The frame to place now; None while one is being registered. A frame that waited too long is refused."""
         frame = None if self.in_flight else self.pending
         if frame is None or not self.stale(frame, clocks):
             return frame, []
@@ -128,20 +130,20 @@ class Frames:
         return None, self.refuse(frame, "the X-ray waited too long", clocks)
 
     def exposed_ns(self, frame: Frame, clocks: Clocks) -> int:
-        """When a frame was exposed, in the tracker's time."""
+        """When a frame was exposed, by the tracker's clock."""
         return clocks.in_tracker_time_ns(frame.timestamp_ns) - self._image_lag_ns
 
     def stale(self, frame: Frame, clocks: Clocks) -> bool:
-        """Whether a frame is too old to say where anything is now."""
+        """Whether a frame is too old to show where anything is now."""
         return clocks.now_ns - frame.received_ns > _STALE_NS
 
     def place(
         self, frame: Frame, patient_from_carm: Matrix | Missing, clocks: Clocks
     ) -> tuple[Matrix | None, list[Output]]:
-        """Let go of the waiting frame if its pose is known, or never will be.
+        """Release the waiting frame if its pose is known, or never will be.
 
         Returns:
-            The frame's ``patient_from_carm`` when it can be registered, and what there is to say otherwise.
+            The frame's ``patient_from_carm`` if it can be registered, and the outputs that refuse it otherwise.
         """
         if isinstance(patient_from_carm, Missing):
             if patient_from_carm.not_yet and clocks.now_ns - frame.received_ns < FRAME_WAITS_NS:
@@ -158,7 +160,7 @@ class Frames:
     def request(
         self, frame: Frame, patient_from_carm: Matrix, patient: PatientRegistration, volume: Volumes, epoch: int
     ) -> RegistrationRequest:
-        """Ask where a placed frame is in the volume; the next one waits until the answer has come."""
+        """Request a placed frame's registration; the next frame waits until the answer has come."""
         self.in_flight = True
         return RegistrationRequest(
             frame=frame,
@@ -171,16 +173,16 @@ class Frames:
         )
 
     def refuse(self, frame: Frame, reason: str, clocks: Clocks) -> list[Output]:
-        """A frame that cannot be registered to anything."""
+        """Show a frame that cannot be registered, with the reason."""
         self.dropped["rejected"] += 1
         return self.show(frame, None, invalid(reason), clocks)
 
     def show(self, frame: Frame, registration: Registration | None, verdict: Validity, clocks: Clocks) -> list[Output]:
-        """A frame and the C-arm's pose with it, or why there is none.
+        """Show a frame with the C-arm's pose, or with the reason it is missing.
 
         Args:
-            registration: None when there was none.
-            verdict: whether its pose may be used.
+            registration: the frame's registration; None: it was not registered.
+            verdict: whether the registered pose may be used.
         """
         volume_from_carm = registration.volume_from_carm if registration is not None and verdict.usable else None
         residual, similarity = (registration.residual, registration.similarity) if registration else (math.inf, 0.0)
@@ -195,7 +197,7 @@ class Frames:
         return [CArmPose(volume_from_carm, validity), shown]
 
     def tick(self, clocks: Clocks) -> list[Output]:
-        """Take the C-arm's pose back when no X-ray says any more where it is."""
+        """Withdraw the C-arm's pose when X-rays no longer show where it is."""
         silent_ns = min(max(_SILENT_PERIODS * (self.period_ns or _STALE_NS), _SILENT_LEAST_NS), _STALE_NS)
         if clocks.now_ns - self._last_received_ns > silent_ns:
             return self.withdraw("no X-ray came just now")
@@ -204,22 +206,22 @@ class Frames:
         return []
 
     def withdraw(self, reason: str) -> list[Output]:
-        """Take the C-arm's pose back, once."""
+        """Withdraw the C-arm's pose, unless it is withdrawn already."""
         if not self._carm_known:
             return []
         self._carm_known = False
         return [CArmPose(None, invalid(reason))]
 
     def age_s(self, now_ns: int) -> float | None:
-        """Since the last X-ray; None before the first."""
+        """Seconds since the last X-ray; None before the first."""
         return (now_ns - self._last_received_ns) / 1e9 if self._last_received_ns else None
 
     def forget_pictures(self) -> None:
-        """The directions of the pictures shown were placed by a registration that is lost."""
+        """Forget the directions of the pictures shown: the registration that placed them is lost."""
         self._slots = PictureSlots()
 
     def reset(self) -> None:
-        """A source vanished: nothing waits, and nothing is known of stamps and motion."""
+        """A source vanished: forget the waiting frame, time stamps and motion."""
         self.pending = None
         self._last_exposure_ns, self._last_counts = 0, None
         self._exposed.clear()

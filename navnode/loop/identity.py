@@ -1,8 +1,8 @@
-"""Whether a tool's marker is still the tool's own: trackers can take two markers for each other.
+"""Detects that the tracker confuses the markers of two tools.
 
-Markers are told apart by the tracker, by their geometry; half hidden, or plugged in wrongly, one may be reported under
-the other's name. Nothing in a single pose shows that. What shows it is where the markers were before: markers that
-jumped or were hidden at the same time, and then each go on where the other was, have been exchanged.
+The tracker tells markers apart by their geometry; half hidden, or plugged in wrongly, one may be reported under the
+other's name. No single pose shows that, but earlier ones do: markers that jumped or were hidden at the same time, and
+then each continue where the other was, have been exchanged.
 """
 
 from __future__ import annotations
@@ -14,42 +14,44 @@ import numpy as np
 from navnode.clock import NS_PER_S
 from navnode.types import Matrix, Status
 
+__all__ = ["Identities"]
+
 _CLEARLY_MM = 15.0
 """By how much one explanation must be better than the other."""
 _HAND_MM_PER_S, _FARTHEST_MM = 300.0, 120.0
-"""How far a tool is taken while it is hidden for a moment; no farther is plausible, however long it was hidden."""
+"""Plausible speed of a tool while it is hidden, and the largest plausible distance, however long it was hidden."""
 _NEAR_MM = 20.0
 _UNSEEN_PERIODS, _SHORTEST_GAP_NS = 2.5, 25_000_000
-"""Poses further apart than so many of the tracker's own periods: the marker was hidden meanwhile."""
+"""After a gap of this many periods of the tracker, and of at least this long, the marker was hidden."""
 _STEP_MM, _HAND_MM_PER_S2 = 5.0, 50_000.0
-"""How far a pose may lie from where the last two lead: what noise explains, and what a quick hand does."""
+"""How far a pose may lie from the extrapolation of the last two: by noise, and by the acceleration of a quick hand."""
 _BACK_DOUBTED_NS = 100_000_000
-"""A tool that has just come back is doubted until the others have been heard as well."""
-_ON_WAY_MM, _GOES_ON_NS = 8.0, 150_000_000
-"""A tool that is back where it would have got is itself: another one would be farther off than this."""
+"""A tool that has just come back is doubted until poses of the others have come, too."""
+_ON_PATH_MM, _EXTRAPOLATED_NS = 8.0, 150_000_000
+"""A tool that comes back this near to its extrapolated path is not another one."""
 _JUMP_DOUBTED_NS = 2_000_000_000
-"""A tool that jumped in plain sight is doubted for this long, if nothing else explains the jump."""
+"""How long a tool that jumped in sight is doubted, if nothing else explains the jump."""
 _TOGETHER_NS = 250_000_000
-"""Spells that end or begin this near to each other happened together: markers settle one after the other."""
+"""Spells that begin or end within this time of each other happened together: markers settle one after the other."""
 
 
 @dataclass
 class _Spell:
-    """Time out of sight, or the moment of a jump."""
+    """A time out of sight, or the moment of a jump."""
 
     began_ns: int
     from_mm: Matrix
-    """Where the marker was last."""
-    per_ns: Matrix | None = None
-    """Its velocity then, if that is known."""
+    """Last position before it, (3,)."""
+    mm_per_ns: Matrix | None = None
+    """Velocity before it, (3,); None: unknown."""
     jumped: bool = False
     ended_ns: int = 0
     """0 while it lasts."""
 
-    def off_way_mm(self, at_mm: Matrix) -> float:
-        """How far from where it would have got, had it gone on; a hand goes on for a moment alone."""
+    def off_path_mm(self, at_mm: Matrix) -> float:
+        """Distance from the extrapolated path; a hand keeps its velocity for a moment only."""
         elapsed_ns = self.ended_ns - self.began_ns
-        way = self.per_ns * elapsed_ns if self.per_ns is not None and elapsed_ns < _GOES_ON_NS else 0.0
+        way = self.mm_per_ns * elapsed_ns if self.mm_per_ns is not None and elapsed_ns < _EXTRAPOLATED_NS else 0.0
         return _apart(at_mm, self.from_mm + way)
 
 
@@ -58,14 +60,14 @@ class _Marker:
     name: str
     last_ns: int = 0
     last_mm: Matrix | None = None
-    per_ns: Matrix | None = None
-    """Its velocity; None after a gap."""
+    mm_per_ns: Matrix | None = None
+    """Velocity, (3,); None after a gap."""
     period_ns: float = 0.0
     spell: _Spell | None = None
-    """The last one."""
+    """The latest spell."""
     doubt: str = ""
     doubted_until_ns: int = 0
-    """0: until it is explained or confirmed."""
+    """0: until the doubt is resolved or the operator confirms the tool."""
     exchanged_with: str = ""
 
 
@@ -73,36 +75,36 @@ class Identities:
     """Watches the tools' markers.
 
     Args:
-        names: device -> the tool's name, for people.
+        names: device -> the tool's name.
     """
 
     def __init__(self, names: dict[str, str]) -> None:
         self._markers = {device: _Marker(name) for device, name in names.items()}
 
     def verdict(self, device: str) -> tuple[Status, str]:
-        """The best that a tool can be, and why."""
+        """The best status that a tool may have, and why it is not VALID."""
         marker = self._markers[device]
         if marker.exchanged_with:
             return Status.INVALID, f"{marker.name} and {marker.exchanged_with} are exchanged; confirm which is which"
         return (Status.DEGRADED, marker.doubt) if marker.doubt else (Status.VALID, "")
 
     def confirm(self, name: str) -> None:
-        """The operator says that this is the tool; one that it was exchanged with is itself again, too."""
+        """The operator confirms a tool, and thereby the one that it was exchanged with."""
         for marker in self._markers.values():
             if name in (marker.name, marker.exchanged_with) or name in marker.doubt:
                 marker.doubt = marker.exchanged_with = ""
 
     def lost(self, device: str, *, jumped: bool = False) -> None:
-        """A marker is hidden, or jumped: what comes next need not be the same marker."""
+        """A marker is hidden, or jumped: the next pose may be another marker's."""
         marker = self._markers[device]
         if marker.last_mm is not None and (marker.spell is None or marker.spell.ended_ns):
-            marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.per_ns, jumped)
+            marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.mm_per_ns, jumped)
 
     def on_pose(self, device: str, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool) -> None:
-        """Take a pose.
+        """Watch a pose.
 
         Args:
-            settled: enough of them have come since the marker was lost.
+            settled: whether enough poses have come since the marker was lost.
         """
         marker, at_mm = self._markers[device], tracker_from_marker[:3, 3]
         elapsed_ns = timestamp_ns - marker.last_ns
@@ -123,17 +125,17 @@ class Identities:
             self._judge(marker, marker.spell, at_mm)
 
     def _watch_steps(self, device: str, marker: _Marker, elapsed_ns: int, at_mm: Matrix) -> None:
-        """A step that no hand makes ends the run."""
+        """Note a step that no hand can make as a jump."""
         assert marker.last_mm is not None
-        if marker.per_ns is not None:
-            off_mm = _apart(at_mm, marker.last_mm + marker.per_ns * elapsed_ns)
+        if marker.mm_per_ns is not None:
+            off_mm = _apart(at_mm, marker.last_mm + marker.mm_per_ns * elapsed_ns)
             if off_mm > _STEP_MM + _HAND_MM_PER_S2 * (elapsed_ns / NS_PER_S) ** 2:
                 self.lost(device, jumped=True)
         away = marker.spell is not None and not marker.spell.ended_ns
-        marker.per_ns = None if away else (at_mm - marker.last_mm) / elapsed_ns
+        marker.mm_per_ns = None if away else (at_mm - marker.last_mm) / elapsed_ns
 
     def _judge(self, marker: _Marker, spell: _Spell, at_mm: Matrix) -> None:
-        """Compare a marker that is back with those that were away at the same time."""
+        """Compare a marker that came back with those that were away at the same time."""
         own_mm = _apart(at_mm, spell.from_mm)
         hidden_s = (spell.ended_ns - spell.began_ns) / NS_PER_S
         plausible = own_mm <= min(_NEAR_MM + _HAND_MM_PER_S * hidden_s, _FARTHEST_MM)
@@ -143,7 +145,7 @@ class Identities:
                 f"its marker jumped by {own_mm:.0f} mm",
                 _until(spell, _JUMP_DOUBTED_NS),
             )
-        elif len(self._markers) > 1 and spell.off_way_mm(at_mm) > _ON_WAY_MM:
+        elif len(self._markers) > 1 and spell.off_path_mm(at_mm) > _ON_PATH_MM:
             marker.doubt, marker.doubted_until_ns = "it has just come back", _until(spell, _BACK_DOUBTED_NS)
         for other in self._markers.values():
             if other is not marker and other.spell is not None and _together(spell, other.spell):
@@ -159,7 +161,7 @@ class Identities:
         kept_mm = own_mm + _apart(other.last_mm, other.spell.from_mm)
         swapped_mm = cross_mm + _apart(other.last_mm, spell.from_mm)
         if swapped_mm + _CLEARLY_MM < kept_mm:
-            again = marker.exchanged_with == other.name  # and each is itself once more
+            again = marker.exchanged_with == other.name  # exchanged twice: each is itself again
             marker.exchanged_with, other.exchanged_with = ("", "") if again else (other.name, marker.name)
             marker.doubt = other.doubt = ""
         elif kept_mm + _CLEARLY_MM < swapped_mm and plausible:

@@ -1,4 +1,4 @@
-"""OpenIGTLink messages as inputs of the loop."""
+"""Converts OpenIGTLink messages into inputs of the loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from navnode.igtl.messages import Image, Message, Transform
 from navnode.types import Frame, Input, Rejected, TrackedPose
 from navnode.xray.correction import ImageCorrection
 
+__all__ = ["Ingest"]
+
 
 class Ingest:
     """OpenIGTLink messages of a source -> inputs of the pipeline.
 
     Args:
-        detector: makes images into those of the configuration's C-arm; None: they are.
+        detector: corrects images to those of the configuration's C-arm; None: they need no correction.
     """
 
     def __init__(self, config: Config, detector: ImageCorrection | None = None) -> None:
@@ -28,17 +30,17 @@ class Ingest:
         self._sequence = 0
 
     def listens_to(self, message: Message) -> bool:
-        """Whether a message is of a device that matters here."""
+        """Whether the loop uses messages of this device."""
         if isinstance(message, Transform):
             return message.device in self._poses
         return isinstance(message, Image) and message.device == self._xray
 
     def computes(self, message: Message) -> bool:
-        """Whether taking a message in costs milliseconds: a raw image that is to be corrected."""
+        """Whether converting a message takes milliseconds: a raw image that needs correction."""
         return self._detector is not None and isinstance(message, Image) and message.device == self._xray
 
     def __call__(self, message: Message, received_ns: int) -> Input | None:
-        """None for devices that nobody here listens to."""
+        """Convert a message; None: the loop does not use its device."""
         if isinstance(message, Transform) and message.device in self._poses:
             return self._pose(message, received_ns)
         if isinstance(message, Image) and message.device == self._xray:
@@ -70,15 +72,13 @@ class Ingest:
         if voxels.dtype not in (np.uint16, np.uint8, np.int16):
             return Rejected(message.device, f"pixels are {voxels.dtype}; 8- or 16-bit counts are expected", received_ns)
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
-        if self._detector is not None and counts.shape == self._shape:  # the pipeline tells of another size
+        if self._detector is not None and counts.shape == self._shape:  # the pipeline reports another size
             angles = angles_rad(message.metadata)
             flex = self._detector.flex
             if flex is not None and angles is None:
-                return Rejected(message.device, "the X-ray states no angles, which the C-arm's flex needs", received_ns)
+                return Rejected(message.device, "the X-ray carries no C-arm angles; flex needs them", received_ns)
             if flex is not None and angles is not None and not flex.covers(*angles):
-                return Rejected(
-                    message.device, "the X-ray's angles are outside what flex was calibrated at", received_ns
-                )
+                return Rejected(message.device, "the C-arm's angles lie outside the calibrated flex", received_ns)
             counts = self._detector.corrected(counts, angles)
         self._sequence += 1
         stamped = message.timestamp_ns > 0

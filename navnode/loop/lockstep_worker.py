@@ -1,4 +1,4 @@
-"""The reconstruction worker of a lockstep replay; apart from the other executors, as a live node loads none of it."""
+"""The reconstruction worker of a lockstep replay; separate from other executors: a live node does not load it."""
 
 from __future__ import annotations
 
@@ -12,38 +12,44 @@ from navnode.reconstruction.answer import answer
 from navnode.reconstruction.methods import Method, Reconstructor, described
 from navnode.types import WorkerAnswer, WorkerRequest, WorkerState
 
+__all__ = ["FixedTimeWorker"]
+
 _ANSWERED_AFTER_NS = NS_PER_S
-"""A volume or a surface is there this long after it was asked for, however long it took."""
+"""Answers come this long after their request, however long they took."""
 
 _WORKER = 1
 
 
 class FixedTimeWorker:
-    """Computes beside the replay; answers are there at fixed times of the session."""
+    """Computes beside the replay; answers come at fixed times of the session.
+
+    Args:
+        now_ns: returns the session's time.
+    """
 
     def __init__(self, config: Config, now_ns: Callable[[], int]) -> None:
         self._reconstructor = Reconstructor(Method(config.reconstruction.method), 1)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
-        self._asked: list[tuple[int, Future[WorkerAnswer]]] = []
+        self._pending: list[tuple[int, Future[WorkerAnswer]]] = []
         self._now_ns = now_ns
 
     def __call__(self, request: WorkerRequest) -> None:
-        """Begin to answer."""
+        """Start to compute an answer."""
         due_ns = self._now_ns() + _ANSWERED_AFTER_NS
-        self._asked.append((due_ns, self._pool.submit(answer, self._reconstructor, request)))
+        self._pending.append((due_ns, self._pool.submit(answer, self._reconstructor, request)))
 
     def ready(self) -> WorkerState:
-        """It is there."""
+        """The message that a worker is there."""
         engine = described(self._reconstructor.method, self._reconstructor.engine)
         return WorkerState(True, engine, "", self._now_ns(), _WORKER)
 
     def due(self, now_ns: int) -> WorkerAnswer | None:
-        """The answer whose time has come."""
-        if not self._asked or self._asked[0][0] > now_ns:
+        """The next answer, if its time has come."""
+        if not self._pending or self._pending[0][0] > now_ns:
             return None
-        due_ns, future = self._asked.pop(0)
+        due_ns, future = self._pending.pop(0)
         return replace(future.result(), now_ns=due_ns, elapsed_ms=_ANSWERED_AFTER_NS / 1e6)
 
     def close(self) -> None:
-        """No more answers."""
+        """Stop computing."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,8 @@
 """The loop: one message in, messages out. No sockets, no clock, no threads.
 
 Heavy work leaves as a request and comes back as a message: ``RegistrationRequest`` -> ``RegistrationDone``,
-``ReconstructionRequest`` -> ``VolumeReady``, ``SurfaceRequest`` -> ``SurfaceReady``. Whoever calls
-:meth:`Pipeline.step` decides where it is done: the node in a thread and in the worker process, a replay at once.
+``ReconstructionRequest`` -> ``VolumeReady``, ``SurfaceRequest`` -> ``SurfaceReady``. The caller of
+:meth:`Pipeline.step` decides where it runs: the node in a thread and in the worker process, a replay at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from navnode.config import Config
 from navnode.loop.clocks import Clocks
 from navnode.loop.frames import Frames
 from navnode.loop.status import NodeStatus
-from navnode.loop.tools import Taken, Tools
+from navnode.loop.tools import PoseOutcome, Tools
 from navnode.loop.volume import Volumes
 from navnode.registration.patient import Loss, PatientRegistration
 from navnode.types import (
@@ -35,6 +35,8 @@ from navnode.types import (
 )
 from navnode.xray.counts import blank_reason
 
+__all__ = ["Pipeline"]
+
 _DONE = {
     Operation.ACCEPT_REGISTRATION: "Accepted; it stays DEGRADED until X-rays confirm it",
     Operation.REJECT_REGISTRATION: "Registration rejected; searching again",
@@ -45,7 +47,11 @@ _DONE = {
 
 
 class Pipeline:
-    """The node's state and what every message does to it; without a CT as volume, the first X-rays make one."""
+    """The node's state, and how every message changes it.
+
+    Args:
+        volume: the CT; None: the first X-rays make a volume.
+    """
 
     def __init__(self, config: Config, volume: Volume | None) -> None:
         self.config = config
@@ -56,9 +62,9 @@ class Pipeline:
         self.epoch = 0
 
     def step(self, message: Input) -> list[Output]:
-        """What one message leads to."""
+        """Handle one message; returns the outputs."""
         self.clocks.advance(message)
-        self.epoch = self.epoch or self.clocks.now_ns  # unlike any other node's
+        self.epoch = self.epoch or self.clocks.now_ns  # differs from the epochs of other nodes
         outputs: list[Output] = []
         match message:
             case TrackedPose():
@@ -92,14 +98,14 @@ class Pipeline:
         return self.status.report(self.patient, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns)
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
-        taken, reason = self.tools.on_pose(pose, self.clocks)
-        if taken is Taken.NOT_SEEN:
+        outcome, reason = self.tools.on_pose(pose, self.clocks)
+        if outcome is PoseOutcome.NOT_SEEN:
             return self.tools.invalidate(pose.device, reason, pose.timestamp_ns, seen=False)
-        if taken is Taken.CLOCK_SET:
-            self.patient.unsure(f"the clock of {pose.device} was set; an X-ray would confirm that all is in its place")
-        if taken is Taken.MOVED:
+        if outcome is PoseOutcome.CLOCK_SET:
+            self.patient.unsure(f"the clock of {pose.device} was set; an X-ray would confirm that nothing moved")
+        if outcome is PoseOutcome.MOVED:
             self.patient.unsure(f"{reason}; an X-ray would confirm that it has not moved on the patient")
-        if taken in (Taken.CLOCK_SET, Taken.DROPPED):
+        if outcome in (PoseOutcome.CLOCK_SET, PoseOutcome.DROPPED):
             return []
         overlays = self.tools.overlays(self.patient, self.clocks)
         return overlays + self._start() if pose.device == self.config.devices.carm else overlays
@@ -129,7 +135,7 @@ class Pipeline:
         self.frames.in_flight = False
         request, registration = done.request, done.registration
         if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):
-            # Made against a volume that has been replaced, or with poses that do not hold any more.
+            # Registered to a volume that has been replaced, or with poses that no longer hold.
             self.frames.dropped["xray"] += 1
             return self._start()
         verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
@@ -176,7 +182,7 @@ class Pipeline:
         return [*outputs, CommandResult(command.operation, not why_not, text)]
 
     def _reset_registration(self, loss: Loss) -> None:
-        """With a registration goes what was placed by it."""
+        """Forget what a lost registration placed."""
         if loss is Loss.NONE:
             return
         self.epoch += 1
@@ -184,17 +190,17 @@ class Pipeline:
         self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
 
     def _reset_source(self, source: SourceState) -> list[Output]:
-        """What came from there may be moved before it returns: begin again with nothing known to be true."""
-        self.epoch += 1  # what is being registered belongs to the poses from before
+        """A source vanished, and may be moved before it returns: forget what it sent."""
+        self.epoch += 1  # a registration that is still running uses earlier poses
         self.tools.reset()
         self.clocks.reset()
         self.frames.reset()
         if self.volume.current is None:
-            self.volume.forget_views()  # their poses are in the frame of a marker that may be moved
+            self.volume.forget_views()  # their poses are relative to a marker that may be moved
         self.patient.doubt(f"source {source.name} vanished")
         return self._report_patient() + self.frames.withdraw(f"source {source.name} vanished")
 
     def _report_patient(self) -> list[Output]:
-        """The patient's pose; where there is none, the tools are withdrawn with it."""
+        """Report the patient's pose; if it is unusable, withdraw the tools."""
         pose = self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)
         return [pose] if pose.validity.usable else [pose, *self.tools.withdraw(pose.validity.reason)]

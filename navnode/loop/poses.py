@@ -1,4 +1,4 @@
-"""Tracked poses by time: interpolated between samples, never carried beyond them."""
+"""Tracked poses by time: interpolated between samples, never extrapolated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from navnode import geometry as g
 from navnode.loop.topics import POSE_GAP_NS, bound_of, max_age_ns
 from navnode.types import Matrix
 
+__all__ = ["Missing", "PoseRing", "SETTLE_SAMPLES"]
+
 SETTLE_SAMPLES = 4
-"""Samples in a row before a marker that was hidden, or that jumped, is believed again."""
+"""Samples in a row before a marker that was hidden, or that jumped, is trusted again."""
 
 _JUMP_MM, _JUMP_MM_PER_S = 10.0, 3_000.0
 _JUMP_RAD, _JUMP_RAD_PER_S = 0.15, 15.0
-"""No hand moves a marker farther than the first and faster than the second: it was taken for another one, or moved
-while nobody looked."""
+"""No hand moves a marker farther than the first and faster than the second: the tracker took another marker for it, or
+it moved while it was hidden."""
 
 _STALE_NS = max_age_ns("pose")
 _STALE_PERIODS, _STALE_LEAST_NS = 7, 60_000_000
@@ -32,13 +34,16 @@ class Missing:
 
     reason: str
     not_yet: bool
-    """True when a later sample may still bring it."""
+    """Whether a later sample may still provide it."""
 
 
 class PoseRing:
     """The last few seconds of one marker.
 
-    Samples form runs without a gap; a run is believed from its ``SETTLE_SAMPLES``-th sample on.
+    Samples form runs without a gap; a run is trusted from its ``SETTLE_SAMPLES``-th sample on.
+
+    Args:
+        name: device name, for reasons.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,7 +54,7 @@ class PoseRing:
         self._broken = True
         self._repeated = 0
         self.jumps = 0
-        """How often it moved faster than it can."""
+        """How often the marker moved faster than a hand can."""
 
     @property
     def newest_ns(self) -> int:
@@ -58,30 +63,33 @@ class PoseRing:
 
     @property
     def settled(self) -> bool:
-        """Whether the newest sample is believed."""
+        """Whether the newest sample is trusted."""
         return bool(self._place_in_run) and self._place_in_run[-1] >= SETTLE_SAMPLES
 
     @property
     def period_ns(self) -> int:
-        """Between samples, of late; 0 while too few are known."""
+        """Median time between recent samples; 0: too few came."""
         recent = self._times_ns[-9:]
         return sorted(b - a for a, b in pairwise(recent))[len(recent) // 2 - 1] if len(recent) == 9 else 0
 
     @property
     def stale_ns(self) -> int:
-        """A marker without a pose for this long is not seen: a few of its periods, and never more than the table's."""
+        """A marker without a pose for this long is hidden: a few of its periods, at most the topic's maximum age."""
         period_ns = self.period_ns
         return min(_STALE_NS, max(_STALE_PERIODS * period_ns, _STALE_LEAST_NS)) if period_ns else _STALE_NS
 
     def frozen(self, tracker_from_marker: Matrix, after: int) -> bool:
-        """Whether this sample equals the newest ones to the last bit. No marker that is measured stands so still: it is
-        an old measurement, sent again under new stamps."""
+        """Whether the tracker repeats an old measurement under new time stamps: noise makes measurements differ.
+
+        Args:
+            after: this many equal samples in a row are a repetition; 0: never.
+        """
         same = bool(self._poses) and np.array_equal(self._poses[-1], tracker_from_marker)
         self._repeated = self._repeated + 1 if same else 0
         return bool(after) and self._repeated >= after
 
     def add(self, timestamp_ns: int, tracker_from_marker: Matrix) -> bool:
-        """Take a sample; False when it is not newer than the newest."""
+        """Add a sample; False: it is not newer than the newest one."""
         if timestamp_ns <= self.newest_ns:
             return False
         if timestamp_ns - self.newest_ns > POSE_GAP_NS:
@@ -98,7 +106,7 @@ class PoseRing:
         return True
 
     def lost(self) -> None:
-        """The marker was not seen, or its pose was none: nothing is interpolated across this."""
+        """The marker was hidden, or its pose unusable: nothing is interpolated across this."""
         self._broken = True
 
     def clear(self) -> None:
@@ -108,7 +116,7 @@ class PoseRing:
         self._broken = True
 
     def at(self, timestamp_ns: int) -> Matrix | Missing:
-        """The pose at a time, interpolated between its two neighbours."""
+        """The pose at a time, interpolated between the samples around it."""
         after = bisect_left(self._times_ns, timestamp_ns)
         if after == len(self._times_ns):
             return Missing(f"{self.name} has no pose for that time yet", not_yet=True)

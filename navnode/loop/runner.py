@@ -1,6 +1,6 @@
-"""What drives the loop, live and in every kind of replay: arrivals in, steps, requests carried out, the rest sent on.
+"""Drives the loop, live and in every kind of replay: steps through arrivals, executes requests, emits other outputs.
 
-No sockets and no threads: whoever needs them passes executors that answer later, through :meth:`Runner.feed`.
+No sockets and no threads: executors that need them answer later, through :meth:`Runner.feed`.
 """
 
 from __future__ import annotations
@@ -22,36 +22,38 @@ from navnode.types import (
     WorkerRequest,
 )
 
+__all__ = ["AskWorker", "Register", "Runner", "Step"]
+
 Register = Callable[[RegistrationRequest, Volume | None], Input | None]
-"""Carries out a request against the volume that it refers to; the answer, or None when it comes later."""
+"""Executes a request against the volume that it refers to; returns the answer, or None if it comes later."""
 
 AskWorker = Callable[[WorkerRequest], Input | None]
-"""Likewise, of what the reconstruction worker does."""
+"""Likewise for requests to the reconstruction worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message that the loop took, and what it led to."""
+    """One message to the loop, and its outputs."""
 
     message: Input
     arrival: int | None
-    """The number of the arrival that the message was, if it was one."""
+    """Number of the arrival that the message was made from; None: it did not arrive from outside."""
     outputs: list[Output]
     """Empty also when the step failed."""
     began_ns: int
     ended_ns: int
-    """When everything was sent."""
+    """When all outputs were sent."""
 
 
 class Runner:
-    """One pipeline being driven.
+    """Drives one pipeline.
 
     Args:
-        ingest: what messages mean.
-        register, ask_worker: carry out requests.
-        now_ns: the time of steps: the clock's, or the session's that is run again.
-        emit: takes every output except requests.
-        record: takes every step, also one that failed.
+        ingest: converts messages into inputs.
+        register, ask_worker: execute requests.
+        now_ns: returns the time of steps: the clock's, or that of the session being replayed.
+        emit: called with every output except requests.
+        record: called with every step, also with one that failed.
     """
 
     def __init__(
@@ -70,13 +72,13 @@ class Runner:
         self._now_ns, self._emit, self._record = now_ns, emit, record
 
     def receive(self, message: Message, received_ns: int, arrival: int | None = None) -> None:
-        """Take a message as it came in, if it is of a device of ours."""
-        taken = self.ingest(message, received_ns)
-        if taken is not None:
-            self.feed(taken, arrival)
+        """Feed a message that arrived, if the loop uses its device."""
+        converted = self.ingest(message, received_ns)
+        if converted is not None:
+            self.feed(converted, arrival)
 
     def feed(self, message: Input, arrival: int | None = None) -> list[Output]:
-        """Step, and then step again with every answer that is there at once; what the message itself led to."""
+        """Step with a message, then with every immediate answer to it; returns the message's own outputs."""
         first: list[Output] | None = None
         waiting = deque([(message, arrival)])
         while waiting:
@@ -89,13 +91,13 @@ class Runner:
         try:
             outputs = self.pipeline.step(message)
             for output in outputs:
-                if (answer := self._carry_out(output)) is not None:
+                if (answer := self._execute(output)) is not None:
                     waiting.append((answer, None))
-        finally:  # a step that ends the node is in the recording, too
+        finally:  # a step that ends the node belongs in the recording, too
             self._record(Step(message, arrival, outputs, began_ns, self._now_ns()))
         return outputs
 
-    def _carry_out(self, output: Output) -> Input | None:
+    def _execute(self, output: Output) -> Input | None:
         match output:
             case RegistrationRequest():
                 return self._register(output, self.pipeline.volume.current)

@@ -14,8 +14,10 @@ from navnode.registration.patient import PatientRegistration
 from navnode.types import Frame, NodeState, RegisteredFrame, Rejected, SourceState, Status
 from navnode.xray.dose import Ledger
 
+__all__ = ["NodeStatus"]
+
 _RATE_NS = 2_000_000_000
-"""Frames of the last seconds make the frame rate."""
+"""The frame rate is averaged over this time."""
 
 _DROPS = ("xray", "pose", "late", "rejected")
 
@@ -35,10 +37,11 @@ class NodeStatus:
         self._rejected = 0
 
     def received(self, frame: Frame, mismatch: str, *, repeated: bool) -> None:
-        """Count a frame, and its dose unless it is an exposure that was counted already.
+        """Count a frame and its dose.
 
         Args:
-            mismatch: why it does not fit the configured C-arm, or ''.
+            mismatch: why the frame does not fit the configured C-arm, or ''.
+            repeated: the source sent its last image again; its dose is counted already.
         """
         self.notice(mismatch)
         self._received += 1
@@ -65,18 +68,18 @@ class NodeStatus:
             self._notices.append(text)
 
     def on_source(self, source: SourceState) -> bool:
-        """Update a source's state; whether it vanished, which the operator is notified of."""
+        """Update a source's state; returns whether it vanished, and then notifies the operator."""
         was = self._sources.get(source.name)
         if source.connected or source.name in self._configured:
             self._sources[source.name] = "" if source.connected else source.reason
         else:
-            self._sources.pop(source.name, None)  # a console that pushed something
+            self._sources.pop(source.name, None)  # a console that pushed messages
         vanished = not source.connected and was == ""
         self.notice(f"source {source.name}: {source.reason}" if vanished else "")
         return vanished
 
     def due(self, now_ns: int) -> bool:
-        """Whether a report is due; marks it as made."""
+        """Whether a report is due; if so, the next one is due a period later."""
         if now_ns - self._last_ns < STATE_EVERY_NS:
             return False
         self._last_ns = now_ns
@@ -99,7 +102,7 @@ class NodeStatus:
             frames_received=self._received,
             frames_registered=self._registered,
             frame_rate_hz=rate,
-            volumes=volume.made,
+            volumes=volume.reconstructed,
             dropped={name: dropped[name] for name in _DROPS},
             status_counts=dict(self._by_status),
             notices=tuple(self._notices),

@@ -1,4 +1,4 @@
-"""Tracked markers, and where a tool's pose becomes an overlay on the volume."""
+"""Tracked markers, and the overlay of every tool on the volume."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from navnode.loop.topics import PATIENT_HIDDEN_NS, TOOL_WAITS_NS, max_age_ns
 from navnode.registration.patient import PatientRegistration
 from navnode.types import Matrix, Output, Rejected, Status, ToolPose, TrackedPose, Validity, invalid
 
+__all__ = ["PoseOutcome", "Tools"]
+
 _LATE_NS = max_age_ns("pose")
-"""A pose that took longer than this is as good as none."""
+"""A pose that arrives later than this is not used."""
 
 
-class Taken(Enum):
+class PoseOutcome(Enum):
     """What became of a tracked pose."""
 
     KEPT = auto()
     MOVED = auto()
     """Kept, but the patient's marker may have moved on the patient."""
     CLOCK_SET = auto()
-    """Dropped, and all earlier ones with it: they are stamped by a clock that was set since."""
+    """Dropped with all earlier ones: the clock that stamped them was set since."""
     NOT_SEEN = auto()
-    """The tracker does not see the marker, or only repeats what it saw."""
+    """The tracker does not see the marker, or only repeats an old pose."""
     DROPPED = auto()
-    """Of no device of ours, late, or out of order."""
+    """Of an unknown device, late, or out of order."""
 
 
 class Tools:
@@ -53,32 +55,32 @@ class Tools:
         self.active = config.tools[0].name if config.tools else ""
         """The tool that the slices follow."""
         self.validity: dict[str, Validity] = {}
-        """Of every tool's last overlay."""
+        """Tool's name -> validity of its last overlay."""
         self.dropped: Counter[str] = Counter()
 
-    def on_pose(self, pose: TrackedPose, clocks: Clocks) -> tuple[Taken, str]:
-        """Keep a pose by its time, or not; what became of it, and why."""
+    def on_pose(self, pose: TrackedPose, clocks: Clocks) -> tuple[PoseOutcome, str]:
+        """Keep a pose or drop it; returns the outcome and its reason."""
         ring = self.rings.get(pose.device)
         if ring is None:
-            return Taken.DROPPED, ""
+            return PoseOutcome.DROPPED, ""
         if pose.tracker_from_marker is None:
             self._lost(pose.device)
-            return Taken.NOT_SEEN, "not seen by the tracker"
+            return PoseOutcome.NOT_SEEN, "not seen by the tracker"
         stamp = clocks.stamp(pose.device, pose.timestamp_ns, pose.received_ns)
         if stamp is Stamp.CLOCK_SET:
             ring.clear()
             self._continuity.lost()
         if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _LATE_NS:
-            # As good as none: if all of them are, the silence is noticed.
+            # Not used; if that happens to all poses, the silence is noticed.
             self.dropped["late"] += stamp is not Stamp.LEARNING
-            return (Taken.CLOCK_SET if stamp is Stamp.CLOCK_SET else Taken.DROPPED), ""
+            return (PoseOutcome.CLOCK_SET if stamp is Stamp.CLOCK_SET else PoseOutcome.DROPPED), ""
         if pose.timestamp_ns > ring.newest_ns and ring.frozen(pose.tracker_from_marker, self._frozen_after):
             self._lost(pose.device)
-            return Taken.NOT_SEEN, f"the tracker repeats one pose of {pose.device}"
+            return PoseOutcome.NOT_SEEN, f"the tracker repeats one pose of {pose.device}"
         jumps = ring.jumps
         if not ring.add(pose.timestamp_ns, pose.tracker_from_marker):
             self.dropped["pose"] += 1
-            return Taken.DROPPED, ""
+            return PoseOutcome.DROPPED, ""
         self._received_ns[pose.device] = pose.received_ns
         if pose.device in self._tools:
             self._tools[pose.device].wait(pose)
@@ -87,11 +89,11 @@ class Tools:
             self._identities.on_pose(pose.device, pose.timestamp_ns, pose.tracker_from_marker, settled=ring.settled)
         if pose.device == self._devices.patient:
             moved = self._continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
-            return (Taken.MOVED, moved) if moved else (Taken.KEPT, "")
-        return Taken.KEPT, ""
+            return (PoseOutcome.MOVED, moved) if moved else (PoseOutcome.KEPT, "")
+        return PoseOutcome.KEPT, ""
 
     def _lost(self, device: str) -> None:
-        """A marker is not seen: nothing is carried across this."""
+        """A marker is hidden: nothing is interpolated across this."""
         self.rings[device].lost()
         if device in self._tools:
             self._identities.lost(device)
@@ -99,11 +101,11 @@ class Tools:
             self._continuity.lost()
 
     def overlays(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
-        """The overlays that have become possible, or impossible, since the last call."""
+        """Overlays that have become possible, or impossible, since the last call."""
         return [output for tool in self._tools.values() for output in self._overlay(tool, patient, clocks)]
 
     def tick(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
-        """The overlays that time makes possible or takes away."""
+        """Overlays that become possible, or expire, as time passes."""
         outputs: list[Output] = []
         for device, tool in self._tools.items():
             outputs += self._overlay(tool, patient, clocks)
@@ -116,7 +118,7 @@ class Tools:
         return outputs
 
     def invalidate(self, device: str, reason: str, timestamp_ns: int, *, seen: bool = True) -> list[Output]:
-        """Take back a tool's overlay; nothing for a device that is not a tool."""
+        """Withdraw a tool's overlay; nothing for a device that is not a tool."""
         tool = self._tools.get(device)
         if tool is None:
             return []
@@ -124,30 +126,30 @@ class Tools:
         return self._say(tool, None, invalid(reason, timestamp_ns), seen=seen)
 
     def withdraw(self, reason: str) -> list[Output]:
-        """Take back every tool's overlay."""
+        """Withdraw every tool's overlay."""
         return [output for device in self._tools for output in self.invalidate(device, reason, 0)]
 
     def reject(self, rejected: Rejected) -> list[Output]:
-        """A marker's pose cannot be used: nothing is interpolated across it, and a tool's overlay is taken back."""
+        """A marker's pose cannot be used: nothing is interpolated across it, and a tool's overlay is withdrawn."""
         if rejected.device in self.rings:
             self._lost(rejected.device)
         return self.invalidate(rejected.device, rejected.reason, 0)
 
     def reset(self) -> None:
-        """Forget where all markers were."""
+        """Forget all poses."""
         for device, ring in self.rings.items():
             self._lost(device)
             ring.clear()
 
     def select(self, name: str) -> str:
-        """Let the slices follow a tool; why not, or ''."""
+        """Let the slices follow a tool; returns why not, or ''."""
         if why_not := self._unknown(name):
             return why_not
         self.active = name
         return ""
 
     def confirm(self, name: str) -> str:
-        """The operator has looked: this is the tool; why not, or ''."""
+        """The operator confirms that the marker is this tool's; returns why that is impossible, or ''."""
         if why_not := self._unknown(name):
             return why_not
         self._identities.confirm(name)
@@ -155,10 +157,10 @@ class Tools:
 
     def _unknown(self, name: str) -> str:
         names = [tool.name for tool in self._tools.values()]
-        return "" if name in names else f"there is no tool {name!r}; there are: {names}"
+        return "" if name in names else f"there is no tool {name!r}; known tools: {names}"
 
     def patient_from_carm(self, timestamp_ns: int, clocks: Clocks) -> Matrix | Missing:
-        """The C-arm at an X-ray's time relative to the patient's marker, from tracking alone."""
+        """patient_from_carm at an X-ray's time, relative to the patient's marker, from tracking alone."""
         if reason := clocks.apart(self._devices.carm, self._devices.patient) or clocks.drifted():
             return Missing(reason, not_yet=False)
         tracker_from_marker = self.rings[self._devices.carm].at(timestamp_ns)
@@ -170,7 +172,7 @@ class Tools:
         return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
 
     def moved_mm(self, timestamp_ns: int, exposure_ns: int, points_mm: Matrix, clocks: Clocks) -> float:
-        """How far the C-arm moved over the anatomy within an exposure that ends at a time; 0 where nobody knows.
+        """How far the C-arm moved relative to the anatomy in an exposure that ended at a time; 0: unknown.
 
         Args:
             points_mm: (N, 3), points of the anatomy in the C-arm's frame.
@@ -182,16 +184,16 @@ class Tools:
         return float(np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1).max())
 
     def patient_seen(self, clocks: Clocks) -> bool:
-        """Whether the patient's marker has been seen just now."""
+        """Whether the patient's marker was seen recently."""
         return clocks.now_ns - self._received_ns[self._devices.patient] < PATIENT_HIDDEN_NS
 
     @property
     def patient_newest_ns(self) -> int:
-        """Time of the newest pose of the patient's marker, 0 when there is none."""
+        """Time of the newest pose of the patient's marker; 0: there is none."""
         return self.rings[self._devices.patient].newest_ns
 
     def _overlay(self, tool: _Tool, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
-        """That of the newest of the tool's poses for which the patient's pose at that time is known."""
+        """The overlay of a tool's newest pose for whose time the patient's pose is known."""
         if not tool.waiting:
             return []
         if (pose := tool.newest(self.patient_newest_ns)) is not None:
@@ -204,7 +206,7 @@ class Tools:
         return self._say(tool, None, invalid("the patient's marker is not seen", newest.timestamp_ns))
 
     def _placed(self, tool: _Tool, pose: TrackedPose, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
-        """Here a pose becomes an overlay: the tool's tip in the volume, at the pose's own time."""
+        """Turn a pose into an overlay: the tool's tip in the volume, at the time of the pose."""
         if reason := clocks.apart(pose.device, self._devices.patient):
             return self._say(tool, None, invalid(reason, pose.timestamp_ns))
         tracker_from_patient = self.rings[self._devices.patient].at(pose.timestamp_ns)
@@ -250,9 +252,9 @@ class _Tool:
     name: str
     marker_from_tooltip: Matrix
     waiting: deque[TrackedPose] = field(default_factory=lambda: deque(maxlen=16))
-    """Poses that have not become overlays yet: the patient's at their time is not known."""
+    """Poses that are no overlays yet, because the patient's pose at their time is unknown."""
     waiting_since_ns: int = 0
-    """Since when none could become one."""
+    """Since when no pose has become an overlay."""
 
     def wait(self, pose: TrackedPose) -> None:
         if not self.waiting:
@@ -260,7 +262,7 @@ class _Tool:
         self.waiting.append(pose)
 
     def newest(self, until_ns: int) -> TrackedPose | None:
-        """The newest of those waiting that is not later than a time; it and the earlier ones wait no more."""
+        """The newest waiting pose not later than a time; removes it and earlier ones."""
         ready = [pose for pose in self.waiting if pose.timestamp_ns <= until_ns]
         if not ready:
             return None

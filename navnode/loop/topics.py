@@ -1,7 +1,7 @@
-"""Topics: one table of what flows, how it waits, how old it may get and how it is recorded; and all times of the loop.
+"""Topics: one table of all messages, how they queue, how old they may get, how they are recorded; and the loop's times.
 
-No age and no bound is written anywhere else. What obeys the table is named at each policy; tests/loop/test_topics.py
-walks the rows.
+No maximum age and no queue bound is defined elsewhere. Each policy names the code that obeys it;
+tests/loop/test_topics.py checks every row.
 """
 
 from __future__ import annotations
@@ -34,31 +34,56 @@ from navnode.types import (
     WorkerState,
 )
 
+__all__ = [
+    "CLOCKS_APART_NS",
+    "FRAME_LATE_NS",
+    "FRAME_WAITS_NS",
+    "FROM_WORKER",
+    "HEARTBEAT_NS",
+    "PATIENT_HIDDEN_NS",
+    "PICTURE_LIVE_NS",
+    "POSE_GAP_NS",
+    "Queue",
+    "Recorded",
+    "STATE_EVERY_NS",
+    "STILL_WITHIN_NS",
+    "TICK_NS",
+    "TOOL_WAITS_NS",
+    "TOPICS",
+    "TO_DISPLAYS",
+    "TO_WORKER",
+    "TRY_AGAIN_NS",
+    "Topic",
+    "bound_of",
+    "max_age_ns",
+    "topic_of",
+]
+
 
 class Queue(StrEnum):
     """How values wait."""
 
     NONE = "none"
-    """Not at all: the loop takes it, or the console is answered, in the call that brings it."""
+    """Not at all: the loop handles it, or the console is answered, in the call that brings it."""
     LATEST = "latest"
-    """The newest ones wait; what they replace is dropped and counted (``Frames``; ``bus.Subscriber``)."""
+    """The newest ones wait; older ones are dropped and counted (``Frames``; ``bus.Subscriber``)."""
     BY_TIME = "by time"
-    """The last so many are kept to interpolate between (``PoseRing``)."""
+    """The last ones are kept to interpolate between them (``PoseRing``)."""
     LOSSLESS = "lossless"
-    """All wait; one that finds no room is answered with a failure (``Node``, ``worker.serve``)."""
+    """All wait; one that does not fit is answered with a failure (``Node``, ``worker.serve``)."""
 
 
 class Recorded(StrEnum):
     """What a session keeps of a value (``recording.format``)."""
 
     ARRIVAL = "arrival"
-    """The message it was, byte by byte; the step only says which."""
+    """The original message's bytes; the step refers to them."""
     STEP = "step"
     """The value, in the step."""
     ANSWER = "answer"
-    """What a replay needs to have it again: which frame was registered, or all of a volume."""
+    """What a replay needs to reproduce it: which frame was registered, or the whole volume."""
     OUTPUT = "output"
-    """As something that a step led to."""
+    """As an output of a step."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +94,12 @@ class Topic:
     kind: type
     queue: Queue
     bound: int
-    """Values that may wait; 0: none do."""
+    """Number of values that may wait; 0: none."""
     max_age_ms: float
-    """Older than this it is stale: what depends on it turns INVALID."""
+    """An older value is stale: results that depend on it turn INVALID."""
     recorded: Recorded
     every_ms: float = 0.0
-    """Sent to displays no more often, each tool by itself."""
+    """Shortest time between two values sent to displays, for each tool separately."""
 
 
 TOPICS = {
@@ -102,13 +127,17 @@ TOPICS = {
         Topic("state", NodeState, Queue.LATEST, 4, 1_000, Recorded.OUTPUT),
     )
 }
-"""Every topic, in the order of a frame's way. ``frame`` ... ``state`` leave the node over ZeroMQ for displays."""
+"""Every topic, in the order in which a frame passes them. ``frame`` ... ``state`` go to displays over ZeroMQ."""
 
 _BY_KIND = {topic.kind: topic for topic in TOPICS.values()}
 
 
 def topic_of(value: object) -> Topic:
-    """The topic that carries a value."""
+    """The topic that carries a value.
+
+    Raises:
+        LocalError: no topic carries values of this type.
+    """
     topic = _BY_KIND.get(type(value))
     if topic is None:
         raise LocalError(f"{type(value).__name__} has no topic")
@@ -121,24 +150,24 @@ def max_age_ns(topic: str) -> int:
 
 
 def bound_of(*topics: str) -> int:
-    """Values of these topics that may wait together, in one queue."""
+    """Number of values of these topics that may wait in one queue."""
     return sum(TOPICS[topic].bound for topic in topics)
 
 
 TO_WORKER = ("reconstruction.request", "surface.request")
 FROM_WORKER = ("reconstruction.done", "surface.done", "worker")
 TO_DISPLAYS = ("frame", "patient", "tool", "volume", "state")
-"""Which topics share a socket."""
+"""Topics that share a socket."""
 
 
-# --- times that are nobody's age -------------------------------------------------------------------------------------
+# --- times other than maximum ages -----------------------------------------------------------------------------------
 
 TICK_NS = 20_000_000
-"""How promptly silence is noticed."""
+"""Period of ticks, and so how promptly silence is noticed."""
 STATE_EVERY_NS = 200_000_000
-"""Between two reports of the node."""
+"""Period of the node's reports."""
 HEARTBEAT_NS = 500_000_000
-"""Between two signs of life of the worker."""
+"""Period of the worker's heartbeats."""
 
 FRAME_WAITS_NS = 150_000_000
 """How long an X-ray may wait for tracker poses around its exposure."""
@@ -149,13 +178,13 @@ POSE_GAP_NS = 120_000_000
 PATIENT_HIDDEN_NS = 1_000_000_000
 """A patient's marker without a pose for this long was hidden, and may have moved."""
 FRAME_LATE_NS = 150_000_000
-"""A frame later than usual by more may be stamped by a clock that was set back: its pose would be another one's."""
+"""A frame that is late by more may carry the stamp of a clock that was set back, and would get a wrong pose."""
 CLOCKS_APART_NS = 60_000_000
-"""Markers whose stamps differ by more against their arrival are not stamped by one clock; and by as much may the
-images' clock move against the tracker's while they are connected."""
+"""If the delays of two markers differ by more, their stamps come from different clocks; also how far the clocks of
+images and tracker may move apart while they are connected."""
 STILL_WITHIN_NS = 400_000_000
-"""The C-arm stands still when it has not moved for this long."""
+"""The C-arm stands still if it has not moved for this long."""
 TRY_AGAIN_NS = 5_000_000_000
-"""After a volume or a surface that could not be made."""
+"""Wait before the next request, after a volume or a surface could not be made."""
 PICTURE_LIVE_NS = 600_000_000
 """The page calls an X-ray live for this long."""

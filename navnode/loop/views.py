@@ -1,4 +1,4 @@
-"""Frames that are kept: as pictures of two stations, and as views for reconstruction."""
+"""Frames that are kept: as pictures of two directions, and as views for reconstruction."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from navnode.config import ReconstructionSection
 from navnode.loop.topics import STILL_WITHIN_NS, TRY_AGAIN_NS, max_age_ns
 from navnode.types import Matrix, ReconstructionRequest, View
 
+__all__ = ["Motion", "PictureSlots", "Views"]
+
 _OVERDUE_NS = max_age_ns("reconstruction.done")
 _STATION_ANGLE_RAD = np.deg2rad(20.0)
 
 
 class Motion:
-    """Whether the C-arm stands still relative to the patient."""
+    """Detects whether the C-arm stands still relative to the patient."""
 
     _ANGLE_RAD = np.deg2rad(0.8)
     _SHIFT_MM = 2.0
@@ -26,31 +28,32 @@ class Motion:
         self._recent: deque[tuple[int, Matrix, Matrix]] = deque(maxlen=16)
 
     def add(self, timestamp_ns: int, patient_from_carm: Matrix) -> None:
+        """Add a pose of the C-arm."""
         direction = patient_from_carm[:3, 2]
         self._recent.append((timestamp_ns, direction, patient_from_carm[:3, 3] + self._isocentre_mm * direction))
 
     @property
     def still(self) -> bool:
-        """False also when there is too little to tell."""
+        """Whether it stands still; False also while poses are too few."""
         if len(self._recent) < 2:
             return False
-        newest_ns, direction, pivot = self._recent[-1]
+        newest_ns, direction, isocentre_mm = self._recent[-1]
         within = [(d, p) for t, d, p in self._recent if newest_ns - t <= STILL_WITHIN_NS]
         return len(within) >= 2 and all(
-            g.angle_between_rad(direction, d) < self._ANGLE_RAD and np.linalg.norm(pivot - p) < self._SHIFT_MM
+            g.angle_between_rad(direction, d) < self._ANGLE_RAD and np.linalg.norm(isocentre_mm - p) < self._SHIFT_MM
             for d, p in within
         )
 
 
 class PictureSlots:
-    """The two directions whose pictures are kept on the display."""
+    """The two directions whose pictures stay on the display."""
 
     def __init__(self) -> None:
         self._directions: list[Matrix | None] = [None, None]
         self._latest = 1
 
     def slot_of(self, direction: Matrix) -> int:
-        """The picture that a frame from this direction belongs to; the older one gives way to a new direction."""
+        """The slot of a frame from this direction, (3,), in the volume's frame; a new direction gets the older slot."""
         for slot, known in enumerate(self._directions):
             if known is not None and g.angle_between_rad(known, direction) < _STATION_ANGLE_RAD:
                 self._directions[slot] = direction
@@ -73,18 +76,20 @@ class Views:
         self._waiting = False
         self._center_mm: Matrix | None = None
         self.wanted_now = False
-        """The operator wants the next frame kept, whatever its direction."""
+        """Whether the operator wants the next frame kept, whatever its direction."""
 
     @property
     def progress(self) -> str:
+        """How many of the views for the first volume are kept, as a sentence."""
         return f"no volume yet: {len(self._views)} of {self._settings.views} views"
 
     @property
     def newest_ns(self) -> int:
+        """Time of the newest view; 0: there is none."""
         return max((view.timestamp_ns for view in self._views), default=0)
 
     def wanted(self, volume_from_carm: Matrix) -> bool:
-        """True when no kept view looks this way and there is room, or when the operator wants it."""
+        """Whether to keep a frame with this pose: its direction is new and there is room, or the operator wants it."""
         if self.wanted_now:
             return True
         apart = np.deg2rad(self._settings.min_angle_deg)
@@ -93,7 +98,7 @@ class Views:
         )
 
     def add(self, view: View) -> None:
-        """Keep a view; a full set drops the one whose direction is nearest."""
+        """Keep a view; when there is no room, drop the one with the nearest direction."""
         self.wanted_now = False
         if len(self._views) >= self._settings.max_views:
             nearest = min(self._views, key=lambda kept: g.angle_between_rad(_direction(kept), _direction(view)))
@@ -102,48 +107,48 @@ class Views:
         self._waiting = len(self._views) >= self._settings.views
 
     def request(self, isocentre_mm: float, now_ns: int) -> list[ReconstructionRequest]:
-        """A request with all views kept, when there is something new to ask and none is under way."""
+        """A request with all kept views, if there are new ones and no request is under way."""
         if self._asked != self._answered and now_ns - self._asked_ns > _OVERDUE_NS:
-            self.forget_request()  # and an answer that comes after all is not the one that is waited for
+            self.forget_request()  # a late answer is ignored
         if not self._waiting or self._asked != self._answered or now_ns < self._not_before_ns:
             return []
         self._waiting = False
-        self._asked = max(self.newest_ns, self._asked + 1)  # a name that no other node's request has
+        self._asked = max(self.newest_ns, self._asked + 1)  # a number that no request of another node has
         x, y, z = self.center_mm(isocentre_mm).tolist()
         self._asked_ns = now_ns
         settings = self._settings
         return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z), settings.size, settings.spacing_mm)]
 
     def forget_request(self) -> None:
-        """No answer will come any more: ask again when there is somebody to ask."""
+        """No answer will come: ask again when a worker is there."""
         if self._asked != self._answered:
             self._answered, self._waiting = self._asked, True
 
     def failed(self, now_ns: int) -> None:
-        """The answer was that it could not be done: ask again in a while."""
+        """The worker could not make a volume: ask again after a while."""
         self._waiting, self._not_before_ns = True, now_ns + TRY_AGAIN_NS
 
     def forget(self) -> None:
-        """What the views' poses refer to does not hold any more."""
+        """Forget all views: their poses no longer hold."""
         self._views.clear()
         self._center_mm = None
         self._waiting, self._answered = False, self._asked
 
     def answered(self, request: int) -> bool:
-        """Whether this is the answer that is waited for."""
+        """Whether this answers the request under way, which then is answered."""
         if request != self._asked or self._asked == self._answered:
             return False
         self._answered = request
         return True
 
     def took_ms(self, now_ns: int) -> float:
-        """Since the last request."""
+        """Time since the last request."""
         return (now_ns - self._asked_ns) / 1e6
 
     def center_mm(self, isocentre_mm: float) -> Matrix:
-        """Where the first request's principal rays reach the anatomy, on average.
+        """Mean isocentre of the first request's views, (3,).
 
-        Volumes stay where they are while views are added, and what is known of a view need not be computed again.
+        It stays while views are added, so volumes keep their place and cached results of views stay usable.
         """
         if self._center_mm is None:
             poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]

@@ -1,4 +1,4 @@
-"""The volume that everything is placed in: the CT, or what is reconstructed from views that are kept."""
+"""The volume in which everything is placed: the CT, or a reconstruction from the kept views."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ from navnode.types import (
 )
 from navnode.xray.counts import line_integrals, open_beam_counts
 
+__all__ = ["Volumes"]
+
 _VIEW_PX = 128
 
 
 class Volumes:
-    """The navigation volume, the views for the next one, and whether there is a worker to make it."""
+    """The navigation volume, the views for the next reconstruction, and the worker's state.
+
+    Args:
+        volume: the CT; None: the first X-rays make a volume.
+    """
 
     def __init__(self, config: Config, volume: Volume | None) -> None:
         self._settings = config.reconstruction
@@ -36,13 +42,14 @@ class Volumes:
         self.oriented = self.with_ct or config.volume.oriented
         """Whether the volume's axes are the patient's."""
         self.current = volume
-        """What tools and frames refer to; None until X-rays have made one."""
+        """The volume that tools and frames refer to; None until the first reconstruction."""
         self.number = 1 if volume is not None else 0
-        """Counts up with every new navigation volume."""
+        """Increases with every new navigation volume."""
         self.worker = WorkerState(False, "", "starting", 0)
-        self.made = 0
+        self.reconstructed = 0
+        """Number of volumes reconstructed."""
         self.times: VolumeTimes | None = None
-        """Of the last volume; None before the first."""
+        """Durations of the last reconstruction; None before the first."""
         self._views = Views(config.reconstruction)
         self._ct = ShownCt(volume) if volume is not None else None
 
@@ -53,7 +60,7 @@ class Volumes:
     # --- views ---------------------------------------------------------------------------------------
 
     def offer(self, frame: Frame, volume_from_carm: Matrix, now_ns: int) -> list[Output]:
-        """Keep a frame for reconstruction if it shows the patient from a new direction; ask when there are enough."""
+        """Keep a frame as a view if its direction is new; returns requests that became possible."""
         if not self._settings.enabled or not self._views.wanted(volume_from_carm):
             return []
         factor = max(1, self._carm.width_px // _VIEW_PX)
@@ -62,40 +69,40 @@ class Volumes:
         return self.ask(now_ns)
 
     def ask(self, now_ns: int) -> list[Output]:
-        """Requests for a volume and for the CT's surface, when there is something to ask and somebody to ask."""
+        """Requests for a volume and for the CT's surface, if they are due and a worker is there."""
         if not self.worker.alive:
             return []
         surface = self._ct.request(now_ns) if self._ct is not None else []
         return [*self._views.request(self._isocentre_mm, now_ns), *surface]
 
     def want_view(self, *, confirmed: bool) -> str:
-        """Keep the next frame, whatever its direction; why not, or ''.
+        """Keep the next frame as a view, whatever its direction; returns why not, or ''.
 
         Args:
-            confirmed: whether the registration that places it is.
+            confirmed: whether the registration is confirmed.
         """
         why_not = ""
         if not self._settings.enabled:
             why_not = "reconstruction is not enabled in the configuration"
         elif self.current is not None and not confirmed:
-            why_not = "where the C-arm stands is not known: the registration is not confirmed"
+            why_not = "the C-arm's pose is unknown: the registration is not confirmed"
         self._views.wanted_now = not why_not
         return why_not
 
     @property
     def progress(self) -> str:
-        """How many views the first volume still lacks."""
+        """How many of the views for the first volume are kept, as a sentence."""
         return self._views.progress
 
     @property
     def center_mm(self) -> Matrix:
-        """Where the views look, (3,)."""
+        """Center of the volumes, (3,), in the frame of the views' poses."""
         return self._views.center_mm(self._isocentre_mm)
 
     # --- answers -------------------------------------------------------------------------------------
 
     def on_worker(self, state: WorkerState) -> None:
-        """The worker says how it is; another instance knows nothing of what was asked."""
+        """Note the worker's state; a new instance does not know earlier requests."""
         if not state.alive or state.instance != self.worker.instance:
             self._views.forget_request()
             if self._ct is not None:
@@ -103,27 +110,27 @@ class Volumes:
         self.worker = state
 
     def on_answer(self, ready: VolumeReady | SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
-        """Use the worker's answer, if it is the one that is waited for.
+        """Use the worker's answer, unless it is to an obsolete request.
 
         Returns:
-            What to show, and what to tell the operator ('': nothing).
+            The volume to show, and a notice for the operator ('': none).
         """
         if isinstance(ready, SurfaceReady):
             return self._ct.on_answer(ready, now_ns) if self._ct is not None else (None, "")
         if not self._views.answered(ready.request):
-            return None, ""  # requested by a node that has ended
+            return None, ""  # obsolete, or requested by a node that has ended
         if ready.volume is None:
             self._views.failed(now_ns)
             return None, f"no reconstruction: {ready.reason}"
-        self.made += 1
+        self.reconstructed += 1
         took_ms, budget_ms = self._views.took_ms(now_ns), self._settings.budget_ms
         self.times = VolumeTimes(took_ms, max(took_ms - ready.elapsed_ms, 0.0), budget_ms)
         notice = ""
         if took_ms > budget_ms:
-            notice = f"a volume took {took_ms / 1000:.1f} s, more than its {budget_ms / 1000:.1f} s"
+            notice = f"a volume took {took_ms / 1000:.1f} s, more than its budget of {budget_ms / 1000:.1f} s"
         role = "reconstruction"
         if not self.with_ct:
-            # Later, a better volume in the same frame: the registration's estimate stays, its image is replaced.
+            # Later volumes are better ones in the same frame: the registration's estimate stays.
             role, self.current, self.number = "navigation", ready.volume, self.number + 1
         validity = Validity(Status.DEGRADED, f"{ready.method}: {ready.reason}", self._views.newest_ns)
         update = VolumeUpdate(ready.volume, ready.bone, role, validity, ready.method, ready.views, ready.uncertainty_hu)
@@ -135,7 +142,7 @@ class Volumes:
         """The views' poses no longer hold.
 
         Args:
-            lost: neither does the place of the volume that was made from them.
+            lost: nor does the pose of the volume that was made from them.
         """
         self._views.forget()
         if lost:

@@ -1,4 +1,4 @@
-"""The loop's outputs as OpenIGTLink devices for consoles: what every name on the wire means, in one place."""
+"""Converts the loop's outputs into OpenIGTLink devices for consoles: defines every name on the wire."""
 
 from __future__ import annotations
 
@@ -36,18 +36,20 @@ from navnode.types import (
     VolumeUpdate,
 )
 
+__all__ = ["Consoles", "validity_metadata"]
+
 _TOOL_LENGTH_MM = 150.0
 _EXTENSION_MM = 60.0
-"""How far the axis is drawn back along the tool and ahead of its tip."""
+"""How far the axis is drawn back along the tool, and ahead of its tip."""
 _HIGHEST_HU = 4095
 _CLOCK_SET_NS = 1_000_000_000
-"""Stamps that differ by more are of a clock that was set, not of messages that overtook each other."""
+"""If stamps differ by more, a clock was set; by less, messages overtook each other."""
 _NOWHERE = g.rigid(None, (float("nan"),) * 3)
-"""Where a tool is of which that is not known, in a list that has no other way to say so."""
+"""Pose of a tool whose pose is unknown, in a list that has no other way to say so."""
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:
-    """What a version-2 client learns beside the numbers."""
+    """Metadata for version-2 clients: status, age and reason."""
     metadata = {"Validity": validity.status.value, "AgeMs": f"{validity.age_ns / 1e6:.1f}"}
     if validity.reason:
         metadata["Reason"] = validity.reason
@@ -58,8 +60,8 @@ class Consoles:
     """The pipeline's outputs -> the devices of docs/consoles.md.
 
     Args:
-        names: what they are called on the wire.
-        tools: the names of all tools, in the order in which they are listed.
+        names: names of the devices on the wire.
+        tools: names of all tools, in the order of the list of tools.
         now_ns: the node's clock.
     """
 
@@ -69,13 +71,16 @@ class Consoles:
         self._names, self._now_ns = names, now_ns
         self._tools: dict[str, Matrix | None] = dict.fromkeys(tools)
         self._stamps: dict[str, tuple[int, int]] = {}
-        """Device -> its last stamp, and when that was."""
+        """Device -> its last stamp, and when it was sent."""
         self.replay = False
-        """Whether what leaves is made of a recording, and says so."""
+        """Whether outputs derive from a recording; their metadata then says so."""
 
     def __call__(self, output: Output) -> list[Message]:
-        """Messages to publish. INVALID transforms leave with identity and TransformStatus INVALID; whoever
-        publishes must not send them to clients that cannot see that status (header version 1)."""
+        """Messages to publish.
+
+        INVALID transforms carry the identity and TransformStatus INVALID; they must not be sent to clients that cannot
+        read that status (header version 1).
+        """
         messages = self._messages(output)
         if not self.replay:
             return messages
@@ -102,14 +107,14 @@ class Consoles:
         self._tools[pose.tool] = pose.volume_from_tool
         shown = self._transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity, pose.seen)
         stamp, metadata = shown.timestamp_ns, validity_metadata(pose.validity)
-        # Always all of them, in one order: receivers keep lists, and take an element that is missing for the next.
+        # Always all tools in the same order: receivers identify elements by their index.
         listed = [
             TrackedElement(name, _NOWHERE if volume_from_tool is None else volume_from_tool)
             for name, volume_from_tool in self._tools.items()
         ]
         points = np.zeros((0, 3), np.float32)
         lines: tuple[tuple[int, int], ...] = ()
-        # Receivers on the C++ library pass over an empty list and keep the old point: nowhere must be said.
+        # Receivers using the C++ library ignore an empty list and keep the old point; NaN overwrites it.
         nowhere = (float("nan"),) * 3
         tips = (PointElement("", nowhere),)
         if pose.volume_from_tool is not None:
@@ -132,7 +137,7 @@ class Consoles:
         ]
 
     def _image(self, frame: RegisteredFrame) -> Message:
-        """The X-ray at its detector, in the carm frame: put it under CArmToVolume to see it in place."""
+        """The X-ray on its detector, in the carm frame; consoles place it with CArmToVolume."""
         carm = frame.carm
         carm_from_pixel = np.eye(4)
         carm_from_pixel[0, 0], carm_from_pixel[1, 1] = carm.pixel_spacing_mm
@@ -143,7 +148,7 @@ class Consoles:
         )
         return Image(
             device=self._names.xray,
-            timestamp_ns=self._stamp(self._names.xray, frame.frame.timestamp_ns, believed=frame.validity.usable),
+            timestamp_ns=self._stamp(self._names.xray, frame.frame.timestamp_ns, trusted=frame.validity.usable),
             metadata=validity_metadata(frame.validity),
             voxels=frame.frame.counts[None],
             ras_from_index=carm_from_pixel,
@@ -153,10 +158,10 @@ class Consoles:
         metadata = {**validity_metadata(update.validity), "Method": update.method, "Views": str(update.views)}
         stamp = self._stamp(self._names.volume, update.validity.source_time_ns)
         messages: list[Message] = []
-        if update.method != "CT":  # consoles have the CT; what they lack is what was made from X-rays
-            made = [(self._names.volume, update.volume)]
+        if update.method != "CT":  # consoles have the CT already
+            volumes = [(self._names.volume, update.volume)]
             if update.uncertainty_hu is not None:
-                made.append((self._names.uncertainty, update.uncertainty_hu))
+                volumes.append((self._names.uncertainty, update.uncertainty_hu))
             messages += [
                 Image(
                     device=name,
@@ -165,7 +170,7 @@ class Consoles:
                     voxels=np.clip(np.round(volume.voxels), -1024, _HIGHEST_HU).astype(np.int16),
                     ras_from_index=volume.volume_from_index,
                 )
-                for name, volume in made
+                for name, volume in volumes
             ]
         if update.bone is not None and update.role == "navigation":
             messages.append(
@@ -196,24 +201,24 @@ class Consoles:
         metadata = {**transform_metadata(matrix, seen=seen), **validity_metadata(validity)}
         return Transform(
             device=device,
-            timestamp_ns=self._stamp(device, validity.source_time_ns, believed=matrix is not None),
+            timestamp_ns=self._stamp(device, validity.source_time_ns, trusted=matrix is not None),
             metadata=metadata,
             matrix=np.eye(4) if matrix is None else matrix,
         )
 
-    def _stamp(self, device: str, source_ns: int, *, believed: bool = True) -> int:
-        """The time of a message by its source's clock: of the measurement, or now where something is taken back.
+    def _stamp(self, device: str, source_ns: int, *, trusted: bool = True) -> int:
+        """A message's time by its source's clock: that of the measurement, or now if something is withdrawn.
 
-        It does not go back, save where that clock was set back.
+        It does not step back, unless that clock was set back.
 
         Args:
-            source_ns: of the measurement; 0: there is none.
-            believed: whether the measurement's own stamp is.
+            source_ns: time of the measurement; 0: there is none.
+            trusted: whether that time can be trusted.
         """
         now_ns = self._now_ns()
         last_ns, at_ns = self._stamps.get(device, (source_ns or now_ns, now_ns))
         expected_ns = last_ns + now_ns - at_ns
-        if not source_ns or (not believed and source_ns > expected_ns + _CLOCK_SET_NS):
+        if not source_ns or (not trusted and source_ns > expected_ns + _CLOCK_SET_NS):
             stamp = expected_ns
         else:
             stamp = last_ns if last_ns - _CLOCK_SET_NS < source_ns < last_ns else source_ns

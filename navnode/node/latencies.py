@@ -6,6 +6,8 @@ import numpy as np
 
 from navnode.types import LatencyFigures
 
+__all__ = ["LatencyWindow"]
+
 _LATENCY_SAMPLES = 8192
 
 
@@ -17,11 +19,12 @@ class LatencyWindow:
         self._count = 0
 
     def add(self, latency_ns: int) -> None:
+        """Add a latency; the oldest one gives way."""
         self._ms[self._count % _LATENCY_SAMPLES] = latency_ns / 1e6
         self._count += 1
 
     def figures(self) -> LatencyFigures:
-        """Median, 99th percentile and maximum."""
+        """Median, 99th percentile and maximum, in ms."""
         known = self._ms[: min(self._count, _LATENCY_SAMPLES)]
         if not known.size:
             return LatencyFigures()

@@ -60,27 +60,32 @@ from navnode.types import (
     WorkerState,
 )
 
+__all__ = ["Node", "prepare_interpreter", "serve"]
+
 log = logging.getLogger(__name__)
 
 _WORKER_LOST_NS = topics.max_age_ns("worker")
 _TOOL_EVERY_NS = round(topics.TOPICS["tool"].every_ms * 1e6)
 
 _WORKER_ASKED_MS, _WORKER_GONE_MS = 250, 800
-"""A worker whose process ended or stands still is told at once; one that is merely slow has its topic's age."""
+"""A worker whose process ended or stopped is noticed within this time; a slow one has the maximum age of its topic."""
 
 _MOST_CORRECTING = 3
-"""Raw images that are being corrected; more are refused, and told."""
+"""Largest number of raw images in correction; the operator is notified when more are refused."""
 
 _CONSOLE_MESSAGES_PER_S = 10_000
-"""Ten trackers' worth: a console that sends more is read more slowly, so that the loop has time for the others."""
+"""As much as ten trackers send: a console that sends more is read more slowly, to leave time for the others."""
 
 
 class Node:
     """One node; :meth:`run` runs until cancelled.
 
     Args:
-        volume: the CT, or None.
+        volume: the CT; None: there is none.
         worker_address, output_address: ZeroMQ endpoints to bind for the worker and for the displays.
+
+    Raises:
+        CalibrationError: a calibration file cannot be used.
     """
 
     def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
@@ -125,13 +130,13 @@ class Node:
         self._keys: ThreadAuthenticator | None = None
 
     async def start(self) -> None:
-        """Listen.
+        """Listen for consoles, worker and displays.
 
         Raises:
-            ConfigError: the console port cannot be listened on.
+            ConfigError: a port or an address is not available.
         """
         if self._config.recording.file:
-            self._tap.start(_free(Path(self._config.recording.file)))
+            self._tap.start(_unused(Path(self._config.recording.file)))
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
@@ -151,7 +156,7 @@ class Node:
             try:
                 socket.bind(address)
             except zmq.ZMQError as error:
-                raise ConfigError(f"{address}: cannot be listened on ({error.strerror})") from error
+                raise ConfigError(f"{address}: cannot listen ({error.strerror})") from error
 
     async def run(self) -> None:
         """Serve until cancelled, once started."""
@@ -161,12 +166,12 @@ class Node:
         def feed(done: RegistrationDone) -> None:
             try:
                 self._runner.feed(done)
-            except Exception as error:  # an event loop's callback would only log it, and the loop stand still
+            except Exception as error:  # asyncio would only log it, and the loop would stand still
                 failed.set_exception(error)
 
         self._registrations.start(lambda done: loop.call_soon_threadsafe(feed, done))
         sources = [self._source(source) for source in self._config.sources]
-        gc.freeze()  # what is loaded stays; collections must not walk it in the loop
+        gc.freeze()  # garbage collections in the loop must not scan what is loaded for good
         try:
             await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
         finally:
@@ -198,7 +203,7 @@ class Node:
             self._ingest_message(message, arrival, self._runner.feed)
 
     def _belongs(self, message: Message, origin: str, arrival: Arrival) -> bool:
-        """Whether a message is of a device that this source may send; one that may not is told to the operator."""
+        """Whether a source may send a message's device; if not, the operator is notified."""
         if not self._runner.ingest.listens_to(message):
             return True
         refusal = self._origins.refusal(message.device, origin)
@@ -207,14 +212,16 @@ class Node:
         return not refusal
 
     def _ingest_message(self, message: Message, arrival: Arrival, then: Callable[[Input, int | None], object]) -> None:
-        """Hand on what a message means, and which arrival it was; raw images are corrected in a thread of their own,
-        in their order, so that tools do not wait for them."""
-        if REPLAY_KEY in message.metadata:  # and stays: what was found by it is not of now either
+        """Convert a message and call ``then`` with the input and its arrival number.
+
+        Raw images are corrected in a separate thread, in order, so that tools do not wait for them.
+        """
+        if REPLAY_KEY in message.metadata:  # for good: later outputs derive from this message, too
             self._consoles.replay = True
         ingest = self._runner.ingest
         if not ingest.computes(message):
-            if (taken := ingest(message, arrival.received_ns)) is not None:
-                then(taken, arrival.number)
+            if (converted := ingest(message, arrival.received_ns)) is not None:
+                then(converted, arrival.number)
             return
         if self._correcting >= _MOST_CORRECTING:
             reason = "images come faster than they can be corrected"
@@ -229,32 +236,32 @@ class Node:
             if error := future.exception():
                 log.error("an image could not be corrected", exc_info=error)
                 then(Rejected(message.device, "the image could not be corrected", arrival.received_ns), None)
-            elif (taken := future.result()) is not None:
-                then(taken, arrival.number)
+            elif (converted := future.result()) is not None:
+                then(converted, arrival.number)
 
         loop = asyncio.get_running_loop()
         loop.run_in_executor(self._corrections, ingest, message, arrival.received_ns).add_done_callback(done)
 
     def _from_console(self, message: Message, peer: Peer, arrival: Arrival) -> None:
-        """Frames and poses may also be pushed to the node's own server, where that is allowed; who does is a source."""
+        """Accept frames and poses that a console pushes, if that is allowed; the console then counts as a source."""
         if not self._runner.ingest.listens_to(message):
             return
         if not self._takes_pushes:
-            refusal = f"sends {message.device}, which this node takes from its sources alone: ignored"
+            refusal = f"sends {message.device}, which this node accepts from its sources alone: ignored"
             self._runner.feed(Rejected(peer.address, refusal, arrival.received_ns))
             return
         if not self._belongs(message, peer.address, arrival):
             return
 
-        def pushed(taken: Input, number: int | None) -> None:
+        def feed(pushed: Input, number: int | None) -> None:
             if peer not in self.server.peers:
-                return  # it left meanwhile, and what came from it is forgotten
+                return  # it left while its image was corrected
             if peer not in self._pushing:
                 self._pushing.add(peer)
                 self._runner.feed(SourceState(peer.address, True, "", arrival.received_ns))
-            self._runner.feed(taken, number)
+            self._runner.feed(pushed, number)
 
-        self._ingest_message(message, arrival, pushed)
+        self._ingest_message(message, arrival, feed)
 
     def _console_left(self, peer: Peer, why: str) -> None:
         if peer in self._pushing:
@@ -263,7 +270,7 @@ class Node:
             self._runner.feed(SourceState(peer.address, False, why, now_ns()))
 
     def _commands(self) -> dict[str, Handler]:
-        """What consoles may have done, beside the server's own."""
+        """Commands for consoles, in addition to those of the server."""
 
         def operate(operation: Operation) -> Handler:
             return lambda parameters: self._operate(operation, parameters.get("Tool", ""))
@@ -288,7 +295,7 @@ class Node:
         if not re.fullmatch(r"[\w-]{1,64}", name):
             raise CommandError("OutputFilename must be 1 to 64 letters, digits, - or _")
         folder = Path(self._config.recording.folder or platformdirs.user_data_dir("navnode"))
-        self._tap.start(folder / f"{name}.mcap")  # the loop waits for no disk: what goes wrong is told by the state
+        self._tap.start(folder / f"{name}.mcap")  # the loop does not wait for the disk: the state reports failures
         return f"recording to {folder / name}.mcap"
 
     def _stop_recording(self, _: Mapping[str, str]) -> str:
@@ -298,7 +305,7 @@ class Node:
             raise CommandError(str(error)) from error
 
     def _close_recordings(self) -> None:
-        """At the end of the node; what cannot be written is told, and keeps it from nothing."""
+        """Close recordings at the end of the node; a failure is logged and stops nothing else."""
         try:
             for line in self._tap.close():
                 log.info("%s", line)
@@ -306,7 +313,7 @@ class Node:
             log.error("%s", error)
 
     async def _tick(self) -> None:
-        """What needs no more than 20 ms of promptness: time itself, the worker, new displays."""
+        """Periodic work: time itself, messages of the worker, new displays."""
         while True:
             await asyncio.sleep(topics.TICK_NS / 1e9)
             self._hear_worker()
@@ -330,15 +337,15 @@ class Node:
                 log.warning("worker: %s", error)
                 continue
             if not isinstance(message, WorkerState | WorkerAnswer):
-                log.warning("worker: %s is nothing that it may say", topics.topic_of(message).name)
+                log.warning("worker: %s is not a message of a worker", topics.topic_of(message).name)
                 continue
-            message = replace(message, now_ns=now_ns())  # another machine's clock is another clock
+            message = replace(message, now_ns=now_ns())  # the worker may run on a machine with another clock
             if isinstance(message, WorkerState):
                 self._worker_seen_ns = message.now_ns
             self._runner.feed(message)
 
     def _hear_displays(self) -> None:
-        """A display that has just come gets what it missed."""
+        """Send the volumes to a display that has just connected."""
         while self._out.poll(0):
             if self._out.recv()[:1] == b"\1":
                 for update in self._displayed.values():
@@ -352,7 +359,7 @@ class Node:
             self._tap.note("spans", spans)
 
     def _ask_worker(self, request: WorkerRequest) -> WorkerAnswer | None:
-        """Hand a request to the worker; the answer where it has no room for it."""
+        """Send a request to the worker; returns a failure if its queue is full."""
         try:
             self._worker.send_multipart(bus.pack(request), zmq.NOBLOCK)
         except zmq.Again:
@@ -384,7 +391,7 @@ class Node:
             self._displays.send(output)
 
     def _with_figures(self, state: NodeState) -> NodeState:
-        """With what the loop does not know."""
+        """Add to the state what the loop does not know."""
         return replace(
             state,
             latency_ms=self._latency.figures(),
@@ -396,23 +403,27 @@ class Node:
         )
 
 
-def _free(path: Path) -> Path:
-    """A name for a recording from the start: a node that was started again goes on in a further one."""
-    found, number = path, 1
-    while found.exists():
+def _unused(path: Path) -> Path:
+    """The path, numbered if it exists: a restarted node continues its recording in another file."""
+    unused, number = path, 1
+    while unused.exists():
         number += 1
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return found
+        unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return unused
 
 
 async def serve(node: Node) -> None:
-    """Run a node until cancelled, saying ``ready`` on standard output once consoles can connect."""
+    """Run a node until cancelled; print ``ready`` once consoles can connect.
+
+    Raises:
+        ConfigError: a port or an address is not available.
+    """
     await node.start()
     say_ready(f"{node.server.port} {backend_name()}")
     await node.run()
 
 
 def prepare_interpreter() -> None:
-    """Settings of a process in which threads share the loop's cores; call it in the loop's thread."""
+    """Prepare a process whose threads share cores with the loop; call it in the loop's thread."""
     sys.setswitchinterval(0.0001)
     take_loop_priority()

@@ -1,5 +1,4 @@
-"""What navnode's processes agree on: where they meet, how they say that they serve, how the system schedules
-them, and that they end together."""
+"""What navnode's processes share: addresses, the line that says they are ready, log lines, priorities, a common end."""
 
 from __future__ import annotations
 
@@ -10,36 +9,49 @@ import signal
 import sys
 from pathlib import Path
 
+__all__ = [
+    "LOG_PREFIX",
+    "ProcessFormatter",
+    "READY",
+    "RateLimit",
+    "die_with",
+    "may_take_loop_priority",
+    "output_address",
+    "say_ready",
+    "take_loop_priority",
+    "worker_address",
+]
+
 READY = "ready"
 LOG_PREFIX = "navnode: "
-"""How the lines begin that are meant for a person."""
+"""Prefix of log lines that are shown to the operator."""
 
 _LOOP_PRIORITY = 5
-"""Real-time priority of the loop: above everything that is not real-time, below the kernel's own threads."""
+"""Real-time priority of the loop: above everything that is not real-time, below threads of the kernel."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def worker_address(folder: Path) -> str:
-    """Where the node waits for its reconstruction worker."""
+    """ZeroMQ address at which the node waits for its reconstruction worker."""
     return f"ipc://{folder}/worker"
 
 
 def output_address(folder: Path) -> str:
-    """Where the node's outputs can be had."""
+    """ZeroMQ address at which the node publishes its outputs."""
     return f"ipc://{folder}/outputs"
 
 
-class ForPeople(logging.Formatter):
-    """Warnings begin with :data:`LOG_PREFIX`; what is only noted does not."""
+class ProcessFormatter(logging.Formatter):
+    """Warnings begin with :data:`LOG_PREFIX`; lesser lines are in brackets."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return LOG_PREFIX + text if record.levelno >= logging.WARNING else f"({text})"
 
 
-class Sparingly(logging.Filter):
-    """Lets a few lines in five seconds through from each place in the code; the next says how many were left out."""
+class RateLimit(logging.Filter):
+    """Passes a few lines in five seconds from each place in the code; the next line says how many were left out."""
 
     _EVERY_S = 5.0
     _BURST = 5
@@ -62,29 +74,37 @@ class Sparingly(logging.Filter):
 
 
 def say_ready(about: str) -> None:
-    """Tell the supervisor that this process serves now."""
+    """Tell the supervisor that this process is ready.
+
+    Args:
+        about: what the supervisor should know of it: a port, an engine.
+    """
     print(f"{READY} {about}", flush=True)  # noqa: T201 - its standard output is the supervisor's pipe
 
 
 def die_with(parent: int) -> None:
-    """Make this process end when its supervisor does, however that ends (Linux)."""
+    """End this process when its supervisor ends, however that happens (Linux).
+
+    Args:
+        parent: process id of the supervisor.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before we asked
+        if os.getppid() != parent:  # it ended before the call
             sys.exit(0)
 
 
 def take_loop_priority() -> bool:
-    """Schedule the calling thread before all that is not real-time; False where the system does not allow it.
+    """Give the calling thread a real-time priority; False: the system does not allow it.
 
     The loop needs a core for fractions of a millisecond at a time; on two busy cores, ordinary scheduling makes a
-    tool's pose wait up to 5 ms for one. Threads and processes started from here are scheduled ordinarily again.
+    tool's pose wait up to 5 ms for one. Threads and processes that it starts are scheduled ordinarily.
     """
     return _schedule("SCHED_RR", _LOOP_PRIORITY)
 
 
 def may_take_loop_priority() -> bool:
-    """Whether this user may: as root, or with a real-time limit (``ulimit -r``), on Linux."""
+    """Whether this user may use a real-time priority: on Linux, as root or with a real-time limit (``ulimit -r``)."""
     allowed = take_loop_priority()
     _schedule("SCHED_OTHER", 0)
     return allowed

@@ -1,4 +1,4 @@
-"""Frames registered beside the loop, in a thread; kernels release the GIL, so the loop goes on meanwhile."""
+"""Registers frames in a thread beside the loop; kernels release the GIL, so the loop continues meanwhile."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from navnode.loop.executors import AtOnce
 from navnode.node.processes import may_take_loop_priority
 from navnode.types import RegistrationDone, RegistrationRequest, Volume
 
+__all__ = ["Threaded"]
+
 _NICE = 8
-"""Where the loop cannot be scheduled in real time: a frame may wait for a tool, never a tool for a frame."""
+"""Used if the loop has no real-time priority: a frame may wait for a tool, never a tool for a frame."""
 
 
 class Threaded:
-    """Takes the loop's requests; answers go to whoever started it."""
+    """Executes registration requests in a thread."""
 
     def __init__(self, at_once: AtOnce) -> None:
         self._at_once = at_once
         self._requests: queue.SimpleQueue[tuple[RegistrationRequest, Volume | None]] = queue.SimpleQueue()
         self.began_ns = 0
-        """When the last frame's registration began."""
+        """When the last registration began."""
 
     def __call__(self, request: RegistrationRequest, volume: Volume | None) -> None:
-        """Register a frame against a volume, later."""
+        """Queue a request to register a frame to a volume."""
         self._requests.put((request, volume))
 
     def start(self, done: Callable[[RegistrationDone], object]) -> None:
-        """Begin to answer; ``done`` is called in the thread."""
+        """Start the thread.
+
+        Args:
+            done: called in the thread with every answer.
+        """
         threading.Thread(target=self._run, args=(done,), name="registration", daemon=True).start()
 
     def _run(self, done: Callable[[RegistrationDone], object]) -> None:
-        if sys.platform == "linux" and not may_take_loop_priority():  # else the loop comes first anyway
+        if sys.platform == "linux" and not may_take_loop_priority():  # otherwise the loop comes first anyway
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             request, volume = self._requests.get()

@@ -26,14 +26,15 @@ from navnode.loop import bus, topics
 from navnode.node.processes import LOG_PREFIX, READY, output_address
 from navnode.types import NodeState
 
+__all__ = ["Supervisor", "read_config", "read_source_process", "wait_while"]
+
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
 _HUNG_S = {"node": 2.5, "worker": 6.0}
-"""A process that lives, but has said nothing for so long, hangs. The worker may have to wait for its core."""
+"""A process that is silent for this long hangs. The worker may have to wait for its core."""
 _UNWATCHED_S = 1.0
-"""Nobody looked for longer: this process was stopped itself, and says nothing of others."""
-
+"""If longer passed between two looks, the supervisor itself was stopped, and the silence of others proves nothing."""
 
 # The linear algebra here is small: BLAS threads would only take cores from the kernels and the loop.
 _ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -48,26 +49,27 @@ class _Child:
     restarts: int = 0
     wait_s: float = _FIRST_WAIT_S
     heard_s: float = 0.0
-    """When it last gave a sign of life; 0 before the first."""
+    """Time of the last sign of life; 0 before the first."""
     died_s: float = field(default=0.0)
 
 
 class Supervisor:
-    """The processes of one node, in a folder of their own; a context manager.
+    """Runs the processes of one node in a temporary folder; a context manager.
 
     Args:
-        config: what the node is told.
-        room: also start what serves X-rays and poses: a virtual operating room, or the player of a session.
-        announce: called with one line when a process dies or returns, and with the warnings of processes.
+        config: the node's configuration.
+        source_process: settings of a process that serves X-rays and poses and is started as well: a virtual operating
+            room, or the player of a session; None: start none.
+        announce: called with one line when a process ends, and with the processes' warnings.
     """
 
     def __init__(
         self,
         config: Config,
-        room: SimulatorSection | PlayerSection | None,
+        source_process: SimulatorSection | PlayerSection | None,
         announce: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.config, self._room, self._announce = config, room, announce
+        self.config, self._source_process, self._announce = config, source_process, announce
         self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
@@ -76,9 +78,9 @@ class Supervisor:
         self._states: bus.Subscriber | None = None
 
     def __enter__(self) -> Supervisor:
-        (self.folder / "config.json").write_bytes(msgspec.json.encode(_begun(self.config)))
-        if self._room is not None:
-            (self.folder / f"{_room_name(self._room)}.json").write_bytes(msgspec.json.encode(self._room))
+        (self.folder / "config.json").write_bytes(msgspec.json.encode(_with_start_time(self.config)))
+        if (settings := self._source_process) is not None:
+            (self.folder / f"{_source_name(settings)}.json").write_bytes(msgspec.json.encode(settings))
         return self
 
     def __exit__(
@@ -87,13 +89,13 @@ class Supervisor:
         self.stop()
 
     def start(self) -> None:
-        """Start everything and wait until it is ready.
+        """Start all processes and wait until they are ready.
 
         Raises:
             ConfigError: a process refused its configuration, or a port is in use.
-            NavError: a process failed to start; the line says which and why.
+            NavError: a process failed to start; the message says which and why.
         """
-        names = [_room_name(self._room)] if self._room is not None else []
+        names = [_source_name(self._source_process)] if self._source_process is not None else []
         names += ["worker"] if self.config.reconstruction.remote is None else []
         names += ["node"]
         names += ["display"] if self.config.display.enabled else []
@@ -101,12 +103,16 @@ class Supervisor:
             self._children[name] = self._launch(name)
         for child in self._children.values():
             self._await_ready(child)
-        # Until now they could not reach each other; their warnings about that are not news.
+        # Until now they could not reach each other: their warnings about that are to be expected.
         self._read_up_to = {name: (self.folder / f"{name}.log").stat().st_size for name in names}
         self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")
 
     def watch(self) -> NodeState | None:
-        """Restart what died; the newest state of the node, None when it has none. Call it a few times a second."""
+        """Restart processes that ended; call it a few times a second.
+
+        Returns:
+            The node's newest state; None: the node is silent.
+        """
         assert self._states is not None
         self._pass_on_warnings()
         with contextlib.suppress(PeerError):
@@ -122,27 +128,27 @@ class Supervisor:
                 child.died_s = now
                 why = _exit_text(child.process.returncode)
                 said = self._last_line(name) if child.process.returncode > 0 else ""
-                self._announce(f"{name} ended ({why}{': ' + said if said else ''}); starting it again")
+                self._announce(f"{name} ended ({why}{': ' + said if said else ''}); restarting it")
                 if name == "node":
                     self._state = None
             elif now - child.died_s >= child.wait_s:
-                again = self._launch(name)
-                again.restarts = child.restarts + 1
+                successor = self._launch(name)
+                successor.restarts = child.restarts + 1
                 lived_s = child.died_s - child.started_s
-                again.wait_s = _FIRST_WAIT_S if lived_s > 10 else min(2 * child.wait_s, _LONGEST_WAIT_S)
-                self._children[name] = again
+                successor.wait_s = _FIRST_WAIT_S if lived_s > 10 else min(2 * child.wait_s, _LONGEST_WAIT_S)
+                self._children[name] = successor
         silent = time.monotonic() - self._heard_s > topics.max_age_ns("state") / 1e9
         return None if silent else self._state
 
     def _hear(self, state: NodeState) -> None:
-        """The node's report is a sign of its life, and tells of the worker's."""
+        """Note a sign of life of the node, and of the worker if the node hears it."""
         now_s = time.monotonic()
         for name, lives in (("node", True), ("worker", state.worker_alive)):
             if lives and name in self._children:
                 self._children[name].heard_s = now_s
 
     def _end_hung(self) -> None:
-        """Kill what lives and says nothing; it is started again like all that dies."""
+        """Kill processes that are alive but silent; they are restarted like those that ended."""
         now_s = time.monotonic()
         unwatched, self._watched_s = now_s - self._watched_s > _UNWATCHED_S, now_s
         for name, limit_s in _HUNG_S.items():
@@ -150,21 +156,22 @@ class Supervisor:
             if child is None or not child.heard_s or child.process.poll() is not None:
                 continue
             if unwatched or (name == "worker" and now_s - self._heard_s > _HUNG_S["node"]):
-                child.heard_s = now_s  # nothing is known of it
+                child.heard_s = now_s  # its silence proves nothing
             elif now_s - child.heard_s > limit_s:
-                self._announce(f"{name} hangs; ending it")
+                self._announce(f"{name} hangs; killing it")
                 child.process.kill()
 
     def restarts(self) -> dict[str, int]:
-        """How often each process had to be started again."""
+        """How often each process was restarted."""
         return {name: child.restarts for name, child in self._children.items()}
 
     def pid(self, name: str) -> int:
+        """Process id of a process."""
         return self._children[name].process.pid
 
     def stop(self) -> None:
         """End all processes and remove their folder."""
-        with _deaf():  # being told twice must not leave things behind
+        with _signals_ignored():  # a second signal must not interrupt the clean-up
             self._end()
 
     def _end(self) -> None:
@@ -210,7 +217,7 @@ class Supervisor:
             time.sleep(0.02)
 
     def _pass_on_warnings(self) -> None:
-        """What the processes have logged since the last time."""
+        """Announce warnings that processes have logged since the last call."""
         for name in self._children:
             with (self.folder / f"{name}.log").open(errors="replace") as log:
                 log.seek(self._read_up_to.get(name, 0))
@@ -226,8 +233,8 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Ignore signals in the block. Only the main thread receives them anyway."""
+def _signals_ignored() -> Iterator[None]:
+    """Ignore signals in the block; only the main thread receives them."""
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with contextlib.suppress(ValueError):  # not the main thread
@@ -239,9 +246,9 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _begun(config: Config) -> Config:
-    """What a procedure that begins now is told: also a node that is started again in it takes calibrations that have
-    expired meanwhile."""
+def _with_start_time(config: Config) -> Config:
+    """The configuration of a procedure that starts now: calibrations are judged as of its start, so that a restarted
+    node accepts those that have expired meanwhile."""
     calibration = config.calibration
     if calibration.as_of_ns:
         return config
@@ -249,19 +256,20 @@ def _begun(config: Config) -> Config:
 
 
 def read_config(folder: Path) -> Config:
+    """The configuration of the processes in a supervisor's folder."""
     return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
 
 
-def read_room(folder: Path) -> SimulatorSection | PlayerSection:
-    """What the room's process is told."""
+def read_source_process(folder: Path) -> SimulatorSection | PlayerSection:
+    """The settings of the process that serves X-rays and poses, in a supervisor's folder."""
     player = folder / "player.json"
     if player.exists():
         return msgspec.json.decode(player.read_bytes(), type=PlayerSection)
     return msgspec.json.decode((folder / "simulator.json").read_bytes(), type=SimulatorSection)
 
 
-def _room_name(room: SimulatorSection | PlayerSection) -> str:
-    return "player" if isinstance(room, PlayerSection) else "simulator"
+def _source_name(settings: SimulatorSection | PlayerSection) -> str:
+    return "player" if isinstance(settings, PlayerSection) else "simulator"
 
 
 def _read_ready(child: _Child) -> None:
@@ -283,7 +291,12 @@ def wait_while(
     seconds: float | None,
     over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Watch the processes for ``seconds``, until ``over``, or for ever."""
+    """Watch the processes until the time is up, or ``over`` returns True.
+
+    Args:
+        on_state: called ten times a second with the node's newest state; None: the node is silent.
+        seconds: None: no limit.
+    """
     deadline = None if seconds is None else time.monotonic() + seconds
     while not over() and (deadline is None or time.monotonic() < deadline):
         on_state(supervisor.watch())

@@ -1,4 +1,4 @@
-"""The reconstruction worker: a separate process, so that nothing that happens in it disturbs the loop."""
+"""The reconstruction worker: a separate process, so that it cannot disturb the loop."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from navnode.reconstruction.answer import answer
 from navnode.reconstruction.methods import Method, Reconstructor, described
 from navnode.types import VolumeReady, WorkerAnswer, WorkerRequest, WorkerState
 
+__all__ = ["run_beside_the_loop", "serve"]
+
 log = logging.getLogger(__name__)
 
 _NICE = 19
@@ -28,7 +30,7 @@ _THREADS = 1
 
 
 def run_beside_the_loop(address: str, method: Method = Method.AUTO) -> None:
-    """:func:`serve` as a process of the node's machine: nothing of the loop may wait for it."""
+    """:func:`serve` at low priority on the node's machine, so that the loop never waits for it."""
     os.nice(_NICE)
     serve(address, method, threads=_THREADS)
 
@@ -39,13 +41,15 @@ def serve(
     *,
     threads: int | None = None,
     secured: Callable[[zmq.Socket[Any]], None] = lambda socket: None,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Serve requests from ``address`` until the process is told to end.
+    """Serve requests until the process ends.
 
     Args:
-        secured: sets the socket's keys, if there are any.
-        tell: told a line about every volume.
+        address: ZeroMQ address of the node.
+        threads: number of threads; None: one per core.
+        secured: called with the socket, to set its keys.
+        report: called with a line about every volume.
     """
     reconstructor = Reconstructor(method, threads)
     engine = described(reconstructor.method, reconstructor.engine)
@@ -62,21 +66,23 @@ def serve(
         if time.monotonic() - last_beat >= topics.HEARTBEAT_NS / 1e9:
             last_beat = time.monotonic()
             socket.send_multipart(bus.pack(WorkerState(True, engine, "", now_ns(), os.getpid())))
-        if jobs.full():  # what else is asked waits in the socket, until that is full as well
+        if jobs.full():  # further requests wait in the socket, until that is full as well
             time.sleep(0.1)
         elif socket.poll(100):
             try:
                 job = bus.unpack([frame.buffer for frame in socket.recv_multipart(copy=False)])
-                if not isinstance(job, WorkerRequest):
-                    raise PeerError(f"{topics.topic_of(job).name} is not a request")
-                jobs.put(job)
             except PeerError as error:
                 log.warning("request refused: %s", error)
+            else:
+                if isinstance(job, WorkerRequest):
+                    jobs.put(job)
+                else:
+                    log.warning("request refused: %s is not a request", topics.topic_of(job).name)
         while not results.empty():
             result = results.get()
             socket.send_multipart(bus.pack(result))
             if isinstance(result, VolumeReady):
-                tell(f"{result.views} views: {result.elapsed_ms:.0f} ms; {result.reason}")
+                report(f"{result.views} views: {result.elapsed_ms:.0f} ms; {result.reason}")
 
 
 def _work(reconstructor: Reconstructor, jobs: Queue[WorkerRequest], results: SimpleQueue[WorkerAnswer]) -> None:

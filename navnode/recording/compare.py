@@ -1,4 +1,4 @@
-"""Two runs of a session held against each other, topic by topic: the main regression test."""
+"""Compares two runs of a session, topic by topic: the main regression test."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ from navnode.recording.format import FORMAT
 from navnode.recording.recording import Recording
 from navnode.types import Array
 
+__all__ = [
+    "Comparison",
+    "ComparisonReport",
+    "Difference",
+    "IGNORED",
+    "NOT_BETWEEN_MODES",
+    "RecordedOutput",
+    "TOLERANCES",
+    "compare",
+    "outputs_of",
+    "picture",
+    "write_picture",
+]
+
 TOLERANCES: dict[str, float] = {
     "rotation": 2e-4,
     "translation": 0.05,
@@ -28,19 +42,18 @@ TOLERANCES: dict[str, float] = {
     "target_sigma_mm": 0.02,
     "spacing_mm": 1e-6,
 }
-"""How far apart numbers may be that are computed: what another processor's rounding makes of a registration, and no
-more (rad and mm; the projector's kernels sum in another order on other processors). Whatever is not named is equal, or
-it differs."""
+"""Field -> largest allowed difference (rad, mm): what rounding on another processor changes in a registration, as the
+projector's kernels sum in another order there. Fields without a tolerance must be equal."""
 
 IGNORED = frozenset({"sha256", "request", "worker", "dropped", "epoch"})
-"""Other processors' volumes differ in last digits; numbers of requests and epochs are made of times; what the loop
-measures of itself is another run's."""
+"""Fields that differ between runs: volumes differ in the last digits on another processor; numbers of requests and
+epochs derive from times; the loop's figures of itself are those of the run."""
 
 NOT_BETWEEN_MODES = frozenset({"age_ns", "now_ns", "received_ns", "sequence", "station", "reason", "similarity"})
-"""What depends on when something was done, and so on the mode."""
+"""Fields that depend on when something was done, and so on the mode."""
 
 _BETWEEN_MODES = ("out/frame", "out/carm", "out/patient", "out/tool/")
-"""What live and a replay at another pace have in common: by the time of the measurement."""
+"""Topics that can be compared between modes, by the time of the measurement."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +62,24 @@ class RecordedOutput:
 
     topic: str
     cause: int
+    """Number of the step that led to it."""
     time_ns: int
     data: bytes
     """JSON."""
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Where two runs part."""
+    """The first output at which two runs differ."""
 
     topic: str
     cause: int = msgspec.field(name="step")
     time_ns: int
     what: str
-    """Which field, what it was and what it is."""
+    """The field, its value in the reference, and its value now."""
 
 
 class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How two runs differ, topic by topic."""
+    """How two runs differ; numbers of outputs by topic."""
 
     same: bool
     compared: dict[str, int]
@@ -79,7 +93,7 @@ class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Comparison:
-    """What was found, topic by topic."""
+    """Counts differences by topic."""
 
     compared: dict[str, int] = field(default_factory=dict)
     different: dict[str, int] = field(default_factory=dict)
@@ -91,11 +105,11 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
+        """Whether the runs do not differ."""
         return not (self.different or self.missing or self.extra)
 
     def report(self) -> ComparisonReport:
-        """For people and programs."""
+        """The comparison as a report."""
         return ComparisonReport(
             same=self.same,
             compared=self.compared,
@@ -107,7 +121,7 @@ class Comparison:
 
 
 def outputs_of(recording: Recording) -> Iterator[RecordedOutput]:
-    """What a session says came out, as this version says it."""
+    """The recorded outputs of a session, converted to the present format."""
     migrate = migration.outputs(recording.format)
     for entry in recording.raw():
         if entry.channel.topic.startswith("out/"):
@@ -124,47 +138,50 @@ def compare(
     ignored: Iterable[str] = IGNORED,
     format: int = FORMAT,
 ) -> Comparison:
-    """How a replay differs from a reference.
+    """Compare a replay with a reference.
 
     Args:
-        by_cause: both ran in the same mode: outputs belong together that come from the same step. Otherwise those of
-            measurements of the same time do, and only they are compared.
-        tolerances: by field; ``rotation`` and ``translation`` of transforms.
-        ignored: fields that do not matter.
-        format: the reference's; what nobody wrote then is not missed in it.
+        by_cause: both ran in the same mode: compare outputs of the same step; otherwise compare outputs that belong to
+            measurements, by the time of the measurement.
+        tolerances: field -> largest allowed difference; ``rotation`` and ``translation`` for transforms.
+        ignored: fields that are not compared.
+        format: format of the reference; outputs that did not exist in that format are not missing.
+
+    Raises:
+        RecordingError: the reference holds no outputs.
     """
     key: Callable[[RecordedOutput], tuple[str, int] | None] = _cause if by_cause else _measured
     waiting: dict[tuple[str, int, int], RecordedOutput] = {}
-    for (name, of), number, each in _numbered(reference, key):
-        waiting[(name, of, number)] = each
-    found, ignored = Comparison(), frozenset(ignored)
+    for (name, place), number, each in _numbered(reference, key):
+        waiting[(name, place, number)] = each
+    comparison, ignored = Comparison(), frozenset(ignored)
     if not waiting:
         raise RecordingError("the reference holds no outputs of a node")
-    for (name, of), number, each in _numbered(replayed, key):
-        other = waiting.pop((name, of, number), None)
+    for (name, place), number, each in _numbered(replayed, key):
+        other = waiting.pop((name, place, number), None)
         if other is None and migration.unknown_to(format, each.topic, each.data):
             continue
         if other is None:
-            _count(found.extra, each.topic)
-            _first(found, each, "is not in the reference")
+            _count(comparison.extra, each.topic)
+            _first(comparison, each, "is not in the reference")
             continue
-        _count(found.compared, each.topic)
+        _count(comparison.compared, each.topic)
         if other.data == each.data:
             continue
         what = _parts(msgspec.json.decode(other.data), msgspec.json.decode(each.data), tolerances, ignored)
         if what:
-            _count(found.different, each.topic)
-            _first(found, each, what)
+            _count(comparison.different, each.topic)
+            _first(comparison, each, what)
     for left in waiting.values():
-        _count(found.missing, left.topic)
-        _first(found, left, "is in the reference only")
-    return found
+        _count(comparison.missing, left.topic)
+        _first(comparison, left, "is in the reference only")
+    return comparison
 
 
 def _numbered(
     outputs: Iterable[RecordedOutput], key: Callable[[RecordedOutput], tuple[str, int] | None]
 ) -> Iterator[tuple[tuple[str, int], int, RecordedOutput]]:
-    """Outputs with their keys, and which of their key they are."""
+    """Outputs with their keys, numbered within each key."""
     seen: dict[tuple[str, int], int] = {}
     for each in outputs:
         place = key(each)
@@ -191,9 +208,9 @@ def _count(counts: dict[str, int], topic: str) -> None:
     counts[topic] = counts.get(topic, 0) + 1
 
 
-def _first(found: Comparison, output: RecordedOutput, what: str) -> None:
-    if found.first is None or output.time_ns < found.first.time_ns:
-        found.first = Difference(output.topic, output.cause, output.time_ns, what)
+def _first(comparison: Comparison, output: RecordedOutput, what: str) -> None:
+    if comparison.first is None or output.time_ns < comparison.first.time_ns:
+        comparison.first = Difference(output.topic, output.cause, output.time_ns, what)
 
 
 def _parts(was: Any, now: Any, tolerances: Mapping[str, float], ignored: frozenset[str], name: str = "") -> str:
@@ -243,22 +260,22 @@ def _short(value: object) -> str:
 
 
 def picture(recording: Recording, device: str, time_ns: int) -> Array | None:
-    """The last X-ray that came before a time, 8 bits; None: there is none."""
-    found: Array | None = None
+    """The last X-ray within 5 s before a time, (H, W) uint8; None: there is none."""
+    image: Array | None = None
     wanted = f"in/IMAGE/{device}"
     for entry in recording.entries(lambda channel: channel.topic == wanted, max(0, time_ns - 5_000_000_000)):
         if entry.time_ns > time_ns:
             break
         if isinstance(entry.content, Image):
-            found = entry.content.voxels[0]
-    if found is None:
+            image = entry.content.voxels[0]
+    if image is None:
         return None
-    low, high = np.percentile(found, [0.5, 99.5])
-    return np.asarray(np.clip((found - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
+    low, high = np.percentile(image, [0.5, 99.5])
+    return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
 
 
 def write_picture(path: Path, image: Array, text: str) -> None:
-    """A PNG with a line of text below.
+    """Write an image, (H, W) uint8, as PNG with a line of text below.
 
     Raises:
         RecordingError: it cannot be written.

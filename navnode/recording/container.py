@@ -1,9 +1,9 @@
-"""MCAP files, byte by byte (https://mcap.dev/spec): chunks without compression, each whole in itself.
+"""MCAP files (https://mcap.dev/spec): records and limits shared by ``writer`` and ``reader``.
 
-The library's writer ends a chunk by its size only, and copies every message four times; its reader allocates what a
-file says. Here a chunk goes to the disk from where its messages lie, ends after a second at the latest, and repeats the
-channels it uses, so that whatever happens to the rest of a file it can be read. Small records are the library's.
-docs/decisions/0012 says more. Here are records, limits and what files hold; ``writer`` writes, ``reader`` reads.
+Chunks are uncompressed and self-contained. The library's writer ends a chunk by its size only, and copies every message
+four times; its reader allocates whatever a file states. Here a chunk is written without copying its messages, ends
+after a second at the latest, and repeats the channels it uses, so that it can be read whatever happens to the rest of
+the file. The library handles small records. See docs/decisions/0012.
 """
 
 from __future__ import annotations
@@ -13,17 +13,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+__all__ = [
+    "CHUNK",
+    "CHUNK_BODY",
+    "CHUNK_BYTES",
+    "CHUNK_INDEX",
+    "Channel",
+    "ChunkAt",
+    "Entry",
+    "FOOTER",
+    "MAGIC",
+    "MAX_CHUNK_BYTES",
+    "MAX_RECORD_BYTES",
+    "MESSAGE",
+    "MESSAGE_BODY",
+    "Parts",
+    "RECORD",
+]
+
 MAGIC = b"\x89MCAP0\r\n"
 CHUNK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 30
-"""Longer records than any that a session has are damage."""
+"""No session has longer records; a longer one is damage."""
 MAX_CHUNK_BYTES = 1 << 29
-"""Of a chunk once it is decompressed."""
+"""Largest chunk, after decompression."""
 
 RECORD = struct.Struct("<BQ")
 MESSAGE = struct.Struct("<BQHIQQ")
 MESSAGE_BODY = struct.Struct("<HIQQ")
-CHUNK = struct.Struct("<BQQQQIIQ")  # with an empty name of a compression
+CHUNK = struct.Struct("<BQQQQIIQ")  # the compression's name is empty
 CHUNK_BODY = struct.Struct("<QQQI")
 FOOTER = struct.Struct("<BQQQI")
 CHUNK_INDEX = struct.Struct("<QQQQ")
@@ -32,14 +50,14 @@ Parts = Sequence[bytes | memoryview]
 
 
 class Channel(NamedTuple):
-    """What a message belongs to."""
+    """Topic and encoding of messages."""
 
     topic: str
     encoding: str
 
 
 class Entry(NamedTuple):
-    """One message of a file; its data are a view of the chunk."""
+    """One message of a file; ``data`` is a view of the chunk."""
 
     channel: Channel
     sequence: int
@@ -50,12 +68,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChunkAt:
-    """Where a chunk is."""
+    """Where a chunk is in the file, and its time span."""
 
     offset: int
     length: int
-    """Of the whole record."""
+    """Length of the whole record."""
     start_ns: int
     end_ns: int
     bare: bool = False
-    """Messages that others wrote without a chunk around them."""
+    """Messages without a chunk around them, from another writer."""

@@ -26,36 +26,39 @@ from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
 from navnode.recording.writer import ContainerWriter
 
+__all__ = ["Anonymizer", "EditResult", "cut", "merge", "new_session", "recover"]
+
 _KEPT_METADATA = frozenset({STATUS_KEY, VALID_KEY, "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS})
-"""Keys of messages that say nothing of a person; others may hold anything."""
+"""Metadata keys that cannot identify a person; others may hold anything."""
 _KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR")
-"""Types that are numbers. Texts, tables of images and commands may name people."""
+"""Message types that are numeric; texts, tables of images and commands may name people."""
 
 
 @dataclass
-class Kept:
-    """What became of a session's content."""
+class EditResult:
+    """What was written into new sessions, and what was lost."""
 
     messages: int = 0
     lost_bytes: int = 0
     damaged: int = 0
-    """Chunks that could not be read."""
+    """Number of chunks that could not be read."""
     paths: list[Path] | None = None
+    """The files written."""
 
 
-def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> Kept:
-    """A session as far as it can be read, finished; every part of it.
+def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> EditResult:
+    """Copy whatever can be read of a session, with all of its parts, into a finished one.
 
     Raises:
         RecordingError: not a session, or ``out`` cannot be written.
         ConfigError: ``out`` exists.
     """
-    kept, part = Kept(paths=[]), 0
+    kept, part = EditResult(paths=[]), 0
     while part == 0 or part_path(path, part).exists():
         source = ContainerReader(part_path(path, part))
         if (known := source.metadata.get("navnode", {}).get("format", "")).isdigit() and int(known) > FORMAT:
             raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")
-        with written(part_path(out, part)) as writer:
+        with new_session(part_path(out, part)) as writer:
             _copy_about(source, writer)
             for chunk in source.chunks:
                 progress(chunk.offset / source.size)
@@ -83,13 +86,13 @@ def _copy_about(source: ContainerReader, writer: ContainerWriter, replaced: Mapp
             writer.describe(name, about)
     own = source.metadata.get("navnode", {})
     known = own.get("format", "")
-    written_as = known if known.isdigit() else str(FORMAT)  # a flipped bit must not make it unreadable
+    written_as = known if known.isdigit() else str(FORMAT)  # a flipped bit must not make the session unreadable
     writer.describe("navnode", {**own, **(replaced or {}), "format": written_as})
     for name in source.attachments:
         try:
             data = source.attachment(name)
         except RecordingError:
-            continue  # damaged: a replay names what is missing
+            continue  # damaged; a replay reports what is missing
         writer.attach(name, data, "application/octet-stream", now_ns())
 
 
@@ -105,35 +108,39 @@ def cut(
     duration_s: float | None = None,
     topics: Iterable[str] = (),
     identified: bool = True,
-) -> Kept:
-    """A piece of a session.
+) -> EditResult:
+    """Copy a piece of a session into a new one.
 
     Args:
-        topics: patterns; none: all.
-        identified: False: without what tells whose it is, see :class:`Anonymous`.
+        start_s: start of the piece, relative to the start of the session.
+        duration_s: None: to the end of the session.
+        topics: patterns of topics to copy; empty: all.
+        identified: False: remove what may identify people, see :class:`Anonymizer`.
 
     Raises:
-        RecordingError: it is damaged before the end of the piece, there is nothing in it, or ``out`` cannot be written.
+        ConfigError: ``out`` exists.
+        RecordingError: the session is damaged before the end of the piece, the piece is empty, or ``out`` cannot be
+            written.
     """
     begin_ns = recording.start_ns + round(start_s * NS_PER_S)
     end_ns = recording.end_ns if duration_s is None else begin_ns + round(duration_s * NS_PER_S)
-    patterns, kept = list(topics), Kept(paths=[out])
-    anonymous = None if identified else Anonymous()
+    patterns, kept = list(topics), EditResult(paths=[out])
+    anonymizer = None if identified else Anonymizer()
     from_start = recording.metadata.get("from_start", "true") if start_s <= 0 else "false"
-    with written(out) as writer:
+    with new_session(out) as writer:
         about = {"session": uuid.uuid4().hex, "from_start": from_start, "part": "0"}
-        if anonymous is None:
+        if anonymizer is None:
             _copy_about(recording.files[0], writer, about)
         else:
-            anonymous.copy_about(recording, writer, about)
+            anonymizer.copy_about(recording, writer, about)
         for entry in recording.raw(begin_ns):
             if not begin_ns <= entry.log_time_ns <= end_ns and entry.channel.topic != "node/ct":
                 continue
             if patterns and not any(fnmatchcase(entry.channel.topic, pattern) for pattern in patterns):
                 continue
-            if anonymous is None:
+            if anonymizer is None:
                 _copy(writer, entry)
-            elif not anonymous.copy(recording, entry, writer):
+            elif not anonymizer.copy(recording, entry, writer):
                 continue
             kept.messages += 1
             if writer.waiting > (1 << 19):
@@ -143,24 +150,25 @@ def cut(
     return kept
 
 
-def merge(recordings: list[Recording], out: Path) -> Kept:
-    """What came in, of several sessions, in the order in which it came; the clocks must be one.
+def merge(recordings: list[Recording], out: Path) -> EditResult:
+    """Merge the arrivals of several sessions, recorded with the same clock, in the order of their times.
 
-    Steps and outputs are those of one node and stay only if the others have none.
+    Steps and outputs are copied only if just one of the sessions has any.
 
     Raises:
-        RecordingError: one is damaged, or given twice, or ``out`` cannot be written.
+        ConfigError: ``out`` exists.
+        RecordingError: a session is damaged or given twice, or ``out`` cannot be written.
     """
     known = [recording.metadata.get("session") or str(recording.path.resolve()) for recording in recordings]
     if len(set(known)) < len(known):
         raise RecordingError("one session is given twice")
-    kept = Kept(paths=[out])
+    kept = EditResult(paths=[out])
     of_nodes = [r for r in recordings if any(True for _ in _some(r, lambda channel: channel.topic == "step"))]
     keep_steps = len(of_nodes) == 1
     leading = of_nodes[0] if keep_steps else next((r for r in recordings if r.attachments), recordings[0])
-    with written(out) as writer:
+    with new_session(out) as writer:
         _copy_about(leading.files[0], writer, {"session": uuid.uuid4().hex, "part": "0"})
-        arrivals = 1 << 24  # apart from those that the steps of a node name
+        arrivals = 1 << 24  # beyond the numbers to which a node's steps refer
         streams = [((entry, recording is leading) for entry in recording.raw()) for recording in recordings]
         for entry, led in heapq.merge(*streams, key=lambda pair: pair[0].log_time_ns):
             if not entry.channel.topic.startswith("in/"):
@@ -183,12 +191,12 @@ def _some(recording: Recording, wanted: Callable[[Channel], bool]) -> Iterator[E
             return
 
 
-class Anonymous:
-    """Takes out of a session what may tell whose it is: texts, names of files and machines, and metadata that are not
-    numbers of the X-ray or the tracker. What is written into the pixels stays."""
+class Anonymizer:
+    """Removes from a session what may identify people: texts, names of files and machines, and metadata other than
+    numbers of the X-ray or the tracker. Text burned into pixels stays."""
 
     def copy_about(self, recording: Recording, writer: ContainerWriter, about: Mapping[str, str]) -> None:
-        """Metadata and attachments; calibrations are of devices, not of people."""
+        """Copy metadata and attachments; calibrations describe devices, not people."""
         known = {k: v for k, v in recording.metadata.items() if k in ("version", "format", "replay", "reason")}
         writer.describe("navnode", {**known, **about, "deidentified": "true"})
         for name in recording.attachments:
@@ -218,7 +226,7 @@ class Anonymous:
         )
 
     def copy(self, recording: Recording, entry: Entry, writer: ContainerWriter) -> bool:
-        """An entry without what it must not say; False where nothing of it is kept."""
+        """Copy an entry without what may identify people; False: nothing of it is kept."""
         topic, encoding = entry.channel
         if encoding == OPENIGTLINK:
             if topic.split("/")[1] not in _KEPT_TYPES:
@@ -238,28 +246,31 @@ class Anonymous:
 
 
 def _without_names(document: Any) -> Any:
-    """Of JSON: volumes' names and sources' addresses are taken out."""
+    """A JSON document without names of volumes and addresses of sources."""
     if not isinstance(document, dict):
         return document
-    found = dict(document)
+    cleaned = dict(document)
     if document.get("kind") == "SourceState":
-        return {**found, "name": "source", "reason": "" if document.get("connected") else "gone"}
-    if isinstance(found.get("volume"), str):
-        found["volume"] = "volume" if found["volume"] else ""
-    if isinstance(found.get("volume"), dict):
-        found["volume"] = {**found["volume"], "name": "volume"}
-    if "sha256" in found and "name" in found:  # of the CT
-        found["name"] = "CT"
-    if isinstance(found.get("sources"), dict):
-        found["sources"] = {f"source {n}": why for n, why in enumerate(found["sources"].values(), 1)}
-    if isinstance(found.get("notices"), list):
-        found["notices"] = []
-    return found
+        return {**cleaned, "name": "source", "reason": "" if document.get("connected") else "gone"}
+    if isinstance(cleaned.get("volume"), str):
+        cleaned["volume"] = "volume" if cleaned["volume"] else ""
+    if isinstance(cleaned.get("volume"), dict):
+        cleaned["volume"] = {**cleaned["volume"], "name": "volume"}
+    if "sha256" in cleaned and "name" in cleaned:  # identity of the CT
+        cleaned["name"] = "CT"
+    if isinstance(cleaned.get("sources"), dict):
+        cleaned["sources"] = {f"source {n}": why for n, why in enumerate(cleaned["sources"].values(), 1)}
+    if isinstance(cleaned.get("notices"), list):
+        cleaned["notices"] = []
+    return cleaned
 
 
 @contextmanager
-def written(path: Path, *, replace: bool = False) -> Iterator[ContainerWriter]:
-    """A writer of a session that takes its name once it is whole; nothing that exists is replaced unless it is meant.
+def new_session(path: Path, *, replace: bool = False) -> Iterator[ContainerWriter]:
+    """Open a writer of a new session; the file appears under its name once it is complete.
+
+    Args:
+        replace: replace the file if it exists.
 
     Raises:
         ConfigError: the file exists.

@@ -1,7 +1,7 @@
-"""Sessions for other programs, and sequences of other programs as sessions.
+"""Exports sessions to other programs, and imports sequences of other programs as sessions.
 
-What leaves holds numbers and pictures alone, and times from the session's beginning on; whose they are is not in it,
-unless it is written into the pictures.
+Exports hold numbers and images, with times relative to the start of the session; nothing identifies people, except text
+burned into images.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ from navnode.igtl.conventions import STATUS_KEY, is_seen, seen_pose, status_of
 from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
 from navnode.recording.container import Channel
-from navnode.recording.edit import written
+from navnode.recording.edit import new_session
 from navnode.recording.format import FORMAT, arrival_channel
 from navnode.recording.recording import Recorded, Recording
-from navnode.recording.spans import Way, chrome_trace
+from navnode.recording.spans import Span, chrome_trace
 from navnode.recording.tap import about_for
 from navnode.types import Array, Matrix, VolumeReady
 
+__all__ = ["Piece", "Progress", "export", "import_sequence", "piece"]
+
 _MOST_APART_S = 0.1
 _EPOCH_S = 946_684_800.0
-"""2000-01-01: when sequences happened whose times begin anywhere."""
+"""2000-01-01: start of imported sequences whose times are not since 1970."""
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
 _TRUTH = "Truth"
 
@@ -50,13 +52,12 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """Which part of a session is exported.
+    """The part of a session to export.
 
     Args:
-        recording: the session.
-        xray: the images' device; '': the only one.
-        begin_ns, end_ns: from when to when.
-        zero_ns: what counts as time 0.
+        xray: device of the images; '': the only one.
+        begin_ns, end_ns: time span, node clock.
+        zero_ns: time that is exported as 0.
     """
 
     recording: Recording
@@ -66,13 +67,13 @@ class Piece:
     zero_ns: int
 
     def entries(self, wanted: Callable[[Channel], bool]) -> Iterator[Recorded]:
-        """Its entries."""
+        """The entries of the wanted channels."""
         for entry in self.recording.entries(wanted, self.begin_ns):
             if entry.time_ns <= self.end_ns:
                 yield entry
 
     def seconds(self, time_ns: int) -> float:
-        """Since time 0."""
+        """A time as exported, in s."""
         return (time_ns - self.zero_ns) / NS_PER_S
 
 
@@ -84,11 +85,13 @@ def piece(
     duration_s: float | None = None,
     absolute: bool = False,
 ) -> Piece:
-    """A part of a session.
+    """Choose a part of a session.
 
     Args:
-        xray: the images' device.
-        absolute: times as they were, since 1970.
+        xray: device of the images; '': the only one.
+        start_s: start of the part, relative to the start of the session.
+        duration_s: None: to the end of the session.
+        absolute: export times since 1970 instead of since the start of the session.
 
     Raises:
         RecordingError: nothing is recorded there.
@@ -101,27 +104,32 @@ def piece(
 
 
 def export(source: Piece, out: Path, progress: Progress = lambda share: None) -> list[Path]:
-    """Write a piece in the form that the ending of ``out`` names: ``.mha``, ``.nrrd``: sequence; ``.mcap``: for
-    Foxglove; ``.json``: spans for Perfetto; no ending: a folder of tables, pictures and volumes.
+    """Write a piece in the format that the extension of ``out`` selects.
+
+    ``.mha``, ``.nrrd``: sequence; ``.mcap``: for Foxglove; ``.json``: spans for Perfetto; none: a folder of tables,
+    images and volumes.
+
+    Returns:
+        The files written; images in a folder are not listed.
 
     Raises:
-        RecordingError: there is nothing of that kind in it, or ``out`` cannot be written.
+        RecordingError: the piece holds no such content, or ``out`` cannot be written.
         ConfigError: ``out`` exists, or its extension or a device is unknown.
     """
     refuse_existing(out)
-    ways: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
+    writers: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
         ".mha": _sequence,
         ".nrrd": _sequence,
         ".mcap": _foxglove,
         ".json": _trace,
         "": _folder,
     }
-    way = ways.get(out.suffix.lower())
-    if way is None:
-        raise ConfigError(f"{out}: what is written is told by its ending: {', '.join(filter(None, ways))} or none")
+    write = writers.get(out.suffix.lower())
+    if write is None:
+        raise ConfigError(f"{out}: unknown extension; use {', '.join(filter(None, writers))} or none")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        return way(source, out, progress)
+        return write(source, out, progress)
     except OSError as error:
         raise RecordingError(f"{out}: cannot be written ({error.strerror})") from error
 
@@ -147,7 +155,7 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
                 times.append(at)
                 rows.append(seen_pose(message))
     if first is None:
-        raise ConfigError(f"--device {device}: {source.recording.path} has no images of it there")
+        raise ConfigError(f"--device {device}: {source.recording.path} holds no images of it in this part")
     times_s = np.array([source.seconds(stamp) for stamp in stamps])
     transforms = {
         name: [
@@ -185,51 +193,56 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
 
 
 def _images(source: Piece) -> str:
-    """The device whose pictures are meant."""
+    """The device whose images are exported."""
     if source.xray:
         return source.xray
-    found = set()
+    topics: set[str] = set()
     for file in source.recording.files:
         for chunk in file.chunks[:200]:
-            found |= {e.channel.topic for e in file.entries(chunk) if e.channel.topic.startswith("in/IMAGE/")}
-    names = sorted(topic.removeprefix("in/IMAGE/") for topic in found)
-    if len(names) != 1:
-        raise RecordingError(f"{source.recording.path}: images of {', '.join(names) or 'nobody'}; choose with --device")
+            topics |= {e.channel.topic for e in file.entries(chunk) if e.channel.topic.startswith("in/IMAGE/")}
+    names = sorted(topic.removeprefix("in/IMAGE/") for topic in topics)
+    if not names:
+        raise RecordingError(f"{source.recording.path}: holds no images")
+    if len(names) > 1:
+        raise RecordingError(f"{source.recording.path}: holds images of {', '.join(names)}; choose with --device")
     return names[0]
 
 
 def import_sequence(path: Path, out: Path, node: Calibrations | None, device: str) -> int:
-    """A sequence as a session, as if a server had sent it; how many messages.
+    """Write a sequence as a session, as if a server had sent it.
 
     Args:
-        node: that shall replay it; its configuration and calibrations are kept in the session.
-        device: what the pictures are called there.
+        node: the node that will replay it; the session stores its configuration and calibrations; None: unknown.
+        device: device name of the images in the session.
+
+    Returns:
+        Number of messages written.
 
     Raises:
-        RecordingError: it cannot be read, or ``out`` cannot be written.
+        RecordingError: the sequence cannot be read, or ``out`` cannot be written.
         ConfigError: ``out`` exists.
     """
-    found = sequences.read(path)
-    began = about_for(node)
-    base_s = 0.0 if found.times_s[0] > _EPOCH_S else _EPOCH_S
+    sequence = sequences.read(path)
+    session = about_for(node)
+    base_s = 0.0 if sequence.times_s[0] > _EPOCH_S else _EPOCH_S
     count = 0
-    with written(out) as writer:
-        told = {
-            **began.metadata,
+    with new_session(out) as writer:
+        metadata = {
+            **session.metadata,
             "session": uuid.uuid4().hex,
             "part": "0",
             "format": str(FORMAT),
             "imported": path.suffix,
         }
-        writer.describe("navnode", told)
-        for name, data in began.attachments.items():
+        writer.describe("navnode", metadata)
+        for name, data in session.attachments.items():
             writer.attach(name, data, "application/octet-stream", 0)
-        u, v = found.spacing_mm
-        for n, at in enumerate(found.times_s):
+        u, v = sequence.spacing_mm
+        for n, at in enumerate(sequence.times_s):
             stamp = round((base_s + float(at)) * NS_PER_S)
-            for name, poses in found.transforms.items():
+            for name, poses in sequence.transforms.items():
                 pose = poses[n]
-                moved = Transform(
+                transform = Transform(
                     device=name,
                     timestamp_ns=stamp,
                     matrix=np.eye(4) if pose is None else pose,
@@ -237,16 +250,16 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
                     metadata={STATUS_KEY: status_of(pose)},
                 )
                 count += 1
-                writer.add(arrival_channel("TRANSFORM", name), (encode(moved),), stamp, stamp, count)
-            picture = Image(
+                writer.add(arrival_channel("TRANSFORM", name), (encode(transform),), stamp, stamp, count)
+            image = Image(
                 device=device,
                 timestamp_ns=stamp,
-                voxels=found.frames[n][None],
+                voxels=sequence.frames[n][None],
                 version=2,
                 ras_from_index=np.diag([u, v, 1.0, 1.0]),
             )
             count += 1
-            writer.add(arrival_channel("IMAGE", device), (encode(picture),), stamp, stamp, count)
+            writer.add(arrival_channel("IMAGE", device), (encode(image),), stamp, stamp, count)
     return count
 
 
@@ -254,19 +267,19 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
 
 
 def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
-    """``poses/<device>.csv``, ``outputs/<topic>.csv``, ``frames/<device>/000000.png`` with ``frames/<device>.csv``,
-    ``volumes/<n>.nii.gz``."""
-    made: dict[Path, tuple[TextIO, Any]] = {}
+    """Write ``poses/<device>.csv``, ``outputs/<topic>.csv``, ``frames/<device>/000000.png`` with
+    ``frames/<device>.csv``, and ``volumes/<n>.nii.gz``."""
+    tables: dict[Path, tuple[TextIO, Any]] = {}
     numbers: dict[str, int] = {}
     with ExitStack() as stack:
 
         def row(path: Path, header: list[str], values: list[object]) -> None:
-            if path not in made:
+            if path not in tables:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(path.open("x", newline=""))
-                made[path] = file, csv.writer(file)
-                made[path][1].writerow(header)
-            made[path][1].writerow(values)
+                tables[path] = file, csv.writer(file)
+                tables[path][1].writerow(header)
+            tables[path][1].writerow(values)
 
         for entry in source.entries(lambda c: c.topic.startswith(("in/IMAGE/", "in/TRANSFORM/", "out/", "volume"))):
             progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
@@ -297,13 +310,13 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
                     write_volume(content.volume, path)
             elif isinstance(content, dict) and (line := _row_of(entry.topic, content, source)) is not None:
                 row(out / "outputs" / f"{_safe(entry.topic.removeprefix('out/'))}.csv", *line)
-    if not made and not numbers:
+    if not tables and not numbers:
         raise RecordingError(f"{source.recording.path}: nothing is recorded there")
     return sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".png")
 
 
 def _row_of(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[str], list[object]] | None:
-    """An output as a row; of those that are transforms with a validity, or states."""
+    """Header and row of an output that is a state, or a transform with a validity; None for others."""
     if topic == "out/state":
         figures = ("frames_received", "frames_registered", "frame_rate_hz", "volumes")
         status = output["registration"]
@@ -326,7 +339,7 @@ def _row_of(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[
 
 
 def _safe(name: str) -> str:
-    """A name of the wire as a name of a file."""
+    """A device or topic name as a file name."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".") or "_"
 
 
@@ -334,11 +347,11 @@ def _safe(name: str) -> str:
 
 
 def _trace(source: Piece, out: Path, progress: Progress) -> list[Path]:
-    spans = [msgspec.json.decode(entry.raw, type=Way) for entry in source.entries(lambda c: c.topic == "node/spans")]
+    spans = [msgspec.json.decode(entry.raw, type=Span) for entry in source.entries(lambda c: c.topic == "node/spans")]
     if not spans:
-        raise RecordingError(f"{source.recording.path}: holds no spans; they are of a node's recording")
+        raise RecordingError(f"{source.recording.path}: holds no spans; only nodes record them")
     progress(0.5)
-    shifted = [msgspec.structs.replace(way, at_ns=[at - source.zero_ns for at in way.at_ns]) for way in spans]
+    shifted = [msgspec.structs.replace(span, at_ns=[at - source.zero_ns for at in span.at_ns]) for span in spans]
     out.write_text(json.dumps(chrome_trace(shifted)))
     return [out]
 
@@ -382,7 +395,7 @@ _LOG_LEVELS = {"VALID": 2, "DEGRADED": 3, "INVALID": 4}
 
 
 def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
-    """MCAP with the schemas of foxglove.dev: pictures, transforms, and a log of what was valid."""
+    """Write MCAP with the schemas of foxglove.dev: images, transforms, and a log of the registration's status."""
     with out.open("xb") as file:
         writer = LibraryWriter(file, compression=CompressionType.ZSTD)
         writer.start(profile="", library="navnode")
@@ -434,7 +447,7 @@ def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
         writer.finish()  # type: ignore[no-untyped-call]
     if not channels:
         out.unlink()
-        raise RecordingError(f"{source.recording.path}: no pictures and no poses there")
+        raise RecordingError(f"{source.recording.path}: holds no images and no poses in this part")
     return [out]
 
 

@@ -1,16 +1,16 @@
-"""What a session is made of: topics, and what stands in their messages.
+"""The contents of a session: topics, and what their messages hold.
 
-- ``in/<type>/<device>``: an OpenIGTLink message, byte by byte as it came. Log time: its arrival, node clock; publish
-  time: its own stamp; sequence: which arrival it was.
-- ``console/<type>/<device>``: likewise, from a console that may not push: nothing of it reaches the loop.
-- ``step``: what the pipeline took next, JSON. Of a message that came in only ``of``, its sequence; else the value.
-  Sequence: which step it was.
-- ``volume``: the answer of the reconstruction worker that a step took, a volume or the surface of a CT, as it came
-  over the bus; sequence of the step.
-- ``out/<topic>``: JSON of what a step led to; sequence of the step, its cause.
-- ``node/<what>``: JSON of what else happened: gaps of the recording, spans of a frame's way, the end.
+- ``in/<type>/<device>``: an OpenIGTLink message, byte by byte as it arrived. Log time: its arrival, node clock; publish
+  time: its own stamp; sequence: number of the arrival.
+- ``console/<type>/<device>``: likewise, from a console that may not push: the loop does not get it.
+- ``step``: the pipeline's next input, JSON. For a message that arrived only ``of``, its sequence; otherwise the value.
+  Sequence: number of the step.
+- ``volume``: the reconstruction worker's answer in a step, a volume or the surface of a CT, as it came over the bus;
+  sequence of the step.
+- ``out/<topic>``: an output of a step, JSON; sequence of the step, its cause.
+- ``node/<what>``: other events, JSON: gaps of the recording, spans of frames, the end.
 
-Metadata ``navnode`` say what the file is; attached are the configuration, the calibrations it names, and versions.
+The metadata record ``navnode`` describes the file; configuration, calibrations and versions are attached.
 """
 
 from __future__ import annotations
@@ -43,8 +43,32 @@ from navnode.types import (
     WorkerAnswer,
 )
 
+__all__ = [
+    "BUS",
+    "CALIBRATION",
+    "CONFIGURATION",
+    "FORMAT",
+    "JSON",
+    "OPENIGTLINK",
+    "STEP",
+    "VERSIONS",
+    "VOLUME",
+    "VolumeIdentity",
+    "answer_of",
+    "answer_parts",
+    "arrival_channel",
+    "encoded",
+    "identity",
+    "note_channel",
+    "output_bytes",
+    "output_channel",
+    "plain",
+    "step_bytes",
+    "step_of",
+]
+
 FORMAT = 2
-"""Counts up when older versions cannot read a session rightly; :mod:`migration` reads what they wrote."""
+"""Increases when older versions cannot read new sessions correctly; :mod:`migration` reads older formats."""
 OPENIGTLINK, JSON, BUS = "openigtlink", "json", "navnode-bus"
 STEP, VOLUME = Channel("step", JSON), Channel("volume", BUS)
 CONFIGURATION, VERSIONS, CALIBRATION = "configuration.json", "versions.json", "calibration/"
@@ -54,17 +78,26 @@ _PLAIN: dict[str, type] = {
 
 
 def arrival_channel(kind: str, device: str, *, from_console: bool = False) -> Channel:
-    """Of messages that came in."""
+    """The channel of messages that arrived.
+
+    Args:
+        kind: OpenIGTLink type.
+        from_console: the sender is a console that may not push.
+    """
     return Channel(f"{'console' if from_console else 'in'}/{kind}/{device}", OPENIGTLINK)
 
 
 def note_channel(what: str) -> Channel:
-    """Of what else happened."""
+    """The channel of other events."""
     return Channel(f"node/{what}", JSON)
 
 
 def encoded(value: object) -> bytes:
-    """JSON; arrays as lists, so that every number comes back as it was."""
+    """Encode as JSON, arrays as lists; every number is restored exactly.
+
+    Raises:
+        LocalError: the value, or a part of it, has a type that cannot be recorded.
+    """
     return _encoder().encode(value)
 
 
@@ -85,10 +118,10 @@ def _listed(item: object) -> object:
 
 
 def step_bytes(message: Input, of: int | None) -> bytes:
-    """What is written of a step.
+    """The record of a step, JSON.
 
     Args:
-        of: the sequence of the message that it was, if it was one.
+        of: sequence of the arrival that the message was made from; None: it did not arrive from outside.
     """
     kind = type(message).__name__
     if of is not None:
@@ -101,7 +134,7 @@ def step_bytes(message: Input, of: int | None) -> bytes:
 
 
 def plain(value: object) -> dict[str, Any]:
-    """The fields of a value."""
+    """A dataclass value's fields as a dict."""
     kind: Any = type(value)
     return {name: getattr(value, name) for name in _names(kind)}
 
@@ -112,10 +145,10 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 
 def step_of(document: Mapping[str, Any]) -> Input | None:
-    """The step that a document holds; None for those whose content is elsewhere.
+    """The input that a step's document holds; None: its content is recorded elsewhere.
 
     Raises:
-        DamagedError: it holds none.
+        DamagedError: the document cannot be read.
     """
     kind = _PLAIN.get(str(document.get("kind")))
     if kind is None:
@@ -130,15 +163,15 @@ _LENGTH = struct.Struct("<I")
 
 
 def answer_parts(ready: WorkerAnswer) -> list[bytes | memoryview]:
-    """A worker's answer, as it crosses processes, every part after its length."""
+    """A worker's answer as it crosses processes, with the length before every part."""
     return [piece for part in bus.pack(ready) for piece in (_LENGTH.pack(len(part)), part)]
 
 
 def answer_of(data: memoryview) -> WorkerAnswer:
-    """What :func:`answer_parts` wrote.
+    """Decode what :func:`answer_parts` encoded.
 
     Raises:
-        DamagedError: it is not one.
+        DamagedError: the data do not hold a worker's answer.
     """
     parts, at = [], 0
     while at + _LENGTH.size <= len(data):
@@ -147,19 +180,19 @@ def answer_of(data: memoryview) -> WorkerAnswer:
         parts.append(data[at : at + size])
         at += size
     try:
-        found = bus.unpack(parts)
+        answer = bus.unpack(parts)
     except PeerError as error:
         raise DamagedError(f"a recorded answer cannot be read ({error})") from error
-    if not isinstance(found, WorkerAnswer) or at != len(data):
+    if not isinstance(answer, WorkerAnswer) or at != len(data):
         raise DamagedError("a recorded answer cannot be read")
-    return found
+    return answer
 
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
 
 def output_channel(output: Output) -> Channel:
-    """Where an output is written."""
+    """The channel of an output."""
     kind = type(output)
     if kind in _FIXED:
         return _FIXED[kind]
@@ -173,11 +206,11 @@ def output_channel(output: Output) -> Channel:
 
 
 _FIXED: dict[type, Channel] = {}
-"""Of outputs whose channel depends on their type alone."""
+"""Channels of outputs whose channel depends on their type alone."""
 
 
 def output_bytes(output: Output) -> bytes:
-    """JSON of an output, without pictures and voxels: those are named by frame and by checksum."""
+    """An output as JSON; frames are named by number, volumes by checksum."""
     return encoded(_document(output))
 
 
@@ -196,24 +229,28 @@ def _document(output: Output) -> object:
             return {"volume": identity(output.volume)}
         case VolumeUpdate():
             bone = None if output.bone is None else len(output.bone.triangles)
-            told = {**plain(output), "volume": identity(output.volume), "bone": bone}
-            told["uncertainty_hu"] = None if output.uncertainty_hu is None else identity(output.uncertainty_hu)
-            return told
+            uncertainty = None if output.uncertainty_hu is None else identity(output.uncertainty_hu)
+            return {
+                **plain(output),
+                "volume": identity(output.volume),
+                "bone": bone,
+                "uncertainty_hu": uncertainty,
+            }
         case _:
             return output
 
 
 class VolumeIdentity(msgspec.Struct, frozen=True):
-    """What tells one volume from another."""
+    """Identifies a volume."""
 
     name: str
     shape: tuple[int, ...]
     volume_from_index: Matrix
     sha256: str
-    """Of the voxels."""
+    """Checksum of the voxels."""
 
 
 def identity(volume: Volume) -> VolumeIdentity:
-    """What tells a volume from others."""
+    """Name, shape, place and checksum of a volume."""
     sha256 = hashlib.sha256(np.ascontiguousarray(volume.voxels).data).hexdigest()
     return VolumeIdentity(volume.name, volume.voxels.shape, volume.volume_from_index, sha256)

@@ -1,4 +1,4 @@
-"""What state a session is in; the one place that says what damage is."""
+"""Judges whether a session is whole, unfinished or damaged; damage is defined here alone."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from typing import NamedTuple
 from navnode.errors import DamagedError
 from navnode.recording.reader import ContainerReader
 
+__all__ = ["Integrity", "Verdict", "damage", "judged"]
+
 
 class Integrity(StrEnum):
-    """Whether a session is all there."""
+    """Whether a session is complete."""
 
     WHOLE = "whole"
     UNFINISHED = "unfinished"
-    """Its recorder was killed: the end is missing, and of what comes before nothing."""
+    """Its recorder was killed: the end is missing, but nothing before it."""
     DAMAGED = "damaged"
-    """Bytes of it are missing or were changed."""
+    """Bytes are missing or changed."""
 
 
 class Verdict(NamedTuple):
-    """What state a session is in."""
+    """A session's integrity."""
 
     integrity: Integrity
     text: str
-    """One line for people; '' of a whole one."""
+    """One line that explains it; '': the session is whole."""
 
 
 def damage(file: ContainerReader, *, last: bool) -> str:
-    """How a file is damaged; '' where it is not.
+    """How a file is damaged; '': it is not.
 
     Args:
-        last: no file of the session follows, so that its recorder may have ended here.
+        last: whether it is the last file of the session, where its recorder may have been killed.
     """
     if file.torn_at is None:
         return ""
     if file.index_damaged:
-        what = "what it says of itself at its end is damaged"
+        what = "its index is damaged"
     elif file.lost_bytes:
         what = "it is torn"
     elif not last:
@@ -48,12 +50,12 @@ def damage(file: ContainerReader, *, last: bool) -> str:
 
 
 def judged(files: Sequence[ContainerReader], failure: DamagedError | None = None) -> Verdict:
-    """What state a session is in.
+    """Judge a session's integrity.
 
     Args:
         files: all of its files.
-        failure: what stopped who has read it. Without one only what the files say of themselves is judged: whether
-            the content of every chunk is as it was written, reading tells.
+        failure: the error that ended reading it. Without one, only indexes and record lengths are judged: damage inside
+            chunks shows when they are read.
     """
     if failure is not None:
         return Verdict(Integrity.DAMAGED, str(failure))
@@ -61,6 +63,6 @@ def judged(files: Sequence[ContainerReader], failure: DamagedError | None = None
         if text := damage(file, last=file is files[-1]):
             return Verdict(Integrity.DAMAGED, text)
     if files and files[-1].torn_at is not None:
-        text = f"{files[-1].path}: was not finished, as when a recorder is killed; all that it holds can be read"
+        text = f"{files[-1].path}: was not finished, as when a recorder is killed; everything up to then can be read"
         return Verdict(Integrity.UNFINISHED, text)
     return Verdict(Integrity.WHOLE, "")

@@ -1,4 +1,4 @@
-"""A server's messages as a session, without a node."""
+"""Records a server's messages as a session, without a node."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import msgspec
 from navnode.errors import RecordingError
 from navnode.files.whole import refuse_existing
 from navnode.igtl import Client
-from navnode.recording.given import node_of
+from navnode.recording.node_config import load_calibrations
 from navnode.recording.recorder import Recorder
 from navnode.recording.requests import RecordRequest
 from navnode.recording.tap import about_for
+
+__all__ = ["RecordReport", "record"]
 
 
 class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,22 +25,27 @@ class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
     out: str
     messages: int
     lost: int
-    """Because the disk was too slow."""
+    """Number of messages lost because the disk was too slow."""
 
 
 def record(request: RecordRequest, say: Callable[[str], None]) -> tuple[RecordReport, str]:
-    """Record what a server sends, until the time is over or the keyboard interrupts; the report, and it in a line.
+    """Record what a server sends, until the time is up or the keyboard interrupts.
 
     Args:
-        say: told when it begins.
+        say: called with a line when recording starts.
+
+    Returns:
+        The report, and a line that sums it up.
 
     Raises:
+        CalibrationError: a calibration of the configuration cannot be used.
         ConfigError: the file exists already, or the configuration cannot be used.
-        RecordingError: nothing came, or it cannot be written.
+        RecordingError: nothing came, or the file cannot be written.
     """
     refuse_existing(request.out)
     megabyte = 1 << 20
-    recorder = Recorder(request.out, about_for(node_of(request.config)), max_file_bytes=request.max_file_mb * megabyte)
+    about = about_for(load_calibrations(request.config))
+    recorder = Recorder(request.out, about, max_file_bytes=request.max_file_mb * megabyte)
 
     async def listen() -> None:
         say(f"Recording {request.source} to {request.out}; Ctrl-C ends it.")

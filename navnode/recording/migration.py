@@ -1,4 +1,4 @@
-"""What older versions wrote, said as this one says it."""
+"""Converts sessions of older formats to the present one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import msgspec
 
 from navnode.types import LatencyFigures, RecordingState
 
+__all__ = ["outputs", "unknown_to"]
+
 _STATE = "out/state"
 _CT = "out/volume/navigation"
 _SURFACE = "out/surface.request"
 
 
 def outputs(format: int) -> Callable[[str, bytes], bytes]:
-    """What turns an output of a session of a format, by its topic, into one of today's.
+    """A converter (topic, data) -> data from a format to the present one.
 
-    Format 1 kept figures of a state in a dictionary of loose keys, and -1 for an X-ray that never came.
+    Format 1 kept figures of the state in a dictionary without a schema, and -1 for an X-ray that never came.
     """
     return _unchanged if format >= 2 else _from_1
 
 
 def unknown_to(format: int, topic: str, data: bytes) -> bool:
-    """Whether an output is of a kind that sessions of a format do not hold.
+    """Whether sessions of a format do not hold outputs of this kind.
 
-    In format 1 the CT and its bone surface reached the displays past the loop.
+    In format 1 the CT and its bone surface bypassed the loop on their way to displays.
     """
     if format >= 2:
         return False

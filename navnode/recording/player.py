@@ -1,6 +1,6 @@
 """Serves a recorded session over OpenIGTLink at its own or another pace, to any console or node.
 
-Every message says that it is a replay. Nothing is sent after the end, so everything that depends on it goes stale.
+Every message is marked as a replay. Nothing is sent after the end, so everything that depends on it goes stale.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.recording.container import Channel, Entry
 from navnode.recording.recording import Recording
 
+__all__ = ["Player", "play"]
+
 log = logging.getLogger(__name__)
 
 _NOT_SERVED = ("in/STATUS/", "in/COMMAND", "in/RTS_", "in/GET_", "in/STT_", "in/STP_", "in/CLIENTINFO/")
-"""Conversation between peers, not part of what happened."""
+"""Requests and states between peers; the session's content does not depend on them."""
 _STEP_NS = 100_000_000
 """A step goes to the next X-ray, or this far if there is none."""
 _GREETING_S = 0.3
-"""Time for a new client to say that it reads metadata, where replays are marked."""
+"""Time for a new client to announce that it reads metadata, which mark replays."""
 _BEHIND_NS = 500_000_000
-"""Further behind than this, playing goes on from here instead of sending everything at once."""
+"""When it is further behind than this, playing continues from here instead of sending everything at once."""
 
 
 class Player:
-    """One session being played.
+    """Plays one session.
 
     Args:
-        recording: with entries that came in.
-        settings: where, how fast, from where to where.
+        settings: address, rate, and the part of the session.
 
     Raises:
         RecordingError: there is nothing to play.
-        ConfigError: the address can be reached by others.
+        ConfigError: others can reach the address.
     """
 
     def __init__(self, recording: Recording, settings: PlayerSection) -> None:
@@ -56,7 +57,7 @@ class Player:
         self.rate, self.paused, self.over = settings.rate, settings.paused, False
         self._at_ns = self._first_ns
         self._began = (self._first_ns, now_ns())
-        """A time of the session, and the present time that it corresponds to."""
+        """A time of the session, and the corresponding time of the node's clock."""
         self._target_ns: int | None = None
         self._stepping = False
         self._said_ns = 0
@@ -79,7 +80,7 @@ class Player:
             self._began = self._at_ns, now_ns()
             ended = await self._play()
             if ended and self._settings.loop:
-                self._at_ns, self._burst_ns = self._first_ns, 0  # a burst ends with the session that it was asked in
+                self._at_ns, self._burst_ns = self._first_ns, 0  # a burst ends with the session
             elif ended:
                 self.over = True
                 log.warning("end of the session; nothing more is sent")
@@ -89,7 +90,7 @@ class Player:
                 self._at_ns, self._target_ns, self.over = self._target_ns, None, False
 
     async def _play(self) -> bool:
-        """Play to the end; False if a seek interrupted it."""
+        """Play to the end; False: a seek interrupted it."""
         try:
             for entry in self._recording.raw(self._at_ns):
                 if entry.log_time_ns < self._at_ns or not self._served(entry.channel):
@@ -105,7 +106,7 @@ class Player:
         return True
 
     async def _due(self, time_ns: int) -> bool:
-        """Wait for a time of the session; False if a seek interrupted it."""
+        """Wait for a time of the session; False: a seek interrupted the wait."""
         while self._target_ns is None:
             if self.paused and not self._stepping:
                 await self._wait(None)
@@ -153,7 +154,7 @@ class Player:
             return
         if now_ns() - self._said_ns > NS_PER_S:  # clients of header version 1 see no metadata
             self._said_ns = now_ns()
-            text = "REPLAY: a recording, not what happens now"
+            text = "REPLAY: a recording, not live"
             self.server.publish(
                 StatusMessage(device=REPLAY_KEY, timestamp_ns=self._said_ns, code=StatusMessage.OK, text=text)
             )
@@ -198,7 +199,7 @@ class Player:
         return self._change()
 
     def _seek(self, parameters: Mapping[str, str]) -> str:
-        """``Seconds``: from the beginning; with a sign, from where it stands."""
+        """Go to ``Seconds``: from the start; with a sign, from the present position."""
         text = parameters.get("Seconds", "")
         seconds = _number(text, "Seconds")
         base_ns = self._at_ns if text.strip()[:1] in "+-" else self._recording.start_ns
@@ -215,7 +216,7 @@ class Player:
         return self._change()
 
     def _burst(self, parameters: Mapping[str, str]) -> str:
-        """The next seconds as fast as it can be."""
+        """Play the next ``Seconds`` as fast as possible."""
         self._burst_ns = self._at_ns + round(_number(parameters.get("Seconds", "1"), "Seconds") * NS_PER_S)
         return self._change()
 
@@ -226,21 +227,22 @@ class Player:
 
 def _number(text: str, name: str) -> float:
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = float("nan")
-    if not abs(found) < 1e9:
+        number = float("nan")
+    if not abs(number) < 1e9:
         raise CommandError(f"{name} must be a number, not {text!r}")
-    return found
+    return number
 
 
 async def play(settings: PlayerSection, ready: Callable[[int], None]) -> None:
     """Serve a session until cancelled.
 
     Args:
-        ready: called with the port, once it is served.
+        ready: called with the port once clients can connect.
 
     Raises:
+        ConfigError: the address cannot be used, or others can reach it.
         RecordingError: there is nothing to play.
     """
     player = Player(Recording(Path(settings.file)), settings)

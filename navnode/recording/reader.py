@@ -1,4 +1,4 @@
-"""Reads MCAP files: whole ones by their index, torn and damaged ones as far as their records are whole."""
+"""Reads MCAP files: whole files by their index, torn or damaged ones record by record."""
 
 from __future__ import annotations
 
@@ -36,18 +36,20 @@ from navnode.recording.container import (
     Entry,
 )
 
+__all__ = ["ContainerReader"]
+
 _SEARCHED_BYTES = 1 << 24
 
 
 @dataclass
 class ContainerReader:
-    """A file that is read; whole, torn or damaged.
+    """Reads a file, which may be whole, torn or damaged.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        RecordingError: it cannot be read, or is not MCAP.
+        RecordingError: the file cannot be read, or is not MCAP.
     """
 
     path: Path
@@ -55,13 +57,13 @@ class ContainerReader:
     """In the order of the file."""
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     torn_at: int | None = None
-    """Where the file was not finished, or from where on nothing could be read; None: it is whole."""
+    """Offset at which the file ends unfinished, or its first damage begins; None: it is whole."""
     lost_bytes: int = 0
-    """That belong to no whole record."""
+    """Number of bytes that belong to no whole record."""
     index_damaged: bool = False
-    """It was finished, but what it says of itself at its end is not as it was written."""
+    """Whether the file was finished, but its index is damaged."""
     messages: int | None = None
-    """As the file itself counted them; None where it was not finished."""
+    """Number of messages that the index states; None: the file was not finished."""
     _channels: dict[int, Channel] = field(default_factory=dict)
     _attachments: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -81,49 +83,49 @@ class ContainerReader:
             self.torn_at, self.index_damaged = None, False
 
     def close(self) -> None:
-        """No more reading."""
+        """Close the file."""
         self._file.close()
 
     @property
     def start_ns(self) -> int:
-        """Of the first message; 0: there is none."""
+        """Time of the first message; 0: there is none."""
         return min((chunk.start_ns for chunk in self.chunks), default=0)
 
     @property
     def end_ns(self) -> int:
-        """Of the last message."""
+        """Time of the last message; 0: there is none."""
         return max((chunk.end_ns for chunk in self.chunks), default=0)
 
     @property
     def attachments(self) -> list[str]:
-        """Their names."""
+        """Names of the attachments."""
         return list(self._attachments)
 
     def attachment(self, name: str) -> bytes:
-        """What is attached under a name.
+        """The content of an attachment.
 
         Raises:
             RecordingError: there is no such attachment.
-            DamagedError: it is not as it was written.
+            DamagedError: it is damaged.
         """
         if name not in self._attachments:
             raise RecordingError(f"{self.path}: {name} is not attached to this session")
         offset, length = self._attachments[name]
         record = self._read(offset, min(length, MAX_RECORD_BYTES))
         try:
-            found = records.Attachment.read(ReadDataStream(BytesIO(record[RECORD.size :])))
+            attachment = records.Attachment.read(ReadDataStream(BytesIO(record[RECORD.size :])))
         except (McapError, ValueError, struct.error) as error:
             raise DamagedError(f"{self.path}: the attachment {name} is damaged") from error
         stated = int.from_bytes(record[-4:], "little")
-        if (stated and zlib.crc32(record[RECORD.size : -4]) != stated) or found.name != name:
+        if (stated and zlib.crc32(record[RECORD.size : -4]) != stated) or attachment.name != name:
             raise DamagedError(f"{self.path}: the attachment {name} is damaged (its checksum is wrong)")
-        return bytes(found.data)
+        return bytes(attachment.data)
 
     def entries(self, chunk: ChunkAt) -> Iterator[Entry]:
         """The messages of a chunk.
 
         Raises:
-            DamagedError: it is damaged.
+            DamagedError: the chunk is damaged.
         """
         data = memoryview(self._read(chunk.offset, chunk.length)) if chunk.bare else self._chunk(chunk)
         at, end = 0, len(data)
@@ -134,14 +136,14 @@ class ContainerReader:
             body = at + RECORD.size
             at = body + length
             if at > end:
-                raise self._damaged(chunk, "a record reaches beyond it")
+                raise self._damaged(chunk, "a record extends beyond the chunk")
             if opcode == Opcode.MESSAGE:
                 if length < MESSAGE_BODY.size:
                     raise self._damaged(chunk, "a message is cut off")
                 number, sequence, log_ns, publish_ns = MESSAGE_BODY.unpack_from(data, body)
                 channel = self._channels.get(number)
                 if channel is None:
-                    raise self._damaged(chunk, f"channel {number} is not known")
+                    raise self._damaged(chunk, f"channel {number} is unknown")
                 yield Entry(channel, sequence, log_ns, publish_ns, data[body + MESSAGE_BODY.size : at])
             elif opcode == Opcode.CHANNEL:
                 self._learn(bytes(data[body:at]))
@@ -149,7 +151,7 @@ class ContainerReader:
     def first_at(self, time_ns: int) -> int:
         """The index of the first chunk that may hold messages from a time on."""
         ends: list[int] = []
-        for chunk in self.chunks:  # ends that only grow, whatever the clock did
+        for chunk in self.chunks:  # the clock may have stepped back: bisect needs ends that only grow
             ends.append(max(chunk.end_ns, ends[-1] if ends else 0))
         return bisect_right(ends, time_ns - 1)
 
@@ -177,16 +179,16 @@ class ContainerReader:
     def _decompressed(self, chunk: ChunkAt, compression: str, data: memoryview, size: int) -> memoryview:
         try:
             if compression == "zstd":
-                made = zstandard.ZstdDecompressor().stream_reader(data).read(size + 1)
+                decompressed = zstandard.ZstdDecompressor().stream_reader(data).read(size + 1)
             elif compression == "lz4":
-                made = lz4.frame.LZ4FrameDecompressor().decompress(bytes(data), max_length=size + 1)
+                decompressed = lz4.frame.LZ4FrameDecompressor().decompress(bytes(data), max_length=size + 1)
             elif compression == "":
                 return data
             else:
-                raise self._damaged(chunk, f"compression {compression!r} is not known")
+                raise self._damaged(chunk, f"compression {compression!r} is unknown")
         except (zstandard.ZstdError, RuntimeError, EOFError) as error:
             raise self._damaged(chunk, f"it cannot be decompressed ({error})") from error
-        return memoryview(made)
+        return memoryview(decompressed)
 
     def _damaged(self, chunk: ChunkAt, what: str) -> DamagedError:
         return DamagedError(f"{self.path}: damaged at byte {chunk.offset}: {what}; navnode recover keeps the rest")
@@ -204,10 +206,10 @@ class ContainerReader:
             raise DamagedError(f"{self.path}: damaged: a channel cannot be read") from error
         self._channels[channel.id] = Channel(channel.topic, channel.message_encoding)
 
-    # --- what the file says of itself ---------------------------------------------------------------------------------
+    # --- index --------------------------------------------------------------------------------------------------------
 
     def _indexed(self) -> bool:
-        """Take the summary's word, if there is one and its checksum is right."""
+        """Read the index; False: there is none, or it is damaged."""
         tail = self._read(max(0, self.size - FOOTER.size - len(MAGIC)), FOOTER.size + len(MAGIC))
         if len(tail) < FOOTER.size + len(MAGIC) or tail[FOOTER.size :] != MAGIC:
             return False
@@ -219,13 +221,13 @@ class ContainerReader:
         if crc and zlib.crc32(tail[: FOOTER.size - 4], zlib.crc32(summary)) != crc:
             return False
         try:
-            self._take_summary(summary)
-        except (McapError, ValueError, struct.error):  # another writer's, without a checksum
+            self._read_summary(summary)
+        except (McapError, ValueError, struct.error):  # written elsewhere without a checksum, and damaged
             self.chunks, self.metadata, self._channels, self._attachments = [], {}, {}, {}
             return False
         return True
 
-    def _take_summary(self, summary: bytes) -> None:
+    def _read_summary(self, summary: bytes) -> None:
         for opcode, body in _records(summary):
             if opcode == Opcode.CHUNK_INDEX:
                 begin_ns, end_ns, offset, length = CHUNK_INDEX.unpack_from(body)
@@ -238,13 +240,13 @@ class ContainerReader:
             elif opcode == Opcode.METADATA_INDEX:
                 described = records.MetadataIndex.read(ReadDataStream(BytesIO(body)))
                 record = self._read(described.offset, min(described.length, MAX_RECORD_BYTES))
-                self._take_metadata(record[RECORD.size :])
+                self._read_metadata(record[RECORD.size :])
             elif opcode == Opcode.STATISTICS:
                 self.messages = records.Statistics.read(ReadDataStream(BytesIO(body))).message_count
         self.chunks.sort(key=lambda chunk: chunk.offset)
 
     def _scan(self) -> None:
-        """Walk over the records of a file that was not finished."""
+        """Read a file without an index, record by record."""
         at = len(MAGIC)
         while at < self.size:
             head = self._read(at, RECORD.size + CHUNK_BODY.size)
@@ -265,24 +267,24 @@ class ContainerReader:
                 begin_ns, end_ns, _, _ = CHUNK_BODY.unpack_from(head, RECORD.size)
                 self.chunks.append(ChunkAt(at, whole, begin_ns, end_ns))
             elif opcode == Opcode.MESSAGE and length >= MESSAGE_BODY.size:
-                self._take_bare(at, whole, MESSAGE_BODY.unpack_from(head, RECORD.size)[2])
+                self._add_bare(at, whole, MESSAGE_BODY.unpack_from(head, RECORD.size)[2])
             elif opcode == Opcode.CHANNEL:
                 self._learn(self._read(at + RECORD.size, length))
             elif opcode == Opcode.METADATA:
-                self._take_metadata(self._read(at + RECORD.size, length))
+                self._read_metadata(self._read(at + RECORD.size, length))
             elif opcode == Opcode.ATTACHMENT:
                 name = _attachment_name(self._read(at + RECORD.size, min(length, 1 << 16)))
                 if name is not None:
                     self._attachments[name] = at, whole
             elif opcode == Opcode.FOOTER:
                 self.index_damaged = True
-                self.lost_bytes += max(self.size - at - whole - len(MAGIC), 0)  # what was put behind its end
+                self.lost_bytes += max(self.size - at - whole - len(MAGIC), 0)  # bytes appended to the file
                 break
             at += whole
         self.torn_at = at if self.torn_at is None else self.torn_at
 
-    def _take_bare(self, at: int, whole: int, time_ns: int) -> None:
-        """A message without a chunk; those that follow each other are read together."""
+    def _add_bare(self, at: int, whole: int, time_ns: int) -> None:
+        """Add a message without a chunk; consecutive ones are read together."""
         last = self.chunks[-1] if self.chunks else None
         if last is not None and last.bare and last.offset + last.length == at and last.length < CHUNK_BYTES:
             span = min(last.start_ns, time_ns), max(last.end_ns, time_ns)
@@ -291,7 +293,7 @@ class ContainerReader:
             self.chunks.append(ChunkAt(at, whole, time_ns, time_ns, bare=True))
 
     def _next_chunk(self, start: int) -> int | None:
-        """Where the next chunk begins whose lengths agree with each other; of chunks without compression."""
+        """Offset of the next uncompressed chunk whose lengths are consistent."""
         overlap = CHUNK.size
         while start < self.size:
             block = np.frombuffer(self._read(start, _SEARCHED_BYTES + overlap), np.uint8)
@@ -307,16 +309,16 @@ class ContainerReader:
             start += last + 1
         return None
 
-    def _take_metadata(self, body: bytes) -> None:
+    def _read_metadata(self, body: bytes) -> None:
         try:
-            found = records.Metadata.read(ReadDataStream(BytesIO(body)))
+            record = records.Metadata.read(ReadDataStream(BytesIO(body)))
         except (McapError, ValueError, struct.error):
-            return  # damaged; what it said is not known
-        self.metadata[found.name] = found.metadata
+            return  # damaged
+        self.metadata[record.name] = record.metadata
 
 
 def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Opcode and body of the records in a piece of a file, as far as they are whole."""
+    """Opcode and body of every whole record in a piece of a file."""
     at = 0
     while at + RECORD.size <= len(data):
         opcode, length = RECORD.unpack_from(data, at)

@@ -1,6 +1,6 @@
-"""Records a session beside the loop, never in its way: the loop appends to a list, a thread writes.
+"""Records a session beside the loop without delaying it: the loop appends to a queue, a thread writes.
 
-What does not fit the queue because the disk stands still is lost, counted, and written as a gap when the disk goes on.
+Messages that do not fit the queue because the disk stalls are lost, counted, and recorded as a gap once it continues.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from navnode.recording.container import Channel, Parts
 from navnode.recording.format import FORMAT, arrival_channel, encoded, note_channel
 from navnode.recording.writer import ContainerWriter
 
+__all__ = ["About", "Item", "MAX_FILE_BYTES", "Recorder", "Written", "arrival", "noted", "part_path"]
+
 log = logging.getLogger(__name__)
 
 _MAX_QUEUED = 60_000
 _MAX_QUEUED_BYTES = 1 << 28
 _SYNC_EVERY_S, _BEGIN_EVERY_S = 1.0, 0.1
 _LOOK_EVERY_S = 0.02
-"""The writer looks for work at this pace: waking it for every pose would cost the loop more than the poses."""
+"""How often the writer polls the queue: waking it for every pose would cost the loop more than the poses do."""
 _STOP_TIMEOUT_S = 20.0
 _RATE_KNOWN_S = 5.0
 MAX_FILE_BYTES = 4 << 30
@@ -38,35 +40,37 @@ MAX_FILE_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class About:
-    """What a session says of itself."""
+    """Metadata and attachments of a session."""
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Written = tuple[Channel, Parts, int]
-"""Where a message goes, what it is, and its time (ns)."""
+"""Channel, parts and time (ns) of a message."""
 
 
 class Item(NamedTuple):
-    """What is to be written; a tuple, as the loop makes thousands a second."""
+    """Something to write; a tuple, as the loop makes thousands a second."""
 
     content: tuple[Channel, Parts] | Callable[[], Iterable[Written]]
-    """A channel and a message's parts; or what makes several, in the writer's thread."""
+    """Channel and parts of a message; or a function that makes several messages in the writer's thread."""
     log_time_ns: int
     publish_time_ns: int
     sequence: int
     size: int
-    """About how much memory waits with it."""
+    """Approximate memory in bytes."""
 
 
 def arrival(
     message: Message, raw: RawBytes | None, received_ns: int, sequence: int, *, from_console: bool = False
 ) -> Item:
-    """A message that came in; without its bytes they are made again.
+    """The item of a message that arrived.
 
     Args:
-        from_console: it is not for the loop, and a replay does not feed it to one.
+        raw: the bytes received; None: encode the message again.
+        sequence: number of the arrival.
+        from_console: the sender is a console that may not push; a replay does not feed the message to the loop.
     """
     channel = arrival_channel(message.type, message.device, from_console=from_console)
     parts: Parts = (encode(message),) if raw is None else raw
@@ -74,23 +78,28 @@ def arrival(
 
 
 def noted(what: str, data: object, time_ns: int) -> Item:
-    """Something else that happened; JSON is made of it."""
+    """The item of another event.
+
+    Args:
+        what: name of the event.
+        data: encoded as JSON.
+    """
     return Item((note_channel(what), (encoded(data),)), time_ns, time_ns, 0, 500)
 
 
 class Recorder:
-    """A recording under way, from construction to :meth:`stop`.
+    """A recording, from construction to :meth:`stop`.
 
     Args:
-        path: the file; must not exist. It is made by the writer's thread: a disk that does not answer holds up nobody.
-        about: versions, configuration, attachments; a mapping is just metadata.
-        before: what happened before and was kept.
-        max_file_bytes: then a further file begins, ``<name>.001.mcap`` and so on.
-        wait: until the file is there; not in the loop.
+        path: the file; must not exist. The writer's thread creates it, so that a stalled disk delays nobody.
+        about: metadata and attachments; a mapping is metadata alone.
+        before: items from before the recording.
+        max_file_bytes: size after which another file begins: ``<name>.001.mcap`` and so on.
+        wait: wait until the file exists; not for the loop.
 
     Raises:
-        ConfigError: waiting, the file exists.
-        RecordingError: waiting, it cannot be made.
+        ConfigError: with ``wait``, the file exists already.
+        RecordingError: with ``wait``, the file cannot be created.
     """
 
     def __init__(
@@ -108,58 +117,61 @@ class Recorder:
         self.messages = self.bytes = 0
         """Written so far."""
         self.safe = 0
-        """Of those, how many the system was given: a kill costs what comes after."""
+        """Number of messages handed to the system, which survive a killed process."""
         self.lost = 0
-        """What did not fit the queue because the disk was too slow."""
+        """Number of messages that did not fit the queue because the disk was too slow."""
         self.failed = ""
-        """Why nothing is written any more."""
+        """Why nothing is written any more; '': it has not failed."""
         self.minutes_left: float | None = None
-        """Until the disk is full, at the rate so far; None while that is not known."""
+        """Minutes until the disk is full at the rate so far; None: unknown yet."""
         self._created = threading.Event()
         self._about = about if isinstance(about, About) else About(about or {})
         self._max_file_bytes = max_file_bytes
         self._queue: deque[Item] = deque(before)
-        # What was kept before does not count: it must not crowd out what happens now.
+        # Items from before do not count against the limit: they must not crowd out what happens now.
         self._before = len(self._queue)
-        # Two counters, each of one thread: one for both would lose counts.
-        self._put_bytes = self._taken_bytes = 0
+        # Two counters, each written by one thread: two threads changing one would lose counts.
+        self._put_bytes = self._written_bytes = 0
         self._ending = False
         self._began_s = time.monotonic()
-        self._unsaid_losses = self._arrivals = 0
+        self._unreported_losses = self._arrivals = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
         if wait and not (self._created.wait(_STOP_TIMEOUT_S) and not self.failed):
             raise RecordingError(f"{path}: {self.failed or 'the disk does not answer'}")
 
     def record(self, message: Message, received_ns: int, raw: RawBytes | None = None) -> None:
-        """Record a message that came in; never waits."""
+        """Record a message that arrived; never waits."""
         self._arrivals += 1
         self.put(arrival(message, raw, received_ns, self._arrivals))
 
     def note(self, what: str, data: object) -> None:
-        """Record something that happened."""
+        """Record another event; never waits."""
         self.put(noted(what, data, now_ns()))
 
     def put(self, item: Item) -> None:
-        """Record; never waits."""
+        """Record an item; never waits."""
         if self.failed:
             return
-        waiting = self._put_bytes - self._taken_bytes
+        waiting = self._put_bytes - self._written_bytes
         if len(self._queue) - self._before >= _MAX_QUEUED or waiting + item.size > _MAX_QUEUED_BYTES:
             self.lost += 1
-            self._unsaid_losses += 1
+            self._unreported_losses += 1
             return
-        if self._unsaid_losses:
-            gap = noted("gap", {"lost": self._unsaid_losses}, item.log_time_ns)
-            self._unsaid_losses = 0
+        if self._unreported_losses:
+            gap = noted("gap", {"lost": self._unreported_losses}, item.log_time_ns)
+            self._unreported_losses = 0
             self._enqueue(gap)
         self._enqueue(item)
 
     def end(self) -> str:
-        """Accept nothing more; what is queued is still written, and nobody waits for the disk. A line for the operator.
+        """Accept nothing more, without waiting for the disk; queued items are still written.
+
+        Returns:
+            A line for the operator.
 
         Raises:
-            RecordingError: it had failed.
+            RecordingError: the recording failed before.
         """
         self._ending = True
         if self.failed:
@@ -173,19 +185,19 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Items that are not written yet."""
+        """Number of items not written yet."""
         return len(self._queue)
 
     def stop(self) -> str:
-        """:meth:`end`, and wait until the file is closed; never in the loop.
+        """As :meth:`end`, but wait until the file is closed; not for the loop.
 
         Raises:
-            RecordingError: it had failed, or did not end in time.
+            RecordingError: the recording failed before, or the disk is too slow.
         """
         self._ending = True
         self._thread.join(_STOP_TIMEOUT_S)
         if self._thread.is_alive():
-            raise RecordingError(f"{self.path}: the disk does not take what is left")
+            raise RecordingError(f"{self.path}: the disk is too slow to write the rest")
         if self.failed:
             raise RecordingError(self._failure())
         return f"{self.path}: {self.messages} messages, {self.bytes / 1e6:.1f} MB{self._losses()}"
@@ -211,7 +223,7 @@ class Recorder:
         except OSError as error:
             self.failed = f"cannot be written ({error.strerror})"
             log.error("recording %s: %s", self.path, self.failed)
-        except Exception as error:  # it must not be taken for a recording that goes on
+        except Exception as error:  # the recording must not appear to continue
             self.failed = f"internal error ({type(error).__name__})"
             log.exception("recording %s", self.path)
         finally:
@@ -234,7 +246,7 @@ class Recorder:
             self.minutes_left = free_bytes / (self.bytes / recorded_s) / 60
 
     def _write_part(self, file: BinaryIO, part: int) -> bool:
-        """One file; whether another must follow."""
+        """Write one file; True: another must follow."""
         writer = ContainerWriter(file)
         writer.describe("navnode", {**self._about.metadata, "format": str(FORMAT), "part": str(part)})
         for name, data in self._about.attachments.items():
@@ -242,14 +254,14 @@ class Recorder:
         looked_s = time.monotonic()
         before = self.bytes
         while writer.size < self._max_file_bytes:
-            ending = self._ending  # before the queue is looked at: what came until then is written
+            ending = self._ending  # read before the queue: everything queued until then is written
             while self._queue and writer.size < self._max_file_bytes:
                 self._write(writer, self._queue[0])
                 item = self._queue.popleft()
                 if self._before:
                     self._before -= 1
                 else:
-                    self._taken_bytes += item.size
+                    self._written_bytes += item.size
             self.bytes = before + writer.size
             if ending and not self._queue:
                 writer.finish()
@@ -277,8 +289,8 @@ class Recorder:
 
 
 class _Syncing:
-    """Has the system write to the disk what it was given, in a thread of its own: begun a few times a second, so that
-    it does not come in bursts, and waited for once a second."""
+    """Flushes the file to the disk in a separate thread: starts a few times a second, so that writes do not come in
+    bursts, and waits for completion once a second."""
 
     def __init__(self, file: BinaryIO, on_free: Callable[[int], None]) -> None:
         self._descriptor, self._on_free = file.fileno(), on_free
@@ -298,8 +310,8 @@ class _Syncing:
         synced_s, on_disk = time.monotonic(), 0
         while not self._over.wait(_BEGIN_EVERY_S):
             try:
-                # Begins to write what is dirty, and drops what is written: hours of X-rays must not push everything
-                # else out of the system's memory.
+                # Starts writing dirty pages and drops written ones: hours of X-rays must not displace everything else
+                # from the page cache.
                 if hasattr(os, "posix_fadvise"):
                     os.posix_fadvise(self._descriptor, on_disk, 0, os.POSIX_FADV_DONTNEED)
                 if time.monotonic() - synced_s >= _SYNC_EVERY_S:
@@ -309,17 +321,17 @@ class _Syncing:
                     self._on_free(disk.f_bavail * disk.f_frsize)
                     synced_s, on_disk = time.monotonic(), size & -(1 << 20)
             except OSError as error:
-                if error.errno in (errno.EINVAL, errno.ESPIPE):  # nothing that can be synchronised, such as a pipe
+                if error.errno in (errno.EINVAL, errno.ESPIPE):  # it cannot be synchronised, such as a pipe
                     return
                 log.warning("the disk reports: %s", error.strerror)
 
 
 def _created(path: Path) -> BinaryIO:
-    """A new file for its owner alone, whatever others may read in that folder."""
+    """Create a file that only its owner can read, whatever the permissions of its folder."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return open(path, "xb", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def part_path(path: Path, part: int) -> Path:
-    """The file of a part: the first has the session's name."""
+    """The file of a part; part 0 has the session's name."""
     return path if part == 0 else path.with_name(f"{path.stem}.{part:03d}{path.suffix}")

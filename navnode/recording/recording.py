@@ -1,4 +1,4 @@
-"""Reads sessions back."""
+"""Reads sessions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.types import WorkerAnswer
 
+__all__ = ["Recorded", "Recording", "Wanted"]
+
 Wanted = Callable[[Channel], bool]
 
 
@@ -28,23 +30,23 @@ class Recorded:
 
     topic: str
     time_ns: int
-    """Of arrival, or of what happened; node clock."""
+    """When it arrived or happened; node clock."""
     content: Message | WorkerAnswer | dict[str, Any]
-    """An OpenIGTLink message, an answer of the reconstruction worker, or a document."""
+    """An OpenIGTLink message, an answer of the reconstruction worker, or a JSON document."""
     sequence: int = 0
-    """Which arrival, or which step it belongs to."""
+    """Number of the arrival, or of the step it belongs to."""
     raw: bytes | memoryview = b""
-    """As it is in the file."""
+    """Its bytes in the file."""
 
 
 class Recording:
-    """A session, of one file or several; iterate over it for its entries in the order in which they were written.
+    """A session in one file or several; iterating yields its entries in the order in which they were written.
 
-    One that was not finished ends where its recorder ended; :meth:`judged` says so.
+    An unfinished session ends where its recorder ended; :meth:`judged` says so.
 
     Raises, while iterating:
         RecordingError: not a session, or one of a newer format.
-        DamagedError: it is damaged there; what comes before is given first.
+        DamagedError: the session is damaged there; entries before that are yielded first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,13 +57,17 @@ class Recording:
         return self.entries()
 
     def entries(self, wanted: Wanted = lambda channel: True, start_ns: int = 0) -> Iterator[Recorded]:
-        """The entries of the wanted channels, from a time on."""
+        """The entries of the wanted channels, from a time on.
+
+        Args:
+            wanted: whether a channel's entries are wanted.
+        """
         for entry in self.raw(start_ns):
             if entry.log_time_ns >= start_ns and wanted(entry.channel):
                 yield self.decoded(entry)
 
     def raw(self, start_ns: int = 0) -> Iterator[Entry]:
-        """As :meth:`entries`, but undecoded, and from the chunk on that holds the time.
+        """All entries undecoded, from the chunk that holds a time.
 
         Raises:
             DamagedError: the rest of the session cannot be read.
@@ -73,10 +79,10 @@ class Recording:
                 raise DamagedError(text)
 
     def decoded(self, entry: Entry) -> Recorded:
-        """An entry's content.
+        """Decode an entry.
 
         Raises:
-            DamagedError: it cannot be read.
+            DamagedError: its content cannot be read.
         """
         topic, encoding = entry.channel
         content: Message | WorkerAnswer | dict[str, Any]
@@ -88,9 +94,9 @@ class Recording:
             elif encoding == JSON:
                 content = msgspec.json.decode(entry.data)
                 if not isinstance(content, dict):
-                    raise ValueError("no JSON object")
+                    raise ValueError("not a JSON object")
             else:
-                raise ValueError(f"encoding {encoding!r} is not known")
+                raise ValueError(f"encoding {encoding!r} is unknown")
         except (WireError, ValueError, msgspec.DecodeError) as error:
             raise DamagedError(f"{self.path}: an entry of {topic} cannot be read ({error})") from error
         return Recorded(topic, entry.log_time_ns, content, entry.sequence, entry.data)
@@ -99,10 +105,10 @@ class Recording:
 
     @property
     def files(self) -> list[ContainerReader]:
-        """Its files, in their order.
+        """Its files in order.
 
         Raises:
-            RecordingError: one cannot be read, or is of a newer format.
+            RecordingError: a file cannot be read, or has a newer format.
         """
         if self._files is None:
             first = _opened(self.path)
@@ -119,59 +125,59 @@ class Recording:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the session says of itself."""
+        """The session's metadata."""
         return self.files[0].metadata.get("navnode", {})
 
     @property
     def format(self) -> int:
-        """The version of its contents (:data:`format.FORMAT`)."""
+        """Format of the session (:data:`format.FORMAT`)."""
         return int(self.metadata.get("format", "1"))
 
     @property
     def start_ns(self) -> int:
-        """Of the first entry; 0: there is none."""
+        """Time of the first entry; 0: there is none."""
         return min((file.start_ns for file in self.files if file.chunks), default=0)
 
     @property
     def end_ns(self) -> int:
-        """Of the last entry."""
+        """Time of the last entry; 0: there is none."""
         return max((file.end_ns for file in self.files), default=0)
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Duration of the session."""
         return (self.end_ns - self.start_ns) / 1e9
 
     def judged(self, failure: DamagedError | None = None) -> Verdict:
-        """What state it is in.
+        """Whether the session is whole, unfinished or damaged.
 
         Args:
-            failure: what stopped who has read it.
+            failure: the error that ended reading it, if there was one.
         """
         return judged(self.files, failure)
 
     @property
     def attachments(self) -> list[str]:
-        """Their names."""
+        """Names of the attachments."""
         return self.files[0].attachments
 
     def attachment(self, name: str) -> bytes:
-        """A file that is in the session.
+        """The content of an attachment.
 
         Raises:
-            RecordingError: there is no such file in it, or it is damaged.
+            RecordingError: there is no such attachment, or it is damaged.
         """
         return self.files[0].attachment(name)
 
     def versions(self) -> dict[str, Any]:
-        """With what it was recorded; empty where it does not say."""
+        """Versions of the software that recorded it; empty: unknown."""
         if VERSIONS not in self.attachments:
             return {}
-        found = json.loads(self.attachment(VERSIONS))
-        return found if isinstance(found, dict) else {}
+        versions = json.loads(self.attachment(VERSIONS))
+        return versions if isinstance(versions, dict) else {}
 
     def close(self) -> None:
-        """No more reading."""
+        """Close all files."""
         for file in self._files or ():
             file.close()
         self._files = None

@@ -1,8 +1,8 @@
-"""A session run again: the same ingest and the same loop as live, with time from the recording.
+"""Replays a session through the same ingest and loop as live, with time from the recording.
 
-*Lockstep*: every arrival in its order, heavy work done at once, ticks and volumes at fixed times of the session: what
-comes out depends on the recording and the code alone. *As consumed*: exactly the steps that live took, in their order,
-with the volumes that it was given.
+*Lockstep*: every arrival in order, heavy work done at once, ticks and volumes at fixed times of the session: outputs
+depend on the recording and the code alone. *As consumed*: exactly the steps that the live node took, in order, with the
+volumes that it got.
 """
 
 from __future__ import annotations
@@ -54,32 +54,41 @@ from navnode.types import (
     WorkerAnswer,
 )
 
+__all__ = [
+    "Findings",
+    "Replay",
+    "ReplayReport",
+    "ReplaySetup",
+    "ReplayedStep",
+    "Rerun",
+    "attachments_folder",
+    "configuration",
+    "ct_of",
+]
+
 log = logging.getLogger(__name__)
 
 _JUMP_NS = 30 * NS_PER_S
-"""A longer silence is a jump of the clock, or nobody was there: time does not pass, it is another one."""
+"""A longer silence is a jump of the clock, or nothing was connected: it is skipped."""
 _UNCONSUMED_NS = 10 * NS_PER_S
-"""An arrival that no step has named for so long was for nobody."""
+"""An arrival to which no step refers within this time was not used."""
 
 
 @dataclass(frozen=True)
 class ReplaySetup:
-    """What a session is run with.
-
-    Args:
-        volume: the CT, or None.
-    """
+    """Configuration and CT of a replay."""
 
     config: Config
     volume: Volume | None
+    """The CT; None: there is none."""
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """One step and what it led to."""
+class ReplayedStep:
+    """One step and its outputs."""
 
     number: int
-    """The cause's, as outputs of a recording name it."""
+    """The step's number, to which recorded outputs refer as their cause."""
     time_ns: int
     message: Input
     outputs: list[Output]
@@ -87,44 +96,51 @@ class Stepped:
 
 @dataclass
 class Findings:
-    """What is noticed on the way."""
+    """Counts and notes of a replay."""
 
     arrivals: int = 0
-    """Messages that came in."""
+    """Number of messages that arrived."""
     lost: int = 0
-    """That the recording says are missing."""
+    """Number of messages missing, as the recording states."""
     clock_jumps: int = 0
     jumped_s: float = 0.0
-    """How far, together: time that was not there."""
+    """Sum of the clock's jumps."""
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Once."""
+        """Add a note, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
 
-def ct_of(config: Config, given: str | None) -> str:
-    """Which CT a session is run again with: the given one, or its configuration's; '' if there is none.
+def ct_of(config: Config, override: str | None) -> str:
+    """The CT for a replay: a file or ``sample``; '': none.
+
+    Args:
+        override: use this CT instead of the configured one.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file does not exist.
     """
-    ct = given or config.volume.ct
+    ct = override or config.volume.ct
     if is_ct_file(ct) and not Path(ct).exists():
-        raise ConfigError(f"{ct}: the CT of this session is not there; give it with --ct")
+        raise ConfigError(f"{ct}: the CT of this session does not exist; give it with --ct")
     return ct
 
 
-def configuration(recording: Recording, given: Config | None, folder: Path) -> Config:
-    """The configuration that a session was recorded with, or another one; calibrations are put into a folder.
+def configuration(recording: Recording, override: Config | None, folder: Path) -> Config:
+    """The configuration for a replay.
+
+    Args:
+        override: use this configuration instead of the recorded one.
+        folder: the session's calibrations are unpacked here.
 
     Raises:
-        ConfigError: the session has none, and none is given.
+        ConfigError: the session holds no configuration, and there is no other.
         RecordingError: a calibration is not in the session, or cannot be read.
     """
-    if given is not None:
-        return given
+    if override is not None:
+        return override
     if session_format.CONFIGURATION not in recording.attachments:
         raise ConfigError(f"{recording.path}: holds no configuration; give --config")
     try:
@@ -133,7 +149,7 @@ def configuration(recording: Recording, given: Config | None, folder: Path) -> C
         raise RecordingError(f"{recording.path}: its configuration cannot be read ({error})") from error
     paths = {}
     for number, (key, path) in enumerate(calibrations.files(config).items()):
-        kept = folder / f"{number}{Path(path).suffix}"  # names of a session are not ours: none of them is a path here
+        kept = folder / f"{number}{Path(path).suffix}"  # a session's file names are untrusted, and not used as paths
         try:
             kept.write_bytes(recording.attachment(_attached(recording, key)))
         except RecordingError as error:
@@ -146,19 +162,19 @@ def configuration(recording: Recording, given: Config | None, folder: Path) -> C
 
 
 def _attached(recording: Recording, key: str) -> str:
-    """What a calibration is attached as: by its key in the configuration, or by what that was called once."""
+    """Name of a calibration's attachment: from its configuration key, or from an old name of that key."""
     names = [f"{session_format.CALIBRATION}{name}" for name in (key, *calibrations.OLD_KEYS.get(key, ()))]
     return next((name for name in names if name in recording.attachments), names[0])
 
 
 class Replay:
-    """A session to be run again, once.
+    """Replays a session, once.
 
     Args:
-        threads: for registration; 0: as the configuration says.
+        threads: number of threads for registration; 0: as configured.
 
     Raises:
-        RecordingError: a calibration of the session cannot be used, at the time of the session.
+        RecordingError: a calibration of the session could not be used at the time of the session.
     """
 
     def __init__(self, recording: Recording, setup: ReplaySetup, *, threads: int = 0) -> None:
@@ -168,7 +184,7 @@ class Replay:
                 config, registration=msgspec.structs.replace(config.registration, threads=threads)
             )
         self._recording, self._config, self._volume = recording, config, setup.volume
-        self.found = Findings()
+        self.findings = Findings()
         try:
             detector = calibrations.detector(config, recording.start_ns)
         except CalibrationError as error:
@@ -177,27 +193,27 @@ class Replay:
         self._pipeline = Pipeline(config, setup.volume)
         self._at_once = AtOnce(config, setup.volume, self._time)
         self._now_ns = self._number = 0
-        self._steps: list[Stepped] = []
+        self._steps: list[ReplayedStep] = []
 
     def _time(self) -> int:
         return self._now_ns
 
     def _record(self, step: Step) -> None:
         self._number += 1
-        self._steps.append(Stepped(self._number, self._now_ns, step.message, step.outputs))
+        self._steps.append(ReplayedStep(self._number, self._now_ns, step.message, step.outputs))
 
-    def _stepped(self) -> list[Stepped]:
-        """What has been stepped since it was last asked."""
+    def _stepped(self) -> list[ReplayedStep]:
+        """The steps since the last call."""
         steps, self._steps = self._steps, []
         return steps
 
     # --- lockstep -----------------------------------------------------------------------------------------------------
 
-    def lockstep(self) -> Iterator[Stepped]:
-        """Every arrival, operator's command and change of a source, in their order.
+    def lockstep(self) -> Iterator[ReplayedStep]:
+        """Feed every arrival, operator's command and change of a source, in order.
 
         Raises:
-            DamagedError: the recording is damaged; what comes before is given first.
+            DamagedError: the recording is damaged; steps before that are yielded first.
         """
         worker = FixedTimeWorker(self._config, self._time) if self._config.reconstruction.enabled else None
         runner = Runner(
@@ -232,7 +248,7 @@ class Replay:
                     runner.feed(other)
                 else:
                     assert isinstance(arrival, Message)
-                    self.found.arrivals += 1
+                    self.findings.arrivals += 1
                     runner.receive(arrival, entry.time_ns)
                 yield from self._stepped()
         finally:
@@ -240,16 +256,16 @@ class Replay:
                 worker.close()
 
     def _ticks(self, first_ns: int, now_ns: int) -> Iterator[int]:
-        """The ticks up to now; where the clock jumped, as many as make everything stale that can be."""
+        """The ticks up to now; if the clock jumped, enough to let everything go stale."""
         if now_ns - first_ns > _JUMP_NS or first_ns - now_ns > _JUMP_NS:
-            self.found.clock_jumps += 1
-            self.found.jumped_s += (now_ns - first_ns) / NS_PER_S
-            self.found.note(f"the clock jumped by {(now_ns - first_ns) / NS_PER_S:+.0f} s")
+            self.findings.clock_jumps += 1
+            self.findings.jumped_s += (now_ns - first_ns) / NS_PER_S
+            self.findings.note(f"the clock jumped by {(now_ns - first_ns) / NS_PER_S:+.0f} s")
             now_ns = first_ns + 5 * NS_PER_S
         yield from range(first_ns, now_ns + 1, TICK_NS)
 
     def _other_input(self, entry: Recorded) -> Input | None:
-        """What else went into the loop: commands and sources; time and the worker are the replay's own."""
+        """Recorded commands and source states; the replay makes its own ticks and worker states."""
         if entry.topic != session_format.STEP.topic or not isinstance(entry.content, dict):
             return None
         kind = entry.content.get("kind")
@@ -259,15 +275,15 @@ class Replay:
 
     # --- as consumed --------------------------------------------------------------------------------------------------
 
-    def as_consumed(self) -> Iterator[Stepped]:
-        """The steps that live took.
+    def as_consumed(self) -> Iterator[ReplayedStep]:
+        """Repeat the steps that the live node took.
 
         Raises:
-            DamagedError: the recording is damaged.
-            RecordingError: it has no steps.
+            DamagedError: the recording is damaged; steps before that are yielded first.
+            RecordingError: the recording holds no steps.
         """
         arrivals: OrderedDict[int, Recorded] = OrderedDict()
-        given: WorkerAnswer | None = None
+        worker_answer: WorkerAnswer | None = None
         answers = AsRecorded(self._at_once)
         runner = Runner(
             self._pipeline,
@@ -278,18 +294,18 @@ class Replay:
             record=self._record,
         )
         if self._recording.metadata.get("from_start") == "false":
-            self.found.note("recorded from the middle of a session: what was known before is not in it")
+            self.findings.note("recorded from the middle of a session: what was known before is not in it")
         steps = 0
         for entry in self._entries():
             if entry.topic.startswith("in/"):
-                self.found.arrivals += 1
+                self.findings.arrivals += 1
                 arrivals[entry.sequence] = entry
                 while arrivals and entry.time_ns - next(iter(arrivals.values())).time_ns > _UNCONSUMED_NS:
                     arrivals.popitem(last=False)
             elif entry.topic == session_format.VOLUME.topic and isinstance(entry.content, WorkerAnswer):
-                given = entry.content
+                worker_answer = entry.content
             elif entry.topic == session_format.STEP.topic and isinstance(entry.content, dict):
-                message = self._consumed(entry.content, arrivals, answers, given)
+                message = self._consumed(entry.content, arrivals, answers, worker_answer)
                 if message is None:
                     continue
                 steps += 1
@@ -304,36 +320,37 @@ class Replay:
         document: dict[str, Any],
         arrivals: OrderedDict[int, Recorded],
         answers: AsRecorded,
-        given: WorkerAnswer | None,
+        worker_answer: WorkerAnswer | None,
     ) -> Input | None:
+        """The input of a recorded step."""
         kind = document.get("kind")
         if "of" in document:
             arrived = arrivals.pop(int(document["of"]), None)
             if arrived is None or not isinstance(arrived.content, Message):
-                self.found.note(f"a {kind} that live took is not in the recording")
+                self.findings.note(f"a {kind} that the live node used is not in the recording")
                 return None
             return self._ingest(arrived.content, arrived.time_ns)
         if kind == RegistrationDone.__name__:
             done = answers.answer(document.get("frame"), int(document["now_ns"]))
             if done is None:
-                self.found.note("a registration was taken that was not asked for")
+                self.findings.note("a recorded registration was not requested in the replay")
             return done
         if kind in (VolumeReady.__name__, SurfaceReady.__name__):
-            return given
+            return worker_answer
         return session_format.step_of(document)
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _entries(self) -> Iterator[Recorded]:
-        """What a replay needs of the session."""
+        """The entries that a replay needs."""
 
         def wanted(channel: Channel) -> bool:
             return channel.topic.startswith("in/") or channel.topic in ("step", "volume", "node/gap", "node/ct")
 
         for entry in self._recording.entries(wanted):
             if entry.topic == "node/gap" and isinstance(entry.content, dict):
-                self.found.lost += int(entry.content.get("lost", 0))
-                self.found.note("the recording has gaps")
+                self.findings.lost += int(entry.content.get("lost", 0))
+                self.findings.note("the recording has gaps")
             elif entry.topic == "node/ct" and isinstance(entry.content, dict):
                 self._check_ct(entry.content)
             else:
@@ -349,42 +366,42 @@ class Replay:
 
 
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session run again comes to."""
+    """Results of a replay."""
 
     mode: Mode
     digest: str
-    """SHA-256 of all outputs, in their order."""
+    """SHA-256 of all outputs in order."""
     messages: int
-    """That came in."""
+    """Number of messages that arrived."""
     steps: int
     outputs: int
     frames: int
     registered: int
     volumes: int
     status_counts: dict[str, int]
-    """Of frames."""
+    """Status -> number of frames."""
     lost: int
-    """Messages that the recording says are missing."""
+    """Number of messages missing, as the recording states."""
     clock_jumps: int
     notes: list[str]
     seconds: float
-    """Of the session, without jumps of its clock."""
+    """Duration of the session, without jumps of its clock."""
     elapsed_s: float
     realtime_factor: float
     picture: str | UnsetType | None = UNSET
-    """The X-ray at the first difference from a reference, if there is one."""
+    """File with the X-ray at the first difference from the reference."""
     damage: str
-    """Why it was not run to its end; '' where it was."""
+    """Why the session was not replayed to its end; '': it was."""
     loading_s: float
     out: str | UnsetType | None = UNSET
-    """Where outputs were written."""
+    """File with the outputs."""
     comparison: ComparisonReport | UnsetType = UNSET
-    """With a reference."""
+    """Comparison with the reference."""
 
 
 @dataclass
 class _Tally:
-    """Counts what comes out."""
+    """Counts and hashes outputs."""
 
     outputs: int = 0
     steps: int = 0
@@ -394,8 +411,8 @@ class _Tally:
     status_counts: dict[str, int] = field(default_factory=lambda: {status.value: 0 for status in Status})
     _hash: Any = field(default_factory=hashlib.sha256)
 
-    def count(self, step: Stepped) -> list[RecordedOutput]:
-        """Count a step; its outputs as they are written."""
+    def count(self, step: ReplayedStep) -> list[RecordedOutput]:
+        """Count a step; returns its outputs as recorded."""
         self.steps += 1
         written = []
         for output in step.outputs:
@@ -408,18 +425,21 @@ class _Tally:
                 self.frames += 1
                 self.registered += output.volume_from_carm is not None
                 self.status_counts[output.validity.status.value] += 1
-            self.volumes += isinstance(output, VolumeUpdate) and output.views > 0  # no CT
+            self.volumes += isinstance(output, VolumeUpdate) and output.views > 0  # not the CT
             written.append(RecordedOutput(channel.topic, step.number, step.time_ns, data))
         return written
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all outputs, in their order."""
+        """SHA-256 of all outputs in order."""
         return str(self._hash.hexdigest())
 
 
 class Rerun:
-    """A session run again to its end, or to where it is damaged: what ``replay`` and ``evaluate`` share.
+    """Replays a session to its end, or to where it is damaged; shared by ``replay`` and ``evaluate``.
+
+    Args:
+        threads: number of threads for registration; 0: as configured.
 
     Raises:
         RecordingError: as :class:`Replay`.
@@ -433,12 +453,12 @@ class Rerun:
         self._verdict = recording.judged()
         self._loading_s, self._elapsed_s = time.perf_counter() - began_s, 0.0
 
-    def steps(self) -> Iterator[tuple[Stepped, list[RecordedOutput]]]:
-        """Every step with its outputs as they are written; once.
+    def steps(self) -> Iterator[tuple[ReplayedStep, list[RecordedOutput]]]:
+        """Every step with its outputs as recorded; call it once.
 
         Raises:
-            DamagedError: it is damaged before its first step.
-            RecordingError: it cannot be run in this mode.
+            DamagedError: the session is damaged before its first step.
+            RecordingError: it cannot be replayed in this mode.
         """
         began_s = time.perf_counter()
         try:
@@ -451,24 +471,24 @@ class Rerun:
         self._elapsed_s = time.perf_counter() - began_s
 
     def report(self) -> ReplayReport:
-        """What it came to, once all steps are taken."""
-        found, tally, verdict = self._replay.found, self._tally, self._verdict
+        """The results; complete once all steps have been iterated."""
+        findings, tally, verdict = self._replay.findings, self._tally, self._verdict
         if verdict.text:
-            found.note(verdict.text)
-        seconds = max(self._recording.seconds - max(found.jumped_s, 0.0), 0.0)
+            findings.note(verdict.text)
+        seconds = max(self._recording.seconds - max(findings.jumped_s, 0.0), 0.0)
         return ReplayReport(
             mode=self._mode,
             digest=tally.digest,
-            messages=found.arrivals,
+            messages=findings.arrivals,
             steps=tally.steps,
             outputs=tally.outputs,
             frames=tally.frames,
             registered=tally.registered,
             volumes=tally.volumes,
             status_counts=tally.status_counts,
-            lost=found.lost,
-            clock_jumps=found.clock_jumps,
-            notes=found.notes,
+            lost=findings.lost,
+            clock_jumps=findings.clock_jumps,
+            notes=findings.notes,
             seconds=round(seconds, 3),
             elapsed_s=round(self._elapsed_s, 3),
             realtime_factor=round(seconds / max(self._elapsed_s, 1e-9), 2),
@@ -478,7 +498,7 @@ class Rerun:
 
 
 @contextlib.contextmanager
-def unpacked() -> Iterator[Path]:
-    """A folder for what is attached to a session."""
+def attachments_folder() -> Iterator[Path]:
+    """A temporary folder for a session's attachments."""
     with tempfile.TemporaryDirectory(prefix="navnode-replay-") as folder:
         yield Path(folder)

@@ -1,6 +1,6 @@
-"""Replays as they are asked for: in which mode, with which configuration and CT, against which reference.
+"""Executes replay requests: chooses mode, configuration, CT and reference, and writes outputs.
 
-The engine is :mod:`navnode.recording.regression`; what a replay at its pace shows is the commands'.
+The engine is :mod:`navnode.recording.regression`; the commands run paced replays.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from navnode.recording import compare as comparing
 from navnode.recording import regression
 from navnode.recording.compare import Comparison, Difference, RecordedOutput
 from navnode.recording.container import Channel
-from navnode.recording.edit import written
+from navnode.recording.edit import new_session
 from navnode.recording.format import FORMAT, JSON
-from navnode.recording.given import configuration_of
+from navnode.recording.node_config import load_configuration
 from navnode.recording.recording import Recording
 from navnode.recording.regression import ReplayReport, ReplaySetup, Rerun
 from navnode.recording.requests import Mode, ReplayRequest
 from navnode.recording.writer import ContainerWriter
 from navnode.types import Volume
 
+__all__ = ["Progress", "mode_of", "raise_if_wrong", "replay"]
+
 Progress = Callable[[float], None]
 _STEPS_A_REPORT = 256
-"""Progress is told after so many."""
+"""Number of steps between two reports of progress."""
 
 
 def mode_of(request: ReplayRequest) -> Mode:
-    """How a session is run again: as asked for; else as the reference came about; else at its pace.
+    """The mode of a replay: as requested; otherwise the reference's; otherwise paced, unless outputs are written.
 
     Raises:
         ConfigError: there is no reference to check against.
-        RecordingError: the reference cannot be read, or came about in no known way.
+        RecordingError: the reference cannot be read, or its mode is unknown.
     """
     if request.rate is not None:
         return Mode.PACED
@@ -53,20 +55,21 @@ def mode_of(request: ReplayRequest) -> Mode:
 
 
 def replay(request: ReplayRequest, mode: Mode, load_ct: Callable[[str], Volume], progress: Progress) -> ReplayReport:
-    """A replay that is not paced, written and compared as asked for.
+    """Run a replay that is not paced; write its outputs and compare them with the reference, if requested.
 
     Args:
-        load_ct: a CT by what a configuration calls it.
+        load_ct: loads the CT that a configuration names.
 
     Raises:
-        ConfigError: the CT, the reference or a configuration is not there; a file that would be written is.
-        RecordingError: the session cannot be run in this mode.
+        CalibrationError: a calibration of the request's configuration cannot be used.
+        ConfigError: the CT, the reference or a configuration is missing; or an output file exists already.
+        RecordingError: the session cannot be replayed in this mode.
     """
     request.check_whole(mode)
     recording, reference = Recording(request.session), _reference(request)
     with ExitStack() as stack:
-        folder = stack.enter_context(regression.unpacked())
-        config = regression.configuration(recording, configuration_of(request.config), folder)
+        folder = stack.enter_context(regression.attachments_folder())
+        config = regression.configuration(recording, load_configuration(request.config), folder)
         run = Rerun(recording, _setup(config, request.ct, load_ct), mode, threads=request.threads)
         outputs = _written(run, recording, _targets(request, recording, mode, stack), progress)
         comparison = None
@@ -76,7 +79,7 @@ def replay(request: ReplayRequest, mode: Mode, load_ct: Callable[[str], Volume],
             comparison = _compared(request, reference, mode, outputs)
         report = run.report()
     report = msgspec.structs.replace(report, out=None if request.out is None else str(request.out))
-    if comparison is None or report.damage:  # what comes after the damage is missing, and that says nothing
+    if comparison is None or report.damage:  # outputs after the damage are missing anyway
         return report
     if comparison.first is not None:
         report = msgspec.structs.replace(report, picture=_picture(recording, config, comparison.first))
@@ -84,7 +87,7 @@ def replay(request: ReplayRequest, mode: Mode, load_ct: Callable[[str], Volume],
 
 
 def raise_if_wrong(report: ReplayReport, session: Path) -> None:
-    """What a caller is told by how the command ends.
+    """Turn a failed replay into the error with which the command ends.
 
     Raises:
         DamagedError: the session is damaged.
@@ -106,7 +109,7 @@ def _setup(config: Config, ct: str | None, load_ct: Callable[[str], Volume]) -> 
 def _written(
     run: Rerun, recording: Recording, targets: list[ContainerWriter], progress: Progress
 ) -> Iterator[RecordedOutput]:
-    """What comes out, written on the way."""
+    """The outputs of a replay, which are also written."""
     length_ns = max(recording.end_ns - recording.start_ns, 1)
     for number, (step, outputs) in enumerate(run.steps()):
         for each in outputs:
@@ -133,10 +136,10 @@ def _compared(
 
 
 def _mode_of(recording: Recording) -> Mode:
-    """In which mode a reference came about: live is what as-consumed repeats."""
+    """The mode in which a reference was made; a live session is what as-consumed repeats."""
     mode = recording.metadata.get("replay", Mode.AS_CONSUMED.value)
     if mode not in list(Mode):
-        raise RecordingError(f"{recording.path}: came about by {mode!r}, which this version does not know")
+        raise RecordingError(f"{recording.path}: replayed in mode {mode!r}, which this version does not know")
     return Mode(mode)
 
 
@@ -145,7 +148,7 @@ def _reference_path(session: Path) -> Path:
 
 
 def _reference(request: ReplayRequest) -> Recording | None:
-    """What is compared with."""
+    """The session to compare with; None: the request names none."""
     if not request.check:
         return None if request.reference is None else Recording(request.reference)
     path = _reference_path(request.session)
@@ -155,21 +158,21 @@ def _reference(request: ReplayRequest) -> Recording | None:
 
 
 def _targets(request: ReplayRequest, recording: Recording, mode: Mode, stack: ExitStack) -> list[ContainerWriter]:
-    """Sessions that shall hold what comes out."""
+    """Writers of the sessions that will hold the outputs."""
     wanted = [] if request.out is None else [(request.out, False)]
     wanted += [] if request.update_reference is None else [(_reference_path(recording.path), True)]
-    found = []
+    writers = []
     for path, replace in wanted:
-        writer = stack.enter_context(written(path, replace=replace))
+        writer = stack.enter_context(new_session(path, replace=replace))
         about = {"replay": mode.value, "of": recording.metadata.get("session", ""), "version": __version__}
         reason = request.update_reference or ""
         writer.describe("navnode", {"format": str(FORMAT), "part": "0", "reason": reason, **about})
-        found.append(writer)
-    return found
+        writers.append(writer)
+    return writers
 
 
 def _picture(recording: Recording, config: Config, first: Difference) -> str | None:
-    """The X-ray at the first difference, as a file in the working directory."""
+    """Write the X-ray at the first difference into the working directory; returns its path."""
     image = comparing.picture(recording, config.devices.xray, first.time_ns)
     if image is None:
         return None

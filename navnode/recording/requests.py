@@ -1,4 +1,4 @@
-"""What is asked of sessions: to be recorded, replayed, looked into, repaired, cut, merged and exchanged."""
+"""Requests of the commands that record, replay, inspect, repair, cut, merge, export and import sessions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from navnode.recording.recorder import MAX_FILE_BYTES
 from navnode.request import Threads, argument, option, switches
 from navnode.security.address import Address, address_option
 
+__all__ = [
+    "CutRequest",
+    "ExportRequest",
+    "ImportRequest",
+    "InspectRequest",
+    "MergeRequest",
+    "Mode",
+    "RecordRequest",
+    "RecoverRequest",
+    "ReplayRequest",
+]
+
 _NewFile = Annotated[Path, option("Write this file, which must not exist.", "FILE.mcap")]
 _StartS = Annotated[float, option("Start this many seconds into the session.", flag="--start", ge=0)]
 _DurationS = Annotated[float, option("Stop after this many seconds; default: at the end.", flag="--duration", ge=0)]
@@ -23,7 +35,7 @@ _ONE_MODE = "give one of --lockstep, --as-consumed and --rate"
 
 
 class Mode(StrEnum):
-    """How a session is run again."""
+    """How a session is replayed."""
 
     LOCKSTEP = "lockstep"
     AS_CONSUMED = "as-consumed"
@@ -31,12 +43,12 @@ class Mode(StrEnum):
 
 
 class _OfSession(msgspec.Struct, frozen=True, kw_only=True):
-    """Something of a session that is there."""
+    """A request that reads a session."""
 
-    session: Annotated[Path, argument("A recorded session; further parts are found.", "FILE.mcap")]
+    session: Annotated[Path, argument("A recorded session; its further parts are read, too.", "FILE.mcap")]
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where it is not."""
+        """Raise ConfigError if the session does not exist."""
         if not self.session.is_file():
             raise ConfigError(
                 f"{self.session}: {'a folder, not a session' if self.session.is_dir() else 'there is no such file'}"
@@ -50,7 +62,7 @@ class RecordRequest(msgspec.Struct, frozen=True, kw_only=True):
     source: Annotated[str, option("Listen to this OpenIGTLink server.", "HOST:PORT")] = "127.0.0.1:18944"
     config: _NodeConfig | None = None
     seconds: Annotated[float, option("Stop after this many seconds.", ge=0.1)] | None = None
-    max_file_mb: Annotated[int, option("Begin a further file, FILE.001.mcap and so on, after this much.", ge=16)] = (
+    max_file_mb: Annotated[int, option("Start another file, FILE.001.mcap and so on, after this many MB.", ge=16)] = (
         MAX_FILE_BYTES >> 20
     )
 
@@ -59,12 +71,12 @@ class RecordRequest(msgspec.Struct, frozen=True, kw_only=True):
         self.address()
 
     def address(self) -> Address:
-        """Of the server."""
+        """Address of the server."""
         return address_option(self.source, "--source")
 
 
 class ReplayRequest(_OfSession, frozen=True, kw_only=True):
-    """Run a session again."""
+    """Replay a session."""
 
     mode: (
         Annotated[
@@ -79,28 +91,37 @@ class ReplayRequest(_OfSession, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    """None: at its pace, or as what it is compared with came about; see :func:`navnode.recording.replay.mode_of`."""
+    """None: see :func:`navnode.recording.replay.mode_of`."""
     rate: Annotated[float, option("Playback speed (default 1).")] | None = None
-    loop: Annotated[bool, option("Begin again at the end.")] = False
+    loop: Annotated[bool, option("Start over at the end.")] = False
     start_s: _StartS = 0.0
     duration_s: _DurationS | None = None
     topics: Annotated[
-        tuple[str, ...], option("Replay only these, such as 'in/TRANSFORM/*'; repeat.", "PATTERN", flag="--topic")
+        tuple[str, ...],
+        option(
+            "Replay only these topics, such as 'in/TRANSFORM/*'; may be given several times.",
+            "PATTERN",
+            flag="--topic",
+        ),
     ] = ()
-    paused: Annotated[bool, option("Wait for the first key.")] = False
-    original_stamps: Annotated[bool, option("Keep the recorded time stamps; default: as if it happened now.")] = False
+    paused: Annotated[bool, option("Start paused, until the first key.")] = False
+    original_stamps: Annotated[bool, option("Keep the recorded time stamps; default: shift them to now.")] = False
     serve: Annotated[str, option("Only serve the session over OpenIGTLink, without a node.", "[HOST:]PORT")] | None = (
         None
     )
     config: Annotated[Path, option("Use this configuration instead of the recorded one.", "NODE.toml")] | None = None
     ct: Annotated[str, option("Path of the CT, if it has moved.", "FILE")] | None = None
     reference: Annotated[Path, option("Compare with the outputs in this session.", "OLD.mcap")] | None = None
-    check: Annotated[bool, option("Compare with the reference that is kept beside the session.")] = False
+    check: Annotated[bool, option("Compare with the reference beside the session.")] = False
     update_reference: (
-        Annotated[str, option("Keep the outputs as the reference beside the session, and the reason.", "REASON")] | None
+        Annotated[str, option("Write the outputs as the reference beside the session, with this reason.", "REASON")]
+        | None
     ) = None
     out: Annotated[Path, option("Write the outputs, for a later --reference.", "NEW.mcap")] | None = None
-    tolerance: Annotated[tuple[str, ...], option("Let this field differ by so much; repeat.", "FIELD=VALUE")] = ()
+    tolerance: Annotated[
+        tuple[str, ...],
+        option("Allow this field to differ by this much; may be given several times.", "FIELD=VALUE"),
+    ] = ()
     ignore: Annotated[tuple[str, ...], option("Ignore this field; may be given several times.", "FIELD")] = ()
     exact: Annotated[bool, option("Compare bit by bit, without tolerances.")] = False
     seconds: Annotated[float, option("Stop a paced replay after this many seconds.", ge=1)] | None = None
@@ -110,10 +131,10 @@ class ReplayRequest(_OfSession, frozen=True, kw_only=True):
     threads: Threads = 0
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where options contradict each other, or one cannot be read."""
+        """Raise ConfigError if options contradict each other, or one is invalid."""
         super().__post_init__()
         if self.rate is not None and not 0 < self.rate <= 100:
-            raise ConfigError(f"--rate {self.rate:g}: over 0 and at most 100")
+            raise ConfigError(f"--rate {self.rate:g}: must be over 0 and at most 100")
         if self.rate is not None and self.mode not in (None, Mode.PACED):
             raise ConfigError(_ONE_MODE)
         if self.check and self.reference is not None:
@@ -124,43 +145,51 @@ class ReplayRequest(_OfSession, frozen=True, kw_only=True):
         self.tolerances()
 
     def served_at(self) -> Address | None:
-        """Where it is only served; on this machine, if there is a port alone."""
+        """Address at which the session is served without a node; None: a node replays it.
+
+        Raises:
+            ConfigError: ``serve`` is not an address.
+        """
         if self.serve is None:
             return None
         return address_option(self.serve if ":" in self.serve else f"127.0.0.1:{self.serve}", "--serve")
 
     def tolerances(self) -> dict[str, float]:
-        """Field -> by how much it may differ, as given."""
-        found = {}
+        """Requested tolerances: field -> largest allowed difference.
+
+        Raises:
+            ConfigError: one cannot be read, or is negative.
+        """
+        tolerances = {}
         for each in self.tolerance:
             name, _, text = each.partition("=")
             try:
-                found[name] = float(text)
+                tolerances[name] = float(text)
             except ValueError:
                 name = ""
-            if not name or not 0 <= found[name] < float("inf"):
-                raise ConfigError(f"--tolerance {each}: FIELD=VALUE, and not negative")
-        return found
+            if not name or not 0 <= tolerances[name] < float("inf"):
+                raise ConfigError(f"--tolerance {each}: must be FIELD=VALUE, and not negative")
+        return tolerances
 
     def check_whole(self, mode: Mode) -> None:
-        """Make sure that nothing is asked for that only a paced replay does.
+        """Check that the request has no options of paced replays.
 
         Raises:
-            ConfigError: something is.
+            ConfigError: it has one.
         """
         paced = (self.loop, self.serve is not None, self.start_s, self.duration_s is not None, self.topics, self.paused)
         if any(paced):
             raise ConfigError(
-                f"--{mode.value} takes the whole session: --start, --duration, --topic, --loop, --serve and --paused "
-                "are for a replay at its pace (see navnode cut)"
+                f"--{mode.value} replays the whole session: --start, --duration, --topic, --loop, --serve and --paused "
+                "are for paced replays (see navnode cut)"
             )
 
 
 class InspectRequest(_OfSession, frozen=True, kw_only=True):
-    """What is in a session."""
+    """Inspect a session."""
 
     report: Annotated[Path, option("Write plots, timeline and tables as a page.", "PAGE.html")] | None = None
-    trace: Annotated[Path, option("Write where frames' time went, for ui.perfetto.dev.", "T.json")] | None = None
+    trace: Annotated[Path, option("Write the stages of every frame, for ui.perfetto.dev.", "T.json")] | None = None
 
 
 class RecoverRequest(_OfSession, frozen=True, kw_only=True):
@@ -170,37 +199,42 @@ class RecoverRequest(_OfSession, frozen=True, kw_only=True):
 
 
 class CutRequest(_OfSession, frozen=True, kw_only=True):
-    """A piece of a session."""
+    """Cut a piece of a session."""
 
     out: _NewFile
     start_s: _StartS = 0.0
     duration_s: _DurationS | None = None
     topics: Annotated[
-        tuple[str, ...], option("Keep only these, such as 'in/*'; repeat. Default: all.", "PATTERN", flag="--topic")
+        tuple[str, ...],
+        option(
+            "Keep only these topics, such as 'in/*'; may be given several times. Default: all.",
+            "PATTERN",
+            flag="--topic",
+        ),
     ] = ()
     deidentify: Annotated[
         bool,
         option(
             "Leave out texts, names of files and machines, and metadata that are not numbers of X-ray or tracker. "
-            "Times, and what is written into pictures, stay."
+            "Times, and text burned into images, stay."
         ),
     ] = False
 
 
 class MergeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Several sessions as one."""
+    """Merge several sessions into one."""
 
-    sessions: Annotated[tuple[Path, ...], argument("Sessions that were recorded with one clock.", "FILE.mcap...")]
+    sessions: Annotated[tuple[Path, ...], argument("Sessions recorded with the same clock.", "FILE.mcap...")]
     out: _NewFile
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where there is nothing to merge."""
+        """Raise ConfigError if there is nothing to merge."""
         if len(self.sessions) < 2:
             raise ConfigError("merge needs two sessions or more")
 
 
 class ExportRequest(_OfSession, frozen=True, kw_only=True):
-    """A session for other programs."""
+    """Export a session to other programs."""
 
     out: Annotated[
         Path,
@@ -210,18 +244,18 @@ class ExportRequest(_OfSession, frozen=True, kw_only=True):
             "PATH",
         ),
     ]
-    device: Annotated[str, option("Export the pictures of this device, if there are several.", "NAME")] = ""
+    device: Annotated[str, option("Export the images of this device, if there are several.", "NAME")] = ""
     start_s: _StartS = 0.0
     duration_s: _DurationS | None = None
     absolute: Annotated[
-        bool, option("Keep times as they were; default: from the beginning of the session.", flag="--absolute-times")
+        bool, option("Export times since 1970; default: since the start of the session.", flag="--absolute-times")
     ] = False
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """An image sequence as a session."""
+    """Import an image sequence as a session."""
 
-    sequence: Annotated[Path, argument(".mha, .igs.mha or .nrrd of PLUS or Slicer.", "FILE")]
+    sequence: Annotated[Path, argument("A sequence of PLUS or Slicer: .mha, .igs.mha or .nrrd.", "FILE")]
     out: _NewFile
     config: _NodeConfig | None = None
-    device: Annotated[str, option("Give the pictures this device name.", "NAME")] = "XRay"
+    device: Annotated[str, option("Device name of the images in the session.", "NAME")] = "XRay"

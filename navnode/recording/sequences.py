@@ -1,4 +1,4 @@
-"""Image sequences as PLUS and Slicer keep them: pictures, and the tracker's poses at their times.
+"""Image sequences of PLUS and Slicer: images, and the tracker's poses at their times.
 
 MetaImage (``.mha``, PLUS' ``.igs.mha``) and NRRD (``.nrrd``): pixels, and for every frame fields such as
 ``Seq_Frame0000_ProbeToTrackerTransform`` (row by row), ``...TransformStatus`` and ``Seq_Frame0000_Timestamp`` (s).
@@ -18,6 +18,8 @@ import numpy as np
 from navnode.errors import RecordingError
 from navnode.igtl.conventions import STATUS_KEY, is_ok, status_of
 from navnode.types import Array, Matrix
+
+__all__ = ["Sequence", "read", "write"]
 
 _TYPES: dict[str, type[np.generic]] = {
     "MET_UCHAR": np.uint8,
@@ -50,30 +52,30 @@ _FIELD = re.compile(r"Seq_Frame(\d+)_(\w+)")
 
 @dataclass
 class Sequence:
-    """Pictures and poses.
+    """Images and poses.
 
     Args:
         frames: (N, H, W).
-        times_s: (N,).
-        spacing_mm: along u and v.
+        times_s: (N,), increasing.
+        spacing_mm: pixel spacing along u and v.
+        transforms: name such as ``ProbeToTracker`` -> a pose for every frame; None: its status is not OK.
     """
 
     frames: Array
     times_s: Matrix
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     transforms: dict[str, list[Matrix | None]] = field(default_factory=dict)
-    """``ProbeToTracker`` -> poses of all frames; None where its status is not OK."""
 
 
 def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None) -> None:
-    """A sequence, by the ending of the file.
+    """Write a sequence in the format that the file extension selects.
 
     Args:
-        pixels: frame after frame, where they are too many to be in memory; then only the shape and type of
-            ``sequence.frames`` count.
+        pixels: the frames one by one, if they do not fit into memory; then only the shape and type of
+            ``sequence.frames`` are used.
 
     Raises:
-        RecordingError: the ending is not known, or the file cannot be written.
+        RecordingError: the extension is unknown, or the file cannot be written.
     """
     frames = sequence.frames
     fields = _fields(sequence)
@@ -114,9 +116,9 @@ def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None)
             "",
         ]
     else:
-        raise RecordingError(f"{path}: a sequence ends with .mha, .igs.mha or .nrrd")
+        raise RecordingError(f"{path}: unknown extension; use .mha, .igs.mha or .nrrd")
     if kind is None:
-        raise RecordingError(f"{path}: pixels of {frames.dtype} cannot be kept in a sequence")
+        raise RecordingError(f"{path}: the format cannot store pixels of type {frames.dtype}")
     try:
         with path.open("wb") as file:
             file.write("\n".join(head).encode())
@@ -128,28 +130,28 @@ def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None)
 
 
 def _fields(sequence: Sequence) -> dict[str, str]:
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for n, at in enumerate(sequence.times_s):
         prefix = f"Seq_Frame{n:04d}_"
         for name, poses in sequence.transforms.items():
             pose = poses[n]
             rows = np.eye(4) if pose is None else pose
-            found[f"{prefix}{name}Transform"] = " ".join(f"{value:.9g}" for value in rows.ravel())
-            found[f"{prefix}{name}{STATUS_KEY}"] = status_of(pose, seen=True)  # PLUS says INVALID of a hidden one
-        found |= {
+            fields[f"{prefix}{name}Transform"] = " ".join(f"{value:.9g}" for value in rows.ravel())
+            fields[f"{prefix}{name}{STATUS_KEY}"] = status_of(pose, seen=True)  # PLUS calls a hidden marker INVALID
+        fields |= {
             f"{prefix}FrameNumber": str(n),
             f"{prefix}UnfilteredTimestamp": f"{at:.9f}",
             f"{prefix}Timestamp": f"{at:.9f}",
             f"{prefix}ImageStatus": "OK",
         }
-    return found
+    return fields
 
 
 def read(path: Path) -> Sequence:
-    """A sequence that PLUS, Slicer or :func:`write` wrote.
+    """Read a sequence written by PLUS, Slicer or :func:`write`.
 
     Raises:
-        RecordingError: it cannot be read; says why.
+        RecordingError: it cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -167,18 +169,18 @@ def read(path: Path) -> Sequence:
 
 
 def _header(path: Path, data: bytes, nrrd: bool) -> tuple[int, dict[str, str]]:
-    """Where the pixels begin, and the fields."""
+    """Offset of the pixels, and the header's fields."""
     if nrrd:
         end = data.find(b"\n\n")
         length = end + 2
     else:
-        found = re.search(rb"^ElementDataFile *= *(\S+) *\r?\n", data, re.M)
-        end = found.end() if found else -1
+        last = re.search(rb"^ElementDataFile *= *(\S+) *\r?\n", data, re.M)
+        end = last.end() if last else -1
         length = end
-        if found and found.group(1) != b"LOCAL":
-            raise RecordingError(f"{path}: its pixels are in another file; only those with the pixels inside are read")
+        if last and last.group(1) != b"LOCAL":
+            raise RecordingError(f"{path}: the pixels are in another file; only files with the pixels inside are read")
     if end < 0:
-        raise RecordingError(f"{path}: no sequence (its header has no end)")
+        raise RecordingError(f"{path}: not a sequence (its header has no end)")
     fields = {}
     for line in data[:end].decode("utf-8", "replace").splitlines():
         key, equals, value = line.partition(":=" if ":=" in line else ": " if nrrd else "=")
@@ -192,7 +194,7 @@ def _pixels(path: Path, data: bytes, fields: Mapping[str, str], nrrd: bool) -> A
         sizes = [int(text) for text in fields["sizes" if nrrd else "DimSize"].split()]
         kind = (_NRRD_TYPES if nrrd else _TYPES)[fields["type" if nrrd else "ElementType"]]
     except (KeyError, ValueError) as error:
-        raise RecordingError(f"{path}: its header lacks the size or the type of the pixels ({error})") from error
+        raise RecordingError(f"{path}: the header lacks the size or the type of the pixels ({error})") from error
     if nrrd and fields.get("kinds", "").split()[:1] == ["list"]:
         sizes = [*sizes[1:], sizes[0]]
         listed_first = True
@@ -206,39 +208,41 @@ def _pixels(path: Path, data: bytes, fields: Mapping[str, str], nrrd: bool) -> A
     dtype = np.dtype(kind).newbyteorder(">" if big else "<")
     wanted = int(np.prod(sizes)) * dtype.itemsize
     if wanted > _MAX_BYTES:
-        raise RecordingError(f"{path}: {wanted} bytes of pixels are too many")
+        raise RecordingError(f"{path}: {wanted} bytes of pixels; the limit is {_MAX_BYTES}")
     if fields.get("CompressedData", "False") == "True" or fields.get("encoding", "raw") in ("gzip", "gz"):
-        unpacker = zlib.decompressobj(47)  # whatever its head
+        unpacker = zlib.decompressobj(47)  # accepts gzip and zlib headers
         try:
             data = unpacker.decompress(data, wanted)
         except zlib.error as error:
-            raise RecordingError(f"{path}: its pixels cannot be decompressed ({error})") from error
+            raise RecordingError(f"{path}: the pixels cannot be decompressed ({error})") from error
     elif fields.get("encoding", "raw") != "raw":
-        raise RecordingError(f"{path}: encoding {fields['encoding']!r} is not read")
+        raise RecordingError(f"{path}: encoding {fields['encoding']!r} is not supported")
     if len(data) < wanted:
-        raise RecordingError(f"{path}: torn: {len(data)} bytes of pixels, its header says {wanted}")
+        raise RecordingError(f"{path}: truncated: {len(data)} bytes of pixels, the header states {wanted}")
     flat = np.frombuffer(data, dtype, int(np.prod(sizes))).astype(kind, copy=False)
     width, height, count = sizes
     return flat.reshape(height, width, count).transpose(2, 0, 1) if listed_first else flat.reshape(count, height, width)
 
 
 def _sequence(path: Path, frames: Array, fields: Mapping[str, str], nrrd: bool) -> Sequence:
-    found: list[dict[str, str]] = [{} for _ in frames]
+    by_frame: list[dict[str, str]] = [{} for _ in frames]
     for key, value in fields.items():
         match = _FIELD.fullmatch(key)
-        if match and int(match.group(1)) < len(found):
-            found[int(match.group(1))][match.group(2)] = value
+        if match and int(match.group(1)) < len(by_frame):
+            by_frame[int(match.group(1))][match.group(2)] = value
     try:
-        times = np.array([float(each.get("Timestamp", n / 30)) for n, each in enumerate(found)])
-        names = sorted({key.removesuffix("Transform") for each in found for key in each if key.endswith("Transform")})
-        transforms: dict[str, list[Matrix | None]] = {name: [_pose(each, name) for each in found] for name in names}
+        times = np.array([float(each.get("Timestamp", n / 30)) for n, each in enumerate(by_frame)])
+        names = sorted(
+            {key.removesuffix("Transform") for each in by_frame for key in each if key.endswith("Transform")}
+        )
+        transforms: dict[str, list[Matrix | None]] = {name: [_pose(each, name) for each in by_frame] for name in names}
         texts = fields.get("spacings" if nrrd else "ElementSpacing", "1 1").split()
         numbers = [float(text) for text in texts if text.lower() != "nan"][:2]
     except ValueError as error:
         raise RecordingError(f"{path}: a field of a frame is not a number ({error})") from error
     u, v = numbers if len(numbers) == 2 and all(np.isfinite(n) and n > 0 for n in numbers) else (1.0, 1.0)
     if (np.diff(times) <= 0).any():
-        raise RecordingError(f"{path}: time stamps of its frames do not increase")
+        raise RecordingError(f"{path}: the time stamps of the frames do not increase")
     return Sequence(frames, times, (u, v), transforms)
 
 

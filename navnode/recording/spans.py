@@ -1,4 +1,4 @@
-"""Where a frame's time goes: from its last byte to the pose that is sent, stage by stage; and how Perfetto shows it."""
+"""Times of every frame's stages, from its last byte to the pose sent; also as a trace for Perfetto."""
 
 from __future__ import annotations
 
@@ -19,33 +19,39 @@ from navnode.types import (
     VolumeUpdate,
 )
 
+__all__ = ["STAGES", "Span", "Spans", "chrome_trace"]
+
 _MOST_OPEN = 64
-"""Frames under way; one that is dropped never ends."""
+"""Largest number of unfinished spans; those of dropped frames never end."""
 
 STAGES = ("taken in", "waiting", "registration", "handed over", "sent")
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """A frame's or a volume's way, stage by stage."""
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """The stages of a frame or a volume."""
 
     frame: int | UnsetType = UNSET
-    """Its sequence."""
+    """Sequence number of the frame."""
     volume: int | UnsetType = UNSET
-    """Which request it answers."""
+    """Number of the request that the volume answers."""
     stages: list[str]
     at_ns: list[int]
-    """When each begins, and when the last one ends; node clock."""
+    """Start of every stage, and end of the last one; node clock."""
 
 
 class Spans:
-    """Puts together what the loop sees of a frame's way."""
+    """Collects spans from the loop's steps."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[int, list[int]] = OrderedDict()
-        self._asked: dict[int, int] = {}
+        self._requested_ns: dict[int, int] = {}
 
-    def completed_by(self, step: Step, registration_began_ns: int) -> Way | None:
-        """What a step completes: a frame's or a volume's way, times of the node's clock; None if it completes none."""
+    def completed_by(self, step: Step, registration_began_ns: int) -> Span | None:
+        """The span that a step completes; None: it completes none.
+
+        Args:
+            registration_began_ns: when the last registration began; node clock.
+        """
         message, outputs, began_ns, ended_ns = step.message, step.outputs, step.began_ns, step.ended_ns
         if isinstance(message, Frame):
             self._open[message.sequence] = [message.received_ns, began_ns]
@@ -55,31 +61,31 @@ class Spans:
             if isinstance(output, RegistrationRequest) and output.frame.sequence in self._open:
                 self._open[output.frame.sequence].append(ended_ns)
             elif isinstance(output, ReconstructionRequest):
-                self._asked = {output.request: ended_ns}
+                self._requested_ns = {output.request: ended_ns}
         if isinstance(message, RegistrationDone):
             times = self._open.pop(message.request.frame.sequence, [])
             if len(times) == 3:
-                received_ns, taken_ns, _ = times
-                at = [received_ns, taken_ns, registration_began_ns, message.now_ns, began_ns, ended_ns]
-                return Way(frame=message.request.frame.sequence, stages=list(STAGES), at_ns=at)
+                received_ns, fed_ns, _ = times
+                at = [received_ns, fed_ns, registration_began_ns, message.now_ns, began_ns, ended_ns]
+                return Span(frame=message.request.frame.sequence, stages=list(STAGES), at_ns=at)
         if isinstance(message, VolumeReady) and any(isinstance(output, VolumeUpdate) for output in outputs):
-            asked_ns = self._asked.pop(message.request, began_ns)
-            at = [asked_ns, began_ns, ended_ns]
-            return Way(volume=message.request, stages=["reconstruction", "sent"], at_ns=at)
+            requested_ns = self._requested_ns.pop(message.request, began_ns)
+            at = [requested_ns, began_ns, ended_ns]
+            return Span(volume=message.request, stages=["reconstruction", "sent"], at_ns=at)
         return None
 
 
-def chrome_trace(spans: Iterable[Way]) -> dict[str, Any]:
-    """The document in Trace Event Format, as Perfetto and Chrome show it: one row for every stage; microseconds."""
+def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
+    """Spans in Trace Event Format, for Perfetto and Chrome: one row per stage, times in microseconds."""
     events: list[dict[str, Any]] = []
     rows: dict[str, int] = {}
     for each in spans:
-        of = f"volume {each.volume}" if each.frame is UNSET else f"frame {each.frame}"
+        name = f"volume {each.volume}" if each.frame is UNSET else f"frame {each.frame}"
         for stage, begin, end in zip(each.stages, each.at_ns, each.at_ns[1:], strict=False):
             row = rows.setdefault(stage, len(rows) + 1)
             events.append(
                 {
-                    "name": of,
+                    "name": name,
                     "cat": stage,
                     "ph": "X",
                     "pid": 1,

@@ -1,4 +1,4 @@
-"""What the node lets be recorded: it numbers arrivals and steps, keeps the last seconds, begins and ends recordings."""
+"""Feeds the node's recordings: numbers arrivals and steps, keeps the last seconds, starts and stops recordings."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ from navnode.recording import format as session_format
 from navnode.recording.recorder import About, Item, Recorder, Written, arrival, noted
 from navnode.types import RecordingState, Volume, VolumeReady, WorkerAnswer
 
+__all__ = ["Tap", "Versions", "about", "about_for", "versions"]
+
 _NONE: Mapping[str, bytes] = MappingProxyType({})
 _KEPT_BYTES = 1 << 29
-"""Of the last seconds, whatever they are."""
+"""Largest size of the kept last seconds."""
 
 
 class Tap:
-    """One node's, for as long as it lives.
+    """Receives everything that a node records, for the node's lifetime.
 
     Args:
-        config: as the node was told, calibrations applied; ``recording`` says how much is kept and how files are split.
-        volume: the CT, or None.
-        calibrations: key -> the file that the configuration names, as it was read.
+        config: the node's configuration with calibrated values; ``recording`` sets how much is kept and how files are
+            split.
+        volume: the CT; None: there is none.
+        calibrations: configuration key -> bytes of the calibration file.
     """
 
     def __init__(self, config: Config, volume: Volume | None, calibrations: Mapping[str, bytes] = _NONE) -> None:
         self._config, self._volume = config, volume
-        self._about = about(config, calibrations, from_start=True)  # now: the loop must not wait for it
+        self._about = about(config, calibrations, from_start=True)  # made now: the loop must not wait for it later
         self._arrivals = self._steps = 0
         self._recorder: Recorder | None = None
         self._ending: list[Recorder] = []
@@ -50,24 +53,24 @@ class Tap:
         self._keep_ns = round(config.recording.keep_last_s * NS_PER_S)
         self._running = bool(self._keep_ns)
 
-    # --- what happens -------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     def on_arrival(self, message: Message, raw: RawBytes, received_ns: int) -> int:
-        """A message came in, and nothing of it has been dropped yet; its number."""
+        """A message arrived, before anything may drop it; returns its number."""
         self._arrivals += 1
         if self._running:
             self._put(arrival(message, raw, received_ns, self._arrivals))
         return self._arrivals
 
     def on_console_arrival(self, message: Message, raw: RawBytes, received_ns: int) -> int:
-        """A console sent something that the loop does not take; its number."""
+        """A console sent a message that the loop does not get; returns its number."""
         self._arrivals += 1
         if self._running:
             self._put(arrival(message, raw, received_ns, self._arrivals, from_console=True))
         return self._arrivals
 
     def on_step(self, step: Step) -> None:
-        """The loop took a message, and this is what it led to."""
+        """The loop made a step."""
         self._steps += 1
         if self._running:
             size = 500 + 500 * len(step.outputs)
@@ -78,7 +81,12 @@ class Tap:
             self._put(Item(partial(_step, step), step.began_ns, step.began_ns, self._steps, size))
 
     def note(self, what: str, data: object) -> None:
-        """Something else happened."""
+        """Another event happened.
+
+        Args:
+            what: name of the event.
+            data: recorded as JSON.
+        """
         if self._running:
             self._put(noted(what, data, now_ns()))
 
@@ -97,25 +105,25 @@ class Tap:
 
     @property
     def path(self) -> Path | None:
-        """Of the recording under way; None: there is none, or it failed."""
+        """Path of the running recording; None: there is none, or it failed."""
         return self._recorder.path if self._recorder is not None and not self._recorder.failed else None
 
     def start(self, path: Path) -> None:
-        """Begin a recording, with the last seconds where they are kept; returns at once."""
+        """Start a recording, beginning with the kept last seconds; returns at once."""
         kept, self._kept, self._kept_bytes = self._kept, deque(), 0
-        told = {**self._about.metadata, **_begun(from_start=self._steps == 0)}
-        began = About(told, self._about.attachments)
+        metadata = {**self._about.metadata, **_new_identity(from_start=self._steps == 0)}
+        session = About(metadata, self._about.attachments)
         if self._volume is not None:
             at_ns = kept[0].log_time_ns if kept else now_ns()
             kept.appendleft(Item(partial(_ct, self._volume, at_ns), at_ns, at_ns, 0, 500))
-        self._recorder = Recorder(path, began, kept, self._config.recording.max_file_mb << 20, wait=False)
+        self._recorder = Recorder(path, session, kept, self._config.recording.max_file_mb << 20, wait=False)
         self._running = True
 
     def stop(self) -> str:
-        """End the recording, without waiting for the disk; what to tell the operator.
+        """Stop the recording without waiting for the disk; returns a line for the operator.
 
         Raises:
-            RecordingError: there is none, or it had failed.
+            RecordingError: there is no recording, or it failed before.
         """
         if self._recorder is None:
             raise RecordingError("no recording is under way")
@@ -126,10 +134,10 @@ class Tap:
         return recorder.end()
 
     def close(self) -> Iterable[str]:
-        """End everything and wait; a line about every recording.
+        """Stop all recordings and wait for the disk; yields a line about each.
 
         Raises:
-            RecordingError: one could not be written.
+            RecordingError: a recording could not be written.
         """
         if self._recorder is not None:
             self._recorder.put(noted("end", {"lost": self._recorder.lost}, now_ns()))
@@ -140,7 +148,7 @@ class Tap:
 
     @property
     def state(self) -> RecordingState:
-        """The recording under way."""
+        """State of the running recording."""
         if (recorder := self._recorder) is None:
             return RecordingState()
         counts = recorder.messages, recorder.bytes, recorder.lost
@@ -160,36 +168,36 @@ def _ct(volume: Volume, time_ns: int) -> Iterable[Written]:
 
 
 def about(config: Config | None, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
-    """What a session must hold so that it can be replayed.
+    """Metadata and attachments that a session needs to be replayed.
 
     Args:
-        config: the node's; None: there is no node.
-        calibrations: key -> the file that the configuration names, as it was read.
-        from_start: whether nothing happened before.
+        config: the node's configuration; None: there is no node.
+        calibrations: configuration key -> bytes of the calibration file.
+        from_start: whether the recording starts before the node's first step.
     """
-    told = {"version": __version__, **_begun(from_start=from_start)}
+    metadata = {"version": __version__, **_new_identity(from_start=from_start)}
     if config is None:
-        return About(told)
+        return About(metadata)
     attached = {
         session_format.CONFIGURATION: msgspec.json.encode(config),
         session_format.VERSIONS: session_format.encoded(versions(config)),
     }
     attached |= {f"{session_format.CALIBRATION}{key}": content for key, content in calibrations.items()}
-    return About(told, attached)
+    return About(metadata, attached)
 
 
 def about_for(node: Calibrations | None) -> About:
-    """:func:`about`, of a session that no node has taken part in.
+    """Metadata and attachments of a session that was recorded without a node.
 
     Args:
-        node: that shall replay it; None: not known.
+        node: configuration and calibrations of the node that will replay it; None: unknown.
     """
     if node is None:
         return about(None, from_start=True)
     return about(node.config, node.files, from_start=True)
 
 
-def _begun(*, from_start: bool) -> dict[str, str]:
+def _new_identity(*, from_start: bool) -> dict[str, str]:
     return {
         "session": uuid.uuid4().hex,
         "began_ns": str(now_ns()),
@@ -198,7 +206,7 @@ def _begun(*, from_start: bool) -> dict[str, str]:
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
-    """With what a session is made."""
+    """Versions of the software that records a session."""
 
     navnode: str
     python: str
@@ -207,11 +215,11 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     projector: str
     reconstruction: str
     model_sha256: str
-    """'' where none is used."""
+    """Checksum of the reconstruction model; '': none is used."""
 
 
 def versions(config: Config) -> Versions:
-    """With what a session is made: packages, back ends, and the checksum of the model."""
+    """Versions of packages and back ends, and the checksum of the model."""
     from navnode.reconstruction.methods import Method, engine_name, model_hash
 
     method = Method(config.reconstruction.method)

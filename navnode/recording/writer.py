@@ -1,4 +1,4 @@
-"""Writes MCAP files: messages into chunks, and what makes a file quick to open."""
+"""Writes MCAP files: messages in chunks, and an index."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from mcap.opcode import Opcode
 
 from navnode.recording.container import CHUNK, CHUNK_BYTES, MAGIC, MESSAGE, MESSAGE_BODY, RECORD, Channel, Parts
 
+__all__ = ["ContainerWriter"]
+
 _MOST_PARTS = 512
-"""That one call writes, under the system's limit."""
+"""Largest number of parts for one system call, below the system's limit."""
 
 
 class ContainerWriter:
     """Writes one file.
 
     Args:
-        file: without a buffer of its own, empty.
+        file: empty and unbuffered.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -42,16 +44,16 @@ class ContainerWriter:
 
     @property
     def size(self) -> int:
-        """Bytes so far, with what waits for its chunk's end."""
+        """Size so far in bytes, with the open chunk."""
         return self._at + self._size
 
     @property
     def waiting(self) -> int:
-        """Bytes of the open chunk: what a crash would cost."""
+        """Size of the open chunk in bytes, which a crash would lose."""
         return self._size
 
     def attach(self, name: str, data: bytes, media_type: str, time_ns: int) -> None:
-        """Put a file into the file."""
+        """Attach a file."""
         at = self._at
         record = records.Attachment(create_time=time_ns, log_time=time_ns, name=name, media_type=media_type, data=data)
         length = self._record(record)
@@ -68,13 +70,13 @@ class ContainerWriter:
         )
 
     def describe(self, name: str, about: Mapping[str, str]) -> None:
-        """Put keys and values into the file."""
+        """Add a metadata record."""
         at = self._at
         length = self._record(records.Metadata(name=name, metadata=dict(about)))
         self._summary.append(records.MetadataIndex(offset=at, length=length, name=name))
 
     def add(self, channel: Channel, parts: Parts, log_time_ns: int, publish_time_ns: int, sequence: int) -> None:
-        """Add a message to the open chunk; its parts must stay as they are until the chunk is closed."""
+        """Add a message to the open chunk; its parts must not change until the chunk is closed."""
         known = self._channels.get(channel)
         number, record = known if known is not None else self._new(channel)
         index = self._index.get(number)
@@ -99,7 +101,7 @@ class ContainerWriter:
             self.close_chunk()
 
     def close_chunk(self) -> None:
-        """Hand the open chunk to the system."""
+        """Write the open chunk."""
         if not self._size:
             return
         crc = 0
@@ -139,7 +141,7 @@ class ContainerWriter:
         self._parts, self._index, self._size, self._span = [], {}, 0, (0, 0)
 
     def finish(self) -> None:
-        """Write what makes the file quick to open."""
+        """Write the index; nothing may be added afterwards."""
         self.close_chunk()
         self._record(records.DataEnd(0))
         start = self._at
@@ -176,7 +178,7 @@ class ContainerWriter:
         )
 
     def _new(self, channel: Channel) -> tuple[int, bytes]:
-        """A channel's number, and the records that tell of it."""
+        """Number a new channel; returns the number, and the records that declare it."""
         if channel.encoding not in self._schemas:
             number = len(self._schemas) + 1
             self._schemas[channel.encoding] = number, _bytes_of(_schema(number, channel.encoding))
@@ -186,7 +188,7 @@ class ContainerWriter:
         return self._channels[channel]
 
     def _record(self, record: records.McapRecord) -> int:
-        """A record of its own, after what waits; its length."""
+        """Write a record after the open chunk; returns its length."""
         self.close_chunk()
         data = _bytes_of(record)
         self._write([data])

@@ -50,13 +50,13 @@ def test_signals_mean_again_what_they_did_when_a_supervisor_has_ended():
 
 
 def test_what_is_logged_again_and_again_is_said_sparingly():
-    sparingly = processes.Sparingly()
-    log, shown, created = logging.getLogger("sparingly"), [], 1_000.0
+    limit = processes.RateLimit()
+    log, shown, created = logging.getLogger("limit"), [], 1_000.0
 
     def tell(number: int, place: int, at_s: float) -> None:
         record = log.makeRecord("n", logging.WARNING, "file.py", place, "frame %d failed", (number,), None)
         record.created = at_s
-        if sparingly.filter(record):
+        if limit.filter(record):
             shown.append(record.getMessage())
 
     for number in range(100):

@@ -9,7 +9,7 @@ import pytest
 from navnode.errors import ConfigError
 from navnode.files.whole import refuse_existing, whole, write_whole
 from navnode.recording import Recorder
-from navnode.recording.edit import written
+from navnode.recording.edit import new_session
 from tests.recording.commands import GOLDEN, call
 
 
@@ -81,7 +81,7 @@ def test_what_is_written_whole_is_there_or_it_is_not(tmp_path):
 
 
 def test_a_session_that_breaks_off_takes_no_name(tmp_path):
-    with pytest.raises(RuntimeError), written(tmp_path / "a.mcap") as writer:
+    with pytest.raises(RuntimeError), new_session(tmp_path / "a.mcap") as writer:
         writer.describe("navnode", {"format": "1"})
         raise RuntimeError("in the middle")
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from navnode.config import load, shipped
 from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
 from navnode.loop.runner import Step
-from navnode.node.node import _free
+from navnode.node.node import _unused
 from navnode.recording import Recorder, Recording
 from navnode.recording import recorder as recorder_module
 from navnode.recording import tap as tape_module
@@ -156,7 +156,7 @@ def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch
     go.set()
     recorder.stop()
     times = [e.time_ns for e in Recording(tmp_path / "a.mcap") if e.topic.startswith("in/")]
-    assert times == list(range(250)) and recorder._put_bytes == recorder._taken_bytes
+    assert times == list(range(250)) and recorder._put_bytes == recorder._written_bytes
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
@@ -207,7 +207,7 @@ def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     tap._recorder._thread.join(5)
     assert tap.state == RecordingState("a.mcap", failure="exists already; nothing is replaced") and tap.path is None
     assert str(tap.state).startswith("FAILED: ")
-    tap.start(_free(tmp_path / "a.mcap"))
+    tap.start(_unused(tmp_path / "a.mcap"))
     with pytest.raises(RecordingError, match="no recording"):
         tap.stop(), tap.stop()
     with contextlib.suppress(RecordingError):

@@ -37,7 +37,7 @@ def test_the_golden_session_comes_out_as_a_release_of_format_1_wrote_it(monkeypa
     """That release took every exposure for short; this one wants it stated."""
     config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
     config = msgspec.structs.replace(config, trust=msgspec.structs.replace(config.trust, exposure_ms=5.0))
-    monkeypatch.setattr("navnode.recording.replay.configuration_of", lambda path: config)
+    monkeypatch.setattr("navnode.recording.replay.load_configuration", lambda path: config)
     old = GOLDEN.with_name("room.format-1.reference.mcap")
     assert Recording(old).format == 1 and Recording(GOLDEN.with_name("room.reference.mcap")).format == 2
     code, report, error = call("replay", GOLDEN, "--reference", old, "--json")
@@ -68,7 +68,7 @@ def test_a_change_is_found_and_shown_with_its_picture(tmp_path, monkeypatch):
     changed = msgspec.structs.replace(
         changed, registration=msgspec.structs.replace(changed.registration, confirm_frames=7)
     )
-    monkeypatch.setattr("navnode.recording.replay.configuration_of", lambda path: changed)
+    monkeypatch.setattr("navnode.recording.replay.load_configuration", lambda path: changed)
     code, report, error = call("replay", GOLDEN, "--check", "--json")
     assert code == 1 and "differs from the reference; first at step" in error
     first = report["comparison"]["first"]
@@ -123,7 +123,7 @@ def test_outputs_of_a_replay_are_a_reference_for_later(recorded, tmp_path):
     ("options", "said"),
     [
         (("--lockstep", "--as-consumed"), "one of --lockstep"),
-        (("--lockstep", "--start", "3"), "--lockstep takes"),
+        (("--lockstep", "--start", "3"), "--lockstep replays"),
         (("--rate", "0"), "rate"),
         (("--lockstep", "--tolerance", "x"), "FIELD=VALUE"),
         (("--serve", "nowhere"), "--serve"),
@@ -166,10 +166,10 @@ def test_what_a_session_lacks_is_named(tmp_path, recorded):
 
 
 def replayed_with_another_ct(path):
-    from navnode.recording.regression import Replay, ReplaySetup, configuration, unpacked
+    from navnode.recording.regression import Replay, ReplaySetup, attachments_folder, configuration
 
     recording = Recording(path)
-    with unpacked() as folder:
+    with attachments_folder() as folder:
         config = configuration(recording, None, folder)
         other = Volume(np.full((20, 20, 20), -1000, np.float32), np.eye(4), "other")
         other.voxels[5:15, 5:15, 5:15] = 800
@@ -178,7 +178,7 @@ def replayed_with_another_ct(path):
 
 def test_a_clock_that_jumps_ends_nothing(tmp_path, recorded):
     jumped = tmp_path / "jumped.mcap"
-    with edit.written(jumped) as writer:
+    with edit.new_session(jumped) as writer:
         edit._copy_about(ContainerReader(recorded), writer)
         for n, entry in enumerate(Recording(recorded).raw()):
             later = 3_600_000_000_000 if 1000 < n < 2000 else 0

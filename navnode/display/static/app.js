@@ -1,5 +1,5 @@
-// The page's life: a WebSocket that is opened again whenever it closes, a watchdog that does not need the
-// server to notice that the server is silent, and the hand-out of what arrives.
+// The page's entry point: a WebSocket that reconnects whenever it closes, a watchdog that notices a silent server
+// by itself, and the dispatch of messages.
 import { Space } from "./space.js";
 import { drawControls } from "./control.js";
 import { XrayView } from "./xray.js";
@@ -23,17 +23,17 @@ function connect() {
     if (typeof data === "string") {
       scene = JSON.parse(data);
       drawn = false;
-      // Answered after it was drawn, so that a slow page is sent less instead of falling behind.
+      // Acknowledge after drawing, so that a slow page gets fewer scenes instead of falling behind.
       requestAnimationFrame(() => {
         draw();
         if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ ack: scene.number }));
       });
-    } else take(data);
+    } else dispatch(data);
   };
   socket.onclose = () => setTimeout(connect, RECONNECT_MS);
 }
 
-function take(buffer) {
+function dispatch(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   let at = 4 + length;
@@ -87,23 +87,23 @@ function drawBadges({ registration, tools, state, moving }) {
     ...(state.recording.text ? [`recording ${state.recording.text}`] : []),
     ...sources,
     `reconstruction: ${state.worker}, ${state.volumes} volumes` +
-      (took == null ? "" : `, the last in ${took} s, ${elsewhere} s of it on the way (at most ${budget} s)`),
+      (took == null ? "" : `, the last took ${took} s, ${elsewhere} s of it in transit (budget ${budget} s)`),
   ].join("  ·  ");
   document.getElementById("notices").textContent = state.notices.join("  ·  ");
 }
 
 function element(tag, className, children) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.append(...children);
-  return made;
+  const node = document.createElement(tag);
+  node.className = className;
+  node.append(...children);
+  return node;
 }
 
 setInterval(() => {
   if (performance.now() - lastHeard <= SILENT_MS) return;
   document.body.classList.add("silent");
   if (scene && !scene.silent) {
-    // Whatever was on the screen is not known to be true any more: tools leave the pictures.
+    // What is on the screen may no longer be true: withdraw the tools.
     scene = { ...scene, silent: true, tools: scene.tools.map(({ name }) => ({ name, validity: { status: "INVALID", reason: "no connection" } })) };
     drawn = false;
     draw();

@@ -1,4 +1,4 @@
-// Recording, and the player of a replay: buttons that have the server say a command to the node or the player.
+// Recording, and the player of a replay: buttons that send commands through the server to the node or the player.
 
 const record = document.getElementById("record");
 const replay = document.getElementById("replay");
@@ -47,14 +47,14 @@ export function drawControls(state) {
   replaying = Boolean(state && state.replay);
   record.hidden = !state || replaying;
   record.className = recording?.faulty ? "failed" : recording?.running ? "on" : "";
-  // How much, the footer says; a button that changes its width would move the header.
+  // The footer shows the amount: a button whose width changes would move the header.
   const label = recording?.faulty
     ? `Recording ${recording.text}`
     : recording?.running
       ? "■ Stop recording"
       : "● Record";
   if (!record.disabled && record.textContent !== label) record.textContent = label;
-  // Once marked it stays, whatever the server says or does not say.
+  // Once shown, the mark stays, whatever the server reports afterwards.
   if (replaying) {
     replay.hidden = false;
     document.body.classList.add("replay");

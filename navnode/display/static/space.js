@@ -1,11 +1,11 @@
-// Three slices through the volume at the tool's tip, and the bone in 3-D: one WebGL2 canvas, four quarters.
-// World coordinates are RAS mm; slices are seen as radiologists see them (patient right on the left).
+// Three slices through the volume at the tool's tip, and the bone in 3-D, in the quarters of one WebGL2 canvas.
+// World coordinates are RAS mm; slices follow the radiological convention (patient right on the left).
 const PLANES = [
   { name: "axial", right: [-1, 0, 0], up: [0, 1, 0], labels: ["R", "L", "A", "P"] },
   { name: "coronal", right: [-1, 0, 0], up: [0, 0, 1], labels: ["R", "L", "S", "I"] },
   { name: "sagittal", right: [0, 1, 0], up: [0, 0, 1], labels: ["P", "A", "S", "I"] },
 ];
-// Without a CT nobody knows which side is which: no letters, and no names of planes.
+// Without a CT the patient's sides are unknown: no letters, and no names of planes.
 const unnamed = (index) => ({ name: `slice ${index + 1}`, labels: ["", "", "", ""] });
 const SLICE_MM = 220;
 const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
@@ -107,7 +107,7 @@ export class Space {
     this.meshes[head.role] = upload(gl, positions, normals, triangles);
   }
 
-  // The node has this volume no more.
+  // The node withdrew this volume or surface.
   forget({ of, role }) {
     if (of === "volume") {
       if (this.volumes[role]) this.gl?.deleteTexture(this.volumes[role].texture);
@@ -134,7 +134,7 @@ export class Space {
     const pen = marks.getContext("2d");
     pen.clearRect(0, 0, width, height);
     const volume = this.volumes[this.role] ?? this.volumes.navigation;
-    // GL counts from the bottom, the marks from the top.
+    // GL's y axis starts at the bottom, that of the marks at the top.
     const places = [[0, 0], [w, 0], [0, h]];
     PLANES.forEach((plane, index) => {
       const [x, y] = places[index];
@@ -312,7 +312,7 @@ const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
 const unit = (a) => a.map((x) => x / Math.hypot(...a));
 
-// Column-major 4x4: looking at `center` from the patient's back at first, superior up.
+// Column-major 4x4: looks at `center`, at first from the patient's back, with superior up.
 function orbit(center, [turn, tilt], distance) {
   const back = [Math.sin(turn) * Math.cos(tilt), Math.cos(turn) * Math.cos(tilt), Math.sin(tilt)];
   const right = unit(cross([0, 0, 1], back)), up = cross(back, right);

@@ -1,5 +1,6 @@
-// One X-ray station: the picture, and the tool where its rays would put it.
+// One X-ray, with the tools projected onto it.
 const DECODE_MS = 250;
+const WAITING = "Waiting until the C-arm stands still";
 const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
 
 export class XrayView {
@@ -9,10 +10,10 @@ export class XrayView {
     this.why = figure.querySelector(".why");
     this.picture = null;
     this.asked = this.shown = 0;
-    this.caption.textContent = "waiting for a station";
+    this.caption.textContent = WAITING;
   }
 
-  // Decoding takes its time: a picture that was overtaken by a newer one is let go.
+  // Decoding takes time: a picture is dropped if a newer one overtook it.
   async show(blob, timestamp) {
     const number = ++this.asked;
     const picture = await createImageBitmap(blob);
@@ -23,7 +24,7 @@ export class XrayView {
 
   draw(view, scene, slot) {
     const { canvas } = this;
-    // While a picture is being decoded, the last one stays with the tool that belongs to it, for a moment.
+    // While a picture is being decoded, the last one and its tools stay for a moment.
     if (view && this.timestamp === view.timestamp_ns) this.agreed = performance.now();
     else if (view && this.picture && !scene.silent && performance.now() - this.agreed < DECODE_MS) return;
     const ratio = window.devicePixelRatio || 1;
@@ -32,9 +33,9 @@ export class XrayView {
     const pen = canvas.getContext("2d");
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    // A picture that is not the one described is not shown under its name.
+    // Do not show a picture under the description of another one.
     if (!view || !this.picture || this.timestamp !== view.timestamp_ns) {
-      this.caption.textContent = "waiting for a station";
+      this.caption.textContent = WAITING;
       this.why.textContent = "";
       return;
     }
@@ -50,7 +51,7 @@ export class XrayView {
     pen.clip();
     for (const tool of scene.tools) {
       const points = tool.pixels?.[slot];
-      // Pixel centres are at integers, a picture's pixel 0 reaches from 0 to 1.
+      // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
       if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio);
     }
     pen.restore();
