@@ -1,9 +1,10 @@
 """Reconstruction from a few X-rays of bodies with a known CT, compared with the Reconstruction Toolkit's methods.
 
 RTK renders the X-rays, with chains that training does not use. Figures cover what all views see: PSNR and SSIM of HU
-clipped to -1000..1500, the Dice coefficient of bone at 200 HU (or at the probability in a model's card) and at each
-method's best threshold, the average symmetric surface distance there, and the share of voxels within the stated 95 %
-interval.
+clipped to -1000..1500; the Dice coefficient of solid bone, marrow included, at the method's own threshold (200 HU where
+it states no bone) and at its best one; the average symmetric surface distance; and the share of voxels within the
+stated 95 % interval, everywhere and inside bone. The parts that find bone are measured one by one: how the reader
+reads, and what the lift makes of true and of read thickness. Medians are over the bodies of a group.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -24,13 +26,26 @@ from navnode.bench import rtk
 from navnode.bench.cases import Chain
 from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
-from navnode.projector import Projector
-from navnode.projector.grids import coarsened, resample
+from navnode.projector import MU_WATER_PER_MM, Projector
+from navnode.projector.grids import AIR_HU, coarsened, resample
 from navnode.reconstruction import Method, Reconstructor
+from navnode.reconstruction.lift import lift, solid
+from navnode.reconstruction.reader import OUTLINE_MM
+from navnode.reconstruction.reading import Reader, on_canvas, thickness
+from navnode.reconstruction.training import labels
+from navnode.reconstruction.training.patients import Region, patients
 from navnode.types import Array, CArm, FloatArray, Grid, View, Volume
 from navnode.xray.counts import line_integrals
 
-__all__ = ["COUNTS", "run"]
+__all__ = [
+    "COUNTS",
+    "PartFigures",
+    "ReconstructionReport",
+    "Subject",
+    "VolumeFigures",
+    "held_out",
+    "run",
+]
 
 BONE_HU = 200.0
 SIZE, SPACING_MM = 128, 2.0
@@ -53,8 +68,12 @@ class BodyCase:
 
     name: str
     views: tuple[View, ...]
+    thickness: tuple[View, ...]
+    """Millimetres of solid bone along the rays of the reader's canvas of each view."""
     truth: FloatArray
     """HU on the grid, (128, 128, 128)."""
+    bone: Array
+    """Solid bone on the grid, bool."""
     seen: Array
     """Voxels that all views see, bool."""
     center_mm: Array
@@ -80,8 +99,17 @@ class MethodResult:
 Maker = Callable[[BodyCase], MethodResult]
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A body to measure on."""
+
+    path: Path
+    group: str
+    limb: bool = False
+
+
 class VolumeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy of one volume, or the mean over bodies; non-finite values are omitted."""
+    """Accuracy of one volume, or medians over bodies; non-finite values are omitted."""
 
     psnr_db: float | UnsetType = UNSET
     ssim: float | UnsetType = UNSET
@@ -95,11 +123,28 @@ class VolumeFigures(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_ms: float | UnsetType = UNSET
     within_95: float | UnsetType = UNSET
     """Share of voxels in the stated interval, if the method states one."""
+    within_95_bone: float | UnsetType = UNSET
+    """The same of voxels of solid bone."""
     dice_lost_by_pose_error: float | UnsetType = UNSET
 
 
+Figures = TypeVar("Figures", bound=msgspec.Struct)
+
 Methods = dict[str, VolumeFigures]
 """Name of the method -> figures."""
+
+
+class PartFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts that find bone do by themselves with one body, or medians over bodies."""
+
+    thickness_error_mm: float | UnsetType = UNSET
+    """Of the reader: mean absolute error where there is bone."""
+    outline_dice: float | UnsetType = UNSET
+    """Of the reader's outline of bone."""
+    lift_true_dice: float | UnsetType = UNSET
+    """Of the lift, given the true thickness."""
+    lift_read_dice: float | UnsetType = UNSET
+    """Of the lift, given what was read."""
 
 
 class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,12 +156,34 @@ class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     bodies: dict[str, dict[str, Methods]]
     """File -> number of views -> method."""
-    mean: dict[str, Methods]
-    """Number of views -> method, over bodies."""
+    groups: dict[str, dict[str, Methods]]
+    """Group -> number of views -> method, medians over its bodies."""
+    parts: dict[str, dict[str, PartFigures]]
+    """Group -> number of views -> medians of reader and lift."""
+    count: dict[str, int]
+    """Group -> bodies."""
+
+
+def held_out(folder: Path, most: int) -> list[Subject]:
+    """Patients that no shipped network was trained on, at most so many of each region.
+
+    Args:
+        folder: with CTs in folders ``limbs``, ``heads`` and ``trunks``.
+        most: patients of a region.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found: dict[str, list[Subject]] = {}
+    for patient in patients(folder):
+        if patient.validates:
+            subject = Subject(patient.path, patient.region.value, patient.region is Region.LIMB)
+            found.setdefault(subject.group, []).append(subject)
+    return [subject for group in found.values() for subject in group[:most]]
 
 
 def run(
-    cts: Sequence[Path],
+    subjects: Sequence[Subject],
     *,
     model: Path | None = None,
     peers: bool = True,
@@ -129,6 +196,7 @@ def run(
     """Run every method on every body with every number of views.
 
     Args:
+        subjects: bodies, by group.
         model: networks that replace the shipped ones.
         picture: path of a PNG of the volumes, with a row for every body and number of views.
         peers: include RTK's FDK, SART and total variation, if the extra ``bench`` is installed.
@@ -137,31 +205,80 @@ def run(
         ConfigError: a CT cannot be read, or the model cannot be used.
     """
     makers = _makers(model, peers and rtk.available(), threads)
-    steps, done = len(cts) * len(counts) * (len(makers) + 1), 0
+    reader = Reader(threads=threads) if "learned" in makers else None
+    steps, done = len(subjects) * len(counts) * (len(makers) + 1), 0
     bodies: dict[str, dict[str, Methods]] = {}
+    measured: dict[str, list[dict[str, Methods]]] = {}
+    parts: dict[str, list[dict[str, PartFigures]]] = {}
     shown = []
-    for path in cts:
-        body = coarsened(read_volume(path), _RENDERED_MM)
+    for subject in subjects:
+        body = coarsened(read_volume(subject.path), _RENDERED_MM)
         rows: dict[str, Methods] = {}
-        for case, disturbed in _cases(body, counts, threads, seed):
-            rows[str(len(case.views))] = row = {}
+        found: dict[str, PartFigures] = {}
+        for case, disturbed in _cases(body, subject.limb, counts, threads, seed):
+            count = str(len(case.views))
+            rows[count] = row = {}
             slices = {"CT": _coronal(case.truth)}
             for name, maker in makers.items():
                 result = maker(case)
                 slices[name] = _coronal(result.hu)
                 row[name] = figures = judged(result, case)
-                if name == "learned" and figures.dice is not UNSET and figures.threshold is not UNSET:
-                    lost = figures.dice - dice(maker(disturbed).bony, case, figures.threshold)
+                if name == "learned" and figures.dice_fixed is not UNSET:
+                    lost = figures.dice_fixed - dice(maker(disturbed).bony, case, result.bone_threshold)
                     row[name] = msgspec.structs.replace(figures, dice_lost_by_pose_error=round(lost, 4))
                 done += 1
                 progress(done / steps)
+            if reader is not None:
+                found[count] = _parts(reader, case, threads)
             done += 1
-            shown.append((f"{body.name}, {len(case.views)} views", slices))
-        bodies[path.name] = rows
+            progress(done / steps)
+            shown.append((f"{body.name}, {count} views", slices))
+        bodies[subject.path.name] = rows
+        measured.setdefault(subject.group, []).append(rows)
+        parts.setdefault(subject.group, []).append(found)
     if picture is not None:
         _draw(shown, picture)
-    mean = _means(bodies, counts)
-    return ReconstructionReport(size=SIZE, spacing_mm=SPACING_MM, threads=threads, bodies=bodies, mean=mean)
+    return ReconstructionReport(
+        size=SIZE,
+        spacing_mm=SPACING_MM,
+        threads=threads,
+        bodies=bodies,
+        groups={
+            group: {
+                count: {name: _median([row[count][name] for row in rows], VolumeFigures) for name in makers}
+                for count in map(str, counts)
+            }
+            for group, rows in measured.items()
+        },
+        parts={
+            group: {
+                count: _median([row[count] for row in rows if count in row], PartFigures) for count in map(str, counts)
+            }
+            for group, rows in parts.items()
+        },
+        count={group: len(rows) for group, rows in measured.items()},
+    )
+
+
+def _parts(reader: Reader, case: BodyCase, threads: int) -> PartFigures:
+    grid = Grid.around(case.center_mm, SIZE, SPACING_MM)
+    readings = [reader.read(view, case.center_mm) for view in case.views]
+    errors_mm, outlines = [], []
+    for reading, true in zip(readings, case.thickness, strict=True):
+        known, bone = np.isfinite(reading.bone_mm), true.line_integrals > OUTLINE_MM
+        errors_mm.append(float(np.abs(reading.bone_mm - true.line_integrals)[known & bone].mean()))
+        read = reading.bone > 0.5
+        outlines.append(2 * int((read & bone & known).sum()) / max(int((read & known).sum() + (bone & known).sum()), 1))
+    poses = [view.volume_from_carm for view in case.views if view.volume_from_carm is not None]
+    read_mm = [thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)]
+    lifted = [solid(lift(given, grid, threads=threads)) for given in (case.thickness, read_mm)]
+    true_dice, read_dice = (round(dice(bone.astype(np.float32), case, 0.5), 4) for bone in lifted)
+    return PartFigures(
+        thickness_error_mm=round(float(np.median(errors_mm)), 3),
+        outline_dice=round(float(np.median(outlines)), 4),
+        lift_true_dice=true_dice,
+        lift_read_dice=read_dice,
+    )
 
 
 def _coronal(hu: FloatArray) -> FloatArray:
@@ -188,20 +305,11 @@ def _draw(rows: Sequence[tuple[str, dict[str, FloatArray]]], path: Path) -> None
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _means(bodies: dict[str, dict[str, Methods]], counts: Sequence[int]) -> dict[str, Methods]:
-    """Number of views -> method, over bodies."""
-    means: dict[str, Methods] = {}
-    for count in map(str, counts):
-        rows = [body[count] for body in bodies.values()]
-        means[count] = {name: _mean([row[name] for row in rows]) for name in rows[0]}
-    return means
-
-
-def _mean(figures: Sequence[VolumeFigures]) -> VolumeFigures:
-    """Means of the figures that all volumes have."""
-    columns = {key: [getattr(each, key) for each in figures] for key in VolumeFigures.__struct_fields__}
-    return VolumeFigures(
-        **{key: round(float(np.mean(values)), 3) for key, values in columns.items() if UNSET not in values}
+def _median(figures: Sequence[Figures], kind: type[Figures]) -> Figures:
+    """Medians of those figures that all have."""
+    values = {key: [getattr(each, key) for each in figures] for key in kind.__struct_fields__}
+    return kind(
+        **{key: round(float(np.median(found)), 3) for key, found in values.items() if found and UNSET not in found}
     )
 
 
@@ -245,10 +353,16 @@ def _peer(method: Callable[..., FloatArray]) -> Maker:
     return make
 
 
-def _cases(body: Volume, counts: Sequence[int], threads: int, seed: int) -> Iterator[tuple[BodyCase, BodyCase]]:
+def _cases(
+    body: Volume, limb: bool, counts: Sequence[int], threads: int, seed: int
+) -> Iterator[tuple[BodyCase, BodyCase]]:
     """A case for each number of views, and a copy with poses off by 1 mm and 1 degree."""
     projector = rtk.RtkProjector(body, threads) if rtk.available() else Projector(body, threads=threads)
     truth = resample(body, SPACING_MM, (SIZE,) * 3)
+    solid_bone = labels.solid_bone(body, limb=limb) & labels.body_mask(body)
+    bone = Volume(np.where(solid_bone, np.float32(1000 / MU_WATER_PER_MM - 1000), AIR_HU), body.volume_from_index)
+    thickness_of = Projector(bone, threads=threads)  # rays cross millimetres of it
+    on_grid = resample(bone, SPACING_MM, (SIZE,) * 3).voxels > 500 / MU_WATER_PER_MM - 1000
     for count in counts:
         rng = np.random.default_rng((seed, count))
         chain = replace(Chain.drawn(rng, _I0), tool=False)
@@ -266,7 +380,16 @@ def _cases(body: Volume, counts: Sequence[int], threads: int, seed: int) -> Iter
             counted = chain.expose(projector.render(carm, pose), carm, rng)
             line = line_integrals(counted, chain.i0 * chain.gain, _BINNING)
             views.append(View(line, carm.binned(_BINNING), pose))
-        case = BodyCase(body.name, tuple(views), truth.voxels, _seen_by_all(views, truth), body.center_mm)
+        thicknesses = []
+        for view in views:
+            _, measured, canvas, _ = on_canvas(view, body.center_mm)
+            assert view.volume_from_carm is not None
+            mm = np.where(measured, thickness_of.render(canvas, view.volume_from_carm), np.nan)
+            thicknesses.append(View(mm.astype(np.float32), canvas, view.volume_from_carm))
+        seen = _seen_by_all(views, truth)
+        case = BodyCase(
+            body.name, tuple(views), tuple(thicknesses), truth.voxels, on_grid, seen, np.asarray(body.center_mm)
+        )
         yield case, replace(case, views=tuple(_off(view, rng) for view in views))
 
 
@@ -296,24 +419,26 @@ def judged(result: MethodResult, case: BodyCase) -> VolumeFigures:
     bony = np.clip(result.hu, *_HU) if result.bone is None else result.bone
     fixed, thresholds = (BONE_HU, _THRESHOLDS_HU) if result.bone is None else (result.bone_threshold, _THRESHOLDS)
     best = max(thresholds, key=lambda threshold: dice(bony, case, threshold))
+    surface = best if result.bone is None else fixed  # without a threshold of its own, a method gets its best one
     figures = {
         "psnr_db": 20 * np.log10((_HU[1] - _HU[0]) / np.sqrt(squared)),
         "ssim": float(similar[case.seen].mean()),
         "dice_fixed": dice(bony, case, fixed),
         "dice": dice(bony, case, best),
         "threshold": best,
-        "assd_mm": surface_distance_mm((bony > best) & case.seen, (truth > BONE_HU) & case.seen),
+        "assd_mm": surface_distance_mm((bony > surface) & case.seen, case.bone & case.seen),
         "elapsed_ms": result.elapsed_ms,
     }
     if result.half_95_hu is not None:
         within = np.abs(case.truth - result.hu) <= result.half_95_hu
         figures["within_95"] = float(within[case.seen].mean())
+        figures["within_95_bone"] = float(within[case.seen & case.bone].mean()) if case.bone.any() else np.nan
     return VolumeFigures(**{key: round(float(value), 4) for key, value in figures.items() if np.isfinite(value)})
 
 
 def dice(bony: FloatArray, case: BodyCase, threshold: float) -> float:
     """Dice coefficient of bone among the voxels that all views see."""
-    bone, true = (bony > threshold) & case.seen, (case.truth > BONE_HU) & case.seen
+    bone, true = (bony > threshold) & case.seen, case.bone & case.seen
     return float(2 * (bone & true).sum() / max(bone.sum() + true.sum(), 1))
 
 

@@ -81,6 +81,8 @@ class RegistrationRequest(_OfCts, frozen=True, kw_only=True):
 class ReconstructionRequest(_OfCts, frozen=True, kw_only=True):
     """Volumes from a few X-rays, by every method."""
 
+    patients: Annotated[Path, option("Measure on the held-out patients of this folder.", "DIR")] | None = None
+    per_group: Annotated[int, option("Measure at most this many of each of these.", ge=1)] = 8
     views: tuple[Annotated[int, option("Use this many views; repeat. Default: 2, 4, 8, 16.", ge=2, le=64)], ...] = ()
     model: Annotated[Path, option("Use networks of your own, from `navnode train`.", "DIR")] | None = None
     peers: Annotated[bool, option("Also measure RTK's methods, which take minutes.", flag="--peers/--no-peers")] = True

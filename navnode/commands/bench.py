@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
@@ -23,6 +24,9 @@ from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
 from navnode.commands.supervised import show_figures
 from navnode.commands.ui import Ui, say
+
+if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
+    from navnode.bench.reconstruction import Subject
 
 app = typer.Typer()
 bench = typer.Typer(help="Measure this machine, next to other implementations in the same run.", no_args_is_help=True)
@@ -91,7 +95,7 @@ def trust(request: TrustRequest, ui: Ui) -> None:
 @command(
     bench,
     ReconstructionRequest,
-    example="navnode bench reconstruction --ct hip.nii.gz --ct knee.nii.gz --out slices.png",
+    example="navnode bench reconstruction --patients cts --views 2 --views 4 --out slices.png",
 )
 def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
     """Measure volumes from a few X-rays of CTs, by every method: accuracy, speed, and reliability of its intervals.
@@ -102,7 +106,7 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
     from navnode.projector.native import default_threads
 
     report = reconstruction.run(
-        [ct_path(name) for name in request.ct or _CTS],
+        _subjects(request),
         model=request.model,
         peers=request.peers,
         counts=request.views or reconstruction.COUNTS,
@@ -112,6 +116,15 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
         progress=ui.progress("Reconstructing"),
     )
     ui.show(report, figures.draw_reconstruction)
+
+
+def _subjects(request: ReconstructionRequest) -> list[Subject]:
+    """Held-out patients by region, and CTs by name as a group of their own."""
+    from navnode.bench import reconstruction
+
+    patients = [] if request.patients is None else reconstruction.held_out(request.patients, request.per_group)
+    names = request.ct or (() if patients else _CTS)
+    return [*patients, *(reconstruction.Subject(ct_path(name), "CTs") for name in names)]
 
 
 @command(bench, LoopRequest, example="navnode bench loop --size 1024 --rate 30 --tools 8 --seconds 60 --json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.table import Table
 
@@ -83,16 +83,28 @@ def draw_registration(report: RegistrationReport) -> None:
 
 
 def draw_reconstruction(report: ReconstructionReport) -> None:
-    """One row for each number of views and method."""
-    table = Table("views", "method", "PSNR dB", "SSIM", "Dice", "at", "surface mm", "ms", title="Means over CTs")
-    for count, methods in report.mean.items():
-        for name, row in methods.items():
-            values = (row.psnr_db, row.ssim, row.dice, row.threshold, row.assd_mm, row.elapsed_ms)
-            digits = (1, 3, 3, 2, 1, 0)
-            shown = ("-" if v is UNSET else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True))
-            table.add_row(count, name, *shown)
-        table.add_section()
-    Console().print(table)
+    """One table for each group of bodies, a row for each number of views and method; and the parts by themselves."""
+    for group, by_count in report.groups.items():
+        title = f"{group}: medians over {report.count[group]}"
+        figures = ("PSNR dB", "SSIM", "bone Dice", "at best", "surface mm", "in 95 %", "in bone", "ms")
+        table = Table("views", "method", *figures, title=title)
+        for count, methods in by_count.items():
+            for name, row in methods.items():
+                values = (row.psnr_db, row.ssim, row.dice_fixed, row.dice, row.assd_mm)
+                shares = (row.within_95, row.within_95_bone)
+                cells = [*map(_figure, values, (1, 3, 3, 3, 1)), *map(_figure, shares, (3, 3))]
+                table.add_row(count, name, *cells, _figure(row.elapsed_ms, 0))
+            table.add_section()
+        Console().print(table)
+        for count, parts in report.parts[group].items():
+            reader = f"reader {_figure(parts.thickness_error_mm, 1)} mm, outline {_figure(parts.outline_dice, 3)}"
+            true, read = _figure(parts.lift_true_dice, 3), _figure(parts.lift_read_dice, 3)
+            lift = f"lift of true thickness {true}, of read {read}"
+            Console().print(f"{count} views: {reader}; {lift}", highlight=False)
+
+
+def _figure(value: float | UnsetType, digits: int) -> str:
+    return "-" if value is UNSET else f"{value:.{digits}f}"
 
 
 def _rate_text(rate: Rate) -> str:

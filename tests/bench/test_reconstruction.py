@@ -1,0 +1,56 @@
+"""The reconstruction benchmark: bodies by group, every method, and the parts by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from navnode.bench import reconstruction
+from navnode.bench.reconstruction import BONE_HU, Subject
+from navnode.files.volumes import write_volume
+from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.types import Volume
+from tests.reconstruction.balls import drawn
+
+
+def leg(path: Path) -> Path:
+    """A shaft of bone in flesh, coarse enough to render fast."""
+    size, spacing_mm = 80, 3.0
+    axis = (np.arange(size) - (size - 1) / 2) * spacing_mm
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    far = np.hypot(x - 8, y + 6)
+    hu = np.select([far < 6, far < 15, np.hypot(x, y) < 65], [-20.0, 1200.0, 40.0], AIR_HU).astype(np.float32)
+    write_volume(Volume(np.repeat(hu[None], size, 0), centered_grid((size,) * 3, spacing_mm, np.zeros(3))), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = leg(tmp_path_factory.mktemp("cts") / "leg.nii.gz")
+    return reconstruction.run([Subject(path, "limbs", limb=True)], peers=False, counts=(2,), threads=2)
+
+
+def test_bone_that_is_read_beats_a_threshold_of_hu(report):
+    methods = report.groups["limbs"]["2"]
+    learned, sart = methods["learned"], methods["SART"]
+    assert learned.dice_fixed > sart.dice and learned.assd_mm < sart.assd_mm
+    assert learned.threshold < 1 < BONE_HU
+    assert 0 <= learned.within_95_bone <= 1 and learned.within_95 > 0.8
+    assert report.count == {"limbs": 1} and set(report.bodies) == {"leg.nii.gz"}
+
+
+def test_parts_are_measured_by_themselves(report):
+    parts = report.parts["limbs"]["2"]
+    assert 0 < parts.thickness_error_mm < 10 and parts.outline_dice > 0.8
+    assert parts.lift_true_dice > 0.8 and parts.lift_true_dice > parts.lift_read_dice - 0.1
+
+
+def test_only_patients_that_nothing_was_trained_on_are_held_out(tmp_path):
+    for name in ("sts_004", "sts_011", "sts_901"):
+        drawn(tmp_path, name)
+    subjects = reconstruction.held_out(tmp_path, 8)
+    assert [subject.path.name for subject in subjects] == ["sts_004.nii.gz", "sts_011.nii.gz"]
+    assert all(subject.limb and subject.group == "limbs" for subject in subjects)
+    assert len(reconstruction.held_out(tmp_path, 1)) == 1
