@@ -27,7 +27,11 @@ _OWN = {
     "read": ("offline", "Show what the node takes for bone and lung in one X-ray."),
     "reconstruct": ("offline", "Make a volume from views with poses."),
     "train": ("train", "Train the learned reconstruction, or resume training it, and export it."),
-    "train-reader": ("train_reader", "Render X-rays of labelled CTs, then train the reader on them, or resume both."),
+    "train-reader": ("train_bones", "Render X-rays of labelled CTs, then train the reader on them, or resume both."),
+    "train-refiner": (
+        "train_bones",
+        "Render bodies of labelled CTs, then train on what the reader reads of them, or resume both.",
+    ),
     "_process": ("process", "One of the supervised processes."),
     "engine": ("engine", "List, check and build the engines that run the networks of the learned reconstruction."),
     "bench": ("bench", "Measure this machine, next to other implementations in the same run."),
