@@ -15,6 +15,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.files.ordinary import refuse_special
 from navnode.types import Array, Matrix
 
 __all__ = [
@@ -76,6 +77,7 @@ class Files:
         Raises:
             ConfigError: the file is missing or too large.
         """
+        refuse_special(path)
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise ConfigError(f"{path}: too large")

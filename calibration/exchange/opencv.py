@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
+from navnode.files.ordinary import refuse_special
 from navnode.geometry import CArmDocument
 from navnode.types import CArm, Matrix
 
 __all__ = ["camera_matrix", "carm_of_matrix", "need_carm", "read", "write"]
+
+_MAX_BYTES, _MAX_DEPTH, _MAX_INDENT = 1 << 20, 8, 64
+"""Of a file; a camera has some hundred bytes and is nested twice."""
 
 
 def camera_matrix(carm: CArm) -> Matrix:
@@ -60,8 +65,7 @@ def read(path: Path) -> Exchanged:
     Raises:
         ConfigError: the file is not an OpenCV FileStorage, or contains no camera.
     """
-    if not path.read_text().startswith("%YAML:1.0"):  # OpenCV's own error cannot be caught
-        raise ConfigError(f"{path}: not an OpenCV FileStorage")
+    _check_text(path)
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
     if not storage.isOpened():
         raise ConfigError(f"{path}: not an OpenCV FileStorage")
@@ -75,6 +79,23 @@ def read(path: Path) -> Exchanged:
         raise ConfigError(f"{path}: needs camera_matrix, image_width and image_height")
     pair = None if spacing is None else (float(spacing.ravel()[0]), float(spacing.ravel()[1]))
     return Exchanged(carm=carm_of_matrix(camera, width, height, pair))
+
+
+def _check_text(path: Path) -> None:
+    """Refuse what OpenCV's parser ends the process with: other files, and nesting that overflows its stack."""
+    refuse_special(path)
+    if path.stat().st_size > _MAX_BYTES:
+        raise ConfigError(f"{path}: too large for a camera")
+    text = path.read_text()
+    if not text.startswith("%YAML:1.0"):
+        raise ConfigError(f"{path}: not an OpenCV FileStorage")
+    depth = deepest = 0
+    for sign in re.findall(r"[\[\]{}]", text):
+        depth += 1 if sign in "[{" else -1
+        deepest = max(deepest, depth)
+    indented = max((len(line) - len(line.lstrip(" -")) for line in text.splitlines()), default=0)
+    if deepest > _MAX_DEPTH or indented > _MAX_INDENT:
+        raise ConfigError(f"{path}: not a camera (nested too deeply)")
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ from typer.core import TyperCommand
 
 from navnode.commands.ui import Ui
 from navnode.errors import ConfigError
+from navnode.files.ordinary import refuse_special
 from navnode.request import Shown
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -64,7 +66,7 @@ def to_request(request: type[R], arguments: Mapping[str, Any]) -> R:
     """Build the request from the arguments that Typer parsed.
 
     Raises:
-        ConfigError: two options exclude each other, or the request refuses its values.
+        ConfigError: two options exclude each other, a path is a device or a pipe, or the request refuses its values.
     """
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(request):
@@ -78,6 +80,10 @@ def to_request(request: type[R], arguments: Mapping[str, Any]) -> R:
             values[field.name] = arguments[field.name]
         elif arguments[field.name]:
             values[field.name] = tuple(arguments[field.name])
+    for value in values.values():
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                refuse_special(path)
     return request(**values)
 
 

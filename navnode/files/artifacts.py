@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from navnode.errors import CalibrationError
+from navnode.errors import CalibrationError, ConfigError
+from navnode.files.ordinary import refuse_special
 from navnode.files.whole import write_whole
 from navnode.geometry import CARM_SCHEMA, CArmDocument, is_rigid
 from navnode.types import Array, CArm
@@ -424,8 +425,11 @@ def content(path: str | Path, most: int = _MAX_BYTES) -> bytes:
         CalibrationError: the file cannot be read, or is too large.
     """
     try:
+        refuse_special(path)
         with Path(path).open("rb") as file:
             read = file.read(most + 1)
+    except ConfigError as error:
+        raise CalibrationError(str(error)) from error
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from error
     if len(read) > most:

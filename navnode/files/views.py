@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.files.ordinary import refuse_special
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
 
@@ -103,6 +104,7 @@ _Read = TypeVar("_Read", _Views, _Landmarks)
 
 def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
     """Decode a JSON file that names its schema."""
+    refuse_special(path)
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path}: too large for {schema}")

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from navnode.errors import ConfigError
+from navnode.files.ordinary import refuse_special
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Mesh, Volume
 
@@ -32,6 +33,7 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         ConfigError: the file is missing, unreadable, incomplete, too large, not one scalar 3-D volume, or not a CT.
     """
+    refuse_special(path)
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder")
@@ -62,6 +64,7 @@ def read_mesh(path: str | Path) -> Mesh:
         ConfigError: the file is missing, too large or not a surface; names it.
     """
     path = Path(path)
+    refuse_special(path)
     try:
         if path.suffix.lower() not in MESH_ENDINGS:
             raise ConfigError(f"{path}: surfaces are {', '.join(MESH_ENDINGS)} files")

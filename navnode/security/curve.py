@@ -15,6 +15,7 @@ import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
 from navnode.errors import ConfigError
+from navnode.security.secrecy import refuse_shared
 
 __all__ = ["check", "create", "join", "listen"]
 
@@ -101,8 +102,7 @@ def _secret(path: Path) -> tuple[bytes, bytes]:
     public, secret = _loaded(path)
     if secret is None:
         raise ConfigError(f"{path}: contains no secret key; use NAME.key_secret")
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path}: others can read this secret key; try: chmod 600 {path}")
+    refuse_shared(path)
     return public, secret
 
 

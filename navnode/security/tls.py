@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from navnode.errors import ConfigError
+from navnode.security.secrecy import refuse_shared
 
 __all__ = ["Tls", "is_loopback"]
 
@@ -19,7 +20,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str
     """This side's certificate, with the intermediate ones up to the authority."""
     key: str
-    """Its private key, without a passphrase."""
+    """Its private key, without a passphrase, readable by its owner alone."""
     authorities: str
     """Certificates of the authorities to trust."""
 
@@ -27,7 +28,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Context of a server that admits only clients with a certificate.
 
         Raises:
-            ConfigError: a file is missing or invalid.
+            ConfigError: a file is missing or invalid, or others can read the key.
         """
         context = self._context(ssl.PROTOCOL_TLS_SERVER)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -37,7 +38,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Context of a client that checks the server's certificate and name.
 
         Raises:
-            ConfigError: a file is missing or invalid.
+            ConfigError: a file is missing or invalid, or others can read the key.
         """
         return self._context(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -46,6 +47,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             path = Path(getattr(self, name))
             if not path.is_file():
                 raise ConfigError(f"tls.{name}: {path}: no such file")
+        refuse_shared(Path(self.key))
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:

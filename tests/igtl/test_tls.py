@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ def tls(tmp_path_factory):
         certificate = authority.issue_cert("127.0.0.1", "localhost")
         certificate.cert_chain_pems[0].write_to_path(paths[0])
         certificate.private_key_pem.write_to_path(paths[1])
+        Path(paths[1]).chmod(0o600)
         authority.cert_pem.write_to_path(paths[2])
         return Tls(*paths)
 
@@ -92,3 +94,15 @@ def test_certificates_that_cannot_be_used_are_named(tls, tmp_path):
         Server(tls=Tls(str(tmp_path / "missing.pem"), ours.key, ours.authorities))
     with pytest.raises(ConfigError, match=r"tls\.certificate and tls\.key"):
         Server(tls=Tls(ours.certificate, theirs.key, ours.authorities))
+
+
+def test_a_key_that_others_can_read_is_refused(tls):
+    ours, _ = tls
+    key = Path(ours.key)
+    key.chmod(0o640)
+    try:
+        for context in (ours.server_context, ours.client_context):
+            with pytest.raises(ConfigError, match="chmod 600"):
+                context()
+    finally:
+        key.chmod(0o600)

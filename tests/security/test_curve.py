@@ -102,7 +102,7 @@ def test_a_worker_may_be_told_to_use_the_networks(keys, node, tmp_path):
         assert state.engine.startswith("learned (") and "fp" in state.engine
         socket.send_multipart(bus.pack(request()))
         ready = heard(socket, VolumeReady, 60)
-        assert ready.method == state.engine and ready.bone is not None
+        assert ready.method == state.engine and ready.volume is not None
         assert ready.uncertainty_hu is not None and (ready.uncertainty_hu.voxels > 0).all()
     finally:
         worker.kill()
