@@ -18,6 +18,7 @@ from aiohttp import WSMsgType, web
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.display import control, metrics
+from navnode.display.connections import Connections
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
 from navnode.errors import ConfigError, PeerError
 from navnode.loop import bus, topics
@@ -56,10 +57,11 @@ class Display:
         self._versions = 0
         self._node = bus.Subscriber(address, topics.bound_of(*topics.TO_DISPLAYS))
         self._viewers = 0
+        self.connections = Connections()
 
     def application(self) -> web.Application:
         """The web application with all routes."""
-        app = web.Application()
+        app = web.Application(middlewares=[self.connections.middleware])
         app.router.add_get("/", self._page)
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/ws", self._viewer)
@@ -239,7 +241,10 @@ async def run_display(config: Config, address: str, ready: Callable[[str], None]
         reason = "is in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigError(f"display.port {config.display.port} on {config.display.host} {reason}") from error
     ready(str(config.display.port))
+    assert runner.server is not None
+    watching = asyncio.create_task(display.connections.watch(runner.server))
     try:
         await display.listen()
     finally:
+        watching.cancel()
         await runner.cleanup()
