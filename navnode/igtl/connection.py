@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import LocalError, PeerError
+from navnode.igtl.budget import Budget
 from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.wire import encode
@@ -37,6 +38,9 @@ _UNANSWERED_MS = 1_000
 
 _UNFINISHED_NS = 5_000_000_000
 """Silence within a message after which the connection is closed."""
+
+_SLOWEST_BYTES_PER_S = 100_000
+"""A body may take as long as at this rate, and no longer, however steadily its bytes trickle in."""
 
 MAX_MESSAGES_PER_S = 100_000
 """More than any device sends; a faster sender is slowed down."""
@@ -71,6 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         max_rate_hz: largest rate of one device's messages to this peer; 0: no limit.
         max_messages_per_s: a peer that sends more is slowed down.
         tap: called with every message first.
+        budget: memory shared with other peers, for what is received and for what waits to be sent.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         max_rate_hz: float = 0.0,
         max_messages_per_s: float = MAX_MESSAGES_PER_S,
         tap: Tap | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.version = 1
         """Header version to send: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
@@ -92,7 +98,10 @@ class Connection(asyncio.BufferedProtocol):
         self._on_message, self._on_lost, self._tap = on_message, on_lost, tap
         self._interval_ns = round(NS_PER_S / max_rate_hz) if max_rate_hz else 0
         self._rate = _Rate(max_messages_per_s)
-        self._framer = Framer()
+        self._budget = budget or Budget(sys.maxsize)
+        self._framer = Framer(self._budget)
+        self._unfinished_since_ns: int | None = None
+        """When the message that is incomplete began."""
         self._transport: asyncio.Transport | None = None
         self._latest: dict[Key, tuple[Message, MutableMapping[int, bytes]]] = {}
         self._lossless: deque[bytes] = deque()
@@ -117,13 +126,19 @@ class Connection(asyncio.BufferedProtocol):
         tune(self._transport.get_extra_info("socket"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._framer.buffer()
+        try:
+            return self._framer.buffer()
+        except PeerError as error:
+            self.close(str(error))
+            return memoryview(bytearray(1))  # asyncio wants room even for what nobody reads any more
 
     def buffer_updated(self, nbytes: int) -> None:
         received_ns = now_ns()
         self._heard_ns = received_ns
         try:
             messages = self._framer.received(nbytes)
+            if messages or self._unfinished_since_ns is None:
+                self._unfinished_since_ns = received_ns if self._framer.unfinished else None
             for message, raw in zip(messages, self._framer.raw, strict=True):
                 number = self._tap(message, raw, received_ns) if self._tap is not None else None
                 if message.version > self.version:
@@ -163,6 +178,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._latest.clear()
         self._lossless.clear()
+        self._budget.give_back(self._lossless_bytes)
+        self._lossless_bytes = 0
+        self._framer.discard()
         self._sent_images = None
         self._can_send.set()
         self._on_lost(self._why or (GONE if exc is None or isinstance(exc, ConnectionError) else str(exc)))
@@ -229,10 +247,11 @@ class Connection(asyncio.BufferedProtocol):
             self._write(data)
             return
         self._can_send.clear()
+        if self._lossless_bytes + len(data) > _MAX_LOSSLESS_BYTES or not self._budget.take(len(data)):
+            self.close("client too slow: it does not read the data it requested")
+            return
         self._lossless.append(data)
         self._lossless_bytes += len(data)
-        if self._lossless_bytes > _MAX_LOSSLESS_BYTES:
-            self.close("client too slow: it does not read the data it requested")
 
     def offer(self, message: Message, encoded: MutableMapping[int, bytes]) -> None:
         """Send now or as soon as the peer can read; replaces an older waiting message of the same device.
@@ -273,6 +292,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._framer.unfinished and now_ns() - self._heard_ns > _UNFINISHED_NS:
             self.close("incomplete message, then silence")
             return
+        if self._unfinished_since_ns is not None:
+            allowed_ns = _UNFINISHED_NS + self._framer.awaited_bytes * NS_PER_S // _SLOWEST_BYTES_PER_S
+            if now_ns() - self._unfinished_since_ns > allowed_ns:
+                self.close("client too slow: it does not finish its message")
+                return
         if now_ns() - self._last_sent_ns > _KEEP_ALIVE_NS and not self._paused:
             self.reply(StatusMessage(device="KeepAlive", timestamp_ns=now_ns()))
         assert self._transport is not None
@@ -285,6 +309,7 @@ class Connection(asyncio.BufferedProtocol):
         while self._lossless and not self._paused and self.connected:
             data = self._lossless.popleft()
             self._lossless_bytes -= len(data)
+            self._budget.give_back(len(data))
             self._write(data)
         while self._latest and not self._paused and self.connected:
             ready = [key for key in self._latest if self._wait_ns(key) <= 0]

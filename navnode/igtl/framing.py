@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from navnode.errors import PeerError
+from navnode.igtl.budget import Budget
 from navnode.igtl.messages import Message
 from navnode.igtl.wire import HEADER_SIZE, Header, decode_body, decode_header
 
@@ -27,9 +28,13 @@ class Framer:
     """Turns fed bytes into whole messages; can also provide the buffer to receive into.
 
     Limits are checked on the header, before anything is allocated.
+
+    Args:
+        budget: memory shared with the framers of other peers; large bodies need room in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget
         self._inbox = memoryview(bytearray(_INBOX_BYTES))
         self._begin = self._end = 0  # unprocessed part of the inbox
         self._header: Header | None = None
@@ -68,12 +73,28 @@ class Framer:
         """Whether a message is incomplete."""
         return self._header is not None or self._begin != self._end
 
+    @property
+    def awaited_bytes(self) -> int:
+        """Size of the body that is being received; 0 before its header is complete."""
+        return 0 if self._header is None else self._header.body_size
+
+    def discard(self) -> None:
+        """Let go of a body that will not be finished."""
+        self._give_back()
+        self._body = None
+
     def buffer(self) -> memoryview:
-        """Buffer for the next bytes of the stream; never empty."""
+        """Buffer for the next bytes of the stream; never empty.
+
+        Raises:
+            PeerError: there is no memory for them.
+        """
         if self._body is not None:
             if self._filled == self._body.size:  # grows as bytes arrive
                 assert self._header is not None
-                grown = np.empty(min(2 * self._body.size, self._header.body_size), np.uint8)
+                size = min(2 * self._body.size, self._header.body_size)
+                self._take(size - self._body.size)
+                grown = np.empty(size, np.uint8)
                 grown[: self._filled] = self._body
                 self._body = grown
             return self._body.data[self._filled :]
@@ -110,7 +131,8 @@ class Framer:
             assert self._header is not None
             if self._filled < self._header.body_size:
                 return
-            body, self._body = self._body.data, None
+            body = self._body.data
+            self.discard()
             self._finish(messages, self._header, body)
         else:
             self._end += size
@@ -140,13 +162,16 @@ class Framer:
         if size <= _SMALL_BODY_BYTES:
             return False
         present = min(ready, size)
-        self._body = np.empty(min(size, max(_FIRST_ALLOCATION_BYTES, present)), np.uint8)
+        first = min(size, max(_FIRST_ALLOCATION_BYTES, present))
+        self._take(first)
+        self._body = np.empty(first, np.uint8)
         self._body[:present] = self._inbox[self._begin : self._begin + present]
         self._begin += present
         self._filled = present
         if present < size:
             return False
-        whole, self._body = self._body.data, None
+        whole = self._body.data
+        self.discard()
         self._finish(messages, self._header, whole)
         return True
 
@@ -158,6 +183,14 @@ class Framer:
         self.raw.append((self._head, body))
         self._header = None
         self.received_bytes += HEADER_SIZE + header.body_size
+
+    def _take(self, size: int) -> None:
+        if self._budget is not None and not self._budget.take(size):
+            raise PeerError("no memory for this message: those of all clients together are too large")
+
+    def _give_back(self) -> None:
+        if self._budget is not None and self._body is not None:
+            self._budget.give_back(self._body.size)
 
     def _located(self, error: PeerError) -> PeerError:
         """The error with the position of its message in the stream."""

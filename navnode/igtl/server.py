@@ -10,6 +10,7 @@ from types import MappingProxyType, TracebackType
 
 from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
+from navnode.igtl.budget import Budget
 from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Arrival, Connection, Key, Tap
 from navnode.igtl.contents import CODECS
 from navnode.igtl.messages import (
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 18944
 MAX_CLIENTS = 100
+MAX_HELD_BYTES = 3 << 28
+"""Unfinished messages from all clients and answers that wait for them, together: the largest, and half of it beside."""
 _HANDSHAKE_S = 5.0
 _STOPPED = "the server stopped"
 _STATUS_NOT_FOUND = 4
@@ -52,7 +55,12 @@ class Peer(Connection):
 
     def __init__(self, server: Server, max_rate_hz: float, max_messages_per_s: float, tap: Tap | None) -> None:
         super().__init__(
-            self._heard, self._lost, max_rate_hz=max_rate_hz, max_messages_per_s=max_messages_per_s, tap=tap
+            self._heard,
+            self._lost,
+            max_rate_hz=max_rate_hz,
+            max_messages_per_s=max_messages_per_s,
+            tap=tap,
+            budget=server.budget,
         )
         self.wants = Wanted()
         self.stopped: set[str] = set()
@@ -149,6 +157,7 @@ class Server:
         self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
         self._limits = max_rate_hz, max_messages_per_s, tap
+        self.budget = Budget(MAX_HELD_BYTES)
         self._devices: dict[Key, _Device] = {}
         self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None

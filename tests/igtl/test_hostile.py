@@ -193,3 +193,62 @@ def test_what_is_asked_for_a_thousand_times_is_encoded_once(monkeypatch):
             assert calls.count("CT") == 1
 
     run(story())
+
+
+def test_unfinished_messages_of_all_clients_together_are_bounded(monkeypatch):
+    """Each may announce the largest image; what they hold of it together has a limit, and is given back."""
+    monkeypatch.setattr("navnode.igtl.server.MAX_HELD_BYTES", 40 << 20)
+    voxels = np.zeros((1, 4096, 4096), np.uint16)
+    most = encode(Image(device="X", timestamp_ns=1, voxels=voxels, ras_from_index=np.eye(4)))[: 30 << 20]
+
+    async def story():
+        server = Server(port=0)
+        await server.start()
+        clients = [await Plain().connect(server.port) for _ in range(6)]
+        await until(lambda: len(server.peers) == 6)
+        sending = [asyncio.create_task(send(client, most)) for client in clients]
+        await until(lambda: len(server.peers) <= 2)
+        assert 0 < server.budget.used_bytes <= 40 << 20
+        for task in sending:
+            task.cancel()
+        good = await Plain().connect(server.port)
+        server.publish(transform("A", 5))
+        (message,) = await good.read(1)
+        assert message.matrix[0, 3] == 5
+        for client in clients:
+            client.writer.close()
+        await until(lambda: len(server.peers) == 1 and server.budget.used_bytes == 0)
+        await server.stop()
+
+    async def send(client, data):
+        with contextlib.suppress(ConnectionError):
+            client.writer.write(data)
+            await client.writer.drain()
+
+    run(story())
+
+
+def test_who_trickles_a_message_is_closed(monkeypatch):
+    """A byte now and then is no silence, but no progress either."""
+    monkeypatch.setattr(connection, "_UNFINISHED_NS", 500_000_000)
+    data = encode(transform("X", 1)) * 3
+
+    async def story():
+        server = Server(port=0)
+        await server.start()
+        slow, fine = await Plain().connect(server.port), await Plain().connect(server.port)
+        await until(lambda: len(server.peers) == 2)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            for n in range(200):
+                slow.writer.write(data[n : n + 1])
+                await slow.writer.drain()
+                if n % len(encode(transform("X", 1))) == 0:
+                    fine.writer.write(encode(transform("X", 1)))  # whole messages, with pauses between them
+                if len(server.peers) == 1:
+                    break
+                await asyncio.sleep(0.05)
+        assert len(server.peers) == 1 and time.monotonic() - began < PATIENCE_S
+        await server.stop()
+
+    run(story())
