@@ -1,4 +1,4 @@
-"""Commands that the page may send: for recordings, and for the player of a replay; over OpenIGTLink, like a console."""
+"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, and a replay's player."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from navnode.igtl import BlockingClient
 
 __all__ = ["PageCommand", "add"]
 
-_NODE = ("StartRecording", "StopRecording")
+_NODE = ("StartRecording", "StopRecording", "Reconnect")
 _PLAYER = ("ReplayPause", "ReplayResume", "ReplayStep", "ReplaySeek", "ReplayBurst", "ReplayRate", "ReplayState")
 _TIMEOUT_S = 3.0
 
@@ -45,7 +45,7 @@ def add(app: web.Application, config: Config, refuse: Callable[[web.Request], No
         if page_command.name in _NODE:
             address = config.console.host, config.console.port
             if config.console.tls is not None:
-                raise web.HTTPServiceUnavailable(text="the console port requires certificates; record from a console")
+                raise web.HTTPServiceUnavailable(text="the console port requires certificates; use a console")
         elif page_command.name in _PLAYER and config.sources:
             address = config.sources[0].host, config.sources[0].port
         else:

@@ -92,6 +92,11 @@ class Client:
             if self._connection is not None:
                 self._connection.close()
 
+    def reconnect(self) -> None:
+        """Close the connection, if there is one; :meth:`run` then connects again."""
+        if self._connection is not None:
+            self._connection.close("reconnecting on request")
+
     def send(self, message: Message) -> bool:
         """Send a message; False if there is no connection.
 

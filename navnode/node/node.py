@@ -127,6 +127,7 @@ class Node:
         self._worker_seen_ns = 0
         self._pushing: set[Peer] = set()
         self._origins = Origins()
+        self._sources: list[Client] = []
         self._keys: ThreadAuthenticator | None = None
 
     async def start(self) -> None:
@@ -170,10 +171,10 @@ class Node:
                 failed.set_exception(error)
 
         self._registrations.start(lambda done: loop.call_soon_threadsafe(feed, done))
-        sources = [self._source(source) for source in self._config.sources]
+        self._sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # garbage collections in the loop must not scan what is loaded for good
         try:
-            await asyncio.gather(failed, self._tick(), *(source.run() for source in sources))
+            await asyncio.gather(failed, self._tick(), *(source.run() for source in self._sources))
         finally:
             self._close_recordings()
             if self._keys is not None:
@@ -277,6 +278,7 @@ class Node:
 
         return {operation.value: operate(operation) for operation in Operation} | {
             "Version": lambda _: f"navnode {__version__}",
+            "Reconnect": self._reconnect,
             "StartRecording": self._start_recording,
             "StopRecording": self._stop_recording,
         }
@@ -287,6 +289,13 @@ class Node:
         if not result.done:
             raise CommandError(result.text)
         return result.text
+
+    def _reconnect(self, _: Mapping[str, str]) -> str:
+        if not self._sources:
+            raise CommandError("there are no configured sources")
+        for source in self._sources:
+            source.reconnect()
+        return f"reconnecting {', '.join(f'{source.host}:{source.port}' for source in self._sources)}"
 
     def _start_recording(self, parameters: Mapping[str, str]) -> str:
         if self._tap.path is not None:

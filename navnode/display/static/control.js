@@ -1,6 +1,7 @@
-// Recording, and the player of a replay: buttons that send commands through the server to the node or the player.
+// Recording, sources, and the player of a replay: buttons that send commands through the server to the node or the player.
 
 const record = document.getElementById("record");
+const reconnect = document.getElementById("reconnect");
 const replay = document.getElementById("replay");
 const at = document.getElementById("replay-at");
 const ASK_MS = 500;
@@ -28,6 +29,13 @@ record.addEventListener("click", async () => {
   if (!done) record.textContent = text;
 });
 
+reconnect.addEventListener("click", async () => {
+  reconnect.disabled = true;
+  const { text } = await command("Reconnect");
+  reconnect.disabled = false;
+  reconnect.title = text;
+});
+
 for (const button of replay.querySelectorAll("button")) {
   button.addEventListener("click", async () => {
     const { name, seconds } = button.dataset;
@@ -45,7 +53,7 @@ setInterval(async () => {
 export function drawControls(state) {
   recording = state?.recording;
   replaying = Boolean(state && state.replay);
-  record.hidden = !state || replaying;
+  record.hidden = reconnect.hidden = !state || replaying;
   record.className = recording?.faulty ? "failed" : recording?.running ? "on" : "";
   // The footer shows the amount: a button whose width changes would move the header.
   const label = recording?.faulty

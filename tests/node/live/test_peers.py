@@ -97,6 +97,11 @@ def test_a_console_commands_the_node(live):
         until(lambda: len(listener.of("XRay")) > frames + 10, supervisor)
         status, text = answer("StopRecording")
         assert status == "SUCCESS"
+        status, reconnecting = answer("Reconnect")
+        source = supervisor.config.sources[0]
+        assert (status, reconnecting) == ("SUCCESS", f"reconnecting {source.host}:{source.port}")
+        until(lambda: any("on request" in notice for notice in supervisor.watch().notices), supervisor)
+        until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
     entries: list[Recorded] = []
 
     def whole() -> bool:
