@@ -14,7 +14,7 @@ from navnode.commands.fetch import ct_path, rendered
 from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config, SimulatorSection
-from navnode.request import Ct, Threads, option
+from navnode.config.fields import Ct, Threads, option
 
 app = typer.Typer()
 

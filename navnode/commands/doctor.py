@@ -14,9 +14,9 @@ from navnode import config
 from navnode.clock import now_ns
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
+from navnode.config.fields import argument
 from navnode.loop import calibrations
 from navnode.node.processes import may_take_loop_priority
-from navnode.request import argument
 
 if TYPE_CHECKING:  # loaded only when the command runs
     from navnode.bench.machine import MachineReport

@@ -15,9 +15,9 @@ from navnode.commands.fetch import ct_path
 from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config
+from navnode.config.fields import argument, option
 from navnode.errors import ConfigError
 from navnode.loop.calibrations import Calibrations
-from navnode.request import argument, option
 from navnode.security import curve
 
 app = typer.Typer()

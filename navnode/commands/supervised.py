@@ -18,11 +18,11 @@ from rich.table import Table
 from navnode.commands import terminal
 from navnode.commands.ui import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
+from navnode.config.fields import option
 from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.files.whole import refuse_existing
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.projector import backend_name
-from navnode.request import option
 from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
 if TYPE_CHECKING:  # loaded only to score a run against the simulator

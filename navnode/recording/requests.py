@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
+from navnode.config.fields import Threads, argument, option, switches
 from navnode.errors import ConfigError
 from navnode.recording.recorder import MAX_FILE_BYTES
-from navnode.request import Threads, argument, option, switches
 from navnode.security.address import Address, address_option
 
 _NewFile = Annotated[Path, option("Write this file, which must not exist.", "FILE.mcap")]
