@@ -8,10 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from navnode.config.fields import Threads, argument, option, switches
+from navnode.config.fields import Address, Threads, address_option, argument, option, switches
 from navnode.errors import ConfigError
 from navnode.recording.recorder import MAX_FILE_BYTES
-from navnode.security.address import Address, address_option
 
 _NewFile = Annotated[Path, option("Write this file, which must not exist.", "FILE.mcap")]
 _StartS = Annotated[float, option("Start this many seconds into the session.", flag="--start", ge=0)]
