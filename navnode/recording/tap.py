@@ -18,9 +18,9 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
+from navnode.loop.backends import Backends, backends_of
 from navnode.loop.calibrations import Calibrations
 from navnode.loop.runner import Step
-from navnode.projector import backend_name
 from navnode.recording import format as session_format
 from navnode.recording.recorder import About, Item, Recorder, Written, arrival, noted
 from navnode.types import RecordingState, Volume, VolumeReady, WorkerAnswer
@@ -36,12 +36,15 @@ class Tap:
     Args:
         config: as the node was told, calibrations applied; ``recording`` says how much is kept and how files are split.
         volume: the CT, or None.
+        backends: with what the node computes.
         calibrations: key -> the file that the configuration names, as it was read.
     """
 
-    def __init__(self, config: Config, volume: Volume | None, calibrations: Mapping[str, bytes] = _NONE) -> None:
+    def __init__(
+        self, config: Config, volume: Volume | None, backends: Backends, calibrations: Mapping[str, bytes] = _NONE
+    ) -> None:
         self._config, self._volume = config, volume
-        self._about = about(config, calibrations, from_start=True)  # now: the loop must not wait for it
+        self._about = about(config, backends, calibrations, from_start=True)  # now: the loop must not wait for it
         self._arrivals = self._steps = 0
         self._recorder: Recorder | None = None
         self._ending: list[Recorder] = []
@@ -159,23 +162,21 @@ def _ct(volume: Volume, time_ns: int) -> Iterable[Written]:
     yield session_format.note_channel("ct"), (session_format.encoded(session_format.identity(volume)),), time_ns
 
 
-def about(config: Config | None, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
+def about(config: Config, backends: Backends, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
     """What a session must hold so that it can be replayed.
 
     Args:
-        config: the node's; None: there is no node.
+        config: the node's.
+        backends: with what it computes.
         calibrations: key -> the file that the configuration names, as it was read.
         from_start: whether nothing happened before.
     """
-    told = {"version": __version__, **_begun(from_start=from_start)}
-    if config is None:
-        return About(told)
     attached = {
         session_format.CONFIGURATION: msgspec.json.encode(config),
-        session_format.VERSIONS: session_format.encoded(versions(config)),
+        session_format.VERSIONS: session_format.encoded(_versions(backends)),
     }
     attached |= {f"{session_format.CALIBRATION}{key}": content for key, content in calibrations.items()}
-    return About(told, attached)
+    return About(_told(from_start=from_start), attached)
 
 
 def about_for(node: Calibrations | None) -> About:
@@ -185,8 +186,12 @@ def about_for(node: Calibrations | None) -> About:
         node: that shall replay it; None: not known.
     """
     if node is None:
-        return about(None, from_start=True)
-    return about(node.config, node.files, from_start=True)
+        return About(_told(from_start=True))
+    return about(node.config, backends_of(node.config.reconstruction), node.files, from_start=True)
+
+
+def _told(*, from_start: bool) -> dict[str, str]:
+    return {"version": __version__, **_begun(from_start=from_start)}
 
 
 def _begun(*, from_start: bool) -> dict[str, str]:
@@ -210,17 +215,13 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     """'' where none is used."""
 
 
-def versions(config: Config) -> Versions:
-    """With what a session is made: packages, back ends, and the checksum of the model."""
-    from navnode.reconstruction.methods import Method, engine_name, model_hash
-
-    method = Method(config.reconstruction.method)
+def _versions(backends: Backends) -> Versions:
     return Versions(
         navnode=__version__,
         python=platform.python_version(),
         numpy=np.__version__,
         machine=platform.machine(),
-        projector=backend_name(),
-        reconstruction=engine_name(method),
-        model_sha256=model_hash(method),
+        projector=backends.projector,
+        reconstruction=backends.reconstruction,
+        model_sha256=backends.model_sha256,
     )
