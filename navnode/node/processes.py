@@ -4,7 +4,6 @@ them, and that they end together."""
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -28,37 +27,6 @@ def worker_address(folder: Path) -> str:
 def output_address(folder: Path) -> str:
     """Where the node's outputs can be had."""
     return f"ipc://{folder}/outputs"
-
-
-class ForPeople(logging.Formatter):
-    """Warnings begin with :data:`LOG_PREFIX`; what is only noted does not."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return LOG_PREFIX + text if record.levelno >= logging.WARNING else f"({text})"
-
-
-class Sparingly(logging.Filter):
-    """Lets a few lines in five seconds through from each place in the code; the next says how many were left out."""
-
-    _EVERY_S = 5.0
-    _BURST = 5
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._places: dict[tuple[str, int], tuple[float, int, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        place = record.pathname, record.lineno
-        since_s, shown, held = self._places.get(place, (record.created, 0, 0))
-        if record.created - since_s > self._EVERY_S:
-            if held:
-                record.msg = f"{record.getMessage()} (and {held} more like this)"
-                record.args = ()
-            since_s, shown, held = record.created, 0, 0
-        allowed = shown < self._BURST
-        self._places[place] = since_s, shown + allowed, held + (not allowed)
-        return allowed
 
 
 def say_ready(about: str) -> None:
