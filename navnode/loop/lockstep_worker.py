@@ -30,7 +30,7 @@ class FixedTimeWorker:
     def __call__(self, request: WorkerRequest) -> None:
         """Begin to answer."""
         due_ns = self._now_ns() + _ANSWERED_AFTER_NS
-        self._asked.append((due_ns, self._pool.submit(answer, self._reconstructor, request)))
+        self._asked.append((due_ns, self._pool.submit(answer, self._reconstructor, request, self._now_ns)))
 
     def ready(self) -> WorkerState:
         """It is there."""
