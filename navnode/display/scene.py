@@ -26,7 +26,6 @@ from navnode.types import (
     VolumeUpdate,
     invalid,
 )
-from navnode.xray import dose
 
 NODE_SILENT_NS = max_age_ns("state")
 """The node says how it is five times a second; silent for this long, nothing it said still counts."""
@@ -252,7 +251,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
             "faulty": bool(recording.failure or recording.lost or recording.short_of_disk),
         },
         "replay": state.replay,
-        "dose": dose.describe(state.dose),
+        "dose": str(state.dose),
         "dropped": state.dropped,
         "notices": list(state.notices),
     }
