@@ -16,7 +16,7 @@ from navnode.bench import rtk
 from navnode.projector import Projector, reference
 from navnode.projector.grids import resample
 from navnode.projector.nanodrr import NanodrrRays
-from navnode.projector.native import attenuation, instruction_sets
+from navnode.projector.native import attenuation, default_threads, instruction_sets
 from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
@@ -85,8 +85,9 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> Proje
 
     Args:
         repeats: of each measurement; implementations alternate, so that a busy moment affects all of them.
-        threads: of every implementation.
+        threads: of every implementation; 0: all cores.
     """
+    threads = threads or default_threads()
     progress("preparing")
     volume = resample(anatomy.torso(), 1.0, (VOXELS, VOXELS, VOXELS))
     carm = carm_of_size(IMAGE_PX)

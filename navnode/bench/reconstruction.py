@@ -26,6 +26,7 @@ from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened, resample
+from navnode.projector.native import default_threads
 from navnode.reconstruction import Method, Reconstructor
 from navnode.types import Array, CArm, FloatArray, Grid, View, Volume
 from navnode.xray.counts import line_integrals
@@ -132,10 +133,12 @@ def run(
         model: networks that replace the shipped ones.
         picture: path of a PNG of the volumes, with a row for every body and number of views.
         peers: include RTK's FDK, SART and total variation, if the extra ``bench`` is installed.
+        threads: of every method; 0: all cores.
 
     Raises:
         ConfigError: a CT cannot be read, or the model cannot be used.
     """
+    threads = threads or default_threads()
     makers = _makers(model, peers and rtk.available(), threads)
     steps, done = len(cts) * len(counts) * (len(makers) + 1), 0
     bodies: dict[str, dict[str, Methods]] = {}
