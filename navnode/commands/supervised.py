@@ -22,7 +22,6 @@ from navnode.config.fields import option
 from navnode.errors import ConfigError, NavError, RecordingError
 from navnode.files.whole import refuse_existing
 from navnode.node.supervisor import Supervisor, wait_while
-from navnode.projector import backend_name
 from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
 if TYPE_CHECKING:  # loaded only to score a run against the simulator
@@ -108,7 +107,7 @@ def run_supervised(
         restarts = supervisor.restarts()
     if states[0] is None:
         raise NavError("the node reported no status")
-    return _report(scorer, states[0], elapsed_s, restarts, memory_mb)
+    return _report(scorer, states[0], elapsed_s, restarts, memory_mb, supervisor.projector)
 
 
 def free_port(host: str) -> int:
@@ -139,7 +138,12 @@ def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def _report(
-    scorer: Scorer | None, state: NodeState, elapsed_s: float, restarts: dict[str, int], memory_mb: MemoryFigures
+    scorer: Scorer | None,
+    state: NodeState,
+    elapsed_s: float,
+    restarts: dict[str, int],
+    memory_mb: MemoryFigures,
+    projector: str,
 ) -> RunReport:
     from navnode.reconstruction.methods import engine_name  # here: a supervisor needs no reconstruction
 
@@ -157,7 +161,7 @@ def _report(
         dropped=state.dropped,
         status_counts=state.status_counts,
         dose=state.dose,
-        backend={"projector": backend_name(), "reconstruction": engine_name()},
+        backend={"projector": projector, "reconstruction": engine_name()},
         restarts=restarts,
         recording=state.recording,
         seconds=round(elapsed_s, 2),
