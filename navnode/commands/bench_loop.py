@@ -19,10 +19,10 @@ from navnode.commands.supervised import (
     MemoryFigures,
     RunReport,
     free_port,
-    recorded,
     run_supervised,
 )
 from navnode.config import Config
+from navnode.recording.given import recorded
 from navnode.types import LatencyFigures, RecordingState
 
 if TYPE_CHECKING:  # loaded only when recording is measured

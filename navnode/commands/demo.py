@@ -11,10 +11,11 @@ import typer
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path, rendered
-from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
+from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config, SimulatorSection
 from navnode.config.fields import Ct, Threads, option
+from navnode.recording.given import recorded
 
 app = typer.Typer()
 

@@ -11,11 +11,12 @@ import typer
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
-from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
+from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config
 from navnode.config.fields import argument, option
 from navnode.node import readiness
+from navnode.recording.given import recorded
 
 app = typer.Typer()
 

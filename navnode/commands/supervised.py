@@ -19,8 +19,7 @@ from navnode.commands import terminal
 from navnode.commands.ui import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.config.fields import option
-from navnode.errors import ConfigError, NavError, RecordingError
-from navnode.files.whole import refuse_existing
+from navnode.errors import NavError, RecordingError
 from navnode.node.supervisor import Supervisor, wait_while
 from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:  # loaded only to score a run against the simulator
 
 
 Record = option("Record the session, from its start.", "FILE.mcap")
-"""For :func:`recorded`."""
+"""For :func:`navnode.recording.given.recorded`."""
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,22 +194,3 @@ def _print_report(report: RunReport) -> None:
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
-
-
-def recorded(loaded: Config, record: Path | None) -> Config:
-    """The configuration with the recording that ``--record`` requests.
-
-    Raises:
-        ConfigError: the file exists, or its folder is not writable.
-    """
-    if record is None:
-        return loaded
-    refuse_existing(record)
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--record {record}: cannot create its folder ({error.strerror})") from error
-    if not os.access(record.parent, os.W_OK):
-        raise ConfigError(f"--record {record}: the folder is not writable")
-    recording = msgspec.structs.replace(loaded.recording, file=str(record.absolute()))
-    return msgspec.structs.replace(loaded, recording=recording)
