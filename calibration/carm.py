@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def carm(
         ids, beads_mm, diameters_mm: the phantom's N beads; (N, 3) and (N,).
         distortion: ``none``, ``poly3`` or ``poly5``; ``auto``: the simplest that explains shots left out.
         per_shot: for a C-arm that bends: fit every shot's own C-arm and pose, with the common distortion.
+        threads: that look for beads; 0: all cores.
 
     Raises:
         ConfigError: there are no shots, their modes differ, or the model is unknown.
@@ -296,7 +298,7 @@ def _named(
         return searched, Seen(match.phantom_from_carm, match.beads, spots.at_px[order][match.spots]), len(order)
 
     done: list[tuple[Shot, Seen | None, int]] = []
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         for each in pool.map(one, shots):
             done.append(each)
             progress(len(done) / len(shots))

@@ -8,9 +8,8 @@ from typing import Annotated
 import msgspec
 
 from calibration import distortion, exchange
+from navnode.config.fields import Address, Threads, address_option, argument, option
 from navnode.errors import ConfigError
-from navnode.request import Threads, argument, option
-from navnode.security.address import Address, address_option
 
 _MEASURED = "Measurement"
 _OUT = "What is written"

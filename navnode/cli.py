@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -11,10 +10,9 @@ from typing import Annotated
 import typer
 
 from navnode import __version__
+from navnode.commands.logs import log_to_terminal
 from navnode.commands.mounted import Commands
-from navnode.commands.ui import ToTerminal
 from navnode.errors import CalibrationError, ConfigError, NavError
-from navnode.node.processes import ProcessFormatter, RateLimit
 
 app = typer.Typer(
     name="navnode",
@@ -31,10 +29,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
     os.umask(0o077)  # recordings, calibrations and keys are their owner's
-    handler = ToTerminal()
-    handler.setFormatter(ProcessFormatter())
-    handler.addFilter(RateLimit())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    log_to_terminal()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:

@@ -499,6 +499,26 @@ class Dose:
     ct_share: float | None
     """Of a CT's."""
 
+    def __str__(self) -> str:
+        """For people: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
+        if not self.frames:
+            return "no X-rays yet"
+        frames = f"{self.frames} X-rays"
+        if self.msv is None or self.ct_share is None:
+            silent = self.frames - self.stated
+            known = f", {_short(self.gy_cm2)} Gy cm2 in the others" if self.stated else ""
+            return f"{frames}; the source states no dose for {silent}{known}"
+        estimated = "" if self.stated == self.frames else " (partly estimated)"
+        return (
+            f"{frames}, {_short(self.gy_cm2)} Gy cm2{estimated}: about {_short(self.msv)} mSv, "
+            f"{_short(100 * self.ct_share)} % of a CT"
+        )
+
+
+def _short(value: float) -> str:
+    """Two significant digits, without an exponent."""
+    return f"{value:.2g}" if 0.001 <= value < 10 else f"{value:.0f}" if value >= 10 else f"{value:.4f}"
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyFigures:

@@ -10,7 +10,6 @@ from calibration.commands.call import Call
 from calibration.requests import CArmRequest, FlexRequest, HandEyeRequest
 from calibration.verdict import Calibration
 from navnode.files.artifacts import CArmResult, FlexResult, HandEyeResult
-from navnode.projector.native import default_threads
 
 
 def carm(request: CArmRequest, call: Call) -> Calibration[CArmResult]:
@@ -25,7 +24,7 @@ def carm(request: CArmRequest, call: Call) -> Calibration[CArmResult]:
         per_shot=request.per_shot,
         gates=call.gates,
         seed=request.seed,
-        threads=request.threads or default_threads(),
+        threads=request.threads,
         progress=call.progress("Looking for beads"),
     )
 

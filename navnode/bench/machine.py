@@ -11,10 +11,11 @@ import subprocess
 
 import msgspec
 
-from navnode import __version__, native
+from navnode import __version__
 from navnode.files.cache import cache_folder
 from navnode.igtl.server import DEFAULT_PORT
 from navnode.projector import backend_name
+from navnode.projector.native import instruction_sets
 from navnode.reconstruction.methods import engine_name
 
 __all__ = ["examine"]
@@ -60,7 +61,7 @@ def examine(real_time: bool) -> MachineReport:
         navnode=__version__,
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
-        cpu=Cpu(cores=len(os.sched_getaffinity(0)), instruction_sets=list(native.instruction_sets())),
+        cpu=Cpu(cores=len(os.sched_getaffinity(0)), instruction_sets=list(instruction_sets())),
         scheduling="real-time for the loop" if real_time else _NO_REAL_TIME,
         gpu=_gpu(),
         extras={

@@ -12,12 +12,11 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from navnode import geometry as g
-from navnode import native
 from navnode.bench import rtk
 from navnode.projector import Projector, reference
 from navnode.projector.grids import resample
 from navnode.projector.nanodrr import NanodrrRays
-from navnode.projector.native import attenuation
+from navnode.projector.native import attenuation, default_threads, instruction_sets
 from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
@@ -86,12 +85,13 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> Proje
 
     Args:
         repeats: of each measurement; implementations alternate, so that a busy moment affects all of them.
-        threads: of every implementation.
+        threads: of every implementation; 0: all cores.
     """
+    threads = threads or default_threads()
     progress("preparing")
     volume = resample(anatomy.torso(), 1.0, (VOXELS, VOXELS, VOXELS))
     carm = carm_of_size(IMAGE_PX)
-    projectors = {name: Projector(volume, threads=threads, instruction_set=name) for name in native.instruction_sets()}
+    projectors = {name: Projector(volume, threads=threads, instruction_set=name) for name in instruction_sets()}
     floats = Projector(volume, threads=threads, precision="float32")
     peer = rtk.RtkProjector(volume, threads) if rtk.available() else None
     directions: dict[str, DirectionFigures] = {}

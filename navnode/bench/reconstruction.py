@@ -28,6 +28,7 @@ from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
 from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import AIR_HU, coarsened, resample
+from navnode.projector.native import default_threads
 from navnode.reconstruction import Method, Reconstructor
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.reader import OUTLINE_MM
@@ -200,10 +201,12 @@ def run(
         model: networks that replace the shipped ones.
         picture: path of a PNG of the volumes, with a row for every body and number of views.
         peers: include RTK's FDK, SART and total variation, if the extra ``bench`` is installed.
+        threads: of every method; 0: all cores.
 
     Raises:
         ConfigError: a CT cannot be read, or the model cannot be used.
     """
+    threads = threads or default_threads()
     makers = _makers(model, peers and rtk.available(), threads)
     reader = Reader(threads=threads) if "learned" in makers else None
     steps, done = len(subjects) * len(counts) * (len(makers) + 1), 0

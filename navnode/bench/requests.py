@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
-from navnode.request import Threads, argument, option
 
 
 class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):

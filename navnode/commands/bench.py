@@ -57,10 +57,8 @@ def igtl(request: IgtlRequest, ui: Ui) -> None:
 def projector(request: ProjectorRequest, ui: Ui) -> None:
     """Measure X-ray projection with pose derivatives, in every kind of direction, next to RTK and nanodrr."""
     from navnode.bench import projector
-    from navnode.projector.native import default_threads
 
-    threads = request.threads or default_threads()
-    ui.show(projector.run(request.repeats, threads, ui.steps(projector.steps())), figures.draw_projector)
+    ui.show(projector.run(request.repeats, request.threads, ui.steps(projector.steps())), figures.draw_projector)
 
 
 @command(
@@ -103,14 +101,13 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
     Judge a model by CTs that it was not trained on.
     """
     from navnode.bench import reconstruction
-    from navnode.projector.native import default_threads
 
     report = reconstruction.run(
         _subjects(request),
         model=request.model,
         peers=request.peers,
         counts=request.views or reconstruction.COUNTS,
-        threads=request.threads or default_threads(),
+        threads=request.threads,
         seed=request.seed,
         picture=request.out,
         progress=ui.progress("Reconstructing"),

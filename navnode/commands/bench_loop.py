@@ -19,10 +19,10 @@ from navnode.commands.supervised import (
     MemoryFigures,
     RunReport,
     free_port,
-    recorded,
     run_supervised,
 )
 from navnode.config import Config
+from navnode.recording.node_config import with_recording
 from navnode.types import LatencyFigures, RecordingState
 
 if TYPE_CHECKING:  # loaded only when recording is measured
@@ -72,7 +72,7 @@ def run(request: LoopRequest | RecordingRequest, seconds: float, record: Path | 
     settings = demo.simulator(more_tools=request.tools - 1)
     simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)))
     loaded = demo_config(config.load(config.shipped("demo.toml")), simulator, demo)
-    loaded = recorded(_with_tools(loaded, room.more_tools(request.tools - 1)), record)
+    loaded = with_recording(_with_tools(loaded, room.more_tools(request.tools - 1)), record)
     scenario_folder = rendered(simulator)
     return run_supervised(loaded, simulator, seconds, True, room.load_scenario(scenario_folder))
 

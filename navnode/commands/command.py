@@ -16,9 +16,9 @@ from msgspec.structs import FieldInfo
 from typer.core import TyperCommand
 
 from navnode.commands.ui import Ui
+from navnode.config.fields import Shown
 from navnode.errors import ConfigError
 from navnode.files.ordinary import refuse_special
-from navnode.request import Shown
 
 R = TypeVar("R", bound=msgspec.Struct)
 Body = Callable[[R, Ui], None]

@@ -11,10 +11,11 @@ import typer
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path, rendered
-from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
+from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config, SimulatorSection
-from navnode.request import Ct, Threads, option
+from navnode.config.fields import Ct, Threads, option
+from navnode.recording.node_config import with_recording
 
 app = typer.Typer()
 
@@ -64,7 +65,7 @@ def demo(request: DemoRequest, ui: Ui) -> None:
     settings = request.simulator()
     # The recording's file is checked before the CT, which may have to be fetched.
     shipped = config.load(config.shipped("ctless.toml" if request.ctless else "demo.toml"))
-    loaded = recorded(shipped, request.record)
+    loaded = with_recording(shipped, request.record)
     simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)))
     loaded = demo_config(loaded, simulator, request)
     # Rendering happens here, where its progress is visible; the processes then find it in the cache.

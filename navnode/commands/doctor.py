@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from navnode import config
-from navnode.clock import now_ns
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
-from navnode.loop import calibrations
+from navnode.config.fields import argument
+from navnode.node import readiness
 from navnode.node.processes import may_take_loop_priority
-from navnode.request import argument
 
 if TYPE_CHECKING:  # loaded only when the command runs
     from navnode.bench.machine import MachineReport
@@ -37,7 +36,7 @@ def doctor(request: DoctorRequest, ui: Ui) -> None:
 
     report = examine(may_take_loop_priority())
     if request.config is not None:
-        lacks = dict(calibrations.lacking(config.load(request.config), now_ns()))
+        lacks = dict(readiness.lacking(config.load(request.config)))
         lacks = lacks or {"nothing": "every calibration is present and valid"}
         report = msgspec.structs.replace(report, lacks=lacks)
     ui.show(report, _draw)

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from navnode.commands.command import command
 from navnode.commands.ui import Ui, messages
+from navnode.config.fields import Threads, option
 from navnode.errors import NavError
-from navnode.request import Threads, option
 
 if TYPE_CHECKING:  # engines are loaded only when a command uses them
     from navnode.reconstruction.engines import Engine, EngineName

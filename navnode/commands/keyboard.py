@@ -8,17 +8,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from navnode.errors import WireError
-from navnode.igtl import BlockingClient
+from navnode.recording.player import steer
 
 _SEEK_S = 5.0
 """Jump of the arrow keys."""
 _KEYS = {
     " ": ("ReplayPause", ""),
     ".": ("ReplayStep", ""),
-    "b": ("ReplayBurst", "<Command Seconds='5'/>"),
-    "\x1b[C": ("ReplaySeek", f"<Command Seconds='+{_SEEK_S:g}'/>"),
-    "\x1b[D": ("ReplaySeek", f"<Command Seconds='-{_SEEK_S:g}'/>"),
+    "b": ("ReplayBurst", "5"),
+    "\x1b[C": ("ReplaySeek", f"+{_SEEK_S:g}"),
+    "\x1b[D": ("ReplaySeek", f"-{_SEEK_S:g}"),
 }
 
 
@@ -52,10 +51,9 @@ def _listen(player: tuple[str, int], over: threading.Event) -> None:
             key += sys.stdin.read(2)
         if key == "q":
             over.set()
-        name, text = _KEYS.get(key, ("", ""))
+        name, seconds = _KEYS.get(key, ("", ""))
         if key == " ":
             name, paused = ("ReplayResume" if paused else "ReplayPause"), not paused
         if name:
             paused = paused or name == "ReplayStep"
-            with contextlib.suppress(OSError, WireError), BlockingClient(*player) as client:
-                client.command(name, text)
+            steer(player, name, seconds)

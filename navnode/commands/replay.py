@@ -18,12 +18,12 @@ from navnode.commands.keyboard import keyboard
 from navnode.commands.supervised import free_port, run_supervised, show_figures
 from navnode.commands.ui import Ui, say
 from navnode.config import Config, PlayerSection, SourceSection
+from navnode.config.fields import Address
 from navnode.recording import Recording, regression
 from navnode.recording import replay as replaying
 from navnode.recording.node_config import load_configuration
 from navnode.recording.regression import ReplayReport
 from navnode.recording.requests import Mode, ReplayRequest
-from navnode.security.address import Address
 
 app = typer.Typer()
 

@@ -9,16 +9,14 @@ import msgspec
 import typer
 
 from navnode import config
-from navnode.clock import now_ns
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
-from navnode.commands.supervised import Record, recorded, run_supervised, show_figures
+from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config
-from navnode.errors import ConfigError
-from navnode.loop.calibrations import Calibrations
-from navnode.request import argument, option
-from navnode.security import curve
+from navnode.config.fields import argument, option
+from navnode.node import readiness
+from navnode.recording.node_config import with_recording
 
 app = typer.Typer()
 
@@ -43,10 +41,10 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 @command(app, RunRequest, example="navnode run launch/demo.toml")
 def run(request: RunRequest, ui: Ui) -> None:
     """Run the node: registration, reconstruction worker and display, from a configuration."""
-    loaded = recorded(config.load(request.config), request.record)
-    Calibrations.load(loaded, now_ns())  # here, to name an unusable calibration before anything starts
+    loaded = with_recording(config.load(request.config), request.record)
+    readiness.check_calibrations(loaded)  # here, to name an unusable calibration before anything starts
     if request.check:
-        _check_files(loaded)
+        readiness.check_files(loaded)
         ui.done(CheckReport(configuration=str(request.config)), f"{request.config}: fine")
         return
     report = run_supervised(_prepared(loaded, request), None, request.seconds, ui.as_json, None)
@@ -61,18 +59,3 @@ def _prepared(loaded: Config, request: RunRequest) -> Config:
     if loaded.volume.ct:
         loaded = change(loaded, volume=change(loaded.volume, ct=str(ct_path(loaded.volume.ct))))
     return loaded
-
-
-def _check_files(loaded: Config) -> None:
-    """Check that the files that a configuration names exist."""
-    ct = loaded.volume.ct
-    if config.is_ct_file(ct) and not Path(ct).exists():
-        raise ConfigError(f"volume.ct: {ct}: no such file or folder")
-    remote = loaded.reconstruction.remote
-    if remote is not None:
-        curve.check(Path(remote.key), Path(remote.worker_key))
-    if loaded.console.tls is not None:
-        loaded.console.tls.server_context()
-    for source in loaded.sources:
-        if source.tls is not None:
-            source.tls.client_context()

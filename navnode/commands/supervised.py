@@ -18,11 +18,9 @@ from rich.table import Table
 from navnode.commands import terminal
 from navnode.commands.ui import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
-from navnode.errors import ConfigError, NavError, RecordingError
-from navnode.files.whole import refuse_existing
+from navnode.config.fields import option
+from navnode.errors import NavError, RecordingError
 from navnode.node.supervisor import Supervisor, wait_while
-from navnode.projector import backend_name
-from navnode.request import option
 from navnode.types import Dose, LatencyFigures, NodeState, RecordingState
 
 if TYPE_CHECKING:  # loaded only to score a run against the simulator
@@ -31,7 +29,7 @@ if TYPE_CHECKING:  # loaded only to score a run against the simulator
 
 
 Record = option("Record the session, from its start.", "FILE.mcap")
-"""For :func:`recorded`."""
+"""For :func:`navnode.recording.node_config.with_recording`."""
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +106,7 @@ def run_supervised(
         restarts = supervisor.restarts()
     if states[0] is None:
         raise NavError("the node reported no status")
-    return _report(scorer, states[0], elapsed_s, restarts, memory_mb)
+    return _report(scorer, states[0], elapsed_s, restarts, memory_mb, supervisor.projector)
 
 
 def free_port(host: str) -> int:
@@ -139,7 +137,12 @@ def _endpoints(loaded: Config) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def _report(
-    scorer: Scorer | None, state: NodeState, elapsed_s: float, restarts: dict[str, int], memory_mb: MemoryFigures
+    scorer: Scorer | None,
+    state: NodeState,
+    elapsed_s: float,
+    restarts: dict[str, int],
+    memory_mb: MemoryFigures,
+    projector: str,
 ) -> RunReport:
     from navnode.reconstruction.methods import engine_name  # here: a supervisor needs no reconstruction
 
@@ -157,7 +160,7 @@ def _report(
         dropped=state.dropped,
         status_counts=state.status_counts,
         dose=state.dose,
-        backend={"projector": backend_name(), "reconstruction": engine_name()},
+        backend={"projector": projector, "reconstruction": engine_name()},
         restarts=restarts,
         recording=state.recording,
         seconds=round(elapsed_s, 2),
@@ -191,22 +194,3 @@ def _print_report(report: RunReport) -> None:
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
     Console().print(table)
-
-
-def recorded(loaded: Config, record: Path | None) -> Config:
-    """The configuration with the recording that ``--record`` requests.
-
-    Raises:
-        ConfigError: the file exists, or its folder is not writable.
-    """
-    if record is None:
-        return loaded
-    refuse_existing(record)
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--record {record}: cannot create its folder ({error.strerror})") from error
-    if not os.access(record.parent, os.W_OK):
-        raise ConfigError(f"--record {record}: the folder is not writable")
-    recording = msgspec.structs.replace(loaded.recording, file=str(record.absolute()))
-    return msgspec.structs.replace(loaded, recording=recording)

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from navnode.types import LatencyFigures, NodeState, Status, Validity
-from navnode.xray import dose
 
 NOTICE = "Research use only. Not a medical device."
 _COLOURS = {Status.VALID: "green", Status.DEGRADED: "yellow", Status.INVALID: "red"}
@@ -92,7 +91,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_row("Pose → overlay", _latency(state.overlay_latency_ms))
     table.add_row("Dropped", "   ".join(f"{name} {count}" for name, count in state.dropped.items()))
     table.add_row("Consoles", f"{state.consoles} connected")
-    table.add_row("Dose", dose.describe(state.dose))
+    table.add_row("Dose", str(state.dose))
     recording = state.recording
     if str(recording):
         table.add_row(

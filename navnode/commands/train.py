@@ -10,7 +10,7 @@ import typer
 
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
-from navnode.request import Threads, option
+from navnode.config.fields import Threads, option
 
 app = typer.Typer()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -16,13 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 T = TypeVar("T")
 messages = Console(stderr=True)
 """Standard error: for people, with and without ``--json``."""
-
-
-class ToTerminal(logging.Handler):
-    """Prints log lines above the live table, not into it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        messages.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:

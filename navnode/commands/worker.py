@@ -11,7 +11,7 @@ import typer
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.ui import Ui, say
-from navnode.request import argument, option
+from navnode.config.fields import argument, option
 from navnode.security import curve
 
 app = typer.Typer()

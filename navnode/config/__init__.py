@@ -1,4 +1,7 @@
-"""One frozen configuration from TOML. An unknown or invalid key is an error that names it."""
+"""What a person may set: one frozen configuration from TOML, and the options of commands (:mod:`fields`).
+
+An unknown or invalid key is an error that names it.
+"""
 
 from navnode.config.load import convert, decode, find, load, load_worker, parse, shipped
 from navnode.config.sections import (

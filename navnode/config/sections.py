@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from navnode.config.fields import Address, parse_address
 from navnode.geometry import CArmDocument, is_rigid, orthonormal
-from navnode.security.address import Address, parse_address
 from navnode.security.tls import Tls, is_loopback
 from navnode.types import GRID_SIZE, Grid, Matrix
 

@@ -26,7 +26,6 @@ from navnode.types import (
     VolumeUpdate,
     invalid,
 )
-from navnode.xray import dose
 
 __all__ = [
     "NODE_SILENT_NS",
@@ -267,7 +266,7 @@ def _figures(state: NodeState) -> dict[str, Any]:
             "faulty": bool(recording.failure or recording.lost or recording.short_of_disk),
         },
         "replay": state.replay,
-        "dose": dose.describe(state.dose),
+        "dose": str(state.dose),
         "dropped": state.dropped,
         "notices": list(state.notices),
     }

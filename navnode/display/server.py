@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -15,7 +16,6 @@ from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
-from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.display import control, metrics
 from navnode.display.connections import Connections
@@ -92,7 +92,7 @@ class Display:
                 self._forget("navigation")
             if not output.volumes:
                 self._forget("reconstruction")
-        self._scene.on_output(output, now_ns())
+        self._scene.on_output(output, time.monotonic_ns())
 
     def _forget(self, role: str) -> None:
         for kind in ("volume", "mesh"):
@@ -123,7 +123,7 @@ class Display:
 
     def _state(self) -> NodeState | None:
         """The node's state; None: the node is silent."""
-        return self._scene.state if now_ns() - self._scene.state_ns <= NODE_SILENT_NS else None
+        return self._scene.state if time.monotonic_ns() - self._scene.state_ns <= NODE_SILENT_NS else None
 
     async def _viewer(self, request: web.Request) -> web.WebSocketResponse:
         _refuse_other_origins(request, self._config)
@@ -163,7 +163,7 @@ class Display:
                     about = {"slot": slot, "timestamp_ns": str(station.timestamp_ns)}
                     if viewer.lacks(f"view/{slot}", station.timestamp_ns):
                         await viewer.send_blob(blob("view", about, station.jpeg()))
-                await viewer.send_scene(self._scene.describe(now_ns()))
+                await viewer.send_scene(self._scene.describe(time.monotonic_ns()))
             await asyncio.sleep(_EVERY_S)
 
 

@@ -36,7 +36,7 @@ class FixedTimeWorker:
     def __call__(self, request: WorkerRequest) -> None:
         """Start to compute an answer."""
         due_ns = self._now_ns() + _ANSWERED_AFTER_NS
-        self._pending.append((due_ns, self._pool.submit(answer, self._reconstructor, request)))
+        self._pending.append((due_ns, self._pool.submit(answer, self._reconstructor, request, self._now_ns)))
 
     def ready(self) -> WorkerState:
         """The message that a worker is there."""

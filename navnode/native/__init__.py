@@ -7,7 +7,7 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-__all__ = ["holding_library", "instruction_sets", "library", "multiplies_bfloat16"]
+__all__ = ["holding_library", "instruction_sets", "library"]
 
 NAME = "libnavnode_native.so"
 
@@ -58,12 +58,6 @@ def holding_library() -> ctypes.PyDLL:
 
 
 @cache
-def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware; emulation would be slow."""
-    cpu_info = Path("/proc/cpuinfo")
-    return cpu_info.exists() and "avx512_bf16" in cpu_info.read_text()
-
-
 @cache
 def instruction_sets() -> tuple[str, ...]:
     """Kernel builds that this CPU can run, best first."""

@@ -26,6 +26,7 @@ from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server, TrackingData
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.loop import bus, topics
+from navnode.loop.backends import backends_of
 from navnode.loop.calibrations import Calibrations
 from navnode.loop.executors import AtOnce
 from navnode.loop.ingest import Ingest
@@ -36,7 +37,6 @@ from navnode.node.latencies import LatencyWindow
 from navnode.node.origins import Origins
 from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
-from navnode.projector import backend_name
 from navnode.recording.spans import Spans
 from navnode.recording.tap import Tap
 from navnode.security import curve
@@ -104,7 +104,8 @@ class Node:
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
         self._consoles = Consoles(config.outputs, [tool.name for tool in config.tools])
-        self._tap = Tap(config, volume, calibrated.files)
+        self.backends = backends_of(config.reconstruction)
+        self._tap = Tap(config, volume, self.backends, calibrated.files)
         self._spans = Spans()
         console = config.console
         self._takes_pushes = console.may_push or not config.sources
@@ -428,7 +429,7 @@ async def serve(node: Node) -> None:
         ConfigError: a port or an address is not available.
     """
     await node.start()
-    say_ready(f"{node.server.port} {backend_name()}")
+    say_ready(f"{node.server.port} {node.backends.projector}")
     await node.run()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -11,9 +10,7 @@ from pathlib import Path
 
 __all__ = [
     "LOG_PREFIX",
-    "ProcessFormatter",
     "READY",
-    "RateLimit",
     "die_with",
     "may_take_loop_priority",
     "output_address",
@@ -40,37 +37,6 @@ def worker_address(folder: Path) -> str:
 def output_address(folder: Path) -> str:
     """ZeroMQ address at which the node publishes its outputs."""
     return f"ipc://{folder}/outputs"
-
-
-class ProcessFormatter(logging.Formatter):
-    """Warnings begin with :data:`LOG_PREFIX`; lesser lines are in brackets."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return LOG_PREFIX + text if record.levelno >= logging.WARNING else f"({text})"
-
-
-class RateLimit(logging.Filter):
-    """Passes a few lines in five seconds from each place in the code; the next line says how many were left out."""
-
-    _EVERY_S = 5.0
-    _BURST = 5
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._places: dict[tuple[str, int], tuple[float, int, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        place = record.pathname, record.lineno
-        since_s, shown, held = self._places.get(place, (record.created, 0, 0))
-        if record.created - since_s > self._EVERY_S:
-            if held:
-                record.msg = f"{record.getMessage()} (and {held} more like this)"
-                record.args = ()
-            since_s, shown, held = record.created, 0, 0
-        allowed = shown < self._BURST
-        self._places[place] = since_s, shown + allowed, held + (not allowed)
-        return allowed
 
 
 def say_ready(about: str) -> None:

@@ -71,6 +71,8 @@ class Supervisor:
     ) -> None:
         self.config, self._source_process, self._announce = config, source_process, announce
         self.folder = Path(tempfile.mkdtemp(prefix="navnode-"))
+        self.projector = ""
+        """With what the node projects, as it said when it was ready for the first time."""
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
         self._heard_s = self._watched_s = 0.0
@@ -103,6 +105,7 @@ class Supervisor:
             self._children[name] = self._launch(name)
         for child in self._children.values():
             self._await_ready(child)
+        self.projector = (self._children["node"].ready or "").partition(" ")[2]  # after its port
         # Until now they could not reach each other: their warnings about that are to be expected.
         self._read_up_to = {name: (self.folder / f"{name}.log").stat().st_size for name in names}
         self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")

@@ -87,4 +87,4 @@ def serve(
 
 def _work(reconstructor: Reconstructor, jobs: Queue[WorkerRequest], results: SimpleQueue[WorkerAnswer]) -> None:
     while True:
-        results.put(answer(reconstructor, jobs.get()))
+        results.put(answer(reconstructor, jobs.get(), now_ns))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import msgspec
 
+from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
 from navnode.reconstruction import Method
-from navnode.request import Threads, argument, option
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
 __all__ = ["ProjectRequest", "ReconstructRequest", "RegisterRequest"]

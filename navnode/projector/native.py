@@ -13,7 +13,15 @@ from navnode.errors import ComputeError
 from navnode.projector.nanodrr import NanodrrRays
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
-__all__ = ["MU_WATER_PER_MM", "Projector", "attenuation", "backend_name", "default_threads", "hounsfield"]
+__all__ = [
+    "MU_WATER_PER_MM",
+    "Projector",
+    "attenuation",
+    "backend_name",
+    "default_threads",
+    "hounsfield",
+    "instruction_sets",
+]
 
 MU_WATER_PER_MM = 0.02
 """Attenuation of water, 1/mm, near 60 keV; mu = mu_water (1 + HU/1000)."""
@@ -63,7 +71,12 @@ class _Rays(ctypes.Structure):
 
 def backend_name() -> str:
     """Name of the back end in use, for people, such as ``native avx512``."""
-    return f"native {native.instruction_sets()[0]}"
+    return f"native {instruction_sets()[0]}"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets that a :class:`Projector` may be asked for on this CPU, best first."""
+    return native.instruction_sets()
 
 
 def default_threads() -> int:
@@ -81,7 +94,7 @@ class Projector:
         precision: ``int16`` packs voxel pairs (quantised to 1/32000 of the largest attenuation; fastest),
             ``float32`` keeps the values and allows :meth:`backproject`.
         threads: default: one per core that this process may use.
-        instruction_set: one of ``native.instruction_sets()``; default: the best.
+        instruction_set: one of :func:`instruction_sets`; default: the best.
     """
 
     def __init__(
@@ -97,7 +110,7 @@ class Projector:
         self.volume_from_index = volume.volume_from_index
         self.shape = volume.voxels.shape
         self.threads = threads or default_threads()
-        names = native.instruction_sets()
+        names = instruction_sets()
         self._isa = names.index(instruction_set) if instruction_set else 0
         self._precision = precision
         self._nanodrr: NanodrrRays | None = None

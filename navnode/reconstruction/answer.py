@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
-from navnode.clock import now_ns
 from navnode.errors import ComputeError
 from navnode.reconstruction.methods import Reconstructor, described
 from navnode.reconstruction.surface import bone_surface
@@ -22,14 +22,18 @@ from navnode.types import (
 log = logging.getLogger(__name__)
 
 
-def answer(reconstructor: Reconstructor, request: WorkerRequest) -> WorkerAnswer:
-    """A volume from views or the bone surface of a CT, or why there is none."""
+def answer(reconstructor: Reconstructor, request: WorkerRequest, now_ns: Callable[[], int]) -> WorkerAnswer:
+    """A volume from views or the bone surface of a CT, or why there is none.
+
+    Args:
+        now_ns: the time of answers.
+    """
     started = time.perf_counter()
     try:
         if isinstance(request, SurfaceRequest):
             surface = bone_surface(request.volume)
             return SurfaceReady(surface.mesh if surface is not None else None, "", elapsed_ms(started), now_ns())
-        return _reconstruct(reconstructor, request, started)
+        return _reconstruct(reconstructor, request, started, now_ns)
     except ComputeError as error:
         return request.failed(str(error), now_ns(), elapsed_ms(started))
     except Exception as error:  # the process stays for the next request
@@ -37,7 +41,9 @@ def answer(reconstructor: Reconstructor, request: WorkerRequest) -> WorkerAnswer
         return request.failed(f"it could not be computed ({type(error).__name__})", now_ns(), elapsed_ms(started))
 
 
-def _reconstruct(reconstructor: Reconstructor, job: ReconstructionRequest, started: float) -> VolumeReady:
+def _reconstruct(
+    reconstructor: Reconstructor, job: ReconstructionRequest, started: float, now_ns: Callable[[], int]
+) -> VolumeReady:
     try:
         grid = job.grid
     except ValueError as error:

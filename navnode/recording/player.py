@@ -6,6 +6,7 @@ Every message is marked as a replay. Nothing is sent after the end, so everythin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -15,8 +16,8 @@ import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import PlayerSection
-from navnode.errors import RecordingError
-from navnode.igtl import CommandError, Handler, Image, Message, Server, StatusMessage
+from navnode.errors import RecordingError, WireError
+from navnode.igtl import BlockingClient, CommandError, Handler, Image, Message, Server, StatusMessage
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.recording.container import Channel, Entry
 from navnode.recording.recording import Recording
@@ -249,3 +250,16 @@ async def play(settings: PlayerSection, ready: Callable[[int], None]) -> None:
     await player.server.start()
     ready(player.server.port)
     await player.run()
+
+
+def steer(player: tuple[str, int], command: str, seconds: str = "") -> None:
+    """Have a player do something, from another thread or process; nothing happens where it is gone.
+
+    Args:
+        player: its host and port.
+        command: such as ``ReplayPause``.
+        seconds: for a seek or a burst; ``+5`` is five seconds from where it stands.
+    """
+    text = f"<Command Seconds='{seconds}'/>" if seconds else ""
+    with contextlib.suppress(OSError, WireError), BlockingClient(*player) as client:
+        client.command(command, text)

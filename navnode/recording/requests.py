@@ -8,10 +8,9 @@ from typing import Annotated
 
 import msgspec
 
+from navnode.config.fields import Address, Threads, address_option, argument, option, switches
 from navnode.errors import ConfigError
 from navnode.recording.recorder import MAX_FILE_BYTES
-from navnode.request import Threads, argument, option, switches
-from navnode.security.address import Address, address_option
 
 __all__ = [
     "CutRequest",

@@ -18,14 +18,14 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.config import Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
+from navnode.loop.backends import Backends, backends_of
 from navnode.loop.calibrations import Calibrations
 from navnode.loop.runner import Step
-from navnode.projector import backend_name
 from navnode.recording import format as session_format
 from navnode.recording.recorder import About, Item, Recorder, Written, arrival, noted
 from navnode.types import RecordingState, Volume, VolumeReady, WorkerAnswer
 
-__all__ = ["Tap", "Versions", "about", "about_for", "versions"]
+__all__ = ["Tap", "Versions", "about", "about_for"]
 
 _NONE: Mapping[str, bytes] = MappingProxyType({})
 _KEPT_BYTES = 1 << 29
@@ -39,12 +39,15 @@ class Tap:
         config: the node's configuration with calibrated values; ``recording`` sets how much is kept and how files are
             split.
         volume: the CT; None: there is none.
+        backends: what the node computes with.
         calibrations: configuration key -> bytes of the calibration file.
     """
 
-    def __init__(self, config: Config, volume: Volume | None, calibrations: Mapping[str, bytes] = _NONE) -> None:
+    def __init__(
+        self, config: Config, volume: Volume | None, backends: Backends, calibrations: Mapping[str, bytes] = _NONE
+    ) -> None:
         self._config, self._volume = config, volume
-        self._about = about(config, calibrations, from_start=True)  # made now: the loop must not wait for it later
+        self._about = about(config, backends, calibrations, from_start=True)  # now: the loop must not wait for it
         self._arrivals = self._steps = 0
         self._recorder: Recorder | None = None
         self._ending: list[Recorder] = []
@@ -167,23 +170,21 @@ def _ct(volume: Volume, time_ns: int) -> Iterable[Written]:
     yield session_format.note_channel("ct"), (session_format.encoded(session_format.identity(volume)),), time_ns
 
 
-def about(config: Config | None, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
+def about(config: Config, backends: Backends, calibrations: Mapping[str, bytes] = _NONE, *, from_start: bool) -> About:
     """Metadata and attachments that a session needs to be replayed.
 
     Args:
-        config: the node's configuration; None: there is no node.
+        config: the node's configuration.
+        backends: what it computes with.
         calibrations: configuration key -> bytes of the calibration file.
         from_start: whether the recording starts before the node's first step.
     """
-    metadata = {"version": __version__, **_new_identity(from_start=from_start)}
-    if config is None:
-        return About(metadata)
     attached = {
         session_format.CONFIGURATION: msgspec.json.encode(config),
-        session_format.VERSIONS: session_format.encoded(versions(config)),
+        session_format.VERSIONS: session_format.encoded(_versions(backends)),
     }
     attached |= {f"{session_format.CALIBRATION}{key}": content for key, content in calibrations.items()}
-    return About(metadata, attached)
+    return About(_metadata(from_start=from_start), attached)
 
 
 def about_for(node: Calibrations | None) -> About:
@@ -193,8 +194,12 @@ def about_for(node: Calibrations | None) -> About:
         node: configuration and calibrations of the node that will replay it; None: unknown.
     """
     if node is None:
-        return about(None, from_start=True)
-    return about(node.config, node.files, from_start=True)
+        return About(_metadata(from_start=True))
+    return about(node.config, backends_of(node.config.reconstruction), node.files, from_start=True)
+
+
+def _metadata(*, from_start: bool) -> dict[str, str]:
+    return {"version": __version__, **_new_identity(from_start=from_start)}
 
 
 def _new_identity(*, from_start: bool) -> dict[str, str]:
@@ -218,17 +223,14 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     """Checksum of the reconstruction model; '': none is used."""
 
 
-def versions(config: Config) -> Versions:
+def _versions(backends: Backends) -> Versions:
     """Versions of packages and back ends, and the checksum of the model."""
-    from navnode.reconstruction.methods import Method, engine_name, model_hash
-
-    method = Method(config.reconstruction.method)
     return Versions(
         navnode=__version__,
         python=platform.python_version(),
         numpy=np.__version__,
         machine=platform.machine(),
-        projector=backend_name(),
-        reconstruction=engine_name(method),
-        model_sha256=model_hash(method),
+        projector=backends.projector,
+        reconstruction=backends.reconstruction,
+        model_sha256=backends.model_sha256,
     )

@@ -9,7 +9,7 @@ import msgspec
 
 from navnode import config
 from navnode.config import SimulatorSection
-from navnode.request import Ct, Threads, option
+from navnode.config.fields import Ct, Threads, option
 
 __all__ = ["SimulateRequest"]
 

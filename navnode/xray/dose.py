@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from navnode.types import Dose, Frame
 
-__all__ = ["Ledger", "describe"]
+__all__ = ["Ledger"]
 
 _MOSTLY = 0.9
 """When at least this share of frames state a dose, the others are assumed to have the same mean dose."""
@@ -44,24 +44,3 @@ class Ledger:
         msv = gy_cm2 * self._msv_per_gy_cm2
         ct_share = msv / self._ct_msv
         return Dose(self._frames, self._stated, round(gy_cm2, 6), round(msv, 6), round(ct_share, 8))
-
-
-def describe(dose: Dose) -> str:
-    """One line for people: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
-    if not dose.frames:
-        return "no X-rays yet"
-    frames = f"{dose.frames} X-rays"
-    if dose.msv is None or dose.ct_share is None:
-        silent = dose.frames - dose.stated
-        known = f", {_short(dose.gy_cm2)} Gy cm2 in the others" if dose.stated else ""
-        return f"{frames}; the source states no dose for {silent}{known}"
-    estimated = "" if dose.stated == dose.frames else " (partly estimated)"
-    return (
-        f"{frames}, {_short(dose.gy_cm2)} Gy cm2{estimated}: about {_short(dose.msv)} mSv, "
-        f"{_short(100 * dose.ct_share)} % of a CT"
-    )
-
-
-def _short(value: float) -> str:
-    """Two significant digits, without an exponent."""
-    return f"{value:.2g}" if 0.001 <= value < 10 else f"{value:.0f}" if value >= 10 else f"{value:.4f}"

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from navnode.commands.command import command
+from navnode.config.fields import Threads, argument, option, switches
 from navnode.errors import ConfigError
-from navnode.request import Threads, argument, option, switches
 
 
 class Pace(StrEnum):

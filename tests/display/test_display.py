@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import struct
+import time
 
 import aiohttp
 import msgspec
@@ -14,7 +15,6 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from navnode import geometry as g
-from navnode.clock import now_ns
 from navnode.config import DisplaySection
 from navnode.display import metrics
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, view_name, volume_blob
@@ -255,7 +255,7 @@ def test_prometheus_is_told_how_the_node_is():
             latency_ms=LatencyFigures(9.0, 21.5, 30.0),
             replay=True,
         ),
-        now_ns(),
+        time.monotonic_ns(),
     )
     told = metrics.text(display._state).decode()
     for line in (

@@ -1,7 +1,6 @@
 """Scheduling of the loop, looked at from a process of its own."""
 
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import sys
 import pytest
 
 from navnode import config
-from navnode.node import processes
 from navnode.node.supervisor import Supervisor
 
 _LOOK = """
@@ -47,21 +45,3 @@ def test_signals_mean_again_what_they_did_when_a_supervisor_has_ended():
     with Supervisor(config.load("demo.toml"), None):
         pass
     assert [signal.getsignal(number) for number in numbers] == before
-
-
-def test_what_is_logged_again_and_again_is_said_sparingly():
-    limit = processes.RateLimit()
-    log, shown, created = logging.getLogger("limit"), [], 1_000.0
-
-    def tell(number: int, place: int, at_s: float) -> None:
-        record = log.makeRecord("n", logging.WARNING, "file.py", place, "frame %d failed", (number,), None)
-        record.created = at_s
-        if limit.filter(record):
-            shown.append(record.getMessage())
-
-    for number in range(100):
-        tell(number, 1, created)
-    tell(0, 2, created)
-    assert len(shown) == 6
-    tell(100, 1, created + 6)
-    assert shown[-1] == "frame 100 failed (and 95 more like this)"

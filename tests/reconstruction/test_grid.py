@@ -27,5 +27,5 @@ def test_a_grid_lies_around_its_middle():
     ],
 )
 def test_a_request_for_a_volume_that_is_not_made_is_answered_with_the_reason(size, spacing_mm, center_mm, reason):
-    answered = answer(Reconstructor(Method.SART), ReconstructionRequest(7, (), center_mm, size, spacing_mm))
+    answered = answer(Reconstructor(Method.SART), ReconstructionRequest(7, (), center_mm, size, spacing_mm), lambda: 5)
     assert answered.request == 7 and answered.volume is None and answered.reason.endswith(reason)

@@ -13,7 +13,7 @@ from navnode.errors import RecordingError
 from navnode.igtl import Client, Image, StatusMessage, Transform, encode
 from navnode.recording import Recording
 from navnode.recording.container import Channel
-from navnode.recording.player import Player
+from navnode.recording.player import Player, steer
 from navnode.recording.writer import ContainerWriter
 from tests.conftest import find_free_port
 
@@ -144,6 +144,19 @@ def test_pause_step_burst_and_what_cannot_be(path):
             await listener.until(lambda: max(listener.counts()) > min(before + 40, 95))  # at its rate: 13 minutes
             await listener.told("ReplayRate", "<Command Rate='2'/>")
             await listener.until(lambda: listener.counts()[-1] < 20)  # it begins again
+
+    asyncio.run(go())
+
+
+def test_a_player_is_steered_from_outside(path):
+    async def go():
+        async with Listener(path) as listener:
+            address = "127.0.0.1", listener.player.server.port
+            await asyncio.to_thread(steer, address, "ReplayPause")
+            assert listener.player.paused
+            await asyncio.to_thread(steer, address, "ReplaySeek", "1")
+            await listener.until(lambda: "1.0 of" in listener.player._position())
+        await asyncio.to_thread(steer, address, "ReplayPause")  # nobody is there, and nothing happens
 
     asyncio.run(go())
 

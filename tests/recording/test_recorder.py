@@ -15,6 +15,7 @@ from navnode.bench import recording as recording_bench
 from navnode.config import load, shipped
 from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
+from navnode.loop.backends import Backends
 from navnode.loop.runner import Step
 from navnode.node.node import _unused
 from navnode.recording import Recorder, Recording
@@ -24,6 +25,8 @@ from navnode.recording.edit import recover
 from navnode.recording.reader import ContainerReader
 from navnode.recording.tap import Tap
 from navnode.types import RecordingState, Tick
+
+BACKENDS = Backends(projector="native", reconstruction="SART", model_sha256="")
 
 
 def message(k: int) -> Transform:
@@ -123,7 +126,7 @@ def test_damage_is_told_after_what_is_whole(tmp_path):
 def test_the_last_seconds_are_kept_and_begin_a_recording(tmp_path):
     config = load(shipped("demo.toml"))
     config = structs.replace(config, recording=structs.replace(config.recording, keep_last_s=5.0))
-    tap = Tap(config, None)
+    tap = Tap(config, None, BACKENDS)
     raw = encode(message(1))
     for second in range(20):
         tap.on_arrival(message(second), (raw[:58], memoryview(raw)[58:]), second * 1_000_000_000)
@@ -162,7 +165,7 @@ def test_what_was_kept_does_not_crowd_out_what_happens_now(tmp_path, monkeypatch
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(tape_module, "_KEPT_BYTES", 100_000)
     config = load(shipped("demo.toml"))
-    tap = Tap(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None)
+    tap = Tap(structs.replace(config, recording=structs.replace(config.recording, keep_last_s=600.0)), None, BACKENDS)
     for k in range(1000):
         tap.on_arrival(message(k), (b"", memoryview(bytes(10_000))), k)
     assert tap._kept_bytes <= 100_000 and len(tap._kept) < 12
@@ -200,7 +203,7 @@ def test_places_in_large_files_are_found_by_their_index(tmp_path):
 
 def test_the_loop_is_told_of_a_file_that_cannot_be_by_the_state_alone(tmp_path):
     (tmp_path / "a.mcap").write_text("precious")
-    tap = Tap(load(shipped("demo.toml")), None)
+    tap = Tap(load(shipped("demo.toml")), None, BACKENDS)
     tap.start(tmp_path / "a.mcap")
     while not tap.state.failure:
         pass

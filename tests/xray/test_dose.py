@@ -11,7 +11,7 @@ from navnode.igtl import Image
 from navnode.igtl.conventions import DOSE_KEY
 from navnode.loop.ingest import Ingest
 from navnode.types import Frame
-from navnode.xray.dose import Ledger, describe
+from navnode.xray.dose import Ledger
 
 FRAME = Frame(np.zeros((4, 4), np.uint16), 1, 1)
 
@@ -27,16 +27,16 @@ def test_what_the_source_states_is_added_up_beside_a_ct():
     total = ledger.total
     assert (total.frames, total.stated, total.gy_cm2) == (4, 4, pytest.approx(2.0))
     assert total.msv == pytest.approx(0.4) and total.ct_share == pytest.approx(0.05)
-    assert describe(total) == "4 X-rays, 2 Gy cm2: about 0.4 mSv, 5 % of a CT"
+    assert str(total) == "4 X-rays, 2 Gy cm2: about 0.4 mSv, 5 % of a CT"
 
 
 def test_what_is_not_known_is_not_made_up():
     ledger = ledger_of(DoseSection())
-    assert describe(ledger.total) == "no X-rays yet"
+    assert str(ledger.total) == "no X-rays yet"
     ledger.add(FRAME)
     ledger.add(replace(FRAME, dose_gy_cm2=0.5))
     assert ledger.total.msv is None and ledger.total.ct_share is None
-    assert describe(ledger.total) == "2 X-rays; the source states no dose for 1, 0.5 Gy cm2 in the others"
+    assert str(ledger.total) == "2 X-rays; the source states no dose for 1, 0.5 Gy cm2 in the others"
 
 
 def test_a_frame_that_came_before_its_metadata_is_taken_for_one_more():
@@ -45,14 +45,14 @@ def test_a_frame_that_came_before_its_metadata_is_taken_for_one_more():
     for _ in range(19):
         ledger.add(replace(FRAME, dose_gy_cm2=0.1))
     assert ledger.total.gy_cm2 == pytest.approx(2.0) and ledger.total.stated == 19
-    assert "partly estimated" in describe(ledger.total)
+    assert "partly estimated" in str(ledger.total)
 
 
 def test_a_source_that_states_nothing_is_reckoned_with_as_configured():
     ledger = ledger_of(DoseSection(frame_gy_cm2=0.1))
     ledger.add(FRAME)
     ledger.add(replace(FRAME, dose_gy_cm2=0.3))
-    assert ledger.total.gy_cm2 == pytest.approx(0.4) and "partly estimated" in describe(ledger.total)
+    assert ledger.total.gy_cm2 == pytest.approx(0.4) and "partly estimated" in str(ledger.total)
 
 
 @pytest.mark.parametrize(

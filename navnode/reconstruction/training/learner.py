@@ -14,10 +14,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from navnode import native
 from navnode.files.whole import whole
 
-__all__ = ["Files", "Learner", "Pace", "averaged_weights", "last_scores"]
+__all__ = ["Files", "Learner", "Pace", "averaged_weights", "last_scores", "multiplies_bfloat16"]
 
 _LARGEST_GRADIENT = 1.0
 _LISTED_DIGITS = 5
@@ -85,7 +84,7 @@ class Learner(Generic[Network]):
             "optimiser": self._optimiser,
         }
         self.step = 0
-        self._fast = device != "cpu" or native.multiplies_bfloat16()
+        self._fast = device != "cpu" or multiplies_bfloat16()
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if files.checkpoint.exists():
             kept = torch.load(files.checkpoint, weights_only=True, map_location=device)
@@ -162,3 +161,9 @@ def last_scores(path: Path, kind: type[Score]) -> dict[str, Score]:
     lines = path.read_text().splitlines() if path.exists() else []
     newest = json.loads(lines[-1]) if lines else {}
     return {name: msgspec.convert(value, kind) for name, value in newest.items() if name != "step"}
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; emulation would be slow."""
+    cpu_info = Path("/proc/cpuinfo")
+    return cpu_info.exists() and "avx512_bf16" in cpu_info.read_text()

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from navnode import native
 from navnode.files.whole import whole
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.learned import BONE_HU, SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
 from navnode.reconstruction.training.examples import Example, examples
+from navnode.reconstruction.training.learner import multiplies_bfloat16
 from navnode.types import Volume
 
 _HU_RANGE = (-1000.0, 1500.0)
@@ -97,7 +97,7 @@ def train(
         optimiser.load_state_dict(kept["optimiser"])
         step = int(kept["step"])
     # Half the bytes and twice the products.
-    fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and native.multiplies_bfloat16()
+    fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and multiplies_bfloat16()
     pool = _Pool(bodies, recipe, step, weights)
     try:
         _forget_after(folder / LOSSES_FILE, step)

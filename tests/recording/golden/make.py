@@ -15,6 +15,7 @@ from navnode import config
 from navnode.commands.demo import DemoRequest, demo_config
 from navnode.config import SimulatorSection
 from navnode.igtl import Image, Transform, encode
+from navnode.loop.backends import backends_of
 from navnode.recording.tap import about
 from navnode.simulation import room
 
@@ -58,7 +59,9 @@ def main(path: Path) -> None:
     settings = SimulatorSection(ct="procedural", size_px=SIZE_PX, frame_rate_hz=RATE_HZ)
     loaded = demo_config(config.load(config.shipped("demo.toml")), settings, DemoRequest(headless=True))
     reconstruction = msgspec.structs.replace(loaded.reconstruction, enabled=False)
-    told = about(msgspec.structs.replace(loaded, reconstruction=reconstruction), from_start=True)
+    told = about(
+        msgspec.structs.replace(loaded, reconstruction=reconstruction), backends_of(reconstruction), from_start=True
+    )
     with path.open("wb") as file:
         writer = Writer(file, compression=CompressionType.ZSTD)
         writer.start(profile="navnode", library="navnode")

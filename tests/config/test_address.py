@@ -7,9 +7,9 @@ import pytest
 import zmq
 
 from navnode import config
+from navnode.config.fields import address_option, parse_address
 from navnode.errors import ConfigError
 from navnode.loop import bus
-from navnode.security.address import address_option, parse_address
 
 WRONG = ["", "5", ":5", "host", "host:", "a:b:1", "::1:5", "[::1]", "[::1]:", "[host]:5", "[]:5"]
 WRONG += [f"host:{port}" for port in ("0", "65536", "-1", "1 ", " 1", "\u0663", "\u00b2")]  # the last two are digits

@@ -1,0 +1,45 @@
+"""What is found out before a node starts: whether it can use what its configuration names, and what that lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from navnode.clock import now_ns
+from navnode.config import Config, is_ct_file
+from navnode.errors import ConfigError
+from navnode.loop import calibrations
+from navnode.loop.calibrations import Calibrations
+from navnode.security import curve
+
+
+def check_calibrations(config: Config) -> None:
+    """Check that a node that starts now can use its calibrations.
+
+    Raises:
+        CalibrationError: one is missing, failed, expired, or is of another device or detector mode; names it.
+    """
+    Calibrations.load(config, now_ns())
+
+
+def lacking(config: Config) -> list[tuple[str, str]]:
+    """What a configuration still lacks, or a node that starts now cannot use: (key, what about it)."""
+    return calibrations.lacking(config, now_ns())
+
+
+def check_files(config: Config) -> None:
+    """Check that the other files that a configuration names are there: its CT, keys and certificates.
+
+    Raises:
+        ConfigError: one is missing, or is something else; names it.
+    """
+    ct = config.volume.ct
+    if is_ct_file(ct) and not Path(ct).exists():
+        raise ConfigError(f"volume.ct: {ct}: no such file or folder")
+    remote = config.reconstruction.remote
+    if remote is not None:
+        curve.check(Path(remote.key), Path(remote.worker_key))
+    if config.console.tls is not None:
+        config.console.tls.server_context()
+    for source in config.sources:
+        if source.tls is not None:
+            source.tls.client_context()
