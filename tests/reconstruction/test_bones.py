@@ -85,7 +85,7 @@ def test_nobody_is_shown_a_volume_of_x_rays_that_contradict_each_other(x_rays: l
     made = learned.reconstruct(mixed, GRID)
     assert made.status is Status.INVALID and "contradict" in made.reason and made.doubtful_bone
     request = ReconstructionRequest(1, tuple(mixed), GRID.center_mm, GRID.size, GRID.spacing_mm)
-    ready = answer(learned, request)
+    ready = answer(learned, request, lambda: 1)
     assert ready.volume is None and "contradict" in ready.reason
 
 
