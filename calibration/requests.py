@@ -11,6 +11,24 @@ from calibration import distortion, exchange
 from navnode.config.fields import Address, Threads, address_option, argument, option
 from navnode.errors import ConfigError
 
+__all__ = [
+    "CArmRequest",
+    "CheckRequest",
+    "ExportRequest",
+    "FlatFieldRequest",
+    "FlexRequest",
+    "HandEyeRequest",
+    "ImportRequest",
+    "PatientRequest",
+    "PhantomRequest",
+    "PivotRequest",
+    "RoutineRequest",
+    "ShowRequest",
+    "SpinRequest",
+    "TemporalRequest",
+    "ToolRequest",
+]
+
 _MEASURED = "Measurement"
 _OUT = "What is written"
 
@@ -57,7 +75,11 @@ class RoutineRequest(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("give --live or --recording, not both")
 
     def gates(self) -> dict[str, float]:
-        """KEY -> limit."""
+        """KEY -> limit.
+
+        Raises:
+            ConfigError: one is not KEY=VALUE, or its value no number.
+        """
         found = {}
         for text in self.gate:
             key, equals, value = text.partition("=")
@@ -74,7 +96,11 @@ class RoutineRequest(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.live is None else address_option(self.live, "--live")
 
     def devices(self) -> dict[str, str]:
-        """Option -> device; '': for the only one."""
+        """Option -> device; '': for the only one.
+
+        Raises:
+            ConfigError: an option is named twice.
+        """
         found: dict[str, str] = {}
         for text in self.device:
             flag, equals, name = text.rpartition("=")

@@ -14,6 +14,8 @@ from navnode.commands.logs import log_to_terminal
 from navnode.commands.mounted import Commands
 from navnode.errors import CalibrationError, ConfigError, NavError
 
+__all__ = ["app", "main"]
+
 app = typer.Typer(
     name="navnode",
     cls=Commands,

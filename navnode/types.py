@@ -14,6 +14,55 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "Array",
+    "CArm",
+    "CArmPose",
+    "CommandResult",
+    "Dose",
+    "Effort",
+    "FloatArray",
+    "Frame",
+    "GRID_SIZE",
+    "GRID_SIZES",
+    "GRID_SPACINGS_MM",
+    "GRID_SPACING_MM",
+    "Grid",
+    "Input",
+    "LatencyFigures",
+    "Matrix",
+    "Mesh",
+    "NodeState",
+    "Operation",
+    "OperatorCommand",
+    "Output",
+    "PatientPose",
+    "ReconstructionRequest",
+    "RecordingState",
+    "RegisteredFrame",
+    "Registration",
+    "RegistrationDone",
+    "RegistrationRequest",
+    "Rejected",
+    "SourceState",
+    "Status",
+    "SurfaceReady",
+    "SurfaceRequest",
+    "Tick",
+    "ToolPose",
+    "TrackedPose",
+    "Validity",
+    "View",
+    "Volume",
+    "VolumeReady",
+    "VolumeTimes",
+    "VolumeUpdate",
+    "WorkerAnswer",
+    "WorkerRequest",
+    "WorkerState",
+    "invalid",
+]
+
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -41,10 +90,12 @@ class Validity:
 
     @property
     def usable(self) -> bool:
+        """Whether the value may be used at all: it is not INVALID."""
         return self.status is not Status.INVALID
 
 
 def invalid(reason: str, source_time_ns: int = 0, age_ns: int = 0) -> Validity:
+    """The validity of a value that must not be used."""
     return Validity(Status.INVALID, reason, source_time_ns, age_ns)
 
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,18 @@ def _raised(function):
 
 def test_something_is_public():
     assert {"navnode.igtl", "navnode.registration", "navnode.config"} <= {module.__name__ for module in _MODULES}
+
+
+def test_every_module_lists_its_public_names():
+    """Modules of commands offer commands, not names; those that begin with an underscore offer nothing."""
+    root = Path(navnode.__file__).parent.parent
+    lacking = [
+        str(path.relative_to(root))
+        for package in ("navnode", "calibration")
+        for path in sorted((root / package).rglob("*.py"))
+        if not path.name.startswith("_") and path.parent.name != "commands" and "__all__" not in path.read_text()
+    ]
+    assert not lacking
 
 
 @pytest.mark.parametrize("module", _MODULES, ids=lambda module: module.__name__)

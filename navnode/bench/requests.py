@@ -10,6 +10,17 @@ import msgspec
 from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
 
+__all__ = [
+    "EvaluateRequest",
+    "IgtlRequest",
+    "LoopRequest",
+    "ProjectorRequest",
+    "ReconstructionRequest",
+    "RecordingRequest",
+    "RegistrationRequest",
+    "TrustRequest",
+]
+
 
 class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Many sessions, replayed and scored."""

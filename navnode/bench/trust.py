@@ -26,6 +26,8 @@ from navnode.projector.grids import AIR_HU
 from navnode.registration import ImageRegistration, register_counts
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Status, Volume
 
+__all__ = ["Progress", "RIGHT", "TRAPS", "Trap", "Trapped", "TrustReport", "run", "summary"]
+
 Progress = Callable[[float], None]
 _WRONG_MM = 5.0
 """Off at the targets, in any direction but depth, which one X-ray cannot show; that twice as much and more."""
@@ -56,6 +58,7 @@ class Trapped(msgspec.Struct, frozen=True):
 
     @property
     def valid(self) -> bool:
+        """Whether the trap was taken for a good X-ray."""
         return self.status == Status.VALID
 
 

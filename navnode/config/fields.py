@@ -17,6 +17,8 @@ import msgspec
 
 from navnode.errors import ConfigError
 
+__all__ = ["Address", "Ct", "Shown", "Threads", "address_option", "argument", "option", "parse_address", "switches"]
+
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 
 

@@ -17,6 +17,8 @@ from navnode.config.sections import Config, Section, WorkerConfig, is_ct_file
 from navnode.errors import ConfigError
 from navnode.security.tls import Tls
 
+__all__ = ["convert", "decode", "find", "load", "load_worker", "parse", "shipped"]
+
 _T = TypeVar("_T")
 _AnySection = TypeVar("_AnySection", bound=Section)
 

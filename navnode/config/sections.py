@@ -13,6 +13,35 @@ from navnode.geometry import CArmDocument, is_rigid, orthonormal
 from navnode.security.tls import Tls, is_loopback
 from navnode.types import GRID_SIZE, Grid, Matrix
 
+__all__ = [
+    "CArmSection",
+    "CalibrationSection",
+    "Config",
+    "ConsoleSection",
+    "DevicesSection",
+    "DisplaySection",
+    "DoseSection",
+    "LiveMethod",
+    "Name",
+    "OutputsSection",
+    "PlayerSection",
+    "Port",
+    "ReconstructionSection",
+    "RecordingSection",
+    "RegistrationSection",
+    "RemoteSection",
+    "Rows",
+    "Section",
+    "SimulatorSection",
+    "SourceSection",
+    "ToolSection",
+    "TrustSection",
+    "VolumeSection",
+    "WorkerConfig",
+    "is_ct_file",
+    "matrix",
+]
+
 Rows = tuple[tuple[float, float, float, float], ...]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]

@@ -25,6 +25,8 @@ from navnode.igtl.server import DEFAULT_PORT, Server
 from navnode.igtl.wire import encode
 from navnode.security.tls import Tls
 
+__all__ = ["BlockingClient", "BlockingServer"]
+
 _SEND_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 0.2
 

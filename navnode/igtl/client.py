@@ -16,6 +16,8 @@ from navnode.igtl.connection import CHECK_EVERY_S, Arrival, Connection, Tap
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
 from navnode.security.tls import Tls
 
+__all__ = ["CONNECT_TIMEOUT_S", "Client", "FIRST_WAIT_S", "LONGEST_WAIT_S", "log"]
+
 log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 2.0

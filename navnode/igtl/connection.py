@@ -18,6 +18,8 @@ from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.wire import encode
 
+__all__ = ["Arrival", "CHECK_EVERY_S", "Connection", "GONE", "Key", "LEFT", "MAX_MESSAGES_PER_S", "Tap", "log", "tune"]
+
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]

@@ -19,6 +19,24 @@ from navnode.errors import LocalError, PeerError
 from navnode.igtl import messages as m
 from navnode.types import Array, Matrix
 
+__all__ = [
+    "ASCII",
+    "Buffer",
+    "CODECS",
+    "Codec",
+    "Fields",
+    "LAST_TIME_NS",
+    "MAX_BODY_BYTES",
+    "UTF8",
+    "decode_content",
+    "encode_content",
+    "fixed",
+    "max_body_bytes",
+    "text_of",
+    "time_ns",
+    "wire_time",
+]
+
 Buffer = bytes | memoryview
 Fields = dict[str, Any]
 """Values from header and metadata: keyword arguments of :class:`messages.Message`."""

@@ -9,6 +9,8 @@ from navnode.igtl.budget import Budget
 from navnode.igtl.messages import Message
 from navnode.igtl.wire import HEADER_SIZE, Header, decode_body, decode_header
 
+__all__ = ["Framer", "RawBytes"]
+
 _INBOX_BYTES = 1 << 17
 _READ_BYTES = 1 << 14
 """Read at once: some 150 poses, two milliseconds of work, so that one busy sender does not starve the others."""

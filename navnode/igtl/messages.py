@@ -16,6 +16,50 @@ import numpy.typing as npt
 
 from navnode.types import Array, FloatArray, Matrix
 
+__all__ = [
+    "Attribute",
+    "Bind",
+    "Capability",
+    "ClientInfo",
+    "ColorTable",
+    "Command",
+    "CommandReply",
+    "Get",
+    "Image",
+    "ImageMeta",
+    "ImageMetaElement",
+    "LabelMeta",
+    "LabelMetaElement",
+    "Message",
+    "NDArray",
+    "Point",
+    "PointElement",
+    "PolyData",
+    "Position",
+    "QuaternionElement",
+    "QuaternionTrackingData",
+    "Raw",
+    "Ready",
+    "Rgba",
+    "Sensor",
+    "Start",
+    "StatusMessage",
+    "Stop",
+    "String",
+    "TrackedElement",
+    "TrackingData",
+    "Trajectory",
+    "TrajectoryElement",
+    "Transform",
+    "VideoMeta",
+    "VideoMetaElement",
+    "Words",
+    "cells",
+    "full_type",
+    "held_bytes",
+    "split_cells",
+]
+
 Rgba = tuple[int, int, int, int]
 Words = npt.NDArray[np.uint32]
 

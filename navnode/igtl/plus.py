@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 from navnode.errors import NavError
 from navnode.igtl.messages import Command, CommandReply, Message, String
 
+__all__ = ["CommandError", "Commands", "Handler", "LONGEST_INTERVAL_MS", "Wanted", "log", "wanted_of"]
+
 log = logging.getLogger(__name__)
 
 _ASKS, _ANSWERS = "CMD_", "ACK_"

@@ -32,6 +32,8 @@ from navnode.igtl.messages import (
 from navnode.igtl.plus import LONGEST_INTERVAL_MS, CommandError, Commands, Handler, Wanted, wanted_of
 from navnode.security.tls import Tls, is_loopback
 
+__all__ = ["DEFAULT_PORT", "MAX_CLIENTS", "MAX_HELD_BYTES", "Peer", "Server", "log"]
+
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 18944

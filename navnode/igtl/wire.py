@@ -30,6 +30,8 @@ from navnode.igtl.contents import (
 )
 from navnode.igtl.messages import Message
 
+__all__ = ["HEADER", "HEADER_SIZE", "Header", "crc64", "decode", "decode_body", "decode_header", "encode"]
+
 HEADER = struct.Struct(">H12s20sQQQ")
 HEADER_SIZE = HEADER.size
 _EXTENDED = struct.Struct(">HHII")

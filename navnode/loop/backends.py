@@ -7,6 +7,8 @@ import msgspec
 from navnode.config import ReconstructionSection
 from navnode.projector import backend_name
 
+__all__ = ["Backends", "backends_of"]
+
 
 class Backends(msgspec.Struct, frozen=True, kw_only=True):
     """Names for people, and which model it is."""

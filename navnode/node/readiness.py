@@ -11,6 +11,8 @@ from navnode.loop import calibrations
 from navnode.loop.calibrations import Calibrations
 from navnode.security import curve
 
+__all__ = ["check_calibrations", "check_files", "lacking"]
+
 
 def check_calibrations(config: Config) -> None:
     """Check that a node that starts now can use its calibrations.

@@ -18,6 +18,8 @@ from navnode.reconstruction.reading import Reader, Reading
 from navnode.types import CArm, FloatArray, Matrix, View
 from navnode.xray.counts import line_integrals, open_beam_counts
 
+__all__ = ["Picture", "ReadReport", "drawn", "read"]
+
 Picture = npt.NDArray[np.uint8]
 
 _AT_PATIENT = 0.65

@@ -19,6 +19,8 @@ from navnode.types import (
     WorkerRequest,
 )
 
+__all__ = ["answer", "elapsed_ms", "log"]
+
 log = logging.getLogger(__name__)
 
 

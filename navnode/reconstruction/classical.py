@@ -19,6 +19,8 @@ from navnode.reconstruction.fit import Fit
 from navnode.reconstruction.voxels import doubled, smooth
 from navnode.types import FloatArray, Grid, View, Volume
 
+__all__ = ["Progress", "Pyramid", "RELAXATION", "sart"]
+
 RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7
 """Gaussian between sweeps; with a few views it does what total variation would, at no cost."""

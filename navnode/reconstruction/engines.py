@@ -29,6 +29,40 @@ from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
 from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 
+__all__ = [
+    "CARD_FILE",
+    "Card",
+    "Compared",
+    "Engine",
+    "EngineName",
+    "FEATURES_FILE",
+    "HALF",
+    "Networks",
+    "READER_FILE",
+    "REFINER_FILE",
+    "Run",
+    "SHIPPED",
+    "SHIPPED_READER",
+    "SHIPPED_REFINER",
+    "VIEW_FILE",
+    "VOLUME_FILE",
+    "available",
+    "build",
+    "card_hash",
+    "check",
+    "compare",
+    "known",
+    "load",
+    "load_reader",
+    "load_refiner",
+    "plans_folder",
+    "preferred",
+    "read_card",
+    "title",
+    "would_load",
+    "write_card",
+]
+
 VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
 HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
 SHIPPED = Path(__file__).parent / "model"

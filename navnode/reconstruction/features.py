@@ -17,6 +17,8 @@ from navnode.reconstruction.classical import RELAXATION, Pyramid
 from navnode.reconstruction.filtered import ramp_filtered
 from navnode.types import CArm, FloatArray, Matrix, View
 
+__all__ = ["CHANNELS", "GRID", "HU_RANGE", "PICTURE_PX", "Picture", "picture", "starting_volumes"]
+
 GRID = 128
 """Voxels along each side of the grid that the network fills."""
 PICTURE_PX = 256

@@ -15,6 +15,8 @@ from navnode.projector.grids import AIR_HU
 from navnode.projector.native import hounsfield
 from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 
+__all__ = ["fdk", "ramp_filtered", "rotation_axis"]
+
 
 def fdk(
     views: Sequence[View],

@@ -14,6 +14,8 @@ from navnode.projector import Projector
 from navnode.reconstruction.voxels import smooth
 from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
 
+__all__ = ["Fit", "Prepared"]
+
 _GENTLE = 0.3
 """Relaxation of sweeps that must not undo what was known before."""
 _GENTLE_SMOOTHING_VOXELS = 0.5

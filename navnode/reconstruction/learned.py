@@ -19,6 +19,8 @@ from navnode.reconstruction.features import GRID, HU_RANGE, picture, starting_vo
 from navnode.reconstruction.reading import view_key
 from navnode.types import FloatArray, Grid, Matrix, View, Volume
 
+__all__ = ["Accumulator", "BONE_HU", "Reconstructed", "SCALES", "UNKNOWN_HU"]
+
 _LAPLACE_95 = float(np.log(20.0))
 """95 % of a Laplace distribution lie within so many scales."""
 UNKNOWN_HU = 4000.0

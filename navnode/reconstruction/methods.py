@@ -23,6 +23,19 @@ from navnode.reconstruction.prior import with_prior
 from navnode.reconstruction.surface import Surface, bone_surface
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
+__all__ = [
+    "Method",
+    "Progress",
+    "Reconstruction",
+    "Reconstructor",
+    "checked_spread_rad",
+    "chosen",
+    "described",
+    "engine_name",
+    "model_hash",
+    "reconstruct",
+]
+
 _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)
 """Directions nearer to each other than this are one."""

@@ -21,6 +21,24 @@ from torch.nn import functional
 from navnode.reconstruction import reader, refining
 from navnode.reconstruction.features import CHANNELS, GRID
 
+__all__ = [
+    "FEATURES",
+    "Network",
+    "OUTPUTS",
+    "PictureNet",
+    "ReaderNet",
+    "Refinement",
+    "RefinerNet",
+    "Residual",
+    "SUMS",
+    "UNet",
+    "ViewNet",
+    "VolumeNet",
+    "halved",
+    "shuffled",
+    "unshuffled",
+]
+
 FEATURES = 16
 SUMS = 2 * FEATURES + 1
 """Sums over views at half the grid's resolution: features, their squares, and how many views see the voxel."""

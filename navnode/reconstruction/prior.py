@@ -21,6 +21,8 @@ from navnode.reconstruction.fit import Fit, Prepared
 from navnode.reconstruction.voxels import smooth
 from navnode.types import FloatArray, Grid, View, Volume
 
+__all__ = ["WithPrior", "with_prior"]
+
 _DETAIL_MM = 20.0
 _SWEEPS = 12
 _RELAXATION = 0.8

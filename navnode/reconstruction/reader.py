@@ -13,6 +13,17 @@ import numpy.typing as npt
 
 from navnode.types import FloatArray
 
+__all__ = [
+    "BONE_SCALE_MM",
+    "CANVAS_PX",
+    "CHANNELS",
+    "LOG_SCALES",
+    "LUNG_SCALE_MM",
+    "OUTLINE_MM",
+    "OUTPUTS",
+    "reading_channels",
+]
+
 CANVAS_PX = 256
 """Views are read on a square canvas of pixels that are about a millimetre where the patient is."""
 CHANNELS = 4

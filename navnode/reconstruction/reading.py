@@ -19,6 +19,8 @@ from navnode.reconstruction import engines
 from navnode.reconstruction.reader import BONE_SCALE_MM, CANVAS_PX, LOG_SCALES, LUNG_SCALE_MM, reading_channels
 from navnode.types import Array, CArm, FloatArray, Matrix, View
 
+__all__ = ["Reader", "Reading", "on_canvas", "thickness", "understood", "view_key"]
+
 _LEAST_PIXEL_MM = 0.8
 """Of the canvas where the patient is: the finest that the reader has seen."""
 

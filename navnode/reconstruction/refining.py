@@ -22,6 +22,24 @@ from navnode.reconstruction.reader import BONE_SCALE_MM, reading_channels
 from navnode.reconstruction.reading import Reading
 from navnode.types import Array, FloatArray, Grid, Matrix, Volume
 
+__all__ = [
+    "BLOCK",
+    "COARSE",
+    "Evidence",
+    "FEATURES",
+    "FINE",
+    "LEAST_SIDE_MM",
+    "MOST_SIZE",
+    "PICTURES",
+    "PICTURE_PX",
+    "Refiner",
+    "SEEN",
+    "SPACINGS_MM",
+    "evidence",
+    "own_grid",
+    "pooled",
+]
+
 FINE = 3
 """Channels of every voxel: how far the lift's occupancy is above its level, mean and least probability of bone over
 views; the latter is what is left of the visual hull."""

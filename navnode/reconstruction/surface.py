@@ -14,6 +14,8 @@ from navnode import geometry as g
 from navnode.projector.grids import AIR_HU, resample
 from navnode.types import FloatArray, Mesh, Volume
 
+__all__ = ["BONE_HU", "Surface", "bone_surface", "likely_surface", "skin_surface"]
+
 BONE_HU = 300.0
 _GRID_MM = 2.5
 _MIN_PIECE_MM3 = 800.0

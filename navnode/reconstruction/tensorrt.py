@@ -27,6 +27,8 @@ from navnode.errors import ConfigError
 from navnode.files.whole import write_whole
 from navnode.types import Array, FloatArray
 
+__all__ = ["Plan", "build", "cached", "device", "package", "version"]
+
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
 _LARGEST_PLAN_BYTES = 512 * 2**20
 _HMAC_BYTES = 32

@@ -27,6 +27,8 @@ from navnode import native
 from navnode.types import Array, CArm, FloatArray, Matrix
 from navnode.xray.counts import binned_counts, covered
 
+__all__ = ["Appearance", "MODEL_SIGMA", "NOTHING", "Observed", "POSE_SCALE", "XrayImage", "fitted", "modelled"]
+
 _ROTATION_SCALE_MM = 60.0
 """A rotation by 1 rad moves the image's content by about this much; balances the six parameters."""
 POSE_SCALE = np.array([_ROTATION_SCALE_MM] * 3 + [1.0] * 3)

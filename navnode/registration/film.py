@@ -11,6 +11,8 @@ from navnode.registration.single import register_counts
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration
 
+__all__ = ["FilmRegistration"]
+
 
 class FilmRegistration:
     """Follows a C-arm, assuming that it keeps moving as before until a frame shows otherwise.

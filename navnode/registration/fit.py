@@ -9,6 +9,8 @@ import numpy as np
 from navnode.registration.appearance import POSE_SCALE, Appearance
 from navnode.types import Matrix
 
+__all__ = ["Fit", "Inspection", "MODEL_ERROR", "NOISE_FLOOR"]
+
 _CONVERGED_MM = 0.15
 """A fit whose last step is larger has not converged."""
 

@@ -11,6 +11,8 @@ import numpy as np
 from navnode import geometry as g
 from navnode.types import Matrix
 
+__all__ = ["PatientFilter", "measurement"]
+
 _FRAMES_PER_LOOK = 30.0
 """Frames assumed to share one error: two seconds at 15 frames/s, the stay at a station."""
 

@@ -19,6 +19,8 @@ from navnode.registration.search import Reach, convincing, find_pose
 from navnode.registration.tracking import ImageRegistration, Level, linearised
 from navnode.types import Matrix
 
+__all__ = ["JointView", "fit_jointly"]
+
 _DAMPING = 1e-6
 _ROUNDS = 2
 """Number of times that pixels are chosen at the finest level."""

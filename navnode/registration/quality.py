@@ -17,6 +17,35 @@ from navnode.registration.fit import Fit, Inspection
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import FloatArray, Status
 
+__all__ = [
+    "CERTAIN_DETAIL",
+    "CERTAIN_RESIDUAL",
+    "DEGRADED_DETAIL",
+    "DEGRADED_RESIDUAL",
+    "DEGRADED_SIMILARITY",
+    "Doubt",
+    "INVERTED",
+    "LIKELY_DETAIL",
+    "LIKELY_RESIDUAL",
+    "MAX_COVERED",
+    "MAX_DEPTH_SIGMA_MM",
+    "MAX_UNEXPLAINED",
+    "MIN_INLIERS",
+    "NOTHING",
+    "RUNNER_UP",
+    "SPARSE_RESIDUAL",
+    "SPARSE_SIMILARITY",
+    "VALID_BEND",
+    "VALID_DETAIL",
+    "VALID_RESIDUAL",
+    "VALID_SIMILARITY",
+    "assess",
+    "assess_sparse",
+    "doubt",
+    "inspect",
+    "inspect_tracked",
+]
+
 _INSPECTED_PX = 64
 _INSPECTED_EVERY = 5
 """One in so many tracked frames is inspected: details change no faster, and inspection takes as long as tracking."""

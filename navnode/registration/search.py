@@ -19,6 +19,8 @@ from navnode.registration.fit import Fit
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm, refine
 from navnode.types import CArm, FloatArray, Matrix
 
+__all__ = ["FAR", "NEAR", "Reach", "SearchResult", "candidates", "convincing", "find_pose", "rank"]
+
 _SEARCH_PX = 32
 _TURN_STEP_RAD = np.deg2rad(10.0)
 _DEPTH_STEP_MM = 40.0

@@ -18,6 +18,8 @@ from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
 
+__all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
+
 _FULL_SCALE_COUNTS = 60_000.0
 _MISREAD_LIKENESS = 0.01
 """Difference in similarity on small images; even there the right reading of a mirrored image is the better one."""

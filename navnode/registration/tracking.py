@@ -20,6 +20,17 @@ from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Obs
 from navnode.registration.fit import Fit, Inspection
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
+__all__ = [
+    "ImageRegistration",
+    "Level",
+    "apart_mm",
+    "chosen_pixels",
+    "gauss_newton_step",
+    "linearised",
+    "moved_by",
+    "refine",
+]
+
 _COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
 _COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
 _CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64

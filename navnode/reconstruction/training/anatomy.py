@@ -16,6 +16,31 @@ from navnode.geometry import rotation_exp
 from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.types import FloatArray, Matrix, Volume
 
+__all__ = [
+    "BODIES",
+    "Body",
+    "Point",
+    "SIZE",
+    "SPACING_MM",
+    "Solid",
+    "ball",
+    "beyond",
+    "broken",
+    "common",
+    "limb",
+    "pelvis",
+    "placed",
+    "procedural",
+    "shell",
+    "shifted",
+    "skull",
+    "spine",
+    "thigh",
+    "tube",
+    "union",
+    "with_metal",
+]
+
 SIZE, SPACING_MM = 144, 1.75
 _METAL_HU = 3000.0
 

@@ -23,6 +23,8 @@ from navnode.reconstruction.training.patients import Patient, Region, labelled
 from navnode.reconstruction.training.radiographs import SIZE, TRAINS, VALIDATES, Body, body
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, CArm, FloatArray, Grid, Matrix
 
+__all__ = ["ANGLES_DEG", "Seen", "read", "render_bodies", "shares", "write", "x_rayed"]
+
 ANGLES_DEG = (0.0, 90.0, 45.0, 135.0)
 """Of the views of a body, round its long axis: AP, lateral, and between them."""
 _BODIES = {Region.LIMB: 1, Region.TRUNK: 4}

@@ -14,6 +14,8 @@ from navnode.reconstruction.learned import UNKNOWN_HU, Accumulator
 from navnode.reconstruction.training.examples import VIEWS, changed, middle, some_views, xrays
 from navnode.types import Volume
 
+__all__ = ["calibrate"]
+
 _COUNTS = (2, 3, 4, 6, 8, 12)
 _COVERED = 0.95
 _HU = (-1000.0, 1500.0)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+__all__ = ["draw"]
+
 _SHOWN = {
     "mse": "attenuation's squared error, (HU/1000)²",
     "dice": "bone, 1 - Dice",

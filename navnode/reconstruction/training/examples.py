@@ -22,6 +22,20 @@ from navnode.reconstruction.training.anatomy import procedural, with_metal
 from navnode.types import CArm, FloatArray, Grid, Matrix, View, Volume
 from navnode.xray.chain import XrayChain
 
+__all__ = [
+    "Example",
+    "Exposure",
+    "SUBSETS",
+    "VIEWS",
+    "changed",
+    "examples",
+    "middle",
+    "procedural_source",
+    "real_sources",
+    "some_views",
+    "xrays",
+]
+
 VIEWS = 12
 """X-rays of one body; every example takes some of them."""
 SUBSETS = 4
@@ -249,6 +263,7 @@ class Exposure:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Exposure:
+        """A random X-ray chain."""
         detector = XrayChain(
             i0=float(np.exp(rng.uniform(*np.log(_PHOTONS)))) * 4,  # of a pixel that is four of the detector's
             scatter_fraction=float(rng.choice([0.0, rng.uniform(0, 0.12)])),
@@ -258,6 +273,7 @@ class Exposure:
         return cls(detector, float(rng.choice([0.0, rng.uniform(0, 0.03)])), float(rng.normal(0, 0.03)))
 
     def seen(self, line: FloatArray, carm: CArm, rng: np.random.Generator) -> FloatArray:
+        """Line integrals as the chain measures them, (H, W), of true ones, (H, W)."""
         hardened = line - self.hardening * line * line / (1 + 0.1 * line)
         gain = _OPEN_COUNTS / self.detector.i0
         counts = self.detector.expose(hardened, carm, gain, rng)

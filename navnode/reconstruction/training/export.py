@@ -27,6 +27,16 @@ from navnode.reconstruction.network import SUMS, ReaderNet, Refinement, halved
 from navnode.reconstruction.training.learner import averaged_weights
 from navnode.reconstruction.training.train import Networks
 
+__all__ = [
+    "export",
+    "export_reader",
+    "export_refiner",
+    "halved_weights",
+    "load_checkpoint",
+    "new_card",
+    "without_remarks",
+]
+
 _OPSET = 20
 """The first whose GridSample says what torch's does."""
 

@@ -17,6 +17,19 @@ from scipy import ndimage
 
 from navnode.types import FloatArray, Volume
 
+__all__ = [
+    "BONE_HU",
+    "Labels",
+    "Mask",
+    "REACH_MM",
+    "body_mask",
+    "labels",
+    "lung_mask",
+    "share_inside",
+    "signed_distance",
+    "solid_bone",
+]
+
 Mask = npt.NDArray[np.bool_]
 
 BONE_HU = 220.0

@@ -13,6 +13,8 @@ from navnode.files.volumes import read_volume
 from navnode.reconstruction.training.labels import Labels, labels
 from navnode.types import Volume
 
+__all__ = ["Labelled", "Patient", "Region", "labelled", "patients"]
+
 
 class Region(StrEnum):
     """What part of a body a CT shows, by the folder that it lies in."""

@@ -30,6 +30,8 @@ from navnode.reconstruction.training.radiographs import (
 )
 from navnode.types import FloatArray, Matrix, Volume
 
+__all__ = ["Bone", "SUBJECTS", "knee", "posed", "render_knees"]
+
 SUBJECTS = {
     "vhf_hra": ("femur_L", "tibia_L", "fibula_L", "patella_L"),
     "vhm_hra": ("femur_L", "tibia_L", "fibula_L", "patella_L"),

@@ -24,6 +24,24 @@ from navnode.reconstruction.training.labels import share_inside
 from navnode.reconstruction.training.patients import Labelled, Patient, Region, labelled
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
+__all__ = [
+    "Body",
+    "Radiographs",
+    "SIZE",
+    "TRAINS",
+    "VALIDATES",
+    "VIEWS",
+    "body",
+    "path_of",
+    "radiographs",
+    "random_bend_mm",
+    "region_of",
+    "render_all",
+    "sampled",
+    "smooth_noise",
+    "write",
+]
+
 TRAINS, VALIDATES = ".train.npz", ".validate.npz"
 """How files of patients to train and to validate on end."""
 VIEWS = 16

@@ -29,6 +29,8 @@ from navnode.reconstruction.training.learner import Files, Learner, Pace
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
 from navnode.types import CArm, FloatArray
 
+__all__ = ["CHECKPOINT_FILE", "Examples", "PACE", "Score", "files_in", "objective", "score", "train", "worse"]
+
 CHECKPOINT_FILE = "reader.pt"
 PACE = Pace()
 _LISTED_EVERY = 64

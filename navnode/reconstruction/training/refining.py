@@ -33,6 +33,30 @@ from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, regio
 from navnode.reconstruction.training.reading import worse
 from navnode.types import CArm, FloatArray, Matrix, View
 
+__all__ = [
+    "CHECKPOINT_FILE",
+    "CROP",
+    "Crop",
+    "Example",
+    "Examples",
+    "PACE",
+    "Score",
+    "bodies",
+    "dice",
+    "disturbed",
+    "exposed",
+    "files_in",
+    "lifted",
+    "load_reader",
+    "misread",
+    "objective",
+    "read_by",
+    "score",
+    "to_validate",
+    "train",
+    "weights",
+]
+
 CHECKPOINT_FILE = "refiner.pt"
 PACE = Pace(warm_up=100, averaging=0.998, score_every=400, save_every=200)
 CROP = 96

@@ -24,6 +24,8 @@ from navnode.reconstruction.training.examples import Example, examples
 from navnode.reconstruction.training.learner import multiplies_bfloat16
 from navnode.types import Volume
 
+__all__ = ["CHECKPOINT_FILE", "LOSSES_FILE", "Networks", "Recipe", "objective", "seconds_from_now", "train"]
+
 _HU_RANGE = (-1000.0, 1500.0)
 CHECKPOINT_FILE, LOSSES_FILE = "checkpoint.pt", "losses.jsonl"
 _SAVED_EVERY = 200
