@@ -80,7 +80,7 @@ def _gpu() -> str:
         return "none found"
     try:
         command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        query = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        query = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - fixed arguments
     except (OSError, subprocess.SubprocessError):
         return "nvidia-smi does not answer"
     return query.stdout.strip() or "none found"

@@ -23,34 +23,28 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-_Ct = Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")]
-_Bones = Annotated[Path, option("Also build knees from these surfaces of leg bones.", "DIR")]
-_Hours = Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)]
-_Device = Annotated[Device, option("Train on the CPU or on a GPU.")]
+class _TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What both trainings are asked."""
+
+    ct: Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")]
+    bones: Annotated[Path, option("Also build knees from these surfaces of leg bones.", "DIR")] | None = None
+    hours: Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)] = 8.0
+    device: Annotated[Device, option("Train on the CPU or on a GPU.")] = Device.CPU
+    threads: Threads = 0
 
 
-class TrainReaderRequest(msgspec.Struct, frozen=True, kw_only=True):
+class TrainReaderRequest(_TrainRequest, frozen=True, kw_only=True):
     """Train the network that reads bone off X-rays."""
 
-    ct: _Ct
     out: Annotated[Path, option("Write rendered X-rays, checkpoint, losses and scores here.", "DIR")]
-    bones: _Bones | None = None
-    hours: _Hours = 8.0
     rounds: Annotated[int, option("Bodies to render: limbs 6 each a round.", ge=1)] = 1
-    device: _Device = Device.CPU
-    threads: Threads = 0
 
 
-class TrainRefinerRequest(msgspec.Struct, frozen=True, kw_only=True):
+class TrainRefinerRequest(_TrainRequest, frozen=True, kw_only=True):
     """Train the networks that refine bone in space."""
 
-    ct: _Ct
     out: Annotated[Path, option("Use the reader's checkpoint here; write bodies, checkpoint and model here.", "DIR")]
-    bones: _Bones | None = None
-    hours: _Hours = 8.0
     rounds: Annotated[int, option("Bodies to render: limbs 6 each a round.", ge=1)] = 6
-    device: _Device = Device.CPU
-    threads: Threads = 0
 
 
 @command(
