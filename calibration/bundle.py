@@ -50,6 +50,7 @@ class Fit:
     seen: list[Seen]
     sigma_sdd_mm: float
     sigma_pp_px: Matrix
+    """(2,)"""
     covariance: Matrix
     """3x3 of distance (mm) and principal point (px)."""
 
@@ -57,7 +58,10 @@ class Fit:
 def settled(
     shots: list[Shot], seen: list[Seen], beads_mm: Matrix, diameters_mm: Matrix, nominal: CArm, model: str
 ) -> Fit:
-    """Fit the geometry, searching again for every bead at its predicted position and excluding outliers."""
+    """Fit the geometry, searching again for every bead at its predicted position and excluding outliers.
+
+    Beads are (N, 3), their diameters (N,).
+    """
     fit = _solved(seen, beads_mm, nominal, model)
     for _ in range(_ROUNDS):
         off = np.concatenate([np.linalg.norm(off_px(fit, s, beads_mm), axis=1) for s in fit.seen])
@@ -121,7 +125,7 @@ def _without_outliers(fit: Fit, beads_mm: Matrix, nominal: CArm, model: str) -> 
 
 
 def inside(fit: Fit, pose: Matrix, beads_mm: Matrix) -> Matrix:
-    """Mask of the beads within the image."""
+    """Mask (N,) of the beads (N, 3) that a ``phantom_from_carm`` puts within the image."""
     at = fit.distortion.distorted(g.project(fit.carm, g.inverse(pose), beads_mm))
     return np.asarray(((at >= 0) & (at <= (fit.carm.width_px - 1, fit.carm.height_px - 1))).all(axis=1))
 
@@ -251,7 +255,7 @@ def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
 
 
 def left_out_px(fit: Fit, beads_mm: Matrix, nominal: CArm) -> float:
-    """rms error of each shot with the geometry fitted to all others; only its pose is fitted."""
+    """rms error of each shot of beads (N, 3) with the geometry fitted to all others; only its pose is fitted."""
     lengths = []
     for n, own in enumerate(fit.seen):
         rest = _solved([s for m, s in enumerate(fit.seen) if m != n], beads_mm, nominal, fit.distortion.model, fit)

@@ -78,11 +78,13 @@ class PhantomShot:
     """One image of the phantom."""
 
     counts: Array
+    """(H, W)"""
     carm: CArm
     """Nominal."""
     start: Matrix | None = None
     """phantom_from_carm, if roughly known."""
     i0: float | None = None
+    """Open-beam counts, if known."""
     timestamp_ns: int = 0
     angles_rad: tuple[float, float] | None = None
     """Orbital, angulation; kept for ``flex``."""

@@ -154,5 +154,5 @@ def numeric_jacobian(function: Callable[[Matrix], Matrix], at: Matrix, step: Mat
 
 
 def rms(lengths: Matrix) -> float:
-    """Root mean square; NaN if empty."""
+    """Root mean square of lengths (N,); NaN if empty."""
     return float(np.sqrt(np.mean(np.square(lengths)))) if len(lengths) else float("nan")

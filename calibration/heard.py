@@ -25,7 +25,9 @@ class Heard:
 
     times_s: dict[str, list[float]] = field(default_factory=dict)
     poses: dict[str, list[Matrix]] = field(default_factory=dict)
+    """``tracker_from_marker`` of every device."""
     frames: dict[str, list[Array]] = field(default_factory=dict)
+    """Counts (H, W)."""
     angles_rad: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
 
     def series(self, device: str, most: int | None = None) -> Poses:
@@ -48,7 +50,7 @@ class Heard:
         frame: Array | None = None,
         angles: tuple[float, float] | None = None,
     ) -> None:
-        """Add a sample, a pose or a frame with its angles, unless it is no newer than the last."""
+        """Add a sample, a 4x4 pose or a frame (H, W) with its angles, unless it is no newer than the last."""
         times = self.times_s.setdefault(name, [])
         if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
             return

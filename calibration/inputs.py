@@ -116,7 +116,7 @@ def matrix(path: Path, files: Files) -> Matrix:
 
 
 def array(path: Path, files: Files) -> Array:
-    """Read an ``.npy`` file without executing anything in it.
+    """Read an ``.npy`` file, of any shape, without executing anything in it.
 
     Raises:
         ConfigError: names the file.
@@ -131,7 +131,7 @@ def array(path: Path, files: Files) -> Array:
 
 
 def points(path: Path, files: Files) -> dict[str, Matrix]:
-    """Read labelled points from CSV with the header ``label,x_mm,y_mm,z_mm``, or from Slicer markups.
+    """Read labelled points (3,) from CSV with the header ``label,x_mm,y_mm,z_mm``, or from Slicer markups.
 
     Raises:
         ConfigError: names the file, and a repeated label.
@@ -195,7 +195,7 @@ def angles(path: Path, files: Files) -> Matrix:
 
 
 def frames(path: Path, files: Files) -> list[Matrix]:
-    """Read the points of every frame from CSV with the header ``frame,x_mm,y_mm,z_mm``; frames may be missing.
+    """Read the points (N, 3) of every frame from CSV with the header ``frame,x_mm,y_mm,z_mm``; frames may be missing.
 
     Raises:
         ConfigError: names the file.

@@ -171,7 +171,7 @@ def patient(
 
 
 def touched_in_order(planned_mm: Mapping[str, Array], places_mm: Sequence[Matrix]) -> dict[str, Matrix]:
-    """Match the places where the tip rested to the planned points, touched in order. If there are more places than
+    """Match the places (3,) where the tip rested to the planned points, touched in order. If there are more places than
     points, the best-fitting ones are used; the others were pauses."""
     count, labels = len(planned_mm), list(planned_mm)
     if len(places_mm) <= count or comb(len(places_mm), count) > _MOST_CHOICES or count < 3:

@@ -73,13 +73,13 @@ def pictures(recording: Path, device: str, files: Files) -> Pictures:
 
 
 def at_times(series: Poses, times_s: Matrix) -> Poses:
-    """Poses interpolated at other times, one row per time; NaN in gaps of the series."""
+    """Poses interpolated at other times (N,), one row per time; NaN in gaps of the series."""
     assert series.times_s is not None
     return Poses(series_at(series.times_s, series.poses, times_s, _MOST_APART_NS * _NS), times_s)
 
 
 def different(pictures: Array, most: int = 20) -> Array:
-    """Indices of the images to use: those without motion that differ most from each other, in order."""
+    """Indices of the images (N, H, W) to use: those without motion that differ most from each other, in order."""
     if len(pictures) <= most:
         return np.arange(len(pictures))
     small = np.array([cv2.resize(p.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for p in pictures])

@@ -63,7 +63,7 @@ class Gate:
         return value >= limit if self.at_least else value <= limit
 
     def broken(self, value: float | None, limit: float) -> str:
-        """The reason for a failure, ``code: sentence``."""
+        """The reason for a failure, ``code: sentence``; ``value`` and ``limit`` in the gate's unit."""
         unit = f" {self.unit}" if self.unit else ""
         known = value is not None and not math.isnan(value)
         measured = f"is {_shown(value)}{unit}" if known and value is not None else "is unknown"
@@ -85,7 +85,7 @@ class Calibration(Generic[R]):
     reason: str = ""
     """Empty when it passed; otherwise ``code: sentence``."""
     arrays: Mapping[str, Array] = field(default_factory=dict)
-    """Arrays stored beside the document: a flat field's images."""
+    """Arrays stored beside the document: a flat field's images (H, W)."""
     pictures: Sequence[Picture] = ()
 
     @property
@@ -171,6 +171,7 @@ def judged(
 
     Args:
         overrides: limits that replace those of ``gates``.
+        arrays: of any shape, stored beside the document.
         figures: by the gates' keys; missing ones are taken from ``quality``.
         reason: a failure that precedes all gates.
 

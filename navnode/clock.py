@@ -1,6 +1,6 @@
-"""The node's clock, and how late what comes from other clocks is.
+"""The node's clock, and the lateness of messages stamped by other clocks.
 
-Time reaches the pipeline only inside messages; this is where those times come from.
+The loop reads no clock: times reach it only inside messages, and come from here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NS_PER_S = 1_000_000_000
 
 
 def now_ns() -> int:
-    """Nanoseconds since 1970 that never step back while the process lives.
+    """Nanoseconds since 1970, UTC like OpenIGTLink's stamps, that never step back while the process lives.
 
-    OpenIGTLink stamps are UTC, so is this; but it advances with the monotonic clock, so that a
-    correction of the wall clock in mid-operation cannot make a pose look older or newer than it is.
+    They advance with the monotonic clock, so that a correction of the wall clock during an operation makes no pose
+    look older or newer than it is.
     """
     return _EPOCH_NS + time.monotonic_ns()
 
@@ -31,28 +31,28 @@ _EPOCH_NS = time.time_ns() - time.monotonic_ns()
 class Stamp(Enum):
     """Verdict on a message's time stamp."""
 
-    LEARNING = "one of the first: the usual delay is not known yet"
+    LEARNING = "one of the first; the usual delay is not known yet"
     EXPECTED = "as usual, or late"
     AHEAD = "earlier than expected: a wrong stamp, or a clock that was set forward"
     CLOCK_SET = "the last of several that agree: the clock was set, or the usual delay was misjudged"
 
 
 class Lateness:
-    """How much later than usual the messages of one device arrive.
+    """How much later than usual messages of one device arrive.
 
-    Its clock may be set to anything, and may run faster or slower than the node's. Arrival minus stamp is the offset of
-    the clocks plus the way; the smallest of it is the quickest way, and what exceeds that is delay.
+    The device's clock may be set to anything, and run faster or slower than the node's. Arrival minus stamp is the
+    offset of the clocks plus the transit time; its minimum is the fastest transit, and the excess is delay.
 
-    The line of the smallest differences is followed as far as clocks drift: its slope is the median of all slopes
-    between the minima of seconds (Theil, Indagationes Mathematicae 12, 1950; Sen, JASA 63, 1968), and is believed only
-    where the minima lie on a line, so that a delay that stays is not taken for a habit. A clock that is set shows in
-    the stamps themselves: they jump while messages arrive as evenly as ever.
+    The minima follow a line as clocks drift: its slope is the median of all slopes
+    between the minima of seconds (Theil, Indagationes Mathematicae 12, 1950; Sen, JASA 63, 1968), and is believed
+    only if the minima lie on a line, so that a growing delay is not learnt as drift. A clock that is set shows in the
+    stamps: they jump while messages keep arriving evenly.
     """
 
     _DRIFT, _MOST_DRIFT = 1e-4, 5e-4
-    """What is allowed before the drift is known, and beside it; and the most that a clock may drift at all."""
+    """Allowance around the learnt drift (0 at first), and the greatest drift of a working clock."""
     _JITTER_NS, _SET_BACK_NS = 20_000_000, 50_000_000
-    """A clock that is set back by less is as good as a delay of as much."""
+    """A clock set back by less than the latter counts as a delay."""
     _AGREE = 5
     _BINS, _FEWEST_BINS = 90, 20
     """Seconds from which the drift is learnt."""
@@ -60,13 +60,13 @@ class Lateness:
 
     def __init__(self) -> None:
         self.offset_ns: float | None = None
-        """Arrival minus stamp of the quickest messages; None until it is learnt."""
+        """Arrival minus stamp of the fastest messages; None until learnt."""
         self.drift = 0.0
-        """By how much the offset rises per time; the device's clock runs slow by as much."""
+        """Rise of the offset per unit of time; the device's clock is slow by as much."""
         self.rise_ns = 0.0
-        """By how much the offset rose when it was learnt anew last."""
+        """Rise of the offset when it was last learnt again."""
         self.clock_set = False
-        """Whether it rose then because the clock was set; else the same clock is known better."""
+        """Whether that was because the clock was set; otherwise the first offset was misjudged."""
         self._at_ns = 0
         self._learning: list[int] = []
         self._ahead: list[int] = []
@@ -99,7 +99,7 @@ class Lateness:
         return Stamp.EXPECTED
 
     def _on_ahead(self, difference: int) -> Stamp:
-        """Stamps may be ahead because one is wrong, the clock was set forward, or the first messages were late."""
+        """Handle a stamp ahead of time: it is wrong, the clock was set forward, or the first messages were late."""
         self._behind.clear()
         self._ahead.append(difference)
         if len(self._ahead) < self._AGREE:
@@ -108,7 +108,7 @@ class Lateness:
         return Stamp.CLOCK_SET
 
     def _on_behind(self, difference: int, risen: float, *, set_back: bool) -> bool:
-        """Whether the clock was set back: stamps went back, and what came since agrees."""
+        """Whether the clock was set back: stamps went back, and all messages since agree."""
         if set_back or self._behind:
             agrees = difference > risen + self._SET_BACK_NS
             agrees &= not self._behind or abs(difference - self._behind[0]) < self._JITTER_NS
@@ -119,7 +119,7 @@ class Lateness:
         return True
 
     def _set(self, offset_ns: float) -> None:
-        """Begin again from an offset; whether the clock was set, its stamps say."""
+        """Begin again from an offset; the jump of the stamps tells whether the clock was set."""
         assert self.offset_ns is not None
         self.rise_ns = offset_ns - self.offset_ns
         self.clock_set = abs(self._jump_ns - self.rise_ns) < abs(self.rise_ns) / 2
@@ -129,7 +129,7 @@ class Lateness:
         self._bins.clear()
 
     def _learn_drift(self, received_ns: int, difference: float) -> None:
-        """Keep the smallest difference of every second; once in a second, find the line through them."""
+        """Keep the smallest difference of every second; once a second, fit a line to them."""
         at_s = received_ns // NS_PER_S
         if self._bins and self._bins[-1][0] == at_s:
             self._bins[-1] = at_s, min(self._bins[-1][1], difference)

@@ -67,7 +67,7 @@ def inverse(a_from_b: Matrix) -> Matrix:
 
 
 def is_rigid(matrix: Array, tolerance: float = 1e-3) -> bool:
-    """Whether a 4x4 is finite, has last row 0 0 0 1, and a rotation to within ``|R^T R - I|``."""
+    """Whether a 4x4 is finite, has last row 0 0 0 1, and a rotation: ``|R^T R - I|`` within ``tolerance``."""
     matrix = np.asarray(matrix)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return False
@@ -164,7 +164,7 @@ def angle_between_rad(a: Array, b: Array) -> float:
 
 
 def interpolate(at_0: Matrix, at_1: Matrix, fraction: float) -> Matrix:
-    """Pose between two: the rotation turns about one axis at a steady rate, the origin moves straight.
+    """``a_from_b`` between two: the rotation turns about one axis at a steady rate, the origin moves straight.
 
     ``fraction`` outside 0..1 extrapolates.
     """

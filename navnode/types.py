@@ -1,4 +1,4 @@
-"""The values that flow through the node. Frozen; arrays inside them are not to be written to.
+"""The values that flow through the node. They are frozen; never write to the arrays inside them.
 
 Frames, axes and units are those of docs/frames.md: millimetres, radians, RAS, integer nanoseconds;
 ``a_from_b`` takes points in frame ``b`` to frame ``a``.
@@ -69,7 +69,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 class Status(StrEnum):
-    """May an output be trusted?"""
+    """Whether an output may be trusted."""
 
     VALID = "VALID"
     DEGRADED = "DEGRADED"
@@ -78,7 +78,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """What every output says about itself."""
+    """How far an output may be trusted, and why no further."""
 
     status: Status
     reason: str = ""
@@ -151,14 +151,14 @@ class Volume:
 
 
 GRID_SIZE, GRID_SPACING_MM = 128, 2.0
-"""Of a volume that nobody says otherwise of; what a node makes beside an operation reaches further (2.5 mm)."""
+"""Default grid of a volume; a node's own configuration reaches further (2.5 mm)."""
 GRID_SIZES, GRID_SPACINGS_MM = (16, 256), (0.2, 20)
-"""What may be asked for: least and most."""
+"""Least and greatest values accepted from outside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Cubic voxels in a cube along RAS: where a volume is made."""
+    """A cube of cubic voxels along RAS, in which a volume is made."""
 
     size: int = GRID_SIZE
     """Voxels along each side."""
@@ -168,15 +168,15 @@ class Grid:
 
     @classmethod
     def around(cls, center_mm: Iterable[float], size: int = GRID_SIZE, spacing_mm: float = GRID_SPACING_MM) -> Grid:
-        """The grid whose middle is at a point, (3,)."""
+        """The grid centred on a point, (3,)."""
         x, y, z = (float(value) for value in center_mm)
         return cls(size, spacing_mm, (x, y, z))
 
     def checked(self) -> Grid:
-        """Itself, when it was asked for from outside.
+        """The same grid, after checking values that came from outside.
 
         Raises:
-            ValueError: it is too large or too small, or lies nowhere.
+            ValueError: a size or spacing is out of range, or the center is not finite.
         """
         for name, value, (least, most) in (
             ("size", self.size, GRID_SIZES),
@@ -190,7 +190,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of its voxels."""
+        """Number of voxels along (k, j, i)."""
         return (self.size,) * 3
 
     @property
@@ -201,16 +201,16 @@ class Grid:
         return volume_from_index
 
     def filled(self, value: float) -> Volume:
-        """A volume of one value."""
+        """A volume with the same value in every voxel."""
         return Volume(np.full(self.shape, value, np.float32), self.volume_from_index)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One X-ray image and where it was taken from."""
+    """One X-ray image and the pose it was taken from."""
 
     line_integrals: FloatArray
-    """(H, W), -ln(I / I0); NaN where the pixel carries no information."""
+    """(H, W), -ln(I / I0); NaN where a pixel carries no information."""
     carm: CArm
     volume_from_carm: Matrix | None
     timestamp_ns: int = 0
@@ -228,22 +228,22 @@ class Mesh:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Where the C-arm stood relative to the volume, as one frame's image says."""
+    """Pose of the C-arm relative to the volume, found from one image."""
 
     volume_from_carm: Matrix
     validity: Validity
     residual: float
-    """Robust standard deviation of image minus prediction, line-integral units."""
+    """Robust standard deviation of image minus prediction, in line integrals."""
     similarity: float
-    """Correlation of image and prediction after the smooth background is taken out, -1..1."""
+    """Correlation of image and prediction after removal of the smooth background, -1..1."""
     covariance: Matrix
-    """6x6 of the right perturbation volume_from_carm @ exp(xi), xi = (rotation rad, translation mm) in
+    """6x6, of the right perturbation ``volume_from_carm @ exp(xi)``, xi = (rotation rad, translation mm) in
     carm axes about the pivot on the principal ray."""
     pivot_mm: float
     iterations: int
     elapsed_ms: float
     informative: bool = True
-    """False when the image shows nothing (blank, saturated): no evidence for or against anything."""
+    """False when the image is blank or saturated: evidence neither for nor against a pose."""
 
     @property
     def sigma(self) -> Matrix:
@@ -256,21 +256,21 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An X-ray image as it came from the detector."""
+    """An X-ray image as the detector sent it."""
 
     counts: npt.NDArray[np.uint16]
     """(H, W)"""
     timestamp_ns: int
-    """Exposure, source clock."""
+    """Time of the exposure, source clock."""
     received_ns: int
-    """Last byte received, node clock."""
+    """Arrival of the last byte, node clock."""
     sequence: int = 0
     stamped: bool = True
-    """False when the source gave no time stamp and the arrival's was taken."""
+    """False when the source sent no time stamp; the time of arrival stands in for it."""
     dose_gy_cm2: float | None = None
-    """Dose-area product of the exposure, where the source states it."""
+    """Dose-area product of the exposure, if the source states it."""
     exposure_ns: int | None = None
-    """How long it was exposed, where the source states it."""
+    """Exposure time, if the source states it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,14 +280,14 @@ class TrackedPose:
     device: str
     """Wire name, such as ``DrillToTracker``."""
     tracker_from_marker: Matrix | None
-    """None when the tracker says that it does not see the marker."""
+    """None when the tracker reports that it does not see the marker."""
     timestamp_ns: int
     received_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Input that names a device the node listens to but cannot be used."""
+    """Unusable input from a device that the node listens to."""
 
     device: str
     reason: str
@@ -296,14 +296,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes; sent at a steady rate so that silence can be noticed."""
+    """The passage of time, at a steady rate, so that silence is noticed."""
 
     now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """A source came or went."""
+    """A source connected or disconnected."""
 
     name: str
     connected: bool
@@ -313,19 +313,19 @@ class SourceState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The reconstruction worker came or went."""
+    """The reconstruction worker started or stopped."""
 
     alive: bool
     engine: str
     reason: str
     now_ns: int
     instance: int = 0
-    """Another one when the process is another one: what the last was asked is lost with it."""
+    """Changes with every new process, which knows nothing of earlier requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeReady:
-    """A volume from the reconstruction worker, or why there is none."""
+    """The worker's answer to a :class:`ReconstructionRequest`: a volume, or the reason why not."""
 
     volume: Volume | None
     bone: Mesh | None
@@ -334,7 +334,7 @@ class VolumeReady:
     method: str
     elapsed_ms: float
     reason: str
-    """What must be said of the volume, or why there is none."""
+    """A reservation about the volume, or why there is none."""
     now_ns: int
     uncertainty_hu: Volume | None = None
     """Half of every voxel's 95 % interval, where the method states one."""
@@ -342,10 +342,10 @@ class VolumeReady:
 
 @dataclass(frozen=True, slots=True)
 class SurfaceReady:
-    """The bone surface of a CT from the reconstruction worker."""
+    """The worker's answer to a :class:`SurfaceRequest`."""
 
     bone: Mesh | None
-    """None where the CT shows no bone, or for the reason given."""
+    """None if the CT shows no bone, or for the reason given."""
     reason: str
     """Why it could not be computed, or ''."""
     elapsed_ms: float
@@ -362,7 +362,7 @@ class RegistrationDone:
 
 
 class Operation(StrEnum):
-    """What an operator may have done, by the name of the command."""
+    """What an operator may request, by name of the command."""
 
     ACCEPT_REGISTRATION = "RegistrationAccept"
     REJECT_REGISTRATION = "RegistrationReject"
@@ -373,11 +373,11 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OperatorCommand:
-    """An operator wants something done; answered by CommandResult."""
+    """A request from an operator; the answer is a :class:`CommandResult`."""
 
     operation: Operation
     tool: str
-    """SET_TOOL: which one."""
+    """Name of the tool, if the operation is about one."""
     now_ns: int
 
 
@@ -399,38 +399,38 @@ Input = (
 
 
 class Effort(StrEnum):
-    """How far from the truth a registration's start may be."""
+    """How far the start of a registration may be from the truth."""
 
     TRACK = "track"
-    """A millimetre or two: the last frames and the tracker agree."""
+    """1 to 2 mm: the last frames and the tracker agree."""
     REFINE = "refine"
     """About 10 mm, 20 mm in depth, and 6 degrees."""
     FIND = "find"
     """About 25 mm, 50 mm in depth, and 15 degrees."""
     SEARCH = "search"
-    """About 100 mm and 30 degrees: what the name of a station says."""
+    """About 100 mm and 30 degrees: all that is known is the name of a station."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
-    """A frame to be registered; the runner answers with RegistrationDone."""
+    """A frame to register; the runner answers with :class:`RegistrationDone`."""
 
     frame: Frame
     epoch: int
-    """Counts up when what the poses refer to may have changed."""
+    """Increases when the reference of the poses may have changed."""
     volume_id: int
-    """Which volume to register to: counts up with every new navigation volume."""
+    """The volume to register to; increases with every new navigation volume."""
     start_volume_from_carm: Matrix
     patient_from_carm: Matrix
-    """From tracker and hand-eye calibration at the exposure."""
+    """From tracking and hand-eye calibration at the exposure."""
     effort: Effort
     sparse_volume: bool
-    """The volume was made from a few X-rays, not from a CT."""
+    """Whether the volume was made from a few X-rays, not by CT."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionRequest:
-    """Views from which the worker shall make a volume."""
+    """Views from which the worker is to make a volume."""
 
     request: int
     views: tuple[View, ...]
@@ -441,7 +441,7 @@ class ReconstructionRequest:
 
     @property
     def grid(self) -> Grid:
-        """Where the volume is wanted.
+        """The grid of the volume.
 
         Raises:
             ValueError: as :meth:`Grid.checked`.
@@ -449,39 +449,41 @@ class ReconstructionRequest:
         return Grid(self.size, self.spacing_mm, self.center_mm).checked()
 
     def failed(self, reason: str, now_ns: int, elapsed_ms: float = 0.0) -> VolumeReady:
-        """The answer that there is no volume, and why."""
+        """The answer when there is no volume."""
         return VolumeReady(None, None, self.request, 0, "", elapsed_ms, reason, now_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class SurfaceRequest:
-    """A CT whose bone surface the worker shall find; answered by SurfaceReady."""
+    """A CT whose bone surface the worker is to find; the answer is :class:`SurfaceReady`."""
 
     volume: Volume
 
     def failed(self, reason: str, now_ns: int, elapsed_ms: float = 0.0) -> SurfaceReady:
-        """The answer that there is no surface, and why."""
+        """The answer when there is no surface."""
         return SurfaceReady(None, reason, elapsed_ms, now_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredFrame:
-    """A frame and what is known about where it was taken from."""
+    """A frame and the pose it was taken from, as far as known."""
 
     frame: Frame
     carm: CArm
     volume_from_carm: Matrix | None
     validity: Validity
     residual: float
+    """Robust standard deviation of image minus prediction, in line integrals."""
     similarity: float
+    """Correlation of image and prediction, -1..1."""
     station: int | None
-    """Which of the two station pictures it belongs to; None while the C-arm moves between stations."""
+    """Index of its station picture, 0 or 1; None while the C-arm moves between stations."""
     now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class CArmPose:
-    """``CArmToVolume``: where the C-arm stood for the last X-ray; None when that is not known or long ago."""
+    """``CArmToVolume``: pose of the C-arm at the last X-ray; None if unknown or too old."""
 
     volume_from_carm: Matrix | None
     validity: Validity
@@ -506,19 +508,19 @@ class ToolPose:
     """Origin at the tip, +z along the tool's axis in the direction it advances; None when INVALID."""
     validity: Validity
     received_ns: int
-    """When the tracker pose behind it was received, node clock; 0 when there is none."""
+    """Arrival of the tracker pose behind it, node clock; 0 if there is none."""
     seen: bool = True
-    """False when a marker is hidden; INVALID for that reason is MISSING on the wire."""
+    """False when a marker is hidden; INVALID is then MISSING on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeUpdate:
-    """A new volume for the displays."""
+    """A new volume for displays."""
 
     volume: Volume
     bone: Mesh | None
     role: str
-    """``navigation``: what tools and frames refer to; ``reconstruction``: made from X-rays beside a CT."""
+    """``navigation``: tools and frames refer to it; ``reconstruction``: made from X-rays in addition to a CT."""
     validity: Validity
     method: str
     views: int
@@ -528,7 +530,7 @@ class VolumeUpdate:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What became of an OperatorCommand."""
+    """The outcome of an :class:`OperatorCommand`."""
 
     operation: Operation
     done: bool
@@ -538,17 +540,17 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """What the X-rays of a session gave the patient."""
+    """The patient's dose from the X-rays of a session."""
 
     frames: int
     stated: int
     """Frames whose source stated their dose."""
     gy_cm2: float
-    """Dose-area product of all frames, or of the stated ones where nothing is known of the others."""
+    """Dose-area product of all frames, or of those that state one if the others cannot be estimated."""
     msv: float | None
-    """Effective dose, roughly; None where it is not known of all frames."""
+    """Approximate effective dose; None if it is unknown for some frames."""
     ct_share: float | None
-    """Of a CT's."""
+    """Share of a typical CT's dose."""
 
     def __str__(self) -> str:
         """For people: ``210 X-rays, 0.23 Gy cm2: about 0.05 mSv, 0.6 % of a CT``."""
@@ -573,7 +575,7 @@ def _short(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LatencyFigures:
-    """One path through the node over its last few thousand messages, ms; None before the first."""
+    """Latency of one path through the node over the last few thousand messages, ms; None before the first."""
 
     p50: float | None = None
     p99: float | None = None
@@ -582,14 +584,14 @@ class LatencyFigures:
 
 @dataclass(frozen=True, slots=True)
 class VolumeTimes:
-    """How long the last volume took."""
+    """Time that the last volume took."""
 
     took_ms: float
-    """From the request to the answer."""
+    """From request to answer."""
     elsewhere_ms: float
-    """Of it spent outside the reconstruction: in queues and on the wire."""
+    """Part of it spent outside the reconstruction, in queues and on the wire."""
     budget_ms: float
-    """What it may take."""
+    """Time allowed."""
 
 
 _FEW_MINUTES = 30.0
@@ -600,15 +602,15 @@ class RecordingState:
     """The recording under way."""
 
     file: str = ""
-    """Its name; '' when there is none."""
+    """Name of the file; '' if nothing is recorded."""
     messages: int = 0
     size_bytes: int = 0
     lost: int = 0
-    """Messages that the disk was too slow for."""
+    """Messages lost because the disk was too slow."""
     failure: str = ""
-    """Why it failed, or ''."""
+    """Why recording failed, or ''."""
     minutes_left: float | None = None
-    """Until the disk is full, at the present rate; None while that is not known."""
+    """Time until the disk is full at the present rate; None while unknown."""
 
     @property
     def short_of_disk(self) -> bool:
@@ -621,7 +623,7 @@ class RecordingState:
         return bool(self.file) and not self.failure
 
     def __str__(self) -> str:
-        """For people; '' when there is none."""
+        """For people; '' if nothing is recorded."""
         if self.failure:
             return f"FAILED: {self.failure}"
         if not self.file:
@@ -633,17 +635,17 @@ class RecordingState:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """The node's state, several times a second.
+    """The node's state, sent several times a second.
 
-    The loop fills in what it knows; recording, replay, latencies and consoles are the node's around it.
+    The loop fills in its part; the node adds recording, replay, latencies and consoles.
     """
 
     registration: Validity
     tools: dict[str, Validity]
     sources: dict[str, str]
-    """'' when connected, otherwise what is wrong."""
+    """By name: '' if connected, otherwise the reason."""
     worker: str
-    """Engine name, or what is wrong."""
+    """Name of the engine, or the reason why there is none."""
     worker_alive: bool
     volume: str
     frames_received: int
@@ -655,27 +657,27 @@ class NodeState:
     notices: tuple[str, ...]
     now_ns: int
     epoch: int
-    """Changes when what was placed by an earlier registration must not be shown any more."""
+    """Changes when nothing placed by earlier registrations may be shown any more."""
     active_tool: str
-    """The one that the slices follow."""
+    """The tool that the slices follow."""
     dose: Dose = Dose(0, 0, 0.0, None, None)
     target_sigma_mm: float | None = None
-    """Expected error at the anatomy (1 sigma); None while nothing is registered."""
+    """Expected error at the anatomy, 1 sigma; None while nothing is registered."""
     xray_age_s: float | None = None
-    """Since the last X-ray; None before the first."""
+    """Time since the last X-ray; None before the first."""
     volume_times: VolumeTimes | None = None
     """None before the first volume."""
     recording: RecordingState = RecordingState()
     replay: bool = False
-    """Whether what is shown comes from a recording."""
+    """Whether the outputs come from a recording."""
     latency_ms: LatencyFigures = LatencyFigures()
-    """From a frame's last byte to its pose."""
+    """From the last byte of a frame to its pose."""
     overlay_latency_ms: LatencyFigures = LatencyFigures()
     """From a tracker pose to its overlay."""
     consoles: int = 0
-    """That are connected."""
+    """Number of connected consoles."""
     oriented: bool = True
-    """Whether it is known which side of the volume is right, anterior and superior."""
+    """Whether the patient's right, anterior and superior are known in the volume."""
 
 
 WorkerRequest = ReconstructionRequest | SurfaceRequest

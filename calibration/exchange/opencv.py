@@ -32,7 +32,7 @@ def camera_matrix(carm: CArm) -> Matrix:
 
 
 def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[float, float] | None) -> CArm:
-    """The C-arm of a camera matrix, which gives only the ratio of distance to pixel size; default pixels: 1 mm.
+    """The C-arm of a 3x3 camera matrix, which gives only the ratio of distance to pixel size; default pixels: 1 mm.
 
     Raises:
         ValueError: the values are not those of a C-arm.

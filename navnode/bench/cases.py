@@ -40,6 +40,7 @@ class Chain:
     i0: float = 60_000.0
     """Photons per open-beam pixel."""
     gain: float = 1.0
+    """Counts per detected photon, a factor."""
     hardening: bool = True
     scatter: float = 0.05
     """Mean scattered over mean primary intensity behind the patient."""
@@ -50,7 +51,7 @@ class Chain:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, i0: float) -> Chain:
-        """A random chain."""
+        """A random chain with ``i0`` photons per open-beam pixel."""
         return cls(
             i0=i0,
             gain=float(rng.uniform(0.6, 1.0)),
@@ -104,7 +105,7 @@ class Case:
     chain: Chain
 
     def start(self, rng: np.random.Generator, across_mm: float, depth_mm: float, turn_deg: float) -> Matrix:
-        """A pose off the truth by at most these amounts, uniformly distributed."""
+        """A ``volume_from_carm`` off the truth by at most these amounts, uniformly distributed."""
         angle = rng.uniform(0, 2 * np.pi)
         across = across_mm * np.sqrt(rng.random()) * np.array([np.cos(angle), np.sin(angle)])
         axis = rng.normal(size=3)
@@ -144,7 +145,7 @@ class Patient:
         self._bone_mm = scenario.targets_mm
 
     def case(self, rng: np.random.Generator, i0: float, chain: Chain | None = None, station: str = "") -> Case:
-        """A case at a station, with deviations as in practice."""
+        """A case at a station, with deviations as in practice; ``i0`` photons per open-beam pixel."""
         carm = _drawn_carm(rng)
         station = station or str(rng.choice(_STATIONS))
         chain = chain or Chain.drawn(rng, i0)

@@ -201,10 +201,13 @@ class FigureSums(msgspec.Struct, frozen=True, kw_only=True):
     compared: int
     """Number of sessions done with every configuration; means are over these."""
     registered: float | None
+    """Share of frames."""
     valid: float | None
+    """Share of outputs that were VALID."""
     tre_mm: float | None
     tip_error_mm: float | None
     wrong_while_valid: float | None
+    """Sum."""
     psnr_db: float | None
     realtime_factor: float | None
 

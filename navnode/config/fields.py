@@ -46,7 +46,10 @@ def option(
     ge: float | None = None,
     le: float | None = None,
 ) -> msgspec.Meta:
-    """A field that is an option, such as ``--out``; its help says what it does."""
+    """A field that is an option, such as ``--out``; its help says what it does.
+
+    ``ge`` and ``le`` bound its values, in the unit of the field.
+    """
     shown = Shown(metavar=metavar, flag=flag, panel=panel)
     return msgspec.Meta(description=help_text, ge=ge, le=le, extra={"shown": shown})
 

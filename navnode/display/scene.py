@@ -56,6 +56,7 @@ class Station:
     """One of the two X-rays on the page."""
 
     counts: npt.NDArray[np.uint16]
+    """(H, W)"""
     carm: CArm
     volume_from_carm: Matrix
     timestamp_ns: int

@@ -121,12 +121,12 @@ def figure(content: str, caption: str) -> str:
 
 
 def dot(at: tuple[float, float], colour: str, radius: float = 2.5) -> str:
-    """An SVG circle that marks a point."""
+    """An SVG circle of a radius in px that marks a point."""
     return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius}" fill="{colour}" fill-opacity=".75"/>'
 
 
 def curve(axes: Axes, x: Matrix, y: Matrix, colour: str) -> str:
-    """An SVG line through points, thinned out if there are many."""
+    """An SVG line through points, x and y (N,), thinned out if there are many."""
     some = slice(None, None, max(len(x) // 800, 1))
     points = " ".join("{:.1f},{:.1f}".format(*axes.at(a, b)) for a, b in zip(x[some], y[some], strict=True))
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'

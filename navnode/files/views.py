@@ -65,6 +65,7 @@ class ViewFile:
     carm: CArm
     volume_from_carm: Matrix | None
     i0: float | None
+    """Open-beam counts, if stated."""
     timestamp_ns: int
     station: str = ""
     """Name of the C-arm's position, such as ``AP``; for views without a pose."""

@@ -100,12 +100,12 @@ def seen_pose(message: Transform) -> Matrix:
 
 
 def status_of(pose: Matrix | None, *, seen: bool = False) -> str:
-    """Status of a transform: OK with a pose; without one, INVALID if the marker was seen, otherwise MISSING."""
+    """Status of a 4x4 transform: OK with a pose; without one, INVALID if the marker was seen, otherwise MISSING."""
     if pose is not None:
         return "OK"
     return "INVALID" if seen else "MISSING"
 
 
 def transform_metadata(pose: Matrix | None, *, seen: bool = False) -> dict[str, str]:
-    """Metadata of a transform; arguments as for :func:`status_of`."""
+    """Metadata of a 4x4 transform; arguments as for :func:`status_of`."""
     return {VALID_KEY: "true" if pose is not None else "false", STATUS_KEY: status_of(pose, seen=seen)}

@@ -462,6 +462,7 @@ class Sensor(Message, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "SENSOR"
     values: npt.NDArray[np.float64]
+    """(N,)"""
     unit: int = 0
     """64 bits, as in the specification's table of SI units."""
     status: int = 0
@@ -472,6 +473,7 @@ class NDArray(Message, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "NDARRAY"
     array: Array
+    """Of any shape."""
 
 
 class Bind(Message, frozen=True, kw_only=True):
@@ -545,6 +547,7 @@ class VideoMetaElement(msgspec.Struct, frozen=True):
     patient_id: str = ""
     zoom_level: int = 0
     focal_length: float = 0.0
+    """As sent; the standard gives no unit."""
     size: tuple[int, int, int] = (0, 0, 0)
     matrix: Matrix = msgspec.field(default_factory=lambda: np.eye(4))
     """4x4, as in :class:`Transform`"""

@@ -116,7 +116,7 @@ class PoseRing:
         self._broken = True
 
     def at(self, timestamp_ns: int) -> Matrix | Missing:
-        """The pose at a time, interpolated between the samples around it."""
+        """``tracker_from_marker`` at a time, interpolated between the samples around it."""
         after = bisect_left(self._times_ns, timestamp_ns)
         if after == len(self._times_ns):
             return Missing(f"{self.name} has no pose for that time yet", not_yet=True)

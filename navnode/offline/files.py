@@ -71,6 +71,7 @@ class RegisteredView(msgspec.Struct, frozen=True, kw_only=True):
     residual: float | None
     """None if there is no overlap to compute it from."""
     similarity: float
+    """Correlation of image and prediction, -1..1."""
     sigma: PoseSigma
     iterations: int
     elapsed_ms: float

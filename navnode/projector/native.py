@@ -299,7 +299,7 @@ class Projector:
 
 
 def attenuation(hu: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArray:
-    """Attenuation in 1/mm from HU, clipped at 0."""
+    """Attenuation in 1/mm from HU, clipped at 0; shape like ``hu``."""
     mu = hu.astype(np.float32)
     mu += 1000.0
     mu *= mu_water_per_mm / 1000.0
@@ -307,7 +307,7 @@ def attenuation(hu: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArr
 
 
 def hounsfield(attenuation_per_mm: Array, mu_water_per_mm: float = MU_WATER_PER_MM) -> FloatArray:
-    """HU from attenuation in 1/mm."""
+    """HU from attenuation in 1/mm, of the same shape."""
     hu: FloatArray = (attenuation_per_mm * (1000.0 / mu_water_per_mm) - 1000.0).astype(np.float32)
     return hu
 

@@ -68,7 +68,7 @@ class Sequence:
 
 
 def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None) -> None:
-    """Write a sequence in the format that the file extension selects.
+    """Write a sequence, frames (N, H, W), in the format that the file extension selects.
 
     Args:
         pixels: the frames one by one, if they do not fit into memory; then only the shape and type of

@@ -145,7 +145,7 @@ class XrayImage:
             yield XrayImage(np.ascontiguousarray(counts), replace(carm, principal_point_px=middle))
 
     def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
-        """Mean counts at about ``image_px`` pixels across, NaN where saturated, and the matching C-arm."""
+        """Mean counts (H, W) at about ``image_px`` pixels across, NaN where saturated, and the matching C-arm."""
         factor = max(1, round(max(self._carm.width_px, self._carm.height_px) / image_px))
         if factor not in self._binned:
             binned = binned_counts(self._counts, factor)

@@ -32,7 +32,7 @@ class FilmRegistration:
         return self._keep(first)
 
     def follow(self, counts: Array, carm: CArm, timestamp_ns: int = 0) -> Registration:
-        """Register the next frame; if that fails, the result is INVALID and keeps the last usable pose."""
+        """Register the next frame (H, W); if that fails, the result is INVALID and keeps the last usable pose."""
         assert self._last is not None, "call begin() first"
         if not self._good:
             return self._keep(self._register(counts, carm, self._last, Effort.FIND, timestamp_ns))

@@ -66,12 +66,12 @@ class PatientFilter:
         self.covariance = self.covariance + np.diag(_DRIFT_PER_ROOT_S**2) * max(elapsed_s, 0.0)
 
     def distance(self, measured: Matrix, covariance: Matrix) -> float:
-        """Squared Mahalanobis distance of a measurement from the state."""
+        """Squared Mahalanobis distance of a ``volume_from_patient``, covariance 6x6, from the state."""
         innovation = self._innovation(measured)
         return float(innovation @ np.linalg.solve(self.covariance + covariance, innovation))
 
     def agrees(self, measured: Matrix, covariance: Matrix) -> bool:
-        """Whether a measurement is consistent with the state."""
+        """Whether a ``volume_from_patient``, covariance 6x6, is consistent with the state."""
         return self.distance(measured, covariance) <= _GATE
 
     def update(self, measured: Matrix, covariance: Matrix) -> None:

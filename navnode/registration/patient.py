@@ -68,7 +68,7 @@ class PatientRegistration:
 
     @property
     def best_guess(self) -> Matrix:
-        """Where to start; a search alternates between the last confirmed pose and the configured start."""
+        """``volume_from_patient`` to start from; searches alternate between the last confirmed and the configured."""
         if not self.searching and self.filter is not None:
             return self.filter.volume_from_patient
         starts = [self._start] if self._last_confirmed is None else [self._last_confirmed, self._start]
@@ -87,7 +87,10 @@ class PatientRegistration:
         return self.filter is not None and (self._accepted or self._good >= self._settings.confirm_frames)
 
     def begin_with_tracking(self, rotation_center_mm: Matrix) -> None:
-        """Without a CT the volume is made in the patient's frame, so tracking alone locates it."""
+        """Without a CT the volume is made in the patient's frame, so tracking alone locates it.
+
+        Rotations of the state are about a center (3,) in that frame.
+        """
         prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
         self._begin(PatientFilter(np.eye(4), rotation_center_mm, prior), good=0)
         self._sparse, self._last_confirmed = True, None

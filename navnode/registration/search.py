@@ -101,7 +101,7 @@ def rank(fit: Fit) -> tuple[bool, float]:
 def candidates(
     level: Level, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float, reach: Reach
 ) -> list[Matrix]:
-    """Poses within reach, most similar rendering first."""
+    """Poses ``volume_from_carm`` within reach, most similar rendering first."""
     counts, carm = image.binned(_SEARCH_PX)
     wanted = _features(_line(counts / image.brightest))
     margin = int(np.ceil(reach.across_mm * carm.source_to_detector_mm / (pivot_mm * carm.pixel_spacing_mm[0])))

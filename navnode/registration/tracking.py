@@ -211,7 +211,7 @@ def gauss_newton_step(appearance: Appearance) -> Matrix:
 
 
 def moved_by(step: Matrix, volume_from_carm: Matrix, pivot_mm: float) -> Matrix:
-    """The pose after a step of :func:`gauss_newton_step`."""
+    """``volume_from_carm`` after a step (6,) of :func:`gauss_newton_step`."""
     return volume_from_carm @ g.exp(step / POSE_SCALE, (0.0, 0.0, pivot_mm))
 
 

@@ -32,7 +32,7 @@ class Beads:
 
 
 def helix(beads: int = 32, radius_mm: float = 55.0, length_mm: float = 130.0, turns: float = 1.9) -> Beads:
-    """Beads of two sizes on a helix of falling pitch, so that no two parts of it look alike."""
+    """Beads of two sizes on a helix of falling pitch and so many turns, so that no two parts of it look alike."""
     even = np.linspace(0, 1, beads)
     share = even**1.25
     angle = 2 * np.pi * turns * share
@@ -95,7 +95,7 @@ def _chords_mm(carm: CArm, pixels: Matrix, center_mm: Matrix, radius_mm: float) 
 def exposed(
     line: FloatArray, rng: np.random.Generator, *, i0: float = 20_000.0, blur_px: float = 0.8, scatter: float = 0.05
 ) -> Array:
-    """Counts, uint16, from line integrals: focal spot, scatter, quantum noise."""
+    """Counts (H, W), uint16, from line integrals with ``i0`` open-beam counts: focal spot, scatter, quantum noise."""
     primary = cv2.GaussianBlur(i0 * np.exp(-line), (0, 0), blur_px) if blur_px else i0 * np.exp(-line)
     wide = cv2.GaussianBlur(primary, (0, 0), max(line.shape) / 10)
     return np.asarray(np.clip(rng.poisson(primary + scatter * wide), 0, 65_535), np.uint16)

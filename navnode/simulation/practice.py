@@ -92,9 +92,9 @@ def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
 
 
 def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
-    """A function that turns counts of the nominal C-arm into those of the true one at an orbital angle and angulation.
+    """A function that turns counts (H, W) of the nominal C-arm into those of the true one.
 
-    Angles in rad, see :func:`true_carm`.
+    Its further arguments are orbital angle and angulation in rad, see :func:`true_carm`.
     """
     nominal = carm_of_size(size_px)
     raw = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px)), axis=-1).astype(np.float64)

@@ -70,6 +70,7 @@ class Scenario:
     """One loop of the operation around ``isocentre_mm`` (RAS)."""
 
     isocentre_mm: Matrix
+    """(3,)"""
     targets_mm: Matrix
     """(N, 3) points on the spine at which registration errors are scored."""
     tool_name: str = "Drill"
@@ -124,7 +125,7 @@ class Scenario:
         return float(np.deg2rad(6.0) * np.sin(self.orbital_rad(t_s)))
 
     def room_from_carm(self, t_s: float) -> Matrix:
-        """Pose of the C-arm; at 0 rad its source is posterior, image right is patient right, image up is superior."""
+        """4x4; at 0 rad the source is posterior, image right is patient right, image up is superior."""
         orbital, angulation = self.orbital_rad(t_s), self.angulation_rad(t_s)
         at_zero = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # columns: R, -S, A
         turn = g.rotation_exp(np.array([0, 0, orbital])) @ g.rotation_exp(np.array([angulation, 0, 0]))
@@ -132,15 +133,15 @@ class Scenario:
         return g.rigid(rotation, self.isocentre_mm - SOURCE_TO_ISOCENTRE_MM * rotation[:, 2])
 
     def room_from_volume(self, t_s: float) -> Matrix:
-        """Breathing: moves the whole patient a little, bone and marker together."""
+        """Breathing, 4x4: moves the whole patient a little, bone and marker together."""
         return g.rigid(None, np.sin(2 * np.pi * t_s / self.breath_period_s) * np.array(self.breath_mm))
 
     def volume_from_carm(self, t_s: float) -> Matrix:
-        """Pose of the C-arm relative to the breathing patient."""
+        """4x4 pose of the C-arm relative to the breathing patient."""
         return g.inverse(self.room_from_volume(t_s)) @ self.room_from_carm(t_s)
 
     def volume_from_tool(self, t_s: float) -> Matrix:
-        """Pose of the drill: it moves in and out along a line through the isocentre while the hand sways a little."""
+        """4x4; the drill moves in and out along a line through the isocentre while the hand sways a little."""
         phase = 2 * np.pi * t_s / self.period_s
         advance = g.rotation_exp(np.array([0.15 * np.sin(2 * phase), 0.55 + 0.1 * np.cos(3 * phase), 0.0]))
         posterior_to_anterior = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
@@ -152,7 +153,7 @@ class Scenario:
     # --- what the tracker sees --------------------------------------------------------------------
 
     def tracker_from_marker(self, device: str, t_s: float) -> Matrix:
-        """Exact pose of a device's marker.
+        """Exact 4x4 pose of a device's marker.
 
         Raises:
             KeyError: the scenario has no such device.

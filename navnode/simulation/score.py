@@ -78,13 +78,13 @@ class Errors:
             self._judge(error_mm, valid)
 
     def tool(self, shown: Matrix, true: Matrix, *, valid: bool) -> None:
-        """Score the pose of a tool by the error of its tip."""
+        """Score a ``volume_from_tool`` by the error of its tip."""
         error_mm = float(np.linalg.norm(shown[:3, 3] - true[:3, 3]))
         self.tip_errors_mm.append(error_mm)
         self._judge(error_mm, valid)
 
     def carm(self, shown: Matrix, true: Matrix, *, valid: bool) -> None:
-        """Score the pose of the C-arm by the error of targets across its beam, which is what it is used for."""
+        """Score a ``volume_from_carm`` by the error of targets across its beam, which is what it is used for."""
         seen, expected = (g.transform(g.inverse(pose), self._targets_volume_mm)[:, :2] for pose in (shown, true))
         self._judge(float(np.linalg.norm(seen - expected, axis=1).mean()), valid)
 

@@ -33,7 +33,7 @@ class XrayChain:
     def expose(
         self, line_integrals: FloatArray, carm: CArm, gain: float, rng: np.random.Generator
     ) -> npt.NDArray[np.uint16]:
-        """uint16 counts (H, W) of one frame; ``line_integrals`` may be coarser than the detector."""
+        """uint16 counts (H, W) of one frame; ``gain`` is counts per photon, ``line_integrals`` may be coarser."""
         fine = line_integrals
         if fine.shape != (carm.height_px, carm.width_px):
             fine = cv2.resize(fine, (carm.width_px, carm.height_px), interpolation=cv2.INTER_CUBIC)

@@ -18,7 +18,7 @@ _MIN_COUNTS = 0.5
 
 
 def open_beam_counts(counts: Array) -> float:
-    """Estimate I0 from the image: its brightest unsaturated part.
+    """Estimate I0 from an image (H, W): its brightest unsaturated part.
 
     Exact where some of the detector is in the open beam; too low, by the thinnest path's attenuation,
     where the patient covers all of it. Registration does not depend on it, reconstruction does.
@@ -28,7 +28,7 @@ def open_beam_counts(counts: Array) -> float:
 
 
 def binned_counts(counts: Array, factor: int) -> FloatArray:
-    """Mean counts of ``factor`` x ``factor`` pixels, float32; NaN where one of them is saturated."""
+    """Mean of ``factor`` x ``factor`` pixels, (H / factor, W / factor) float32; NaN where one is saturated."""
     height, width = counts.shape[0] // factor, counts.shape[1] // factor
     cropped = counts[: height * factor, : width * factor]
     mean: FloatArray = cv2.resize(cropped.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -40,7 +40,7 @@ def binned_counts(counts: Array, factor: int) -> FloatArray:
 
 
 def line_integrals(counts: Array, i0: float, factor: int = 1, *, see_lead: bool = False) -> FloatArray:
-    """-ln(I / I0), (H / factor, W / factor) float32; NaN where saturated.
+    """-ln(I / ``i0``), (H / factor, W / factor) float32; NaN where saturated.
 
     Counts are averaged before the logarithm: the mean of logarithms is biased where counts are few.
 
@@ -62,7 +62,7 @@ def line_integrals(counts: Array, i0: float, factor: int = 1, *, see_lead: bool 
 
 
 def blank_reason(counts: Array) -> str:
-    """Why an image shows nothing to register, or ''."""
+    """Why an image (H, W) shows nothing to register, or ''."""
     usable = counts[::4, ::4]
     usable = usable[usable < SATURATION_COUNTS]
     if usable.size < 0.2 * counts[::4, ::4].size:
