@@ -675,7 +675,7 @@ class NodeState:
     overlay_latency_ms: LatencyFigures = LatencyFigures()
     """From a tracker pose to its overlay."""
     consoles: int = 0
-    """Number of connected consoles."""
+    """Number of connected consoles that read what they are sent."""
     oriented: bool = True
     """Whether the patient's right, anterior and superior are known in the volume."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -37,6 +39,9 @@ _KEEP_ALIVE_NS = 400_000_000
 CHECK_EVERY_S = 0.2
 _UNANSWERED_MS = 1_000
 """Together with the two above, a vanished peer is noticed within 2 s."""
+
+_STUCK_NS, _STUCK_LONG_NS = 1_800_000_000, 10_000_000_000
+"""A peer that has read nothing for so long is reported as stuck, and later disconnected."""
 
 _UNFINISHED_NS = 5_000_000_000
 """Silence within a message after which the connection is closed."""
@@ -95,6 +100,8 @@ class Connection(asyncio.BufferedProtocol):
         self.address = ""
         self.dropped = 0
         """Number of messages replaced by a newer one of their device before the peer could read them."""
+        self.stuck = False
+        """Whether the peer has read nothing for two seconds although messages wait for it."""
         self.intervals_ns: dict[str, int] = {}
         """Shortest interval between two messages of one device, by type."""
         self._on_message, self._on_lost, self._tap = on_message, on_lost, tap
@@ -113,6 +120,8 @@ class Connection(asyncio.BufferedProtocol):
         """Images last sent to a peer that accepts changed parts; None for other peers."""
         self._last_sent_ns = self._heard_ns = now_ns()
         self._paused = False
+        self._waiting: tuple[int, int] | None = None
+        """Bytes that wait for the peer, and since when that number has not changed."""
         self._timer: asyncio.TimerHandle | None = None
         self._why = ""
         self._can_send = asyncio.Event()
@@ -304,6 +313,26 @@ class Connection(asyncio.BufferedProtocol):
         assert self._transport is not None
         if _is_gone(self._transport.get_extra_info("socket")):
             self.close("it no longer answers")
+            return
+        stuck_ns = self._stuck_ns(self._transport)
+        if stuck_ns > _STUCK_LONG_NS:
+            self.close(f"it has read nothing for {stuck_ns / NS_PER_S:.0f} s")
+        elif (stuck_ns > _STUCK_NS) is not self.stuck:
+            self.stuck = not self.stuck
+            log.warning("%s %s", self.address, "has read nothing for 2 s" if self.stuck else "reads again")
+
+    def _stuck_ns(self, transport: asyncio.Transport) -> int:
+        """How long the peer has read nothing although its window is full.
+
+        Its operating system may be gone as well: one that said that its window is full is probed ever less often.
+        """
+        if not self._paused:
+            self._waiting = None
+            return 0
+        waiting = transport.get_write_buffer_size() + _unsent_bytes(transport.get_extra_info("socket"))
+        if self._waiting is None or self._waiting[0] != waiting:
+            self._waiting = waiting, now_ns()
+        return now_ns() - self._waiting[1]
 
     # --- queues ----------------------------------------------------------------------------------
 
@@ -373,6 +402,17 @@ class _Rate:
         self._left = min(self._per_s, self._left + (at_ns - self._at_ns) / NS_PER_S * self._per_s) - messages
         self._at_ns = at_ns
         return -self._left / self._per_s if self._left < 0 else 0.0
+
+
+def _unsent_bytes(connection: Any) -> int:
+    """Bytes that the peer's operating system has not acknowledged (Linux; elsewhere 0)."""
+    held = array.array("i", [0])
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+        import termios
+
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, held)
+    return held[0]
 
 
 def tune(connection: Any) -> None:

@@ -69,6 +69,8 @@ class Peer(Connection):
         """Streams that the client ended with STP_."""
         self.asked: set[str] = set()
         """Types that the client asked for, by STT_ or CLIENTINFO."""
+        self.reads_status = False
+        """Whether the client can be expected to obey the status of a message."""
         self.warned = False
         """Whether an invalid CLIENTINFO was logged."""
         self.commands = Commands(server.commands)
@@ -95,20 +97,20 @@ class Peer(Connection):
 class _Device:
     """The newest message of a device, and a cache of its bytes by header version."""
 
-    def __init__(self, message: Message, min_version: int, *, only_asked: bool = False) -> None:
-        self.message, self.min_version, self.only_asked = message, min_version, only_asked
+    def __init__(self, message: Message, *, needs_status: bool = False, only_asked: bool = False) -> None:
+        self.message, self.needs_status, self.only_asked = message, needs_status, only_asked
         self.encoded: dict[int, bytes] = {}
 
     @property
     def says_more_in_version_2(self) -> bool:
-        return bool(self.min_version == 2 or self.message.metadata or len(self.message.device.encode()) > 20)
+        return bool(self.message.metadata or len(self.message.device.encode()) > 20)
 
     def is_for(self, peer: Peer) -> bool:
         """Whether a client wants the message and can read it."""
         message = self.message
         wanted = message.type not in peer.stopped and peer.wants(message.type, message.device)
         wanted &= not self.only_asked or message.type in peer.asked
-        return wanted and peer.version >= self.min_version
+        return wanted and (peer.reads_status or not self.needs_status)
 
 
 class Server:
@@ -126,6 +128,8 @@ class Server:
         insecure: allow an address that others can reach, without TLS.
         max_rate_hz: largest rate of one device's messages to one client; 0: no limit.
         max_messages_per_s: a client that sends more is slowed down.
+        wary: whether a client that uses header version 2 for commands alone is taken not to obey statuses, like 3D
+            Slicer; otherwise every client that uses version 2 is taken to obey them.
         tap: called with every message from clients first, including those that the server answers.
 
     Raises:
@@ -146,6 +150,7 @@ class Server:
         insecure: bool = False,
         max_rate_hz: float = 0.0,
         max_messages_per_s: float = MAX_MESSAGES_PER_S,
+        wary: bool = False,
         tap: Tap | None = None,
     ) -> None:
         if not (is_loopback(host) or tls or insecure):
@@ -158,7 +163,7 @@ class Server:
         self._answers_commands = commands is not None
         self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
-        self._limits = max_rate_hz, max_messages_per_s, tap
+        self._limits, self._wary = (max_rate_hz, max_messages_per_s, tap), wary
         self.budget = Budget(MAX_HELD_BYTES)
         self._devices: dict[Key, _Device] = {}
         self._unsent: set[Key] = set()
@@ -212,18 +217,18 @@ class Server:
     ) -> None:
         await self.stop()
 
-    def publish(self, message: Message, *, min_version: int = 1, only_asked: bool = False) -> None:
-        """Send to every client that has used at least header version ``min_version``.
+    def publish(self, message: Message, *, needs_status: bool = False, only_asked: bool = False) -> None:
+        """Send to every client that wants the message and understands it.
 
         The message is kept for clients that request it or connect later.
 
         Args:
             message: what to send.
-            min_version: header version that a client must have used.
+            needs_status: whether it misleads clients that ignore its status; these do not get it.
             only_asked: send only to clients that asked for the type, with STT_ or CLIENTINFO.
         """
         key = (message.type, message.device)
-        device = self._devices[key] = _Device(message, min_version, only_asked=only_asked)
+        device = self._devices[key] = _Device(message, needs_status=needs_status, only_asked=only_asked)
         for peer in list(self.peers):
             if device.is_for(peer):
                 self._offer(peer, key, device)
@@ -257,8 +262,13 @@ class Server:
 
     def version_risen(self, peer: Peer) -> None:
         """Handle a client's switch to version 2: send it what version 1 could not express."""
+        peer.reads_status = not self._wary
+        self._express(peer)
+
+    def _express(self, peer: Peer) -> None:
+        """Send again what the client could not understand before."""
         for key, device in list(self._devices.items()):
-            if key[0] in _KEPT and device.is_for(peer) and device.says_more_in_version_2:
+            if key[0] in _KEPT and device.is_for(peer) and (device.says_more_in_version_2 or device.needs_status):
                 self._offer(peer, key, device)
 
     def lost(self, peer: Peer, why: str) -> None:
@@ -272,6 +282,9 @@ class Server:
 
     def heard(self, peer: Peer, message: Message, arrival: Arrival) -> None:
         """Handle a message from a client."""
+        if message.version >= 2 and not peer.reads_status and not peer.commands.is_command(message):
+            peer.reads_status = True
+            self._express(peer)
         if not self._answer(peer, message) and self._on_message:
             self._on_message(message, peer, arrival)
 
@@ -315,7 +328,7 @@ class Server:
         matching = [
             (device.message, device.encoded)
             for (kind, known), device in self._devices.items()
-            if kind == query.kind and query.device in ("", known) and peer.version >= device.min_version
+            if kind == query.kind and query.device in ("", known) and (peer.reads_status or not device.needs_status)
         ]
         if not matching:
             text = f"there is no {query.kind} {query.device}".rstrip()

@@ -120,6 +120,7 @@ class Node:
             insecure=console.insecure,
             max_rate_hz=console.max_rate_hz,
             max_messages_per_s=_CONSOLE_MESSAGES_PER_S,
+            wary=console.invalid == "withhold",
         )
         self._addresses = worker_address, output_address
         self._latency, self._overlay_latency = LatencyWindow(), LatencyWindow()
@@ -384,7 +385,7 @@ class Node:
                 self._displayed[output.role] = output
         for message in self._consoles(output):
             only_asked = isinstance(message, TrackingData)
-            self.server.publish(message, min_version=1 if is_shown(message) else 2, only_asked=only_asked)
+            self.server.publish(message, needs_status=not is_shown(message), only_asked=only_asked)
         if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
             self._latency.add(now_ns() - output.frame.received_ns)
         if isinstance(output, ToolPose) and output.received_ns:
@@ -402,11 +403,13 @@ class Node:
 
     def _with_figures(self, state: NodeState) -> NodeState:
         """Add to the state what the loop does not know."""
+        stuck = [peer.address for peer in self.server.peers if peer.stuck]
         return replace(
             state,
+            notices=(*state.notices, *(f"console {address} has stopped reading" for address in stuck)),
             latency_ms=self._latency.figures(),
             overlay_latency_ms=self._overlay_latency.figures(),
-            consoles=len(self.server.peers),
+            consoles=len(self.server.peers) - len(stuck),
             dropped={**state.dropped, "console": sum(peer.dropped for peer in self.server.peers)},
             recording=self._tap.state,
             replay=self._consoles.replay,

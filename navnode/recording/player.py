@@ -163,7 +163,7 @@ class Player:
         if not self._settings.original_stamps and message.timestamp_ns:
             changes |= {"timestamp_ns": self._wall_ns(message.timestamp_ns), "stamp": 0}
         marked = msgspec.structs.replace(message, **changes)
-        self.server.publish(marked, min_version=1 if is_shown(marked) else 2)
+        self.server.publish(marked, needs_status=not is_shown(marked))
         if self._stepping and (isinstance(marked, Image) or self._at_ns >= self._step_until_ns):
             self._stepping = False
 

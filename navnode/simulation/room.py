@@ -191,7 +191,7 @@ class Room:
                     metadata=transform_metadata(pose),
                     matrix=np.eye(4) if pose is None else pose,
                 )
-                self.server.publish(message, min_version=1 if pose is not None else 2)
+                self.server.publish(message, needs_status=pose is None)
             self._publish_truth(self._scenario.truth_tool, stamp_ns, self._truth_tool[at])
             if index % round(POSE_RATE_HZ) == 0:
                 self._publish_truth(TRUTH_PATIENT, stamp_ns, self._scenario.volume_from_patient)

@@ -50,6 +50,45 @@ def test_a_stopped_client_stays_connected_and_goes_on_with_the_newest():
     run(story())
 
 
+def test_who_stops_reading_is_reported_and_then_disconnected(monkeypatch, caplog):
+    clock = Clock(monkeypatch)
+
+    def later(condition):
+        """The condition as time passes."""
+
+        def holds() -> bool:
+            clock.pass_ms(10)
+            return condition()
+
+        return holds
+
+    async def story():
+        async with Server(port=0) as server:
+            peer = await Plain().connect(server.port)
+            peer.writer.transport.pause_reading()
+            picture = np.zeros((1, 1024, 1024), np.uint16)
+
+            async def filled(k: int) -> None:
+                """Messages until no more fit between here and there, and the system has moved what it can."""
+                for n in range(12):
+                    server.publish(Image(device="XRay", timestamp_ns=k + n, voxels=picture, ras_from_index=np.eye(4)))
+                    await asyncio.sleep(0.02)
+
+            await filled(0)
+            (served,) = server.peers
+            await until(later(lambda: served.stuck))
+            assert "has read nothing for 2 s" in caplog.text and len(server.peers) == 1
+            peer.writer.transport.resume_reading()
+            await peer.until(lambda m: m.timestamp_ns == 11)
+            await until(lambda: not served.stuck)
+            peer.writer.transport.pause_reading()
+            await filled(20)
+            await until(later(lambda: not server.peers))
+            assert "left: it has read nothing for 10 s" in caplog.text
+
+    run(story())
+
+
 def test_answers_are_never_dropped():
     async def story():
         async with Server(port=0) as server:

@@ -13,6 +13,7 @@ from navnode.igtl import (
     ClientInfo,
     Command,
     CommandError,
+    CommandReply,
     Get,
     Image,
     Raw,
@@ -35,13 +36,46 @@ def test_version_2_only_messages_stay_away_from_version_1_clients():
         old, new = await Plain().connect(server.port), await Plain().connect(server.port)
         new.writer.write(encode(StatusMessage(device="hello", version=2)))
         await until(lambda: sorted(peer.version for peer in server.peers) == [1, 2])
-        server.publish(transform("Drill", 0, metadata={"TransformStatus": "INVALID"}), min_version=2)
+        server.publish(transform("Drill", 0, metadata={"TransformStatus": "INVALID"}), needs_status=True)
         server.publish(transform("Other", 0))
         (first,) = await old.read(1)
         assert first.device == "Other" and first.version == 1
         hidden, _ = await new.read(2)
         assert hidden.metadata["TransformStatus"] == "INVALID" and hidden.version == 2
         await server.stop()
+
+    run(story())
+
+
+class Scene:
+    """What 3D Slicer shows of transforms: each stays until the next of its name comes, whatever its status."""
+
+    def __init__(self) -> None:
+        self.shown = {}
+
+    def see(self, messages) -> None:
+        self.shown |= {m.device: m.matrix[0, 3] for m in messages if m.type == "TRANSFORM"}
+
+
+@pytest.mark.parametrize("greeting", [None, StatusMessage(device="hello", version=2)], ids=["Slicer", "reads statuses"])
+def test_a_console_that_only_commands_is_not_trusted_to_obey_statuses(greeting):
+    """3D Slicer stays at header version 1 until its first command; then it draws INVALID transforms at the origin."""
+
+    async def story():
+        async with Server(port=0, wary=True) as server:
+            console, scene = await Plain().connect(server.port), Scene()
+            if greeting is not None:
+                console.writer.write(encode(greeting))
+            console.writer.write(encode(Command(device="CMD", version=2, command_id=1, name="ListDevices")))
+            await console.until(lambda m: isinstance(m, CommandReply))
+            server.publish(transform("Drill", 7))
+            server.publish(transform("Drill", 0, metadata={"TransformStatus": "INVALID"}), needs_status=True)
+            server.publish(transform("End", 1))
+            scene.see(await console.until(lambda m: m.device == "End"))
+            assert scene.shown["Drill"] == (7 if greeting is None else 0)
+            console.writer.write(encode(Get(kind="TRANSFORM", device="Drill", version=1)))
+            (answer,) = (await console.until(lambda m: m.device != "End"))[-1:]
+            assert answer.type == ("STATUS" if greeting is None else "TRANSFORM")
 
     run(story())
 
