@@ -29,7 +29,7 @@ def test_an_altered_model_is_refused(model, tmp_path):
     with (tmp_path / "view.onnx").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\0")
-    with pytest.raises(ConfigError, match=r"not the file that card\.json names"):
+    with pytest.raises(ConfigError, match=r"does not match the hash in card\.json"):
         engines.load(tmp_path)
 
 
