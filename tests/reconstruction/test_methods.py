@@ -17,7 +17,7 @@ def test_auto_is_what_was_found_to_be_better():
 
 
 def test_a_model_is_not_for_classical_methods(tmp_path):
-    with pytest.raises(ConfigError, match="not for sart"):
+    with pytest.raises(ConfigError, match="not sart"):
         Reconstructor(Method.SART, model=tmp_path)
     with pytest.raises(ConfigError, match="no model"):
         Reconstructor(model=tmp_path)
