@@ -76,10 +76,10 @@ _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Engines that compute in FP32 on every processor; other engines are compared with one of them before use."""
 _TITLES: dict[EngineName, str] = {"tensorrt": "TensorRT", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 _LARGEST_BYTES = 64 * 2**20
-_KEPT_ELSEWHERE = b"\x0a\x08location"
+_EXTERNAL_DATA = b"\x0a\x08location"
 """Start of ONNX's entry for a tensor stored in another file (onnx.proto, TensorProto.external_data)."""
-_MOST_OFF_HU = 10.0
-_MOST_DICE_CHANGE = 0.005
+_MAX_ERROR_HU = 10.0
+_MAX_DICE_CHANGE = 0.005
 _BONE_HU = 200.0
 _SPACING_MM = 2.0
 
@@ -158,7 +158,7 @@ def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: i
         threads: 0: all cores.
 
     Raises:
-        ConfigError: the model or the engine is missing, the card does not list a file, or the engine computes wrongly.
+        ConfigError: the model or the engine is missing, a file is not the card's, or the engine computes wrongly.
     """
     card, usable = read_card(folder), available()
     chosen = engine or (usable[0] if usable else None)
@@ -184,7 +184,7 @@ def load_reader(folder: Path = SHIPPED_READER, *, threads: int = 0) -> tuple[Run
     """The graph that reads X-rays, and the name of its engine, which computes in plain FP32.
 
     Raises:
-        ConfigError: the model or an engine is missing, or the card does not list the file.
+        ConfigError: the model or an engine is missing, or the file is not the card's.
     """
     (run,), label = _load_plain(folder, [READER_FILE], threads)
     return run, label
@@ -195,10 +195,10 @@ def load_refiner(folder: Path = SHIPPED_REFINER, *, threads: int = 0) -> tuple[R
     :func:`load_reader`.
 
     Raises:
-        ConfigError: the model or an engine is missing, or the card does not list a file.
+        ConfigError: the model or an engine is missing, or a file is not the card's.
     """
-    (look, refine), label = _load_plain(folder, [FEATURES_FILE, REFINER_FILE], threads)
-    return look, refine, label
+    (find_features, refine), label = _load_plain(folder, [FEATURES_FILE, REFINER_FILE], threads)
+    return find_features, refine, label
 
 
 def _load_plain(folder: Path, files: Sequence[str], threads: int) -> tuple[list[Run], str]:
@@ -244,8 +244,8 @@ class Compared:
 
     @property
     def good(self) -> bool:
-        """Whether nobody could see the differences."""
-        return self.max_error_hu <= _MOST_OFF_HU and self.dice_change <= _MOST_DICE_CHANGE
+        """Whether the differences are too small to see."""
+        return self.max_error_hu <= _MAX_ERROR_HU and self.dice_change <= _MAX_DICE_CHANGE
 
 
 def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compared:
@@ -416,7 +416,7 @@ def _checked(path: Path, card: Card) -> bytes:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != card.sha256.get(path.name):
         raise ConfigError(f"{path}: refused, does not match the hash in {CARD_FILE}")
-    if _KEPT_ELSEWHERE in content:
+    if _EXTERNAL_DATA in content:
         raise ConfigError(f"{path}: refused, keeps weights in other files, which {CARD_FILE} does not list")
     return content
 

@@ -141,7 +141,7 @@ class Reconstructor:
 
     @property
     def engine(self) -> str:
-        """What computes, for display."""
+        """The engine that computes, for display."""
         return self._networks.engine if self._networks is not None else "native"
 
     def forget(self) -> None:

@@ -47,7 +47,7 @@ _DENSEST_PER_MM = 0.1
 _BODY_LINE = 0.2
 _END_LINE = 0.01
 """Half a millimetre of water."""
-_MOST_ENDED = 0.4
+_MAX_CUT_SHARE = 0.4
 """Share of a view's rays that may leave the CT inside the body."""
 
 
@@ -91,12 +91,12 @@ def with_prior(
     rendered = Projector(coarse, precision="float32", threads=threads)
     alike: list[float] = []
     confirmed, denser, thinner = (np.zeros_like(fit.mu) for _ in range(3))
-    ends = Projector(_ends(coarse), precision="float32", threads=threads)
+    ends = Projector(_cut_faces(coarse), precision="float32", threads=threads)
     for view in fit.views:
         expected = rendered.render(view.carm, view.volume_from_carm)
         body = (expected > _BODY_LINE) & (view.inverse_length > 0)
         ended = ends.render(view.carm, view.volume_from_carm) > _END_LINE
-        if not body.any() or float(np.mean(ended[body])) > _MOST_ENDED:
+        if not body.any() or float(np.mean(ended[body])) > _MAX_CUT_SHARE:
             fit.exclude(view, np.ones_like(ended))
             view.line = np.zeros_like(view.line)
             continue
@@ -139,7 +139,7 @@ def with_prior(
     )
 
 
-def _ends(prior: Volume) -> Volume:
+def _cut_faces(prior: Volume) -> Volume:
     """Water where the CT cuts the body: rays through it cross parts of the body that the CT does not show."""
     hu = np.full_like(prior.voxels, AIR_HU)
     for axis in range(3):

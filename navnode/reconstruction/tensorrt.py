@@ -93,7 +93,7 @@ def cached(onnx: bytes, folder: Path) -> tuple[bytes, bool]:
         ConfigError: as :func:`build`, or the plan cannot be stored.
     """
     secret = _secret(folder)
-    path = folder / f"{_named(onnx)}.plan"
+    path = folder / f"{_plan_name(onnx)}.plan"
     kept = _read(path)
     if kept is not None and hmac.compare_digest(kept[:_HMAC_BYTES], _seal(secret, path.name, kept[_HMAC_BYTES:])):
         return kept[_HMAC_BYTES:], True
@@ -162,7 +162,7 @@ def _module() -> Any:
     return importlib.import_module(name)
 
 
-def _named(onnx: bytes) -> str:
+def _plan_name(onnx: bytes) -> str:
     what = (hashlib.sha256(onnx).hexdigest(), version(), device())
     return hashlib.sha256("\n".join(what).encode()).hexdigest()[:32]
 

@@ -50,7 +50,7 @@ def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
     engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
     with pytest.raises(ConfigError, match="keeps weights in other files"):
         engines.load(tmp_path)
-    assert not any(engines._KEPT_ELSEWHERE in path.read_bytes() for path in model.glob("*.onnx"))
+    assert not any(engines._EXTERNAL_DATA in path.read_bytes() for path in model.glob("*.onnx"))
 
 
 def test_models_do_not_reveal_where_they_were_exported(model):

@@ -123,7 +123,7 @@ def x_rayed(subject: Body, rng: np.random.Generator, *, validate: bool = False) 
     spacing_mm = GRID_SPACING_MM if validate or rng.random() < 0.6 else float(rng.uniform(*_SPACINGS_MM))
     grid = Grid(GRID_SIZE, spacing_mm)
     projector = Projector(subject.hu)
-    turned_deg = 0.0 if validate else _turned_deg(rng)
+    turned_deg = 0.0 if validate else _turn_deg(rng)
     line = np.zeros((len(ANGLES_DEG), CANVAS_PX, CANVAS_PX), np.float16)
     carms, poses, pixels_mm = [], [], []
     for image, angle_deg in zip(line, ANGLES_DEG, strict=True):
@@ -148,7 +148,7 @@ def x_rayed(subject: Body, rng: np.random.Generator, *, validate: bool = False) 
     return Seen(line, tuple(carms), np.stack(poses), np.array(pixels_mm, np.float32), grid, truth)
 
 
-def _turned_deg(rng: np.random.Generator) -> float:
+def _turn_deg(rng: np.random.Generator) -> float:
     """Turn of all views round the patient; mostly none, or to the other side."""
     return float(rng.uniform(0, 360)) if rng.random() < 0.2 else float(rng.choice([0.0, 180.0]))
 

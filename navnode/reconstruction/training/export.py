@@ -89,7 +89,7 @@ def export_reader(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / READER_FILE
     _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
-    _kept_small([path], "reader", training, metrics)
+    _store_halved([path], "reader", training, metrics)
 
 
 def export_refiner(
@@ -112,10 +112,10 @@ def export_refiner(
     blocks = torch.export.Dim("blocks", min=1, max=64)
     sides = [dict.fromkeys((2, 3, 4), factor * blocks) for factor in (refining.BLOCK, half // 2, half // 2)]
     _export(networks.volume, given, ["fine", "coarse", "felt"], ["logit"], folder / REFINER_FILE, dynamic=sides)
-    _kept_small([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
+    _store_halved([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
 
 
-def _kept_small(
+def _store_halved(
     paths: Sequence[Path],
     name: str,
     training: dict[str, str | int | float | list[str]],

@@ -19,7 +19,7 @@ from navnode.files.whole import whole
 __all__ = ["Files", "Learner", "Pace", "averaged_weights", "last_scores", "multiplies_bfloat16"]
 
 _LARGEST_GRADIENT = 1.0
-_LISTED_DIGITS = 5
+_LOGGED_DIGITS = 5
 
 Network = TypeVar("Network", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -120,7 +120,7 @@ class Learner(Generic[Network]):
                 halved = torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast)
                 loss, values = loss_of(self.network, batch, halved)
                 self._descend(loss)
-                line = {"step": self.step, **{name: round(value, _LISTED_DIGITS) for name, value in values.items()}}
+                line = {"step": self.step, **{name: round(value, _LOGGED_DIGITS) for name, value in values.items()}}
                 losses.write(json.dumps(line) + "\n")
                 report(self.step, values["loss"])
                 if self.step % pace.score_every == 0:

@@ -65,7 +65,7 @@ _KEPT = 24
 """Bodies that each worker keeps ready."""
 _REUSED = 10
 """Crops cut per new body: lifting takes longer than learning."""
-_CHOICES: tuple[tuple[float, tuple[int, ...]], ...] = (
+_VIEW_SUBSETS: tuple[tuple[float, tuple[int, ...]], ...] = (
     (0.42, (0, 1)),
     (0.08, (2, 3)),
     (0.05, (0, 2)),
@@ -176,8 +176,8 @@ def bodies(folder: Path, ending: str) -> list[Path]:
 def disturbed(seen: Seen, reader: ReaderNet, rng: np.random.Generator) -> Example:
     """A body from some of its views, with the errors of an X-ray chain, of poses, and of a reader that does not know
     the patient."""
-    shares = np.array([share for share, _ in _CHOICES])
-    chosen = list(_CHOICES[int(rng.choice(len(_CHOICES), p=shares / shares.sum()))][1])
+    shares = np.array([share for share, _ in _VIEW_SUBSETS])
+    chosen = list(_VIEW_SUBSETS[int(rng.choice(len(_VIEW_SUBSETS), p=shares / shares.sum()))][1])
     exposure = Exposure.drawn(rng)
     bad, off = rng.random() < 0.35, rng.random() < 0.5
     wrong = float(rng.uniform(0, 1))

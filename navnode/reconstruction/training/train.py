@@ -108,7 +108,7 @@ def train(
     fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and multiplies_bfloat16()
     pool = _Pool(bodies, recipe, step, weights)
     try:
-        _forget_after(folder / LOSSES_FILE, step)
+        _drop_losses_after(folder / LOSSES_FILE, step)
         with (folder / LOSSES_FILE).open("a", buffering=1) as log:
             while step < recipe.steps and not until():
                 rng = np.random.default_rng((recipe.seed, 2, step))
@@ -138,7 +138,7 @@ def train(
     return step
 
 
-def _forget_after(losses: Path, step: int) -> None:
+def _drop_losses_after(losses: Path, step: int) -> None:
     """Remove the losses of steps after the checkpoint; these steps are repeated."""
     if losses.exists():
         lines = losses.read_text().splitlines(keepends=True)
