@@ -1,4 +1,4 @@
-"""Requests to the worker answered: by its process, or by a replay at once."""
+"""Answers requests to the worker: in its own process, or at once in a replay."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def answer(reconstructor: Reconstructor, request: WorkerRequest, now_ns: Callable[[], int]) -> WorkerAnswer:
-    """A volume from views or the bone surface of a CT, or why there is none.
+    """Compute a volume from views or the bone surface of a CT; a failure is answered with its reason.
 
     Args:
-        now_ns: the time of answers.
+        now_ns: clock that stamps the answer.
     """
     started = time.perf_counter()
     try:
@@ -38,9 +38,9 @@ def answer(reconstructor: Reconstructor, request: WorkerRequest, now_ns: Callabl
         return _reconstruct(reconstructor, request, started, now_ns)
     except ComputeError as error:
         return request.failed(str(error), now_ns(), elapsed_ms(started))
-    except Exception as error:  # the process stays for the next request
-        log.exception("a request could not be answered")
-        return request.failed(f"it could not be computed ({type(error).__name__})", now_ns(), elapsed_ms(started))
+    except Exception as error:  # the worker stays up for the next request
+        log.exception("request failed")
+        return request.failed(f"internal error ({type(error).__name__})", now_ns(), elapsed_ms(started))
 
 
 def _reconstruct(
@@ -49,11 +49,11 @@ def _reconstruct(
     try:
         grid = job.grid
     except ValueError as error:
-        raise ComputeError(f"a volume like that is not made: {error}") from error
+        raise ComputeError(f"invalid grid: {error}") from error
     done = reconstructor.reconstruct(job.views, grid)
     if done.status is Status.INVALID:
         raise ComputeError(done.reason)
-    surface = None if done.doubtful_bone else done.surface()  # no display shows bone that is not to be relied on
+    surface = None if done.doubtful_bone else done.surface()  # unreliable bone is never displayed
     bone = surface.mesh if surface is not None else None
     engine = described(done.method, done.engine)
     log.info("volume from %d views in %.0f ms by %s", done.views, elapsed_ms(started), engine)
@@ -71,5 +71,5 @@ def _reconstruct(
 
 
 def elapsed_ms(started: float) -> float:
-    """Since a ``time.perf_counter()``."""
+    """Milliseconds since ``started``, which is in seconds of ``time.perf_counter()``."""
     return 1e3 * (time.perf_counter() - started)

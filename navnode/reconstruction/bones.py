@@ -1,8 +1,7 @@
-"""Solid bone from a few X-rays: read off each of them, lifted into space and refined there.
+"""Solid bone from a few X-rays: read off each view, lifted into space and refined there.
 
-Three parts with one job each (:mod:`reading`, :mod:`lift`, :mod:`refining`); here they are put together for a grid, and
-judged by their own X-rays: by whether the views can be of one body at all, and by whether the bone that was found would
-throw the shadows that were read.
+:mod:`reading`, :mod:`lift` and :mod:`refining` do one step each; this module combines them on a grid and judges the
+result by its own X-rays: can one body explain all views, and does the bone cast the shadows that were read?
 """
 
 from __future__ import annotations
@@ -23,37 +22,42 @@ from navnode.types import Grid, View, Volume
 __all__ = ["BoneFound", "Bones"]
 
 _CONTRADICTS, _CONTRADICTS_PER_VIEW = 0.6, 0.02
-"""Two views that disagree more about what was lifted from them are not of one body where their poses say; more views
-may disagree by so much more for each. On validation patients two and four disagree by at most 0.35 with true poses and
-with poses off by 1 mm and 1 degree, sixteen by 0.46; bodies unlike anything trained on by 0.54. Of 11
-patients it finds a view of another one in 4 and a mirrored view in 7 from four views, in 1 and 0 from two."""
+"""Views whose disagreement about the lifted bone exceeds this cannot show one body at their poses: the limit for two
+views, and what each further view adds to it. On validation patients, with true poses and with poses off by 1 mm and 1
+degree, two and four views disagree by at most 0.35 and sixteen by 0.46; bodies unlike any training data by up to 0.54.
+Among 11 patients, the limit detects a view of another patient in 4 and a mirrored view in 7 with four views, in 1 and 0
+with two."""
 _UNEXPLAINED = 0.7
-"""Bone whose shadows are farther off than this from what was read is not to be relied on: on validation patients they
-are at most 0.42 off for limbs (Dice 0.70 and more) and 0.64 for heads (0.54 to 0.70), but up to 1.2 for trunks (0.10 to
+"""Bone whose shadows differ by more than this from those read is unreliable. On validation patients they differ by at
+most 0.42 for limbs (Dice 0.70 and more) and 0.64 for heads (0.54 to 0.70), but by up to 1.2 for trunks (0.10 to
 0.49)."""
 
 _ERROR_SCALE, _BY_STATED, _BY_UNEXPLAINED, _ERROR_95 = 4.5, 0.79, 0.77, 2.6
-"""Mean distance from the true surface, by the error that the probabilities state (mm) and by what is unexplained:
-fitted in logarithms to 30 reconstructions of 15 validation patients; and the factor that 28 of them stay within when
-each is predicted from the others."""
+"""Power law of the mean distance from the true surface: its factor, and the exponents of the error stated by the
+probabilities (mm) and of the unexplained share; fitted in logarithms to 30 reconstructions of 15 validation patients.
+The last is the factor within which 28 of them lie when each is predicted from the others."""
 
 
 @dataclass(frozen=True)
 class BoneFound:
-    """Bone on a grid, and how far it can be relied on."""
+    """Bone on a grid, and how reliable it is.
+
+    ``threshold`` is a probability, 0..1. ``disagreement`` and ``unexplained`` are fractions of the thickness of bone
+    read in a view, 0 at best.
+    """
 
     likely: Volume
     """Probability of solid bone, marrow included, 0..1."""
     threshold: float
-    """Of the probability: where the surface is best."""
+    """Probability at which the surface is most accurate."""
     views: int
     disagreement: float
-    """Of the views about what was lifted from them; see :func:`lift.disagreement`."""
+    """Between the views and the lifted bone; see :func:`lift.disagreement`."""
     unexplained: float
-    """The same of the bone that was found."""
+    """Between the views and the refined bone, likewise."""
 
     def surface(self) -> Surface | None:
-        """A closed surface around the bone, with the error to expect; None where there is none."""
+        """A closed surface around the bone, with its expected error; None if there is no bone."""
         surface = likely_surface(self.likely, self.threshold)
         if surface is None or surface.error_mm is None:
             return surface
@@ -63,7 +67,7 @@ class BoneFound:
 
     @property
     def contradicted(self) -> str:
-        """Why the views cannot be of one body, '' if they can."""
+        """Why one body cannot explain the views; '' if it can."""
         if self.disagreement <= _CONTRADICTS + _CONTRADICTS_PER_VIEW * (self.views - 2):
             return ""
         return (
@@ -73,20 +77,20 @@ class BoneFound:
 
     @property
     def doubtful(self) -> str:
-        """Why the bone is not to be relied on, '' if it is as good as it gets."""
+        """Why the bone is unreliable; '' if nothing speaks against it."""
         if self.contradicted or self.unexplained <= _UNEXPLAINED:
             return self.contradicted
-        return f"do not rely on the bone: its shadows are {self.unexplained:.0%} off from those in the X-rays"
+        return f"do not rely on the bone: its shadows differ by {self.unexplained:.0%} from those in the X-rays"
 
 
 class Bones:
-    """Finds bone in views; a view that has been read is not read again.
+    """Finds bone in views; reads each view only once.
 
     Args:
-        threads: None: all cores.
+        threads: default: all cores.
 
     Raises:
-        ConfigError: a network is missing, or nothing runs it.
+        ConfigError: a network is missing, or no engine runs it.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -97,13 +101,13 @@ class Bones:
         self._center_mm = (np.inf,) * 3
 
     def forget(self) -> None:
-        """Read every view again."""
+        """Forget all readings, so that every view is read again."""
         self._readings.clear()
 
     def find(
         self, views: Sequence[View], grid: Grid, *, progress: Callable[[float], None] = lambda share: None
     ) -> BoneFound:
-        """Bone on a grid, from views with poses.
+        """Find bone on a grid, from views with poses.
 
         Raises:
             ComputeError: a view cannot be read; see :meth:`Reader.read`.
@@ -122,12 +126,12 @@ class Bones:
         unexplained = disagreement(thicknesses, found, own, threads=self._threads)
         if own != grid:
             likely = resample(likely, grid.spacing_mm, grid.shape)
-            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # beyond its own grid it says air
+            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # resampling fills with air beyond its own grid
         progress(1.0)
         return BoneFound(likely, threshold, len(views), apart, unexplained)
 
     def lungs(self, views: Sequence[View], grid: Grid) -> Surface | None:
-        """A closed surface around the lungs, None where no lung was read; lifted, but not refined.
+        """A closed surface around the lungs, lifted but not refined; None if no lung was read.
 
         Raises:
             ComputeError: a view cannot be read.
@@ -142,8 +146,8 @@ class Bones:
         return likely_surface(occupancy, level(occupancy))
 
     def _read(self, views: Sequence[View], grid: Grid) -> list[Reading]:
-        """The views' readings, in their order; those of views that are gone are dropped."""
-        if grid.center_mm != self._center_mm:  # a reading's canvas is laid out around it
+        """Readings of the views, in their order; readings of other views are dropped."""
+        if grid.center_mm != self._center_mm:  # a reading's canvas depends on it
             self._readings.clear()
             self._center_mm = grid.center_mm
         keys = [view_key(view) for view in views]

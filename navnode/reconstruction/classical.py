@@ -1,8 +1,8 @@
 """Simultaneous algebraic reconstruction (SART; Andersen and Kak, Ultrasonic Imaging 6, 1984) with the project's own
-projector and its adjoint: from nothing, or from a volume that is to agree with the X-rays better than it does.
+projector and its adjoint.
 
-From nothing it goes from coarse to fine. The coarse grid reaches beyond the one that was asked for, because the patient
-does: what is found there is taken off the X-rays before the fine grid has to explain them.
+It works from coarse to fine. The coarse grid extends beyond the requested one, because the patient does; what lies
+there is subtracted from the X-rays, so that the fine grid need not explain it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ __all__ = ["Progress", "Pyramid", "RELAXATION", "sart"]
 
 RELAXATION = 0.5
 _SMOOTHING_VOXELS = 0.7
-"""Gaussian between sweeps; with a few views it does what total variation would, at no cost."""
+"""Sigma of the Gaussian between sweeps; with a few views it does as well as total variation, at no cost."""
 
 _BEYOND = 0.5
-"""Relaxation beyond the grid, over that within: what is seen by all views is rather inside."""
+"""Relaxation beyond the grid, relative to that within: what all views see is more likely inside."""
 _COARSE_SWEEPS, _COARSE_RELAXATION = 6, 1.0
 _COARSE_SMOOTHING_VOXELS = 0.5
 
 _TV_WEIGHT, _TV_STEPS = 0.03, 15
-"""In attenuation over water's; a few X-rays leave streaks that more would only make into steps."""
+"""The weight applies to attenuation relative to water's; a larger one would only turn the streaks of a few X-rays into
+steps."""
 
 Progress = Callable[[float], None]
 
 
 class Pyramid:
-    """SART's two grids and the views that have been taken in.
+    """SART's coarse and fine grids, and the views added so far.
 
     Args:
-        grid: the fine one. The coarse one has voxels of twice the size, and reaches a quarter further on each side.
+        grid: the fine grid. The coarse one has voxels twice as large, and reaches a quarter further on each side.
+        threads: default: all cores.
     """
 
     def __init__(self, grid: Grid, *, threads: int | None = None) -> None:
@@ -56,20 +58,24 @@ class Pyramid:
         self._views: dict[Any, View] = {}
 
     def add(self, name: Any, view: View) -> None:
-        """Take a view in; views are swept in the order of their names."""
+        """Add a view; sweeps follow the order of names."""
         self._coarse.add(name, view)
         self.fine.add(name, view)
         self._views[name] = self.fine.binned(view)
 
     def remove(self, name: Any) -> None:
-        """Take a view out."""
+        """Remove a view."""
         for part in (self._coarse, self.fine):
             part.remove(name)
         del self._views[name]
 
     def begin(self, progress: Progress = lambda share: None) -> FloatArray:
-        """Sweep the coarse grid, take what lies beyond the fine one off the X-rays, and let the fine one begin with
-        the rest; returns that, 1/mm, on half as many voxels."""
+        """Sweep the coarse grid, subtract what lies beyond the fine grid from the X-rays, and start the fine grid from
+        the rest.
+
+        Returns:
+            The start on voxels twice as large, (n, n, n), 1/mm.
+        """
         fit = self._coarse
         fit.mu[:] = fit.mean_attenuation() * (fit.seen > 0) * self._free
         for sweep in range(_COARSE_SWEEPS):
@@ -99,9 +105,10 @@ def sart(
 
     Args:
         views: two or more, with poses.
-        sweeps: on the fine grid.
-        total_variation: of the volume is made smaller after every sweep (Sidky and Pan, Phys. Med. Biol. 53, 2008),
-            by Chambolle's method; otherwise a Gaussian between sweeps does nearly as well at no cost.
+        sweeps: number of sweeps on the fine grid.
+        total_variation: reduce the total variation after every sweep (Sidky and Pan, Phys. Med. Biol. 53, 2008), by
+            Chambolle's method; otherwise a Gaussian between sweeps does nearly as well at no cost.
+        threads: default: all cores.
     """
     pyramid = Pyramid(grid, threads=threads)
     for index, view in enumerate(views):
@@ -119,6 +126,6 @@ def sart(
             smooth(fit.mu, _SMOOTHING_VOXELS)
         progress(0.4 + 0.6 * (sweep + 1) / sweeps)
     hu = hounsfield(fit.mu)
-    hu[fit.seen < min(2, len(views))] = AIR_HU  # what fewer than two views crossed is not known
+    hu[fit.seen < min(2, len(views))] = AIR_HU  # unknown where fewer than two views look
     name = "SART with total variation" if total_variation else "SART"
     return Volume(hu, fit.volume_from_index, f"{name}, {len(views)} views")

@@ -1,8 +1,8 @@
-"""What runs the networks: TensorRT where there is an NVIDIA GPU, OpenVINO, or ONNX Runtime where that is missing.
+"""Engines that run the networks: TensorRT where there is an NVIDIA GPU, else OpenVINO, else ONNX Runtime.
 
-A model is a folder with ``view.onnx``, ``volume.onnx``, the same in FP16 (optional: TensorRT takes it where it is
-there) and ``card.json``, which names the files' SHA-256. Nothing is run that the card does not name, or that keeps
-weights in other files.
+A model is a folder with ``view.onnx``, ``volume.onnx``, optional FP16 versions of both (for TensorRT) and
+``card.json``, which lists the files' SHA-256. Files that the card does not list, and graphs that keep weights in other
+files, are refused.
 """
 
 from __future__ import annotations
@@ -73,22 +73,25 @@ SHIPPED_REFINER = Path(__file__).parent / "refiner_model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
-"""Engines that compute in FP32 on every processor; the others are held against one of them before they are used."""
-_SPELLED: dict[EngineName, str] = {"tensorrt": "TensorRT", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+"""Engines that compute in FP32 on every processor; other engines are compared with one of them before use."""
+_TITLES: dict[EngineName, str] = {"tensorrt": "TensorRT", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 _LARGEST_BYTES = 64 * 2**20
-_KEPT_ELSEWHERE = b"\x0a\x08location"
-"""How ONNX's entry of a tensor that is in another file begins (onnx.proto, TensorProto.external_data)."""
-_MOST_OFF_HU = 10.0
-_MOST_DICE_CHANGE = 0.005
+_EXTERNAL_DATA = b"\x0a\x08location"
+"""Start of ONNX's entry for a tensor stored in another file (onnx.proto, TensorProto.external_data)."""
+_MAX_ERROR_HU = 10.0
+_MAX_DICE_CHANGE = 0.005
 _BONE_HU = 200.0
 _SPACING_MM = 2.0
 
 Run = Callable[[Mapping[str, Array]], list[FloatArray]]
-"""Inputs by name -> outputs in the graph's order."""
+"""Inputs by name -> outputs in the graph's order; shapes as in :mod:`network`."""
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of a model; ``card.json``."""
+    """What a model states about itself; ``card.json``.
+
+    ``bone_threshold`` is a probability, 0..1; ``sigma_factor`` and ``bone_density`` are unitless.
+    """
 
     schema: Literal["navnode/model/1"]
     name: str
@@ -98,16 +101,16 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Data, held-out patients, steps."""
     licence: str = ""
     metrics: dict[str, dict[str, float]] = {}
-    """On patients that were not trained on."""
+    """From patients that the training did not use."""
     limits: list[str] = []
     preferred: bool = False
-    """Whether it was found better than SART on such patients in everything, so that ``auto`` takes it."""
+    """Whether it beats SART on such patients in every respect, so that ``auto`` uses it."""
     bone_density: float = 0.0
-    """Of models before 0.4, whose bone came from the volume; no longer used."""
+    """No longer used; models before 0.4 derived bone from the volume."""
     bone_threshold: float = 0.5
-    """Of the probability of bone: where its surface is best on validation patients."""
+    """Probability of bone at which its surface is most accurate on validation patients."""
     sigma_factor: float = 1.0
-    """The stated scale times this makes 95 % intervals hold on validation patients."""
+    """Factor on the stated scale that makes 95 % intervals hold on validation patients."""
 
 
 @dataclass(frozen=True)
@@ -115,28 +118,28 @@ class Networks:
     """Both graphs, ready to run."""
 
     engine: str
-    """For people: ``OpenVINO fp32``."""
+    """For display: ``OpenVINO fp32``."""
     card: Card
     view: Run
     volume: Run
 
 
 def title(engine: EngineName, card: Card | None = None) -> str:
-    """An engine and the precision in which it runs a model, for people; of the shipped model where none is named."""
+    """An engine and the precision in which it runs a model (default: the shipped one), for display."""
     if card is None and SHIPPED.exists():
         card = read_card(SHIPPED)
     precision = "fp16" if card is not None and _file(VOLUME_FILE, engine, card) != VOLUME_FILE else "fp32"
-    return f"{_SPELLED[engine]} {precision}"
+    return f"{_TITLES[engine]} {precision}"
 
 
 def _file(name: str, engine: EngineName, card: Card) -> str:
-    """Which of a model's files an engine takes."""
+    """The file of a model that an engine uses."""
     half = engine not in _PLAIN and HALF[name] in card.sha256
     return HALF[name] if half else name
 
 
 def available() -> list[EngineName]:
-    """Engines that would run here, best first."""
+    """Engines that run here, best first."""
     usable: list[EngineName] = ["tensorrt"] if tensorrt.package() and tensorrt.device() else []
     return usable + [name for name in _PLAIN if _installed(name)]
 
@@ -148,109 +151,110 @@ def _installed(package: str) -> bool:
 def load(folder: Path = SHIPPED, *, engine: EngineName | None = None, threads: int = 0) -> Networks:
     """The networks of a model folder.
 
-    What is not plain FP32 is held against an engine that is before it is used.
+    An engine that does not compute in plain FP32 is first compared with one that does.
 
     Args:
-        engine: default: the best that is available.
+        engine: default: the best one available.
         threads: 0: all cores.
 
     Raises:
-        ConfigError: no such model or engine, files that the card does not name, or an engine that computes wrongly.
+        ConfigError: the model or the engine is missing, a file is not the card's, or the engine computes wrongly.
     """
     card, usable = read_card(folder), available()
     chosen = engine or (usable[0] if usable else None)
     if chosen is None or chosen not in usable:
-        raise ConfigError(
-            f"no inference engine: {chosen or 'openvino'} does not run here; `navnode engine list` tells why"
-        )
+        raise ConfigError(f"no inference engine: {chosen or 'openvino'} does not run here; see `navnode engine list`")
     networks = _compiled(chosen, folder, card, threads)
     if chosen not in _PLAIN:
         reference = next((name for name in usable if name in _PLAIN), None)
         if reference is None:
             raise ConfigError(
-                f"{networks.engine} is only used where OpenVINO or ONNX Runtime can be asked whether it is right"
+                f"{networks.engine} needs OpenVINO or ONNX Runtime to check its results; neither runs here"
             )
         compared = compare(networks, _compiled(reference, folder, card, threads), repeats=0)
         if not compared.good:
             raise ConfigError(
-                f"{networks.engine} computes something else than {title(reference, card)}: "
-                f"{compared.max_error_hu:.1f} HU, bone Dice {1 - compared.dice_change:.4f}; it is not used"
+                f"{networks.engine} is not used; its results differ from those of {title(reference, card)}: "
+                f"{compared.max_error_hu:.1f} HU, bone Dice {1 - compared.dice_change:.4f}"
             )
     return networks
 
 
 def load_reader(folder: Path = SHIPPED_READER, *, threads: int = 0) -> tuple[Run, str]:
-    """The graph that reads X-rays, and what runs it; an engine that computes in plain FP32.
+    """The graph that reads X-rays, and the name of its engine, which computes in plain FP32.
 
     Raises:
-        ConfigError: no such model or engine, or a file that the card does not name.
+        ConfigError: the model or an engine is missing, or the file is not the card's.
     """
-    (run,), spelled = _load_plain(folder, [READER_FILE], threads)
-    return run, spelled
+    (run,), label = _load_plain(folder, [READER_FILE], threads)
+    return run, label
 
 
 def load_refiner(folder: Path = SHIPPED_REFINER, *, threads: int = 0) -> tuple[Run, Run, str]:
-    """The graphs that look at views once more and that refine what was lifted, and what runs them; as
+    """The graphs that find features in views and refine lifted bone, and the name of their engine; like
     :func:`load_reader`.
 
     Raises:
-        ConfigError: no such model or engine, or a file that the card does not name.
+        ConfigError: the model or an engine is missing, or a file is not the card's.
     """
-    (look, refine), spelled = _load_plain(folder, [FEATURES_FILE, REFINER_FILE], threads)
-    return look, refine, spelled
+    (find_features, refine), label = _load_plain(folder, [FEATURES_FILE, REFINER_FILE], threads)
+    return find_features, refine, label
 
 
 def _load_plain(folder: Path, files: Sequence[str], threads: int) -> tuple[list[Run], str]:
     card = read_card(folder)
     engine = next((name for name in _PLAIN if _installed(name)), None)
     if engine is None:
-        raise ConfigError("no inference engine: openvino does not run here; `navnode engine list` tells why")
-    spelled = f"{_SPELLED[engine]} fp32"
-    return [_graph(engine, folder / file, card, threads, spelled) for file in files], spelled
+        raise ConfigError("no inference engine: openvino does not run here; see `navnode engine list`")
+    label = f"{_TITLES[engine]} fp32"
+    return [_graph(engine, folder / file, card, threads, label) for file in files], label
 
 
 def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Networks:
-    spelled = title(engine, card)
+    label = title(engine, card)
     view, volume = (
-        _graph(engine, folder / _file(name, engine, card), card, threads, spelled) for name in (VIEW_FILE, VOLUME_FILE)
+        _graph(engine, folder / _file(name, engine, card), card, threads, label) for name in (VIEW_FILE, VOLUME_FILE)
     )
-    return Networks(spelled, card, view, volume)
+    return Networks(label, card, view, volume)
 
 
-def _graph(engine: EngineName, path: Path, card: Card, threads: int, spelled: str) -> Run:
+def _graph(engine: EngineName, path: Path, card: Card, threads: int, label: str) -> Run:
     content = _checked(path, card)
     try:
         return _COMPILERS[engine](content, threads)
     except NavError:
         raise
-    except Exception as error:  # each engine has exceptions of its own, without a common base
+    except Exception as error:  # engines raise exceptions without a common base class
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{path}: {spelled} cannot run it ({first})") from error
+        raise ConfigError(f"{path}: {label} cannot run it ({first})") from error
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How far one engine's volume is from another's, for the same X-rays."""
+    """Differences between two engines' volumes of the same X-rays, and the time one takes.
+
+    ``dice_change`` is a fraction, 0..1.
+    """
 
     max_error_hu: float
     dice_change: float
-    """1 - Dice of what is above 200 HU."""
+    """1 - Dice of the voxels above 200 HU."""
     view_ms: float
     volume_ms: float
 
     @property
     def good(self) -> bool:
-        """Nothing that can be seen."""
-        return self.max_error_hu <= _MOST_OFF_HU and self.dice_change <= _MOST_DICE_CHANGE
+        """Whether the differences are too small to see."""
+        return self.max_error_hu <= _MAX_ERROR_HU and self.dice_change <= _MAX_DICE_CHANGE
 
 
 def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compared:
-    """One engine against another, on X-rays of a drawn body: a shell of bone in a ball of tissue.
+    """Compare two engines on X-rays of a synthetic body, a shell of bone in a ball of tissue.
 
     Args:
-        repeats: after a first time, to measure how long it takes; 0: not measured.
+        repeats: timed runs after a first, untimed one; 0: measure no times.
     """
-    grid, views = _drawn_views()
+    grid, views = _synthetic_views()
     pyramid = Pyramid(Grid(GRID, _SPACING_MM))
     for name, view in enumerate(views):
         pyramid.add(name, view)
@@ -261,16 +265,16 @@ def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compar
         for view in views:
             made = picture(view, grid)
             inputs = {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
-            said, view_ms = _timed(each.view, inputs, repeats)
-            sums = [a + b for a, b in zip(sums, said, strict=True)] if sums else said
+            output, view_ms = _timed(each.view, inputs, repeats)
+            sums = [a + b for a, b in zip(sums, output, strict=True)] if sums else output
         inputs = {
             "sums": sums[0],
             "coarse": coarse[None, None],
             "fine": fine[None, None],
             "views": np.array([len(views)], np.float32),
         }
-        said, volume_ms = _timed(each.volume, inputs, repeats)
-        outputs.append(1000 * said[0][0, 0])
+        output, volume_ms = _timed(each.volume, inputs, repeats)
+        outputs.append(1000 * output[0][0, 0])
         times.append((view_ms, volume_ms))
     bone = [hu > _BONE_HU for hu in outputs]
     total = int(bone[0].sum() + bone[1].sum())
@@ -280,18 +284,18 @@ def compare(networks: Networks, reference: Networks, repeats: int = 3) -> Compar
 
 
 def _timed(run: Run, inputs: Mapping[str, Array], repeats: int) -> tuple[list[FloatArray], float]:
-    """What comes out, and the median of the times, ms, after a first."""
-    said = run(inputs)
+    """Outputs, and the median time of the runs after the first, ms."""
+    output = run(inputs)
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
         run(inputs)
         times.append(1e3 * (time.perf_counter() - began))
-    return said, round(float(np.median(times)), 1) if times else 0.0
+    return output, round(float(np.median(times)), 1) if times else 0.0
 
 
-def _drawn_views() -> tuple[Matrix, list[View]]:
-    """volume_from_grid, and two views of the body in it."""
+def _synthetic_views() -> tuple[Matrix, list[View]]:
+    """volume_from_grid, and two views of the synthetic body in it."""
     grid = Grid(GRID, _SPACING_MM).volume_from_index
     z, y, x = np.meshgrid(*[np.linspace(-127, 127, GRID)] * 3, indexing="ij", sparse=True)
     far = np.sqrt(x**2 + y**2 + (0.8 * z) ** 2)
@@ -303,24 +307,24 @@ def _drawn_views() -> tuple[Matrix, list[View]]:
 
 
 def would_load() -> EngineName | None:
-    """The engine that would run the shipped model, None where there is no model or no engine at all."""
+    """The engine that would run the shipped model; None without a model or an engine."""
     usable = available()
     return usable[0] if SHIPPED.exists() and usable else None
 
 
 def preferred() -> bool:
-    """Whether there is a shipped model that is better than what is classical, and an engine for it."""
+    """Whether the shipped model beats the classical methods and an engine runs it."""
     return would_load() is not None and read_card(SHIPPED).preferred
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that navnode knows, and whether it runs here."""
+    """An engine that navnode supports, and whether it runs here."""
 
     name: EngineName
     title: str
     version: str
-    """'' where it is not installed."""
+    """'' if not installed."""
     runs: bool
     why_not: str
 
@@ -328,7 +332,7 @@ class Engine:
 def known() -> list[Engine]:
     """All engines, best first."""
     usable = available()
-    gpu_why = "no NVIDIA GPU with a driver answers" if tensorrt.package() else "pip install tensorrt-rtx"
+    gpu_why = "no NVIDIA GPU with a working driver" if tensorrt.package() else "pip install tensorrt-rtx"
     engines = [Engine("tensorrt", title("tensorrt"), tensorrt.version(), "tensorrt" in usable, gpu_why)]
     for name in _PLAIN:
         version = importlib.metadata.version(name) if name in usable else ""
@@ -337,7 +341,7 @@ def known() -> list[Engine]:
 
 
 def check(folder: Path = SHIPPED, threads: int = 0) -> dict[EngineName, Compared]:
-    """Every engine that runs here against the last of them, which computes in plain FP32.
+    """Compare every engine that runs here with the last of them, which computes in plain FP32.
 
     Raises:
         ConfigError: as :func:`load`.
@@ -350,10 +354,10 @@ def check(folder: Path = SHIPPED, threads: int = 0) -> dict[EngineName, Compared
 
 
 def build(folder: Path = SHIPPED) -> dict[str, tuple[int, float, bool]]:
-    """TensorRT's plans of a model: file -> bytes, seconds, and whether it was there already.
+    """Build TensorRT's plans for a model: file -> bytes, seconds, and whether the plan was cached.
 
     Raises:
-        ConfigError: no TensorRT, it does not take a graph, or the plans cannot be kept.
+        ConfigError: TensorRT is missing or rejects a graph, or the plans cannot be stored.
     """
     card = read_card(folder)
     built = {}
@@ -368,7 +372,7 @@ def read_card(folder: Path) -> Card:
     """The card of a model folder.
 
     Raises:
-        ConfigError: there is none, or it is not a card.
+        ConfigError: there is no card, or it is not valid.
     """
     try:
         return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=Card)
@@ -382,7 +386,7 @@ def card_hash(folder: Path = SHIPPED) -> str:
     """SHA-256 of a model's card.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no card.
     """
     try:
         return hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()
@@ -391,7 +395,7 @@ def card_hash(folder: Path = SHIPPED) -> str:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Replace the card of a model folder.
+    """Write or replace the card of a model folder.
 
     Raises:
         ConfigError: it cannot be written.
@@ -403,7 +407,7 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def _checked(path: Path, card: Card) -> bytes:
-    """A graph whose hash the card names; with its weights inside, as it is handed on as bytes."""
+    """A graph that matches the card's hash and holds its own weights: engines get the bytes alone."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ConfigError(f"{path}: larger than {_LARGEST_BYTES >> 20} MiB")
@@ -411,9 +415,9 @@ def _checked(path: Path, card: Card) -> bytes:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != card.sha256.get(path.name):
-        raise ConfigError(f"{path}: not the file that {CARD_FILE} names; it is not run")
-    if _KEPT_ELSEWHERE in content:
-        raise ConfigError(f"{path}: keeps weights in other files, whose hashes nobody names; it is not run")
+        raise ConfigError(f"{path}: refused, does not match the hash in {CARD_FILE}")
+    if _EXTERNAL_DATA in content:
+        raise ConfigError(f"{path}: refused, keeps weights in other files, which {CARD_FILE} does not list")
     return content
 
 
@@ -422,7 +426,7 @@ def _tensorrt(model: bytes, threads: int) -> Run:
 
 
 def plans_folder() -> Path:
-    """Where TensorRT's plans are kept."""
+    """The folder that caches TensorRT's plans."""
     return own_cache_folder("plans")
 
 

@@ -1,8 +1,9 @@
-"""What a view looks like to the learned reconstruction: the same for training and in the operating room.
+"""How the learned reconstruction sees a view, in training and in the operating room alike.
 
 Every view becomes a square picture of fixed size with four channels, and three rows that project the reconstruction
-grid into it. The filtered channel is what filtered back-projection smears (Feldkamp, Davis and Kress, J. Opt. Soc. Am.
-A 1, 1984): the cosine-weighted line integrals, ramp-filtered in the direction in which the views go round the patient.
+grid into it. The filtered channel is what filtered back-projection smears along the rays (Feldkamp, Davis and Kress, J.
+Opt. Soc. Am. A 1, 1984): the cosine-weighted line integrals, ramp-filtered in the direction in which the views go round
+the patient.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from navnode.types import CArm, FloatArray, Matrix, View
 __all__ = ["CHANNELS", "GRID", "HU_RANGE", "PICTURE_PX", "Picture", "picture", "starting_volumes"]
 
 GRID = 128
-"""Voxels along each side of the grid that the network fills."""
+"""Voxels along each side of the network's grid."""
 PICTURE_PX = 256
 CHANNELS = 4
 HU_RANGE = (-1000.0, 3000.0)
@@ -28,26 +29,28 @@ HU_RANGE = (-1000.0, 3000.0)
 _LINE_SCALE = 4.0
 _MOST_LINE = 12.0
 _FILTERED_SCALE = 3.0
-"""Brings the filtered back-projection to about the size of the attenuation over water's."""
+"""Scales the filtered back-projection to about the size of attenuation relative to water's."""
 _PATIENT_AXIS = np.array([0.0, 0.0, 1.0])
-"""C-arms go round the long axis of the patient."""
+"""C-arms turn about the patient's long axis."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One view, made ready."""
+    """One view as the network's input."""
 
     channels: FloatArray
-    """(4, 256, 256): line integrals, filtered, mean attenuation inside the grid over water's, 1 where measured."""
+    """(4, 256, 256): line integrals, the same filtered, mean attenuation inside the grid relative to water's, 1 where
+    measured."""
     picture_from_grid: FloatArray
-    """(3, 4): voxel (i, j, k, 1) -> (x w, y w, w), x and y in -1..1 from edge to edge of the picture, w the voxel's
-    depth over the depth of the grid's middle."""
+    """(3, 4): voxel (i, j, k, 1) -> (x w, y w, w); x and y run from -1 to 1 between the picture's edges, w is the
+    voxel's depth relative to that of the grid's center."""
 
 
 def picture(view: View, volume_from_grid: Matrix) -> Picture:
-    """A view for a grid of cubic voxels, ``GRID`` along each side.
+    """Prepare a view for a grid of cubic voxels, ``GRID`` along each side.
 
     Args:
+        view: with a pose.
         volume_from_grid: 4x4, voxel index (i, j, k) -> RAS mm.
     """
     assert view.volume_from_carm is not None
@@ -73,8 +76,8 @@ def picture(view: View, volume_from_grid: Matrix) -> Picture:
 
 
 def starting_volumes(pyramid: Pyramid) -> tuple[FloatArray, FloatArray]:
-    """What SART begins with, for the network: coarse (64, 64, 64) and fine (128, 128, 128) attenuation over water's
-    less 1. The pyramid's fine grid holds the latter from then on."""
+    """SART's starting volumes for the network, coarse (64, 64, 64) and fine (128, 128, 128): attenuation relative to
+    water's, minus 1. The pyramid keeps the fine one."""
     coarse = pyramid.begin()
     pyramid.fine.sweep(RELAXATION)
 
@@ -85,7 +88,7 @@ def starting_volumes(pyramid: Pyramid) -> tuple[FloatArray, FloatArray]:
 
 
 def _on_canvas(view: View) -> tuple[FloatArray, FloatArray, CArm]:
-    """Line integrals on the square canvas, 1 where measured, and the geometry of the canvas's pixels."""
+    """Line integrals on the square canvas, 1 where measured, and the geometry of the canvas."""
     finite = np.isfinite(view.line_integrals)
     height, width = finite.shape
     share = PICTURE_PX / max(height, width)
@@ -98,7 +101,7 @@ def _on_canvas(view: View) -> tuple[FloatArray, FloatArray, CArm]:
     canvas, measured = np.zeros((2, PICTURE_PX, PICTURE_PX), np.float32)
     canvas[: size[1], : size[0]] = np.where(known > 0.5, line / np.maximum(known, 0.5), 0.0)
     measured[: size[1], : size[0]] = known > 0.5
-    # The view may hold a binned image: its C-arm says for which pixels it holds.
+    # The image may be binned, unlike its C-arm: scale from the C-arm's pixels.
     carm = view.carm
     across, down = carm.width_px / size[0], carm.height_px / size[1]
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
@@ -108,7 +111,7 @@ def _on_canvas(view: View) -> tuple[FloatArray, FloatArray, CArm]:
 
 
 def _chords_mm(carm: CArm, volume_from_carm: Matrix, volume_from_grid: Matrix) -> FloatArray:
-    """Length of every pixel's ray inside the grid, (H, W) mm."""
+    """Length of each pixel's ray inside the grid, (H, W) mm."""
     grid_from_carm = np.linalg.inv(volume_from_grid) @ volume_from_carm
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
     u, v = (np.arange(carm.width_px) - cu) * su, (np.arange(carm.height_px) - cv) * sv

@@ -1,4 +1,4 @@
-"""Filtered back-projection for cone beams, from any few directions.
+"""Filtered back-projection for cone beams, from any number of views in any directions.
 
 Feldkamp, Davis and Kress, J. Opt. Soc. Am. A 1, 1984.
 """
@@ -27,8 +27,7 @@ def fdk(
     """A volume in HU on a grid; air where fewer than two views look.
 
     Args:
-        views: two or more, with poses, on something like a circle round the patient; they weigh what the gaps between
-            them are.
+        views: two or more, with poses, roughly on a circle round the patient; the gaps beside a view set its weight.
     """
     volume_from_index = grid.volume_from_index
     poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
@@ -54,7 +53,8 @@ def fdk(
 
 
 def rotation_axis(directions: Sequence[Matrix]) -> tuple[Matrix, Array]:
-    """The axis that view directions (N of (3,)) go round, and their shares of half a turn, which add up to pi."""
+    """The axis (3,) that the directions (N of (3,)) of views turn about, and each view's share of half a turn, (N,)
+    rad; the shares sum to pi."""
     rows = np.stack(directions)
     across = np.linalg.svd(rows, full_matrices=True)[2]
     angle = np.arctan2(rows @ across[1], rows @ across[0]) % np.pi
@@ -67,7 +67,7 @@ def rotation_axis(directions: Sequence[Matrix]) -> tuple[Matrix, Array]:
 
 
 def _pixels(carm: CArm, carm_from_grid: Matrix, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(u, v) of every voxel as maps of (size^2, size), and z mm as (size, size, size)."""
+    """(u, v) of every voxel as maps of (size^2, size), and its depth in mm, (size, size, size)."""
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
     m = carm_from_grid.astype(np.float32)
     k, j, i = (np.arange(size, dtype=np.float32).reshape(shape) for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)))
@@ -79,14 +79,16 @@ def _pixels(carm: CArm, carm_from_grid: Matrix, size: int) -> tuple[FloatArray, 
 
 
 def ramp_filtered(line: FloatArray, carm: CArm, depth_mm: float, axis_uv: Array, *, cutoff_mm: float) -> FloatArray:
-    """Cosine-weighted line integrals after the ramp filter, 1/mm: their mean over half a turn, back-projected with
-    ``(depth / z)^2`` and times pi, is the attenuation.
+    """Cosine-weighted line integrals after the ramp filter, (H, W), 1/mm.
+
+    Back-projected with ``(depth / z)^2``, their mean over half a turn times pi is the attenuation.
 
     Args:
-        depth_mm: of the object; frequencies count there.
-        axis_uv: (2,) direction of the rotation's axis in the picture; the filter runs across it. Where it is short,
-            the axis is along the beam and no direction is better than another.
-        cutoff_mm: the voxels that are to be filled.
+        line: (H, W) line integrals.
+        depth_mm: depth of the object, at which frequencies are measured.
+        axis_uv: (2,) direction of the rotation axis in the picture; the filter acts across it. Where it is short, the
+            axis runs along the beam and all directions are alike.
+        cutoff_mm: size of the voxels to fill.
     """
     height, width = line.shape
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
@@ -97,7 +99,7 @@ def ramp_filtered(line: FloatArray, carm: CArm, depth_mm: float, axis_uv: Array,
     extended = cv2.copyMakeBorder(
         (line * cosine).astype(np.float32), pad[0], pad[0], pad[1], pad[1], cv2.BORDER_REPLICATE
     )
-    # A border that falls to zero: a cut would ring, and what lies beyond the detector is not known.
+    # Fade to zero beyond the border: a cut would ring, and what lies beyond the detector is unknown.
     extended *= _fading(extended.shape[0], pad[0])[:, None] * _fading(extended.shape[1], pad[1])
     at_object = depth_mm / sdd
     f_u = np.fft.rfftfreq(extended.shape[1], su * at_object)

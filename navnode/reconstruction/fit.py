@@ -1,4 +1,4 @@
-"""Attenuation that is brought into agreement with X-rays: what SART's sweeps are made of."""
+"""Attenuation fitted to X-rays: the building blocks of SART's sweeps."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ from navnode.types import Array, CArm, FloatArray, Matrix, View, Volume
 __all__ = ["Fit", "Prepared"]
 
 _GENTLE = 0.3
-"""Relaxation of sweeps that must not undo what was known before."""
+"""Relaxation of sweeps that must preserve what was known before."""
 _GENTLE_SMOOTHING_VOXELS = 0.5
 _DETAIL_MM = 15.0
 _FINEST_PIXEL = 1.0
-"""Pixels, seen at the volume's middle and in voxels, need not be smaller than this."""
+"""Smallest useful pixel at the volume's center, in voxels."""
 _FEWEST_PIXELS = 16
 _LEAST_SEEN = 1e-3
 _LEAST_WEIGHT = 0.05
-"""Voxels' widths that rays must have in a voxel to be counted, and to be divided by."""
+"""Both are ray lengths in a voxel, in voxel widths: a view sees a voxel above the first; the second bounds the
+divisor."""
 
 
 @dataclass
 class Prepared:
-    """A view, and what does not change from sweep to sweep."""
+    """A view, and what stays constant from sweep to sweep."""
 
     carm: CArm
     volume_from_carm: Matrix
     line: FloatArray
+    """(H, W) line integrals, 0 where nothing was measured."""
     inverse_length: FloatArray
-    """1 / mm inside the grid, 0 where nothing was measured."""
+    """(H, W), 1 / mm inside the grid; 0 where nothing was measured."""
     gain: FloatArray
-    """Of every voxel: 1 / mm that it gets of a picture of ones, times the share of its change that it makes."""
+    """(k, j, i): inverse of the back-projection of a picture of ones, 1 / mm, times the voxel's ``free`` share."""
     seen: Array
-    """Which voxels it crosses, bool."""
+    """(k, j, i) bool: voxels that the view crosses."""
 
 
 class Fit:
-    """Attenuation on a grid that is being brought into agreement with views.
+    """Attenuation on a grid, adjusted to agree with views.
 
     Args:
-        volume: whose grid, and whose HU to begin with.
-        free: what share of its change a voxel makes, (k, j, i); None: all of it.
+        volume: sets the grid and the initial HU.
+        threads: default: all cores.
+        free: share of its correction that each voxel takes, (k, j, i); default: all of it.
     """
 
     def __init__(
@@ -62,9 +65,9 @@ class Fit:
         self._spacing_mm, self.center_mm = min(volume.spacing_mm), volume.center_mm
         self.volume_from_index = volume.volume_from_index
         self.mu: FloatArray = self._projector.attenuation_per_mm
-        """1/mm; changes are made in it."""
+        """(k, j, i), 1/mm; may be changed in place."""
         self.seen: FloatArray = np.zeros_like(self.mu)
-        """How many views cross a voxel."""
+        """(k, j, i), number of views that cross a voxel."""
         self.free = free
         self._views: dict[Any, Prepared] = {}
         for name, view in enumerate(views):
@@ -72,11 +75,11 @@ class Fit:
 
     @property
     def views(self) -> list[Prepared]:
-        """In the order of their names: what sweeps make depends on it, if only a little."""
+        """In the order of their names, which affects sweeps slightly."""
         return [self._views[name] for name in sorted(self._views)]
 
     def add(self, name: Any, view: View) -> None:
-        """Take a view in, with pixels not much finer than the voxels."""
+        """Add a view, binned to pixels not much finer than the voxels."""
         view = self.binned(view)
         assert view.volume_from_carm is not None
         line, mask = _measured(view)
@@ -89,19 +92,19 @@ class Fit:
         self.seen += prepared.seen
 
     def remove(self, name: Any) -> None:
-        """Take a view out."""
+        """Remove a view."""
         self.seen -= self._views.pop(name).seen
 
     def measure(self, name: Any, view: View) -> None:
-        """Put other line integrals, of the same pixels, in the place of a view's."""
+        """Replace a view's line integrals by others of the same pixels."""
         self._views[name].line = _measured(view)[0]
 
     def binned(self, view: View) -> View:
-        """The view with pixels that are not much finer than the voxels, where they are."""
+        """The view, binned if its pixels are much finer than the voxels."""
         assert view.volume_from_carm is not None
         pixel_mm = max(view.carm.pixel_spacing_mm) * self._depth_mm(view) / view.carm.source_to_detector_mm
         factor = int(_FINEST_PIXEL * self._spacing_mm / pixel_mm + 0.2)
-        factor = min(factor, min(view.line_integrals.shape) // _FEWEST_PIXELS)  # of a grid at the source, say
+        factor = min(factor, min(view.line_integrals.shape) // _FEWEST_PIXELS)  # the grid may lie near the source
         if factor < 2:
             return view
         height, width = (n // factor for n in view.line_integrals.shape)
@@ -117,18 +120,18 @@ class Fit:
         return np.ascontiguousarray(gain), seen
 
     def mean_attenuation(self) -> float:
-        """The homogeneous body that explains the mean of the images."""
+        """Attenuation of a homogeneous body that explains the mean of the images, 1/mm."""
         return float(np.mean([(view.line * view.inverse_length).mean() for view in self.views]))
 
     def exclude(self, view: Prepared, rays: Array) -> None:
-        """Take pixels out of a view."""
+        """Exclude rays of a view, (H, W) bool."""
         self.seen -= view.seen
         view.inverse_length = np.where(rays, np.float32(0.0), view.inverse_length)
         view.gain, view.seen = self._weighed(view, (view.inverse_length > 0).astype(np.float32))
         self.seen += view.seen
 
     def restrict(self, free: Array) -> None:
-        """Only these voxels may change; what a ray says is about those that it crosses."""
+        """Let only these voxels change, (k, j, i) bool; each ray then corrects only those of them that it crosses."""
         self.free = free.astype(np.float32)
         self.mu[:] = free
         for view in self.views:
@@ -138,17 +141,18 @@ class Fit:
             view.inverse_length = (rays / np.maximum(inside_mm, 2 * self._spacing_mm)).astype(np.float32)
 
     def without(self, view: View) -> View:
-        """The view less the line integrals of what is in ``mu``."""
+        """The view minus the line integrals of ``mu``."""
         assert view.volume_from_carm is not None
         line = view.line_integrals - self._projector.render(view.carm, view.volume_from_carm)
         return View(line, view.carm, view.volume_from_carm, view.timestamp_ns)
 
     def sweep(self, relaxation: float, *, least: float = 0.0, detail_mm: float | None = None) -> None:
-        """One pass over all views.
+        """Correct by every view once.
 
         Args:
-            least: the smallest attenuation there is, 1/mm.
-            detail_mm: only what is smaller than this is made to agree.
+            relaxation: fraction of each correction to apply, above 0.
+            least: lowest attenuation allowed, 1/mm.
+            detail_mm: correct only structures smaller than this.
         """
         for view in self.views:
             error: Array = view.line - self._projector.render(view.carm, view.volume_from_carm)
@@ -158,22 +162,23 @@ class Fit:
             self._projector.correct(view.carm, view.volume_from_carm, error, view.gain, relaxation, least)
 
     def agree(self, sweeps: int = 2) -> None:
-        """Change ``mu`` as little as makes its X-rays look more like the views, in their detail."""
+        """Make the X-rays of ``mu`` match the views better in detail, changing it as little as possible."""
         for sweep in range(sweeps):
             self.sweep(_GENTLE, detail_mm=_DETAIL_MM)
             if sweep < sweeps - 1:
                 smooth(self.mu, _GENTLE_SMOOTHING_VOXELS)
 
     def backprojected(self, picture: FloatArray, view: Prepared) -> FloatArray:
-        """The mean of the rays through each voxel, (k, j, i), times the share of its change that it makes."""
+        """The mean of a picture (H, W) over the rays through each voxel, (k, j, i), times the voxel's ``free``
+        share."""
         mean = self._projector.backproject(view.carm, view.volume_from_carm, picture.astype(np.float32, copy=False))
         mean *= view.gain
         return mean
 
     def detail(self, picture: FloatArray, view: Prepared, sigma_mm: float) -> FloatArray:
-        """A picture of a view's size without what is larger, at the volume's middle, than ``sigma_mm``.
+        """A picture (H, W) of a view without structures larger than ``sigma_mm`` at the volume's center.
 
-        How much there is of everything is what scatter and beam hardening change.
+        Scatter and beam hardening change those, but hardly the detail.
         """
         known = (view.inverse_length > 0).astype(np.float32)
         blurred, share = (
@@ -184,7 +189,7 @@ class Fit:
         return detail
 
     def pixel_mm(self, view: Prepared) -> float:
-        """Width of a pixel at the volume's middle."""
+        """Width of a pixel at the volume's center."""
         return view.carm.pixel_spacing_mm[0] * self._depth_mm(view) / view.carm.source_to_detector_mm
 
     def _depth_mm(self, view: View | Prepared) -> float:
@@ -193,7 +198,7 @@ class Fit:
 
 
 def _measured(view: View) -> tuple[FloatArray, FloatArray]:
-    """Line integrals, 0 where there are none, and 1 where there are."""
+    """Line integrals, 0 where nothing was measured; and a mask, 1 where measured."""
     known = np.isfinite(view.line_integrals)
     line = np.where(known, np.maximum(view.line_integrals, 0.0), 0.0).astype(np.float32)
     return line, known.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Volumes from any few views by the network, updated with every view.
+"""Volumes from any number of views, by the network, updated with every view.
 
-What the views say is added up (:mod:`network`), so that a new view costs its own encoding and one pass over the
-volume, in whatever order they come, and a view that has become stale can be taken out.
+The network's outputs per view are summed (:mod:`network`): a new view costs only its own encoding and one pass over the
+volume, views may arrive in any order, and an outdated one can be removed.
 """
 
 from __future__ import annotations
@@ -22,35 +22,36 @@ from navnode.types import FloatArray, Grid, Matrix, View, Volume
 __all__ = ["Accumulator", "BONE_HU", "Reconstructed", "SCALES", "UNKNOWN_HU"]
 
 _LAPLACE_95 = float(np.log(20.0))
-"""95 % of a Laplace distribution lie within so many scales."""
+"""Half-width of a Laplace distribution's 95 % interval, in scales."""
 UNKNOWN_HU = 4000.0
-"""Half of the interval where nothing is known: all HU there are."""
+"""Half-width of the interval where nothing is known: the whole range of HU."""
 BONE_HU = 200.0
 _BONE_LACKS_HU = 200.0
-"""By how much the network's HU are too low where bone was found: 40 to 500 on 15 validation patients."""
+"""How much too low the network's HU are where bone was found: 40 to 500 on 15 validation patients."""
 _BONE_VARIES_HU, _EDGE_VARIES_HU = 700.0, 800.0
-"""What the 95 % interval is wider by inside bone, and where bone is as likely as not: it then holds 92 to 96 % of the
-voxels of true bone, and 97 to 99 % of those of the bone that was found, by group."""
+"""Widening of the 95 % interval inside bone, and where bone is as likely as not: depending on the region, it then
+contains 92 to 96 % of the voxels of true bone, and 97 to 99 % of those of the bone found."""
 SCALES = (-4.5, 1.5)
-"""Logarithm of the stated scale, 1000 HU, from 11 HU on; as trained, and as read."""
+"""Range of the logarithm of the stated scale (1000 HU), from 11 HU up; the same in training and in use."""
 
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """What some views say about the grid."""
+    """A volume and its uncertainty, from some views."""
 
     volume: Volume
     """HU, (128, 128, 128); air where fewer than two views look."""
     uncertainty_hu: Volume
-    """Half of the 95 % interval of the HU, on the same grid."""
+    """Half-width of the 95 % interval, on the same grid."""
 
 
 class Accumulator:
-    """The views of one grid, added up.
+    """Sums what the network says about the views of one grid.
 
     Args:
-        center_mm: RAS of the grid's middle.
-        spacing_mm: of its voxels, 128 along each side.
+        center_mm: RAS position of the grid's center, (3,).
+        spacing_mm: voxel size; the grid has 128 voxels along each side.
+        threads: default: all cores.
     """
 
     def __init__(self, networks: Networks, center_mm: Matrix, spacing_mm: float, threads: int | None = None) -> None:
@@ -65,16 +66,16 @@ class Accumulator:
 
     @property
     def views(self) -> int:
-        """How many have been added up."""
+        """Number of views added."""
         return len(self._views)
 
     @property
     def overlap(self) -> bool:
-        """Whether there is anything that two views see, or the only one."""
+        """Whether two views (or the only one) see the same voxel."""
         return bool((self._pyramid.fine.seen >= min(2, self.views)).any())
 
     def add(self, view: View) -> None:
-        """Take a view in; one that is in already counts once."""
+        """Add a view; adding it again changes nothing."""
         name = view_key(view)
         if name not in self._views:
             self._views[name] = view
@@ -82,31 +83,31 @@ class Accumulator:
             self._pyramid.add(name, view)
 
     def keep(self, views: Sequence[View]) -> None:
-        """Take out all but these."""
+        """Remove all views but these."""
         for name in self._views.keys() - {view_key(view) for view in views}:
             self._take(self._views.pop(name), -1)
             self._pyramid.remove(name)
 
     def _take(self, view: View, sign: int) -> None:
         made = picture(view, self.volume_from_grid)
-        (said,) = self._networks.view(
+        (output,) = self._networks.view(
             {"picture": made.channels[None], "picture_from_grid": made.picture_from_grid[None]}
         )
         if self._sums is None:
-            self._sums = np.zeros_like(said)
+            self._sums = np.zeros_like(output)
         if sign > 0:
-            self._sums += said
+            self._sums += output
         else:
-            self._sums -= said
+            self._sums -= output
 
     def result(self, bone: FloatArray | None = None) -> Reconstructed:
-        """What all views together say, brought into agreement with their detail; there must be one.
+        """The volume from all views, made to agree with their detail; there must be a view.
 
-        The network has seen little bone and says too little of it, with too much confidence: where bone was found in
-        the X-rays, HU and their intervals are raised.
+        The network has seen little bone: its HU there are too low, and too certain. Where bone was found in the X-rays,
+        HU and their intervals are raised.
 
         Args:
-            bone: probability of solid bone, (k, j, i).
+            bone: probability of solid bone, 0..1, (k, j, i).
         """
         assert self._sums is not None
         coarse, fine = starting_volumes(self._pyramid)

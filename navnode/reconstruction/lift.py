@@ -1,12 +1,12 @@
-"""From thicknesses of bone in a few views to solid bone in space, without learning anything.
+"""Solid bone in space from its thickness in a few views, without learning.
 
-Each view says how many millimetres of bone every ray crosses. Of all volumes that agree with that, the one that claims
-least beyond it is a product of what the views say (maximum entropy; Minerbo, Comput. Graph. Image Process. 10, 1979);
-it is found by multiplicative corrections (MART; Gordon, Bender and Herman, J. Theor. Biol. 29, 1970) with the project's
-own projector and its adjoint. No voxel holds more than itself: occupancy is cut off at 1 after each correction.
+Each view states how many millimetres of bone every ray crosses. Of all volumes that agree with the views, the one that
+assumes least beyond them is a product of their back-projections (maximum entropy; Minerbo, Comput. Graph. Image
+Process. 10, 1979). Multiplicative corrections find it (MART; Gordon, Bender and Herman, J. Theor. Biol. 29, 1970), with
+the project's own projector and its adjoint. Occupancy is capped at 1 after each correction.
 
-Most corrections are made on voxels of twice the size, where they cost an eighth; the last ones sharpen what those
-found. On validation patients bone is the same as by ten corrections on the fine voxels, in a quarter of the time.
+Most corrections run on voxels twice as large, at an eighth of the cost; the last ones sharpen the result. On validation
+patients this finds the same bone as ten corrections on the fine voxels, in a quarter of the time.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ __all__ = ["disagreement", "level", "lift", "solid"]
 
 _COARSE_SWEEPS, _SMOOTHED_SWEEPS, _FINE_SWEEPS = 8, 6, 2
 _SMOOTHING_VOXELS = 0.5
-"""Of the coarse grid, after its first sweeps; the others sharpen."""
+"""Sigma on the coarse grid, after its first sweeps; the later sweeps sharpen."""
 _LEAST_MM = 0.3
-"""Less bone along a ray is none."""
+"""Thinner bone along a ray counts as none."""
 _LEAST_WEIGHT = 1e-3
-"""A voxel that weighs less than this in a view, in voxel widths, is not seen by it."""
+"""A view does not see voxels of less weight, in voxel widths."""
 _RATIOS = (0.2, 5.0)
-"""Least and largest factor of a single correction."""
+"""Smallest and largest factor of a single correction."""
 _LEAST_WITHIN = 0.4
-"""Of the grid's side; rays that cross less of it meet bone beyond it, of which it knows nothing."""
+"""Share of the grid's side that a ray must cross to be judged; shorter ones meet bone beyond the grid, which is
+unknown."""
 _START_MM = 10.0
 """Thickness that multiplies the first guess by one."""
 
 
 def lift(thicknesses: Sequence[View], grid: Grid, *, threads: int | None = None) -> Volume:
-    """Share of every voxel that is bone, 0..1, on a grid.
+    """Share of bone in every voxel of a grid, 0..1.
 
     Args:
         thicknesses: views with poses whose "line integrals" are millimetres of bone along each ray, NaN where nothing
             was measured.
         grid: where to lift to.
-        threads: None: all cores.
+        threads: default: all cores.
 
     Raises:
-        ComputeError: there is no view.
+        ComputeError: there are no views.
     """
     if not thicknesses:
-        raise ComputeError("nothing to lift: no view")
+        raise ComputeError("there are no views to lift")
     half = Grid((grid.size + 1) // 2, 2 * grid.spacing_mm, grid.center_mm)
     coarse = _Level([_binned(view) for view in thicknesses], half, threads)
     coarse.guess()
@@ -71,17 +72,17 @@ def lift(thicknesses: Sequence[View], grid: Grid, *, threads: int | None = None)
 def disagreement(
     thicknesses: Sequence[View], occupancy: FloatArray, grid: Grid, *, threads: int | None = None
 ) -> float:
-    """How far the thickness of bone along the rays of a view is from what was read, of the view that agrees least: mean
-    difference over mean thickness read; 0 where no bone was read.
+    """Error of the bone thickness along the rays of the view that agrees least: mean difference over mean thickness
+    read, 0 where no bone was read.
 
-    Of what was lifted, a few tenths are the reader's own errors; views of which one has a wrong pose, or shows somebody
-    else, cannot all be explained by one body.
+    For lifted bone, a few tenths are reading errors; if one view has a wrong pose or shows another patient, no body can
+    explain them all.
 
     Args:
         thicknesses: as for :func:`lift`.
-        occupancy: share of every voxel that is bone, (k, j, i), on the grid.
-        grid: of the occupancy.
-        threads: None: all cores.
+        occupancy: share of bone in every voxel, (k, j, i), on the grid.
+        grid: that of the occupancy.
+        threads: default: all cores.
     """
     projector = Projector(grid.filled(AIR_HU), precision="float32", threads=threads)
     small = [_binned(view) for view in thicknesses]
@@ -102,12 +103,12 @@ def disagreement(
 
 
 def solid(occupancy: Volume) -> Array:
-    """The most occupied voxels, as many as fill the volume that the occupancy adds up to; bool, (k, j, i)."""
+    """The most occupied voxels, as many as the occupancy sums to; bool, (k, j, i)."""
     return np.asarray(occupancy.voxels >= level(occupancy))
 
 
 def level(occupancy: Volume) -> float:
-    """The share from which on a voxel is :func:`solid`; above 1 where there is no bone."""
+    """The least occupancy of :func:`solid` voxels; above 1 if there is no bone."""
     share = occupancy.voxels
     count = round(float(share.sum()))
     if count < 1:
@@ -117,7 +118,7 @@ def level(occupancy: Volume) -> float:
 
 @dataclass(frozen=True)
 class _Thickness:
-    """A view, and what does not change from sweep to sweep."""
+    """A view, and what stays constant from sweep to sweep."""
 
     carm: CArm
     volume_from_carm: Matrix
@@ -126,21 +127,21 @@ class _Thickness:
     measured: FloatArray
     """(H, W), 1 or 0."""
     weight: FloatArray
-    """(k, j, i), what a voxel gets of a picture of ones."""
+    """(k, j, i), back-projection of a picture of ones."""
 
 
 class _Level:
-    """Occupancy on one grid that is being brought into agreement with views."""
+    """Occupancy on one grid, adjusted to agree with views."""
 
     def __init__(self, thicknesses: Sequence[View], grid: Grid, threads: int | None) -> None:
         self._projector = Projector(grid.filled(AIR_HU), precision="float32", threads=threads)
         self.occupancy: FloatArray = self._projector.attenuation_per_mm
-        """(k, j, i); rays cross millimetres of it."""
+        """(k, j, i); its line integrals are millimetres of bone."""
         self._views = [self._prepared(view) for view in thicknesses]
         self._least = _LEAST_WEIGHT * grid.spacing_mm
         seen = np.sum([view.weight > self._least for view in self._views], axis=0)
         self._unknown: Array = seen < min(2, len(self._views))
-        """What a single view crosses may lie anywhere along it."""
+        """Bone that a single view shows may lie anywhere along the ray."""
 
     def _prepared(self, view: View) -> _Thickness:
         assert view.volume_from_carm is not None
@@ -150,18 +151,18 @@ class _Level:
         return _Thickness(view.carm, view.volume_from_carm, mm, measured, weight)
 
     def guess(self) -> None:
-        """Begin with the product of what the views say."""
+        """Start from the product of the views' back-projections."""
         self.occupancy[:] = 1.0
         for view in self._views:
-            said = self._projector.backproject(view.carm, view.volume_from_carm, view.mm * view.measured)
-            # What a view does not see stays as likely as the others make it.
-            start = np.full_like(said, _START_MM)
-            self.occupancy *= np.divide(said, view.weight, out=start, where=view.weight > self._least) / _START_MM
+            projected = self._projector.backproject(view.carm, view.volume_from_carm, view.mm * view.measured)
+            # A view does not change what it does not see.
+            start = np.full_like(projected, _START_MM)
+            self.occupancy *= np.divide(projected, view.weight, out=start, where=view.weight > self._least) / _START_MM
         self.begin_with(self.occupancy)
         self.occupancy *= 0.5 / max(float(self.occupancy.max()), 1e-6)
 
     def begin_with(self, occupancy: FloatArray) -> None:
-        """Begin with an occupancy, (k, j, i), where at least two views see it."""
+        """Start from an occupancy, (k, j, i), where at least two views see it."""
         self.occupancy[:] = occupancy
         self.occupancy[self._unknown] = 0.0
 
@@ -181,7 +182,7 @@ class _Level:
 
 
 def _binned(view: View) -> View:
-    """Pixels of twice the size, for voxels of twice the size; NaN where less than half of one was measured."""
+    """Bin 2 x 2 pixels, for voxels twice as large; NaN where fewer than two of the four were measured."""
     height, width = (size // 2 for size in view.line_integrals.shape)
     blocks = view.line_integrals[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
     known = np.isfinite(blocks)

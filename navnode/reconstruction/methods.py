@@ -1,4 +1,4 @@
-"""One call for all ways to make a volume from views, and what is to be thought of it."""
+"""One call for all reconstruction methods, which also says how reliable the volume is."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ __all__ = [
 
 _FEWEST_VIEWS = 2
 _LEAST_SPREAD_RAD = np.deg2rad(10.0)
-"""Directions nearer to each other than this are one."""
-_NO_OVERLAP = "the views do not overlap in the volume that was asked for"
+"""Directions closer to each other than this count as one."""
+_NO_OVERLAP = "the views do not overlap in the requested volume"
 _WIDE_SPREAD_RAD = np.deg2rad(40.0)
 
 
@@ -50,12 +50,12 @@ class Method(StrEnum):
     """How to reconstruct."""
 
     AUTO = "auto"
-    """Learned if the shipped model's card says that it is better, and there is an engine; else SART."""
+    """Learned if the shipped model's card prefers it and an engine runs it, else SART."""
     LEARNED = "learned"
-    """HU by a network in space; bone by networks that read it off every X-ray and refine what is lifted from that."""
+    """HU from a network in space; bone from networks that read it off every X-ray and refine it after the lift."""
     SART = "sart"
     TV = "tv"
-    """SART that also makes the total variation small."""
+    """SART that also reduces the total variation."""
     FDK = "fdk"
     PRIOR = "prior"
     """A registered CT, changed where the X-rays contradict it."""
@@ -68,28 +68,28 @@ class Reconstruction:
     volume: Volume
     """HU"""
     uncertainty_hu: Volume | None
-    """Half of the 95 % interval of every voxel, or None where the method states none."""
+    """Half-width of each voxel's 95 % interval; None if the method states none."""
     method: Method
     engine: str
     views: int
     spread_rad: float
     """Largest angle between two views' lines of sight, 0..pi/2."""
     status: Status
-    """DEGRADED at best: a volume from a few X-rays is a likeness. INVALID where its X-rays contradict each other."""
+    """DEGRADED at best: a volume from a few X-rays is approximate. INVALID if its X-rays contradict each other."""
     reason: str
     per_view_ms: tuple[float, ...]
     rests: Volume | None = None
-    """1 where a voxel rests on the prior alone; None without one."""
+    """1 where a voxel rests on the prior alone; None without a prior."""
     bone: BoneFound | None = None
-    """Bone as found in the X-rays themselves, where the method looks there."""
+    """Bone found in the X-rays themselves; None if the method does not look for it."""
 
     @property
     def doubtful_bone(self) -> str:
-        """Why its surface is not to be relied on, '' where nothing speaks against it."""
+        """Why its surface is unreliable; '' if nothing speaks against it."""
         return self.bone.doubtful if self.bone is not None else ""
 
     def surface(self) -> Surface | None:
-        """The surface of bone, None where there is none."""
+        """The surface of bone; None if there is no bone."""
         if self.bone is not None:
             return self.bone.surface()
         return bone_surface(self.volume, relative=self.method is not Method.PRIOR)
@@ -105,7 +105,13 @@ def reconstruct(
     threads: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Volume:
-    """A volume in HU on a cubic RAS grid around ``center_mm``; :class:`Reconstructor` tells more about it.
+    """A volume in HU on a cubic RAS grid; :meth:`Reconstructor.reconstruct` also says how reliable it is.
+
+    Args:
+        views: two or more, with poses, from different directions.
+        size: voxels along each side.
+        center_mm: RAS position of the grid's center, (3,).
+        threads: default: all cores.
 
     Raises:
         ComputeError, ConfigError: as :meth:`Reconstructor.reconstruct`.
@@ -115,13 +121,14 @@ def reconstruct(
 
 
 class Reconstructor:
-    """Makes volumes by one method; what it knows of views it has seen it does not compute again.
+    """Makes volumes by one method; does not repeat what it computed for a view before.
 
     Args:
-        model: a folder with networks instead of the shipped one.
+        threads: default: all cores.
+        model: a folder with networks to use instead of the shipped ones.
 
     Raises:
-        ConfigError: there are networks but they cannot be run, or there are none and they are asked for by name.
+        ConfigError: the learned method is to be used, but its networks are missing or no engine runs them.
     """
 
     def __init__(self, method: Method = Method.AUTO, threads: int | None = None, model: Path | None = None) -> None:
@@ -134,23 +141,23 @@ class Reconstructor:
 
     @property
     def engine(self) -> str:
-        """What computes."""
+        """The engine that computes, for display."""
         return self._networks.engine if self._networks is not None else "native"
 
     def forget(self) -> None:
-        """Compute everything anew the next time."""
+        """Forget all views; the next call computes everything again."""
         self._accumulator = None
         if self._bones is not None:
             self._bones.forget()
 
     @property
     def _unmeasured(self) -> str:
-        """What must be said of networks whose card holds no figures."""
+        """A warning if the networks' card holds no figures."""
         measured = self._networks is None or self._networks.card.metrics
-        return "" if measured else "; how good this model is was not measured, nor what its intervals hold"
+        return "" if measured else "; the accuracy of this model and of its intervals was not measured"
 
     def lungs(self, views: Sequence[View], grid: Grid) -> Surface | None:
-        """A closed surface around the lungs, None where none were read or the method does not look for them.
+        """A closed surface around the lungs; None if no lung was read or the method does not look for them.
 
         Raises:
             ComputeError: a view cannot be read.
@@ -165,14 +172,16 @@ class Reconstructor:
         prior: Volume | None = None,
         progress: Progress = lambda share: None,
     ) -> Reconstruction:
-        """A volume on a grid, and how far it may be trusted.
+        """A volume on a grid, and how reliable it is.
 
         Args:
-            views: two or more, with poses, from directions that differ.
-            prior: a CT in the views' frame, for the method that begins with one.
+            views: two or more, with poses, from different directions.
+            prior: a CT in the views' frame, for :attr:`Method.PRIOR`.
 
         Raises:
-            ComputeError: fewer than two views, views without a pose, all from one direction, or not of the grid.
+            ComputeError: there are fewer than two views, one lacks a pose, all have the same direction, or they do not
+                overlap in the grid.
+            ConfigError: a prior is given without its method, or the method without a prior.
         """
         spread_rad = checked_spread_rad(views)
         learned: Reconstructed | None = None
@@ -182,7 +191,7 @@ class Reconstructor:
         status = Status.DEGRADED
         reason = _reason(len(views), spread_rad) + self._unmeasured
         if (prior is None) == (self.method is Method.PRIOR):
-            raise ConfigError("a prior and the method that begins with one belong together")
+            raise ConfigError("a prior CT and the method 'prior' belong together")
         if prior is not None:
             changed = with_prior(views, prior, grid, threads=self._threads, progress=progress)
             volume, rests = changed.volume, changed.rests
@@ -223,7 +232,7 @@ class Reconstructor:
     def _learned(
         self, networks: engines.Networks, bones: Bones, views: Sequence[View], grid: Grid, progress: Progress
     ) -> tuple[Reconstructed, BoneFound, list[float]]:
-        """What the networks make of the views, the bone in them, and the milliseconds that each view took."""
+        """The networks' volume, the bone in the views, and the milliseconds that each view took."""
         center_mm = np.array(grid.center_mm)
         own, sums = Grid(GRID, grid.size * grid.spacing_mm / GRID, grid.center_mm), self._accumulator
         if sums is None or sums.spacing_mm != own.spacing_mm or not np.array_equal(sums.center_mm, center_mm):
@@ -244,7 +253,7 @@ class Reconstructor:
                 *(resample(part, grid.spacing_mm, grid.shape) for part in (made.volume, made.uncertainty_hu))
             )
             likely = resample(bone.likely, grid.spacing_mm, grid.shape)
-            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # beyond its own grid it says air
+            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # resampling fills with air beyond its own grid
             bone = replace(bone, likely=likely)
         return made, bone, times
 
@@ -253,10 +262,10 @@ def checked_spread_rad(views: Sequence[View]) -> float:
     """The largest angle between two views' lines of sight.
 
     Raises:
-        ComputeError: nothing can be made of these views.
+        ComputeError: these views cannot make a volume.
     """
     if len(views) < _FEWEST_VIEWS:
-        raise ComputeError(f"{len(views)} view{'' if len(views) == 1 else 's'} is not enough for a volume")
+        raise ComputeError(f"{len(views)} view{' is' if len(views) == 1 else 's are'} not enough for a volume")
     directions = []
     for index, view in enumerate(views):
         if view.volume_from_carm is None:
@@ -264,7 +273,7 @@ def checked_spread_rad(views: Sequence[View]) -> float:
         if not np.isfinite(view.line_integrals).any():
             raise ComputeError(f"view {index} is saturated everywhere")
         directions.append(view.volume_from_carm[:3, 2])
-    # A view from the other side shows the same.
+    # Views from opposite sides show the same.
     spread = max(float(np.arccos(min(abs(float(a @ b)), 1.0))) for a in directions for b in directions)
     if spread < _LEAST_SPREAD_RAD:
         raise ComputeError(f"all views look the same way (within {np.rad2deg(spread):.0f} degrees)")
@@ -278,14 +287,14 @@ def _reason(views: int, spread_rad: float) -> str:
 
 
 def chosen(method: Method, model: Path | None = None) -> Method:
-    """What ``AUTO`` stands for: the networks if they are better than SART and something runs them.
+    """What ``AUTO`` stands for: the networks if they beat SART and an engine runs them.
 
     Raises:
-        ConfigError: a model is named for a method that has none.
+        ConfigError: a model is given for a method that uses none.
     """
     if model is not None:
         if method not in (Method.AUTO, Method.LEARNED):
-            raise ConfigError(f"a model is for the learned method, not for {method.value}")
+            raise ConfigError(f"only the learned method uses a model, not {method.value}")
         return Method.LEARNED
     if method is not Method.AUTO:
         return method
@@ -293,13 +302,13 @@ def chosen(method: Method, model: Path | None = None) -> Method:
 
 
 def engine_name(method: Method = Method.AUTO) -> str:
-    """What a method would run on, for people."""
+    """What a method would run on, for display."""
     method, engine = chosen(method), engines.would_load()
     return described(method, engines.title(engine) if engine is not None else "no engine")
 
 
 def model_hash(method: Method = Method.AUTO) -> str:
-    """SHA-256 of the shipped models' cards, which name their graphs by theirs; '' where the method uses none."""
+    """SHA-256 over the shipped models' cards, which list their graphs' hashes; '' if the method uses no model."""
     method = chosen(method)
     if method is not Method.LEARNED:
         return ""
@@ -308,7 +317,7 @@ def model_hash(method: Method = Method.AUTO) -> str:
 
 
 def described(method: Method, engine: str) -> str:
-    """A method and what it runs on, for people."""
+    """A method and what it runs on, for display."""
     if method is Method.LEARNED:
         return f"{method.value} ({engine})"
     return f"{method.value.upper()} (classical)"

@@ -1,10 +1,9 @@
-"""The network: what a view says about every voxel, and what all of them say together.
+"""The networks: what one view says about every voxel, and what all views say together.
 
-Two graphs. :class:`ViewNet` encodes one view and back-projects its features along the rays; what it gives is only
-added up over views, so views come in any number and order, and one can be taken out again. :class:`VolumeNet` turns
-the sums, and what SART makes of the views in a moment, into attenuation, bone and uncertainty. (Back-projected
-features: Lin et al., DIF-Net, MICCAI 2023; C2RV, CVPR 2024.) Needs torch; nothing that runs in the operating room
-imports this module.
+:class:`ViewNet` encodes one view and back-projects its features along the rays. Its outputs are only summed over views,
+so views come in any number and order, and can be removed. :class:`VolumeNet` turns the sums, and a quick SART volume,
+into attenuation, bone and uncertainty. (Back-projected features: Lin et al., DIF-Net, MICCAI 2023; C2RV, CVPR 2024.)
+This module needs torch; nothing that runs in the operating room imports it.
 """
 
 from __future__ import annotations
@@ -41,9 +40,10 @@ __all__ = [
 
 FEATURES = 16
 SUMS = 2 * FEATURES + 1
-"""Sums over views at half the grid's resolution: features, their squares, and how many views see the voxel."""
+"""Channels summed over views, at half the grid's resolution: features, their squares, and the number of views that see
+the voxel."""
 OUTPUTS = 3
-"""Attenuation over water's less 1 (HU / 1000), logit of bone, logarithm of the attenuation's scale."""
+"""Attenuation relative to water's, minus 1 (HU / 1000); logit of bone; logarithm of the attenuation's scale."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -52,8 +52,8 @@ _NEAREST = 0.05
 
 
 class Residual(nn.Module):
-    """Two convolutions around a shortcut; the second begins at zero, so that no normalisation is needed
-    (Zhang, Dauphin and Ma, Fixup, ICLR 2019)."""
+    """Two convolutions around a shortcut; the second starts at zero, so no normalisation is needed (Zhang, Dauphin and
+    Ma, Fixup, ICLR 2019)."""
 
     def __init__(self, width: int, dimensions: int) -> None:
         super().__init__()
@@ -63,12 +63,13 @@ class Residual(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, width, ...) -> the same shape."""
         return x + self.second(functional.relu(self.first(functional.relu(x))))
 
 
 def halved(network: Network) -> Network:
-    """A copy whose convolutions compute in FP16; what comes in and goes out, where rays go and the sum with SART's
-    volume stay FP32. (TensorRT computes in the precisions that a graph states.)"""
+    """A copy whose convolutions compute in FP16. Inputs, outputs, ray geometry and the sum with SART's volume stay
+    FP32. (TensorRT computes in the precisions that a graph states.)"""
     copied = copy.deepcopy(network)
     for part in copied.modules():
         if isinstance(part, nn.Conv2d | nn.Conv3d):
@@ -93,7 +94,7 @@ class ViewNet(nn.Module):
         self.out = nn.Conv2d(24, FEATURES, 3, padding=1)
 
     def encoded(self, pictures: Tensor) -> Tensor:
-        """(N, 16, 128, 128)"""
+        """Features (N, 16, 128, 128) of pictures (N, 4, 256, 256)."""
         near = self.near(self.stem(pictures.to(self.up.weight.dtype)))
         far = self.up(self.far(self.down(near)))
         near = near + functional.interpolate(far, scale_factor=4.0, mode="bilinear", align_corners=False)
@@ -102,13 +103,14 @@ class ViewNet(nn.Module):
     def forward(
         self, pictures: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int] = (0, 0, 0), size: int = GRID
     ) -> Tensor:
-        """Sums (1, 33, s/2, s/2, s/2) over the block of ``size`` s from voxel ``first`` (i, j, k) on."""
+        """Sums (1, 33, s/2, s/2, s/2) over a block of s = ``size`` voxels a side that starts at voxel ``first`` (i, j,
+        k)."""
         return self.summed(self.encoded(pictures), pictures, picture_from_grid, first, size)
 
     def summed(
         self, features: Tensor, pictures: Tensor, picture_from_grid: Tensor, first: tuple[int, int, int], size: int
     ) -> Tensor:
-        """The same of pictures whose features (N, 16, 128, 128) are known."""
+        """Like :meth:`forward`, for pictures whose features (N, 16, 128, 128) are known."""
         half = [start + 0.5 + 2 * torch.arange(size // 2, dtype=torch.float32) for start in first]
         at, seen = _rays(picture_from_grid, half)
         seen = seen * (_sampled(pictures[:, 3:4], at, size // 2) > 0.5).to(seen.dtype)
@@ -117,7 +119,7 @@ class ViewNet(nn.Module):
 
 
 def _rays(picture_from_grid: Tensor, axes: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Where voxels are in the pictures (N, s s, s, 2), and 1 where in them (N, 1, s, s, s)."""
+    """Positions of voxels in the pictures, (N, s s, s, 2), and 1 where these are inside, (N, 1, s, s, s)."""
     i, j, k = axes[0].view(1, 1, 1, -1), axes[1].view(1, 1, -1, 1), axes[2].view(1, -1, 1, 1)
     x, y, depth = (
         row[:, 0].view(-1, 1, 1, 1) * i
@@ -146,14 +148,14 @@ def unshuffled(x: Tensor) -> Tensor:
 
 
 def shuffled(x: Tensor, channels: int) -> Tensor:
-    """The inverse of :func:`unshuffled`."""
+    """(N, 8 C, a, b, c) -> (N, C, 2a, 2b, 2c) with C = ``channels``; the inverse of :func:`unshuffled`."""
     n, _, a, b, d = x.shape
     x = x.reshape(n * channels, 2, 2, 2, a, b, d).permute(0, 4, 1, 5, 2, 6, 3)
     return x.reshape(n, channels, 2 * a, 2 * b, 2 * d)
 
 
 class UNet(nn.Module):
-    """The levels of a U-Net; what comes before and after is for others to add."""
+    """The levels of a U-Net; subclasses add what comes before and after."""
 
     down: nn.ModuleList
     encoders: nn.ModuleList
@@ -162,10 +164,10 @@ class UNet(nn.Module):
     decoders: nn.ModuleList
 
     def add_levels(self, widths: Sequence[int], dimensions: Literal[2, 3]) -> None:
-        """Add levels of these widths, from fine to coarse; checkpoints keep the order in which parts are added."""
+        """Add levels of these widths, from fine to coarse. Checkpoints depend on the order in which parts are added."""
         convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
         self._mode = "bilinear" if dimensions == 2 else "trilinear"
-        # Down and encoders go from fine to coarse, the others back.
+        # `down` and `encoders` go from fine to coarse, the others back.
         self.down, self.encoders = nn.ModuleList(), nn.ModuleList([Residual(widths[0], dimensions)])
         self.up, self.merge, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for low, high in pairwise(widths):
@@ -176,7 +178,7 @@ class UNet(nn.Module):
             self.decoders.insert(0, Residual(low, dimensions))
 
     def through(self, x: Tensor) -> Tensor:
-        """Down all levels and up again."""
+        """Down all levels and up again: (N, widths[0], ...) -> the same shape."""
         kept = []
         for index, encoder in enumerate(self.encoders):
             x = encoder(x)
@@ -190,10 +192,10 @@ class UNet(nn.Module):
 
 
 class VolumeNet(UNet):
-    """Sums of :class:`ViewNet`, what SART begins with, and the numbers of views (N,) -> (N, 3, s, s, s), ``OUTPUTS``.
+    """Sums of :class:`ViewNet`, SART's starting volumes and the numbers of views (N,) -> ``OUTPUTS``, (N, 3, s, s, s).
 
-    SART's volumes, in units of ``OUTPUTS``, are coarse (N, 1, s/2, s/2, s/2) and fine (N, 1, s, s, s); what comes out
-    is a correction of the fine one.
+    SART's volumes, in units of ``OUTPUTS``, are coarse (N, 1, s/2, s/2, s/2) and fine (N, 1, s, s, s); the network
+    corrects the fine one.
     """
 
     def __init__(self) -> None:
@@ -205,13 +207,14 @@ class VolumeNet(UNet):
             nn.ReLU(), nn.Conv3d(widths[0] + 8, 24, 1), nn.ReLU(), nn.Conv3d(24, 8 * OUTPUTS, 3, padding=1)
         )
         self.bony = nn.Parameter(torch.tensor(5.0))
-        """What dense is, is rather bone: of the logit, over attenuation's."""
-        # It begins with SART's volume, little bone and wide intervals.
+        """Weight of attenuation in the logit of bone: dense voxels are more likely bone."""
+        # Untrained, it returns SART's volume, little bone and wide intervals.
         nn.init.zeros_(self.head[-1].weight)
         with torch.no_grad():
             self.head[-1].bias.copy_(torch.tensor([0.0, -2.5, -1.5]).repeat_interleave(8))
 
     def forward(self, sums: Tensor, coarse: Tensor, fine: Tensor, views: Tensor) -> Tensor:
+        """Sums (N, 33, s/2, s/2, s/2), coarse, fine and views as in the class -> (N, 3, s, s, s)."""
         seen = sums[:, -1:].clamp(min=1.0)
         views = views.view(-1, 1, 1, 1, 1)
         mean = sums[:, :FEATURES] / seen
@@ -237,9 +240,9 @@ _READER_LEVELS = (32, 48, 80, 128, 160)
 
 
 class ReaderNet(UNet):
-    """X-rays as :func:`reader.reading_channels` makes them, (N, 4, H, W) -> (N, 5, H, W), ``reader.OUTPUTS``.
+    """X-rays from :func:`reader.reading_channels`, (N, 4, H, W) -> ``reader.OUTPUTS``, (N, 5, H, W).
 
-    A U-Net whose finest level works on blocks of 2 x 2 pixels; its sides must be multiples of 32.
+    A U-Net whose finest level works on blocks of 2 x 2 pixels; H and W must be multiples of 32.
     """
 
     def __init__(self) -> None:
@@ -253,12 +256,13 @@ class ReaderNet(UNet):
             nn.ReLU(),
             nn.Conv2d(48, 4 * reader.OUTPUTS, 3, padding=1),
         )
-        # It begins with little of everything, and with wide intervals.
+        # Untrained, it reads little of everything, with wide intervals.
         nn.init.zeros_(self.head[-1].weight)
         with torch.no_grad():
             self.head[-1].bias.copy_(torch.tensor([0.2, -1.0, -1.0, 0.0, -3.0]).repeat_interleave(4))
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """(N, 4, H, W) -> (N, 5, H, W)."""
         x = self.through(self.stem(functional.pixel_unshuffle(pictures, 2)))
         return functional.pixel_shuffle(self.head(x), 2)
 
@@ -268,11 +272,11 @@ _REFINER_LEVELS = (16, 32, 64, 96)
 
 
 class PictureNet(UNet):
-    """Views as :mod:`refining` shows them, (N, PICTURES, H, W) -> features (N, FEATURES, H, W); sides are multiples
-    of 16.
+    """Views as :mod:`refining` presents them, (N, PICTURES, H, W) -> features (N, FEATURES, H, W); H and W must be
+    multiples of 16.
 
-    What it finds is only taken together over views, voxel by voxel (C2RV, CVPR 2024): which bone a shadow is of, say,
-    so that the shadows of two are not taken for a third.
+    The features are only pooled over views, voxel by voxel (C2RV, CVPR 2024). They may tell, for example, which bone
+    casts a shadow, so that the shadows of two bones are not mistaken for a third.
     """
 
     def __init__(self) -> None:
@@ -283,16 +287,17 @@ class PictureNet(UNet):
         self.out = nn.Conv2d(widths[0], 4 * refining.FEATURES, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """(N, PICTURES, H, W) -> (N, FEATURES, H, W)."""
         x = self.through(self.stem(functional.pixel_unshuffle(pictures, 2)))
         return functional.pixel_shuffle(self.out(functional.relu(x)), 2)
 
 
 class RefinerNet(UNet):
-    """Evidence as :mod:`refining` makes it, (N, FINE, s, s, s), (N, COARSE, s/2, s/2, s/2) and pooled features
-    (N, 2 FEATURES, s/2, s/2, s/2) -> logit of solid bone (N, 1, s, s, s).
+    """Evidence from :mod:`refining`, (N, FINE, s, s, s) and (N, COARSE, s/2, s/2, s/2), and pooled features (N, 2
+    FEATURES, s/2, s/2, s/2) -> logit of solid bone (N, 1, s, s, s).
 
-    A U-Net whose finest level works on blocks of 2 x 2 x 2 voxels, s a multiple of ``refining.BLOCK``; what comes out
-    is a correction of the lift, which it begins with.
+    A U-Net whose finest level works on blocks of 2 x 2 x 2 voxels; s must be a multiple of ``refining.BLOCK``. It
+    corrects the lift, which is all that it returns untrained.
     """
 
     def __init__(self) -> None:
@@ -307,11 +312,12 @@ class RefinerNet(UNet):
             nn.Conv3d(24, 8, 3, padding=1),
         )
         self.lifted = nn.Parameter(torch.tensor(5.0))
-        """How much what the lift takes for bone counts at first."""
+        """Weight of the lift's occupancy above its level in the logit."""
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, fine: Tensor, coarse: Tensor, felt: Tensor) -> Tensor:
+        """Fine and coarse evidence and pooled features as in the class -> (N, 1, s, s, s)."""
         blocks = unshuffled(fine)
         x = self.through(self.stem(torch.cat([blocks, coarse, felt], 1)))
         correction = shuffled(self.head(torch.cat([x, blocks], 1)).float(), 1)
@@ -319,7 +325,7 @@ class RefinerNet(UNet):
 
 
 class Refinement(nn.Module):
-    """Both of what refines, to be trained together."""
+    """Both refining networks, to be trained together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -327,17 +333,18 @@ class Refinement(nn.Module):
         self.volume = RefinerNet()
 
     def forward(self, fine: Tensor, coarse: Tensor, pictures: Tensor, pixels_from_coarse: Tensor) -> Tensor:
-        """Pictures (N, V, PICTURES, H, W) and (N, V, 3, 4); a picture that measured nothing is none."""
+        """The logit (N, 1, s, s, s) from fine and coarse evidence, pictures (N, V, PICTURES, H, W) and
+        pixels_from_coarse (N, V, 3, 4); pictures that measured nothing are ignored."""
         views = pictures.shape[1]
         found = self.pictures(pictures.flatten(0, 1)).float()
         measured, pixels = pictures.flatten(0, 1)[:, -1:], pixels_from_coarse.flatten(0, 1)
-        with torch.autocast(fine.device.type, enabled=False):  # eight bits do not say where in a picture
+        with torch.autocast(fine.device.type, enabled=False):  # eight bits cannot locate a pixel
             felt = _pooled(found, measured, pixels, coarse.shape[2:], views)
         return torch.as_tensor(self.volume(fine, coarse, felt))
 
 
 def _pooled(features: Tensor, measured: Tensor, pixels_from_coarse: Tensor, shape: Sequence[int], views: int) -> Tensor:
-    """As :func:`refining.pooled`, of ``views`` pictures for each volume."""
+    """Like :func:`refining.pooled`, for ``views`` pictures per volume."""
     k, j, i = torch.meshgrid(
         *(torch.arange(size, dtype=torch.float32, device=features.device) for size in shape), indexing="ij"
     )

@@ -1,8 +1,8 @@
-"""A registered CT as prior: what the X-rays contradict is changed, what they do not is kept.
+"""A registered CT as prior: changed where the X-rays contradict it, kept elsewhere.
 
-The views are brought to the scale of the CT's own X-rays (beam hardening and scatter bend it), what is left of them is
-reconstructed as a change by SART, and a change that the views do not agree about is thresholded away between sweeps,
-as in prior image constrained compressed sensing (Chen, Tang and Leng, Med. Phys. 35, 2008).
+The views are mapped to the scale of the CT's own X-rays (beam hardening and scatter bend it), and SART reconstructs the
+remaining difference as a change. Between sweeps a threshold removes changes on which the views disagree, as in prior
+image constrained compressed sensing (Chen, Tang and Leng, Med. Phys. 35, 2008).
 """
 
 from __future__ import annotations
@@ -28,32 +28,35 @@ _SWEEPS = 12
 _RELAXATION = 0.8
 _SMOOTHING_VOXELS = 0.4
 _SIGNIFICANT = 1.7
-"""Mean over views of how many sigma a view differs from the CT's X-ray, at most ``_MOST`` each: a voxel may change from
-here on."""
+"""A voxel may change if the views differ from the CT's X-rays by more sigma than this on average, at most ``_MOST``
+each."""
 _MOST, _LEAST = 3.0, -1.0
 _RESOLVED_MM = 1.5
 _CLASSES = 8
 _SYSTEMATIC = 2.0
-"""What the CT's X-ray is off by without any change, over what noise is."""
+"""Error of the CT's X-rays without any change, relative to noise."""
 _CHANGED_HU = 100.0
 _AGREES = 0.8
-"""Correlation of the detail of a view with the CT's around a ray from which on the X-ray is said to confirm it."""
+"""Correlation of a view's detail with the CT's around a ray; from here on, the X-ray confirms the CT."""
 _AROUND_MM = 6.0
 _LEAST_ALIKE = 0.25
-"""Mean correlation of the detail below which the CT is another patient's or elsewhere."""
+"""Mean correlation of the detail; below this, the CT shows another patient or lies elsewhere."""
 _TISSUE_HU = -600.0
 _DENSEST_PER_MM = 0.1
-"""Titanium and thin steel, as a hardened beam sees them: 4000 HU."""
+"""Titanium and thin steel as a hardened beam sees them: 4000 HU."""
 _BODY_LINE = 0.2
 _END_LINE = 0.01
 """Half a millimetre of water."""
-_MOST_ENDED = 0.4
+_MAX_CUT_SHARE = 0.4
 """Share of a view's rays that may leave the CT inside the body."""
 
 
 @dataclass(frozen=True)
 class WithPrior:
-    """A volume that rests on a CT and X-rays."""
+    """A volume that rests on a CT and X-rays.
+
+    ``changed_mm3`` is the volume that changed, in mm3; ``rests_share`` is a fraction, 0..1.
+    """
 
     volume: Volume
     """HU"""
@@ -61,7 +64,7 @@ class WithPrior:
     """1 where a voxel rests on the prior alone, 0 where the X-rays confirm or change it; on the same grid."""
     changed_mm3: float
     rests_share: float
-    """Of the voxels that two or more views see."""
+    """Of the voxels seen by two or more views, the share that rests on the prior alone."""
 
 
 def with_prior(
@@ -72,14 +75,15 @@ def with_prior(
     threads: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> WithPrior:
-    """The prior on a grid, with what the X-rays say is different.
+    """The prior on a grid, with the changes that the X-rays show.
 
     Args:
         views: two or more, with poses in the prior's frame.
         prior: a CT in HU; it may reach beyond the grid, and should.
+        threads: default: all cores.
 
     Raises:
-        ComputeError: the CT is too short for two of the views, or they do not look like it.
+        ComputeError: the CT is long enough for fewer than two of the views, or the X-rays do not look like it.
     """
     before = onto(prior, grid.volume_from_index, grid.shape)
     fit = Fit(before, views, threads)
@@ -87,12 +91,12 @@ def with_prior(
     rendered = Projector(coarse, precision="float32", threads=threads)
     alike: list[float] = []
     confirmed, denser, thinner = (np.zeros_like(fit.mu) for _ in range(3))
-    ends = Projector(_ends(coarse), precision="float32", threads=threads)
+    ends = Projector(_cut_faces(coarse), precision="float32", threads=threads)
     for view in fit.views:
         expected = rendered.render(view.carm, view.volume_from_carm)
         body = (expected > _BODY_LINE) & (view.inverse_length > 0)
         ended = ends.render(view.carm, view.volume_from_carm) > _END_LINE
-        if not body.any() or float(np.mean(ended[body])) > _MOST_ENDED:
+        if not body.any() or float(np.mean(ended[body])) > _MAX_CUT_SHARE:
             fit.exclude(view, np.ones_like(ended))
             view.line = np.zeros_like(view.line)
             continue
@@ -108,7 +112,7 @@ def with_prior(
         denser += fit.backprojected(np.clip(sigmas, _LEAST, _MOST), view)
         thinner += fit.backprojected(np.clip(-sigmas, _LEAST, _MOST), view)
     if len(alike) < 2:
-        raise ComputeError("the CT is too short: most rays leave it where the body goes on, or miss it")
+        raise ComputeError("the CT is too short: most rays leave it inside the body, or miss it")
     if float(np.mean(alike)) < _LEAST_ALIKE:
         raise ComputeError("the X-rays do not look like this CT: is it this patient's, and are the poses in its frame?")
     least = _SIGNIFICANT * np.maximum(fit.seen, 2)
@@ -135,8 +139,8 @@ def with_prior(
     )
 
 
-def _ends(prior: Volume) -> Volume:
-    """Water where the CT ends although the body goes on: rays through there have crossed what it does not show."""
+def _cut_faces(prior: Volume) -> Volume:
+    """Water where the CT cuts the body: rays through it cross parts of the body that the CT does not show."""
     hu = np.full_like(prior.voxels, AIR_HU)
     for axis in range(3):
         for face in (slice(2), slice(-2, None)):
@@ -146,9 +150,9 @@ def _ends(prior: Volume) -> Volume:
 
 
 def _on_scale(view: Prepared, expected: FloatArray) -> FloatArray:
-    """The view's line integrals as they would be if the CT's were what is measured, bent by a parabola.
+    """The view's line integrals on the scale of the CT's, mapped by a parabola.
 
-    The parabola is fitted twice, the second time without what differs most.
+    The parabola is fitted twice, the second time without outliers.
     """
     use = (view.inverse_length > 0) & (expected > _BODY_LINE)
     if use.sum() < 100:
@@ -177,9 +181,9 @@ def _agreement(seen: FloatArray, known: FloatArray, view: Prepared, sigma_px: fl
 
 
 def _sigmas(view: Prepared, expected: FloatArray, resolved_px: float) -> FloatArray:
-    """By how many sigma the view's line integrals, differences by now, are off; 0 where nothing was measured.
+    """How many sigma the view's line integrals, differences by now, are from 0; 0 where nothing was measured.
 
-    Noise grows with what the ray has crossed: sigma is a robust one among pixels that have crossed about as much.
+    Noise grows with the thickness crossed: sigma is estimated robustly among pixels of about the same thickness.
     """
     inside = view.inverse_length > 0
     off: FloatArray = cv2.GaussianBlur(view.line, (0, 0), resolved_px, borderType=cv2.BORDER_REPLICATE) * inside

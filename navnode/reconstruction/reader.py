@@ -1,8 +1,7 @@
-"""Reading X-rays: millimetres of solid bone and of lung behind every pixel, in two dimensions and view by view.
+"""Inputs and outputs of the network that reads X-rays: millimetres of solid bone and of lung behind every pixel.
 
-Two pictures that are read well are most of a volume: of true thicknesses an outer product per slice makes a Dice
-coefficient of 0.83 (docs/reconstruction.md). This module says what a view looks like to the network, and what its
-outputs mean; :mod:`network` holds the network.
+Each view is read on its own, in two dimensions. Two views read well make up most of a volume: from true thicknesses, an
+outer product per slice reaches a Dice coefficient of 0.83 (docs/reconstruction.md). :mod:`network` holds the network.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ __all__ = [
 ]
 
 CANVAS_PX = 256
-"""Views are read on a square canvas of pixels that are about a millimetre where the patient is."""
+"""Views are read on a square canvas whose pixels are about a millimetre at the patient."""
 CHANNELS = 4
-"""Line integrals, their detail, 1 where measured, and how large a pixel is."""
+"""Line integrals, their detail, 1 where measured, and the logarithm of the pixel size."""
 OUTPUTS = 5
 """Thickness of solid bone over :data:`BONE_SCALE_MM`, logit of its outline, logarithm of the thickness's scale
 (Laplace, same unit), thickness of lung over :data:`LUNG_SCALE_MM`, logit of its outline."""
 BONE_SCALE_MM, LUNG_SCALE_MM = 20.0, 60.0
 OUTLINE_MM = 1.0
-"""A pixel is bone or lung from this thickness on."""
+"""From this thickness on, a pixel counts as bone or lung."""
 LOG_SCALES = (-5.0, 1.5)
 
 _LINE_SCALE, _MOST_LINE = 3.0, 12.0
@@ -41,17 +40,17 @@ _DETAIL_MM = 10.0
 
 
 def reading_channels(line: FloatArray, measured: npt.NDArray[np.bool_], pixel_mm: float) -> FloatArray:
-    """A canvas of line integrals as the network is fed, (4, H, W).
+    """The network's input for a canvas of line integrals, (4, H, W).
 
     Args:
-        line: (H, W) -ln(I / I0); what is not measured does not matter.
+        line: (H, W) -ln(I / I0); ignored where nothing was measured.
         measured: (H, W)
-        pixel_mm: of a pixel where the patient is.
+        pixel_mm: pixel size at the patient.
     """
     known = measured.astype(np.float32)
     clean = np.where(measured, np.clip(line, -1.0, _MOST_LINE), 0).astype(np.float32)
     sigma_px = _DETAIL_MM / pixel_mm
-    # Blurred over what was measured alone (normalised convolution), so that shutters make no edges.
+    # Blur over measured pixels alone (normalised convolution), so that shutters make no edges.
     weight = cv2.GaussianBlur(known, (0, 0), sigma_px)
     smooth = cv2.GaussianBlur(clean, (0, 0), sigma_px) / np.maximum(weight, 1e-3)
     detail = (clean - smooth) * known

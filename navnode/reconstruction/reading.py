@@ -1,7 +1,7 @@
-"""Views read: millimetres of solid bone behind every pixel, as the shipped reader says.
+"""Reads X-rays with the shipped reader: millimetres of solid bone behind every pixel.
 
-The reader looks at one X-ray at a time, on a canvas of its own (:mod:`reader`); what it says goes back onto that
-canvas's geometry, so that :mod:`lift` puts it together.
+The reader looks at one X-ray at a time, on its own canvas (:mod:`reader`). Readings keep the canvas's geometry, by
+which :mod:`lift` combines them.
 """
 
 from __future__ import annotations
@@ -22,55 +22,56 @@ from navnode.types import Array, CArm, FloatArray, Matrix, View
 __all__ = ["Reader", "Reading", "on_canvas", "thickness", "understood", "view_key"]
 
 _LEAST_PIXEL_MM = 0.8
-"""Of the canvas where the patient is: the finest that the reader has seen."""
+"""Pixel of the canvas at the patient: the finest that the reader was trained on."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One X-ray, read; arrays (H, W) on the canvas, NaN where nothing was measured."""
+    """The reading of one X-ray; arrays (H, W) on the canvas, NaN where nothing was measured."""
 
     carm: CArm
-    """Of the canvas; the view's pose holds for it."""
+    """Geometry of the canvas; the view's pose holds for it."""
     line_integrals: FloatArray
     pixel_mm: float
-    """Of a pixel where the patient is."""
+    """Pixel size at the patient."""
     bone_mm: FloatArray
     """Solid bone along every ray, marrow included; 0 outside its outline."""
     bone: FloatArray
-    """Probability that there is bone, 0..1."""
+    """Probability of bone, 0..1."""
     scale_mm: FloatArray
-    """Laplace scale of the thickness's error."""
+    """Laplace scale of the error of ``bone_mm``."""
     lungs_mm: FloatArray
     lungs: FloatArray
-    """Probability that there is lung."""
+    """Probability of lung, 0..1."""
 
 
 class Reader:
-    """Reads X-rays, of any C-arm.
+    """Reads X-rays of any C-arm.
 
     Args:
+        folder: the model.
         threads: 0: all cores.
 
     Raises:
-        ConfigError: there is no model, or nothing to run it.
+        ConfigError: the model is missing, or no engine runs it.
     """
 
     def __init__(self, folder: Path = engines.SHIPPED_READER, *, threads: int = 0) -> None:
         self._run, self.engine = engines.load_reader(folder, threads=threads)
 
     def read(self, view: View, center_mm: Matrix) -> Reading:
-        """What the reader sees in a view.
+        """Read bone and lungs in a view.
 
         Args:
-            center_mm: (3,), where the patient is, in the pose's frame.
+            center_mm: (3,), position of the patient in the pose's frame.
 
         Raises:
-            ComputeError: the view has no pose, the patient is not in front of its source, or it is saturated
+            ComputeError: the view has no pose, the patient is not between source and detector, or the view is saturated
                 everywhere.
         """
         line, measured, carm, pixel_mm = on_canvas(view, center_mm)
         channels = reading_channels(line, measured, pixel_mm)
-        # Left and right are alike to anatomy, but not to a network: what it says of the mirror image is worth as much.
+        # Anatomy prefers neither side, but a network may: average with the reading of the mirror image.
         plain, mirrored = (
             self._run({"pictures": np.ascontiguousarray(shown)[None]})[0][0]
             for shown in (channels, channels[..., ::-1])
@@ -79,7 +80,7 @@ class Reader:
 
 
 def view_key(view: View) -> bytes:
-    """What makes a view another one: its pixels, its C-arm, its pose."""
+    """A hash of what identifies a view: its pixels, its C-arm and its pose."""
     digest = hashlib.blake2b(view.line_integrals.tobytes(), digest_size=16)
     digest.update(repr(view.carm).encode())
     digest.update(b"" if view.volume_from_carm is None else view.volume_from_carm.tobytes())
@@ -87,16 +88,24 @@ def view_key(view: View) -> bytes:
 
 
 def thickness(reading: Reading, volume_from_carm: Matrix) -> View:
-    """A view whose "line integrals" are millimetres of bone, for :func:`lift.lift`."""
+    """A reading as a view whose "line integrals" are millimetres of bone, for :func:`lift.lift`."""
     return View(reading.bone_mm, reading.carm, volume_from_carm)
 
 
-def understood(said: FloatArray, line: FloatArray, measured: Array, carm: CArm, pixel_mm: float) -> Reading:
-    """What the network's outputs (``reader.OUTPUTS``, H, W) for a canvas mean."""
-    bone, lungs = (_probability(said[n]) for n in (1, 4))
-    bone_mm = np.where(bone > 0.5, np.maximum(said[0], 0) * BONE_SCALE_MM, 0)
-    lungs_mm = np.where(lungs > 0.5, np.maximum(said[3], 0) * LUNG_SCALE_MM, 0)
-    scale_mm = np.exp(np.clip(said[2], *LOG_SCALES)) * BONE_SCALE_MM
+def understood(output: FloatArray, line: FloatArray, measured: Array, carm: CArm, pixel_mm: float) -> Reading:
+    """The reading that the network's outputs for a canvas stand for.
+
+    Args:
+        output: (5, H, W), ``reader.OUTPUTS``.
+        line: (H, W) line integrals.
+        measured: (H, W) bool.
+        carm: geometry of the canvas.
+        pixel_mm: pixel size at the patient.
+    """
+    bone, lungs = (_probability(output[n]) for n in (1, 4))
+    bone_mm = np.where(bone > 0.5, np.maximum(output[0], 0) * BONE_SCALE_MM, 0)
+    lungs_mm = np.where(lungs > 0.5, np.maximum(output[3], 0) * LUNG_SCALE_MM, 0)
+    scale_mm = np.exp(np.clip(output[2], *LOG_SCALES)) * BONE_SCALE_MM
 
     def known(part: FloatArray) -> FloatArray:
         return np.where(measured, part, np.nan).astype(np.float32)
@@ -114,26 +123,26 @@ def understood(said: FloatArray, line: FloatArray, measured: Array, carm: CArm, 
 
 
 def on_canvas(view: View, center_mm: Matrix) -> tuple[FloatArray, Array, CArm, float]:
-    """A view resampled onto the reader's canvas.
+    """Resample a view onto the reader's canvas.
 
     Returns:
-        Line integrals (H, W), where they were measured, the C-arm that the canvas stands for, and its pixel in mm where
-        the patient is.
+        Line integrals (H, W), where they were measured (H, W), the canvas's C-arm, and its pixel size at the patient in
+            mm.
 
     Raises:
         ComputeError: as :meth:`Reader.read`.
     """
     if view.volume_from_carm is None:
-        raise ComputeError("a view without a pose cannot be put together with others")
+        raise ComputeError("a view has no pose")
     carm = view.carm
     depth_mm = float(g.transform(g.inverse(view.volume_from_carm), np.asarray(center_mm, float)[None])[0, 2])
     if not 0 < depth_mm < carm.source_to_detector_mm:
-        raise ComputeError("the middle of the volume is not between the view's source and its detector")
+        raise ComputeError("the volume's center is not between the view's source and its detector")
     at_patient = depth_mm / carm.source_to_detector_mm
     pitch_mm = np.asarray(carm.pixel_spacing_mm)
     extent_mm = pitch_mm * (carm.width_px, carm.height_px) * at_patient
     pixel_mm = max(_LEAST_PIXEL_MM, float(extent_mm.max()) / CANVAS_PX)
-    # Averaged to about the canvas's pixel first; what is not measured has no weight.
+    # Average to about the canvas's pixel first; unmeasured pixels have no weight.
     width, height = (max(1, round(float(each) / pixel_mm)) for each in extent_mm)
     known = np.isfinite(view.line_integrals).astype(np.float32)
     if not known.any():

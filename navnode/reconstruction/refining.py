@@ -1,8 +1,8 @@
-"""Solid bone refined: what the views say about every voxel, and what the shipped network makes of it in space.
+"""Refines solid bone: collects what the views say about every voxel, and lets the shipped network decide.
 
-:mod:`lift` knows no anatomy, so that bones which share a slice leave ghosts where one's shadow crosses another's. Here
-a network in three dimensions gets the lift and what every view shows at a voxel, taken together over views, so that
-neither their number nor their order matters, and says where bone is.
+:mod:`lift` knows no anatomy: where bones share a slice, it leaves ghosts at the crossings of their shadows. Here a
+three-dimensional network gets the lift and what every view shows at a voxel, pooled over views so that neither their
+number nor their order matters.
 """
 
 from __future__ import annotations
@@ -41,42 +41,43 @@ __all__ = [
 ]
 
 FINE = 3
-"""Channels of every voxel: how far the lift's occupancy is above its level, mean and least probability of bone over
-views; the latter is what is left of the visual hull."""
+"""Channels per voxel: the lift's occupancy above its level, and the mean and least probability of bone over views; the
+least one stands for the visual hull."""
 COARSE = 10
-"""Channels of every 2 x 2 x 2 voxels: the lift's level; over views: mean and least thickness of bone, mean logarithm of
-its scale, mean and largest detail of the line integrals, mean line integral; share of views that see it, their number,
-size of a voxel."""
+"""Channels per block of 2 x 2 x 2 voxels: the lift's level; over views: mean and least thickness of bone, mean
+logarithm of its scale, mean and largest detail of the line integrals, mean line integral; share of views that see it,
+their number, size of a voxel."""
 SEEN = 7
-"""Which of :data:`COARSE` is the share of views that see a voxel."""
+"""Index in :data:`COARSE` of the share of views that see a voxel."""
 PICTURES = 6
-"""Channels of a view as it is looked at once more, in two dimensions: line integrals, their detail, thickness of bone,
-its probability, logarithm of its scale, 1 where measured."""
+"""Channels of a view whose features are to be found, in two dimensions: line integrals, their detail, thickness of
+bone, its probability, logarithm of its scale, 1 where measured."""
 PICTURE_PX = 128
-"""Of a side: canvases of half their resolution."""
+"""Pixels along each side: half the resolution of the canvas."""
 FEATURES = 8
-"""That are found in a view; mean and variance over views are channels of every 2 x 2 x 2 voxels, too."""
+"""Features per pixel of a view; their mean and variance over views are further channels per block of 2 x 2 x 2
+voxels."""
 BLOCK = 16
-"""The network takes grids whose sides are multiples of it."""
+"""Sides of the network's grids are multiples of this."""
 
 SPACINGS_MM = (1.6, 2.5)
-"""Of the grids that the network was taught with."""
+"""Voxel sizes that the network was trained on."""
 LEAST_SIDE_MM = 240.0
-"""Of a grid to find bone on."""
+"""Smallest side of a grid to find bone on."""
 MOST_SIZE = 192
-"""Of a grid to refine on: memory."""
+"""Most voxels along each side of a grid to refine on; limited by memory."""
 
 _NEAREST_MM = 1.0
-"""Of a voxel to the source; what is nearer is not seen."""
+"""Voxels closer to the source than this are not seen."""
 _HALVED = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])
 """Pixels of the pictures from pixels of the canvas."""
 _MOST_VIEWS = 4
-"""As many as it was taught with; more are as many."""
+"""The most views in training; more are counted as this many."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What views and lift say, as the network is fed; sides are multiples of :data:`BLOCK`."""
+    """The network's input from views and lift; sides are multiples of :data:`BLOCK`."""
 
     fine: FloatArray
     """(FINE, k, j, i)"""
@@ -85,36 +86,38 @@ class Evidence:
     pictures: FloatArray
     """(V, PICTURES, PICTURE_PX, PICTURE_PX)"""
     pixels_from_coarse: Matrix
-    """(V, 3, 4): voxel (i, j, k, 1) of the coarse grid -> (u w, v w, w), pixels of the pictures, w the depth in mm."""
+    """(V, 3, 4): voxel (i, j, k, 1) of the coarse grid -> (u w, v w, w); (u, v) in pixels of the pictures, w the depth
+    in mm."""
 
 
 class Refiner:
     """Refines what was lifted from readings.
 
     Args:
+        folder: the model.
         threads: 0: all cores.
 
     Raises:
-        ConfigError: there is no model, or nothing to run it.
+        ConfigError: the model is missing, or no engine runs it.
     """
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
-        self._look, self._run, self.engine = engines.load_refiner(folder, threads=threads)
+        self._find_features, self._run, self.engine = engines.load_refiner(folder, threads=threads)
         self.threshold = engines.read_card(folder).bone_threshold
-        """Of the probability: where the surface is best."""
+        """Probability at which the surface is most accurate, 0..1."""
 
     def refine(self, occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Volume:
-        """Probability of solid bone, 0..1.
+        """Probability of solid bone, 0..1, on the grid.
 
         Args:
-            occupancy: what was lifted from the readings, on the grid.
+            occupancy: lifted from the readings, on the grid.
             poses: volume_from_carm of every reading.
 
         Raises:
-            ComputeError: there is no reading.
+            ComputeError: there are no readings.
         """
         given = evidence(occupancy, readings, poses, grid)
-        features = np.concatenate([self._look({"pictures": picture[None]})[0] for picture in given.pictures])
+        features = np.concatenate([self._find_features({"pictures": picture[None]})[0] for picture in given.pictures])
         felt = pooled(features, given)
         logit = self._run({"fine": given.fine[None], "coarse": given.coarse[None], "felt": felt[None]})[0][0, 0]
         size = grid.size
@@ -125,8 +128,8 @@ class Refiner:
 
 
 def own_grid(grid: Grid) -> Grid:
-    """The grid to find bone on: the one that is asked for, or one around the same centre whose voxels the network knows
-    and which holds what is before and behind it: rays meet that bone, too."""
+    """The grid to find bone on: the requested one, or another around the same center. Its voxels are of a size that the
+    network knows, and it holds what lies in front and behind, since rays cross that bone too."""
     side_mm = max(grid.size * grid.spacing_mm, LEAST_SIDE_MM)
     spacing_mm = float(np.clip(grid.spacing_mm, *SPACINGS_MM))
     size = min(max(1, round(side_mm / spacing_mm)), MOST_SIZE)
@@ -135,17 +138,17 @@ def own_grid(grid: Grid) -> Grid:
 
 
 def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Evidence:
-    """What the network is fed about a grid.
+    """The network's input on a grid.
 
     Args:
-        occupancy: what was lifted from the readings, on the grid.
+        occupancy: lifted from the readings, on the grid.
         poses: volume_from_carm of every reading.
 
     Raises:
-        ComputeError: there is no reading.
+        ComputeError: there are no readings.
     """
     if not readings:
-        raise ComputeError("nothing to refine: no view")
+        raise ComputeError("there are no views to refine from")
     size = -(-grid.size // BLOCK) * BLOCK
     beyond = [(0, size - grid.size)] * 3
     half_from_index = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -160,7 +163,7 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
         pictures.append(_picture(shown, measured))
         pixels_from_coarse.append(_HALVED @ pixels @ half_from_index)
         finely.add([shown.bone], measured, pixels)
-        across_px = 2 * round(grid.spacing_mm / reading.pixel_mm) + 1  # odd, so that nothing is shifted
+        across_px = 2 * round(grid.spacing_mm / reading.pixel_mm) + 1  # odd, to shift nothing
         seen = (shown.thickness, shown.scale, shown.detail, shown.line)
         parts = [_averaged(part, measured, across_px) for part in seen]
         coarsely.add(parts, measured, pixels @ half_from_index)
@@ -189,10 +192,10 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
 
 
 def pooled(features: FloatArray, given: Evidence) -> FloatArray:
-    """Mean and variance over the views that see a voxel, (2 FEATURES, k/2, j/2, i/2), of what was found in them.
+    """Mean and variance of features over the views that see a voxel, (2 FEATURES, k/2, j/2, i/2).
 
     Args:
-        features: (V, FEATURES, PICTURE_PX, PICTURE_PX) of the evidence's pictures.
+        features: (V, FEATURES, PICTURE_PX, PICTURE_PX), found in the evidence's pictures.
     """
     first, second = (_Pool(FEATURES, given.coarse.shape[1]) for _ in range(2))
     for found, picture, pixels in zip(features, given.pictures, given.pixels_from_coarse, strict=True):
@@ -203,7 +206,7 @@ def pooled(features: FloatArray, given: Evidence) -> FloatArray:
 
 
 class _Shown(NamedTuple):
-    """What a view shows, (H, W) each on its canvas, in units of about one; 0 where it measured nothing."""
+    """Channels of a view, (H, W) each on its canvas, scaled to about one; 0 where nothing was measured."""
 
     line: FloatArray
     detail: FloatArray
@@ -223,7 +226,7 @@ def _shown(reading: Reading, measured: Array) -> _Shown:
 
 
 def _picture(shown: _Shown, measured: Array) -> FloatArray:
-    """A view to be looked at once more, (PICTURES, PICTURE_PX, PICTURE_PX)."""
+    """A view whose features are to be found, (PICTURES, PICTURE_PX, PICTURE_PX)."""
     whole = np.stack([*shown._replace(scale=shown.scale / np.float32(3)), measured.astype(np.float32)])
     channels, height, width = whole.shape
     halves = whole.reshape(channels, PICTURE_PX, height // PICTURE_PX, PICTURE_PX, width // PICTURE_PX)
@@ -231,7 +234,7 @@ def _picture(shown: _Shown, measured: Array) -> FloatArray:
 
 
 class _Pool:
-    """Pictures sampled where the voxels of a cube are seen, taken together over views."""
+    """Samples pictures at the voxels of a cube, and pools the samples over views."""
 
     def __init__(self, channels: int, size: int) -> None:
         shape = (channels, size, size, size)
@@ -239,21 +242,21 @@ class _Pool:
         self._sum = np.zeros(shape, np.float32)
         self._least, self._most = np.full((2, *shape), np.nan, np.float32)
         self.count = np.zeros(shape[1:], np.float32)
-        """Views that see a voxel."""
+        """Number of views that see a voxel."""
 
     def add(self, pictures: Sequence[FloatArray], measured: Array, pixels_from_index: Matrix) -> None:
-        """One view.
+        """Add one view.
 
         Args:
             pictures: (H, W) each.
-            measured: (H, W), where the view says anything.
+            measured: (H, W), where the pictures are valid.
             pixels_from_index: (3, 4), voxel (i, j, k, 1) -> (u w, v w, w), w the voxel's depth in mm.
         """
         axis = np.arange(self._size, dtype=np.float32)
         rows = pixels_from_index.astype(np.float32)
         across = rows[:, 0, None, None] * axis + rows[:, 1, None, None] * axis[:, None] + rows[:, 3, None, None]
         weight = measured.astype(np.float32)
-        for k in range(self._size):  # OpenCV takes no maps as large as a volume
+        for k in range(self._size):  # a volume exceeds OpenCV's largest map
             uw, vw, depth_mm = across + rows[:, 2, None, None] * np.float32(k)
             seen_from = depth_mm > _NEAREST_MM
             depth_mm = np.where(seen_from, depth_mm, np.float32(1))
@@ -269,22 +272,22 @@ class _Pool:
 
     @property
     def mean(self) -> FloatArray:
-        """(C, k, j, i), over the views that see a voxel; 0 where none does."""
+        """(C, k, j, i), mean over the views that see a voxel; 0 where none does."""
         return np.asarray(self._sum / np.maximum(self.count, 1), np.float32)
 
     @property
     def least(self) -> FloatArray:
-        """(C, k, j, i), 0 where no view sees a voxel."""
+        """(C, k, j, i), minimum over the views that see a voxel; 0 where none does."""
         return np.asarray(np.nan_to_num(self._least), np.float32)
 
     @property
     def most(self) -> FloatArray:
-        """(C, k, j, i), 0 where no view sees a voxel."""
+        """(C, k, j, i), maximum over the views that see a voxel; 0 where none does."""
         return np.asarray(np.nan_to_num(self._most), np.float32)
 
 
 def _averaged(picture: FloatArray, measured: Array, across_px: int) -> FloatArray:
-    """Means over squares of what was measured in them; the rest of the picture is 0."""
+    """Means over squares, of the measured pixels in them; the picture must be 0 elsewhere."""
     size = (across_px, across_px)
     share = cv2.blur(measured.astype(np.float32), size, borderType=cv2.BORDER_REPLICATE)
     total = cv2.blur(picture, size, borderType=cv2.BORDER_REPLICATE)
@@ -292,7 +295,7 @@ def _averaged(picture: FloatArray, measured: Array, across_px: int) -> FloatArra
 
 
 def _pixels_from_carm(reading: Reading) -> Matrix:
-    """(3, 4): a point of the C-arm's frame, (x, y, z, 1) mm -> (u z, v z, z), pixels of the canvas."""
+    """(3, 4): point (x, y, z, 1) mm in the C-arm's frame -> (u z, v z, z), (u, v) in pixels of the canvas."""
     carm = reading.carm
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
     sdd_mm = carm.source_to_detector_mm

@@ -1,4 +1,4 @@
-"""Closed surfaces of bone, lungs and skin, and how far off they may be."""
+"""Closed surfaces of bone, lungs and skin, and their expected error."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ _SKIN_HU = -350.0
 _WATER_HU = 0.0
 _MAX_TRIANGLES = 250_000
 _NEAR_MM = 12.0
-"""What is farther from a surface is another's error."""
+"""Voxels farther from a surface count towards another's error."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A closed surface."""
+    """A closed surface.
+
+    ``volume_cm3`` is the volume that it encloses, in cm3.
+    """
 
     mesh: Mesh
     """RAS mm."""
     size_mm: tuple[float, float, float]
-    """Of the box around it, along R, A and S."""
+    """Size of its bounding box, along R, A and S."""
     volume_cm3: float
     error_mm: float | None
-    """Expected distance from the true surface, on average over it; None where the method states none."""
+    """Expected mean distance from the true surface; None if the method states none."""
     error_95_mm: tuple[float, float] | None = None
-    """95 % interval of that average."""
+    """95 % interval of that mean."""
 
     def pieces(self) -> list[Surface]:
-        """Its connected parts, each closed, largest first; bones that touch are one."""
+        """Its connected parts, each closed, largest first; bones that touch are one part."""
         mesh = self.mesh
         ends = mesh.triangles[:, [0, 1, 1, 2]].reshape(-1, 2)
         count = len(mesh.vertices_mm)
@@ -59,12 +62,12 @@ class Surface:
 
 
 def bone_surface(volume: Volume, *, relative: bool = False) -> Surface | None:
-    """A closed surface around bone, None where there is none.
+    """A closed surface around bone; None if there is none.
 
     Args:
         volume: HU
-        relative: take the densest hundredth of the body instead of a fixed HU, for volumes from a few
-            X-rays, whose HU are biased low.
+        relative: use the 98th percentile of the body instead of a fixed HU, for volumes from a few X-rays, whose HU are
+            too low.
     """
     coarse = resample(volume, max(_GRID_MM, min(volume.spacing_mm)))
     smooth = gaussian_filter(coarse.voxels, 0.6)
@@ -76,13 +79,13 @@ def bone_surface(volume: Volume, *, relative: bool = False) -> Surface | None:
 
 
 def likely_surface(bone: Volume, threshold: float = 0.5) -> Surface | None:
-    """A closed surface around what is likely bone or lung, None where there is none.
+    """A closed surface around what is likely bone or lung; None if there is none.
 
-    Its error is the volume that is expected to be on the wrong side of it, over its area.
+    Its error is the volume expected on the wrong side of it, over its area.
 
     Args:
         bone: probability, 0..1
-        threshold: of the probability.
+        threshold: probability at the surface, 0..1.
     """
     likely = gaussian_filter(bone.voxels, 0.4)
     surface = _closed(likely, bone, threshold, 0.0)
@@ -97,7 +100,7 @@ def likely_surface(bone: Volume, threshold: float = 0.5) -> Surface | None:
 
 
 def skin_surface(volume: Volume) -> Surface | None:
-    """A closed surface around the largest body in a volume, None where there is none.
+    """A closed surface around the largest body in a volume; None if there is none.
 
     Args:
         volume: HU
@@ -115,8 +118,8 @@ def skin_surface(volume: Volume) -> Surface | None:
 
 
 def _closed(values: FloatArray, grid: Volume, level: float, outside: float) -> Surface | None:
-    """Where ``values`` on a volume's grid pass ``level``, without small pieces; changes ``values``."""
-    for border in (np.s_[:1], np.s_[-1:]):  # bone cut by the edge of the volume is closed there
+    """The surface where ``values`` on a volume's grid cross ``level``, without small pieces; changes ``values``."""
+    for border in (np.s_[:1], np.s_[-1:]):  # close what the volume's edge cuts
         values[border] = values[:, border] = values[:, :, border] = outside
     pieces, _ = label(values > level)
     piece_mm3 = np.bincount(pieces.ravel()) * float(np.prod(grid.spacing_mm))

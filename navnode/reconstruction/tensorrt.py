@@ -1,8 +1,8 @@
-"""Networks on NVIDIA GPUs by TensorRT, or TensorRT for RTX, whose interface is the same.
+"""Runs networks on NVIDIA GPUs with TensorRT, or with TensorRT for RTX, which has the same interface.
 
-A plan is built on the machine that runs it and kept in a cache. Plans are executable code: what is kept carries an HMAC
-under a key of this user's, and is named by everything that it depends on. Deserialising a plan without a driver ends
-the process, so a child process looks for a device first.
+A plan is built on the machine that runs it, and cached. Plans are executable code: each carries an HMAC under the
+user's own key, and its name is a hash of all that it depends on. Deserialising a plan without a driver kills the
+process, so a child process looks for a device first.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ print(name.value.decode(), version.value)
 
 
 def package() -> str | None:
-    """The name of the package that is installed, or None."""
+    """Name of the installed package, or None."""
     return next((name for name in _PACKAGES if importlib.util.find_spec(name) is not None), None)
 
 
 def version() -> str:
-    """Package and version, for people and for the cache; '' where there is none."""
+    """Package and version, for display and for the cache; '' if not installed."""
     name = package()
     return f"{name} {importlib.metadata.version(name.replace('_', '-'))}" if name else ""
 
 
 @functools.cache
 def device() -> str:
-    """GPU and driver, or '' where there is none that answers; asked in a process of its own."""
+    """GPU and driver, or '' if none responds; a child process asks."""
     try:
         command = [sys.executable, "-c", _PROBE]
         found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
@@ -67,10 +67,10 @@ def device() -> str:
 
 
 def build(onnx: bytes) -> bytes:
-    """The plan of a graph; needs no GPU with TensorRT for RTX.
+    """Build the plan of a graph; TensorRT for RTX needs no GPU for this.
 
     Raises:
-        ConfigError: no TensorRT, or it does not take the graph.
+        ConfigError: TensorRT is not installed, or rejects the graph.
     """
     trt = _module()
     logger = trt.Logger(trt.Logger.ERROR)
@@ -79,7 +79,7 @@ def build(onnx: bytes) -> bytes:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         problems = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
-        raise ConfigError(f"TensorRT does not take the graph: {problems}")
+        raise ConfigError(f"TensorRT rejects the graph: {problems}")
     plan = builder.build_serialized_network(network, builder.create_builder_config())
     if plan is None:
         raise ConfigError("TensorRT could not build a plan")
@@ -87,13 +87,13 @@ def build(onnx: bytes) -> bytes:
 
 
 def cached(onnx: bytes, folder: Path) -> tuple[bytes, bool]:
-    """The plan of a graph, and whether it was in the cache; what is not authentic there is built anew.
+    """The plan of a graph, and whether it was cached; a plan that fails authentication is rebuilt.
 
     Raises:
-        ConfigError: as :func:`build`.
+        ConfigError: as :func:`build`, or the plan cannot be stored.
     """
     secret = _secret(folder)
-    path = folder / f"{_named(onnx)}.plan"
+    path = folder / f"{_plan_name(onnx)}.plan"
     kept = _read(path)
     if kept is not None and hmac.compare_digest(kept[:_HMAC_BYTES], _seal(secret, path.name, kept[_HMAC_BYTES:])):
         return kept[_HMAC_BYTES:], True
@@ -103,15 +103,15 @@ def cached(onnx: bytes, folder: Path) -> tuple[bytes, bool]:
 
 
 class Plan:
-    """A plan on the GPU; torch's memory and stream, and a CUDA graph around it.
+    """A plan on the GPU: it uses torch's memory and stream, and runs as a CUDA graph.
 
     Raises:
-        ConfigError: no device, or the plan is not for it.
+        ConfigError: no GPU responds, or the plan was not built for it.
     """
 
     def __init__(self, plan: bytes) -> None:
         if not device():
-            raise ConfigError("TensorRT needs an NVIDIA GPU and its driver; none answers")
+            raise ConfigError("TensorRT needs an NVIDIA GPU and its driver; none responds")
         import torch
 
         trt = _module()
@@ -119,7 +119,7 @@ class Plan:
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise ConfigError("the plan is not for this GPU and driver")
+            raise ConfigError("the plan was not built for this GPU and driver")
         self._kept = (runtime, engine)
         self._context = engine.create_execution_context()
         self._stream = torch.cuda.Stream()
@@ -135,14 +135,14 @@ class Plan:
             (self._inputs if is_input else self._outputs).append(name)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
-            self._execute()  # a first time: what it allocates cannot be captured
+            self._execute()  # warm up: a graph cannot capture allocations
             self._stream.synchronize()
         with torch.cuda.graph(self._graph, stream=self._stream):
             self._execute()
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._torch.cuda.current_stream().cuda_stream):
-            raise ConfigError("TensorRT does not run the plan")
+            raise ConfigError("TensorRT cannot run the plan")
 
     def __call__(self, inputs: Mapping[str, Array]) -> list[FloatArray]:
         """Inputs by name -> outputs in the graph's order."""
@@ -162,7 +162,7 @@ def _module() -> Any:
     return importlib.import_module(name)
 
 
-def _named(onnx: bytes) -> str:
+def _plan_name(onnx: bytes) -> str:
     what = (hashlib.sha256(onnx).hexdigest(), version(), device())
     return hashlib.sha256("\n".join(what).encode()).hexdigest()[:32]
 
@@ -179,7 +179,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _secret(folder: Path) -> bytes:
-    """This user's key, made when there is none; nobody else may read it."""
+    """The user's key, created if missing; nobody else may read it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / "key"
@@ -190,7 +190,7 @@ def _secret(folder: Path) -> bytes:
             pass
         secret = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{folder}: plans cannot be kept ({error.strerror})") from error
+        raise ConfigError(f"{folder}: cannot store plans ({error.strerror})") from error
     if len(secret) != 32 or path.stat().st_mode & 0o077 or path.stat().st_uid != os.getuid():
         raise ConfigError(f"{path}: not a key that only this user can read; remove it")
     return secret

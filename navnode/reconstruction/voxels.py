@@ -1,4 +1,4 @@
-"""Cubes of voxels doubled and smoothed, fast enough for every sweep of an iterative method."""
+"""Doubles and smooths cubes of voxels, fast enough for every sweep of an iterative method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["doubled", "smooth"]
 
 
 def doubled(coarse: FloatArray, size: int) -> FloatArray:
-    """Interpolate a cube onto voxels of half the size, linearly; both cubes have the same middle.
+    """Interpolate a cube linearly onto voxels of half the size; both cubes have the same center.
 
     Args:
         coarse: (n, n, n), float32.
@@ -34,11 +34,11 @@ def doubled(coarse: FloatArray, size: int) -> FloatArray:
 
 
 def smooth(voxels: FloatArray, sigma_voxels: float) -> None:
-    """Smooth by a Gaussian in place, by OpenCV: SciPy takes six times as long.
+    """Smooth with a Gaussian in place, by OpenCV: SciPy takes six times as long.
 
     Args:
         voxels: (k, j, i), float32, contiguous.
-        sigma_voxels: of the Gaussian.
+        sigma_voxels: standard deviation of the Gaussian.
     """
     radius = int(4 * sigma_voxels + 0.5)
     kernel, border = cv2.getGaussianKernel(2 * radius + 1, sigma_voxels, cv2.CV_32F), cv2.BORDER_REFLECT

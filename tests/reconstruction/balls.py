@@ -1,4 +1,4 @@
-"""A ball, with a rod in it or without, and X-rays of it; and the CT of a thigh."""
+"""A ball with or without a rod in it, and its X-rays; the CT of a thigh."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def with_a_rod(volume: Volume) -> tuple[Volume, np.ndarray]:
 
 
 def drawn(folder: Path, name: str) -> None:
-    """A patient's CT in a folder of CTs: a thigh, its shaft with marrow along z."""
+    """Write a patient's CT into a folder of CTs: a thigh, its shaft with marrow along z."""
     v, u = np.mgrid[:96, :96]
     far = np.hypot(v - 48, u - 48)
     hu = np.select([far < 9, far < 13, far < 40], [-60.0, 1100.0, 50.0], -1000.0)

@@ -1,4 +1,4 @@
-"""A model that knows nothing, for all tests of the room."""
+"""An untrained model for all tests of the room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
-    """A network with random weights, exported."""
+    """Folder of an exported network with random weights."""
     torch = pytest.importorskip("torch")
     for package in ("onnx", "onnxscript", "openvino", "onnxruntime"):
         pytest.importorskip(package)

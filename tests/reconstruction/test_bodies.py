@@ -1,4 +1,4 @@
-"""Bodies to learn refinement from, and training of the refiner on them."""
+"""Bodies to train the refiner on, and its training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACING_MM = 1.3
 
 @pytest.fixture(scope="module")
 def shaft() -> Body:
-    """A leaning shaft of bone in nothing at all, so that where rays meet anything they meet bone."""
+    """A leaning shaft of bone in air, so that rays meet nothing but bone."""
     axis = ((np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM).astype(np.float32)
     z, y, x = axis[:, None, None], axis[:, None], axis
     bone = np.clip(12.5 - np.hypot(x - 9 - 0.2 * z, y + 11) / SPACING_MM, 0, 1).astype(np.float32)
@@ -44,13 +44,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exactly(line: FloatArray) -> FloatArray:
-    """What a reader says who knows that there is nothing but bone."""
+    """Outputs of a reader that knows that there is nothing but bone."""
     outline = np.where(line > 0.05, 9.0, -9.0)
     return np.stack([2.5 * line, outline, 0 * line - 2, 0 * line, 0 * line - 9]).astype(np.float32)
 
 
 @pytest.mark.usefixtures("small")
-def test_what_is_kept_of_a_body_is_the_same_body(shaft: Body, tmp_path: Path) -> None:
+def test_a_body_read_back_is_the_same_body(shaft: Body, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     made = bodies.x_rayed(shaft, rng)
     bodies.write(tmp_path / "limbs-one-000.train.npz", made)
@@ -66,13 +66,13 @@ def test_what_is_kept_of_a_body_is_the_same_body(shaft: Body, tmp_path: Path) ->
     seen_by_all = np.repeat(np.repeat(np.repeat(example.evidence.coarse[SEEN] == 1, 2, 0), 2, 1), 2, 2)
     bone = (example.bone > 0.99) & seen_by_all
     assert bone.sum() > 200
-    # All four X-rays show bone where it is, and nowhere else all four do.
+    # All four X-rays show bone where it is, and hardly anywhere else.
     assert np.mean(example.evidence.fine[2][bone]) > 0.97
     assert np.mean(example.evidence.fine[2][(example.bone == 0) & seen_by_all]) < 0.1
     assert refining.dice(example.lifted & seen_by_all, (example.bone > 0.5) & seen_by_all) > 0.85
 
 
-def test_a_worse_reading_is_still_of_the_same_picture(shaft: Body) -> None:
+def test_a_degraded_reading_still_resembles_the_original(shaft: Body) -> None:
     line = np.zeros((256, 256), np.float32)
     line[60:200, 100:150] = 2.0
     measured = np.ones(line.shape, bool)
@@ -91,7 +91,7 @@ def test_a_worse_reading_is_still_of_the_same_picture(shaft: Body) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_refining_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
+def test_training_the_refiner_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
     folder, out = tmp_path / "bodies", tmp_path / "run"
     folder.mkdir()
     rng = np.random.default_rng(1)
@@ -121,8 +121,8 @@ def test_refining_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_crops_and_mirrored_crops_lie_where_their_pictures_show_them(shaft: Body) -> None:
-    """Of features that are the picture of bone itself, every crop's mean is the crop of the whole's mean."""
+def test_crops_and_mirrored_crops_keep_their_place_in_the_pictures(shaft: Body) -> None:
+    """With pictures of bone as features, the mean pooled in a crop is the crop of the mean pooled in the whole."""
     seen = bodies.x_rayed(shaft, np.random.default_rng(2))
     everywhere = np.ones(seen.line.shape[1:], bool)
     readings = [
@@ -141,7 +141,7 @@ def test_crops_and_mirrored_crops_lie_where_their_pictures_show_them(shaft: Body
     assert 0 < mirrored < 8
 
 
-def test_no_bodies_are_said(tmp_path: Path) -> None:
+def test_training_without_bodies_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no rendered bodies"):
         refining.train(tmp_path, tmp_path / "reader.pt", tmp_path)
 
@@ -169,7 +169,7 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     assert (out / "bodies3d" / names[0]).stat().st_mtime_ns == before
 
 
-def test_a_round_is_of_all_kinds_and_the_next_of_others() -> None:
+def test_rounds_mix_all_kinds_and_never_repeat_a_body() -> None:
     listed = [
         Patient(f"{region.value}_{n}", Path(f"{n}"), region, validates=n == 0) for region in Region for n in range(120)
     ]

@@ -1,4 +1,4 @@
-"""Bone found in X-rays: read once, judged by its own shadows, split into bones."""
+"""Bone found in X-rays: read once, judged by its shadows, split into single bones."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def test_every_connected_bone_is_a_closed_surface(found: BoneFound) -> None:
         assert abs(mesh.volume) / 1000 == pytest.approx(piece.volume_cm3, rel=1e-3)
 
 
-def test_a_view_of_somebody_else_is_a_contradiction(bones: Bones, x_rays: list[View]) -> None:
-    """One of four X-rays upside down and mirrored: no body throws all four shadows."""
+def test_a_shifted_view_contradicts_the_others(bones: Bones, x_rays: list[View]) -> None:
+    """One of four X-rays is shifted: no body casts all four shadows."""
     other = replace(x_rays[1], line_integrals=np.ascontiguousarray(np.roll(x_rays[1].line_integrals, 60, axis=1)))
     mixed = [x_rays[0], other, *x_rays[2:]]
     made = bones.find(mixed, GRID)
     assert "contradict" in made.contradicted and made.doubtful == made.contradicted
 
 
-def test_nobody_is_shown_a_volume_of_x_rays_that_contradict_each_other(x_rays: list[View]) -> None:
+def test_x_rays_that_contradict_each_other_yield_no_volume(x_rays: list[View]) -> None:
     shifted: FloatArray = np.ascontiguousarray(np.roll(x_rays[1].line_integrals, 60, axis=1))
     mixed = [x_rays[0], replace(x_rays[1], line_integrals=shifted), *x_rays[2:]]
     learned = Reconstructor(Method.LEARNED, threads=2)
@@ -104,12 +104,12 @@ def test_a_view_is_read_once(x_rays: list[View], monkeypatch: pytest.MonkeyPatch
     assert len(reads) == 7
 
 
-def test_where_no_lung_was_read_there_is_none(bones: Bones, x_rays: list[View]) -> None:
+def test_without_lungs_there_is_no_lung_surface(bones: Bones, x_rays: list[View]) -> None:
     assert bones.lungs(x_rays[::2], GRID) is None
 
 
-def test_skin_is_closed_around_what_the_body_holds() -> None:
-    """Air inside, as in lungs, is no skin."""
+def test_skin_encloses_the_whole_body() -> None:
+    """Air inside the body, as in lungs, makes no surface."""
     body = leg()
     body.voxels[40:80, 60:68, 50:58] = AIR_HU
     surface = skin_surface(body)
@@ -118,5 +118,5 @@ def test_skin_is_closed_around_what_the_body_holds() -> None:
     assert skin_surface(Volume(np.full((32, 32, 32), AIR_HU, np.float32), body.volume_from_index)) is None
 
 
-def test_no_bone_has_no_surface() -> None:
+def test_without_bone_there_is_no_surface() -> None:
     assert likely_surface(Volume(np.zeros((32, 32, 32), np.float32), GRID.volume_from_index)) is None

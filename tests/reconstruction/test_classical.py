@@ -1,4 +1,4 @@
-"""SART and total variation: few views, noise, gaps; and volumes made to agree with X-rays."""
+"""SART and total variation with few views, noise and gaps; volumes made to agree with X-rays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from navnode.types import View, Volume
 from tests.reconstruction.balls import CARM, ball, views, with_a_rod
 
 
-def test_a_ball_from_four_views_is_where_it_was():
+def test_four_views_locate_a_ball():
     truth = ball()
     made = reconstruct(views(truth, (0, 45, 90, 135)), method=Method.SART, size=64, spacing_mm=2.0)
     inside = truth.voxels > -300
@@ -22,7 +22,7 @@ def test_a_ball_from_four_views_is_where_it_was():
     assert np.allclose(bright, np.argwhere(inside).mean(axis=0), atol=1.0)
 
 
-def test_less_total_variation_is_less_noise():
+def test_reducing_total_variation_reduces_noise():
     truth = ball()
     rng = np.random.default_rng(0)
     given = [
@@ -51,7 +51,7 @@ def test_more_views_are_better():
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_unmeasured_pixels_are_not_taken_for_air():
+def test_unmeasured_pixels_do_not_count_as_air():
     truth = ball()
     given = views(truth, (0, 60, 120))
     with_gaps = []
@@ -64,7 +64,7 @@ def test_unmeasured_pixels_are_not_taken_for_air():
     assert made.voxels[truth.voxels > 0].mean() > 0
 
 
-def test_a_volume_made_to_agree_looks_more_like_its_views():
+def test_a_volume_made_to_agree_matches_its_views_better():
     truth, _ = with_a_rod(ball())
     given = views(truth, (0, 45, 90, 135))
     fit = Fit(ball(), given, threads=2)

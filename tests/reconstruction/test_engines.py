@@ -1,4 +1,4 @@
-"""TensorRT's plans: built, kept, and never run if they are not ours."""
+"""TensorRT's plans, built, cached and authenticated; and engines, compared with each other."""
 
 import json
 
@@ -14,7 +14,7 @@ from navnode.reconstruction import engines, tensorrt
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Plans that cost nothing, and how many were built."""
+    """Replace plans by cheap ones; the graphs that they were built from."""
     built = []
 
     def build(onnx: bytes) -> bytes:
@@ -33,14 +33,14 @@ def test_a_plan_is_built_once(tmp_path, counted):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1] + b"?", lambda b: b[:20], lambda b: b"", lambda b: b"\0" * len(b)])
-def test_a_plan_that_was_changed_is_not_used(tmp_path, counted, damage):
+def test_a_changed_plan_is_not_used(tmp_path, counted, damage):
     tensorrt.cached(b"graph", tmp_path)
     (plan,) = tmp_path.glob("*.plan")
     plan.write_bytes(damage(plan.read_bytes()))
     assert tensorrt.cached(b"graph", tmp_path) == (b"plan of graph", False)
 
 
-def test_a_plan_in_the_place_of_another_is_not_used(tmp_path, counted):
+def test_a_swapped_plan_is_not_used(tmp_path, counted):
     tensorrt.cached(b"graph", tmp_path)
     (first,) = tmp_path.glob("*.plan")
     content = first.read_bytes()
@@ -67,22 +67,22 @@ def test_without_a_gpu_nothing_crashes():
     if tensorrt.device():
         pytest.skip("this machine has a GPU")
     assert "tensorrt" not in engines.available()
-    with pytest.raises(ConfigError, match="none answers"):
+    with pytest.raises(ConfigError, match="none responds"):
         tensorrt.Plan(b"anything at all")
 
 
 def test_engines_are_listed_and_the_one_in_use_is_named():
     result = CliRunner().invoke(cli.app, ["engine", "list", "--json"])
-    told = json.loads(result.stdout)
-    assert [one["name"] for one in told["engines"]] == ["tensorrt", "openvino", "onnxruntime"]
-    assert all(one["runs"] != bool(one["why_not"]) for one in told["engines"])
-    assert told["uses"]
+    report = json.loads(result.stdout)
+    assert [one["name"] for one in report["engines"]] == ["tensorrt", "openvino", "onnxruntime"]
+    assert all(one["runs"] != bool(one["why_not"]) for one in report["engines"])
+    assert report["uses"]
 
 
-def test_what_is_no_graph_is_refused_by_tensorrt():
+def test_tensorrt_refuses_what_is_not_a_graph():
     if tensorrt.package() is None:
         pytest.skip("TensorRT is not installed")
-    with pytest.raises(ConfigError, match="does not take"):
+    with pytest.raises(ConfigError, match="rejects the graph"):
         tensorrt.build(b"not a graph")
 
 
@@ -98,16 +98,15 @@ def test_tensorrt_takes_the_shipped_graphs(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
-def test_every_engine_computes_what_fp32_does():
+def test_every_engine_matches_fp32():
     compared = engines.check(threads=2)
     assert compared and all(found.good for found in compared.values())
     assert all(found.max_error_hu < 2.0 for found in compared.values())
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
-def test_the_graphs_in_fp16_compute_what_fp32_does(tmp_path):
-    """By ONNX Runtime, which rounds to FP16 after every operation: what a GPU will be given is right, whether there is
-    one or not."""
+def test_the_graphs_in_fp16_match_fp32(tmp_path):
+    """ONNX Runtime rounds to FP16 after every operation, and so checks what a GPU gets even without one."""
     pytest.importorskip("onnxruntime")
     card = engines.read_card(engines.SHIPPED)
     for file, half in engines.HALF.items():
@@ -116,7 +115,7 @@ def test_the_graphs_in_fp16_compute_what_fp32_does(tmp_path):
     engines.write_card(tmp_path, msgspec.structs.replace(card, sha256=named))
     plain = engines.load(engine="onnxruntime", threads=2)
     found = engines.compare(engines.load(tmp_path, engine="onnxruntime", threads=2), plain, repeats=0)
-    # Convolutions of numbers with 11 bits; HU of up to 3000 are added to what they say in FP32.
+    # Convolutions of 11-bit numbers; their outputs are added in FP32 to HU of up to 3000.
     assert found.good and 0 < found.max_error_hu < 5
 
 
@@ -126,7 +125,7 @@ def test_a_model_without_fp16_runs_in_fp32_everywhere():
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
-def test_a_wrong_engine_is_found_out():
+def test_a_wrong_engine_is_detected():
     right = engines.load(engine=engines.available()[-1], threads=2)
 
     def wrong(inputs):
@@ -137,7 +136,7 @@ def test_a_wrong_engine_is_found_out():
     assert not found.good and found.max_error_hu == pytest.approx(50, abs=1)
 
 
-def test_tensorrt_on_a_gpu_computes_what_the_cpu_does():
+def test_tensorrt_on_a_gpu_matches_the_cpu():
     if not tensorrt.device() or tensorrt.package() is None:
         pytest.skip("no NVIDIA GPU with TensorRT")
     assert engines.load(engine="tensorrt").engine == "TensorRT fp16"

@@ -1,4 +1,4 @@
-"""Filtered back-projection, and how much every view counts in it."""
+"""Filtered back-projection, and the weights of its views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.reconstruction.balls import CARM, ball
 
 
 @pytest.mark.parametrize("roll_deg", [0.0, 37.0])
-def test_filtered_back_projection_finds_attenuation_however_the_detector_is_turned(roll_deg):
+def test_filtered_back_projection_finds_attenuation_for_any_roll_of_the_detector(roll_deg):
     truth = ball()
     turned = g.rigid(g.rotation_exp(np.array([0.0, 0.0, np.deg2rad(roll_deg)])))
     projector = Projector(truth)
@@ -29,10 +29,10 @@ def test_filtered_back_projection_finds_attenuation_however_the_detector_is_turn
     assert made.voxels[(distance > 40) & (distance < 55)].mean() == pytest.approx(-1000.0, abs=60)
 
 
-def test_gaps_between_views_are_their_weights():
+def test_views_weigh_as_much_as_the_gaps_beside_them():
     directions = [np.array([np.sin(a), 0.0, np.cos(a)]) for a in np.deg2rad([0, 10, 90, 280])]
     axis, weights = rotation_axis(directions)
     assert abs(axis[1]) == pytest.approx(1.0)
     assert weights.sum() == pytest.approx(np.pi)
-    # 280 degrees is 100: gaps are 10, 80, 10, 80.
+    # 280 degrees is as good as 100: the gaps are 10, 80, 10, 80.
     assert np.rad2deg(weights) == pytest.approx([45, 45, 45, 45])

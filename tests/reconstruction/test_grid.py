@@ -1,4 +1,4 @@
-"""Where volumes are made, and what may be asked for."""
+"""Grids of volumes, and requests for invalid ones."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from navnode.reconstruction.methods import Method, Reconstructor
 from navnode.types import Grid, ReconstructionRequest
 
 
-def test_a_grid_lies_around_its_middle():
+def test_a_grid_lies_around_its_center():
     grid = Grid.around(np.array([10.0, -20.0, 30.0]), 48, 2.5)
     assert np.array_equal(grid.volume_from_index, centered_grid((48, 48, 48), 2.5, np.array([10.0, -20.0, 30.0])))
     volume = grid.filled(-1000.0)
@@ -26,6 +26,6 @@ def test_a_grid_lies_around_its_middle():
         (64, 2.0, (0.0, float("inf"), 0.0), "center_mm must be finite"),
     ],
 )
-def test_a_request_for_a_volume_that_is_not_made_is_answered_with_the_reason(size, spacing_mm, center_mm, reason):
+def test_a_request_for_an_invalid_grid_is_answered_with_the_reason(size, spacing_mm, center_mm, reason):
     answered = answer(Reconstructor(Method.SART), ReconstructionRequest(7, (), center_mm, size, spacing_mm), lambda: 5)
     assert answered.request == 7 and answered.volume is None and answered.reason.endswith(reason)

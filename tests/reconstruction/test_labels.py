@@ -1,4 +1,4 @@
-"""Solid bone, lungs and body, on drawn anatomy whose truth is known and on real CTs where they are at hand."""
+"""Solid bone, lungs and body: on synthetic anatomy with known truth, and on a real CT where available."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def radius(middle: tuple[float, float] = (60, 60)) -> np.ndarray:
 
 
 def limb(*, gap: bool = False, marrow_hu: float = -60) -> tuple[Volume, np.ndarray]:
-    """A shaft in a thigh, cortex of 4 mm; and what is solid bone."""
+    """A shaft in a thigh with a cortex of 4 mm; the CT and its solid bone."""
     far = radius()
     slice_hu = np.select([far < 11, far < 15, far < 50], [marrow_hu, 1200.0, 50.0], -1000.0)
     if gap:
-        slice_hu[58:61, 70:76] = 160  # thinner than a voxel there: dense, but below the threshold
+        slice_hu[58:61, 70:76] = 160  # cortex thinner than a voxel: dense, but below the threshold
     return ct(np.repeat(slice_hu[None], 20, 0)), np.repeat((far < 15)[None], 20, 0)
 
 
@@ -41,11 +41,11 @@ def test_marrow_belongs_to_solid_bone(gap: bool) -> None:
     volume, truth = limb(gap=gap)
     found = solid_bone(volume, limb=True)
     assert found[truth].mean() > 0.995
-    # 220 HU lie half a millimetre outside of where a cortex of 1200 HU begins, once it is smoothed.
+    # Smoothing moves the 220 HU level half a millimetre outside a cortex of 1200 HU.
     assert found.sum() < 1.15 * truth.sum()
 
 
-def test_a_bone_that_the_ct_cuts_off_is_filled_up_to_the_border() -> None:
+def test_bone_cut_by_the_ct_is_filled_up_to_the_border() -> None:
     volume, truth = limb()
     cut = ct(volume.voxels[:, :, 60:])
     found = solid_bone(cut, limb=True)
@@ -62,7 +62,7 @@ def test_the_spinal_canal_is_not_bone_but_the_vertebra_is() -> None:
 
 def test_contrast_medium_and_scraps_are_not_bone() -> None:
     hu = np.full((20, 120, 120), 50.0)
-    hu[5:15, 40:80, 40:80] = 300  # as large as a ventricle, never as dense as cortex
+    hu[5:15, 40:80, 40:80] = 300  # as large as a ventricle, but nowhere as dense as cortex
     hu[3, 10:14, 10:14] = 1500  # a clip
     assert not solid_bone(ct(hu), limb=False).any()
 
@@ -87,7 +87,7 @@ def test_signed_distances_interpolate_to_the_border() -> None:
     assert abs(share_inside(distance[2].astype(np.float32), 1.0).sum() / (np.pi * 15**2) - 1) < 0.03
 
 
-def test_nothing_of_a_kind_is_far_away_from_everywhere() -> None:
+def test_the_distance_to_an_absent_tissue_is_the_largest() -> None:
     volume, _ = limb()
     made = labels(volume, limb=True)
     assert (made.lungs == 127).all()
@@ -103,5 +103,5 @@ def test_a_real_knee_is_solid() -> None:
     knee = read_volume(path)
     bone = solid_bone(knee, limb=True)
     shell = knee.voxels > 220
-    assert bone.sum() > 1.4 * (bone & shell).sum()  # more than its shell
+    assert bone.sum() > 1.4 * (bone & shell).sum()  # more than the shell
     assert bone[shell].mean() > 0.85

@@ -1,4 +1,4 @@
-"""The network: views in any order, how sure it is, and what it makes of bad ones."""
+"""The learned volume: views in any order, its uncertainty, and bad views."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from navnode.types import Grid, Status, View
 from tests.reconstruction.balls import CARM, ball, views, with_a_rod
 
 
-def test_views_come_in_any_order_and_can_be_taken_out(model):
+def test_views_come_in_any_order_and_can_be_removed(model):
     networks = engines.load(model, threads=2)
     given = views(ball(), (0, 60, 100))
     one, other = (Accumulator(networks, np.zeros(3), 2.0) for _ in range(2))
@@ -34,7 +34,7 @@ def test_views_come_in_any_order_and_can_be_taken_out(model):
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
-def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
+def test_the_shipped_model_approximates_a_ball_and_states_its_uncertainty():
     truth = ball(radius_mm=40.0, hu=100.0)
     made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), Grid(spacing_mm=1.0))
     assert made.engine in {engines.title(name) for name in engines.available()} and "not measured" not in made.reason
@@ -69,13 +69,13 @@ def test_the_shipped_model_makes_a_likeness_and_says_how_sure_it_is():
         ),
     ],
 )
-def test_what_the_network_can_make_nothing_of_is_said(given, reason):
+def test_unusable_views_are_refused_with_the_reason(given, reason):
     with pytest.raises(ComputeError, match=reason):
         Reconstructor(Method.LEARNED, threads=2).reconstruct(given())
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
-def test_metal_truncation_and_a_wrong_pose_leave_no_valid_volume_and_possible_hu():
+def test_metal_truncation_and_a_wrong_pose_yield_plausible_hu_but_no_valid_volume():
     with_metal, _ = with_a_rod(ball(radius_mm=50.0, hu=50.0))
     learned = Reconstructor(Method.LEARNED, threads=2)
     given = views(with_metal, (0, 50, 100))

@@ -1,4 +1,4 @@
-"""Thicknesses to solid bone: known bodies, exact thicknesses."""
+"""Lifting known bodies from exact thicknesses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rods(*middles_mm: tuple[float, float], radius_mm: float = 16) -> np.ndarray:
 
 
 def thicknesses(body: np.ndarray, count: int) -> list[View]:
-    """Exact millimetres from ``count`` directions round z."""
+    """Exact thicknesses of a body from ``count`` directions round z."""
     projector = Projector(Volume(body * np.float32(1000 / MU_WATER_PER_MM) - 1000, GRID))
     poses = [g.pose_at(np.zeros(3), 650.0, orbital_deg=180.0 * n / count + 10) for n in range(count)]
     return [View(projector.render(CARM, pose), CARM, pose) for pose in poses]
@@ -46,13 +46,13 @@ def test_one_bone_needs_two_views() -> None:
     assert dice(thicknesses(body, 2), body) > 0.93
 
 
-def test_bones_side_by_side_need_more() -> None:
+def test_bones_side_by_side_need_more_views() -> None:
     body = rods((-28, -20), (25, 22), radius_mm=14)
     two, four = (dice(thicknesses(body, count), body) for count in (2, 4))
     assert four > max(0.9, two)
 
 
-def test_what_is_lifted_agrees_with_its_views() -> None:
+def test_lifted_bone_agrees_with_its_views() -> None:
     body = rods((0, 10), (30, -20))
     views = thicknesses(body, 3)
     lifted = lift(views, Grid(SIZE, SPACING_MM))
@@ -65,7 +65,7 @@ def test_what_is_lifted_agrees_with_its_views() -> None:
         assert off.mean() < 2.5
 
 
-def test_views_disagree_where_one_has_a_wrong_pose() -> None:
+def test_views_disagree_if_one_has_a_wrong_pose() -> None:
     body = rods((-28, -20), (25, 22), radius_mm=14)
     views, grid = thicknesses(body, 4), Grid(SIZE, SPACING_MM)
     agreeing = disagreement(views, lift(views, grid).voxels, grid)
@@ -77,15 +77,15 @@ def test_views_disagree_where_one_has_a_wrong_pose() -> None:
     assert agreeing < 0.2 and disagreeing > 2 * agreeing
 
 
-def test_odd_grids_are_lifted_onto() -> None:
+def test_lifting_onto_an_odd_grid() -> None:
     body = rods((8, -5))
-    odd = Grid(SIZE - 1, SPACING_MM, (-SPACING_MM / 2,) * 3)  # the same voxels but for the last of each axis
+    odd = Grid(SIZE - 1, SPACING_MM, (-SPACING_MM / 2,) * 3)  # the same voxels without the last along each axis
     lifted = solid(lift(thicknesses(body, 2), odd))
     one, other = lifted[16:-16], body[16:-17, :-1, :-1]
     assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.93
 
 
-def test_pixels_that_say_nothing_forbid_nothing() -> None:
+def test_unmeasured_pixels_exclude_no_bone() -> None:
     body = rods((0, 0))
     views = thicknesses(body, 4)
     hidden = views[0].line_integrals.copy()
@@ -94,7 +94,7 @@ def test_pixels_that_say_nothing_forbid_nothing() -> None:
     assert dice(views, body) > 0.9
 
 
-def test_no_bone_is_no_bone_and_no_view_is_an_error() -> None:
+def test_views_without_bone_lift_none_and_no_views_are_an_error() -> None:
     views = thicknesses(rods(), 2)
     assert not solid(lift(views, Grid(SIZE, SPACING_MM))).any()
     with pytest.raises(ComputeError, match="no view"):

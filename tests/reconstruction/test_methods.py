@@ -1,4 +1,4 @@
-"""Which method reconstructs, and what none can make anything of."""
+"""The choice of a method, and views that none can use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from navnode.types import View
 from tests.reconstruction.balls import CARM, ball, views
 
 
-def test_auto_is_what_was_found_to_be_better():
+def test_auto_chooses_the_better_method():
     expected = Method.LEARNED if engines.preferred() else Method.SART
     assert Reconstructor().method is expected
     assert Reconstructor(Method.SART).method is Method.SART
 
 
-def test_a_model_is_not_for_classical_methods(tmp_path):
-    with pytest.raises(ConfigError, match="not for sart"):
+def test_classical_methods_use_no_model(tmp_path):
+    with pytest.raises(ConfigError, match="not sart"):
         Reconstructor(Method.SART, model=tmp_path)
     with pytest.raises(ConfigError, match="no model"):
         Reconstructor(model=tmp_path)
@@ -33,7 +33,7 @@ def test_a_prior_and_its_method_belong_together():
 @pytest.mark.parametrize(
     ("angles", "reason"), [((), "0 view"), ((30,), "1 view"), ((10, 10), "same way"), ((0, 5), "same way")]
 )
-def test_too_little_is_said(angles, reason):
+def test_too_few_views_or_directions_are_refused(angles, reason):
     with pytest.raises(ComputeError, match=reason):
         reconstruct(views(ball(), angles), size=32)
 

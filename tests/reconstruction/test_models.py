@@ -1,4 +1,4 @@
-"""Models on disk: which are run, which are refused, and what they compute."""
+"""Models on disk: which run, which are refused, and what they compute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from navnode.reconstruction.features import picture
 from tests.reconstruction.balls import ball, views
 
 
-def test_a_model_is_run_only_if_its_card_names_it(tmp_path):
+def test_a_model_without_a_valid_card_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no model"):
         engines.load(tmp_path)
     (tmp_path / "card.json").write_text("{}")
@@ -29,7 +29,7 @@ def test_an_altered_model_is_refused(model, tmp_path):
     with (tmp_path / "view.onnx").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\0")
-    with pytest.raises(ConfigError, match=r"not the file that card\.json names"):
+    with pytest.raises(ConfigError, match=r"does not match the hash in card\.json"):
         engines.load(tmp_path)
 
 
@@ -50,17 +50,17 @@ def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
     engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
     with pytest.raises(ConfigError, match="keeps weights in other files"):
         engines.load(tmp_path)
-    assert not any(engines._KEPT_ELSEWHERE in path.read_bytes() for path in model.glob("*.onnx"))
+    assert not any(engines._EXTERNAL_DATA in path.read_bytes() for path in model.glob("*.onnx"))
 
 
-def test_models_do_not_tell_where_they_were_made(model):
+def test_models_do_not_reveal_where_they_were_exported(model):
     for folder in (model, engines.SHIPPED):
         for path in folder.glob("*.onnx"):
             assert not any(trace in path.read_bytes() for trace in (b"stack_trace", b"site-packages", b"network.py"))
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_what_is_no_graph_is_refused_by_name(model, tmp_path, engine):
+def test_a_file_that_is_not_a_graph_is_refused_by_name(model, tmp_path, engine):
     for path in model.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "view.onnx").write_bytes(b"not a graph")
@@ -91,8 +91,8 @@ def test_engines_agree_with_torch(model):
         networks = engines.load(model, engine=name, threads=2)
         given = {"sums": sums.numpy(), "coarse": coarse.numpy(), "fine": fine.numpy(), "views": np.ones(1, np.float32)}
         found = networks.volume(given)[0]
-        # Sums of some thousand products in another order, float32.
+        # float32 sums of a few thousand products in another order.
         assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
-        said = networks.view(inputs)
-        # A voxel on the very edge of the picture may be seen by one and not by the other.
-        assert np.mean(np.abs(said[0] - sums.numpy()) > 1e-3) < 1e-4
+        output = networks.view(inputs)
+        # One may see a voxel on the very edge of the picture, and the other not.
+        assert np.mean(np.abs(output[0] - sums.numpy()) > 1e-3) < 1e-4

@@ -1,4 +1,4 @@
-"""A CT that is changed where X-rays contradict it, and only there."""
+"""A CT changed where X-rays contradict it, and only there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from navnode.types import Grid, Volume
 from tests.reconstruction.balls import ball, views, with_a_rod
 
 
-def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept():
+def test_a_prior_changes_where_the_x_rays_contradict_it_and_nowhere_else():
     before = ball()
     truth, rod = with_a_rod(before)
     given = views(truth, (0, 45, 90, 135))
@@ -29,7 +29,7 @@ def test_what_the_x_rays_contradict_of_a_prior_is_changed_and_the_rest_is_kept()
     assert gain_db > 4
 
 
-def test_a_prior_that_nothing_contradicts_stays_as_it_is():
+def test_a_prior_without_contradiction_stays_as_it_is():
     before = ball()
     made = Reconstructor(Method.PRIOR).reconstruct(views(before, (0, 45, 90)), Grid(64, 2.0), prior=before)
     assert np.abs(made.volume.voxels - before.voxels).max() < 20
@@ -44,7 +44,7 @@ def test_a_prior_that_ends_inside_the_body_is_refused():
         Reconstructor(Method.PRIOR).reconstruct(views(whole, (0, 45, 90)), Grid(64, 2.0), prior=short)
 
 
-def test_a_prior_that_is_elsewhere_is_refused():
+def test_a_misplaced_prior_is_refused():
     rng, body = np.random.default_rng(0), ball()
     grains = gaussian_filter(rng.normal(0, 4000, (64,) * 3), 1.5) * (body.voxels > 0)
     grainy = Volume((body.voxels + grains).astype(np.float32), body.volume_from_index)

@@ -1,4 +1,4 @@
-"""The shipped reader: what it takes for bone in an X-ray, and what becomes of it in space."""
+"""The shipped reader: the bone that it finds in X-rays, and that bone in space."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANGLES_DEG = (0.0, 90.0)
 
 
 def thigh() -> tuple[Volume, np.ndarray]:
-    """A thigh of water with a shaft of bone: cortex around marrow; HU, and the solid bone."""
+    """A thigh with a shaft of bone, cortex around marrow; its HU and its solid bone."""
     axis = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM
     y, x = np.meshgrid(axis, axis, indexing="ij")
     far = np.hypot(x - 10, y + 6)
@@ -36,8 +36,8 @@ def views(volume: Volume, carm: CArm = CARM) -> list[View]:
     return [View(projector.render(carm, pose), carm, pose) for pose in poses]
 
 
-def test_the_canvas_is_the_same_view() -> None:
-    """A point of the patient lies at the same fraction of the picture, and pixels are as wide as they say."""
+def test_the_canvas_shows_the_same_view() -> None:
+    """Rendered with the canvas's C-arm, the patient looks the same; the pixel size is as stated."""
     hu, _ = thigh()
     view = views(hu)[0]
     line, measured, canvas, pixel_mm = on_canvas(view, np.zeros(3))
@@ -67,7 +67,7 @@ def test_where_nothing_was_measured_nothing_is_read() -> None:
     assert np.isnan(reading.bone_mm[:60]).all() and np.isfinite(reading.bone_mm[160, 128])
 
 
-def test_views_that_cannot_be_read_are_named() -> None:
+def test_unreadable_views_are_refused_with_the_reason() -> None:
     hu, _ = thigh()
     view = views(hu)[0]
     with pytest.raises(ComputeError, match="between"):

@@ -1,4 +1,4 @@
-"""Rendered X-rays, and training of the reader on a drawn patient."""
+"""Rendered X-rays, and training of the reader on a synthetic patient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.reconstruction.balls import drawn
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """CTs, and X-rays rendered of them: one patient to train on, one to validate on."""
+    """Folders of CTs and of X-rays rendered from them: one patient to train on, one to validate on."""
     cts, xrays = tmp_path_factory.mktemp("cts"), tmp_path_factory.mktemp("xrays")
     drawn(cts, "sts_901")
     drawn(cts, "sts_028")
@@ -38,19 +38,19 @@ def test_thickness_is_the_length_of_the_ray_in_bone(folders: tuple[Path, Path], 
     for bone_mm in shot.bone_mm.astype(float):
         middle = bone_mm[CANVAS_PX // 2 - 20 : CANVAS_PX // 2 + 20]
         assert np.median(middle.max(axis=1)) == pytest.approx(diameter_mm, abs=2.5)
-        # A chord across a cylinder: its area is what the columns add up to.
+        # Chords across a cylinder sum to its cross-section.
         assert np.median(middle.sum(axis=1)) == pytest.approx(np.pi / 4 * diameter_mm**2, rel=0.1)
     assert not shot.lungs_mm.any()
 
 
-def test_what_validates_is_never_trained_on(folders: tuple[Path, Path]) -> None:
+def test_validation_patients_are_never_trained_on(folders: tuple[Path, Path]) -> None:
     _, xrays = folders
     names = {path.name for path in xrays.glob("*.npz")}
     assert names == {"limbs-sts_901-000.train.npz", "limbs-sts_028-000.validate.npz"}
     assert radiographs.region_of(next(xrays.glob("*.npz"))) is Region.LIMB
 
 
-def test_rendering_goes_on_where_it_stopped(folders: tuple[Path, Path]) -> None:
+def test_rendering_resumes_where_it_stopped(folders: tuple[Path, Path]) -> None:
     cts, xrays = folders
     first = {path: path.stat().st_mtime_ns for path in xrays.glob("*.npz")}
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def test_rendering_goes_on_where_it_stopped(folders: tuple[Path, Path]) -> None:
     assert {path: path.stat().st_mtime_ns for path in first} == first
 
 
-def test_what_was_not_measured_says_nothing() -> None:
+def test_unmeasured_pixels_do_not_matter() -> None:
     rng = np.random.default_rng(1)
     line = rng.uniform(0, 5, (CANVAS_PX, CANVAS_PX)).astype(np.float32)
     measured = np.zeros(line.shape, bool)
@@ -71,7 +71,7 @@ def test_what_was_not_measured_says_nothing() -> None:
     np.testing.assert_array_equal(one, other)
 
 
-def test_worse_x_rays_keep_their_anatomy() -> None:
+def test_degraded_x_rays_keep_their_anatomy() -> None:
     clean = np.zeros((CANVAS_PX, CANVAS_PX), np.float32)
     clean[64:192, 64:192] = 2.0
     for seed in range(12):
@@ -104,25 +104,25 @@ def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path)
     assert last_scores(reading.files_in(tmp_path).scores, reading.Score).keys() == {"limbs"}
 
 
-def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
+def test_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no rendered X-rays"):
         reading.train(tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="holds no CTs"):
         patients(tmp_path)
 
 
-def test_the_network_takes_any_canvas_of_its_blocks() -> None:
+def test_the_network_takes_any_canvas_of_whole_blocks() -> None:
     import torch
 
     from navnode.reconstruction.network import ReaderNet
 
     network = ReaderNet()
     for height, width in ((CANVAS_PX, CANVAS_PX), (128, 192)):
-        said = network(torch.zeros(1, CHANNELS, height, width))
-        assert said.shape == (1, OUTPUTS, height, width)
+        output = network(torch.zeros(1, CHANNELS, height, width))
+        assert output.shape == (1, OUTPUTS, height, width)
 
 
-def test_a_knee_made_of_surfaces_bends_and_is_solid(tmp_path: Path) -> None:
+def test_a_knee_made_of_surfaces_is_solid(tmp_path: Path) -> None:
     import trimesh
 
     from navnode.reconstruction.training import posed
@@ -142,7 +142,7 @@ def test_a_knee_made_of_surfaces_bends_and_is_solid(tmp_path: Path) -> None:
     body = posed.posed(bones, np.random.default_rng(4))
     hu, solid = body.hu.voxels, body.bone > 0.99
     assert solid.any()
-    assert np.median(hu[solid]) > 0  # marrow and trabeculae are denser than fat around
+    assert np.median(hu[solid]) > 0  # marrow and trabeculae are denser than the fat around them
     assert hu[body.bone > 0.5].max() > 500  # and there is a cortex
     assert (hu < -900).any()
 

@@ -1,4 +1,4 @@
-"""Refinement: what views say about voxels, a network that learns from it, and what runs it."""
+"""Refinement: evidence from views, the network that learns from it, and its engines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ANGLES_DEG = (0.0, 90.0, 40.0)
 
 
 def two_rods() -> np.ndarray:
-    """Cylinders along z, side by side: two views make ghosts of them."""
+    """Cylinders along z, side by side: lifted from two views, they leave ghosts."""
     axis = (np.arange(GRID.size) - (GRID.size - 1) / 2) * GRID.spacing_mm
     y, x = np.meshgrid(axis, axis, indexing="ij")
     inside = (np.hypot(x + 28, y + 20) < 14) | (np.hypot(x - 25, y - 22) < 14)
@@ -45,7 +45,7 @@ def two_rods() -> np.ndarray:
 
 
 def read_of(body: np.ndarray, angles_deg: tuple[float, ...] = ANGLES_DEG) -> tuple[list[Reading], list[Matrix]]:
-    """Exact readings, and their poses."""
+    """Exact readings of a body, and their poses."""
     projector = Projector(Volume(body * np.float32(1000 / MU_WATER_PER_MM) - 1000, GRID.volume_from_index))
     poses = [g.pose_at(np.zeros(3), 650.0, orbital_deg=angle) for angle in angles_deg]
     readings = []
@@ -60,7 +60,7 @@ def lifted(readings: list[Reading], poses: list[Matrix]) -> Volume:
     return lift([thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)], GRID)
 
 
-def test_neither_order_nor_repetition_of_views_matters() -> None:
+def test_order_and_repetition_of_views_do_not_matter() -> None:
     readings, poses = read_of(two_rods())
     occupancy = lifted(readings, poses)
     one = evidence(occupancy, readings, poses, GRID)
@@ -72,7 +72,7 @@ def test_neither_order_nor_repetition_of_views_matters() -> None:
     np.testing.assert_allclose(one.fine, twice.fine, atol=1e-6)
 
 
-def test_a_voxel_gets_what_the_views_show_where_it_is() -> None:
+def test_a_voxel_gets_what_the_views_show_at_its_place() -> None:
     body = two_rods()
     readings, poses = read_of(body)
     made = evidence(lifted(readings, poses), readings, poses, GRID)
@@ -82,7 +82,7 @@ def test_a_voxel_gets_what_the_views_show_where_it_is() -> None:
     assert np.median(least[inside]) == 1 and (mean >= least).all()
     assert least[~body].mean() < 0.2
     assert above[inside].mean() > 0.2 and above[~body].mean() < -0.2
-    # Millimetres of bone as the canvas has them, at one voxel's pixel.
+    # Millimetres of bone on the canvas around one voxel's pixel.
     at_mm = GRID.volume_from_index[:3, :3] @ np.full(3, 8.5) + GRID.volume_from_index[:3, 3]
     expected = []
     for reading, pose in zip(readings, poses, strict=True):
@@ -94,7 +94,7 @@ def test_a_voxel_gets_what_the_views_show_where_it_is() -> None:
     assert made.coarse[2, 4, 4, 4] == pytest.approx(min(expected), abs=0.1)
 
 
-def test_what_no_view_shows_is_nothing() -> None:
+def test_unmeasured_views_give_no_evidence() -> None:
     readings, poses = read_of(two_rods())
     hidden = [
         replace(reading, **{name: np.full_like(getattr(reading, name), np.nan) for name in ("line_integrals", "bone")})
@@ -111,7 +111,7 @@ def test_what_no_view_shows_is_nothing() -> None:
     "asked",
     [Grid(128, 2.0), Grid(60, 5.0, (3.0, 0.0, 9.0)), Grid(256, 1.0), Grid(16, 20.0), Grid(64, 1.0, (0.0, 5.0, 0.0))],
 )
-def test_the_network_refines_on_voxels_that_it_knows(asked: Grid) -> None:
+def test_refinement_uses_voxels_that_the_network_knows(asked: Grid) -> None:
     own = own_grid(asked)
     assert own.size * own.spacing_mm == pytest.approx(max(asked.size * asked.spacing_mm, LEAST_SIDE_MM))
     assert own.center_mm == asked.center_mm
@@ -129,15 +129,15 @@ def test_a_grid_is_padded_to_blocks() -> None:
     np.testing.assert_allclose(made.fine[1:, :20, :20, :20], whole.fine[1:, :20, :20, :20], atol=1e-3)
 
 
-def test_models_are_named_together() -> None:
-    """A session names what made its volumes, the reader and the refiner included."""
+def test_the_hash_covers_all_models() -> None:
+    """A session records what made its volumes, the reader and the refiner included."""
     assert methods.model_hash(Method.LEARNED) not in ("", engines.card_hash(engines.SHIPPED))
     assert methods.model_hash(Method.SART) == ""
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Steps are so small that threads mostly wait for each other."""
+    """Run on one thread: in steps this small, threads mostly wait for each other."""
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_it_begins_with_the_lift_and_learns_more() -> None:
+def test_refinement_starts_from_the_lift_and_improves_on_it() -> None:
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
     from navnode.reconstruction.network import Refinement
     from navnode.reconstruction.training import refining
@@ -191,7 +191,7 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
         for weights in network.parameters():
             if not weights.abs().max() > 0:
                 torch.nn.init.normal_(weights, 0.0, 0.02)
-            weights.copy_(weights.half().float())  # kept in half precision
+            weights.copy_(weights.half().float())  # exported in half precision
     torch.save({"averaged": network.state_dict()}, tmp_path / "refiner.pt")
     folder = tmp_path / "refiner_model"
     export_refiner(tmp_path / "refiner.pt", folder, {"steps": 0}, {"limbs": {"dice": 0.5}})
@@ -208,7 +208,7 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
             logit = network(*(torch.from_numpy(part)[None] for part in parts))
         expected = torch.sigmoid(logit)[0, 0, :size, :size, :size].numpy()
         found = refiner.refine(occupancy, readings, poses, grid).voxels
-        # OpenCV rounds where it samples to a 32nd of a pixel, so that a voxel on a picture's edge may fall out of it.
+        # OpenCV rounds positions to a 32nd of a pixel, so a voxel on a picture's edge may fall outside.
         assert np.quantile(np.abs(found - expected), 0.999) < 0.01
     for path in folder.glob("*.onnx"):
         assert not any(trace in path.read_bytes() for trace in (b"site-packages", b"network.py"))
@@ -218,6 +218,6 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     assert likely.voxels.shape == (32, 32, 32) and 0 <= likely.voxels.min() <= likely.voxels.max() <= 1
 
 
-def test_a_refiner_that_its_card_does_not_name_is_refused(tmp_path: Path) -> None:
+def test_a_missing_refiner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model"):
         engines.load_refiner(tmp_path)

@@ -1,4 +1,4 @@
-"""The surface of bone: closed, outward, and how far off it may be."""
+"""The surface of bone: closed, facing outward, with its expected error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_bone_surface_is_closed_and_faces_outward():
     assert np.allclose(surface.size_mm, 60.0, atol=3.0) and surface.error_mm is None
 
 
-def test_the_surface_of_a_probability_says_how_far_off_it_may_be():
+def test_the_surface_of_a_probability_states_its_expected_error():
     errors_mm = []
     for blur_mm in (2.0, 5.0):
         k, j, i = np.mgrid[[slice(-63, 64, 2)] * 3].astype(float)
@@ -36,10 +36,10 @@ def test_the_surface_of_a_probability_says_how_far_off_it_may_be():
         surface = likely_surface(Volume(likely.astype(np.float32), centered_grid((64,) * 3, 2.0, np.zeros(3))))
         assert np.allclose(surface.size_mm, 80.0, atol=2.0)
         errors_mm.append(surface.error_mm)
-    # Under a logistic edge lies ln 2 times its width, on either side.
+    # Under a logistic edge, the area on either side is ln 2 times its width.
     assert errors_mm == pytest.approx([2 * 2 * np.log(2), 2 * 5 * np.log(2)], rel=0.15)
     assert likely_surface(Volume(np.zeros((20, 20, 20), np.float32), np.eye(4))) is None
 
 
-def test_no_bone_no_surface():
+def test_without_bone_there_is_no_surface():
     assert bone_surface(Volume(np.full((20, 20, 20), -900, np.float32), np.eye(4))) is None

@@ -1,4 +1,4 @@
-"""Training: it goes on, says what it lacks, and its bodies are bodies."""
+"""Training: it resumes, refuses to run without data, and draws plausible bodies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from navnode.types import Grid, Volume
 from tests.reconstruction.balls import ball, views
 
 
-def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, monkeypatch):
+def test_training_resumes_where_it_stopped_and_its_model_reconstructs(tmp_path, monkeypatch):
     for package in ("torch", "onnx", "onnxscript", "matplotlib"):
         pytest.importorskip(package)
     from navnode.reconstruction.training import train as training_by_steps
 
-    # As little as makes a step: one block of one example, and one body drawn before it.
+    # The smallest step: one block of one example, and one body drawn in advance.
     recipe = partial(training_by_steps.Recipe, batch=1, blocks=1)
     monkeypatch.setattr(training_by_steps, "Recipe", recipe)
     monkeypatch.setattr(training_by_steps, "_AHEAD", 1)
@@ -34,7 +34,7 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, 
         [ball(hu=900.0)], out, recipe(steps=2), until=lambda: (out / "losses.jsonl").stat().st_size > 0
     )
     assert begun == 1
-    told = []
+    steps = []
     report = training.run(
         out,
         cts,
@@ -44,9 +44,9 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, 
         procedural=0,
         real_share=0.5,
         threads=2,
-        report=lambda step, loss: told.append(step),
+        report=lambda step, loss: steps.append(step),
     )
-    assert told == [2] and report.steps == 2
+    assert steps == [2] and report.steps == 2
     assert [json.loads(line)["step"] for line in (out / "losses.jsonl").read_text().splitlines()] == [1, 2]
     assert (out / "curves.png").stat().st_size > 1000
     card = engines.read_card(out / "model")
@@ -65,10 +65,10 @@ def test_training_goes_on_where_it_stopped_and_its_model_reconstructs(tmp_path, 
     assert made.uncertainty_hu is not None and (made.uncertainty_hu.voxels > 0).all()
     again = learned.reconstruct(given, Grid(96, 2.0))
     assert np.array_equal(again.volume.voxels, made.volume.voxels)
-    assert len(looked) == 2, "nothing is computed that is known"
+    assert len(looked) == 2, "known views are not computed again"
 
 
-def test_nothing_to_train_on_is_said(tmp_path):
+def test_training_without_data_is_refused(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     settings = {"steps": 1, "hours": 1.0, "procedural": 0, "real_share": 0.5, "threads": 1}
@@ -78,7 +78,7 @@ def test_nothing_to_train_on_is_said(tmp_path):
         training.run(tmp_path, None, [], **settings)
 
 
-def test_an_example_that_cannot_be_made_ends_training(tmp_path):
+def test_a_failing_example_ends_training(tmp_path):
     pytest.importorskip("torch")
     from navnode.reconstruction.training.train import Recipe, train
 

@@ -1,4 +1,4 @@
-"""Cubes of voxels: doubled and smoothed."""
+"""Doubling and smoothing cubes of voxels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_smoothing_is_a_gaussian() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 31])
-def test_doubling_keeps_what_is_linear(size: int) -> None:
-    """Both cubes have the same middle, whether the finer one has twice as many voxels or one less."""
+def test_doubling_preserves_linear_fields(size: int) -> None:
+    """Both cubes have the same center, whether the finer one has twice as many voxels or one less."""
     axis = np.arange(16, dtype=np.float32) - 7.5
     coarse = 2 * axis[:, None, None] + 3 * axis[:, None] - axis + 5
     fine_axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / 2

@@ -1,4 +1,4 @@
-"""Training of the learned reconstruction; needs the extra ``train``."""
+"""Trains the networks of the learned reconstruction; needs the extra ``train``."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _NEEDED = ("torch", "onnx", "onnxscript", "openvino", "matplotlib")
 
 
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training of the learned reconstruction came to."""
+    """The result of training the learned reconstruction."""
 
     model: str
-    """The folder of the exported model."""
+    """Folder of the exported model."""
     steps: int
-    """In all, those of earlier runs included."""
+    """In total, earlier runs included."""
     sigma_factor: float | UnsetType = UNSET
-    """By which intervals were widened, where there were CTs to validate on."""
+    """Factor by which intervals were widened; only with CTs to validate on."""
 
 
 class ReaderReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training of the reader came to."""
+    """The result of training the reader."""
 
     checkpoint: str
     steps: int
     bodies: int
-    """Rendered, in all."""
+    """Rendered in total."""
     scores: dict[str, Score]
-    """The newest, by region."""
+    """The latest, by region."""
 
 
 class RefinerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training of the refiner came to."""
+    """The result of training the refiner."""
 
     model: str
-    """The folder of the exported model."""
+    """Folder of the exported model."""
     steps: int
     bodies: int
-    """Rendered, in all."""
+    """Rendered in total."""
     scores: dict[str, RefinedScore]
-    """The newest, by region and number of views."""
+    """The latest, by region and number of views."""
 
 
 def run(
@@ -69,8 +69,8 @@ def run(
     threads: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainingReport:
-    """Train into a folder, or go on from what is there, export the model, and make its intervals hold on the CTs named
-    by ``validate``; what ``navnode train`` does.
+    """Train into a folder, or resume what is there; export the model, and calibrate its intervals on the CTs named by
+    ``validate``. This is ``navnode train``.
 
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on.
@@ -84,17 +84,17 @@ def run(
     from navnode.reconstruction.training.train import CHECKPOINT_FILE, LOSSES_FILE, Recipe, seconds_from_now, train
 
     if validate and ct is None:
-        raise ConfigError("there are CTs to validate on, but no folder of CTs")
+        raise ConfigError("--validate needs a folder of CTs; give --ct")
     real, validating = real_sources(ct, hold_out, validate) if ct is not None else ([], [])
     drawn = [procedural_source(seed, out / "bodies") for seed in range(procedural)]
     if not real and not drawn:
-        raise ConfigError("nothing to train on: --ct names no CTs, and --procedural is 0")
-    # Patients of a folder are worth as much as each other, all of them together `real_share`.
+        raise ConfigError("nothing to train on: --ct holds no CTs, and --procedural is 0")
+    # Patients of a folder weigh the same, and `real_share` together.
     share = real_share if drawn else 1.0
     weights = [share / len(real)] * len(real) + [(1 - share if real else 1.0) / max(len(drawn), 1)] * len(drawn)
     smoothed: list[float] = []
 
-    def told(step: int, values: dict[str, float]) -> None:
+    def on_step(step: int, values: dict[str, float]) -> None:
         smoothed[:] = [0.99 * smoothed[0] + 0.01 * values["loss"] if smoothed else values["loss"]]
         report(step, smoothed[0])
 
@@ -105,7 +105,7 @@ def run(
         weights=weights,
         threads=threads or default_threads(),
         until=seconds_from_now(3600 * hours),
-        report=told,
+        report=on_step,
     )
     curves.draw(out / LOSSES_FILE, out / "curves.png")
     model = out / "model"
@@ -135,17 +135,17 @@ def run_reader(
     threads: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> ReaderReport:
-    """Render what is missing below ``out``, then train the reader; what ``navnode train-reader`` does.
+    """Render what is missing below ``out``, then train the reader. This is ``navnode train-reader``.
 
     Args:
-        ct: a folder of CTs as :func:`patients.patients` reads it.
-        bones: a folder of bone surfaces as :func:`posed.knee` reads it; knees are made of them.
-        hours: of training, after rendering.
+        ct: folder of CTs, laid out as for :func:`patients.patients`.
+        bones: folder of bone surfaces, laid out as for :func:`posed.knee`, to make knees of.
+        hours: time to train, after rendering.
         rounds: how many bodies to render of every patient; see :func:`radiographs.render_all`.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: the extra is missing, or there is nothing to train on, or no such device.
+        ConfigError: the extra or the device is missing, or there is nothing to train on.
     """
     _check_extra(device)
     from navnode.projector.native import default_threads
@@ -190,17 +190,17 @@ def run_refiner(
     threads: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> RefinerReport:
-    """Render bodies that are missing below ``out``, train the refiner on what the reader there reads of them, and
-    export it.
+    """Render missing bodies below ``out``, train the refiner on what the reader there reads in them, and export it.
+    This is ``navnode train-refiner``.
 
     Args:
         ct, bones, device: as for :func:`run_reader`.
         out: where :func:`run_reader` left its checkpoint.
-        hours: of training, after rendering.
+        hours: time to train, after rendering.
         rounds: how many bodies to render; see :func:`bodies.render_bodies`.
 
     Raises:
-        ConfigError: the extra is missing, or there is no trained reader, nothing to train on, or no such device.
+        ConfigError: the extra, the device or a trained reader is missing, or there is nothing to train on.
     """
     _check_extra(device)
     from navnode.projector.native import default_threads
@@ -212,7 +212,7 @@ def run_refiner(
 
     reader, folder, files = reading.files_in(out).checkpoint, out / "bodies3d", refining.files_in(out)
     if not reader.exists():
-        raise ConfigError(f"{reader}: no trained reader; `navnode train-reader` makes one")
+        raise ConfigError(f"{reader}: no trained reader; run `navnode train-reader` first")
     listed = patients(ct)
     bodies = render_bodies(
         listed, out / "xrays" / "labels", bones, folder, rounds, lambda made, of: progress(0.2 * made / of)
@@ -244,7 +244,7 @@ def _passed(hours: float) -> Callable[[], float]:
 
 
 def _facts(steps: int, bodies: int, listed: Sequence[Patient]) -> dict[str, str | int | float | list[str]]:
-    """What a card says of a training."""
+    """What a card states about a training."""
     regions = Counter(patient.region.value for patient in listed if not patient.validates)
     return {
         "steps": steps,
@@ -263,4 +263,4 @@ def _check_extra(device: str = "cpu") -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise ConfigError(f"--device {device}: no NVIDIA GPU that PyTorch can use answers here")
+            raise ConfigError(f"--device {device}: PyTorch finds no NVIDIA GPU that it can use")

@@ -1,7 +1,7 @@
 """Procedural bodies to train on: bones with cortical shells and trabecular cores inside soft tissue.
 
-Not portraits: what they teach is how bone, soft tissue, air and metal look in a few X-rays, in more shapes than the
-few real CTs have. Solids are signed distances in mm; one smooth random warp bends everything alike.
+They are not realistic. They teach how bone, soft tissue, air and metal look in a few X-rays, in more shapes than the
+few real CTs offer. Solids are signed distances in mm; one smooth random warp bends a whole body.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ Point = Matrix | tuple[float, float, float]
 
 @dataclass
 class Body:
-    """A volume that solids are drawn into, last one on top."""
+    """A volume to draw solids into, each over the earlier ones."""
 
     rng: np.random.Generator
     hu: FloatArray = field(init=False)
+    """(k, j, i)"""
     points: FloatArray = field(init=False)
-    """(k, j, i, 3) warped RAS position of every voxel, mm."""
+    """(k, j, i, 3), warped RAS position of every voxel, mm."""
 
     def __post_init__(self) -> None:
         self.hu = np.full((SIZE,) * 3, AIR_HU, np.float32)
@@ -70,14 +71,21 @@ class Body:
             self.bent_mm = max(self.bent_mm, float(np.abs(bend).max()) + 2.0)
 
     def noise(self, knots: int) -> FloatArray:
-        """A smooth random field of about unit size."""
+        """A smooth random field of about unit size, (k, j, i)."""
         coarse = self.rng.standard_normal((knots,) * 3).astype(np.float32)
         field: FloatArray = zoom(coarse, SIZE / knots, order=1, grid_mode=True, mode="nearest")
         smooth: FloatArray = gaussian_filter(field, SIZE / knots / 4)
         return smooth
 
     def fill(self, distance: Solid, around: Point, reach_mm: float, hu: float) -> None:
-        """Where ``distance`` (mm, of points (N, 3)) is below 0, blended over a voxel."""
+        """Fill a solid, blended over a voxel at its border.
+
+        Args:
+            distance: the solid.
+            around: RAS position near its center, mm.
+            reach_mm: the solid lies within this distance of it.
+            hu: HU inside.
+        """
         box, points = self._box(around, reach_mm)
         if points.size:
             share = np.clip(0.5 - distance(points) / SPACING_MM, 0, 1)
@@ -93,7 +101,14 @@ class Body:
         cortical: float | None = None,
         trabecular: float | None = None,
     ) -> None:
-        """A shell around a textured core; what is bone's core already is not walled off."""
+        """Draw a shell around a textured core; inside cores drawn earlier there is no shell.
+
+        Args:
+            distance, around, reach_mm: as for :meth:`fill`.
+            shell_mm: thickness of the shell.
+            cortical: HU of the shell; default: this body's.
+            trabecular: mean HU of the core; default: this body's.
+        """
         box, points = self._box(around, reach_mm)
         if not points.size:
             return
@@ -118,7 +133,7 @@ class Body:
         return box, self.points[box]
 
     def prepare_bone(self) -> None:
-        """Draw what all bones of this body have in common."""
+        """Choose at random what all bones of this body share."""
         self.cortical = float(self.rng.uniform(700, 1500))
         self.trabecular = float(self.rng.uniform(120, 420))
         fine = gaussian_filter(self.rng.standard_normal((SIZE,) * 3).astype(np.float32), 0.9)
@@ -127,7 +142,14 @@ class Body:
 
 
 def ball(center: Point, radii: Point, power: float = 2.0, turn: Point = (0, 0, 0)) -> Solid:
-    """Distance to a superellipsoid."""
+    """Distance to a superellipsoid.
+
+    Args:
+        center: mm.
+        radii: mm, along its axes.
+        power: unitless; 2: an ellipsoid, more: closer to a box.
+        turn: rotation vector, rad.
+    """
     rotation, middle, size = rotation_exp(np.array(turn, float)), np.asarray(center, float), np.asarray(radii, float)
 
     def distance(points: FloatArray) -> FloatArray:
@@ -140,7 +162,7 @@ def ball(center: Point, radii: Point, power: float = 2.0, turn: Point = (0, 0, 0
 
 
 def tube(path: Matrix, radii: Matrix, blend_mm: float = 3.0) -> Solid:
-    """Distance to a chain of round cones through ``path`` (M, 3) with ``radii`` (M,)."""
+    """Distance to a chain of round cones along ``path`` (M, 3) with ``radii`` (M,), both mm."""
 
     def distance(points: FloatArray) -> FloatArray:
         result = np.full(points.shape[:-1], 1e3, np.float32)
@@ -155,7 +177,7 @@ def tube(path: Matrix, radii: Matrix, blend_mm: float = 3.0) -> Solid:
 
 
 def union(*parts: Solid, blend_mm: float = 5.0) -> Solid:
-    """One solid of several, fillets between them."""
+    """Several solids as one, with fillets between them."""
 
     def distance(points: FloatArray) -> FloatArray:
         result = parts[0](points)
@@ -174,32 +196,44 @@ def _blended(one: FloatArray, other: FloatArray, blend_mm: float) -> FloatArray:
 
 
 def shifted(solid: Solid, offset: Matrix) -> Solid:
-    """A solid somewhere else."""
+    """A solid moved by an offset (3,), mm."""
     return lambda points: solid(points - offset.astype(np.float32))
 
 
 def common(one: Solid, other: Solid) -> Solid:
-    """What two solids share."""
+    """The intersection of two solids."""
     return lambda points: np.maximum(one(points), other(points))
 
 
 def beyond(x_mm: float, side: float) -> Solid:
-    """The half space on one side of a sagittal plane: towards the middle for the side that it is named for."""
+    """The half space medial to a sagittal plane, for a plane on the right (``side`` 1) or on the left (``side`` -1)."""
     return lambda points: np.asarray(side * (points[..., 0] - np.float32(x_mm)), np.float32)
 
 
 def placed(origin: Matrix, rotation: Matrix, size: float) -> Callable[[Point], Matrix]:
-    """From a bone's own millimetres to the body's."""
+    """Map a bone's own millimetres to the body's.
+
+    Args:
+        origin: (3,), mm.
+        rotation: (3, 3)
+        size: scale, unitless; 1 keeps the bone's size.
+    """
     return lambda point: np.asarray(origin + rotation @ (np.asarray(point, float) * size))
 
 
 def shell(solid: Solid, thickness_mm: float) -> Solid:
-    """The wall of a solid, inwards."""
+    """The wall inside a solid's surface."""
     return lambda points: np.abs(solid(points) + thickness_mm / 2) - thickness_mm / 2
 
 
 def broken(solid: Solid, at: Point, normal: Matrix, shift: Matrix, gap_mm: float) -> Solid:
-    """A solid cut by a plane, one side displaced."""
+    """A solid cut by a plane, with one side displaced.
+
+    Args:
+        at: a point on the plane, mm.
+        normal: (3,), of any length.
+        shift: displacement (3,), mm.
+    """
     moved = shifted(solid, shift)
     middle, across = np.asarray(at, np.float32), (normal / np.linalg.norm(normal)).astype(np.float32)
 
@@ -214,7 +248,7 @@ def broken(solid: Solid, at: Point, normal: Matrix, shift: Matrix, gap_mm: float
 
 
 def _soft(body: Body, radii: tuple[float, float], power: float = 2.2) -> None:
-    """A trunk or limb along z: skin, fat, muscle with planes of fat."""
+    """A trunk or limb along z: fat under the skin, and muscle with planes of fat."""
     rng = body.rng
     fat_mm = rng.uniform(3, 25)
     outer = ball((0, 0, 0), (*radii, 1e3), power)
@@ -227,7 +261,7 @@ def _soft(body: Body, radii: tuple[float, float], power: float = 2.2) -> None:
 
 
 def thigh(rng: np.random.Generator) -> Body:
-    """Femur, either end or the shaft; often the tibia as well."""
+    """Femur, either end or the shaft; often with the tibia."""
     body = Body(rng)
     _soft(body, (rng.uniform(65, 105), rng.uniform(65, 105)))
     body.prepare_bone()
@@ -354,7 +388,7 @@ def _ribs(body: Body, back: float, size: float) -> None:
             x, y = s * (14 + (half - 14) * np.cos(angle)), back + deep - 12 + deep * np.sin(angle)
             path = np.stack([x, y, level * step - slope * (angle + 1.45) / 2.5], axis=1)
             wall = rng.uniform(0.8, 1.6)
-            for first in range(0, 16, 2):  # in pieces, whose boxes are small
+            for first in range(0, 16, 2):  # in pieces, to keep their boxes small
                 piece = path[first : first + 3]
                 body.bone(tube(piece, np.full(3, 4.6 * size), 1.0), piece[1], 12 + 4.6 * size, wall)
     sternum = np.array([[0, back + 2 * deep - 14, 90], [0, back + 2 * deep - 8, -40]])
@@ -409,7 +443,7 @@ def pelvis(rng: np.random.Generator) -> Body:
 
 
 def skull(rng: np.random.Generator) -> Body:
-    """Vault, brain, face with air, jaw, upper neck."""
+    """Vault, brain, face with air, jaw and upper neck."""
     body = Body(rng)
     size = rng.uniform(0.85, 1.1)
     middle = np.array([0, 0, rng.uniform(-10, 40)])
@@ -486,7 +520,7 @@ BODIES: tuple[Callable[[np.random.Generator], Body], ...] = (thigh, spine, pelvi
 
 
 def procedural(rng: np.random.Generator) -> Volume:
-    """One of the bodies, turned and moved, perhaps with screws."""
+    """One of the bodies, turned and moved, sometimes with metal."""
     body = BODIES[int(rng.choice(len(BODIES), p=[0.28, 0.24, 0.2, 0.14, 0.14]))](rng)
     if rng.random() < 0.2:
         with_metal(body.hu, rng)
@@ -497,7 +531,7 @@ def procedural(rng: np.random.Generator) -> Volume:
 
 
 def with_metal(hu: FloatArray, rng: np.random.Generator) -> None:
-    """Put screws and rods into the bone of a volume, in place."""
+    """Put screws and rods into the bone of a volume, (k, j, i) in HU, in place."""
     bone = np.argwhere(hu > 250)
     if not len(bone):
         return

@@ -1,7 +1,7 @@
-"""Bodies to learn refinement from: two to four X-rays of each with their poses, and the solid bone in space.
+"""Bodies to train the refiner on: X-rays of each with their poses, and its solid bone in space.
 
-Rendered in advance, one file a body, without noise: what X-ray chains and readers add is drawn anew each time that a
-body is learned from (:mod:`refining`), so that a better reader needs no other files.
+They are rendered in advance without noise, one file per body. Effects of X-ray chains and readers are drawn anew
+whenever a body is used (:mod:`refining`), so that a better reader needs no other files.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from navnode.types import GRID_SIZE, GRID_SPACING_MM, CArm, FloatArray, Grid, Ma
 __all__ = ["ANGLES_DEG", "Seen", "read", "render_bodies", "shares", "write", "x_rayed"]
 
 ANGLES_DEG = (0.0, 90.0, 45.0, 135.0)
-"""Of the views of a body, round its long axis: AP, lateral, and between them."""
+"""Views of a body, round its long axis: AP, lateral, and between them."""
 _BODIES = {Region.LIMB: 1, Region.TRUNK: 4}
-"""Of one patient in a round."""
+"""Bodies of each patient per round."""
 _HEADS = 50
-"""Patients whose heads are rendered in a round; the next ones in the next."""
+"""Heads rendered per round; the next round takes the next patients."""
 _KNEES = 10
-"""Of each subject in a round."""
+"""Knees of each subject per round."""
 _SPACINGS_MM = (1.6, 2.5)
 _PIXEL_MM = (0.85, 1.3)
-"""Of the canvas, where the patient is."""
+"""Pixel of the canvas at the patient."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A body as it is X-rayed, and what of it is bone."""
+    """X-rays of a body, (N, H, W), and its solid bone, (k, j, i)."""
 
     line: npt.NDArray[np.float16]
-    """(N, H, W) line integrals on the canvas of :mod:`reader`, without noise."""
+    """(N, H, W), line integrals on the canvas of :mod:`reader`, without noise."""
     carms: tuple[CArm, ...]
     poses: Matrix
-    """(N, 4, 4) volume_from_carm, in the frame of :attr:`grid`."""
+    """(N, 4, 4), volume_from_carm in the frame of :attr:`grid`."""
     pixel_mm: npt.NDArray[np.float32]
-    """(N,) of the canvas's pixel where the patient is."""
+    """(N,), pixel of the canvas at the patient."""
     grid: Grid
     bone: npt.NDArray[np.uint8]
-    """(k, j, i) on the grid: 255 where a voxel is all solid bone, marrow included."""
+    """(k, j, i) on the grid: 255 where all of a voxel is solid bone, marrow included."""
 
 
 def render_bodies(
@@ -62,13 +62,13 @@ def render_bodies(
     rounds: int,
     report: Callable[[int, int], None] = lambda made, of: None,
 ) -> int:
-    """Render the bodies of some rounds that are not there yet; returns how many files there are.
+    """Render the missing bodies of some rounds; return how many files these have.
 
-    Patients that validate get one body each, unchanged.
+    Patients to validate on get one body each, unchanged.
 
     Args:
         labels: cache of :func:`patients.labelled`.
-        bones: surfaces as :func:`posed.knee` reads them; knees are made of them.
+        bones: folder of surfaces, laid out as for :func:`posed.knee`, to make knees of.
 
     Raises:
         ConfigError: as :func:`posed.knee`.
@@ -97,8 +97,7 @@ def render_bodies(
 
 
 def _round(listed: Sequence[Patient], number: int, knees: bool) -> Iterator[tuple[Patient | str, int]]:
-    """Whom to render in a round, limbs, trunks, heads and knees mixed: patients, or subjects of knees; and which
-    body of theirs."""
+    """What to render in a round: patients, or subjects of knees, in mixed order; and which body of each."""
     trained = [patient for patient in listed if not patient.validates]
     heads = [patient for patient in trained if patient.region is Region.HEAD]
     few = [
@@ -120,11 +119,11 @@ def _path(folder: Path, source: Patient | str, number: int) -> Path:
 
 
 def x_rayed(subject: Body, rng: np.random.Generator, *, validate: bool = False) -> Seen:
-    """A body seen from four sides, about AP, lateral and between; to validate from exactly these."""
+    """X-rays of a body from four directions, near AP, lateral and between them; from exactly these to validate."""
     spacing_mm = GRID_SPACING_MM if validate or rng.random() < 0.6 else float(rng.uniform(*_SPACINGS_MM))
     grid = Grid(GRID_SIZE, spacing_mm)
     projector = Projector(subject.hu)
-    turned_deg = 0.0 if validate else _turned_deg(rng)
+    turned_deg = 0.0 if validate else _turn_deg(rng)
     line = np.zeros((len(ANGLES_DEG), CANVAS_PX, CANVAS_PX), np.float16)
     carms, poses, pixels_mm = [], [], []
     for image, angle_deg in zip(line, ANGLES_DEG, strict=True):
@@ -149,13 +148,17 @@ def x_rayed(subject: Body, rng: np.random.Generator, *, validate: bool = False) 
     return Seen(line, tuple(carms), np.stack(poses), np.array(pixels_mm, np.float32), grid, truth)
 
 
-def _turned_deg(rng: np.random.Generator) -> float:
-    """How all views are turned round the patient; mostly not, or to the other side."""
+def _turn_deg(rng: np.random.Generator) -> float:
+    """Turn of all views round the patient; mostly none, or to the other side."""
     return float(rng.uniform(0, 360)) if rng.random() < 0.2 else float(rng.choice([0.0, 180.0]))
 
 
 def shares(bone: FloatArray, spacing_mm: float, grid: Grid) -> FloatArray:
-    """The share of bone on another grid around the same middle, (k, j, i)."""
+    """The share of bone on another grid with the same center, (k, j, i), 0..1.
+
+    Args:
+        bone: (k, j, i), share of bone on voxels of ``spacing_mm``.
+    """
     ratio = grid.spacing_mm / spacing_mm
     first = (SIZE - 1) / 2 - ratio * (grid.size - 1) / 2
     found = ndimage.affine_transform(
@@ -165,7 +168,7 @@ def shares(bone: FloatArray, spacing_mm: float, grid: Grid) -> FloatArray:
 
 
 def write(path: Path, seen: Seen) -> None:
-    """Keep a body; whole or not at all, as training may be looking."""
+    """Write a body's file, whole or not at all: training may be looking."""
     geometry = [(*carm.pixel_spacing_mm, carm.source_to_detector_mm, *carm.principal_point_px) for carm in seen.carms]
     with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(
@@ -180,7 +183,7 @@ def write(path: Path, seen: Seen) -> None:
 
 
 def read(path: Path) -> Seen:
-    """A body that was kept."""
+    """Read a body's file."""
     with np.load(path, allow_pickle=False) as file:
         line, bone = file["line"], file["bone"]
         height, width = line.shape[1:]

@@ -1,4 +1,4 @@
-"""What the stated intervals of HU must be multiplied by to hold, measured on bodies that were not trained on."""
+"""Calibrates the stated intervals of HU on bodies that the training did not use."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ def calibrate(
 ) -> float:
     """Set the model's ``sigma_factor`` so that its 95 % intervals hold 95 % of the bodies' voxels on average.
 
+    Args:
+        model: its folder.
+        rounds: how often each body is used, changed at random.
+        threads: default: all cores.
+        seed: random seed.
+
     Returns:
-        the factor, over what the network itself states.
+        The factor on what the network itself states.
     """
     card = msgspec.structs.replace(engines.read_card(model), sigma_factor=1.0)
     engines.write_card(model, card)

@@ -1,4 +1,4 @@
-"""Training's losses as a picture."""
+"""Plots the losses of a training."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy as np
 __all__ = ["draw"]
 
 _SHOWN = {
-    "mse": "attenuation's squared error, (HU/1000)²",
+    "mse": "squared error of attenuation, (HU/1000)²",
     "dice": "bone, 1 - Dice",
-    "stated": "stated interval's loss",
+    "stated": "loss of the stated interval",
 }
 _SMOOTHED_STEPS = 100
 
 
 def draw(losses: Path, picture: Path) -> None:
-    """Every loss over the steps, as it is and as a running median.
+    """Plot every loss over the steps, and its running median.
 
     Args:
-        losses: ``losses.jsonl`` of training.
+        losses: ``losses.jsonl`` of a training.
+        picture: file to write.
     """
     from matplotlib.figure import Figure
 

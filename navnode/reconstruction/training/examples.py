@@ -1,4 +1,4 @@
-"""Training examples: a body, changed at random, and X-rays of it as C-arms take them."""
+"""Training examples: bodies changed at random, and X-rays of them as C-arms take them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 VIEWS = 12
-"""X-rays of one body; every example takes some of them."""
+"""X-rays of each body; every example uses some of them."""
 SUBSETS = 4
-"""Examples made of one body's X-rays."""
+"""Examples from each body's X-rays."""
 _COUNTS, _SHARES = (1, 2, 3, 4, 6, 8, 10, 12), (0.03, 0.22, 0.12, 0.23, 0.12, 0.14, 0.06, 0.08)
 
 _MARGIN = 24
-"""Voxels that the rendered body reaches beyond the grid on each side: rays cross what is not reconstructed."""
+"""Voxels that the rendered body extends beyond the grid on each side: rays cross more than is reconstructed."""
 _DETECTOR_PX = 256
 _SOURCE_MM = 1.4
 _CT_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -53,14 +53,14 @@ _OPEN_COUNTS = 60_000.0
 _CONTRAST = 0.25
 """Share of bodies with contrast medium."""
 _CUT_OUT = 0.25
-"""Share of bodies of which only a block is left."""
+"""Share of bodies of which only a block remains."""
 _GAIN_ERROR = 0.02
-"""From view to view."""
+"""Sigma of the logarithm of I0, from view to view."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Some X-rays of a body, as the network is fed, and the body."""
+    """The network's input from N X-rays of a body, (N, 4, 256, 256), and the body, (128, 128, 128)."""
 
     hu: npt.NDArray[np.int16]
     """(128, 128, 128)"""
@@ -69,30 +69,33 @@ class Example:
     picture_from_grid: FloatArray
     """(N, 3, 4)"""
     coarse: npt.NDArray[np.float16]
-    """(64, 64, 64): what SART begins with."""
+    """(64, 64, 64): SART's starting volume."""
     fine: npt.NDArray[np.float16]
-    """(128, 128, 128)"""
+    """(128, 128, 128), likewise."""
 
 
 def real_sources(folder: Path, held_out: Sequence[str], validate: Sequence[str]) -> tuple[list[Volume], list[Volume]]:
-    """The CTs of a folder to train on, and those to validate on: those whose name holds one of ``validate``.
+    """The CTs of a folder to train on, and those to validate on, whose names contain one of ``validate``.
+
+    Args:
+        held_out: parts of the names of CTs to leave out.
 
     Raises:
-        ConfigError: no such folder, or a file in it is no CT, or there is nothing to validate on.
+        ConfigError: there is no such folder, a file in it is not a CT, or no CT is named by ``validate``.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder of CTs")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_CT_ENDINGS))
     validating = [path for path in files if any(name in path.name for name in validate)]
     if validate and not validating:
-        raise ConfigError(f"{folder}: no CT is called {' or '.join(validate)}")
+        raise ConfigError(f"{folder}: no CT's name contains {' or '.join(validate)}")
     wanted = [path for path in files if not any(name in path.name for name in (*held_out, *validate))]
     training, other = ([coarsened(read_volume(path), _SOURCE_MM) for path in paths] for paths in (wanted, validating))
     return training, other
 
 
 def procedural_source(seed: int, cache: Path) -> Volume:
-    """The procedural body of a seed, from the cache if it is there."""
+    """The procedural body of a seed, cached."""
     version = hashlib.sha256((Path(__file__).parent / "anatomy.py").read_bytes()).hexdigest()[:12]
     path = cache / f"procedural_{version}_{seed:04d}.npz"
     if path.exists():
@@ -106,7 +109,7 @@ def procedural_source(seed: int, cache: Path) -> Volume:
 
 
 def examples(source: Volume, rng: np.random.Generator, threads: int = 1) -> list[Example]:
-    """Examples of a changed copy of a body: different ones of its ``VIEWS`` X-rays, with different errors of pose."""
+    """Examples from a changed copy of a body: different subsets of its ``VIEWS`` X-rays, with different pose errors."""
     body = changed(source, rng)
     inside = middle(body)
     views = xrays(body, inside.volume_from_index, rng, threads)
@@ -135,7 +138,7 @@ def examples(source: Volume, rng: np.random.Generator, threads: int = 1) -> list
 
 
 def some_views(count: int, rng: np.random.Generator) -> list[int]:
-    """Views to take: mostly spread evenly, sometimes any."""
+    """Numbers of views to use: mostly spread evenly, sometimes at random."""
     if rng.random() < 0.2:
         return [int(v) for v in rng.choice(VIEWS, count, replace=False)]
     start = rng.uniform(0, VIEWS)
@@ -143,14 +146,14 @@ def some_views(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def middle(body: Volume) -> Volume:
-    """What is reconstructed of a changed body: all but a margin that rays cross, too."""
+    """The part of a changed body to reconstruct, without the margin that rays cross too."""
     inner, shift = slice(_MARGIN, -_MARGIN), np.eye(4)
     shift[:3, 3] = _MARGIN
     return Volume(body.voxels[inner, inner, inner], body.volume_from_index @ shift, body.name)
 
 
 def changed(source: Volume, rng: np.random.Generator) -> Volume:
-    """A body turned, scaled, bent and tinted at random, on a cubic grid that is larger than the network's."""
+    """A body turned, scaled, bent and tinted at random, on a cubic grid larger than the network's."""
     size = GRID + 2 * _MARGIN
     spacing_mm = 2.0 if rng.random() < 0.5 else float(rng.uniform(1.2, 2.4))
     body = np.argwhere(source.voxels[::4, ::4, ::4] > -400) * 4
@@ -208,14 +211,18 @@ def _cut_out(hu: FloatArray, rng: np.random.Generator) -> None:
 
 
 def _enhance(hu: FloatArray, tissue: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
-    """Contrast medium in some of the soft tissue, in place: organs and vessels are not always grey."""
+    """Put contrast medium into some of the soft tissue, in place: organs and vessels are not always grey."""
     coarse = gaussian_filter(rng.standard_normal((12, 12, 12)), rng.uniform(0.5, 1.2)).astype(np.float32)
     field = zoom(coarse, np.array(hu.shape) / 12, order=1, grid_mode=True, mode="nearest")
     hu[tissue & (field > np.quantile(coarse, rng.uniform(0.5, 0.95)))] += rng.uniform(60, 350)
 
 
 def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, threads: int = 1) -> list[View]:
-    """Line integrals as a C-arm would give them, from ``VIEWS`` directions round the patient."""
+    """Line integrals as a C-arm measures them, from ``VIEWS`` directions round the patient.
+
+    Args:
+        volume_from_grid: 4x4, voxel index (i, j, k) of :func:`middle` -> RAS mm.
+    """
     middle_mm = g.transform(volume_from_grid, np.full((1, 3), (GRID - 1) / 2))[0]
     spacing_mm = float(np.linalg.norm(volume_from_grid[:3, 0]))
     sdd_mm = rng.uniform(900, 1250)
@@ -254,18 +261,22 @@ def xrays(body: Volume, volume_from_grid: Matrix, rng: np.random.Generator, thre
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the X-ray chain does, drawn once for the views of a body."""
+    """What an X-ray chain does to line integrals, drawn once for all views of a body.
+
+    Both floats are unitless: ``hardening`` is the share of a line integral lost per unit of it, ``i0_error`` an error
+    of ln I0.
+    """
 
     detector: XrayChain
     hardening: float
     i0_error: float
-    """Of its logarithm, the same for all views."""
+    """The same for all views."""
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Exposure:
         """A random X-ray chain."""
         detector = XrayChain(
-            i0=float(np.exp(rng.uniform(*np.log(_PHOTONS)))) * 4,  # of a pixel that is four of the detector's
+            i0=float(np.exp(rng.uniform(*np.log(_PHOTONS)))) * 4,  # a pixel here is four of the detector's
             scatter_fraction=float(rng.choice([0.0, rng.uniform(0, 0.12)])),
             scatter_sigma_mm=float(rng.uniform(25, 60)),
             read_noise=2.0,
@@ -273,7 +284,7 @@ class Exposure:
         return cls(detector, float(rng.choice([0.0, rng.uniform(0, 0.03)])), float(rng.normal(0, 0.03)))
 
     def seen(self, line: FloatArray, carm: CArm, rng: np.random.Generator) -> FloatArray:
-        """Line integrals as the chain measures them, (H, W), of true ones, (H, W)."""
+        """Line integrals, (H, W), as the chain measures true ones, (H, W)."""
         hardened = line - self.hardening * line * line / (1 + 0.1 * line)
         gain = _OPEN_COUNTS / self.detector.i0
         counts = self.detector.expose(hardened, carm, gain, rng)
@@ -283,7 +294,7 @@ class Exposure:
 
 
 def _disturbed(view: View, middle_mm: Matrix, rng: np.random.Generator, mm: float, rad: float) -> View:
-    """The view with a pose that is off by so much."""
+    """The view with an error of its pose, normal with sigmas ``mm`` and ``rad``."""
     assert view.volume_from_carm is not None
     moved = g.exp(np.concatenate([rng.normal(0, rad, 3), rng.normal(0, mm, 3)]), middle_mm)
     return replace(view, volume_from_carm=moved @ view.volume_from_carm)

@@ -1,4 +1,4 @@
-"""Trained networks to ONNX: one file for a view, one for the volume."""
+"""Exports trained networks to ONNX, and writes their cards."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ __all__ = [
 ]
 
 _OPSET = 20
-"""The first whose GridSample says what torch's does."""
+"""The first whose GridSample matches torch's."""
 
 
 def load_checkpoint(checkpoint: Path) -> Networks:
-    """The averaged networks of a checkpoint."""
+    """The averaged networks of a checkpoint, ready to export."""
     networks = Networks()
     networks.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
     networks.eval()
@@ -50,7 +50,7 @@ def load_checkpoint(checkpoint: Path) -> Networks:
 
 
 def export(networks: Networks, folder: Path) -> None:
-    """Write ``view.onnx`` and ``volume.onnx`` and both in FP16, weights inside."""
+    """Write ``view.onnx`` and ``volume.onnx``, each also in FP16, with their weights inside."""
     folder.mkdir(parents=True, exist_ok=True)
     half = GRID // 2
     view, volume = networks.view.eval(), networks.volume.eval()
@@ -68,7 +68,7 @@ def export(networks: Networks, folder: Path) -> None:
 
 
 def new_card(folder: Path, name: str, training: dict[str, str | int | float | list[str]]) -> None:
-    """A card for an exported model; without it nothing runs. What it is worth is for whoever measures it to add."""
+    """Write a card for an exported model, which does not run without one; figures are added once they are measured."""
     files = (*HALF.keys(), *HALF.values())
     hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
     write_card(folder, Card("navnode/model/1", name, hashes, training))
@@ -80,16 +80,16 @@ def export_reader(
     training: dict[str, str | int | float | list[str]],
     metrics: dict[str, dict[str, float]],
 ) -> None:
-    """Write the averaged reader of a checkpoint as ``reader.onnx``, weights in half precision, and its card.
+    """Write a checkpoint's averaged reader as ``reader.onnx``, with weights in half precision, and its card.
 
-    What runs it computes in FP32: weights are widened when the graph is loaded.
+    Engines compute in FP32: the graph widens its weights when it is loaded.
     """
     network = ReaderNet()
     network.load_state_dict(averaged_weights(checkpoint))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / READER_FILE
     _export(network.eval(), (torch.rand(1, reader.CHANNELS, 256, 256),), ["pictures"], ["outputs"], path)
-    _kept_small([path], "reader", training, metrics)
+    _store_halved([path], "reader", training, metrics)
 
 
 def export_refiner(
@@ -98,8 +98,8 @@ def export_refiner(
     training: dict[str, str | int | float | list[str]],
     metrics: dict[str, dict[str, float]],
 ) -> None:
-    """Write the averaged refiner of a checkpoint as ``features.onnx`` and ``refiner.onnx``, as :func:`export_reader`;
-    the latter takes grids of any size."""
+    """Write a checkpoint's averaged refiner as ``features.onnx`` and ``refiner.onnx``, like :func:`export_reader`; the
+    latter takes grids of any size."""
     networks = Refinement()
     networks.load_state_dict(averaged_weights(checkpoint))
     networks.eval()
@@ -112,16 +112,16 @@ def export_refiner(
     blocks = torch.export.Dim("blocks", min=1, max=64)
     sides = [dict.fromkeys((2, 3, 4), factor * blocks) for factor in (refining.BLOCK, half // 2, half // 2)]
     _export(networks.volume, given, ["fine", "coarse", "felt"], ["logit"], folder / REFINER_FILE, dynamic=sides)
-    _kept_small([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
+    _store_halved([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
 
 
-def _kept_small(
+def _store_halved(
     paths: Sequence[Path],
     name: str,
     training: dict[str, str | int | float | list[str]],
     metrics: dict[str, dict[str, float]],
 ) -> None:
-    """Halve the weights of the graphs of a folder in place, and write its card."""
+    """Store the weights of a folder's graphs in half precision, in place, and write its card."""
     hashes = {}
     for path in paths:
         graph = onnx.load(str(path))
@@ -132,7 +132,7 @@ def _kept_small(
 
 
 def halved_weights(model: Any) -> None:
-    """Keep an ONNX model's large FP32 weights in FP16, in place, each widened by a Cast before it is used."""
+    """Store an ONNX model's large FP32 weights in FP16, in place; a Cast widens each before its use."""
     casts = []
     for weight in model.graph.initializer:
         if weight.data_type != onnx.TensorProto.FLOAT or len(weight.raw_data) < 1024:
@@ -172,7 +172,7 @@ def _export(
 
 
 def without_remarks(graph: Any) -> None:
-    """Take out of an ONNX model, in place, where in whose files its nodes come from: the exporter writes down paths."""
+    """Remove the origin of nodes from an ONNX model, in place: the exporter writes down file paths."""
     if graph.DESCRIPTOR.name in ("ModelProto", "GraphProto", "NodeProto", "TensorProto", "ValueInfoProto"):
         graph.doc_string = ""
         del graph.metadata_props[:]

@@ -1,8 +1,8 @@
-"""What a CT is labelled with to train on: solid bone (marrow included), lungs, and the body.
+"""Labels of CTs to train on: solid bone (marrow included), lungs, and the body.
 
-Made once from the grey values; nothing here knows anatomy beyond what is said at each step. Labels are kept as signed
-distances, which interpolate between slices of 3 mm without stairs (shape-based interpolation: Raya and Udupa, IEEE
-Trans. Med. Imaging 9, 1990).
+They are derived once from the grey values, with no knowledge of anatomy beyond what each step states. Labels are stored
+as signed distances, which interpolate between slices of 3 mm without stairs (shape-based interpolation: Raya and Udupa,
+IEEE Trans. Med. Imaging 9, 1990).
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ _SMOOTHED_MM = 0.7
 _CLOSED_MM = 2.0
 _LEAST_BONE_CM3 = 3.0
 _CORTICAL_HU = 400.0
-"""The densest 2 % of a bone reach this; contrast medium in vessels and organs mostly does not."""
+"""The densest 2 % of a bone reach this; contrast medium in vessels and organs rarely does."""
 _CANAL_HU, _CANAL_CM2 = (5.0, 60.0), 9.0
-"""Mean of what a spinal canal holds, and its largest cross-section: it is closed all round by bone, but is none."""
+"""Mean HU inside a spinal canal, and its largest cross-section: bone surrounds it, but it is not bone."""
 _LARGEST_MARROW_CM2 = 40.0
-"""Of one slice; what a ring of bone encloses beyond that is a cranium or a pelvis."""
+"""In one slice; a ring of bone that encloses more is a cranium or a pelvis."""
 _LEAST_MARROW_CM2 = 4.0
-"""Of a sagittal or coronal slice; a joint's gap is smaller."""
+"""In a sagittal or coronal slice; gaps of joints are smaller."""
 _BORDER_GAP_MM = 70.0
 _THIN_CORTEX_HU, _THIN_CORTEX_GAP_MM, _GROWN_PX = 140.0, 3.0, 3
-"""Muscle and vessels without contrast stay below."""
+"""Muscle, and vessels without contrast, stay below this."""
 
 _BODY_HU = -350.0
 _LUNG_HU = (-970.0, -550.0)
-"""Mean of a lung; airways and bowel gas are darker."""
+"""Mean HU of a lung; airways and bowel gas are darker."""
 _AIR_HU = -400.0
 _LEAST_LUNG_CM3 = 60.0
 
 REACH_MM = 12.7
-"""Signed distances are cut off here."""
+"""Signed distances are clipped to this."""
 _STEPS_PER_MM = 10.0
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Signed distances, 0.1 mm, negative inside, on the CT's own grid, (k, j, i)."""
+    """Signed distances in 0.1 mm, negative inside, (k, j, i) on the CT's grid."""
 
     bone: npt.NDArray[np.int8]
     lungs: npt.NDArray[np.int8]
@@ -72,8 +72,8 @@ def labels(ct: Volume, *, limb: bool) -> Labels:
     """All labels of a CT.
 
     Args:
-        ct: HU, axial slices (k from feet to head or back).
-        limb: no canal, cranium or lungs are to be expected.
+        ct: HU, axial slices (k from feet to head or from head to feet).
+        limb: expect no canal, cranium or lungs.
     """
     body = body_mask(ct)
     bone = solid_bone(ct, limb=limb) & body
@@ -82,7 +82,8 @@ def labels(ct: Volume, *, limb: bool) -> Labels:
 
 
 def solid_bone(ct: Volume, *, limb: bool) -> Mask:
-    """Bone as a solid: dense voxels, closed, holes of every slice filled, scraps and contrast medium dropped."""
+    """Bone as a solid, (k, j, i): dense voxels, closed, with holes filled in every slice, without scraps and contrast
+    medium."""
     spacing_mm = ct.spacing_mm
     in_plane = [0.0, *(_SMOOTHED_MM / mm if mm < 2.5 * _SMOOTHED_MM else 0.0 for mm in spacing_mm[1::-1])]
     smooth = ndimage.gaussian_filter(ct.voxels, in_plane)
@@ -91,21 +92,21 @@ def solid_bone(ct: Volume, *, limb: bool) -> Mask:
         slice_mask |= _closed(slice_mask, (_CLOSED_MM / spacing_mm[1], _CLOSED_MM / spacing_mm[0]))
         slice_mask |= _marrow(slice_mask, hu, spacing_mm, limb)
         if limb:
-            # The ends of long bones and flat bones have a cortex that 220 HU leave open here and there.
+            # The thin cortex of flat bones, and of the ends of long ones, has gaps at 220 HU.
             shell = _closed(
                 grey > _THIN_CORTEX_HU, (_THIN_CORTEX_GAP_MM / spacing_mm[1], _THIN_CORTEX_GAP_MM / spacing_mm[0])
             )
             marrow = _marrow(shell, hu, spacing_mm, limb)
-            # Closing thickened the cortex inwards: grown back, but not out through the gaps.
+            # Closing thickened the cortex inwards: grow back, but not out through the gaps.
             slice_mask |= marrow | (ndimage.binary_dilation(marrow, iterations=_GROWN_PX) & shell)
     if limb:
-        for axis in (1, 2):  # sagittal and coronal slices: ends of bones, whose gaps are long in an axial one
+        for axis in (1, 2):  # sagittal, coronal: at bones' ends, gaps are long in axial slices
             _fill_along(mask, smooth, ct, axis)
     return _without_scraps(mask, ct)
 
 
 def _fill_along(mask: Mask, smooth: FloatArray, ct: Volume, axis: int) -> None:
-    """Fill, in place, what the thin cortex encloses in slices across an axis of the array other than the first."""
+    """Fill, in place, what thin cortex encloses in sagittal (axis 1) or coronal (axis 2) slices."""
     across_mm, down_mm = ct.spacing_mm[2 - axis], ct.spacing_mm[2]
     least_px = _LEAST_MARROW_CM2 * 100 / (across_mm * down_mm)
     most_px = _LARGEST_MARROW_CM2 * 100 / (across_mm * down_mm)
@@ -120,7 +121,7 @@ def _fill_along(mask: Mask, smooth: FloatArray, ct: Volume, axis: int) -> None:
 
 
 def _closed(mask: Mask, radii_px: tuple[float, float]) -> Mask:
-    """Morphological closing of a slice with an ellipse, radii (down, across)."""
+    """Morphological closing of a slice with an ellipse of radii (down, across)."""
     down, across = (round(radius) for radius in radii_px)
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * across + 1, 2 * down + 1))
     framed = np.pad(mask.astype(np.uint8), ((down, down), (across, across)))
@@ -130,7 +131,7 @@ def _closed(mask: Mask, radii_px: tuple[float, float]) -> Mask:
 
 
 def _marrow(cortex: Mask, hu: FloatArray, spacing_mm: tuple[float, float, float], limb: bool) -> Mask:
-    """What the cortex of a slice encloses, as far as it can be marrow."""
+    """What the cortex of a slice encloses, if it can be marrow."""
     framed = np.pad(cortex, 1)
     gap_px = round(_BORDER_GAP_MM / spacing_mm[0])
     for line, inside, grey in (
@@ -139,7 +140,7 @@ def _marrow(cortex: Mask, hu: FloatArray, spacing_mm: tuple[float, float, float]
         (framed[:, 0], cortex[:, 0], hu[:, 0]),
         (framed[:, -1], cortex[:, -1], hu[:, -1]),
     ):
-        # A bone that the CT cuts off is open at the border: its marrow lies between two runs of cortex.
+        # Bone that the CT cuts is open at the border: its marrow lies between two runs of cortex.
         edges = np.flatnonzero(inside)
         for first, last in pairwise(edges):
             if 1 < last - first <= gap_px and grey[first:last].min() > -200:
@@ -171,7 +172,7 @@ def _without_scraps(mask: Mask, ct: Volume) -> Mask:
 
 
 def body_mask(ct: Volume) -> Mask:
-    """The patient: everything denser than skin's edge, and what it encloses in a slice."""
+    """The patient, (k, j, i): everything denser than the skin's edge, and what it encloses in a slice."""
     mask = ct.voxels > _BODY_HU
     parts, count = ndimage.label(mask)
     if count > 1:
@@ -181,7 +182,7 @@ def body_mask(ct: Volume) -> Mask:
 
 
 def lung_mask(ct: Volume, body: Mask) -> Mask:
-    """Lungs with the vessels in them: air inside the body, in pieces as large and as light as lungs are."""
+    """Lungs and their vessels, (k, j, i): air inside the body, in pieces as large and as light as lungs."""
     air = (ct.voxels < _AIR_HU) & ndimage.binary_erosion(body, iterations=1, border_value=1)
     parts, count = ndimage.label(ndimage.binary_opening(air))
     if not count:
@@ -198,11 +199,12 @@ def lung_mask(ct: Volume, body: Mask) -> Mask:
 
 
 def signed_distance(mask: Mask, ct: Volume) -> npt.NDArray[np.int8]:
-    """Distance to the border of a mask, negative inside, 0.1 mm; the ends of the CT are no border."""
+    """Distance to the border of a mask, (k, j, i) in 0.1 mm, negative inside; the ends of the CT do not count as
+    border."""
     sampling = ct.spacing_mm[::-1]
     if not mask.any():
         return np.full(mask.shape, 127, np.int8)
-    # Half a voxel on either side of the border that lies between two voxels.
+    # The border lies between two voxels, half a voxel from each.
     half = 0.5 * min(ct.spacing_mm[:2])
     outside = ndimage.distance_transform_edt(~mask, sampling) - half
     inside = ndimage.distance_transform_edt(mask, sampling) - half if not mask.all() else np.full(mask.shape, REACH_MM)
@@ -211,6 +213,6 @@ def signed_distance(mask: Mask, ct: Volume) -> npt.NDArray[np.int8]:
 
 
 def share_inside(distance: FloatArray, width_mm: float) -> FloatArray:
-    """Signed distance, 0.1 mm -> how much of a voxel of ``width_mm`` is inside, 0..1."""
+    """Share of a voxel of ``width_mm`` that is inside, 0..1, from signed distances in 0.1 mm."""
     share: FloatArray = np.clip(0.5 - distance / np.float32(_STEPS_PER_MM * width_mm), 0, 1)
     return share

@@ -1,6 +1,6 @@
-"""Steps of a training: a network that learns, the running average of its weights, and what is kept between runs.
+"""The training loop: a network that learns, the running average of its weights, and what is stored between runs.
 
-The reader and the refiner learn by the same steps; what they learn from, and by what loss, they say themselves.
+The reader and the refiner share it; each brings its own batches and its own loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from navnode.files.whole import whole
 __all__ = ["Files", "Learner", "Pace", "averaged_weights", "last_scores", "multiplies_bfloat16"]
 
 _LARGEST_GRADIENT = 1.0
-_LISTED_DIGITS = 5
+_LOGGED_DIGITS = 5
 
 Network = TypeVar("Network", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -27,18 +27,21 @@ Score = TypeVar("Score")
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast to learn, and how often to look at what was learned."""
+    """How fast to learn, and how often to score and to save.
+
+    ``learning_rate`` is AdamW's, unitless; ``averaging`` is a fraction, 0..1.
+    """
 
     learning_rate: float = 1.0e-3
     warm_up: int = 200
     """Steps until the learning rate is reached."""
     settles: int = 2_000
-    """Steps from which on the rate falls with their inverse square root: a training may go on for any time (Zhai et
-    al., Scaling vision transformers, CVPR 2022)."""
+    """From this step on, the rate falls with the inverse square root of the step, so that training may go on for any
+    time (Zhai et al., Scaling vision transformers, CVPR 2022)."""
     averaging: float = 0.999
-    """Share of the running average that a step keeps."""
+    """Share of the running average that each step keeps."""
     score_every: int = 500
-    """Steps between looks at the validation patients."""
+    """Steps between scorings on the validation patients."""
     save_every: int = 100
     seed: int = 0
 
@@ -49,7 +52,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """Where a training keeps what it has: a checkpoint, and a line for every step and every look."""
+    """Where a training stores its checkpoint, a line for every step, and a line for every scoring."""
 
     checkpoint: Path
     losses: Path
@@ -57,14 +60,14 @@ class Files(msgspec.Struct, frozen=True):
 
 
 class Learner(Generic[Network]):
-    """A network in training; goes on from its checkpoint where there is one.
+    """A network in training; resumes from its checkpoint, if any.
 
     Args:
-        make: a new network; called twice, for the network and its average.
-        files: where its checkpoint, losses and scores are.
+        make: returns a new network; called twice, for the network and its average.
+        files: its checkpoint, losses and scores.
         pace: how fast to learn.
         device: ``cpu`` or ``cuda``.
-        threads: of the CPU.
+        threads: CPU threads.
     """
 
     def __init__(
@@ -101,13 +104,13 @@ class Learner(Generic[Network]):
         until: Callable[[], bool],
         report: Callable[[int, float], None],
     ) -> int:
-        """Learn from batches until told to stop; returns the steps in all.
+        """Learn from batches until told to stop; return the total number of steps.
 
         Args:
             batches: to learn from, without end.
-            loss_of: the loss of a batch, and its parts by name, one of them ``loss``; what is to be computed in
-                half the bytes it computes within the context that it gets.
-            look: scores of the averaged network on the validation patients, by group; dataclasses.
+            loss_of: returns the loss of a batch, a scalar, and its parts by name, one of them ``loss``; whatever may
+                run in half precision runs within the given context.
+            look: returns scores of the averaged network on the validation patients, by group; dataclasses.
             until: asked after every step.
             report: called with every step and its loss.
         """
@@ -117,7 +120,7 @@ class Learner(Generic[Network]):
                 halved = torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast)
                 loss, values = loss_of(self.network, batch, halved)
                 self._descend(loss)
-                line = {"step": self.step, **{name: round(value, _LISTED_DIGITS) for name, value in values.items()}}
+                line = {"step": self.step, **{name: round(value, _LOGGED_DIGITS) for name, value in values.items()}}
                 losses.write(json.dumps(line) + "\n")
                 report(self.step, values["loss"])
                 if self.step % pace.score_every == 0:
@@ -151,13 +154,13 @@ class Learner(Generic[Network]):
 
 
 def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The averaged network of a checkpoint."""
+    """Weights of a checkpoint's averaged network by name, in the shapes of the network's own."""
     weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"]
     return weights
 
 
 def last_scores(path: Path, kind: type[Score]) -> dict[str, Score]:
-    """The newest line of a file of scores, by group; empty before the first."""
+    """The last line of a file of scores, by group; empty before the first."""
     lines = path.read_text().splitlines() if path.exists() else []
     newest = json.loads(lines[-1]) if lines else {}
     return {name: msgspec.convert(value, kind) for name, value in newest.items() if name != "step"}

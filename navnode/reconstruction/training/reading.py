@@ -1,4 +1,4 @@
-"""Training of the reader: rendered X-rays, made worse as X-ray chains do, and the bone and lung behind their pixels."""
+"""Trains the reader: on rendered X-rays, degraded as X-ray chains do, and the bone and lung behind their pixels."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ __all__ = ["CHECKPOINT_FILE", "Examples", "PACE", "Score", "files_in", "objectiv
 CHECKPOINT_FILE = "reader.pt"
 PACE = Pace()
 _LISTED_EVERY = 64
-"""Examples after which the folder is looked at again: X-rays may still be rendered into it."""
+"""Examples between looks at the folder, to which X-rays may still be added."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well some X-rays of patients not trained on are read; None where they show nothing of the kind."""
+    """How well X-rays of patients not trained on are read; None where they show no such tissue.
+
+    ``bone_dice`` and ``lung_dice`` are Dice coefficients, 0..1.
+    """
 
     bone_error_mm: float | None
-    """Mean absolute error of the thickness of bone, where there is bone."""
+    """Mean absolute error of the thickness of bone, where there is bone; median over X-rays."""
     bone_dice: float | None
-    """Of the outline, median over X-rays."""
+    """Of the outline; median over X-rays."""
     lung_dice: float | None
 
 
 class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Channels (4, H, W), bone and lung in mm (2, H, W), and where it counts (1, H, W), without end."""
+    """Channels (4, H, W), bone and lung in mm (2, H, W), and 1 where measured (1, H, W), without end."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__()
@@ -78,10 +81,10 @@ class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def worse(line: FloatArray, pixel_mm: float, rng: np.random.Generator) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Line integrals as an X-ray chain gives them, and which pixels say anything.
+    """Line integrals as an X-ray chain measures true ones, (H, W), and which pixels are valid, (H, W).
 
-    Noise, scatter and hardening of :class:`Exposure`; a detector or intensifier that is smaller than the canvas; of
-    some pictures only grey values of 8 bit are left, with an unknown gamma and a saturated open beam; metal in a few.
+    They get noise, scatter and hardening from :class:`Exposure`, and a detector or intensifier smaller than the canvas.
+    Some keep only grey values of 8 bits, with an unknown gamma and a saturated open beam; a few show metal.
     """
     height, width = line.shape
     if rng.random() < 0.15:
@@ -102,7 +105,7 @@ def worse(line: FloatArray, pixel_mm: float, rng: np.random.Generator) -> tuple[
 
 
 def _field(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """A detector's rectangle, or an intensifier's circle, somewhere near the middle."""
+    """A detector's rectangle or an intensifier's circle, somewhere near the middle."""
     v, u = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     half = np.array(shape) * rng.uniform(0.28, 0.5, 2)
     middle = np.array(shape) / 2 + rng.uniform(-1, 1, 2) * (np.array(shape) / 2 - half)
@@ -112,7 +115,7 @@ def _field(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.b
 
 
 def _metal(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
-    """Cables, wires, beads and tools: line integrals of some strokes."""
+    """Cables, wires, beads and tools: line integrals of a few strokes."""
     drawn = np.zeros(shape, np.float32)
     for _ in range(rng.integers(1, 4)):
         stroke = np.zeros(shape, np.float32)
@@ -137,12 +140,15 @@ def train(
     until: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> int:
-    """Train the reader on the X-rays of a folder, or go on from the checkpoint in ``out``; returns the steps in all.
+    """Train the reader on the X-rays of a folder, or resume from the checkpoint in ``out``; return the total number of
+    steps.
 
     Args:
-        folder: of :func:`radiographs.render_all`.
-        out: for checkpoint, losses and scores.
-        batch: X-rays of a step.
+        folder: written by :func:`radiographs.render_all`.
+        out: folder for checkpoint, losses and scores.
+        batch: X-rays per step.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads.
         workers: processes that make examples.
 
     Raises:
@@ -158,15 +164,15 @@ def train(
         channels, truth_mm, counts = example
         pictures = channels.to(device, memory_format=torch.channels_last)
         with halved:
-            said = network(pictures)
-        return objective(said.float(), truth_mm.to(device), counts.to(device))
+            output = network(pictures)
+        return objective(output.float(), truth_mm.to(device), counts.to(device))
 
     batches = DataLoader(
         Examples(folder, pace.seed + learner.step),
         batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn" if workers else None,  # a fork would share what engines' threads left locked
+        multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads
     )
     return learner.learn(batches, loss_of, lambda network: score(network, folder, device), until=until, report=report)
 
@@ -178,15 +184,15 @@ def _channels_last() -> ReaderNet:
 
 
 def files_in(out: Path) -> Files:
-    """What a training of the reader keeps in a folder."""
+    """Files of a training of the reader in a folder."""
     return Files(out / CHECKPOINT_FILE, out / "reader_losses.jsonl", out / "reader_scores.jsonl")
 
 
-def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Thickness (smooth L1), its stated scale (Laplace), and outlines (cross-entropy, and Dice of bone).
+def objective(output: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Loss of thickness (smooth L1), its stated scale (Laplace), and outlines (cross-entropy, and Dice for bone).
 
     Args:
-        said: (N, 5, H, W), ``reader.OUTPUTS``.
+        output: (N, 5, H, W), ``reader.OUTPUTS``.
         truth_mm: (N, 2, H, W), bone and lung.
         counts: (N, 1, H, W), 1 where a pixel was measured.
     """
@@ -195,17 +201,17 @@ def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, d
     is_bone, is_lung = (bone_mm > OUTLINE_MM).float(), (lungs_mm > OUTLINE_MM).float()
     heavier = weight * (1 + 3 * is_bone)
     target = bone_mm / BONE_SCALE_MM
-    thickness = (heavier * functional.smooth_l1_loss(said[:, :1], target, reduction="none", beta=0.1)).sum()
-    error = (said[:, :1].detach() - target).abs()
-    scale = said[:, 2:3].clamp(*LOG_SCALES)
+    thickness = (heavier * functional.smooth_l1_loss(output[:, :1], target, reduction="none", beta=0.1)).sum()
+    error = (output[:, :1].detach() - target).abs()
+    scale = output[:, 2:3].clamp(*LOG_SCALES)
     stated = (heavier * (error * torch.exp(-scale) + scale)).sum()
-    entropy = (weight * functional.binary_cross_entropy_with_logits(said[:, 1:2], is_bone, reduction="none")).sum()
-    likely = torch.sigmoid(said[:, 1:2])
+    entropy = (weight * functional.binary_cross_entropy_with_logits(output[:, 1:2], is_bone, reduction="none")).sum()
+    likely = torch.sigmoid(output[:, 1:2])
     dice = 1 - (2 * (counts * likely * is_bone).sum() + 1) / ((counts * (likely + is_bone)).sum() + 1)
     lungs = (
-        weight * functional.smooth_l1_loss(said[:, 3:4], lungs_mm / LUNG_SCALE_MM, reduction="none", beta=0.1)
+        weight * functional.smooth_l1_loss(output[:, 3:4], lungs_mm / LUNG_SCALE_MM, reduction="none", beta=0.1)
     ).sum()
-    lung = (weight * functional.binary_cross_entropy_with_logits(said[:, 4:5], is_lung, reduction="none")).sum()
+    lung = (weight * functional.binary_cross_entropy_with_logits(output[:, 4:5], is_lung, reduction="none")).sum()
     loss = thickness + 0.05 * stated + 0.5 * entropy + 0.25 * dice + lungs + 0.3 * lung
     parts = {
         "loss": loss,
@@ -219,7 +225,7 @@ def objective(said: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, d
 
 
 def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[str, Score]:
-    """How well AP and lateral X-rays of the patients to validate on are read, by region."""
+    """Score readings of AP and lateral X-rays of the validation patients, by region."""
     with torch.no_grad():
         return _scored(network, folder, device)
 
@@ -237,12 +243,12 @@ def _scored(network: ReaderNet, folder: Path, device: str) -> dict[str, Score]:
                 carm = CArm(width, len(line), (1.5 * float(pixel_mm),) * 2, 1000.0, ((width - 1) / 2,) * 2)
                 seen = Exposure.drawn(rng).seen(line.astype(np.float32), carm, rng)
                 channels = reading_channels(seen, np.ones(line.shape, bool), float(pixel_mm))
-                said = network(torch.from_numpy(channels)[None].to(device))[0].float().cpu().numpy()
-                assert len(said) == OUTPUTS
+                output = network(torch.from_numpy(channels)[None].to(device))[0].float().cpu().numpy()
+                assert len(output) == OUTPUTS
                 is_bone = bone > OUTLINE_MM
-                error_mm = np.abs(np.maximum(said[0], 0) * BONE_SCALE_MM - bone)[is_bone]
+                error_mm = np.abs(np.maximum(output[0], 0) * BONE_SCALE_MM - bone)[is_bone]
                 found.setdefault(group, []).append(
-                    (float(error_mm.mean()), _dice(said[1] > 0, is_bone), _dice(said[4] > 0, lungs > OUTLINE_MM))
+                    (float(error_mm.mean()), _dice(output[1] > 0, is_bone), _dice(output[4] > 0, lungs > OUTLINE_MM))
                 )
     network.train()
     return {group: Score(*(_median(values) for values in zip(*rows, strict=True))) for group, rows in found.items()}
@@ -254,6 +260,6 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    """NaN where there is none in either."""
+    """NaN if both are empty."""
     total = int(one.sum() + other.sum())
     return 2 * int((one & other).sum()) / total if total else float("nan")

@@ -1,7 +1,7 @@
-"""Training of the refiner: bodies read by a trained reader and lifted, and the solid bone that they are made of.
+"""Trains the refiner: on bodies that a trained reader reads, then lifted, and their true solid bone.
 
-The reader knows the patients that it was trained on, so that what it says of them is cleaner than what it says of
-others: readings are made worse before they are lifted (:func:`misread`).
+The reader knows the patients that it was trained on, and reads them better than others: readings are degraded before
+the lift (:func:`misread`).
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ __all__ = [
 CHECKPOINT_FILE = "refiner.pt"
 PACE = Pace(warm_up=100, averaging=0.998, score_every=400, save_every=200)
 CROP = 96
-"""Voxels along each side of what a step learns from."""
+"""Voxels along each side of the crops in a step."""
 _KEPT = 24
-"""Bodies that a worker keeps ready."""
+"""Bodies that each worker keeps ready."""
 _REUSED = 10
-"""Crops that are cut of the bodies kept for each one that is new: lifting takes longer than learning."""
-_CHOICES: tuple[tuple[float, tuple[int, ...]], ...] = (
+"""Crops cut per new body: lifting takes longer than learning."""
+_VIEW_SUBSETS: tuple[tuple[float, tuple[int, ...]], ...] = (
     (0.42, (0, 1)),
     (0.08, (2, 3)),
     (0.05, (0, 2)),
@@ -73,14 +73,17 @@ _CHOICES: tuple[tuple[float, tuple[int, ...]], ...] = (
     (0.05, (0, 1, 3)),
     (0.30, (0, 1, 2, 3)),
 )
-"""How often which views of ``bodies.ANGLES_DEG`` are what there is."""
+"""How often an example has which views of ``bodies.ANGLES_DEG``."""
 _HEADS_SCORED = 4
 _VIEWS_SCORED = (2, 4)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Dice of solid bone of some bodies of patients not trained on; medians, and the least."""
+    """Dice coefficients of solid bone in patients not trained on, 0..1.
+
+    ``lifted`` and ``refined`` are medians over bodies before and after refinement, ``refined_least`` is the least.
+    """
 
     lifted: float
     refined: float
@@ -89,18 +92,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Example:
-    """One body, read and lifted."""
+    """One body, read and lifted, on its grid, (k, j, i)."""
 
     evidence: Evidence
     lifted: npt.NDArray[np.bool_]
-    """(k, j, i), what the lift alone takes for bone."""
+    """(k, j, i), bone by the lift alone."""
     bone: FloatArray
-    """(k, j, i), share of every voxel that is bone."""
+    """(k, j, i), share of bone in every voxel."""
 
 
 @dataclass(frozen=True)
 class _Halved:
-    """An example as it is kept to cut crops of."""
+    """An example in half precision, to cut crops from."""
 
     fine: npt.NDArray[np.float16]
     coarse: npt.NDArray[np.float16]
@@ -110,7 +113,7 @@ class _Halved:
 
     @classmethod
     def of(cls, example: Example) -> _Halved:
-        """An example; with empty pictures for views that are not there, so that crops make batches."""
+        """Halve an example; missing views get empty pictures, so that crops make batches."""
         given = example.evidence
         missing = len(ANGLES_DEG) - len(given.pictures)
         return cls(
@@ -122,6 +125,7 @@ class _Halved:
         )
 
     def cut(self, crop: int, rng: np.random.Generator) -> Crop:
+        """A random crop, ``crop`` voxels along each side, mirrored half the time."""
         half = crop // 2
         first = [int(rng.integers(size - half + 1)) for size in self.coarse.shape[1:]]
         finely = tuple(slice(2 * start, 2 * start + crop) for start in first)
@@ -129,7 +133,7 @@ class _Halved:
         parts = [self.fine[:, *finely], self.coarse[:, *coarsely], self.pictures, self.bone[None, *finely]]
         pixels = self.pixels_from_coarse.copy()
         pixels[..., 3] += pixels[..., :3] @ np.array(first[::-1])
-        if rng.random() < 0.5:  # left is right, in space and in the pictures
+        if rng.random() < 0.5:  # mirror left and right, in space and in the pictures
             parts = [part[..., ::-1] for part in parts]
             pixels[..., 3] += pixels[..., 0] * (half - 1)
             pixels[..., 0] *= -1
@@ -139,11 +143,11 @@ class _Halved:
 
 
 Crop = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Fine and coarse evidence, pictures and where its coarse voxels lie in them, and the share of bone (1, c, c, c)."""
+"""Fine and coarse evidence, pictures, projections of coarse voxels into them, and the share of bone (1, c, c, c)."""
 
 
 class Examples(IterableDataset[Crop]):
-    """Crops of bodies, without end."""
+    """Random crops of bodies, without end."""
 
     def __init__(self, folder: Path, reader: ReaderNet, crop: int, seed: int) -> None:
         super().__init__()
@@ -152,7 +156,7 @@ class Examples(IterableDataset[Crop]):
     def __iter__(self) -> Iterator[Crop]:
         worker = get_worker_info()
         if worker:
-            cv2.setNumThreads(1)  # the other cores learn
+            cv2.setNumThreads(1)  # the other cores train
         rng = np.random.default_rng((self._seed, worker.id if worker else 0))
         kept: list[_Halved] = []
         while True:
@@ -165,14 +169,15 @@ class Examples(IterableDataset[Crop]):
 
 
 def bodies(folder: Path, ending: str) -> list[Path]:
-    """The bodies that were kept whole, in order."""
+    """Files of bodies, complete ones only, in order."""
     return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
 
 
 def disturbed(seen: Seen, reader: ReaderNet, rng: np.random.Generator) -> Example:
-    """A body by some of its views, as an X-ray chain, poses that are a little off and a reader of strangers give it."""
-    shares = np.array([share for share, _ in _CHOICES])
-    chosen = list(_CHOICES[int(rng.choice(len(_CHOICES), p=shares / shares.sum()))][1])
+    """A body from some of its views, with the errors of an X-ray chain, of poses, and of a reader that does not know
+    the patient."""
+    shares = np.array([share for share, _ in _VIEW_SUBSETS])
+    chosen = list(_VIEW_SUBSETS[int(rng.choice(len(_VIEW_SUBSETS), p=shares / shares.sum()))][1])
     exposure = Exposure.drawn(rng)
     bad, off = rng.random() < 0.35, rng.random() < 0.5
     wrong = float(rng.uniform(0, 1))
@@ -190,7 +195,7 @@ def disturbed(seen: Seen, reader: ReaderNet, rng: np.random.Generator) -> Exampl
 
 
 def exposed(line: FloatArray, pixel_mm: float, exposure: Exposure, rng: np.random.Generator) -> FloatArray:
-    """Line integrals of a canvas as an X-ray chain gives them."""
+    """Line integrals of a canvas, (H, W), as an X-ray chain measures true ones."""
     height, width = line.shape
     carm = CArm(width, height, (1.5 * pixel_mm,) * 2, 1000.0, ((width - 1) / 2, (height - 1) / 2))
     return exposure.seen(line, carm, rng)
@@ -199,17 +204,22 @@ def exposed(line: FloatArray, pixel_mm: float, exposure: Exposure, rng: np.rando
 def read_by(
     reader: ReaderNet, line: FloatArray, measured: npt.NDArray[np.bool_], carm: CArm, pixel_mm: float
 ) -> Reading:
-    """A canvas as a reader in training reads it."""
+    """Read a canvas of line integrals, (H, W), with a reader in training.
+
+    Args:
+        measured: (H, W), where they are valid.
+        pixel_mm: pixel size at the patient.
+    """
     with torch.no_grad():
-        said = reader(torch.from_numpy(reading_channels(line, measured, pixel_mm))[None])[0].float().numpy()
-    return understood(said, line, measured, carm, pixel_mm)
+        output = reader(torch.from_numpy(reading_channels(line, measured, pixel_mm))[None])[0].float().numpy()
+    return understood(output, line, measured, carm, pixel_mm)
 
 
 def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading:
     """A reading as it might be of a patient whom the reader does not know.
 
     Args:
-        wrong: 0..1, how far off.
+        wrong: how far off, unitless, 0..1.
     """
     shape = reading.bone.shape
     bone, bone_mm = np.nan_to_num(reading.bone), np.nan_to_num(reading.bone_mm)
@@ -228,7 +238,7 @@ def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading
         missed = blob * np.float32(rng.uniform(2, 8))
         logit, factor = logit - missed, factor * (1 - blob * np.float32(rng.uniform(0.2, 0.9)))
     likely = 1 / (1 + np.exp(-logit))
-    # Where bone is newly seen at a border, the least that is ever called bone lies behind it.
+    # Bone newly seen at a border gets the least thickness that counts as bone.
     mm = np.where(likely > 0.5, np.maximum(bone_mm * factor, 1.0), 0)
     gone = np.isnan(reading.bone)
     return replace(
@@ -246,7 +256,7 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
 
 
 def lifted(seen: Seen, readings: Sequence[Reading], poses: Sequence[Matrix]) -> Example:
-    """A body of which this was read."""
+    """Lift a body from its readings."""
     views = [View(reading.bone_mm, reading.carm, pose) for reading, pose in zip(readings, poses, strict=True)]
     occupancy = lift(views, seen.grid, threads=1)
     made = evidence(occupancy, readings, poses, seen.grid)
@@ -267,14 +277,17 @@ def train(
     until: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> int:
-    """Train the refiner on the bodies of a folder, or go on from the checkpoint in ``out``; returns the steps in all.
+    """Train the refiner on the bodies of a folder, or resume from the checkpoint in ``out``; return the total number of
+    steps.
 
     Args:
-        folder: of :func:`bodies.render_bodies`.
+        folder: written by :func:`bodies.render_bodies`.
         reader: a checkpoint of :mod:`reading`.
-        out: for checkpoint, losses and scores.
-        batch: crops of a step.
+        out: folder for checkpoint, losses and scores.
+        batch: crops per step.
         crop: voxels along each side, a multiple of ``refining.BLOCK``.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads.
         workers: processes that make examples.
 
     Raises:
@@ -283,9 +296,9 @@ def train(
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
     learner = Learner(Refinement, files_in(out), pace, device=device, threads=threads)
-    learner.network.volume.to(memory_format=torch.channels_last_3d)  # faster by an eighth
-    knows = load_reader(reader)
-    unseen = to_validate(folder, knows)
+    learner.network.volume.to(memory_format=torch.channels_last_3d)  # an eighth faster
+    trained_reader = load_reader(reader)
+    unseen = to_validate(folder, trained_reader)
 
     def loss_of(network: Refinement, crops: Crop, halved: torch.autocast) -> tuple[Tensor, dict[str, float]]:
         fine, coarse, pictures, pixels, bone = (part.to(device) for part in crops)
@@ -294,22 +307,22 @@ def train(
         return objective(logit.float(), bone, weights(coarse))
 
     batches = DataLoader(
-        Examples(folder, knows, crop, pace.seed + learner.step),
+        Examples(folder, trained_reader, crop, pace.seed + learner.step),
         batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn" if workers else None,  # a fork would share what engines' threads left locked
+        multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads
     )
     return learner.learn(batches, loss_of, lambda network: score(network, unseen, device), until=until, report=report)
 
 
 def files_in(out: Path) -> Files:
-    """What a training of the refiner keeps in a folder."""
+    """Files of a training of the refiner in a folder."""
     return Files(out / CHECKPOINT_FILE, out / "refiner_losses.jsonl", out / "refiner_scores.jsonl")
 
 
 def load_reader(checkpoint: Path) -> ReaderNet:
-    """The averaged reader of a checkpoint, to read with."""
+    """A checkpoint's averaged reader, ready to read."""
     network = ReaderNet()
     network.load_state_dict(averaged_weights(checkpoint))
     network.eval()
@@ -317,14 +330,14 @@ def load_reader(checkpoint: Path) -> ReaderNet:
 
 
 def weights(coarse: Tensor) -> Tensor:
-    """How much every voxel counts, (N, 1, s, s, s): little where fewer than two views see it (all do, where there are
-    two and both must)."""
+    """How much every voxel counts, (N, 1, s, s, s): little where at most one of three or four views sees it, or none of
+    two."""
     at_least_two = (coarse[:, SEEN : SEEN + 1] > 0.45).float()
     return functional.interpolate(0.2 + 0.8 * at_least_two, scale_factor=2.0, mode="nearest")
 
 
 def objective(logit: Tensor, bone: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy, and Dice body by body.
+    """Loss: cross-entropy, and Dice per body.
 
     Args:
         logit, bone, counts: (N, 1, s, s, s); the share of bone, and how much a voxel counts.
@@ -332,7 +345,7 @@ def objective(logit: Tensor, bone: Tensor, counts: Tensor) -> tuple[Tensor, dict
     entropy = (counts * functional.binary_cross_entropy_with_logits(logit, bone, reduction="none")).sum() / counts.sum()
     likely = torch.sigmoid(logit)
     axes = (1, 2, 3, 4)
-    # A body whose crop shows hardly any bone weighs little.
+    # A crop with hardly any bone weighs little.
     shared, both = (counts * likely * bone).sum(axes), (counts * (likely + bone)).sum(axes)
     dice = 1 - ((2 * shared + 200) / (both + 200)).mean()
     loss = 4 * entropy + dice
@@ -340,7 +353,7 @@ def objective(logit: Tensor, bone: Tensor, counts: Tensor) -> tuple[Tensor, dict
 
 
 def to_validate(folder: Path, reader: ReaderNet) -> dict[str, list[Example]]:
-    """The bodies to validate on, read and lifted, by region and number of views."""
+    """Bodies to validate on, read and lifted, by region and number of views."""
     found: dict[str, list[Example]] = {}
     heads = 0
     for number, path in enumerate(bodies(folder, VALIDATES)):
@@ -361,7 +374,7 @@ def to_validate(folder: Path, reader: ReaderNet) -> dict[str, list[Example]]:
 
 
 def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "cpu") -> dict[str, Score]:
-    """The lift alone and refined against the truth, by region and number of views."""
+    """Score the lift alone and the refined bone against the truth, by region and number of views."""
     network.eval()
     scores = {}
     for name, examples in unseen.items():
@@ -382,6 +395,6 @@ def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "
 
 
 def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    """1 where there is none in either."""
+    """Dice coefficient of two masks, (k, j, i), 0..1; 1 if both are empty."""
     total = int(one.sum() + other.sum())
     return 2 * int((one & other).sum()) / total if total else 1.0

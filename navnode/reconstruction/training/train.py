@@ -1,4 +1,5 @@
-"""Training: examples in a background thread, crops on the CPU, checkpoints that go on where they stopped."""
+"""Trains the networks of the learned volume: examples in a background thread, crops on the CPU, resumable
+checkpoints."""
 
 from __future__ import annotations
 
@@ -30,28 +31,32 @@ _HU_RANGE = (-1000.0, 1500.0)
 CHECKPOINT_FILE, LOSSES_FILE = "checkpoint.pt", "losses.jsonl"
 _SAVED_EVERY = 200
 _AHEAD = 3
-"""Bodies whose examples are made before they are needed."""
+"""Bodies whose examples are made in advance."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train."""
+    """How to train.
+
+    ``learning_rate`` is AdamW's, unitless; ``averaging`` and ``cooling`` are fractions, 0..1.
+    """
 
     steps: int = 12_000
     learning_rate: float = 1.2e-3
     block: int = 64
-    """Voxels along a side of the blocks that a step is about."""
+    """Voxels along each side of the blocks in a step."""
     batch: int = 2
-    """Examples in a step."""
+    """Examples per step."""
     blocks: int = 2
-    """Of each example; encoding its views takes most of the time, and is done once."""
+    """Blocks of each example; encoding its views takes most of the time, and is done once."""
     pool: int = 64
     """Examples kept at a time."""
     reuse: int = 10
     """Steps between new bodies."""
     averaging: float = 0.998
+    """Share of the running average that each step keeps."""
     cooling: float = 0.3
-    """The last part of the steps, in which the learning rate goes down to nothing."""
+    """Last share of the steps, in which the learning rate falls to zero."""
     seed: int = 0
 
 
@@ -61,7 +66,7 @@ class Networks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.view, self.volume = ViewNet(), VolumeNet()
-        # 3-D convolutions of blocked channels; with these the CPU's backward passes take two thirds of the time.
+        # 3-D convolutions with channels last: backward passes on a CPU take two thirds of the time.
         self.volume.to(memory_format=torch.channels_last_3d)
 
 
@@ -75,13 +80,14 @@ def train(
     until: Callable[[], bool] = lambda: False,
     report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
 ) -> int:
-    """Train, or go on from ``folder``'s checkpoint; returns the steps made in all.
+    """Train, or resume from the checkpoint in ``folder``; return the total number of steps.
 
     Args:
-        bodies: to make examples of.
-        weights: how often each is taken.
+        bodies: sources of examples.
+        weights: how often each is used, relative to the others; default: equally often.
+        threads: CPU threads.
         until: stop, with a checkpoint, as soon as this is true.
-        report: called every step with the losses.
+        report: called after every step with the losses.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
@@ -98,11 +104,11 @@ def train(
         averaged.load_state_dict(kept["averaged"])
         optimiser.load_state_dict(kept["optimiser"])
         step = int(kept["step"])
-    # Half the bytes and twice the products.
+    # bfloat16 halves the bytes and doubles the products.
     fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and multiplies_bfloat16()
     pool = _Pool(bodies, recipe, step, weights)
     try:
-        _forget_after(folder / LOSSES_FILE, step)
+        _drop_losses_after(folder / LOSSES_FILE, step)
         with (folder / LOSSES_FILE).open("a", buffering=1) as log:
             while step < recipe.steps and not until():
                 rng = np.random.default_rng((recipe.seed, 2, step))
@@ -132,16 +138,16 @@ def train(
     return step
 
 
-def _forget_after(losses: Path, step: int) -> None:
-    """Steps that were made after the checkpoint are made again."""
+def _drop_losses_after(losses: Path, step: int) -> None:
+    """Remove the losses of steps after the checkpoint; these steps are repeated."""
     if losses.exists():
         lines = losses.read_text().splitlines(keepends=True)
         losses.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    """Warm-up, a plateau, and down to nothing over the last part: training can be made longer from any checkpoint
-    before that (Hägele et al., Scaling laws and compute-optimal training beyond fixed durations, NeurIPS 2024)."""
+    """Warm-up, a plateau, and a fall to zero over the last part: training can be prolonged from any checkpoint before
+    that (Hägele et al., Scaling laws and compute-optimal training beyond fixed durations, NeurIPS 2024)."""
     left = (recipe.steps - step) / (recipe.cooling * recipe.steps)
     return recipe.learning_rate * min(1.0, (step + 1) / 200, left)
 
@@ -169,7 +175,7 @@ def _losses(
 def _blocks(
     networks: Networks, made: Example, recipe: Recipe, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What the views of an example say about blocks of it, what SART says, the blocks' HU, and how many views."""
+    """Blocks of an example: sums over its views, SART's volumes, true HU, and the number of views."""
     pictures = torch.from_numpy(made.channels.astype(np.float32))
     picture_from_grid = torch.from_numpy(made.picture_from_grid)
     features = networks.view.encoded(pictures)
@@ -185,13 +191,13 @@ def _blocks(
 
 
 def objective(out: Tensor, seen: Tensor, hu: Tensor, views: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Squared error of the attenuation, its stated scale (Laplace), and bone (cross-entropy and Dice).
+    """Loss of the attenuation (squared error), its stated scale (Laplace), and bone (cross-entropy and Dice).
 
     Args:
         out: ``OUTPUTS`` of blocks, (N, 3, s, s, s).
-        seen: how many views see their voxels, (N, 1, s, s, s).
-        hu: what is there, (N, 1, s, s, s).
-        views: how many there are, (N,).
+        seen: number of views that see each voxel, (N, 1, s, s, s).
+        hu: true HU, (N, 1, s, s, s).
+        views: number of views, (N,).
     """
     target = hu.clamp(*_HU_RANGE) / 1000
     weight = torch.where(seen >= views.view(-1, 1, 1, 1, 1), 1.0, torch.where(seen > 0, 0.3, 0.03))
@@ -210,7 +216,7 @@ def objective(out: Tensor, seen: Tensor, hu: Tensor, views: Tensor) -> tuple[Ten
 
 
 class _Pool:
-    """Examples, the oldest of which give way to a new body's every few steps, made ahead in the background."""
+    """Examples, made in the background; every few steps those of a new body replace the oldest."""
 
     def __init__(self, bodies: Sequence[Volume], recipe: Recipe, step: int, weights: Sequence[float] | None) -> None:
         self._bodies, self._recipe = bodies, recipe
@@ -226,7 +232,7 @@ class _Pool:
         return examples(self._bodies[int(rng.choice(len(self._bodies), p=self._share))], rng)
 
     def take(self, step: int, rng: np.random.Generator) -> list[Example]:
-        """Examples for a step; the pool grows from a few to its size."""
+        """Examples for a step; the pool starts with a few and grows to its size."""
         wanted = step // self._recipe.reuse + _AHEAD
         while self._asked < wanted + _AHEAD:
             self._ahead.append(self._maker.submit(self._make, self._asked))
@@ -237,11 +243,11 @@ class _Pool:
         return [self._examples[int(n)] for n in rng.integers(len(self._examples), size=self._recipe.batch)]
 
     def close(self) -> None:
-        """What has been asked for and not begun is not made any more."""
+        """Cancel the examples that are not begun."""
         self._maker.shutdown(wait=False, cancel_futures=True)
 
 
 def seconds_from_now(seconds: float) -> Callable[[], bool]:
-    """For ``train(until=…)``."""
+    """A condition for ``train(until=…)`` that is true once so many ``seconds`` have passed."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
