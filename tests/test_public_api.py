@@ -3,7 +3,9 @@
 import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
+import re
 import textwrap
 from pathlib import Path
 
@@ -119,4 +121,59 @@ def test_docstrings_say_which_errors_are_raised(module):
                 documented = inspect.getdoc(part) or ""
             if any(_raised(part)) and "Raises:" not in documented:
                 silent.append(called)
+    assert not silent
+
+
+_SHAPE = re.compile(
+    r"\([A-Za-z0-9_*/+ .]+,[^()]*\)|_from_|[Oo]f any shape|\d ?[x×] ?\d|\bscalar\b|\bsame shape\b|\blike ``"
+)
+_UNIT = re.compile(
+    r"(^|_)(mm|px|rad|deg|ns|ms|s|hz|fps|hu|db|cm2|cm3|msv|bytes|seconds|minutes|hours|days|gigabytes"
+    r"|share|fraction|ratio|factor|p\d\d|max|median)$"
+)
+_QUANTITY = re.compile(r"\b(mm|px|rad|deg|ms|s|HU|counts|[Ss]hare|ratio|[Ss]pread|[Dd]istribution)\b|\d\.\.1\b")
+
+
+def _quantities(part):
+    """Arguments and fields that are arrays or floats, as (name, annotation, what is written about it)."""
+    whole = inspect.getdoc(part) or ""
+    if not inspect.isclass(part):
+        return [(name, str(what), whole) for name, what in part.__annotations__.items()]
+    body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0].body
+    said = {}
+    for field, after in itertools.zip_longest(body, body[1:]):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            said[field.target.id] = (ast.unparse(field.annotation), text)
+    return [
+        (name, what, f"{name}: {text}\n{whole}" if text else whole)
+        for name, (what, text) in said.items()
+        if not name.startswith("_") and "ClassVar" not in what
+    ]
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=lambda module: module.__name__)
+def test_docstrings_say_shapes_and_units(module):
+    """Arrays have shapes, floats have units: in their names, or where they are described.
+
+    Frames are in the names of transforms, ``a_from_b``, whose shape is always 4x4.
+    """
+    silent = []
+    for name in module.__all__:
+        for called, part in _documented(getattr(module, name)):
+            if part.__module__ != module.__name__:  # asked where it is defined
+                continue
+            for argument, what, said in _quantities(part):
+                if re.search(r"ndarray|NDArray|Tensor|Array\b|Matrix\b", what) and "_from_" not in argument:
+                    clear = _SHAPE.search(said) is not None
+                elif what in ("float", "<class 'float'>", "float | None") and argument != "return":
+                    clear = (
+                        re.search(rf"\b{argument}\b", said) is not None
+                        or _UNIT.search(argument) is not None
+                        or _QUANTITY.search(said) is not None
+                    )
+                else:
+                    continue
+                if not clear:
+                    silent.append(f"{called}: {argument}")
     assert not silent

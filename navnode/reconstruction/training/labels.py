@@ -213,6 +213,6 @@ def signed_distance(mask: Mask, ct: Volume) -> npt.NDArray[np.int8]:
 
 
 def share_inside(distance: FloatArray, width_mm: float) -> FloatArray:
-    """Share of a voxel of ``width_mm`` that is inside, 0..1, from signed distances in 0.1 mm."""
+    """Share of a voxel of ``width_mm`` that is inside, 0..1, from signed distances in 0.1 mm, of any shape."""
     share: FloatArray = np.clip(0.5 - distance / np.float32(_STEPS_PER_MM * width_mm), 0, 1)
     return share

@@ -154,7 +154,7 @@ class Learner(Generic[Network]):
 
 
 def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint's averaged network by name, in the shapes of the network's own."""
+    """Weights of the averaged network of a checkpoint, by name; of any shape."""
     weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"]
     return weights
 

@@ -66,6 +66,7 @@ class Body:
     bone: FloatArray
     """(k, j, i), share of every voxel that is solid bone."""
     lungs: FloatArray
+    """(k, j, i), likewise."""
 
 
 @dataclass(frozen=True)

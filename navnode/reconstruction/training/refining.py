@@ -256,7 +256,7 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
 
 
 def lifted(seen: Seen, readings: Sequence[Reading], poses: Sequence[Matrix]) -> Example:
-    """Lift a body from its readings."""
+    """Lift a body from its readings, whose views have these ``volume_from_carm``."""
     views = [View(reading.bone_mm, reading.carm, pose) for reading, pose in zip(readings, poses, strict=True)]
     occupancy = lift(views, seen.grid, threads=1)
     made = evidence(occupancy, readings, poses, seen.grid)
