@@ -32,6 +32,7 @@ _OWN = {
         "train_bones",
         "Render bodies of labelled CTs, then train on what the reader reads of them, or resume both.",
     ),
+    "train-pack": ("train_bones", "Pack a training's X-rays and bodies into one file, to train on another machine."),
     "_process": ("process", "One of the supervised processes."),
     "engine": ("engine", "List, check and build the engines that run the networks of the learned reconstruction."),
     "bench": ("bench", "Measure this machine, next to other implementations in the same run."),

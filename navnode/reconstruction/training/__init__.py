@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -15,11 +15,11 @@ from msgspec import UNSET, UnsetType
 from navnode.errors import ConfigError
 
 if TYPE_CHECKING:  # the extra may be missing
-    from navnode.reconstruction.training.patients import Patient
     from navnode.reconstruction.training.reading import Score
     from navnode.reconstruction.training.refining import Score as RefinedScore
 
-_NEEDED = ("torch", "onnx", "onnxscript", "openvino", "matplotlib")
+_TO_EXPORT = ("torch", "onnx", "onnxscript")
+_NEEDED = (*_TO_EXPORT, "openvino", "matplotlib")
 
 
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ def run(
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on.
     """
-    _check_extra()
+    _check_extra(_NEEDED)
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import curves
     from navnode.reconstruction.training.calibrate import calibrate
@@ -124,13 +124,25 @@ def run(
     return TrainingReport(model=str(model), steps=made, sigma_factor=factor)
 
 
+class Data(msgspec.Struct, frozen=True, kw_only=True):
+    """What the reader and the refiner learn from."""
+
+    ct: Path | None = None
+    """Folder of CTs, laid out as for :func:`patients.patients`."""
+    bones: Path | None = None
+    """Folder of bone surfaces, laid out as for :func:`posed.knee`, to make knees of."""
+    rounds: int = 1
+    """How many bodies to render of every patient; see :func:`radiographs.render_all`."""
+    pack: Path | None = None
+    """Rendered data from another machine, instead of the above; see :mod:`packs`."""
+
+
 def run_reader(
-    ct: Path,
+    data: Data,
     out: Path,
     *,
-    bones: Path | None = None,
+    start: Path | None = None,
     hours: float,
-    rounds: int,
     device: str,
     threads: int,
     progress: Callable[[float], None] = lambda share: None,
@@ -138,35 +150,37 @@ def run_reader(
     """Render what is missing below ``out``, then train the reader. This is ``navnode train-reader``.
 
     Args:
-        ct: folder of CTs, laid out as for :func:`patients.patients`.
-        bones: folder of bone surfaces, laid out as for :func:`posed.knee`, to make knees of.
+        start: an exported reader to go on from if there is no checkpoint below ``out``.
         hours: time to train, after rendering.
-        rounds: how many bodies to render of every patient; see :func:`radiographs.render_all`.
         device: ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: the extra or the device is missing, or there is nothing to train on.
     """
-    _check_extra(device)
+    _check_extra(_TO_EXPORT, device)
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
     from navnode.reconstruction.training.export import export_reader
     from navnode.reconstruction.training.learner import last_scores
+    from navnode.reconstruction.training.packs import unpack
     from navnode.reconstruction.training.patients import patients
     from navnode.reconstruction.training.posed import render_knees
     from navnode.reconstruction.training.radiographs import render_all
 
     xrays, files = out / "xrays", reading.files_in(out)
-    listed = patients(ct)
-    bodies = render_all(listed, xrays, rounds, lambda made, of: progress(0.5 * made / of))
-    if bones is not None:
-        bodies += render_knees(bones, xrays, rounds)
+    if data.pack is not None:
+        unpack(data.pack, out, lambda share: progress(0.1 * share))
+    else:
+        render_all(patients(_ct_of(data)), xrays, data.rounds, lambda made, of: progress(0.5 * made / of))
+        if data.bones is not None:
+            render_knees(data.bones, xrays, data.rounds)
     passed = _passed(hours)
     steps = reading.train(
         xrays,
         out,
         device=device,
         threads=threads or default_threads(),
+        start=start,
         until=lambda: passed() >= 1,
         report=lambda step, loss: progress(0.5 + 0.5 * min(1.0, passed())),
     )
@@ -175,55 +189,59 @@ def run_reader(
         region: {name: value for name, value in vars(score).items() if value is not None}
         for region, score in scores.items()
     }
-    export_reader(files.checkpoint, out / "reader_model", _facts(steps, bodies, listed), metrics)
-    return ReaderReport(checkpoint=str(files.checkpoint), steps=steps, bodies=bodies, scores=scores)
+    facts = _facts(steps, xrays)
+    export_reader(files.checkpoint, out / "reader_model", facts, metrics)
+    return ReaderReport(checkpoint=str(files.checkpoint), steps=steps, bodies=facts["bodies"], scores=scores)
 
 
 def run_refiner(
-    ct: Path,
+    data: Data,
     out: Path,
     *,
-    bones: Path | None = None,
+    reader: Path | None = None,
+    start: Path | None = None,
     hours: float,
-    rounds: int,
     device: str,
     threads: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> RefinerReport:
-    """Render missing bodies below ``out``, train the refiner on what the reader there reads in them, and export it.
-    This is ``navnode train-refiner``.
+    """Render missing bodies below ``out``, train the refiner on what a reader reads in them, and export it. This is
+    ``navnode train-refiner``.
 
     Args:
-        ct, bones, device: as for :func:`run_reader`.
-        out: where :func:`run_reader` left its checkpoint.
+        reader: an exported reader; default: the checkpoint that :func:`run_reader` left in ``out``.
+        start: an exported refiner to go on from if there is no checkpoint below ``out``.
         hours: time to train, after rendering.
-        rounds: how many bodies to render; see :func:`bodies.render_bodies`.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: the extra, the device or a trained reader is missing, or there is nothing to train on.
     """
-    _check_extra(device)
+    _check_extra(_TO_EXPORT, device)
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading, refining
     from navnode.reconstruction.training.bodies import render_bodies
     from navnode.reconstruction.training.export import export_refiner
     from navnode.reconstruction.training.learner import last_scores
+    from navnode.reconstruction.training.packs import unpack
     from navnode.reconstruction.training.patients import patients
 
-    reader, folder, files = reading.files_in(out).checkpoint, out / "bodies3d", refining.files_in(out)
-    if not reader.exists():
-        raise ConfigError(f"{reader}: no trained reader; run `navnode train-reader` first")
-    listed = patients(ct)
-    bodies = render_bodies(
-        listed, out / "xrays" / "labels", bones, folder, rounds, lambda made, of: progress(0.2 * made / of)
-    )
+    reads, folder, files = reader or reading.files_in(out).checkpoint, out / "bodies3d", refining.files_in(out)
+    if not reads.exists():
+        raise ConfigError(f"{reads}: no trained reader; run `navnode train-reader` first, or name one with --reader")
+    if data.pack is not None:
+        unpack(data.pack, out, lambda share: progress(0.1 * share))
+    else:
+        listed, labels = patients(_ct_of(data)), out / "xrays" / "labels"
+        render_bodies(listed, labels, data.bones, folder, data.rounds, lambda made, of: progress(0.2 * made / of))
     passed = _passed(hours)
     steps = refining.train(
         folder,
-        reader,
+        reads,
         out,
         device=device,
         threads=threads or default_threads(),
+        start=start,
         until=lambda: passed() >= 1,
         report=lambda step, loss: progress(0.2 + 0.8 * min(1.0, passed())),
     )
@@ -232,9 +250,15 @@ def run_refiner(
         name: {"lifted_dice": score.lifted, "refined_dice": score.refined, "refined_dice_least": score.refined_least}
         for name, score in scores.items()
     }
-    model = out / "refiner_model"
-    export_refiner(files.checkpoint, model, _facts(steps, bodies, listed), metrics)
-    return RefinerReport(model=str(model), steps=steps, bodies=bodies, scores=scores)
+    model, facts = out / "refiner_model", _facts(steps, folder)
+    export_refiner(files.checkpoint, model, facts, metrics)
+    return RefinerReport(model=str(model), steps=steps, bodies=facts["bodies"], scores=scores)
+
+
+def _ct_of(data: Data) -> Path:
+    if data.ct is None:
+        raise ConfigError("nothing to train on: name a folder of CTs (--ct) or a pack (--pack)")
+    return data.ct
 
 
 def _passed(hours: float) -> Callable[[], float]:
@@ -243,20 +267,23 @@ def _passed(hours: float) -> Callable[[], float]:
     return lambda: (time.monotonic() - began) / (3600 * hours)
 
 
-def _facts(steps: int, bodies: int, listed: Sequence[Patient]) -> dict[str, str | int | float | list[str]]:
-    """What a card states about a training."""
-    regions = Counter(patient.region.value for patient in listed if not patient.validates)
+def _facts(steps: int, folder: Path) -> dict[str, Any]:
+    """What a card states about a training on the files of a folder."""
+    from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, patient_of, region_of
+
+    trained, validated = (sorted(folder.glob(f"*{ending}")) for ending in (TRAINS, VALIDATES))
+    regions = Counter(region_of(path).value for path in {patient_of(path): path for path in trained}.values())
     return {
         "steps": steps,
-        "bodies": bodies,
-        "data": [f"CTs of {count} {region}" for region, count in regions.items()],
-        "held_out": [patient.name for patient in listed if patient.validates],
+        "bodies": len(trained) + len(validated),
+        "data": [f"{count} {region}" for region, count in sorted(regions.items())],
+        "held_out": sorted({patient_of(path) for path in validated}),
     }
 
 
-def _check_extra(device: str = "cpu") -> None:
+def _check_extra(needed: Sequence[str], device: str = "cpu") -> None:
     """Raise ConfigError if packages or the device are missing."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {', '.join(missing)}; try: pip install 'navnode[train]'")
     if device != "cpu":

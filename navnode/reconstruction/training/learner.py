@@ -6,20 +6,24 @@ The reader and the refiner share it; each brings its own batches and its own los
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from navnode.files.whole import whole
+from navnode.reconstruction.training.exported import Start
 
-__all__ = ["Files", "Learner", "Pace", "averaged_weights", "last_scores", "multiplies_bfloat16"]
+__all__ = ["Files", "Learner", "Pace", "averaged_weights", "joined", "last_scores", "loading", "multiplies_bfloat16"]
 
 _LARGEST_GRADIENT = 1.0
 _LOGGED_DIGITS = 5
+_RANKS_APART = 1_000_003
 
 Network = TypeVar("Network", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -62,21 +66,38 @@ class Files(msgspec.Struct, frozen=True):
 class Learner(Generic[Network]):
     """A network in training; resumes from its checkpoint, if any.
 
+    Several processes started by ``torchrun`` train it together, each on its own examples (PyTorch's distributed data
+    parallel); the first one scores and saves.
+
     Args:
         make: returns a new network; called twice, for the network and its average.
         files: its checkpoint, losses and scores.
         pace: how fast to learn.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads.
+        start: weights to go on from if there is no checkpoint.
+
+    Raises:
+        ConfigError: ``start`` is of another network.
     """
 
     def __init__(
-        self, make: Callable[[], Network], files: Files, pace: Pace, *, device: str = "cpu", threads: int = 1
+        self,
+        make: Callable[[], Network],
+        files: Files,
+        pace: Pace,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        start: Start | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(pace.seed)
+        self.rank, ranks, device = joined(device)
         self._files, self._pace, self._device = files, pace, torch.device(device)
         self.network, self.averaged = make().to(device), make().to(device)
+        if start is not None:
+            start.given_to(self.network)
         self.averaged.load_state_dict(self.network.state_dict())
         self._optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=pace.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98)
@@ -86,7 +107,7 @@ class Learner(Generic[Network]):
             "averaged": self.averaged,
             "optimiser": self._optimiser,
         }
-        self.step = 0
+        self.step = 0 if start is None else start.steps
         self._fast = device != "cpu" or multiplies_bfloat16()
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if files.checkpoint.exists():
@@ -94,6 +115,8 @@ class Learner(Generic[Network]):
             for name, part in self._parts.items():
                 part.load_state_dict(kept[name])
             self.step = int(kept["step"])
+        self._network = cast(Network, DistributedDataParallel(self.network)) if ranks > 1 else self.network
+        self._stops = torch.zeros(1, device=device) if ranks > 1 else None
 
     def learn(
         self,
@@ -118,20 +141,30 @@ class Learner(Generic[Network]):
         with files.losses.open("a", buffering=1) as losses, files.scores.open("a", buffering=1) as scores:
             for batch in batches:
                 halved = torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast)
-                loss, values = loss_of(self.network, batch, halved)
+                loss, values = loss_of(self._network, batch, halved)
                 self._descend(loss)
-                line = {"step": self.step, **{name: round(value, _LOGGED_DIGITS) for name, value in values.items()}}
-                losses.write(json.dumps(line) + "\n")
-                report(self.step, values["loss"])
-                if self.step % pace.score_every == 0:
-                    found = look(self.averaged)
-                    scores.write(json.dumps({"step": self.step, **{k: vars(v) for k, v in found.items()}}) + "\n")
-                if self.step % pace.save_every == 0:
-                    self.save()
-                if until():
+                if self.rank == 0:
+                    line = {"step": self.step, **{name: round(value, _LOGGED_DIGITS) for name, value in values.items()}}
+                    losses.write(json.dumps(line) + "\n")
+                    report(self.step, values["loss"])
+                    if self.step % pace.score_every == 0:
+                        found = look(self.averaged)
+                        scores.write(json.dumps({"step": self.step, **{k: vars(v) for k, v in found.items()}}) + "\n")
+                    if self.step % pace.save_every == 0:
+                        self.save()
+                if self._ends(until()):
                     break
-        self.save()
+        if self.rank == 0:
+            self.save()
         return self.step
+
+    def _ends(self, told: bool) -> bool:
+        """Whether to stop; processes that train together stop at the same step."""
+        if self._stops is None:
+            return told
+        self._stops.fill_(float(told))
+        distributed.all_reduce(self._stops, distributed.ReduceOp.MAX)
+        return bool(self._stops.item())
 
     def _descend(self, loss: Tensor) -> None:
         for group in self._optimiser.param_groups:
@@ -146,11 +179,37 @@ class Learner(Generic[Network]):
             for mean, new in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(new, 1 - share)
 
+    @property
+    def seed(self) -> int:
+        """Seed of the examples to come: another one in every process, and after every interruption."""
+        return self._pace.seed + self.step + _RANKS_APART * self.rank
+
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         kept = {name: part.state_dict() for name, part in self._parts.items()}
         with whole(self._files.checkpoint) as part:
             torch.save({**kept, "step": self.step}, part)
+
+
+def joined(device: str) -> tuple[int, int, str]:
+    """This process's rank, the number of processes that train together, and the device of this one.
+
+    They were started by ``torchrun``, which says so in the environment; a process started by itself is the only one.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return 0, 1, device
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+    return distributed.get_rank(), ranks, device
+
+
+def loading(device: str, batch: int) -> tuple[int, int]:
+    """Examples per step and processes that make them: ``batch`` and one for a CPU, more for a GPU."""
+    return (batch, 1) if device == "cpu" else (8 * batch, max(1, len(os.sched_getaffinity(0)) - 2))
 
 
 def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:

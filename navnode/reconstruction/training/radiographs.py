@@ -33,6 +33,7 @@ __all__ = [
     "VIEWS",
     "body",
     "path_of",
+    "patient_of",
     "radiographs",
     "random_bend_mm",
     "region_of",
@@ -119,6 +120,11 @@ def path_of(folder: Path, patient: Patient, number: int) -> Path:
     """The file for X-rays of a patient's body."""
     ending = VALIDATES if patient.validates else TRAINS
     return folder / f"{patient.region.value}-{patient.name}-{number:03d}{ending}"
+
+
+def patient_of(path: Path) -> str:
+    """The patient that rendered X-rays or bodies show, from their file name."""
+    return path.name.split("-", 1)[1].rsplit("-", 1)[0]
 
 
 def region_of(path: Path) -> Region:

@@ -25,7 +25,8 @@ from navnode.reconstruction.reader import (
     reading_channels,
 )
 from navnode.reconstruction.training.examples import Exposure
-from navnode.reconstruction.training.learner import Files, Learner, Pace
+from navnode.reconstruction.training.exported import READER_GRAPHS, start_of
+from navnode.reconstruction.training.learner import Files, Learner, Pace, loading
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
 from navnode.types import CArm, FloatArray
 
@@ -133,10 +134,11 @@ def train(
     out: Path,
     pace: Pace = PACE,
     *,
-    batch: int = 8,
+    batch: int | None = None,
     device: str = "cpu",
     threads: int = 1,
-    workers: int = 1,
+    workers: int | None = None,
+    start: Path | None = None,
     until: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> int:
@@ -146,17 +148,21 @@ def train(
     Args:
         folder: written by :func:`radiographs.render_all`.
         out: folder for checkpoint, losses and scores.
-        batch: X-rays per step.
+        batch: X-rays per step; default: as many as suit the device.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads.
-        workers: processes that make examples.
+        workers: processes that make examples; default: as many as suit the device.
+        start: an exported reader to go on from if there is no checkpoint.
 
     Raises:
-        ConfigError: there are no X-rays.
+        ConfigError: there are no X-rays, or no such model.
     """
     if next(folder.glob(f"*{TRAINS}"), None) is None:
         raise ConfigError(f"{folder}: holds no rendered X-rays to train on")
-    learner = Learner(_channels_last, files_in(out), pace, device=device, threads=threads)
+    some, makers = loading(device, 8)
+    batch, workers = some if batch is None else batch, makers if workers is None else workers
+    given = None if start is None else start_of(start, READER_GRAPHS)
+    learner = Learner(_channels_last, files_in(out), pace, device=device, threads=threads, start=given)
 
     def loss_of(
         network: ReaderNet, example: tuple[Tensor, Tensor, Tensor], halved: torch.autocast
@@ -168,7 +174,7 @@ def train(
         return objective(output.float(), truth_mm.to(device), counts.to(device))
 
     batches = DataLoader(
-        Examples(folder, pace.seed + learner.step),
+        Examples(folder, learner.seed),
         batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

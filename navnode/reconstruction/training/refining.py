@@ -27,7 +27,8 @@ from navnode.reconstruction.reading import Reading, understood
 from navnode.reconstruction.refining import SEEN, Evidence, evidence
 from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
-from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights
+from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of
+from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights, loading
 from navnode.reconstruction.training.patients import Region
 from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
 from navnode.reconstruction.training.reading import worse
@@ -269,11 +270,12 @@ def train(
     out: Path,
     pace: Pace = PACE,
     *,
-    batch: int = 2,
+    batch: int | None = None,
     crop: int = CROP,
     device: str = "cpu",
     threads: int = 1,
-    workers: int = 1,
+    workers: int | None = None,
+    start: Path | None = None,
     until: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> int:
@@ -282,20 +284,24 @@ def train(
 
     Args:
         folder: written by :func:`bodies.render_bodies`.
-        reader: a checkpoint of :mod:`reading`.
+        reader: a checkpoint of :mod:`reading`, or the folder of an exported reader.
         out: folder for checkpoint, losses and scores.
-        batch: crops per step.
+        batch: crops per step; default: as many as suit the device.
         crop: voxels along each side, a multiple of ``refining.BLOCK``.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads.
-        workers: processes that make examples.
+        workers: processes that make examples; default: as many as suit the device.
+        start: an exported refiner to go on from if there is no checkpoint.
 
     Raises:
-        ConfigError: there are no bodies.
+        ConfigError: there are no bodies, or no such model.
     """
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
-    learner = Learner(Refinement, files_in(out), pace, device=device, threads=threads)
+    some, makers = loading(device, 2)
+    batch, workers = some if batch is None else batch, makers if workers is None else workers
+    given = None if start is None else start_of(start, REFINER_GRAPHS)
+    learner = Learner(Refinement, files_in(out), pace, device=device, threads=threads, start=given)
     learner.network.volume.to(memory_format=torch.channels_last_3d)  # an eighth faster
     trained_reader = load_reader(reader)
     unseen = to_validate(folder, trained_reader)
@@ -307,7 +313,7 @@ def train(
         return objective(logit.float(), bone, weights(coarse))
 
     batches = DataLoader(
-        Examples(folder, trained_reader, crop, pace.seed + learner.step),
+        Examples(folder, trained_reader, crop, learner.seed),
         batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -321,10 +327,17 @@ def files_in(out: Path) -> Files:
     return Files(out / CHECKPOINT_FILE, out / "refiner_losses.jsonl", out / "refiner_scores.jsonl")
 
 
-def load_reader(checkpoint: Path) -> ReaderNet:
-    """A checkpoint's averaged reader, ready to read."""
+def load_reader(trained: Path) -> ReaderNet:
+    """The averaged reader of a checkpoint, or the reader of an exported model's folder, ready to read.
+
+    Raises:
+        ConfigError: the model is missing or damaged.
+    """
     network = ReaderNet()
-    network.load_state_dict(averaged_weights(checkpoint))
+    if trained.is_dir():
+        start_of(trained, READER_GRAPHS).given_to(network)
+    else:
+        network.load_state_dict(averaged_weights(trained))
     network.eval()
     return network
 
