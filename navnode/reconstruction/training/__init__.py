@@ -69,8 +69,8 @@ def run(
     threads: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainingReport:
-    """Train into a folder, or resume what is there; export the model, and calibrate its intervals on the CTs named by
-    ``validate``. This is ``navnode train``.
+    """Train into a folder, or resume the training there; export the model, and calibrate its intervals on the CTs named
+    by ``validate``. This is ``navnode train``.
 
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on.
@@ -139,7 +139,7 @@ def run_reader(
 
     Args:
         ct: folder of CTs, laid out as for :func:`patients.patients`.
-        bones: folder of bone surfaces, laid out as for :func:`posed.knee`, to make knees of.
+        bones: folder of bone surfaces, laid out as for :func:`posed.knee`, to build knees from.
         hours: time to train, after rendering.
         rounds: how many bodies to render of every patient; see :func:`radiographs.render_all`.
         device: ``cpu`` or ``cuda``.

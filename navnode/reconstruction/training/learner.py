@@ -52,7 +52,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """Where a training stores its checkpoint, a line for every step, and a line for every scoring."""
+    """Where a training stores its checkpoint, one line per step, and one line per scoring."""
 
     checkpoint: Path
     losses: Path
@@ -154,7 +154,7 @@ class Learner(Generic[Network]):
 
 
 def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint's averaged network by name, in the shapes of the network's own."""
+    """Weights of a checkpoint's averaged network by name, with the shapes of its parameters."""
     weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=True, map_location="cpu")["averaged"]
     return weights
 
