@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 FINE = 3
-"""Channels per voxel: the lift's occupancy above its level, and the mean and least probability of bone over views; the
-least one stands for the visual hull."""
+"""Channels per voxel: the lift's occupancy above its level, and over views the mean and the least probability of bone;
+the latter stands for the visual hull."""
 COARSE = 10
 """Channels per block of 2 x 2 x 2 voxels: the lift's level; over views: mean and least thickness of bone, mean
 logarithm of its scale, mean and largest detail of the line integrals, mean line integral; share of views that see it,
@@ -50,8 +50,8 @@ their number, size of a voxel."""
 SEEN = 7
 """Index in :data:`COARSE` of the share of views that see a voxel."""
 PICTURES = 6
-"""Channels of a view whose features are to be found, in two dimensions: line integrals, their detail, thickness of
-bone, its probability, logarithm of its scale, 1 where measured."""
+"""Channels of a picture, from which a network finds a view's features: line integrals, their detail, thickness of bone,
+its probability, logarithm of its scale, 1 where measured."""
 PICTURE_PX = 128
 """Pixels along each side: half the resolution of the canvas."""
 FEATURES = 8
@@ -226,7 +226,7 @@ def _shown(reading: Reading, measured: Array) -> _Shown:
 
 
 def _picture(shown: _Shown, measured: Array) -> FloatArray:
-    """A view whose features are to be found, (PICTURES, PICTURE_PX, PICTURE_PX)."""
+    """A view's picture to find features in, (PICTURES, PICTURE_PX, PICTURE_PX)."""
     whole = np.stack([*shown._replace(scale=shown.scale / np.float32(3)), measured.astype(np.float32)])
     channels, height, width = whole.shape
     halves = whole.reshape(channels, PICTURE_PX, height // PICTURE_PX, PICTURE_PX, width // PICTURE_PX)

@@ -69,8 +69,8 @@ def run(
     threads: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainingReport:
-    """Train into a folder, or resume what is there; export the model, and calibrate its intervals on the CTs named by
-    ``validate``. This is ``navnode train``.
+    """Train into a folder, or resume the training there; export the model, and calibrate its intervals on the CTs named
+    by ``validate``. This is ``navnode train``.
 
     Raises:
         ConfigError: the extra is missing, or there is nothing to train on.

@@ -68,7 +68,7 @@ def render_bodies(
 
     Args:
         labels: cache of :func:`patients.labelled`.
-        bones: folder of surfaces, laid out as for :func:`posed.knee`, to make knees of.
+        bones: folder of surfaces, laid out as for :func:`posed.knee`, to build knees from.
 
     Raises:
         ConfigError: as :func:`posed.knee`.
@@ -168,7 +168,7 @@ def shares(bone: FloatArray, spacing_mm: float, grid: Grid) -> FloatArray:
 
 
 def write(path: Path, seen: Seen) -> None:
-    """Write a body's file, whole or not at all: training may be looking."""
+    """Write a body's file, whole or not at all: a training may be reading the folder."""
     geometry = [(*carm.pixel_spacing_mm, carm.source_to_detector_mm, *carm.principal_point_px) for carm in seen.carms]
     with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(

@@ -138,7 +138,7 @@ def examples(source: Volume, rng: np.random.Generator, threads: int = 1) -> list
 
 
 def some_views(count: int, rng: np.random.Generator) -> list[int]:
-    """Numbers of views to use: mostly spread evenly, sometimes at random."""
+    """Indices of the views to use: mostly spread evenly, sometimes at random."""
     if rng.random() < 0.2:
         return [int(v) for v in rng.choice(VIEWS, count, replace=False)]
     start = rng.uniform(0, VIEWS)

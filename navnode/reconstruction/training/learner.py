@@ -56,7 +56,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """Where a training stores its checkpoint, a line for every step, and a line for every scoring."""
+    """Where a training stores its checkpoint, one line per step, and one line per scoring."""
 
     checkpoint: Path
     losses: Path

@@ -1,7 +1,7 @@
 """Knees made of bone surfaces: posed, bent at the joint and deformed, with cortex, marrow and soft tissue around them.
 
-CTs of knees are few, and surfaces of real bones come without the CT around them. It is drawn: cortex as thick as in
-bones of that girth, marrow in shafts, trabeculae towards the ends, muscle, and fat under the skin.
+CTs of knees are rare, and surfaces of real bones come without tissue, which is synthesised: cortex as thick as in bones
+of that girth, marrow in shafts, trabeculae towards the ends, muscle, and fat under the skin.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUBJECTS = {
 }
 """Whole legs with their bones in joint, whose licences allow training a model that ships."""
 _BODIES = 30
-"""Of each subject per round."""
+"""Knees of each subject per round."""
 _VOXEL_MM = 1.0
 _SPACING_MM = (1.2, 1.5)
 _CONDYLES_MM = 35.0

@@ -48,7 +48,7 @@ TRAINS, VALIDATES = ".train.npz", ".validate.npz"
 VIEWS = 16
 """X-rays of each body."""
 _BODIES = {Region.LIMB: 6, Region.HEAD: 1, Region.TRUNK: 6}
-"""Of each patient per round; limbs and trunks are few, heads are many."""
+"""Bodies of each patient per round; limbs and trunks are few, heads are many."""
 SIZE = 176
 """Voxels along each side of a body."""
 _SPACING_MM = {Region.LIMB: (1.2, 1.5), Region.HEAD: (1.7, 2.2), Region.TRUNK: (2.1, 2.5)}
@@ -109,7 +109,7 @@ def render_all(
 
 
 def write(path: Path, shot: Radiographs) -> None:
-    """Write X-rays to train on, whole or not at all: training may be looking."""
+    """Write X-rays to train on, whole or not at all: a training may be reading the folder."""
     whole = path.with_suffix(".new")
     with whole.open("wb") as file:
         np.savez(file, line=shot.line, bone=shot.bone_mm, lungs=shot.lungs_mm, pixel_mm=shot.pixel_mm)

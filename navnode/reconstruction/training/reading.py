@@ -1,4 +1,4 @@
-"""Trains the reader: on rendered X-rays, degraded as X-ray chains do, and the bone and lung behind their pixels."""
+"""Trains the reader: on rendered X-rays, degraded as by an X-ray chain, with the bone and lung behind their pixels."""
 
 from __future__ import annotations
 

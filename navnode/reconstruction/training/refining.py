@@ -205,7 +205,7 @@ def exposed(line: FloatArray, pixel_mm: float, exposure: Exposure, rng: np.rando
 def read_by(
     reader: ReaderNet, line: FloatArray, measured: npt.NDArray[np.bool_], carm: CArm, pixel_mm: float
 ) -> Reading:
-    """Read a canvas of line integrals, (H, W), with a reader in training.
+    """Read a canvas of line integrals, (H, W), with a reader network.
 
     Args:
         measured: (H, W), where they are valid.

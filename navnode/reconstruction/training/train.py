@@ -243,7 +243,7 @@ class _Pool:
         return [self._examples[int(n)] for n in rng.integers(len(self._examples), size=self._recipe.batch)]
 
     def close(self) -> None:
-        """Cancel the examples that are not begun."""
+        """Cancel the examples not begun yet."""
         self._maker.shutdown(wait=False, cancel_futures=True)
 
 
