@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo test test-slow fuzz build lint peers clean
+.PHONY: demo test test-slow fuzz build lint peers train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -24,6 +24,19 @@ test-slow: $(STAMP)
 
 fuzz: $(STAMP)
 	NAVNODE_FUZZ_CASES=$${CASES:-1000000} NAVNODE_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -s tests/fuzz
+
+# Trains where a GPU is, on all of them, from the shipped models and a pack of data (docs/gpu.md):
+#     make train-gpu PACK=data.pack MINUTES=25 OUT=run
+MINUTES ?= 25
+OUT ?= run
+TORCHRUN ?= $(BIN)/torchrun --nproc-per-node gpu
+MODELS := navnode/reconstruction
+train-gpu: $(STAMP)
+	@test -n "$(PACK)" || { echo "name the data: make train-gpu PACK=FILE (made by navnode train-pack)"; exit 1; }
+	$(TORCHRUN) -m navnode train-reader --device cuda --pack $(PACK) --out $(OUT) --from $(MODELS)/reader_model \
+	  --hours $$(python3 -c "print(0.4 * $(MINUTES) / 60)")
+	$(TORCHRUN) -m navnode train-refiner --device cuda --pack $(PACK) --out $(OUT) --from $(MODELS)/refiner_model \
+	  --reader $(OUT)/reader_model --hours $$(python3 -c "print(0.6 * $(MINUTES) / 60)")
 
 build: $(STAMP)
 

@@ -32,7 +32,7 @@ class _TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
     ct: Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")] | None = None
     bones: Annotated[Path, option("Also build knees from these surfaces of leg bones.", "DIR")] | None = None
     pack: Annotated[Path, option("Train on a pack from `navnode train-pack` instead.", "FILE")] | None = None
-    start: Annotated[Path, option("Start from this exported model, not from random weights.", "DIR")] | None = None
+    start: Annotated[Path, option("Go on from this exported model.", "DIR", flag="--from")] | None = None
     hours: Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)] = 8.0
     device: Annotated[Device, option("Train on the CPU or on a GPU.")] = Device.CPU
     threads: Threads = 0

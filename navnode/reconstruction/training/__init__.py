@@ -161,19 +161,23 @@ def run_reader(
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
     from navnode.reconstruction.training.export import export_reader
-    from navnode.reconstruction.training.learner import last_scores
+    from navnode.reconstruction.training.learner import joined, last_scores, wait_for_all
     from navnode.reconstruction.training.packs import unpack
     from navnode.reconstruction.training.patients import patients
     from navnode.reconstruction.training.posed import render_knees
     from navnode.reconstruction.training.radiographs import render_all
 
     xrays, files = out / "xrays", reading.files_in(out)
-    if data.pack is not None:
+    rank, _, device = joined(device)
+    if rank:
+        pass  # the first process prepares the data for all
+    elif data.pack is not None:
         unpack(data.pack, out, lambda share: progress(0.1 * share))
     else:
         render_all(patients(_ct_of(data)), xrays, data.rounds, lambda made, of: progress(0.5 * made / of))
         if data.bones is not None:
             render_knees(data.bones, xrays, data.rounds)
+    wait_for_all()
     passed = _passed(hours)
     steps = reading.train(
         xrays,
@@ -190,7 +194,8 @@ def run_reader(
         for region, score in scores.items()
     }
     facts = _facts(steps, xrays)
-    export_reader(files.checkpoint, out / "reader_model", facts, metrics)
+    if not rank:
+        export_reader(files.checkpoint, out / "reader_model", facts, metrics)
     return ReaderReport(checkpoint=str(files.checkpoint), steps=steps, bodies=facts["bodies"], scores=scores)
 
 
@@ -222,18 +227,22 @@ def run_refiner(
     from navnode.reconstruction.training import reading, refining
     from navnode.reconstruction.training.bodies import render_bodies
     from navnode.reconstruction.training.export import export_refiner
-    from navnode.reconstruction.training.learner import last_scores
+    from navnode.reconstruction.training.learner import joined, last_scores, wait_for_all
     from navnode.reconstruction.training.packs import unpack
     from navnode.reconstruction.training.patients import patients
 
     reads, folder, files = reader or reading.files_in(out).checkpoint, out / "bodies3d", refining.files_in(out)
     if not reads.exists():
         raise ConfigError(f"{reads}: no trained reader; run `navnode train-reader` first, or name one with --reader")
-    if data.pack is not None:
+    rank, _, device = joined(device)
+    if rank:
+        pass  # the first process prepares the data for all
+    elif data.pack is not None:
         unpack(data.pack, out, lambda share: progress(0.1 * share))
     else:
         listed, labels = patients(_ct_of(data)), out / "xrays" / "labels"
         render_bodies(listed, labels, data.bones, folder, data.rounds, lambda made, of: progress(0.2 * made / of))
+    wait_for_all()
     passed = _passed(hours)
     steps = refining.train(
         folder,
@@ -251,7 +260,8 @@ def run_refiner(
         for name, score in scores.items()
     }
     model, facts = out / "refiner_model", _facts(steps, folder)
-    export_refiner(files.checkpoint, model, facts, metrics)
+    if not rank:
+        export_refiner(files.checkpoint, model, facts, metrics)
     return RefinerReport(model=str(model), steps=steps, bodies=facts["bodies"], scores=scores)
 
 

@@ -13,7 +13,6 @@ from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.files.volumes import read_volume
 from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, centered_grid, coarsened
 from navnode.reconstruction.classical import Pyramid
@@ -90,6 +89,8 @@ def real_sources(folder: Path, held_out: Sequence[str], validate: Sequence[str])
     if validate and not validating:
         raise ConfigError(f"{folder}: no CT's name contains {' or '.join(validate)}")
     wanted = [path for path in files if not any(name in path.name for name in (*held_out, *validate))]
+    from navnode.files.volumes import read_volume  # here: training on a pack reads no CT and needs no SimpleITK
+
     training, other = ([coarsened(read_volume(path), _SOURCE_MM) for path in paths] for paths in (wanted, validating))
     return training, other
 

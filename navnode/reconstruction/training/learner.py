@@ -19,7 +19,17 @@ from torch.nn.parallel import DistributedDataParallel
 from navnode.files.whole import whole
 from navnode.reconstruction.training.exported import Start
 
-__all__ = ["Files", "Learner", "Pace", "averaged_weights", "joined", "last_scores", "loading", "multiplies_bfloat16"]
+__all__ = [
+    "Files",
+    "Learner",
+    "Pace",
+    "averaged_weights",
+    "joined",
+    "last_scores",
+    "loading",
+    "multiplies_bfloat16",
+    "wait_for_all",
+]
 
 _LARGEST_GRADIENT = 1.0
 _LOGGED_DIGITS = 5
@@ -205,6 +215,12 @@ def joined(device: str) -> tuple[int, int, str]:
     if not distributed.is_initialized():
         distributed.init_process_group("gloo" if device == "cpu" else "nccl")
     return distributed.get_rank(), ranks, device
+
+
+def wait_for_all() -> None:
+    """Wait until every process that trains together comes here."""
+    if distributed.is_initialized():
+        distributed.barrier()
 
 
 def loading(device: str, batch: int) -> tuple[int, int]:

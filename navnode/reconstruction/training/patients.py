@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.files.volumes import read_volume
 from navnode.reconstruction.training.labels import Labels, labels
 from navnode.types import Volume
 
@@ -73,6 +72,8 @@ def patients(folder: Path) -> list[Patient]:
 
 def labelled(patient: Patient, cache: Path) -> Labelled:
     """A patient's CT in HU, with its labels, which are cached."""
+    from navnode.files.volumes import read_volume  # here: training on a pack reads no CT and needs no SimpleITK
+
     ct = read_volume(patient.path)
     kept = cache / f"{patient.region.value}_{patient.name}.npz"
     if kept.exists():

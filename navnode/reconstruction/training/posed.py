@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import trimesh
 from scipy import ndimage
 
 from navnode import geometry as g
@@ -86,6 +85,8 @@ def knee(folder: Path, subject: str) -> list[Bone]:
 def _bone(path: Path) -> Bone:
     try:
         with np.load(path, allow_pickle=False) as file:
+            import trimesh  # here: training on a pack needs none
+
             surface = trimesh.Trimesh(file["v"], file["f"], process=False)
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: not a bone surface ({error})") from error
