@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo test test-slow fuzz build lint peers train-gpu clean
+.PHONY: demo test test-slow fuzz build lint peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
 # What trains networks runs in processes of its own: engines' and PyTorch's threads crashed in one that had done all of it.
 TRAINING := tests/reconstruction/test_training.py
-REFINING := tests/reconstruction/test_bodies.py tests/reconstruction/test_refining.py
+REFINING := tests/reconstruction/test_bodies.py tests/reconstruction/test_refining.py tests/reconstruction/test_exported.py
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(TRAINING) $(REFINING))
 	$(BIN)/python -m pytest -m "not slow" $(TRAINING)
@@ -37,6 +37,10 @@ train-gpu: $(STAMP)
 	  --hours $$(python3 -c "print(0.4 * $(MINUTES) / 60)")
 	$(TORCHRUN) -m navnode train-refiner --device cuda --pack $(PACK) --out $(OUT) --from $(MODELS)/refiner_model \
 	  --reader $(OUT)/reader_model --hours $$(python3 -c "print(0.6 * $(MINUTES) / 60)")
+
+# Tries everything that needs a GPU, and writes one report.
+gpu-check: $(STAMP)
+	$(BIN)/navnode bench gpu --out gpu-check.json $(if $(PACK),--pack $(PACK))
 
 build: $(STAMP)
 

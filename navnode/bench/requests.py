@@ -12,6 +12,7 @@ from navnode.errors import ConfigError
 
 __all__ = [
     "EvaluateRequest",
+    "GpuRequest",
     "IgtlRequest",
     "LoopRequest",
     "ProjectorRequest",
@@ -108,6 +109,14 @@ class TrustRequest(_OfCts, frozen=True, kw_only=True):
     traps: Annotated[int, option("Set this many traps, those of earlier runs included.", ge=9)] = 90
     out: Annotated[Path, option("Keep rows here; the next run goes on with them.", "ROWS.jsonl")] | None = None
     threads: Threads = 2
+
+
+class GpuRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that needs an NVIDIA GPU."""
+
+    pack: Annotated[Path, option("Also train on this pack from `navnode train-pack`.", "FILE")] | None = None
+    train_s: Annotated[float, option("Train for this many seconds.", ge=10)] = 60.0
+    out: Annotated[Path, option("Also write the JSON document here.", "REPORT.json")] | None = None
 
 
 class LoopRequest(_OfTheLoop, frozen=True, kw_only=True):

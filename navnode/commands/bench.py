@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from navnode.bench.requests import (
+    GpuRequest,
     IgtlRequest,
     LoopRequest,
     ProjectorRequest,
@@ -24,6 +25,8 @@ from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
 from navnode.commands.supervised import show_figures
 from navnode.commands.ui import Ui, say
+from navnode.errors import NavError
+from navnode.files.whole import write_whole
 
 if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.reconstruction import Subject
@@ -47,6 +50,19 @@ def igtl(request: IgtlRequest, ui: Ui) -> None:
 
     peer = request.peer or igtl.CPP_PEER
     ui.show(igtl.run(request.seconds, peer, ui.steps(igtl.steps(peer))), figures.draw_igtl)
+
+
+@command(bench, GpuRequest, example=r"navnode bench gpu --out gpu.json   (pip install 'navnode\[gpu,train]')")
+def gpu(request: GpuRequest, ui: Ui) -> None:
+    """Try everything that needs an NVIDIA GPU, and compare it with the CPU; exit 1 if something differs."""
+    from navnode.bench import gpu
+
+    report = gpu.run(request.pack, request.train_s, ui.steps(gpu.CHECKS))
+    if request.out is not None:
+        write_whole(request.out, msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    ui.show(report, figures.draw_gpu)
+    if report.failed:
+        raise NavError(f"failed: {', '.join(report.failed)}")
 
 
 @command(

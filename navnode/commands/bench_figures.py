@@ -9,11 +9,22 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
+    from navnode.bench.gpu import GpuReport
     from navnode.bench.igtl import IgtlReport, LinkFigures
     from navnode.bench.projector import ProjectorReport
     from navnode.bench.reconstruction import ReconstructionReport
     from navnode.bench.registration import Rate, RegistrationReport
     from navnode.bench.trust import TrustReport
+
+
+def draw_gpu(report: GpuReport) -> None:
+    """One row a check."""
+    table = Table("", "", "figures, or why not", title=report.gpu or "no NVIDIA GPU responds")
+    colours = {"passed": "green", "failed": "red", "skipped": "dim"}
+    for name, check in report.checks.items():
+        figures = ", ".join(f"{what} {value:g}" for what, value in check.figures.items())
+        table.add_row(name, f"[{colours[check.status]}]{check.status}[/]", check.reason or figures)
+    Console().print(table)
 
 
 def draw_igtl(report: IgtlReport) -> None:

@@ -1,0 +1,62 @@
+"""Weights of shipped models: what training goes on from computes what the models compute."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from navnode.errors import ConfigError
+from navnode.reconstruction import engines, reader, refining
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("onnx", reason="the extra `train` is not installed")
+
+from navnode.reconstruction.network import ReaderNet, Refinement  # noqa: E402
+from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of  # noqa: E402
+from navnode.reconstruction.training.learner import Files, Learner, Pace  # noqa: E402
+
+
+def test_the_reader_reads_as_the_shipped_one():
+    network = ReaderNet().eval()
+    start = start_of(engines.SHIPPED_READER, READER_GRAPHS)
+    start.given_to(network)
+    assert start.steps > 20_000
+    pictures = np.random.default_rng(1).random((1, reader.CHANNELS, 64, 64)).astype(np.float32)
+    pictures = np.pad(pictures, [(0, 0), (0, 0), (96, 96), (96, 96)])
+    run, _ = engines.load_reader(threads=1)
+    (expected,) = run({"pictures": pictures})
+    with torch.no_grad():
+        output = network(torch.from_numpy(pictures)).numpy()
+    assert np.abs(output - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_the_refiner_sees_as_the_shipped_one():
+    networks = Refinement().eval()
+    start_of(engines.SHIPPED_REFINER, REFINER_GRAPHS).given_to(networks)
+    picture = np.random.default_rng(2).random((1, refining.PICTURES, *[refining.PICTURE_PX] * 2)).astype(np.float32)
+    features, _, _ = engines.load_refiner(threads=1)
+    (expected,) = features({"pictures": picture})
+    with torch.no_grad():
+        output = networks.pictures(torch.from_numpy(picture)).numpy()
+    assert np.abs(output - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_a_training_without_a_checkpoint_goes_on_from_a_model(tmp_path):
+    files = Files(tmp_path / "reader.pt", tmp_path / "losses", tmp_path / "scores")
+    start = start_of(engines.SHIPPED_READER, READER_GRAPHS)
+    learner = Learner(ReaderNet, files, Pace(), start=start)
+    assert learner.step == start.steps
+    assert torch.equal(learner.averaged.state_dict()["stem.bias"], start.weights["stem.bias"])
+    learner.save()
+    assert Learner(ReaderNet, files, Pace()).step == start.steps  # a checkpoint needs no model
+
+
+def test_a_model_of_another_network_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="another network: pictures"):
+        start_of(engines.SHIPPED_READER, READER_GRAPHS).given_to(Refinement())
+    shutil.copytree(engines.SHIPPED_READER, tmp_path / "model")
+    (tmp_path / "model" / engines.READER_FILE).write_bytes(b"not a graph")
+    with pytest.raises(ConfigError, match=r"reader\.onnx"):
+        start_of(tmp_path / "model", READER_GRAPHS)
