@@ -338,6 +338,8 @@ class VolumeReady:
     now_ns: int
     uncertainty_hu: Volume | None = None
     """Half of every voxel's 95 % interval, where the method states one."""
+    lungs: Mesh | None = None
+    """A closed surface around the lungs; None if the X-rays show none, or the method does not look for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,6 +528,8 @@ class VolumeUpdate:
     views: int
     uncertainty_hu: Volume | None = None
     """Half of every voxel's 95 % interval, where the method states one."""
+    lungs: Mesh | None = None
+    """A closed surface around the lungs; None if the X-rays show none, or the method does not look for them."""
 
 
 @dataclass(frozen=True, slots=True)

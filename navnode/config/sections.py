@@ -126,6 +126,7 @@ class OutputsSection(Section, frozen=True):
     patient: Name = "PatientToVolume"
     carm: Name = "CArmToVolume"
     bone: Name = "BoneModel"
+    lungs: Name = "LungModel"
     tools: Name = "Tools"
     status: Name = "NodeStatus"
 

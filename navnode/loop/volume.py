@@ -133,7 +133,16 @@ class Volumes:
             # Later volumes are better ones in the same frame: the registration's estimate stays.
             role, self.current, self.number = "navigation", ready.volume, self.number + 1
         validity = Validity(Status.DEGRADED, f"{ready.method}: {ready.reason}", self._views.newest_ns)
-        update = VolumeUpdate(ready.volume, ready.bone, role, validity, ready.method, ready.views, ready.uncertainty_hu)
+        update = VolumeUpdate(
+            ready.volume,
+            ready.bone,
+            role,
+            validity,
+            ready.method,
+            ready.views,
+            ready.uncertainty_hu,
+            ready.lungs,
+        )
         return update, notice
 
     # --- resets --------------------------------------------------------------------------------------

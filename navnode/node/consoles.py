@@ -172,16 +172,18 @@ class Consoles:
                 )
                 for name, volume in volumes
             ]
-        if update.bone is not None and update.role == "navigation":
-            messages.append(
-                PolyData(
-                    device=self._names.bone,
-                    timestamp_ns=stamp,
-                    metadata=metadata,
-                    points_mm=update.bone.vertices_mm,
-                    polygons=cells(update.bone.triangles),
-                )
+        bone = update.bone if update.role == "navigation" else None
+        messages += [
+            PolyData(
+                device=name,
+                timestamp_ns=stamp,
+                metadata=metadata,
+                points_mm=surface.vertices_mm,
+                polygons=cells(surface.triangles),
             )
+            for name, surface in ((self._names.bone, bone), (self._names.lungs, update.lungs))
+            if surface is not None
+        ]
         return messages
 
     def _status(self, state: NodeState) -> StatusMessage:

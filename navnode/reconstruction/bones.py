@@ -130,14 +130,21 @@ class Bones:
         progress(1.0)
         return BoneFound(likely, threshold, len(views), apart, unexplained)
 
-    def lungs(self, views: Sequence[View], grid: Grid) -> Surface | None:
-        """A closed surface around the lungs, lifted but not refined; None if no lung was read.
+    def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:
+        """A closed surface around the lungs, lifted but not refined; None if a view shows no lung.
+
+        Args:
+            coarsely: use voxels twice as large, for displays: an eighth of the time, a quarter of the triangles.
 
         Raises:
             ComputeError: a view cannot be read.
         """
         readings = self._read(views, grid)
+        if not all((reading.lungs_mm > 0).any() for reading in readings):
+            return None
         own = own_grid(grid)
+        if coarsely:
+            own = Grid(own.size // 2, 2 * own.spacing_mm, own.center_mm)
         thicknesses = [
             View(reading.lungs_mm, reading.carm, view.volume_from_carm)
             for reading, view in zip(readings, views, strict=True)

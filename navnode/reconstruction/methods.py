@@ -156,13 +156,16 @@ class Reconstructor:
         measured = self._networks is None or self._networks.card.metrics
         return "" if measured else "; the accuracy of this model and of its intervals was not measured"
 
-    def lungs(self, views: Sequence[View], grid: Grid) -> Surface | None:
-        """A closed surface around the lungs; None if no lung was read or the method does not look for them.
+    def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:
+        """A closed surface around the lungs; None if a view shows no lung or the method does not look for them.
+
+        Args:
+            coarsely: see :meth:`Bones.lungs`.
 
         Raises:
             ComputeError: a view cannot be read.
         """
-        return self._bones.lungs(views, grid) if self._bones is not None else None
+        return self._bones.lungs(views, grid, coarsely=coarsely) if self._bones is not None else None
 
     def reconstruct(
         self,

@@ -230,12 +230,10 @@ def _document(output: Output) -> object:
         case VolumeUpdate():
             bone = None if output.bone is None else len(output.bone.triangles)
             uncertainty = None if output.uncertainty_hu is None else identity(output.uncertainty_hu)
-            return {
-                **plain(output),
-                "volume": identity(output.volume),
-                "bone": bone,
-                "uncertainty_hu": uncertainty,
-            }
+            found: dict[str, object] = {"volume": identity(output.volume), "bone": bone, "uncertainty_hu": uncertainty}
+            told = {key: value for key, value in plain(output).items() if key != "lungs"} | found
+            # Left out where there are none, as in sessions of before.
+            return told if output.lungs is None else {**told, "lungs": len(output.lungs.triangles)}
         case _:
             return output
 

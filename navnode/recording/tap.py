@@ -79,8 +79,11 @@ class Tap:
             size = 500 + 500 * len(step.outputs)
             if isinstance(step.message, VolumeReady) and step.message.volume is not None:
                 size += step.message.volume.voxels.nbytes
-            if isinstance(step.message, WorkerAnswer) and step.message.bone is not None:
-                size += step.message.bone.vertices_mm.nbytes + step.message.bone.triangles.nbytes
+            if isinstance(step.message, WorkerAnswer):
+                lungs = step.message.lungs if isinstance(step.message, VolumeReady) else None
+                for surface in (step.message.bone, lungs):
+                    if surface is not None:
+                        size += surface.vertices_mm.nbytes + surface.triangles.nbytes
             self._put(Item(partial(_step, step), step.began_ns, step.began_ns, self._steps, size))
 
     def note(self, what: str, data: object) -> None:

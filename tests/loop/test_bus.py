@@ -31,6 +31,7 @@ VALUES = [
         2.5,
         "",
         8,
+        lungs=Mesh(np.ones((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32)),
     ),
     VolumeReady(None, None, 1, 0, "SART", 2.5, "too few", 8),
 ]

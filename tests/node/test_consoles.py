@@ -182,6 +182,15 @@ def test_an_xray_that_nobody_can_place_is_for_clients_that_read_why():
     assert not is_shown(image) and is_shown(msgspec.structs.replace(image, metadata={"Validity": "DEGRADED"}))
 
 
+def test_lungs_of_a_reconstruction_go_out_beside_it():
+    mesh = Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32))
+    volume, degraded = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4)), Validity(Status.DEGRADED, "2 views", 7)
+    update = VolumeUpdate(volume, mesh, "reconstruction", degraded, "learned", 2, lungs=mesh)
+    made, lungs = Consoles(OutputsSection())(update)  # bone: the navigation volume's is not replaced
+    assert (made.device, lungs.device) == ("Volume", "LungModel")
+    assert lungs.metadata["Validity"] == "DEGRADED" and len(lungs.points_mm) == 3
+
+
 def test_a_bone_surface_has_a_time():
     mesh = Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32))
     volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
