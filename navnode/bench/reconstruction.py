@@ -24,6 +24,7 @@ from skimage.metrics import structural_similarity
 from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Chain
+from navnode.bench.gallery import Gallery, Slice
 from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
 from navnode.projector import MU_WATER_PER_MM, Projector
@@ -191,7 +192,7 @@ def run(
     counts: Sequence[int] = COUNTS,
     threads: int = 2,
     seed: int = 0,
-    picture: Path | None = None,
+    gallery: Gallery | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> ReconstructionReport:
     """Run every method on every body with every number of views.
@@ -199,7 +200,7 @@ def run(
     Args:
         subjects: bodies, by group.
         model: networks that replace the shipped ones.
-        picture: path of a PNG of the volumes, with a row for every body and number of views.
+        gallery: collects pictures of every body and number of views.
         peers: include RTK's FDK, SART and total variation, if the extra ``bench`` is installed.
         threads: of every method; 0: all cores.
 
@@ -213,7 +214,6 @@ def run(
     bodies: dict[str, dict[str, Methods]] = {}
     measured: dict[str, list[dict[str, Methods]]] = {}
     parts: dict[str, list[dict[str, PartFigures]]] = {}
-    shown = []
     for subject in subjects:
         body = coarsened(read_volume(subject.path), _RENDERED_MM)
         rows: dict[str, Methods] = {}
@@ -221,11 +221,16 @@ def run(
         for case, disturbed in _cases(body, subject.limb, counts, threads, seed):
             count = str(len(case.views))
             rows[count] = row = {}
-            slices = {"CT": _coronal(case.truth)}
+            slices = {"CT": Slice.of(case.truth, case.bone)}
             for name, maker in makers.items():
                 result = maker(case)
-                slices[name] = _coronal(result.hu)
                 row[name] = figures = judged(result, case)
+                own = (
+                    result.bone_threshold
+                    if result.bone is not None or figures.threshold is UNSET
+                    else figures.threshold
+                )
+                slices[name] = Slice.of(result.hu, result.bony > own)
                 if name == "learned" and figures.dice_fixed is not UNSET:
                     lost = figures.dice_fixed - dice(maker(disturbed).bony, case, result.bone_threshold)
                     row[name] = msgspec.structs.replace(figures, dice_lost_by_pose_error=round(lost, 4))
@@ -235,12 +240,11 @@ def run(
                 found[count] = _parts(reader, case, threads)
             done += 1
             progress(done / steps)
-            shown.append((f"{body.name}, {count} views", slices))
+            if gallery is not None:
+                gallery.add(f"{body.name}, {count} views", case.views, slices)
         bodies[subject.path.name] = rows
         measured.setdefault(subject.group, []).append(rows)
         parts.setdefault(subject.group, []).append(found)
-    if picture is not None:
-        _draw(shown, picture)
     return ReconstructionReport(
         size=SIZE,
         spacing_mm=SPACING_MM,
@@ -282,30 +286,6 @@ def _parts(reader: Reader, case: BodyCase, threads: int) -> PartFigures:
         lift_true_dice=true_dice,
         lift_read_dice=read_dice,
     )
-
-
-def _coronal(hu: FloatArray) -> FloatArray:
-    """The middle slice, seen from the front, head up."""
-    return hu[::-1, hu.shape[1] // 2, ::-1]
-
-
-def _draw(rows: Sequence[tuple[str, dict[str, FloatArray]]], path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(f"the picture needs matplotlib: pip install 'navnode[bench]' ({error})") from error
-    columns = len(rows[0][1])
-    figure = Figure(figsize=(2.2 * columns, 2.4 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for (title, slices), row in zip(rows, axes, strict=True):
-        for (name, hu), axis in zip(slices.items(), row, strict=True):
-            axis.imshow(hu, cmap="gray", vmin=-400, vmax=800)
-            axis.set_title(title if name == "CT" else name, fontsize=7)
-            axis.axis("off")
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _median(figures: Sequence[Figures], kind: type[Figures]) -> Figures:

@@ -98,7 +98,7 @@ class ReconstructionRequest(_OfCts, frozen=True, kw_only=True):
     views: tuple[Annotated[int, option("Use this many views; repeat. Default: 2, 4, 8, 16.", ge=2, le=64)], ...] = ()
     model: Annotated[Path, option("Use networks of your own, from `navnode train`.", "DIR")] | None = None
     peers: Annotated[bool, option("Also measure RTK's methods, which take minutes.", flag="--peers/--no-peers")] = True
-    out: Annotated[Path, option("Write a picture of what every method made.", "SLICES.png")] | None = None
+    out: Annotated[Path, option("Write tables and pictures, or (.png) pictures.", "REPORT.html")] | None = None
     seed: Annotated[int, option("Random seed.")] = 0
     threads: Threads = 2
 

@@ -109,7 +109,7 @@ def trust(request: TrustRequest, ui: Ui) -> None:
 @command(
     bench,
     ReconstructionRequest,
-    example="navnode bench reconstruction --patients cts --views 2 --views 4 --out slices.png",
+    example="navnode bench reconstruction --patients cts --views 2 --views 4 --out report.html",
 )
 def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
     """Measure volumes from a few X-rays of CTs, by every method: accuracy, speed, and reliability of its intervals.
@@ -117,7 +117,9 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
     Judge a model by CTs that it was not trained on.
     """
     from navnode.bench import reconstruction
+    from navnode.bench.gallery import Gallery
 
+    gallery = None if request.out is None else Gallery(request.out)
     report = reconstruction.run(
         _subjects(request),
         model=request.model,
@@ -125,9 +127,11 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
         counts=request.views or reconstruction.COUNTS,
         threads=request.threads,
         seed=request.seed,
-        picture=request.out,
+        gallery=gallery,
         progress=ui.progress("Reconstructing"),
     )
+    if gallery is not None:
+        gallery.write(report)
     ui.show(report, figures.draw_reconstruction)
 
 

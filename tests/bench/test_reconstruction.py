@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from navnode.bench import reconstruction
+from navnode.bench.gallery import Gallery
 from navnode.bench.reconstruction import BONE_HU, Subject
+from navnode.errors import ConfigError
 from navnode.files.volumes import write_volume
 from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.types import Volume
@@ -27,12 +29,19 @@ def leg(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    path = leg(tmp_path_factory.mktemp("cts") / "leg.nii.gz")
-    return reconstruction.run([Subject(path, "limbs", limb=True)], peers=False, counts=(2,), threads=2)
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cts")
+    gallery = Gallery(folder / "report.html")
+    path = leg(folder / "leg.nii.gz")
+    report = reconstruction.run(
+        [Subject(path, "limbs", limb=True)], peers=False, counts=(2,), threads=2, gallery=gallery
+    )
+    gallery.write(report)
+    return report, (folder / "report.html").read_text()
 
 
-def test_bone_that_is_read_beats_a_threshold_of_hu(report):
+def test_bone_that_is_read_beats_a_threshold_of_hu(measured):
+    report, _ = measured
     methods = report.groups["limbs"]["2"]
     learned, sart = methods["learned"], methods["SART"]
     assert learned.dice_fixed > sart.dice and learned.assd_mm < sart.assd_mm
@@ -41,10 +50,24 @@ def test_bone_that_is_read_beats_a_threshold_of_hu(report):
     assert report.count == {"limbs": 1} and set(report.bodies) == {"leg.nii.gz"}
 
 
-def test_parts_are_measured_by_themselves(report):
+def test_parts_are_measured_by_themselves(measured):
+    report, _ = measured
     parts = report.parts["limbs"]["2"]
     assert 0 < parts.thickness_error_mm < 10 and parts.outline_dice > 0.8
     assert parts.lift_true_dice > 0.8 and parts.lift_true_dice > parts.lift_read_dice - 0.1
+
+
+def test_a_report_has_tables_and_pictures(measured):
+    report, page = measured
+    learned = report.groups["limbs"]["2"]["learned"]
+    for text in (f"{learned.dice_fixed:.3f}", f"{learned.psnr_db:.1f}", "limbs (1)", "lift of true thickness", "SART"):
+        assert text in page
+    assert page.count("data:image/png;base64,") == 1 and "http" not in page
+
+
+def test_another_kind_of_file_is_refused_before_anything_is_measured():
+    with pytest.raises(ConfigError, match=r"a report is \.html, a picture \.png"):
+        Gallery(Path("report.pdf"))
 
 
 def test_only_patients_that_nothing_was_trained_on_are_held_out(tmp_path):
