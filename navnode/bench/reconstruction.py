@@ -200,7 +200,7 @@ def run(
     Args:
         subjects: bodies, by group.
         model: networks that replace the shipped ones.
-        gallery: collects pictures of every body and number of views.
+        gallery: gets pictures of every body and number of views, and is written at the end.
         peers: include RTK's FDK, SART and total variation, if the extra ``bench`` is installed.
         threads: of every method; 0: all cores.
 
@@ -245,7 +245,7 @@ def run(
         bodies[subject.path.name] = rows
         measured.setdefault(subject.group, []).append(rows)
         parts.setdefault(subject.group, []).append(found)
-    return ReconstructionReport(
+    report = ReconstructionReport(
         size=SIZE,
         spacing_mm=SPACING_MM,
         threads=threads,
@@ -265,6 +265,9 @@ def run(
         },
         count={group: len(rows) for group, rows in measured.items()},
     )
+    if gallery is not None:
+        gallery.write(report)
+    return report
 
 
 def _parts(reader: Reader, case: BodyCase, threads: int) -> PartFigures:

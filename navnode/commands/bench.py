@@ -119,7 +119,6 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
     from navnode.bench import reconstruction
     from navnode.bench.gallery import Gallery
 
-    gallery = None if request.out is None else Gallery(request.out)
     report = reconstruction.run(
         _subjects(request),
         model=request.model,
@@ -127,11 +126,9 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
         counts=request.views or reconstruction.COUNTS,
         threads=request.threads,
         seed=request.seed,
-        gallery=gallery,
+        gallery=Gallery(request.out) if request.out is not None else None,
         progress=ui.progress("Reconstructing"),
     )
-    if gallery is not None:
-        gallery.write(report)
     ui.show(report, figures.draw_reconstruction)
 
 

@@ -36,7 +36,6 @@ def measured(tmp_path_factory):
     report = reconstruction.run(
         [Subject(path, "limbs", limb=True)], peers=False, counts=(2,), threads=2, gallery=gallery
     )
-    gallery.write(report)
     return report, (folder / "report.html").read_text()
 
 
