@@ -69,6 +69,21 @@ def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):
     assert "came back" in of(ToolPose, after)[-1].validity.reason
 
 
+@pytest.mark.parametrize("seen_s", [0.01, 0.02, 0.03])
+@pytest.mark.parametrize(("hidden_s", "mm"), [(0.04, 6.0), (0.3, 14.0), (0.9, 30.0)])
+def test_a_bump_just_after_a_short_shadow(theatre, seen_s, hidden_s, mm):
+    theatre.xray = False
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(0.04)
+    theatre.hidden = set()
+    theatre.run(seen_s)
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(hidden_s)
+    theatre.hidden, theatre.moved_patient_marker = set(), bumped(mm)
+    after = theatre.run(2.0)
+    assert not wrong_and_valid(after) and Status.VALID not in statuses(after)
+
+
 def test_xrays_find_where_the_patient_is_after_a_bump(theatre):
     theatre.moved_patient_marker = bumped(15.0)
     assert not wrong_and_valid(theatre.run(10.0))
