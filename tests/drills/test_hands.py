@@ -128,7 +128,7 @@ class TwoTools(Theatre):
             {"name": "Probe", "device": "ProbeToTracker", "marker_from_tooltip": rows},
         ]
         super().__init__(tools=tools)
-        self.exchanged = False
+        self.exchanged = self.mistaken = False
         self.away = np.array([66.0, 0.0, 0.0])
 
     def run(self, seconds: float) -> list[object]:
@@ -141,6 +141,8 @@ class TwoTools(Theatre):
             probe = drill.copy()
             probe[:3, 3] += self.away
             poses = (probe, drill) if self.exchanged else (drill, probe)
+            if self.mistaken:  # the probe is reported as the drill, and the drill is not seen
+                poses, hidden = (probe, probe), hidden | {"ProbeToTracker"}
             for device, pose in zip(("DrillToTracker", "ProbeToTracker"), poses, strict=True):
                 if device not in hidden:
                     self.feed(TrackedPose(device, self.measured(pose), self.now_ns, self.now_ns))
@@ -175,6 +177,35 @@ def test_exchanged_tools_are_named_and_invalid(two, hidden_s, away_mm):
         assert last.status is Status.INVALID and "exchanged" in last.reason and "Probe" in last.reason
     two.exchanged = False
     assert not wrong_and_valid(of_tool("Drill", two.run(1.0))), "and back again"
+
+
+@pytest.mark.parametrize("blink_s", [0.03, 0.06, 0.3])
+@pytest.mark.parametrize("away_mm", [40.0, 66.0, 150.0])
+def test_a_shadow_does_not_make_the_probe_a_drill(two, away_mm, blink_s):
+    two.away = np.array([away_mm, 0.0, 0.0])
+    two.run(1.0)
+    two.hidden = {"DrillToTracker", "ProbeToTracker"}
+    two.run(0.2)
+    two.hidden, two.mistaken = set(), True
+    after = two.run(0.5)
+    for _ in range(3):
+        two.hidden = {"DrillToTracker"}
+        two.run(blink_s)
+        two.hidden = set()
+        after += two.run(0.5)
+    assert not wrong_and_valid(of_tool("Drill", after))
+    two.mistaken = False
+    assert not wrong_and_valid(of_tool("Drill", two.run(1.0)))
+
+
+def test_a_shadow_does_not_excuse_a_jump(two):
+    two.mistaken = True
+    after = two.run(0.3)
+    two.hidden = {"DrillToTracker"}
+    two.run(0.03)
+    two.hidden = set()
+    after += two.run(0.5)
+    assert not wrong_and_valid(of_tool("Drill", after))
 
 
 def test_the_operator_says_which_is_which(two):
