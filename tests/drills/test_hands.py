@@ -57,6 +57,16 @@ def test_a_step_in_plain_sight(theatre, mm, turned_rad, xray):
         assert "marker jumped" in of(ToolPose, after)[-1].validity.reason
 
 
+@pytest.mark.parametrize("mm", [3.2, 4.0, 5.0, 6.0])
+def test_a_step_along_the_beam_while_xrays_go_on(theatre, mm):
+    """One view hardly sees it, and agrees, more or less: that confirms nothing."""
+    beam = SCENARIO.volume_from_carm(theatre.time_s)[:3, 2]
+    theatre.moved_patient_marker = g.rigid(None, mm * (SCENARIO.volume_from_patient[:3, :3].T @ beam))
+    after = theatre.run(8.0)
+    shown = [pose for pose in of(ToolPose, after) if pose.validity.status is Status.VALID]
+    assert shown and max(map(tip_error_mm, shown)) < 2.0
+
+
 @pytest.mark.parametrize("hidden_s", [0.03, 0.08, 0.3, 0.9, 3.0])
 @pytest.mark.parametrize("mm", [6.0, 14.0, 30.0])
 def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):
