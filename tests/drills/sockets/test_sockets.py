@@ -114,13 +114,15 @@ def test_the_patients_marker_steps_in_sight(theatre, mm, turned_deg, xrays):
 @SLOW
 @pytest.mark.parametrize("mm", [4.0, 8.0])
 def test_the_patients_marker_slides_off_slowly(theatre, mm):
-    """No step that tracking could show: X-rays alone can tell. What is shown until they do is counted, not asserted."""
+    """No step that tracking could show; X-rays alone can tell, and take their time: a bound, not never."""
     mark = theatre.mark()
     for _ in range(40):
         theatre.room.after(1, lambda: theatre.room.bump_along(mm / 40))
         theatre.run(0.05)
     theatre.run(6.0)
-    print(theatre.verdict(mark, "DrillToVolume"))
+    verdict = theatre.verdict(mark, "DrillToVolume")
+    print(verdict)
+    assert len(verdict.wrong) < 150, "a second and a half"
     mark = theatre.mark()
     theatre.run(2.0)
     theatre.never_wrong(mark)
@@ -427,6 +429,7 @@ def test_a_clock_drifts_far_too_fast(theatre, devices, ppm):
     with theatre.room.drifting(devices, ppm):
         theatre.run(30.0)
         print(theatre.never_wrong(mark))
+    theatre.room.set_clocks(devices, round(-ppm * 30e3))
     theatre.console.command("Reconnect")  # what no clock does takes minutes to be followed
     theatre.calm()
 
