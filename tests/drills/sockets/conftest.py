@@ -122,12 +122,17 @@ class Theatre:
 
 
 def opened(
-    folder: Path, lines: list[xrays.Lines], hu: phantom.Voxels, ras_from_index: Matrix, settings: str = ""
+    folder: Path,
+    lines: list[xrays.Lines],
+    hu: phantom.Voxels,
+    ras_from_index: Matrix,
+    settings: str = "",
+    i0: float = xrays.I0,
 ) -> Theatre:
     """A started node, with more settings (TOML) if there are any."""
     ct = phantom.write_nifti(folder / "ct.nii.gz", hu, ras_from_index)
-    served = Room(lines, DETECTOR)
-    node = Started(folder, ct, DETECTOR, served.port, settings)
+    served = Room(lines, DETECTOR, i0=i0)
+    node = Started(folder, ct, DETECTOR, served.port, settings, i0)
     try:
         node.wait()
     except BaseException:

@@ -17,7 +17,7 @@ import numpy as np
 from tests.drills.sockets import wire
 from tests.drills.sockets.phantom import SPINE_MM
 from tests.drills.sockets.rigid import Matrix, inverse, rigid, rotation
-from tests.drills.sockets.xrays import Detector, Lines, exposed
+from tests.drills.sockets.xrays import I0, Detector, Lines, exposed
 
 PATIENT, CARM, XRAY = "PatientToTracker", "CArmToTracker", "XRay"
 TOOLS = ("Drill", "Probe")
@@ -129,11 +129,12 @@ class Room:
 
     Args:
         lines: line integrals of one loop, one per frame time.
+        i0: open-beam counts.
     """
 
-    def __init__(self, lines: list[Lines], detector: Detector, seed: int = 0) -> None:
+    def __init__(self, lines: list[Lines], detector: Detector, seed: int = 0, i0: float = I0) -> None:
         assert len(lines) == round(LOOP_S * 1e9 / FRAME_NS)
-        self._lines, self._detector = lines, detector
+        self._lines, self._detector, self._i0 = lines, detector, i0
         self._rng = np.random.default_rng(seed)
         self._images = [self._image(at) for at in range(len(lines))], [self._image(at) for at in range(len(lines))]
         self.faults = Faults()
@@ -361,7 +362,7 @@ class Room:
             several = [np.exp(-self._lines[(at - back) % len(self._lines)]) for back in range(blurred + 1)]
             lines = -np.log(np.mean(several, axis=0))
         stated = {} if exposure_ms is None else {"ExposureTime": f"{exposure_ms:g}"}
-        return wire.image(XRAY, exposed(lines, self._rng), self._detector.pixel_mm, **stated)
+        return wire.image(XRAY, exposed(lines, self._rng, self._i0), self._detector.pixel_mm, **stated)
 
     def _note(self, device: str, stamp_ns: int, pose: Matrix) -> None:
         self.truth[device].append(Sent(stamp_ns, self.now_ns(), pose))

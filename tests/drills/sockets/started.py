@@ -17,7 +17,7 @@ from tests.drills.sockets.room import CARM_FROM_MARKER, MARKER_FROM_TIP, START_E
 from tests.drills.sockets.xrays import I0, Detector
 
 
-def configuration(ct: Path, detector: Detector, source_port: int, console_port: int) -> str:
+def configuration(ct: Path, detector: Detector, source_port: int, console_port: int, i0: float) -> str:
     """TOML."""
     tools = "\n".join(
         f'[[tools]]\nname = "{name}"\ndevice = "{name}ToTracker"\nmarker_from_tooltip = {_rows(MARKER_FROM_TIP[name])}'
@@ -40,7 +40,7 @@ port = {source_port}
 carm_from_marker = {_rows(CARM_FROM_MARKER)}
 [registration]
 volume_from_patient_start = {_rows(START_ERROR @ VOLUME_FROM_PATIENT)}
-i0 = {I0}
+i0 = {i0}
 [reconstruction]
 method = "fdk"
 size = 32
@@ -65,10 +65,12 @@ def free_port() -> int:
 class Started:
     """A running node; :meth:`stop` ends it."""
 
-    def __init__(self, folder: Path, ct: Path, detector: Detector, source_port: int, settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, ct: Path, detector: Detector, source_port: int, settings: str = "", i0: float = I0
+    ) -> None:
         self.port = free_port()
         config = folder / "node.toml"
-        config.write_text(configuration(ct, detector, source_port, self.port) + settings)
+        config.write_text(configuration(ct, detector, source_port, self.port, i0) + settings)
         self._log = folder / "node.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

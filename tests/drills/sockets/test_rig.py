@@ -92,7 +92,8 @@ def abdomen(own_cache, tmp_path_factory):
     ras_from_index = np.array(image.affine, float)
     spine_mm = _spine_mm(hu, ras_from_index)
     ras_from_index = rigid(None, phantom.SPINE_MM - spine_mm) @ ras_from_index
-    theatre = opened(tmp_path_factory.mktemp("abdomen"), bank(hu, ras_from_index, DETECTOR), hu, ras_from_index)
+    folder, lines = tmp_path_factory.mktemp("abdomen"), bank(hu, ras_from_index, DETECTOR)
+    theatre = opened(folder, lines, hu, ras_from_index, i0=60_000.0)  # wider than the phantom: more dose
     try:
         theatre.calm(120.0)
         yield theatre

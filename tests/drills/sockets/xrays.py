@@ -70,9 +70,9 @@ def renderer(hu: npt.NDArray[np.float32], volume_from_index: Matrix, detector: D
     return render
 
 
-def exposed(lines: Lines, rng: np.random.Generator) -> Counts:
+def exposed(lines: Lines, rng: np.random.Generator, i0: float = I0) -> Counts:
     """What a detector counts: photons, a little blur, electronics."""
-    photons = rng.poisson(I0 / 4 * np.exp(-lines)) * 4.0
+    photons = rng.poisson(i0 / 4 * np.exp(-lines)) * 4.0
     counts = gaussian_filter(photons, 0.4) + rng.normal(0, 6, lines.shape)
     return np.clip(np.round(counts), 0, 65_535).astype(np.uint16)
 
