@@ -287,7 +287,7 @@ class ConsoleSection(Section, frozen=True):
     max_rate_hz: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
     """Largest rate of one device's messages to one console; 0: no limit."""
     invalid: Literal["withhold", "status"] = "withhold"
-    """What consoles that use header version 2 for commands alone, such as 3D Slicer, get of INVALID transforms: nothing
+    """What consoles that use header version 2 for COMMAND alone, such as 3D Slicer, get of INVALID transforms: nothing
     (``withhold``), or the identity with its status (``status``), which 3D Slicer draws at the origin."""
     may_push: bool = False
     """Whether X-rays and poses may be pushed to this server also where sources are configured. Without sources they

@@ -128,7 +128,7 @@ class Server:
         insecure: allow an address that others can reach, without TLS.
         max_rate_hz: largest rate of one device's messages to one client; 0: no limit.
         max_messages_per_s: a client that sends more is slowed down.
-        wary: whether a client that uses header version 2 for commands alone is taken not to obey statuses, like 3D
+        wary: whether a client that uses header version 2 for COMMAND alone is taken not to obey statuses, like 3D
             Slicer; otherwise every client that uses version 2 is taken to obey them.
         tap: called with every message from clients first, including those that the server answers.
 
@@ -282,7 +282,7 @@ class Server:
 
     def heard(self, peer: Peer, message: Message, arrival: Arrival) -> None:
         """Handle a message from a client."""
-        if message.version >= 2 and not peer.reads_status and not peer.commands.is_command(message):
+        if message.version >= 2 and not peer.reads_status and not isinstance(message, Command):
             peer.reads_status = True
             self._express(peer)
         if not self._answer(peer, message) and self._on_message:

@@ -7,6 +7,7 @@ the poses before it, at points as far from the marker as the anatomy is: a small
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -40,6 +41,8 @@ class Continuity:
         self._times_s: deque[float] = deque(maxlen=_HISTORY)
         self._points_mm: deque[Matrix] = deque(maxlen=_HISTORY)
         self._noise_mm = 0.0
+        self._period_s = math.inf
+        """Of the tracker; infinite until it is known."""
         self._unseen = False
 
     def lost(self) -> None:
@@ -50,6 +53,7 @@ class Continuity:
         """Forget earlier poses; the next one is not compared with them."""
         self._times_s.clear()
         self._points_mm.clear()
+        self._period_s = math.inf
         self._unseen = False
 
     def check(self, timestamp_ns: int, tracker_from_patient: Matrix) -> str:
@@ -66,7 +70,9 @@ class Continuity:
 
     def _judge(self, at_s: float, points_mm: Matrix) -> str:
         elapsed_s = at_s - self._times_s[-1]
-        if self._unseen or (len(self._times_s) >= _LEAST_KNOWN and elapsed_s > _UNSEEN_PERIODS * self._period_s):
+        if len(self._times_s) >= _LEAST_KNOWN:
+            self._period_s = float(np.median(np.diff(self._times_s)))
+        if self._unseen or elapsed_s > _UNSEEN_PERIODS * self._period_s:
             self._unseen = True
             off_mm = _farthest(points_mm - self._points_mm[-1])
             if off_mm <= max(_LEFT_MM, _SIGMAS * self._noise_mm):
@@ -81,10 +87,6 @@ class Continuity:
             return f"the patient's marker jumped by {off_mm:.0f} mm"
         self._noise_mm += 0.05 * (off_mm - self._noise_mm)
         return ""
-
-    @property
-    def _period_s(self) -> float:
-        return float(np.median(np.diff(self._times_s)))
 
     def _predicted_mm(self, at_s: float) -> Matrix:
         """Extrapolate the last poses along a straight line."""

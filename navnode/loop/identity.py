@@ -47,6 +47,8 @@ class _Spell:
     jumped: bool = False
     ended_ns: int = 0
     """0 while it lasts."""
+    again: tuple[int, Matrix] | None = None
+    """When and where the marker was lost again while it was unresolved whose it is."""
 
     def off_path_mm(self, at_mm: Matrix) -> float:
         """Distance from the extrapolated path; a hand keeps its velocity for a moment only."""
@@ -69,6 +71,16 @@ class _Marker:
     doubted_until_ns: int = 0
     """0: until the doubt is resolved or the operator confirms the tool."""
     exchanged_with: str = ""
+
+    def unseen(self, timestamp_ns: int) -> bool:
+        """Whether it has been without a pose for too long at a time."""
+        gap_ns = max(_UNSEEN_PERIODS * self.period_ns, _SHORTEST_GAP_NS)
+        return bool(self.period_ns) and timestamp_ns - self.last_ns > gap_ns
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether it is doubted until its identity is resolved, however long that takes."""
+        return bool(self.doubt) and not self.doubted_until_ns
 
 
 class Identities:
@@ -97,7 +109,11 @@ class Identities:
     def lost(self, device: str, *, jumped: bool = False) -> None:
         """A marker is hidden, or jumped: the next pose may be another marker's."""
         marker = self._markers[device]
-        if marker.last_mm is not None and (marker.spell is None or marker.spell.ended_ns):
+        if marker.last_mm is None or (marker.spell is not None and not marker.spell.ended_ns):
+            return
+        if marker.spell is not None and marker.unresolved:  # what it is compared with is from before the doubt
+            marker.spell.ended_ns, marker.spell.again = 0, (marker.last_ns, marker.last_mm)
+        else:
             marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.mm_per_ns, jumped)
 
     def on_pose(self, device: str, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool) -> None:
@@ -109,7 +125,7 @@ class Identities:
         marker, at_mm = self._markers[device], tracker_from_marker[:3, 3]
         elapsed_ns = timestamp_ns - marker.last_ns
         if marker.last_mm is not None and marker.period_ns:
-            if elapsed_ns > max(_UNSEEN_PERIODS * marker.period_ns, _SHORTEST_GAP_NS):
+            if marker.unseen(timestamp_ns):
                 self.lost(device)
             else:
                 marker.period_ns += 0.1 * (elapsed_ns - marker.period_ns)
@@ -122,6 +138,9 @@ class Identities:
             marker.doubt, marker.doubted_until_ns = "", 0
         if marker.spell is not None and not marker.spell.ended_ns and settled:
             marker.spell.ended_ns = timestamp_ns
+            for other, watched in self._markers.items():
+                if watched.unseen(timestamp_ns):  # not every tracker says so
+                    self.lost(other)
             self._judge(marker, marker.spell, at_mm)
 
     def _watch_steps(self, device: str, marker: _Marker, elapsed_ns: int, at_mm: Matrix) -> None:
@@ -136,16 +155,19 @@ class Identities:
 
     def _judge(self, marker: _Marker, spell: _Spell, at_mm: Matrix) -> None:
         """Compare a marker that came back with those that were away at the same time."""
+        again, spell.again = spell.again, None
+        if again is not None and _apart(at_mm, again[1]) <= _reach_mm(spell.ended_ns - again[0]):
+            return  # the same as before, whichever that is
         own_mm = _apart(at_mm, spell.from_mm)
-        hidden_s = (spell.ended_ns - spell.began_ns) / NS_PER_S
-        plausible = own_mm <= min(_NEAR_MM + _HAND_MM_PER_S * hidden_s, _FARTHEST_MM)
-        marker.doubt, marker.doubted_until_ns = "", 0
+        plausible = own_mm <= _reach_mm(spell.ended_ns - spell.began_ns)
+        if marker.doubted_until_ns <= spell.ended_ns:
+            marker.doubt, marker.doubted_until_ns = "", 0
         if spell.jumped and not plausible:
             marker.doubt, marker.doubted_until_ns = (
                 f"its marker jumped by {own_mm:.0f} mm",
                 _until(spell, _JUMP_DOUBTED_NS),
             )
-        elif len(self._markers) > 1 and spell.off_path_mm(at_mm) > _ON_PATH_MM:
+        elif not marker.doubt and len(self._markers) > 1 and spell.off_path_mm(at_mm) > _ON_PATH_MM:
             marker.doubt, marker.doubted_until_ns = "it has just come back", _until(spell, _BACK_DOUBTED_NS)
         for other in self._markers.values():
             if other is not marker and other.spell is not None and _together(spell, other.spell):
@@ -169,6 +191,11 @@ class Identities:
         else:
             marker.doubt = other.doubt = f"{marker.name} and {other.name} were hidden together; confirm which is which"
             marker.doubted_until_ns = other.doubted_until_ns = 0
+
+
+def _reach_mm(hidden_ns: int) -> float:
+    """How far a tool may plausibly move while it is hidden."""
+    return min(_NEAR_MM + _HAND_MM_PER_S * hidden_ns / NS_PER_S, _FARTHEST_MM)
 
 
 def _until(spell: _Spell, doubted_ns: int) -> int:

@@ -104,7 +104,7 @@ class Pipeline:
         if outcome is PoseOutcome.CLOCK_SET:
             self.patient.unsure(f"the clock of {pose.device} was set; an X-ray would confirm that nothing moved")
         if outcome is PoseOutcome.MOVED:
-            self.patient.unsure(f"{reason}; an X-ray would confirm that it has not moved on the patient")
+            self.patient.moved(f"{reason}; an X-ray would confirm that it has not moved on the patient")
         if outcome in (PoseOutcome.CLOCK_SET, PoseOutcome.DROPPED):
             return []
         overlays = self.tools.overlays(self.patient, self.clocks)

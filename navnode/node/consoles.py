@@ -44,6 +44,8 @@ _EXTENSION_MM = 60.0
 _HIGHEST_HU = 4095
 _CLOCK_SET_NS = 1_000_000_000
 """If stamps differ by more, a clock was set; by less, messages overtook each other."""
+_AHEAD_NS = 100_000_000
+"""A stamp that cannot be trusted is not repeated if it is this far ahead."""
 _NOWHERE = g.rigid(None, (float("nan"),) * 3)
 """Pose of a tool whose pose is unknown, in a list that has no other way to say so."""
 
@@ -220,7 +222,7 @@ class Consoles:
         now_ns = self._now_ns()
         last_ns, at_ns = self._stamps.get(device, (source_ns or now_ns, now_ns))
         expected_ns = last_ns + now_ns - at_ns
-        if not source_ns or (not trusted and source_ns > expected_ns + _CLOCK_SET_NS):
+        if not source_ns or (not trusted and source_ns > expected_ns + _AHEAD_NS):
             stamp = expected_ns
         else:
             stamp = last_ns if last_ns - _CLOCK_SET_NS < source_ns < last_ns else source_ns

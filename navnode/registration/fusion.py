@@ -29,6 +29,9 @@ _TRACKING_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
 _DRIFT_PER_ROOT_S = np.array([0.0003] * 3 + [0.05] * 3)
 """How far a patient marker may creep in one second, (rad, mm)."""
 
+_MOVED = np.array([0.01] * 3 + [1.5] * 3)
+"""What is unknown again when the marker may have moved, (rad, mm): more is a contradiction, and searched for."""
+
 _GATE = 45.0
 """Squared Mahalanobis distance (6 degrees of freedom) above which a frame contradicts the state; chi-square
 exceeds it once in 10^7, and the margin allows for a covariance that is itself an estimate."""
@@ -64,6 +67,10 @@ class PatientFilter:
     def predict(self, elapsed_s: float) -> None:
         """Let the uncertainty grow over elapsed time."""
         self.covariance = self.covariance + np.diag(_DRIFT_PER_ROOT_S**2) * max(elapsed_s, 0.0)
+
+    def loosen(self) -> None:
+        """The marker may have moved: let measurements pull the state to where they are."""
+        self.covariance = self.covariance + np.diag(np.maximum(_MOVED**2 - np.diag(self.covariance), 0.0))
 
     def distance(self, measured: Matrix, covariance: Matrix) -> float:
         """Squared Mahalanobis distance of a ``volume_from_patient``, covariance 6x6, from the state."""

@@ -31,6 +31,10 @@ _RUN, _RUN_GATE = 8, 12.0
 although each may pass the filter's gate: an unmoved marker gives 0.3, a station's depth bias of 2 mm about 3, a marker
 that moved 4 mm along the beam 10."""
 
+_UNMOVED = 1.0
+"""The same of one frame that shows where a marker is now. The filter's gate is too wide for that: along the beam of one
+view it lets 6 mm pass, and then follows slowly."""
+
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
 
@@ -56,6 +60,8 @@ class PatientRegistration:
         self._searches = 0
         self._good = self._bad = 0
         self._unsure_frames, self._unsure_why = 0, ""
+        self._marker_moved = False
+        """Whether that is because the marker may have moved: frames must then show where it is."""
         self._distances: deque[float] = deque(maxlen=_RUN)
         self._recent: deque[Status] = deque(maxlen=_RECENT)
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
@@ -133,7 +139,8 @@ class PatientRegistration:
                 return invalid("the image contradicts tracker and earlier frames", timestamp_ns), loss
             self.filter.update(measured, covariance)
             self._good, self._bad = self._good + 1, 0
-            self._unsure_frames = max(0, self._unsure_frames - 1)
+            if not self._marker_moved or self._distances[-1] <= _UNMOVED:
+                self._unsure_frames = max(0, self._unsure_frames - 1)
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity.status)
         # Age counts from the frame's arrival, however long its registration took.
@@ -153,7 +160,16 @@ class PatientRegistration:
 
     def unsure(self, reason: str) -> None:
         """A marker may have moved: DEGRADED until good frames show that it did not."""
+        self._marker_moved = self._marker_moved and self._unsure_frames > 0
         self._unsure_frames, self._unsure_why = self._settings.confirm_frames, reason
+
+    def moved(self, reason: str) -> None:
+        """The patient's marker moved, perhaps on the patient: DEGRADED, and what it placed less certain, until frames
+        show where it is."""
+        self.unsure(reason)
+        self._marker_moved = True
+        if self.filter is not None:
+            self.filter.loosen()
 
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""

@@ -57,6 +57,16 @@ def test_a_step_in_plain_sight(theatre, mm, turned_rad, xray):
         assert "marker jumped" in of(ToolPose, after)[-1].validity.reason
 
 
+@pytest.mark.parametrize("mm", [3.2, 4.0, 5.0, 6.0])
+def test_a_step_along_the_beam_while_xrays_go_on(theatre, mm):
+    """One view hardly sees it, and agrees, more or less: that confirms nothing."""
+    beam = SCENARIO.volume_from_carm(theatre.time_s)[:3, 2]
+    theatre.moved_patient_marker = g.rigid(None, mm * (SCENARIO.volume_from_patient[:3, :3].T @ beam))
+    after = theatre.run(8.0)
+    shown = [pose for pose in of(ToolPose, after) if pose.validity.status is Status.VALID]
+    assert shown and max(map(tip_error_mm, shown)) < 2.0
+
+
 @pytest.mark.parametrize("hidden_s", [0.03, 0.08, 0.3, 0.9, 3.0])
 @pytest.mark.parametrize("mm", [6.0, 14.0, 30.0])
 def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):
@@ -67,6 +77,21 @@ def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):
     after = theatre.run(2.0)
     assert not wrong_and_valid(after) and Status.VALID not in statuses(after)
     assert "came back" in of(ToolPose, after)[-1].validity.reason
+
+
+@pytest.mark.parametrize("seen_s", [0.01, 0.02, 0.03])
+@pytest.mark.parametrize(("hidden_s", "mm"), [(0.04, 6.0), (0.3, 14.0), (0.9, 30.0)])
+def test_a_bump_just_after_a_short_shadow(theatre, seen_s, hidden_s, mm):
+    theatre.xray = False
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(0.04)
+    theatre.hidden = set()
+    theatre.run(seen_s)
+    theatre.hidden = {PATIENT_DEVICE}
+    theatre.run(hidden_s)
+    theatre.hidden, theatre.moved_patient_marker = set(), bumped(mm)
+    after = theatre.run(2.0)
+    assert not wrong_and_valid(after) and Status.VALID not in statuses(after)
 
 
 def test_xrays_find_where_the_patient_is_after_a_bump(theatre):
@@ -113,7 +138,7 @@ class TwoTools(Theatre):
             {"name": "Probe", "device": "ProbeToTracker", "marker_from_tooltip": rows},
         ]
         super().__init__(tools=tools)
-        self.exchanged = False
+        self.exchanged = self.mistaken = False
         self.away = np.array([66.0, 0.0, 0.0])
 
     def run(self, seconds: float) -> list[object]:
@@ -126,6 +151,8 @@ class TwoTools(Theatre):
             probe = drill.copy()
             probe[:3, 3] += self.away
             poses = (probe, drill) if self.exchanged else (drill, probe)
+            if self.mistaken:  # the probe is reported as the drill, and the drill is not seen
+                poses, hidden = (probe, probe), hidden | {"ProbeToTracker"}
             for device, pose in zip(("DrillToTracker", "ProbeToTracker"), poses, strict=True):
                 if device not in hidden:
                     self.feed(TrackedPose(device, self.measured(pose), self.now_ns, self.now_ns))
@@ -160,6 +187,35 @@ def test_exchanged_tools_are_named_and_invalid(two, hidden_s, away_mm):
         assert last.status is Status.INVALID and "exchanged" in last.reason and "Probe" in last.reason
     two.exchanged = False
     assert not wrong_and_valid(of_tool("Drill", two.run(1.0))), "and back again"
+
+
+@pytest.mark.parametrize("blink_s", [0.03, 0.06, 0.3])
+@pytest.mark.parametrize("away_mm", [40.0, 66.0, 150.0])
+def test_a_shadow_does_not_make_the_probe_a_drill(two, away_mm, blink_s):
+    two.away = np.array([away_mm, 0.0, 0.0])
+    two.run(1.0)
+    two.hidden = {"DrillToTracker", "ProbeToTracker"}
+    two.run(0.2)
+    two.hidden, two.mistaken = set(), True
+    after = two.run(0.5)
+    for _ in range(3):
+        two.hidden = {"DrillToTracker"}
+        two.run(blink_s)
+        two.hidden = set()
+        after += two.run(0.5)
+    assert not wrong_and_valid(of_tool("Drill", after))
+    two.mistaken = False
+    assert not wrong_and_valid(of_tool("Drill", two.run(1.0)))
+
+
+def test_a_shadow_does_not_excuse_a_jump(two):
+    two.mistaken = True
+    after = two.run(0.3)
+    two.hidden = {"DrillToTracker"}
+    two.run(0.03)
+    two.hidden = set()
+    after += two.run(0.5)
+    assert not wrong_and_valid(of_tool("Drill", after))
 
 
 def test_the_operator_says_which_is_which(two):

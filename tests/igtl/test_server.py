@@ -57,7 +57,15 @@ class Scene:
         self.shown |= {m.device: m.matrix[0, 3] for m in messages if m.type == "TRANSFORM"}
 
 
-@pytest.mark.parametrize("greeting", [None, StatusMessage(device="hello", version=2)], ids=["Slicer", "reads statuses"])
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        None,
+        StatusMessage(device="hello", version=2),
+        String(device="CMD_7", text='<Command Name="ListDevices"/>', version=2),
+    ],
+    ids=["Slicer", "greets", "commands by STRING"],
+)
 def test_a_console_that_only_commands_is_not_trusted_to_obey_statuses(greeting):
     """3D Slicer stays at header version 1 until its first command; then it draws INVALID transforms at the origin."""
 
