@@ -12,10 +12,12 @@ demo: $(STAMP)
 # What trains networks runs in processes of its own: engines' and PyTorch's threads crashed in one that had done all of it.
 TRAINING := tests/reconstruction/test_training.py
 REFINING := tests/reconstruction/test_bodies.py tests/reconstruction/test_refining.py tests/reconstruction/test_exported.py
+# Files of tests run side by side: many wait for sockets and processes. None may depend on how busy the machine is.
+JOBS ?= 2
+FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(TRAINING) $(REFINING))
-	$(BIN)/python -m pytest -m "not slow" $(TRAINING)
-	$(BIN)/python -m pytest -m "not slow" $(REFINING)
+	$(FAST) -n $(JOBS) --dist loadfile $(addprefix --ignore=,$(TRAINING) $(REFINING))
+	$(FAST) $(TRAINING) & training=$$!; $(FAST) $(REFINING); refining=$$?; wait $$training && exit $$refining
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(TRAINING) $(REFINING))

@@ -47,19 +47,13 @@ _DONE = {
 
 
 class Pipeline:
-    """The node's state, and how every message changes it.
-
-    Args:
-        volume: the CT; None: the first X-rays make a volume.
-    """
+    """The node's state, and how every message changes it; without a CT, the first X-rays make a volume."""
 
     def __init__(self, config: Config, volume: Volume | None) -> None:
-        self.config = config
+        self.config, self.status, self.epoch = config, NodeStatus(config), 0
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
         self.patient = PatientRegistration(config.registration, config.carm)
-        self.status = NodeStatus(config)
-        self.epoch = 0
 
     def step(self, message: Input) -> list[Output]:
         """Handle one message; returns the outputs."""
@@ -134,8 +128,7 @@ class Pipeline:
     def _on_registration(self, done: RegistrationDone) -> list[Output]:
         self.frames.in_flight = False
         request, registration = done.request, done.registration
-        if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):
-            # Registered to a volume that has been replaced, or with poses that no longer hold.
+        if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):  # replaced, or poses do not hold
             self.frames.dropped["xray"] += 1
             return self._start()
         verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
@@ -183,11 +176,10 @@ class Pipeline:
 
     def _reset_registration(self, loss: Loss) -> None:
         """Forget what a lost registration placed."""
-        if loss is Loss.NONE:
-            return
-        self.epoch += 1
-        self.frames.forget_pictures()
-        self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
+        if loss is not Loss.NONE:
+            self.epoch += 1
+            self.frames.forget_pictures()
+            self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
 
     def _reset_source(self, source: SourceState) -> list[Output]:
         """A source vanished, and may be moved before it returns: forget what it sent."""

@@ -57,7 +57,7 @@ def test_who_stops_reading_is_reported_and_then_disconnected(monkeypatch, caplog
         """The condition as time passes."""
 
         def holds() -> bool:
-            clock.pass_ms(10)
+            clock.pass_ms(100)
             return condition()
 
         return holds

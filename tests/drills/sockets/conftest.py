@@ -14,8 +14,9 @@ import pytest
 from tests.drills.sockets import phantom, room, xrays
 from tests.drills.sockets.console import PLACED, Console, Verdict, judge, steps_back_ns
 from tests.drills.sockets.rigid import Matrix
-from tests.drills.sockets.room import FRAME_NS, LOOP_S, TOOLS, Faults, Room
+from tests.drills.sockets.room import FRAME_NS, TOOLS, Faults, Room
 from tests.drills.sockets.started import Started
+from tests.drills.sockets.truth import LOOP_S
 from tests.drills.sockets.xrays import Detector
 
 DETECTOR = Detector()

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from tests.drills.sockets.rigid import Matrix
-from tests.drills.sockets.room import CARM_FROM_MARKER, MARKER_FROM_TIP, START_ERROR, TOOLS, VOLUME_FROM_PATIENT
+from tests.drills.sockets.room import TOOLS
+from tests.drills.sockets.truth import CARM_FROM_MARKER, MARKER_FROM_TIP, START_ERROR, VOLUME_FROM_PATIENT
 from tests.drills.sockets.xrays import I0, Detector
 
 
