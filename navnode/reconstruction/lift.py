@@ -36,6 +36,8 @@ _RATIOS = (0.2, 5.0)
 _LEAST_WITHIN = 0.4
 """Share of the grid's side that a ray must cross to be judged; shorter ones meet bone beyond the grid, which is
 unknown."""
+_MATCHED = 1.1
+"""Pixels at the patient may be this many times as large as voxels."""
 _START_MM = 10.0
 """Thickness that multiplies the first guess by one."""
 
@@ -55,13 +57,13 @@ def lift(thicknesses: Sequence[View], grid: Grid, *, threads: int | None = None)
     if not thicknesses:
         raise ComputeError("there are no views to lift")
     half = Grid((grid.size + 1) // 2, 2 * grid.spacing_mm, grid.center_mm)
-    coarse = _Level([_binned(view) for view in thicknesses], half, threads)
+    coarse = _Level([_as_coarse(view, half) for view in thicknesses], half, threads)
     coarse.guess()
     for sweep in range(_COARSE_SWEEPS):
         coarse.sweep()
         if sweep < _SMOOTHED_SWEEPS:
             smooth(coarse.occupancy, _SMOOTHING_VOXELS)
-    fine = _Level(thicknesses, grid, threads)
+    fine = _Level([_as_coarse(view, grid) for view in thicknesses], grid, threads)
     fine.begin_with(doubled(coarse.occupancy, grid.size))
     for _ in range(_FINE_SWEEPS):
         fine.sweep()
@@ -181,8 +183,18 @@ class _Level:
             np.minimum(self.occupancy, 1.0, out=self.occupancy)
 
 
+def _as_coarse(view: View, grid: Grid) -> View:
+    """The view with pixels as large as voxels, or up to twice as small: smaller ones cost time and add nothing."""
+    assert view.volume_from_carm is not None
+    away_mm = float(np.linalg.norm(view.volume_from_carm[:3, 3] - np.array(grid.center_mm)))
+    pixel_mm = max(view.carm.pixel_spacing_mm) * away_mm / view.carm.source_to_detector_mm
+    while 2 * pixel_mm <= _MATCHED * grid.spacing_mm:
+        view, pixel_mm = _binned(view), 2 * pixel_mm
+    return view
+
+
 def _binned(view: View) -> View:
-    """Bin 2 x 2 pixels, for voxels twice as large; NaN where fewer than two of the four were measured."""
+    """Bin 2 x 2 pixels; NaN where fewer than two of the four were measured."""
     height, width = (size // 2 for size in view.line_integrals.shape)
     blocks = view.line_integrals[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
     known = np.isfinite(blocks)
