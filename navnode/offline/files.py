@@ -319,7 +319,7 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
             request.mesh_bones.mkdir(parents=True, exist_ok=True)
             reports["bones"] = [
                 _written_surface(piece, request.mesh_bones / f"bone-{number:02}.stl", doubt)
-                for number, piece in enumerate(bone.pieces(), 1)
+                for number, piece in enumerate(result.bones(), 1)
             ]
     if request.mesh_lungs is not None:
         if lungs is None:

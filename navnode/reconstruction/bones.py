@@ -17,6 +17,7 @@ from navnode.reconstruction.agreement import Difference, largest_difference
 from navnode.reconstruction.lift import disagreement, level, lift
 from navnode.reconstruction.reading import Reader, Reading, thickness, view_key
 from navnode.reconstruction.refining import Refiner, own_grid
+from navnode.reconstruction.separate import single_bones
 from navnode.reconstruction.surface import Surface, likely_surface
 from navnode.types import Grid, View, Volume
 
@@ -68,7 +69,15 @@ class BoneFound:
     def surface(self) -> Surface | None:
         """A closed surface around the bone, with its expected error; None if there is no bone."""
         surface = likely_surface(self.likely, self.threshold)
-        if surface is None or surface.error_mm is None:
+        return None if surface is None else self._with_error(surface)
+
+    def bones(self) -> list[Surface]:
+        """A closed surface around each bone, with its expected error, largest first; see :mod:`separate`."""
+        single = (likely_surface(bone, self.threshold) for bone in single_bones(self.likely, self.threshold))
+        return [self._with_error(surface) for surface in single if surface is not None]
+
+    def _with_error(self, surface: Surface) -> Surface:
+        if surface.error_mm is None:
             return surface
         stated, unexplained = max(surface.error_mm, 0.05), max(self.unexplained, 0.02)
         error_mm = _ERROR_SCALE * stated**_BY_STATED * unexplained**_BY_UNEXPLAINED

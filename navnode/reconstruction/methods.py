@@ -94,6 +94,13 @@ class Reconstruction:
             return self.bone.surface()
         return bone_surface(self.volume, relative=self.method is not Method.PRIOR)
 
+    def bones(self) -> list[Surface]:
+        """A surface for each bone, largest first; where bones touch, only the learned method tells them apart."""
+        if self.bone is not None:
+            return self.bone.bones()
+        whole = self.surface()
+        return [] if whole is None else whole.pieces()
+
 
 def reconstruct(
     views: Sequence[View],

@@ -44,7 +44,7 @@ class Surface:
     """95 % interval of that mean."""
 
     def pieces(self) -> list[Surface]:
-        """Its connected parts, each closed, largest first; bones that touch are one part."""
+        """Its connected parts, each closed, largest first."""
         mesh = self.mesh
         ends = mesh.triangles[:, [0, 1, 1, 2]].reshape(-1, 2)
         count = len(mesh.vertices_mm)

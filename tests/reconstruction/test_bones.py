@@ -70,6 +70,13 @@ def test_every_connected_bone_is_a_closed_surface(found: BoneFound) -> None:
         assert abs(mesh.volume) / 1000 == pytest.approx(piece.volume_cm3, rel=1e-3)
 
 
+def test_each_bone_has_a_surface_and_an_error(found: BoneFound) -> None:
+    whole, bones = found.surface(), found.bones()
+    assert whole is not None and len(bones) >= 2
+    assert sum(bone.volume_cm3 for bone in bones) == pytest.approx(whole.volume_cm3, rel=0.05)
+    assert bones[0].size_mm[2] > 150 and all(bone.error_95_mm is not None for bone in bones)
+
+
 def test_a_shifted_view_contradicts_the_others(bones: Bones, x_rays: list[View]) -> None:
     """One of four X-rays is shifted: no body casts all four shadows."""
     other = replace(x_rays[1], line_integrals=np.ascontiguousarray(np.roll(x_rays[1].line_integrals, 60, axis=1)))
