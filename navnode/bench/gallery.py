@@ -9,18 +9,16 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from navnode.bench.volumes import PartFigures, ReconstructionReport, VolumeFigures
 from navnode.errors import ConfigError
 from navnode.files.report import STYLE, table
 from navnode.files.whole import write_whole
 from navnode.types import Array, FloatArray, View
-
-if TYPE_CHECKING:
-    from navnode.bench.reconstruction import PartFigures, ReconstructionReport, VolumeFigures
 
 __all__ = ["Gallery", "Slice"]
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from skimage.metrics import structural_similarity
 
@@ -25,6 +25,7 @@ from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Chain
 from navnode.bench.gallery import Gallery, Slice
+from navnode.bench.volumes import Methods, PartFigures, ReconstructionReport, VolumeFigures
 from navnode.errors import ConfigError
 from navnode.files.volumes import read_volume
 from navnode.projector import MU_WATER_PER_MM, Projector
@@ -41,10 +42,7 @@ from navnode.xray.counts import line_integrals
 
 __all__ = [
     "COUNTS",
-    "PartFigures",
-    "ReconstructionReport",
     "Subject",
-    "VolumeFigures",
     "held_out",
     "run",
 ]
@@ -110,60 +108,7 @@ class Subject:
     limb: bool = False
 
 
-class VolumeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy of one volume, or medians over bodies; non-finite values are omitted."""
-
-    psnr_db: float | UnsetType = UNSET
-    ssim: float | UnsetType = UNSET
-    dice_fixed: float | UnsetType = UNSET
-    """Dice of bone at a threshold fixed in advance."""
-    dice: float | UnsetType = UNSET
-    """Dice of bone at the best threshold."""
-    threshold: float | UnsetType = UNSET
-    """HU or probability."""
-    assd_mm: float | UnsetType = UNSET
-    elapsed_ms: float | UnsetType = UNSET
-    within_95: float | UnsetType = UNSET
-    """Share of voxels in the stated interval, if the method states one."""
-    within_95_bone: float | UnsetType = UNSET
-    """The same of voxels of solid bone."""
-    dice_lost_by_pose_error: float | UnsetType = UNSET
-
-
 Figures = TypeVar("Figures", bound=msgspec.Struct)
-
-Methods = dict[str, VolumeFigures]
-"""Name of the method -> figures."""
-
-
-class PartFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parts that find bone do by themselves with one body, or medians over bodies."""
-
-    thickness_error_mm: float | UnsetType = UNSET
-    """Of the reader: mean absolute error where there is bone."""
-    outline_dice: float | UnsetType = UNSET
-    """Of the reader's outline of bone."""
-    lift_true_dice: float | UnsetType = UNSET
-    """Of the lift, given the true thickness."""
-    lift_read_dice: float | UnsetType = UNSET
-    """Of the lift, given what was read."""
-
-
-class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Every method on every body."""
-
-    size: int
-    """Voxels along each axis."""
-    spacing_mm: float
-    threads: int
-    bodies: dict[str, dict[str, Methods]]
-    """File -> number of views -> method."""
-    groups: dict[str, dict[str, Methods]]
-    """Group -> number of views -> method, medians over its bodies."""
-    parts: dict[str, dict[str, PartFigures]]
-    """Group -> number of views -> medians of reader and lift."""
-    count: dict[str, int]
-    """Group -> bodies."""
 
 
 def held_out(folder: Path, most: int) -> list[Subject]:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.gpu import GpuReport
     from navnode.bench.igtl import IgtlReport, LinkFigures
     from navnode.bench.projector import ProjectorReport
-    from navnode.bench.reconstruction import ReconstructionReport
     from navnode.bench.registration import Rate, RegistrationReport
     from navnode.bench.trust import TrustReport
+    from navnode.bench.volumes import ReconstructionReport
 
 
 def draw_gpu(report: GpuReport) -> None:
