@@ -150,20 +150,22 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     for package in ("onnx", "onnxscript", "openvino", "matplotlib"):
         pytest.importorskip(package)
     cts, out = tmp_path / "cts", tmp_path / "run"
-    settings = {"hours": 1e-6, "rounds": 1, "device": "cpu", "threads": 1}
+    data, settings = training.Data(ct=cts, rounds=1), {"hours": 1e-6, "device": "cpu", "threads": 1}
     drawn(cts, "sts_901")
     drawn(cts, "sts_028")
     with pytest.raises(ConfigError, match="no trained reader"):
-        training.run_refiner(cts, out, **settings)
+        training.run_refiner(data, out, **settings)
+    with pytest.raises(ConfigError, match="name a folder of CTs"):
+        training.run_refiner(training.Data(), out, reader=engines.SHIPPED_READER, **settings)
     out.mkdir()
     torch.save({"averaged": ReaderNet().state_dict()}, out / "reader.pt")
     monkeypatch.setattr(bodies, "GRID_SIZE", refining.CROP)
-    report = training.run_refiner(cts, out, **settings)
+    report = training.run_refiner(data, out, **settings)
     assert report.steps == 1 and report.bodies == 2
     names = sorted(path.name for path in (out / "bodies3d").glob("*.npz"))
     assert names == ["limbs-sts_028-000.validate.npz", "limbs-sts_901-000.train.npz"]
     facts = engines.read_card(out / "refiner_model").training
-    assert facts == {"steps": 1, "bodies": 2, "data": ["CTs of 1 limbs"], "held_out": ["sts_028"]}
+    assert facts == {"steps": 1, "bodies": 2, "data": ["1 limbs"], "held_out": ["sts_028"]}
     before = (out / "bodies3d" / names[0]).stat().st_mtime_ns
     assert bodies.render_bodies(patients(cts), out / "xrays" / "labels", None, out / "bodies3d", 1) == 2
     assert (out / "bodies3d" / names[0]).stat().st_mtime_ns == before
