@@ -19,6 +19,7 @@ from navnode.reconstruction.reading import understood
 from navnode.reconstruction.refining import SEEN
 from navnode.reconstruction.training import bodies, refining
 from navnode.reconstruction.training.learner import Pace, last_scores
+from navnode.reconstruction.training.packs import pack
 from navnode.reconstruction.training.patients import Patient, Region, patients
 from navnode.reconstruction.training.radiographs import SIZE, Body
 from navnode.types import FloatArray, Volume
@@ -169,6 +170,12 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     before = (out / "bodies3d" / names[0]).stat().st_mtime_ns
     assert bodies.render_bodies(patients(cts), out / "xrays" / "labels", None, out / "bodies3d", 1) == 2
     assert (out / "bodies3d" / names[0]).stat().st_mtime_ns == before
+    pack(out, tmp_path / "data.pack", most_bytes=1 << 24)
+    packed, elsewhere = training.Data(pack=tmp_path / "data.pack"), tmp_path / "elsewhere"
+    start = out / "refiner_model"
+    report = training.run_refiner(packed, elsewhere, reader=out / "reader.pt", start=start, **settings)
+    assert (report.steps, report.bodies) == (2, 2)  # where the model's training ended, one step on
+    assert engines.read_card(elsewhere / "refiner_model").training == {**facts, "steps": 2}
 
 
 def test_rounds_mix_all_kinds_and_never_repeat_a_body() -> None:
