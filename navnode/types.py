@@ -440,6 +440,8 @@ class ReconstructionRequest:
     size: int
     """Voxels along each side."""
     spacing_mm: float
+    lungs: bool = False
+    """Whether to look for lungs, too."""
 
     @property
     def grid(self) -> Grid:

@@ -66,10 +66,14 @@ class PictureSlots:
 
 
 class Views:
-    """The frames kept for reconstruction, one per direction."""
+    """The frames kept for reconstruction, one per direction.
 
-    def __init__(self, settings: ReconstructionSection) -> None:
-        self._settings = settings
+    Args:
+        with_ct: whether there is a CT, which shows the lungs better than a few X-rays do.
+    """
+
+    def __init__(self, settings: ReconstructionSection, *, with_ct: bool) -> None:
+        self._settings, self._with_ct = settings, with_ct
         self._views: list[View] = []
         self._asked = self._answered = self._asked_ns = 0
         self._not_before_ns = 0
@@ -116,8 +120,9 @@ class Views:
         self._asked = max(self.newest_ns, self._asked + 1)  # a number that no request of another node has
         x, y, z = self.center_mm(isocentre_mm).tolist()
         self._asked_ns = now_ns
-        settings = self._settings
-        return [ReconstructionRequest(self._asked, tuple(self._views), (x, y, z), settings.size, settings.spacing_mm)]
+        settings, lungs = self._settings, not self._with_ct
+        views = tuple(self._views)
+        return [ReconstructionRequest(self._asked, views, (x, y, z), settings.size, settings.spacing_mm, lungs)]
 
     def forget_request(self) -> None:
         """No answer will come: ask again when a worker is there."""

@@ -50,7 +50,7 @@ class Volumes:
         """Number of volumes reconstructed."""
         self.times: VolumeTimes | None = None
         """Durations of the last reconstruction; None before the first."""
-        self._views = Views(config.reconstruction)
+        self._views = Views(config.reconstruction, with_ct=self.with_ct)
         self._ct = ShownCt(volume) if volume is not None else None
 
     def begin(self) -> list[Output]:

@@ -220,7 +220,8 @@ def _document(output: Output) -> object:
             return {**plain(output), "frame": output.frame.sequence}
         case ReconstructionRequest():
             views = [{"timestamp_ns": v.timestamp_ns, "volume_from_carm": v.volume_from_carm} for v in output.views]
-            return {**plain(output), "views": views}
+            told = {**plain(output), "views": views}
+            return told if output.lungs else {key: value for key, value in told.items() if key != "lungs"}
         case RegisteredFrame():
             frame = output.frame
             named = {"sequence": frame.sequence, "timestamp_ns": frame.timestamp_ns, "received_ns": frame.received_ns}

@@ -14,7 +14,7 @@ def view(angle_deg: float, isocentre_mm=(10.0, 20.0, 30.0)) -> View:
 
 
 def test_volumes_stay_where_the_first_one_was_until_all_is_forgotten():
-    views = Views(ReconstructionSection(views=2, max_views=4))
+    views = Views(ReconstructionSection(views=2, max_views=4), with_ct=True)
     for angle in (0, 90):
         views.add(view(angle))
     (first,) = views.request(600.0, 0)

@@ -45,6 +45,7 @@ def test_without_a_ct_the_first_views_give_the_volume():
     poses = of(ToolPose, theatre.outputs)
     assert len(requests) == 1 and all(p.volume_from_tool is None for p in poses)
     assert "no volume yet" in of(RegisteredFrame, theatre.outputs)[0].validity.reason
+    assert requests[0].lungs  # no CT shows them
     made = VolumeReady(CT, None, requests[0].request, 4, "SART", 1.0, "", theatre.now_ns)
     (update,) = theatre.feed(made)
     assert update.role == "navigation" and update.validity.status is Status.DEGRADED
