@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -273,13 +271,11 @@ def _training(pack: Path | None, train_s: float) -> dict[str, float]:
     _torch()
     if pack is None:
         raise _SkipError("name data to train on: --pack FILE, made by navnode train-pack")
+    from navnode.reconstruction import training
+
+    data, start = training.Data(pack=pack), engines.SHIPPED_READER
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "navnode", "train-reader", "--device", "cuda", "--json"]
-        given = ["--pack", str(pack), "--out", folder, "--from", str(engines.SHIPPED_READER)]
-        hours = ["--hours", str(train_s / 3600)]
-        done = subprocess.run([*command, *given, *hours], capture_output=True, text=True)  # noqa: S603
-        if done.returncode:
-            raise ComputeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it ended silently")
+        training.run_reader(data, Path(folder), start=start, hours=train_s / 3600, device="cuda", threads=0)
         lines = [json.loads(line) for line in (Path(folder) / "reader_losses.jsonl").read_text().splitlines()]
     figures = {
         "steps": float(len(lines)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -69,6 +69,12 @@ def _data(request: _TrainRequest, rounds: int) -> Data:
     return Data(ct=request.ct, bones=request.bones, rounds=rounds, pack=request.pack)
 
 
+def _pace(request: _TrainRequest, ui: Ui) -> dict[str, Any]:
+    """From where, where and how long to train."""
+    asked = {name: getattr(request, name) for name in ("start", "hours", "device", "threads")}
+    return {**asked, "progress": ui.progress("Rendering, then training")}
+
+
 @command(
     app,
     TrainReaderRequest,
@@ -82,11 +88,7 @@ def train_reader(request: TrainReaderRequest, ui: Ui) -> None:
     report = training.run_reader(
         _data(request, request.rounds),
         request.out,
-        start=request.start,
-        hours=request.hours,
-        device=request.device,
-        threads=request.threads,
-        progress=ui.progress("Rendering, then training"),
+        **_pace(request, ui),
     )
     ui.answer(report, f"{report.checkpoint}: {report.steps} steps")
 
@@ -105,11 +107,7 @@ def train_refiner(request: TrainRefinerRequest, ui: Ui) -> None:
         _data(request, request.rounds),
         request.out,
         reader=request.reader,
-        start=request.start,
-        hours=request.hours,
-        device=request.device,
-        threads=request.threads,
-        progress=ui.progress("Rendering, then training"),
+        **_pace(request, ui),
     )
     ui.answer(report, f"{report.model}: {report.steps} steps")
 

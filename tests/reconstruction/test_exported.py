@@ -10,12 +10,14 @@ import pytest
 from navnode.errors import ConfigError
 from navnode.reconstruction import engines, reader, refining
 
-torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
-pytest.importorskip("onnx", reason="the extra `train` is not installed")
+pytest.importorskip("torch", reason="training needs the extra `train`")
+pytest.importorskip("onnx", reason="training needs the extra `train`")
 
-from navnode.reconstruction.network import ReaderNet, Refinement  # noqa: E402
-from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of  # noqa: E402
-from navnode.reconstruction.training.learner import Files, Learner, Pace  # noqa: E402
+import torch
+
+from navnode.reconstruction.network import ReaderNet, Refinement
+from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of
+from navnode.reconstruction.training.learner import Files, Learner, Pace
 
 
 def test_the_reader_reads_as_the_shipped_one():

@@ -13,7 +13,7 @@ from navnode.errors import ConfigError
 from navnode.reconstruction.reader import CANVAS_PX, CHANNELS, OUTPUTS, reading_channels
 from navnode.reconstruction.training import radiographs, reading
 from navnode.reconstruction.training.learner import Pace, last_scores
-from navnode.reconstruction.training.patients import Region, labelled, patients
+from navnode.reconstruction.training.patients import Region, labelled, patients, region_of
 from tests.reconstruction.balls import drawn
 
 
@@ -47,7 +47,7 @@ def test_validation_patients_are_never_trained_on(folders: tuple[Path, Path]) ->
     _, xrays = folders
     names = {path.name for path in xrays.glob("*.npz")}
     assert names == {"limbs-sts_901-000.train.npz", "limbs-sts_028-000.validate.npz"}
-    assert radiographs.region_of(next(xrays.glob("*.npz"))) is Region.LIMB
+    assert region_of(next(xrays.glob("*.npz"))) is Region.LIMB
 
 
 def test_rendering_resumes_where_it_stopped(folders: tuple[Path, Path]) -> None:

@@ -161,23 +161,19 @@ def run_reader(
     from navnode.projector.native import default_threads
     from navnode.reconstruction.training import reading
     from navnode.reconstruction.training.export import export_reader
-    from navnode.reconstruction.training.learner import joined, last_scores, wait_for_all
-    from navnode.reconstruction.training.packs import unpack
+    from navnode.reconstruction.training.learner import last_scores
     from navnode.reconstruction.training.patients import patients
     from navnode.reconstruction.training.posed import render_knees
     from navnode.reconstruction.training.radiographs import render_all
 
     xrays, files = out / "xrays", reading.files_in(out)
-    rank, _, device = joined(device)
-    if rank:
-        pass  # the first process prepares the data for all
-    elif data.pack is not None:
-        unpack(data.pack, out, lambda share: progress(0.1 * share))
-    else:
-        render_all(patients(_ct_of(data)), xrays, data.rounds, lambda made, of: progress(0.5 * made / of))
+
+    def render(ct: Path) -> None:
+        render_all(patients(ct), xrays, data.rounds, lambda made, of: progress(0.5 * made / of))
         if data.bones is not None:
             render_knees(data.bones, xrays, data.rounds)
-    wait_for_all()
+
+    rank, device = _prepared(data, out, device, render, progress)
     passed = _passed(hours)
     steps = reading.train(
         xrays,
@@ -227,22 +223,18 @@ def run_refiner(
     from navnode.reconstruction.training import reading, refining
     from navnode.reconstruction.training.bodies import render_bodies
     from navnode.reconstruction.training.export import export_refiner
-    from navnode.reconstruction.training.learner import joined, last_scores, wait_for_all
-    from navnode.reconstruction.training.packs import unpack
+    from navnode.reconstruction.training.learner import last_scores
     from navnode.reconstruction.training.patients import patients
 
     reads, folder, files = reader or reading.files_in(out).checkpoint, out / "bodies3d", refining.files_in(out)
     if not reads.exists():
         raise ConfigError(f"{reads}: no trained reader; run `navnode train-reader` first, or name one with --reader")
-    rank, _, device = joined(device)
-    if rank:
-        pass  # the first process prepares the data for all
-    elif data.pack is not None:
-        unpack(data.pack, out, lambda share: progress(0.1 * share))
-    else:
-        listed, labels = patients(_ct_of(data)), out / "xrays" / "labels"
+
+    def render(ct: Path) -> None:
+        listed, labels = patients(ct), out / "xrays" / "labels"
         render_bodies(listed, labels, data.bones, folder, data.rounds, lambda made, of: progress(0.2 * made / of))
-    wait_for_all()
+
+    rank, device = _prepared(data, out, device, render, progress)
     passed = _passed(hours)
     steps = refining.train(
         folder,
@@ -265,10 +257,22 @@ def run_refiner(
     return RefinerReport(model=str(model), steps=steps, bodies=facts["bodies"], scores=scores)
 
 
-def _ct_of(data: Data) -> Path:
-    if data.ct is None:
+def _prepared(
+    data: Data, out: Path, device: str, render: Callable[[Path], None], progress: Callable[[float], None]
+) -> tuple[int, str]:
+    """Unpack or render the data; this process's rank, and its device. The first process prepares them for all."""
+    from navnode.reconstruction.training.learner import joined, wait_for_all
+    from navnode.reconstruction.training.packs import unpack
+
+    rank, _, device = joined(device)
+    if rank == 0 and data.pack is not None:
+        unpack(data.pack, out, lambda share: progress(0.1 * share))
+    elif rank == 0 and data.ct is not None:
+        render(data.ct)
+    elif rank == 0:
         raise ConfigError("nothing to train on: name a folder of CTs (--ct) or a pack (--pack)")
-    return data.ct
+    wait_for_all()
+    return rank, device
 
 
 def _passed(hours: float) -> Callable[[], float]:
@@ -279,7 +283,7 @@ def _passed(hours: float) -> Callable[[], float]:
 
 def _facts(steps: int, folder: Path) -> dict[str, Any]:
     """What a card states about a training on the files of a folder."""
-    from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, patient_of, region_of
+    from navnode.reconstruction.training.patients import TRAINS, VALIDATES, patient_of, region_of
 
     trained, validated = (sorted(folder.glob(f"*{ending}")) for ending in (TRAINS, VALIDATES))
     regions = Counter(region_of(path).value for path in {patient_of(path): path for path in trained}.values())

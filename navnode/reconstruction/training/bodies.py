@@ -19,8 +19,8 @@ from navnode.files.whole import whole
 from navnode.projector import Projector
 from navnode.reconstruction.reader import CANVAS_PX
 from navnode.reconstruction.training import posed
-from navnode.reconstruction.training.patients import Patient, Region, labelled
-from navnode.reconstruction.training.radiographs import SIZE, TRAINS, VALIDATES, Body, body
+from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Patient, Region, labelled
+from navnode.reconstruction.training.radiographs import SIZE, Body, body
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, CArm, FloatArray, Grid, Matrix
 
 __all__ = ["ANGLES_DEG", "Seen", "read", "render_bodies", "shares", "write", "x_rayed"]

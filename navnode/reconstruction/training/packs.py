@@ -20,7 +20,7 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.whole import whole
-from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES
+from navnode.reconstruction.training.patients import TRAINS, VALIDATES
 from navnode.types import Array
 
 __all__ = ["PackReport", "pack", "unpack"]

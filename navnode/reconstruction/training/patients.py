@@ -12,7 +12,10 @@ from navnode.errors import ConfigError
 from navnode.reconstruction.training.labels import Labels, labels
 from navnode.types import Volume
 
-__all__ = ["Labelled", "Patient", "Region", "labelled", "patients"]
+__all__ = ["TRAINS", "VALIDATES", "patient_of", "region_of", "Labelled", "Patient", "Region", "labelled", "patients"]
+
+TRAINS, VALIDATES = ".train.npz", ".validate.npz"
+"""Endings of files of patients to train and to validate on."""
 
 
 class Region(StrEnum):
@@ -83,3 +86,13 @@ def labelled(patient: Patient, cache: Path) -> Labelled:
     cache.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(kept, bone=made.bone, lungs=made.lungs, body=made.body)
     return Labelled(patient, ct, made)
+
+
+def patient_of(path: Path) -> str:
+    """The patient that rendered X-rays or bodies show, from their file name."""
+    return path.name.split("-", 1)[1].rsplit("-", 1)[0]
+
+
+def region_of(path: Path) -> Region:
+    """The region that rendered X-rays show, from their file name."""
+    return Region(path.name.split("-")[0])

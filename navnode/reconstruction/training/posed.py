@@ -16,10 +16,9 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.reconstruction.training.labels import REACH_MM, share_inside
-from navnode.reconstruction.training.patients import Region
+from navnode.reconstruction.training.patients import TRAINS, Region
 from navnode.reconstruction.training.radiographs import (
     SIZE,
-    TRAINS,
     Body,
     radiographs,
     random_bend_mm,

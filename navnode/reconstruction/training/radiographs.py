@@ -21,30 +21,24 @@ from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.reconstruction.reader import CANVAS_PX
 from navnode.reconstruction.training.labels import share_inside
-from navnode.reconstruction.training.patients import Labelled, Patient, Region, labelled
+from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Labelled, Patient, Region, labelled
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
 __all__ = [
     "Body",
     "Radiographs",
     "SIZE",
-    "TRAINS",
-    "VALIDATES",
     "VIEWS",
     "body",
     "path_of",
-    "patient_of",
     "radiographs",
     "random_bend_mm",
-    "region_of",
     "render_all",
     "sampled",
     "smooth_noise",
     "write",
 ]
 
-TRAINS, VALIDATES = ".train.npz", ".validate.npz"
-"""Endings of files of patients to train and to validate on."""
 VIEWS = 16
 """X-rays of each body."""
 _BODIES = {Region.LIMB: 6, Region.HEAD: 1, Region.TRUNK: 6}
@@ -120,16 +114,6 @@ def path_of(folder: Path, patient: Patient, number: int) -> Path:
     """The file for X-rays of a patient's body."""
     ending = VALIDATES if patient.validates else TRAINS
     return folder / f"{patient.region.value}-{patient.name}-{number:03d}{ending}"
-
-
-def patient_of(path: Path) -> str:
-    """The patient that rendered X-rays or bodies show, from their file name."""
-    return path.name.split("-", 1)[1].rsplit("-", 1)[0]
-
-
-def region_of(path: Path) -> Region:
-    """The region that rendered X-rays show, from their file name."""
-    return Region(path.name.split("-")[0])
 
 
 def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> Body:

@@ -27,7 +27,7 @@ from navnode.reconstruction.reader import (
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import READER_GRAPHS, start_of
 from navnode.reconstruction.training.learner import Files, Learner, Pace, loading
-from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
+from navnode.reconstruction.training.patients import TRAINS, VALIDATES, region_of
 from navnode.types import CArm, FloatArray
 
 __all__ = ["CHECKPOINT_FILE", "Examples", "PACE", "Score", "files_in", "objective", "score", "train", "worse"]

@@ -29,8 +29,7 @@ from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of
 from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights, loading
-from navnode.reconstruction.training.patients import Region
-from navnode.reconstruction.training.radiographs import TRAINS, VALIDATES, region_of
+from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Region, region_of
 from navnode.reconstruction.training.reading import worse
 from navnode.types import CArm, FloatArray, Matrix, View
 

@@ -99,6 +99,7 @@ class Theatre:
     def never_wrong(self, mark: int) -> Verdict:
         """The hard rule: of everything that was shown since a mark, nothing was VALID and wrong."""
         verdict = self.verdict(mark)
+        assert verdict.outputs, "nothing was heard"
         assert not verdict.wrong, str(verdict)
         return self.verdict(mark, "DrillToVolume")
 

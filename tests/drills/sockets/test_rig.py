@@ -128,6 +128,7 @@ def test_a_real_ct_and_a_bumped_marker(abdomen: Theatre, mm, xrays):
     abdomen.run(0.3)
     abdomen.room.hide({room.PATIENT}, 25, lambda: abdomen.room.bump(mm))
     abdomen.run(2.0)
-    abdomen.never_wrong(mark)
+    during = abdomen.never_wrong(mark)
+    assert during.outputs > 100 and during.share < 1, str(during)  # it was doubted
     print(f"VALID again after {abdomen.calm():.1f} s")
-    abdomen.never_wrong(mark)
+    assert abdomen.never_wrong(mark).outputs > during.outputs
