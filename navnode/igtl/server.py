@@ -263,12 +263,12 @@ class Server:
     def version_risen(self, peer: Peer) -> None:
         """Handle a client's switch to version 2: send it what version 1 could not express."""
         peer.reads_status = not self._wary
-        self._express(peer)
+        self._express(peer, lambda device: device.says_more_in_version_2 or device.needs_status)
 
-    def _express(self, peer: Peer) -> None:
-        """Send again what the client could not understand before."""
+    def _express(self, peer: Peer, is_new: Callable[[_Device], bool]) -> None:
+        """Send what the client could not understand before."""
         for key, device in list(self._devices.items()):
-            if key[0] in _KEPT and device.is_for(peer) and (device.says_more_in_version_2 or device.needs_status):
+            if key[0] in _KEPT and device.is_for(peer) and is_new(device):
                 self._offer(peer, key, device)
 
     def lost(self, peer: Peer, why: str) -> None:
@@ -284,7 +284,7 @@ class Server:
         """Handle a message from a client."""
         if message.version >= 2 and not peer.reads_status and not isinstance(message, Command):
             peer.reads_status = True
-            self._express(peer)
+            self._express(peer, lambda device: device.needs_status)
         if not self._answer(peer, message) and self._on_message:
             self._on_message(message, peer, arrival)
 

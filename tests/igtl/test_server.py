@@ -88,6 +88,23 @@ def test_a_console_that_only_commands_is_not_trusted_to_obey_statuses(greeting):
     run(story())
 
 
+def test_a_greeting_brings_volumes_once():
+    async def story():
+        async with Server(port=0, wary=True) as server:
+            voxels, eye = np.zeros((1, 4, 4), np.uint8), np.eye(4)
+            for device in ("Volume", "XRay"):
+                image = Image(device=device, voxels=voxels, ras_from_index=eye, metadata={"Validity": "INVALID"})
+                server.publish(image, needs_status=device == "XRay")
+            console = await Plain().connect(server.port)
+            await console.until(lambda m: m.device == "Volume")  # at header version 1
+            console.writer.write(encode(StatusMessage(device="hello", version=2)))
+            console.writer.write(encode(Get(kind="STATUS", device="End", version=2)))
+            got = [m.device for m in await console.until(lambda m: m.device == "End")]
+            assert sorted(got) == ["End", "Volume", "XRay"]
+
+    run(story())
+
+
 def test_a_late_console_learns_what_version_1_cannot_say():
     async def story():
         async with Server(port=0) as server:
