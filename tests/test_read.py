@@ -79,6 +79,6 @@ def test_the_picture_shows_only_what_was_measured():
     part = nothing.copy()
     part[64:192, 96:160] = 1.0
     carm = CArm(256, 256, (1.0, 1.0), 1000.0, (127.5, 127.5))
-    reading = Reading(carm, part, 1.0, 20 * part, part, part, 0 * part, 0 * part)
+    reading = Reading(carm, part, 1.0, 20 * part, part, part, 0 * part, 0 * part, part[None])
     picture = drawn(reading)
     assert picture.shape == (3 * 128, 2 * 3 * 64 + 64, 3) and picture.dtype == np.uint8

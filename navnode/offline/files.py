@@ -88,6 +88,8 @@ class SurfaceReport(msgspec.Struct, frozen=True, kw_only=True):
     """A closed surface."""
 
     out: str
+    bone: str = ""
+    """Kind of bone that it surrounds, '' if none is known."""
     triangles: int
     size_mm: list[float]
     volume_cm3: float
@@ -318,7 +320,7 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
         if request.mesh_bones is not None:
             request.mesh_bones.mkdir(parents=True, exist_ok=True)
             reports["bones"] = [
-                _written_surface(piece, request.mesh_bones / f"bone-{number:02}.stl", doubt)
+                _written_surface(piece, request.mesh_bones / _bone_file(number, piece), doubt)
                 for number, piece in enumerate(result.bones(), 1)
             ]
     if request.mesh_lungs is not None:
@@ -333,6 +335,10 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
     return reports
 
 
+def _bone_file(number: int, bone: Surface) -> str:
+    return f"bone-{number:02}-{bone.name}.stl" if bone.name else f"bone-{number:02}.stl"
+
+
 def _written_surface(surface: Surface, path: Path, doubt: str) -> SurfaceReport:
     """Write a surface; returns what the report says of it.
 
@@ -342,6 +348,7 @@ def _written_surface(surface: Surface, path: Path, doubt: str) -> SurfaceReport:
     write_mesh(surface.mesh, path)
     return SurfaceReport(
         out=str(path),
+        bone=surface.name,
         triangles=len(surface.mesh.triangles),
         size_mm=[round(extent, 1) for extent in surface.size_mm],
         volume_cm3=round(surface.volume_cm3, 1),

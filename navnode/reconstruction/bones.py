@@ -15,11 +15,12 @@ from navnode.projector.grids import resample
 from navnode.reconstruction import engines
 from navnode.reconstruction.agreement import Difference, largest_difference
 from navnode.reconstruction.lift import disagreement, level, lift
-from navnode.reconstruction.reading import Reader, Reading, thickness, view_key
+from navnode.reconstruction.naming import seen_kinds
+from navnode.reconstruction.reading import Reader, Reading, by_kind, thickness, view_key
 from navnode.reconstruction.refining import Refiner, own_grid
 from navnode.reconstruction.separate import single_bones
 from navnode.reconstruction.surface import Surface, likely_surface
-from navnode.types import Grid, View, Volume
+from navnode.types import Array, Grid, View, Volume
 
 __all__ = ["BoneFound", "Bones"]
 
@@ -65,6 +66,8 @@ class BoneFound:
     """Between two views; see :mod:`agreement`."""
     unexplained: float
     """Between the views and the refined bone, likewise."""
+    kinds: Array
+    """(k, j, i), kind of every voxel of bone; see :mod:`naming`."""
 
     def surface(self) -> Surface | None:
         """A closed surface around the bone, with its expected error; None if there is no bone."""
@@ -72,9 +75,13 @@ class BoneFound:
         return None if surface is None else self._with_error(surface)
 
     def bones(self) -> list[Surface]:
-        """A closed surface around each bone, with its expected error, largest first; see :mod:`separate`."""
-        single = (likely_surface(bone, self.threshold) for bone in single_bones(self.likely, self.threshold))
-        return [self._with_error(surface) for surface in single if surface is not None]
+        """A closed surface around each bone, with its name and expected error, largest first; see :mod:`separate`."""
+        found = []
+        for bone in single_bones(self.likely, self.threshold, self.kinds):
+            surface = likely_surface(bone, self.threshold)
+            if surface is not None:
+                found.append(replace(self._with_error(surface), name=bone.name if bone.name != "other" else ""))
+        return found
 
     def _with_error(self, surface: Surface) -> Surface:
         if surface.error_mm is None:
@@ -142,7 +149,7 @@ class Bones:
         poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
         thicknesses = [thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)]
         own = own_grid(grid)
-        lifted = lift(thicknesses, own, threads=self._threads)
+        lifted = lift(thicknesses, own, kinds=by_kind(readings, poses), threads=self._threads)
         apart = disagreement(thicknesses, lifted.voxels, own, threads=self._threads)
         progress(0.6)
         likely = self._refiner.refine(lifted, readings, poses, own)
@@ -154,7 +161,8 @@ class Bones:
             np.clip(likely.voxels, 0, 1, out=likely.voxels)  # resampling fills with air beyond its own grid
         progress(1.0)
         differ = largest_difference(thicknesses, np.array(grid.center_mm))
-        return BoneFound(likely, threshold, len(views), apart, differ, unexplained)
+        kinds = seen_kinds(likely.voxels > threshold, likely, readings, poses)
+        return BoneFound(likely, threshold, len(views), apart, differ, unexplained, kinds)
 
     def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:
         """A closed surface around the lungs, lifted but not refined; None if a view shows no lung.

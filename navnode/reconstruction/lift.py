@@ -5,6 +5,10 @@ assumes least beyond them is a product of their back-projections (maximum entrop
 Process. 10, 1979). Multiplicative corrections find it (MART; Gordon, Bender and Herman, J. Theor. Biol. 29, 1970), with
 the project's own projector and its adjoint. Occupancy is capped at 1 after each correction.
 
+Where the shadows of several bones cross, the product has ghosts. If each kind of bone has thicknesses of its own, each
+is lifted by itself first; their sum is then the prior of the whole, which the same corrections change as little as the
+views allow (minimum cross-entropy).
+
 Most corrections run on voxels twice as large, at an eighth of the cost; the last ones sharpen the result. On validation
 patients this finds the same bone as ten corrections on the fine voxels, in a quarter of the time.
 """
@@ -27,6 +31,8 @@ __all__ = ["disagreement", "level", "lift", "solid"]
 _COARSE_SWEEPS, _SMOOTHED_SWEEPS, _FINE_SWEEPS = 8, 6, 2
 _SMOOTHING_VOXELS = 0.5
 """Sigma on the coarse grid, after its first sweeps; the later sweeps sharpen."""
+_DOUBTED = 0.05
+"""Weight of the lift of all bone in the prior, beside the lifts of its kinds."""
 _LEAST_MM = 0.3
 """Thinner bone along a ray counts as none."""
 _LEAST_WEIGHT = 1e-3
@@ -42,13 +48,16 @@ _START_MM = 10.0
 """Thickness that multiplies the first guess by one."""
 
 
-def lift(thicknesses: Sequence[View], grid: Grid, *, threads: int | None = None) -> Volume:
+def lift(
+    thicknesses: Sequence[View], grid: Grid, *, kinds: Sequence[Sequence[View]] = (), threads: int | None = None
+) -> Volume:
     """Share of bone in every voxel of a grid, 0..1.
 
     Args:
         thicknesses: views with poses whose "line integrals" are millimetres of bone along each ray, NaN where nothing
             was measured.
         grid: where to lift to.
+        kinds: the same views for each kind of bone by itself, if kinds were told apart; they add up to all bone.
         threads: default: all cores.
 
     Raises:
@@ -58,11 +67,16 @@ def lift(thicknesses: Sequence[View], grid: Grid, *, threads: int | None = None)
         raise ComputeError("there are no views to lift")
     half = Grid((grid.size + 1) // 2, 2 * grid.spacing_mm, grid.center_mm)
     coarse = _Level([_as_coarse(view, half) for view in thicknesses], half, threads)
-    coarse.guess()
-    for sweep in range(_COARSE_SWEEPS):
+    coarse.solve()
+    if len(kinds) > 1:
+        # Kinds may be mistaken: what the views show together stays possible.
+        prior = _DOUBTED * coarse.occupancy
+        for kind in kinds:
+            alone = _Level([_as_coarse(view, half) for view in kind], half, threads)
+            alone.solve()
+            prior += alone.occupancy
+        coarse.begin_with(np.minimum(prior, 1.0))
         coarse.sweep()
-        if sweep < _SMOOTHED_SWEEPS:
-            smooth(coarse.occupancy, _SMOOTHING_VOXELS)
     fine = _Level([_as_coarse(view, grid) for view in thicknesses], grid, threads)
     fine.begin_with(doubled(coarse.occupancy, grid.size))
     for _ in range(_FINE_SWEEPS):
@@ -167,6 +181,14 @@ class _Level:
         """Start from an occupancy, (k, j, i), where at least two views see it."""
         self.occupancy[:] = occupancy
         self.occupancy[self._unknown] = 0.0
+
+    def solve(self) -> None:
+        """Guess, and correct until the views agree."""
+        self.guess()
+        for sweep in range(_COARSE_SWEEPS):
+            self.sweep()
+            if sweep < _SMOOTHED_SWEEPS:
+                smooth(self.occupancy, _SMOOTHING_VOXELS)
 
     def sweep(self) -> None:
         """Correct by every view once."""

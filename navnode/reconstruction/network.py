@@ -240,7 +240,7 @@ _READER_LEVELS = (32, 48, 80, 128, 160)
 
 
 class ReaderNet(UNet):
-    """X-rays from :func:`reader.reading_channels`, (N, 4, H, W) -> ``reader.OUTPUTS``, (N, 5, H, W).
+    """X-rays from :func:`reader.reading_channels`, (N, 4, H, W) -> ``reader.OUTPUTS``, (N, OUTPUTS, H, W).
 
     A U-Net whose finest level works on blocks of 2 x 2 pixels; H and W must be multiples of 32.
     """
@@ -259,10 +259,11 @@ class ReaderNet(UNet):
         # Untrained, it reads little of everything, with wide intervals.
         nn.init.zeros_(self.head[-1].weight)
         with torch.no_grad():
-            self.head[-1].bias.copy_(torch.tensor([0.2, -1.0, -1.0, 0.0, -3.0]).repeat_interleave(4))
+            kinds = [0.0] * len(reader.BONE_KINDS)
+            self.head[-1].bias.copy_(torch.tensor([0.2, -1.0, -1.0, 0.0, -3.0, *kinds]).repeat_interleave(4))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 4, H, W) -> (N, 5, H, W)."""
+        """(N, 4, H, W) -> (N, OUTPUTS, H, W)."""
         x = self.through(self.stem(functional.pixel_unshuffle(pictures, 2)))
         return functional.pixel_shuffle(self.head(x), 2)
 

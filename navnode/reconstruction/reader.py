@@ -13,6 +13,7 @@ import numpy.typing as npt
 from navnode.types import FloatArray
 
 __all__ = [
+    "BONE_KINDS",
     "BONE_SCALE_MM",
     "CANVAS_PX",
     "CHANNELS",
@@ -27,9 +28,12 @@ CANVAS_PX = 256
 """Views are read on a square canvas whose pixels are about a millimetre at the patient."""
 CHANNELS = 4
 """Line integrals, their detail, 1 where measured, and the logarithm of the pixel size."""
-OUTPUTS = 5
+BONE_KINDS = ("femur", "tibia", "fibula", "patella", "pelvis", "other")
+"""Kinds of bone that are told apart; ``other`` is every other bone."""
+OUTPUTS = 5 + len(BONE_KINDS)
 """Thickness of solid bone over :data:`BONE_SCALE_MM`, logit of its outline, logarithm of the thickness's scale
-(Laplace, same unit), thickness of lung over :data:`LUNG_SCALE_MM`, logit of its outline."""
+(Laplace, same unit), thickness of lung over :data:`LUNG_SCALE_MM`, logit of its outline; of each of
+:data:`BONE_KINDS`, the logarithm of its share of the thickness of bone, up to a constant per pixel."""
 BONE_SCALE_MM, LUNG_SCALE_MM = 20.0, 60.0
 OUTLINE_MM = 1.0
 """From this thickness on, a pixel counts as bone or lung."""

@@ -7,11 +7,13 @@ which :mod:`lift` combines them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.special import softmax
 
 from navnode import geometry as g
 from navnode.errors import ComputeError
@@ -19,10 +21,16 @@ from navnode.reconstruction import engines
 from navnode.reconstruction.reader import BONE_SCALE_MM, CANVAS_PX, LOG_SCALES, LUNG_SCALE_MM, reading_channels
 from navnode.types import Array, CArm, FloatArray, Matrix, View
 
-__all__ = ["Reader", "Reading", "on_canvas", "thickness", "understood", "view_key"]
+__all__ = ["Reader", "Reading", "by_kind", "on_canvas", "thickness", "understood", "view_key"]
 
 _LEAST_PIXEL_MM = 0.8
 """Pixel of the canvas at the patient: the finest that the reader was trained on."""
+_LEAST_SHARE = 0.12
+"""Smaller shares of a kind of bone are noise; a kind may always have the largest of :data:`reader.BONE_KINDS`."""
+_ENOUGH_VIEWS = 4
+"""So many views leave few ghosts: telling kinds apart gains less there than its errors cost."""
+_LEAST_AMOUNT = 0.02
+"""Least share of a kind in all bone of all views."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Reading:
     lungs_mm: FloatArray
     lungs: FloatArray
     """Probability of lung, 0..1."""
+    kinds: FloatArray
+    """(K, H, W), share of each of ``reader.BONE_KINDS`` in the thickness of bone, 0..1."""
 
 
 class Reader:
@@ -92,11 +102,36 @@ def thickness(reading: Reading, volume_from_carm: Matrix) -> View:
     return View(reading.bone_mm, reading.carm, volume_from_carm)
 
 
+def by_kind(readings: Sequence[Reading], poses: Sequence[Matrix]) -> list[list[View]]:
+    """Readings as views of each kind of bone by itself, for :func:`lift.lift`; none from :data:`_ENOUGH_VIEWS` on.
+
+    Kinds that are hardly there are united with the kind that has most bone.
+
+    Args:
+        poses: volume_from_carm of every reading.
+    """
+    if len(readings) >= _ENOUGH_VIEWS:
+        return []
+    amounts = np.sum([np.nansum(reading.kinds * reading.bone_mm, axis=(1, 2)) for reading in readings], axis=0)
+    there = amounts > _LEAST_AMOUNT * amounts.sum()
+    most = int(amounts.argmax())
+    found = []
+    for kind in np.flatnonzero(there):
+        members = np.array([(kind == most and not there[n]) or n == kind for n in range(len(amounts))])
+        found.append(
+            [
+                View(reading.kinds[members].sum(axis=0) * reading.bone_mm, reading.carm, pose)
+                for reading, pose in zip(readings, poses, strict=True)
+            ]
+        )
+    return found
+
+
 def understood(output: FloatArray, line: FloatArray, measured: Array, carm: CArm, pixel_mm: float) -> Reading:
     """The reading that the network's outputs for a canvas stand for.
 
     Args:
-        output: (5, H, W), ``reader.OUTPUTS``.
+        output: (OUTPUTS, H, W), of ``reader.OUTPUTS`` channels.
         line: (H, W) line integrals.
         measured: (H, W) bool.
         carm: geometry of the canvas.
@@ -106,6 +141,10 @@ def understood(output: FloatArray, line: FloatArray, measured: Array, carm: CArm
     bone_mm = np.where(bone > 0.5, np.maximum(output[0], 0) * BONE_SCALE_MM, 0)
     lungs_mm = np.where(lungs > 0.5, np.maximum(output[3], 0) * LUNG_SCALE_MM, 0)
     scale_mm = np.exp(np.clip(output[2], *LOG_SCALES)) * BONE_SCALE_MM
+
+    kinds = softmax(output[5:], axis=0)
+    kinds = np.where(kinds > _LEAST_SHARE, kinds, 0)
+    kinds /= kinds.sum(axis=0)
 
     def known(part: FloatArray) -> FloatArray:
         return np.where(measured, part, np.nan).astype(np.float32)
@@ -119,6 +158,7 @@ def understood(output: FloatArray, line: FloatArray, measured: Array, carm: CArm
         scale_mm=known(scale_mm),
         lungs_mm=known(lungs_mm),
         lungs=known(lungs),
+        kinds=known(kinds),
     )
 
 

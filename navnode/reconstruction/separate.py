@@ -1,4 +1,4 @@
-"""Bones that touch, told apart where they are joined by little.
+"""Bones that touch, told apart by their kinds, and otherwise where they are joined by little.
 
 Bone found from a few X-rays often bridges a joint. Inside it, the distance to the surface has a peak in every bone and
 a pass between two; where the pass is low beside the lower peak, the bridge is thin, and bones are cut there: a
@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter,
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
+from navnode.reconstruction.reader import BONE_KINDS
 from navnode.types import Array, FloatArray, Volume
 
 __all__ = ["separated", "single_bones"]
@@ -26,13 +27,13 @@ _MARGIN = 3
 """Voxels around a bone in its volume."""
 
 
-def single_bones(likely: Volume, threshold: float) -> list[Volume]:
-    """The probability of each bone by itself, in a volume cut to it, largest first.
+def single_bones(likely: Volume, threshold: float, kinds: Array | None = None) -> list[Volume]:
+    """The probability of each bone by itself, in a volume cut to it and named by its kind, largest first.
 
     Args:
-        likely, threshold: as for :func:`separated`.
+        likely, threshold, kinds: as for :func:`separated`.
     """
-    numbers, count = separated(likely, threshold)
+    numbers, count = separated(likely, threshold, kinds)
     found = []
     for number, box in enumerate(find_objects(numbers, count), 1):
         if box is None:
@@ -46,16 +47,19 @@ def single_bones(likely: Volume, threshold: float) -> list[Volume]:
         voxels = np.where((mine == number) | (mine == 0), likely.voxels[wide], np.float32(0))
         volume_from_index = likely.volume_from_index.copy()
         volume_from_index[:3, 3] += volume_from_index[:3, :3] @ [side.start for side in reversed(wide)]
-        found.append((int((mine == number).sum()), Volume(voxels, volume_from_index, likely.name)))
+        name = likely.name if kinds is None else BONE_KINDS[np.bincount(kinds[wide][mine == number]).argmax()]
+        found.append((int((mine == number).sum()), Volume(voxels, volume_from_index, name)))
     return [volume for _, volume in sorted(found, key=lambda each: -each[0])]
 
 
-def separated(likely: Volume, threshold: float) -> tuple[Array, int]:
+def separated(likely: Volume, threshold: float, kinds: Array | None = None) -> tuple[Array, int]:
     """Number the bones of a volume.
 
     Args:
         likely: probability of bone, 0..1.
         threshold: what is bone, 0..1.
+        kinds: kind of bone in every voxel, (k, j, i), indices into ``reader.BONE_KINDS``; connected bone of a known
+            kind is one bone.
 
     Returns:
         The number of each voxel's bone, (k, j, i), 0 outside, and how many bones there are.
@@ -75,7 +79,30 @@ def separated(likely: Volume, threshold: float) -> tuple[Array, int]:
     numbers = np.unique(bones)
     whole = np.zeros(len(bones), np.int32)
     whole[1:] = np.searchsorted(numbers[1:], bones[1:]) + 1
-    return whole[parts], len(numbers) - 1
+    apart = whole[parts]
+    return (apart, len(numbers) - 1) if kinds is None else _by_kind(apart, kinds, spacing_mm)
+
+
+def _by_kind(apart: Array, kinds: Array, spacing_mm: tuple[float, ...]) -> tuple[Array, int]:
+    """Bones of known kinds, whole; what is of none stays divided; scraps go to the nearest bone."""
+    inside = apart > 0
+    found, count = np.zeros_like(apart), 0
+    for kind, name in enumerate(BONE_KINDS):
+        mine = inside & (kinds == kind)
+        pieces, pieces_count = (np.where(mine, apart, 0), int(apart.max())) if name == "other" else label(mine)
+        found[mine] = pieces[mine] + count
+        count += pieces_count
+    sizes_mm3 = np.bincount(found.ravel(), minlength=count + 1) * float(np.prod(spacing_mm))
+    kept = sizes_mm3 >= _LEAST_MM3
+    kept[0] = False
+    # A small bone that touches no other is one all the same.
+    lonely, _ = label(inside)
+    with_kept = np.bincount(lonely.ravel(), weights=kept[found].ravel()) > 0
+    kept[np.unique(found[inside & ~with_kept[lonely]])] = True
+    nearest = distance_transform_edt(~kept[found], spacing_mm, return_distances=False, return_indices=True)
+    found = np.where(inside, found[tuple(nearest)], 0)
+    numbers, found = np.unique(found, return_inverse=True)
+    return found.reshape(apart.shape).astype(np.int32), len(numbers) - 1
 
 
 def _merged(parts: Array, deep_mm: FloatArray, voxel_mm3: float) -> Array:

@@ -42,6 +42,8 @@ class Surface:
     """Expected mean distance from the true surface; None if the method states none."""
     error_95_mm: tuple[float, float] | None = None
     """95 % interval of that mean."""
+    name: str = ""
+    """What it surrounds, if that is known: a kind of bone."""
 
     def pieces(self) -> list[Surface]:
         """Its connected parts, each closed, largest first."""

@@ -15,6 +15,7 @@ from navnode.errors import ConfigError
 from navnode.projector.grids import centered_grid
 from navnode.reconstruction import engines, training
 from navnode.reconstruction.network import ReaderNet, _pooled
+from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import understood
 from navnode.reconstruction.refining import SEEN
 from navnode.reconstruction.training import bodies, refining
@@ -47,7 +48,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def exactly(line: FloatArray) -> FloatArray:
     """Outputs of a reader that knows that there is nothing but bone."""
     outline = np.where(line > 0.05, 9.0, -9.0)
-    return np.stack([2.5 * line, outline, 0 * line - 2, 0 * line, 0 * line - 9]).astype(np.float32)
+    kinds = [0 * line] * len(BONE_KINDS)
+    return np.stack([2.5 * line, outline, 0 * line - 2, 0 * line, 0 * line - 9, *kinds]).astype(np.float32)
 
 
 @pytest.mark.usefixtures("small")

@@ -52,6 +52,31 @@ def test_bones_side_by_side_need_more_views() -> None:
     assert four > max(0.9, two)
 
 
+def test_bones_of_two_kinds_leave_no_ghosts() -> None:
+    one, other = rods((-28, -20), radius_mm=14), rods((25, 22), radius_mm=14)
+    body, grid = one | other, Grid(SIZE, SPACING_MM)
+    views, kinds = thicknesses(body, 2), [thicknesses(one, 2), thicknesses(other, 2)]
+    middle = slice(SIZE // 4, -SIZE // 4)
+
+    def found(told_apart: list[list[View]]) -> float:
+        lifted, truth = solid(lift(views, grid, kinds=told_apart))[middle], body[middle]
+        return float(2 * (lifted & truth).sum() / (lifted.sum() + truth.sum()))
+
+    assert found([]) < 0.7
+    assert found(kinds) > 0.9
+
+
+def test_bone_of_a_kind_that_one_view_mistakes_is_not_lost() -> None:
+    one, other = rods((-28, -20), radius_mm=14), rods((25, 22), radius_mm=14)
+    body, grid = one | other, Grid(SIZE, SPACING_MM)
+    views, (ones, others) = thicknesses(body, 2), (thicknesses(one, 2), thicknesses(other, 2))
+    nothing = View(0 * views[1].line_integrals, CARM, views[1].volume_from_carm)
+    mistaken = [[ones[0], views[1]], [others[0], nothing]]
+    lifted = lift(views, grid, kinds=mistaken).voxels
+    middle = slice(SIZE // 4, -SIZE // 4)
+    assert lifted[middle][other[middle]].mean() > 0.35
+
+
 def test_lifted_bone_agrees_with_its_views() -> None:
     body = rods((0, 10), (30, -20))
     views = thicknesses(body, 3)

@@ -52,7 +52,8 @@ def read_of(body: np.ndarray, angles_deg: tuple[float, ...] = ANGLES_DEG) -> tup
     for pose in poses:
         mm = projector.render(CARM, pose)
         bone, nothing = (mm > 1).astype(np.float32), np.zeros_like(mm)
-        readings.append(Reading(CARM, 0.05 * mm, 1.0, mm, bone, np.ones_like(mm), nothing, nothing))
+        kinds = np.stack([np.ones_like(mm)])
+        readings.append(Reading(CARM, 0.05 * mm, 1.0, mm, bone, np.ones_like(mm), nothing, nothing, kinds))
     return readings, poses
 
 

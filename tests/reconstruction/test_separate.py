@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import trimesh
 
+from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.separate import separated, single_bones
 from navnode.reconstruction.surface import likely_surface
 from navnode.types import Grid, Volume
 
+FEMUR, TIBIA, FIBULA, PATELLA, OTHER = (
+    BONE_KINDS.index(name) for name in ("femur", "tibia", "fibula", "patella", "other")
+)
 GRID = Grid(80, 2.0)
 AXIS = (np.arange(GRID.size) - (GRID.size - 1) / 2) * GRID.spacing_mm
 Z, Y, X = np.meshgrid(AXIS, AXIS, AXIS, indexing="ij")
@@ -40,6 +44,33 @@ def test_ends_joined_by_a_thin_bridge_are_two_bones(bridge_mm: float) -> None:
     (low, _), (_, high) = sorted(spans)
     assert low == pytest.approx(-70, abs=3) and high == pytest.approx(70, abs=3)
     assert sorted(spans)[0][1] < sorted(spans)[1][0] + 8
+
+
+def test_bones_of_known_kinds_are_cut_where_the_kind_changes() -> None:
+    """A wide bridge joins them, and a few voxels are of a wrong kind."""
+    body = knee(20.0)
+    kinds = np.where(Z > 1, FEMUR, TIBIA).astype(np.uint8)
+    kinds[(np.hypot(X, Y) < 5) & (np.abs(Z - 40) < 5)] = FIBULA
+    found = single_bones(volume(body), 0.5, kinds)
+    assert sorted(bone.name for bone in found) == ["femur", "tibia"]
+    for bone in found:
+        surface = likely_surface(bone, 0.5)
+        assert surface is not None
+        z_mm = surface.mesh.vertices_mm[:, 2]
+        assert (z_mm.min() > -4) if bone.name == "femur" else (z_mm.max() < 6)
+
+
+def test_a_bone_of_one_kind_is_not_cut_and_others_are() -> None:
+    """A shaft with a thin waist is one femur; of unknown kind, its ends are two bones."""
+    body = knee(4.0)
+    for kind, count in ((FEMUR, 1), (OTHER, 2)):
+        assert separated(volume(body), 0.5, np.full(body.shape, kind, np.uint8))[1] == count
+
+
+def test_a_small_bone_apart_keeps_its_name() -> None:
+    patella, femur = np.hypot(np.hypot(X, Y - 60), Z) < 8, (np.hypot(X, Y) < 14) & (np.abs(Z) < 70)
+    kinds = np.where(Y > 40, PATELLA, FEMUR).astype(np.uint8)
+    assert [bone.name for bone in single_bones(volume(patella | femur), 0.5, kinds)] == ["femur", "patella"]
 
 
 def test_a_slim_bone_with_a_waist_is_one() -> None:

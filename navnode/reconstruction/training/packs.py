@@ -193,7 +193,7 @@ def _unpacked(blob: bytes) -> Iterator[tuple[str, Array]]:
 
 def _checked(shape: list[int]) -> tuple[int, ...]:
     """A shape that may be allocated; raises ValueError for others."""
-    if not 1 <= len(shape) <= 3 or min(shape) < 1 or np.prod([float(n) for n in shape]) > _MOST_BYTES:
+    if not 1 <= len(shape) <= 4 or min(shape) < 1 or np.prod([float(n) for n in shape]) > _MOST_BYTES:
         raise ValueError(f"the shape {shape} is not one of X-rays or bodies")
     return tuple(int(n) for n in shape)
 

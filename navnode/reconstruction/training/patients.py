@@ -7,8 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from navnode.errors import ConfigError
+from navnode.reconstruction.training.kinds import bone_kinds
 from navnode.reconstruction.training.labels import Labels, labels
 from navnode.types import Volume
 
@@ -54,6 +56,8 @@ class Labelled:
     patient: Patient
     ct: Volume
     labels: Labels
+    kinds: npt.NDArray[np.uint8] | None = None
+    """(k, j, i), kind of the nearest bone, an index into ``reader.BONE_KINDS``; None if unknown."""
 
 
 def patients(folder: Path) -> list[Patient]:
@@ -81,11 +85,12 @@ def labelled(patient: Patient, cache: Path) -> Labelled:
     kept = cache / f"{patient.region.value}_{patient.name}.npz"
     if kept.exists():
         with np.load(kept, allow_pickle=False) as file:
-            return Labelled(patient, ct, Labels(file["bone"], file["lungs"], file["body"]))
+            kept_labels = Labels(file["bone"], file["lungs"], file["body"])
+        return Labelled(patient, ct, kept_labels, bone_kinds(patient.name, kept_labels.bone, ct))
     made = labels(ct, limb=patient.region is Region.LIMB)
     cache.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(kept, bone=made.bone, lungs=made.lungs, body=made.body)
-    return Labelled(patient, ct, made)
+    return Labelled(patient, ct, made, bone_kinds(patient.name, made.bone, ct))
 
 
 def patient_of(path: Path) -> str:

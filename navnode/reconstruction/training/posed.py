@@ -15,6 +15,7 @@ from scipy import ndimage
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.projector.grids import AIR_HU, centered_grid
+from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.training.labels import REACH_MM, share_inside
 from navnode.reconstruction.training.patients import TRAINS, Region
 from navnode.reconstruction.training.radiographs import (
@@ -128,6 +129,7 @@ def posed(bones: list[Bone], rng: np.random.Generator) -> Body:
     bend_mm = random_bend_mm(rng)
     hu = np.full((SIZE,) * 3, AIR_HU, np.float32)
     bone_share = np.zeros_like(hu)
+    nearest_mm, kinds = np.full_like(hu, np.inf), np.zeros(hu.shape, np.uint8)
     density = float(rng.uniform(0.55, 1.15))
     cortical_hu, core_hu, marrow_hu = (
         1300 * density,
@@ -147,6 +149,8 @@ def posed(bones: list[Bone], rng: np.random.Generator) -> Body:
         distance_mm, cortex_mm, trabecular = sampled(bone.channels, index_from_grid, bend_mm, np.full(3, _VOXEL_MM))
         distance_mm += REACH_MM
         drawn.append((distance_mm, np.maximum(cortex_mm * thick, 0.8), trabecular))
+        nearer = distance_mm < nearest_mm
+        nearest_mm[nearer], kinds[nearer] = distance_mm[nearer], BONE_KINDS.index(bone.name)
         np.maximum(bone_share, share_inside(10 * distance_mm, spacing_mm), out=bone_share)
     _soft_tissue(hu, bone_share, spacing_mm, rng)
     fine = 1 + 0.3 * ndimage.gaussian_filter(rng.standard_normal(hu.shape).astype(np.float32), 0.8) / 0.2
@@ -156,7 +160,7 @@ def posed(bones: list[Bone], rng: np.random.Generator) -> Body:
         held = marrow_hu + trabecular * (core_hu * fine - marrow_hu)
         hu += inside * (cortical_hu - hu)
         hu += core * (held - hu)
-    return Body(Volume(np.clip(hu, -1000, 3000), grid, "knee"), bone_share, np.zeros_like(hu))
+    return Body(Volume(np.clip(hu, -1000, 3000), grid, "knee"), bone_share, np.zeros_like(hu), kinds)
 
 
 def _condyles_mm(femur: Bone) -> Matrix:

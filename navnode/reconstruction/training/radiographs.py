@@ -19,7 +19,7 @@ from torch.nn import functional
 from navnode import geometry as g
 from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import AIR_HU, centered_grid
-from navnode.reconstruction.reader import CANVAS_PX
+from navnode.reconstruction.reader import BONE_KINDS, CANVAS_PX
 from navnode.reconstruction.training.labels import share_inside
 from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Labelled, Patient, Region, labelled
 from navnode.types import CArm, FloatArray, Matrix, Volume
@@ -62,6 +62,8 @@ class Body:
     """(k, j, i), share of every voxel that is solid bone."""
     lungs: FloatArray
     """(k, j, i), likewise."""
+    kinds: npt.NDArray[np.uint8] | None = None
+    """(k, j, i), kind of the nearest bone, an index into ``reader.BONE_KINDS``; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Radiographs:
     lungs_mm: npt.NDArray[np.float16]
     pixel_mm: npt.NDArray[np.float32]
     """(N,), pixel of the canvas at the patient."""
+    kinds: npt.NDArray[np.uint8] | None = None
+    """(N, K, H, W), share of each of ``reader.BONE_KINDS`` in the thickness of bone, 0..255; None if unknown."""
 
 
 def render_all(
@@ -106,7 +110,10 @@ def write(path: Path, shot: Radiographs) -> None:
     """Write X-rays to train on, whole or not at all: a training may be reading the folder."""
     whole = path.with_suffix(".new")
     with whole.open("wb") as file:
-        np.savez(file, line=shot.line, bone=shot.bone_mm, lungs=shot.lungs_mm, pixel_mm=shot.pixel_mm)
+        parts = {"line": shot.line, "bone": shot.bone_mm, "lungs": shot.lungs_mm, "pixel_mm": shot.pixel_mm}
+        if shot.kinds is not None:
+            parts["kinds"] = shot.kinds
+        np.savez(file, **parts)  # type: ignore[arg-type]  # its stub takes the names for options
     whole.replace(path)
 
 
@@ -141,6 +148,10 @@ def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> 
     channels -= np.array([AIR_HU, 127, 127], np.float32)[:, None, None, None]
     hu, bone, lungs = sampled(channels, index_from_grid, bend_mm, np.array(ct.spacing_mm))
     hu += AIR_HU
+    kinds = source.kinds
+    if kinds is not None:
+        shown = kinds[None].astype(np.float32)
+        kinds = sampled(shown, index_from_grid, bend_mm, np.array(ct.spacing_mm), nearest=True)[0].astype(np.uint8)
     if change:
         dense = hu > 150
         hu[dense] = 150 + (hu[dense] - 150) * rng.uniform(0.7, 1.3)  # beam energy, and how porous bones are
@@ -149,6 +160,7 @@ def body(source: Labelled, rng: np.random.Generator, *, change: bool = True) -> 
         Volume(np.clip(hu, -1000, 3000), grid, source.patient.name),
         share_inside(bone + 127, spacing_mm),
         share_inside(lungs + 127, spacing_mm),
+        kinds,
     )
 
 
@@ -164,9 +176,16 @@ def smooth_noise(rng: np.random.Generator, knots: int = 5) -> FloatArray:
     return np.asarray(fine[0, 0].numpy())
 
 
-def sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | None, spacing_mm: Matrix) -> FloatArray:
-    """Channels (C, k, j, i) on a CT's grid, sampled on a body's, (C, n, n, n): trilinear, zero outside, bent by
-    displacements at coarse knots."""
+def sampled(
+    channels: FloatArray,
+    index_from_grid: Matrix,
+    bend_mm: Matrix | None,
+    spacing_mm: Matrix,
+    *,
+    nearest: bool = False,
+) -> FloatArray:
+    """Channels (C, k, j, i) on a CT's grid, sampled on a body's, (C, n, n, n): trilinear or nearest, zero outside, bent
+    by displacements at coarse knots."""
     axis = torch.arange(SIZE, dtype=torch.float32)
     k, j, i = torch.meshgrid(axis, axis, axis, indexing="ij")
     rows = torch.from_numpy(index_from_grid.astype(np.float32))
@@ -182,7 +201,11 @@ def sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | Non
     sizes = torch.tensor(channels.shape[:0:-1], dtype=torch.float32).view(3, 1, 1, 1)
     normed = ((at + 0.5) * 2 / sizes - 1).permute(1, 2, 3, 0)[None]
     sampled = functional.grid_sample(
-        torch.from_numpy(channels)[None], normed, mode="bilinear", padding_mode="zeros", align_corners=False
+        torch.from_numpy(channels)[None],
+        normed,
+        mode="nearest" if nearest else "bilinear",
+        padding_mode="zeros",
+        align_corners=False,
     )[0]
     return np.asarray(sampled.numpy())
 
@@ -190,13 +213,16 @@ def sampled(channels: FloatArray, index_from_grid: Matrix, bend_mm: Matrix | Non
 def radiographs(subject: Body, rng: np.random.Generator, *, validate: bool = False) -> Radiographs:
     """X-rays of a body from all round it, but mostly AP and lateral; from these two alone to validate."""
     grid = subject.hu.volume_from_index
+    shares = [subject.bone, subject.lungs]
+    if subject.kinds is not None:
+        shares += [subject.bone * (subject.kinds == kind) for kind in range(len(BONE_KINDS))]
     projectors = [Projector(subject.hu)] + [
         # Attenuation is the share, so that line integrals are millimetres.
         Projector(Volume(share * np.float32(1000 / MU_WATER_PER_MM) - 1000, grid)) if share.max() > 0 else None
-        for share in (subject.bone, subject.lungs)
+        for share in shares
     ]
     angles_deg = (0.0, 90.0) if validate else [_angle_deg(rng) for _ in range(VIEWS)]
-    images = np.zeros((3, len(angles_deg), CANVAS_PX, CANVAS_PX), np.float16)
+    images = np.zeros((1 + len(shares), len(angles_deg), CANVAS_PX, CANVAS_PX), np.float16)
     pixels_mm = np.zeros(len(angles_deg), np.float32)
     for n, angle_deg in enumerate(angles_deg):
         sdd_mm = float(rng.uniform(950, 1250))
@@ -216,7 +242,11 @@ def radiographs(subject: Body, rng: np.random.Generator, *, validate: bool = Fal
             if projector is not None:
                 image[n] = projector.render(carm, pose)
         pixels_mm[n] = pixel_mm
-    return Radiographs(images[0], images[1], images[2], pixels_mm)
+    kinds = None
+    if subject.kinds is not None:
+        part_mm = images[3:].astype(np.float32).swapaxes(0, 1)
+        kinds = np.round(255 * part_mm / np.maximum(part_mm.sum(axis=1, keepdims=True), 1e-3)).astype(np.uint8)
+    return Radiographs(images[0], images[1], images[2], pixels_mm, kinds)
 
 
 def _angle_deg(rng: np.random.Generator) -> float:

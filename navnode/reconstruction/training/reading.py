@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from navnode.errors import ConfigError
 from navnode.reconstruction.network import ReaderNet
 from navnode.reconstruction.reader import (
+    BONE_KINDS,
     BONE_SCALE_MM,
+    CHANNELS,
     LOG_SCALES,
     LUNG_SCALE_MM,
     OUTLINE_MM,
@@ -27,7 +30,7 @@ from navnode.reconstruction.reader import (
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import READER_GRAPHS, start_of
 from navnode.reconstruction.training.learner import Files, Learner, Pace, loading
-from navnode.reconstruction.training.patients import TRAINS, VALIDATES, region_of
+from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Region, region_of
 from navnode.types import CArm, FloatArray
 
 __all__ = ["CHECKPOINT_FILE", "Examples", "PACE", "Score", "files_in", "objective", "score", "train", "worse"]
@@ -50,10 +53,15 @@ class Score:
     bone_dice: float | None
     """Of the outline; median over X-rays."""
     lung_dice: float | None
+    kinds_right: float | None = None
+    """Share of the thickness of bone that is read as bone of its true kind, 0..1; median over X-rays."""
 
 
 class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Channels (4, H, W), bone and lung in mm (2, H, W), and 1 where measured (1, H, W), without end."""
+    """Channels (4, H, W), truth in mm (2 + K, H, W), and 1 where measured (1, H, W), without end.
+
+    The truth is bone, lung, and bone of each of ``reader.BONE_KINDS``; the latter is 0 where kinds are unknown.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__()
@@ -67,18 +75,31 @@ class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
             if made % _LISTED_EVERY == 0:
                 files = sorted(self._folder.glob(f"*{TRAINS}"))
             made += 1
-            with np.load(files[int(rng.integers(len(files)))], allow_pickle=False) as file:
+            path = files[int(rng.integers(len(files)))]
+            with np.load(path, allow_pickle=False) as file:
                 n = int(rng.integers(len(file["pixel_mm"])))
                 line, bone, lungs = (file[name][n].astype(np.float32) for name in ("line", "bone", "lungs"))
                 pixel_mm = float(file["pixel_mm"][n])
+                shares = _shares(path, file["kinds"][n] if "kinds" in file else None, line.shape)
             line, measured = worse(line, pixel_mm, rng)
             channels = reading_channels(line, measured, pixel_mm)
-            parts = np.concatenate([channels, np.stack([bone, lungs]), measured[None].astype(np.float32)])
+            truth = np.stack([bone, lungs, *(shares * bone)])
+            parts = np.concatenate([channels, truth, measured[None].astype(np.float32)])
             if rng.random() < 0.5:
                 parts = parts[..., ::-1]
             parts = np.ascontiguousarray(np.rot90(parts, int(rng.choice(4, p=(0.6, 0.1, 0.2, 0.1))), (1, 2)))
             whole = torch.from_numpy(parts)
-            yield whole[:4], whole[4:6], whole[6:]
+            yield whole[:CHANNELS], whole[CHANNELS:-1], whole[-1:]
+
+
+def _shares(path: Path, kept: npt.NDArray[np.uint8] | None, shape: tuple[int, ...]) -> FloatArray:
+    """Share of each kind of bone in an X-ray of a file, (K, H, W); 0 if unknown."""
+    if kept is not None:
+        return kept.astype(np.float32) / np.float32(255)
+    shares = np.zeros((len(BONE_KINDS), *shape), np.float32)
+    if region_of(path) is Region.HEAD:
+        shares[BONE_KINDS.index("other")] = 1
+    return shares
 
 
 def worse(line: FloatArray, pixel_mm: float, rng: np.random.Generator) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
@@ -195,15 +216,16 @@ def files_in(out: Path) -> Files:
 
 
 def objective(output: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Loss of thickness (smooth L1), its stated scale (Laplace), and outlines (cross-entropy, and Dice for bone).
+    """Loss of thickness (smooth L1), its stated scale (Laplace), outlines (cross-entropy, and Dice for bone), and kinds
+    of bone (cross-entropy, by thickness).
 
     Args:
-        output: (N, 5, H, W), ``reader.OUTPUTS``.
-        truth_mm: (N, 2, H, W), bone and lung.
+        output: (N, OUTPUTS, H, W).
+        truth_mm: (N, 2 + K, H, W), as in :class:`Examples`.
         counts: (N, 1, H, W), 1 where a pixel was measured.
     """
     weight = counts / counts.sum().clamp(min=1)
-    bone_mm, lungs_mm = truth_mm[:, :1], truth_mm[:, 1:]
+    bone_mm, lungs_mm, kinds_mm = truth_mm[:, :1], truth_mm[:, 1:2], truth_mm[:, 2:]
     is_bone, is_lung = (bone_mm > OUTLINE_MM).float(), (lungs_mm > OUTLINE_MM).float()
     heavier = weight * (1 + 3 * is_bone)
     target = bone_mm / BONE_SCALE_MM
@@ -218,7 +240,10 @@ def objective(output: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor,
         weight * functional.smooth_l1_loss(output[:, 3:4], lungs_mm / LUNG_SCALE_MM, reduction="none", beta=0.1)
     ).sum()
     lung = (weight * functional.binary_cross_entropy_with_logits(output[:, 4:5], is_lung, reduction="none")).sum()
-    loss = thickness + 0.05 * stated + 0.5 * entropy + 0.25 * dice + lungs + 0.3 * lung
+    # A thin bone in front of a thick one counts, too.
+    amount = counts * (kinds_mm / BONE_SCALE_MM).sqrt()
+    kinds = -(amount * functional.log_softmax(output[:, 5:], 1)).sum() / amount.sum().clamp(min=1)
+    loss = thickness + 0.05 * stated + 0.5 * entropy + 0.25 * dice + lungs + 0.3 * lung + 0.5 * kinds
     parts = {
         "loss": loss,
         "thickness": thickness,
@@ -226,6 +251,7 @@ def objective(output: Tensor, truth_mm: Tensor, counts: Tensor) -> tuple[Tensor,
         "entropy": entropy,
         "dice": dice,
         "lungs": lungs + lung,
+        "kinds": kinds,
     }
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
@@ -238,13 +264,14 @@ def score(network: ReaderNet, folder: Path, device: str = "cpu") -> dict[str, Sc
 
 def _scored(network: ReaderNet, folder: Path, device: str) -> dict[str, Score]:
     network.eval()
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
     for number, path in enumerate(sorted(folder.glob(f"*{VALIDATES}"))):
         rng = np.random.default_rng(number)
         group = region_of(path).value
         with np.load(path, allow_pickle=False) as file:
-            parts = zip(file["line"], file["bone"], file["lungs"], file["pixel_mm"], strict=True)
-            for line, bone, lungs, pixel_mm in parts:
+            kept = file["kinds"] if "kinds" in file else [None] * len(file["line"])
+            parts = zip(file["line"], file["bone"], file["lungs"], file["pixel_mm"], kept, strict=True)
+            for line, bone, lungs, pixel_mm, kinds in parts:
                 width = line.shape[1]
                 carm = CArm(width, len(line), (1.5 * float(pixel_mm),) * 2, 1000.0, ((width - 1) / 2,) * 2)
                 seen = Exposure.drawn(rng).seen(line.astype(np.float32), carm, rng)
@@ -253,8 +280,15 @@ def _scored(network: ReaderNet, folder: Path, device: str) -> dict[str, Score]:
                 assert len(output) == OUTPUTS
                 is_bone = bone > OUTLINE_MM
                 error_mm = np.abs(np.maximum(output[0], 0) * BONE_SCALE_MM - bone)[is_bone]
+                shares = _shares(path, kinds, line.shape) * bone.astype(np.float32)
+                right = np.minimum(shares, softmax(output[5:], axis=0) * bone).sum() / max(float(shares.sum()), 1e-3)
                 found.setdefault(group, []).append(
-                    (float(error_mm.mean()), _dice(output[1] > 0, is_bone), _dice(output[4] > 0, lungs > OUTLINE_MM))
+                    (
+                        float(error_mm.mean()),
+                        _dice(output[1] > 0, is_bone),
+                        _dice(output[4] > 0, lungs > OUTLINE_MM),
+                        float(right) if shares.any() else float("nan"),
+                    )
                 )
     network.train()
     return {group: Score(*(_median(values) for values in zip(*rows, strict=True))) for group, rows in found.items()}

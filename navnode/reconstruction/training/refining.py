@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -23,7 +24,7 @@ from navnode.errors import ConfigError
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.network import ReaderNet, Refinement
 from navnode.reconstruction.reader import reading_channels
-from navnode.reconstruction.reading import Reading, understood
+from navnode.reconstruction.reading import Reading, by_kind, understood
 from navnode.reconstruction.refining import SEEN, Evidence, evidence
 from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
@@ -240,11 +241,14 @@ def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading
     likely = 1 / (1 + np.exp(-logit))
     # Bone newly seen at a border gets the least thickness that counts as bone.
     mm = np.where(likely > 0.5, np.maximum(bone_mm * factor, 1.0), 0)
+    doubted = np.log(np.nan_to_num(reading.kinds) + 1e-3)
+    doubted = softmax(doubted + 2 * wrong * np.stack([_smooth(shape, rng) for _ in doubted]), axis=0)
     gone = np.isnan(reading.bone)
     return replace(
         reading,
         bone=np.where(gone, np.nan, likely).astype(np.float32),
         bone_mm=np.where(gone, np.nan, mm).astype(np.float32),
+        kinds=np.where(gone, np.nan, doubted).astype(np.float32),
     )
 
 
@@ -258,7 +262,7 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
 def lifted(seen: Seen, readings: Sequence[Reading], poses: Sequence[Matrix]) -> Example:
     """Lift a body from its readings, whose views have these ``volume_from_carm``."""
     views = [View(reading.bone_mm, reading.carm, pose) for reading, pose in zip(readings, poses, strict=True)]
-    occupancy = lift(views, seen.grid, threads=1)
+    occupancy = lift(views, seen.grid, kinds=by_kind(readings, poses), threads=1)
     made = evidence(occupancy, readings, poses, seen.grid)
     return Example(made, np.asarray(solid(occupancy), bool), (seen.bone / np.float32(255)).astype(np.float32))
 
