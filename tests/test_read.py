@@ -10,6 +10,7 @@ import pytest
 
 from navnode.offline.reading import drawn
 from navnode.reconstruction import engines
+from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import Reading
 from navnode.types import CArm
 from navnode.xray.counts import line_integrals
@@ -79,6 +80,11 @@ def test_the_picture_shows_only_what_was_measured():
     part = nothing.copy()
     part[64:192, 96:160] = 1.0
     carm = CArm(256, 256, (1.0, 1.0), 1000.0, (127.5, 127.5))
-    reading = Reading(carm, part, 1.0, 20 * part, part, part, 0 * part, 0 * part, part[None])
-    picture = drawn(reading)
-    assert picture.shape == (3 * 128, 2 * 3 * 64 + 64, 3) and picture.dtype == np.uint8
+    pictures = []
+    for name in ("femur", "other"):
+        kinds = np.zeros((len(BONE_KINDS), 256, 256), np.float32)
+        kinds[BONE_KINDS.index(name)] = part
+        pictures.append(drawn(Reading(carm, part, 1.0, 20 * part, part, part, 0 * part, 0 * part, kinds)))
+        assert pictures[-1].shape == (3 * 128, 2 * 3 * 64 + 64, 3) and pictures[-1].dtype == np.uint8
+    named = (pictures[0] != pictures[1]).any(axis=2)
+    assert named[150:240, 3 * 64 :].sum() > 100, "the name of the bone is not in the middle of it"

@@ -14,7 +14,8 @@ from navnode.errors import ConfigError
 from navnode.files.views import read_counts
 from navnode.files.whole import whole
 from navnode.offline.requests import ReadRequest
-from navnode.reconstruction.reading import Reader, Reading
+from navnode.reconstruction.reader import BONE_KINDS
+from navnode.reconstruction.reading import Reader, Reading, tells_kinds_apart
 from navnode.types import CArm, FloatArray, Matrix, View
 from navnode.xray.counts import line_integrals, open_beam_counts
 
@@ -27,6 +28,8 @@ _AT_PATIENT = 0.65
 _READ_PX = 512
 """Finer images are averaged down to about this many pixels first."""
 _SCALE, _BAR_PX = 3, 64
+_LEAST_NAMED = 0.02
+"""Share of a kind in all bone, from which on it is named."""
 _MOST_MM = 60.0
 """Of bone, at the end of the colours."""
 _BONE_BGR, _LUNG_BGR, _TEXT_BGR = (120, 255, 120), (255, 190, 90), (220, 220, 220)
@@ -43,6 +46,8 @@ class ReadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Expected error of that thickness, as the reader states it (median)."""
     most_bone_mm: float
     lung_share: float
+    kinds: dict[str, float]
+    """Share of each kind in the thickness of bone; empty where they cannot be told apart."""
     pixel_mm: float
     """As it was read, where the patient is."""
     engine: str
@@ -74,6 +79,7 @@ def read(request: ReadRequest) -> ReadReport:
         error_mm=round(float(np.median(reading.scale_mm[is_bone])), 1) if thickness_mm.size else 0.0,
         most_bone_mm=round(float(thickness_mm.max()), 1) if thickness_mm.size else 0.0,
         lung_share=round(float(is_lung.sum() / measured.sum()), 4),
+        kinds=_kinds(reading),
         pixel_mm=round(reading.pixel_mm, 3),
         engine=reader.engine,
         out="" if request.out is None else str(request.out),
@@ -98,8 +104,19 @@ def _view(request: ReadRequest) -> tuple[View, Matrix]:
     return View(line, carm, np.eye(4)), np.array([0.0, 0.0, _AT_PATIENT * request.distance_mm])
 
 
+def _kinds(reading: Reading) -> dict[str, float]:
+    all_mm = float(np.nansum(reading.bone_mm))
+    if all_mm <= 0 or not tells_kinds_apart([reading]):
+        return {}
+    shares = np.nansum(reading.kinds * reading.bone_mm, axis=(1, 2)) / all_mm
+    return {
+        kind: round(float(share), 3) for kind, share in zip(BONE_KINDS, shares, strict=True) if share >= _LEAST_NAMED
+    }
+
+
 def drawn(reading: Reading) -> Picture:
-    """The X-ray, and beside it the same with millimetres of bone in colours, outlines of bone and lung, and a scale."""
+    """The X-ray, and beside it the same with millimetres of bone in colours, outlines and names of bones, outlines of
+    lungs, and a scale."""
     rows, columns = (np.flatnonzero(np.isfinite(reading.bone).any(axis=axis)) for axis in (1, 0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
@@ -116,7 +133,25 @@ def drawn(reading: Reading) -> Picture:
     for part, colour in ((lungs, _LUNG_BGR), (bone, _BONE_BGR)):
         outlines, _ = cv2.findContours((part > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(over, outlines, -1, colour, 1, cv2.LINE_AA)
+    likeliest = reading.kinds.argmax(axis=0)
+    for name in _kinds(reading):
+        if name != "other":
+            mine = (likeliest == BONE_KINDS.index(name)) & (np.nan_to_num(reading.bone) > 0.5)
+            _name(over, name, enlarged(mine.astype(np.float32)) > 0.5)
     return np.hstack([plain, over, _bar(plain.shape[0])]).astype(np.uint8)
+
+
+def _name(picture: Picture, name: str, mine: npt.NDArray[np.bool_]) -> None:
+    """Draw the outline of a kind of bone, and its name where it is widest, in place."""
+    mask = mine.astype(np.uint8)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, _TEXT_BGR, 1, cv2.LINE_AA)
+    deep_px = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)
+    v, u = np.unravel_index(int(deep_px.argmax()), deep_px.shape)
+    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    at = int(np.clip(u - width // 2, 2, max(2, picture.shape[1] - width - 2))), int(v + height // 2)
+    for colour, thick in (((0, 0, 0), 3), (_TEXT_BGR, 1)):
+        cv2.putText(picture, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thick, cv2.LINE_AA)
 
 
 def _coloured(thickness_mm: FloatArray) -> Picture:

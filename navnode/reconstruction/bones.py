@@ -83,6 +83,15 @@ class BoneFound:
                 found.append(replace(self._with_error(surface), name=bone.name if bone.name != "other" else ""))
         return found
 
+    def on(self, grid: Grid) -> BoneFound:
+        """The same bone on another grid with the same center."""
+        likely = resample(self.likely, grid.spacing_mm, grid.shape)
+        np.clip(likely.voxels, 0, 1, out=likely.voxels)  # resampling fills with air beyond its own grid
+        size = len(self.kinds)
+        offsets = (np.arange(grid.size) - (grid.size - 1) / 2) * grid.spacing_mm / self.likely.spacing_mm[0]
+        at = np.clip(np.round(offsets + (size - 1) / 2).astype(int), 0, size - 1)
+        return replace(self, likely=likely, kinds=self.kinds[np.ix_(at, at, at)])
+
     def _with_error(self, surface: Surface) -> Surface:
         if surface.error_mm is None:
             return surface
@@ -156,13 +165,11 @@ class Bones:
         threshold = self._refiner.threshold
         found = (likely.voxels > threshold).astype(np.float32)
         unexplained = disagreement(thicknesses, found, own, threads=self._threads)
-        if own != grid:
-            likely = resample(likely, grid.spacing_mm, grid.shape)
-            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # resampling fills with air beyond its own grid
+        kinds = seen_kinds(likely.voxels > threshold, likely, readings, poses)
         progress(1.0)
         differ = largest_difference(thicknesses, np.array(grid.center_mm))
-        kinds = seen_kinds(likely.voxels > threshold, likely, readings, poses)
-        return BoneFound(likely, threshold, len(views), apart, differ, unexplained, kinds)
+        made = BoneFound(likely, threshold, len(views), apart, differ, unexplained, kinds)
+        return made if own == grid else made.on(grid)
 
     def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:
         """A closed surface around the lungs, lifted but not refined; None if a view shows no lung.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -262,9 +262,7 @@ class Reconstructor:
             made = Reconstructed(
                 *(resample(part, grid.spacing_mm, grid.shape) for part in (made.volume, made.uncertainty_hu))
             )
-            likely = resample(bone.likely, grid.spacing_mm, grid.shape)
-            np.clip(likely.voxels, 0, 1, out=likely.voxels)  # resampling fills with air beyond its own grid
-            bone = replace(bone, likely=likely)
+            bone = bone.on(grid)
         return made, bone, times
 
 

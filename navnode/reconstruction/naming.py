@@ -12,7 +12,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.reconstruction.reader import BONE_KINDS
-from navnode.reconstruction.reading import Reading
+from navnode.reconstruction.reading import Reading, tells_kinds_apart
 from navnode.types import Array, Matrix, Volume
 
 __all__ = ["seen_kinds"]
@@ -23,13 +23,16 @@ _LEAST_SHARE = 0.02
 
 def seen_kinds(inside: Array, grid: Volume, readings: Sequence[Reading], poses: Sequence[Matrix]) -> Array:
     """The kind of every voxel of bone: (k, j, i) uint8, indices into ``reader.BONE_KINDS``; ``other`` where no view
-    sees it.
+    sees it, and everywhere if a view does not tell kinds apart.
 
     Args:
         inside: bool, (k, j, i), bone.
         grid: a volume on the voxels' grid.
         poses: volume_from_carm of every reading.
     """
+    kinds = np.full(inside.shape, BONE_KINDS.index("other"), np.uint8)
+    if not tells_kinds_apart(readings):
+        return kinds
     voxels = np.argwhere(inside)
     votes = np.zeros((len(voxels), len(BONE_KINDS)), np.float32)
     votes[:, BONE_KINDS.index("other")] = 1e-3
@@ -43,6 +46,5 @@ def seen_kinds(inside: Array, grid: Volume, readings: Sequence[Reading], poses: 
         within = (depth_mm > 1.0) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
         shares = reading.kinds[:, v[within].astype(int), u[within].astype(int)].T
         votes[within] += np.log(np.maximum(np.nan_to_num(shares, nan=1.0), _LEAST_SHARE))
-    kinds = np.full(inside.shape, BONE_KINDS.index("other"), np.uint8)
     kinds[inside] = votes.argmax(axis=1)
     return kinds

@@ -31,7 +31,8 @@ def single_bones(likely: Volume, threshold: float, kinds: Array | None = None) -
     """The probability of each bone by itself, in a volume cut to it and named by its kind, largest first.
 
     Args:
-        likely, threshold, kinds: as for :func:`separated`.
+        likely, threshold: as for :func:`separated`.
+        kinds: (k, j, i), likewise.
     """
     numbers, count = separated(likely, threshold, kinds)
     found = []

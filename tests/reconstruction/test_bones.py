@@ -77,6 +77,15 @@ def test_each_bone_has_a_surface_and_an_error(found: BoneFound) -> None:
     assert bones[0].size_mm[2] > 150 and all(bone.error_95_mm is not None for bone in bones)
 
 
+def test_bone_and_its_kinds_move_to_another_grid_together(found: BoneFound) -> None:
+    halves = np.zeros(found.kinds.shape, np.uint8)
+    halves[SIZE // 2 :] = 1
+    moved = replace(found, kinds=halves).on(Grid(75, 3.0))
+    assert moved.likely.voxels.shape == moved.kinds.shape == (75, 75, 75)
+    assert (moved.kinds[:37] == 0).all() and (moved.kinds[38:] == 1).all()
+    assert moved.bones()
+
+
 def test_a_shifted_view_contradicts_the_others(bones: Bones, x_rays: list[View]) -> None:
     """One of four X-rays is shifted: no body casts all four shadows."""
     other = replace(x_rays[1], line_integrals=np.ascontiguousarray(np.roll(x_rays[1].line_integrals, 60, axis=1)))
