@@ -133,6 +133,8 @@ class Pipeline:
             return self._start()
         verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
         self._reset_registration(loss)
+        if loss is not Loss.NONE:
+            self.clocks.reconsider()
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
         outputs = self.frames.show(request.frame, registration, verdict, self.clocks)

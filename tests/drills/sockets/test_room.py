@@ -22,7 +22,7 @@ from tests.drills.sockets.faults import FAR, SLOW, TRACKER, slow, usable
 from tests.drills.sockets.phantom import SPINE_MM
 from tests.drills.sockets.rigid import Matrix, rigid, rotation
 from tests.drills.sockets.room import CARM, DRILL, PATIENT, XRAY
-from tests.drills.sockets.truth import volume_from_carm
+from tests.drills.sockets.truth import LOOP_S, volume_from_carm
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
@@ -139,6 +139,31 @@ def test_a_clock_is_set(theatre, devices, seconds):
     assert theatre.never_wrong(mark).outputs > 50
     print(f"VALID again after {theatre.calm():.1f} s more")
     assert theatre.room.accepted == connections, "without another connection"
+
+
+@pytest.mark.parametrize("while_away", [False, slow(True)], ids=["before", "while away"])
+@pytest.mark.parametrize("seconds", [0.3, slow(-0.3), slow(2.0), slow(-3_600.0)])
+@pytest.mark.parametrize("devices", [(XRAY,), slow(TRACKER)], ids=["X-rays", "tracker"])
+def test_sources_come_back_with_clocks_that_are_apart(theatre, devices, seconds, while_away):
+    """Stands in for days of drift: it is the difference that the node finds when they connect again."""
+    mark = theatre.mark()
+    theatre.set_back = True
+    if not while_away:
+        theatre.room.set_clocks(devices, round(seconds * 1e9))
+        theatre.run(2.0)
+        theatre.calm()
+    before = theatre.room.accepted
+    theatre.room.disconnect()
+    if while_away:
+        theatre.room.after(1, lambda: theatre.room.set_clocks(devices, round(seconds * 1e9)))
+    theatre.until(lambda: theatre.room.accepted > before)
+    again_s = theatre.calm(20.0)
+    print(f"VALID again after {again_s:.1f} s")
+    assert theatre.room.accepted == before + 1, "without another connection"
+    theatre.run(LOOP_S)  # C-arm moves, which shows whether X-rays are paired with the right poses
+    verdict = theatre.never_wrong(mark)
+    frames = theatre.console.since(mark, "XRay")[-60:]
+    assert sum(map(usable, frames)) >= 0.9 * len(frames), str(verdict)
 
 
 @SLOW
