@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.expansion import load_arrays
 from navnode.reconstruction.training.labels import Labels, labels
 from navnode.types import Volume
 
@@ -80,7 +81,7 @@ def labelled(patient: Patient, cache: Path) -> Labelled:
     ct = read_volume(patient.path)
     kept = cache / f"{patient.region.value}_{patient.name}.npz"
     if kept.exists():
-        with np.load(kept, allow_pickle=False) as file:
+        with load_arrays(kept) as file:
             return Labelled(patient, ct, Labels(file["bone"], file["lungs"], file["body"]))
     made = labels(ct, limb=patient.region is Region.LIMB)
     cache.mkdir(parents=True, exist_ok=True)
