@@ -9,14 +9,13 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.expansion import Budget, TooLargeError, load_arrays
+from navnode.expansion import ARRAY_ERRORS, Budget, TooLargeError, load_arrays
 from navnode.files.ordinary import refuse_special
 from navnode.types import Array, Matrix
 
@@ -125,7 +124,7 @@ def array(path: Path, files: Files) -> Array:
     """
     try:
         loaded = load_arrays(files.read(path))
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except ARRAY_ERRORS as error:
         raise ConfigError(f"{path}: cannot be read as .npy ({error})") from error
     if not isinstance(loaded, np.ndarray):
         raise ConfigError(f"{path}: not one array")

@@ -7,6 +7,7 @@ consists of several parts counts together.
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -15,10 +16,23 @@ from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["MOST_BYTES", "Budget", "TooLargeError", "deflated_bytes", "inflated", "load_arrays"]
+__all__ = ["ARRAY_ERRORS", "MOST_BYTES", "Budget", "TooLargeError", "deflated_bytes", "inflated", "load_arrays"]
 
 MOST_BYTES = 4 << 30
 """Of one file, or of files that are read together: 1024³ voxels of float32."""
+ARRAY_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,  # a compression that zipfile lacks
+    RuntimeError,  # it is encrypted
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""What reading damaged arrays raises, also an archive's when they are taken from it."""
 _BLOCK_BYTES = 1 << 20
 _MOST_MEMBERS = 1 << 12
 """Of one archive of arrays."""
@@ -90,7 +104,7 @@ def load_arrays(source: str | Path | bytes, most_bytes: int = MOST_BYTES, *, map
 
     Raises:
         TooLargeError: the arrays take more, or state more than the file holds.
-        ValueError, OSError, zipfile.BadZipFile: it is not such a file.
+        ARRAY_ERRORS: it is not such a file.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         if file.read(4) == b"PK\x03\x04":

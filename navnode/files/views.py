@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.expansion import Budget, TooLargeError, load_arrays
+from navnode.expansion import ARRAY_ERRORS, Budget, TooLargeError, load_arrays
 from navnode.files.deflated import check_deflated
 from navnode.files.ordinary import refuse_special
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
@@ -212,7 +212,7 @@ def read_counts(path: Path) -> Array:
         raise ConfigError(f"{path}: no such image")
     try:
         counts = _read(path)
-    except (OSError, ValueError, RuntimeError, cv2.error) as error:
+    except (*ARRAY_ERRORS, cv2.error) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
     if counts.ndim != 2 or counts.size == 0:
