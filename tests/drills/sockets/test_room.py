@@ -228,27 +228,37 @@ def test_one_stamp_lies_in_the_future(theatre, device, seconds):
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def test_the_worker_is_killed(theatre):
-    mark, killed = theatre.mark(), theatre.node.pid("worker")
-    os.kill(killed, signal.SIGKILL)
-    took_s = theatre.until(lambda: theatre.node.pid("worker") not in (None, killed))
-    print(f"another worker after {took_s:.1f} s")
-    theatre.run(0.5)
-    verdict = theatre.never_wrong(mark)
-    assert verdict.share >= 0.95, str(verdict)
+ROUNDS = int(os.environ.get("NAVNODE_DRILL_ROUNDS", "1"))
+"""How often each process is killed or stopped; more for figures."""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, slow(signal.SIGSTOP)], ids=["SIGKILL", "SIGSTOP"])
+def test_the_worker_dies_or_stands_still(theatre, how):
+    took_s = []
+    for turn in range(ROUNDS):
+        if how is signal.SIGSTOP:
+            theatre.run(8.0)  # only a worker that was heard can fall silent
+        mark, first = theatre.mark(), theatre.node.pid("worker")
+        os.kill(first, how)
+        took_s.append(theatre.until(lambda first=first: theatre.node.pid("worker") not in (None, first)))
+        theatre.run(0.5)
+        verdict = theatre.never_wrong(mark)
+        assert verdict.share >= 0.95 or ROUNDS > 1, str(verdict)
+        print(f"{how.name} {turn + 1}: another worker after {took_s[-1]:.1f} s, {verdict.share:.1%} VALID", flush=True)
 
 
 @SLOW
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["SIGSTOP", "SIGKILL"])
 def test_the_node_stands_still_or_dies(theatre, how):
-    mark, first = theatre.mark(), theatre.node.pid("node")
-    os.kill(first, how)
-    took_s = theatre.until(lambda: theatre.node.pid("node") not in (None, first))
-    theatre.until(lambda: theatre.outputs(mark)[-1:] and theatre.console.losses)
-    again_s = theatre.calm(120.0)
-    print(f"{how.name}: another process after {took_s:.1f} s, all VALID {again_s:.1f} s later")
-    assert took_s < 15
-    theatre.never_wrong(mark)
+    for turn in range(ROUNDS):
+        mark, first, losses = theatre.mark(), theatre.node.pid("node"), theatre.console.losses
+        os.kill(first, how)
+        took_s = theatre.until(lambda first=first: theatre.node.pid("node") not in (None, first))
+        theatre.until(lambda mark=mark, losses=losses: theatre.outputs(mark)[-1:] and theatre.console.losses > losses)
+        again_s = theatre.calm(120.0)
+        print(f"{how.name} {turn + 1}: another node after {took_s:.1f} s, all VALID {again_s:.1f} s later", flush=True)
+        assert took_s < 15
+        theatre.never_wrong(mark)
 
 
 @SLOW
