@@ -15,6 +15,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.expansion import ARRAY_ERRORS, Budget, TooLargeError, load_arrays
 from navnode.files.ordinary import refuse_special
 from navnode.types import Array, Matrix
 
@@ -122,8 +123,8 @@ def array(path: Path, files: Files) -> Array:
         ConfigError: names the file.
     """
     try:
-        loaded = np.load(files.read(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        loaded = load_arrays(files.read(path))
+    except ARRAY_ERRORS as error:
         raise ConfigError(f"{path}: cannot be read as .npy ({error})") from error
     if not isinstance(loaded, np.ndarray):
         raise ConfigError(f"{path}: not one array")
@@ -232,8 +233,13 @@ def stack(path: Path, files: Files) -> Array:
             raise ConfigError(f"{path}: {loaded.shape} is not a stack of images, (N, H, W)")
         return loaded
     images: list[Array] = []
+    budget = Budget()
     for each in sorted(path.glob("*.png")):
-        image = cv2.imread(str(files.read(each)), cv2.IMREAD_UNCHANGED)
+        try:
+            image = cv2.imread(str(files.read(each)), cv2.IMREAD_UNCHANGED)
+            budget.take(2 * image.nbytes if image is not None else 0)  # they are stacked below
+        except (cv2.error, TooLargeError) as error:
+            raise ConfigError(f"{each}: too large ({error})") from error
         if image is None or image.ndim != 2:
             raise ConfigError(f"{each}: not an image with one channel")
         if images and image.shape != images[0].shape:

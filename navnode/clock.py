@@ -146,6 +146,11 @@ class Lateness:
                 self.drift = slope / NS_PER_S
         self._bins.append((at_s, difference))
 
+    @property
+    def guess_ns(self) -> float | None:
+        """The offset; until it is learnt, that of the fastest message so far; None before the first."""
+        return min(self._learning, default=None) if self.offset_ns is None else self.offset_ns
+
     def age_ns(self, timestamp_ns: int, now_ns: int) -> int:
         """Age of a measurement, not counting the shortest transit."""
         return max(0, round(now_ns - timestamp_ns - (self.offset_ns or 0)))

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
+from navnode.files.deflated import check_deflated
 from navnode.geometry import CArmDocument
 
 __all__ = ["read"]
@@ -19,6 +20,7 @@ def read(path: Path) -> Exchanged:
     Raises:
         ConfigError: distance or pixel spacing is missing.
     """
+    check_deflated([path])
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("GDCMImageIO")

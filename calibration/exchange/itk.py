@@ -16,6 +16,9 @@ from navnode.geometry import RAS_FROM_LPS
 
 __all__ = ["read", "write"]
 
+_MAX_BYTES = 1 << 20
+"""A linear transform has some kilobytes; so compressed numbers in HDF5 become a gigabyte at most."""
+
 
 def read(path: Path) -> Exchanged:
     """Read a linear transform; ITK's map points of the resampled image to those of the original, in LPS.
@@ -23,6 +26,8 @@ def read(path: Path) -> Exchanged:
     Raises:
         ConfigError: the transform is not linear.
     """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ConfigError(f"{path}: too large for a linear transform")
     transform = sitk.ReadTransform(str(path))
     while (
         transform.GetName() == "CompositeTransform" and sitk.CompositeTransform(transform).GetNumberOfTransforms() == 1

@@ -11,6 +11,7 @@ import yaml
 from calibration.exchange import opencv
 from calibration.exchange.contents import Exchanged
 from calibration.exchange.opencv import camera_matrix, carm_of_matrix, need_carm
+from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
 from navnode.types import Matrix
@@ -19,10 +20,16 @@ __all__ = ["read", "write"]
 
 
 def read(path: Path) -> Exchanged:
-    """Read a camera."""
+    """Read a camera.
+
+    Raises:
+        ConfigError: the file has aliases, with which a few lines state more values than fit anywhere.
+    """
     text = path.read_text()
     if text.startswith("%YAML:1.0"):
         return opencv.read(path)
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ConfigError(f"{path}: repeats parts of itself (YAML's aliases), which a camera does not")
     info = yaml.safe_load(text)
     camera = np.array(info["camera_matrix"]["data"], np.float64).reshape(3, 3)
     spacing = info.get("pixel_spacing_mm")

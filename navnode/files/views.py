@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.expansion import ARRAY_ERRORS, Budget, TooLargeError, load_arrays
+from navnode.files.deflated import check_deflated
 from navnode.files.ordinary import refuse_special
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
@@ -21,6 +23,7 @@ SCHEMA = "navnode/views/1"
 LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28
 _MAX_PIXELS = 1 << 26
+_MOST_BYTES = 8 * _MAX_PIXELS
 _DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
 
 
@@ -132,11 +135,15 @@ def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
     read = _decoded(path, _Views, SCHEMA)
     if not read.views:
         raise ConfigError(f"{path}: views is empty")
-    views = []
+    views, budget = [], Budget()
     for index, view in enumerate(read.views):
         carm = view.carm or read.carm
         if carm is None:
             raise ConfigError(f"{path}: views[{index}] has no carm, and the file has no common one")
+        try:
+            budget.take(4.0 * carm.width_px * carm.height_px if view.image else 0)
+        except TooLargeError as error:
+            raise ConfigError(f"{path}: views[{index}]: the images together are too large ({error})") from error
         pose = None if view.volume_from_carm is None else np.array(view.volume_from_carm)
         if pose is not None and is_rigid(pose):
             pose = orthonormal(pose)
@@ -205,7 +212,7 @@ def read_counts(path: Path) -> Array:
         raise ConfigError(f"{path}: no such image")
     try:
         counts = _read(path)
-    except (OSError, ValueError, RuntimeError, cv2.error) as error:
+    except (*ARRAY_ERRORS, cv2.error) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
     if counts.ndim != 2 or counts.size == 0:
@@ -220,17 +227,15 @@ def read_counts(path: Path) -> Array:
 def _read(path: Path) -> Array:
     ending = path.suffix.lower()
     if ending == ".npy":
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        if mapped.size > _MAX_PIXELS:
-            raise ValueError(f"{mapped.size} pixels are too many")
-        return np.array(mapped)
+        return np.array(load_arrays(path, _MOST_BYTES, mapped=True))
     if ending in _DICOM_ENDINGS:
         import SimpleITK as sitk  # here: a large package, and few images are DICOM
 
+        check_deflated([path], _MOST_BYTES)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-        if np.prod(reader.GetSize(), dtype=np.float64) > _MAX_PIXELS:
+        if np.prod(reader.GetSize(), dtype=np.float64) * reader.GetNumberOfComponents() > _MAX_PIXELS:
             raise ValueError("too many pixels")
         array = sitk.GetArrayFromImage(reader.Execute())
         return np.asarray(array[0] if array.ndim == 3 and len(array) == 1 else array)

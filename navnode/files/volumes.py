@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from navnode.errors import ConfigError
+from navnode.expansion import MOST_BYTES, Budget, TooLargeError, deflated_bytes
+from navnode.files.deflated import check_deflated
 from navnode.files.ordinary import refuse_special
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Mesh, Volume
@@ -72,7 +74,7 @@ def read_mesh(path: str | Path) -> Mesh:
             raise ConfigError(f"{path}: too large for a surface")
         import trimesh  # here and below: a large package that few processes need
 
-        loaded = trimesh.load(path, force="mesh", process=False)
+        loaded = trimesh.load(path, force="mesh", process=False, skip_materials=True)
         vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
         if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
             raise ConfigError(f"{path}: not a surface (no triangles, or invalid vertices)")
@@ -105,8 +107,10 @@ def write_mesh(mesh: Mesh, path: str | Path) -> None:
 def _read_file(path: Path) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    check_deflated([path])
     reader.ReadImageInformation()
     _check_size(reader.GetSize(), path)
+    _check_bytes(reader, 1, path)
     if path.name.lower().endswith((".nii", ".nii.gz")):
         _check_complete(reader, path)
     return reader.Execute()
@@ -121,26 +125,23 @@ def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
             file.seek(-4, os.SEEK_END)
             if int.from_bytes(file.read(), "little") == expected % 2**32:  # gzip's record of the size
                 return
-        size = _unpacked_size(path)
+        try:
+            with path.open("rb") as file:
+                size = deflated_bytes(file, 47, expected)
+        except TooLargeError:  # more than is read
+            return
+        except zlib.error as error:
+            raise ConfigError(f"{path}: damaged ({error})") from error
     else:
         size = path.stat().st_size
     if size < expected:
         raise ConfigError(f"{path}: incomplete ({size} of {expected} bytes)")
 
 
-def _unpacked_size(path: Path) -> int:
-    size = 0
-    try:
-        with gzip.open(path) as file:
-            while block := file.read(1 << 20):
-                size += len(block)
-    except EOFError:
-        pass
-    return size
-
-
 def _read_dicom_folder(path: Path) -> sitk.Image:
-    series = [names for folder in _folders(path) for names in _series(folder)]
+    folders = _folders(path)
+    check_deflated(file for folder in folders for file in sorted(Path(folder).iterdir()) if file.is_file())
+    series = [names for folder in folders for names in _series(folder)]
     if not series:
         raise ConfigError(f"{path}: the folder contains no DICOM series")
     names = max(series, key=len)
@@ -179,6 +180,7 @@ def _check_planes(names: Sequence[str], path: Path) -> None:
     if len(set(sizes)) > 1:
         raise ConfigError(f"{path}: the slices have different sizes")
     _check_size((*sizes[0], len(names)), path)
+    _check_bytes(reader, len(names), path)
     if np.ptp(turns, axis=0).max() > 1e-3:
         raise ConfigError(f"{path}: the slices are not parallel")
     normal = np.reshape(turns[0], (3, 3))[:, 2]
@@ -194,6 +196,16 @@ def _check_planes(names: Sequence[str], path: Path) -> None:
         )
     if np.abs(steps - along[:, None] * normal).max() > _PLANE_TOLERANCE_MM:
         raise ConfigError(f"{path}: the slices are sheared (a tilted gantry), which navnode does not resample")
+
+
+def _check_bytes(reader: sitk.ImageFileReader, files: int, path: Path) -> None:
+    """Files of the same head together; ITK allocates what heads state before it unpacks."""
+    value = 8 if "float64" in sitk.GetPixelIDValueAsString(reader.GetPixelID()) else 4
+    count = np.prod(reader.GetSize(), dtype=np.float64) * reader.GetNumberOfComponents() * files
+    try:
+        Budget(2 * MOST_BYTES).take(float(count) * value)
+    except TooLargeError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _check_size(size: tuple[int, ...], path: Path) -> None:

@@ -12,6 +12,12 @@ __all__ = ["Clocks"]
 
 _GAP_DRIFT = 2e-4
 """How fast the gap between two clocks may change, beyond their estimated drift."""
+_SAME_NS = 20_000_000
+"""Gaps that differ by less are the same, measured twice."""
+_CONSISTENT = 10
+"""X-rays whose delays agree before a new gap between the clocks is believed."""
+_TRANSIT_NS = 500_000_000
+"""No connection changes the time that messages travel by more."""
 
 
 class Clocks:
@@ -27,6 +33,12 @@ class Clocks:
         self._xray, self._carm = xray, carm
         self._devices = (*markers, xray)
         self.now_ns = 0
+        self._first_gap_ns: float | None = None
+        """Image's offset minus tracker's when their stamps were comparable: what the two paths differ by in delay."""
+        self._gap_ns: float | None = None
+        """The same now; None: not known yet on these connections."""
+        self._earlier_gap_ns: float | None = None
+        """The same on the connections before."""
         self.reset()
 
     def advance(self, message: Input) -> None:
@@ -40,21 +52,29 @@ class Clocks:
                 self.now_ns = max(self.now_ns, message.now_ns)
 
     def reset(self) -> None:
-        """A source vanished: learn the clocks again."""
+        """A source vanished: learn the clocks again. How images and tracker were related at first is kept: clocks that
+        drifted apart, or were set, do not come back together by connecting again."""
         self._lateness = {device: Lateness() for device in self._devices}
-        self._first_gap_ns: float | None = None
-        self._gap_ns = 0.0
+        if self._gap_ns is not None:
+            self._earlier_gap_ns = self._gap_ns
+        self._gap_ns = None
         self._gap_at_ns = 0
+        self._consistent = 0
+        self._other_first_ns: list[float] = []
 
     def stamp(self, device: str, timestamp_ns: int, received_ns: int) -> Stamp:
         """Learn from a device's message, and judge its time stamp."""
         lateness = self._lateness[device]
         stamp = lateness.observe(timestamp_ns, received_ns)
-        if stamp is Stamp.CLOCK_SET and self._first_gap_ns is not None and device in (self._xray, self._carm):
+        if stamp is Stamp.CLOCK_SET and device in (self._xray, self._carm):
+            self._consistent = 0
             rise_ns = lateness.rise_ns if device == self._xray else -lateness.rise_ns
-            self._gap_ns += rise_ns
-            if not lateness.clock_set:
-                self._first_gap_ns += rise_ns
+            if self._gap_ns is not None and self._first_gap_ns is not None:
+                self._gap_ns += rise_ns
+                if not lateness.clock_set and self._earlier_gap_ns is None:
+                    self._first_gap_ns += rise_ns
+        elif device == self._xray:
+            self._consistent = 0 if stamp is Stamp.AHEAD else self._consistent + 1
         return stamp
 
     def late_ns(self, pose: TrackedPose) -> int:
@@ -83,12 +103,15 @@ class Clocks:
         faster one is a clock that was set, or a delay that cannot be told from one.
         """
         image, tracker = self._lateness[self._xray], self._lateness[self._carm]
+        if self._gap_ns is None and self._first_gap_ns is not None:
+            return self._connected_again(image, tracker)
         if image.offset_ns is None or tracker.offset_ns is None:
             return ""
         gap_ns, elapsed_ns = image.offset_ns - tracker.offset_ns, max(0, self.now_ns - self._gap_at_ns)
         self._gap_at_ns = self.now_ns
         if self._first_gap_ns is None:
             self._first_gap_ns = self._gap_ns = gap_ns
+        assert self._gap_ns is not None
         drifted_ns, slack_ns = (image.drift - tracker.drift) * elapsed_ns, _GAP_DRIFT * elapsed_ns
         expected_ns = self._gap_ns + drifted_ns
         self._gap_ns = min(max(gap_ns, expected_ns - slack_ns), expected_ns + slack_ns)
@@ -97,9 +120,39 @@ class Clocks:
             return ""
         return f"image and tracker clocks moved apart by {apart_ns / 1e6:.0f} ms"
 
+    def _connected_again(self, image: Lateness, tracker: Lateness) -> str:
+        """Relate the clocks on new connections; returns why images cannot be paired with poses yet, or ''.
+
+        A gap that is the one before, or the first one, is believed at once. Another one is believed when it is steady,
+        and taken for the clocks' doing.
+        """
+        assert self._first_gap_ns is not None and self._earlier_gap_ns is not None
+        if image.guess_ns is None or tracker.guess_ns is None:
+            return "the clocks of images and tracker are not related yet since they connected again"
+        gap_ns = image.guess_ns - tracker.guess_ns
+        for known_ns in (self._earlier_gap_ns, self._first_gap_ns):
+            if abs(gap_ns - known_ns) <= _SAME_NS:
+                self._gap_ns, self._gap_at_ns = known_ns, self.now_ns
+                return ""
+        changed_ns = gap_ns - self._earlier_gap_ns
+        if self._consistent < _CONSISTENT or image.offset_ns is None or tracker.offset_ns is None:
+            told = f"image and tracker clocks moved apart by {abs(changed_ns) / 1e6:.0f} ms until they connected again"
+            return f"{told}; {self._consistent} of {_CONSISTENT} X-rays agree"
+        if abs(changed_ns) < _TRANSIT_NS:  # or messages travel longer, and the clocks are as before
+            self._other_first_ns = [self._first_gap_ns + changed_ns, self._first_gap_ns]
+        self._gap_ns, self._gap_at_ns = gap_ns, self.now_ns
+        return ""
+
+    def reconsider(self) -> None:
+        """X-rays contradict tracking: what changed with the connections may be delays rather than clocks."""
+        if self._other_first_ns:
+            self._first_gap_ns = self._other_first_ns.pop(0)
+
     def in_tracker_time_ns(self, image_timestamp_ns: int) -> int:
         """When an image was taken, by the tracker's clock, relative to how the two clocks were related at first."""
-        return image_timestamp_ns + round(self._gap_ns - (self._first_gap_ns or 0.0))
+        if self._gap_ns is None or self._first_gap_ns is None:
+            return image_timestamp_ns
+        return image_timestamp_ns + round(self._gap_ns - self._first_gap_ns)
 
     def mistimed(self, frame: Frame, last_exposure_ns: int) -> tuple[str, bool]:
         """Learn from a frame; returns why its time stamp cannot be trusted, or '', and whether its clock was set."""

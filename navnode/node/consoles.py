@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -34,6 +35,7 @@ from navnode.types import (
     ToolPose,
     Validity,
     VolumeUpdate,
+    invalid,
 )
 
 __all__ = ["Consoles", "validity_metadata"]
@@ -43,7 +45,7 @@ _EXTENSION_MM = 60.0
 """How far the axis is drawn back along the tool, and ahead of its tip."""
 _HIGHEST_HU = 4095
 _CLOCK_SET_NS = 1_000_000_000
-"""If stamps differ by more, a clock was set; by less, messages overtook each other."""
+"""Stamps go back with a clock that was set back by more; what is measured by less before the last stamp is withheld."""
 _AHEAD_NS = 100_000_000
 """A stamp that cannot be trusted is not repeated if it is this far ahead."""
 _NOWHERE = g.rigid(None, (float("nan"),) * 3)
@@ -95,9 +97,11 @@ class Consoles:
             case PatientPose():
                 return [self._transform(self._names.patient, output.volume_from_patient, output.validity)]
             case CArmPose():
+                if (overtaken := self._overtaken(self._names.carm, output.validity)) is not None:
+                    output = CArmPose(None, overtaken)
                 return [self._transform(self._names.carm, output.volume_from_carm, output.validity)]
             case RegisteredFrame():
-                return [self._image(output)]
+                return [self._image(output)] if self._newer(self._names.xray, output.frame.timestamp_ns) else []
             case VolumeUpdate():
                 return self._volume(output)
             case NodeState():
@@ -106,6 +110,8 @@ class Consoles:
                 return []
 
     def _tool(self, pose: ToolPose) -> list[Message]:
+        if (overtaken := self._overtaken(f"{pose.tool}ToVolume", pose.validity)) is not None:
+            pose = replace(pose, volume_from_tool=None, validity=overtaken)
         self._tools[pose.tool] = pose.volume_from_tool
         shown = self._transform(f"{pose.tool}ToVolume", pose.volume_from_tool, pose.validity, pose.seen)
         stamp, metadata = shown.timestamp_ns, validity_metadata(pose.validity)
@@ -210,10 +216,28 @@ class Consoles:
             matrix=np.eye(4) if matrix is None else matrix,
         )
 
+    def _newer(self, device: str, source_ns: int) -> bool:
+        """Whether something was measured after all that was said of a device, or by a clock that was set far back."""
+        last_ns, _ = self._stamps.get(device, (0, 0))
+        return not last_ns - _CLOCK_SET_NS < source_ns < last_ns
+
+    def _overtaken(self, device: str, validity: Validity) -> Validity | None:
+        """INVALID for what was measured before something else that was said of a device; None: nothing was said since.
+
+        Its stamp must not go back, nor may it carry another's. Such are the first outputs after a withdrawal, and those
+        of a clock that was set back by less than a second, until it has caught up.
+        """
+        source_ns = validity.source_time_ns
+        if not validity.usable or not source_ns or self._newer(device, source_ns):
+            return None
+        last_ns, _ = self._stamps[device]
+        return invalid(f"measured {(last_ns - source_ns) / 1e6:.0f} ms before what was said last", last_ns)
+
     def _stamp(self, device: str, source_ns: int, *, trusted: bool = True) -> int:
         """A message's time by its source's clock: that of the measurement, or now if something is withdrawn.
 
-        It does not step back, unless that clock was set back.
+        It does not step back, unless that clock was set back by more than a second. Where the marker is on the patient
+        is no measurement of one moment: it carries the last stamp until a later one comes.
 
         Args:
             source_ns: time of the measurement; 0: there is none.

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from navnode.errors import RecordingError
+from navnode.expansion import TooLargeError, inflated
 from navnode.igtl.conventions import STATUS_KEY, is_ok, status_of
 from navnode.types import Array, Matrix
 
@@ -210,10 +211,9 @@ def _pixels(path: Path, data: bytes, fields: Mapping[str, str], nrrd: bool) -> A
     if wanted > _MAX_BYTES:
         raise RecordingError(f"{path}: {wanted} bytes of pixels; the limit is {_MAX_BYTES}")
     if fields.get("CompressedData", "False") == "True" or fields.get("encoding", "raw") in ("gzip", "gz"):
-        unpacker = zlib.decompressobj(47)  # accepts gzip and zlib headers
         try:
-            data = unpacker.decompress(data, wanted)
-        except zlib.error as error:
+            data = inflated(data, wanted)
+        except (TooLargeError, zlib.error) as error:
             raise RecordingError(f"{path}: the pixels cannot be decompressed ({error})") from error
     elif fields.get("encoding", "raw") != "raw":
         raise RecordingError(f"{path}: encoding {fields['encoding']!r} is not supported")

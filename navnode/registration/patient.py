@@ -10,6 +10,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
 from navnode.registration.fusion import PatientFilter, measurement
+from navnode.registration.sliding import Sliding
 from navnode.types import (
     Effort,
     Matrix,
@@ -34,6 +35,14 @@ that moved 4 mm along the beam 10."""
 _UNMOVED = 1.0
 """The same of one frame that shows where a marker is now. The filter's gate is too wide for that: along the beam of one
 view it lets 6 mm pass, and then follows slowly."""
+
+_PAIR_GATE = 4.0
+"""The same of each of two frames in a row, above which the marker may have moved: DEGRADED, and the state follows more
+readily. Slides too slow for :mod:`sliding` are found by this at about 1.2 mm."""
+
+_SURPRISE = 8.0
+"""The same of one frame that does not contradict the state, but surprises: DEGRADED until others agree. It is the first
+sign of a quick slide; without a fault it stays below 2."""
 
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
@@ -64,6 +73,7 @@ class PatientRegistration:
         """Whether that is because the marker may have moved: frames must then show where it is."""
         self._distances: deque[float] = deque(maxlen=_RUN)
         self._recent: deque[Status] = deque(maxlen=_RECENT)
+        self._sliding = Sliding()
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
         self._why_not = "no X-ray registered yet"
         self._tracked = True
@@ -128,18 +138,27 @@ class PatientRegistration:
             sparse_volume=request.sparse_volume,
         )
         timestamp_ns = request.frame.timestamp_ns
+        slid_mm = self._sliding.slid_mm(
+            timestamp_ns, measured, registration.volume_from_carm, registration.covariance, rotation_center_mm
+        )
         if self.searching or self.filter is None:
             self._begin(PatientFilter(measured, rotation_center_mm, covariance * 30.0), good=1)
         else:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns
+            if slid_mm and not self._sparse:
+                self._loosen(f"the patient's marker slides: {slid_mm:.1f} mm in a few seconds, as X-rays show")
             self._distances.append(self.filter.distance(measured, covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
                 loss = self._count_bad("the images contradict the tracker")
                 return invalid("the image contradicts tracker and earlier frames", timestamp_ns), loss
+            if not self._sparse and self._distances[-1] > _SURPRISE:
+                self.unsure("an X-ray shows the patient a little elsewhere than the marker does")
+            if not self._sparse and min(list(self._distances)[-2:]) > _PAIR_GATE:
+                self._loosen("X-rays show the patient elsewhere than the marker does: it may have moved, slowly")
             self.filter.update(measured, covariance)
             self._good, self._bad = self._good + 1, 0
-            if not self._marker_moved or self._distances[-1] <= _UNMOVED:
+            if self._distances[-1] <= (_UNMOVED if self._marker_moved else _SURPRISE):
                 self._unsure_frames = max(0, self._unsure_frames - 1)
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity.status)
@@ -166,6 +185,10 @@ class PatientRegistration:
     def moved(self, reason: str) -> None:
         """The patient's marker moved, perhaps on the patient: DEGRADED, and what it placed less certain, until frames
         show where it is."""
+        self._sliding.forget()
+        self._loosen(reason)
+
+    def _loosen(self, reason: str) -> None:
         self.unsure(reason)
         self._marker_moved = True
         if self.filter is not None:
@@ -239,6 +262,7 @@ class PatientRegistration:
         return self._lose(f"registration lost: {reason}")
 
     def _lose(self, reason: str) -> Loss:
+        self._sliding.forget()
         self.filter, self.searching = None, True
         self._good, self._bad, self._accepted, self._searches = 0, 0, False, 0
         self._why_not = reason

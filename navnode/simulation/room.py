@@ -25,6 +25,7 @@ from navnode import geometry as g
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config import SimulatorSection
 from navnode.errors import ConfigError
+from navnode.expansion import load_arrays
 from navnode.files.cache import own_cache_folder
 from navnode.files.volumes import read_volume
 from navnode.igtl import Image, Server, Transform
@@ -141,7 +142,7 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 
 def load(path: Path, settings: SimulatorSection) -> RenderedRoom:
     """Load the frames that :func:`prepare` rendered."""
-    counts = np.load(path, mmap_mode="r", allow_pickle=False)
+    counts = load_arrays(path, 1 << 40, mapped=True)
     return RenderedRoom(load_scenario(path), counts, settings.frame_rate_hz)
 
 

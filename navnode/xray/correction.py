@@ -5,8 +5,6 @@ Corrected images have the geometry in the configuration at every angle, so all l
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import cv2
 import numpy as np
 
 from navnode.errors import CalibrationError
+from navnode.expansion import ARRAY_ERRORS, load_arrays
 from navnode.types import Array, CArm, FloatArray, Matrix
 from navnode.xray.counts import SATURATION_COUNTS
 from navnode.xray.flex import FlexModel
@@ -75,9 +74,9 @@ def decode_flat_field(content: bytes, path: str | Path) -> FlatField:
         CalibrationError: the content is not a flat field.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+        with load_arrays(content) as kept:
             dark, gain, bad = (kept[name] for name in ("dark", "gain", "bad"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except ARRAY_ERRORS as error:
         raise CalibrationError(f"{path}: not a flat field ({error})") from error
     if not dark.shape == gain.shape == bad.shape or dark.ndim != 2 or bad.dtype != np.bool_:
         raise CalibrationError(f"{path}: not a flat field (dark, gain and bad must be images of one size)")

@@ -8,8 +8,8 @@ import pytest
 from navnode.clock import Lateness, Stamp
 from navnode.loop.clocks import Clocks
 from navnode.simulation.scenario import CARM_DEVICE
-from navnode.types import CArmPose, Frame, RegisteredFrame, Status, Tick, ToolPose, TrackedPose
-from tests.loop.theatre import SCENARIO, T0, Theatre, of
+from navnode.types import CArmPose, Frame, RegisteredFrame, SourceState, Status, Tick, ToolPose, TrackedPose
+from tests.loop.theatre import SCENARIO, SOURCE, T0, Theatre, of
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -110,3 +110,59 @@ def test_frames_say_that_a_clock_was_set():
     theatre.xray_clock_ns = -2 * S
     reasons = [frame.validity.reason for frame in of(RegisteredFrame, theatre.run(1.5))]
     assert any("clock of the X-ray source was set" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("apart_s", [-3600.0, -0.3, 0.1, 0.3, 2.0])
+@pytest.mark.parametrize("whose", ["tracker", "images"])
+def test_sources_that_connect_again_with_clocks_apart_are_related_again(apart_s, whose):
+    """Clocks that drifted apart, or were set, while nobody was connected."""
+    theatre = Theatre()
+    theatre.run(5.0)
+    theatre.feed(SourceState(SOURCE, False, "closed", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    apart_ns = round(apart_s * S)
+    theatre.tracker_clock_ns = apart_ns if whose == "tracker" else 0
+    theatre.xray_clock_ns = apart_ns if whose == "images" else 0
+    frames = of(RegisteredFrame, theatre.run(1.0))
+    assert not any(frame.validity.usable for frame in frames[:8]), "on a wrong offset"
+    assert any("clocks moved apart" in frame.validity.reason for frame in frames)
+    again = of(RegisteredFrame, theatre.run(2.5))[-1]
+    assert again.validity.status is Status.VALID
+    wrong = [f for f in of(RegisteredFrame, theatre.run(8.0)) if f.validity.status is not Status.VALID]
+    assert not wrong, wrong[0].validity
+    for pose in of(ToolPose, theatre.outputs[-400:]):
+        assert pose.validity.status is Status.VALID and true_tip_error_mm(pose, theatre.tracker_clock_ns) < 2.0
+
+
+def test_sources_that_connect_again_with_clocks_as_before_lose_no_time():
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.xray_clock_ns = 300 * MS
+    theatre.run(6.0)
+    theatre.feed(SourceState(SOURCE, False, "closed", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    assert of(RegisteredFrame, theatre.run(1.0))[-1].validity.status is Status.VALID
+
+
+def test_images_that_travel_longer_after_connecting_again_are_not_placed_by_a_clock_that_was_not_set():
+    """Delays and clocks look the same until the C-arm moves: X-rays that contradict tracking tell them apart."""
+    theatre = Theatre()
+    theatre.run(5.0)
+    theatre.feed(SourceState(SOURCE, False, "closed", theatre.now_ns))
+    theatre.feed(SourceState(SOURCE, True, "", theatre.now_ns))
+    late_ns = 120 * MS
+    theatre.xray_clock_ns = -late_ns
+
+    def register(request):
+        theatre.xray_clock_ns = 0
+        try:
+            return theatre.truly(request)
+        finally:
+            theatre.xray_clock_ns = -late_ns
+
+    theatre.register = register
+    shown = of(ToolPose, theatre.run(25.0))
+    usable = [pose for pose in shown if pose.validity.status is Status.VALID]
+    assert max(true_tip_error_mm(pose, 0) for pose in usable) < 2.0
+    frames = of(RegisteredFrame, theatre.run(8.0))
+    assert {frame.validity.status for frame in frames} == {Status.VALID}

@@ -67,6 +67,23 @@ def test_a_step_along_the_beam_while_xrays_go_on(theatre, mm):
     assert shown and max(map(tip_error_mm, shown)) < 2.0
 
 
+@pytest.mark.parametrize(("mm", "seconds"), [(4.0, 2.0), (8.0, 2.0), (4.0, 1.0), (6.0, 4.0), (5.0, 10.0)])
+@pytest.mark.parametrize("way", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), "beam"], ids=str)
+def test_a_marker_that_slides_is_doubted_before_it_matters(theatre, mm, seconds, way):
+    """Too slow for tracking to show; the patient breathes, and X-rays go on."""
+    if way == "beam":
+        way = SCENARIO.volume_from_patient[:3, :3].T @ SCENARIO.volume_from_carm(theatre.time_s)[:3, 2]
+    after: list[object] = []
+    for step in range(round(seconds * 100)):
+        theatre.moved_patient_marker = g.rigid(None, np.array(way) * mm * (step + 1) / (seconds * 100))
+        after += theatre.run(0.01)
+    assert Status.DEGRADED in statuses(after)
+    after += theatre.run(6.0)
+    shown = [pose for pose in of(ToolPose, after) if pose.validity.status is Status.VALID]
+    assert max(map(tip_error_mm, shown)) < 2.0
+    assert statuses(theatre.run(0.5)) == {Status.VALID}
+
+
 @pytest.mark.parametrize("hidden_s", [0.03, 0.08, 0.3, 0.9, 3.0])
 @pytest.mark.parametrize("mm", [6.0, 14.0, 30.0])
 def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):

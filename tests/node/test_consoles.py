@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from navnode.config import OutputsSection
-from navnode.igtl import Image, Point, PolyData, TrackingData, Transform, decode, encode, split_cells
+from navnode.igtl import Image, Message, Point, PolyData, TrackingData, Transform, decode, encode, split_cells
 from navnode.igtl.conventions import is_shown
 from navnode.loop.ingest import Ingest
 from navnode.node.consoles import Consoles
@@ -29,6 +29,7 @@ from navnode.types import (
 )
 from tests.loop.theatre import configuration
 
+S, MS = 1_000_000_000, 1_000_000
 INGEST = Ingest(configuration())
 VALID = Validity(Status.VALID, "", 77, 2_500_000)
 AT = np.array([[0.0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]])
@@ -168,11 +169,32 @@ def test_what_is_taken_back_is_stamped_with_its_time_and_none_goes_back():
 
     assert stamp(500) == 500 and stamp(10_000_500) == 10_000_500
     assert stamp(0, None) == 20_000_500, "now, by the clock of the tool's source"
-    assert stamp(15_000_000) == 20_000_500, "what overtook does not turn time back"
+    assert stamp(15_000_000) == 20_000_500, "what was overtaken does not turn time back"
     assert stamp(3_600_000_000_000, None) == 30_000_500, "a stamp that is not believed is not handed on"
     assert stamp(340_000_000, None) == 40_000_500, "nor one that is off by less than a second"
     assert stamp(7_200_000_000_000) == 7_200_000_000_000, "a clock that was set is"
     assert stamp(50_000_000) == 50_000_000
+
+
+def test_nothing_carries_a_stamp_of_something_else():
+    """After a clock was set back by less than a second, poses are INVALID and X-rays withheld until it caught up."""
+    consoles = Consoles(OutputsSection())
+
+    def messages(at_ns: int) -> list[Message]:
+        valid, taken = Validity(Status.VALID, "", at_ns), Frame(np.zeros((256, 256), np.uint16), at_ns, 1)
+        shown = RegisteredFrame(taken, carm_of_size(256), AT, valid, 0.1, 0.9, None, 1)
+        outputs = (ToolPose("Drill", AT, valid, 1), CArmPose(AT, valid), shown)
+        return [message for output in outputs for message in consoles(output)]
+
+    last_ns = dict[str, int]()
+    for at_ns in (5 * S, 5 * S + 10 * MS, 5 * S - 300 * MS, 5 * S - 100 * MS, 5 * S + 20 * MS, 2 * S, 2 * S + 10 * MS):
+        heard = messages(at_ns)
+        caught_up = at_ns > last_ns.get("DrillToVolume", 0) or at_ns <= 2 * S
+        assert ("XRay" in {message.device for message in heard}) == caught_up
+        for message in heard:
+            assert message.metadata.get("Validity", "") in (("VALID", "") if caught_up else ("INVALID", ""))
+            assert message.timestamp_ns == (at_ns if caught_up else last_ns[message.device])
+            last_ns[message.device] = message.timestamp_ns
 
 
 def test_an_xray_that_nobody_can_place_is_for_clients_that_read_why():

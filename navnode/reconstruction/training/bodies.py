@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from navnode import geometry as g
+from navnode.expansion import load_arrays
 from navnode.files.whole import whole
 from navnode.projector import Projector
 from navnode.reconstruction.reader import CANVAS_PX
@@ -184,7 +185,7 @@ def write(path: Path, seen: Seen) -> None:
 
 def read(path: Path) -> Seen:
     """Read a body's file."""
-    with np.load(path, allow_pickle=False) as file:
+    with load_arrays(path) as file:
         line, bone = file["line"], file["bone"]
         height, width = line.shape[1:]
         carms = tuple(

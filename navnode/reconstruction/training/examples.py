@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.expansion import load_arrays
 from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, centered_grid, coarsened
 from navnode.reconstruction.classical import Pyramid
@@ -100,7 +101,7 @@ def procedural_source(seed: int, cache: Path) -> Volume:
     version = hashlib.sha256((Path(__file__).parent / "anatomy.py").read_bytes()).hexdigest()[:12]
     path = cache / f"procedural_{version}_{seed:04d}.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
+        with load_arrays(path) as kept:
             return Volume(kept["hu"].astype(np.float32), kept["volume_from_index"], f"procedural {seed}")
     made = procedural(np.random.default_rng((seed, 77)))
     cache.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.expansion import Budget, load_arrays
 from navnode.files.whole import whole
 from navnode.reconstruction.training.patients import TRAINS, VALIDATES
 from navnode.types import Array
@@ -105,6 +106,7 @@ def unpack(file: Path, folder: Path, progress: Callable[[float], None] = lambda 
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name != _INDEX]
+            Budget(_MOST_BYTES).take(archive.getinfo(_INDEX).file_size)
             if len(names) > _MOST_FILES or json.loads(archive.read(_INDEX)).get("schema") != _SCHEMA:
                 raise ConfigError(f"{file}: not a pack of training data")
             for done, name in enumerate(names):
@@ -141,7 +143,7 @@ def _packed(path: Path, ratio: int) -> bytes:
     """A file of X-rays or bodies, compressed."""
     index: dict[str, Any] = {}
     blobs: list[bytes] = []
-    with np.load(path, allow_pickle=False) as arrays:
+    with load_arrays(path) as arrays:
         for name in arrays.files:
             array = arrays[name]
             if array.dtype == np.float16 and array.ndim == 3:
@@ -166,7 +168,7 @@ def _packed(path: Path, ratio: int) -> bytes:
 def _unpacked(blob: bytes) -> Iterator[tuple[str, Array]]:
     """The arrays of a packed file by name; raises ValueError if it is damaged."""
     at = 4 + int.from_bytes(blob[:4], "little")
-    index = json.loads(blob[4:at])
+    index, budget = json.loads(blob[4:at]), Budget(_MOST_BYTES)
 
     def taken(count: int) -> bytes:
         nonlocal at
@@ -175,26 +177,31 @@ def _unpacked(blob: bytes) -> Iterator[tuple[str, Array]]:
 
     for name, entry in index.items():
         if "images" in entry:
-            shape = _checked(entry["shape"])
+            shape = _checked(entry["shape"], 2, budget)
+            if len(entry["images"]) != shape[0]:
+                raise ValueError(f"images of {name!r} are damaged")
             decoded = [cv2.imdecode(np.frombuffer(taken(n), np.uint8), cv2.IMREAD_UNCHANGED) for n in entry["images"]]
             images = [image for image in decoded if image is not None and image.shape == shape[1:]]
             if len(images) != shape[0]:
                 raise ValueError(f"images of {name!r} are damaged")
             yield name, (np.stack(images).astype(np.float32) * (float(entry["top"]) / _STEPS)).astype(np.float16)
         elif "shares" in entry:
-            shape = _checked(entry["shape"])
+            shape = _checked(entry["shape"], 1, budget)
             size = int(np.prod(shape)) // 2
             pairs = np.frombuffer(lzma.LZMADecompressor().decompress(taken(entry["shares"]), size), np.uint8)
             steps = np.stack([pairs >> 4, pairs & 15], axis=1)
             yield name, (steps * np.uint8(255 // _SHARE_STEPS)).reshape(shape)
         else:
-            yield name, np.load(io.BytesIO(taken(entry["array"])), allow_pickle=False)
+            array = load_arrays(taken(entry["array"]), budget.left_bytes)
+            budget.take(array.nbytes)
+            yield name, array
 
 
-def _checked(shape: list[int]) -> tuple[int, ...]:
-    """A shape that may be allocated; raises ValueError for others."""
-    if not 1 <= len(shape) <= 4 or min(shape) < 1 or np.prod([float(n) for n in shape]) > _MOST_BYTES:
+def _checked(shape: list[int], item_bytes: int, budget: Budget) -> tuple[int, ...]:
+    """A shape that may be allocated beside what was; raises ValueError for others."""
+    if not 1 <= len(shape) <= 4 or min(shape) < 1:
         raise ValueError(f"the shape {shape} is not one of X-rays or bodies")
+    budget.take(float(np.prod([float(n) for n in shape])) * item_bytes)
     return tuple(int(n) for n in shape)
 
 

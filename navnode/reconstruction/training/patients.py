@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode.errors import ConfigError
+from navnode.expansion import load_arrays
 from navnode.reconstruction.training.kinds import bone_kinds
 from navnode.reconstruction.training.labels import Labels, labels
 from navnode.types import Volume
@@ -84,7 +85,7 @@ def labelled(patient: Patient, cache: Path) -> Labelled:
     ct = read_volume(patient.path)
     kept = cache / f"{patient.region.value}_{patient.name}.npz"
     if kept.exists():
-        with np.load(kept, allow_pickle=False) as file:
+        with load_arrays(kept) as file:
             kept_labels = Labels(file["bone"], file["lungs"], file["body"])
         return Labelled(patient, ct, kept_labels, bone_kinds(patient.name, kept_labels.bone, ct))
     made = labels(ct, limb=patient.region is Region.LIMB)

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
+from navnode.expansion import load_arrays
 from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.training.labels import REACH_MM, share_inside
@@ -84,7 +85,7 @@ def knee(folder: Path, subject: str) -> list[Bone]:
 
 def _bone(path: Path) -> Bone:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with load_arrays(path) as file:
             import trimesh  # here: training on a pack needs none
 
             surface = trimesh.Trimesh(file["v"], file["f"], process=False)

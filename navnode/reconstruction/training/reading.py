@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from navnode.errors import ConfigError
+from navnode.expansion import load_arrays
 from navnode.reconstruction.network import ReaderNet
 from navnode.reconstruction.reader import (
     BONE_KINDS,
@@ -76,7 +77,7 @@ class Examples(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
                 files = sorted(self._folder.glob(f"*{TRAINS}"))
             made += 1
             path = files[int(rng.integers(len(files)))]
-            with np.load(path, allow_pickle=False) as file:
+            with load_arrays(path) as file:
                 n = int(rng.integers(len(file["pixel_mm"])))
                 line, bone, lungs = (file[name][n].astype(np.float32) for name in ("line", "bone", "lungs"))
                 pixel_mm = float(file["pixel_mm"][n])
@@ -268,7 +269,7 @@ def _scored(network: ReaderNet, folder: Path, device: str) -> dict[str, Score]:
     for number, path in enumerate(sorted(folder.glob(f"*{VALIDATES}"))):
         rng = np.random.default_rng(number)
         group = region_of(path).value
-        with np.load(path, allow_pickle=False) as file:
+        with load_arrays(path) as file:
             kept = file["kinds"] if "kinds" in file else [None] * len(file["line"])
             parts = zip(file["line"], file["bone"], file["lungs"], file["pixel_mm"], kept, strict=True)
             for line, bone, lungs, pixel_mm, kinds in parts:

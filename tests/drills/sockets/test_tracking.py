@@ -75,21 +75,20 @@ def test_the_patients_marker_steps_in_sight(theatre, mm, turned_deg, xrays):
         assert theatre.console.validity("DrillToVolume") == "DEGRADED"
 
 
-@SLOW
-@pytest.mark.parametrize("mm", [4.0, 8.0])
-def test_the_patients_marker_slides_off_slowly(theatre, mm):
-    """No step that tracking could show; X-rays alone can tell, and take their time: a bound, not never."""
-    mark = theatre.mark()
-    for _ in range(40):
-        theatre.room.after(1, lambda: theatre.room.bump_along(mm / 40))
-        theatre.run(0.05)
+@pytest.mark.parametrize(
+    ("mm", "seconds"), [(4.0, 2.0), slow(8.0, 2.0), slow(4.0, 1.0), slow(6.0, 4.0), slow(5.0, 10.0)]
+)
+def test_the_patients_marker_slides_off_slowly(theatre, mm, seconds):
+    """No step that tracking could show; X-rays alone can tell, ten of them a second."""
+    mark, steps = theatre.mark(), round(seconds * 100)
+    for step in range(steps):
+        theatre.room.after(1 + step, lambda: theatre.room.bump_along(mm / steps))
+    theatre.run(seconds)
+    assert theatre.console.validity("DrillToVolume") != "VALID"
     theatre.run(6.0)
     verdict = theatre.verdict(mark, "DrillToVolume")
     print(verdict)
-    assert len(verdict.wrong) < 150, "a second and a half"
-    mark = theatre.mark()
-    theatre.run(2.0)
-    theatre.never_wrong(mark)
+    assert len(verdict.wrong) <= 10, str(verdict)  # a tenth of a second, on a busy machine
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
