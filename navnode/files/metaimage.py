@@ -62,6 +62,7 @@ def open_image(path: Path) -> TextImage:
                 head += more
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    last = last or re.search(_ENDS.pattern.removesuffix(rb"\r?\n") + rb"\Z", head, re.M)
     if last is None:
         raise ConfigError(f"{path}: not a MetaImage (its header has no end)")
     fields = line_fields(path, head[: last.end()].decode("utf-8", "replace"), ("=",))
@@ -71,9 +72,9 @@ def open_image(path: Path) -> TextImage:
     if "NDims" in fields and fields["NDims"] != str(len(sizes)):
         raise ConfigError(f"{path}: NDims is {fields['NDims']}, DimSize has {len(sizes)} numbers")
     kind = _TYPES.get(fields["ElementType"])
+    if kind is None and 0 in sizes:
+        kind = "u1"  # where there are no pixels, their type says nothing
     if kind is None:
-        kind = "u1" if 0 in sizes else ""  # where there are no pixels, their type says nothing
-    if not kind:
         raise ConfigError(f"{path}: ElementType {fields['ElementType'][:40]!r} is not one that is read")
     big = _flag(path, fields, "BinaryDataByteOrderMSB", _flag(path, fields, "ElementByteOrderMSB", False))
     dtype = np.dtype(kind).newbyteorder(">" if big else "<")
