@@ -12,6 +12,7 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.ordinary import refuse_special
+from navnode.files.strict import refuse_repeated_keys
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
 
@@ -109,7 +110,9 @@ def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path}: too large for {schema}")
-        read = msgspec.json.decode(path.read_bytes(), type=kind)
+        content = path.read_bytes()
+        read = msgspec.json.decode(content, type=kind)
+        refuse_repeated_keys(content, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
