@@ -16,6 +16,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.ordinary import refuse_special
+from navnode.files.xrays import read_array
 from navnode.types import Array, Matrix
 
 __all__ = [
@@ -121,13 +122,7 @@ def array(path: Path, files: Files) -> Array:
     Raises:
         ConfigError: names the file.
     """
-    try:
-        loaded = np.load(files.read(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path}: cannot be read as .npy ({error})") from error
-    if not isinstance(loaded, np.ndarray):
-        raise ConfigError(f"{path}: not one array")
-    return loaded
+    return read_array(files.read(path), _MAX_BYTES)
 
 
 def points(path: Path, files: Files) -> dict[str, Matrix]:

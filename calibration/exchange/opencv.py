@@ -47,7 +47,7 @@ def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[fl
         raise ConfigError(f"{path}: the camera matrix is not 3 x 3 finite numbers")
     fx, fy = float(camera[0, 0]), float(camera[1, 1])
     if not (fx > 0 and fy > 0):
-        raise ConfigError(f"{path}: the focal lengths are {fx:g} and {fy:g} px, not positive")
+        raise ConfigError(f"{path}: the focal lengths, {fx:g} and {fy:g} px, must be positive")
     if abs(camera[0, 1]) > _MOST_SKEW * fx:
         raise ConfigError(f"{path}: the camera is skewed ({camera[0, 1]:g} px), which is not taken over")
     if abs(camera[1, 0]) > 1e-9 or np.abs(camera[2] - [0, 0, 1]).max() > 1e-9:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.ordinary import refuse_special
 from navnode.files.strict import refuse_repeated_keys
+from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
 
@@ -21,8 +21,6 @@ __all__ = ["ViewFile", "read_landmarks", "read_views", "write_views"]
 SCHEMA = "navnode/views/1"
 LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28
-_MAX_PIXELS = 1 << 26
-_DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
 
 
 class _Angles(msgspec.Struct, frozen=True):
@@ -81,7 +79,7 @@ class ViewFile:
         """
         if self.path is None:
             raise ConfigError(f"{self.name}: image is missing")
-        counts = read_counts(self.path)
+        counts = read_counts(self.path, self.i0)
         expected = (self.carm.height_px, self.carm.width_px)
         if counts.shape != expected:
             raise ConfigError(
@@ -196,48 +194,3 @@ def write_views(path: Path, views: list[ViewFile]) -> None:
             entry["volume_from_carm"] = view.volume_from_carm.tolist()
         data["views"].append(entry)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
-
-
-def read_counts(path: Path) -> Array:
-    """Read detector counts (H, W) from a 16-bit PNG or TIFF, ``.npy``, or DICOM (XA, RF; one frame).
-
-    Raises:
-        ConfigError: the file is missing, unreadable or does not contain counts; names it.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such image")
-    try:
-        counts = _read(path)
-    except (OSError, ValueError, RuntimeError, cv2.error) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
-    if counts.ndim != 2 or counts.size == 0:
-        raise ConfigError(f"{path}: not one plane with one value per pixel, but {counts.shape}")
-    if counts.dtype.kind not in "uif" or (counts.dtype.kind == "f" and not np.isfinite(counts).all()):
-        raise ConfigError(f"{path}: the pixels are not counts ({counts.dtype})")
-    if counts.min() < 0:
-        raise ConfigError(f"{path}: the pixels are not counts (some are negative)")
-    return counts
-
-
-def _read(path: Path) -> Array:
-    ending = path.suffix.lower()
-    if ending == ".npy":
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        if mapped.size > _MAX_PIXELS:
-            raise ValueError(f"{mapped.size} pixels are too many")
-        return np.array(mapped)
-    if ending in _DICOM_ENDINGS:
-        import SimpleITK as sitk  # here: a large package, and few images are DICOM
-
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        if np.prod(reader.GetSize(), dtype=np.float64) > _MAX_PIXELS:
-            raise ValueError("too many pixels")
-        array = sitk.GetArrayFromImage(reader.Execute())
-        return np.asarray(array[0] if array.ndim == 3 and len(array) == 1 else array)
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("not a PNG or TIFF")
-    return np.asarray(image)
