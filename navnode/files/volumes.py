@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from navnode.files.placing import (
     unit_mm,
 )
 from navnode.geometry import RAS_FROM_LPS, itk_image
-from navnode.types import Mesh, Volume
+from navnode.types import Matrix, Mesh, Volume
 
 __all__ = ["ReadAs", "read_mesh", "read_volume", "write_mesh", "write_volume"]
 
@@ -88,19 +89,46 @@ def read_mesh(path: str | Path) -> Mesh:
             raise ConfigError(f"{path}: surfaces are {', '.join(MESH_ENDINGS)} files")
         if path.stat().st_size > _MAX_MESH_BYTES:
             raise ConfigError(f"{path}: too large for a surface")
+        ras_from_space = _checked_mesh(path, path.read_bytes())
         import trimesh  # here and below: a large package that few processes need
 
         loaded = trimesh.load(path, force="mesh", process=False)
         vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
         if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
             raise ConfigError(f"{path}: not a surface (no triangles, or invalid vertices)")
-        return Mesh(vertices, triangles)
+        return Mesh((vertices @ ras_from_space).astype(np.float32), triangles)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except ConfigError:
         raise
     except Exception as error:  # trimesh's readers have no common error
         raise ConfigError(f"{path}: not a surface (STL, PLY or OBJ)") from error
+
+
+def _checked_mesh(path: Path, content: bytes) -> Matrix:
+    """Refuse a surface that is cut short; 3x3 from the space that its header names (Slicer's ``SPACE=LPS``) to RAS."""
+    kind = path.suffix.lower()
+    text_stl = content.lstrip()[:5].lower() == b"solid" and b"facet" in content[:1000]
+    if kind == ".stl" and not text_stl:
+        count = int.from_bytes(content[80:84], "little")
+        if len(content) < 84 or len(content) != 84 + 50 * count:
+            raise ConfigError(f"{path}: incomplete ({len(content)} bytes, its header states {count} triangles)")
+    elif kind == ".stl" and b"endsolid" not in content[-200:]:
+        raise ConfigError(f"{path}: cut short (no endsolid)")
+    if kind == ".ply" and b"format ascii" in content[:200]:
+        if not content.endswith((b"\n", b"\r")):
+            raise ConfigError(f"{path}: cut short (its last line does not end)")
+        head, _, body = content.partition(b"end_header")
+        wanted = sum(int(n) for n in re.findall(rb"element\s+\w+\s+(\d{1,12})", head))
+        lines = sum(bool(line.strip()) for line in body.splitlines())
+        if lines != wanted:
+            raise ConfigError(f"{path}: incomplete ({lines} lines of data, its header states {wanted})")
+    stated = re.search(rb"SPACE\s*=\s*(\w+)", content[:2000])
+    if stated is None or stated[1] == b"RAS":
+        return np.eye(3)
+    if stated[1] != b"LPS":
+        raise ConfigError(f"{path}: SPACE={stated[1].decode('latin-1')[:20]} says nothing of the patient")
+    return RAS_FROM_LPS[:3, :3]
 
 
 def write_mesh(mesh: Mesh, path: str | Path) -> None:
