@@ -14,6 +14,7 @@ from calibration.inputs import Files, Poses, array
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
 from navnode.files.artifacts import CARM, PATIENT, PIVOT, Kind, ShotResult
+from navnode.files.strict import refuse_repeated_keys
 from navnode.files.views import ViewFile, read_views
 from navnode.geometry import CARM_SCHEMA, carm_of
 from navnode.types import Array, CArm, Matrix
@@ -31,9 +32,11 @@ def carm(path: Path, files: Files) -> CArm:
         ConfigError: names the file.
     """
     try:
-        document = msgspec.json.decode(files.read(path).read_bytes())
+        content = files.read(path).read_bytes()
+        document = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    refuse_repeated_keys(content, path)
     if not isinstance(document, dict) or document.get("schema") != CARM_SCHEMA:
         raise ConfigError(f"{path}: not a {CARM_SCHEMA} document")
     try:
@@ -138,9 +141,11 @@ def bead_phantom(path: Path, files: Files) -> BeadPhantom:
         ConfigError: names the file and the key.
     """
     try:
-        read = msgspec.json.decode(files.read(path).read_bytes(), type=_Phantom)
+        content = files.read(path).read_bytes()
+        read = msgspec.json.decode(content, type=_Phantom)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    refuse_repeated_keys(content, path)
     if read.schema != "navnode/phantom/1":
         raise ConfigError(f"{path}: schema is {read.schema!r}, not 'navnode/phantom/1'")
     ids = tuple(bead.id for bead in read.beads)

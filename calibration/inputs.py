@@ -15,8 +15,9 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.expansion import ARRAY_ERRORS, Budget, TooLargeError, load_arrays
+from navnode.expansion import Budget, TooLargeError
 from navnode.files.ordinary import refuse_special
+from navnode.files.xrays import read_array
 from navnode.types import Array, Matrix
 
 __all__ = [
@@ -122,13 +123,7 @@ def array(path: Path, files: Files) -> Array:
     Raises:
         ConfigError: names the file.
     """
-    try:
-        loaded = load_arrays(files.read(path))
-    except ARRAY_ERRORS as error:
-        raise ConfigError(f"{path}: cannot be read as .npy ({error})") from error
-    if not isinstance(loaded, np.ndarray):
-        raise ConfigError(f"{path}: not one array")
-    return loaded
+    return read_array(files.read(path), _MAX_BYTES)
 
 
 def points(path: Path, files: Files) -> dict[str, Matrix]:

@@ -42,6 +42,8 @@ CARM_SCHEMA = "navnode/carm/1"
 _LEAST_PX, _MOST_PX = 8, 8192
 """Limits of a detector's sides: fewer pixels show nothing (volumes have at least as many), and a square of more exceeds
 the largest image that is read."""
+_LEAST_SPACING_MM, _LEAST_DISTANCE_MM = 0.01, 50.0
+"""No detector has smaller pixels, and no C-arm is shorter."""
 RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse; used where LPS files are read and written, nowhere else."""
 
@@ -240,6 +242,11 @@ class CArmDocument(msgspec.Struct, frozen=True):
             raise ValueError(f"width_px and height_px must be {_LEAST_PX} to {_MOST_PX}")
         if not (min(self.pixel_spacing_mm) > 0 and self.source_to_detector_mm > 0):
             raise ValueError("pixel_spacing_mm and source_to_detector_mm must be positive")
+        if min(self.pixel_spacing_mm) < _LEAST_SPACING_MM or self.source_to_detector_mm < _LEAST_DISTANCE_MM:
+            raise ValueError(
+                f"pixel_spacing_mm under {_LEAST_SPACING_MM:g} or source_to_detector_mm under {_LEAST_DISTANCE_MM:g}: "
+                "are they in metres?"
+            )
         if not np.isfinite((*self.pixel_spacing_mm, self.source_to_detector_mm, *self.principal_point_px)).all():
             raise ValueError("pixel_spacing_mm, source_to_detector_mm and principal_point_px must be finite")
 

@@ -92,7 +92,17 @@ def _ours(artifact: Artifact[Any]) -> Exchanged:
 
 
 _FILE_ERRORS = (OSError, RuntimeError, cv2.error)
-_CONTENT_ERRORS = (ValueError, KeyError, TypeError, ElementTree.ParseError, yaml.YAMLError)
+_CONTENT_ERRORS = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+    ElementTree.ParseError,
+    yaml.YAMLError,
+)
 _PARSER_ERRORS = (*_FILE_ERRORS, *_CONTENT_ERRORS)
 _READERS = {
     ".xml": plus.read,

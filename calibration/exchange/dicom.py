@@ -4,37 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
-from navnode.files.deflated import check_deflated
+from navnode.files import dicom_read
 from navnode.geometry import CArmDocument
 
 __all__ = ["read"]
+
+_TAGS = [
+    "Rows", "Columns", "DistanceSourceToDetector", "ImagerPixelSpacing", "PositionerPrimaryAngle",
+    "PositionerSecondaryAngle", "NumberOfFrames",
+]  # fmt: skip
 
 
 def read(path: Path) -> Exchanged:
     """Read distance, pixel spacing, size and angles from an X-ray image (PS3.3, C.8.7.5).
 
     Raises:
-        ConfigError: distance or pixel spacing is missing.
+        ConfigError: it is not DICOM; distance or pixel spacing is missing, or cannot be a C-arm's.
     """
-    check_deflated([path])
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("GDCMImageIO")
-    reader.ReadImageInformation()
-
-    def number(tag: str) -> list[float]:
-        text = reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
-        return [float(part) for part in text.split("\\")] if text else []
-
-    distance, spacing, size = number("0018|1110"), number("0018|1164"), reader.GetSize()
-    if not distance or len(spacing) != 2:
+    if not dicom_read.is_dicom(path):
+        raise ConfigError(f"{path}: unknown format, not DICOM")
+    dataset = dicom_read.open_dataset(path, _TAGS)
+    distance = dicom_read.number(dataset, "DistanceSourceToDetector", path)
+    spacing = dicom_read.numbers(dataset, "ImagerPixelSpacing", 2, path)
+    size = [dicom_read.number(dataset, keyword, path) for keyword in ("Columns", "Rows")]
+    if distance is None or spacing is None or None in size:
         raise ConfigError(f"{path}: source-to-detector distance or imager pixel spacing is missing")
-    width, height = int(size[0]), int(size[1])
+    width, height = (int(side or 0) for side in size)
     middle = (width - 1) / 2, (height - 1) / 2
-    carm = CArmDocument(width, height, (spacing[1], spacing[0]), distance[0], middle).geometry
-    angles = [number(tag) for tag in ("0018|1510", "0018|1511")]
-    return Exchanged(carm=carm, angles_deg=(angles[0][0], angles[1][0]) if all(angles) else None)
+    try:
+        carm = CArmDocument(width, height, (float(spacing[1]), float(spacing[0])), distance, middle).geometry
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    primary = dicom_read.number(dataset, "PositionerPrimaryAngle", path)
+    secondary = dicom_read.number(dataset, "PositionerSecondaryAngle", path)
+    return Exchanged(carm=carm, angles_deg=None if primary is None or secondary is None else (primary, secondary))

@@ -18,28 +18,77 @@ __all__ = ["read", "write"]
 
 _MAX_BYTES = 1 << 20
 """A linear transform has some kilobytes; so compressed numbers in HDF5 become a gigabyte at most."""
+_TEXT = b"#Insight Transform File"
+_HDF5 = b"\x89HDF"
+_LEAST_SHRINKING, _MOST_STRETCHING = 1e-3, 1e3
 
 
 def read(path: Path) -> Exchanged:
     """Read a linear transform; ITK's map points of the resampled image to those of the original, in LPS.
 
     Raises:
-        ConfigError: the transform is not linear.
+        ConfigError: the file is cut short or damaged, holds several transforms, or one that is not linear.
     """
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{path}: too large for a linear transform")
+    content = path.read_bytes()
+    if content.startswith(_TEXT):
+        _check_text(path, content)
+    elif not content.startswith(_HDF5):
+        raise ConfigError(f"{path}: not a transform of ITK")
     transform = sitk.ReadTransform(str(path))
-    while (
-        transform.GetName() == "CompositeTransform" and sitk.CompositeTransform(transform).GetNumberOfTransforms() == 1
-    ):
+    stored = _nested(transform)
+    while stored == 1 and transform.GetName() == "CompositeTransform":
         transform = sitk.CompositeTransform(transform).GetNthTransform(0)
-    if not transform.IsLinear():
-        raise ConfigError(f"{path}: not a linear transform")
+        stored = _nested(transform)
+    held = content.count(b"TransformType") - (b"CompositeTransform" in content) if content.startswith(_HDF5) else 1
+    if stored > 1 or (stored == 0 and held > 1):
+        raise ConfigError(f"{path}: holds {max(stored, held)} transforms; store the one that is meant by itself")
+    if transform.GetDimension() != 3 or not transform.IsLinear():
+        raise ConfigError(f"{path}: not a linear transform of space")
+    if not np.isfinite([*transform.GetParameters(), *transform.GetFixedParameters()]).all():
+        raise ConfigError(f"{path}: some of its numbers are not finite")
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
     axes = [np.array(transform.TransformPoint(tuple(axis))) - origin for axis in np.eye(3)]
     lps = np.eye(4)
     lps[:3, :3], lps[:3, 3] = np.stack(axes, axis=1), origin
+    if not _LEAST_SHRINKING < abs(np.linalg.det(lps[:3, :3])) < _MOST_STRETCHING:
+        raise ConfigError(f"{path}: its matrix cannot be inverted")
     return Exchanged({("A", "B"): RAS_FROM_LPS @ np.linalg.inv(lps) @ RAS_FROM_LPS})
+
+
+def _nested(transform: Any) -> int:
+    """How many transforms a composite one holds; 0: it is a plain one."""
+    if transform.GetName() != "CompositeTransform":
+        return 0
+    return int(sitk.CompositeTransform(transform).GetNumberOfTransforms())
+
+
+def _check_text(path: Path, content: bytes) -> None:
+    """ITK reads a file that ends too early as what came before, or as the identity."""
+    lines = content.decode("utf-8", "replace").splitlines()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("Transform:")]
+    for key in ("Transform", "Parameters", "FixedParameters"):
+        found = sum(line.startswith(f"{key}:") for line in lines)
+        if found == 0 or (found < len(named) and not any("Composite" in name for name in named)):
+            raise ConfigError(f"{path}: cut short (a transform without {key})")
+    if not content.endswith(b"\n"):
+        raise ConfigError(f"{path}: cut short (its last line does not end)")
+    if len(named) > 1 and "Composite" not in named[0]:
+        raise ConfigError(f"{path}: holds {len(named)} transforms; store the one that is meant by itself")
+    wanted = {"AffineTransform": (12, 3), "MatrixOffsetTransformBase": (12, 3), "Euler3DTransform": (6, None),
+              "VersorRigid3DTransform": (6, 3), "TranslationTransform": (3, 0),
+              "Similarity3DTransform": (7, 3), "ScaleVersor3DTransform": (9, 3)}  # fmt: skip
+    kind = named[-1].partition("_")[0]
+    for key, place in (("Parameters", 0), ("FixedParameters", 1)):
+        text = [line.partition(":")[2].split() for line in lines if line.startswith(f"{key}:")][-1]
+        count = wanted.get(kind, (None, None))[place]
+        try:
+            numbers = [float(part) for part in text]
+        except ValueError as error:
+            raise ConfigError(f"{path}: {key} holds {error}") from error
+        if count is not None and len(numbers) != count:
+            raise ConfigError(f"{path}: cut short ({key} has {len(numbers)} numbers, {kind} needs {count})")
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:

@@ -18,10 +18,13 @@ from navnode.files.ordinary import refuse_special
 from navnode.geometry import CArmDocument
 from navnode.types import CArm, Matrix
 
-__all__ = ["camera_matrix", "carm_of_matrix", "need_carm", "read", "write"]
+__all__ = ["camera_matrix", "carm_of_matrix", "need_carm", "read", "refuse_bent", "write"]
 
 _MAX_BYTES, _MAX_DEPTH, _MAX_INDENT = 1 << 20, 8, 64
 """Of a file; a camera has some hundred bytes and is nested twice."""
+_MOST_SKEW = 1e-6
+"""Share of the focal length."""
+_SAME_DISTANCE = 0.01
 
 
 def camera_matrix(carm: CArm) -> Matrix:
@@ -31,15 +34,34 @@ def camera_matrix(carm: CArm) -> Matrix:
     return np.array([[distance / su, 0, cu], [0, distance / sv, cv], [0, 0, 1]])
 
 
-def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[float, float] | None) -> CArm:
+def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[float, float] | None, path: Path) -> CArm:
     """The C-arm of a 3x3 camera matrix, which gives only the ratio of distance to pixel size; default pixels: 1 mm.
 
+    Args:
+        path: of the file, for errors.
+
     Raises:
-        ValueError: the values are not those of a C-arm.
+        ConfigError: the matrix is skewed or not a camera's, or contradicts the pixels.
     """
-    su, sv = spacing_mm or (1.0, float(camera[0, 0] / camera[1, 1]))
-    middle = float(camera[0, 2]), float(camera[1, 2])
-    return CArmDocument(width, height, (su, sv), float(camera[0, 0]) * su, middle).geometry
+    if camera.shape != (3, 3) or not np.isfinite(camera).all():
+        raise ConfigError(f"{path}: the camera matrix is not 3 x 3 finite numbers")
+    fx, fy = float(camera[0, 0]), float(camera[1, 1])
+    if not (fx > 0 and fy > 0):
+        raise ConfigError(f"{path}: the focal lengths, {fx:g} and {fy:g} px, must be positive")
+    if abs(camera[0, 1]) > _MOST_SKEW * fx:
+        raise ConfigError(f"{path}: the camera is skewed ({camera[0, 1]:g} px), which is not taken over")
+    if abs(camera[1, 0]) > 1e-9 or np.abs(camera[2] - [0, 0, 1]).max() > 1e-9:
+        raise ConfigError(f"{path}: the camera matrix is not that of a camera (fx s cx; 0 fy cy; 0 0 1)")
+    su, sv = spacing_mm or (1.0, fx / fy)
+    positive = bool(np.isfinite([su, sv]).all()) and min(su, sv) > 0
+    if positive and abs(fx * su / (fy * sv) - 1) > _SAME_DISTANCE:
+        raise ConfigError(
+            f"{path}: pixel_spacing_mm {su:g} and {sv:g} contradict the focal lengths {fx:g} and {fy:g} px"
+        )
+    try:
+        return CArmDocument(width, height, (su, sv), fx * su, (float(camera[0, 2]), float(camera[1, 2]))).geometry
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def need_carm(ours: Exchanged, artifact: Artifact[Any], path: Path) -> CArm:
@@ -63,22 +85,86 @@ def read(path: Path) -> Exchanged:
     """Read a camera.
 
     Raises:
-        ConfigError: the file is not an OpenCV FileStorage, or contains no camera.
+        ConfigError: the file is not an OpenCV FileStorage, contains no camera, or one that bends rays.
     """
     _check_text(path)
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
     if not storage.isOpened():
         raise ConfigError(f"{path}: not an OpenCV FileStorage")
     try:
-        camera = storage.getNode("camera_matrix").mat()
-        width, height = (int(storage.getNode(f"image_{name}").real()) for name in ("width", "height"))
-        spacing = storage.getNode("pixel_spacing_mm").mat()
+        root = storage.root()
+        names = list(root.keys())
+        camera = _matrix(path, root, _one_of(path, names, _CAMERA))
+        width, height = (_whole(path, root, _one_of(path, names, (f"image_{side}", f"image_{side.title()}")))
+                         for side in ("width", "height"))  # fmt: skip
+        for name in names:
+            if _BENT.fullmatch(name):
+                refuse_bent(path, name, _values(root.getNode(name)))
+        spacing = _matrix(path, root, "pixel_spacing_mm").ravel() if "pixel_spacing_mm" in names else None
     finally:
         storage.release()
-    if camera is None or camera.shape != (3, 3) or width <= 0 or height <= 0:
-        raise ConfigError(f"{path}: needs camera_matrix, image_width and image_height")
-    pair = None if spacing is None else (float(spacing.ravel()[0]), float(spacing.ravel()[1]))
-    return Exchanged(carm=carm_of_matrix(camera, width, height, pair))
+    if spacing is not None and len(spacing) != 2:
+        raise ConfigError(f"{path}: pixel_spacing_mm is not two numbers")
+    pair = None if spacing is None else (float(spacing[0]), float(spacing[1]))
+    return Exchanged(carm=carm_of_matrix(camera, width, height, pair, path))
+
+
+_CAMERA = ("camera_matrix", "Camera_Matrix", "cameraMatrix", "CameraMatrix", "K", "M", "M1")
+_BENT = re.compile(r".*(dist|fisheye|xi|rational).*|D[0-9]?|k[1-6]|p[12]", re.I)
+"""Keys under which programs write how rays are bent."""
+
+
+def _one_of(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
+    found = [name for name in wanted if name in names]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{path}: needs camera_matrix, image_width and image_height ({wanted[0]}: {len(found)} found)"
+        )
+    return found[0]
+
+
+def _matrix(path: Path, root: Any, name: str) -> Matrix:
+    node = root.getNode(name)
+    found = node.mat() if node.isMap() else np.array(_values(node), np.float64)
+    if found is None or not np.isfinite(np.asarray(found, np.float64)).all():
+        raise ConfigError(f"{path}: {name} is not a matrix of finite numbers")
+    return np.asarray(found, np.float64)
+
+
+def _whole(path: Path, root: Any, name: str) -> int:
+    node = root.getNode(name)
+    if not node.isInt() and not (node.isReal() and float(node.real()).is_integer()):
+        raise ConfigError(f"{path}: {name} is not a whole number")
+    return int(node.real())
+
+
+def _values(node: Any) -> list[float]:
+    """The numbers of a node; text counts as 1 unless it is empty."""
+    if node.isMap():
+        mat = node.mat()
+        return [1.0] if mat is None else [float(x) for x in np.asarray(mat).ravel()]
+    if node.isSeq():
+        return [value for n in range(node.size()) for value in _values(node.at(n))]
+    if node.isInt() or node.isReal():
+        return [float(node.real())]
+    return [1.0] if node.isString() and node.string() not in ("", "none", "plumb_bob") else []
+
+
+def refuse_bent(path: Path, name: str, values: Any) -> None:
+    """Refuse a camera that bends rays, which a C-arm's geometry cannot say.
+
+    Args:
+        values: of its distortion, (N,).
+
+    Raises:
+        ConfigError: one of them is not 0.
+    """
+    numbers = np.asarray(values, np.float64).ravel()
+    if len(numbers) and not (numbers == 0).all():
+        raise ConfigError(
+            f"{path}: has a distortion ({name}), which is not taken over; undistort the images, or measure it with "
+            "navnode calibrate carm"
+        )
 
 
 def _check_text(path: Path) -> None:
@@ -86,7 +172,7 @@ def _check_text(path: Path) -> None:
     refuse_special(path)
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{path}: too large for a camera")
-    text = path.read_text()
+    text = path.read_bytes().decode("utf-8", "replace")
     if not text.startswith("%YAML:1.0"):
         raise ConfigError(f"{path}: not an OpenCV FileStorage")
     depth = deepest = 0

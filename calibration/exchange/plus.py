@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,15 +15,24 @@ from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
+from navnode.types import Matrix
 
 __all__ = ["read", "write"]
 
+_SAME = 1e-3
+_LONGEST_LAG_S = 60.0
+
 
 def _root(path: Path) -> ElementTree.Element:
+    content = path.read_bytes()  # the XML declaration names the encoding
     try:
-        root: ElementTree.Element = defusedxml.ElementTree.fromstring(path.read_text(), forbid_dtd=True)
+        root: ElementTree.Element = defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
     except defusedxml.DefusedXmlException as error:
-        raise ConfigError(f"{path}: declares entities, which are not allowed in a device set") from error
+        raise ConfigError(f"{path}: declares a document type, which is not allowed in a device set") from error
+    except ElementTree.ParseError:
+        raise
+    except (LookupError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as XML ({error})") from error
     return root
 
 
@@ -30,24 +40,52 @@ def read(path: Path) -> Exchanged:
     """Read transforms and time offsets from a device set.
 
     Raises:
-        ConfigError: the file declares entities, or a Transform is incomplete.
+        ConfigError: the file declares entities, holds neither, or one of them is incomplete, not finite or contradicted
+            by another.
     """
     root = _root(path)
-    transforms = {}
+    transforms: dict[tuple[str, str], Matrix] = {}
     for element in root.iter("Transform"):
         if element.get("Matrix") is None:
             continue
-        numbers = [float(part) for part in element.get("Matrix", "").split()]
-        if len(numbers) != 16 or not element.get("From") or not element.get("To"):
+        pair = element.get("From", ""), element.get("To", "")
+        try:
+            numbers = np.array([float(part) for part in element.get("Matrix", "").split()])
+        except ValueError:
+            numbers = np.zeros(0)
+        if len(numbers) != 16 or not all(pair):
             raise ConfigError(f"{path}: a Transform needs From, To and a Matrix of 16 numbers")
-        transforms[element.get("From", ""), element.get("To", "")] = np.array(numbers).reshape(4, 4)
+        if not np.isfinite(numbers).all() or np.abs(numbers[12:] - [0, 0, 0, 1]).max() > 1e-6:
+            raise ConfigError(f"{path}: the Matrix from {pair[0]} to {pair[1]} is not a finite transform")
+        _take(path, transforms, pair, numbers.reshape(4, 4))
     # A device's stamps plus its offset are the common time, so a late device has a negative offset.
-    lags = {
-        device.get("Id", ""): -float(device.get("LocalTimeOffsetSec", "0"))
-        for device in root.iter("Device")
-        if device.get("LocalTimeOffsetSec") is not None
-    }
+    lags: dict[str, float] = {}
+    for device in root.iter("Device"):
+        text, name = device.get("LocalTimeOffsetSec"), device.get("Id", "")
+        if text is None:
+            continue
+        try:
+            lag = -float(text)
+        except ValueError:
+            lag = math.nan
+        if not abs(lag) < _LONGEST_LAG_S:
+            raise ConfigError(f"{path}: LocalTimeOffsetSec of {name} is {text!r}, not some seconds")
+        if lags.setdefault(name, lag) != lag:
+            raise ConfigError(f"{path}: the device {name} occurs twice, with offsets of {-lags[name]:g} and {text} s")
+    if not transforms and not lags and root.tag != "PlusConfiguration":
+        raise ConfigError(f"{path}: not a device set of PLUS (neither transforms nor time offsets)")
     return Exchanged(transforms=transforms, lags_s=lags)
+
+
+def _take(path: Path, transforms: dict[tuple[str, str], Matrix], pair: tuple[str, str], matrix: Matrix) -> None:
+    """Add a transform that no other contradicts, in either direction."""
+    same = transforms.get(pair)
+    other = transforms.get((pair[1], pair[0]))
+    if (same is not None and np.abs(same - matrix).max() > _SAME) or (
+        other is not None and np.abs(other @ matrix - np.eye(4)).max() > _SAME
+    ):
+        raise ConfigError(f"{path}: two transforms between {pair[0]} and {pair[1]} contradict each other")
+    transforms[pair] = matrix
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:

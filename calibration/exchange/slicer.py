@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,85 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
+from navnode.files.placing import tell, unit_mm
+from navnode.files.strict import json_of
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Matrix
 
 __all__ = ["read_fcsv", "read_markups", "write_fcsv", "write_markups"]
 
+_RAS_FROM = {"LPS": RAS_FROM_LPS, "1": RAS_FROM_LPS, "RAS": np.eye(4), "0": np.eye(4)}
+_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+_UNPLACED = ("undefined", "preview", "missing")
+_UNPLACED_NUMBERS = ("0", "1", "3")
+"""The same in tables: a column after those that the header names."""
+
+
+def _ras_from(path: Path, system: str) -> Matrix:
+    found = _RAS_FROM.get(system.strip().upper())
+    if found is None:
+        raise ConfigError(f"{path}: its coordinate system is {system!r}; only LPS and RAS say where points are")
+    return found
+
+
+def _take(
+    path: Path, points_mm: dict[str, Matrix], label: str, ras_from_file: Matrix, at: object, factor: float
+) -> None:
+    """Add a point.
+
+    Raises:
+        ConfigError: its label occurs twice, or its position is not three finite numbers.
+    """
+    try:
+        found = np.array([float(x) for x in at])  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        found = np.zeros(0)
+    if found.shape != (3,) or not np.isfinite(found).all():
+        raise ConfigError(f"{path}: the position of {label!r} is not three finite numbers ({str(at)[:60]})")
+    if label in points_mm:
+        raise ConfigError(f"{path}: the label {label!r} occurs twice; points are told apart by their labels")
+    points_mm[label] = g.transform(ras_from_file, found * factor)
+
+
+def _usable(path: Path, points_mm: dict[str, Matrix], left_out: int) -> Exchanged:
+    if left_out:
+        tell(path, f"{left_out} points are not placed, and left out")
+    if not points_mm:
+        raise ConfigError(f"{path}: holds no points")
+    return Exchanged(points_mm=points_mm)
+
 
 def read_markups(path: Path) -> Exchanged:
-    """Read points from markups."""
+    """Read points from markups.
+
+    Raises:
+        ConfigError: the file is not one of markups, a point has no position or no label of its own, or its coordinate
+            system or unit says nothing.
+    """
+    document = json_of(path.read_bytes(), path)
+    markups = document.get("markups") if isinstance(document, dict) else None
+    if not isinstance(markups, list) or not all(isinstance(each, dict) for each in markups):
+        raise ConfigError(f"{path}: not markups of 3D Slicer (no list 'markups')")
     points_mm: dict[str, Matrix] = {}
-    for markup in json.loads(path.read_text())["markups"]:
-        lps = str(markup.get("coordinateSystem", "LPS")).upper() not in ("RAS", "0")
-        for point in markup["controlPoints"]:
-            if point.get("positionStatus", "defined") != "defined":
+    left_out = 0
+    for markup in markups:
+        ras_from_file = _ras_from(path, str(markup.get("coordinateSystem", "LPS")))  # the default of its schema
+        unit = markup.get("coordinateUnits", "mm")
+        if isinstance(unit, list):  # ["mm", "UCUM", "millimeter"], in some versions
+            unit = unit[0] if unit else ""
+        factor = unit_mm(str(unit).strip("[]"), f"{path}: coordinateUnits")
+        if factor != 1:
+            tell(path, f"its points are in {unit}; converted to mm")
+        control_points = markup.get("controlPoints", [])
+        if not isinstance(control_points, list) or not all(isinstance(each, dict) for each in control_points):
+            raise ConfigError(f"{path}: controlPoints is not a list of points")
+        for n, point in enumerate(control_points):
+            if point.get("positionStatus", "defined") in _UNPLACED:
+                left_out += 1
                 continue
-            at = np.array(point["position"], np.float64)
-            points_mm[str(point.get("label") or point["id"])] = g.transform(RAS_FROM_LPS, at) if lps else at
-    return Exchanged(points_mm=points_mm)
+            label = str(point.get("label") or point.get("id") or n + 1)
+            _take(path, points_mm, label, ras_from_file, point.get("position"), factor)
+    return _usable(path, points_mm, left_out)
 
 
 def write_markups(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
@@ -64,35 +127,61 @@ def write_markups(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
 
 
 def read_fcsv(path: Path) -> Exchanged:
-    """Read points from a table."""
-    lps, points_mm = True, {}  # Slicer 4.11 and later; older files state RAS
-    for line in path.read_text().splitlines():
+    """Read points from a table, by the columns that its header names.
+
+    Raises:
+        ConfigError: the file lacks its coordinate system or a column, is cut short, or as for markups.
+    """
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    about: dict[str, str] = {}
+    rows: list[str] = []
+    for line in text.splitlines():
         if line.startswith("#"):
-            if "coordinatesystem" in line.lower():
-                lps = line.split("=")[-1].strip().upper() not in ("RAS", "0")
+            key, equals, value = line[1:].partition("=")
+            if equals and about.setdefault(key.strip().lower(), value.strip()) != value.strip():
+                raise ConfigError(f"{path}: {key.strip()} is stated twice")
+        elif line.strip():
+            rows.append(line)
+    if "coordinatesystem" not in about:
+        raise ConfigError(f"{path}: states no CoordinateSystem, which was RAS in old files and is LPS in new ones")
+    ras_from_file = _ras_from(path, about["coordinatesystem"])
+    columns = [name.strip() for name in about.get("columns", _COLUMNS).split(",")]
+    if missing := [name for name in ("x", "y", "z") if columns.count(name) != 1]:
+        raise ConfigError(
+            f"{path}: has no column {missing[0]} ({about.get('columns', '')[:80]}); columns end with commas"
+        )
+    if rows and not text.endswith("\n"):
+        raise ConfigError(f"{path}: cut short (its last line does not end)")
+    named = next((columns.index(name) for name in ("label", "id") if name in columns), None)
+    ids = columns.index("id") if "id" in columns else named
+    points_mm: dict[str, Matrix] = {}
+    left_out = 0
+    for n, cells in enumerate(csv.reader(rows, strict=True)):
+        if len(cells) < len(columns):
+            raise ConfigError(f"{path}: point {n + 1} has {len(cells)} columns, the header names {len(columns)}")
+        if len(cells) > len(columns) + 1 and cells[len(columns)] in _UNPLACED_NUMBERS:
+            left_out += 1
             continue
-        cells = line.split(",")
-        if len(cells) < 12:
-            continue
-        at = np.array([float(x) for x in cells[1:4]])
-        points_mm[cells[11] or cells[0]] = g.transform(RAS_FROM_LPS, at) if lps else at
-    return Exchanged(points_mm=points_mm)
+        label = str(n + 1) if named is None or ids is None else cells[named] or cells[ids] or str(n + 1)
+        _take(path, points_mm, label, ras_from_file, [cells[columns.index(name)] for name in "xyz"], 1.0)
+    return _usable(path, points_mm, left_out)
 
 
 def write_fcsv(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
     """Write points as a table.
 
     Raises:
-        ConfigError: the calibration has no points, a label contains a comma, or the file cannot be written.
+        ConfigError: the calibration has no points, a label contains a line's end, or the file cannot be written.
     """
-    columns = "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
-    lines = ["# Markups fiducial file version = 4.11", "# CoordinateSystem = LPS", columns]
+    lines = io.StringIO()
+    lines.write(f"# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n# columns = {_COLUMNS}\n")
+    rows = csv.writer(lines, lineterminator="\n")
     for n, (label, at) in enumerate(_need_points(ours, artifact, path).items()):
-        if "," in label:
-            raise ConfigError(f"{path}: the label {label!r} contains a comma, which this format cannot express")
+        if "\n" in label or "\r" in label:
+            raise ConfigError(f"{path}: the label {label!r} contains a line's end, which this format cannot express")
         x, y, z = g.transform(RAS_FROM_LPS, at)
-        lines.append(f"{n + 1},{x:.9g},{y:.9g},{z:.9g},0,0,0,1,1,1,0,{label},,")
-    whole.write_whole(path, ("\n".join(lines) + "\n").encode())
+        rows.writerow([n + 1, f"{x:.9g}", f"{y:.9g}", f"{z:.9g}", 0, 0, 0, 1, 1, 1, 0, label, "", ""])
+    whole.write_whole(path, lines.getvalue().encode())
 
 
 def _need_points(ours: Exchanged, artifact: Artifact[Any], path: Path) -> Mapping[str, Matrix]:

@@ -20,6 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files.ordinary import refuse_special
+from navnode.files.strict import refuse_repeated_keys
 from navnode.files.whole import write_whole
 from navnode.geometry import CARM_SCHEMA, CArmDocument, is_rigid
 from navnode.types import Array, CArm
@@ -502,6 +503,9 @@ def _raw(content: bytes, path: str | Path) -> Artifact[msgspec.Raw]:
     """An artifact of a known kind, with its result undecoded."""
     try:
         artifact = msgspec.json.decode(content, type=Artifact[msgspec.Raw])
+        refuse_repeated_keys(content, path)
+    except ConfigError as error:
+        raise CalibrationError(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: not a calibration file ({error})") from error
     if artifact.kind not in _BY_NAME:

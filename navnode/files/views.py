@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.expansion import ARRAY_ERRORS, Budget, TooLargeError, load_arrays
-from navnode.files.deflated import check_deflated
+from navnode.expansion import Budget, TooLargeError
 from navnode.files.ordinary import refuse_special
+from navnode.files.strict import refuse_repeated_keys
+from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
 
@@ -22,9 +22,6 @@ __all__ = ["ViewFile", "read_landmarks", "read_views", "write_views"]
 SCHEMA = "navnode/views/1"
 LANDMARKS_SCHEMA = "navnode/landmarks/1"
 _MAX_FILE_BYTES = 1 << 28
-_MAX_PIXELS = 1 << 26
-_MOST_BYTES = 8 * _MAX_PIXELS
-_DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
 
 
 class _Angles(msgspec.Struct, frozen=True):
@@ -83,7 +80,7 @@ class ViewFile:
         """
         if self.path is None:
             raise ConfigError(f"{self.name}: image is missing")
-        counts = read_counts(self.path)
+        counts = read_counts(self.path, self.i0)
         expected = (self.carm.height_px, self.carm.width_px)
         if counts.shape != expected:
             raise ConfigError(
@@ -112,7 +109,9 @@ def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path}: too large for {schema}")
-        read = msgspec.json.decode(path.read_bytes(), type=kind)
+        content = path.read_bytes()
+        read = msgspec.json.decode(content, type=kind)
+        refuse_repeated_keys(content, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -200,46 +199,3 @@ def write_views(path: Path, views: list[ViewFile]) -> None:
             entry["volume_from_carm"] = view.volume_from_carm.tolist()
         data["views"].append(entry)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
-
-
-def read_counts(path: Path) -> Array:
-    """Read detector counts (H, W) from a 16-bit PNG or TIFF, ``.npy``, or DICOM (XA, RF; one frame).
-
-    Raises:
-        ConfigError: the file is missing, unreadable or does not contain counts; names it.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such image")
-    try:
-        counts = _read(path)
-    except (*ARRAY_ERRORS, cv2.error) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
-    if counts.ndim != 2 or counts.size == 0:
-        raise ConfigError(f"{path}: not one plane with one value per pixel, but {counts.shape}")
-    if counts.dtype.kind not in "uif" or (counts.dtype.kind == "f" and not np.isfinite(counts).all()):
-        raise ConfigError(f"{path}: the pixels are not counts ({counts.dtype})")
-    if counts.min() < 0:
-        raise ConfigError(f"{path}: the pixels are not counts (some are negative)")
-    return counts
-
-
-def _read(path: Path) -> Array:
-    ending = path.suffix.lower()
-    if ending == ".npy":
-        return np.array(load_arrays(path, _MOST_BYTES, mapped=True))
-    if ending in _DICOM_ENDINGS:
-        import SimpleITK as sitk  # here: a large package, and few images are DICOM
-
-        check_deflated([path], _MOST_BYTES)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        if np.prod(reader.GetSize(), dtype=np.float64) * reader.GetNumberOfComponents() > _MAX_PIXELS:
-            raise ValueError("too many pixels")
-        array = sitk.GetArrayFromImage(reader.Execute())
-        return np.asarray(array[0] if array.ndim == 3 and len(array) == 1 else array)
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("not a PNG or TIFF")
-    return np.asarray(image)

@@ -28,6 +28,7 @@ __all__ = [
     "LAST_TIME_NS",
     "MAX_BODY_BYTES",
     "UTF8",
+    "scalar_code",
     "decode_content",
     "encode_content",
     "fixed",
@@ -359,7 +360,12 @@ _SCALAR_CODES = {np.dtype(code): number for number, code in _SCALARS.items()}
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def _scalar_code(array: Array) -> int:
+def scalar_code(array: Array) -> int:
+    """The wire's number for the type of an array, of any shape.
+
+    Raises:
+        LocalError: the wire has none.
+    """
     code = _SCALAR_CODES.get(array.dtype.newbyteorder("="))
     if code is None:
         raise LocalError(f"numbers of type {array.dtype} cannot be sent")
@@ -386,7 +392,7 @@ def _encode_image(message: m.Image) -> list[Buffer]:
     center = world[:3, 3] + world[:3, :3] @ ((np.array(size) - 1) / 2)
     ordered = voxels.astype(voxels.dtype.newbyteorder(">" if message.big_endian else "<"), copy=False)
     endian, coordinates = _BIG if message.big_endian else _LITTLE, _LPS if message.lps else _RAS
-    form = _IMAGE_VERSION, components, _scalar_code(voxels), endian, coordinates
+    form = _IMAGE_VERSION, components, scalar_code(voxels), endian, coordinates
     matrix = world[:3, :3].T.ravel().tolist()
     head = _IMAGE.pack(*form, *size, *matrix, *center.tolist(), *message.offset, *part)
     return [head, _bytes_of(ordered)]
@@ -542,7 +548,7 @@ def _encode_ndarray(message: m.NDArray) -> list[Buffer]:
     array = message.array
     if array.ndim > 255 or max(array.shape, default=0) > 0xFFFF:
         raise LocalError(f"an array of shape {array.shape} is too large for the wire")
-    head = struct.pack(f">BB{array.ndim}H", _scalar_code(array), array.ndim, *array.shape)
+    head = struct.pack(f">BB{array.ndim}H", scalar_code(array), array.ndim, *array.shape)
     return [head, _bytes_of(array.astype(array.dtype.newbyteorder(">"), copy=False))]
 
 

@@ -12,7 +12,7 @@ from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
 from navnode.igtl.budget import Budget
 from navnode.igtl.connection import CHECK_EVERY_S, GONE, LEFT, MAX_MESSAGES_PER_S, Arrival, Connection, Key, Tap
-from navnode.igtl.contents import CODECS
+from navnode.igtl.contents import CODECS, scalar_code
 from navnode.igtl.messages import (
     Capability,
     ClientInfo,
@@ -343,6 +343,7 @@ class Server:
                 modality=image.metadata.get("Modality", "")[:8],
                 timestamp_ns=image.timestamp_ns,
                 size=image.size or (image.voxels.shape[2], image.voxels.shape[1], image.voxels.shape[0]),
+                scalar_type=scalar_code(image.voxels),
             )
             for (_, name), device in self._devices.items()
             if isinstance(image := device.message, Image) and len(name.encode()) <= 20

@@ -136,7 +136,7 @@ def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
     started = time.perf_counter()
     view_files = read_views(request.views)
     poses = [view.pose() for view in view_files]
-    projector = Projector(read_volume(request.volume), threads=request.threads or None)
+    projector = Projector(read_volume(request.volume, request.read_as()), threads=request.threads or None)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for index, (view, pose) in enumerate(zip(view_files, poses, strict=True)):
@@ -168,7 +168,7 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     for view in view_files[:1] if track else view_files:
         if view.volume_from_carm is None and landmarks is None and not view.station:  # before the slow reading of a CT
             raise ConfigError(f"{view.name}: volume_from_carm is missing; a station name or landmarks serve as well")
-    volume = read_volume(request.volume)
+    volume = read_volume(request.volume, request.read_as())
     starts = _starts(view_files, volume, landmarks, only_first=track)
     registration = ImageRegistration(volume, request.threads or None)
     started = time.perf_counter()
@@ -269,7 +269,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         views.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     grid = Grid.around(_center_mm(request, view_files), request.size, request.spacing_mm)
-    prior_volume = read_volume(prior) if prior is not None else None
+    prior_volume = read_volume(prior, request.read_as()) if prior is not None else None
     result = reconstructor.reconstruct(views, grid, prior=prior_volume, progress=progress)
     elapsed_ms = _ms(started)
     _write(request, result)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode.errors import ConfigError
-from navnode.files.views import read_counts
 from navnode.files.whole import whole
+from navnode.files.xrays import read_counts
 from navnode.offline.requests import ReadRequest
 from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import Reader, Reading, tells_kinds_apart
@@ -89,7 +89,7 @@ def read(request: ReadRequest) -> ReadReport:
 
 def _view(request: ReadRequest) -> tuple[View, Matrix]:
     """The image as a view of a C-arm like most, and where the patient is in it."""
-    counts = read_counts(request.image)
+    counts = read_counts(request.image, request.i0)
     factor = max(1, round(max(counts.shape) / _READ_PX))
     line = line_integrals(counts, request.i0 or open_beam_counts(counts), factor, see_lead=True)
     height, width = line.shape

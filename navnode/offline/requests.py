@@ -9,6 +9,7 @@ import msgspec
 
 from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
+from navnode.files.placing import ReadAs
 from navnode.reconstruction import Method
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
@@ -34,7 +35,30 @@ _Method = Annotated[
 ]
 
 
-class ProjectRequest(msgspec.Struct, frozen=True, kw_only=True):
+class _ReadsCt(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that reads a CT, whose files may leave a choice."""
+
+    series: Annotated[str, option("DICOM series: its UID, the end of it, number or description.", "SERIES")] = ""
+    orientation: Annotated[
+        str,
+        option("sform or qform of NIfTI, or where columns, rows and slices grow to, such as LPS.", "NAME"),
+    ] = ""
+    units: Annotated[str, option("Unit of the file's distances: m, cm, mm or um; default: as it states.", "UNIT")] = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if a choice is none."""
+        self.read_as()
+
+    def read_as(self) -> ReadAs:
+        """How to read the CT.
+
+        Raises:
+            ConfigError: a choice is none.
+        """
+        return ReadAs(self.series, self.orientation, self.units)
+
+
+class ProjectRequest(_ReadsCt, frozen=True, kw_only=True):
     """Render X-ray images of a CT."""
 
     volume: _Ct
@@ -44,7 +68,7 @@ class ProjectRequest(msgspec.Struct, frozen=True, kw_only=True):
     threads: Threads = 0
 
 
-class RegisterRequest(msgspec.Struct, frozen=True, kw_only=True):
+class RegisterRequest(_ReadsCt, frozen=True, kw_only=True):
     """Find where the C-arm stood."""
 
     volume: _Ct
@@ -57,6 +81,7 @@ class RegisterRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raise ConfigError where options contradict each other."""
+        super().__post_init__()
         if self.joint and self.track:
             raise ConfigError("--joint and --track exclude each other")
 
@@ -72,7 +97,7 @@ class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
     threads: Threads = 0
 
 
-class ReconstructRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ReconstructRequest(_ReadsCt, frozen=True, kw_only=True):
     """Reconstruct a volume from views with poses."""
 
     views: _Views
@@ -94,6 +119,7 @@ class ReconstructRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raise ConfigError where options contradict each other."""
+        super().__post_init__()
         asks_for_prior = self.prior is not None or self.method is Method.PRIOR
         if asks_for_prior and (self.prior is None or self.method not in (Method.AUTO, Method.PRIOR)):
             raise ConfigError("--prior CT requires --method prior, its default")

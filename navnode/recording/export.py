@@ -28,7 +28,7 @@ from navnode.files.volumes import write_volume
 from navnode.files.whole import refuse_existing
 from navnode.geometry import series_at
 from navnode.igtl import Image, Transform, encode
-from navnode.igtl.conventions import STATUS_KEY, is_seen, seen_pose, status_of
+from navnode.igtl.conventions import STATUS_KEY, is_seen, seen_pose
 from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
 from navnode.recording.container import Channel
@@ -68,7 +68,7 @@ class Piece:
 
     def entries(self, wanted: Callable[[Channel], bool]) -> Iterator[Recorded]:
         """The entries of the wanted channels."""
-        for entry in self.recording.entries(wanted, self.begin_ns):
+        for entry in self.recording.entries(wanted, self.begin_ns, in_time_order=True):
             if entry.time_ns <= self.end_ns:
                 yield entry
 
@@ -138,32 +138,38 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
 
 
 def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
+    """Pictures of one device, or poses alone. Times begin with the session, or with a picture before it: PLUS
+    drops frames before 0."""
     device = _images(source)
     stamps: list[int] = []
-    poses: dict[str, tuple[list[float], list[Matrix]]] = {}
+    poses: dict[str, dict[int, Matrix]] = {}
     first: Image | None = None
     for entry in source.entries(lambda c: c.topic.startswith("in/TRANSFORM/") or c.topic == f"in/IMAGE/{device}"):
         message = entry.content
         if isinstance(message, Image):
-            if not stamps or message.timestamp_ns > stamps[-1]:
-                first = first or message
-                stamps.append(message.timestamp_ns or entry.time_ns)
+            first = first or message
+            stamps.append(message.timestamp_ns or entry.time_ns)
         elif isinstance(message, Transform) and not message.device.startswith(_TRUTH):
-            times, rows = poses.setdefault(message.device, ([], []))
-            at = source.seconds(message.timestamp_ns or entry.time_ns)
-            if not times or at > times[-1]:
-                times.append(at)
-                rows.append(seen_pose(message))
+            poses.setdefault(message.device, {})[message.timestamp_ns or entry.time_ns] = seen_pose(message)
     if first is None:
-        raise ConfigError(f"--device {device}: {source.recording.path} holds no images of it in this part")
-    times_s = np.array([source.seconds(stamp) for stamp in stamps])
-    transforms = {
-        name: [
-            None if np.isnan(pose).any() else pose
-            for pose in series_at(np.array(at), np.array(rows), times_s, _MOST_APART_S)
-        ]
-        for name, (at, rows) in poses.items()
-    }
+        if device:
+            raise ConfigError(f"--device {device}: {source.recording.path} holds no images of it in this part")
+        if not poses:
+            raise RecordingError(f"{source.recording.path}: holds neither images nor poses in this part")
+        stamps = list(poses[max(poses, key=lambda name: len(poses[name]))])
+    stamps = sorted(set(stamps))
+    zero_ns = min(source.zero_ns, stamps[0])
+    times_s = np.array([(stamp - zero_ns) / NS_PER_S for stamp in stamps])
+    transforms = {}
+    for name, by_time in poses.items():
+        at = sorted(by_time)
+        rows = np.array([by_time[stamp] for stamp in at])
+        wanted = series_at((np.array(at) - zero_ns) / NS_PER_S, rows, times_s, _MOST_APART_S)
+        transforms[name] = [None if np.isnan(pose).any() else pose for pose in wanted]
+    if first is None:
+        none = np.zeros((len(stamps), 0, 0), np.uint8)
+        sequences.write(out, sequences.Sequence(none, times_s, transforms=transforms), ())
+        return [out]
     shape = (len(stamps), *first.voxels.shape[1:])
     spacing = np.linalg.norm(first.ras_from_index[:3, :2], axis=0)
     sequence = sequences.Sequence(
@@ -172,28 +178,34 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
         (float(spacing[0]), float(spacing[1])),
         transforms,
     )
-
-    def pixels() -> Iterator[Array]:
-        done = 0
-        for entry in source.entries(lambda c: c.topic == f"in/IMAGE/{device}"):
-            message = entry.content
-            if (
-                done < len(stamps)
-                and isinstance(message, Image)
-                and (message.timestamp_ns or entry.time_ns) == stamps[done]
-            ):
-                if message.voxels.shape[1:] != shape[1:] or message.voxels.dtype != sequence.frames.dtype:
-                    raise RecordingError(f"{source.recording.path}: images of {device!r} have several sizes or types")
-                done += 1
-                progress(done / len(stamps))
-                yield message.voxels[0]
-
-    sequences.write(out, sequence, pixels())
+    sequences.write(out, sequence, _pixels(source, device, stamps, sequence.frames, progress))
     return [out]
 
 
+def _pixels(source: Piece, device: str, stamps: list[int], like: Array, progress: Progress) -> Iterator[Array]:
+    """The pictures in the order of their stamps, which is nearly that of their arrivals."""
+    late: dict[int, Array] = {}
+    wanted = iter(stamps)
+    due = next(wanted, None)
+    done = 0
+    for entry in source.entries(lambda c: c.topic == f"in/IMAGE/{device}"):
+        message = entry.content
+        if not isinstance(message, Image):
+            continue
+        if message.voxels.shape[1:] != like.shape[1:] or message.voxels.dtype != like.dtype:
+            raise RecordingError(f"{source.recording.path}: images of {device!r} have several sizes or types")
+        stamp = message.timestamp_ns or entry.time_ns
+        if due is not None and stamp >= due:
+            late.setdefault(stamp, message.voxels[0])
+        while due is not None and due in late:
+            done += 1
+            progress(done / len(stamps))
+            yield late.pop(due)
+            due = next(wanted, None)
+
+
 def _images(source: Piece) -> str:
-    """The device whose images are exported."""
+    """The device whose images are exported; '': there are none."""
     if source.xray:
         return source.xray
     topics: set[str] = set()
@@ -202,7 +214,7 @@ def _images(source: Piece) -> str:
             topics |= {e.channel.topic for e in file.entries(chunk) if e.channel.topic.startswith("in/IMAGE/")}
     names = sorted(topic.removeprefix("in/IMAGE/") for topic in topics)
     if not names:
-        raise RecordingError(f"{source.recording.path}: holds no images")
+        return ""  # poses alone
     if len(names) > 1:
         raise RecordingError(f"{source.recording.path}: holds images of {', '.join(names)}; choose with --device")
     return names[0]
@@ -238,23 +250,28 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
         for name, data in session.attachments.items():
             writer.attach(name, data, "application/octet-stream", 0)
         u, v = sequence.spacing_mm
+        pictured = sequence.pictured
         for n, at in enumerate(sequence.times_s):
             stamp = round((base_s + float(at)) * NS_PER_S)
             for name, poses in sequence.transforms.items():
-                pose = poses[n]
+                pose, status = poses[n], sequence.statuses[name][n]
+                if not status:
+                    continue
                 transform = Transform(
                     device=name,
                     timestamp_ns=stamp,
                     matrix=np.eye(4) if pose is None else pose,
                     version=2,
-                    metadata={STATUS_KEY: status_of(pose)},
+                    metadata={STATUS_KEY: status},
                 )
                 count += 1
                 writer.add(arrival_channel("TRANSFORM", name), (encode(transform),), stamp, stamp, count)
+            if not pictured[n]:
+                continue
             image = Image(
                 device=device,
                 timestamp_ns=stamp,
-                voxels=sequence.frames[n][None],
+                voxels=np.ascontiguousarray(sequence.frames[n])[None],
                 version=2,
                 ras_from_index=np.diag([u, v, 1.0, 1.0]),
             )
@@ -297,7 +314,7 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
                 picture = out / "frames" / name / f"{n:06d}.png"
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 if content.voxels.dtype not in (np.uint8, np.uint16) or not cv2.imwrite(
-                    str(picture), content.voxels[0]
+                    str(picture), _as_png(content.voxels[0])
                 ):
                     raise RecordingError(f"{picture}: cannot be written as PNG ({content.voxels.dtype})")
                 at = source.seconds(content.timestamp_ns or entry.time_ns)
@@ -313,6 +330,15 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
     if not tables and not numbers:
         raise RecordingError(f"{source.recording.path}: nothing is recorded there")
     return sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".png")
+
+
+def _as_png(pixels: Array) -> Array:
+    """Pixels (H, W) or (H, W, 3) as OpenCV writes them; grey where every colour is."""
+    if pixels.ndim == 2 or pixels.shape[2] != 3:
+        return pixels
+    if (pixels == pixels[..., :1]).all():
+        return np.ascontiguousarray(pixels[..., 0])
+    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def _row_of(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[str], list[object]] | None:
@@ -486,6 +512,8 @@ def _quaternion(rotation: Matrix) -> tuple[float, float, float, float]:
 def _raw_image(image: Image) -> dict[str, Any]:
     pixels = image.voxels[0]
     encodings = {np.dtype(np.uint16): "mono16", np.dtype(np.uint8): "mono8"}
+    if pixels.ndim == 3:
+        encodings = {np.dtype(np.uint8): "rgb8"} if pixels.shape[2] == 3 else {}
     if pixels.dtype not in encodings:
         raise RecordingError(f"images of {image.device!r} are {pixels.dtype}, not 8 or 16 bits")
     return {

@@ -62,9 +62,12 @@ class ContainerReader:
     """Number of bytes that belong to no whole record."""
     index_damaged: bool = False
     """Whether the file was finished, but its index is damaged."""
+    own: bool = False
+    """Whether navnode wrote it: then its order is that of arrivals, whatever the clock did."""
     messages: int | None = None
     """Number of messages that the index states; None: the file was not finished."""
     _channels: dict[int, Channel] = field(default_factory=dict)
+    _searched: bool = False
     _attachments: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,9 +79,10 @@ class ContainerReader:
         if self._read(0, len(MAGIC)) != MAGIC:
             self._file.close()
             raise RecordingError(f"{self.path}: not an MCAP file")
+        self.own = self._is_own()
         if not self._indexed():
             self._scan()
-        elif self.messages and not self.chunks:  # messages without chunks are in no index
+        elif self._index_lacks():
             self._scan()
             self.torn_at, self.index_damaged = None, False
 
@@ -142,11 +146,26 @@ class ContainerReader:
                     raise self._damaged(chunk, "a message is cut off")
                 number, sequence, log_ns, publish_ns = MESSAGE_BODY.unpack_from(data, body)
                 channel = self._channels.get(number)
+                if channel is None and not self._searched:
+                    self._learn_all()
+                    channel = self._channels.get(number)
                 if channel is None:
                     raise self._damaged(chunk, f"channel {number} is unknown")
                 yield Entry(channel, sequence, log_ns, publish_ns, data[body + MESSAGE_BODY.size : at])
             elif opcode == Opcode.CHANNEL:
                 self._learn(bytes(data[body:at]))
+
+    def _learn_all(self) -> None:
+        """Learn the channels of all chunks: other programs describe a channel in one chunk, not in each."""
+        self._searched = True
+        for chunk in self.chunks:
+            try:
+                data = self._read(chunk.offset, chunk.length) if chunk.bare else bytes(self._chunk(chunk))
+                for opcode, body in _records(data):
+                    if opcode == Opcode.CHANNEL:
+                        self._learn(body)
+            except DamagedError:
+                continue  # told when it is read
 
     def first_at(self, time_ns: int) -> int:
         """The index of the first chunk that may hold messages from a time on."""
@@ -227,6 +246,22 @@ class ContainerReader:
             return False
         return True
 
+    def _is_own(self) -> bool:
+        """Whether the header names this program."""
+        opcode, length = RECORD.unpack(self._read(len(MAGIC), RECORD.size).ljust(RECORD.size, b"\0"))
+        if opcode != Opcode.HEADER or length > _SEARCHED_BYTES:
+            return False
+        try:
+            header = records.Header.read(ReadDataStream(BytesIO(self._read(len(MAGIC) + RECORD.size, length))))
+        except (McapError, ValueError, struct.error):
+            return True  # damaged; another program's would not be navnode's sessions
+        return str(header.library).startswith("navnode")
+
+    def _index_lacks(self) -> bool:
+        """Whether the index leaves out what the file may hold: messages without chunks are in none, and other writers
+        may index chunks or metadata or neither."""
+        return not self.chunks or (not self.own and not self.metadata)
+
     def _read_summary(self, summary: bytes) -> None:
         for opcode, body in _records(summary):
             if opcode == Opcode.CHUNK_INDEX:
@@ -247,6 +282,7 @@ class ContainerReader:
 
     def _scan(self) -> None:
         """Read a file without an index, record by record."""
+        self.chunks = []
         at = len(MAGIC)
         while at < self.size:
             head = self._read(at, RECORD.size + CHUNK_BODY.size)
@@ -277,6 +313,9 @@ class ContainerReader:
                 if name is not None:
                     self._attachments[name] = at, whole
             elif opcode == Opcode.FOOTER:
+                (summary_start,) = struct.unpack_from("<Q", self._read(at + RECORD.size, 8).ljust(8, b"\xff"))
+                if summary_start == 0 and at + whole + len(MAGIC) == self.size and self.torn_at is None:
+                    return  # finished, without a summary
                 self.index_damaged = True
                 self.lost_bytes += max(self.size - at - whole - len(MAGIC), 0)  # bytes appended to the file
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,25 +57,56 @@ class Recording:
     def __iter__(self) -> Iterator[Recorded]:
         return self.entries()
 
-    def entries(self, wanted: Wanted = lambda channel: True, start_ns: int = 0) -> Iterator[Recorded]:
+    def entries(
+        self, wanted: Wanted = lambda channel: True, start_ns: int = 0, *, in_time_order: bool = False
+    ) -> Iterator[Recorded]:
         """The entries of the wanted channels, from a time on.
 
         Args:
             wanted: whether a channel's entries are wanted.
+            in_time_order: see :meth:`raw`.
         """
-        for entry in self.raw(start_ns):
+        for entry in self.raw(start_ns, in_time_order=in_time_order):
             if entry.log_time_ns >= start_ns and wanted(entry.channel):
                 yield self.decoded(entry)
 
-    def raw(self, start_ns: int = 0) -> Iterator[Entry]:
+    def raw(self, start_ns: int = 0, *, in_time_order: bool = False) -> Iterator[Entry]:
         """All entries undecoded, from the chunk that holds a time.
+
+        Args:
+            in_time_order: in the order of their times, also where navnode wrote them as they arrived while a clock was
+                set back. Files of other programs, whose order means nothing, are always read so.
 
         Raises:
             DamagedError: the rest of the session cannot be read.
         """
+        if in_time_order or not all(file.own for file in self.files):
+            yield from self._by_time(start_ns)
+            return
         for file in self.files:
             for chunk in file.chunks[file.first_at(start_ns) if start_ns else 0 :]:
                 yield from file.entries(chunk)
+            if text := damage(file, last=file is self.files[-1]):
+                raise DamagedError(text)
+
+    def _by_time(self, start_ns: int) -> Iterator[Entry]:
+        """Entries in the order of their times; those of one time in the order of the file."""
+        waiting = sorted(
+            (chunk.start_ns, number, place)
+            for number, file in enumerate(self.files)
+            for place, chunk in enumerate(file.chunks)
+            if chunk.end_ns >= start_ns
+        )[::-1]
+        opened: list[tuple[int, int, int, int, Entry]] = []
+        while waiting or opened:
+            while waiting and (not opened or waiting[-1][0] <= opened[0][0]):
+                _, number, place = waiting.pop()
+                file = self.files[number]
+                for n, entry in enumerate(file.entries(file.chunks[place])):
+                    heapq.heappush(opened, (entry.log_time_ns, number, place, n, entry))
+            if opened:
+                yield heapq.heappop(opened)[-1]
+        for file in self.files:
             if text := damage(file, last=file is self.files[-1]):
                 raise DamagedError(text)
 

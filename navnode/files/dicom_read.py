@@ -1,0 +1,221 @@
+"""DICOM files as they are stored: headers by pydicom, pixels without anything that is meant for displays."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.files.deflated import check_deflated
+from navnode.files.dicom import kept_locale
+from navnode.types import Array
+
+__all__ = ["is_dicom", "number", "numbers", "open_dataset", "padded", "stored", "text"]
+
+_MAX_BYTES = 1 << 33
+_LONG, _WORD_FRAMES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.3"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+_RLE = "1.2.840.10008.1.2.5"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, also without its preamble."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(136)
+    except OSError:
+        return False
+    if head[128:132] == b"DICM":
+        return True
+    # Group 2 or 8, a small element, and an explicit type or a short length: files of old systems.
+    small = len(head) > 8 and head[:4] != b"\0\0\0\0" and head[0] in (2, 8) and head[1] == 0 and head[3] == 0
+    return small and (head[4:6].isalpha() or int.from_bytes(head[4:8], "little") < 256)
+
+
+def open_dataset(path: Path, tags: list[str] | None = None) -> Any:
+    """A file's dataset.
+
+    Args:
+        tags: only these, and no pixels; None: everything.
+
+    Raises:
+        ConfigError: it is not DICOM, or damaged; names it.
+    """
+    import pydicom  # here: slow to import, and few processes read DICOM
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {_MAX_BYTES >> 30} GiB")
+        check_deflated([path])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
+            if not len(dataset):
+                raise ConfigError(f"{path}: not DICOM")
+            list(dataset.iterall()) if tags is None else None
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # pydicom's readers have no common error
+        raise ConfigError(f"{path}: damaged DICOM ({_first_line(error)})") from error
+    return dataset
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def text(dataset: Any, keyword: str) -> str:
+    """A text of the dataset; '': it has none."""
+    value = dataset.get(keyword, "")
+    return "" if value is None else str(value).strip()
+
+
+def numbers(dataset: Any, keyword: str, count: int, path: Path) -> Array | None:
+    """Numbers of the dataset, (count,); None: it has none.
+
+    Raises:
+        ConfigError: they are not so many finite numbers.
+    """
+    value = dataset.get(keyword)
+    if value is None or value == "" or (hasattr(value, "__len__") and not len(value)):
+        return None
+    try:
+        found = np.array([float(each) for each in ([value] if count == 1 else value)])
+    except (TypeError, ValueError):
+        found = np.zeros(0)
+    if len(found) != count or not np.isfinite(found).all():
+        raise ConfigError(f"{path}: {keyword} is {str(value)[:60]!r}, not {count} finite number{'s' * (count > 1)}")
+    return found
+
+
+def number(dataset: Any, keyword: str, path: Path) -> float | None:
+    """A number of the dataset; None: it has none.
+
+    Raises:
+        ConfigError: it is not a finite number.
+    """
+    found = numbers(dataset, keyword, 1, path)
+    return None if found is None else float(found[0])
+
+
+def stored(dataset: Any, path: Path) -> Array:
+    """Stored values (frames, rows, columns): sign and high bit applied, nothing else.
+
+    Raises:
+        ConfigError: there are no pixels with one value each, they are damaged, or fewer or more than stated.
+    """
+    if text(dataset, "SamplesPerPixel") not in ("", "1"):
+        raise ConfigError(f"{path}: {text(dataset, 'SamplesPerPixel')} samples a pixel, not one")
+    whole = {}
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored"):
+        value = number(dataset, keyword, path)
+        if value is None or value != int(value) or value < 1:
+            raise ConfigError(f"{path}: {keyword} is missing or 0")
+        whole[keyword] = int(value)
+    frames = int(number(dataset, "NumberOfFrames", path) or 1)
+    rows, columns, bits, kept = whole.values()
+    high = number(dataset, "HighBit", path)
+    above = 0 if high is None else int(high) + 1 - kept
+    if bits not in (8, 16, 32) or kept > bits or not 0 <= above <= bits - kept or frames < 1:
+        raise ConfigError(f"{path}: BitsAllocated {bits}, BitsStored {kept}, HighBit {high} cannot be")
+    if "PixelData" not in dataset:
+        raise ConfigError(f"{path}: holds no pixels of whole numbers")
+    wanted = frames * rows * columns * bits // 8
+    if wanted > _MAX_BYTES:
+        raise ConfigError(f"{path}: {wanted} bytes of pixels are too many")
+    syntax = str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", "") or "")
+    if not syntax or syntax in _NATIVE:
+        data = dataset.PixelData
+        if not wanted <= len(data) <= wanted + 1:
+            raise ConfigError(f"{path}: {len(data)} bytes of pixels, the header states {wanted} ({frames} frames)")
+        order = "<" if getattr(dataset, "is_little_endian", True) is not False else ">"
+        values = np.frombuffer(data, f"{order}u{bits // 8}", frames * rows * columns)
+        if order == ">" and bits == 8:
+            values = np.frombuffer(np.frombuffer(data, ">u2").astype("<u2").tobytes(), "u1", frames * rows * columns)
+        values = values.astype(f"u{bits // 8}", copy=False)
+    else:
+        values = _unpacked(dataset, path, syntax, frames).astype(f"i{bits // 8}").view(f"u{bits // 8}").ravel()
+        if len(values) != frames * rows * columns:
+            raise ConfigError(f"{path}: {len(values)} pixels, the header states {frames} frames of {rows} x {columns}")
+    signed = text(dataset, "PixelRepresentation") == "1"
+    left = bits - kept - above
+    values = values.reshape(frames, rows, columns)
+    if signed:
+        signed_values = values.view(f"i{bits // 8}")
+        return signed_values if kept == bits else (signed_values << left) >> (left + above)
+    return values if kept == bits else (values << left) >> (left + above)
+
+
+@kept_locale()
+def _unpacked(dataset: Any, path: Path, syntax: str, frames: int) -> Array:
+    """Compressed pixels by GDCM, from a copy that says nothing of what values mean."""
+    import SimpleITK as sitk
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import generate_uid
+
+    try:
+        if syntax == _RLE:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return np.asarray(dataset.pixel_array)
+        bare = Dataset()
+        bare.file_meta = FileMetaDataset()
+        bare.file_meta.TransferSyntaxUID = syntax
+        kind = _LONG if frames == 1 else _WORD_FRAMES
+        bare.SOPClassUID = bare.file_meta.MediaStorageSOPClassUID = kind
+        bare.SOPInstanceUID = bare.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+            setattr(bare, keyword, dataset.get(keyword, 0))
+        if "HighBit" not in dataset:
+            bare.HighBit = bare.BitsStored - 1
+        bare.SamplesPerPixel, bare.PhotometricInterpretation = 1, "MONOCHROME2"
+        if frames > 1:
+            bare.NumberOfFrames = frames
+        bare["PixelData"] = dataset["PixelData"]
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "bare.dcm"
+            bare.save_as(copy, enforce_file_format=True)
+            reader = sitk.ImageFileReader()
+            reader.SetImageIO("GDCMImageIO")
+            reader.SetFileName(str(copy))
+            found = sitk.GetArrayFromImage(reader.Execute())
+    except Exception as error:  # GDCM and pydicom have no common error
+        raise ConfigError(
+            f"{path}: its pixels cannot be unpacked, damaged or unknown ({_first_line(error)})"
+        ) from error
+    if found.dtype.kind == "f":
+        raise ConfigError(f"{path}: its pixels cannot be unpacked as whole numbers")
+    return np.asarray(found)
+
+
+def padded(values: Array, dataset: Any, path: Path) -> Array | None:
+    """Which stored values are ``PixelPaddingValue``, or in the range up to its limit; like ``values``; None: the file
+    states none.
+
+    Args:
+        values: of any shape.
+    """
+    first, last = (number(dataset, f"PixelPadding{name}", path) for name in ("Value", "RangeLimit"))
+    if first is None:
+        return None
+    if last is None:
+        last = first
+    bits = int(number(dataset, "BitsAllocated", path) or 16)
+
+    def as_stored(value: float) -> int:
+        whole = int(value) & ((1 << bits) - 1)  # its type in the header may be of the other sign
+        return whole - (1 << bits) if values.dtype.kind == "i" and whole >> (bits - 1) else whole
+
+    low, high = sorted((as_stored(first), as_stored(last)))
+    found: Array = (values >= low) & (values <= high)
+    return found

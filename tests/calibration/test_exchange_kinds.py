@@ -1,0 +1,334 @@
+"""Other programs' files: what they leave open, contradict or say beyond what is taken over is refused or told."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from calibration import exchange
+from navnode.errors import ConfigError
+from navnode.files.strict import json_of
+from tests.files.made import xray
+
+POINTS = {"left": (41.5, -12.0, 30.25), "right": (-38.25, -10.5, 31.0), "tip": (0.5, 22.0, -64.75)}
+
+
+def lps(at, factor=1.0):
+    return [-at[0] * factor, -at[1] * factor, at[2] * factor]
+
+
+def markups(path, points=None, rows=None, **more):
+    if rows is None:
+        rows = [
+            {"id": str(n), "label": label, "position": at, "positionStatus": "defined"}
+            for n, (label, at) in enumerate(points or [(label, lps(at)) for label, at in POINTS.items()])
+        ]
+    markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": rows} | more
+    path.write_text(json.dumps({"markups": [markup]}))
+    return path
+
+
+def same(found, wanted=POINTS):
+    assert {label: tuple(np.round(at, 6)) for label, at in found.points_mm.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, ""),
+        ({"points": [*POINTS.items()], "coordinateSystem": "RAS"}, ""),
+        ({"points": [*POINTS.items()], "coordinateSystem": 0}, ""),
+        ({"coordinateUnits": ["mm", "UCUM", "millimeter"]}, ""),
+        ({"points": [(k, lps(at, 1e-3)) for k, at in POINTS.items()], "coordinateUnits": "m"}, "in m; converted"),
+        ({"points": [(k, lps(at, 0.1)) for k, at in POINTS.items()], "coordinateUnits": "cm"}, "in cm; converted"),
+    ],
+)
+def test_markups(tmp_path, caplog, more, line):
+    same(exchange.read(markups(tmp_path / "p.mrk.json", **more)))
+    assert line in caplog.text and len(caplog.records) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"coordinateSystem": "IJK"}, "IJK"),
+        ({"coordinateSystem": "2"}, "coordinate system"),
+        ({"coordinateUnits": "inch"}, "coordinateUnits"),
+        ({"points": [("a", [1, 2, 3]), ("a", [4, 5, 6])]}, "'a' occurs twice"),
+        ({"points": [("a", None)]}, "'a' is not three finite"),
+        ({"points": [("a", [1, 2])]}, "'a' is not three finite"),
+        ({"points": [("a", [1, 2, float("nan")])]}, "'a' is not three finite"),
+        ({"points": [("a", [1, 2, "x"])]}, "'a' is not three finite"),
+        ({"rows": {"a": 1}}, "not a list of points"),
+        ({"rows": []}, "holds no points"),
+    ],
+)
+def test_markups_that_leave_something_open(tmp_path, more, reason):
+    with pytest.raises(ConfigError, match=rf"p\.mrk\.json.*{reason}"):
+        exchange.read(markups(tmp_path / "p.mrk.json", **more))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"markups": {"a": 1}}', "[]", "{}", '{"markups": [3]}', "[" * 100_000, '{"markups": [], "markups": []}'],
+)
+def test_what_is_no_markups(tmp_path, content):
+    (tmp_path / "p.mrk.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"p\.mrk\.json"):
+        exchange.read(tmp_path / "p.mrk.json")
+
+
+def test_points_without_a_place_are_told(tmp_path, caplog):
+    rows = [{"label": "a", "position": [1, 2, 3]}, {"label": "b", "position": None, "positionStatus": "undefined"}]
+    same(exchange.read(markups(tmp_path / "p.mrk.json", rows=rows)), {"a": (-1, -2, 3)})
+    assert "1 points are not placed" in caplog.text
+
+
+COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+
+
+def fcsv(path, row=None, columns=COLUMNS, system="# CoordinateSystem = LPS\n", cut=0):
+    lines = []
+    for n, (label, at) in enumerate(POINTS.items()):
+        x, y, z = lps(at)
+        lines.append((row or "{n},{x},{y},{z},0,0,0,1,1,1,0,{label},,").format(n=n, x=x, y=y, z=z, label=label))
+    text = f"# Markups fiducial file version = 4.11\n{system}# columns = {columns}\n" + "\n".join(lines) + "\n"
+    path.write_text(text[: len(text) - cut])
+    return path
+
+
+def test_tables(tmp_path):
+    path = tmp_path / "p.fcsv"
+    same(exchange.read(fcsv(path)))
+    same(exchange.read(fcsv(path, "{x},{y},{z},{label},1", "x,y,z,label,vis")))
+    same(exchange.read(fcsv(path, "{n},{x},{y},{z},0,0,0,1,1,1,0,{label},,,2,0")))
+    named = {f"{label}, femur": at for label, at in POINTS.items()}
+    same(exchange.read(fcsv(path, '{n},{x},{y},{z},0,0,0,1,1,1,0,"{label}, femur",,')), named)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"row": "{n};{x};{y};{z};{label}", "columns": "id;x;y;z;label"}, "no column x"),
+        ({"row": "{n};{x};{y};{z};0;0;0;1;1;1;0;{label};;"}, "point 1 has 1 columns"),
+        ({"columns": "id,x,y,label"}, "no column z"),
+        ({"system": ""}, "no CoordinateSystem"),
+        ({"system": "# CoordinateSystem = IJK\n"}, "IJK"),
+        ({"cut": 1}, "cut short"),
+        ({"cut": 12}, "cut short"),
+        ({"row": "{n},{x},nan,{z},0,0,0,1,1,1,0,{label},,"}, "not three finite"),
+        ({"row": "{n},{x},{y},{z},0,0,0,1,1,1,0,same,,"}, "'same' occurs twice"),
+    ],
+)
+def test_tables_that_leave_something_open(tmp_path, more, reason):
+    with pytest.raises(ConfigError, match=rf"p\.fcsv.*{reason}"):
+        exchange.read(fcsv(tmp_path / "p.fcsv", **more))
+
+
+# --- transforms ------------------------------------------------------------------------------------------------------
+
+
+def saved_transform(path):
+    transform = sitk.AffineTransform(3)
+    transform.SetTranslation((1.25, -2.5, 3.75))
+    sitk.WriteTransform(transform, str(path))
+    return path
+
+
+def test_a_transform_cut_anywhere_is_never_another_one(tmp_path):
+    path = saved_transform(tmp_path / "t.tfm")
+    whole = path.read_bytes()
+    (wanted,) = exchange.read(path).transforms.values()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ConfigError, match=r"t\.tfm"):
+            exchange.read(path)
+    path.write_bytes(whole)
+    assert np.array_equal(next(iter(exchange.read(path).transforms.values())), wanted)
+
+
+@pytest.mark.parametrize("ending", ["tfm", "h5"])
+def test_two_transforms_are_not_one(tmp_path, ending):
+    path = tmp_path / f"t.{ending}"
+    one, other = sitk.AffineTransform(3), sitk.Euler3DTransform()
+    one.SetTranslation((1, 2, 3))
+    sitk.WriteTransform(sitk.CompositeTransform([one]), str(path))
+    assert len(exchange.read(path).transforms) == 1
+    sitk.WriteTransform(sitk.CompositeTransform([one, other]), str(path))
+    with pytest.raises(ConfigError, match="holds 2 transforms"):
+        exchange.read(path)
+
+
+@pytest.mark.parametrize("numbers", ["nan 0 0 0 1 0 0 0 1 1 2 3", "0 0 0 0 0 0 0 0 0 1 2 3", "1 0 0 0 1 0 0 0 1 1 2"])
+def test_numbers_that_are_no_transform(tmp_path, numbers):
+    text = saved_transform(tmp_path / "t.tfm").read_text().splitlines()
+    text = [f"Parameters: {numbers}" if line.startswith("Parameters") else line for line in text]
+    (tmp_path / "t.tfm").write_text("\n".join(text) + "\n")
+    with pytest.raises(ConfigError, match=r"t\.tfm"):
+        exchange.read(tmp_path / "t.tfm")
+
+
+I16 = "1 0 0 5 0 1 0 0 0 0 1 0 0 0 0 1"
+J16 = "1 0 0 6 0 1 0 0 0 0 1 0 0 0 0 1"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (f'<Transform From="A" To="B" Matrix="{I16}"/><Transform From="A" To="B" Matrix="{J16}"/>', "contradict"),
+        (f'<Transform From="A" To="B" Matrix="{I16}"/><Transform From="B" To="A" Matrix="{I16}"/>', "contradict"),
+        (f'<Transform From="A" To="B" Matrix="{I16.replace("5", "nan")}"/>', "not a finite"),
+        ('<Transform From="A" To="B" Matrix="a b c"/>', "16 numbers"),
+        ('<Device Id="a" LocalTimeOffsetSec="0.1"/><Device Id="a" LocalTimeOffsetSec="0.2"/>', "occurs twice"),
+        ('<Device Id="a" LocalTimeOffsetSec="nan"/>', "not some seconds"),
+    ],
+)
+def test_device_sets_that_contradict_themselves(tmp_path, content, reason):
+    path = tmp_path / "set.xml"
+    path.write_text(f"<PlusConfiguration>{content}</PlusConfiguration>")
+    with pytest.raises(ConfigError, match=rf"set\.xml.*{reason}"):
+        exchange.read(path)
+
+
+def test_device_sets_in_any_encoding(tmp_path):
+    path = tmp_path / "set.xml"
+    body = f'<PlusConfiguration><Transform From="Nädel" To="B" Matrix="{I16}"/></PlusConfiguration>'
+    for encoding in ("ISO-8859-1", "UTF-8", "UTF-16"):
+        path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{body}'.encode(encoding))
+        assert exchange.read(path).transforms["Nädel", "B"][0, 3] == 5
+    evil = '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'
+    path.write_bytes(evil.encode("UTF-16"))
+    with pytest.raises(ConfigError, match="document type"):
+        exchange.read(path)
+
+
+# --- cameras ---------------------------------------------------------------------------------------------------------
+
+K = np.array([[3500.0, 0, 500], [0, 3400.0, 400], [0, 0, 1]])
+
+
+def opencv_camera(path, camera=K, width=1024, height=768, **more):
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    storage.write("image_width", width)
+    storage.write("image_height", height)
+    storage.write("camera_matrix", np.array(camera, float))
+    for key, value in more.items():
+        storage.write(key, value)
+    storage.release()
+    return path
+
+
+def ros_camera(path, camera=K, **more):
+    fields = {
+        "image_width": "1024",
+        "image_height": "768",
+        "camera_matrix": f"{{rows: 3, cols: 3, data: {np.ravel(camera).tolist()}}}".replace("nan", ".nan"),
+        "distortion_model": "plumb_bob",
+        "distortion_coefficients": "{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}",
+    } | more
+    path.write_text("\n".join(f"{key}: {value}" for key, value in fields.items()) + "\n")
+    return path
+
+
+def changed(row, column, value):
+    camera = K.copy()
+    camera[row, column] = value
+    return camera
+
+
+BAD_CAMERAS = [
+    (changed(0, 0, 0), "focal"),
+    (changed(0, 0, -3500), "focal"),
+    (changed(1, 1, np.nan), "finite"),
+    (changed(0, 1, 12), "skewed"),
+    (changed(2, 2, 2), "not that of a camera"),
+    (changed(1, 0, 3), "not that of a camera"),
+]
+
+
+@pytest.mark.parametrize(("camera", "reason"), BAD_CAMERAS)
+def test_cameras_that_are_none(tmp_path, camera, reason):
+    for path in (opencv_camera(tmp_path / "c.yml", camera), ros_camera(tmp_path / "c.yaml", camera)):
+        with pytest.raises(ConfigError, match=rf"{path.name}.*{reason}"):
+            exchange.read(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"distortion_coefficients": np.array([[0.1, 0, 0, 0, 0]])}, "has a distortion"),
+        ({"distCoeffs": np.array([[0, 0.2, 0, 0]])}, "has a distortion"),
+        ({"D": np.array([[1e-3]])}, "has a distortion"),
+        ({"fisheye_model": 1}, "has a distortion"),
+        ({"distortion_model": "kannala_brandt"}, "has a distortion"),
+        ({"pixel_spacing_mm": np.array([[0.3, 0.6]])}, "contradict"),
+        ({"pixel_spacing_mm": np.array([[3e-4, 3.09e-4]])}, "metres"),
+        ({"width": 0}, "width_px"),
+        ({"width": "1024 px"}, "not a whole number"),
+        ({"height": 700.5}, "not a whole number"),
+    ],
+)
+def test_cameras_of_opencv_that_say_more(tmp_path, more, reason):
+    with pytest.raises(ConfigError, match=rf"c\.yml.*{reason}"):
+        exchange.read(opencv_camera(tmp_path / "c.yml", **more))
+
+
+def test_straight_cameras_of_opencv(tmp_path):
+    straight = {
+        "distortion_coefficients": np.zeros((1, 5)),
+        "fisheye_model": 0,
+        "pixel_spacing_mm": np.array([[0.34, 0.35]]),
+    }
+    carm = exchange.read(opencv_camera(tmp_path / "c.yml", **straight)).carm
+    assert carm.source_to_detector_mm == pytest.approx(1190) and carm.principal_point_px == (500, 400)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"distortion_coefficients": "{rows: 1, cols: 5, data: [0.1, 0, 0, 0, 0]}"}, "has a distortion"),
+        ({"D": "[0, 0, 0.1, 0]"}, "has a distortion"),
+        ({"distortion_model": "equidistant"}, "equidistant"),
+        ({"image_width": "'1024'"}, "image_width is '1024'"),
+        ({"image_width": "1024.5"}, "not a whole number"),
+        ({"image_width": "0"}, "width_px"),
+        ({"camera_matrix": "{rows: 3, cols: 3, data: [1, 2]}"}, "2 numbers"),
+        ({"binning_x": "2"}, "binning"),
+        ({"roi": "{x_offset: 10, y_offset: 0, width: 100, height: 100}"}, "roi"),
+        ({"rectification_matrix": "{rows: 3, cols: 3, data: [0, 1, 0, 1, 0, 0, 0, 0, 1]}"}, "rectification"),
+        ({"projection_matrix": f"{{rows: 3, cols: 4, data: {[1.0] * 12}}}"}, "projection_matrix contradicts"),
+        ({"image_height": "768\nimage_height: 700"}, "occurs twice"),
+        ({"pixel_spacing_mm": "[0.3]"}, "not two numbers"),
+    ],
+)
+def test_cameras_of_ros_that_say_more(tmp_path, more, reason):
+    with pytest.raises(ConfigError, match=rf"c\.yaml.*{reason}"):
+        exchange.read(ros_camera(tmp_path / "c.yaml", **more))
+    assert exchange.read(ros_camera(tmp_path / "c.yaml")).carm.width_px == 1024
+
+
+@pytest.mark.parametrize(
+    ("distance", "spacing", "reason"),
+    [
+        ("0", ["0.3", "0.3"], "positive"),
+        ("1", ["0.3", "0.3"], "metres"),
+        ("1.2", ["0.0003", "0.0003"], "metres"),
+        ("1200", ["0", "0.3"], "positive"),
+        ("1200", None, "missing"),
+        ("nan", ["0.3", "0.3"], "finite"),
+    ],
+)
+def test_c_arms_that_cannot_be(tmp_path, distance, spacing, reason):
+    more = {"DistanceSourceToDetector": distance} | ({} if spacing is None else {"ImagerPixelSpacing": spacing})
+    with pytest.raises(ConfigError, match=rf"x\.dcm.*{reason}"):
+        exchange.read(xray(tmp_path / "x.dcm", np.zeros((16, 16), np.uint16), **more))
+
+
+def test_keys_that_occur_twice():
+    assert json_of(b'{"a": 1, "b": {"a": 2}}', "x.json") == {"a": 1, "b": {"a": 2}}
+    with pytest.raises(ConfigError, match=r"x\.json: the key 'a' occurs twice"):
+        json_of(b'{"b": [{"a": 1, "a": 2}]}', "x.json")

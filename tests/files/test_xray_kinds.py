@@ -1,0 +1,166 @@
+"""X-rays on disk: counts as they were measured, or a refusal; a display's attributes change no number."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from navnode.errors import ConfigError
+from navnode.files.xrays import read_array, read_counts
+from tests.files.made import xray
+
+COUNTS = np.random.default_rng(1).integers(100, 4000, (20, 24)).astype(np.uint16)
+
+
+def table(values, first=0):
+    lut = Dataset()
+    lut.LUTDescriptor = [len(values), first, 16]
+    lut["LUTDescriptor"].VR = "US"
+    lut.LUTData = [int(v) for v in values]
+    lut["LUTData"].VR = "US"
+    lut.ModalityLUTType = "US"
+    return {"ModalityLUTSequence": Sequence([lut])}
+
+
+DOUBLED = np.arange(4096) * 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "wanted", "line"),
+    [
+        (COUNTS, {}, COUNTS, ""),
+        (COUNTS, {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1}, COUNTS, ""),
+        (COUNTS, {"PhotometricInterpretation": "MONOCHROME1", "WindowCenter": "9", "WindowWidth": "3"}, COUNTS, ""),
+        (COUNTS, {"BitsStored": 12, "HighBit": 11}, COUNTS, ""),
+        (COUNTS << 4, {"BitsStored": 12, "HighBit": 15}, COUNTS, ""),
+        (COUNTS | 0xF000, {"BitsStored": 12, "HighBit": 11}, COUNTS, ""),
+        (COUNTS.astype(np.int16), {}, COUNTS, ""),
+        (COUNTS, {"PixelIntensityRelationship": "SQRT"}, COUNTS.astype(float) ** 2, "squared"),
+        (COUNTS, {"RescaleSlope": "0.5", "RescaleIntercept": "3"}, COUNTS * 0.5 + 3, "RescaleSlope"),
+        (COUNTS, table(DOUBLED), COUNTS * 2, "Modality LUT"),
+        (COUNTS, table(DOUBLED[100:], 100) | {"PixelIntensityRelationship": "LOG"}, COUNTS * 2, "Modality LUT"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.dcm", "1.2.840.10008.77", "frame.001", "IM0001"])
+def test_counts_of_dicom(tmp_path, caplog, counts, more, wanted, line, name):
+    caplog.set_level(logging.WARNING)
+    found = read_counts(xray(tmp_path / name, counts, **more))
+    assert np.array_equal(found, wanted)
+    assert line in caplog.text and len(caplog.records) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "reason"),
+    [
+        (COUNTS, {"PixelIntensityRelationship": "LOG"}, "LOG: not counts"),
+        (COUNTS, {"PixelIntensityRelationship": "DISP"}, "DISP"),
+        (COUNTS, {"PixelIntensityRelationshipSign": -1}, "less radiation"),
+        (COUNTS, {"RescaleSlope": "-1", "RescaleIntercept": "4095"}, "not positive"),
+        (COUNTS, {"SamplesPerPixel": 3}, "3 samples"),
+        (COUNTS, {"Modality": "MR"}, "modality is MR"),
+        (COUNTS, {"Rows": 21}, "bytes of pixels"),
+        (COUNTS, {"NumberOfFrames": 2}, "bytes of pixels"),
+        (np.stack([COUNTS, COUNTS]), {"NumberOfFrames": 2}, "2 frames"),
+        (COUNTS, {"BitsStored": 17}, "cannot be"),
+        (COUNTS, {"HighBit": 3}, "cannot be"),
+        ((COUNTS.astype(int) - 2000).astype(np.int16), {}, "negative"),
+    ],
+)
+def test_what_is_no_counts_in_dicom(tmp_path, counts, more, reason):
+    with pytest.raises(ConfigError, match=rf"x\.001.*{reason}"):
+        read_counts(xray(tmp_path / "x.001", counts, **more))
+
+
+def test_padding_is_no_counts(tmp_path, caplog):
+    counts = COUNTS.copy()
+    counts[:3] = 4095
+    found = read_counts(xray(tmp_path / "x.dcm", counts, PixelPaddingValue=4095))
+    assert (found[:3] == 0).all() and np.array_equal(found[3:], COUNTS[3:]) and "PixelPaddingValue" in caplog.text
+
+
+# --- PNG, TIFF, .npy -------------------------------------------------------------------------------------------------
+
+
+def png(path, *chunks, pixels=COUNTS):
+    content = cv2.imencode(".png", pixels)[1].tobytes()
+    added = b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    path.write_bytes(content[:33] + added + content[33:])
+    return path
+
+
+def exif(orientation):
+    return b"eXIf", b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 274, 3, 1, orientation, 0) + b"\0\0\0\0"
+
+
+def test_pictures_are_read_as_stored(tmp_path):
+    assert np.array_equal(read_counts(png(tmp_path / "a.png")), COUNTS)
+    assert np.array_equal(read_counts(png(tmp_path / "a.000", exif(1))), COUNTS)
+    for n, more in enumerate([{}, {"compression": "zlib"}, {"bigtiff": True}, {"byteorder": ">"}]):
+        tifffile.imwrite(tmp_path / f"{n}.tif", COUNTS, **more)
+        assert np.array_equal(read_counts(tmp_path / f"{n}.tif"), COUNTS)
+    tifffile.imwrite(tmp_path / "white.tif", COUNTS, photometric="miniswhite")
+    assert np.array_equal(read_counts(tmp_path / "white.tif"), COUNTS)
+    np.save(tmp_path / "a.npy", COUNTS)
+    assert np.array_equal(read_counts(tmp_path / "a.npy"), COUNTS)
+
+
+def _flip(content, place):
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: png(p, exif(6)), "orientation tag .6"),
+        (lambda p: png(p, pixels=np.dstack([COUNTS] * 3)), "one value per pixel"),
+        (lambda p: p.write_bytes(_flip(png(p).read_bytes(), 200)), "checksum"),
+        (lambda p: p.write_bytes(png(p).read_bytes()[:-20]), "incomplete"),
+        (lambda p: tifffile.imwrite(p, COUNTS, extratags=[(274, "H", 1, 3, True)]), "orientation tag .3"),
+        (lambda p: tifffile.imwrite(p, np.stack([COUNTS, COUNTS]), photometric="minisblack"), "2 pages"),
+        (lambda p: tifffile.imwrite(p, np.dstack([COUNTS] * 3), photometric="rgb"), "3 samples"),
+        (lambda p: tifffile.imwrite(p, (COUNTS >> 4).astype(np.uint8), photometric="miniswhite"), "white is zero"),
+        (lambda p: tifffile.imwrite(p, (COUNTS / 1000).astype(np.float32)), "line integrals"),
+        (lambda p: p.write_bytes(b"II*\0\x08\0\0\0"), "damaged|not PNG"),
+        (lambda p: p.write_bytes(b"text"), "not PNG"),
+        (lambda p: p.write_bytes(b""), "not PNG|cannot be read"),
+    ],
+)
+def test_pictures_that_are_no_counts(tmp_path, make, reason):
+    make(tmp_path / "x.img")
+    with pytest.raises(ConfigError, match=rf"x\.img.*({reason})"):
+        read_counts(tmp_path / "x.img")
+
+
+def test_line_integrals_are_no_counts_but_shares_of_a_stated_beam_are(tmp_path):
+    np.save(tmp_path / "x.npy", COUNTS / 4000)
+    with pytest.raises(ConfigError, match="line integrals"):
+        read_counts(tmp_path / "x.npy")
+    assert np.array_equal(read_counts(tmp_path / "x.npy", 1.0), COUNTS / 4000)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 9999999999), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 4), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (4, 4), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 4), }",
+        "{'descr': '<f8', 'shape': (2, 1), }",
+        "(" * 3000,
+        "nothing",
+    ],
+)
+def test_arrays_with_impossible_headers(tmp_path, header):
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(16))
+    for read in (read_counts, lambda p: read_array(p, 1 << 40)):
+        with pytest.raises(ConfigError, match=r"x\.npy"):
+            read(path)
