@@ -33,6 +33,8 @@ _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
 _HUNG_S = {"node": 2.5, "worker": 6.0}
 """A process that is silent for this long hangs. The worker may have to wait for its core."""
+_STARTS_LATE, _LEAST_START_S = 3.0, 10.0
+"""A process that takes so many times as long to start as it did before, and at least so long, hangs."""
 _UNWATCHED_S = 1.0
 """If longer passed between two looks, the supervisor itself was stopped, and the silence of others proves nothing."""
 
@@ -76,6 +78,8 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         self._state: NodeState | None = None
         self._heard_s = self._watched_s = 0.0
+        self._starts_s: dict[str, float] = {}
+        """The longest that each process took from its launch to its first sign of life."""
         self._read_up_to: dict[str, int] = {}
         self._states: bus.Subscriber | None = None
 
@@ -147,8 +151,12 @@ class Supervisor:
         """Note a sign of life of the node, and of the worker if the node hears it."""
         now_s = time.monotonic()
         for name, lives in (("node", True), ("worker", state.worker_alive)):
-            if lives and name in self._children:
-                self._children[name].heard_s = now_s
+            child = self._children.get(name)
+            if lives and child is not None:
+                if not child.heard_s:
+                    took_s = now_s - child.started_s
+                    self._starts_s[name] = max(took_s, self._starts_s.get(name, 0.0))
+                child.heard_s = now_s
 
     def _end_hung(self) -> None:
         """Kill processes that are alive but silent; they are restarted like those that ended."""
@@ -156,10 +164,20 @@ class Supervisor:
         unwatched, self._watched_s = now_s - self._watched_s > _UNWATCHED_S, now_s
         for name, limit_s in _HUNG_S.items():
             child = self._children.get(name)
-            if child is None or not child.heard_s or child.process.poll() is not None:
+            if child is None or child.process.poll() is not None:
                 continue
             if unwatched or (name == "worker" and now_s - self._heard_s > _HUNG_S["node"]):
-                child.heard_s = now_s  # its silence proves nothing
+                # Its silence proves nothing.
+                if child.heard_s:
+                    child.heard_s = now_s
+                else:
+                    child.started_s = now_s
+            elif not child.heard_s:
+                known_s = self._starts_s.get(name)
+                limit_s = _READY_TIMEOUT_S if known_s is None else max(_STARTS_LATE * known_s, _LEAST_START_S)
+                if now_s - child.started_s > limit_s:
+                    self._announce(f"{name} hangs while it starts; killing it")
+                    child.process.kill()
             elif now_s - child.heard_s > limit_s:
                 self._announce(f"{name} hangs; killing it")
                 child.process.kill()

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from navnode import config
+from navnode.node import supervisor
 from navnode.node.supervisor import Supervisor
 
 _LOOK = """
@@ -45,3 +46,24 @@ def test_signals_mean_again_what_they_did_when_a_supervisor_has_ended():
     with Supervisor(config.load("demo.toml"), None):
         pass
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_process_that_hangs_before_its_first_sign_of_life_is_killed(monkeypatch):
+    said = []
+    clock_s = [1000.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock_s[0])
+    made = Supervisor(config.load("demo.toml"), None, said.append)
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True)
+    try:
+        child = made._children["node"] = supervisor._Child("node", sleeper, clock_s[0])
+        for after_s, killed in ((0.0, False), (9.5, False), (10.5, True)):  # it took 2 s before
+            made._starts_s["node"] = 2.0
+            clock_s[0] = 1000.0 + after_s
+            made._watched_s = clock_s[0] - 0.1
+            made._end_hung()
+            assert bool(said) == killed
+        assert sleeper.wait(5) == -signal.SIGKILL and "hangs while it starts" in said[0]
+        assert child.heard_s == 0
+    finally:
+        sleeper.kill()
+        made.stop()
