@@ -48,6 +48,8 @@ def read(request: ReadRequest, ui: Ui) -> None:
 
     found = reading.read(request)
     bone = f"bone on {found.bone_share:.0%} of the image, {found.bone_mm:.0f} mm thick (± {found.error_mm:.0f} mm)"
+    if found.kinds:
+        bone += " (" + ", ".join(f"{kind} {share:.0%}" for kind, share in found.kinds.items()) + ")"
     ui.answer(found, f"{bone}; lung on {found.lung_share:.0%}; {found.engine}, {found.elapsed_ms:.0f} ms")
 
 
