@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import locale
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import SimpleITK as sitk
 
 from navnode import __version__
 from navnode.errors import ConfigError
+from navnode.files.dicom_read import kept_locale
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Volume
 
@@ -22,16 +21,6 @@ __all__ = ["write_series"]
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 _SUPINE = "HFS"
-
-
-@contextlib.contextmanager
-def kept_locale() -> Iterator[None]:
-    """Restore the locale afterwards: GDCM sets the process's to C, which breaks UTF-8, when it writes a position."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
 
 
 @kept_locale()

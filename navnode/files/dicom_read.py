@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import locale
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,24 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.deflated import check_deflated
-from navnode.files.dicom import kept_locale
 from navnode.types import Array
 
-__all__ = ["is_dicom", "number", "numbers", "open_dataset", "padded", "stored", "text"]
+__all__ = ["is_dicom", "kept_locale", "number", "numbers", "open_dataset", "padded", "stored", "text"]
 
 _MAX_BYTES = 1 << 33
 _LONG, _WORD_FRAMES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.3"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 _RLE = "1.2.840.10008.1.2.5"
+
+
+@contextlib.contextmanager
+def kept_locale() -> Iterator[None]:
+    """Restore the locale afterwards: GDCM sets the process's to C, which breaks UTF-8, when it writes a position."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def is_dicom(path: Path) -> bool:

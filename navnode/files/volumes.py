@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from navnode.errors import ConfigError
 from navnode.files import dicom_read, metaimage, nifti, nrrd, scans
-from navnode.files.dicom import kept_locale
+from navnode.files.dicom_read import kept_locale
 from navnode.files.ordinary import refuse_special
 from navnode.files.placing import (
     AS_STATED,
