@@ -34,7 +34,7 @@ from navnode.projector.native import default_threads
 from navnode.reconstruction import Method, Reconstructor
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.reader import OUTLINE_MM
-from navnode.reconstruction.reading import Reader, on_canvas, thickness
+from navnode.reconstruction.reading import Reader, by_kind, on_canvas, thickness
 from navnode.reconstruction.training import labels
 from navnode.reconstruction.training.patients import Region, patients
 from navnode.types import Array, CArm, FloatArray, Grid, View, Volume
@@ -226,8 +226,11 @@ def _parts(reader: Reader, case: BodyCase, threads: int) -> PartFigures:
         outlines.append(2 * int((read & bone & known).sum()) / max(int((read & known).sum() + (bone & known).sum()), 1))
     poses = [view.volume_from_carm for view in case.views if view.volume_from_carm is not None]
     read_mm = [thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)]
-    lifted = [solid(lift(given, grid, threads=threads)) for given in (case.thickness, read_mm)]
-    true_dice, read_dice = (round(dice(bone.astype(np.float32), case, 0.5), 4) for bone in lifted)
+    lifts = (
+        lift(case.thickness, grid, threads=threads),
+        lift(read_mm, grid, kinds=by_kind(readings, poses), threads=threads),
+    )
+    true_dice, read_dice = (round(dice(solid(lifted).astype(np.float32), case, 0.5), 4) for lifted in lifts)
     return PartFigures(
         thickness_error_mm=round(float(np.median(errors_mm)), 3),
         outline_dice=round(float(np.median(outlines)), 4),
