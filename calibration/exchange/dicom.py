@@ -12,9 +12,14 @@ from navnode.geometry import CArmDocument
 __all__ = ["read"]
 
 _TAGS = [
-    "Rows", "Columns", "DistanceSourceToDetector", "ImagerPixelSpacing", "PositionerPrimaryAngle",
-    "PositionerSecondaryAngle", "NumberOfFrames",
-]  # fmt: skip
+    "Rows",
+    "Columns",
+    "DistanceSourceToDetector",
+    "ImagerPixelSpacing",
+    "PositionerPrimaryAngle",
+    "PositionerSecondaryAngle",
+    "NumberOfFrames",
+]
 
 
 def read(path: Path) -> Exchanged:

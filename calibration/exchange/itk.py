@@ -76,9 +76,15 @@ def _check_text(path: Path, content: bytes) -> None:
         raise ConfigError(f"{path}: cut short (its last line does not end)")
     if len(named) > 1 and "Composite" not in named[0]:
         raise ConfigError(f"{path}: holds {len(named)} transforms; store the one that is meant by itself")
-    wanted = {"AffineTransform": (12, 3), "MatrixOffsetTransformBase": (12, 3), "Euler3DTransform": (6, None),
-              "VersorRigid3DTransform": (6, 3), "TranslationTransform": (3, 0),
-              "Similarity3DTransform": (7, 3), "ScaleVersor3DTransform": (9, 3)}  # fmt: skip
+    wanted = {
+        "AffineTransform": (12, 3),
+        "MatrixOffsetTransformBase": (12, 3),
+        "Euler3DTransform": (6, None),
+        "VersorRigid3DTransform": (6, 3),
+        "TranslationTransform": (3, 0),
+        "Similarity3DTransform": (7, 3),
+        "ScaleVersor3DTransform": (9, 3),
+    }
     kind = named[-1].partition("_")[0]
     for key, place in (("Parameters", 0), ("FixedParameters", 1)):
         text = [line.partition(":")[2].split() for line in lines if line.startswith(f"{key}:")][-1]

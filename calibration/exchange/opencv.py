@@ -95,8 +95,10 @@ def read(path: Path) -> Exchanged:
         root = storage.root()
         names = list(root.keys())
         camera = _matrix(path, root, _one_of(path, names, _CAMERA))
-        width, height = (_whole(path, root, _one_of(path, names, (f"image_{side}", f"image_{side.title()}")))
-                         for side in ("width", "height"))  # fmt: skip
+        width, height = (
+            _whole(path, root, _one_of(path, names, (f"image_{side}", f"image_{side.title()}")))
+            for side in ("width", "height")
+        )
         for name in names:
             if _BENT.fullmatch(name):
                 refuse_bent(path, name, _values(root.getNode(name)))

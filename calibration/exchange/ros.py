@@ -24,18 +24,6 @@ _STRAIGHT = ("", "plumb_bob", "rational_polynomial", "none", "radtan")
 """Models of distortion whose zeros bend nothing; a fisheye's do."""
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Refuses keys that occur twice, of which YAML takes the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if len(set(map(str, keys))) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} occurs twice", node.start_mark)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
-
-
 def read(path: Path) -> Exchanged:
     """Read a camera.
 
@@ -51,7 +39,11 @@ def read(path: Path) -> Exchanged:
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{path}: repeats parts of itself (YAML's aliases), which a camera does not")
-        info = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+        loader = yaml.SafeLoader(text)
+        document = loader.get_single_node()
+        if document is not None:
+            _refuse_twice(document, path)
+        info = None if document is None else loader.construct_document(document)
     except RecursionError as error:
         raise ConfigError(f"{path}: not a camera (nested too deeply)") from error
     except yaml.YAMLError as error:
@@ -78,6 +70,21 @@ def read(path: Path) -> Exchanged:
             raise ConfigError(f"{path}: pixel_spacing_mm is not two numbers")
         pair = float(numbers[0]), float(numbers[1])
     return Exchanged(carm=carm_of_matrix(camera, width, height, pair, path))
+
+
+def _refuse_twice(node: Any, path: Path) -> None:
+    """Refuse keys that occur twice below a node; of their values YAML takes the last."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value if isinstance(key, yaml.ScalarNode) else None for key, _ in node.value]
+        twice = next((key for key in keys if key is not None and keys.count(key) > 1), None)
+        if twice is not None:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{path}: cannot be read as YAML (the key {twice!r} occurs twice, from line {line})")
+        for _, value in node.value:
+            _refuse_twice(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twice(item, path)
 
 
 def _check_whole_picture(path: Path, info: dict[str, Any], camera: Matrix) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def _take(
         ConfigError: its label occurs twice, or its position is not three finite numbers.
     """
     try:
-        found = np.array([float(x) for x in at])  # type: ignore[attr-defined]
+        found = np.array([float(x) for x in at] if isinstance(at, Iterable) else [])
     except (TypeError, ValueError):
         found = np.zeros(0)
     if found.shape != (3,) or not np.isfinite(found).all():

@@ -5,11 +5,14 @@ Facts: nifti1.h and nifti2.h (NIMH); where both transforms are set, the sform is
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 
@@ -20,8 +23,17 @@ from navnode.types import Array, Matrix
 __all__ = ["is_nifti", "read"]
 
 _TYPES = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
-}  # fmt: skip
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
 _METRE, _MICRON = 1, 3
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _UNIT_MM = {"": 1.0, "m": 1e3, "mm": 1.0, "um": 1e-3, "cm": 10.0}
@@ -89,23 +101,23 @@ def read(path: Path, choice: ReadAs) -> Placed:
     return Placed(voxels, _placed(header, size, choice, path))
 
 
-class _opened:  # noqa: N801 - a context manager that names what gzip finds
-    def __init__(self, path: Path, packed: bool) -> None:
-        self._path, self._packed = path, packed
+@contextlib.contextmanager
+def _opened(path: Path, packed: bool) -> Iterator[IO[bytes]]:
+    """A file as it was before it was packed.
 
-    def __enter__(self) -> gzip.GzipFile:
-        try:
-            self._file = gzip.open(self._path) if self._packed else self._path.open("rb")
-        except OSError as error:
-            raise ConfigError(f"{self._path}: cannot be read ({error.strerror})") from error
-        return self._file  # type: ignore[return-value]
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._file.close()
-        if isinstance(error, EOFError):
-            raise ConfigError(f"{self._path}: incomplete (the gzip stream ends too early)") from error
-        if isinstance(error, (OSError, zlib.error)):
-            raise ConfigError(f"{self._path}: cannot be read, damaged ({error})") from error
+    Raises:
+        ConfigError: it cannot be opened, or turns out to be damaged while it is read.
+    """
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            yield cast(IO[bytes], file)
+    except EOFError as error:
+        raise ConfigError(f"{path}: incomplete (the gzip stream ends too early)") from error
+    except (OSError, zlib.error) as error:
+        # What the system refuses has a name; gzip's own errors are of the content.
+        named = error.strerror if isinstance(error, OSError) else None
+        reason = f" ({named})" if named else f", damaged ({error})"
+        raise ConfigError(f"{path}: cannot be read{reason}") from error
 
 
 def _images_of(path: Path) -> list[Path]:
@@ -113,14 +125,14 @@ def _images_of(path: Path) -> list[Path]:
     return [path.with_name(stem + ending) for ending in (".img", ".img.gz", ".IMG")]
 
 
-def _some(file: gzip.GzipFile, count: int, path: Path) -> bytes:
+def _some(file: IO[bytes], count: int, path: Path) -> bytes:
     found = file.read(count)
     if len(found) < min(count, _HEADER_1):
         raise ConfigError(f"{path}: incomplete ({len(found)} bytes)")
     return found
 
 
-def _exactly(file: gzip.GzipFile, count: int, path: Path) -> bytes:
+def _exactly(file: IO[bytes], count: int, path: Path) -> bytes:
     """The voxels; reading to the end lets gzip check its checksum and size."""
     data = file.read(count)
     if len(data) < count:
@@ -157,10 +169,22 @@ def _header_1(head: bytes, order: str) -> _Header:
     if magic not in (b"n+1\0", b"ni1\0"):  # Analyze 7.5 has other fields there
         magic, qform_code, sform_code, slope, intercept, units = b"", 0, 0, 1.0, 0.0, 0
     return _Header(
-        tuple(int(n) for n in numbers("8h", 40)), int(numbers("h", 70)[0]), int(numbers("h", 72)[0]), numbers("8f", 76),
-        numbers("f", 108)[0] if magic else 0.0, slope, intercept, units, qform_code, sform_code, quaternion, srow,
-        order, _HEADER_1, magic,
-    )  # fmt: skip
+        tuple(int(n) for n in numbers("8h", 40)),
+        int(numbers("h", 70)[0]),
+        int(numbers("h", 72)[0]),
+        numbers("8f", 76),
+        numbers("f", 108)[0] if magic else 0.0,
+        slope,
+        intercept,
+        units,
+        qform_code,
+        sform_code,
+        quaternion,
+        srow,
+        order,
+        _HEADER_1,
+        magic,
+    )
 
 
 def _header_2(head: bytes, order: str) -> _Header:
@@ -169,10 +193,22 @@ def _header_2(head: bytes, order: str) -> _Header:
 
     codes, (slope, intercept) = numbers("2i", 344), numbers("2d", 176)
     return _Header(
-        tuple(int(n) for n in numbers("8q", 16)), int(numbers("h", 12)[0]), int(numbers("h", 14)[0]),
-        numbers("8d", 104), float(numbers("q", 168)[0]), slope, intercept, int(numbers("i", 500)[0]) & 7,
-        int(codes[0]), int(codes[1]), numbers("6d", 352), numbers("12d", 400), order, _HEADER_2, head[4:8],
-    )  # fmt: skip
+        tuple(int(n) for n in numbers("8q", 16)),
+        int(numbers("h", 12)[0]),
+        int(numbers("h", 14)[0]),
+        numbers("8d", 104),
+        float(numbers("q", 168)[0]),
+        slope,
+        intercept,
+        int(numbers("i", 500)[0]) & 7,
+        int(codes[0]),
+        int(codes[1]),
+        numbers("6d", 352),
+        numbers("12d", 400),
+        order,
+        _HEADER_2,
+        head[4:8],
+    )
 
 
 def _checked_dim(header: _Header, path: Path) -> tuple[int, ...]:

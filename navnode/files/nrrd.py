@@ -59,8 +59,14 @@ def is_nrrd(head: bytes) -> bool:
 
 def type_name(dtype: np.dtype[np.generic]) -> str | None:
     """``type`` of an array; None: there is none."""
-    return next((name for name in ("uint8", "uint16", "int8", "int16", "uint32", "int32", "float", "double")
-                 if np.dtype(_TYPES[name]) == dtype.newbyteorder("=")), None)  # fmt: skip
+    return next(
+        (
+            name
+            for name in ("uint8", "uint16", "int8", "int16", "uint32", "int32", "float", "double")
+            if np.dtype(_TYPES[name]) == dtype.newbyteorder("=")
+        ),
+        None,
+    )
 
 
 def open_image(path: Path) -> TextImage:

@@ -28,10 +28,23 @@ log = logging.getLogger(__name__)
 MAX_VOXELS = 1024**3
 _UNITS_MM = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3}
 _SAME_UNIT = {
-    "metre": "m", "meter": "m", "metres": "m", "meters": "m", "centimetre": "cm", "centimeter": "cm",
-    "millimetre": "mm", "millimeter": "mm", "millimetres": "mm", "millimeters": "mm",
-    "micron": "um", "microns": "um", "µm": "um", "μm": "um", "micrometer": "um", "micrometre": "um",
-}  # fmt: skip
+    "metre": "m",
+    "meter": "m",
+    "metres": "m",
+    "meters": "m",
+    "centimetre": "cm",
+    "centimeter": "cm",
+    "millimetre": "mm",
+    "millimeter": "mm",
+    "millimetres": "mm",
+    "millimeters": "mm",
+    "micron": "um",
+    "microns": "um",
+    "µm": "um",
+    "μm": "um",
+    "micrometer": "um",
+    "micrometre": "um",
+}
 _DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 _MOST_SHEAR = 2e-3
 """Cosine between axes that rounding in a header explains."""

@@ -26,10 +26,23 @@ _LEAST_SLICES = 8
 _TILT_DEG = 0.5
 _ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 _HEADS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "ImageType",
-    "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "InstanceNumber", "FrameOfReferenceUID", "GantryDetectorTilt",
-]  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "SeriesNumber",
+    "Modality",
+    "ImageType",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "InstanceNumber",
+    "FrameOfReferenceUID",
+    "GantryDetectorTilt",
+]
 
 
 @dataclass
@@ -209,9 +222,14 @@ def _group(own: Any, shared: Any, name: str) -> Any:
 
 
 def _slice(
-    name: str, path: Path, place: Any, plane: Any, measures: Any, values: Callable[[], Array],
+    name: str,
+    path: Path,
+    place: Any,
+    plane: Any,
+    measures: Any,
+    values: Callable[[], Array],
     size: tuple[int, ...] | None = None,
-) -> _Slice:  # fmt: skip
+) -> _Slice:
     def needed(dataset: Any, keyword: str, count: int) -> Array:
         found = None if dataset is None else dicom_read.numbers(dataset, keyword, count, path)
         if found is None:

@@ -32,7 +32,7 @@ def markups(path, points=None, rows=None, **more):
     return path
 
 
-def same(found, wanted=POINTS):
+def assert_same(found, wanted=POINTS):
     assert {label: tuple(np.round(at, 6)) for label, at in found.points_mm.items()} == wanted
 
 
@@ -48,7 +48,7 @@ def same(found, wanted=POINTS):
     ],
 )
 def test_markups(tmp_path, caplog, more, line):
-    same(exchange.read(markups(tmp_path / "p.mrk.json", **more)))
+    assert_same(exchange.read(markups(tmp_path / "p.mrk.json", **more)))
     assert line in caplog.text and len(caplog.records) == bool(line)
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_markups(tmp_path, content):
 
 def test_points_without_a_place_are_told(tmp_path, caplog):
     rows = [{"label": "a", "position": [1, 2, 3]}, {"label": "b", "position": None, "positionStatus": "undefined"}]
-    same(exchange.read(markups(tmp_path / "p.mrk.json", rows=rows)), {"a": (-1, -2, 3)})
+    assert_same(exchange.read(markups(tmp_path / "p.mrk.json", rows=rows)), {"a": (-1, -2, 3)})
     assert "1 points are not placed" in caplog.text
 
 
@@ -103,11 +103,11 @@ def fcsv(path, row=None, columns=COLUMNS, system="# CoordinateSystem = LPS\n", c
 
 def test_tables(tmp_path):
     path = tmp_path / "p.fcsv"
-    same(exchange.read(fcsv(path)))
-    same(exchange.read(fcsv(path, "{x},{y},{z},{label},1", "x,y,z,label,vis")))
-    same(exchange.read(fcsv(path, "{n},{x},{y},{z},0,0,0,1,1,1,0,{label},,,2,0")))
+    assert_same(exchange.read(fcsv(path)))
+    assert_same(exchange.read(fcsv(path, "{x},{y},{z},{label},1", "x,y,z,label,vis")))
+    assert_same(exchange.read(fcsv(path, "{n},{x},{y},{z},0,0,0,1,1,1,0,{label},,,2,0")))
     named = {f"{label}, femur": at for label, at in POINTS.items()}
-    same(exchange.read(fcsv(path, '{n},{x},{y},{z},0,0,0,1,1,1,0,"{label}, femur",,')), named)
+    assert_same(exchange.read(fcsv(path, '{n},{x},{y},{z},0,0,0,1,1,1,0,"{label}, femur",,')), named)
 
 
 @pytest.mark.parametrize(

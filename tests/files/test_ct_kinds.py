@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from navnode.errors import ConfigError
-from navnode.files.dicom import kept_locale
+from navnode.files.dicom_read import kept_locale
 from navnode.files.volumes import ReadAs, read_volume
 from tests.files.made import body, ct_folder, enhanced_ct, grid
 
@@ -22,7 +22,7 @@ HU, GRID = body(), grid(turn_deg=20)
 N = len(HU)
 
 
-def same(volume):
+def assert_same(volume):
     assert np.array_equal(volume.voxels, HU)
     assert np.allclose(volume.volume_from_index, GRID, atol=1e-4)
 
@@ -108,9 +108,9 @@ def test_frames_that_are_no_grid_are_refused(tmp_path, order, change, reason):
 
 @pytest.mark.parametrize("order", [None, [*range(0, N, 2), *range(1, N, 2)], range(N)[::-1]])
 def test_frames_lie_where_they_say_whatever_their_order(tmp_path, order):
-    same(read_volume(enhanced_ct(tmp_path / "ct.dcm", HU, GRID, order)))
+    assert_same(read_volume(enhanced_ct(tmp_path / "ct.dcm", HU, GRID, order)))
     (tmp_path / "below").mkdir()
-    same(read_volume(enhanced_ct(tmp_path / "below" / "ct.dcm", HU, GRID, order).parent))
+    assert_same(read_volume(enhanced_ct(tmp_path / "below" / "ct.dcm", HU, GRID, order).parent))
 
 
 def test_a_slope_of_each_frame_applies(tmp_path):
@@ -130,9 +130,11 @@ def test_a_slope_of_each_frame_applies(tmp_path):
 
 
 def test_slices_lie_where_they_say(tmp_path, caplog):
-    same(read_volume(ct_folder(tmp_path / "a", HU, GRID)))
+    assert_same(read_volume(ct_folder(tmp_path / "a", HU, GRID)))
     for keyword, value in (("PhotometricInterpretation", "MONOCHROME1"), ("WindowCenter", "40")):
-        same(read_volume(ct_folder(tmp_path / keyword, HU, GRID, lambda k, ds, n=keyword, v=value: setattr(ds, n, v))))
+        assert_same(
+            read_volume(ct_folder(tmp_path / keyword, HU, GRID, lambda k, ds, n=keyword, v=value: setattr(ds, n, v)))
+        )
     assert not caplog.records
 
 
@@ -181,7 +183,7 @@ def test_each_slice_has_its_slope_and_bits_lie_where_they_say(tmp_path):
         else:  # 12 bits at the upper end
             ds.BitsStored, ds.HighBit, ds.PixelData = 12, 15, ((stored & 0xFFF) << 4).astype(np.uint16).tobytes()
 
-    same(read_volume(ct_folder(tmp_path / "series", HU, GRID, change)))
+    assert_same(read_volume(ct_folder(tmp_path / "series", HU, GRID, change)))
 
 
 def test_padding_is_air_and_not_bone(tmp_path, caplog):
@@ -199,7 +201,7 @@ def test_the_longest_series_is_taken_and_equal_ones_are_asked_for(tmp_path, capl
     longer, shorter = generate_uid(), generate_uid()
     ct_folder(tmp_path / "cd" / "1", HU, GRID, _set("SeriesDescription", "thorax", of=None), longer)
     ct_folder(tmp_path / "cd" / "2", HU[:9], GRID, _set("SeriesDescription", "knee", of=None), shorter)
-    same(read_volume(tmp_path / "cd"))
+    assert_same(read_volume(tmp_path / "cd"))
     assert "2 series; the longest is taken" in caplog.text and longer in caplog.text
     for name in ("knee", shorter, shorter[-9:]):
         assert np.array_equal(read_volume(tmp_path / "cd", ReadAs(series=name)).voxels, HU[:9])
@@ -217,7 +219,7 @@ def test_scouts_and_copies_do_not_count(tmp_path, caplog):
     copied = next(folder.iterdir())
     (folder / "copy.dcm").write_bytes(copied.read_bytes())
     ct_folder(folder, HU[:1], grid(turn_deg=70), _set("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], of=None))
-    same(read_volume(folder))
+    assert_same(read_volume(folder))
     assert "copy" in caplog.text
 
 
@@ -240,7 +242,7 @@ def test_compressed_slices_are_unpacked(tmp_path, compressed):
     def change(k, ds):
         ds.compress("1.2.840.10008.1.2.5") if compressed == "RLE" else packed(ds, compressed)
 
-    same(read_volume(ct_folder(tmp_path / "series", HU, GRID, change)))
+    assert_same(read_volume(ct_folder(tmp_path / "series", HU, GRID, change)))
 
 
 def test_choices_that_are_none_are_refused(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from navnode.errors import ConfigError
-from navnode.files.dicom import kept_locale
+from navnode.files.dicom_read import kept_locale
 from navnode.files.volumes import ReadAs, read_volume
 from tests.files.made import RAS_FROM_LPS, body, grid
 
@@ -21,7 +21,7 @@ HU, GRID = body(), grid(turn_deg=20)
 IJK = np.ascontiguousarray(HU.transpose(2, 1, 0))
 
 
-def same(volume, ras_from_index=GRID, hu=HU):
+def assert_same(volume, ras_from_index=GRID, hu=HU):
     assert np.array_equal(volume.voxels, hu)
     assert np.allclose(volume.volume_from_index, ras_from_index, atol=1e-3)
 
@@ -57,9 +57,9 @@ def nifti(path, sform=GRID, qform=GRID, codes=(1, 1), kind=nib.Nifti1Image, **mo
 def test_nifti_is_read_as_nibabel_reads_it(tmp_path, ending, kind, told):
     for codes in ((1, 1), (1, 0), (0, 1)):
         path = nifti(tmp_path / f"ct.{ending}", codes=codes, kind=kind)
-        same(read_volume(path), nib.load(path).affine)
+        assert_same(read_volume(path), nib.load(path).affine)
     nib.save(kind(IJK.astype(">i2"), GRID, None), tmp_path / f"saved.{ending}")
-    same(read_volume(tmp_path / f"saved.{ending}"))
+    assert_same(read_volume(tmp_path / f"saved.{ending}"))
     assert "coordinates" in told.text and len(told.records) == 1
 
 
@@ -84,7 +84,7 @@ SHEARED[:3, 2] += 0.2 * SHEARED[:3, 0]
 def test_what_is_taken_by_rule_is_told(tmp_path, told, more, taken, line):
     if "xyzt_units" in more:
         more = more | {"pixdim": [1, *np.linalg.norm(more["sform"][:3, :3], axis=0), 0, 0, 0, 0]}
-    same(read_volume(nifti(tmp_path / "ct.nii.gz", **more)), taken)
+    assert_same(read_volume(nifti(tmp_path / "ct.nii.gz", **more)), taken)
     (record,) = told.records
     assert "ct.nii.gz" in record.getMessage() and line in record.getMessage()
 
@@ -117,14 +117,14 @@ def test_what_nobody_can_know_is_refused(tmp_path, more, reason, ending):
 
 def test_orientation_and_units_are_chosen(tmp_path, told):
     path = nifti(tmp_path / "ct.nii", qform=OTHER)
-    same(read_volume(path, ReadAs(orientation="qform")), OTHER)
-    same(read_volume(path, ReadAs(orientation="sform")))
+    assert_same(read_volume(path, ReadAs(orientation="qform")), OTHER)
+    assert_same(read_volume(path, ReadAs(orientation="sform")))
     assert not told.records
     volume = read_volume(path, ReadAs(orientation="LPS"))
     assert np.allclose(volume.volume_from_index[:3, :3], np.diag([-1.5, -2, 3])) and np.allclose(volume.center_mm, 0)
     assert "middle of the volume is the origin" in told.text
     small = GRID * [[1e-3], [1e-3], [1e-3], [1]]
-    same(read_volume(nifti(path, sform=small, codes=(1, 0)), ReadAs(units="m")))
+    assert_same(read_volume(nifti(path, sform=small, codes=(1, 0)), ReadAs(units="m")))
     with pytest.raises(ConfigError, match="has none"):
         read_volume(path, ReadAs(orientation="qform"))
     with pytest.raises(ConfigError, match="is for DICOM"):
@@ -133,7 +133,7 @@ def test_orientation_and_units_are_chosen(tmp_path, told):
 
 def test_analyze_and_pairs_of_files(tmp_path):
     nib.save(nib.Nifti1Pair(IJK, GRID), tmp_path / "pair.img")
-    same(read_volume(tmp_path / "pair.hdr"))
+    assert_same(read_volume(tmp_path / "pair.hdr"))
     nib.save(nib.AnalyzeImage(IJK, np.diag([1.5, 2, 3, 1])), tmp_path / "old.img")
     with pytest.raises(ConfigError, match="--orientation"):
         read_volume(tmp_path / "old.hdr")
@@ -210,7 +210,7 @@ CENTIMETRES = {**scaled("ElementSpacing", 0.1), **scaled("Offset", 0.1), "Distan
 )
 def test_metaimages_are_read_as_they_say(tmp_path, told, more, drop, line):
     volume = read_volume(metaimage(tmp_path / "ct.mha", drop=drop, **more))
-    same(volume, GRID, HU // 2 * 2 + 3 if "plus" in line else HU)
+    assert_same(volume, GRID, HU // 2 * 2 + 3 if "plus" in line else HU)
     assert line in told.text and len(told.records) == bool(line)
     if not line and "BinaryData" not in more:  # which ITK does not read
         image = sitk.ReadImage(str(tmp_path / "ct.mha"))
@@ -289,7 +289,7 @@ def nrrd_file(path, data=HU, drop=(), **more):
 )
 @pytest.mark.parametrize("ending", ["nrrd", "nhdr"])
 def test_nrrds_are_read_as_they_say(tmp_path, told, more, line, ending):
-    same(read_volume(nrrd_file(tmp_path / f"ct.{ending}", **more)))
+    assert_same(read_volume(nrrd_file(tmp_path / f"ct.{ending}", **more)))
     assert line in told.text and len(told.records) == bool(line)
 
 

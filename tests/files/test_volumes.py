@@ -4,7 +4,7 @@ import SimpleITK as sitk
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.files.dicom import kept_locale
+from navnode.files.dicom_read import kept_locale
 from navnode.files.volumes import read_volume, write_volume
 from navnode.projector.grids import resample
 from navnode.types import Volume

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from navnode.errors import RecordingError
-from navnode.files.dicom import kept_locale
+from navnode.files.dicom_read import kept_locale
 from navnode.igtl import Image, Transform
 from navnode.recording import Recording, sequences
 from tests.conftest import SHARED

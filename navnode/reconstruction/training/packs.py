@@ -118,9 +118,9 @@ def unpack(file: Path, folder: Path, progress: Callable[[float], None] = lambda 
                 path = folder / inside / plain
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.exists():
-                    arrays = dict(_unpacked(archive.read(name)))
+                    arrays: dict[str, Any] = dict(_unpacked(archive.read(name)))
                     with whole(path) as partial, partial.open("wb") as stream:
-                        np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
+                        np.savez(stream, **arrays)
                 counts[inside] += 1
                 progress((done + 1) / len(names))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, lzma.LZMAError, cv2.error) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,10 +111,15 @@ def write(path: Path, shot: Radiographs) -> None:
     """Write X-rays to train on, whole or not at all: a training may be reading the folder."""
     whole = path.with_suffix(".new")
     with whole.open("wb") as file:
-        parts = {"line": shot.line, "bone": shot.bone_mm, "lungs": shot.lungs_mm, "pixel_mm": shot.pixel_mm}
+        parts: dict[str, Any] = {
+            "line": shot.line,
+            "bone": shot.bone_mm,
+            "lungs": shot.lungs_mm,
+            "pixel_mm": shot.pixel_mm,
+        }
         if shot.kinds is not None:
             parts["kinds"] = shot.kinds
-        np.savez(file, **parts)  # type: ignore[arg-type]  # its stub takes the names for options
+        np.savez(file, **parts)
     whole.replace(path)
 
 
