@@ -38,12 +38,9 @@ def seen_kinds(inside: Array, grid: Volume, readings: Sequence[Reading], poses: 
     votes[:, BONE_KINDS.index("other")] = 1e-3
     at_mm = g.transform(grid.volume_from_index, voxels[:, ::-1].astype(float))
     for reading, pose in zip(readings, poses, strict=True):
-        x_mm, y_mm, depth_mm = g.transform(g.inverse(pose), at_mm).T
-        per_mm = reading.carm.source_to_detector_mm / np.maximum(depth_mm, 1.0)
-        (su, sv), (cu, cv) = reading.carm.pixel_spacing_mm, reading.carm.principal_point_px
-        u, v = (np.round(c + mm * per_mm / s) for mm, s, c in ((x_mm, su, cu), (y_mm, sv, cv)))
+        u, v = np.round(g.project(reading.carm, g.inverse(pose), at_mm)).T  # NaN behind the source
         height, width = reading.bone.shape
-        within = (depth_mm > 1.0) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
+        within = (u >= 0) & (v >= 0) & (u < width) & (v < height)
         shares = reading.kinds[:, v[within].astype(int), u[within].astype(int)].T
         votes[within] += np.log(np.maximum(np.nan_to_num(shares, nan=1.0), _LEAST_SHARE))
     kinds[inside] = votes.argmax(axis=1)
