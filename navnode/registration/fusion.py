@@ -74,7 +74,10 @@ class PatientFilter:
 
     def distance(self, measured: Matrix, covariance: Matrix) -> float:
         """Squared Mahalanobis distance of a ``volume_from_patient``, covariance 6x6, from the state."""
-        innovation = self._innovation(measured)
+        return self.surprise(self.innovation(measured), covariance)
+
+    def surprise(self, innovation: Matrix, covariance: Matrix) -> float:
+        """Squared Mahalanobis distance of an innovation, (6,), by the covariance 6x6 of one measurement."""
         return float(innovation @ np.linalg.solve(self.covariance + covariance, innovation))
 
     def agrees(self, measured: Matrix, covariance: Matrix) -> bool:
@@ -88,12 +91,13 @@ class PatientFilter:
     def combine(self, measured: Matrix, noise: Matrix) -> None:
         """Update with an independent measurement of volume_from_patient."""
         gain = np.linalg.solve(self.covariance + noise, self.covariance).T
-        step = gain @ self._innovation(measured)
+        step = gain @ self.innovation(measured)
         keep = np.eye(6) - gain
         self.volume_from_patient = g.orthonormal(self.volume_from_patient @ g.exp(step, self.rotation_center_mm))
         self.covariance = keep @ self.covariance @ keep.T + gain @ noise @ gain.T  # Joseph form
 
-    def _innovation(self, measured: Matrix) -> Matrix:
+    def innovation(self, measured: Matrix) -> Matrix:
+        """(rad, mm), (6,): how a ``volume_from_patient`` is off the state, at the rotation center."""
         return g.log(g.inverse(self.volume_from_patient) @ measured, self.rotation_center_mm)
 
 

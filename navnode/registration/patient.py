@@ -32,17 +32,21 @@ _RUN, _RUN_GATE = 8, 12.0
 although each may pass the filter's gate: an unmoved marker gives 0.3, a station's depth bias of 2 mm about 3, a marker
 that moved 4 mm along the beam 10."""
 
+_FEW = 8
+"""Number of the last frames whose innovations are averaged. The noise of trackers, by which a single frame's distance
+reaches 30 where a C-arm's marker is far from the anatomy, averages to below 4; what moved stays."""
+
 _UNMOVED = 1.0
-"""The same of one frame that shows where a marker is now. The filter's gate is too wide for that: along the beam of one
-view it lets 6 mm pass, and then follows slowly."""
+"""The same distance, of their mean, that shows where a marker is now. The filter's gate is too wide for that: along the
+beam of one view it lets 6 mm pass, and then follows slowly."""
 
-_PAIR_GATE = 4.0
-"""The same of each of two frames in a row, above which the marker may have moved: DEGRADED, and the state follows more
-readily. Slides too slow for :mod:`sliding` are found by this at about 1.2 mm."""
+_MOVED_GATE = 5.0
+"""The same, above which the marker may have moved: DEGRADED, and the state follows more readily. Slides too slow for
+:mod:`sliding` are found by this at about 1.4 mm."""
 
-_SURPRISE = 8.0
-"""The same of one frame that does not contradict the state, but surprises: DEGRADED until others agree. It is the first
-sign of a quick slide; without a fault it stays below 2."""
+_SURPRISE = 30.0
+"""The distance of one frame that does not contradict the state, but surprises: DEGRADED until others agree. It is the
+first sign of a quick slide; without a fault chance reaches it once in 20 000 frames."""
 
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
@@ -72,6 +76,7 @@ class PatientRegistration:
         self._marker_moved = False
         """Whether that is because the marker may have moved: frames must then show where it is."""
         self._distances: deque[float] = deque(maxlen=_RUN)
+        self._innovations: deque[Matrix] = deque(maxlen=_FEW)
         self._recent: deque[Status] = deque(maxlen=_RECENT)
         self._sliding = Sliding()
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
@@ -148,17 +153,19 @@ class PatientRegistration:
             self._last_measured_ns = timestamp_ns
             if slid_mm and not self._sparse:
                 self._loosen(f"the patient's marker slides: {slid_mm:.1f} mm in a few seconds, as X-rays show")
-            self._distances.append(self.filter.distance(measured, covariance))
+            self._innovations.append(self.filter.innovation(measured))
+            self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
                 loss = self._count_bad("the images contradict the tracker")
                 return invalid("the image contradicts tracker and earlier frames", timestamp_ns), loss
             if not self._sparse and self._distances[-1] > _SURPRISE:
                 self.unsure("an X-ray shows the patient a little elsewhere than the marker does")
-            if not self._sparse and min(list(self._distances)[-2:]) > _PAIR_GATE:
+            together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
+            if not self._sparse and together > _MOVED_GATE and len(self._innovations) >= 2:
                 self._loosen("X-rays show the patient elsewhere than the marker does: it may have moved, slowly")
             self.filter.update(measured, covariance)
             self._good, self._bad = self._good + 1, 0
-            if self._distances[-1] <= (_UNMOVED if self._marker_moved else _SURPRISE):
+            if together <= _UNMOVED if self._marker_moved else self._distances[-1] <= _SURPRISE:
                 self._unsure_frames = max(0, self._unsure_frames - 1)
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity.status)
@@ -174,6 +181,7 @@ class PatientRegistration:
         """INVALID until good frames confirm the registration again."""
         self._good, self._accepted = 0, False
         self._distances.clear()
+        self._innovations.clear()
         self._recent.clear()
         self._why_not = reason
 
@@ -191,6 +199,7 @@ class PatientRegistration:
     def _loosen(self, reason: str) -> None:
         self.unsure(reason)
         self._marker_moved = True
+        self._innovations.clear()
         if self.filter is not None:
             self.filter.loosen()
 
@@ -240,6 +249,7 @@ class PatientRegistration:
         self.searching, self._good, self._bad, self._accepted = False, good, 0, False
         self._unsure_frames = self._searches = 0
         self._distances.clear()
+        self._innovations.clear()
         self._recent.clear()
 
     def _contradicted(self) -> bool:

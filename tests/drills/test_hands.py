@@ -7,7 +7,7 @@ import pytest
 
 from navnode import geometry as g
 from navnode.simulation.scenario import CARM_DEVICE, MARKER_FROM_TOOLTIP, PATIENT_DEVICE
-from navnode.types import Operation, OperatorCommand, Status, ToolPose, TrackedPose
+from navnode.types import Operation, OperatorCommand, PatientPose, Status, ToolPose, TrackedPose
 from tests.loop.theatre import SCENARIO, T0, Theatre, of
 
 TOLERANCE_MM = 5.0
@@ -82,6 +82,38 @@ def test_a_marker_that_slides_is_doubted_before_it_matters(theatre, mm, seconds,
     shown = [pose for pose in of(ToolPose, after) if pose.validity.status is Status.VALID]
     assert max(map(tip_error_mm, shown)) < 2.0
     assert statuses(theatre.run(0.5)) == {Status.VALID}
+
+
+@pytest.fixture
+def noisy() -> Theatre:
+    """A tracker as the demo's: the C-arm's marker, 0.4 m away, shows the anatomy with a noise of 0.35 mm."""
+    theatre = Theatre()
+    theatre.noise = np.array([SCENARIO.noise_rad] * 3 + [SCENARIO.noise_mm] * 3)
+    theatre.run(10.0)
+    return theatre
+
+
+def test_noise_is_not_taken_for_a_slide(noisy):
+    assert statuses(noisy.run(64.0)) == {Status.VALID}
+
+
+@pytest.mark.parametrize(("mm", "seconds"), [(4.0, 2.0), (6.0, 4.0), (5.0, 10.0)])
+@pytest.mark.parametrize("way", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)], ids=str)
+def test_a_slide_shows_through_noise(noisy, mm, seconds, way):
+    errors_mm, seen = [], set()
+    for step in range(round((seconds + 6.0) * 100)):
+        noisy.moved_patient_marker = g.rigid(None, np.array(way) * mm * min(1.0, (step + 1) / (seconds * 100)))
+        shown = of(PatientPose, noisy.run(0.01))
+        seen |= {pose.validity.status for pose in shown}
+        true = SCENARIO.volume_from_patient @ noisy.moved_patient_marker
+        errors_mm += [
+            np.linalg.norm((pose.volume_from_patient @ g.inverse(true) - np.eye(4)) @ [*SCENARIO.isocentre_mm, 1.0])
+            for pose in shown
+            if pose.validity.status is Status.VALID
+        ]
+    assert Status.DEGRADED in seen
+    assert max(errors_mm) < 2.0
+    assert Status.VALID in statuses(noisy.run(1.0))
 
 
 @pytest.mark.parametrize("hidden_s", [0.03, 0.08, 0.3, 0.9, 3.0])

@@ -81,7 +81,8 @@ class Theatre:
         self.exposure_ns: int | None = 5_000_000
         self.moved_patient_marker = np.eye(4)
         self._frames = self._images = 0
-        self._noise = np.random.default_rng(0)
+        self.noise = NOISE
+        self._random = np.random.default_rng(0)
         self.feed(SourceState(SOURCE, True, "", T0))
 
     def truly(self, request: RegistrationRequest) -> Registration:
@@ -109,7 +110,7 @@ class Theatre:
 
     def measured(self, pose: np.ndarray) -> np.ndarray:
         """As a tracker measures it."""
-        return pose @ g.exp(self._noise.normal(0, 1, 6) * NOISE)
+        return pose @ g.exp(self._random.normal(0, 1, 6) * self.noise)
 
     def feed(self, message) -> list[object]:
         return list(self._runner.feed(message))
