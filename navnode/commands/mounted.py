@@ -24,6 +24,7 @@ _OWN = {
     ),
     "project": ("offline", "Render the views' X-ray images of a CT."),
     "register": ("offline", "2D/3D registration: where did the C-arm stand?"),
+    "bodies": ("offline", "Show the bones of a label map or a list."),
     "read": ("offline", "Show what the node takes for bone and lung in one X-ray."),
     "reconstruct": ("offline", "Make a volume from views with poses."),
     "train": ("train", "Train the learned reconstruction, or resume training it, and export it."),

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
-from navnode.offline.requests import ProjectRequest, ReadRequest, ReconstructRequest, RegisterRequest
+from navnode.offline.requests import BodiesRequest, ProjectRequest, ReadRequest, ReconstructRequest, RegisterRequest
 
 if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
+    from navnode.offline.bodies import BodiesReport, ListReport
     from navnode.offline.files import RegistrationReport
 
 app = typer.Typer()
@@ -27,15 +28,46 @@ def project(request: ProjectRequest, ui: Ui) -> None:
     ui.answer(report, f"{len(report.images)} images in {request.out}")
 
 
-@command(app, RegisterRequest, example="navnode register --volume ct.nii.gz --views views.json --search --json")
+@command(
+    app,
+    RegisterRequest,
+    example=(
+        "navnode register --volume ct.nii.gz --views views.json --search --json",
+        "navnode register --volume ct.nii.gz --bodies labels.nii.gz --views views.json",
+        "navnode register --bodies radius.nii.gz --bodies ulna.nii.gz --views views.json",
+    ),
+)
 def register(request: RegisterRequest, ui: Ui) -> None:
     """2D/3D registration: where did the C-arm stand?
 
     Each view starts at its volume_from_carm, or else at its "station" ("AP", "lateral", ...) or its landmarks.
+    With --bodies the views' poses are those of calibrated cameras, and every bone is found by itself: bodies of a
+    label map within 15 mm and 15 degrees of where the CT has them, others, and all with --search, anywhere.
     """
+    if request.bodies:
+        from navnode.offline import bodies
+
+        ui.show(bodies.register_bodies(request, ui.progress("Registering")), _draw_bodies)
+        return
     from navnode.offline import files
 
     ui.show(files.register(request, ui.progress("Registering")), _draw_registration)
+
+
+@command(
+    app,
+    BodiesRequest,
+    name="bodies",
+    example=(
+        "navnode bodies labels.nii.gz --volume ct.nii.gz --out bodies.toml",
+        "navnode bodies radius.nii.gz",
+    ),
+)
+def list_bodies(request: BodiesRequest, ui: Ui) -> None:
+    """Show the bones of a label map or a list, each of which register --bodies can find by itself."""
+    from navnode.offline import bodies
+
+    ui.show(bodies.list_bodies(request), _draw_list)
 
 
 @command(app, ReadRequest, example="navnode read xray.png --pixel-mm 0.4 --out read.png")
@@ -70,3 +102,23 @@ def _draw_registration(report: RegistrationReport) -> None:
         figures = (f"{view.similarity:.3f}", sigma, f"{view.elapsed_ms:.0f}")
         table.add_row(str(index), view.status, *figures, view.reason)
     Console().print(table)
+
+
+def _draw_bodies(report: BodiesReport) -> None:
+    table = Table("body", "status", "similarity", "sigma (mm)", "views apart (mm)", "reason")
+    for body in report.bodies:
+        sigma = "  ".join(f"{value:.2f}" for value in body.sigma_translation_mm)
+        similarity = "  ".join("-" if value is None else f"{value:.2f}" for value in body.similarity)
+        apart = "-" if body.views_apart_mm is None else f"{body.views_apart_mm:.2f}"
+        table.add_row(body.name, body.status, similarity, sigma, apart, body.reason)
+    Console().print(table)
+
+
+def _draw_list(report: ListReport) -> None:
+    table = Table("body", "voxels", "size (mm)", "center (mm, RAS)", "reason")
+    for body in report.bodies:
+        size, center = ("  ".join(f"{value:.0f}" for value in each) for each in (body.size_mm, body.center_mm))
+        table.add_row(body.name, str(body.voxels), size, center, body.reason)
+    Console().print(table)
+    if report.out:
+        Console().print(f"written: {report.out}", highlight=False)

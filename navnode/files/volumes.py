@@ -28,7 +28,7 @@ from navnode.files.placing import (
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Mesh, Volume
 
-__all__ = ["ReadAs", "read_mesh", "read_volume", "write_mesh", "write_volume"]
+__all__ = ["ReadAs", "read_mesh", "read_numbers", "read_volume", "write_mesh", "write_volume"]
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnings that matter into one-line errors
 
@@ -51,12 +51,24 @@ def read_volume(path: str | Path, choice: ReadAs = AS_STATED) -> Volume:
         ConfigError: the file is missing, unreadable, incomplete, damaged, too large, contradicts itself, does not say
             where it is, or is not one scalar 3-D volume, or not a CT.
     """
+    return _read(Path(path), choice, _volume)
+
+
+def read_numbers(path: str | Path, choice: ReadAs = AS_STATED) -> Volume:
+    """Read a volume that need not be a CT, such as labels: the numbers as they are.
+
+    Raises:
+        ConfigError: as :func:`read_volume`, but for what a CT is.
+    """
+    return _read(Path(path), choice, _numbers)
+
+
+def _read(path: Path, choice: ReadAs, made: Callable[[Placed, Path], Volume]) -> Volume:
     refuse_special(path)
-    path = Path(path)
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder")
     try:
-        return _volume(_placed(path, choice), path)
+        return made(_placed(path, choice), path)
     except ConfigError:
         raise
     except (MemoryError, OSError, OverflowError, RuntimeError, ValueError) as error:
@@ -213,12 +225,18 @@ def _read_other(path: Path, choice: ReadAs) -> Placed:
     return Placed(sitk.GetArrayFromImage(image), RAS_FROM_LPS @ lps_from_index)
 
 
-def _volume(placed: Placed, path: Path) -> Volume:
-    """A volume that can be a CT."""
+def _numbers(placed: Placed, path: Path) -> Volume:
+    """A volume of finite numbers."""
     voxels = placed.voxels.astype(np.float32, copy=False)
     checked_matrix(placed.ras_from_index, voxels.shape[::-1], path)
     if not np.isfinite(voxels).all():
         raise ConfigError(f"{path}: not a CT (some voxels are NaN or infinite)")
+    return Volume(voxels, placed.ras_from_index, path.name)
+
+
+def _volume(placed: Placed, path: Path) -> Volume:
+    """A volume that can be a CT."""
+    voxels = _numbers(placed, path).voxels
     low, high = (float(x) for x in np.percentile(voxels[:: max(1, len(voxels) // 32)], (1, 99.5)))
     if high < 0 and np.count_nonzero(voxels > _TISSUE_HU) >= _LEAST_TISSUE:
         high = 0.0  # a finger in a large field

@@ -168,6 +168,7 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     for view in view_files[:1] if track else view_files:
         if view.volume_from_carm is None and landmarks is None and not view.station:  # before the slow reading of a CT
             raise ConfigError(f"{view.name}: volume_from_carm is missing; a station name or landmarks serve as well")
+    assert request.volume is not None
     volume = read_volume(request.volume, request.read_as())
     starts = _starts(view_files, volume, landmarks, only_first=track)
     registration = ImageRegistration(volume, request.threads or None)

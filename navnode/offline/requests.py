@@ -13,7 +13,7 @@ from navnode.files.placing import ReadAs
 from navnode.reconstruction import Method
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
-__all__ = ["ProjectRequest", "ReconstructRequest", "RegisterRequest"]
+__all__ = ["BodiesRequest", "ProjectRequest", "ReconstructRequest", "RegisterRequest"]
 
 _Ct = Annotated[Path, option("A CT that SimpleITK reads, or a DICOM folder.", "CT")]
 _Views = Annotated[Path, option("A set of views, navnode/views/1.", "V.json")]
@@ -29,6 +29,10 @@ _MeshBones = Annotated[Path, option("Also write a surface for each connected bon
 _Prior = Annotated[Path, option("Start from a CT in the views' frame; change what the views contradict.", "CT")]
 _PriorMap = Annotated[Path, option("Also write 1 where a voxel rests on the prior alone, else 0.", "M.nii.gz")]
 _Dicom = Annotated[Path, option("Also write a DICOM series, marked derived and not for diagnosis.", "DIR")]
+_Bodies = Annotated[
+    tuple[Path, ...],
+    option("Register bones by themselves: a label map of the CT, a list (.toml), or volumes of one bone.", "BODIES"),
+]
 _Method = Annotated[
     Method,
     option("auto: prior if there is one; learned if its model is the better one; else sart."),
@@ -71,8 +75,9 @@ class ProjectRequest(_ReadsCt, frozen=True, kw_only=True):
 class RegisterRequest(_ReadsCt, frozen=True, kw_only=True):
     """Find where the C-arm stood."""
 
-    volume: _Ct
+    volume: _Ct | None = None
     views: _Views
+    bodies: _Bodies = ()
     joint: Annotated[bool, option("Let the views share one rigid motion of the patient.")] = False
     search: Annotated[bool, option("Search widely: the starts may be far off.")] = False
     track: Annotated[bool, option("Follow a sequence: each view starts from the result before it.")] = False
@@ -84,6 +89,18 @@ class RegisterRequest(_ReadsCt, frozen=True, kw_only=True):
         super().__post_init__()
         if self.joint and self.track:
             raise ConfigError("--joint and --track exclude each other")
+        if self.volume is None and not self.bodies:
+            raise ConfigError("--volume or --bodies is missing")
+        if self.bodies and (self.joint or self.track or self.landmarks):
+            raise ConfigError("--bodies excludes --joint, --track and --landmarks")
+
+
+class BodiesRequest(_ReadsCt, frozen=True, kw_only=True):
+    """Which bodies a CT and its label map, or a list, have."""
+
+    volume: Annotated[Path, option("The CT of a label map.", "CT")] | None = None
+    bodies: Annotated[Path, argument("A label map of the CT, a list (.toml), or a volume of one bone.", "BODIES")]
+    out: Annotated[Path, option("Write a list of the labels, to name and choose them.", "BODIES.toml")] | None = None
 
 
 class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):

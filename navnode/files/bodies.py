@@ -1,0 +1,198 @@
+"""Bodies on disk: a CT with a label map, or a list of volumes, each of which holds one bone."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.files.ordinary import refuse_special
+from navnode.files.placing import AS_STATED, tell
+from navnode.files.volumes import read_numbers, read_volume
+from navnode.geometry import is_rigid, orthonormal
+from navnode.types import Array, Matrix, Volume
+
+__all__ = ["BodyFile", "labelled", "read_bodies", "read_bone", "write_list"]
+
+_LIST = ".toml"
+_MOST = 64
+_MOST_LIST_BYTES = 1 << 20
+_SAME_GRID_MM = 0.5
+_FEWEST_VOXELS = 60
+_RAW_PADDING, _RAW_MOST, _RAW_ZERO = 0.2, 4_200.0, 1024.0
+"""Numbers without a scale: at least this share of 0 (nothing there), the largest number, the number of water."""
+_AIR_HU = -1000.0
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    file: str = ""
+    label: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    labels: str = ""
+    volume_from_body: tuple[tuple[float, float, float, float], ...] | None = None
+
+
+class _List(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bodies: Annotated[tuple[_Entry, ...], msgspec.Meta(min_length=1, max_length=_MOST)]
+
+
+@dataclass(frozen=True)
+class BodyFile:
+    """One body of a file."""
+
+    name: str
+    volume: Volume
+    """HU."""
+    label: Array | None
+    """bool, (k, j, i), what belongs to it; None: all of the volume."""
+    start: Matrix | None
+    """``volume_from_body`` to start from, 4x4; None: anywhere."""
+
+    @property
+    def voxels(self) -> int:
+        """How many belong to it."""
+        return int(self.label.sum()) if self.label is not None else int((self.volume.voxels > _AIR_HU).sum())
+
+
+def read_bodies(path: Path, ct: Volume | None = None) -> list[BodyFile]:
+    """Read the bodies that a file names.
+
+    Args:
+        path: a list of bodies (TOML, tables ``[[bodies]]``: name; ``file`` of its own, or a ``label`` of the map
+            ``labels`` of the CT; ``volume_from_body``), a label map of the CT, or one volume with one bone.
+        ct: HU.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    refuse_special(path)
+    if path.suffix.lower() == _LIST:
+        return _listed(path, ct)
+    if ct is None:
+        return [BodyFile(_stem(path), read_bone(path), None, None)]
+    return labelled(path, ct)
+
+
+def labelled(path: Path, ct: Volume) -> list[BodyFile]:
+    """All labels of a map of a CT; they start where the CT lies.
+
+    Raises:
+        ConfigError: it is no map of that CT, or empty.
+    """
+    numbers = _label_map(path, ct)
+    found, counts = np.unique(numbers, return_counts=True)
+    large = [int(label) for label, count in zip(found, counts, strict=True) if label > 0 and count >= _FEWEST_VOXELS]
+    if not large:
+        raise ConfigError(f"{path}: no label has more than {_FEWEST_VOXELS} voxels")
+    if len(large) > _MOST:
+        raise ConfigError(f"{path}: {len(large)} labels; a list of bodies (.toml) chooses some (at most {_MOST})")
+    return [BodyFile(f"label-{label}", ct, numbers == label, np.eye(4)) for label in large]
+
+
+def read_bone(path: Path) -> Volume:
+    """A volume with one bone, HU; numbers without a scale and 0 outside are shifted.
+
+    Raises:
+        ConfigError: as :func:`read_volume`.
+    """
+    raw = read_numbers(path)
+    outside = raw.voxels == 0
+    if raw.voxels.min() >= 0 and raw.voxels.max() <= _RAW_MOST and outside.mean() >= _RAW_PADDING:
+        tell(path, f"numbers without a scale, 0 outside the bone: taken as HU + {_RAW_ZERO:.0f}")
+        shifted = np.where(outside, _AIR_HU, raw.voxels - _RAW_ZERO).astype(np.float32)
+        return Volume(shifted, raw.volume_from_index, raw.name)
+    return read_volume(path)
+
+
+def write_list(path: Path, labels: Path, bodies: list[BodyFile]) -> None:
+    """Write a list of the labels of a map, to be edited.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    lines = [f"# Bodies of {labels.name}: name them, and remove those that are not wanted."]
+    for body in bodies:
+        lines += ["", "[[bodies]]", f'name = "{body.name}"', f'labels = "{labels.resolve().as_posix()}"']
+        lines.append(f"label = {body.name.removeprefix('label-')}")
+    try:
+        path.write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _listed(path: Path, ct: Volume | None) -> list[BodyFile]:
+    entries = _entries(path)
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path}: bodies: the name {twice[0]!r} occurs twice")
+    maps: dict[Path, Array] = {}
+    bodies = []
+    for index, entry in enumerate(entries):
+        where = f"{path}: bodies[{index}]"
+        start = _start(entry, where)
+        if bool(entry.file) == bool(entry.labels):
+            raise ConfigError(f"{where}: either file, or labels and label")
+        if entry.file:
+            if entry.label is not None:
+                raise ConfigError(f"{where}: label belongs to labels, not to file")
+            bodies.append(BodyFile(entry.name, read_bone(path.parent / entry.file), None, start))
+            continue
+        if entry.label is None:
+            raise ConfigError(f"{where}: label is missing")
+        if ct is None:
+            raise ConfigError(f"{where}: labels need their CT (--volume)")
+        source = path.parent / entry.labels
+        if source not in maps:
+            maps[source] = _label_map(source, ct)
+        label = maps[source] == entry.label
+        if label.sum() < _FEWEST_VOXELS:
+            raise ConfigError(f"{where}: {source.name} has hardly any voxel of label {entry.label}")
+        bodies.append(BodyFile(entry.name, ct, label, np.eye(4) if start is None else start))
+    return bodies
+
+
+def _entries(path: Path) -> tuple[_Entry, ...]:
+    try:
+        if path.stat().st_size > _MOST_LIST_BYTES:
+            raise ConfigError(f"{path}: too large for a list of bodies")
+        data: Any = tomllib.loads(path.read_text())
+        return msgspec.convert(data, _List).bodies
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _start(entry: _Entry, where: str) -> Matrix | None:
+    if entry.volume_from_body is None:
+        return None
+    start = np.array(entry.volume_from_body)
+    if not is_rigid(start):
+        raise ConfigError(f"{where}: volume_from_body is not a rigid transform (4 rows of 4; rotation, mm)")
+    return orthonormal(start)
+
+
+def _label_map(path: Path, ct: Volume) -> Array:
+    """Labels (k, j, i) on the CT's grid."""
+    labels = read_numbers(path, AS_STATED)
+    if labels.voxels.shape != ct.voxels.shape:
+        sizes = " and ".join(" x ".join(map(str, v.voxels.shape[::-1])) for v in (labels, ct))
+        raise ConfigError(f"{path}: not a label map of {ct.name or 'the CT'} ({sizes} voxels)")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in ct.voxels.shape[::-1]], [1])).reshape(4, -1)
+    off_mm = np.abs((labels.volume_from_index - ct.volume_from_index) @ corners).max()
+    if off_mm > _SAME_GRID_MM:
+        raise ConfigError(f"{path}: not a label map of {ct.name or 'the CT'} (it lies {off_mm:.1f} mm beside it)")
+    whole = np.round(labels.voxels)
+    if labels.voxels.min() < 0 or np.abs(labels.voxels - whole).max() > 1e-3:
+        raise ConfigError(f"{path}: not a label map (its numbers are not whole, or negative)")
+    return np.asarray(whole.astype(np.int32))
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]

@@ -1,0 +1,11 @@
+"""Registration of bodies: bones and other parts, each with a pose of its own, in views with calibrated cameras.
+
+:mod:`body` is one of them, as X-rays show it; :mod:`picture` compares edges, for what is explained in part;
+:mod:`joint` refines all together, :mod:`anywhere` finds one without a start, :mod:`registered` puts them together and
+judges.
+"""
+
+from navnode.registration.bodies.body import Body
+from navnode.registration.bodies.registered import BodyFit, BodyRegistration, Shot
+
+__all__ = ["Body", "BodyFit", "BodyRegistration", "Shot"]

@@ -1,0 +1,311 @@
+"""From X-rays to the pose of every body, with a verdict for each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.registration.bodies.anywhere import (
+    Found,
+    distinct,
+    rotations_everywhere,
+    rotations_near,
+    search,
+)
+from navnode.registration.bodies.body import Body
+from navnode.registration.bodies.joint import SCALE, Seen, descend, explained, look
+from navnode.registration.bodies.picture import Picture
+from navnode.types import Array, CArm, Matrix, Status, Validity, invalid
+
+__all__ = ["BodyFit", "BodyRegistration", "Shot"]
+
+_SEARCH_MM = (1.3, 2.6)
+"""Pixels at the body on which to search: the 50th part of its size, within these bounds."""
+_PER_SIZE = 50.0
+_LEVELS = (1.0, 0.7, 0.35, 0.18)
+"""Pixels of the pyramid's levels, by those of the search."""
+_FINEST_BY_VOXEL = 0.6
+"""Smallest pixel by the size of a voxel: smaller ones show noise that the volume does not."""
+_EVERYWHERE = 1400
+"""Rotations tried without a start: 17 degrees apart."""
+_NEAR_RAD, _NEAR_STEP_RAD = 0.3, 0.13
+_NEAR_MM = 20.0
+_FAR_MM = 110.0
+_MIDDLE = 0.65
+"""Where patients usually are between source and detector."""
+_CASCADE = ((0, 4, 120), (1, 4, 24), (1, 6, 8), (2, 8, 3), (3, 8, 2))
+_NEAR_CASCADE = ((0, 4, 30), (1, 6, 8), (2, 8, 3), (3, 8, 2))
+"""Level, iterations, and number of candidates to begin with; without a start, and near one."""
+_STILL_BY_PIXEL = 0.02
+_FINE = 3
+_TOGETHER, _ALONE, _STILL_MM = 10, 8, 0.02
+"""Iterations with all bodies, and with one view."""
+_ERRORS = 7.0
+"""Ratio of actual errors to those of independent pixels."""
+
+_LIKELY, _LEAST_LIKELY, _POSSIBLE = 0.64, 0.6, 0.55
+"""Mean likeness, and that of every view, from which on a place is believed; mean below which it is not."""
+_MARGIN = 0.1
+"""By which the next best place must be less likely."""
+_APART_MM, _GAIN = (0.8, 1.5), (0.06, 0.1)
+"""Views that contradict each other by more are DEGRADED, INVALID."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An X-ray with a calibrated camera."""
+
+    counts: Array
+    """(H, W), proportional to the dose, or grey values that grow with it."""
+    carm: CArm
+    world_from_carm: Matrix
+
+
+@dataclass(frozen=True)
+class BodyFit:
+    """Where a body is."""
+
+    name: str
+    world_from_body: Matrix
+    validity: Validity
+    likeness: tuple[float, ...]
+    """In every view, -1..1; NaN: not in it."""
+    runner_up: float
+    """Mean likeness of the best other place, seen by itself; -1: none."""
+    mirrored: float
+    """Mean likeness of the best mirror image; NaN: not tried."""
+    apart_mm: float
+    """How far, across their rays, views by themselves would move the body's center; NaN: there is one view."""
+    gain: float
+    """By how much a view by itself would look more like it; NaN: there is one view."""
+    contradicts: bool
+    """Whether it is in a view for certain, but not where the others show it."""
+    covariance: Matrix
+    """6x6 of ``world_from_body @ exp(xi, center_mm)``, rad and mm."""
+
+
+@dataclass
+class BodyRegistration:
+    """X-rays of one moment, at all levels that bodies need.
+
+    Args:
+        shots: with cameras in one world.
+        threads: to work with.
+    """
+
+    shots: Sequence[Shot]
+    threads: int = 2
+    _levels: dict[int, list[Picture]] = field(default_factory=dict)
+
+    def pictures(self, body: Body, level: int) -> list[Picture]:
+        """The X-rays at a level of a body's pyramid."""
+        shot = self.shots[0]
+        depth_mm = float(g.transform(g.inverse(shot.world_from_carm), self.middle_mm)[2])
+        pixel_mm = shot.carm.pixel_spacing_mm[0] * depth_mm / shot.carm.source_to_detector_mm
+        binning = max(1, round(self._wanted_mm(body, level) / pixel_mm))
+        if binning not in self._levels:
+            self._levels[binning] = [Picture.of(s.counts, s.carm, s.world_from_carm, binning) for s in self.shots]
+        return self._levels[binning]
+
+    @staticmethod
+    def _wanted_mm(body: Body, level: int) -> float:
+        """Size of a level's pixels at a body."""
+        searched_mm = float(np.clip(body.size_mm / _PER_SIZE, *_SEARCH_MM))
+        return max(_LEVELS[level] * searched_mm, _FINEST_BY_VOXEL * body.voxel_mm)
+
+    @property
+    def middle_mm(self) -> Matrix:
+        """(3,), where the principal rays come closest; half way to the detector of a single one."""
+        if len(self.shots) == 1:
+            shot = self.shots[0]
+            return np.asarray(
+                g.transform(shot.world_from_carm, np.array([0.0, 0.0, _MIDDLE * shot.carm.source_to_detector_mm]))
+            )
+        normal, right = np.zeros((3, 3)), np.zeros(3)
+        for shot in self.shots:
+            ray, source = shot.world_from_carm[:3, 2], shot.world_from_carm[:3, 3]
+            across = np.eye(3) - np.outer(ray, ray)
+            normal, right = normal + across, right + across @ source
+        return np.asarray(np.linalg.lstsq(normal, right, rcond=None)[0])
+
+    def register(
+        self,
+        bodies: Sequence[Body],
+        starts: Sequence[Matrix | None],
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> list[BodyFit]:
+        """Find all bodies, then refine them together.
+
+        What is found for certain is taken off the pictures before the others are searched again.
+
+        Args:
+            starts: ``world_from_body``, within 15 mm and 15 degrees; None: anywhere.
+            progress: called with the share that is done.
+        """
+        found = []
+        for body, start in zip(bodies, starts, strict=True):
+            found.append(self.find(body, start))
+            progress(0.9 * len(found) / len(bodies))
+        certain = [n for n, places in enumerate(found) if _certain(places)]
+        doubtful = [n for n in range(len(bodies)) if n not in certain]
+        if certain and doubtful:
+            known = [bodies[n] for n in certain], [found[n][0].world_from_body for n in certain]
+            for n in doubtful:
+                again = self.find(bodies[n], starts[n], beside=known)
+                found[n] = max(found[n], again, key=lambda places: places[0].likeness if places else -1.0)
+        there = [n for n, places in enumerate(found) if places]
+        if not there:
+            return [_nowhere(body, len(self.shots)) for body in bodies]
+        chosen = [bodies[n] for n in there]
+        seen = self.together(chosen, [found[n][0].world_from_body for n in there])
+        fits = {}
+        for row, n in enumerate(there):
+            others = found[n][1:]
+            fits[n] = self._judged(chosen, seen, row, others[0].likeness if others else -1.0)
+        witness = next((fit for fit in fits.values() if fit.contradicts), None)
+        if witness is not None:
+            reason = f"the views contradict each other, as {witness.name} shows: were they taken at one time?"
+            fits = {n: replace(fit, validity=invalid(reason)) for n, fit in fits.items()}
+        return [fits.get(n) or _nowhere(body, len(self.shots)) for n, body in enumerate(bodies)]
+
+    def find(
+        self,
+        body: Body,
+        start: Matrix | None = None,
+        beside: tuple[Sequence[Body], Sequence[Matrix]] = ((), ()),
+    ) -> list[Found]:
+        """Places of one body, likeliest first, searched everywhere or around a start.
+
+        Args:
+            beside: bodies and their poses, which are known.
+        """
+        pictures = self._without(self.pictures(body, 0), beside)
+        if start is None:
+            rotations, center_mm, reach_mm = rotations_everywhere(_EVERYWHERE), self.middle_mm, _FAR_MM
+        else:
+            rotations = rotations_near(start[:3, :3], _NEAR_RAD, _NEAR_STEP_RAD)
+            center_mm, reach_mm = g.transform(start, body.center_mm), _NEAR_MM
+        found = search(body, pictures, rotations, center_mm, reach_mm, self.threads)
+        if start is not None:
+            found = [Found(start, 1.0), *found]
+        ray = self.shots[0].world_from_carm[:3, 2] if len(self.shots) == 1 else None
+        for level, iterations, most in _CASCADE if start is None else _NEAR_CASCADE:
+            found = self._refined(body, distinct(body, found, most, ray), level, iterations, beside)
+        return distinct(body, found, 2, ray)
+
+    def together(self, bodies: Sequence[Body], poses: Sequence[Matrix]) -> Seen:
+        """All bodies, refined together from poses nearby."""
+        smallest = min(bodies, key=lambda body: body.size_mm)
+        seen = descend(bodies, self.pictures(smallest, _FINE - 1), poses, _TOGETHER, _STILL_MM)
+        return descend(bodies, self.pictures(smallest, _FINE), seen.poses, _TOGETHER, _STILL_MM)
+
+    def _refined(
+        self,
+        body: Body,
+        candidates: Sequence[Found],
+        level: int,
+        iterations: int,
+        beside: tuple[Sequence[Body], Sequence[Matrix]],
+    ) -> list[Found]:
+        pictures = self._without(self.pictures(body, level), beside)
+        still_mm = _STILL_BY_PIXEL * self._wanted_mm(body, level)
+
+        def refined(each: Found) -> Found:
+            seen = descend([body], pictures, [each.world_from_body], iterations, still_mm)
+            return Found(seen.poses[0], seen.mean)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(refined, candidates))
+
+    @staticmethod
+    def _without(pictures: list[Picture], beside: tuple[Sequence[Body], Sequence[Matrix]]) -> list[Picture]:
+        bodies, poses = beside
+        if not bodies:
+            return pictures
+        return [picture.without(explained(bodies, picture, poses)) for picture in pictures]
+
+    def _judged(self, bodies: Sequence[Body], seen: Seen, row: int, runner_up: float) -> BodyFit:
+        body, pose = bodies[row], seen.poses[row]
+        likeness = seen.likeness[row]
+        others = [n for n in range(len(bodies)) if n != row]
+        beside = [bodies[n] for n in others], [seen.poses[n] for n in others]
+        apart_mm, gain, contradicts = self._contradiction(body, pose, beside)
+        at = slice(6 * row, 6 * row + 6)
+        information = seen.hessian + 1e-9 * (np.trace(seen.hessian) + 1.0) * np.eye(len(seen.hessian))
+        covariance = (_ERRORS * seen.residual) ** 2 * np.linalg.inv(information)[at, at] / np.outer(SCALE, SCALE)
+        verdict, mirrored = _verdict(likeness, runner_up, apart_mm, gain), float("nan")
+        if verdict.status is Status.VALID:
+            mirrored = self._mirrored(body, pose, beside)
+            if float(np.mean(likeness)) - mirrored < _MARGIN / 2:
+                verdict = invalid(f"mirrored, it fits as well ({mirrored:.2f}): left for right?")
+        fit = tuple(likeness.tolist()), runner_up, mirrored, apart_mm, gain, contradicts
+        return BodyFit(body.name, pose, verdict, *fit, covariance)
+
+    def _contradiction(
+        self, body: Body, pose: Matrix, beside: tuple[Sequence[Body], Sequence[Matrix]]
+    ) -> tuple[float, float, bool]:
+        """How far single views would move a body across their rays, how much more they would look like it then, and
+        whether that is for certain."""
+        if len(self.shots) < 2:
+            return float("nan"), float("nan"), False
+        most_mm, most, certain = 0.0, 0.0, False
+        for picture in self._without(self.pictures(body, _FINE - 1), beside):
+            here = look([body], [picture], [pose], derive=False)
+            alone = descend([body], [picture], [pose], _ALONE, _STILL_MM)
+            moved_mm = g.transform(alone.poses[0], body.center_mm) - g.transform(pose, body.center_mm)
+            most_mm = max(most_mm, float(np.linalg.norm(moved_mm @ picture.world_from_carm[:3, :2])))
+            gain = alone.mean - here.mean
+            most, certain = max(most, gain), certain or (gain > _GAIN[1] and alone.mean > _LEAST_LIKELY)
+        return most_mm, most, certain
+
+    def _mirrored(self, body: Body, pose: Matrix, beside: tuple[Sequence[Body], Sequence[Matrix]]) -> float:
+        """Mean likeness of the best mirror image, found around a pose."""
+        likeliest = -1.0
+        for image in body.mirrored():
+            found = self.find(image, pose, beside)
+            if found:
+                likeliest = max(
+                    likeliest, self.together([image, *beside[0]], [found[0].world_from_body, *beside[1]]).mean_of(0)
+                )
+        return likeliest
+
+
+def _certain(places: Sequence[Found]) -> bool:
+    """Whether nothing else is nearly as likely."""
+    if not places or places[0].likeness < _LIKELY:
+        return False
+    return len(places) < 2 or places[0].likeness - places[1].likeness > _MARGIN
+
+
+def _verdict(likeness: Array, runner_up: float, apart_mm: float, gain: float) -> Validity:
+    known = likeness[np.isfinite(likeness)]
+    if not known.size:
+        return invalid("it is not in the pictures")
+    mean, least = float(known.mean()), float(known.min())
+    if mean < _POSSIBLE:
+        return invalid(f"the pictures do not look like it ({mean:.2f})")
+    if mean - runner_up < _MARGIN / 2:
+        return invalid(f"another place looks like it, too ({runner_up:.2f}, here {mean:.2f})")
+    if apart_mm > _APART_MM[1] or gain > _GAIN[1]:
+        return invalid(f"the views contradict each other ({apart_mm:.1f} mm): were they taken at one time?")
+    if len(known) < len(likeness):
+        return Validity(Status.DEGRADED, "one view does not show it")
+    if len(likeness) < 2:
+        return Validity(Status.DEGRADED, "one view leaves its depth open")
+    if mean < _LIKELY or least < _LEAST_LIKELY:
+        return Validity(Status.DEGRADED, f"the pictures look little like it ({mean:.2f})")
+    if mean - runner_up < _MARGIN:
+        return Validity(Status.DEGRADED, f"another place looks a little like it ({runner_up:.2f}, here {mean:.2f})")
+    if apart_mm > _APART_MM[0] or gain > _GAIN[0]:
+        return Validity(Status.DEGRADED, f"the views contradict each other a little ({apart_mm:.1f} mm)")
+    return Validity(Status.VALID)
+
+
+def _nowhere(body: Body, views: int) -> BodyFit:
+    unknown = float("nan")
+    rest = (unknown,) * views, -1.0, unknown, unknown, unknown, False, np.eye(6) * 1e6
+    return BodyFit(body.name, np.eye(4), invalid("it is not found"), *rest)

@@ -1,0 +1,221 @@
+"""Bodies, each with a pose of its own: bones made here, and a real wrist."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.files.bodies import read_bone
+from navnode.files.views import read_views
+from navnode.projector import Projector
+from navnode.registration.bodies import Body, BodyRegistration, Shot
+from navnode.registration.bodies.anywhere import apart, rotations_everywhere
+from navnode.registration.bodies.joint import SCALE, descend, look
+from navnode.registration.bodies.picture import Picture
+from navnode.simulation.scenario import carm_of_size
+from navnode.types import Status, Volume
+
+WRIST = Path(__file__).parents[3] / "shared" / "xray_real" / "wrist"
+CARM = carm_of_size(384)
+MM = 1.0
+
+
+def bone(seed: int, center_mm: tuple[float, float, float]) -> Volume:
+    """A hollow bone with knobs, of no symmetry: HU, 1 mm voxels."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*[np.arange(70) * MM - 35.0] * 3, indexing="ij")
+    inside = (x / 9) ** 2 + (y / 7) ** 2 + (z / 30) ** 2 < 1
+    for _ in range(6):
+        at = rng.uniform(-1, 1, 3) * (16, 14, 26)
+        inside |= (x - at[0]) ** 2 + (y - at[1]) ** 2 + (z - at[2]) ** 2 < rng.uniform(4, 8) ** 2
+    core = cv2.erode(inside.astype(np.uint8).reshape(70, -1), np.ones((1, 1))).reshape(inside.shape)
+    for axis in range(3):
+        core &= np.roll(inside, 2, axis) & np.roll(inside, -2, axis)
+    voxels = np.where(inside, np.where(core, 250.0, 1300.0), -1000.0).astype(np.float32)
+    volume_from_index = np.eye(4)
+    volume_from_index[:3, 3] = np.array(center_mm) - 34.5
+    return Volume(voxels, volume_from_index, f"bone {seed}")
+
+
+def camera(degrees: float) -> np.ndarray:
+    """world_from_carm, orbiting around the world's origin."""
+    angle = np.deg2rad(degrees)
+    ray, down = np.array([np.sin(angle), np.cos(angle), 0.0]), np.array([0.0, 0.0, -1.0])
+    return g.rigid(np.stack([np.cross(down, ray), down, ray], axis=1), -700.0 * ray)
+
+
+def taken(volumes: list[Volume], poses: list[np.ndarray], degrees: float, grey: bool = False) -> Shot:
+    """An X-ray with soft tissue, noise and blur; 8 bits with a gamma if grey."""
+    pose = camera(degrees)
+    line = sum(
+        Projector(Volume(volume.voxels - 60 * (volume.voxels > 0), volume.volume_from_index), threads=1).render(
+            CARM, g.inverse(world_from_body) @ pose
+        )
+        for volume, world_from_body in zip(volumes, poses, strict=True)
+    )
+    u, v = np.meshgrid(np.arange(CARM.width_px), np.arange(CARM.height_px))
+    line = line + 1.5 * np.exp(-(((u - 190) / 150) ** 2) - ((v - 180) / 260) ** 2)
+    light = cv2.GaussianBlur(np.exp(-line), (0, 0), 0.7)
+    counts = np.random.default_rng(round(degrees)).poisson(light * 4000) * 14.0
+    if grey:
+        return Shot((255 * np.clip(counts / 50_000, 0, 1) ** 0.5).astype(np.uint8), CARM, pose)
+    return Shot(np.clip(counts, 0, 65_000).astype(np.uint16), CARM, pose)
+
+
+def moved(body: Body, rng: np.random.Generator, mm: float, degrees: float) -> np.ndarray:
+    turn, shift = rng.normal(size=(2, 3))
+    turn *= np.deg2rad(degrees) / np.linalg.norm(turn)
+    shift *= mm / np.linalg.norm(shift)
+    return g.exp(np.concatenate([turn, shift]), body.center_mm)
+
+
+@pytest.fixture(scope="module")
+def two():
+    volumes = [bone(1, (-14.0, 0.0, 0.0)), bone(2, (14.0, 6.0, 4.0))]
+    return volumes, [Body.of(volume, None, volume.name, 1) for volume in volumes]
+
+
+def test_derivatives_are_those_of_the_shadow(two):
+    body = two[1][0]
+    pose, step = g.exp(np.array([0.1, -0.2, 0.05, 2.0, -3.0, 4.0]), body.center_mm), 1e-3
+    shadow = body.shadow(CARM, camera(20.0), pose, jacobian=True)
+    for axis in range(6):
+        xi = np.zeros(6)
+        xi[axis] = step / SCALE[axis]
+        ends = [body.shadow(CARM, camera(20.0), pose @ g.exp(sign * xi, body.center_mm)) for sign in (1, -1)]
+        whole = np.zeros((2, CARM.height_px, CARM.width_px))
+        for image, end in zip(whole, ends, strict=True):
+            image[end.part] = end.line
+        there = (whole[0] - whole[1])[shadow.part] / (2 * step)
+        mine = shadow.jacobian[axis] / SCALE[axis]
+        assert np.corrcoef(there.ravel(), mine.ravel())[0, 1] > 0.98
+        assert 0.9 < np.linalg.norm(mine) / np.linalg.norm(there) < 1.1
+
+
+@pytest.mark.parametrize("grey", [False, True], ids=["counts", "grey values with a gamma"])
+def test_bones_that_moved_by_themselves_are_found(two, grey):
+    volumes, bodies = two
+    rng = np.random.default_rng(4)
+    poses = [moved(body, rng, 12.0, 12.0) for body in bodies]
+    shots = [taken(volumes, poses, degrees, grey) for degrees in (0.0, 80.0)]
+    for body, pose, fit in zip(
+        bodies, poses, BodyRegistration(shots).register(bodies, [np.eye(4), np.eye(4)]), strict=True
+    ):
+        mm, rad = apart(body, pose, fit.world_from_body)
+        assert fit.validity.status is Status.VALID, fit.validity.reason
+        assert mm < 0.3 and np.rad2deg(rad) < 2.5  # about the long axis
+
+
+def test_all_bodies_together_explain_more(two):
+    volumes, bodies = two
+    poses = [np.eye(4), g.rigid(None, (-20.0, 0.0, 0.0))]  # one behind the other in the second view
+    picture = Picture.of(*_parts(taken(volumes, poses, 90.0)), 2)
+    alone = look(bodies[:1], [picture], poses[:1], derive=False).mean
+    assert look(bodies, [picture], poses, derive=False).likeness[0, 0] > alone + 0.02
+
+
+def _parts(shot: Shot):
+    return shot.counts, shot.carm, shot.world_from_carm
+
+
+@pytest.mark.parametrize("what", ["mirrored", "another bone", "not there", "another time"])
+def test_what_is_wrong_is_not_valid(two, what):
+    volumes, bodies = two
+    pose, later = np.eye(4), g.exp(np.array([0.2, 0.1, 0.0, 9.0, 0.0, 8.0]), bodies[0].center_mm)
+    shots = [taken(volumes[:1], [pose], 0.0), taken(volumes[:1], [later if what == "another time" else pose], 80.0)]
+    wanted = volumes[0]
+    if what == "mirrored":
+        wanted = Volume(np.ascontiguousarray(wanted.voxels[:, :, ::-1]), wanted.volume_from_index, what)
+    elif what == "another bone":
+        wanted = bone(3, (-14.0, 0.0, 0.0))
+    elif what == "not there":
+        shots = [taken(volumes[1:], [pose], degrees) for degrees in (0.0, 80.0)]
+    fit = BodyRegistration(shots).register([Body.of(wanted, None, what, 1)], [pose])[0]
+    assert fit.validity.status is not Status.VALID and fit.validity.reason
+
+
+def test_one_view_leaves_depth_open(two):
+    volumes, bodies = two
+    fit = BodyRegistration([taken(volumes[:1], [np.eye(4)], 0.0)]).register(bodies[:1], [np.eye(4)])[0]
+    assert fit.validity.status is Status.DEGRADED and "depth" in fit.validity.reason
+    across_mm, deep_mm = (np.sqrt(fit.covariance[n, n]) for n in (3, 4))  # the camera looks along y
+    assert deep_mm > 3 * across_mm
+
+
+def test_a_body_outside_the_pictures_is_said_to_be(two):
+    volumes, bodies = two
+    shots = [taken(volumes[:1], [np.eye(4)], degrees) for degrees in (0.0, 80.0)]
+    fit = BodyRegistration(shots).register(bodies[:1], [g.rigid(None, (0.0, 0.0, 400.0))])[0]
+    assert fit.validity.status is Status.INVALID
+
+
+def test_nothing_is_no_body():
+    with pytest.raises(ConfigError, match="no bone"):
+        Body.of(Volume(np.full((9, 9, 9), -1000.0, np.float32), np.eye(4), "air"))
+
+
+def test_rotations_are_spread_evenly():
+    turns = np.stack(rotations_everywhere(1400))
+    nearest = [
+        np.sort(np.arccos(np.clip((np.trace(turns @ one.T, axis1=1, axis2=2) - 1) / 2, -1, 1)))[1]
+        for one in turns[::70]
+    ]
+    assert min(nearest) > 0.1 and max(nearest) < 0.4
+
+
+# --- a real wrist ----------------------------------------------------------------------------------------------------
+
+real = pytest.mark.skipif(not WRIST.exists(), reason="the real X-rays are not here")
+
+
+def wrist(instant: str) -> tuple[BodyRegistration, dict[str, Body], dict[str, np.ndarray]]:
+    shots = [Shot(view.counts(), view.carm, view.pose()) for view in read_views(WRIST / f"views_{instant}.json")]
+    reference = json.loads((WRIST / "reference_poses.json").read_text())["reference"][instant]
+    bodies = {name: Body.of(read_bone(WRIST / f"{name}.nii.gz"), None, name, 1) for name in ("radius", "ulna")}
+    return BodyRegistration(shots), bodies, {name: np.array(reference[name]["world_from_body"]) for name in bodies}
+
+
+@real
+@pytest.mark.parametrize("instant", ["0002", "0099"])
+def test_real_bones_end_at_their_reference(instant):
+    registration, bodies, reference = wrist(instant)
+    for seed, (name, body) in enumerate(bodies.items()):
+        near = reference[name] @ moved(body, np.random.default_rng(seed), 15.0, 15.0)
+        found = registration.find(body, near)[0]
+        mm, rad = apart(body, reference[name], found.world_from_body)
+        assert mm < 0.5 and np.rad2deg(rad) < 2.5 and found.likeness > 0.6
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.parametrize("instant", ["0002", "0099"])
+def test_real_bones_are_found_without_a_start(instant):
+    registration, bodies, reference = wrist(instant)
+    for fit in registration.register(list(bodies.values()), [None, None]):
+        mm, rad = apart(bodies[fit.name], reference[fit.name], fit.world_from_body)
+        assert fit.validity.status is Status.VALID and mm < 0.5 and np.rad2deg(rad) < 2.5
+
+
+@real
+@pytest.mark.slow
+def test_pictures_of_two_instants_are_not_valid():
+    registration, bodies, _ = wrist("0002")
+    other = wrist("0099")[0]
+    mixed = BodyRegistration([registration.shots[0], other.shots[1]])
+    fits = mixed.register(list(bodies.values()), [None, None])
+    assert {fit.validity.status for fit in fits} <= {Status.INVALID, Status.DEGRADED}
+    assert fits[0].validity.status is Status.INVALID
+
+
+def test_descending_never_ends_worse(two):
+    volumes, bodies = two
+    shots = [taken(volumes, [np.eye(4), np.eye(4)], degrees) for degrees in (0.0, 80.0)]
+    pictures = [Picture.of(*_parts(shot), 2) for shot in shots]
+    start = [moved(body, np.random.default_rng(n), 3.0, 4.0) for n, body in enumerate(bodies)]
+    assert descend(bodies, pictures, start, 8, 0.02).mean >= look(bodies, pictures, start).mean
