@@ -112,6 +112,7 @@ def _draw_bodies(report: BodiesReport) -> None:
         apart = "-" if body.views_apart_mm is None else f"{body.views_apart_mm:.2f}"
         table.add_row(body.name, body.status, similarity, sigma, apart, body.reason)
     Console().print(table)
+    Console().print(f"compared by {report.likeness}", highlight=False)
 
 
 def _draw_list(report: ListReport) -> None:

@@ -14,10 +14,11 @@ from navnode.files.views import read_views
 from navnode.files.volumes import read_volume
 from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
-from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot
+from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot, WholeRegistration
 
 __all__ = ["BodiesReport", "BodyRow", "ListedBody", "ListReport", "list_bodies", "register_bodies"]
 
+_WHOLE, _EDGES = "the whole image, with the CT's soft tissue", "edges of the bodies alone"
 Progress = Callable[[float], None]
 
 
@@ -85,12 +86,19 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
     bodies = [Body.of(file.volume, file.label, file.name, 1) for file in files]
     shots = [Shot(view.counts(), view.carm, pose) for view, pose in zip(view_files, poses, strict=True)]
     started = time.perf_counter()
-    registration = BodyRegistration(shots, request.threads or default_threads())
-    starts = [None if request.search else file.start for file in files]
-    fits = registration.register(bodies, starts, progress)
+    threads = request.threads or default_threads()
+    labels = [file.label for file in files if file.label is not None]
+    starts = [file.start for file in files if file.start is not None]
+    if ct is not None and len(labels) == len(starts) == len(files) and not request.search:
+        likeness = _WHOLE
+        fits = WholeRegistration(ct, labels, bodies, shots, threads).register(starts, progress)
+    else:
+        likeness = _EDGES
+        anywhere = [None if request.search else file.start for file in files]
+        fits = BodyRegistration(shots, threads).register(bodies, anywhere, progress)
     rows = [_row(body, fit) for body, fit in zip(bodies, fits, strict=True)]
     return BodiesReport(
-        likeness="edges of the bodies alone",
+        likeness=likeness,
         bodies=rows,
         elapsed_ms=round(1e3 * (time.perf_counter() - started), 1),
     )

@@ -2,10 +2,11 @@
 
 :mod:`body` is one of them, as X-rays show it; :mod:`picture` compares edges, for what is explained in part;
 :mod:`joint` refines all together, :mod:`anywhere` finds one without a start, :mod:`registered` puts them together and
-judges.
+judges. :mod:`whole` explains the whole image instead, where a CT shows all that is in it.
 """
 
 from navnode.registration.bodies.body import Body
 from navnode.registration.bodies.registered import BodyFit, BodyRegistration, Shot
+from navnode.registration.bodies.whole import WholeRegistration
 
-__all__ = ["Body", "BodyFit", "BodyRegistration", "Shot"]
+__all__ = ["Body", "BodyFit", "BodyRegistration", "Shot", "WholeRegistration"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -14,7 +15,7 @@ from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, coarsened
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
-__all__ = ["Body", "Shadow"]
+__all__ = ["Body", "Shadow", "without"]
 
 _SOFT_TISSUE_HU = 60.0
 """A body is what absorbs more than this: soft tissue around it is smooth in X-rays, and it moves otherwise."""
@@ -112,10 +113,10 @@ class Body:
 
     def projector(self, pixel_mm: float) -> Projector:
         """For images whose pixels are so large at the body."""
-        voxel_mm = max(_VOXEL_BY_PIXEL * pixel_mm, max(self._excess.spacing_mm))
-        key = round(voxel_mm, 2)
+        voxel_mm = _VOXEL_BY_PIXEL * pixel_mm
+        key = round(max(voxel_mm, min(self._excess.spacing_mm)), 1)  # nearly the same is the same
         if key not in self._projectors:
-            self._projectors[key] = Projector(coarsened(self._excess, voxel_mm), threads=self._threads)
+            self._projectors[key] = Projector(coarsened(self._excess, key), threads=self._threads)
         return self._projectors[key]
 
     def shadow(
@@ -154,3 +155,11 @@ class Body:
         hit = cv2.dilate((line > _LEAST_SHADOW).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
         share = part.width_px * part.height_px / whole_px2  # its box in the picture, of the whole box
         return Shadow(rows, columns, line, hit, float(hit.sum()) / max(min(1.0, share), 1e-3), derivatives)
+
+
+def without(ct: Volume, labels: Sequence[Array]) -> Volume:
+    """A CT (HU) in which bodies are as dense as soft tissue: the rest of what :meth:`Body.of` takes."""
+    voxels = ct.voxels.copy()
+    for label in labels:
+        voxels[label] = np.minimum(voxels[label], _SOFT_TISSUE_HU)
+    return Volume(voxels, ct.volume_from_index, ct.name)

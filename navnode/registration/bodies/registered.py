@@ -21,7 +21,7 @@ from navnode.registration.bodies.joint import SCALE, Seen, descend, explained, l
 from navnode.registration.bodies.picture import Picture
 from navnode.types import Array, CArm, Matrix, Status, Validity, invalid
 
-__all__ = ["BodyFit", "BodyRegistration", "Shot"]
+__all__ = ["BodyFit", "BodyRegistration", "Shot", "contradicted", "nowhere"]
 
 _SEARCH_MM = (1.3, 2.6)
 """Pixels at the body on which to search: the 50th part of its size, within these bounds."""
@@ -159,18 +159,14 @@ class BodyRegistration:
                 found[n] = max(found[n], again, key=lambda places: places[0].likeness if places else -1.0)
         there = [n for n, places in enumerate(found) if places]
         if not there:
-            return [_nowhere(body, len(self.shots)) for body in bodies]
+            return [nowhere(body, len(self.shots)) for body in bodies]
         chosen = [bodies[n] for n in there]
         seen = self.together(chosen, [found[n][0].world_from_body for n in there])
         fits = {}
         for row, n in enumerate(there):
             others = found[n][1:]
             fits[n] = self._judged(chosen, seen, row, others[0].likeness if others else -1.0)
-        witness = next((fit for fit in fits.values() if fit.contradicts), None)
-        if witness is not None:
-            reason = f"the views contradict each other, as {witness.name} shows: were they taken at one time?"
-            fits = {n: replace(fit, validity=invalid(reason)) for n, fit in fits.items()}
-        return [fits.get(n) or _nowhere(body, len(self.shots)) for n, body in enumerate(bodies)]
+        return contradicted([fits.get(n) or nowhere(body, len(self.shots)) for n, body in enumerate(bodies)])
 
     def find(
         self,
@@ -305,7 +301,17 @@ def _verdict(likeness: Array, runner_up: float, apart_mm: float, gain: float) ->
     return Validity(Status.VALID)
 
 
-def _nowhere(body: Body, views: int) -> BodyFit:
+def contradicted(fits: list[BodyFit]) -> list[BodyFit]:
+    """The fits; all INVALID if one of them shows that the pictures are of several moments."""
+    witness = next((fit for fit in fits if fit.contradicts), None)
+    if witness is None:
+        return fits
+    reason = f"the views contradict each other, as {witness.name} shows: were they taken at one time?"
+    return [replace(fit, validity=invalid(reason)) for fit in fits]
+
+
+def nowhere(body: Body, views: int) -> BodyFit:
+    """A body that is not found."""
     unknown = float("nan")
     rest = (unknown,) * views, -1.0, unknown, unknown, unknown, False, np.eye(6) * 1e6
     return BodyFit(body.name, np.eye(4), invalid("it is not found"), *rest)

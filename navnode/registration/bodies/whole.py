@@ -1,0 +1,282 @@
+"""Registers bodies of a CT: the whole image is explained, each body at its own pose, soft tissue where the CT has it.
+
+Where there is a CT of everything, grey values say more than edges: the X-ray chain's effects are fitted along, as for
+one rigid volume (:mod:`~navnode.registration.appearance`), and every body in turn descends on what the others leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from navnode import geometry as g
+from navnode.projector import Projector
+from navnode.projector.grids import coarsened
+from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, XrayImage, fitted, modelled
+from navnode.registration.bodies.anywhere import apart
+from navnode.registration.bodies.body import Body, Shadow, without
+from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
+from navnode.registration.fit import NOISE_FLOOR
+from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, invalid
+
+__all__ = ["WholeRegistration"]
+
+_LEVELS = ((64, 5.0, 25), (128, 2.5, 20), (256, 1.2, 15))
+"""Pixels across, voxels (mm) of soft tissue, most iterations."""
+_DAMPING, _LONGEST_STEP_MM, _STILL_MM = 1e-3, 6.0, 0.03
+_RESTARTS = 2
+_RESTART_MM, _RESTART_RAD = 4.0, 0.1
+_DETAIL_PX = 15
+"""What is wider is no detail."""
+_LIKELY, _POSSIBLE = 0.6, 0.4
+"""Correlation of a body's detail with what the image has beyond all else: from which on it is believed, and below which
+it is not."""
+_SAME_MM, _SAME_RAD = 0.7, 0.05
+"""Starts that end farther apart found two places."""
+_MARGIN = 0.1
+"""A place is as likely as another unless its likeness is lower by this."""
+_APART_MM = (0.8, 1.5)
+_SIGMA_MM = 1.5
+"""Expected error above which a body is DEGRADED."""
+_ERRORS = 7.0
+"""Ratio of actual errors to the statistical sigma of independent pixels: more than for one rigid volume, since soft
+tissue does not follow."""
+
+
+@dataclass(frozen=True)
+class _Descended:
+    poses: list[Matrix]
+    hessian: list[list[Matrix]]
+    """By body, by view; 6x6, scaled, over the square of the noise."""
+    gradient: list[list[Matrix]]
+    appearances: list[Appearance]
+
+
+@dataclass
+class WholeRegistration:
+    """X-rays of one moment, and the CT of the bodies in them.
+
+    Args:
+        ct: HU.
+        labels: bool, (k, j, i), of every body.
+        bodies: of that CT.
+        shots: whose cameras are calibrated in one frame.
+    """
+
+    ct: Volume
+    labels: Sequence[Array]
+    bodies: Sequence[Body]
+    shots: Sequence[Shot]
+    threads: int = 2
+    _views: dict[int, list[tuple[Observed, FloatArray]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take the bodies out of the CT."""
+        self._images = [XrayImage(shot.counts, shot.carm) for shot in self.shots]
+        self._soft = without(self.ct, self.labels)
+
+    def register(
+        self, starts: Sequence[Matrix], progress: Callable[[float], None] = lambda share: None
+    ) -> list[BodyFit]:
+        """Find all bodies, each within about 15 mm and 15 degrees of its start.
+
+        Args:
+            starts: ``world_from_body``.
+            progress: called with the share that is done.
+        """
+        best = self._descend(list(starts))
+        ends, rng = [best], np.random.default_rng(0)
+        for _ in range(_RESTARTS):
+            spread = np.array([_RESTART_RAD] * 3 + [_RESTART_MM] * 3)
+            again = [
+                start @ g.exp(rng.uniform(-1, 1, 6) * spread, body.center_mm)
+                for body, start in zip(self.bodies, starts, strict=True)
+            ]
+            progress(len(ends) / (_RESTARTS + 1))
+            ends.append(self._descend(again))
+        details = [self._details(end) for end in ends]
+        likeliest = [int(np.argmax([_mean(its[row]) for its in details])) for row in range(len(self.bodies))]
+        if set(likeliest) == {0}:
+            best, detail = ends[0], details[0]
+        else:  # bodies hardly depend on each other: the best end of each, once more together
+            best = self._descend([ends[n].poses[row] for row, n in enumerate(likeliest)])
+            detail = self._details(best)
+        fits = []
+        for row, body in enumerate(self.bodies):
+            elsewhere = 0
+            for end, its in zip(ends, details, strict=True):
+                mm, rad = apart(body, best.poses[row], end.poses[row])
+                as_likely = _mean(its[row]) > _mean(detail[row]) - _MARGIN
+                elsewhere += as_likely and (mm > _SAME_MM or rad > _SAME_RAD)
+            fits.append(self._judged(row, best, elsewhere, detail[row]))
+        return fits
+
+    def _at(self, pixels: int, voxel_mm: float) -> list[tuple[Observed, FloatArray]]:
+        """The images at a level, and the line integrals (H, W) of soft tissue in them."""
+        if pixels not in self._views:
+            projector = Projector(coarsened(self._soft, voxel_mm), threads=self.threads)
+            self._views[pixels] = []
+            for image, shot in zip(self._images, self.shots, strict=True):
+                observed = image.observed(pixels, scatter=pixels > _LEVELS[0][0])
+                self._views[pixels].append((observed, projector.render(observed.carm, shot.world_from_carm)))
+        return self._views[pixels]
+
+    def _descend(self, poses: list[Matrix]) -> _Descended:
+        for pixels, voxel_mm, most in _LEVELS:
+            views = self._at(pixels, voxel_mm)
+            before: list[Appearance | None] = [None] * len(views)
+            for _ in range(most):
+                made = self._linearised(views, poses, before)
+                steps = [
+                    _step(np.sum(h, axis=0), np.sum(d, axis=0))
+                    for h, d in zip(made.hessian, made.gradient, strict=True)
+                ]
+                poses = [
+                    g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
+                    for pose, step, body in zip(poses, steps, self.bodies, strict=True)
+                ]
+                if max(float(np.linalg.norm(step)) for step in steps) < _STILL_MM:
+                    break
+        return self._linearised(views, poses, before)
+
+    def _linearised(
+        self, views: list[tuple[Observed, FloatArray]], poses: list[Matrix], before: list[Appearance | None]
+    ) -> _Descended:
+        """Normal equations of every body in every view; ``before``, the last appearances, is brought up to date."""
+        hessian: list[list[Matrix]] = [[] for _ in self.bodies]
+        gradient: list[list[Matrix]] = [[] for _ in self.bodies]
+        appearances = []
+        for n, ((observed, soft), shot) in enumerate(zip(views, self.shots, strict=True)):
+            shadows = self._shadows(observed, shot, poses, jacobian=True)
+            total = _total(soft, shadows)
+            appearance = fitted(observed, total, None, before[n])
+            for row, shadow in enumerate(shadows):
+                if shadow is None or shadow.jacobian is None:
+                    hessian[row].append(np.zeros((6, 6)))
+                    gradient[row].append(np.zeros(6))
+                    continue
+                whole = np.zeros((6, *soft.shape), np.float32)
+                whole[:, shadow.rows, shadow.columns] = shadow.jacobian
+                appearance = fitted(observed, total, whole.reshape(6, -1), appearance, rounds=1)
+                noise2 = max(appearance.noise, NOISE_FLOOR) ** 2
+                hessian[row].append(appearance.hessian / noise2)
+                gradient[row].append(appearance.gradient / noise2)
+            before[n] = appearance
+            appearances.append(appearance)
+        return _Descended(poses, hessian, gradient, appearances)
+
+    def _shadows(self, observed: Observed, shot: Shot, poses: list[Matrix], *, jacobian: bool) -> list[Shadow | None]:
+        return [
+            body.shadow(observed.carm, shot.world_from_carm, pose, jacobian=jacobian)
+            for body, pose in zip(self.bodies, poses, strict=True)
+        ]
+
+    def _details(self, end: _Descended) -> Array:
+        """Correlation of each body's detail with what the image has beyond all else, (bodies, views); NaN: unseen."""
+        found = np.full((len(self.bodies), len(self.shots)), np.nan)
+        views = self._at(*_LEVELS[-1][:2])
+        for n, ((observed, soft), shot) in enumerate(zip(views, self.shots, strict=True)):
+            shadows = self._shadows(observed, shot, end.poses, jacobian=False)
+            total = _total(soft, shadows)
+            appearance = end.appearances[n]
+            seen = -np.log(observed.counts).reshape(soft.shape)
+            explained = modelled(observed, total, appearance).reshape(soft.shape)
+            slope = appearance.contrast
+            for row, shadow in enumerate(shadows):
+                if shadow is None or shadow.hit.sum() < _DETAIL_PX:
+                    continue
+                own = np.zeros(soft.shape, np.float32)
+                own[shadow.part] = slope * shadow.line
+                trusted = observed.trust.reshape(soft.shape)[shadow.part] * shadow.hit
+                beyond = _detail(seen - explained + own)[shadow.part]
+                there = _detail(own)[shadow.part]
+                size = float((trusted * beyond**2).sum() * (trusted * there**2).sum())
+                found[row, n] = float((trusted * beyond * there).sum()) / max(np.sqrt(size), 1e-9)
+        return found
+
+    def _judged(self, row: int, best: _Descended, elsewhere: int, detail: Array) -> BodyFit:
+        body, pose = self.bodies[row], best.poses[row]
+        known = detail[np.isfinite(detail)]
+        if not known.size:
+            return nowhere(body, len(self.shots))
+        hessian = np.sum(best.hessian[row], axis=0)
+        information = hessian + 1e-9 * (np.trace(hessian) + 1.0) * np.eye(6)
+        covariance = _ERRORS**2 * np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
+        views_apart_mm = self._views_apart_mm(row, best)
+        sigma_mm = float(np.sqrt(np.trace(covariance[3:, 3:])))
+        verdict = _verdict(detail, elsewhere, views_apart_mm, sigma_mm)
+        return BodyFit(
+            name=body.name,
+            world_from_body=pose,
+            validity=verdict,
+            likeness=tuple(detail.tolist()),
+            runner_up=-1.0,
+            mirrored=float("nan"),
+            apart_mm=views_apart_mm,
+            gain=float("nan"),
+            contradicts=False,
+            covariance=covariance,
+        )
+
+    def _views_apart_mm(self, row: int, end: _Descended) -> float:
+        """How far one step of any single view would move a body across its rays; NaN: there is one view."""
+        if len(self.shots) < 2:
+            return float("nan")
+        turned = end.poses[row][:3, :3]
+        most_mm = 0.0
+        for hessian, gradient, shot in zip(end.hessian[row], end.gradient[row], self.shots, strict=True):
+            moved_mm = turned @ (_step(hessian, gradient) / POSE_SCALE)[3:]
+            most_mm = max(most_mm, float(np.linalg.norm(moved_mm @ shot.world_from_carm[:3, :2])))
+        return most_mm
+
+
+def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) -> Validity:
+    known = detail[np.isfinite(detail)]
+    least = float(known.min())
+    if float(known.mean()) < _POSSIBLE:
+        return invalid(f"the pictures do not look like it ({known.mean():.2f})")
+    if elsewhere > 1:
+        return invalid("other places look like it, too")
+    if apart_mm > _APART_MM[1]:
+        return invalid(f"the views contradict each other ({apart_mm:.1f} mm): were they taken at one time?")
+    if len(detail) < 2:
+        return Validity(Status.DEGRADED, "one view leaves its depth open")
+    if len(known) < len(detail):
+        return Validity(Status.DEGRADED, "one view does not show it")
+    if least < _LIKELY:
+        return Validity(Status.DEGRADED, f"the pictures look little like it ({least:.2f})")
+    if elsewhere:
+        return Validity(Status.DEGRADED, "another place looks like it, too")
+    if sigma_mm > _SIGMA_MM:
+        return Validity(Status.DEGRADED, f"expected error {sigma_mm:.1f} mm")
+    if apart_mm > _APART_MM[0]:
+        return Validity(Status.DEGRADED, f"the views contradict each other a little ({apart_mm:.1f} mm)")
+    return Validity(Status.VALID)
+
+
+def _mean(detail: Array) -> float:
+    known = detail[np.isfinite(detail)]
+    return float(known.mean()) if known.size else -1.0
+
+
+def _step(hessian: Matrix, gradient: Matrix) -> Matrix:
+    """Scaled step (6,), damped where nothing determines it."""
+    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) + 1.0))
+    step = np.asarray(np.linalg.solve(damped, gradient))
+    return step * min(1.0, _LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-12))
+
+
+def _total(soft: FloatArray, shadows: Sequence[Shadow | None]) -> FloatArray:
+    """Line integrals (N,) of everything."""
+    total = soft.copy()
+    for shadow in shadows:
+        if shadow is not None:
+            total[shadow.part] += shadow.line
+    return np.ascontiguousarray(total.ravel())
+
+
+def _detail(image: FloatArray) -> FloatArray:
+    return np.asarray(image - cv2.blur(image, (_DETAIL_PX, _DETAIL_PX)), np.float32)
