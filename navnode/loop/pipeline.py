@@ -46,6 +46,9 @@ _DONE = {
     Operation.CONFIRM_TOOL: "{tool} is confirmed",
 }
 
+_PAIRED_EVERY = 3
+"""X-rays after which it is tried again how their clock and the tracker's are related."""
+
 
 class Pipeline:
     """The node's state, and how every message changes it; without a CT, the first X-rays make a volume."""
@@ -55,6 +58,7 @@ class Pipeline:
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
         self.patient = PatientRegistration(config.registration, config.carm)
+        self._unpaired = 0
 
     def step(self, message: Input) -> list[Output]:
         """Handle one message; returns the outputs."""
@@ -120,7 +124,8 @@ class Pipeline:
             return self.frames.refuse(frame, blurred, self.clocks)
         if self.volume.current is not None:
             return [self.frames.request(frame, placed, self.patient, self.volume, self.epoch)]
-        if reason := blank_reason(frame.counts):
+        unpaired = self.frames.unpaired(frame, placed, self.tools, self.clocks)
+        if reason := unpaired or blank_reason(frame.counts):
             return self.frames.refuse(frame, reason, self.clocks)
         requests = self.volume.offer(frame, placed, self.clocks.now_ns)  # the first volume's frame is the patient's
         self.patient.doubt(self.volume.progress)
@@ -132,10 +137,17 @@ class Pipeline:
         if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):  # replaced, or poses do not hold
             self.frames.dropped["xray"] += 1
             return self._start()
-        verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
+        if registration.validity.usable and not request.sparse_volume:
+            self.clocks.pairing.add(request.frame.timestamp_ns, registration)
+        if unpaired := self.frames.unpaired(request.frame, request.patient_from_carm, self.tools, self.clocks):
+            verdict, loss = invalid(unpaired), Loss.NONE
+        else:
+            verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
         self._reset_registration(loss)
         if loss is not Loss.NONE:
             self.clocks.reconsider()
+        if (shown := self._pair_anew()) and verdict.usable:
+            verdict = invalid(shown)
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
         outputs = self.frames.show(request.frame, registration, verdict, self.clocks)
@@ -144,6 +156,27 @@ class Pipeline:
             fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
+
+    def _pair_anew(self) -> str:
+        """Pair X-rays with poses by what they show of the clocks, if they contradict tracking and agree on that.
+
+        Returns:
+            What they show, or ''.
+        """
+        self._unpaired += 1
+        if self._unpaired % _PAIRED_EVERY or (self.clocks.related and not self.patient.doubted):
+            return ""
+        lag_ns, related = self.frames.image_lag_ns, self.clocks.related
+        possible_ns, present_ns = self.clocks.possible_shifts_ns() - lag_ns, self.clocks.shift_ns - lag_ns
+        shift = self.clocks.pairing.shift(present_ns, possible_ns, self.tools.patient_from_carm_at)
+        if shift is None or (related and shift.ns == present_ns):
+            return ""
+        told = self.clocks.pair(shift.ns + lag_ns)
+        self.status.notice(told)
+        if not related:
+            return ""  # what moved was not used, so nothing is wrong
+        self._reset_registration(self.patient.restart(told, shift.volume_from_patient))
+        return told
 
     def _patient_ns(self, frame: Frame) -> int:
         """The time of what a frame shows of the patient, by the tracker's clock, as all that is said of the patient."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.loop.topics import POSE_GAP_NS, bound_of, max_age_ns
@@ -133,6 +134,28 @@ class PoseRing:
             return self._poses[after]
         fraction = (timestamp_ns - self._times_ns[earlier]) / (self._times_ns[after] - self._times_ns[earlier])
         return g.interpolate(self._poses[earlier], self._poses[after], fraction)
+
+    def many(self, timestamps_ns: npt.NDArray[np.int64]) -> Matrix:
+        """:meth:`at` for many times (M,) at once, (M, 4, 4), nearly rigid; NaN where it is missing.
+
+        Samples are taken to be so close that matrices can be interpolated.
+        """
+        if len(self._times_ns) < SETTLE_SAMPLES:
+            return np.full((len(timestamps_ns), 4, 4), np.nan)
+        times_ns, place = np.array(self._times_ns, np.int64), np.array(self._place_in_run)
+        after = np.searchsorted(times_ns, timestamps_ns)
+        right = np.minimum(after, len(times_ns) - 1)
+        exact = times_ns[right] == timestamps_ns
+        left = np.where(exact, right, np.maximum(right - 1, 0))
+        known = (after < len(times_ns)) & (exact | (after > 0)) & (exact | (place[right] > 1))
+        known &= place[left] >= SETTLE_SAMPLES
+        used = np.unique(np.concatenate([left, right]))
+        poses = np.full((len(times_ns), 4, 4), np.nan)
+        poses[used] = np.array([self._poses[index] for index in used])
+        between_ns = np.maximum(times_ns[right] - times_ns[left], 1)
+        fraction = np.where(exact, 0.0, (timestamps_ns - times_ns[left]) / between_ns)[:, None, None]
+        there = poses[left] + fraction * (poses[right] - poses[left])
+        return np.where(known[:, None, None], there, np.nan)
 
 
 def _jumped(before: Matrix, after: Matrix, elapsed_ns: int) -> bool:

@@ -107,6 +107,11 @@ class PatientRegistration:
         """Whether enough frames, or the operator, confirmed the candidate."""
         return self.filter is not None and (self._accepted or self._good >= self._settings.confirm_frames)
 
+    @property
+    def doubted(self) -> bool:
+        """Whether X-rays have not confirmed the registration, or contradict it."""
+        return not self.confirmed or self._bad > 0 or self._unsure_frames > 0
+
     def begin_with_tracking(self, rotation_center_mm: Matrix) -> None:
         """Without a CT the volume is made in the patient's frame, so tracking alone locates it.
 
@@ -207,6 +212,12 @@ class PatientRegistration:
         """The operator rejects the registration: search again from the configured start."""
         self._last_confirmed = None
         return self._lose("the operator rejected the registration")
+
+    def restart(self, reason: str, volume_from_patient: Matrix) -> Loss:
+        """X-rays were paired with wrong poses: begin again near a pose, 4x4, that explains them."""
+        loss = self._lose(reason)
+        self._last_confirmed = volume_from_patient
+        return loss
 
     def accept(self) -> str:
         """The operator accepts the candidate, which stays DEGRADED until frames confirm it.
