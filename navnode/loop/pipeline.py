@@ -23,6 +23,7 @@ from navnode.types import (
     Operation,
     OperatorCommand,
     Output,
+    RegisteredFrame,
     RegistrationDone,
     Rejected,
     SourceState,
@@ -88,6 +89,9 @@ class Pipeline:
             case Tick():
                 outputs = self._on_tick()
         self.status.count(outputs, self.clocks.now_ns)
+        for output in outputs:
+            if isinstance(output, RegisteredFrame) and not output.validity.usable:
+                self.patient.refused(output.validity.reason)
         if isinstance(message, Tick) and self.status.due(self.clocks.now_ns):
             outputs += [*self.volume.ask(self.clocks.now_ns), self.state()]
         return outputs

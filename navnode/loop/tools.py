@@ -184,11 +184,16 @@ class Tools:
         Args:
             points_mm: (N, 3), points of the anatomy in the C-arm's frame.
         """
-        before = self.patient_from_carm(timestamp_ns - exposure_ns, clocks)
+        share, before = 1.0, self.patient_from_carm(timestamp_ns - exposure_ns, clocks)
         after = self.patient_from_carm(timestamp_ns, clocks)
+        if isinstance(before, Missing):  # poses as far apart as images: what part of the way lies in the exposure
+            earlier_ns = self.rings[self._devices.carm].before(timestamp_ns)
+            share = min(1.0, exposure_ns / max(timestamp_ns - earlier_ns, 1))
+            before = self.patient_from_carm(earlier_ns, clocks)
         if isinstance(before, Missing) or isinstance(after, Missing):
             return 0.0
-        return float(np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1).max())
+        way_mm = np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1)
+        return share * float(way_mm.max())
 
     def patient_seen(self, clocks: Clocks) -> bool:
         """Whether the patient's marker was seen recently."""

@@ -51,6 +51,8 @@ first sign of a quick slide; without a fault chance reaches it once in 20 000 fr
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
 
+_NONE_YET = "no X-ray registered yet"
+
 
 class Loss(Enum):
     """What the last frame cost."""
@@ -80,7 +82,7 @@ class PatientRegistration:
         self._recent: deque[Status] = deque(maxlen=_RECENT)
         self._sliding = Sliding()
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
-        self._why_not = "no X-ray registered yet"
+        self._why_not = _NONE_YET
         self._tracked = True
         self._accepted = False
         self._sparse = False
@@ -231,6 +233,11 @@ class PatientRegistration:
             self._accepted = True
             self.unsure("accepted by the operator, not confirmed by X-rays yet")
         return ""
+
+    def refused(self, reason: str) -> None:
+        """An X-ray could not be used: why none was registered yet."""
+        if self._why_not.startswith(_NONE_YET):
+            self._why_not = f"{_NONE_YET}: {reason}"
 
     def watch(self, *, tracked: bool) -> None:
         """Note whether the tracker sees the patient's marker now."""
