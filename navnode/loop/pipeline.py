@@ -12,7 +12,6 @@ from navnode.loop.clocks import Clocks
 from navnode.loop.frames import Frames
 from navnode.loop.status import NodeStatus
 from navnode.loop.tools import PoseOutcome, Tools
-from navnode.loop.topics import CLOCKS_APART_NS
 from navnode.loop.volume import Volumes
 from navnode.registration.patient import Loss, PatientRegistration
 from navnode.types import (
@@ -155,7 +154,7 @@ class Pipeline:
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
         outputs = self.frames.show(request.frame, registration, verdict, self.clocks)
-        outputs += [self.patient.pose(self._patient_ns(request.frame), self.clocks.now_ns)]
+        outputs += [self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)]
         if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
             fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
@@ -181,12 +180,6 @@ class Pipeline:
             return ""  # what moved was not used, so nothing is wrong
         self._reset_registration(self.patient.restart(told, shift.volume_from_patient))
         return told
-
-    def _patient_ns(self, frame: Frame) -> int:
-        """The time of what a frame shows of the patient, by the tracker's clock, as all that is said of the patient."""
-        apart_ns = self.clocks.in_tracker_time_ns(frame.timestamp_ns) - frame.timestamp_ns
-        agree = abs(apart_ns) < CLOCKS_APART_NS
-        return frame.timestamp_ns if agree else self.tools.patient_newest_ns or frame.timestamp_ns
 
     def _on_volume(self, ready: VolumeReady | SurfaceReady) -> list[Output]:
         first = self.volume.current is None

@@ -80,8 +80,8 @@ class PoseRing:
 
     @property
     def stale_ns(self) -> int:
-        """A marker without a pose for this long is hidden: a few of its periods, at most the topic's maximum age; one and
-        a half if they are long."""
+        """A marker without a pose for this long is hidden: a few of its periods, at most the topic's maximum age;
+        one and a half of long ones."""
         if slow_ns := self._slow_ns:
             return max(_STALE_NS, slow_ns)
         period_ns = self.period_ns

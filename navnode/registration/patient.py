@@ -252,8 +252,15 @@ class PatientRegistration:
         return Validity(status, reason, self._last_source_ns, age_ns)
 
     def pose(self, timestamp_ns: int, now_ns: int) -> PatientPose:
-        """Report volume_from_patient at a time: the pose, or the reason it is missing."""
+        """Report volume_from_patient: the pose, or the reason it is missing.
+
+        Args:
+            timestamp_ns: of the marker's newest pose, by the tracker's clock, which alone stamps what is said of the
+                patient; 0: there is none since that clock was set.
+        """
         validity = self.validity(now_ns)
+        if validity.usable and not timestamp_ns:
+            validity = invalid("the patient's marker is not seen yet")
         self.reported = validity.status
         if self.filter is None or not validity.usable:
             return PatientPose(None, Validity(validity.status, validity.reason, timestamp_ns), ())
