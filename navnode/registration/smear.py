@@ -6,6 +6,10 @@ fit of the volume's second derivatives, beside its gain, hardening and first der
 the pose. The anatomy's own directions are in both, and drop out. What detector and focal spot blur is the same in all
 directions, and what the volume's voxels blur lies on the other side: only what is blurrier along one direction than
 along the other, and than the volume, is smear.
+
+Where the C-arm turns about the anatomy, what lies in front moves one way and what lies behind the other, and no single
+direction is smeared. The pose of the frame before tells that motion, and projections to either side of the pose how the
+image changes along it.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from navnode.registration.appearance import XrayImage
+from navnode import geometry as g
+from navnode.registration.appearance import POSE_SCALE, XrayImage
 from navnode.registration.fit import Expected, Fit
 from navnode.registration.tracking import ImageRegistration, apart_mm
 from navnode.types import CArm, FloatArray, Matrix
@@ -39,6 +44,9 @@ _SIGMAS = 4.0
 """Smear that is not beyond so many sigmas of its estimate is none."""
 _SHARPER_MM2 = 1.0
 """At the anatomy: an image that looks sharper than its volume by more along any direction is not explained by smear."""
+_LEAST_TURN_MM, _MOST_TURN_MM, _PROBED_MM = 1.5, 15.0, 3.0
+"""From frame to frame, rotations times ``POSE_SCALE``: less is rest, more is no single motion; and the way to the
+projections that are compared."""
 _REUSED_MM = 0.3
 """What is expected is not projected again for a pose so close."""
 
@@ -87,11 +95,45 @@ def smeared(registration: ImageRegistration, image: XrayImage, fit: Fit, pivot_m
     rest, used = np.abs(detail - explained), weight > 0
     far = max(_OUTLIER * 1.4826 * float(np.median(rest[used])), _LEAST_OUTLIER)
     tools = cv2.dilate((used & (rest > far)).astype(np.uint8), np.ones((3, 3), np.uint8))
-    solved = _solved(expected.basis, detail, weight * (tools == 0))
+    weight = weight * (tools == 0)
+    solved = _solved(expected.basis, detail, weight)
+    before, registration.placed = registration.placed, fit.volume_from_carm
     if solved is None:
         return NO_SMEAR
-    coefficients, sigma = solved
-    return _smear(coefficients, sigma, observed.carm, pivot_mm)
+    straight = _smear(*solved, observed.carm, pivot_mm)
+    if before is None or straight.mm > MAX_SMEAR_MM:
+        return straight
+    turned_mm = _turned_mm(registration, before, fit.volume_from_carm, pivot_mm, detail, weight)
+    return straight if straight.mm >= turned_mm else Smear(turned_mm, straight.along)
+
+
+def _turned_mm(
+    registration: ImageRegistration,
+    before_volume_from_carm: Matrix,
+    volume_from_carm: Matrix,
+    pivot_mm: float,
+    detail: FloatArray,
+    weight: FloatArray,
+) -> float:
+    """Length of the smear along the C-arm's own motion, rotations times ``POSE_SCALE``; 0: it rests, or shows none."""
+    pivot, expected = (0.0, 0.0, pivot_mm), registration.expected
+    way = g.log(g.inverse(before_volume_from_carm) @ volume_from_carm, pivot)
+    moved_mm = float(np.linalg.norm(way * POSE_SCALE))
+    if expected is None or not _LEAST_TURN_MM < moved_mm < _MOST_TURN_MM:
+        return 0.0
+    step = way * (_PROBED_MM / moved_mm)
+    sides = [
+        registration.fine.projector.render(expected.carm, volume_from_carm @ g.exp(s, pivot)) for s in (-step, step)
+    ]
+    one, other = (_band(cv2.GaussianBlur(side, (0, 0), _SMOOTH_PX)) for side in sides)
+    along = np.stack([*expected.basis[:7], (other - one) / 2, one + other - 2 * expected.basis[0]])
+    solved = _solved(along, detail, weight)
+    if solved is None:
+        return 0.0
+    (gain, bend), sigma = solved[0][[0, -1]], solved[1][-1]
+    if not (gain > 0 and bend > _SIGMAS * sigma):
+        return 0.0
+    return _PROBED_MM * float(np.sqrt(24 * bend / gain))
 
 
 def _smear(coefficients: Matrix, sigma: Matrix, carm: CArm, pivot_mm: float) -> Smear:

@@ -106,6 +106,8 @@ class ImageRegistration:
         """The last inspection of a tracked frame, and the number of frames that reused it."""
         self.expected: Expected | None = None
         """Detail of the last pose at which smear was measured."""
+        self.placed: Matrix | None = None
+        """volume_from_carm of the last image whose smear was measured."""
 
     def track(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
         """Fit from a start within a millimetre or two; None if the result is poor."""

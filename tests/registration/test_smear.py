@@ -91,6 +91,30 @@ def test_a_smear_that_may_be_none_is_counted_in_sigma(torso):
     assert sharper == len(TIMES) and larger > 0
 
 
+def turned(case: Case, t_s: float, deg: float, axis: int, noise: int) -> np.ndarray:
+    """An X-ray over which the C-arm turned about the anatomy; the middle of the turn is at the time."""
+    at, carm, steps = case.scenario.volume_from_carm(t_s), carm_of_size(RENDERED_PX), max(1, round(6 * deg) | 1)
+    poses = [at @ turn(axis, deg * along) for along in np.linspace(-0.5, 0.5, steps)]
+    light = np.mean([np.exp(-case._projector.render(carm, pose)) for pose in poses], axis=0)
+    return XrayChain().expose(-np.log(light), CARM, 1.0, np.random.default_rng(noise))
+
+
+def turn(axis: int, deg: float) -> np.ndarray:
+    return g.exp(np.deg2rad(deg) * np.eye(6)[axis], (0.0, 0.0, PIVOT_MM))
+
+
+@pytest.mark.parametrize(("deg", "refused"), [(0.0, 0), (2.0, 0), (6.0, len(TIMES)), (10.0, len(TIMES))])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_carm_that_turns_about_the_anatomy_smears_too(torso, deg, refused, axis):
+    """The frame before tells how it turns: parts of the image move both ways, and no direction is smeared."""
+    measured_mm = []
+    for noise, t_s in enumerate(TIMES):
+        torso.registration.placed = torso.scenario.volume_from_carm(t_s) @ turn(axis, -4.0)
+        measured_mm.append(smear_of(torso, turned(torso, t_s, deg, axis, noise), t_s).mm)
+    print(f"{deg:.0f} deg, {np.deg2rad(deg) * 60:.1f} mm:", np.round(measured_mm, 1))
+    assert sum(mm > MAX_SMEAR_MM for mm in measured_mm) == refused
+
+
 def test_it_takes_no_time(torso):
     """At rest; when the pose changes, a projection more."""
     images = [XrayImage(moved(torso, TIMES[0], 0.0, 0.0, noise), CARM) for noise in range(2)]
