@@ -189,7 +189,7 @@ class Clocks:
         return 0.0 if self._gap_ns is None or self._first_gap_ns is None else self._gap_ns - self._first_gap_ns
 
     def possible_shifts_ns(self, delays: Iterable[int] = _DELAYS) -> Matrix:
-        """What :attr:`shift_ns` may be, ascending: as the stamps are, or with any difference in delay.
+        """What :attr:`shift_ns` may be, (K,), ascending: as the stamps are, or with any difference in delay.
 
         Args:
             delays: differences in delay, in steps of 10 ms.
