@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ from navnode.geometry import RAS_FROM_LPS
 __all__ = ["read", "write"]
 
 _MAX_BYTES = 1 << 20
-"""A linear transform has some kilobytes; so compressed numbers in HDF5 become a gigabyte at most."""
+"""A linear transform has some kilobytes."""
 _TEXT = b"#Insight Transform File"
 _HDF5 = b"\x89HDF"
+_SPACES = re.compile(rb"(?s)(?=(?:\x01\x01[\x00-\x03]\x00{5}|\x02\x01[\x00-\x03]\x01)(.{8}))")
+"""HDF5's messages, of both versions, that state how many numbers a series holds (its specification, IV.A.2.b), wherever
+they are; ITK reads nothing of more dimensions."""
+_MOST_NUMBERS = 1 << 20
 _LEAST_SHRINKING, _MOST_STRETCHING = 1e-3, 1e3
 
 
@@ -34,7 +40,9 @@ def read(path: Path) -> Exchanged:
     content = path.read_bytes()
     if content.startswith(_TEXT):
         _check_text(path, content)
-    elif not content.startswith(_HDF5):
+    elif content.startswith(_HDF5):
+        _check_stated(path, content)
+    else:
         raise ConfigError(f"{path}: not a transform of ITK")
     transform = sitk.ReadTransform(str(path))
     stored = _nested(transform)
@@ -55,6 +63,13 @@ def read(path: Path) -> Exchanged:
     if not _LEAST_SHRINKING < abs(np.linalg.det(lps[:3, :3])) < _MOST_STRETCHING:
         raise ConfigError(f"{path}: its matrix cannot be inverted")
     return Exchanged({("A", "B"): RAS_FROM_LPS @ np.linalg.inv(lps) @ RAS_FROM_LPS})
+
+
+def _check_stated(path: Path, content: bytes) -> None:
+    """Refuse what HDF5 would make room for, although a small file cannot hold it: compressed, or left out."""
+    stated = [struct.unpack("<Q", found[1])[0] for found in _SPACES.finditer(content)]
+    if max(stated, default=0) > _MOST_NUMBERS:
+        raise ConfigError(f"{path}: states more numbers than a linear transform has")
 
 
 def _nested(transform: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import locale
 import logging
 import tempfile
@@ -22,6 +23,10 @@ __all__ = ["is_dicom", "kept_locale", "number", "numbers", "open_dataset", "padd
 _MAX_BYTES = 1 << 33
 _LONG, _WORD_FRAMES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.3"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+_BYTES = ("OB", "OD", "OF", "OL", "OV", "OW", "UN", "SQ")
+"""Kinds of values that stay bytes; others become objects of a hundred times their size."""
+_MOST_TEXT_BYTES = 4 << 20
+_DEEPEST = 16
 _RLE = "1.2.840.10008.1.2.5"
 
 
@@ -69,10 +74,11 @@ def open_dataset(path: Path, tags: list[str] | None = None) -> Any:
         check_deflated([path])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
-            if not len(dataset):
-                raise ConfigError(f"{path}: not DICOM")
-            list(dataset.iterall()) if tags is None else None
+            with _Bounded(io.FileIO(path)) as file:
+                dataset = pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
+                if not len(dataset):
+                    raise ConfigError(f"{path}: not DICOM")
+                _convert(dataset, path, _DEEPEST, check_only=tags is not None)
     except ConfigError:
         raise
     except OSError as error:
@@ -80,6 +86,40 @@ def open_dataset(path: Path, tags: list[str] | None = None) -> Any:
     except Exception as error:  # pydicom's readers have no common error
         raise ConfigError(f"{path}: damaged DICOM ({_first_line(error)})") from error
     return dataset
+
+
+class _Bounded(io.BufferedReader):
+    """A file from which no more is asked for than it holds: room for what is asked is made before anything is read, and
+    a damaged element states 4 GiB."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self._size = raw.seek(0, io.SEEK_END)
+        raw.seek(0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _convert(dataset: Any, path: Path, deepest: int, *, check_only: bool = False) -> None:
+    """Convert the elements of a dataset, if they are no longer than values are.
+
+    Args:
+        check_only: convert none, and look into no sequence.
+
+    Raises:
+        ConfigError: one is longer, or lies deeper in sequences than any does.
+    """
+    if not deepest:
+        raise ConfigError(f"{path}: damaged DICOM (sequences in sequences, too deep)")
+    for tag, raw in list(dataset.items()):
+        value = getattr(raw, "value", None)
+        if raw.VR not in _BYTES and isinstance(value, bytes) and len(value) > _MOST_TEXT_BYTES:
+            raise ConfigError(f"{path}: damaged DICOM (element {tag} holds {len(value) >> 20} MiB of values)")
+        element = raw if check_only else dataset[tag]
+        for item in element.value if element.VR == "SQ" and not check_only else ():
+            _convert(item, path, deepest - 1)
 
 
 def _first_line(error: Exception) -> str:

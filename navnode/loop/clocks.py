@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from navnode.clock import Lateness, Stamp
+from navnode.loop.pairing import Pairing
 from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS
-from navnode.types import Frame, Input, Rejected, TrackedPose, WorkerState
+from navnode.types import Frame, Input, Matrix, Rejected, TrackedPose, WorkerState
 
 __all__ = ["Clocks"]
 
@@ -18,6 +21,14 @@ _CONSISTENT = 10
 """X-rays whose delays agree before a new gap between the clocks is believed."""
 _TRANSIT_NS = 500_000_000
 """No connection changes the time that messages travel by more."""
+
+_ONE_CLOCK_NS = -60_000_000, 2_000_000_000
+"""By how much X-rays may arrive later than the poses that carry their stamps; otherwise their clocks are apart."""
+_STEP_NS = 10_000_000
+_DELAYS = range(-15, 61)
+"""Differences in delay between images and poses that are possible, in steps."""
+_AS_STAMPED = 10
+"""How far around the shift by which stamps are as they say others are tried, in steps."""
 
 
 class Clocks:
@@ -34,7 +45,11 @@ class Clocks:
         self._devices = (*markers, xray)
         self.now_ns = 0
         self._first_gap_ns: float | None = None
-        """Image's offset minus tracker's when their stamps were comparable: what the two paths differ by in delay."""
+        """Image's offset minus tracker's when their stamps were comparable: what the two paths differ by in delay. If
+        they never were, it is guessed to be none, until X-rays show it."""
+        self.related = True
+        """Whether an X-ray's time is known by the tracker's clock; otherwise it is guessed from the arrival."""
+        self.pairing = Pairing()
         self._gap_ns: float | None = None
         """The same now; None: not known yet on these connections."""
         self._earlier_gap_ns: float | None = None
@@ -55,6 +70,7 @@ class Clocks:
         """A source vanished: learn the clocks again. How images and tracker were related at first is kept: clocks that
         drifted apart, or were set, do not come back together by connecting again."""
         self._lateness = {device: Lateness() for device in self._devices}
+        self._forget_guess()
         if self._gap_ns is not None:
             self._earlier_gap_ns = self._gap_ns
         self._gap_ns = None
@@ -68,6 +84,7 @@ class Clocks:
         stamp = lateness.observe(timestamp_ns, received_ns)
         if stamp is Stamp.CLOCK_SET and device in (self._xray, self._carm):
             self._consistent = 0
+            self._forget_guess()
             rise_ns = lateness.rise_ns if device == self._xray else -lateness.rise_ns
             if self._gap_ns is not None and self._first_gap_ns is not None:
                 self._gap_ns += rise_ns
@@ -76,6 +93,12 @@ class Clocks:
         elif device == self._xray:
             self._consistent = 0 if stamp is Stamp.AHEAD else self._consistent + 1
         return stamp
+
+    def _forget_guess(self) -> None:
+        """Stamps do not mean what they meant."""
+        self.pairing.forget()
+        if not self.related:
+            self.related, self._first_gap_ns, self._gap_ns = True, None, None
 
     def late_ns(self, pose: TrackedPose) -> int:
         """By how much a pose was delayed beyond the shortest delay of its device."""
@@ -106,11 +129,14 @@ class Clocks:
         if self._gap_ns is None and self._first_gap_ns is not None:
             return self._connected_again(image, tracker)
         if image.offset_ns is None or tracker.offset_ns is None:
-            return ""
+            if image.guess_ns is None or tracker.guess_ns is None or _one_clock(image.guess_ns - tracker.guess_ns):
+                return ""
+            return f"{self._apart(image.guess_ns - tracker.guess_ns)}, and not related yet"
         gap_ns, elapsed_ns = image.offset_ns - tracker.offset_ns, max(0, self.now_ns - self._gap_at_ns)
         self._gap_at_ns = self.now_ns
         if self._first_gap_ns is None:
-            self._first_gap_ns = self._gap_ns = gap_ns
+            self._gap_ns, self.related = gap_ns, _one_clock(gap_ns)
+            self._first_gap_ns = gap_ns if self.related else 0.0
         assert self._gap_ns is not None
         drifted_ns, slack_ns = (image.drift - tracker.drift) * elapsed_ns, _GAP_DRIFT * elapsed_ns
         expected_ns = self._gap_ns + drifted_ns
@@ -148,11 +174,45 @@ class Clocks:
         if self._other_first_ns:
             self._first_gap_ns = self._other_first_ns.pop(0)
 
+    def unrelated(self) -> str:
+        """Why X-rays show nothing while the C-arm or the patient moves, or ''."""
+        if self.related or self._gap_ns is None:
+            return ""
+        return f"{self._apart(self._gap_ns)}; by how much exactly is known when X-rays of a move have shown it"
+
+    def _apart(self, ns: float) -> str:
+        return f"image and tracker clocks are {abs(ns) / 1e9:.1f} s apart"
+
+    @property
+    def shift_ns(self) -> float:
+        """What is added to X-rays' times to get the tracker's."""
+        return 0.0 if self._gap_ns is None or self._first_gap_ns is None else self._gap_ns - self._first_gap_ns
+
+    def possible_shifts_ns(self, delays: Iterable[int] = _DELAYS) -> Matrix:
+        """What :attr:`shift_ns` may be, (K,), ascending: as the stamps are, or with any difference in delay.
+
+        Args:
+            delays: differences in delay, in steps of 10 ms.
+        """
+        if self._gap_ns is None:
+            return np.zeros(0)
+        steps = set(delays)
+        if _one_clock(self._gap_ns):
+            as_stamped = round(self._gap_ns / _STEP_NS)
+            steps |= set(range(as_stamped - _AS_STAMPED, as_stamped + _AS_STAMPED + 1))
+        return np.sort(self._gap_ns - _STEP_NS * np.array(sorted(steps), np.float64))
+
+    def pair(self, shift_ns: float) -> str:
+        """X-rays have shown what to add to their times; returns what to tell the operator."""
+        assert self._gap_ns is not None
+        self._first_gap_ns, self.related = self._gap_ns - shift_ns, True
+        self._other_first_ns = []
+        which = "behind" if shift_ns > 0 else "ahead of"
+        return f"X-rays show that the image clock is {abs(shift_ns) / 1e9:.2f} s {which} the tracker's"
+
     def in_tracker_time_ns(self, image_timestamp_ns: int) -> int:
         """When an image was taken, by the tracker's clock, relative to how the two clocks were related at first."""
-        if self._gap_ns is None or self._first_gap_ns is None:
-            return image_timestamp_ns
-        return image_timestamp_ns + round(self._gap_ns - self._first_gap_ns)
+        return image_timestamp_ns + round(self.shift_ns)
 
     def mistimed(self, frame: Frame, last_exposure_ns: int) -> tuple[str, bool]:
         """Learn from a frame; returns why its time stamp cannot be trusted, or '', and whether its clock was set."""
@@ -170,3 +230,8 @@ class Clocks:
         if frame.timestamp_ns < last_exposure_ns:
             return "the X-ray is older than the last one"
         return ""
+
+
+def _one_clock(gap_ns: float) -> bool:
+    """Whether images and poses that are apart so much may carry the stamps of one clock."""
+    return _ONE_CLOCK_NS[0] <= gap_ns <= _ONE_CLOCK_NS[1]

@@ -30,6 +30,9 @@ _CURVED = 2.5
 """Error of extrapolating a straight line through so many poses, per acceleration and squared period."""
 _UNSEEN_PERIODS = 2.5
 """After a gap of this many periods of the tracker the marker was hidden."""
+_WATCHED_S = 0.05
+"""Between poses that are farther apart, as slow trackers send them, a marker is not watched: it may move as little as
+one that is hidden."""
 _LEAST_KNOWN = 4
 """Number of poses before the next one is predicted."""
 
@@ -82,7 +85,10 @@ class Continuity:
             off_mm = _farthest(points_mm - self._points_mm[-1])
         else:
             off_mm = _farthest(points_mm - self._predicted_mm(at_s))
-        allowed_mm = max(_LEFT_MM, _SIGMAS * self._noise_mm) + _CURVED * _ACCELERATION_MM_PER_S2 * elapsed_s**2
+        accelerated_mm = _CURVED * _ACCELERATION_MM_PER_S2 * elapsed_s**2
+        if elapsed_s > _WATCHED_S:  # so much would hide a marker that moved
+            accelerated_mm, off_mm = 0.0, min(off_mm, _farthest(points_mm - self._points_mm[-1]))
+        allowed_mm = max(_LEFT_MM, _SIGMAS * self._noise_mm) + accelerated_mm
         if off_mm > allowed_mm:
             return f"the patient's marker jumped by {off_mm:.0f} mm"
         self._noise_mm += 0.05 * (off_mm - self._noise_mm)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from navnode import geometry as g
 from navnode.config import Config
 from navnode.loop.clocks import Clocks
 from navnode.loop.poses import Missing
@@ -37,6 +38,8 @@ _SILENT_PERIODS, _SILENT_LEAST_NS = 5, 300_000_000
 _LEAST_KNOWN = 4
 _LONGEST_EXPOSURE_NS = 100_000_000
 """Slower series are pulsed: an exposure is never longer, whatever the time between two."""
+_DELAYS = range(-5, 61, 5)
+"""Differences in delay between images and poses, in steps of 10 ms, that are not told apart while nothing moves."""
 _ANATOMY_MM = 60.0 * np.array([[0.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
 """Points around the isocentre, in the C-arm's frame."""
 
@@ -47,7 +50,7 @@ class Frames:
     def __init__(self, config: Config) -> None:
         self.carm = config.carm.geometry
         self._isocentre_mm = config.carm.source_to_isocentre_mm
-        self._image_lag_ns = round(config.calibration.image_lag_ms * 1e6)
+        self.image_lag_ns = round(config.calibration.image_lag_ms * 1e6)
         self.pending: Frame | None = None
         """The newest frame, until it is registered or refused."""
         self.in_flight = False
@@ -131,7 +134,19 @@ class Frames:
 
     def exposed_ns(self, frame: Frame, clocks: Clocks) -> int:
         """When a frame was exposed, by the tracker's clock."""
-        return clocks.in_tracker_time_ns(frame.timestamp_ns) - self._image_lag_ns
+        return clocks.in_tracker_time_ns(frame.timestamp_ns) - self.image_lag_ns
+
+    def unpaired(self, frame: Frame, patient_from_carm: Matrix, tools: Tools, clocks: Clocks) -> str:
+        """Why a frame cannot be used although its pose was found: that of another time may be its own; or ''."""
+        if not (reason := clocks.unrelated()):
+            return ""
+        times_ns = frame.timestamp_ns - self.image_lag_ns + np.rint(clocks.possible_shifts_ns(_DELAYS)).astype(np.int64)
+        poses = tools.patient_from_carm_at(times_ns[times_ns <= tools.carm_newest_ns])
+        points_mm = np.array([0.0, 0.0, self._isocentre_mm]) + _ANATOMY_MM
+        there_mm = points_mm @ np.swapaxes(poses[:, :3, :3], 1, 2) + poses[:, None, :3, 3]
+        moved_mm = np.linalg.norm(there_mm - g.transform(patient_from_carm, points_mm), axis=-1)
+        known = len(poses) > len(_DELAYS) // 2 and bool(np.isfinite(moved_mm).all())
+        return "" if known and moved_mm.max() <= self._motion_mm else reason
 
     def stale(self, frame: Frame, clocks: Clocks) -> bool:
         """Whether a frame is too old to show where anything is now."""

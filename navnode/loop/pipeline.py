@@ -12,7 +12,6 @@ from navnode.loop.clocks import Clocks
 from navnode.loop.frames import Frames
 from navnode.loop.status import NodeStatus
 from navnode.loop.tools import PoseOutcome, Tools
-from navnode.loop.topics import CLOCKS_APART_NS
 from navnode.loop.volume import Volumes
 from navnode.registration.patient import Loss, PatientRegistration
 from navnode.types import (
@@ -23,6 +22,7 @@ from navnode.types import (
     Operation,
     OperatorCommand,
     Output,
+    RegisteredFrame,
     RegistrationDone,
     Rejected,
     SourceState,
@@ -46,6 +46,9 @@ _DONE = {
     Operation.CONFIRM_TOOL: "{tool} is confirmed",
 }
 
+_PAIRED_EVERY = 3
+"""X-rays after which it is tried again how their clock and the tracker's are related."""
+
 
 class Pipeline:
     """The node's state, and how every message changes it; without a CT, the first X-rays make a volume."""
@@ -55,6 +58,7 @@ class Pipeline:
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
         self.patient = PatientRegistration(config.registration, config.carm)
+        self._unpaired = 0
 
     def step(self, message: Input) -> list[Output]:
         """Handle one message; returns the outputs."""
@@ -84,6 +88,9 @@ class Pipeline:
             case Tick():
                 outputs = self._on_tick()
         self.status.count(outputs, self.clocks.now_ns)
+        for output in outputs:
+            if isinstance(output, RegisteredFrame) and not output.validity.usable:
+                self.patient.refused(output.validity.reason)
         if isinstance(message, Tick) and self.status.due(self.clocks.now_ns):
             outputs += [*self.volume.ask(self.clocks.now_ns), self.state()]
         return outputs
@@ -120,7 +127,8 @@ class Pipeline:
             return self.frames.refuse(frame, blurred, self.clocks)
         if self.volume.current is not None:
             return [self.frames.request(frame, placed, self.patient, self.volume, self.epoch)]
-        if reason := blank_reason(frame.counts):
+        unpaired = self.frames.unpaired(frame, placed, self.tools, self.clocks)
+        if reason := unpaired or blank_reason(frame.counts):
             return self.frames.refuse(frame, reason, self.clocks)
         requests = self.volume.offer(frame, placed, self.clocks.now_ns)  # the first volume's frame is the patient's
         self.patient.doubt(self.volume.progress)
@@ -132,24 +140,46 @@ class Pipeline:
         if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):  # replaced, or poses do not hold
             self.frames.dropped["xray"] += 1
             return self._start()
-        verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
+        if registration.validity.usable and not request.sparse_volume:
+            self.clocks.pairing.add(request.frame.timestamp_ns, registration)
+        if unpaired := self.frames.unpaired(request.frame, request.patient_from_carm, self.tools, self.clocks):
+            verdict, loss = invalid(unpaired), Loss.NONE
+        else:
+            verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
         self._reset_registration(loss)
         if loss is not Loss.NONE:
             self.clocks.reconsider()
+        if (shown := self._pair_anew()) and verdict.usable:
+            verdict = invalid(shown)
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
         outputs = self.frames.show(request.frame, registration, verdict, self.clocks)
-        outputs += [self.patient.pose(self._patient_ns(request.frame), self.clocks.now_ns)]
+        outputs += [self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)]
         if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
             fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
 
-    def _patient_ns(self, frame: Frame) -> int:
-        """The time of what a frame shows of the patient, by the tracker's clock, as all that is said of the patient."""
-        apart_ns = self.clocks.in_tracker_time_ns(frame.timestamp_ns) - frame.timestamp_ns
-        agree = abs(apart_ns) < CLOCKS_APART_NS
-        return frame.timestamp_ns if agree else self.tools.patient_newest_ns or frame.timestamp_ns
+    def _pair_anew(self) -> str:
+        """Pair X-rays with poses by what they show of the clocks, if they contradict tracking and agree on that.
+
+        Returns:
+            What they show, or ''.
+        """
+        self._unpaired += 1
+        if self._unpaired % _PAIRED_EVERY or (self.clocks.related and not self.patient.doubted):
+            return ""
+        lag_ns, related = self.frames.image_lag_ns, self.clocks.related
+        possible_ns, present_ns = self.clocks.possible_shifts_ns() - lag_ns, self.clocks.shift_ns - lag_ns
+        shift = self.clocks.pairing.shift(present_ns, possible_ns, self.tools.patient_from_carm_at)
+        if shift is None or (related and shift.ns == present_ns):
+            return ""
+        told = self.clocks.pair(shift.ns + lag_ns)
+        self.status.notice(told)
+        if not related:
+            return ""  # what moved was not used, so nothing is wrong
+        self._reset_registration(self.patient.restart(told, shift.volume_from_patient))
+        return told
 
     def _on_volume(self, ready: VolumeReady | SurfaceReady) -> list[Output]:
         first = self.volume.current is None

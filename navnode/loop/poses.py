@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.loop.topics import POSE_GAP_NS, bound_of, max_age_ns
@@ -25,6 +26,11 @@ it moved while it was hidden."""
 
 _STALE_NS = max_age_ns("pose")
 _STALE_PERIODS, _STALE_LEAST_NS = 7, 60_000_000
+_SLOW_PERIODS, _SLOWEST_NS = 1.5, 270_000_000
+"""Trackers that send poses at the rate of images are slow (PLUS): a gap of less than so many of their periods hides
+nothing, down to the latter period."""
+_FEW = 5
+"""Samples of a run from which its period is known."""
 _CAPACITY = bound_of("pose")
 
 
@@ -74,9 +80,22 @@ class PoseRing:
 
     @property
     def stale_ns(self) -> int:
-        """A marker without a pose for this long is hidden: a few of its periods, at most the topic's maximum age."""
+        """A marker without a pose for this long is hidden: a few of its periods, at most the topic's maximum age;
+        one and a half of long ones."""
+        if slow_ns := self._slow_ns:
+            return max(_STALE_NS, slow_ns)
         period_ns = self.period_ns
         return min(_STALE_NS, max(_STALE_PERIODS * period_ns, _STALE_LEAST_NS)) if period_ns else _STALE_NS
+
+    @property
+    def _slow_ns(self) -> int:
+        """If samples come so slowly that nothing is interpolated between them: the least gap in which one is missing;
+        otherwise 0."""
+        recent = self._times_ns[-_FEW:]
+        if len(recent) < _FEW:
+            return 0
+        period_ns = sorted(b - a for a, b in pairwise(recent))[_FEW // 2]
+        return round(_SLOW_PERIODS * period_ns) if 0.8 * POSE_GAP_NS < period_ns <= _SLOWEST_NS else 0
 
     def frozen(self, tracker_from_marker: Matrix, after: int) -> bool:
         """Whether the tracker repeats an old measurement under new time stamps: noise makes measurements differ.
@@ -92,7 +111,7 @@ class PoseRing:
         """Add a sample; False: it is not newer than the newest one."""
         if timestamp_ns <= self.newest_ns:
             return False
-        if timestamp_ns - self.newest_ns > POSE_GAP_NS:
+        if timestamp_ns - self.newest_ns > max(POSE_GAP_NS, self._slow_ns):
             self._broken = True
         if not self._broken and _jumped(self._poses[-1], tracker_from_marker, timestamp_ns - self.newest_ns):
             self._broken = True
@@ -104,6 +123,11 @@ class PoseRing:
         if len(self._times_ns) > 2 * _CAPACITY:
             del self._times_ns[:_CAPACITY], self._poses[:_CAPACITY], self._place_in_run[:_CAPACITY]
         return True
+
+    def before(self, timestamp_ns: int) -> int:
+        """Time of the last sample before a time; 0: there is none."""
+        after = bisect_left(self._times_ns, timestamp_ns)
+        return self._times_ns[after - 1] if after else 0
 
     def lost(self) -> None:
         """The marker was hidden, or its pose unusable: nothing is interpolated across this."""
@@ -124,15 +148,40 @@ class PoseRing:
         if after == 0 and not exact:
             return Missing(f"{self.name} was not seen then", not_yet=False)
         earlier = after if exact else after - 1
-        if not exact and self._place_in_run[after] == 1:
-            hidden_ms = (self._times_ns[after] - self._times_ns[earlier]) / 1e6
-            return Missing(f"{self.name} was not seen for {hidden_ms:.0f} ms", not_yet=False)
+        gap_ns = self._times_ns[after] - self._times_ns[earlier]
+        if not exact and self._slow_ns and POSE_GAP_NS < gap_ns <= max(POSE_GAP_NS, self._slow_ns):
+            told = f"poses of {self.name} come every {gap_ns / 1e6:.0f} ms: too far apart to interpolate, and none has"
+            return Missing(f"{told} the time stamp of the X-ray", not_yet=False)
+        if not exact and (self._place_in_run[after] == 1 or gap_ns > POSE_GAP_NS):
+            return Missing(f"{self.name} was not seen for {gap_ns / 1e6:.0f} ms", not_yet=False)
         if self._place_in_run[earlier] < SETTLE_SAMPLES:
             return Missing(f"{self.name} was not seen until just now", not_yet=False)
         if exact:
             return self._poses[after]
         fraction = (timestamp_ns - self._times_ns[earlier]) / (self._times_ns[after] - self._times_ns[earlier])
         return g.interpolate(self._poses[earlier], self._poses[after], fraction)
+
+    def many(self, timestamps_ns: npt.NDArray[np.int64]) -> Matrix:
+        """:meth:`at` for many times (M,) at once, (M, 4, 4), nearly rigid; NaN where it is missing.
+
+        Samples are taken to be so close that matrices can be interpolated.
+        """
+        if len(self._times_ns) < SETTLE_SAMPLES:
+            return np.full((len(timestamps_ns), 4, 4), np.nan)
+        times_ns, place = np.array(self._times_ns, np.int64), np.array(self._place_in_run)
+        after = np.searchsorted(times_ns, timestamps_ns)
+        right = np.minimum(after, len(times_ns) - 1)
+        exact = times_ns[right] == timestamps_ns
+        left = np.where(exact, right, np.maximum(right - 1, 0))
+        known = (after < len(times_ns)) & (exact | (after > 0)) & (exact | (place[right] > 1))
+        known &= (place[left] >= SETTLE_SAMPLES) & (times_ns[right] - times_ns[left] <= POSE_GAP_NS)
+        used = np.unique(np.concatenate([left, right]))
+        poses = np.full((len(times_ns), 4, 4), np.nan)
+        poses[used] = np.array([self._poses[index] for index in used])
+        between_ns = np.maximum(times_ns[right] - times_ns[left], 1)
+        fraction = np.where(exact, 0.0, (timestamps_ns - times_ns[left]) / between_ns)[:, None, None]
+        there = poses[left] + fraction * (poses[right] - poses[left])
+        return np.where(known[:, None, None], there, np.nan)
 
 
 def _jumped(before: Matrix, after: Matrix, elapsed_ns: int) -> bool:

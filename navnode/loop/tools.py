@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import numpy as np
+import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.clock import Stamp
@@ -14,6 +15,7 @@ from navnode.config import Config, matrix
 from navnode.loop.clocks import Clocks
 from navnode.loop.continuity import Continuity
 from navnode.loop.identity import Identities
+from navnode.loop.pairing import inverses
 from navnode.loop.poses import Missing, PoseRing
 from navnode.loop.topics import PATIENT_HIDDEN_NS, TOOL_WAITS_NS, max_age_ns
 from navnode.registration.patient import PatientRegistration
@@ -171,21 +173,36 @@ class Tools:
             return tracker_from_patient
         return g.inverse(tracker_from_patient) @ tracker_from_marker @ g.inverse(self._carm_from_marker)
 
+    def patient_from_carm_at(self, timestamps_ns: npt.NDArray[np.int64]) -> Matrix:
+        """patient_from_carm at many times (M,) at once, (M, 4, 4), nearly rigid; NaN where it is unknown."""
+        carm, patient = (self.rings[name].many(timestamps_ns) for name in (self._devices.carm, self._devices.patient))
+        return inverses(patient) @ carm @ g.inverse(self._carm_from_marker)
+
     def moved_mm(self, timestamp_ns: int, exposure_ns: int, points_mm: Matrix, clocks: Clocks) -> float:
         """How far the C-arm moved relative to the anatomy in an exposure that ended at a time; 0: unknown.
 
         Args:
             points_mm: (N, 3), points of the anatomy in the C-arm's frame.
         """
-        before = self.patient_from_carm(timestamp_ns - exposure_ns, clocks)
+        share, before = 1.0, self.patient_from_carm(timestamp_ns - exposure_ns, clocks)
         after = self.patient_from_carm(timestamp_ns, clocks)
+        if isinstance(before, Missing):  # poses as far apart as images: what part of the way lies in the exposure
+            earlier_ns = self.rings[self._devices.carm].before(timestamp_ns)
+            share = min(1.0, exposure_ns / max(timestamp_ns - earlier_ns, 1))
+            before = self.patient_from_carm(earlier_ns, clocks)
         if isinstance(before, Missing) or isinstance(after, Missing):
             return 0.0
-        return float(np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1).max())
+        way_mm = np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1)
+        return share * float(way_mm.max())
 
     def patient_seen(self, clocks: Clocks) -> bool:
         """Whether the patient's marker was seen recently."""
         return clocks.now_ns - self._received_ns[self._devices.patient] < PATIENT_HIDDEN_NS
+
+    @property
+    def carm_newest_ns(self) -> int:
+        """Time until which the poses of C-arm and patient are both known; 0: there are none."""
+        return min(self.rings[name].newest_ns for name in (self._devices.carm, self._devices.patient))
 
     @property
     def patient_newest_ns(self) -> int:

@@ -95,6 +95,8 @@ class Consoles:
             case ToolPose():
                 return self._tool(output)
             case PatientPose():
+                if (overtaken := self._overtaken(self._names.patient, output.validity)) is not None:
+                    output = PatientPose(None, overtaken, ())
                 return [self._transform(self._names.patient, output.volume_from_patient, output.validity)]
             case CArmPose():
                 if (overtaken := self._overtaken(self._names.carm, output.validity)) is not None:
@@ -236,8 +238,7 @@ class Consoles:
     def _stamp(self, device: str, source_ns: int, *, trusted: bool = True) -> int:
         """A message's time by its source's clock: that of the measurement, or now if something is withdrawn.
 
-        It does not step back, unless that clock was set back by more than a second. Where the marker is on the patient
-        is no measurement of one moment: it carries the last stamp until a later one comes.
+        It does not step back, unless that clock was set back by more than a second.
 
         Args:
             source_ns: time of the measurement; 0: there is none.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode.registration.appearance import POSE_SCALE, Appearance
-from navnode.types import Matrix
+from navnode.types import CArm, FloatArray, Matrix
 
-__all__ = ["Fit", "Inspection", "MODEL_ERROR", "NOISE_FLOOR"]
+__all__ = ["Expected", "Fit", "Inspection", "MODEL_ERROR", "NOISE_FLOOR"]
 
 _CONVERGED_MM = 0.15
 """A fit whose last step is larger has not converged."""
@@ -87,3 +87,15 @@ class Inspection:
     """Correlation of the edges in image and model, corrected for counting noise, -1..1."""
     unexplained: float
     """Share of the image behind the volume that is far from the model: tools, and anything foreign to this patient."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Detail that a pose lets expect, and how it changes with pose and smear; kept for the next frames."""
+
+    volume_from_carm: Matrix
+    carm: CArm
+    basis: FloatArray
+    """(9, H, W): gain, hardening; shifts, scale, roll; second derivatives xx + yy, xx - yy, xy."""
+    inside: FloatArray
+    """(H, W)"""

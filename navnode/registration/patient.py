@@ -51,6 +51,8 @@ first sign of a quick slide; without a fault chance reaches it once in 20 000 fr
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
 
+_NONE_YET = "no X-ray registered yet"
+
 
 class Loss(Enum):
     """What the last frame cost."""
@@ -80,7 +82,7 @@ class PatientRegistration:
         self._recent: deque[Status] = deque(maxlen=_RECENT)
         self._sliding = Sliding()
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
-        self._why_not = "no X-ray registered yet"
+        self._why_not = _NONE_YET
         self._tracked = True
         self._accepted = False
         self._sparse = False
@@ -106,6 +108,11 @@ class PatientRegistration:
     def confirmed(self) -> bool:
         """Whether enough frames, or the operator, confirmed the candidate."""
         return self.filter is not None and (self._accepted or self._good >= self._settings.confirm_frames)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether X-rays have not confirmed the registration, or contradict it."""
+        return not self.confirmed or self._bad > 0 or self._unsure_frames > 0
 
     def begin_with_tracking(self, rotation_center_mm: Matrix) -> None:
         """Without a CT the volume is made in the patient's frame, so tracking alone locates it.
@@ -208,6 +215,12 @@ class PatientRegistration:
         self._last_confirmed = None
         return self._lose("the operator rejected the registration")
 
+    def restart(self, reason: str, volume_from_patient: Matrix) -> Loss:
+        """X-rays were paired with wrong poses: begin again near a pose, 4x4, that explains them."""
+        loss = self._lose(reason)
+        self._last_confirmed = volume_from_patient
+        return loss
+
     def accept(self) -> str:
         """The operator accepts the candidate, which stays DEGRADED until frames confirm it.
 
@@ -220,6 +233,11 @@ class PatientRegistration:
             self._accepted = True
             self.unsure("accepted by the operator, not confirmed by X-rays yet")
         return ""
+
+    def refused(self, reason: str) -> None:
+        """An X-ray could not be used: why none was registered yet."""
+        if self._why_not.startswith(_NONE_YET):
+            self._why_not = f"{_NONE_YET}: {reason}"
 
     def watch(self, *, tracked: bool) -> None:
         """Note whether the tracker sees the patient's marker now."""
@@ -234,8 +252,15 @@ class PatientRegistration:
         return Validity(status, reason, self._last_source_ns, age_ns)
 
     def pose(self, timestamp_ns: int, now_ns: int) -> PatientPose:
-        """Report volume_from_patient at a time: the pose, or the reason it is missing."""
+        """Report volume_from_patient: the pose, or the reason it is missing.
+
+        Args:
+            timestamp_ns: of the marker's newest pose, by the tracker's clock, which alone stamps what is said of the
+                patient; 0: there is none since that clock was set.
+        """
         validity = self.validity(now_ns)
+        if validity.usable and not timestamp_ns:
+            validity = invalid("the patient's marker is not seen yet")
         self.reported = validity.status
         if self.filter is None or not validity.usable:
             return PatientPose(None, Validity(validity.status, validity.reason, timestamp_ns), ())

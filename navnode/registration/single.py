@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from navnode.registration.fit import Fit, Inspection
 from navnode.registration.joint import JointView, fit_jointly
 from navnode.registration.quality import INVERTED, Doubt, assess, assess_sparse, doubt, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
+from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
@@ -115,7 +117,17 @@ def register_counts(
     ):
         reason = "mirrored or turned, the image fits better: is the detector read out the right way round?"
         verdict = (Status.INVALID, reason)
-    return _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
+    if verdict[0] is Status.INVALID:
+        return _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
+    smear = smeared(registration, image, best.fit, pivot_mm)
+    if smear.mm > MAX_SMEAR_MM:
+        reason = f"the image is smeared over {smear.mm:.0f} mm: something moved during the exposure"
+        smeared_result = _result(best.fit, (Status.INVALID, reason), pivot_mm, timestamp_ns, started)
+        return replace(smeared_result, informative=False)
+    result = _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
+    if smear.mm > SEEN_SMEAR_MM:
+        result.covariance[3:5, 3:5] += smear.covariance_mm2
+    return result
 
 
 def register_jointly(

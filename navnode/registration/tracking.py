@@ -17,7 +17,7 @@ from navnode.errors import ComputeError
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened
 from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Observed, XrayImage, fitted
-from navnode.registration.fit import Fit, Inspection
+from navnode.registration.fit import Expected, Fit, Inspection
 from navnode.types import CArm, FloatArray, Matrix, Volume
 
 __all__ = [
@@ -104,6 +104,10 @@ class ImageRegistration:
         self._before: Appearance | None = None
         self.inspected: tuple[Inspection, int] | None = None
         """The last inspection of a tracked frame, and the number of frames that reused it."""
+        self.expected: Expected | None = None
+        """Detail of the last pose at which smear was measured."""
+        self.placed: Matrix | None = None
+        """volume_from_carm of the last image whose smear was measured."""
 
     def track(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
         """Fit from a start within a millimetre or two; None if the result is poor."""

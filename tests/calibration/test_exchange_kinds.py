@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -149,6 +150,18 @@ def test_a_transform_cut_anywhere_is_never_another_one(tmp_path):
             exchange.read(path)
     path.write_bytes(whole)
     assert np.array_equal(next(iter(exchange.read(path).transforms.values())), wanted)
+
+
+@pytest.mark.parametrize("numbers", [2 << 20, 1 << 32, 1 << 62])
+def test_a_small_hdf5_file_that_states_gigabytes_is_refused_before_hdf5_opens_it(tmp_path, numbers):
+    path = tmp_path / "bomb.h5"
+    sitk.WriteTransform(sitk.AffineTransform(3), str(path))
+    twelve = b"\x02\x01\x01\x01" + struct.pack("<Q", 12)
+    content = path.read_bytes()
+    assert twelve in content
+    path.write_bytes(content.replace(twelve, twelve[:4] + struct.pack("<Q", numbers)))
+    with pytest.raises(ConfigError, match=r"bomb.*states more numbers"):
+        exchange.read(path)
 
 
 @pytest.mark.parametrize("ending", ["tfm", "h5"])

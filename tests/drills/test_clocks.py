@@ -5,11 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from navnode import geometry as g
 from navnode.clock import Lateness, Stamp
 from navnode.loop.clocks import Clocks
 from navnode.simulation.scenario import CARM_DEVICE
-from navnode.types import CArmPose, Frame, RegisteredFrame, SourceState, Status, Tick, ToolPose, TrackedPose
-from tests.loop.theatre import SCENARIO, SOURCE, T0, Theatre, of
+from navnode.types import (
+    CArmPose,
+    Frame,
+    PatientPose,
+    RegisteredFrame,
+    SourceState,
+    Status,
+    Tick,
+    ToolPose,
+    TrackedPose,
+)
+from tests.loop.theatre import NOISE, SCENARIO, SOURCE, T0, Theatre, of
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -166,3 +177,69 @@ def test_images_that_travel_longer_after_connecting_again_are_not_placed_by_a_cl
     assert max(true_tip_error_mm(pose, 0) for pose in usable) < 2.0
     frames = of(RegisteredFrame, theatre.run(8.0))
     assert {frame.validity.status for frame in frames} == {Status.VALID}
+
+
+APART_S = [0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 60.0, 3600.0]
+
+
+def errors_mm(outputs):
+    """At the anatomy and at the drill's tip, of all that is VALID."""
+    at_mm = np.append(SCENARIO.isocentre_mm, 1.0)
+    patient_from_volume = np.linalg.inv(SCENARIO.volume_from_patient)
+    patients = [pose for pose in of(PatientPose, outputs) if pose.validity.status is Status.VALID]
+    tools = [pose for pose in of(ToolPose, outputs) if pose.validity.status is Status.VALID]
+    offs_mm = [(pose.volume_from_patient @ patient_from_volume @ at_mm - at_mm)[:3] for pose in patients]
+    return [np.linalg.norm(off_mm) for off_mm in offs_mm] + [true_tip_error_mm(pose, 0) for pose in tools]
+
+
+@pytest.mark.parametrize("delay_ms", [0, 40, 150])
+@pytest.mark.parametrize("apart_s", [sign * apart_s for apart_s in APART_S for sign in (-1, 1)])
+def test_clocks_that_are_apart_from_the_start_are_related_by_what_xrays_show(apart_s, delay_ms):
+    theatre = Theatre()
+    theatre.xray_clock_ns, theatre.xray_delay_ns = round(apart_s * S), delay_ms * MS
+    theatre.run(20.0)
+    assert max(errors_mm(theatre.outputs)) < 1.0
+    assert abs(theatre.pipeline.clocks.shift_ns / S + apart_s) < 0.002
+    (told,) = theatre.pipeline.state().notices
+    assert f"{abs(apart_s):.2f} s {'ahead of' if apart_s > 0 else 'behind'} the tracker" in told
+    again = theatre.run(16.0)
+    wrong = [frame.validity for frame in of(RegisteredFrame, again) if frame.validity.status is not Status.VALID]
+    assert not wrong and max(errors_mm(again)) < 1.0, wrong[0]
+
+
+def test_before_anything_moves_clocks_that_are_apart_do_not_matter(monkeypatch):
+    """And while nobody knows by how much, X-rays of a move place nothing, and say why."""
+    monkeypatch.setattr(Clocks, "pair", lambda clocks, shift_ns: "")
+    theatre = Theatre()
+    theatre.xray_clock_ns, theatre.xray_delay_ns = 60 * S, 40 * MS
+    theatre.run(1.9)
+    assert any(frame.validity.usable for frame in of(RegisteredFrame, theatre.outputs))
+    of_move = [frame.validity for frame in of(RegisteredFrame, theatre.run(2.0))[3:]]
+    assert {validity.status for validity in of_move} == {Status.INVALID}
+    assert all("clocks are 60.0 s apart" in validity.reason for validity in of_move)
+    at_rest = errors_mm(theatre.run(30.0))
+    assert at_rest and max(at_rest) < 2.0
+
+
+@pytest.mark.parametrize("whose", ["tracker", "images"])
+def test_a_noisy_tracker_takes_no_longer(whose):
+    theatre = Theatre()
+    theatre.noise = NOISE * 10
+    theatre.xray_delay_ns = 40 * MS
+    theatre.xray_clock_ns = 300 * MS if whose == "images" else 0
+    theatre.tracker_clock_ns = 300 * MS if whose == "tracker" else 0
+    theatre.run(20.0)
+    assert abs(theatre.pipeline.clocks.shift_ns / S + (0.3 if whose == "images" else -0.3)) < 0.01
+
+
+@pytest.mark.parametrize("slid_mm", [4.0, 8.0, 15.0])
+def test_a_marker_that_moved_is_not_taken_for_a_clock(slid_mm):
+    theatre = Theatre()
+    theatre.xray_delay_ns = 40 * MS
+    theatre.run(6.0)
+    step = g.rigid(None, (0.006 * slid_mm, 0.0, 0.008 * slid_mm))
+    for _ in range(100):
+        theatre.moved_patient_marker = theatre.moved_patient_marker @ step
+        theatre.run(0.02)
+    theatre.run(20.0)
+    assert theatre.pipeline.clocks.shift_ns == 0.0

@@ -1,7 +1,10 @@
 """A series that other programs read where it was, and that says what it is."""
 
+import contextlib
+import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import SimpleITK as sitk
 
 from navnode.errors import ConfigError
 from navnode.files.dicom import write_series
+from navnode.files.dicom_read import open_dataset
 from navnode.files.volumes import read_volume
 from navnode.projector.grids import centered_grid
 from navnode.types import Volume
@@ -39,6 +43,7 @@ _AS_BEFORE = """
 import locale, sys
 from pathlib import Path
 from navnode.files.dicom import write_series
+from navnode.files.dicom_read import open_dataset
 from navnode.files.volumes import read_volume
 from tests.files.test_dicom import _volume
 locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
@@ -82,3 +87,29 @@ def test_a_series_does_not_mix_with_other_files(tmp_path):
     (tmp_path / "something").touch()
     with pytest.raises(ConfigError, match="an empty folder"):
         write_series(_volume(), tmp_path, how="")
+
+
+def _element(group: int, element: int, kind: bytes, stated: int, content: bytes) -> bytes:
+    """One of the kinds with long lengths, explicit and little-endian."""
+    return struct.pack("<HH2sHI", group, element, kind, 0, stated) + content
+
+
+@pytest.mark.parametrize("kind", [b"OB", b"UT", b"UN"])
+@pytest.mark.parametrize("tags", [None, ["Rows"]])
+def test_an_element_that_states_gigabytes_takes_no_memory(tmp_path, kind, tags):
+    path = tmp_path / "long.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + _element(8, 0x11, kind, 0xFFFF_FF00, bytes(200)))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ConfigError):
+            open_dataset(path, tags)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_values_that_become_objects_are_bounded_before_they_do(tmp_path):
+    path = tmp_path / "many.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + _element(8, 0x119, b"UC", 8 << 20, b"1\\" * (4 << 20)))
+    with pytest.raises(ConfigError, match=r"8 MiB of values"):
+        open_dataset(path)

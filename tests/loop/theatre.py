@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -78,6 +79,10 @@ class Theatre:
         self.hidden: set[str] = set()
         self.xray = True
         self.xray_clock_ns = self.tracker_clock_ns = 0
+        self.xray_delay_ns = 0
+        self.poses_every, self.poses_after, self.frames_every = 1, 0, 10
+        """Hundredths of a second."""
+        self._sent: deque[Frame] = deque()
         self.exposure_ns: int | None = 5_000_000
         self.moved_patient_marker = np.eye(4)
         self._frames = self._images = 0
@@ -122,16 +127,18 @@ class Theatre:
             self.time_s = round(self.time_s + 0.01, 6)
             stamp = self.now_ns
             for device in (PATIENT_DEVICE, CARM_DEVICE, "DrillToTracker"):
-                if device not in self.hidden:
+                if device not in self.hidden and (round(self.time_s * 100) - self.poses_after) % self.poses_every == 0:
                     pose = SCENARIO.tracker_from_marker(device, self.time_s)
                     if device == PATIENT_DEVICE:
                         pose = pose @ self.moved_patient_marker
                     pose = self.measured(pose)
                     self.feed(TrackedPose(device, pose, stamp + self.tracker_clock_ns, stamp))
-            if self.xray and round(self.time_s * 100) % 10 == 0:
+            if self.xray and round(self.time_s * 100) % self.frames_every == 0:
                 self._frames += 1
-                frame = Frame(self.image(), stamp + self.xray_clock_ns, stamp, self._frames)
-                self.feed(dataclasses.replace(frame, exposure_ns=self.exposure_ns))
+                frame = Frame(self.image(), stamp + self.xray_clock_ns, stamp + self.xray_delay_ns, self._frames)
+                self._sent.append(dataclasses.replace(frame, exposure_ns=self.exposure_ns))
+            while self._sent and self._sent[0].received_ns <= stamp:
+                self.feed(self._sent.popleft())
             if round(self.time_s * 100) % 2 == 0:
                 self.feed(Tick(stamp))
         return self.outputs[before:]

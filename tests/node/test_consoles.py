@@ -183,7 +183,7 @@ def test_nothing_carries_a_stamp_of_something_else():
     def messages(at_ns: int) -> list[Message]:
         valid, taken = Validity(Status.VALID, "", at_ns), Frame(np.zeros((256, 256), np.uint16), at_ns, 1)
         shown = RegisteredFrame(taken, carm_of_size(256), AT, valid, 0.1, 0.9, None, 1)
-        outputs = (ToolPose("Drill", AT, valid, 1), CArmPose(AT, valid), shown)
+        outputs = (ToolPose("Drill", AT, valid, 1), CArmPose(AT, valid), PatientPose(AT, valid, ()), shown)
         return [message for output in outputs for message in consoles(output)]
 
     last_ns = dict[str, int]()

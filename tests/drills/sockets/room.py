@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import selectors
 import socket
 import threading
@@ -117,6 +118,7 @@ class Room:
         self._clients: dict[socket.socket, bytearray] = {}
         self.accepted = 0
         self._kick = False
+        self._raw = itertools.count(1)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -141,6 +143,10 @@ class Room:
     def bump_along(self, mm: float) -> None:
         """A little, and always the same way."""
         self.volume_from_patient = self.volume_from_patient @ rigid(None, mm * np.array([0.6, 0.0, 0.8]))
+
+    def send_raw(self, told: bytes) -> None:
+        """Send bytes, whatever they are, in between."""
+        self.after(1, lambda: heapq.heappush(self._due, (self.now_ns(), -next(self._raw), told)))
 
     def after(self, samples: int, act: Callable[[], None]) -> None:
         """Do something just before the tracker's so manieth sample from now."""

@@ -1,0 +1,129 @@
+"""Images that something smeared while they were exposed, although no tracker saw it move."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.registration import register_counts
+from navnode.registration.appearance import XrayImage
+from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
+from navnode.simulation.scenario import DETECTOR_MM, carm_of_size
+from navnode.types import Effort, Status
+from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
+from tests.registration.cases import CARM, PIVOT_MM, TIMES, Case, away
+
+RENDERED_PX = 256
+DIRECTIONS = (0.0, 45.0, 90.0, 120.0)
+
+
+def moved(case: Case, t_s: float, length_px: float, angle_deg: float, noise: int = 0) -> np.ndarray:
+    """An X-ray over which the anatomy, tool included, moved by pixels of its 512: light adds up, then noise comes."""
+    at, carm = case.scenario.volume_from_carm(t_s), carm_of_size(RENDERED_PX)
+    line = case._projector.render(carm, at)
+    line += METAL_PER_MM * cylinder_chords_mm(carm, g.inverse(at) @ case.scenario.volume_from_tool(t_s), 2.5, 160.0)
+    light, angle, steps = np.exp(-line), np.deg2rad(angle_deg), 33
+    summed = np.zeros_like(light)
+    for along in np.linspace(-0.5, 0.5, steps) * length_px * RENDERED_PX / CARM.width_px:
+        shift = np.array([[1, 0, along * np.cos(angle)], [0, 1, along * np.sin(angle)]])
+        summed += cv2.warpAffine(light, shift, light.shape[::-1], borderMode=cv2.BORDER_REPLICATE) / steps
+    return XrayChain().expose(-np.log(summed), CARM, 1.0, np.random.default_rng(noise))
+
+
+def smear_of(case: Case, counts: np.ndarray, t_s: float):
+    fit = SimpleNamespace(volume_from_carm=case.scenario.volume_from_carm(t_s))
+    return smeared(case.registration, XrayImage(counts, CARM), fit, PIVOT_MM)
+
+
+@pytest.mark.parametrize("t_s", TIMES)
+def test_sharp_images_are_not_refused(torso, t_s):
+    for noise in range(3):
+        counts = moved(torso, t_s, 0.0, 0.0, noise)
+        assert smear_of(torso, counts, t_s).mm < SEEN_SMEAR_MM
+        start = away(torso, t_s, 0.8, 0.3, noise)
+        found = register_counts(torso.registration, counts, CARM, start, PIVOT_MM, Effort.TRACK)
+        assert found.validity.usable, found.validity.reason
+
+
+@pytest.mark.parametrize("length_px", [2, 4, 8, 16])
+@pytest.mark.parametrize("angle_deg", DIRECTIONS)
+def test_smear_is_measured_along_its_direction(torso, length_px, angle_deg):
+    true_mm = length_px * DETECTOR_MM / CARM.width_px * PIVOT_MM / CARM.source_to_detector_mm
+    measured = [smear_of(torso, moved(torso, t_s, length_px, angle_deg), t_s) for t_s in TIMES]
+    lengths_mm = [smear.mm for smear in measured]
+    off_deg = [np.rad2deg(np.arctan2(smear.along[1], smear.along[0])) - angle_deg for smear in measured]
+    print(length_px, angle_deg, f"{true_mm:.1f} mm:", np.round(lengths_mm, 1), np.round(off_deg))
+    if length_px <= 4:
+        assert max(lengths_mm) < MAX_SMEAR_MM, "too little to be told from none"
+        return
+    assert abs(np.median(lengths_mm) - true_mm) < 1.3
+    if length_px == 16:
+        assert min(lengths_mm) > MAX_SMEAR_MM
+        assert all(abs((off + 90) % 180 - 90) < 15 for off in off_deg)
+
+
+@pytest.mark.parametrize("effort", [Effort.TRACK, Effort.REFINE])
+@pytest.mark.parametrize("angle_deg", DIRECTIONS)
+def test_an_image_of_something_that_moved_is_not_valid(torso, effort, angle_deg):
+    for k, t_s in enumerate(TIMES):
+        counts, start = moved(torso, t_s, 16, angle_deg), away(torso, t_s, 0.8, 0.3, k)
+        found = register_counts(torso.registration, counts, CARM, start, PIVOT_MM, effort)
+        assert found.validity.status is not Status.VALID, t_s
+        if "smeared" in found.validity.reason:
+            assert not found.informative, "it says nothing about the pose"
+
+
+def test_a_smear_that_may_be_none_is_counted_in_sigma(torso):
+    sharper, larger = 0, 0
+    for k, t_s in enumerate(TIMES):
+        start = away(torso, t_s, 0.8, 0.3, k)
+        for length_px in (0, 9):
+            counts = moved(torso, t_s, length_px, 0.0)
+            found = register_counts(torso.registration, counts, CARM, start, PIVOT_MM, Effort.REFINE)
+            if found.validity.usable:
+                sharper += length_px == 0 and found.sigma[3] < 0.3
+                larger += length_px > 0 and found.sigma[3] > SEEN_SMEAR_MM / np.sqrt(12)
+    assert sharper == len(TIMES) and larger > 0
+
+
+def turned(case: Case, t_s: float, deg: float, axis: int, noise: int) -> np.ndarray:
+    """An X-ray over which the C-arm turned about the anatomy; the middle of the turn is at the time."""
+    at, carm, steps = case.scenario.volume_from_carm(t_s), carm_of_size(RENDERED_PX), max(1, round(6 * deg) | 1)
+    poses = [at @ turn(axis, deg * along) for along in np.linspace(-0.5, 0.5, steps)]
+    light = np.mean([np.exp(-case._projector.render(carm, pose)) for pose in poses], axis=0)
+    return XrayChain().expose(-np.log(light), CARM, 1.0, np.random.default_rng(noise))
+
+
+def turn(axis: int, deg: float) -> np.ndarray:
+    return g.exp(np.deg2rad(deg) * np.eye(6)[axis], (0.0, 0.0, PIVOT_MM))
+
+
+@pytest.mark.parametrize(("deg", "refused"), [(0.0, 0), (2.0, 0), (6.0, len(TIMES)), (10.0, len(TIMES))])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_carm_that_turns_about_the_anatomy_smears_too(torso, deg, refused, axis):
+    """The frame before tells how it turns: parts of the image move both ways, and no direction is smeared."""
+    measured_mm = []
+    for noise, t_s in enumerate(TIMES):
+        torso.registration.placed = torso.scenario.volume_from_carm(t_s) @ turn(axis, -4.0)
+        measured_mm.append(smear_of(torso, turned(torso, t_s, deg, axis, noise), t_s).mm)
+    print(f"{deg:.0f} deg, {np.deg2rad(deg) * 60:.1f} mm:", np.round(measured_mm, 1))
+    assert sum(mm > MAX_SMEAR_MM for mm in measured_mm) == refused
+
+
+def test_it_takes_no_time(torso):
+    """At rest; when the pose changes, a projection more."""
+    images = [XrayImage(moved(torso, TIMES[0], 0.0, 0.0, noise), CARM) for noise in range(2)]
+    fit = SimpleNamespace(volume_from_carm=torso.scenario.volume_from_carm(TIMES[0]))
+    took_ms = []
+    for turn in range(30):
+        images[turn % 2].observed(128, scatter=False)
+        began = time.perf_counter()
+        smeared(torso.registration, images[turn % 2], fit, PIVOT_MM)
+        took_ms.append(1e3 * (time.perf_counter() - began))
+    print(f"{min(took_ms):.2f} ms at best, median {np.median(took_ms):.2f}")
+    assert min(took_ms) < 2.0
