@@ -236,8 +236,8 @@ class WholeRegistration:
 def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) -> Validity:
     known = detail[np.isfinite(detail)]
     least = float(known.min())
-    if float(known.mean()) < _POSSIBLE:
-        return invalid(f"the pictures do not look like it ({known.mean():.2f})")
+    if least < _POSSIBLE:
+        return invalid(f"a picture does not look like it ({least:.2f})")
     if elsewhere > 1:
         return invalid("other places look like it, too")
     if apart_mm > _APART_MM[1]:
