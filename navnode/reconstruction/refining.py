@@ -18,7 +18,7 @@ import numpy as np
 from navnode.errors import ComputeError
 from navnode.reconstruction import engines
 from navnode.reconstruction.lift import level
-from navnode.reconstruction.reader import BONE_SCALE_MM, reading_channels
+from navnode.reconstruction.reader import BONE_KINDS, BONE_SCALE_MM, reading_channels
 from navnode.reconstruction.reading import Reading
 from navnode.types import Array, FloatArray, Grid, Matrix, Volume
 
@@ -43,10 +43,11 @@ __all__ = [
 FINE = 3
 """Channels per voxel: the lift's occupancy above its level, and over views the mean and the least probability of bone;
 the latter stands for the visual hull."""
-COARSE = 10
+COARSE = 10 + len(BONE_KINDS)
 """Channels per block of 2 x 2 x 2 voxels: the lift's level; over views: mean and least thickness of bone, mean
 logarithm of its scale, mean and largest detail of the line integrals, mean line integral; share of views that see it,
-their number, size of a voxel."""
+their number, size of a voxel; over views: the least share of bone of each kind, since a voxel of the tibia shows tibia in
+every view."""
 SEEN = 7
 """Index in :data:`COARSE` of the share of views that see a voxel."""
 PICTURES = 6
@@ -153,7 +154,7 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
     beyond = [(0, size - grid.size)] * 3
     half_from_index = np.diag([2.0, 2.0, 2.0, 1.0])
     half_from_index[:3, 3] = 0.5
-    finely, coarsely = _Pool(1, size), _Pool(4, size // 2)
+    finely, coarsely, kinds = _Pool(1, size), _Pool(4, size // 2), _Pool(len(BONE_KINDS), size // 2)
     pictures, pixels_from_coarse = [], []
     for reading, pose in zip(readings, poses, strict=True):
         carm_from_index = np.linalg.inv(pose) @ grid.volume_from_index
@@ -167,6 +168,8 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
         seen = (shown.thickness, shown.scale, shown.detail, shown.line)
         parts = [_averaged(part, measured, across_px) for part in seen]
         coarsely.add(parts, measured, pixels @ half_from_index)
+        shares = [_averaged(part * shown.bone, measured, across_px) for part in np.nan_to_num(reading.kinds)]
+        kinds.add(shares, measured, pixels @ half_from_index)
     threshold = min(level(occupancy), 1.0)
     above = np.pad(occupancy.voxels - np.float32(threshold), beyond, constant_values=-threshold)
     fine = np.stack([above, finely.mean[0], finely.least[0]])
@@ -184,6 +187,7 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
             coarsely.count / len(readings),
             min(len(readings), _MOST_VIEWS) / _MOST_VIEWS * everywhere,
             np.log(grid.spacing_mm / 2) * everywhere,
+            *kinds.least,
         ]
     )
     return Evidence(
