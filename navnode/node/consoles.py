@@ -242,12 +242,13 @@ class Consoles:
 
         Args:
             source_ns: time of the measurement; 0: there is none.
-            trusted: whether that time can be trusted.
+            trusted: whether that time can be trusted; otherwise it is not handed on if it is far off.
         """
         now_ns = self._now_ns()
         last_ns, at_ns = self._stamps.get(device, (source_ns or now_ns, now_ns))
         expected_ns = last_ns + now_ns - at_ns
-        if not source_ns or (not trusted and source_ns > expected_ns + _AHEAD_NS):
+        believable = last_ns - _CLOCK_SET_NS < source_ns <= expected_ns + _AHEAD_NS
+        if not source_ns or (not trusted and not believable):
             stamp = expected_ns
         else:
             stamp = last_ns if last_ns - _CLOCK_SET_NS < source_ns < last_ns else source_ns

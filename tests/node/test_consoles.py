@@ -172,6 +172,7 @@ def test_what_is_taken_back_is_stamped_with_its_time_and_none_goes_back():
     assert stamp(15_000_000) == 20_000_500, "what was overtaken does not turn time back"
     assert stamp(3_600_000_000_000, None) == 30_000_500, "a stamp that is not believed is not handed on"
     assert stamp(340_000_000, None) == 40_000_500, "nor one that is off by less than a second"
+    assert stamp(-3_600_000_000_000, None) == 50_000_500, "nor one that goes back by hours"
     assert stamp(7_200_000_000_000) == 7_200_000_000_000, "a clock that was set is"
     assert stamp(50_000_000) == 50_000_000
 
