@@ -46,8 +46,8 @@ the latter stands for the visual hull."""
 COARSE = 10 + len(BONE_KINDS)
 """Channels per block of 2 x 2 x 2 voxels: the lift's level; over views: mean and least thickness of bone, mean
 logarithm of its scale, mean and largest detail of the line integrals, mean line integral; share of views that see it,
-their number, size of a voxel; over views: the least share of bone of each kind, since a voxel of the tibia shows tibia in
-every view."""
+their number, size of a voxel; over views: the least share of bone of each kind, since a voxel of the tibia shows tibia
+in every view."""
 SEEN = 7
 """Index in :data:`COARSE` of the share of views that see a voxel."""
 PICTURES = 6
