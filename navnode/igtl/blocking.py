@@ -21,6 +21,7 @@ from navnode.igtl.client import CONNECT_TIMEOUT_S, FIRST_WAIT_S, LONGEST_WAIT_S
 from navnode.igtl.connection import tune
 from navnode.igtl.framing import Framer
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
+from navnode.igtl.plus import contents
 from navnode.igtl.server import DEFAULT_PORT, Server
 from navnode.igtl.wire import encode
 from navnode.security.tls import Tls
@@ -130,7 +131,11 @@ class BlockingClient:
             WireError: the connection failed, or no answer came.
         """
         number = next(self._numbers)
-        self.send(Command(device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=text))
+        self.send(
+            Command(
+                device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=contents(name, text)
+            )
+        )
         sent_on, others = self._socket, []
         deadline_s = time.monotonic() + timeout_s
         try:

@@ -14,6 +14,7 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
 from navnode.igtl.connection import CHECK_EVERY_S, Arrival, Connection, Tap
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
+from navnode.igtl.plus import contents
 from navnode.security.tls import Tls
 
 __all__ = ["CONNECT_TIMEOUT_S", "Client", "FIRST_WAIT_S", "LONGEST_WAIT_S", "log"]
@@ -219,4 +220,6 @@ class Client:
 
 
 def _command(number: int, name: str, text: str, device: str) -> Command:
-    return Command(device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=text)
+    return Command(
+        device=device, timestamp_ns=now_ns(), version=2, command_id=number, name=name, text=contents(name, text)
+    )

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
 
 import defusedxml
 import defusedxml.ElementTree
@@ -18,7 +19,7 @@ import defusedxml.ElementTree
 from navnode.errors import NavError
 from navnode.igtl.messages import Command, CommandReply, Message, String
 
-__all__ = ["CommandError", "Commands", "Handler", "LONGEST_INTERVAL_MS", "Wanted", "log", "wanted_of"]
+__all__ = ["CommandError", "Commands", "Handler", "LONGEST_INTERVAL_MS", "Wanted", "contents", "log", "wanted_of"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class Wanted:
             return False
         names = self.names.get(kind)
         return not names or device in names
+
+
+def contents(name: str, text: str) -> str:
+    """What a command carries: its text, or for none the element that a PlusServer needs even then."""
+    return text or f"<Command Name={quoteattr(name)}/>"
 
 
 def wanted_of(text: str) -> Wanted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import numpy as np
 
 from navnode import geometry as g
@@ -12,6 +14,10 @@ from navnode.types import Frame, Input, Rejected, TrackedPose
 from navnode.xray.correction import ImageCorrection
 
 __all__ = ["Ingest"]
+
+_MOST_STRANGERS = 256
+_ALIKE = 0.75
+"""Likeness of names, 0..1, from which on one may be meant for the other."""
 
 
 class Ingest:
@@ -28,12 +34,29 @@ class Ingest:
         self._poses = {config.devices.carm, config.devices.patient, *(tool.device for tool in config.tools)}
         self._range_mm = config.trust.tracker_range_mm
         self._sequence = 0
+        self._strangers: set[str] = set()
 
     def listens_to(self, message: Message) -> bool:
         """Whether the loop uses messages of this device."""
         if isinstance(message, Transform):
             return message.device in self._poses
         return isinstance(message, Image) and message.device == self._xray
+
+    def mistaken(self, message: Message) -> str:
+        """Whose name a device that the loop does not use may be a variant of, told once per device; or ''.
+
+        A PlusServer sends an image with an embedded transform as ``<name>_<frame>``.
+        """
+        names = [self._xray] if isinstance(message, Image) else sorted(self._poses)
+        device = message.device
+        if device in self._strangers or len(self._strangers) >= _MOST_STRANGERS:
+            return ""
+        self._strangers.add(device)
+        if not isinstance(message, Image | Transform):
+            return ""
+        framed = [name for name in names if device.startswith(f"{name}_")]
+        near = framed or difflib.get_close_matches(device, names, 1, _ALIKE)
+        return f"sends {device}, which is not configured: is it {near[0]}?" if near else ""
 
     def computes(self, message: Message) -> bool:
         """Whether converting a message takes milliseconds: a raw image that needs correction."""

@@ -208,6 +208,9 @@ class Node:
     def _belongs(self, message: Message, origin: str, arrival: Arrival) -> bool:
         """Whether a source may send a message's device; if not, the operator is notified."""
         if not self._runner.ingest.listens_to(message):
+            if doubt := self._runner.ingest.mistaken(message):
+                log.warning("%s %s", origin, doubt)
+                self._runner.feed(Rejected(origin, doubt, arrival.received_ns))
             return True
         refusal = self._origins.refusal(message.device, origin)
         if refusal:

@@ -26,6 +26,7 @@ from navnode.igtl import (
     TrackingData,
     encode,
 )
+from navnode.igtl.plus import contents
 from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
 
 
@@ -279,3 +280,9 @@ def test_a_server_stops_whatever_its_callbacks_do():
             await Plain().connect(server.port)
 
     run(story())
+
+
+def test_a_command_without_contents_carries_its_name_as_a_plusserver_needs_it():
+    assert contents("Version", "") == '<Command Name="Version"/>'
+    assert contents('a"b<', "") == "<Command Name='a\"b&lt;'/>"
+    assert contents("SetTool", '<Command Tool="Saw"/>') == '<Command Tool="Saw"/>'

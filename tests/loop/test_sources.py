@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
+from navnode.igtl.messages import Image, Transform
+from navnode.loop.ingest import Ingest
 from navnode.types import (
     PatientPose,
     SourceState,
@@ -9,7 +14,7 @@ from navnode.types import (
     Tick,
     ToolPose,
 )
-from tests.loop.theatre import SOURCE, Theatre, of
+from tests.loop.theatre import SOURCE, Theatre, configuration, of
 
 
 def test_a_source_that_vanishes_takes_everything_with_it():
@@ -37,3 +42,32 @@ def test_a_console_that_pushed_and_left_takes_what_it_pushed_along():
     made = theatre.feed(SourceState("127.0.0.1:5", False, "it closed the connection", theatre.now_ns))
     assert of(ToolPose, made)[0].volume_from_tool is None
     assert set(theatre.pipeline.state().sources) == {SOURCE}
+
+
+@pytest.mark.parametrize(
+    ("message", "meant"),
+    [
+        (Image(device="XRay_Tracker", voxels=np.zeros((1, 4, 4), np.uint16), ras_from_index=np.eye(4)), "XRay"),
+        (Image(device="Xray", voxels=np.zeros((1, 4, 4), np.uint16), ras_from_index=np.eye(4)), "XRay"),
+        (Transform(device="CarmToTracker", matrix=np.eye(4)), "CArmToTracker"),
+        (Transform(device="StylusToReference", matrix=np.eye(4)), ""),
+        (Image(device="Ultrasound", voxels=np.zeros((1, 4, 4), np.uint16), ras_from_index=np.eye(4)), ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.device,
+)
+def test_a_device_whose_name_is_nearly_right_is_told_once(message, meant):
+    ingest = Ingest(configuration())
+    assert not ingest.listens_to(message)
+    told = ingest.mistaken(message)
+    assert told == (f"sends {message.device}, which is not configured: is it {meant}?" if meant else "")
+    assert ingest.mistaken(message) == ""
+
+
+def test_names_that_strangers_invent_are_not_kept_without_end():
+    ingest = Ingest(configuration())
+    for number in range(1_000):
+        ingest.mistaken(Transform(device=f"Marker{number}", matrix=np.eye(4)))
+    assert (
+        ingest.mistaken(Image(device="XRay_Tracker", voxels=np.zeros((1, 4, 4), np.uint16), ras_from_index=np.eye(4)))
+        == ""
+    )
