@@ -64,7 +64,10 @@ def register(request: RegisterRequest, ui: Ui) -> None:
     ),
 )
 def list_bodies(request: BodiesRequest, ui: Ui) -> None:
-    """Show the bones of a label map or a list, each of which register --bodies can find by itself."""
+    """Show the bones of a label map or a list.
+
+    Each of them register --bodies can find by itself.
+    """
     from navnode.offline import bodies
 
     ui.show(bodies.list_bodies(request), _draw_list)

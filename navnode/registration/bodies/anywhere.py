@@ -35,7 +35,9 @@ class Found:
     """A pose, and how much the views look like it."""
 
     world_from_body: Matrix
+    """4x4."""
     likeness: float
+    """-1..1."""
 
 
 def rotations_near(rotation: Matrix, within_rad: float, step_rad: float) -> list[Matrix]:
@@ -47,7 +49,7 @@ def rotations_near(rotation: Matrix, within_rad: float, step_rad: float) -> list
 
 
 def rotations_everywhere(count: int) -> list[Matrix]:
-    """Rotations spread evenly over all (super-Fibonacci spirals: Alexa, CVPR 2022)."""
+    """Rotations (3, 3) spread evenly over all (super-Fibonacci spirals: Alexa, CVPR 2022)."""
     s = np.arange(count) + 0.5
     t, root, psi = s / count, np.sqrt(2.0), 1.533751168755204288118041
     r, big = np.sqrt(t), np.sqrt(1 - t)

@@ -158,7 +158,11 @@ class Body:
 
 
 def without(ct: Volume, labels: Sequence[Array]) -> Volume:
-    """A CT (HU) in which bodies are as dense as soft tissue: the rest of what :meth:`Body.of` takes."""
+    """A CT (HU) in which bodies are as dense as soft tissue: the rest of what :meth:`Body.of` takes.
+
+    Args:
+        labels: bool, (k, j, i), of every body.
+    """
     voxels = ct.voxels.copy()
     for label in labels:
         voxels[label] = np.minimum(voxels[label], _SOFT_TISSUE_HU)

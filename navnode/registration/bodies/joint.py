@@ -42,6 +42,7 @@ class Seen:
     hessian: Matrix
     """(6 bodies, 6 bodies), scaled."""
     gradient: Matrix
+    """(6 bodies,), scaled."""
     residual: float
     """Root of the mean squared residual."""
 
@@ -56,7 +57,12 @@ class Seen:
 
 
 def look(bodies: Sequence[Body], pictures: Sequence[Picture], poses: Sequence[Matrix], *, derive: bool = True) -> Seen:
-    """Compare bodies at poses with pictures, and how both change with the poses."""
+    """Compare bodies with pictures, and how the difference changes with the poses.
+
+    Args:
+        poses: ``world_from_body``, 4x4, of every body.
+        derive: also the normal equations.
+    """
     count = 6 * len(bodies)
     hessian, gradient = np.zeros((count, count)), np.zeros(count)
     likeness = np.full((len(bodies), len(pictures)), np.nan)
@@ -190,6 +196,7 @@ def descend(
     """The poses that fit best, from poses nearby.
 
     Args:
+        poses: ``world_from_body``, 4x4, of every body.
         most: iterations.
         still_mm: shortest step.
     """

@@ -177,7 +177,8 @@ class BodyRegistration:
         """Places of one body, likeliest first, searched everywhere or around a start.
 
         Args:
-            beside: bodies and their poses, which are known.
+            start: ``world_from_body``, 4x4; None: anywhere.
+            beside: bodies and their poses, 4x4, which are known.
         """
         pictures = self._without(self.pictures(body, 0), beside)
         if start is None:
@@ -194,7 +195,11 @@ class BodyRegistration:
         return distinct(body, found, 2, ray)
 
     def together(self, bodies: Sequence[Body], poses: Sequence[Matrix]) -> Seen:
-        """All bodies, refined together from poses nearby."""
+        """All bodies, refined together from poses nearby.
+
+        Args:
+            poses: ``world_from_body``, 4x4, of every body.
+        """
         smallest = min(bodies, key=lambda body: body.size_mm)
         seen = descend(bodies, self.pictures(smallest, _FINE - 1), poses, _TOGETHER, _STILL_MM)
         return descend(bodies, self.pictures(smallest, _FINE), seen.poses, _TOGETHER, _STILL_MM)
