@@ -44,9 +44,12 @@ _MOVED_GATE = 5.0
 """The same, above which the marker may have moved: DEGRADED, and the state follows more readily. Slides too slow for
 :mod:`sliding` are found by this at about 1.4 mm."""
 
-_SURPRISE = 30.0
-"""The distance of one frame that does not contradict the state, but surprises: DEGRADED until others agree. It is the
-first sign of a quick slide; without a fault chance reaches it once in 20 000 frames."""
+_SURPRISE, _PAIR = (8.0, 10.0), (4.0, 8.0)
+"""The distance of one frame, and of each of two in a row, that does not contradict the state, but surprises: at least
+the former, and the latter times what is usual (0.3 where a tracker is quiet, 3 where its noise is 0.35 mm there).
+Of one frame it is the first sign of a quick slide: DEGRADED until others agree; of two the marker may have moved."""
+_USUAL, _NOISY = 30, 3.0
+"""Number of frames by which what is usual is judged; what it is taken to be before there are enough."""
 
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
@@ -79,6 +82,7 @@ class PatientRegistration:
         """Whether that is because the marker may have moved: frames must then show where it is."""
         self._distances: deque[float] = deque(maxlen=_RUN)
         self._innovations: deque[Matrix] = deque(maxlen=_FEW)
+        self._usual: deque[float] = deque(maxlen=_USUAL)
         self._recent: deque[Status] = deque(maxlen=_RECENT)
         self._sliding = Sliding()
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
@@ -165,14 +169,18 @@ class PatientRegistration:
             if self._contradicted() or not self.filter.agrees(measured, covariance):
                 loss = self._count_bad("the images contradict the tracker")
                 return invalid("the image contradicts tracker and earlier frames", timestamp_ns), loss
-            if not self._sparse and self._distances[-1] > _SURPRISE:
+            usual = float(np.median(self._usual)) if len(self._usual) >= _RUN else _NOISY
+            self._usual.append(self._distances[-1])
+            surprises = max(_SURPRISE[0], _SURPRISE[1] * usual)
+            pair = min(list(self._distances)[-2:]) > max(_PAIR[0], _PAIR[1] * usual)
+            if not self._sparse and self._distances[-1] > surprises:
                 self.unsure("an X-ray shows the patient a little elsewhere than the marker does")
             together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
-            if not self._sparse and together > _MOVED_GATE and len(self._innovations) >= 2:
+            if not self._sparse and (pair or (together > _MOVED_GATE and len(self._innovations) >= 2)):
                 self._loosen("X-rays show the patient elsewhere than the marker does: it may have moved, slowly")
             self.filter.update(measured, covariance)
             self._good, self._bad = self._good + 1, 0
-            if together <= _UNMOVED if self._marker_moved else self._distances[-1] <= _SURPRISE:
+            if together <= _UNMOVED if self._marker_moved else self._distances[-1] <= surprises:
                 self._unsure_frames = max(0, self._unsure_frames - 1)
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity.status)
