@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def write_list(path: Path, labels: Path, bodies: list[BodyFile]) -> None:
     """
     lines = [f"# Bodies of {labels.name}: name them, and remove those that are not wanted."]
     for body in bodies:
-        lines += ["", "[[bodies]]", f'name = "{body.name}"', f'labels = "{labels.resolve().as_posix()}"']
+        lines += ["", "[[bodies]]", f'name = "{body.name}"', f"labels = {json.dumps(labels.resolve().as_posix())}"]
         lines.append(f"label = {body.name.removeprefix('label-')}")
     try:
         path.write_text("\n".join(lines) + "\n")

@@ -83,6 +83,9 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
     poses = [view.pose() for view in view_files]
     ct = None if request.volume is None else read_volume(request.volume, request.read_as())
     files = [body for path in request.bodies for body in read_bodies(path, ct)]
+    names = [file.name for file in files]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"--bodies: two bodies are called {twice!r}; a list (.toml) names them")
     bodies = [Body.of(file.volume, file.label, file.name, 1) for file in files]
     shots = [Shot(view.counts(), view.carm, pose) for view, pose in zip(view_files, poses, strict=True)]
     started = time.perf_counter()
