@@ -14,7 +14,7 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.files.ordinary import refuse_special
 from navnode.files.placing import AS_STATED, tell
-from navnode.files.volumes import read_numbers, read_volume
+from navnode.files.volumes import checked_ct, read_numbers
 from navnode.geometry import is_rigid, orthonormal
 from navnode.types import Array, Matrix, Volume
 
@@ -99,7 +99,7 @@ def read_bone(path: Path) -> Volume:
     """A volume with one bone, HU; numbers without a scale and 0 outside are shifted.
 
     Raises:
-        ConfigError: as :func:`read_volume`.
+        ConfigError: as :func:`volumes.read_volume`.
     """
     raw = read_numbers(path)
     outside = raw.voxels == 0
@@ -107,7 +107,7 @@ def read_bone(path: Path) -> Volume:
         tell(path, f"numbers without a scale, 0 outside the bone: taken as HU + {_RAW_ZERO:.0f}")
         shifted = np.where(outside, _AIR_HU, raw.voxels - _RAW_ZERO).astype(np.float32)
         return Volume(shifted, raw.volume_from_index, raw.name)
-    return read_volume(path)
+    return checked_ct(raw, path)
 
 
 def write_list(path: Path, labels: Path, bodies: list[BodyFile]) -> None:

@@ -28,7 +28,7 @@ from navnode.files.placing import (
 from navnode.geometry import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Mesh, Volume
 
-__all__ = ["ReadAs", "read_mesh", "read_numbers", "read_volume", "write_mesh", "write_volume"]
+__all__ = ["ReadAs", "checked_ct", "read_mesh", "read_numbers", "read_volume", "write_mesh", "write_volume"]
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnings that matter into one-line errors
 
@@ -235,12 +235,20 @@ def _numbers(placed: Placed, path: Path) -> Volume:
 
 
 def _volume(placed: Placed, path: Path) -> Volume:
-    """A volume that can be a CT."""
-    voxels = _numbers(placed, path).voxels
+    return checked_ct(_numbers(placed, path), path)
+
+
+def checked_ct(volume: Volume, path: Path) -> Volume:
+    """The volume, which can be a CT in HU.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    voxels = volume.voxels
     low, high = (float(x) for x in np.percentile(voxels[:: max(1, len(voxels) // 32)], (1, 99.5)))
     if high < 0 and np.count_nonzero(voxels > _TISSUE_HU) >= _LEAST_TISSUE:
         high = 0.0  # a finger in a large field
     if low > -150 or high < 0 or high > 10_000:
         # A CT in HU contains air or fat (below -150) and soft tissue; masks, MR and ultrasound do not.
         raise ConfigError(f"{path}: not a CT in HU (values range from {low:.0f} to {high:.0f})")
-    return Volume(voxels, placed.ras_from_index, path.name)
+    return volume

@@ -16,7 +16,7 @@ from navnode.files.views import read_views
 from navnode.projector import Projector
 from navnode.registration.bodies import Body, BodyRegistration, Shot, WholeRegistration
 from navnode.registration.bodies.anywhere import apart, rotations_everywhere
-from navnode.registration.bodies.body import without
+from navnode.registration.bodies.body import soft_tissue
 from navnode.registration.bodies.joint import SCALE, descend, look
 from navnode.registration.bodies.picture import Picture
 from navnode.simulation.scenario import carm_of_size
@@ -194,7 +194,7 @@ def patient(seeds: tuple[int, int]) -> tuple[Volume, list[np.ndarray]]:
 def articulated(ct: Volume, labels: list[np.ndarray], poses: list[np.ndarray], degrees: float) -> Shot:
     """An X-ray of a patient whose bones moved, with scatter and noise."""
     pose = camera(degrees)
-    line = Projector(without(ct, labels), threads=1).render(CARM, pose)
+    line = Projector(soft_tissue(ct, labels), threads=1).render(CARM, pose)
     for label, world_from_body in zip(labels, poses, strict=True):
         excess = np.where(label, np.maximum(ct.voxels - 60, 0), 0) - 1000
         moved_bone = Projector(Volume(excess.astype(np.float32), ct.volume_from_index), threads=1)

@@ -15,7 +15,7 @@ from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU, coarsened
 from navnode.types import Array, CArm, FloatArray, Matrix, Volume
 
-__all__ = ["Body", "Shadow", "without"]
+__all__ = ["Body", "Shadow", "soft_tissue"]
 
 _SOFT_TISSUE_HU = 60.0
 """A body is what absorbs more than this: soft tissue around it is smooth in X-rays, and it moves otherwise."""
@@ -157,7 +157,7 @@ class Body:
         return Shadow(rows, columns, line, hit, float(hit.sum()) / max(min(1.0, share), 1e-3), derivatives)
 
 
-def without(ct: Volume, labels: Sequence[Array]) -> Volume:
+def soft_tissue(ct: Volume, labels: Sequence[Array]) -> Volume:
     """A CT (HU) in which bodies are as dense as soft tissue: the rest of what :meth:`Body.of` takes.
 
     Args:

@@ -17,7 +17,7 @@ from navnode.projector import Projector
 from navnode.projector.grids import coarsened
 from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, XrayImage, fitted, modelled
 from navnode.registration.bodies.anywhere import apart
-from navnode.registration.bodies.body import Body, Shadow, without
+from navnode.registration.bodies.body import Body, Shadow, soft_tissue
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
 from navnode.registration.fit import NOISE_FLOOR
 from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, invalid
@@ -76,7 +76,7 @@ class WholeRegistration:
     def __post_init__(self) -> None:
         """Take the bodies out of the CT."""
         self._images = [XrayImage(shot.counts, shot.carm) for shot in self.shots]
-        self._soft = without(self.ct, self.labels)
+        self._soft = soft_tissue(self.ct, self.labels)
 
     def register(
         self, starts: Sequence[Matrix], progress: Callable[[float], None] = lambda share: None
