@@ -31,9 +31,9 @@ _RESTARTS = 2
 _RESTART_MM, _RESTART_RAD = 4.0, 0.1
 _DETAIL_PX = 15
 """What is wider is no detail."""
-_LIKELY, _POSSIBLE = 0.6, 0.4
+_LIKELY, _POSSIBLE = 0.75, 0.4
 """Correlation of a body's detail with what the image has beyond all else: from which on it is believed, and below which
-it is not."""
+it is not. A mirrored shaft, of a CT that is not this patient's side, reaches 0.73."""
 _SAME_MM, _SAME_RAD = 0.7, 0.05
 """Starts that end farther apart found two places."""
 _MARGIN = 0.1
