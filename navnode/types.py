@@ -7,7 +7,7 @@ Frames, axes and units are those of docs/frames.md: millimetres, radians, RAS, i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 __all__ = [
     "Array",
+    "BodyPose",
+    "BodyStart",
     "CArm",
     "CArmPose",
     "CommandResult",
@@ -361,6 +363,8 @@ class RegistrationDone:
     request: RegistrationRequest
     registration: Registration
     now_ns: int
+    bodies: tuple[Registration, ...] = ()
+    """Of every body, in the configured order; their ``volume_from_carm`` is ``body_from_carm``."""
 
 
 class Operation(StrEnum):
@@ -414,6 +418,15 @@ class Effort(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BodyStart:
+    """Where to look for a body."""
+
+    body_from_volume: Matrix
+    lost: bool
+    """Whether to search around; otherwise it is within a millimetre or two."""
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrationRequest:
     """A frame to register; the runner answers with :class:`RegistrationDone`."""
 
@@ -428,6 +441,8 @@ class RegistrationRequest:
     effort: Effort
     sparse_volume: bool
     """Whether the volume was made from a few X-rays, not by CT."""
+    bodies: tuple[BodyStart, ...] = ()
+    """Of every body, in the configured order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,6 +516,20 @@ class PatientPose:
     validity: Validity
     sigma: tuple[float, ...]
     """1-sigma of (rotation rad, translation mm) at the target, 6 numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPose:
+    """A bone that moves by itself: ``<Body>ToVolume`` and ``CArmTo<Body>``."""
+
+    body: str
+    volume_from_body: Matrix | None
+    """From where the CT shows it to where it is now, in the CT's frame; None when INVALID."""
+    body_from_carm: Matrix | None
+    """Of the X-ray behind this; None where that does not show it."""
+    validity: Validity
+    sigma: tuple[float, ...] = ()
+    """1-sigma of (rotation rad, translation mm), 6 numbers; none when INVALID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -666,6 +695,8 @@ class NodeState:
     """Changes when nothing placed by earlier registrations may be shown any more."""
     active_tool: str
     """The tool that the slices follow."""
+    bodies: dict[str, Validity] = field(default_factory=dict)
+    """Bones that move by themselves."""
     dose: Dose = Dose(0, 0, 0.0, None, None)
     target_sigma_mm: float | None = None
     """Expected error at the anatomy, 1 sigma; None while nothing is registered."""
@@ -696,6 +727,7 @@ Output = (
     | RegisteredFrame
     | CArmPose
     | PatientPose
+    | BodyPose
     | ToolPose
     | VolumeUpdate
     | NodeState

@@ -61,7 +61,7 @@ def line_of(state: NodeState) -> str:
         f"registration {state.registration.status.value} | {state.frame_rate_hz:.1f} frames/s | "
         f"latency p50 {frame.p50 or 0:.0f} p99 {frame.p99 or 0:.0f} ms | "
         f"overlay p99 {overlay.p99 or 0:.1f} ms | "
-        + " ".join(f"{name} {validity.status.value}" for name, validity in state.tools.items())
+        + " ".join(f"{name} {validity.status.value}" for name, validity in (state.bodies | state.tools).items())
         + (f" | {state.registration.reason}" if state.registration.reason else "")
     )
 
@@ -75,7 +75,7 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     table.add_column()
     sigma_mm = float("nan") if state.target_sigma_mm is None else state.target_sigma_mm
     table.add_row("Registration", _validity(state.registration))
-    for name, validity in state.tools.items():
+    for name, validity in (state.bodies | state.tools).items():
         table.add_row(name, _validity(validity))
     for name, problem in state.sources.items():
         table.add_row(f"Source {name}", Text("connected", "green") if not problem else Text(problem, "red"))

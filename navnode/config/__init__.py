@@ -5,6 +5,7 @@ An unknown or invalid key is an error that names it.
 
 from navnode.config.load import convert, decode, find, load, load_worker, parse, shipped
 from navnode.config.sections import (
+    BodySection,
     CalibrationSection,
     CArmSection,
     Config,
@@ -34,6 +35,7 @@ from navnode.config.sections import (
 )
 
 __all__ = [
+    "BodySection",
     "CArmSection",
     "CalibrationSection",
     "Config",

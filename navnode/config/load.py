@@ -62,6 +62,7 @@ def load(path: str | Path) -> Config:
             loaded.calibration, "carm", "flex", "handeye", "image_lag", "flatfield", "patient", "points", "folder"
         ),
         tools=tuple(resolved(tool, "pivot", "spin") for tool in loaded.tools),
+        bodies=tuple(resolved(body, "labels") for body in loaded.bodies),
         volume=replace(loaded.volume, ct=ct),
         sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
         console=replace(loaded.console, tls=beside(loaded.console.tls)),

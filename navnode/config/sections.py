@@ -14,6 +14,7 @@ from navnode.security.tls import Tls, is_loopback
 from navnode.types import GRID_SIZE, Grid, Matrix
 
 __all__ = [
+    "BodySection",
     "CArmSection",
     "CalibrationSection",
     "Config",
@@ -160,6 +161,19 @@ class ToolSection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         _check_rigid(self.marker_from_tooltip, "marker_from_tooltip")
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,11}", self.name):
+            raise ValueError(f"name {self.name!r}: 1 to 12 letters and digits, so that {self.name}ToVolume fits")
+
+
+class BodySection(Section, frozen=True):
+    """A bone that moves by itself, a label of a map of the CT. All that is no body moves with the patient's marker."""
+
+    name: str
+    labels: str
+    """The label map, on the CT's grid; relative to the configuration file."""
+    label: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+    def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,11}", self.name):
             raise ValueError(f"name {self.name!r}: 1 to 12 letters and digits, so that {self.name}ToVolume fits")
 
@@ -404,6 +418,7 @@ class Config(Section, frozen=True):
     devices: DevicesSection = DevicesSection()
     outputs: OutputsSection = OutputsSection()
     tools: tuple[ToolSection, ...] = ()
+    bodies: Annotated[tuple[BodySection, ...], msgspec.Meta(max_length=11)] = ()
     trust: TrustSection = TrustSection()
     calibration: CalibrationSection = CalibrationSection()
     registration: RegistrationSection = RegistrationSection()
@@ -414,13 +429,20 @@ class Config(Section, frozen=True):
     dose: DoseSection = DoseSection()
 
     def __post_init__(self) -> None:
-        names = [tool.name for tool in self.tools]
+        names, bodies = [tool.name for tool in self.tools], [body.name for body in self.bodies]
         if len(set(names)) != len(names):
             raise ValueError("two tools have the same name")
+        if twice := next((name for name in bodies if bodies.count(name) > 1 or name in names), ""):
+            raise ValueError(f"bodies: the name {twice!r} occurs twice")
+        if bodies and not self.volume.ct:
+            raise ValueError("bodies are labels of a CT, and volume.ct is empty")
         fixed = list(msgspec.structs.astuple(self.outputs))
         derived = [f"{name}{part}" for name in names for part in ("ToVolume", "Axis", "Tip")]
+        derived += [device for name in bodies for device in (f"{name}ToVolume", f"CArmTo{name}")]
         if clash := [name for name in derived if name in fixed] or [n for n in fixed if fixed.count(n) > 1]:
-            raise ValueError(f"two outputs would be called {clash[0]!r}: see [outputs] and the tools' names")
+            raise ValueError(
+                f"two outputs would be called {clash[0]!r}: see [outputs], and the names of tools and bodies"
+            )
         devices = [self.devices.xray, self.devices.carm, self.devices.patient, *(tool.device for tool in self.tools)]
         if len(set(devices)) != len(devices):
             twice = next(name for name in devices if devices.count(name) > 1)

@@ -39,6 +39,8 @@ class _Node(Collector):
         yield _statuses("registration_status", "1 for the registration's status", {"": state.registration.status}, "")
         tools = {name: validity.status for name, validity in state.tools.items()}
         yield _statuses("tool_status", "1 for the tool's status", tools, "tool")
+        bodies = {name: validity.status for name, validity in state.bodies.items()}
+        yield _statuses("body_status", "1 for the status of a bone that moves by itself", bodies, "body")
         connected = {name: float(not why) for name, why in state.sources.items()}
         yield _labelled(GaugeMetricFamily, "source_connected", "1 while a source is connected", "source", connected)
         yield _gauge("worker_alive", "1 while the reconstruction worker is alive", float(state.worker_alive))

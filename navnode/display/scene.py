@@ -125,6 +125,7 @@ class Scene:
         registration = self.state.registration if self.state and not silent else invalid("the node is silent")
         return {
             "registration": _validity(registration),
+            "bodies": self._bodies(silent),
             "tools": [self._tool(pose, heard_ns, now_ns, silent) for pose, heard_ns in self.tools.values()],
             "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
             "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
@@ -132,6 +133,14 @@ class Scene:
             "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
         }
+
+    def _bodies(self, silent: bool) -> list[dict[str, Any]]:
+        """Bones that move by themselves: their verdicts."""
+        known = self.state.bodies.items() if self.state else ()
+        return [
+            {"name": name, "validity": _validity(invalid("the node is silent") if silent else validity)}
+            for name, validity in known
+        ]
 
     def _tool(self, pose: ToolPose, heard_ns: int, now_ns: int, silent: bool) -> dict[str, Any]:
         validity, volume_from_tool = pose.validity, pose.volume_from_tool

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from navnode.files.volumes import checked_ct, read_numbers
 from navnode.geometry import is_rigid, orthonormal
 from navnode.types import Array, Matrix, Volume
 
-__all__ = ["BodyFile", "labelled", "read_bodies", "read_bone", "write_list"]
+__all__ = ["BodyFile", "labelled", "read_bodies", "read_bone", "read_labels", "write_list"]
 
 _LIST = ".toml"
 _MOST = 64
@@ -95,6 +96,25 @@ def labelled(path: Path, ct: Volume) -> list[BodyFile]:
     return [BodyFile(f"label-{label}", ct, numbers == label, np.eye(4)) for label in large]
 
 
+def read_labels(wanted: Sequence[tuple[Path, int]], ct: Volume) -> list[Array]:
+    """Labels of maps of a CT, bool, (k, j, i), by path and number; every map is read once.
+
+    Raises:
+        ConfigError: one is no map of that CT, or hardly has the label.
+    """
+    maps: dict[Path, Array] = {}
+    found = []
+    for path, number in wanted:
+        if path not in maps:
+            refuse_special(path)
+            maps[path] = _label_map(path, ct)
+        label = maps[path] == number
+        if label.sum() < _FEWEST_VOXELS:
+            raise ConfigError(f"{path.name} has hardly any voxel of label {number}")
+        found.append(np.asarray(label))
+    return found
+
+
 def read_bone(path: Path) -> Volume:
     """A volume with one bone, HU; numbers without a scale and 0 outside are shifted.
 
@@ -132,7 +152,6 @@ def _listed(path: Path, ct: Volume | None) -> list[BodyFile]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{path}: bodies: the name {twice[0]!r} occurs twice")
-    maps: dict[Path, Array] = {}
     bodies = []
     for index, entry in enumerate(entries):
         where = f"{path}: bodies[{index}]"
@@ -148,13 +167,13 @@ def _listed(path: Path, ct: Volume | None) -> list[BodyFile]:
             raise ConfigError(f"{where}: label is missing")
         if ct is None:
             raise ConfigError(f"{where}: labels need their CT (--volume)")
-        source = path.parent / entry.labels
-        if source not in maps:
-            maps[source] = _label_map(source, ct)
-        label = maps[source] == entry.label
-        if label.sum() < _FEWEST_VOXELS:
-            raise ConfigError(f"{where}: {source.name} has hardly any voxel of label {entry.label}")
-        bodies.append(BodyFile(entry.name, ct, label, np.eye(4) if start is None else start))
+        bodies.append(BodyFile(entry.name, ct, None, np.eye(4) if start is None else start))
+    if ct is None:
+        return bodies
+    labelled = [index for index, entry in enumerate(entries) if entry.labels]
+    wanted = [(path.parent / entries[index].labels, entries[index].label or 0) for index in labelled]
+    for index, label in zip(labelled, read_labels(wanted, ct), strict=True):
+        bodies[index] = replace(bodies[index], label=label)
     return bodies
 
 

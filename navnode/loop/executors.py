@@ -36,8 +36,8 @@ class AtOnce:
 
     def register(self, request: RegistrationRequest, volume: Volume | None) -> RegistrationDone:
         """Register a frame; call :meth:`prepare` next, when the answer has been sent."""
-        registration = self._frames.register(request, volume)
-        return RegistrationDone(request, registration, self._now_ns())
+        registration, bodies = self._frames.register(request, volume)
+        return RegistrationDone(request, registration, self._now_ns(), bodies)
 
     def prepare(self, done: RegistrationDone) -> None:
         """Prepare for the next frame."""

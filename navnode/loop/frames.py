@@ -19,6 +19,7 @@ from navnode.loop.volume import Volumes
 from navnode.registration.patient import PatientRegistration
 from navnode.types import (
     Array,
+    BodyStart,
     CArmPose,
     Frame,
     Matrix,
@@ -173,7 +174,13 @@ class Frames:
         return patient_from_carm, []
 
     def request(
-        self, frame: Frame, patient_from_carm: Matrix, patient: PatientRegistration, volume: Volumes, epoch: int
+        self,
+        frame: Frame,
+        patient_from_carm: Matrix,
+        patient: PatientRegistration,
+        bodies: tuple[BodyStart, ...],
+        volume: Volumes,
+        epoch: int,
     ) -> RegistrationRequest:
         """Request a placed frame's registration; the next frame waits until the answer has come."""
         self.in_flight = True
@@ -185,6 +192,7 @@ class Frames:
             patient_from_carm=patient_from_carm,
             effort=patient.effort,
             sparse_volume=not volume.with_ct,
+            bodies=bodies,
         )
 
     def refuse(self, frame: Frame, reason: str, clocks: Clocks) -> list[Output]:

@@ -8,6 +8,7 @@ Heavy work leaves as a request and comes back as a message: ``RegistrationReques
 from __future__ import annotations
 
 from navnode.config import Config
+from navnode.loop.bodies import Bodies
 from navnode.loop.clocks import Clocks
 from navnode.loop.frames import Frames
 from navnode.loop.status import NodeStatus
@@ -58,6 +59,7 @@ class Pipeline:
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
         self.patient = PatientRegistration(config.registration, config.carm)
+        self.bodies = Bodies(config)
         self._unpaired = 0
 
     def step(self, message: Input) -> list[Output]:
@@ -97,7 +99,9 @@ class Pipeline:
 
     def state(self) -> NodeState:
         """The node's present state."""
-        return self.status.report(self.patient, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns)
+        return self.status.report(
+            self.patient, self.bodies, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns
+        )
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
         outcome, reason = self.tools.on_pose(pose, self.clocks)
@@ -126,7 +130,8 @@ class Pipeline:
         if blurred := self.frames.blurred(frame, self.tools, self.clocks):
             return self.frames.refuse(frame, blurred, self.clocks)
         if self.volume.current is not None:
-            return [self.frames.request(frame, placed, self.patient, self.volume, self.epoch)]
+            bodies = self.bodies.starts()
+            return [self.frames.request(frame, placed, self.patient, bodies, self.volume, self.epoch)]
         unpaired = self.frames.unpaired(frame, placed, self.tools, self.clocks)
         if reason := unpaired or blank_reason(frame.counts):
             return self.frames.refuse(frame, reason, self.clocks)
@@ -146,40 +151,42 @@ class Pipeline:
             verdict, loss = invalid(unpaired), Loss.NONE
         else:
             verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
-        self._reset_registration(loss)
+        outputs = self._reset_registration(loss)
         if loss is not Loss.NONE:
             self.clocks.reconsider()
-        if (shown := self._pair_anew()) and verdict.usable:
+        shown, lost = self._pair_anew()
+        outputs += lost
+        if shown and verdict.usable:
             verdict = invalid(shown)
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
-        outputs = self.frames.show(request.frame, registration, verdict, self.clocks)
+        outputs += self.frames.show(request.frame, registration, verdict, self.clocks)
+        outputs += self.bodies.on_registration(done, verdict)
         outputs += [self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)]
         if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
             fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
 
-    def _pair_anew(self) -> str:
+    def _pair_anew(self) -> tuple[str, list[Output]]:
         """Pair X-rays with poses by what they show of the clocks, if they contradict tracking and agree on that.
 
         Returns:
-            What they show, or ''.
+            What they show, or '', and outputs that withdraw what was placed before.
         """
         self._unpaired += 1
         if self._unpaired % _PAIRED_EVERY or (self.clocks.related and not self.patient.doubted):
-            return ""
+            return "", []
         lag_ns, related = self.frames.image_lag_ns, self.clocks.related
         possible_ns, present_ns = self.clocks.possible_shifts_ns() - lag_ns, self.clocks.shift_ns - lag_ns
         shift = self.clocks.pairing.shift(present_ns, possible_ns, self.tools.patient_from_carm_at)
         if shift is None or (related and shift.ns == present_ns):
-            return ""
+            return "", []
         told = self.clocks.pair(shift.ns + lag_ns)
         self.status.notice(told)
         if not related:
-            return ""  # what moved was not used, so nothing is wrong
-        self._reset_registration(self.patient.restart(told, shift.volume_from_patient))
-        return told
+            return "", []  # what moved was not used, so nothing is wrong
+        return told, self._reset_registration(self.patient.restart(told, shift.volume_from_patient))
 
     def _on_volume(self, ready: VolumeReady | SurfaceReady) -> list[Output]:
         first = self.volume.current is None
@@ -192,6 +199,7 @@ class Pipeline:
     def _on_tick(self) -> list[Output]:
         outputs = [*self.volume.begin(), *self._start()]
         outputs += self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
+        outputs += self.bodies.tick(self.clocks.now_ns)
         self.patient.watch(tracked=self.tools.patient_seen(self.clocks))
         changed = self.patient.validity(self.clocks.now_ns).status is not self.patient.reported
         return outputs + self._report_patient() if changed else outputs
@@ -202,8 +210,8 @@ class Pipeline:
             case Operation.ACCEPT_REGISTRATION:
                 why_not = self.patient.accept()
             case Operation.REJECT_REGISTRATION:
-                self._reset_registration(self.patient.reject())
-                outputs = self.frames.withdraw("the operator rejected the registration") + self._report_patient()
+                outputs = self._reset_registration(self.patient.reject())
+                outputs += self.frames.withdraw("the operator rejected the registration") + self._report_patient()
             case Operation.TAKE_VIEW:
                 why_not = self.volume.want_view(confirmed=self.patient.confirmed)
             case Operation.SET_TOOL:
@@ -213,12 +221,14 @@ class Pipeline:
         text = why_not or _DONE[command.operation].format(tool=command.tool)
         return [*outputs, CommandResult(command.operation, not why_not, text)]
 
-    def _reset_registration(self, loss: Loss) -> None:
+    def _reset_registration(self, loss: Loss) -> list[Output]:
         """Forget what a lost registration placed."""
-        if loss is not Loss.NONE:
-            self.epoch += 1
-            self.frames.forget_pictures()
-            self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
+        if loss is Loss.NONE:
+            return []
+        self.epoch += 1
+        self.frames.forget_pictures()
+        self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
+        return [*self.bodies.forget(loss.value)]
 
     def _reset_source(self, source: SourceState) -> list[Output]:
         """A source vanished, and may be moved before it returns: forget what it sent."""
@@ -229,7 +239,8 @@ class Pipeline:
         if self.volume.current is None:
             self.volume.forget_views()  # their poses are relative to a marker that may be moved
         self.patient.doubt(f"source {source.name} vanished")
-        return self._report_patient() + self.frames.withdraw(f"source {source.name} vanished")
+        vanished = f"source {source.name} vanished"
+        return [*self._report_patient(), *self.frames.withdraw(vanished), *self.bodies.forget(vanished)]
 
     def _report_patient(self) -> list[Output]:
         """Report the patient's pose; if it is unusable, withdraw the tools."""

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from navnode.config import Config
+from navnode.loop.bodies import Bodies
 from navnode.loop.frames import Frames
 from navnode.loop.tools import Tools
 from navnode.loop.topics import STATE_EVERY_NS
@@ -86,7 +87,14 @@ class NodeStatus:
         return True
 
     def report(
-        self, patient: PatientRegistration, frames: Frames, tools: Tools, volume: Volumes, epoch: int, now_ns: int
+        self,
+        patient: PatientRegistration,
+        bodies: Bodies,
+        frames: Frames,
+        tools: Tools,
+        volume: Volumes,
+        epoch: int,
+        now_ns: int,
     ) -> NodeState:
         """The node's present state."""
         recent = [t for t in self._registered_at_ns if now_ns - t < _RATE_NS]
@@ -95,6 +103,7 @@ class NodeStatus:
         return NodeState(
             registration=patient.validity(now_ns),
             tools=dict(tools.validity),
+            bodies=bodies.validities(now_ns),
             sources=dict(self._sources),
             worker=volume.worker.engine if volume.worker.alive else volume.worker.reason,
             worker_alive=volume.worker.alive,

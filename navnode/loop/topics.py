@@ -12,6 +12,7 @@ from math import inf
 
 from navnode.errors import LocalError
 from navnode.types import (
+    BodyPose,
     CArmPose,
     CommandResult,
     Frame,
@@ -122,6 +123,7 @@ TOPICS = {
         Topic("frame", RegisteredFrame, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
         Topic("carm", CArmPose, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
         Topic("patient", PatientPose, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
+        Topic("body", BodyPose, Queue.NONE, 0, 1_500, Recorded.OUTPUT),
         Topic("tool", ToolPose, Queue.LATEST, 32, 400, Recorded.OUTPUT, every_ms=30),
         Topic("volume", VolumeUpdate, Queue.LATEST, 4, inf, Recorded.OUTPUT),
         Topic("state", NodeState, Queue.LATEST, 4, 1_000, Recorded.OUTPUT),

@@ -8,7 +8,7 @@
 namespace navnode::NAVNODE_ISA {
 namespace {
 
-constexpr int kRows = kPose + kMaxTerms + 1;  // pose, terms, residual
+constexpr int kRows = kMostParameters + kMaxTerms + 1;  // poses, terms, residual
 constexpr std::int64_t kTile = 256;           // pixels whose sums stay in float
 
 using Square = double[kRows][kRows];
@@ -16,10 +16,10 @@ using Square = double[kRows][kRows];
 // Reused by every call of a thread: the loop must not allocate.
 struct Scratch {
   std::vector<float> t, model, share, residual, trust, weight, sorted, rows;
-  void hold(std::int64_t count) {
+  void hold(std::int64_t count, std::int64_t used) {
     for (auto* v : {&t, &model, &share, &residual, &trust, &weight, &sorted})
       if ((std::int64_t)v->size() < count) v->resize(count);
-    if ((std::int64_t)rows.size() < kRows * count) rows.resize(kRows * count);
+    if ((std::int64_t)rows.size() < used * count) rows.resize(used * count);
   }
 };
 
@@ -95,14 +95,14 @@ class Fit {
  public:
   Fit(const Pixels& pixels, const Settings& settings, const float* integral, Solution& out, Scratch& scratch)
       : pixels_(pixels), settings_(settings), integral_(integral), out_(out), s_(scratch), count_(pixels.count),
-        map_(pixels.backgrounds), terms_(map_ + 2 + pixels.scatters) {}
+        poses_(settings.parameters), map_(pixels.backgrounds), terms_(map_ + 2 + pixels.scatters) {}
 
   void run(const float* jacobian) {
-    std::fill(out_.hessian, out_.hessian + kPose * kPose, 0.0);
-    std::fill(out_.gradient, out_.gradient + kPose, 0.0);
+    std::fill(out_.hessian, out_.hessian + poses_ * poses_, 0.0);
+    std::fill(out_.gradient, out_.gradient + poses_, 0.0);
     out_.noise = INFINITY;
     out_.similarity = out_.inliers = out_.contrast = 0.0;
-    s_.hold(count_);
+    s_.hold(count_, poses_ + terms_ + 1);
     if (!look()) return;
     for (int round = 0; round < settings_.rounds; ++round) {
       evaluate();
@@ -285,22 +285,22 @@ class Fit {
     out_.similarity = left[0][1] / (std::sqrt(std::max(left[0][0] * left[1][1], 0.0)) + 1e-12);
   }
 
-  // Normal equations of the pose, the terms eliminated (Schur complement).
+  // Normal equations of the poses, the terms eliminated (Schur complement).
   void solve_pose(const float* jacobian) {
     evaluate();
     const float a = (float)out_.coefficient[map_] / spread_, b = 2.f * (float)out_.coefficient[map_ + 1] / spread_;
-    for (int j = 0; j < kPose; ++j) {
-      const float scale = 1.f / settings_.pose_scale[j];
+    for (int j = 0; j < poses_; ++j) {
+      const float scale = 1.f / settings_.pose_scale[j % kPose];
       const float* from = jacobian + j * count_;
       float* to = s_.rows.data() + j * count_;
       for (std::int64_t p = 0; p < count_; ++p) to[p] = from[p] * scale * s_.share[p] * (a + b * s_.t[p]);
     }
-    gram(s_.rows.data(), kPose + terms_ + 1, s_.weight.data(), count_, sums_);
+    gram(s_.rows.data(), poses_ + terms_ + 1, s_.weight.data(), count_, sums_);
     Square inner;
     double ridge = 0;
-    for (int i = 0; i < terms_; ++i) ridge += 1e-9 * sums_[kPose + i][kPose + i];
+    for (int i = 0; i < terms_; ++i) ridge += 1e-9 * sums_[poses_ + i][poses_ + i];
     for (int i = 0; i < terms_; ++i) {
-      for (int j = 0; j < terms_; ++j) inner[i][j] = sums_[kPose + i][kPose + j];
+      for (int j = 0; j < terms_; ++j) inner[i][j] = sums_[poses_ + i][poses_ + j];
       inner[i][i] += ridge + prior_precision(i);
     }
     for (int i = 0; i < terms_; ++i) {
@@ -309,22 +309,22 @@ class Fit {
       inner[i][i] = 1.0;
     }
     if (!cholesky(inner, terms_)) return;
-    const int residual = kPose + terms_;
-    for (int j = 0; j < kPose; ++j) {
+    const int residual = poses_ + terms_;
+    for (int j = 0; j < poses_; ++j) {
       double imitated[kMaxTerms];  // the part of this derivative that the terms can imitate
-      for (int i = 0; i < terms_; ++i) imitated[i] = pinned_[i] ? 0.0 : sums_[kPose + i][j];
+      for (int i = 0; i < terms_; ++i) imitated[i] = pinned_[i] ? 0.0 : sums_[poses_ + i][j];
       solve(inner, terms_, imitated);
       out_.gradient[j] = sums_[j][residual];
-      for (int i = 0; i < terms_; ++i) out_.gradient[j] -= imitated[i] * sums_[kPose + i][residual];
-      for (int k = 0; k < kPose; ++k) {
+      for (int i = 0; i < terms_; ++i) out_.gradient[j] -= imitated[i] * sums_[poses_ + i][residual];
+      for (int k = 0; k < poses_; ++k) {
         double h = sums_[j][k];
-        for (int i = 0; i < terms_; ++i) h -= imitated[i] * sums_[kPose + i][k];
-        out_.hessian[j * kPose + k] = h;
+        for (int i = 0; i < terms_; ++i) h -= imitated[i] * sums_[poses_ + i][k];
+        out_.hessian[j * poses_ + k] = h;
       }
     }
   }
 
-  float* term(int i) { return s_.rows.data() + (kPose + i) * count_; }
+  float* term(int i) { return s_.rows.data() + (poses_ + i) * count_; }
 
   static constexpr double kMostScatter = 1.0;  // scattered light is part of the image
 
@@ -334,7 +334,7 @@ class Fit {
   Solution& out_;
   Scratch& s_;
   const std::int64_t count_;
-  const int map_, terms_;
+  const int poses_, map_, terms_;
   std::int64_t seen_ = 0;
   bool continued_ = false;
   bool pinned_[kMaxTerms] = {};

@@ -10,6 +10,7 @@ namespace navnode {
 
 constexpr int kMaxTerms = 16;  // backgrounds + 2 + scatters
 constexpr int kPose = 6;
+constexpr int kMostParameters = 12 * kPose;  // of the poses of several bodies
 
 struct Pixels {
   std::int64_t count;
@@ -21,17 +22,18 @@ struct Pixels {
 };
 
 struct Settings {
-  float pose_scale[kPose];        // the Jacobian is divided by these
+  float pose_scale[kPose];        // the Jacobian is divided by these, body by body
   float prior_sigma[kMaxTerms];   // of c, a, b, s about 0; <= 0: none
   float tukey, min_path;
   float model_sigma;              // of y - m where photons abound
   float scatter_error;            // relative error of the modelled scatter
   std::int32_t rounds;            // of re-weighting
+  std::int32_t parameters;        // 6 per body, at most kMostParameters
 };
 
 struct Solution {
   double coefficient[kMaxTerms];  // in: from the last call, or zeros; out: c, a, b, s
-  double hessian[kPose * kPose], gradient[kPose];  // of the scaled pose, weight 1 for trusted inliers
+  double *hessian, *gradient;     // [parameters][parameters], [parameters]: of the scaled poses, weight 1 for trusted inliers
   double noise;                   // robust standard deviation of y - m
   double similarity;              // partial correlation of y and m over the inliers, background given
   double inliers;                 // share of the trusted pixels with a weight
@@ -39,7 +41,7 @@ struct Solution {
   std::int32_t started;           // in: whether `coefficient` holds something; out: whether it does
 };
 
-// jacobian: [6][count], or nullptr for appearance and similarity alone.
+// jacobian: [parameters][count], or nullptr for appearance and similarity alone.
 using FitFn = void (*)(const Pixels&, const Settings&, const float* integral, const float* jacobian, Solution&);
 
 namespace portable { void fit(const Pixels&, const Settings&, const float*, const float*, Solution&); }

@@ -25,6 +25,7 @@ from navnode.igtl import (
 )
 from navnode.igtl.conventions import REPLAY_KEY, transform_metadata
 from navnode.types import (
+    BodyPose,
     CArmPose,
     Matrix,
     NodeState,
@@ -102,6 +103,8 @@ class Consoles:
                 if (overtaken := self._overtaken(self._names.carm, output.validity)) is not None:
                     output = CArmPose(None, overtaken)
                 return [self._transform(self._names.carm, output.volume_from_carm, output.validity)]
+            case BodyPose():
+                return self._body(output)
             case RegisteredFrame():
                 return [self._image(output)] if self._newer(self._names.xray, output.frame.timestamp_ns) else []
             case VolumeUpdate():
@@ -110,6 +113,18 @@ class Consoles:
                 return [self._status(output)]
             case _:
                 return []
+
+    def _body(self, pose: BodyPose) -> list[Message]:
+        messages: list[Message] = []
+        for device, matrix in (
+            (f"{pose.body}ToVolume", pose.volume_from_body),
+            (f"CArmTo{pose.body}", pose.body_from_carm),
+        ):
+            validity = self._overtaken(device, pose.validity) or pose.validity
+            if matrix is None and validity.usable:
+                validity = invalid("the last X-ray does not show it", validity.source_time_ns, validity.age_ns)
+            messages.append(self._transform(device, matrix if validity.usable else None, validity))
+        return messages
 
     def _tool(self, pose: ToolPose) -> list[Message]:
         if (overtaken := self._overtaken(f"{pose.tool}ToVolume", pose.validity)) is not None:

@@ -29,7 +29,7 @@ def lacking(config: Config) -> list[tuple[str, str]]:
 
 
 def check_files(config: Config) -> None:
-    """Check that the other files that a configuration names are there: its CT, keys and certificates.
+    """Check that the other files that a configuration names are there: its CT, label maps, keys and certificates.
 
     Raises:
         ConfigError: one is missing, or is something else; names it.
@@ -37,6 +37,9 @@ def check_files(config: Config) -> None:
     ct = config.volume.ct
     if is_ct_file(ct) and not Path(ct).exists():
         raise ConfigError(f"volume.ct: {ct}: no such file or folder")
+    for number, body in enumerate(config.bodies):
+        if not Path(body.labels).is_file():
+            raise ConfigError(f"bodies[{number}].labels: {body.labels}: no such file")
     remote = config.reconstruction.remote
     if remote is not None:
         curve.check(Path(remote.key), Path(remote.worker_key))

@@ -219,6 +219,7 @@ class Anonymizer:
                 config,
                 sources=sources,
                 volume=change(config.volume, ct="CT" if config.volume.ct else ""),
+                bodies=tuple(change(body, labels="labels") for body in config.bodies),
                 recording=change(config.recording, file="", folder=""),
                 console=change(config.console, tls=None),
                 reconstruction=change(config.reconstruction, remote=None),

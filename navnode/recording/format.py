@@ -29,8 +29,10 @@ from navnode.errors import DamagedError, LocalError, PeerError
 from navnode.loop import bus, topics
 from navnode.recording.container import Channel
 from navnode.types import (
+    BodyPose,
     Input,
     Matrix,
+    NodeState,
     Output,
     ReconstructionRequest,
     RegisteredFrame,
@@ -199,6 +201,8 @@ def output_channel(output: Output) -> Channel:
     name = topics.topic_of(output).name
     if isinstance(output, ToolPose):
         return Channel(f"out/{name}/{output.tool}", JSON)
+    if isinstance(output, BodyPose):
+        return Channel(f"out/{name}/{output.body}", JSON)
     if isinstance(output, VolumeUpdate):
         return Channel(f"out/{name}/{output.role}", JSON)
     _FIXED[kind] = Channel(f"out/{name}", JSON)
@@ -217,7 +221,8 @@ def output_bytes(output: Output) -> bytes:
 def _document(output: Output) -> object:
     match output:
         case RegistrationRequest():
-            return {**plain(output), "frame": output.frame.sequence}
+            told = {**plain(output), "frame": output.frame.sequence}
+            return told if output.bodies else {key: value for key, value in told.items() if key != "bodies"}
         case ReconstructionRequest():
             views = [{"timestamp_ns": v.timestamp_ns, "volume_from_carm": v.volume_from_carm} for v in output.views]
             told = {**plain(output), "views": views}
@@ -235,6 +240,8 @@ def _document(output: Output) -> object:
             told = {key: value for key, value in plain(output).items() if key != "lungs"} | found
             # Left out where there are none, as in sessions of before.
             return told if output.lungs is None else {**told, "lungs": len(output.lungs.triangles)}
+        case NodeState() if not output.bodies:
+            return {key: value for key, value in plain(output).items() if key != "bodies"}
         case _:
             return output
 

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
 from navnode.config import Config
+from navnode.errors import ConfigError
+from navnode.files.bodies import read_labels
+from navnode.registration.bodies import Articulated
 from navnode.registration.single import register_counts
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Registration, RegistrationRequest, Volume, invalid
 
-__all__ = ["FrameRegistration"]
+__all__ = ["FrameRegistration", "articulated"]
 
 log = logging.getLogger(__name__)
+
+
+def articulated(config: Config, ct: Volume) -> Articulated | None:
+    """A configuration's CT and the bodies of it; None: there are none.
+
+    Raises:
+        ConfigError: a label map cannot be used; names the key.
+    """
+    if not config.bodies:
+        return None
+    try:
+        labels = read_labels([(Path(body.labels), body.label) for body in config.bodies], ct)
+        return Articulated(ct, labels, [body.name for body in config.bodies], config.registration.threads or None)
+    except ConfigError as error:
+        raise ConfigError(f"bodies: {error}") from error
 
 
 class FrameRegistration:
@@ -22,28 +41,51 @@ class FrameRegistration:
     Args:
         volume: the first volume, or None.
         volume_id: its number in requests.
+
+    Raises:
+        ConfigError: as :func:`articulated`.
     """
 
     def __init__(self, config: Config, volume: Volume | None, volume_id: int) -> None:
         self._carm = config.carm.geometry
         self._isocentre_mm = config.carm.source_to_isocentre_mm
         self._threads = config.registration.threads or None
-        self._registration = ImageRegistration(volume, self._threads) if volume is not None else None
+        self._articulated = articulated(config, volume) if volume is not None else None
+        self._registration = None
+        if volume is not None and self._articulated is None:
+            self._registration = ImageRegistration(volume, self._threads)
         self._volume_id = volume_id
 
-    def register(self, request: RegistrationRequest, volume: Volume | None) -> Registration:
+    def register(
+        self, request: RegistrationRequest, volume: Volume | None
+    ) -> tuple[Registration, tuple[Registration, ...]]:
         """Register a frame; INVALID with a reason if the computation fails.
 
         Args:
             volume: the pipeline's volume at the time of the request.
+
+        Returns:
+            Of the volume, and of every body.
         """
         start, frame = request.start_volume_from_carm, request.frame
+        starts = [start, *(body.body_from_volume @ start for body in request.bodies)]
         try:
+            if self._articulated is not None:
+                parts = self._articulated.register(
+                    frame.counts,
+                    self._carm,
+                    starts,
+                    self._isocentre_mm,
+                    request.effort,
+                    [body.lost for body in request.bodies],
+                    frame.timestamp_ns,
+                )
+                return parts[0], tuple(parts[1:])
             if request.volume_id != self._volume_id or self._registration is None:
                 assert volume is not None
                 self._registration = ImageRegistration(volume, self._threads)
                 self._volume_id = request.volume_id
-            return register_counts(
+            registration = register_counts(
                 self._registration,
                 frame.counts,
                 self._carm,
@@ -53,10 +95,15 @@ class FrameRegistration:
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )
+            return registration, ()
         except Exception as error:  # any failure concerns this frame alone
             log.exception("frame %d could not be registered", frame.sequence)
             verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
-            return Registration(start, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._isocentre_mm, 0, 0.0)
+            failed = [
+                Registration(each, verdict, float("inf"), 0.0, np.eye(6) * 1e6, self._isocentre_mm, 0, 0.0)
+                for each in starts
+            ]
+            return failed[0], tuple(failed[1:])
 
     def prepare(self, last: Registration) -> None:
         """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue."""

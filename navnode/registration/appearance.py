@@ -27,7 +27,17 @@ from navnode import native
 from navnode.types import Array, CArm, FloatArray, Matrix
 from navnode.xray.counts import binned_counts, covered
 
-__all__ = ["Appearance", "MODEL_SIGMA", "NOTHING", "Observed", "POSE_SCALE", "XrayImage", "fitted", "modelled"]
+__all__ = [
+    "Appearance",
+    "MODEL_SIGMA",
+    "MOST_BODIES",
+    "NOTHING",
+    "Observed",
+    "POSE_SCALE",
+    "XrayImage",
+    "fitted",
+    "modelled",
+]
 
 _ROTATION_SCALE_MM = 60.0
 """A rotation by 1 rad moves the image's content by about this much; balances the six parameters."""
@@ -52,6 +62,9 @@ _LIT = 0.01
 """Share of the brightest; darker pixels are behind lead, where nothing is counted."""
 _MEDIAN_CHI2 = 0.4549
 """Median of a squared standard normal."""
+
+MOST_BODIES = 12
+"""In one fit; as in native/fit.hpp."""
 
 _PRIOR_SIGMA = (0.0, 0.5, 0.5, 0.3, 0.3, 0.3, 0.0, 0.3)
 """Priors of background and map, line-integral units; 0: free. Far wider than real chains need; they keep the fit stable
@@ -80,14 +93,15 @@ class _Settings(ctypes.Structure):
         ("model_sigma", ctypes.c_float),
         ("scatter_error", ctypes.c_float),
         ("rounds", ctypes.c_int32),
+        ("parameters", ctypes.c_int32),
     )
 
 
 class _Solution(ctypes.Structure):
     _fields_ = (
         ("coefficient", ctypes.c_double * 16),
-        ("hessian", ctypes.c_double * 36),
-        ("gradient", ctypes.c_double * 6),
+        ("hessian", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
         ("noise", ctypes.c_double),
         ("similarity", ctypes.c_double),
         ("inliers", ctypes.c_double),
@@ -236,9 +250,9 @@ class Appearance:
     coefficients: Array
     """(16,) to start from at the next pose."""
     hessian: Matrix
-    """6x6, for the pose times ``POSE_SCALE``."""
+    """6x6, for the pose times ``POSE_SCALE``; (6 bodies, 6 bodies) for several."""
     gradient: Matrix
-    """(6,)"""
+    """(6,); (6 bodies,)"""
     noise: float
     """Robust standard deviation of image minus model, line-integral units; inf: too little is visible."""
     similarity: float
@@ -251,12 +265,19 @@ class Appearance:
     """Change of the image per change of the volume's line integrals; about 1 if both are calibrated."""
 
 
-def modelled(observed: Observed, predicted: FloatArray, appearance: Appearance) -> FloatArray:
-    """-ln of the counts that the model expects for line integrals ``predicted`` (N,)."""
+def modelled(
+    observed: Observed, predicted: FloatArray, appearance: Appearance, fitted_to: FloatArray | None = None
+) -> FloatArray:
+    """-ln of the counts that the model expects for line integrals ``predicted`` (N,).
+
+    Args:
+        fitted_to: (N,), those that the appearance was fitted with, if these are others.
+    """
+    scale = predicted if fitted_to is None else fitted_to
     backgrounds, scatters = len(observed.background), len(observed.scatter)
     coefficients = appearance.coefficients[: backgrounds + 2 + scatters].astype(np.float32)
     c, (a, b), s = np.split(coefficients, [backgrounds, backgrounds + 2])
-    t = (predicted - predicted.mean()) / (predicted.std() + np.float32(1e-6))
+    t = (predicted - scale.mean()) / (scale.std() + np.float32(1e-6))
     q = c @ observed.background + (a + b * t) * t
     light: FloatArray = np.exp(-np.clip(q, -30, 25)) + s @ observed.scatter
     return -np.log(light)
@@ -270,11 +291,11 @@ def fitted(
     rounds: int = 3,
     instruction_set: str | None = None,
 ) -> Appearance:
-    """Fit the chain to an image at one pose, and linearise in the pose.
+    """Fit the chain to an image at one pose, or at those of several bodies, and linearise in them.
 
     Args:
-        predicted: (N,) line integrals of the volume.
-        jacobian: (6, N) their pose derivatives.
+        predicted: (N,) line integrals of all that is there.
+        jacobian: (6, N) their pose derivatives; (6 bodies, N), at most :data:`MOST_BODIES`.
         before: the fit at a pose nearby, to start from.
         rounds: number of re-weightings.
         instruction_set: one of ``native.instruction_sets()``; default: the best.
@@ -288,13 +309,22 @@ def fitted(
         backgrounds=len(observed.background),
         scatters=len(observed.scatter),
     )
+    parameters = 6 if jacobian is None else len(jacobian)
+    if parameters % 6 or parameters > 6 * MOST_BODIES:
+        raise ValueError(f"derivatives of {parameters} parameters")
     settings = _Settings(
-        tukey=_TUKEY, min_path=_MIN_PATH, model_sigma=MODEL_SIGMA, scatter_error=_SCATTER_ERROR, rounds=rounds
+        tukey=_TUKEY,
+        min_path=_MIN_PATH,
+        model_sigma=MODEL_SIGMA,
+        scatter_error=_SCATTER_ERROR,
+        rounds=rounds,
+        parameters=parameters,
     )
     settings.pose_scale[:] = POSE_SCALE.tolist()
     priors = _PRIOR_SIGMA + _SCATTER_PRIOR_SIGMA[: len(observed.scatter)]
     settings.prior_sigma[: len(priors)] = priors
-    solution = _Solution()
+    hessian, gradient = np.zeros((parameters, parameters)), np.zeros(parameters)
+    solution = _Solution(hessian=hessian.ctypes.data, gradient=gradient.ctypes.data)
     if before is not None and np.isfinite(before.noise):
         solution.coefficient[:] = before.coefficients.tolist()
         solution.started = 1
@@ -309,8 +339,8 @@ def fitted(
     map_at = len(observed.background)
     fit = Appearance(
         np.array(solution.coefficient),
-        np.array(solution.hessian).reshape(6, 6),
-        np.array(solution.gradient),
+        hessian,
+        gradient,
         solution.noise,
         solution.similarity,
         solution.inliers,

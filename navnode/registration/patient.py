@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -22,7 +23,7 @@ from navnode.types import (
     invalid,
 )
 
-__all__ = ["Loss", "PatientRegistration"]
+__all__ = ["Loss", "PatientRegistration", "Wording"]
 
 _LOST_AFTER = 5
 """Contradicting frames in a row after which the registration is abandoned."""
@@ -57,6 +58,17 @@ _RECENT = 15
 _NONE_YET = "no X-ray registered yet"
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What is said of something whose pose is followed."""
+
+    slides: str = "the patient's marker slides: {mm:.1f} mm in a few seconds, as X-rays show"
+    elsewhere: str = "X-rays show the patient elsewhere than the marker does: it may have moved, slowly"
+    surprises: str = "an X-ray shows the patient a little elsewhere than the marker does"
+    contradict: str = "the images contradict the tracker"
+    contradicts: str = "the image contradicts tracker and earlier frames"
+
+
 class Loss(Enum):
     """What the last frame cost."""
 
@@ -68,8 +80,8 @@ class Loss(Enum):
 class PatientRegistration:
     """The navigation registration and whether it may be used."""
 
-    def __init__(self, settings: RegistrationSection, carm: CArmSection) -> None:
-        self._settings = settings
+    def __init__(self, settings: RegistrationSection, carm: CArmSection, wording: Wording | None = None) -> None:
+        self._settings, self._wording = settings, wording or Wording()
         self._isocentre_mm = carm.source_to_isocentre_mm
         self._start = matrix(settings.volume_from_patient_start)
         self.filter: PatientFilter | None = None
@@ -163,21 +175,21 @@ class PatientRegistration:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns
             if slid_mm and not self._sparse:
-                self._loosen(f"the patient's marker slides: {slid_mm:.1f} mm in a few seconds, as X-rays show")
+                self._loosen(self._wording.slides.format(mm=slid_mm))
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
-                loss = self._count_bad("the images contradict the tracker")
-                return invalid("the image contradicts tracker and earlier frames", timestamp_ns), loss
+                loss = self._count_bad(self._wording.contradict)
+                return invalid(self._wording.contradicts, timestamp_ns), loss
             usual = float(np.median(self._usual)) if len(self._usual) >= _RUN else _NOISY
             self._usual.append(self._distances[-1])
             surprises = max(_SURPRISE[0], _SURPRISE[1] * usual)
             pair = min(list(self._distances)[-2:]) > max(_PAIR[0], _PAIR[1] * usual)
             if not self._sparse and self._distances[-1] > surprises:
-                self.unsure("an X-ray shows the patient a little elsewhere than the marker does")
+                self.unsure(self._wording.surprises)
             together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
             if not self._sparse and (pair or (together > _MOVED_GATE and len(self._innovations) >= 2)):
-                self._loosen("X-rays show the patient elsewhere than the marker does: it may have moved, slowly")
+                self._loosen(self._wording.elsewhere)
             self.filter.update(measured, covariance)
             self._good, self._bad = self._good + 1, 0
             if together <= _UNMOVED if self._marker_moved else self._distances[-1] <= surprises:

@@ -7,6 +7,7 @@ body fits many bodies, the edges inside it fit only one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 from navnode.registration.appearance import MODEL_SIGMA, XrayImage, fitted, modelled
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.tracking import ImageRegistration
-from navnode.types import FloatArray, Status
+from navnode.types import CArm, FloatArray, Status
 
 __all__ = [
     "CERTAIN_DETAIL",
@@ -41,6 +42,7 @@ __all__ = [
     "VALID_SIMILARITY",
     "assess",
     "assess_sparse",
+    "compared",
     "doubt",
     "inspect",
     "inspect_tracked",
@@ -85,8 +87,17 @@ def inspect(registration: ImageRegistration, image: XrayImage, fit: Fit) -> Insp
     """Compare image and model at a fit's pose, ignoring tools."""
     if not np.isfinite(fit.appearance.noise):
         return NOTHING
+    return compared(image, lambda carm: registration.fine.projector.render(carm, fit.volume_from_carm))
+
+
+def compared(image: XrayImage, render: Callable[[CArm], FloatArray]) -> Inspection:
+    """Compare an image and what should be in it, ignoring tools.
+
+    Args:
+        render: makes the line integrals (H, W) of all that should be in it.
+    """
     observed = image.observed(_INSPECTED_PX)
-    predicted = registration.fine.projector.render(observed.carm, fit.volume_from_carm)
+    predicted = render(observed.carm)
     shape = predicted.shape
     appearance = fitted(observed, predicted.ravel(), rounds=4)
     if not np.isfinite(appearance.noise):

@@ -68,7 +68,9 @@ class Theatre:
         self._runner = Runner(
             self.pipeline,
             Ingest(told),
-            register=lambda request, volume: RegistrationDone(request, self.register(request), self.now_ns),
+            register=lambda request, volume: RegistrationDone(
+                request, self.register(request), self.now_ns, self.see(request)
+            ),
             ask_worker=lambda request: None,
             now_ns=lambda: self.now_ns,
             record=lambda step: self.outputs.extend(step.outputs),
@@ -76,6 +78,7 @@ class Theatre:
         self.outputs: list[object] = []
         self.time_s = 0.0
         self.register = self.truly
+        self.see = lambda request: ()
         self.hidden: set[str] = set()
         self.xray = True
         self.xray_clock_ns = self.tracker_clock_ns = 0

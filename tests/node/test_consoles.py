@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from navnode import geometry as g
 from navnode.config import OutputsSection
 from navnode.igtl import Image, Message, Point, PolyData, TrackingData, Transform, decode, encode, split_cells
 from navnode.igtl.conventions import is_shown
@@ -13,6 +14,7 @@ from navnode.loop.ingest import Ingest
 from navnode.node.consoles import Consoles
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import (
+    BodyPose,
     CArmPose,
     Frame,
     Mesh,
@@ -131,6 +133,17 @@ def test_an_xray_stands_at_its_detector():
 def test_poses_out(output, device):
     (message,) = Consoles(OutputsSection())(output)
     assert message.device == device and np.allclose(message.matrix, AT) and message.metadata["Validity"] == "VALID"
+
+
+def test_a_bone_goes_out_as_its_pose_and_the_c_arms_relative_to_it():
+    consoles = Consoles(OutputsSection())
+    seen = consoles(BodyPose("Femur", AT, g.inverse(AT), VALID, (0.1,) * 6))
+    assert [message.device for message in seen] == ["FemurToVolume", "CArmToFemur"]
+    assert np.allclose(seen[0].matrix, AT) and np.allclose(seen[1].matrix, g.inverse(AT))
+    unseen = consoles(BodyPose("Femur", AT, None, VALID, (0.1,) * 6))
+    assert [message.metadata["Validity"] for message in unseen] == ["VALID", "INVALID"]
+    lost = consoles(BodyPose("Femur", None, None, invalid("it moved", 9)))
+    assert all(message.metadata["Validity"] == "INVALID" and np.allclose(message.matrix, np.eye(4)) for message in lost)
 
 
 def test_outputs_go_by_the_names_of_the_configuration():

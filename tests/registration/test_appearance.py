@@ -72,6 +72,32 @@ def test_the_step_leads_to_the_truth(projector, pose):
     assert np.abs(off[[0, 1, 2, 3, 4]]).max() < 0.2 and abs(off[5]) < 1.0
 
 
+def test_several_poses_are_linearised_together(projector, pose):
+    """Two bodies that share the pose's derivatives in halves: a block each as of one, and what both have in common."""
+    line, jacobian = projector.render(CARM, pose, jacobian=True, pivot_mm=PIVOT_MM)
+    observed, near = observe(chain(line)), line.ravel() * np.float32(1.01)
+    jacobian = jacobian.reshape(6, -1)
+    left = np.arange(jacobian.shape[1]) % 64 < 32
+    halves = np.concatenate([np.where(left, jacobian, 0), np.where(left, 0, jacobian)]).astype(np.float32)
+    one, both = fitted(observed, near, jacobian), fitted(observed, near, halves)
+    together = np.concatenate([np.eye(6), np.eye(6)], axis=1)
+    scale = np.abs(one.hessian).max()
+    assert (
+        both.hessian.shape == (12, 12)
+        and np.abs(together @ both.hessian @ together.T - one.hessian).max() < 1e-3 * scale
+    )
+    assert np.abs(together @ both.gradient - one.gradient).max() < 1e-3 * np.abs(one.gradient).max()
+    single = fitted(observed, near, np.ascontiguousarray(halves[:6]))
+    assert np.abs(both.hessian[:6, :6] - single.hessian).max() < 1e-3 * np.abs(single.hessian).max()
+
+
+@pytest.mark.parametrize("parameters", [5, 78])
+def test_a_number_of_derivatives_that_is_none_of_bodies_is_refused(projector, pose, parameters):
+    observed = observe(chain(projector.render(CARM, pose)))
+    with pytest.raises(ValueError, match="parameters"):
+        fitted(observed, np.ones(64 * 64, np.float32), np.zeros((parameters, 64 * 64), np.float32))
+
+
 @pytest.mark.parametrize("instruction_set", native.instruction_sets())
 def test_instruction_sets_agree(projector, pose, instruction_set):
     """Sums are made in float, in another order, and exp and log differ in the last bits: 1e-3 of what matters."""

@@ -62,8 +62,8 @@ function draw() {
   space.draw(scene);
 }
 
-function drawBadges({ registration, tools, state, moving }) {
-  const badges = [["Registration", registration], ...tools.map((t) => [t.name, t.validity])];
+function drawBadges({ registration, bodies, tools, state, moving }) {
+  const badges = [["Registration", registration], ...[...bodies, ...tools].map((t) => [t.name, t.validity])];
   document.getElementById("badges").replaceChildren(
     ...badges.map(([name, { status, reason }]) => element("div", `badge ${status}`, [`${name} ${status}`, element("span", "", [reason])])),
     ...(moving ? [element("div", "badge", ["C-arm moving"])] : []),
@@ -104,7 +104,8 @@ setInterval(() => {
   document.body.classList.add("silent");
   if (scene && !scene.silent) {
     // What is on the screen may no longer be true: withdraw the tools.
-    scene = { ...scene, silent: true, tools: scene.tools.map(({ name }) => ({ name, validity: { status: "INVALID", reason: "no connection" } })) };
+    const withdrawn = ({ name }) => ({ name, validity: { status: "INVALID", reason: "no connection" } });
+    scene = { ...scene, silent: true, bodies: scene.bodies.map(withdrawn), tools: scene.tools.map(withdrawn) };
     drawn = false;
     draw();
   }

@@ -113,7 +113,10 @@ class Body:
 
     def projector(self, pixel_mm: float) -> Projector:
         """For images whose pixels are so large at the body."""
-        voxel_mm = _VOXEL_BY_PIXEL * pixel_mm
+        return self.at(_VOXEL_BY_PIXEL * pixel_mm)
+
+    def at(self, voxel_mm: float) -> Projector:
+        """With voxels of a size, at least its own."""
         key = round(max(voxel_mm, min(self._excess.spacing_mm)), 1)  # nearly the same is the same
         if key not in self._projectors:
             self._projectors[key] = Projector(coarsened(self._excess, key), threads=self._threads)

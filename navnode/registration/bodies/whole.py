@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from navnode import geometry as g
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened
-from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, XrayImage, fitted, modelled
+from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, XrayImage, fitted
 from navnode.registration.bodies.anywhere import apart
 from navnode.registration.bodies.body import Body, Shadow, soft_tissue
+from navnode.registration.bodies.detail import added, likenesses
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
 from navnode.registration.fit import NOISE_FLOOR
 from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, invalid
@@ -29,8 +29,6 @@ _LEVELS = ((64, 5.0, 25), (128, 2.5, 20), (256, 1.2, 15))
 _DAMPING, _LONGEST_STEP_MM, _STILL_MM = 1e-3, 6.0, 0.03
 _RESTARTS = 2
 _RESTART_MM, _RESTART_RAD = 4.0, 0.1
-_DETAIL_PX = 15
-"""What is wider is no detail."""
 _LIKELY, _POSSIBLE = 0.75, 0.4
 """Correlation of a body's detail with what the image has beyond all else: from which on it is believed, and below which
 it is not. A mirrored shaft, of a CT that is not this patient's side, reaches 0.73."""
@@ -151,7 +149,7 @@ class WholeRegistration:
         appearances = []
         for n, ((observed, soft), shot) in enumerate(zip(views, self.shots, strict=True)):
             shadows = self._shadows(observed, shot, poses, jacobian=True)
-            total = _total(soft, shadows)
+            total = added(soft, shadows).ravel()
             appearance = fitted(observed, total, None, before[n])
             for row, shadow in enumerate(shadows):
                 if shadow is None or shadow.jacobian is None:
@@ -180,21 +178,7 @@ class WholeRegistration:
         views = self._at(*_LEVELS[-1][:2])
         for n, ((observed, soft), shot) in enumerate(zip(views, self.shots, strict=True)):
             shadows = self._shadows(observed, shot, end.poses, jacobian=False)
-            total = _total(soft, shadows)
-            appearance = end.appearances[n]
-            seen = -np.log(observed.counts).reshape(soft.shape)
-            explained = modelled(observed, total, appearance).reshape(soft.shape)
-            slope = appearance.contrast
-            for row, shadow in enumerate(shadows):
-                if shadow is None or shadow.hit.sum() < _DETAIL_PX:
-                    continue
-                own = np.zeros(soft.shape, np.float32)
-                own[shadow.part] = slope * shadow.line
-                trusted = observed.trust.reshape(soft.shape)[shadow.part] * shadow.hit
-                beyond = _detail(seen - explained + own)[shadow.part]
-                there = _detail(own)[shadow.part]
-                size = float((trusted * beyond**2).sum() * (trusted * there**2).sum())
-                found[row, n] = float((trusted * beyond * there).sum()) / max(np.sqrt(size), 1e-9)
+            found[:, n] = likenesses(observed, soft, shadows, end.appearances[n])
         return found
 
     def _judged(self, row: int, best: _Descended, elsewhere: int, detail: Array) -> BodyFit:
@@ -267,16 +251,3 @@ def _step(hessian: Matrix, gradient: Matrix) -> Matrix:
     damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) + 1.0))
     step = np.asarray(np.linalg.solve(damped, gradient))
     return step * min(1.0, _LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-12))
-
-
-def _total(soft: FloatArray, shadows: Sequence[Shadow | None]) -> FloatArray:
-    """Line integrals (N,) of everything."""
-    total = soft.copy()
-    for shadow in shadows:
-        if shadow is not None:
-            total[shadow.part] += shadow.line
-    return np.ascontiguousarray(total.ravel())
-
-
-def _detail(image: FloatArray) -> FloatArray:
-    return np.asarray(image - cv2.blur(image, (_DETAIL_PX, _DETAIL_PX)), np.float32)

@@ -1,0 +1,416 @@
+"""A CT whose bones move by themselves, in one X-ray after the other: all poses are fitted at once.
+
+The whole image is explained, as for one rigid volume (:mod:`~navnode.registration.tracking`): the rest of the CT, with
+bones taken out of it, and every bone, each at its own pose. What is known of a bone hardly depends on what is known of
+the tracker, for all are seen in the same image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from navnode import geometry as g
+from navnode.errors import ComputeError
+from navnode.projector import Projector
+from navnode.projector.grids import coarsened
+from navnode.registration.appearance import (
+    MOST_BODIES,
+    NOTHING,
+    POSE_SCALE,
+    Appearance,
+    Observed,
+    XrayImage,
+    fitted,
+)
+from navnode.registration.bodies.body import Body, Shadow, soft_tissue
+from navnode.registration.bodies.detail import added, likenesses
+from navnode.registration.fit import NOISE_FLOOR, Fit
+from navnode.registration.quality import assess, compared
+from navnode.registration.search import FAR, NEAR, Reach, find_pose
+from navnode.registration.tracking import ImageRegistration, Level, apart_mm, chosen_pixels
+from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, Volume, invalid
+from navnode.xray.counts import blank_reason
+
+__all__ = ["Articulated"]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """One level of the pyramid."""
+
+    image_px: int
+    voxel_mm: float
+    iterations: int
+    still_mm: float
+    scatter: bool = True
+
+
+_COARSE, _MIDDLE, _FINE = _Scale(64, 5.0, 25, 0.1, scatter=False), _Scale(128, 2.5, 15, 0.1), _Scale(170, 1.4, 8, 0.05)
+_TRACKING = replace(_FINE, iterations=4, still_mm=0.1)
+_CHOSEN_REST, _CHOSEN_BODY = 1600, 896
+"""Pixels that are looked at for the rest of the CT, and for every bone."""
+_KEYFRAME_MM = 4.0
+"""Pixels are chosen again once a pose has moved by this much."""
+_NEXT, _FAR_OFF = np.array([0.03] * 3 + [2.0] * 3), np.array([0.2] * 3 + [15.0] * 3)
+"""How far bodies may have moved (rad, mm) since the last X-ray, and since CT."""
+_ELSEWHERE = np.array([0.2] * 3 + [8.0] * 3)
+"""How far from their starts lost bodies are searched, (rad, mm)."""
+_SEARCHED_EVERY = 3
+"""While the CT itself is tracked, one in so many X-rays is searched for what is lost: the others wait for that."""
+_DAMPING, _LONGEST_STEP_MM = 1e-3, 20.0
+_CLOSE_SIMILARITY = 0.9
+"""Below this a fit from a close start is rejected, and the pyramid is used."""
+_LIKELY, _POSSIBLE = 0.75, 0.6
+"""Likeness from which on a body is believed, and below which it is not: in one view, wrong ones reach 0.6."""
+_ERRORS = 7.0
+"""Ratio of actual errors to the statistical sigma of independent pixels: more than for one rigid volume, since soft
+tissue does not follow."""
+_SIGMA_MM = 1.5
+"""Expected error across the beam above which a body is DEGRADED."""
+_UNSETTLED_MM = (0.5, 3.0)
+"""Last steps that make a body DEGRADED, and INVALID; much of them may be along the beam."""
+_FARTHEST_MM = 30.0
+"""How far across the beam a body may be found from where it is searched."""
+_LEAST_SHOWN = 0.3
+_RIM_PX = 3
+_REACHES: dict[Effort, tuple[Reach, ...]] = {Effort.FIND: (NEAR,), Effort.SEARCH: (NEAR, FAR)}
+
+
+_Verdict = tuple[Validity, float]
+"""With the likeness; NaN: the X-ray does not show it."""
+
+
+@dataclass(frozen=True)
+class _Keyframe:
+    """The most informative pixels of one part, near a pose."""
+
+    part_from_carm: Matrix
+    carm: CArm
+    pixels: FloatArray
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    poses: list[Matrix]
+    """``part_from_carm``, 4x4: of the rest of the CT, then of every body."""
+    appearance: Appearance
+    iterations: int
+    steps_mm: Matrix
+    """(parts,), the last."""
+
+    @property
+    def rest(self) -> Fit:
+        """The fit of the rest of the CT, with the covariance that the other poses leave."""
+        return Fit(self.poses[0], self.appearance, self.iterations, float(self.steps_mm[0]), self.covariance(0))
+
+    def covariance(self, part: int) -> Matrix:
+        """6x6 of ``part_from_carm @ exp(xi, pivot)``, whatever the other poses are."""
+        if not np.isfinite(self.appearance.noise):
+            return np.eye(6) * 1e6
+        hessian, at = self.appearance.hessian, slice(6 * part, 6 * part + 6)
+        information = hessian + 1e-9 * (np.trace(hessian) / len(hessian) + 1.0) * np.eye(len(hessian))
+        noise = _ERRORS * max(self.appearance.noise, NOISE_FLOOR)
+        return np.asarray(noise**2 * np.linalg.inv(information)[at, at] / np.outer(POSE_SCALE, POSE_SCALE))
+
+
+class Articulated:
+    """Registers X-rays to a CT and to bones of it.
+
+    Args:
+        ct: HU.
+        labels: bool, (k, j, i), of every body; at most 11.
+        names: of them.
+        threads: of the projectors; default: all.
+
+    Raises:
+        ConfigError: there is no bone in a body.
+    """
+
+    def __init__(self, ct: Volume, labels: Sequence[Array], names: Sequence[str], threads: int | None = None) -> None:
+        if len(labels) >= MOST_BODIES:
+            raise ValueError(f"{len(labels)} bodies, at most {MOST_BODIES - 1}")
+        self.bodies = [Body.of(ct, label, name, threads) for label, name in zip(labels, names, strict=True)]
+        self._rigid = ImageRegistration(ct, threads)
+        rest = soft_tissue(ct, labels)
+        self._rest = {
+            scale.voxel_mm: Projector(coarsened(rest, scale.voxel_mm), threads=threads)
+            for scale in (_COARSE, _MIDDLE, _FINE)
+        }
+        self._keyframes: dict[int, _Keyframe] = {}
+        self._before: Appearance | None = None
+        self._images = 0
+
+    def register(
+        self,
+        counts: Array,
+        carm: CArm,
+        starts: Sequence[Matrix],
+        pivot_mm: float,
+        effort: Effort,
+        lost: Sequence[bool] = (),
+        timestamp_ns: int = 0,
+    ) -> list[Registration]:
+        """Register one X-ray.
+
+        Args:
+            counts: (H, W), of the detector.
+            starts: ``part_from_carm``, 4x4: of the CT, then of every body.
+            pivot_mm: distance from the source to the point on the principal ray that rotations turn about.
+            effort: how far off the starts may be.
+            lost: whether every body is to be searched around its start.
+
+        Returns:
+            Of the CT, which is what its rest is, then of every body; ``volume_from_carm`` is ``part_from_carm``.
+        """
+        started = time.perf_counter()
+        if reason := blank_reason(counts):
+            verdict, unknown = invalid(reason, timestamp_ns), np.eye(6) * 1e6
+            return [
+                Registration(start, verdict, np.inf, 0.0, unknown, pivot_mm, 0, 0.0, informative=False)
+                for start in starts
+            ]
+        image = XrayImage(counts, carm)
+        fit = self._fit(image, list(starts), pivot_mm, effort)
+        verdicts = self._verdicts(image, fit, starts)
+        self._images += 1
+        if any(lost) and (effort is not Effort.TRACK or self._images % _SEARCHED_EVERY == 0):
+            fit, verdicts = self._searched(image, fit, verdicts, starts, pivot_mm, lost, timestamp_ns)
+        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        return [
+            Registration(
+                volume_from_carm=g.orthonormal(pose),
+                validity=replace(verdict, source_time_ns=timestamp_ns),
+                residual=fit.appearance.noise,
+                similarity=likeness,
+                covariance=fit.covariance(part),
+                pivot_mm=pivot_mm,
+                iterations=fit.iterations,
+                elapsed_ms=elapsed_ms,
+                informative=np.isfinite(likeness),
+            )
+            for part, (pose, (verdict, likeness)) in enumerate(zip(fit.poses, verdicts, strict=True))
+        ]
+
+    # --- the fit ---------------------------------------------------------------------------------
+
+    def _fit(self, image: XrayImage, starts: list[Matrix], pivot_mm: float, effort: Effort) -> _Fitted:
+        if effort is Effort.TRACK:
+            observed = self._chosen(image, starts, pivot_mm)
+            tracked = self._descend(_TRACKING, observed, starts, pivot_mm, _NEXT, self._before)
+            if tracked.appearance.similarity >= _CLOSE_SIMILARITY and tracked.rest.converged:
+                self._before = tracked.appearance
+                return tracked
+        best = self._through(image, starts, pivot_mm)
+        for reach in _REACHES.get(effort, ()):
+            if best.appearance.similarity >= _CLOSE_SIMILARITY:
+                break
+            found = find_pose(self._rigid, image, starts[0], pivot_mm, reach)
+            for fit in (found.fit, found.runner_up):
+                if fit is None:
+                    continue
+                moved = g.inverse(starts[0]) @ fit.volume_from_carm  # all bodies at first move along
+                other = self._through(image, [start @ moved for start in starts], pivot_mm)
+                best = max(best, other, key=lambda each: each.appearance.similarity)
+        self._before = best.appearance
+        return best
+
+    def _searched(
+        self,
+        image: XrayImage,
+        fit: _Fitted,
+        verdicts: list[_Verdict],
+        starts: Sequence[Matrix],
+        pivot_mm: float,
+        lost: Sequence[bool],
+        seed: int,
+    ) -> tuple[_Fitted, list[_Verdict]]:
+        """Try once more from elsewhere for bodies that are not found; what comes is kept where it is likelier."""
+        doubtful = [
+            part
+            for part, (which, (_, like)) in enumerate(zip(lost, verdicts[1:], strict=True), start=1)
+            if which and like < _LIKELY
+        ]
+        if not doubtful:
+            return fit, verdicts
+        rng, rest_moved = np.random.default_rng(seed), g.inverse(starts[0]) @ fit.poses[0]
+        again = list(fit.poses)
+        for part in doubtful:
+            start = starts[part] @ rest_moved
+            center_mm = g.transform(g.inverse(start), self.bodies[part - 1].center_mm)
+            again[part] = start @ g.exp(rng.uniform(-1, 1, 6) * _ELSEWHERE, center_mm)
+        other = self._through(image, again, pivot_mm)
+        likeness = [like if verdict.usable else -1.0 for verdict, like in self._verdicts(image, other, starts)]
+        better = [part for part in doubtful if likeness[part] > verdicts[part][1]]
+        if not better:
+            return fit, verdicts
+        mixed = [other.poses[part] if part in better else pose for part, pose in enumerate(fit.poses)]
+        fit = self._descend(_FINE, self._chosen(image, mixed, pivot_mm), mixed, pivot_mm, _NEXT)
+        return fit, self._verdicts(image, fit, starts)
+
+    def _through(self, image: XrayImage, starts: list[Matrix], pivot_mm: float) -> _Fitted:
+        """Fit through the whole pyramid, from within about 15 mm and 15 degrees."""
+        poses = starts
+        for scale in (_COARSE, _MIDDLE):
+            observed = image.observed(scale.image_px, scatter=scale.scatter)
+            poses = self._descend(scale, observed, poses, pivot_mm, _FAR_OFF).poses
+        return self._descend(_FINE, self._chosen(image, poses, pivot_mm), poses, pivot_mm, _FAR_OFF)
+
+    def _descend(
+        self,
+        scale: _Scale,
+        observed: Observed,
+        starts: list[Matrix],
+        pivot_mm: float,
+        spread: Matrix,
+        before: Appearance | None = None,
+    ) -> _Fitted:
+        poses, steps_mm, steps = list(starts), np.full(len(starts), np.inf), 0
+        while True:
+            before = self._linearised(scale, observed, poses, pivot_mm, before)
+            if steps == scale.iterations or not np.isfinite(before.noise):
+                break
+            step = _gauss_newton_step(*_held(before, starts, poses, pivot_mm, spread))
+            poses = [
+                pose @ g.exp(each / POSE_SCALE, (0.0, 0.0, pivot_mm)) for pose, each in zip(poses, step, strict=True)
+            ]
+            steps_mm, steps = np.linalg.norm(step, axis=1), steps + 1
+            if steps_mm.max() < scale.still_mm:
+                break
+        return _Fitted(poses, before, steps, steps_mm)
+
+    def _linearised(
+        self, scale: _Scale, observed: Observed, poses: Sequence[Matrix], pivot_mm: float, before: Appearance | None
+    ) -> Appearance:
+        carm = observed.carm
+        pixels = _grid(carm) if observed.pixels is None else observed.pixels
+        jacobian = np.zeros((6 * len(poses), len(pixels)), np.float32)
+        try:
+            predicted, jacobian[:6] = self._rest[scale.voxel_mm].render(
+                carm, poses[0], pixels, jacobian=True, pivot_mm=pivot_mm
+            )
+            for n, (body, pose) in enumerate(zip(self.bodies, poses[1:], strict=True), start=1):
+                inside = _behind(body, carm, pose, pixels)
+                if inside.size:
+                    line, change = body.at(scale.voxel_mm).render(
+                        carm, pose, pixels[inside], jacobian=True, pivot_mm=pivot_mm
+                    )
+                    predicted[inside] += line
+                    jacobian[6 * n : 6 * n + 6, inside] = change
+        except ComputeError:  # a pose diverged
+            return replace(NOTHING, hessian=np.zeros((len(jacobian),) * 2), gradient=np.zeros(len(jacobian)))
+        return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
+
+    def _chosen(self, image: XrayImage, poses: Sequence[Matrix], pivot_mm: float) -> Observed:
+        """The most informative pixels of all parts at the finest level."""
+        _, carm = image.binned(_FINE.image_px)
+        cells = []
+        for part, pose in enumerate(poses):
+            keyframe = self._keyframes.get(part)
+            if (
+                keyframe is None
+                or keyframe.carm != carm
+                or apart_mm(keyframe.part_from_carm, pose, pivot_mm) > _KEYFRAME_MM
+            ):
+                projector = self.bodies[part - 1].at(_MIDDLE.voxel_mm) if part else self._rest[_MIDDLE.voxel_mm]
+                pixels = chosen_pixels(Level(projector, _FINE.image_px, 0, 0.0), carm, pose, pivot_mm)
+                keyframe = self._keyframes[part] = _Keyframe(pose, carm, pixels)
+            count = _CHOSEN_BODY if part else _CHOSEN_REST
+            cells.append(keyframe.pixels[:count].reshape(-1, 8, 2))
+        # Cells of 4 x 2 pixels: every one once, and neighbours together.
+        corners, first = np.unique(np.concatenate(cells)[:, 0, ::-1], axis=0, return_index=True)
+        order = np.lexsort((corners[:, 1], corners[:, 0] // 8))
+        chosen = np.concatenate(cells)[first[order]].reshape(-1, 2)
+        return image.observed(_FINE.image_px, np.ascontiguousarray(chosen))
+
+    # --- the verdicts ----------------------------------------------------------------------------
+
+    def _verdicts(self, image: XrayImage, fit: _Fitted, starts: Sequence[Matrix]) -> list[_Verdict]:
+        """Of the CT, then of every body."""
+        observed = image.observed(_FINE.image_px)
+        rest, shadows = self._shadows(observed.carm, fit.poses, _FINE)
+        inspection = compared(image, lambda carm: added(*self._shadows(carm, fit.poses, _MIDDLE)))
+        verdicts: list[_Verdict] = [(Validity(*assess(fit.rest, inspection, image.covered_share)), fit.rest.similarity)]
+        appearance = fitted(observed, added(rest, shadows).ravel(), rounds=4)
+        likeness = likenesses(observed, rest, shadows, appearance)
+        for part, (shadow, like) in enumerate(zip(shadows, likeness, strict=True), start=1):
+            if shadow is None or not np.isfinite(like) or shadow.hit.sum() < _LEAST_SHOWN * shadow.whole_px:
+                verdicts.append((invalid("the X-ray does not show it"), float("nan")))
+                continue
+            moved = g.inverse(starts[part] @ g.inverse(starts[0]) @ fit.poses[0]) @ fit.poses[part]
+            there_mm = g.transform(g.inverse(fit.poses[part]), self.bodies[part - 1].center_mm)
+            moved_mm = float(np.linalg.norm(g.transform(moved, there_mm)[:2] - there_mm[:2]))
+            across_mm = float(np.sqrt(np.trace(fit.covariance(part)[3:5, 3:5])))
+            verdicts.append((_verdict(like, across_mm, float(fit.steps_mm[part]), moved_mm), like))
+        return verdicts
+
+    def _shadows(self, carm: CArm, poses: Sequence[Matrix], scale: _Scale) -> tuple[FloatArray, list[Shadow | None]]:
+        """Line integrals (H, W) of the rest of the CT, and the shadows of bodies."""
+        rest = self._rest[scale.voxel_mm].render(carm, poses[0])
+        bodies = zip(self.bodies, poses[1:], strict=True)
+        return rest, [body.shadow(carm, pose, np.eye(4)) for body, pose in bodies]
+
+
+def _verdict(likeness: float, across_mm: float, step_mm: float, moved_mm: float) -> Validity:
+    if moved_mm > _FARTHEST_MM:
+        return invalid(f"it is not where it was, or near ({moved_mm:.0f} mm off)")
+    if step_mm > _UNSETTLED_MM[1]:
+        return invalid("the registration has not settled")
+    if likeness < _POSSIBLE:
+        return invalid(f"the X-ray does not look like it ({likeness:.2f})")
+    if step_mm > _UNSETTLED_MM[0]:
+        return Validity(Status.DEGRADED, "the registration has not settled")
+    if likeness < _LIKELY:
+        return Validity(Status.DEGRADED, f"the X-ray looks little like it ({likeness:.2f})")
+    if across_mm > _SIGMA_MM:
+        return Validity(Status.DEGRADED, f"expected error {across_mm:.1f} mm")
+    return Validity(Status.VALID)
+
+
+def _held(
+    appearance: Appearance, starts: Sequence[Matrix], poses: Sequence[Matrix], pivot_mm: float, spread: Matrix
+) -> tuple[Matrix, Matrix]:
+    """The normal equations with what is known beforehand: bodies are near their starts, as seen from the CT.
+
+    What an image leaves open (the depth of a bone, its turn about a shaft) would drift otherwise. A pose's covariance
+    does without it: whoever puts poses of several images together would count it as often as there are images.
+    """
+    hessian, gradient = appearance.hessian.copy(), appearance.gradient.copy()
+    pivot, rest_moved = (0.0, 0.0, pivot_mm), g.inverse(starts[0]) @ poses[0]
+    precision = (_ERRORS * max(appearance.noise, NOISE_FLOOR) / (spread * POSE_SCALE)) ** 2
+    rest = slice(0, 6)
+    for part in range(1, len(poses)):
+        mine = slice(6 * part, 6 * part + 6)
+        off = g.log(g.inverse(starts[part] @ rest_moved) @ poses[part], pivot) * POSE_SCALE
+        for one, other, sign in ((mine, mine, 1), (rest, rest, 1), (mine, rest, -1), (rest, mine, -1)):
+            hessian[one, other] += sign * np.diag(precision)
+        gradient[mine] -= precision * off
+        gradient[rest] += precision * off
+    return hessian, gradient
+
+
+def _gauss_newton_step(hessian: Matrix, gradient: Matrix) -> Matrix:
+    """Scaled step (parts, 6), damped where nothing determines it."""
+    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) / len(hessian) + 1.0))
+    step = np.asarray(np.linalg.solve(damped, gradient)).reshape(-1, 6)
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    return np.asarray(step * np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(length, 1e-12)))
+
+
+def _grid(carm: CArm) -> FloatArray:
+    """All pixels (N, 2)."""
+    v, u = np.mgrid[: carm.height_px, : carm.width_px]
+    return np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float32)
+
+
+def _behind(body: Body, carm: CArm, body_from_carm: Matrix, pixels: FloatArray) -> npt.NDArray[np.intp]:
+    """Which of the pixels (N, 2) lie in the box of a body's shadow."""
+    box_px = g.project(carm, g.inverse(body_from_carm), body.corners_mm)
+    if not np.isfinite(box_px).all():
+        return np.empty(0, np.intp)
+    low, high = box_px.min(axis=0) - _RIM_PX, box_px.max(axis=0) + _RIM_PX
+    return np.flatnonzero(((pixels >= low) & (pixels <= high)).all(axis=1))

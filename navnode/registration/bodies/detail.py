@@ -1,0 +1,76 @@
+"""Whether the detail of an image is that of a body, whatever else is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from navnode.registration.appearance import Appearance, Observed, modelled
+from navnode.registration.bodies.body import Shadow
+from navnode.types import FloatArray
+
+__all__ = ["added", "likenesses"]
+
+_DETAIL = 0.06
+"""Share of an image's width; what is wider is no detail."""
+_FEWEST_PX = 15
+
+
+def added(rest: FloatArray, shadows: Sequence[Shadow | None]) -> FloatArray:
+    """Line integrals (H, W) of everything.
+
+    Args:
+        rest: (H, W), of all but the bodies.
+    """
+    total = rest.copy()
+    for shadow in shadows:
+        if shadow is not None:
+            total[shadow.part] += shadow.line
+    return total
+
+
+def likenesses(
+    observed: Observed, rest: FloatArray, shadows: Sequence[Shadow | None], appearance: Appearance
+) -> list[float]:
+    """Correlation of each body's detail with what the image has beyond all else, -1..1; NaN: it is not there.
+
+    Args:
+        observed: all pixels of the image.
+        rest: (H, W), line integrals of all but the bodies.
+        appearance: as fitted to all of that, at these pixels.
+    """
+    total = added(rest, shadows)
+    seen = -np.log(observed.counts).reshape(total.shape)
+    whole = modelled(observed, total.ravel(), appearance).reshape(total.shape)
+    trust = observed.trust.reshape(total.shape)
+    width_px = round(_DETAIL * max(total.shape)) // 2 * 2 + 1
+    found = []
+    for shadow in shadows:
+        if shadow is None or shadow.hit.sum() < _FEWEST_PX:
+            found.append(float("nan"))
+            continue
+        around = _grown(shadow.part, width_px)
+        others = total.copy()
+        others[shadow.part] -= shadow.line
+        without = modelled(observed, others.ravel(), appearance, total.ravel()).reshape(total.shape)
+        weight = np.zeros(total.shape, np.float32)
+        weight[shadow.part] = trust[shadow.part] * shadow.hit
+        there, this, used = (
+            _detail((whole - without)[around], width_px),
+            _detail((seen - without)[around], width_px),
+            weight[around],
+        )
+        size = float((used * this**2).sum() * (used * there**2).sum())
+        found.append(float((used * this * there).sum()) / max(np.sqrt(size), 1e-9))
+    return found
+
+
+def _grown(part: tuple[slice, slice], by_px: int) -> tuple[slice, slice]:
+    rows, columns = (slice(max(span.start - by_px, 0), span.stop + by_px) for span in part)
+    return rows, columns
+
+
+def _detail(image: FloatArray, width_px: int) -> FloatArray:
+    return np.asarray(image - cv2.blur(image, (width_px, width_px)), np.float32)
