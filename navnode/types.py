@@ -246,6 +246,8 @@ class Registration:
     elapsed_ms: float
     informative: bool = True
     """False when the image is blank or saturated: evidence neither for nor against a pose."""
+    center_mm: Matrix | None = None
+    """(3,), of a body, in its own frame; None: what is looked at lies at the pivot."""
 
     @property
     def sigma(self) -> Matrix:
@@ -528,6 +530,8 @@ class BodyPose:
     body_from_carm: Matrix | None
     """Of the X-ray behind this; None where that does not show it."""
     validity: Validity
+    carm_validity: Validity
+    """Of ``body_from_carm``: one X-ray alone, whose depth may be open."""
     sigma: tuple[float, ...] = ()
     """1-sigma of (rotation rad, translation mm), 6 numbers; none when INVALID."""
 

@@ -84,7 +84,7 @@ class Bodies:
         """The CT's own registration is lost, or its source: search all bodies again."""
         for each in self._each.values():
             each.forget(reason)
-        return [BodyPose(name, None, None, invalid(reason)) for name in self._each]
+        return [nowhere(name, invalid(reason)) for name in self._each]
 
 
 class _Followed:
@@ -122,7 +122,11 @@ class _Followed:
         self._last = registration.volume_from_carm @ g.inverse(volume_from_carm) if usable else None
         if not seen.usable and registration.informative:
             return self._withdrawn(name, seen.reason)
-        return self._pose(name, done.now_ns, registration.volume_from_carm if usable else None)
+        pose = self._pose(name, done.now_ns)
+        if not usable:
+            return pose
+        alone = pose.validity if pose.validity.status is Status.VALID else _one_view(seen)
+        return replace(pose, body_from_carm=registration.volume_from_carm, carm_validity=alone)
 
     def validity(self, now_ns: int) -> Validity:
         return invalid(self._withdrawn_why) if self._withdrawn_why else self._registration.validity(now_ns)
@@ -131,7 +135,7 @@ class _Followed:
         before = self._registration.reported
         if self._withdrawn_why or before is None or self._registration.validity(now_ns).status is before:
             return None
-        return self._pose(name, now_ns, None)
+        return self._pose(name, now_ns)
 
     def forget(self, reason: str) -> None:
         self._registration.reject()
@@ -140,11 +144,23 @@ class _Followed:
 
     def _withdrawn(self, name: str, reason: str) -> BodyPose:
         self._withdrawn_why = reason
-        return BodyPose(name, None, None, invalid(reason, self._last_ns))
+        return nowhere(name, invalid(reason, self._last_ns))
 
-    def _pose(self, name: str, now_ns: int, body_from_carm: Matrix | None) -> BodyPose:
+    def _pose(self, name: str, now_ns: int) -> BodyPose:
         self._withdrawn_why = ""
         pose = self._registration.pose(self._last_ns, now_ns)
         if pose.volume_from_patient is None:
-            return BodyPose(name, None, None, pose.validity)
-        return BodyPose(name, g.inverse(pose.volume_from_patient), body_from_carm, pose.validity, pose.sigma)
+            return nowhere(name, pose.validity)
+        unseen = invalid("no X-ray shows it now", self._last_ns)
+        return BodyPose(name, g.inverse(pose.volume_from_patient), None, pose.validity, unseen, pose.sigma)
+
+
+def nowhere(name: str, validity: Validity) -> BodyPose:
+    """A body that is not known to be anywhere."""
+    return BodyPose(name, None, None, validity, validity)
+
+
+def _one_view(seen: Validity) -> Validity:
+    if seen.status is not Status.VALID:
+        return seen
+    return replace(seen, status=Status.DEGRADED, reason="one view leaves its depth open")

@@ -116,13 +116,11 @@ class Consoles:
 
     def _body(self, pose: BodyPose) -> list[Message]:
         messages: list[Message] = []
-        for device, matrix in (
-            (f"{pose.body}ToVolume", pose.volume_from_body),
-            (f"CArmTo{pose.body}", pose.body_from_carm),
+        for device, matrix, stated in (
+            (f"{pose.body}ToVolume", pose.volume_from_body, pose.validity),
+            (f"CArmTo{pose.body}", pose.body_from_carm, pose.carm_validity),
         ):
-            validity = self._overtaken(device, pose.validity) or pose.validity
-            if matrix is None and validity.usable:
-                validity = invalid("the last X-ray does not show it", validity.source_time_ns, validity.age_ns)
+            validity = self._overtaken(device, stated) or stated
             messages.append(self._transform(device, matrix if validity.usable else None, validity))
         return messages
 

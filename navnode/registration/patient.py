@@ -152,11 +152,13 @@ class PatientRegistration:
                 return frame_validity, self._count_bad(frame_validity.reason)
             return frame_validity, Loss.NONE
         carm_from_patient = g.inverse(request.patient_from_carm)
-        rotation_center_mm = (
-            self.filter.rotation_center_mm
-            if self.filter
-            else g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._isocentre_mm]))
-        )
+        if self.filter is not None:
+            rotation_center_mm = self.filter.rotation_center_mm
+        elif registration.center_mm is not None:
+            carm_from_body = g.inverse(registration.volume_from_carm)
+            rotation_center_mm = g.transform(request.patient_from_carm @ carm_from_body, registration.center_mm)
+        else:
+            rotation_center_mm = g.transform(request.patient_from_carm, np.array([0.0, 0.0, self._isocentre_mm]))
         measured, covariance = measurement(
             registration.volume_from_carm,
             registration.covariance,

@@ -137,12 +137,13 @@ def test_poses_out(output, device):
 
 def test_a_bone_goes_out_as_its_pose_and_the_c_arms_relative_to_it():
     consoles = Consoles(OutputsSection())
-    seen = consoles(BodyPose("Femur", AT, g.inverse(AT), VALID, (0.1,) * 6))
+    seen = consoles(BodyPose("Femur", AT, g.inverse(AT), VALID, VALID, (0.1,) * 6))
     assert [message.device for message in seen] == ["FemurToVolume", "CArmToFemur"]
     assert np.allclose(seen[0].matrix, AT) and np.allclose(seen[1].matrix, g.inverse(AT))
-    unseen = consoles(BodyPose("Femur", AT, None, VALID, (0.1,) * 6))
+    unseen = consoles(BodyPose("Femur", AT, None, VALID, invalid("no X-ray shows it now"), (0.1,) * 6))
     assert [message.metadata["Validity"] for message in unseen] == ["VALID", "INVALID"]
-    lost = consoles(BodyPose("Femur", None, None, invalid("it moved", 9)))
+    moved = invalid("it moved", 9)
+    lost = consoles(BodyPose("Femur", None, None, moved, moved))
     assert all(message.metadata["Validity"] == "INVALID" and np.allclose(message.matrix, np.eye(4)) for message in lost)
 
 

@@ -60,16 +60,19 @@ _NEXT, _FAR_OFF = np.array([0.03] * 3 + [2.0] * 3), np.array([0.2] * 3 + [15.0] 
 """How far bodies may have moved (rad, mm) since the last X-ray, and since CT."""
 _ELSEWHERE = np.array([0.2] * 3 + [8.0] * 3)
 """How far from their starts lost bodies are searched, (rad, mm)."""
+_WIDELY = (0.0, 0.5, 1.0)
+"""Shares of that, one after the other."""
 _SEARCHED_EVERY = 3
 """While the CT itself is tracked, one in so many X-rays is searched for what is lost: the others wait for that."""
 _DAMPING, _LONGEST_STEP_MM = 1e-3, 20.0
 _CLOSE_SIMILARITY = 0.9
 """Below this a fit from a close start is rejected, and the pyramid is used."""
-_LIKELY, _POSSIBLE = 0.75, 0.6
-"""Likeness from which on a body is believed, and below which it is not: in one view, wrong ones reach 0.6."""
-_ERRORS = 7.0
+_LIKELY, _POSSIBLE = 0.78, 0.65
+"""Likeness (:mod:`detail`) from which on a body is believed, and below which it is not: in one view, wrong ones reach
+0.64."""
+_ERRORS = 5.0
 """Ratio of actual errors to the statistical sigma of independent pixels: more than for one rigid volume, since soft
-tissue does not follow."""
+tissue does not follow; less than for whole images, since pixels lie farther apart."""
 _SIGMA_MM = 1.5
 """Expected error across the beam above which a body is DEGRADED."""
 _UNSETTLED_MM = (0.5, 3.0)
@@ -176,7 +179,7 @@ class Articulated:
             ]
         image = XrayImage(counts, carm)
         fit = self._fit(image, list(starts), pivot_mm, effort)
-        verdicts = self._verdicts(image, fit, starts)
+        verdicts = self._verdicts(image, fit, starts, pivot_mm)
         self._images += 1
         if any(lost) and (effort is not Effort.TRACK or self._images % _SEARCHED_EVERY == 0):
             fit, verdicts = self._searched(image, fit, verdicts, starts, pivot_mm, lost, timestamp_ns)
@@ -191,7 +194,8 @@ class Articulated:
                 pivot_mm=pivot_mm,
                 iterations=fit.iterations,
                 elapsed_ms=elapsed_ms,
-                informative=np.isfinite(likeness),
+                informative=bool(np.isfinite(likeness)),
+                center_mm=self.bodies[part - 1].center_mm if part else None,
             )
             for part, (pose, (verdict, likeness)) in enumerate(zip(fit.poses, verdicts, strict=True))
         ]
@@ -237,20 +241,23 @@ class Articulated:
         ]
         if not doubtful:
             return fit, verdicts
+        widely = (self._images // _SEARCHED_EVERY) % len(_WIDELY)
         rng, rest_moved = np.random.default_rng(seed), g.inverse(starts[0]) @ fit.poses[0]
         again = list(fit.poses)
         for part in doubtful:
             start = starts[part] @ rest_moved
             center_mm = g.transform(g.inverse(start), self.bodies[part - 1].center_mm)
-            again[part] = start @ g.exp(rng.uniform(-1, 1, 6) * _ELSEWHERE, center_mm)
+            again[part] = start @ g.exp(rng.uniform(-1, 1, 6) * _WIDELY[widely] * _ELSEWHERE, center_mm)
         other = self._through(image, again, pivot_mm)
-        likeness = [like if verdict.usable else -1.0 for verdict, like in self._verdicts(image, other, starts)]
+        likeness = [
+            like if verdict.usable else -1.0 for verdict, like in self._verdicts(image, other, starts, pivot_mm)
+        ]
         better = [part for part in doubtful if likeness[part] > verdicts[part][1]]
         if not better:
             return fit, verdicts
         mixed = [other.poses[part] if part in better else pose for part, pose in enumerate(fit.poses)]
         fit = self._descend(_FINE, self._chosen(image, mixed, pivot_mm), mixed, pivot_mm, _NEXT)
-        return fit, self._verdicts(image, fit, starts)
+        return fit, self._verdicts(image, fit, starts, pivot_mm)
 
     def _through(self, image: XrayImage, starts: list[Matrix], pivot_mm: float) -> _Fitted:
         """Fit through the whole pyramid, from within about 15 mm and 15 degrees."""
@@ -329,7 +336,7 @@ class Articulated:
 
     # --- the verdicts ----------------------------------------------------------------------------
 
-    def _verdicts(self, image: XrayImage, fit: _Fitted, starts: Sequence[Matrix]) -> list[_Verdict]:
+    def _verdicts(self, image: XrayImage, fit: _Fitted, starts: Sequence[Matrix], pivot_mm: float) -> list[_Verdict]:
         """Of the CT, then of every body."""
         observed = image.observed(_FINE.image_px)
         rest, shadows = self._shadows(observed.carm, fit.poses, _FINE)
@@ -344,7 +351,8 @@ class Articulated:
             moved = g.inverse(starts[part] @ g.inverse(starts[0]) @ fit.poses[0]) @ fit.poses[part]
             there_mm = g.transform(g.inverse(fit.poses[part]), self.bodies[part - 1].center_mm)
             moved_mm = float(np.linalg.norm(g.transform(moved, there_mm)[:2] - there_mm[:2]))
-            across_mm = float(np.sqrt(np.trace(fit.covariance(part)[3:5, 3:5])))
+            through = g.perturbation_through(np.eye(4), np.array([0.0, 0.0, pivot_mm]), there_mm)
+            across_mm = float(np.sqrt(np.trace((through @ fit.covariance(part) @ through.T)[3:5, 3:5])))
             verdicts.append((_verdict(like, across_mm, float(fit.steps_mm[part]), moved_mm), like))
         return verdicts
 

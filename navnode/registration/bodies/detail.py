@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from navnode.registration.appearance import Appearance, Observed, modelled
 from navnode.registration.bodies.body import Shadow
@@ -16,6 +17,10 @@ __all__ = ["added", "likenesses"]
 _DETAIL = 0.06
 """Share of an image's width; what is wider is no detail."""
 _FEWEST_PX = 15
+_MEDIAN_CHI2, _OF_DIFFERENCES = 0.4549, 6.0
+"""Median of a squared standard normal; variance of second differences of one."""
+_LEAST_SIGNAL = 0.4
+"""Share of an image's detail that is taken for more than noise, at least."""
 
 
 def added(rest: FloatArray, shadows: Sequence[Shadow | None]) -> FloatArray:
@@ -34,7 +39,9 @@ def added(rest: FloatArray, shadows: Sequence[Shadow | None]) -> FloatArray:
 def likenesses(
     observed: Observed, rest: FloatArray, shadows: Sequence[Shadow | None], appearance: Appearance
 ) -> list[float]:
-    """Correlation of each body's detail with what the image has beyond all else, -1..1; NaN: it is not there.
+    """Correlation of each body's detail with what the image has beyond all else, corrected for counting noise, -1..1.
+
+    NaN: it is not in the picture.
 
     Args:
         observed: all pixels of the image.
@@ -62,7 +69,9 @@ def likenesses(
             _detail((seen - without)[around], width_px),
             weight[around],
         )
-        size = float((used * this**2).sum() * (used * there**2).sum())
+        noise = _noise2((seen - whole)[shadow.part], shadow.hit) * float(used.sum())
+        energy = float((used * this**2).sum())
+        size = max(energy - noise, _LEAST_SIGNAL * energy) * float((used * there**2).sum())
         found.append(float((used * this * there).sum()) / max(np.sqrt(size), 1e-9))
     return found
 
@@ -70,6 +79,13 @@ def likenesses(
 def _grown(part: tuple[slice, slice], by_px: int) -> tuple[slice, slice]:
     rows, columns = (slice(max(span.start - by_px, 0), span.stop + by_px) for span in part)
     return rows, columns
+
+
+def _noise2(left: FloatArray, hit: npt.NDArray[np.bool_]) -> float:
+    """Variance of white noise in what a fit has left, (h, w): of second differences, which pass little else."""
+    differences = left[:, :-2] - 2 * left[:, 1:-1] + left[:, 2:]
+    there = differences[hit[:, 1:-1]]
+    return float(np.median(there**2)) / _MEDIAN_CHI2 / _OF_DIFFERENCES if there.size else 0.0
 
 
 def _detail(image: FloatArray, width_px: int) -> FloatArray:
