@@ -132,16 +132,17 @@ class XrayImage:
 
     Args:
         counts: (H, W) from the detector.
+        dark_share: share of the image that is known to be too dark to say anything, beside lead that is seen in it.
     """
 
-    def __init__(self, counts: Array, carm: CArm) -> None:
+    def __init__(self, counts: Array, carm: CArm, dark_share: float = 0.0) -> None:
         self._counts, self._carm = counts, carm
         self._binned: dict[int, tuple[FloatArray, CArm]] = {}
         spread_px, _ = self.binned(_SPREAD_PX)
         known = spread_px[np.isfinite(spread_px)]
         self.brightest = max(float(np.percentile(known, 99)), 1e-6) if known.size else 1.0
         self._covered = covered(spread_px)
-        self.covered_share = float(self._covered.mean())
+        self.covered_share = max(float(self._covered.mean()), dark_share)
         """Share of the image that collimator or lead cover, 0..1."""
         self._noise = self._counts_per_photon()
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from navnode.types import Array, FloatArray
 
-__all__ = ["SATURATION_COUNTS", "binned_counts", "blank_reason", "covered", "line_integrals", "open_beam_counts"]
+__all__ = [
+    "SATURATION_COUNTS",
+    "binned_counts",
+    "blank_reason",
+    "covered",
+    "line_integrals",
+    "open_beam_counts",
+    "saturation_of",
+]
 
 SATURATION_COUNTS = 65_500
 """Counts at or above this say nothing about attenuation (16-bit detectors)."""
+_LEAST_SATURATED, _CLIPPED = 1023, 0.003
+"""Converters of fewer bits saturate lower: where so many pixels have the largest number of some bits, 10 or more."""
 
 _MIN_COUNTS = 0.5
 """Stands for 0 counts: finite, and darker than any count."""
+
+
+def saturation_of(counts: Array) -> float:
+    """From which counts on an image (H, W) is saturated."""
+    brightest = float(counts.max(initial=0))
+    largest_of_some_bits = brightest >= _LEAST_SATURATED and math.log2(brightest + 1).is_integer()
+    if largest_of_some_bits and np.mean(counts[::2, ::2] >= brightest) >= _CLIPPED:
+        return min(brightest, SATURATION_COUNTS)
+    return SATURATION_COUNTS
 
 
 def open_beam_counts(counts: Array) -> float:
@@ -23,8 +44,9 @@ def open_beam_counts(counts: Array) -> float:
     Exact where some of the detector is in the open beam; too low, by the thinnest path's attenuation,
     where the patient covers all of it. Registration does not depend on it, reconstruction does.
     """
-    usable = counts[counts < SATURATION_COUNTS]
-    return max(1.0, float(np.percentile(usable, 99.9))) if usable.size else float(SATURATION_COUNTS)
+    saturated = saturation_of(counts)
+    usable = counts[counts < saturated]
+    return max(1.0, float(np.percentile(usable, 99.9))) if usable.size else saturated
 
 
 def binned_counts(counts: Array, factor: int) -> FloatArray:
@@ -32,7 +54,7 @@ def binned_counts(counts: Array, factor: int) -> FloatArray:
     height, width = counts.shape[0] // factor, counts.shape[1] // factor
     cropped = counts[: height * factor, : width * factor]
     mean: FloatArray = cv2.resize(cropped.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    saturated = cropped >= SATURATION_COUNTS
+    saturated = cropped >= saturation_of(counts)
     if saturated.any():
         share = cv2.resize(saturated.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         mean[share > 0] = np.nan
@@ -64,7 +86,7 @@ def line_integrals(counts: Array, i0: float, factor: int = 1, *, see_lead: bool 
 def blank_reason(counts: Array) -> str:
     """Why an image (H, W) shows nothing to register, or ''."""
     usable = counts[::4, ::4]
-    usable = usable[usable < SATURATION_COUNTS]
+    usable = usable[usable < saturation_of(counts)]
     if usable.size < 0.2 * counts[::4, ::4].size:
         return "the image is saturated"
     low, high = np.percentile(usable, (2, 98))

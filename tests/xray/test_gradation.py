@@ -1,0 +1,74 @@
+"""Grey values of a display, read as counts; detectors that saturate below 16 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode.xray.counts import blank_reason, line_integrals, open_beam_counts, saturation_of
+from navnode.xray.display import Gradation, Reading, is_picture
+
+LINE = np.linspace(0.05, 3.5, 128 * 128).reshape(128, 128)
+
+
+def shown(gradation: Gradation, steepness: float) -> np.ndarray:
+    """A display's grey values of line integrals."""
+    powers = gradation in (Gradation.POWER, Gradation.INVERTED)
+    level = np.exp(-LINE / steepness) if powers else 1 - LINE / steepness
+    if gradation in (Gradation.FILM, Gradation.INVERTED):
+        level = 1 - level
+    return np.round(255 * level).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("gradation", "steepness"),
+    [(Gradation.POWER, 2.2), (Gradation.POWER, 1.0), (Gradation.LOGARITHM, 4.5), (Gradation.FILM, 6.0)]
+    + [(Gradation.INVERTED, 1.5)],
+)
+def test_what_a_display_shows_is_read_back(gradation, steepness):
+    grey = shown(gradation, steepness)
+    assert is_picture(grey)
+    counts = Reading(gradation, steepness).counts(grey).astype(float)
+    line = -np.log(counts / 60_000)
+    clear = (counts < 65_500) & (LINE < 2.0)
+    assert clear.mean() > 0.4 and np.abs(line - LINE)[clear].max() < 0.08, "half a grey value"
+
+
+@pytest.mark.parametrize("gradation", list(Gradation))
+def test_a_contrast_corrects_the_steepness(gradation):
+    first = Reading.first(gradation)
+    corrected = first.corrected(0.6)
+    assert corrected is not None and corrected.steepness == pytest.approx(first.steepness / 0.6)
+    assert first.corrected(0.05) is None and first.corrected(20.0) is None and first.corrected(-1.0) is None
+
+
+def test_grey_values_that_are_clipped_say_nothing():
+    grey = np.clip(shown(Gradation.POWER, 1.0).astype(int) * 3, 0, 255).astype(np.uint16)
+    grey[:20, :20] = 0
+    counts = Reading.first(Gradation.POWER).counts(grey)
+    assert (counts[grey == 255] >= 65_500).all() and (counts[:20, :20] >= 65_500).all()
+    assert (counts[(grey > 0) & (grey < 255)] < 65_500).all()
+
+
+def test_counts_are_no_picture():
+    assert not is_picture(np.full((8, 8), 256, np.uint16))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_a_detector_of_any_number_of_bits_saturates(bits):
+    top = (1 << bits) - 1
+    counts = np.random.default_rng(0).poisson(1.4 * top * np.exp(-LINE)).clip(0, top).astype(np.uint16)
+    assert saturation_of(counts) <= top and np.isnan(line_integrals(counts, 1.4 * top)[0, 0])
+    assert np.isfinite(line_integrals(counts, 1.4 * top)[-1, -1])
+    assert open_beam_counts(counts) < top
+    assert blank_reason(np.full((64, 64), top, np.uint16)) == "the image is saturated"
+
+
+def test_a_faint_image_is_not_saturated():
+    faint = np.random.default_rng(0).poisson(3.0, (64, 64)).astype(np.uint16)
+    assert saturation_of(faint) == 65_500
+
+
+def test_an_image_whose_brightest_pixel_is_alone_is_not_saturated():
+    counts = np.random.default_rng(0).poisson(9000 * np.exp(-LINE)).astype(np.uint16)
+    assert saturation_of(counts) == 65_500 and np.isfinite(line_integrals(counts, 9000.0)).all()
