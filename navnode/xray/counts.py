@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import cv2
 import numpy as np
@@ -108,6 +109,37 @@ _COVERED_PX = 64
 """Covered regions are looked for at this size."""
 
 
+_BLADE_STEP, _BLADE_CHORD, _BLADE_DARK = 0.5, 0.85, 90.0
+"""Least fall of the logarithm at a blade's edge; share of the edge that shows it; percentile of what is beyond that is
+darker than the edge's inner side."""
+_ANGLES, _SAMPLES, _SAMPLE_PX, _EDGE_PX, _LEAST_INSIDE = 48, 40, 0.5, 1.6, 0.12
+"""Directions and pixels of a line that are tried; their least distance; how far from an edge its sides are looked at;
+offset from the middle, as a share of the width."""
+
+
+@cache
+def _chords(height: int, width: int) -> tuple[Array, Array, Array]:
+    """Lines across an image, in every direction: pixels on their inner and outer sides (2, lines, samples), index into
+    the flattened image; angle of the outward normal, and offset from the middle, (lines,)."""
+    along = np.arange(-max(height, width), max(height, width), _SAMPLE_PX)
+    every_px = np.arange(_LEAST_INSIDE * width, 0.72 * max(height, width), 1.0)
+    sides, angles, offsets_px = [], [], []
+    for angle in np.arange(_ANGLES) * (2 * np.pi / _ANGLES):
+        for offset_px in every_px:
+            normal = np.array([[offset_px - _EDGE_PX], [offset_px + _EDGE_PX]])
+            u = width / 2 + normal * np.cos(angle) - along * np.sin(angle)
+            v = height / 2 + normal * np.sin(angle) + along * np.cos(angle)
+            inside = ((u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)).all(axis=0)
+            if inside.sum() * _SAMPLE_PX < width / 4:
+                continue
+            within = np.flatnonzero(inside)
+            chosen = within[np.linspace(0, len(within) - 1, _SAMPLES).round().astype(int)]
+            sides.append((np.rint(v) * width + np.rint(u))[:, chosen].astype(np.intp))
+            angles.append(angle)
+            offsets_px.append(offset_px)
+    return np.ascontiguousarray(np.stack(sides, axis=1)), np.array(angles), np.array(offsets_px)
+
+
 def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
     """Mask (H, W) of collimator blades and lead in a small image (about 64 x 64, any unit).
 
@@ -130,4 +162,32 @@ def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
         edge = (cv2.erode(region, cross, borderValue=1) == 0) & (region > 0)
         if beside.any() and np.median(known[beside]) > _COVERED_STEP * max(float(np.median(known[edge])), 1e-9):
             result |= cv2.dilate(region, np.ones((3, 3), np.uint8)) > 0
+    return result | _behind_blades(known)
+
+
+def _behind_blades(light: FloatArray) -> npt.NDArray[np.bool_]:
+    """Mask (H, W) of what lies beyond straight edges that cross the image from side to side, and is dark all over.
+
+    A collimator's blades, at any angle, also where a patient lets hardly more light through than lead does.
+    """
+    height, width = light.shape
+    result = np.zeros(light.shape, bool)
+    log_light = np.log(np.clip(light, 1e-6, None, dtype=np.float32))
+    finite = np.isfinite(log_light)
+    if not finite.all():
+        log_light = np.where(finite, log_light, log_light[finite].max(initial=0.0))
+    sides, angles, offsets_px = _chords(height, width)
+    flat = log_light.ravel()
+    inner = flat[sides[0]]
+    step = inner - flat[sides[1]]
+    stands = np.count_nonzero(step > _BLADE_STEP, axis=1) >= _BLADE_CHORD * step.shape[1]
+    for angle in np.unique(angles[stands]):
+        for at in np.flatnonzero(stands & (angles == angle)):  # the innermost of parallel edges first
+            v, u = np.mgrid[:height, :width]
+            beyond = (u - width / 2) * np.cos(angle) + (v - height / 2) * np.sin(angle) > offsets_px[at]
+            edge = float(np.median(inner[at]))
+            falls = np.median(step[at]) > 1.5 * _BLADE_STEP
+            if falls and np.percentile(log_light[beyond], _BLADE_DARK) < edge - _BLADE_STEP:
+                result |= beyond
+                break
     return result

@@ -75,3 +75,20 @@ def test_collimator_blades_are_found(edges):
 def test_an_empty_image_has_no_collimator():
     assert not covered(np.full((64, 64), np.nan, np.float32)).any()
     assert not covered(np.zeros((64, 64), np.float32)).any()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 27.0, 90.0, 201.0])
+def test_blades_at_any_angle_are_covered_also_behind_a_thick_patient(degrees):
+    v, u = np.mgrid[:64, :64]
+    patient = np.exp(-4.0 * np.exp(-(((u - 32) / 24) ** 2) - ((v - 32) / 40) ** 2))
+    beyond = (u - 32) * np.cos(np.deg2rad(degrees)) + (v - 32) * np.sin(np.deg2rad(degrees)) > 17.3
+    light = np.where(beyond, 0.004, patient).astype(np.float32)
+    mask = covered(light)
+    assert (mask & beyond).sum() > 0.9 * beyond.sum() and (mask & ~beyond).sum() < 0.06 * mask.size
+    assert not covered(patient.astype(np.float32)).any()
+
+
+def test_a_straight_shaft_is_no_blade():
+    _, u = np.mgrid[:64, :64]
+    leg = np.exp(-2.0 * (np.abs(u - 34) < 14) - 1.5 * (np.abs(u - 36) < 5)).astype(np.float32)
+    assert not covered(leg).any()
