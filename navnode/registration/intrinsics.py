@@ -28,7 +28,16 @@ from navnode.registration.tracking import ImageRegistration, Level, refine
 from navnode.types import Array, CArm, FloatArray, Matrix, Registration, Status, Validity
 from navnode.xray.counts import blank_reason
 
-__all__ = ["Calibrated", "LEAST_APART_DEG", "MAX_PATIENT_MM", "Reading", "Shot", "calibrate", "focal_px"]
+__all__ = [
+    "Calibrated",
+    "LEAST_APART_DEG",
+    "MAX_PATIENT_MM",
+    "Reading",
+    "Shot",
+    "calibrate",
+    "focal_px",
+    "ray_derivatives",
+]
 
 LEAST_APART_DEG = 30.0
 """Views from directions closer than this count as one."""
@@ -44,16 +53,18 @@ _SCALE = np.concatenate([POSE_SCALE, [60.0, 0.7, 0.7]])
 """By how many mm the image's content at the patient moves with each of (rotation rad, translation mm, logarithm of the
 focal length, principal point mm on the detector)."""
 
-_MODEL_ERROR = 6.0
+_MODEL_ERROR = 4.5
 """As in ``fit.MODEL_ERROR``, for the whole image instead of chosen pixels: neighbours are less independent."""
+_SCALE_ERROR = 1e-3
+"""Outlines in a CT are softer than in pictures, by its voxels; common to all views, that is a wrong focal length."""
 _DAMPING = 1e-6
 _LONGEST_STEP_MM = 40.0
-_ITERATIONS, _STILL_MM, _SETTLED_MM = 15, 0.02, 0.3
+_ITERATIONS, _STILL_MM, _SETTLED_MM = 30, 0.02, 0.3
 
 _ACROSS_MM, _DEPTH_MM = 20.0, 70.0
 """A start seems off by so much more across and along the ray, if the geometry is."""
 _TRIED_COARSE, _TRIED_MIDDLE, _TRIED_READINGS = 8, 3, 3
-_CONTRADICTION = 4.0
+_CONTRADICTION = 3.0
 """Largest weighted squared disagreement of the views per degree of freedom."""
 
 
@@ -172,12 +183,15 @@ def calibrate(
             views, poses, at = _together(views, poses, starts)
         else:
             at = views.carm
-        state = views.descended(registration, poses, at)
+        if views.joint:
+            state = views.descended(registration.coarse, poses, at)
+            poses, at = state.poses, state.carm
+        state = views.descended(registration.middle, poses, at)
         settled.append((state.unexplained, reading, views, state))
     settled.sort(key=lambda each: each[0])
-    best, reading, views, state = settled[0]
-    others = [(unexplained, other) for unexplained, other, *_ in settled[1:]]
-    return _judged(registration, shots, reading, views, state, best, others, started)
+    (best, reading, views, state), (second, other, *_) = settled[:2]
+    state = views.descended(registration.fine, state.poses, state.carm)
+    return _judged(registration, shots, reading, views, state, (second / max(best, 1e-9), other), started)
 
 
 # --- starts ------------------------------------------------------------------------------------------
@@ -305,18 +319,8 @@ class _Views:
     """Middle of the volume, (3,)."""
     joint: bool = False
 
-    def descended(self, registration: ImageRegistration, poses: list[Matrix], carm: CArm) -> _State:
-        """Gauss-Newton from rough poses, from coarse to fine."""
-        state: _State | None = None
-        for level in (registration.coarse, registration.middle, registration.fine):
-            if level is registration.coarse and not self.joint:
-                continue  # the poses come from finer images
-            state = self._at(level, poses, carm)
-            poses, carm = state.poses, state.carm
-        assert state is not None
-        return state
-
-    def _at(self, level: Level, poses: list[Matrix], carm: CArm) -> _State:
+    def descended(self, level: Level, poses: list[Matrix], carm: CArm) -> _State:
+        """Gauss-Newton at one level, from poses and a geometry nearby."""
         pivots_mm = [float(np.linalg.norm(self.center_mm - pose[:3, 3])) for pose in poses]
         maps = self._maps(poses, pivots_mm)
         seen = [level.observed(image) for image in self.images]
@@ -446,8 +450,7 @@ def _judged(
     reading: Reading,
     views: _Views,
     state: _State,
-    unexplained: float,
-    others: Sequence[tuple[float, Reading]],
+    runner_up: tuple[float, Reading],
     started: float,
 ) -> Calibrated:
     count = len(shots)
@@ -468,13 +471,13 @@ def _judged(
         )
         verdicts.append(assess(fit, inspect(registration, image, fit), image.covered_share))
         fits.append(fit)
-    runner_up, other = min(others, key=lambda each: each[0])
-    ratio = runner_up / max(unexplained, 1e-9)
+    ratio, other = runner_up
     focal_off, *center_off = _apart(state.carm, views.carm) / np.array(
         [_FOCAL_SIGMA, *[_CENTER_SIGMA * views.carm.width_px * su] * 2]
     )
     depth_mm = 1.96 * float(np.sqrt(max(covariance[5, 5] for covariance in covariances)))
-    sigma = np.sqrt(np.diag(covariances[0])[6:]) * units
+    geometry = (covariances[0][6:, 6:] + np.diag([_SCALE_ERROR**2, 0.0, 0.0])) * np.outer(units, units)
+    sigma = np.sqrt(np.diag(geometry))
 
     def verdict() -> tuple[Status, str]:
         for k, (status, reason) in enumerate(verdicts):
@@ -527,7 +530,7 @@ def _judged(
         carm=state.carm,
         reading=reading,
         registrations=registrations,
-        covariance=covariances[0][6:, 6:] * np.outer(units, units),
+        covariance=geometry,
         patient_mm=patient_mm,
         located_mm=located_mm,
         lateral_mm=lateral_mm,
