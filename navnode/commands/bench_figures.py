@@ -94,7 +94,7 @@ def draw_registration(report: RegistrationReport) -> None:
     lines = [
         f"Tracking: {report.sequences.frames_per_s:g} frames/s",
         f"C-arm known roughly, two views: found {_rate_text(unknown.found)} in {unknown.ms.median / 1e3:.1f} s; "
-        f"targets {unknown.located_mm.median:.3f} mm off, {unknown.located_known_mm.median:.3f} with the geometry known; "
+        f"targets {unknown.located_mm.median:.3f} mm off, {unknown.located_known_mm.median:.3f} mm with it known; "
         f"sigma holds {_rate_text(unknown.sigma_holds)}",
     ]
     Console().print("\n".join(lines), highlight=False)

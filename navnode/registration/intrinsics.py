@@ -15,13 +15,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector import Projector
-from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Observed, XrayImage, fitted
-from navnode.registration.fit import NOISE_FLOOR, Fit
+from navnode.registration.appearance import (
+    NOTHING,
+    POSE_SCALE,
+    Appearance,
+    Observed,
+    XrayImage,
+    fitted,
+    residuals,
+)
+from navnode.registration.fit import Fit
 from navnode.registration.quality import RUNNER_UP, assess, inspect
 from navnode.registration.search import FAR, NEAR, Reach, candidates, rank
 from navnode.registration.tracking import ImageRegistration, Level, refine
@@ -53,8 +62,12 @@ _SCALE = np.concatenate([POSE_SCALE, [60.0, 0.7, 0.7]])
 """By how many mm the image's content at the patient moves with each of (rotation rad, translation mm, logarithm of the
 focal length, principal point mm on the detector)."""
 
-_MODEL_ERROR = 4.5
+_MODEL_ERROR = 5.0
 """As in ``fit.MODEL_ERROR``, for the whole image instead of chosen pixels: neighbours are less independent."""
+_NOISE_FLOOR = 0.004
+"""Line-integral units."""
+_SMOOTH = 0.18
+"""Structures wider than this share of the image say nothing of the geometry."""
 _SCALE_ERROR = 1e-3
 """Outlines in a CT are softer than in pictures, by its voxels; common to all views, that is a wrong focal length."""
 _DAMPING = 1e-6
@@ -266,11 +279,20 @@ class _Linear:
     """9x9."""
     gradient: Matrix
     """(9,)"""
+    noise: float
+    """Standard deviation of image minus model in detail, line-integral units."""
 
     @property
     def weight(self) -> float:
         """Inverse variance of a pixel."""
-        return (_MODEL_ERROR * max(self.appearance.noise, NOISE_FLOOR)) ** -2 if self.seen else 0.0
+        return (_MODEL_ERROR * max(self.noise, _NOISE_FLOOR)) ** -2 if self.seen else 0.0
+
+    @property
+    def pose_covariance(self) -> Matrix:
+        """6x6 (rad, mm), were the geometry known."""
+        information = self.weight * self.hessian[:6, :6] + 1e-6 * np.eye(6)
+        covariance: Matrix = np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
+        return covariance
 
     @property
     def seen(self) -> bool:
@@ -278,7 +300,7 @@ class _Linear:
         return bool(np.isfinite(self.appearance.noise))
 
 
-_UNSEEN = _Linear(NOTHING, np.zeros((9, 9)), np.zeros(9))
+_UNSEEN = _Linear(NOTHING, np.zeros((9, 9)), np.zeros(9), np.inf)
 
 
 @dataclass(frozen=True)
@@ -402,18 +424,34 @@ def _linearised(
         return _UNSEEN
     predicted, jacobian = predicted.ravel(), jacobian.reshape(6, -1)
     rows = np.concatenate([jacobian, ray_derivatives(observed.carm, jacobian, pivot_mm)])
-    rows /= _SCALE[:, None].astype(np.float32)
-    hessian, gradient, appearances = np.zeros((9, 9)), np.zeros(9), []
-    # The compiled fit takes six parameters. It weights alike whatever they are, so nine come in three parts.
-    for one, other in ((0, 3), (0, 6), (3, 6)):
-        at = np.r_[one : one + 3, other : other + 3]
-        six = np.ascontiguousarray(rows[at] * POSE_SCALE[:, None].astype(np.float32))
-        appearance = fitted(observed, predicted, six, before, rounds=4 if before is None else 2)
-        if not np.isfinite(appearance.noise):
-            return _UNSEEN
-        hessian[np.ix_(at, at)], gradient[at] = appearance.hessian, appearance.gradient
-        appearances.append(appearance)
-    return _Linear(appearances[0], hessian, gradient)
+    appearance = fitted(observed, predicted, None, before, rounds=4 if before is None else 2)
+    if not np.isfinite(appearance.noise):
+        return _UNSEEN
+    return _Linear(appearance, *_in_detail(observed, predicted, rows / _SCALE[:, None], appearance))
+
+
+def _in_detail(
+    observed: Observed, predicted: FloatArray, rows: FloatArray, appearance: Appearance
+) -> tuple[Matrix, Matrix, float]:
+    """Normal equations (9x9, 9) from derivatives (9, N) of the integrals, and the noise, all without what is smooth.
+
+    A principal point's error leaves hardly more than a smooth residual, as scatter does that the chain does not know.
+    """
+    left = residuals(observed, predicted, appearance)
+    height, width = observed.carm.height_px, observed.carm.width_px
+    stack = np.concatenate([left.slope * rows, left.terms, [left.residual]]).astype(np.float32)
+    weight = left.weight.astype(np.float32).reshape(height, width)
+    box = (2 * round(_SMOOTH * width / 2) + 1,) * 2
+    around = np.maximum(cv2.blur(weight, box), np.float32(1e-6))
+    for row in stack.reshape(-1, height, width):
+        row -= cv2.blur(row * weight, box) / around
+    gram = ((stack * weight.ravel()) @ stack.T).astype(np.float64)
+    known, terms, rest = slice(0, 9), slice(9, -1), -1
+    inner = gram[terms, terms] + 1e-6 * np.trace(gram[terms, terms]) / len(gram[terms]) * np.eye(len(gram[terms]))
+    imitated = np.linalg.solve(inner, gram[terms, :])
+    reduced = gram - gram[:, terms] @ imitated
+    noise = float(np.sqrt(max(gram[rest, rest], 0.0) / max(np.count_nonzero(weight), 1)))
+    return reduced[known, known], reduced[known, rest], noise
 
 
 def ray_derivatives(carm: CArm, jacobian: FloatArray, pivot_mm: float) -> FloatArray:
@@ -463,7 +501,7 @@ def _judged(
     contradiction = _contradiction(state) if count > 1 else 0.0
     verdicts, fits = [], []
     for shot, pose, view in zip(shots, state.poses, state.views, strict=True):
-        fit = Fit.of(pose, view.appearance, state.iterations, 0.0)
+        fit = Fit(pose, view.appearance, state.iterations, 0.0, view.pose_covariance)
         image = (
             _image(shot, state.carm, False)
             if not reading.mirrored
@@ -574,8 +612,10 @@ def _contradiction(state: _State) -> float:
     """How much better each view would be explained by a pose and a geometry of its own, per degree of freedom."""
     squared = 0.0
     for view in state.views:
-        inverse = np.linalg.pinv(view.hessian, rcond=1e-8, hermitian=True)
-        squared += view.weight * float(view.gradient @ inverse @ view.gradient)
+        values, vectors = np.linalg.eigh(view.hessian)
+        along = vectors.T @ view.gradient
+        told = values > 1e-6 * max(values[-1], 1e-12)  # single precision knows no more
+        squared += view.weight * float((along[told] ** 2 / values[told]).sum())
     return float(squared / (9 * len(state.views) - state.maps[0].shape[1]))
 
 

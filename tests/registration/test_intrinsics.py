@@ -1,4 +1,4 @@
-"""A C-arm that is known only roughly, found from X-rays of a body whose shadows are computed from chords."""
+"""A C-arm that is known only roughly, found from X-rays of a body whose shadows are known in closed form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from navnode.registration import ImageRegistration
 from navnode.registration.intrinsics import Shot, calibrate, ray_derivatives
 from navnode.types import CArm, Status, Volume
 
-SIZE, SPACING_MM = 124, 1.6
+SIZE, SPACING_MM = 140, 1.5
 TRUE = CArm(340, 340, (0.83, 0.83), 1050.0, (174.0, 161.5))
 ROUGH = replace(TRUE, source_to_detector_mm=1050.0 * 1.08, principal_point_px=(174.0 - 32.0, 161.5 + 27.0))
 """Eight percent too far, and off by a tenth of the image."""
@@ -22,37 +22,35 @@ PIVOT = (0.0, 0.0, DISTANCE_MM)
 
 
 class Body:
-    """Soft tissue with bones, all ellipsoids, around the origin."""
+    """Soft tissue with bones, all Gaussian, around the origin."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.centers = [np.zeros(3)]
-        self.shapes = [np.diag(1 / np.array([88.0, 64.0, 94.0]))]
+        self.shapes = [np.diag(1 / np.array([31.0, 25.0, 31.0]))]
         self.densities = [1.0]
-        for _ in range(26):
+        for _ in range(40):
             turn = g.rotation_exp(rng.normal(size=3))
-            self.centers.append(rng.uniform(-1, 1, 3) * (42, 28, 46))
-            self.shapes.append(np.diag(1 / rng.uniform(6, 24, 3)) @ turn)
-            self.densities.append(float(rng.choice([0.9, 0.7, 0.5])))
-        at = ((np.arange(2 * SIZE) + 0.5) / 2 - SIZE / 2) * SPACING_MM
-        density = np.zeros((2 * SIZE,) * 3, np.float32)
+            self.centers.append(rng.uniform(-1, 1, 3) * (50, 36, 52))
+            self.shapes.append(np.diag(1 / rng.uniform(2.5, 9, 3)) @ turn)
+            self.densities.append(float(rng.choice([0.6, 0.45, 0.3])))
+        at = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM
+        density = np.zeros((SIZE,) * 3, np.float32)
         for center, shape, share in zip(self.centers, self.shapes, self.densities, strict=True):
-            reach = 1 / np.linalg.norm(shape, axis=1).min()
+            reach = 4.5 / np.linalg.norm(shape, axis=1).min()
             near = [np.flatnonzero(np.abs(at - middle) <= reach) for middle in center]
             i, j, k = (at[places] - middle for places, middle in zip(near, center, strict=True))
             x, y, z = i[None, None, :], j[None, :, None], k[:, None, None]
-            inside = sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in shape) <= 1
-            density[np.ix_(near[2], near[1], near[0])] += np.float32(share) * inside
-        cells = density.reshape(SIZE, 2, SIZE, 2, SIZE, 2).mean(axis=(1, 3, 5))
+            squared = sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in shape)
+            density[np.ix_(near[2], near[1], near[0])] += np.float32(share) * np.exp(-squared / 2).astype(np.float32)
         volume_from_index = np.diag([SPACING_MM] * 3 + [1.0])
-        volume_from_index[:3, 3] = -SPACING_MM * (SIZE - 1) / 2
-        self.volume = Volume(cells * 1000 - 1000, volume_from_index)
+        volume_from_index[:3, 3] = at[0]
+        self.volume = Volume(density * 1000 - 1000, volume_from_index)
 
     def counts(self, carm: CArm, volume_from_carm: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Photons behind the body, counted on a finer grid than the detector's."""
-        step = (np.arange(2) - 0.5) / 2
-        u = (np.arange(carm.width_px)[:, None] + step).ravel() - carm.principal_point_px[0]
-        v = (np.arange(carm.height_px)[:, None] + step).ravel() - carm.principal_point_px[1]
+        """Photons behind the body."""
+        u = np.arange(carm.width_px) - carm.principal_point_px[0]
+        v = np.arange(carm.height_px) - carm.principal_point_px[1]
         across, down = np.meshgrid(u * carm.pixel_spacing_mm[0], v * carm.pixel_spacing_mm[1])
         ray = np.stack([across, down, np.full_like(across, carm.source_to_detector_mm)], axis=-1)
         ray = ray @ volume_from_carm[:3, :3].T
@@ -60,10 +58,9 @@ class Body:
         line = np.zeros(across.shape)
         for center, shape, share in zip(self.centers, self.shapes, self.densities, strict=True):
             d, o = ray @ shape.T, shape @ (volume_from_carm[:3, 3] - center)
-            a, b, c = (d * d).sum(-1), d @ o, o @ o - 1
-            line += share * 0.02 * 2 * np.sqrt(np.maximum(b * b - a * c, 0)) / a
-        light = np.exp(-line).reshape(carm.height_px, 2, carm.width_px, 2).mean(axis=(1, 3))
-        return np.random.default_rng(seed).poisson(30_000 * light).astype(np.uint16)
+            a, b = (d * d).sum(-1), d @ o
+            line += share * 0.02 * np.sqrt(2 * np.pi / a) * np.exp((b * b / a - o @ o) / 2)
+        return np.random.default_rng(seed).poisson(50_000 * np.exp(-line)).astype(np.uint16)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +149,7 @@ def test_two_views_locate_as_if_the_geometry_were_known(body, registration):
     off_mm = found.carm.source_to_detector_mm - TRUE.source_to_detector_mm
     off_px = np.subtract(found.carm.principal_point_px, TRUE.principal_point_px)
     assert np.all(np.abs([off_mm, *off_px]) < 3 * found.sigma), (off_mm, off_px, found.sigma)
-    assert found.sigma[0] < 20 < 0.25 * abs(ROUGH.source_to_detector_mm - TRUE.source_to_detector_mm) + 1
+    assert found.sigma[0] < 25  # of 84 that it was off
     assert located_mm(found) < 0.3 and found.located_mm < 0.3 < found.patient_mm
     assert found.apart_deg == pytest.approx(75, abs=5)
 
