@@ -38,7 +38,11 @@ class Located:
 def located(
     registration: ImageRegistration, center_mm: Matrix, cases: tuple[Case, Case], rng: np.random.Generator
 ) -> Located:
-    """Register two cases of one C-arm with a geometry that is off, in half of them mirrored, and as it is."""
+    """Register two cases of one C-arm with a geometry that is off, in half of them mirrored, and as it is.
+
+    Args:
+        center_mm: middle of the volume, (3,).
+    """
     true = cases[0].carm
     u, v = true.principal_point_px + rng.uniform(-_CENTER_PX, _CENTER_PX, 2)
     mirrored = bool(rng.random() < 0.5)

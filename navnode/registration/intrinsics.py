@@ -77,7 +77,7 @@ _ITERATIONS, _STILL_MM, _SETTLED_MM = 30, 0.02, 0.3
 _ACROSS_MM, _DEPTH_MM = 20.0, 70.0
 """A start seems off by so much more across and along the ray, if the geometry is."""
 _TRIED_COARSE, _TRIED_MIDDLE, _TRIED_READINGS = 8, 3, 3
-_CONTRADICTION = 3.0
+_CONTRADICTION = 2.0
 """Largest weighted squared disagreement of the views per degree of freedom."""
 
 
