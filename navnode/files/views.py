@@ -73,7 +73,7 @@ class ViewFile:
     angles_rad: tuple[float, float] | None = None
     """Orbital and angulation, from the C-arm's scales."""
     corrected: Callable[[Array], Array] | None = None
-    """Turns the image into that of ``carm``; None: it is."""
+    """Turns the image (H, W) into that of ``carm``, (H, W); None: it is."""
 
     def counts(self) -> Array:
         """Detector counts (H, W).

@@ -40,7 +40,9 @@ from navnode.xray.counts import blank_reason
 __all__ = [
     "Calibrated",
     "LEAST_APART_DEG",
-    "MAX_PATIENT_MM",
+    "MAX_CENTER_PX",
+    "MAX_FOCAL",
+    "MAX_LOCATED_MM",
     "Reading",
     "Shot",
     "calibrate",
@@ -50,8 +52,10 @@ __all__ = [
 
 LEAST_APART_DEG = 30.0
 """Views from directions closer than this count as one."""
-MAX_PATIENT_MM = 0.3
-"""Largest 1-sigma by which the geometry's own error may move the patient."""
+MAX_LOCATED_MM = 0.3
+"""Largest 1-sigma of a point that the views locate."""
+MAX_FOCAL, MAX_CENTER_PX = 0.003, 2.0
+"""Largest 1-sigma of the focal length, a share, and of the principal point: what docs/frames.md asks for."""
 
 _FOCAL_SIGMA, _CENTER_SIGMA = 0.1, 0.1
 """How well the start is known: a share of the focal length, and of the image's width."""
@@ -73,6 +77,9 @@ _SCALE_ERROR = 1e-3
 _DAMPING = 1e-6
 _LONGEST_STEP_MM = 40.0
 _ITERATIONS, _STILL_MM, _SETTLED_MM = 30, 0.02, 0.3
+
+_RELATIVE_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
+"""How right poses from a tracker are relative to each other, at the patient (rad, mm): noise and hand-eye error."""
 
 _ACROSS_MM, _DEPTH_MM = 20.0, 70.0
 """A start seems off by so much more across and along the ray, if the geometry is."""
@@ -165,7 +172,7 @@ def calibrate(
     Args:
         center_mm: middle of the volume, (3,).
         carm: known roughly: focal length within 10 %, principal point within a tenth of the width.
-        joint: the starts (one per shot) are correct relative to each other.
+        joint: the starts (one per shot) are correct relative to each other, as far as a tracker's are.
         search: the starts are far off.
 
     Raises:
@@ -196,14 +203,15 @@ def calibrate(
             views, poses, at = _together(views, poses, starts)
         else:
             at = views.carm
+        deviation = None
         if views.joint:
             state = views.descended(registration.coarse, poses, at)
-            poses, at = state.poses, state.carm
-        state = views.descended(registration.middle, poses, at)
+            poses, at, deviation = state.poses, state.carm, state.deviation
+        state = views.descended(registration.middle, poses, at, deviation)
         settled.append((state.unexplained, reading, views, state))
     settled.sort(key=lambda each: each[0])
     (best, reading, views, state), (second, other, *_) = settled[:2]
-    state = views.descended(registration.fine, state.poses, state.carm)
+    state = views.descended(registration.fine, state.poses, state.carm, state.deviation)
     return _judged(registration, shots, reading, views, state, (second / max(best, 1e-9), other), started)
 
 
@@ -317,6 +325,8 @@ class _State:
     """PxP of all parameters, in units of ``_SCALE``."""
     iterations: int
     step_mm: float
+    deviation: Matrix
+    """(6 per view,) from the common motion, in units of ``_SCALE``; empty: there is none."""
 
     @property
     def unexplained(self) -> float:
@@ -341,8 +351,12 @@ class _Views:
     """Middle of the volume, (3,)."""
     joint: bool = False
 
-    def descended(self, level: Level, poses: list[Matrix], carm: CArm) -> _State:
-        """Gauss-Newton at one level, from poses and a geometry nearby."""
+    def descended(self, level: Level, poses: list[Matrix], carm: CArm, deviation: Matrix | None = None) -> _State:
+        """Gauss-Newton at one level, from poses and a geometry nearby.
+
+        Args:
+            deviation: of the poses from one common motion, as the level before left it.
+        """
         pivots_mm = [float(np.linalg.norm(self.center_mm - pose[:3, 3])) for pose in poses]
         maps = self._maps(poses, pivots_mm)
         seen = [level.observed(image) for image in self.images]
@@ -350,6 +364,9 @@ class _Views:
         geometry = maps[0].shape[1] - 3
         precision = np.zeros(geometry + 3)
         width_mm = self.carm.width_px * self.carm.pixel_spacing_mm[0]
+        apart = slice(6, geometry) if self.joint else slice(0, 0)
+        precision[apart] = np.tile((POSE_SCALE * _RELATIVE_SIGMA) ** -2.0, len(poses) if self.joint else 0)
+        deviation = np.zeros(len(precision[apart])) if deviation is None else deviation
         precision[geometry:] = (_SCALE[6:] * (_FOCAL_SIGMA, _CENTER_SIGMA * width_mm, _CENTER_SIGMA * width_mm)) ** -2.0
         moved_mm, steps = np.inf, 0
         while True:
@@ -360,6 +377,7 @@ class _Views:
             before = [view.appearance if view.seen else None for view in views]
             information = np.diag(precision)
             gradient = np.zeros(len(precision))
+            gradient[apart] = -precision[apart] * deviation
             gradient[geometry:] = -precision[geometry:] * _SCALE[6:] * _apart(carm, self.carm)
             for view, through in zip(views, maps, strict=True):
                 information += view.weight * through.T @ view.hessian @ through
@@ -372,13 +390,15 @@ class _Views:
             for k, through in enumerate(maps):
                 xi = (through @ step)[:6] / POSE_SCALE
                 poses = [*poses[:k], poses[k] @ g.exp(xi, (0.0, 0.0, pivots_mm[k])), *poses[k + 1 :]]
-            carm = _moved(carm, step[geometry:] / _SCALE[6:])
+            carm, deviation = _moved(carm, step[geometry:] / _SCALE[6:]), deviation + step[apart]
             moved_mm, steps = float(np.linalg.norm(step)), steps + 1
-        return _State(carm, poses, pivots_mm, views, maps, np.linalg.inv(information), steps, moved_mm)
+        return _State(carm, poses, pivots_mm, views, maps, np.linalg.inv(information), steps, moved_mm, deviation)
 
     def _maps(self, poses: Sequence[Matrix], pivots_mm: Sequence[float]) -> list[Matrix]:
+        """From one common motion if there is one, every view's own, and the geometry."""
         maps = []
-        count = 6 if self.joint else 6 * len(poses)
+        first = 6 if self.joint else 0
+        count = first + 6 * len(poses)
         pivots = [np.array([0.0, 0.0, pivot_mm]) for pivot_mm in pivots_mm]
         middle_mm = np.mean([g.transform(*pair) for pair in zip(poses, pivots, strict=True)], axis=0)
         for k, (pose, pivot) in enumerate(zip(poses, pivots, strict=True)):
@@ -387,8 +407,7 @@ class _Views:
             if self.joint:
                 carried = g.perturbation_through(pose, middle_mm, pivot)
                 through[:6, :6] = POSE_SCALE[:, None] * carried / POSE_SCALE
-            else:
-                through[:6, 6 * k : 6 * k + 6] = np.eye(6)
+            through[:6, first + 6 * k : first + 6 * k + 6] = np.eye(6)
             maps.append(through)
         return maps
 
@@ -541,12 +560,12 @@ def _judged(
                 return status, f"view {k}: {reason}"
         if reading.mirrored:
             return Status.DEGRADED, f"the pictures are {reading}: read out the detector the other way round"
-        if not patient_mm <= MAX_PATIENT_MM:
-            return (
-                Status.DEGRADED,
-                f"principal point known to {max(sigma[1:]):.1f} px, distance to {sigma[0]:.1f} mm, which moves the "
-                f"patient by {patient_mm:.1f} mm; right for what the pictures themselves locate",
-            )
+        known = f"principal point known to {max(sigma[1:]):.1f} px, distance to {sigma[0] / distance_mm:.2%}"
+        if not (located_mm is not None and located_mm <= MAX_LOCATED_MM):
+            return Status.DEGRADED, f"{known}: points that the views locate are uncertain by {located_mm or 0:.1f} mm"
+        if not (sigma[0] <= MAX_FOCAL * distance_mm and max(sigma[1:]) <= MAX_CENTER_PX):
+            reason = f"{known}, {MAX_CENTER_PX:.0f} px and {MAX_FOCAL:.1%} are needed; right for what the views locate"
+            return Status.DEGRADED, reason
         return Status.VALID, ""
 
     validity = Validity(*verdict())
@@ -610,13 +629,13 @@ def _located_mm(state: _State) -> tuple[float | None, float]:
 
 def _contradiction(state: _State) -> float:
     """How much better each view would be explained by a pose and a geometry of its own, per degree of freedom."""
-    squared = 0.0
+    squared = float(((state.deviation / np.tile(POSE_SCALE * _RELATIVE_SIGMA, len(state.deviation) // 6)) ** 2).sum())
     for view in state.views:
         values, vectors = np.linalg.eigh(view.hessian)
         along = vectors.T @ view.gradient
         told = values > 1e-6 * max(values[-1], 1e-12)  # single precision knows no more
         squared += view.weight * float((along[told] ** 2 / values[told]).sum())
-    return float(squared / (9 * len(state.views) - state.maps[0].shape[1]))
+    return float(squared / (9 * len(state.views) + len(state.deviation) - state.maps[0].shape[1]))
 
 
 def _nothing(carm: CArm, shots: Sequence[Shot], center_mm: Matrix, blank: Sequence[str], started: float) -> Calibrated:
