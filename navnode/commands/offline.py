@@ -54,7 +54,10 @@ def register(request: RegisterRequest, ui: Ui) -> None:
     from navnode.offline import files
 
     if request.calibrate:
-        ui.show(files.calibrate(request, ui.progress("Calibrating")), _draw_calibration)
+        report = files.calibrate(request, ui.progress("Calibrating"))
+        ui.show(report, _draw_calibration)
+        if request.out is not None and not report.out:
+            typer.echo(f"navnode: {request.out}: not written, {report.status} ({report.reason})", err=True)
         return
     ui.show(files.register(request, ui.progress("Registering")), _draw_registration)
 
@@ -114,6 +117,9 @@ def _draw_registration(report: RegistrationReport) -> None:
 
 def _draw_calibration(report: CalibrationReport) -> None:
     _draw_registration(report)
+    if report.status == "INVALID":
+        Console().print(f"INVALID: {report.reason}", highlight=False)
+        return
     (u, v), (sigma_u, sigma_v) = report.carm["principal_point_px"], report.sigma_pp_px
     lines = [
         f"{report.status}{': ' if report.reason else ''}{report.reason}",
