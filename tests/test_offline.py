@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,17 @@ import pytest
 import SimpleITK as sitk
 
 from navnode import geometry as g
-from navnode.errors import ConfigError
+from navnode.clock import now_ns
+from navnode.errors import CalibrationError, ConfigError
+from navnode.files import artifacts
 from navnode.files.views import ViewFile, read_counts, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_volume
+from navnode.offline.carm import write_calibrated
 from navnode.offline.files import view_of
 from navnode.projector import Projector
+from navnode.registration.intrinsics import Calibrated, Reading
 from navnode.simulation.scenario import carm_of_size, scenario_for
-from navnode.types import Volume
+from navnode.types import Status, Validity, Volume
 from navnode.xray.chain import XrayChain
 from tests.invoke import call
 
@@ -280,6 +285,62 @@ def test_landmark_files_that_are_none_are_named(tmp_path, content, reason):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=f"landmarks.json.*{reason}"):
         read_landmarks(path, 2)
+
+
+ROUGH = replace(CARM, source_to_detector_mm=CARM.source_to_detector_mm * 1.06, principal_point_px=(115.0, 141.0))
+
+
+def test_a_c_arm_that_is_known_roughly_is_found_and_used(case, tmp_path):
+    """Pictures are mirrored, and the geometry is off; what is written corrects both."""
+    files = []
+    for index in (0, 3):
+        path = tmp_path / f"m{index}.png"
+        cv2.imwrite(str(path), np.ascontiguousarray(read_counts(case.folder / f"x{index}.png")[:, ::-1]))
+        files.append(ViewFile("", path, ROUGH, case.true[index] @ OFF, None, index))
+    views, out = tmp_path / "views.json", tmp_path / "carm.json"
+    write_views(views, files)
+    ct = ("register", "--volume", case.ct, "--views", views)
+    found = navnode(*ct, "--calibrate", "--out", out, "--json")
+    assert found["status"] == "DEGRADED" and found["mirrored"] and found["out"] == str(out), found["reason"]
+    assert found["carm"]["source_to_detector_mm"] == pytest.approx(CARM.source_to_detector_mm, rel=0.02)
+    assert found["focal_px"][0] == pytest.approx(found["carm"]["source_to_detector_mm"] / CARM.pixel_spacing_mm[0])
+    with pytest.raises(CalibrationError, match="mirrored"):  # a node takes no doubtful geometry
+        artifacts.usable(out, artifacts.CARM, now_ns())
+    used = navnode(*ct, "--carm", out, "--json")
+    for here, there in zip(used["views"], found["views"], strict=True):
+        assert here["status"] == "DEGRADED" and "mirrored" in here["reason"]
+        assert np.allclose(here["volume_from_carm"], there["volume_from_carm"], atol=1.0)
+    assert "excludes" in navnode(*ct, "--calibrate", "--track", code=2)["error"]
+    assert "needs --calibrate" in navnode(*ct, "--out", out, code=2)["error"]
+    bodies = navnode("register", "--bodies", case.ct, "--views", views, "--calibrate", code=2)["error"]
+    assert "then --carm" in bodies
+
+
+def test_a_geometry_that_may_be_relied_on_is_not_replaced_by_a_doubtful_one(tmp_path):
+    def found(status: Status, reason: str) -> Calibrated:
+        return Calibrated(
+            carm=CARM,
+            reading=Reading(False, 0),
+            registrations=[],
+            covariance=np.diag([1.0, 0.04, 0.09]),
+            patient_mm=0.2,
+            located_mm=0.05,
+            lateral_mm=0.05,
+            apart_deg=60.0,
+            contradiction=0.1,
+            runner_up=20.0,
+            validity=Validity(status, reason),
+            elapsed_ms=1.0,
+        )
+
+    out = tmp_path / "carm.json"
+    assert not write_calibrated(out, found(Status.INVALID, "nothing fits"), {}) and not out.exists()
+    assert write_calibrated(out, found(Status.DEGRADED, "one view"), {})
+    assert write_calibrated(out, found(Status.VALID, ""), {})
+    kept = artifacts.usable(out, artifacts.CARM, now_ns())
+    assert kept.result.carm.geometry == CARM and kept.quality["sigma_pp_px"] == pytest.approx([0.2, 0.3])
+    assert not write_calibrated(out, found(Status.DEGRADED, "one view"), {})
+    assert artifacts.read(out).status == "PASS"
 
 
 def test_wrong_arguments_are_named(case, tmp_path):

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from navnode import geometry as g
 from navnode.bench import rtk
 from navnode.bench.cases import Case, Errors, Patient
+from navnode.bench.unknown import Located, located
 from navnode.errors import ConfigError
 from navnode.files.report import percentiles
 from navnode.files.volumes import read_volume
@@ -27,6 +28,10 @@ RIGHT_MM = 1.0
 RIGHT_DEPTH_MM = 5.0
 _DOSES = (60_000.0, 6_000.0)
 _SEQUENCE_FRAMES = 60
+_UNKNOWN_EVERY = 4
+"""Every so many cases the C-arm's geometry is found as well: that takes seconds."""
+_COVERS = 1.96
+"""Errors of 95 % are within so many sigma."""
 
 Progress = Callable[[float], None]
 
@@ -79,6 +84,7 @@ class Measured:
     joint: list[Outcome] = field(default_factory=list)
     sequences: list[Outcome] = field(default_factory=list)
     wrong: list[Outcome] = field(default_factory=list)
+    unknown: list[Located] = field(default_factory=list)
     sequence_s: dict[str, float] = field(default_factory=dict)
     """CT -> total time of its sequence frames."""
     volumes: dict[str, Volume] = field(default_factory=dict)
@@ -123,6 +129,22 @@ class FilmFigures(GroupFigures, frozen=True, kw_only=True):
     frames_per_s: float
 
 
+class UnknownFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Two views from a C-arm that is known only roughly."""
+
+    found: Rate
+    """Targets located within 1 mm, and pictures read rightly."""
+    located_mm: Spread
+    """Error of targets that both views locate."""
+    located_known_mm: Spread
+    """The same with the geometry known."""
+    sigma_holds: Rate
+    """Distance and principal point within their 95 % intervals."""
+    false_valid: Rate
+    """VALID, but not found."""
+    ms: Spread
+
+
 class TrustFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Agreement between VALID and right."""
 
@@ -142,6 +164,7 @@ class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the group -> figures."""
     by_ct: dict[str, dict[str, GroupFigures]]
     joint: JointFigures
+    unknown: UnknownFigures
     sequences: FilmFigures
     quality: TrustFigures
 
@@ -196,6 +219,9 @@ def _measure(
         pair = [(each.counts, each.carm, motion @ each.volume_from_carm, each.pivot_mm, 0) for each in (case, second)]
         result = register_jointly(registration, pair, Effort.FIND)[0]
         measured.joint.append(Outcome("two views", name, case, result, case.errors_mm(result.volume_from_carm)))
+        if index % _UNKNOWN_EVERY == 0:
+            other = patient.exposed(second.volume_from_carm, case.carm, second.pivot_mm, case.chain, rng)
+            measured.unknown.append(located(registration, patient.volume.center_mm, (case, other), rng))
         for kind, counts, shown in _wrong_images(case, others, rng):
             start = case.start(rng, 10, 20, 6)
             result = register_counts(registration, counts, shown.carm, start, case.pivot_mm, Effort.FIND)
@@ -274,6 +300,7 @@ def summary(measured: Measured) -> RegistrationReport:
             **msgspec.structs.asdict(_figures(measured.joint)),
             under_1_mm_full=rate(sum(_errors(o).full < RIGHT_MM for o in measured.joint), len(measured.joint)),
         ),
+        unknown=_unknown(measured.unknown),
         sequences=FilmFigures(
             **msgspec.structs.asdict(_figures(measured.sequences)),
             frames_per_s=round(frames / max(sum(measured.sequence_s.values()), 1e-9), 1),
@@ -286,6 +313,20 @@ def summary(measured: Measured) -> RegistrationReport:
                 for kind in sorted({o.group for o in measured.wrong})
             },
         ),
+    )
+
+
+def _unknown(cases: Sequence[Located]) -> UnknownFigures:
+    found = [case.read_rightly and case.unknown_mm < RIGHT_MM for case in cases]
+    within = [abs(sigma) < _COVERS for case in cases for sigma in case.sigmas]
+    missed = [case for case, right in zip(cases, found, strict=True) if not right]
+    return UnknownFigures(
+        found=rate(sum(found), len(cases)),
+        located_mm=_spread([case.unknown_mm for case in cases]),
+        located_known_mm=_spread([case.known_mm for case in cases]),
+        sigma_holds=rate(sum(within), len(within)),
+        false_valid=rate(sum(case.valid for case in missed), len(missed)),
+        ms=_spread([case.ms for case in cases]),
     )
 
 

@@ -68,7 +68,12 @@ def _table(summary: RegistrationReport) -> str:
         medians = [f"{part.median:.3f}" for part in (figures.lateral_mm, figures.depth_mm, figures.full_mm)]
         share = f"{figures.under_1_mm_lateral.rate:.1%} ({_interval(figures.under_1_mm_lateral)})"
         rows.append([name, share, *medians, f"{figures.ms.median:.0f}", f"{figures.ms.p95:.0f}"])
-    return table(head, rows) + f"<p>Medians. Tracking: {summary.sequences.frames_per_s} frames/s.</p>"
+    unknown = summary.unknown
+    return table(head, rows) + (
+        f"<p>Medians. Tracking: {summary.sequences.frames_per_s} frames/s. C-arm known only roughly, two views: "
+        f"{unknown.found.hits} of {unknown.found.of} found; targets that both locate are "
+        f"{unknown.located_mm.median:.3f} mm off, {unknown.located_known_mm.median:.3f} mm with the geometry known.</p>"
+    )
 
 
 def _quality(quality: TrustFigures) -> str:

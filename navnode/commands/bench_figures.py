@@ -90,7 +90,14 @@ def draw_registration(report: RegistrationReport) -> None:
     for kind, rate in report.quality.wrong_image_valid.items():
         trust.add_row(f"{kind}: VALID", _rate_text(rate))
     Console().print(trust)
-    Console().print(f"Tracking: {report.sequences.frames_per_s:g} frames/s", highlight=False)
+    unknown = report.unknown
+    lines = [
+        f"Tracking: {report.sequences.frames_per_s:g} frames/s",
+        f"C-arm known roughly, two views: found {_rate_text(unknown.found)} in {unknown.ms.median / 1e3:.1f} s; "
+        f"targets {unknown.located_mm.median:.3f} mm off, {unknown.located_known_mm.median:.3f} mm with it known; "
+        f"sigma holds {_rate_text(unknown.sigma_holds)}",
+    ]
+    Console().print("\n".join(lines), highlight=False)
 
 
 def draw_reconstruction(report: ReconstructionReport) -> None:

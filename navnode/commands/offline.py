@@ -14,7 +14,7 @@ from navnode.offline.requests import BodiesRequest, ProjectRequest, ReadRequest,
 
 if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
     from navnode.offline.bodies import BodiesReport, ListReport
-    from navnode.offline.files import RegistrationReport
+    from navnode.offline.files import CalibrationReport, RegistrationReport
 
 app = typer.Typer()
 
@@ -35,6 +35,7 @@ def project(request: ProjectRequest, ui: Ui) -> None:
         "navnode register --volume ct.nii.gz --views views.json --search --json",
         "navnode register --volume ct.nii.gz --bodies labels.nii.gz --views views.json",
         "navnode register --bodies radius.nii.gz --bodies ulna.nii.gz --views views.json",
+        "navnode register --volume ct.nii.gz --views views.json --calibrate --out carm.json",
     ),
 )
 def register(request: RegisterRequest, ui: Ui) -> None:
@@ -43,6 +44,7 @@ def register(request: RegisterRequest, ui: Ui) -> None:
     Each view starts at its volume_from_carm, or else at its "station" ("AP", "lateral", ...) or its landmarks.
     With --bodies the views' poses are those of calibrated cameras, and every bone is found by itself: bodies of a
     label map within 15 mm and 15 degrees of where the CT has them, others, and all with --search, anywhere.
+    With --calibrate the C-arm may be known only roughly; --carm uses the geometry that was found.
     """
     if request.bodies:
         from navnode.offline import bodies
@@ -51,6 +53,12 @@ def register(request: RegisterRequest, ui: Ui) -> None:
         return
     from navnode.offline import files
 
+    if request.calibrate:
+        report = files.calibrate(request, ui.progress("Calibrating"))
+        ui.show(report, _draw_calibration)
+        if request.out is not None and not report.out:
+            typer.echo(f"navnode: {request.out}: not written, {report.status} ({report.reason})", err=True)
+        return
     ui.show(files.register(request, ui.progress("Registering")), _draw_registration)
 
 
@@ -105,6 +113,26 @@ def _draw_registration(report: RegistrationReport) -> None:
         figures = (f"{view.similarity:.3f}", sigma, f"{view.elapsed_ms:.0f}")
         table.add_row(str(index), view.status, *figures, view.reason)
     Console().print(table)
+
+
+def _draw_calibration(report: CalibrationReport) -> None:
+    _draw_registration(report)
+    if report.status == "INVALID":
+        Console().print(f"INVALID: {report.reason}", highlight=False)
+        return
+    (u, v), (sigma_u, sigma_v) = report.carm["principal_point_px"], report.sigma_pp_px
+    lines = [
+        f"{report.status}{': ' if report.reason else ''}{report.reason}",
+        f"focal length {report.focal_px[0]:.1f} px: with the stated pixel spacing, the detector is "
+        f"{report.carm['source_to_detector_mm']:.1f} mm (± {report.sigma_sdd_mm:.1f}) from the source",
+        f"principal point {u:.1f}, {v:.1f} px (± {sigma_u:.1f}, {sigma_v:.1f}); pictures read {report.reading}",
+    ]
+    if report.sigma_located_mm is not None:
+        lines.append(f"points that the pictures locate: ± {report.sigma_located_mm:.2f} mm")
+    if report.out:
+        lines.append(f"written: {report.out}")
+    for line in lines:
+        Console().print(line, highlight=False)
 
 
 def _draw_bodies(report: BodiesReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +72,8 @@ class ViewFile:
     """Name of the C-arm's position, such as ``AP``; for views without a pose."""
     angles_rad: tuple[float, float] | None = None
     """Orbital and angulation, from the C-arm's scales."""
+    corrected: Callable[[Array], Array] | None = None
+    """Turns the image (H, W) into that of ``carm``, (H, W); None: it is."""
 
     def counts(self) -> Array:
         """Detector counts (H, W).
@@ -87,7 +90,7 @@ class ViewFile:
                 f"{self.name}: {self.path.name} has {counts.shape[1]} x {counts.shape[0]} pixels, "
                 f"the C-arm geometry {expected[1]} x {expected[0]}"
             )
-        return counts
+        return counts if self.corrected is None else self.corrected(counts)
 
     def pose(self) -> Matrix:
         """``volume_from_carm``.

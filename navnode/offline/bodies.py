@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from navnode.errors import ConfigError
 from navnode.files.bodies import BodyFile, read_bodies, write_list
 from navnode.files.views import read_views
 from navnode.files.volumes import read_volume
+from navnode.offline.carm import calibrated_views, capped
 from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
 from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot, WholeRegistration
@@ -80,6 +82,9 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
     """
     progress(0.0)
     view_files = read_views(request.views)
+    doubt = ""
+    if request.carm is not None:
+        view_files, doubt = calibrated_views(view_files, request.carm)
     poses = [view.pose() for view in view_files]
     ct = None if request.volume is None else read_volume(request.volume, request.read_as())
     files = [body for path in request.bodies for body in read_bodies(path, ct)]
@@ -99,6 +104,7 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
         likeness = _EDGES
         anywhere = [None if request.search else file.start for file in files]
         fits = BodyRegistration(shots, threads).register(bodies, anywhere, progress)
+    fits = [replace(fit, validity=capped(fit.validity, doubt)) for fit in fits]
     rows = [_row(body, fit) for body, fit in zip(bodies, fits, strict=True)]
     return BodiesReport(
         likeness=likeness,

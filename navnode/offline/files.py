@@ -16,25 +16,32 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.files.artifacts import hashed
 from navnode.files.dicom import write_series
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_volume, write_mesh, write_volume
+from navnode.geometry import carm_document
+from navnode.offline.carm import calibrated_views, capped, write_calibrated
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.surface import Surface, skin_surface
 from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
+from navnode.registration.intrinsics import Calibrated, Shot, focal_px
+from navnode.registration.intrinsics import calibrate as find_geometry
 from navnode.registration.starts import landmark_pose, station_poses
 from navnode.types import Array, Effort, Grid, Matrix, Registration, Status, View, Volume
 from navnode.xray.counts import line_integrals, open_beam_counts
 
 __all__ = [
+    "CalibrationReport",
     "PoseSigma",
     "ProjectionReport",
     "ReconstructionReport",
     "RegisteredView",
     "RegistrationReport",
     "SurfaceReport",
+    "calibrate",
     "project",
     "reconstruct",
     "register",
@@ -82,6 +89,34 @@ class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     views: list[RegisteredView]
     elapsed_ms: float
+
+
+class CalibrationReport(RegistrationReport, frozen=True, kw_only=True):
+    """A C-arm's geometry, found with the registrations of all views."""
+
+    status: str
+    reason: str
+    carm: dict[str, Any]
+    """``navnode/carm/1``, of the pictures after mirroring. The pixel spacing is the stated one: pictures tell only the
+    focal length in pixels, which is the distance over the spacing."""
+    focal_px: list[float]
+    """Along u and v."""
+    reading: str
+    """In words: how the pictures are mirrored and turned against the starts."""
+    mirrored: bool
+    turned_deg: int
+    sigma_sdd_mm: float
+    sigma_pp_px: list[float]
+    sigma_patient_mm: float | None
+    """By how much the geometry's error moves the patient as the C-arm sees him."""
+    sigma_located_mm: float | None
+    """Of a point that the pictures themselves locate; None: one view."""
+    sigma_lateral_mm: float | None
+    """Of a point across its ray."""
+    apart_deg: float
+    """Largest angle between two views."""
+    out: str
+    """The file that was written, or ''."""
 
 
 class SurfaceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,10 +199,10 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     landmarks, track = request.landmarks, request.track
     effort = Effort.SEARCH if request.search else Effort.FIND
     progress(0.0)
-    view_files = read_views(request.views)
-    for view in view_files[:1] if track else view_files:
-        if view.volume_from_carm is None and landmarks is None and not view.station:  # before the slow reading of a CT
-            raise ConfigError(f"{view.name}: volume_from_carm is missing; a station name or landmarks serve as well")
+    view_files, doubt = read_views(request.views), ""
+    if request.carm is not None:
+        view_files, doubt = calibrated_views(view_files, request.carm)
+    _need_starts(view_files[:1] if track else view_files, landmarks)
     assert request.volume is not None
     volume = read_volume(request.volume, request.read_as())
     starts = _starts(view_files, volume, landmarks, only_first=track)
@@ -195,7 +230,73 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
             view_effort = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
             results.append(_best_of(registration, volume, view, counts, start, view_effort))
             progress(len(results) / len(view_files))
+    results = [replace(result, validity=capped(result.validity, doubt)) for result in results]
     return RegistrationReport(views=[_registered_view(result) for result in results], elapsed_ms=_ms(started))
+
+
+def calibrate(request: RegisterRequest, progress: Progress) -> CalibrationReport:
+    """Register views to a CT with a C-arm that is known only roughly, and find its geometry.
+
+    Raises:
+        ConfigError: a file or an image cannot be used, a view lacks its start, or the views are of several C-arms.
+    """
+    progress(0.0)
+    view_files = read_views(request.views)
+    _need_starts(view_files, request.landmarks)
+    for view in view_files[1:]:
+        if view.carm != view_files[0].carm:
+            raise ConfigError(f"{view.name}: its C-arm is not that of views[0]; --calibrate finds one for all")
+    assert request.volume is not None
+    volume = read_volume(request.volume, request.read_as())
+    starts = _starts(view_files, volume, request.landmarks, only_first=False)
+    progress(0.1)
+    found = find_geometry(
+        ImageRegistration(volume, request.threads or None),
+        volume.center_mm,
+        view_files[0].carm,
+        [Shot(view.counts(), start, view.timestamp_ns) for view, start in zip(view_files, starts, strict=True)],
+        joint=request.joint,
+        search=request.search or (any(view.volume_from_carm is None for view in view_files) and not request.landmarks),
+    )
+    images = [view.path for view in view_files if view.path is not None]
+    written = request.out is not None and write_calibrated(
+        request.out,
+        found,
+        {str(path): hashed(path) for path in (request.volume, request.views, *images) if path.is_file()},
+    )
+    progress(1.0)
+    return _calibration_report(found, str(request.out) if written else "")
+
+
+def _calibration_report(found: Calibrated, out: str) -> CalibrationReport:
+    def rounded(value: float | None) -> float | None:
+        return None if value is None or not np.isfinite(value) else round(value, 3)
+
+    return CalibrationReport(
+        status=found.validity.status.value,
+        reason=found.validity.reason,
+        carm=carm_document(found.carm),
+        focal_px=list(focal_px(found.carm)),
+        reading=str(found.reading),
+        mirrored=found.reading.mirrored,
+        turned_deg=found.reading.turned_deg,
+        sigma_sdd_mm=float(found.sigma[0]),
+        sigma_pp_px=found.sigma[1:].tolist(),
+        sigma_patient_mm=rounded(found.patient_mm),
+        sigma_located_mm=rounded(found.located_mm),
+        sigma_lateral_mm=rounded(found.lateral_mm),
+        apart_deg=round(found.apart_deg, 1),
+        views=[_registered_view(each) for each in found.registrations],
+        out=out,
+        elapsed_ms=round(found.elapsed_ms, 1),
+    )
+
+
+def _need_starts(views: Sequence[ViewFile], landmarks: Path | None) -> None:
+    """Refuse a view without a start, before the slow reading of a CT."""
+    for view in views:
+        if view.volume_from_carm is None and landmarks is None and not view.station:
+            raise ConfigError(f"{view.name}: volume_from_carm is missing; a station name or landmarks serve as well")
 
 
 def _best_of(

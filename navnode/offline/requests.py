@@ -82,11 +82,28 @@ class RegisterRequest(_ReadsCt, frozen=True, kw_only=True):
     search: Annotated[bool, option("Search widely: the starts may be far off.")] = False
     track: Annotated[bool, option("Follow a sequence: each view starts from the result before it.")] = False
     landmarks: Annotated[Path, option("Start from points named in volume and views.", "L.json")] | None = None
+    carm: (
+        Annotated[Path, option("Take a C-arm's geometry from its calibration, not from the views.", "C.json")] | None
+    ) = None
+    calibrate: Annotated[
+        bool,
+        option("Find the C-arm's geometry as well: focal length within 10 %, center, mirrored or turned pictures."),
+    ] = False
+    out: (
+        Annotated[Path, option("Write the geometry found by --calibrate, as calibrate carm does.", "C.json")] | None
+    ) = None
     threads: Threads = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError where options contradict each other."""
         super().__post_init__()
+        if self.calibrate and (self.track or self.carm or self.bodies):
+            reason = (
+                "; --bodies needs calibrated cameras: calibrate by the whole CT, then --carm" if self.bodies else ""
+            )
+            raise ConfigError(f"--calibrate excludes --track, --carm and --bodies{reason}")
+        if self.out is not None and not self.calibrate:
+            raise ConfigError("--out needs --calibrate")
         if self.joint and self.track:
             raise ConfigError("--joint and --track exclude each other")
         if self.volume is None and not self.bodies:

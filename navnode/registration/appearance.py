@@ -34,9 +34,11 @@ __all__ = [
     "NOTHING",
     "Observed",
     "POSE_SCALE",
+    "Residuals",
     "XrayImage",
     "fitted",
     "modelled",
+    "residuals",
 ]
 
 _ROTATION_SCALE_MM = 60.0
@@ -282,6 +284,42 @@ def modelled(
     q = c @ observed.background + (a + b * t) * t
     light: FloatArray = np.exp(-np.clip(q, -30, 25)) + s @ observed.scatter
     return -np.log(light)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a fitted chain leaves of an image, pixel by pixel."""
+
+    residual: FloatArray
+    """(N,) image minus model, line-integral units."""
+    weight: FloatArray
+    """(N,) trust times Tukey's weight."""
+    slope: FloatArray
+    """(N,) change of the model per change of the volume's line integral."""
+    terms: FloatArray
+    """(K, N) change of the model by the chain's terms: background, map, scatter."""
+
+
+def residuals(observed: Observed, predicted: FloatArray, appearance: Appearance) -> Residuals:
+    """What a chain fitted at line integrals ``predicted`` (N,) leaves, and how the model changes, as in the fit."""
+    backgrounds, scatters = len(observed.background), len(observed.scatter)
+    coefficients = appearance.coefficients[: backgrounds + 2 + scatters].astype(np.float32)
+    c, (a, b), s = np.split(coefficients, [backgrounds, backgrounds + 2])
+    spread = predicted.std() + np.float32(1e-6)
+    t = (predicted - predicted.mean()) / spread
+    primary = np.exp(-np.clip(c @ observed.background + (a + b * t) * t, -30, 25))
+    light = primary + s @ observed.scatter
+    share = primary / light
+    residual = np.log(light) - np.log(observed.counts)
+    scattered = (1 - share) * np.float32(_SCATTER_ERROR / MODEL_SIGMA)
+    trust = np.where(predicted > _MIN_PATH, observed.trust, 0) / (1 + scattered**2 * observed.trust)
+    beyond = np.abs(residual) * np.sqrt(trust) / np.float32(_TUKEY * appearance.noise)
+    return Residuals(
+        residual,
+        trust * np.maximum(1 - beyond**2, 0) ** 2,
+        share * (a + 2 * b * t) / spread,
+        np.concatenate([share * observed.background, [share * t, share * t * t], -observed.scatter / light]),
+    )
 
 
 def fitted(

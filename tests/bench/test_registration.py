@@ -67,6 +67,7 @@ def test_a_run_is_measured_and_reported(patient, tmp_path):
     bench._measure(measured, "drawn", registration, patient, [], 2, 0, lambda share: None)
     figures = bench.summary(measured)
     assert len(measured.singles) == 6 and len(measured.joint) == 2 and len(measured.sequences) == 120
+    assert figures.unknown.found.hits == figures.unknown.found.of == 1
     assert figures.quality.wrong_image_valid["blank"].hits == 0
     assert figures.singles[bench.GROUPS[0].name].lateral_mm.median < 1.0
     if importlib.util.find_spec("matplotlib") is None:

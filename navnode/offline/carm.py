@@ -1,0 +1,123 @@
+"""Calibrated C-arms for views on files: read from an artifact, and written as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+
+from navnode.clock import now_ns
+from navnode.errors import CalibrationError, ConfigError
+from navnode.files import artifacts
+from navnode.files.artifacts import CARM, Artifact, CArmGeometry, CArmResult, DistortionResult
+from navnode.files.views import ViewFile
+from navnode.files.whole import write_whole
+from navnode.registration.intrinsics import Calibrated
+from navnode.types import Array, CArm, Status, Validity
+from navnode.xray.correction import ImageCorrection
+
+__all__ = ["calibrated_views", "capped", "write_calibrated"]
+
+_MIRRORED = "mirrored"
+"""Figure of quality: whether the geometry is that of pictures with left and right exchanged."""
+
+
+def calibrated_views(views: Sequence[ViewFile], path: Path) -> tuple[list[ViewFile], str]:
+    """Views with a calibrated C-arm's geometry, whose images are corrected when they are read.
+
+    Returns:
+        The views, and why the geometry must not be relied on, or ''.
+
+    Raises:
+        ConfigError: the artifact is not one of a C-arm, failed, expired, or is for another detector mode.
+    """
+    artifact = artifacts.read(path)
+    degraded = artifact.status == Status.DEGRADED
+    judged = msgspec.structs.replace(artifact, status="PASS", reason="") if degraded else artifact
+    if artifact.kind != CARM.name:
+        raise CalibrationError(f"{path}: a {artifact.kind} calibration, not {CARM.name}")
+    if problem := artifacts.wrong(judged, now_ns()):
+        raise CalibrationError(f"{path}: {problem}")
+    result: CArmResult = artifact.result
+    carm = result.carm.geometry
+    distortion = result.distortion
+    grid = None
+    if distortion is not UNSET and distortion.model != "none" and distortion.undistorted_px is not UNSET:
+        grid = np.array(distortion.undistorted_px, np.float64)
+    correction = ImageCorrection(carm, undistorted_px=grid)
+    mirrored = artifact.quality.get(_MIRRORED) is True
+
+    def corrected(counts: Array) -> Array:
+        seen = np.ascontiguousarray(counts[:, ::-1]) if mirrored else counts
+        return seen if correction.ideal else correction.corrected(seen)
+
+    for view in views:
+        if not _same_mode(view.carm, carm):
+            raise ConfigError(f"{path}: it is for another detector mode (size, pixel spacing) than {view.name}")
+    doubt = f"{path.name}: {artifact.reason}" if degraded else ""
+    return [replace(view, carm=carm, corrected=corrected) for view in views], doubt
+
+
+def capped(validity: Validity, doubt: str) -> Validity:
+    """A result's validity, if there is ``doubt`` about the geometry that it rests on."""
+    if doubt and validity.status is Status.VALID:
+        return replace(validity, status=Status.DEGRADED, reason=doubt)
+    return validity
+
+
+def _same_mode(one: CArm, other: CArm) -> bool:
+    sizes = [(carm.width_px, carm.height_px) for carm in (one, other)]
+    return sizes[0] == sizes[1] and np.allclose(one.pixel_spacing_mm, other.pixel_spacing_mm, rtol=1e-3)
+
+
+def write_calibrated(path: Path, found: Calibrated, inputs: Mapping[str, str]) -> bool:
+    """Write what was found; returns whether it was written.
+
+    INVALID is never written. What is DEGRADED is marked: ``register --carm`` takes it, and says so; the node does not.
+    It does not replace a file that passed.
+
+    Args:
+        inputs: file -> SHA-256.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    valid = found.validity.status is Status.VALID
+    if not found.validity.usable or (not valid and path.exists() and _passed(path)):
+        return False
+    created_ns = now_ns()
+    artifact = Artifact(
+        kind=CARM.name,
+        status="PASS" if valid else Status.DEGRADED.value,
+        reason=found.validity.reason,
+        result=CArmResult(CArmGeometry.of(found.carm), UNSET, DistortionResult()),
+        quality={
+            "n_used": len(found.registrations),
+            "sigma_sdd_mm": float(found.sigma[0]),
+            "sigma_pp_px": found.sigma[1:].tolist(),
+            "covariance": found.covariance.tolist(),
+            "sigma_patient_mm": found.patient_mm,
+            "sigma_located_mm": found.located_mm,
+            "apart_deg": found.apart_deg,
+            _MIRRORED: found.reading.mirrored,
+            "turned_deg": found.reading.turned_deg,
+        },
+        created_ns=created_ns,
+        expires_ns=CARM.expires_ns(created_ns),
+        inputs=dict(inputs),
+        frames=dict(CARM.frames),
+        units=artifacts.UNITS,
+    )
+    write_whole(path, artifacts.encoded(artifact))
+    return True
+
+
+def _passed(path: Path) -> bool:
+    try:
+        return not artifacts.read(path).failed
+    except CalibrationError:
+        return False
