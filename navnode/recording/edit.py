@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
-from navnode.config import decode
+from navnode.config import SourceSection, decode
 from navnode.errors import ConfigError, RecordingError
 from navnode.files.whole import refuse_existing, whole
 from navnode.igtl import Message, encode
@@ -213,7 +213,8 @@ class Anonymizer:
         except ConfigError:
             return b"{}"
         change = msgspec.structs.replace
-        sources = tuple(change(source, host=f"source{n}", tls=None) for n, source in enumerate(config.sources, 1))
+        # What a gateway was told of devices, callers and folders is nobody's business; its port says where it served.
+        sources = tuple(SourceSection(host=f"source{n}", port=s.port) for n, s in enumerate(config.sources, 1))
         return msgspec.json.encode(
             change(
                 config,
