@@ -141,7 +141,7 @@ class VideoSource(_Gateway, frozen=True, kw_only=True, tag_field="type", tag="vi
     gamma: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 1.0
     """Grey values rise as counts to the power of 1 / ``gamma``. 1, with black 0, white 255 and not inverted: they are
     handed on as they are, 0 to 255; otherwise counts of 65535 at white are made of them."""
-    held_noise: Annotated[float, msgspec.Meta(ge=0, le=64)] = 1.0
+    held_noise: Annotated[float, msgspec.Meta(ge=0, le=64)] = 0.5
     """Noise of capture in grey levels (standard deviation): pictures that differ by no more are one exposure that is
     held. 0: only equal ones are."""
 
