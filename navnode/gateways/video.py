@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -36,6 +38,7 @@ _MOVES_S = 12.0
 """Longer than any call of a driver that works."""
 _STOP_S = 5.0
 _DEFAULT_HZ = 25.0
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _STREAM_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 _OLDEST_NS = 1_000_000_000
 _MOST_RATE_HZ = 240.0
@@ -47,10 +50,9 @@ def opened(source: VideoSource) -> Any:
     if source.is_file:
         return cv2.VideoCapture(device, cv2.CAP_FFMPEG)
     if source.is_stream:
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _STREAM_OPTIONS)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
-        # With one thread a decoder holds no pictures back.
-        return cv2.VideoCapture(device, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
+        with _stream_options():  # with one thread a decoder holds no pictures back
+            return cv2.VideoCapture(device, cv2.CAP_FFMPEG, [*limits, cv2.CAP_PROP_N_THREADS, 1])
     capture = cv2.VideoCapture(int(device) if device.isdigit() else device, cv2.CAP_V4L2)
     if capture.isOpened():
         width, height, rate_hz = _STANDARDS.get(source.standard, (0, 0, 0.0))
@@ -65,6 +67,18 @@ def opened(source: VideoSource) -> Any:
             if value:
                 capture.set(key, value)
     return capture
+
+
+@contextlib.contextmanager
+def _stream_options() -> Iterator[None]:
+    """What OpenCV tells FFmpeg, which it takes from the environment alone: files would yield nothing with it."""
+    own = os.environ.get(_OPTIONS)
+    os.environ.setdefault(_OPTIONS, _STREAM_OPTIONS)
+    try:
+        yield
+    finally:
+        if own is None:
+            os.environ.pop(_OPTIONS, None)
 
 
 class VideoIntake:

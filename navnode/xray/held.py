@@ -17,8 +17,8 @@ _LOOSE = 1.5
 def same_exposure(before: Array, after: Array, noise: float) -> bool:
     """Whether two pictures show one exposure: noise of capture apart, they are equal.
 
-    """Whether two pictures show one exposure: noise of capture apart, they are equal.
-    has the larger noise of its quanta.
+    Noise of capture is the same everywhere and about nothing. Another exposure changes some part by more, or has the
+    larger noise of its quanta.
 
     Args:
         before, after: (H, W) counts or grey values, whole numbers.

@@ -27,6 +27,8 @@ class Heard:
     def __init__(self) -> None:
         self.images: list[tuple[Image, int]] = []
         self.states: list[StatusMessage] = []
+        self.all: list[Image | StatusMessage] = []
+        """Both, in their order."""
         self.alive = 0
 
     def until(self, condition, timeout_s: float = PATIENCE_S) -> None:
@@ -71,6 +73,9 @@ def gateway(source, device: str = "XRay") -> Iterator[Heard]:
         with BlockingClient("127.0.0.1", source.port) as client:
             while not stop.is_set():
                 message = client.receive(0.2)
+                if message is None:
+                    continue
+                heard.all.append(message)
                 if isinstance(message, Image):
                     heard.images.append((message, time.time_ns()))
                 elif isinstance(message, StatusMessage) and message.device == device:
