@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
+import threading
 import time
 
 import cv2
@@ -149,7 +152,6 @@ def test_colours_become_grey_and_gamma_counts(tmp_path):
 
 
 def test_a_driver_that_hangs_gives_no_signs_of_life(monkeypatch):
-    import threading
 
     from navnode.gateways import video
 
@@ -169,3 +171,59 @@ def test_a_driver_that_hangs_gives_no_signs_of_life(monkeypatch):
 
 def test_a_card_is_asked_for_its_standard():
     assert not opened(VideoSource(device="77", standard="pal", fourcc="YUYV")).isOpened()
+
+
+class Camera:
+    """A network camera: JPEGs over HTTP, each when it is taken."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._vanish = threading.Event()
+        self.taken_ns: dict[int, int] = {}
+        camera = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=x")
+                self.end_headers()
+                n = 0
+                while not camera._vanish.wait(0.04):
+                    camera.taken_ns[n % 25] = time.time_ns()
+                    jpeg = cv2.imencode(".jpg", numbered(n % 25, (480, 640)))[1].tobytes()
+                    head = f"--x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(head + jpeg + b"\r\n")
+                    n += 1
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def vanish(self) -> None:
+        self._vanish.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def test_a_network_stream_is_taken_as_it_comes_and_again_after_it_vanished():
+    camera = Camera()
+    stream = VideoSource(device=f"http://127.0.0.1:{camera.port}/live", port=free_port())
+    try:
+        with gateway(stream) as heard:
+            heard.until(lambda: len(heard.images) > 40)
+            late_ms = [
+                (image.timestamp_ns - camera.taken_ns[number_of(image)]) / MS_NS for image, _ in heard.images[20:40]
+            ]
+            assert np.median(late_ms) < 80, late_ms
+            camera.vanish()
+            heard.until(lambda: any("sends no pictures any more" in state.text for state in heard.states))
+            before = len(heard.images)
+            camera = Camera(camera.port)
+            heard.until(lambda: len(heard.images) > before + 5 and heard.states[-1].code == 1)
+    finally:
+        camera.vanish()
