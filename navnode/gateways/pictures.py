@@ -12,6 +12,7 @@ from navnode.types import Array
 __all__ = ["Converter", "fields_of", "grey_of"]
 
 _WHITE_COUNTS = 65_535
+_BLEND = np.array([0.25, 0.5, 0.25])
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _CHANNELS = {"blue": 0, "green": 1, "red": 2}
 
@@ -42,17 +43,21 @@ def fields_of(picture: Array, interlace: str, first_field: str) -> list[Array]:
     """
     if interlace == "none":
         return [picture]
-    height, width = picture.shape
-    full = []
-    for first in (0, 1):
-        field = picture[first::2]
-        lines = np.arange(height, dtype=np.float32)
-        rows = np.clip((lines - first) / 2, 0, len(field) - 1)
-        columns = np.broadcast_to(np.arange(width, dtype=np.float32), (height, width))
-        full.append(cv2.remap(field, columns, np.repeat(rows[:, None], width, 1).astype(np.float32), cv2.INTER_LINEAR))
-    if interlace == "blend":
-        return [np.asarray(cv2.addWeighted(full[0], 0.5, full[1], 0.5, 0))]
+    if interlace == "blend":  # a line of its own field, and the mean of those above and below of the other
+        return [np.asarray(cv2.sepFilter2D(picture, -1, np.ones(1), _BLEND, borderType=cv2.BORDER_REPLICATE))]
+    full = [_completed(picture, first) for first in (0, 1)]
     return full if first_field == "top" else full[::-1]
+
+
+def _completed(picture: Array, first: int) -> Array:
+    """One field's lines, ``first``, ``first`` + 2 ..., and between them their means; (H, W)."""
+    field = np.ascontiguousarray(picture[first::2])
+    result = np.empty_like(picture)
+    result[first::2] = field
+    between = np.asarray(cv2.addWeighted(field[:-1], 0.5, field[1:], 0.5, 0))
+    result[first + 1 : first + 2 * len(between) : 2] = between
+    result[:first], result[first + 2 * len(field) - 1 :] = field[0], field[-1]
+    return result
 
 
 class Converter:

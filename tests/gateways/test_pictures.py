@@ -90,6 +90,16 @@ def test_bob_takes_the_two_exposures_of_an_interlaced_picture_apart():
     assert np.abs(blended[1:-1] - wanted[1:-1]).max() <= 1.5
 
 
+@pytest.mark.parametrize("height", [64, 65])
+@pytest.mark.parametrize("interlace", ["bob", "blend"])
+def test_pictures_of_any_height_keep_their_size(height, interlace):
+    picture = np.random.default_rng(0).integers(0, 256, (height, 32), np.uint8)
+    for field in fields_of(picture, interlace, "top"):
+        assert field.shape == picture.shape
+    flat = np.full((height, 32), 77, np.uint8)
+    assert all((field == 77).all() for field in fields_of(flat, interlace, "top"))
+
+
 @pytest.mark.parametrize("y", [0, 1, 7])
 def test_a_region_does_not_exchange_the_fields(y):
     flat = interlaced(np.full((48, 64), 50, np.uint8), np.full((48, 64), 200, np.uint8))
