@@ -3,7 +3,7 @@
 An unknown or invalid key is an error that names it.
 """
 
-from navnode.config.load import convert, decode, find, load, load_worker, parse, shipped
+from navnode.config.load import convert, decode, find, load, load_worker, parse, preset, shipped
 from navnode.config.sections import (
     CalibrationSection,
     CArmSection,
@@ -72,5 +72,6 @@ __all__ = [
     "load_worker",
     "matrix",
     "parse",
+    "preset",
     "shipped",
 ]

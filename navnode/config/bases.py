@@ -27,5 +27,5 @@ def check_address(host: str, insecure: bool, tls: Tls | None = None) -> None:
     if not (is_loopback(host) or tls or insecure):
         raise ValueError(
             f"host {host!r} is reachable from other machines, without encryption; set insecure = true to accept that, "
-            "or, for consoles, set tls"
+            "or tls, which consoles and DICOM have"
         )

@@ -19,7 +19,7 @@ from navnode.config.sources import DicomSource, Source, VideoSource
 from navnode.errors import ConfigError
 from navnode.security.tls import Tls
 
-__all__ = ["convert", "decode", "find", "load", "load_worker", "parse", "shipped"]
+__all__ = ["convert", "decode", "find", "load", "load_worker", "parse", "preset", "shipped"]
 
 _T = TypeVar("_T")
 _AnySection = TypeVar("_AnySection", bound=Section)
@@ -38,8 +38,8 @@ def load(path: str | Path) -> Config:
         ConfigError: names the file, the key and, for an unknown key, the most similar one.
     """
     path = find(path)
-    loaded = parse(_read(path), str(path))
     folder = path.parent.resolve()  # relative paths are relative to the file
+    loaded = parse(_with_presets(_read(path), folder), str(path))
 
     def beside(tls: Tls | None) -> Tls | None:
         if tls is None:
@@ -79,6 +79,36 @@ def load(path: str | Path) -> Config:
     )
 
 
+def preset(path: str | Path) -> dict[str, Any]:
+    """A C-arm's preset: keys of :class:`VideoSource`, from a file or a shipped one (``carms/NAME.toml``).
+
+    Raises:
+        ConfigError: there is no such file, or it holds other keys; names it.
+    """
+    path = find(path)
+    data = _read(path)
+    _check_finite(data, str(path), "")
+    for key in ("type", "device", "port"):
+        if key in data:
+            raise ConfigError(f"{path}: {key} is not a C-arm's but the place's; it stands in the configuration")
+    convert({"type": "video", "device": "0", **data}, VideoSource, str(path))
+    return data
+
+
+def _with_presets(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Sources with the keys of their presets; a source's own keys come first."""
+    if not isinstance(sources := data.get("sources"), list):
+        return data
+    merged = []
+    for source in sources:
+        if isinstance(source, dict) and source.get("type") == "video" and "preset" in source:
+            named = folder / str(source["preset"])
+            given = preset(named if named.is_file() else str(source["preset"]))
+            source = {**given, **{key: value for key, value in source.items() if key != "preset"}}
+        merged.append(source)
+    return {**data, "sources": merged}
+
+
 def load_worker(path: str | Path) -> WorkerConfig:
     """Read the configuration of a worker on another machine.
 
@@ -101,9 +131,9 @@ def find(path: str | Path) -> Path:
     wanted = Path(path)
     if wanted.is_file():
         return wanted
-    if wanted.parent == Path():
+    if wanted.parent in (Path(), Path("carms")):
         with contextlib.suppress(ConfigError):
-            return shipped(wanted.name)
+            return shipped(str(wanted))
     raise ConfigError(f"{path}: no such configuration file")
 
 

@@ -114,7 +114,7 @@ class Supervisor:
         for child in self._children.values():
             self._await_ready(child)
         self.projector = (self._children["node"].ready or "").partition(" ")[2]  # after its port
-        # Until now they could not reach each other: their warnings about that are to be expected. Gateways reach nobody.
+        # Until now they could not reach each other: their warnings about that are no news. Gateways reach nobody.
         unread = gateways(self.config)
         self._read_up_to = {n: (self.folder / f"{n}.log").stat().st_size for n in names if n not in unread}
         self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")
