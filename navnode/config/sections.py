@@ -124,6 +124,9 @@ class TrustSection(Section, frozen=True):
     exposure_ms: Annotated[float, msgspec.Meta(gt=0, le=2_000)] | None = None
     """How long an X-ray is exposed, where it does not say so itself (DICOM's ExposureTime). Without either it is the
     time between X-rays."""
+    held_noise: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
+    """What a frame grabber adds to X-rays, in counts (standard deviation): those that differ by no more are one held
+    exposure. 0, for detectors: only equal ones are. Gateways of video leave held pictures out themselves."""
     motion_mm: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
     """How far the C-arm may move at the anatomy during an exposure."""
 
