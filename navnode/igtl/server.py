@@ -363,6 +363,7 @@ class Server:
         peer.intervals_ns.pop(kind, None)
         if isinstance(message, Stop):
             peer.stopped.add(kind)
+            peer.withdraw_unless(lambda key: key[0] not in peer.stopped)
         else:
             peer.stopped.discard(kind)
             peer.asked.add(kind)
@@ -378,6 +379,7 @@ class Server:
                 log.warning("console %s: CLIENTINFO: %s", peer.address, error)
             peer.warned = True
             return
+        peer.withdraw_unless(lambda key: peer.wants(*key))  # an answer must not wait behind what nobody wants
         peer.asked.update(_STREAMS)
         peer.send_parts(peer.wants.changed_parts)
         if peer.wants.tracking_interval_ms:
