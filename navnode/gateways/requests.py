@@ -13,7 +13,7 @@ from navnode.config import DicomSource, VideoSource
 from navnode.config.fields import option
 from navnode.errors import ConfigError
 
-__all__ = ["DicomGatewayRequest", "VideoGatewayRequest"]
+__all__ = ["CArmSetupRequest", "DicomGatewayRequest", "VideoGatewayRequest"]
 
 _Port = Annotated[int, option("Port on which OpenIGTLink is served, on loopback.", ge=1, le=65535)]
 _Name = Annotated[str, option("Device name of the pictures.", "NAME")]
@@ -138,3 +138,24 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"--region {text}: X,Y,W,H are whole numbers") from error
+
+
+class CArmSetupRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Find out how a C-arm shows X-rays, and write its preset."""
+
+    input: Annotated[str, option("Number or path of a capture device, rtsp:// address, or file.", "DEVICE")]
+    out: Annotated[Path, option("Write the preset here.", "FILE.toml")]
+    picture: Annotated[Path, option("Draw what was found into a picture.", "FILE.png")] | None = None
+    seconds: Annotated[float, option("Watch for so long.", ge=2, le=600)] = 60.0
+    standard: Annotated[str, option("Ask a capture card for pal, ntsc, 720p or 1080p.")] = ""
+    like: Annotated[Path, option("X-ray of the same scene, as the detector has it (DICOM).", "FILE")] | None = None
+    inverted: Annotated[bool, option("Bone is shown bright, where the noise does not say so.")] = False
+
+    def source(self) -> VideoSource:
+        """What to watch.
+
+        Raises:
+            ConfigError: a value is not accepted; names it.
+        """
+        asked = {"type": "video", "device": self.input, "standard": self.standard}
+        return config.convert(asked, VideoSource, "arguments")

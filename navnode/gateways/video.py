@@ -87,7 +87,8 @@ class VideoIntake:
     def __init__(self, source: VideoSource) -> None:
         self._source = source
         self._converter = Converter(source)
-        self._held = Held(source.held_noise)
+        self._held = [Held(source.held_noise) for _ in range(2)]
+        """Of each field: the two of one picture are exposures of their own."""
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
         self._moved_s = 0.0
@@ -156,7 +157,7 @@ class VideoIntake:
             outlet.tell(f"{self._source.shown}: {error}")
             return
         for number, grey in enumerate(greys, 1):
-            if self._held.repeats(grey):
+            if self._held[number - 1].repeats(grey):
                 outlet.held += 1
                 continue
             outlet.show(

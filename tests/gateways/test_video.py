@@ -142,6 +142,16 @@ def test_fields_are_exposures_half_a_picture_apart(tmp_path, interlace):
     assert np.median(np.diff(stamps)) / MS_NS == pytest.approx(20 if interlace == "bob" else 40, abs=3)
 
 
+def test_an_interlaced_picture_that_is_held_is_two_exposures_once(tmp_path):
+    film = []
+    for n in range(3):
+        picture = numbered(n)
+        picture[1::2] = np.clip(picture[1::2].astype(int) + 4, 0, 255)
+        film += [picture] * 5
+    with gateway(source(written(tmp_path / "x.avi", film), interlace="bob")) as heard:
+        assert len(played(heard)) == 6
+
+
 def test_colours_become_grey_and_gamma_counts(tmp_path):
     film = [np.repeat(numbered(n)[..., None], 3, 2) for n in range(6)]
     path = written(tmp_path / "x.avi", film, fourcc="HFYU")
