@@ -7,10 +7,12 @@ objects hold together, how long one may take, and how many connections wait.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -361,10 +363,23 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
     def _create_association(self) -> Any:
         association = super()._create_association()
-        wrapped = association.dul.socket
-        wrapped.guard = _Guard(association, *self.server.limits)
-        wrapped.recv = wrapped.guard.recv
+        reader = association.dul
+        guard = reader.socket.guard = _Guard(association, *self.server.limits)
+        reader.socket.recv = guard.recv
+        reader.run = functools.partial(_read, association, guard, reader.run)
         return association
+
+
+def _read(association: Any, guard: _Guard, run: Callable[[], None]) -> None:
+    """Run what reads from a peer; an order of units that the protocol does not know ends it, and its association."""
+    try:
+        run()
+    except Exception as error:
+        log.warning("the DICOM connection of %s is ended: %s", association.requestor.address, type(error).__name__)
+        association._kill = True
+        association.is_established = False
+    finally:
+        guard.closed()
 
 
 class _Server(ThreadedAssociationServer):  # type: ignore[misc]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from navnode.clock import now_ns
 from navnode.config import DicomSource
 from navnode.errors import ConfigError
 from navnode.gateways.dicom import CTS, XRAYS, DicomIntake
+from navnode.gateways.objects import exposed_ns
 from tests.files.made import body, ct_folder, grid
 from tests.gateways.objects import CR, DX, PATIENT, RF, XA, enhanced_xa, picture, xray
 from tests.gateways.served import PATIENCE_S, free_port, gateway
@@ -308,3 +311,87 @@ def test_bytes_by_chance_end_their_connection_alone():
                 head = struct.pack(">BBL", int(rng.integers(0, 9)), 0, int(rng.integers(0, 400)))
                 peer.sendall(head + rng.bytes(int(rng.integers(0, 500))))
         assert sent(heard.source, xray(picture())) == [0]
+
+
+def test_sent_bytes_that_are_altered_end_their_connection_or_are_refused(tmp_path):
+    """What a real sender sent, with bytes altered: the gateway lives, holds nothing and serves others."""
+    dataset = xray(picture(0, (64, 64)))
+    with gateway(source(timeout_s=1.0)) as heard:
+        sender, said = recorded(heard.source.listen_port)
+        to = DicomSource(port=1, listen_port=sender, timeout_s=5.0)
+        assert sent(to, dataset) == [0]
+        content, rng = b"".join(said), np.random.default_rng(11)
+        assert len(content) > 8000
+        for _ in range(60):
+            altered = bytearray(content)
+            for at in rng.integers(0, min(len(altered), 1500) if rng.random() < 0.7 else len(altered), 3):
+                altered[at] = rng.integers(0, 256)
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", heard.source.listen_port), 5) as peer,
+            ):
+                peer.settimeout(0.5)
+                peer.sendall(altered)
+                peer.recv(1)
+        heard.until(lambda: not any("AcceptorThread" in thread.name for thread in threading.enumerate()))
+        assert sent(heard.source, xray(picture(5))) == [0]
+
+
+def recorded(port: int) -> tuple[int, list[bytes]]:
+    """A port that hands one connection on to another, and what the peer said."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    said: list[bytes] = []
+
+    def hand_on() -> None:
+        peer, _ = listening.accept()
+        with listening, peer, socket.create_connection(("127.0.0.1", port)) as onward:
+            while True:
+                ready, _, _ = select.select([peer, onward], [], [], PATIENCE_S)
+                for one in ready:
+                    data = one.recv(1 << 16)
+                    if not data:
+                        return
+                    (onward if one is peer else peer).sendall(data)
+                    if one is peer:
+                        said.append(data)
+
+    threading.Thread(target=hand_on, daemon=True).start()
+    return listening.getsockname()[1], said
+
+
+@pytest.fixture
+def new_york(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
+@pytest.mark.parametrize(
+    ("said_", "utc"),
+    [
+        ({"AcquisitionDate": "20260301", "AcquisitionTime": "120000.250"}, "2026-03-01T17:00:00.250"),
+        ({"AcquisitionDate": "20260701", "AcquisitionTime": "120000.250"}, "2026-07-01T16:00:00.250"),
+        ({"AcquisitionDateTime": "20260301120000.250+0100"}, "2026-03-01T11:00:00.250"),
+        ({"AcquisitionDateTime": "20260301120000.250", "TimezoneOffsetFromUTC": "-0330"}, "2026-03-01T15:30:00.250"),
+        ({"AcquisitionTime": "", "ContentDate": "20260301", "ContentTime": "120000.5"}, "2026-03-01T17:00:00.500"),
+        ({"AcquisitionDateTime": "20260301120000", "ContentDate": "20260301"}, None),
+        ({"AcquisitionDateTime": "20261301120000.5"}, None),
+        ({"AcquisitionTime": "12:00:00.5"}, None),
+    ],
+)
+def test_times_of_headers(said_, utc):
+    dataset = xray(picture())
+    for keyword in ("AcquisitionDate", "AcquisitionTime"):
+        if keyword not in said_ or not said_[keyword]:
+            delattr(dataset, keyword)
+    for keyword, value in said_.items():
+        if value:
+            setattr(dataset, keyword, value)
+    if utc is None:
+        with pytest.raises(ConfigError, match="exposed"):
+            exposed_ns(dataset, Path("x"), 1)
+        return
+    assert exposed_ns(dataset, Path("x"), 1) == [int(np.datetime64(utc, "ns").astype(np.int64))]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
+import msgspec
 import pytest
 
 from navnode import config
+from navnode.igtl import BlockingClient, Image
+from navnode.igtl.conventions import DOSE_KEY, EXPOSURE_KEY
 from navnode.node.supervisor import Supervisor, gateways
+from navnode.types import Status
 from tests.conftest import find_free_port
 from tests.gateways.objects import picture, xray
-from tests.gateways.test_dicom import sent
+from tests.gateways.test_dicom import associated, sent
 from tests.gateways.test_video import numbered, written
 
 PATIENCE_S = 60.0
@@ -91,3 +96,42 @@ def test_what_a_gateway_tells_reaches_the_operator_and_its_pictures_the_node(tmp
         state = until(supervisor, lambda state: any("CARM1" in notice and "LOG" in notice for notice in state.notices))
         assert state.dose.frames == 2
     assert any("missing.avi" in line for line in told)
+
+
+def test_xrays_pushed_by_dicom_are_registered_like_any_others():
+    """The virtual room's X-rays by DICOM, its poses by OpenIGTLink: VALID, and every exposure counted once."""
+    loaded = config.load("demo.toml")
+    change = msgspec.structs.replace
+    room = config.SimulatorSection(port=find_free_port(), frame_rate_hz=10.0, ct="procedural")
+    dicom = config.DicomSource(port=find_free_port(), listen_port=find_free_port())
+    loaded = change(
+        loaded,
+        volume=change(loaded.volume, ct="procedural"),
+        devices=change(loaded.devices, xray="CArm"),  # the room's own X-rays are nobody's
+        sources=(change(loaded.sources[0], port=room.port), dicom),
+        console=change(loaded.console, port=find_free_port()),
+        display=change(loaded.display, enabled=False),
+    )
+    pushed, ended = [], threading.Event()
+
+    def push() -> None:
+        association = associated(dicom)
+        with BlockingClient("127.0.0.1", room.port) as client:
+            while not ended.is_set():
+                image = client.receive(0.5)
+                if isinstance(image, Image) and image.device == "XRay" and EXPOSURE_KEY in image.metadata:
+                    said = {key: image.metadata[key] for key in (EXPOSURE_KEY, DOSE_KEY)}
+                    pushed.append(association.send_c_store(xray(image.voxels[0], image.timestamp_ns, **said)).Status)
+        association.release()
+
+    with Supervisor(loaded, room) as supervisor:
+        supervisor.start()
+        pushing = threading.Thread(target=push)
+        pushing.start()
+        try:
+            until(supervisor, lambda state: state.registration.status is Status.VALID)
+        finally:
+            ended.set()
+            pushing.join()
+        state = until(supervisor, lambda state: state.frames_received == len(pushed))
+        assert set(pushed) == {0} and state.dose.frames == len(pushed) and state.dose.gy_cm2 > 0
