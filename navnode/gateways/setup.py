@@ -70,6 +70,7 @@ class CArmFindings(msgspec.Struct, frozen=True, kw_only=True):
     black: int
     white: int
     gamma: float | None
+    """Grey values rise as counts to the power of 1 / gamma; no unit."""
     inverted: bool | None
     held_noise: float | None
     """Of capture, grey levels; None: no exposure was held."""
