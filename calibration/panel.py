@@ -189,7 +189,7 @@ class Panel:
         def keep(message: Message, arrival: Arrival) -> None:
             record(run.heard, message, arrival.received_ns, wanted)
 
-        clients = [Client(source.host, source.port, keep, tls=source.tls) for source in self._config.sources]
+        clients = [Client(source.host, source.port, keep, tls=source.client_tls) for source in self._config.sources]
         listening = [asyncio.create_task(client.run()) for client in clients]
         try:
             for _ in range(round(_LONGEST_S / _EVERY_S)):

@@ -16,6 +16,8 @@ _OWN = {
         "Run only the virtual operating room: an OpenIGTLink server with X-rays, tracker poses and the truth.",
     ),
     "run": ("run", "Run the node: registration, reconstruction worker and display, from a configuration."),
+    "carm": ("carm", "Find out how a C-arm shows X-rays in its video."),
+    "gateway": ("gateway", "Serve what a C-arm sends by DICOM, or shows as video, as OpenIGTLink."),
     "worker": ("worker", "Run a reconstruction worker for a node on another machine."),
     "keys": ("worker", "Make keys for a node and a worker on another machine."),
     "doctor": (

@@ -10,10 +10,10 @@ from pathlib import Path
 import typer
 
 from navnode.commands.fetch import load_ct, rendered
-from navnode.config import PlayerSection
+from navnode.config import PlayerSection, Source
 from navnode.errors import ConfigError
-from navnode.node.processes import die_with, output_address, say_ready, worker_address
-from navnode.node.supervisor import read_config, read_source_process
+from navnode.node.processes import die_with, output_address, say_alive, say_ready, worker_address
+from navnode.node.supervisor import gateways, read_config, read_source_process
 
 app = typer.Typer()
 # Imports stand in the functions, so that a process loads only what it needs.
@@ -24,9 +24,12 @@ def process(name: str, folder: Path, parent: int) -> None:
     """One of the supervised processes."""
     die_with(parent)
     logging.getLogger().setLevel(logging.INFO)
-    if name not in _PROCESSES:
+    if name in _PROCESSES:
+        _PROCESSES[name](folder)
+    elif (source := gateways(read_config(folder)).get(name)) is not None:
+        _run_gateway(source, read_config(folder).devices.xray)
+    else:
         raise ConfigError(f"no such process: {name!r}")
-    _PROCESSES[name](folder)
 
 
 def _run_worker(folder: Path) -> None:
@@ -51,6 +54,12 @@ def _run_display(folder: Path) -> None:
     from navnode.display.server import run_display
 
     asyncio.run(run_display(read_config(folder), output_address(folder), say_ready))
+
+
+def _run_gateway(source: Source, device: str) -> None:
+    from navnode.gateways.serving import serve
+
+    asyncio.run(serve(source, device, on_ready=lambda port: say_ready(str(port)), on_alive=say_alive))
 
 
 def _run_source_process(folder: Path) -> None:

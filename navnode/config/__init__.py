@@ -3,7 +3,7 @@
 An unknown or invalid key is an error that names it.
 """
 
-from navnode.config.load import convert, decode, find, load, load_worker, parse, shipped
+from navnode.config.load import convert, decode, find, load, load_worker, parse, preset, shipped
 from navnode.config.sections import (
     BodySection,
     CalibrationSection,
@@ -11,6 +11,7 @@ from navnode.config.sections import (
     Config,
     ConsoleSection,
     DevicesSection,
+    DicomSource,
     DisplaySection,
     DoseSection,
     LiveMethod,
@@ -25,9 +26,11 @@ from navnode.config.sections import (
     Rows,
     Section,
     SimulatorSection,
+    Source,
     SourceSection,
     ToolSection,
     TrustSection,
+    VideoSource,
     VolumeSection,
     WorkerConfig,
     is_ct_file,
@@ -41,6 +44,7 @@ __all__ = [
     "Config",
     "ConsoleSection",
     "DevicesSection",
+    "DicomSource",
     "DisplaySection",
     "DoseSection",
     "LiveMethod",
@@ -55,9 +59,11 @@ __all__ = [
     "Rows",
     "Section",
     "SimulatorSection",
+    "Source",
     "SourceSection",
     "ToolSection",
     "TrustSection",
+    "VideoSource",
     "VolumeSection",
     "WorkerConfig",
     "convert",
@@ -68,5 +74,6 @@ __all__ = [
     "load_worker",
     "matrix",
     "parse",
+    "preset",
     "shipped",
 ]

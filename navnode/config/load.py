@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,10 +15,11 @@ import numpy as np
 
 import navnode
 from navnode.config.sections import Config, Section, WorkerConfig, is_ct_file
+from navnode.config.sources import DicomSource, Source, VideoSource
 from navnode.errors import ConfigError
 from navnode.security.tls import Tls
 
-__all__ = ["convert", "decode", "find", "load", "load_worker", "parse", "shipped"]
+__all__ = ["convert", "decode", "find", "load", "load_worker", "parse", "preset", "shipped"]
 
 _T = TypeVar("_T")
 _AnySection = TypeVar("_AnySection", bound=Section)
@@ -36,8 +38,8 @@ def load(path: str | Path) -> Config:
         ConfigError: names the file, the key and, for an unknown key, the most similar one.
     """
     path = find(path)
-    loaded = parse(_read(path), str(path))
     folder = path.parent.resolve()  # relative paths are relative to the file
+    loaded = parse(_with_presets(_read(path), folder), str(path))
 
     def beside(tls: Tls | None) -> Tls | None:
         if tls is None:
@@ -56,6 +58,14 @@ def load(path: str | Path) -> Config:
         paths = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
         return replace(section, **paths)
 
+    def placed(source: Source) -> Source:
+        match source:
+            case DicomSource():
+                return replace(resolved(source, "store"), tls=beside(source.tls))
+            case VideoSource():
+                return resolved(source, "device") if source.is_file else source
+        return replace(source, tls=beside(source.tls))
+
     return replace(
         loaded,
         calibration=resolved(
@@ -64,10 +74,40 @@ def load(path: str | Path) -> Config:
         tools=tuple(resolved(tool, "pivot", "spin") for tool in loaded.tools),
         bodies=tuple(resolved(body, "labels") for body in loaded.bodies),
         volume=replace(loaded.volume, ct=ct),
-        sources=tuple(replace(source, tls=beside(source.tls)) for source in loaded.sources),
+        sources=tuple(map(placed, loaded.sources)),
         console=replace(loaded.console, tls=beside(loaded.console.tls)),
         reconstruction=replace(loaded.reconstruction, remote=remote),
     )
+
+
+def preset(path: str | Path) -> dict[str, Any]:
+    """A C-arm's preset: keys of :class:`VideoSource`, from a file or a shipped one (``carms/NAME.toml``).
+
+    Raises:
+        ConfigError: there is no such file, or it holds other keys; names it.
+    """
+    path = find(path)
+    data = _read(path)
+    _check_finite(data, str(path), "")
+    for key in ("type", "device", "port"):
+        if key in data:
+            raise ConfigError(f"{path}: {key} is not a C-arm's but the place's; it stands in the configuration")
+    convert({"type": "video", "device": "0", **data}, VideoSource, str(path))
+    return data
+
+
+def _with_presets(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Sources with the keys of their presets; a source's own keys come first."""
+    if not isinstance(sources := data.get("sources"), list):
+        return data
+    merged = []
+    for source in sources:
+        if isinstance(source, dict) and source.get("type") == "video" and "preset" in source:
+            named = folder / str(source["preset"])
+            given = preset(named if named.is_file() else str(source["preset"]))
+            source = {**given, **{key: value for key, value in source.items() if key != "preset"}}
+        merged.append(source)
+    return {**data, "sources": merged}
 
 
 def load_worker(path: str | Path) -> WorkerConfig:
@@ -92,9 +132,9 @@ def find(path: str | Path) -> Path:
     wanted = Path(path)
     if wanted.is_file():
         return wanted
-    if wanted.parent == Path():
+    if wanted.parent in (Path(), Path("carms")):
         with contextlib.suppress(ConfigError):
-            return shipped(wanted.name)
+            return shipped(str(wanted))
     raise ConfigError(f"{path}: no such configuration file")
 
 
@@ -143,7 +183,7 @@ def convert(data: Any, kind: type[_T], name: str) -> _T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {_explain(str(error), kind)}") from None
+        raise ConfigError(f"{name}: {_explain(str(error), kind, data)}") from None
 
 
 def _migrated(data: dict[str, Any], name: str) -> dict[str, Any]:
@@ -156,6 +196,8 @@ def _migrated(data: dict[str, Any], name: str) -> dict[str, Any]:
         if not isinstance(target, dict) or new in target:
             raise ConfigError(f"{name}: {section}.{old} is now called {new_section}.{new}; use only that")
         data[new_section] = {**target, new: table[old]}
+    if isinstance(sources := data.get("sources"), list):  # once, all sources were of one type
+        data = {**data, "sources": [{"type": "openigtlink", **s} if isinstance(s, dict) else s for s in sources]}
     return data
 
 
@@ -178,7 +220,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
 
 
-def _explain(text: str, kind: Any) -> str:
+def _explain(text: str, kind: Any, data: Any) -> str:
     """msgspec's message with the key spelled as in the file, and the most similar valid key."""
     place = re.search(r" - at `\$\.?(.*?)`$", text)
     where = place[1] if place else ""
@@ -186,7 +228,7 @@ def _explain(text: str, kind: Any) -> str:
     unknown = re.match(r"Object contains unknown field `(.*)`", problem)
     if unknown:
         key = f"{where}.{unknown[1]}" if where else unknown[1]
-        near = difflib.get_close_matches(unknown[1], _keys_at(kind, where), 1, 0.5)
+        near = difflib.get_close_matches(unknown[1], _keys_at(kind, where, data), 1, 0.5)
         return f"unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
     missing = re.match(r"Object missing required field `(.*)`", problem)
     if missing:
@@ -194,9 +236,20 @@ def _explain(text: str, kind: Any) -> str:
     return f"{where}: {problem}" if where else problem
 
 
-def _keys_at(kind: Any, where: str) -> list[str]:
-    for part in re.sub(r"\[.*?\]", "", where).split("."):
-        if part:
-            field = next(f for f in msgspec.structs.fields(kind) if f.name == part)
-            kind = next((a for a in get_args(field.type) if isinstance(a, type)), field.type)
+def _keys_at(kind: Any, where: str, data: Any) -> list[str]:
+    """The keys of the table at a place such as ``sources[1].tls``."""
+    for name, index in re.findall(r"([^.\[\]]+)(?:\[(\d+)\])?", where):
+        field = next(f for f in msgspec.structs.fields(kind) if f.name == name)
+        data = data[name] if not index else data[name][int(index)]
+        kinds = list(_structs(field.type))
+        tags = [each.__struct_config__.tag for each in kinds]
+        kind = kinds[tags.index(data.get("type")) if len(kinds) > 1 else 0]
     return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _structs(hint: Any) -> Iterator[Any]:
+    """The sections in a type."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        yield hint
+    for part in get_args(hint):
+        yield from _structs(part)

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from navnode.config.bases import Name, Port, Section, check_address
 from navnode.config.fields import Address, parse_address
+from navnode.config.sources import DicomSource, Source, SourceSection, VideoSource
 from navnode.geometry import CArmDocument, is_rigid, orthonormal
 from navnode.security.tls import Tls, is_loopback
 from navnode.types import GRID_SIZE, Grid, Matrix
@@ -20,6 +22,7 @@ __all__ = [
     "Config",
     "ConsoleSection",
     "DevicesSection",
+    "DicomSource",
     "DisplaySection",
     "DoseSection",
     "LiveMethod",
@@ -34,9 +37,11 @@ __all__ = [
     "Rows",
     "Section",
     "SimulatorSection",
+    "Source",
     "SourceSection",
     "ToolSection",
     "TrustSection",
+    "VideoSource",
     "VolumeSection",
     "WorkerConfig",
     "is_ct_file",
@@ -44,26 +49,12 @@ __all__ = [
 ]
 
 Rows = tuple[tuple[float, float, float, float], ...]
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _IDENTITY: Rows = tuple(tuple(float(x) for x in row) for row in np.eye(4))  # type: ignore[misc]
 
 
 def _check_rigid(rows: Rows, name: str) -> None:
     if not is_rigid(np.array(rows)):
         raise ValueError(f"{name} is not a rigid transform (4 rows of 4; rotation, mm; last row 0 0 0 1)")
-
-
-def _check_address(host: str, insecure: bool, tls: Tls | None = None) -> None:
-    if not (is_loopback(host) or tls or insecure):
-        raise ValueError(
-            f"host {host!r} is reachable from other machines, without encryption; set insecure = true to accept that, "
-            "or, for consoles, set tls"
-        )
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the configuration; its fields are the keys."""
 
 
 _LONGEST_MM, _COARSEST_MM = 5_000.0, 10.0
@@ -101,15 +92,6 @@ def is_ct_file(ct: str) -> bool:
     return ct not in ("", "sample", "procedural")
 
 
-class SourceSection(Section, frozen=True):
-    """An OpenIGTLink server that sends frames or poses."""
-
-    port: Port
-    host: str = "127.0.0.1"
-    tls: Tls | None = None
-    """Certificate, key and authorities (PEM files, relative to the configuration file), if the server uses TLS."""
-
-
 class DevicesSection(Section, frozen=True):
     """Wire names of inputs."""
 
@@ -143,6 +125,9 @@ class TrustSection(Section, frozen=True):
     exposure_ms: Annotated[float, msgspec.Meta(gt=0, le=2_000)] | None = None
     """How long an X-ray is exposed, where it does not say so itself (DICOM's ExposureTime). Without either it is the
     time between X-rays."""
+    held_noise: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
+    """What a frame grabber adds to X-rays, in counts (standard deviation): those that differ by no more are one held
+    exposure. 0, for detectors: only equal ones are. Gateways of video leave held pictures out themselves."""
     motion_mm: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
     """How far the C-arm may move at the anatomy during an exposure."""
 
@@ -308,7 +293,7 @@ class ConsoleSection(Section, frozen=True):
     may; each device belongs to the client that pushed it first, until that client leaves."""
 
     def __post_init__(self) -> None:
-        _check_address(self.host, self.insecure, self.tls)
+        check_address(self.host, self.insecure, self.tls)
 
 
 class DisplaySection(Section, frozen=True):
@@ -320,7 +305,7 @@ class DisplaySection(Section, frozen=True):
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        _check_address(self.host, self.insecure)
+        check_address(self.host, self.insecure)
 
 
 class RecordingSection(Section, frozen=True):
@@ -362,7 +347,7 @@ class SimulatorSection(Section, frozen=True):
     """Number of motionless tools beside the drill: ``Tool2``, ``Tool3`` ..."""
 
     def __post_init__(self) -> None:
-        _check_address(self.host, False)
+        check_address(self.host, False)
         if self.size_px not in (256, 512, 1024):
             raise ValueError("size_px must be 256, 512 or 1024")
 
@@ -386,7 +371,7 @@ class PlayerSection(Section, frozen=True):
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        _check_address(self.host, self.insecure)
+        check_address(self.host, self.insecure)
 
 
 class WorkerConfig(Section, frozen=True):
@@ -414,7 +399,7 @@ class Config(Section, frozen=True):
 
     carm: CArmSection
     volume: VolumeSection = VolumeSection()
-    sources: tuple[SourceSection, ...] = ()
+    sources: tuple[Source, ...] = ()
     devices: DevicesSection = DevicesSection()
     outputs: OutputsSection = OutputsSection()
     tools: tuple[ToolSection, ...] = ()
@@ -451,7 +436,14 @@ class Config(Section, frozen=True):
             raise ValueError("volume.ct is empty and reconstruction.enabled is false: there would never be a volume")
         ports = [("console.port", self.console.port)]
         ports += [("display.port", self.display.port)] if self.display.enabled else []
-        ports += [("a source's port", source.port) for source in self.sources if is_loopback(source.host)]
+        ports += [
+            ("a source's port", source.port)
+            for source in self.sources
+            if isinstance(source, SourceSection) and is_loopback(source.host)
+        ]
+        for source in self.sources:
+            ports += [("a gateway's port", source.port)] if not isinstance(source, SourceSection) else []
+            ports += [("a listen_port", source.listen_port)] if isinstance(source, DicomSource) else []
         for index, (name, port) in enumerate(ports):
             for other, other_port in ports[:index]:
                 if port == other_port and not name == other == "a source's port":

@@ -18,7 +18,17 @@ from navnode.errors import ConfigError
 from navnode.files.deflated import check_deflated
 from navnode.types import Array
 
-__all__ = ["is_dicom", "kept_locale", "number", "numbers", "open_dataset", "padded", "stored", "text"]
+__all__ = [
+    "is_dicom",
+    "kept_locale",
+    "number",
+    "numbers",
+    "open_dataset",
+    "padded",
+    "read_dataset",
+    "stored",
+    "text",
+]
 
 _MAX_BYTES = 1 << 33
 _LONG, _WORD_FRAMES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.3"
@@ -63,18 +73,44 @@ def open_dataset(path: Path, tags: list[str] | None = None) -> Any:
     Raises:
         ConfigError: it is not DICOM, or damaged; names it.
     """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {_MAX_BYTES >> 30} GiB")
+        check_deflated([path])
+        raw = io.FileIO(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return _dataset(raw, path, tags)
+
+
+def read_dataset(content: bytes, name: Path) -> Any:
+    """A dataset as it came over a network: preamble, file meta information, and elements that are not deflated.
+
+    Args:
+        name: what errors call it.
+
+    Raises:
+        ConfigError: it is not DICOM, or damaged; names it.
+    """
+    return _dataset(_Content(content), name, None)
+
+
+class _Content(io.BytesIO):
+    """Bytes in memory, which pydicom asks for a name."""
+
+    name = ""
+
+
+def _dataset(raw: io.FileIO | io.BytesIO, path: Path, tags: list[str] | None) -> Any:
     import pydicom  # here: slow to import, and few processes read DICOM
     from pydicom import config
 
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {_MAX_BYTES >> 30} GiB")
-        check_deflated([path])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _Bounded(io.FileIO(path)) as file:
+            with _Bounded(raw) as file:
                 dataset = pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
                 if not len(dataset):
                     raise ConfigError(f"{path}: not DICOM")
@@ -92,7 +128,7 @@ class _Bounded(io.BufferedReader):
     """A file from which no more is asked for than it holds: room for what is asked is made before anything is read, and
     a damaged element states 4 GiB."""
 
-    def __init__(self, raw: io.FileIO) -> None:
+    def __init__(self, raw: io.FileIO | io.BytesIO) -> None:
         super().__init__(raw)
         self._size = raw.seek(0, io.SEEK_END)
         raw.seek(0)

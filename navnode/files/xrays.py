@@ -15,7 +15,7 @@ from navnode.files.ordinary import refuse_special
 from navnode.files.placing import tell
 from navnode.types import Array
 
-__all__ = ["read_array", "read_counts"]
+__all__ = ["counts_of", "highest_count", "read_array", "read_counts"]
 
 _MAX_PIXELS = 1 << 26
 _PNG, _NPY = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
@@ -201,8 +201,23 @@ def _tiff_tags(content: bytes, order: str, big: bool) -> list[dict[int, int]]:
 
 
 def _dicom(path: Path) -> Array:
-    """Counts of an X-ray: linear in intensity, more counts where more arrived (PS3.3, C.8.7.1.1.2, C.8.11.3.1.2)."""
-    dataset = dicom_read.open_dataset(path)
+    counts = counts_of(dicom_read.open_dataset(path), path)
+    if len(counts) != 1:
+        raise ConfigError(f"{path}: {len(counts)} frames; an X-ray is one")
+    return np.asarray(counts[0])
+
+
+def counts_of(dataset: Any, path: Path) -> Array:
+    """Counts of X-rays, (frames, rows, columns): linear in intensity, more counts where more arrived (PS3.3,
+    C.8.7.1.1.2, C.8.11.3.1.2).
+
+    Args:
+        dataset: a DICOM dataset, see :mod:`navnode.files.dicom_read`.
+        path: what errors call it.
+
+    Raises:
+        ConfigError: it is no X-ray, damaged, or does not hold counts.
+    """
     modality = dicom_read.text(dataset, "Modality")
     if modality not in _XRAYS:
         raise ConfigError(f"{path}: not an X-ray (its modality is {modality})")
@@ -210,14 +225,24 @@ def _dicom(path: Path) -> Array:
     if rows * columns > _MAX_PIXELS:
         raise ConfigError(f"{path}: {columns:g} x {rows:g} pixels are too many")
     stored = dicom_read.stored(dataset, path)
-    if len(stored) != 1:
-        raise ConfigError(f"{path}: {len(stored)} frames; an X-ray is one")
-    counts = _linear(stored[0], dataset, path)
-    outside = dicom_read.padded(stored[0], dataset, path)
+    counts = _linear(stored, dataset, path)
+    outside = dicom_read.padded(stored, dataset, path)
     if outside is not None and outside.any():
         tell(path, "PixelPaddingValue marks what was not measured; taken for no counts")
         counts = np.where(outside, np.zeros((), counts.dtype), counts)
     return counts
+
+
+def highest_count(dataset: Any, path: Path) -> float:
+    """The highest count that a detector of so many bits can say, by the rules of :func:`counts_of`.
+
+    Raises:
+        ConfigError: as :func:`counts_of`.
+    """
+    kept = int(dicom_read.number(dataset, "BitsStored", path) or 16) - (
+        dicom_read.text(dataset, "PixelRepresentation") == "1"
+    )
+    return float(_linear(np.array([(1 << kept) - 1]), dataset, path).max())
 
 
 def _linear(stored: Array, dataset: Any, path: Path) -> Array:

@@ -35,6 +35,7 @@ _SEND_BUFFER_BYTES = 1 << 18
 """Kept small in the kernel for the same reason."""
 
 _MAX_LOSSLESS_BYTES = 1 << 26
+_LARGE = ("IMAGE", "POLYDATA")
 _KEEP_ALIVE_NS = 400_000_000
 CHECK_EVERY_S = 0.2
 _UNANSWERED_MS = 1_000
@@ -291,6 +292,10 @@ class Connection(asyncio.BufferedProtocol):
         """Discard a waiting message of this device, as it is no longer true."""
         self._latest.pop(key, None)
 
+    def withdraw_unless(self, is_wanted: Callable[[Key], bool]) -> None:
+        """Discard waiting messages of devices that the peer does not want."""
+        self._latest = {key: waiting for key, waiting in self._latest.items() if is_wanted(key)}
+
     async def drain(self) -> None:
         """Wait until the peer has read enough for more to be sent."""
         while self.connected and not self._can_send.is_set():
@@ -347,7 +352,7 @@ class Connection(asyncio.BufferedProtocol):
             if not ready:
                 self._come_back(min(map(self._wait_ns, self._latest)))
                 return
-            key = min(ready, key=lambda k: k[0] == "IMAGE")  # poses and states before images
+            key = min(ready, key=lambda k: k[0] in _LARGE)  # poses and states before images and surfaces
             message, encoded = self._latest.pop(key)
             try:
                 self._write_latest(key, message, encoded)

@@ -97,8 +97,12 @@ class Peer(Connection):
 class _Device:
     """The newest message of a device, and a cache of its bytes by header version."""
 
-    def __init__(self, message: Message, *, needs_status: bool = False, only_asked: bool = False) -> None:
+    def __init__(
+        self, message: Message, *, needs_status: bool = False, only_asked: bool = False, greets: bool = True
+    ) -> None:
         self.message, self.needs_status, self.only_asked = message, needs_status, only_asked
+        self.greets = greets and message.type in _KEPT
+        """Whether new clients get it at once."""
         self.encoded: dict[int, bytes] = {}
 
     @property
@@ -217,7 +221,9 @@ class Server:
     ) -> None:
         await self.stop()
 
-    def publish(self, message: Message, *, needs_status: bool = False, only_asked: bool = False) -> None:
+    def publish(
+        self, message: Message, *, needs_status: bool = False, only_asked: bool = False, greets: bool = True
+    ) -> None:
         """Send to every client that wants the message and understands it.
 
         The message is kept for clients that request it or connect later.
@@ -226,9 +232,10 @@ class Server:
             message: what to send.
             needs_status: whether it misleads clients that ignore its status; these do not get it.
             only_asked: send only to clients that asked for the type, with STT_ or CLIENTINFO.
+            greets: whether clients that connect later get it at once, rather than when they request it.
         """
         key = (message.type, message.device)
-        device = self._devices[key] = _Device(message, needs_status=needs_status, only_asked=only_asked)
+        device = self._devices[key] = _Device(message, needs_status=needs_status, only_asked=only_asked, greets=greets)
         for peer in list(self.peers):
             if device.is_for(peer):
                 self._offer(peer, key, device)
@@ -255,7 +262,7 @@ class Server:
         self.peers.add(peer)
         log.info("console %s connected", peer.address)
         for key, device in list(self._devices.items()):
-            if key[0] in _KEPT and device.is_for(peer):
+            if device.greets and device.is_for(peer):
                 self._offer(peer, key, device)
         if self._on_joined:
             self._on_joined(peer)
@@ -268,7 +275,7 @@ class Server:
     def _express(self, peer: Peer, is_new: Callable[[_Device], bool]) -> None:
         """Send what the client could not understand before."""
         for key, device in list(self._devices.items()):
-            if key[0] in _KEPT and device.is_for(peer) and is_new(device):
+            if device.greets and device.is_for(peer) and is_new(device):
                 self._offer(peer, key, device)
 
     def lost(self, peer: Peer, why: str) -> None:
@@ -356,6 +363,7 @@ class Server:
         peer.intervals_ns.pop(kind, None)
         if isinstance(message, Stop):
             peer.stopped.add(kind)
+            peer.withdraw_unless(lambda key: key[0] not in peer.stopped)
         else:
             peer.stopped.discard(kind)
             peer.asked.add(kind)
@@ -371,6 +379,7 @@ class Server:
                 log.warning("console %s: CLIENTINFO: %s", peer.address, error)
             peer.warned = True
             return
+        peer.withdraw_unless(lambda key: peer.wants(*key))  # an answer must not wait behind what nobody wants
         peer.asked.update(_STREAMS)
         peer.send_parts(peer.wants.changed_parts)
         if peer.wants.tracking_interval_ms:

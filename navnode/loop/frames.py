@@ -30,6 +30,7 @@ from navnode.types import (
     Validity,
     invalid,
 )
+from navnode.xray.held import same_exposure
 
 __all__ = ["Frames"]
 
@@ -62,6 +63,7 @@ class Frames:
         self._exposure_ns = None if config.trust.exposure_ms is None else round(config.trust.exposure_ms * 1e6)
         self._exposed: deque[int] = deque(maxlen=9)
         self._last_counts: Array | None = None
+        self._held_noise = config.trust.held_noise
         self._motion = Motion(self._isocentre_mm)
         self._slots = PictureSlots()
         self.dropped: Counter[str] = Counter()
@@ -94,13 +96,13 @@ class Frames:
         return self.refuse(waiting, "the tracker has no pose for the exposure", clocks)
 
     def repeats(self, frame: Frame) -> bool:
-        """Whether the source sent its last image again, without an exposure: noise makes exposures differ."""
+        """Whether the source sent its last image again, without an exposure: noise makes exposures differ.
+
+        A frame grabber adds noise of its own to what is held, ``trust.held_noise``.
+        """
         if frame.timestamp_ns == self._last_exposure_ns:
             return True
-        last, coarse = self._last_counts, (slice(None, None, 16),) * 2
-        if last is None or last.shape != frame.counts.shape or not np.array_equal(last[coarse], frame.counts[coarse]):
-            return False
-        return bool(np.array_equal(last, frame.counts))
+        return self._last_counts is not None and same_exposure(self._last_counts, frame.counts, self._held_noise)
 
     @property
     def period_ns(self) -> int | None:

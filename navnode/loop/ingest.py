@@ -9,7 +9,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import Config
 from navnode.igtl.conventions import angles_rad, dose_gy_cm2, exposure_ns, is_seen
-from navnode.igtl.messages import Image, Message, Transform
+from navnode.igtl.messages import Image, Message, StatusMessage, Transform
 from navnode.types import Frame, Input, Rejected, TrackedPose
 from navnode.xray.correction import ImageCorrection
 
@@ -68,6 +68,8 @@ class Ingest:
             return self._pose(message, received_ns)
         if isinstance(message, Image) and message.device == self._xray:
             return self._frame(message, received_ns)
+        if isinstance(message, StatusMessage) and message.device == self._xray and message.code != StatusMessage.OK:
+            return Rejected(message.device, message.text or "the source of X-rays is not ready", received_ns)
         return None
 
     def _pose(self, message: Transform, received_ns: int) -> Input:

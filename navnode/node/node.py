@@ -21,7 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from navnode import __version__
 from navnode.clock import now_ns
-from navnode.config import Config, SourceSection
+from navnode.config import Config, Source
 from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server, TrackingData
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
@@ -184,7 +184,7 @@ class Node:
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _source(self, source: SourceSection) -> Client:
+    def _source(self, source: Source) -> Client:
         name = f"{source.host}:{source.port}"
 
         def on_state(up: bool, reason: str) -> None:
@@ -197,7 +197,7 @@ class Node:
             source.port,
             on_message=lambda message, arrival: self._from_source(name, message, arrival),
             on_state=on_state,
-            tls=source.tls,
+            tls=source.client_tls,
             tap=self._tap.on_arrival,
         )
 

@@ -11,15 +11,17 @@ from pathlib import Path
 __all__ = [
     "LOG_PREFIX",
     "READY",
+    "SIGN",
     "die_with",
     "may_take_loop_priority",
     "output_address",
+    "say_alive",
     "say_ready",
     "take_loop_priority",
     "worker_address",
 ]
 
-READY = "ready"
+READY, SIGN = "ready", "alive"
 LOG_PREFIX = "navnode: "
 """Prefix of log lines that are shown to the operator."""
 
@@ -46,6 +48,11 @@ def say_ready(about: str) -> None:
         about: what the supervisor should know of it: a port, an engine.
     """
     print(f"{READY} {about}", flush=True)  # noqa: T201 - its standard output is the supervisor's pipe
+
+
+def say_alive() -> None:
+    """Give the supervisor a sign of life; for processes that the node does not hear."""
+    print(SIGN, flush=True)  # noqa: T201 - as above
 
 
 def die_with(parent: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from navnode.clock import now_ns
-from navnode.config import Config, is_ct_file
+from navnode.config import Config, DicomSource, SourceSection, VideoSource, is_ct_file
 from navnode.errors import ConfigError
 from navnode.loop import calibrations
 from navnode.loop.calibrations import Calibrations
@@ -46,5 +46,10 @@ def check_files(config: Config) -> None:
     if config.console.tls is not None:
         config.console.tls.server_context()
     for source in config.sources:
-        if source.tls is not None:
-            source.tls.client_context()
+        match source:
+            case SourceSection() if source.tls is not None:
+                source.tls.client_context()
+            case DicomSource() if source.tls is not None:
+                source.tls.server_context()
+            case VideoSource() if source.is_file and not Path(source.device).is_file():
+                raise ConfigError(f"sources.device: {source.device}: no such file")

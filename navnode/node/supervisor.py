@@ -20,19 +20,20 @@ from typing import Any
 import msgspec
 
 from navnode.clock import now_ns
-from navnode.config import Config, PlayerSection, SimulatorSection
+from navnode.config import Config, PlayerSection, SimulatorSection, Source, SourceSection
 from navnode.errors import ConfigError, NavError, PeerError
 from navnode.loop import bus, topics
-from navnode.node.processes import LOG_PREFIX, READY, output_address
+from navnode.node.processes import LOG_PREFIX, READY, SIGN, output_address
 from navnode.types import NodeState
 
-__all__ = ["Supervisor", "read_config", "read_source_process", "wait_while"]
+__all__ = ["Supervisor", "gateways", "read_config", "read_source_process", "wait_while"]
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
 _HUNG_S = {"node": 2.5, "worker": 6.0}
 """A process that is silent for this long hangs. The worker may have to wait for its core."""
+_GATEWAY_HUNG_S = 6.0
 _STARTS_LATE, _LEAST_START_S = 3.0, 10.0
 """A process that takes so many times as long to start as it did before, and at least so long, hangs."""
 _UNWATCHED_S = 1.0
@@ -52,6 +53,8 @@ class _Child:
     wait_s: float = _FIRST_WAIT_S
     heard_s: float = 0.0
     """Time of the last sign of life; 0 before the first."""
+    said_s: float = 0.0
+    """Time at which it last gave one itself."""
     died_s: float = field(default=0.0)
 
 
@@ -103,6 +106,7 @@ class Supervisor:
         """
         names = [_source_name(self._source_process)] if self._source_process is not None else []
         names += ["worker"] if self.config.reconstruction.remote is None else []
+        names += gateways(self.config)
         names += ["node"]
         names += ["display"] if self.config.display.enabled else []
         for name in names:
@@ -110,8 +114,9 @@ class Supervisor:
         for child in self._children.values():
             self._await_ready(child)
         self.projector = (self._children["node"].ready or "").partition(" ")[2]  # after its port
-        # Until now they could not reach each other: their warnings about that are to be expected.
-        self._read_up_to = {name: (self.folder / f"{name}.log").stat().st_size for name in names}
+        # Until now they could not reach each other: their warnings about that are no news. Gateways reach nobody.
+        unread = gateways(self.config)
+        self._read_up_to = {n: (self.folder / f"{n}.log").stat().st_size for n in names if n not in unread}
         self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")
 
     def watch(self) -> NodeState | None:
@@ -126,6 +131,7 @@ class Supervisor:
             while (state := self._states.next()) is not None:
                 self._state, self._heard_s = state, time.monotonic()
                 self._hear(state)
+        self._hear_gateways()
         self._end_hung()
         for name, child in list(self._children.items()):
             if child.process.poll() is None:
@@ -153,16 +159,26 @@ class Supervisor:
         for name, lives in (("node", True), ("worker", state.worker_alive)):
             child = self._children.get(name)
             if lives and child is not None:
-                if not child.heard_s:
-                    took_s = now_s - child.started_s
-                    self._starts_s[name] = max(took_s, self._starts_s.get(name, 0.0))
-                child.heard_s = now_s
+                self._lives(child, now_s)
+
+    def _hear_gateways(self) -> None:
+        """Note the signs of life that gateways gave."""
+        for name in gateways(self.config):
+            child = self._children.get(name)
+            if child is not None and child.said_s > child.heard_s:
+                self._lives(child, child.said_s)
+
+    def _lives(self, child: _Child, at_s: float) -> None:
+        if not child.heard_s:
+            took_s = at_s - child.started_s
+            self._starts_s[child.name] = max(took_s, self._starts_s.get(child.name, 0.0))
+        child.heard_s = at_s
 
     def _end_hung(self) -> None:
         """Kill processes that are alive but silent; they are restarted like those that ended."""
         now_s = time.monotonic()
         unwatched, self._watched_s = now_s - self._watched_s > _UNWATCHED_S, now_s
-        for name, limit_s in _HUNG_S.items():
+        for name, limit_s in (_HUNG_S | dict.fromkeys(gateways(self.config), _GATEWAY_HUNG_S)).items():
             child = self._children.get(name)
             if child is None or child.process.poll() is not None:
                 continue
@@ -281,6 +297,15 @@ def read_config(folder: Path) -> Config:
     return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
 
 
+def gateways(config: Config) -> dict[str, Source]:
+    """The gateways that a configuration needs: name of the process -> its source."""
+    return {
+        f"{source.__struct_config__.tag}-{number}": source
+        for number, source in enumerate(config.sources, 1)
+        if not isinstance(source, SourceSection)
+    }
+
+
 def read_source_process(folder: Path) -> SimulatorSection | PlayerSection:
     """The settings of the process that serves X-rays and poses, in a supervisor's folder."""
     player = folder / "player.json"
@@ -296,7 +321,9 @@ def _source_name(settings: SimulatorSection | PlayerSection) -> str:
 def _read_ready(child: _Child) -> None:
     assert child.process.stdout is not None
     for line in child.process.stdout:
-        if line.startswith(READY):
+        if line.startswith(SIGN):
+            child.said_s = time.monotonic()
+        elif line.startswith(READY):
             child.ready = line.removeprefix(READY).strip()
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
-from navnode.config import decode
+from navnode.config import SourceSection, decode
 from navnode.errors import ConfigError, RecordingError
 from navnode.files.whole import refuse_existing, whole
-from navnode.igtl import Message, encode
+from navnode.igtl import Message, StatusMessage, encode
 from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY
 from navnode.recording.container import Channel, Entry
 from navnode.recording.format import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
@@ -30,8 +30,9 @@ __all__ = ["Anonymizer", "EditResult", "cut", "merge", "new_session", "recover"]
 
 _KEPT_METADATA = frozenset({STATUS_KEY, VALID_KEY, "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS})
 """Metadata keys that cannot identify a person; others may hold anything."""
-_KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR")
-"""Message types that are numeric; texts, tables of images and commands may name people."""
+_KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR", "STATUS")
+"""Message types that are numeric, and states, without their texts; other texts, tables of images and commands may name
+people."""
 
 
 @dataclass
@@ -213,7 +214,8 @@ class Anonymizer:
         except ConfigError:
             return b"{}"
         change = msgspec.structs.replace
-        sources = tuple(change(source, host=f"source{n}", tls=None) for n, source in enumerate(config.sources, 1))
+        # What a gateway was told of devices, callers and folders is nobody's business; its port says where it served.
+        sources = tuple(SourceSection(host=f"source{n}", port=s.port) for n, s in enumerate(config.sources, 1))
         return msgspec.json.encode(
             change(
                 config,
@@ -234,6 +236,8 @@ class Anonymizer:
                 return False
             content = recording.decoded(entry).content
             assert isinstance(content, Message)
+            if isinstance(content, StatusMessage):  # the loop uses states of a source of X-rays
+                content = msgspec.structs.replace(content, text="", error_name="")
             metadata = {key: value for key, value in content.metadata.items() if key in _KEPT_METADATA}
             data = encode(msgspec.structs.replace(content, metadata=metadata))
             writer.add(entry.channel, (data,), entry.log_time_ns, entry.publish_time_ns, entry.sequence)

@@ -31,6 +31,11 @@ def test_what_is_shipped_loads(path):
     assert loaded.tools and loaded.sources
 
 
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("carms/*.toml")), ids=lambda path: path.name)
+def test_a_shipped_preset_is_found_by_its_name(path):
+    assert config.preset(path) == config.preset(f"carms/{path.name}")
+
+
 def test_defaults_suffice():
     loaded = parse("")
     assert loaded.console.port == 18944 and loaded.console.host == "127.0.0.1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from navnode.simulation.scenario import PATIENT_DEVICE
@@ -52,3 +53,25 @@ def test_an_xray_of_a_carm_that_was_not_seen_is_refused_not_trusted():
     stamp = theatre.now_ns
     theatre.feed(dataclasses.replace(Frame(theatre.image(), stamp, stamp, 9), exposure_ns=50_000_000))
     assert of(RegisteredFrame, theatre.run(0.5))[-1].validity.status is Status.INVALID
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_an_exposure_that_a_frame_grabber_holds_is_one_however_noisy_the_grabber(noise):
+    rng = np.random.default_rng(1)
+    theatre = Theatre(trust={"held_noise": noise})
+
+    def grabbed(exposed):
+        return np.clip(np.rint(exposed + rng.normal(0, noise, exposed.shape)), 0, 255).astype(np.uint16)
+
+    def exposed():
+        return rng.normal(120, 4 * noise, (32, 32))
+
+    theatre.image = lambda: grabbed(exposed())
+    theatre.run(2.0)
+    before, received = theatre.pipeline.state().dose.frames, theatre.pipeline.state().frames_received
+    assert before == received, "every exposure counts"
+    held = exposed()
+    theatre.image = lambda: grabbed(held)
+    theatre.run(2.0)
+    assert theatre.pipeline.state().dose.frames == before + 1
+    assert theatre.pipeline.state().frames_received > received + 10

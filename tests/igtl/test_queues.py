@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from navnode.igtl import Get, Image, Server, Start, String, TrackingData, encode
+from navnode.igtl import ClientInfo, Get, Image, PolyData, Server, Start, String, TrackingData, encode
+from navnode.igtl.messages import cells
 from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
 
 
@@ -167,6 +168,35 @@ def test_nothing_old_is_sent_of_a_device_that_is_not_wanted_any_more():
             assert [m.device for m in await client.until(lambda m: m.device == "End")] == ["End"]
 
     run(story())
+
+
+@pytest.mark.parametrize("says", [True, False], ids=["says what it accepts", "says nothing"])
+def test_an_answer_waits_behind_no_surface_and_none_follows_that_is_not_accepted(says):
+    async def story():
+        async with Server(port=0) as server:
+            client = await Plain().connect(server.port)
+            await until(lambda: server.peers)
+            (peer,) = server.peers
+            peer.pause_writing()
+            server.publish(surface("BoneModel"))
+            server.publish(transform("Drill", 1))
+            if says:
+                text = '<ClientInfo><MessageTypes><Message Type="TRANSFORM"/></MessageTypes></ClientInfo>'
+                client.writer.write(encode(ClientInfo(text=text)))
+            client.writer.write(encode(Get(kind="STATUS")))
+            await until(lambda: peer._lossless)
+            peer.resume_writing()
+            await until(lambda: peer.idle)
+            server.send(String(device="End", text=""))
+            got = [m.type for m in await client.until(lambda m: m.device == "End")]
+            assert got == ["STATUS", "TRANSFORM", *([] if says else ["POLYDATA"]), "STRING"]
+
+    run(story())
+
+
+def surface(device: str) -> PolyData:
+    corners = np.eye(3, dtype=np.float32)
+    return PolyData(device=device, points_mm=corners, polygons=cells([[0, 1, 2]]))
 
 
 def test_waiting_to_send_can_be_given_up():

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from navnode.config import decode
-from navnode.igtl import Image, encode
+from navnode.config import DicomSource, VideoSource, decode
+from navnode.igtl import Image, StatusMessage, encode
 from navnode.recording import Recording
 from navnode.recording import format as session_format
 from navnode.recording.container import Channel
@@ -38,7 +38,9 @@ def test_a_piece_and_what_is_merged_of_pieces(recorded, tmp_path):
 def test_who_it_was_is_taken_out(tmp_path):
     named, out = tmp_path / "n.mcap", tmp_path / "o.mcap"
     config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
-    config = msgspec.structs.replace(config, volume=msgspec.structs.replace(config.volume, ct="/data/Doe^Jane.nii"))
+    gateways = (VideoSource(device="/data/Doe.avi"), DicomSource(callers=("Doe",), store="/data/Doe"))
+    volume = msgspec.structs.replace(config.volume, ct="/data/Doe^Jane.nii")
+    config = msgspec.structs.replace(config, volume=volume, sources=(*config.sources, *gateways))
     with named.open("wb", buffering=0) as file:
         writer = ContainerWriter(file)
         writer.describe("navnode", {"format": "1", "session": "s", "operator": "Doe"})
@@ -54,6 +56,8 @@ def test_who_it_was_is_taken_out(tmp_path):
         )
         writer.add(Channel("in/IMAGE/XRay", "openigtlink"), (encode(image),), 9, 9, 1)
         writer.add(Channel("in/STRING/Note", "openigtlink"), (b"Doe",), 10, 10, 2)
+        state = StatusMessage(device="XRay", timestamp_ns=9, code=13, text="/data/Doe.avi: the file ended")
+        writer.add(Channel("in/STATUS/XRay", "openigtlink"), (encode(state),), 10, 9, 4)
         writer.add(
             Channel("out/state", "json"), (b'{"volume":"Doe","sources":{"doe-pc":""},"notices":["Doe"]}',), 11, 11, 3
         )
@@ -62,4 +66,7 @@ def test_who_it_was_is_taken_out(tmp_path):
     assert call("cut", named, "--deidentify", "--out", out)[0] == 0
     assert b"oe" not in out.read_bytes().replace(b"Does", b"")
     kept = next(e.content for e in Recording(out).entries() if isinstance(e.content, Image))
+    told = next(e.content for e in Recording(out).entries() if isinstance(e.content, StatusMessage))
+    assert (told.code, told.text) == (13, ""), "the loop used it"
+    assert len(decode(Recording(out).attachment(session_format.CONFIGURATION), "o").sources) == 3
     assert kept.metadata == {"PositionerPrimaryAngle": "12"} and kept.voxels.shape == (1, 4, 4)
