@@ -21,7 +21,20 @@ from navnode.files.volumes import read_volume
 from navnode.registration import FilmRegistration, ImageRegistration, register_counts, register_jointly
 from navnode.types import Array, Effort, Matrix, Registration, Status, Volume
 
-__all__ = ["GROUPS", "Measured", "Outcome", "RIGHT_MM", "Rate", "RegistrationReport", "TrustFigures", "run", "summary"]
+__all__ = [
+    "GROUPS",
+    "Measured",
+    "Outcome",
+    "RIGHT_MM",
+    "Rate",
+    "RegistrationReport",
+    "Spread",
+    "TrustFigures",
+    "rate",
+    "run",
+    "spread",
+    "summary",
+]
 
 RIGHT_MM = 1.0
 """Largest lateral error of a correct registration; a VALID one with a larger error is a false accept."""
@@ -322,11 +335,11 @@ def _unknown(cases: Sequence[Located]) -> UnknownFigures:
     missed = [case for case, right in zip(cases, found, strict=True) if not right]
     return UnknownFigures(
         found=rate(sum(found), len(cases)),
-        located_mm=_spread([case.unknown_mm for case in cases]),
-        located_known_mm=_spread([case.known_mm for case in cases]),
+        located_mm=spread([case.unknown_mm for case in cases]),
+        located_known_mm=spread([case.known_mm for case in cases]),
         sigma_holds=rate(sum(within), len(within)),
         false_valid=rate(sum(case.valid for case in missed), len(missed)),
-        ms=_spread([case.ms for case in cases]),
+        ms=spread([case.ms for case in cases]),
     )
 
 
@@ -346,16 +359,17 @@ def _errors(outcome: Outcome) -> Errors:
 def _figures(outcomes: Sequence[Outcome]) -> GroupFigures:
     return GroupFigures(
         under_1_mm_lateral=rate(sum(_errors(o).lateral < RIGHT_MM for o in outcomes), len(outcomes)),
-        lateral_mm=_spread([_errors(o).lateral for o in outcomes]),
-        depth_mm=_spread([_errors(o).depth for o in outcomes]),
-        full_mm=_spread([_errors(o).full for o in outcomes]),
-        ms=_spread([o.registration.elapsed_ms for o in outcomes]),
+        lateral_mm=spread([_errors(o).lateral for o in outcomes]),
+        depth_mm=spread([_errors(o).depth for o in outcomes]),
+        full_mm=spread([_errors(o).full for o in outcomes]),
+        ms=spread([o.registration.elapsed_ms for o in outcomes]),
     )
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    spread = percentiles(values)
-    return Spread(median=spread.p50, p95=spread.p95)
+def spread(values: Sequence[float]) -> Spread:
+    """Median and 95th percentile."""
+    found = percentiles(values)
+    return Spread(median=found.p50, p95=found.p95)
 
 
 def rate(hits: int, count: int) -> Rate:

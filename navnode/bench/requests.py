@@ -11,6 +11,7 @@ from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
 
 __all__ = [
+    "BodiesRequest",
     "EvaluateRequest",
     "GpuRequest",
     "IgtlRequest",
@@ -86,6 +87,17 @@ class RegistrationRequest(_OfCts, frozen=True, kw_only=True):
 
     cases: Annotated[int, option("X-rays of every CT.", ge=2)] = 20
     out: Annotated[Path, option("Write a report with overlays and error plots.", "REPORT.html")] | None = None
+    seed: Annotated[int, option("Random seed.")] = 0
+    threads: Threads = 2
+
+
+class BodiesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Bones that moved since CT."""
+
+    labels: Annotated[Path, argument("Label map of the CT.", "LABELS")]
+    ct: Annotated[Path, option("The CT.", "FILE")]
+    label: tuple[Annotated[int, option("Move this label; repeat. Default: every bone.", ge=1)], ...] = ()
+    cases: Annotated[int, option("X-ray pairs.", ge=1)] = 10
     seed: Annotated[int, option("Random seed.")] = 0
     threads: Threads = 2
 

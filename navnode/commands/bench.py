@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from navnode.bench.requests import (
+    BodiesRequest,
     GpuRequest,
     IgtlRequest,
     LoopRequest,
@@ -94,6 +95,16 @@ def registration(request: RegistrationRequest, ui: Ui) -> None:
         report.write(request.out, measured, summary)
         say(str(request.out))
     ui.show(summary, figures.draw_registration)
+
+
+@command(bench, BodiesRequest, example="navnode bench bodies labels.nii.gz --ct pelvis.nii.gz --label 1 --label 2")
+def bodies(request: BodiesRequest, ui: Ui) -> None:
+    """Measure how bones that moved since CT are found in two X-rays, and followed in many."""
+    from navnode.bench import bodies
+
+    progress = ui.progress("Registering")
+    asked = request.ct, request.labels, request.label, request.cases, request.threads or None, request.seed
+    ui.show(bodies.run(*asked, progress), figures.draw_bodies)
 
 
 @command(bench, TrustRequest, example="navnode bench trust --ct chest.nii.gz --traps 10000 --out rows.jsonl")

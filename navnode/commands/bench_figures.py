@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
+    from navnode.bench.bodies import BodiesReport
     from navnode.bench.gpu import GpuReport
     from navnode.bench.igtl import IgtlReport, LinkFigures
     from navnode.bench.projector import ProjectorReport
@@ -98,6 +99,24 @@ def draw_registration(report: RegistrationReport) -> None:
         f"sigma holds {_rate_text(unknown.sigma_holds)}",
     ]
     Console().print("\n".join(lines), highlight=False)
+
+
+def draw_bodies(report: BodiesReport) -> None:
+    """Two views, and one after another."""
+    found, followed = report.found, report.followed
+    table = Table("", "", title=f"{len(report.bodies)} bones of {report.ct}, {report.cases} pairs of X-rays")
+    table.add_row("two views: within 1 mm and 1°", _rate_text(found.right))
+    table.add_row("within 1 mm", _rate_text(found.near))
+    table.add_row("VALID", _rate_text(found.valid))
+    table.add_row("VALID, but over 2 mm off", _rate_text(found.wrong_valid))
+    table.add_row("errors within 1.96 sigma", _rate_text(found.sigma_holds))
+    table.add_row("medians", f"{found.mm.median:.2f} mm, {found.deg.median:.2f}°, {found.ms.median / 1e3:.1f} s")
+    table.add_row("followed: VALID", _rate_text(followed.valid))
+    table.add_row("VALID, but over 2 mm off across", _rate_text(followed.wrong_valid))
+    across = followed.across_mm
+    table.add_row("across the beam: median, p95", f"{across.median:.2f}, {across.p95:.2f} mm")
+    table.add_row("X-rays a second", f"{followed.frames_per_s:g}")
+    Console().print(table)
 
 
 def draw_reconstruction(report: ReconstructionReport) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +22,7 @@ _WHITE = 255
 _CLIPPED = 0.003
 """Share of pixels that are all as bright, or as dark, as any: above it they are clipped, and say nothing."""
 _BRIGHTEST = 60_000.0
+_SMALL_PX = 64
 
 
 class Gradation(StrEnum):
@@ -79,9 +81,13 @@ class Reading:
         return table[np.clip(grey, 0, _WHITE).astype(np.uint8)]
 
     def dark_share(self, grey: Array) -> float:
-        """Share of grey values (H, W) that are clipped at the dark end, 0..1: lead, no field, or too much anatomy."""
-        share = float(np.mean(grey[::2, ::2] == self._ends(grey)[0]))
-        return share if share > _CLIPPED else 0.0
+        """Share of an image (H, W) in which grey values are clipped at the dark end, 0..1: lead, no field, or too much
+        anatomy. Of small images, where a pixel is unknown if anything in it is."""
+        clipped = (grey == self._ends(grey)[0]).astype(np.float32)
+        if clipped.mean() <= _CLIPPED:
+            return 0.0
+        scale = min(1.0, _SMALL_PX / max(grey.shape))
+        return float(np.mean(cv2.resize(clipped, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) > 0))
 
     @property
     def _dark_is_white(self) -> bool:

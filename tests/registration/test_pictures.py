@@ -102,3 +102,14 @@ def test_a_gradation_that_is_neither_is_not_far_off_while_valid(torso):
     grey = np.round(255 * (bent - bent.min()) / (bent.max() - bent.min())).astype(np.uint16)
     result = register_counts(torso.registration, grey, CARM, away(torso, t_s, 5.0, 3.0, 5), PIVOT_MM, Effort.FIND)
     assert result.validity.status is not Status.VALID or torso.errors_mm(result.volume_from_carm, t_s)[0] < 1.0
+
+
+@pytest.mark.parametrize("picture", [power, logarithm, film])
+def test_a_picture_that_is_mostly_lead_is_not_valid(torso, picture):
+    t_s = TIMES[0]
+    torso.registration.reading = None
+    counts = torso.counts(t_s)
+    counts[:, :330] = np.random.default_rng(0).poisson(4.0, (counts.shape[0], 330))
+    start = away(torso, t_s, 5.0, 3.0, 6)
+    result = register_counts(torso.registration, picture(counts).astype(np.uint16), CARM, start, PIVOT_MM, Effort.FIND)
+    assert result.validity.status is not Status.VALID

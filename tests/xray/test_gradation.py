@@ -72,3 +72,12 @@ def test_a_faint_image_is_not_saturated():
 def test_an_image_whose_brightest_pixel_is_alone_is_not_saturated():
     counts = np.random.default_rng(0).poisson(9000 * np.exp(-LINE)).astype(np.uint16)
     assert saturation_of(counts) == 65_500 and np.isfinite(line_integrals(counts, 9000.0)).all()
+
+
+@pytest.mark.parametrize("gradation", [Gradation.POWER, Gradation.FILM])
+def test_how_much_is_clipped_at_the_dark_end_is_told(gradation):
+    grey = shown(gradation, 6.0 if gradation is Gradation.FILM else 1.5)
+    reading = Reading.first(gradation)
+    assert reading.dark_share(grey) < 0.1
+    grey[:96] = 255 if gradation is Gradation.FILM else 0
+    assert reading.dark_share(grey) == pytest.approx(0.75, abs=0.02)

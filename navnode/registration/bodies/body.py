@@ -97,6 +97,11 @@ class Body:
             excess = np.where(label, excess, 0)
         return cls(Volume((excess + np.float32(AIR_HU)).astype(np.float32), volume.volume_from_index, name), threads)
 
+    @property
+    def volume(self) -> Volume:
+        """What it absorbs more than soft tissue, as HU above air; cropped."""
+        return self._excess
+
     def mirrored(self) -> list[Body]:
         """Its mirror images, in the planes of its principal axes: what the other side of the patient would have."""
         inside = np.argwhere(self._excess.voxels > AIR_HU + _LEAST_EXCESS)[:, ::-1]
