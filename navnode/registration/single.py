@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,13 +13,14 @@ from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.joint import JointView, fit_jointly
+from navnode.registration.pictures import read
 from navnode.registration.quality import INVERTED, Doubt, assess, assess_sparse, doubt, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
-from navnode.xray.display import Gradation, Reading, is_picture
+from navnode.xray.display import Reading, is_picture
 
 __all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
 
@@ -29,10 +30,6 @@ _MISREAD_LIKENESS = 0.01
 
 _INVERTED_SIMILARITY = 0.9
 """On small images; mirrored, turned and empty images that seem inverted stay below 0.8."""
-
-_READINGS, _LINEAR, _READABLE = 3, 0.06, 0.8
-"""How often the steepness of a gradation is corrected at most; a contrast so near to 1 need not be; similarity from
-which on a fit says anything of it."""
 
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
     Effort.TRACK: (),
@@ -106,51 +103,38 @@ def register_counts(
     started = time.perf_counter()
     if reason := blank_reason(counts):
         return _blank(reason, start_volume_from_carm, pivot_mm, timestamp_ns)
-    at = start_volume_from_carm, pivot_mm, effort, timestamp_ns, started
-    if is_picture(counts):
-        return _register_picture(registration, counts, carm, *at, sparse_volume=sparse_volume)
-    return _register(registration, XrayImage(counts, carm), *at, sparse_volume=sparse_volume)[0]
+
+    def attempt(image: XrayImage, start: Matrix, effort: Effort) -> _Attempt:
+        return _register(
+            registration, image, start, pivot_mm, effort, timestamp_ns, started, sparse_volume=sparse_volume
+        )
+
+    if not is_picture(counts):
+        return attempt(XrayImage(counts, carm), start_volume_from_carm, effort).registration
+
+    def read_as(reading: Reading, before: _Attempt | None, effort: Effort) -> _Attempt:
+        start = start_volume_from_carm if before is None else before.registration.volume_from_carm
+        return attempt(XrayImage(reading.counts(counts), carm, reading.dark_share(counts)), start, effort)
+
+    found, reading = read(registration.reading, effort, read_as)
+    registration.reading = reading or registration.reading
+    return found.registration
 
 
-def _register_picture(
-    registration: ImageRegistration,
-    grey: Array,
-    carm: CArm,
-    start_volume_from_carm: Matrix,
-    pivot_mm: float,
-    effort: Effort,
-    timestamp_ns: int,
-    started: float,
-    *,
-    sparse_volume: bool,
-) -> Registration:
-    """Register grey values of unknown gradation: each is tried, the last one that held first; the best holds."""
-    known = registration.reading
-    tried = [] if known is None else [known]
-    tried += [Reading.first(each) for each in Gradation if known is None or each is not known.gradation]
-    best: tuple[tuple[int, float], Registration] | None = None
-    for reading in tried:
-        found, contrast = start_volume_from_carm, 0.0
-        again, thoroughly = reading, effort
-        for _ in range(_READINGS):
-            image = XrayImage(again.counts(grey), carm, again.dark_share(grey))
-            result, contrast = _register(
-                registration, image, found, pivot_mm, thoroughly, timestamp_ns, started, sparse_volume=sparse_volume
-            )
-            corrected = again.corrected(contrast)
-            if corrected is None or result.similarity < _READABLE or abs(contrast - 1) < _LINEAR:
-                break
-            found, again, thoroughly = result.volume_from_carm, corrected, Effort.REFINE
-        rank_ = (list(Status).index(result.validity.status), -result.similarity)
-        if best is None or rank_ < best[0]:
-            best = rank_, result
-        if result.validity.status is Status.VALID:
-            registration.reading = again
-            break
-        if known is not None and effort is Effort.TRACK:
-            break  # a display's gradation does not change from one X-ray to the next
-    assert best is not None
-    return best[1]
+@dataclass(frozen=True)
+class _Attempt:
+    """A registration of one image, and the contrast of its fit."""
+
+    registration: Registration
+    contrast: float
+
+    @property
+    def status(self) -> Status:
+        return self.registration.validity.status
+
+    @property
+    def similarity(self) -> float:
+        return self.registration.similarity
 
 
 def _register(
@@ -163,12 +147,12 @@ def _register(
     started: float,
     *,
     sparse_volume: bool,
-) -> tuple[Registration, float]:
-    """Register one image; also the fit's contrast."""
+) -> _Attempt:
+    """Register one image."""
     best = _search(registration, image, start_volume_from_carm, pivot_mm, effort)
     contrast = best.fit.appearance.contrast
     if sparse_volume:
-        return _result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started), contrast
+        return _Attempt(_result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started), contrast)
     inspection = _inspected(registration, image, best)
     verdict = assess(best.fit, inspection, image.covered_share, best.runner_up)
     searched = not best.tracked and _REACHES[effort]
@@ -182,16 +166,16 @@ def _register(
         reason = "mirrored or turned, the image fits better: is the detector read out the right way round?"
         verdict = (Status.INVALID, reason)
     if verdict[0] is Status.INVALID:
-        return _result(best.fit, verdict, pivot_mm, timestamp_ns, started), contrast
+        return _Attempt(_result(best.fit, verdict, pivot_mm, timestamp_ns, started), contrast)
     smear = smeared(registration, image, best.fit, pivot_mm)
     if smear.mm > MAX_SMEAR_MM:
         reason = f"the image is smeared over {smear.mm:.0f} mm: something moved during the exposure"
         smeared_result = _result(best.fit, (Status.INVALID, reason), pivot_mm, timestamp_ns, started)
-        return replace(smeared_result, informative=False), contrast
+        return _Attempt(replace(smeared_result, informative=False), contrast)
     result = _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
     if smear.mm > SEEN_SMEAR_MM:
         result.covariance[3:5, 3:5] += smear.covariance_mm2
-    return result, contrast
+    return _Attempt(result, contrast)
 
 
 def register_jointly(

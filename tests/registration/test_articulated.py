@@ -98,3 +98,18 @@ def test_the_same_x_ray_gives_the_same_answer(ct):
         start = [camera(30.0) @ g.rigid(None, (2.0, 1.0, 0.0))] * 2
         answers.append(registration.register(shot.counts, CARM, start, DEPTH_MM, Effort.REFINE, [True], 9))
     assert all(np.array_equal(a.volume_from_carm, b.volume_from_carm) for a, b in zip(*answers, strict=True))
+
+
+@pytest.mark.parametrize("film", [False, True])
+def test_bones_are_found_in_the_grey_values_of_a_display(ct, film):
+    registration = Articulated(*ct, ["Femur"], threads=1)
+    body, volume_from_body = registration.bodies[0], g.rigid(None, (4.0, 3.0, 1.0))
+    counts = shown(ct, volume_from_body, 15.0).counts
+    light = np.clip(counts / np.percentile(counts, 99.5), np.exp(-4.5), 1.0)
+    grey = np.round(-255 * np.log(light) / 4.5 if film else 255 * light**0.5).astype(np.uint16)
+    truth = camera(15.0)
+    start = [truth @ g.rigid(None, (2.0, -2.0, 3.0))] * 2
+    rest, bone = registration.register(grey, CARM, start, DEPTH_MM, Effort.REFINE, [True])
+    assert off_mm(rest.volume_from_carm, truth, np.zeros(3))[0] < 0.4
+    assert off_mm(bone.volume_from_carm, g.inverse(volume_from_body) @ truth, body.center_mm)[0] < 0.6
+    assert bone.validity.status is not Status.INVALID, bone.validity.reason

@@ -30,11 +30,13 @@ from navnode.registration.appearance import (
 from navnode.registration.bodies.body import Body, Shadow, soft_tissue
 from navnode.registration.bodies.detail import added, likenesses
 from navnode.registration.fit import NOISE_FLOOR, Fit
+from navnode.registration.pictures import read
 from navnode.registration.quality import assess, compared
 from navnode.registration.search import FAR, NEAR, Reach, find_pose
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm, chosen_pixels
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, Volume, invalid
 from navnode.xray.counts import blank_reason
+from navnode.xray.display import Reading, is_picture
 
 __all__ = ["Articulated"]
 
@@ -121,6 +123,28 @@ class _Fitted:
         return np.asarray(noise**2 * np.linalg.inv(information)[at, at] / np.outer(POSE_SCALE, POSE_SCALE))
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A fit of an image, and what it is worth."""
+
+    image: XrayImage
+    fit: _Fitted
+    verdicts: list[_Verdict]
+
+    @property
+    def status(self) -> Status:
+        """Of the CT."""
+        return self.verdicts[0][0].status
+
+    @property
+    def similarity(self) -> float:
+        return self.fit.appearance.similarity
+
+    @property
+    def contrast(self) -> float:
+        return self.fit.appearance.contrast
+
+
 class Articulated:
     """Registers X-rays to a CT and to bones of it.
 
@@ -161,7 +185,7 @@ class Articulated:
         """Register one X-ray.
 
         Args:
-            counts: (H, W), of the detector.
+            counts: (H, W), of the detector, or the grey values of a display.
             starts: ``part_from_carm``, 4x4: of the CT, then of every body.
             pivot_mm: distance from the source to the point on the principal ray that rotations turn about.
             effort: how far off the starts may be.
@@ -177,12 +201,20 @@ class Articulated:
                 Registration(start, verdict, np.inf, 0.0, unknown, pivot_mm, 0, 0.0, informative=False)
                 for start in starts
             ]
-        image = XrayImage(counts, carm)
-        fit = self._fit(image, list(starts), pivot_mm, effort)
-        verdicts = self._verdicts(image, fit, starts, pivot_mm)
+        if is_picture(counts):
+
+            def read_as(reading: Reading, before: _Judged | None, effort: Effort) -> _Judged:
+                seen = XrayImage(reading.counts(counts), carm, reading.dark_share(counts))
+                return self._judged(seen, starts if before is None else before.fit.poses, starts, pivot_mm, effort)
+
+            judged, reading = read(self._rigid.reading, effort, read_as)
+            self._rigid.reading = reading or self._rigid.reading
+        else:
+            judged = self._judged(XrayImage(counts, carm), starts, starts, pivot_mm, effort)
         self._images += 1
         if any(lost) and (effort is not Effort.TRACK or self._images % _SEARCHED_EVERY == 0):
-            fit, verdicts = self._searched(image, fit, verdicts, starts, pivot_mm, lost, timestamp_ns)
+            judged = self._searched(judged, starts, pivot_mm, lost, timestamp_ns)
+        fit, verdicts = judged.fit, judged.verdicts
         elapsed_ms = 1e3 * (time.perf_counter() - started)
         return [
             Registration(
@@ -199,6 +231,13 @@ class Articulated:
             )
             for part, (pose, (verdict, likeness)) in enumerate(zip(fit.poses, verdicts, strict=True))
         ]
+
+    def _judged(
+        self, image: XrayImage, starts: Sequence[Matrix], expected: Sequence[Matrix], pivot_mm: float, effort: Effort
+    ) -> _Judged:
+        """An image's fit, and what it is worth where bodies were expected at other poses than the starts."""
+        fit = self._fit(image, list(starts), pivot_mm, effort)
+        return _Judged(image, fit, self._verdicts(image, fit, expected, pivot_mm))
 
     # --- the fit ---------------------------------------------------------------------------------
 
@@ -224,23 +263,17 @@ class Articulated:
         return best
 
     def _searched(
-        self,
-        image: XrayImage,
-        fit: _Fitted,
-        verdicts: list[_Verdict],
-        starts: Sequence[Matrix],
-        pivot_mm: float,
-        lost: Sequence[bool],
-        seed: int,
-    ) -> tuple[_Fitted, list[_Verdict]]:
+        self, judged: _Judged, starts: Sequence[Matrix], pivot_mm: float, lost: Sequence[bool], seed: int
+    ) -> _Judged:
         """Try once more from elsewhere for bodies that are not found; what comes is kept where it is likelier."""
+        image, fit, verdicts = judged.image, judged.fit, judged.verdicts
         doubtful = [
             part
             for part, (which, (_, like)) in enumerate(zip(lost, verdicts[1:], strict=True), start=1)
             if which and like < _LIKELY
         ]
         if not doubtful:
-            return fit, verdicts
+            return judged
         widely = (self._images // _SEARCHED_EVERY) % len(_WIDELY)
         rng, rest_moved = np.random.default_rng(seed), g.inverse(starts[0]) @ fit.poses[0]
         again = list(fit.poses)
@@ -254,10 +287,10 @@ class Articulated:
         ]
         better = [part for part in doubtful if likeness[part] > verdicts[part][1]]
         if not better:
-            return fit, verdicts
+            return judged
         mixed = [other.poses[part] if part in better else pose for part, pose in enumerate(fit.poses)]
         fit = self._descend(_FINE, self._chosen(image, mixed, pivot_mm), mixed, pivot_mm, _NEXT)
-        return fit, self._verdicts(image, fit, starts, pivot_mm)
+        return _Judged(image, fit, self._verdicts(image, fit, starts, pivot_mm))
 
     def _through(self, image: XrayImage, starts: list[Matrix], pivot_mm: float) -> _Fitted:
         """Fit through the whole pyramid, from within about 15 mm and 15 degrees."""

@@ -1,0 +1,69 @@
+"""Registration of pictures of unknown gradation: each reading is tried until one fits (:mod:`~navnode.xray.display`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from navnode.types import Effort, Status
+from navnode.xray.display import Gradation, Reading
+
+__all__ = ["Attempt", "read"]
+
+_CORRECTIONS, _LINEAR, _READABLE = 3, 0.06, 0.8
+"""How often the steepness of a gradation is corrected at most; a contrast so near to 1 need not be; similarity from
+which on a fit says anything of it."""
+
+
+class Attempt(Protocol):
+    """A registration with one reading."""
+
+    @property
+    def status(self) -> Status:
+        """Of what was registered."""
+
+    @property
+    def similarity(self) -> float:
+        """Of image and volume, -1..1."""
+
+    @property
+    def contrast(self) -> float:
+        """That the fit found; 1 if the reading is right."""
+
+
+_Attempt = TypeVar("_Attempt", bound=Attempt)
+
+
+def read(
+    known: Reading | None, effort: Effort, attempt: Callable[[Reading, _Attempt | None, Effort], _Attempt]
+) -> tuple[_Attempt, Reading | None]:
+    """The best attempt, and its reading if it is VALID.
+
+    Args:
+        known: the reading that held for the last picture.
+        effort: how far off the start may be.
+        attempt: registers the picture by a reading: from the start, or from an earlier attempt's result.
+    """
+    tried = [] if known is None else [known]
+    tried += [Reading.first(each) for each in Gradation if known is None or each is not known.gradation]
+    best: _Attempt | None = None
+    for reading in tried:
+        made = attempt(reading, None, effort)
+        for _ in range(_CORRECTIONS - 1):
+            corrected = reading.corrected(made.contrast)
+            if corrected is None or made.similarity < _READABLE or abs(made.contrast - 1) < _LINEAR:
+                break
+            reading = corrected
+            made = attempt(reading, made, Effort.REFINE)
+        if best is None or _rank(made) < _rank(best):
+            best = made
+        if made.status is Status.VALID:
+            return made, reading
+        if known is not None and effort is Effort.TRACK:
+            break  # a display's gradation does not change from one X-ray to the next
+    assert best is not None
+    return best, None
+
+
+def _rank(attempt: Attempt) -> tuple[int, float]:
+    return list(Status).index(attempt.status), -attempt.similarity
