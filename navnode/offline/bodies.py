@@ -16,6 +16,7 @@ from navnode.files.volumes import read_volume
 from navnode.offline.carm import calibrated_views, capped
 from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
+from navnode.registration.appearance import MOST_BODIES
 from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot, WholeRegistration
 
 __all__ = ["BodiesReport", "BodyRow", "ListedBody", "ListReport", "list_bodies", "register_bodies"]
@@ -99,6 +100,10 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
     starts = [file.start for file in files if file.start is not None]
     if ct is not None and len(labels) == len(starts) == len(files) and not request.search:
         likeness = _WHOLE
+        if len(bodies) > MOST_BODIES:
+            raise ConfigError(
+                f"{len(bodies)} bodies in one image, at most {MOST_BODIES}: choose some in a list (`navnode bodies`)"
+            )
         fits = WholeRegistration(ct, labels, bodies, shots, threads).register(starts, progress)
     else:
         likeness = _EDGES

@@ -1,4 +1,4 @@
-"""Registration of pictures of unknown gradation: each reading is tried until one fits (:mod:`~navnode.xray.display`)."""
+"""Registration of pictures of unknown gradation: each reading is tried until one fits (:mod:`navnode.xray.display`)."""
 
 from __future__ import annotations
 

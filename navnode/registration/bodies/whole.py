@@ -47,10 +47,17 @@ tissue does not follow."""
 @dataclass(frozen=True)
 class _Descended:
     poses: list[Matrix]
-    hessian: list[list[Matrix]]
-    """By body, by view; 6x6, scaled, over the square of the noise."""
-    gradient: list[list[Matrix]]
+    hessian: list[Matrix]
+    """By view; (6 bodies, 6 bodies), scaled, over the square of the noise."""
+    gradient: list[Matrix]
     appearances: list[Appearance]
+
+    def covariance(self, row: int) -> Matrix:
+        """6x6 of ``world_from_body @ exp(xi, center_mm)`` of a body, wherever the others are."""
+        hessian = np.sum(self.hessian, axis=0)
+        size, at = len(hessian), slice(6 * row, 6 * row + 6)
+        information = hessian + 1e-9 * (np.trace(hessian) / size + 1.0) * np.eye(size)
+        return np.asarray(_ERRORS**2 * np.linalg.inv(information)[at, at] / np.outer(POSE_SCALE, POSE_SCALE))
 
 
 @dataclass
@@ -123,48 +130,44 @@ class WholeRegistration:
         return self._views[pixels]
 
     def _descend(self, poses: list[Matrix]) -> _Descended:
+        made = None
         for pixels, voxel_mm, most in _LEVELS:
-            views = self._at(pixels, voxel_mm)
-            before: list[Appearance | None] = [None] * len(views)
+            views, made = self._at(pixels, voxel_mm), None
             for _ in range(most):
-                made = self._linearised(views, poses, before)
-                steps = [
-                    _step(np.sum(h, axis=0), np.sum(d, axis=0))
-                    for h, d in zip(made.hessian, made.gradient, strict=True)
-                ]
+                made = self._linearised(views, poses, made)
+                steps = _step(np.sum(made.hessian, axis=0), np.sum(made.gradient, axis=0))
                 poses = [
                     g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
                     for pose, step, body in zip(poses, steps, self.bodies, strict=True)
                 ]
-                if max(float(np.linalg.norm(step)) for step in steps) < _STILL_MM:
+                if np.linalg.norm(steps, axis=1).max() < _STILL_MM:
                     break
-        return self._linearised(views, poses, before)
+        return self._linearised(views, poses, made)
 
     def _linearised(
-        self, views: list[tuple[Observed, FloatArray]], poses: list[Matrix], before: list[Appearance | None]
+        self, views: list[tuple[Observed, FloatArray]], poses: list[Matrix], before: _Descended | None
     ) -> _Descended:
-        """Normal equations of every body in every view; ``before``, the last appearances, is brought up to date."""
-        hessian: list[list[Matrix]] = [[] for _ in self.bodies]
-        gradient: list[list[Matrix]] = [[] for _ in self.bodies]
-        appearances = []
+        """Normal equations of all bodies in every view.
+
+        Args:
+            before: at poses nearby, to start from.
+        """
+        made = _Descended(poses, [], [], [])
         for n, ((observed, soft), shot) in enumerate(zip(views, self.shots, strict=True)):
             shadows = self._shadows(observed, shot, poses, jacobian=True)
-            total = added(soft, shadows).ravel()
-            appearance = fitted(observed, total, None, before[n])
+            jacobian = np.zeros((6 * len(self.bodies), *soft.shape), np.float32)
             for row, shadow in enumerate(shadows):
-                if shadow is None or shadow.jacobian is None:
-                    hessian[row].append(np.zeros((6, 6)))
-                    gradient[row].append(np.zeros(6))
-                    continue
-                whole = np.zeros((6, *soft.shape), np.float32)
-                whole[:, shadow.rows, shadow.columns] = shadow.jacobian
-                appearance = fitted(observed, total, whole.reshape(6, -1), appearance, rounds=1)
-                noise2 = max(appearance.noise, NOISE_FLOOR) ** 2
-                hessian[row].append(appearance.hessian / noise2)
-                gradient[row].append(appearance.gradient / noise2)
-            before[n] = appearance
-            appearances.append(appearance)
-        return _Descended(poses, hessian, gradient, appearances)
+                if shadow is not None and shadow.jacobian is not None:
+                    jacobian[6 * row : 6 * row + 6, shadow.rows, shadow.columns] = shadow.jacobian
+            last = None if before is None else before.appearances[n]
+            jacobian = jacobian.reshape(len(jacobian), -1)
+            appearance = fitted(observed, added(soft, shadows).ravel(), jacobian, last)
+            noise2 = max(appearance.noise, NOISE_FLOOR) ** 2
+            seen = appearance.hessian.shape == (len(jacobian),) * 2  # otherwise the image shows too little
+            made.hessian.append(appearance.hessian / noise2 if seen else np.zeros((len(jacobian),) * 2))
+            made.gradient.append(appearance.gradient / noise2 if seen else np.zeros(len(jacobian)))
+            made.appearances.append(appearance)
+        return made
 
     def _shadows(self, observed: Observed, shot: Shot, poses: list[Matrix], *, jacobian: bool) -> list[Shadow | None]:
         return [
@@ -186,9 +189,7 @@ class WholeRegistration:
         known = detail[np.isfinite(detail)]
         if not known.size:
             return nowhere(body, len(self.shots))
-        hessian = np.sum(best.hessian[row], axis=0)
-        information = hessian + 1e-9 * (np.trace(hessian) + 1.0) * np.eye(6)
-        covariance = _ERRORS**2 * np.linalg.inv(information) / np.outer(POSE_SCALE, POSE_SCALE)
+        covariance = best.covariance(row)
         views_apart_mm = self._views_apart_mm(row, best)
         sigma_mm = float(np.sqrt(np.trace(covariance[3:, 3:])))
         verdict = _verdict(detail, elsewhere, views_apart_mm, sigma_mm)
@@ -211,8 +212,9 @@ class WholeRegistration:
             return float("nan")
         turned = end.poses[row][:3, :3]
         most_mm = 0.0
-        for hessian, gradient, shot in zip(end.hessian[row], end.gradient[row], self.shots, strict=True):
-            moved_mm = turned @ (_step(hessian, gradient) / POSE_SCALE)[3:]
+        at = slice(6 * row, 6 * row + 6)
+        for hessian, gradient, shot in zip(end.hessian, end.gradient, self.shots, strict=True):
+            moved_mm = turned @ (_step(hessian[at, at], gradient[at])[0] / POSE_SCALE)[3:]
             most_mm = max(most_mm, float(np.linalg.norm(moved_mm @ shot.world_from_carm[:3, :2])))
         return most_mm
 
@@ -247,7 +249,8 @@ def _mean(detail: Array) -> float:
 
 
 def _step(hessian: Matrix, gradient: Matrix) -> Matrix:
-    """Scaled step (6,), damped where nothing determines it."""
-    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) + 1.0))
-    step = np.asarray(np.linalg.solve(damped, gradient))
-    return step * min(1.0, _LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-12))
+    """Scaled step (bodies, 6), damped where nothing determines it."""
+    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) / len(hessian) + 1.0))
+    steps = np.asarray(np.linalg.solve(damped, gradient)).reshape(-1, 6)
+    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+    return np.asarray(steps * np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(lengths, 1e-12)))
