@@ -28,6 +28,8 @@ _LEVELS = ((64, 5.0, 25), (128, 2.5, 20), (256, 1.2, 15))
 """Pixels across, voxels (mm) of soft tissue, most iterations."""
 _DAMPING, _LONGEST_STEP_MM, _STILL_MM = 1e-3, 6.0, 0.03
 _RESTARTS = 2
+_SEARCHES, _SEARCHED = 4, np.array([0.25] * 3 + [10.0] * 3)
+"""How often a body that is not found is searched again, and how far from its start, (rad, mm)."""
 _RESTART_MM, _RESTART_RAD = 4.0, 0.1
 _LIKELY, _POSSIBLE = 0.78, 0.5
 """Least likeness (:mod:`detail`) of all views from which on a body is believed, and below which it is not. Bones at
@@ -109,6 +111,7 @@ class WholeRegistration:
         else:  # bodies hardly depend on each other: the best end of each, once more together
             best = self._descend([ends[n].poses[row] for row, n in enumerate(likeliest)])
             detail = self._details(best)
+        best, detail = self._searched(starts, best, detail, rng)
         fits = []
         for row, body in enumerate(self.bodies):
             elsewhere = 0
@@ -118,6 +121,25 @@ class WholeRegistration:
                 elsewhere += as_likely and (mm > _SAME_MM or rad > _SAME_RAD)
             fits.append(self._judged(row, best, elsewhere, detail[row]))
         return fits
+
+    def _searched(
+        self, starts: Sequence[Matrix], best: _Descended, detail: Array, rng: np.random.Generator
+    ) -> tuple[_Descended, Array]:
+        """Try what is not found again, from farther off its start, beside what is; keep what is likelier."""
+        for _ in range(_SEARCHES):
+            doubtful = [row for row in range(len(self.bodies)) if not _least(detail[row]) >= _LIKELY]
+            if not doubtful:
+                break
+            poses = list(best.poses)
+            for row in doubtful:
+                poses[row] = starts[row] @ g.exp(rng.uniform(-1, 1, 6) * _SEARCHED, self.bodies[row].center_mm)
+            tried = self._descend(poses)
+            its = self._details(tried)
+            better = [row for row in doubtful if _mean(its[row]) > _mean(detail[row])]
+            if better:
+                best = self._descend([(tried if row in better else best).poses[row] for row in range(len(poses))])
+                detail = self._details(best)
+        return best, detail
 
     def _at(self, pixels: int, voxel_mm: float) -> list[tuple[Observed, FloatArray]]:
         """The images at a level, and the line integrals (H, W) of soft tissue in them."""
@@ -241,6 +263,11 @@ def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) ->
     if apart_mm > _APART_MM[0]:
         return Validity(Status.DEGRADED, f"the views contradict each other a little ({apart_mm:.1f} mm)")
     return Validity(Status.VALID)
+
+
+def _least(detail: Array) -> float:
+    known = detail[np.isfinite(detail)]
+    return float(known.min()) if known.size else -1.0
 
 
 def _mean(detail: Array) -> float:
