@@ -1,0 +1,182 @@
+"""Models of bones from a few X-rays, in one step: one closed surface per bone, and a report of how far to trust it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.files.volumes import write_mesh, write_volume
+from navnode.files.whole import write_whole
+from navnode.offline.files import RECONSTRUCTION_PX, view_of, where_rays_meet
+from navnode.offline.measures import Measures, measured, sound
+from navnode.offline.model_page import Shown, page
+from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
+from navnode.offline.pictures import Placed, at_one_height, placed
+from navnode.offline.requests import ModelRequest
+from navnode.reconstruction import Method, Reconstruction, Reconstructor
+from navnode.reconstruction.surface import Surface
+from navnode.types import Grid, Status, View
+
+__all__ = ["model"]
+
+_LEAST_APART_DEG = 30.0
+
+
+def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelReport:
+    """Make a surface of every bone that a few X-rays show, and write it with a report into a new folder.
+
+    Raises:
+        ConfigError: a file cannot be used, the folder has files, two pictures are one, or all are from one direction.
+        ComputeError: the pictures do not overlap, or one is saturated everywhere.
+    """
+    started = time.perf_counter()
+    progress(0.0)
+    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+        raise ConfigError(f"{request.out}: exists already and is not an empty folder; nothing is replaced")
+    pictures = placed(request)
+    if len(pictures.views) < 2:
+        raise ConfigError(f"{len(pictures.views)} picture; a model needs two or more")
+    spread_deg = _spread_deg(pictures)
+    views = [view_of(view, max(1, round(view.carm.width_px / RECONSTRUCTION_PX))) for view in pictures.views]
+    hashes = _hashes(views)
+    progress(0.1)
+    reconstructor = Reconstructor(Method.LEARNED, request.threads or None)
+    center_mm = where_rays_meet([view.pose() for view in pictures.views])
+    grid = Grid.around(center_mm, request.size, request.spacing_mm)
+    placed_views = views
+    if pictures.left_open.angle_deg > 0:
+        views = at_one_height(views, reconstructor.readings(views, grid), center_mm)
+    result = reconstructor.reconstruct(views, grid, progress=lambda share: progress(0.2 + 0.6 * share))
+    doubt = result.reason if result.status is Status.INVALID else result.doubtful_bone
+    surfaces = [] if doubt else result.bones()
+    status, reason = _judged(result, doubt, surfaces, pictures)
+    measures = [_measures(surface, result, views) for surface in surfaces]
+    progress(0.85)
+    request.out.mkdir(parents=True, exist_ok=True)
+    if surfaces:
+        write_volume(result.volume, request.out / "volume.nii.gz")
+    bones = [
+        _written(name, surface, found, request.out)
+        for name, surface, found in zip(_names(surfaces), surfaces, measures, strict=True)
+    ]
+    report = ModelReport(
+        status=status.value,
+        reason=reason,
+        geometry=pictures.source,
+        scale_open=round(pictures.left_open.scale, 3),
+        angle_open_deg=pictures.left_open.angle_deg,
+        side_open=pictures.left_open.side,
+        spread_deg=round(spread_deg, 1),
+        pictures=[
+            PictureReport(number=n, sha256=sha256, volume_from_carm=_pose(view), moved_mm=_moved_mm(view, before))
+            for n, (view, before, sha256) in enumerate(zip(views, placed_views, hashes, strict=True), 1)
+        ],
+        bones=bones,
+        volume="volume.nii.gz" if surfaces else "",
+        page="report.html",
+        out=str(request.out),
+        engine=result.engine,
+        elapsed_ms=round(1e3 * (time.perf_counter() - started), 1),
+    )
+    shown = [
+        Shown(bone.name, surface.mesh, found.error_mm)
+        for bone, surface, found in zip(bones, surfaces, measures, strict=True)
+    ]
+    write_whole(
+        request.out / "report.html",
+        page(report, shown, reconstructor.readings(views, grid), [_known_pose(view) for view in views]).encode(),
+    )
+    write_whole(request.out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
+    progress(1.0)
+    return report
+
+
+def _spread_deg(pictures: Placed) -> float:
+    """Largest angle between two pictures' lines of sight; those from opposite sides show the same."""
+    toward = [view.pose()[:3, 2] for view in pictures.views]
+    cosines = [min(abs(float(a @ b)), 1.0) for n, a in enumerate(toward) for b in toward[:n]]
+    spread_deg = float(np.rad2deg(np.arccos(min(cosines))))
+    if spread_deg < _LEAST_APART_DEG:
+        raise ConfigError(
+            f"the pictures look one way (within {spread_deg:.0f} degrees); a model needs two that are "
+            f"{_LEAST_APART_DEG:.0f} degrees apart or more, such as AP and lateral"
+        )
+    return spread_deg
+
+
+def _hashes(views: Sequence[View]) -> list[str]:
+    found = [hashlib.sha256(view.line_integrals.tobytes()).hexdigest() for view in views]
+    for n, one in enumerate(found):
+        if one in found[:n]:
+            raise ConfigError(f"pictures {found.index(one) + 1} and {n + 1} are the same picture")
+    return found
+
+
+def _judged(result: Reconstruction, doubt: str, surfaces: Sequence[Surface], pictures: Placed) -> tuple[Status, str]:
+    if doubt:
+        return Status.INVALID, doubt
+    if not surfaces:
+        return Status.INVALID, "the pictures show no bone that both agree on"
+    return Status.DEGRADED, "; ".join([result.reason, *pictures.left_open.reasons()])
+
+
+def _names(surfaces: Sequence[Surface]) -> list[str]:
+    """A name for each: its kind, numbered where two are of one kind; else a number."""
+    seen: Counter[str] = Counter()
+    names = []
+    for number, surface in enumerate(surfaces, 1):
+        seen[surface.name] += 1
+        again = f" {seen[surface.name]}" if seen[surface.name] > 1 else ""
+        names.append(f"{surface.name}{again}" if surface.name else f"bone {number}")
+    return names
+
+
+def _measures(surface: Surface, result: Reconstruction, views: Sequence[View]) -> Measures:
+    assert result.bone is not None
+    return measured(surface, result.bone.likely, result.bone.threshold, views)
+
+
+def _written(name: str, surface: Surface, found: Measures, folder: Path) -> BoneReport:
+    """Write a bone's surface in both formats; returns what the report says of it."""
+    stem = name.replace(" ", "-")
+    for ending in (".stl", ".ply"):
+        write_mesh(surface.mesh, folder / f"{stem}{ending}")
+    mesh = sound(surface.mesh)
+    return BoneReport(
+        name=name,
+        known=bool(surface.name),
+        stl=f"{stem}.stl",
+        ply=f"{stem}.ply",
+        triangles=len(surface.mesh.triangles),
+        size_mm=[round(extent, 1) for extent in surface.size_mm],
+        volume_cm3=round(surface.volume_cm3, 1),
+        length_mm=round(found.length_mm, 1),
+        whole=found.whole,
+        unseen=round(found.unseen, 3),
+        error_mm=None if surface.error_mm is None else round(surface.error_mm, 2),
+        error_95_mm=None if surface.error_95_mm is None else [round(end, 2) for end in surface.error_95_mm],
+        regions_mm=found.regions_mm,
+        closed=mesh.closed,
+        oriented=mesh.oriented,
+    )
+
+
+def _known_pose(view: View) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    assert view.volume_from_carm is not None
+    return view.volume_from_carm
+
+
+def _pose(view: View) -> list[list[float]]:
+    rows: list[list[float]] = _known_pose(view).round(6).tolist()
+    return rows
+
+
+def _moved_mm(view: View, before: View) -> float:
+    return round(float(_known_pose(view)[2, 3] - _known_pose(before)[2, 3]), 1)
