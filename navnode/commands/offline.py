@@ -194,6 +194,7 @@ def _draw_model(report: ModelReport) -> None:
             length = f"{bone.length_mm:.0f}" if bone.whole else f"at least {bone.length_mm:.0f}"
             low, high = bone.error_95_mm or (float("nan"), float("nan"))
             error = "unknown" if bone.error_mm is None else f"{bone.error_mm:.1f} ({low:.1f} to {high:.1f})"
-            table.add_row(bone.name, length, f"{bone.volume_cm3:.0f}", error, "" if bone.whole else "goes on")
+            name = f"{bone.name} (doubtful)" if bone.doubt else bone.name
+            table.add_row(name, length, f"{bone.volume_cm3:.0f}", error, "" if bone.whole else "goes on")
         Console().print(table)
     Console().print(f"{report.out}/{report.page}, {report.elapsed_ms / 1e3:.1f} s; {report.use}", highlight=False)

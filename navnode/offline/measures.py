@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from navnode import geometry as g
+from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface
 from navnode.types import Array, FloatArray, Matrix, Mesh, View, Volume
 
@@ -18,6 +19,8 @@ _REACH_MM, _STEP_MM = 12.0, 1.0
 """How far from the surface, along its normal, bone on the wrong side counts."""
 _BORDER_MM = 4.0
 """A bone that comes so near to the border of what is seen goes on outside."""
+_END_MM, _BEYOND_MM = 6.0, 12.0
+"""What is a bone's end, and how far beyond it more bone is looked for."""
 _THIRDS = ("lower", "middle", "upper")
 
 
@@ -28,7 +31,8 @@ class Measures:
     length_mm: float
     """Extent along the principal axis of the surface."""
     whole: bool
-    """Whether the bone ends within all pictures and the volume; else its length is a least one."""
+    """Whether the bone ends within all pictures and the volume, and none shows that it goes on; else its length is a
+    least one."""
     unseen: float
     """Share of the surface that one picture or more does not show."""
     error_mm: FloatArray | None
@@ -47,12 +51,15 @@ class Soundness:
     """All triangles turn the same way, outwards."""
 
 
-def measured(surface: Surface, likely: Volume, threshold: float, views: Sequence[View]) -> Measures:
+def measured(
+    surface: Surface, likely: Volume, threshold: float, views: Sequence[View], readings: Sequence[Reading]
+) -> Measures:
     """Measure a bone.
 
     Args:
         likely, threshold: probability of bone, and where its surface is.
         views: the pictures, with poses.
+        readings: what was read in them.
     """
     points = surface.mesh.vertices_mm.astype(np.float64)
     share = _share_of_area(surface.mesh)
@@ -82,7 +89,11 @@ def measured(surface: Surface, likely: Volume, threshold: float, views: Sequence
         }
     return Measures(
         length_mm=float(np.ptp(along)),
-        whole=bool(inner.all() and in_volume.all()),
+        whole=bool(inner.all() and in_volume.all())
+        and not any(
+            _goes_on(points[at] + side * _BEYOND_MM * axis, likely, threshold, views, readings)
+            for side, at in ((-1, along < along.min() + _END_MM), (1, along > along.max() - _END_MM))
+        ),
         unseen=float(share @ ~seen.all(axis=0)),
         error_mm=error_mm,
         regions_mm=regions,
@@ -95,6 +106,21 @@ def sound(mesh: Mesh) -> Soundness:
 
     body = trimesh.Trimesh(mesh.vertices_mm, mesh.triangles, process=False)
     return Soundness(bool(body.is_watertight), bool(body.is_winding_consistent and body.volume > 0))
+
+
+def _goes_on(
+    points_mm: Matrix, likely: Volume, threshold: float, views: Sequence[View], readings: Sequence[Reading]
+) -> bool:
+    """Whether beyond a bone's end (P, 3) all pictures show bone that is no bone of the model, or nothing at all."""
+    at = g.transform(_index_from_volume(likely), points_mm)
+    lost = map_coordinates(likely.voxels, at[:, ::-1].T, order=1, mode="constant") < threshold
+    for view, reading in zip(views, readings, strict=True):
+        assert view.volume_from_carm is not None
+        u, v = g.project(reading.carm, g.inverse(view.volume_from_carm), points_mm).T
+        bone = np.nan_to_num(reading.bone, nan=1.0)
+        shown = map_coordinates(bone, np.nan_to_num([v, u], nan=-1.0), order=1, mode="constant", cval=1.0)
+        lost &= shown > 0.5
+    return bool(lost.mean() > 0.5)
 
 
 def _index_from_volume(volume: Volume) -> Matrix:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,12 +20,17 @@ from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
 from navnode.offline.pictures import Placed, at_one_height, placed
 from navnode.offline.requests import ModelRequest
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
+from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface
 from navnode.types import Grid, Status, View
 
 __all__ = ["model"]
 
 _LEAST_APART_DEG = 30.0
+_LEAST_SECOND = 1 / 3
+"""Least size of a second bone of a kind, of the largest: both legs in one picture."""
+_MOST_ERROR = 0.5
+"""A bone is doubtful if its error may exceed this share of its least extent: on either side, all of it."""
 
 
 def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelReport:
@@ -57,7 +61,8 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
     doubt = result.reason if result.status is Status.INVALID else result.doubtful_bone
     surfaces = [] if doubt else result.bones()
     status, reason = _judged(result, doubt, surfaces, pictures)
-    measures = [_measures(surface, result, views) for surface in surfaces]
+    readings = reconstructor.readings(views, grid)
+    measures = [_measures(surface, result, views, readings) for surface in surfaces]
     progress(0.85)
     request.out.mkdir(parents=True, exist_ok=True)
     if surfaces:
@@ -91,7 +96,7 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
     ]
     write_whole(
         request.out / "report.html",
-        page(report, shown, reconstructor.readings(views, grid), [_known_pose(view) for view in views]).encode(),
+        page(report, shown, readings, [_known_pose(view) for view in views]).encode(),
     )
     write_whole(request.out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     progress(1.0)
@@ -128,19 +133,31 @@ def _judged(result: Reconstruction, doubt: str, surfaces: Sequence[Surface], pic
 
 
 def _names(surfaces: Sequence[Surface]) -> list[str]:
-    """A name for each: its kind, numbered where two are of one kind; else a number."""
-    seen: Counter[str] = Counter()
+    """A name for each, largest first: its kind, numbered where two are of one kind; else a number.
+
+    What is much smaller than another bone of its kind is a part of something, not a second one, and gets a number.
+    """
+    seen: dict[str, list[float]] = {}
     names = []
     for number, surface in enumerate(surfaces, 1):
-        seen[surface.name] += 1
-        again = f" {seen[surface.name]}" if seen[surface.name] > 1 else ""
-        names.append(f"{surface.name}{again}" if surface.name else f"bone {number}")
+        alike = seen.setdefault(surface.name, [])
+        if surface.name and surface.volume_cm3 >= _LEAST_SECOND * (alike or [0.0])[0]:
+            alike.append(surface.volume_cm3)
+            names.append(f"{surface.name} {len(alike)}" if len(alike) > 1 else surface.name)
+        else:
+            names.append(f"bone {number}")
     return names
 
 
-def _measures(surface: Surface, result: Reconstruction, views: Sequence[View]) -> Measures:
+def _measures(surface: Surface, result: Reconstruction, views: Sequence[View], readings: Sequence[Reading]) -> Measures:
     assert result.bone is not None
-    return measured(surface, result.bone.likely, result.bone.threshold, views)
+    return measured(surface, result.bone.likely, result.bone.threshold, views, readings)
+
+
+def _doubt(surface: Surface) -> str:
+    if surface.error_95_mm is None or surface.error_95_mm[1] <= _MOST_ERROR * min(surface.size_mm):
+        return ""
+    return "it may be no bone at all: its expected error is as large as itself"
 
 
 def _written(name: str, surface: Surface, found: Measures, folder: Path) -> BoneReport:
@@ -151,7 +168,7 @@ def _written(name: str, surface: Surface, found: Measures, folder: Path) -> Bone
     mesh = sound(surface.mesh)
     return BoneReport(
         name=name,
-        known=bool(surface.name),
+        known=bool(surface.name) and name.startswith(surface.name),
         stl=f"{stem}.stl",
         ply=f"{stem}.ply",
         triangles=len(surface.mesh.triangles),
@@ -163,6 +180,7 @@ def _written(name: str, surface: Surface, found: Measures, folder: Path) -> Bone
         error_mm=None if surface.error_mm is None else round(surface.error_mm, 2),
         error_95_mm=None if surface.error_95_mm is None else [round(end, 2) for end in surface.error_95_mm],
         regions_mm=found.regions_mm,
+        doubt=_doubt(surface),
         closed=mesh.closed,
         oriented=mesh.oriented,
     )

@@ -124,12 +124,13 @@ def _row(bone: BoneReport, scale: float) -> list[str]:
     error = "unknown"
     if bone.error_mm is not None and bone.error_95_mm is not None:
         error = f"{bone.error_mm:.1f} ({bone.error_95_mm[0]:.1f} to {bone.error_95_mm[1]:.1f})"
-    outside = "nothing" if bone.whole else "goes on outside"
-    if bone.unseen >= 0.005:
+    outside = "nothing" if bone.whole else "goes on beyond what was found"
+    if bone.unseen >= 0.01:
         outside += f"; {bone.unseen:.0%} of the surface not in all pictures"
     mesh = "closed" if bone.closed and bone.oriented else "NOT CLOSED" if not bone.closed else "INSIDE OUT"
     regions = " / ".join(f"{value:.1f}" for value in bone.regions_mm.values())
-    return [bone.name, length, f"{bone.volume_cm3:.0f}", error, regions, outside, mesh]
+    name = f"{bone.name} (doubtful: {bone.doubt})" if bone.doubt else bone.name
+    return [name, length, f"{bone.volume_cm3:.0f}", error, regions, outside, mesh]
 
 
 def _limits(report: ModelReport) -> str:

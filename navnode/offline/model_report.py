@@ -35,7 +35,7 @@ class BoneReport(msgspec.Struct, frozen=True, kw_only=True):
     length_mm: float
     """Along the principal axis."""
     whole: bool
-    """Whether it ends within all pictures; else the length is a least one."""
+    """Whether it ends within all pictures, and none shows that it goes on; else the length is a least one."""
     unseen: float
     """Share of the surface that one picture or more does not show."""
     error_mm: float | None
@@ -44,6 +44,8 @@ class BoneReport(msgspec.Struct, frozen=True, kw_only=True):
     """95 % interval of that average."""
     regions_mm: dict[str, float]
     """Expected distance in the lower, middle and upper third; their intervals are not calibrated one by one."""
+    doubt: str
+    """Why it may not be relied on at all; '' if nothing speaks against it."""
     closed: bool
     oriented: bool
 
