@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from navnode import geometry as g
 from navnode.files.views import ViewFile, write_views
 from navnode.files.volumes import read_mesh, read_volume
-from navnode.offline.measures import Measures, measured, sound
+from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model import _names, _spread_deg
 from navnode.offline.pictures import _turned, placed
 from navnode.offline.requests import ModelRequest
@@ -226,7 +226,11 @@ def test_a_bone_that_leaves_the_picture_is_not_whole():
             Reading(carm, off, 1.0, off, off + np.float32(bone), off, off, off, off[None])
             for off, carm in zip(none, carms, strict=True)
         ]
-        return measured(surface, likely, 0.5, views, readings)
+        missed = [
+            missed_in(reading, view.volume_from_carm, likely, 0.5)
+            for reading, view in zip(readings, views, strict=True)
+        ]
+        return measured(surface, likely, 0.5, views, missed)
 
     seen = found((wide, wide), 0.0)
     assert seen.whole and seen.length_mm == pytest.approx(140, abs=3) and seen.unseen == 0

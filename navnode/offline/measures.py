@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from navnode import geometry as g
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface
-from navnode.types import Array, FloatArray, Matrix, Mesh, View, Volume
+from navnode.types import Array, CArm, FloatArray, Matrix, Mesh, View, Volume
 
-__all__ = ["Measures", "Soundness", "measured", "sound"]
+__all__ = ["Measures", "Missed", "Soundness", "measured", "missed_in", "sound"]
 
 _REACH_MM, _STEP_MM = 12.0, 1.0
 """How far from the surface, along its normal, bone on the wrong side counts."""
@@ -21,6 +22,8 @@ _BORDER_MM = 4.0
 """A bone that comes so near to the border of what is seen goes on outside."""
 _END_MM, _BEYOND_MM = 6.0, 12.0
 """What is a bone's end, and how far beyond it more bone is looked for."""
+_SHADOW_MM = 3.0
+"""How far beside its shadow the model still explains bone."""
 _THIRDS = ("lower", "middle", "upper")
 
 
@@ -42,6 +45,18 @@ class Measures:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """What a picture shows beside the model; arrays (H, W) on the reading's canvas, 0 or 1."""
+
+    carm: CArm
+    carm_from_volume: Matrix
+    shown: FloatArray
+    """Bone, or nothing that was measured."""
+    unexplained: FloatArray
+    """The same outside the model's shadow."""
+
+
+@dataclass(frozen=True)
 class Soundness:
     """A mesh, checked."""
 
@@ -52,14 +67,14 @@ class Soundness:
 
 
 def measured(
-    surface: Surface, likely: Volume, threshold: float, views: Sequence[View], readings: Sequence[Reading]
+    surface: Surface, likely: Volume, threshold: float, views: Sequence[View], missed: Sequence[Missed]
 ) -> Measures:
     """Measure a bone.
 
     Args:
         likely, threshold: probability of bone, and where its surface is.
         views: the pictures, with poses.
-        readings: what was read in them.
+        missed: what each of them shows beside the model, see :func:`missed_in`.
     """
     points = surface.mesh.vertices_mm.astype(np.float64)
     share = _share_of_area(surface.mesh)
@@ -91,7 +106,7 @@ def measured(
         length_mm=float(np.ptp(along)),
         whole=bool(inner.all() and in_volume.all())
         and not any(
-            _goes_on(points[at] + side * _BEYOND_MM * axis, likely, threshold, views, readings)
+            _goes_on(points[at] + side * _BEYOND_MM * axis, likely, threshold, missed)
             for side, at in ((-1, along < along.min() + _END_MM), (1, along > along.max() - _END_MM))
         ),
         unseen=float(share @ ~seen.all(axis=0)),
@@ -108,19 +123,42 @@ def sound(mesh: Mesh) -> Soundness:
     return Soundness(bool(body.is_watertight), bool(body.is_winding_consistent and body.volume > 0))
 
 
-def _goes_on(
-    points_mm: Matrix, likely: Volume, threshold: float, views: Sequence[View], readings: Sequence[Reading]
-) -> bool:
-    """Whether beyond a bone's end (P, 3) all pictures show bone that is no bone of the model, or nothing at all."""
+def missed_in(reading: Reading, volume_from_carm: Matrix, likely: Volume, threshold: float) -> Missed:
+    """What a picture shows beside the model.
+
+    Args:
+        likely, threshold: probability of all bone, and where its surface is.
+    """
+    carm_from_volume = g.inverse(volume_from_carm)
+    voxels = np.argwhere(likely.voxels > threshold)[:, ::-1].astype(float)
+    u, v = np.nan_to_num(
+        g.project(reading.carm, carm_from_volume, g.transform(likely.volume_from_index, voxels)), nan=-1
+    ).T
+    height, width = reading.bone.shape
+    within = (u > 0) & (v > 0) & (u < width - 1) & (v < height - 1)
+    shadow = np.zeros((height, width), np.uint8)
+    shadow[v[within].round().astype(int), u[within].round().astype(int)] = 1
+    reach_px = int(np.ceil((max(likely.spacing_mm) + _SHADOW_MM) / reading.pixel_mm))
+    shadow = cv2.dilate(shadow, np.ones((2 * reach_px + 1,) * 2, np.uint8))
+    shown = (np.nan_to_num(reading.bone, nan=1.0) > 0.5).astype(np.float32)
+    return Missed(reading.carm, carm_from_volume, shown, shown * (shadow == 0))
+
+
+def _goes_on(points_mm: Matrix, likely: Volume, threshold: float, missed: Sequence[Missed]) -> bool:
+    """Whether beyond a bone's end (P, 3) every picture shows bone, or nothing at all, and one shows it outside the
+    model's shadow: a part was not found."""
     at = g.transform(_index_from_volume(likely), points_mm)
     lost = map_coordinates(likely.voxels, at[:, ::-1].T, order=1, mode="constant") < threshold
-    for view, reading in zip(views, readings, strict=True):
-        assert view.volume_from_carm is not None
-        u, v = g.project(reading.carm, g.inverse(view.volume_from_carm), points_mm).T
-        bone = np.nan_to_num(reading.bone, nan=1.0)
-        shown = map_coordinates(bone, np.nan_to_num([v, u], nan=-1.0), order=1, mode="constant", cval=1.0)
-        lost &= shown > 0.5
-    return bool(lost.mean() > 0.5)
+    beside = np.zeros(len(points_mm), bool)
+    for view in missed:
+        u, v = np.nan_to_num(g.project(view.carm, view.carm_from_volume, points_mm), nan=-1.0).T
+        shown, unexplained = (
+            map_coordinates(part, [v, u], order=0, mode="constant", cval=1.0) > 0.5
+            for part in (view.shown, view.unexplained)
+        )
+        lost &= shown
+        beside |= unexplained
+    return bool((lost & beside).mean() > 0.5)
 
 
 def _index_from_volume(volume: Volume) -> Matrix:
@@ -145,6 +183,7 @@ def _normals(mesh: Mesh) -> Matrix:
 
 def _wrong_mm(mesh: Mesh, likely: Volume, threshold: float) -> Matrix:
     """Bone that is expected on the wrong side, along the normal of every vertex, mm (V,)."""
+    likely = _around(mesh, likely)
     inside = likely.voxels > threshold
     wrong = np.where(inside, 1 - likely.voxels, likely.voxels).astype(np.float32)
     wrong[distance_transform_edt(~inside, likely.spacing_mm[::-1]) >= _REACH_MM] = 0
@@ -153,6 +192,19 @@ def _wrong_mm(mesh: Mesh, likely: Volume, threshold: float) -> Matrix:
     at = g.transform(_index_from_volume(likely), points.reshape(-1, 3))
     found = map_coordinates(wrong, at[:, ::-1].T, order=1, mode="constant")
     return np.asarray(found.reshape(len(points), -1).sum(axis=1) * _STEP_MM, np.float64)
+
+
+def _around(mesh: Mesh, volume: Volume) -> Volume:
+    """The part of a volume that the errors of a mesh depend on."""
+    at = g.transform(_index_from_volume(volume), mesh.vertices_mm.astype(np.float64))
+    reach = 2 * _REACH_MM / np.array(volume.spacing_mm)
+    low = np.maximum(np.floor(at.min(axis=0) - reach), 0).astype(int)
+    high = np.ceil(at.max(axis=0) + reach).astype(int) + 1
+    volume_from_index = volume.volume_from_index.copy()
+    volume_from_index[:3, 3] += volume_from_index[:3, :3] @ low
+    return Volume(
+        volume.voxels[tuple(slice(*ends) for ends in zip(low[::-1], high[::-1], strict=True))], volume_from_index
+    )
 
 
 def _inside(view: View, points_mm: Matrix, border_mm: float) -> Array:

@@ -14,7 +14,7 @@ from navnode.errors import ConfigError
 from navnode.files.volumes import write_mesh, write_volume
 from navnode.files.whole import write_whole
 from navnode.offline.files import RECONSTRUCTION_PX, view_of, where_rays_meet
-from navnode.offline.measures import Measures, measured, sound
+from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model_page import Shown, page
 from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
 from navnode.offline.pictures import Placed, at_one_height, placed
@@ -62,7 +62,7 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
     surfaces = [] if doubt else result.bones()
     status, reason = _judged(result, doubt, surfaces, pictures)
     readings = reconstructor.readings(views, grid)
-    measures = [_measures(surface, result, views, readings) for surface in surfaces]
+    measures = _measures(surfaces, result, views, readings) if surfaces else []
     progress(0.85)
     request.out.mkdir(parents=True, exist_ok=True)
     if surfaces:
@@ -149,9 +149,15 @@ def _names(surfaces: Sequence[Surface]) -> list[str]:
     return names
 
 
-def _measures(surface: Surface, result: Reconstruction, views: Sequence[View], readings: Sequence[Reading]) -> Measures:
+def _measures(
+    surfaces: Sequence[Surface], result: Reconstruction, views: Sequence[View], readings: Sequence[Reading]
+) -> list[Measures]:
     assert result.bone is not None
-    return measured(surface, result.bone.likely, result.bone.threshold, views, readings)
+    likely, threshold = result.bone.likely, result.bone.threshold
+    missed = [
+        missed_in(reading, _known_pose(view), likely, threshold) for reading, view in zip(readings, views, strict=True)
+    ]
+    return [measured(surface, likely, threshold, views, missed) for surface in surfaces]
 
 
 def _doubt(surface: Surface) -> str:
