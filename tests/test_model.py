@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import replace
@@ -28,6 +29,7 @@ from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import likely_surface
 from navnode.types import CArm, View, Volume
 from navnode.xray.chain import XrayChain
+from tests.browser import CHROMIUM, Browser
 from tests.invoke import call
 
 CARM = CArm(256, 256, (1.2, 1.2), 1000.0, (127.5, 127.5))
@@ -121,6 +123,24 @@ def test_the_page_needs_no_network_and_begins_with_the_status(made):
     words = re.sub(r"<(style|script).*?</\1>|<[^>]+>", " ", page, flags=re.S)
     assert words.index("DEGRADED") < words.index("Pictures") and "Research use only" in words
     assert len(page) < 3_000_000
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_shows_the_bones_and_turns_them(made, tmp_path):
+    out, report = made
+
+    async def looked() -> list[str]:
+        async with Browser() as browser:
+            await browser.open((out / report["page"]).resolve().as_uri())
+            await browser.wait_for("document.getElementById('turning')?.width > 300")
+            for name in ("one.png", "two.png"):
+                await browser.screenshot(tmp_path / name)
+                await asyncio.sleep(0.5)
+            return browser.errors
+
+    assert asyncio.run(looked()) == []
+    one, two = (cv2.imread(str(tmp_path / name)) for name in ("one.png", "two.png"))
+    assert (one != two).any()
 
 
 def test_stated_angles_leave_scale_open_and_heights_are_found(pictures, tmp_path):

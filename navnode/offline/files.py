@@ -478,7 +478,11 @@ def _registered_view(registration: Registration) -> RegisteredView:
 
 
 def where_rays_meet(poses: list[Matrix]) -> Matrix:
-    """The point nearest to all principal rays, by least squares."""
+    """The point nearest to all principal rays, RAS mm (3,), by least squares.
+
+    Args:
+        poses: volume_from_carm of every view, (4, 4).
+    """
     across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
     offsets = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
     return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(offsets, axis=0), rcond=None)[0])
