@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from navnode import geometry as g
 from navnode.files.views import ViewFile, write_views
 from navnode.files.volumes import read_mesh, read_volume
+from navnode.offline.carm import write_calibrated
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model import _names, _spread_deg
 from navnode.offline.pictures import _turned, placed
@@ -27,7 +28,9 @@ from navnode.projector import Projector
 from navnode.projector.grids import centered_grid
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import likely_surface
-from navnode.types import CArm, View, Volume
+from navnode.registration.intrinsics import Calibrated
+from navnode.registration.intrinsics import Reading as NavReading
+from navnode.types import CArm, Status, Validity, View, Volume
 from navnode.xray.chain import XrayChain
 from tests.browser import CHROMIUM, Browser
 from tests.invoke import call
@@ -225,6 +228,18 @@ def test_dicom_states_distances_and_angles_of_its_own(tmp_path):
     )
     # Turned to the patient's left.
     assert found.views[1].pose()[0, 3] < -700
+
+
+@pytest.mark.parametrize(("status", "doubt"), [(Status.VALID, ""), (Status.DEGRADED, "carm.json: one view")])
+def test_a_calibrated_c_arm_states_the_geometry_and_its_doubt(pictures, tmp_path, status, doubt):
+    validity = Validity(status, "one view" if doubt else "")
+    found = Calibrated(CARM, NavReading(False, 0), [], np.eye(3), 0.2, 0.1, 0.1, 60.0, 0.1, 20.0, validity, 1.0)
+    assert write_calibrated(tmp_path / "carm.json", found, {})
+    names = (pictures / "ap.png", pictures / "lateral.png")
+    request = ModelRequest(pictures=names, angles="0 90", carm=tmp_path / "carm.json", out=tmp_path / "out")
+    made = placed(request)
+    assert [view.carm for view in made.views] == [CARM, CARM] and made.doubt == doubt
+    assert made.left_open.scale > 0.2  # the distance to the patient is not stated
 
 
 def test_a_bone_that_leaves_the_picture_is_not_whole():

@@ -129,7 +129,7 @@ def _judged(result: Reconstruction, doubt: str, surfaces: Sequence[Surface], pic
         return Status.INVALID, doubt
     if not surfaces:
         return Status.INVALID, "the pictures show no bone that both agree on"
-    return Status.DEGRADED, "; ".join([result.reason, *pictures.left_open.reasons()])
+    return Status.DEGRADED, "; ".join(filter(None, [result.reason, *pictures.left_open.reasons(), pictures.doubt]))
 
 
 def _names(surfaces: Sequence[Surface]) -> list[str]:

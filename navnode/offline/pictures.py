@@ -14,7 +14,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files import artifacts, dicom_read
-from navnode.files.artifacts import CARM
+from navnode.files.artifacts import CARM, CArmResult
 from navnode.files.views import ViewFile, read_views
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument
@@ -84,6 +84,8 @@ class Placed:
     source: str
     """What the poses were taken from, for people."""
     left_open: Open
+    doubt: str = ""
+    """Why the C-arm's geometry must not be relied on; '' if nothing speaks against it."""
 
 
 def placed(request: ModelRequest) -> Placed:
@@ -95,14 +97,14 @@ def placed(request: ModelRequest) -> Placed:
         ConfigError: a picture or its geometry is missing or wrong; names it.
     """
     if request.views is not None:
-        found = _chosen(read_views(request.views), request.pictures)
+        found, doubt = _chosen(read_views(request.views), request.pictures), ""
         source = "the set of views"
         if request.carm is not None:
             found, doubt = calibrated_views(found, request.carm)
-            source += f" and a calibrated C-arm{f' ({doubt})' if doubt else ''}"
+            source += " and a calibrated C-arm"
         for view in found:
             view.pose()
-        return Placed(found, source, KNOWN)
+        return Placed(found, source, KNOWN, doubt)
     return _by_angles(request)
 
 
@@ -138,11 +140,12 @@ def _by_angles(request: ModelRequest) -> Placed:
         distance_mm = patient_mm or _AT_PATIENT * carm.source_to_detector_mm
         pose = _turned(np.deg2rad(angles_deg[number - 1]), distance_mm)
         views.append(ViewFile(f"picture {number}", path, carm, pose, None, 0))
-    source = "stated angles" if given else "angles that DICOM states"
+    source, doubt = "stated angles" if given else "angles that DICOM states", ""
     if request.carm is not None:
         views, doubt = calibrated_views(views, request.carm)
-        source += f" and a calibrated C-arm{f' ({doubt})' if doubt else ''}"
-    return Placed(views, source, Open(float(np.hypot(max(scales), _SCALE_OPEN)), _ANGLE_OPEN_DEG, True))
+        source += " and a calibrated C-arm"
+    left_open = Open(float(np.hypot(max(scales), _SCALE_OPEN)), _ANGLE_OPEN_DEG, True)
+    return Placed(views, source, left_open, doubt)
 
 
 def _turned(angle_rad: float, distance_mm: float) -> Matrix:
@@ -178,10 +181,11 @@ def _carm(request: ModelRequest, path: Path, stated: _Stated) -> CArm:
     """The C-arm of a picture: calibrated, as the request states it, or as the picture does."""
     if request.carm is not None:
         artifact = artifacts.read(request.carm)
-        if artifact.kind != CARM.name:
-            raise ConfigError(f"{request.carm}: a {artifact.kind} calibration, not {CARM.name}")
-        known: CArm = artifact.result.carm.geometry
-        return known
+        if artifact.kind != CARM.name or not isinstance(artifact.result, CArmResult):
+            raise ConfigError(
+                f"{request.carm}: a {artifact.kind} calibration, or one without a result, not {CARM.name}"
+            )
+        return artifact.result.carm.geometry
     spacing_mm = (request.pixel_mm, request.pixel_mm) if request.pixel_mm else stated.pixel_mm
     distance_mm = request.distance_mm or stated.distance_mm
     if spacing_mm is None or distance_mm is None:
