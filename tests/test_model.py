@@ -21,7 +21,7 @@ from navnode.files.views import ViewFile, write_views
 from navnode.files.volumes import read_mesh, read_volume
 from navnode.offline.carm import write_calibrated
 from navnode.offline.measures import Measures, measured, missed_in, sound
-from navnode.offline.model import _names, _spread_deg
+from navnode.offline.model import _believed, _names, _spread_deg
 from navnode.offline.pictures import _turned, placed
 from navnode.offline.requests import ModelRequest
 from navnode.projector import Projector
@@ -282,3 +282,14 @@ def test_a_small_second_bone_of_a_kind_has_no_name():
     sizes = [("tibia", 200.0), ("femur", 150.0), ("femur", 140.0), ("", 20.0), ("femur", 5.0)]
     surfaces = [replace(ball, name=name, volume_cm3=size) for name, size in sizes]
     assert _names(surfaces) == ["tibia", "femur", "femur 2", "bone 4", "bone 5"]
+
+
+def test_a_whole_long_bone_that_is_far_too_short_has_no_name():
+    ball = likely_surface(Volume(np.ones((24, 24, 24), np.float32), centered_grid((24, 24, 24), 2.0, np.zeros(3))))
+    assert ball is not None
+
+    def name(kind: str, length_mm: float, whole: bool) -> str:
+        return _believed(replace(ball, name=kind), Measures(length_mm, whole, 0.0, None, {})).name
+
+    assert name("fibula", 32.0, True) == "" and name("fibula", 32.0, False) == "fibula"
+    assert name("fibula", 300.0, True) == "fibula" and name("patella", 36.0, True) == "patella"

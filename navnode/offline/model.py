@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,8 @@ __all__ = ["model"]
 _LEAST_APART_DEG = 30.0
 _LEAST_SECOND = 1 / 3
 """Least size of a second bone of a kind, of the largest: both legs in one picture."""
+_LONG, _LEAST_LONG_MM = ("femur", "tibia", "fibula"), 100.0
+"""Long bones, which are longer than this from the second year of life on."""
 _MOST_ERROR = 0.5
 """A bone is doubtful if its error may exceed this share of its least extent: on either side, all of it."""
 
@@ -63,6 +66,7 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
     status, reason = _judged(result, doubt, surfaces, pictures)
     readings = reconstructor.readings(views, grid)
     measures = _measures(surfaces, result, views, readings) if surfaces else []
+    surfaces = [_believed(surface, found) for surface, found in zip(surfaces, measures, strict=True)]
     progress(0.85)
     request.out.mkdir(parents=True, exist_ok=True)
     if surfaces:
@@ -158,6 +162,12 @@ def _measures(
         missed_in(reading, _known_pose(view), likely, threshold) for reading, view in zip(readings, views, strict=True)
     ]
     return [measured(surface, likely, threshold, views, missed) for surface in surfaces]
+
+
+def _believed(surface: Surface, found: Measures) -> Surface:
+    """The surface without its name where a long bone ends within the pictures and is far too short for one."""
+    too_short = surface.name in _LONG and found.whole and found.length_mm < _LEAST_LONG_MM
+    return replace(surface, name="") if too_short else surface
 
 
 def _doubt(surface: Surface) -> str:
