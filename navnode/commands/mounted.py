@@ -28,6 +28,7 @@ _OWN = {
     "register": ("offline", "2D/3D registration: where did the C-arm stand?"),
     "bodies": ("offline", "Show the bones of a label map or a list."),
     "read": ("offline", "Show what the node takes for bone and lung in one X-ray."),
+    "model": ("offline", "Make a surface of every bone that two to sixteen X-rays show."),
     "reconstruct": ("offline", "Make a volume from views with poses."),
     "train": ("train", "Train the learned reconstruction, or resume training it, and export it."),
     "train-reader": ("train_bones", "Render X-rays of labelled CTs, then train the reader on them, or resume both."),

@@ -10,11 +10,19 @@ from rich.table import Table
 
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
-from navnode.offline.requests import BodiesRequest, ProjectRequest, ReadRequest, ReconstructRequest, RegisterRequest
+from navnode.offline.requests import (
+    BodiesRequest,
+    ModelRequest,
+    ProjectRequest,
+    ReadRequest,
+    ReconstructRequest,
+    RegisterRequest,
+)
 
 if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
     from navnode.offline.bodies import BodiesReport, ListReport
     from navnode.offline.files import CalibrationReport, RegistrationReport
+    from navnode.offline.model_report import ModelReport
 
 app = typer.Typer()
 
@@ -106,6 +114,28 @@ def reconstruct(request: ReconstructRequest, ui: Ui) -> None:
     ui.answer(report, f"{request.out}: {how}")
 
 
+@command(
+    app,
+    ModelRequest,
+    name="model",
+    example=(
+        "navnode model --views views.json --out knee",
+        "navnode model ap.dcm lateral.dcm --angles '0 90' --out knee",
+        "navnode model ap.png lateral.png --angles '0 90' --carm carm.json --patient-mm 800 --out knee",
+    ),
+)
+def make_model(request: ModelRequest, ui: Ui) -> None:
+    """Make a surface of every bone that two to sixteen X-rays show.
+
+    Writes STL and PLY of every bone, the volume, report.json, and report.html, which says how far to trust them. The
+    pictures' poses are those of a set of views, or stated angles: these leave scale and angle open, and the report says
+    by how much. Where the pictures contradict each other, no model is written. Research use only.
+    """
+    from navnode.offline import model
+
+    ui.show(model.model(request, ui.progress("Modelling")), _draw_model)
+
+
 def _draw_registration(report: RegistrationReport) -> None:
     table = Table("view", "status", "similarity", "sigma (mm)", "ms", "reason")
     for index, view in enumerate(report.views):
@@ -154,3 +184,17 @@ def _draw_list(report: ListReport) -> None:
     Console().print(table)
     if report.out:
         Console().print(f"written: {report.out}", highlight=False)
+
+
+def _draw_model(report: ModelReport) -> None:
+    Console().print(f"{report.status}: {report.reason}", markup=False, highlight=False)
+    if report.bones:
+        table = Table("bone", "length (mm)", "volume (cm3)", "expected error (mm)", "outside the pictures")
+        for bone in report.bones:
+            length = f"{bone.length_mm:.0f}" if bone.whole else f"at least {bone.length_mm:.0f}"
+            low, high = bone.error_95_mm or (float("nan"), float("nan"))
+            error = "unknown" if bone.error_mm is None else f"{bone.error_mm:.1f} ({low:.1f} to {high:.1f})"
+            name = f"{bone.name} (doubtful)" if bone.doubt else bone.name
+            table.add_row(name, length, f"{bone.volume_cm3:.0f}", error, "" if bone.whole else "goes on")
+        Console().print(table)
+    Console().print(f"{report.out}/{report.page}, {report.elapsed_ms / 1e3:.1f} s; {report.use}", highlight=False)

@@ -37,6 +37,7 @@ __all__ = [
     "CalibrationReport",
     "PoseSigma",
     "ProjectionReport",
+    "RECONSTRUCTION_PX",
     "ReconstructionReport",
     "RegisteredView",
     "RegistrationReport",
@@ -46,11 +47,12 @@ __all__ = [
     "reconstruct",
     "register",
     "view_of",
+    "where_rays_meet",
 ]
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, 0 to 1."""
-_RECONSTRUCTION_PX = 256
+RECONSTRUCTION_PX = 256
 """Images are averaged down to about this width: still finer than the projection of a voxel."""
 
 
@@ -368,7 +370,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     views, per_view_ms = [], []
     for view in view_files:
         began = time.perf_counter()
-        views.append(view_of(view, max(1, round(view.carm.width_px / _RECONSTRUCTION_PX))))
+        views.append(view_of(view, max(1, round(view.carm.width_px / RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
     grid = Grid.around(_center_mm(request, view_files), request.size, request.spacing_mm)
     prior_volume = read_volume(prior, request.read_as()) if prior is not None else None
@@ -395,7 +397,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
 def _center_mm(request: ReconstructRequest, views: Sequence[ViewFile]) -> Matrix:
     if request.center_mm is not None:
         return np.array(request.center_mm)
-    return _where_rays_meet([view.pose() for view in views])
+    return where_rays_meet([view.pose() for view in views])
 
 
 def _write(request: ReconstructRequest, result: Reconstruction) -> None:
@@ -475,8 +477,12 @@ def _registered_view(registration: Registration) -> RegisteredView:
     )
 
 
-def _where_rays_meet(poses: list[Matrix]) -> Matrix:
-    """The point nearest to all principal rays, by least squares."""
+def where_rays_meet(poses: list[Matrix]) -> Matrix:
+    """The point nearest to all principal rays, RAS mm (3,), by least squares.
+
+    Args:
+        poses: volume_from_carm of every view, (4, 4).
+    """
     across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
     offsets = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
     return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(offsets, axis=0), rcond=None)[0])

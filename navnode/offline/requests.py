@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from navnode.files.placing import ReadAs
 from navnode.reconstruction import Method
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
-__all__ = ["BodiesRequest", "ProjectRequest", "ReconstructRequest", "RegisterRequest"]
+__all__ = ["BodiesRequest", "ModelRequest", "ProjectRequest", "ReconstructRequest", "RegisterRequest"]
 
 _Ct = Annotated[Path, option("A CT that SimpleITK reads, or a DICOM folder.", "CT")]
 _Views = Annotated[Path, option("A set of views, navnode/views/1.", "V.json")]
@@ -159,3 +160,83 @@ class ReconstructRequest(_ReadsCt, frozen=True, kw_only=True):
             raise ConfigError("--prior CT requires --method prior, its default")
         if self.prior_map is not None and self.prior is None:
             raise ConfigError("--prior-map requires --prior")
+
+
+_MOST_PICTURES = 16
+
+
+class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Make models of bones from a few pictures."""
+
+    pictures: Annotated[
+        tuple[Path, ...],
+        argument("X-rays, 2 to 16: DICOM (CR, DX, XA, RF), 16-bit PNG or TIFF, .npy.", "PICTURES"),
+    ] = ()
+    out: Annotated[Path, option("Write models, volume and report into this new folder.", "DIR")]
+    views: (
+        Annotated[Path, option("The pictures' geometry, navnode/views/1; without PICTURES: all it names.", "V.json")]
+        | None
+    ) = None
+    angles: Annotated[
+        str,
+        option(
+            "Or how far the source is turned from the patient's front to his left, a number for each picture: "
+            "'0 90'. Default: the pictures' own, in DICOM.",
+            "DEGREES",
+        ),
+    ] = ""
+    carm: (
+        Annotated[Path, option("A calibrated C-arm that made the pictures, from calibrate carm.", "C.json")] | None
+    ) = None
+    pixel_mm: (
+        Annotated[float, option("Pixel size at the detector; default: as DICOM states it.", ge=0.01, le=5)] | None
+    ) = None
+    distance_mm: (
+        Annotated[float, option("From source to detector; default: as DICOM states it.", ge=300, le=3_000)] | None
+    ) = None
+    patient_mm: (
+        Annotated[
+            float,
+            option(
+                "From source to limb; default: as DICOM states it, else scale is open.",
+                ge=200,
+                le=3_000,
+            ),
+        ]
+        | None
+    ) = None
+    size: _Size = GRID_SIZE
+    spacing_mm: _SpacingMm = GRID_SPACING_MM
+    threads: Threads = 0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where options contradict each other, or pictures are too few or too many."""
+        stated = [f"--{name.replace('_', '-')}" for name in _STATED if getattr(self, name)]
+        if self.views is not None and stated:
+            raise ConfigError(f"--views states the geometry; it excludes {stated[0]}")
+        if self.carm is not None and (self.pixel_mm or self.distance_mm):
+            raise ConfigError("--carm states the C-arm; it excludes --pixel-mm and --distance-mm")
+        if (self.pictures or self.views is None) and not 2 <= len(self.pictures) <= _MOST_PICTURES:
+            raise ConfigError(f"{len(self.pictures)} pictures; a model needs 2 to {_MOST_PICTURES}")
+        if self.angles and len(self.angles_deg()) != len(self.pictures):
+            raise ConfigError(f"--angles: {len(self.angles_deg())} angles for {len(self.pictures)} pictures")
+
+    def angles_deg(self) -> list[float]:
+        """The stated angles, in the pictures' order; empty if none are.
+
+        Raises:
+            ConfigError: one is not a number from -360 to 360.
+        """
+        found = []
+        for word in self.angles.replace(",", " ").split():
+            try:
+                degrees = float(word)
+            except ValueError:
+                degrees = math.nan
+            if not abs(degrees) <= 360:
+                raise ConfigError(f"--angles: {word!r} is not an angle in degrees; two pictures: --angles '0 90'")
+            found.append(degrees)
+        return found
+
+
+_STATED = ("angles", "pixel_mm", "distance_mm", "patient_mm")

@@ -153,7 +153,7 @@ class Bones:
         Raises:
             ComputeError: a view cannot be read; see :meth:`Reader.read`.
         """
-        readings = self._read(views, grid)
+        readings = self.readings(views, grid)
         progress(0.3)
         poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
         thicknesses = [thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)]
@@ -180,7 +180,7 @@ class Bones:
         Raises:
             ComputeError: a view cannot be read.
         """
-        readings = self._read(views, grid)
+        readings = self.readings(views, grid)
         if not all((reading.lungs_mm > 0).any() for reading in readings):
             return None
         own = own_grid(grid)
@@ -193,8 +193,12 @@ class Bones:
         occupancy = lift(thicknesses, own, threads=self._threads)
         return likely_surface(occupancy, level(occupancy))
 
-    def _read(self, views: Sequence[View], grid: Grid) -> list[Reading]:
-        """Readings of the views, in their order; readings of other views are dropped."""
+    def readings(self, views: Sequence[View], grid: Grid) -> list[Reading]:
+        """Readings of the views, in their order; readings of other views are dropped.
+
+        Raises:
+            ComputeError: a view cannot be read; see :meth:`Reader.read`.
+        """
         if grid.center_mm != self._center_mm:  # a reading's canvas depends on it
             self._readings.clear()
             self._center_mm = grid.center_mm

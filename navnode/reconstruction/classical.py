@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from skimage.restoration import denoise_tv_chambolle
 
 from navnode.projector.grids import AIR_HU
 from navnode.projector.native import MU_WATER_PER_MM, hounsfield
@@ -119,6 +118,8 @@ def sart(
     for sweep in range(sweeps):
         fit.sweep(RELAXATION)
         if total_variation:
+            from skimage.restoration import denoise_tv_chambolle  # here: loads scipy.stats, a second at every start
+
             fit.mu[:] = MU_WATER_PER_MM * denoise_tv_chambolle(
                 fit.mu / MU_WATER_PER_MM, _TV_WEIGHT, max_num_iter=_TV_STEPS
             )

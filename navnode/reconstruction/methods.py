@@ -20,6 +20,7 @@ from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator, Reconstructed
 from navnode.reconstruction.prior import with_prior
+from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface, bone_surface
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
@@ -173,6 +174,14 @@ class Reconstructor:
             ComputeError: a view cannot be read.
         """
         return self._bones.lungs(views, grid, coarsely=coarsely) if self._bones is not None else None
+
+    def readings(self, views: Sequence[View], grid: Grid) -> list[Reading]:
+        """What was read in each view, in their order; none if the method reads none.
+
+        Raises:
+            ComputeError: a view cannot be read.
+        """
+        return self._bones.readings(views, grid) if self._bones is not None else []
 
     def reconstruct(
         self,

@@ -1,0 +1,216 @@
+"""Models of bones from a few X-rays, in one step: one closed surface per bone, and a report of how far to trust it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from navnode.errors import ConfigError
+from navnode.files.volumes import write_mesh, write_volume
+from navnode.files.whole import write_whole
+from navnode.offline.files import RECONSTRUCTION_PX, view_of, where_rays_meet
+from navnode.offline.measures import Measures, measured, missed_in, sound
+from navnode.offline.model_page import Shown, page
+from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
+from navnode.offline.pictures import Placed, at_one_height, placed
+from navnode.offline.requests import ModelRequest
+from navnode.reconstruction import Method, Reconstruction, Reconstructor
+from navnode.reconstruction.reading import Reading
+from navnode.reconstruction.surface import Surface
+from navnode.types import Grid, Status, View
+
+__all__ = ["model"]
+
+_LEAST_APART_DEG = 30.0
+_LEAST_SECOND = 1 / 3
+"""Least size of a second bone of a kind, of the largest: both legs in one picture."""
+_LONG, _LEAST_LONG_MM = ("femur", "tibia", "fibula"), 100.0
+"""Long bones, which are longer than this from the second year of life on."""
+_MOST_ERROR = 0.5
+"""A bone is doubtful if its error may exceed this share of its least extent: on either side, all of it."""
+
+
+def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelReport:
+    """Make a surface of every bone that a few X-rays show, and write it with a report into a new folder.
+
+    Raises:
+        ConfigError: a file cannot be used, the folder has files, two pictures are one, or all are from one direction.
+        ComputeError: the pictures do not overlap, or one is saturated everywhere.
+    """
+    started = time.perf_counter()
+    progress(0.0)
+    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+        raise ConfigError(f"{request.out}: exists already and is not an empty folder; nothing is replaced")
+    pictures = placed(request)
+    if len(pictures.views) < 2:
+        raise ConfigError(f"{len(pictures.views)} picture; a model needs two or more")
+    spread_deg = _spread_deg(pictures)
+    views = [view_of(view, max(1, round(view.carm.width_px / RECONSTRUCTION_PX))) for view in pictures.views]
+    hashes = _hashes(views)
+    progress(0.1)
+    reconstructor = Reconstructor(Method.LEARNED, request.threads or None)
+    center_mm = where_rays_meet([view.pose() for view in pictures.views])
+    grid = Grid.around(center_mm, request.size, request.spacing_mm)
+    placed_views = views
+    if pictures.left_open.angle_deg > 0:
+        views = at_one_height(views, reconstructor.readings(views, grid), center_mm)
+    result = reconstructor.reconstruct(views, grid, progress=lambda share: progress(0.2 + 0.6 * share))
+    doubt = result.reason if result.status is Status.INVALID else result.doubtful_bone
+    surfaces = [] if doubt else result.bones()
+    status, reason = _judged(result, doubt, surfaces, pictures)
+    readings = reconstructor.readings(views, grid)
+    measures = _measures(surfaces, result, views, readings) if surfaces else []
+    surfaces = [_believed(surface, found) for surface, found in zip(surfaces, measures, strict=True)]
+    progress(0.85)
+    request.out.mkdir(parents=True, exist_ok=True)
+    if surfaces:
+        write_volume(result.volume, request.out / "volume.nii.gz")
+    bones = [
+        _written(name, surface, found, request.out)
+        for name, surface, found in zip(_names(surfaces), surfaces, measures, strict=True)
+    ]
+    report = ModelReport(
+        status=status.value,
+        reason=reason,
+        geometry=pictures.source,
+        scale_open=round(pictures.left_open.scale, 3),
+        angle_open_deg=pictures.left_open.angle_deg,
+        side_open=pictures.left_open.side,
+        spread_deg=round(spread_deg, 1),
+        pictures=[
+            PictureReport(number=n, sha256=sha256, volume_from_carm=_pose(view), moved_mm=_moved_mm(view, before))
+            for n, (view, before, sha256) in enumerate(zip(views, placed_views, hashes, strict=True), 1)
+        ],
+        bones=bones,
+        volume="volume.nii.gz" if surfaces else "",
+        page="report.html",
+        out=str(request.out),
+        engine=result.engine,
+        elapsed_ms=round(1e3 * (time.perf_counter() - started), 1),
+    )
+    shown = [
+        Shown(bone.name, surface.mesh, found.error_mm)
+        for bone, surface, found in zip(bones, surfaces, measures, strict=True)
+    ]
+    write_whole(
+        request.out / "report.html",
+        page(report, shown, readings, [_known_pose(view) for view in views]).encode(),
+    )
+    write_whole(request.out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
+    progress(1.0)
+    return report
+
+
+def _spread_deg(pictures: Placed) -> float:
+    """Largest angle between two pictures' lines of sight; those from opposite sides show the same."""
+    toward = [view.pose()[:3, 2] for view in pictures.views]
+    cosines = [min(abs(float(a @ b)), 1.0) for n, a in enumerate(toward) for b in toward[:n]]
+    spread_deg = float(np.rad2deg(np.arccos(min(cosines))))
+    if spread_deg < _LEAST_APART_DEG:
+        raise ConfigError(
+            f"the pictures look one way (within {spread_deg:.0f} degrees); a model needs two that are "
+            f"{_LEAST_APART_DEG:.0f} degrees apart or more, such as AP and lateral"
+        )
+    return spread_deg
+
+
+def _hashes(views: Sequence[View]) -> list[str]:
+    found = [hashlib.sha256(view.line_integrals.tobytes()).hexdigest() for view in views]
+    for n, one in enumerate(found):
+        if one in found[:n]:
+            raise ConfigError(f"pictures {found.index(one) + 1} and {n + 1} are the same picture")
+    return found
+
+
+def _judged(result: Reconstruction, doubt: str, surfaces: Sequence[Surface], pictures: Placed) -> tuple[Status, str]:
+    if doubt:
+        return Status.INVALID, doubt
+    if not surfaces:
+        return Status.INVALID, "the pictures show no bone that both agree on"
+    return Status.DEGRADED, "; ".join(filter(None, [result.reason, *pictures.left_open.reasons(), pictures.doubt]))
+
+
+def _names(surfaces: Sequence[Surface]) -> list[str]:
+    """A name for each, largest first: its kind, numbered where two are of one kind; else a number.
+
+    What is much smaller than another bone of its kind is a part of something, not a second one, and gets a number.
+    """
+    seen: dict[str, list[float]] = {}
+    names = []
+    for number, surface in enumerate(surfaces, 1):
+        alike = seen.setdefault(surface.name, [])
+        if surface.name and surface.volume_cm3 >= _LEAST_SECOND * (alike or [0.0])[0]:
+            alike.append(surface.volume_cm3)
+            names.append(f"{surface.name} {len(alike)}" if len(alike) > 1 else surface.name)
+        else:
+            names.append(f"bone {number}")
+    return names
+
+
+def _measures(
+    surfaces: Sequence[Surface], result: Reconstruction, views: Sequence[View], readings: Sequence[Reading]
+) -> list[Measures]:
+    assert result.bone is not None
+    likely, threshold = result.bone.likely, result.bone.threshold
+    missed = [
+        missed_in(reading, _known_pose(view), likely, threshold) for reading, view in zip(readings, views, strict=True)
+    ]
+    return [measured(surface, likely, threshold, views, missed) for surface in surfaces]
+
+
+def _believed(surface: Surface, found: Measures) -> Surface:
+    """The surface without its name where a long bone ends within the pictures and is far too short for one."""
+    too_short = surface.name in _LONG and found.whole and found.length_mm < _LEAST_LONG_MM
+    return replace(surface, name="") if too_short else surface
+
+
+def _doubt(surface: Surface) -> str:
+    if surface.error_95_mm is None or surface.error_95_mm[1] <= _MOST_ERROR * min(surface.size_mm):
+        return ""
+    return "it may be no bone at all: its expected error is as large as itself"
+
+
+def _written(name: str, surface: Surface, found: Measures, folder: Path) -> BoneReport:
+    """Write a bone's surface in both formats; returns what the report says of it."""
+    stem = name.replace(" ", "-")
+    for ending in (".stl", ".ply"):
+        write_mesh(surface.mesh, folder / f"{stem}{ending}")
+    mesh = sound(surface.mesh)
+    return BoneReport(
+        name=name,
+        known=bool(surface.name) and name.startswith(surface.name),
+        stl=f"{stem}.stl",
+        ply=f"{stem}.ply",
+        triangles=len(surface.mesh.triangles),
+        size_mm=[round(extent, 1) for extent in surface.size_mm],
+        volume_cm3=round(surface.volume_cm3, 1),
+        length_mm=round(found.length_mm, 1),
+        whole=found.whole,
+        unseen=round(found.unseen, 3),
+        error_mm=None if surface.error_mm is None else round(surface.error_mm, 2),
+        error_95_mm=None if surface.error_95_mm is None else [round(end, 2) for end in surface.error_95_mm],
+        regions_mm=found.regions_mm,
+        doubt=_doubt(surface),
+        closed=mesh.closed,
+        oriented=mesh.oriented,
+    )
+
+
+def _known_pose(view: View) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    assert view.volume_from_carm is not None
+    return view.volume_from_carm
+
+
+def _pose(view: View) -> list[list[float]]:
+    rows: list[list[float]] = _known_pose(view).round(6).tolist()
+    return rows
+
+
+def _moved_mm(view: View, before: View) -> float:
+    return round(float(_known_pose(view)[2, 3] - _known_pose(before)[2, 3]), 1)

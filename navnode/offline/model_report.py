@@ -1,0 +1,79 @@
+"""What a model of bones says of itself: ``navnode/model/1``, the report.json beside it."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["BoneReport", "ModelReport", "PictureReport"]
+
+SCHEMA = "navnode/model/1"
+
+
+class PictureReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture, without anything that names a patient."""
+
+    number: int
+    sha256: str
+    """Of its counts."""
+    volume_from_carm: list[list[float]]
+    moved_mm: float
+    """Along the patient's long axis, so that the pictures agree; 0 where poses are known."""
+
+
+class BoneReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One bone's surface."""
+
+    name: str
+    """Its kind, or ``bone 2``."""
+    known: bool
+    """Whether the name is its kind."""
+    stl: str
+    ply: str
+    triangles: int
+    size_mm: list[float]
+    volume_cm3: float
+    length_mm: float
+    """Along the principal axis."""
+    whole: bool
+    """Whether it ends within all pictures, and none shows that it goes on; else the length is a least one."""
+    unseen: float
+    """Share of the surface that one picture or more does not show."""
+    error_mm: float | None
+    """Expected distance from the true surface, on average; scale and angle that are open come on top."""
+    error_95_mm: list[float] | None
+    """95 % interval of that average."""
+    regions_mm: dict[str, float]
+    """Expected distance in the lower, middle and upper third; their intervals are not calibrated one by one."""
+    doubt: str
+    """Why it may not be relied on at all; '' if nothing speaks against it."""
+    closed: bool
+    oriented: bool
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Models of bones, and how far to trust them."""
+
+    schema: str = SCHEMA
+    status: str
+    """DEGRADED at best; INVALID: the pictures contradict each other or what was found in them, and no model is
+    written."""
+    reason: str
+    geometry: str
+    """Where the pictures' poses come from."""
+    scale_open: float
+    """Every length may be larger or smaller by this share."""
+    angle_open_deg: float
+    side_open: bool
+    """Left and right were not checked."""
+    spread_deg: float
+    """Largest angle between two pictures."""
+    pictures: list[PictureReport]
+    bones: list[BoneReport]
+    """Largest first; empty if the model is INVALID."""
+    volume: str
+    """HU; '' if it is not written."""
+    page: str
+    out: str
+    engine: str
+    elapsed_ms: float
+    use: str = "research use only"

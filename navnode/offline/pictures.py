@@ -1,0 +1,232 @@
+"""Pictures and how they were taken: from a set of views, or from stated angles and distances.
+
+Stated angles are a start only. What they leave open (scale, angle, side) is said in :class:`Open`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.files import artifacts, dicom_read
+from navnode.files.artifacts import CARM, CArmResult
+from navnode.files.views import ViewFile, read_views
+from navnode.files.xrays import read_counts
+from navnode.geometry import CArmDocument
+from navnode.offline.carm import calibrated_views
+from navnode.offline.requests import ModelRequest
+from navnode.reconstruction.agreement import largest_difference
+from navnode.reconstruction.reading import Reading, thickness
+from navnode.types import CArm, Matrix, View
+
+__all__ = ["KNOWN", "Open", "Placed", "at_one_height", "placed"]
+
+_AT_PATIENT, _AT_PATIENT_OPEN = 0.77, 0.22
+"""Where the limb is, of the way from source to detector, and by how much of that it may be elsewhere: from the middle
+of a C-arm (0.6) to the front of a detector on which it lies (0.94)."""
+_PATIENT_OPEN_MM = 20.0
+"""A distance to the patient is one to his skin, or to the table."""
+_SCALE_OPEN = 0.01
+"""Distances and pixel sizes as they are stated."""
+_ANGLE_OPEN_DEG = 5.0
+"""A limb that is turned by hand is so far from where it should be."""
+_TAGS = [
+    "DistanceSourceToDetector",
+    "DistanceSourceToPatient",
+    "ImagerPixelSpacing",
+    "PositionerPrimaryAngle",
+]
+_HEIGHTS_MM, _COARSE_MM = 80, 4
+_BETTER = 0.8
+"""Another height is believed if less than this share of the difference between two pictures is left."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """What the pictures' geometry leaves open."""
+
+    scale: float
+    """Every length may be larger or smaller by this share."""
+    angle_deg: float
+    """The angle between two pictures may be wrong by so much."""
+    side: bool
+    """Whether it is open which side of the patient is which."""
+
+    def reasons(self) -> list[str]:
+        """What is open, in words."""
+        found = []
+        if self.scale > 0:
+            found.append(f"scale is open by ± {self.scale:.0%} (± {100 * self.scale:.0f} mm in 100 mm)")
+        if self.angle_deg > 0:
+            off_mm = 50 * float(np.sin(np.deg2rad(self.angle_deg)))
+            found.append(
+                f"the angle between the pictures is open by ± {self.angle_deg:.0f}° "
+                f"(± {off_mm:.0f} mm, 50 mm from the limb's axis)"
+            )
+        if self.side:
+            found.append("left and right are as the pictures are shown, not checked")
+        return found
+
+
+KNOWN = Open(0.0, 0.0, False)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Pictures with poses."""
+
+    views: list[ViewFile]
+    source: str
+    """What the poses were taken from, for people."""
+    left_open: Open
+    doubt: str = ""
+    """Why the C-arm's geometry must not be relied on; '' if nothing speaks against it."""
+
+
+def placed(request: ModelRequest) -> Placed:
+    """The pictures of a request and their poses, in the order in which they are given.
+
+    This is the one place where poses come from: whatever else knows them (beads in the pictures) is another case here.
+
+    Raises:
+        ConfigError: a picture or its geometry is missing or wrong; names it.
+    """
+    if request.views is not None:
+        found, doubt = _chosen(read_views(request.views), request.pictures), ""
+        source = "the set of views"
+        if request.carm is not None:
+            found, doubt = calibrated_views(found, request.carm)
+            source += " and a calibrated C-arm"
+        for view in found:
+            view.pose()
+        return Placed(found, source, KNOWN, doubt)
+    return _by_angles(request)
+
+
+def _chosen(views: list[ViewFile], pictures: Sequence[Path]) -> list[ViewFile]:
+    """The views of these pictures: by the file, else by its name alone."""
+    if not pictures:
+        return views
+    found = []
+    for picture in pictures:
+        with_path = [view for view in views if view.path is not None]
+        same = [view for view in with_path if view.path is not None and view.path.resolve() == picture.resolve()]
+        same = same or [view for view in with_path if view.path is not None and view.path.name == picture.name]
+        if len(same) != 1:
+            raise ConfigError(f"{picture}: {len(same) or 'no'} views of the set have this picture")
+        found.append(replace(same[0], path=picture))
+    return found
+
+
+def _by_angles(request: ModelRequest) -> Placed:
+    angles_deg, views, scales = request.angles_deg(), [], []
+    given = bool(angles_deg)
+    for number, path in enumerate(request.pictures, 1):
+        stated = _Stated.of(path)
+        if not given:
+            if stated.angle_deg is None:
+                raise ConfigError(f"{path}: its direction is not known; state it with --angles, or a set with --views")
+            angles_deg.append(stated.angle_deg)
+        carm = _carm(request, path, stated)
+        patient_mm = request.patient_mm or stated.patient_mm
+        if patient_mm is not None and patient_mm >= carm.source_to_detector_mm:
+            raise ConfigError(f"{path}: the patient ({patient_mm:g} mm from the source) is behind the detector")
+        scales.append(_AT_PATIENT_OPEN if patient_mm is None else _PATIENT_OPEN_MM / patient_mm)
+        distance_mm = patient_mm or _AT_PATIENT * carm.source_to_detector_mm
+        pose = _turned(np.deg2rad(angles_deg[number - 1]), distance_mm)
+        views.append(ViewFile(f"picture {number}", path, carm, pose, None, 0))
+    source, doubt = "stated angles" if given else "angles that DICOM states", ""
+    if request.carm is not None:
+        views, doubt = calibrated_views(views, request.carm)
+        source += " and a calibrated C-arm"
+    left_open = Open(float(np.hypot(max(scales), _SCALE_OPEN)), _ANGLE_OPEN_DEG, True)
+    return Placed(views, source, left_open, doubt)
+
+
+def _turned(angle_rad: float, distance_mm: float) -> Matrix:
+    """volume_from_carm of a source that looks at the origin, turned about the patient's long axis; at 0 it is in front,
+    with the patient's head up and his left at the right."""
+    front = np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])  # columns: u, v, principal ray
+    rotation = g.rotation_exp(np.array([0.0, 0.0, angle_rad])) @ front
+    return g.rigid(rotation, -distance_mm * rotation[:, 2])
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What a picture states of how it was taken; None: nothing."""
+
+    pixel_mm: tuple[float, float] | None = None
+    distance_mm: float | None = None
+    patient_mm: float | None = None
+    angle_deg: float | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> _Stated:
+        if not path.is_file() or not dicom_read.is_dicom(path):
+            return cls()
+        dataset = dicom_read.open_dataset(path, _TAGS)
+        spacing = dicom_read.numbers(dataset, "ImagerPixelSpacing", 2, path)
+        return cls(
+            None if spacing is None else (float(spacing[1]), float(spacing[0])),
+            *(dicom_read.number(dataset, keyword, path) for keyword in (_TAGS[0], _TAGS[1], _TAGS[3])),
+        )
+
+
+def _carm(request: ModelRequest, path: Path, stated: _Stated) -> CArm:
+    """The C-arm of a picture: calibrated, as the request states it, or as the picture does."""
+    if request.carm is not None:
+        artifact = artifacts.read(request.carm)
+        if artifact.kind != CARM.name or not isinstance(artifact.result, CArmResult):
+            raise ConfigError(
+                f"{request.carm}: a {artifact.kind} calibration, or one without a result, not {CARM.name}"
+            )
+        return artifact.result.carm.geometry
+    spacing_mm = (request.pixel_mm, request.pixel_mm) if request.pixel_mm else stated.pixel_mm
+    distance_mm = request.distance_mm or stated.distance_mm
+    if spacing_mm is None or distance_mm is None:
+        lacking = "pixel size (--pixel-mm)" if spacing_mm is None else "distance to the source (--distance-mm)"
+        raise ConfigError(f"{path}: its {lacking} is not known; a calibrated C-arm (--carm) states it as well")
+    height, width = read_counts(path).shape
+    try:
+        return CArmDocument(width, height, spacing_mm, distance_mm, ((width - 1) / 2, (height - 1) / 2)).geometry
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def at_one_height(views: Sequence[View], readings: Sequence[Reading], center_mm: Matrix) -> list[View]:
+    """Views moved along the patient's long axis (S) to where each shows as much bone in every plane as the first does:
+    the patient or the tube was moved between pictures that only angles describe.
+
+    Args:
+        readings: of the views.
+        center_mm: (3,), where the patient is.
+    """
+    bone = [
+        thickness(reading, view.volume_from_carm)
+        for reading, view in zip(readings, views, strict=True)
+        if view.volume_from_carm is not None
+    ]
+
+    def apart(moved: View, up_mm: float) -> float:
+        found = largest_difference([bone[0], _moved(moved, up_mm)], center_mm)
+        return np.inf if found is None else found.amount + found.shape
+
+    found = [views[0]]
+    for view, own in zip(views[1:], bone[1:], strict=True):
+        here = apart(own, 0.0)
+        heights = {up: apart(own, up) for up in range(-_HEIGHTS_MM, _HEIGHTS_MM + 1, _COARSE_MM)}
+        coarse = min(heights, key=lambda up: heights[up])
+        heights |= {up: apart(own, up) for up in range(coarse - _COARSE_MM + 1, coarse + _COARSE_MM)}
+        best = min(heights, key=lambda up: heights[up])
+        found.append(_moved(view, best) if heights[best] < _BETTER * here else view)
+    return found
+
+
+def _moved(view: View, up_mm: float) -> View:
+    assert view.volume_from_carm is not None
+    return replace(view, volume_from_carm=g.rigid(None, (0.0, 0.0, up_mm)) @ view.volume_from_carm)
