@@ -27,7 +27,7 @@ __all__ = ["LEAST_BEADS", "Jig", "Part", "jig_for", "read_jig", "write_jig"]
 SCHEMA = "navnode/jig/1"
 LEAST_BEADS = 12
 """A jig with fewer beads is none."""
-LIMB_MM, LENGTH_MM, BEAD_MM = (40.0, 300.0), (150.0, 400.0), (1.0, 6.0)
+LIMB_MM, LENGTH_MM, BEAD_MM = (40.0, 300.0), (150.0, 400.0), (1.0, 4.0)
 """Least and greatest."""
 PLATE_MM, GAP_MM = 5.0, 5.0
 """Thickness of the plates; free space between limb and plates."""

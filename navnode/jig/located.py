@@ -47,8 +47,6 @@ _HALF = 0.6
 """Share of the jig's beads below which it is half outside."""
 _MOST_RMS_PX = 0.8
 _RIVAL = 0.7
-_SURE_SIGMAS = 8.0
-"""By how many sigmas perspective must be told from none, and so from that of the mirror image."""
 _CENTER_SIGMA = 0.12
 """1-sigma of the principal point about the middle, as a share of the larger side: pictures may be cropped."""
 _FLOOR_PX = 0.03
@@ -150,23 +148,11 @@ def locate_spots(
             f"no row of the jig {jig.name} among {len(at_px)} spots: another jig, or hardly any of it in the picture"
         )
         return _nothing(size_px, pixel_spacing_mm, reason)
-    best: tuple[bool, list[_State]] = (False, [])
-    for mirrored, points in ((False, at_px), (True, flipped)):
-        states = _explained(points, size_px, jig, guesses)
-        if states and (not best[1] or _worth(states[0]) > _worth(best[1][0])):
-            second = best
-            best = (mirrored, states)
-        else:
-            second = (mirrored, states)
-        if states and not mirrored and _surely_not_mirrored(states[0], points, size_px, jig):
-            second = (True, [])
-            break
-    mirrored, states = best
+    mirrored, states, other = _explained(at_px, flipped, size_px, jig, guesses)
     if not states:
         reason = f"the jig {jig.name} does not explain {len(at_px)} spots"
         reason += f": another jig, or fewer than {LEAST_BEADS} of its beads"
         return _nothing(size_px, pixel_spacing_mm, reason)
-    other = second[1][0] if second[1] else None
     return _judged(states, other, mirrored, flipped if mirrored else at_px, size_px, jig, pixel_spacing_mm)
 
 
@@ -179,18 +165,52 @@ def _radii_px(jig: Jig, side_px: float) -> tuple[float, float]:
 # --- the search ------------------------------------------------------------------------------------------
 
 
-def _explained(at_px: Matrix, size_px: tuple[int, int], jig: Jig, guesses: list[RowGuess]) -> list[_State]:
-    """What explains at least LEAST_BEADS spots, the best first."""
-    nearness = _nearness(at_px, size_px)
-    states: list[_State] = []
+def _explained(
+    at_px: Matrix, flipped: Matrix, size_px: tuple[int, int], jig: Jig, guesses: list[RowGuess]
+) -> tuple[bool, list[_State], _State | None]:
+    """Whether the picture is mirrored; what explains at least LEAST_BEADS spots, the best first; and what explains the
+    picture read the other way round."""
+    pictures = (at_px, flipped)
+    near = [_nearness(points, size_px) for points in pictures]
+    found: tuple[list[_State], list[_State]] = ([], [])
     for guess in guesses:
-        of_row = _of_row(at_px, size_px, jig, guess, nearness)
-        states += [each for each in of_row if len(each.beads) >= LEAST_BEADS and _accepted(each, size_px, jig)]
-        if states and max(len(state.beads) for state in states) >= min(
-            2 * LEAST_BEADS, 0.5 * _inside(states[0], size_px, jig).sum()
-        ):
-            break
-    return sorted(states, key=lambda state: -_worth(state))
+        for way in (0, 1):
+            of_row = _of_row(pictures[way], size_px, jig, guess, near[way])
+            found[way].extend(each for each in of_row if _accepted(each, size_px, jig))
+            if found[way]:
+                # The names are those of the mirror image as well: perspective tells the two apart.
+                best = max(found[way], key=_worth)
+                found[1 - way].extend(_the_other_way(best, pictures[1 - way], size_px, jig))
+        both = found[0] + found[1]
+        if both:
+            best = max(both, key=_worth)
+            if len(best.beads) >= min(2 * LEAST_BEADS, 0.5 * _inside(best, size_px, jig).sum()):
+                break
+    ranked = [sorted(states, key=_worth, reverse=True) for states in found]
+    mirrored = bool(ranked[1]) and (not ranked[0] or _worth(ranked[1][0]) > _worth(ranked[0][0]))
+    other = ranked[not mirrored]
+    return mirrored, ranked[mirrored], other[0] if other else None
+
+
+def _the_other_way(state: _State, at_px: Matrix, size_px: tuple[int, int], jig: Jig) -> list[_State]:
+    """The same names in the picture read the other way round."""
+    middle = (np.array(size_px) - 1) / 2
+    states = []
+    for share in _FOCAL_SHARES:
+        focal = share * max(size_px)
+        matrix = np.array([[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1.0]])
+        points, spots = jig.positions_mm[state.beads], at_px[state.spots]
+        good, turn, shift = cv2.solvePnP(points, spots, matrix, None, flags=cv2.SOLVEPNP_SQPNP)
+        if good and shift[2, 0] > 1.0:
+            pose = g.rigid(g.rotation_exp(turn[:, 0]), tuple(shift[:, 0]))
+            off = np.linalg.norm(_projected(pose, focal, middle, points) - spots, axis=1)
+            states.append((float(np.nan_to_num(off, nan=1e6).mean()), focal, pose))
+    if not states:
+        return []
+    _, focal, pose = min(states, key=lambda each: each[0])
+    start = _State(pose, focal, middle, np.zeros(0, int), np.zeros(0, int))
+    refined = _refined(start, at_px, size_px, jig)
+    return [refined] if _accepted(refined, size_px, jig) else []
 
 
 def _worth(state: _State) -> float:
@@ -198,6 +218,8 @@ def _worth(state: _State) -> float:
 
 
 def _accepted(state: _State, size_px: tuple[int, int], jig: Jig) -> bool:
+    if len(state.beads) < LEAST_BEADS:
+        return False
     inside = _inside(state, size_px, jig)
     depth_mm = float(state.carm_from_jig[2, 3])
     most_rms_px = _MOST_RMS_PX + 2 * jig.sigma_mm * state.focal_px / max(depth_mm, 1.0)
@@ -372,12 +394,6 @@ def _covariance(state: _State, at_px: Matrix, size_px: tuple[int, int], jig: Jig
     depth_mm = (limb @ state.carm_from_jig[:3, :3].T + state.carm_from_jig[:3, 3])[:, 2]
     limb_mm = float((np.hypot(px[0::2], px[1::2]) * depth_mm / state.focal_px).max())
     return covariance * np.outer(_UNIT, _UNIT), limb_mm
-
-
-def _surely_not_mirrored(state: _State, at_px: Matrix, size_px: tuple[int, int], jig: Jig) -> bool:
-    """Whether perspective is certain: a mirror image has it the other way round."""
-    covariance, _ = _covariance(state, at_px, size_px, jig)
-    return len(state.beads) >= LEAST_BEADS + 4 and float(np.sqrt(covariance[6, 6])) < 1 / _SURE_SIGMAS
 
 
 def _judged(
