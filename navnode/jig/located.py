@@ -49,7 +49,7 @@ _MOST_RMS_PX = 0.8
 _RIVAL = 0.7
 _CENTER_SIGMA = 0.12
 """1-sigma of the principal point about the middle, as a share of the larger side: pictures may be cropped."""
-_FLOOR_PX = 0.03
+_USUAL_PX, _USUAL_COUNT = 0.1, 30
 _BINNED_ABOVE_PX = 1800
 _UNIT = np.array([0.01] * 3 + [5.0] * 3 + [0.05, 20.0, 20.0])
 """Of the unknowns: rad, mm, logarithm of the focal length, px."""
@@ -384,7 +384,10 @@ def _covariance(state: _State, at_px: Matrix, size_px: tuple[int, int], jig: Jig
 
     known = slopes(beads)
     count = 2 * len(beads)
-    sigma = max(state.rms_px / np.sqrt(2) * np.sqrt(count / max(count - 9, 1)), _FLOOR_PX)
+    free = max(count - 9, 1)
+    told = state.rms_px**2 / 2 * count / free
+    # Few beads may fit by chance better than spots are found: a usual error counts as some more of them.
+    sigma = np.sqrt(max(told, (free * told + _USUAL_COUNT * _USUAL_PX**2) / (free + _USUAL_COUNT)))
     information = known.T @ known / sigma**2
     prior = np.zeros(9)
     prior[7:9] = (_UNIT[7:9] / (_CENTER_SIGMA * max(size_px))) ** 2
