@@ -47,7 +47,7 @@ def three_point(points: Matrix, rays: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def rigid_of(a: Matrix, b: Matrix) -> Matrix:
-    """b_from_a (K, 4, 4) between congruent triangles (K, 3, 3)."""
+    """b_from_a (K, 4, 4) between congruent triangles (K, 3, 3), rows being corners."""
 
     def frames(t: Matrix) -> Matrix:
         x = t[:, 1] - t[:, 0]
@@ -64,7 +64,14 @@ def rigid_of(a: Matrix, b: Matrix) -> Matrix:
 
 
 def matched(at_px: Matrix, expected_px: Matrix, within_px: float) -> tuple[Matrix, Matrix]:
-    """One-to-one matches of spots and beads with the smallest sum of distances."""
+    """One-to-one matches with the smallest sum of squared distances.
+
+    Args:
+        at_px, expected_px: (N, 2) spots and (M, 2) beads; NaN: not in the picture.
+
+    Returns:
+        (K,) indices of the spots, and of their beads.
+    """
     distance = np.linalg.norm(at_px[:, None] - np.nan_to_num(expected_px, nan=1e6), axis=2)
     cost = np.minimum(distance, within_px) ** 2
     spots, beads = linear_sum_assignment(cost)
