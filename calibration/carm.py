@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec import UNSET
 
-from calibration.beads import Shot
 from calibration.bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, settled
 from calibration.distortion import MODELS
 from calibration.fitting import rms
@@ -29,6 +28,7 @@ from navnode.files.artifacts import (
     rows,
 )
 from navnode.types import Array, CArm, Matrix
+from navnode.xray.beads import Shot
 from navnode.xray.correction import GRID_STEP_PX
 
 __all__ = ["PhantomShot", "carm"]

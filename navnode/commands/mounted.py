@@ -17,6 +17,7 @@ _OWN = {
     ),
     "run": ("run", "Run the node: registration, reconstruction worker and display, from a configuration."),
     "carm": ("carm", "Find out how a C-arm shows X-rays in its video."),
+    "jig": ("jig", "Make and check a jig of beads, which gives ordinary X-rays their geometry."),
     "gateway": ("gateway", "Serve what a C-arm sends by DICOM, or shows as video, as OpenIGTLink."),
     "worker": ("worker", "Run a reconstruction worker for a node on another machine."),
     "keys": ("worker", "Make keys for a node and a worker on another machine."),

@@ -132,13 +132,13 @@ class Shot:
             shadow = [_shadow(distance, radius) for distance, radius in zip(away, spots[:, 2], strict=True)]
             shape, slope = (np.stack(parts) for parts in zip(*shadow, strict=True))
             linear = np.concatenate([shape, np.ones((1, len(wanted))), x[:1], y[:1]])
-            solution = np.linalg.lstsq(linear.T, wanted, None)[0]
+            solution = _least_squares(linear, wanted)
             if (solution[:count] <= 0).any():
                 return None
             # Moving a shadow f(d / r) by du changes it by -f' x / d, growing it by dr changes it by -f' d / r.
             turned = solution[:count, None] * slope
             moves = np.concatenate([-turned * x / away, -turned * y / away, -turned * away / spots[:, 2:]])
-            step = np.linalg.lstsq(np.concatenate([linear, moves]).T, wanted - solution @ linear, None)[0][count + 3 :]
+            step = _least_squares(np.concatenate([linear, moves]), wanted - solution @ linear)[count + 3 :]
             most = 0.5 * spots[:, 2:]
             step = np.clip(step.reshape(3, count).T, -most, most)
             spots += step
@@ -156,6 +156,14 @@ class Shot:
             alike.append(float(image @ model) / max(np.sqrt(float(image @ image) * float(model @ model)), 1e-12))
         good = (spots[:, 2] > low) & (spots[:, 2] < high) & (solution[:count] > 2 * self._noise)
         return np.column_stack([spots, solution[:count], np.where(good, alike, 0.0)])
+
+
+def _least_squares(rows: Matrix, wanted: Matrix) -> Matrix:
+    """Coefficients (K,) of few rows (K, N) whose sum is nearest to (N,), without the cost of an SVD."""
+    scale = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+    scaled = rows / scale[:, None]
+    gram = scaled @ scaled.T + 1e-10 * np.eye(len(rows))
+    return np.asarray(np.linalg.solve(gram, scaled @ wanted) / scale)
 
 
 def _spots(rows: list[tuple[float, ...]]) -> Spots:

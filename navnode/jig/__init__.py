@@ -1,0 +1,7 @@
+"""A jig of steel beads beside a limb: ordinary X-rays that show it have a known geometry."""
+
+from navnode.jig.cleared import without_beads
+from navnode.jig.layout import Jig, jig_for, read_jig, write_jig
+from navnode.jig.located import Located, locate
+
+__all__ = ["Jig", "Located", "jig_for", "locate", "read_jig", "without_beads", "write_jig"]
