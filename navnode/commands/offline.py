@@ -120,6 +120,7 @@ def reconstruct(request: ReconstructRequest, ui: Ui) -> None:
     name="model",
     example=(
         "navnode model --views views.json --out knee",
+        "navnode model ap.dcm lateral.dcm --jig measured.json --out knee",
         "navnode model ap.dcm lateral.dcm --angles '0 90' --out knee",
         "navnode model ap.png lateral.png --angles '0 90' --carm carm.json --patient-mm 800 --out knee",
     ),

@@ -1,4 +1,4 @@
-"""Pictures and how they were taken: from a set of views, or from stated angles and distances.
+"""Pictures and how they were taken: from a set of views, the beads of a jig, or stated angles and distances.
 
 Stated angles are a start only. What they leave open (scale, angle, side) is said in :class:`Open`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from navnode.files.artifacts import CARM, CArmResult
 from navnode.files.views import ViewFile, read_views
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument
+from navnode.jig import Jig, Located, locate, read_jig, without_beads
 from navnode.offline.carm import calibrated_views
 from navnode.offline.requests import ModelRequest
 from navnode.reconstruction.agreement import largest_difference
 from navnode.reconstruction.reading import Reading, thickness
-from navnode.types import CArm, Matrix, View
+from navnode.types import Array, CArm, Matrix, Status, View
 
 __all__ = ["KNOWN", "Open", "Placed", "at_one_height", "placed"]
 
@@ -91,11 +93,13 @@ class Placed:
 def placed(request: ModelRequest) -> Placed:
     """The pictures of a request and their poses, in the order in which they are given.
 
-    This is the one place where poses come from: whatever else knows them (beads in the pictures) is another case here.
+    This is the one place where poses come from.
 
     Raises:
         ConfigError: a picture or its geometry is missing or wrong; names it.
     """
+    if request.jig is not None:
+        return _by_jig(request, request.jig)
     if request.views is not None:
         found, doubt = _chosen(read_views(request.views), request.pictures), ""
         source = "the set of views"
@@ -121,6 +125,38 @@ def _chosen(views: list[ViewFile], pictures: Sequence[Path]) -> list[ViewFile]:
             raise ConfigError(f"{picture}: {len(same) or 'no'} views of the set have this picture")
         found.append(replace(same[0], path=picture))
     return found
+
+
+def _by_jig(request: ModelRequest, path: Path) -> Placed:
+    """Poses by the beads of a jig, which are taken out of the pictures; the volume is made in the jig's frame."""
+    if request.views is not None or request.angles or request.carm is not None:
+        raise ConfigError("--jig: poses come from the jig alone; leave out --views, --angles and --carm")
+    jig, views, doubts = read_jig(path), [], []
+    for number, picture in enumerate(request.pictures, 1):
+        stated = _Stated.of(picture)
+        found = locate(read_counts(picture), jig, request.pixel_mm or stated.pixel_mm)
+        if not found.validity.usable:
+            raise ConfigError(f"{picture}: {found.validity.reason}")
+        if found.validity.status is not Status.VALID:
+            doubts.append(f"picture {number}: {found.validity.reason}")
+        views.append(
+            ViewFile(
+                f"picture {number}",
+                picture,
+                found.carm,
+                found.jig_from_carm,
+                None,
+                0,
+                corrected=partial(_without_jig, found, jig),
+            )
+        )
+    return Placed(views, f"the beads of {jig.name}", KNOWN, "; ".join(doubts))
+
+
+def _without_jig(located: Located, jig: Jig, counts: Array) -> Array:
+    """A picture (H, W) as its C-arm sees it, without beads."""
+    cleared = without_beads(counts, located, jig)
+    return np.ascontiguousarray(cleared[:, ::-1]) if located.mirrored else cleared
 
 
 def _by_angles(request: ModelRequest) -> Placed:

@@ -177,6 +177,13 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[Path, option("The pictures' geometry, navnode/views/1; without PICTURES: all it names.", "V.json")]
         | None
     ) = None
+    jig: (
+        Annotated[
+            Path,
+            option("Or the jig whose beads the pictures show, navnode/jig/1 (measured by `jig check`).", "JIG.json"),
+        ]
+        | None
+    ) = None
     angles: Annotated[
         str,
         option(
