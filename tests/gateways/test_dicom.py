@@ -42,6 +42,11 @@ def associated(to: DicomSource, title: str = "CARM1", called: str = "", tls=None
 
 def sent(to: DicomSource, *datasets, title: str = "CARM1") -> list[int]:
     association = associated(to, title)
+    for _ in range(20):  # on a busy machine connections that have ended may still count as too many
+        if association.is_established:
+            break
+        time.sleep(0.25)
+        association = associated(to, title)
     assert association.is_established
     statuses = [association.send_c_store(ds).Status for ds in datasets]
     association.release()
