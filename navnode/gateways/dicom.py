@@ -353,7 +353,7 @@ class _Guard:
         return _TooMuchError(why)
 
 
-class _Handler(RequestHandler):  # type: ignore[misc]
+class _Handler(RequestHandler):
     def handle(self) -> None:
         """Greet a peer in its own thread, so that one that says nothing keeps nobody waiting."""
         if self.server.ssl_context is not None:
@@ -382,7 +382,7 @@ def _read(association: Any, guard: _Guard, run: Callable[[], None]) -> None:
         guard.closed()
 
 
-class _Server(ThreadedAssociationServer):  # type: ignore[misc]
+class _Server(ThreadedAssociationServer):
     limits: Any = None
     daemon_threads = True
 

@@ -52,12 +52,8 @@ class Outlet:
     async def _show_and_wait(self, image: Image, longest_s: float) -> float:
         began_s = self._loop.time()
         self._server.publish(image, greets=False)
-        while self._loop.time() - began_s < longest_s and self._are_behind():  # noqa: ASYNC110 - there is no event
-            await asyncio.sleep(0.001)
+        await self._server.drain(longest_s)
         return self._loop.time() - began_s
-
-    def _are_behind(self) -> bool:
-        return not all(peer.idle for peer in self._server.peers)
 
     def tell(self, problem: str) -> None:
         """Say what is wrong, or that all is well (''); clients get the state, the operator a line, at every change."""

@@ -81,7 +81,7 @@ async def serve(
         finally:
             await asyncio.to_thread(intake.stop)
     return GatewayReport(
-        source=source.__struct_config__.tag,  # type: ignore[arg-type]
+        source=str(source.__struct_config__.tag),
         port=server.port,
         pictures=outlet.pictures,
         held=outlet.held,

@@ -656,11 +656,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
     async def _send(self, message: m.Message) -> None:
         assert self._server is not None
         self._server.send(message)
-        drains = [asyncio.ensure_future(peer.drain()) for peer in list(self._server.peers)]
-        if drains:  # a client that never reads must not keep the others waiting
-            _, slow = await asyncio.wait(drains, timeout=_SLOW_CLIENT_S)
-            for drain in slow:
-                drain.cancel()
+        await self._server.drain(_SLOW_CLIENT_S)
 
 
 class OpenIGTLinkClient(OpenIGTLinkBase):

@@ -250,6 +250,15 @@ class Server:
 
     # --- events of connections -------------------------------------------------------------------
 
+    async def drain(self, longest_s: float) -> None:
+        """Wait until all clients have read enough for more to be sent, or for so long: one that never reads must not
+        keep the others waiting."""
+        drains = [asyncio.ensure_future(peer.drain()) for peer in self.peers]
+        if drains:
+            _, slow = await asyncio.wait(drains, timeout=longest_s)
+            for drain in slow:
+                drain.cancel()
+
     def welcome(self, peer: Peer) -> None:
         """Handle a new client."""
         if self._stopped:

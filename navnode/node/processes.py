@@ -47,12 +47,16 @@ def say_ready(about: str) -> None:
     Args:
         about: what the supervisor should know of it: a port, an engine.
     """
-    print(f"{READY} {about}", flush=True)  # noqa: T201 - its standard output is the supervisor's pipe
+    _to_supervisor(f"{READY} {about}")
 
 
 def say_alive() -> None:
     """Give the supervisor a sign of life; for processes that the node does not hear."""
-    print(SIGN, flush=True)  # noqa: T201 - as above
+    _to_supervisor(SIGN)
+
+
+def _to_supervisor(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - a process's standard output is the supervisor's pipe
 
 
 def die_with(parent: int) -> None:

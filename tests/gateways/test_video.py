@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import threading
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -239,19 +240,6 @@ def test_a_network_stream_is_taken_as_it_comes_and_again_after_it_vanished():
         camera.vanish()
 
 
-class Driver:
-    """What OpenCV says of a picture just grabbed."""
-
-    def __init__(self, backend: str, stamped_ms: float) -> None:
-        self._backend, self._stamped_ms = backend, stamped_ms
-
-    def getBackendName(self) -> str:  # noqa: N802 - OpenCV's name
-        return self._backend
-
-    def get(self, _: int) -> float:
-        return self._stamped_ms
-
-
 @pytest.mark.parametrize(
     ("backend", "age_ms", "taken_ms"),
     [("V4L2", 30.0, 30.0), ("V4L2", -50.0, 0.0), ("V4L2", 1e9, 0.0), ("FFMPEG", 30.0, 0.0)],
@@ -260,5 +248,7 @@ def test_the_drivers_time_of_capture_counts_where_it_can_be_one(backend, age_ms,
     from navnode.clock import now_ns
     from navnode.gateways.video import _captured_ns
 
-    driver = Driver(backend, time.monotonic_ns() / MS_NS - age_ms)
+    stamped_ms = time.monotonic_ns() / MS_NS - age_ms
+    # What OpenCV says of a picture just grabbed.
+    driver = SimpleNamespace(getBackendName=lambda: backend, get=lambda _: stamped_ms)
     assert (now_ns() - _captured_ns(driver)) / MS_NS == pytest.approx(taken_ms, abs=5)
