@@ -171,9 +171,8 @@ def run(
 def _bones(files: Sequence[BodyFile], wanted: Sequence[int], threads: int | None) -> tuple[list[BodyFile], list[Body]]:
     """What X-rays can show of a label map."""
     chosen, bodies = [], []
-    names = [f"label-{number}" for number in wanted] or [file.name for file in files]
     for file in files:
-        if file.name not in names:
+        if wanted and file.number not in wanted:
             continue
         try:
             bodies.append(Body.of(file.volume, file.label, file.name, threads))

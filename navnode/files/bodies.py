@@ -54,6 +54,8 @@ class BodyFile:
     """bool, (k, j, i), what belongs to it; None: all of the volume."""
     start: Matrix | None
     """``volume_from_body`` to start from, 4x4; None: anywhere."""
+    number: int = 0
+    """Of its label in the map; 0: it has a file of its own."""
 
     @property
     def voxels(self) -> int:
@@ -93,7 +95,7 @@ def labelled(path: Path, ct: Volume) -> list[BodyFile]:
         raise ConfigError(f"{path}: no label has more than {_FEWEST_VOXELS} voxels")
     if len(large) > _MOST:
         raise ConfigError(f"{path}: {len(large)} labels; a list of bodies (.toml) chooses some (at most {_MOST})")
-    return [BodyFile(f"label-{label}", ct, numbers == label, np.eye(4)) for label in large]
+    return [BodyFile(f"label-{label}", ct, numbers == label, np.eye(4), label) for label in large]
 
 
 def read_labels(wanted: Sequence[tuple[Path, int]], ct: Volume) -> list[Array]:
@@ -139,7 +141,7 @@ def write_list(path: Path, labels: Path, bodies: list[BodyFile]) -> None:
     lines = [f"# Bodies of {labels.name}: name them, and remove those that are not wanted."]
     for body in bodies:
         lines += ["", "[[bodies]]", f'name = "{body.name}"', f"labels = {json.dumps(labels.resolve().as_posix())}"]
-        lines.append(f"label = {body.name.removeprefix('label-')}")
+        lines.append(f"label = {body.number}")
     try:
         path.write_text("\n".join(lines) + "\n")
     except OSError as error:
@@ -173,7 +175,7 @@ def _listed(path: Path, ct: Volume | None) -> list[BodyFile]:
     labelled = [index for index, entry in enumerate(entries) if entry.labels]
     wanted = [(path.parent / entries[index].labels, entries[index].label or 0) for index in labelled]
     for index, label in zip(labelled, read_labels(wanted, ct), strict=True):
-        bodies[index] = replace(bodies[index], label=label)
+        bodies[index] = replace(bodies[index], label=label, number=entries[index].label or 0)
     return bodies
 
 

@@ -1,14 +1,25 @@
-"""JSON whose keys are unique: parsers take the last of two without a word."""
+"""JSON that is what it says: no key twice (parsers take the last in silence), and the schema that is wanted."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from navnode.errors import ConfigError
+from navnode.files.ordinary import refuse_special
 
-__all__ = ["json_of", "refuse_repeated_keys"]
+__all__ = ["json_of", "read_document", "refuse_repeated_keys"]
+
+
+class _Document(Protocol):
+    @property
+    def schema(self) -> str: ...
+
+
+_Read = TypeVar("_Read", bound=_Document)
 
 
 class _RepeatedError(ValueError):
@@ -38,6 +49,31 @@ def json_of(content: bytes, name: str | Path) -> Any:
         raise ConfigError(f"{name}: nested too deeply") from error
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def read_document(path: Path, kind: type[_Read], schema: str, most_bytes: int) -> _Read:
+    """Read a JSON file that names its schema.
+
+    Args:
+        kind: of msgspec; what the file holds.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, or is something else; names the file.
+    """
+    refuse_special(path)
+    try:
+        if path.stat().st_size > most_bytes:
+            raise ConfigError(f"{path}: too large for {schema}")
+        content = path.read_bytes()
+        read = msgspec.json.decode(content, type=kind)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    refuse_repeated_keys(content, path)
+    if read.schema != schema:
+        raise ConfigError(f"{path}: schema is {read.schema!r}, not {schema!r}")
+    return read
 
 
 def refuse_repeated_keys(content: bytes, name: str | Path) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.expansion import Budget, TooLargeError
-from navnode.files.ordinary import refuse_special
-from navnode.files.strict import refuse_repeated_keys
+from navnode.files.strict import read_document
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument, carm_document, is_rigid, orthonormal
 from navnode.types import Array, CArm, Matrix
@@ -103,27 +102,6 @@ class ViewFile:
         return self.volume_from_carm
 
 
-_Read = TypeVar("_Read", _Views, _Landmarks)
-
-
-def _decoded(path: Path, kind: type[_Read], schema: str) -> _Read:
-    """Decode a JSON file that names its schema."""
-    refuse_special(path)
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: too large for {schema}")
-        content = path.read_bytes()
-        read = msgspec.json.decode(content, type=kind)
-        refuse_repeated_keys(content, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if read.schema != schema:
-        raise ConfigError(f"{path}: schema is {read.schema!r}, not {schema!r}")
-    return read
-
-
 def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
     """Read the views of a file.
 
@@ -134,7 +112,7 @@ def read_views(path: str | Path, *, any_pose: bool = False) -> list[ViewFile]:
         ConfigError: names the file and the key.
     """
     path = Path(path)
-    read = _decoded(path, _Views, SCHEMA)
+    read = read_document(path, _Views, SCHEMA, _MAX_FILE_BYTES)
     if not read.views:
         raise ConfigError(f"{path}: views is empty")
     views, budget = [], Budget()
@@ -177,7 +155,7 @@ def read_landmarks(path: Path, views: int) -> Landmarks:
     Raises:
         ConfigError: names the file and the key.
     """
-    read = _decoded(path, _Landmarks, LANDMARKS_SCHEMA)
+    read = read_document(path, _Landmarks, LANDMARKS_SCHEMA, _MAX_FILE_BYTES)
     if len(read.views) != views:
         raise ConfigError(f"{path}: views has {len(read.views)} entries, the set of views has {views}")
     for index, marked in enumerate(read.views):

@@ -17,8 +17,7 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.files.ordinary import refuse_special
-from navnode.files.strict import refuse_repeated_keys
+from navnode.files.strict import read_document
 from navnode.files.whole import write_whole
 from navnode.types import Matrix
 
@@ -175,19 +174,7 @@ def read_jig(path: str | Path) -> Jig:
         ConfigError: names the file and what is wrong.
     """
     path = Path(path)
-    refuse_special(path)
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: too large for {SCHEMA}")
-        content = path.read_bytes()
-        read = msgspec.json.decode(content, type=_Document)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    refuse_repeated_keys(content, path)
-    if read.schema != SCHEMA:
-        raise ConfigError(f"{path}: schema is {read.schema!r}, not {SCHEMA!r}")
+    read = read_document(path, _Document, SCHEMA, _MOST_BYTES)
     if reason := _wrong(read):
         raise ConfigError(f"{path}: {reason}")
     positions = np.array([bead.position_mm for bead in read.beads])

@@ -25,7 +25,7 @@ from scipy.ndimage import map_coordinates
 
 from navnode import native
 from navnode.types import Array, CArm, FloatArray, Matrix
-from navnode.xray.counts import binned_counts, covered
+from navnode.xray.counts import binned_counts, covered, saturation_of
 
 __all__ = [
     "Appearance",
@@ -139,6 +139,7 @@ class XrayImage:
 
     def __init__(self, counts: Array, carm: CArm, dark_share: float = 0.0) -> None:
         self._counts, self._carm = counts, carm
+        self._saturated = saturation_of(counts)
         self._binned: dict[int, tuple[FloatArray, CArm]] = {}
         spread_px, _ = self.binned(_SPREAD_PX)
         known = spread_px[np.isfinite(spread_px)]
@@ -165,7 +166,7 @@ class XrayImage:
         """Mean counts (H, W) at about ``image_px`` pixels across, NaN where saturated, and the matching C-arm."""
         factor = max(1, round(max(self._carm.width_px, self._carm.height_px) / image_px))
         if factor not in self._binned:
-            binned = binned_counts(self._counts, factor)
+            binned = binned_counts(self._counts, factor, self._saturated)
             self._binned[factor] = (_at_centers(binned, factor), self._carm.binned(factor))
         return self._binned[factor]
 

@@ -50,14 +50,18 @@ def open_beam_counts(counts: Array) -> float:
     return max(1.0, float(np.percentile(usable, 99.9))) if usable.size else saturated
 
 
-def binned_counts(counts: Array, factor: int) -> FloatArray:
-    """Mean of ``factor`` x ``factor`` pixels, (H / factor, W / factor) float32; NaN where one is saturated."""
+def binned_counts(counts: Array, factor: int, saturated: float | None = None) -> FloatArray:
+    """Mean of ``factor`` x ``factor`` pixels, (H / factor, W / factor) float32; NaN where one is saturated.
+
+    Args:
+        saturated: from which counts on it is; default: :func:`saturation_of` the image.
+    """
     height, width = counts.shape[0] // factor, counts.shape[1] // factor
     cropped = counts[: height * factor, : width * factor]
     mean: FloatArray = cv2.resize(cropped.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    saturated = cropped >= saturation_of(counts)
-    if saturated.any():
-        share = cv2.resize(saturated.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    bright = cropped >= (saturation_of(counts) if saturated is None else saturated)
+    if bright.any():
+        share = cv2.resize(bright.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         mean[share > 0] = np.nan
     return mean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
@@ -123,11 +124,7 @@ def test_no_device_is_sent_more_often_than_allowed(monkeypatch):
 
 def test_what_cannot_be_sent_does_not_hold_up_the_rest():
     async def story():
-        async with Server(port=0) as server:
-            client = await Plain().connect(server.port)
-            await until(lambda: server.peers)
-            (peer,) = server.peers
-            peer.pause_writing()
+        async with paused() as (server, client, peer):
             server.publish(transform("ANameThatDoesNotFitVersion1", 1))
             server.publish(transform("B", 2))
             peer.resume_writing()
@@ -155,11 +152,7 @@ def test_a_device_that_waits_long_does_not_make_others_wait():
 
 def test_nothing_old_is_sent_of_a_device_that_is_not_wanted_any_more():
     async def story():
-        async with Server(port=0) as server:
-            client = await Plain().connect(server.port)
-            await until(lambda: server.peers)
-            (peer,) = server.peers
-            peer.pause_writing()
+        async with paused() as (server, client, peer):
             server.publish(transform("Drill", 1))
             peer.stopped.add("TRANSFORM")
             server.publish(transform("Drill", 2))
@@ -173,11 +166,7 @@ def test_nothing_old_is_sent_of_a_device_that_is_not_wanted_any_more():
 @pytest.mark.parametrize("says", [True, False], ids=["says what it accepts", "says nothing"])
 def test_an_answer_waits_behind_no_surface_and_none_follows_that_is_not_accepted(says):
     async def story():
-        async with Server(port=0) as server:
-            client = await Plain().connect(server.port)
-            await until(lambda: server.peers)
-            (peer,) = server.peers
-            peer.pause_writing()
+        async with paused() as (server, client, peer):
             server.publish(surface("BoneModel"))
             server.publish(transform("Drill", 1))
             if says:
@@ -194,6 +183,17 @@ def test_an_answer_waits_behind_no_surface_and_none_follows_that_is_not_accepted
     run(story())
 
 
+@contextlib.asynccontextmanager
+async def paused():
+    """A server, a client, and the server's side of their connection, which may not write for now."""
+    async with Server(port=0) as server:
+        client = await Plain().connect(server.port)
+        await until(lambda: server.peers)
+        (peer,) = server.peers
+        peer.pause_writing()
+        yield server, client, peer
+
+
 def surface(device: str) -> PolyData:
     corners = np.eye(3, dtype=np.float32)
     return PolyData(device=device, points_mm=corners, polygons=cells([[0, 1, 2]]))
@@ -201,11 +201,7 @@ def surface(device: str) -> PolyData:
 
 def test_waiting_to_send_can_be_given_up():
     async def story():
-        async with Server(port=0) as server:
-            client = await Plain().connect(server.port)
-            await until(lambda: server.peers)
-            (peer,) = server.peers
-            peer.pause_writing()
+        async with paused() as (_, client, peer):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(peer.drain(), 0.05)
             other = asyncio.ensure_future(peer.drain())

@@ -29,6 +29,7 @@ from navnode.registration.appearance import (
 )
 from navnode.registration.bodies.body import Body, Shadow, soft_tissue
 from navnode.registration.bodies.detail import added, likenesses
+from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.fit import NOISE_FLOOR, Fit
 from navnode.registration.pictures import read
 from navnode.registration.quality import assess, compared
@@ -66,7 +67,7 @@ _WIDELY = (0.0, 0.5, 1.0)
 """Shares of that, one after the other."""
 _SEARCHED_EVERY = 3
 """While the CT itself is tracked, one in so many X-rays is searched for what is lost: the others wait for that."""
-_DAMPING, _LONGEST_STEP_MM = 1e-3, 20.0
+_LONGEST_STEP_MM = 20.0
 _CLOSE_SIMILARITY = 0.9
 """Below this a fit from a close start is rejected, and the pyramid is used."""
 _LIKELY, _POSSIBLE = 0.78, 0.65
@@ -117,10 +118,8 @@ class _Fitted:
         """6x6 of ``part_from_carm @ exp(xi, pivot)``, whatever the other poses are."""
         if not np.isfinite(self.appearance.noise):
             return np.eye(6) * 1e6
-        hessian, at = self.appearance.hessian, slice(6 * part, 6 * part + 6)
-        information = hessian + 1e-9 * (np.trace(hessian) / len(hessian) + 1.0) * np.eye(len(hessian))
         noise = _ERRORS * max(self.appearance.noise, NOISE_FLOOR)
-        return np.asarray(noise**2 * np.linalg.inv(information)[at, at] / np.outer(POSE_SCALE, POSE_SCALE))
+        return noise**2 * marginal(self.appearance.hessian, part)
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ class Articulated:
             before = self._linearised(scale, observed, poses, pivot_mm, before)
             if steps == scale.iterations or not np.isfinite(before.noise):
                 break
-            step = _gauss_newton_step(*_held(before, starts, poses, pivot_mm, spread))
+            step = steps_of(*_held(before, starts, poses, pivot_mm, spread), _LONGEST_STEP_MM)
             poses = [
                 pose @ g.exp(each / POSE_SCALE, (0.0, 0.0, pivot_mm)) for pose, each in zip(poses, step, strict=True)
             ]
@@ -432,14 +431,6 @@ def _held(
         gradient[mine] -= precision * off
         gradient[rest] += precision * off
     return hessian, gradient
-
-
-def _gauss_newton_step(hessian: Matrix, gradient: Matrix) -> Matrix:
-    """Scaled step (parts, 6), damped where nothing determines it."""
-    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) / len(hessian) + 1.0))
-    step = np.asarray(np.linalg.solve(damped, gradient)).reshape(-1, 6)
-    length = np.linalg.norm(step, axis=1, keepdims=True)
-    return np.asarray(step * np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(length, 1e-12)))
 
 
 def _grid(carm: CArm) -> FloatArray:

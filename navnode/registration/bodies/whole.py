@@ -18,6 +18,7 @@ from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, Xr
 from navnode.registration.bodies.anywhere import apart
 from navnode.registration.bodies.body import Body, Shadow, soft_tissue
 from navnode.registration.bodies.detail import added, likenesses
+from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
 from navnode.registration.fit import NOISE_FLOOR
 from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, invalid
@@ -26,7 +27,7 @@ __all__ = ["WholeRegistration"]
 
 _LEVELS = ((64, 5.0, 25), (128, 2.5, 20), (256, 1.2, 15))
 """Pixels across, voxels (mm) of soft tissue, most iterations."""
-_DAMPING, _LONGEST_STEP_MM, _STILL_MM = 1e-3, 6.0, 0.03
+_LONGEST_STEP_MM, _STILL_MM = 6.0, 0.03
 _RESTARTS = 2
 _SEARCHES, _SEARCHED = 4, np.array([0.25] * 3 + [10.0] * 3)
 """How often a body that is not found is searched again, and how far from its start, (rad, mm)."""
@@ -56,10 +57,7 @@ class _Descended:
 
     def covariance(self, row: int) -> Matrix:
         """6x6 of ``world_from_body @ exp(xi, center_mm)`` of a body, wherever the others are."""
-        hessian = np.sum(self.hessian, axis=0)
-        size, at = len(hessian), slice(6 * row, 6 * row + 6)
-        information = hessian + 1e-9 * (np.trace(hessian) / size + 1.0) * np.eye(size)
-        return np.asarray(_ERRORS**2 * np.linalg.inv(information)[at, at] / np.outer(POSE_SCALE, POSE_SCALE))
+        return _ERRORS**2 * marginal(np.sum(self.hessian, axis=0), row)
 
 
 @dataclass
@@ -157,7 +155,7 @@ class WholeRegistration:
             views, made = self._at(pixels, voxel_mm), None
             for _ in range(most):
                 made = self._linearised(views, poses, made)
-                steps = _step(np.sum(made.hessian, axis=0), np.sum(made.gradient, axis=0))
+                steps = steps_of(np.sum(made.hessian, axis=0), np.sum(made.gradient, axis=0), _LONGEST_STEP_MM)
                 poses = [
                     g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
                     for pose, step, body in zip(poses, steps, self.bodies, strict=True)
@@ -236,7 +234,7 @@ class WholeRegistration:
         most_mm = 0.0
         at = slice(6 * row, 6 * row + 6)
         for hessian, gradient, shot in zip(end.hessian, end.gradient, self.shots, strict=True):
-            moved_mm = turned @ (_step(hessian[at, at], gradient[at])[0] / POSE_SCALE)[3:]
+            moved_mm = turned @ (steps_of(hessian[at, at], gradient[at], _LONGEST_STEP_MM)[0] / POSE_SCALE)[3:]
             most_mm = max(most_mm, float(np.linalg.norm(moved_mm @ shot.world_from_carm[:3, :2])))
         return most_mm
 
@@ -273,11 +271,3 @@ def _least(detail: Array) -> float:
 def _mean(detail: Array) -> float:
     known = detail[np.isfinite(detail)]
     return float(known.mean()) if known.size else -1.0
-
-
-def _step(hessian: Matrix, gradient: Matrix) -> Matrix:
-    """Scaled step (bodies, 6), damped where nothing determines it."""
-    damped = hessian + np.diag(_DAMPING * np.diag(hessian) + 1e-9 * (np.trace(hessian) / len(hessian) + 1.0))
-    steps = np.asarray(np.linalg.solve(damped, gradient)).reshape(-1, 6)
-    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
-    return np.asarray(steps * np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(lengths, 1e-12)))
