@@ -40,6 +40,11 @@ def check_files(config: Config) -> None:
     for number, body in enumerate(config.bodies):
         if not Path(body.labels).is_file():
             raise ConfigError(f"bodies[{number}].labels: {body.labels}: no such file")
+    if config.bodies and is_ct_file(ct):
+        from navnode.files.volumes import read_volume  # here: they are seldom checked, and slow to load
+        from navnode.registration.answer import articulated
+
+        articulated(config, read_volume(Path(ct)))
     remote = config.reconstruction.remote
     if remote is not None:
         curve.check(Path(remote.key), Path(remote.worker_key))

@@ -20,14 +20,12 @@ __all__ = ["FrameRegistration", "articulated"]
 log = logging.getLogger(__name__)
 
 
-def articulated(config: Config, ct: Volume) -> Articulated | None:
-    """A configuration's CT and the bodies of it; None: there are none.
+def articulated(config: Config, ct: Volume) -> Articulated:
+    """A configuration's CT and the bodies of it.
 
     Raises:
-        ConfigError: a label map cannot be used; names the key.
+        ConfigError: a label map cannot be used, or there is no bone in a body; names the key.
     """
-    if not config.bodies:
-        return None
     try:
         labels = read_labels([(Path(body.labels), body.label) for body in config.bodies], ct)
         return Articulated(ct, labels, [body.name for body in config.bodies], config.registration.threads or None)
@@ -50,9 +48,11 @@ class FrameRegistration:
         self._carm = config.carm.geometry
         self._isocentre_mm = config.carm.source_to_isocentre_mm
         self._threads = config.registration.threads or None
-        self._articulated = articulated(config, volume) if volume is not None else None
-        self._registration = None
-        if volume is not None and self._articulated is None:
+        self._articulated: Articulated | None = None
+        self._registration: ImageRegistration | None = None
+        if volume is not None and config.bodies:
+            self._articulated = articulated(config, volume)
+        elif volume is not None:
             self._registration = ImageRegistration(volume, self._threads)
         self._volume_id = volume_id
 

@@ -1,0 +1,68 @@
+"""A node's bodies, before it starts: a map that cannot be used is named, by the check as well as by the start."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+
+from navnode import config
+from navnode.errors import ConfigError
+from navnode.files.volumes import read_volume
+from navnode.node.readiness import check_files
+from navnode.registration.answer import FrameRegistration
+from tests.invoke import call
+from tests.registration.bones import patient
+
+CARM = """
+[carm]
+width_px = 384
+height_px = 384
+pixel_spacing_mm = [0.776, 0.776]
+source_to_detector_mm = 1020.0
+principal_point_px = [191.5, 191.5]
+[volume]
+ct = "ct.nii.gz"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    ct, labels = patient((1, 2))
+    for name, voxels in (("ct", ct.voxels.astype(np.int16)), ("labels", labels[0].astype(np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), ct.volume_from_index), tmp_path / f"{name}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "other.nii.gz")
+    return tmp_path
+
+
+def configured(folder, labels: str, label: int):
+    path = folder / "node.toml"
+    path.write_text(f'{CARM}\n[[bodies]]\nname = "Femur"\nlabels = "{labels}"\nlabel = {label}\n')
+    return path
+
+
+def test_bodies_that_can_be_used_are_fine(folder):
+    path = configured(folder, "labels.nii.gz", 1)
+    check_files(config.load(path))
+    code, said, error = call("run", path, "--check", "--json")
+    assert code == 0 and said["configuration"] == str(path), error
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "said"),
+    [
+        ("none.nii.gz", 1, "no such file"),
+        ("labels.nii.gz", 7, "hardly any voxel of label 7"),
+        ("other.nii.gz", 1, "not a label map"),
+        ("ct.nii.gz", 1, "not a label map"),
+    ],
+)
+def test_a_map_that_cannot_be_used_is_named_before_the_start(folder, labels, label, said):
+    path = configured(folder, labels, label)
+    with pytest.raises(ConfigError, match=said):
+        check_files(config.load(path))
+    code, _, error = call("run", path, "--check")
+    assert code == 2 and "bodies" in error and said in error
+    if labels != "none.nii.gz":
+        with pytest.raises(ConfigError, match=said):
+            FrameRegistration(config.load(path), read_volume(folder / "ct.nii.gz"), 1)
