@@ -13,8 +13,9 @@ from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.joint import JointView, fit_jointly
+from navnode.registration.misreading import unless_misread
 from navnode.registration.pictures import read
-from navnode.registration.quality import INVERTED, Doubt, assess, assess_sparse, doubt, inspect, inspect_tracked
+from navnode.registration.quality import assess, assess_sparse, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.registration.tracking import ImageRegistration
@@ -25,12 +26,6 @@ from navnode.xray.display import Reading, is_picture
 __all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
 
 _FULL_SCALE_COUNTS = 60_000.0
-_MISREAD_LIKENESS = 0.01
-"""Difference in similarity on small images; even there the right reading of a mirrored image is the better one."""
-
-_INVERTED_SIMILARITY = 0.9
-"""On small images; mirrored, turned and empty images that seem inverted stay below 0.8."""
-
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
     Effort.TRACK: (),
     Effort.REFINE: (),
@@ -155,22 +150,13 @@ def _register(
         return _Attempt(_result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started), contrast)
     inspection = _inspected(registration, image, best)
     verdict = assess(best.fit, inspection, image.covered_share, best.runner_up)
-    searched = not best.tracked and _REACHES[effort]
-    if searched and verdict[0] is Status.INVALID and _inverted(registration, image, start_volume_from_carm, pivot_mm):
-        verdict = INVERTED
-    if (
-        searched
-        and verdict[0] is Status.VALID
-        and _misread(registration, image, start_volume_from_carm, pivot_mm, best.fit, inspection)
-    ):
-        reason = "mirrored or turned, the image fits better: is the detector read out the right way round?"
-        verdict = (Status.INVALID, reason)
+    if not best.tracked and _REACHES[effort]:
+        verdict = unless_misread(verdict, registration, image, start_volume_from_carm, pivot_mm, best.fit, inspection)
     if verdict[0] is Status.INVALID:
         return _Attempt(_result(best.fit, verdict, pivot_mm, timestamp_ns, started), contrast)
     smear = smeared(registration, image, best.fit, pivot_mm)
     if smear.mm > MAX_SMEAR_MM:
-        reason = f"the image is smeared over {smear.mm:.0f} mm: something moved during the exposure"
-        smeared_result = _result(best.fit, (Status.INVALID, reason), pivot_mm, timestamp_ns, started)
+        smeared_result = _result(best.fit, (Status.INVALID, smear.reason), pivot_mm, timestamp_ns, started)
         return _Attempt(replace(smeared_result, informative=False), contrast)
     result = _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
     if smear.mm > SEEN_SMEAR_MM:
@@ -219,38 +205,6 @@ def _search(
         if rank(candidate.fit) < rank(best.fit):
             best = candidate
     return best
-
-
-def _inverted(
-    registration: ImageRegistration, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float
-) -> bool:
-    """Whether an image that a search could not place resembles, near its start, the volume with bright bone."""
-    fit = registration.glance(image, start_volume_from_carm, pivot_mm)
-    return fit.appearance.contrast < 0 and fit.similarity >= _INVERTED_SIMILARITY
-
-
-def _misread(
-    registration: ImageRegistration,
-    image: XrayImage,
-    start_volume_from_carm: Matrix,
-    pivot_mm: float,
-    fit: Fit,
-    inspection: Inspection,
-) -> bool:
-    """Whether an image whose fit leaves doubt fits better mirrored or turned."""
-    doubtful = doubt(fit, inspection)
-    if doubtful is Doubt.NONE:
-        return False
-    others = image.misread()
-    if doubtful is Doubt.LITTLE:  # search only readings that fit about as well on small images
-        enough = registration.glance(image, fit.volume_from_carm, pivot_mm).similarity - _MISREAD_LIKENESS
-        others = (
-            other
-            for other in others
-            if registration.glance(other, start_volume_from_carm, pivot_mm).similarity >= enough
-        )
-    fits = (find_pose(registration, other, start_volume_from_carm, pivot_mm, NEAR).fit for other in others)
-    return any(rank(other) < rank(fit) for other in fits)
 
 
 def _inspected(registration: ImageRegistration, image: XrayImage, best: SearchResult) -> Inspection:

@@ -14,6 +14,7 @@ image changes along it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -61,6 +62,11 @@ class Smear:
     """(2,), unit vector in the C-arm's x and y."""
 
     @property
+    def reason(self) -> str:
+        """Why an image that is smeared so far is refused."""
+        return f"the image is smeared over {self.mm:.0f} mm: something moved during the exposure"
+
+    @property
     def covariance_mm2(self) -> Matrix:
         """2x2, of where the anatomy was in a moment of the exposure, about its mean."""
         return np.asarray(self.mm**2 / 12 * np.outer(self.along, self.along))
@@ -69,20 +75,30 @@ class Smear:
 NO_SMEAR = Smear(0.0, np.array([1.0, 0.0]))
 
 
-def smeared(registration: ImageRegistration, image: XrayImage, fit: Fit, pivot_mm: float) -> Smear:
+Render = Callable[[CArm, Matrix], FloatArray]
+"""Line integrals (H, W) of what is expected in an image from a ``volume_from_carm``."""
+
+
+def smeared(
+    registration: ImageRegistration, image: XrayImage, fit: Fit, pivot_mm: float, moved: Render | None = None
+) -> Smear:
     """Measure the smear of an image that was registered.
 
     Args:
         pivot_mm: distance from the source to the anatomy.
+        moved: renders the volume with what has moved in it since CT; it is expected anew for every image. Default: the
+            volume as it is.
     """
+    render = moved or registration.fine.projector.render
     observed = image.observed(_IMAGE_PX, scatter=False)
     expected = registration.expected
     if (
         expected is None
+        or moved is not None
         or expected.carm != observed.carm
         or apart_mm(expected.volume_from_carm, fit.volume_from_carm, pivot_mm) > _REUSED_MM
     ):
-        expected = registration.expected = _expected(registration, observed.carm, fit.volume_from_carm)
+        expected = registration.expected = _expected(render, observed.carm, fit.volume_from_carm)
     shape = expected.inside.shape
     line = cv2.GaussianBlur(-np.log(observed.counts).reshape(shape), (0, 0), _SMOOTH_PX)
     known = cv2.erode((observed.trust.reshape(shape) > 0).astype(np.uint8), np.ones((_SPOILT_PX, _SPOILT_PX), np.uint8))
@@ -103,12 +119,13 @@ def smeared(registration: ImageRegistration, image: XrayImage, fit: Fit, pivot_m
     straight = _smear(*solved, observed.carm, pivot_mm)
     if before is None or straight.mm > MAX_SMEAR_MM:
         return straight
-    turned_mm = _turned_mm(registration, before, fit.volume_from_carm, pivot_mm, detail, weight)
+    turned_mm = _turned_mm(expected, render, before, fit.volume_from_carm, pivot_mm, detail, weight)
     return straight if straight.mm >= turned_mm else Smear(turned_mm, straight.along)
 
 
 def _turned_mm(
-    registration: ImageRegistration,
+    expected: Expected,
+    render: Render,
     before_volume_from_carm: Matrix,
     volume_from_carm: Matrix,
     pivot_mm: float,
@@ -116,15 +133,13 @@ def _turned_mm(
     weight: FloatArray,
 ) -> float:
     """Length of the smear along the C-arm's own motion, rotations times ``POSE_SCALE``; 0: it rests, or shows none."""
-    pivot, expected = (0.0, 0.0, pivot_mm), registration.expected
+    pivot = (0.0, 0.0, pivot_mm)
     way = g.log(g.inverse(before_volume_from_carm) @ volume_from_carm, pivot)
     moved_mm = float(np.linalg.norm(way * POSE_SCALE))
-    if expected is None or not _LEAST_TURN_MM < moved_mm < _MOST_TURN_MM:
+    if not _LEAST_TURN_MM < moved_mm < _MOST_TURN_MM:
         return 0.0
     step = way * (_PROBED_MM / moved_mm)
-    sides = [
-        registration.fine.projector.render(expected.carm, volume_from_carm @ g.exp(s, pivot)) for s in (-step, step)
-    ]
+    sides = [render(expected.carm, volume_from_carm @ g.exp(s, pivot)) for s in (-step, step)]
     one, other = (_band(cv2.GaussianBlur(side, (0, 0), _SMOOTH_PX)) for side in sides)
     along = np.stack([*expected.basis[:7], (other - one) / 2, one + other - 2 * expected.basis[0]])
     solved = _solved(along, detail, weight)
@@ -151,8 +166,8 @@ def _smear(coefficients: Matrix, sigma: Matrix, carm: CArm, pivot_mm: float) -> 
     return Smear(float(np.sqrt(12 * max(variance_mm2, 0.0))), np.array([np.cos(angle), np.sin(angle)]))
 
 
-def _expected(registration: ImageRegistration, carm: CArm, volume_from_carm: Matrix) -> Expected:
-    line = registration.fine.projector.render(carm, volume_from_carm)
+def _expected(render: Render, carm: CArm, volume_from_carm: Matrix) -> Expected:
+    line = render(carm, volume_from_carm)
     smooth = cv2.GaussianBlur(line, (0, 0), _SMOOTH_PX)
     slope, bend = np.array([[-0.5, 0, 0.5]], np.float32), np.array([[1, -2, 1]], np.float32)
     dx, dy = cv2.filter2D(smooth, -1, slope), cv2.filter2D(smooth, -1, slope.T)

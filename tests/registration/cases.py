@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from navnode import geometry as g
@@ -12,6 +13,7 @@ from navnode.types import Volume
 from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
 CARM = carm_of_size(512)
+RENDERED_PX = 256
 PIVOT_MM = 700.0
 TIMES = (0.5, 3.0, 5.0, 7.0, 9.0, 15.0)
 
@@ -52,3 +54,16 @@ def away(case: Case, t_s: float, mm: float, deg: float, seed: int) -> np.ndarray
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     xi = np.concatenate([np.deg2rad(deg) * direction[0], mm * direction[1]])
     return case.scenario.volume_from_carm(t_s) @ g.exp(xi, (0, 0, PIVOT_MM))
+
+
+def exposed_while_moving(case: Case, t_s: float, length_px: float, angle_deg: float, noise: int = 0) -> np.ndarray:
+    """An X-ray over which the anatomy, tool included, moved by pixels of its 512: light adds up, then noise comes."""
+    at, carm = case.scenario.volume_from_carm(t_s), carm_of_size(RENDERED_PX)
+    line = case._projector.render(carm, at)
+    line += METAL_PER_MM * cylinder_chords_mm(carm, g.inverse(at) @ case.scenario.volume_from_tool(t_s), 2.5, 160.0)
+    light, angle, steps = np.exp(-line), np.deg2rad(angle_deg), 33
+    summed = np.zeros_like(light)
+    for along in np.linspace(-0.5, 0.5, steps) * length_px * RENDERED_PX / CARM.width_px:
+        shift = np.array([[1, 0, along * np.cos(angle)], [0, 1, along * np.sin(angle)]])
+        summed += cv2.warpAffine(light, shift, light.shape[::-1], borderMode=cv2.BORDER_REPLICATE) / steps
+    return XrayChain().expose(-np.log(summed), CARM, 1.0, np.random.default_rng(noise))

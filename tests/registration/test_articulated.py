@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
+from navnode.files.volumes import read_volume
 from navnode.registration.bodies import Articulated
 from navnode.types import Effort, Status
 from tests.registration.bones import CARM, articulated, camera, moved, patient
+from tests.registration.cases import CARM as LARGE
+from tests.registration.cases import PIVOT_MM, TIMES, away, exposed_while_moving
 
 DEPTH_MM = 700.0
 
@@ -113,3 +116,28 @@ def test_bones_are_found_in_the_grey_values_of_a_display(ct, film):
     assert off_mm(rest.volume_from_carm, truth, np.zeros(3))[0] < 0.4
     assert off_mm(bone.volume_from_carm, g.inverse(volume_from_body) @ truth, body.center_mm)[0] < 0.6
     assert bone.validity.status is not Status.INVALID, bone.validity.reason
+
+
+@pytest.mark.parametrize("moved_px", [0, 16])
+def test_an_image_in_which_all_moved_while_it_was_exposed_is_refused(torso, procedural_ct, moved_px):
+    volume, t_s = read_volume(procedural_ct), TIMES[2]
+    label = volume.voxels > 200
+    label[: len(label) // 2] = False  # the upper half of the skeleton
+    trunk = Articulated(volume, [label], ["Thorax"])
+    counts = exposed_while_moving(torso, t_s, moved_px, 30.0)  # 6.4 mm at the anatomy
+    start = [away(torso, t_s, 0.5, 0.1, 1)] * 2
+    both = trunk.register(counts, LARGE, start, PIVOT_MM, Effort.REFINE, [True])
+    if moved_px:
+        assert [one.validity.status for one in both] == [Status.INVALID] * 2
+        assert all("smeared" in one.validity.reason and not one.informative for one in both), both[0].validity
+    else:
+        assert both[0].validity.status is Status.VALID and "smeared" not in both[1].validity.reason
+
+
+@pytest.mark.parametrize("turned", [np.fliplr, np.flipud, np.rot90])
+def test_a_mirrored_or_turned_image_makes_no_bone_valid(ct, registration, turned):
+    shot = shown(ct, g.rigid(None, (3.0, 1.0, 0.0)), 40.0)
+    start = [camera(40.0) @ g.rigid(None, (3.0, -2.0, 5.0))] * 2
+    counts = np.ascontiguousarray(turned(shot.counts))
+    both = registration.register(counts, CARM, start, DEPTH_MM, Effort.FIND, [True])
+    assert not [one.validity for one in both if one.validity.status is Status.VALID]

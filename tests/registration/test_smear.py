@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,24 +14,10 @@ from navnode.registration.appearance import XrayImage
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.simulation.scenario import DETECTOR_MM, carm_of_size
 from navnode.types import Effort, Status
-from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
-from tests.registration.cases import CARM, PIVOT_MM, TIMES, Case, away
+from navnode.xray.chain import XrayChain
+from tests.registration.cases import CARM, PIVOT_MM, RENDERED_PX, TIMES, Case, away, exposed_while_moving
 
-RENDERED_PX = 256
 DIRECTIONS = (0.0, 45.0, 90.0, 120.0)
-
-
-def moved(case: Case, t_s: float, length_px: float, angle_deg: float, noise: int = 0) -> np.ndarray:
-    """An X-ray over which the anatomy, tool included, moved by pixels of its 512: light adds up, then noise comes."""
-    at, carm = case.scenario.volume_from_carm(t_s), carm_of_size(RENDERED_PX)
-    line = case._projector.render(carm, at)
-    line += METAL_PER_MM * cylinder_chords_mm(carm, g.inverse(at) @ case.scenario.volume_from_tool(t_s), 2.5, 160.0)
-    light, angle, steps = np.exp(-line), np.deg2rad(angle_deg), 33
-    summed = np.zeros_like(light)
-    for along in np.linspace(-0.5, 0.5, steps) * length_px * RENDERED_PX / CARM.width_px:
-        shift = np.array([[1, 0, along * np.cos(angle)], [0, 1, along * np.sin(angle)]])
-        summed += cv2.warpAffine(light, shift, light.shape[::-1], borderMode=cv2.BORDER_REPLICATE) / steps
-    return XrayChain().expose(-np.log(summed), CARM, 1.0, np.random.default_rng(noise))
 
 
 def smear_of(case: Case, counts: np.ndarray, t_s: float):
@@ -43,7 +28,7 @@ def smear_of(case: Case, counts: np.ndarray, t_s: float):
 @pytest.mark.parametrize("t_s", TIMES)
 def test_sharp_images_are_not_refused(torso, t_s):
     for noise in range(3):
-        counts = moved(torso, t_s, 0.0, 0.0, noise)
+        counts = exposed_while_moving(torso, t_s, 0.0, 0.0, noise)
         assert smear_of(torso, counts, t_s).mm < SEEN_SMEAR_MM
         start = away(torso, t_s, 0.8, 0.3, noise)
         found = register_counts(torso.registration, counts, CARM, start, PIVOT_MM, Effort.TRACK)
@@ -54,7 +39,7 @@ def test_sharp_images_are_not_refused(torso, t_s):
 @pytest.mark.parametrize("angle_deg", DIRECTIONS)
 def test_smear_is_measured_along_its_direction(torso, length_px, angle_deg):
     true_mm = length_px * DETECTOR_MM / CARM.width_px * PIVOT_MM / CARM.source_to_detector_mm
-    measured = [smear_of(torso, moved(torso, t_s, length_px, angle_deg), t_s) for t_s in TIMES]
+    measured = [smear_of(torso, exposed_while_moving(torso, t_s, length_px, angle_deg), t_s) for t_s in TIMES]
     lengths_mm = [smear.mm for smear in measured]
     off_deg = [np.rad2deg(np.arctan2(smear.along[1], smear.along[0])) - angle_deg for smear in measured]
     print(length_px, angle_deg, f"{true_mm:.1f} mm:", np.round(lengths_mm, 1), np.round(off_deg))
@@ -71,7 +56,7 @@ def test_smear_is_measured_along_its_direction(torso, length_px, angle_deg):
 @pytest.mark.parametrize("angle_deg", DIRECTIONS)
 def test_an_image_of_something_that_moved_is_not_valid(torso, effort, angle_deg):
     for k, t_s in enumerate(TIMES):
-        counts, start = moved(torso, t_s, 16, angle_deg), away(torso, t_s, 0.8, 0.3, k)
+        counts, start = exposed_while_moving(torso, t_s, 16, angle_deg), away(torso, t_s, 0.8, 0.3, k)
         found = register_counts(torso.registration, counts, CARM, start, PIVOT_MM, effort)
         assert found.validity.status is not Status.VALID, t_s
         if "smeared" in found.validity.reason:
@@ -83,7 +68,7 @@ def test_a_smear_that_may_be_none_is_counted_in_sigma(torso):
     for k, t_s in enumerate(TIMES):
         start = away(torso, t_s, 0.8, 0.3, k)
         for length_px in (0, 9):
-            counts = moved(torso, t_s, length_px, 0.0)
+            counts = exposed_while_moving(torso, t_s, length_px, 0.0)
             found = register_counts(torso.registration, counts, CARM, start, PIVOT_MM, Effort.REFINE)
             if found.validity.usable:
                 sharper += length_px == 0 and found.sigma[3] < 0.3
@@ -117,7 +102,7 @@ def test_a_carm_that_turns_about_the_anatomy_smears_too(torso, deg, refused, axi
 
 def test_it_takes_no_time(torso):
     """At rest; when the pose changes, a projection more."""
-    images = [XrayImage(moved(torso, TIMES[0], 0.0, 0.0, noise), CARM) for noise in range(2)]
+    images = [XrayImage(exposed_while_moving(torso, TIMES[0], 0.0, 0.0, noise), CARM) for noise in range(2)]
     fit = SimpleNamespace(volume_from_carm=torso.scenario.volume_from_carm(TIMES[0]))
     took_ms = []
     for turn in range(30):

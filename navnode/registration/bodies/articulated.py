@@ -31,9 +31,11 @@ from navnode.registration.bodies.body import Body, Shadow, soft_tissue
 from navnode.registration.bodies.detail import added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.fit import NOISE_FLOOR, Fit
+from navnode.registration.misreading import unless_misread
 from navnode.registration.pictures import read
 from navnode.registration.quality import assess, compared
 from navnode.registration.search import FAR, NEAR, Reach, find_pose
+from navnode.registration.smear import MAX_SMEAR_MM, NO_SMEAR, SEEN_SMEAR_MM, Smear, smeared
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm, chosen_pixels
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, Volume, invalid
 from navnode.xray.counts import blank_reason
@@ -214,6 +216,12 @@ class Articulated:
         if any(lost) and (effort is not Effort.TRACK or self._images % _SEARCHED_EVERY == 0):
             judged = self._searched(judged, starts, pivot_mm, lost, timestamp_ns)
         fit, verdicts = judged.fit, judged.verdicts
+        smear = self._smear(judged, pivot_mm)
+        if smear.mm > MAX_SMEAR_MM:
+            verdicts = [(invalid(smear.reason), float("nan")) for _ in verdicts]
+        smear_covariance = np.zeros((6, 6))
+        if smear.mm > SEEN_SMEAR_MM:
+            smear_covariance[3:5, 3:5] = smear.covariance_mm2
         elapsed_ms = 1e3 * (time.perf_counter() - started)
         return [
             Registration(
@@ -221,7 +229,7 @@ class Articulated:
                 validity=replace(verdict, source_time_ns=timestamp_ns),
                 residual=fit.appearance.noise,
                 similarity=likeness,
-                covariance=fit.covariance(part),
+                covariance=fit.covariance(part) + smear_covariance,
                 pivot_mm=pivot_mm,
                 iterations=fit.iterations,
                 elapsed_ms=elapsed_ms,
@@ -236,7 +244,20 @@ class Articulated:
     ) -> _Judged:
         """An image's fit, and what it is worth where bodies were expected at other poses than the starts."""
         fit = self._fit(image, list(starts), pivot_mm, effort)
-        return _Judged(image, fit, self._verdicts(image, fit, expected, pivot_mm))
+        searched_from = starts[0] if effort in _REACHES else None
+        return _Judged(image, fit, self._verdicts(image, fit, expected, pivot_mm, searched_from))
+
+    def _smear(self, judged: _Judged, pivot_mm: float) -> Smear:
+        """Of an image in which the CT was found."""
+        if not judged.verdicts[0][0].usable:
+            return NO_SMEAR
+        carm_from_volume = g.inverse(judged.fit.poses[0])
+        parts_from_volume = [pose @ carm_from_volume for pose in judged.fit.poses]
+
+        def moved(carm: CArm, volume_from_carm: Matrix) -> FloatArray:
+            return added(*self._shadows(carm, [part @ volume_from_carm for part in parts_from_volume], _FINE))
+
+        return smeared(self._rigid, judged.image, judged.fit.rest, pivot_mm, moved)
 
     # --- the fit ---------------------------------------------------------------------------------
 
@@ -368,12 +389,27 @@ class Articulated:
 
     # --- the verdicts ----------------------------------------------------------------------------
 
-    def _verdicts(self, image: XrayImage, fit: _Fitted, starts: Sequence[Matrix], pivot_mm: float) -> list[_Verdict]:
-        """Of the CT, then of every body."""
+    def _verdicts(
+        self,
+        image: XrayImage,
+        fit: _Fitted,
+        starts: Sequence[Matrix],
+        pivot_mm: float,
+        searched_from: Matrix | None = None,
+    ) -> list[_Verdict]:
+        """Of the CT, then of every body.
+
+        Args:
+            starts: where the parts were expected.
+            searched_from: where the search for the CT began; None: it was not searched.
+        """
         observed = image.observed(_FINE.image_px)
         rest, shadows = self._shadows(observed.carm, fit.poses, _FINE)
         inspection = compared(image, lambda carm: added(*self._shadows(carm, fit.poses, _MIDDLE)))
-        verdicts: list[_Verdict] = [(Validity(*assess(fit.rest, inspection, image.covered_share)), fit.rest.similarity)]
+        of_ct = assess(fit.rest, inspection, image.covered_share)
+        if searched_from is not None:
+            of_ct = unless_misread(of_ct, self._rigid, image, searched_from, pivot_mm, fit.rest, inspection)
+        verdicts: list[_Verdict] = [(Validity(*of_ct), fit.rest.similarity)]
         appearance = fitted(observed, added(rest, shadows).ravel(), rounds=4)
         likeness = likenesses(observed, rest, shadows, appearance)
         for part, (shadow, like) in enumerate(zip(shadows, likeness, strict=True), start=1):
