@@ -28,8 +28,7 @@ from navnode.projector import Projector
 from navnode.projector.grids import centered_grid
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import likely_surface
-from navnode.registration.intrinsics import Calibrated
-from navnode.registration.intrinsics import Reading as NavReading
+from navnode.registration.intrinsics import Calibrated, Readout
 from navnode.types import CArm, Status, Validity, View, Volume
 from navnode.xray.chain import XrayChain
 from tests.browser import CHROMIUM, Browser
@@ -233,7 +232,7 @@ def test_dicom_states_distances_and_angles_of_its_own(tmp_path):
 @pytest.mark.parametrize(("status", "doubt"), [(Status.VALID, ""), (Status.DEGRADED, "carm.json: one view")])
 def test_a_calibrated_c_arm_states_the_geometry_and_its_doubt(pictures, tmp_path, status, doubt):
     validity = Validity(status, "one view" if doubt else "")
-    found = Calibrated(CARM, NavReading(False, 0), [], np.eye(3), 0.2, 0.1, 0.1, 60.0, 0.1, 20.0, validity, 1.0)
+    found = Calibrated(CARM, Readout(False, 0), [], np.eye(3), 0.2, 0.1, 0.1, 60.0, 0.1, 20.0, validity, 1.0)
     assert write_calibrated(tmp_path / "carm.json", found, {})
     names = (pictures / "ap.png", pictures / "lateral.png")
     request = ModelRequest(pictures=names, angles="0 90", carm=tmp_path / "carm.json", out=tmp_path / "out")

@@ -63,7 +63,7 @@ def located(
     return Located(
         known_mm=_error_mm(cases, true, known),
         unknown_mm=_error_mm(cases, found.carm, poses),
-        read_rightly=found.reading.mirrored == mirrored and found.reading.turned_deg == 0,
+        read_rightly=found.readout.mirrored == mirrored and found.readout.turned_deg == 0,
         sigmas=_sigmas(found, true),
         valid=found.validity.status is Status.VALID,
         ms=found.elapsed_ms,

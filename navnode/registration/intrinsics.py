@@ -43,7 +43,7 @@ __all__ = [
     "MAX_CENTER_PX",
     "MAX_FOCAL",
     "MAX_LOCATED_MM",
-    "Reading",
+    "Readout",
     "Shot",
     "calibrate",
     "focal_px",
@@ -83,7 +83,7 @@ _RELATIVE_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
 
 _ACROSS_MM, _DEPTH_MM = 20.0, 70.0
 """A start seems off by so much more across and along the ray, if the geometry is."""
-_TRIED_COARSE, _TRIED_MIDDLE, _TRIED_READINGS = 8, 3, 3
+_TRIED_COARSE, _TRIED_MIDDLE, _TRIED_READOUTS = 8, 3, 3
 _CONTRADICTION = 2.0
 """Largest weighted squared disagreement of the views per degree of freedom."""
 
@@ -106,7 +106,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Readout:
     """How the pictures must be read before they are those of a C-arm."""
 
     mirrored: bool
@@ -123,7 +123,7 @@ class Reading:
         return " and ".join(part for part in (mirrored, turned) if part) or "as they are"
 
 
-_READINGS = [Reading(mirrored, turned) for mirrored in (False, True) for turned in (0, 90, 180, 270)]
+_READOUTS = [Readout(mirrored, turned) for mirrored in (False, True) for turned in (0, 90, 180, 270)]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Calibrated:
 
     carm: CArm
     """Of the pictures after mirroring, if they are mirrored."""
-    reading: Reading
+    readout: Readout
     registrations: list[Registration]
     """Of each view, in the order of the shots; their covariances include the geometry's error."""
     covariance: Matrix
@@ -148,7 +148,7 @@ class Calibrated:
     contradiction: float
     """Squared disagreement of the views per degree of freedom, in units of sigma; 0: one view."""
     runner_up: float
-    """What the next best reading leaves unexplained, relative to this one."""
+    """What the next best readout leaves unexplained, relative to this one."""
     validity: Validity
     elapsed_ms: float
 
@@ -187,19 +187,19 @@ def calibrate(
     images = {mirrored: [_image(shot, carm, mirrored) for shot in shots] for mirrored in (False, True)}
     reach = _widened(FAR if search else NEAR)
     searched = []
-    for reading in _READINGS:
+    for readout in _READOUTS:
         found = [
-            _found(registration, image, shot, reading, center_mm, reach)
-            for image, shot in zip(images[reading.mirrored], shots, strict=True)
+            _found(registration, image, shot, readout, center_mm, reach)
+            for image, shot in zip(images[readout.mirrored], shots, strict=True)
         ]
-        searched.append((sum(1 - fit.similarity for fit in found), reading, found))
+        searched.append((sum(1 - fit.similarity for fit in found), readout, found))
     searched.sort(key=lambda each: each[0])
     settled = []
-    for _, reading, found in searched[:_TRIED_READINGS]:
-        views = _Views(images[reading.mirrored], _stated(carm, reading.mirrored), center_mm)
+    for _, readout, found in searched[:_TRIED_READOUTS]:
+        views = _Views(images[readout.mirrored], _stated(carm, readout.mirrored), center_mm)
         poses = [fit.volume_from_carm for fit in found]
         if joint and len(shots) > 1:
-            starts = [_turned(shot.starts[0], reading) for shot in shots]
+            starts = [_turned(shot.starts[0], readout) for shot in shots]
             views, poses, at = _together(views, poses, starts)
         else:
             at = views.carm
@@ -208,11 +208,11 @@ def calibrate(
             state = views.descended(registration.coarse, poses, at)
             poses, at, deviation = state.poses, state.carm, state.deviation
         state = views.descended(registration.middle, poses, at, deviation)
-        settled.append((state.unexplained, reading, views, state))
+        settled.append((state.unexplained, readout, views, state))
     settled.sort(key=lambda each: each[0])
-    (best, reading, views, state), (second, other, *_) = settled[:2]
+    (best, readout, views, state), (second, other, *_) = settled[:2]
     state = views.descended(registration.fine, state.poses, state.carm, state.deviation)
-    return _judged(registration, shots, reading, views, state, (second / max(best, 1e-9), other), started)
+    return _judged(registration, shots, readout, views, state, (second / max(best, 1e-9), other), started)
 
 
 # --- starts ------------------------------------------------------------------------------------------
@@ -232,16 +232,16 @@ def _widened(reach: Reach) -> Reach:
     return Reach(reach.across_mm + _ACROSS_MM, reach.depth_mm + _DEPTH_MM, reach.turn_rad)
 
 
-def _turned(start: Matrix, reading: Reading) -> Matrix:
-    return start @ g.rigid(g.rotation_exp(np.array([0.0, 0.0, np.deg2rad(reading.turned_deg)])))
+def _turned(start: Matrix, readout: Readout) -> Matrix:
+    return start @ g.rigid(g.rotation_exp(np.array([0.0, 0.0, np.deg2rad(readout.turned_deg)])))
 
 
 def _found(
-    registration: ImageRegistration, image: XrayImage, shot: Shot, reading: Reading, center_mm: Matrix, reach: Reach
+    registration: ImageRegistration, image: XrayImage, shot: Shot, readout: Readout, center_mm: Matrix, reach: Reach
 ) -> Fit:
     """The best pose of one view with the stated geometry, on small images."""
     best: list[Fit] = []
-    for start in (_turned(start, reading) for start in shot.starts):
+    for start in (_turned(start, readout) for start in shot.starts):
         pivot_mm = float(np.linalg.norm(center_mm - start[:3, 3]))
         level = registration.coarse
         poses = candidates(level, image, start, pivot_mm, reach)[:_TRIED_COARSE]
@@ -504,10 +504,10 @@ def ray_derivatives(carm: CArm, jacobian: FloatArray, pivot_mm: float) -> FloatA
 def _judged(
     registration: ImageRegistration,
     shots: Sequence[Shot],
-    reading: Reading,
+    readout: Readout,
     views: _Views,
     state: _State,
-    runner_up: tuple[float, Reading],
+    runner_up: tuple[float, Readout],
     started: float,
 ) -> Calibrated:
     count = len(shots)
@@ -523,7 +523,7 @@ def _judged(
         fit = Fit(pose, view.appearance, state.iterations, 0.0, view.pose_covariance)
         image = (
             _image(shot, state.carm, False)
-            if not reading.mirrored
+            if not readout.mirrored
             else XrayImage(np.ascontiguousarray(shot.counts[:, ::-1]), state.carm)
         )
         verdicts.append(assess(fit, inspect(registration, image, fit), image.covered_share))
@@ -541,7 +541,7 @@ def _judged(
             if status is Status.INVALID:
                 return status, reason if count == 1 else f"view {k}: {reason}"
         if not ratio >= RUNNER_UP:
-            return Status.INVALID, f"read {other}, the pictures fit nearly as well as {reading}"
+            return Status.INVALID, f"read {other}, the pictures fit nearly as well as {readout}"
         if not contradiction <= _CONTRADICTION:
             return Status.INVALID, "the views contradict each other: one geometry and one patient do not explain them"
         if not max(map(abs, (focal_off, *center_off))) <= _FARTHEST_SIGMAS:
@@ -558,8 +558,8 @@ def _judged(
         for k, (status, reason) in enumerate(verdicts):
             if status is Status.DEGRADED:
                 return status, f"view {k}: {reason}"
-        if reading.mirrored:
-            return Status.DEGRADED, f"the pictures are {reading}: read out the detector the other way round"
+        if readout.mirrored:
+            return Status.DEGRADED, f"the pictures are {readout}: read out the detector the other way round"
         known = f"principal point known to {max(sigma[1:]):.1f} px, distance to {sigma[0] / distance_mm:.2%}"
         if not (located_mm is not None and located_mm <= MAX_LOCATED_MM):
             return Status.DEGRADED, f"{known}: points that the views locate are uncertain by {located_mm or 0:.1f} mm"
@@ -585,7 +585,7 @@ def _judged(
     ]
     return Calibrated(
         carm=state.carm,
-        reading=reading,
+        readout=readout,
         registrations=registrations,
         covariance=geometry,
         patient_mm=patient_mm,
@@ -653,7 +653,7 @@ def _nothing(carm: CArm, shots: Sequence[Shot], center_mm: Matrix, blank: Sequen
     ]
     return Calibrated(
         carm=carm,
-        reading=_READINGS[0],
+        readout=_READOUTS[0],
         registrations=registrations,
         covariance=np.eye(3) * 1e6,
         patient_mm=float("inf"),

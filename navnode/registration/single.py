@@ -12,16 +12,16 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
 from navnode.registration.fit import Fit, Inspection
+from navnode.registration.gradations import best_gradation
 from navnode.registration.joint import JointView, fit_jointly
 from navnode.registration.misreading import unless_misread
-from navnode.registration.pictures import read
 from navnode.registration.quality import assess, assess_sparse, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
-from navnode.xray.display import Reading, is_picture
+from navnode.xray.gradation import Gradation, is_picture
 
 __all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
 
@@ -88,7 +88,7 @@ def register_counts(
     *,
     sparse_volume: bool = False,
 ) -> Registration:
-    """Register one image (H, W): a detector's counts, or the grey values of a display (:mod:`~navnode.xray.display`).
+    """Register one image (H, W): a detector's counts, or the grey values of a display (:mod:`~navnode.xray.gradation`).
 
     Args:
         pivot_mm: distance from the source to the point on the principal ray that rotations turn about.
@@ -107,12 +107,12 @@ def register_counts(
     if not is_picture(counts):
         return attempt(XrayImage(counts, carm), start_volume_from_carm, effort).registration
 
-    def read_as(reading: Reading, before: _Attempt | None, effort: Effort) -> _Attempt:
+    def read_as(gradation: Gradation, before: _Attempt | None, effort: Effort) -> _Attempt:
         start = start_volume_from_carm if before is None else before.registration.volume_from_carm
-        return attempt(XrayImage(reading.counts(counts), carm, reading.dark_share(counts)), start, effort)
+        return attempt(XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts)), start, effort)
 
-    found, reading = read(registration.reading, effort, read_as)
-    registration.reading = reading or registration.reading
+    found, gradation = best_gradation(registration.gradation, effort, read_as)
+    registration.gradation = gradation or registration.gradation
     return found.registration
 
 

@@ -19,7 +19,7 @@ from navnode.projector.grids import coarsened
 from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Observed, XrayImage, fitted
 from navnode.registration.fit import Expected, Fit, Inspection
 from navnode.types import CArm, FloatArray, Matrix, Volume
-from navnode.xray.display import Reading
+from navnode.xray.gradation import Gradation
 
 __all__ = [
     "ImageRegistration",
@@ -107,8 +107,8 @@ class ImageRegistration:
         """The last inspection of a tracked frame, and the number of frames that reused it."""
         self.expected: Expected | None = None
         """Detail of the last pose at which smear was measured."""
-        self.reading: Reading | None = None
-        """How the last picture was read, if it was one of a display and VALID."""
+        self.gradation: Gradation | None = None
+        """Of the last picture, if it was one of a display and VALID."""
         self.placed: Matrix | None = None
         """volume_from_carm of the last image whose smear was measured."""
 

@@ -145,7 +145,7 @@ def test_derivatives_in_the_geometry_are_differences_of_renderings(body):
 def test_two_views_locate_as_if_the_geometry_were_known(body, registration):
     found = calibrate(registration, body.volume.center_mm, ROUGH, shots(body, STARTS[:2]))
     assert found.validity.status is Status.DEGRADED and "principal point" in found.validity.reason
-    assert str(found.reading) == "as they are"
+    assert str(found.readout) == "as they are"
     off_mm = found.carm.source_to_detector_mm - TRUE.source_to_detector_mm
     off_px = np.subtract(found.carm.principal_point_px, TRUE.principal_point_px)
     assert np.all(np.abs([off_mm, *off_px]) < 3 * found.sigma), (off_mm, off_px, found.sigma)
@@ -160,7 +160,7 @@ def test_two_views_locate_as_if_the_geometry_were_known(body, registration):
 )
 def test_mirrored_and_turned_pictures_are_recognised(body, registration, how, mirrored, turned_deg):
     found = calibrate(registration, body.volume.center_mm, ROUGH, shots(body, STARTS[:2], how=how))
-    assert (found.reading.mirrored, found.reading.turned_deg) == (mirrored, turned_deg)
+    assert (found.readout.mirrored, found.readout.turned_deg) == (mirrored, turned_deg)
     assert found.validity.status is Status.DEGRADED and ("mirrored" in found.validity.reason) == mirrored
     assert found.runner_up > 3
 

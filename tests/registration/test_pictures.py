@@ -8,7 +8,7 @@ import pytest
 
 from navnode.registration.single import register_counts
 from navnode.types import Effort, Status
-from navnode.xray.display import Gradation
+from navnode.xray.gradation import Curve
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, away
 
 
@@ -56,7 +56,7 @@ def wired(counts):
 def test_a_picture_is_registered_as_well_as_counts(torso, picture, t_s):
     start = away(torso, t_s, 8.0, 4.0, 1)
     grey = picture(torso.counts(t_s)).astype(np.uint16)
-    torso.registration.reading = None
+    torso.registration.gradation = None
     result = register_counts(torso.registration, grey, CARM, start, PIVOT_MM, Effort.FIND)
     across_mm, along_mm = torso.errors_mm(result.volume_from_carm, t_s)
     # Burned-in text leaves gaps, and bends the grey-value map a little: VALID is not certain.
@@ -67,7 +67,7 @@ def test_a_picture_is_registered_as_well_as_counts(torso, picture, t_s):
 
 def test_the_gradation_is_kept_for_the_next_picture(torso):
     registration, t_s = torso.registration, TIMES[0]
-    registration.reading = None
+    registration.gradation = None
     first = register_counts(
         registration,
         film(torso.counts(t_s)).astype(np.uint16),
@@ -76,7 +76,7 @@ def test_the_gradation_is_kept_for_the_next_picture(torso):
         PIVOT_MM,
         Effort.FIND,
     )
-    assert first.validity.status is Status.VALID and registration.reading.gradation is Gradation.FILM
+    assert first.validity.status is Status.VALID and registration.gradation.curve is Curve.FILM
     again = film(torso.counts(t_s)).astype(np.uint16)
     near = away(torso, t_s, 0.5, 0.1, 3)
     tracked = register_counts(registration, again, CARM, near, PIVOT_MM, Effort.TRACK)
@@ -88,7 +88,7 @@ def test_the_gradation_is_kept_for_the_next_picture(torso):
 @pytest.mark.parametrize("turned", [np.fliplr, np.flipud, np.rot90])
 def test_no_gradation_makes_a_mirrored_or_turned_picture_valid(torso, picture, turned):
     t_s = TIMES[1]
-    torso.registration.reading = None
+    torso.registration.gradation = None
     grey = np.ascontiguousarray(turned(picture(torso.counts(t_s)))).astype(np.uint16)
     start = away(torso, t_s, 5.0, 3.0, 4)
     result = register_counts(torso.registration, grey, CARM, start, PIVOT_MM, Effort.FIND)
@@ -97,7 +97,7 @@ def test_no_gradation_makes_a_mirrored_or_turned_picture_valid(torso, picture, t
 
 def test_a_gradation_that_is_neither_is_not_far_off_while_valid(torso):
     t_s = TIMES[0]
-    torso.registration.reading = None
+    torso.registration.gradation = None
     bent = 1 / (1 + np.exp(-5 * (light(torso.counts(t_s)) ** 0.5 - 0.5)))
     grey = np.round(255 * (bent - bent.min()) / (bent.max() - bent.min())).astype(np.uint16)
     result = register_counts(torso.registration, grey, CARM, away(torso, t_s, 5.0, 3.0, 5), PIVOT_MM, Effort.FIND)
@@ -107,7 +107,7 @@ def test_a_gradation_that_is_neither_is_not_far_off_while_valid(torso):
 @pytest.mark.parametrize("picture", [power, logarithm, film])
 def test_a_picture_that_is_mostly_lead_is_not_valid(torso, picture):
     t_s = TIMES[0]
-    torso.registration.reading = None
+    torso.registration.gradation = None
     counts = torso.counts(t_s)
     counts[:, :330] = np.random.default_rng(0).poisson(4.0, (counts.shape[0], 330))
     start = away(torso, t_s, 5.0, 3.0, 6)

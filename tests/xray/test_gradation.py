@@ -6,46 +6,45 @@ import numpy as np
 import pytest
 
 from navnode.xray.counts import blank_reason, line_integrals, open_beam_counts, saturation_of
-from navnode.xray.display import Gradation, Reading, is_picture
+from navnode.xray.gradation import Curve, Gradation, is_picture
 
 LINE = np.linspace(0.05, 3.5, 128 * 128).reshape(128, 128)
 
 
-def shown(gradation: Gradation, steepness: float) -> np.ndarray:
+def shown(curve: Curve, steepness: float) -> np.ndarray:
     """A display's grey values of line integrals."""
-    powers = gradation in (Gradation.POWER, Gradation.INVERTED)
+    powers = curve in (Curve.POWER, Curve.INVERTED)
     level = np.exp(-LINE / steepness) if powers else 1 - LINE / steepness
-    if gradation in (Gradation.FILM, Gradation.INVERTED):
+    if curve in (Curve.FILM, Curve.INVERTED):
         level = 1 - level
     return np.round(255 * level).astype(np.uint16)
 
 
 @pytest.mark.parametrize(
-    ("gradation", "steepness"),
-    [(Gradation.POWER, 2.2), (Gradation.POWER, 1.0), (Gradation.LOGARITHM, 4.5), (Gradation.FILM, 6.0)]
-    + [(Gradation.INVERTED, 1.5)],
+    ("curve", "steepness"),
+    [(Curve.POWER, 2.2), (Curve.POWER, 1.0), (Curve.LOGARITHM, 4.5), (Curve.FILM, 6.0)] + [(Curve.INVERTED, 1.5)],
 )
-def test_what_a_display_shows_is_read_back(gradation, steepness):
-    grey = shown(gradation, steepness)
+def test_what_a_display_shows_is_read_back(curve, steepness):
+    grey = shown(curve, steepness)
     assert is_picture(grey)
-    counts = Reading(gradation, steepness).counts(grey).astype(float)
+    counts = Gradation(curve, steepness).counts(grey).astype(float)
     line = -np.log(counts / 60_000)
     clear = (counts < 65_500) & (LINE < 2.0)
     assert clear.mean() > 0.4 and np.abs(line - LINE)[clear].max() < 0.08, "half a grey value"
 
 
-@pytest.mark.parametrize("gradation", list(Gradation))
-def test_a_contrast_corrects_the_steepness(gradation):
-    first = Reading.first(gradation)
+@pytest.mark.parametrize("curve", list(Curve))
+def test_a_contrast_corrects_the_steepness(curve):
+    first = Gradation.first(curve)
     corrected = first.corrected(0.6)
     assert corrected is not None and corrected.steepness == pytest.approx(first.steepness / 0.6)
     assert first.corrected(0.05) is None and first.corrected(20.0) is None and first.corrected(-1.0) is None
 
 
 def test_grey_values_that_are_clipped_say_nothing():
-    grey = np.clip(shown(Gradation.POWER, 1.0).astype(int) * 3, 0, 255).astype(np.uint16)
+    grey = np.clip(shown(Curve.POWER, 1.0).astype(int) * 3, 0, 255).astype(np.uint16)
     grey[:20, :20] = 0
-    counts = Reading.first(Gradation.POWER).counts(grey)
+    counts = Gradation.first(Curve.POWER).counts(grey)
     assert (counts[grey == 255] >= 65_500).all() and (counts[:20, :20] >= 65_500).all()
     assert (counts[(grey > 0) & (grey < 255)] < 65_500).all()
 
@@ -74,10 +73,10 @@ def test_an_image_whose_brightest_pixel_is_alone_is_not_saturated():
     assert saturation_of(counts) == 65_500 and np.isfinite(line_integrals(counts, 9000.0)).all()
 
 
-@pytest.mark.parametrize("gradation", [Gradation.POWER, Gradation.FILM])
-def test_how_much_is_clipped_at_the_dark_end_is_told(gradation):
-    grey = shown(gradation, 6.0 if gradation is Gradation.FILM else 1.5)
-    reading = Reading.first(gradation)
+@pytest.mark.parametrize("curve", [Curve.POWER, Curve.FILM])
+def test_how_much_is_clipped_at_the_dark_end_is_told(curve):
+    grey = shown(curve, 6.0 if curve is Curve.FILM else 1.5)
+    reading = Gradation.first(curve)
     assert reading.dark_share(grey) < 0.1
-    grey[:96] = 255 if gradation is Gradation.FILM else 0
+    grey[:96] = 255 if curve is Curve.FILM else 0
     assert reading.dark_share(grey) == pytest.approx(0.75, abs=0.02)

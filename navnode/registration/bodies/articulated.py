@@ -31,15 +31,15 @@ from navnode.registration.bodies.body import Body, Shadow, soft_tissue
 from navnode.registration.bodies.detail import added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.fit import NOISE_FLOOR, Fit
+from navnode.registration.gradations import best_gradation
 from navnode.registration.misreading import unless_misread
-from navnode.registration.pictures import read
 from navnode.registration.quality import assess, compared
 from navnode.registration.search import FAR, NEAR, Reach, find_pose
 from navnode.registration.smear import MAX_SMEAR_MM, NO_SMEAR, SEEN_SMEAR_MM, Smear, smeared
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm, chosen_pixels
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, Volume, invalid
 from navnode.xray.counts import blank_reason
-from navnode.xray.display import Reading, is_picture
+from navnode.xray.gradation import Gradation, is_picture
 
 __all__ = ["Articulated"]
 
@@ -204,12 +204,12 @@ class Articulated:
             ]
         if is_picture(counts):
 
-            def read_as(reading: Reading, before: _Judged | None, effort: Effort) -> _Judged:
-                seen = XrayImage(reading.counts(counts), carm, reading.dark_share(counts))
+            def read_as(gradation: Gradation, before: _Judged | None, effort: Effort) -> _Judged:
+                seen = XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts))
                 return self._judged(seen, starts if before is None else before.fit.poses, starts, pivot_mm, effort)
 
-            judged, reading = read(self._rigid.reading, effort, read_as)
-            self._rigid.reading = reading or self._rigid.reading
+            judged, gradation = best_gradation(self._rigid.gradation, effort, read_as)
+            self._rigid.gradation = gradation or self._rigid.gradation
         else:
             judged = self._judged(XrayImage(counts, carm), starts, starts, pivot_mm, effort)
         self._images += 1

@@ -1,7 +1,7 @@
 """What the grey values of a picture mean that was made to be looked at: 8 bits, and of unknown gradation.
 
 Displays and frame grabbers show a power of the counts (gamma), or their logarithm, bright where counts are many or, as
-on film, where they are few. Which it is, and how steep, registration finds out: the right reading is the one that fits.
+on film, where they are few. Which it is, and how steep, registration finds out: the right one is the one that fits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from navnode.types import Array
 from navnode.xray.counts import SATURATION_COUNTS
 
-__all__ = ["Gradation", "Reading", "is_picture"]
+__all__ = ["Curve", "Gradation", "is_picture"]
 
 _WHITE = 255
 _CLIPPED = 0.003
@@ -25,7 +25,7 @@ _BRIGHTEST = 60_000.0
 _SMALL_PX = 64
 
 
-class Gradation(StrEnum):
+class Curve(StrEnum):
     """How grey values grow with counts."""
 
     POWER = "a power of the counts"
@@ -34,12 +34,12 @@ class Gradation(StrEnum):
     INVERTED = "a power of the counts, inverted"
 
 
-_FIRST = {Gradation.POWER: 1.0, Gradation.LOGARITHM: 4.0, Gradation.FILM: 4.0, Gradation.INVERTED: 1.0}
+_FIRST = {Curve.POWER: 1.0, Curve.LOGARITHM: 4.0, Curve.FILM: 4.0, Curve.INVERTED: 1.0}
 _POSSIBLE = {
-    Gradation.POWER: (0.7, 4.0),
-    Gradation.LOGARITHM: (1.5, 9.0),
-    Gradation.FILM: (1.5, 9.0),
-    Gradation.INVERTED: (0.7, 4.0),
+    Curve.POWER: (0.7, 4.0),
+    Curve.LOGARITHM: (1.5, 9.0),
+    Curve.FILM: (1.5, 9.0),
+    Curve.INVERTED: (0.7, 4.0),
 }
 
 
@@ -49,21 +49,21 @@ def is_picture(counts: Array) -> bool:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Gradation:
     """One way to make counts of grey values."""
 
-    gradation: Gradation
+    curve: Curve
     steepness: float
     """Exponent of a power, 1 / gamma; line integral between black and white of a logarithm."""
 
     @classmethod
-    def first(cls, gradation: Gradation) -> Reading:
+    def first(cls, curve: Curve) -> Gradation:
         """A typical one."""
-        return cls(gradation, _FIRST[gradation])
+        return cls(curve, _FIRST[curve])
 
-    def corrected(self, contrast: float) -> Reading | None:
+    def corrected(self, contrast: float) -> Gradation | None:
         """The one with which a fit would find a contrast of 1 instead; None: no display is so steep, or so flat."""
-        least, most = _POSSIBLE[self.gradation]
+        least, most = _POSSIBLE[self.curve]
         steepness = self.steepness / contrast if contrast > 0 else 0.0
         return replace(self, steepness=steepness) if least <= steepness <= most else None
 
@@ -72,7 +72,7 @@ class Reading:
         levels = np.arange(_WHITE + 1) / _WHITE
         if self._dark_is_white:
             levels = 1 - levels
-        if self.gradation in (Gradation.LOGARITHM, Gradation.FILM):
+        if self.curve in (Curve.LOGARITHM, Curve.FILM):
             light = np.exp(-self.steepness * (1 - levels))
         else:
             light = np.maximum(levels, 0.5 / _WHITE) ** self.steepness
@@ -91,7 +91,7 @@ class Reading:
 
     @property
     def _dark_is_white(self) -> bool:
-        return self.gradation in (Gradation.FILM, Gradation.INVERTED)
+        return self.curve in (Curve.FILM, Curve.INVERTED)
 
     def _ends(self, grey: Array) -> tuple[int, int]:
         """The grey values of the fewest and of the most counts."""

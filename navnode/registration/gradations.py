@@ -1,4 +1,4 @@
-"""Registration of pictures of unknown gradation: each reading is tried until one fits (:mod:`navnode.xray.display`)."""
+"""Registration of pictures of unknown gradation: each is tried until one fits (:mod:`~navnode.xray.gradation`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from navnode.types import Effort, Status
-from navnode.xray.display import Gradation, Reading
+from navnode.xray.gradation import Curve, Gradation
 
-__all__ = ["Attempt", "read"]
+__all__ = ["Attempt", "best_gradation"]
 
 _CORRECTIONS, _LINEAR, _READABLE = 3, 0.06, 0.8
 """How often the steepness of a gradation is corrected at most; a contrast so near to 1 need not be; similarity from
@@ -16,7 +16,7 @@ which on a fit says anything of it."""
 
 
 class Attempt(Protocol):
-    """A registration with one reading."""
+    """A registration with one gradation."""
 
     @property
     def status(self) -> Status:
@@ -28,37 +28,37 @@ class Attempt(Protocol):
 
     @property
     def contrast(self) -> float:
-        """That the fit found; 1 if the reading is right."""
+        """That the fit found; 1 if the gradation is right."""
 
 
 _Attempt = TypeVar("_Attempt", bound=Attempt)
 
 
-def read(
-    known: Reading | None, effort: Effort, attempt: Callable[[Reading, _Attempt | None, Effort], _Attempt]
-) -> tuple[_Attempt, Reading | None]:
-    """The best attempt, and its reading if it is VALID.
+def best_gradation(
+    known: Gradation | None, effort: Effort, attempt: Callable[[Gradation, _Attempt | None, Effort], _Attempt]
+) -> tuple[_Attempt, Gradation | None]:
+    """The best attempt, and its gradation if it is VALID.
 
     Args:
-        known: the reading that held for the last picture.
+        known: the gradation that held for the last picture.
         effort: how far off the start may be.
-        attempt: registers the picture by a reading: from the start, or from an earlier attempt's result.
+        attempt: registers the picture by a gradation: from the start, or from an earlier attempt's result.
     """
     tried = [] if known is None else [known]
-    tried += [Reading.first(each) for each in Gradation if known is None or each is not known.gradation]
+    tried += [Gradation.first(each) for each in Curve if known is None or each is not known.curve]
     best: _Attempt | None = None
-    for reading in tried:
-        made = attempt(reading, None, effort)
+    for gradation in tried:
+        made = attempt(gradation, None, effort)
         for _ in range(_CORRECTIONS - 1):
-            corrected = reading.corrected(made.contrast)
+            corrected = gradation.corrected(made.contrast)
             if corrected is None or made.similarity < _READABLE or abs(made.contrast - 1) < _LINEAR:
                 break
-            reading = corrected
-            made = attempt(reading, made, Effort.REFINE)
+            gradation = corrected
+            made = attempt(gradation, made, Effort.REFINE)
         if best is None or _rank(made) < _rank(best):
             best = made
         if made.status is Status.VALID:
-            return made, reading
+            return made, gradation
         if known is not None and effort is Effort.TRACK:
             break  # a display's gradation does not change from one X-ray to the next
     assert best is not None
