@@ -30,6 +30,7 @@ def leg(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
+    pytest.importorskip("matplotlib", reason="pictures need the extra `bench`")
     folder = tmp_path_factory.mktemp("cts")
     gallery = Gallery(folder / "report.html")
     path = leg(folder / "leg.nii.gz")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from navnode import geometry as g
 from navnode.projector import MU_WATER_PER_MM, Projector
@@ -12,11 +11,16 @@ from navnode.projector.grids import centered_grid
 from navnode.reconstruction.naming import seen_kinds
 from navnode.reconstruction.reader import BONE_KINDS, OUTPUTS
 from navnode.reconstruction.reading import Reading, by_kind, understood
+from navnode.types import CArm, FloatArray, Volume
+
+pytest.importorskip("torch", reason="training needs the extra `train`")
+
+import torch
+
 from navnode.reconstruction.training import kinds as labelling
 from navnode.reconstruction.training.kinds import bone_kinds
 from navnode.reconstruction.training.labels import signed_distance
 from navnode.reconstruction.training.reading import objective
-from navnode.types import CArm, FloatArray, Volume
 
 FEMUR, TIBIA, FIBULA, OTHER = (BONE_KINDS.index(name) for name in ("femur", "tibia", "fibula", "other"))
 CT = Volume(np.zeros((40, 80, 80), np.float32), np.diag([1.0, 1.0, 3.0, 1.0]))
