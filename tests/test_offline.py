@@ -20,7 +20,7 @@ from navnode.files.volumes import read_volume
 from navnode.offline.carm import write_calibrated
 from navnode.offline.files import view_of
 from navnode.projector import Projector
-from navnode.registration.intrinsics import Calibrated, Reading
+from navnode.registration.intrinsics import Calibrated, Readout
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Status, Validity, Volume
 from navnode.xray.chain import XrayChain
@@ -320,7 +320,7 @@ def test_a_geometry_that_may_be_relied_on_is_not_replaced_by_a_doubtful_one(tmp_
     def found(status: Status, reason: str) -> Calibrated:
         return Calibrated(
             carm=CARM,
-            reading=Reading(False, 0),
+            readout=Readout(False, 0),
             registrations=[],
             covariance=np.diag([1.0, 0.04, 0.09]),
             patient_mm=0.2,
