@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from navnode.commands.fetch import load_ct, rendered
 from navnode.config import PlayerSection, Source
 from navnode.errors import ConfigError
-from navnode.node.processes import die_with, output_address, say_alive, say_ready, worker_address
+from navnode.node.processes import die_with, output_address, say_alive, say_ready, serve_until_told, worker_address
 from navnode.node.supervisor import gateways, read_config, read_source_process
 
 app = typer.Typer()
@@ -47,19 +46,19 @@ def _run_node(folder: Path) -> None:
     loaded = read_config(folder)
     prepare_interpreter()
     volume = load_ct(loaded.volume.ct) if loaded.volume.ct else None
-    asyncio.run(serve(Node(loaded, volume, worker_address(folder), output_address(folder))))
+    serve_until_told(serve(Node(loaded, volume, worker_address(folder), output_address(folder))))
 
 
 def _run_display(folder: Path) -> None:
     from navnode.display.server import run_display
 
-    asyncio.run(run_display(read_config(folder), output_address(folder), say_ready))
+    serve_until_told(run_display(read_config(folder), output_address(folder), say_ready))
 
 
 def _run_gateway(source: Source, device: str) -> None:
     from navnode.gateways.serving import serve
 
-    asyncio.run(serve(source, device, on_ready=lambda port: say_ready(str(port)), on_alive=say_alive))
+    serve_until_told(serve(source, device, on_ready=lambda port: say_ready(str(port)), on_alive=say_alive))
 
 
 def _run_source_process(folder: Path) -> None:
@@ -67,7 +66,7 @@ def _run_source_process(folder: Path) -> None:
     if isinstance(settings, PlayerSection):
         from navnode.recording.player import play
 
-        asyncio.run(play(settings, lambda port: say_ready(str(port))))
+        serve_until_told(play(settings, lambda port: say_ready(str(port))))
         return
     from navnode.simulation import room
 
@@ -77,7 +76,7 @@ def _run_source_process(folder: Path) -> None:
         say_ready(str(simulated.server.port))
         await simulated.run()
 
-    asyncio.run(serve())
+    serve_until_told(serve())
 
 
 _PROCESSES: dict[str, Callable[[Path], None]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "output_address",
     "say_alive",
     "say_ready",
+    "serve_until_told",
     "take_loop_priority",
     "worker_address",
 ]
@@ -57,6 +60,35 @@ def say_alive() -> None:
 
 def _to_supervisor(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - a process's standard output is the supervisor's pipe
+
+
+def serve_until_told(work: Coroutine[object, object, object]) -> None:
+    """Run what a process does until it ends by itself or by a signal: between two of its steps, never within one.
+
+    A node that ended within a step would record that step without its outputs, and no replay would repeat it.
+
+    Raises:
+        SystemExit: SIGTERM or SIGHUP arrived, and the work has been cancelled.
+    """
+
+    async def serve() -> None:
+        told: list[int] = []
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def end(number: int) -> None:
+            told.append(number)
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, end, number)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not told:
+                raise
+            sys.exit(128 + told[0])
+
+    asyncio.run(serve())
 
 
 def die_with(parent: int) -> None:

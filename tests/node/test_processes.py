@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from navnode import config
+from navnode.errors import ConfigError
 from navnode.node import supervisor
+from navnode.node.processes import serve_until_told
 from navnode.node.supervisor import Supervisor
 
 _LOOK = """
@@ -67,3 +69,38 @@ def test_a_process_that_hangs_before_its_first_sign_of_life_is_killed(monkeypatc
     finally:
         sleeper.kill()
         made.stop()
+
+
+SLOW_STEPS = """
+import asyncio, sys, time
+from navnode.node.processes import serve_until_told
+
+async def work():
+    try:
+        while True:
+            print("began", flush=True)
+            time.sleep(0.2)
+            print("ended", flush=True)
+            await asyncio.sleep(0)
+    finally:
+        print("closed", flush=True)
+
+serve_until_told(work())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_told_to_end_completes_its_step(number):
+    with subprocess.Popen([sys.executable, "-c", SLOW_STEPS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "began\n"
+        process.send_signal(number)  # the step takes 0.2 s
+        rest = process.stdout.read().splitlines()
+    assert rest[-2:] == ["ended", "closed"] and process.returncode == 128 + number
+
+
+def test_what_fails_in_a_process_is_raised_there():
+    async def work() -> None:
+        raise ConfigError("the port is taken")
+
+    with pytest.raises(ConfigError, match="taken"):
+        serve_until_told(work())
