@@ -12,6 +12,7 @@ from navnode.errors import ConfigError
 from navnode.files.bodies import read_labels
 from navnode.registration.bodies import Articulated
 from navnode.registration.single import register_counts
+from navnode.registration.smear import anticipate
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Registration, RegistrationRequest, Volume, invalid
 
@@ -111,5 +112,6 @@ class FrameRegistration:
             return
         try:
             self._registration.prepare(last.volume_from_carm, self._isocentre_mm)
-        except Exception:  # the next frame will choose its pixels itself
-            log.exception("pixels could not be chosen ahead")
+            anticipate(self._registration, self._isocentre_mm)
+        except Exception:  # the next frame will prepare itself
+            log.exception("the next frame could not be prepared")

@@ -9,7 +9,7 @@ import numpy as np
 from navnode.registration.appearance import POSE_SCALE, Appearance
 from navnode.types import CArm, FloatArray, Matrix
 
-__all__ = ["Expected", "Fit", "Inspection", "MODEL_ERROR", "NOISE_FLOOR"]
+__all__ = ["Expected", "Fit", "Inspection", "MODEL_ERROR", "NOISE_FLOOR", "Turn"]
 
 _CONVERGED_MM = 0.15
 """A fit whose last step is larger has not converged."""
@@ -90,6 +90,17 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """How detail changes along one motion of the C-arm."""
+
+    way: Matrix
+    """(6,), the motion."""
+    slope: FloatArray
+    bend: FloatArray
+    """(H, W), its first and second differences."""
+
+
+@dataclass(frozen=True)
 class Expected:
     """Detail that a pose lets expect, and how it changes with pose and smear; kept for the next frames."""
 
@@ -99,3 +110,5 @@ class Expected:
     """(9, H, W): gain, hardening; shifts, scale, roll; second derivatives xx + yy, xx - yy, xy."""
     inside: FloatArray
     """(H, W)"""
+    turn: Turn | None = None
+    """Along the C-arm's own motion; None: it rests, or nobody asked."""

@@ -15,18 +15,18 @@ image changes along it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from navnode import geometry as g
 from navnode.registration.appearance import POSE_SCALE, XrayImage
-from navnode.registration.fit import Expected, Fit
+from navnode.registration.fit import Expected, Fit, Turn
 from navnode.registration.tracking import ImageRegistration, apart_mm
 from navnode.types import CArm, FloatArray, Matrix
 
-__all__ = ["MAX_SMEAR_MM", "NO_SMEAR", "SEEN_SMEAR_MM", "Smear", "smeared"]
+__all__ = ["MAX_SMEAR_MM", "NO_SMEAR", "SEEN_SMEAR_MM", "Smear", "anticipate", "smeared"]
 
 SEEN_SMEAR_MM, MAX_SMEAR_MM = 3.3, 4.0
 """At the anatomy. Sharp images seem smeared over up to the former; over more than the latter an image is refused. Of a
@@ -50,6 +50,10 @@ _LEAST_TURN_MM, _MOST_TURN_MM, _PROBED_MM = 1.5, 15.0, 3.0
 projections that are compared."""
 _REUSED_MM = 0.3
 """What is expected is not projected again for a pose so close."""
+_ANTICIPATED_MM = 0.25
+"""Nor, between two images, for a pose so close to that of the next one."""
+_SAME_WAY = 0.2
+"""Nor are projections along a motion whose direction differs by less than that (rad)."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def smeared(
     known = cv2.erode((observed.trust.reshape(shape) > 0).astype(np.uint8), np.ones((_SPOILT_PX, _SPOILT_PX), np.uint8))
     weight = observed.trust.reshape(shape) * known * expected.inside
     detail = _band(line)
+    before, registration.placed = registration.placed, fit.volume_from_carm
+    registration.way = None if before is None else g.log(g.inverse(before) @ fit.volume_from_carm, (0, 0, pivot_mm))
     solved = _solved(expected.basis, detail, weight)
     if solved is None:
         return NO_SMEAR
@@ -113,35 +119,50 @@ def smeared(
     tools = cv2.dilate((used & (rest > far)).astype(np.uint8), np.ones((3, 3), np.uint8))
     weight = weight * (tools == 0)
     solved = _solved(expected.basis, detail, weight)
-    before, registration.placed = registration.placed, fit.volume_from_carm
     if solved is None:
         return NO_SMEAR
     straight = _smear(*solved, observed.carm, pivot_mm)
-    if before is None or straight.mm > MAX_SMEAR_MM:
+    if registration.way is None or straight.mm > MAX_SMEAR_MM or not _turns(registration.way):
         return straight
-    turned_mm = _turned_mm(expected, render, before, fit.volume_from_carm, pivot_mm, detail, weight)
+    expected = registration.expected = _turned(expected, render, registration.way, pivot_mm)
+    turned_mm = _turned_mm(expected, detail, weight)
     return straight if straight.mm >= turned_mm else Smear(turned_mm, straight.along)
 
 
-def _turned_mm(
-    expected: Expected,
-    render: Render,
-    before_volume_from_carm: Matrix,
-    volume_from_carm: Matrix,
-    pivot_mm: float,
-    detail: FloatArray,
-    weight: FloatArray,
-) -> float:
-    """Length of the smear along the C-arm's own motion, rotations times ``POSE_SCALE``; 0: it rests, or shows none."""
+def anticipate(registration: ImageRegistration, pivot_mm: float) -> None:
+    """Between two images, while nobody waits, render what the next one will be compared with: the C-arm goes on as it
+    moved before."""
+    expected, placed, way = registration.expected, registration.placed, registration.way
+    if expected is None or placed is None or way is None:
+        return
+    render, next_volume_from_carm = registration.fine.projector.render, placed @ g.exp(way, (0, 0, pivot_mm))
+    if apart_mm(expected.volume_from_carm, next_volume_from_carm, pivot_mm) > _ANTICIPATED_MM:
+        expected = _expected(render, expected.carm, next_volume_from_carm)
+    registration.expected = _turned(expected, render, way, pivot_mm) if _turns(way) else expected
+
+
+def _turns(way: Matrix) -> bool:
+    """Whether a motion from one image to the next is one along which an image may be smeared."""
+    return _LEAST_TURN_MM < float(np.linalg.norm(way * POSE_SCALE)) < _MOST_TURN_MM
+
+
+def _turned(expected: Expected, render: Render, way: Matrix, pivot_mm: float) -> Expected:
+    """With how detail changes along a motion of the C-arm, by projections to either side of the pose."""
+    step = way * (_PROBED_MM / float(np.linalg.norm(way * POSE_SCALE)))
+    if expected.turn is not None:
+        off = float(np.linalg.norm((step - expected.turn.way) * POSE_SCALE))
+        if off < _SAME_WAY * _PROBED_MM:
+            return expected
     pivot = (0.0, 0.0, pivot_mm)
-    way = g.log(g.inverse(before_volume_from_carm) @ volume_from_carm, pivot)
-    moved_mm = float(np.linalg.norm(way * POSE_SCALE))
-    if not _LEAST_TURN_MM < moved_mm < _MOST_TURN_MM:
-        return 0.0
-    step = way * (_PROBED_MM / moved_mm)
-    sides = [render(expected.carm, volume_from_carm @ g.exp(s, pivot)) for s in (-step, step)]
+    sides = [render(expected.carm, expected.volume_from_carm @ g.exp(s, pivot)) for s in (-step, step)]
     one, other = (_band(cv2.GaussianBlur(side, (0, 0), _SMOOTH_PX)) for side in sides)
-    along = np.stack([*expected.basis[:7], (other - one) / 2, one + other - 2 * expected.basis[0]])
+    return replace(expected, turn=Turn(step, np.float32(0.5) * (other - one), one + other - 2 * expected.basis[0]))
+
+
+def _turned_mm(expected: Expected, detail: FloatArray, weight: FloatArray) -> float:
+    """Length of the smear along the C-arm's own motion, rotations times ``POSE_SCALE``; 0: none is seen."""
+    assert expected.turn is not None
+    along = np.stack([*expected.basis[:7], expected.turn.slope, expected.turn.bend])
     solved = _solved(along, detail, weight)
     if solved is None:
         return 0.0

@@ -106,11 +106,13 @@ class ImageRegistration:
         self.inspected: tuple[Inspection, int] | None = None
         """The last inspection of a tracked frame, and the number of frames that reused it."""
         self.expected: Expected | None = None
-        """Detail of the last pose at which smear was measured."""
+        """Detail of the last pose at which smear was measured, or of that of the next image."""
         self.gradation: Gradation | None = None
         """Of the last picture, if it was one of a display and VALID."""
         self.placed: Matrix | None = None
         """volume_from_carm of the last image whose smear was measured."""
+        self.way: Matrix | None = None
+        """(6,), how the C-arm came there from the image before."""
 
     def track(self, image: XrayImage, start_volume_from_carm: Matrix, pivot_mm: float) -> Fit | None:
         """Fit from a start within a millimetre or two; None if the result is poor."""

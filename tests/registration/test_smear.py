@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from navnode import geometry as g
 from navnode.registration import register_counts
 from navnode.registration.appearance import XrayImage
-from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
+from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, anticipate, smeared
 from navnode.simulation.scenario import DETECTOR_MM, carm_of_size
 from navnode.types import Effort, Status
 from navnode.xray.chain import XrayChain
@@ -98,6 +99,35 @@ def test_a_carm_that_turns_about_the_anatomy_smears_too(torso, deg, refused, axi
         measured_mm.append(smear_of(torso, turned(torso, t_s, deg, axis, noise), t_s).mm)
     print(f"{deg:.0f} deg, {np.deg2rad(deg) * 60:.1f} mm:", np.round(measured_mm, 1))
     assert sum(mm > MAX_SMEAR_MM for mm in measured_mm) == refused
+
+
+@pytest.mark.parametrize(
+    ("deg", "at_first"), [(0.02, 0), (1.0, 1), (2.0, 3)], ids=["breathing", "slow sweep", "quick sweep"]
+)
+def test_what_goes_on_as_before_is_rendered_between_two_images(torso, monkeypatch, deg, at_first):
+    """Once it is known how the C-arm moves, no image waits for a projection."""
+    registration = torso.registration
+    monkeypatch.setattr(registration, "expected", None)
+    monkeypatch.setattr(registration, "placed", None)
+    monkeypatch.setattr(registration, "way", None)
+    at, carm = torso.scenario.volume_from_carm(TIMES[0]), carm_of_size(RENDERED_PX)
+    projector, rendered, waits = registration.fine.projector, [], []
+
+    class Counting:
+        def render(self, *arguments):
+            rendered.append(arguments)
+            return projector.render(*arguments)
+
+    monkeypatch.setattr(registration, "fine", dataclasses.replace(registration.fine, projector=Counting()))
+    for k in range(8):
+        fit = SimpleNamespace(volume_from_carm=at @ turn(1, k * deg))
+        line = torso._projector.render(carm, fit.volume_from_carm)
+        image = XrayImage(XrayChain().expose(line, CARM, 1.0, np.random.default_rng(k)), CARM)
+        rendered.clear()
+        smeared(registration, image, fit, PIVOT_MM)
+        waits.append(len(rendered))
+        anticipate(registration, PIVOT_MM)
+    assert waits == [1, at_first, 0, 0, 0, 0, 0, 0]
 
 
 def test_it_takes_no_time(torso):
