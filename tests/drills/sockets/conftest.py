@@ -73,6 +73,12 @@ class Theatre:
     def mark(self) -> int:
         return len(self.console.heard)
 
+    def forget(self) -> None:
+        """Drop what was heard, which a long drill has judged; marks begin again."""
+        assert self.set_back or not steps_back_ns(self.console.heard)
+        self.console.heard.clear()
+        self.judged_from = 0
+
     def run(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -164,9 +170,9 @@ def opened_once(lines, hu, own_cache: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def theatre(opened_once: Theatre) -> Iterator[Theatre]:
     """All VALID at the beginning of a drill; afterwards no stamp has gone back, and all becomes VALID again."""
-    mark, opened_once.set_back = opened_once.mark(), False
-    opened_once.judged_from = mark
+    opened_once.judged_from, opened_once.set_back = opened_once.mark(), False
     yield opened_once
+    mark = opened_once.judged_from
     before = opened_once.mark()
     opened_once.calm()
     verdict = opened_once.verdict(max(before, opened_once.judged_from))

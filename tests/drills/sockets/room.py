@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -190,17 +190,17 @@ class Room:
         self.faults.clock_ns = told | {device: told.get(device, 0) + ahead_ns for device in devices}
 
     @contextmanager
-    def drifting(self, devices: Iterable[str], ppm: float) -> Iterator[None]:
-        """Let clocks of devices run fast for the length of a block; then they stay ahead."""
-        devices = tuple(devices)
+    def drifting(self, ppm: Mapping[str, float]) -> Iterator[None]:
+        """Let clocks of devices run fast, by device, for the length of a block; then they stay ahead."""
         self.faults.drift_from_ns = self.now_ns()
-        self.faults.drift_ppm = dict.fromkeys(devices, ppm)
+        self.faults.drift_ppm = dict(ppm)
         try:
             yield
         finally:
-            ahead_ns = round(ppm * 1e-6 * (self.now_ns() - self.faults.drift_from_ns))
+            elapsed_ns = self.now_ns() - self.faults.drift_from_ns
             self.faults.drift_ppm = {}
-            self.set_clocks(devices, ahead_ns)
+            for device, each in ppm.items():
+                self.set_clocks((device,), round(each * 1e-6 * elapsed_ns))
 
     def true_at(self, device: str, stamp_ns: int, arrived_ns: int) -> Sent | None:
         """What was sent last with this stamp before something arrived; None: nothing was."""

@@ -192,7 +192,7 @@ def test_a_clock_drifts_far_too_fast(theatre, devices, ppm):
     ppm, so this must end in a refusal, never in something wrong, and be over when the drift is."""
     mark = theatre.mark()
     theatre.set_back = True
-    with theatre.room.drifting(devices, ppm):
+    with theatre.room.drifting(dict.fromkeys(devices, ppm)):
         theatre.run(30.0)
         verdict = theatre.never_wrong(mark)
         assert verdict.outputs > 500 and verdict.share < 1, str(verdict)  # refused, for a while at least
@@ -206,7 +206,7 @@ def test_a_clock_drifts_far_too_fast(theatre, devices, ppm):
 @pytest.mark.parametrize("devices", [TRACKER, (XRAY,), (XRAY, *TRACKER)], ids=["tracker", "X-rays", "both"])
 def test_a_clock_drifts_as_clocks_do(theatre, devices, ppm):
     mark = theatre.mark()
-    with theatre.room.drifting(devices, ppm):
+    with theatre.room.drifting(dict.fromkeys(devices, ppm)):
         theatre.run(60.0)
         verdict = theatre.never_wrong(mark)
     assert verdict.share >= 0.95, str(verdict)
