@@ -18,6 +18,7 @@ from navnode.errors import LocalError, PeerError
 from navnode.igtl.budget import Budget
 from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
+from navnode.igtl.outbox import Outbox
 from navnode.igtl.wire import encode
 
 __all__ = ["Arrival", "CHECK_EVERY_S", "Connection", "GONE", "Key", "LEFT", "MAX_MESSAGES_PER_S", "Tap", "log", "tune"]
@@ -33,6 +34,9 @@ reader only grow old."""
 
 _SEND_BUFFER_BYTES = 1 << 18
 """Kept small in the kernel for the same reason."""
+
+_GATHERED_BYTES = 1 << 14
+"""Messages gather up to so many bytes; larger ones leave by themselves."""
 
 _MAX_LOSSLESS_BYTES = 1 << 26
 _LARGE = ("IMAGE", "POLYDATA")
@@ -84,6 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         max_messages_per_s: a peer that sends more is slowed down.
         tap: called with every message first.
         budget: memory shared with other peers, for what is received and for what waits to be sent.
+        outbox: shared with other peers, too.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         max_messages_per_s: float = MAX_MESSAGES_PER_S,
         tap: Tap | None = None,
         budget: Budget | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.version = 1
         """Header version to send: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
@@ -114,6 +120,9 @@ class Connection(asyncio.BufferedProtocol):
         """When the message that is incomplete began."""
         self._transport: asyncio.Transport | None = None
         self._latest: dict[Key, tuple[Message, MutableMapping[int, bytes]]] = {}
+        self._outbox = outbox or Outbox()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
@@ -188,6 +197,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._transport = None
+        self._gathered.clear()
         self._latest.clear()
         self._lossless.clear()
         self._budget.give_back(self._lossless_bytes)
@@ -218,11 +228,12 @@ class Connection(asyncio.BufferedProtocol):
     def idle(self) -> bool:
         """Whether all queued messages were handed to the operating system."""
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return not self._lossless and not self._latest and not waiting
+        return not self._lossless and not self._latest and not self._gathered and not waiting
 
     def close(self, why: str = "closed here") -> None:
         """Close the connection at once, discarding queued messages."""
         self._why = self._why or why
+        self.write_gathered()
         if self._transport is not None:
             self._transport.abort()
 
@@ -391,7 +402,20 @@ class Connection(asyncio.BufferedProtocol):
     def _write(self, data: bytes) -> None:
         assert self._transport is not None
         self._last_sent_ns = now_ns()
-        self._transport.write(data)
+        if len(data) + self._gathered_bytes >= _GATHERED_BYTES:
+            self.write_gathered()
+        if len(data) >= _GATHERED_BYTES:
+            self._transport.write(data)
+            return
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+        self._outbox.gathered(self)
+
+    def write_gathered(self) -> None:
+        """Hand the small messages that gathered to the operating system."""
+        if self._gathered and self._transport is not None:
+            gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+            self._transport.write(b"".join(gathered))
 
 
 class _Rate:

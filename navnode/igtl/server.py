@@ -29,6 +29,7 @@ from navnode.igtl.messages import (
     Stop,
     String,
 )
+from navnode.igtl.outbox import Outbox
 from navnode.igtl.plus import LONGEST_INTERVAL_MS, CommandError, Commands, Handler, Wanted, wanted_of
 from navnode.security.tls import Tls, is_loopback
 
@@ -63,6 +64,7 @@ class Peer(Connection):
             max_messages_per_s=max_messages_per_s,
             tap=tap,
             budget=server.budget,
+            outbox=server.outbox,
         )
         self.wants = Wanted()
         self.stopped: set[str] = set()
@@ -168,7 +170,7 @@ class Server:
         self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
         self._limits, self._wary = (max_rate_hz, max_messages_per_s, tap), wary
-        self.budget = Budget(MAX_HELD_BYTES)
+        self.budget, self.outbox = Budget(MAX_HELD_BYTES), Outbox()
         self._devices: dict[Key, _Device] = {}
         self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None
