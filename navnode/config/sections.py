@@ -112,6 +112,9 @@ class OutputsSection(Section, frozen=True):
     lungs: Name = "LungModel"
     tools: Name = "Tools"
     status: Name = "NodeStatus"
+    axis_hz: Annotated[float, msgspec.Meta(ge=0, le=1_000)] = 10.0
+    """Largest rate of ``<Tool>Axis``, a drawing of the tool: receivers using the C++ library lose memory with every
+    POLYDATA. What becomes INVALID is withdrawn at once. 0: with every pose."""
 
 
 class TrustSection(Section, frozen=True):

@@ -74,9 +74,12 @@ class Consoles:
         self, names: OutputsSection, tools: Iterable[str] = (), now_ns: Callable[[], int] = clock.now_ns
     ) -> None:
         self._names, self._now_ns = names, now_ns
+        self._axis_ns = round(clock.NS_PER_S / names.axis_hz) if names.axis_hz else 0
         self._tools: dict[str, Matrix | None] = dict.fromkeys(tools)
         self._stamps: dict[str, tuple[int, int]] = {}
         """Device -> its last stamp, and when it was sent."""
+        self._drawn: dict[str, tuple[int, bool]] = {}
+        """Tool -> when its axis was sent last, and whether it was drawn then."""
         self.replay = False
         """Whether outputs derive from a recording; their metadata then says so."""
 
@@ -137,27 +140,36 @@ class Consoles:
         ]
         points = np.zeros((0, 3), np.float32)
         lines: tuple[tuple[int, int], ...] = ()
-        # Receivers using the C++ library ignore an empty list and keep the old point; NaN overwrites it.
+        # Receivers using the C++ library ignore an empty list and keep the old point; NaN overwrites it, and those that
+        # draw NaN all the same (3D Slicer) obey its opacity.
         nowhere = (float("nan"),) * 3
-        tips = (PointElement("", nowhere),)
+        tips = (PointElement("", nowhere, rgba=(0, 0, 0, 0)),)
         if pose.volume_from_tool is not None:
             ends = np.array([[0, 0, -_TOOL_LENGTH_MM], [0, 0, 0], [0, 0, _EXTENSION_MM]])
             points = g.transform(pose.volume_from_tool, ends).astype(np.float32)
             lines = ((0, 1), (1, 2))
             x, y, z = pose.volume_from_tool[:3, 3].tolist()
             tips = (PointElement(f"{pose.tool}Tip", (x, y, z), "Tool", (255, 210, 0, 255), 2.0),)
-        return [
+        messages: list[Message] = [
             shown,
             TrackingData(device=self._names.tools, timestamp_ns=stamp, elements=tuple(listed)),
-            PolyData(
-                device=f"{pose.tool}Axis",
-                timestamp_ns=stamp,
-                metadata=metadata,
-                points_mm=points,
-                lines=cells(lines),
-            ),
             Point(device=f"{pose.tool}Tip", timestamp_ns=stamp, metadata=metadata, points=tips),
         ]
+        if self._draws(pose.tool, drawn=bool(lines)):
+            axis = f"{pose.tool}Axis"
+            messages.append(
+                PolyData(device=axis, timestamp_ns=stamp, metadata=metadata, points_mm=points, lines=cells(lines))
+            )
+        return messages
+
+    def _draws(self, tool: str, *, drawn: bool) -> bool:
+        """Whether a tool's axis is sent now."""
+        now = self._now_ns()
+        last_ns, was_drawn = self._drawn.get(tool, (0, not drawn))
+        if drawn is was_drawn and 0 <= now - last_ns < self._axis_ns:
+            return False
+        self._drawn[tool] = now, drawn
+        return True
 
     def _image(self, frame: RegisteredFrame) -> Message:
         """The X-ray on its detector, in the carm frame; consoles place it with CArmToVolume."""

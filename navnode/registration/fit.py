@@ -96,8 +96,9 @@ class Turn:
     way: Matrix
     """(6,), the motion."""
     slope: FloatArray
+    """(H, W), its first difference."""
     bend: FloatArray
-    """(H, W), its first and second differences."""
+    """(H, W), its second difference."""
 
 
 @dataclass(frozen=True)

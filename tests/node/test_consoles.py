@@ -86,7 +86,7 @@ def test_frames_keep_their_counts():
 
 
 def test_a_tool_on_the_wire():
-    pose, tools, axis, tip = Consoles(OutputsSection())(ToolPose("Drill", AT, VALID, 1))
+    pose, tools, tip, axis = Consoles(OutputsSection())(ToolPose("Drill", AT, VALID, 1))
     assert isinstance(pose, Transform) and pose.device == "DrillToVolume" and np.allclose(pose.matrix, AT)
     assert pose.metadata["TransformStatus"] == "OK" and pose.metadata["AgeMs"] == "2.5" and pose.timestamp_ns == 77
     assert isinstance(tools, TrackingData) and [e.name for e in tools.elements] == ["Drill"]
@@ -103,7 +103,7 @@ def test_a_tool_on_the_wire():
 def test_an_invalid_tool_leaves_every_device():
     consoles = Consoles(OutputsSection())
     consoles(ToolPose("Drill", AT, VALID, 1))
-    pose, tools, axis, tip = consoles(ToolPose("Drill", None, invalid("registration lost"), 0))
+    pose, tools, tip, axis = consoles(ToolPose("Drill", None, invalid("registration lost"), 0))
     assert pose.metadata["TransformStatus"] == "INVALID" and np.array_equal(pose.matrix, np.eye(4))
     assert not is_shown(pose)
     (listed,) = tools.elements
@@ -113,9 +113,26 @@ def test_an_invalid_tool_leaves_every_device():
         and len(axis.points_mm) == 0
         and axis.lines.size == 0
     )
-    assert np.isnan(decode(encode(tip)).points[0].position_mm).all()
+    (nowhere,) = decode(encode(tip)).points
+    assert np.isnan(nowhere.position_mm).all() and nowhere.rgba[3] == 0
     hidden = consoles(ToolPose("Drill", None, invalid("hidden"), 0, seen=False))[0]
     assert hidden.metadata["TransformStatus"] == "MISSING"
+
+
+def test_a_tools_axis_is_drawn_ten_times_a_second_and_withdrawn_at_once():
+    now = [0]
+    consoles = Consoles(OutputsSection(), now_ns=lambda: now[0])
+    drawn_ms = []
+    for now_ms in range(0, 1_000, 5):
+        now[0] = 5 * S + now_ms * MS
+        lost = ToolPose("Drill", None, invalid("hidden", now[0]), 0, seen=False)
+        seen = ToolPose("Drill", AT, Validity(Status.VALID, "", now[0]), 1)
+        pose = lost if 333 <= now_ms < 350 else seen
+        drawn_ms += [(now_ms, len(m.points_mm)) for m in consoles(pose) if isinstance(m, PolyData)]
+    assert (335, 0) in drawn_ms and (350, 3) in drawn_ms
+    assert len(drawn_ms) == 12
+    each = Consoles(OutputsSection(axis_hz=0))
+    assert all(len(each(ToolPose("Drill", AT, VALID, 1))) == 4 for _ in range(5))
 
 
 def test_an_xray_stands_at_its_detector():
@@ -193,7 +210,7 @@ def test_what_is_taken_back_is_stamped_with_its_time_and_none_goes_back():
 
 def test_nothing_carries_a_stamp_of_something_else():
     """After a clock was set back by less than a second, poses are INVALID and X-rays withheld until it caught up."""
-    consoles = Consoles(OutputsSection())
+    consoles = Consoles(OutputsSection(axis_hz=0))
 
     def messages(at_ns: int) -> list[Message]:
         valid, taken = Validity(Status.VALID, "", at_ns), Frame(np.zeros((256, 256), np.uint16), at_ns, 1)
