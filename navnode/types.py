@@ -39,6 +39,10 @@ __all__ = [
     "OperatorCommand",
     "Output",
     "PatientPose",
+    "Plan",
+    "PlanCommand",
+    "PlanDeviation",
+    "PlanOperation",
     "ReconstructionRequest",
     "RecordingState",
     "RegisteredFrame",
@@ -389,6 +393,38 @@ class OperatorCommand:
     now_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A straight path from entry to target, in the volume (RAS, mm)."""
+
+    name: str
+    entry_mm: tuple[float, float, float]
+    target_mm: tuple[float, float, float]
+
+
+class PlanOperation(StrEnum):
+    """What may be done with plans, by name of the command."""
+
+    ADD = "PlanAdd"
+    """A plan of that name is replaced. It becomes the active one if there is none."""
+    REMOVE = "PlanRemove"
+    ACTIVATE = "PlanActivate"
+    """Without a name: none is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCommand:
+    """A request about plans; the answer is a :class:`CommandResult`."""
+
+    operation: PlanOperation
+    name: str
+    plan: Plan | None
+    """What is added."""
+    origin: str
+    """Who asks: a file, a console, the page."""
+    now_ns: int
+
+
 Input = (
     Frame
     | TrackedPose
@@ -400,6 +436,7 @@ Input = (
     | SurfaceReady
     | RegistrationDone
     | OperatorCommand
+    | PlanCommand
 )
 
 
@@ -568,10 +605,30 @@ class VolumeUpdate:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandResult:
-    """The outcome of an :class:`OperatorCommand`."""
+class PlanDeviation:
+    """How the active tool deviates from the active plan; numbers are None when INVALID."""
 
-    operation: Operation
+    plan: str
+    tool: str
+    lateral_mm: float | None
+    """Distance of the tip from the line through entry and target."""
+    angle_rad: float | None
+    """Between the tool's axis and that line."""
+    depth_mm: float | None
+    """Way that is left along the line; negative beyond the target."""
+    lateral_95_mm: float | None
+    """Half of the 95 % interval; the next two likewise."""
+    angle_95_rad: float | None
+    depth_95_mm: float | None
+    validity: Validity
+    """The tool's."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """The outcome of an :class:`OperatorCommand` or a :class:`PlanCommand`."""
+
+    operation: Operation | PlanOperation
     done: bool
     text: str
     """For the operator: what was done, or why not."""
@@ -719,6 +776,14 @@ class NodeState:
     """Number of connected consoles that read what they are sent."""
     oriented: bool = True
     """Whether the patient's right, anterior and superior are known in the volume."""
+    plans: tuple[Plan, ...] = ()
+    active_plan: str = ""
+    """Name of the plan that is aimed at; '': none."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that is aimed at; None: there is none."""
+        return next((plan for plan in self.plans if plan.name == self.active_plan), None)
 
 
 WorkerRequest = ReconstructionRequest | SurfaceRequest
@@ -733,6 +798,7 @@ Output = (
     | PatientPose
     | BodyPose
     | ToolPose
+    | PlanDeviation
     | VolumeUpdate
     | NodeState
     | CommandResult

@@ -28,6 +28,7 @@ _OWN = {
     "project": ("offline", "Render the views' X-ray images of a CT."),
     "register": ("offline", "2D/3D registration: where did the C-arm stand?"),
     "bodies": ("offline", "Show the bones of a label map or a list."),
+    "plan": ("offline", "Check plans of entry and target in a CT, and write them for a node."),
     "read": ("offline", "Show what the node takes for bone and lung in one X-ray."),
     "model": ("offline", "Make a surface of every bone that two to sixteen X-rays show."),
     "reconstruct": ("offline", "Make a volume from views with poses."),

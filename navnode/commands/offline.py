@@ -13,6 +13,7 @@ from navnode.commands.ui import Ui
 from navnode.offline.requests import (
     BodiesRequest,
     ModelRequest,
+    PlanRequest,
     ProjectRequest,
     ReadRequest,
     ReconstructRequest,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
     from navnode.offline.bodies import BodiesReport, ListReport
     from navnode.offline.files import CalibrationReport, RegistrationReport
     from navnode.offline.model_report import ModelReport
+    from navnode.offline.plans import PlansReport
 
 app = typer.Typer()
 
@@ -87,6 +89,19 @@ def list_bodies(request: BodiesRequest, ui: Ui) -> None:
     from navnode.offline import bodies
 
     ui.show(bodies.list_bodies(request), _draw_list)
+
+
+@command(
+    app, PlanRequest, example="navnode plan L4-left.mrk.json L4-right.mrk.json --volume ct.nii.gz --out plans.json"
+)
+def plan(request: PlanRequest, ui: Ui) -> None:
+    """Check plans of entry and target in a CT, and write them for a node.
+
+    The first one is the one that is aimed at.
+    """
+    from navnode.offline import plans
+
+    ui.show(plans.plan(request), _draw_plans)
 
 
 @command(app, ReadRequest, example="navnode read xray.png --pixel-mm 0.4 --out read.png")
@@ -175,6 +190,16 @@ def _draw_bodies(report: BodiesReport) -> None:
         table.add_row(body.name, body.status, similarity, sigma, apart, body.reason)
     Console().print(table)
     Console().print(f"compared by {report.likeness}", highlight=False)
+
+
+def _draw_plans(report: PlansReport) -> None:
+    table = Table("plan", "length (mm)", "entry (mm, RAS)", "target (mm, RAS)", "view along it")
+    for plan in report.plans:
+        entry, target = ("  ".join(f"{value:.1f}" for value in each) for each in (plan.entry_mm, plan.target_mm))
+        table.add_row(plan.name, f"{plan.length_mm:.1f}", entry, target, plan.view)
+    Console().print(table)
+    if report.out:
+        Console().print(f"written: {report.out}", highlight=False)
 
 
 def _draw_list(report: ListReport) -> None:

@@ -74,6 +74,7 @@ def load(path: str | Path) -> Config:
         tools=tuple(resolved(tool, "pivot", "spin") for tool in loaded.tools),
         bodies=tuple(resolved(body, "labels") for body in loaded.bodies),
         volume=replace(loaded.volume, ct=ct),
+        plans=resolved(loaded.plans, "file"),
         sources=tuple(map(placed, loaded.sources)),
         console=replace(loaded.console, tls=beside(loaded.console.tls)),
         reconstruction=replace(loaded.reconstruction, remote=remote),

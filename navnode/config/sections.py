@@ -98,6 +98,8 @@ class DevicesSection(Section, frozen=True):
     xray: Name = "XRay"
     carm: Name = "CArmToTracker"
     patient: Name = "PatientToTracker"
+    plan: Name = "Plan"
+    """TRAJ, or a POINT of entry and target, from consoles."""
 
 
 class OutputsSection(Section, frozen=True):
@@ -111,6 +113,8 @@ class OutputsSection(Section, frozen=True):
     bone: Name = "BoneModel"
     lungs: Name = "LungModel"
     tools: Name = "Tools"
+    deviation: Name = "PlanDeviation"
+    plans: Name = "Plans"
     status: Name = "NodeStatus"
     axis_hz: Annotated[float, msgspec.Meta(ge=0, le=1_000)] = 10.0
     """Largest rate of ``<Tool>Axis``, a drawing of the tool: receivers using the C++ library lose memory with every
@@ -324,6 +328,14 @@ class RecordingSection(Section, frozen=True):
     """A larger session continues in another file."""
 
 
+class PlansSection(Section, frozen=True):
+    """Plans of entry and target."""
+
+    file: str = ""
+    """With which the node begins, and in which it keeps them (navnode/plans/1); it need not exist. Relative to the
+    configuration file. Empty: plans are gone when the node ends."""
+
+
 class DoseSection(Section, frozen=True):
     """Assumptions of the dose ledger."""
 
@@ -414,6 +426,7 @@ class Config(Section, frozen=True):
     console: ConsoleSection = ConsoleSection()
     display: DisplaySection = DisplaySection()
     recording: RecordingSection = RecordingSection()
+    plans: PlansSection = PlansSection()
     dose: DoseSection = DoseSection()
 
     def __post_init__(self) -> None:
@@ -422,9 +435,11 @@ class Config(Section, frozen=True):
             raise ValueError("two tools have the same name")
         if twice := next((name for name in bodies if bodies.count(name) > 1 or name in names), ""):
             raise ValueError(f"bodies: the name {twice!r} occurs twice")
+        if self.plans.file and not self.volume.ct:
+            raise ValueError("plans.file: plans are kept in the coordinates of a CT, and volume.ct is empty")
         if bodies and not self.volume.ct:
             raise ValueError("bodies are labels of a CT, and volume.ct is empty")
-        fixed = list(msgspec.structs.astuple(self.outputs))
+        fixed = [name for name in msgspec.structs.astuple(self.outputs) if isinstance(name, str)]
         derived = [f"{name}{part}" for name in names for part in ("ToVolume", "Axis", "Tip")]
         derived += [device for name in bodies for device in (f"{name}ToVolume", f"CArmTo{name}")]
         if clash := [name for name in derived if name in fixed] or [n for n in fixed if fixed.count(n) > 1]:

@@ -12,10 +12,11 @@ from aiohttp import web
 from navnode.config import Config
 from navnode.errors import WireError
 from navnode.igtl import BlockingClient
+from navnode.types import PlanOperation
 
 __all__ = ["PageCommand", "add"]
 
-_NODE = ("StartRecording", "StopRecording", "Reconnect")
+_NODE = ("StartRecording", "StopRecording", "Reconnect", *(operation.value for operation in PlanOperation))
 _PLAYER = ("ReplayPause", "ReplayResume", "ReplayStep", "ReplaySeek", "ReplayBurst", "ReplayRate", "ReplayState")
 _TIMEOUT_S = 3.0
 

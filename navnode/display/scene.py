@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.loop.topics import PICTURE_LIVE_NS, max_age_ns
+from navnode.planning.views import angles_of, next_view
 from navnode.types import (
     CArm,
     FloatArray,
@@ -20,6 +21,8 @@ from navnode.types import (
     Mesh,
     NodeState,
     PatientPose,
+    Plan,
+    PlanDeviation,
     RegisteredFrame,
     ToolPose,
     Validity,
@@ -28,6 +31,7 @@ from navnode.types import (
 )
 
 __all__ = [
+    "DEVIATION_SILENT_NS",
     "NODE_SILENT_NS",
     "Scene",
     "Station",
@@ -46,6 +50,10 @@ NODE_SILENT_NS = max_age_ns("state")
 TOOL_SILENT_NS = max_age_ns("tool")
 """A tool without a pose for this long is not shown."""
 
+DEVIATION_SILENT_NS = max_age_ns("deviation")
+"""Likewise for how a tool deviates from a plan."""
+
+_VIEW_OLD_NS = max_age_ns("frame")
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
 _WINDOW_HU = (-500.0, 1100.0)
 _JPEG_QUALITY = 82
@@ -78,6 +86,9 @@ class Scene:
 
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
+    deviation: tuple[PlanDeviation, int] | None = None
+    placed: tuple[RegisteredFrame, int] | None = None
+    """The last X-ray whose C-arm's pose is known."""
     patient: PatientPose | None = None
     state: NodeState | None = None
     state_ns: int = 0
@@ -97,12 +108,15 @@ class Scene:
                 self.patient = output
             case ToolPose():
                 self.tools[output.tool] = output, now_ns
+            case PlanDeviation():
+                self.deviation = output, now_ns
             case RegisteredFrame():
                 self._on_frame(output, now_ns)
 
     def _on_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
         self.live_station, self.last_frame_ns = frame.station, now_ns
         self.moving = frame.station is None and frame.volume_from_carm is not None
+        self.placed = (frame, now_ns) if frame.volume_from_carm is not None else None
         if frame.station is None or frame.volume_from_carm is None:
             return
         self.stations[frame.station] = Station(
@@ -132,7 +146,60 @@ class Scene:
             "silent": silent,
             "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
+            "plans": self._plans(silent),
+            "aim": self._aim(now_ns, silent),
         }
+
+    def _plans(self, silent: bool) -> list[dict[str, Any]]:
+        if self.state is None or silent:
+            return []
+        return [
+            {
+                "name": plan.name,
+                "active": plan.name == self.state.active_plan,
+                "entry_mm": plan.entry_mm,
+                "target_mm": plan.target_mm,
+                "pixels": {
+                    slot: _pixels(station, np.array([plan.entry_mm, plan.target_mm]))
+                    for slot, station in self.stations.items()
+                },
+            }
+            for plan in self.state.plans
+        ]
+
+    def _aim(self, now_ns: int, silent: bool) -> dict[str, Any] | None:
+        """How the tool deviates from the plan that is aimed at, and where the C-arm looks along it; None: no plan."""
+        plan = None if self.state is None or silent else self.state.plan
+        if plan is None:
+            return None
+        aim: dict[str, Any] = {"plan": plan.name, "view": self._next_view(plan, now_ns)}
+        if self.deviation is None or self.deviation[0].plan != plan.name:
+            return aim | {"validity": _validity(invalid("the tool's pose is not known"))}
+        deviation, heard_ns = self.deviation
+        if now_ns - heard_ns > DEVIATION_SILENT_NS:
+            return aim | {"tool": deviation.tool, "validity": _validity(invalid("no pose from the node"))}
+        aim |= {"tool": deviation.tool, "validity": _validity(deviation.validity)}
+        if deviation.validity.usable and deviation.lateral_mm is not None:
+            aim |= {
+                name: [round(float(value), 2), round(float(half), 2)]
+                for name, value, half in (
+                    ("lateral_mm", deviation.lateral_mm, deviation.lateral_95_mm),
+                    ("angle_deg", _degrees(deviation.angle_rad), _degrees(deviation.angle_95_rad)),
+                    ("depth_mm", deviation.depth_mm, deviation.depth_95_mm),
+                )
+                if value is not None and half is not None
+            }
+        return aim
+
+    def _next_view(self, plan: Plan, now_ns: int) -> dict[str, Any] | None:
+        """None while nobody knows where the C-arm stands, or which way the patient lies."""
+        if self.placed is None or not self.oriented or now_ns - self.placed[1] > _VIEW_OLD_NS:
+            return None
+        frame = self.placed[0]
+        if frame.volume_from_carm is None or not frame.validity.usable:
+            return None
+        view = next_view(plan, frame.volume_from_carm)
+        return {"text": str(view), "there": view.there}
 
     def _bodies(self, silent: bool) -> list[dict[str, Any]]:
         """Bones that move by themselves: their verdicts."""
@@ -171,9 +238,8 @@ class Scene:
 
 def view_name(volume_from_carm: Matrix) -> str:
     """Name of a direction of view: AP, PA, lateral, or angles LAO/RAO and cranial/caudal, as on a C-arm."""
-    right, anterior, superior = volume_from_carm[:3, 2]
-    turn = float(np.rad2deg(np.arctan2(-right, anterior)))
-    tilt = float(np.rad2deg(np.arcsin(np.clip(superior, -1, 1))))
+    angles = angles_of(volume_from_carm[:3, 2])
+    turn, tilt = np.rad2deg([angles.lao_rad, angles.cranial_rad]).tolist()
     if abs(turn) < 8:
         name = "AP"
     elif abs(abs(turn) - 90) < 8:
@@ -247,6 +313,10 @@ def _pixels(station: Station, points_mm: Matrix) -> list[list[float]] | None:
     """Back, tip and ahead on the detector, (u, v) in px; None: one of them is behind the source."""
     pixels = g.project(station.carm, g.inverse(station.volume_from_carm), points_mm)
     return None if np.isnan(pixels).any() else pixels.round(2).tolist()
+
+
+def _degrees(angle_rad: float | None) -> float | None:
+    return None if angle_rad is None else float(np.rad2deg(angle_rad))
 
 
 def _validity(validity: Validity) -> dict[str, str]:

@@ -11,6 +11,7 @@ from navnode.config import Config
 from navnode.loop.bodies import Bodies
 from navnode.loop.clocks import Clocks
 from navnode.loop.frames import Frames
+from navnode.loop.plans import Plans
 from navnode.loop.status import NodeStatus
 from navnode.loop.tools import PoseOutcome, Tools
 from navnode.loop.volume import Volumes
@@ -23,6 +24,7 @@ from navnode.types import (
     Operation,
     OperatorCommand,
     Output,
+    PlanCommand,
     RegisteredFrame,
     RegistrationDone,
     Rejected,
@@ -59,7 +61,7 @@ class Pipeline:
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
         self.patient = PatientRegistration(config.registration, config.carm)
-        self.bodies = Bodies(config)
+        self.bodies, self.plans = Bodies(config), Plans()
         self._unpaired = 0
 
     def step(self, message: Input) -> list[Output]:
@@ -84,11 +86,16 @@ class Pipeline:
                 outputs = self._reset_source(message) if self.status.on_source(message) else []
             case OperatorCommand():
                 outputs = self._on_command(message)
+            case PlanCommand():
+                result = self.plans.on_command(message, self.volume)
+                self.status.notice(result.text)
+                outputs = [result]
             case Rejected():
                 self.status.reject(message)
                 outputs = self.tools.reject(message)
             case Tick():
                 outputs = self._on_tick()
+        outputs += self.plans.deviations(outputs, self.tools.active, self.patient)
         self.status.count(outputs, self.clocks.now_ns)
         for output in outputs:
             if isinstance(output, RegisteredFrame) and not output.validity.usable:
@@ -100,7 +107,14 @@ class Pipeline:
     def state(self) -> NodeState:
         """The node's present state."""
         return self.status.report(
-            self.patient, self.bodies, self.frames, self.tools, self.volume, self.epoch, self.clocks.now_ns
+            self.patient,
+            self.bodies,
+            self.frames,
+            self.tools,
+            self.plans,
+            self.volume,
+            self.epoch,
+            self.clocks.now_ns,
         )
 
     def _on_pose(self, pose: TrackedPose) -> list[Output]:
@@ -228,6 +242,8 @@ class Pipeline:
         self.epoch += 1
         self.frames.forget_pictures()
         self.volume.forget_views(lost=loss is Loss.VOLUME_LOST)
+        if loss is Loss.VOLUME_LOST:
+            self.status.notice(self.plans.forget())
         return [*self.bodies.forget(loss.value)]
 
     def _reset_source(self, source: SourceState) -> list[Output]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from navnode.config import Config
 from navnode.loop.bodies import Bodies
 from navnode.loop.frames import Frames
+from navnode.loop.plans import Plans
 from navnode.loop.tools import Tools
 from navnode.loop.topics import STATE_EVERY_NS
 from navnode.loop.volume import Volumes
@@ -92,6 +93,7 @@ class NodeStatus:
         bodies: Bodies,
         frames: Frames,
         tools: Tools,
+        plans: Plans,
         volume: Volumes,
         epoch: int,
         now_ns: int,
@@ -123,4 +125,6 @@ class NodeStatus:
             xray_age_s=frames.age_s(now_ns),
             volume_times=volume.times,
             oriented=volume.oriented,
+            plans=plans.present[0],
+            active_plan=plans.active,
         )

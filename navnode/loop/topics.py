@@ -19,6 +19,8 @@ from navnode.types import (
     NodeState,
     OperatorCommand,
     PatientPose,
+    PlanCommand,
+    PlanDeviation,
     ReconstructionRequest,
     RegisteredFrame,
     RegistrationDone,
@@ -112,6 +114,7 @@ TOPICS = {
         Topic("tick", Tick, Queue.NONE, 0, inf, Recorded.STEP),
         Topic("source", SourceState, Queue.NONE, 0, inf, Recorded.STEP),
         Topic("command", OperatorCommand, Queue.NONE, 0, inf, Recorded.STEP),
+        Topic("plan", PlanCommand, Queue.NONE, 0, inf, Recorded.STEP),
         Topic("result", CommandResult, Queue.NONE, 0, inf, Recorded.OUTPUT),
         Topic("registration.request", RegistrationRequest, Queue.LOSSLESS, 1, 1_500, Recorded.OUTPUT),
         Topic("registration.done", RegistrationDone, Queue.LOSSLESS, 1, 1_500, Recorded.ANSWER),
@@ -125,6 +128,7 @@ TOPICS = {
         Topic("patient", PatientPose, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
         Topic("body", BodyPose, Queue.NONE, 0, 1_500, Recorded.OUTPUT),
         Topic("tool", ToolPose, Queue.LATEST, 32, 400, Recorded.OUTPUT, every_ms=30),
+        Topic("deviation", PlanDeviation, Queue.LATEST, 8, 400, Recorded.OUTPUT, every_ms=30),
         Topic("volume", VolumeUpdate, Queue.LATEST, 4, inf, Recorded.OUTPUT),
         Topic("state", NodeState, Queue.LATEST, 4, 1_000, Recorded.OUTPUT),
     )
@@ -158,7 +162,7 @@ def bound_of(*topics: str) -> int:
 
 TO_WORKER = ("reconstruction.request", "surface.request")
 FROM_WORKER = ("reconstruction.done", "surface.done", "worker")
-TO_DISPLAYS = ("frame", "patient", "tool", "volume", "state")
+TO_DISPLAYS = ("frame", "patient", "tool", "deviation", "volume", "state")
 """Topics that share a socket."""
 
 

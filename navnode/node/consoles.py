@@ -17,9 +17,12 @@ from navnode.igtl import (
     Point,
     PointElement,
     PolyData,
+    Sensor,
     StatusMessage,
     TrackedElement,
     TrackingData,
+    Trajectory,
+    TrajectoryElement,
     Transform,
     cells,
 )
@@ -31,6 +34,8 @@ from navnode.types import (
     NodeState,
     Output,
     PatientPose,
+    Plan,
+    PlanDeviation,
     RegisteredFrame,
     Status,
     ToolPose,
@@ -51,6 +56,13 @@ _AHEAD_NS = 100_000_000
 """A stamp that cannot be trusted is not repeated if it is this far ahead."""
 _NOWHERE = g.rigid(None, (float("nan"),) * 3)
 """Pose of a tool whose pose is unknown, in a list that has no other way to say so."""
+
+
+_AIMED_AT, _PLANNED = (0, 220, 120, 255), (140, 140, 140, 255)
+
+
+def _degrees(angle_rad: float | None) -> float | None:
+    return None if angle_rad is None else float(np.rad2deg(angle_rad))
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:
@@ -80,6 +92,7 @@ class Consoles:
         """Device -> its last stamp, and when it was sent."""
         self._drawn: dict[str, tuple[int, bool]] = {}
         """Tool -> when its axis was sent last, and whether it was drawn then."""
+        self._plans: tuple[tuple[Plan, ...], str] = ((), "")
         self.replay = False
         """Whether outputs derive from a recording; their metadata then says so."""
 
@@ -112,8 +125,10 @@ class Consoles:
                 return [self._image(output)] if self._newer(self._names.xray, output.frame.timestamp_ns) else []
             case VolumeUpdate():
                 return self._volume(output)
+            case PlanDeviation():
+                return [self._deviation(output)]
             case NodeState():
-                return [self._status(output)]
+                return [self._status(output), *self._changed_plans(output)]
             case _:
                 return []
 
@@ -170,6 +185,39 @@ class Consoles:
             return False
         self._drawn[tool] = now, drawn
         return True
+
+    def _deviation(self, deviation: PlanDeviation) -> Message:
+        """Lateral distance (mm), angle (degrees), way left (mm), half of their 95 % intervals; NaN when INVALID."""
+        validity = self._overtaken(self._names.deviation, deviation.validity) or deviation.validity
+        numbers = (
+            deviation.lateral_mm,
+            _degrees(deviation.angle_rad),
+            deviation.depth_mm,
+            deviation.lateral_95_mm,
+            _degrees(deviation.angle_95_rad),
+            deviation.depth_95_mm,
+        )
+        return Sensor(
+            device=self._names.deviation,
+            timestamp_ns=self._stamp(self._names.deviation, validity.source_time_ns),
+            metadata={**validity_metadata(validity), "Plan": deviation.plan, "Tool": deviation.tool},
+            values=np.array([number if validity.usable and number is not None else np.nan for number in numbers]),
+        )
+
+    def _changed_plans(self, state: NodeState) -> list[Message]:
+        """All plans, the active one first and in its own colour, when they have changed."""
+        plans = state.plans, state.active_plan
+        if plans == self._plans:
+            return []
+        self._plans = plans
+        ordered = sorted(state.plans, key=lambda plan: plan.name != state.active_plan)
+        colours = {state.active_plan: _AIMED_AT}
+        elements = tuple(
+            TrajectoryElement(plan.name, plan.entry_mm, plan.target_mm, rgba=colours.get(plan.name, _PLANNED))
+            for plan in ordered
+        )
+        stamp = self._stamp(self._names.plans, state.now_ns)
+        return [Trajectory(device=self._names.plans, timestamp_ns=stamp, trajectories=elements)]
 
     def _image(self, frame: RegisteredFrame) -> Message:
         """The X-ray on its detector, in the carm frame; consoles place it with CArmToVolume."""

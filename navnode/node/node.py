@@ -23,7 +23,7 @@ from navnode import __version__
 from navnode.clock import now_ns
 from navnode.config import Config, Source
 from navnode.errors import ConfigError, PeerError, RecordingError
-from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Server, TrackingData
+from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Point, Server, TrackingData, Trajectory
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.loop import bus, topics
 from navnode.loop.backends import backends_of
@@ -35,6 +35,7 @@ from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import LatencyWindow
 from navnode.node.origins import Origins
+from navnode.node.plans import PlanDesk
 from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.recording.spans import Spans
@@ -47,6 +48,8 @@ from navnode.types import (
     Operation,
     OperatorCommand,
     Output,
+    PlanDeviation,
+    PlanOperation,
     RegisteredFrame,
     RegistrationDone,
     Rejected,
@@ -65,7 +68,6 @@ __all__ = ["Node", "prepare_interpreter", "serve"]
 log = logging.getLogger(__name__)
 
 _WORKER_LOST_NS = topics.max_age_ns("worker")
-_TOOL_EVERY_NS = round(topics.TOPICS["tool"].every_ms * 1e6)
 
 _WORKER_ASKED_MS, _WORKER_GONE_MS = 250, 800
 """A worker whose process ended or stopped is noticed within this time; a slow one has the maximum age of its topic."""
@@ -107,6 +109,11 @@ class Node:
         self.backends = backends_of(config.reconstruction)
         self._tap = Tap(config, volume, self.backends, calibrated.files)
         self._spans = Spans()
+        self._desk = PlanDesk(
+            Path(config.plans.file) if config.plans.file else None,
+            lambda command: _result(self._runner.feed(command)),
+            lambda: (*self._runner.pipeline.plans.present, self._runner.pipeline.volume.current),
+        )
         console = config.console
         self._takes_pushes = console.may_push or not config.sources
         self.server = Server(
@@ -125,7 +132,8 @@ class Node:
         self._addresses = worker_address, output_address
         self._latency, self._overlay_latency = LatencyWindow(), LatencyWindow()
         self._displayed: dict[str, VolumeUpdate] = {}
-        self._last_tool_ns: dict[str, int] = {}
+        self._displayed_ns: dict[tuple[str, str], int] = {}
+        """Topic and tool -> when displays last got its newest."""
         self._worker_seen_ns = 0
         self._pushing: set[Peer] = set()
         self._origins = Origins()
@@ -140,6 +148,7 @@ class Node:
         """
         if self._config.recording.file:
             self._tap.start(_unused(Path(self._config.recording.file)))
+        self._desk.begin(self._runner.pipeline.volume.current)
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
@@ -249,7 +258,10 @@ class Node:
         loop.run_in_executor(self._corrections, ingest, message, arrival.received_ns).add_done_callback(done)
 
     def _from_console(self, message: Message, peer: Peer, arrival: Arrival) -> None:
-        """Accept frames and poses that a console pushes, if that is allowed; the console then counts as a source."""
+        """Accept plans, and frames and poses if that is allowed; the console then counts as a source."""
+        if isinstance(message, Trajectory | Point) and message.device == self._config.devices.plan:
+            self._desk.from_console(message, peer.address)
+            return
         if not self._runner.ingest.listens_to(message):
             return
         if not self._takes_pushes:
@@ -281,16 +293,23 @@ class Node:
         def operate(operation: Operation) -> Handler:
             return lambda parameters: self._operate(operation, parameters.get("Tool", ""))
 
-        return {operation.value: operate(operation) for operation in Operation} | {
-            "Version": lambda _: f"navnode {__version__}",
-            "Reconnect": self._reconnect,
-            "StartRecording": self._start_recording,
-            "StopRecording": self._stop_recording,
-        }
+        def plan(operation: PlanOperation) -> Handler:
+            return lambda parameters: self._desk.command(operation, parameters)
+
+        operations = {operation.value: operate(operation) for operation in Operation}
+        return (
+            operations
+            | {operation.value: plan(operation) for operation in PlanOperation}
+            | {
+                "Version": lambda _: f"navnode {__version__}",
+                "Reconnect": self._reconnect,
+                "StartRecording": self._start_recording,
+                "StopRecording": self._stop_recording,
+            }
+        )
 
     def _operate(self, operation: Operation, tool: str) -> str:
-        outputs = self._runner.feed(OperatorCommand(operation, tool, now_ns()))
-        result = next(output for output in outputs if isinstance(output, CommandResult))
+        result = _result(self._runner.feed(OperatorCommand(operation, tool, now_ns())))
         if not result.done:
             raise CommandError(result.text)
         return result.text
@@ -396,13 +415,15 @@ class Node:
         self._to_displays(output)
 
     def _to_displays(self, output: Output) -> None:
-        if isinstance(output, ToolPose) and output.volume_from_tool is not None:
-            now = now_ns()
-            if now - self._last_tool_ns.get(output.tool, 0) < _TOOL_EVERY_NS:
+        topic = topics.topic_of(output)
+        if topic.name not in topics.TO_DISPLAYS:
+            return
+        if isinstance(output, ToolPose | PlanDeviation) and output.validity.usable:
+            now, device = now_ns(), (topic.name, output.tool)
+            if now - self._displayed_ns.get(device, 0) < topic.every_ms * 1e6:
                 return
-            self._last_tool_ns[output.tool] = now
-        if topics.topic_of(output).name in topics.TO_DISPLAYS:
-            self._displays.send(output)
+            self._displayed_ns[device] = now
+        self._displays.send(output)
 
     def _with_figures(self, state: NodeState) -> NodeState:
         """Add to the state what the loop does not know."""
@@ -426,6 +447,10 @@ def _unused(path: Path) -> Path:
         number += 1
         unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return unused
+
+
+def _result(outputs: list[Output]) -> CommandResult:
+    return next(output for output in outputs if isinstance(output, CommandResult))
 
 
 async def serve(node: Node) -> None:

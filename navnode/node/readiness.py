@@ -40,11 +40,17 @@ def check_files(config: Config) -> None:
     for number, body in enumerate(config.bodies):
         if not Path(body.labels).is_file():
             raise ConfigError(f"bodies[{number}].labels: {body.labels}: no such file")
-    if config.bodies and is_ct_file(ct):
+    plans = Path(config.plans.file) if config.plans.file and Path(config.plans.file).exists() else None
+    if (config.bodies or plans is not None) and is_ct_file(ct):
         from navnode.files.volumes import read_volume  # here: they are seldom checked, and slow to load
+        from navnode.node.plans import kept_plans
         from navnode.registration.answer import articulated
 
-        articulated(config, read_volume(Path(ct)))
+        volume = read_volume(Path(ct))
+        if config.bodies:
+            articulated(config, volume)
+        if plans is not None:
+            kept_plans(plans, volume)
     remote = config.reconstruction.remote
     if remote is not None:
         curve.check(Path(remote.key), Path(remote.worker_key))

@@ -121,6 +121,14 @@ class BodiesRequest(_ReadsCt, frozen=True, kw_only=True):
     out: Annotated[Path, option("Write a list of the labels, to name and choose them.", "BODIES.toml")] | None = None
 
 
+class PlanRequest(_ReadsCt, frozen=True, kw_only=True):
+    """Plans of entry and target, checked in a CT."""
+
+    plans: Annotated[list[Path], argument("Lines of 3D Slicer (.mrk.json), or plans (navnode/plans/1).", "PLAN...")]
+    volume: Annotated[Path, option("The CT in which they were made.", "CT")]
+    out: Annotated[Path, option("Write them for [plans] file of a node.", "PLANS.json")] | None = None
+
+
 class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the node takes for bone in one X-ray."""
 

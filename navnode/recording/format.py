@@ -240,8 +240,10 @@ def _document(output: Output) -> object:
             told = {key: value for key, value in plain(output).items() if key != "lungs"} | found
             # Left out where there are none, as in sessions of before.
             return told if output.lungs is None else {**told, "lungs": len(output.lungs.triangles)}
-        case NodeState() if not output.bodies:
-            return {key: value for key, value in plain(output).items() if key != "bodies"}
+        case NodeState():
+            # Left out where there are none, as in sessions of before.
+            unused = {key for key in ("bodies", "plans", "active_plan") if not getattr(output, key)}
+            return {key: value for key, value in plain(output).items() if key not in unused}
         case _:
             return output
 

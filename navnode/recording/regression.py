@@ -42,6 +42,7 @@ from navnode.types import (
     Input,
     OperatorCommand,
     Output,
+    PlanCommand,
     RegisteredFrame,
     RegistrationDone,
     SourceState,
@@ -269,7 +270,7 @@ class Replay:
         if entry.topic != session_format.STEP.topic or not isinstance(entry.content, dict):
             return None
         kind = entry.content.get("kind")
-        if kind not in (SourceState.__name__, OperatorCommand.__name__):
+        if kind not in (SourceState.__name__, OperatorCommand.__name__, PlanCommand.__name__):
             return None
         return session_format.step_of(entry.content)
 

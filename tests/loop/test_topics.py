@@ -25,8 +25,12 @@ from navnode.types import (
     Frame,
     Input,
     NodeState,
+    Operation,
     Output,
     PatientPose,
+    Plan,
+    PlanCommand,
+    PlanOperation,
     ReconstructionRequest,
     RegisteredFrame,
     RegistrationRequest,
@@ -43,6 +47,8 @@ from navnode.types import (
 )
 from tests.loop.theatre import CT, T0, Theatre, configuration, of
 
+PLAN = Plan("along", (1.0, 1.0, 1.0), (1.0, 6.0, 1.0))
+
 INPUTS, OUTPUTS = set(typing.get_args(Input)), set(typing.get_args(Output))
 STEP_NS = 10_000_000
 
@@ -58,9 +64,10 @@ def test_everything_that_flows_has_a_row_and_is_recorded():
 
 @pytest.mark.parametrize("topic", [t for t in TOPICS.values() if t.recorded is Recorded.STEP], ids=lambda t: t.name)
 def test_what_is_recorded_as_a_step_comes_back(topic):
-    values: dict[type, object] = {str: "a", bool: True, int: 7, "Operation": "SetTool"}
+    values: dict[object, object] = {str: "a", bool: True, int: 7, Operation: "SetTool", PlanOperation: "PlanAdd"}
+    values[Plan | None] = PLAN
     hints = typing.get_type_hints(topic.kind)
-    told = {name: values.get(hint, values["Operation"]) for name, hint in hints.items()}
+    told = {name: values[hint] for name, hint in hints.items()}
     message = session_format.step_of({"kind": topic.kind.__name__, **told})
     assert type(message) is topic.kind
     assert b'"kind":"%b"' % topic.kind.__name__.encode() in session_format.step_bytes(message, None)
@@ -165,6 +172,7 @@ def _read_all(reader: bus.Subscriber) -> int:
 
 def _values() -> dict[type, object]:
     theatre = Theatre()
+    theatre.feed(PlanCommand(PlanOperation.ADD, PLAN.name, PLAN, "a test", theatre.now_ns))
     theatre.run(1.0)
     found: dict[type, object] = {type(output): output for output in theatre.outputs}
     found[VolumeUpdate] = VolumeUpdate(CT, None, "navigation", Validity(Status.VALID), "CT", 0)
