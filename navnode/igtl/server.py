@@ -279,9 +279,12 @@ class Server:
             self._on_joined(peer)
 
     def version_risen(self, peer: Peer) -> None:
-        """Handle a client's switch to version 2: send it what version 1 could not express."""
+        """Handle a client's switch to version 2: send it what version 1 could not express, but first answer what it
+        asked with that."""
         peer.reads_status = not self._wary
-        self._express(peer, lambda device: device.says_more_in_version_2 or device.needs_status)
+        asyncio.get_running_loop().call_soon(
+            self._express, peer, lambda device: device.says_more_in_version_2 or device.needs_status
+        )
 
     def _express(self, peer: Peer, is_new: Callable[[_Device], bool]) -> None:
         """Send what the client could not understand before."""

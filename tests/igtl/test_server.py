@@ -16,6 +16,7 @@ from navnode.igtl import (
     CommandReply,
     Get,
     Image,
+    PolyData,
     Raw,
     Server,
     Start,
@@ -24,6 +25,7 @@ from navnode.igtl import (
     String,
     TrackedElement,
     TrackingData,
+    cells,
     encode,
 )
 from navnode.igtl.plus import contents
@@ -44,6 +46,27 @@ def test_version_2_only_messages_stay_away_from_version_1_clients():
         hidden, _ = await new.read(2)
         assert hidden.metadata["TransformStatus"] == "INVALID" and hidden.version == 2
         await server.stop()
+
+    run(story())
+
+
+def test_a_first_command_is_answered_before_surfaces_are_sent_again():
+    """The client's version rises with it, and what was said at version 1 could be said in more words."""
+
+    async def story():
+        surface = PolyData(
+            device="BoneModel",
+            metadata={"Validity": "VALID"},
+            points_mm=np.zeros((100_000, 3), np.float32),
+            lines=cells(()),
+        )
+        async with Server(port=0) as server:
+            server.publish(surface)
+            server.publish(StatusMessage(device="NodeStatus", code=1))
+            console = await Plain().connect(server.port)
+            assert {message.device for message in await console.read(2)} == {"BoneModel", "NodeStatus"}
+            answers = await console.ask(encode(Command(command_id=1, name="ListDevices", version=2)))
+            assert [message.type for message in answers] == ["RTS_COMMAND"]
 
     run(story())
 
@@ -99,8 +122,9 @@ def test_a_greeting_brings_volumes_once():
             console = await Plain().connect(server.port)
             await console.until(lambda m: m.device == "Volume")  # at header version 1
             console.writer.write(encode(StatusMessage(device="hello", version=2)))
+            got = [m.device for m in await console.until(lambda m: m.device == "XRay")]
             console.writer.write(encode(Get(kind="STATUS", device="End", version=2)))
-            got = [m.device for m in await console.until(lambda m: m.device == "End")]
+            got += [m.device for m in await console.until(lambda m: m.device == "End")]
             assert sorted(got) == ["End", "Volume", "XRay"]
 
     run(story())
