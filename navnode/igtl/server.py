@@ -281,10 +281,12 @@ class Server:
     def version_risen(self, peer: Peer) -> None:
         """Handle a client's switch to version 2: send it what version 1 could not express, but first answer what it
         asked with that."""
-        peer.reads_status = not self._wary
-        asyncio.get_running_loop().call_soon(
-            self._express, peer, lambda device: device.says_more_in_version_2 or device.needs_status
-        )
+        peer.reads_status = knows = not self._wary
+
+        def is_new(device: _Device) -> bool:
+            return knows if device.needs_status else device.says_more_in_version_2
+
+        asyncio.get_running_loop().call_soon(self._express, peer, is_new)
 
     def _express(self, peer: Peer, is_new: Callable[[_Device], bool]) -> None:
         """Send what the client could not understand before."""
