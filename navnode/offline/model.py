@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,14 +48,16 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
     progress(0.0)
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         raise ConfigError(f"{request.out}: exists already and is not an empty folder; nothing is replaced")
-    pictures = placed(request)
+    with ThreadPoolExecutor(1) as beside:  # engines compile the networks while beads are looked for
+        loading = beside.submit(Reconstructor, Method.LEARNED, request.threads or None)
+        pictures = placed(request)
+        reconstructor = loading.result()
     if len(pictures.views) < 2:
         raise ConfigError(f"{len(pictures.views)} picture; a model needs two or more")
     spread_deg = _spread_deg(pictures)
     views = [view_of(view, max(1, round(view.carm.width_px / RECONSTRUCTION_PX))) for view in pictures.views]
     hashes = _hashes(views)
     progress(0.1)
-    reconstructor = Reconstructor(Method.LEARNED, request.threads or None)
     center_mm = where_rays_meet([view.pose() for view in pictures.views])
     grid = Grid.around(center_mm, request.size, request.spacing_mm)
     placed_views = views
