@@ -15,7 +15,7 @@ from navnode.jig.layout import Jig
 from navnode.types import Array, FloatArray, Matrix
 from navnode.xray.beads import Shot
 
-__all__ = ["NONE_CORRECTED", "SCHEMA", "Corrected", "read_corrected", "spots_px"]
+__all__ = ["NONE_CORRECTED", "SCHEMA", "Corrected", "PictureCorrected", "read_corrected", "spots_px"]
 
 SCHEMA = "navnode/beads/1"
 _FIELD_MM = (90.0, 480.0)
@@ -38,14 +38,16 @@ class Corrected:
 NONE_CORRECTED = Corrected()
 
 
-class _Picture(msgspec.Struct, frozen=True):
+class PictureCorrected(msgspec.Struct, frozen=True):
+    """What a person says of one picture of several, in their order from 1."""
+
     picture: int
     beads_px: tuple[tuple[float, float], ...] = ()
     no_beads_px: tuple[tuple[float, float], ...] = ()
 
 
 class _Document(msgspec.Struct, frozen=True):
-    pictures: tuple[_Picture, ...]
+    pictures: tuple[PictureCorrected, ...]
     schema: str = ""
 
 

@@ -19,7 +19,8 @@ from navnode.offline.files import RECONSTRUCTION_PX, view_of, where_rays_meet
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model_page import Shown, page
 from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
-from navnode.offline.pictures import Placed, at_one_height, placed
+from navnode.offline.pictures import Placed, Watch, at_one_height, placed
+from navnode.offline.reading import drawn, kinds_of
 from navnode.offline.requests import ModelRequest
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.reading import Reading
@@ -37,8 +38,12 @@ _MOST_ERROR = 0.5
 """A bone is doubtful if its error may exceed this share of its least extent: on either side, all of it."""
 
 
-def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelReport:
+def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch | None = None) -> ModelReport:
     """Make a surface of every bone that a few X-rays show, and write it with a report into a new folder.
+
+    Args:
+        progress: called with the share that is done, 0 to 1.
+        watch: is told what is read in each picture.
 
     Raises:
         ConfigError: a file cannot be used, the folder has files, two pictures are one, or all are from one direction.
@@ -50,7 +55,7 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
         raise ConfigError(f"{request.out}: exists already and is not an empty folder; nothing is replaced")
     with ThreadPoolExecutor(1) as beside:  # engines compile the networks while beads are looked for
         loading = beside.submit(Reconstructor, Method.LEARNED, request.threads or None)
-        pictures = placed(request)
+        pictures = placed(request, watch)
         reconstructor = loading.result()
     if len(pictures.views) < 2:
         raise ConfigError(f"{len(pictures.views)} picture; a model needs two or more")
@@ -63,6 +68,9 @@ def model(request: ModelRequest, progress: Callable[[float], None]) -> ModelRepo
     placed_views = views
     if pictures.left_open.angle_deg > 0:
         views = at_one_height(views, reconstructor.readings(views, grid), center_mm)
+    if watch is not None:
+        for number, reading in enumerate(reconstructor.readings(views, grid), 1):
+            watch.bones(number, drawn(reading), kinds_of(reading))
     result = reconstructor.reconstruct(views, grid, progress=lambda share: progress(0.2 + 0.6 * share))
     doubt = result.reason if result.status is Status.INVALID else result.doubtful_bone
     surfaces = [] if doubt else result.bones()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -20,13 +21,14 @@ from navnode.files.views import ViewFile, read_views
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument
 from navnode.jig import Jig, Located, locate, read_jig, without_beads
+from navnode.jig.spots import NONE_CORRECTED, read_corrected
 from navnode.offline.carm import calibrated_views
 from navnode.offline.requests import ModelRequest
 from navnode.reconstruction.agreement import largest_difference
 from navnode.reconstruction.reading import Reading, thickness
 from navnode.types import Array, CArm, Matrix, Status, View
 
-__all__ = ["KNOWN", "Open", "Placed", "at_one_height", "placed"]
+__all__ = ["KNOWN", "Open", "Placed", "Watch", "at_one_height", "placed"]
 
 _AT_PATIENT, _AT_PATIENT_OPEN = 0.77, 0.22
 """Where the limb is, of the way from source to detector, and by how much of that it may be elsewhere: from the middle
@@ -90,7 +92,17 @@ class Placed:
     """Why the C-arm's geometry must not be relied on; '' if nothing speaks against it."""
 
 
-def placed(request: ModelRequest) -> Placed:
+class Watch(Protocol):
+    """Is told what is read in the pictures, while it is."""
+
+    def beads(self, number: int, counts: Array, found: Located, jig: Jig) -> None:
+        """What the jig told of a picture (H, W); also if that is nothing."""
+
+    def bones(self, number: int, drawn: Array, kinds: dict[str, float]) -> None:
+        """What was read of bone: a picture of it (H, W, 3), and the share of each kind."""
+
+
+def placed(request: ModelRequest, watch: Watch | None = None) -> Placed:
     """The pictures of a request and their poses, in the order in which they are given.
 
     This is the one place where poses come from.
@@ -99,7 +111,9 @@ def placed(request: ModelRequest) -> Placed:
         ConfigError: a picture or its geometry is missing or wrong; names it.
     """
     if request.jig is not None:
-        return _by_jig(request, request.jig)
+        return _by_jig(request, request.jig, watch)
+    if request.beads is not None:
+        raise ConfigError("--beads corrects what was found of a jig; it needs --jig")
     if request.views is not None:
         found, doubt = _chosen(read_views(request.views), request.pictures), ""
         source = "the set of views"
@@ -127,16 +141,23 @@ def _chosen(views: list[ViewFile], pictures: Sequence[Path]) -> list[ViewFile]:
     return found
 
 
-def _by_jig(request: ModelRequest, path: Path) -> Placed:
+def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
     """Poses by the beads of a jig, which are taken out of the pictures; the volume is made in the jig's frame."""
     if request.views is not None or request.angles or request.carm is not None:
         raise ConfigError("--jig: poses come from the jig alone; leave out --views, --angles and --carm")
-    jig, views, doubts = read_jig(path), [], []
-    for number, picture in enumerate(request.pictures, 1):
-        stated = _Stated.of(picture)
-        found = locate(read_counts(picture), jig, request.pixel_mm or stated.pixel_mm)
+    jig, views, doubts, refused = read_jig(path), [], [], []
+    corrected = [NONE_CORRECTED] * len(request.pictures)
+    if request.beads is not None:
+        corrected = read_corrected(request.beads, len(request.pictures))
+    for number, (picture, spots) in enumerate(zip(request.pictures, corrected, strict=True), 1):
+        stated, counts = _Stated.of(picture), read_counts(picture)
+        spacing_mm = request.pixel_mm or stated.pixel_mm
+        found = locate(counts, jig, spacing_mm, spots)
+        if watch is not None:
+            watch.beads(number, counts, found, jig)
         if not found.validity.usable:
-            raise ConfigError(f"{picture}: {found.validity.reason}")
+            refused.append(f"{picture}: {_why_not_found(counts, jig, found)}")
+            continue
         if found.validity.status is not Status.VALID:
             doubts.append(f"picture {number}: {found.validity.reason}")
         views.append(
@@ -150,7 +171,17 @@ def _by_jig(request: ModelRequest, path: Path) -> Placed:
                 corrected=partial(_without_jig, found, jig),
             )
         )
+    if refused:
+        raise ConfigError("; ".join(refused))
     return Placed(views, f"the beads of {jig.name}", KNOWN, "; ".join(doubts))
+
+
+def _why_not_found(counts: Array, jig: Jig, found: Located) -> str:
+    """Why a picture does not show the jig, or that it does where light and dark are exchanged."""
+    inverted = locate(float(counts.max()) + float(counts.min()) - np.asarray(counts, np.float32), jig)
+    if inverted.beads:
+        return "inverted: its beads are light; store it so that more radiation is a higher value"
+    return found.validity.reason
 
 
 def _without_jig(located: Located, jig: Jig, counts: Array) -> Array:
