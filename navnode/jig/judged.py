@@ -15,8 +15,8 @@ __all__ = ["Located", "judged", "nothing"]
 
 MAX_FOCAL, MAX_MM, MAX_DEG = 0.003, 0.3, 0.2
 """Largest 1-sigma of the focal length (a share), of the limb across the rays, and of the pose's rotation: VALID."""
-NOMINAL_MM = 1000.0
-"""Source to detector, where nothing states the pixel spacing."""
+NOMINAL_MM, _BEYOND_MM = 1000.0, 60.0
+"""Source to detector, where nothing states the pixel spacing; and at least so far beyond the jig."""
 
 _HALF = 0.6
 """Share of the jig's beads below which it is half outside."""
@@ -30,7 +30,7 @@ class Located:
 
     carm: CArm
     """Of the picture after mirroring, if it is mirrored. Without a stated pixel spacing its millimetres are nominal:
-    the source is 1000 mm from the detector; all else is independent of that."""
+    the source is 1000 mm from the detector, or as far as the jig and a little more; all else is independent of that."""
     jig_from_carm: Matrix
     """4x4"""
     covariance: Matrix
@@ -143,7 +143,7 @@ def judged(
     scale[6] = state.focal_px
     invalid = status is Status.INVALID
     return Located(
-        carm=_carm(size_px, pixel_spacing_mm, state.focal_px, state.center_px),
+        carm=_carm(size_px, pixel_spacing_mm, state, jig),
         jig_from_carm=g.orthonormal(g.inverse(state.carm_from_jig)),
         covariance=covariance * np.outer(scale, scale),
         residual_px=state.rms_px,
@@ -159,9 +159,14 @@ def judged(
     )
 
 
-def _carm(size_px: tuple[int, int], spacing: tuple[float, float] | float | None, focal: float, center: Matrix) -> CArm:
-    spacing_mm = NOMINAL_MM / focal if spacing is None else float(np.mean(spacing))
-    return CArm(*size_px, (spacing_mm, spacing_mm), focal * spacing_mm, (float(center[0]), float(center[1])))
+def _carm(size_px: tuple[int, int], spacing: tuple[float, float] | float | None, state: State, jig: Jig | None) -> CArm:
+    spacing_mm = float(np.mean(spacing)) if spacing is not None else 0.0
+    if spacing is None:
+        reach_mm = 0.0 if jig is None else float(np.linalg.norm(jig.positions_mm, axis=1).max())
+        behind_mm = float(state.carm_from_jig[2, 3]) + reach_mm + _BEYOND_MM  # no detector is before what it shows
+        spacing_mm = max(NOMINAL_MM, behind_mm) / state.focal_px
+    center_px = float(state.center_px[0]), float(state.center_px[1])
+    return CArm(*size_px, (spacing_mm, spacing_mm), state.focal_px * spacing_mm, center_px)
 
 
 def nothing(
@@ -171,8 +176,11 @@ def nothing(
     others_px: Matrix | None = None,
 ) -> Located:
     """The result where the jig is not found among spots (N, 2)."""
-    focal = 4.0 * max(size_px)
-    carm = _carm(size_px, spacing, focal, (np.array(size_px) - 1) / 2)
+    none = np.zeros(0, int)
+    state = State(np.eye(4), 4.0 * max(size_px), (np.array(size_px) - 1) / 2, none, none)
+    carm = _carm(size_px, spacing, state, None)
     unknown = 1e6 * np.eye(9)
     validity = Validity(Status.INVALID, reason)
-    return Located(carm, np.eye(4), unknown, float("inf"), 0, False, validity, focal_px=focal, others_px=others_px)
+    return Located(
+        carm, np.eye(4), unknown, float("inf"), 0, False, validity, focal_px=state.focal_px, others_px=others_px
+    )

@@ -95,7 +95,7 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
         side_open=pictures.left_open.side,
         spread_deg=round(spread_deg, 1),
         pictures=[
-            PictureReport(number=n, sha256=sha256, volume_from_carm=_pose(view), moved_mm=_moved_mm(view, before))
+            _picture(n, view, before, sha256)
             for n, (view, before, sha256) in enumerate(zip(views, placed_views, hashes, strict=True), 1)
         ],
         bones=bones,
@@ -116,6 +116,20 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
     write_whole(request.out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     progress(1.0)
     return report
+
+
+def _picture(number: int, view: View, before: View, sha256: str) -> PictureReport:
+    carm = view.carm
+    return PictureReport(
+        number=number,
+        sha256=sha256,
+        volume_from_carm=_pose(view),
+        focal_px=round(carm.source_to_detector_mm / carm.pixel_spacing_mm[0], 3),
+        principal_point_px=[round(float(each), 3) for each in carm.principal_point_px],
+        width_px=carm.width_px,
+        height_px=carm.height_px,
+        moved_mm=_moved_mm(view, before),
+    )
 
 
 def _spread_deg(pictures: Placed) -> float:

@@ -16,6 +16,11 @@ class PictureReport(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of its counts."""
     volume_from_carm: list[list[float]]
+    focal_px: float
+    """Of the picture as it was used: averaged to some 256 px, and turned back where it was mirrored."""
+    principal_point_px: list[float]
+    width_px: int
+    height_px: int
     moved_mm: float
     """Along the patient's long axis, so that the pictures agree; 0 where poses are known."""
 

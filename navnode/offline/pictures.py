@@ -26,7 +26,7 @@ from navnode.offline.carm import calibrated_views
 from navnode.offline.requests import ModelRequest
 from navnode.reconstruction.agreement import largest_difference
 from navnode.reconstruction.reading import Reading, thickness
-from navnode.types import Array, CArm, Matrix, Status, View
+from navnode.types import Array, CArm, Matrix, View
 
 __all__ = ["KNOWN", "Open", "Placed", "Watch", "at_one_height", "placed"]
 
@@ -45,6 +45,8 @@ _TAGS = [
     "ImagerPixelSpacing",
     "PositionerPrimaryAngle",
 ]
+_OFF_MIDDLE, _PIXEL_OFF = 0.1, 0.03
+"""Shares of a picture's size, and of a distance, from which on a contradiction is told."""
 _HEIGHTS_MM, _COARSE_MM = 80, 4
 _BETTER = 0.8
 """Another height is believed if less than this share of the difference between two pictures is left."""
@@ -158,8 +160,8 @@ def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
         if not found.validity.usable:
             refused.append(f"{picture}: {_why_not_found(counts, jig, found)}")
             continue
-        if found.validity.status is not Status.VALID:
-            doubts.append(f"picture {number}: {found.validity.reason}")
+        reasons = [found.validity.reason, _cropped(found), _corrected(found, stated)]
+        doubts += [f"picture {number}: {reason}" for reason in reasons if reason]
         views.append(
             ViewFile(
                 f"picture {number}",
@@ -174,6 +176,33 @@ def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
     if refused:
         raise ConfigError("; ".join(refused))
     return Placed(views, f"the beads of {jig.name}", KNOWN, "; ".join(doubts))
+
+
+def _cropped(found: Located) -> str:
+    """Whether the beam's middle is far from the picture's."""
+    carm = found.carm
+    off_px = np.array(carm.principal_point_px) - (np.array([carm.width_px, carm.height_px]) - 1) / 2
+    sigma_px = float(np.sqrt(np.linalg.eigvalsh(found.covariance[7:9, 7:9])[-1]))
+    share = float(np.linalg.norm(off_px)) / max(carm.width_px, carm.height_px)
+    if share < _OFF_MIDDLE or np.linalg.norm(off_px) < 4 * sigma_px:
+        return ""
+    return (
+        f"its middle is {share:.0%} of its size beside the beam's: cropped, stitched, or taken with a shifted tube; "
+        "stitched pictures have no one geometry"
+    )
+
+
+def _corrected(found: Located, stated: _Stated) -> str:
+    """Whether pixel size and distance contradict the beads, as where an archive "corrected" the magnification."""
+    if stated.pixel_mm is None or stated.distance_mm is None:
+        return ""
+    found_mm = found.focal_px * float(np.mean(stated.pixel_mm))
+    if abs(found_mm / stated.distance_mm - 1) < _PIXEL_OFF + 3 * found.focal_sigma:
+        return ""
+    return (
+        f"DICOM's pixel size puts the source at {found_mm:.0f} mm, DICOM at {stated.distance_mm:.0f} mm: its "
+        "magnification was corrected, or it was resized; sizes are those of the beads"
+    )
 
 
 def _why_not_found(counts: Array, jig: Jig, found: Located) -> str:
