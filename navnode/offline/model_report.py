@@ -48,7 +48,9 @@ class BoneReport(msgspec.Struct, frozen=True, kw_only=True):
     error_95_mm: list[float] | None
     """95 % interval of that average."""
     regions_mm: dict[str, float]
-    """Expected distance in the lower, middle and upper third; their intervals are not calibrated one by one."""
+    """Expected distance in the lower, middle and upper third."""
+    regions_95_mm: dict[str, list[float]]
+    """95 % interval of each, as wide as the whole surface's by factor."""
     doubt: str
     """Why it may not be relied on at all; '' if nothing speaks against it."""
     closed: bool
