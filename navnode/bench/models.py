@@ -37,6 +37,7 @@ from navnode.offline.requests import ModelRequest
 from navnode.projector import Projector
 from navnode.projector.grids import coarsened, resample
 from navnode.reconstruction.training import labels
+from navnode.simulation.beads import Beads
 from navnode.simulation.plain_room import Exposure, drawn_limb, exposures, placed_in
 from navnode.types import Array, Matrix, Mesh, Volume
 
@@ -160,8 +161,9 @@ def _case(limb: Volume, rng: np.random.Generator, folder: Path, request: ModelsR
     laid_out = jig_for(limb_mm=round(wide_mm, -1))
     jig = replace(laid_out, measured=True, sigma_mm=0.05)
     write_jig(folder / "jig.json", jig)
-    built = replace(jig, positions_mm=jig.positions_mm + rng.normal(0, jig.sigma_mm, jig.positions_mm.shape))
-    shots = exposures(projector.render, built, rng, (0.0, 90.0))
+    built_mm = jig.positions_mm + rng.normal(0, jig.sigma_mm, jig.positions_mm.shape)
+    beads = Beads(built_mm, np.full(len(jig.ids), jig.diameter_mm))
+    shots = exposures(projector.render, beads, rng, (0.0, 90.0))
     chain = replace(Chain.drawn(rng, _I0), tool=False, scatter=float(rng.uniform(*_SCATTER)))
     views = []
     for name, shot in zip(("ap.png", "lateral.png"), shots, strict=True):

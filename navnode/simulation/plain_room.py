@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode import geometry as g
-from navnode.jig import Jig
 from navnode.projector.grids import AIR_HU, centered_grid
 from navnode.simulation.beads import Beads, rendered
 from navnode.types import CArm, FloatArray, Matrix, Volume
@@ -40,15 +39,15 @@ def placed_in(limb: Volume, rng: np.random.Generator) -> Volume:
 
 
 def exposures(
-    render: Callable[[CArm, Matrix], FloatArray], jig: Jig, rng: np.random.Generator, angles_deg: tuple[float, ...]
+    render: Callable[[CArm, Matrix], FloatArray], beads: Beads, rng: np.random.Generator, angles_deg: tuple[float, ...]
 ) -> list[Exposure]:
     """Pictures of a limb and its jig.
 
     Args:
-        render: line integrals of the limb, in the jig's frame.
+        render: line integrals (H, W) of the limb, in the jig's frame.
+        beads: of the jig, as it was built.
         angles_deg: directions, 0 from the front and 90 from the side; they are met within some degrees.
     """
-    beads = Beads(jig.positions_mm, np.full(len(jig.ids), jig.diameter_mm))
     found = []
     for angle_deg in angles_deg:
         spacing_mm, distance_mm = float(rng.uniform(*_FIELD_MM)) / _PX, float(rng.uniform(*_DISTANCE_MM))

@@ -11,6 +11,7 @@ from navnode.bench.models import filled
 from navnode.jig import jig_for, locate
 from navnode.projector import Projector
 from navnode.projector.grids import centered_grid
+from navnode.simulation.beads import Beads
 from navnode.simulation.plain_room import drawn_limb, exposures, placed_in
 from navnode.types import Mesh, Volume
 from tests.invoke import call
@@ -31,7 +32,8 @@ def test_the_room_shows_the_jig_as_it_is_and_the_limb_in_its_middle():
     rng = np.random.default_rng(2)
     limb, jig = placed_in(drawn_limb(), rng), jig_for()
     assert np.linalg.norm(limb.center_mm) < 25 and g.is_rigid(limb.volume_from_index / (1.5, 1.5, 1.5, 1.0))
-    shots = exposures(Projector(limb).render, jig, rng, (0.0, 90.0))
+    beads = Beads(jig.positions_mm, np.full(len(jig.ids), jig.diameter_mm))
+    shots = exposures(Projector(limb).render, beads, rng, (0.0, 90.0))
     for shot, front in zip(shots, ((0, 1, 0), (1, 0, 0)), strict=True):
         assert g.is_rigid(shot.jig_from_carm) and shot.jig_from_carm[:3, 2] @ np.array(front) > 0.97
         counts = np.random.default_rng(0).poisson(20_000 * np.exp(-shot.line_integrals)).astype(np.uint16)
