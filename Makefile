@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo test test-slow fuzz build lint peers gpu-check train-gpu clean
+.PHONY: demo model-demo test test-slow fuzz build lint peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -43,6 +43,11 @@ train-gpu: $(STAMP)
 # Tries everything that needs a GPU, and writes one report.
 gpu-check: $(STAMP)
 	$(BIN)/navnode bench gpu --out gpu-check.json $(if $(PACK),--pack $(PACK))
+
+# A drawn knee beside a jig: two X-rays, a model, its report. With a CT of a limb: make model-demo CT=limb.nii.gz
+MODEL_DEMO ?= model-demo
+model-demo: $(STAMP)
+	$(BIN)/navnode bench model --out $(MODEL_DEMO) $(if $(CT),--ct $(CT)) $(or $(OPEN),--open)
 
 build: $(STAMP)
 

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from calibration.pivot import pivot
 from calibration.verdict import Calibration, plain
 from navnode.clock import now_ns
 from navnode.config import Config, matrix
+from navnode.display.web import asset
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
 from navnode.igtl import Arrival, Client, Message
@@ -40,12 +40,6 @@ log = logging.getLogger(__name__)
 _EVERY_S = 0.5
 _MOST_ROWS = 400
 _LONGEST_S = 300.0
-_ASSETS = {"panel.html": "text/html", "panel.js": "text/javascript", "panel.css": "text/css"}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 @dataclass
@@ -121,10 +115,10 @@ class Panel:
         app.on_cleanup.append(self._cleanup)
 
     async def _page(self, _: web.Request) -> web.Response:
-        return _asset("panel.html")
+        return asset("calibration", "panel.html")
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return _asset(request.match_info["name"])
+        return asset("calibration", request.match_info["name"])
 
     async def _state(self, request: web.Request) -> web.Response:
         self._refuse(request)
@@ -250,13 +244,6 @@ class Panel:
 def add(app: web.Application, config: Config, refuse: Callable[[web.Request], None]) -> None:
     """Mount the panel; the display finds this function by the entry point ``navnode.pages``."""
     Panel(config, refuse).add_to(app)
-
-
-def _asset(name: str) -> web.Response:
-    if name not in _ASSETS:
-        raise web.HTTPNotFound
-    body = (files("calibration") / "static" / name).read_bytes()
-    return web.Response(body=body, content_type=_ASSETS[name], charset="utf-8", headers=_HEADERS)
 
 
 def _run_state(run: _Run) -> _RunState:

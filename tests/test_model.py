@@ -92,6 +92,8 @@ def test_a_limb_of_known_geometry_is_one_closed_bone_and_says_how_far_to_trust_i
     assert bone["whole"] and abs(bone["length_mm"] - LONG_MM) < 8
     low, high = bone["error_95_mm"]
     assert 0 < low < bone["error_mm"] < high and set(bone["regions_mm"]) == {"lower", "middle", "upper"}
+    for third, (least, most) in bone["regions_95_mm"].items():
+        assert least < bone["regions_mm"][third] < most
     assert read_volume(out / report["volume"]).voxels.shape == (128, 128, 128)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian
 
 from navnode import geometry as g
+from navnode.errors import ConfigError
 from navnode.jig import jig_for, write_jig
+from navnode.offline.pictures import Placed, placed
+from navnode.offline.requests import ModelRequest
 from navnode.projector import Projector
 from navnode.simulation.beads import Beads, exposed, rendered
 from navnode.types import CArm
@@ -63,3 +70,62 @@ def test_a_jig_and_stated_angles_do_not_go_together(folder):
     pictures, jig = (folder / "ap.png", folder / "lateral.png"), folder / "jig.json"
     code, _, error = call("model", *pictures, "--jig", jig, "--angles", "0 90", "--out", folder / "both")
     assert code == 2 and "--jig" in error
+
+
+def located(tmp_path, *names: Path, jig: Path, **options) -> Placed:
+    return placed(ModelRequest(pictures=names, jig=jig, out=tmp_path / "out", **options))
+
+
+def test_an_inverted_picture_is_named_and_so_are_all_that_lack_the_jig(folder, tmp_path):
+    counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(tmp_path / "inverted.png"), counts.max() - counts)
+    cv2.imwrite(str(tmp_path / "none.png"), np.random.default_rng(0).poisson(900, (300, 300)).astype(np.uint16))
+    with pytest.raises(ConfigError) as error:
+        located(tmp_path, tmp_path / "inverted.png", tmp_path / "none.png", jig=folder / "jig.json")
+    assert "inverted.png: inverted: its beads are light" in str(error.value) and "none.png: " in str(error.value)
+
+
+def test_a_cropped_picture_keeps_its_geometry_and_is_named(folder, tmp_path):
+    counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(tmp_path / "cropped.png"), counts[:, 250:])
+    whole = located(tmp_path, folder / "ap.png", folder / "lateral.png", jig=folder / "jig.json")
+    found = located(tmp_path, tmp_path / "cropped.png", folder / "lateral.png", jig=folder / "jig.json")
+    assert "picture 1" not in whole.doubt
+    assert "picture 1: its middle is" in found.doubt and "cropped" in found.doubt
+    across = g.transform(g.inverse(found.views[0].pose()), np.zeros(3)) - g.transform(
+        g.inverse(camera(3.0)), np.zeros(3)
+    )
+    assert np.hypot(*across[:2]) < 8
+
+
+def test_a_magnification_that_an_archive_corrected_is_named(folder, tmp_path):
+    counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
+    for name, pixel_mm in (("plain", 0.4), ("corrected", 0.4 / 1.25)):
+        dataset = pydicom.Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
+        dataset.Modality, (dataset.Rows, dataset.Columns) = "DX", counts.shape
+        dataset.BitsAllocated = dataset.BitsStored = 16
+        dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+        dataset.PhotometricInterpretation, dataset.PixelIntensityRelationship = "MONOCHROME2", "LIN"
+        dataset.PixelIntensityRelationshipSign = 1
+        dataset.ImagerPixelSpacing, dataset.DistanceSourceToDetector = [pixel_mm, pixel_mm], 1150
+        dataset.PixelData = counts.tobytes()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    plain, corrected = (
+        located(tmp_path, tmp_path / f"{name}.dcm", folder / "lateral.png", jig=folder / "jig.json").doubt
+        for name in ("plain", "corrected")
+    )
+    assert "magnification" not in plain
+    assert (
+        "picture 1: DICOM's pixel size puts the source at" in corrected and "magnification was corrected" in corrected
+    )
+
+
+def test_a_jig_half_outside_is_named(folder, tmp_path):
+    counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
+    middle = counts.shape[0] // 2
+    cv2.imwrite(str(tmp_path / "half.png"), counts[middle:])
+    found = located(tmp_path, tmp_path / "half.png", folder / "lateral.png", jig=folder / "jig.json")
+    assert "picture 1: the jig is half outside" in found.doubt

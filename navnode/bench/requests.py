@@ -16,6 +16,7 @@ __all__ = [
     "GpuRequest",
     "IgtlRequest",
     "LoopRequest",
+    "ModelsRequest",
     "ProjectorRequest",
     "ReconstructionRequest",
     "RecordingRequest",
@@ -113,6 +114,24 @@ class ReconstructionRequest(_OfCts, frozen=True, kw_only=True):
     out: Annotated[Path, option("Write tables and pictures, or (.png) pictures.", "REPORT.html")] | None = None
     seed: Annotated[int, option("Random seed.")] = 0
     threads: Threads = 2
+
+
+class ModelsRequest(_OfCts, frozen=True, kw_only=True):
+    """Models of limbs from two ordinary X-rays with a jig."""
+
+    patients: Annotated[Path, option("Measure on the held-out limbs of this folder.", "DIR")] | None = None
+    most: Annotated[int, option("Measure at most this many of them.", ge=1)] = 8
+    rounds: Annotated[int, option("Measure every limb so often, each time in another room.", ge=1, le=100)] = 1
+    out: Annotated[Path, option("Keep pictures, jigs and models in this new folder.", "DIR")] | None = None
+    rtk: Annotated[bool, option("Render CTs by RTK, which takes a minute each.", flag="--rtk/--no-rtk")] = False
+    open: Annotated[bool, option("Open the first model's page in the browser.", flag="--open/--no-open")] = False
+    seed: Annotated[int, option("Random seed.")] = 0
+    threads: Threads = 2
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        if self.open and self.out is None:
+            raise ConfigError("--open needs --out: nothing else stays to be opened")
 
 
 class TrustRequest(_OfCts, frozen=True, kw_only=True):

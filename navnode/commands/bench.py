@@ -14,6 +14,7 @@ from navnode.bench.requests import (
     GpuRequest,
     IgtlRequest,
     LoopRequest,
+    ModelsRequest,
     ProjectorRequest,
     ReconstructionRequest,
     RecordingRequest,
@@ -141,6 +142,28 @@ def reconstruction(request: ReconstructionRequest, ui: Ui) -> None:
         progress=ui.progress("Reconstructing"),
     )
     ui.show(report, figures.draw_reconstruction)
+
+
+@command(
+    bench,
+    ModelsRequest,
+    example=(
+        "navnode bench model --patients cts --rounds 2",
+        "navnode bench model --out demo --open   (a drawn knee, as make model-demo does)",
+    ),
+    name="model",
+)
+def models(request: ModelsRequest, ui: Ui) -> None:
+    """Measure models of limbs from two ordinary X-rays with a jig, against their CTs: bone, intervals, geometry, time.
+
+    Without CTs, on a drawn knee, which shows that the chain works and no more.
+    """
+    from navnode.bench import models
+
+    rooms = ui.progress("Modelling")
+    ui.show(models.run(models.limbs(request), request, rooms), figures.draw_models)
+    if request.open and request.out is not None:
+        typer.launch((request.out / "01" / "model" / "report.html").resolve().as_uri())
 
 
 def _subjects(request: ReconstructionRequest) -> list[Subject]:

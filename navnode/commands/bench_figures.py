@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.bodies import BodiesReport
     from navnode.bench.gpu import GpuReport
     from navnode.bench.igtl import IgtlReport, LinkFigures
+    from navnode.bench.models import ModelBench
     from navnode.bench.projector import ProjectorReport
     from navnode.bench.registration import Rate, RegistrationReport
     from navnode.bench.trust import TrustReport
@@ -60,6 +61,37 @@ def draw_projector(report: ProjectorReport) -> None:
     if report.nanodrr is not UNSET:
         lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
     Console().print("\n".join(lines), highlight=False)
+
+
+def draw_models(report: ModelBench) -> None:
+    """Every limb, and all together."""
+
+    def text(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    table = Table("limb", "status", "Dice (known)", "ASSD mm (known)", "focal %", "limb mm", "s", "bones: mm (stated)")
+    for case in report.cases:
+        jig, known = case.jig, case.known
+        bones = (f"{bone.name} {bone.error_mm:.1f} ({text(bone.stated_mm, '.1f')})" for bone in jig.bones)
+        table.add_row(
+            case.name,
+            jig.status,
+            f"{text(jig.dice, '.3f')} ({text(known.dice, '.3f')})",
+            f"{text(jig.assd_mm, '.2f')} ({text(known.assd_mm, '.2f')})",
+            text(None if jig.focal_off is None else 100 * jig.focal_off, ".2f"),
+            text(jig.limb_off_mm, ".2f"),
+            f"{jig.elapsed_s:.1f}",
+            ", ".join(bones),
+        )
+    Console().print(table)
+    lines = [
+        f"X-rays by {report.renderer}; medians: Dice {text(report.dice['jig'], '.3f')} with the jig, "
+        f"{text(report.dice['known'], '.3f')} with known poses (lost: {text(report.dice_lost, '.3f')}); "
+        f"ASSD {text(report.assd_mm['jig'], '.2f')} and {text(report.assd_mm['known'], '.2f')} mm",
+        f"stated intervals that hold the error: {text(report.held, '.0%')} of {report.surfaces}",
+        f"error of a third over the stated one (2.5, 50, 97.5 %): {report.regions_ratio}, {report.thirds} thirds",
+    ]
+    Console().print("\n".join(lines), highlight=False, markup=False)
 
 
 def draw_trust(report: TrustReport) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
-from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
@@ -20,7 +17,8 @@ from navnode.config import Config
 from navnode.display import control, metrics
 from navnode.display.connections import Connections
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
-from navnode.errors import ConfigError, PeerError
+from navnode.display.web import asset, refuse_other_origins, serving
+from navnode.errors import PeerError
 from navnode.loop import bus, topics
 from navnode.types import NodeState, VolumeUpdate
 
@@ -33,13 +31,6 @@ _IN_FLIGHT = 2
 """Largest number of scenes that a page has not acknowledged; more would only queue and age."""
 
 _MAX_VIEWERS = 16
-_CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob:; connect-src 'self'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class Display:
@@ -66,10 +57,13 @@ class Display:
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/ws", self._viewer)
         app.router.add_get("/metrics", self._metrics)
-        control.add(app, self._config, lambda request: _refuse_other_origins(request, self._config))
+        control.add(app, self._config, self._refuse)
         for page in entry_points(group="navnode.pages"):  # pages of packages that import navnode, such as calibration
-            page.load()(app, self._config, lambda request: _refuse_other_origins(request, self._config))
+            page.load()(app, self._config, self._refuse)
         return app
+
+    def _refuse(self, request: web.Request) -> None:
+        refuse_other_origins(request, self._config.display)
 
     async def listen(self) -> None:
         """Receive from the node until cancelled."""
@@ -112,13 +106,13 @@ class Display:
             self._gone.pop(f"mesh/{update.role}", None)
 
     async def _page(self, _: web.Request) -> web.Response:
-        return _asset_response("index.html")
+        return asset("navnode.display", "index.html")
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return _asset_response(request.match_info["name"])
+        return asset("navnode.display", request.match_info["name"])
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        _refuse_other_origins(request, self._config)
+        self._refuse(request)
         return web.Response(body=metrics.text(self._state), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     def _state(self) -> NodeState | None:
@@ -126,7 +120,7 @@ class Display:
         return self._scene.state if time.monotonic_ns() - self._scene.state_ns <= NODE_SILENT_NS else None
 
     async def _viewer(self, request: web.Request) -> web.WebSocketResponse:
-        _refuse_other_origins(request, self._config)
+        self._refuse(request)
         if self._viewers >= _MAX_VIEWERS:
             raise web.HTTPServiceUnavailable(text="too many viewers")
         socket = web.WebSocketResponse(heartbeat=2.0, max_msg_size=1 << 16, compress=False)
@@ -204,24 +198,6 @@ class _Viewer:
         await self._socket.send_str(json.dumps({"kind": "scene", "number": self._sent, **scene}))
 
 
-def _asset_response(name: str) -> web.Response:
-    suffix = name[name.rfind(".") :]
-    asset = files("navnode.display") / "static" / name
-    if "/" in name or name.startswith(".") or suffix not in _CONTENT_TYPES or not asset.is_file():
-        raise web.HTTPNotFound
-    return web.Response(body=asset.read_bytes(), content_type=_CONTENT_TYPES[suffix], charset="utf-8", headers=_HEADERS)
-
-
-def _refuse_other_origins(request: web.Request, config: Config) -> None:
-    """Refuse requests from pages of other sites, also through a rebound DNS name."""
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
-    own = {"localhost", "127.0.0.1", "::1", config.display.host}
-    origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("Host")
-    if foreign or (host not in own and not config.display.insecure):
-        raise web.HTTPForbidden(text="this page is served to its own origin only")
-
-
 async def run_display(config: Config, address: str, ready: Callable[[str], None]) -> None:
     """Serve the page until cancelled.
 
@@ -233,18 +209,6 @@ async def run_display(config: Config, address: str, ready: Callable[[str], None]
         ConfigError: the port is in use.
     """
     display = Display(config, address)
-    runner = web.AppRunner(display.application(), access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, config.display.host, config.display.port).start()
-    except OSError as error:
-        reason = "is in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
-        raise ConfigError(f"display.port {config.display.port} on {config.display.host} {reason}") from error
-    ready(str(config.display.port))
-    assert runner.server is not None
-    watching = asyncio.create_task(display.connections.watch(runner.server))
-    try:
+    async with serving(display.application(), display.connections, config.display, "display.port"):
+        ready(str(config.display.port))
         await display.listen()
-    finally:
-        watching.cancel()
-        await runner.cleanup()

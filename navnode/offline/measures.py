@@ -14,7 +14,17 @@ from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface
 from navnode.types import Array, CArm, FloatArray, Matrix, Mesh, View, Volume
 
-__all__ = ["Measures", "Missed", "Soundness", "measured", "missed_in", "sound"]
+__all__ = [
+    "Measures",
+    "Missed",
+    "Soundness",
+    "measured",
+    "missed_in",
+    "principal_axis",
+    "share_of_area",
+    "sound",
+    "thirds",
+]
 
 _REACH_MM, _STEP_MM = 12.0, 1.0
 """How far from the surface, along its normal, bone on the wrong side counts."""
@@ -77,12 +87,7 @@ def measured(
         missed: what each of them shows beside the model, see :func:`missed_in`.
     """
     points = surface.mesh.vertices_mm.astype(np.float64)
-    share = _share_of_area(surface.mesh)
-    mean = share @ points
-    values, axes = np.linalg.eigh(((points - mean) * share[:, None]).T @ (points - mean))
-    axis = axes[:, int(values.argmax())]
-    if axis[int(np.abs(axis).argmax())] < 0:
-        axis = -axis
+    share, axis = share_of_area(surface.mesh), principal_axis(surface.mesh)
     along = points @ axis
     seen = np.array([_inside(view, points, 0.0) for view in views])
     inner = np.array([_inside(view, points, _BORDER_MM) for view in views])
@@ -96,11 +101,10 @@ def measured(
         wrong_mm = _wrong_mm(surface.mesh, likely, threshold)
         mean_mm = float(share @ wrong_mm)
         error_mm = (wrong_mm * (surface.error_mm / max(mean_mm, 1e-6))).astype(np.float32)
-        third = np.clip((3 * (along - along.min()) / max(np.ptp(along), 1e-6)).astype(int), 0, 2)
         regions = {
-            name: round(float(np.average(error_mm[third == n], weights=share[third == n])), 2)
-            for n, name in enumerate(_THIRDS)
-            if (third == n).any()
+            name: round(float(np.average(error_mm[there], weights=share[there])), 2)
+            for name, there in thirds(surface.mesh).items()
+            if there.any()
         }
     return Measures(
         length_mm=float(np.ptp(along)),
@@ -113,6 +117,22 @@ def measured(
         error_mm=error_mm,
         regions_mm=regions,
     )
+
+
+def principal_axis(mesh: Mesh) -> Matrix:
+    """The direction (3,) in which a surface is longest: upwards, or else to the front or to the patient's right."""
+    points, share = mesh.vertices_mm.astype(np.float64), share_of_area(mesh)
+    mean = share @ points
+    values, axes = np.linalg.eigh(((points - mean) * share[:, None]).T @ (points - mean))
+    axis = axes[:, int(values.argmax())]
+    return np.asarray(-axis if axis[int(np.abs(axis).argmax())] < 0 else axis)
+
+
+def thirds(mesh: Mesh) -> dict[str, Array]:
+    """Masks (V,) of the vertices in the lower, middle and upper third along the principal axis."""
+    along = mesh.vertices_mm @ principal_axis(mesh)
+    third = np.clip((3 * (along - along.min()) / max(float(np.ptp(along)), 1e-6)).astype(int), 0, 2)
+    return {name: third == n for n, name in enumerate(_THIRDS)}
 
 
 def sound(mesh: Mesh) -> Soundness:
@@ -165,7 +185,7 @@ def _index_from_volume(volume: Volume) -> Matrix:
     return np.asarray(np.linalg.inv(volume.volume_from_index), np.float64)
 
 
-def _share_of_area(mesh: Mesh) -> Matrix:
+def share_of_area(mesh: Mesh) -> Matrix:
     """Share of the surface that belongs to every vertex (V,)."""
     a, b, c = (mesh.vertices_mm[mesh.triangles[:, corner]].astype(np.float64) for corner in range(3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)

@@ -111,8 +111,8 @@ def _bones(report: ModelReport) -> str:
     rows = [_row(bone, report.scale_open) for bone in report.bones]
     text = (
         "<p>Expected error: mean distance from the true surface, with the 95 % interval of that mean. By third of the "
-        "bone it shows where the model is less certain; those figures have no interval of their own yet. Lengths are "
-        "along the bone's principal axis.</p>"
+        "bone it shows where the model is less certain; their intervals are as wide by factor (report.json). "
+        "Lengths are along the bone's principal axis.</p>"
     )
     return f"<h2>Bones</h2>{table(head, rows)}{text}"
 

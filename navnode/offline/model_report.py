@@ -16,6 +16,11 @@ class PictureReport(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of its counts."""
     volume_from_carm: list[list[float]]
+    focal_px: float
+    """Of the picture as it was used: averaged to some 256 px, and turned back where it was mirrored."""
+    principal_point_px: list[float]
+    width_px: int
+    height_px: int
     moved_mm: float
     """Along the patient's long axis, so that the pictures agree; 0 where poses are known."""
 
@@ -43,7 +48,9 @@ class BoneReport(msgspec.Struct, frozen=True, kw_only=True):
     error_95_mm: list[float] | None
     """95 % interval of that average."""
     regions_mm: dict[str, float]
-    """Expected distance in the lower, middle and upper third; their intervals are not calibrated one by one."""
+    """Expected distance in the lower, middle and upper third."""
+    regions_95_mm: dict[str, list[float]]
+    """95 % interval of each, as wide as the whole surface's by factor."""
     doubt: str
     """Why it may not be relied on at all; '' if nothing speaks against it."""
     closed: bool

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -20,13 +21,14 @@ from navnode.files.views import ViewFile, read_views
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument
 from navnode.jig import Jig, Located, locate, read_jig, without_beads
+from navnode.jig.spots import NONE_CORRECTED, read_corrected
 from navnode.offline.carm import calibrated_views
 from navnode.offline.requests import ModelRequest
 from navnode.reconstruction.agreement import largest_difference
 from navnode.reconstruction.reading import Reading, thickness
-from navnode.types import Array, CArm, Matrix, Status, View
+from navnode.types import Array, CArm, Matrix, View
 
-__all__ = ["KNOWN", "Open", "Placed", "at_one_height", "placed"]
+__all__ = ["KNOWN", "Open", "Placed", "Watch", "at_one_height", "placed"]
 
 _AT_PATIENT, _AT_PATIENT_OPEN = 0.77, 0.22
 """Where the limb is, of the way from source to detector, and by how much of that it may be elsewhere: from the middle
@@ -43,6 +45,8 @@ _TAGS = [
     "ImagerPixelSpacing",
     "PositionerPrimaryAngle",
 ]
+_OFF_MIDDLE, _PIXEL_OFF = 0.1, 0.03
+"""Shares of a picture's size, and of a distance, from which on a contradiction is told."""
 _HEIGHTS_MM, _COARSE_MM = 80, 4
 _BETTER = 0.8
 """Another height is believed if less than this share of the difference between two pictures is left."""
@@ -90,7 +94,17 @@ class Placed:
     """Why the C-arm's geometry must not be relied on; '' if nothing speaks against it."""
 
 
-def placed(request: ModelRequest) -> Placed:
+class Watch(Protocol):
+    """Is told what is read in the pictures, while it is."""
+
+    def beads(self, number: int, counts: Array, found: Located, jig: Jig) -> None:
+        """What the jig told of a picture (H, W); also if that is nothing."""
+
+    def bones(self, number: int, drawn: Array, kinds: dict[str, float]) -> None:
+        """What was read of bone: a picture of it (H, W, 3), and the share of each kind."""
+
+
+def placed(request: ModelRequest, watch: Watch | None = None) -> Placed:
     """The pictures of a request and their poses, in the order in which they are given.
 
     This is the one place where poses come from.
@@ -99,7 +113,9 @@ def placed(request: ModelRequest) -> Placed:
         ConfigError: a picture or its geometry is missing or wrong; names it.
     """
     if request.jig is not None:
-        return _by_jig(request, request.jig)
+        return _by_jig(request, request.jig, watch)
+    if request.beads is not None:
+        raise ConfigError("--beads corrects what was found of a jig; it needs --jig")
     if request.views is not None:
         found, doubt = _chosen(read_views(request.views), request.pictures), ""
         source = "the set of views"
@@ -127,18 +143,25 @@ def _chosen(views: list[ViewFile], pictures: Sequence[Path]) -> list[ViewFile]:
     return found
 
 
-def _by_jig(request: ModelRequest, path: Path) -> Placed:
+def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
     """Poses by the beads of a jig, which are taken out of the pictures; the volume is made in the jig's frame."""
     if request.views is not None or request.angles or request.carm is not None:
         raise ConfigError("--jig: poses come from the jig alone; leave out --views, --angles and --carm")
-    jig, views, doubts = read_jig(path), [], []
-    for number, picture in enumerate(request.pictures, 1):
-        stated = _Stated.of(picture)
-        found = locate(read_counts(picture), jig, request.pixel_mm or stated.pixel_mm)
+    jig, views, doubts, refused = read_jig(path), [], [], []
+    corrected = [NONE_CORRECTED] * len(request.pictures)
+    if request.beads is not None:
+        corrected = read_corrected(request.beads, len(request.pictures))
+    for number, (picture, spots) in enumerate(zip(request.pictures, corrected, strict=True), 1):
+        stated, counts = _Stated.of(picture), read_counts(picture)
+        spacing_mm = request.pixel_mm or stated.pixel_mm
+        found = locate(counts, jig, spacing_mm, spots)
+        if watch is not None:
+            watch.beads(number, counts, found, jig)
         if not found.validity.usable:
-            raise ConfigError(f"{picture}: {found.validity.reason}")
-        if found.validity.status is not Status.VALID:
-            doubts.append(f"picture {number}: {found.validity.reason}")
+            refused.append(f"{picture}: {_why_not_found(counts, jig, found)}")
+            continue
+        reasons = [found.validity.reason, _cropped(found), _corrected(found, stated)]
+        doubts += [f"picture {number}: {reason}" for reason in reasons if reason]
         views.append(
             ViewFile(
                 f"picture {number}",
@@ -150,7 +173,44 @@ def _by_jig(request: ModelRequest, path: Path) -> Placed:
                 corrected=partial(_without_jig, found, jig),
             )
         )
+    if refused:
+        raise ConfigError("; ".join(refused))
     return Placed(views, f"the beads of {jig.name}", KNOWN, "; ".join(doubts))
+
+
+def _cropped(found: Located) -> str:
+    """Whether the beam's middle is far from the picture's."""
+    carm = found.carm
+    off_px = np.array(carm.principal_point_px) - (np.array([carm.width_px, carm.height_px]) - 1) / 2
+    sigma_px = float(np.sqrt(np.linalg.eigvalsh(found.covariance[7:9, 7:9])[-1]))
+    share = float(np.linalg.norm(off_px)) / max(carm.width_px, carm.height_px)
+    if share < _OFF_MIDDLE or np.linalg.norm(off_px) < 4 * sigma_px:
+        return ""
+    return (
+        f"its middle is {share:.0%} of its size beside the beam's: cropped, stitched, or taken with a shifted tube; "
+        "stitched pictures have no one geometry"
+    )
+
+
+def _corrected(found: Located, stated: _Stated) -> str:
+    """Whether pixel size and distance contradict the beads, as where an archive "corrected" the magnification."""
+    if stated.pixel_mm is None or stated.distance_mm is None:
+        return ""
+    found_mm = found.focal_px * float(np.mean(stated.pixel_mm))
+    if abs(found_mm / stated.distance_mm - 1) < _PIXEL_OFF + 3 * found.focal_sigma:
+        return ""
+    return (
+        f"DICOM's pixel size puts the source at {found_mm:.0f} mm, DICOM at {stated.distance_mm:.0f} mm: its "
+        "magnification was corrected, or it was resized; sizes are those of the beads"
+    )
+
+
+def _why_not_found(counts: Array, jig: Jig, found: Located) -> str:
+    """Why a picture does not show the jig, or that it does where light and dark are exchanged."""
+    inverted = locate(float(counts.max()) + float(counts.min()) - np.asarray(counts, np.float32), jig)
+    if inverted.beads:
+        return "inverted: its beads are light; store it so that more radiation is a higher value"
+    return found.validity.reason
 
 
 def _without_jig(located: Located, jig: Jig, counts: Array) -> Array:

@@ -19,7 +19,7 @@ from navnode.reconstruction.reading import Reader, Reading, tells_kinds_apart
 from navnode.types import CArm, FloatArray, Matrix, View
 from navnode.xray.counts import line_integrals, open_beam_counts
 
-__all__ = ["Picture", "ReadReport", "drawn", "read"]
+__all__ = ["Picture", "ReadReport", "drawn", "kinds_of", "read"]
 
 Picture = npt.NDArray[np.uint8]
 
@@ -79,7 +79,7 @@ def read(request: ReadRequest) -> ReadReport:
         error_mm=round(float(np.median(reading.scale_mm[is_bone])), 1) if thickness_mm.size else 0.0,
         most_bone_mm=round(float(thickness_mm.max()), 1) if thickness_mm.size else 0.0,
         lung_share=round(float(is_lung.sum() / measured.sum()), 4),
-        kinds=_kinds(reading),
+        kinds=kinds_of(reading),
         pixel_mm=round(reading.pixel_mm, 3),
         engine=reader.engine,
         out="" if request.out is None else str(request.out),
@@ -104,7 +104,8 @@ def _view(request: ReadRequest) -> tuple[View, Matrix]:
     return View(line, carm, np.eye(4)), np.array([0.0, 0.0, _AT_PATIENT * request.distance_mm])
 
 
-def _kinds(reading: Reading) -> dict[str, float]:
+def kinds_of(reading: Reading) -> dict[str, float]:
+    """Share of each kind of bone in all that was read; empty where they cannot be told apart."""
     all_mm = float(np.nansum(reading.bone_mm))
     if all_mm <= 0 or not tells_kinds_apart([reading]):
         return {}
@@ -134,7 +135,7 @@ def drawn(reading: Reading) -> Picture:
         outlines, _ = cv2.findContours((part > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(over, outlines, -1, colour, 1, cv2.LINE_AA)
     likeliest = reading.kinds.argmax(axis=0)
-    for name in _kinds(reading):
+    for name in kinds_of(reading):
         if name != "other":
             mine = (likeliest == BONE_KINDS.index(name)) & (np.nan_to_num(reading.bone) > 0.5)
             _name(over, name, enlarged(mine.astype(np.float32)) > 0.5)

@@ -14,7 +14,17 @@ from navnode.files.placing import ReadAs
 from navnode.reconstruction import Method
 from navnode.types import GRID_SIZE, GRID_SIZES, GRID_SPACING_MM, GRID_SPACINGS_MM
 
-__all__ = ["BodiesRequest", "ModelRequest", "ProjectRequest", "ReconstructRequest", "RegisterRequest"]
+__all__ = [
+    "BodiesRequest",
+    "DistanceMm",
+    "MOST_PICTURES",
+    "ModelRequest",
+    "PatientMm",
+    "PixelMm",
+    "ProjectRequest",
+    "ReconstructRequest",
+    "RegisterRequest",
+]
 
 _Ct = Annotated[Path, option("A CT that SimpleITK reads, or a DICOM folder.", "CT")]
 _Views = Annotated[Path, option("A set of views, navnode/views/1.", "V.json")]
@@ -33,6 +43,11 @@ _Dicom = Annotated[Path, option("Also write a DICOM series, marked derived and n
 _Bodies = Annotated[
     tuple[Path, ...],
     option("Register bones by themselves: a label map of the CT, a list (.toml), or volumes of one bone.", "BODIES"),
+]
+PixelMm = Annotated[float, option("Pixel size at the detector; default: as DICOM states it.", ge=0.01, le=5)]
+DistanceMm = Annotated[float, option("From source to detector; default: as DICOM states it.", ge=300, le=3_000)]
+PatientMm = Annotated[
+    float, option("From source to limb; default: as DICOM states it, else scale is open.", ge=200, le=3_000)
 ]
 _Method = Annotated[
     Method,
@@ -170,7 +185,7 @@ class ReconstructRequest(_ReadsCt, frozen=True, kw_only=True):
             raise ConfigError("--prior-map requires --prior")
 
 
-_MOST_PICTURES = 16
+MOST_PICTURES = 16
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +207,9 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    beads: (
+        Annotated[Path, option("Corrections of the beads that were found, navnode/beads/1.", "BEADS.json")] | None
+    ) = None
     angles: Annotated[
         str,
         option(
@@ -203,23 +221,9 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     carm: (
         Annotated[Path, option("A calibrated C-arm that made the pictures, from calibrate carm.", "C.json")] | None
     ) = None
-    pixel_mm: (
-        Annotated[float, option("Pixel size at the detector; default: as DICOM states it.", ge=0.01, le=5)] | None
-    ) = None
-    distance_mm: (
-        Annotated[float, option("From source to detector; default: as DICOM states it.", ge=300, le=3_000)] | None
-    ) = None
-    patient_mm: (
-        Annotated[
-            float,
-            option(
-                "From source to limb; default: as DICOM states it, else scale is open.",
-                ge=200,
-                le=3_000,
-            ),
-        ]
-        | None
-    ) = None
+    pixel_mm: PixelMm | None = None
+    distance_mm: DistanceMm | None = None
+    patient_mm: PatientMm | None = None
     size: _Size = GRID_SIZE
     spacing_mm: _SpacingMm = GRID_SPACING_MM
     threads: Threads = 0
@@ -231,8 +235,8 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"--views states the geometry; it excludes {stated[0]}")
         if self.carm is not None and (self.pixel_mm or self.distance_mm):
             raise ConfigError("--carm states the C-arm; it excludes --pixel-mm and --distance-mm")
-        if (self.pictures or self.views is None) and not 2 <= len(self.pictures) <= _MOST_PICTURES:
-            raise ConfigError(f"{len(self.pictures)} pictures; a model needs 2 to {_MOST_PICTURES}")
+        if (self.pictures or self.views is None) and not 2 <= len(self.pictures) <= MOST_PICTURES:
+            raise ConfigError(f"{len(self.pictures)} pictures; a model needs 2 to {MOST_PICTURES}")
         if self.angles and len(self.angles_deg()) != len(self.pictures):
             raise ConfigError(f"--angles: {len(self.angles_deg())} angles for {len(self.pictures)} pictures")
 

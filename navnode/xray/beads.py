@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from navnode.types import Array, FloatArray, Matrix
 from navnode.xray.counts import line_integrals, open_beam_counts
@@ -24,6 +25,12 @@ _LEAST_ALIKE_GUIDED = 0.60
 _MOST = 600
 _LARGEST_GROUP = 4
 _STEPS = 8
+_FINE_PX = 4.0
+"""Radius of a spot, in px, below which a picture must not be made coarser."""
+_HOPED_FOR, _LEAST_HOPEFUL = 2, 0.6
+"""After so many steps a bead's shadow correlates at least so much; most candidates are none, and end there."""
+_AT_ONCE = 24
+"""Fits in one go: more would leave the cache."""
 _OVERSIZE = 1.35
 """Factor by which radii may exceed the possible range, because of blur."""
 
@@ -40,6 +47,20 @@ class Spots:
     """(N,) line integral through the middle of each spot."""
     alike: Matrix
     """(N,) correlation with a sphere's shadow."""
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """A step of many fits, each of one spot."""
+
+    step: Matrix
+    """(N, 3) of u, v, radius"""
+    depth: Matrix
+    """(N,)"""
+    alike: Matrix
+    """(N,)"""
+    good: npt.NDArray[np.bool_]
+    """(N,) whether the fit may go on."""
 
 
 class Shot:
@@ -68,12 +89,10 @@ class Shot:
         level = _NOISE_TIMES * self._noise / (2 * np.sqrt(np.pi) * low)
         v, u = np.nonzero(peak & (best > level))
         strongest = np.argsort(-best[v, u])[:_MOST]
-        spots = []
-        for row, column in zip(v[strongest], u[strongest], strict=True):
-            radius = float(radii[answers[:, row, column].argmax()])
-            if (spot := self._fitted(float(column), float(row), radius, _LEAST_ALIKE)) is not None:
-                spots.append(spot)
-        return _spots(_each_once(spots))
+        rows, columns = v[strongest], u[strongest]
+        start = np.column_stack([columns, rows, radii[answers[:, rows, columns].argmax(axis=0)]]).astype(np.float64)
+        fitted = self._each(start, 1.5 * high)
+        return _spots(_each_once(fitted[fitted[:, 4] >= _LEAST_ALIKE]))
 
     def at(self, near_px: Matrix, radii_px: Matrix, within_px: float) -> Matrix:
         """Locate beads near predicted positions; they may overlap and are fitted together.
@@ -97,10 +116,80 @@ class Shot:
                     located = without
         return located
 
-    def _fitted(self, u: float, v: float, radius: float, least_alike: float) -> tuple[float, ...] | None:
-        """Locate one bead near a position."""
-        fitted = self._together(np.array([[u, v, radius]]), 1.5 * self.radii_px[1])
-        return tuple(fitted[0].tolist()) if fitted is not None and fitted[0, 4] >= least_alike else None
+    def _each(self, start: Matrix, within_px: float) -> Matrix:
+        """As :meth:`_together`, for many spots that do not overlap, each by itself.
+
+        Args:
+            start: (N, 3) u, v, radius.
+
+        Returns:
+            (N, 5) u, v, radius, depth, alike; NaN where a fit fails.
+        """
+        found = np.full((len(start), 5), np.nan)
+        half = np.ceil(1.9 * np.minimum(1.5 * start[:, 2], self.radii_px[1] * _OVERSIZE) + 2.5).astype(int)
+        for size in np.unique(half):  # windows of one size are fitted at once
+            of_size = np.flatnonzero(half == size)
+            for some in np.array_split(of_size, -(-len(of_size) // _AT_ONCE)):
+                found[some] = self._of_one_size(start[some], int(size), within_px)
+        return found
+
+    def _of_one_size(self, start: Matrix, half: int, within_px: float) -> Matrix:
+        low, high = self.radii_px[0] / _OVERSIZE, self.radii_px[1] * _OVERSIZE
+        found = np.full((len(start), 5), np.nan)
+        going, spots = np.arange(len(start)), start.copy()
+        for step_number in range(_STEPS):
+            fit = self._linear(spots, half)
+            step, good = fit.step, fit.good
+            spots = spots + np.where(good[:, None], step, 0.0)
+            spots[:, 2] = np.clip(spots[:, 2], low, high)
+            good &= np.hypot(*(spots[:, :2] - start[going, :2]).T) <= within_px
+            done = good & ((np.abs(step[:, :2]).max(axis=1) < 2e-3) | (step_number == _STEPS - 1))
+            if done.any():
+                deep = fit.depth[done] > 2 * self._noise
+                usual = (spots[done, 2] > low) & (spots[done, 2] < high) & deep
+                found[going[done]] = np.column_stack(
+                    [spots[done], fit.depth[done], np.where(usual, fit.alike[done], 0.0)]
+                )
+            hopeless = (fit.alike < _LEAST_HOPEFUL) & (step_number >= _HOPED_FOR)
+            left = good & ~done & ~hopeless
+            going, spots = going[left], spots[left]
+            if not len(going):
+                break
+        return found
+
+    def _linear(self, spots: Matrix, half: int) -> _Fits:
+        """One step of Gauss-Newton for every spot (N, 3), in windows of 2 ``half`` + 1 px."""
+        height, width = self.line.shape
+        middle = np.round(spots[:, :2]).astype(int)
+        reach = 1.9 * spots[:, 2] + 1.5
+        good = (np.floor(spots[:, :2] - reach[:, None]) >= 0).all(axis=1)
+        good &= (np.ceil(spots[:, :2] + reach[:, None]) + 1 <= (width, height)).all(axis=1)
+        across = np.arange(-half, half + 1)
+        columns = np.clip(middle[:, :1] + across, 0, width - 1)
+        rows = np.clip(middle[:, 1:] + across, 0, height - 1)
+        wanted = self.line[rows[:, :, None], columns[:, None, :]].reshape(len(spots), -1).astype(np.float64)
+        x = np.broadcast_to((columns - spots[:, :1])[:, None, :], (len(spots), len(across), len(across)))
+        y = np.broadcast_to((rows - spots[:, 1:2])[:, :, None], x.shape)
+        x, y = x.reshape(len(spots), -1), y.reshape(len(spots), -1)
+        away = np.maximum(np.hypot(x, y), 1e-6)
+        radius = spots[:, 2:]
+        weight = (away <= 1.9 * radius + 1.0).astype(np.float64)
+        good &= weight.sum(axis=1) >= 8
+        shape, slope = _shadow(away, radius)
+        linear = np.stack([shape, np.ones_like(shape), x, y], axis=1) * weight[:, None]
+        solution = _least_squares_of_each(linear, wanted * weight)
+        depth = solution[:, 0]
+        good &= depth > 0
+        turned = depth[:, None] * slope * weight
+        moves = np.stack([-turned * x / away, -turned * y / away, -turned * away / radius], axis=1)
+        residual = wanted * weight - np.einsum("nk,nkp->np", solution, linear)
+        step = _least_squares_of_each(np.concatenate([linear, moves], axis=1), residual)[:, 4:]
+        most = 0.5 * radius
+        model = depth[:, None] * linear[:, 0]
+        image = model + residual
+        length = np.sqrt((image**2).sum(axis=1) * (model**2).sum(axis=1))
+        alike = (image * model).sum(axis=1) / np.maximum(length, 1e-12)
+        return _Fits(np.clip(step, -most, most), depth, alike, good)
 
     def _together(self, start: Matrix, within_px: float) -> Matrix | None:
         """Fit spheres' shadows on a plane: positions and radii by Gauss-Newton; depths and plane are linear.
@@ -166,21 +255,29 @@ def _least_squares(rows: Matrix, wanted: Matrix) -> Matrix:
     return np.asarray(np.linalg.solve(gram, scaled @ wanted) / scale)
 
 
+def _least_squares_of_each(rows: Matrix, wanted: Matrix) -> Matrix:
+    """:func:`_least_squares` of (N, K, P) and (N, P): coefficients (N, K)."""
+    scale = np.maximum(np.sqrt(np.einsum("nkp,nkp->nk", rows, rows)), 1e-12)
+    scaled = rows / scale[:, :, None]
+    gram = scaled @ np.swapaxes(scaled, 1, 2) + 1e-10 * np.eye(rows.shape[1])
+    return np.asarray(np.linalg.solve(gram, scaled @ wanted[:, :, None])[:, :, 0] / scale)
+
+
 def _spots(rows: list[tuple[float, ...]]) -> Spots:
     table = np.array(rows).reshape(-1, 5)
     return Spots(table[:, :2], table[:, 2], table[:, 3], table[:, 4])
 
 
-def _each_once(spots: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+def _each_once(found: Matrix) -> list[tuple[float, ...]]:
     """The best of every group of overlapping spots."""
     kept: list[tuple[float, ...]] = []
-    for spot in sorted(spots, key=lambda each: -each[4]):
+    for spot in found[np.argsort(-found[:, 4], kind="stable")].tolist():
         if all(np.hypot(spot[0] - other[0], spot[1] - other[1]) > 0.7 * max(spot[2], other[2]) for other in kept):
             kept.append(spot)
     return kept
 
 
-def _shadow(distance: Matrix, radius: float) -> tuple[Matrix, Matrix]:
+def _shadow(distance: Matrix, radius: float | Matrix) -> tuple[Matrix, Matrix]:
     """Chord of a sphere over its diameter, and its derivative by distance; the edge is softened by half a pixel."""
     soft = 0.6 / radius
     inside = 1 - (distance / radius) ** 2
@@ -194,10 +291,13 @@ def _shadow(distance: Matrix, radius: float) -> tuple[Matrix, Matrix]:
 
 def _answer(picture: FloatArray, radius: float) -> FloatArray:
     """How much darker a disc is than its surroundings: a difference of Gaussians, about 1 for a spot of depth 1."""
-    sigma = radius * _SIGMA_OF_RADIUS
-    inner = cv2.GaussianBlur(picture, (0, 0), sigma)
-    outer = cv2.GaussianBlur(picture, (0, 0), 1.6 * sigma)
-    return np.asarray(2.5 * (inner - outer), np.float32)
+    height, width = picture.shape
+    coarser = max(1, int(radius // _FINE_PX))  # wide spots are found as well in a coarser picture
+    size = max(1, width // coarser), max(1, height // coarser)
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if coarser > 1 else picture
+    sigma = radius * _SIGMA_OF_RADIUS / coarser
+    answer = 2.5 * (cv2.GaussianBlur(small, (0, 0), sigma) - cv2.GaussianBlur(small, (0, 0), 1.6 * sigma))
+    return np.asarray(cv2.resize(answer, (width, height)) if coarser > 1 else answer, np.float32)
 
 
 def _noise(line: FloatArray) -> float:

@@ -15,6 +15,7 @@ from navnode.jig.located import locate_spots
 from navnode.jig.measured import measured
 from navnode.jig.printed import bracket, make, plate
 from navnode.jig.requests import JigCheckRequest, JigMakeRequest
+from navnode.jig.spots import Corrected, read_corrected
 from navnode.simulation.beads import Beads, exposed, rendered
 from navnode.types import CArm, Status
 from tests.invoke import call
@@ -201,3 +202,45 @@ def test_commands(tmp_path):
     np.save(tmp_path / "a.npy", np.full((256, 256), 1000, np.uint16))
     code, _, error = call("jig", "check", tmp_path / "jig" / "jig.json", tmp_path / "a.npy")
     assert code == 1 and "4 are needed" in error
+
+
+def test_a_person_adds_a_bead_that_was_hidden_and_takes_out_one():
+    jig, carm_from_jig = jig_for(), pose(20.0)
+    beads = Beads(jig.positions_mm, np.full(len(jig.ids), jig.diameter_mm))
+    counts = exposed(rendered(beads, CARM, g.inverse(carm_from_jig)), np.random.default_rng(4))
+    at = g.project(CARM, carm_from_jig, jig.positions_mm)
+    lone = int(np.argmax(np.sort(np.linalg.norm(at[:, None] - at[None], axis=2), axis=1)[:, 1]))
+    u, v = at[lone]
+    counts[round(v) - 9 : round(v) + 10, round(u) - 1 : round(u) + 16] = 900  # metal over most of it
+    hidden, taken = jig.ids[lone], jig.ids[(lone + 20) % len(jig.ids)]
+    plain = locate(counts, jig)
+    assert hidden not in plain.ids and taken in plain.ids
+    assert plain.spots_px is not None and plain.others_px is not None
+    wrong = tuple(plain.spots_px[plain.ids.index(taken)] + (2.0, -2.0))
+    found = locate(counts, jig, corrected=Corrected(((u, v),), (wrong,)))
+    assert hidden in found.ids and taken not in found.ids
+    assert abs(found.focal_px / plain.focal_px - 1) < 0.003
+
+
+def test_places_that_are_no_beads_are_given_no_names():
+    counts = exposed(np.zeros((1024, 1024), np.float32), np.random.default_rng(1))
+    places = np.random.default_rng(2).uniform(50, 970, (40, 2))
+    found = locate(counts, jig_for(), corrected=Corrected(tuple(map(tuple, places.tolist()))))
+    assert found.beads == 0 and found.validity.status is Status.INVALID
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"schema": "navnode/beads/1", "pictures": [{"picture": 3}]}', "picture 3 is not one of 2"),
+        ('{"schema": "navnode/beads/1", "pictures": [{"picture": 1}, {"picture": 1}]}', "picture 1 occurs twice"),
+        ('{"schema": "navnode/beads/1", "pictures": [{"picture": 1, "beads_px": [[1e9, 0]]}]}', "far outside"),
+        ('{"schema": "navnode/beads/2", "pictures": []}', "navnode/beads/1"),
+        ('{"pictures": [{"picture": "one"}]}', "Expected `int`"),
+    ],
+)
+def test_wrong_corrections_are_named(tmp_path, content, reason):
+    path = tmp_path / "beads.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=reason):
+        read_corrected(path, 2)

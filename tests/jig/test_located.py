@@ -66,8 +66,16 @@ def test_pixel_spacing_gives_millimetres():
     assert found.carm.pixel_spacing_mm == (0.3, 0.3)
     assert found.carm.source_to_detector_mm == pytest.approx(0.3 * picture.focal_px, rel=0.01)
     nominal = located(picture)
-    assert nominal.carm.source_to_detector_mm == pytest.approx(1000.0)
     assert np.allclose(nominal.jig_from_carm, found.jig_from_carm)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_without_pixel_spacing_the_detector_is_behind_what_it_shows(number):
+    picture = seen(np.random.default_rng(60 + number), JIG, missing=0.1)
+    nominal = located(picture)
+    depth_mm = g.transform(g.inverse(nominal.jig_from_carm), JIG.positions_mm)[:, 2]
+    assert nominal.carm.source_to_detector_mm >= max(1000.0, depth_mm.max())
+    assert nominal.carm.source_to_detector_mm / nominal.carm.pixel_spacing_mm[0] == pytest.approx(nominal.focal_px)
 
 
 def test_few_beads_are_told():
