@@ -69,7 +69,7 @@ class PlanDesk:
         Raises:
             CommandError: why it is not done.
         """
-        name, plan = parameters.get("Name", ""), None
+        name, plan = parameters.get("Plan", ""), None
         if operation is PlanOperation.ADD:
             plan = Plan(name, _numbers(parameters, "Entry"), _numbers(parameters, "Target"))
         result = self._ask(PlanCommand(operation, name, plan, "a command", now_ns()))

@@ -40,7 +40,7 @@ def numbers(at) -> str:
 
 
 def add(loop: Loop, plan: Plan) -> str:
-    told = {"Name": plan.name, "Entry": numbers(plan.entry_mm), "Target": numbers(plan.target_mm)}
+    told = {"Plan": plan.name, "Entry": numbers(plan.entry_mm), "Target": numbers(plan.target_mm)}
     return loop.desk.command(PlanOperation.ADD, told)
 
 
@@ -49,7 +49,7 @@ def test_plans_outlive_the_node(tmp_path):
     first = Loop(path)
     first.desk.begin(CT)
     assert "aimed at" in add(first, LEFT) and add(first, RIGHT)
-    first.desk.command(PlanOperation.ACTIVATE, {"Name": "right"})
+    first.desk.command(PlanOperation.ACTIVATE, {"Plan": "right"})
     again = Loop(path)
     again.desk.begin(CT)
     assert again.plans.present == ((LEFT, RIGHT), "right")
@@ -112,7 +112,7 @@ def test_a_console_does_not_move_the_plan_under_a_hand():
 @pytest.mark.parametrize("entry", ["", "1 2", "1 2 x", "1 2 3 4", "nan 1 2"])
 def test_a_command_with_other_numbers_is_refused(entry):
     with pytest.raises(CommandError):
-        Loop(None).desk.command(PlanOperation.ADD, {"Name": "p", "Entry": entry, "Target": "4 5 6"})
+        Loop(None).desk.command(PlanOperation.ADD, {"Plan": "p", "Entry": entry, "Target": "4 5 6"})
 
 
 def deviation(status: Status = Status.VALID) -> PlanDeviation:
