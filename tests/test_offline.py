@@ -354,7 +354,7 @@ def test_wrong_arguments_are_named(case, tmp_path):
 
 
 def test_meshes_by_their_ending(tmp_path):
-    from navnode.files.volumes import write_mesh
+    from navnode.files.meshes import write_mesh
     from navnode.reconstruction.surface import bone_surface
 
     hu = np.full((30, 30, 30), -1000, np.float32)

@@ -9,7 +9,7 @@ from calibration.commands.call import Call
 from calibration.requests import PatientRequest, PhantomRequest
 from calibration.verdict import Calibration
 from navnode.files.artifacts import PatientResult, PhantomResult
-from navnode.files.volumes import read_mesh
+from navnode.files.meshes import read_mesh
 
 
 def patient(request: PatientRequest, call: Call) -> Calibration[PatientResult]:

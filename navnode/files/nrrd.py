@@ -39,6 +39,42 @@ _TYPES = {
     "double": "f8",
 }
 _RAW, _GZIP, _BZIP2, _TEXT, _HEX = "raw", ("gzip", "gz"), ("bzip2", "bz2"), ("ascii", "text", "txt"), "hex"
+_FIELDS = frozenset(
+    {
+        "axismaxs",
+        "axismins",
+        "blocksize",
+        "byteskip",
+        "centerings",
+        "centers",
+        "content",
+        "datafile",
+        "dimension",
+        "encoding",
+        "endian",
+        "kinds",
+        "labels",
+        "lineskip",
+        "max",
+        "measurementframe",
+        "min",
+        "number",
+        "oldmax",
+        "oldmin",
+        "sampleunits",
+        "sizes",
+        "space",
+        "spacedimension",
+        "spacedirections",
+        "spaceorigin",
+        "spaceunits",
+        "spacings",
+        "thicknesses",
+        "type",
+        "units",
+    }
+)
+"""Without the spaces that most may have or not; other words stand before ``:=``."""
 _RAS_FROM_SPACE: dict[str, Matrix] = {
     "right-anterior-superior": np.eye(3),
     "left-anterior-superior": np.diag([-1.0, 1.0, 1.0]),
@@ -98,15 +134,22 @@ def open_image(path: Path) -> TextImage:
         **line_fields(path, "\n".join(line for line in lines if ":=" in line), (":=",)),
         **{key.lower(): value for key, value in line_fields(path, "\n".join(plain), (": ", ":")).items()},
     }
+    stated = [line.partition(":")[0].strip().lower() for line in plain if line.strip() and not line.startswith("#")]
+    if unknown := next((key for key in stated if key.replace(" ", "") not in _FIELDS), None):
+        raise ConfigError(f"{path}: damaged ({unknown[:60]!r} is not a field of NRRD)")
+    if twice := next((key for key in stated if stated.count(key) > 1), None):
+        raise ConfigError(f"{path}: {twice} occurs twice")
     if "sizes" not in fields or "type" not in fields:
         raise ConfigError(f"{path}: the header lacks the size or the type of the pixels")
     sizes = whole_numbers(path, "sizes", fields["sizes"])
-    if fields.get("dimension", str(len(sizes))) != str(len(sizes)):
-        raise ConfigError(f"{path}: dimension is {fields['dimension']}, sizes has {len(sizes)} numbers")
+    if fields.get("dimension") != str(len(sizes)):
+        raise ConfigError(f"{path}: dimension is {fields.get('dimension')}, sizes has {len(sizes)} numbers")
+    if "encoding" not in fields:
+        raise ConfigError(f"{path}: states no encoding of its pixels")
     kind = _TYPES.get(fields["type"].lower())
     if kind is None:
         raise ConfigError(f"{path}: type {fields['type'][:40]!r} is not one that is read")
-    encoding = fields.get("encoding", _RAW).lower()
+    encoding = fields["encoding"].lower()
     endian = fields.get("endian", "").lower()
     if endian not in ("", "little", "big"):
         raise ConfigError(f"{path}: endian is {endian[:40]!r}")

@@ -70,14 +70,24 @@ def read_folder(path: Path, choice: ReadAs) -> Placed:
         ConfigError: there is no CT, several that could be meant, or one that is incomplete or not a grid.
     """
     series: dict[str, list[tuple[Path, Any]]] = {}
+    others, blank = [], {}
     for file in _files(path):
-        if dicom_read.is_dicom(file):
-            head = dicom_read.open_dataset(file, _HEADS)
-            if "Rows" in head:
-                series.setdefault(dicom_read.text(head, "SeriesInstanceUID"), []).append((file, head))
+        if not dicom_read.is_dicom(file):
+            others.append(file.name)
+            continue
+        head = dicom_read.open_dataset(file, _HEADS)
+        uid = dicom_read.text(head, "SeriesInstanceUID")
+        if "Rows" in head:
+            series.setdefault(uid, []).append((file, head))
+        else:
+            blank[uid] = file.name
     if not series:
         raise ConfigError(f"{path}: the folder contains no DICOM series")
     files = _chosen(series, path, choice)
+    if incomplete := blank.get(dicom_read.text(files[0][1], "SeriesInstanceUID")):
+        raise ConfigError(f"{path}: {incomplete} is of its series, and holds no pixels: damaged")
+    if others:
+        tell(path, f"{len(others)} files are not DICOM, and left out ({', '.join(others[:3])})")
     if len(files) == 1:
         return read_file(files[0][0], choice, path)
     check_deflated(file for file, _ in files)  # together
@@ -136,7 +146,7 @@ def _files(path: Path) -> list[Path]:
         folders += bool(names)
         if folders > _MAX_FOLDERS:
             raise ConfigError(f"{path}: more than {_MAX_FOLDERS} folders; name the one with the series")
-        found += [Path(folder) / name for name in sorted(names) if name != "DICOMDIR"]
+        found += [Path(folder) / name for name in sorted(names) if name != "DICOMDIR" and not name.startswith(".")]
     return sorted(file for file in found if file.is_file())
 
 

@@ -49,13 +49,15 @@ def line_fields(path: Path, text: str, separators: tuple[str, ...]) -> dict[str,
         separators: tried in this order.
 
     Raises:
-        ConfigError: a key occurs twice with different values.
+        ConfigError: a line is no field, or a key occurs twice with different values.
     """
     fields: dict[str, str] = {}
     for line in text.splitlines():
-        separator = next((each for each in separators if each in line), None)
-        if separator is None or line.startswith("#"):
+        if line.startswith("#") or not line.strip():
             continue
+        separator = next((each for each in separators if each in line), None)
+        if separator is None:
+            raise ConfigError(f"{path}: damaged (a line of its header is no field: {line[:60]!r})")
         key, _, value = line.partition(separator)
         key, value = key.strip(), value.strip()
         if fields.setdefault(key, value) != value:

@@ -18,8 +18,9 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.files.artifacts import hashed
 from navnode.files.dicom import write_series
+from navnode.files.meshes import write_mesh
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
-from navnode.files.volumes import read_volume, write_mesh, write_volume
+from navnode.files.volumes import read_volume, write_volume
 from navnode.geometry import carm_document
 from navnode.offline.carm import calibrated_views, capped, write_calibrated
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest

@@ -24,7 +24,8 @@ from navnode.types import Array, Matrix
 
 __all__ = ["Sequence", "read", "write"]
 
-_FIELD = re.compile(r"Seq_Frame(\d+)_(\w+)")
+_OF_FRAME = "Seq_Frame"
+_FIELD = re.compile(_OF_FRAME + r"(\d{1,9})_(\w+)")
 _MOST_FRAMES = 1 << 22
 _RATE_HZ = 30.0
 """Of frames without times."""
@@ -204,6 +205,8 @@ def _frames(image: TextImage, is_nrrd: bool) -> tuple[Array, tuple[float, float]
         raise ConfigError(f"{path}: {sizes} is a sequence of volumes, not of images")
     if 0 in [n for axis, n in enumerate(sizes) if axis not in (u, v)] and 0 not in (sizes[u], sizes[v]):
         raise ConfigError(f"{path}: {sizes} is not a sequence of images")
+    if (sizes[u] == 0) != (sizes[v] == 0):
+        raise ConfigError(f"{path}: pictures of {sizes[u]} x {sizes[v]} pixels cannot be")
     spacing = _spacing(image, (u, v), is_nrrd, len(sizes) - len(image.sizes))
     if 0 in (sizes[u], sizes[v]):
         return np.zeros((sizes[roles.index("f")] if "f" in roles else 0, 0, 0), np.uint8), spacing
@@ -296,7 +299,10 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
     found: dict[int, dict[str, str]] = {}
     for key, value in image.fields.items():
         if match := _FIELD.fullmatch(key):
-            found.setdefault(int(match[1]), {})[match[2]] = value
+            if found.setdefault(int(match[1]), {}).setdefault(match[2], value) != value:
+                raise ConfigError(f"{path}: frame {int(match[1])} has {match[2]} twice")
+        elif key.startswith(_OF_FRAME):
+            raise ConfigError(f"{path}: damaged ({key[:60]!r} is no field of a frame)")
     count = len(frames) if pictures else max(found, default=-1) + 1
     if count < 1:
         raise ConfigError(f"{path}: not a sequence (neither pictures nor fields of frames)")
@@ -305,6 +311,9 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
     if not pictures:
         frames = np.zeros((count, 0, 0), np.uint8)
     by_frame = [found.get(n, {}) for n in range(count)]
+    for n, each in enumerate(by_frame):
+        if lost := next((k for k in each if k.endswith(STATUS_KEY) and k.removesuffix("Status") not in each), ""):
+            raise ConfigError(f"{path}: frame {n} has {lost} without its transform")
     times_s = _times(path, by_frame)
     names = sorted({key.removesuffix("Transform") for each in by_frame for key in each if key.endswith("Transform")})
     transforms = {name: [_pose(path, n, each, name) for n, each in enumerate(by_frame)] for name in names}
