@@ -17,6 +17,7 @@ from navnode.files.textheaders import (
     exactly,
     inflated,
     line_fields,
+    lines_of,
     numbers,
     of_text,
     whole_numbers,
@@ -128,7 +129,7 @@ def open_image(path: Path) -> TextImage:
     if ends is None and b"data" not in head:
         raise ConfigError(f"{path}: not an NRRD (its header has no end)")
     text = head[: ends.start() if ends else len(head)].decode("utf-8", "replace")
-    lines = text.splitlines()[1:]
+    lines = lines_of(text)[1:]
     plain = [line for line in lines if ":=" not in line]
     fields = {
         **line_fields(path, "\n".join(line for line in lines if ":=" in line), (":=",)),

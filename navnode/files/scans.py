@@ -73,7 +73,7 @@ def read_folder(path: Path, choice: ReadAs) -> Placed:
     others, blank = [], {}
     for file in _files(path):
         if not dicom_read.is_dicom(file):
-            others.append(file.name)
+            others += [] if file.name.startswith(".") else [file.name]
             continue
         head = dicom_read.open_dataset(file, _HEADS)
         uid = dicom_read.text(head, "SeriesInstanceUID")
@@ -146,7 +146,7 @@ def _files(path: Path) -> list[Path]:
         folders += bool(names)
         if folders > _MAX_FOLDERS:
             raise ConfigError(f"{path}: more than {_MAX_FOLDERS} folders; name the one with the series")
-        found += [Path(folder) / name for name in sorted(names) if name != "DICOMDIR" and not name.startswith(".")]
+        found += [Path(folder) / name for name in sorted(names) if name != "DICOMDIR"]
     return sorted(file for file in found if file.is_file())
 
 

@@ -21,7 +21,7 @@ from navnode.files.dicom import write_series
 from navnode.files.meshes import write_mesh
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
 from navnode.files.volumes import read_volume, write_volume
-from navnode.geometry import carm_document
+from navnode.geometry import carm_document, where_rays_meet
 from navnode.offline.carm import calibrated_views, capped, write_calibrated
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
@@ -48,7 +48,6 @@ __all__ = [
     "reconstruct",
     "register",
     "view_of",
-    "where_rays_meet",
 ]
 
 Progress = Callable[[float], None]
@@ -476,17 +475,6 @@ def _registered_view(registration: Registration) -> RegisteredView:
         iterations=registration.iterations,
         elapsed_ms=round(registration.elapsed_ms, 3),
     )
-
-
-def where_rays_meet(poses: list[Matrix]) -> Matrix:
-    """The point nearest to all principal rays, RAS mm (3,), by least squares.
-
-    Args:
-        poses: volume_from_carm of every view, (4, 4).
-    """
-    across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
-    offsets = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
-    return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(offsets, axis=0), rcond=None)[0])
 
 
 def _ms(started: float) -> float:
