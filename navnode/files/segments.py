@@ -99,7 +99,7 @@ def write_segmentation(
     found = [int(label) for label in np.unique(labels) if label > 0]
     if not 0 < len(found) <= _MOST_SEGMENTS:
         raise ConfigError(f"{path}: {len(found)} labels cannot be written as a segmentation")
-    dataset = _common(_SEGMENTATION, "SEG", how, identity, now)
+    dataset = _common(_SEGMENTATION, "SEG", identity, now)
     lps_from_index = RAS_FROM_LPS @ volume_from_index
     spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
     axes = lps_from_index[:3, :3] / spacing
@@ -115,6 +115,7 @@ def write_segmentation(
             "ImageType": ["DERIVED", "PRIMARY"],
             "ContentLabel": "SEGMENTATION",
             "ContentDescription": _NOTICE,
+            "DerivationDescription": f"{how} {_NOTICE}."[:1024],
             "ContentCreatorName": "",
             "SegmentationType": "BINARY",
             "LossyImageCompression": "00",
@@ -195,12 +196,11 @@ def write_model(
         ConfigError: the file cannot be written.
     """
     now = now or datetime.now().astimezone()
-    dataset = _common(_STL, "M3D", how, identity, now)
+    dataset = _common(_STL, "M3D", identity, now)
     _put(
         dataset,
         {
-            "ConversionType": "WSD",
-            "DocumentTitle": f"{name or 'bone'} ({_NOTICE})"[:1024],
+            "DocumentTitle": f"{name or 'bone'} ({how} {_NOTICE})"[:1024],
             "BurnedInAnnotation": "NO",
             "AcquisitionDateTime": now.strftime("%Y%m%d%H%M%S"),
             "ImageLaterality": "U",
@@ -226,7 +226,7 @@ def _stl(mesh: Mesh, name: str) -> bytes:
     return head + struct.pack("<I", len(rows)) + rows.tobytes()
 
 
-def _common(sop_class: str, modality: str, how: str, identity: Identity | None, now: datetime | None) -> Any:
+def _common(sop_class: str, modality: str, identity: Identity | None, now: datetime | None) -> Any:
     """A dataset with what all objects state: patient and study, series, equipment, coordinates."""
     from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -255,7 +255,6 @@ def _common(sop_class: str, modality: str, how: str, identity: Identity | None, 
         "ManufacturerModelName": "navnode",
         "DeviceSerialNumber": "0",
         "SoftwareVersions": __version__,
-        "DerivationDescription": f"{how} {_NOTICE}."[:1024],
         "SeriesDate": date,
         "SeriesTime": time,
         "ContentDate": date,

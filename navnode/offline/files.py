@@ -446,7 +446,8 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
 def _write_dicom_bones(folder: Path, patient: Path | None, result: Reconstruction) -> None:
     """A model of each bone, and a segmentation of all on the volume's grid."""
     identity = None if patient is None else replace(identity_of(patient), frame_of_reference="")
-    how = f"navnode, {result.method.value}: {result.reason}."
+    doubt = f"INVALID: {result.doubtful_bone}. " if result.doubtful_bone else ""
+    how = f"{doubt}navnode, {result.method.value}: {result.reason}."
     folder.mkdir(parents=True, exist_ok=True)
     grid, names = result.volume, {}
     labels = np.zeros(grid.voxels.shape, np.int32)

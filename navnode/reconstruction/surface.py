@@ -126,7 +126,8 @@ def inside(mesh: Mesh, grid: Volume) -> Array:
 
     Counts how often the line along k to each voxel crosses the surface (even and odd rule).
     """
-    vertices = g.transform(np.linalg.inv(grid.volume_from_index), np.asarray(mesh.vertices_mm, np.float64))
+    index_from_volume = np.asarray(np.linalg.inv(grid.volume_from_index), np.float64)
+    vertices = g.transform(index_from_volume, mesh.vertices_mm.astype(np.float64))
     corners = vertices[mesh.triangles]
     corners[..., :2] += _OFF_GRID
     depth, height, width = grid.voxels.shape
