@@ -28,6 +28,32 @@ GATES = (
     Gate(
         "axis_spread_rad", 0.35, "axes", "the largest angle between two axes of rotation", _TURN, "rad", at_least=True
     ),
+    Gate(
+        "workspace_mm",
+        20.0,
+        "implausible",
+        "how far the marker moved",
+        "turn the C-arm further; or are its poses in metres (--units m)?",
+        "mm",
+        at_least=True,
+    ),
+    Gate(
+        "source_mm",
+        150.0,
+        "implausible",
+        "the distance from the X-ray source to where its rays meet",
+        "are the poses of X-rays in metres (--units m), or inverted (carm_from_phantom)?",
+        "mm",
+        at_least=True,
+    ),
+    Gate(
+        "length_mm",
+        3_000.0,
+        "implausible",
+        "the distance from the marker to the X-ray source",
+        "are poses inverted, or in another unit (--units)?",
+        "mm",
+    ),
     Gate("rms_mm", 3.0, "residual", "the rms closure at the phantom's origin", _HOLD, "mm"),
     Gate("rms_rad", 0.0175, "residual", "the rms closure of the rotation", _HOLD, "rad"),
     Gate("sigma_translation_mm", 2.0, "sigma", "the standard error of the translation", _TURN, "mm"),
@@ -35,7 +61,7 @@ GATES = (
 DIRECT_GATES = tuple(
     Gate("n_used", 3, TOO_FEW, gate.what, gate.advice, at_least=True) if gate.key == "n_used" else gate
     for gate in GATES
-    if gate.key not in ("spread_rad", "axis_spread_rad")
+    if gate.key not in ("spread_rad", "axis_spread_rad", "workspace_mm")
 )
 
 _MOST_TRIPLES = 600
@@ -87,7 +113,8 @@ def handeye(
     which = DIRECT_GATES if direct else GATES
     residuals = "rms_mm", "max_mm", "rms_rad", "max_rad"
     others = "sigma_rotation_rad", "sigma_translation_mm", "spread_rad", "axis_spread_rad"
-    quality: dict[str, object] = dict.fromkeys(residuals + others)
+    lengths = "workspace_mm", "source_mm", "length_mm"
+    quality: dict[str, object] = dict.fromkeys(residuals + others + lengths)
     result: HandEyeResult | None = None
     used = np.ones(len(rows), bool)
     pictures: list[tuple[str, dict[str, Array]]] = []
@@ -107,6 +134,9 @@ def handeye(
             "covariance": spread,
             "spread_rad": largest_angle_rad(a[used][:, :3, :3]) if used.any() else 0.0,
             "axis_spread_rad": _axis_spread_rad(a[used][:, :3, :3]),
+            "workspace_mm": float(np.linalg.norm(np.ptp(a[used][:, :3, 3], axis=0))) if used.any() else 0.0,
+            "source_mm": _source_mm(b[used]) if used.any() else 0.0,
+            "length_mm": float(np.linalg.norm(x[:3, 3])),
         }
         moved = len(series) == 3
         result = HandEyeResult(
@@ -236,6 +266,12 @@ def _covariance(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Mat
         return np.full((6, 6), np.inf)
     unit = np.array([1e-3] * 3 + [1.0] * 3)
     return np.asarray(covariance(slope, off / scale)[:6, :6] * np.outer(unit, unit))
+
+
+def _source_mm(phantom_from_carm: Matrix) -> float:
+    """How far, along the principal rays, they meet from their sources."""
+    meet = g.where_rays_meet(list(phantom_from_carm))
+    return float(np.median(np.einsum("ij,ij->i", meet - phantom_from_carm[:, :3, 3], phantom_from_carm[:, :3, 2])))
 
 
 def _axis_spread_rad(rotations: Matrix) -> float:

@@ -17,6 +17,7 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.expansion import Budget, TooLargeError
 from navnode.files.ordinary import refuse_special
+from navnode.files.placing import unit_mm
 from navnode.files.xrays import read_array
 from navnode.types import Array, Matrix
 
@@ -89,20 +90,29 @@ class Files:
         return path
 
 
-def poses(path: Path, files: Files) -> Poses:
+def poses(path: Path, files: Files, units: str = "") -> Poses:
     """Read poses from ``.npy`` (N, 4, 4), or CSV with the header ``timestamp_s,m00,...,m33``.
 
+    Args:
+        units: of their positions: m, cm, mm or um; '': mm.
+
     Raises:
-        ConfigError: names the file.
+        ConfigError: names the file, or what is not a unit.
     """
+    factor = unit_mm(units, "--units") if units else 1.0
     if path.suffix.lower() == ".csv":
         rows = _numbers(path, _POSE_HEADER, files)
-        return Poses(rows[:, 1:].reshape(-1, 4, 4), rows[:, 0])
+        return Poses(_scaled(rows[:, 1:].reshape(-1, 4, 4), factor), rows[:, 0])
     loaded = array(path, files)
     real = np.issubdtype(loaded.dtype, np.floating) or np.issubdtype(loaded.dtype, np.integer)
     if loaded.ndim != 3 or loaded.shape[1:] != (4, 4) or not real:
         raise ConfigError(f"{path}: {loaded.shape} is not a series of poses, (N, 4, 4)")
-    return Poses(loaded.astype(np.float64))
+    return Poses(_scaled(loaded.astype(np.float64), factor))
+
+
+def _scaled(poses: Matrix, factor: float) -> Matrix:
+    poses[:, :3, 3] *= factor
+    return poses
 
 
 def matrix(path: Path, files: Files) -> Matrix:

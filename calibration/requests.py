@@ -10,6 +10,7 @@ import msgspec
 from calibration import distortion, exchange
 from navnode.config.fields import Address, Threads, address_option, argument, option
 from navnode.errors import ConfigError
+from navnode.files.placing import unit_mm
 
 __all__ = [
     "CArmRequest",
@@ -59,6 +60,14 @@ class RoutineRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, option("Random seed.", panel=_MEASURED)] = 0
     recording: _Recording | None = None
     device: Annotated[tuple[str, ...], _Device] = ()
+    units: Annotated[
+        tuple[str, ...],
+        option(
+            "Unit of the poses in files: m, cm, mm or um; of which option, where only one has it.",
+            "[OPTION=]UNIT",
+            panel=_MEASURED,
+        ),
+    ] = ()
     live: _Live | None = None
     seconds: Annotated[float, option("Collect no longer than this.", panel=_MEASURED, ge=1)] = 120.0
     out: Annotated[Path, option("Write the calibration, if it passed.", "ARTIFACT", panel=_OUT)] | None = None
@@ -71,6 +80,7 @@ class RoutineRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ConfigError where options contradict each other, or one cannot be read."""
         self.gates()
         self.devices()
+        self.units_of()
         if self.address() is not None and self.recording is not None:
             raise ConfigError("give --live or --recording, not both")
 
@@ -94,6 +104,19 @@ class RoutineRequest(msgspec.Struct, frozen=True, kw_only=True):
     def address(self) -> Address | None:
         """Where it is collected."""
         return None if self.live is None else address_option(self.live, "--live")
+
+    def units_of(self) -> dict[str, str]:
+        """Option -> unit of its poses; '': of the others.
+
+        Raises:
+            ConfigError: one is not a unit of length.
+        """
+        found: dict[str, str] = {}
+        for text in self.units:
+            flag, _, unit = text.rpartition("=")
+            unit_mm(unit, f"--units {text}")
+            found[flag.lstrip("-")] = unit
+        return found
 
     def devices(self) -> dict[str, str]:
         """Option -> device; '': for the only one.
@@ -187,6 +210,7 @@ class PatientRequest(RoutineRequest, frozen=True, kw_only=True):
     pivot: _Pivot | None = None
     surface: Annotated[Path, option("Points touched on the bone, patient frame.", "CSV")] | None = None
     mesh: Annotated[Path, option("The bone in the volume.", "M.stl")] | None = None
+    mesh_units: Annotated[str, option("Unit of --mesh: m, cm, mm or um.", "UNIT")] = "mm"
     targets: Annotated[Path, option("Where the error matters.", "CSV")] | None = None
     fle_mm: Annotated[float, option("Localisation error of a point, rms, if it is known.")] | None = None
 

@@ -37,6 +37,8 @@ class Sources:
     live: tuple[str, int] | None = None
     devices: Mapping[str, str] = field(default_factory=dict)
     """Option -> device of the recording or live connection."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Option -> unit of the positions of its poses, where they come from a file; '': of the others; none: mm."""
     files: Files = field(default_factory=Files)
     _heard: Heard | None = field(default=None, init=False)
     _most_rows: int | None = field(default=None, init=False)
@@ -61,7 +63,7 @@ class Sources:
     def poses_if_any(self, name: str, file: Path | None) -> Poses | None:
         """:meth:`poses`, or None if there are none."""
         if file is not None:
-            return inputs.poses(file, self.files)
+            return inputs.poses(file, self.files, self.units.get(name, self.units.get("", "")))
         device = self._device(name)
         if device is None:
             return None

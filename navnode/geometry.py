@@ -36,6 +36,7 @@ __all__ = [
     "series_at",
     "skew",
     "transform",
+    "where_rays_meet",
 ]
 
 CARM_SCHEMA = "navnode/carm/1"
@@ -226,6 +227,17 @@ def series_at(times_s: Matrix, poses: Matrix, wanted_s: Matrix, most_apart_s: fl
         if end - begin <= most_apart_s and all(is_rigid(pose) for pose in pair):
             interpolated[n] = interpolate(orthonormal(pair[0]), orthonormal(pair[1]), (at - begin) / (end - begin))
     return interpolated
+
+
+def where_rays_meet(poses: Sequence[Matrix]) -> Matrix:
+    """The point nearest to all principal rays, mm (3,), by least squares.
+
+    Args:
+        poses: volume_from_carm of every view, (4, 4).
+    """
+    across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
+    offsets = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
+    return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(offsets, axis=0), rcond=None)[0])
 
 
 class CArmDocument(msgspec.Struct, frozen=True):

@@ -17,8 +17,9 @@ import trimesh
 from pydicom.uid import ExplicitVRLittleEndian
 
 from navnode import geometry as g
+from navnode.files.meshes import read_mesh
 from navnode.files.views import ViewFile, write_views
-from navnode.files.volumes import read_mesh, read_volume
+from navnode.files.volumes import read_volume
 from navnode.offline.carm import write_calibrated
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model import _believed, _names, _spread_deg

@@ -15,8 +15,9 @@ from navnode import geometry as g
 from navnode.clock import now_ns
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
+from navnode.files.bodies import read_map
 from navnode.files.views import ViewFile, read_counts, read_landmarks, read_views, write_views
-from navnode.files.volumes import read_volume
+from navnode.files.volumes import read_numbers, read_volume
 from navnode.offline.carm import write_calibrated
 from navnode.offline.files import view_of
 from navnode.projector import Projector
@@ -145,7 +146,8 @@ def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
     views = case.views("true.json", case.true, i0=20_000.0)
     given = ("reconstruct", "--views", views, "--out", tmp_path / "volume.nii.gz", "--size", 64, "--spacing-mm", 4)
     wanted = ("--uncertainty", tmp_path / "u.nii.gz", "--mesh-bones", tmp_path / "bones", "--mesh-skin")
-    report = navnode(*given, *wanted, tmp_path / "skin.ply", "--json")
+    dicom = ("--dicom-bones", tmp_path / "dicom")
+    report = navnode(*given, *wanted, tmp_path / "skin.ply", *dicom, "--json")
     assert (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "u.nii.gz"))) > 0).all()
     volumes = [bone["volume_cm3"] for bone in report["bones"]]
     assert volumes and volumes == sorted(volumes, reverse=True)
@@ -156,6 +158,9 @@ def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
         low, high = bone["error_95_mm"]
         assert 0 < low < bone["error_mm"] < high
         assert bone["status"] in ("DEGRADED", "INVALID") and (bone["status"] == "DEGRADED") == (not bone["reason"])
+    labels, names = read_map(tmp_path / "dicom" / "bones.seg.dcm", read_numbers(tmp_path / "volume.nii.gz"))
+    assert sum(path.name.startswith("bone-") for path in (tmp_path / "dicom").iterdir()) == len(volumes) >= len(names)
+    assert (labels > 0).sum() * 4**3 / 1000 == pytest.approx(sum(volumes), rel=0.1)
     assert report["skin"]["volume_cm3"] > sum(volumes) and (tmp_path / "skin.ply").stat().st_size > 1000
 
 
@@ -354,7 +359,7 @@ def test_wrong_arguments_are_named(case, tmp_path):
 
 
 def test_meshes_by_their_ending(tmp_path):
-    from navnode.files.volumes import write_mesh
+    from navnode.files.meshes import write_mesh
     from navnode.reconstruction.surface import bone_surface
 
     hu = np.full((30, 30, 30), -1000, np.float32)

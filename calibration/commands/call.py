@@ -32,7 +32,7 @@ class Call:
     def __init__(self, request: RoutineRequest, ui: Ui) -> None:
         self._request, self._ui = request, ui
         self.gates = request.gates()
-        self.sources = Sources(now_ns(), request.recording, request.address(), request.devices())
+        self.sources = Sources(now_ns(), request.recording, request.address(), request.devices(), request.units_of())
         self.files = self.sources.files
         self.now_ns = self.sources.now_ns
         self.progress = ui.progress

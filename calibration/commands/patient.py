@@ -9,7 +9,7 @@ from calibration.commands.call import Call
 from calibration.requests import PatientRequest, PhantomRequest
 from calibration.verdict import Calibration
 from navnode.files.artifacts import PatientResult, PhantomResult
-from navnode.files.volumes import read_mesh
+from navnode.files.meshes import read_mesh
 
 
 def patient(request: PatientRequest, call: Call) -> Calibration[PatientResult]:
@@ -22,7 +22,7 @@ def patient(request: PatientRequest, call: Call) -> Calibration[PatientResult]:
         planned_mm,
         touched_mm,
         surface_points_mm=None if request.surface is None else inputs.cloud(request.surface, files),
-        mesh=None if request.mesh is None else read_mesh(files.read(request.mesh)),
+        mesh=None if request.mesh is None else read_mesh(files.read(request.mesh), request.mesh_units),
         targets_mm=None if request.targets is None else inputs.points(request.targets, files),
         fle_mm=request.fle_mm,
         gates=call.gates,

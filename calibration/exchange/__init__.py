@@ -33,7 +33,9 @@ __all__ = ["READS", "WRITES", "Exchanged", "read", "write", "write_imported"]
 
 _MAX_BYTES = 1 << 26
 _NS = 1e-9
-READS = ".xml (PLUS), .yml (OpenCV), .yaml (ROS), .mrk.json and .fcsv (Slicer), .tfm and .h5 (ITK), .rom (NDI), DICOM"
+READS = (
+    ".xml (PLUS), .yml (OpenCV), .yaml (ROS), .mrk.json and .fcsv (Slicer), .tfm, .txt and .h5 (ITK), .rom (NDI), DICOM"
+)
 WRITES = ".xml (PLUS), .yml (OpenCV), .yaml (ROS), .mrk.json and .fcsv (Slicer), .tfm and .h5 (ITK)"
 
 
@@ -111,6 +113,7 @@ _READERS = {
     ".mrk.json": slicer.read_markups,
     ".fcsv": slicer.read_fcsv,
     ".tfm": itk.read,
+    ".txt": itk.read,
     ".h5": itk.read,
     ".rom": ndi.read,
 }

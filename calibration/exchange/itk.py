@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import struct
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ _HDF5 = b"\x89HDF"
 _SPACES = re.compile(rb"(?s)(?=(?:\x01\x01[\x00-\x03]\x00{5}|\x02\x01[\x00-\x03]\x01)(.{8}))")
 """HDF5's messages, of both versions, that state how many numbers a series holds (its specification, IV.A.2.b), wherever
 they are; ITK reads nothing of more dimensions."""
+_REWRITE = "import sys, SimpleITK as s; s.WriteTransform(s.ReadTransform(sys.argv[1]), sys.argv[2])"
+_REWRITTEN_S = 20.0
 _MOST_NUMBERS = 1 << 20
 _LEAST_SHRINKING, _MOST_STRETCHING = 1e-3, 1e3
 
@@ -44,7 +49,7 @@ def read(path: Path) -> Exchanged:
         _check_stated(path, content)
     else:
         raise ConfigError(f"{path}: not a transform of ITK")
-    transform = sitk.ReadTransform(str(path))
+    transform = _of_hdf5(path) if content.startswith(_HDF5) else sitk.ReadTransform(str(path))
     stored = _nested(transform)
     while stored == 1 and transform.GetName() == "CompositeTransform":
         transform = sitk.CompositeTransform(transform).GetNthTransform(0)
@@ -72,6 +77,20 @@ def _check_stated(path: Path, content: bytes) -> None:
         raise ConfigError(f"{path}: states more numbers than a linear transform has")
 
 
+def _of_hdf5(path: Path) -> Any:
+    """Read HDF5 by way of another process, which rewrites it as text: damaged files crash the library."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "transform.tfm"
+        command = [sys.executable, "-c", _REWRITE, str(path), str(text)]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=_REWRITTEN_S, check=False)  # noqa: S603 - fixed
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(f"{path}: damaged (its HDF5 is not read within {_REWRITTEN_S:.0f} s)") from error
+        if done.returncode or not text.is_file():
+            raise ConfigError(f"{path}: damaged (its HDF5 cannot be read)")
+        return sitk.ReadTransform(str(text))
+
+
 def _nested(transform: Any) -> int:
     """How many transforms a composite one holds; 0: it is a plain one."""
     if transform.GetName() != "CompositeTransform":
@@ -89,6 +108,9 @@ def _check_text(path: Path, content: bytes) -> None:
             raise ConfigError(f"{path}: cut short (a transform without {key})")
     if not content.endswith(b"\n"):
         raise ConfigError(f"{path}: cut short (its last line does not end)")
+    stated = [sum(line.startswith(f"{key}:") for line in lines) for key in ("Parameters", "FixedParameters")]
+    if max(stated) > len(named):
+        raise ConfigError(f"{path}: a transform has parameters twice")
     if len(named) > 1 and "Composite" not in named[0]:
         raise ConfigError(f"{path}: holds {len(named)} transforms; store the one that is meant by itself")
     wanted = {

@@ -88,7 +88,11 @@ def read(path: Path) -> Exchanged:
         ConfigError: the file is not an OpenCV FileStorage, contains no camera, or one that bends rays.
     """
     _check_text(path)
-    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+    try:
+        storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+    except SystemError as error:  # its constructor raises OpenCV's error in a way that Python does not know
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
     if not storage.isOpened():
         raise ConfigError(f"{path}: not an OpenCV FileStorage")
     try:
@@ -182,8 +186,25 @@ def _check_text(path: Path) -> None:
         depth += 1 if sign in "[{" else -1
         deepest = max(deepest, depth)
     indented = max((len(line) - len(line.lstrip(" -")) for line in text.splitlines()), default=0)
+    _refuse_twice(path, text)
     if deepest > _MAX_DEPTH or indented > _MAX_INDENT:
         raise ConfigError(f"{path}: not a camera (nested too deeply)")
+
+
+def _refuse_twice(path: Path, text: str) -> None:
+    """Refuse keys that occur twice; of their values OpenCV takes one."""
+    keys: dict[int, set[str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if number > 1 and line.startswith("%"):
+            raise ConfigError(f"{path}: damaged (line {number} begins as a file does)")
+        found = re.match(r"( *)([\w.-]+)\s*:", line)
+        if found is None:
+            continue
+        indent, key = len(found[1]), found[2]
+        keys = {each: names for each, names in keys.items() if each <= indent}
+        if key in keys.setdefault(indent, set()):
+            raise ConfigError(f"{path}: cannot be read as YAML (the key {key!r} occurs twice, in line {number})")
+        keys[indent].add(key)
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:

@@ -64,6 +64,8 @@ def read(path: Path) -> Exchanged:
         text, name = device.get("LocalTimeOffsetSec"), device.get("Id", "")
         if text is None:
             continue
+        if not name:
+            raise ConfigError(f"{path}: a Device has LocalTimeOffsetSec and no Id")
         try:
             lag = -float(text)
         except ValueError:

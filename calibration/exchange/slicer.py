@@ -25,6 +25,7 @@ __all__ = ["read_fcsv", "read_markups", "write_fcsv", "write_markups"]
 
 _RAS_FROM = {"LPS": RAS_FROM_LPS, "1": RAS_FROM_LPS, "RAS": np.eye(4), "0": np.eye(4)}
 _COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+_PLACED = "defined"
 _UNPLACED = ("undefined", "preview", "missing")
 _UNPLACED_NUMBERS = ("0", "1", "3")
 """The same in tables: a column after those that the header names."""
@@ -89,10 +90,13 @@ def read_markups(path: Path) -> Exchanged:
         if not isinstance(control_points, list) or not all(isinstance(each, dict) for each in control_points):
             raise ConfigError(f"{path}: controlPoints is not a list of points")
         for n, point in enumerate(control_points):
-            if point.get("positionStatus", "defined") in _UNPLACED:
+            status = point.get("positionStatus", _PLACED)
+            if status in _UNPLACED:
                 left_out += 1
                 continue
             label = str(point.get("label") or point.get("id") or n + 1)
+            if status != _PLACED:
+                raise ConfigError(f"{path}: positionStatus of {label!r} is {str(status)[:40]!r}")
             _take(path, points_mm, label, ras_from_file, point.get("position"), factor)
     return _usable(path, points_mm, left_out)
 
@@ -132,7 +136,7 @@ def read_fcsv(path: Path) -> Exchanged:
     Raises:
         ConfigError: the file lacks its coordinate system or a column, is cut short, or as for markups.
     """
-    text = path.read_bytes().decode("utf-8-sig", "replace")
+    text = path.read_bytes().decode("utf-8-sig")
     about: dict[str, str] = {}
     rows: list[str] = []
     for line in text.splitlines():
@@ -146,6 +150,8 @@ def read_fcsv(path: Path) -> Exchanged:
         raise ConfigError(f"{path}: states no CoordinateSystem, which was RAS in old files and is LPS in new ones")
     ras_from_file = _ras_from(path, about["coordinatesystem"])
     columns = [name.strip() for name in about.get("columns", _COLUMNS).split(",")]
+    if twice := next((name for name in columns if name and columns.count(name) > 1), ""):
+        raise ConfigError(f"{path}: the column {twice} occurs twice")
     if missing := [name for name in ("x", "y", "z") if columns.count(name) != 1]:
         raise ConfigError(
             f"{path}: has no column {missing[0]} ({about.get('columns', '')[:80]}); columns end with commas"
@@ -156,7 +162,11 @@ def read_fcsv(path: Path) -> Exchanged:
     ids = columns.index("id") if "id" in columns else named
     points_mm: dict[str, Matrix] = {}
     left_out = 0
-    for n, cells in enumerate(csv.reader(rows, strict=True)):
+    try:
+        table = list(csv.reader(rows, strict=True))
+    except csv.Error as error:
+        raise ConfigError(f"{path}: damaged ({error})") from error
+    for n, cells in enumerate(table):
         if len(cells) < len(columns):
             raise ConfigError(f"{path}: point {n + 1} has {len(cells)} columns, the header names {len(columns)}")
         if len(cells) > len(columns) + 1 and cells[len(columns)] in _UNPLACED_NUMBERS:

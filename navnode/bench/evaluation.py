@@ -245,8 +245,8 @@ def _scored(task: Task) -> Row:
     override = msgspec.json.decode(task.config, type=Config) if task.config else None
     with replaying.attachments_folder() as folder:
         config = replaying.configuration(recording, override, folder)
-        wanted = replaying.ct_of(config, task.ct)
-        volume = load_ct(wanted) if wanted else None
+        wanted = replaying.volume_of(config, task.ct)
+        volume = load_ct(wanted) if wanted.ct else None
         run = Rerun(recording, replaying.ReplaySetup(config, volume), Mode.LOCKSTEP, threads=task.threads)
         truth = _Truth(recording, config, volume)
         for step, _ in run.steps():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from navnode.commands.ui import Ui, say
 
 if TYPE_CHECKING:  # modules that read CTs are loaded only when there is one to read
-    from navnode.config import SimulatorSection
+    from navnode.config import SimulatorSection, VolumeSection
     from navnode.simulation.audience import Audience
     from navnode.types import Volume
 
@@ -27,12 +27,12 @@ def ct_path(name: str) -> Path:
         return resolve_ct(name, audience)
 
 
-def load_ct(name: str) -> Volume:
+def load_ct(wanted: VolumeSection) -> Volume:
     """Read the CT of :func:`ct_path`."""
     from navnode.simulation import sample_ct
 
     with _terminal() as audience:
-        return sample_ct.load_ct(name, audience)
+        return sample_ct.load_ct(wanted, audience)
 
 
 def rendered(settings: SimulatorSection, threads: int = 0) -> Path:

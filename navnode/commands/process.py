@@ -45,7 +45,7 @@ def _run_node(folder: Path) -> None:
 
     loaded = read_config(folder)
     prepare_interpreter()
-    volume = load_ct(loaded.volume.ct) if loaded.volume.ct else None
+    volume = load_ct(loaded.volume) if loaded.volume.ct else None
     serve_until_told(serve(Node(loaded, volume, worker_address(folder), output_address(folder))))
 
 

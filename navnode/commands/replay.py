@@ -132,7 +132,7 @@ def _as_source(request: ReplayRequest, recording: Recording, recorded: Config, p
     return change(
         recorded,
         sources=(SourceSection(host=player.host, port=player.port),),
-        volume=change(recorded.volume, ct=regression.ct_of(recorded, request.ct)),
+        volume=regression.volume_of(recorded, request.ct),
         console=change(console, port=request.port or console.port),
         display=change(display, enabled=not request.headless, port=request.page_port or display.port),
         recording=change(recorded.recording, file=""),

@@ -77,11 +77,21 @@ class CArmSection(Section, CArmDocument, frozen=True):
             raise ValueError("source_to_isocentre_mm must lie between 0 and source_to_detector_mm")
 
 
+_ORIENTATIONS = r"^(|sform|qform|(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3})$"
+
+
 class VolumeSection(Section, frozen=True):
     """The patient's volume."""
 
     ct: str = ""
     """A file, a DICOM folder, ``sample`` or ``procedural``; empty: no CT, the volume is made from the first X-rays."""
+    series: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    """Of a DICOM folder with several: its UID, the end of it, number or description."""
+    orientation: Annotated[str, msgspec.Meta(pattern=_ORIENTATIONS)] = ""
+    """``sform`` or ``qform`` of NIfTI, or where columns, rows and slices grow to, such as ``LPS``; empty: as the CT
+    states."""
+    units: Literal["", "m", "cm", "mm", "um"] = ""
+    """Of the CT's distances; empty: as it states."""
     oriented: bool = False
     """Without a CT: whether the patient marker is fixed with its axes to the patient's right, front and head. Otherwise
     nobody knows which side is which, and no letters and no names of planes are shown."""

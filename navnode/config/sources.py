@@ -32,6 +32,10 @@ class SourceSection(Section, frozen=True, tag_field="type", tag="openigtlink"):
     tls: Tls | None = None
     """Certificate, key and authorities (PEM files, relative to the configuration file), if the server uses TLS."""
 
+    crc: Literal["required", "absent-allowed"] = "required"
+    """Whether messages must carry their checksum. ``absent-allowed`` also takes a checksum field of 0, of servers that
+    compute none: then damage on the way is not noticed. Any other wrong checksum ends the connection."""
+
     @property
     def client_tls(self) -> Tls | None:
         """What the node needs to connect."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,14 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
+from navnode.files import nrrd, segments
 from navnode.files.ordinary import refuse_special
 from navnode.files.placing import AS_STATED, tell
 from navnode.files.volumes import checked_ct, read_numbers
 from navnode.geometry import is_rigid, orthonormal
 from navnode.types import Array, Matrix, Volume
 
-__all__ = ["BodyFile", "labelled", "read_bodies", "read_bone", "read_labels", "write_list"]
+__all__ = ["BodyFile", "labelled", "read_bodies", "read_bone", "read_labels", "read_map", "write_list"]
 
 _LIST = ".toml"
 _MOST = 64
@@ -29,6 +31,7 @@ _FEWEST_VOXELS = 60
 _RAW_PADDING, _RAW_MOST, _RAW_ZERO = 0.2, 4_200.0, 1024.0
 """Numbers without a scale: at least this share of 0 (nothing there), the largest number, the number of water."""
 _AIR_HU = -1000.0
+_SEGMENT = re.compile(r"Segment(\d{1,6})_LabelValue")
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,19 +86,25 @@ def read_bodies(path: Path, ct: Volume | None = None) -> list[BodyFile]:
 
 
 def labelled(path: Path, ct: Volume) -> list[BodyFile]:
-    """All labels of a map of a CT; they start where the CT lies.
+    """All labels of a map of a CT, by their names where it has some; they start where the CT lies.
 
     Raises:
         ConfigError: it is no map of that CT, or empty.
     """
-    numbers = _label_map(path, ct)
+    numbers, names = read_map(path, ct)
     found, counts = np.unique(numbers, return_counts=True)
     large = [int(label) for label, count in zip(found, counts, strict=True) if label > 0 and count >= _FEWEST_VOXELS]
     if not large:
         raise ConfigError(f"{path}: no label has more than {_FEWEST_VOXELS} voxels")
     if len(large) > _MOST:
         raise ConfigError(f"{path}: {len(large)} labels; a list of bodies (.toml) chooses some (at most {_MOST})")
-    return [BodyFile(f"label-{label}", ct, numbers == label, np.eye(4), label) for label in large]
+    shown = {label: " ".join(names.get(label, "").split())[:64] for label in large}
+    plain = [name for name in shown.values() if name]
+    called = {
+        label: name if name and plain.count(name) == 1 else f"{name or 'label'}-{label}"[-64:]
+        for label, name in shown.items()
+    }
+    return [BodyFile(called[label], ct, numbers == label, np.eye(4), label) for label in large]
 
 
 def read_labels(wanted: Sequence[tuple[Path, int]], ct: Volume) -> list[Array]:
@@ -109,7 +118,7 @@ def read_labels(wanted: Sequence[tuple[Path, int]], ct: Volume) -> list[Array]:
     for path, number in wanted:
         if path not in maps:
             refuse_special(path)
-            maps[path] = _label_map(path, ct)
+            maps[path], _ = read_map(path, ct)
         label = maps[path] == number
         if label.sum() < _FEWEST_VOXELS:
             raise ConfigError(f"{path.name} has hardly any voxel of label {number}")
@@ -140,7 +149,12 @@ def write_list(path: Path, labels: Path, bodies: list[BodyFile]) -> None:
     """
     lines = [f"# Bodies of {labels.name}: name them, and remove those that are not wanted."]
     for body in bodies:
-        lines += ["", "[[bodies]]", f'name = "{body.name}"', f"labels = {json.dumps(labels.resolve().as_posix())}"]
+        lines += [
+            "",
+            "[[bodies]]",
+            f"name = {json.dumps(body.name, ensure_ascii=False)}",
+            f"labels = {json.dumps(labels.resolve().as_posix())}",
+        ]
         lines.append(f"label = {body.number}")
     try:
         path.write_text("\n".join(lines) + "\n")
@@ -200,8 +214,14 @@ def _start(entry: _Entry, where: str) -> Matrix | None:
     return orthonormal(start)
 
 
-def _label_map(path: Path, ct: Volume) -> Array:
-    """Labels (k, j, i) on the CT's grid."""
+def read_map(path: Path, ct: Volume) -> tuple[Array, dict[int, str]]:
+    """Labels (k, j, i) on a CT's grid, and the names that a DICOM segmentation or Slicer's ``.seg.nrrd`` gives them.
+
+    Raises:
+        ConfigError: it is no map of that CT.
+    """
+    if segments.is_segmentation(path):
+        return segments.read_segmentation(path, ct)
     labels = read_numbers(path, AS_STATED)
     if labels.voxels.shape != ct.voxels.shape:
         sizes = " and ".join(" x ".join(map(str, v.voxels.shape[::-1])) for v in (labels, ct))
@@ -213,7 +233,21 @@ def _label_map(path: Path, ct: Volume) -> Array:
     whole = np.round(labels.voxels)
     if labels.voxels.min() < 0 or np.abs(labels.voxels - whole).max() > 1e-3:
         raise ConfigError(f"{path}: not a label map (its numbers are not whole, or negative)")
-    return np.asarray(whole.astype(np.int32))
+    return np.asarray(whole.astype(np.int32)), _names_of(path)
+
+
+def _names_of(path: Path) -> dict[int, str]:
+    """Label -> name, as Slicer writes them; empty for other files."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return {}
+    fields = nrrd.open_image(path).fields
+    found: dict[int, str] = {}
+    for key, value in fields.items():
+        if (match := _SEGMENT.fullmatch(key)) and value.isdigit():
+            name = fields.get(f"Segment{match[1]}_Name", "")
+            if found.setdefault(int(value), name) != name:
+                raise ConfigError(f"{path}: label {value} has two names")
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.deflated import check_deflated
+from navnode.files.placing import tell
 from navnode.types import Array
 
 __all__ = [
@@ -204,6 +205,8 @@ def stored(dataset: Any, path: Path) -> Array:
     """
     if text(dataset, "SamplesPerPixel") not in ("", "1"):
         raise ConfigError(f"{path}: {text(dataset, 'SamplesPerPixel')} samples a pixel, not one")
+    if (shown := text(dataset, "PhotometricInterpretation")) not in ("", "MONOCHROME1", "MONOCHROME2"):
+        raise ConfigError(f"{path}: its pixels are not grey (PhotometricInterpretation {shown[:20]})")
     whole = {}
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored"):
         value = number(dataset, keyword, path)
@@ -221,7 +224,10 @@ def stored(dataset: Any, path: Path) -> Array:
     wanted = frames * rows * columns * bits // 8
     if wanted > _MAX_BYTES:
         raise ConfigError(f"{path}: {wanted} bytes of pixels are too many")
-    syntax = str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", "") or "")
+    about = getattr(dataset, "file_meta", None)
+    syntax = str(getattr(about, "TransferSyntaxUID", "") or "")
+    if about and not syntax:  # files of old systems have no such information at all
+        raise ConfigError(f"{path}: TransferSyntaxUID is missing: how its pixels are stored is unknown")
     if not syntax or syntax in _NATIVE:
         data = dataset.PixelData
         if not wanted <= len(data) <= wanted + 1:
@@ -235,7 +241,11 @@ def stored(dataset: Any, path: Path) -> Array:
         values = _unpacked(dataset, path, syntax, frames).astype(f"i{bits // 8}").view(f"u{bits // 8}").ravel()
         if len(values) != frames * rows * columns:
             raise ConfigError(f"{path}: {len(values)} pixels, the header states {frames} frames of {rows} x {columns}")
-    signed = text(dataset, "PixelRepresentation") == "1"
+    signed = {"0": False, "1": True}.get(text(dataset, "PixelRepresentation"))
+    if signed is None:
+        raise ConfigError(f"{path}: PixelRepresentation is missing or wrong: whether values are signed is unknown")
+    if above:
+        tell(path, f"its values begin {above} bits up (HighBit {high:g}, BitsStored {kept}), and are read so")
     left = bits - kept - above
     values = values.reshape(frames, rows, columns)
     if signed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -85,6 +86,9 @@ def open_image(path: Path) -> TextImage:
         kind = "u1"  # where there are no pixels, their type says nothing
     if kind is None:
         raise ConfigError(f"{path}: ElementType {fields['ElementType'][:40]!r} is not one that is read")
+    directions = fields.get("TransformMatrix", "").split()
+    if math.isqrt(len(numbers(path, "TransformMatrix", " ".join(directions), len(directions)))) ** 2 != len(directions):
+        raise ConfigError(f"{path}: TransformMatrix has {len(directions)} numbers, which is no matrix")
     big = _flag(path, fields, "BinaryDataByteOrderMSB", _flag(path, fields, "ElementByteOrderMSB", False))
     dtype = np.dtype(kind).newbyteorder(">" if big else "<")
     count = int(np.prod([float(n) for n in (*sizes, components(path, fields, sizes))]))
@@ -146,11 +150,11 @@ def _pixels(path: Path, fields: dict[str, str], offset: int, count: int, dtype: 
     if not _flag(path, fields, "BinaryData", True):
         return of_text(path, data, count, dtype)
     if _flag(path, fields, "CompressedData", False):
-        stated = fields.get("CompressedDataSize", "").strip()
-        if stated.isdigit() and int(stated):
-            if int(stated) > len(data):
-                raise ConfigError(f"{path}: truncated: {len(data)} bytes of packed pixels, the header states {stated}")
-            data = exactly(path, data, int(stated))
+        (stated,) = whole_numbers(path, "CompressedDataSize", fields.get("CompressedDataSize", "0"))[:1]  # 0: unknown
+        if stated > len(data):
+            raise ConfigError(f"{path}: truncated: {len(data)} bytes of packed pixels, the header states {stated}")
+        if stated:
+            data = exactly(path, data, stated)
         data = inflated(path, data, wanted)
     else:
         data = exactly(path, data, wanted)

@@ -84,7 +84,10 @@ def read(path: Path, choice: ReadAs) -> Placed:
         wanted = int(np.prod(size)) * dtype.itemsize
         single = header.magic.startswith(b"n+")
         least = header.size + 4 if single else 0
-        start = header.offset if header.offset or not single else least
+        start = header.offset
+        if single and not start:
+            start = least
+            tell(path, f"states no vox_offset; its voxels are all that follows the header, from byte {least} on")
         if not (np.isfinite(start) and start == int(start) and least <= start <= 1 << 28):
             raise ConfigError(f"{path}: vox_offset is {header.offset:g}, which cannot be")
         if single:

@@ -17,6 +17,7 @@ from navnode.files.textheaders import (
     exactly,
     inflated,
     line_fields,
+    lines_of,
     numbers,
     of_text,
     whole_numbers,
@@ -39,6 +40,42 @@ _TYPES = {
     "double": "f8",
 }
 _RAW, _GZIP, _BZIP2, _TEXT, _HEX = "raw", ("gzip", "gz"), ("bzip2", "bz2"), ("ascii", "text", "txt"), "hex"
+_FIELDS = frozenset(
+    {
+        "axismaxs",
+        "axismins",
+        "blocksize",
+        "byteskip",
+        "centerings",
+        "centers",
+        "content",
+        "datafile",
+        "dimension",
+        "encoding",
+        "endian",
+        "kinds",
+        "labels",
+        "lineskip",
+        "max",
+        "measurementframe",
+        "min",
+        "number",
+        "oldmax",
+        "oldmin",
+        "sampleunits",
+        "sizes",
+        "space",
+        "spacedimension",
+        "spacedirections",
+        "spaceorigin",
+        "spaceunits",
+        "spacings",
+        "thicknesses",
+        "type",
+        "units",
+    }
+)
+"""Without the spaces that most may have or not; other words stand before ``:=``."""
 _RAS_FROM_SPACE: dict[str, Matrix] = {
     "right-anterior-superior": np.eye(3),
     "left-anterior-superior": np.diag([-1.0, 1.0, 1.0]),
@@ -92,21 +129,28 @@ def open_image(path: Path) -> TextImage:
     if ends is None and b"data" not in head:
         raise ConfigError(f"{path}: not an NRRD (its header has no end)")
     text = head[: ends.start() if ends else len(head)].decode("utf-8", "replace")
-    lines = text.splitlines()[1:]
+    lines = lines_of(text)[1:]
     plain = [line for line in lines if ":=" not in line]
     fields = {
         **line_fields(path, "\n".join(line for line in lines if ":=" in line), (":=",)),
         **{key.lower(): value for key, value in line_fields(path, "\n".join(plain), (": ", ":")).items()},
     }
+    stated = [line.partition(":")[0].strip().lower() for line in plain if line.strip() and not line.startswith("#")]
+    if unknown := next((key for key in stated if key.replace(" ", "") not in _FIELDS), None):
+        raise ConfigError(f"{path}: damaged ({unknown[:60]!r} is not a field of NRRD)")
+    if twice := next((key for key in stated if stated.count(key) > 1), None):
+        raise ConfigError(f"{path}: {twice} occurs twice")
     if "sizes" not in fields or "type" not in fields:
         raise ConfigError(f"{path}: the header lacks the size or the type of the pixels")
     sizes = whole_numbers(path, "sizes", fields["sizes"])
-    if fields.get("dimension", str(len(sizes))) != str(len(sizes)):
-        raise ConfigError(f"{path}: dimension is {fields['dimension']}, sizes has {len(sizes)} numbers")
+    if fields.get("dimension") != str(len(sizes)):
+        raise ConfigError(f"{path}: dimension is {fields.get('dimension')}, sizes has {len(sizes)} numbers")
+    if "encoding" not in fields:
+        raise ConfigError(f"{path}: states no encoding of its pixels")
     kind = _TYPES.get(fields["type"].lower())
     if kind is None:
         raise ConfigError(f"{path}: type {fields['type'][:40]!r} is not one that is read")
-    encoding = fields.get("encoding", _RAW).lower()
+    encoding = fields["encoding"].lower()
     endian = fields.get("endian", "").lower()
     if endian not in ("", "little", "big"):
         raise ConfigError(f"{path}: endian is {endian[:40]!r}")

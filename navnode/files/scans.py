@@ -70,14 +70,24 @@ def read_folder(path: Path, choice: ReadAs) -> Placed:
         ConfigError: there is no CT, several that could be meant, or one that is incomplete or not a grid.
     """
     series: dict[str, list[tuple[Path, Any]]] = {}
+    others, blank = [], {}
     for file in _files(path):
-        if dicom_read.is_dicom(file):
-            head = dicom_read.open_dataset(file, _HEADS)
-            if "Rows" in head:
-                series.setdefault(dicom_read.text(head, "SeriesInstanceUID"), []).append((file, head))
+        if not dicom_read.is_dicom(file):
+            others += [] if file.name.startswith(".") else [file.name]
+            continue
+        head = dicom_read.open_dataset(file, _HEADS)
+        uid = dicom_read.text(head, "SeriesInstanceUID")
+        if "Rows" in head:
+            series.setdefault(uid, []).append((file, head))
+        else:
+            blank[uid] = file.name
     if not series:
         raise ConfigError(f"{path}: the folder contains no DICOM series")
     files = _chosen(series, path, choice)
+    if incomplete := blank.get(dicom_read.text(files[0][1], "SeriesInstanceUID")):
+        raise ConfigError(f"{path}: {incomplete} is of its series, and holds no pixels: damaged")
+    if others:
+        tell(path, f"{len(others)} files are not DICOM, and left out ({', '.join(others[:3])})")
     if len(files) == 1:
         return read_file(files[0][0], choice, path)
     check_deflated(file for file, _ in files)  # together

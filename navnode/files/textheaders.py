@@ -7,6 +7,7 @@ are wrong are refused, for volumes and sequences alike.
 from __future__ import annotations
 
 import bz2
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,17 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.types import Array
 
-__all__ = ["MAX_BYTES", "TextImage", "beside", "inflated", "line_fields", "numbers", "of_text", "whole_numbers"]
+__all__ = [
+    "MAX_BYTES",
+    "TextImage",
+    "beside",
+    "inflated",
+    "line_fields",
+    "lines_of",
+    "numbers",
+    "of_text",
+    "whole_numbers",
+]
 
 MAX_BYTES = 1 << 35
 MAX_HEADER_BYTES = 1 << 28
@@ -49,18 +60,25 @@ def line_fields(path: Path, text: str, separators: tuple[str, ...]) -> dict[str,
         separators: tried in this order.
 
     Raises:
-        ConfigError: a key occurs twice with different values.
+        ConfigError: a line is no field, or a key occurs twice with different values.
     """
     fields: dict[str, str] = {}
-    for line in text.splitlines():
-        separator = next((each for each in separators if each in line), None)
-        if separator is None or line.startswith("#"):
+    for line in lines_of(text):
+        if line.startswith("#") or not line.strip():
             continue
+        separator = next((each for each in separators if each in line), None)
+        if separator is None:
+            raise ConfigError(f"{path}: damaged (a line of its header is no field: {line[:60]!r})")
         key, _, value = line.partition(separator)
         key, value = key.strip(), value.strip()
         if fields.setdefault(key, value) != value:
             raise ConfigError(f"{path}: {key} occurs twice ({fields[key][:60]!r} and {value[:60]!r})")
     return fields
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a header; only line feeds and carriage returns end one."""
+    return re.split(r"\r\n|\n|\r", text)
 
 
 def numbers(path: Path, key: str, text: str, count: int) -> Array:

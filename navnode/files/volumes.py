@@ -1,9 +1,8 @@
-"""CTs, volumes and meshes on disk. LPS becomes RAS here and nowhere else."""
+"""CTs and other volumes on disk. LPS becomes RAS where files are read and written, and nowhere else."""
 
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +25,12 @@ from navnode.files.placing import (
     unit_mm,
 )
 from navnode.geometry import RAS_FROM_LPS, itk_image
-from navnode.types import Matrix, Mesh, Volume
+from navnode.types import Volume
 
-__all__ = ["ReadAs", "checked_ct", "read_mesh", "read_numbers", "read_volume", "write_mesh", "write_volume"]
+__all__ = ["ReadAs", "checked_ct", "read_numbers", "read_volume", "write_volume"]
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnings that matter into one-line errors
 
-MESH_ENDINGS = (".stl", ".ply", ".obj")
-_MAX_MESH_BYTES = 1 << 30
 _HEAD_BYTES = 4096
 _PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 _TISSUE_HU, _LEAST_TISSUE = 0.0, 27
@@ -86,78 +83,6 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         sitk.WriteImage(itk_image(volume), str(path))
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
-
-
-def read_mesh(path: str | Path) -> Mesh:
-    """Read a triangle surface in RAS mm from STL, PLY or OBJ.
-
-    Raises:
-        ConfigError: the file is missing, too large or not a surface; names it.
-    """
-    path = Path(path)
-    refuse_special(path)
-    try:
-        if path.suffix.lower() not in MESH_ENDINGS:
-            raise ConfigError(f"{path}: surfaces are {', '.join(MESH_ENDINGS)} files")
-        if path.stat().st_size > _MAX_MESH_BYTES:
-            raise ConfigError(f"{path}: too large for a surface")
-        ras_from_space = _checked_mesh(path, path.read_bytes())
-        import trimesh  # here and below: a large package that few processes need
-
-        loaded = trimesh.load(path, force="mesh", process=False, skip_materials=True)
-        vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
-        if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
-            raise ConfigError(f"{path}: not a surface (no triangles, or invalid vertices)")
-        return Mesh((vertices @ ras_from_space).astype(np.float32), triangles)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except ConfigError:
-        raise
-    except Exception as error:  # trimesh's readers have no common error
-        raise ConfigError(f"{path}: not a surface (STL, PLY or OBJ)") from error
-
-
-def _checked_mesh(path: Path, content: bytes) -> Matrix:
-    """Refuse a surface that is cut short; 3x3 from the space that its header names (Slicer's ``SPACE=LPS``) to RAS."""
-    kind = path.suffix.lower()
-    text_stl = content.lstrip()[:5].lower() == b"solid" and b"facet" in content[:1000]
-    if kind == ".stl" and not text_stl:
-        count = int.from_bytes(content[80:84], "little")
-        if len(content) < 84 or len(content) != 84 + 50 * count:
-            raise ConfigError(f"{path}: incomplete ({len(content)} bytes, its header states {count} triangles)")
-    elif kind == ".stl" and b"endsolid" not in content[-200:]:
-        raise ConfigError(f"{path}: cut short (no endsolid)")
-    if kind == ".ply" and b"format ascii" in content[:200]:
-        if not content.endswith((b"\n", b"\r")):
-            raise ConfigError(f"{path}: cut short (its last line does not end)")
-        head, _, body = content.partition(b"end_header")
-        wanted = sum(int(n) for n in re.findall(rb"element\s+\w+\s+(\d{1,12})", head))
-        lines = sum(bool(line.strip()) for line in body.splitlines())
-        if lines != wanted:
-            raise ConfigError(f"{path}: incomplete ({lines} lines of data, its header states {wanted})")
-    stated = re.search(rb"SPACE\s*=\s*(\w+)", content[:2000])
-    if stated is None or stated[1] == b"RAS":
-        return np.eye(3)
-    if stated[1] != b"LPS":
-        raise ConfigError(f"{path}: SPACE={stated[1].decode('latin-1')[:20]} says nothing of the patient")
-    return RAS_FROM_LPS[:3, :3]
-
-
-def write_mesh(mesh: Mesh, path: str | Path) -> None:
-    """Write a surface in RAS mm as STL, PLY or OBJ, by the file's extension.
-
-    Raises:
-        ConfigError: the extension is unknown, or the file cannot be written.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in MESH_ENDINGS:
-        raise ConfigError(f"{path}: surfaces are written as {', '.join(MESH_ENDINGS)}, by the file extension")
-    import trimesh
-
-    try:
-        trimesh.Trimesh(mesh.vertices_mm, mesh.triangles, process=False).export(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _placed(path: Path, choice: ReadAs) -> Placed:

@@ -22,7 +22,10 @@ _PNG, _NPY = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 _TIFF = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _LINE_INTEGRALS = 30.0
 """No detector counts so few quanta where its beam is open, and no body has so long a line integral."""
-_ORIENTATION, _SAMPLES, _PHOTOMETRIC = 274, 277, 262
+_ORIENTATION, _SAMPLES, _PHOTOMETRIC, _BITS, _COMPRESSION, _STRIPS, _STRIP_BYTES = 274, 277, 262, 258, 259, 273, 279
+_TILES, _TILE_BYTES = 324, 325
+_MOST_VALUES = 1 << 20
+"""Of a tag: a strip has at least a row."""
 _XRAYS = ("XA", "RF", "CR", "DX", "PX", "IO", "OT", "RG", "XC", "")
 
 
@@ -147,7 +150,7 @@ def _check_png(path: Path) -> None:
 def _exif(content: bytes) -> int:
     order, big = _TIFF.get(content[:4], ("<", False))
     pages = _tiff_tags(content, order, big) if content[:4] in _TIFF else []
-    return pages[0].get(_ORIENTATION, 1) if pages else 1
+    return pages[0].get(_ORIENTATION, (1,))[0] if pages else 1
 
 
 def _check_orientation(path: Path, orientation: int) -> None:
@@ -158,27 +161,43 @@ def _check_orientation(path: Path, orientation: int) -> None:
 
 
 def _check_tiff(path: Path, order: str, big: bool) -> None:
-    """Refuse what is not one grey picture as stored."""
-    pages = _tiff_tags(path.read_bytes(), order, big)
+    """Refuse what is not one grey picture as stored, or lacks what readers then assume."""
+    content = path.read_bytes()
+    pages = _tiff_tags(content, order, big)
     if not pages:
         raise ConfigError(f"{path}: damaged (no picture)")
     if len(pages) > 1:
         raise ConfigError(f"{path}: {len(pages)} pages; an X-ray is one")
-    tags = pages[0]
+    tags = {tag: values[0] for tag, values in pages[0].items() if values}
     _check_orientation(path, tags.get(_ORIENTATION, 1))
     if tags.get(_SAMPLES, 1) != 1:
         raise ConfigError(f"{path}: {tags[_SAMPLES]} samples a pixel, not one")
-    if tags.get(_PHOTOMETRIC, 1) == 0 and max(tags.get(258, 1), 1) <= 8:
+    bits = tags.get(_BITS, 0)
+    if bits not in (8, 16, 32):
+        raise ConfigError(f"{path}: {bits} bits a pixel, not 8, 16 or 32")
+    if tags.get(_PHOTOMETRIC, 1) == 0 and bits <= 8:
         raise ConfigError(f"{path}: white is zero, which readers invert or not; store counts with black as zero")
     if tags.get(_PHOTOMETRIC, 1) not in (0, 1):
         raise ConfigError(f"{path}: not grey (photometric interpretation {tags[_PHOTOMETRIC]})")
-    if tags.get(256, 0) * tags.get(257, 0) > _MAX_PIXELS:
-        raise ConfigError(f"{path}: {tags.get(256)} x {tags.get(257)} pixels are too many")
+    width, height = tags.get(256, 0), tags.get(257, 0)
+    if width * height > _MAX_PIXELS:
+        raise ConfigError(f"{path}: {width} x {height} pixels are too many")
+    places, sizes = (pages[0].get(tag, ()) for tag in (_STRIPS, _STRIP_BYTES))
+    if not places and _TILES in tags:
+        places, sizes = (pages[0].get(tag, ()) for tag in (_TILES, _TILE_BYTES))
+    elif places and tags.get(_COMPRESSION, 1) == 1 and sum(sizes) != width * height * bits // 8:
+        raise ConfigError(f"{path}: damaged ({sum(sizes)} bytes of pixels for {width} x {height})")
+    if (
+        not places
+        or len(places) != len(sizes)
+        or any(at < 8 or at + size > len(content) for at, size in zip(places, sizes, strict=True))
+    ):
+        raise ConfigError(f"{path}: damaged or cut short (its pixels are not within it)")
 
 
-def _tiff_tags(content: bytes, order: str, big: bool) -> list[dict[int, int]]:
-    """Of every page: tag -> its first value, where that is a whole number."""
-    pages: list[dict[int, int]] = []
+def _tiff_tags(content: bytes, order: str, big: bool) -> list[dict[int, tuple[int, ...]]]:
+    """Of every page: tag -> its values, where those are whole numbers."""
+    pages: list[dict[int, tuple[int, ...]]] = []
     seen: set[int] = set()
     try:
         (at,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)
@@ -186,13 +205,17 @@ def _tiff_tags(content: bytes, order: str, big: bool) -> list[dict[int, int]]:
             seen.add(at)
             (count,) = struct.unpack_from(f"{order}Q" if big else f"{order}H", content, at)
             entry, place = (20, at + 8) if big else (12, at + 2)
-            tags: dict[int, int] = {}
+            tags: dict[int, tuple[int, ...]] = {}
             for n in range(min(count, 1000)):
-                tag, kind = struct.unpack_from(f"{order}HH", content, place + n * entry)
-                value = place + n * entry + (12 if big else 8)
+                start = place + n * entry
+                tag, kind, many = struct.unpack_from(f"{order}HHQ" if big else f"{order}HHI", content, start)
                 form = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-                if form:
-                    tags[tag] = struct.unpack_from(order + form, content, value)[0]
+                if form is None or many > _MOST_VALUES:
+                    continue
+                value = start + (12 if big else 8)
+                if many * struct.calcsize(form) > (8 if big else 4):
+                    (value,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, value)
+                tags[tag] = struct.unpack_from(f"{order}{many}{form}", content, value)
             pages.append(tags)
             (at,) = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, place + count * entry)
     except struct.error:

@@ -42,6 +42,7 @@ class Client:
         tls: encrypt, and present this certificate.
         version: header version to send from the start; servers answer with the same.
         tap: called with every message and its bytes first.
+        absent_crc: take messages whose checksum field is 0, of servers that compute none.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class Client:
         tls: Tls | None = None,
         version: int = 2,
         tap: Tap | None = None,
+        absent_crc: bool = False,
     ) -> None:
         self.host, self.port = host, port
         self._on_message, self._on_state = on_message or self._keep, on_state
         self._silence_ns = silence_s * NS_PER_S
-        self._version, self._tap = version, tap
+        self._version, self._tap, self._absent_crc = version, tap, absent_crc
         self._context = tls.client_context() if tls else None
         self._connection: Connection | None = None
         self._heard_ns = 0
@@ -75,6 +77,11 @@ class Client:
     def connected(self) -> bool:
         """Whether there is a connection."""
         return self._connection is not None and self._connection.connected
+
+    @property
+    def unchecked(self) -> int:
+        """Messages of this connection that carried no checksum."""
+        return 0 if self._connection is None else self._connection.unchecked
 
     async def run(self) -> None:
         """Connect and receive until cancelled; reconnect with increasing delays."""
@@ -185,7 +192,12 @@ class Client:
         """Run one connection from start to end; returns why it ended."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
-        connection = Connection(self._heard, lambda why: None if ended.done() else ended.set_result(why), tap=self._tap)
+        connection = Connection(
+            self._heard,
+            lambda why: None if ended.done() else ended.set_result(why),
+            tap=self._tap,
+            absent_crc=self._absent_crc,
+        )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._context)

@@ -89,6 +89,7 @@ class Connection(asyncio.BufferedProtocol):
         tap: called with every message first.
         budget: memory shared with other peers, for what is received and for what waits to be sent.
         outbox: shared with other peers, too.
+        absent_crc: see :class:`Framer`.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         tap: Tap | None = None,
         budget: Budget | None = None,
         outbox: Outbox | None = None,
+        absent_crc: bool = False,
     ) -> None:
         self.version = 1
         """Header version to send: the highest that the peer has used (Debian's 1.11 cannot read 2)."""
@@ -115,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         self._interval_ns = round(NS_PER_S / max_rate_hz) if max_rate_hz else 0
         self._rate = _Rate(max_messages_per_s)
         self._budget = budget or Budget(sys.maxsize)
-        self._framer = Framer(self._budget)
+        self._framer = Framer(self._budget, absent_crc=absent_crc)
         self._unfinished_since_ns: int | None = None
         """When the message that is incomplete began."""
         self._transport: asyncio.Transport | None = None
@@ -216,6 +218,11 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
         if not self._paused and not self._lossless:
             self._can_send.set()
+
+    @property
+    def unchecked(self) -> int:
+        """Messages so far that carried no checksum."""
+        return self._framer.unchecked
 
     # --- our side --------------------------------------------------------------------------------
 

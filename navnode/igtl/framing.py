@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 
 from navnode.errors import PeerError
 from navnode.igtl.budget import Budget
 from navnode.igtl.messages import Message
-from navnode.igtl.wire import HEADER_SIZE, Header, decode_body, decode_header
+from navnode.igtl.wire import HEADER_SIZE, Header, crc64, decode_body, decode_header
 
 __all__ = ["Framer", "RawBytes"]
 
+_CRC = struct.Struct(">Q")
+"""The end of a header."""
 _INBOX_BYTES = 1 << 17
 _READ_BYTES = 1 << 14
 """Read at once: some 150 poses, two milliseconds of work, so that one busy sender does not starve the others."""
@@ -33,10 +37,12 @@ class Framer:
 
     Args:
         budget: memory shared with the framers of other peers; large bodies need room in it.
+        absent_crc: take messages whose checksum field is 0, of peers that compute none.
     """
 
-    def __init__(self, budget: Budget | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, *, absent_crc: bool = False) -> None:
         self._budget = budget
+        self._absent_crc = absent_crc
         self._inbox = memoryview(bytearray(_INBOX_BYTES))
         self._begin = self._end = 0  # unprocessed part of the inbox
         self._header: Header | None = None
@@ -47,8 +53,10 @@ class Framer:
         """The error after which nothing more can be received."""
         self.received_bytes = 0
         """Bytes of whole messages so far."""
+        self.unchecked = 0
+        """Messages so far that carried no checksum."""
         self.raw: list[RawBytes] = []
-        """Header and body, as received, of the messages returned last."""
+        """Header and body, as received, of the messages returned last; a missing checksum is filled in."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """Add bytes; returns the messages that they complete.
@@ -178,8 +186,12 @@ class Framer:
         return True
 
     def _finish(self, messages: list[Message], header: Header, body: memoryview) -> None:
+        crc = crc64(body) if self._absent_crc and header.crc == 0 else 0
+        if crc:  # filled in, as recordings are checked like any other bytes
+            self._head = self._head[: -_CRC.size] + _CRC.pack(crc)
+            self.unchecked += 1
         try:
-            messages.append(decode_body(header, body))
+            messages.append(decode_body(header, body, checked=crc != 0))
         except PeerError as error:
             raise self._located(error) from error
         self.raw.append((self._head, body))

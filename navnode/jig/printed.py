@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.files.volumes import write_mesh
+from navnode.files.meshes import write_mesh
 from navnode.files.whole import refuse_existing, write_text
 from navnode.jig.layout import GAP_MM, PLATE_MM, Jig, Part, jig_for, write_jig
 from navnode.jig.requests import JigMakeRequest

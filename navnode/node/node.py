@@ -21,7 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from navnode import __version__
 from navnode.clock import now_ns
-from navnode.config import Config, Source
+from navnode.config import Config, Source, SourceSection
 from navnode.errors import ConfigError, PeerError, RecordingError
 from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Point, Server, TrackingData, Trajectory
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
@@ -201,6 +201,9 @@ class Node:
                 self._origins.gone(name)
             self._runner.feed(SourceState(name, up, reason, now_ns()))
 
+        unchecked = isinstance(source, SourceSection) and source.crc == "absent-allowed"
+        if unchecked:
+            log.warning("source %s: messages without checksums are taken (crc = absent-allowed)", name)
         return Client(
             source.host,
             source.port,
@@ -208,6 +211,7 @@ class Node:
             on_state=on_state,
             tls=source.client_tls,
             tap=self._tap.on_arrival,
+            absent_crc=unchecked,
         )
 
     def _from_source(self, name: str, message: Message, arrival: Arrival) -> None:
@@ -428,9 +432,14 @@ class Node:
     def _with_figures(self, state: NodeState) -> NodeState:
         """Add to the state what the loop does not know."""
         stuck = [peer.address for peer in self.server.peers if peer.stuck]
+        unchecked = [f"{source.host}:{source.port}" for source in self._sources if source.unchecked]
         return replace(
             state,
-            notices=(*state.notices, *(f"console {address} has stopped reading" for address in stuck)),
+            notices=(
+                *state.notices,
+                *(f"console {address} has stopped reading" for address in stuck),
+                *(f"source {name} sends no checksums: damage on the way is not noticed" for name in unchecked),
+            ),
             latency_ms=self._latency.figures(),
             overlay_latency_ms=self._overlay_latency.figures(),
             consoles=len(self.server.peers) - len(stuck),

@@ -42,11 +42,11 @@ def check_files(config: Config) -> None:
             raise ConfigError(f"bodies[{number}].labels: {body.labels}: no such file")
     plans = Path(config.plans.file) if config.plans.file and Path(config.plans.file).exists() else None
     if (config.bodies or plans is not None) and is_ct_file(ct):
-        from navnode.files.volumes import read_volume  # here: they are seldom checked, and slow to load
-        from navnode.node.plans import kept_plans
+        from navnode.node.plans import kept_plans  # here: they are seldom checked, and slow to load
         from navnode.registration.answer import articulated
+        from navnode.simulation.sample_ct import load_ct
 
-        volume = read_volume(Path(ct))
+        volume = load_ct(config.volume)
         if config.bodies:
             articulated(config, volume)
         if plans is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.bodies import BodyFile, read_bodies, write_list
+from navnode.files.segments import Identity, identity_of, write_segmentation
 from navnode.files.views import read_views
 from navnode.files.volumes import read_volume
 from navnode.offline.carm import calibrated_views, capped
@@ -18,6 +20,7 @@ from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
 from navnode.registration.appearance import MOST_BODIES
 from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot, WholeRegistration
+from navnode.types import Volume
 
 __all__ = ["BodiesReport", "BodyRow", "ListedBody", "ListReport", "list_bodies", "register_bodies"]
 
@@ -126,11 +129,26 @@ def list_bodies(request: BodiesRequest) -> ListReport:
     """
     ct = None if request.volume is None else read_volume(request.volume, request.read_as())
     files = read_bodies(request.bodies, ct)
+    if request.seg is not None:
+        _write_segmentation(request.seg, files, ct, None if request.patient is None else identity_of(request.patient))
     if request.out is not None:
         if ct is None or any(file.label is None for file in files) or request.bodies.suffix == ".toml":
             raise ConfigError("--out lists the labels of a map: --volume CT and a label map are needed")
         write_list(request.out, request.bodies, files)
     return ListReport(bodies=[_listed(file) for file in files], out=str(request.out or ""))
+
+
+def _write_segmentation(path: Path, files: list[BodyFile], ct: Volume | None, identity: Identity | None) -> None:
+    """Bodies of a CT as a DICOM segmentation."""
+    if ct is None or any(file.label is None for file in files):
+        raise ConfigError("--seg writes labels of a CT: --volume CT and a label map are needed")
+    labels = np.zeros(ct.voxels.shape, np.int32)
+    for number, file in enumerate(files, 1):
+        if (labels[file.label] > 0).any():
+            raise ConfigError(f"--seg: {file.name} overlaps another body")
+        labels[file.label] = number
+    names = {number: file.name for number, file in enumerate(files, 1)}
+    write_segmentation(path, labels, names, ct.volume_from_index, how="Labels of a CT.", identity=identity)
 
 
 def _listed(file: BodyFile) -> ListedBody:

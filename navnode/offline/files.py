@@ -18,14 +18,16 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.files.artifacts import hashed
 from navnode.files.dicom import write_series
+from navnode.files.meshes import write_mesh
+from navnode.files.segments import identity_of, write_model, write_segmentation
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
-from navnode.files.volumes import read_volume, write_mesh, write_volume
-from navnode.geometry import carm_document
+from navnode.files.volumes import read_volume, write_volume
+from navnode.geometry import carm_document, where_rays_meet
 from navnode.offline.carm import calibrated_views, capped, write_calibrated
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
-from navnode.reconstruction.surface import Surface, skin_surface
+from navnode.reconstruction.surface import Surface, inside, skin_surface
 from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
 from navnode.registration.intrinsics import Calibrated, Shot, focal_px
 from navnode.registration.intrinsics import calibrate as find_geometry
@@ -47,7 +49,6 @@ __all__ = [
     "reconstruct",
     "register",
     "view_of",
-    "where_rays_meet",
 ]
 
 Progress = Callable[[float], None]
@@ -415,10 +416,11 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
     """Write the requested surfaces; returns what the report says of them, by its fields."""
     reports: dict[str, Any] = {}
     doubt = result.doubtful_bone
-    if request.mesh is not None or request.mesh_bones is not None:
+    wanted = request.mesh or request.mesh_bones or request.dicom_bones
+    if wanted is not None:
         bone = result.surface()
         if bone is None:
-            raise ConfigError(f"{request.mesh or request.mesh_bones}: the reconstruction contains no bone")
+            raise ConfigError(f"{wanted}: the reconstruction contains no bone")
         if request.mesh is not None:
             reports["surface"] = _written_surface(bone, request.mesh, doubt)
         if request.mesh_bones is not None:
@@ -427,6 +429,8 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
                 _written_surface(piece, request.mesh_bones / _bone_file(number, piece), doubt)
                 for number, piece in enumerate(result.bones(), 1)
             ]
+        if request.dicom_bones is not None:
+            _write_dicom_bones(request.dicom_bones, request.patient, result)
     if request.mesh_lungs is not None:
         if lungs is None:
             raise ConfigError(f"{request.mesh_lungs}: the X-rays show no lung")
@@ -439,8 +443,23 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
     return reports
 
 
-def _bone_file(number: int, bone: Surface) -> str:
-    return f"bone-{number:02}-{bone.name}.stl" if bone.name else f"bone-{number:02}.stl"
+def _write_dicom_bones(folder: Path, patient: Path | None, result: Reconstruction) -> None:
+    """A model of each bone, and a segmentation of all on the volume's grid."""
+    identity = None if patient is None else replace(identity_of(patient), frame_of_reference="")
+    doubt = f"INVALID: {result.doubtful_bone}. " if result.doubtful_bone else ""
+    how = f"{doubt}navnode, {result.method.value}: {result.reason}."
+    folder.mkdir(parents=True, exist_ok=True)
+    grid, names = result.volume, {}
+    labels = np.zeros(grid.voxels.shape, np.int32)
+    for number, bone in reversed(list(enumerate(result.bones(), 1))):  # where two overlap, the larger one stays
+        names[number] = bone.name or f"bone {number}"
+        write_model(folder / _bone_file(number, bone, ".dcm"), bone.mesh, names[number], how=how, identity=identity)
+        labels[inside(bone.mesh, grid)] = number
+    write_segmentation(folder / "bones.seg.dcm", labels, names, grid.volume_from_index, how=how, identity=identity)
+
+
+def _bone_file(number: int, bone: Surface, ending: str = ".stl") -> str:
+    return f"bone-{number:02}-{bone.name}{ending}" if bone.name else f"bone-{number:02}{ending}"
 
 
 def _written_surface(surface: Surface, path: Path, doubt: str) -> SurfaceReport:
@@ -475,17 +494,6 @@ def _registered_view(registration: Registration) -> RegisteredView:
         iterations=registration.iterations,
         elapsed_ms=round(registration.elapsed_ms, 3),
     )
-
-
-def where_rays_meet(poses: list[Matrix]) -> Matrix:
-    """The point nearest to all principal rays, RAS mm (3,), by least squares.
-
-    Args:
-        poses: volume_from_carm of every view, (4, 4).
-    """
-    across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in poses]
-    offsets = [p @ pose[:3, 3] for p, pose in zip(across, poses, strict=True)]
-    return np.asarray(np.linalg.lstsq(np.sum(across, axis=0), np.sum(offsets, axis=0), rcond=None)[0])
 
 
 def _ms(started: float) -> float:

@@ -13,9 +13,11 @@ import msgspec
 import numpy as np
 
 from navnode.errors import ConfigError
-from navnode.files.volumes import write_mesh, write_volume
+from navnode.files.meshes import write_mesh
+from navnode.files.volumes import write_volume
 from navnode.files.whole import write_whole
-from navnode.offline.files import RECONSTRUCTION_PX, view_of, where_rays_meet
+from navnode.geometry import where_rays_meet
+from navnode.offline.files import RECONSTRUCTION_PX, view_of
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model_page import Shown, page
 from navnode.offline.model_report import BoneReport, ModelReport, PictureReport

@@ -40,6 +40,13 @@ _MeshBones = Annotated[Path, option("Also write a surface for each connected bon
 _Prior = Annotated[Path, option("Start from a CT in the views' frame; change what the views contradict.", "CT")]
 _PriorMap = Annotated[Path, option("Also write 1 where a voxel rests on the prior alone, else 0.", "M.nii.gz")]
 _Dicom = Annotated[Path, option("Also write a DICOM series, marked derived and not for diagnosis.", "DIR")]
+_DicomBones = Annotated[
+    Path, option("Also write bones as DICOM: a model (STL) of each, and a segmentation of all.", "DIR")
+]
+_Patient = Annotated[
+    Path,
+    option("Name the patient and the study of this DICOM file in what is written; default: nobody.", "FILE.dcm"),
+]
 _Bodies = Annotated[
     tuple[Path, ...],
     option("Register bones by themselves: a label map of the CT, a list (.toml), or volumes of one bone.", "BODIES"),
@@ -134,6 +141,14 @@ class BodiesRequest(_ReadsCt, frozen=True, kw_only=True):
     volume: Annotated[Path, option("The CT of a label map.", "CT")] | None = None
     bodies: Annotated[Path, argument("A label map of the CT, a list (.toml), or a volume of one bone.", "BODIES")]
     out: Annotated[Path, option("Write a list of the labels, to name and choose them.", "BODIES.toml")] | None = None
+    seg: Annotated[Path, option("Write the bodies as a DICOM segmentation.", "SEG.dcm")] | None = None
+    patient: _Patient | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        super().__post_init__()
+        if self.patient is not None and self.seg is None:
+            raise ConfigError("--patient requires --seg")
 
 
 class PlanRequest(_ReadsCt, frozen=True, kw_only=True):
@@ -171,6 +186,8 @@ class ReconstructRequest(_ReadsCt, frozen=True, kw_only=True):
     prior: _Prior | None = None
     prior_map: _PriorMap | None = None
     dicom: _Dicom | None = None
+    dicom_bones: _DicomBones | None = None
+    patient: _Patient | None = None
     method: _Method = Method.AUTO
     model: Annotated[Path, option("Use your own networks, from `navnode train`.", "DIR")] | None = None
     threads: Threads = 0
@@ -181,6 +198,8 @@ class ReconstructRequest(_ReadsCt, frozen=True, kw_only=True):
         asks_for_prior = self.prior is not None or self.method is Method.PRIOR
         if asks_for_prior and (self.prior is None or self.method not in (Method.AUTO, Method.PRIOR)):
             raise ConfigError("--prior CT requires --method prior, its default")
+        if self.patient is not None and self.dicom_bones is None:
+            raise ConfigError("--patient requires --dicom-bones")
         if self.prior_map is not None and self.prior is None:
             raise ConfigError("--prior-map requires --prior")
 

@@ -12,9 +12,9 @@ from skimage.measure import marching_cubes, mesh_surface_area
 
 from navnode import geometry as g
 from navnode.projector.grids import AIR_HU, resample
-from navnode.types import FloatArray, Mesh, Volume
+from navnode.types import Array, FloatArray, Mesh, Volume
 
-__all__ = ["BONE_HU", "Surface", "bone_surface", "likely_surface", "skin_surface"]
+__all__ = ["BONE_HU", "Surface", "bone_surface", "inside", "likely_surface", "skin_surface"]
 
 BONE_HU = 300.0
 _GRID_MM = 2.5
@@ -22,6 +22,8 @@ _MIN_PIECE_MM3 = 800.0
 _SKIN_HU = -350.0
 _WATER_HU = 0.0
 _MAX_TRIANGLES = 250_000
+_OFF_GRID = 1e-5 * np.array([np.sqrt(2), np.sqrt(3)])
+"""Voxels, so that no line along k meets an edge."""
 _NEAR_MM = 12.0
 """Voxels farther from a surface count towards another's error."""
 
@@ -117,6 +119,35 @@ def skin_surface(volume: Volume) -> Surface | None:
     smooth[solid & ~largest] = _WATER_HU
     smooth[~solid] = np.minimum(smooth[~solid], AIR_HU)
     return _closed(smooth, coarse, _SKIN_HU, AIR_HU)
+
+
+def inside(mesh: Mesh, grid: Volume) -> Array:
+    """Which voxels of a grid lie within a closed surface, bool, (k, j, i).
+
+    Counts how often the line along k to each voxel crosses the surface (even and odd rule).
+    """
+    index_from_volume = np.asarray(np.linalg.inv(grid.volume_from_index), np.float64)
+    vertices = g.transform(index_from_volume, mesh.vertices_mm.astype(np.float64))
+    corners = vertices[mesh.triangles]
+    corners[..., :2] += _OFF_GRID
+    depth, height, width = grid.voxels.shape
+    crossings = np.zeros((depth + 1, height, width), np.int32)
+    low = np.maximum(np.ceil(corners[..., :2].min(axis=1)), 0).astype(np.int64)
+    high = np.minimum(np.floor(corners[..., :2].max(axis=1)), (width - 1, height - 1)).astype(np.int64)
+    for (a, b, c), (i0, j0), (i1, j1) in zip(corners, low, high, strict=True):
+        if i1 < i0 or j1 < j0:
+            continue
+        i, j = np.meshgrid(np.arange(i0, i1 + 1), np.arange(j0, j1 + 1), indexing="ij")
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+        if area == 0:
+            continue
+        s = ((i - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (j - a[1])) / area
+        t = ((b[0] - a[0]) * (j - a[1]) - (i - a[0]) * (b[1] - a[1])) / area
+        hit = (s >= 0) & (t >= 0) & (s + t <= 1)
+        k = np.ceil(a[2] + s * (b[2] - a[2]) + t * (c[2] - a[2]))[hit]
+        np.add.at(crossings, (np.clip(k, 0, depth).astype(np.int64), j[hit], i[hit]), 1)
+    found: Array = (np.cumsum(crossings[:-1], axis=0) & 1).astype(bool)
+    return found
 
 
 def _closed(values: FloatArray, grid: Volume, level: float, outside: float) -> Surface | None:

@@ -146,7 +146,7 @@ class Recording:
             first = _opened(self.path)
             self._files = [first]
             session = first.metadata.get("navnode", {}).get("session")
-            number = int(first.metadata.get("navnode", {}).get("part", "0") or 0)
+            number = int(first.metadata.get("navnode", {}).get("part", "0"))
             base = self.path if number == 0 else None
             while base is not None and session and part_path(base, len(self._files)).exists():
                 following = _opened(part_path(base, len(self._files)))
@@ -217,10 +217,12 @@ class Recording:
 
 def _opened(path: Path) -> ContainerReader:
     file = ContainerReader(path)
-    known = file.metadata.get("navnode", {}).get("format", "1")
-    if not known.isdigit():
-        file.close()
-        raise DamagedError(f"{path}: damaged: its format cannot be read; navnode recover keeps the rest")
+    about = file.metadata.get("navnode", {})
+    known, part = about.get("format", "1"), about.get("part", "0")
+    for what, number in (("format", known), ("part", part)):
+        if not (number.isascii() and number.isdigit() and len(number) < 10):
+            file.close()
+            raise DamagedError(f"{path}: damaged: its {what} cannot be read; navnode recover keeps the rest")
     if int(known) > FORMAT:
         file.close()
         raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from navnode.clock import NS_PER_S
-from navnode.config import Config, decode, is_ct_file
+from navnode.config import Config, VolumeSection, decode, is_ct_file
 from navnode.errors import CalibrationError, ConfigError, DamagedError, RecordingError
 from navnode.igtl import Message
 from navnode.loop import calibrations
@@ -64,7 +64,7 @@ __all__ = [
     "Rerun",
     "attachments_folder",
     "configuration",
-    "ct_of",
+    "volume_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ class Findings:
             self.notes.append(text)
 
 
-def ct_of(config: Config, override: str | None) -> str:
-    """The CT for a replay: a file or ``sample``; '': none.
+def volume_of(config: Config, override: str | None) -> VolumeSection:
+    """The CT for a replay, and how to read it.
 
     Args:
         override: use this CT instead of the configured one.
@@ -126,7 +126,7 @@ def ct_of(config: Config, override: str | None) -> str:
     ct = override or config.volume.ct
     if is_ct_file(ct) and not Path(ct).exists():
         raise ConfigError(f"{ct}: the CT of this session does not exist; give it with --ct")
-    return ct
+    return msgspec.structs.replace(config.volume, ct=ct)
 
 
 def configuration(recording: Recording, override: Config | None, folder: Path) -> Config:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from navnode import __version__
-from navnode.config import Config
+from navnode.config import Config, VolumeSection
 from navnode.errors import ConfigError, DamagedError, RecordingError
 from navnode.recording import compare as comparing
 from navnode.recording import regression
@@ -54,7 +54,9 @@ def mode_of(request: ReplayRequest) -> Mode:
     return Mode.LOCKSTEP if writes else Mode.PACED
 
 
-def replay(request: ReplayRequest, mode: Mode, load_ct: Callable[[str], Volume], progress: Progress) -> ReplayReport:
+def replay(
+    request: ReplayRequest, mode: Mode, load_ct: Callable[[VolumeSection], Volume], progress: Progress
+) -> ReplayReport:
     """Run a replay that is not paced; write its outputs and compare them with the reference, if requested.
 
     Args:
@@ -101,9 +103,9 @@ def raise_if_wrong(report: ReplayReport, session: Path) -> None:
         raise RecordingError(f"{session}: differs from the reference; {where}")
 
 
-def _setup(config: Config, ct: str | None, load_ct: Callable[[str], Volume]) -> ReplaySetup:
-    wanted = regression.ct_of(config, ct)
-    return ReplaySetup(config, load_ct(wanted) if wanted else None)
+def _setup(config: Config, ct: str | None, load_ct: Callable[[VolumeSection], Volume]) -> ReplaySetup:
+    wanted = regression.volume_of(config, ct)
+    return ReplaySetup(config, load_ct(wanted) if wanted.ct else None)
 
 
 def _written(

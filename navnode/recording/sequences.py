@@ -18,16 +18,20 @@ import numpy as np
 from navnode.errors import ConfigError, RecordingError
 from navnode.files import metaimage, nrrd
 from navnode.files.placing import tell, unit_mm
-from navnode.files.textheaders import TextImage
+from navnode.files.textheaders import TextImage, numbers
 from navnode.igtl.conventions import STATUS_KEY, is_ok, status_of
 from navnode.types import Array, Matrix
 
 __all__ = ["Sequence", "read", "write"]
 
-_FIELD = re.compile(r"Seq_Frame(\d+)_(\w+)")
+_OF_FRAME = "Seq_Frame"
+_FIELD = re.compile(_OF_FRAME + r"(\d{1,9})_(\w+)")
 _MOST_FRAMES = 1 << 22
 _RATE_HZ = 30.0
 """Of frames without times."""
+_INDICES = re.compile(r"axis \d index values")
+_SLICER = ".seq.nrrd"
+"""Ending of sequences that 3D Slicer reads without an extension."""
 _ORIENTATION, _TYPE = "UltrasoundImageOrientation", "UltrasoundImageType"
 _COMPONENTS = ("vector", "rgb-color", "rgba-color", "3-color", "4-color", "3-vector", "covariant-vector", "point")
 _FRAMES = ("list", "time")
@@ -82,25 +86,7 @@ def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None)
         if 0 in (width, height):
             raise RecordingError(f"{path}: poses without pictures need .mha or .igs.mha")
         kind = nrrd.type_name(frames.dtype)
-        vector = (f"{components} ", "vector ", "none ", "NaN ") if components > 1 else ("",) * 4
-        u, v = (f"{length:.9g}" for length in sequence.spacing_mm)
-        head = [
-            "NRRD0004",
-            f"type: {kind}",
-            f"dimension: {3 + (components > 1)}",
-            "space dimension: 2",
-            f"sizes: {vector[0]}{width} {height} {count}",
-            f"space directions: {vector[2]}({u},0) (0,{v}) none",
-            f"kinds: {vector[1]}domain domain list",
-            "endian: little",
-            "encoding: raw",
-            "space origin: (0,0)",
-            "ultrasound image orientation:=MF",
-            f"ultrasound image type:={'RGB_COLOR' if colour else 'BRIGHTNESS'}",
-            *(f"{key}:={value}" for key, value in _fields(sequence, "Status").items()),
-            "",
-            "",
-        ]
+        head = _slicer_head(sequence, kind) if name.endswith(_SLICER) else _nrrd_head(sequence, kind)
     elif name.endswith(".mha"):
         kind = metaimage.type_name(frames.dtype)
         head = [
@@ -136,6 +122,65 @@ def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None)
                 file.write(np.ascontiguousarray(each, little).tobytes())
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _nrrd_head(sequence: Sequence, kind: str | None) -> list[str]:
+    count, height, width, components = _shape(sequence.frames)
+    vector = (f"{components} ", "vector ", "none ") if components > 1 else ("",) * 3
+    u, v = (f"{length:.9g}" for length in sequence.spacing_mm)
+    return [
+        "NRRD0004",
+        f"type: {kind}",
+        f"dimension: {3 + (components > 1)}",
+        "space dimension: 2",
+        f"sizes: {vector[0]}{width} {height} {count}",
+        f"space directions: {vector[2]}({u},0) (0,{v}) none",
+        f"kinds: {vector[1]}domain domain list",
+        "endian: little",
+        "encoding: raw",
+        "space origin: (0,0)",
+        "ultrasound image orientation:=MF",
+        f"ultrasound image type:={'RGB_COLOR' if components == 3 else 'BRIGHTNESS'}",
+        *(f"{key}:={value}" for key, value in _fields(sequence, "Status").items()),
+        "",
+        "",
+    ]
+
+
+def _slicer_head(sequence: Sequence, kind: str | None) -> list[str]:
+    """A volume sequence of 3D Slicer: pictures are volumes of one slice, and have times, but no poses.
+
+    Facts: Slicer's developer guide, "Volume sequence file format".
+    """
+    count, height, width, components = _shape(sequence.frames)
+    vector = (f"{components} ", "vector ", "none ", '"" ') if components > 1 else ("",) * 4
+    u, v = (f"{length:.9g}" for length in sequence.spacing_mm)
+    axis = 3 + (components > 1)
+    return [
+        "NRRD0005",
+        f"type: {kind}",
+        f"dimension: {axis + 1}",
+        "space: left-posterior-superior",
+        f"sizes: {vector[0]}{width} {height} 1 {count}",
+        f"space directions: {vector[2]}({u},0,0) (0,{v},0) (0,0,1) none",
+        f"kinds: {vector[1]}domain domain domain list",
+        f'labels: {vector[3]}"" "" "" "time"',
+        f'units: {vector[3]}"" "" "" "s"',
+        "endian: little",
+        "encoding: raw",
+        "space origin: (0,0,0)",
+        f"DataNodeClassName:=vtkMRML{'Vector' if components > 1 else 'Scalar'}VolumeNode",
+        f"axis {axis} index type:=numeric",
+        f"axis {axis} index values:={' '.join(f'{at:.9g}' for at in sequence.times_s)}",
+        "",
+        "",
+    ]
+
+
+def _shape(frames: Array) -> tuple[int, int, int, int]:
+    """Frames, height, width, components."""
+    count, height, width, *more = frames.shape
+    return count, height, width, more[0] if more else 1
 
 
 def _fields(sequence: Sequence, status_key: str) -> dict[str, str]:
@@ -204,6 +249,8 @@ def _frames(image: TextImage, is_nrrd: bool) -> tuple[Array, tuple[float, float]
         raise ConfigError(f"{path}: {sizes} is a sequence of volumes, not of images")
     if 0 in [n for axis, n in enumerate(sizes) if axis not in (u, v)] and 0 not in (sizes[u], sizes[v]):
         raise ConfigError(f"{path}: {sizes} is not a sequence of images")
+    if (sizes[u] == 0) != (sizes[v] == 0):
+        raise ConfigError(f"{path}: pictures of {sizes[u]} x {sizes[v]} pixels cannot be")
     spacing = _spacing(image, (u, v), is_nrrd, len(sizes) - len(image.sizes))
     if 0 in (sizes[u], sizes[v]):
         return np.zeros((sizes[roles.index("f")] if "f" in roles else 0, 0, 0), np.uint8), spacing
@@ -296,7 +343,10 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
     found: dict[int, dict[str, str]] = {}
     for key, value in image.fields.items():
         if match := _FIELD.fullmatch(key):
-            found.setdefault(int(match[1]), {})[match[2]] = value
+            if found.setdefault(int(match[1]), {}).setdefault(match[2], value) != value:
+                raise ConfigError(f"{path}: frame {int(match[1])} has {match[2]} twice")
+        elif key.startswith(_OF_FRAME):
+            raise ConfigError(f"{path}: damaged ({key[:60]!r} is no field of a frame)")
     count = len(frames) if pictures else max(found, default=-1) + 1
     if count < 1:
         raise ConfigError(f"{path}: not a sequence (neither pictures nor fields of frames)")
@@ -305,7 +355,11 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
     if not pictures:
         frames = np.zeros((count, 0, 0), np.uint8)
     by_frame = [found.get(n, {}) for n in range(count)]
-    times_s = _times(path, by_frame)
+    for n, each in enumerate(by_frame):
+        if lost := next((k for k in each if k.endswith(STATUS_KEY) and k.removesuffix("Status") not in each), ""):
+            raise ConfigError(f"{path}: frame {n} has {lost} without its transform")
+    times_s = _indices_s(image, count) if not found else None
+    times_s = _times(path, by_frame) if times_s is None else times_s
     names = sorted({key.removesuffix("Transform") for each in by_frame for key in each if key.endswith("Transform")})
     transforms = {name: [_pose(path, n, each, name) for n, each in enumerate(by_frame)] for name in names}
     statuses = {name: [_status(each, name) for each in by_frame] for name in names}
@@ -316,6 +370,17 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
     has_picture = np.array([pictures and is_ok(each.get(status_key, "")) for each in by_frame])
     sequence = Sequence(frames, times_s, spacing, transforms, statuses, has_picture)
     return _in_order(path, sequence)
+
+
+def _indices_s(image: TextImage, count: int) -> Matrix | None:
+    """Times of frames as 3D Slicer's volume sequences state them; None: it is none."""
+    stated = {key: value for key, value in image.fields.items() if _INDICES.fullmatch(key)}
+    if not stated:
+        return None
+    if len(stated) > 1 or image.fields.get(f"{next(iter(stated)).removesuffix('values')}type", "numeric") != "numeric":
+        raise ConfigError(f"{image.path}: the indices of its frames are not numbers along one axis")
+    ((key, text),) = stated.items()
+    return numbers(image.path, key, text, count)
 
 
 def _times(path: Path, by_frame: list[dict[str, str]]) -> Matrix:

@@ -10,9 +10,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from navnode.config import VolumeSection, is_ct_file
 from navnode.errors import ConfigError
 from navnode.files.cache import own_cache_folder
-from navnode.files.volumes import read_volume, write_volume
+from navnode.files.volumes import ReadAs, read_volume, write_volume
 from navnode.files.whole import whole
 from navnode.simulation import anatomy
 from navnode.simulation.audience import NOBODY, Audience
@@ -71,9 +72,20 @@ def resolve_ct(name: str, audience: Audience = NOBODY) -> Path:
     return Path(name)
 
 
-def load_ct(name: str, audience: Audience = NOBODY) -> Volume:
-    """Read the CT of :func:`resolve_ct`."""
-    return read_volume(resolve_ct(name, audience))
+def load_ct(wanted: VolumeSection, audience: Audience = NOBODY) -> Volume:
+    """Read the CT of :func:`resolve_ct`, as the configuration says where the file leaves a choice.
+
+    Raises:
+        ConfigError: it cannot be read; names the file.
+    """
+    if not is_ct_file(wanted.ct):
+        return read_volume(resolve_ct(wanted.ct, audience))
+    try:
+        choice = ReadAs(wanted.series, wanted.orientation, wanted.units)
+        return read_volume(resolve_ct(wanted.ct, audience), choice)
+    except ConfigError as error:
+        keys = " (in a configuration: series, orientation and units of [volume])" if "--" in str(error) else ""
+        raise ConfigError(f"{error}{keys}") from error
 
 
 def _fetch(path: Path, audience: Audience) -> None:

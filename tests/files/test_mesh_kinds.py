@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from navnode.errors import ConfigError
-from navnode.files.volumes import read_mesh, write_mesh
+from navnode.files.meshes import read_mesh, write_mesh
 from navnode.types import Mesh
 
 VERTICES = np.array([[0, 1, 2], [30, 4, 5], [6, 40, 8], [9, 10, 50]], np.float32)

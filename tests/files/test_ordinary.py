@@ -11,9 +11,10 @@ from calibration import inputs
 from calibration.exchange import opencv
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
+from navnode.files.meshes import read_mesh
 from navnode.files.ordinary import refuse_special
 from navnode.files.views import read_views
-from navnode.files.volumes import read_mesh, read_volume
+from navnode.files.volumes import read_volume
 from tests.invoke import call
 
 

@@ -40,7 +40,7 @@ DOUBLED = np.arange(4096) * 2
         (COUNTS, {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": 1}, COUNTS, ""),
         (COUNTS, {"PhotometricInterpretation": "MONOCHROME1", "WindowCenter": "9", "WindowWidth": "3"}, COUNTS, ""),
         (COUNTS, {"BitsStored": 12, "HighBit": 11}, COUNTS, ""),
-        (COUNTS << 4, {"BitsStored": 12, "HighBit": 15}, COUNTS, ""),
+        (COUNTS << 4, {"BitsStored": 12, "HighBit": 15}, COUNTS, "4 bits up"),
         (COUNTS | 0xF000, {"BitsStored": 12, "HighBit": 11}, COUNTS, ""),
         (COUNTS.astype(np.int16), {}, COUNTS, ""),
         (COUNTS, {"PixelIntensityRelationship": "SQRT"}, COUNTS.astype(float) ** 2, "squared"),

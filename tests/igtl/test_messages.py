@@ -298,3 +298,17 @@ def test_small_messages_cannot_ask_for_much(kind, body, reason):
 def test_values_of_the_wrong_kind_are_our_own_error(message):
     with pytest.raises(LocalError):
         encode(message)
+
+
+def test_only_a_checksum_of_nought_may_be_absent_and_only_where_that_is_allowed():
+    whole = encode(String(device="S", text="fine"), 2)
+    absent, wrong = (whole[:50] + crc.to_bytes(8, "big") + whole[58:] for crc in (0, 1))
+    for framer, data in ((Framer(), absent), (Framer(absent_crc=True), wrong)):
+        with pytest.raises(PeerError, match="wrong CRC"):
+            framer.feed(data)
+    framer = Framer(absent_crc=True)
+    (message,) = framer.feed(absent)
+    assert message.text == "fine" and framer.unchecked == 1
+    (head, body), *_ = framer.raw
+    assert head + bytes(body) == whole  # a recording has the checksum that its bytes should have had
+    assert len(framer.feed(whole)) == 1 and framer.unchecked == 1
