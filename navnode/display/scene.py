@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode import geometry as g
+from navnode.config import CaseSection
 from navnode.loop.topics import PICTURE_LIVE_NS, max_age_ns
 from navnode.planning.views import angles_of, next_view
 from navnode.types import (
@@ -84,6 +85,7 @@ class Station:
 class Scene:
     """The newest outputs of the node, independent of viewers."""
 
+    case: CaseSection = field(default_factory=CaseSection)
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
     deviation: tuple[PlanDeviation, int] | None = None
@@ -144,6 +146,7 @@ class Scene:
             "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
             "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
             "silent": silent,
+            "case": {"name": self.case.name, "side": self.case.side},
             "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
             "plans": self._plans(silent),

@@ -51,7 +51,7 @@ class Display:
 
     def __init__(self, config: Config, address: str) -> None:
         self._config = config
-        self._scene = Scene()
+        self._scene = Scene(case=config.case)
         self._blobs: dict[str, tuple[int, bytes]] = {}
         self._gone: dict[str, tuple[int, bytes]] = {}
         self._versions = 0

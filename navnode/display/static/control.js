@@ -8,7 +8,7 @@ const ASK_MS = 500;
 let recording = null;
 let replaying = false;
 
-async function command(name, parameters = {}) {
+export async function command(name, parameters = {}) {
   try {
     const answer = await fetch("command", {
       method: "POST",

@@ -1,16 +1,20 @@
 // One X-ray, with the tools projected onto it.
+import { element, setClass, setText } from "./dom.js";
+import { say } from "./texts.js";
+
 const DECODE_MS = 250;
-const WAITING = "Waiting until the C-arm stands still";
 const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
 
 export class XrayView {
   constructor(figure) {
+    this.figure = figure;
     this.canvas = figure.querySelector("canvas");
-    this.caption = figure.querySelector("figcaption");
+    const caption = figure.querySelector("figcaption");
+    [this.name, this.kind, this.age] = ["", "kind", "age"].map((name) => element("span", name));
+    caption.append(this.name, this.kind, this.age);
     this.why = figure.querySelector(".why");
     this.picture = null;
     this.asked = this.shown = 0;
-    this.caption.textContent = WAITING;
   }
 
   // Decoding takes time: a picture is dropped if a newer one overtook it.
@@ -35,16 +39,16 @@ export class XrayView {
     pen.clearRect(0, 0, width, height);
     // Do not show a picture under the description of another one.
     if (!view || !this.picture || this.timestamp !== view.timestamp_ns) {
-      this.caption.textContent = WAITING;
-      this.why.textContent = "";
+      setText(this.name, say("waiting"));
+      for (const node of [this.kind, this.age, this.why]) setText(node, "");
+      setClass(this.figure, "view");
       return;
     }
     const [w, h] = view.size_px;
     const scale = Math.min(width / w, height / h);
     const left = (width - w * scale) / 2, top = (height - h * scale) / 2;
-    pen.globalAlpha = view.live ? 1 : 0.8;
     pen.drawImage(this.picture, left, top, w * scale, h * scale);
-    pen.globalAlpha = 1;
+    if (!view.live) veil(pen, left, top, w * scale, h * scale);
     pen.beginPath();
     pen.rect(left, top, w * scale, h * scale);
     pen.save();
@@ -52,7 +56,7 @@ export class XrayView {
     for (const tool of scene.tools) {
       const points = tool.pixels?.[slot];
       // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
-      if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio);
+      if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio, view.live);
     }
     pen.restore();
     this.describe(view, scene);
@@ -60,31 +64,38 @@ export class XrayView {
 
   describe(view, scene) {
     const kind = view.live ? "live" : "held";
-    const state = view.live && scene.state?.replay ? "REPLAY" : kind.toUpperCase();
-    this.caption.innerHTML = `<b></b><span class="${kind}">${state}</span><span class="age"></span>`;
-    this.caption.firstChild.textContent = view.name;
-    this.caption.lastChild.textContent = view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : `${view.age_s.toFixed(1)} s old`;
+    setClass(this.figure, `view ${kind}`);
+    setText(this.name, view.name);
+    setClass(this.kind, `kind ${kind}`);
+    setText(this.kind, view.live ? `● ${scene.state?.replay ? "REPLAY" : say("live")}` : `❚❚ ${say("held")}`);
+    setText(this.age, view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : say("old", view.age_s.toFixed(1)));
     const lost = scene.tools.filter((tool) => tool.validity.status === "INVALID");
-    this.why.textContent = lost.map((tool) => `${tool.name} not shown: ${tool.validity.reason}`).join(" · ");
+    setText(this.why, lost.map((tool) => say("notShown", tool.name)).join(" · "));
   }
 }
 
-function drawTool(pen, [back, tip, ahead], colour, ratio) {
-  const line = (a, b) => {
+// What an X-ray that is not live shows is past: it is dimmed and tinted, so that its shadows recede.
+function veil(pen, ...box) {
+  pen.fillStyle = "rgba(40,28,72,.45)";
+  pen.fillRect(...box);
+}
+
+// On a live X-ray a solid tool; on a held one thin and dashed, lest the old shadow and today's tool look like two drills.
+function drawTool(pen, [back, tip, ahead], colour, ratio, live) {
+  const line = (a, b, dash) => {
+    pen.setLineDash(dash.map((length) => length * ratio));
     pen.beginPath();
     pen.moveTo(...a);
     pen.lineTo(...b);
     pen.stroke();
+    pen.setLineDash([]);
   };
-  for (const [style, width] of [["rgba(0,0,0,.7)", 5], [colour, 2.2]]) {
+  for (const [style, width] of [["rgba(0,0,0,.7)", live ? 5 : 3], [colour, live ? 2.2 : 1.2]]) {
     pen.strokeStyle = style;
     pen.lineWidth = width * ratio;
-    pen.setLineDash([]);
-    line(back, tip);
+    line(back, tip, live ? [] : [4, 5]);
     pen.lineWidth = width * 0.7 * ratio;
-    pen.setLineDash([7 * ratio, 6 * ratio]);
-    line(tip, ahead);
-    pen.setLineDash([]);
+    line(tip, ahead, live ? [7, 6] : [1, 5]);
     pen.beginPath();
     pen.arc(...tip, 5 * ratio, 0, 2 * Math.PI);
     pen.stroke();
