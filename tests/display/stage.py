@@ -17,6 +17,7 @@ from navnode import config
 from navnode import geometry as g
 from navnode.display.server import Display
 from navnode.igtl import Server
+from navnode.igtl.plus import CommandError
 from navnode.simulation.scenario import Scenario, carm_of_size
 from navnode.types import (
     Frame,
@@ -149,7 +150,7 @@ async def _served(**more: object) -> AsyncIterator[tuple[Stage, str]]:
         def answer(parameters: dict[str, str]) -> str:
             stages[0].asked.append((name, parameters))
             if refusal := stages[0].answers.get(name):
-                raise ValueError(refusal)
+                raise CommandError(refusal)
             return f"{name} done"
 
         return answer

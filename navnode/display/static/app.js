@@ -1,7 +1,12 @@
 // The page's entry point: a WebSocket that reconnects whenever it closes, a watchdog that notices a silent server
 // by itself, and the dispatch of messages.
 import "./language.js";
+import "./layout.js";
+import "./screenshot.js";
+import { drawAim } from "./aim.js";
 import { drawControls } from "./control.js";
+import { drawInstruments } from "./instruments.js";
+import { drawPlans } from "./plans.js";
 import { drawSound } from "./sound.js";
 import { Space } from "./space.js";
 import { drawStatus } from "./status.js";
@@ -49,7 +54,10 @@ function dispatch(buffer) {
     return part;
   });
   if (head.kind === "view") views[head.slot].show(new Blob([new Uint8Array(...parts[0])], { type: "image/jpeg" }), head.timestamp_ns);
-  else if (head.kind === "volume") space.setVolume(head, new Uint8Array(...parts[0]));
+  else if (head.kind === "volume") {
+    const [b, o, n] = parts[0];
+    space.setVolume(head, new Uint16Array(b, o, n / 2));
+  }
   else if (head.kind === "gone") space.forget(head);
   else if (head.kind === "mesh") {
     const floats = ([b, o, n]) => new Float32Array(b, o, n / 4);
@@ -64,6 +72,9 @@ function draw() {
   document.body.classList.toggle("silent", scene.silent);
   drawSound(drawStatus(scene));
   drawControls(scene.state);
+  drawAim(scene);
+  drawPlans(scene);
+  drawInstruments(scene);
   views.forEach((view, slot) => view.draw(scene.views.find((v) => v.slot === slot), scene, slot));
   space.draw(scene);
 }
@@ -81,6 +92,7 @@ setInterval(() => {
       silent: true,
       state: null,
       aim: null,
+      plans: [],
       moving: false,
       registration: validity,
       bodies: scene.bodies.map(withdrawn),

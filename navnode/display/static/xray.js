@@ -1,9 +1,12 @@
 // One X-ray, with the tools projected onto it.
 import { element, setClass, setText } from "./dom.js";
+import { lineOf } from "./lookahead.js";
+import * as marks from "./marks.js";
+import { shownPlans } from "./plans.js";
 import { say } from "./texts.js";
+import { project } from "./vectors.js";
 
 const DECODE_MS = 250;
-const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
 
 export class XrayView {
   constructor(figure) {
@@ -45,20 +48,30 @@ export class XrayView {
       return;
     }
     const [w, h] = view.size_px;
-    const scale = Math.min(width / w, height / h);
-    const left = (width - w * scale) / 2, top = (height - h * scale) / 2;
+    const [wide, high] = [width / ratio, height / ratio];
+    const scale = Math.min(wide / w, high / h);
+    const left = (wide - w * scale) / 2, top = (high - h * scale) / 2;
+    pen.scale(ratio, ratio);
     pen.drawImage(this.picture, left, top, w * scale, h * scale);
     if (!view.live) veil(pen, left, top, w * scale, h * scale);
     pen.beginPath();
     pen.rect(left, top, w * scale, h * scale);
     pen.save();
     pen.clip();
+    // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
+    const place = ([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale];
+    for (const plan of shownPlans(scene)) {
+      if (plan.pixels?.[slot]) marks.plan(pen, plan.pixels[slot].map(place), plan.active);
+    }
     for (const tool of scene.tools) {
       const points = tool.pixels?.[slot];
-      // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
-      if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio, view.live);
+      if (!points) continue;
+      const ahead = project(view.pixels_from_volume, lineOf(tool)[2]);
+      const ends = [...points.slice(0, 2).map(place), ahead && place(ahead)];
+      marks.tool(pen, ends, marks.COLOURS[tool.validity.status], view.live);
     }
     pen.restore();
+    if (view.letters) marks.letters(pen, [left, top, w * scale, h * scale], view.letters, 46);
     this.describe(view, scene);
   }
 
@@ -78,26 +91,4 @@ export class XrayView {
 function veil(pen, ...box) {
   pen.fillStyle = "rgba(40,28,72,.45)";
   pen.fillRect(...box);
-}
-
-// On a live X-ray a solid tool; on a held one thin and dashed, lest the old shadow and today's tool look like two drills.
-function drawTool(pen, [back, tip, ahead], colour, ratio, live) {
-  const line = (a, b, dash) => {
-    pen.setLineDash(dash.map((length) => length * ratio));
-    pen.beginPath();
-    pen.moveTo(...a);
-    pen.lineTo(...b);
-    pen.stroke();
-    pen.setLineDash([]);
-  };
-  for (const [style, width] of [["rgba(0,0,0,.7)", live ? 5 : 3], [colour, live ? 2.2 : 1.2]]) {
-    pen.strokeStyle = style;
-    pen.lineWidth = width * ratio;
-    line(back, tip, live ? [] : [4, 5]);
-    pen.lineWidth = width * 0.7 * ratio;
-    line(tip, ahead, live ? [7, 6] : [1, 5]);
-    pen.beginPath();
-    pen.arc(...tip, 5 * ratio, 0, 2 * Math.PI);
-    pen.stroke();
-  }
 }
