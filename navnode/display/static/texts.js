@@ -98,7 +98,7 @@ export const TEXTS = {
   usable: ["Ready to navigate", "Bereit zur Navigation", "可以导航"],
   expected: ["Expected error {1} mm", "Erwarteter Fehler {1} mm", "预计误差 {1} 毫米"],
   stateVALID: ["VALID", "GÜLTIG", "有效"],
-  stateDEGRADED: ["DEGRADED", "EINGESCHRÄNKT", "受限"],
+  stateDEGRADED: ["DEGRADED", "UNSICHER", "受限"],
   stateINVALID: ["INVALID", "UNGÜLTIG", "无效"],
   seeDetails: ["See the details", "Siehe Einzelheiten", "请查看详情"],
 

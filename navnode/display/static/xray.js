@@ -82,8 +82,8 @@ export class XrayView {
     setClass(this.kind, `kind ${kind}`);
     setText(this.kind, view.live ? `● ${scene.state?.replay ? "REPLAY" : say("live")}` : `❚❚ ${say("held")}`);
     setText(this.age, view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : say("old", view.age_s.toFixed(1)));
-    const lost = scene.tools.filter((tool) => tool.validity.status === "INVALID");
-    setText(this.why, lost.map((tool) => say("notShown", tool.name)).join(" · "));
+    const lost = scene.tools.some(({ name, validity }) => name === scene.state?.active_tool && validity.status === "INVALID");
+    setText(this.why, lost ? say("notShown", scene.state.active_tool) : "");
   }
 }
 
