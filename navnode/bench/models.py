@@ -25,8 +25,9 @@ from navnode.bench.cases import Chain
 from navnode.bench.reconstruction import held_out
 from navnode.bench.requests import ModelsRequest
 from navnode.errors import ConfigError
+from navnode.files.meshes import read_mesh
 from navnode.files.views import ViewFile, write_views
-from navnode.files.volumes import read_mesh, read_volume
+from navnode.files.volumes import read_volume
 from navnode.files.whole import refuse_existing, write_whole
 from navnode.jig import jig_for, write_jig
 from navnode.jig.layout import LIMB_MM

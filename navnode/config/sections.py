@@ -19,6 +19,7 @@ __all__ = [
     "BodySection",
     "CArmSection",
     "CalibrationSection",
+    "CaseSection",
     "Config",
     "ConsoleSection",
     "DevicesSection",
@@ -338,6 +339,18 @@ class RecordingSection(Section, frozen=True):
     """A larger session continues in another file."""
 
 
+class CaseSection(Section, frozen=True):
+    """What the page calls the case, in large letters; it is not recorded."""
+
+    name: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    """Of the case, as "L4-L5"; not the patient's."""
+    side: Literal["", "left", "right", "both"] = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable():
+            raise ValueError("name has printable characters only")
+
+
 class PlansSection(Section, frozen=True):
     """Plans of entry and target."""
 
@@ -437,6 +450,7 @@ class Config(Section, frozen=True):
     display: DisplaySection = DisplaySection()
     recording: RecordingSection = RecordingSection()
     plans: PlansSection = PlansSection()
+    case: CaseSection = CaseSection()
     dose: DoseSection = DoseSection()
 
     def __post_init__(self) -> None:

@@ -1,4 +1,5 @@
-"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, and a replay's player."""
+"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, plans, the
+active tool, and a replay's player."""
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ from aiohttp import web
 from navnode.config import Config
 from navnode.errors import WireError
 from navnode.igtl import BlockingClient
-from navnode.types import PlanOperation
+from navnode.types import Operation, PlanOperation
 
 __all__ = ["PageCommand", "add"]
 
-_NODE = ("StartRecording", "StopRecording", "Reconnect", *(operation.value for operation in PlanOperation))
+_RECORDING = "StartRecording", "StopRecording", "Reconnect"
+_NODE = (*_RECORDING, Operation.SET_TOOL.value, *(operation.value for operation in PlanOperation))
 _PLAYER = ("ReplayPause", "ReplayResume", "ReplayStep", "ReplaySeek", "ReplayBurst", "ReplayRate", "ReplayState")
 _TIMEOUT_S = 3.0
 

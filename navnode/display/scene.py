@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from navnode import geometry as g
+from navnode.config import CaseSection
+from navnode.display.orientation import letters, view_name
 from navnode.loop.topics import PICTURE_LIVE_NS, max_age_ns
-from navnode.planning.views import angles_of, next_view
+from navnode.planning.views import next_view
 from navnode.types import (
     CArm,
     FloatArray,
@@ -40,7 +42,6 @@ __all__ = [
     "mesh_blob",
     "picture",
     "vertex_normals",
-    "view_name",
     "volume_blob",
 ]
 
@@ -55,7 +56,8 @@ DEVIATION_SILENT_NS = max_age_ns("deviation")
 
 _VIEW_OLD_NS = max_age_ns("frame")
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
-_WINDOW_HU = (-500.0, 1100.0)
+_RANGE_HU = (-2048.0, 8192.0)
+"""Half floats hold whole HU up to 2048, and every fourth at the end."""
 _JPEG_QUALITY = 82
 
 
@@ -84,6 +86,7 @@ class Station:
 class Scene:
     """The newest outputs of the node, independent of viewers."""
 
+    case: CaseSection = field(default_factory=CaseSection)
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
     deviation: tuple[PlanDeviation, int] | None = None
@@ -144,6 +147,7 @@ class Scene:
             "views": [self._view(slot, now_ns, silent) for slot in sorted(self.stations)],
             "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
             "silent": silent,
+            "case": {"name": self.case.name, "side": self.case.side},
             "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
             "plans": self._plans(silent),
@@ -199,7 +203,12 @@ class Scene:
         if frame.volume_from_carm is None or not frame.validity.usable:
             return None
         view = next_view(plan, frame.volume_from_carm)
-        return {"text": str(view), "there": view.there}
+        return {
+            "text": str(view),
+            "there": view.there,
+            "turn_deg": np.rad2deg([view.turn_lao_rad, view.turn_cranial_rad]).round(1).tolist(),
+            "to_deg": np.rad2deg([view.angles.lao_rad, view.angles.cranial_rad]).round(1).tolist(),
+        }
 
     def _bodies(self, silent: bool) -> list[dict[str, Any]]:
         """Bones that move by themselves: their verdicts."""
@@ -233,22 +242,9 @@ class Scene:
             "live": not silent and self.live_station == slot and age_ns < PICTURE_LIVE_NS,
             "size_px": [station.carm.width_px, station.carm.height_px],
             "timestamp_ns": str(station.timestamp_ns),
+            "letters": letters(station.volume_from_carm) if self.oriented else None,
+            "pixels_from_volume": _matrix(station),
         }
-
-
-def view_name(volume_from_carm: Matrix) -> str:
-    """Name of a direction of view: AP, PA, lateral, or angles LAO/RAO and cranial/caudal, as on a C-arm."""
-    angles = angles_of(volume_from_carm[:3, 2])
-    turn, tilt = np.rad2deg([angles.lao_rad, angles.cranial_rad]).tolist()
-    if abs(turn) < 8:
-        name = "AP"
-    elif abs(abs(turn) - 90) < 8:
-        name = "lateral"
-    elif abs(turn) > 172:
-        name = "PA"
-    else:
-        name = f"{'LAO' if turn > 0 else 'RAO'} {abs(turn):.0f}°"
-    return name if abs(tilt) < 4 else f"{name}, {'cranial' if tilt > 0 else 'caudal'} {abs(tilt):.0f}°"
 
 
 def picture(counts: npt.NDArray[np.uint16]) -> bytes:
@@ -271,10 +267,9 @@ def blob(kind: str, about: dict[str, Any], *payloads: bytes) -> bytes:
 
 
 def volume_blob(update: VolumeUpdate) -> bytes:
-    """Encode a volume as 8-bit grey values for a 3-D texture."""
-    low, high = _WINDOW_HU
-    grey = np.clip((update.volume.voxels - low) * (255.0 / (high - low)), 0, 255).astype(np.uint8)
-    k, j, i = grey.shape
+    """Encode a volume as HU in half floats for a 3-D texture; what is black and white is the viewer's choice."""
+    hu = np.clip(update.volume.voxels, *_RANGE_HU).astype(np.float16)
+    k, j, i = hu.shape
     about = {
         "role": update.role,
         "method": update.method,
@@ -284,7 +279,7 @@ def volume_blob(update: VolumeUpdate) -> bytes:
         "spacing_mm": list(update.volume.spacing_mm),
         "validity": _validity(update.validity),
     }
-    return blob("volume", about, grey.tobytes())
+    return blob("volume", about, hu.tobytes())
 
 
 def mesh_blob(update: VolumeUpdate, mesh: Mesh) -> bytes:
@@ -313,6 +308,15 @@ def _pixels(station: Station, points_mm: Matrix) -> list[list[float]] | None:
     """Back, tip and ahead on the detector, (u, v) in px; None: one of them is behind the source."""
     pixels = g.project(station.carm, g.inverse(station.volume_from_carm), points_mm)
     return None if np.isnan(pixels).any() else pixels.round(2).tolist()
+
+
+def _matrix(station: Station) -> list[float]:
+    """3x4, by rows: homogeneous (u, v, 1) of points in the volume, by their depth in mm."""
+    carm = station.carm
+    (u, v), (across, down), far = carm.principal_point_px, carm.pixel_spacing_mm, carm.source_to_detector_mm
+    intrinsic = np.array([[far / across, 0, u], [0, far / down, v], [0, 0, 1]])
+    rows: Matrix = intrinsic @ g.inverse(station.volume_from_carm)[:3]
+    return rows.ravel().tolist()
 
 
 def _degrees(angle_rad: float | None) -> float | None:

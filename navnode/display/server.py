@@ -11,16 +11,17 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
+import numpy as np
 from aiohttp import WSMsgType, web
 
 from navnode.config import Config
-from navnode.display import control, metrics
+from navnode.display import control, metrics, uploads
 from navnode.display.connections import Connections
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
 from navnode.display.web import asset, refuse_other_origins, serving
 from navnode.errors import PeerError
 from navnode.loop import bus, topics
-from navnode.types import NodeState, VolumeUpdate
+from navnode.types import NodeState, Volume, VolumeUpdate
 
 __all__ = ["Display", "run_display"]
 
@@ -42,10 +43,12 @@ class Display:
 
     def __init__(self, config: Config, address: str) -> None:
         self._config = config
-        self._scene = Scene()
+        self._scene = Scene(case=config.case)
         self._blobs: dict[str, tuple[int, bytes]] = {}
         self._gone: dict[str, tuple[int, bytes]] = {}
         self._versions = 0
+        self._grid: Volume | None = None
+        """Where the voxels of the volume that is navigated in lie; not their values."""
         self._node = bus.Subscriber(address, topics.bound_of(*topics.TO_DISPLAYS))
         self._viewers = 0
         self.connections = Connections()
@@ -58,6 +61,7 @@ class Display:
         app.router.add_get("/ws", self._viewer)
         app.router.add_get("/metrics", self._metrics)
         control.add(app, self._config, self._refuse)
+        uploads.add(app, lambda: self._grid, self._refuse)
         for page in entry_points(group="navnode.pages"):  # pages of packages that import navnode, such as calibration
             page.load()(app, self._config, self._refuse)
         return app
@@ -84,6 +88,7 @@ class Display:
             # A node without a volume withdraws those that were shown.
             if not output.volume:
                 self._forget("navigation")
+                self._grid = None
             if not output.volumes:
                 self._forget("reconstruction")
         self._scene.on_output(output, time.monotonic_ns())
@@ -97,6 +102,9 @@ class Display:
                 self._gone[name] = self._versions, blob("gone", {"of": kind, "role": role})
 
     def _on_volume(self, update: VolumeUpdate) -> None:
+        if update.role == "navigation":
+            nothing = np.broadcast_to(np.float32(0), update.volume.voxels.shape)
+            self._grid = replace(update.volume, voxels=nothing)
         self._versions += 1
         self._blobs[f"volume/{update.role}"] = self._versions, volume_blob(update)
         self._gone.pop(f"volume/{update.role}", None)

@@ -72,15 +72,18 @@ def read_plans(path: Path, volume: Volume | None) -> Kept:
     return Kept(tuple(Plan(each.name, each.entry_mm, each.target_mm) for each in document.plans), document.active)
 
 
-def import_plans(path: Path) -> list[Plan]:
+def import_plans(path: Path, volume: Volume | None = None) -> list[Plan]:
     """Read plans of another program: every line of Slicer's markups, or two points, entry first unless they are named
     ``entry`` and ``target``; or our own.
 
+    Args:
+        volume: in which they will be used, as far as the file says in which they were made.
+
     Raises:
-        ConfigError: it holds no plan; names the file.
+        ConfigError: it holds no plan, or was made in another volume; names the file.
     """
     if not path.name.lower().endswith(".mrk.json"):
-        return list(read_plans(path, None).plans)
+        return list(read_plans(path, volume).plans)
     found = markups.read(path)
     drawn = [each for each in found if each.kind == "Line"] or found
     stem = path.name[: -len(".mrk.json")]

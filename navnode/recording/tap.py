@@ -15,7 +15,7 @@ import numpy as np
 
 from navnode import __version__
 from navnode.clock import NS_PER_S, now_ns
-from navnode.config import Config
+from navnode.config import CaseSection, Config
 from navnode.errors import RecordingError
 from navnode.igtl import Message, RawBytes
 from navnode.loop.backends import Backends, backends_of
@@ -183,7 +183,8 @@ def about(config: Config, backends: Backends, calibrations: Mapping[str, bytes] 
         from_start: whether the recording starts before the node's first step.
     """
     attached = {
-        session_format.CONFIGURATION: msgspec.json.encode(config),
+        # Sessions are passed on: what the case is called stays here.
+        session_format.CONFIGURATION: msgspec.json.encode(msgspec.structs.replace(config, case=CaseSection())),
         session_format.VERSIONS: session_format.encoded(_versions(backends)),
     }
     attached |= {f"{session_format.CALIBRATION}{key}": content for key, content in calibrations.items()}

@@ -16,10 +16,12 @@ from aiohttp.test_utils import TestServer
 
 from navnode import geometry as g
 from navnode.config import DisplaySection
-from navnode.display import metrics
-from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, view_name, volume_blob
+from navnode.display import metrics, uploads
+from navnode.display.orientation import letters, view_name
+from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, volume_blob
 from navnode.display.server import Display
 from navnode.errors import ConfigError
+from navnode.files.plans import import_plans, write_plans
 from navnode.igtl import Server
 from navnode.simulation.scenario import Scenario, carm_of_size
 from navnode.types import (
@@ -27,6 +29,7 @@ from navnode.types import (
     LatencyFigures,
     Mesh,
     NodeState,
+    Plan,
     RecordingState,
     RegisteredFrame,
     Status,
@@ -156,6 +159,22 @@ def test_views_are_named_as_on_a_carm(direction, name):
     assert view_name(volume_from_carm) == name
 
 
+def test_pictures_say_which_way_the_patient_lies():
+    assert letters(g.pose_at(np.zeros(3), 700.0, orbital_deg=0.0)) == ["L", "R", "S", "I"]
+    assert letters(g.pose_at(np.zeros(3), 700.0, orbital_deg=90.0)) == ["P", "A", "S", "I"]
+    assert letters(g.pose_at(np.zeros(3), 700.0, orbital_deg=40.0))[:2] == ["LP", "RA"]
+    assert letters(g.pose_at(np.zeros(3), 700.0, orbital_deg=0.0, roll_deg=180.0)) == ["R", "L", "I", "S"]
+
+
+def test_the_page_can_project_points_by_itself():
+    view = shown_scene().describe(NOW)["views"][0]
+    rows = np.array(view["pixels_from_volume"]).reshape(3, 4)
+    points = np.random.default_rng(3).uniform(-80, 80, (20, 3))
+    u, v, w = rows @ np.column_stack([points, np.ones(20)]).T
+    expected = g.project(CARM, g.inverse(ROOM.volume_from_carm(0.0)), points)
+    assert np.allclose(np.column_stack([u / w, v / w]), expected, atol=1e-6)
+
+
 def unpack(data: bytes) -> tuple[dict, list[bytes]]:
     (length,) = struct.unpack_from("<I", data)
     head, at, parts = json.loads(data[4 : 4 + length]), 4 + length, []
@@ -177,7 +196,7 @@ def test_volumes_and_meshes():
     mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.uint32))
     update = VolumeUpdate(Volume(hu, np.diag([2.0, 2, 2, 1])), mesh, "navigation", VALID, "CT", 0)
     head, (voxels,) = unpack(volume_blob(update))
-    assert head["size"] == [4, 3, 2] and len(voxels) == 24 and voxels[0] == 0 and voxels[-1] == 255
+    assert head["size"] == [4, 3, 2] and np.allclose(np.frombuffer(voxels, np.float16), hu.ravel(), atol=0.6)
     head, (points, normals, triangles) = unpack(mesh_blob(update, mesh))
     assert len(points) == len(normals) == 36 and np.frombuffer(triangles, np.uint32).tolist() == [0, 1, 2]
     assert np.allclose(vertex_normals(mesh), 1 / np.sqrt(3))
@@ -206,6 +225,62 @@ def test_assets_and_their_headers():
                 assert answer.status == 404
 
     serve(check)
+
+
+LINE = {
+    "markups": [
+        {
+            "type": "Line",
+            "coordinateSystem": "RAS",
+            "controlPoints": [
+                {"label": "entry", "position": [20.0, -60.0, 10.0], "positionStatus": "defined"},
+                {"label": "target", "position": [5.0, -10.0, 0.0], "positionStatus": "defined"},
+            ],
+        }
+    ],
+}
+
+
+def test_plans_are_read_from_files_that_are_dropped_on_the_page():
+    async def check(session, server):
+        async def post(name, content, **headers):
+            url = server.make_url("/plans").with_query(name=name)
+            async with session.post(url, data=content, headers=headers) as answer:
+                return answer.status, await answer.text()
+
+        status, text = await post("L4 <left>.mrk.json", json.dumps(LINE))
+        expected = {"name": "L4 <left>", "entry_mm": [20.0, -60.0, 10.0], "target_mm": [5.0, -10.0, 0.0]}
+        assert status == 200 and json.loads(text) == {"plans": [expected]}
+        own = {"schema": "navnode/plans/1", "volume": None, "plans": [expected]}
+        assert json.loads((await post("plans.json", json.dumps(own)))[1]) == {"plans": [expected]}
+        one_point = json.loads(json.dumps(LINE))
+        del one_point["markups"][0]["controlPoints"][1]
+        for name, content in (
+            ("a.mrk.json", "nonsense"),
+            ("a.mrk.json", json.dumps(one_point)),
+            ("../../etc/a.mrk.json", "{}"),
+            ("a.stl", "solid"),
+            ("a.json", "[]"),
+        ):
+            status, text = await post(name, content)
+            assert status == 422 and text.startswith(name.rsplit("/", 1)[-1] + ": ") and "/tmp" not in text, text
+        assert (await post("a.mrk.json", b" " * (uploads.MOST_BYTES + 1)))[0] == 413
+        assert (await post("a.mrk.json", json.dumps(LINE), Origin="http://evil.example"))[0] == 403
+
+    serve(check)
+
+
+def test_plans_of_another_volume_are_not_read(tmp_path):
+    display = Display(configuration(), "inproc://nobody")
+    volume = Volume(np.zeros((4, 5, 6), np.float32), np.eye(4), "ct")
+    plan = Plan("a", (0.0, 0.0, 0.0), (3.0, 3.0, 3.0))
+    write_plans(tmp_path / "p.json", (plan,), "", volume)
+    display._on_volume(VolumeUpdate(volume, None, "navigation", VALID, "CT", 0))
+    assert import_plans(tmp_path / "p.json", display._grid) == [plan]
+    other = Volume(np.zeros((4, 5, 7), np.float32), np.eye(4), "other")
+    display._on_volume(VolumeUpdate(other, None, "navigation", VALID, "CT", 0))
+    with pytest.raises(ConfigError, match="another volume"):
+        import_plans(tmp_path / "p.json", display._grid)
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])

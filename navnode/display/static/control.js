@@ -1,14 +1,17 @@
 // Recording, sources, and the player of a replay: buttons that send commands through the server to the node or the player.
+import { setClass, setText } from "./dom.js";
+import { say } from "./texts.js";
 
 const record = document.getElementById("record");
 const reconnect = document.getElementById("reconnect");
 const replay = document.getElementById("replay");
 const at = document.getElementById("replay-at");
+const said = document.getElementById("record-said");
 const ASK_MS = 500;
 let recording = null;
 let replaying = false;
 
-async function command(name, parameters = {}) {
+export async function command(name, parameters = {}) {
   try {
     const answer = await fetch("command", {
       method: "POST",
@@ -25,8 +28,8 @@ record.addEventListener("click", async () => {
   record.disabled = true;
   const { done, text } = await command(recording?.running ? "StopRecording" : "StartRecording");
   record.disabled = false;
-  record.title = text;
-  if (!done) record.textContent = text;
+  setClass(said, done ? "" : "refused");
+  setText(said, text);
 });
 
 reconnect.addEventListener("click", async () => {
@@ -54,14 +57,13 @@ export function drawControls(state) {
   recording = state?.recording;
   replaying = Boolean(state && state.replay);
   record.hidden = reconnect.hidden = !state || replaying;
-  record.className = recording?.faulty ? "failed" : recording?.running ? "on" : "";
-  // The footer shows the amount: a button whose width changes would move the header.
-  const label = recording?.faulty
-    ? `Recording ${recording.text}`
-    : recording?.running
-      ? "■ Stop recording"
-      : "● Record";
-  if (!record.disabled && record.textContent !== label) record.textContent = label;
+  setClass(record, recording?.faulty ? "failed" : recording?.running ? "on" : "");
+  setText(record, say(recording?.running ? "recordStop" : "record"));
+  // Where the file is, and how large by now.
+  if (recording?.text && (recording.running || recording.faulty)) {
+    setClass(said, recording.faulty ? "refused" : "");
+    setText(said, recording.text);
+  }
   // Once shown, the mark stays, whatever the server reports afterwards.
   if (replaying) {
     replay.hidden = false;

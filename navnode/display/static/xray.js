@@ -1,16 +1,23 @@
 // One X-ray, with the tools projected onto it.
+import { element, setClass, setText } from "./dom.js";
+import { lineOf } from "./lookahead.js";
+import * as marks from "./marks.js";
+import { shownPlans } from "./plans.js";
+import { say } from "./texts.js";
+import { project } from "./vectors.js";
+
 const DECODE_MS = 250;
-const WAITING = "Waiting until the C-arm stands still";
-const COLOURS = { VALID: "#ffd200", DEGRADED: "#f2b134" };
 
 export class XrayView {
   constructor(figure) {
+    this.figure = figure;
     this.canvas = figure.querySelector("canvas");
-    this.caption = figure.querySelector("figcaption");
+    const caption = figure.querySelector("figcaption");
+    [this.name, this.kind, this.age] = ["", "kind", "age"].map((name) => element("span", name));
+    caption.append(this.name, this.kind, this.age);
     this.why = figure.querySelector(".why");
     this.picture = null;
     this.asked = this.shown = 0;
-    this.caption.textContent = WAITING;
   }
 
   // Decoding takes time: a picture is dropped if a newer one overtook it.
@@ -35,58 +42,53 @@ export class XrayView {
     pen.clearRect(0, 0, width, height);
     // Do not show a picture under the description of another one.
     if (!view || !this.picture || this.timestamp !== view.timestamp_ns) {
-      this.caption.textContent = WAITING;
-      this.why.textContent = "";
+      setText(this.name, say("waiting"));
+      for (const node of [this.kind, this.age, this.why]) setText(node, "");
+      setClass(this.figure, "view");
       return;
     }
     const [w, h] = view.size_px;
-    const scale = Math.min(width / w, height / h);
-    const left = (width - w * scale) / 2, top = (height - h * scale) / 2;
-    pen.globalAlpha = view.live ? 1 : 0.8;
+    const [wide, high] = [width / ratio, height / ratio];
+    const scale = Math.min(wide / w, high / h);
+    const left = (wide - w * scale) / 2, top = (high - h * scale) / 2;
+    pen.scale(ratio, ratio);
     pen.drawImage(this.picture, left, top, w * scale, h * scale);
-    pen.globalAlpha = 1;
+    if (!view.live) veil(pen, left, top, w * scale, h * scale);
     pen.beginPath();
     pen.rect(left, top, w * scale, h * scale);
     pen.save();
     pen.clip();
+    // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
+    const place = ([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale];
+    for (const plan of shownPlans(scene)) {
+      if (plan.pixels?.[slot]) marks.plan(pen, plan.pixels[slot].map(place), plan.active);
+    }
     for (const tool of scene.tools) {
       const points = tool.pixels?.[slot];
-      // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
-      if (points) drawTool(pen, points.map(([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale]), COLOURS[tool.validity.status], ratio);
+      if (!points) continue;
+      const ahead = project(view.pixels_from_volume, lineOf(tool)[2]);
+      const ends = [...points.slice(0, 2).map(place), ahead && place(ahead)];
+      marks.tool(pen, ends, marks.COLOURS[tool.validity.status], view.live);
     }
     pen.restore();
+    if (view.letters) marks.letters(pen, [left, top, w * scale, h * scale], view.letters, 46);
     this.describe(view, scene);
   }
 
   describe(view, scene) {
     const kind = view.live ? "live" : "held";
-    const state = view.live && scene.state?.replay ? "REPLAY" : kind.toUpperCase();
-    this.caption.innerHTML = `<b></b><span class="${kind}">${state}</span><span class="age"></span>`;
-    this.caption.firstChild.textContent = view.name;
-    this.caption.lastChild.textContent = view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : `${view.age_s.toFixed(1)} s old`;
-    const lost = scene.tools.filter((tool) => tool.validity.status === "INVALID");
-    this.why.textContent = lost.map((tool) => `${tool.name} not shown: ${tool.validity.reason}`).join(" · ");
+    setClass(this.figure, `view ${kind}`);
+    setText(this.name, view.name);
+    setClass(this.kind, `kind ${kind}`);
+    setText(this.kind, view.live ? `● ${scene.state?.replay ? "REPLAY" : say("live")}` : `❚❚ ${say("held")}`);
+    setText(this.age, view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : say("old", view.age_s.toFixed(1)));
+    const lost = scene.tools.some(({ name, validity }) => name === scene.state?.active_tool && validity.status === "INVALID");
+    setText(this.why, lost ? say("notShown", scene.state.active_tool) : "");
   }
 }
 
-function drawTool(pen, [back, tip, ahead], colour, ratio) {
-  const line = (a, b) => {
-    pen.beginPath();
-    pen.moveTo(...a);
-    pen.lineTo(...b);
-    pen.stroke();
-  };
-  for (const [style, width] of [["rgba(0,0,0,.7)", 5], [colour, 2.2]]) {
-    pen.strokeStyle = style;
-    pen.lineWidth = width * ratio;
-    pen.setLineDash([]);
-    line(back, tip);
-    pen.lineWidth = width * 0.7 * ratio;
-    pen.setLineDash([7 * ratio, 6 * ratio]);
-    line(tip, ahead);
-    pen.setLineDash([]);
-    pen.beginPath();
-    pen.arc(...tip, 5 * ratio, 0, 2 * Math.PI);
-    pen.stroke();
-  }
+// What an X-ray that is not live shows is past: it is dimmed and tinted, so that its shadows recede.
+function veil(pen, ...box) {
+  pen.fillStyle = "rgba(40,28,72,.45)";
+  pen.fillRect(...box);
 }

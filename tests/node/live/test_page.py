@@ -19,6 +19,7 @@ def test_the_page(live, tmp_path):
         async with Browser() as browser:
             await browser.open(f"http://127.0.0.1:{supervisor.config.display.port}/")
             await browser.wait_for("!document.body.classList.contains('silent')")
+            await browser.evaluate("document.getElementById('details-open').click()")
             await browser.wait_for("document.body.innerText.includes('Registration VALID')")
             await browser.wait_for("document.body.innerText.includes('LIVE')")
             text = await browser.evaluate("document.body.innerText")
@@ -40,6 +41,7 @@ def test_the_page(live, tmp_path):
             try:
                 await browser.wait_for("document.body.classList.contains('silent')")
                 assert "Nothing on this page is current" in await browser.evaluate("document.body.innerText")
+                assert await browser.evaluate("document.getElementById('state').textContent") == "INVALID"
             finally:
                 os.kill(supervisor.pid("display"), signal.SIGCONT)
             await browser.wait_for("!document.body.classList.contains('silent')")

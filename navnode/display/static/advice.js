@@ -1,0 +1,53 @@
+// One state for the whole screen, its one reason in plain words, and what to do about it.
+import { say } from "./texts.js";
+
+// The first that fits counts; what a group captures is {1}, {2} of the text. The keys are those of texts.js.
+const CAUSES = [
+  [/the node is silent|no connection/, "Silent"],
+  [/clock of/, "Clock"],
+  [/marker was hidden; an X-ray would/, "PatientBack"],
+  [/patient's marker is not seen/, "PatientHidden"],
+  [/patient's marker (was hidden and came back|jumped|slides|moved)|a little elsewhere than the marker/, "PatientMoved"],
+  [/are exchanged/, "Exchanged"],
+  [/not seen by the tracker/, "ToolHidden"],
+  [/no pose from|pose is not known/, "NoPose"],
+  [/repeats one pose/, "Repeats"],
+  [/confirming the registration, (\d+) of (\d+)/, "Confirming"],
+  [/no volume yet: (\d+) of (\d+)/, "NoVolume"],
+  [/no X-ray registered yet|not confirmed by/, "NoneYet"],
+  [/no X-ray registered for (\d+) s/, "Age"],
+  [/expected error ([\d.]+) mm/, "Error"],
+  [/made from a few X-rays/, "Few"],
+  [/rejected the registration/, "Rejected"],
+  [/vanished|not connected/, "Source"],
+  [/moved [\d.]+ mm during the exposure/, "Motion"],
+  [/inverted/, "Inverted"],
+  [/covered by collimator/, "Covered"],
+  [/contradict/, "Contradict"],
+  [/registration lost/, "Lost"],
+  [/its marker jumped|just come back|may be .*, which is not seen/, "Doubt"],
+  [/the last one again|no time stamp|no pose for the exposure|waited too long|took too long/, "Unusable"],
+  [/fix the depth|another pose fits|places? looks?|leaves its depth open/, "Open"],
+  [/not settled/, "Settling"],
+  [/match poorly|do not match|details do not|not explained|not look like|looks? little like/, "Match"],
+];
+const BADNESS = { VALID: 0, DEGRADED: 1, INVALID: 2 };
+
+// Of the tool that one steers by and of the registration, the worse; the registration's reason if both are as bad.
+export function verdict(scene) {
+  if (!scene || scene.silent) return { status: "INVALID", reason: "the node is silent", tool: "" };
+  const name = scene.state?.active_tool ?? "";
+  const known = scene.tools.find((tool) => tool.name === name)?.validity;
+  const tool = name ? (known ?? { status: "INVALID", reason: "no pose from the tracker" }) : scene.registration;
+  const worse = BADNESS[tool.status] > BADNESS[scene.registration.status] ? tool : scene.registration;
+  return { ...worse, tool: name };
+}
+
+// Of a message of the node: {cause, advice}; a message that is not in the table is shown as it is.
+export function explain(reason) {
+  for (const [pattern, key] of CAUSES) {
+    const found = pattern.exec(reason);
+    if (found) return { key, cause: say(`cause${key}`, ...found.slice(1)), advice: say(`advice${key}`) };
+  }
+  return { key: "", cause: reason, advice: reason ? say("seeDetails") : "" };
+}

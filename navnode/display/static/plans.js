@@ -1,0 +1,117 @@
+// The list of plans: which one is aimed at, which are seen; plans made by clicking and from files.
+import { command } from "./control.js";
+import { element, keyed, setAttribute, setText } from "./dom.js";
+import { ask, stop } from "./pick.js";
+import { say } from "./texts.js";
+
+const REALLY_MS = 4000; // After which the question whether to remove is withdrawn.
+const MOST_BYTES = 1 << 20;
+const list = document.getElementById("plan-list");
+const said = document.getElementById("plan-said");
+const [form, nameField] = [document.getElementById("plan-form"), document.getElementById("plan-name")];
+const [make, fileButton, fileField] = ["plan-new", "plan-file", "plan-field"].map((id) => document.getElementById(id));
+const hidden = new Set();
+let known = [];
+let points = null;
+
+// Those that are drawn: the one that is aimed at, and all that are not hidden.
+export const shownPlans = ({ plans }) => plans.filter(({ name, active }) => active || !hidden.has(name));
+
+export function drawPlans(scene) {
+  known = scene.silent ? [] : scene.plans;
+  keyed(list, known, makeRow, ({ aim, see, gone }, { name, active }) => {
+    setText(aim, name);
+    setAttribute(aim, "aria-pressed", active);
+    setAttribute(aim, "title", say(active ? "planStop" : "planAim"));
+    const seen = active || !hidden.has(name);
+    setText(see, seen ? "◉" : "○");
+    setAttribute(see, "aria-pressed", seen);
+    setAttribute(see, "aria-label", `${say("show")} ${name}`);
+    see.disabled = active;
+    const asks = gone.dataset.asks === "yes";
+    setText(gone, asks ? say("planReally") : "✕");
+    setAttribute(gone, "aria-label", `${say(asks ? "planReally" : "planRemove")} ${name}`);
+  });
+  setText(make, say(points === "asking" ? "cancel" : "planNew"));
+}
+
+function makeRow({ name }) {
+  const [aim, see, gone] = ["aim", "see", "gone"].map((className) => element("button", className));
+  aim.addEventListener("click", () => tell("PlanActivate", known.find((plan) => plan.name === name)?.active ? {} : { Plan: name }));
+  see.addEventListener("click", () => (hidden.has(name) ? hidden.delete(name) : hidden.add(name)));
+  gone.addEventListener("click", () => {
+    if (gone.dataset.asks === "yes") return tell("PlanRemove", { Plan: name });
+    gone.dataset.asks = "yes";
+    setTimeout(() => (gone.dataset.asks = ""), REALLY_MS);
+  });
+  return Object.assign(element("li", "row", [aim, see, gone]), { aim, see, gone });
+}
+
+async function tell(name, parameters) {
+  const { done, text } = await command(name, parameters);
+  reply(done, text);
+  return done;
+}
+
+function reply(done, text) {
+  said.className = done ? "" : "refused";
+  setText(said, text);
+}
+
+const numbers = (at) => at.map((value) => value.toFixed(2)).join(" ");
+const add = ({ name, entry_mm, target_mm }) =>
+  tell("PlanAdd", { Plan: name, Entry: numbers(entry_mm), Target: numbers(target_mm) });
+
+make.addEventListener("click", () => {
+  if (points === "asking") return stop();
+  points = "asking";
+  ask(["pickEntry", "pickTarget"], (clicked) => {
+    points = clicked?.map(({ at_mm }) => at_mm) ?? null;
+    form.hidden = !points;
+    if (!points) return;
+    const free = [...Array(99).keys()].map((n) => `${say("plan")} ${n + 1}`).find((each) => !known.some(({ name }) => name === each));
+    nameField.value = free ?? "";
+    nameField.focus();
+    nameField.select();
+  });
+});
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const [entry_mm, target_mm] = points ?? [];
+  if (!target_mm) return;
+  if (await add({ name: nameField.value.trim(), entry_mm, target_mm })) form.reset();
+  else return; // The points stay: another name may do.
+  form.hidden = true;
+  points = null;
+  make.focus();
+});
+form.addEventListener("reset", () => {
+  form.hidden = true;
+  points = null;
+});
+
+// A file is read by the server, with the same checks as on the command line; each of its plans is then asked for.
+async function bring(file) {
+  if (file.size > MOST_BYTES) return reply(false, say("fileLarge", file.name));
+  let answer;
+  try {
+    answer = await fetch(`plans?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+  } catch {
+    return reply(false, say("noConnection"));
+  }
+  if (!answer.ok) return reply(false, await answer.text());
+  const { plans } = await answer.json();
+  for (const plan of plans) if (!(await add(plan))) return;
+}
+
+fileButton.addEventListener("click", () => fileField.click());
+fileField.addEventListener("change", async () => {
+  for (const file of fileField.files) await bring(file);
+  fileField.value = "";
+});
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", async (event) => {
+  event.preventDefault();
+  for (const file of event.dataTransfer.files) await bring(file);
+});

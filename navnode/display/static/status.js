@@ -1,0 +1,87 @@
+// The strip that is read from two metres: state, one reason, what to do; and the details behind it.
+import { explain, verdict } from "./advice.js";
+import { element, keyed, setAttribute, setClass, setText } from "./dom.js";
+import { say } from "./texts.js";
+
+const strip = document.getElementById("strip");
+const [state, tool, cause, advice] = ["state", "state-of", "cause", "advice"].map((id) => document.getElementById(id));
+const [caseName, caseSide] = ["case-name", "case-side"].map((id) => document.getElementById(id));
+const details = document.getElementById("details");
+const opener = document.getElementById("details-open");
+
+function open(wanted) {
+  details.hidden = !wanted;
+  setAttribute(opener, "aria-expanded", wanted);
+}
+opener.addEventListener("click", () => open(details.hidden));
+document.getElementById("verdict").addEventListener("click", () => open(details.hidden));
+addEventListener("keydown", ({ key }) => {
+  if (key !== "Escape" || details.hidden) return;
+  open(false);
+  opener.focus();
+});
+
+// Returns the verdict that is shown.
+export function drawStatus(scene) {
+  const shown = verdict(scene);
+  const { status, reason } = shown;
+  const sigma = scene.state?.target_sigma_mm;
+  const good = status === "VALID";
+  const told = explain(reason);
+  setClass(strip, status);
+  setText(state, say(`state${status}`));
+  setText(tool, shown.tool || say("registration"));
+  setText(cause, good ? say("usable") : told.cause);
+  setText(advice, good ? say("expected", sigma == null ? "–" : sigma.toFixed(1)) : told.advice);
+  setAttribute(cause, "title", reason);
+  const patient = scene.case ?? { name: "", side: "" };
+  setText(caseName, patient.name);
+  setText(caseSide, patient.side && say(patient.side));
+  drawDetails(scene);
+  return shown;
+}
+
+function drawDetails({ registration, bodies, tools, state: figures, moving }) {
+  const count = figures?.notices.length ?? 0;
+  setText(opener, say("details") + (count ? ` · ${say("notices")}: ${count}` : ""));
+  if (details.hidden) return;
+  const badges = [{ name: "", validity: registration }, ...bodies, ...tools];
+  keyed(document.getElementById("badges"), badges, makeBadge, ({ children: [name, why] }, item) => {
+    setText(name, `${item.name || say("registration")} ${say(`state${item.validity.status}`)}`);
+    setClass(name, `badge ${item.validity.status}`);
+    setText(why, item.validity.reason);
+  });
+  document.getElementById("moving").hidden = !moving;
+  setText(document.getElementById("figures"), figuresOf(figures, registration));
+  setText(document.getElementById("sources"), sourcesOf(figures));
+  setText(document.getElementById("notices"), (figures?.notices ?? []).join("\n"));
+}
+
+const makeBadge = () => element("li", "", [element("b"), element("span")]);
+
+// A figure that nothing new stands behind is blank.
+function figuresOf(figures, registration) {
+  const fresh = figures && figures.frame_rate_hz > 0;
+  const ms = (pair) => pair.map((value) => (value == null ? "–" : value.toFixed(value < 10 ? 1 : 0))).join(" / ");
+  const sigma = registration.status === "INVALID" ? null : figures?.target_sigma_mm;
+  return [
+    `${say("frames")} ${fresh ? figures.frame_rate_hz.toFixed(1) : "–"}`,
+    `${say("frameToPose")} ${fresh ? ms(figures.latency_ms) : "–"}`,
+    `${say("overlay")} ${fresh ? ms(figures.overlay_ms) : "–"}`,
+    `${say("sigma")} ${sigma == null ? "–" : sigma.toFixed(2)}`,
+  ].join("   ·   ");
+}
+
+function sourcesOf(figures) {
+  if (!figures) return "–";
+  const [took, elsewhere, budget] = figures.volume_s;
+  return [
+    `Volume: ${figures.volume || "none yet"}`,
+    `${figures.frames_registered} of ${figures.frames_received} frames registered`,
+    `dose: ${figures.dose}`,
+    ...(figures.recording.text ? [`recording ${figures.recording.text}`] : []),
+    ...Object.entries(figures.sources).map(([name, why]) => `${name} ${why || "connected"}`),
+    `reconstruction: ${figures.worker}, ${figures.volumes} volumes` +
+      (took == null ? "" : `, the last took ${took} s, ${elsewhere} s of it in transit (budget ${budget} s)`),
+  ].join("\n");
+}

@@ -1,0 +1,157 @@
+"""Plans on the page: what one aims with, how plans come and go, in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from navnode.planning.deviation import deviation
+from navnode.types import Plan, PlanDeviation, Status, Validity, invalid
+from tests.browser import CHROMIUM
+from tests.display.stage import PLAN, VALID, click, drill, picture, staged
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+OTHER = Plan("L5 <b>right</b>", (-20.0, -60.0, -40.0), (-5.0, -10.0, -30.0))
+FIGURES = "[...document.querySelectorAll('#aim dd b')].map((n) => n.textContent)"
+HALVES = "[...document.querySelectorAll('#aim dt i')].map((n) => n.textContent)"
+
+
+def aim(stage, pose: np.ndarray | None, validity: Validity = VALID) -> None:
+    """A tool somewhere, and what the node says about it."""
+    stage.tools = {"Drill": (pose, validity)}
+    stage.more = {"plans": (PLAN, OTHER), "active_plan": PLAN.name}
+    numbers = {field.name: None for field in dataclasses.fields(PlanDeviation) if field.name.endswith(("_mm", "_rad"))}
+    if pose is not None:
+        numbers = dataclasses.asdict(deviation(PLAN, pose, np.eye(3) * 4e-6, np.eye(3) * 0.09))
+    stage.deviation = PlanDeviation(plan=PLAN.name, tool="Drill", validity=validity, **numbers)
+
+
+def box(selector: str) -> str:
+    """Left, top, width and height of what a CSS selector finds, px."""
+    rectangle = f"document.querySelector('{selector}').getBoundingClientRect()"
+    return f"(({{left, top, width, height}}) => [left, top, width, height])({rectangle})"
+
+
+def test_deviation_is_shown_while_the_tool_is_usable_and_blank_otherwise(tmp_path):
+    async def look(browser, stage) -> None:
+        assert await browser.evaluate("document.getElementById('aim').hidden")
+        aim(stage, drill(off_rad=0.05))
+        await browser.wait_for("!document.getElementById('aim').hidden", 10)
+        await browser.wait_for(f"{FIGURES}[1] === '2.9'", 10)
+        lateral, _, depth = (float(each) for each in await browser.evaluate(FIGURES))
+        shown = stage.deviation
+        assert abs(lateral - shown.lateral_mm) < 0.06 and abs(depth - shown.depth_mm) < 0.06
+        assert (await browser.evaluate(HALVES))[0] == "± 0.6"
+        await picture(browser, tmp_path / "valid.png")
+        doubt = Validity(Status.DEGRADED, "expected error 3.2 mm; X-rays from another side would help")
+        aim(stage, drill(off_rad=0.05), doubt)
+        await browser.wait_for("document.getElementById('aim-mark').textContent.includes('DEGRADED')", 10)
+        assert (await browser.evaluate(FIGURES))[1] == "2.9"
+        await picture(browser, tmp_path / "degraded.png")
+        aim(stage, None, invalid("not seen by the tracker"))
+        await browser.wait_for(f"{FIGURES}.every((text) => text === '–')", 10)
+        assert await browser.evaluate(f"{HALVES}.every((text) => text === '± –')")
+        assert "Tool not seen by the tracker" in await browser.evaluate("document.getElementById('aim').innerText")
+        await picture(browser, tmp_path / "invalid.png")
+
+    staged(look)
+
+
+def test_the_target_view_agrees_with_the_deviation():
+    pose = drill(tip_mm=(17.0, -38.0, 9.0), off_rad=0.06)
+    expected = deviation(PLAN, pose, np.eye(3), np.eye(3))
+    ends = [pose[:3, 3].tolist(), (pose[:3, 3] - 120 * pose[:3, 2]).tolist()]
+
+    async def look(browser, _) -> None:
+        plan = json.dumps({"entry_mm": PLAN.entry_mm, "target_mm": PLAN.target_mm})
+        measured = f"{json.dumps(ends)}.map((end) => offLine({plan}, end))"
+        off = f"import('/static/target.js').then(({{ offLine }}) => {measured})"
+        tip, back = np.array(await browser.evaluate(off))
+        assert abs(np.linalg.norm(tip) - expected.lateral_mm) < 1e-6
+        assert abs(np.linalg.norm(tip - back) - 120 * np.sin(expected.angle_rad)) < 1e-6
+
+    staged(look)
+
+
+def test_plans_are_chosen_hidden_and_removed_only_if_asked_twice(tmp_path):
+    async def look(browser, stage) -> None:
+        aim(stage, drill())
+        button = "[...document.querySelectorAll('#plan-list .{}')][{}]"
+        await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
+        assert await browser.evaluate(button.format("aim", 1) + ".textContent") == OTHER.name
+        await browser.evaluate(button.format("aim", 1) + ".click()")
+        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanActivate done'", 10)
+        await browser.evaluate(button.format("gone", 1) + ".click()")
+        await asyncio.sleep(0.3)
+        assert stage.asked == [("PlanActivate", {"Plan": OTHER.name})]
+        await browser.evaluate(button.format("gone", 1) + ".click()")
+        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanRemove done'", 10)
+        await browser.evaluate(button.format("see", 1) + ".click()")
+        await browser.wait_for(button.format("see", 1) + ".getAttribute('aria-pressed') === 'false'", 10)
+        await picture(browser, tmp_path / "hidden.png")
+        await browser.evaluate(button.format("aim", 0) + ".click()")
+        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanActivate done'", 10)
+        assert stage.asked[1:] == [("PlanRemove", {"Plan": OTHER.name}), ("PlanActivate", {})]
+        # Texts of others are texts.
+        assert await browser.evaluate("document.querySelectorAll('#side b b, #plan-list b').length") == 0
+
+    staged(look)
+
+
+def test_a_plan_is_made_by_two_clicks_on_slices_and_refused_in_words():
+    async def look(browser, stage) -> None:
+        await browser.evaluate("document.getElementById('follow').click(); document.getElementById('plan-new').click()")
+        assert "entry" in await browser.evaluate("document.getElementById('hint').textContent")
+        left, top, width, height = await browser.evaluate(box("[data-pane=axial]"))
+        mm = 220 / min(width - 2, height - 2)
+        await click(browser, left + width / 2, top + height / 2)
+        assert "target" in await browser.evaluate("document.getElementById('hint').textContent")
+        await click(browser, left + width / 2 + 40, top + height / 2 - 30)
+        await browser.wait_for("!document.getElementById('plan-form').hidden", 5)
+        stage.answers = {"PlanAdd": "plan 'x': its entry lies outside the volume"}
+        await browser.evaluate("document.getElementById('plan-name').value = 'x'")
+        await browser.evaluate("document.querySelector('#plan-form button').click()")
+        await browser.wait_for("document.getElementById('plan-said').textContent.includes('outside the volume')", 10)
+        assert await browser.evaluate("document.getElementById('plan-said').className") == "refused"
+        stage.answers = {}
+        await browser.evaluate("document.querySelector('#plan-form button').click()")
+        await browser.wait_for("document.getElementById('plan-form').hidden", 10)
+        name, told = stage.asked[-1]
+        entry, target = (np.array([float(x) for x in told[end].split()]) for end in ("Entry", "Target"))
+        assert name == "PlanAdd" and told["Plan"] == "x"
+        # Axial: patient right is on the left, anterior on top.
+        assert np.allclose(target - entry, [-40 * mm, 30 * mm, 0], atol=0.1)
+        await browser.evaluate("document.getElementById('plan-new').click()")
+        await browser.evaluate("dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
+        assert await browser.evaluate("document.getElementById('hint').hidden")
+        assert await browser.evaluate("document.getElementById('plan-form').hidden")
+
+    staged(look)
+
+
+def test_a_file_that_is_dropped_becomes_plans():
+    line = {"type": "Line", "coordinateSystem": "RAS", "controlPoints": [
+        {"label": label, "position": position, "positionStatus": "defined"}
+        for label, position in (("entry", PLAN.entry_mm), ("target", PLAN.target_mm))
+    ]}  # fmt: skip
+    drop = """((name, content) => {{ const data = new DataTransfer(); data.items.add(new File([content], name));
+        dispatchEvent(new DragEvent('drop', {{ dataTransfer: data, cancelable: true }})); }})({}, {})"""
+
+    async def look(browser, stage) -> None:
+        await browser.evaluate(drop.format(json.dumps("Pedicle.mrk.json"), json.dumps(json.dumps({"markups": [line]}))))
+        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanAdd done'", 10)
+        assert stage.asked == [
+            ("PlanAdd", {"Plan": "Pedicle", "Entry": "20.00 -60.00 10.00", "Target": "5.00 -10.00 0.00"})
+        ]
+        await browser.evaluate(drop.format(json.dumps("notes.txt"), json.dumps("hello")))
+        await browser.wait_for(
+            "document.getElementById('plan-said').textContent.startsWith('notes.txt: plans are')", 10
+        )
+        browser.errors.clear()  # Chromium logs the refusal.
+
+    staged(look)

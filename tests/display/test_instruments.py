@@ -1,0 +1,82 @@
+"""Instruments, recording and screenshots on the page, in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from navnode.types import RecordingState, Status, Validity, invalid
+from tests.browser import CHROMIUM
+from tests.display.stage import drill, picture, staged
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def test_tools_are_listed_with_how_they_are_and_one_is_chosen(tmp_path):
+    async def look(browser, stage) -> None:
+        stage.tools["Saw"] = (None, invalid("not seen by the tracker"))
+        stage.tools["Probe"] = (drill(), Validity(Status.DEGRADED, "it has just come back"))
+        rows = "[...document.querySelectorAll('#tool-list li')].map((n) => [...n.children].map((c) => c.textContent))"
+        await browser.wait_for(f"{rows}.length === 3", 10)
+        assert await browser.evaluate(rows) == [
+            ["Drill", "●", "VALID"],
+            ["Saw", "■", "Tool not seen by the tracker"],
+            ["Probe", "▲", "The tool is in doubt"],
+        ]
+        pressed = "[...document.querySelectorAll('#tool-list button')].map((n) => n.getAttribute('aria-pressed'))"
+        assert await browser.evaluate(pressed) == ["true", "false", "false"]
+        await browser.evaluate("document.querySelectorAll('#tool-list button')[2].click()")
+        await browser.wait_for("document.getElementById('tool-said').textContent === 'SetTool done'", 10)
+        assert stage.asked == [("SetTool", {"Tool": "Probe"})]
+        stage.more = {"active_tool": "Probe"}
+        await browser.wait_for("document.getElementById('state-of').textContent === 'Probe'", 10)
+        assert await browser.evaluate("document.getElementById('state').textContent") == "DEGRADED"
+        await picture(browser, tmp_path / "tools.png")
+
+    staged(look)
+
+
+def test_the_record_button_says_where_the_file_is():
+    async def look(browser, stage) -> None:
+        await browser.wait_for("!document.getElementById('record').hidden", 10)
+        await browser.evaluate("document.getElementById('record').click()")
+        await browser.wait_for("document.getElementById('record-said').textContent === 'StartRecording done'", 10)
+        stage.more = {"recording": RecordingState("/cases/L4.mcap")}
+        await browser.wait_for("document.getElementById('record-said').textContent.startsWith('/cases/L4.mcap: 0')", 10)
+        assert await browser.evaluate("document.getElementById('record').textContent") == "■ Stop recording"
+        stage.more = {"recording": RecordingState("/cases/L4.mcap", failure="the disk is full")}
+        await browser.wait_for("document.getElementById('record-said').textContent.includes('the disk is full')", 10)
+        assert await browser.evaluate("document.getElementById('record').className") == "failed"
+
+    staged(look)
+
+
+def test_a_screenshot_holds_the_pictures_and_no_name(tmp_path):
+    spy = """(() => { window.drawn = []; const draw = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+          drawn.push(text); return draw.call(this, text, ...rest); }; })()"""
+
+    async def look(browser, stage) -> None:
+        await browser.evaluate(spy)
+        await asyncio.sleep(0.5)
+        taken = """import('/static/screenshot.js').then(({ compose }) => { const c = compose(), p = c.getContext('2d');
+            const data = p.getImageData(0, 0, c.width, c.height).data;
+            return [c.width, c.height, new Set(data.filter((_, at) => at % 4 === 0)).size]; })"""
+        width, height, shades = await browser.evaluate(taken)
+        main = await browser.evaluate("((n) => [n.offsetWidth, n.offsetHeight])(document.querySelector('main'))")
+        assert width == main[0] and height > main[1] and shades > 50
+        # Names stand beside the canvases, never on them; what is past, and its verdict, is written on the picture.
+        drawn = await browser.evaluate("drawn")
+        assert not any("Smith" in text or "Drill" in text for text in drawn)
+        assert any("HELD" in text for text in drawn) and any(text.startswith("VALID  ·") for text in drawn)
+        await browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        await browser.evaluate("document.getElementById('screenshot').click()")
+        for _ in range(50):
+            files = list(tmp_path.glob("navnode-*.png"))
+            if files:
+                break
+            await asyncio.sleep(0.1)
+        assert files and files[0].read_bytes().startswith(b"\x89PNG")
+
+    staged(look, case={"name": "Smith", "side": "left"})

@@ -1,0 +1,192 @@
+"""Slices, X-rays and 3-D on the page: wheel, drag and keys act on the picture under them, in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tests.browser import CHROMIUM
+from tests.display.stage import click, key, picture, staged
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+SPAN_MM = 220.0
+GREYS = """(pane) => {
+  const gl = document.getElementById('gl'), section = document.querySelector('.space');
+  const box = document.querySelector(`[data-pane=${pane}]`), ratio = gl.width / section.clientWidth;
+  const copy = document.createElement('canvas'), pen = copy.getContext('2d');
+  [copy.width, copy.height] = [24, 24];
+  const place = [box.offsetLeft, box.offsetTop, box.offsetWidth, box.offsetHeight].map((px) => px * ratio);
+  pen.drawImage(gl, ...place, 0, 0, 24, 24);
+  return [...pen.getImageData(0, 0, 24, 24).data].filter((_, at) => at % 4 === 0);
+}"""
+
+
+async def greys(browser, pane: str) -> np.ndarray:
+    """What a pane shows, coarsely, after the next scenes are drawn."""
+    await asyncio.sleep(0.35)
+    return np.array(await browser.evaluate(f"({GREYS})('{pane}')"), float)
+
+
+async def middle(browser, pane: str) -> tuple[float, float, float]:
+    """Centre of a pane and mm per px in it before any zoom."""
+    left, top, width, height = await browser.evaluate(
+        f"(({{left, top, width, height}}) => [left, top, width, height])"
+        f"(document.querySelector('[data-pane={pane}]').getBoundingClientRect())"
+    )
+    return left + width / 2, top + height / 2, SPAN_MM / (min(width, height) - 2)
+
+
+async def wheel(browser, x: float, y: float, delta: float, *, ctrl: bool = False) -> None:
+    await browser.call(
+        "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=delta, modifiers=2 if ctrl else 0
+    )
+
+
+async def drag(browser, x: float, y: float, dx: float, dy: float, button: str = "left") -> None:
+    mask = {"left": 1, "right": 2}[button]
+    await browser.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button=button, clickCount=1)
+    for part in (0.3, 0.7, 1.0):
+        at = {"x": x + part * dx, "y": y + part * dy}
+        await browser.call("Input.dispatchMouseEvent", type="mouseMoved", button=button, buttons=mask, **at)
+    await browser.call("Input.dispatchMouseEvent", type="mouseReleased", x=x + dx, y=y + dy, button=button)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> bool:
+    return bool(np.abs(before - after).mean() > 1.0)
+
+
+def test_wheel_zoom_and_drag_act_on_the_slice_under_them_only():
+    async def look(browser, stage) -> None:
+        await browser.evaluate("document.getElementById('follow').click()")
+        names = ("axial", "coronal", "sagittal")
+        x, y, _ = await middle(browser, "coronal")
+        for act in ("zoom", "pan"):
+            before = {name: await greys(browser, name) for name in names}
+            await (wheel(browser, x, y, -400, ctrl=True) if act == "zoom" else drag(browser, x, y, 60, 35))
+            after = {name: await greys(browser, name) for name in names}
+            assert [changed(before[name], after[name]) for name in names] == [False, True, False], act
+        # The wheel goes through the slices; the others show it by their crosshair, and stay.
+        before = {name: await greys(browser, name) for name in names}
+        await wheel(browser, x, y, -800)
+        after = {name: await greys(browser, name) for name in names}
+        assert [changed(before[name], after[name]) for name in names] == [False, True, False]
+        assert await browser.evaluate("document.getElementById('follow').getAttribute('aria-pressed')") == "false"
+        assert await browser.evaluate("scrollX === 0 && scrollY === 0 && visualViewport.scale === 1")
+
+    staged(look)
+
+
+def test_following_brings_the_slices_back_to_the_tip():
+    async def look(browser, stage) -> None:
+        at_tip = await greys(browser, "axial")
+        x, y, _ = await middle(browser, "axial")
+        await click(browser, x + 50, y + 60)
+        await drag(browser, x, y, -70, 40)
+        assert changed(at_tip, await greys(browser, "axial"))
+        await browser.evaluate("document.getElementById('follow').click()")
+        assert not changed(at_tip, await greys(browser, "axial"))
+
+    staged(look)
+
+
+def test_grey_values_by_preset_and_by_right_drag():
+    async def look(browser, stage) -> None:
+        x, y, _ = await middle(browser, "axial")
+        shown = [await greys(browser, "axial")]
+        for preset in ("soft", "lung"):
+            choice = f"(w => {{ w.value = '{preset}'; w.dispatchEvent(new Event('change')); }})"
+            await browser.evaluate(f"{choice}(document.getElementById('window'))")
+            shown.append(await greys(browser, "axial"))
+        await drag(browser, x, y, 10, 70, "right")
+        shown.append(await greys(browser, "axial"))
+        assert all(changed(a, b) for a, b in pairwise(shown))
+        # Soft tissue, 40 HU, is the middle of its window, and air is black in it.
+        assert abs(np.median(shown[1][(shown[1] > 20) & (shown[1] < 235)]) - 127) < 8 and shown[1].min() == 0
+
+    staged(look)
+
+
+def test_distances_are_measured_between_two_clicks(tmp_path):
+    async def look(browser, stage) -> None:
+        await browser.evaluate("document.getElementById('measure').click()")
+        x, y, mm = await middle(browser, "sagittal")
+        await click(browser, x - 40, y - 30)
+        await click(browser, x + 40, y + 30)
+        measured = await browser.evaluate("import('/static/measure.js').then((module) => module.lastMeasured())")
+        assert abs(measured - 100 * mm) < 0.5 * mm
+        assert await browser.evaluate("document.getElementById('measure').getAttribute('aria-pressed')") == "false"
+        await picture(browser, tmp_path / "measured.png")
+        assert stage.asked == []
+
+    staged(look)
+
+
+@pytest.mark.parametrize("size", [(1024, 768), (1280, 800), (1920, 1080)])
+def test_layouts(size, tmp_path):
+    seen = "[...document.querySelectorAll('.pane')].filter((n) => n.checkVisibility()).map((n) => n.dataset.pane)"
+
+    async def look(browser, stage) -> None:
+        x, y, _ = await middle(browser, "sagittal")
+        await click(browser, x, y)
+        for layout, expected in (
+            ("1", ["sagittal"]),
+            ("2", ["sagittal", "bone"]),
+            ("xray", ["sagittal", "bone"]),
+            ("4", ["axial", "coronal", "sagittal", "bone"]),
+        ):
+            await browser.evaluate(f"document.querySelector('[data-layout-to=\"{layout}\"]').click()")
+            assert await browser.evaluate(seen) == expected
+            await picture(browser, tmp_path / f"{layout}.png")
+            assert (await greys(browser, "sagittal")).max() > 200
+            wide = "((n) => n.clientWidth * n.clientHeight)(document.querySelector('{}'))"
+            areas = [await browser.evaluate(wide.format(name)) for name in (".views", ".space")]
+            assert (areas[0] > areas[1]) == (layout == "xray")
+            assert await browser.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+    staged(look, size=size)
+
+
+def test_keys_do_what_the_mouse_does():
+    async def look(browser, stage) -> None:
+        await browser.evaluate("document.querySelector('[data-pane=axial]').focus()")
+        before = await greys(browser, "axial")
+        for _ in range(4):
+            await key(browser, "+")
+        zoomed = await greys(browser, "axial")
+        assert changed(before, zoomed)
+        await key(browser, "0")
+        assert not changed(before, await greys(browser, "axial"))
+        await browser.evaluate("document.getElementById('measure').click()")
+        await browser.evaluate("document.querySelector('[data-pane=axial]').focus()")
+        await key(browser, "Enter")
+        for _ in range(7):
+            await key(browser, "ArrowLeft")
+        await key(browser, "Enter")
+        measured = await browser.evaluate("import('/static/measure.js').then((module) => module.lastMeasured())")
+        assert abs(measured - 7.0) < 0.01
+
+    staged(look)
+
+
+def test_letters_are_drawn_only_while_the_orientation_is_known(tmp_path):
+    words = json.dumps(["R", "L", "A", "P", "S", "I"])
+    spy = f"""(() => {{ window.drawn = new Set(); const draw = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {{
+          if ({words}.includes(text)) drawn.add(text); return draw.call(this, text, ...rest); }}; }})()"""
+
+    async def look(browser, stage) -> None:
+        await browser.evaluate(spy)
+        await asyncio.sleep(0.4)
+        assert sorted(await browser.evaluate("[...drawn]")) == sorted(json.loads(words))
+        stage.more = {"oriented": False}
+        await asyncio.sleep(0.5)
+        await browser.evaluate("drawn.clear()")
+        await picture(browser, tmp_path / "unknown.png")
+        assert await browser.evaluate("[...drawn]") == []
+
+    staged(look)
