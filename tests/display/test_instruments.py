@@ -66,7 +66,7 @@ def test_a_screenshot_holds_the_pictures_and_no_name(tmp_path):
         width, height, shades = await browser.evaluate(taken)
         main = await browser.evaluate("((n) => [n.offsetWidth, n.offsetHeight])(document.querySelector('main'))")
         assert width == main[0] and height > main[1] and shades > 50
-        # Names stand beside the canvases, never on them; what is past, and its verdict, is written on the picture.
+        # Names stand beside the canvases, never on them; what is past is marked, and the state written below.
         drawn = await browser.evaluate("drawn")
         assert not any("Smith" in text or "Drill" in text for text in drawn)
         assert any("HELD" in text for text in drawn) and any(text.startswith("VALID  ·") for text in drawn)
