@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -73,6 +74,21 @@ def validity_metadata(validity: Validity) -> dict[str, str]:
     return metadata
 
 
+class _Said(NamedTuple):
+    """The last stamp of a device."""
+
+    stamp_ns: int
+    at_ns: int
+    """When it was sent."""
+    measured_ns: int
+    """Of the last measurement; 0: none was said. A withdrawal is stamped by what the clock should show; X-rays that are
+    late may have been taken before that, and then no clock was set back."""
+
+    def set_back(self, source_ns: int) -> bool:
+        """Whether the clock of the source was set back since, by more than a second."""
+        return source_ns <= (self.measured_ns or self.stamp_ns) - _CLOCK_SET_NS
+
+
 class Consoles:
     """The pipeline's outputs -> the devices of docs/consoles.md.
 
@@ -88,8 +104,7 @@ class Consoles:
         self._names, self._now_ns = names, now_ns
         self._axis_ns = round(clock.NS_PER_S / names.axis_hz) if names.axis_hz else 0
         self._tools: dict[str, Matrix | None] = dict.fromkeys(tools)
-        self._stamps: dict[str, tuple[int, int]] = {}
-        """Device -> its last stamp, and when it was sent."""
+        self._stamps: dict[str, _Said] = {}
         self._drawn: dict[str, tuple[int, bool]] = {}
         """Tool -> when its axis was sent last, and whether it was drawn then."""
         self._plans: tuple[tuple[Plan, ...], str] = ((), "")
@@ -293,8 +308,8 @@ class Consoles:
 
     def _newer(self, device: str, source_ns: int) -> bool:
         """Whether something was measured after all that was said of a device, or by a clock that was set far back."""
-        last_ns, _ = self._stamps.get(device, (0, 0))
-        return not last_ns - _CLOCK_SET_NS < source_ns < last_ns
+        said = self._stamps.get(device, _Said(0, 0, 0))
+        return source_ns >= said.stamp_ns or said.set_back(source_ns)
 
     def _overtaken(self, device: str, validity: Validity) -> Validity | None:
         """INVALID for what was measured before something else that was said of a device; None: nothing was said since.
@@ -305,7 +320,7 @@ class Consoles:
         source_ns = validity.source_time_ns
         if not validity.usable or not source_ns or self._newer(device, source_ns):
             return None
-        last_ns, _ = self._stamps[device]
+        last_ns = self._stamps[device].stamp_ns
         return invalid(f"measured {(last_ns - source_ns) / 1e6:.0f} ms before what was said last", last_ns)
 
     def _stamp(self, device: str, source_ns: int, *, trusted: bool = True) -> int:
@@ -318,12 +333,12 @@ class Consoles:
             trusted: whether that time can be trusted; otherwise it is not handed on if it is far off.
         """
         now_ns = self._now_ns()
-        last_ns, at_ns = self._stamps.get(device, (source_ns or now_ns, now_ns))
-        expected_ns = last_ns + now_ns - at_ns
-        believable = last_ns - _CLOCK_SET_NS < source_ns <= expected_ns + _AHEAD_NS
+        said = self._stamps.get(device, _Said(source_ns or now_ns, now_ns, 0))
+        expected_ns = said.stamp_ns + now_ns - said.at_ns
+        believable = not said.set_back(source_ns) and source_ns <= expected_ns + _AHEAD_NS
         if not source_ns or (not trusted and not believable):
-            stamp = expected_ns
-        else:
-            stamp = last_ns if last_ns - _CLOCK_SET_NS < source_ns < last_ns else source_ns
-        self._stamps[device] = stamp, now_ns
+            self._stamps[device] = said._replace(stamp_ns=expected_ns, at_ns=now_ns)
+            return expected_ns
+        stamp = source_ns if said.set_back(source_ns) else max(source_ns, said.stamp_ns)
+        self._stamps[device] = _Said(stamp, now_ns, source_ns if trusted else said.measured_ns)
         return stamp

@@ -208,6 +208,28 @@ def test_what_is_taken_back_is_stamped_with_its_time_and_none_goes_back():
     assert stamp(50_000_000) == 50_000_000
 
 
+def test_a_late_xray_after_a_withdrawal_does_not_set_the_clock_back():
+    """X-rays stall and are withdrawn; then one comes that was taken over a second before the withdrawal's stamp."""
+    now = [100 * S]
+    consoles = Consoles(OutputsSection(), now_ns=lambda: now[0])
+
+    def said(at_ns: int | None) -> Message:
+        valid = invalid("no X-ray came just now") if at_ns is None else Validity(Status.VALID, "", at_ns)
+        return consoles(CArmPose(None if at_ns is None else AT, valid))[0]
+
+    assert said(50 * S).timestamp_ns == 50 * S
+    now[0] += 2 * S
+    withdrawn = said(None)
+    assert withdrawn.timestamp_ns == 52 * S
+    for late_ms in (700, 750, 900):
+        now[0] += 10 * MS
+        late = said(50 * S + late_ms * MS)
+        assert late.metadata["Validity"] == "INVALID" and late.timestamp_ns == 52 * S
+    now[0] += S
+    assert said(52 * S + 10 * MS).metadata["Validity"] == "VALID"
+    assert said(50 * S).metadata["Validity"] == "VALID", "that is a clock that was set back"
+
+
 def test_nothing_carries_a_stamp_of_something_else():
     """After a clock was set back by less than a second, poses are INVALID and X-rays withheld until it caught up."""
     consoles = Consoles(OutputsSection(axis_hz=0))
