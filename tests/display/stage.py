@@ -21,6 +21,7 @@ from navnode.igtl.plus import CommandError
 from navnode.simulation.scenario import Scenario, carm_of_size
 from navnode.types import (
     Frame,
+    Mesh,
     NodeState,
     Output,
     Plan,
@@ -49,6 +50,16 @@ def phantom() -> Volume:
     volume_from_index = np.diag([4.0, 4.0, 4.0, 1.0])
     volume_from_index[:3, 3] = -98.0
     return Volume(hu.astype(np.float32), volume_from_index, "phantom")
+
+
+def tube() -> Mesh:
+    """An open tube around the phantom's bone."""
+    angle, height = np.meshgrid(np.linspace(0, 2 * np.pi, 24, endpoint=False), np.linspace(-90, 90, 10))
+    points = np.stack([8 + 18 * np.cos(angle), -20 + 18 * np.sin(angle), height], axis=-1).reshape(-1, 3)
+    row, column = np.mgrid[0:9, 0:24]
+    a, b = row * 24 + column, row * 24 + (column + 1) % 24
+    triangles = np.stack([a, b, a + 24, b, b + 24, a + 24], axis=-1).reshape(-1, 3)
+    return Mesh(points.astype(np.float32), triangles.astype(np.uint32))
 
 
 class Stage:
@@ -162,7 +173,7 @@ async def _served(**more: object) -> AsyncIterator[tuple[Stage, str]]:
     own = msgspec.structs.replace(own, console=msgspec.structs.replace(own.console, port=console.port))
     display = Display(own, "ipc:///tmp/navnode-test-no-node")
     stages.append(Stage(display))
-    display._on_volume(VolumeUpdate(phantom(), None, "navigation", VALID, "CT", 0))
+    display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
 
     async def speak() -> None:
         while True:

@@ -43,10 +43,13 @@ def test_the_record_button_says_where_the_file_is():
         await browser.evaluate("document.getElementById('record').click()")
         await browser.wait_for("document.getElementById('record-said').textContent === 'StartRecording done'", 10)
         stage.more = {"recording": RecordingState("/cases/L4.mcap")}
-        await browser.wait_for("document.getElementById('record-said').textContent.startsWith('/cases/L4.mcap: 0')", 10)
+        await browser.wait_for(
+            "document.getElementById('record-amount').textContent.startsWith('/cases/L4.mcap: 0')", 10
+        )
         assert await browser.evaluate("document.getElementById('record').textContent") == "■ Stop recording"
+        assert await browser.evaluate("document.getElementById('record-said').textContent") == "StartRecording done"
         stage.more = {"recording": RecordingState("/cases/L4.mcap", failure="the disk is full")}
-        await browser.wait_for("document.getElementById('record-said').textContent.includes('the disk is full')", 10)
+        await browser.wait_for("document.getElementById('record-amount').textContent.includes('the disk is full')", 10)
         assert await browser.evaluate("document.getElementById('record').className") == "failed"
 
     staged(look)

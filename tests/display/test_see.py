@@ -81,6 +81,18 @@ def test_wheel_zoom_and_drag_act_on_the_slice_under_them_only():
     staged(look)
 
 
+def test_the_bone_turns_alone():
+    async def look(browser, stage) -> None:
+        before = {name: await greys(browser, name) for name in ("bone", "sagittal")}
+        assert before["bone"].max() > 60
+        x, y, _ = await middle(browser, "bone")
+        await drag(browser, x, y, 90, 60)
+        after = {name: await greys(browser, name) for name in before}
+        assert changed(before["bone"], after["bone"]) and not changed(before["sagittal"], after["sagittal"])
+
+    staged(look)
+
+
 def test_following_brings_the_slices_back_to_the_tip():
     async def look(browser, stage) -> None:
         at_tip = await greys(browser, "axial")

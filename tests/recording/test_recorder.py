@@ -7,12 +7,13 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
 
 from navnode.bench import recording as recording_bench
-from navnode.config import load, shipped
+from navnode.config import CaseSection, load, shipped
 from navnode.errors import ConfigError, RecordingError
 from navnode.igtl import Image, String, Transform, decode, encode
 from navnode.loop.backends import Backends
@@ -231,3 +232,11 @@ def test_how_long_the_disk_lasts_is_known_after_a_while(tmp_path, monkeypatch):
     state = RecordingState("a.mcap", 5, 1_000_000, minutes_left=12.3)
     assert state.short_of_disk and str(state).endswith("DISK FULL IN 12 min")
     assert not RecordingState("a.mcap", 5, 1_000_000, minutes_left=500.0).short_of_disk
+
+
+def test_what_the_case_is_called_is_not_recorded():
+    config = load(shipped("demo.toml"))
+    named = msgspec.structs.replace(config, case=CaseSection(name="Smith L4", side="left"))
+    attached = tape_module.about(named, BACKENDS, from_start=True).attachments
+    assert attached == tape_module.about(config, BACKENDS, from_start=True).attachments
+    assert attached and not any(b"Smith" in content for content in attached.values())

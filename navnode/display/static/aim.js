@@ -10,6 +10,7 @@ const rows = ["lateral_mm", "angle_deg", "depth_mm"].map((key) => {
   const row = panel.querySelector(`[data-figure=${key}]`);
   return [key, row.querySelector("b"), row.querySelector("i")];
 });
+const depthName = panel.querySelector("[data-figure=depth_mm] dt span");
 const canvas = document.getElementById("target");
 
 export function drawAim(scene) {
@@ -28,6 +29,9 @@ export function drawAim(scene) {
     setText(value, pair ? pair[0].toFixed(1) : "–");
     setText(half, pair ? `± ${pair[1].toFixed(1)}` : "± –");
   }
+  const beyond = status !== "INVALID" && aim.depth_mm?.[0] < 0;
+  setText(depthName, say(beyond ? "beyond" : "depth"));
+  setClass(depthName, beyond ? "beyond" : "");
   const plan = scene.plans.find(({ active }) => active);
   const tool = status === "INVALID" ? null : scene.tools.find((each) => each.name === aim.tool && each.tip_mm);
   drawTarget(canvas, plan, tool, scene.oriented);

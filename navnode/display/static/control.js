@@ -6,7 +6,7 @@ const record = document.getElementById("record");
 const reconnect = document.getElementById("reconnect");
 const replay = document.getElementById("replay");
 const at = document.getElementById("replay-at");
-const said = document.getElementById("record-said");
+const said = document.getElementById("record-said"), amount = document.getElementById("record-amount");
 const ASK_MS = 500;
 let recording = null;
 let replaying = false;
@@ -59,11 +59,9 @@ export function drawControls(state) {
   record.hidden = reconnect.hidden = !state || replaying;
   setClass(record, recording?.faulty ? "failed" : recording?.running ? "on" : "");
   setText(record, say(recording?.running ? "recordStop" : "record"));
-  // Where the file is, and how large by now.
-  if (recording?.text && (recording.running || recording.faulty)) {
-    setClass(said, recording.faulty ? "refused" : "");
-    setText(said, recording.text);
-  }
+  // The answers say where the file is; this, how large it is by now, or why it failed.
+  setClass(amount, recording?.faulty ? "refused" : "");
+  setText(amount, recording?.running || recording?.faulty ? recording.text : "");
   // Once shown, the mark stays, whatever the server reports afterwards.
   if (replaying) {
     replay.hidden = false;

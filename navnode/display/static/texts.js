@@ -28,6 +28,7 @@ export const TEXTS = {
   held: ["HELD", "GEHALTEN", "保留画面"],
   old: ["{1} s old", "{1} s alt", "{1} 秒前"],
   notShown: ["{1} not shown", "{1} nicht gezeigt", "{1} 未显示"],
+  volume: ["Volume", "Volumen", "体积"],
   noVolume: ["No volume yet", "Noch kein Volumen", "尚无体积"],
   axial: ["axial", "axial", "横断面"],
   coronal: ["coronal", "koronal", "冠状面"],
@@ -59,6 +60,7 @@ export const TEXTS = {
   lateral: ["Lateral", "Seitlich", "侧向"],
   angle: ["Angle", "Winkel", "角度"],
   depth: ["To target", "Zum Ziel", "距靶点"],
+  beyond: ["Beyond target", "Hinter dem Ziel", "已超过靶点"],
   ahead: ["Look ahead", "Vorausschau", "前视"],
   viewUnknown: ["C-arm: view unknown", "C-Bogen: Sicht unbekannt", "C 臂：视角未知"],
   viewThere: ["C-arm along the plan: {1}", "C-Bogen entlang des Plans: {1}", "C 臂已沿计划：{1}"],
@@ -166,10 +168,8 @@ export function setLanguage(name) {
   language = ORDER.includes(name) ? name : "en";
   document.documentElement.lang = language;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
-  for (const node of document.querySelectorAll("[data-title]")) {
-    node.title = say(node.dataset.title);
-    node.setAttribute("aria-label", node.title);
-  }
+  for (const node of document.querySelectorAll("[data-title]")) node.title = say(node.dataset.title);
+  for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", say(node.dataset.label));
 }
 
 // The first language of the browser that there is a table for.
