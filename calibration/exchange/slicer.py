@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from calibration.exchange.contents import Exchanged
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.files import whole
+from navnode.files import markups, whole
 from navnode.files.artifacts import Artifact
-from navnode.files.placing import tell, unit_mm
-from navnode.files.strict import json_of
+from navnode.files.placing import tell
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Matrix
 
 __all__ = ["read_fcsv", "read_markups", "write_fcsv", "write_markups"]
 
-_RAS_FROM = {"LPS": RAS_FROM_LPS, "1": RAS_FROM_LPS, "RAS": np.eye(4), "0": np.eye(4)}
 _COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
-_PLACED = "defined"
-_UNPLACED = ("undefined", "preview", "missing")
 _UNPLACED_NUMBERS = ("0", "1", "3")
 """The same in tables: a column after those that the header names."""
 
 
-def _ras_from(path: Path, system: str) -> Matrix:
-    found = _RAS_FROM.get(system.strip().upper())
-    if found is None:
-        raise ConfigError(f"{path}: its coordinate system is {system!r}; only LPS and RAS say where points are")
-    return found
-
-
-def _take(
-    path: Path, points_mm: dict[str, Matrix], label: str, ras_from_file: Matrix, at: object, factor: float
-) -> None:
+def _take(path: Path, points_mm: dict[str, Matrix], label: str, at_mm: Matrix) -> None:
     """Add a point.
 
     Raises:
-        ConfigError: its label occurs twice, or its position is not three finite numbers.
+        ConfigError: its label occurs twice.
     """
-    try:
-        found = np.array([float(x) for x in at] if isinstance(at, Iterable) else [])
-    except (TypeError, ValueError):
-        found = np.zeros(0)
-    if found.shape != (3,) or not np.isfinite(found).all():
-        raise ConfigError(f"{path}: the position of {label!r} is not three finite numbers ({str(at)[:60]})")
     if label in points_mm:
         raise ConfigError(f"{path}: the label {label!r} occurs twice; points are told apart by their labels")
-    points_mm[label] = g.transform(ras_from_file, found * factor)
+    points_mm[label] = at_mm
 
 
 def _usable(path: Path, points_mm: dict[str, Matrix], left_out: int) -> Exchanged:
@@ -72,33 +52,12 @@ def read_markups(path: Path) -> Exchanged:
         ConfigError: the file is not one of markups, a point has no position or no label of its own, or its coordinate
             system or unit says nothing.
     """
-    document = json_of(path.read_bytes(), path)
-    markups = document.get("markups") if isinstance(document, dict) else None
-    if not isinstance(markups, list) or not all(isinstance(each, dict) for each in markups):
-        raise ConfigError(f"{path}: not markups of 3D Slicer (no list 'markups')")
     points_mm: dict[str, Matrix] = {}
-    left_out = 0
-    for markup in markups:
-        ras_from_file = _ras_from(path, str(markup.get("coordinateSystem", "LPS")))  # the default of its schema
-        unit = markup.get("coordinateUnits", "mm")
-        if isinstance(unit, list):  # ["mm", "UCUM", "millimeter"], in some versions
-            unit = unit[0] if unit else ""
-        factor = unit_mm(str(unit).strip("[]"), f"{path}: coordinateUnits")
-        if factor != 1:
-            tell(path, f"its points are in {unit}; converted to mm")
-        control_points = markup.get("controlPoints", [])
-        if not isinstance(control_points, list) or not all(isinstance(each, dict) for each in control_points):
-            raise ConfigError(f"{path}: controlPoints is not a list of points")
-        for n, point in enumerate(control_points):
-            status = point.get("positionStatus", _PLACED)
-            if status in _UNPLACED:
-                left_out += 1
-                continue
-            label = str(point.get("label") or point.get("id") or n + 1)
-            if status != _PLACED:
-                raise ConfigError(f"{path}: positionStatus of {label!r} is {str(status)[:40]!r}")
-            _take(path, points_mm, label, ras_from_file, point.get("position"), factor)
-    return _usable(path, points_mm, left_out)
+    found = markups.read(path)
+    for markup in found:
+        for label, at_mm in markup.points_mm:
+            _take(path, points_mm, label, at_mm)
+    return _usable(path, points_mm, sum(markup.left_out for markup in found))
 
 
 def write_markups(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:
@@ -148,7 +107,7 @@ def read_fcsv(path: Path) -> Exchanged:
             rows.append(line)
     if "coordinatesystem" not in about:
         raise ConfigError(f"{path}: states no CoordinateSystem, which was RAS in old files and is LPS in new ones")
-    ras_from_file = _ras_from(path, about["coordinatesystem"])
+    ras_from_file = markups.ras_from(path, about["coordinatesystem"])
     columns = [name.strip() for name in about.get("columns", _COLUMNS).split(",")]
     if twice := next((name for name in columns if name and columns.count(name) > 1), ""):
         raise ConfigError(f"{path}: the column {twice} occurs twice")
@@ -173,7 +132,8 @@ def read_fcsv(path: Path) -> Exchanged:
             left_out += 1
             continue
         label = str(n + 1) if named is None or ids is None else cells[named] or cells[ids] or str(n + 1)
-        _take(path, points_mm, label, ras_from_file, [cells[columns.index(name)] for name in "xyz"], 1.0)
+        at = [cells[columns.index(name)] for name in "xyz"]
+        _take(path, points_mm, label, markups.position_mm(path, label, ras_from_file, at, 1.0))
     return _usable(path, points_mm, left_out)
 
 

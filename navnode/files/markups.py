@@ -20,6 +20,7 @@ from navnode.types import Matrix
 __all__ = ["Markup", "position_mm", "ras_from", "read"]
 
 _RAS_FROM = {"LPS": RAS_FROM_LPS, "1": RAS_FROM_LPS, "RAS": np.eye(4), "0": np.eye(4)}
+_PLACED = "defined"
 _UNPLACED = ("undefined", "preview", "missing")
 _MOST_BYTES, _MOST_POINTS = 1 << 24, 100_000
 
@@ -72,8 +73,11 @@ def _markup(markup: dict[str, Any], path: Path) -> Markup:
         raise ConfigError(f"{path}: {len(control_points)} points; at most {_MOST_POINTS} are read")
     points_mm = []
     for n, point in enumerate(control_points):
-        if point.get("positionStatus", "defined") not in _UNPLACED:
+        status = point.get("positionStatus", _PLACED)
+        if status not in _UNPLACED:
             label = str(point.get("label") or point.get("id") or n + 1)
+            if status != _PLACED:
+                raise ConfigError(f"{path}: positionStatus of {label!r} is {str(status)[:40]!r}")
             points_mm.append((label, position_mm(path, label, ras_from_file, point.get("position"), factor)))
     return Markup(str(markup.get("type", "")), points_mm, len(control_points) - len(points_mm))
 
