@@ -203,3 +203,24 @@ def test_messages_of_the_node_have_their_advice():
         assert await browser.evaluate(found.format(list(REASONS))) == list(REASONS.values())
 
     staged(look)
+
+
+def test_every_cause_and_advice_fits_the_strip_in_every_language():
+    too_long = """import('/static/texts.js').then(({ LANGUAGES, TEXTS, setLanguage }) => {
+      const found = [];
+      for (const [place, language] of Object.keys(LANGUAGES).entries()) {
+        setLanguage(language);
+        for (const [key, texts] of Object.entries(TEXTS)) {
+          const node = document.getElementById({ c: 'cause', a: 'advice', s: 'state' }[key[0]]);
+          if (!/^(cause|advice)[A-Z]|^state[A-Z]{5}/.test(key)) continue;
+          node.textContent = texts[place].replace('{1}', '12.3').replace('{2}', '12');
+          if (node.scrollWidth > node.clientWidth + 1) found.push(`${language} ${key}: ${texts[place]}`);
+        }
+      }
+      return found;
+    })"""
+
+    async def look(browser, _) -> None:
+        assert await browser.evaluate(too_long) == []
+
+    staged(look, case={"name": "L4-L5", "side": "both"})
