@@ -82,15 +82,16 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
     readings = reconstructor.readings(views, grid)
     measures = _measures(surfaces, result, views, readings) if surfaces else []
     surfaces = [_believed(surface, found) for surface, found in zip(surfaces, measures, strict=True)]
+    names = _names(surfaces)
+    planned = _Planned.of(names, surfaces, measures, pictures, request)
     progress(0.85)
     request.out.mkdir(parents=True, exist_ok=True)
     if surfaces:
         write_volume(result.volume, request.out / "volume.nii.gz")
     bones = [
         _written(name, surface, found, request.out)
-        for name, surface, found in zip(_names(surfaces), surfaces, measures, strict=True)
+        for name, surface, found in zip(names, surfaces, measures, strict=True)
     ]
-    planned = _Planned.of(bones, surfaces, measures, pictures, request)
     if planned.landmarks:
         marks.write(planned.landmarks, request.out / _LANDMARKS)
     bones = [msgspec.structs.replace(bone, side=planned.side(bone.name)) for bone in bones]
@@ -142,7 +143,7 @@ class _Planned:
     @classmethod
     def of(
         cls,
-        bones: Sequence[BoneReport],
+        names: Sequence[str],
         surfaces: Sequence[Surface],
         measures: Sequence[Measures],
         pictures: Placed,
@@ -150,9 +151,9 @@ class _Planned:
     ) -> _Planned:
         """Landmarks of long bones, proposed, and moved where the request says so."""
         long = {
-            bone.name: (LongBone(surface.name, surface.mesh, found.ends), bone.error_mm)
-            for bone, surface, found in zip(bones, surfaces, measures, strict=True)
-            if bone.known and not bone.doubt and surface.name in marks.LANDMARKS
+            name: (LongBone(surface.name, surface.mesh, found.ends), surface.error_mm)
+            for name, surface, found in zip(names, surfaces, measures, strict=True)
+            if surface.name in marks.LANDMARKS and name.startswith(surface.name) and not _doubt(surface)
         }
         kinds = {name: bone.kind for name, (bone, _) in long.items()}
         landmarks, placed = proposed({name: bone for name, (bone, _) in long.items()}), 0
