@@ -136,6 +136,7 @@ def reconstruct(request: ReconstructRequest, ui: Ui) -> None:
     example=(
         "navnode model --views views.json --out knee",
         "navnode model ap.dcm lateral.dcm --jig measured.json --out knee",
+        "navnode model ap.dcm lateral.dcm --jig measured.json --landmarks moved.mrk.json --out knee-2",
         "navnode model ap.dcm lateral.dcm --angles '0 90' --out knee",
         "navnode model ap.png lateral.png --angles '0 90' --carm carm.json --patient-mm 800 --out knee",
     ),
@@ -213,6 +214,8 @@ def _draw_list(report: ListReport) -> None:
 
 
 def _draw_model(report: ModelReport) -> None:
+    from navnode.offline.model_page import angle_text
+
     Console().print(f"{report.status}: {report.reason}", markup=False, highlight=False)
     if report.bones:
         table = Table("bone", "length (mm)", "volume (cm3)", "expected error (mm)", "outside the pictures")
@@ -222,5 +225,10 @@ def _draw_model(report: ModelReport) -> None:
             error = "unknown" if bone.error_mm is None else f"{bone.error_mm:.1f} ({low:.1f} to {high:.1f})"
             name = f"{bone.name} (doubtful)" if bone.doubt else bone.name
             table.add_row(name, length, f"{bone.volume_cm3:.0f}", error, "" if bone.whole else "goes on")
+        Console().print(table)
+    if report.angles:
+        table = Table("bone", "angle", "degrees (95 %)")
+        for angle in report.angles:
+            table.add_row(angle.bone, angle.name, angle_text(angle))
         Console().print(table)
     Console().print(f"{report.out}/{report.page}, {report.elapsed_ms / 1e3:.1f} s; {report.use}", highlight=False)

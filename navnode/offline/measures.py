@@ -20,6 +20,7 @@ __all__ = [
     "Soundness",
     "measured",
     "missed_in",
+    "normals",
     "principal_axis",
     "share_of_area",
     "sound",
@@ -52,6 +53,8 @@ class Measures:
     """(V,), expected distance from the true surface at every vertex, whose mean is the surface's; None: not known."""
     regions_mm: dict[str, float]
     """Expected distance in the lower, middle and upper third along the axis; empty if it is not known."""
+    ends: tuple[bool, bool] = (False, False)
+    """Whether its lower and its upper half end within all pictures and the volume, and none shows that they go on."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,19 @@ def measured(
             for name, there in thirds(surface.mesh).items()
             if there.any()
         }
+    within = np.asarray(np.vstack([inner, in_volume]).all(axis=0))
+    middle = (along.min() + along.max()) / 2
+    lower, upper = (
+        bool(within[half].all()) and not _goes_on(points[at] + side * _BEYOND_MM * axis, likely, threshold, missed)
+        for side, half, at in (
+            (-1, along <= middle, along < along.min() + _END_MM),
+            (1, along >= middle, along > along.max() - _END_MM),
+        )
+    )
     return Measures(
         length_mm=float(np.ptp(along)),
-        whole=bool(inner.all() and in_volume.all())
-        and not any(
-            _goes_on(points[at] + side * _BEYOND_MM * axis, likely, threshold, missed)
-            for side, at in ((-1, along < along.min() + _END_MM), (1, along > along.max() - _END_MM))
-        ),
+        whole=lower and upper,
+        ends=(lower, upper),
         unseen=float(share @ ~seen.all(axis=0)),
         error_mm=error_mm,
         regions_mm=regions,
@@ -193,7 +202,8 @@ def share_of_area(mesh: Mesh) -> Matrix:
     return np.asarray(share / share.sum())
 
 
-def _normals(mesh: Mesh) -> Matrix:
+def normals(mesh: Mesh) -> Matrix:
+    """Unit normals (V, 3) of the vertices, outwards."""
     a, b, c = (mesh.vertices_mm[mesh.triangles[:, corner]].astype(np.float64) for corner in range(3))
     flat = np.cross(b - a, c - a)
     sums = [np.bincount(mesh.triangles.ravel(), np.repeat(flat[:, k], 3), len(mesh.vertices_mm)) for k in range(3)]
@@ -208,7 +218,7 @@ def _wrong_mm(mesh: Mesh, likely: Volume, threshold: float) -> Matrix:
     wrong = np.where(inside, 1 - likely.voxels, likely.voxels).astype(np.float32)
     wrong[distance_transform_edt(~inside, likely.spacing_mm[::-1]) >= _REACH_MM] = 0
     steps = np.arange(-_REACH_MM, _REACH_MM + _STEP_MM / 2, _STEP_MM)
-    points = mesh.vertices_mm[:, None] + steps[:, None] * _normals(mesh)[:, None]
+    points = mesh.vertices_mm[:, None] + steps[:, None] * normals(mesh)[:, None]
     at = g.transform(_index_from_volume(likely), points.reshape(-1, 3))
     found = map_coordinates(wrong, at[:, ::-1].T, order=1, mode="constant")
     return np.asarray(found.reshape(len(points), -1).sum(axis=1) * _STEP_MM, np.float64)

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,10 @@ from navnode.files.meshes import write_mesh
 from navnode.files.volumes import write_volume
 from navnode.files.whole import write_whole
 from navnode.geometry import where_rays_meet
+from navnode.offline import landmarks as marks
+from navnode.offline.angles import Certainty, angles, axes, side
 from navnode.offline.files import RECONSTRUCTION_PX, view_of
+from navnode.offline.longbones import LongBone, proposed
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model_page import Shown, page
 from navnode.offline.model_report import BoneReport, ModelReport, PictureReport
@@ -31,6 +34,7 @@ from navnode.types import Grid, Status, View
 
 __all__ = ["model"]
 
+_LANDMARKS = "landmarks.mrk.json"
 _LEAST_APART_DEG = 30.0
 _LEAST_SECOND = 1 / 3
 """Least size of a second bone of a kind, of the largest: both legs in one picture."""
@@ -80,14 +84,19 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
     readings = reconstructor.readings(views, grid)
     measures = _measures(surfaces, result, views, readings) if surfaces else []
     surfaces = [_believed(surface, found) for surface, found in zip(surfaces, measures, strict=True)]
+    names = _names(surfaces)
+    planned = _Planned.of(names, surfaces, measures, pictures, request)
     progress(0.85)
     request.out.mkdir(parents=True, exist_ok=True)
     if surfaces:
         write_volume(result.volume, request.out / "volume.nii.gz")
     bones = [
         _written(name, surface, found, request.out)
-        for name, surface, found in zip(_names(surfaces), surfaces, measures, strict=True)
+        for name, surface, found in zip(names, surfaces, measures, strict=True)
     ]
+    if planned.landmarks:
+        marks.write(planned.landmarks, request.out / _LANDMARKS)
+    bones = [msgspec.structs.replace(bone, side=planned.side(bone.name)) for bone in bones]
     report = ModelReport(
         status=status.value,
         reason=reason,
@@ -101,6 +110,10 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
             for n, (view, before, sha256) in enumerate(zip(views, placed_views, hashes, strict=True), 1)
         ],
         bones=bones,
+        axes=axes(planned.landmarks, planned.kinds),
+        angles=angles(planned.landmarks, planned.kinds, planned.certainties),
+        landmarks=_LANDMARKS if planned.landmarks else "",
+        landmarks_placed=planned.placed,
         volume="volume.nii.gz" if surfaces else "",
         page="report.html",
         out=str(request.out),
@@ -118,6 +131,43 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
     write_whole(request.out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     progress(1.0)
     return report
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is measured by landmarks; everything by the bones' names."""
+
+    kinds: dict[str, str]
+    landmarks: dict[str, marks.Landmarks]
+    certainties: dict[str, Certainty]
+    placed: int
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        surfaces: Sequence[Surface],
+        measures: Sequence[Measures],
+        pictures: Placed,
+        request: ModelRequest,
+    ) -> _Planned:
+        """Landmarks of long bones, proposed, and moved where the request says so."""
+        long = {
+            name: (LongBone(surface.name, surface.mesh, found.ends), surface.error_mm)
+            for name, surface, found in zip(names, surfaces, measures, strict=True)
+            if surface.name in marks.LANDMARKS and name.startswith(surface.name) and not _doubt(surface)
+        }
+        kinds = {name: bone.kind for name, (bone, _) in long.items()}
+        landmarks, placed = proposed({name: bone for name, (bone, _) in long.items()}), 0
+        if request.landmarks is not None:
+            landmarks, placed = marks.moved(landmarks, kinds, request.landmarks)
+        open_deg = pictures.left_open.angle_deg
+        certainties = {name: Certainty(error_mm, open_deg) for name, (_, error_mm) in long.items()}
+        return cls(kinds, {name: own for name, own in landmarks.items() if own}, certainties, placed)
+
+    def side(self, bone: str) -> str:
+        """Of a femur; its tibia and fibula are not asked, which may be another leg's."""
+        return side(self.landmarks.get(bone, {})) if self.kinds.get(bone) == "femur" else ""
 
 
 def _picture(number: int, view: View, before: View, sha256: str) -> PictureReport:
@@ -224,6 +274,7 @@ def _written(name: str, surface: Surface, found: Measures, folder: Path) -> Bone
         error_95_mm=None if surface.error_95_mm is None else [round(end, 2) for end in surface.error_95_mm],
         regions_mm=found.regions_mm,
         regions_95_mm=_regions_95(surface, found),
+        side="",
         doubt=_doubt(surface),
         closed=mesh.closed,
         oriented=mesh.oriented,

@@ -14,12 +14,12 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.files.report import BAD, STYLE, figure, table
-from navnode.offline.model_report import BoneReport, ModelReport
+from navnode.offline.model_report import AngleReport, BoneReport, ModelReport
 from navnode.offline.reading import Picture, drawn
 from navnode.reconstruction.reading import Reading
 from navnode.types import FloatArray, Matrix, Mesh
 
-__all__ = ["Shown", "outlined", "page"]
+__all__ = ["Shown", "angle_text", "outlined", "page"]
 
 _SCALE = 3
 _DOUBTFUL = "#c98a1b"
@@ -68,7 +68,7 @@ def page(report: ModelReport, bones: Sequence[Shown], readings: Sequence[Reading
         f"<p>{html.escape(_sentence(report.reason))}</p>",
     ]
     if bones:
-        parts += [_turning(bones), _bones(report)]
+        parts += [_turning(bones), _bones(report), _angles(report)]
     parts.append("<h2>Pictures</h2>")
     for number, (reading, pose) in enumerate(zip(readings, poses, strict=True), 1):
         moved_mm = report.pictures[number - 1].moved_mm
@@ -117,6 +117,48 @@ def _bones(report: ModelReport) -> str:
     return f"<h2>Bones</h2>{table(head, rows)}{text}"
 
 
+_NAMES = {
+    "neck-shaft": "neck-shaft angle",
+    "aLDFA": "aLDFA: joint line to the shaft's axis, lateral",
+    "mLDFA": "mLDFA: joint line to the mechanical axis, lateral",
+    "anatomical-mechanical": "between anatomical and mechanical axis",
+    "MPTA": "MPTA: joint line to the mechanical axis, medial",
+    "aMPTA": "joint line to the shaft's axis, medial",
+    "JLCA": "JLCA: between both joint lines",
+    "HKA": "HKA: hip, knee, ankle",
+}
+
+
+def _angles(report: ModelReport) -> str:
+    """Axes and angles, those that are not shown with the reason."""
+    if not report.angles:
+        return "<h2>Axes and angles</h2><p>Not shown: no femur or tibia is known as one.</p>"
+    rows = [[angle.bone, _NAMES[angle.name], angle_text(angle)] for angle in report.angles]
+    lengths = [
+        f"{axis.bone}, {axis.name} axis: {np.linalg.norm(np.subtract(axis.upper_mm, axis.lower_mm)):.0f} mm"
+        for axis in report.axes
+    ]
+    text = (
+        f"<p>With 95 % intervals. {html.escape('; '.join(lengths)) or 'No axis is shown'}. An anatomical axis is as "
+        "long as the shaft that is shown. Joint angles are those of the leg as it lay, not as it stands."
+    )
+    if report.landmarks:
+        text += (
+            f" Measured by the landmarks in {html.escape(report.landmarks)}, of which {report.landmarks_placed} were "
+            "placed by hand: move them in 3D Slicer, and measure again with --landmarks."
+        )
+    return f"<h2>Axes and angles</h2>{table(('bone', 'angle', 'degrees'), rows)}{text}</p>"
+
+
+def angle_text(angle: AngleReport) -> str:
+    """An angle for people, with its interval, or why it is not shown."""
+    if angle.degrees is None:
+        return f"not shown: {angle.not_shown}"
+    if angle.interval_deg is None:
+        return f"{angle.degrees:.1f} (interval unknown)"
+    return f"{angle.degrees:.1f} ({angle.interval_deg[0]:.1f} to {angle.interval_deg[1]:.1f})"
+
+
 def _row(bone: BoneReport, scale: float) -> list[str]:
     length = f"{bone.length_mm:.0f}" if bone.whole else f"at least {bone.length_mm:.0f}"
     if scale:
@@ -130,6 +172,7 @@ def _row(bone: BoneReport, scale: float) -> list[str]:
     mesh = "closed" if bone.closed and bone.oriented else "NOT CLOSED" if not bone.closed else "INSIDE OUT"
     regions = " / ".join(f"{value:.1f}" for value in bone.regions_mm.values())
     name = f"{bone.name} (doubtful: {bone.doubt})" if bone.doubt else bone.name
+    name = f"{name} ({bone.side})" if bone.side else name
     return [name, length, f"{bone.volume_cm3:.0f}", error, regions, outside, mesh]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["BoneReport", "ModelReport", "PictureReport"]
+__all__ = ["AngleReport", "AxisReport", "BoneReport", "ModelReport", "PictureReport"]
 
 SCHEMA = "navnode/model/1"
 
@@ -51,10 +51,35 @@ class BoneReport(msgspec.Struct, frozen=True, kw_only=True):
     """Expected distance in the lower, middle and upper third."""
     regions_95_mm: dict[str, list[float]]
     """95 % interval of each, as wide as the whole surface's by factor."""
+    side: str
+    """left or right, by where a femur's back and its lateral side are; '' if it does not show both."""
     doubt: str
     """Why it may not be relied on at all; '' if nothing speaks against it."""
     closed: bool
     oriented: bool
+
+
+class AxisReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An axis of a bone."""
+
+    bone: str
+    name: str
+    """anatomical: through the middles of the shaft's sections; mechanical: through the middles of both joints."""
+    upper_mm: list[float]
+    lower_mm: list[float]
+    """Its ends, RAS."""
+
+
+class AngleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An angle that planners use: ``degrees``, and the interval likewise."""
+
+    bone: str
+    name: str
+    degrees: float | None
+    interval_deg: list[float] | None
+    """95 % interval, from the expected error of the surface and what the landmarks leave open; None: not known."""
+    not_shown: str
+    """Why it is not measured; '' if it is."""
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +102,12 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     pictures: list[PictureReport]
     bones: list[BoneReport]
     """Largest first; empty if the model is INVALID."""
+    axes: list[AxisReport]
+    angles: list[AngleReport]
+    landmarks: str
+    """Markups of 3D Slicer; '' if no bone shows one."""
+    landmarks_placed: int
+    """How many a person placed elsewhere than where they were proposed."""
     volume: str
     """HU; '' if it is not written."""
     page: str

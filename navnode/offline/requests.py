@@ -229,6 +229,10 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     beads: (
         Annotated[Path, option("Corrections of the beads that were found, navnode/beads/1.", "BEADS.json")] | None
     ) = None
+    landmarks: (
+        Annotated[Path, option("Landmarks as you moved them, from an earlier landmarks.mrk.json.", "EDITED.mrk.json")]
+        | None
+    ) = None
     angles: Annotated[
         str,
         option(
