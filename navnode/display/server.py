@@ -28,7 +28,7 @@ __all__ = ["Display", "run_display"]
 log = logging.getLogger(__name__)
 
 _EVERY_S = 0.02
-"""Between scenes: a pose waits no longer for the next one. Half of it is no faster where a browser draws in software."""
+"""Between scenes: a pose waits no longer for the next one. Half of it gains nothing where browsers draw in software."""
 _IN_FLIGHT = 2
 """Largest number of scenes that a page has not acknowledged; more would only queue and age."""
 
