@@ -31,6 +31,7 @@ _OWN = {
     "plan": ("offline", "Check plans of entry and target in a CT, and write them for a node."),
     "read": ("offline", "Show what the node takes for bone and lung in one X-ray."),
     "model": ("offline", "Make a surface of every bone that two to sixteen X-rays show."),
+    "print": ("offline", "Make a bone ready to print: hollow, cut, scaled, with an engraved label."),
     "serve-models": ("models", "Serve a page that makes models of bones from X-rays, on this machine."),
     "_model": ("models", "One model, for the page that asked for it."),
     "reconstruct": ("offline", "Make a volume from views with poses."),

@@ -14,6 +14,7 @@ from navnode.offline.requests import (
     BodiesRequest,
     ModelRequest,
     PlanRequest,
+    PrintRequest,
     ProjectRequest,
     ReadRequest,
     ReconstructRequest,
@@ -151,6 +152,28 @@ def make_model(request: ModelRequest, ui: Ui) -> None:
     from navnode.offline import model
 
     ui.show(model.model(request, ui.progress("Modelling")), _draw_model)
+
+
+@command(
+    app,
+    PrintRequest,
+    name="print",
+    example=(
+        "navnode print knee/femur.stl --out print.stl --wall-mm 3 --label 'femur L'",
+        "navnode print knee/femur.stl --out half.stl --cut '0 0 120 0 0 -1' --scale 0.5",
+    ),
+)
+def print_bone(request: PrintRequest, ui: Ui) -> None:
+    """Make a bone ready to print: hollow, cut, scaled, with an engraved label.
+
+    What is written is watertight, points outwards and does not cross itself; else nothing is, and the reason is said. A
+    hollow without a cut is closed: give it a hole where powder or resin must run out. Research use only.
+    """
+    from navnode.offline import printing
+
+    report = printing.print_bone(request)
+    size = " x ".join(f"{extent:.0f}" for extent in report.size_mm)
+    ui.answer(report, f"{report.out}: {size} mm, {report.volume_cm3:.1f} cm3 of material, {report.triangles} triangles")
 
 
 def _draw_registration(report: RegistrationReport) -> None:

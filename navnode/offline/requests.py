@@ -281,4 +281,20 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+class PrintRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a bone ready to print."""
+
+    bone: Annotated[Path, argument("A closed surface, mm: STL, PLY or OBJ.", "BONE.stl")]
+    out: Annotated[Path, option("Write what is printed: STL, PLY or OBJ.", "PRINT.stl")]
+    wall_mm: Annotated[float, option("Hollow, with a wall of at least this; default: solid.", ge=0.5, le=20)] | None = (
+        None
+    )
+    scale: Annotated[float, option("Larger or smaller than the bone.", ge=0.1, le=10)] = 1.0
+    label: Annotated[str, option("Engrave this along the bone: letters 7 mm high, 0.8 mm deep.", "TEXT")] = ""
+    cut: Annotated[
+        str,
+        option("Cut by a plane: a point, mm of the bone, and the direction of what is kept: '0 0 120 0 0 1'.", "PLANE"),
+    ] = ""
+
+
 _STATED = ("angles", "pixel_mm", "distance_mm", "patient_mm")
