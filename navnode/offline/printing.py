@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.measure import marching_cubes
 
 from navnode.errors import ConfigError
-from navnode.files.volumes import read_mesh, write_mesh
+from navnode.files.meshes import read_mesh, write_mesh
 from navnode.offline.measures import principal_axis, sound
 from navnode.offline.requests import PrintRequest
 from navnode.types import Array, Matrix, Mesh
