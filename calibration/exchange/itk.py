@@ -83,7 +83,7 @@ def _of_hdf5(path: Path) -> Any:
         text = Path(folder) / "transform.tfm"
         command = [sys.executable, "-c", _REWRITE, str(path), str(text)]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=_REWRITTEN_S, check=False)  # noqa: S603 - fixed
+            done = subprocess.run(command, capture_output=True, timeout=_REWRITTEN_S, check=False)  # noqa: S603 - own program
         except subprocess.TimeoutExpired as error:
             raise ConfigError(f"{path}: damaged (its HDF5 is not read within {_REWRITTEN_S:.0f} s)") from error
         if done.returncode or not text.is_file():

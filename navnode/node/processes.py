@@ -59,7 +59,8 @@ def say_alive() -> None:
 
 
 def _to_supervisor(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a process's standard output is the supervisor's pipe
+    sys.stdout.write(f"{line}\n")  # the supervisor's pipe
+    sys.stdout.flush()
 
 
 def serve_until_told(work: Coroutine[object, object, object]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from navnode import config
 from navnode import geometry as g
 from navnode.display.server import Display
-from navnode.igtl import Server
+from navnode.igtl import Handler, Server
 from navnode.igtl.plus import CommandError
 from navnode.simulation.scenario import Scenario, carm_of_size
 from navnode.types import (
@@ -132,7 +132,10 @@ def _xray(slot: int) -> RegisteredFrame:
     return RegisteredFrame(frame, CARM, ROOM.volume_from_carm(9.0 * slot), VALID, 0.02, 0.99, slot, 7 + slot)
 
 
-def staged(look, *, size: tuple[int, int] = (1280, 800), language: str = "en", **more: object) -> None:  # type: ignore[no-untyped-def] # an async function
+Look = Callable[[Browser, Stage], Awaitable[None]]
+
+
+def staged(look: Look, *, size: tuple[int, int] = (1280, 800), language: str = "en", **more: object) -> None:
     """Run ``look(browser, stage)`` with a page open at a size in px; ``more`` goes into the configuration."""
 
     async def story() -> None:
@@ -157,7 +160,7 @@ def staged(look, *, size: tuple[int, int] = (1280, 800), language: str = "en", *
 async def _served(**more: object) -> AsyncIterator[tuple[Stage, str]]:
     stages: list[Stage] = []
 
-    def heard(name: str):  # type: ignore[no-untyped-def] # of the server's own type
+    def heard(name: str) -> Handler:
         def answer(parameters: dict[str, str]) -> str:
             stages[0].asked.append((name, parameters))
             if refusal := stages[0].answers.get(name):
