@@ -10,6 +10,7 @@ import cv2
 import msgspec
 import numpy as np
 
+from navnode import native
 from navnode.errors import ConfigError
 from navnode.types import Array, CArm, Matrix, Volume
 
@@ -20,12 +21,14 @@ __all__ = [
     "angle_between_rad",
     "carm_document",
     "carm_of",
+    "carry",
     "exp",
     "interpolate",
     "inverse",
     "is_rigid",
     "itk_image",
     "log",
+    "nearest_rigid",
     "orthonormal",
     "perturbation_through",
     "pose_at",
@@ -49,11 +52,6 @@ RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its own inverse; used where LPS files are read and written, nowhere else."""
 
 
-_IDENTITY = np.eye(3)
-_NEARLY = 1e-4
-"""Largest deviation from a rotation that two Newton steps remove to the last digit."""
-
-
 def rigid(rotation: Array | None = None, translation_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
     """4x4 from a 3x3 rotation (identity if None) and a translation."""
     a_from_b = np.eye(4)
@@ -69,39 +67,47 @@ def inverse(a_from_b: Matrix) -> Matrix:
     return rigid(rotation, -rotation @ a_from_b[:3, 3])
 
 
+def nearest_rigid(matrix: Array, tolerance: float = 1e-3) -> Matrix | None:
+    """The rigid transform nearest to a 4x4 that is one but for rounding (float32 on the wire, say), or None.
+
+    None: it is not finite, its last row is not 0 0 0 1, or ``|R^T R - I|`` exceeds ``tolerance``.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.shape != (4, 4):
+        return None
+    nearest = np.empty((4, 4))
+    failed = native.holding_library().navnode_nearest_rigid(matrix.tobytes(), tolerance, nearest.ctypes.data)
+    return None if failed else nearest
+
+
 def is_rigid(matrix: Array, tolerance: float = 1e-3) -> bool:
     """Whether a 4x4 is finite, has last row 0 0 0 1, and a rotation: ``|R^T R - I|`` within ``tolerance``."""
-    matrix = np.asarray(matrix)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        return False
-    # Plain numbers: calls for arrays of nine take ten times as long, and every pose comes through here.
-    (a, b, c, _), (d, e, f, _), (i, j, k, _), (r, s, t, u) = matrix.astype(np.float64).tolist()
-    if max(abs(r), abs(s), abs(t), abs(u - 1)) >= 1e-6:
-        return False
-    lengths = a * a + d * d + i * i - 1, b * b + e * e + j * j - 1, c * c + f * f + k * k - 1
-    angles = a * b + d * e + i * j, a * c + d * f + i * k, b * c + e * f + j * k
-    deviation = max(map(abs, lengths + angles))
-    return deviation <= tolerance and _determinant((a, b, c), (d, e, f), (i, j, k)) > 0
-
-
-def _determinant(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
-    """Determinant of the matrix with these three rows."""
-    (a, b, c), (d, e, f), (i, j, k) = x, y, z
-    return a * (e * k - f * j) - b * (d * k - f * i) + c * (d * j - e * i)
+    return nearest_rigid(matrix, tolerance) is not None
 
 
 def orthonormal(a_from_b: Array) -> Matrix:
-    """The rigid transform nearest to one that is nearly rigid (float32 on the wire, say)."""
-    nearly_rigid = np.asarray(a_from_b, np.float64)
-    rotation, translation_mm = nearly_rigid[:3, :3], nearly_rigid[:3, 3]
-    gram = rotation.T @ rotation
-    if float(np.abs(gram - _IDENTITY).max()) > _NEARLY or _determinant(*rotation.tolist()) < 0:
-        u, _, vt = np.linalg.svd(rotation)
-        return rigid(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt, translation_mm)
-    # Newton's iteration for the polar decomposition (Higham, SIAM J. Sci. Stat. Comput. 7, 1986): the error is squared.
-    rotation = rotation @ (1.5 * _IDENTITY - 0.5 * gram)
-    rotation = rotation @ (1.5 * _IDENTITY - 0.5 * (rotation.T @ rotation))
-    return rigid(rotation, translation_mm)
+    """The rigid transform nearest to any 4x4, also one that is far from rigid."""
+    if (nearest := nearest_rigid(a_from_b)) is not None:
+        return nearest
+    rotation, translation_mm = np.asarray(a_from_b, np.float64)[:3, :3], np.asarray(a_from_b)[:3, 3]
+    u, _, vt = np.linalg.svd(rotation)
+    return rigid(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt, translation_mm)
+
+
+def carry(a_from_b: Matrix, c_from_b: Matrix, c_from_d: Matrix, d_from_e: Matrix) -> Matrix:
+    """``a_from_b @ inverse(c_from_b) @ c_from_d @ d_from_e``, of rigid transforms.
+
+    From a tool to the volume, say, by way of a tracker that sees tool and patient.
+
+    Raises:
+        ValueError: one of them is not 4x4.
+    """
+    chain = b"".join([np.asarray(each, np.float64).tobytes() for each in (a_from_b, c_from_b, c_from_d, d_from_e)])
+    a_from_e = np.empty((4, 4))
+    if len(chain) != 4 * a_from_e.nbytes:
+        raise ValueError("all transforms must be 4x4")
+    native.holding_library().navnode_carry(chain, a_from_e.ctypes.data)
+    return a_from_e
 
 
 def skew(vector: Array) -> Matrix:

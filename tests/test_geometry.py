@@ -75,3 +75,32 @@ def test_binned_pixels_cover_the_same_detector(point):
     point = np.array([point[0] / 10, point[1] / 10, 600.0])
     fine, coarse = g.project(CARM, np.eye(4), point), g.project(CARM.binned(4), np.eye(4), point)
     assert np.allclose(coarse, (fine - 1.5) / 4)
+
+
+@given(transforms, st.floats(0, 2e-4), st.integers(0, 2**32 - 1))
+def test_the_nearest_rigid_transform_is_that_of_the_singular_value_decomposition(a_from_b, error, seed):
+    nearly = a_from_b.copy()
+    nearly[:3, :3] += error * np.random.default_rng(seed).uniform(-1, 1, (3, 3))
+    u, _, vt = np.linalg.svd(nearly[:3, :3])
+    nearest = g.nearest_rigid(nearly)
+    assert np.allclose(nearest, g.rigid(u @ vt, nearly[:3, 3]), rtol=0, atol=1e-12)
+    assert np.abs(nearest[:3, :3].T @ nearest[:3, :3] - np.eye(3)).max() < 1e-14
+
+
+def test_far_from_rigid_still_has_a_nearest_rotation():
+    stretched = np.diag([1.2, 0.9, 1.1, 1.0])
+    assert g.nearest_rigid(stretched) is None
+    assert np.allclose(g.orthonormal(stretched), np.eye(4))
+
+
+@given(transforms, transforms, transforms, transforms)
+def test_carrying_is_the_product(a_from_b, c_from_b, c_from_d, d_from_e):
+    product = a_from_b @ np.linalg.inv(c_from_b) @ c_from_d @ d_from_e
+    assert np.allclose(g.carry(a_from_b, c_from_b, c_from_d, d_from_e), product, atol=1e-9)
+
+
+def test_carrying_reads_no_further_than_its_matrices():
+    with np.testing.assert_raises(ValueError):
+        g.carry(np.eye(4), np.eye(3), np.eye(4), np.eye(4))
+    halves = g.carry(np.eye(4), np.eye(4), g.rigid(None, (0.5, 2.5, 0)).astype(np.float32), np.eye(4)[::-1][::-1])
+    assert halves[:3, 3].tolist() == [0.5, 2.5, 0.0]

@@ -35,8 +35,8 @@ reader only grow old."""
 _SEND_BUFFER_BYTES = 1 << 18
 """Kept small in the kernel for the same reason."""
 
-_GATHERED_BYTES = 1 << 14
-"""Messages gather up to so many bytes; larger ones leave by themselves."""
+_GATHERED_BYTES, _BY_ITSELF_BYTES = 1 << 16, 1 << 14
+"""Messages gather up to the former; one of the latter leaves by itself, as copying it would cost more than a call."""
 
 _MAX_LOSSLESS_BYTES = 1 << 26
 _LARGE = ("IMAGE", "POLYDATA")
@@ -292,6 +292,9 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             LocalError: the message cannot be sent.
         """
+        if self._writes_at_once and self.version in encoded:
+            self._write(encoded[self.version])
+            return
         if not self.connected:
             return
         key = (message.type, message.device)
@@ -301,6 +304,13 @@ class Connection(asyncio.BufferedProtocol):
             self._flush()
             return
         self._write_latest(key, message, encoded)
+
+    @property
+    def _writes_at_once(self) -> bool:
+        """Whether nothing waits for the peer and nothing about it needs a thought: that is so nearly always, and a pose
+        has several messages to many consoles."""
+        waits = self._paused or self._lossless or self._latest
+        return not (waits or self._interval_ns or self.intervals_ns or self._sent_images is not None) and self.connected
 
     def send_parts(self, wanted: bool) -> None:
         """Choose whether 3-D images are sent to this peer as changed parts; offered voxels must then never change."""
@@ -404,25 +414,30 @@ class Connection(asyncio.BufferedProtocol):
             encoded[self.version] = encode(message, self.version)
         self._write(encoded[self.version])
         if self._interval_ns or self.intervals_ns:
-            self._sent_ns[key] = self._last_sent_ns
+            self._sent_ns[key] = now_ns()
 
     def _write(self, data: bytes) -> None:
-        assert self._transport is not None
-        self._last_sent_ns = now_ns()
-        if len(data) + self._gathered_bytes >= _GATHERED_BYTES:
+        size = len(data)
+        if size >= _BY_ITSELF_BYTES or self._gathered_bytes + size > _GATHERED_BYTES:
             self.write_gathered()
-        if len(data) >= _GATHERED_BYTES:
-            self._transport.write(data)
+        if size >= _BY_ITSELF_BYTES:
+            self._hand_over(data)
             return
+        if not self._gathered:
+            self._outbox.gathered(self)
         self._gathered.append(data)
-        self._gathered_bytes += len(data)
-        self._outbox.gathered(self)
+        self._gathered_bytes += size
 
     def write_gathered(self) -> None:
         """Hand the small messages that gathered to the operating system."""
-        if self._gathered and self._transport is not None:
-            gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
-            self._transport.write(b"".join(gathered))
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if gathered and self._transport is not None:
+            self._hand_over(b"".join(gathered))
+
+    def _hand_over(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._last_sent_ns = now_ns()
+        self._transport.write(data)
 
 
 class _Rate:

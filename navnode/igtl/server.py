@@ -49,6 +49,9 @@ _KEPT = ("IMAGE", "POLYDATA", "STATUS")
 
 _STREAMS = ("TDATA", "QTDATA")
 
+_MOST_AUDIENCES = 4096
+"""More devices than a node has; names that a program makes up by the thousand are not all remembered."""
+
 
 _REQUESTS = (Get, Start, Stop, ClientInfo, StatusMessage, Command, String)
 
@@ -172,6 +175,7 @@ class Server:
         self._limits, self._wary = (max_rate_hz, max_messages_per_s, tap), wary
         self.budget, self.outbox = Budget(MAX_HELD_BYTES), Outbox()
         self._devices: dict[Key, _Device] = {}
+        self._audiences: dict[tuple[Key, bool, bool], tuple[list[Peer], list[Peer]]] = {}
         self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None
         self._checks: asyncio.Task[None] | None = None
@@ -238,11 +242,22 @@ class Server:
         """
         key = (message.type, message.device)
         device = self._devices[key] = _Device(message, needs_status=needs_status, only_asked=only_asked, greets=greets)
-        for peer in list(self.peers):
-            if device.is_for(peer):
-                self._offer(peer, key, device)
-            else:
-                peer.withdraw(key)
+        wanting, others = self._audience(key, device)
+        for peer in wanting:
+            self._offer(peer, key, device)
+        for peer in others:
+            peer.withdraw(key)
+
+    def _audience(self, key: Key, device: _Device) -> tuple[list[Peer], list[Peer]]:
+        """The clients that get a device, and those that do not; found out once, until wishes or clients change."""
+        known = (key, device.needs_status, device.only_asked)
+        audience = self._audiences.get(known)
+        if audience is None:
+            if len(self._audiences) >= _MOST_AUDIENCES:
+                self._audiences.clear()
+            wanting = [peer for peer in self.peers if device.is_for(peer)]
+            audience = self._audiences[known] = wanting, [peer for peer in self.peers if peer not in wanting]
+        return audience
 
     def send(self, message: Message) -> None:
         """Send to every client through its queue: never dropped, and not kept for later clients."""
@@ -271,6 +286,7 @@ class Server:
             peer.close("too many clients")
             return
         self.peers.add(peer)
+        self._audiences.clear()
         log.info("console %s connected", peer.address)
         for key, device in list(self._devices.items()):
             if device.greets and device.is_for(peer):
@@ -282,6 +298,7 @@ class Server:
         """Handle a client's switch to version 2: send it what version 1 could not express, but first answer what it
         asked with that."""
         peer.reads_status = knows = not self._wary
+        self._audiences.clear()
 
         def is_new(device: _Device) -> bool:
             return knows if device.needs_status else device.says_more_in_version_2
@@ -298,6 +315,7 @@ class Server:
         """Handle the end of a connection."""
         if peer in self.peers:
             self.peers.discard(peer)
+            self._audiences.clear()
             level = logging.INFO if why in (LEFT, GONE, _STOPPED) else logging.WARNING
             log.log(level, "console %s left: %s", peer.address, why)
             if self._on_left:
@@ -307,6 +325,7 @@ class Server:
         """Handle a message from a client."""
         if message.version >= 2 and not peer.reads_status and not isinstance(message, Command):
             peer.reads_status = True
+            self._audiences.clear()
             self._express(peer, lambda device: device.needs_status)
         if not self._answer(peer, message) and self._on_message:
             self._on_message(message, peer, arrival)
@@ -377,6 +396,7 @@ class Server:
         if kind not in CODECS:
             return Ready(device=message.device, timestamp_ns=stamp, kind=kind, status=1)
         peer.intervals_ns.pop(kind, None)
+        self._audiences.clear()
         if isinstance(message, Stop):
             peer.stopped.add(kind)
             peer.withdraw_unless(lambda key: key[0] not in peer.stopped)
@@ -395,6 +415,7 @@ class Server:
                 log.warning("console %s: CLIENTINFO: %s", peer.address, error)
             peer.warned = True
             return
+        self._audiences.clear()
         peer.withdraw_unless(lambda key: peer.wants(*key))  # an answer must not wait behind what nobody wants
         peer.asked.update(_STREAMS)
         peer.send_parts(peer.wants.changed_parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Continuity:
     def _judge(self, at_s: float, points_mm: Matrix) -> str:
         elapsed_s = at_s - self._times_s[-1]
         if len(self._times_s) >= _LEAST_KNOWN:
-            self._period_s = float(np.median(np.diff(self._times_s)))
+            self._period_s = sorted(b - a for a, b in pairwise(self._times_s))[(_HISTORY - 1) // 2]
         if self._unseen or elapsed_s > _UNSEEN_PERIODS * self._period_s:
             self._unseen = True
             off_mm = _farthest(points_mm - self._points_mm[-1])
@@ -96,11 +97,11 @@ class Continuity:
 
     def _predicted_mm(self, at_s: float) -> Matrix:
         """Extrapolate the last poses along a straight line."""
-        times_s, points_mm = np.array(self._times_s), np.array(self._points_mm)
-        middle_s, middle_mm = times_s.mean(), points_mm.mean(axis=0)
-        off_s = times_s - middle_s
-        slope = np.tensordot(off_s, points_mm, 1) / float(off_s @ off_s)
-        return np.asarray(middle_mm + slope * (at_s - middle_s))
+        middle_s = sum(self._times_s) / len(self._times_s)
+        off_s = [time_s - middle_s for time_s in self._times_s]
+        ahead = (at_s - middle_s) / sum(off * off for off in off_s)
+        weights = [1 / len(off_s) + off * ahead for off in off_s]  # of a straight line by least squares
+        return np.asarray(sum(weight * at_mm for weight, at_mm in zip(weights, self._points_mm, strict=True)))
 
 
 def _farthest(offsets_mm: Matrix) -> float:

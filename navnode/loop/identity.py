@@ -7,9 +7,8 @@ then each continue where the other was, have been exchanged.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from navnode.clock import NS_PER_S
 from navnode.types import Matrix, Status
@@ -35,35 +34,40 @@ _TOGETHER_NS = 250_000_000
 """Spells that begin or end within this time of each other happened together: markers settle one after the other."""
 
 
+_Mm = tuple[float, float, float]
+"""A position in plain numbers: calls for arrays of three take ten times as long, and every pose comes through here."""
+
+
 @dataclass
 class _Spell:
     """A time out of sight, or the moment of a jump."""
 
     began_ns: int
-    from_mm: Matrix
-    """Last position before it, (3,)."""
-    mm_per_ns: Matrix | None = None
-    """Velocity before it, (3,); None: unknown."""
+    from_mm: _Mm
+    """Last position before it."""
+    mm_per_ns: _Mm | None = None
+    """Velocity before it; None: unknown."""
     jumped: bool = False
     ended_ns: int = 0
     """0 while it lasts."""
-    again: tuple[int, Matrix] | None = None
+    again: tuple[int, _Mm] | None = None
     """When and where the marker was lost again while it was unresolved whose it is."""
 
-    def off_path_mm(self, at_mm: Matrix) -> float:
+    def off_path_mm(self, at_mm: _Mm) -> float:
         """Distance from the extrapolated path; a hand keeps its velocity for a moment only."""
         elapsed_ns = self.ended_ns - self.began_ns
-        way = self.mm_per_ns * elapsed_ns if self.mm_per_ns is not None and elapsed_ns < _EXTRAPOLATED_NS else 0.0
-        return _apart(at_mm, self.from_mm + way)
+        if self.mm_per_ns is None or elapsed_ns >= _EXTRAPOLATED_NS:
+            return math.dist(at_mm, self.from_mm)
+        return math.dist(at_mm, _ahead(self.from_mm, self.mm_per_ns, elapsed_ns))
 
 
 @dataclass
 class _Marker:
     name: str
     last_ns: int = 0
-    last_mm: Matrix | None = None
-    mm_per_ns: Matrix | None = None
-    """Velocity, (3,); None after a gap."""
+    last_mm: _Mm | None = None
+    mm_per_ns: _Mm | None = None
+    """Velocity; None after a gap."""
     period_ns: float = 0.0
     spell: _Spell | None = None
     """The latest spell."""
@@ -122,7 +126,9 @@ class Identities:
         Args:
             settled: whether enough poses have come since the marker was lost.
         """
-        marker, at_mm = self._markers[device], tracker_from_marker[:3, 3]
+        marker = self._markers[device]
+        x, y, z = tracker_from_marker[:3, 3].tolist()
+        at_mm: _Mm = (x, y, z)
         elapsed_ns = timestamp_ns - marker.last_ns
         if marker.last_mm is not None and marker.period_ns:
             if marker.unseen(timestamp_ns):
@@ -143,22 +149,23 @@ class Identities:
                     self.lost(other)
             self._judge(marker, marker.spell, at_mm)
 
-    def _watch_steps(self, device: str, marker: _Marker, elapsed_ns: int, at_mm: Matrix) -> None:
+    def _watch_steps(self, device: str, marker: _Marker, elapsed_ns: int, at_mm: _Mm) -> None:
         """Note a step that no hand can make as a jump."""
         assert marker.last_mm is not None
         if marker.mm_per_ns is not None:
-            off_mm = _apart(at_mm, marker.last_mm + marker.mm_per_ns * elapsed_ns)
+            off_mm = math.dist(at_mm, _ahead(marker.last_mm, marker.mm_per_ns, elapsed_ns))
             if off_mm > _STEP_MM + _HAND_MM_PER_S2 * (elapsed_ns / NS_PER_S) ** 2:
                 self.lost(device, jumped=True)
         away = marker.spell is not None and not marker.spell.ended_ns
-        marker.mm_per_ns = None if away else (at_mm - marker.last_mm) / elapsed_ns
+        (x, y, z), (x0, y0, z0) = at_mm, marker.last_mm
+        marker.mm_per_ns = None if away else ((x - x0) / elapsed_ns, (y - y0) / elapsed_ns, (z - z0) / elapsed_ns)
 
-    def _judge(self, marker: _Marker, spell: _Spell, at_mm: Matrix) -> None:
+    def _judge(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> None:
         """Compare a marker that came back with those that were away at the same time."""
         again, spell.again = spell.again, None
-        if again is not None and _apart(at_mm, again[1]) <= _reach_mm(spell.ended_ns - again[0]):
+        if again is not None and math.dist(at_mm, again[1]) <= _reach_mm(spell.ended_ns - again[0]):
             return  # the same as before, whichever that is
-        own_mm = _apart(at_mm, spell.from_mm)
+        own_mm = math.dist(at_mm, spell.from_mm)
         plausible = own_mm <= _reach_mm(spell.ended_ns - spell.began_ns)
         if marker.doubted_until_ns <= spell.ended_ns:
             marker.doubt, marker.doubted_until_ns = "", 0
@@ -173,15 +180,15 @@ class Identities:
             if other is not marker and other.spell is not None and _together(spell, other.spell):
                 self._compare(marker, spell, at_mm, other, plausible=plausible)
 
-    def _compare(self, marker: _Marker, spell: _Spell, at_mm: Matrix, other: _Marker, *, plausible: bool) -> None:
+    def _compare(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker, *, plausible: bool) -> None:
         assert other.spell is not None and other.last_mm is not None
-        own_mm, cross_mm = _apart(at_mm, spell.from_mm), _apart(at_mm, other.spell.from_mm)
+        own_mm, cross_mm = math.dist(at_mm, spell.from_mm), math.dist(at_mm, other.spell.from_mm)
         if not other.spell.ended_ns:
             if cross_mm + _CLEARLY_MM < own_mm or not plausible:
                 marker.doubt, marker.doubted_until_ns = f"it may be {other.name}, which is not seen", 0
             return
-        kept_mm = own_mm + _apart(other.last_mm, other.spell.from_mm)
-        swapped_mm = cross_mm + _apart(other.last_mm, spell.from_mm)
+        kept_mm = own_mm + math.dist(other.last_mm, other.spell.from_mm)
+        swapped_mm = cross_mm + math.dist(other.last_mm, spell.from_mm)
         if swapped_mm + _CLEARLY_MM < kept_mm:
             again = marker.exchanged_with == other.name  # exchanged twice: each is itself again
             marker.exchanged_with, other.exchanged_with = ("", "") if again else (other.name, marker.name)
@@ -208,5 +215,6 @@ def _together(one: _Spell, other: _Spell) -> bool:
     return other.began_ns <= one.ended_ns + _TOGETHER_NS and ended_ns >= one.began_ns - _TOGETHER_NS
 
 
-def _apart(one_mm: Matrix, other_mm: Matrix) -> float:
-    return float(np.linalg.norm(one_mm - other_mm))
+def _ahead(from_mm: _Mm, mm_per_ns: _Mm, elapsed_ns: int) -> _Mm:
+    (x, y, z), (u, v, w) = from_mm, mm_per_ns
+    return x + u * elapsed_ns, y + v * elapsed_ns, z + w * elapsed_ns

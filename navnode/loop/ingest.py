@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from navnode.xray.correction import ImageCorrection
 
 __all__ = ["Ingest"]
 
+_IDENTITY = np.eye(4).tolist()
 _MOST_STRANGERS = 256
 _ALIKE = 0.75
 """Likeness of names, 0..1, from which on one may be meant for the other."""
@@ -76,15 +78,17 @@ class Ingest:
         stamp = message.timestamp_ns or received_ns
         if not is_seen(message):
             return TrackedPose(message.device, None, stamp, received_ns)
-        if not g.is_rigid(message.matrix):
+        tracker_from_marker = g.nearest_rigid(message.matrix)
+        if tracker_from_marker is None:
             finite = np.isfinite(message.matrix).all()
             what = "is not a rigid transform" if finite else "contains NaN or infinity"
             return Rejected(message.device, f"the pose {what}", received_ns)
-        if np.array_equal(message.matrix, np.eye(4)):
+        rows = tracker_from_marker.tolist()
+        if rows == _IDENTITY and message.matrix.tolist() == _IDENTITY:
             return Rejected(message.device, "the pose is exactly the identity: nothing was measured", received_ns)
-        if np.linalg.norm(message.matrix[:3, 3]) > self._range_mm:
+        if math.hypot(rows[0][3], rows[1][3], rows[2][3]) > self._range_mm:
             return Rejected(message.device, "the pose lies outside the tracker's range", received_ns)
-        return TrackedPose(message.device, g.orthonormal(message.matrix), stamp, received_ns)
+        return TrackedPose(message.device, tracker_from_marker, stamp, received_ns)
 
     def _frame(self, message: Image, received_ns: int) -> Input:
         voxels = message.voxels

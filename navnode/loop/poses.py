@@ -103,7 +103,7 @@ class PoseRing:
         Args:
             after: this many equal samples in a row are a repetition; 0: never.
         """
-        same = bool(self._poses) and np.array_equal(self._poses[-1], tracker_from_marker)
+        same = bool(self._poses) and self._poses[-1].tobytes() == tracker_from_marker.tobytes()
         self._repeated = self._repeated + 1 if same else 0
         return bool(after) and self._repeated >= after
 
@@ -185,10 +185,12 @@ class PoseRing:
 
 
 def _jumped(before: Matrix, after: Matrix, elapsed_ns: int) -> bool:
+    # Plain numbers: calls for arrays of three take ten times as long, and every pose comes through here.
     elapsed_s = elapsed_ns / 1e9
-    step = after[:3, 3] - before[:3, 3]
-    if float(step @ step) > max(_JUMP_MM, _JUMP_MM_PER_S * elapsed_s) ** 2:
+    (a, b, c, x0), (d, e, f, y0), (i, j, k, z0), _ = before.tolist()
+    (l_, m, n, x1), (o, p, q, y1), (r, s, t, z1), _ = after.tolist()
+    if math.dist((x0, y0, z0), (x1, y1, z1)) > max(_JUMP_MM, _JUMP_MM_PER_S * elapsed_s):
         return True
     # trace R = 1 + 2 cos(angle)
-    cosine = (float(np.vdot(before[:3, :3], after[:3, :3])) - 1) / 2
-    return cosine < math.cos(min(max(_JUMP_RAD, _JUMP_RAD_PER_S * elapsed_s), math.pi))
+    cosine = (a * l_ + b * m + c * n + d * o + e * p + f * q + i * r + j * s + k * t - 1) / 2
+    return bool(cosine < math.cos(min(max(_JUMP_RAD, _JUMP_RAD_PER_S * elapsed_s), math.pi)))

@@ -104,7 +104,8 @@ class Tools:
 
     def overlays(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
         """Overlays that have become possible, or impossible, since the last call."""
-        return [output for tool in self._tools.values() for output in self._overlay(tool, patient, clocks)]
+        waiting = [tool for tool in self._tools.values() if tool.waiting]
+        return [output for tool in waiting for output in self._overlay(tool, patient, clocks)]
 
     def tick(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
         """Overlays that become possible, or expire, as time passes."""
@@ -235,11 +236,8 @@ class Tools:
         registration = patient.validity(clocks.now_ns)
         if not registration.usable or patient.filter is None:
             return self._say(tool, None, invalid(registration.reason, pose.timestamp_ns))
-        volume_from_tool = (
-            patient.filter.volume_from_patient
-            @ g.inverse(tracker_from_patient)
-            @ tracker_from_marker
-            @ tool.marker_from_tooltip
+        volume_from_tool = g.carry(
+            patient.filter.volume_from_patient, tracker_from_patient, tracker_from_marker, tool.marker_from_tooltip
         )
         age_ns = clocks.age_ns(pose.device, pose.timestamp_ns)
         status, reason = registration.status, registration.reason
@@ -280,9 +278,9 @@ class _Tool:
 
     def newest(self, until_ns: int) -> TrackedPose | None:
         """The newest waiting pose not later than a time; removes it and earlier ones."""
-        ready = [pose for pose in self.waiting if pose.timestamp_ns <= until_ns]
-        if not ready:
+        if self.waiting[0].timestamp_ns > until_ns:  # so it is while others' poses of the same moment come
             return None
+        ready = [pose for pose in self.waiting if pose.timestamp_ns <= until_ns]
         while self.waiting and self.waiting[0].timestamp_ns <= ready[-1].timestamp_ns:
             self.waiting.popleft()
         return ready[-1]

@@ -54,10 +54,14 @@ def holding_library() -> ctypes.PyDLL:
     lib = ctypes.PyDLL(str(path()))
     lib.navnode_crc64.restype = ctypes.c_uint64
     lib.navnode_crc64.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
+    pose, result = ctypes.c_char_p, ctypes.c_void_p  # bytes of an array are at hand sooner than its address
+    lib.navnode_nearest_rigid.restype = ctypes.c_int
+    lib.navnode_nearest_rigid.argtypes = [pose, ctypes.c_double, result]
+    lib.navnode_carry.restype = None
+    lib.navnode_carry.argtypes = [pose, result]
     return lib
 
 
-@cache
 @cache
 def instruction_sets() -> tuple[str, ...]:
     """Kernel builds that this CPU can run, best first."""

@@ -47,9 +47,8 @@ from navnode.types import (
 
 __all__ = ["Consoles", "validity_metadata"]
 
-_TOOL_LENGTH_MM = 150.0
-_EXTENSION_MM = 60.0
-"""How far the axis is drawn back along the tool, and ahead of its tip."""
+_AXIS_MM = np.array([[0.0, 0.0, -150.0], [0.0, 0.0, 0.0], [0.0, 0.0, 60.0]])
+"""How far the axis is drawn back along the tool, its tip, and how far ahead of it."""
 _HIGHEST_HU = 4095
 _CLOCK_SET_NS = 1_000_000_000
 """Stamps go back with a clock that was set back by more; what is measured by less before the last stamp is withheld."""
@@ -87,6 +86,14 @@ class _Said(NamedTuple):
     def set_back(self, source_ns: int) -> bool:
         """Whether the clock of the source was set back since, by more than a second."""
         return source_ns <= (self.measured_ns or self.stamp_ns) - _CLOCK_SET_NS
+
+
+def _axis(device: str, volume_from_tool: Matrix | None, stamp: int, metadata: dict[str, str]) -> PolyData:
+    """A tool's axis as a line; nothing is drawn of a tool whose pose is unknown."""
+    points_mm, lines = np.zeros((0, 3), np.float32), tuple[tuple[int, int], ...]()
+    if volume_from_tool is not None:
+        points_mm, lines = g.transform(volume_from_tool, _AXIS_MM).astype(np.float32), ((0, 1), (1, 2))
+    return PolyData(device=device, timestamp_ns=stamp, metadata=metadata, points_mm=points_mm, lines=cells(lines))
 
 
 class Consoles:
@@ -168,16 +175,11 @@ class Consoles:
             TrackedElement(name, _NOWHERE if volume_from_tool is None else volume_from_tool)
             for name, volume_from_tool in self._tools.items()
         ]
-        points = np.zeros((0, 3), np.float32)
-        lines: tuple[tuple[int, int], ...] = ()
         # Receivers using the C++ library ignore an empty list and keep the old point; NaN overwrites it, and those that
         # draw NaN all the same (3D Slicer) obey its opacity.
         nowhere = (float("nan"),) * 3
         tips = (PointElement("", nowhere, rgba=(0, 0, 0, 0)),)
         if pose.volume_from_tool is not None:
-            ends = np.array([[0, 0, -_TOOL_LENGTH_MM], [0, 0, 0], [0, 0, _EXTENSION_MM]])
-            points = g.transform(pose.volume_from_tool, ends).astype(np.float32)
-            lines = ((0, 1), (1, 2))
             x, y, z = pose.volume_from_tool[:3, 3].tolist()
             tips = (PointElement(f"{pose.tool}Tip", (x, y, z), "Tool", (255, 210, 0, 255), 2.0),)
         messages: list[Message] = [
@@ -185,11 +187,8 @@ class Consoles:
             TrackingData(device=self._names.tools, timestamp_ns=stamp, elements=tuple(listed)),
             Point(device=f"{pose.tool}Tip", timestamp_ns=stamp, metadata=metadata, points=tips),
         ]
-        if self._draws(pose.tool, drawn=bool(lines)):
-            axis = f"{pose.tool}Axis"
-            messages.append(
-                PolyData(device=axis, timestamp_ns=stamp, metadata=metadata, points_mm=points, lines=cells(lines))
-            )
+        if self._draws(pose.tool, drawn=pose.volume_from_tool is not None):
+            messages.append(_axis(f"{pose.tool}Axis", pose.volume_from_tool, stamp, metadata))
         return messages
 
     def _draws(self, tool: str, *, drawn: bool) -> bool:

@@ -54,6 +54,7 @@ from navnode.types import (
     RegistrationDone,
     Rejected,
     SourceState,
+    Status,
     Tick,
     ToolPose,
     Volume,
@@ -131,9 +132,11 @@ class Node:
         )
         self._addresses = worker_address, output_address
         self._latency, self._overlay_latency = LatencyWindow(), LatencyWindow()
+        self._listed: TrackingData | None = None
+        """The list of tools, until it is published at the end of the turn."""
         self._displayed: dict[str, VolumeUpdate] = {}
-        self._displayed_ns: dict[tuple[str, str], int] = {}
-        """Topic and tool -> when displays last got its newest."""
+        self._displayed_as: dict[tuple[str, str], tuple[int, Status | None]] = {}
+        """Topic and tool -> when displays last got its newest, and its status then."""
         self._worker_seen_ns = 0
         self._pushing: set[Peer] = set()
         self._origins = Origins()
@@ -410,23 +413,34 @@ class Node:
             case VolumeUpdate():
                 self._displayed[output.role] = output
         for message in self._consoles(output):
-            only_asked = isinstance(message, TrackingData)
-            self.server.publish(message, needs_status=not is_shown(message), only_asked=only_asked)
+            if isinstance(message, TrackingData):
+                if self._listed is None:
+                    asyncio.get_running_loop().call_soon(self._publish_list)
+                self._listed = message
+                continue
+            self.server.publish(message, needs_status=not is_shown(message))
         if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
             self._latency.add(now_ns() - output.frame.received_ns)
         if isinstance(output, ToolPose) and output.received_ns:
             self._overlay_latency.add(now_ns() - output.received_ns)
         self._to_displays(output)
 
+    def _publish_list(self) -> None:
+        """Publish the list of tools once for all poses that came together: it holds them all."""
+        listed, self._listed = self._listed, None
+        if listed is not None:
+            self.server.publish(listed, needs_status=not is_shown(listed), only_asked=True)
+
     def _to_displays(self, output: Output) -> None:
         topic = topics.topic_of(output)
         if topic.name not in topics.TO_DISPLAYS:
             return
-        if isinstance(output, ToolPose | PlanDeviation) and output.validity.usable:
+        if isinstance(output, ToolPose | PlanDeviation):  # a change of status at once, what repeats more rarely
             now, device = now_ns(), (topic.name, output.tool)
-            if now - self._displayed_ns.get(device, 0) < topic.every_ms * 1e6:
+            last_ns, status = self._displayed_as.get(device, (0, None))
+            if status is output.validity.status and now - last_ns < topic.every_ms * 1e6:
                 return
-            self._displayed_ns[device] = now
+            self._displayed_as[device] = now, output.validity.status
         self._displays.send(output)
 
     def _with_figures(self, state: NodeState) -> NodeState:

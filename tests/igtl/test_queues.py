@@ -8,7 +8,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from navnode.igtl import ClientInfo, Get, Image, PolyData, Server, Start, String, TrackingData, encode
+from navnode.igtl import ClientInfo, Get, Image, PolyData, Server, Start, Stop, String, TrackingData, encode
 from navnode.igtl.messages import cells
 from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
 
@@ -150,15 +150,29 @@ def test_a_device_that_waits_long_does_not_make_others_wait():
     run(story())
 
 
-def test_nothing_old_is_sent_of_a_device_that_is_not_wanted_any_more():
+def test_nothing_old_is_sent_of_a_device_whose_newest_message_is_withheld():
     async def story():
         async with paused() as (server, client, peer):
             server.publish(transform("Drill", 1))
-            peer.stopped.add("TRANSFORM")
-            server.publish(transform("Drill", 2))
+            server.publish(transform("Drill", 2), needs_status=True)
             peer.resume_writing()
             server.publish(String(device="End", text=""))
             assert [m.device for m in await client.until(lambda m: m.device == "End")] == ["End"]
+
+    run(story())
+
+
+def test_wishes_hold_from_the_next_message_on():
+    async def story():
+        async with Server(port=0) as server:
+            client = await Plain().connect(server.port)
+            await until(lambda: server.peers)
+            for wish, gets in ((Stop(kind="TRANSFORM"), False), (Start(kind="TRANSFORM"), True)):
+                assert (await client.ask(encode(wish)))[0].type == "RTS_TRANS"
+                server.publish(transform("Drill", 1))
+                server.publish(String(device="End", text=""))
+                got = [m.device for m in await client.until(lambda m: m.device == "End")]
+                assert got == (["Drill", "End"] if gets else ["End"])
 
     run(story())
 
