@@ -19,6 +19,7 @@ from navnode.igtl.budget import Budget
 from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.outbox import Outbox
+from navnode.igtl.sender import Outcome, Outlet, Sender
 from navnode.igtl.wire import encode
 
 __all__ = ["Arrival", "CHECK_EVERY_S", "Connection", "GONE", "Key", "LEFT", "MAX_MESSAGES_PER_S", "Tap", "log", "tune"]
@@ -37,6 +38,12 @@ _SEND_BUFFER_BYTES = 1 << 18
 
 _GATHERED_BYTES, _BY_ITSELF_BYTES = 1 << 16, 1 << 14
 """Messages gather up to the former; one of the latter leaves by itself, as copying it would cost more than a call."""
+
+_LARGE_BYTES = 1 << 16
+"""Messages from this size on are sent by the sender's thread: shorter ones are copied sooner than that has woken up."""
+
+_SEVERAL: Key = ("", "")
+"""Instead of a device, for bytes of several."""
 
 _MAX_LOSSLESS_BYTES = 1 << 26
 _LARGE = ("IMAGE", "POLYDATA")
@@ -89,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         tap: called with every message first.
         budget: memory shared with other peers, for what is received and for what waits to be sent.
         outbox: shared with other peers, too.
+        sender: writes to the socket; None: the event loop does (always with TLS).
         absent_crc: see :class:`Framer`.
     """
 
@@ -102,6 +110,7 @@ class Connection(asyncio.BufferedProtocol):
         tap: Tap | None = None,
         budget: Budget | None = None,
         outbox: Outbox | None = None,
+        sender: Sender | None = None,
         absent_crc: bool = False,
     ) -> None:
         self.version = 1
@@ -122,9 +131,13 @@ class Connection(asyncio.BufferedProtocol):
         """When the message that is incomplete began."""
         self._transport: asyncio.Transport | None = None
         self._latest: dict[Key, tuple[Message, MutableMapping[int, bytes]]] = {}
-        self._outbox = outbox or Outbox()
+        self._outbox, self._sender = outbox or Outbox(), sender
+        self._outlet: Outlet | None = None
+        """The only way to the socket, if there is one."""
+        self._large: dict[Key, int] = {}
+        """Numbers of the devices whose messages are large, from 1 on."""
         self._gathered: list[bytes] = []
-        self._gathered_bytes = 0
+        self._gathered_bytes, self._gathered_ordered = 0, False
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
@@ -147,6 +160,10 @@ class Connection(asyncio.BufferedProtocol):
         self.address = "{}:{}".format(*peer[:2]) if isinstance(peer, tuple) else str(peer)
         self._transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
         tune(self._transport.get_extra_info("socket"))
+        if self._sender is not None and self._transport.get_extra_info("sslcontext") is None:
+            with contextlib.suppress(OSError):  # the event loop can send, too
+                number = self._transport.get_extra_info("socket").fileno()
+                self._outlet = self._sender.outlet(number, self._on_freed)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         try:
@@ -199,6 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._transport = None
+        self._close_outlet()
         self._gathered.clear()
         self._latest.clear()
         self._lossless.clear()
@@ -219,6 +237,10 @@ class Connection(asyncio.BufferedProtocol):
         if not self._paused and not self._lossless:
             self._can_send.set()
 
+    def _on_freed(self) -> None:
+        if self.connected:
+            self.resume_writing()
+
     @property
     def unchecked(self) -> int:
         """Messages so far that carried no checksum."""
@@ -234,15 +256,26 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def idle(self) -> bool:
         """Whether all queued messages were handed to the operating system."""
-        waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return not self._lossless and not self._latest and not self._gathered and not waiting
+        return not self._lossless and not self._latest and not self._gathered and not self._on_its_way_bytes
+
+    @property
+    def _on_its_way_bytes(self) -> int:
+        """Bytes that were handed over, but that the operating system has not taken yet."""
+        in_outlet = self._outlet.waiting_bytes if self._outlet is not None else 0
+        return in_outlet + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     def close(self, why: str = "closed here") -> None:
         """Close the connection at once, discarding queued messages."""
         self._why = self._why or why
         self.write_gathered()
+        self._close_outlet()
         if self._transport is not None:
             self._transport.abort()
+
+    def _close_outlet(self) -> None:
+        if self._outlet is not None:
+            self._outlet.close()
+            self._outlet = None
 
     def send(self, message: Message) -> None:
         """Queue a message that must not be dropped, at its header version or the peer's if that is higher.
@@ -292,12 +325,12 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             LocalError: the message cannot be sent.
         """
+        key = (message.type, message.device)
         if self._writes_at_once and self.version in encoded:
-            self._write(encoded[self.version])
+            self._write(encoded[self.version], key)
             return
         if not self.connected:
             return
-        key = (message.type, message.device)
         if self._paused or self._lossless or self._latest or self._wait_ns(key) > 0:
             self.dropped += key in self._latest
             self._latest[key] = message, encoded
@@ -319,10 +352,13 @@ class Connection(asyncio.BufferedProtocol):
     def withdraw(self, key: Key) -> None:
         """Discard a waiting message of this device, as it is no longer true."""
         self._latest.pop(key, None)
+        if self._outlet is not None and (number := self._large.get(key)):
+            self._outlet.withdraw(number)
 
     def withdraw_unless(self, is_wanted: Callable[[Key], bool]) -> None:
         """Discard waiting messages of devices that the peer does not want."""
-        self._latest = {key: waiting for key, waiting in self._latest.items() if is_wanted(key)}
+        for key in [key for key in (*self._latest, *self._large) if not is_wanted(key)]:
+            self.withdraw(key)
 
     async def drain(self) -> None:
         """Wait until the peer has read enough for more to be sent."""
@@ -362,7 +398,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._paused:
             self._waiting = None
             return 0
-        waiting = transport.get_write_buffer_size() + _unsent_bytes(transport.get_extra_info("socket"))
+        waiting = self._on_its_way_bytes + _unsent_bytes(transport.get_extra_info("socket"))
         if self._waiting is None or self._waiting[0] != waiting:
             self._waiting = waiting, now_ns()
         return now_ns() - self._waiting[1]
@@ -412,32 +448,49 @@ class Connection(asyncio.BufferedProtocol):
                 encoded = {self.version: encode(part, self.version)}
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
-        self._write(encoded[self.version])
+        self._write(encoded[self.version], key)
         if self._interval_ns or self.intervals_ns:
             self._sent_ns[key] = now_ns()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, key: Key | None = None) -> None:
+        """Write bytes: a device's, whose newer message may take their place, or some that keep their order."""
         size = len(data)
         if size >= _BY_ITSELF_BYTES or self._gathered_bytes + size > _GATHERED_BYTES:
             self.write_gathered()
         if size >= _BY_ITSELF_BYTES:
-            self._hand_over(data)
+            self._hand_over(data, key)
             return
         if not self._gathered:
             self._outbox.gathered(self)
         self._gathered.append(data)
         self._gathered_bytes += size
+        self._gathered_ordered |= key is None
 
     def write_gathered(self) -> None:
         """Hand the small messages that gathered to the operating system."""
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        if gathered and self._transport is not None:
-            self._hand_over(b"".join(gathered))
+        ordered, self._gathered_ordered = self._gathered_ordered, False
+        if gathered and self.connected:
+            self._hand_over(b"".join(gathered), None if ordered else _SEVERAL)
 
-    def _hand_over(self, data: bytes) -> None:
+    def _hand_over(self, data: bytes, key: Key | None) -> None:
         assert self._transport is not None
         self._last_sent_ns = now_ns()
-        self._transport.write(data)
+        if self._outlet is None:
+            self._transport.write(data)
+            return
+        if len(data) < _LARGE_BYTES:
+            outcome = self._outlet.write(data, ordered=key is None)
+        else:
+            number = self._large.setdefault(key, len(self._large) + 1) if key is not None else 0
+            outcome = self._outlet.queue(data, number)
+        match outcome:
+            case Outcome.BUSY:
+                self.pause_writing()
+            case Outcome.REPLACED:
+                self.dropped += 1
+            case Outcome.FAILED:
+                self.close(GONE)
 
 
 class _Rate:

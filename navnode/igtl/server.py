@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from navnode.igtl.messages import (
 )
 from navnode.igtl.outbox import Outbox
 from navnode.igtl.plus import LONGEST_INTERVAL_MS, CommandError, Commands, Handler, Wanted, wanted_of
+from navnode.igtl.sender import Sender
 from navnode.security.tls import Tls, is_loopback
 
 __all__ = ["DEFAULT_PORT", "MAX_CLIENTS", "MAX_HELD_BYTES", "Peer", "Server", "log"]
@@ -68,6 +70,7 @@ class Peer(Connection):
             tap=tap,
             budget=server.budget,
             outbox=server.outbox,
+            sender=server.sender,
         )
         self.wants = Wanted()
         self.stopped: set[str] = set()
@@ -174,6 +177,7 @@ class Server:
         self._context = tls.server_context() if tls else None
         self._limits, self._wary = (max_rate_hz, max_messages_per_s, tap), wary
         self.budget, self.outbox = Budget(MAX_HELD_BYTES), Outbox()
+        self.sender: Sender | None = None
         self._devices: dict[Key, _Device] = {}
         self._audiences: dict[tuple[Key, bool, bool], tuple[list[Peer], list[Peer]]] = {}
         self._unsent: set[Key] = set()
@@ -202,6 +206,8 @@ class Server:
             in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             reason = "is in use by another program" if in_use else f"cannot be opened ({error})"
             raise ConfigError(f"port {self.port} on {self.host} {reason}") from error
+        with contextlib.suppress(OSError):  # without it the event loop sends everything
+            self.sender = Sender()
         self.port = self._server.sockets[0].getsockname()[1]
         self._checks = asyncio.create_task(self._check_forever())
 
@@ -215,6 +221,9 @@ class Server:
         for peer in list(self.peers):
             peer.close(_STOPPED)
         await asyncio.gather(*(peer.ended.wait() for peer in list(self.peers)))
+        if self.sender is not None:
+            self.sender.close()
+            self.sender = None
         if self._server is not None:
             await self._server.wait_closed()
 

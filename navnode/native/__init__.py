@@ -45,6 +45,13 @@ def library() -> ctypes.CDLL:
     lib.navnode_correct.argtypes = [*[pointer] * 3, *[ctypes.c_float] * 2, pointer, *[ctypes.c_int] * 2]
     lib.navnode_fit.restype = None
     lib.navnode_fit.argtypes = [ctypes.c_int, *[pointer] * 5]
+    if hasattr(lib, "navnode_sender_start"):
+        lib.navnode_sender_start.restype = pointer
+        lib.navnode_sender_start.argtypes = []
+        lib.navnode_sender_stop.restype = None
+        lib.navnode_sender_stop.argtypes = [pointer]
+        lib.navnode_sender_copy.restype = pointer
+        lib.navnode_sender_copy.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     return lib
 
 
@@ -59,6 +66,26 @@ def holding_library() -> ctypes.PyDLL:
     lib.navnode_nearest_rigid.argtypes = [pose, ctypes.c_double, result]
     lib.navnode_carry.restype = None
     lib.navnode_carry.argtypes = [pose, result]
+    if hasattr(lib, "navnode_sender_start"):
+        sender, message, peer = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64
+        lib.navnode_sender_freed_fd.restype = ctypes.c_int
+        lib.navnode_sender_freed_fd.argtypes = [sender]
+        lib.navnode_sender_add.restype = peer
+        lib.navnode_sender_add.argtypes = [sender, ctypes.c_int]
+        lib.navnode_sender_remove.restype = None
+        lib.navnode_sender_remove.argtypes = [sender, peer]
+        lib.navnode_sender_forget.restype = None
+        lib.navnode_sender_forget.argtypes = [message]
+        lib.navnode_sender_write.restype = ctypes.c_int
+        lib.navnode_sender_write.argtypes = [sender, peer, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
+        lib.navnode_sender_queue.restype = ctypes.c_int
+        lib.navnode_sender_queue.argtypes = [sender, peer, message, ctypes.c_uint64]
+        lib.navnode_sender_withdraw.restype = None
+        lib.navnode_sender_withdraw.argtypes = [sender, peer, ctypes.c_uint64]
+        lib.navnode_sender_bytes.restype = ctypes.c_size_t
+        lib.navnode_sender_bytes.argtypes = [sender, peer]
+        lib.navnode_sender_take_freed.restype = ctypes.c_int
+        lib.navnode_sender_take_freed.argtypes = [sender, ctypes.POINTER(peer), ctypes.c_int]
     return lib
 
 
