@@ -60,8 +60,10 @@ class _OfTheLoop(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is measured in the running loop."""
 
     size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 512
-    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=30)] = 30.0
-    tools: Annotated[int, option("Track this many tools at 100 Hz.", ge=1, le=16)] = 1
+    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=60)] = 30.0
+    tools: Annotated[int, option("Track this many tools.", ge=1, le=16)] = 1
+    tracker: Annotated[float, option("Poses of every marker per second.", ge=20, le=500)] = 100.0
+    consoles: Annotated[int, option("Let this many consoles read all that the node sends.", ge=0, le=90)] = 0
 
 
 class IgtlRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +162,7 @@ class RecordingRequest(_OfTheLoop, frozen=True, kw_only=True):
     """What recording costs, and what a kill leaves."""
 
     size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 1024
-    tools: Annotated[int, option("Track this many tools at 100 Hz.", ge=1, le=16)] = 8
+    tools: Annotated[int, option("Track this many tools.", ge=1, le=16)] = 8
     minutes: Annotated[float, option("Length of each run of the loop; 0: none.", ge=0)] = 0.5
     pairs: Annotated[int, option("Runs with and without recording, alternating.", ge=1)] = 1
     kills: Annotated[int, option("Kill a recording this often.", ge=0)] = 20

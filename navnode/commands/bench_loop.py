@@ -65,16 +65,18 @@ def run(request: LoopRequest | RecordingRequest, seconds: float, record: Path | 
     Args:
         record: file to record it into, if any.
     """
+    from navnode.bench.readers import readers
     from navnode.simulation import room
 
     ports = free_port("127.0.0.1"), free_port("127.0.0.1")
     demo = DemoRequest(headless=True, size=request.size, rate=request.rate, port=ports[0], simulator_port=ports[1])
     settings = demo.simulator(more_tools=request.tools - 1)
-    simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)))
+    simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)), pose_rate_hz=request.tracker)
     loaded = demo_config(config.load(config.shipped("demo.toml")), simulator, demo)
     loaded = with_recording(_with_tools(loaded, room.more_tools(request.tools - 1)), record)
-    scenario_folder = rendered(simulator)
-    return run_supervised(loaded, simulator, seconds, True, room.load_scenario(scenario_folder))
+    scenario = room.load_scenario(rendered(simulator))
+    with readers(demo.port, request.consoles):
+        return run_supervised(loaded, simulator, seconds, True, scenario)
 
 
 def recording_cost(request: RecordingRequest, progress: Callable[[float], None]) -> RecordingCost:

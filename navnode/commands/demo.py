@@ -28,7 +28,7 @@ class DemoRequest(msgspec.Struct, frozen=True, kw_only=True):
     ct: Ct | None = None
     ctless: Annotated[bool, option("Work without a CT: reconstruct the volume from the first X-rays.")] = False
     size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 512
-    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=30)] = 15.0
+    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=60)] = 15.0
     port: Annotated[int, option("Port for consoles.", ge=1, le=65535)] = 18944
     page_port: Annotated[int, option("Port of the page.", ge=1, le=65535)] = 8080
     simulator_port: Annotated[int, option("Port of the operating room.", ge=1, le=65535)] = 18945

@@ -39,6 +39,14 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
     end: float | None
 
 
+class ProcessorFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Processor time of the node, in percent of one core; None if the system does not report it."""
+
+    loop: float | None
+    """The loop's thread: everything between a message and its outputs, except registration and large messages."""
+    others: float | None
+
+
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a run."""
 
@@ -61,6 +69,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     recording: RecordingState
     seconds: float
     memory_mb: MemoryFigures
+    processor_percent: ProcessorFigures
 
 
 def run_supervised(
@@ -98,15 +107,16 @@ def run_supervised(
         scorer = _scorer(loaded, scenario) if scenario is not None else None
         listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
         begin_mb = _memory_mb(supervisor)
-        began_s = time.monotonic()
+        began_s, used_s = time.monotonic(), _processor_s(supervisor)
         with listening, screen.shown(), keys or contextlib.nullcontext(lambda: False) as over:
             wait_while(supervisor, on_state, seconds, over)
         elapsed_s = time.monotonic() - began_s
         memory_mb = MemoryFigures(begin=begin_mb, end=_memory_mb(supervisor))
+        processor = _processor_percent(used_s, _processor_s(supervisor), elapsed_s)
         restarts = supervisor.restarts()
     if states[0] is None:
         raise NavError("the node reported no status")
-    return _report(scorer, states[0], elapsed_s, restarts, memory_mb, supervisor.projector)
+    return _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor, supervisor.projector)
 
 
 def free_port(host: str) -> int:
@@ -123,6 +133,28 @@ def _memory_mb(supervisor: Supervisor) -> float | None:
     except OSError:
         return None
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def _processor_s(supervisor: Supervisor) -> tuple[float, float] | None:
+    """Processor time so far of the node's first thread, which runs the loop, and of all of its threads."""
+    pid = supervisor.pid("node")
+    try:
+        fields = [
+            Path(f"/proc/{pid}/{part}stat").read_text().rsplit(")", 1)[1].split() for part in (f"task/{pid}/", "")
+        ]
+    except OSError:
+        return None
+    loop, whole = ((int(user) + int(system)) / os.sysconf("SC_CLK_TCK") for user, system in (f[11:13] for f in fields))
+    return loop, whole
+
+
+def _processor_percent(
+    before: tuple[float, float] | None, after: tuple[float, float] | None, elapsed_s: float
+) -> ProcessorFigures:
+    if before is None or after is None or after[1] < before[1]:  # or the node was restarted
+        return ProcessorFigures(loop=None, others=None)
+    loop, whole = (100 * (late - early) / elapsed_s for early, late in zip(before, after, strict=True))
+    return ProcessorFigures(loop=round(loop, 1), others=round(whole - loop, 1))
 
 
 def _scorer(loaded: Config, scenario: Scenario) -> Scorer:
@@ -142,6 +174,7 @@ def _report(
     elapsed_s: float,
     restarts: dict[str, int],
     memory_mb: MemoryFigures,
+    processor_percent: ProcessorFigures,
     projector: str,
 ) -> RunReport:
     from navnode.reconstruction.methods import engine_name  # here: a supervisor needs no reconstruction
@@ -165,6 +198,7 @@ def _report(
         recording=state.recording,
         seconds=round(elapsed_s, 2),
         memory_mb=memory_mb,
+        processor_percent=processor_percent,
     )
 
 

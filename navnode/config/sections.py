@@ -377,7 +377,9 @@ class SimulatorSection(Section, frozen=True):
     host: str = "127.0.0.1"
     ct: str = "sample"
     size_px: int = 512
-    frame_rate_hz: Annotated[float, msgspec.Meta(ge=1, le=30)] = 15.0
+    frame_rate_hz: Annotated[float, msgspec.Meta(ge=1, le=60)] = 15.0
+    pose_rate_hz: Annotated[float, msgspec.Meta(ge=20, le=500)] = 100.0
+    """Of the tracker."""
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     errors: bool = False
     """Simulate hardware that deviates from its data sheet: distance, principal point, distortion, late stamps."""

@@ -14,6 +14,7 @@ from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
 from navnode.igtl.connection import CHECK_EVERY_S, Arrival, Connection, Tap
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage, held_bytes
+from navnode.igtl.outbox import Outbox
 from navnode.igtl.plus import contents
 from navnode.security.tls import Tls
 
@@ -43,6 +44,7 @@ class Client:
         version: header version to send from the start; servers answer with the same.
         tap: called with every message and its bytes first.
         absent_crc: take messages whose checksum field is 0, of servers that compute none.
+        outbox: of whatever is written to because of what is received here: it leaves as soon as that has been handled.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class Client:
         version: int = 2,
         tap: Tap | None = None,
         absent_crc: bool = False,
+        outbox: Outbox | None = None,
     ) -> None:
         self.host, self.port = host, port
         self._on_message, self._on_state = on_message or self._keep, on_state
         self._silence_ns = silence_s * NS_PER_S
-        self._version, self._tap, self._absent_crc = version, tap, absent_crc
+        self._version, self._tap, self._absent_crc, self._outbox = version, tap, absent_crc, outbox
         self._context = tls.client_context() if tls else None
         self._connection: Connection | None = None
         self._heard_ns = 0
@@ -196,6 +199,7 @@ class Client:
             self._heard,
             lambda why: None if ended.done() else ended.set_result(why),
             tap=self._tap,
+            outbox=self._outbox,
             absent_crc=self._absent_crc,
         )
         try:

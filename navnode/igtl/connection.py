@@ -196,6 +196,8 @@ class Connection(asyncio.BufferedProtocol):
             log.exception("connection %s", self.address)
             self.close(f"internal error ({type(error).__name__})")
             return
+        if messages:
+            self._outbox.flush()
         pause_s = self._rate.count(len(messages), received_ns)
         if pause_s > 0 and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()

@@ -1,4 +1,4 @@
-"""Small messages to a peer gather within one turn of the event loop and leave in one call of the system.
+"""Small messages to a peer gather while what arrived is handled, and leave in one call of the system.
 
 With many consoles, calls of the system are most of what publishing a pose costs.
 """
@@ -27,10 +27,11 @@ class Outbox:
     def gathered(self, peer: Gathers) -> None:
         """A peer has something to write, at the end of this turn."""
         if not self._peers:
-            asyncio.get_running_loop().call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._peers[peer] = None
 
-    def _turn(self) -> None:
+    def flush(self) -> None:
+        """Let everything leave now: what arrived has been handled, and another turn would only cost time."""
         peers, self._peers = self._peers, {}
         for peer in peers:
             peer.write_gathered()

@@ -215,6 +215,7 @@ class Node:
             tls=source.client_tls,
             tap=self._tap.on_arrival,
             absent_crc=unchecked,
+            outbox=self.server.outbox,
         )
 
     def _from_source(self, name: str, message: Message, arrival: Arrival) -> None:

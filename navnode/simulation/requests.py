@@ -23,7 +23,7 @@ class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, option("Port to serve on.", ge=1, le=65535)] = 18945
     ct: Ct | None = None
     size: Annotated[int, option("Detector pixels: 256, 512 or 1024.")] = 512
-    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=30)] = 15.0
+    rate: Annotated[float, option("X-ray frames per second.", ge=1, le=60)] = 15.0
     seed: Annotated[int, option("Random seed.", ge=0)] = 0
     seconds: Annotated[float, option("Stop after this many seconds.", ge=1)] | None = None
     errors: Annotated[bool, option("Simulate hardware that deviates from its data sheet.")] = False

@@ -48,7 +48,6 @@ from navnode.types import Array, Matrix
 from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
 __all__ = [
-    "POSE_RATE_HZ",
     "RenderedRoom",
     "Room",
     "load",
@@ -58,7 +57,6 @@ __all__ = [
     "prepare",
 ]
 
-POSE_RATE_HZ = 100.0
 _RENDER_PX = 256
 """Line integrals are rendered at this width, then enlarged: it resolves CT voxels, and blur hides the rest."""
 _FRAME_DGY_CM2 = 0.011
@@ -158,7 +156,7 @@ class Room:
     def __init__(self, rendered: RenderedRoom, settings: SimulatorSection) -> None:
         self._scenario, self._counts = rendered.scenario, rendered.counts
         self._period_s = rendered.scenario.period_s
-        self._frame_rate_hz = rendered.frame_rate_hz
+        self._frame_rate_hz, self._pose_rate_hz = rendered.frame_rate_hz, settings.pose_rate_hz
         self.server = Server(settings.host, settings.port, name="VirtualRoom")
         self._carm = carm_of_size(settings.size_px)
         self._more = [f"{name}ToTracker" for name in more_tools(settings.more_tools)]
@@ -181,7 +179,7 @@ class Room:
     async def _stream_poses(self) -> None:
         index = 0
         while True:
-            stamp_ns = self._began_ns + round(index * NS_PER_S / POSE_RATE_HZ)
+            stamp_ns = self._began_ns + round(index * NS_PER_S / self._pose_rate_hz)
             await _until(stamp_ns + round(self._scenario.tracker_latency_s * NS_PER_S))
             at = index % len(self._truth_tool)
             for device in self._devices:
@@ -194,7 +192,7 @@ class Room:
                 )
                 self.server.publish(message, needs_status=pose is None)
             self._publish_truth(self._scenario.truth_tool, stamp_ns, self._truth_tool[at])
-            if index % round(POSE_RATE_HZ) == 0:
+            if index % round(self._pose_rate_hz) == 0:
                 self._publish_truth(TRUTH_PATIENT, stamp_ns, self._scenario.volume_from_patient)
             index += 1
 
@@ -236,7 +234,7 @@ class Room:
         return self._scenario.tracker_from_marker(PATIENT_DEVICE, t_s) @ g.rigid(None, aside)
 
     def _pose_times(self) -> list[float]:
-        return [i / POSE_RATE_HZ for i in range(round(self._period_s * POSE_RATE_HZ))]
+        return [i / self._pose_rate_hz for i in range(round(self._period_s * self._pose_rate_hz))]
 
     def _measured_poses(self, seed: int) -> dict[str, list[Matrix | None]]:
         """Noisy poses of one loop; None while a marker is hidden."""

@@ -28,8 +28,8 @@ def entries(settings: SimulatorSection):
     prepared = room.load(room.prepare(settings), settings)
     simulated, scenario = room.Room(prepared, settings), prepared.scenario
     found = []
-    for n in range(round(SECONDS * room.POSE_RATE_HZ)):
-        stamp = BEGAN_NS + round(n * 1e9 / room.POSE_RATE_HZ)
+    for n in range(round(SECONDS * settings.pose_rate_hz)):
+        stamp = BEGAN_NS + round(n * 1e9 / settings.pose_rate_hz)
         for device, poses in simulated._poses.items():
             pose = poses[n]
             status = {"TransformStatus": "OK" if pose is not None else "MISSING"}
