@@ -13,7 +13,10 @@ from navnode.config.fields import Ct, Threads, option
 
 __all__ = ["SimulateRequest"]
 
-_SCENES = "operation; or a calibration scene, in a room with errors: pivot, spin, beads, sweep, points, targets."
+_SCENES = (
+    "operation; or a calibration scene, in a room with errors, which waits for a client: pivot, spin, beads, sweep, "
+    "points, targets; or all of these, each for the next client."
+)
 _References = Annotated[Path, option("Write phantom, planned points, targets and the nominal C-arm here.", "DIR")]
 
 
@@ -28,6 +31,7 @@ class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[float, option("Stop after this many seconds.", ge=1)] | None = None
     errors: Annotated[bool, option("Simulate hardware that deviates from its data sheet.")] = False
     scene: Annotated[str, option(_SCENES)] = "operation"
+    repeat: Annotated[bool, option("Play a calibration scene again and again.")] = False
     references: _References | None = None
     threads: Threads = 0
 

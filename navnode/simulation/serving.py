@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,10 +16,12 @@ from navnode.igtl import Server
 from navnode.simulation import practice, room
 from navnode.simulation.requests import SimulateRequest
 
-__all__ = ["OPERATION", "SimulateReport", "simulate"]
+__all__ = ["ALL", "OPERATION", "SimulateReport", "simulate"]
 
 OPERATION = "operation"
 """The scene that is not for calibration."""
+ALL = "all"
+"""Every scene of calibration, one after another."""
 
 
 class SimulateReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +37,9 @@ class SimulateReport(msgspec.Struct, frozen=True, kw_only=True):
 def simulate(
     request: SimulateRequest, rendered: Callable[[SimulatorSection], Path], say: Callable[[str], None]
 ) -> SimulateReport:
-    """Serve an operation or a calibration scene until the time limit or the end of the scene.
+    """Serve an operation or calibration scenes until the time limit or the end of the last scene.
+
+    A calibration scene begins when a client connects, so that it sees the whole motion, and ends when all have left.
 
     Args:
         rendered: renders an operation's frames, see :func:`navnode.simulation.room.prepare`.
@@ -43,7 +48,7 @@ def simulate(
     Raises:
         ConfigError: there is no such scene, or its settings cannot be used.
     """
-    known = (OPERATION, *practice.SCENES)
+    known = (OPERATION, ALL, *practice.SCENES)
     if request.scene not in known:
         raise ConfigError(f"--scene {request.scene}: no such scene; choose from {', '.join(known)}")
     settings = request.settings()
@@ -54,14 +59,60 @@ def simulate(
         simulated = room.Room(room.load(rendered(settings), settings), settings)
         asyncio.run(_serve(simulated.server, simulated.run(), request.seconds, say))
         return SimulateReport(port=request.port, frames=simulated.frames_sent, seconds=request.seconds)
-    server = Server(settings.host, settings.port, name="Room")
-    asyncio.run(_serve(server, _practise(server, scenes, request.scene, say), request.seconds, say))
+    names = practice.SCENES if request.scene == ALL else (request.scene,)
+    audience = _Audience()
+    server = Server(
+        settings.host,
+        settings.port,
+        name="Room",
+        on_joined=lambda _: audience.joined.set(),
+        on_left=lambda _, why: audience.look(server),
+    )
+    playing = _practise(server, audience, scenes, names, request.repeat, say)
+    asyncio.run(_serve(server, playing, request.seconds, say))
     return SimulateReport(port=request.port, frames=0, seconds=request.seconds)
 
 
-async def _practise(server: Server, scenes: practice.Practice, scene: str, say: Callable[[str], None]) -> None:
-    await room.practise(server, scenes.messages(scene))
-    say("End of the scene.")
+class _Audience:
+    """Whether anybody watches a scene."""
+
+    def __init__(self) -> None:
+        self.joined, self.left = asyncio.Event(), asyncio.Event()
+
+    def look(self, server: Server) -> None:
+        """Note that a client has left."""
+        if not server.peers:
+            self.left.set()
+
+
+async def _practise(
+    server: Server,
+    audience: _Audience,
+    scenes: practice.Practice,
+    names: Sequence[str],
+    repeat: bool,
+    say: Callable[[str], None],
+) -> None:
+    for name in itertools.cycle(names) if repeat else names:
+        say(f"{name}: waits for a client.")
+        await audience.joined.wait()
+        say(f"{name}: begins.")
+        audience.joined.clear()
+        audience.left.clear()
+        playing = asyncio.create_task(room.practise(server, scenes.messages(name)))
+        leaving = asyncio.create_task(audience.left.wait())
+        try:
+            await asyncio.wait((playing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if playing.done():
+                playing.result()
+                say(f"{name}: ends.")
+            else:
+                say(f"{name}: all clients have left.")
+        finally:
+            playing.cancel()
+            leaving.cancel()
+        if repeat and server.peers:  # who watches sees it again
+            audience.joined.set()
 
 
 async def _serve(
