@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from navnode.files.views import ViewFile, read_views
 from navnode.geometry import CARM_SCHEMA, carm_of
 from navnode.types import Array, CArm, Matrix
 
-__all__ = ["bead_phantom", "bent_shots", "carm", "shots", "tip_mm", "volume_from_patient"]
+__all__ = ["bead_phantom", "bent", "bent_shots", "carm", "shot_poses", "shots", "tip_mm", "volume_from_patient"]
 
 _R = TypeVar("_R")
 _NS = 1e-9
@@ -56,7 +57,11 @@ def shots(path: Path, files: Files, now_ns: int) -> Poses:
         views = read_views(path, any_pose=True)
         stamps = np.array([view.timestamp_ns for view in views])
         return Poses(poses_of(views), stamps * _NS)
-    shots = _shots(path, now_ns)
+    return shot_poses(_shots(path, now_ns))
+
+
+def shot_poses(shots: Sequence[ShotResult]) -> Poses:
+    """phantom_from_carm of every shot, with their times; NaN for shots without a pose."""
     poses = [shot.phantom_from_carm or np.full((4, 4), np.nan).tolist() for shot in shots]
     at_ns = [0 if shot.timestamp_ns is UNSET else shot.timestamp_ns for shot in shots]
     return Poses(np.array(poses, np.float64), np.array(at_ns) * _NS)
@@ -75,14 +80,26 @@ def bent_shots(path: Path, files: Files, now_ns: int) -> tuple[list[CArm], Matri
             if view.angles_rad is None:
                 raise ConfigError(f"{view.name}: angles_rad is missing")
         return [view.carm for view in views], poses_of(views), np.array([view.angles_rad for view in views])
+    return bent(_shots(path, now_ns), str(path))
+
+
+def bent(shots: Sequence[ShotResult], name: str) -> tuple[list[CArm], Matrix, Matrix]:
+    """C-arm, volume_from_carm (N, 4, 4) and angles (N, 2) of the shots that have a pose.
+
+    Args:
+        name: what errors call them.
+
+    Raises:
+        ConfigError: a shot has no C-arm of its own, or no angles.
+    """
     carms, poses, angles = [], [], []
-    for n, shot in enumerate(_shots(path, now_ns)):
+    for n, shot in enumerate(shots):
         if shot.phantom_from_carm is None:
             continue
         if shot.carm is UNSET:
-            raise ConfigError(f"{path}: has one C-arm for all shots; run calibrate carm with --per-shot")
+            raise ConfigError(f"{name}: has one C-arm for all shots; run calibrate carm with --per-shot")
         if shot.angles_rad is UNSET:
-            raise ConfigError(f"{path}: views[{n}]: the X-ray carried no angles")
+            raise ConfigError(f"{name}: views[{n}]: the X-ray carried no angles")
         carms.append(shot.carm.geometry)
         poses.append(shot.phantom_from_carm)
         angles.append((shot.angles_rad.orbital, shot.angles_rad.angulation))

@@ -8,7 +8,7 @@ import numpy as np
 
 from calibration.inputs import Pictures, Poses
 from navnode import geometry as g
-from navnode.igtl import Image, Message, TrackingData, Transform
+from navnode.igtl import Image, Message, Point, TrackingData, Transform
 from navnode.igtl.conventions import angles_rad, is_seen
 from navnode.types import Array, Matrix
 
@@ -29,6 +29,8 @@ class Heard:
     frames: dict[str, list[Array]] = field(default_factory=dict)
     """Counts (H, W)."""
     angles_rad: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
+    points: dict[str, list[Matrix]] = field(default_factory=dict)
+    """Unlabelled points (M, 3) of every message."""
 
     def series(self, device: str, most: int | None = None) -> Poses:
         """A device's poses so far, evenly thinned out to at most ``most``."""
@@ -49,8 +51,10 @@ class Heard:
         pose: Matrix | None = None,
         frame: Array | None = None,
         angles: tuple[float, float] | None = None,
+        points: Matrix | None = None,
     ) -> None:
-        """Add a sample, a 4x4 pose or a frame (H, W) with its angles, unless it is no newer than the last."""
+        """Add a sample, unless it is no newer than the last: a 4x4 pose, a frame (H, W) with its angles, or points
+        (M, 3)."""
         times = self.times_s.setdefault(name, [])
         if (times and stamp_ns * _NS <= times[-1]) or len(times) >= _MOST_SAMPLES:
             return
@@ -60,6 +64,8 @@ class Heard:
         if frame is not None:
             self.frames.setdefault(name, []).append(frame)
             self.angles_rad.setdefault(name, []).append(angles)
+        if points is not None:
+            self.points.setdefault(name, []).append(points)
 
 
 def _some(count: int, most: int | None) -> Array:
@@ -78,6 +84,9 @@ def record(heard: Heard, message: Message, received_ns: int, wanted: set[str]) -
         for element in message.elements:
             if element.name in wanted:
                 heard.add(element.name, stamp, pose=element.matrix.copy())
+    elif isinstance(message, Point) and message.device in wanted:
+        places = np.array([each.position_mm for each in message.points], np.float64).reshape(-1, 3)
+        heard.add(message.device, stamp, points=places)
     elif (
         isinstance(message, Image)
         and message.device in wanted

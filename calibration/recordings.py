@@ -17,7 +17,7 @@ from navnode.igtl.conventions import angles_rad, seen_pose
 from navnode.recording import Recording
 from navnode.types import Array, Matrix
 
-__all__ = ["at_times", "different", "pictures", "poses"]
+__all__ = ["at_times", "different", "messages", "pictures", "poses"]
 
 _MOST_APART_NS = 100_000_000
 """Poses of a device are interpolated only between neighbours no farther apart than this."""
@@ -32,7 +32,7 @@ def poses(recording: Path, device: str, files: Files) -> Poses:
     """
     stamps, matrices = [], []
     others: set[str] = set()
-    for message in _messages(recording, files):
+    for message in messages(recording, files):
         if isinstance(message, Transform):
             others.add(message.device)
             if message.device == device:
@@ -58,7 +58,7 @@ def pictures(recording: Path, device: str, files: Files) -> Pictures:
         ConfigError: there are none, or their sizes differ.
     """
     stamps, images, angles = [], [], []
-    for message in _messages(recording, files):
+    for message in messages(recording, files):
         if isinstance(message, Image) and message.device == device:
             stamps.append(message.timestamp_ns)
             images.append(message.voxels[0])
@@ -95,7 +95,12 @@ def different(pictures: Array, most: int = 20) -> Array:
     return np.array(sorted(chosen))
 
 
-def _messages(recording: Path, files: Files) -> Iterator[Any]:
+def messages(recording: Path, files: Files) -> Iterator[Any]:
+    """The messages in a recording, or in a folder of them.
+
+    Raises:
+        ConfigError: it cannot be read; names it.
+    """
     paths = sorted(recording.glob("*.mcap")) if recording.is_dir() else [recording]
     if not paths:
         raise ConfigError(f"{recording}: no .mcap file in this folder")

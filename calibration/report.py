@@ -16,6 +16,7 @@ import numpy as np
 
 from calibration.fitting import from_middle_deg
 from calibration.verdict import Calibration, plain
+from navnode.files.artifacts import Artifact
 from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Axes, curve, dot, embedded, figure
 from navnode.types import Array, FloatArray
 
@@ -27,12 +28,19 @@ _LONGER = 40.0
 """Magnification of residuals in images."""
 
 
-def page(calibration: Calibration[Any], files: Sequence[Path] = (), *, device: str = "") -> str:
+def page(
+    calibration: Calibration[Any],
+    files: Sequence[Path] = (),
+    *,
+    device: str = "",
+    before: Artifact[Any] | None = None,
+) -> str:
     """The report as HTML.
 
     Args:
         files: input files.
         device: name of the tool, C-arm or detector.
+        before: the calibration that this one follows.
     """
     quality = plain(calibration.quality)
     verdict = (

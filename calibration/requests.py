@@ -13,6 +13,7 @@ from navnode.errors import ConfigError
 from navnode.files.placing import unit_mm
 
 __all__ = [
+    "AllRequest",
     "CArmRequest",
     "CheckRequest",
     "ExportRequest",
@@ -249,6 +250,41 @@ class ToolRequest(RoutineRequest, frozen=True, kw_only=True):
     """Where a marker's spheres are."""
 
     points: Annotated[Path, argument("frame,x_mm,y_mm,z_mm: unlabelled spheres, tool at rest.", "POINTS.csv")]
+
+
+class AllRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a room needs."""
+
+    config: Annotated[Path, argument("Configuration of the node.", "CONFIG.toml")]
+    recording: Annotated[
+        tuple[str, ...],
+        option("Take a step from a session instead, and measure no others; repeat for several.", "STEP=SESSION"),
+    ] = ()
+    only: Annotated[tuple[str, ...], option("Measure this step, also if it is kept; repeat for several.", "STEP")] = ()
+    skip: Annotated[tuple[str, ...], option("Leave this step out from now on; repeat for several.", "STEP")] = ()
+    tool: Annotated[str, option("Touch points with this tool; default: the first.", "NAME")] = ""
+    seconds: Annotated[float, option("Collect no longer than this in each step.", ge=1)] = 300.0
+    yes: Annotated[bool, option("Do not ask: measure and keep all that passes.")] = False
+    state: Annotated[bool, option("Only say what is there and what is lacking.")] = False
+    report: Annotated[Path, option("Write a page for each step into this folder.", "DIR", panel=_OUT)] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a recording is not named as it must be."""
+        self.recordings()
+
+    def recordings(self) -> dict[str, Path]:
+        """Step -> its session.
+
+        Raises:
+            ConfigError: one is not STEP=SESSION.
+        """
+        found = {}
+        for text in self.recording:
+            name, equals, path = text.partition("=")
+            if not (name and equals and path):
+                raise ConfigError(f"--recording {text}: STEP=SESSION is expected, such as carm=shots.mcap")
+            found[name] = Path(path)
+        return found
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from navnode.types import Array
 
 __all__ = [
     "Calibration",
+    "Figure",
     "Gate",
     "Gates",
     "Picture",
@@ -72,6 +73,22 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure beside its gate."""
+
+    gate: Gate
+    value: float | None
+    """In the gate's unit; the worst, if there are several; None: unknown."""
+    limit: float
+    """The limit in force."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the figure is within its limit."""
+        return self.gate.keeps(self.value, self.limit)
+
+
+@dataclass(frozen=True)
 class Calibration(Generic[R]):
     """A routine's result, and whether it may be used."""
 
@@ -87,6 +104,8 @@ class Calibration(Generic[R]):
     arrays: Mapping[str, Array] = field(default_factory=dict)
     """Arrays stored beside the document: a flat field's images (H, W)."""
     pictures: Sequence[Picture] = ()
+    figures: Sequence[Figure] = ()
+    """Every gate with its figure, in the order in which they are judged."""
 
     @property
     def passed(self) -> bool:
@@ -179,19 +198,24 @@ def judged(
         ConfigError: as :func:`limits`.
     """
     in_force = limits(gates, overrides)
-    for gate in gates:
+    beside = tuple(
+        Figure(gate, figures[gate.key] if gate.key in figures else _number(quality.get(gate.key)), in_force[gate.key])
+        for gate in gates
+    )
+    for each in beside:
         if reason:
             break
-        value = figures[gate.key] if gate.key in figures else _number(quality[gate.key])
-        if not gate.keeps(value, in_force[gate.key]):
-            reason = gate.broken(value, in_force[gate.key])
-    return Calibration(kind, result, {**quality, "gates": in_force}, in_force, reason, arrays or {}, pictures)
+        if not each.kept:
+            reason = each.gate.broken(each.value, each.limit)
+    return Calibration(kind, result, {**quality, "gates": in_force}, in_force, reason, arrays or {}, pictures, beside)
 
 
 def _number(figure: object) -> float | None:
-    """A quality figure as a number."""
-    assert figure is None or isinstance(figure, int | float | np.number)
-    return None if figure is None else float(figure)
+    """A quality figure as a finite number."""
+    if figure is None:
+        return None
+    assert isinstance(figure, int | float | np.number)
+    return float(figure) if math.isfinite(figure) else None
 
 
 def rejection(n_input: int, rejected: int) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import typer
 
 from calibration import SUMMARY
+from calibration.commands import all as all_
 from calibration.commands import carm, detector, exchange, kept, patient, tools
 from calibration.commands.options import add_routine
-from calibration.requests import CheckRequest, ExportRequest, ImportRequest, ShowRequest
+from calibration.requests import AllRequest, CheckRequest, ExportRequest, ImportRequest, ShowRequest
 from navnode.commands.command import command
 
 app = typer.Typer(
@@ -18,6 +19,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_ALL = (
+    "navnode calibrate all node.toml",
+    "navnode calibrate all node.toml --only pivot-Drill --skip flex",
+    "navnode calibrate all node.toml --recording carm=shots.mcap --recording temporal=sweep.mcap",
+    "navnode calibrate all node.toml --state --json",
+)
+command(app, AllRequest, name="all", example=_ALL)(all_.all_)
 for routine, example in (
     (tools.pivot, "pivot stylus.npy --of Stylus --out stylus.json"),
     (tools.spin, "spin drill.npy --pivot drill-pivot.json --out drill-axis.json"),

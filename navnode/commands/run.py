@@ -15,6 +15,7 @@ from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config
 from navnode.config.fields import argument, option
+from navnode.loop.calibrations import with_kept
 from navnode.node import readiness
 from navnode.recording.node_config import with_recording
 
@@ -41,7 +42,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 @command(app, RunRequest, example="navnode run launch/demo.toml")
 def run(request: RunRequest, ui: Ui) -> None:
     """Run the node: registration, reconstruction worker and display, from a configuration."""
-    loaded = with_recording(config.load(request.config), request.record)
+    loaded = with_recording(with_kept(config.load(request.config)), request.record)
     readiness.check_calibrations(loaded)  # here, to name an unusable calibration before anything starts
     if request.check:
         readiness.check_files(loaded)

@@ -29,6 +29,10 @@ _MOVED = {
     ("recording", "replayed_ns"): ("calibration", "as_of_ns"),
 }
 """(Section, key) in older configurations -> its present place."""
+_CALIBRATION_PATHS = (
+    *("carm", "flex", "handeye", "image_lag", "flatfield", "patient"),
+    *("points", "targets", "phantom", "folder"),
+)
 
 
 def load(path: str | Path) -> Config:
@@ -68,9 +72,7 @@ def load(path: str | Path) -> Config:
 
     return replace(
         loaded,
-        calibration=resolved(
-            loaded.calibration, "carm", "flex", "handeye", "image_lag", "flatfield", "patient", "points", "folder"
-        ),
+        calibration=resolved(loaded.calibration, *_CALIBRATION_PATHS),
         tools=tuple(resolved(tool, "pivot", "spin") for tool in loaded.tools),
         bodies=tuple(resolved(body, "labels") for body in loaded.bodies),
         volume=replace(loaded.volume, ct=ct),

@@ -205,9 +205,16 @@ class CalibrationSection(Section, frozen=True):
     patient: str = ""
     """File from `calibrate patient`; replaces registration.volume_from_patient_start."""
     points: str = ""
-    """Planned points (CSV or Slicer markups) to touch on the patient, for the page's calibration panel."""
+    """Planned points (CSV or Slicer markups) to touch on the patient, for `calibrate all` and the page."""
+    targets: str = ""
+    """Further points, to verify the whole chain with."""
+    phantom: str = ""
+    """The bead phantom's description (`navnode/phantom/1`)."""
+    spheres: str = ""
+    """Device whose POINT messages are the unlabelled spheres that the tracker sees."""
     folder: str = ""
-    """Where that panel saves calibrations that passed; empty: the user's data folder."""
+    """Where `calibrate all` and the page keep calibrations that passed. A node that starts uses them, unless another
+    key names a file. Empty: they are kept in the user's data folder, and no node uses them."""
     as_of_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     """Time at which calibrations must still be valid, ns since 1970: the start of the procedure, or of the session that
     is replayed; set by navnode itself. 0: now."""

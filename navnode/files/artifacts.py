@@ -305,6 +305,15 @@ class Kind(Generic[R]):
         """Names of this kind in documents."""
         return (self.name,) if self.key in ("", self.name) else (self.name, self.key)
 
+    def file_name(self, tool: str = "") -> str:
+        """Name under which it is kept in a folder of calibrations.
+
+        Args:
+            tool: name of the tool, of kinds that are a tool's.
+        """
+        stem = self.key or self.name
+        return f"{stem}-{tool}.json" if tool else f"{stem}.npz" if self is FLATFIELD else f"{stem}.json"
+
     def expires_ns(self, now_ns: int, days: float | None = None) -> int:
         """Expiry of a calibration made now; 0: never.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ from navnode.types import CArm, Matrix
 from navnode.xray.correction import ImageCorrection, decode_flat_field
 from navnode.xray.flex import FlexModel, flex_of
 
-__all__ = ["Calibrations", "OLD_KEYS", "detector", "files", "lacking", "with_files"]
+__all__ = ["Calibrations", "OLD_KEYS", "detector", "files", "lacking", "with_files", "with_kept"]
 
 _R = TypeVar("_R")
 _NS_PER_MS = 1e6
@@ -89,6 +90,18 @@ def with_files(config: Config, paths: Mapping[str, str]) -> Config:
             for tool in config.tools
         ),
     )
+
+
+def with_kept(config: Config) -> Config:
+    """The configuration with what is kept in its folder of calibrations, where no key names another file."""
+    if not config.calibration.folder:
+        return config
+    folder = Path(config.calibration.folder)
+    kept = {kind.key: folder / kind.file_name() for kind in _OF_NODE}
+    for tool in config.tools:
+        kept |= {f"{tool.name}.{kind.key}": folder / kind.file_name(tool.name) for kind in _OF_TOOL}
+    found = {key: str(path) for key, path in kept.items() if path.is_file()}
+    return with_files(config, {**found, **files(config)})
 
 
 def lacking(config: Config, at_ns: int) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ def check_calibrations(config: Config) -> None:
 
 def lacking(config: Config) -> list[tuple[str, str]]:
     """What a configuration still lacks, or a node that starts now cannot use: (key, what about it)."""
-    return calibrations.lacking(config, now_ns())
+    return calibrations.lacking(calibrations.with_kept(config), now_ns())
 
 
 def check_files(config: Config) -> None:

@@ -15,6 +15,7 @@ from navnode import cli, config
 from navnode import geometry as g
 from navnode.commands.supervised import run_supervised
 from navnode.config import SimulatorSection
+from navnode.loop.calibrations import with_kept
 from navnode.recording import Recorder
 from navnode.simulation import practice, room
 from navnode.simulation.scenario import CARM_FROM_MARKER, MARKER_FROM_TOOLTIP, Scenario, carm_of_size
@@ -108,10 +109,8 @@ def test_every_routine_finds_what_the_room_hides(found):
 
 
 def node(folder, with_files, port):
-    """The shipped configuration, on the small detector, with its lines that name files or without."""
+    """The shipped configuration, on the small detector, with what is kept in its folder or without."""
     text = config.find("calibration-demo.toml").read_text()
-    if with_files:
-        text = re.sub(r"^# (\w+ = \"calibration/)", r"\1", text, flags=re.M)
     carm = carm_of_size(SIZE_PX)
     for key, value in (
         ("width_px", SIZE_PX),
@@ -123,9 +122,12 @@ def node(folder, with_files, port):
     path = folder / "node.toml"
     path.write_text(text)
     (folder / "calibration").mkdir(exist_ok=True)
-    for name in ("pivot", "spin", "carm", "flex", "handeye", "latency"):
+    for name, kept in (("pivot", "pivot-Drill"), ("spin", "spin-Drill"), ("latency", "image_lag")):
+        shutil.copy(folder / f"{name}.json", folder / "calibration" / f"{kept}.json")
+    for name in ("carm", "flex", "handeye"):
         shutil.copy(folder / f"{name}.json", folder / "calibration")
     loaded, replace = config.load(path), msgspec.structs.replace
+    loaded = with_kept(loaded) if with_files else loaded
     return replace(
         loaded,
         volume=replace(loaded.volume, ct="procedural"),
