@@ -1,12 +1,28 @@
-"""The panel beside the display's page: what an operator sees while turning a tool."""
+"""The calibration page of the display: the guide, as an operator sees it."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from aiohttp import ClientSession, web
 
+from calibration import (
+    carm,
+    flatfield,
+    flex,
+    handeye,
+    patient,
+    phantom,
+    pivot,
+    room,
+    spin,
+    temporal,
+    tool,
+    verdict,
+)
 from navnode import config
 from navnode import geometry as g
 from navnode.clock import now_ns
@@ -64,21 +80,55 @@ class Served:
 def test_a_pivot_from_the_page_is_kept_when_it_passed(tmp_path):
     async def story(port):
         async with Served(node(tmp_path, port)) as served:
-            assert (await served.post("save"))[0] == 409
-            assert (await served.post("start", {"routine": "pivot", "tool": "Saw"}))[0] == 400
-            assert (await served.post("start", {"routine": "magic", "tool": "Drill"}))[0] == 400
-            assert (await served.post("start", {"routine": "patient", "tool": "Drill"}))[0] == 400
-            assert (await served.post("start", {"routine": "pivot", "tool": "Drill"}))[0] == 200
-            run = await served.until(lambda run: run["passed"])
-            assert len(run["coverage"]) > 20 and {row["name"] for row in run["figures"]} >= {"rms_mm", "spread_rad"}
+            assert (await served.post("keep"))[0] == 409
+            assert (await served.post("begin", {"step": "pivot-Saw"}))[0] == 400
+            assert (await served.post("begin", {"step": "magic"}))[0] == 400
+            status, text = await served.post("begin", {"step": "patient"})
+            assert status == 400 and text == "calibration.points is not set in the configuration"
+            assert (await served.post("begin", {"step": "pivot-Drill"}))[0] == 200
+            run = await served.until(lambda run: run["complete"])
+            assert (await served.post("keep"))[0] == 409  # it is still measured
+            assert len(run["coverage"]["places"]) > 20 and run["share"] == 1.0
+            figures = {row["key"]: row for row in run["verdicts"][0]["figures"]}
+            tilt = figures["axis_spread_rad"]
+            assert tilt["unit"] == "°" and tilt["at_least"] and tilt["kept"] and tilt["value"] > tilt["limit"] > 20
             assert (await served.post("stop"))[1]["run"]["running"] is False
-            status, state = await served.post("save")
-            assert status == 200
-            kept = artifacts.usable(state["run"]["saved"], artifacts.PIVOT, now_ns(), device="Drill")
+            await served.until(lambda run: not run["judging"])
+            status, state = await served.post("keep")
+            assert status == 200 and state["run"]["kept"] == ["pivot-Drill"]
+            step = next(step for step in state["steps"] if step["name"] == "pivot-Drill")
+            assert step["state"] == "kept" and step["used"] == "next_start"
+            kept = artifacts.usable(step["path"], artifacts.PIVOT, now_ns(), device="Drill")
             assert np.linalg.norm(np.subtract(kept.result.tip_mm, TIP)) < 0.3
 
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(0)))) as port:
         asyncio.run(story(port))
+
+
+def test_what_is_discarded_is_not_kept(tmp_path):
+    async def story(port):
+        async with Served(node(tmp_path, port)) as served:
+            await served.post("begin", {"step": "pivot-Drill"})
+            await served.until(lambda run: run["complete"])
+            assert (await served.post("discard"))[1]["run"]["discarded"]
+            assert (await served.post("keep"))[0] == 409
+            assert not (tmp_path / "kept").exists()
+
+    with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(3)))) as port:
+        asyncio.run(story(port))
+
+
+def test_a_step_is_left_out_and_taken_back(tmp_path):
+    async def story():
+        async with Served(node(tmp_path, find_free_port())) as served:
+            state = (await served.post("skip", {"step": "flex", "skipped": True}))[1]
+            out = {step["name"] for step in state["steps"] if step["skipped"]}
+            assert out == {"carm", "flex", "handeye"}  # one measurement
+            state = (await served.post("skip", {"step": "carm", "skipped": False}))[1]
+            assert not any(step["skipped"] for step in state["steps"])
+            assert (await served.post("skip", {"step": "none"}))[0] == 400
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["tip in numbers", "tip in a file"])
@@ -104,9 +154,10 @@ def test_points_of_the_patient_from_the_page(tmp_path, named):
     async def story(port):
         changed = msgspec.structs.replace(given, sources=(SourceSection(port=port),))
         async with Served(changed) as served:
-            assert (await served.post("start", {"routine": "patient", "tool": "Drill"}))[0] == 200
-            run = await served.until(lambda run: run["passed"])
-            assert set(run["points"]) == set(volume)
+            assert (await served.post("begin", {"step": "patient", "tool": "Drill"}))[0] == 200
+            run = await served.until(lambda run: run["complete"])
+            assert set(run["verdicts"][0]["points"]) == set(volume)
+            assert [label for label, done in run["coverage"]["labels"] if done] == list(volume)
 
     with streaming(("PatientToTracker", [marker] * 9000), ("DrillToTracker", stylus)) as port:
         asyncio.run(story(port))
@@ -116,8 +167,8 @@ def test_other_sites_cannot_use_it(tmp_path):
     async def story():
         async with Served(node(tmp_path, find_free_port())) as served:
             foreign = {"Origin": "http://elsewhere.example"}
-            body = {"routine": "pivot", "tool": "Drill"}
-            assert (await served.post("start", body, headers=foreign))[0] == 403
+            body = {"step": "pivot-Drill"}
+            assert (await served.post("begin", body, headers=foreign))[0] == 403
             async with served.session.get("/calibration/state", headers={"Host": "elsewhere.example"}) as answer:
                 assert answer.status == 403
             async with served.session.get("/calibration/../server.py") as answer:
@@ -131,26 +182,84 @@ def test_other_sites_cannot_use_it(tmp_path):
 def test_a_tool_that_is_silent_is_told(tmp_path):
     async def story():
         async with Served(node(tmp_path, find_free_port())) as served:
-            await served.post("start", {"routine": "pivot", "tool": "Drill"})
+            await served.post("begin", {"step": "pivot-Drill"})
             run = await served.until(lambda run: run["running"])
-            assert run["samples"] == {"DrillToTracker": 0} and not run["passed"]
+            assert run["samples"] == {"DrillToTracker": 0} and not run["complete"]
+            await served.post("stop")
+            run = await served.until(lambda run: run["problem"])
+            assert run["problem"].startswith("nothing received from DrillToTracker")
 
     asyncio.run(story())
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_panel_in_a_browser(tmp_path):
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@needs_chromium
+def test_the_page_is_worked_by_keys_alone(tmp_path):
     async def story(port):
         async with Served(node(tmp_path, port)) as served, Browser() as browser:
             await browser.open(f"http://127.0.0.1:{served.port}/calibration/")
-            await browser.wait_for("document.getElementById('tool').value === 'Drill'")
-            await browser.evaluate("document.querySelector('[data-routine=pivot]').click()")
-            await browser.wait_for("document.getElementById('say').textContent.startsWith('PASS')")
+            await browser.wait_for("document.querySelectorAll('#steps li').length >= 9")
+            await press(browser, "ArrowUp")
+            await browser.wait_for(
+                "document.querySelector('[aria-current=step] .name').textContent === 'Marker of Drill'"
+            )
+            await press(browser, "ArrowDown")
+            await browser.wait_for("document.getElementById('title').textContent === 'Tip of Drill'")
+            await press(browser, "Enter")
+            await browser.wait_for("document.getElementById('measure').textContent === 'Stop'")
             await browser.wait_for("document.querySelectorAll('#coverage circle.used').length > 20")
+            await browser.wait_for("document.getElementById('advice').textContent.startsWith('Passed')")
             await browser.screenshot(tmp_path / "panel.png")
-            await browser.evaluate("document.getElementById('save').click()")
-            await browser.wait_for("document.getElementById('say').textContent.includes('kept as')")
+            await press(browser, "k")
+            await browser.wait_for("document.getElementById('advice').textContent.startsWith('Kept')")
+            assert "next start" in await browser.evaluate("document.getElementById('advice').textContent")
             assert not [e for e in browser.errors if "GPU stall" not in e], browser.errors
 
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(2)))) as port:
         asyncio.run(story(port))
+
+
+async def press(browser, key):
+    await browser.evaluate(
+        f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{ key: '{key}', bubbles: true }}))"
+    )
+
+
+WORDS = """import('/calibration/words.js').then(({ WORDS }) => WORDS)"""
+
+
+@needs_chromium
+def test_every_word_is_there_in_every_language_and_fits(tmp_path):
+    """Whatever the server may name has words; no size of window has to be scrolled sideways."""
+
+    async def look():
+        async with Served(node(tmp_path, find_free_port())) as served, Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{served.port}/calibration/")
+            await browser.wait_for("document.querySelectorAll('#steps li').length >= 9")
+            words = await browser.evaluate(WORDS)
+            for width, height in ((1280, 800), (1920, 1080), (1024, 768)):
+                metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+                await browser.call("Emulation.setDeviceMetricsOverride", **metrics)
+                for language in ("en", "de", "zh"):
+                    await browser.evaluate(
+                        f"const c = document.getElementById('language'); c.value = '{language}';"
+                        "c.dispatchEvent(new Event('change'))"
+                    )
+                    wide = "document.scrollingElement.scrollWidth <= innerWidth && [...document.querySelectorAll("
+                    wide += "'main, nav, button')].every((e) => e.scrollWidth <= e.clientWidth + 1)"
+                    assert await browser.evaluate(wide), (width, language)
+            return words
+
+    words = asyncio.run(look())
+    assert all(len(texts) == 3 and all(text.strip() for text in texts) for texts in words.values())
+    modules = (carm, flatfield, flex, handeye, patient, phantom, pivot, spin, temporal, tool)
+    gates = [gate for module in modules for gate in module.GATES]
+    wanted = {f"figure.{gate.key}" for gate in gates} | {f"code.{gate.code}" for gate in gates}
+    sources = "".join(Path(module.__file__).read_text() for module in (*modules, verdict))
+    wanted |= {f"code.{code}" for code in re.findall(r'f?"([a-z_]+): [^"]', sources)}
+    wanted |= {f"{part}.{kind.name}" for kind in artifacts.KINDS for part in ("title", "without")}
+    wanted |= {f"task.{measurement}" for measurement in room.MEASUREMENTS}
+    wanted |= {f"used.{used}" for used in room.Used} | {f"need.{need}" for need in room.Need}
+    assert wanted <= set(words), sorted(wanted - set(words))

@@ -161,6 +161,11 @@ export const TEXTS = {
   adviceSettling: ["Hold still; take another X-ray", "Stillhalten, erneut röntgen", "保持静止再拍"],
 };
 
+// Texts of pages of other packages, such as calibration.
+export function addTexts(texts) {
+  Object.assign(TEXTS, texts);
+}
+
 const ORDER = Object.keys(LANGUAGES);
 let language = "en";
 
