@@ -377,6 +377,8 @@ class Guide:
         """How much of what is needed has been measured, 0 to 1: the least of all that must be large enough."""
         labels, verdicts = run.covered.labels, run.verdicts.values()
         shares = [sum(done for _, done in labels) / len(labels)] if labels else []
+        if run.steps[0].measurement == "shots":
+            shares.append(min(len(run.covered.places) / samples.LEAST_SHOTS, 1.0))
         figures = (figure for verdict in verdicts for figure in verdict.figures)
         shares += [
             min((each.value or 0.0) / each.limit, 1.0) for each in figures if each.gate.at_least and each.limit > 0

@@ -22,11 +22,11 @@ from navnode.types import Array
 
 # Routines are imported where they are used: the page shows coverage without SciPy, until something is judged.
 
-__all__ = ["Coverage", "coverage", "devices", "from_recording", "judged", "worth_judging"]
+__all__ = ["LEAST_SHOTS", "Coverage", "coverage", "devices", "from_recording", "judged", "worth_judging"]
 
 _MOST_ROWS = 400
 """Number of poses for a preliminary verdict."""
-_LEAST_SHOTS = 12
+LEAST_SHOTS = 12
 """Shots before beads are looked for: what `flex` needs. Looking takes seconds."""
 _EVERY_PX = 8
 _DARK_SHARE = 0.2
@@ -288,4 +288,4 @@ def _of_points(room: Room, step: Step, verdict: Calibration[Any] | None) -> Cove
 
 def worth_judging(room: Room, step: Step, heard: Heard) -> bool:
     """Whether there are enough samples for a verdict that takes long."""
-    return step.measurement != "shots" or len(heard.frames.get(room.config.devices.xray, [])) >= _LEAST_SHOTS
+    return step.measurement != "shots" or len(heard.frames.get(room.config.devices.xray, [])) >= LEAST_SHOTS

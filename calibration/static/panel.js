@@ -135,7 +135,8 @@ function figureRow({ key, value, at_least: atLeast, limit, unit, kept }) {
   return element("tr", "", cells.map((text, place) => element("td", place === 3 ? (kept ? "yes" : "no") : "", [text])));
 }
 
-function showVerdict(box, verdict, running) {
+// Figures of what passed are folded where there are other verdicts to read.
+function showVerdict(box, verdict, running, others) {
   const passed = verdict.passed;
   setClass(box, `verdict ${passed ? "pass" : "fail"}`);
   const head = element("h3", "", [nameOf(verdict.step), " "]);
@@ -147,7 +148,9 @@ function showVerdict(box, verdict, running) {
   const points = Object.entries(verdict.points);
   const errors = points.length ? [element("p", "quiet", [points.map(([label, mm]) => `${label} ${quantity(mm, "mm", 2)}`).join("   ")])] : [];
   const table = element("table", "", [element("tbody", "", verdict.figures.map(figureRow))]);
-  box.replaceChildren(head, ...why, list, ...differences, ...errors, table);
+  const folded = element("details", "", [element("summary", "", [say("calFigures", verdict.figures.length)]), table]);
+  folded.open = !(passed && others);
+  box.replaceChildren(head, ...why, list, ...differences, ...errors, folded);
 }
 
 function showMeasured(step, run) {
@@ -155,6 +158,7 @@ function showMeasured(step, run) {
   setText(by("advice"), text);
   setClass(by("advice"), mood);
   by("share").hidden = !run?.running;
+  document.body.classList.toggle("measured", Boolean(run));
   if (run) by("share").value = run.share;
   setAttribute(by("share"), "aria-label", say("calCoverage"));
   const heard = run ? Object.entries(run.samples).map(([name, count]) => ({ name, count })) : [];
@@ -174,7 +178,7 @@ function showMeasured(step, run) {
     const shown = JSON.stringify([verdict, run.running, document.documentElement.lang]);
     if (box.shown === shown) return;
     box.shown = shown;
-    showVerdict(box, verdict, run.running);
+    showVerdict(box, verdict, run.running, verdicts.length > 1);
   });
 }
 

@@ -86,7 +86,8 @@ function angles(places) {
 }
 
 export function drawCoverage(target, { kind, places }, needed, label) {
-  target.hidden = !["directions", "angles"].includes(kind) || !places.length;
+  const shown = ["directions", "angles"].includes(kind) && places.length > 0;
+  target.toggleAttribute("hidden", !shown); // SVG has no property of that name
   target.setAttribute("aria-label", label);
-  if (!target.hidden) target.replaceChildren(...(kind === "directions" ? directions(places, needed) : angles(places)));
+  if (shown) target.replaceChildren(...(kind === "directions" ? directions(places, needed) : angles(places)));
 }

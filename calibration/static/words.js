@@ -28,6 +28,7 @@ export const WORDS = {
   calDropped: ["Discarded. What was kept before stays", "Verworfen. Das Frühere bleibt", "已放弃，原结果保留"],
   calSamples: ["{1}: {2} samples", "{1}: {2} Werte", "{1}：{2} 个样本"],
   calCoverage: ["Coverage", "Abdeckung", "覆盖范围"],
+  calFigures: ["{1} figures", "{1} Kennwerte", "{1} 项指标"],
   calPass: ["PASS", "BESTANDEN", "通过"],
   calFail: ["FAIL", "NICHT BESTANDEN", "未通过"],
   calBefore: ["From the one before: {1}", "Zum vorigen: {1}", "与上次相差：{1}"],

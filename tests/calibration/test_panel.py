@@ -210,6 +210,7 @@ def test_the_page_is_worked_by_keys_alone(tmp_path):
             await press(browser, "Enter")
             await browser.wait_for("document.getElementById('measure').textContent === 'Stop'")
             await browser.wait_for("document.querySelectorAll('#coverage circle.used').length > 20")
+            assert await browser.evaluate("document.getElementById('coverage').getBoundingClientRect().height") > 100
             await browser.wait_for("document.getElementById('advice').textContent.startsWith('Passed')")
             await browser.screenshot(tmp_path / "panel.png")
             await press(browser, "k")
@@ -244,9 +245,10 @@ def test_every_word_is_there_in_every_language_and_fits(tmp_path):
                 await browser.call("Emulation.setDeviceMetricsOverride", **metrics)
                 for language in ("en", "de", "zh"):
                     await browser.evaluate(
-                        f"const c = document.getElementById('language'); c.value = '{language}';"
-                        "c.dispatchEvent(new Event('change'))"
+                        f"{{ const c = document.getElementById('language'); c.value = '{language}';"
+                        "c.dispatchEvent(new Event('change')); }"
                     )
+                    assert await browser.evaluate("document.documentElement.lang") == language
                     wide = "document.scrollingElement.scrollWidth <= innerWidth && [...document.querySelectorAll("
                     wide += "'main, nav, button')].every((e) => e.scrollWidth <= e.clientWidth + 1)"
                     assert await browser.evaluate(wide), (width, language)
