@@ -1,6 +1,6 @@
 """The report of a calibration, to be kept with the case: figures, gates, plots, images, verdict and what to do next.
 
-One self-contained HTML file; plots are SVG, so that no optional package is needed.
+One self-contained HTML file. It begins with the result.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from calibration import results
 from calibration.fitting import from_middle_deg
 from calibration.verdict import Calibration, plain
 from navnode.files.artifacts import Artifact
-from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Axes, curve, dot, embedded, figure
+from navnode.files.plots import Plot, shares
+from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Html, embedded, figure, table
 from navnode.types import Array, FloatArray
 
 __all__ = ["page"]
 
-_MOST_IMAGES = 12
+_MOST_IMAGES = 8
+_RINGS_DEG = (10, 20, 30, 45, 60, 90)
 _IMAGE_PX = 640
 _LONGER = 40.0
 """Magnification of residuals in images."""
@@ -35,57 +38,88 @@ def page(
     device: str = "",
     before: Artifact[Any] | None = None,
 ) -> str:
-    """The report as HTML.
+    """The report as HTML: the verdict and the result, figures beside their gates, then plots.
 
     Args:
         files: input files.
         device: name of the tool, C-arm or detector.
         before: the calibration that this one follows.
     """
-    quality = plain(calibration.quality)
-    verdict = (
-        f'<p class=verdict style="background:{GOOD}">PASS</p>'
-        if calibration.passed
-        else f'<p class=verdict style="background:{BAD}">FAIL</p><p>{html.escape(calibration.reason)}</p>'
-    )
     title = f"{calibration.kind.name}{' of ' + device if device else ''}"
-    drawn = [_DRAWN[name](data) for name, data in calibration.pictures[:_MOST_IMAGES] if name in _DRAWN]
-    more = len(calibration.pictures) - len(drawn)
+    drawn = [_DRAWN[name](data) for name, data in calibration.pictures if name in _DRAWN and name != "beads"]
+    read = ", ".join(path.name for path in files)
     return "\n".join(
         [
             f"<!doctype html><meta charset=utf-8><title>Calibration: {html.escape(title)}</title>",
             f"<style>{STYLE}</style><h1>Calibration: {html.escape(title)}</h1>",
-            f"<p>{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; research use only, not a medical device</p>",
-            verdict,
-            _figures(quality, calibration.gates),
+            *_verdict(calibration, before),
+            _figures(calibration),
             *drawn,
-            f"<p>{more} more are not shown.</p>" if more > 0 else "",
-            "<h2>Input files</h2><ul>",
-            *(f"<li>{html.escape(path.name)}</li>" for path in files),
-            "</ul>",
+            *_shots(calibration),
+            f"<p class=quiet>{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; research use only, not a medical device"
+            + (f"; from {html.escape(read)}" if read else "")
+            + "</p>",
         ]
     )
 
 
-def _figures(quality: Mapping[str, object], gates: Mapping[str, float]) -> str:
+def _verdict(calibration: Calibration[Any], before: Artifact[Any] | None) -> list[str]:
+    """PASS and what was found, or FAIL and why."""
+    if not calibration.passed:
+        return [f'<p class=verdict style="background:{BAD}">FAIL</p><p>{html.escape(calibration.reason)}</p>']
+    found = "; ".join(results.part_in_words(part) for part in results.found(calibration))
+    changes = [results.change_in_words(each) for each in results.changes(calibration, before)]
+    return [
+        f'<div class=head><p class=verdict style="background:{GOOD}">PASS</p>',
+        f"<p class=result>{html.escape(found)}</p></div>",
+        *(f"<p>{html.escape(each)}</p>" for each in changes),
+    ]
+
+
+def _figures(calibration: Calibration[Any]) -> str:
+    """Every gate with its figure, then the figures that no gate judges."""
     rows = []
-    for name, value in quality.items():
-        if name == "gates" or isinstance(value, dict):
-            continue
-        limit = f"{gates[name]:g}" if name in gates else ""
-        rows.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_brief(value))}</td><td>{limit}</td></tr>")
-    return f"<table><tr><th>figure</th><th>measured</th><th>gate</th></tr>{''.join(rows)}</table>"
+    for each in map(results.measured, calibration.figures):
+        word = Html("<span class=good>✓</span>") if each.kept else Html("<span class=bad>✗</span>")
+        value, limit = results.values_in_words(each)
+        rows.append((each.what, value, limit, word, Html(f"<code>{html.escape(each.key)}</code>")))
+    quality = plain(calibration.quality)
+    others = [
+        f"{name} {_brief(value)}"
+        for name, value in quality.items()
+        if name not in ("gates", "rejected", "image_rejected", *calibration.gates)
+        and not isinstance(value, dict)
+        and not (isinstance(value, list) and any(isinstance(part, list) for part in value))
+    ]
+    return table(("figure", "measured", "pass mark", "", ""), rows) + (
+        f"<p class=quiet>{html.escape('; '.join(others))}</p>" if others else ""
+    )
 
 
 def _brief(value: object) -> str:
     if value is None:
         return "unknown"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return results.brief(value)
     if isinstance(value, list):
-        shown = ", ".join(_brief(part) for part in value[:12])
-        return f"{shown} ..." if len(value) > 12 else shown or "none"
+        shown = ", ".join(_brief(part) for part in value[:6])
+        return f"{shown} ..." if len(value) > 6 else shown or "none"
     return str(value)
+
+
+def _shots(calibration: Calibration[Any]) -> list[str]:
+    """Shots of the phantom, small; the worst ones first."""
+    shots = [data for name, data in calibration.pictures if name == "beads"]
+    if not shots:
+        return []
+
+    def worst(data: Mapping[str, Any]) -> float:
+        return -float(np.linalg.norm(data["off_px"], axis=1).max(initial=0.0)) if len(data["off_px"]) else 0.0
+
+    shown = sorted(shots, key=worst)[:_MOST_IMAGES]
+    what = f"{len(shown)} of {len(shots)} shots, the worst first: " if len(shown) < len(shots) else "Shots: "
+    text = f"{what}beads found (green), expected (yellow), residuals 40 times enlarged (red)."
+    return ["<div class=shots>", *(_beads(data) for data in shown), f"</div><p class=quiet>{text}</p>"]
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -93,35 +127,20 @@ def _brief(value: object) -> str:
 
 def _residuals(data: Mapping[str, Array]) -> str:
     rows, length, used = (np.asarray(data[name]) for name in ("rows", "length_mm", "used"))
-    axes = Axes(rows.astype(np.float64), length, zero=True)
-    dots = [dot(axes.at(x, y), GOOD if ok else BAD) for x, y, ok in zip(rows, length, used, strict=True)]
-    first = axes.svg(dots, "row", "mm", "Residual of every row; red ones were excluded.")
-    counts, edges = np.histogram(length[used] if used.any() else length, bins=min(24, max(len(length) // 3, 4)))
-    bars = Axes(edges, counts.astype(np.float64), zero=True)
-    boxes = []
-    for count, a, b in zip(counts, edges[:-1], edges[1:], strict=True):
-        (x1, y1), (x2, y2) = bars.at(a, float(count)), bars.at(b, 0.0)
-        boxes.append(
-            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1 - 1:.1f}" height="{y2 - y1:.1f}" fill="{LINE}"/>'
-        )
-    return first + bars.svg(boxes, "mm", "rows", "Residuals of the rows used.")
+    plot = Plot("row", "residual, mm", zero=True).dots(rows[used], length[used], "used", colour=GOOD)
+    first = plot.dots(rows[~used], length[~used], "excluded", colour=BAD).svg("Residual of every row.")
+    edges, counts = shares(length[used] if used.any() else length)
+    return first + Plot("residual, mm", "rows", zero=True).bars(edges, counts).svg("Residuals of the rows used.")
 
 
 def _directions(data: Mapping[str, Array]) -> str:
     """Coverage: directions of the tool about their mean."""
     flat, used = from_middle_deg(np.asarray(data["directions"])), np.asarray(data["used"])
-    side, scale = 240, 110 / max(float(np.linalg.norm(flat, axis=1).max()), 20.0)
-    rings = [
-        f'<circle cx="120" cy="120" r="{ring * scale:.1f}" fill="none" stroke="#d8dde5"/>'
-        f'<text x="122" y="{118 - ring * scale:.1f}">{ring}°</text>'
-        for ring in (10, 20, 30, 45, 60, 90)
-        if ring * scale <= 112
-    ]
-    dots = [dot((120 + u * scale, 120 - v * scale), GOOD if ok else BAD) for (u, v), ok in zip(flat, used, strict=True)]
-    return figure(
-        f'<svg width="{side}" height="{side}">{"".join(rings + dots)}</svg>',
-        "Coverage: amount and direction of tilt. Fill the disc evenly.",
-    )
+    widest = max(float(np.linalg.norm(flat, axis=1).max()), 20.0)
+    plot = Plot("to the side, °", "up, °", square=True).rings(tuple(r for r in _RINGS_DEG if r <= 1.2 * widest), "°")
+    plot.dots(flat[used, 0], flat[used, 1], "used", colour=GOOD)
+    plot.dots(flat[~used, 0], flat[~used, 1], "excluded", colour=BAD)
+    return plot.svg("Coverage: amount and direction of tilt. Fill the disc evenly.")
 
 
 def _by_label(data: Mapping[str, Any]) -> str:
@@ -142,43 +161,39 @@ def _by_label(data: Mapping[str, Any]) -> str:
 
 def _correlation(data: Mapping[str, Array]) -> str:
     lag, value = np.asarray(data["lag_s"]), np.asarray(data["correlation"])
-    axes = Axes(lag, value)
     caption = "One peak must be higher than all others."
-    return axes.svg([curve(axes, lag, value, LINE)], "lag, s", "correlation", caption)
+    return Plot("lag, ms", "correlation").line(1e3 * lag, value).svg(caption)
 
 
 def _motions(data: Mapping[str, Array]) -> str:
-    parts = []
-    axes = Axes(np.asarray(data["tracker_s"]), np.array([-2.5, 2.5]))
+    plot = Plot("time, s", "motion, standard deviations")
+    began_s = float(min(np.min(data["tracker_s"]), np.min(data["image_s"])))
     for name, colour in (("tracker", LINE), ("image", SECOND)):
         value = np.asarray(data[name], np.float64)
         value = (value - value.mean()) / max(float(value.std()), 1e-9)
-        parts.append(curve(axes, np.asarray(data[f"{name}_s"]), np.clip(value, -2.5, 2.5), colour))
-    return axes.svg(parts, "s", "", "Both motions, the image's shifted by the lag: they must coincide.")
+        plot.line(np.asarray(data[f"{name}_s"]) - began_s, value, name, colour=colour)
+    return plot.svg("Both motions, the image's shifted by the lag: they must coincide.")
 
 
 def _bends(data: Mapping[str, Array]) -> str:
     angles, bend, left = (np.asarray(data[name]) for name in ("angles_rad", "bend", "left_out_mm"))
     main = int(np.ptp(angles, axis=0).argmax())
-    order = np.argsort(angles[:, main])
-    x = angles[order, main]
-    axes = Axes(x, bend[:, 3:6].ravel())
-    curves = [curve(axes, x, bend[order, 3 + axis], colour) for axis, colour in enumerate((LINE, SECOND, GOOD))]
-    errors = Axes(x, left, zero=True)
-    dots = [dot(errors.at(a, b), BAD) for a, b in zip(x, left[order], strict=True) if np.isfinite(b)]
-    deviation = axes.svg(curves, "rad", "mm", "Deviation of the source from an ideal arc, along x, y and z of carm.")
-    return deviation + errors.svg(dots, "rad", "mm", "Error of the source at every angle when that angle is left out.")
+    name = ("orbital angle, °", "angulation, °")[main]
+    x = np.rad2deg(angles[:, main])
+    plot = Plot(name, "deviation, mm")
+    for axis, colour in enumerate((LINE, SECOND, GOOD)):
+        plot.dots(x, bend[:, 3 + axis], "along " + "xyz"[axis], colour=colour)
+    deviation = plot.svg("Deviation of the source from an ideal arc, in the carm frame.")
+    known = np.isfinite(left)
+    errors = Plot(name, "error, mm", zero=True).dots(x[known], left[known], colour=BAD)
+    return deviation + errors.svg("Error of the source at every angle when that angle is left out.")
 
 
 def _markers(data: Mapping[str, Array]) -> str:
     points = np.asarray(data["markers_mm"])
-    scale = 100 / max(float(np.abs(points[:, :2]).max()), 1.0)
-    dots = [
-        dot((120 + x * scale, 120 - y * scale), LINE, 6)
-        + f'<text x="{128 + x * scale:.0f}" y="{124 - y * scale:.0f}">{n}</text>'
-        for n, (x, y) in enumerate(points[:, :2])
-    ]
-    return figure(f'<svg width="240" height="240">{"".join(dots)}</svg>', "The spheres, seen along their third axis.")
+    plot = Plot("first axis, mm", "second axis, mm", square=True).dots(points[:, 0], points[:, 1])
+    plot.names(points[:, 0], points[:, 1], [str(n) for n in range(len(points))])
+    return plot.svg("The spheres, seen along their third axis.")
 
 
 def _flat(data: Mapping[str, FloatArray]) -> str:
@@ -203,8 +218,7 @@ def _beads(data: Mapping[str, Array]) -> str:
     for at, off in zip(data["found_px"], data["off_px"], strict=True):
         cv2.drawMarker(shown, place(at), (90, 200, 60), cv2.MARKER_CROSS, 9, 1, cv2.LINE_AA)
         cv2.line(shown, place(at), place(at + off * _LONGER), (60, 60, 230), 1, cv2.LINE_AA)
-    caption = "Beads found (green), expected positions (yellow), residuals 40 times enlarged (red)."
-    return figure(embedded(shown), caption)
+    return embedded(shown, exact=False)
 
 
 def _image(picture: FloatArray) -> str:
@@ -225,5 +239,4 @@ _DRAWN: dict[str, Callable[[Any], str]] = {
     "flex": _bends,
     "points": _markers,
     "picture": _flat,
-    "beads": _beads,
 }

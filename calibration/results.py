@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +25,21 @@ from navnode.files.artifacts import (
     Kind,
 )
 
-__all__ = ["Change", "Found", "Measured", "brief", "changes", "found", "in_words", "measured", "rounded"]
+__all__ = [
+    "Change",
+    "Found",
+    "Measured",
+    "brief",
+    "change_in_words",
+    "changes",
+    "found",
+    "found_in_words",
+    "in_words",
+    "measured",
+    "part_in_words",
+    "rounded",
+    "values_in_words",
+]
 
 _95 = 1.96
 """Standard errors in half of a 95 % interval."""
@@ -33,6 +47,29 @@ _PEOPLE = {"rad": (180 / np.pi, "°"), "ns": (1e-6, "ms")}
 """Unit of a figure -> factor and unit for people."""
 _SHARES = ("saturated_fraction", "bad_fraction", "drift", "nonuniformity", "visible")
 """Figures without a unit that people read in per cent."""
+
+_WORDS = {
+    "tip": "tip",
+    "axis": "axis",
+    "axis_error": "95 % within",
+    "distance": "source to detector",
+    "principal_point": "principal point",
+    "bead_residual": "residual of the beads",
+    "angle_range": "range of angles",
+    "left_out": "error at an angle left out",
+    "source_from_marker": "from marker to source",
+    "turned": "rotation",
+    "lag": "images are late by",
+    "open_beam": "open beam",
+    "bad_pixels": "bad pixels",
+    "point_residual": "residual of the points",
+    "expected_error": "expected error at the worst target",
+    "target_median": "median error",
+    "target_p95": "95 % of errors below",
+    "spheres": "spheres",
+    "jitter": "jitter of a sphere",
+}
+"""Key of a part of a result -> what it is."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -98,14 +135,42 @@ def measured(figure: Figure) -> Measured:
     return Measured(gate.key, gate.what, value, gate.at_least, figure.limit * factor, unit, figure.kept)
 
 
+def values_in_words(figure: Measured) -> tuple[str, str]:
+    """A figure and its pass mark: ``47.1°`` and ``≥ 20.1°``."""
+    value = "unknown" if figure.value is None else _with_unit(brief(figure.value), figure.unit)
+    return value, f"{'≥' if figure.at_least else '≤'} {_with_unit(brief(figure.limit), figure.unit)}"
+
+
 def in_words(figure: Measured) -> str:
-    """A figure beside its gate: ``47.1° (≥ 20.1°)``."""
+    """A figure beside its pass mark: ``47.1° (≥ 20.1°)``."""
+    return "{} ({})".format(*values_in_words(figure))
 
-    def number(value: float) -> str:
-        return f"{brief(value)}{'' if figure.unit in ('', '°') else ' '}{figure.unit}"
 
-    value = "unknown" if figure.value is None else number(figure.value)
-    return f"{value} ({'≥' if figure.at_least else '≤'} {number(figure.limit)})"
+def _with_unit(text: str, unit: str) -> str:
+    return f"{text}{'' if unit in ('', '°') else ' '}{unit}"
+
+
+def part_in_words(part: Found) -> str:
+    """A part of a result: ``tip 12.01, -4.00, 182.00 ± 0.03 mm``."""
+    within = f" ± {brief(part.within, 2)}" if part.within is not None else ""
+    return _with_unit(f"{_WORDS[part.key]} {', '.join(rounded(part))}{within}", part.unit)
+
+
+def found_in_words(parts: Sequence[Found]) -> str:
+    """A result in one line."""
+    return "; ".join(map(part_in_words, parts))
+
+
+def change_in_words(change: Change) -> str:
+    """How far something lies from the one before, and whether repetition explains it."""
+    value = "less than 0.01" if 0 <= change.value < 0.01 else brief(change.value, 2)
+    text = f"{_WORDS[change.key]}: {_with_unit(value, change.unit)} from the one before"
+    if change.limit is None:
+        return text
+    limit = _with_unit(brief(change.limit, 2), change.unit)
+    if change.matters:
+        return f"{text}, more than repetition explains ({limit})"
+    return f"{text}, the same within repetition ({limit})"
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

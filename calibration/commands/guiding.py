@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibration.guide import Run, StepState, VerdictState, verdict_state
-from calibration.results import Change, Found, brief, in_words, rounded
+from calibration.results import change_in_words, found_in_words, in_words
 from calibration.room import State, Step, Used
 
 __all__ = ["TASKS", "WITHOUT", "live", "summary", "title", "verdict_lines"]
@@ -56,27 +56,6 @@ WITHOUT = {
     "phantom": "nobody has checked the whole chain",
 }
 """Routine -> what follows if it is left out."""
-_FOUND = {
-    "tip": "tip",
-    "axis": "axis",
-    "axis_error": "95 % within",
-    "distance": "source to detector",
-    "principal_point": "principal point",
-    "bead_residual": "residual of the beads",
-    "angle_range": "range of angles",
-    "left_out": "error at an angle left out",
-    "source_from_marker": "from marker to source",
-    "turned": "rotation",
-    "lag": "images are late by",
-    "open_beam": "open beam",
-    "bad_pixels": "bad pixels",
-    "point_residual": "residual of the points",
-    "expected_error": "expected error at the worst target",
-    "target_median": "median error",
-    "target_p95": "95 % of errors below",
-    "spheres": "spheres",
-    "jitter": "jitter of a sphere",
-}
 _USED = {
     Used.NOW: "in use",
     Used.NEXT_START: "used from the node's next start",
@@ -92,25 +71,6 @@ def title(step: Step | StepState) -> str:
     return _TITLES[routine].format(step.tool)
 
 
-def _found(parts: Sequence[Found]) -> str:
-    def one(part: Found) -> str:
-        value = ", ".join(rounded(part))
-        within = f" ± {brief(part.within, 2)}" if part.within is not None else ""
-        unit = f" {part.unit}" if part.unit not in ("", "°") else part.unit
-        return f"{_FOUND[part.key]} {value}{within}{unit}"
-
-    return "; ".join(map(one, parts))
-
-
-def _changed(change: Change) -> str:
-    unit = change.unit if change.unit in ("", "°") else f" {change.unit}"
-    text = f"{_FOUND[change.key]}: {brief(change.value, 2)}{unit} from the one before"
-    if change.limit is None:
-        return text
-    limit = f"{brief(change.limit, 2)}{unit}"
-    return f"{text}, more than repetition explains ({limit})" if change.matters else f"{text}: the same ({limit})"
-
-
 def used(value: str) -> str:
     """From when on something is used, in words."""
     return _USED[Used(value)]
@@ -121,10 +81,10 @@ def verdict_lines(step: Step, run: Run) -> list[str]:
     verdict = verdict_state(step, run)
     lines = [f"{'PASS' if verdict.passed else 'FAIL'}  {title(step)}"]
     if verdict.found and verdict.passed:
-        lines.append(f"      {_found(verdict.found)}")
+        lines.append(f"      {found_in_words(verdict.found)}")
     if not verdict.passed:
         lines.append(f"      {_in_words(verdict)}")
-    lines += [f"      {_changed(each)}" for each in verdict.changes if verdict.passed]
+    lines += [f"      {change_in_words(each)}" for each in verdict.changes if verdict.passed]
     return lines
 
 
@@ -171,7 +131,7 @@ def summary(steps: Sequence[StepState]) -> Table:
     for head in ("step", "state", "result", "used"):
         table.add_column(head, style="bold" if head == "step" else "")
     for step in steps:
-        table.add_row(step.name, _state(step), escape(_found(step.found)), _used_now(step))
+        table.add_row(step.name, _state(step), escape(found_in_words(step.found)), _used_now(step))
     return table
 
 

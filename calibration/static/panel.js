@@ -31,7 +31,7 @@ function result({ values, unit, within }) {
 }
 
 function change({ key, value, unit, limit }) {
-  const text = `${say(`found.${key}`)} ${quantity(value, unit, 2)}`;
+  const text = `${say(`found.${key}`)} ${value < 0.01 ? `< ${quantity(0.01, unit)}` : quantity(value, unit, 2)}`;
   if (limit === null) return say("calBefore", text);
   return say("calBefore", say(value > limit ? "calDiffers" : "calSame", text, quantity(limit, unit, 2)));
 }

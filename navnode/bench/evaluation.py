@@ -24,7 +24,8 @@ from navnode import geometry as g
 from navnode.bench.requests import EvaluateRequest
 from navnode.config import Config
 from navnode.errors import ConfigError, DamagedError, NavError
-from navnode.files.report import BAD, GOOD, LINE, STYLE, Axes, Html, Percentiles, dot, table
+from navnode.files.plots import Plot
+from navnode.files.report import BAD, GOOD, STYLE, Html, Percentiles, table
 from navnode.files.whole import write_text
 from navnode.igtl import Transform
 from navnode.projector.grids import onto
@@ -55,6 +56,7 @@ __all__ = [
     "damage_of",
     "evaluate",
     "evaluate_tasks",
+    "judged",
     "page",
     "raise_if_damaged",
     "read_rows",
@@ -69,19 +71,21 @@ _HU = (-1000.0, 1500.0)
 _TARGETS_MM = 30.0
 """Distance of targets, along each axis, from the point where the C-arm's central rays meet."""
 _COMPARED = (
-    ("registered", "share of X-rays registered", 1.0),
-    ("valid", "share of X-rays VALID", 1.0),
-    ("tre_mm", "target error, mm, median", -1.0),
-    ("tip_error_mm", "tool tip error, mm, median", -1.0),
-    ("wrong_while_valid", f"shown VALID, off by over {WRONG_MM:g} mm", -1.0),
-    ("psnr_db", "volumes compared with the CT, dB", 1.0),
-    ("realtime_factor", "speed relative to real time", 0.0),
+    ("registered", "share of X-rays registered", 1.0, 0.005),
+    ("valid", "share of X-rays VALID", 1.0, 0.005),
+    ("tre_mm", "target error, mm, median", -1.0, 0.05),
+    ("tip_error_mm", "tool tip error, mm, median", -1.0, 0.05),
+    ("wrong_while_valid", f"shown VALID, off by over {WRONG_MM:g} mm", -1.0, 0.0),
+    ("psnr_db", "volumes compared with the CT, dB", 1.0, 0.1),
+    ("realtime_factor", "speed relative to real time", 0.0, 0.0),
 )
-"""Key, description, and 1 if more is better, -1 if less is, 0 if neither."""
+"""Key, description, 1 if more is better, -1 if less is, 0 if neither; and the largest difference that is none."""
+_LEAST_PAIRS = 5
+"""Sessions from which on their scatter says what is chance."""
 _COUNTED = (
-    ("sessions", "sessions", 0.0),
-    ("failed", "failed", -1.0),
-    ("compared", "done with all (means are over these)", 0.0),
+    ("sessions", "sessions", 0.0, 0.0),
+    ("failed", "failed", -1.0, 0.0),
+    ("compared", "done with all (means are over these)", 0.0, 0.0),
 )
 
 
@@ -530,7 +534,7 @@ def totals(rows: Sequence[Row]) -> dict[str, FigureSums]:
 
 def _sums(rows: Sequence[Row], common: set[str]) -> FigureSums:
     sums: dict[str, float | None] = {}
-    for key, _, _ in _COMPARED:
+    for key, *_ in _COMPARED:
         values = [value for row in rows if row.session in common and (value := figure_of(row, key)) is not None]
         whole = key == "wrong_while_valid"
         sums[key] = (sum(values) if whole else round(float(np.mean(values)), 4)) if values else None
@@ -561,31 +565,64 @@ def page(rows: Sequence[Row], labels: Sequence[str]) -> str:
         f"<style>{STYLE}</style><h1>{len(by)} sessions replayed</h1>",
         f"<p>navnode {__version__}; research use only, not a medical device</p>",
         "<h2>Means</h2>",
-        _means(totals(rows), labels),
+        _means(totals(rows), by, labels),
         "<h2>Session by session</h2>",
         _sessions(by, labels),
     ]
     if len(labels) == 2:
-        parts += [_scatter(by, labels, key, name) for key, name, _ in _COMPARED[:4]]
+        parts += [_scatter(by, labels, key, name) for key, name, *_ in _COMPARED[:4]]
     return "\n".join(parts)
 
 
-def _means(sums: Mapping[str, FigureSums], labels: Sequence[str]) -> str:
+def _means(sums: Mapping[str, FigureSums], by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str:
     rows = []
-    for key, name, better in (*_COUNTED, *_COMPARED):
+    for key, name, better, least in (*_COUNTED, *_COMPARED):
         values = [getattr(sums[label], key) for label in labels]
-        rows.append([name, *map(_number, values), _judged(values, better)])
+        verdict = judged(values, better, max(least, _chance(by, labels, key)))
+        rows.append([name, *map(_number, values), verdict])
     return table(("figure", *labels, ""), rows)
+
+
+def _chance(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str) -> float:
+    """Half of the 95 % interval of the mean difference between two labels, in the figure's unit, from sessions that ran
+    with both; 0 where there are too few to tell, and for counts, each of which matters."""
+    if len(labels) != 2 or key == "wrong_while_valid":
+        return 0.0
+    differences = [b - a for a, b in _pairs(by, labels, key)]
+    if len(differences) < _LEAST_PAIRS:
+        return 0.0
+    return float(1.96 * np.std(differences, ddof=1) / np.sqrt(len(differences)))
+
+
+def _pairs(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str) -> list[tuple[float, float]]:
+    """A figure of every session that has it with both labels."""
+    found = []
+    for rows in by.values():
+        if len(rows) == 2:
+            a, b = (figure_of(rows[label], key) for label in labels[:2])
+            if a is not None and b is not None:
+                found.append((a, b))
+    return found
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def _judged(values: Sequence[float | None], better: float) -> Html:
-    if len(values) != 2 or None in values or not better or values[0] == values[1]:
+def judged(values: Sequence[float | None], better: float, least: float) -> Html:
+    """Better or worse, or why neither is said.
+
+    Args:
+        values: the figure before and after.
+        better: 1 if more is better, -1 if less is, 0 if neither.
+        least: the largest difference that is none, in the figure's unit.
+    """
+    before, after = values if len(values) == 2 else (None, None)
+    if before is None or after is None or not better or before == after:
         return Html()
-    gained = (values[1] - values[0]) * better > 0  # type: ignore[operator]
+    if abs(after - before) <= least:
+        return Html(f"<span class=quiet>the same within {least:.2g}</span>")
+    gained = (after - before) * better > 0
     return Html(f'<b style="color:{GOOD if gained else BAD}">{"better" if gained else "worse"}</b>')
 
 
@@ -593,23 +630,19 @@ def _sessions(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str
     rows = []
     for session, by_label in by.items():
         for row in (by_label[label] for label in labels if label in by_label):
-            figures = [_number(figure_of(row, key)) for key, _, _ in _COMPARED]
+            figures = [_number(figure_of(row, key)) for key, *_ in _COMPARED]
             more = [row.damage, *row.notes] if isinstance(row, ScoredRow) else []
             remarks = "; ".join(dict.fromkeys(filter(None, [row.reason, *more])))
             rows.append([Path(session).name, row.label, *figures, remarks])
-    return table(("session", "with", *(name for _, name, _ in _COMPARED), ""), rows)
+    return table(("session", "with", *(name for _, name, *_ in _COMPARED), ""), rows)
 
 
 def _scatter(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str, name: str) -> str:
     """One against the other; a point is a session."""
-    both_ran = [found for found in by.values() if len(found) == 2]
-    figures = [[figure_of(found[label], key) for label in labels[:2]] for found in both_ran]
-    pairs = [pair for pair in figures if None not in pair]
+    pairs = _pairs(by, labels, key)
     if not pairs:
         return ""
     points = np.array(pairs, np.float64)
     both = np.array([points.min(), points.max()])
-    axes = Axes(both, both)
-    (x0, y0), (x1, y1) = axes.at(both[0], both[0]), axes.at(both[1], both[1])
-    line = f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="#9aa4b2"/>'
-    return axes.svg([line, *(dot(axes.at(x, y), LINE) for x, y in points)], labels[0], labels[1], name)
+    plot = Plot(labels[0], labels[1]).line(both, both, "equal", colour="#9aa4b2", dashed=True)
+    return plot.dots(points[:, 0], points[:, 1], "a session").svg(name)

@@ -31,7 +31,8 @@ def evaluate(request: EvaluateRequest, ui: Ui) -> None:
     """Replay many sessions in lockstep and score them; compare two configurations or versions.
 
     Scores registration against the truth if a session contains it, validity, volumes against the CT, and speed. A
-    session that fails gets a row as well; an interrupted evaluation resumes where it stopped.
+    session that fails gets a row as well, and the command ends with 1; an interrupted evaluation
+    resumes where it stopped.
     """
     from navnode.bench import evaluation
 
@@ -45,6 +46,8 @@ def evaluate(request: EvaluateRequest, ui: Ui) -> None:
     report = evaluation.evaluate(request, progress)
     ui.show(report, _draw)
     evaluation.raise_if_damaged(report)
+    if any(row.status != "done" for row in report.rows):
+        raise typer.Exit(1)  # why is said above, and in the report
 
 
 def _draw(report: EvaluationReport) -> None:

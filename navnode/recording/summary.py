@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,26 +16,14 @@ from msgspec import UNSET
 
 from navnode.clock import NS_PER_S
 from navnode.errors import DamagedError, RecordingError
-from navnode.files.report import (
-    BAD,
-    GOOD,
-    LINE,
-    SECOND,
-    STYLE,
-    WIDTH,
-    Axes,
-    Percentiles,
-    dot,
-    figure,
-    percentiles,
-    table,
-)
+from navnode.files.plots import COLOURS, Plot
+from navnode.files.report import BAD, GOOD, SECOND, STYLE, WIDTH, Percentiles, figure, percentiles, table
 from navnode.files.whole import refuse_existing, write_text
 from navnode.recording.integrity import Integrity, Verdict
 from navnode.recording.recording import Recording
 from navnode.recording.requests import InspectRequest
 from navnode.recording.spans import Span, chrome_trace
-from navnode.types import Matrix, Status
+from navnode.types import Status
 
 __all__ = ["Gap", "SessionReport", "Summary", "TopicFigures", "TopicStatistics", "inspect", "page", "summarize"]
 
@@ -42,7 +31,7 @@ _COLOURS = {Status.VALID.value: GOOD, Status.DEGRADED.value: SECOND, Status.INVA
 _GAP_SHARE, _GAP_S = 5.0, 0.25
 """A silence is a gap if it is this many times the median interval, and at least this long."""
 _MOST_GAPS = 50
-_MOST_DRAWN = 3_000
+_MOST_REASONS = 12
 
 
 class TopicFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,14 +345,27 @@ def _timeline(summary: Summary, name: str) -> str:
         for (begin, status, reason), end in zip(changes, ends, strict=True)
     )
     shares = ", ".join(f"{status} {share:.1%}" for status, share in summary.shares(name).items() if share)
-    return figure(f'<svg width="{width}" height="22">{bars}</svg>', f"{name}: {shares}")
+    return figure(f'<svg width="{width}" height="22">{bars}</svg>', f"{name}: {shares}") + _reasons(changes, ends)
+
+
+def _reasons(changes: list[tuple[float, str, str]], ends: list[float]) -> str:
+    """The longest stretches that were not VALID, with their reasons, in order of time."""
+    stretches = [
+        (at, end, status, reason) for (at, status, reason), end in zip(changes, ends, strict=True) if status != "VALID"
+    ]
+    longest = sorted(sorted(stretches, key=lambda each: each[0] - each[1])[:_MOST_REASONS])
+    if not longest:
+        return ""
+    rows = [(f"{at:.1f} to {end:.1f} s", status, reason or "no reason given") for at, end, status, reason in longest]
+    left = len(stretches) - len(longest)
+    return table(("when", "", "why"), rows) + (f"<p class=quiet>and {left} shorter ones</p>" if left else "")
 
 
 def _latency(name: str, samples: list[tuple[float, float]]) -> str:
-    drawn = np.array(samples[:: max(1, len(samples) // _MOST_DRAWN)])
-    axes = Axes(drawn[:, 0], drawn[:, 1], zero=True)
+    drawn = np.array(samples)
     what = {"frame": "an X-ray's last byte to its pose", "tool": "a tracker pose to its overlay"}[name]
-    return axes.svg([dot(axes.at(x, y), LINE, 1.5) for x, y in drawn], "s", "ms", f"From {what}")
+    plot = Plot("time, s", "latency, ms", zero=True).dots(drawn[:, 0], drawn[:, 1])
+    return plot.limit(float(np.percentile(drawn[:, 1], 95)), "95 % below").svg(f"From {what}.")
 
 
 def _rates(summary: Summary) -> str:
@@ -371,16 +373,9 @@ def _rates(summary: Summary) -> str:
     names = [name for name in summary.topics if name.startswith("in/") and summary.topics[name].messages > 10]
     if not names or summary.seconds < 2:
         return ""
-    counts: dict[str, Matrix] = {}
     edges = np.arange(0, np.floor(summary.seconds) + 1)
-    for name in names:
+    plot = Plot("time, s", "messages per second", zero=True)
+    for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
         at = (np.array(summary.topics[name].times_ns) - summary.start_ns) / NS_PER_S
-        counts[name] = np.histogram(at, edges)[0].astype(np.float64)
-    together = np.concatenate(list(counts.values()))
-    axes = Axes(edges, together, zero=True)
-    colours = (LINE, SECOND, GOOD, BAD)
-    lines = []
-    for n, series in enumerate(counts.values()):
-        points = " ".join("{:.1f},{:.1f}".format(*axes.at(x + 0.5, y)) for x, y in zip(edges, series, strict=False))
-        lines.append(f'<polyline points="{points}" fill="none" stroke="{colours[n % 4]}"/>')
-    return axes.svg(lines, "s", "messages per second", "Received: " + ", ".join(name[3:] for name in names))
+        plot.line(edges[:-1] + 0.5, np.histogram(at, edges)[0].astype(np.float64), name[3:], colour=colour)
+    return plot.svg("Received in every second.")

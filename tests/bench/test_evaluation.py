@@ -19,7 +19,7 @@ def test_an_archive_is_scored_and_goes_on_where_it_was(recorded, tmp_path, monke
     (archive / "golden.reference.mcap").write_bytes(b"no session")
     (archive / "broken.mcap").write_bytes(b"no session")
     code, told, error = call("evaluate", archive, "--out", out, "--json")
-    assert code == 0, error
+    assert code == 1 and "not an MCAP file" in error, "a failure is the exit status"
     rows = {Path(row["session"]).name: row for row in told["rows"]}
     assert set(rows) == {"a.mcap", "golden.mcap", "broken.mcap"} and rows["broken.mcap"]["status"] == "failed"
     good = rows["golden.mcap"]
@@ -64,3 +64,10 @@ def test_evaluations_that_cannot_begin_are_named(options, said, tmp_path, monkey
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout=1))
     code, _, error = call("evaluate", *options, "--out", tmp_path)
     assert code == 2 and said in error
+
+
+def test_a_difference_within_chance_is_neither_better_nor_worse():
+    judged = evaluation.judged
+    assert judged([0.383, 0.384], -1.0, 0.05).startswith("<span class=quiet>the same")
+    assert "worse" in judged([0.383, 0.484], -1.0, 0.05) and "better" in judged([0.484, 0.383], -1.0, 0.05)
+    assert judged([0.4, None], -1.0, 0.05) == "" and judged([1.0, 2.0], 0.0, 0.0) == ""
