@@ -96,6 +96,9 @@ class _Session:
         self._recordings = request.recordings()
         for name in (*self._recordings, *request.only):
             guide.room.step(name)  # refuses unknown names before anything is measured
+        for path in self._recordings.values():
+            if not path.exists():
+                raise ConfigError(f"--recording {path}: there is no such file")
         self._failed: list[str] = []
 
     def calibrated(self) -> list[str]:
