@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import importlib
 import json
 import logging
@@ -562,8 +563,9 @@ def page(rows: Sequence[Row], labels: Sequence[str]) -> str:
         by.setdefault(row.session, {})[row.label] = row
     parts = [
         "<!doctype html><meta charset=utf-8><title>Evaluation</title>",
-        f"<style>{STYLE}</style><h1>{len(by)} sessions replayed</h1>",
-        f"<p>navnode {__version__}; research use only, not a medical device</p>",
+        f"<style>{STYLE}</style><h1>{len(by)} session{'s' if len(by) != 1 else ''} replayed</h1>",
+        f"<p class=result>{html.escape(_result(totals(rows), by, labels))}</p>",
+        f"<p class=quiet>navnode {__version__}; research use only, not a medical device</p>",
         "<h2>Means</h2>",
         _means(totals(rows), by, labels),
         "<h2>Session by session</h2>",
@@ -572,6 +574,19 @@ def page(rows: Sequence[Row], labels: Sequence[str]) -> str:
     if len(labels) == 2:
         parts += [_scatter(by, labels, key, name) for key, name, *_ in _COMPARED[:4]]
     return "\n".join(parts)
+
+
+def _result(sums: Mapping[str, FigureSums], by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str:
+    """The evaluation in one line: what failed, and the figures that differ, or the target error."""
+    failed = sum(sums[label].failed for label in labels)
+    parts = [f"{failed} failed" if failed else "none failed"]
+    for key, name, better, least in _COMPARED:
+        values = [getattr(sums[label], key) for label in labels]
+        verdict = judged(values, better, max(least, _chance(by, labels, key)))
+        if verdict.startswith("<b") or (key == "tre_mm" and None not in values):
+            word = " (better)" if "better" in verdict else " (worse)" if "worse" in verdict else ""
+            parts.append(f"{name}: {' → '.join(map(_number, values))}{word}")
+    return "; ".join(parts)
 
 
 def _means(sums: Mapping[str, FigureSums], by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str:
@@ -640,7 +655,7 @@ def _sessions(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str]) -> str
 def _scatter(by: Mapping[str, Mapping[str, Row]], labels: Sequence[str], key: str, name: str) -> str:
     """One against the other; a point is a session."""
     pairs = _pairs(by, labels, key)
-    if not pairs:
+    if len(pairs) < 2:
         return ""
     points = np.array(pairs, np.float64)
     both = np.array([points.min(), points.max()])

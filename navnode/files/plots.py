@@ -22,7 +22,10 @@ COLOURS = (LINE, SECOND, GOOD, BAD, "#7d55d9", "#56606e")
 """Of series, in their order."""
 _SIZE_IN = (4.3, 2.4)
 _SQUARE_IN = (2.6, 2.4)
+_LEGEND_IN = 2.0
 _MOST_POINTS = 800
+_MOST_INSIDE = 3
+"""Names in a legend that stands within the axes."""
 _STYLE = {
     "font.size": 8.5,
     "font.family": "sans-serif",
@@ -55,10 +58,10 @@ class Plot:
     def __init__(self, x_name: str, y_name: str, *, zero: bool = False, square: bool = False) -> None:
         self._names, self._zero, self._square = (x_name, y_name), zero, square
         self._parts: list[Callable[[Any], None]] = []
-        self._legend = False
+        self._labels = 0
 
     def _add(self, draw: Callable[[Any], None], label: str) -> Plot:
-        self._legend |= bool(label)
+        self._labels += bool(label)
         self._parts.append(draw)
         return self
 
@@ -116,7 +119,9 @@ class Plot:
         except ImportError:
             return figure("<p>Not drawn: plots need matplotlib, pip install 'navnode[analysis]'.</p>", caption)
         with mpl.rc_context(_STYLE):
-            drawn = Figure(figsize=_SQUARE_IN if self._square else _SIZE_IN, layout="constrained")
+            wide, high = _SQUARE_IN if self._square else _SIZE_IN
+            beside = _LEGEND_IN if self._labels > _MOST_INSIDE else 0.0
+            drawn = Figure(figsize=(wide + beside, high), layout="constrained")
             axes = drawn.subplots()
             for part in self._parts:
                 part(axes)
@@ -125,7 +130,9 @@ class Plot:
                 axes.set_ylim(bottom=0)
             if self._square:
                 axes.set_aspect("equal", adjustable="datalim")
-            if self._legend:
+            if self._labels > _MOST_INSIDE:
+                axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            elif self._labels:
                 axes.legend(loc="best")
             written = io.StringIO()
             drawn.savefig(written, format="svg", metadata=_NO_METADATA, transparent=True)

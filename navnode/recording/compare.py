@@ -244,7 +244,9 @@ def _arrays(was: list[Any], now: list[Any], tolerances: Mapping[str, float], nam
     if a.shape == (4, 4):
         for part, what in ((off[:3, :3], "rotation"), (off[:3, 3], "translation")):
             if not (part <= tolerances.get(what, 0.0)).all():
-                return f"{name}: {what} off by {np.nanmax(part):.3g}, at most {tolerances.get(what, 0.0):g}"
+                unit = " mm" if what == "translation" else ""
+                most = f"{tolerances.get(what, 0.0):g}{unit}"
+                return f"{name}: {what} off by {np.nanmax(part):.3g}{unit}, at most {most}"
         return ""
     limit = tolerances.get(name.rsplit(".", 1)[-1], 0.0)
     return "" if (off <= limit).all() else f"{name}: off by {np.nanmax(off):.3g}, at most {limit:g}"

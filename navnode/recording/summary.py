@@ -289,18 +289,14 @@ def page(summary: Summary) -> str:
     parts = [
         "<!doctype html><meta charset=utf-8><title>Session</title>",
         f"<style>{STYLE}</style><h1>Session {html.escape(summary.path.rsplit('/', 1)[-1])}</h1>",
-        f"<p>{report.start} UTC, {summary.seconds:.1f} s, {report.messages} messages, navnode "
+        f"<p class=result>{html.escape(_result(summary, report))}</p>",
+        f"<p class=quiet>{report.start} UTC, {summary.seconds:.1f} s, {report.messages} messages, navnode "
         f"{html.escape(str(summary.versions.get('navnode', '?')))}; research use only, not a medical device</p>",
         f'<p class=verdict style="background:{SECOND}">REPLAY ({html.escape(replayed)})</p>' if replayed else "",
         *(f'<p class=verdict style="background:{BAD}">{html.escape(text)}</p>' for text in warnings),
-        "<h2>Validity</h2>",
+        *(["<h2>Validity</h2>"] if summary.timeline else []),
         *(_timeline(summary, name) for name in summary.timeline),
-        "<h2>Latency</h2>",
-        *(_latency(name, summary.latency_ms[name]) for name in ("frame", "tool") if name in summary.latency_ms),
-        table(
-            ("path or stage", "p50 ms", "p95 ms", "p99 ms", "max ms", "count"),
-            [(name, *(f"{v:g}" for v in msgspec.structs.astuple(row))) for name, row in report.latency_ms.items()],
-        ),
+        *(_latencies(summary, report) if report.latency_ms else []),
         "<h2>Topics</h2>",
         table(
             ("topic", "messages", "Hz", "MB", "longest gap s"),
@@ -334,6 +330,18 @@ def page(summary: Summary) -> str:
     return "\n".join(parts)
 
 
+def _result(summary: Summary, report: SessionReport) -> str:
+    """The session in one line."""
+    parts = []
+    if "registration" in summary.timeline:
+        shares = summary.shares("registration")
+        parts.append("registration " + ", ".join(f"{status} {share:.1%}" for status, share in shares.items() if share))
+    for name, what in (("frame", "X-ray to pose"), ("tool", "tracker to overlay")):
+        if name in report.latency_ms:
+            parts.append(f"{what} {report.latency_ms[name].p95:.3g} ms (95 %)")
+    return "; ".join(parts) or "no outputs of a node: only what was received"
+
+
 def _timeline(summary: Summary, name: str) -> str:
     """A bar over time, coloured by status."""
     changes, width = summary.timeline[name], 2 * WIDTH
@@ -359,6 +367,16 @@ def _reasons(changes: list[tuple[float, str, str]], ends: list[float]) -> str:
     rows = [(f"{at:.1f} to {end:.1f} s", status, reason or "no reason given") for at, end, status, reason in longest]
     left = len(stretches) - len(longest)
     return table(("when", "", "why"), rows) + (f"<p class=quiet>and {left} shorter ones</p>" if left else "")
+
+
+def _latencies(summary: Summary, report: SessionReport) -> list[str]:
+    """Plots and a table of latencies."""
+    rows = [(name, *(f"{v:g}" for v in msgspec.structs.astuple(row))) for name, row in report.latency_ms.items()]
+    return [
+        "<h2>Latency</h2>",
+        *(_latency(name, summary.latency_ms[name]) for name in ("frame", "tool") if name in summary.latency_ms),
+        table(("path or stage", "p50 ms", "p95 ms", "p99 ms", "max ms", "count"), rows),
+    ]
 
 
 def _latency(name: str, samples: list[tuple[float, float]]) -> str:
