@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from calibration.heard import Heard, record
+from calibration.results import in_words, measured
 from calibration.verdict import Calibration
 from navnode.errors import ConfigError, WireError
 from navnode.igtl import BlockingClient
@@ -86,23 +87,14 @@ def _receive(client: BlockingClient, heard: Heard, wanted: set[str]) -> None:
         record(heard, message, client.received_ns, wanted)
 
 
-def _worst(value: object) -> float | None:
-    """The largest number of a figure that may have several."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    numbers = np.asarray([] if value is None else value, np.float64).ravel()
-    return float(numbers.max()) if len(numbers) else None
-
-
 def _panel(heard: Heard, verdict: Calibration[Any] | None, left_s: float) -> Group:
-    """Figures with their gates, and the next thing to do."""
+    """Figures beside their pass marks, and the next thing to do."""
     table = Table.grid(padding=(0, 2))
     for device, times in heard.times_s.items():
         table.add_row(f"[bold]{device}[/]", f"{len(times)} samples", "")
     if verdict is not None:
-        for key, limit in verdict.gates.items():
-            worst = _worst(verdict.quality.get(key))
-            table.add_row(key, "-" if worst is None else f"{worst:.3g}", f"gate {limit:g}")
+        for figure in map(measured, verdict.figures):
+            table.add_row(escape(figure.what), in_words(figure), "[green]✓[/]" if figure.kept else "[yellow]…[/]")
     if verdict is None:
         advice = Text("waiting for the devices", style="yellow")
     elif verdict.passed:

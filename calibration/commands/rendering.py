@@ -9,23 +9,31 @@ from typing import Any
 import msgspec
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from calibration.exchange import Exchanged
+from calibration.results import found as results_found
+from calibration.results import found_in_words, measured, values_in_words
 from calibration.verdict import Calibration, plain
 from navnode.clock import now_ns
 from navnode.files.artifacts import NS_PER_DAY, Artifact
 
 
 def show_calibration(found: Calibration[Any], out: Path | None) -> None:
-    """Figures against their gates, and the verdict."""
-    console, document = Console(), found.document()
-    _print_figures(console, document["result"], document["quality"], found.gates)
+    """The verdict and the result, then figures beside their pass marks; all numbers are in ``--json``."""
+    console = Console()
     if found.passed:
         kept = f"; written to {out}" if out is not None else "; nothing was written (--out)"
         console.print(f"[bold green]PASS[/]{kept}", highlight=False)
+        console.print(found_in_words(results_found(found)), markup=False, highlight=False)
     else:
         console.print("[bold red]FAIL[/]", highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for figure in map(measured, found.figures):
+        mark = "[green]✓[/]" if figure.kept else "[red]✗[/]"
+        table.add_row(escape(figure.what), *values_in_words(figure), mark)
+    console.print(table)
 
 
 def show_artifact(found: Artifact[Any]) -> None:
@@ -45,6 +53,7 @@ def show_artifact(found: Artifact[Any]) -> None:
     ):
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
+    console.print(found_in_words(results_found(found)), markup=False, highlight=False)
     gates = found.quality.get("gates", {})
     _print_figures(
         console,
@@ -75,7 +84,7 @@ def _print_figures(
 ) -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in [*result.items(), *quality.items()]:
-        if name == "gates":
+        if name in ("gates", "covariance"):
             continue
         limit = f"gate {gates[name]:g}" if name in gates else ""
         table.add_row(f"[bold]{name}[/]", _brief(value), limit)
