@@ -207,6 +207,8 @@ class Room:
             artifact = artifacts.read(step.path) if step.path.suffix == ".json" else None
         except CalibrationError as error:
             return Kept(State.REFUSED, self.used(step, 0), str(error), skipped)
+        if artifact is not None and artifact.kind not in step.kind.names:
+            reason = f"it is a calibration of kind {artifact.kind!r}, not {step.kind.name!r}"
         created_ns = artifact.created_ns if artifact is not None else step.path.stat().st_mtime_ns
         state = State.REFUSED if reason else State.KEPT
         return Kept(state, self.used(step, created_ns), reason, skipped, artifact)

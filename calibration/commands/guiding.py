@@ -13,6 +13,7 @@ from rich.text import Text
 from calibration.guide import Run, StepState, VerdictState, verdict_state
 from calibration.results import change_in_words, found_in_words, in_words
 from calibration.room import State, Step, Used
+from navnode.clock import now_ns
 
 __all__ = ["TASKS", "WITHOUT", "live", "summary", "title", "verdict_lines"]
 
@@ -63,6 +64,7 @@ _USED = {
     Used.VERIFIES: "for the record; no node loads it",
 }
 _BAR = 30
+_NS_PER_HOUR = 3_600_000_000_000
 
 
 def title(step: Step | StepState) -> str:
@@ -137,10 +139,16 @@ def summary(steps: Sequence[StepState]) -> Table:
 
 def _state(step: StepState) -> str:
     if step.state == State.KEPT:
-        return "[green]kept[/]"
+        return f"[green]kept[/] {_ago(step.created_ns)}"
     if step.state == State.REFUSED:
         return "[red]not usable[/]"
     return "left out" if step.skipped else "not needed" if step.need == "optional" else f"[yellow]{step.need}[/]"
+
+
+def _ago(created_ns: int) -> str:
+    """How old something is, in words; '' if that is not known."""
+    hours = (now_ns() - created_ns) / _NS_PER_HOUR
+    return "" if not created_ns or hours < 1 else f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
 
 
 def _used_now(step: StepState) -> str:

@@ -170,6 +170,15 @@ def test_expired_calibrations_are_refused_and_measured_again(tmp_path):
     assert guide.next().name == "pivot-Drill"
 
 
+def test_a_calibration_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "kept").mkdir()
+    other = artifacts.Artifact(kind="temporal", status="PASS", result=artifacts.ImageLagResult(5_000_000))
+    artifacts.write(tmp_path / "kept" / "handeye.json", other)
+    room = Room(config.load(room_toml(tmp_path)))
+    kept = room.kept(room.step("handeye"))
+    assert kept.state is State.REFUSED and "of kind 'temporal', not 'handeye'" in kept.reason
+
+
 def test_used_from_when(tmp_path, turned):
     path = room_toml(tmp_path)
     calibrate(path, "--recording", f"pivot-Drill={turned[0]}")
