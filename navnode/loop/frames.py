@@ -193,7 +193,7 @@ class Frames:
             start_volume_from_carm=patient.best_guess @ patient_from_carm,
             patient_from_carm=patient_from_carm,
             effort=patient.effort,
-            sparse_volume=not volume.with_ct,
+            sparse_volume=volume.current is not None and not volume.with_ct,
             bodies=bodies,
         )
 

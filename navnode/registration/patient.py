@@ -10,7 +10,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
-from navnode.registration.fusion import PatientFilter, measurement
+from navnode.registration.fusion import FRAMES_PER_LOOK, PatientFilter, measurement
 from navnode.registration.sliding import Sliding
 from navnode.types import (
     Effort,
@@ -100,7 +100,7 @@ class PatientRegistration:
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
         self._why_not = _NONE_YET
         self._tracked = True
-        self._accepted = False
+        self._accepted = self._located = False
         self._sparse = False
         self.reported: Status | None = None
         """The status last reported; None before the first report."""
@@ -166,13 +166,19 @@ class PatientRegistration:
             carm_from_patient,
             rotation_center_mm,
             sparse_volume=request.sparse_volume,
+            depth_open=registration.views == 1,
         )
         timestamp_ns = request.frame.timestamp_ns
+        if registration.views > 1 and not self._located:
+            self._sliding.forget()  # what depth was before is a guess
         slid_mm = self._sliding.slid_mm(
             timestamp_ns, measured, registration.volume_from_carm, registration.covariance, rotation_center_mm
         )
-        if self.searching or self.filter is None:
-            self._begin(PatientFilter(measured, rotation_center_mm, covariance * 30.0), good=1)
+        located = registration.views > 1
+        if self.searching or self.filter is None or (located and not self._located):
+            self._located = located
+            looks = 1.0 if located else FRAMES_PER_LOOK  # several views repeat no error
+            self._begin(PatientFilter(measured, rotation_center_mm, covariance * looks), good=1)
         else:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns

@@ -3,12 +3,13 @@
 :mod:`body` is one of them, as X-rays show it; :mod:`picture` compares edges, for what is explained in part;
 :mod:`joint` refines all together, :mod:`anywhere` finds one without a start, :mod:`registered` puts them together and
 judges. :mod:`whole` explains the whole image instead, where a CT shows all that is in it; :mod:`articulated` follows it
-from one X-ray to the next.
+from one X-ray to the next. :mod:`alone` follows bones without a CT.
 """
 
+from navnode.registration.bodies.alone import Alone
 from navnode.registration.bodies.articulated import Articulated
 from navnode.registration.bodies.body import Body
 from navnode.registration.bodies.registered import BodyFit, BodyRegistration, Shot
 from navnode.registration.bodies.whole import WholeRegistration
 
-__all__ = ["Articulated", "Body", "BodyFit", "BodyRegistration", "Shot", "WholeRegistration"]
+__all__ = ["Alone", "Articulated", "Body", "BodyFit", "BodyRegistration", "Shot", "WholeRegistration"]
