@@ -68,7 +68,10 @@ def test_a_map_that_cannot_be_used_is_named_before_the_start(folder, labels, lab
             FrameRegistration(config.load(path), read_volume(folder / "ct.nii.gz"), 1)
 
 
-@pytest.mark.parametrize(("file", "said"), [("none.nii.gz", "no such file"), ("empty.nii.gz", "not a CT in HU"), ("soft.nii.gz", "no bone in it")])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("none.nii.gz", "no such file"), ("empty.nii.gz", "not a CT in HU"), ("soft.nii.gz", "no bone in it")],
+)
 def test_a_bone_of_its_own_that_cannot_be_used_is_named_before_the_start(folder, file, said):
     air = np.full((9, 9, 9), -1000, np.int16)
     nibabel.save(nibabel.Nifti1Image(air, np.eye(4)), folder / "empty.nii.gz")

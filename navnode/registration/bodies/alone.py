@@ -252,6 +252,7 @@ class Alone:
                 [self.bodies[row] for row in beside],
                 [pose for row in beside if (pose := self._known[row].pose) is not None],
             ),
+            attempt=self._failures,
         )
         return _Quest(rows, steps, shot, other is not None)
 

@@ -33,6 +33,8 @@ _FINEST_BY_VOXEL = 0.6
 """Smallest pixel by the size of a voxel: smaller ones show noise that the volume does not."""
 _EVERYWHERE = 1400
 """Rotations tried without a start: 17 degrees apart."""
+_OTHER = 1000
+"""Added to the number of an attempt for its second half."""
 _NEAR_RAD, _NEAR_STEP_RAD = 0.3, 0.13
 _NEAR_MM = 20.0
 _FAR_MM = 110.0
@@ -162,29 +164,31 @@ class BodyRegistration:
         """
         return _finished(self.steps(bodies, starts), progress)
 
-    def steps(self, bodies: Sequence[Body], starts: Sequence[Matrix | None], beside: _Beside = ((), ())) -> Steps:
+    def steps(
+        self, bodies: Sequence[Body], starts: Sequence[Matrix | None], beside: _Beside = ((), ()), attempt: int = 0
+    ) -> Steps:
         """Find all bodies, then refine them together, a tenth of a second at a time.
 
-        What is found for certain is taken off the pictures before the others are searched again.
+        What is found for certain is taken off the pictures before the others are searched again, in other rotations.
 
         Args:
             starts: ``world_from_body``, within 15 mm and 15 degrees; None: anywhere.
             beside: other bodies, which are known.
+            attempt: another number tries other rotations.
         """
         found, count = [], len(bodies)
         for n, (body, start) in enumerate(zip(bodies, starts, strict=True)):
-            found.append(
-                (yield from _within(self._search(body, start, beside), 0.7 * n / count, 0.7 * (n + 1) / count))
-            )
+            one = self._search(body, start, beside, attempt)
+            found.append((yield from _within(one, 0.7 * n / count, 0.7 * (n + 1) / count)))
         certain = [n for n, places in enumerate(found) if _certain(places)]
         doubtful = [n for n in range(count) if n not in certain]
-        if certain and doubtful:
-            known = (
-                [*(bodies[n] for n in certain), *beside[0]],
-                [*(found[n][0].world_from_body for n in certain), *beside[1]],
-            )
-            for n in doubtful:
-                again = yield from _within(self._search(bodies[n], starts[n], known), 0.7, 0.9)
+        known = (
+            [*(bodies[n] for n in certain), *beside[0]],
+            [*(found[n][0].world_from_body for n in certain), *beside[1]],
+        )
+        for n in doubtful:
+            if certain or starts[n] is None:
+                again = yield from _within(self._search(bodies[n], starts[n], known, attempt + _OTHER), 0.7, 0.9)
                 found[n] = max(found[n], again, key=lambda places: places[0].likeness if places else -1.0)
         there = [n for n, places in enumerate(found) if places]
         if not there:
@@ -207,10 +211,12 @@ class BodyRegistration:
         """
         return _finished(self._search(body, start, beside))
 
-    def _search(self, body: Body, start: Matrix | None, beside: _Beside) -> Generator[float, None, list[Found]]:
+    def _search(
+        self, body: Body, start: Matrix | None, beside: _Beside, attempt: int = 0
+    ) -> Generator[float, None, list[Found]]:
         pictures = self._without(self.pictures(body, 0), beside)
         if start is None:
-            rotations, center_mm, reach_mm = rotations_everywhere(_EVERYWHERE), self.middle_mm, _FAR_MM
+            rotations, center_mm, reach_mm = rotations_everywhere(_EVERYWHERE, attempt), self.middle_mm, _FAR_MM
         else:
             rotations = rotations_near(start[:3, :3], _NEAR_RAD, _NEAR_STEP_RAD)
             center_mm, reach_mm = g.transform(start, body.center_mm), _NEAR_MM
