@@ -10,7 +10,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import Config
 from navnode.loop.topics import max_age_ns
-from navnode.registration.patient import PatientRegistration, Wording
+from navnode.registration.over_time import RegistrationOverTime, Wording
 from navnode.types import (
     BodyPose,
     BodyStart,
@@ -51,7 +51,7 @@ class Bodies:
             invalid_after_s=config.registration.degraded_after_s,
         )
         self._each = {
-            body.name: _Followed(PatientRegistration(settings, config.carm, _WORDING), with_ct=not config.bones_alone)
+            body.name: _Followed(RegistrationOverTime(settings, config.carm, _WORDING), with_ct=not config.bones_alone)
             for body in config.bodies
         }
 
@@ -91,7 +91,7 @@ class Bodies:
 class _Followed:
     """One body over time; its registration's ``volume_from_patient`` is ``body_from_volume``."""
 
-    def __init__(self, registration: PatientRegistration, *, with_ct: bool) -> None:
+    def __init__(self, registration: RegistrationOverTime, *, with_ct: bool) -> None:
         self._registration, self._with_ct = registration, with_ct
         self._last: Matrix | None = None
         self._last_ns = 0

@@ -15,7 +15,7 @@ from navnode.loop.plans import Plans
 from navnode.loop.status import NodeStatus
 from navnode.loop.tools import PoseOutcome, Tools
 from navnode.loop.volume import Volumes
-from navnode.registration.patient import Loss, PatientRegistration
+from navnode.registration.over_time import Loss, RegistrationOverTime
 from navnode.types import (
     CommandResult,
     Frame,
@@ -60,7 +60,7 @@ class Pipeline:
         self.config, self.status, self.epoch = config, NodeStatus(config), 0
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
-        self.patient = PatientRegistration(config.registration, config.carm)
+        self.patient = RegistrationOverTime(config.registration, config.carm)
         self.bodies, self.plans = Bodies(config), Plans()
         self._unpaired = 0
 

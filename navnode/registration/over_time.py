@@ -1,4 +1,7 @@
-"""volume_from_patient over time: searched, then a candidate, then confirmed, and doubted when evidence changes."""
+"""A registration over time: searched, then a candidate, then confirmed, and doubted when evidence changes.
+
+Written for the patient, ``volume_from_patient``. A bone that moves by itself is followed so, too: ``body_from_volume``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from navnode.types import (
     invalid,
 )
 
-__all__ = ["Loss", "PatientRegistration", "Wording"]
+__all__ = ["Loss", "RegistrationOverTime", "Wording"]
 
 _LOST_AFTER = 5
 """Contradicting frames in a row after which the registration is abandoned."""
@@ -77,8 +80,8 @@ class Loss(Enum):
     VOLUME_LOST = "registration lost, and with it the volume made in the patient's frame"
 
 
-class PatientRegistration:
-    """The navigation registration and whether it may be used."""
+class RegistrationOverTime:
+    """One pose that X-rays show again and again, and whether it may be used."""
 
     def __init__(self, settings: RegistrationSection, carm: CArmSection, wording: Wording | None = None) -> None:
         self._settings, self._wording = settings, wording or Wording()
