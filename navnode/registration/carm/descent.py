@@ -98,12 +98,13 @@ class State:
 
     carm: CArm
     poses: list[Matrix]
+    """volume_from_carm, 4x4 each."""
     pivots_mm: list[float]
     views: list[Linear]
     maps: list[Matrix]
     """Of each view: (9, P) from all parameters to the view's pose and geometry, in units of ``SCALE``."""
     covariance: Matrix
-    """PxP of all parameters, in units of ``SCALE``."""
+    """(P, P) of all parameters, in units of ``SCALE``."""
     iterations: int
     step_mm: float
     deviation: Matrix
@@ -136,7 +137,8 @@ class Views:
         """Gauss-Newton at one level, from poses and a geometry nearby.
 
         Args:
-            deviation: of the poses from one common motion, as the level before left it.
+            poses: volume_from_carm, 4x4 each.
+            deviation: (6 per view,) of the poses from one common motion, as the level before left it.
         """
         pivots_mm = [float(np.linalg.norm(self.center_mm - pose[:3, 3])) for pose in poses]
         maps = self._maps(poses, pivots_mm)

@@ -55,14 +55,21 @@ READOUTS = [Readout(mirrored, turned) for mirrored in (False, True) for turned i
 
 
 def image_of(shot: Shot, carm: CArm, mirrored: bool) -> XrayImage:
+    """A picture as the C-arm saw it, mirrored back if it is mirrored."""
     counts = np.ascontiguousarray(shot.counts[:, ::-1]) if mirrored else shot.counts
     return XrayImage(counts, as_stated(carm, mirrored))
 
 
 def as_stated(carm: CArm, mirrored: bool) -> CArm:
+    """The stated geometry, of pictures that are mirrored back if they are mirrored."""
     u, v = carm.principal_point_px
     return replace(carm, principal_point_px=(carm.width_px - 1 - u, v)) if mirrored else carm
 
 
 def turned_start(start: Matrix, readout: Readout) -> Matrix:
+    """volume_from_carm, 4x4, for a picture read in one of these ways.
+
+    Args:
+        start: volume_from_carm, 4x4, for pictures as they are.
+    """
     return start @ g.rigid(g.rotation_exp(np.array([0.0, 0.0, np.deg2rad(readout.turned_deg)])))

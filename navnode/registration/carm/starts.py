@@ -26,13 +26,18 @@ _TRIED_COARSE, _TRIED_MIDDLE = 8, 3
 
 
 def widened(reach: Reach) -> Reach:
+    """A reach for starts that seem farther off, since the geometry is."""
     return Reach(reach.across_mm + _ACROSS_MM, reach.depth_mm + _DEPTH_MM, reach.turn_rad)
 
 
 def first_fit(
     registration: ImageRegistration, image: XrayImage, shot: Shot, readout: Readout, center_mm: Matrix, reach: Reach
 ) -> Fit:
-    """The best pose of one view with the stated geometry, on small images."""
+    """The best pose of one view with the stated geometry, on small images.
+
+    Args:
+        center_mm: (3,), middle of the volume.
+    """
     best: list[Fit] = []
     for start in (turned_start(start, readout) for start in shot.starts):
         pivot_mm = float(np.linalg.norm(center_mm - start[:3, 3]))
@@ -49,6 +54,13 @@ def together(views: Views, found: Sequence[Matrix], starts: Sequence[Matrix]) ->
 
     A wrong focal length moves each found pose along its own ray: where the rays meet is the patient, and how far that
     is from the sources tells the focal length.
+
+    Args:
+        found: volume_from_carm, 4x4, of every view.
+        starts: the same, right relative to each other.
+
+    Returns:
+        The views, of one motion; volume_from_carm, 4x4, of every view; and the geometry.
     """
     seen = [g.transform(g.inverse(pose), views.center_mm) for pose in found]
     rays = [start[:3, :3] @ (at / np.linalg.norm(at)) for start, at in zip(starts, seen, strict=True)]

@@ -85,8 +85,14 @@ def judged(
     views: Views,
     state: State,
     runner_up: tuple[float, Readout],
-    started: float,
+    started_s: float,
 ) -> Calibrated:
+    """Poses and geometry with a verdict.
+
+    Args:
+        runner_up: what the next best readout leaves unexplained, as a ratio, and that readout.
+        started_s: when it began, by the performance counter.
+    """
     count = len(shots)
     covariances = [state.covariance_of(k) for k in range(count)]
     (su, sv), distance_mm = state.carm.pixel_spacing_mm, state.carm.source_to_detector_mm
@@ -146,7 +152,7 @@ def judged(
         return Status.VALID, ""
 
     validity = Validity(*verdict())
-    elapsed_ms = 1e3 * (time.perf_counter() - started)
+    elapsed_ms = 1e3 * (time.perf_counter() - started_s)
     registrations = [
         Registration(
             volume_from_carm=g.orthonormal(fit.volume_from_carm),
@@ -215,8 +221,14 @@ def _contradiction(state: State) -> float:
     return float(squared / (9 * len(state.views) + len(state.deviation) - state.maps[0].shape[1]))
 
 
-def nothing(carm: CArm, shots: Sequence[Shot], center_mm: Matrix, blank: Sequence[str], started: float) -> Calibrated:
-    """The result where a picture shows nothing."""
+def nothing(carm: CArm, shots: Sequence[Shot], center_mm: Matrix, blank: Sequence[str], started_s: float) -> Calibrated:
+    """The result where a picture shows nothing.
+
+    Args:
+        center_mm: (3,), middle of the volume.
+        blank: of every view, why it shows nothing, or ''.
+        started_s: when it began, by the performance counter.
+    """
     unknown = np.eye(6) * 1e6
     reason = next(f"view {k}: {reason}" for k, reason in enumerate(blank) if reason)
     validity = Validity(Status.INVALID, reason)
@@ -240,5 +252,5 @@ def nothing(carm: CArm, shots: Sequence[Shot], center_mm: Matrix, blank: Sequenc
         contradiction=0.0,
         runner_up=1.0,
         validity=validity,
-        elapsed_ms=1e3 * (time.perf_counter() - started),
+        elapsed_ms=1e3 * (time.perf_counter() - started_s),
     )
