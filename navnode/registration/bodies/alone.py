@@ -23,6 +23,7 @@ from navnode.registration.bodies.registered import (
     BodyRegistration,
     Shot,
     Steps,
+    depth_opened,
 )
 from navnode.types import Array, CArm, Matrix, Registration, Status, Validity, invalid
 from navnode.xray.counts import blank_reason
@@ -208,7 +209,8 @@ class Alone:
                 known.pose = there
                 return _placed(body, there, covariance, validity, like, shot, pivot_mm, views=2)
             known.found = None
-        return _placed(body, pose, seen.covariance(n), validity, like, shot, pivot_mm, views=1)
+        covariance = depth_opened(seen.covariance(n), body, pose, shot)
+        return _placed(body, pose, covariance, validity, like, shot, pivot_mm, views=1)
 
     # --- searching -------------------------------------------------------------------------------
 
