@@ -49,6 +49,8 @@ _SAME_MM = 1.0
 """How far off, across the beam, an X-ray may show a body for what two directions showed to hold."""
 _FARTHEST_MM = 10.0
 """How far across the beam a body may move from one X-ray to the next."""
+_TRACKED, _ALL_SIDES = np.array([1e-4] * 3 + [0.1] * 3), 2
+"""Of the C-arm's own pose in the world, (rad, mm): whoever uses it adds the tracker's noise, and no depth is open."""
 _OTHER_SIDE = "an X-ray from another side, 30 degrees away or more, is needed to find it"
 
 
@@ -364,5 +366,12 @@ def _world(bodies: Sequence[Registration], world_from_carm: Matrix) -> Registrat
     validity = best.validity
     if not validity.usable:
         validity = replace(validity, reason="no bone is found in it" if len(bodies) > 1 else validity.reason)
-    informative = validity.usable
-    return replace(best, volume_from_carm=world_from_carm, validity=validity, informative=informative, center_mm=None)
+    return replace(
+        best,
+        volume_from_carm=world_from_carm,
+        validity=validity,
+        covariance=np.diag(_TRACKED**2),
+        informative=validity.usable,
+        center_mm=None,
+        views=_ALL_SIDES,
+    )
