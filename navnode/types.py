@@ -252,6 +252,8 @@ class Registration:
     """False when the image is blank or saturated: evidence neither for nor against a pose."""
     center_mm: Matrix | None = None
     """(3,), of a body, in its own frame; None: what is looked at lies at the pivot."""
+    views: int = 1
+    """Number of X-rays behind it: several, from different directions, leave no depth open."""
 
     @property
     def sigma(self) -> Matrix:

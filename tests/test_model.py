@@ -29,7 +29,7 @@ from navnode.projector import Projector
 from navnode.projector.grids import centered_grid
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import likely_surface
-from navnode.registration.intrinsics import Calibrated, Readout
+from navnode.registration.carm import Calibrated, Readout
 from navnode.types import CArm, Status, Validity, View, Volume
 from navnode.xray.chain import XrayChain
 from tests.browser import CHROMIUM, Browser

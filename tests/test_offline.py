@@ -21,7 +21,7 @@ from navnode.files.volumes import read_numbers, read_volume
 from navnode.offline.carm import write_calibrated
 from navnode.offline.files import view_of
 from navnode.projector import Projector
-from navnode.registration.intrinsics import Calibrated, Readout
+from navnode.registration.carm import Calibrated, Readout
 from navnode.simulation.scenario import carm_of_size, scenario_for
 from navnode.types import Status, Validity, Volume
 from navnode.xray.chain import XrayChain

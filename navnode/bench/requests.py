@@ -18,6 +18,7 @@ __all__ = [
     "LoopRequest",
     "ModelsRequest",
     "ProjectorRequest",
+    "RealRequest",
     "ReconstructionRequest",
     "RecordingRequest",
     "RegistrationRequest",
@@ -101,6 +102,16 @@ class BodiesRequest(msgspec.Struct, frozen=True, kw_only=True):
     ct: Annotated[Path, option("The CT.", "FILE")]
     label: tuple[Annotated[int, option("Move this label; repeat. Default: every bone.", ge=1)], ...] = ()
     cases: Annotated[int, option("X-ray pairs.", ge=1)] = 10
+    seed: Annotated[int, option("Random seed.")] = 0
+    threads: Threads = 2
+
+
+class RealRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Bones in real X-rays."""
+
+    folder: Annotated[Path, argument("Folder with views_*.json, BONE.nii.gz and reference_poses.json.", "DIR")]
+    bone: tuple[Annotated[str, option("Register this bone; repeat. Default: radius and ulna.")], ...] = ()
+    starts: Annotated[int, option("Starts nearby, of every bone and instant.", ge=1)] = 50
     seed: Annotated[int, option("Random seed.")] = 0
     threads: Threads = 2
 

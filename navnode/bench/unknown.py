@@ -9,7 +9,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.bench.cases import Case
 from navnode.registration import ImageRegistration, register_counts
-from navnode.registration.intrinsics import Calibrated, Shot, calibrate
+from navnode.registration.carm import Calibrated, Shot, calibrate
 from navnode.types import CArm, Effort, Matrix, Status
 
 __all__ = ["Located", "located"]

@@ -16,6 +16,7 @@ from navnode.bench.requests import (
     LoopRequest,
     ModelsRequest,
     ProjectorRequest,
+    RealRequest,
     ReconstructionRequest,
     RecordingRequest,
     RegistrationRequest,
@@ -106,6 +107,15 @@ def bodies(request: BodiesRequest, ui: Ui) -> None:
     progress = ui.progress("Registering")
     asked = request.ct, request.labels, request.label, request.cases, request.threads or None, request.seed
     ui.show(bodies.run(*asked, progress), figures.draw_bodies)
+
+
+@command(bench, RealRequest, example="navnode bench real wrist --bone radius --bone ulna --json")
+def real(request: RealRequest, ui: Ui) -> None:
+    """Measure how bones are found in real X-rays: from nowhere and from nearby, by outlines, and by one view alone."""
+    from navnode.bench import real
+
+    asked = request.folder, request.bone or real.BONES, request.starts, request.threads or 2, request.seed
+    ui.show(real.run(*asked, ui.progress("Registering")), figures.draw_real)
 
 
 @command(bench, TrustRequest, example="navnode bench trust --ct chest.nii.gz --traps 10000 --out rows.jsonl")

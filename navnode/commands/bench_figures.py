@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.igtl import IgtlReport, LinkFigures
     from navnode.bench.models import ModelBench
     from navnode.bench.projector import ProjectorReport
+    from navnode.bench.real import RealReport
     from navnode.bench.registration import Rate, RegistrationReport
     from navnode.bench.trust import TrustReport
     from navnode.bench.volumes import ReconstructionReport
@@ -149,6 +150,37 @@ def draw_bodies(report: BodiesReport) -> None:
     table.add_row("across the beam: median, p95", f"{across.median:.2f}, {across.p95:.2f} mm")
     table.add_row("X-rays a second", f"{followed.frames_per_s:g}")
     Console().print(table)
+
+
+def draw_real(report: RealReport) -> None:
+    """A row for each bone and instant."""
+    table = Table(
+        "bone", "instant", "from nowhere", "reference", "outlines px", "together", "VALID", "wrong", title="Two views"
+    )
+    for row in report.bones:
+        table.add_row(
+            row.bone,
+            row.instant,
+            f"{row.status} {row.reason}".strip(),
+            f"{row.reference_mm:.2f} mm, {row.reference_deg:.1f}°",
+            f"{_listed_px(row.outline_px)} (by chance {_listed_px(row.chance_px)})",
+            *(f"{found.hits} of {found.of}" for found in (row.ends_together, row.valid, row.wrong_valid)),
+        )
+    Console().print(table)
+    table = Table(
+        "bone", "instant", "across mm", "other picture px", "interval holds", "status", title="One view alone"
+    )
+    for row in report.bones:
+        said = ", ".join(f"{count} {status}" for status, count in sorted(row.one_view_status.items()))
+        spreads = [
+            f"{part.median:.2f} (p95 {part.p95:.2f})" for part in (row.one_view_across_mm, row.one_view_other_px)
+        ]
+        table.add_row(row.bone, row.instant, *spreads, f"{row.one_view_holds.hits} of {row.one_view_holds.of}", said)
+    Console().print(table)
+
+
+def _listed_px(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def draw_reconstruction(report: ReconstructionReport) -> None:

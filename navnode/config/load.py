@@ -74,7 +74,7 @@ def load(path: str | Path) -> Config:
         loaded,
         calibration=resolved(loaded.calibration, *_CALIBRATION_PATHS),
         tools=tuple(resolved(tool, "pivot", "spin") for tool in loaded.tools),
-        bodies=tuple(resolved(body, "labels") for body in loaded.bodies),
+        bodies=tuple(resolved(body, "labels", "file") for body in loaded.bodies),
         volume=replace(loaded.volume, ct=ct),
         plans=resolved(loaded.plans, "file"),
         sources=tuple(map(placed, loaded.sources)),

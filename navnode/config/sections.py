@@ -169,14 +169,31 @@ class ToolSection(Section, frozen=True):
 
 
 class BodySection(Section, frozen=True):
-    """A bone that moves by itself, a label of a map of the CT. All that is no body moves with the patient's marker."""
+    """A bone that moves by itself: a label of a map of the CT, or, where there is no CT, a volume of that bone alone.
+
+    What of a CT is no body moves with the patient's marker.
+    """
 
     name: str
-    labels: str
+    labels: str = ""
     """The label map, on the CT's grid; relative to the configuration file."""
-    label: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+    label: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    file: str = ""
+    """A volume with nothing but this bone; relative to the configuration file."""
+    volume_from_body: Rows | None = None
+    """Where that bone is about in the frame of the patient's marker, within 15 mm and 15 degrees; none: anywhere."""
 
     def __post_init__(self) -> None:
+        if bool(self.file) == bool(self.labels):
+            raise ValueError(f"{self.name}: either file, or labels and label")
+        if self.labels and self.label is None:
+            raise ValueError(f"{self.name}: label is missing")
+        if self.file and self.label is not None:
+            raise ValueError(f"{self.name}: label belongs to labels, not to file")
+        if self.labels and self.volume_from_body is not None:
+            raise ValueError(f"{self.name}: volume_from_body belongs to file; a label starts where the CT has it")
+        if self.volume_from_body is not None:
+            _check_rigid(self.volume_from_body, "volume_from_body")
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,11}", self.name):
             raise ValueError(f"name {self.name!r}: 1 to 12 letters and digits, so that {self.name}ToVolume fits")
 
@@ -470,8 +487,10 @@ class Config(Section, frozen=True):
             raise ValueError(f"bodies: the name {twice!r} occurs twice")
         if self.plans.file and not self.volume.ct:
             raise ValueError("plans.file: plans are kept in the coordinates of a CT, and volume.ct is empty")
-        if bodies and not self.volume.ct:
+        if any(body.labels for body in self.bodies) and not self.volume.ct:
             raise ValueError("bodies are labels of a CT, and volume.ct is empty")
+        if self.bones_alone:
+            self._check_bones_alone()
         fixed = [name for name in msgspec.structs.astuple(self.outputs) if isinstance(name, str)]
         derived = [f"{name}{part}" for name in names for part in ("ToVolume", "Axis", "Tip")]
         derived += [device for name in bodies for device in (f"{name}ToVolume", f"CArmTo{name}")]
@@ -483,7 +502,7 @@ class Config(Section, frozen=True):
         if len(set(devices)) != len(devices):
             twice = next(name for name in devices if devices.count(name) > 1)
             raise ValueError(f"device {twice!r} is named twice")
-        if not self.volume.ct and not self.reconstruction.enabled:
+        if not self.volume.ct and not self.reconstruction.enabled and not self.bones_alone:
             raise ValueError("volume.ct is empty and reconstruction.enabled is false: there would never be a volume")
         ports = [("console.port", self.console.port)]
         ports += [("display.port", self.display.port)] if self.display.enabled else []
@@ -499,6 +518,26 @@ class Config(Section, frozen=True):
             for other, other_port in ports[:index]:
                 if port == other_port and not name == other == "a source's port":
                     raise ValueError(f"{other} and {name} are both {port} on this machine")
+
+    @property
+    def bones_alone(self) -> bool:
+        """Whether bones have volumes of their own, and there is no CT: the volume's frame is the patient marker's."""
+        return any(body.file for body in self.bodies)
+
+    def _check_bones_alone(self) -> None:
+        if any(body.labels for body in self.bodies):
+            raise ValueError("bodies: some are labels of a CT and some have files; all must be one or the other")
+        if self.volume.ct:
+            raise ValueError("bodies have files, and volume.ct names a CT: bones of a CT are labels of it")
+        if self.reconstruction.enabled:
+            raise ValueError(
+                "bodies have files, so the volume's frame is the patient marker's, and no volume is made: "
+                "reconstruction.enabled must be false"
+            )
+        if self.registration.volume_from_patient_start != _IDENTITY:
+            raise ValueError(
+                "registration.volume_from_patient_start: bodies have files, and the volume's frame is the marker's"
+            )
 
 
 def matrix(rows: Rows) -> Matrix:

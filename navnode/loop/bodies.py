@@ -10,7 +10,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import Config
 from navnode.loop.topics import max_age_ns
-from navnode.registration.patient import PatientRegistration, Wording
+from navnode.registration.over_time import RegistrationOverTime, Wording
 from navnode.types import (
     BodyPose,
     BodyStart,
@@ -40,7 +40,7 @@ class Bodies:
 
     A body's pose is followed as the patient's is, with the CT in the place of the patient's marker: both are seen in
     the same X-ray, so neither the tracker nor a marker that slips has a part in it. But nothing holds a bone that no
-    X-ray shows: its pose is DEGRADED as soon as X-rays stop.
+    X-ray shows: its pose is DEGRADED as soon as X-rays stop. Without a CT it is followed relative to the marker itself.
     """
 
     def __init__(self, config: Config) -> None:
@@ -51,7 +51,8 @@ class Bodies:
             invalid_after_s=config.registration.degraded_after_s,
         )
         self._each = {
-            body.name: _Followed(PatientRegistration(settings, config.carm, _WORDING)) for body in config.bodies
+            body.name: _Followed(RegistrationOverTime(settings, config.carm, _WORDING), with_ct=not config.bones_alone)
+            for body in config.bodies
         }
 
     def starts(self) -> tuple[BodyStart, ...]:
@@ -90,8 +91,8 @@ class Bodies:
 class _Followed:
     """One body over time; its registration's ``volume_from_patient`` is ``body_from_volume``."""
 
-    def __init__(self, registration: PatientRegistration) -> None:
-        self._registration = registration
+    def __init__(self, registration: RegistrationOverTime, *, with_ct: bool) -> None:
+        self._registration, self._with_ct = registration, with_ct
         self._last: Matrix | None = None
         self._last_ns = 0
         self._withdrawn_why = "no X-ray registered yet"
@@ -99,19 +100,28 @@ class _Followed:
     @property
     def start(self) -> Matrix:
         """body_from_volume, as the last X-ray showed it; else where it was confirmed, or as in the CT."""
-        return self._registration.best_guess if self._last is None else self._last
+        return self._registration.best_guess if self._last is None or self._at_rest else self._last
 
     @property
     def lost(self) -> bool:
-        return self._last is None or not self._registration.confirmed
+        """Whether to search; without a CT, whether there is nothing better to start from than the last X-ray."""
+        return not self._at_rest and (not self._with_ct or self._last is None or not self._registration.confirmed)
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether X-rays together know better where it is than the last one; with a CT they are not asked."""
+        return not self._with_ct and self._last is not None and not self._registration.doubted
 
     def on_registration(
         self, name: str, done: RegistrationDone, registration: Registration, verdict: Validity
     ) -> BodyPose:
         timestamp_ns = done.request.frame.timestamp_ns
         self._last_ns = timestamp_ns
-        if not verdict.usable:
+        if not verdict.usable and self._with_ct:
             return self._withdrawn(name, f"in this X-ray the CT is not registered: {verdict.reason}")
+        if not verdict.usable:
+            own = registration.validity
+            return self._withdrawn(name, f"the X-ray is not used: {verdict.reason}" if own.usable else own.reason)
         volume_from_carm = done.registration.volume_from_carm
         if done.registration.validity.status is not Status.VALID and registration.validity.status is Status.VALID:
             doubt = replace(done.registration.validity, reason=f"the CT: {done.registration.validity.reason}")
@@ -123,6 +133,8 @@ class _Followed:
         if not seen.usable and registration.informative:
             return self._withdrawn(name, seen.reason)
         pose = self._pose(name, done.now_ns)
+        if not usable and not pose.validity.usable:
+            return self._withdrawn(name, registration.validity.reason)
         if not usable:
             return pose
         alone = pose.validity if pose.validity.status is Status.VALID else _one_view(seen)

@@ -16,7 +16,7 @@ from navnode.loop.tools import Tools
 from navnode.loop.topics import FRAME_WAITS_NS, max_age_ns
 from navnode.loop.views import Motion, PictureSlots
 from navnode.loop.volume import Volumes
-from navnode.registration.patient import PatientRegistration
+from navnode.registration.over_time import RegistrationOverTime
 from navnode.types import (
     Array,
     BodyStart,
@@ -179,7 +179,7 @@ class Frames:
         self,
         frame: Frame,
         patient_from_carm: Matrix,
-        patient: PatientRegistration,
+        patient: RegistrationOverTime,
         bodies: tuple[BodyStart, ...],
         volume: Volumes,
         epoch: int,
@@ -193,7 +193,7 @@ class Frames:
             start_volume_from_carm=patient.best_guess @ patient_from_carm,
             patient_from_carm=patient_from_carm,
             effort=patient.effort,
-            sparse_volume=not volume.with_ct,
+            sparse_volume=volume.current is not None and not volume.with_ct,
             bodies=bodies,
         )
 

@@ -15,7 +15,7 @@ from navnode.loop.plans import Plans
 from navnode.loop.status import NodeStatus
 from navnode.loop.tools import PoseOutcome, Tools
 from navnode.loop.volume import Volumes
-from navnode.registration.patient import Loss, PatientRegistration
+from navnode.registration.over_time import Loss, RegistrationOverTime
 from navnode.types import (
     CommandResult,
     Frame,
@@ -60,7 +60,7 @@ class Pipeline:
         self.config, self.status, self.epoch = config, NodeStatus(config), 0
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
-        self.patient = PatientRegistration(config.registration, config.carm)
+        self.patient = RegistrationOverTime(config.registration, config.carm)
         self.bodies, self.plans = Bodies(config), Plans()
         self._unpaired = 0
 
@@ -143,7 +143,7 @@ class Pipeline:
             return outputs
         if blurred := self.frames.blurred(frame, self.tools, self.clocks):
             return self.frames.refuse(frame, blurred, self.clocks)
-        if self.volume.current is not None:
+        if self.volume.current is not None or self.config.bones_alone:
             bodies = self.bodies.starts()
             return [self.frames.request(frame, placed, self.patient, bodies, self.volume, self.epoch)]
         unpaired = self.frames.unpaired(frame, placed, self.tools, self.clocks)
@@ -159,7 +159,7 @@ class Pipeline:
         if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):  # replaced, or poses do not hold
             self.frames.dropped["xray"] += 1
             return self._start()
-        if registration.validity.usable and not request.sparse_volume:
+        if registration.validity.usable and self.volume.with_ct:
             self.clocks.pairing.add(request.frame.timestamp_ns, registration)
         if unpaired := self.frames.unpaired(request.frame, request.patient_from_carm, self.tools, self.clocks):
             verdict, loss = invalid(unpaired), Loss.NONE

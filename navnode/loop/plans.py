@@ -7,7 +7,7 @@ from dataclasses import asdict
 from navnode import geometry as g
 from navnode.loop.volume import Volumes
 from navnode.planning.deviation import deviation, flaw, tip_covariance
-from navnode.registration.patient import PatientRegistration
+from navnode.registration.over_time import RegistrationOverTime
 from navnode.types import CommandResult, Output, Plan, PlanCommand, PlanDeviation, PlanOperation, ToolPose
 
 __all__ = ["MOST_PLANS", "Plans"]
@@ -46,7 +46,7 @@ class Plans:
         self.known, self.active = {}, ""
         return "plans are gone: the volume in which they were made is"
 
-    def deviations(self, outputs: list[Output], tool: str, patient: PatientRegistration) -> list[Output]:
+    def deviations(self, outputs: list[Output], tool: str, patient: RegistrationOverTime) -> list[Output]:
         """Deviations of the active tool's overlays among outputs."""
         plan = self.known.get(self.active)
         if plan is None:
@@ -57,7 +57,7 @@ class Plans:
             if isinstance(output, ToolPose) and output.tool == tool
         ]
 
-    def _deviation(self, plan: Plan, pose: ToolPose, patient: PatientRegistration) -> PlanDeviation:
+    def _deviation(self, plan: Plan, pose: ToolPose, patient: RegistrationOverTime) -> PlanDeviation:
         if pose.volume_from_tool is None or patient.filter is None:
             return PlanDeviation(plan.name, pose.tool, None, None, None, None, None, None, pose.validity)
         known = patient.filter

@@ -12,7 +12,7 @@ from navnode.loop.plans import Plans
 from navnode.loop.tools import Tools
 from navnode.loop.topics import STATE_EVERY_NS
 from navnode.loop.volume import Volumes
-from navnode.registration.patient import PatientRegistration
+from navnode.registration.over_time import RegistrationOverTime
 from navnode.types import Frame, NodeState, RegisteredFrame, Rejected, SourceState, Status
 from navnode.xray.dose import Ledger
 
@@ -89,7 +89,7 @@ class NodeStatus:
 
     def report(
         self,
-        patient: PatientRegistration,
+        patient: RegistrationOverTime,
         bodies: Bodies,
         frames: Frames,
         tools: Tools,

@@ -18,7 +18,7 @@ from navnode.loop.identity import Identities
 from navnode.loop.pairing import inverses
 from navnode.loop.poses import Missing, PoseRing
 from navnode.loop.topics import PATIENT_HIDDEN_NS, TOOL_WAITS_NS, max_age_ns
-from navnode.registration.patient import PatientRegistration
+from navnode.registration.over_time import RegistrationOverTime
 from navnode.types import Matrix, Output, Rejected, Status, ToolPose, TrackedPose, Validity, invalid
 
 __all__ = ["PoseOutcome", "Tools"]
@@ -102,12 +102,12 @@ class Tools:
         if device == self._devices.patient:
             self._continuity.lost()
 
-    def overlays(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+    def overlays(self, patient: RegistrationOverTime, clocks: Clocks) -> list[Output]:
         """Overlays that have become possible, or impossible, since the last call."""
         waiting = [tool for tool in self._tools.values() if tool.waiting]
         return [output for tool in waiting for output in self._overlay(tool, patient, clocks)]
 
-    def tick(self, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+    def tick(self, patient: RegistrationOverTime, clocks: Clocks) -> list[Output]:
         """Overlays that become possible, or expire, as time passes."""
         outputs: list[Output] = []
         for device, tool in self._tools.items():
@@ -210,7 +210,7 @@ class Tools:
         """Time of the newest pose of the patient's marker; 0: there is none."""
         return self.rings[self._devices.patient].newest_ns
 
-    def _overlay(self, tool: _Tool, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+    def _overlay(self, tool: _Tool, patient: RegistrationOverTime, clocks: Clocks) -> list[Output]:
         """The overlay of a tool's newest pose for whose time the patient's pose is known."""
         if not tool.waiting:
             return []
@@ -223,7 +223,7 @@ class Tools:
         tool.waiting.clear()
         return self._say(tool, None, invalid("the patient's marker is not seen", newest.timestamp_ns))
 
-    def _placed(self, tool: _Tool, pose: TrackedPose, patient: PatientRegistration, clocks: Clocks) -> list[Output]:
+    def _placed(self, tool: _Tool, pose: TrackedPose, patient: RegistrationOverTime, clocks: Clocks) -> list[Output]:
         """Turn a pose into an overlay: the tool's tip in the volume, at the time of the pose."""
         if reason := clocks.apart(pose.device, self._devices.patient):
             return self._say(tool, None, invalid(reason, pose.timestamp_ns))

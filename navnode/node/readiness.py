@@ -38,8 +38,13 @@ def check_files(config: Config) -> None:
     if is_ct_file(ct) and not Path(ct).exists():
         raise ConfigError(f"volume.ct: {ct}: no such file or folder")
     for number, body in enumerate(config.bodies):
-        if not Path(body.labels).is_file():
-            raise ConfigError(f"bodies[{number}].labels: {body.labels}: no such file")
+        for key, path in (("labels", body.labels), ("file", body.file)):
+            if path and not Path(path).is_file():
+                raise ConfigError(f"bodies[{number}].{key}: {path}: no such file")
+    if config.bones_alone:
+        from navnode.registration.answer import alone  # here: it is seldom checked, and slow to load
+
+        alone(config)
     plans = Path(config.plans.file) if config.plans.file and Path(config.plans.file).exists() else None
     if (config.bodies or plans is not None) and is_ct_file(ct):
         from navnode.node.plans import kept_plans  # here: they are seldom checked, and slow to load

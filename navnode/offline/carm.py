@@ -16,7 +16,7 @@ from navnode.files import artifacts
 from navnode.files.artifacts import CARM, Artifact, CArmGeometry, CArmResult, DistortionResult
 from navnode.files.views import ViewFile
 from navnode.files.whole import write_whole
-from navnode.registration.intrinsics import Calibrated
+from navnode.registration.carm import Calibrated
 from navnode.types import Array, CArm, Status, Validity
 from navnode.xray.correction import ImageCorrection
 

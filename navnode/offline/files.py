@@ -29,8 +29,8 @@ from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.surface import Surface, inside, skin_surface
 from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
-from navnode.registration.intrinsics import Calibrated, Shot, focal_px
-from navnode.registration.intrinsics import calibrate as find_geometry
+from navnode.registration.carm import Calibrated, Shot, focal_px
+from navnode.registration.carm import calibrate as find_geometry
 from navnode.registration.starts import landmark_pose, station_poses
 from navnode.types import Array, Effort, Grid, Matrix, Registration, Status, View, Volume
 from navnode.xray.counts import line_integrals, open_beam_counts

@@ -221,7 +221,10 @@ class Anonymizer:
                 config,
                 sources=sources,
                 volume=change(config.volume, ct="CT" if config.volume.ct else ""),
-                bodies=tuple(change(body, labels="labels") for body in config.bodies),
+                bodies=tuple(
+                    change(body, labels="labels" if body.labels else "", file="file" if body.file else "")
+                    for body in config.bodies
+                ),
                 recording=change(config.recording, file="", folder=""),
                 console=change(config.console, tls=None),
                 reconstruction=change(config.reconstruction, remote=None),

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from navnode.config import Config
+from navnode import geometry as g
+from navnode.config import Config, matrix
 from navnode.errors import ConfigError
-from navnode.files.bodies import read_labels
-from navnode.registration.bodies import Articulated
+from navnode.files.bodies import read_bone, read_labels
+from navnode.projector.native import default_threads
+from navnode.registration.bodies import Alone, Articulated, Body
 from navnode.registration.single import register_counts
 from navnode.registration.smear import anticipate
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Registration, RegistrationRequest, Volume, invalid
 
-__all__ = ["FrameRegistration", "articulated"]
+__all__ = ["FrameRegistration", "alone", "articulated"]
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,30 @@ def articulated(config: Config, ct: Volume) -> Articulated:
         ConfigError: a label map cannot be used, or there is no bone in a body; names the key.
     """
     try:
-        labels = read_labels([(Path(body.labels), body.label) for body in config.bodies], ct)
+        labels = read_labels([(Path(body.labels), body.label or 0) for body in config.bodies], ct)
         return Articulated(ct, labels, [body.name for body in config.bodies], config.registration.threads or None)
     except ConfigError as error:
         raise ConfigError(f"bodies: {error}") from error
+
+
+def alone(config: Config) -> Alone:
+    """A configuration's bones, each of a volume of its own.
+
+    Raises:
+        ConfigError: a volume cannot be used, or there is no bone in it; names the key.
+    """
+    bodies = []
+    for number, body in enumerate(config.bodies):
+        try:
+            bodies.append(Body.of(read_bone(Path(body.file)), None, body.name, 1))
+        except ConfigError as error:
+            raise ConfigError(f"bodies[{number}]: {error}") from error
+    return Alone(
+        bodies,
+        [None if body.volume_from_body is None else matrix(body.volume_from_body) for body in config.bodies],
+        config.registration.invalid_after_s,
+        config.registration.threads or default_threads(),
+    )
 
 
 class FrameRegistration:
@@ -51,6 +73,7 @@ class FrameRegistration:
         self._threads = config.registration.threads or None
         self._articulated: Articulated | None = None
         self._registration: ImageRegistration | None = None
+        self._alone = alone(config) if config.bones_alone else None
         if volume is not None and config.bodies:
             self._articulated = articulated(config, volume)
         elif volume is not None:
@@ -71,6 +94,17 @@ class FrameRegistration:
         start, frame = request.start_volume_from_carm, request.frame
         starts = [start, *(body.body_from_volume @ start for body in request.bodies)]
         try:
+            if self._alone is not None:
+                parts = self._alone.register(
+                    frame.counts,
+                    self._carm,
+                    request.patient_from_carm,
+                    self._isocentre_mm,
+                    [None if body.lost else g.inverse(body.body_from_volume) for body in request.bodies],
+                    request.epoch,
+                    frame.timestamp_ns,
+                )
+                return parts[0], tuple(parts[1:])
             if self._articulated is not None:
                 parts = self._articulated.register(
                     frame.counts,

@@ -11,9 +11,9 @@ import numpy as np
 from navnode import geometry as g
 from navnode.types import Matrix
 
-__all__ = ["PatientFilter", "measurement"]
+__all__ = ["FRAMES_PER_LOOK", "PatientFilter", "measurement"]
 
-_FRAMES_PER_LOOK = 30.0
+FRAMES_PER_LOOK = 30.0
 """Frames assumed to share one error: two seconds at 15 frames/s, the stay at a station."""
 
 _DEPTH_FLOOR_MM = 1.0
@@ -86,7 +86,7 @@ class PatientFilter:
 
     def update(self, measured: Matrix, covariance: Matrix) -> None:
         """Update with one frame's volume_from_patient; frames of a station share their errors."""
-        self.combine(measured, covariance * _FRAMES_PER_LOOK)
+        self.combine(measured, covariance * FRAMES_PER_LOOK)
 
     def combine(self, measured: Matrix, noise: Matrix) -> None:
         """Update with an independent measurement of volume_from_patient."""
@@ -109,9 +109,15 @@ def measurement(
     rotation_center_mm: Matrix,
     *,
     sparse_volume: bool = False,
+    depth_open: bool = True,
 ) -> tuple[Matrix, Matrix]:
-    """One frame's (volume_from_patient, covariance at the rotation center) with tracker noise and depth floor."""
+    """One frame's (volume_from_patient, covariance at the rotation center) with tracker noise and depth floor.
+
+    Args:
+        depth_open: the pose is from X-rays of one direction.
+    """
     with_floor = covariance * (_SPARSE_INFLATION**2 if sparse_volume else 1.0)
-    with_floor[5, 5] += (_SPARSE_DEPTH_FLOOR_MM if sparse_volume else _DEPTH_FLOOR_MM) ** 2
+    if depth_open:
+        with_floor[5, 5] += (_SPARSE_DEPTH_FLOOR_MM if sparse_volume else _DEPTH_FLOOR_MM) ** 2
     through = g.perturbation_through(carm_from_patient, np.array([0.0, 0.0, pivot_mm]), rotation_center_mm)
     return volume_from_carm @ carm_from_patient, through @ with_floor @ through.T + np.diag(_TRACKING_SIGMA**2)

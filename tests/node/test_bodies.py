@@ -66,3 +66,21 @@ def test_a_map_that_cannot_be_used_is_named_before_the_start(folder, labels, lab
     if labels != "none.nii.gz":
         with pytest.raises(ConfigError, match=said):
             FrameRegistration(config.load(path), read_volume(folder / "ct.nii.gz"), 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("none.nii.gz", "no such file"), ("empty.nii.gz", "not a CT in HU"), ("soft.nii.gz", "no bone in it")],
+)
+def test_a_bone_of_its_own_that_cannot_be_used_is_named_before_the_start(folder, file, said):
+    air = np.full((9, 9, 9), -1000, np.int16)
+    nibabel.save(nibabel.Nifti1Image(air, np.eye(4)), folder / "empty.nii.gz")
+    air[2:7, 2:7, 2:7] = 40
+    nibabel.save(nibabel.Nifti1Image(air, np.eye(4)), folder / "soft.nii.gz")
+    path = folder / "node.toml"
+    without_ct = CARM.replace('[volume]\nct = "ct.nii.gz"\n', "[reconstruction]\nenabled = false\n")
+    path.write_text(f'{without_ct}\n[[bodies]]\nname = "Radius"\nfile = "{file}"\n')
+    with pytest.raises(ConfigError, match=said):
+        check_files(config.load(path))
+    code, _, error = call("run", path, "--check")
+    assert code == 2 and "bodies[0]" in error and said in error

@@ -40,6 +40,26 @@ def camera(degrees: float) -> np.ndarray:
     return g.rigid(np.stack([np.cross(down, ray), down, ray], axis=1), -700.0 * ray)
 
 
+def taken(
+    volumes: list[Volume], poses: list[np.ndarray], degrees: float, grey: bool = False, seed: int | None = None
+) -> Shot:
+    """An X-ray with soft tissue, noise and blur; 8 bits with a gamma if grey."""
+    pose = camera(degrees)
+    line = sum(
+        Projector(Volume(volume.voxels - 60 * (volume.voxels > 0), volume.volume_from_index), threads=1).render(
+            CARM, g.inverse(world_from_body) @ pose
+        )
+        for volume, world_from_body in zip(volumes, poses, strict=True)
+    )
+    u, v = np.meshgrid(np.arange(CARM.width_px), np.arange(CARM.height_px))
+    line = line + 1.5 * np.exp(-(((u - 190) / 150) ** 2) - ((v - 180) / 260) ** 2)
+    light = cv2.GaussianBlur(np.exp(-line), (0, 0), 0.7)
+    counts = np.random.default_rng(round(degrees) if seed is None else seed).poisson(light * 4000) * 14.0
+    if grey:
+        return Shot((255 * np.clip(counts / 50_000, 0, 1) ** 0.5).astype(np.uint8), CARM, pose)
+    return Shot(np.clip(counts, 0, 65_000).astype(np.uint16), CARM, pose)
+
+
 def moved(body: Body, rng: np.random.Generator, mm: float, degrees: float) -> np.ndarray:
     turn, shift = rng.normal(size=(2, 3))
     turn *= np.deg2rad(degrees) / np.linalg.norm(turn)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -13,33 +12,14 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.bodies import read_bone
 from navnode.files.views import read_views
-from navnode.projector import Projector
 from navnode.registration.bodies import Body, BodyRegistration, Shot, WholeRegistration
 from navnode.registration.bodies.anywhere import apart, rotations_everywhere
 from navnode.registration.bodies.joint import SCALE, descend, look
 from navnode.registration.bodies.picture import Picture
 from navnode.types import Status, Volume
-from tests.registration.bones import CARM, articulated, bone, camera, moved, patient
+from tests.registration.bones import CARM, articulated, bone, camera, moved, patient, taken
 
 WRIST = Path(__file__).parents[3] / "shared" / "xray_real" / "wrist"
-
-
-def taken(volumes: list[Volume], poses: list[np.ndarray], degrees: float, grey: bool = False) -> Shot:
-    """An X-ray with soft tissue, noise and blur; 8 bits with a gamma if grey."""
-    pose = camera(degrees)
-    line = sum(
-        Projector(Volume(volume.voxels - 60 * (volume.voxels > 0), volume.volume_from_index), threads=1).render(
-            CARM, g.inverse(world_from_body) @ pose
-        )
-        for volume, world_from_body in zip(volumes, poses, strict=True)
-    )
-    u, v = np.meshgrid(np.arange(CARM.width_px), np.arange(CARM.height_px))
-    line = line + 1.5 * np.exp(-(((u - 190) / 150) ** 2) - ((v - 180) / 260) ** 2)
-    light = cv2.GaussianBlur(np.exp(-line), (0, 0), 0.7)
-    counts = np.random.default_rng(round(degrees)).poisson(light * 4000) * 14.0
-    if grey:
-        return Shot((255 * np.clip(counts / 50_000, 0, 1) ** 0.5).astype(np.uint8), CARM, pose)
-    return Shot(np.clip(counts, 0, 65_000).astype(np.uint16), CARM, pose)
 
 
 @pytest.fixture(scope="module")

@@ -48,14 +48,19 @@ def rotations_near(rotation: Matrix, within_rad: float, step_rad: float) -> list
     return [rotation @ g.rotation_exp(turn) for turn in turns[np.linalg.norm(turns, axis=1) <= within_rad + 1e-9]]
 
 
-def rotations_everywhere(count: int) -> list[Matrix]:
-    """Rotations (3, 3) spread evenly over all (super-Fibonacci spirals: Alexa, CVPR 2022)."""
+def rotations_everywhere(count: int, attempt: int = 0) -> list[Matrix]:
+    """Rotations (3, 3) spread evenly over all (super-Fibonacci spirals: Alexa, CVPR 2022).
+
+    Args:
+        attempt: every one has rotations between those of the others.
+    """
     s = np.arange(count) + 0.5
     t, root, psi = s / count, np.sqrt(2.0), 1.533751168755204288118041
     r, big = np.sqrt(t), np.sqrt(1 - t)
     a, b = 2 * np.pi * s / root, 2 * np.pi * s / psi
     quaternions = np.stack([r * np.sin(a), r * np.cos(a), big * np.sin(b), big * np.cos(b)], axis=1)
-    return list(Rotation.from_quat(quaternions).as_matrix())
+    turned = Rotation.random(random_state=attempt) if attempt else Rotation.identity()
+    return list((turned * Rotation.from_quat(quaternions)).as_matrix())
 
 
 def search(

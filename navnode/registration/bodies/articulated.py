@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.errors import ComputeError
-from navnode.projector import Projector
-from navnode.projector.grids import coarsened
 from navnode.registration.appearance import (
     MOST_BODIES,
     NOTHING,
@@ -27,9 +25,10 @@ from navnode.registration.appearance import (
     XrayImage,
     fitted,
 )
-from navnode.registration.bodies.body import Body, Shadow, soft_tissue
-from navnode.registration.bodies.detail import added, likenesses
+from navnode.registration.bodies.body import Body, Shadow
+from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
+from navnode.registration.bodies.scene import Scene
 from navnode.registration.fit import NOISE_FLOOR, Fit
 from navnode.registration.gradations import best_gradation
 from navnode.registration.misreading import unless_misread
@@ -72,9 +71,8 @@ _SEARCHED_EVERY = 3
 _LONGEST_STEP_MM = 20.0
 _CLOSE_SIMILARITY = 0.9
 """Below this a fit from a close start is rejected, and the pyramid is used."""
-_LIKELY, _POSSIBLE = 0.78, 0.65
-"""Likeness (:mod:`detail`) from which on a body is believed, and below which it is not: in one view, wrong ones reach
-0.64."""
+_POSSIBLE = 0.65
+"""Likeness (:mod:`detail`) below which a body is not believed: in one view, wrong ones reach 0.64."""
 _ERRORS = 5.0
 """Ratio of actual errors to the statistical sigma of independent pixels: more than for one rigid volume, since soft
 tissue does not follow; less than for whole images, since pixels lie farther apart."""
@@ -164,11 +162,9 @@ class Articulated:
             raise ValueError(f"{len(labels)} bodies, at most {MOST_BODIES - 1}")
         self.bodies = [Body.of(ct, label, name, threads) for label, name in zip(labels, names, strict=True)]
         self._rigid = ImageRegistration(ct, threads)
-        rest = soft_tissue(ct, labels)
-        self._rest = {
-            scale.voxel_mm: Projector(coarsened(rest, scale.voxel_mm), threads=threads)
-            for scale in (_COARSE, _MIDDLE, _FINE)
-        }
+        self._scene = Scene(ct, labels, self.bodies, threads)
+        for scale in (_COARSE, _MIDDLE, _FINE):
+            self._scene.rest(scale.voxel_mm)  # before the first X-ray
         self._keyframes: dict[int, _Keyframe] = {}
         self._before: Appearance | None = None
         self._images = 0
@@ -290,7 +286,7 @@ class Articulated:
         doubtful = [
             part
             for part, (which, (_, like)) in enumerate(zip(lost, verdicts[1:], strict=True), start=1)
-            if which and like < _LIKELY
+            if which and like < LIKELY
         ]
         if not doubtful:
             return judged
@@ -350,7 +346,7 @@ class Articulated:
         pixels = _grid(carm) if observed.pixels is None else observed.pixels
         jacobian = np.zeros((6 * len(poses), len(pixels)), np.float32)
         try:
-            predicted, jacobian[:6] = self._rest[scale.voxel_mm].render(
+            predicted, jacobian[:6] = self._scene.rest(scale.voxel_mm).render(
                 carm, poses[0], pixels, jacobian=True, pivot_mm=pivot_mm
             )
             for n, (body, pose) in enumerate(zip(self.bodies, poses[1:], strict=True), start=1):
@@ -376,7 +372,7 @@ class Articulated:
                 or keyframe.carm != carm
                 or apart_mm(keyframe.part_from_carm, pose, pivot_mm) > _KEYFRAME_MM
             ):
-                projector = self.bodies[part - 1].at(_MIDDLE.voxel_mm) if part else self._rest[_MIDDLE.voxel_mm]
+                projector = self.bodies[part - 1].at(_MIDDLE.voxel_mm) if part else self._scene.rest(_MIDDLE.voxel_mm)
                 pixels = chosen_pixels(Level(projector, _FINE.image_px, 0, 0.0), carm, pose, pivot_mm)
                 keyframe = self._keyframes[part] = _Keyframe(pose, carm, pixels)
             count = _CHOSEN_BODY if part else _CHOSEN_REST
@@ -426,9 +422,7 @@ class Articulated:
 
     def _shadows(self, carm: CArm, poses: Sequence[Matrix], scale: _Scale) -> tuple[FloatArray, list[Shadow | None]]:
         """Line integrals (H, W) of the rest of the CT, and the shadows of bodies."""
-        rest = self._rest[scale.voxel_mm].render(carm, poses[0])
-        bodies = zip(self.bodies, poses[1:], strict=True)
-        return rest, [body.shadow(carm, pose, np.eye(4)) for body, pose in bodies]
+        return self._scene.shown(carm, poses[0], poses[1:], scale.voxel_mm)
 
 
 def _verdict(likeness: float, across_mm: float, step_mm: float, moved_mm: float) -> Validity:
@@ -440,7 +434,7 @@ def _verdict(likeness: float, across_mm: float, step_mm: float, moved_mm: float)
         return invalid(f"the X-ray does not look like it ({likeness:.2f})")
     if step_mm > _UNSETTLED_MM[0]:
         return Validity(Status.DEGRADED, "the registration has not settled")
-    if likeness < _LIKELY:
+    if likeness < LIKELY:
         return Validity(Status.DEGRADED, f"the X-ray looks little like it ({likeness:.2f})")
     if across_mm > _SIGMA_MM:
         return Validity(Status.DEGRADED, f"expected error {across_mm:.1f} mm")

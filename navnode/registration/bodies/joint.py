@@ -27,6 +27,8 @@ _FEWEST_PX = 20
 _BETTER = 1e-5
 _LEAST_SIGNAL = 0.4
 """Share of an X-ray's edges that are taken for more than noise, at least."""
+_ERRORS = 7.0
+"""Ratio of actual errors to those of independent pixels."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Seen:
     def mean_of(self, row: int) -> float:
         """The same of one body."""
         return float(np.mean(np.nan_to_num(self.likeness[row], nan=-1.0) * np.sqrt(self.shown[row])))
+
+    def covariance(self, row: int) -> Matrix:
+        """6x6 (rad, mm) of ``world_from_body @ exp(xi, center_mm)`` of one body, wherever the others are."""
+        at = slice(6 * row, 6 * row + 6)
+        information = self.hessian + 1e-9 * (np.trace(self.hessian) + 1.0) * np.eye(len(self.hessian))
+        return np.asarray((_ERRORS * self.residual) ** 2 * np.linalg.inv(information)[at, at] / np.outer(SCALE, SCALE))
 
 
 def look(bodies: Sequence[Body], pictures: Sequence[Picture], poses: Sequence[Matrix], *, derive: bool = True) -> Seen:
@@ -191,7 +199,12 @@ def _normal_equations(
 
 
 def descend(
-    bodies: Sequence[Body], pictures: Sequence[Picture], poses: Sequence[Matrix], most: int, still_mm: float
+    bodies: Sequence[Body],
+    pictures: Sequence[Picture],
+    poses: Sequence[Matrix],
+    most: int,
+    still_mm: float,
+    spread: Matrix | None = None,
 ) -> Seen:
     """The poses that fit best, from poses nearby.
 
@@ -199,13 +212,19 @@ def descend(
         poses: ``world_from_body``, 4x4, of every body.
         most: iterations.
         still_mm: shortest step.
+        spread: (6,), 1-sigma (rad, mm) by which bodies may be off their poses: what pictures leave open stays there.
     """
     best = look(bodies, pictures, poses)
     damping = _FIRST_DAMPING
     for _ in range(most):
-        diagonal = np.diag(best.hessian)
-        damped = best.hessian + np.diag(damping * diagonal + 1e-6 * diagonal.max() + 1e-12)
-        step = np.asarray(np.linalg.solve(damped, best.gradient), float).reshape(-1, 6)
+        hessian, gradient = best.hessian, best.gradient
+        if spread is not None:
+            precision = np.tile((_ERRORS * best.residual / (spread * SCALE)) ** 2, len(bodies))
+            hessian = hessian + np.diag(precision)
+            gradient = gradient - precision * _off(bodies, poses, best.poses)
+        diagonal = np.diag(hessian)
+        damped = hessian + np.diag(damping * diagonal + 1e-6 * diagonal.max() + 1e-12)
+        step = np.asarray(np.linalg.solve(damped, gradient), float).reshape(-1, 6)
         lengths = np.linalg.norm(step, axis=1, keepdims=True)
         shorter: Matrix = step * np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(lengths, 1e-9))
         tried = look(bodies, pictures, _moved(bodies, best.poses, shorter))
@@ -218,6 +237,15 @@ def descend(
             if damping > _MOST_DAMPING:
                 break
     return best
+
+
+def _off(bodies: Sequence[Body], starts: Sequence[Matrix], poses: Sequence[Matrix]) -> Matrix:
+    """Scaled steps (6 bodies,) from starts to poses."""
+    steps = [
+        SCALE * g.log(g.inverse(start) @ pose, body.center_mm)
+        for body, start, pose in zip(bodies, starts, poses, strict=True)
+    ]
+    return np.concatenate(steps)
 
 
 def _moved(bodies: Sequence[Body], poses: Sequence[Matrix], step: Matrix) -> list[Matrix]:

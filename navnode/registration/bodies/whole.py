@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from navnode import geometry as g
-from navnode.projector import Projector
-from navnode.projector.grids import coarsened
 from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, XrayImage, fitted
 from navnode.registration.bodies.anywhere import apart
-from navnode.registration.bodies.body import Body, Shadow, soft_tissue
-from navnode.registration.bodies.detail import added, likenesses
+from navnode.registration.bodies.body import Body, Shadow
+from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
+from navnode.registration.bodies.scene import Scene
 from navnode.registration.fit import NOISE_FLOOR
 from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, invalid
 
@@ -32,9 +31,8 @@ _RESTARTS = 2
 _SEARCHES, _SEARCHED = 4, np.array([0.25] * 3 + [10.0] * 3)
 """How often a body that is not found is searched again, and how far from its start, (rad, mm)."""
 _RESTART_MM, _RESTART_RAD = 4.0, 0.1
-_LIKELY, _POSSIBLE = 0.78, 0.5
-"""Least likeness (:mod:`detail`) of all views from which on a body is believed, and below which it is not. Bones at
-their places reach 0.8 and more where they are shown, those of mirrored CTs at most 0.6."""
+_POSSIBLE = 0.5
+"""Least likeness (:mod:`detail`) of all views below which a body is not believed."""
 _SAME_MM, _SAME_RAD = 0.7, 0.05
 """Starts that end farther apart found two places."""
 _MARGIN = 0.1
@@ -81,7 +79,7 @@ class WholeRegistration:
     def __post_init__(self) -> None:
         """Take the bodies out of the CT."""
         self._images = [XrayImage(shot.counts, shot.carm) for shot in self.shots]
-        self._soft = soft_tissue(self.ct, self.labels)
+        self._scene = Scene(self.ct, self.labels, self.bodies, self.threads)
 
     def register(
         self, starts: Sequence[Matrix], progress: Callable[[float], None] = lambda share: None
@@ -125,7 +123,7 @@ class WholeRegistration:
     ) -> tuple[_Descended, Array]:
         """Try what is not found again, from farther off its start, beside what is; keep what is likelier."""
         for _ in range(_SEARCHES):
-            doubtful = [row for row in range(len(self.bodies)) if not _least(detail[row]) >= _LIKELY]
+            doubtful = [row for row in range(len(self.bodies)) if not _least(detail[row]) >= LIKELY]
             if not doubtful:
                 break
             poses = list(best.poses)
@@ -142,7 +140,7 @@ class WholeRegistration:
     def _at(self, pixels: int, voxel_mm: float) -> list[tuple[Observed, FloatArray]]:
         """The images at a level, and the line integrals (H, W) of soft tissue in them."""
         if pixels not in self._views:
-            projector = Projector(coarsened(self._soft, voxel_mm), threads=self.threads)
+            projector = self._scene.rest(voxel_mm)
             self._views[pixels] = []
             for image, shot in zip(self._images, self.shots, strict=True):
                 observed = image.observed(pixels, scatter=pixels > _LEVELS[0][0])
@@ -252,7 +250,7 @@ def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) ->
         return Validity(Status.DEGRADED, "one view leaves its depth open")
     if len(known) < len(detail):
         return Validity(Status.DEGRADED, "one view does not show it")
-    if least < _LIKELY:
+    if least < LIKELY:
         return Validity(Status.DEGRADED, f"the pictures look little like it ({least:.2f})")
     if elsewhere:
         return Validity(Status.DEGRADED, "another place looks like it, too")

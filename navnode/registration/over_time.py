@@ -1,4 +1,7 @@
-"""volume_from_patient over time: searched, then a candidate, then confirmed, and doubted when evidence changes."""
+"""A registration over time: searched, then a candidate, then confirmed, and doubted when evidence changes.
+
+Written for the patient, ``volume_from_patient``. A bone that moves by itself is followed so, too: ``body_from_volume``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
-from navnode.registration.fusion import PatientFilter, measurement
+from navnode.registration.fusion import FRAMES_PER_LOOK, PatientFilter, measurement
 from navnode.registration.sliding import Sliding
 from navnode.types import (
     Effort,
@@ -23,7 +26,7 @@ from navnode.types import (
     invalid,
 )
 
-__all__ = ["Loss", "PatientRegistration", "Wording"]
+__all__ = ["Loss", "RegistrationOverTime", "Wording"]
 
 _LOST_AFTER = 5
 """Contradicting frames in a row after which the registration is abandoned."""
@@ -77,8 +80,8 @@ class Loss(Enum):
     VOLUME_LOST = "registration lost, and with it the volume made in the patient's frame"
 
 
-class PatientRegistration:
-    """The navigation registration and whether it may be used."""
+class RegistrationOverTime:
+    """One pose that X-rays show again and again, and whether it may be used."""
 
     def __init__(self, settings: RegistrationSection, carm: CArmSection, wording: Wording | None = None) -> None:
         self._settings, self._wording = settings, wording or Wording()
@@ -100,7 +103,7 @@ class PatientRegistration:
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
         self._why_not = _NONE_YET
         self._tracked = True
-        self._accepted = False
+        self._accepted = self._located = False
         self._sparse = False
         self.reported: Status | None = None
         """The status last reported; None before the first report."""
@@ -166,13 +169,19 @@ class PatientRegistration:
             carm_from_patient,
             rotation_center_mm,
             sparse_volume=request.sparse_volume,
+            depth_open=registration.views == 1,
         )
         timestamp_ns = request.frame.timestamp_ns
+        if registration.views > 1 and not self._located:
+            self._sliding.forget()  # what depth was before is a guess
         slid_mm = self._sliding.slid_mm(
             timestamp_ns, measured, registration.volume_from_carm, registration.covariance, rotation_center_mm
         )
-        if self.searching or self.filter is None:
-            self._begin(PatientFilter(measured, rotation_center_mm, covariance * 30.0), good=1)
+        located = registration.views > 1
+        if self.searching or self.filter is None or (located and not self._located):
+            self._located = located
+            looks = 1.0 if located else FRAMES_PER_LOOK  # several views repeat no error
+            self._begin(PatientFilter(measured, rotation_center_mm, covariance * looks), good=1)
         else:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns

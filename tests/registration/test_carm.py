@@ -10,7 +10,7 @@ import pytest
 from navnode import geometry as g
 from navnode.projector import Projector
 from navnode.registration import ImageRegistration
-from navnode.registration.intrinsics import Shot, calibrate, ray_derivatives
+from navnode.registration.carm import Shot, calibrate, ray_derivatives
 from navnode.types import CArm, Status, Volume
 
 SIZE, SPACING_MM = 140, 1.5
