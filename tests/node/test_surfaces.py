@@ -116,7 +116,7 @@ def test_what_cannot_be_decimated_goes_out_whole(monkeypatch, caplog):
 
 
 def test_nonsense_is_refused_with_its_reason():
-    with pytest.raises(ComputeError, match="decimat|cannot be made"):
+    with pytest.raises(ComputeError, match="decimation failed"):
         decimated_apart(Mesh(np.full((30, 3), np.nan, np.float32), np.arange(30, dtype=np.uint32).reshape(-1, 3)), 4)
 
 
