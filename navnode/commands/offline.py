@@ -19,6 +19,7 @@ from navnode.offline.requests import (
     ReadRequest,
     ReconstructRequest,
     RegisterRequest,
+    SampleRequest,
 )
 
 if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
@@ -28,6 +29,19 @@ if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
     from navnode.offline.plans import PlansReport
 
 app = typer.Typer()
+
+
+@command(app, SampleRequest, example="navnode sample tryout   (then, in tryout, the examples of project, register ...)")
+def sample(request: SampleRequest, ui: Ui) -> None:
+    """Write a drawn CT, X-rays of it and views.json, to try other commands on.
+
+    Their names are those in the examples of project, register, reconstruct, model and read: these run in this folder.
+    Examples with a jig, label maps or DICOM need files of your own.
+    """
+    from navnode.offline import sample as made
+
+    report = made.sample(request, ui.progress("Drawing"))
+    ui.answer(report, f"{report.ct}, {report.views} and {len(report.images)} X-rays; next: cd {request.out}")
 
 
 @command(app, ProjectRequest, example="navnode project --volume ct.nii.gz --views views.json --out xrays --i0 60000")

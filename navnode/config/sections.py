@@ -130,6 +130,9 @@ class OutputsSection(Section, frozen=True):
     axis_hz: Annotated[float, msgspec.Meta(ge=0, le=1_000)] = 10.0
     """Largest rate of ``<Tool>Axis``, a drawing of the tool: receivers using the C++ library lose memory with every
     POLYDATA. What becomes INVALID is withdrawn at once. 0: with every pose."""
+    most_triangles: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 50_000
+    """Largest number of triangles of a surface that consoles get; larger ones are decimated for them, and state the
+    error that this adds. Recordings, displays and files keep the whole. 0: consoles get the whole as well."""
 
 
 class TrustSection(Section, frozen=True):

@@ -23,7 +23,19 @@ from navnode import __version__
 from navnode.clock import now_ns
 from navnode.config import Config, Source, SourceSection
 from navnode.errors import ConfigError, PeerError, RecordingError
-from navnode.igtl import Arrival, Client, CommandError, Handler, Message, Peer, Point, Server, TrackingData, Trajectory
+from navnode.igtl import (
+    Arrival,
+    Client,
+    CommandError,
+    Handler,
+    Message,
+    Peer,
+    Point,
+    PolyData,
+    Server,
+    TrackingData,
+    Trajectory,
+)
 from navnode.igtl.conventions import REPLAY_KEY, is_shown
 from navnode.loop import bus, topics
 from navnode.loop.backends import backends_of
@@ -38,6 +50,7 @@ from navnode.node.origins import Origins
 from navnode.node.plans import PlanDesk
 from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
+from navnode.node.surfaces import Surfaces
 from navnode.recording.spans import Spans
 from navnode.recording.tap import Tap
 from navnode.security import curve
@@ -130,6 +143,7 @@ class Node:
             max_messages_per_s=_CONSOLE_MESSAGES_PER_S,
             wary=console.invalid == "withhold",
         )
+        self._surfaces = Surfaces(config.outputs.most_triangles, self._publish)
         self._addresses = worker_address, output_address
         self._latency, self._overlay_latency = LatencyWindow(), LatencyWindow()
         self._listed: TrackingData | None = None
@@ -190,6 +204,7 @@ class Node:
         try:
             await asyncio.gather(failed, self._tick(), *(source.run() for source in self._sources))
         finally:
+            self._surfaces.close()
             self._close_recordings()
             if self._keys is not None:
                 self._keys.stop()
@@ -414,17 +429,23 @@ class Node:
             case VolumeUpdate():
                 self._displayed[output.role] = output
         for message in self._consoles(output):
+            if isinstance(message, PolyData) and isinstance(output, VolumeUpdate):
+                self._surfaces(message)
+                continue
             if isinstance(message, TrackingData):
                 if self._listed is None:
                     asyncio.get_running_loop().call_soon(self._publish_list)
                 self._listed = message
                 continue
-            self.server.publish(message, needs_status=not is_shown(message))
+            self._publish(message)
         if isinstance(output, RegisteredFrame) and output.volume_from_carm is not None:
             self._latency.add(now_ns() - output.frame.received_ns)
         if isinstance(output, ToolPose) and output.received_ns:
             self._overlay_latency.add(now_ns() - output.received_ns)
         self._to_displays(output)
+
+    def _publish(self, message: Message) -> None:
+        self.server.publish(message, needs_status=not is_shown(message))
 
     def _publish_list(self) -> None:
         """Publish the list of tools once for all poses that came together: it holds them all."""

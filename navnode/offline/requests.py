@@ -24,6 +24,7 @@ __all__ = [
     "ProjectRequest",
     "ReconstructRequest",
     "RegisterRequest",
+    "SampleRequest",
 ]
 
 _Ct = Annotated[Path, option("A CT that SimpleITK reads, or a DICOM folder.", "CT")]
@@ -83,6 +84,14 @@ class _ReadsCt(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: a choice is none.
         """
         return ReadAs(self.series, self.orientation, self.units)
+
+
+class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Write files to try the commands on."""
+
+    out: Annotated[Path, argument("Write the files into this new folder.", "DIR")]
+    size: Annotated[int, option("Detector pixels along each side.", ge=64, le=1024)] = 256
+    threads: Threads = 0
 
 
 class ProjectRequest(_ReadsCt, frozen=True, kw_only=True):
