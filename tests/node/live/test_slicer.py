@@ -27,7 +27,8 @@ def test_the_slicer_module_shows_commands_and_withdraws(live):
 
     def is_shown() -> bool:
         placed = bool(stage.places) and stage.places[-1] is not None
-        return placed and stage.models.get("DrillAxis") is not None and "Volume" in stage.volumes
+        drawn = all(stage.models.get(name) is not None for name in ("DrillAxis", "BoneModel"))
+        return placed and drawn and "Volume" in stage.volumes
 
     until(lambda: heard(is_shown), supervisor)
     assert stage.pictures["XRay"].voxels.shape == (1, SIZE_PX, SIZE_PX)
