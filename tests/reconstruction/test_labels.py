@@ -52,6 +52,27 @@ def test_bone_cut_by_the_ct_is_filled_up_to_the_border() -> None:
     assert (found & truth[:, :, 60:]).sum() > 0.95 * truth[:, :, 60:].sum()
 
 
+def joint() -> tuple[Volume, np.ndarray, np.ndarray]:
+    """Two bones that meet at a gap of one slice, whose cortex has two gaps of 10 mm in every slice of the first one's
+    end; the CT, its solid bone, and the gap between them."""
+    far, slices = radius(), np.arange(30)[:, None, None]
+    bone = np.repeat((far < 20)[None], 30, 0) & (slices != 15)
+    plates = (slices == 14) | (slices == 16)
+    hu = np.where(far < 50, 50.0, -1000.0) + 0.0 * slices
+    hu = np.where(bone, np.where((far > 17) | plates, 900.0, 60.0), hu)
+    hu[6:11, 55:65, 76:82] = hu[6:11, 76:82, 55:65] = 60  # as dense as muscle
+    return ct(hu), bone, np.repeat((far < 18)[None], 30, 0) & (slices == 15)
+
+
+def test_a_bones_end_is_solid_although_no_slice_closes_its_cortex() -> None:
+    volume, truth, gap = joint()
+    found = solid_bone(volume, limb=True)
+    assert found[6:11][:, radius() < 10].mean() > 0.99
+    assert found[truth].mean() > 0.97
+    assert not found[gap].any()
+    assert found.sum() < 1.15 * truth.sum()
+
+
 def test_the_spinal_canal_is_not_bone_but_the_vertebra_is() -> None:
     far, canal = radius((50, 60)), radius((80, 60))
     slice_hu = np.select([canal < 8, canal < 13, far < 20, far < 23, radius() < 55], [35, 700, 150, 600, 50], -1000)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from navnode.reconstruction.training.enclosure import enclosure
 from navnode.types import FloatArray, Volume
 
 __all__ = [
@@ -47,6 +48,15 @@ _LEAST_MARROW_CM2 = 4.0
 _BORDER_GAP_MM = 70.0
 _THIN_CORTEX_HU, _THIN_CORTEX_GAP_MM, _GROWN_PX = 140.0, 3.0, 3
 """Muscle, and vessels without contrast, stay below this."""
+
+_ENCLOSED = 0.85
+"""Share of rays out of marrow that meet cortex: 0.81 to 0.94 in all but a hundredth of the marrow of held-out limbs,
+0.53 to 0.73 in all but a tenth of what lies within 8 mm of their bones."""
+_AROUND_BONE_PX = 6
+_JOINT_MM = 3.5
+"""Half the least width of marrow; gaps of joints are narrower."""
+_SEALED_PX = 2
+_MARROW_HU = (-250.0, 300.0)
 
 _BODY_HU = -350.0
 _LUNG_HU = (-970.0, -550.0)
@@ -102,6 +112,7 @@ def solid_bone(ct: Volume, *, limb: bool) -> Mask:
     if limb:
         for axis in (1, 2):  # sagittal, coronal: at bones' ends, gaps are long in axial slices
             _fill_along(mask, smooth, ct, axis)
+        _fill_enclosed(mask, smooth, ct)
     return _without_scraps(mask, ct)
 
 
@@ -118,6 +129,28 @@ def _fill_along(mask: Mask, smooth: FloatArray, ct: Volume, axis: int) -> None:
             sizes = np.bincount(holes.ravel())
             sizes[0] = 0
             mask[at] |= ((sizes > least_px) & (sizes < most_px))[holes] & (ct.voxels[at] > -250)
+
+
+def _fill_enclosed(mask: Mask, smooth: FloatArray, ct: Volume) -> None:
+    """Fill, in place, what cortex with gaps encloses in space: osteoporotic ends of bones are open in every slice.
+
+    Gaps of joints are enclosed, too, but narrow, and cortex divides them from marrow.
+    """
+    near = ndimage.binary_dilation(mask, iterations=_AROUND_BONE_PX)
+    enclosed = enclosure((smooth > _THIN_CORTEX_HU) & near, ct.spacing_mm) >= _ENCLOSED
+    enclosed &= (ct.voxels > _MARROW_HU[0]) & near
+    soft = enclosed & (smooth < _MARROW_HU[1])
+    inner = ndimage.binary_opening(np.pad(soft, 1, mode="edge"), _ball(_JOINT_MM, ct.spacing_mm))[1:-1, 1:-1, 1:-1]
+    in_plane = np.ones((1, 3, 3), bool)
+    mask |= ndimage.binary_dilation(inner, in_plane, iterations=_SEALED_PX) & enclosed
+    mask |= ndimage.binary_fill_holes(mask)
+
+
+def _ball(radius_mm: float, spacing_mm: tuple[float, float, float]) -> Mask:
+    """The voxels whose centers lie in a ball, (k, j, i); at least one step along every axis."""
+    reach = [max(1, int(radius_mm / mm)) for mm in spacing_mm[::-1]]
+    k, j, i = np.mgrid[tuple(slice(-n, n + 1) for n in reach)]
+    return np.asarray((k / reach[0]) ** 2 + (j / reach[1]) ** 2 + (i / reach[2]) ** 2 <= 1)
 
 
 def _closed(mask: Mask, radii_px: tuple[float, float]) -> Mask:
