@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from navnode.files.volumes import write_volume
 from navnode.reconstruction.training.labels import (
     body_mask,
     labels,
@@ -13,6 +16,7 @@ from navnode.reconstruction.training.labels import (
     signed_distance,
     solid_bone,
 )
+from navnode.reconstruction.training.patients import Patient, Region, labelled
 from navnode.types import Volume
 from tests.conftest import SHARED
 
@@ -71,6 +75,28 @@ def test_a_bones_end_is_solid_although_no_slice_closes_its_cortex() -> None:
     assert found[truth].mean() > 0.97
     assert not found[gap].any()
     assert found.sum() < 1.15 * truth.sum()
+
+
+def test_labels_keep_the_hollow_bone_by_which_bones_are_told_apart() -> None:
+    volume, truth, _ = joint()
+    made = labels(volume, limb=True)
+    inside = truth[6:11] & (radius() < 10)
+    assert (made.bone[6:11][inside] < 0).mean() > 0.99
+    assert (made.hollow[6:11][inside] < 0).mean() < 0.6
+    assert ((made.bone < 0) | (made.hollow >= 0)).all()
+
+
+def test_cached_labels_of_an_earlier_version_are_made_again(tmp_path: Path) -> None:
+    volume, *_ = joint()
+    path = tmp_path / "joint.nii.gz"
+    write_volume(volume, path)
+    patient = Patient("joint", path, Region.LIMB, validates=False)
+    first = labelled(patient, tmp_path / "cache").labels
+    kept = tmp_path / "cache" / "limbs_joint.npz"
+    np.savez_compressed(kept, bone=first.hollow, lungs=first.lungs, body=first.body)
+    again = labelled(patient, tmp_path / "cache").labels
+    np.testing.assert_array_equal(again.bone, first.bone)
+    assert "hollow" in np.load(kept)
 
 
 def test_the_spinal_canal_is_not_bone_but_the_vertebra_is() -> None:

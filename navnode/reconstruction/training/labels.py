@@ -56,7 +56,7 @@ _AROUND_BONE_PX = 6
 _JOINT_MM = 3.5
 """Half the least width of marrow; gaps of joints are narrower."""
 _SEALED_PX = 2
-_MARROW_HU = (-250.0, 300.0)
+_MARROW_HU = (-250.0, BONE_HU)
 
 _BODY_HU = -350.0
 _LUNG_HU = (-970.0, -550.0)
@@ -76,6 +76,8 @@ class Labels:
     bone: npt.NDArray[np.int8]
     lungs: npt.NDArray[np.int8]
     body: npt.NDArray[np.int8]
+    hollow: npt.NDArray[np.int8]
+    """Bone whose ends may be hollow: bones that meet at a joint are told apart better in it."""
 
 
 def labels(ct: Volume, *, limb: bool) -> Labels:
@@ -88,12 +90,19 @@ def labels(ct: Volume, *, limb: bool) -> Labels:
     body = body_mask(ct)
     bone = solid_bone(ct, limb=limb) & body
     lungs = np.zeros_like(bone) if limb else lung_mask(ct, body) & ~bone
-    return Labels(*(signed_distance(mask, ct) for mask in (bone, lungs, body)))
+    hollow = solid_bone(ct, limb=limb, in_space=False) & body if limb else bone
+    return Labels(*(signed_distance(mask, ct) for mask in (bone, lungs, body, hollow)))
 
 
-def solid_bone(ct: Volume, *, limb: bool) -> Mask:
+def solid_bone(ct: Volume, *, limb: bool, in_space: bool = True) -> Mask:
     """Bone as a solid, (k, j, i): dense voxels, closed, with holes filled in every slice, without scraps and contrast
-    medium."""
+    medium.
+
+    Args:
+        ct: HU, axial slices.
+        limb: as for :func:`labels`.
+        in_space: fill limbs also where no slice is closed.
+    """
     spacing_mm = ct.spacing_mm
     in_plane = [0.0, *(_SMOOTHED_MM / mm if mm < 2.5 * _SMOOTHED_MM else 0.0 for mm in spacing_mm[1::-1])]
     smooth = ndimage.gaussian_filter(ct.voxels, in_plane)
@@ -112,7 +121,8 @@ def solid_bone(ct: Volume, *, limb: bool) -> Mask:
     if limb:
         for axis in (1, 2):  # sagittal, coronal: at bones' ends, gaps are long in axial slices
             _fill_along(mask, smooth, ct, axis)
-        _fill_enclosed(mask, smooth, ct)
+        if in_space:
+            _fill_enclosed(mask, smooth, ct)
     return _without_scraps(mask, ct)
 
 
@@ -141,8 +151,9 @@ def _fill_enclosed(mask: Mask, smooth: FloatArray, ct: Volume) -> None:
     enclosed &= (ct.voxels > _MARROW_HU[0]) & near
     soft = enclosed & (smooth < _MARROW_HU[1])
     inner = ndimage.binary_opening(np.pad(soft, 1, mode="edge"), _ball(_JOINT_MM, ct.spacing_mm))[1:-1, 1:-1, 1:-1]
+    # Only through what is not bone yet: cortex, though thin, divides marrow from the gap of a joint.
     in_plane = np.ones((1, 3, 3), bool)
-    mask |= ndimage.binary_dilation(inner, in_plane, iterations=_SEALED_PX) & enclosed
+    mask |= ndimage.binary_dilation(inner & ~mask, in_plane, iterations=_SEALED_PX, mask=enclosed & ~mask)
     mask |= ndimage.binary_fill_holes(mask)
 
 
