@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from navnode.files.volumes import write_volume
 from navnode.reconstruction.training.labels import (
     body_mask,
     labels,
@@ -13,6 +16,7 @@ from navnode.reconstruction.training.labels import (
     signed_distance,
     solid_bone,
 )
+from navnode.reconstruction.training.patients import Patient, Region, labelled
 from navnode.types import Volume
 from tests.conftest import SHARED
 
@@ -50,6 +54,49 @@ def test_bone_cut_by_the_ct_is_filled_up_to_the_border() -> None:
     cut = ct(volume.voxels[:, :, 60:])
     found = solid_bone(cut, limb=True)
     assert (found & truth[:, :, 60:]).sum() > 0.95 * truth[:, :, 60:].sum()
+
+
+def joint() -> tuple[Volume, np.ndarray, np.ndarray]:
+    """Two bones that meet at a gap of one slice, whose cortex has two gaps of 10 mm in every slice of the first one's
+    end; the CT, its solid bone, and the gap between them."""
+    far, slices = radius(), np.arange(30)[:, None, None]
+    bone = np.repeat((far < 20)[None], 30, 0) & (slices != 15)
+    plates = (slices == 14) | (slices == 16)
+    hu = np.where(far < 50, 50.0, -1000.0) + 0.0 * slices
+    hu = np.where(bone, np.where((far > 17) | plates, 900.0, 60.0), hu)
+    hu[6:11, 55:65, 76:82] = hu[6:11, 76:82, 55:65] = 60  # as dense as muscle
+    return ct(hu), bone, np.repeat((far < 18)[None], 30, 0) & (slices == 15)
+
+
+def test_a_bones_end_is_solid_although_no_slice_closes_its_cortex() -> None:
+    volume, truth, gap = joint()
+    found = solid_bone(volume, limb=True)
+    assert found[6:11][:, radius() < 10].mean() > 0.99
+    assert found[truth].mean() > 0.97
+    assert not found[gap].any()
+    assert found.sum() < 1.15 * truth.sum()
+
+
+def test_labels_keep_the_hollow_bone_by_which_bones_are_told_apart() -> None:
+    volume, truth, _ = joint()
+    made = labels(volume, limb=True)
+    inside = truth[6:11] & (radius() < 10)
+    assert (made.bone[6:11][inside] < 0).mean() > 0.99
+    assert (made.hollow[6:11][inside] < 0).mean() < 0.6
+    assert ((made.bone < 0) | (made.hollow >= 0)).all()
+
+
+def test_cached_labels_of_an_earlier_version_are_made_again(tmp_path: Path) -> None:
+    volume, *_ = joint()
+    path = tmp_path / "joint.nii.gz"
+    write_volume(volume, path)
+    patient = Patient("joint", path, Region.LIMB, validates=False)
+    first = labelled(patient, tmp_path / "cache").labels
+    kept = tmp_path / "cache" / "limbs_joint.npz"
+    np.savez_compressed(kept, bone=first.hollow, lungs=first.lungs, body=first.body)
+    again = labelled(patient, tmp_path / "cache").labels
+    np.testing.assert_array_equal(again.bone, first.bone)
+    assert "hollow" in np.load(kept)
 
 
 def test_the_spinal_canal_is_not_bone_but_the_vertebra_is() -> None:

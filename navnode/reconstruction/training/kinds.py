@@ -34,7 +34,7 @@ def bone_kinds(name: str, bone: npt.NDArray[np.int8], ct: Volume) -> npt.NDArray
 
     Args:
         name: the patient.
-        bone: signed distances of solid bone, (k, j, i), 0.1 mm, negative inside; see :mod:`labels`.
+        bone: signed distances of bone, (k, j, i), 0.1 mm, negative inside; ``hollow`` of :class:`labels.Labels`.
         ct: gives the grid.
     """
     marks = _marks().get(name)

@@ -84,14 +84,18 @@ def labelled(patient: Patient, cache: Path) -> Labelled:
 
     ct = read_volume(patient.path)
     kept = cache / f"{patient.region.value}_{patient.name}.npz"
-    if kept.exists():
-        with load_arrays(kept) as file:
-            kept_labels = Labels(file["bone"], file["lungs"], file["body"])
-        return Labelled(patient, ct, kept_labels, bone_kinds(patient.name, kept_labels.bone, ct))
-    made = labels(ct, limb=patient.region is Region.LIMB)
-    cache.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(kept, bone=made.bone, lungs=made.lungs, body=made.body)
-    return Labelled(patient, ct, made, bone_kinds(patient.name, made.bone, ct))
+    made = _kept(kept) if kept.exists() else None
+    if made is None:
+        made = labels(ct, limb=patient.region is Region.LIMB)
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(kept, bone=made.bone, lungs=made.lungs, body=made.body, hollow=made.hollow)
+    return Labelled(patient, ct, made, bone_kinds(patient.name, made.hollow, ct))
+
+
+def _kept(path: Path) -> Labels | None:
+    """Cached labels; None if an earlier version made them, whose ends of bones were hollow."""
+    with load_arrays(path) as file:
+        return Labels(file["bone"], file["lungs"], file["body"], file["hollow"]) if "hollow" in file else None
 
 
 def patient_of(path: Path) -> str:
