@@ -18,11 +18,11 @@ from typing import Any
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import PeerError, WireError
 from navnode.igtl.client import CONNECT_TIMEOUT_S, FIRST_WAIT_S, LONGEST_WAIT_S
-from navnode.igtl.connection import tune
 from navnode.igtl.framing import Framer
 from navnode.igtl.messages import Command, CommandReply, Message, StatusMessage
 from navnode.igtl.plus import contents
 from navnode.igtl.server import DEFAULT_PORT, Server
+from navnode.igtl.sockets import tune
 from navnode.igtl.wire import encode
 from navnode.security.tls import Tls
 

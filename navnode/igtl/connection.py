@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import logging
-import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import LocalError, PeerError
@@ -20,9 +17,10 @@ from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.outbox import Outbox
 from navnode.igtl.sender import Outcome, Outlet, Sender
+from navnode.igtl.sockets import is_gone, tune, unsent_bytes
 from navnode.igtl.wire import encode
 
-__all__ = ["Arrival", "CHECK_EVERY_S", "Connection", "GONE", "Key", "LEFT", "MAX_MESSAGES_PER_S", "Tap", "log", "tune"]
+__all__ = ["Arrival", "CHECK_EVERY_S", "Connection", "GONE", "Key", "LEFT", "MAX_MESSAGES_PER_S", "Tap", "log"]
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +30,6 @@ Key = tuple[str, str]
 _HIGH_WATER_BYTES = 1 << 16
 """When more bytes wait for the socket, messages wait in the latest-wins queue instead: bytes on their way to a slow
 reader only grow old."""
-
-_SEND_BUFFER_BYTES = 1 << 18
-"""Kept small in the kernel for the same reason."""
 
 _GATHERED_BYTES, _BY_ITSELF_BYTES = 1 << 16, 1 << 14
 """Messages gather up to the former; one of the latter leaves by itself, as copying it would cost more than a call."""
@@ -49,8 +44,7 @@ _MAX_LOSSLESS_BYTES = 1 << 26
 _LARGE = ("IMAGE", "POLYDATA")
 _KEEP_ALIVE_NS = 400_000_000
 CHECK_EVERY_S = 0.2
-_UNANSWERED_MS = 1_000
-"""Together with the two above, a vanished peer is noticed within 2 s."""
+"""Together, and with the time that its operating system may leave unanswered, a vanished peer is noticed within 2 s."""
 
 _STUCK_NS, _STUCK_LONG_NS = 1_800_000_000, 10_000_000_000
 """A peer that has read nothing for so long is reported as stuck, and later disconnected."""
@@ -66,8 +60,6 @@ MAX_MESSAGES_PER_S = 100_000
 
 LEFT, GONE = "it closed the connection", "it went away"
 """The usual ends of a connection, which are no faults."""
-
-_RETRANSMITS, _PROBES_UNANSWERED = 2, 3
 
 
 Tap = Callable[[Message, RawBytes, int], int | None]
@@ -382,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
         if now_ns() - self._last_sent_ns > _KEEP_ALIVE_NS and not self._paused:
             self.reply(StatusMessage(device="KeepAlive", timestamp_ns=now_ns()))
         assert self._transport is not None
-        if _is_gone(self._transport.get_extra_info("socket")):
+        if is_gone(self._transport.get_extra_info("socket")):
             self.close("it no longer answers")
             return
         stuck_ns = self._stuck_ns(self._transport)
@@ -400,7 +392,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._paused:
             self._waiting = None
             return 0
-        waiting = self._on_its_way_bytes + _unsent_bytes(transport.get_extra_info("socket"))
+        waiting = self._on_its_way_bytes + unsent_bytes(transport.get_extra_info("socket"))
         if self._waiting is None or self._waiting[0] != waiting:
             self._waiting = waiting, now_ns()
         return now_ns() - self._waiting[1]
@@ -508,46 +500,3 @@ class _Rate:
         self._left = min(self._per_s, self._left + (at_ns - self._at_ns) / NS_PER_S * self._per_s) - messages
         self._at_ns = at_ns
         return -self._left / self._per_s if self._left < 0 else 0.0
-
-
-def _unsent_bytes(connection: Any) -> int:
-    """Bytes that the peer's operating system has not acknowledged (Linux; elsewhere 0)."""
-    held = array.array("i", [0])
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-        import termios
-
-        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, held)
-    return held[0]
-
-
-def tune(connection: Any) -> None:
-    """Set up a socket: small messages leave at once, little waits in the kernel, a silent peer is probed."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 1)):
-        if hasattr(socket, option):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-# struct tcp_info of Linux: 8 bytes (state, ca_state, retransmits, probes, ...), then 32-bit numbers, the fifth being
-# `unacked` (segments in flight) and the thirteenth `last_ack_recv` (ms).
-_TCP_INFO = struct.Struct("=8B13I")
-
-
-def _is_gone(connection: Any) -> bool:
-    """Whether the peer's operating system has stopped acknowledging (Linux).
-
-    TCP_USER_TIMEOUT would also close connections to live but busy consoles: it counts the time in which a full receive
-    window holds data back.
-    """
-    if sys.platform != "linux":
-        return False
-    raw = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    if len(raw) < _TCP_INFO.size:
-        return False
-    fields = _TCP_INFO.unpack(raw)
-    retransmits, probes, unacked, last_ack_ms = (int(fields[at]) for at in (2, 3, 12, 20))
-    in_flight = unacked > 0 and retransmits >= _RETRANSMITS and last_ack_ms > _UNANSWERED_MS
-    return in_flight or (probes >= _PROBES_UNANSWERED and last_ack_ms > _UNANSWERED_MS)
