@@ -112,7 +112,7 @@ def test_what_cannot_be_replayed_is_not_damaged(here, tmp_path):
     path = tmp_path / "text.mcap"
     path.write_text("no session")
     code, told, error = call("evaluate", path, "--out", tmp_path / "out", "--json")
-    assert code == 0 and told["rows"][0]["status"] == "failed", error
+    assert code == 1 and told["rows"][0]["status"] == "failed", error
 
 
 def part(path: Path, first_ns: int, *, finish: bool = True) -> Path:
