@@ -83,7 +83,9 @@ def _of_hdf5(path: Path) -> Any:
         text = Path(folder) / "transform.tfm"
         command = [sys.executable, "-c", _REWRITE, str(path), str(text)]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=_REWRITTEN_S, check=False)  # noqa: S603 - own program
+            done = subprocess.run(  # noqa: S603 - our own interpreter and text; the path is an argument, and no shell reads it
+                command, capture_output=True, timeout=_REWRITTEN_S, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise ConfigError(f"{path}: damaged (its HDF5 is not read within {_REWRITTEN_S:.0f} s)") from error
         if done.returncode or not text.is_file():

@@ -1,16 +1,15 @@
-"""Consoles that read all that a node sends, for measurements: ``python -m navnode.bench.readers PORT COUNT``."""
+"""Consoles that read all that a node sends, for measurements."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import selectors
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
-__all__ = ["main", "readers"]
+__all__ = ["readers"]
 
 _READ_BYTES = 1 << 18
 _AGAIN_S = 0.2
@@ -22,18 +21,17 @@ def readers(port: int, count: int) -> Iterator[None]:
     if not count:
         yield
         return
-    command = [sys.executable, "-m", "navnode.bench.readers", str(port), str(count)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # noqa: S603 - our own interpreter and arguments
-        try:
-            yield
-        finally:
-            process.kill()
+    process = multiprocessing.get_context("spawn").Process(target=_read_forever, args=(port, count), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
 
 
-def main(port: int, count: int) -> None:
-    """Read until standard input ends."""
+def _read_forever(port: int, count: int) -> None:
     selector = selectors.DefaultSelector()
-    selector.register(sys.stdin, selectors.EVENT_READ)
     missing, tried_s = count, 0.0
     while True:
         if missing and time.monotonic() - tried_s > _AGAIN_S:
@@ -42,22 +40,16 @@ def main(port: int, count: int) -> None:
                 for _ in range(missing):
                     console = socket.create_connection(("127.0.0.1", port))
                     console.setblocking(False)
-                    selector.register(console, selectors.EVENT_READ)
+                    selector.register(console, selectors.EVENT_READ, console)
                     missing -= 1
         for key, _ in selector.select(_AGAIN_S):
-            if not isinstance(key.fileobj, socket.socket):
-                return
             try:
-                ended = not key.fileobj.recv(_READ_BYTES)
+                ended = not key.data.recv(_READ_BYTES)
             except BlockingIOError:
                 continue
             except OSError:
                 ended = True
             if ended:
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
+                selector.unregister(key.data)
+                key.data.close()
                 missing += 1
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
