@@ -89,10 +89,12 @@ def run_supervised(
 
     Raises:
         NavError: the node reported no status.
+        KeyboardInterrupt: the run was ended by Ctrl-C; its figures were printed.
     """
     title = "navnode" if room is None else "navnode replay" if isinstance(room, PlayerSection) else "navnode demo"
     screen = terminal.Screen(messages, title)
     states: list[NodeState | None] = [None]
+    interrupted = False
 
     def on_state(state: NodeState | None) -> None:
         states[0] = state or states[0]
@@ -109,14 +111,21 @@ def run_supervised(
         begin_mb = _memory_mb(supervisor)
         began_s, used_s = time.monotonic(), _processor_s(supervisor)
         with listening, screen.shown(), keys or contextlib.nullcontext(lambda: False) as over:
-            wait_while(supervisor, on_state, seconds, over)
+            try:
+                wait_while(supervisor, on_state, seconds, over)
+            except KeyboardInterrupt:  # how a run without a limit is ended: it is summed up all the same
+                interrupted = True
         elapsed_s = time.monotonic() - began_s
         memory_mb = MemoryFigures(begin=begin_mb, end=_memory_mb(supervisor))
         processor = _processor_percent(used_s, _processor_s(supervisor), elapsed_s)
         restarts = supervisor.restarts()
     if states[0] is None:
-        raise NavError("the node reported no status")
-    return _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor, supervisor.projector)
+        raise KeyboardInterrupt if interrupted else NavError("the node reported no status")
+    report = _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor, supervisor.projector)
+    if interrupted:
+        _print_report(report, messages)
+        raise KeyboardInterrupt
+    return report
 
 
 def free_port(host: str) -> int:
@@ -217,14 +226,14 @@ def show_figures(report: RunReport, as_json: bool, seconds: float | None) -> Non
     if as_json:
         print_json(report)
     elif seconds is not None:
-        _print_report(report)
+        _print_report(report, Console())
     if report.recording.failure:
         raise RecordingError(f"recording {report.recording}")
 
 
-def _print_report(report: RunReport) -> None:
+def _print_report(report: RunReport, console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in msgspec.to_builtins(report).items():
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(f"[bold]{key}[/]", shown)
-    Console().print(table)
+    console.print(table)

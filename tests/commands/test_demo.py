@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +13,7 @@ from typer.testing import CliRunner
 from navnode import cli
 from navnode.errors import ConfigError
 from navnode.simulation import sample_ct
+from tests.conftest import find_free_port
 from tests.invoke import run_navnode
 
 
@@ -44,3 +48,17 @@ def test_a_recording_that_exists_is_refused_before_a_ct_is_fetched(tmp_path, mon
     monkeypatch.setattr(sample_ct, "resolve_ct", lambda *arguments: pytest.fail("the CT was asked for"))
     result = CliRunner().invoke(cli.app, ["demo", "--headless", "--seconds", "1", "--record", str(there)])
     assert isinstance(result.exception, ConfigError) and f"{there}: exists already" in str(result.exception)
+
+
+def test_ctrl_c_sums_up_what_ran(procedural_ct, tmp_path):
+    command = [sys.executable, "-m", "navnode", "demo", "--headless", "--size", "256", "--port", str(find_free_port())]
+    command += ["--simulator-port", str(find_free_port()), "--ct", "procedural"]
+    before, after = [], []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as demo:
+        for line in demo.stderr:
+            (after if before and before[-1].startswith("registration ") else before).append(line)
+            if line is before[-1] and line.startswith("registration "):
+                demo.send_signal(signal.SIGINT)
+        assert demo.wait() == 130, before
+    assert any(line.startswith("status_counts") for line in after), after
+    assert any(line.startswith("wrong_while_valid") for line in after)
