@@ -37,9 +37,6 @@ _GATHERED_BYTES, _BY_ITSELF_BYTES = 1 << 16, 1 << 14
 _LARGE_BYTES = 1 << 16
 """Messages from this size on are sent by the sender's thread: shorter ones are copied sooner than that has woken up."""
 
-_SEVERAL: Key = ("", "")
-"""Instead of a device, for bytes of several."""
-
 _MAX_LOSSLESS_BYTES = 1 << 26
 _LARGE = ("IMAGE", "POLYDATA")
 _KEEP_ALIVE_NS = 400_000_000
@@ -133,8 +130,9 @@ class Connection(asyncio.BufferedProtocol):
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
-        self._sent_images: dict[Key, Image] | None = None
-        """Images last sent to a peer that accepts changed parts; None for other peers."""
+        self._sent_images: dict[Key, tuple[Image, Image | None]] | None = None
+        """Images last sent to a peer that accepts changed parts, and what it has if they are withdrawn; None for other
+        peers."""
         self._last_sent_ns = self._heard_ns = now_ns()
         self._paused = False
         self._waiting: tuple[int, int] | None = None
@@ -292,9 +290,10 @@ class Connection(asyncio.BufferedProtocol):
         encoded = {} if encoded is None else encoded
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
+        self._withdraw_large((message.type, message.device))  # an older one must not come after it
         self.send_bytes(encoded[self.version])
         if self._sent_images is not None and isinstance(message, Image):  # shares the queue with later parts
-            self._sent_images[message.type, message.device] = message
+            self._sent_images[message.type, message.device] = message, message
 
     def send_bytes(self, data: bytes) -> None:
         """:meth:`send` for an encoded message."""
@@ -346,8 +345,13 @@ class Connection(asyncio.BufferedProtocol):
     def withdraw(self, key: Key) -> None:
         """Discard a waiting message of this device, as it is no longer true."""
         self._latest.pop(key, None)
-        if self._outlet is not None and (number := self._large.get(key)):
-            self._outlet.withdraw(number)
+        if self._withdraw_large(key) and self._sent_images is not None:
+            self._sent_images.pop(key, None)
+
+    def _withdraw_large(self, key: Key) -> bool:
+        """Discard a device's large message that was handed over, unless its turn has come; whether there was one."""
+        number = self._large.get(key)
+        return number is not None and self._outlet is not None and self._outlet.withdraw(number)
 
     def withdraw_unless(self, is_wanted: Callable[[Key], bool]) -> None:
         """Discard waiting messages of devices that the peer does not want."""
@@ -436,45 +440,65 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def _write_latest(self, key: Key, message: Message, encoded: MutableMapping[int, bytes]) -> None:
-        if self._sent_images is not None and isinstance(message, Image) and len(message.voxels) > 1:
-            before, self._sent_images[key] = self._sent_images.get(key), message
-            if before is not None and (part := message.part_changed_since(before)) is not message:
+        image = message if isinstance(message, Image) and len(message.voxels) > 1 else None
+        base = None
+        if self._sent_images is not None and image is not None:
+            base = self._take_base(self._sent_images, key)
+            if base is not None and (part := image.part_changed_since(base)) is not image:
                 encoded = {self.version: encode(part, self.version)}
         if self.version not in encoded:
             encoded[self.version] = encode(message, self.version)
-        self._write(encoded[self.version], key)
+        if self._sent_images is not None and image is not None:
+            self._sent_images[key] = image, base
+        self._write(encoded[self.version], key, ordered=self._sent_images is not None and image is not None)
         if self._interval_ns or self.intervals_ns:
             self._sent_ns[key] = now_ns()
 
-    def _write(self, data: bytes, key: Key | None = None) -> None:
-        """Write bytes: a device's, whose newer message may take their place, or some that keep their order."""
+    def _take_base(self, sent: dict[Key, tuple[Image, Image | None]], key: Key) -> Image | None:
+        """The image that the peer has, or will have: one whose turn has not come is withdrawn for a newer one."""
+        last, before = sent.pop(key, (None, None))
+        if not self._withdraw_large(key):
+            return last
+        self.dropped += 1
+        return before
+
+    def _write(self, data: bytes, key: Key | None = None, *, ordered: bool = False) -> None:
+        """Write bytes.
+
+        Args:
+            key: their device, whose newer message may take their place.
+            ordered: whether they keep their order also if they are a device's; those of none always do.
+        """
         size = len(data)
+        ordered |= key is None
+        if key is not None and size < _LARGE_BYTES:
+            self._withdraw_large(key)  # an older one must not come after it
         if size >= _BY_ITSELF_BYTES or self._gathered_bytes + size > _GATHERED_BYTES:
             self.write_gathered()
         if size >= _BY_ITSELF_BYTES:
-            self._hand_over(data, key)
+            self._hand_over(data, key, ordered)
             return
         if not self._gathered:
             self._outbox.gathered(self)
         self._gathered.append(data)
         self._gathered_bytes += size
-        self._gathered_ordered |= key is None
+        self._gathered_ordered |= ordered
 
     def write_gathered(self) -> None:
         """Hand the small messages that gathered to the operating system."""
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         ordered, self._gathered_ordered = self._gathered_ordered, False
         if gathered and self.connected:
-            self._hand_over(b"".join(gathered), None if ordered else _SEVERAL)
+            self._hand_over(b"".join(gathered), None, ordered)
 
-    def _hand_over(self, data: bytes, key: Key | None) -> None:
+    def _hand_over(self, data: bytes, key: Key | None, ordered: bool) -> None:
         assert self._transport is not None
         self._last_sent_ns = now_ns()
         if self._outlet is None:
             self._transport.write(data)
             return
         if len(data) < _LARGE_BYTES:
-            outcome = self._outlet.write(data, ordered=key is None)
+            outcome = self._outlet.write(data, ordered=ordered)
         else:
             number = self._large.setdefault(key, len(self._large) + 1) if key is not None else 0
             outcome = self._outlet.queue(data, number)

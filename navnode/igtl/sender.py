@@ -142,10 +142,12 @@ class Outlet:
             return Outcome.FAILED
         return Outcome(sender.quick.navnode_sender_queue(sender.handle, self._number, sender.copied(data), device))
 
-    def withdraw(self, device: int) -> None:
-        """Discard a device's message unless its turn has come."""
-        if self._sender.handle is not None:
-            self._sender.quick.navnode_sender_withdraw(self._sender.handle, self._number, device)
+    def withdraw(self, device: int) -> bool:
+        """Discard a device's message unless its turn has come; whether there was one."""
+        sender = self._sender
+        return sender.handle is not None and bool(
+            sender.quick.navnode_sender_withdraw(sender.handle, self._number, device)
+        )
 
     @property
     def waiting_bytes(self) -> int:

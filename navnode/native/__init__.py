@@ -80,7 +80,7 @@ def holding_library() -> ctypes.PyDLL:
         lib.navnode_sender_write.argtypes = [sender, peer, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
         lib.navnode_sender_queue.restype = ctypes.c_int
         lib.navnode_sender_queue.argtypes = [sender, peer, message, ctypes.c_uint64]
-        lib.navnode_sender_withdraw.restype = None
+        lib.navnode_sender_withdraw.restype = ctypes.c_int
         lib.navnode_sender_withdraw.argtypes = [sender, peer, ctypes.c_uint64]
         lib.navnode_sender_bytes.restype = ctypes.c_size_t
         lib.navnode_sender_bytes.argtypes = [sender, peer]

@@ -173,10 +173,12 @@ class Sender {
     return kBusy;
   }
 
-  void withdraw(std::uint64_t number, std::uint64_t device) {
+  // Whether there was a message of the device whose turn had not come.
+  bool withdraw(std::uint64_t number, std::uint64_t device) {
     const Held held(lock_);
-    if (Peer* const peer = usable(number))
-      std::erase_if(peer->queue, [device](const Waiting& one) { return one.device == device && !one.begun; });
+    Peer* const peer = usable(number);
+    const auto waits = [device](const Waiting& one) { return one.device == device && !one.begun; };
+    return peer != nullptr && std::erase_if(peer->queue, waits) > 0;
   }
 
   std::size_t bytes(std::uint64_t number) {
@@ -378,8 +380,8 @@ NAVNODE_API int navnode_sender_queue(void* sender, std::uint64_t peer, void* mes
   return static_cast<Sender*>(sender)->queue(peer, *static_cast<Data*>(message), device);
 }
 
-NAVNODE_API void navnode_sender_withdraw(void* sender, std::uint64_t peer, std::uint64_t device) {
-  static_cast<Sender*>(sender)->withdraw(peer, device);
+NAVNODE_API int navnode_sender_withdraw(void* sender, std::uint64_t peer, std::uint64_t device) {
+  return static_cast<Sender*>(sender)->withdraw(peer, device);
 }
 
 NAVNODE_API std::size_t navnode_sender_bytes(void* sender, std::uint64_t peer) {

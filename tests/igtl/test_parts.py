@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 
 from navnode.igtl import ClientInfo, Get, Image, Server, encode
-from tests.igtl.peers import Plain, run
+from tests.igtl.peers import Plain, run, until
 
 
 def test_a_client_that_takes_parts_is_sent_what_has_changed_of_a_volume():
@@ -75,5 +75,35 @@ def test_a_slow_client_that_takes_parts_misses_none():
                 (image,) = (await peer.until(lambda m: m.type == "IMAGE"))[-1:]
                 seen = image if seen is None else image.put_into(seen)
             assert np.array_equal(seen.voxels, voxels)
+
+    run(story())
+
+
+def test_what_was_replaced_before_its_turn_is_no_base_of_a_part():
+    async def story():
+        async with Server(port=0) as server:
+            peer = await Plain().connect(server.port)
+            peer.writer.write(encode(ClientInfo(text='<ClientInfo ChangedParts="TRUE"/>')))
+            await peer.ask(encode(Get(kind="STATUS")))
+            (served,) = server.peers
+            others = [await Plain().connect(server.port) for _ in range(8)]
+            await until(lambda: len(server.peers) == 9)
+            for other in others:
+                other.writer.transport.pause_reading()
+            rng, seen, number = np.random.default_rng(3), None, 0
+            voxels = np.zeros((8, 64, 128), np.int16)
+            while served.dropped < 5:  # the others' pictures keep the thread busy while several volumes follow
+                picture = np.full((1, 1024, 1024), number, np.uint16)
+                server.publish(Image(device="XRay", voxels=picture, ras_from_index=np.eye(4), timestamp_ns=number))
+                for depth in rng.integers(1, 9, 4):  # parts are small and large ones
+                    voxels, number = voxels.copy(), number + 1
+                    voxels[:depth, : depth * 8] = number
+                    server.publish(
+                        Image(device="Volume", voxels=voxels, ras_from_index=np.eye(4), timestamp_ns=number * 10**9)
+                    )
+                while seen is None or seen.timestamp_ns < number * 10**9:
+                    (image,) = (await peer.until(lambda m: m.device == "Volume"))[-1:]
+                    seen = image if seen is None else image.put_into(seen)
+                assert np.array_equal(seen.voxels, voxels)
 
     run(story())

@@ -179,3 +179,30 @@ def test_an_encoded_message_is_what_is_sent():
             client.close()
 
     run(story())
+
+
+def test_a_small_picture_is_never_followed_by_an_older_large_one():
+    async def story():
+        async with Server(port=0) as server:
+            reader = await Plain().connect(server.port)
+            await until(lambda: server.peers)
+            (served,) = server.peers
+            reader.writer.transport.pause_reading()
+            words = np.zeros((1, 4096, 4096), np.uint16)
+            server.publish(Image(device="Other", timestamp_ns=1, voxels=words, ras_from_index=np.eye(4)))
+            await asyncio.sleep(0.2)  # begun, and more than fits between here and there
+            assert not served.idle
+            for stamp, pixels in ((2, 400), (3, 20)):
+                picture = Image(
+                    device="XRay", timestamp_ns=stamp, voxels=words[:, :pixels, :pixels], ras_from_index=np.eye(4)
+                )
+                server.publish(picture)
+            server.send(transform("Last", 4))
+            reader.writer.transport.resume_reading()
+            seen = await reader.until(lambda m: m.device == "Last")
+            await until(lambda: served.idle)
+            server.send(transform("Last", 5))
+            seen += await reader.until(lambda m: m.device == "Last")
+            assert [m.timestamp_ns for m in seen if m.device == "XRay"] == [3]
+
+    run(story())
