@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from calibration.guide import Guide, Run, StepState, lack_in_words
 from calibration.requests import AllRequest
 from calibration.room import Need, State, Step
 from navnode import config
+from navnode.commands.logs import only_errors_of
 from navnode.commands.ui import Ui, messages
 from navnode.errors import ConfigError
 from navnode.files import whole
@@ -48,11 +48,11 @@ def all_(request: AllRequest, ui: Ui) -> None:
     terminal you choose: measure, leave out, or stop; elsewhere all is measured, and kept if it passes. Ends with 1 if
     something that the room needs is lacking.
     """
-    logging.getLogger("navnode.igtl").setLevel(logging.ERROR)  # what is not heard is said with the verdict
     guide = Guide(with_kept(config.load(request.config)))
     for name in request.skip:
         guide.room.skip(guide.room.step(name))
-    failed = _Session(request, guide, asks=_asks(request, ui)).calibrated()
+    with only_errors_of("navnode.igtl"):  # what is not heard is said with the verdict
+        failed = _Session(request, guide, asks=_asks(request, ui)).calibrated()
     guide = Guide(with_kept(config.load(request.config)))  # as a node that starts now reads it
     steps = guide.state().steps
     lacking = [s.name for s in steps if s.need != Need.OPTIONAL and s.state != State.KEPT and not _left_out(s)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from navnode.commands.ui import messages
 from navnode.node.processes import LOG_PREFIX
@@ -14,6 +16,18 @@ def log_to_terminal() -> None:
     handler.setFormatter(ProcessFormatter())
     handler.addFilter(RateLimit())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+@contextmanager
+def only_errors_of(package: str) -> Iterator[None]:
+    """Leave out a package's warnings, where a command says the same in its own words."""
+    logger = logging.getLogger(package)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class ToTerminal(logging.Handler):

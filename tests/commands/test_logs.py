@@ -2,7 +2,7 @@
 
 import logging
 
-from navnode.commands.logs import RateLimit
+from navnode.commands.logs import RateLimit, only_errors_of
 
 
 def test_what_is_logged_again_and_again_is_said_sparingly():
@@ -21,3 +21,12 @@ def test_what_is_logged_again_and_again_is_said_sparingly():
     assert len(shown) == 6
     tell(100, 1, created + 6)
     assert shown[-1] == "frame 100 failed (and 95 more like this)"
+
+
+def test_warnings_of_a_package_are_left_out_for_a_while(caplog):
+    log = logging.getLogger("navnode.igtl.server")
+    with only_errors_of("navnode.igtl"):
+        log.warning("said in other words")
+        log.error("said")
+    log.warning("heard again")
+    assert [record.message for record in caplog.records] == ["said", "heard again"]
