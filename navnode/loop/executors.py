@@ -41,7 +41,8 @@ class AtOnce:
 
     def prepare(self, done: RegistrationDone) -> None:
         """Prepare for the next frame."""
-        self._frames.prepare(done.registration)
+        request = done.request
+        self._frames.prepare(done.registration, request.frame.counts, sparse_volume=request.sparse_volume)
 
 
 class AsRecorded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from navnode.errors import ConfigError
 from navnode.files.bodies import read_bone, read_labels
 from navnode.projector.native import default_threads
 from navnode.registration.bodies import Alone, Articulated, Body
-from navnode.registration.single import register_counts
+from navnode.registration.carm.stated import StatedGeometry, evidence, worse
+from navnode.registration.single import as_read, register_counts
 from navnode.registration.smear import anticipate
 from navnode.registration.tracking import ImageRegistration
-from navnode.types import Registration, RegistrationRequest, Volume, invalid
+from navnode.types import Array, Registration, RegistrationRequest, Volume, invalid
 
 __all__ = ["FrameRegistration", "alone", "articulated"]
 
@@ -73,6 +75,7 @@ class FrameRegistration:
         self._threads = config.registration.threads or None
         self._articulated: Articulated | None = None
         self._registration: ImageRegistration | None = None
+        self._stated = StatedGeometry()
         self._alone = alone(config) if config.bones_alone else None
         if volume is not None and config.bodies:
             self._articulated = articulated(config, volume)
@@ -118,7 +121,7 @@ class FrameRegistration:
                 return parts[0], tuple(parts[1:])
             if request.volume_id != self._volume_id or self._registration is None:
                 assert volume is not None
-                self._registration = ImageRegistration(volume, self._threads)
+                self._registration, self._stated = ImageRegistration(volume, self._threads), StatedGeometry()
                 self._volume_id = request.volume_id
             registration = register_counts(
                 self._registration,
@@ -130,7 +133,7 @@ class FrameRegistration:
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )
-            return registration, ()
+            return self._judged(registration), ()
         except Exception as error:  # any failure concerns this frame alone
             log.exception("frame %d could not be registered", frame.sequence)
             verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
@@ -140,12 +143,26 @@ class FrameRegistration:
             ]
             return failed[0], tuple(failed[1:])
 
-    def prepare(self, last: Registration) -> None:
-        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue."""
+    def _judged(self, registration: Registration) -> Registration:
+        """The registration, unless this image's predecessors contradict the C-arm's geometry."""
+        validity = registration.validity
+        status, reason = worse((validity.status, validity.reason), self._stated.verdict(self._carm))
+        return replace(registration, validity=replace(validity, status=status, reason=reason))
+
+    def prepare(self, last: Registration, counts: Array, *, sparse_volume: bool) -> None:
+        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue.
+
+        Args:
+            last: the registration of the last frame, whose counts these are, (H, W).
+        """
         if not last.validity.usable or self._registration is None:
             return
         try:
             self._registration.prepare(last.volume_from_carm, self._isocentre_mm)
             anticipate(self._registration, self._isocentre_mm)
+            at = last.volume_from_carm, self._isocentre_mm
+            if not sparse_volume and self._stated.wants(self._carm, *at):
+                image = as_read(self._registration, counts, self._carm)
+                self._stated.add(evidence(self._registration, image, *at))
         except Exception:  # the next frame will prepare itself
             log.exception("the next frame could not be prepared")

@@ -138,7 +138,7 @@ class XrayImage:
     """
 
     def __init__(self, counts: Array, carm: CArm, dark_share: float = 0.0) -> None:
-        self._counts, self._carm = counts, carm
+        self._counts, self.carm = counts, carm
         self._saturated = saturation_of(counts)
         self._binned: dict[int, tuple[FloatArray, CArm]] = {}
         spread_px, _ = self.binned(_SPREAD_PX)
@@ -151,12 +151,12 @@ class XrayImage:
 
     def misread(self) -> Iterator[XrayImage]:
         """The image, with its C-arm, as if the detector had been read out mirrored or turned by 90 degrees."""
-        (u, v), (su, sv) = self._carm.principal_point_px, self._carm.pixel_spacing_mm
-        width, height = self._carm.width_px, self._carm.height_px
-        turned = replace(self._carm, width_px=height, height_px=width, pixel_spacing_mm=(sv, su))
+        (u, v), (su, sv) = self.carm.principal_point_px, self.carm.pixel_spacing_mm
+        width, height = self.carm.width_px, self.carm.height_px
+        turned = replace(self.carm, width_px=height, height_px=width, pixel_spacing_mm=(sv, su))
         for counts, carm, middle in (
-            (self._counts[:, ::-1], self._carm, (width - 1 - u, v)),
-            (self._counts[::-1], self._carm, (u, height - 1 - v)),
+            (self._counts[:, ::-1], self.carm, (width - 1 - u, v)),
+            (self._counts[::-1], self.carm, (u, height - 1 - v)),
             (np.rot90(self._counts), turned, (v, width - 1 - u)),
             (np.rot90(self._counts, -1), turned, (height - 1 - v, u)),
         ):
@@ -164,10 +164,10 @@ class XrayImage:
 
     def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
         """Mean counts (H, W) at about ``image_px`` pixels across, NaN where saturated, and the matching C-arm."""
-        factor = max(1, round(max(self._carm.width_px, self._carm.height_px) / image_px))
+        factor = max(1, round(max(self.carm.width_px, self.carm.height_px) / image_px))
         if factor not in self._binned:
             binned = binned_counts(self._counts, factor, self._saturated)
-            self._binned[factor] = (_at_centers(binned, factor), self._carm.binned(factor))
+            self._binned[factor] = (_at_centers(binned, factor), self.carm.binned(factor))
         return self._binned[factor]
 
     def observed(self, image_px: int, pixels: FloatArray | None = None, *, scatter: bool = True) -> Observed:
@@ -188,7 +188,7 @@ class XrayImage:
             known &= ~self._covered[
                 np.rint((y + 1) / 2 * (height - 1)).astype(int), np.rint((x + 1) / 2 * (width - 1)).astype(int)
             ]
-        noise = self._noise * (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** -2 / self.brightest
+        noise = self._noise * (carm.pixel_spacing_mm[0] / self.carm.pixel_spacing_mm[0]) ** -2 / self.brightest
         counts = np.where(known, np.maximum(counts, max(noise, 1e-6)), 1.0).astype(np.float32)
         trust = np.where(known, MODEL_SIGMA**2 / (MODEL_SIGMA**2 + noise / counts), 0.0).astype(np.float32)
         background = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
@@ -203,7 +203,7 @@ class XrayImage:
             total = rows[:, 1:] + rows[:, :-1]
             ratio = (rows[:, 1:] - rows[:, :-1]) ** 2 / total
         ratio = ratio[np.isfinite(ratio) & (total > _LIT * self.brightest)]
-        pixels = (carm.pixel_spacing_mm[0] / self._carm.pixel_spacing_mm[0]) ** 2
+        pixels = (carm.pixel_spacing_mm[0] / self.carm.pixel_spacing_mm[0]) ** 2
         return float(np.median(ratio)) / _MEDIAN_CHI2 * pixels if ratio.size else 1.0
 
     def _spread_at(self, x: FloatArray, y: FloatArray) -> FloatArray:

@@ -11,6 +11,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
+from navnode.registration.carm.stated import contradicted, evidence, worse
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.gradations import best_gradation
 from navnode.registration.joint import JointView, fit_jointly
@@ -23,7 +24,7 @@ from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Val
 from navnode.xray.counts import blank_reason
 from navnode.xray.gradation import Gradation, is_picture
 
-__all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
+__all__ = ["as_read", "distance_mm", "register", "register_counts", "register_jointly"]
 
 _FULL_SCALE_COUNTS = 60_000.0
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
@@ -116,6 +117,14 @@ def register_counts(
     return found.registration
 
 
+def as_read(registration: ImageRegistration, counts: Array, carm: CArm) -> XrayImage:
+    """An image (H, W) as :func:`register_counts` reads it, a display's by the gradation that it found last."""
+    gradation = registration.gradation
+    if gradation is None or not is_picture(counts):
+        return XrayImage(counts, carm)
+    return XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts))
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """A registration of one image, and the contrast of its fit."""
@@ -158,6 +167,9 @@ def _register(
     if smear.mm > MAX_SMEAR_MM:
         smeared_result = _result(best.fit, (Status.INVALID, smear.reason), pivot_mm, timestamp_ns, started)
         return _Attempt(replace(smeared_result, informative=False), contrast)
+    if not best.tracked:  # what is tracked was judged when it was found
+        own = evidence(registration, image, best.fit.volume_from_carm, pivot_mm)
+        verdict = worse(verdict, contradicted([own]))
     result = _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
     if smear.mm > SEEN_SMEAR_MM:
         result.covariance[3:5, 3:5] += smear.covariance_mm2
@@ -184,9 +196,16 @@ def register_jointly(
             views[index] = JointView(XrayImage(counts, carm), start, pivot_mm)
     if views:
         fits = fit_jointly(registration, list(views.values()), _REACHES[effort])
+        found = [
+            evidence(registration, view.image, fit.volume_from_carm, view.pivot_mm)
+            for view, fit in zip(views.values(), fits, strict=True)
+            if np.isfinite(fit.appearance.noise)
+        ]
+        carms = {each.carm for each in found}
+        others = {carm: contradicted([each for each in found if each.carm == carm]) for carm in carms}
         for (index, view), fit in zip(views.items(), fits, strict=True):
             inspection = _inspected(registration, view.image, SearchResult(fit, None))
-            verdict = assess(fit, inspection, view.image.covered_share)
+            verdict = worse(assess(fit, inspection, view.image.covered_share), others.get(view.image.carm))
             results[index] = _result(fit, verdict, view.pivot_mm, exposures[index][4], started)
     return [results[index] for index in range(len(exposures))]
 

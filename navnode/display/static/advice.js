@@ -23,6 +23,7 @@ const CAUSES = [
   [/moved [\d.]+ mm during the exposure/, "Motion"],
   [/inverted/, "Inverted"],
   [/covered by collimator/, "Covered"],
+  [/geometry does not fit the image/, "Geometry"],
   [/contradict/, "Contradict"],
   [/registration lost/, "Lost"],
   [/its marker jumped|just come back|may be .*, which is not seen/, "Doubt"],

@@ -145,6 +145,8 @@ export const TEXTS = {
   adviceSource: ["Check cable and program", "Kabel und Programm prüfen", "检查线缆和程序"],
   causeMotion: ["C-arm moved during the X-ray", "C-Bogen bewegte sich im Bild", "拍摄时 C 臂移动"],
   adviceMotion: ["Hold it still; take another", "Stillhalten und wiederholen", "保持静止重拍"],
+  causeGeometry: ["C-arm not as configured", "C-Bogen anders als angegeben", "C 臂与设置不符"],
+  adviceGeometry: ["Check zoom; calibrate the C-arm", "Zoom prüfen; C-Bogen kalibrieren", "检查变焦；校准 C 臂"],
   causeInverted: ["X-ray looks inverted", "Bild wirkt invertiert", "X 光疑似反相"],
   adviceInverted: ["Send detector counts: bone dark", "Rohwerte senden: Knochen dunkel", "发送原始计数：骨为暗"],
   causeClock: ["A clock was set", "Eine Uhr wurde gestellt", "时钟被调整"],

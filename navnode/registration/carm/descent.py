@@ -36,6 +36,7 @@ __all__ = [
     "State",
     "Views",
     "geometry_apart",
+    "linearised",
     "ray_derivatives",
 ]
 
@@ -154,7 +155,7 @@ class Views:
         moved_mm, steps = np.inf, 0
         while True:
             views = [
-                _linearised(level.projector, _through(carm, self.carm, at), pose, pivot_mm, last)
+                linearised(level.projector, _through(carm, self.carm, at), pose, pivot_mm, last)
                 for at, pose, pivot_mm, last in zip(seen, poses, pivots_mm, before, strict=True)
             ]
             before = [view.appearance if view.seen else None for view in views]
@@ -217,9 +218,10 @@ def _moved(carm: CArm, step: Matrix) -> CArm:
     )
 
 
-def _linearised(
+def linearised(
     projector: Projector, observed: Observed, volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None
 ) -> Linear:
+    """Normal equations at a pose; ``before``: the appearance at a pose nearby, to start from."""
     try:
         predicted, jacobian = projector.render(observed.carm, volume_from_carm, jacobian=True, pivot_mm=pivot_mm)
     except ComputeError:  # the pose diverged
@@ -247,7 +249,8 @@ def _in_detail(
     around = np.maximum(cv2.blur(weight, box), np.float32(1e-6))
     for row in stack.reshape(-1, height, width):
         row -= cv2.blur(row * weight, box) / around
-    gram = ((stack * weight.ravel()) @ stack.T).astype(np.float64)
+    exact = stack.astype(np.float64)  # what no pose imitates is a millionth of these sums
+    gram = (exact * weight.ravel()) @ exact.T
     known, terms, rest = slice(0, 9), slice(9, -1), -1
     inner = gram[terms, terms] + 1e-6 * np.trace(gram[terms, terms]) / len(gram[terms]) * np.eye(len(gram[terms]))
     imitated = np.linalg.solve(inner, gram[terms, :])

@@ -1,0 +1,134 @@
+"""A C-arm whose geometry is not what is said of it: alone, an X-ray of it looks like a patient who lies elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from navnode import config
+from navnode.files.volumes import read_volume
+from navnode.registration import register_counts
+from navnode.registration.answer import FrameRegistration
+from navnode.registration.appearance import XrayImage
+from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, worse
+from navnode.types import CArm, Effort, Frame, RegistrationRequest, Status, Validity
+from tests.registration.cases import CARM, PIVOT_MM, TIMES, away
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+def moved(u_px: float, v_px: float) -> CArm:
+    (u, v) = CARM.principal_point_px
+    return replace(CARM, principal_point_px=(u + u_px, v + v_px))
+
+
+def larger(share: float) -> CArm:
+    (su, sv) = CARM.pixel_spacing_mm
+    return replace(CARM, pixel_spacing_mm=(su * share, sv * share))
+
+
+WRONG = {"centre": moved(-55, 65), "other centre": moved(75, 40), "zoom": larger(0.8), "wide": larger(1.25)}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_image_of_another_geometry_is_not_valid(torso, name):
+    found = [
+        register_counts(
+            torso.registration, torso.counts(t_s), WRONG[name], away(torso, t_s, 5, 2, k), PIVOT_MM, Effort.FIND
+        )
+        for k, t_s in enumerate(TIMES[:3])
+    ]
+    assert all(each.validity.status is not Status.VALID for each in found)
+    if "centre" in name:  # a wrong zoom is mostly found by what the image looks like
+        assert all("principal point is not what is stated" in each.validity.reason for each in found)
+
+
+def test_what_fits_better_is_what_is_right(torso):
+    """To first order: half a percent of the focal length, and pixels."""
+    for stated, focal, u_px, v_px in ((moved(20, -15), 0.0, -20, 15), (larger(1.06), 0.06, 0, 0)):
+        seen = []
+        for k, t_s in enumerate(TIMES[:4]):
+            image = XrayImage(torso.counts(t_s), stated)
+            fit = torso.registration.fit(image, away(torso, t_s, 2, 1, k), PIVOT_MM)
+            seen.append(evidence(torso.registration, image, fit.volume_from_carm, PIVOT_MM))
+        off = np.linalg.solve(
+            np.sum([each.information for each in seen], axis=0), np.sum([each.gradient for each in seen], axis=0)
+        )
+        pixel_mm = stated.pixel_spacing_mm[0]
+        assert abs(off[0] - focal) < 0.025
+        assert np.abs(off[1:] / pixel_mm - (u_px, v_px)).max() < 8
+
+
+def test_the_stated_geometry_is_believed_where_it_is_right(torso):
+    together = StatedGeometry()
+    for k, t_s in enumerate(TIMES):
+        image = XrayImage(torso.counts(t_s), CARM)
+        fit = torso.registration.fit(image, away(torso, t_s, 3, 1, k), PIVOT_MM)
+        own = evidence(torso.registration, image, fit.volume_from_carm, PIVOT_MM)
+        assert contradicted([own]) is None
+        together.add(own)
+        assert together.verdict(CARM) is None
+
+
+def test_an_image_that_says_nothing_contradicts_nothing():
+    nothing = Evidence(CARM, np.eye(4), PIVOT_MM, np.zeros((3, 3)), np.zeros(3))
+    assert contradicted([nothing]) is None and contradicted([]) is None
+
+
+def test_images_speak_together_and_are_forgotten_once_they_have_refused():
+    """Each says a little: five sigma of what no single one tells beyond two."""
+    width_mm = CARM.width_px * CARM.pixel_spacing_mm[0]
+    sigma_mm = 0.04 * width_mm
+    information = np.diag([1e4, sigma_mm**-2, sigma_mm**-2])
+    together = StatedGeometry()
+    for k in range(8):
+        pose = np.eye(4)
+        pose[0, 3] = 100 * k
+        assert together.wants(CARM, pose, PIVOT_MM)
+        together.add(Evidence(CARM, pose, PIVOT_MM, information, np.array([0.0, 2 / sigma_mm, 0.0])))
+        assert not together.wants(CARM, pose, PIVOT_MM)
+        assert contradicted([together._seen[-1][0]]) is None
+    assert together.verdict(moved(1, 1)) is None  # says nothing of another C-arm
+    status, reason = together.verdict(CARM)
+    assert status is Status.INVALID and "principal point" in reason
+    assert together.verdict(CARM) is None and together.wants(CARM, np.eye(4), PIVOT_MM)
+
+
+def test_an_image_is_looked_at_again_after_a_while():
+    together = StatedGeometry()
+    together.add(Evidence(CARM, np.eye(4), PIVOT_MM, np.eye(3), np.zeros(3)))
+    wanted = [together.wants(CARM, np.eye(4), PIVOT_MM) for _ in range(160)]
+    assert sum(wanted) >= 1 and not any(wanted[:140])
+    for k in range(20):
+        pose = np.eye(4)
+        pose[0, 3] = 100 * k
+        together.add(Evidence(CARM, pose, PIVOT_MM, np.eye(3), np.zeros(3)))
+    assert len(together._seen) <= 8
+
+
+def test_the_worse_verdict_counts():
+    valid, doubted, refused = (Status.VALID, ""), (Status.DEGRADED, "a"), (Status.INVALID, "b")
+    assert worse(valid, None) == valid and worse(valid, doubted) == doubted and worse(doubted, refused) == refused
+    assert worse(refused, doubted) == refused and worse(doubted, (Status.DEGRADED, "c")) == doubted
+
+
+def test_frames_that_are_tracked_are_judged_by_those_before(torso, procedural_ct, monkeypatch):
+    """A centre that is off: frames from a near start are tracked, and would be VALID for good."""
+    volume = read_volume(procedural_ct)
+    frames = FrameRegistration(config.load(LAUNCH / "demo.toml"), volume, 1)
+    carm = moved(-35, 35)
+    monkeypatch.setattr(frames, "_carm", carm)
+    counts = torso.counts(TIMES[1])
+    pose = torso.registration.fit(XrayImage(counts, carm), away(torso, TIMES[1], 1, 0, 0), PIVOT_MM).volume_from_carm
+    seen: list[Validity] = []
+    for number in range(4):
+        request = RegistrationRequest(Frame(counts, number, number), 1, 1, pose, np.eye(4), Effort.TRACK, False)
+        found, _ = frames.register(request, volume)
+        frames.prepare(found, counts, sparse_volume=False)
+        pose = found.volume_from_carm
+        seen.append(found.validity)
+    assert seen[0].status is Status.VALID  # tracked, and not judged yet
+    assert all(each.status is not Status.VALID and "geometry" in each.reason for each in seen[1:2])
