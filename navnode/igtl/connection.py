@@ -16,6 +16,7 @@ from navnode.igtl.budget import Budget
 from navnode.igtl.framing import Framer, RawBytes
 from navnode.igtl.messages import Image, Message, StatusMessage
 from navnode.igtl.outbox import Outbox
+from navnode.igtl.parts import Parts
 from navnode.igtl.sender import Outcome, Outlet, Sender
 from navnode.igtl.sockets import is_gone, tune, unsent_bytes
 from navnode.igtl.wire import encode
@@ -130,9 +131,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lossless: deque[bytes] = deque()
         self._lossless_bytes = 0
         self._sent_ns: dict[Key, int] = {}
-        self._sent_images: dict[Key, tuple[Image, Image | None]] | None = None
-        """Images last sent to a peer that accepts changed parts, and what it has if they are withdrawn; None for other
-        peers."""
+        self._parts: Parts | None = None
+        """What a peer that accepts changed parts has of images; None for other peers."""
         self._last_sent_ns = self._heard_ns = now_ns()
         self._paused = False
         self._waiting: tuple[int, int] | None = None
@@ -215,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         self._budget.give_back(self._lossless_bytes)
         self._lossless_bytes = 0
         self._framer.discard()
-        self._sent_images = None
+        self._parts = None
         self._can_send.set()
         self._on_lost(self._why or (GONE if exc is None or isinstance(exc, ConnectionError) else str(exc)))
 
@@ -292,8 +292,8 @@ class Connection(asyncio.BufferedProtocol):
             encoded[self.version] = encode(message, self.version)
         self._withdraw_large((message.type, message.device))  # an older one must not come after it
         self.send_bytes(encoded[self.version])
-        if self._sent_images is not None and isinstance(message, Image):  # shares the queue with later parts
-            self._sent_images[message.type, message.device] = message, message
+        if self._parts is not None and isinstance(message, Image):  # shares the queue with later parts
+            self._parts.has((message.type, message.device), message)
 
     def send_bytes(self, data: bytes) -> None:
         """:meth:`send` for an encoded message."""
@@ -336,17 +336,17 @@ class Connection(asyncio.BufferedProtocol):
         """Whether nothing waits for the peer and nothing about it needs a thought: that is so nearly always, and a pose
         has several messages to many consoles."""
         waits = self._paused or self._lossless or self._latest
-        return not (waits or self._interval_ns or self.intervals_ns or self._sent_images is not None) and self.connected
+        return not (waits or self._interval_ns or self.intervals_ns or self._parts is not None) and self.connected
 
     def send_parts(self, wanted: bool) -> None:
         """Choose whether 3-D images are sent to this peer as changed parts; offered voxels must then never change."""
-        self._sent_images = {} if wanted else None
+        self._parts = Parts() if wanted else None
 
     def withdraw(self, key: Key) -> None:
         """Discard a waiting message of this device, as it is no longer true."""
         self._latest.pop(key, None)
-        if self._withdraw_large(key) and self._sent_images is not None:
-            self._sent_images.pop(key, None)
+        if self._withdraw_large(key) and self._parts is not None:
+            self._parts.forget(key)
 
     def _withdraw_large(self, key: Key) -> bool:
         """Discard a device's large message that was handed over, unless its turn has come; whether there was one."""
@@ -440,27 +440,27 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def _write_latest(self, key: Key, message: Message, encoded: MutableMapping[int, bytes]) -> None:
-        image = message if isinstance(message, Image) and len(message.voxels) > 1 else None
-        base = None
-        if self._sent_images is not None and image is not None:
-            base = self._take_base(self._sent_images, key)
-            if base is not None and (part := image.part_changed_since(base)) is not image:
+        part = self._part(key, message)
+        try:
+            if part is not None and part is not message:
                 encoded = {self.version: encode(part, self.version)}
-        if self.version not in encoded:
-            encoded[self.version] = encode(message, self.version)
-        if self._sent_images is not None and image is not None:
-            self._sent_images[key] = image, base
-        self._write(encoded[self.version], key, ordered=self._sent_images is not None and image is not None)
+            if self.version not in encoded:
+                encoded[self.version] = encode(message, self.version)
+        except LocalError:
+            if self._parts is not None:
+                self._parts.forget(key)
+            raise
+        self._write(encoded[self.version], key, ordered=part is not None)
         if self._interval_ns or self.intervals_ns:
             self._sent_ns[key] = now_ns()
 
-    def _take_base(self, sent: dict[Key, tuple[Image, Image | None]], key: Key) -> Image | None:
-        """The image that the peer has, or will have: one whose turn has not come is withdrawn for a newer one."""
-        last, before = sent.pop(key, (None, None))
-        if not self._withdraw_large(key):
-            return last
-        self.dropped += 1
-        return before
+    def _part(self, key: Key, message: Message) -> Image | None:
+        """What to send of a 3-D image to a peer that accepts parts; None for others."""
+        if self._parts is None or not isinstance(message, Image) or len(message.voxels) == 1:
+            return None
+        withdrawn = self._withdraw_large(key)
+        self.dropped += withdrawn
+        return self._parts.following(key, message, withdrawn=withdrawn)
 
     def _write(self, data: bytes, key: Key | None = None, *, ordered: bool = False) -> None:
         """Write bytes.
