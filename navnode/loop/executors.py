@@ -41,8 +41,7 @@ class AtOnce:
 
     def prepare(self, done: RegistrationDone) -> None:
         """Prepare for the next frame."""
-        request = done.request
-        self._frames.prepare(done.registration, request.frame.counts, sparse_volume=request.sparse_volume)
+        self._frames.prepare(done)
 
 
 class AsRecorded:

@@ -14,11 +14,12 @@ from navnode.errors import ConfigError
 from navnode.files.bodies import read_bone, read_labels
 from navnode.projector.native import default_threads
 from navnode.registration.bodies import Alone, Articulated, Body
-from navnode.registration.carm.stated import StatedGeometry, evidence, worse
-from navnode.registration.single import as_read, register_counts
+from navnode.registration.carm.stated import StatedGeometry, doubted, evidence
+from navnode.registration.gradations import as_read
+from navnode.registration.single import register_counts
 from navnode.registration.smear import anticipate
 from navnode.registration.tracking import ImageRegistration
-from navnode.types import Array, Registration, RegistrationRequest, Volume, invalid
+from navnode.types import Registration, RegistrationDone, RegistrationRequest, Status, Volume, invalid
 
 __all__ = ["FrameRegistration", "alone", "articulated"]
 
@@ -118,6 +119,8 @@ class FrameRegistration:
                     [body.lost for body in request.bodies],
                     frame.timestamp_ns,
                 )
+                other = self._stated.verdict(self._carm)
+                parts = [self._judged(part, other) for part in parts]
                 return parts[0], tuple(parts[1:])
             if request.volume_id != self._volume_id or self._registration is None:
                 assert volume is not None
@@ -133,7 +136,7 @@ class FrameRegistration:
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )
-            return self._judged(registration), ()
+            return self._judged(registration, self._stated.verdict(self._carm)), ()
         except Exception as error:  # any failure concerns this frame alone
             log.exception("frame %d could not be registered", frame.sequence)
             verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
@@ -143,26 +146,31 @@ class FrameRegistration:
             ]
             return failed[0], tuple(failed[1:])
 
-    def _judged(self, registration: Registration) -> Registration:
+    def _judged(self, registration: Registration, other: tuple[Status, str] | None) -> Registration:
         """The registration, unless this image's predecessors contradict the C-arm's geometry."""
-        validity = registration.validity
-        status, reason = worse((validity.status, validity.reason), self._stated.verdict(self._carm))
-        return replace(registration, validity=replace(validity, status=status, reason=reason))
+        return replace(registration, validity=doubted(registration.validity, other))
 
-    def prepare(self, last: Registration, counts: Array, *, sparse_volume: bool) -> None:
-        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue.
-
-        Args:
-            last: the registration of the last frame, whose counts these are, (H, W).
-        """
-        if not last.validity.usable or self._registration is None:
+    def prepare(self, done: RegistrationDone) -> None:
+        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue."""
+        if not done.registration.validity.usable:
             return
         try:
-            self._registration.prepare(last.volume_from_carm, self._isocentre_mm)
-            anticipate(self._registration, self._isocentre_mm)
-            at = last.volume_from_carm, self._isocentre_mm
-            if not sparse_volume and self._stated.wants(self._carm, *at):
-                image = as_read(self._registration, counts, self._carm)
-                self._stated.add(evidence(self._registration, image, *at))
+            if self._registration is not None:
+                self._registration.prepare(done.registration.volume_from_carm, self._isocentre_mm)
+                anticipate(self._registration, self._isocentre_mm)
+            self._look(done)
         except Exception:  # the next frame will prepare itself
             log.exception("the next frame could not be prepared")
+
+    def _look(self, done: RegistrationDone) -> None:
+        """Find out what an image says of the C-arm's geometry, if it is from a direction that says something new."""
+        pose, counts, carm = done.registration.volume_from_carm, done.request.frame.counts, self._carm
+        if done.request.sparse_volume or not self._stated.wants(carm, pose, self._isocentre_mm):
+            return
+        if self._articulated is not None:
+            poses = [pose, *(body.volume_from_carm for body in done.bodies)]
+            image = self._articulated.as_read(counts, carm)
+            self._stated.add(self._articulated.evidence(image, poses, self._isocentre_mm))
+        elif self._registration is not None:
+            image = as_read(self._registration.gradation, counts, carm)
+            self._stated.add(evidence(self._registration, image, pose, self._isocentre_mm))

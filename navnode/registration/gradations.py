@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from navnode.types import Effort, Status
-from navnode.xray.gradation import Curve, Gradation
+from navnode.registration.appearance import XrayImage
+from navnode.types import Array, CArm, Effort, Status
+from navnode.xray.gradation import Curve, Gradation, is_picture
 
-__all__ = ["Attempt", "best_gradation"]
+__all__ = ["Attempt", "as_read", "best_gradation"]
 
 _CORRECTIONS, _LINEAR, _READABLE = 3, 0.06, 0.8
 """How often the steepness of a gradation is corrected at most; a contrast so near to 1 need not be; similarity from
@@ -67,3 +68,14 @@ def best_gradation(
 
 def _rank(attempt: Attempt) -> tuple[int, float]:
     return list(Status).index(attempt.status), -attempt.similarity
+
+
+def as_read(gradation: Gradation | None, counts: Array, carm: CArm) -> XrayImage:
+    """An image (H, W) as it was registered.
+
+    Args:
+        gradation: that was found for it, if it is a picture of a display.
+    """
+    if gradation is None or not is_picture(counts):
+        return XrayImage(counts, carm)
+    return XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts))

@@ -24,7 +24,7 @@ from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Val
 from navnode.xray.counts import blank_reason
 from navnode.xray.gradation import Gradation, is_picture
 
-__all__ = ["as_read", "distance_mm", "register", "register_counts", "register_jointly"]
+__all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
 
 _FULL_SCALE_COUNTS = 60_000.0
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
@@ -115,14 +115,6 @@ def register_counts(
     found, gradation = best_gradation(registration.gradation, effort, read_as)
     registration.gradation = gradation or registration.gradation
     return found.registration
-
-
-def as_read(registration: ImageRegistration, counts: Array, carm: CArm) -> XrayImage:
-    """An image (H, W) as :func:`register_counts` reads it, a display's by the gradation that it found last."""
-    gradation = registration.gradation
-    if gradation is None or not is_picture(counts):
-        return XrayImage(counts, carm)
-    return XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from navnode.registration import register_counts
 from navnode.registration.answer import FrameRegistration
 from navnode.registration.appearance import XrayImage
 from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, worse
-from navnode.types import CArm, Effort, Frame, RegistrationRequest, Status, Validity
+from navnode.types import CArm, Effort, Frame, RegistrationDone, RegistrationRequest, Status, Validity
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, away
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -127,7 +127,7 @@ def test_frames_that_are_tracked_are_judged_by_those_before(torso, procedural_ct
     for number in range(4):
         request = RegistrationRequest(Frame(counts, number, number), 1, 1, pose, np.eye(4), Effort.TRACK, False)
         found, _ = frames.register(request, volume)
-        frames.prepare(found, counts, sparse_volume=False)
+        frames.prepare(RegistrationDone(request, found, number, ()))
         pose = found.volume_from_carm
         seen.append(found.validity)
     assert seen[0].status is Status.VALID  # tracked, and not judged yet

@@ -29,8 +29,10 @@ from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.bodies.scene import Scene
+from navnode.registration.carm.descent import in_detail
+from navnode.registration.carm.stated import Evidence, contradicted, doubted, evidence_of
 from navnode.registration.fit import NOISE_FLOOR, Fit
-from navnode.registration.gradations import best_gradation
+from navnode.registration.gradations import as_read, best_gradation
 from navnode.registration.misreading import unless_misread
 from navnode.registration.quality import assess, compared
 from navnode.registration.search import FAR, NEAR, Reach, find_pose
@@ -212,6 +214,9 @@ class Articulated:
         if any(lost) and (effort is not Effort.TRACK or self._images % _SEARCHED_EVERY == 0):
             judged = self._searched(judged, starts, pivot_mm, lost, timestamp_ns)
         fit, verdicts = judged.fit, judged.verdicts
+        if effort is not Effort.TRACK and verdicts[0][0].usable:  # what is tracked was judged when it was found
+            other = contradicted([self.evidence(judged.image, fit.poses, pivot_mm)])
+            verdicts = [(doubted(verdict, other), like) for verdict, like in verdicts]
         smear = self._smear(judged, pivot_mm)
         if smear.mm > MAX_SMEAR_MM:
             verdicts = [(invalid(smear.reason), float("nan")) for _ in verdicts]
@@ -234,6 +239,16 @@ class Articulated:
             )
             for part, (pose, (verdict, likeness)) in enumerate(zip(fit.poses, verdicts, strict=True))
         ]
+
+    def evidence(self, image: XrayImage, poses: Sequence[Matrix], pivot_mm: float) -> Evidence:
+        """What an image says of its C-arm's geometry, at ``part_from_carm`` of the CT and of every body."""
+        observed = image.observed(_FINE.image_px)
+        predicted, jacobian = self._rendered(_FINE, observed, poses, pivot_mm)
+        return evidence_of(in_detail(observed, predicted, jacobian, pivot_mm), image.carm, poses[0], pivot_mm)
+
+    def as_read(self, counts: Array, carm: CArm) -> XrayImage:
+        """An image (H, W) as :meth:`register` reads it."""
+        return as_read(self._rigid.gradation, counts, carm)
 
     def _judged(
         self, image: XrayImage, starts: Sequence[Matrix], expected: Sequence[Matrix], pivot_mm: float, effort: Effort
@@ -342,24 +357,32 @@ class Articulated:
     def _linearised(
         self, scale: _Scale, observed: Observed, poses: Sequence[Matrix], pivot_mm: float, before: Appearance | None
     ) -> Appearance:
+        try:
+            predicted, jacobian = self._rendered(scale, observed, poses, pivot_mm)
+        except ComputeError:  # a pose diverged
+            parameters = 6 * len(poses)
+            return replace(NOTHING, hessian=np.zeros((parameters, parameters)), gradient=np.zeros(parameters))
+        return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
+
+    def _rendered(
+        self, scale: _Scale, observed: Observed, poses: Sequence[Matrix], pivot_mm: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Line integrals (N,) of all parts together, and derivatives (6 parts, N) by the pose of each."""
         carm = observed.carm
         pixels = _grid(carm) if observed.pixels is None else observed.pixels
         jacobian = np.zeros((6 * len(poses), len(pixels)), np.float32)
-        try:
-            predicted, jacobian[:6] = self._scene.rest(scale.voxel_mm).render(
-                carm, poses[0], pixels, jacobian=True, pivot_mm=pivot_mm
-            )
-            for n, (body, pose) in enumerate(zip(self.bodies, poses[1:], strict=True), start=1):
-                inside = _behind(body, carm, pose, pixels)
-                if inside.size:
-                    line, change = body.at(scale.voxel_mm).render(
-                        carm, pose, pixels[inside], jacobian=True, pivot_mm=pivot_mm
-                    )
-                    predicted[inside] += line
-                    jacobian[6 * n : 6 * n + 6, inside] = change
-        except ComputeError:  # a pose diverged
-            return replace(NOTHING, hessian=np.zeros((len(jacobian),) * 2), gradient=np.zeros(len(jacobian)))
-        return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
+        predicted, jacobian[:6] = self._scene.rest(scale.voxel_mm).render(
+            carm, poses[0], pixels, jacobian=True, pivot_mm=pivot_mm
+        )
+        for n, (body, pose) in enumerate(zip(self.bodies, poses[1:], strict=True), start=1):
+            inside = _behind(body, carm, pose, pixels)
+            if inside.size:
+                line, change = body.at(scale.voxel_mm).render(
+                    carm, pose, pixels[inside], jacobian=True, pivot_mm=pivot_mm
+                )
+                predicted[inside] += line
+                jacobian[6 * n : 6 * n + 6, inside] = change
+        return predicted, jacobian
 
     def _chosen(self, image: XrayImage, poses: Sequence[Matrix], pivot_mm: float) -> Observed:
         """The most informative pixels of all parts at the finest level."""

@@ -36,6 +36,7 @@ __all__ = [
     "State",
     "Views",
     "geometry_apart",
+    "in_detail",
     "linearised",
     "ray_derivatives",
 ]
@@ -62,11 +63,11 @@ RELATIVE_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
 
 @dataclass(frozen=True)
 class Linear:
-    """Normal equations of one view's pose and geometry, in units of ``SCALE``."""
+    """Normal equations of one view's pose, or those of several bodies, and geometry, in units of ``SCALE``."""
 
     appearance: Appearance
     hessian: Matrix
-    """9x9."""
+    """9x9; (6 bodies + 3) along each side."""
     gradient: Matrix
     """(9,)"""
     noise: float
@@ -227,17 +228,32 @@ def linearised(
     except ComputeError:  # the pose diverged
         return _UNSEEN
     predicted, jacobian = predicted.ravel(), jacobian.reshape(6, -1)
-    rows = np.concatenate([jacobian, ray_derivatives(observed.carm, jacobian, pivot_mm)])
+    return in_detail(observed, predicted, jacobian, pivot_mm, before)
+
+
+def in_detail(
+    observed: Observed, predicted: FloatArray, jacobian: FloatArray, pivot_mm: float, before: Appearance | None = None
+) -> Linear:
+    """Normal equations of the poses of all that an image shows, and of the geometry.
+
+    Args:
+        predicted: (N,) line integrals, of all pixels, row by row.
+        jacobian: (6 bodies, N), by the pose of each about ``(0, 0, pivot_mm)``.
+        before: the appearance at a pose nearby, to start from.
+    """
+    turned = jacobian.reshape(-1, 6, jacobian.shape[1]).sum(axis=0)  # rays turn for all bodies alike
+    rows = np.concatenate([jacobian, ray_derivatives(observed.carm, turned, pivot_mm)])
     appearance = fitted(observed, predicted, None, before, rounds=4 if before is None else 2)
     if not np.isfinite(appearance.noise):
-        return _UNSEEN
-    return Linear(appearance, *_in_detail(observed, predicted, rows / SCALE[:, None], appearance))
+        return Linear(NOTHING, np.zeros((len(rows),) * 2), np.zeros(len(rows)), np.inf)
+    scale = np.concatenate([np.tile(POSE_SCALE, len(jacobian) // 6), SCALE[6:]])
+    return Linear(appearance, *_equations(observed, predicted, rows / scale[:, None], appearance))
 
 
-def _in_detail(
+def _equations(
     observed: Observed, predicted: FloatArray, rows: FloatArray, appearance: Appearance
 ) -> tuple[Matrix, Matrix, float]:
-    """Normal equations (9x9, 9) from derivatives (9, N) of the integrals, and the noise, all without what is smooth.
+    """Normal equations (P x P, P) from derivatives (P, N) of the integrals, and the noise, all without what is smooth.
 
     A principal point's error leaves hardly more than a smooth residual, as scatter does that the chain does not know.
     """
@@ -251,7 +267,7 @@ def _in_detail(
         row -= cv2.blur(row * weight, box) / around
     exact = stack.astype(np.float64)  # what no pose imitates is a millionth of these sums
     gram = (exact * weight.ravel()) @ exact.T
-    known, terms, rest = slice(0, 9), slice(9, -1), -1
+    known, terms, rest = slice(0, len(rows)), slice(len(rows), -1), -1
     inner = gram[terms, terms] + 1e-6 * np.trace(gram[terms, terms]) / len(gram[terms]) * np.eye(len(gram[terms]))
     imitated = np.linalg.solve(inner, gram[terms, :])
     reduced = gram - gram[:, terms] @ imitated

@@ -10,16 +10,16 @@ Proc. Cambridge Philos. Soc. 44, 1948). It takes one rendering.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from navnode.registration.appearance import XrayImage
-from navnode.registration.carm.descent import SCALE, linearised
+from navnode.registration.carm.descent import SCALE, Linear, linearised
 from navnode.registration.tracking import ImageRegistration, apart_mm
-from navnode.types import CArm, Matrix, Status
+from navnode.types import CArm, Matrix, Status, Validity
 
-__all__ = ["Evidence", "StatedGeometry", "contradicted", "evidence", "worse"]
+__all__ = ["Evidence", "StatedGeometry", "contradicted", "doubted", "evidence", "evidence_of", "worse"]
 
 _TOLERATED = 0.01
 """Errors of the focal length, a share, and of the principal point, a share of the image's width, that are no matter of
@@ -56,19 +56,30 @@ def evidence(registration: ImageRegistration, image: XrayImage, volume_from_carm
         pivot_mm: distance from the source to the anatomy.
     """
     level = registration.fine
-    at = linearised(level.projector, level.observed(image), volume_from_carm, pivot_mm, None)
-    pose, geometry = slice(0, 6), slice(6, 9)
-    known = at.hessian[pose, pose] + 1e-9 * (np.trace(at.hessian[pose, pose]) + 1e-9) * np.eye(6)
-    adapted = np.linalg.solve(known, np.column_stack([at.hessian[pose, geometry], at.gradient[pose]]))
-    information = at.hessian[geometry, geometry] - at.hessian[geometry, pose] @ adapted[:, :3]
-    gradient = at.gradient[geometry] - at.hessian[geometry, pose] @ adapted[:, 3]
+    equations = linearised(level.projector, level.observed(image), volume_from_carm, pivot_mm, None)
+    return evidence_of(equations, image.carm, volume_from_carm, pivot_mm)
+
+
+def evidence_of(equations: Linear, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> Evidence:
+    """The same from the normal equations of an image, whatever it shows; all poses are eliminated.
+
+    Args:
+        carm: as stated, of the whole image.
+        volume_from_carm: of the first body.
+    """
+    hessian, gradient = equations.hessian, equations.gradient
+    pose, geometry = slice(0, -3), slice(-3, None)
+    least = 1e-9 * (np.trace(hessian[pose, pose]) + 1e-9)
+    known = hessian[pose, pose] + least * np.eye(len(hessian) - 3)
+    adapted = np.linalg.solve(known, np.column_stack([hessian[pose, geometry], gradient[pose]]))
+    information = hessian[geometry, geometry] - hessian[geometry, pose] @ adapted[:, :3]
     units = SCALE[6:]
     return Evidence(
-        image.carm,
+        carm,
         volume_from_carm,
         pivot_mm,
-        at.weight * information * np.outer(units, units),
-        at.weight * gradient * units,
+        equations.weight * information * np.outer(units, units),
+        equations.weight * (gradient[geometry] - hessian[geometry, pose] @ adapted[:, 3]) * units,
     )
 
 
@@ -98,6 +109,12 @@ def worse(verdict: tuple[Status, str], other: tuple[Status, str] | None) -> tupl
     if other is None or verdict[0] is Status.INVALID or verdict[0] is other[0]:
         return verdict
     return other
+
+
+def doubted(validity: Validity, other: tuple[Status, str] | None) -> Validity:
+    """The worse of a validity and what may speak against it."""
+    status, reason = worse((validity.status, validity.reason), other)
+    return replace(validity, status=status, reason=reason)
 
 
 class StatedGeometry:
