@@ -112,7 +112,7 @@ def test_an_image_is_looked_at_again_after_a_while():
 def test_the_worse_verdict_counts():
     valid, doubted, refused = (Status.VALID, ""), (Status.DEGRADED, "a"), (Status.INVALID, "b")
     assert worse(valid, None) == valid and worse(valid, doubted) == doubted and worse(doubted, refused) == refused
-    assert worse(refused, doubted) == refused and worse(doubted, (Status.DEGRADED, "c")) == doubted
+    assert worse(refused, doubted) == refused and worse((Status.DEGRADED, "c"), doubted) == doubted
 
 
 def test_frames_that_are_tracked_are_judged_by_those_before(torso, procedural_ct, monkeypatch):

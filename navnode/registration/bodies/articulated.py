@@ -214,7 +214,7 @@ class Articulated:
         if any(lost) and (effort is not Effort.TRACK or self._images % _SEARCHED_EVERY == 0):
             judged = self._searched(judged, starts, pivot_mm, lost, timestamp_ns)
         fit, verdicts = judged.fit, judged.verdicts
-        if effort is not Effort.TRACK and verdicts[0][0].usable:  # what is tracked was judged when it was found
+        if effort is not Effort.TRACK and any(verdict.usable for verdict, _ in verdicts):  # others were judged before
             other = contradicted([self.evidence(judged.image, fit.poses, pivot_mm)])
             verdicts = [(doubted(verdict, other), like) for verdict, like in verdicts]
         smear = self._smear(judged, pivot_mm)

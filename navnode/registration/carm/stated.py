@@ -105,10 +105,8 @@ def contradicted(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
 
 
 def worse(verdict: tuple[Status, str], other: tuple[Status, str] | None) -> tuple[Status, str]:
-    """Of a verdict and what may speak against it, the worse."""
-    if other is None or verdict[0] is Status.INVALID or verdict[0] is other[0]:
-        return verdict
-    return other
+    """Of a verdict and what may speak against it, the worse; of two that are as bad, what tells the cause."""
+    return verdict if other is None or verdict[0] is Status.INVALID else other
 
 
 def doubted(validity: Validity, other: tuple[Status, str] | None) -> Validity:
