@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo model-demo test test-slow fuzz build lint peers gpu-check train-gpu clean
+.PHONY: demo model-demo test test-slow fuzz build lint docs peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -53,9 +53,15 @@ build: $(STAMP)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation, into site/: what is wrong with a page or a link fails. Its references are made of the code first.
+docs: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -d build/docs docs site
+	$(BIN)/python docs/sitepages/check.py site
 
 $(STAMP): pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,4 +85,4 @@ $(VENV)/.dev: $(STAMP)
 	@touch $@
 
 clean:
-	rm -rf build dist .venv tests/peers/build
+	rm -rf build dist site docs/reference .venv tests/peers/build

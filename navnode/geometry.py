@@ -250,10 +250,14 @@ class CArmDocument(msgspec.Struct, frozen=True):
     """``navnode/carm/1``; unknown keys are ignored. Its limits apply wherever a C-arm is read."""
 
     width_px: int
+    """8 to 8192, as the height."""
     height_px: int
     pixel_spacing_mm: tuple[float, float]
+    """Along u and v, at least 0.01."""
     source_to_detector_mm: float
+    """At least 50."""
     principal_point_px: tuple[float, float]
+    """Where the principal ray meets the detector, (u, v); pixel centres are integers."""
 
     def __post_init__(self) -> None:
         if not (min(self.width_px, self.height_px) >= _LEAST_PX and max(self.width_px, self.height_px) <= _MOST_PX):

@@ -118,12 +118,12 @@ def _short(prefix: str, kind: str) -> str:
 
 
 def full_type(short: str) -> str:
-    """The message type that GET_, STT_, STP_ and RTS_ abbreviate: ``TRANS`` is TRANSFORM."""
+    """The message type that ``GET_``, ``STT_``, ``STP_`` and ``RTS_`` abbreviate: ``TRANS`` is TRANSFORM."""
     return _LONG.get(short, short)
 
 
 class Get(Message, frozen=True, kw_only=True):
-    """GET_: requests one message of a type; an empty device requests all devices."""
+    """``GET_``: requests one message of a type; an empty device requests all devices."""
 
     kind: str
     """The requested message type, such as ``TRANSFORM``."""
@@ -135,7 +135,7 @@ class Get(Message, frozen=True, kw_only=True):
 
 
 class Start(Message, frozen=True, kw_only=True):
-    """STT_: requests a stream of a type."""
+    """``STT_``: requests a stream of a type."""
 
     kind: str
     resolution_ms: int | None = None
@@ -151,7 +151,7 @@ class Start(Message, frozen=True, kw_only=True):
 
 
 class Stop(Message, frozen=True, kw_only=True):
-    """STP_: ends a stream."""
+    """``STP_``: ends a stream."""
 
     kind: str
     body: bytes = b""
@@ -162,7 +162,7 @@ class Stop(Message, frozen=True, kw_only=True):
 
 
 class Ready(Message, frozen=True, kw_only=True):
-    """RTS_: answers Start and Stop."""
+    """``RTS_``: answers Start and Stop."""
 
     kind: str
     status: int = 0

@@ -74,9 +74,9 @@ class Peer(Connection):
         )
         self.wants = Wanted()
         self.stopped: set[str] = set()
-        """Streams that the client ended with STP_."""
+        """Streams that the client ended with ``STP_``."""
         self.asked: set[str] = set()
-        """Types that the client asked for, by STT_ or CLIENTINFO."""
+        """Types that the client asked for, by ``STT_`` or CLIENTINFO."""
         self.reads_status = False
         """Whether the client can be expected to obey the status of a message."""
         self.warned = False
@@ -246,7 +246,7 @@ class Server:
         Args:
             message: what to send.
             needs_status: whether it misleads clients that ignore its status; these do not get it.
-            only_asked: send only to clients that asked for the type, with STT_ or CLIENTINFO.
+            only_asked: send only to clients that asked for the type, with ``STT_`` or CLIENTINFO.
             greets: whether clients that connect later get it at once, rather than when they request it.
         """
         key = (message.type, message.device)
