@@ -15,7 +15,7 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from navnode.config import Config
-from navnode.display import control, metrics, uploads
+from navnode.display import control, messages, metrics, uploads
 from navnode.display.connections import Connections
 from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, volume_blob
 from navnode.display.web import asset, refuse_other_origins, serving
@@ -61,6 +61,7 @@ class Display:
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/ws", self._viewer)
         app.router.add_get("/metrics", self._metrics)
+        messages.add(app)
         control.add(app, self._config, self._refuse)
         uploads.add(app, lambda: self._grid, self._refuse)
         for page in entry_points(group="navnode.pages"):  # pages of packages that import navnode, such as calibration

@@ -1,0 +1,149 @@
+"""Every message that the node can say has an entry, every entry its messages; an entry is found by what was said."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from navnode.display import messages
+from tests.display.test_status_strip import REASONS
+
+ROOT = Path(__file__).parent.parent.parent
+SPEAKING = [
+    *("loop/*.py", "display/scene.py", "display/control.py", "display/uploads.py", "planning/deviation.py"),
+    *(f"registration/{name}.py" for name in ("answer", "fit", "misreading", "over_time", "quality", "smear")),
+    *(f"registration/bodies/{name}.py" for name in ("alone", "articulated", "body", "registered", "whole")),
+    *(f"node/{name}.py" for name in ("consoles", "decimation", "node", "origins", "plans", "readiness", "supervisor")),
+    *("reconstruction/answer.py", "reconstruction/methods.py", "reconstruction/bones.py"),
+    *("recording/recorder.py", "recording/tap.py", "xray/counts.py", "xray/correction.py"),
+    *("config/bases.py", "config/load.py", "config/sections.py", "config/sources.py", "config/fields.py"),
+    *("security/*.py", "files/artifacts.py", "geometry.py"),
+    *(f"gateways/{name}.py" for name in ("dicom", "objects", "pictures", "video")),
+]
+"""Where the node's messages are made: verdicts, notices, answers, the configuration's errors, and those of --check."""
+NO_MESSAGES = {
+    # errors between the node's own processes, and of the code
+    *("a message of the wrong number or size of parts", "a message of an unknown topic", "not an array", "topic …: …"),
+    *("a message without its number", "all transforms must be 4x4"),
+    # words within messages, names, and help
+    *("ahead of", "by time", "the file", "navnode …", "a command", "console …", "Plan …"),
+    *("no engine", "… (classical)", "…, mirrored", "X-ray …", "node: …", "a source's port", "a gateway's port"),
+    *("a listen_port", " - at `$", "tracker, or the reference", "carm to marker", "patient marker to volume (RAS)"),
+    "volume (RAS)",
+    *("Threads for computing; 0: all cores.", "A CT that SimpleITK reads, a DICOM folder, 'sample' or 'procedural'."),
+    # offline: errors of arguments of `reconstruct`
+    *("a prior CT and the method 'prior' belong together", "only the learned method uses a model, not …"),
+}
+LOGS = ("log.", "re.", "LocalError", "msgspec.Meta")
+
+
+def templates(path: Path) -> Iterator[str]:
+    """Texts of several words in a module, with … for what changes; not docstrings, patterns and what is only logged."""
+    tree = ast.parse(path.read_text())
+    silent: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            silent.add(id(node.value))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(LOGS):
+            silent |= {id(part) for part in ast.walk(node)}
+        if isinstance(node, ast.JoinedStr):
+            silent |= {id(part) for part in ast.walk(node) if part is not node}
+    for node in ast.walk(tree):
+        if id(node) in silent:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = re.sub(r"\{[^}]*\}", "…", node.value)
+        else:
+            continue
+        if " " in text.strip() and re.search("[A-Za-z]", text) and not text.startswith("^"):
+            yield text
+
+
+@pytest.fixture(scope="module")
+def said() -> set[str]:
+    paths = [path for pattern in SPEAKING for path in (ROOT / "navnode").glob(pattern)]
+    assert len(paths) > 60
+    return {text for path in paths for text in templates(path)}
+
+
+def test_every_message_has_an_entry(said):
+    known = {text for entry in messages.entries() for text in entry.says} | NO_MESSAGES
+    assert sorted(said - known) == []
+    assert sorted(NO_MESSAGES - said) == []
+
+
+def test_every_entry_has_its_messages(said):
+    assert sorted({text for entry in messages.entries() for text in entry.says} - said) == []
+
+
+def test_a_message_stands_once_and_every_entry_says_what_to_do():
+    entries = messages.entries()
+    says = [text for entry in entries for text in entry.says]
+    twice = {text for text in says if says.count(text) > 1}
+    assert twice <= {"… is not a rigid transform", "…: cannot be read (…)"}
+    assert len({entry.id for entry in entries}) == len(entries)
+    for entry in entries:
+        assert re.fullmatch("[a-z0-9-]+", entry.id) and entry.means.endswith(".") and entry.do[-1] in ".?", entry.id
+
+
+@pytest.mark.parametrize(
+    ("reason", "entry"),
+    [
+        ("registration lost: the patient's marker slides: 2.1 mm in a few seconds, as X-rays show", "patient-moved"),
+        ("the clock of DrillToTracker was set; an X-ray would confirm that nothing moved", "clock-set"),
+        ("image and volume do not match (similarity 0.31)", "match"),
+        ("XRay: an X-ray is one plane of one value per pixel, not (2, 4)", "wrong-image"),
+        ("node.toml: unknown key 'consol' (did you mean 'console'?)", "unknown-key"),
+        ("volume.ct: /data/ct.nii.gz: no such file or folder", "file-missing"),
+        ("confirming the registration, 2 of 5 frames", "confirming"),
+        ("Drill and Probe are exchanged; confirm which is which", "exchanged"),
+        ("learned: 4 views over 88 degrees: shapes are approximate, HU are not calibrated", "reservation"),
+        ("it moves: 2.0 mm in a few seconds", "bone-moved"),
+        ("node ended (killed by SIGKILL); restarting it", "process-ended"),
+        ("carm.json: expired 12 days ago; calibrate again", "calibration-refused"),
+    ],
+)
+def test_a_message_finds_its_entry(reason, entry):
+    found = messages.find(reason)
+    assert found is not None and found.id == entry
+
+
+def test_reasons_with_advice_on_the_page_have_an_entry():
+    assert [reason for reason in REASONS if messages.find(reason) is None] == []
+
+
+def test_what_nobody_says_finds_nothing():
+    for text in ("", "all is well", "…", "a" * 100_000, "<script>alert(1)</script>", "; " * 5000):
+        assert messages.find(text) is None
+
+
+def test_the_page_begins_with_what_was_said():
+    asyncio.run(_look_up())
+
+
+async def _look_up():
+    app = web.Application()
+    messages.add(app)
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.get("/messages", params={"said": "no X-ray registered for 31 s <b>"})
+        text = await answer.text()
+        assert answer.status == 200 and "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert text.index("no X-ray registered for 31 s &lt;b&gt;") < text.index(
+            '<article id="found"><h3>No X-ray for some'
+        )
+        assert (
+            "<b>" not in text.replace("<b>What to do.</b>", "")
+            and text.count("<article") == len(messages.entries()) + 1
+        )
+        everything = await (await client.get("/messages")).text()
+        assert 'id="found"' not in everything and 'id="no-xray-yet"' in everything
+        assert not re.search(r"\]\(", everything), "Markdown was left"
