@@ -13,7 +13,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from navnode.display import messages
-from tests.display.test_status_strip import REASONS
+from tests.browser import CHROMIUM
+from tests.display.stage import VALID, drill, picture, staged
+from tests.display.test_status_strip import HIDDEN, REASONS
 
 ROOT = Path(__file__).parent.parent.parent
 SPEAKING = [
@@ -147,3 +149,27 @@ async def _look_up():
         everything = await (await client.get("/messages")).text()
         assert 'id="found"' not in everything and 'id="no-xray-yet"' in everything
         assert not re.search(r"\]\(", everything), "Markdown was left"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_reason_on_the_page_leads_to_its_entry(tmp_path):
+    async def look(browser, stage) -> None:
+        stage.registration = HIDDEN
+        stage.tools = {"Drill": (drill(), VALID)}
+        stage.more = {"notices": ("source 10.0.0.2:18944 vanished",)}
+        await browser.evaluate("document.getElementById('details-open').click()")
+        await browser.wait_for("document.querySelectorAll('#details a.message[href]').length === 2", 10)
+        sizes = (
+            "[...document.querySelectorAll('#details a.message[href]')].map((a) => a.getBoundingClientRect().height)"
+        )
+        assert min(await browser.evaluate(sizes)) >= 44
+        await picture(browser, tmp_path / "details.png")
+        places = await browser.evaluate("[...document.querySelectorAll('#details a.message[href]')].map((a) => a.href)")
+        for place, title in zip(places, ("The patient's marker is not seen", "A source is gone"), strict=True):
+            await browser.open(place)
+            await browser.wait_for("document.readyState === 'complete'", 10)
+            assert await browser.evaluate("document.querySelector('#found h3').textContent") == title
+            assert await browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            await picture(browser, tmp_path / "entry.png")
+
+    staged(look)

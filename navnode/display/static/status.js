@@ -49,15 +49,29 @@ function drawDetails({ registration, bodies, tools, state: figures, moving }) {
   keyed(document.getElementById("badges"), badges, makeBadge, ({ children: [name, why] }, item) => {
     setText(name, `${item.name || say("registration")} ${say(`state${item.validity.status}`)}`);
     setClass(name, `badge ${item.validity.status}`);
-    setText(why, item.validity.reason);
+    setMessage(why, item.validity.reason);
   });
   document.getElementById("moving").hidden = !moving;
   setText(document.getElementById("figures"), figuresOf(figures, registration));
   setText(document.getElementById("sources"), sourcesOf(figures));
-  setText(document.getElementById("notices"), (figures?.notices ?? []).join("\n"));
+  const notices = (figures?.notices ?? []).map((name) => ({ name }));
+  keyed(document.getElementById("notices"), notices, makeMessage, (node, { name }) => setMessage(node, name));
 }
 
-const makeBadge = () => element("li", "", [element("b"), element("span")]);
+const makeBadge = () => element("li", "", [element("b"), makeMessage()]);
+
+// What the node says leads, in a tab of its own, to what it means and what to do.
+function makeMessage() {
+  const node = element("a", "message");
+  node.target = "_blank";
+  return node;
+}
+
+function setMessage(node, said) {
+  setText(node, said);
+  if (said) setAttribute(node, "href", `/messages?said=${encodeURIComponent(said)}`);
+  else node.removeAttribute("href");
+}
 
 // A figure that nothing new stands behind is blank.
 function figuresOf(figures, registration) {
