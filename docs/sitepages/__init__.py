@@ -9,11 +9,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sitepages import commands, configuration, decisions, messages, python_api, root_files, topics
+from sitepages import commands, configuration, decisions, messages, performance, python_api, root_files, topics
 
 __all__ = ["pages", "write"]
 
-_REFERENCES = (commands, configuration, topics, decisions, messages, python_api, root_files)
+_REFERENCES = (commands, configuration, topics, decisions, messages, performance, python_api, root_files)
 
 
 def pages() -> dict[str, str]:

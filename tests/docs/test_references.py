@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
 
 import sitepages
-from sitepages import check, commands, configuration, decisions, python_api, topics
+from sitepages import check, commands, configuration, decisions, performance, python_api, topics
 
 from navnode.config import Config, RegistrationSection, TrustSection
 from navnode.loop.topics import TOPICS
@@ -96,6 +96,19 @@ def test_a_decision_without_its_date_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(decisions, "_FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"0001-x\.md must begin"):
         decisions.each_decision()
+
+
+def test_every_page_with_figures_is_in_the_list_of_performance():
+    page = performance.pages()["performance.md"]
+    with_figures = {
+        path.name
+        for path in (ROOT / "docs").glob("*.md")
+        if re.search("^## (Measured|Figures)$", path.read_text(), re.M)
+    }
+    assert {"sessions.md", "registration.md"} <= with_figures
+    assert all(f"](../{name}#" in page for name in with_figures)
+    readme = next(each for each in performance.each_measured() if each.page == "reference/readme.md")
+    assert "navnode demo --headless --seconds 30 --json" in readme.commands and len(readme.dates) == 2
 
 
 def test_python_names_what_packages_list_once():
