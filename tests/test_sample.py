@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 from pathlib import Path
 
+import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from navnode.files.views import read_views
+from navnode.files.volumes import read_volume
 from tests.invoke import call
 
 COMMANDS = ("project", "register", "reconstruct", "model", "read")
 NEEDS_MORE = re.compile(r"\.dcm|jig|labels\.nii|radius\.nii|--landmarks|carm\.json --patient-mm")
 """What the folder does not have: DICOM, a jig, label maps; and a C-arm that another example writes."""
-SLOW = re.compile(r"--search|--calibrate|^navnode model|^navnode reconstruct")
+SLOW = re.compile(r"--search|stations\.json|--calibrate|^navnode model|^navnode reconstruct")
 
 
 def examples(command: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -46,6 +50,54 @@ def test_the_pictures_are_small_and_the_views_are_three(folder):
     directions = np.array([view.pose()[:3, 2] for view in views])
     assert abs(directions[0] @ directions[1]) < 0.01, "AP and lateral are not at right angles"
     assert sum(path.stat().st_size for path in folder.glob("*.png")) < 800_000
+
+
+def test_stations_say_the_station_and_no_pose(folder):
+    known, noted = read_views(folder / "views.json"), read_views(folder / "stations.json")
+    assert [view.station for view in noted] == ["ap", "lateral", "oblique"]
+    assert all(view.volume_from_carm is None for view in noted)
+    assert [view.path for view in noted] == [view.path for view in known]
+    assert [view.carm for view in noted] == [view.carm for view in known]
+
+
+def test_a_ct_of_ones_own_is_x_rayed(tmp_path, procedural_ct):
+    code, report, error = call("sample", tmp_path / "mine", "--ct", procedural_ct, "--size", 64, "--json")
+    assert code == 0, error
+    assert read_views(report["views"])[0].counts().shape == (64, 64)
+    assert read_volume(report["ct"]).voxels.shape == read_volume(procedural_ct).voxels.shape
+    code, _, error = call("sample", tmp_path / "none", "--ct", tmp_path / "no.nii.gz")
+    assert code == 2 and "no.nii.gz" in error
+    assert not (tmp_path / "none").exists()
+
+
+def test_overlays_draw_what_may_be_used_and_nothing_else(folder, tmp_path):
+    """A view far from the patient is INVALID: its X-ray comes alone."""
+    document = msgspec.json.decode((folder / "views.json").read_bytes())
+    far = copy.deepcopy(document["views"][0])
+    far["volume_from_carm"][0][3] += 400.0
+    views = tmp_path / "views.json"
+    for view in (entries := [document["views"][0], far]):
+        view["image"] = str(folder / view["image"])
+    views.write_bytes(msgspec.json.encode({**document, "views": entries}))
+    code, report, error = call(
+        *("register", "--volume", folder / "ct.nii.gz", "--views", views, "--overlays", tmp_path / "drawn", "--json")
+    )
+    assert code == 0, error
+    assert [view["status"] for view in report["views"]] == ["VALID", "INVALID"]
+    right, wrong = (cv2.imread(path) for path in report["overlays"])
+    assert right.shape == (512, 1024, 3) and wrong.shape == (512, 512, 3)
+    outlines = [(picture == (60, 220, 255)).all(axis=-1) for picture in (right, wrong)]
+    assert outlines[0][:, :512].mean() > 0.01 and not outlines[1].any()
+
+
+def test_overlays_are_of_a_whole_ct(folder, tmp_path):
+    for option in ("--calibrate", "--bodies"):
+        given = [option, folder / "ct.nii.gz"] if option == "--bodies" else [option]
+        code, _, error = call(
+            *("register", "--volume", folder / "ct.nii.gz", "--views", folder / "views.json", *given),
+            *("--overlays", tmp_path / "drawn"),
+        )
+        assert code == 2 and "--overlays excludes" in error
 
 
 def test_a_folder_with_files_is_not_touched(folder):

@@ -7,7 +7,6 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,13 +14,12 @@ import numpy as np
 from navnode.bench.registration import GROUPS, RIGHT_MM, Measured, Outcome, Rate, RegistrationReport, TrustFigures
 from navnode.errors import ConfigError
 from navnode.files.report import STYLE, table
-from navnode.projector import Projector
-from navnode.types import FloatArray, Status, Volume
+from navnode.offline.overlays import Overlays
+from navnode.types import Status, Volume
 
 __all__ = ["write"]
 
 _SHOWN = 4
-_TILES = 8
 _STATUS_COLOURS = {Status.VALID: "#2a9d5c", Status.DEGRADED: "#d9a21b", Status.INVALID: "#c8423b"}
 
 
@@ -123,19 +121,9 @@ def _plots(measured: Measured) -> str:
 def _overlays(outcomes: Sequence[Outcome], volumes: dict[str, Volume]) -> list[str]:
     figures = []
     for outcome in outcomes:
-        projector = Projector(volumes[outcome.ct])
-        carm = outcome.case.carm.binned(2)
-        predicted = projector.render(carm, outcome.registration.volume_from_carm)
-        counts = cv2.resize(outcome.case.counts.astype(np.float32), predicted.shape[::-1], interpolation=cv2.INTER_AREA)
-        xray = _grey(np.log(counts + 1))
-        model = _grey(-predicted)
-        edges = cv2.Canny(model, 40, 110)
-        overlay = cv2.cvtColor(xray, cv2.COLOR_GRAY2BGR)
-        overlay[edges > 0] = (60, 220, 255)
-        v, u = np.indices(xray.shape)
-        tile = max(xray.shape) // _TILES
-        board = cv2.cvtColor(np.where((u // tile + v // tile) % 2 == 0, xray, model), cv2.COLOR_GRAY2BGR)
-        done, png = cv2.imencode(".png", np.hstack([overlay, board]))
+        carm, volume_from_carm = outcome.case.carm.binned(2), outcome.registration.volume_from_carm
+        drawn = Overlays(volumes[outcome.ct]).drawn(outcome.case.counts, carm, volume_from_carm)
+        done, png = cv2.imencode(".png", drawn)
         assert done and outcome.errors is not None
         errors, validity = outcome.errors, outcome.registration.validity
         about = (
@@ -147,11 +135,6 @@ def _overlays(outcomes: Sequence[Outcome], volumes: dict[str, Volume]) -> list[s
             f"<figcaption>{html.escape(about)}</figcaption></figure>"
         )
     return figures
-
-
-def _grey(image: FloatArray) -> Any:
-    low, high = np.percentile(image, [1, 99])
-    return np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
 
 
 def _base64(data: bytes) -> str:

@@ -25,7 +25,7 @@ _OWN = {
         "doctor",
         "Say what this machine has, what the node will use of it, and what a configuration still lacks.",
     ),
-    "sample": ("offline", "Write a drawn CT, X-rays of it and views.json, to try other commands on."),
+    "sample": ("offline", "Write a CT, X-rays of it and views.json, to try other commands on."),
     "project": ("offline", "Render the views' X-ray images of a CT."),
     "register": ("offline", "2D/3D registration: where did the C-arm stand?"),
     "bodies": ("offline", "Show the bones of a label map or a list."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui
+from navnode.commands.ui import Ui, say
 from navnode.offline.requests import (
     BodiesRequest,
     ModelRequest,
@@ -31,16 +32,26 @@ if TYPE_CHECKING:  # modules that read files are loaded only when a command runs
 app = typer.Typer()
 
 
-@command(app, SampleRequest, example="navnode sample tryout   (then, in tryout, the examples of project, register ...)")
+@command(
+    app,
+    SampleRequest,
+    example=(
+        "navnode sample tryout   (then, in tryout, the examples of project, register ...)",
+        "navnode sample mine --ct chest.nii.gz",
+    ),
+)
 def sample(request: SampleRequest, ui: Ui) -> None:
-    """Write a drawn CT, X-rays of it and views.json, to try other commands on.
+    """Write a CT, X-rays of it and views.json, to try other commands on.
+
+    The CT is drawn, or your own (--ct). stations.json has the same X-rays without poses: of each it says only whether
+    it is AP, lateral or oblique.
 
     Their names are those in the examples of project, register, reconstruct, model and read: these run in this folder.
     Examples with a jig, label maps or DICOM need files of your own.
     """
     from navnode.offline import sample as made
 
-    report = made.sample(request, ui.progress("Drawing"))
+    report = made.sample(request, ui.progress("X-raying"))
     ui.answer(report, f"{report.ct}, {report.views} and {len(report.images)} X-rays; next: cd {request.out}")
 
 
@@ -58,6 +69,7 @@ def project(request: ProjectRequest, ui: Ui) -> None:
     RegisterRequest,
     example=(
         "navnode register --volume ct.nii.gz --views views.json --search --json",
+        "navnode register --volume ct.nii.gz --views stations.json --overlays overlays",
         "navnode register --volume ct.nii.gz --bodies labels.nii.gz --views views.json",
         "navnode register --bodies radius.nii.gz --bodies ulna.nii.gz --views views.json",
         "navnode register --volume ct.nii.gz --views views.json --calibrate --out carm.json",
@@ -197,6 +209,8 @@ def _draw_registration(report: RegistrationReport) -> None:
         figures = (f"{view.similarity:.3f}", sigma, f"{view.elapsed_ms:.0f}")
         table.add_row(str(index), view.status, *figures, view.reason)
     Console().print(table)
+    if isinstance(report.overlays, list):
+        say(f"{len(report.overlays)} pictures in {Path(report.overlays[0]).parent}")
 
 
 def _draw_calibration(report: CalibrationReport) -> None:

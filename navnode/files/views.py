@@ -178,5 +178,7 @@ def write_views(path: Path, views: list[ViewFile]) -> None:
             entry["i0"] = view.i0
         if view.volume_from_carm is not None:
             entry["volume_from_carm"] = view.volume_from_carm.tolist()
+        if view.station:
+            entry["station"] = view.station
         data["views"].append(entry)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))

@@ -24,6 +24,7 @@ from navnode.files.views import ViewFile, read_landmarks, read_views, write_view
 from navnode.files.volumes import read_volume, write_volume
 from navnode.geometry import carm_document, where_rays_meet
 from navnode.offline.carm import calibrated_views, capped, write_calibrated
+from navnode.offline.overlays import Overlays, write_overlays
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
@@ -92,6 +93,8 @@ class RegistrationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     views: list[RegisteredView]
     elapsed_ms: float
+    overlays: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """Pictures of the results, where they were wanted."""
 
 
 class CalibrationReport(RegistrationReport, frozen=True, kw_only=True):
@@ -234,7 +237,12 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
             results.append(_best_of(registration, volume, view, counts, start, view_effort))
             progress(len(results) / len(view_files))
     results = [replace(result, validity=capped(result.validity, doubt)) for result in results]
-    return RegistrationReport(views=[_registered_view(result) for result in results], elapsed_ms=_ms(started))
+    elapsed_ms = _ms(started)
+    pictures: list[str] | msgspec.UnsetType = msgspec.UNSET
+    if request.overlays is not None:
+        pictures = write_overlays(request.overlays, view_files, results, Overlays(volume, request.threads or None))
+    views = [_registered_view(result) for result in results]
+    return RegistrationReport(views=views, overlays=pictures, elapsed_ms=elapsed_ms)
 
 
 def calibrate(request: RegisterRequest, progress: Progress) -> CalibrationReport:

@@ -86,10 +86,11 @@ class _ReadsCt(msgspec.Struct, frozen=True, kw_only=True):
         return ReadAs(self.series, self.orientation, self.units)
 
 
-class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
+class SampleRequest(_ReadsCt, frozen=True, kw_only=True):
     """Write files to try the commands on."""
 
     out: Annotated[Path, argument("Write the files into this new folder.", "DIR")]
+    ct: Annotated[Path, option("X-ray this CT, a file or a DICOM folder, not a drawn torso.", "CT")] | None = None
     size: Annotated[int, option("Detector pixels along each side.", ge=64, le=1024)] = 256
     threads: Threads = 0
 
@@ -124,6 +125,10 @@ class RegisterRequest(_ReadsCt, frozen=True, kw_only=True):
     out: (
         Annotated[Path, option("Write the geometry found by --calibrate, as calibrate carm does.", "C.json")] | None
     ) = None
+    overlays: (
+        Annotated[Path, option("Draw what the CT shows at the poses found into the X-rays, in this folder.", "DIR")]
+        | None
+    ) = None
     threads: Threads = 0
 
     def __post_init__(self) -> None:
@@ -136,6 +141,8 @@ class RegisterRequest(_ReadsCt, frozen=True, kw_only=True):
             raise ConfigError(f"--calibrate excludes --track, --carm and --bodies{reason}")
         if self.out is not None and not self.calibrate:
             raise ConfigError("--out needs --calibrate")
+        if self.overlays is not None and (self.calibrate or self.bodies):
+            raise ConfigError("--overlays excludes --calibrate and --bodies")
         if self.joint and self.track:
             raise ConfigError("--joint and --track exclude each other")
         if self.volume is None and not self.bodies:

@@ -36,16 +36,21 @@ class SampleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sample(request: SampleRequest, progress: Callable[[float], None]) -> SampleReport:
-    """Draw a torso, X-ray it from three sides, and write CT, pictures and views into a folder.
+    """Draw a torso, or read a CT, X-ray it from three sides, and write CT, pictures and views into a folder.
+
+    ``stations.json`` has the same pictures without poses: only what a radiographer notes is said of each.
 
     Raises:
-        ConfigError: the folder has files already, or cannot be written.
+        ConfigError: the folder has files already, or cannot be written; or the CT cannot be read, or shows no bone.
     """
     out = request.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder")
     progress(0.0)
-    volume = replace(read_volume(ensure_procedural_ct()), name="drawn torso")
+    if request.ct is not None:
+        volume = replace(read_volume(request.ct, request.read_as()), name="CT")
+    else:
+        volume = replace(read_volume(ensure_procedural_ct()), name="drawn torso")
     carm, chain = carm_of_size(request.size), XrayChain()
     at_zero = scenario_for(volume).volume_from_carm(0.0)
     pivot_mm = scenario_for(volume).isocentre_mm
@@ -61,9 +66,10 @@ def sample(request: SampleRequest, progress: Callable[[float], None]) -> SampleR
         _write_picture(out / f"{name}.png", counts)
         if name == _READ[0]:
             _write_picture(out / _READ[1], counts)
-        views.append(ViewFile("", out / f"{name}.png", carm, volume_from_carm, None, number))
+        views.append(ViewFile("", out / f"{name}.png", carm, volume_from_carm, None, number, name))
         progress((number + 1) / (len(_ORBITAL_DEG) + 1))
-    write_views(out / "views.json", views)
+    write_views(out / "views.json", [replace(view, station="") for view in views])
+    write_views(out / "stations.json", [replace(view, volume_from_carm=None) for view in views])
     write_volume(volume, out / "ct.nii.gz")
     progress(1.0)
     return SampleReport(

@@ -1,0 +1,64 @@
+"""docs/ten-minutes.md, followed to the letter: from a CT to a registered X-ray, within ten minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def script() -> str:
+    """All commands of the document, in their order: what is indented by four, outside of lists and fences."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / "docs/ten-minutes.md").read_text(), flags=re.M | re.S)
+    return textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ")))
+
+
+def test_the_document_has_its_commands():
+    lines = script().splitlines()
+    for command in ("sample", "project", "register"):
+        assert any(line.startswith(f"navnode {command} ") for line in lines)
+    assert sum(line == "END" for line in lines) == 2
+
+
+def test_the_document_to_the_letter(tmp_path, procedural_ct):
+    shutil.copy(procedural_ct, tmp_path / "my_ct.nii.gz")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, words in (("navnode", f"{sys.executable} -m navnode"), ("python3", sys.executable)):
+        (folder / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (folder / name).chmod(0o755)
+    began_s = time.monotonic()
+    ran = subprocess.run(
+        ["bash", "-euc", script()],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert time.monotonic() - began_s < 600
+    assert re.findall(r"│ (\d) +│ (\w+) ", ran.stdout) == [("0", "VALID"), ("1", "VALID"), ("2", "VALID")]
+    told = re.search(r"VALID: the source is ([\d.]+) mm from where it was", ran.stdout)
+    assert told and float(told[1]) < 2.0
+    mine = tmp_path / "mine"
+    assert len(json.loads((mine / "drr/views.json").read_text())["views"]) == 3
+    yellow = np.array([60, 220, 255])
+    for path in [*sorted((mine / "overlays").glob("*.png")), mine / "own-overlays/overlay_000.png"]:
+        picture = cv2.imread(str(path))
+        assert picture.shape == (512, 1024, 3)
+        drawn = (picture == yellow).all(axis=-1)
+        assert drawn[:, :512].mean() > 0.01 and not drawn[:, 512:].any(), path.name
+    assert len(list((mine / "overlays").glob("*.png"))) == 3
