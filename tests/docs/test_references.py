@@ -142,3 +142,9 @@ def test_the_check_finds_what_is_wrong(tmp_path):
     ]
     with pytest.raises(FileNotFoundError):
         check.faults(tmp_path / "none")
+
+
+def test_the_list_of_examples_is_whole():
+    text = (ROOT / "docs/examples.md").read_text()
+    listed = re.findall(r"^\| `([\w.]+)` \|", text, flags=re.M)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").iterdir() if path.is_file())
