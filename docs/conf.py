@@ -8,9 +8,9 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import sitepages  # noqa: E402  it lies beside this file, where Python does not look
+import sitepages
 
-from navnode import __version__  # noqa: E402
+from navnode import __version__
 
 project = "navnode"
 author = "the navnode contributors"
