@@ -83,7 +83,7 @@ def _of_hdf5(path: Path) -> Any:
         text = Path(folder) / "transform.tfm"
         command = [sys.executable, "-c", _REWRITE, str(path), str(text)]
         try:
-            done = subprocess.run(  # noqa: S603 - our own interpreter and text; the path is an argument, and no shell reads it
+            done = subprocess.run(  # noqa: S603 - no shell reads it: our own program, the path is an argument
                 command, capture_output=True, timeout=_REWRITTEN_S, check=False
             )
         except subprocess.TimeoutExpired as error:

@@ -39,7 +39,7 @@ def each_command() -> Iterator[tuple[str, Any]]:
 
 
 def _top_level() -> Iterator[tuple[str, Any]]:
-    for name, listed in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]  # it is a group
+    for name, listed in typer.main.get_group(app).commands.items():
         if not listed.hidden:
             yield name, loaded(name)
 

@@ -85,7 +85,8 @@ def _said(kind: type) -> dict[str, str]:
     for base in reversed(kind.__mro__):
         if not issubclass(base, msgspec.Struct) or base is msgspec.Struct:
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]  # a class
+        (defined,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        body = defined.body if isinstance(defined, ast.ClassDef) else []
         for item, after in zip(body, [*body[1:], None], strict=True):
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(after, ast.Expr):
                 found[item.target.id] = str(getattr(after.value, "value", ""))

@@ -131,26 +131,27 @@ def test_what_nobody_says_finds_nothing():
 
 
 def test_the_page_begins_with_what_was_said():
-    asyncio.run(_look_up())
+    said, everything = asyncio.run(_pages({"said": "no X-ray registered for 31 s <b>"}, {}))
+    assert said.index("no X-ray registered for 31 s &lt;b&gt;") < said.index(
+        '<article id="found"><h3>No X-ray for some'
+    )
+    assert "<b>" not in said.replace("<b>What to do.</b>", "")
+    assert said.count("<article") == len(messages.entries()) + 1
+    assert 'id="found"' not in everything and 'id="no-xray-yet"' in everything
+    assert not re.search(r"\]\(", everything), "Markdown was left"
 
 
-async def _look_up():
+async def _pages(*queries: dict[str, str]) -> list[str]:
+    """The page of messages, as it answers each query."""
     app = web.Application()
     messages.add(app)
+    texts = []
     async with TestClient(TestServer(app)) as client:
-        answer = await client.get("/messages", params={"said": "no X-ray registered for 31 s <b>"})
-        text = await answer.text()
-        assert answer.status == 200 and "default-src 'none'" in answer.headers["Content-Security-Policy"]
-        assert text.index("no X-ray registered for 31 s &lt;b&gt;") < text.index(
-            '<article id="found"><h3>No X-ray for some'
-        )
-        assert (
-            "<b>" not in text.replace("<b>What to do.</b>", "")
-            and text.count("<article") == len(messages.entries()) + 1
-        )
-        everything = await (await client.get("/messages")).text()
-        assert 'id="found"' not in everything and 'id="no-xray-yet"' in everything
-        assert not re.search(r"\]\(", everything), "Markdown was left"
+        for query in queries:
+            answer = await client.get("/messages", params=query)
+            assert answer.status == 200 and "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            texts.append(await answer.text())
+    return texts
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -54,12 +54,26 @@ def test_a_client_that_takes_parts_is_sent_what_has_changed_of_a_volume():
     run(story())
 
 
+async def followed(peer: Plain, seen: Image | None, until_ns: int) -> Image:
+    """The volume as a client has it that lays every part on what it has, up to a time stamp."""
+    while seen is None or seen.timestamp_ns < until_ns:
+        (image,) = (await peer.until(lambda m: m.device == "Volume"))[-1:]
+        seen = image if seen is None else image.put_into(seen)
+    return seen
+
+
+async def taking_parts(server: Server) -> Plain:
+    """A client that takes changed parts."""
+    peer = await Plain().connect(server.port)
+    peer.writer.write(encode(ClientInfo(text='<ClientInfo ChangedParts="TRUE"/>')))
+    await peer.ask(encode(Get(kind="STATUS")))
+    return peer
+
+
 def test_a_slow_client_that_takes_parts_misses_none():
     async def story():
         async with Server(port=0) as server:
-            peer = await Plain().connect(server.port)
-            peer.writer.write(encode(ClientInfo(text='<ClientInfo ChangedParts="TRUE"/>')))
-            await peer.ask(encode(Get(kind="STATUS")))
+            peer = await taking_parts(server)
             voxels, rng = np.zeros((64, 128, 128), np.int16), np.random.default_rng(2)
             for step in range(1, 40):  # far more than the socket takes while nobody reads: most are dropped
                 voxels = voxels.copy()
@@ -70,10 +84,7 @@ def test_a_slow_client_that_takes_parts_misses_none():
                 )
                 await asyncio.sleep(0)
             assert next(iter(server.peers)).dropped > 0
-            seen = None
-            while seen is None or seen.timestamp_ns < 39 * 10**9:
-                (image,) = (await peer.until(lambda m: m.type == "IMAGE"))[-1:]
-                seen = image if seen is None else image.put_into(seen)
+            seen = await followed(peer, None, 39 * 10**9)
             assert np.array_equal(seen.voxels, voxels)
 
     run(story())
@@ -82,9 +93,7 @@ def test_a_slow_client_that_takes_parts_misses_none():
 def test_what_was_replaced_before_its_turn_is_no_base_of_a_part():
     async def story():
         async with Server(port=0) as server:
-            peer = await Plain().connect(server.port)
-            peer.writer.write(encode(ClientInfo(text='<ClientInfo ChangedParts="TRUE"/>')))
-            await peer.ask(encode(Get(kind="STATUS")))
+            peer = await taking_parts(server)
             (served,) = server.peers
             others = [await Plain().connect(server.port) for _ in range(8)]
             await until(lambda: len(server.peers) == 9)
@@ -101,9 +110,7 @@ def test_what_was_replaced_before_its_turn_is_no_base_of_a_part():
                     server.publish(
                         Image(device="Volume", voxels=voxels, ras_from_index=np.eye(4), timestamp_ns=number * 10**9)
                     )
-                while seen is None or seen.timestamp_ns < number * 10**9:
-                    (image,) = (await peer.until(lambda m: m.device == "Volume"))[-1:]
-                    seen = image if seen is None else image.put_into(seen)
+                seen = await followed(peer, seen, number * 10**9)
                 assert np.array_equal(seen.voxels, voxels)
 
     run(story())
