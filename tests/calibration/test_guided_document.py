@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from navnode.files import artifacts
 from navnode.recording import Recorder
 from navnode.simulation import practice
 from tests.conftest import find_free_port
+from tests.documents import followed
 
 ROOT = Path(__file__).parent.parent.parent
 BEGAN_NS = now_ns()
@@ -125,22 +125,9 @@ def test_the_document_to_the_letter(tmp_path):
     for old in (18945, 18944, 8080):
         text = text.replace(f"port = {old}", f"port = {port if old == 18945 else find_free_port()}")
     (launch / "calibration-demo.toml").write_text(text)
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "navnode").write_text(WRAPPER.format(python=sys.executable, port=port))
-    (folder / "navnode").chmod(0o755)
-    script = "\n".join(["set -e", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT", *commands()])
+    script = "\n".join(["trap 'kill $(jobs -p) 2>/dev/null || true' EXIT", *commands()])
     began_s = time.monotonic()
-    ran = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    report = json.loads(ran.stdout.splitlines()[-1])
+    said = followed(tmp_path, script, {"navnode": WRAPPER.format(python=sys.executable, port=port)}, 900)
+    report = json.loads(said.splitlines()[-1])
     assert report["status_counts"].get("VALID", 0) > 100, report
     assert time.monotonic() - began_s < 600
