@@ -41,7 +41,7 @@ class AtOnce:
 
     def prepare(self, done: RegistrationDone) -> None:
         """Prepare for the next frame."""
-        self._frames.prepare(done)
+        self._frames.prepare(done.request)
 
 
 class AsRecorded:

@@ -19,7 +19,7 @@ from navnode.registration.gradations import as_read
 from navnode.registration.single import register_counts
 from navnode.registration.smear import anticipate
 from navnode.registration.tracking import ImageRegistration
-from navnode.types import Registration, RegistrationDone, RegistrationRequest, Status, Volume, invalid
+from navnode.types import Array, Matrix, Registration, RegistrationRequest, Volume, invalid
 
 __all__ = ["FrameRegistration", "alone", "articulated"]
 
@@ -77,6 +77,8 @@ class FrameRegistration:
         self._articulated: Articulated | None = None
         self._registration: ImageRegistration | None = None
         self._stated = StatedGeometry()
+        self._found: list[Registration] = []
+        """In the last image, before others had their say."""
         self._alone = alone(config) if config.bones_alone else None
         if volume is not None and config.bodies:
             self._articulated = articulated(config, volume)
@@ -119,9 +121,7 @@ class FrameRegistration:
                     [body.lost for body in request.bodies],
                     frame.timestamp_ns,
                 )
-                other = self._stated.verdict(self._carm)
-                parts = [self._judged(part, other) for part in parts]
-                return parts[0], tuple(parts[1:])
+                return self._judged(parts)
             if request.volume_id != self._volume_id or self._registration is None:
                 assert volume is not None
                 self._registration, self._stated = ImageRegistration(volume, self._threads), StatedGeometry()
@@ -136,7 +136,7 @@ class FrameRegistration:
                 frame.timestamp_ns,
                 sparse_volume=request.sparse_volume,
             )
-            return self._judged(registration, self._stated.verdict(self._carm)), ()
+            return self._judged([registration])
         except Exception as error:  # any failure concerns this frame alone
             log.exception("frame %d could not be registered", frame.sequence)
             verdict = invalid(f"the frame could not be computed ({type(error).__name__})", frame.timestamp_ns)
@@ -146,31 +146,37 @@ class FrameRegistration:
             ]
             return failed[0], tuple(failed[1:])
 
-    def _judged(self, registration: Registration, other: tuple[Status, str] | None) -> Registration:
-        """The registration, unless this image's predecessors contradict the C-arm's geometry."""
-        return replace(registration, validity=doubted(registration.validity, other))
+    def _judged(self, found: list[Registration]) -> tuple[Registration, tuple[Registration, ...]]:
+        """What was found in an image, unless its predecessors contradict the C-arm's geometry."""
+        self._found = found
+        other = self._stated.verdict(self._carm)
+        first, *others = (replace(each, validity=doubted(each.validity, other)) for each in found)
+        return first, tuple(others)
 
-    def prepare(self, done: RegistrationDone) -> None:
-        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue."""
-        if not done.registration.validity.usable:
+    def prepare(self, request: RegistrationRequest) -> None:
+        """Prepare for the next frame. Runs after every frame, so that results do not depend on the queue.
+
+        Args:
+            request: the one that was answered last.
+        """
+        found, self._found = self._found, []
+        if not found or not found[0].validity.usable:
             return
+        poses = [each.volume_from_carm for each in found]
         try:
             if self._registration is not None:
-                self._registration.prepare(done.registration.volume_from_carm, self._isocentre_mm)
+                self._registration.prepare(poses[0], self._isocentre_mm)
                 anticipate(self._registration, self._isocentre_mm)
-            self._look(done)
+            if not request.sparse_volume and self._stated.wants(self._carm, poses[0], self._isocentre_mm):
+                self._look(request.frame.counts, poses)
         except Exception:  # the next frame will prepare itself
             log.exception("the next frame could not be prepared")
 
-    def _look(self, done: RegistrationDone) -> None:
-        """Find out what an image says of the C-arm's geometry, if it is from a direction that says something new."""
-        pose, counts, carm = done.registration.volume_from_carm, done.request.frame.counts, self._carm
-        if done.request.sparse_volume or not self._stated.wants(carm, pose, self._isocentre_mm):
-            return
+    def _look(self, counts: Array, poses: list[Matrix]) -> None:
+        """Find out what an image says of the C-arm's geometry, whatever those before it say."""
         if self._articulated is not None:
-            poses = [pose, *(body.volume_from_carm for body in done.bodies)]
-            image = self._articulated.as_read(counts, carm)
+            image = self._articulated.as_read(counts, self._carm)
             self._stated.add(self._articulated.evidence(image, poses, self._isocentre_mm))
         elif self._registration is not None:
-            image = as_read(self._registration.gradation, counts, carm)
-            self._stated.add(evidence(self._registration, image, pose, self._isocentre_mm))
+            image = as_read(self._registration.gradation, counts, self._carm)
+            self._stated.add(evidence(self._registration, image, poses[0], self._isocentre_mm))

@@ -30,9 +30,11 @@ _DOUBTED, _REFUSED = 10.0, 20.0
 """Squared distance of the stated geometry from the one that fits, in units of sigma and of what is tolerated, from
 which an image is DEGRADED and INVALID."""
 
-_MOST, _APART_MM, _REPEATED = 8, 40.0, 150
-"""Images that are remembered, how far their poses are apart at least (rotations times ``POSE_SCALE``), and the number
-of images after which one near a remembered one takes its place."""
+_MOST, _APART_MM = 8, 40.0
+"""Images that are remembered, and how far their poses are apart at least (rotations times ``POSE_SCALE``)."""
+_REPEATED, _FORGOTTEN = 150, 300
+"""Number of images after which one near a remembered one takes its place, since somebody may zoom, and after which one
+counts no more: a C-arm that returns to what is stated is believed again."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +124,24 @@ class StatedGeometry:
         self._seen: list[tuple[Evidence, int]] = []
         """With the number of the image."""
         self._images = 0
+        self._in_doubt = False
 
     def verdict(self, carm: CArm) -> tuple[Status, str] | None:
-        """As :func:`contradicted`, of the images so far."""
+        """As :func:`contradicted`, of the images so far; call once for each image."""
+        self._images += 1
+        self._seen = [(each, number) for each, number in self._seen if self._images - number <= _FORGOTTEN]
         verdict = contradicted([each for each, _ in self._seen if each.carm == carm])
-        if verdict is not None and verdict[0] is Status.INVALID:
-            self._seen.clear()  # what comes next is judged anew: a C-arm may return to the mode that is stated
+        self._in_doubt = verdict is not None
         return verdict
 
     def wants(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> bool:
-        """Whether a registered image would say something new; call once for each."""
-        self._images += 1
+        """Whether a registered image would say something new; in doubt each does."""
         near = [
             number
             for each, number in self._seen
             if each.carm == carm and apart_mm(each.volume_from_carm, volume_from_carm, pivot_mm) < _APART_MM
         ]
-        return not near or self._images - max(near) >= _REPEATED
+        return self._in_doubt or not near or self._images - max(near) >= _REPEATED
 
     def add(self, own: Evidence) -> None:
         """Remember an image, instead of those near it or of the oldest."""
