@@ -206,8 +206,18 @@ class Node:
         finally:
             self._surfaces.close()
             self._close_recordings()
-            if self._keys is not None:
-                self._keys.stop()
+
+    async def stop(self) -> None:
+        """Close what :meth:`start` opened, once nothing runs any more.
+
+        The sockets of worker and displays go with the process: ZeroMQ aborts if one closes within a message.
+        """
+        await self.server.stop()
+        if self._keys is not None:
+            self._keys.stop()
+        # Where nobody reads what a socket tells of itself, the one thread that serves all sockets waits for ever.
+        self._worker.disable_monitor()
+        self._worker_events.close()
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -506,7 +516,10 @@ async def serve(node: Node) -> None:
     """
     await node.start()
     say_ready(f"{node.server.port} {node.backends.projector}")
-    await node.run()
+    try:
+        await node.run()
+    finally:
+        await node.stop()
 
 
 def prepare_interpreter() -> None:

@@ -124,20 +124,47 @@ def test_requests_that_find_no_room_are_answered_with_a_failure(node, tmp_path, 
         bus.limited(idle, topics.bound_of(*topics.TO_WORKER))
         idle.connect(f"ipc://{tmp_path}/w")
         idle.send_multipart(bus.pack(WorkerState(True, "idle", "", 1)))
-        assert node._worker.poll(2000)
+        assert node._worker.poll(20_000)
         try:  # what the system's own buffers take is full before
             for _ in range(6):
                 node._ask_worker(SurfaceRequest(volume))
             return [node._ask_worker(request) for _ in range(4 * topics.bound_of(*topics.TO_WORKER))]
         finally:
             idle.close()
-            await node.server.stop()
+            node._worker_events.poll(20_000)  # gone before the node's socket: ZeroMQ aborts if that closes in a message
+            await node.stop()
 
     *_, answer = asyncio.run(overfilled())
     assert isinstance(answer, VolumeReady | SurfaceReady) and "takes no more requests" in answer.reason
     assert type(answer) is TOPICS[topic.replace("request", "done")].kind
     if isinstance(answer, VolumeReady):
         assert answer.request == 3 and answer.volume is None
+
+
+def test_a_node_that_ends_leaves_zeromq_working_for_all_others(node, tmp_path):
+    """Where nobody reads what a socket tells of itself, the one thread that serves all sockets waits for ever."""
+    context = zmq.Context.instance()
+
+    def worker(address: str) -> zmq.Socket:
+        socket = context.socket(zmq.DEALER)
+        socket.connect(address)
+        socket.send_multipart(bus.pack(WorkerState(True, "idle", "", 1)))
+        return socket
+
+    async def ended() -> bool:
+        await node.start()
+        alone = worker(f"ipc://{tmp_path}/w")
+        heard = node._worker.poll(20_000)
+        await node.stop()
+        alone.close()
+        return bool(heard)
+
+    assert asyncio.run(ended()) and node._worker_events.closed
+    other = context.socket(zmq.DEALER)
+    other.bind(f"ipc://{tmp_path}/other")
+    connected = worker(f"ipc://{tmp_path}/other")
+    assert other.poll(20_000)
+    connected.close(), other.close()
 
 
 @pytest.mark.parametrize("name", topics.TO_DISPLAYS)
@@ -147,7 +174,7 @@ def test_displays_lose_the_older_values_and_count_them(name):
     bus.limited(socket, TOPICS[name].bound)
     socket.bind(address)
     publisher, reader = bus.Publisher(socket), bus.Subscriber(address, TOPICS[name].bound, name)
-    assert socket.poll(2000) and socket.recv() == b"\1" + name.encode()
+    assert socket.poll(20_000) and socket.recv() == b"\1" + name.encode()
     value = _values()[TOPICS[name].kind]
     for _ in range(sent):
         publisher.send(value)
@@ -244,7 +271,7 @@ def test_worker_too_long_silent_is_lost(node):
         ticking = asyncio.create_task(node._tick())
         await asyncio.sleep(0.2)
         ticking.cancel()
-        await node.server.stop()
+        await node.stop()
         return node._runner.pipeline.volume.worker.reason
 
     assert "does not answer" in asyncio.run(silent())
