@@ -28,7 +28,7 @@ from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts, whole
-from navnode.files.artifacts import PATIENT, Artifact, FlatFieldResult
+from navnode.files.artifacts import Artifact, FlatFieldResult
 from navnode.igtl import Arrival, Client, Message
 from navnode.types import Array
 
@@ -319,10 +319,8 @@ class Guide:
             if isinstance(verdict.result, FlatFieldResult):
                 whole.write_whole(step.path, _packed(verdict.arrays))
             else:
-                section = self.room.config.calibration
-                of_carm = not step.tool and step.kind.key not in ("", PATIENT.key)
-                device, mode = (section.device, section.mode) if of_carm else (step.tool, "")
-                artifacts.write(step.path, verdict.artifact(now_ns(), device=device, mode=mode))
+                device, mode, case = self.room.whose(step)
+                artifacts.write(step.path, verdict.artifact(now_ns(), device=device, mode=mode, case=case))
             self.room.skip(step, skipped=False)
         run.kept = [step.name for step in passed]
         return passed
