@@ -87,6 +87,8 @@ class Scene:
     """The newest outputs of the node, independent of viewers."""
 
     case: CaseSection = field(default_factory=CaseSection)
+    volume_from: str = "ct"
+    """What the volume comes from: ``ct``, ``xrays``, or ``bones``: there is none, each bone has its own."""
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
     deviation: tuple[PlanDeviation, int] | None = None
@@ -103,7 +105,7 @@ class Scene:
         """Keep an output of the node."""
         match output:
             case NodeState():
-                if self.state is not None and output.epoch != self.state.epoch:
+                if self.replaces(output):
                     # These pictures were placed by a registration that is lost.
                     self.stations.clear()
                 self.state, self.state_ns = output, now_ns
@@ -115,6 +117,10 @@ class Scene:
                 self.deviation = output, now_ns
             case RegisteredFrame():
                 self._on_frame(output, now_ns)
+
+    def replaces(self, state: NodeState) -> bool:
+        """Whether nothing that was placed before this state may be shown any more."""
+        return self.state is not None and state.epoch != self.state.epoch
 
     def _on_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
         self.live_station, self.last_frame_ns = frame.station, now_ns
@@ -148,6 +154,7 @@ class Scene:
             "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
             "silent": silent,
             "case": {"name": self.case.name, "side": self.case.side},
+            "volume_from": self.volume_from,
             "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
             "plans": self._plans(silent),

@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from navnode.types import invalid
 from tests.browser import CHROMIUM
-from tests.display.stage import click, key, picture, staged
+from tests.display.stage import VALID, click, key, picture, staged
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -202,3 +203,24 @@ def test_letters_are_drawn_only_while_the_orientation_is_known(tmp_path):
         assert await browser.evaluate("[...drawn]") == []
 
     staged(look)
+
+
+BONE_ALONE = {"bodies": [{"name": "Femur", "file": "femur.nii.gz"}], "reconstruction": {"enabled": False}}
+
+
+@pytest.mark.parametrize(
+    ("more", "state", "registration", "said"),
+    [
+        ({}, {}, VALID, "The CT is being prepared"),
+        ({"ct": ""}, {}, invalid("no volume yet: 1 of 3 views"), "No volume yet: 1 of 3 X-rays"),
+        ({"ct": ""}, {}, invalid("no X-ray registered yet"), "No volume yet: the first X-rays make it"),
+        ({"ct": ""}, {"worker_alive": False}, invalid("x"), "No volume: the reconstruction does not run"),
+        ({"ct": "", **BONE_ALONE}, {}, VALID, "No slices: each bone has a volume of its own"),
+    ],
+)
+def test_why_there_is_no_volume(more, state, registration, said):
+    async def look(browser, stage) -> None:
+        stage.registration, stage.more = registration, {"volume": "", "volumes": 0, **state}
+        await browser.wait_for(f"document.getElementById('space-why').textContent === '{said}'", 10)
+
+    staged(look, volume=False, **more)

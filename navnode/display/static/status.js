@@ -9,6 +9,9 @@ const [caseName, caseSide] = ["case-name", "case-side"].map((id) => document.get
 const details = document.getElementById("details");
 const opener = document.getElementById("details-open");
 
+const SAID_MS = 1000;
+let said = { what: "", at_ms: 0 };
+
 function open(wanted) {
   details.hidden = !wanted;
   setAttribute(opener, "aria-expanded", wanted);
@@ -28,16 +31,22 @@ export function drawStatus(scene) {
   const sigma = scene.state?.target_sigma_mm;
   const good = status === "VALID";
   const told = explain(reason);
+  const name = shown.tool || say("registration");
+  drawDetails(scene);
+  // The same reason with another figure: figures that change with every X-ray cannot be read.
+  const same = [status, told.key || reason, name, document.documentElement.lang].join();
+  const now = performance.now();
+  if (same === said.what && now - said.at_ms < SAID_MS) return shown;
+  said = { what: same, at_ms: now };
   setClass(strip, status);
   setText(state, say(`state${status}`));
-  setText(tool, shown.tool || say("registration"));
+  setText(tool, name);
   setText(cause, good ? say("usable") : told.cause);
   setText(advice, good ? say("expected", sigma == null ? "–" : sigma.toFixed(1)) : told.advice);
   setAttribute(cause, "title", reason);
   const patient = scene.case ?? { name: "", side: "" };
   setText(caseName, patient.name);
   setText(caseSide, patient.side && say(patient.side));
-  drawDetails(scene);
   return shown;
 }
 
@@ -46,9 +55,11 @@ function drawDetails({ registration, bodies, tools, state: figures, moving }) {
   setText(opener, say("details") + (count ? ` · ${say("notices")}: ${count}` : ""));
   if (details.hidden) return;
   const badges = [{ name: "", validity: registration }, ...bodies, ...tools];
-  keyed(document.getElementById("badges"), badges, makeBadge, ({ children: [name, why] }, item) => {
+  keyed(document.getElementById("badges"), badges, makeBadge, ({ children: [name, plain, why] }, item) => {
     setText(name, `${item.name || say("registration")} ${say(`state${item.validity.status}`)}`);
     setClass(name, `badge ${item.validity.status}`);
+    const { key, cause } = explain(item.validity.reason);
+    setText(plain, key && cause);
     setText(why, item.validity.reason);
   });
   document.getElementById("moving").hidden = !moving;
@@ -57,7 +68,7 @@ function drawDetails({ registration, bodies, tools, state: figures, moving }) {
   setText(document.getElementById("notices"), (figures?.notices ?? []).join("\n"));
 }
 
-const makeBadge = () => element("li", "", [element("b"), element("span")]);
+const makeBadge = () => element("li", "", [element("b"), element("strong"), element("span")]);
 
 // A figure that nothing new stands behind is blank.
 function figuresOf(figures, registration) {
