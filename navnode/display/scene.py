@@ -55,6 +55,7 @@ DEVIATION_SILENT_NS = max_age_ns("deviation")
 """Likewise for how a tool deviates from a plan."""
 
 _VIEW_OLD_NS = max_age_ns("frame")
+_SILENT, _STARTING = "the node is silent", "the node is starting"
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
 _RANGE_HU = (-2048.0, 8192.0)
 """Half floats hold whole HU up to 2048, and every fourth at the end."""
@@ -145,7 +146,8 @@ class Scene:
     def describe(self, now_ns: int) -> dict[str, Any]:
         """The scene without images and volumes, for JSON."""
         silent = self.state is None or now_ns - self.state_ns > NODE_SILENT_NS
-        registration = self.state.registration if self.state and not silent else invalid("the node is silent")
+        unheard = invalid(_SILENT if self.state else _STARTING)
+        registration = self.state.registration if self.state and not silent else unheard
         return {
             "registration": _validity(registration),
             "bodies": self._bodies(silent),
@@ -221,14 +223,13 @@ class Scene:
         """Bones that move by themselves: their verdicts."""
         known = self.state.bodies.items() if self.state else ()
         return [
-            {"name": name, "validity": _validity(invalid("the node is silent") if silent else validity)}
-            for name, validity in known
+            {"name": name, "validity": _validity(invalid(_SILENT) if silent else validity)} for name, validity in known
         ]
 
     def _tool(self, pose: ToolPose, heard_ns: int, now_ns: int, silent: bool) -> dict[str, Any]:
         validity, volume_from_tool = pose.validity, pose.volume_from_tool
         if silent:
-            validity, volume_from_tool = invalid("the node is silent"), None
+            validity, volume_from_tool = invalid(_SILENT), None
         elif volume_from_tool is not None and now_ns - heard_ns > TOOL_SILENT_NS:
             validity, volume_from_tool = invalid("no pose from the node"), None
         shown: dict[str, Any] = {"name": pose.tool, "validity": _validity(validity)}

@@ -3,6 +3,7 @@ import { say } from "./texts.js";
 
 // The first that fits counts; what a group captures is {1}, {2} of the text. The keys are those of texts.js.
 const CAUSES = [
+  [/the node is starting/, "Starting"],
   [/the node is silent|no connection/, "Silent"],
   [/clock of/, "Clock"],
   [/marker was hidden; an X-ray would/, "PatientBack"],
@@ -41,7 +42,7 @@ const BADNESS = { VALID: 0, DEGRADED: 1, INVALID: 2 };
 
 // Of the tool that one steers by and of the registration, the worse; the registration's reason if both are as bad.
 export function verdict(scene) {
-  if (!scene || scene.silent) return { status: "INVALID", reason: "the node is silent", tool: "" };
+  if (!scene || scene.silent) return { status: "INVALID", reason: scene?.registration.reason ?? "the node is silent", tool: "" };
   const name = scene.state?.active_tool ?? "";
   const known = scene.tools.find((tool) => tool.name === name)?.validity;
   const tool = name ? (known ?? { status: "INVALID", reason: "no pose from the tracker" }) : scene.registration;

@@ -9,6 +9,7 @@ const [caseName, caseSide] = ["case-name", "case-side"].map((id) => document.get
 const details = document.getElementById("details");
 const opener = document.getElementById("details-open");
 
+const silence = document.querySelector("#silence strong");
 const SAID_MS = 1000;
 let said = { what: "", at_ms: 0 };
 
@@ -33,6 +34,7 @@ export function drawStatus(scene) {
   const told = explain(reason);
   const name = shown.tool || say("registration");
   drawDetails(scene);
+  if (scene.silent) setText(silence, told.cause);
   // The same reason with another figure: figures that change with every X-ray cannot be read.
   const same = [status, told.key || reason, name, document.documentElement.lang].join();
   const now = performance.now();
