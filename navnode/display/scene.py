@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cv2
@@ -353,12 +353,17 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "volume_s": [round(ms / 1000, 1) for ms in times_ms],
         "active_tool": state.active_tool,
         "recording": {
-            "text": str(recording),
+            "file": recording.file,
+            "messages": recording.messages,
+            "size_mb": round(recording.size_bytes / 1e6),
+            "lost": recording.lost,
+            "failure": recording.failure,
+            "minutes_left": recording.minutes_left if recording.short_of_disk else None,
             "running": recording.running,
             "faulty": bool(recording.failure or recording.lost or recording.short_of_disk),
         },
         "replay": state.replay,
-        "dose": str(state.dose),
+        "dose": asdict(state.dose),
         "dropped": state.dropped,
         "notices": list(state.notices),
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 
 import pytest
 
-from navnode.types import Status, Validity, invalid
+from navnode.types import Dose, Status, Validity, invalid
 from tests.browser import CHROMIUM
 from tests.display.stage import VALID, drill, key, picture, staged
 
@@ -154,6 +155,28 @@ def test_languages_come_from_the_browser_may_be_chosen_and_are_kept(tmp_path):
         assert await browser.evaluate(LACKING) == []
 
     staged(look, language="de")
+
+
+@pytest.mark.parametrize(
+    ("language", "words", "position"),
+    [
+        ("de", ["WIEDERGABE", "Anhalten", "Dosis: 210 Bilder, 0.23 Gy cm²", "verbunden"], "3.2 von 20.0 s, angehalten"),
+        ("zh", ["回放", "暂停", "剂量: 210 张 X 光，0.23 Gy cm²", "已连接"], "3.2/20.0 秒，已暂停"),
+    ],
+)
+def test_replays_and_details_speak_the_viewers_language(language, words, position, tmp_path):
+    answer = """import('/static/control.js').then(({ position }) => position('3.2 of 20.0 s, paused'))"""
+
+    async def look(browser, stage) -> None:
+        stage.more = {"replay": True, "dose": Dose(210, 210, 0.23, 0.05, 0.006)}
+        await browser.evaluate("document.getElementById('details-open').click()")
+        await browser.wait_for("!document.getElementById('replay').hidden", 10)
+        await browser.wait_for(f"{json.dumps(words)}.every((word) => document.body.innerText.includes(word))", 10)
+        assert await browser.evaluate(answer) == position
+        await picture(browser, tmp_path / f"{language}.png")
+        browser.errors.clear()  # no player answers here
+
+    staged(look, language=language)
 
 
 def test_a_tone_on_loss_and_return_if_it_is_wanted():

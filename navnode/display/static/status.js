@@ -1,5 +1,6 @@
 // The strip that is read from two metres: state, one reason, what to do; and the details behind it.
 import { explain, verdict } from "./advice.js";
+import { recorded } from "./control.js";
 import { element, keyed, setAttribute, setClass, setText } from "./dom.js";
 import { say } from "./texts.js";
 
@@ -87,14 +88,27 @@ function figuresOf(figures, registration) {
 
 function sourcesOf(figures) {
   if (!figures) return "–";
-  const [took, elsewhere, budget] = figures.volume_s;
+  const [took, elsewhere, budget] = figures.volume_s, recording = recorded(figures.recording);
   return [
-    `Volume: ${figures.volume || "none yet"}`,
-    `${figures.frames_registered} of ${figures.frames_received} frames registered`,
-    `dose: ${figures.dose}`,
-    ...(figures.recording.text ? [`recording ${figures.recording.text}`] : []),
-    ...Object.entries(figures.sources).map(([name, why]) => `${name} ${why || "connected"}`),
-    `reconstruction: ${figures.worker}, ${figures.volumes} volumes` +
-      (took == null ? "" : `, the last took ${took} s, ${elsewhere} s of it in transit (budget ${budget} s)`),
+    `${say("volume")}: ${figures.volume || say("nothingYet")}`,
+    say("registered", figures.frames_registered, figures.frames_received),
+    `${say("dose")}: ${doseOf(figures.dose)}`,
+    ...(recording ? [`${say("recording")}: ${recording}`] : []),
+    ...Object.entries(figures.sources).map(([name, why]) => `${name} ${why || say("connected")}`),
+    `${say("reconstruction")}: ${figures.worker}, ${say("volumesMade", figures.volumes)}` +
+      (took == null ? "" : `, ${say("volumeTook", took, elsewhere, budget)}`),
   ].join("\n");
 }
+
+function doseOf({ frames, stated, gy_cm2, msv, ct_share }) {
+  if (!frames) return say("doseNone");
+  if (msv == null || ct_share == null) {
+    const known = stated ? `, ${say("doseOthers", short(gy_cm2))}` : "";
+    return say("doseUnknown", frames, frames - stated) + known;
+  }
+  const partly = stated < frames ? ` (${say("dosePartly")})` : "";
+  return say("doseKnown", frames, short(gy_cm2), short(msv), short(100 * ct_share)) + partly;
+}
+
+// Two significant digits, without an exponent.
+const short = (value) => (value >= 10 ? value.toFixed(0) : value >= 0.001 ? String(Number(value.toPrecision(2))) : value.toFixed(4));

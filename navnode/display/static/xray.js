@@ -1,5 +1,5 @@
 // One X-ray, with the tools projected onto it.
-import { element, setClass, setText } from "./dom.js";
+import { element, setAttribute, setClass, setText } from "./dom.js";
 import { listen } from "./gestures.js";
 import { lineOf } from "./lookahead.js";
 import * as marks from "./marks.js";
@@ -72,6 +72,7 @@ export class XrayView {
 
   draw(view, scene, slot) {
     const { canvas } = this;
+    setAttribute(canvas, "aria-label", say("xray", slot + 1));
     // While a picture is being decoded, the last one and its tools stay for a moment.
     if (view && this.timestamp === view.timestamp_ns) this.agreed = performance.now();
     else if (view && this.picture && !scene.silent && performance.now() - this.agreed < DECODE_MS) return;
@@ -120,13 +121,19 @@ export class XrayView {
   describe(view, scene) {
     const kind = view.live ? "live" : "held";
     setClass(this.figure, `view ${kind}`);
-    setText(this.name, view.name);
+    setText(this.name, nameOf(view));
     setClass(this.kind, `kind ${kind}`);
-    setText(this.kind, view.live ? `● ${scene.state?.replay ? "REPLAY" : say("live")}` : `❚❚ ${say("held")}`);
+    setText(this.kind, view.live ? `● ${say(scene.state?.replay ? "replay" : "live")}` : `❚❚ ${say("held")}`);
     setText(this.age, view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : say("old", view.age_s.toFixed(1)));
     const lost = scene.tools.some(({ name, validity }) => name === scene.state?.active_tool && validity.status === "INVALID");
     setText(this.why, lost ? say("notShown", scene.state.active_tool) : "");
   }
+}
+
+// AP, PA, LAO and RAO are the same in all languages.
+function nameOf({ name, slot }) {
+  if (/^X-ray \d$/.test(name)) return say("xray", slot + 1);
+  return name.replace("lateral", say("lateral_view")).replace(/cranial|caudal/, (word) => say(word));
 }
 
 // What an X-ray that is not live shows is past: it is dimmed and tinted, so that its shadows recede.
