@@ -108,13 +108,13 @@ export class Bone {
     gl.bindVertexArray(null);
   }
 
-  // The cube, in the lower left corner of the pane.
-  mark(pen, [x, , , h], y, oriented) {
+  // The cube, in the upper left corner of the pane: what is not shown is said at the bottom.
+  mark(pen, [x, y], oriented) {
     if (this.oriented !== oriented) for (const button of this.faces) button.hidden = !oriented;
     this.oriented = oriented;
     if (!oriented) return;
     const { right, up, back } = orbit(this.turn);
-    const middle = [x + 2 * CUBE_PX, y + h - 2 * CUBE_PX];
+    const middle = [x + 2 * CUBE_PX, y + 2 * CUBE_PX];
     const flat = (point) => [middle[0] + CUBE_PX * dot(point, right), middle[1] - CUBE_PX * dot(point, up)];
     for (const [letter, out] of FACES) {
       if (dot(out, back) <= 0.05) continue;

@@ -148,7 +148,7 @@ export class Space {
     if (box[2] && center) {
       const mesh = this.bone.meshes[this.role] ?? this.bone.meshes.navigation;
       this.bone.draw(glBox(box, ratio, height), center, mesh, tools.map(({ line }) => line), plans);
-      this.bone.mark(pen, box, box[1], scene.oriented);
+      this.bone.mark(pen, box, scene.oriented);
     }
     this.explain(scene, volume);
   }
