@@ -22,7 +22,7 @@ from calibration.heard import Heard, record
 from calibration.inputs import Files
 from calibration.results import Change, Found, Measured
 from calibration.room import Kept, Lack, Need, Room, Step
-from calibration.samples import Coverage
+from calibration.samples import Coverage, Glance
 from calibration.verdict import Calibration, plain
 from navnode.clock import now_ns
 from navnode.config import Config
@@ -59,6 +59,8 @@ class Run:
     verdicts: dict[str, Calibration[Any]] = field(default_factory=dict)
     """By routine."""
     covered: Coverage = field(default_factory=lambda: Coverage(""))
+    shot: Glance | None = None
+    """How the newest shot of the phantom looks by itself."""
     running: bool = True
     judging: bool = False
     judged: tuple[int, ...] = ()
@@ -136,6 +138,8 @@ class RunState(msgspec.Struct, frozen=True):
     samples: dict[str, int]
     """Device -> number of samples."""
     coverage: Coverage
+    shot: Glance | None
+    """The newest shot of the phantom."""
     share: float
     """How much of what is needed has been measured, 0 to 1."""
     complete: bool
@@ -253,6 +257,8 @@ class Guide:
                 taken = len(run.heard.frames.get(run.devices["xray"], []))
                 if taken != shots:
                     shots, came_s = taken, now_s
+                if taken and (run.shot is None or run.shot.number != taken):
+                    run.shot = await asyncio.to_thread(samples.newest_shot, self.room, run.heard)
                 if now_s - came_s < _PAUSE_S or not samples.worth_judging(self.room, run.steps[0], run.heard):
                     continue
                 counts = (shots,)
@@ -394,6 +400,7 @@ class Guide:
             run.problem,
             {device: len(run.heard.times_s.get(device, [])) for device in run.devices.values()},
             run.covered,
+            run.shot,
             self.share(run),
             run.complete,
             shown,
