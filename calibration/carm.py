@@ -315,6 +315,9 @@ def _identified(shot: PhantomShot, beads_mm: Matrix, diameters_mm: Matrix, seed:
 def glance(shot: PhantomShot, beads_mm: Matrix, diameters_mm: Matrix) -> tuple[int, float] | None:
     """How one shot looks by itself, with the C-arm as its maker says: fast, and larger than what the fit will leave.
 
+    Args:
+        beads_mm, diameters_mm: the phantom's N beads; (N, 3) and (N,).
+
     Returns:
         The number of beads that are identified, and their rms distance from where they are expected, px; None: the
         phantom is not recognised.
