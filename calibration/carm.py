@@ -31,7 +31,7 @@ from navnode.types import Array, CArm, Matrix
 from navnode.xray.beads import Shot
 from navnode.xray.correction import GRID_STEP_PX
 
-__all__ = ["PhantomShot", "carm"]
+__all__ = ["PhantomShot", "carm", "glance"]
 
 _OTHERS = "take shots from other directions and distances; tilt the phantom"
 GATES = (
@@ -287,17 +287,7 @@ def _named(
     """Every shot with its identified beads, if any, and the largest number of spots in a shot."""
 
     def one(shot: PhantomShot) -> tuple[Shot, Seen | None, int]:
-        radius = diameters_mm / 2 * shot.carm.source_to_detector_mm / min(shot.carm.pixel_spacing_mm)
-        depth = np.array([_FARTHEST, _NEAREST]) * shot.carm.source_to_detector_mm
-        searched = Shot(shot.counts, (float(radius.min() / depth[0]), float(radius.max() / depth[1])), shot.i0)
-        spots = searched.spots()
-        order = np.argsort(-spots.alike)
-        match = identify(
-            spots.at_px[order], spots.radius_px[order], beads_mm, diameters_mm, shot.carm, shot.start, seed=seed
-        )
-        if match is None:
-            return searched, None, len(order)
-        return searched, Seen(match.phantom_from_carm, match.beads, spots.at_px[order][match.spots]), len(order)
+        return _identified(shot, beads_mm, diameters_mm, seed)
 
     done: list[tuple[Shot, Seen | None, int]] = []
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
@@ -305,3 +295,35 @@ def _named(
             done.append(each)
             progress(len(done) / len(shots))
     return [(shot, seen) for shot, seen, _ in done], max(count for *_, count in done)
+
+
+def _identified(shot: PhantomShot, beads_mm: Matrix, diameters_mm: Matrix, seed: int) -> tuple[Shot, Seen | None, int]:
+    """One shot with its identified beads, if any, and its number of spots."""
+    radius = diameters_mm / 2 * shot.carm.source_to_detector_mm / min(shot.carm.pixel_spacing_mm)
+    depth = np.array([_FARTHEST, _NEAREST]) * shot.carm.source_to_detector_mm
+    searched = Shot(shot.counts, (float(radius.min() / depth[0]), float(radius.max() / depth[1])), shot.i0)
+    spots = searched.spots()
+    order = np.argsort(-spots.alike)
+    match = identify(
+        spots.at_px[order], spots.radius_px[order], beads_mm, diameters_mm, shot.carm, shot.start, seed=seed
+    )
+    if match is None:
+        return searched, None, len(order)
+    return searched, Seen(match.phantom_from_carm, match.beads, spots.at_px[order][match.spots]), len(order)
+
+
+def glance(shot: PhantomShot, beads_mm: Matrix, diameters_mm: Matrix) -> tuple[int, float] | None:
+    """How one shot looks by itself, with the C-arm as its maker says: fast, and larger than what the fit will leave.
+
+    Args:
+        beads_mm, diameters_mm: the phantom's N beads; (N, 3) and (N,).
+
+    Returns:
+        The number of beads that are identified, and their rms distance from where they are expected, px; None: the
+        phantom is not recognised.
+    """
+    _, seen, _ = _identified(shot, beads_mm, diameters_mm, 0)
+    if seen is None:
+        return None
+    expected_px = g.project(shot.carm, g.inverse(seen.pose), beads_mm[seen.beads])
+    return len(seen.beads), rms(np.linalg.norm(expected_px - seen.at_px, axis=1))

@@ -22,13 +22,13 @@ from calibration.heard import Heard, record
 from calibration.inputs import Files
 from calibration.results import Change, Found, Measured
 from calibration.room import Kept, Lack, Need, Room, Step
-from calibration.samples import Coverage
+from calibration.samples import Coverage, Glance
 from calibration.verdict import Calibration, plain
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts, whole
-from navnode.files.artifacts import PATIENT, Artifact, FlatFieldResult
+from navnode.files.artifacts import Artifact, FlatFieldResult
 from navnode.igtl import Arrival, Client, Message
 from navnode.types import Array
 
@@ -59,6 +59,8 @@ class Run:
     verdicts: dict[str, Calibration[Any]] = field(default_factory=dict)
     """By routine."""
     covered: Coverage = field(default_factory=lambda: Coverage(""))
+    shot: Glance | None = None
+    """How the newest shot of the phantom looks by itself."""
     running: bool = True
     judging: bool = False
     judged: tuple[int, ...] = ()
@@ -136,6 +138,8 @@ class RunState(msgspec.Struct, frozen=True):
     samples: dict[str, int]
     """Device -> number of samples."""
     coverage: Coverage
+    shot: Glance | None
+    """The newest shot of the phantom."""
     share: float
     """How much of what is needed has been measured, 0 to 1."""
     complete: bool
@@ -253,6 +257,8 @@ class Guide:
                 taken = len(run.heard.frames.get(run.devices["xray"], []))
                 if taken != shots:
                     shots, came_s = taken, now_s
+                if taken and (run.shot is None or run.shot.number != taken):
+                    run.shot = await asyncio.to_thread(samples.newest_shot, self.room, run.heard)
                 if now_s - came_s < _PAUSE_S or not samples.worth_judging(self.room, run.steps[0], run.heard):
                     continue
                 counts = (shots,)
@@ -319,10 +325,8 @@ class Guide:
             if isinstance(verdict.result, FlatFieldResult):
                 whole.write_whole(step.path, _packed(verdict.arrays))
             else:
-                section = self.room.config.calibration
-                of_carm = not step.tool and step.kind.key not in ("", PATIENT.key)
-                device, mode = (section.device, section.mode) if of_carm else (step.tool, "")
-                artifacts.write(step.path, verdict.artifact(now_ns(), device=device, mode=mode))
+                device, mode, case = self.room.whose(step)
+                artifacts.write(step.path, verdict.artifact(now_ns(), device=device, mode=mode, case=case))
             self.room.skip(step, skipped=False)
         run.kept = [step.name for step in passed]
         return passed
@@ -396,6 +400,7 @@ class Guide:
             run.problem,
             {device: len(run.heard.times_s.get(device, [])) for device in run.devices.values()},
             run.covered,
+            run.shot,
             self.share(run),
             run.complete,
             shown,

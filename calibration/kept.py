@@ -11,7 +11,7 @@ from navnode.xray.correction import read_flat_field
 __all__ = ["why_not_usable"]
 
 
-def why_not_usable(path: Path, now_ns: int, *, device: str = "", mode: str = "") -> str:
+def why_not_usable(path: Path, now_ns: int, *, device: str = "", mode: str = "", case: str = "") -> str:
     """Why a calibration must no longer be used, or ''.
 
     Raises:
@@ -20,7 +20,7 @@ def why_not_usable(path: Path, now_ns: int, *, device: str = "", mode: str = "")
     if path.suffix == ".npz":
         return _flat_field_problem(path)
     artifact = artifacts.read(path)
-    if problem := artifacts.wrong(artifact, now_ns, device=device, mode=mode):
+    if problem := artifacts.wrong(artifact, now_ns, device=device, mode=mode, case=case):
         return problem
     for name, digest in artifact.inputs.items():
         file = Path(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -199,19 +200,34 @@ class Room:
         skipped = step.name in self.skipped()
         if not step.path.is_file():
             return Kept(State.MISSING, self.used(step, 0), skipped=skipped)
-        section = self.config.calibration
+        device, mode, case = self.whose(step)
         try:
-            of_carm = not step.tool and step.kind.key not in ("", PATIENT.key)
-            device, mode = (section.device, section.mode) if of_carm else (step.tool, "")
-            reason = why_not_usable(step.path, now_ns(), device=device, mode=mode)
+            reason = why_not_usable(step.path, now_ns(), device=device, mode=mode, case=case)
             artifact = artifacts.read(step.path) if step.path.suffix == ".json" else None
         except CalibrationError as error:
             return Kept(State.REFUSED, self.used(step, 0), str(error), skipped)
         if artifact is not None and artifact.kind not in step.kind.names:
             reason = f"it is a calibration of kind {artifact.kind!r}, not {step.kind.name!r}"
+        elif artifact is not None and self._of_no_known_case(step, artifact):
+            reason = artifacts.OF_ANOTHER_CASE
         created_ns = artifact.created_ns if artifact is not None else step.path.stat().st_mtime_ns
         state = State.REFUSED if reason else State.KEPT
         return Kept(state, self.used(step, created_ns), reason, skipped, artifact)
+
+    def whose(self, step: Step) -> tuple[str, str, str]:
+        """Device, detector mode and case that a step's calibration belongs to; '': none in particular."""
+        section = self.config.calibration
+        of_carm = not step.tool and not step.kind.of_case
+        device, mode = (section.device, section.mode) if of_carm else (step.tool, "")
+        return device, mode, self._case if step.kind.of_case else ""
+
+    def _of_no_known_case(self, step: Step, artifact: Artifact[Any]) -> bool:
+        """Whether a node leaves it out; one that the configuration names is judged by its own case alone."""
+        return step.kind.of_case and step.path.parent == self.folder and not (self._case and artifact.case)
+
+    @cached_property
+    def _case(self) -> str:
+        return calibrations.case_of(self.config)
 
     def used(self, step: Step, created_ns: int) -> Used:
         """From when on a node goes by what is kept of a step, made at this time."""
@@ -240,7 +256,7 @@ class Room:
         Raises:
             CalibrationError: its calibration is missing, or may not be used.
         """
-        found = artifacts.usable(self.step(PATIENT.name).path, PATIENT, now_ns())
+        found = artifacts.usable(self.step(PATIENT.name).path, PATIENT, now_ns(), case=self._case)
         return np.array(found.result.volume_from_patient)
 
     def device_of(self, tool: str) -> str:

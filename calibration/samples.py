@@ -22,7 +22,17 @@ from navnode.types import Array
 
 # Routines are imported where they are used: the page shows coverage without SciPy, until something is judged.
 
-__all__ = ["LEAST_SHOTS", "Coverage", "coverage", "devices", "from_recording", "judged", "worth_judging"]
+__all__ = [
+    "LEAST_SHOTS",
+    "Coverage",
+    "Glance",
+    "coverage",
+    "devices",
+    "from_recording",
+    "judged",
+    "newest_shot",
+    "worth_judging",
+]
 
 _MOST_ROWS = 400
 """Number of poses for a preliminary verdict."""
@@ -42,6 +52,17 @@ class Coverage(msgspec.Struct, frozen=True):
     """Degrees to the side and up, of a tool about its mean, or orbital and angulation; and whether it is used."""
     labels: list[tuple[str, bool]] = []
     """Planned points and targets, or kinds of images: whether they have been taken."""
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """How one shot of the phantom looks by itself, before all are judged together."""
+
+    number: int
+    beads: int
+    """Number of beads that are identified; 0: the phantom is not recognised."""
+    of: int
+    residual_px: float | None = None
+    """Their rms distance from where they are expected, with the C-arm as its maker says."""
 
 
 def devices(room: Room, step: Step, tool: str) -> dict[str, str]:
@@ -284,6 +305,26 @@ def _of_points(room: Room, step: Step, verdict: Calibration[Any] | None) -> Cove
     quality: Mapping[str, Any] = {} if verdict is None else verdict.quality
     touched = quality.get("fre_mm" if step.kind is PATIENT else "per_target_mm") or {}
     return Coverage("points", labels=[(label, label in touched) for label in planned])
+
+
+def newest_shot(room: Room, heard: Heard) -> Glance | None:
+    """How the newest shot of the phantom looks by itself; None: there is none.
+
+    Raises:
+        ConfigError: the phantom's file cannot be read.
+    """
+    from calibration.carm import PhantomShot, glance
+
+    frames = heard.frames.get(room.config.devices.xray, [])
+    if not frames:
+        return None
+    beads = documents.bead_phantom(Path(room.config.calibration.phantom), Files())
+    nominal = room.config.carm.geometry
+    if frames[-1].shape != (nominal.height_px, nominal.width_px):
+        return Glance(len(frames), 0, len(beads.ids))
+    seen = glance(PhantomShot(frames[-1], nominal), beads.positions_mm, beads.diameters_mm)
+    number, residual_px = (0, None) if seen is None else seen
+    return Glance(len(frames), number, len(beads.ids), residual_px)
 
 
 def worth_judging(room: Room, step: Step, heard: Heard) -> bool:

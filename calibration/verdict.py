@@ -133,6 +133,7 @@ class Calibration(Generic[R]):
         *,
         device: str = "",
         mode: str = "",
+        case: str = "",
         days_valid: float | None = None,
         inputs: Mapping[str, str] | None = None,
     ) -> Artifact[R]:
@@ -140,6 +141,7 @@ class Calibration(Generic[R]):
 
         Args:
             device, mode: names of the calibrated device and its mode.
+            case: to which it belongs.
             days_valid: None: the default, 0: unlimited.
             inputs: file -> SHA-256.
         """
@@ -151,6 +153,7 @@ class Calibration(Generic[R]):
             quality=plain(self.quality),
             device=device,
             mode=mode,
+            case=case,
             created_ns=now_ns,
             expires_ns=self.kind.expires_ns(now_ns, days_valid),
             inputs=dict(inputs or {}),

@@ -13,6 +13,7 @@ from rich.text import Text
 from calibration.guide import Run, StepState, VerdictState, verdict_state
 from calibration.results import change_in_words, found_in_words, in_words
 from calibration.room import State, Step, Used
+from calibration.samples import Glance
 from navnode.clock import now_ns
 
 __all__ = ["TASKS", "WITHOUT", "live", "summary", "title", "verdict_lines"]
@@ -112,7 +113,7 @@ def live(run: Run, share: float, left_s: float) -> Group:
         marks = [f"{'●' if done else '○'} {label}" for label, done in run.covered.labels]
         parts.insert(1, Text("  ".join(marks)))
     elif run.covered.kind == "angles":
-        parts.insert(1, Text(f"{len(run.covered.places)} shots"))
+        parts.insert(1, Text(f"{len(run.covered.places)} shots{_of_shot(run.shot)}"))
     return Group(*parts, _advice(run), Text(f"{max(left_s, 0):.0f} s left; Ctrl-C ends the measurement", style="dim"))
 
 
@@ -153,3 +154,12 @@ def _ago(created_ns: int) -> str:
 
 def _used_now(step: StepState) -> str:
     return used(step.used) if step.state == State.KEPT else escape(step.reason)
+
+
+def _of_shot(shot: Glance | None) -> str:
+    """How the newest shot looks by itself."""
+    if shot is None:
+        return ""
+    if shot.residual_px is None:
+        return f"; in shot {shot.number} the phantom is not recognised"
+    return f"; shot {shot.number}: {shot.beads} of {shot.of} beads, residual {shot.residual_px:.2f} px before the fit"

@@ -157,6 +157,9 @@ function showMeasured(step, run) {
   const [text, mood] = advice(step, run);
   setText(by("advice"), text);
   setClass(by("advice"), mood);
+  const shot = run?.running ? run.shot : null;
+  setText(by("shot"), !shot ? "" : shot.beads ? say("calShot", shot.number, shot.beads, shot.of, quantity(shot.residual_px, "px", 2)) : say("calShotUnseen", shot.number));
+  setClass(by("shot"), shot && !shot.beads ? "bad" : "");
   by("share").hidden = !run?.running;
   document.body.classList.toggle("measured", Boolean(run));
   if (run) by("share").value = run.share;

@@ -21,6 +21,16 @@ export const WORDS = {
   calGood: ["Good. Continue for a moment", "Gut. Noch einen Moment", "良好，请再继续片刻"],
   calJudging: ["Computing; this takes up to a minute", "Rechnet; bis zu einer Minute", "计算中，最长一分钟"],
   calShots: ["{1} shots. Pause for 3 s to see how they fit", "{1} Aufnahmen. 3 s Pause zeigt, wie sie passen", "{1} 张。暂停 3 秒可查看拟合"],
+  calShot: [
+    "Shot {1}: {2} of {3} beads, residual {4} before the fit",
+    "Aufnahme {1}: {2} von {3} Kugeln, Restfehler {4} vor dem Ausgleich",
+    "第 {1} 张：{2}/{3} 个珠子，拟合前残差 {4}",
+  ],
+  calShotUnseen: [
+    "Shot {1}: the phantom is not recognised",
+    "Aufnahme {1}: das Phantom ist nicht erkannt",
+    "第 {1} 张：未识别出体模",
+  ],
   calPassed: ["Passed. Keep it?", "Bestanden. Behalten?", "通过。是否保留？"],
   calPartly: ["Some passed: {1}. Keep them, or measure again", "Teils bestanden: {1}. Behalten oder erneut messen", "部分通过：{1}。可保留或重测"],
   calFailed: ["Not passed: {1}", "Nicht bestanden: {1}", "未通过：{1}"],

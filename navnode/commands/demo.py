@@ -60,17 +60,22 @@ class DemoRequest(msgspec.Struct, frozen=True, kw_only=True):
 @command(app, DemoRequest, example="navnode demo --headless --seconds 30 --json")
 def demo(request: DemoRequest, ui: Ui) -> None:
     """Show a navigated operation: virtual operating room, node and display on this machine."""
-    from navnode.simulation import room  # here: only a demo scores itself against a simulator
+    from navnode.display.waiting import WaitingPage  # here: only what serves a page needs a server
 
     settings = request.simulator()
     # The recording's file is checked before the CT, which may have to be fetched.
     shipped = config.load(config.shipped("ctless.toml" if request.ctless else "demo.toml"))
     loaded = with_recording(shipped, request.record)
-    simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct)))
-    loaded = demo_config(loaded, simulator, request)
-    # Rendering happens here, where its progress is visible; the processes then find it in the cache.
-    scenario_folder = rendered(simulator, request.threads)
-    report = run_supervised(loaded, simulator, request.seconds, ui.as_json, room.load_scenario(scenario_folder))
+    display = msgspec.structs.replace(shipped.display, port=request.page_port, enabled=not request.headless)
+    with WaitingPage(display) as page:
+        demo_config(loaded, settings, request)  # refuses what is wrong before anything is fetched
+        # Rendering happens here, where its progress is visible; the processes then find it in the cache.
+        simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct, page.tell)))
+        scenario_folder = rendered(simulator, request.threads, page.tell)
+        from navnode.simulation import room  # here, as it is slow to load: the page answers first
+
+        loaded, truth = demo_config(loaded, simulator, request), room.load_scenario(scenario_folder)
+        report = run_supervised(loaded, simulator, request.seconds, ui.as_json, truth, before=page.give_way)
     show_figures(report, ui.as_json, request.seconds)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +14,22 @@ if TYPE_CHECKING:  # modules that read CTs are loaded only when there is one to 
     from navnode.simulation.audience import Audience
     from navnode.types import Volume
 
+Watch = Callable[[int, int, str], None]
+"""Receives the number done, the total, and what is being done."""
 
-def ct_path(name: str) -> Path:
+
+def ct_path(name: str, watch: Watch | None = None) -> Path:
     """Path of a CT named ``sample``, ``procedural`` or by its own path; fetched or made if need be.
+
+    Args:
+        watch: also told of the progress.
 
     Raises:
         ConfigError: there is no such file.
     """
     from navnode.simulation.sample_ct import resolve_ct
 
-    with _terminal() as audience:
+    with _terminal(watch) as audience:
         return resolve_ct(name, audience)
 
 
@@ -35,17 +41,28 @@ def load_ct(wanted: VolumeSection) -> Volume:
         return sample_ct.load_ct(wanted, audience)
 
 
-def rendered(settings: SimulatorSection, threads: int = 0) -> Path:
-    """Folder of a room's rendered frames, see :func:`navnode.simulation.room.prepare`."""
+def rendered(settings: SimulatorSection, threads: int = 0, watch: Watch | None = None) -> Path:
+    """Folder of a room's rendered frames, see :func:`navnode.simulation.room.prepare`.
+
+    Args:
+        watch: also told of the progress.
+    """
     from navnode.simulation import room
 
-    with _terminal() as audience:
+    with _terminal(watch) as audience:
         return room.prepare(settings, audience, threads)
 
 
 @contextmanager
-def _terminal() -> Iterator[Audience]:
+def _terminal(watch: Watch | None = None) -> Iterator[Audience]:
     from navnode.simulation.audience import Audience
 
     with Ui(as_json=False) as ui:
-        yield Audience(say, ui.counted(""))
+        show = ui.counted("")
+
+        def counted(done: int, total: int, what: str) -> None:
+            show(done, total, what)
+            if watch is not None:
+                watch(done, total, what)
+
+        yield Audience(say, counted)

@@ -13,7 +13,7 @@ from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
 from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
-from navnode.config import Config
+from navnode.config import Config, is_ct_file
 from navnode.config.fields import argument, option
 from navnode.loop.calibrations import with_kept
 from navnode.node import readiness
@@ -57,6 +57,13 @@ def _prepared(loaded: Config, request: RunRequest) -> Config:
     change = msgspec.structs.replace
     if request.threads is not None:
         loaded = change(loaded, registration=change(loaded.registration, threads=request.threads))
-    if loaded.volume.ct:
-        loaded = change(loaded, volume=change(loaded.volume, ct=str(ct_path(loaded.volume.ct))))
-    return loaded
+    if not loaded.volume.ct:
+        return loaded
+    if is_ct_file(loaded.volume.ct):
+        path = ct_path(loaded.volume.ct)
+    else:
+        from navnode.display.waiting import WaitingPage  # here: only what may take long needs a page of its own
+
+        with WaitingPage(loaded.display) as page:
+            path = ct_path(loaded.volume.ct, page.tell)
+    return change(loaded, volume=change(loaded.volume, ct=str(path)))

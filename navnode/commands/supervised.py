@@ -79,6 +79,7 @@ def run_supervised(
     quiet: bool,
     scenario: Scenario | None = None,
     keys: contextlib.AbstractContextManager[Callable[[], bool]] | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> RunReport:
     """Run the processes with the live table, and score the run if its truth is known.
 
@@ -86,6 +87,7 @@ def run_supervised(
         room: the source process to run along: the simulator or a player.
         scenario: the truth about the simulated room.
         keys: listens to the keyboard meanwhile; yields a function that is true when the run shall end.
+        before: called when the processes start, and the display needs its port.
 
     Raises:
         NavError: the node reported no status.
@@ -104,6 +106,7 @@ def run_supervised(
         if not quiet:
             messages.print(terminal.NOTICE, style="bold")
         with messages.status("Starting: reading the CT and preparing registration …"):
+            before()
             supervisor.start()
         _print_addresses(loaded)
         scorer = _scorer(loaded, scenario) if scenario is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cv2
@@ -55,6 +55,7 @@ DEVIATION_SILENT_NS = max_age_ns("deviation")
 """Likewise for how a tool deviates from a plan."""
 
 _VIEW_OLD_NS = max_age_ns("frame")
+_SILENT, _STARTING = "the node is silent", "the node is starting"
 _BACK_MM, _AHEAD_MM = 120.0, 80.0
 _RANGE_HU = (-2048.0, 8192.0)
 """Half floats hold whole HU up to 2048, and every fourth at the end."""
@@ -87,6 +88,8 @@ class Scene:
     """The newest outputs of the node, independent of viewers."""
 
     case: CaseSection = field(default_factory=CaseSection)
+    volume_from: str = "ct"
+    """What the volume comes from: ``ct``, ``xrays``, or ``bones``: there is none, each bone has its own."""
     stations: dict[int, Station] = field(default_factory=dict)
     tools: dict[str, tuple[ToolPose, int]] = field(default_factory=dict)
     deviation: tuple[PlanDeviation, int] | None = None
@@ -103,7 +106,7 @@ class Scene:
         """Keep an output of the node."""
         match output:
             case NodeState():
-                if self.state is not None and output.epoch != self.state.epoch:
+                if self.replaces(output):
                     # These pictures were placed by a registration that is lost.
                     self.stations.clear()
                 self.state, self.state_ns = output, now_ns
@@ -115,6 +118,10 @@ class Scene:
                 self.deviation = output, now_ns
             case RegisteredFrame():
                 self._on_frame(output, now_ns)
+
+    def replaces(self, state: NodeState) -> bool:
+        """Whether nothing that was placed before this state may be shown any more."""
+        return self.state is not None and state.epoch != self.state.epoch
 
     def _on_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
         self.live_station, self.last_frame_ns = frame.station, now_ns
@@ -139,7 +146,8 @@ class Scene:
     def describe(self, now_ns: int) -> dict[str, Any]:
         """The scene without images and volumes, for JSON."""
         silent = self.state is None or now_ns - self.state_ns > NODE_SILENT_NS
-        registration = self.state.registration if self.state and not silent else invalid("the node is silent")
+        unheard = invalid(_SILENT if self.state else _STARTING)
+        registration = self.state.registration if self.state and not silent else unheard
         return {
             "registration": _validity(registration),
             "bodies": self._bodies(silent),
@@ -148,6 +156,7 @@ class Scene:
             "moving": self.moving and now_ns - self.last_frame_ns < PICTURE_LIVE_NS,
             "silent": silent,
             "case": {"name": self.case.name, "side": self.case.side},
+            "volume_from": self.volume_from,
             "oriented": self.oriented,
             "state": _figures(self.state) if self.state and not silent else None,
             "plans": self._plans(silent),
@@ -214,14 +223,13 @@ class Scene:
         """Bones that move by themselves: their verdicts."""
         known = self.state.bodies.items() if self.state else ()
         return [
-            {"name": name, "validity": _validity(invalid("the node is silent") if silent else validity)}
-            for name, validity in known
+            {"name": name, "validity": _validity(invalid(_SILENT) if silent else validity)} for name, validity in known
         ]
 
     def _tool(self, pose: ToolPose, heard_ns: int, now_ns: int, silent: bool) -> dict[str, Any]:
         validity, volume_from_tool = pose.validity, pose.volume_from_tool
         if silent:
-            validity, volume_from_tool = invalid("the node is silent"), None
+            validity, volume_from_tool = invalid(_SILENT), None
         elif volume_from_tool is not None and now_ns - heard_ns > TOOL_SILENT_NS:
             validity, volume_from_tool = invalid("no pose from the node"), None
         shown: dict[str, Any] = {"name": pose.tool, "validity": _validity(validity)}
@@ -345,12 +353,17 @@ def _figures(state: NodeState) -> dict[str, Any]:
         "volume_s": [round(ms / 1000, 1) for ms in times_ms],
         "active_tool": state.active_tool,
         "recording": {
-            "text": str(recording),
+            "file": recording.file,
+            "messages": recording.messages,
+            "size_mb": round(recording.size_bytes / 1e6),
+            "lost": recording.lost,
+            "failure": recording.failure,
+            "minutes_left": recording.minutes_left if recording.short_of_disk else None,
             "running": recording.running,
             "faulty": bool(recording.failure or recording.lost or recording.short_of_disk),
         },
         "replay": state.replay,
-        "dose": str(state.dose),
+        "dose": asdict(state.dose),
         "dropped": state.dropped,
         "notices": list(state.notices),
     }

@@ -44,7 +44,8 @@ class Display:
 
     def __init__(self, config: Config, address: str) -> None:
         self._config = config
-        self._scene = Scene(case=config.case)
+        volume_from = "ct" if config.volume.ct else "bones" if config.bones_alone else "xrays"
+        self._scene = Scene(case=config.case, volume_from=volume_from)
         self._blobs: dict[str, tuple[int, bytes]] = {}
         self._gone: dict[str, tuple[int, bytes]] = {}
         self._versions = 0
@@ -91,7 +92,7 @@ class Display:
             if not output.volume:
                 self._forget("navigation")
                 self._grid = None
-            if not output.volumes:
+            if not output.volumes or self._scene.replaces(output):
                 self._forget("reconstruction")
         self._scene.on_output(output, time.monotonic_ns())
 

@@ -46,6 +46,7 @@ __all__ = [
     "KINDS",
     "Kind",
     "NS_PER_DAY",
+    "OF_ANOTHER_CASE",
     "PATIENT",
     "PHANTOM",
     "PIVOT",
@@ -76,6 +77,7 @@ SCHEMA: Final = "navnode/calibration/1"
 NS_PER_DAY = 86_400_000_000_000
 UNITS = {"mm": "millimetre", "rad": "radian", "px": "pixel", "ns": "nanosecond"}
 """Units that name endings in results stand for."""
+OF_ANOTHER_CASE = "of another case, or of an unknown one (by CT, and name and side of [case]); measure it again"
 _MAX_BYTES = 1 << 26
 _INDICES = r"(\[[\d.]*\])+$"
 """Indices at the end of an error's location."""
@@ -293,6 +295,8 @@ class Kind(Generic[R]):
     """Key in a configuration's ``[calibration]`` or tool; empty: nodes do not load it."""
     of_tool: bool = False
     """Whether the key belongs to a tool."""
+    of_case: bool = False
+    """Whether it holds in one patient's volume only."""
     old_keys: tuple[str, ...] = ()
     """Former names of the key."""
     frames: Mapping[str, str] = field(default_factory=dict)
@@ -367,6 +371,7 @@ PATIENT = Kind(
     PatientResult,
     days_valid=1.0,
     key="patient",
+    of_case=True,
     frames={"volume_from_patient": "patient marker to volume (RAS)"},
     lacking="the registration has no start: navnode calibrate patient",
 )
@@ -384,7 +389,7 @@ FLATFIELD = Kind(
     key="flatfield",
     lacking="the detector is assumed to correct itself: navnode calibrate flatfield",
 )
-PHANTOM = Kind("phantom", PhantomResult, days_valid=1.0, frames={"measured_mm": "volume (RAS)"})
+PHANTOM = Kind("phantom", PhantomResult, days_valid=1.0, of_case=True, frames={"measured_mm": "volume (RAS)"})
 TOOL = Kind("tool", ToolResult, days_valid=365.0, frames={"markers_mm": "tool"})
 
 KINDS: tuple[Kind[Any], ...] = (PIVOT, SPIN, CARM, FLEX, HANDEYE, PATIENT, IMAGE_LAG, FLATFIELD, PHANTOM, TOOL)
@@ -408,6 +413,8 @@ class Artifact(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     """Name of the tool, C-arm or detector; empty: unknown."""
     mode: str = ""
     """Mode of the detector, such as field of view and binning; empty: unknown."""
+    case: str = ""
+    """Of kinds that are a case's: :func:`navnode.loop.calibrations.case_of`; empty: unknown."""
     created_ns: int = 0
     expires_ns: int = 0
     """0: never."""
@@ -474,20 +481,22 @@ def read(path: str | Path) -> Artifact[Any]:
     return decode(content(path), path)
 
 
-def usable(path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mode: str = "") -> Artifact[R]:
+def usable(
+    path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mode: str = "", case: str = ""
+) -> Artifact[R]:
     """Read an artifact that must be usable.
 
     Args:
-        device, mode: expected device and mode; compared unless empty here or in the artifact.
+        device, mode, case: what it must be of; compared unless empty here or in the artifact.
 
     Raises:
         CalibrationError: the artifact must not be used; names it and the reason.
     """
-    return checked(content(path), path, kind, now_ns, device=device, mode=mode)
+    return checked(content(path), path, kind, now_ns, device=device, mode=mode, case=case)
 
 
 def checked(
-    content: bytes, path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mode: str = ""
+    content: bytes, path: str | Path, kind: Kind[R], now_ns: int, *, device: str = "", mode: str = "", case: str = ""
 ) -> Artifact[R]:
     """:func:`usable` for the content of a file.
 
@@ -495,7 +504,7 @@ def checked(
         CalibrationError: as :func:`usable`.
     """
     raw = _raw(content, path)
-    if problem := _refused(raw, kind, now_ns, device, mode):
+    if problem := _refused(raw, kind, now_ns, device, mode, case):
         raise CalibrationError(f"{path}: {problem}")
     artifact = _with_result(raw, path)
     if problem := _not_rigid(artifact.result):
@@ -503,9 +512,9 @@ def checked(
     return artifact
 
 
-def wrong(artifact: Artifact[Any], now_ns: int, *, device: str = "", mode: str = "") -> str:
+def wrong(artifact: Artifact[Any], now_ns: int, *, device: str = "", mode: str = "", case: str = "") -> str:
     """Why an artifact must not be used, or ''."""
-    return _refused(artifact, kind_of(artifact), now_ns, device, mode) or _not_rigid(artifact.result)
+    return _refused(artifact, kind_of(artifact), now_ns, device, mode, case) or _not_rigid(artifact.result)
 
 
 def _raw(content: bytes, path: str | Path) -> Artifact[msgspec.Raw]:
@@ -534,7 +543,7 @@ def _replaced(raw: Artifact[msgspec.Raw], result: object) -> Artifact[Any]:
     return cast(Artifact[Any], msgspec.structs.replace(raw, result=result))
 
 
-def _refused(artifact: Artifact[Any], kind: Kind[Any], now_ns: int, device: str, mode: str) -> str:
+def _refused(artifact: Artifact[Any], kind: Kind[Any], now_ns: int, device: str, mode: str, case: str) -> str:
     """Why an artifact must not be used, regardless of its result, or ''."""
     if kind_of(artifact) is not kind:
         return f"a {artifact.kind} calibration, not {kind.name}"
@@ -545,7 +554,7 @@ def _refused(artifact: Artifact[Any], kind: Kind[Any], now_ns: int, device: str,
     for what, wanted, own in (("device", device, artifact.device), ("detector mode", mode, artifact.mode)):
         if wanted and own and wanted != own:
             return f"for {what} {own!r}, not {wanted!r}"
-    return ""
+    return OF_ANOTHER_CASE if case and artifact.case and case != artifact.case else ""
 
 
 def _not_rigid(result: Result) -> str:
@@ -573,7 +582,17 @@ def encoded(artifact: Artifact[Any]) -> bytes:
 
 
 def hashed(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; or of the names and contents of all files in and below a folder.
+
+    Raises:
+        ConfigError: it is neither, or something in it is not.
+        OSError: it cannot be read.
+    """
+    refuse_special(path)
+    if path.is_dir():
+        inside = sorted(each for each in path.rglob("*") if not each.is_dir())
+        content = [(str(each.relative_to(path)), hashed(each)) for each in inside]
+        return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +15,16 @@ from msgspec import UNSET
 
 from navnode import geometry as g
 from navnode.config import Config, Rows, ToolSection, matrix
-from navnode.errors import CalibrationError
+from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
 from navnode.files.artifacts import Kind, Vector
 from navnode.types import CArm, Matrix
 from navnode.xray.correction import ImageCorrection, decode_flat_field
 from navnode.xray.flex import FlexModel, flex_of
 
-__all__ = ["Calibrations", "OLD_KEYS", "detector", "files", "lacking", "with_files", "with_kept"]
+__all__ = ["Calibrations", "OLD_KEYS", "case_of", "detector", "files", "lacking", "with_files", "with_kept"]
 
+log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 _NS_PER_MS = 1e6
 _MAX_FLATFIELD_BYTES = 1 << 30
@@ -93,15 +96,49 @@ def with_files(config: Config, paths: Mapping[str, str]) -> Config:
 
 
 def with_kept(config: Config) -> Config:
-    """The configuration with what is kept in its folder of calibrations, where no key names another file."""
+    """The configuration with what is kept in its folder of calibrations, where no key names another file.
+
+    What holds in one patient's volume only is left out if it is of another case, or of an unknown one.
+    """
     if not config.calibration.folder:
         return config
     folder = Path(config.calibration.folder)
     kept = {kind.key: folder / kind.file_name() for kind in _OF_NODE}
     for tool in config.tools:
         kept |= {f"{tool.name}.{kind.key}": folder / kind.file_name(tool.name) for kind in _OF_TOOL}
-    found = {key: str(path) for key, path in kept.items() if path.is_file()}
-    return with_files(config, {**found, **files(config)})
+    named = files(config)
+    found = {key: str(path) for key, path in kept.items() if key not in named and path.is_file()}
+    for key in [kind.key for kind in _OF_NODE if kind.of_case and kind.key in found]:
+        if not _is_of(found[key], config):
+            log.warning("%s: not used: %s", found[key], artifacts.OF_ANOTHER_CASE)
+            del found[key]
+    return with_files(config, {**found, **named})
+
+
+def _is_of(path: str, config: Config) -> bool:
+    """Whether a kept calibration is of the configured case; True also for one that cannot be read: it is refused."""
+    try:
+        return artifacts.read(path).case == case_of(config) != ""
+    except CalibrationError:
+        return True
+
+
+def case_of(config: Config) -> str:
+    """The case, for calibrations that hold in one patient's volume only.
+
+    Hash of the CT's content, how it is read, and the case's name and side. Empty: there is no CT, or it cannot be read.
+    """
+    from navnode.simulation.sample_ct import resolve_ct  # here: it is seldom asked for, and slow to load
+
+    volume, case = config.volume, config.case
+    if not volume.ct:
+        return ""
+    try:
+        ct = artifacts.hashed(resolve_ct(volume.ct))
+    except (OSError, ConfigError):
+        return ""
+    about = (ct, volume.series, volume.orientation, volume.units, case.name, case.side)
+    return hashlib.sha256(msgspec.json.encode(about)).hexdigest()
 
 
 def lacking(config: Config, at_ns: int) -> list[tuple[str, str]]:
@@ -233,7 +270,8 @@ class _Files:
         if content is None:
             return None
         path = files(self.config)[key]
-        return artifacts.checked(content, path, kind, self.at_ns, device=device, mode=mode).result
+        case = case_of(self.config) if kind.of_case else ""
+        return artifacts.checked(content, path, kind, self.at_ns, device=device, mode=mode, case=case).result
 
     def _tool(self, tool: ToolSection) -> ToolSection:
         """The tool with its calibrated values: origin at the tip, +z along the axis."""

@@ -115,6 +115,9 @@ class Consoles:
         self._drawn: dict[str, tuple[int, bool]] = {}
         """Tool -> when its axis was sent last, and whether it was drawn then."""
         self._plans: tuple[tuple[Plan, ...], str] = ((), "")
+        self._shown: dict[str, str] = {}
+        """Surface -> role of the volume that it shows; '': it is withdrawn."""
+        self._epoch: int | None = None
         self.replay = False
         """Whether outputs derive from a recording; their metadata then says so."""
 
@@ -150,7 +153,7 @@ class Consoles:
             case PlanDeviation():
                 return [self._deviation(output)]
             case NodeState():
-                return [self._status(output), *self._changed_plans(output)]
+                return [self._status(output), *self._changed_plans(output), *self._untrue(output)]
             case _:
                 return []
 
@@ -270,18 +273,45 @@ class Consoles:
                 for name, volume in volumes
             ]
         bone = update.bone if update.role == "navigation" else None
-        messages += [
-            PolyData(
-                device=name,
-                timestamp_ns=stamp,
-                metadata=metadata,
-                points_mm=surface.vertices_mm,
-                polygons=cells(surface.triangles),
-            )
-            for name, surface in ((self._names.bone, bone), (self._names.lungs, update.lungs))
-            if surface is not None
-        ]
+        for name, surface in ((self._names.bone, bone), (self._names.lungs, update.lungs)):
+            if surface is not None:
+                self._shown[name] = update.role
+                points_mm, polygons = surface.vertices_mm, cells(surface.triangles)
+                messages.append(
+                    PolyData(device=name, timestamp_ns=stamp, metadata=metadata, points_mm=points_mm, polygons=polygons)
+                )
+            elif self._shown.get(name) == update.role:
+                messages.append(self._without(name, "the newest volume does not show it"))
         return messages
+
+    def _untrue(self, state: NodeState) -> list[Message]:
+        """Withdraws surfaces that no longer show what there is.
+
+        Those of the volume that is navigated in hold until that is gone; those of another reconstruction hold with the
+        registration that placed it. The first time, what consoles kept of an earlier node, or of another case.
+        """
+        first, replaced = self._epoch is None, self._epoch != state.epoch
+        self._epoch = state.epoch
+        messages: list[Message] = []
+        for name in (self._names.bone, self._names.lungs):
+            role = self._shown.get(name)
+            if role is None and first:
+                messages.append(self._without(name, "there is none yet"))
+            elif role == "navigation" and not state.volume:
+                messages.append(self._without(name, "its volume is lost with the registration"))
+            elif role == "reconstruction" and (replaced or not state.volumes):
+                messages.append(self._without(name, "the registration that placed it is lost"))
+        return messages
+
+    def _without(self, device: str, reason: str) -> Message:
+        """A surface of nothing: clients that ignore its status draw it as well."""
+        self._shown[device] = ""
+        return PolyData(
+            device=device,
+            timestamp_ns=self._stamp(device, 0),
+            metadata=validity_metadata(invalid(reason)),
+            points_mm=np.zeros((0, 3), np.float32),
+        )
 
     def _status(self, state: NodeState) -> StatusMessage:
         ok = state.registration.status is not Status.INVALID

@@ -439,7 +439,7 @@ class Node:
             case VolumeUpdate():
                 self._displayed[output.role] = output
         for message in self._consoles(output):
-            if isinstance(message, PolyData) and isinstance(output, VolumeUpdate):
+            if isinstance(message, PolyData) and not isinstance(output, ToolPose):
                 self._surfaces(message)
                 continue
             if isinstance(message, TrackingData):

@@ -104,11 +104,13 @@ class Supervisor:
             ConfigError: a process refused its configuration, or a port is in use.
             NavError: a process failed to start; the message says which and why.
         """
+        if self.config.display.enabled:  # first, so that whoever waits for the others sees that they are starting
+            self._children["display"] = self._launch("display")
+            self._await_ready(self._children["display"])
         names = [_source_name(self._source_process)] if self._source_process is not None else []
         names += ["worker"] if self.config.reconstruction.remote is None else []
         names += gateways(self.config)
         names += ["node"]
-        names += ["display"] if self.config.display.enabled else []
         for name in names:
             self._children[name] = self._launch(name)
         for child in self._children.values():
@@ -116,7 +118,9 @@ class Supervisor:
         self.projector = (self._children["node"].ready or "").partition(" ")[2]  # after its port
         # Until now they could not reach each other: their warnings about that are no news. Gateways reach nobody.
         unread = gateways(self.config)
-        self._read_up_to = {n: (self.folder / f"{n}.log").stat().st_size for n in names if n not in unread}
+        self._read_up_to = {
+            name: (self.folder / f"{name}.log").stat().st_size for name in self._children if name not in unread
+        }
         self._states = bus.Subscriber(output_address(self.folder), topics.bound_of("state"), "state")
 
     def watch(self) -> NodeState | None:

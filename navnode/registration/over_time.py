@@ -98,7 +98,7 @@ class RegistrationOverTime:
         self._distances: deque[float] = deque(maxlen=_RUN)
         self._innovations: deque[Matrix] = deque(maxlen=_FEW)
         self._usual: deque[float] = deque(maxlen=_USUAL)
-        self._recent: deque[Status] = deque(maxlen=_RECENT)
+        self._recent: deque[Validity] = deque(maxlen=_RECENT)
         self._sliding = Sliding()
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
         self._why_not = _NONE_YET
@@ -206,7 +206,7 @@ class RegistrationOverTime:
             if together <= _UNMOVED if self._marker_moved else self._distances[-1] <= surprises:
                 self._unsure_frames = max(0, self._unsure_frames - 1)
         self._last_measured_ns = timestamp_ns
-        self._recent.append(frame_validity.status)
+        self._recent.append(frame_validity)
         # Age counts from the frame's arrival, however long its registration took.
         self._last_good_ns, self._last_source_ns = min(now_ns, request.frame.received_ns), timestamp_ns
         if not self.confirmed:
@@ -356,10 +356,12 @@ class RegistrationOverTime:
             return Status.DEGRADED, "the volume was made from a few X-rays"
         if self._unsure_frames > 0:
             return Status.DEGRADED, self._unsure_why
-        if 2 * sum(status is not Status.VALID for status in self._recent) > len(self._recent):
-            return Status.DEGRADED, "images and volume match poorly"
+        doubtful = [each.reason for each in self._recent if each.status is not Status.VALID]
+        if 2 * len(doubtful) > len(self._recent):
+            return Status.DEGRADED, f"most of the last {len(self._recent)} X-rays: {doubtful[-1]}"
         if age_s > settings.degraded_after_s:
             return Status.DEGRADED, f"no X-ray registered for {age_s:.0f} s"
         if sigma_mm > settings.valid_sigma_mm:
-            return Status.DEGRADED, f"expected error {sigma_mm:.1f} mm; X-rays from another side would help"
+            limit = f"VALID up to {settings.valid_sigma_mm:g} mm"
+            return Status.DEGRADED, f"expected error {sigma_mm:.1f} mm ({limit}); X-rays from another side would help"
         return Status.VALID, ""

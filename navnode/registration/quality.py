@@ -190,12 +190,17 @@ def assess(fit: Fit, inspection: Inspection, covered_share: float, runner_up: Fi
         return Status.INVALID, f"the image does not fix the depth (sigma {depth_sigma_mm:.1f} mm)"
     if not fit.converged:
         return Status.DEGRADED, "the registration has not settled"
-    if not (fit.similarity >= VALID_SIMILARITY and fit.residual <= VALID_RESIDUAL):
-        return Status.DEGRADED, f"image and volume match poorly (similarity {fit.similarity:.2f})"
+    if not fit.similarity >= VALID_SIMILARITY:
+        figure = f"similarity {fit.similarity:.3f}, VALID from {VALID_SIMILARITY:g}"
+        return Status.DEGRADED, f"image and volume match poorly ({figure})"
+    if not fit.residual <= VALID_RESIDUAL:
+        figure = f"residual {fit.residual:.3f}, VALID up to {VALID_RESIDUAL:g}"
+        return Status.DEGRADED, f"image and volume match poorly ({figure})"
     if not inspection.detail >= VALID_DETAIL:
-        return Status.DEGRADED, f"details match poorly ({inspection.detail:.2f})"
+        return Status.DEGRADED, f"details match poorly ({inspection.detail:.3f}, VALID from {VALID_DETAIL:g})"
     if not covered_share <= MAX_COVERED:
-        return Status.DEGRADED, f"{covered_share:.0%} of the image are covered by collimator or lead"
+        figure = f"{covered_share:.0%} of the image"
+        return Status.DEGRADED, f"{figure} are covered by collimator or lead (VALID up to {MAX_COVERED:.0%})"
     if not VALID_BEND[0] <= fit.appearance.bend <= VALID_BEND[1]:
         return Status.DEGRADED, "image and volume differ in how much dense bone absorbs"
     if (

@@ -1,11 +1,18 @@
 """A C-arm calibrated from pictures of beads: nobody says where the phantom is, or which bead is which."""
 
+import json
+
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
-from calibration.carm import PhantomShot, carm
+from calibration.carm import PhantomShot, carm, glance
 from calibration.distortion import Distortion
+from calibration.heard import Heard
+from calibration.room import Room
+from calibration.samples import newest_shot
+from navnode import config
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.simulation.beads import Beads, exposed, helix, rendered
@@ -142,3 +149,35 @@ def test_distortion_has_an_inverse():
     at = rng.uniform(0, 511, (200, 2))
     assert np.abs(bent.distorted(bent.undistorted(at)) - at).max() < 1e-6
     assert bent.grid().shape == (9, 11, 2)
+
+
+def test_one_shot_is_looked_at_by_itself_while_others_come(tmp_path):
+    shots, _, _ = taken(1, 3)
+    number, residual_px = glance(shots[0], PHANTOM.positions_mm, PHANTOM.diameters_mm)
+    assert number >= 8 and 0.0 < residual_px < 10.0
+    assert glance(empty(1)[0], PHANTOM.positions_mm, PHANTOM.diameters_mm) is None
+    beads = [
+        {"id": id_, "position_mm": at, "diameter_mm": across}
+        for id_, at, across in zip(IDS, PHANTOM.positions_mm.tolist(), PHANTOM.diameters_mm.tolist(), strict=True)
+    ]
+    (tmp_path / "phantom.json").write_text(json.dumps({"schema": "navnode/phantom/1", "name": "p", "beads": beads}))
+    loaded, replace = config.load("demo.toml"), msgspec.structs.replace
+    geometry = {"width_px": SIZE, "height_px": SIZE, "pixel_spacing_mm": NOMINAL.pixel_spacing_mm}
+    geometry |= {
+        "principal_point_px": NOMINAL.principal_point_px,
+        "source_to_detector_mm": NOMINAL.source_to_detector_mm,
+    }
+    room = Room(
+        replace(
+            loaded,
+            carm=replace(loaded.carm, **geometry),
+            calibration=replace(loaded.calibration, phantom=str(tmp_path / "phantom.json")),
+        )
+    )
+    heard = Heard()
+    assert newest_shot(room, heard) is None
+    for n, shot in enumerate([shots[0], empty(1)[0]], 1):
+        heard.add("XRay", n, frame=shot.counts)
+        seen = newest_shot(room, heard)
+        assert seen.number == n and seen.of == len(IDS)
+        assert (seen.beads, seen.residual_px) == ((number, residual_px) if n == 1 else (0, None))

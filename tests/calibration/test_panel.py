@@ -29,6 +29,7 @@ from navnode.clock import now_ns
 from navnode.config import SourceSection
 from navnode.display.server import Display
 from navnode.files import artifacts
+from tests.axe import needs_axe, serious
 from tests.browser import CHROMIUM, Browser
 from tests.calibration.scenes import TIP, pivoting, touching
 from tests.calibration.test_collect import streaming
@@ -265,3 +266,58 @@ def test_every_word_is_there_in_every_language_and_fits(tmp_path):
     wanted |= {f"task.{measurement}" for measurement in room.MEASUREMENTS}
     wanted |= {f"used.{used}" for used in room.Used} | {f"need.{need}" for need in room.Need}
     assert wanted <= set(words), sorted(wanted - set(words))
+
+
+@needs_axe
+@needs_chromium
+def test_axe_finds_nothing_serious(tmp_path):
+    async def story(port):
+        async with Served(node(tmp_path, port)) as served, Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{served.port}/calibration/")
+            await browser.wait_for("document.querySelectorAll('#steps li').length >= 9")
+            found = {"before": await serious(browser)}
+            await served.post("begin", {"step": "pivot-Drill"})
+            await browser.evaluate("[...document.querySelectorAll('#steps button')][1].click()")
+            await browser.wait_for("document.querySelectorAll('#coverage circle.used').length > 20")
+            found["measuring"] = await serious(browser)
+            await served.post("stop")
+            await browser.wait_for("!document.getElementById('keep').disabled")
+            found["measured"] = await serious(browser)
+            assert found == {"before": [], "measuring": [], "measured": []}
+
+    with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(6)))) as port:
+        asyncio.run(story(port))
+
+
+SHOT = """((shot) => {
+  const real = window.fetch;
+  window.fetch = async (path, ...more) => {
+    const answer = await real(path, ...more);
+    if (path !== 'state') return answer;
+    const run = { measurement: 'shots', steps: ['carm', 'flex', 'handeye'], tool: '', running: true, judging: false,
+      problem: '', samples: { XRay: 3, Marker: 3 }, shot,
+      coverage: { kind: 'angles', places: [[0, 0, true]], labels: [] },
+      share: 0.25, complete: false, verdicts: [], kept: [], discarded: false };
+    return new Response(JSON.stringify({ ...(await answer.json()), run }));
+  };
+})"""
+
+
+@needs_chromium
+def test_the_residual_of_the_newest_shot_is_said_while_shots_come(tmp_path):
+    async def look():
+        async with Served(node(tmp_path, find_free_port())) as served, Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{served.port}/calibration/")
+            await browser.wait_for("document.querySelectorAll('#steps li').length >= 9")
+            await browser.evaluate(
+                "[...document.querySelectorAll('#steps button')].find((n) => n.innerText.includes('geometry')).click()"
+            )
+            for shot, said in (
+                ("{number: 3, beads: 24, of: 26, residual_px: 1.7044}", "24 of 26 beads, residual 1.7 px"),
+                ("{number: 4, beads: 0, of: 26, residual_px: null}", "the phantom is not recognised"),
+            ):
+                await browser.evaluate(f"{SHOT}({shot})")
+                await browser.wait_for(f"document.getElementById('shot').textContent.includes('{said}')", 10)
+            await browser.screenshot(tmp_path / "shot.png")
+
+    asyncio.run(look())

@@ -135,11 +135,22 @@ def _xray(slot: int) -> RegisteredFrame:
 Look = Callable[[Browser, Stage], Awaitable[None]]
 
 
-def staged(look: Look, *, size: tuple[int, int] = (1280, 800), language: str = "en", **more: object) -> None:
-    """Run ``look(browser, stage)`` with a page open at a size in px; ``more`` goes into the configuration."""
+def staged(
+    look: Look,
+    *,
+    size: tuple[int, int] = (1280, 800),
+    language: str = "en",
+    volume: bool = True,
+    **more: object,
+) -> None:
+    """Run ``look(browser, stage)`` with a page open at a size in px; ``more`` goes into the configuration.
+
+    Args:
+        volume: whether the page's server has a volume.
+    """
 
     async def story() -> None:
-        async with _served(**more) as (stage, url), Browser() as browser:
+        async with _served(volume, **more) as (stage, url), Browser() as browser:
             width, height = size
             await browser.call(
                 "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
@@ -157,7 +168,7 @@ def staged(look: Look, *, size: tuple[int, int] = (1280, 800), language: str = "
 
 
 @contextlib.asynccontextmanager
-async def _served(**more: object) -> AsyncIterator[tuple[Stage, str]]:
+async def _served(volume: bool, **more: object) -> AsyncIterator[tuple[Stage, str]]:
     stages: list[Stage] = []
 
     def heard(name: str) -> Handler:
@@ -176,7 +187,8 @@ async def _served(**more: object) -> AsyncIterator[tuple[Stage, str]]:
     own = msgspec.structs.replace(own, console=msgspec.structs.replace(own.console, port=console.port))
     display = Display(own, "ipc:///tmp/navnode-test-no-node")
     stages.append(Stage(display))
-    display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
+    if volume:
+        display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
 
     async def speak() -> None:
         while True:

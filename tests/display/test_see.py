@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from navnode.types import invalid
 from tests.browser import CHROMIUM
-from tests.display.stage import click, key, picture, staged
+from tests.display.stage import VALID, click, key, picture, staged
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -200,5 +201,125 @@ def test_letters_are_drawn_only_while_the_orientation_is_known(tmp_path):
         await browser.evaluate("drawn.clear()")
         await picture(browser, tmp_path / "unknown.png")
         assert await browser.evaluate("[...drawn]") == []
+
+    staged(look)
+
+
+BONE_ALONE = {"bodies": [{"name": "Femur", "file": "femur.nii.gz"}], "reconstruction": {"enabled": False}}
+
+
+@pytest.mark.parametrize(
+    ("more", "state", "registration", "said"),
+    [
+        ({}, {}, VALID, "The CT is being prepared"),
+        ({"ct": ""}, {}, invalid("no volume yet: 1 of 3 views"), "No volume yet: 1 of 3 X-rays"),
+        ({"ct": ""}, {}, invalid("no X-ray registered yet"), "No volume yet: the first X-rays make it"),
+        ({"ct": ""}, {"worker_alive": False}, invalid("x"), "No volume: the reconstruction does not run"),
+        ({"ct": "", **BONE_ALONE}, {}, VALID, "No slices: each bone has a volume of its own"),
+    ],
+)
+def test_why_there_is_no_volume(more, state, registration, said):
+    async def look(browser, stage) -> None:
+        stage.registration, stage.more = registration, {"volume": "", "volumes": 0, **state}
+        await browser.wait_for(f"document.getElementById('space-why').textContent === '{said}'", 10)
+
+    staged(look, volume=False, **more)
+
+
+XRAY = """(slot) => {
+  const canvas = document.querySelector(`#view-${slot} canvas`), copy = document.createElement('canvas');
+  [copy.width, copy.height] = [32, 24];
+  const pen = copy.getContext('2d');
+  pen.drawImage(canvas, 0, 0, 32, 24);
+  return [...pen.getImageData(0, 0, 32, 24).data].filter((_, at) => at % 4 === 0);
+}"""
+
+
+async def xrays(browser) -> list[np.ndarray]:
+    """What both X-rays show, coarsely, after the next scenes are drawn."""
+    await asyncio.sleep(0.35)
+    return [np.array(await browser.evaluate(f"({XRAY})({slot})"), float) for slot in (0, 1)]
+
+
+def test_xrays_zoom_and_pan_under_the_pointer_and_by_key(tmp_path):
+    async def look(browser, stage) -> None:
+        stage.tools = {}
+        await browser.wait_for("document.getElementById('view-1').className === 'view held'", 10)
+        left, top, width, height = await browser.evaluate(
+            "(({left, top, width, height}) => [left, top, width, height])"
+            "(document.querySelector('#view-0 canvas').getBoundingClientRect())"
+        )
+        x, y = left + width / 2, top + height / 2
+        fit = await xrays(browser)
+        await wheel(browser, x + 40, y - 30, -400)
+        near = await xrays(browser)
+        assert [changed(a, b) for a, b in zip(fit, near, strict=True)] == [True, False]
+        await picture(browser, tmp_path / "near.png")
+        await drag(browser, x, y, -60, 40)
+        panned = await xrays(browser)
+        assert [changed(a, b) for a, b in zip(near, panned, strict=True)] == [True, False]
+        await key(browser, "0")
+        assert not changed(fit[0], (await xrays(browser))[0])
+        await browser.evaluate("document.querySelector('#view-1 canvas').focus()")
+        await key(browser, "+")
+        await key(browser, "+")
+        keyed = await xrays(browser)
+        assert [changed(a, b) for a, b in zip(fit, keyed, strict=True)] == [False, True]
+        await click(browser, x, y, count=1)
+        await click(browser, x, y, count=2)
+        assert await browser.evaluate("document.querySelector('main').dataset.layout") == "xray"
+
+    staged(look)
+
+
+def test_what_is_under_the_pointer_of_an_xray_stays_there():
+    stays = """import('/static/xray.js').then(({ XrayView }) => {
+      const figure = document.getElementById('view-0').cloneNode(true);
+      document.getElementById('view-0').after(figure);
+      const view = new XrayView(figure), at = [90, 60];
+      view.size_px = [256, 200];
+      const under = () => { const [l, t, w, h] = view.box; return [(at[0] - l) / w, (at[1] - t) / h]; };
+      view.zoom(0.25, [100, 70]);
+      const before = under();
+      view.zoom(0.6, at);
+      const after = under();
+      view.zoom(1e9, at);
+      figure.remove();
+      return [...before, ...after, view.nearer, ...view.middle];
+    })"""
+
+    async def look(browser, _) -> None:
+        *under, nearer, u, v = await browser.evaluate(stays)
+        assert np.allclose(under[:2], under[2:], atol=1e-9)
+        assert (nearer, u, v) == (1, 0.5, 0.5)
+
+    staged(look)
+
+
+SIDES = {"A": [0, 1, 0], "P": [0, -1, 0], "L": [-1, 0, 0], "R": [1, 0, 0], "S": [0, 0, 1], "I": [0, 0, -1]}
+
+
+def test_3d_is_seen_from_the_patients_sides_by_button_and_key(tmp_path):
+    cameras = """Promise.all([import('/static/bone.js'), import('/static/vectors.js')]).then(([{ FROM }, { orbit }]) =>
+      Object.fromEntries(Object.entries(FROM).map(([side, turn]) => [side, orbit(turn)])))"""
+
+    async def look(browser, stage) -> None:
+        found = await browser.evaluate(cameras)
+        for side, out in SIDES.items():
+            up = [0, 1, 0] if side in "SI" else [0, 0, 1]
+            assert np.allclose(found[side]["back"], out, atol=2e-3) and np.allclose(found[side]["up"], up, atol=2e-3)
+        seen = {"": await greys(browser, "bone")}
+        for side in SIDES:
+            await browser.evaluate(f"document.querySelector('[data-from={side}]').click()")
+            seen[side] = await greys(browser, "bone")
+        await picture(browser, tmp_path / "feet.png")
+        assert all(np.abs(a - b).max() > 20 for a, b in pairwise(seen.values()))
+        await browser.evaluate("document.querySelector('[data-pane=bone]').focus()")
+        await key(browser, "a")
+        assert not changed(await greys(browser, "bone"), seen["A"])
+        stage.more = {"oriented": False}
+        await browser.wait_for("document.querySelector('[data-from=A]').hidden", 5)
+        await key(browser, "l")
+        assert not changed(await greys(browser, "bone"), seen["A"])
 
     staged(look)

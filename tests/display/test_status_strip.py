@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 
 import pytest
 
-from navnode.types import Status, Validity, invalid
+from navnode.types import Dose, Status, Validity, invalid
 from tests.browser import CHROMIUM
 from tests.display.stage import VALID, drill, key, picture, staged
 
@@ -156,6 +157,28 @@ def test_languages_come_from_the_browser_may_be_chosen_and_are_kept(tmp_path):
     staged(look, language="de")
 
 
+@pytest.mark.parametrize(
+    ("language", "words", "position"),
+    [
+        ("de", ["WIEDERGABE", "Anhalten", "Dosis: 210 Bilder, 0.23 Gy cm²", "verbunden"], "3.2 von 20.0 s, angehalten"),
+        ("zh", ["回放", "暂停", "剂量: 210 张 X 光，0.23 Gy cm²", "已连接"], "3.2/20.0 秒，已暂停"),
+    ],
+)
+def test_replays_and_details_speak_the_viewers_language(language, words, position, tmp_path):
+    answer = """import('/static/control.js').then(({ position }) => position('3.2 of 20.0 s, paused'))"""
+
+    async def look(browser, stage) -> None:
+        stage.more = {"replay": True, "dose": Dose(210, 210, 0.23, 0.05, 0.006)}
+        await browser.evaluate("document.getElementById('details-open').click()")
+        await browser.wait_for("!document.getElementById('replay').hidden", 10)
+        await browser.wait_for(f"{json.dumps(words)}.every((word) => document.body.innerText.includes(word))", 10)
+        assert await browser.evaluate(answer) == position
+        await picture(browser, tmp_path / f"{language}.png")
+        browser.errors.clear()  # no player answers here
+
+    staged(look, language=language)
+
+
 def test_a_tone_on_loss_and_return_if_it_is_wanted():
     async def look(browser, stage) -> None:
         sounded, button = "document.body.dataset.sounded", "document.getElementById('sound')"
@@ -187,8 +210,18 @@ REASONS = {
     "no pose from the node": "NoPose",
     "confirming the registration, 2 of 5 frames": "Confirming",
     "no X-ray registered for 31 s": "Age",
+    "no volume yet: 1 of 3 views": "NoVolume",
     "registration lost: searching again": "Lost",
-    "images and volume match poorly": "Match",
+    "image and volume match poorly (similarity 0.941, VALID from 0.95)": "Likeness",
+    "most of the last 20 X-rays: details match poorly (0.961, VALID from 0.975)": "Likeness",
+    "the X-ray looks little like it (0.71, VALID from 0.78)": "Likeness",
+    "image and volume match poorly (residual 0.081, VALID up to 0.07)": "Residual",
+    "image and volume do not match (similarity 0.41)": "Match",
+    "the registration has not settled (last step 0.8 mm, VALID up to 0.5 mm)": "Step",
+    "expected error 3.2 mm (VALID up to 1.5 mm); X-rays from another side would help": "ErrorOver",
+    "the CT: expected error 2.0 mm (VALID up to 1.5 mm)": "ErrorOver",
+    "the views contradict each other a little (1.9 mm, VALID up to 1.5 mm)": "Apart",
+    "62% of the image are covered by collimator or lead (VALID up to 50%)": "Covered",
     "the images contradict the tracker": "Contradict",
     "source 10.0.0.2:18944 vanished": "Source",
     "the C-arm moved 2.1 mm during the exposure": "Motion",
@@ -224,3 +257,38 @@ def test_every_cause_and_advice_fits_the_strip_in_every_language():
         assert await browser.evaluate(too_long) == []
 
     staged(look, case={"name": "L4-L5", "side": "both"})
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "Likeness 0.71, VALID from 0.78"),
+        ("de", "Ähnlichkeit 0.71, nötig 0.78"),
+        ("zh", "相似度 0.71，需 0.78"),
+    ],
+)
+def test_the_figure_that_decided_on_a_bone_is_said(language, said):
+    async def look(browser, stage) -> None:
+        reason = "most of the last 20 X-rays: the X-ray looks little like it (0.71, VALID from 0.78)"
+        stage.more = {"bodies": {"Femur": Validity(Status.DEGRADED, reason)}}
+        await browser.evaluate("document.getElementById('details-open').click()")
+        bone = "[...document.querySelectorAll('#badges li')].find((n) => n.textContent.startsWith('Femur'))"
+        await browser.wait_for(f"{bone}?.querySelector('strong').textContent === '{said}'", 10)
+        assert await browser.evaluate(f"{bone}.querySelector('span').textContent") == reason
+
+    staged(look, language=language)
+
+
+def test_a_figure_that_keeps_changing_can_be_read():
+    async def look(browser, stage) -> None:
+        changes = """new Promise((done) => { let count = 0;
+          new MutationObserver(() => count++).observe(document.getElementById('cause'), {childList: true});
+          setTimeout(() => done(count), 3000); })"""
+        watching = asyncio.create_task(browser.evaluate(changes))
+        for step in range(28):
+            reason = f"expected error {2 + step / 10:.1f} mm (VALID up to 1.5 mm); X-rays from another side would help"
+            stage.registration = Validity(Status.DEGRADED, reason)
+            await asyncio.sleep(0.1)
+        assert 2 <= await watching <= 5
+
+    staged(look)

@@ -3,6 +3,7 @@ import { say } from "./texts.js";
 
 // The first that fits counts; what a group captures is {1}, {2} of the text. The keys are those of texts.js.
 const CAUSES = [
+  [/the node is starting/, "Starting"],
   [/the node is silent|no connection/, "Silent"],
   [/clock of/, "Clock"],
   [/marker was hidden; an X-ray would/, "PatientBack"],
@@ -16,18 +17,23 @@ const CAUSES = [
   [/no volume yet: (\d+) of (\d+)/, "NoVolume"],
   [/no X-ray registered yet|not confirmed by/, "NoneYet"],
   [/no X-ray registered for (\d+) s/, "Age"],
+  [/expected error ([\d.]+) mm \(VALID up to ([\d.]+) mm\)/, "ErrorOver"],
   [/expected error ([\d.]+) mm/, "Error"],
   [/made from a few X-rays/, "Few"],
   [/rejected the registration/, "Rejected"],
   [/vanished|not connected/, "Source"],
   [/moved [\d.]+ mm during the exposure/, "Motion"],
   [/inverted/, "Inverted"],
-  [/covered by collimator/, "Covered"],
+  [/(\d+)% of the image are covered by collimator/, "Covered"],
   [/geometry does not fit the image/, "Geometry"],
+  [/contradict each other a little \(([\d.]+) mm, VALID up to ([\d.]+)/, "Apart"],
   [/contradict/, "Contradict"],
   [/registration lost/, "Lost"],
   [/its marker jumped|just come back|may be .*, which is not seen/, "Doubt"],
   [/the last one again|no time stamp|no pose for the exposure|waited too long|took too long/, "Unusable"],
+  [/last step ([\d.]+) mm, VALID up to ([\d.]+)/, "Step"],
+  [/residual ([\d.]+), VALID up to ([\d.]+)/, "Residual"],
+  [/(?:similarity |details match poorly \(|little like it \()([\d.]+), VALID from ([\d.]+)/, "Likeness"],
   [/fix the depth|another pose fits|places? looks?|leaves its depth open/, "Open"],
   [/not settled/, "Settling"],
   [/match poorly|do not match|details do not|not explained|not look like|looks? little like/, "Match"],
@@ -36,7 +42,7 @@ const BADNESS = { VALID: 0, DEGRADED: 1, INVALID: 2 };
 
 // Of the tool that one steers by and of the registration, the worse; the registration's reason if both are as bad.
 export function verdict(scene) {
-  if (!scene || scene.silent) return { status: "INVALID", reason: "the node is silent", tool: "" };
+  if (!scene || scene.silent) return { status: "INVALID", reason: scene?.registration.reason ?? "the node is silent", tool: "" };
   const name = scene.state?.active_tool ?? "";
   const known = scene.tools.find((tool) => tool.name === name)?.validity;
   const tool = name ? (known ?? { status: "INVALID", reason: "no pose from the tracker" }) : scene.registration;

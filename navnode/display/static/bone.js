@@ -21,6 +21,11 @@ const FIELD_RAD = 0.7;
 const SIDES = 10;
 const TOOL = [1.0, 0.82, 0.0], AHEAD = [1.0, 0.45, 0.1], PLAN = [0.36, 0.78, 1.0], OTHER_PLAN = [0.4, 0.5, 0.6], BONE = [0.87, 0.82, 0.72];
 const CUBE_PX = 26;
+const STEEP = Math.PI / 2 - 1e-3; // Straight from above, left and right would be open.
+// Side -> turn and tilt of the camera; from head and feet, the patient's front is at the top.
+export const FROM = {
+  A: [0, 0], P: [Math.PI, 0], R: [Math.PI / 2, 0], L: [-Math.PI / 2, 0], S: [Math.PI, STEEP], I: [0, -STEEP],
+};
 const FACES = [["R", [1, 0, 0]], ["L", [-1, 0, 0]], ["A", [0, 1, 0]], ["P", [0, -1, 0]], ["S", [0, 0, 1]], ["I", [0, 0, -1]]];
 
 export class Bone {
@@ -35,11 +40,15 @@ export class Bone {
       event.preventDefault();
       this.nearer(Math.exp(event.deltaY * 0.001));
     }, { passive: false });
+    this.faces = [...pane.querySelectorAll("[data-from]")];
+    for (const button of this.faces) button.addEventListener("click", () => this.from(button.dataset.from));
     pane.addEventListener("keydown", (event) => {
+      if (event.target !== pane) return;
       const turns = { ArrowLeft: [-12, 0], ArrowRight: [12, 0], ArrowUp: [0, -12], ArrowDown: [0, 12] };
       if (turns[event.key]) this.roll(...turns[event.key]);
       else if (event.key === "+" || event.key === "-") this.nearer(event.key === "+" ? 0.9 : 1 / 0.9);
       else if (event.key === "0") this.reset();
+      else if (this.oriented && event.key.toUpperCase() in FROM) this.from(event.key.toUpperCase());
       else return;
       event.preventDefault();
     });
@@ -50,8 +59,13 @@ export class Bone {
     this.distance = 620;
   }
 
+  // Seen from one of the patient's sides.
+  from(side) {
+    this.turn = [...FROM[side]];
+  }
+
   roll(dx, dy) {
-    this.turn = [this.turn[0] + dx * 0.008, Math.max(-1.5, Math.min(1.5, this.turn[1] + dy * 0.008))];
+    this.turn = [this.turn[0] + dx * 0.008, Math.max(-STEEP, Math.min(STEEP, this.turn[1] + dy * 0.008))];
   }
 
   nearer(factor) {
@@ -94,11 +108,13 @@ export class Bone {
     gl.bindVertexArray(null);
   }
 
-  // The cube, in the lower left corner of the pane.
-  mark(pen, [x, , , h], y, oriented) {
+  // The cube, in the upper left corner of the pane: what is not shown is said at the bottom.
+  mark(pen, [x, y], oriented) {
+    if (this.oriented !== oriented) for (const button of this.faces) button.hidden = !oriented;
+    this.oriented = oriented;
     if (!oriented) return;
     const { right, up, back } = orbit(this.turn);
-    const middle = [x + 2 * CUBE_PX, y + h - 2 * CUBE_PX];
+    const middle = [x + 2 * CUBE_PX, y + 2 * CUBE_PX];
     const flat = (point) => [middle[0] + CUBE_PX * dot(point, right), middle[1] - CUBE_PX * dot(point, up)];
     for (const [letter, out] of FACES) {
       if (dot(out, back) <= 0.05) continue;

@@ -20,7 +20,7 @@ export async function command(name, parameters = {}) {
     });
     return answer.ok ? await answer.json() : { done: false, text: await answer.text() };
   } catch {
-    return { done: false, text: "the server does not answer" };
+    return { done: false, text: say("noAnswer") };
   }
 }
 
@@ -43,15 +43,31 @@ for (const button of replay.querySelectorAll("button")) {
   button.addEventListener("click", async () => {
     const { name, seconds } = button.dataset;
     const { text } = await command(name, seconds ? { Seconds: seconds } : {});
-    at.textContent = text;
+    setText(at, position(text));
   });
 }
 
 setInterval(async () => {
   if (!replaying || document.hidden) return;
   const { done, text } = await command("ReplayState");
-  if (done) at.textContent = text;
+  if (done) setText(at, position(text));
 }, ASK_MS);
+
+// Where a player says that it is; what else it says, as it stands.
+export function position(text) {
+  const found = /([\d.]+) of ([\d.]+) s, (?:(over)|(paused)|([\d.e+-]+) x)$/.exec(text);
+  if (!found) return text;
+  const [, now, length, over, paused, rate] = found;
+  return say("replayAt", now, length, say(over ? "replayOver" : paused ? "replayPaused" : "replayTimes", rate));
+}
+
+// Of a recording: its file and size, or why it failed.
+export function recorded({ file, messages, size_mb, lost, failure, minutes_left }) {
+  if (failure) return say("recordFailed", failure);
+  if (!file) return "";
+  const more = [lost && say("recordLost", lost), minutes_left != null && say("recordFull", minutes_left.toFixed(0))];
+  return [say("recorded", file, messages, size_mb), ...more.filter(Boolean)].join(", ");
+}
 
 export function drawControls(state) {
   recording = state?.recording;
@@ -61,10 +77,11 @@ export function drawControls(state) {
   setText(record, say(recording?.running ? "recordStop" : "record"));
   // The answers say where the file is; this, how large it is by now, or why it failed.
   setClass(amount, recording?.faulty ? "refused" : "");
-  setText(amount, recording?.running || recording?.faulty ? recording.text : "");
+  setText(amount, recording?.running || recording?.faulty ? recorded(recording) : "");
   // Once shown, the mark stays, whatever the server reports afterwards.
   if (replaying) {
     replay.hidden = false;
+    if (!at.textContent) setText(at, say("replayNotLive"));
     document.body.classList.add("replay");
   }
 }

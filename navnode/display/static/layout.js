@@ -29,6 +29,9 @@ for (const pane of panes) {
   pane.addEventListener("pointerdown", () => choose(pane));
   pane.addEventListener("dblclick", () => lay(main.dataset.layout === "1" ? "4" : "1"));
 }
+for (const canvas of document.querySelectorAll(".view canvas")) {
+  canvas.addEventListener("dblclick", () => lay(main.dataset.layout === "xray" ? "4" : "xray"));
+}
 
 document.getElementById("full").addEventListener("click", () => {
   if (document.fullscreenElement) document.exitFullscreen();

@@ -1,5 +1,6 @@
 // Three slices and the bone in 3-D: four panes over one WebGL2 canvas and one for marks.
 // World coordinates are RAS mm; slices follow the radiological convention (patient right on the left).
+import { explain } from "./advice.js";
 import { Bone } from "./bone.js";
 import { setClass, setText } from "./dom.js";
 import { program, volumeTexture } from "./gl.js";
@@ -147,7 +148,7 @@ export class Space {
     if (box[2] && center) {
       const mesh = this.bone.meshes[this.role] ?? this.bone.meshes.navigation;
       this.bone.draw(glBox(box, ratio, height), center, mesh, tools.map(({ line }) => line), plans);
-      this.bone.mark(pen, box, box[1], scene.oriented);
+      this.bone.mark(pen, box, scene.oriented);
     }
     this.explain(scene, volume);
   }
@@ -155,7 +156,7 @@ export class Space {
   explain(scene, volume) {
     const lost = scene.tools.filter((tool) => tool.validity.status === "INVALID").map(({ name }) => say("notShown", name));
     const doubtful = volume?.validity.status === "DEGRADED" ? volume.validity.reason : "";
-    setText(this.why, volume ? lost.join(" · ") || doubtful : say("noVolume"));
+    setText(this.why, volume ? lost.join(" · ") || doubtful : whyNoVolume(scene));
     setClass(this.why, `why ${volume && !lost.length ? "DEGRADED" : ""}`);
   }
 
@@ -204,6 +205,14 @@ export class Space {
     marks.text(pen, scene.oriented ? say(slice.name) : say("slice", this.slices.indexOf(slice) + 1), [10, 18]);
     pen.restore();
   }
+}
+
+// What volume there will be, and what it waits for.
+function whyNoVolume({ volume_from, state, registration }) {
+  if (volume_from !== "xrays") return say({ ct: "noVolumeCt", bones: "noVolumeBones" }[volume_from] ?? "noConnection");
+  if (state && !state.worker_alive) return say("noVolumeWorker");
+  const { key, cause } = explain(registration.reason);
+  return key === "NoVolume" ? cause : say("noVolumeXrays");
 }
 
 const boxOf = (pane) => [pane.offsetLeft, pane.offsetTop, pane.offsetWidth, pane.offsetHeight];

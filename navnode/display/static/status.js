@@ -1,5 +1,6 @@
 // The strip that is read from two metres: state, one reason, what to do; and the details behind it.
 import { explain, verdict } from "./advice.js";
+import { recorded } from "./control.js";
 import { element, keyed, setAttribute, setClass, setText } from "./dom.js";
 import { say } from "./texts.js";
 
@@ -8,6 +9,10 @@ const [state, tool, cause, advice] = ["state", "state-of", "cause", "advice"].ma
 const [caseName, caseSide] = ["case-name", "case-side"].map((id) => document.getElementById(id));
 const details = document.getElementById("details");
 const opener = document.getElementById("details-open");
+
+const silence = document.querySelector("#silence strong");
+const SAID_MS = 1000;
+let said = { what: "", at_ms: 0 };
 
 function open(wanted) {
   details.hidden = !wanted;
@@ -28,16 +33,23 @@ export function drawStatus(scene) {
   const sigma = scene.state?.target_sigma_mm;
   const good = status === "VALID";
   const told = explain(reason);
+  const name = shown.tool || say("registration");
+  drawDetails(scene);
+  if (scene.silent) setText(silence, told.cause);
+  // The same reason with another figure: figures that change with every X-ray cannot be read.
+  const same = [status, told.key || reason, name, document.documentElement.lang].join();
+  const now = performance.now();
+  if (same === said.what && now - said.at_ms < SAID_MS) return shown;
+  said = { what: same, at_ms: now };
   setClass(strip, status);
   setText(state, say(`state${status}`));
-  setText(tool, shown.tool || say("registration"));
+  setText(tool, name);
   setText(cause, good ? say("usable") : told.cause);
   setText(advice, good ? say("expected", sigma == null ? "–" : sigma.toFixed(1)) : told.advice);
   setAttribute(cause, "title", reason);
   const patient = scene.case ?? { name: "", side: "" };
   setText(caseName, patient.name);
   setText(caseSide, patient.side && say(patient.side));
-  drawDetails(scene);
   return shown;
 }
 
@@ -46,9 +58,11 @@ function drawDetails({ registration, bodies, tools, state: figures, moving }) {
   setText(opener, say("details") + (count ? ` · ${say("notices")}: ${count}` : ""));
   if (details.hidden) return;
   const badges = [{ name: "", validity: registration }, ...bodies, ...tools];
-  keyed(document.getElementById("badges"), badges, makeBadge, ({ children: [name, why] }, item) => {
+  keyed(document.getElementById("badges"), badges, makeBadge, ({ children: [name, plain, why] }, item) => {
     setText(name, `${item.name || say("registration")} ${say(`state${item.validity.status}`)}`);
     setClass(name, `badge ${item.validity.status}`);
+    const { key, cause } = explain(item.validity.reason);
+    setText(plain, key && cause);
     setMessage(why, item.validity.reason);
   });
   document.getElementById("moving").hidden = !moving;
@@ -58,7 +72,7 @@ function drawDetails({ registration, bodies, tools, state: figures, moving }) {
   keyed(document.getElementById("notices"), notices, makeMessage, (node, { name }) => setMessage(node, name));
 }
 
-const makeBadge = () => element("li", "", [element("b"), makeMessage()]);
+const makeBadge = () => element("li", "", [element("b"), element("strong"), makeMessage()]);
 
 // What the node says leads, in a tab of its own, to what it means and what to do.
 function makeMessage() {
@@ -88,14 +102,27 @@ function figuresOf(figures, registration) {
 
 function sourcesOf(figures) {
   if (!figures) return "–";
-  const [took, elsewhere, budget] = figures.volume_s;
+  const [took, elsewhere, budget] = figures.volume_s, recording = recorded(figures.recording);
   return [
-    `Volume: ${figures.volume || "none yet"}`,
-    `${figures.frames_registered} of ${figures.frames_received} frames registered`,
-    `dose: ${figures.dose}`,
-    ...(figures.recording.text ? [`recording ${figures.recording.text}`] : []),
-    ...Object.entries(figures.sources).map(([name, why]) => `${name} ${why || "connected"}`),
-    `reconstruction: ${figures.worker}, ${figures.volumes} volumes` +
-      (took == null ? "" : `, the last took ${took} s, ${elsewhere} s of it in transit (budget ${budget} s)`),
+    `${say("volume")}: ${figures.volume || say("nothingYet")}`,
+    say("registered", figures.frames_registered, figures.frames_received),
+    `${say("dose")}: ${doseOf(figures.dose)}`,
+    ...(recording ? [`${say("recording")}: ${recording}`] : []),
+    ...Object.entries(figures.sources).map(([name, why]) => `${name} ${why || say("connected")}`),
+    `${say("reconstruction")}: ${figures.worker}, ${say("volumesMade", figures.volumes)}` +
+      (took == null ? "" : `, ${say("volumeTook", took, elsewhere, budget)}`),
   ].join("\n");
 }
+
+function doseOf({ frames, stated, gy_cm2, msv, ct_share }) {
+  if (!frames) return say("doseNone");
+  if (msv == null || ct_share == null) {
+    const known = stated ? `, ${say("doseOthers", short(gy_cm2))}` : "";
+    return say("doseUnknown", frames, frames - stated) + known;
+  }
+  const partly = stated < frames ? ` (${say("dosePartly")})` : "";
+  return say("doseKnown", frames, short(gy_cm2), short(msv), short(100 * ct_share)) + partly;
+}
+
+// Two significant digits, without an exponent.
+const short = (value) => (value >= 10 ? value.toFixed(0) : value >= 0.001 ? String(Number(value.toPrecision(2))) : value.toFixed(4));

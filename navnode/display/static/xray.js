@@ -1,5 +1,6 @@
 // One X-ray, with the tools projected onto it.
-import { element, setClass, setText } from "./dom.js";
+import { element, setAttribute, setClass, setText } from "./dom.js";
+import { listen } from "./gestures.js";
 import { lineOf } from "./lookahead.js";
 import * as marks from "./marks.js";
 import { shownPlans } from "./plans.js";
@@ -7,6 +8,8 @@ import { say } from "./texts.js";
 import { project } from "./vectors.js";
 
 const DECODE_MS = 250;
+const NEAREST = 16;
+const CAPTION_PX = 46; // Below which the letter at the top stands.
 
 export class XrayView {
   constructor(figure) {
@@ -18,6 +21,44 @@ export class XrayView {
     this.why = figure.querySelector(".why");
     this.picture = null;
     this.asked = this.shown = 0;
+    this.size_px = [1, 1];
+    this.reset();
+    listen(this.canvas, {
+      zoom: (factor, at) => this.zoom(factor, at),
+      shift: (dx, dy) => this.shift(dx, dy),
+      reset: () => this.reset(),
+    });
+  }
+
+  reset() {
+    this.nearer = 1;
+    this.middle = [0.5, 0.5]; // Where of the picture the middle of the pane is, in shares of its width and height.
+  }
+
+  // CSS px of the picture's left, top, width and height in the pane.
+  get box() {
+    const { clientWidth: wide, clientHeight: high } = this.canvas;
+    const [w, h] = this.size_px;
+    const scale = this.nearer * Math.min(wide / w, high / h);
+    return [wide / 2 - this.middle[0] * w * scale, high / 2 - this.middle[1] * h * scale, w * scale, h * scale];
+  }
+
+  zoom(factor, [x, y]) {
+    const [left, top, w, h] = this.box;
+    const under = [(x - left) / w, (y - top) / h];
+    this.nearer = Math.max(1, Math.min(NEAREST, this.nearer / factor));
+    const [, , wide, high] = this.box;
+    this.look([under[0] - (x - this.canvas.clientWidth / 2) / wide, under[1] - (y - this.canvas.clientHeight / 2) / high]);
+  }
+
+  shift(dx, dy) {
+    const [, , w, h] = this.box;
+    this.look([this.middle[0] - dx / w, this.middle[1] - dy / h]);
+  }
+
+  // All of it is seen as long as it is no nearer than that; its middle does not leave the pane.
+  look(middle) {
+    this.middle = this.nearer === 1 ? [0.5, 0.5] : middle.map((share) => Math.max(0, Math.min(1, share)));
   }
 
   // Decoding takes time: a picture is dropped if a newer one overtook it.
@@ -31,6 +72,7 @@ export class XrayView {
 
   draw(view, scene, slot) {
     const { canvas } = this;
+    setAttribute(canvas, "aria-label", say("xray", slot + 1));
     // While a picture is being decoded, the last one and its tools stay for a moment.
     if (view && this.timestamp === view.timestamp_ns) this.agreed = performance.now();
     else if (view && this.picture && !scene.silent && performance.now() - this.agreed < DECODE_MS) return;
@@ -47,15 +89,13 @@ export class XrayView {
       setClass(this.figure, "view");
       return;
     }
-    const [w, h] = view.size_px;
-    const [wide, high] = [width / ratio, height / ratio];
-    const scale = Math.min(wide / w, high / h);
-    const left = (wide - w * scale) / 2, top = (high - h * scale) / 2;
+    this.size_px = view.size_px;
+    const [left, top, wide, high] = this.box, scale = wide / view.size_px[0];
     pen.scale(ratio, ratio);
-    pen.drawImage(this.picture, left, top, w * scale, h * scale);
-    if (!view.live) veil(pen, left, top, w * scale, h * scale);
+    pen.drawImage(this.picture, left, top, wide, high);
+    if (!view.live) veil(pen, left, top, wide, high);
     pen.beginPath();
-    pen.rect(left, top, w * scale, h * scale);
+    pen.rect(left, top, wide, high);
     pen.save();
     pen.clip();
     // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
@@ -71,20 +111,29 @@ export class XrayView {
       marks.tool(pen, ends, marks.COLOURS[tool.validity.status], view.live);
     }
     pen.restore();
-    if (view.letters) marks.letters(pen, [left, top, w * scale, h * scale], view.letters, 46);
+    const seen = [Math.max(0, left), Math.max(0, top)];
+    seen.push(Math.min(canvas.clientWidth, left + wide) - seen[0], Math.min(canvas.clientHeight, top + high) - seen[1]);
+    if (view.letters) marks.letters(pen, seen, view.letters, CAPTION_PX);
+    if (this.nearer > 1) marks.text(pen, `${this.nearer.toFixed(1)} ×`, [12, canvas.clientHeight - 16], { size: 15 });
     this.describe(view, scene);
   }
 
   describe(view, scene) {
     const kind = view.live ? "live" : "held";
     setClass(this.figure, `view ${kind}`);
-    setText(this.name, view.name);
+    setText(this.name, nameOf(view));
     setClass(this.kind, `kind ${kind}`);
-    setText(this.kind, view.live ? `● ${scene.state?.replay ? "REPLAY" : say("live")}` : `❚❚ ${say("held")}`);
+    setText(this.kind, view.live ? `● ${say(scene.state?.replay ? "replay" : "live")}` : `❚❚ ${say("held")}`);
     setText(this.age, view.age_s < 1 ? `${Math.round(view.age_s * 1000)} ms` : say("old", view.age_s.toFixed(1)));
     const lost = scene.tools.some(({ name, validity }) => name === scene.state?.active_tool && validity.status === "INVALID");
     setText(this.why, lost ? say("notShown", scene.state.active_tool) : "");
   }
+}
+
+// AP, PA, LAO and RAO are the same in all languages.
+function nameOf({ name, slot }) {
+  if (/^X-ray \d$/.test(name)) return say("xray", slot + 1);
+  return name.replace("lateral", say("lateral_view")).replace(/cranial|caudal/, (word) => say(word));
 }
 
 // What an X-ray that is not live shows is past: it is dimmed and tinted, so that its shadows recede.

@@ -201,7 +201,8 @@ class Alone:
         if known.doubt:
             validity = Validity(Status.DEGRADED, known.doubt)
         elif like < LEAST_LIKELY:
-            validity = Validity(Status.DEGRADED, f"the X-ray looks little like it ({like:.2f})")
+            figure = f"{like:.2f}, VALID from {LEAST_LIKELY:g}"
+            validity = Validity(Status.DEGRADED, f"the X-ray looks little like it ({figure})")
         if known.found is not None:
             there, covariance = known.found
             off_mm = (g.transform(pose, body.center_mm) - g.transform(there, body.center_mm)) @ shot.world_from_carm[

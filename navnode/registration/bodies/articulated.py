@@ -456,11 +456,12 @@ def _verdict(likeness: float, across_mm: float, step_mm: float, moved_mm: float)
     if likeness < _POSSIBLE:
         return invalid(f"the X-ray does not look like it ({likeness:.2f})")
     if step_mm > _UNSETTLED_MM[0]:
-        return Validity(Status.DEGRADED, "the registration has not settled")
+        figure = f"last step {step_mm:.1f} mm, VALID up to {_UNSETTLED_MM[0]:g} mm"
+        return Validity(Status.DEGRADED, f"the registration has not settled ({figure})")
     if likeness < LIKELY:
-        return Validity(Status.DEGRADED, f"the X-ray looks little like it ({likeness:.2f})")
+        return Validity(Status.DEGRADED, f"the X-ray looks little like it ({likeness:.2f}, VALID from {LIKELY:g})")
     if across_mm > _SIGMA_MM:
-        return Validity(Status.DEGRADED, f"expected error {across_mm:.1f} mm")
+        return Validity(Status.DEGRADED, f"expected error {across_mm:.1f} mm (VALID up to {_SIGMA_MM:g} mm)")
     return Validity(Status.VALID)
 
 

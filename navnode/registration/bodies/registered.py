@@ -394,12 +394,19 @@ def _verdict(likeness: Array, runner_up: float, apart_mm: float, gain: float) ->
         return invalid(f"the picture looks little like it ({mean:.2f}), and there is no other")
     if len(likeness) < 2:
         return Validity(Status.DEGRADED, "one view leaves its depth open")
-    if mean < _LIKELY or least < LEAST_LIKELY:
-        return Validity(Status.DEGRADED, f"the pictures look little like it ({mean:.2f})")
+    if mean < _LIKELY:
+        return Validity(Status.DEGRADED, f"the pictures look little like it ({mean:.2f}, VALID from {_LIKELY:g})")
+    if least < LEAST_LIKELY:
+        return Validity(Status.DEGRADED, f"one picture looks little like it ({least:.2f}, VALID from {LEAST_LIKELY:g})")
     if mean - runner_up < _MARGIN:
-        return Validity(Status.DEGRADED, f"another place looks a little like it ({runner_up:.2f}, here {mean:.2f})")
-    if apart_mm > _APART_MM[0] or gain > _GAIN[0]:
-        return Validity(Status.DEGRADED, f"the views contradict each other a little ({apart_mm:.1f} mm)")
+        figure = f"{runner_up:.2f}, here {mean:.2f}; VALID from {_MARGIN:g} apart"
+        return Validity(Status.DEGRADED, f"another place looks a little like it ({figure})")
+    if apart_mm > _APART_MM[0]:
+        figure = f"{apart_mm:.1f} mm, VALID up to {_APART_MM[0]:g} mm"
+        return Validity(Status.DEGRADED, f"the views contradict each other a little ({figure})")
+    if gain > _GAIN[0]:
+        figure = f"each alone looks {gain:.2f} more like it, VALID up to {_GAIN[0]:g}"
+        return Validity(Status.DEGRADED, f"the views contradict each other a little ({figure})")
     return Validity(Status.VALID)
 
 

@@ -251,13 +251,14 @@ def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) ->
     if len(known) < len(detail):
         return Validity(Status.DEGRADED, "one view does not show it")
     if least < LIKELY:
-        return Validity(Status.DEGRADED, f"the pictures look little like it ({least:.2f})")
+        return Validity(Status.DEGRADED, f"the pictures look little like it ({least:.2f}, VALID from {LIKELY:g})")
     if elsewhere:
         return Validity(Status.DEGRADED, "another place looks like it, too")
     if sigma_mm > _SIGMA_MM:
-        return Validity(Status.DEGRADED, f"expected error {sigma_mm:.1f} mm")
+        return Validity(Status.DEGRADED, f"expected error {sigma_mm:.1f} mm (VALID up to {_SIGMA_MM:g} mm)")
     if apart_mm > _APART_MM[0]:
-        return Validity(Status.DEGRADED, f"the views contradict each other a little ({apart_mm:.1f} mm)")
+        figure = f"{apart_mm:.1f} mm, VALID up to {_APART_MM[0]:g} mm"
+        return Validity(Status.DEGRADED, f"the views contradict each other a little ({figure})")
     return Validity(Status.VALID)
 
 
