@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo model-demo test test-slow fuzz build lint docs peers gpu-check train-gpu clean
+.PHONY: demo model-demo test test-slow fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -50,6 +50,17 @@ model-demo: $(STAMP)
 	$(BIN)/navnode bench model --out $(MODEL_DEMO) $(if $(CT),--ct $(CT)) $(or $(OPEN),--open)
 
 build: $(STAMP)
+
+# Packages for others. auditwheel gives them the oldest system that they run on, here the one that they were built on;
+# cibuildwheel ([tool.cibuildwheel] in pyproject.toml) builds them in an older one.
+AUDITED = set -e; rm -rf build/wheels; $(BIN)/python -m build --outdir build/wheels $(1); mkdir -p dist; \
+  PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --only-plat --wheel-dir dist build/wheels/*.whl; $(BIN)/auditwheel show dist/$(2)-[0-9]*.whl
+wheel: $(VENV)/.dev
+	@$(call AUDITED,.,navnode)
+	@mv build/wheels/*.tar.gz dist/
+
+projector-wheel: $(VENV)/.dev
+	@$(call AUDITED,--wheel packages/projector,navnode_projector)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from calibration.distortion import Distortion, terms, unknowns
-from calibration.fitting import rms
 from navnode import geometry as g
 from navnode.types import CArm, Matrix
 from navnode.xray.beads import Shot
+
+from .distortion import Distortion, terms, unknowns
+from .fitting import rms
 
 __all__ = ["Fit", "Seen", "each_by_itself", "inside", "left_out_px", "off_px", "settled"]
 

@@ -10,11 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec import UNSET
 
-from calibration.bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, settled
-from calibration.distortion import MODELS
-from calibration.fitting import rms
-from calibration.identify import identify
-from calibration.verdict import TOO_FEW, TOO_MANY_REJECTED, Calibration, Gate, Gates, judged
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import (
@@ -30,6 +25,12 @@ from navnode.files.artifacts import (
 from navnode.types import Array, CArm, Matrix
 from navnode.xray.beads import Shot
 from navnode.xray.correction import GRID_STEP_PX
+
+from .bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, settled
+from .distortion import MODELS
+from .fitting import rms
+from .identify import identify
+from .verdict import TOO_FEW, TOO_MANY_REJECTED, Calibration, Gate, Gates, judged
 
 __all__ = ["PhantomShot", "carm", "glance"]
 

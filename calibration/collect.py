@@ -12,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from calibration.heard import Heard, record
-from calibration.results import in_words, measured
-from calibration.verdict import Calibration
 from navnode.errors import ConfigError, WireError
 from navnode.igtl import BlockingClient
+
+from .heard import Heard, record
+from .results import in_words, measured
+from .verdict import Calibration
 
 __all__ = ["collect"]
 

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from calibration.inputs import Files, Poses, array
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
 from navnode.files.artifacts import CARM, PATIENT, PIVOT, Kind, ShotResult
@@ -19,6 +18,8 @@ from navnode.files.strict import refuse_repeated_keys
 from navnode.files.views import ViewFile, read_views
 from navnode.geometry import CARM_SCHEMA, carm_of
 from navnode.types import Array, CArm, Matrix
+
+from .inputs import Files, Poses, array
 
 __all__ = ["bead_phantom", "bent", "bent_shots", "carm", "shot_poses", "shots", "tip_mm", "volume_from_patient"]
 

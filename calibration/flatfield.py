@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 from scipy.ndimage import median_filter
 
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
 from navnode.errors import ConfigError
 from navnode.files.artifacts import FLATFIELD, FlatFieldResult
 from navnode.types import Array, FloatArray
+
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged
 
 __all__ = ["flatfield"]
 

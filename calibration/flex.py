@@ -9,13 +9,14 @@ from itertools import combinations, product
 import numpy as np
 from scipy.optimize import least_squares
 
-from calibration.fitting import exact, rms, valid_poses
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import FLEX, CArmGeometry, FlexModelResult, FlexParameters, FlexResult, GeometryAt, rows
 from navnode.types import CArm, Matrix
 from navnode.xray.flex import MODEL, FlexModel, kernel, turned
+
+from .fitting import exact, rms, valid_poses
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["flex"]
 

@@ -17,13 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from calibration import results, samples
-from calibration.heard import Heard, record
-from calibration.inputs import Files
-from calibration.results import Change, Found, Measured
-from calibration.room import Kept, Lack, Need, Room, Step
-from calibration.samples import Coverage, Glance
-from calibration.verdict import Calibration, plain
 from navnode.clock import now_ns
 from navnode.config import Config
 from navnode.errors import CalibrationError, ConfigError
@@ -31,6 +24,14 @@ from navnode.files import artifacts, whole
 from navnode.files.artifacts import Artifact, FlatFieldResult
 from navnode.igtl import Arrival, Client, Message
 from navnode.types import Array
+
+from . import results, samples
+from .heard import Heard, record
+from .inputs import Files
+from .results import Change, Found, Measured
+from .room import Kept, Lack, Need, Room, Step
+from .samples import Coverage, Glance
+from .verdict import Calibration, plain
 
 __all__ = ["Guide", "GuideState", "Run", "RunState", "StepState", "VerdictState"]
 

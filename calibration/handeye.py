@@ -10,13 +10,14 @@ from itertools import combinations
 import numpy as np
 from msgspec import UNSET
 
-from calibration.fitting import covariance, exact, largest_angle_rad, not_outlying, numeric_jacobian, rms, valid_poses
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files import artifacts
 from navnode.files.artifacts import HANDEYE, HandEyeResult
 from navnode.types import Array, Matrix
+
+from .fitting import covariance, exact, largest_angle_rad, not_outlying, numeric_jacobian, rms, valid_poses
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["handeye"]
 

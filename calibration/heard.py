@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calibration.inputs import Pictures, Poses
 from navnode import geometry as g
 from navnode.igtl import Image, Message, Point, TrackingData, Transform
 from navnode.igtl.conventions import angles_rad, is_seen
 from navnode.types import Array, Matrix
+
+from .inputs import Pictures, Poses
 
 __all__ = ["Heard", "record"]
 

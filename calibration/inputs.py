@@ -143,7 +143,7 @@ def points(path: Path, files: Files) -> dict[str, Matrix]:
         ConfigError: names the file, and a repeated label.
     """
     if path.name.lower().endswith((".mrk.json", ".fcsv")):
-        from calibration import exchange
+        from . import exchange
 
         return dict(exchange.read(files.read(path)).points_mm)
     labelled: dict[str, Matrix] = {}

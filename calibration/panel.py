@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
-from calibration.guide import Guide, Run
 from navnode.config import Config
 from navnode.display.web import asset
 from navnode.errors import CalibrationError, ConfigError
 
+from .guide import Guide, Run
+
 __all__ = ["Panel", "add"]
 
+_HERE = Path(__file__).parent
 _LONGEST_S = 600.0
 
 
@@ -57,10 +60,10 @@ class Panel:
         app.on_cleanup.append(self._cleanup)
 
     async def _page(self, _: web.Request) -> web.Response:
-        return asset("calibration", "panel.html")
+        return asset(_HERE, "panel.html")
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return asset("calibration", request.match_info["name"])
+        return asset(_HERE, request.match_info["name"])
 
     async def _state(self, request: web.Request) -> web.Response:
         self._refuse(request)

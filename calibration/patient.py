@@ -9,12 +9,13 @@ from math import comb
 
 import numpy as np
 
-from calibration.fitting import not_outlying, rms
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import PATIENT, PatientResult, rows
 from navnode.types import Array, Matrix, Mesh
+
+from .fitting import not_outlying, rms
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged
 
 __all__ = ["patient", "touched_in_order"]
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from calibration.fitting import exact, geometric_median, rms, valid_poses
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import PHANTOM, PhantomResult, vector
 from navnode.types import Array, Matrix
+
+from .fitting import exact, geometric_median, rms, valid_poses
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["phantom", "phantom_from_stream", "steady_places", "tips_in_patient"]
 

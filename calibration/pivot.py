@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration.fitting import (
+from navnode import geometry as g
+from navnode.errors import ConfigError
+from navnode.files.artifacts import PIVOT, PivotResult, vector
+from navnode.types import Array, Matrix
+
+from .fitting import (
     covariance,
     exact,
     geometric_median,
@@ -14,11 +19,7 @@ from calibration.fitting import (
     valid_poses,
     widest_rad,
 )
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
-from navnode import geometry as g
-from navnode.errors import ConfigError
-from navnode.files.artifacts import PIVOT, PivotResult, vector
-from navnode.types import Array, Matrix
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["pivot"]
 

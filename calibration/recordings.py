@@ -9,13 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from calibration.inputs import Files, Pictures, Poses
 from navnode.errors import ConfigError, RecordingError
 from navnode.geometry import series_at
 from navnode.igtl import Image, TrackingData, Transform
 from navnode.igtl.conventions import angles_rad, seen_pose
 from navnode.recording import Recording
 from navnode.types import Array, Matrix
+
+from .inputs import Files, Pictures, Poses
 
 __all__ = ["at_times", "different", "messages", "pictures", "poses"]
 

@@ -14,13 +14,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from calibration import results
-from calibration.fitting import from_middle_deg
-from calibration.verdict import Calibration, plain
 from navnode.files.artifacts import Artifact
 from navnode.files.plots import Plot, shares
 from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Html, embedded, figure, table
 from navnode.types import Array, FloatArray
+
+from . import results
+from .fitting import from_middle_deg
+from .verdict import Calibration, plain
 
 __all__ = ["page"]
 

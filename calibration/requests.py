@@ -7,10 +7,11 @@ from typing import Annotated
 
 import msgspec
 
-from calibration import distortion, exchange
 from navnode.config.fields import Address, Threads, address_option, argument, option
 from navnode.errors import ConfigError
 from navnode.files.placing import unit_mm
+
+from . import distortion, exchange
 
 __all__ = [
     "AllRequest",

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from calibration.verdict import Calibration, Figure, plain
 from navnode import geometry as g
 from navnode.files.artifacts import (
     CARM,
@@ -24,6 +23,8 @@ from navnode.files.artifacts import (
     Artifact,
     Kind,
 )
+
+from .verdict import Calibration, Figure, plain
 
 __all__ = [
     "Change",

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 import platformdirs
 
-from calibration.kept import why_not_usable
 from navnode.clock import now_ns
 from navnode.config import Config, ToolSection, matrix
 from navnode.errors import CalibrationError, ConfigError
@@ -34,6 +33,8 @@ from navnode.files.artifacts import (
 )
 from navnode.loop import calibrations
 from navnode.types import Array
+
+from .kept import why_not_usable
 
 __all__ = ["Kept", "Lack", "MEASUREMENTS", "Need", "Room", "State", "Step", "Used"]
 

@@ -10,15 +10,16 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from calibration import documents, inputs, recordings
-from calibration.fitting import from_middle_deg
-from calibration.heard import Heard, record
-from calibration.inputs import Files
-from calibration.room import Room, Step
-from calibration.verdict import Calibration
 from navnode.errors import ConfigError
 from navnode.files.artifacts import CARM, FLATFIELD, FLEX, HANDEYE, IMAGE_LAG, PATIENT, PHANTOM, PIVOT, SPIN, TOOL
 from navnode.types import Array
+
+from . import documents, inputs, recordings
+from .fitting import from_middle_deg
+from .heard import Heard, record
+from .inputs import Files
+from .room import Room, Step
+from .verdict import Calibration
 
 # Routines are imported where they are used: the page shows coverage without SciPy, until something is judged.
 
@@ -151,20 +152,20 @@ class _Samples:
 
 
 def _pivot(given: _Samples) -> Calibration[Any]:
-    from calibration.pivot import pivot
+    from .pivot import pivot
 
     return pivot(given.poses("tool", given.most).poses)
 
 
 def _spin(given: _Samples) -> Calibration[Any]:
-    from calibration.spin import spin
+    from .spin import spin
 
     tip_mm = given.room.tip_mm(given.step.tool)
     return spin(given.poses("tool", given.most).poses, tip_mm if tip_mm.any() else None)
 
 
 def _carm(given: _Samples) -> Calibration[Any]:
-    from calibration.carm import PhantomShot, carm
+    from .carm import PhantomShot, carm
 
     pictures, beads = given.pictures(), documents.bead_phantom(Path(given.section.phantom), Files())
     chosen = recordings.different(pictures.counts)
@@ -183,13 +184,13 @@ def _carm(given: _Samples) -> Calibration[Any]:
 
 
 def _flex(given: _Samples) -> Calibration[Any]:
-    from calibration.flex import flex
+    from .flex import flex
 
     return flex(*documents.bent(given.shots(), "shots"))
 
 
 def _handeye(given: _Samples) -> Calibration[Any]:
-    from calibration.handeye import handeye
+    from .handeye import handeye
 
     xrays = documents.shot_poses(given.shots())
     assert xrays.times_s is not None
@@ -197,7 +198,7 @@ def _handeye(given: _Samples) -> Calibration[Any]:
 
 
 def _temporal(given: _Samples) -> Calibration[Any]:
-    from calibration.temporal import temporal
+    from .temporal import temporal
 
     moved, pictures = given.poses("carm"), given.pictures()
     assert moved.times_s is not None
@@ -205,7 +206,7 @@ def _temporal(given: _Samples) -> Calibration[Any]:
 
 
 def _flatfield(given: _Samples) -> Calibration[Any]:
-    from calibration.flatfield import flatfield
+    from .flatfield import flatfield
 
     counts = given.pictures().counts
     dark, flat = _dark_and_flat(counts)
@@ -230,8 +231,8 @@ def _touches(given: _Samples) -> tuple[inputs.Poses, inputs.Poses, Array]:
 
 
 def _patient(given: _Samples) -> Calibration[Any]:
-    from calibration.patient import patient, touched_in_order
-    from calibration.phantom import steady_places, tips_in_patient
+    from .patient import patient, touched_in_order
+    from .phantom import steady_places, tips_in_patient
 
     stylus, marker, tip_mm = _touches(given)
     planned = inputs.points(Path(given.section.points), Files())
@@ -240,7 +241,7 @@ def _patient(given: _Samples) -> Calibration[Any]:
 
 
 def _phantom(given: _Samples) -> Calibration[Any]:
-    from calibration.phantom import phantom_from_stream
+    from .phantom import phantom_from_stream
 
     stylus, marker, tip_mm = _touches(given)
     targets = inputs.points(Path(given.section.targets), Files())
@@ -248,7 +249,7 @@ def _phantom(given: _Samples) -> Calibration[Any]:
 
 
 def _tool(given: _Samples) -> Calibration[Any]:
-    from calibration.tool import tool
+    from .tool import tool
 
     return tool(given.heard.points.get(given.devices["spheres"], []))
 
@@ -313,7 +314,7 @@ def newest_shot(room: Room, heard: Heard) -> Glance | None:
     Raises:
         ConfigError: the phantom's file cannot be read.
     """
-    from calibration.carm import PhantomShot, glance
+    from .carm import PhantomShot, glance
 
     frames = heard.frames.get(room.config.devices.xray, [])
     if not frames:

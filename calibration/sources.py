@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calibration import documents, inputs, phantom, recordings
-from calibration.carm import PhantomShot
-from calibration.heard import Heard
-from calibration.inputs import Files, Pictures, Poses
-from calibration.patient import touched_in_order
 from navnode.errors import ConfigError
 from navnode.files.views import read_views
 from navnode.types import Array, Matrix
+
+from . import documents, inputs, phantom, recordings
+from .carm import PhantomShot
+from .heard import Heard
+from .inputs import Files, Pictures, Poses
+from .patient import touched_in_order
 
 __all__ = [
     "Sources",

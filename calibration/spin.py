@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration.fitting import covariance, exact, geometric_median, not_outlying, rms, robust_linear, valid_poses
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 from navnode.files.artifacts import SPIN, SpinResult, vector
 from navnode.types import Array, Matrix
+
+from .fitting import covariance, exact, geometric_median, not_outlying, rms, robust_linear, valid_poses
+from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["spin"]
 

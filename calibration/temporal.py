@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from calibration.fitting import exact, valid_poses
-from calibration.verdict import Calibration, Gate, Gates, judged, limits
 from navnode.errors import ConfigError
 from navnode.files.artifacts import IMAGE_LAG, ImageLagResult
 from navnode.types import Array, Matrix
+
+from .fitting import exact, valid_poses
+from .verdict import Calibration, Gate, Gates, judged, limits
 
 __all__ = ["temporal"]
 

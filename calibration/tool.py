@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from calibration.fitting import rms
-from calibration.verdict import TOO_FEW, Calibration, Gate, Gates, Picture, judged
 from navnode.files.artifacts import TOOL, ToolResult, vector
 from navnode.types import Matrix
+
+from .fitting import rms
+from .verdict import TOO_FEW, Calibration, Gate, Gates, Picture, judged
 
 __all__ = ["tool"]
 

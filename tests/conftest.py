@@ -38,6 +38,12 @@ settings.register_profile(
 settings.load_profile("navnode")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Reports of tests name the risks whose controls they verify (navnode/evidence/risks.toml)."""
+    for item in items:
+        item.user_properties += [("risk", name) for mark in item.iter_markers("risk") for name in mark.args]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Nothing a test makes ends up in the user's cache, and nothing there changes a test."""

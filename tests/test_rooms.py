@@ -10,7 +10,11 @@ import pytest
 import calibration
 import navnode
 
-_NEED = {"navnode.reconstruction.network": "torch", "navnode.reconstruction.training": "torch"}
+_NEED = {
+    "navnode.projector.autograd": "torch",
+    "navnode.reconstruction.network": "torch",
+    "navnode.reconstruction.training": "torch",
+}
 """What needs a package that need not be installed."""
 _MODULES = sorted(
     module.name

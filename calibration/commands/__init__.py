@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from calibration import SUMMARY
-from calibration.commands import all as all_
-from calibration.commands import carm, detector, exchange, kept, patient, tools
-from calibration.commands.options import add_routine
-from calibration.requests import AllRequest, CheckRequest, ExportRequest, ImportRequest, ShowRequest
 from navnode.commands.command import command
+
+from .. import SUMMARY
+from ..requests import AllRequest, CheckRequest, ExportRequest, ImportRequest, ShowRequest
+from . import all as all_
+from . import carm, detector, exchange, kept, patient, tools
+from .options import add_routine
 
 app = typer.Typer(
     name="calibrate",

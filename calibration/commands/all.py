@@ -14,17 +14,18 @@ import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from calibration import report
-from calibration.commands import guiding
-from calibration.guide import Guide, Run, StepState, lack_in_words
-from calibration.requests import AllRequest
-from calibration.room import Need, State, Step
 from navnode import config
 from navnode.commands.logs import only_errors_of
 from navnode.commands.ui import Ui, messages
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.loop.calibrations import with_kept
+
+from .. import report
+from ..guide import Guide, Run, StepState, lack_in_words
+from ..requests import AllRequest
+from ..room import Need, State, Step
+from . import guiding
 
 _WIDTH = 200
 """Columns of what is no terminal."""

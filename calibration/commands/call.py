@@ -12,18 +12,19 @@ import msgspec
 import numpy as np
 import typer
 
-from calibration import report
-from calibration.collect import collect
-from calibration.commands.rendering import show_calibration
-from calibration.heard import Heard
-from calibration.requests import RoutineRequest
-from calibration.sources import Sources
-from calibration.verdict import Calibration
 from navnode.clock import now_ns
 from navnode.commands.ui import Ui, messages
 from navnode.errors import ConfigError
 from navnode.files import artifacts, whole
 from navnode.files.artifacts import CArmResult, FlatFieldResult
+
+from .. import report
+from ..collect import collect
+from ..heard import Heard
+from ..requests import RoutineRequest
+from ..sources import Sources
+from ..verdict import Calibration
+from .rendering import show_calibration
 
 
 class Call:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from calibration import carm as carm_
-from calibration import documents, inputs, sources
-from calibration import flex as flex_
-from calibration import handeye as handeye_
-from calibration.commands.call import Call
-from calibration.requests import CArmRequest, FlexRequest, HandEyeRequest
-from calibration.verdict import Calibration
 from navnode.files.artifacts import CArmResult, FlexResult, HandEyeResult
+
+from .. import carm as carm_
+from .. import documents, inputs, sources
+from .. import flex as flex_
+from .. import handeye as handeye_
+from ..requests import CArmRequest, FlexRequest, HandEyeRequest
+from ..verdict import Calibration
+from .call import Call
 
 
 def carm(request: CArmRequest, call: Call) -> Calibration[CArmResult]:

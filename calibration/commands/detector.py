@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from calibration import flatfield as flatfield_
-from calibration import inputs, sources
-from calibration import temporal as temporal_
-from calibration.commands.call import Call
-from calibration.requests import FlatFieldRequest, TemporalRequest
-from calibration.verdict import Calibration
 from navnode.files.artifacts import FlatFieldResult, ImageLagResult
+
+from .. import flatfield as flatfield_
+from .. import inputs, sources
+from .. import temporal as temporal_
+from ..requests import FlatFieldRequest, TemporalRequest
+from ..verdict import Calibration
+from .call import Call
 
 
 def temporal(request: TemporalRequest, call: Call) -> Calibration[ImageLagResult]:

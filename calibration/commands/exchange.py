@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from calibration import exchange
-from calibration.commands.rendering import show_exchanged
-from calibration.requests import ExportRequest, ImportRequest
 from navnode.clock import now_ns
 from navnode.commands.ui import Ui, say
 from navnode.errors import CalibrationError
 from navnode.files import artifacts
+
+from .. import exchange
+from ..requests import ExportRequest, ImportRequest
+from .rendering import show_exchanged
 
 
 def import_(request: ImportRequest, ui: Ui) -> None:

@@ -10,11 +10,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from calibration.guide import Run, StepState, VerdictState, verdict_state
-from calibration.results import change_in_words, found_in_words, in_words
-from calibration.room import State, Step, Used
-from calibration.samples import Glance
 from navnode.clock import now_ns
+
+from ..guide import Run, StepState, VerdictState, verdict_state
+from ..results import change_in_words, found_in_words, in_words
+from ..room import State, Step, Used
+from ..samples import Glance
 
 __all__ = ["TASKS", "WITHOUT", "live", "summary", "title", "verdict_lines"]
 

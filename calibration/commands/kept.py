@@ -6,12 +6,13 @@ import msgspec
 import typer
 from rich.console import Console
 
-from calibration.commands.rendering import show_artifact
-from calibration.kept import why_not_usable
-from calibration.requests import CheckRequest, ShowRequest
 from navnode.clock import now_ns
 from navnode.commands.ui import Ui
 from navnode.files import artifacts
+
+from ..kept import why_not_usable
+from ..requests import CheckRequest, ShowRequest
+from .rendering import show_artifact
 
 
 class CheckedArtifact(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,11 +9,12 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from calibration.commands.call import Call
-from calibration.requests import RoutineRequest
-from calibration.verdict import Calibration
 from navnode.commands.command import command
 from navnode.commands.ui import Ui
+
+from ..requests import RoutineRequest
+from ..verdict import Calibration
+from .call import Call
 
 R = TypeVar("R", bound=RoutineRequest)
 

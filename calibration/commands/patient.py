@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from calibration import documents, inputs, sources
-from calibration import patient as patient_
-from calibration import phantom as phantom_
-from calibration.commands.call import Call
-from calibration.requests import PatientRequest, PhantomRequest
-from calibration.verdict import Calibration
 from navnode.files.artifacts import PatientResult, PhantomResult
 from navnode.files.meshes import read_mesh
+
+from .. import documents, inputs, sources
+from .. import patient as patient_
+from .. import phantom as phantom_
+from ..requests import PatientRequest, PhantomRequest
+from ..verdict import Calibration
+from .call import Call
 
 
 def patient(request: PatientRequest, call: Call) -> Calibration[PatientResult]:

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from calibration.exchange import Exchanged
-from calibration.results import found as results_found
-from calibration.results import found_in_words, measured, values_in_words
-from calibration.verdict import Calibration, plain
 from navnode.clock import now_ns
 from navnode.files.artifacts import NS_PER_DAY, Artifact
+
+from ..exchange import Exchanged
+from ..results import found as results_found
+from ..results import found_in_words, measured, values_in_words
+from ..verdict import Calibration, plain
 
 
 def show_calibration(found: Calibration[Any], out: Path | None) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from calibration import documents, inputs
-from calibration import pivot as pivot_
-from calibration import spin as spin_
-from calibration import tool as tool_
-from calibration.commands.call import Call
-from calibration.requests import PivotRequest, SpinRequest, ToolRequest
-from calibration.verdict import Calibration
 from navnode.files.artifacts import PivotResult, SpinResult, ToolResult
+
+from .. import documents, inputs
+from .. import pivot as pivot_
+from .. import spin as spin_
+from .. import tool as tool_
+from ..requests import PivotRequest, SpinRequest, ToolRequest
+from ..verdict import Calibration
+from .call import Call
 
 
 def pivot(request: PivotRequest, call: Call) -> Calibration[PivotResult]:

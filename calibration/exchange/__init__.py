@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 import yaml
 
-from calibration.exchange import dicom, itk, ndi, opencv, plus, ros, slicer
-from calibration.exchange.contents import Exchanged, write_imported
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import (
@@ -28,6 +26,9 @@ from navnode.files.artifacts import (
     PivotResult,
     ToolResult,
 )
+
+from . import dicom, itk, ndi, opencv, plus, ros, slicer
+from .contents import Exchanged, write_imported
 
 __all__ = ["READS", "WRITES", "Exchanged", "read", "write", "write_imported"]
 

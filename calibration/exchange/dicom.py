@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files import dicom_read
 from navnode.geometry import CArmDocument
+
+from .contents import Exchanged
 
 __all__ = ["read"]
 

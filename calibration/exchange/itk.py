@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files.artifacts import Artifact
 from navnode.files.whole import whole
 from navnode.geometry import RAS_FROM_LPS
+
+from .contents import Exchanged
 
 __all__ = ["read", "write"]
 

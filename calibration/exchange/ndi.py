@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
+
+from .contents import Exchanged
 
 __all__ = ["read"]
 

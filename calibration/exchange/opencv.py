@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 from msgspec import UNSET
 
-from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
 from navnode.files.ordinary import refuse_special
 from navnode.geometry import CArmDocument
 from navnode.types import CArm, Matrix
+
+from .contents import Exchanged
 
 __all__ = ["camera_matrix", "carm_of_matrix", "need_carm", "read", "refuse_bent", "write"]
 

@@ -11,11 +11,12 @@ import defusedxml
 import defusedxml.ElementTree
 import numpy as np
 
-from calibration.exchange.contents import Exchanged
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
 from navnode.types import Matrix
+
+from .contents import Exchanged
 
 __all__ = ["read", "write"]
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from calibration.exchange import opencv
-from calibration.exchange.contents import Exchanged
-from calibration.exchange.opencv import camera_matrix, carm_of_matrix, need_carm
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
 from navnode.types import Matrix
+
+from . import opencv
+from .contents import Exchanged
+from .opencv import camera_matrix, carm_of_matrix, need_carm
 
 __all__ = ["read", "write"]
 

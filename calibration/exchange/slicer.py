@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from calibration.exchange.contents import Exchanged
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files import markups, whole
@@ -18,6 +17,8 @@ from navnode.files.artifacts import Artifact
 from navnode.files.placing import tell
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Matrix
+
+from .contents import Exchanged
 
 __all__ = ["read_fcsv", "read_markups", "write_fcsv", "write_markups"]
 

@@ -46,6 +46,10 @@ _OWN = {
     "_process": ("process", "One of the supervised processes."),
     "engine": ("engine", "List, check and build the engines that run the networks of the learned reconstruction."),
     "bench": ("bench", "Measure this machine, next to other implementations in the same run."),
+    "evidence": (
+        "evidence",
+        "Make signed evidence of this installation: materials, risks and their tests, figures, drift of calibrations.",
+    ),
     "record": ("record", "Record all bytes that a server sends, until Ctrl-C."),
     "replay": (
         "replay",

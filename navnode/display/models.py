@@ -31,7 +31,7 @@ __all__ = ["Desk", "RunAsked", "serve_models"]
 
 log = logging.getLogger(__name__)
 
-_PACKAGE = "navnode.display"
+_HERE = Path(__file__).parent
 _MOST_BYTES, _MOST_BYTES_IN_ALL, _MOST_JIG_BYTES, _MOST_JSON_BYTES = 160 << 20, 640 << 20, 1 << 20, 1 << 20
 _MOST_UPLOAD_S, _CHUNK = 300.0, 1 << 18
 _FORGOTTEN_AFTER_S, _LOOKED_AT_EVERY_S = 1800.0, 10.0
@@ -121,10 +121,10 @@ class Desk:
     # what is shown
 
     async def _page(self, _: web.Request) -> web.Response:
-        return asset(_PACKAGE, "models.html", frames=True)
+        return asset(_HERE, "models.html", frames=True)
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return asset(_PACKAGE, request.match_info["name"])
+        return asset(_HERE, request.match_info["name"])
 
     async def _state(self, _: web.Request) -> web.Response:
         run = self._run

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from navnode.types import NodeState, Volume, VolumeUpdate
 __all__ = ["Display", "run_display"]
 
 log = logging.getLogger(__name__)
+_HERE = Path(__file__).parent
 
 _EVERY_S = 0.02
 """Between scenes: a pose waits no longer for the next one. Half of it gains nothing where browsers draw in software."""
@@ -117,10 +119,10 @@ class Display:
             self._gone.pop(f"mesh/{update.role}", None)
 
     async def _page(self, _: web.Request) -> web.Response:
-        return asset("navnode.display", "index.html")
+        return asset(_HERE, "index.html")
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return asset("navnode.display", request.match_info["name"])
+        return asset(_HERE, request.match_info["name"])
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._refuse(request)

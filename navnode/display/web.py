@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -38,17 +38,18 @@ def headers(*, frames: bool = False) -> dict[str, str]:
     }
 
 
-def asset(package: str, name: str, *, frames: bool = False) -> web.Response:
+def asset(package: Path, name: str, *, frames: bool = False) -> web.Response:
     """A file of a package's folder ``static``.
 
     Args:
+        package: the folder of the package.
         frames: see :func:`headers`.
 
     Raises:
         HTTPNotFound: there is none of this name, or of a kind that pages do not have.
     """
     suffix = name[name.rfind(".") :]
-    file = files(package) / "static" / name
+    file = package / "static" / name
     if "/" in name or name.startswith(".") or suffix not in _CONTENT_TYPES or not file.is_file():
         raise web.HTTPNotFound
     return web.Response(

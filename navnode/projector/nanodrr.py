@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.types import Array, CArm, FloatArray, Matrix
 
@@ -85,7 +84,7 @@ class NanodrrRays:
         derivatives = np.empty((6, len(pixels)), np.float32)
         pivot = np.array([0.0, 0.0, pivot_mm])
         for axis in range(3):
-            turn = g.skew(np.eye(3)[axis]).T
-            derivatives[axis] = (s * (-pivot @ turn) + t * ((ends - pivot) @ turn)).sum(axis=1)
+            turn = np.eye(3)[axis]
+            derivatives[axis] = (s * np.cross(turn, -pivot) + t * np.cross(turn, ends - pivot)).sum(axis=1)
             derivatives[3 + axis] = s[:, axis] + t[:, axis]
         return integrals, derivatives

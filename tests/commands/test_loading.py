@@ -45,7 +45,7 @@ def loaded(program: str) -> set[str]:
         (PROCESS, {"navnode.config"}, ["scipy", "SimpleITK", "torch", "trimesh", "openvino", "navnode.reconstruction"]),
         (
             DISPLAY,
-            {"navnode.display.scene", "calibration.panel"},
+            {"navnode.display.scene", "navnode_calibration.panel"},
             ["scipy", "SimpleITK", "torch", "trimesh", "openvino", "skimage", "navnode.reconstruction"],
         ),
         (NODE, {"navnode.registration"}, ["torch", "trimesh", "openvino", "skimage", "navnode.reconstruction"]),

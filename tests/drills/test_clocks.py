@@ -38,6 +38,7 @@ def test_a_clock_that_drifts_is_followed_for_an_hour(ppm):
     assert worst_ns < 60 * MS, "nothing but the jitter counts as delay"
 
 
+@pytest.mark.risk("clock-set")
 def test_a_delay_that_grows_faster_than_clocks_drift_is_a_delay():
     lateness = Lateness()
     for k in range(120 * 20):
@@ -115,6 +116,7 @@ def test_a_delay_is_not_taken_for_a_clock():
     assert not after and of(ToolPose, theatre.outputs)[-1].validity.status is Status.INVALID
 
 
+@pytest.mark.risk("clock-set")
 def test_frames_say_that_a_clock_was_set():
     theatre = Theatre()
     theatre.run(4.0)
@@ -155,6 +157,7 @@ def test_sources_that_connect_again_with_clocks_as_before_lose_no_time():
     assert of(RegisteredFrame, theatre.run(1.0))[-1].validity.status is Status.VALID
 
 
+@pytest.mark.risk("clock-set")
 def test_images_that_travel_longer_after_connecting_again_are_not_placed_by_a_clock_that_was_not_set():
     """Delays and clocks look the same until the C-arm moves: X-rays that contradict tracking tell them apart."""
     theatre = Theatre()

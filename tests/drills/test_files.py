@@ -27,6 +27,7 @@ def mode(path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.risk("data-disclosed")
 def test_recordings_and_calibrations_are_their_owners_whatever_the_umask(tmp_path, open_umask):
     recorder = Recorder(tmp_path / "sessions" / "a.mcap")
     recorder.record(String(device="S", text="x"), 1)
@@ -54,6 +55,7 @@ ABSURD = [
 ]
 
 
+@pytest.mark.risk("implausible-setting")
 @pytest.mark.parametrize(("section", "key", "value"), ABSURD, ids=lambda value: str(value))
 def test_a_setting_that_cannot_be_meant_is_refused_by_its_key(section, key, value):
     data = msgspec.to_builtins(configuration())
@@ -62,6 +64,7 @@ def test_a_setting_that_cannot_be_meant_is_refused_by_its_key(section, key, valu
         config.parse(data, "test")
 
 
+@pytest.mark.risk("implausible-setting")
 def test_every_number_of_the_configuration_has_a_range():
     """A number without bounds takes anything; the few that are held elsewhere are named."""
     held = {  # by CArmSection and Grid, by being a rotation, by a list of choices

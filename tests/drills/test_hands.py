@@ -57,6 +57,7 @@ def test_a_step_in_plain_sight(theatre, mm, turned_rad, xray):
         assert "marker jumped" in of(ToolPose, after)[-1].validity.reason
 
 
+@pytest.mark.risk("marker-moved")
 @pytest.mark.parametrize("mm", [3.2, 4.0, 5.0, 6.0])
 def test_a_step_along_the_beam_while_xrays_go_on(theatre, mm):
     """One view hardly sees it, and agrees, more or less: that confirms nothing."""
@@ -128,6 +129,7 @@ def test_a_bump_while_nobody_sees(theatre, hidden_s, mm):
     assert "came back" in of(ToolPose, after)[-1].validity.reason
 
 
+@pytest.mark.risk("marker-moved")
 @pytest.mark.parametrize("seen_s", [0.01, 0.02, 0.03])
 @pytest.mark.parametrize(("hidden_s", "mm"), [(0.04, 6.0), (0.3, 14.0), (0.9, 30.0)])
 def test_a_bump_just_after_a_short_shadow(theatre, seen_s, hidden_s, mm):
@@ -143,12 +145,14 @@ def test_a_bump_just_after_a_short_shadow(theatre, seen_s, hidden_s, mm):
     assert not wrong_and_valid(after) and Status.VALID not in statuses(after)
 
 
+@pytest.mark.risk("marker-moved")
 def test_xrays_find_where_the_patient_is_after_a_bump(theatre):
     theatre.moved_patient_marker = bumped(15.0)
     assert not wrong_and_valid(theatre.run(10.0))
     assert statuses(theatre.run(0.5)) == {Status.VALID}
 
 
+@pytest.mark.risk("marker-moved")
 def test_an_operator_may_confirm_that_nothing_moved(theatre):
     theatre.xray = False
     theatre.hidden = {PATIENT_DEVICE}
@@ -257,6 +261,7 @@ def test_a_shadow_does_not_make_the_probe_a_drill(two, away_mm, blink_s):
     assert not wrong_and_valid(of_tool("Drill", two.run(1.0)))
 
 
+@pytest.mark.risk("tools-exchanged")
 def test_a_shadow_does_not_excuse_a_jump(two):
     two.mistaken = True
     after = two.run(0.3)
@@ -267,6 +272,7 @@ def test_a_shadow_does_not_excuse_a_jump(two):
     assert not wrong_and_valid(of_tool("Drill", after))
 
 
+@pytest.mark.risk("tools-exchanged")
 def test_the_operator_says_which_is_which(two):
     two.exchanged = True
     two.run(1.0)
@@ -292,6 +298,7 @@ def test_one_tool_hidden_beside_another_is_believed_again(two):
 # --- frozen, impossible ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.risk("frozen-input")
 @pytest.mark.parametrize("device", ["DrillToTracker", PATIENT_DEVICE, CARM_DEVICE])
 def test_a_pose_repeated_under_new_stamps_is_frozen(theatre, device):
     theatre.xray = device == CARM_DEVICE

@@ -12,6 +12,7 @@ from navnode.types import CArmPose, Frame, RegisteredFrame, Status
 from tests.loop.theatre import Theatre, of
 
 
+@pytest.mark.risk("frozen-input")
 def test_the_same_pixels_under_new_stamps_are_no_xray():
     theatre = Theatre()
     theatre.run(2.0)
@@ -24,6 +25,7 @@ def test_the_same_pixels_under_new_stamps_are_no_xray():
     assert of(CArmPose, theatre.outputs)[-1].volume_from_carm is None
 
 
+@pytest.mark.risk("motion-during-exposure")
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "the time between X-rays"])
 def test_a_carm_that_moves_during_the_exposure_is_refused(stated):
     theatre = Theatre()
@@ -45,6 +47,7 @@ def test_what_the_configuration_says_counts_where_the_xray_says_nothing():
     assert {frame.validity.status for frame in of(RegisteredFrame, theatre.run(6.0))} == {Status.VALID}
 
 
+@pytest.mark.risk("motion-during-exposure")
 def test_an_xray_of_a_carm_that_was_not_seen_is_refused_not_trusted():
     theatre = Theatre()
     theatre.run(2.0)
@@ -55,6 +58,7 @@ def test_an_xray_of_a_carm_that_was_not_seen_is_refused_not_trusted():
     assert of(RegisteredFrame, theatre.run(0.5))[-1].validity.status is Status.INVALID
 
 
+@pytest.mark.risk("frozen-input")
 @pytest.mark.parametrize("noise", [0.5, 2.0])
 def test_an_exposure_that_a_frame_grabber_holds_is_one_however_noisy_the_grabber(noise):
     rng = np.random.default_rng(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from navnode import geometry as g
 from navnode.igtl import Arrival, Transform
@@ -36,6 +37,7 @@ def drill(mm: float) -> Transform:
     return Transform(device="DrillToTracker", timestamp_ns=9, matrix=g.rigid(None, (mm, 0.0, 1500.0)))
 
 
+@pytest.mark.risk("foreign-sender")
 def test_a_console_moves_no_tool_of_a_configured_tracker(tmp_path):
     node = Listening(tmp_path)
     node._from_source("tracker:1", drill(0), Arrival(1))
@@ -47,6 +49,7 @@ def test_a_console_moves_no_tool_of_a_configured_tracker(tmp_path):
     assert len(node.fed) == 2, "what the loop does not listen to is nobody's business"
 
 
+@pytest.mark.risk("foreign-sender")
 def test_of_two_trackers_the_first_keeps_its_device_until_it_vanishes(tmp_path):
     node = Listening(tmp_path)
     for mm, source in ((0.0, "a:1"), (25.0, "b:1"), (1.0, "a:1")):

@@ -61,6 +61,7 @@ def test_a_bumped_marker_is_never_valid_although_its_poses_are_far_apart(every, 
     assert valid and max(true_tip_error_mm(pose, 0) for pose in valid) < 2.0
 
 
+@pytest.mark.risk("silent-source")
 def test_a_tracker_that_falls_silent_between_slow_poses_is_noticed():
     theatre = pulsed(25)
     theatre.run(6.0)

@@ -117,6 +117,7 @@ def test_flex_needs_the_angles_that_the_x_ray_states(calibrated):
     assert isinstance(taken(PositionerPrimaryAngle="nan", PositionerSecondaryAngle="0"), Rejected)
 
 
+@pytest.mark.risk("calibration-misused")
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
@@ -141,6 +142,7 @@ def test_what_must_not_be_used_stops_the_start_and_is_named(calibrated, changed,
     assert "handeye.json" in dict(lacking(config.load(path), NOW))["refused"]
 
 
+@pytest.mark.risk("calibration-misused")
 def test_another_detectors_geometry_is_refused(calibrated):
     path = calibrated[0]
     other = CArm(1024, 1024, (0.29, 0.29), 1013.0, (511.5, 511.5))

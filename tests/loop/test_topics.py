@@ -209,6 +209,7 @@ def _values() -> dict[type, object]:
 # --- ages ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.risk("silent-source")
 def test_pose_too_old_takes_the_tool_away():
     theatre = Theatre()
     theatre.run(2.0)
@@ -217,6 +218,7 @@ def test_pose_too_old_takes_the_tool_away():
     assert last.validity.status is Status.INVALID and last.volume_from_tool is None
 
 
+@pytest.mark.risk("silent-source")
 @pytest.mark.parametrize("name", ["xray", "carm", "frame", "registration.request", "registration.done"])
 def test_xray_too_old_takes_the_carms_place_back(name):
     assert max_age_ns(name) == max_age_ns("xray")
@@ -233,6 +235,7 @@ def test_xray_too_old_takes_the_carms_place_back(name):
     assert all(pose is None for pose in shown), "X-rays that match nothing keep nothing alive"
 
 
+@pytest.mark.risk("silent-source")
 def test_registration_too_old_shows_nothing():
     theatre = Theatre()
     theatre.run(1.0)

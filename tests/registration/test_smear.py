@@ -53,6 +53,7 @@ def test_smear_is_measured_along_its_direction(torso, length_px, angle_deg):
         assert all(abs((off + 90) % 180 - 90) < 15 for off in off_deg)
 
 
+@pytest.mark.risk("wrong-image")
 @pytest.mark.parametrize("effort", [Effort.TRACK, Effort.REFINE])
 @pytest.mark.parametrize("angle_deg", DIRECTIONS)
 def test_an_image_of_something_that_moved_is_not_valid(torso, effort, angle_deg):

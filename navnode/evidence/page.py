@@ -1,0 +1,126 @@
+"""The evidence as one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from navnode.evidence.charts import BASELINE, Chart
+from navnode.evidence.contents import Evidence
+from navnode.evidence.risks import Verified
+from navnode.evidence.steps import Ran
+from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Html, figure, table
+
+__all__ = ["drawn"]
+
+_WIDTH, _HEIGHT, _EDGE = 460, 170, 34
+
+
+def drawn(evidence: Evidence) -> str:
+    """The page."""
+    made = datetime.fromtimestamp(evidence.made_ns / 1e9, UTC)
+    missing = sum(each.outcome == "not run" for each in evidence.steps)
+    verdict = "Nothing failed" if evidence.passed else f"{len(evidence.problems)} failed"
+    verdict += f"; {missing} not run" if missing else ""
+    colour = BAD if not evidence.passed else SECOND if missing else GOOD
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><title>navnode evidence</title>",
+        f"<style>{STYLE}td:nth-child(n+2){{text-align:left}}</style><h1>Evidence of an installation</h1>",
+        f'<p class=verdict style="background:{colour}">{html.escape(verdict)}</p>',
+        f"<p><b>{html.escape(evidence.use)}</b></p>",
+        f"<p>navnode {evidence.navnode}, Python {evidence.python}, {html.escape(evidence.system)}; "
+        f"made {made:%Y-%m-%d %H:%M} UTC in {evidence.elapsed_s:.0f} s. SHA-256 of its files: "
+        f"<code>{evidence.files_sha256}</code></p>",
+        "".join(f"<p class=bad>{html.escape(problem)}</p>" for problem in evidence.problems),
+        "<h2>Verification</h2>",
+        table(("what", "outcome", "figures", "s", "run it again"), map(_step, evidence.steps)),
+        "<h2>Risks and their controls</h2>",
+        table(("risk", "cause", "control", "tests"), map(_risk, evidence.risks)),
+        "<h2>Calibrations of past cases</h2>",
+        *(_charts(evidence.charts)),
+        "<h2>Software of unknown provenance</h2>",
+        f"<p>{evidence.packages} packages, with versions and licences, in <code>bom.json</code> (CycloneDX 1.6).</p>",
+        "<p class=quiet>All files beside this page are in <code>manifest.json</code> by their SHA-256, signed with "
+        "Ed25519. <code>navnode evidence --check DIR --trusted KEY</code> checks them; so does <code>openssl pkeyutl "
+        "-verify -pubin -inkey key.pub.pem -rawin -in manifest.json -sigfile manifest.sig</code>.</p></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _step(ran: Ran) -> tuple[str, ...]:
+    kind = {"passed": "good", "failed": "bad"}.get(ran.outcome, "quiet")
+    why = f" ({ran.why})" if ran.why else ""
+    outcome = Html(f"<span class={kind}>{html.escape(ran.outcome + why)}</span>")
+    command = Html(f"<code>{html.escape(ran.command)}</code>") if len(ran.command) < 160 else Html("<code>…</code>")
+    return ran.title, outcome, _figures(ran), f"{ran.seconds:.0f}", command
+
+
+def _figures(ran: Ran) -> str:
+    """The figures of a step that decide."""
+    report = ran.report
+    if not isinstance(report, dict):
+        return ""
+    if ran.name == "loop":
+        tre, latency = report["tre_mm"], report["latency_ms"]
+        return f"{report['frames']} X-rays; TRE median {tre['median']:.2f} mm, latency median {latency['p50']:.0f} ms"
+    if ran.name == "golden":
+        return f"{report['outputs']} outputs compared, {report['registered']} registered"
+    if ran.name == "trust":
+        kinds = ", ".join(f"{kind} {rate['hits']}/{rate['of']}" for kind, rate in report["by_kind"].items())
+        return f"VALID and wrong: {kinds}"
+    if ran.name == "projector":
+        times = [view["ms"] for view in report["directions"].values()]
+        return "; ".join(f"{name} {value:.0f} ms" for name, value in list(times[0].items())[:2]) if times else ""
+    return ""
+
+
+def _risk(each: Verified) -> tuple[str, ...]:
+    if each.failed:
+        tests = Html(f"<span class=bad>failed: {html.escape(', '.join(each.failed))}</span>")
+    elif each.passed:
+        skipped = f", {each.skipped} skipped" if each.skipped else ""
+        tests = Html(f"<span class=good>{each.passed} passed{skipped}</span>")
+    else:
+        tests = Html("<span class=quiet>not run</span>")
+    return each.risk.id, each.risk.cause, each.risk.control, tests
+
+
+def _charts(charts: Sequence[Chart]) -> list[str]:
+    if not charts:
+        return ["<p>None were given: <code>--calibrations DIR</code>.</p>"]
+    return [figure(_plot(each), _caption(each)) for each in charts]
+
+
+def _caption(chart: Chart) -> str:
+    name = f"{chart.kind} {chart.device}".strip()
+    words = {
+        "too few": f"{len(chart.checks)} calibrations: not judged before there are {BASELINE + 1}",
+        "blind": f"noise {chart.noise_mm or 0:.2f} mm: too much to show a drift of 0.3 mm",
+        "drift": "DRIFT: look at it, and calibrate again",
+        "steady": "no drift",
+    }
+    return f"{name} ({chart.quantity}): {words[chart.verdict]}. Dots: every calibration; line: weighted mean; mm."
+
+
+def _plot(chart: Chart) -> str:
+    """Distances from the centre over the checks."""
+    limit = chart.single_limit_mm or 0.0
+    top = 1.15 * max([limit, 0.1, *(check.distance_mm for check in chart.checks)])
+    step = (_WIDTH - 2 * _EDGE) / max(1, len(chart.checks) - 1)
+
+    def y(value_mm: float) -> float:
+        return _HEIGHT - 20 - (_HEIGHT - 30) * value_mm / top
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="control chart">']
+    for value in (chart.single_limit_mm, chart.mean_limit_mm):
+        if value is not None:
+            parts.append(f'<path d="M{_EDGE} {y(value):.1f}H{_WIDTH - _EDGE}" stroke="{BAD}" stroke-dasharray="4 3"/>')
+            parts.append(f'<text x="0" y="{y(value) + 4:.1f}" font-size="11">{value:.2f}</text>')
+    at = [_EDGE + step * number for number in range(len(chart.checks))]
+    line = " ".join(f"{x:.1f},{y(check.mean_mm):.1f}" for x, check in zip(at, chart.checks, strict=True))
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{LINE}"/>')
+    for x, check in zip(at, chart.checks, strict=True):
+        colour = BAD if check.alarm else LINE
+        parts.append(f'<circle cx="{x:.1f}" cy="{y(check.distance_mm):.1f}" r="3" fill="{colour}"/>')
+    return "".join([*parts, "</svg>"])

@@ -1,0 +1,55 @@
+"""A step that fails, takes too long or cannot run is said to be so; nothing of it stays."""
+
+import pytest
+
+from navnode.evidence import steps
+from navnode.evidence.steps import Step, run
+
+
+@pytest.fixture(autouse=True)
+def without_sources(monkeypatch):
+    """Steps then run in the folder of the evidence."""
+    monkeypatch.setattr(steps, "checkout", lambda: None)
+
+
+GOOD = {"status_counts": {"VALID": 5}, "tre_mm": {"median": 0.2}}
+
+
+def step(tmp_path, program: str, name: str = "loop") -> Step:
+    (tmp_path / "program.py").write_text(program)
+    return Step(name=name, title="It", command=["program"])
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome", "why"),
+    [
+        (f"import json; print(json.dumps({GOOD}))", "passed", ""),
+        (f"import json; print(json.dumps({GOOD | {'tre_mm': {'median': 3.0}}}))", "failed", "median error 3.00 mm"),
+        ("raise SystemExit(3)", "failed", "ended with 3"),
+        ("print('no report')", "failed", "lacks"),
+    ],
+)
+def test_it_is_judged_by_its_report(tmp_path, program, outcome, why):
+    ran = run(step(tmp_path, program), tmp_path, 60)
+    assert ran.outcome == outcome and why in ran.why
+    assert (tmp_path / "loop.json").exists() == ("json" in program)
+
+
+def test_what_takes_too_long_is_ended_with_its_children(tmp_path):
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    ran = run(step(tmp_path, program), tmp_path, 1.0)
+    assert ran.outcome == "not run" and "ended after 1 s" in ran.why and ran.seconds < 30
+
+
+def test_what_cannot_run_is_not_run(tmp_path):
+    missing = Step(name="golden", title="It", command=["nothing"], why_not="no sources")
+    assert run(missing, tmp_path, 60).why == "no sources"
+    assert run(step(tmp_path, ""), tmp_path, 0.0).outcome == "not run"
+
+
+def test_a_wrong_output_that_was_valid_fails_unless_one_x_ray_cannot_show_it():
+    def report(kind: str):
+        return {"by_kind": {"mirrored": {"hits": 0, "of": 1}, kind: {"hits": 1, "of": 1}}}
+
+    assert "turned" in steps._trust(report("turned"))
+    assert steps._trust(report("wrong geometry")) == ""

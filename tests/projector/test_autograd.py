@@ -1,0 +1,91 @@
+"""PyTorch's gradient by the pose is the kernels', and a loss of one's own finds a pose by it."""
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.projector import Projector
+from navnode.types import CArm
+from tests.projector.test_projector import DIRECTIONS, pose
+
+torch = pytest.importorskip("torch")
+
+CARM = CArm(24, 20, (5.0, 5.4), 1020.0, (11.5, 9.5))
+
+
+def moved(at: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+    """``at`` after a motion (3 angles in rad, then 3 lengths in mm) of the C-arm, differentiable."""
+    x, y, z, *lengths = motion.unbind()
+    none = torch.zeros_like(x)
+    twist = torch.stack([none, -z, y, lengths[0], z, none, -x, lengths[1], -y, x, none, lengths[2], *[none] * 4])
+    return at @ torch.linalg.matrix_exp(twist.reshape(4, 4))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_gradient_is_that_of_finite_differences(blob, direction):
+    """Kernels are of single precision: steps are as large as the image is still nearly straight over them."""
+    from navnode.projector.autograd import line_integrals
+
+    projector = Projector(blob, precision="float32")
+    at = torch.from_numpy(pose(blob, DIRECTIONS[direction]))
+    v, u = np.mgrid[-1:1:20j, -1:1:24j]
+    weights = torch.from_numpy(1 + 3 * u - 2 * v + 4 * u * v)
+    unit = torch.tensor([1e-3] * 3 + [1.0] * 3, dtype=torch.float64)  # a milliradian, as seen from 700 mm, and a mm
+
+    def loss(steps):
+        return (weights * line_integrals(projector, CARM, moved(at, steps * unit))).sum()
+
+    start = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(start), start)
+    steps = 0.2 * torch.eye(6, dtype=torch.float64)
+    expected = torch.stack([(loss(step) - loss(-step)) / 0.4 for step in steps])
+    largest = float(expected.abs().max())
+    assert largest > 0.3
+    torch.testing.assert_close(gradient, expected, rtol=0.03, atol=0.02 * largest)
+
+
+def test_some_pixels_and_single_precision(blob):
+    from navnode.projector.autograd import line_integrals
+
+    projector = Projector(blob)
+    at = pose(blob, DIRECTIONS["oblique"])
+    pixels = np.array([[11.0, 9.0], [12.5, 10.0], [3.0, 15.0]])
+    tensor = torch.from_numpy(at.astype(np.float32)).requires_grad_()
+    integrals = line_integrals(projector, CARM, tensor, pixels)
+    assert integrals.dtype == torch.float32 and integrals.shape == (3,)
+    np.testing.assert_allclose(integrals.detach(), projector.render(CARM, at.astype(np.float32), pixels), rtol=1e-6)
+    integrals.sum().backward()
+    assert tensor.grad.shape == (4, 4) and not tensor.grad[3].any() and tensor.grad.any()
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for(blob):
+    from navnode.projector.autograd import line_integrals
+
+    at = torch.from_numpy(pose(blob, DIRECTIONS["along k"]))
+    assert not line_integrals(Projector(blob), CARM, at).requires_grad
+
+
+def test_a_loss_of_ones_own_finds_the_pose(blob):
+    """Squared differences, stepped down with PyTorch's own optimiser."""
+    from navnode.projector.autograd import line_integrals
+
+    projector = Projector(blob, precision="float32")
+    true = torch.from_numpy(pose(blob, DIRECTIONS["oblique"]))
+    target = line_integrals(projector, CARM, true)
+    unit = torch.tensor([1e-2] * 3 + [10.0] * 3, dtype=torch.float64)
+    start = moved(true, torch.tensor([0.01, -0.01, 0.02, 4.0, -3.0, 5.0], dtype=torch.float64))
+    steps = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([steps], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = ((line_integrals(projector, CARM, moved(start, steps * unit)) - target) ** 2).sum()
+        loss.backward()
+        return loss
+
+    before = float(closure().detach())
+    optimiser.step(closure)
+    found = moved(start, (steps * unit).detach())
+    apart = np.linalg.inv(true.numpy()) @ found.numpy()
+    assert float(closure().detach()) < 1e-3 * before
+    assert np.linalg.norm(apart[:2, 3]) < 1.0 and np.linalg.norm(g.rotation_log(apart[:3, :3])) < 0.01
