@@ -13,6 +13,7 @@ _NAMES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
     "LICENSE": "license.md",
+    "SECURITY.md": "security.md",
 }
 _PLACES = _NAMES | {"docs/decisions/": "decisions.md"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,8 @@ from navnode.display.connections import Connections
 from navnode.display.web import asset, headers, refuse_other_origins, serving
 
 __all__ = ["WaitingPage"]
+
+_HERE = Path(__file__).parent
 
 
 class WaitingPage:
@@ -80,10 +83,10 @@ class WaitingPage:
             begun.set_exception(error)
 
     async def _page(self, _: web.Request) -> web.Response:
-        return asset("navnode.display", "waiting.html")
+        return asset(_HERE, "waiting.html")
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return asset("navnode.display", request.match_info["name"])
+        return asset(_HERE, request.match_info["name"])
 
     async def _preparing(self, request: web.Request) -> web.Response:
         refuse_other_origins(request, self._section)

@@ -34,6 +34,9 @@ NO_MESSAGES = {
     *("a message without its number", "all transforms must be 4x4"),
     *("call begin() first", "derivatives of … parameters"),
     # words within messages, names, and help
+    *("VALID up to … mm", "… mm, VALID up to … mm", "last step … mm, VALID up to … mm", "residual …, VALID up to …"),
+    *("similarity …, VALID from …", "…, VALID from …", "…, here …, VALID from … apart", "… of the image"),
+    "each alone looks … more like it, VALID up to …",
     *("ahead of", "by time", "the file", "navnode …", "a command", "console …", "Plan …"),
     *("left lateral", "right lateral", "… views: … ms; …"),
     *("no engine", "… (classical)", "…, mirrored", "X-ray …", "node: …", "a source's port", "a gateway's port"),

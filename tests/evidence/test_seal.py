@@ -28,7 +28,7 @@ def test_what_nobody_touched_is_whole(sealed, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda folder: (folder / "part" / "b.log").write_text("fime"), "part/b.log: changed"),
+        (lambda folder: (folder / "part" / "b.log").write_text("other"), "part/b.log: changed"),
         (lambda folder: (folder / "a.json").unlink(), "a.json: missing"),
         (lambda folder: (folder / "c.json").write_text(""), "c.json: not in the manifest"),
         (

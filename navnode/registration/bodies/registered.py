@@ -399,7 +399,7 @@ def _verdict(likeness: Array, runner_up: float, apart_mm: float, gain: float) ->
     if least < LEAST_LIKELY:
         return Validity(Status.DEGRADED, f"one picture looks little like it ({least:.2f}, VALID from {LEAST_LIKELY:g})")
     if mean - runner_up < _MARGIN:
-        figure = f"{runner_up:.2f}, here {mean:.2f}; VALID from {_MARGIN:g} apart"
+        figure = f"{runner_up:.2f}, here {mean:.2f}, VALID from {_MARGIN:g} apart"
         return Validity(Status.DEGRADED, f"another place looks a little like it ({figure})")
     if apart_mm > _APART_MM[0]:
         figure = f"{apart_mm:.1f} mm, VALID up to {_APART_MM[0]:g} mm"
