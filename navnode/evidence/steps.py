@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,8 +19,10 @@ import navnode
 
 __all__ = ["Ran", "Step", "checkout", "run", "steps"]
 
-_UNDETECTABLE = "wrong geometry"
-"""A trap that one X-ray alone cannot show (docs/safety.md); counted, not judged."""
+_KNOWN_RATES = {"wrong geometry": 18 / 400, "moved bone": 6 / 400}
+"""Trap -> share that was VALID and wrong when this version was measured (docs/safety.md); of all others: none."""
+_UNLIKELY = 0.01
+"""A count that comes by chance less often than this is more than the known rate."""
 _MOST_MEDIAN_MM = 1.0
 """Of the demo against the simulator's truth."""
 
@@ -184,8 +187,17 @@ def _loop(report: Any) -> str:
 
 
 def _trust(report: Any) -> str:
-    wrong = {kind: rate["hits"] for kind, rate in report["by_kind"].items() if kind != _UNDETECTABLE and rate["hits"]}
+    wrong = {
+        kind: f"{rate['hits']} of {rate['of']}"
+        for kind, rate in report["by_kind"].items()
+        if rate["hits"] and _at_least(rate["hits"], rate["of"], _KNOWN_RATES.get(kind, 0.0)) < _UNLIKELY
+    }
     return f"VALID and wrong: {wrong}" if wrong else ""
+
+
+def _at_least(hits: int, of: int, rate: float) -> float:
+    """Probability of so many hits, or more, at this rate (binomial distribution)."""
+    return 1.0 - sum(math.comb(of, k) * rate**k * (1.0 - rate) ** (of - k) for k in range(hits))
 
 
 _JUDGES: dict[str, Callable[[Any], str]] = {"golden": _golden, "loop": _loop, "trust": _trust}

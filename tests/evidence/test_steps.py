@@ -47,9 +47,19 @@ def test_what_cannot_run_is_not_run(tmp_path):
     assert run(step(tmp_path, ""), tmp_path, 0.0).outcome == "not run"
 
 
-def test_a_wrong_output_that_was_valid_fails_unless_one_x_ray_cannot_show_it():
-    def report(kind: str):
-        return {"by_kind": {"mirrored": {"hits": 0, "of": 1}, kind: {"hits": 1, "of": 1}}}
-
-    assert "turned" in steps._trust(report("turned"))
-    assert steps._trust(report("wrong geometry")) == ""
+@pytest.mark.parametrize(
+    ("kind", "hits", "of", "fails"),
+    [
+        ("turned", 0, 1, False),
+        ("turned", 1, 400, True),
+        ("wrong geometry", 1, 1, False),
+        ("wrong geometry", 18, 400, False),
+        ("wrong geometry", 40, 400, True),
+        ("wrong geometry", 2, 2, True),
+        ("moved bone", 1, 10, False),
+        ("moved bone", 3, 10, True),
+    ],
+)
+def test_what_was_wrong_and_valid_fails_if_it_is_more_than_is_known_of_the_version(kind, hits, of, fails):
+    said = steps._trust({"by_kind": {"mirrored": {"hits": 0, "of": of}, kind: {"hits": hits, "of": of}}})
+    assert (f"{hits} of {of}" in said) == fails and bool(said) == fails
