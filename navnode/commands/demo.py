@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from navnode import config
 from navnode.commands.command import command
-from navnode.commands.fetch import ct_path, rendered
+from navnode.commands.fetch import Watch, ct_path, rendered
 from navnode.commands.supervised import Record, run_supervised, show_figures
 from navnode.commands.ui import Ui
 from navnode.config import Config, SimulatorSection
 from navnode.config.fields import Ct, Threads, option
 from navnode.recording.node_config import with_recording
+
+if TYPE_CHECKING:  # slow to load: the page answers first
+    from navnode.simulation.scenario import Scenario
 
 app = typer.Typer()
 
@@ -62,21 +65,30 @@ def demo(request: DemoRequest, ui: Ui) -> None:
     """Show a navigated operation: virtual operating room, node and display on this machine."""
     from navnode.display.waiting import WaitingPage  # here: only what serves a page needs a server
 
-    settings = request.simulator()
     # The recording's file is checked before the CT, which may have to be fetched.
     shipped = config.load(config.shipped("ctless.toml" if request.ctless else "demo.toml"))
     loaded = with_recording(shipped, request.record)
     display = msgspec.structs.replace(shipped.display, port=request.page_port, enabled=not request.headless)
     with WaitingPage(display) as page:
-        demo_config(loaded, settings, request)  # refuses what is wrong before anything is fetched
-        # Rendering happens here, where its progress is visible; the processes then find it in the cache.
-        simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct, page.tell)))
-        scenario_folder = rendered(simulator, request.threads, page.tell)
-        from navnode.simulation import room  # here, as it is slow to load: the page answers first
-
-        loaded, truth = demo_config(loaded, simulator, request), room.load_scenario(scenario_folder)
+        loaded, simulator, truth = prepared(loaded, request, page.tell)
         report = run_supervised(loaded, simulator, request.seconds, ui.as_json, truth, before=page.give_way)
     show_figures(report, ui.as_json, request.seconds)
+
+
+def prepared(loaded: Config, request: DemoRequest, tell: Watch) -> tuple[Config, SimulatorSection, Scenario]:
+    """The node's configuration, the room, and its truth; fetches and renders what is not there yet.
+
+    Args:
+        tell: called with what is prepared, and how far.
+    """
+    settings = request.simulator()
+    demo_config(loaded, settings, request)  # refuses what is wrong before anything is fetched
+    # Rendering happens here, where its progress is visible; the processes then find it in the cache.
+    simulator = msgspec.structs.replace(settings, ct=str(ct_path(settings.ct, tell)))
+    scenario_folder = rendered(simulator, request.threads, tell)
+    from navnode.simulation import room  # here, as it is slow to load: the page answers first
+
+    return demo_config(loaded, simulator, request), simulator, room.load_scenario(scenario_folder)
 
 
 def demo_config(loaded: Config, simulator: SimulatorSection, request: DemoRequest) -> Config:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -54,7 +55,8 @@ def test_ctrl_c_sums_up_what_ran(procedural_ct, tmp_path):
     command = [sys.executable, "-m", "navnode", "demo", "--headless", "--size", "256", "--port", str(find_free_port())]
     command += ["--simulator-port", str(find_free_port()), "--ct", "procedural"]
     before, after = [], []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as demo:
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=heeds) as demo:
         for line in demo.stderr:
             (after if before and before[-1].startswith("registration ") else before).append(line)
             if line is before[-1] and line.startswith("registration "):

@@ -274,7 +274,7 @@ def test_the_figure_that_decided_on_a_bone_is_said(language, said):
         await browser.evaluate("document.getElementById('details-open').click()")
         bone = "[...document.querySelectorAll('#badges li')].find((n) => n.textContent.startsWith('Femur'))"
         await browser.wait_for(f"{bone}?.querySelector('strong').textContent === '{said}'", 10)
-        assert await browser.evaluate(f"{bone}.querySelector('span').textContent") == reason
+        assert await browser.evaluate(f"{bone}.querySelector('.message').textContent") == reason
 
     staged(look, language=language)
 
