@@ -44,6 +44,8 @@ _LEAST_WITHIN = 0.4
 unknown."""
 _MATCHED = 1.1
 """Pixels at the patient may be this many times as large as voxels."""
+_OFTEN_BELOW = 0.05
+"""Occupancy that most voxels are below."""
 _START_MM = 10.0
 """Thickness that multiplies the first guess by one."""
 
@@ -129,7 +131,9 @@ def level(occupancy: Volume) -> float:
     count = round(float(share.sum()))
     if count < 1:
         return float(np.nextafter(np.float32(1), np.float32(2)))
-    return max(float(np.partition(share.ravel(), share.size - count)[share.size - count]), 1e-6)
+    most = share[share > _OFTEN_BELOW]  # nearly all of a volume is not bone, and need not be sorted
+    among = most if len(most) >= count else share.ravel()
+    return max(float(np.partition(among, len(among) - count)[len(among) - count]), 1e-6)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,9 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
     beyond = [(0, size - grid.size)] * 3
     half_from_index = np.diag([2.0, 2.0, 2.0, 1.0])
     half_from_index[:3, 3] = 0.5
-    finely, coarsely, kinds = _Pool(1, size), _Pool(4, size // 2), _Pool(len(BONE_KINDS), size // 2)
+    finely = _Pool(1, size, least=True)
+    coarsely = _Pool(4, size // 2, least=True, most=True)
+    kinds = _Pool(len(BONE_KINDS), size // 2, least=True)
     pictures, pixels_from_coarse = [], []
     for reading, pose in zip(readings, poses, strict=True):
         carm_from_index = np.linalg.inv(pose) @ grid.volume_from_index
@@ -201,12 +203,14 @@ def pooled(features: FloatArray, given: Evidence) -> FloatArray:
     Args:
         features: (V, FEATURES, PICTURE_PX, PICTURE_PX), found in the evidence's pictures.
     """
-    first, second = (_Pool(FEATURES, given.coarse.shape[1]) for _ in range(2))
+    pool = _Pool(2 * FEATURES, given.coarse.shape[1])
     for found, picture, pixels in zip(features, given.pictures, given.pixels_from_coarse, strict=True):
-        first.add(list(found), picture[-1] > 0.5, pixels)
-        second.add(list(found * found), picture[-1] > 0.5, pixels)
-    mean = first.mean
-    return np.concatenate([mean, np.maximum(second.mean - mean * mean, 0)])
+        pool.add([*found, *(found * found)], picture[-1] > 0.5, pixels)
+    mean = pool.mean
+    of_squares = mean[FEATURES:]
+    of_squares -= mean[:FEATURES] ** 2
+    np.maximum(of_squares, 0, out=of_squares)
+    return mean
 
 
 class _Shown(NamedTuple):
@@ -238,14 +242,19 @@ def _picture(shown: _Shown, measured: Array) -> FloatArray:
 
 
 class _Pool:
-    """Samples pictures at the voxels of a cube, and pools the samples over views."""
+    """Samples pictures at the voxels of a cube, and pools the samples over views.
 
-    def __init__(self, channels: int, size: int) -> None:
-        shape = (channels, size, size, size)
+    Args:
+        least, most: whether minimum and maximum over the views are asked for.
+    """
+
+    def __init__(self, channels: int, size: int, *, least: bool = False, most: bool = False) -> None:
+        shape = (size, size, size, channels)  # the pictures' values of a voxel together: sampled at once
         self._size = size
         self._sum = np.zeros(shape, np.float32)
-        self._least, self._most = np.full((2, *shape), np.nan, np.float32)
-        self.count = np.zeros(shape[1:], np.float32)
+        self._least = np.full(shape, np.nan, np.float32) if least else None
+        self._most = np.full(shape, np.nan, np.float32) if most else None
+        self.count = np.zeros(shape[:-1], np.float32)
         """Number of views that see a voxel."""
 
     def add(self, pictures: Sequence[FloatArray], measured: Array, pixels_from_index: Matrix) -> None:
@@ -259,7 +268,7 @@ class _Pool:
         axis = np.arange(self._size, dtype=np.float32)
         rows = pixels_from_index.astype(np.float32)
         across = rows[:, 0, None, None] * axis + rows[:, 1, None, None] * axis[:, None] + rows[:, 3, None, None]
-        weight = measured.astype(np.float32)
+        weight, together = measured.astype(np.float32), cv2.merge(list(pictures))
         for k in range(self._size):  # a volume exceeds OpenCV's largest map
             uw, vw, depth_mm = across + rows[:, 2, None, None] * np.float32(k)
             seen_from = depth_mm > _NEAREST_MM
@@ -267,27 +276,38 @@ class _Pool:
             u, v = uw / depth_mm, vw / depth_mm
             seen = (cv2.remap(weight, u, v, cv2.INTER_LINEAR, borderValue=0) > 0.5) & seen_from
             self.count[k] += seen
-            for n, picture in enumerate(pictures):
-                at = cv2.remap(picture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                self._sum[n, k] += np.where(seen, at, 0)
-                known = np.where(seen, at, np.float32(np.nan))
-                np.fmin(self._least[n, k], known, out=self._least[n, k])
-                np.fmax(self._most[n, k], known, out=self._most[n, k])
+            at = cv2.remap(together, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            at[~seen] = 0
+            at = at.reshape(self._sum[k].shape)
+            self._sum[k] += at
+            if self._least is None and self._most is None:
+                continue
+            at[~seen] = np.nan
+            if self._least is not None:
+                np.fmin(self._least[k], at, out=self._least[k])
+            if self._most is not None:
+                np.fmax(self._most[k], at, out=self._most[k])
 
     @property
     def mean(self) -> FloatArray:
         """(C, k, j, i), mean over the views that see a voxel; 0 where none does."""
-        return np.asarray(self._sum / np.maximum(self.count, 1), np.float32)
+        return _channels_first(np.divide(self._sum, np.maximum(self.count, 1)[..., None], dtype=np.float32))
 
     @property
     def least(self) -> FloatArray:
         """(C, k, j, i), minimum over the views that see a voxel; 0 where none does."""
-        return np.asarray(np.nan_to_num(self._least), np.float32)
+        assert self._least is not None
+        return np.nan_to_num(_channels_first(self._least), copy=False)
 
     @property
     def most(self) -> FloatArray:
         """(C, k, j, i), maximum over the views that see a voxel; 0 where none does."""
-        return np.asarray(np.nan_to_num(self._most), np.float32)
+        assert self._most is not None
+        return np.nan_to_num(_channels_first(self._most), copy=False)
+
+
+def _channels_first(values: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
 
 
 def _averaged(picture: FloatArray, measured: Array, across_px: int) -> FloatArray:

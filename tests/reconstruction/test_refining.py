@@ -15,7 +15,7 @@ from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.reconstruction import Method, engines, methods
 from navnode.reconstruction.bones import Bones
 from navnode.reconstruction.lift import lift, solid
-from navnode.reconstruction.reader import CANVAS_PX
+from navnode.reconstruction.reader import BONE_KINDS, CANVAS_PX
 from navnode.reconstruction.reading import Reading, thickness
 from navnode.reconstruction.refining import (
     BLOCK,
@@ -52,7 +52,7 @@ def read_of(body: np.ndarray, angles_deg: tuple[float, ...] = ANGLES_DEG) -> tup
     for pose in poses:
         mm = projector.render(CARM, pose)
         bone, nothing = (mm > 1).astype(np.float32), np.zeros_like(mm)
-        kinds = np.stack([np.ones_like(mm)])
+        kinds = np.stack([np.ones_like(mm), *np.zeros((len(BONE_KINDS) - 1, *mm.shape))])  # all of the first
         readings.append(Reading(CARM, 0.05 * mm, 1.0, mm, bone, np.ones_like(mm), nothing, nothing, kinds))
     return readings, poses
 
