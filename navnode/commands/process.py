@@ -52,7 +52,7 @@ def _run_node(folder: Path) -> None:
 def _run_display(folder: Path) -> None:
     from navnode.display.server import run_display
 
-    serve_until_told(run_display(read_config(folder), output_address(folder), say_ready))
+    serve_until_told(run_display(read_config(folder), output_address(folder), say_ready, say_alive))
 
 
 def _run_gateway(source: Source, device: str) -> None:

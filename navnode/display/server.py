@@ -35,6 +35,8 @@ _IN_FLIGHT = 2
 """Largest number of scenes that a page has not acknowledged; more would only queue and age."""
 
 _MAX_VIEWERS = 16
+_ALIVE_S = 0.5
+"""Between signs of life."""
 
 
 class Display:
@@ -211,12 +213,15 @@ class _Viewer:
         await self._socket.send_str(json.dumps({"kind": "scene", "number": self._sent, **scene}))
 
 
-async def run_display(config: Config, address: str, ready: Callable[[str], None]) -> None:
+async def run_display(
+    config: Config, address: str, ready: Callable[[str], None], alive: Callable[[], None] = lambda: None
+) -> None:
     """Serve the page until cancelled.
 
     Args:
         address: ZeroMQ address of the node's outputs.
         ready: called with the port once the page is served.
+        alive: called twice a second while pages are answered.
 
     Raises:
         ConfigError: the port is in use.
@@ -224,4 +229,10 @@ async def run_display(config: Config, address: str, ready: Callable[[str], None]
     display = Display(config, address)
     async with serving(display.application(), display.connections, config.display, "display.port"):
         ready(str(config.display.port))
-        await display.listen()
+        await asyncio.gather(display.listen(), _repeat(alive))
+
+
+async def _repeat(alive: Callable[[], None]) -> None:
+    while True:
+        alive()
+        await asyncio.sleep(_ALIVE_S)

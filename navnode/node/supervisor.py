@@ -31,8 +31,8 @@ __all__ = ["Supervisor", "gateways", "read_config", "read_source_process", "wait
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.3, 5.0
-_HUNG_S = {"node": 2.5, "worker": 6.0}
-"""A process that is silent for this long hangs. The worker may have to wait for its core."""
+_HUNG_S = {"node": 2.5, "worker": 6.0, "display": 10.0}
+"""A process that is silent for this long hangs. The worker may wait for its core, and pages notice by themselves."""
 _GATEWAY_HUNG_S = 6.0
 _STARTS_LATE, _LEAST_START_S = 3.0, 10.0
 """A process that takes so many times as long to start as it did before, and at least so long, hangs."""
@@ -135,7 +135,7 @@ class Supervisor:
             while (state := self._states.next()) is not None:
                 self._state, self._heard_s = state, time.monotonic()
                 self._hear(state)
-        self._hear_gateways()
+        self._hear_signs()
         self._end_hung()
         for name, child in list(self._children.items()):
             if child.process.poll() is None:
@@ -165,11 +165,10 @@ class Supervisor:
             if lives and child is not None:
                 self._lives(child, now_s)
 
-    def _hear_gateways(self) -> None:
-        """Note the signs of life that gateways gave."""
-        for name in gateways(self.config):
-            child = self._children.get(name)
-            if child is not None and child.said_s > child.heard_s:
+    def _hear_signs(self) -> None:
+        """Note the signs of life that processes gave themselves."""
+        for child in self._children.values():
+            if child.said_s > child.heard_s:
                 self._lives(child, child.said_s)
 
     def _lives(self, child: _Child, at_s: float) -> None:

@@ -15,6 +15,7 @@ from navnode.config import Config, SimulatorSection
 from navnode.igtl import Client, Message
 from navnode.node.supervisor import Supervisor
 from navnode.simulation.scenario import carm_of_size
+from navnode.types import NodeState
 from tests.conftest import find_free_port
 
 SIZE_PX, RATE_HZ = 256, 10.0
@@ -65,6 +66,15 @@ class Listener:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._loop.call_soon_threadsafe(self._loop.call_later, 0.05, self._loop.stop)
+
+
+def state_of(supervisor: Supervisor, timeout_s: float = 60.0) -> NodeState:
+    """The node's newest state; on a busy machine it may have to be waited for."""
+    deadline = time.monotonic() + timeout_s
+    while (state := supervisor.watch()) is None:
+        assert time.monotonic() < deadline, "the node is silent"
+        time.sleep(0.02)
+    return state
 
 
 def until(condition, supervisor: Supervisor, timeout_s: float = 120.0) -> None:

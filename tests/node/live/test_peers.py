@@ -17,7 +17,7 @@ from navnode.igtl import BlockingClient, Image, PolyData, Start, StatusMessage, 
 from navnode.recording import Recording
 from navnode.recording.recording import Recorded
 from tests.conftest import needs_cpp, peer_program
-from tests.node.live.consoles import SIZE_PX, Listener, until
+from tests.node.live.consoles import SIZE_PX, Listener, state_of, until
 
 
 def test_a_console_gets_every_device(live):
@@ -100,7 +100,7 @@ def test_a_console_commands_the_node(live):
         status, reconnecting = answer("Reconnect")
         source = supervisor.config.sources[0]
         assert (status, reconnecting) == ("SUCCESS", f"reconnecting {source.host}:{source.port}")
-        until(lambda: any("on request" in notice for notice in supervisor.watch().notices), supervisor)
+        until(lambda: any("on request" in notice for notice in state_of(supervisor).notices), supervisor)
         until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
     entries: list[Recorded] = []
 
@@ -146,8 +146,8 @@ def test_what_a_console_pushes_is_refused_and_the_loop_goes_on(live):
             console.sendall(encode(Transform(device="DrillToTracker", timestamp_ns=stamp, matrix=matrix)))
         picture = np.zeros((1, 20, 30), np.uint16)
         console.sendall(encode(Image(device="XRay", timestamp_ns=stamp, voxels=picture, ras_from_index=np.eye(4))))
-        until(lambda: any("XRay" in n and "sources alone" in n for n in supervisor.watch().notices), supervisor)
-    assert any("DrillToTracker" in n and "sources alone" in n for n in supervisor.watch().notices)
+        until(lambda: any("XRay" in n and "sources alone" in n for n in state_of(supervisor).notices), supervisor)
+    assert any("DrillToTracker" in n and "sources alone" in n for n in state_of(supervisor).notices)
     heard = len(listener.of("DrillToVolume"))
     until(lambda: len(listener.of("DrillToVolume")) > heard + 50, supervisor)
     until(lambda: listener.status("DrillToVolume") == "OK", supervisor)

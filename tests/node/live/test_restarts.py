@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import urllib.request
 from pathlib import Path
 
 from navnode.types import NodeState, Status
-from tests.node.live.consoles import until
+from tests.node.live.consoles import state_of, until
 
 
 def test_a_killed_worker_comes_back(live):
     supervisor, listener = live
     killed = supervisor.pid("worker")
     os.kill(killed, signal.SIGKILL)
-    until(lambda: supervisor.pid("worker") != killed and supervisor.watch().worker_alive, supervisor)
+    until(lambda: supervisor.pid("worker") != killed and state_of(supervisor).worker_alive, supervisor)
     assert supervisor.restarts()["worker"] == 1
     assert listener.status("PatientToVolume") == "OK"
 
 
 def test_a_killed_simulator_turns_everything_invalid_until_it_is_confirmed_anew(live):
     supervisor, listener = live
-    until(lambda: supervisor.watch().registration.status is Status.VALID, supervisor)
+    until(lambda: state_of(supervisor).registration.status is Status.VALID, supervisor)
     os.kill(supervisor.pid("simulator"), signal.SIGKILL)
     until(
         lambda: listener.status("DrillToVolume") == "INVALID" and listener.status("PatientToVolume") == "INVALID",
@@ -65,11 +67,28 @@ def test_a_killed_node_comes_back(live):
 
 def test_a_worker_that_is_gone_is_told_at_once(live):
     supervisor, _ = live
-    until(lambda: supervisor.watch().worker_alive, supervisor)
+    until(lambda: state_of(supervisor).worker_alive, supervisor)
     os.kill(supervisor.pid("worker"), signal.SIGKILL)
-    until(lambda: not supervisor.watch().worker_alive, supervisor)
-    assert "gone" in supervisor.watch().worker, "by its connection, and not only when its heartbeats have been missed"
-    until(lambda: supervisor.watch().worker_alive, supervisor)
+    until(lambda: not state_of(supervisor).worker_alive, supervisor)
+    assert "gone" in state_of(supervisor).worker, "by its connection, and not only when its heartbeats have been missed"
+    until(lambda: state_of(supervisor).worker_alive, supervisor)
+
+
+def test_a_page_that_stands_still_is_served_by_a_new_process(live):
+    supervisor, _ = live
+    port = supervisor.config.display.port
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).status == 200
+        return False
+
+    until(answers, supervisor)
+    before, hung = supervisor.restarts()["display"], supervisor.pid("display")
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: supervisor.restarts()["display"] > before, supervisor)
+    assert supervisor.pid("display") != hung and not Path(f"/proc/{hung}").exists()
+    until(answers, supervisor)
 
 
 def test_a_node_that_stands_still_is_ended_and_started_again(live):
