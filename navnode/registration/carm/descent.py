@@ -54,6 +54,8 @@ _NOISE_FLOOR = 0.004
 _SMOOTH = 0.18
 """Structures wider than this share of the image say nothing of the geometry."""
 _DAMPING = 1e-6
+_AT_ONCE = 8192
+"""Pixels whose products in double precision stay in the cache."""
 _LONGEST_STEP_MM = 40.0
 _ITERATIONS, _STILL_MM = 30, 0.02
 
@@ -262,11 +264,17 @@ def _equations(
     stack = np.concatenate([left.slope * rows, left.terms, [left.residual]]).astype(np.float32)
     weight = left.weight.astype(np.float32).reshape(height, width)
     box = (2 * round(_SMOOTH * width / 2) + 1,) * 2
-    around = np.maximum(cv2.blur(weight, box), np.float32(1e-6))
+    share = 1 / np.maximum(cv2.blur(weight, box), np.float32(1e-6))
+    smooth = np.empty_like(weight)
     for row in stack.reshape(-1, height, width):
-        row -= cv2.blur(row * weight, box) / around
-    exact = stack.astype(np.float64)  # what no pose imitates is a millionth of these sums
-    gram = (exact * weight.ravel()) @ exact.T
+        np.multiply(row, weight, out=smooth)
+        cv2.blur(smooth, box, dst=smooth)
+        smooth *= share
+        row -= smooth
+    gram = np.zeros((len(stack),) * 2)
+    for start in range(0, stack.shape[1], _AT_ONCE):  # what no pose imitates is a millionth of these sums
+        exact = stack[:, start : start + _AT_ONCE].astype(np.float64)
+        gram += (exact * weight.ravel()[start : start + _AT_ONCE]) @ exact.T
     known, terms, rest = slice(0, len(rows)), slice(len(rows), -1), -1
     inner = gram[terms, terms] + 1e-6 * np.trace(gram[terms, terms]) / len(gram[terms]) * np.eye(len(gram[terms]))
     imitated = np.linalg.solve(inner, gram[terms, :])
