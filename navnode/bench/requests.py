@@ -29,7 +29,9 @@ __all__ = [
 class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Many sessions, replayed and scored."""
 
-    archive: Annotated[tuple[Path, ...], argument("Sessions, or folders of them.", "ARCHIVE...")]
+    archive: Annotated[
+        tuple[str, ...], argument("Sessions, folders of them, or URLs, such as s3://BUCKET/PREFIX.", "ARCHIVE...")
+    ]
     out: Annotated[Path, option("Write rows and report here; what is already there is not done again.", "DIR")] = Path(
         "evaluation"
     )
@@ -41,6 +43,7 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
         str, option("Use this Dask scheduler, tcp://HOST:PORT; default: processes here.", "ADDRESS")
     ] = ""
     workers: Annotated[int, option("Start this many processes here.", ge=1)] = 1
+    session_gb: Annotated[float, option("Fetch sessions up to this size from a store.", ge=0)] = 16.0
     threads: Threads = 0
 
     def __post_init__(self) -> None:
