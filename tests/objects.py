@@ -5,11 +5,14 @@ from __future__ import annotations
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from navnode.config import decode
 from navnode.files import stores
 from navnode.recording import Recording
-from navnode.recording.edit import cut
+from navnode.recording.edit import cut, new_session
+from navnode.recording.format import CONFIGURATION
 
 SECRET = "7h15-15-a-s3cr3t"
 KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -105,7 +108,15 @@ def live(recorded, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def piece(tmp_path_factory) -> Path:
-    """A second of the golden session."""
-    path = tmp_path_factory.mktemp("piece") / "piece.mcap"
-    cut(Recording(GOLDEN), path, duration_s=1.0)
+    """A second of the golden session, of a node without a CT: it is scored at once."""
+    path, golden = tmp_path_factory.mktemp("piece") / "piece.mcap", Recording(GOLDEN)
+    config, change = decode(golden.attachment(CONFIGURATION), "c"), msgspec.structs.replace
+    reconstruction = change(config.reconstruction, enabled=True, method="sart")
+    config = change(config, volume=change(config.volume, ct=""), reconstruction=reconstruction)
+    with new_session(path) as writer:
+        writer.describe("navnode", {"format": "2", "session": "piece", "version": "0.1.0", "from_start": "true"})
+        writer.attach(CONFIGURATION, msgspec.json.encode(config), "", 0)
+        for entry in golden.raw():
+            if entry.log_time_ns - golden.start_ns <= 1e9:
+                writer.add(entry.channel, (entry.data,), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
     return path

@@ -117,13 +117,13 @@ def test_a_block_that_comes_short_is_asked_for_again(bucket, upload, reading, pi
 def test_thousands_are_listed_and_odd_names_are_harmless(bucket, upload, here, piece, tmp_path):
     store = Store(bucket)
     store._files.pipe({store._path(f"{n:04d}.txt"): b"x" for n in range(1100)})
-    odd = ["..\\up.mcap", "\x1b[31mred.mcap", "ä ü%41+&=.mcap", "<b>.mcap", "x.001.mcap", ".hidden.mcap"]
+    odd = ["x\\..\\up.mcap", "\x1b[31mred.mcap", "ä ü%41+&=.mcap", "<b>.mcap", "x.001.mcap", ".hidden.mcap"]
     for name in odd:
         upload(f"deep/{name}", piece.read_bytes())
     assert len(store.listed()) == 1100 + len(odd), "two pages"
     code, told, error = call("evaluate", bucket, "--out", tmp_path / "out", "--json")
     rows = {row["session"].removeprefix(f"{bucket}/deep/"): row["status"] for row in told["rows"]}
-    shown = {"..\\up.mcap", "%1B[31mred.mcap", "ä ü%41+&=.mcap", "<b>.mcap"}
+    shown = {"x\\..\\up.mcap", "%1B[31mred.mcap", "ä ü%41+&=.mcap", "<b>.mcap"}
     assert code == 0 and rows == dict.fromkeys(shown, "done"), error
     assert "<b>.mcap" not in (tmp_path / "out" / "report.html").read_text() and "\x1b" not in json.dumps(told)
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
