@@ -27,6 +27,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     sessions: int
     megabytes: float
+    """All of them in the archive."""
     put_ms: float
     """Per session: read, copied without names, checked, sent, and sent its manifest."""
     put_again_s: float
