@@ -9,6 +9,7 @@ __all__ = [
     "NavError",
     "PeerError",
     "RecordingError",
+    "StoreError",
     "WireError",
 ]
 
@@ -54,3 +55,7 @@ class RecordingError(NavError):
 
 class DamagedError(RecordingError):
     """Bytes of a recording are missing or altered; everything before them is readable."""
+
+
+class StoreError(NavError):
+    """A store of files refuses, does not answer, or gave less than it has: see to it, and try again."""

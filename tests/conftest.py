@@ -18,6 +18,8 @@ from scipy.ndimage import gaussian_filter
 from navnode import geometry as g
 from navnode.types import Volume
 
+pytest_plugins = ("tests.objects",)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "recording" / "golden" / "room.mcap"
 

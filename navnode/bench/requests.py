@@ -11,6 +11,7 @@ from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
 
 __all__ = [
+    "ArchiveBenchRequest",
     "BodiesRequest",
     "EvaluateRequest",
     "GpuRequest",
@@ -29,7 +30,9 @@ __all__ = [
 class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Many sessions, replayed and scored."""
 
-    archive: Annotated[tuple[Path, ...], argument("Sessions, or folders of them.", "ARCHIVE...")]
+    archive: Annotated[
+        tuple[str, ...], argument("Sessions, folders of them, or URLs, such as s3://BUCKET/PREFIX.", "ARCHIVE...")
+    ]
     out: Annotated[Path, option("Write rows and report here; what is already there is not done again.", "DIR")] = Path(
         "evaluation"
     )
@@ -41,12 +44,32 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True):
         str, option("Use this Dask scheduler, tcp://HOST:PORT; default: processes here.", "ADDRESS")
     ] = ""
     workers: Annotated[int, option("Start this many processes here.", ge=1)] = 1
+    session_gb: Annotated[float, option("Fetch sessions up to this size from a store.", ge=0)] = 16.0
     threads: Threads = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError where options contradict each other."""
         if self.against is not None and self.baseline is not None:
             raise ConfigError("give --against or --baseline, not both")
+
+
+class ArchiveBenchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Archives of many short sessions."""
+
+    session: Annotated[Path, argument("Make them of the start of this session.", "FILE.mcap")]
+    counts: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1, le=100_000)], ...],
+        option("Measure so many sessions; repeat. Default: 100, 300, 1000.", flag="--count"),
+    ] = ()
+    seconds: Annotated[float, option("Length of every session.", ge=0.1)] = 0.5
+    to: Annotated[str, option("Put the archives below this URL; default: a temporary folder.", "URL")] = ""
+    light: Annotated[bool, option("Score without CT and volumes: what is left is store, files and scheduler.")] = False
+    workers: Annotated[int, option("Score in this many processes.", ge=1)] = 2
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where there is no such session."""
+        if not self.session.is_file():
+            raise ConfigError(f"{self.session}: there is no such session")
 
 
 class _OfCts(msgspec.Struct, frozen=True, kw_only=True):

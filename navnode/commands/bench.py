@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from navnode.bench.requests import (
+    ArchiveBenchRequest,
     BodiesRequest,
     GpuRequest,
     IgtlRequest,
@@ -196,3 +197,18 @@ def recording(request: RecordingRequest, ui: Ui) -> None:
     """Measure recording: its cost to the loop, losses, what survives a kill, and the time of a seek."""
     report = bench_loop.recording_cost(request, ui.progress("Writing, seeking, killing"))
     ui.show(report, lambda cost: Console().print_json(json.dumps(msgspec.to_builtins(cost))))
+
+
+@command(
+    bench,
+    ArchiveBenchRequest,
+    example="navnode bench archive room.mcap --count 100 --count 1000 --to s3://bucket/bench",
+)
+def archive(request: ArchiveBenchRequest, ui: Ui) -> None:
+    """Measure archives of many short sessions: putting one there, scoring it, and how cost grows with their number.
+
+    What it puts below a URL stays there.
+    """
+    from navnode.bench import archive
+
+    ui.show(archive.run(request, ui.counted("Measuring")), figures.draw_archive)

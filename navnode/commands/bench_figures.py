@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
+    from navnode.bench.archive import ArchiveFigures
     from navnode.bench.bodies import BodiesReport
     from navnode.bench.gpu import GpuReport
     from navnode.bench.igtl import IgtlReport, LinkFigures
@@ -18,6 +19,16 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.registration import Rate, RegistrationReport
     from navnode.bench.trust import TrustReport
     from navnode.bench.volumes import ReconstructionReport
+
+
+def draw_archive(report: ArchiveFigures) -> None:
+    """One row a number of sessions."""
+    table = Table(title=f"Sessions of {report.seconds:g} s, {report.workers} workers, archived in {report.to}")
+    for name in report.scales[0].__struct_fields__:
+        table.add_column(name.replace("_", " "))
+    for scale in report.scales:
+        table.add_row(*(f"{getattr(scale, name):g}" for name in scale.__struct_fields__))
+    Console().print(table)
 
 
 def draw_gpu(report: GpuReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +22,7 @@ _EXAMPLES = (
     "navnode evaluate archive/",
     "navnode evaluate archive/ --against new.toml --out both",
     "navnode evaluate archive/ --baseline old/rows.jsonl",
+    "navnode evaluate s3://bucket/site1 --workers 4",
     "navnode evaluate archive/ --scheduler tcp://head:8786",
 )
 
@@ -32,14 +33,15 @@ def evaluate(request: EvaluateRequest, ui: Ui) -> None:
 
     Scores registration against the truth if a session contains it, validity, volumes against the CT, and speed. A
     session that fails gets a row as well, and the command ends with 1; an interrupted evaluation
-    resumes where it stopped.
+    resumes where it stopped. Sessions of a store are fetched one by one into temporary files; its own configuration
+    has its address and credentials (AWS_ENDPOINT_URL, ~/.aws).
     """
     from navnode.bench import evaluation
 
     counted = ui.counted("Replaying")
 
     def progress(row: Row, done: int, total: int) -> None:
-        counted(done, total, Path(row.session).name)
+        counted(done, total, PurePosixPath(row.session).name)
         if row.status == "failed":
             say(f"{row.session}: {row.reason}")
 

@@ -67,6 +67,10 @@ _OWN = {
         "Export a session for other programs, without identifying data except text burned into images.",
     ),
     "import": ("exchange", "Import another program's image sequence as a session."),
+    "archive": (
+        "archive",
+        "Put sessions into an archive on S3 or elsewhere: by policy, checked, without what may identify people.",
+    ),
     "evaluate": (
         "evaluate",
         "Replay many sessions in lockstep and score them; compare two configurations or versions.",

@@ -19,7 +19,7 @@ from navnode.config.sources import DicomSource, Source, VideoSource
 from navnode.errors import ConfigError
 from navnode.security.tls import Tls
 
-__all__ = ["convert", "decode", "find", "load", "load_worker", "parse", "preset", "shipped"]
+__all__ = ["convert", "decode", "find", "load", "load_struct", "load_worker", "parse", "preset", "shipped"]
 
 _T = TypeVar("_T")
 _AnySection = TypeVar("_AnySection", bound=Section)
@@ -120,9 +120,7 @@ def load_worker(path: str | Path) -> WorkerConfig:
         ConfigError: as :func:`load`.
     """
     path = find(path)
-    data = _read(path)
-    _check_finite(data, str(path), "")
-    loaded, folder = convert(data, WorkerConfig, str(path)), path.parent.resolve()
+    loaded, folder = load_struct(path, WorkerConfig), path.parent.resolve()
     return msgspec.structs.replace(loaded, key=str(folder / loaded.key), node_key=str(folder / loaded.node_key))
 
 
@@ -152,6 +150,17 @@ def shipped(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ConfigError(f"{name}: navnode ships no such configuration")
+
+
+def load_struct(path: Path, kind: type[_T]) -> _T:
+    """Read a TOML file that is no configuration, checked like one.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    data = _read(path)
+    _check_finite(data, str(path), "")
+    return convert(data, kind, str(path))
 
 
 def parse(data: dict[str, Any], name: str) -> Config:

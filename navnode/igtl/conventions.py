@@ -12,6 +12,7 @@ from navnode.types import Matrix, Status
 __all__ = [
     "ANGLE_KEYS",
     "DOSE_KEY",
+    "EXPOSURE_KEY",
     "REPLAY_KEY",
     "STATUS_KEY",
     "VALID_KEY",

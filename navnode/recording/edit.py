@@ -1,4 +1,4 @@
-"""Repair, cut, merge and de-identify sessions."""
+"""Repair, cut and merge sessions."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from navnode.clock import NS_PER_S, now_ns
-from navnode.config import SourceSection, decode
-from navnode.errors import ConfigError, RecordingError
+from navnode.errors import RecordingError
 from navnode.files.whole import refuse_existing, whole
-from navnode.igtl import Message, StatusMessage, encode
-from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY
 from navnode.recording.container import Channel, Entry
-from navnode.recording.format import CONFIGURATION, FORMAT, JSON, OPENIGTLINK, VERSIONS, encoded
+from navnode.recording.deidentify import Deidentifier, Names
+from navnode.recording.format import FORMAT
 from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
 from navnode.recording.writer import ContainerWriter
 
-__all__ = ["Anonymizer", "EditResult", "cut", "merge", "new_session", "recover"]
-
-_KEPT_METADATA = frozenset({STATUS_KEY, VALID_KEY, "Validity", "Reason", "AgeMs", DOSE_KEY, REPLAY_KEY, *ANGLE_KEYS})
-"""Metadata keys that cannot identify a person; others may hold anything."""
-_KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR", "STATUS")
-"""Message types that are numeric, and states, without their texts; other texts, tables of images and commands may name
-people."""
+__all__ = ["EditResult", "cut", "merge", "new_session", "recover"]
 
 
 @dataclass
@@ -116,7 +105,7 @@ def cut(
         start_s: start of the piece, relative to the start of the session.
         duration_s: None: to the end of the session.
         topics: patterns of topics to copy; empty: all.
-        identified: False: remove what may identify people, see :class:`Anonymizer`.
+        identified: False: remove what may identify people, see :mod:`navnode.recording.deidentify`.
 
     Raises:
         ConfigError: ``out`` exists.
@@ -126,22 +115,22 @@ def cut(
     begin_ns = recording.start_ns + round(start_s * NS_PER_S)
     end_ns = recording.end_ns if duration_s is None else begin_ns + round(duration_s * NS_PER_S)
     patterns, kept = list(topics), EditResult(paths=[out])
-    anonymizer = None if identified else Anonymizer()
+    deidentifier = None if identified else Deidentifier(Names(recording))
     from_start = recording.metadata.get("from_start", "true") if start_s <= 0 else "false"
     with new_session(out) as writer:
         about = {"session": uuid.uuid4().hex, "from_start": from_start, "part": "0"}
-        if anonymizer is None:
+        if deidentifier is None:
             _copy_about(recording.files[0], writer, about)
         else:
-            anonymizer.copy_about(recording, writer, about)
+            deidentifier.copy_about(recording, writer, about)
         for entry in recording.raw(begin_ns):
             if not begin_ns <= entry.log_time_ns <= end_ns and entry.channel.topic != "node/ct":
                 continue
             if patterns and not any(fnmatchcase(entry.channel.topic, pattern) for pattern in patterns):
                 continue
-            if anonymizer is None:
+            if deidentifier is None:
                 _copy(writer, entry)
-            elif not anonymizer.copy(recording, entry, writer):
+            elif not deidentifier.copy(recording, entry, writer):
                 continue
             kept.messages += 1
             if writer.waiting > (1 << 19):
@@ -190,87 +179,6 @@ def _some(recording: Recording, wanted: Callable[[Channel], bool]) -> Iterator[E
         if wanted(entry.channel):
             yield entry
             return
-
-
-class Anonymizer:
-    """Removes from a session what may identify people: texts, names of files and machines, and metadata other than
-    numbers of the X-ray or the tracker. Text burned into pixels stays."""
-
-    def copy_about(self, recording: Recording, writer: ContainerWriter, about: Mapping[str, str]) -> None:
-        """Copy metadata and attachments; calibrations describe devices, not people."""
-        known = {k: v for k, v in recording.metadata.items() if k in ("version", "format", "replay", "reason")}
-        writer.describe("navnode", {**known, **about, "deidentified": "true"})
-        for name in recording.attachments:
-            data = recording.attachment(name)
-            if name == CONFIGURATION:
-                data = self._configuration(data)
-            elif name != VERSIONS and not name.startswith("calibration/"):
-                continue
-            writer.attach(name, data, "application/octet-stream", now_ns())
-
-    def _configuration(self, data: bytes) -> bytes:
-        try:
-            config = decode(data, CONFIGURATION)
-        except ConfigError:
-            return b"{}"
-        change = msgspec.structs.replace
-        # What a gateway was told of devices, callers and folders is nobody's business; its port says where it served.
-        sources = tuple(SourceSection(host=f"source{n}", port=s.port) for n, s in enumerate(config.sources, 1))
-        return msgspec.json.encode(
-            change(
-                config,
-                sources=sources,
-                volume=change(config.volume, ct="CT" if config.volume.ct else ""),
-                bodies=tuple(
-                    change(body, labels="labels" if body.labels else "", file="file" if body.file else "")
-                    for body in config.bodies
-                ),
-                recording=change(config.recording, file="", folder=""),
-                console=change(config.console, tls=None),
-                reconstruction=change(config.reconstruction, remote=None),
-            )
-        )
-
-    def copy(self, recording: Recording, entry: Entry, writer: ContainerWriter) -> bool:
-        """Copy an entry without what may identify people; False: nothing of it is kept."""
-        topic, encoding = entry.channel
-        if encoding == OPENIGTLINK:
-            if topic.split("/")[1] not in _KEPT_TYPES:
-                return False
-            content = recording.decoded(entry).content
-            assert isinstance(content, Message)
-            if isinstance(content, StatusMessage):  # the loop uses states of a source of X-rays
-                content = msgspec.structs.replace(content, text="", error_name="")
-            metadata = {key: value for key, value in content.metadata.items() if key in _KEPT_METADATA}
-            data = encode(msgspec.structs.replace(content, metadata=metadata))
-            writer.add(entry.channel, (data,), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
-            return True
-        if encoding != JSON:
-            _copy(writer, entry)
-            return True
-        document = _without_names(msgspec.json.decode(entry.data))
-        writer.add(entry.channel, (encoded(document),), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
-        return True
-
-
-def _without_names(document: Any) -> Any:
-    """A JSON document without names of volumes and addresses of sources."""
-    if not isinstance(document, dict):
-        return document
-    cleaned = dict(document)
-    if document.get("kind") == "SourceState":
-        return {**cleaned, "name": "source", "reason": "" if document.get("connected") else "gone"}
-    if isinstance(cleaned.get("volume"), str):
-        cleaned["volume"] = "volume" if cleaned["volume"] else ""
-    if isinstance(cleaned.get("volume"), dict):
-        cleaned["volume"] = {**cleaned["volume"], "name": "volume"}
-    if "sha256" in cleaned and "name" in cleaned:  # identity of the CT
-        cleaned["name"] = "CT"
-    if isinstance(cleaned.get("sources"), dict):
-        cleaned["sources"] = {f"source {n}": why for n, why in enumerate(cleaned["sources"].values(), 1)}
-    if isinstance(cleaned.get("notices"), list):
-        cleaned["notices"] = []
-    return cleaned
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Requests of the commands that record, replay, inspect, repair, cut, merge, export and import sessions."""
+"""Requests of the commands that record, replay, inspect, repair, cut, merge, export, import and archive sessions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import msgspec
 
 from navnode.config.fields import Address, Threads, address_option, argument, option, switches
 from navnode.errors import ConfigError
+from navnode.recording.policy import Policy
 from navnode.recording.recorder import MAX_FILE_BYTES
 
 __all__ = [
+    "ArchiveRequest",
     "CutRequest",
     "ExportRequest",
     "ImportRequest",
@@ -258,3 +260,12 @@ class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):
     out: _NewFile
     config: _NodeConfig | None = None
     device: Annotated[str, option("Device name of the images in the session.", "NAME")] = "XRay"
+
+
+class ArchiveRequest(Policy, frozen=True, kw_only=True):
+    """Archive sessions; options of the policy come before those of its file."""
+
+    sessions: Annotated[tuple[Path, ...], argument("Sessions, or folders of them.", "SESSION...")]
+    to: Annotated[str, option("Archive them here: s3://BUCKET/PREFIX, another URL of fsspec, or a folder.", "URL")]
+    policy: Annotated[Path, option("Take only sessions that this file allows.", "POLICY.toml")] | None = None
+    dry_run: Annotated[bool, option("Only say what would be done; nothing is sent.")] = False

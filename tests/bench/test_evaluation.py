@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from navnode.bench import evaluation
+from navnode.bench.evaluation import cluster
 from tests.conftest import GOLDEN
 from tests.invoke import call
 
@@ -32,15 +33,15 @@ def test_an_archive_is_scored_and_goes_on_where_it_was(recorded, tmp_path, monke
     assert "golden.mcap" in page and "not an MCAP file" in page
     done = []
 
-    def here(tasks, *_):
+    def here(tasks, score, *_):
         done.extend(tasks)
-        return [evaluation.score(task) for task in tasks]
+        return [(task, score(task)) for task in tasks]
 
-    monkeypatch.setattr(evaluation, "_run", here)
+    monkeypatch.setattr(cluster, "run", here)
     with (out / "rows.jsonl").open("a") as file:
         file.write('{"torn')
     again = call("evaluate", archive, "--out", out, "--json")[1]
-    assert [Path(task.session).name for task in done] == ["broken.mcap"], "only what had failed is done again"
+    assert [task.session.name for task in done] == ["broken.mcap"], "only what had failed is done again"
     assert again["totals"]["as recorded"]["tre_mm"] == told["totals"]["as recorded"]["tre_mm"]
     options = ("--baseline", out / "rows.jsonl", "--out", tmp_path / "b")
     code, both, error = call("evaluate", archive / "golden.mcap", *options, "--json")

@@ -45,6 +45,6 @@ def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path)
     assert code == 1 and "damaged at byte" in error and report["frames"] > 5 and report["damage"]
     code, told, _ = call("inspect", flipped, "--json")
     assert code == 1 and told["damage"] and told["whole"] is False
-    row = evaluation.score(evaluation.Task(str(flipped), "a", b"", "", 0))
+    row = evaluation.score(evaluation.Task(evaluation.Session.here(flipped), "a", b"", "", 0))
     assert row.status == "damaged" and row.frames > 5
     assert evaluation.totals([row])["a"].failed == 1 and evaluation.totals([row])["a"].valid is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from navnode.bench import evaluation
+from navnode.bench.evaluation import cluster
 from navnode.errors import DamagedError
 from navnode.recording import Recording
 from navnode.recording.container import MAGIC, Channel
@@ -52,7 +52,7 @@ def killed(tmp_path_factory) -> Path:
 @pytest.fixture
 def here(monkeypatch):
     """Evaluation in this process."""
-    monkeypatch.setattr(evaluation, "_run", lambda tasks, *_: [evaluation.score(task) for task in tasks])
+    monkeypatch.setattr(cluster, "run", lambda tasks, score, *_: [(task, score(task)) for task in tasks])
 
 
 def asked(path: Path, out: Path):
