@@ -71,7 +71,7 @@ OLDER = {
 def document(kind, result, **more):
     verdict = {"schema": "navnode/calibration/1", "kind": kind, "status": "PASS", "reason": ""}
     quality = {"n_used": 20, "sigma": None, "gates": {"n_used": 3.0}}
-    whose = {"device": "D", "mode": "", "created_ns": 9, "expires_ns": 10}
+    whose = {"device": "D", "mode": "", "case": "", "created_ns": 9, "expires_ns": 10}
     made_of = {"inputs": {"a.npy": "00"}, "frames": {"x": "tool"}, "units": {"mm": "millimetre"}}
     return verdict | {"result": result, "quality": quality} | whose | made_of | more
 
