@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo model-demo test test-slow fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
+.PHONY: demo model-demo test test-slow coverage coverage-report mutants fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -23,6 +23,38 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(TRAINING) $(REFINING))
 	$(BIN)/python -m pytest $(TRAINING)
 	$(BIN)/python -m pytest $(REFINING)
+
+# Builds of the native code that measure, or check every access; NAVNODE_NATIVE has navnode load them.
+INSTRUMENTED = cmake -S navnode/native -B $(@D) -DCMAKE_CXX_FLAGS="$(1)" >$(@D).log && cmake --build $(@D) --parallel 2 >>$(@D).log || \
+  { cat $(@D).log; exit 1; }
+build/coverage/native/libnavnode_native.so: $(NATIVE)
+	@mkdir -p $(@D)
+	@$(call INSTRUMENTED,--coverage -fprofile-update=atomic)
+build/sanitized/libnavnode_native.so: $(NATIVE)
+	@mkdir -p $(@D)
+	@$(call INSTRUMENTED,-g -fno-omit-frame-pointer -fsanitize=address$(comma)undefined -fno-sanitize-recover=all)
+comma := ,
+
+# Which lines the fast tests run, in every process: reports in build/coverage; fails if Python has fewer than
+# [tool.coverage] in pyproject.toml asks for. Some folders only: make coverage TESTS="tests/igtl tests/loop" COVER_FLAGS=--fail-under=0
+TESTS ?=
+COVER_FLAGS ?=
+COVERED = NAVNODE_NATIVE=$(CURDIR)/$(word 2,$^) OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -m "not slow"
+coverage: $(VENV)/.quality build/coverage/native/libnavnode_native.so
+	@rm -f build/coverage/data*; find build/coverage -name '*.gcda' -delete
+	@failed=0; $(if $(TESTS),$(COVERED) -n $(JOBS) --dist loadfile $(TESTS) || failed=1, \
+	  $(COVERED) -n $(JOBS) --dist loadfile $(addprefix --ignore=,$(TRAINING) $(REFINING)) || failed=1; \
+	  $(COVERED) $(TRAINING) || failed=1; $(COVERED) $(REFINING) || failed=1); \
+	$(MAKE) --no-print-directory coverage-report && exit $$failed
+
+# The reports of what `make coverage` has counted.
+coverage-report: $(VENV)/.quality
+	$(BIN)/python -m coverage combine --keep --quiet
+	$(BIN)/python -m coverage html --quiet --fail-under=0
+	$(BIN)/gcovr --root navnode/native --object-directory build/coverage/native --gcov-ignore-parse-errors=suspicious_hits.warn \
+	  --merge-mode-functions=separate --html-details build/coverage/native.html --txt build/coverage/native.txt build/coverage/native
+	cat build/coverage/native.txt
+	$(BIN)/python -m coverage report $(COVER_FLAGS) | tee build/coverage/python.txt; exit $${PIPESTATUS[0]}
 
 fuzz: $(STAMP)
 	NAVNODE_FUZZ_CASES=$${CASES:-1000000} NAVNODE_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -s tests/fuzz
@@ -90,6 +122,10 @@ peers: $(PEERS)
 tests/peers/build/%: tests/peers/%.cpp
 	@mkdir -p tests/peers/build
 	$${CXX:-c++} -std=c++17 -O2 -I/usr/include/openigtlink $< -o $@ -lOpenIGTLink -lpthread
+
+$(VENV)/.quality: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[quality]'
+	@touch $@
 
 $(VENV)/.dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -10,14 +11,20 @@ from pathlib import Path
 __all__ = ["holding_library", "instruction_sets", "library"]
 
 NAME = "libnavnode_native.so"
+OTHER_BUILD = "NAVNODE_NATIVE"
+"""Environment variable with the path of another build of the library: one that counts lines, or checks every access."""
 
 
 def path() -> Path:
-    """Path of the built library.
+    """Path of the built library, or of the build that ``NAVNODE_NATIVE`` names.
 
     Raises:
         ImportError: the library was never built; says how to build it.
     """
+    if other := os.environ.get(OTHER_BUILD):
+        if not Path(other).is_file():
+            raise ImportError(f"{OTHER_BUILD} names {other}, which is no file")
+        return Path(other)
     beside, installed = Path(__file__).parent, Path(sysconfig.get_path("platlib")) / "navnode" / "native"
     for folder in (beside, installed):  # an editable install keeps the sources and the build apart
         if (folder / NAME).exists():
