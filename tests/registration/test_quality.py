@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from navnode.registration.appearance import Appearance
+from navnode.registration.appearance import Appearance, XrayImage
 from navnode.registration.fit import Fit, Inspection
-from navnode.registration.quality import INVERTED, Doubt, assess, assess_sparse, doubt
-from navnode.types import Status
+from navnode.registration.quality import INVERTED, NOTHING, Doubt, assess, assess_sparse, compared, doubt
+from navnode.types import CArm, Status
 
 VALID, DEGRADED, INVALID = Status.VALID, Status.DEGRADED, Status.INVALID
 GOOD = Inspection(detail=0.995, unexplained=0.0)
@@ -122,9 +122,7 @@ def test_an_image_that_follows_the_volume_upside_down_is_called_inverted(contras
     assert verdict[0] is INVALID and (verdict == INVERTED) is inverted
 
 
-@pytest.mark.parametrize(
-    ("similarity", "status"), [(0.985, VALID), (0.9851, DEGRADED), (0.99, DEGRADED)]
-)
+@pytest.mark.parametrize(("similarity", "status"), [(0.985, VALID), (0.9851, DEGRADED), (0.99, DEGRADED)])
 def test_another_pose_counts_if_it_leaves_less_than_half_as_much_again(similarity, status):
     found, reason = assess(a_fit(), GOOD, 0.0, a_fit(similarity=similarity))
     assert found is status and ("another pose fits nearly as well" in reason) is (status is DEGRADED)
@@ -150,3 +148,59 @@ def test_a_volume_from_a_few_xrays_is_never_valid(figure, passes_at, fails_at):
 ])  # fmt: skip
 def test_what_a_fit_leaves_unexplained_is_how_much_it_is_doubted(residual, detail, expected):
     assert doubt(a_fit(noise=residual), Inspection(detail, 0.0)) is expected
+
+
+# --- the inspection that the gate asks -------------------------------------------------------------------------------
+
+CARM = CArm(256, 256, (1.0, 1.0), 1000.0, (127.5, 127.5))
+_BODIES = np.random.default_rng(3).uniform((-90, -90, 4, 0.02), (90, 90, 22, 0.05), (60, 4))
+"""Balls: place on the detector (u, v), radius, mm, and attenuation per mm."""
+
+
+def balls(carm: CArm, shift_mm: float = 0.0) -> np.ndarray:
+    """Line integrals (H, W) of balls and a soft body around them; those of mean counts where pixels are binned."""
+    v, u = np.mgrid[: CARM.height_px, : CARM.width_px]
+    u_mm, v_mm = u - CARM.principal_point_px[0] - shift_mm, v - CARM.principal_point_px[1]
+    line = 2 * 0.004 * np.sqrt(np.maximum(110.0**2 - u_mm**2 - v_mm**2, 0))
+    for at_u, at_v, radius, per_mm in _BODIES:
+        line += 2 * per_mm * np.sqrt(np.maximum(radius**2 - (u_mm - at_u) ** 2 - (v_mm - at_v) ** 2, 0))
+    factor = CARM.width_px // carm.width_px
+    blocks = np.exp(-line).reshape(carm.height_px, factor, carm.width_px, factor)
+    return -np.log(blocks.mean(axis=(1, 3))).astype(np.float32)
+
+
+def taken(line: np.ndarray, photons: float = 3e4) -> XrayImage:
+    return XrayImage(np.random.default_rng(5).poisson(photons * np.exp(-line)).astype(np.float32), CARM)
+
+
+def test_an_image_of_the_volume_itself_agrees_in_every_detail():
+    found = compared(taken(balls(CARM)), balls)
+    assert found.detail == pytest.approx(1.0, abs=0.005) and found.unexplained == 0.0
+
+
+@pytest.mark.parametrize("photons", [1e3, 300, 100])
+def test_noise_is_not_taken_for_detail(photons):
+    """Nor is detail that the image has not claimed for it."""
+    assert compared(taken(balls(CARM), photons), balls).detail == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("shift_mm", [-8.0, 8.0])
+def test_detail_falls_with_the_distance_from_the_right_place(shift_mm):
+    details = [compared(taken(balls(CARM)), lambda carm, s=s: balls(carm, s * shift_mm)).detail for s in (0, 0.25, 1)]
+    assert details[0] > details[1] > details[2] and details[1] < 0.99 and details[2] < 0.8
+
+
+@pytest.mark.parametrize("across_px", [32, 64])
+def test_the_share_that_a_tool_covers_is_unexplained_and_does_not_count_as_detail(across_px):
+    with_tool = balls(CARM)
+    with_tool[96 : 96 + across_px, 96 : 96 + across_px] += 1.5
+    found = compared(taken(with_tool), balls)
+    behind = (balls(CARM) > 0.02).sum()
+    # Pixels at its edges, as wide as those that are inspected, show some of it.
+    assert 0.95 * across_px**2 < found.unexplained * behind < 1.05 * (across_px + 2 * 4) ** 2
+    assert found.detail > 0.99
+
+
+def test_nothing_is_known_of_an_image_that_shows_nothing():
+    assert compared(taken(balls(CARM)), lambda carm: np.zeros((carm.height_px, carm.width_px), np.float32)) == NOTHING
+    assert (NOTHING.detail, NOTHING.unexplained) == (0.0, 1.0)
