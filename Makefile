@@ -56,6 +56,10 @@ coverage-report: $(VENV)/.quality
 	cat build/coverage/native.txt
 	$(BIN)/python -m coverage report $(COVER_FLAGS) | tee build/coverage/python.txt; exit $${PIPESTATUS[0]}
 
+# Small mistakes in what decides, one at a time, and which of them the tests notice (docs/decisions/0041).
+mutants: $(VENV)/.quality
+	$(BIN)/python -m tests.mutation --count $${COUNT:-60} $(GROUP)
+
 fuzz: $(STAMP)
 	NAVNODE_FUZZ_CASES=$${CASES:-1000000} NAVNODE_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -s tests/fuzz
 
