@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = "build/sanitized/libnavnode_native.so"
 PARTS = {
     "projector": ("tests/projector/test_projector.py", "-k", "not rtk"),
-    "wire": ("tests/igtl/test_sender.py", "tests/igtl/test_messages.py", "tests/igtl/test_vectors.py"),
+    "wire": ("tests/igtl/test_sender.py", "tests/igtl/test_messages.py", "tests/igtl/test_parts.py"),
     "counts": ("tests/registration/test_appearance.py", "tests/registration/test_quality.py", "tests/xray"),
 }
 
