@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import itertools
 import os
 import random
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,11 @@ class Mutant:
 
 
 def meaning(source: str) -> str:
-    """The program without annotations of functions, which nothing reads at run time here."""
-    tree = ast.parse(source)
+    """The program without annotations of functions, which nothing reads at run time here; '' if it is none."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # an operator in the place of ``**`` before arguments
+        return ""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
@@ -71,21 +75,26 @@ def meaning(source: str) -> str:
     return ast.dump(tree)
 
 
-def mutants(module: str, rng: random.Random) -> Iterator[Mutant]:
-    """Mutants of a module in random order, each a different program."""
-    path = ROOT / module
-    original = path.read_text()
-    seen = {meaning(original)}
-    with tempfile.TemporaryDirectory() as folder, use_db(str(Path(folder) / "mutants.sqlite")) as db:
-        init([path], db, {})
-        specs = [item.mutations[0] for item in db.work_items]
-    specs.sort(key=lambda spec: (spec.operator_name, spec.occurrence))
+def mutants(modules: Iterable[str], rng: random.Random) -> Iterator[Mutant]:
+    """Mutants of modules in random order, each a different program; made one by one, as all of them take minutes."""
+    originals = {module: (ROOT / module).read_text() for module in modules}
+    specs = []
+    for module in originals:
+        with tempfile.TemporaryDirectory() as folder, use_db(str(Path(folder) / "mutants.sqlite")) as db:
+            init([ROOT / module], db, {})
+            found = [item.mutations[0] for item in db.work_items]
+        specs += [(module, spec) for spec in sorted(found, key=lambda spec: (spec.operator_name, spec.occurrence))]
     rng.shuffle(specs)
-    for spec in specs:
-        source = mutate_code(original, get_operator(spec.operator_name)(), spec.occurrence)
-        if source is not None and (means := meaning(source)) not in seen:
-            seen.add(means)
-            yield Mutant(module, spec.operator_name.removeprefix("core/"), spec.start_pos[0], source)
+    seen = {module + meaning(original) for module, original in originals.items()}
+    for module, spec in specs:
+        try:
+            source = mutate_code(originals[module], get_operator(spec.operator_name)(), spec.occurrence)
+        except AttributeError:  # cosmic-ray replaces exceptions of a plain name only
+            continue
+        if source is None or not (means := meaning(source)) or module + means in seen:
+            continue
+        seen.add(module + means)
+        yield Mutant(module, spec.operator_name.removeprefix("core/"), spec.start_pos[0], source)
 
 
 def tested(mutant: Mutant | None, tests: tuple[str, ...], limit_s: float) -> str:
@@ -129,17 +138,15 @@ def main() -> None:
 
 def judge(group: str, count: int, minutes: float, seed: int, jobs: int) -> None:
     """Prints what became of a sample of a group's mutants, and every one that survived."""
-    rng, modules = random.Random(f"{group} {seed}"), TARGETS[group]
-    chosen = [mutant for module in modules for mutant in mutants(module, rng)]
-    possible = len(chosen)
-    chosen = rng.sample(chosen, min(count, possible))
+    modules = TARGETS[group]
+    chosen = list(itertools.islice(mutants(modules, random.Random(f"{group} {seed}")), count))
     limits_s = {}
     for tests in dict.fromkeys(modules.values()):
         begun = time.monotonic()
         if (before := tested(None, tests, 600)) != SURVIVED:
             sys.exit(f"{' '.join(tests)} fail without a mistake ({before})")
         limits_s[tests] = 20 + 5 * (time.monotonic() - begun)
-    print(f"{group}: {len(chosen)} of {possible} mutants, seed {seed}", flush=True)
+    print(f"{group}: {len(chosen)} mutants, seed {seed}", flush=True)
     until, outcomes = time.monotonic() + 60 * minutes, Counter[str]()
 
     def run(mutant: Mutant) -> tuple[Mutant, str] | None:
