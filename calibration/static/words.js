@@ -20,7 +20,7 @@ export const WORDS = {
   calGoOn: ["Go on", "Weiter so", "请继续"],
   calGood: ["Good. Continue for a moment", "Gut. Noch einen Moment", "良好，请再继续片刻"],
   calJudging: ["Computing; this takes up to a minute", "Rechnet; bis zu einer Minute", "计算中，最长一分钟"],
-  calShots: ["{1} shots. Pause for 3 s to see how they fit", "{1} Aufnahmen. 3 s Pause zeigt, wie sie passen", "{1} 张。暂停 3 秒可查看拟合"],
+  calShots: ["Shots: {1}. Pause for 3 s to see how they fit", "Aufnahmen: {1}. 3 s Pause zeigt, wie sie passen", "{1} 张。暂停 3 秒可查看拟合"],
   calShot: [
     "Shot {1}: {2} of {3} beads, residual {4} before the fit",
     "Aufnahme {1}: {2} von {3} Kugeln, Restfehler {4} vor dem Ausgleich",

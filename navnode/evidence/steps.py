@@ -96,7 +96,7 @@ def run(step: Step, folder: Path, seconds: float) -> Ran:
     began = time.monotonic()
     log = folder / f"{step.name}.log"
     with log.open("wb") as errors:
-        process = subprocess.Popen(  # noqa: S603 - commands of this file, by this interpreter
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, and no argument but those in `steps`
             [sys.executable, "-m", *step.command],
             cwd=checkout() or folder,
             stdin=subprocess.DEVNULL,

@@ -43,6 +43,8 @@ DEIDENTIFICATION = 1
 """Increases when more is taken out than before."""
 _NUMBERS = frozenset({"AgeMs", DOSE_KEY, EXPOSURE_KEY, *ANGLE_KEYS})
 """Metadata that are kept where their value is a number; others may hold anything."""
+_NUMBER = re.compile(r"\s*[-+]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][-+]?[0-9]{1,3})?\s*")
+"""Not all that ``float`` reads: 12_34_56 is rather somebody's."""
 _WORDS: dict[str, tuple[str, ...]] = {
     STATUS_KEY: ("INVALID", "MISSING", "OK", ""),
     VALID_KEY: ("false", "true"),
@@ -378,19 +380,11 @@ class Deidentifier:
 
 def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata that cannot identify a person."""
-    kept = {key: value for key, value in metadata.items() if key in _NUMBERS and _is_number(value)}
+    kept = {key: value for key, value in metadata.items() if key in _NUMBERS and _NUMBER.fullmatch(value)}
     for key, words in _WORDS.items():
         if key in metadata:
             kept[key] = metadata[key] if metadata[key] in words else words[0]
     return kept
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _kind(channel: Channel) -> str:

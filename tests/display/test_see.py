@@ -222,6 +222,10 @@ def test_why_there_is_no_volume(more, state, registration, said):
     async def look(browser, stage) -> None:
         stage.registration, stage.more = registration, {"volume": "", "volumes": 0, **state}
         await browser.wait_for(f"document.getElementById('space-why').textContent === '{said}'", 10)
+        # It stays, and takes the place of what there is none of.
+        await asyncio.sleep(0.2)
+        assert await browser.evaluate("document.getElementById('space-why').textContent") == said
+        assert await browser.evaluate("document.getElementById('space-why').getBoundingClientRect().height") > 0
 
     staged(look, volume=False, **more)
 

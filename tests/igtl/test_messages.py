@@ -14,7 +14,10 @@ from navnode.igtl import (
     Image,
     LocalError,
     PeerError,
+    Point,
+    PointElement,
     PolyData,
+    Position,
     String,
     TrackedElement,
     TrackingData,
@@ -200,6 +203,21 @@ def test_an_image_names_its_centre_on_the_wire():
     wire = encode(Image(device="v", voxels=np.zeros((5, 4, 3), np.int16), ras_from_index=volume_from_index))
     center = struct.unpack_from(">3f", wire, HEADER_SIZE + 12 + 36)
     assert center == (10 + 2 * 1.0, 20 + 3 * 1.5, 30 + 4 * 2.0)
+
+
+@pytest.mark.parametrize("turn", [(0.6, 0.0, 0.48), (0.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 1.00001, 0.0)])
+def test_the_fourth_component_of_a_turn_sent_as_three_makes_its_length_one(turn):
+    short = encode(Position(device="Tip", position_mm=(1.0, 2.0, 3.0), quaternion=(*turn, 0.0), version=1))
+    body = short[HEADER_SIZE : HEADER_SIZE + 24]
+    position = decode(HEADER.pack(1, b"POSITION", b"Tip", 0, len(body), crc64(body)) + body)
+    assert position.quaternion[:3] == pytest.approx(turn)
+    assert sum(part * part for part in position.quaternion) == pytest.approx(1.0, abs=1e-4)
+    assert position.quaternion[3] >= 0
+
+
+def test_a_point_is_of_no_size_and_seen_unless_it_is_said():
+    (point,) = decode(encode(Point(device="Plan", points=(PointElement("entry", (1.0, 2.0, 3.0)),)))).points
+    assert point.diameter_mm == 0.0 and point.rgba[3] == 255
 
 
 def test_long_names_travel_as_metadata():

@@ -153,8 +153,10 @@ def test_3d_slicers_module():
 
         try:
             await until(lambda: shown() == [True, True])
+            assert all(len(scene.models[device].polygons) > 0 for device in BOTH)
             node.say(state("", epoch=2))
             await until(lambda: shown() == [False, False])
+            assert [scene.models[device] for device in BOTH] == [None, None], "taken away, not left out"
         finally:
             client.close()
 

@@ -89,6 +89,7 @@ def test_names_go_and_what_the_loop_reads_stays(tmp_path, piece):
         "now_ns": 1,
     }
     told = {"ExposureTime": "8", "PatientName": "Doe", "PositionerPrimaryAngle": "Doe", "TransformStatus": "Doe"}
+    told["AgeMs"] = "19_56_03_12"  # which Python reads as a number
     with new_session(named) as writer:
         writer.describe("navnode", {"format": "2", "session": "of Doe", "operator": "Doe", "version": "0.1.0"})
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "", 0)
