@@ -52,7 +52,7 @@ coverage-report: $(VENV)/.quality
 	$(BIN)/python -m coverage combine --keep --quiet
 	$(BIN)/python -m coverage html --quiet --fail-under=0
 	$(BIN)/gcovr --root navnode/native --object-directory build/coverage/native --gcov-ignore-parse-errors=suspicious_hits.warn \
-	  --merge-mode-functions=separate --html-details build/coverage/native.html --txt build/coverage/native.txt build/coverage/native
+	  --exclude-directories '.*/CMakeFiles/[0-9.]+' --merge-mode-functions=separate --html-details build/coverage/native.html --txt build/coverage/native.txt build/coverage/native
 	cat build/coverage/native.txt
 	$(BIN)/python -m coverage report $(COVER_FLAGS) | tee build/coverage/python.txt; exit $${PIPESTATUS[0]}
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
+import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +36,9 @@ _PART_BYTES = 1 << 26
 """Parts of an upload to S3; 10 000 of them are allowed."""
 _MAX_LISTED = 1_000_000
 _CONNECT_S, _READ_S = 10, 60
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_NEARLY_URL = re.compile(r"::|://|^(s3|s3a|gs|gcs|az|abfss?|https?|sftp):", re.IGNORECASE)
+_SECRET = re.compile(r"[?&;][^=&]*(sig|signature|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z0-9.]{1,40}")
 _FLAT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory", "oss", "r2"})
 """Stores without folders: there is nothing to create, and a mistyped bucket must not become one."""
@@ -76,8 +80,10 @@ class Store:
 
     def __init__(self, url: str) -> None:
         match = _URL.fullmatch(url)
-        protocol, rest = match.groups() if match else ("file", str(Path(url).absolute()))
-        _check(protocol, rest, url)
+        if match is None and _NEARLY_URL.search(url):  # not repeated: it may hold credentials
+            raise ConfigError("this is neither a path nor the URL of one store, PROTOCOL://PLACE")
+        protocol, rest = (match[1].lower(), match[2]) if match else ("file", str(Path(url).absolute()))
+        _check(protocol, rest)
         self.url = f"{protocol}://{rest}".rstrip("/") if match else rest
         """As given, for people and for other processes."""
         try:
@@ -85,7 +91,9 @@ class Store:
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told here
             options = _s3_options(fsspec) if protocol in ("s3", "s3a") else {}
-            self._files, root = fsspec.core.url_to_fs(f"{protocol}://{rest}", use_listings_cache=False, **options)
+            if protocol in _FLAT:
+                options["use_listings_cache"] = False  # others hand on what they do not know
+            self._files, root = fsspec.core.url_to_fs(f"{protocol}://{rest}", **options)
         except ImportError as error:
             raise ConfigError(
                 f"{printable(protocol)}:// needs a package that is not installed ({error.name}): "
@@ -209,15 +217,21 @@ class Store:
         """
         if self._protocol not in _FLAT:
             self._tried(name, lambda: self._files.makedirs(self._root, exist_ok=True))
-        etags = _etags(source)
+        etags = self._etags(source)
 
         def once() -> str:
-            part, size = self._path(name + PARTIAL), source.stat().st_size
+            of_mine = f"{name}.{secrets.token_hex(4)}{PARTIAL}"  # others may be sending the same
+            part, size = self._path(of_mine), source.stat().st_size
             options = {"chunksize": _PART_BYTES} if self._protocol in ("s3", "s3a") else {}
             try:
                 self._files.put_file(str(source), part, **options)
-                how = self._compared(Stored(name + PARTIAL, size), etags, sha256)
-                self._files.mv(part, self._path(name))
+                how = self._compared(Stored(of_mine, size), etags, sha256)
+                if self._protocol == "file":
+                    with Path(part).open("rb") as file:
+                        os.fsync(file.fileno())
+                    Path(part).replace(self._path(name))
+                else:
+                    self._files.mv(part, self._path(name))
                 self._size_is(name, size)
             except BaseException:
                 with suppress(Exception):
@@ -234,7 +248,11 @@ class Store:
             StoreError: it is not, or cannot be read.
         """
         file = Stored(name, source.stat().st_size)
-        return self._tried(name, lambda: self._compared(file, _etags(source), sha256))
+        return self._tried(name, lambda: self._compared(file, self._etags(source), sha256))
+
+    def _etags(self, source: Path) -> frozenset[str]:
+        """What the store may say of a file without being asked to send it back."""
+        return _etags(source) if self._protocol in _FLAT else frozenset()
 
     def _compared(self, file: Stored, etags: frozenset[str], sha256: str) -> str:
         about = self._size_is(file.name, file.size)
@@ -282,16 +300,16 @@ class Store:
         raise StoreError(f"{self.shown(name)}: {reason}; {ATTEMPTS} attempts were made")
 
 
-def _check(protocol: str, rest: str, url: str) -> None:
-    """Refuse URLs that hold credentials, without repeating them, and chains of stores."""
+def _check(protocol: str, rest: str) -> None:
+    """Refuse URLs that hold credentials, and chains of stores, without repeating them."""
     host = rest.partition("/")[0] if protocol not in ("file", "local", "memory") else ""
-    if "@" in host or (protocol in ("http", "https") and "?" in rest):
+    if "@" in host or (protocol in ("http", "https") and "?" in rest) or _SECRET.search(rest):
         raise ConfigError(
             f"{printable(protocol)}://: a URL holds no credentials here, as it is written into reports; the store's "
             "own configuration does (docs/sessions.md)"
         )
-    if "::" in url:
-        raise ConfigError(f"{printable(url)}: one store, not a chain of them")
+    if "::" in rest:
+        raise ConfigError(f"{printable(protocol)}://: one store, not a chain of them")
 
 
 def _s3_options(fsspec: Any) -> dict[str, Any]:
@@ -314,7 +332,8 @@ def _etags(path: Path) -> frozenset[str]:
 
 def _is_final(error: Exception) -> bool:
     """Whether another attempt would fail, too."""
-    return isinstance(error, FileNotFoundError | PermissionError) or "Credential" in type(error).__name__
+    ours = FileNotFoundError | PermissionError | TypeError | AttributeError | NotImplementedError
+    return isinstance(error, ours) or "Credential" in type(error).__name__
 
 
 def _reason(error: BaseException) -> str:

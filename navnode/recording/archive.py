@@ -1,11 +1,13 @@
 """Puts sessions into an archive: by policy, without what may identify people, and so that none is half there.
 
-A session becomes ``<SHA-256 of its content>.mcap``. Its manifest, ``<that>.<fingerprint of the original>.json``, comes
-last, and says in its name what need not be looked at again. See docs/decisions/0040.
+A session becomes ``<SHA-256 of its content>.mcap``. Its manifest comes last, named ``<that>.<fingerprint of the
+original>.<version of what is taken out>.json``: a listing tells what need not be looked at again. See
+docs/decisions/0040.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -20,12 +22,11 @@ import msgspec
 
 from navnode import __version__
 from navnode.clock import NS_PER_S, now_ns
-from navnode.config import VideoSource
 from navnode.config.load import load_struct
 from navnode.errors import DamagedError, NavError, RecordingError, StoreError
 from navnode.files.fingerprint import combined, fingerprint, sha256_of
 from navnode.files.stores import Store
-from navnode.recording.deidentify import DEIDENTIFICATION, Deidentifier, Names
+from navnode.recording.deidentify import DEIDENTIFICATION, Deidentifier, Names, may_be_video
 from navnode.recording.edit import new_session
 from navnode.recording.format import JSON
 from navnode.recording.listing import parts_of, sessions_in
@@ -120,7 +121,7 @@ def archive(request: ArchiveRequest, told: Told = lambda done, total, now: None)
         StoreError: the store cannot be listed.
     """
     policy = request.over(Policy() if request.policy is None else load_struct(request.policy, Policy))
-    paths = sessions_in(request.sessions)
+    paths = _not_below(Path(request.to), sessions_in(request.sessions))
     told(0, len(paths), "listing the archive")
     target = _Target(Store(request.to), policy, dry_run=request.dry_run)
     rows = []
@@ -140,6 +141,11 @@ def archive(request: ArchiveRequest, told: Told = lambda done, total, now: None)
     )
 
 
+def _not_below(archive: Path, paths: list[Path]) -> list[Path]:
+    """Sessions that are not copies in an archive that is a folder here."""
+    return [path for path in paths if archive.resolve() not in path.resolve().parents]
+
+
 class _Target:
     """The archive, and what it holds."""
 
@@ -148,7 +154,11 @@ class _Target:
         listed = {file.name: file.size for file in store.listed()}
         self._sizes = {name: size for name, size in listed.items() if name.endswith(".mcap")}
         named = [name.removesuffix(".json").split(".") for name in listed if name.endswith(".json")]
-        self._originals = {parts[1]: parts[0] for parts in named if len(parts) == 2 and f"{parts[0]}.mcap" in listed}
+        self._originals = {  # what was made when less was taken out is made again
+            parts[1]: parts[0]
+            for parts in named
+            if len(parts) == 3 and parts[2] == str(DEIDENTIFICATION) and f"{parts[0]}.mcap" in listed
+        }
         self.total_bytes = sum(self._sizes.values())
         self.sent_bytes = 0
 
@@ -162,12 +172,17 @@ class _Target:
             return ArchiveRow(session=str(path), outcome=Outcome.FAILED, reason=str(error))
         except OSError as error:
             return ArchiveRow(session=str(path), outcome=Outcome.FAILED, reason=f"{path}: {error.strerror}")
+        except Exception as error:  # its text may hold what is in the session
+            reason = f"{path}: internal error ({type(error).__name__})"
+            return ArchiveRow(session=str(path), outcome=Outcome.FAILED, reason=reason)
 
     def _taken(self, path: Path, told: Callable[[str], None]) -> ArchiveRow:
         original = combined(map(fingerprint, parts_of(path)))
         if (sha256 := self._originals.get(original)) is not None:
             size = self._sizes[f"{sha256}.mcap"]
             return ArchiveRow(session=str(path), outcome=Outcome.THERE, sha256=sha256, size_bytes=size)
+        if not self._policy.fits(self.total_bytes + 1):
+            return ArchiveRow(session=str(path), outcome=Outcome.REFUSED, reason=self._full())
         recording = Recording(path)
         try:
             told("reading")
@@ -204,7 +219,7 @@ class _Target:
         row = msgspec.structs.replace(row, sha256=sha256, size_bytes=size, removed=dict(sorted(removed.items())))
         there = self._sizes.get(name) == size
         if not there and not self._policy.fits(self.total_bytes - self._sizes.get(name, 0) + size):
-            return msgspec.structs.replace(row, reason=f"the archive would hold over {self._policy.max_total_gb:g} GB")
+            return msgspec.structs.replace(row, reason=self._full())
         if self._dry_run:
             self._know(original, sha256, size)
             return msgspec.structs.replace(row, outcome=Outcome.READY)
@@ -225,7 +240,7 @@ class _Target:
         )
         written = copy.with_name("manifest.json")
         written.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        self.store.put(written, f"{sha256}.{original}.json", sha256_of(written))
+        self.store.put(written, f"{sha256}.{original}.{DEIDENTIFICATION}.json", sha256_of(written))
         self._know(original, sha256, size)
         return msgspec.structs.replace(row, outcome=Outcome.ARCHIVED, compared=compared)
 
@@ -237,6 +252,9 @@ class _Target:
                 pass  # what lies there is not what its name says
         self.sent_bytes += copy.stat().st_size
         return self.store.put(copy, name, sha256)
+
+    def _full(self) -> str:
+        return f"the archive would hold over {self._policy.max_total_gb:g} GB"
 
     def _know(self, original: str, sha256: str, size: int) -> None:
         """Count a session as archived from now on."""
@@ -265,7 +283,7 @@ def _facts(recording: Recording, names: Names) -> Facts:
         ended_ns=recording.end_ns,
         size_bytes=sum(file.size for file in recording.files),
         replay="replay" in recording.metadata,
-        video=config is not None and any(isinstance(source, VideoSource) for source in config.sources),
+        video=bool(images) and may_be_video(recording, config),
         verdict=verdict,
     )
 
@@ -311,5 +329,5 @@ def _texts(recording: Recording) -> Iterator[dict[str, object]]:
     yield dict(recording.metadata)
     for name in recording.attachments:
         data = recording.attachment(name)
-        if data[:1] == b"{":
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             yield msgspec.json.decode(data, type=dict[str, object])

@@ -16,11 +16,22 @@ from typing import Any
 
 import msgspec
 
-from navnode.config import CaseSection, Config, ConsoleSection, DisplaySection, SourceSection, decode, is_ct_file
-from navnode.errors import ConfigError, DamagedError
-from navnode.igtl import Message, StatusMessage, encode
+from navnode.config import (
+    CaseSection,
+    Config,
+    ConsoleSection,
+    DisplaySection,
+    SourceSection,
+    VideoSource,
+    decode,
+    is_ct_file,
+)
+from navnode.errors import CalibrationError, ConfigError, DamagedError, LocalError
+from navnode.files import artifacts
+from navnode.igtl import Message, Raw, StatusMessage, encode
 from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, EXPOSURE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY
 from navnode.loop import calibrations
+from navnode.loop.topics import TOPICS
 from navnode.recording.container import Channel, Entry
 from navnode.recording.format import (
     BUS,
@@ -34,13 +45,16 @@ from navnode.recording.format import (
     encoded,
 )
 from navnode.recording.recording import Recording
+from navnode.recording.tap import Versions
 from navnode.recording.writer import ContainerWriter
 from navnode.types import SurfaceReady, VolumeReady
+from navnode.xray.correction import decode_flat_field
 
-__all__ = ["DEIDENTIFICATION", "Deidentifier", "Names"]
+__all__ = ["DEIDENTIFICATION", "Deidentifier", "Names", "may_be_video"]
 
-DEIDENTIFICATION = 1
+DEIDENTIFICATION = 2
 """Increases when more is taken out than before."""
+VIDEO = "video"
 _NUMBERS = frozenset({"AgeMs", DOSE_KEY, EXPOSURE_KEY, *ANGLE_KEYS})
 """Metadata that are kept where their value is a number; others may hold anything."""
 _NUMBER = re.compile(r"\s*[-+]?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][-+]?[0-9]{1,3})?\s*")
@@ -55,10 +69,12 @@ _WORDS: dict[str, tuple[str, ...]] = {
 _KEPT_TYPES = ("IMAGE", "TRANSFORM", "TDATA", "QTDATA", "POSITION", "SENSOR", "STATUS")
 """Message types that are numeric, and states, without their texts; other texts, tables of images and commands may name
 people."""
-_KEPT_METADATA = ("version", "format", "replay", "from_start", "began_ns")
-_OWN_WORDS = frozenset({"", "CT", "volume", "procedural", "sample", "reconstruction", "source"})
+_KEPT_METADATA = ("version", "format", "replay", "from_start", "began_ns", VIDEO)
+_NOTES = frozenset({"ct", "end", "gap", "spans"})
+_OWN_WORDS = frozenset({"", "CT", "volume", "procedural", "sample", "reconstruction", "source", "plan", "file", "case"})
+"""Also what stand-ins are made of."""
 _PLACE = re.compile(
-    r"(?<![\w/.])(?:[A-Za-z]:\\|\\\\|~?/)[^\s:;,()'\"]+"  # a path
+    r"(?<![\w/.])(?:[A-Za-z]:\\|\\\\|~?/)\S[\s\S]*"  # a path, and what follows: it may have spaces
     r"|\b[a-z][a-z0-9+.-]*://\S+"
     r"|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\d.])"  # an IPv4 address
     r"|\[[0-9a-fA-F:]*:[0-9a-fA-F:.]*\](?::\d+)?"  # an IPv6 address
@@ -113,7 +129,8 @@ class Names:
             self._add(Path(config.volume.ct).name, "CT")
         for path in _paths(config):
             self._add(path, "file")
-            self._add(Path(path).name, "file")
+            if Path(path).suffix:  # a folder may be called as a device is, which stays
+                self._add(Path(path).name, "file")
         self._add(config.case.name, "case")
 
     def _learn(self, recording: Recording, entry: Entry) -> None:
@@ -121,7 +138,7 @@ class Names:
             answer = answer_of(entry.data)
             if isinstance(answer, VolumeReady) and answer.volume is not None:
                 self.of("volume", answer.volume.name)
-        elif entry.channel.encoding == JSON:
+        elif entry.channel.encoding == JSON and _is_own(entry.channel):
             content = recording.decoded(entry).content
             assert isinstance(content, dict)
             for kind, name in _named(content):
@@ -184,8 +201,8 @@ def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "CT", str(document["name"])
     if document.get("kind") == "PlanCommand":
         yield "plan", str(document.get("name", ""))
-    plans = [document.get("plan"), *(document.get("plans") or ())]
-    for plan in plans:
+    plans = document.get("plans")
+    for plan in [document.get("plan"), *(plans if isinstance(plans, list) else ())]:
         if isinstance(plan, dict):
             yield "plan", str(plan.get("name", ""))
     yield from (("plan", str(document[key])) for key in ("plan", "active_plan") if isinstance(document.get(key), str))
@@ -198,6 +215,12 @@ def _configuration(recording: Recording) -> Config | None:
         return decode(recording.attachment(CONFIGURATION), CONFIGURATION)
     except ConfigError:
         return None
+
+
+def may_be_video(recording: Recording, config: Config | None) -> bool:
+    """Whether X-rays may come from a video output, with names burned in: also where nobody knows."""
+    told = recording.metadata.get(VIDEO) == "true"
+    return told or config is None or any(isinstance(source, VideoSource) for source in config.sources)
 
 
 class Deidentifier:
@@ -215,16 +238,19 @@ class Deidentifier:
     def copy_about(self, recording: Recording, writer: ContainerWriter, about: Mapping[str, str]) -> None:
         """Copy metadata and attachments; calibrations describe devices, not people."""
         known = {k: self._names.text(v) for k, v in recording.metadata.items() if k in _KEPT_METADATA}
+        if may_be_video(recording, self._names.config):
+            known[VIDEO] = "true"  # the copy's sources do not tell
         writer.describe("navnode", {**known, **about, "deidentified": "true"})
         for name in recording.attachments:
             data = recording.attachment(name)
+            kept: bytes | None
             if name == CONFIGURATION:
                 kept = self._configuration(data)
             elif name.startswith(CALIBRATION):
                 kept = self._calibration(data)
-            elif name == VERSIONS:
-                kept = data
             else:
+                kept = data if name == VERSIONS and _are_versions(data) else None
+            if kept is None:
                 self.removed["attachments"] += 1
                 continue
             self.removed["texts of attachments"] += kept != data
@@ -257,14 +283,19 @@ class Deidentifier:
         )
         return data if cleaned == config else msgspec.json.encode(cleaned)
 
-    def _calibration(self, data: bytes) -> bytes:
-        """A calibration without the names of the files that it was made from."""
+    def _calibration(self, data: bytes) -> bytes | None:
+        """A calibration without the names of the files that it was made from; None: it is none."""
         try:
-            document = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return data  # images of a detector
-        if not isinstance(document, dict):
+            decode_flat_field(data, "calibration")
+        except CalibrationError:
+            pass
+        else:
             return data
+        try:
+            artifacts.decode(data, "calibration")
+            document = msgspec.json.decode(data, type=dict[str, Any])
+        except (CalibrationError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
         cleaned = self._names.cleaned(document)
         if isinstance(document.get("inputs"), dict):
             cleaned["inputs"] = {
@@ -299,10 +330,12 @@ class Deidentifier:
         return True
 
     def _message(self, recording: Recording, entry: Entry) -> Iterable[bytes | memoryview] | None:
-        if entry.channel.topic.split("/")[1] not in _KEPT_TYPES:
+        if not any(f"/{kind}/" in entry.channel.topic for kind in _KEPT_TYPES):
             return None
         content = recording.decoded(entry).content
         assert isinstance(content, Message)
+        if isinstance(content, Raw) or content.type not in _KEPT_TYPES:
+            return None
         cleaned, metadata = content, _kept(content.metadata)
         if metadata != dict(content.metadata):
             cleaned = msgspec.structs.replace(cleaned, metadata=metadata)
@@ -310,7 +343,13 @@ class Deidentifier:
         if isinstance(cleaned, StatusMessage) and (cleaned.text or cleaned.error_name):
             cleaned = msgspec.structs.replace(cleaned, text="", error_name="")  # the loop uses the code
             self.removed["texts of states"] += 1
-        return (entry.data,) if cleaned is content else (encode(cleaned),)
+        try:
+            data = encode(cleaned)
+        except LocalError:  # it could be read, and not written: nobody knows what all it says
+            return None
+        if cleaned is content and data != entry.data:  # behind the end of a name, or between what is decoded
+            self.removed["what no decoder shows"] += 1
+        return (data,)
 
     def _answer(self, entry: Entry) -> Iterable[bytes | memoryview]:
         answer = answer_of(entry.data)
@@ -326,7 +365,9 @@ class Deidentifier:
                 return answer_parts(replace(answer, reason=reason))
         return (entry.data,)
 
-    def _document(self, recording: Recording, entry: Entry) -> Iterable[bytes | memoryview]:
+    def _document(self, recording: Recording, entry: Entry) -> Iterable[bytes | memoryview] | None:
+        if not _is_own(entry.channel):
+            return None
         document = recording.decoded(entry).content
         assert isinstance(document, dict)
         cleaned = self._named(document)
@@ -376,6 +417,20 @@ class Deidentifier:
             if document.get(key):
                 cleaned[key] = empty
         return cleaned
+
+
+def _is_own(channel: Channel) -> bool:
+    """Whether a JSON document is the node's own; whoever else writes some may write anything."""
+    kind, _, what = channel.topic.partition("/")
+    return {"step": what == "", "out": what.partition("/")[0] in TOPICS, "node": what in _NOTES}.get(kind, False)
+
+
+def _are_versions(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data, type=Versions)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return not msgspec.json.decode(data, type=dict[str, Any]).keys() - set(Versions.__struct_fields__)
 
 
 def _kept(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -74,7 +74,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if facts.xrays < least:
             return f"{facts.xrays} X-rays, {least} are the least"
         if facts.video and not self.video:
-            return "its X-rays come from a video output, which may show the patient's name (--video takes it)"
+            return "its X-rays may come from a video output and show the patient's name (--video takes it)"
         if self.seconds is not None and facts.seconds < self.seconds:
             return f"{facts.seconds:.0f} s long, {self.seconds:g} s are the least"
         if self.older_than_days is not None and days < self.older_than_days:

@@ -18,9 +18,11 @@ from navnode.recording import Recording
 from navnode.recording import format as session_format
 from navnode.recording.archive import Manifest
 from navnode.recording.container import Channel
+from navnode.recording.deidentify import DEIDENTIFICATION
 from navnode.recording.edit import new_session
 from navnode.types import Volume, VolumeReady
 from tests.conftest import GOLDEN
+from tests.files import test_artifacts as artifacts
 from tests.invoke import call
 from tests.objects import KEY, SECRET, figures
 
@@ -33,7 +35,10 @@ def test_an_archived_session_scores_as_before_and_is_not_sent_twice(bucket, here
     assert code == 0 and row["outcome"] == "archived" and row["compared"] == "store's checksum", error
     listed = {file.name: file.size for file in Store(bucket).listed()}
     name = f"{row['sha256']}.mcap"
-    assert set(listed) == {name, f"{row['sha256']}.{fingerprint(GOLDEN)}.json"} and listed[name] == row["size_bytes"]
+    assert (
+        set(listed) == {name, f"{row['sha256']}.{fingerprint(GOLDEN)}.{DEIDENTIFICATION}.json"}
+        and listed[name] == row["size_bytes"]
+    )
     manifest = msgspec.json.decode(Store(bucket).read(sorted(listed)[0], 10_000), type=Manifest)
     assert (manifest.sha256, manifest.xrays, manifest.integrity) == (row["sha256"], 12, "whole")
     assert "times" in manifest.stays and manifest.messages == 1625
@@ -93,13 +98,10 @@ def test_names_go_and_what_the_loop_reads_stays(tmp_path, piece):
     with new_session(named) as writer:
         writer.describe("navnode", {"format": "2", "session": "of Doe", "operator": "Doe", "version": "0.1.0"})
         writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "", 0)
-        calibrated = {
-            "kind": "handeye",
-            "inputs": {"/home/Doe/poses.csv": "00"},
-            "reason": "",
-            "result": {"out": "/Doe"},
-        }
-        writer.attach("calibration/handeye", json.dumps(calibrated).encode(), "", 0)
+        calibrated = artifacts.document(
+            "flatfield", {**artifacts.RESULTS["flatfield"], "out": "/Doe"}, inputs={"/home/Doe/poses.csv": "00"}
+        )
+        writer.attach("calibration/flatfield", json.dumps(calibrated).encode(), "", 0)
         writer.attach("note.txt", b"Doe", "", 0)
         image = Image(device="XRay", timestamp_ns=9, voxels=np.ones((1, 4, 4), np.uint16), ras_from_index=np.eye(4))
         image = change(image, version=2, metadata=told)
@@ -129,6 +131,9 @@ def test_names_go_and_what_the_loop_reads_stays(tmp_path, piece):
     assert bytes(entries["in/TRANSFORM/CArmToTracker", 3].raw) == encode(plain), "bit by bit"
     assert (entries["in/STATUS/XRay", 4].content.code, entries["in/STATUS/XRay", 4].content.text) == (13, "")
     kept = decode(copy.attachment(session_format.CONFIGURATION), "c")
+    calibration = json.loads(copy.attachment("calibration/flatfield"))
+    assert calibration["inputs"] == {"input 1": "00"} and calibration["result"]["out"] == "file"
+    assert calibration["result"]["i0"] == artifacts.RESULTS["flatfield"]["i0"]
     assert kept.sources[0].host == "source1" and kept.calibration.handeye == "1.json" and kept.tools == config.tools
     step, state = entries["step", 0].content, entries["out/state", 1].content
     assert step["name"] == "source1:18945" and state["sources"] == {"source1:18945": "not connected"}, "as configured"
@@ -155,6 +160,98 @@ def test_a_live_session_replays_as_before(live, tmp_path):
         after = call("replay", path, mode, "--ct", ct, "--json")[1]
         for name in ("messages", "steps", "outputs", "frames", "registered", "status_counts", "notes"):
             assert after[name] == before[name], (mode, name)
+
+
+def test_what_no_decoder_shows_and_what_is_not_the_nodes_own_goes(piece, tmp_path):
+    source, named = Recording(piece), tmp_path / "named.mcap"
+    hidden = bytearray(encode(StatusMessage(device="XRay", timestamp_ns=9, code=1, text="")))
+    image = bytearray(
+        encode(Image(device="XRay", timestamp_ns=9, voxels=np.ones((1, 4, 4), np.uint16), ras_from_index=np.eye(4)))
+    )
+    for message in (hidden, image):
+        message[19:22] = b"Doe"  # behind the end of the device's name
+    with new_session(named) as writer:
+        writer.describe("navnode", {"format": "2", "version": "0.1.0"})
+        writer.attach(
+            session_format.CONFIGURATION, source.attachment(session_format.CONFIGURATION), "application/json", 0
+        )
+        writer.attach("versions.json", b'{"by":"Doe"}', "application/json", 0)
+        writer.attach("calibration/notes", b"PatientName: Doe", "", 0)
+        for n, message in enumerate((hidden, image), 1):
+            kind = ("STATUS", "IMAGE")[n - 1]
+            writer.add(session_format.arrival_channel(kind, "XRay"), (bytes(message),), 10 + n, 9, n)
+        for n, topic in enumerate(("node/patient", "out/worklist", "step/of"), 1):
+            writer.add(Channel(topic, "json"), (b'{"patient":"Doe"}',), 20 + n, 20, n)
+        state = {"registration": {"reason": "/data/Jane Doe/ct.nrrd: cannot be read"}}
+        writer.add(Channel("out/state", "json"), (json.dumps(state).encode(),), 30, 30, 1)
+    code, report, error = call("archive", named, "--to", tmp_path / "archive", "--json")
+    (row,) = report["rows"]
+    assert code == 0 and row["outcome"] == "archived", (row, error)
+    for each in (tmp_path / "archive").iterdir():
+        assert b"Doe" not in each.read_bytes(), each
+    copy = Recording(tmp_path / "archive" / f"{row['sha256']}.mcap")
+    kept = {entry.topic for entry in copy.entries()}
+    assert kept == {"in/STATUS/XRay", "in/IMAGE/XRay", "out/state"} and row["removed"]["what no decoder shows"] == 2
+
+
+def test_names_that_stand_ins_are_made_of_are_no_names(piece, tmp_path):
+    source, named = Recording(piece), tmp_path / "named.mcap"
+    plan = {"kind": "PlanCommand", "operation": "PlanAdd", "name": "plan", "plan": None, "origin": "x", "now_ns": 1}
+    with new_session(named) as writer:
+        writer.describe("navnode", {"format": "2"})
+        writer.attach(session_format.CONFIGURATION, source.attachment(session_format.CONFIGURATION), "", 0)
+        for entry in source.raw():
+            writer.add(entry.channel, (entry.data,), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
+        for n, name in enumerate(("plan", "Jane's"), 1):
+            document = json.dumps(plan | {"name": name}).encode()
+            writer.add(session_format.STEP, (document,), source.end_ns + n, source.end_ns + n, 90_000 + n)
+    row = call("archive", named, "--to", tmp_path / "archive", "--json")[1]["rows"][0]
+    copy = Recording(tmp_path / "archive" / f"{row['sha256']}.mcap")
+    plans = [e.content["name"] for e in copy.entries() if e.topic == "step" and e.content.get("kind") == "PlanCommand"]
+    assert plans == ["plan", "plan 1"]
+
+
+def test_an_archive_within_what_is_archived_does_not_grow(piece, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "room.mcap").write_bytes(piece.read_bytes())
+    for outcome in ("archived", "already there"):
+        counts = call("archive", tmp_path / "data", "--to", tmp_path / "data" / "archive", "--json")[1]["counts"]
+        assert counts == {outcome: 1}
+    assert len(list((tmp_path / "data" / "archive").glob("*.mcap"))) == 1
+
+
+def test_one_session_that_no_code_foresaw_stops_no_other(piece, tmp_path, monkeypatch):
+    from navnode.recording import archive as archiving
+
+    def facts(recording, names):
+        if recording.path.name == "odd.mcap":
+            raise RuntimeError("Doe")
+        return real(recording, names)
+
+    real = archiving._facts
+    monkeypatch.setattr(archiving, "_facts", facts)
+    odd = tmp_path / "odd.mcap"
+    odd.write_bytes(piece.read_bytes())
+    code, told, error = call("archive", odd, piece, "--to", tmp_path / "archive", "--json")
+    assert code == 1 and told["counts"] == {"failed": 1, "archived": 1} and "Doe" not in json.dumps(told) + error
+    assert "internal error (RuntimeError)" in told["rows"][0]["reason"]
+
+
+def test_whether_x_rays_come_from_a_video_is_known_of_copies_and_not_of_others_recordings(piece, tmp_path):
+    source = Recording(piece)
+    config = decode(source.attachment(session_format.CONFIGURATION), "c")
+    config = msgspec.structs.replace(config, sources=(VideoSource(device="0"),))
+    for name, attached in (("video", msgspec.json.encode(config)), ("unknown", None), ("damaged", b"{")):
+        with new_session(tmp_path / f"{name}.mcap") as writer:
+            writer.describe("navnode", {"format": "2"})
+            if attached is not None:
+                writer.attach(session_format.CONFIGURATION, attached, "", 0)
+            for entry in source.raw():
+                writer.add(entry.channel, (entry.data,), entry.log_time_ns, entry.publish_time_ns, entry.sequence)
+    assert call("cut", tmp_path / "video.mcap", "--deidentify", "--out", tmp_path / "copy.mcap")[0] == 0
+    for name in ("video", "copy", "unknown", "damaged"):
+        told = call("archive", tmp_path / f"{name}.mcap", "--to", tmp_path / "archive", "--dry-run", "--json")[1]
+        assert "show the patient's name" in told["rows"][0]["reason"], name
 
 
 # --- what stays out ---------------------------------------------------------------------------------------------------
@@ -243,7 +340,8 @@ def test_an_upload_that_is_cut_off_is_never_seen_as_whole(bucket, piece, monkeyp
     monkeypatch.setattr(S3FileSystem, "put_file", short)
     code, told, error = call("archive", piece, "--to", bucket, "--json")
     assert code == 0 and told["counts"] == {"archived": 1} and len(cuts) == 2, error
-    assert all(target.endswith(".mcap.part") for target in cuts)
+    assert all(".mcap." in target and target.endswith(".part") for target in cuts)
+    assert cuts[0] != cuts[1], "whoever sends the same at once has a name of his own"
     assert not [file.name for file in Store(bucket).listed() if file.name.endswith(".part")]
 
 
@@ -301,16 +399,22 @@ def test_refused_credentials_are_said_without_them(bucket, piece, tmp_path, monk
     [
         (f"s3://{KEY}:{SECRET}@ward/site", "holds no credentials"),
         (f"https://store/x?X-Amz-Signature={SECRET}", "holds no credentials"),
-        ("nothing://ward", "no such kind of store"),
-        ("simplecache::s3://ward/site", "there is no such file"),
+        ("nothing://ward", "no such kind of store is known"),
+        (f"az://ward/site?sv=2024&sig={SECRET}", "holds no credentials"),
+        (f"S3://{KEY}:{SECRET}@ward/site", "holds no credentials"),
+        (f"simplecache::s3://{KEY}:{SECRET}@ward/site", "neither a path nor the URL"),
+        (f"s3:/{SECRET}/site", "neither a path nor the URL"),
         ("s3://ward::x/site", "not a chain"),
     ],
 )
-def test_urls_that_cannot_be_used(url, said, tmp_path):
+def test_urls_that_cannot_be_used(url, said, piece, tmp_path, monkeypatch):
     pytest.importorskip("s3fs")
-    code, _, error = call("evaluate", url, "--out", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, _, error = call("archive", piece, "--to", url)
     assert code == 2 and said in error and SECRET not in error
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=said) as refused:
+        Store(url)
+    assert SECRET not in str(refused.value) and not list(tmp_path.iterdir()), "nor is it taken for a folder"
 
 
 def test_a_bucket_that_is_not_there_is_not_made(bucket, piece):
