@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -20,6 +21,15 @@ _FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync --no-first-run "
     "--remote-debugging-port=0 --window-size=1500,900"
 ).split()
+_AWAY = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed.",
+    "Cannot find context with specified id",
+)
+
+
+class NavigatedError(AssertionError):
+    """The page went away while it was being asked; the next one can answer."""
 
 
 class Browser:
@@ -68,22 +78,35 @@ class Browser:
             if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
                 self.errors.append(message["params"]["entry"]["text"])
             if message.get("id") == self._number:
+                if message.get("error", {}).get("message") in _AWAY:
+                    raise NavigatedError(message)
                 assert "error" not in message, message
                 return dict(message["result"])
 
     async def open(self, url: str) -> None:
         await self.call("Page.navigate", url=url)
 
+    async def reload(self) -> None:
+        """The page again, and nothing of the one before."""
+        await self.evaluate("window.before = true")
+        await self.call("Page.reload")
+        await self.wait_for("!window.before")
+
     async def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """The value of a JavaScript expression.
+
+        Raises:
+            NavigatedError: The page was left before it answered.
+        """
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return result["result"].get("value")
 
     async def wait_for(self, expression: str, timeout_s: float = 60.0) -> None:
-        """Until a JavaScript expression is true."""
+        """Until a JavaScript expression is true, on this page or the one that takes its place."""
         for _ in range(int(timeout_s / 0.1)):
-            if await self.evaluate(expression):
-                return
+            with contextlib.suppress(NavigatedError):
+                if await self.evaluate(expression):
+                    return
             await asyncio.sleep(0.1)
         raise AssertionError(f"not true within {timeout_s} s: {expression}")
 

@@ -6,15 +6,16 @@ import html
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import numpy as np
+
 from navnode.evidence.charts import BASELINE, Chart
 from navnode.evidence.contents import Evidence
 from navnode.evidence.risks import Verified
 from navnode.evidence.steps import Ran
-from navnode.files.report import BAD, GOOD, LINE, SECOND, STYLE, Html, figure, table
+from navnode.files.plots import Plot
+from navnode.files.report import BAD, GOOD, SECOND, STYLE, Html, table
 
 __all__ = ["drawn"]
-
-_WIDTH, _HEIGHT, _EDGE = 460, 170, 34
 
 
 def drawn(evidence: Evidence) -> str:
@@ -89,7 +90,7 @@ def _risk(each: Verified) -> tuple[str, ...]:
 def _charts(charts: Sequence[Chart]) -> list[str]:
     if not charts:
         return ["<p>None were given: <code>--calibrations DIR</code>.</p>"]
-    return [figure(_plot(each), _caption(each)) for each in charts]
+    return [_plot(each).svg(_caption(each)) for each in charts]
 
 
 def _caption(chart: Chart) -> str:
@@ -100,27 +101,18 @@ def _caption(chart: Chart) -> str:
         "drift": "DRIFT: look at it, and calibrate again",
         "steady": "no drift",
     }
-    return f"{name} ({chart.quantity}): {words[chart.verdict]}. Dots: every calibration; line: weighted mean; mm."
+    return f"{name} ({chart.quantity}): {words[chart.verdict]}. Dots: every calibration."
 
 
-def _plot(chart: Chart) -> str:
-    """Distances from the centre over the checks."""
-    limit = chart.single_limit_mm or 0.0
-    top = 1.15 * max([limit, 0.1, *(check.distance_mm for check in chart.checks)])
-    step = (_WIDTH - 2 * _EDGE) / max(1, len(chart.checks) - 1)
-
-    def y(value_mm: float) -> float:
-        return _HEIGHT - 20 - (_HEIGHT - 30) * value_mm / top
-
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="control chart">']
-    for value in (chart.single_limit_mm, chart.mean_limit_mm):
-        if value is not None:
-            parts.append(f'<path d="M{_EDGE} {y(value):.1f}H{_WIDTH - _EDGE}" stroke="{BAD}" stroke-dasharray="4 3"/>')
-            parts.append(f'<text x="0" y="{y(value) + 4:.1f}" font-size="11">{value:.2f}</text>')
-    at = [_EDGE + step * number for number in range(len(chart.checks))]
-    line = " ".join(f"{x:.1f},{y(check.mean_mm):.1f}" for x, check in zip(at, chart.checks, strict=True))
-    parts.append(f'<polyline points="{line}" fill="none" stroke="{LINE}"/>')
-    for x, check in zip(at, chart.checks, strict=True):
-        colour = BAD if check.alarm else LINE
-        parts.append(f'<circle cx="{x:.1f}" cy="{y(check.distance_mm):.1f}" r="3" fill="{colour}"/>')
-    return "".join([*parts, "</svg>"])
+def _plot(chart: Chart) -> Plot:
+    """Distances from the centre, check by check."""
+    checks = np.arange(1.0, len(chart.checks) + 1)
+    distance_mm = np.array([check.distance_mm for check in chart.checks])
+    alarm = np.array([check.alarm for check in chart.checks], bool)
+    plot = Plot("check", "from the centre, mm", zero=True)
+    plot.line(checks, np.array([check.mean_mm for check in chart.checks]), "weighted mean")
+    plot.dots(checks[~alarm], distance_mm[~alarm]).dots(checks[alarm], distance_mm[alarm], "alarm", colour=BAD)
+    for limit_mm, name in ((chart.single_limit_mm, "limit of one"), (chart.mean_limit_mm, "limit of the mean")):
+        if limit_mm is not None:
+            plot.limit(limit_mm, f"{name}: {limit_mm:.2f} mm")
+    return plot

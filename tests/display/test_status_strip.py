@@ -149,8 +149,8 @@ def test_languages_come_from_the_browser_may_be_chosen_and_are_kept(tmp_path):
         await browser.evaluate(f"{choice}.value = 'zh'; {choice}.dispatchEvent(new Event('change'))")
         await browser.wait_for("document.getElementById('state').textContent === '无效'", 10)
         await picture(browser, tmp_path / "zh.png")
-        await browser.evaluate("window.before = true; location.reload()")
-        again = "!window.before && document.getElementById('state')?.textContent === '无效'"
+        await browser.reload()
+        again = "document.getElementById('state')?.textContent === '无效'"
         await browser.wait_for(f"{again} && document.documentElement.lang === 'zh'", 10)
         assert await browser.evaluate(LACKING) == []
 
