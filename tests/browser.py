@@ -15,6 +15,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.patience import OutOfPatienceError
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --use-angle=swiftshader --enable-unsafe-swiftshader "
@@ -108,7 +110,7 @@ class Browser:
                 if await self.evaluate(expression):
                     return
             await asyncio.sleep(0.1)
-        raise AssertionError(f"not true within {timeout_s} s: {expression}")
+        raise OutOfPatienceError(f"not true within {timeout_s} s: {expression}")
 
     async def screenshot(self, path: Path) -> None:
         result = await self.call("Page.captureScreenshot", format="png")

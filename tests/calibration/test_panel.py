@@ -34,6 +34,7 @@ from tests.browser import CHROMIUM, Browser
 from tests.calibration.scenes import TIP, pivoting, touching
 from tests.calibration.test_collect import streaming
 from tests.conftest import find_free_port
+from tests.patience import OutOfPatienceError
 
 
 def node(tmp_path, port, **more):
@@ -80,7 +81,7 @@ class Served:
             if state["run"] and good(state["run"]):
                 return state["run"]
             await asyncio.sleep(0.2)
-        raise AssertionError(state)
+        raise OutOfPatienceError(state)
 
 
 def test_a_pivot_from_the_page_is_kept_when_it_passed(tmp_path):

@@ -22,6 +22,7 @@ from navnode.projector import Projector
 from navnode.simulation.beads import Beads, exposed, rendered
 from tests.browser import CHROMIUM, Browser
 from tests.invoke import call
+from tests.patience import OutOfPatienceError
 from tests.test_model import limb
 from tests.test_model_jig import CARM, JIG, camera
 
@@ -81,7 +82,7 @@ class Served:
             if not (run := (await self.state())["run"])["running"]:
                 return run
             await asyncio.sleep(0.1)
-        raise AssertionError("the run did not end")
+        raise OutOfPatienceError("the run did not end")
 
 
 def serve(story, tmp_path: Path, keep: Path | None = None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from navnode.gateways.serving import serve
 from navnode.igtl import BlockingClient, Image, StatusMessage
+from tests.patience import until
 
 PATIENCE_S = 30.0
 
@@ -32,10 +33,7 @@ class Heard:
         self.alive = 0
 
     def until(self, condition, timeout_s: float = PATIENCE_S) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline_s, f"{len(self.images)} images, states {[s.text for s in self.states]}"
-            time.sleep(0.01)
+        until(condition, timeout_s, lambda: f"{len(self.images)} images, states {[s.text for s in self.states]}")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import numpy as np
 
@@ -17,13 +16,6 @@ def transform(device: str, x: float, **more) -> Transform:
     matrix = np.eye(4)
     matrix[0, 3] = x
     return Transform(device=device, matrix=matrix, **more)
-
-
-async def until(condition, timeout_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        await asyncio.sleep(0.01)
 
 
 class Plain:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from navnode.igtl import BlockingClient, BlockingServer, Framer, Image, String, WireError
 from tests.conftest import find_free_port
 from tests.igtl.peers import PATIENCE_S, transform
+from tests.patience import until
 
 
 def test_a_few_lines_of_plain_python():
@@ -29,11 +29,14 @@ def test_a_few_lines_of_plain_python():
 
 def poll(client, done):
     """What comes until it is done, keep-alives left out."""
-    deadline, got = time.monotonic() + PATIENCE_S, []
-    while not done(got):
-        assert time.monotonic() < deadline, "timed out"
-        message = client.receive(timeout_s=0)
-        got += [message] if message is not None and message.device != "KeepAlive" else []
+    got = []
+
+    def polled():
+        message = None if (finished := done(got)) else client.receive(timeout_s=0)
+        got.extend([message] if message is not None and message.device != "KeepAlive" else [])
+        return finished
+
+    until(polled, PATIENCE_S, every_s=0)
     return got
 
 

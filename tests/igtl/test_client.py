@@ -11,7 +11,8 @@ import pytest
 from navnode.igtl import Client, Image, Server
 from navnode.igtl import client as client_module
 from tests.conftest import find_free_port
-from tests.igtl.peers import PATIENCE_S, run, transform, until
+from tests.igtl.peers import PATIENCE_S, run, transform
+from tests.patience import until_async
 
 
 def test_a_client_receives_and_comes_back_after_the_server_was_gone():
@@ -21,16 +22,16 @@ def test_a_client_receives_and_comes_back_after_the_server_was_gone():
         await server.start()
         client = Client("127.0.0.1", server.port, lambda m, _: got.append(m), lambda up, why: states.append(up))
         task = asyncio.create_task(client.run())
-        await until(lambda: server.peers)
+        await until_async(lambda: server.peers)
         server.publish(transform("A", 1))
-        await until(lambda: any(m.device == "A" for m in got))
+        await until_async(lambda: any(m.device == "A" for m in got))
         await server.stop()
-        await until(lambda: states[-1] is False)
+        await until_async(lambda: states[-1] is False)
         again = Server(port=server.port)
         await again.start()
-        await until(lambda: again.peers)
+        await until_async(lambda: again.peers)
         again.publish(transform("B", 2))
-        await until(lambda: any(m.device == "B" for m in got))
+        await until_async(lambda: any(m.device == "B" for m in got))
         task.cancel()
         await again.stop()
         assert states[0] is True and states[-1] is True
@@ -41,7 +42,7 @@ def test_a_client_receives_and_comes_back_after_the_server_was_gone():
 def test_an_asyncio_client_is_an_iterator():
     async def story():
         async with Server(port=0) as server, Client("127.0.0.1", server.port) as client:
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             for k in range(3):
                 server.publish(transform(f"T{k}", k))
             found = []
@@ -72,7 +73,7 @@ def test_a_host_that_cannot_be_is_no_crash():
         states = []
         client = Client("a..b", 1, on_state=lambda *state: states.append(state))
         task = asyncio.create_task(client.run())
-        await until(lambda: states)
+        await until_async(lambda: states)
         assert states[0][0] is False and not task.done()
         task.cancel()
 
@@ -90,7 +91,7 @@ def test_a_server_that_closes_at_once_is_asked_less_and_less():
         turning = await asyncio.start_server(turn_away, "127.0.0.1", 0)
         client = Client("127.0.0.1", turning.sockets[0].getsockname()[1])
         task = asyncio.create_task(client.run())
-        await until(lambda: len(times) == 4)
+        await until_async(lambda: len(times) == 4)
         assert times[3] - times[0] > 6 * client_module.FIRST_WAIT_S  # it waited once, twice and four times that
         task.cancel()
         turning.close()
@@ -103,7 +104,7 @@ def test_a_client_nobody_reads_keeps_no_more_than_it_may(monkeypatch):
 
     async def story():
         async with Server(port=0) as server, Client("127.0.0.1", server.port) as client:
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             picture = np.zeros((1, 300, 500), np.uint16)
             for k in range(20):
                 server.send(Image(device="XRay", timestamp_ns=k, voxels=picture, ras_from_index=np.eye(4)))

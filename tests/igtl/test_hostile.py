@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from navnode.igtl import ClientInfo, Get, Image, Server, Start, TrackingData, connection, encode
-from tests.igtl.peers import PATIENCE_S, Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Plain, run, transform
+from tests.patience import until_async
 
 
 @pytest.mark.parametrize(
@@ -26,9 +27,9 @@ def test_a_bad_client_is_closed_and_the_others_do_not_notice(garbage):
         server = Server(port=0)
         await server.start()
         good, bad = await Plain().connect(server.port), await Plain().connect(server.port)
-        await until(lambda: len(server.peers) == 2)
+        await until_async(lambda: len(server.peers) == 2)
         bad.writer.write(garbage)
-        await until(lambda: len(server.peers) == 1)
+        await until_async(lambda: len(server.peers) == 1)
         server.publish(transform("A", 5))
         (message,) = await good.read(1)
         assert message.matrix[0, 3] == 5
@@ -44,7 +45,7 @@ def test_many_clients_come_and_go():
         for _ in range(60):
             peer = await Plain().connect(server.port)
             peer.writer.close()
-        await until(lambda: not server.peers)
+        await until_async(lambda: not server.peers)
         last = await Plain().connect(server.port)
         assert (await last.ask(encode(Get(kind="STATUS"))))[0].type == "STATUS"
         await server.stop()
@@ -62,7 +63,7 @@ def test_who_sends_too_much_is_read_more_slowly():
         async with Server(port=0, on_message=heard, max_messages_per_s=2_000) as server:
             peer = await Plain().connect(server.port)
             peer.writer.write(encode(transform("A", 1)) * 6_000)
-            await until(lambda: len(got) == 6_000)
+            await until_async(lambda: len(got) == 6_000)
             assert got[-1] - got[0] > 0.5
 
     run(story())
@@ -73,7 +74,7 @@ def test_connections_come_and_go_without_a_trace():
         fds = Path("/proc/self/fd")
         async with Server(port=0) as server:
             await Plain().connect(server.port)
-            await until(lambda: len(server.peers) == 1)
+            await until_async(lambda: len(server.peers) == 1)
             before = len(list(fds.iterdir()))
             for k in range(300):
                 peer = await Plain().connect(server.port)
@@ -82,7 +83,7 @@ def test_connections_come_and_go_without_a_trace():
                 if k % 3 == 1:
                     peer.writer.transport.abort()
                 peer.writer.close()
-            await until(lambda: len(server.peers) == 1)
+            await until_async(lambda: len(server.peers) == 1)
             assert len(list(fds.iterdir())) <= before + 2
 
     run(story())
@@ -92,7 +93,7 @@ def test_a_hundred_clients_are_served_and_one_more_is_turned_away():
     async def story():
         async with Server(port=0) as server:
             peers = [await Plain().connect(server.port) for _ in range(100)]
-            await until(lambda: len(server.peers) == 100)
+            await until_async(lambda: len(server.peers) == 100)
             extra = await Plain().connect(server.port)
             assert await asyncio.wait_for(extra.reader.read(), PATIENCE_S) == b""
             server.publish(transform("A", 5))
@@ -126,7 +127,7 @@ def test_a_senseless_interval_costs_nobody_anything():
             info = f'<ClientInfo TDATARequested="TRUE" TDATAResolution="{"9" * 330}"/>'
             peer.writer.write(encode(ClientInfo(text=info)) * 3)
             await peer.ask(encode(Start(kind="TDATA", resolution_ms=2**31 - 1)))
-            await until(lambda: len(server.peers) == 2)
+            await until_async(lambda: len(server.peers) == 2)
             for k in range(3):
                 server.publish(TrackingData(device="Tools", elements=()))
                 server.publish(transform("A", k))
@@ -143,11 +144,11 @@ def test_who_closes_its_half_without_reading_keeps_no_place():
             peers = [await Plain().connect(server.port) for _ in range(5)]
             for peer in peers:
                 peer.writer.transport.pause_reading()
-            await until(lambda: len(server.peers) == 5)
+            await until_async(lambda: len(server.peers) == 5)
             server.publish(Image(device="CT", voxels=voxels, ras_from_index=np.eye(4)))
             for peer in peers:
                 peer.writer.write_eof()
-            await until(lambda: not server.peers)
+            await until_async(lambda: not server.peers)
             another = await Plain().connect(server.port)
             assert (await another.read(1))[0].device == "CT"
 
@@ -163,7 +164,7 @@ def test_a_part_of_a_message_and_then_silence_ends_the_connection(monkeypatch):
             part.writer.write(encode(transform("x", 1))[:7])
             header.writer.write(encode(transform("x", 1))[:70])
             whole.writer.write(encode(transform("x", 1)))
-            await until(lambda: len(server.peers) == 1)
+            await until_async(lambda: len(server.peers) == 1)
             assert (await whole.ask(encode(Get(kind="STATUS"))))[0].type == "STATUS"
             for ended in (part, header):
                 with contextlib.suppress(ConnectionResetError):
@@ -189,7 +190,7 @@ def test_what_is_asked_for_a_thousand_times_is_encoded_once(monkeypatch):
             peer = await Plain().connect(server.port)
             peer.writer.transport.pause_reading()
             peer.writer.write(encode(Get(kind="IMAGE", device="CT")) * 2_000)
-            await until(lambda: not server.peers)
+            await until_async(lambda: not server.peers)
             assert calls.count("CT") == 1
 
     run(story())
@@ -205,9 +206,9 @@ def test_unfinished_messages_of_all_clients_together_are_bounded(monkeypatch):
         server = Server(port=0)
         await server.start()
         clients = [await Plain().connect(server.port) for _ in range(6)]
-        await until(lambda: len(server.peers) == 6)
+        await until_async(lambda: len(server.peers) == 6)
         sending = [asyncio.create_task(send(client, most)) for client in clients]
-        await until(lambda: len(server.peers) <= 2)
+        await until_async(lambda: len(server.peers) <= 2)
         assert server.budget.used_bytes <= 40 << 20
         for task in sending:
             task.cancel()
@@ -217,7 +218,7 @@ def test_unfinished_messages_of_all_clients_together_are_bounded(monkeypatch):
         assert message.matrix[0, 3] == 5
         for client in clients:
             client.writer.close()
-        await until(lambda: len(server.peers) == 1 and server.budget.used_bytes == 0)
+        await until_async(lambda: len(server.peers) == 1 and server.budget.used_bytes == 0)
         await server.stop()
 
     async def send(client, data):
@@ -237,7 +238,7 @@ def test_who_trickles_a_message_is_closed(monkeypatch):
         server = Server(port=0)
         await server.start()
         slow, fine = await Plain().connect(server.port), await Plain().connect(server.port)
-        await until(lambda: len(server.peers) == 2)
+        await until_async(lambda: len(server.peers) == 2)
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
             for n in range(200):

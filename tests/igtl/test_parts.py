@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 
 from navnode.igtl import ClientInfo, Get, Image, Server, encode
-from tests.igtl.peers import Plain, run, until
+from tests.igtl.peers import Plain, run
+from tests.patience import until_async
 
 
 def test_a_client_that_takes_parts_is_sent_what_has_changed_of_a_volume():
@@ -96,7 +97,7 @@ def test_what_was_replaced_before_its_turn_is_no_base_of_a_part():
             peer = await taking_parts(server)
             (served,) = server.peers
             others = [await Plain().connect(server.port) for _ in range(8)]
-            await until(lambda: len(server.peers) == 9)
+            await until_async(lambda: len(server.peers) == 9)
             for other in others:
                 other.writer.transport.pause_reading()
             rng, seen, number = np.random.default_rng(3), None, 0

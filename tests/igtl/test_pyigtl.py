@@ -15,6 +15,7 @@ import pytest
 import navnode.igtl.pyigtl as ours
 from navnode.errors import ConfigError
 from tests.conftest import find_free_port
+from tests.patience import until
 
 MATRIX = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [0, 0, 0, 1]], np.float32)
 VOXELS = np.arange(2 * 3 * 4, dtype=np.float64).reshape(2, 3, 4)
@@ -40,10 +41,7 @@ def test_pyigtls_own_tests_pass_unchanged():
 def connected(server_of, client_of):
     port = find_free_port()
     server, client = server_of.OpenIGTLinkServer(port=port), client_of.OpenIGTLinkClient("127.0.0.1", port)
-    deadline = time.monotonic() + 30
-    while not (server.is_connected() and client.is_connected()):
-        assert time.monotonic() < deadline, "never connected"
-        time.sleep(0.01)
+    until(lambda: server.is_connected() and client.is_connected(), 30, "never connected")
     return server, client
 
 

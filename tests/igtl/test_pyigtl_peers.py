@@ -9,7 +9,8 @@ import pyigtl
 
 from navnode.igtl import Client, Image, Point, Server, String, Transform
 from tests.conftest import find_free_port
-from tests.igtl.peers import PATIENCE_S, run, transform, until
+from tests.igtl.peers import PATIENCE_S, run, transform
+from tests.patience import until_async
 
 
 def test_pyigtl_receives_from_our_server():
@@ -17,7 +18,7 @@ def test_pyigtl_receives_from_our_server():
         server = Server(port=0)
         await server.start()
         client = await asyncio.to_thread(pyigtl.OpenIGTLinkClient, "127.0.0.1", server.port)
-        await until(lambda: server.peers)
+        await until_async(lambda: server.peers)
         voxels = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
         for _ in range(3):
             server.publish(transform("DrillToVolume", 42))

@@ -10,7 +10,8 @@ import pytest
 
 from navnode.igtl import ClientInfo, Get, Image, PolyData, Server, Start, Stop, String, TrackingData, encode
 from navnode.igtl.messages import cells
-from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform
+from tests.patience import until_async
 
 
 def test_a_client_that_never_reads_costs_nobody_and_gets_the_latest():
@@ -18,7 +19,7 @@ def test_a_client_that_never_reads_costs_nobody_and_gets_the_latest():
         server = Server(port=0)
         await server.start()
         slow, quick = await Plain().connect(server.port), await Plain().connect(server.port)
-        await until(lambda: len(server.peers) == 2)
+        await until_async(lambda: len(server.peers) == 2)
         eye, picture = np.eye(4), np.zeros((1, 512, 512), np.uint16)
         for k in range(60):
             server.publish(Image(device="XRay", timestamp_ns=k, voxels=picture, ras_from_index=eye))
@@ -78,14 +79,14 @@ def test_who_stops_reading_is_reported_and_then_disconnected(monkeypatch, caplog
 
             await filled(0)
             (served,) = server.peers
-            await until(later(lambda: served.stuck))
+            await until_async(later(lambda: served.stuck))
             assert "has read nothing for 2 s" in caplog.text and len(server.peers) == 1
             peer.writer.transport.resume_reading()
             await peer.until(lambda m: m.timestamp_ns == 11)
-            await until(lambda: not served.stuck)
+            await until_async(lambda: not served.stuck)
             peer.writer.transport.pause_reading()
             await filled(20)
-            await until(later(lambda: not server.peers))
+            await until_async(later(lambda: not server.peers))
             assert "left: it has read nothing for 1" in caplog.text
 
     run(story())
@@ -108,7 +109,7 @@ def test_no_device_is_sent_more_often_than_allowed(monkeypatch):
     async def story():
         async with Server(port=0, max_rate_hz=20) as server:
             peer = await Plain().connect(server.port)
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             for k in range(100):
                 server.publish(transform("A", k))
                 server.publish(transform("B", k))
@@ -166,7 +167,7 @@ def test_wishes_hold_from_the_next_message_on():
     async def story():
         async with Server(port=0) as server:
             client = await Plain().connect(server.port)
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             for wish, gets in ((Stop(kind="TRANSFORM"), False), (Start(kind="TRANSFORM"), True)):
                 assert (await client.ask(encode(wish)))[0].type == "RTS_TRANS"
                 server.publish(transform("Drill", 1))
@@ -187,9 +188,9 @@ def test_an_answer_waits_behind_no_surface_and_none_follows_that_is_not_accepted
                 text = '<ClientInfo><MessageTypes><Message Type="TRANSFORM"/></MessageTypes></ClientInfo>'
                 client.writer.write(encode(ClientInfo(text=text)))
             client.writer.write(encode(Get(kind="STATUS")))
-            await until(lambda: peer._lossless)
+            await until_async(lambda: peer._lossless)
             peer.resume_writing()
-            await until(lambda: peer.idle)
+            await until_async(lambda: peer.idle)
             server.send(String(device="End", text=""))
             got = [m.type for m in await client.until(lambda m: m.device == "End")]
             assert got == ["STATUS", "TRANSFORM", *([] if says else ["POLYDATA"]), "STRING"]
@@ -202,7 +203,7 @@ async def paused():
     """A server, a client, and the server's side of their connection, which may not write for now."""
     async with Server(port=0) as server:
         client = await Plain().connect(server.port)
-        await until(lambda: server.peers)
+        await until_async(lambda: server.peers)
         (peer,) = server.peers
         peer.pause_writing()
         yield server, client, peer

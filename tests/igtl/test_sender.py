@@ -13,7 +13,8 @@ import pytest
 
 from navnode.igtl import Image, Server, encode
 from navnode.igtl.sender import Outcome, Sender
-from tests.igtl.peers import Plain, run, transform, until
+from tests.igtl.peers import Plain, run, transform
+from tests.patience import until_async
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "eventfd"), reason="the sender needs Linux")
 
@@ -32,7 +33,7 @@ def test_readers_of_every_speed_get_whole_messages_and_the_newest_of_them():
     async def story():
         async with Server(port=0) as server:
             readers = [await Plain().connect(server.port) for _ in range(6)]
-            await until(lambda: len(server.peers) == 6)
+            await until_async(lambda: len(server.peers) == 6)
             assert server.sender is not None
 
             async def read(reader: Plain, pause_s: float) -> list[int]:
@@ -64,7 +65,7 @@ def test_small_messages_keep_their_place_around_large_ones():
     async def story():
         async with Server(port=0) as server:
             reader = await Plain().connect(server.port)
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             for number in range(5):
                 server.send(transform("Before", number))
                 server.send(picture(number))
@@ -81,18 +82,18 @@ def test_clients_that_leave_in_the_middle_leave_nothing_behind():
         async with Server(port=0) as server:
             for number in range(20):
                 clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
-                await until(lambda: len(server.peers) == 4)
+                await until_async(lambda: len(server.peers) == 4)
                 server.publish(picture(number))
                 await asyncio.sleep(0.001 * (number % 5))
                 for client in clients:
                     client.close()
-                await until(lambda: not server.peers)
+                await until_async(lambda: not server.peers)
             stays = await Plain().connect(server.port)
             server.publish(picture(99))
             got = await stays.until(lambda m: m.timestamp_ns == 99)
             assert np.array_equal(got[-1].voxels, _WORDS + 99)
             stays.writer.close()
-        await until(lambda: held() <= before)
+        await until_async(lambda: held() <= before)
 
     run(story())
 
@@ -109,7 +110,7 @@ def test_a_peer_that_is_forgotten_gets_no_more_and_others_all():
         assert stays.waiting_bytes > 0
         gone.close()
         assert await received(other_far, 2 * len(data)) == 2 * data
-        await until(lambda: freed and stays.waiting_bytes == 0)
+        await until_async(lambda: freed and stays.waiting_bytes == 0)
         assert set(freed) == {"stays"} and gone.queue(data) is Outcome.FAILED
         sender.close()
         sender.close()
@@ -135,7 +136,7 @@ def test_until_its_turn_comes_a_message_is_replaced_withdrawn_and_passed_by_smal
         outlet = sender.outlet(near.fileno(), lambda: None)
         first, second, third, other = (bytes([value]) * 3_000_000 for value in range(4))
         outlet.queue(first, device=1)
-        await until(lambda: 0 < outlet.waiting_bytes < len(first))  # begun, and the socket is full
+        await until_async(lambda: 0 < outlet.waiting_bytes < len(first))  # begun, and the socket is full
         assert outlet.queue(second, device=1) is Outcome.FREE
         assert outlet.queue(other, device=2) is Outcome.FREE
         assert outlet.queue(third, device=1) is Outcome.REPLACED
@@ -171,7 +172,7 @@ def test_an_encoded_message_is_what_is_sent():
     async def story():
         async with Server(port=0) as server:
             client = socket.create_connection(("127.0.0.1", server.port))
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             server.publish(picture(7))
             expected = encode(picture(7), 1)
             client.setblocking(False)
@@ -185,7 +186,7 @@ def test_a_small_picture_is_never_followed_by_an_older_large_one():
     async def story():
         async with Server(port=0) as server:
             reader = await Plain().connect(server.port)
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             (served,) = server.peers
             reader.writer.transport.pause_reading()
             words = np.zeros((1, 4096, 4096), np.uint16)
@@ -200,7 +201,7 @@ def test_a_small_picture_is_never_followed_by_an_older_large_one():
             server.send(transform("Last", 4))
             reader.writer.transport.resume_reading()
             seen = await reader.until(lambda m: m.device == "Last")
-            await until(lambda: served.idle)
+            await until_async(lambda: served.idle)
             server.send(transform("Last", 5))
             seen += await reader.until(lambda m: m.device == "Last")
             assert [m.timestamp_ns for m in seen if m.device == "XRay"] == [3]

@@ -29,7 +29,8 @@ from navnode.igtl import (
     encode,
 )
 from navnode.igtl.plus import contents
-from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Clock, Plain, run, transform
+from tests.patience import until_async
 
 
 def test_version_2_only_messages_stay_away_from_version_1_clients():
@@ -38,7 +39,7 @@ def test_version_2_only_messages_stay_away_from_version_1_clients():
         await server.start()
         old, new = await Plain().connect(server.port), await Plain().connect(server.port)
         new.writer.write(encode(StatusMessage(device="hello", version=2)))
-        await until(lambda: sorted(peer.version for peer in server.peers) == [1, 2])
+        await until_async(lambda: sorted(peer.version for peer in server.peers) == [1, 2])
         server.publish(transform("Drill", 0, metadata={"TransformStatus": "INVALID"}), needs_status=True)
         server.publish(transform("Other", 0))
         (first,) = await old.read(1)
@@ -151,9 +152,9 @@ def test_a_pushed_pose_says_that_it_is_invalid():
         heard = []
         async with Server(port=0, on_message=lambda m, peer, ns: heard.append(m)) as server:
             async with Client("127.0.0.1", server.port) as client:
-                await until(lambda: client.connected)
+                await until_async(lambda: client.connected)
                 client.send(transform("Drill", 0, metadata={"TransformStatus": "INVALID"}))
-                await until(lambda: heard)
+                await until_async(lambda: heard)
             assert heard[0].metadata == {"TransformStatus": "INVALID"} and heard[0].version == 2
 
     run(story())
@@ -296,7 +297,7 @@ def test_a_server_stops_whatever_its_callbacks_do():
         server = Server(port=0, on_left=fail)
         await server.start()
         await Plain().connect(server.port)
-        await until(lambda: server.peers)
+        await until_async(lambda: server.peers)
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         await asyncio.wait_for(server.stop(), PATIENCE_S)
         assert not server.peers

@@ -14,7 +14,8 @@ from navnode.errors import ConfigError
 from navnode.igtl import BlockingClient, Client, Image, Server, encode
 from navnode.security.tls import Tls
 from tests.conftest import find_free_port
-from tests.igtl.peers import PATIENCE_S, Plain, run, transform, until
+from tests.igtl.peers import PATIENCE_S, Plain, run, transform
+from tests.patience import until_async
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +46,13 @@ def test_tls_carries_messages_both_ways(tls):
             Server(port=port, on_message=lambda m, peer, ns: heard.append(m), tls=ours) as server,
             Client("127.0.0.1", port, tls=ours) as client,
         ):
-            await until(lambda: server.peers)
+            await until_async(lambda: server.peers)
             voxels = np.arange(300_000, dtype=np.uint16).reshape(1, 500, 600)
             server.publish(Image(device="XRay", voxels=voxels, ras_from_index=np.eye(4)))
             message = await asyncio.wait_for(client.receive(), PATIENCE_S)
             assert np.array_equal(message.voxels, voxels)
             client.send(transform("Pushed", 1))
-            await until(lambda: heard)
+            await until_async(lambda: heard)
 
             def blocking():
                 with BlockingClient("127.0.0.1", port, tls=ours) as other:
@@ -74,7 +75,7 @@ def test_tls_lets_nobody_else_in(tls):
             plain.writer.write(encode(transform("x", 1)) * 10)
             with contextlib.suppress(ConnectionResetError):
                 await asyncio.wait_for(plain.reader.read(), PATIENCE_S)  # to its end
-            await until(lambda: states)
+            await until_async(lambda: states)
             assert not server.peers and not any(up for up, _ in states)
             task.cancel()
 

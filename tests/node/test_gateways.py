@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import msgspec
 import pytest
@@ -15,6 +14,7 @@ from navnode.igtl import BlockingClient, Image
 from navnode.igtl.conventions import DOSE_KEY, EXPOSURE_KEY
 from navnode.node.supervisor import Supervisor, gateways
 from navnode.types import Status
+from tests import patience
 from tests.conftest import find_free_port
 from tests.gateways.objects import picture, xray
 from tests.gateways.test_dicom import associated, sent
@@ -43,13 +43,11 @@ def node(*sources: dict) -> config.Config:
 
 
 def until(supervisor, condition):
-    deadline_s = time.monotonic() + PATIENCE_S
-    while True:
+    def fulfilled():
         state = supervisor.watch()
-        if state is not None and condition(state):
-            return state
-        assert time.monotonic() < deadline_s, state
-        time.sleep(0.1)
+        return state if state is not None and condition(state) else None
+
+    return patience.until(fulfilled, PATIENCE_S, supervisor.watch, every_s=0.1)
 
 
 @pytest.fixture

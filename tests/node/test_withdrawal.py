@@ -18,7 +18,7 @@ from navnode.igtl.conventions import is_shown
 from navnode.node.consoles import Consoles
 from navnode.types import Mesh, NodeState, Output, Status, Validity, Volume, VolumeUpdate, invalid
 from tests.conftest import needs_cpp, peer_program
-from tests.igtl.peers import until
+from tests.patience import until_async
 from tests.slicer.stage import Stage
 
 MESH = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.uint32))
@@ -122,7 +122,7 @@ def test_the_cpp_library_in_header_version_1():
         listening = await asyncio.create_subprocess_exec(
             program, "127.0.0.1", str(node.server.port), "2", stdout=asyncio.subprocess.PIPE
         )
-        await until(lambda: node.server.peers)
+        await until_async(lambda: node.server.peers)
         await asyncio.sleep(after_s)
         node.say(*outputs)
         out, _ = await listening.communicate()
@@ -152,10 +152,10 @@ def test_3d_slicers_module():
             return [scene.models.get(device) is not None for device in BOTH]
 
         try:
-            await until(lambda: shown() == [True, True])
+            await until_async(lambda: shown() == [True, True])
             assert all(len(scene.models[device].polygons) > 0 for device in BOTH)
             node.say(state("", epoch=2))
-            await until(lambda: shown() == [False, False])
+            await until_async(lambda: shown() == [False, False])
             assert [scene.models[device] for device in BOTH] == [None, None], "taken away, not left out"
         finally:
             client.close()

@@ -16,6 +16,7 @@ from navnode.recording.container import Channel
 from navnode.recording.player import Player, steer
 from navnode.recording.writer import ContainerWriter
 from tests.conftest import find_free_port
+from tests.patience import until_async
 
 BEGAN_NS = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -78,10 +79,7 @@ class Listener:
         return reply.metadata["Status"], reply.metadata["Message"]
 
     async def until(self, condition, seconds=60.0):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.counts()
-            await asyncio.sleep(0.01)
+        await until_async(condition, seconds, self.counts)
 
 
 def test_it_is_served_at_its_pace_marked_and_stamped_anew(path):

@@ -18,6 +18,7 @@ from tests.drills.sockets.room import FRAME_NS, TOOLS, Faults, Room
 from tests.drills.sockets.started import Started
 from tests.drills.sockets.truth import LOOP_S
 from tests.drills.sockets.xrays import Detector
+from tests.patience import OutOfPatienceError, until
 
 DETECTOR = Detector()
 HAS_RTK = any(found.metadata["Name"] == "itk-rtk" for found in importlib.metadata.distributions())
@@ -85,9 +86,7 @@ class Theatre:
     def until(self, condition: Callable[[], object], timeout_s: float = 60.0) -> float:
         """Wait for a condition; returns how long it took, s."""
         began = time.monotonic()
-        while not condition():
-            assert time.monotonic() - began < timeout_s, f"timed out: {self.said()}"
-            time.sleep(0.01)
+        until(condition, timeout_s, self.said)
         return time.monotonic() - began
 
     def said(self) -> dict[str, str]:
@@ -122,7 +121,8 @@ class Theatre:
             heard = self.outputs(mark, "DrillToVolume", "ProbeToVolume")
             if len(heard) > 20 and all(h.metadata.get("Validity") == "VALID" for h in heard):
                 return time.monotonic() - began
-            assert time.monotonic() - began < timeout_s, f"not VALID for long: {self.said()}"
+            if time.monotonic() - began > timeout_s:
+                raise OutOfPatienceError(f"not VALID for long: {self.said()}")
 
     def _all_valid(self) -> bool:
         return all(self.console.validity(f"{name}ToVolume") == "VALID" for name in TOOLS)

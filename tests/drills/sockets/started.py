@@ -16,6 +16,7 @@ from tests.drills.sockets.rigid import Matrix
 from tests.drills.sockets.room import TOOLS
 from tests.drills.sockets.truth import CARM_FROM_MARKER, MARKER_FROM_TIP, START_ERROR, VOLUME_FROM_PATIENT
 from tests.drills.sockets.xrays import I0, Detector
+from tests.patience import OutOfPatienceError
 
 
 def configuration(ct: Path, detector: Detector, source_port: int, console_port: int, i0: float) -> str:
@@ -89,7 +90,9 @@ class Started:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 0.5).close()
             except OSError:
-                assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()[-2_000:]
+                assert self._process.poll() is None, self._log.read_text()[-2_000:]
+                if time.monotonic() > deadline:
+                    raise OutOfPatienceError(self._log.read_text()[-2_000:]) from None
                 time.sleep(0.1)
             else:
                 return

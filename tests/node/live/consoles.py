@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from navnode.igtl import Client, Message
 from navnode.node.supervisor import Supervisor
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import NodeState
+from tests import patience
 from tests.conftest import find_free_port
 
 SIZE_PX, RATE_HZ = 256, 10.0
@@ -70,16 +70,12 @@ class Listener:
 
 def state_of(supervisor: Supervisor, timeout_s: float = 60.0) -> NodeState:
     """The node's newest state; on a busy machine it may have to be waited for."""
-    deadline = time.monotonic() + timeout_s
-    while (state := supervisor.watch()) is None:
-        assert time.monotonic() < deadline, "the node is silent"
-        time.sleep(0.02)
-    return state
+    return patience.until(supervisor.watch, timeout_s, "the node is silent", every_s=0.02)
 
 
 def until(condition, supervisor: Supervisor, timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out; node: {supervisor.watch()}"
-        supervisor.watch()
-        time.sleep(0.05)
+    def watched() -> object:
+        supervisor.watch()  # restarts what ended
+        return condition()
+
+    patience.until(watched, timeout_s, supervisor.watch, every_s=0.05)
