@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo model-demo test test-slow coverage coverage-report mutants fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
+.PHONY: demo model-demo test test-slow coverage coverage-report mutants bench bench-check fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -61,6 +61,14 @@ coverage-report: $(VENV)/.quality
 # Small mistakes in what decides, one at a time, and which of them the tests notice (docs/decisions/0041).
 mutants: $(VENV)/.quality
 	$(BIN)/python -m tests.mutation --count $${COUNT:-60} $(GROUP)
+
+# All parts of the node beside their peers, as a line of the history that the documentation draws; and whether a ratio to a
+# peer has fallen since, which CI asks (docs/decisions/0043).
+HISTORY := benchmarks/history.jsonl
+bench: $(STAMP) peers
+	$(BIN)/navnode bench all --history $(HISTORY)
+bench-check: $(STAMP) peers
+	$(BIN)/navnode bench all --part projector --part wire --against $(HISTORY)
 
 fuzz: $(STAMP)
 	NAVNODE_FUZZ_CASES=$${CASES:-1000000} NAVNODE_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest -s tests/fuzz

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from navnode.files import artifacts
 from navnode.files.meshes import read_mesh
 from navnode.files.volumes import read_volume
 from navnode.igtl import BlockingServer, Transform
+from tests.calibration.scenes import TIP, pivoting
 from tests.conftest import GOLDEN
 from tests.invoke import call
 
@@ -32,10 +34,34 @@ def example(name: str, *arguments: object) -> str:
 
 def test_every_example_is_run_here_and_explains_itself():
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
-    programs = {"session.py", "console.py", "pyigtl_console.py", "register_files.py", "reconstruct_files.py"}
+    programs = {
+        "calibrate.py",
+        "session.py",
+        "console.py",
+        "pyigtl_console.py",
+        "register_files.py",
+        "reconstruct_files.py",
+    }
     assert names == programs | {"own_loss.py", "console.cpp"}
     for name in programs:
         assert f"python examples/{name}" in example(name, "--help")
+
+
+def test_a_tip_is_calibrated_and_kept_only_if_it_passed(tmp_path):
+    poses, kept = tmp_path / "poses.npy", tmp_path / "drill.json"
+    np.save(poses, pivoting(200, np.random.default_rng(3)))
+    told = example("calibrate.py", poses, "--keep", kept)
+    assert "standard error of the tip" in told and f"kept as {kept}" in told
+    assert np.allclose(artifacts.read(kept).result.tip_mm, TIP, atol=0.2)
+    np.save(poses, pivoting(200, np.random.default_rng(3), cone=0.05, turn=0.05))
+    failed = subprocess.run(
+        [sys.executable, str(EXAMPLES / "calibrate.py"), str(poses), "--keep", str(tmp_path / "no.json")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert failed.returncode == 1 and failed.stderr.startswith("spread: ")
+    assert not (tmp_path / "no.json").exists()
 
 
 def test_a_session_of_what_arrived():

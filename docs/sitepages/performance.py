@@ -1,17 +1,22 @@
-"""The list of what was measured, from the pages on which it stands: command, machine and date."""
+"""What was measured, from the pages on which it stands, and how ratios to peers went from version to version."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from navnode.bench import history
+from navnode.files.plots import COLOURS, Plot
 from sitepages.markdown import code, table
 
 __all__ = ["Measured", "each_measured", "pages"]
 
 _DOCS = Path(__file__).parent.parent
+_HISTORY = _DOCS.parent / "benchmarks" / "history.jsonl"
 _SECTION = re.compile(r"^## (?P<title>Measured|Figures)\n(?P<text>.*?)(?=^## |\Z)", re.M | re.S)
 _DATE = re.compile(
     r"\b\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November|December) \d{4}"
@@ -48,7 +53,7 @@ def each_measured() -> Iterator[Measured]:
 
 
 def pages() -> dict[str, str]:
-    """One page: a table of all sections."""
+    """One page: a table of all sections, and the history by kind of machine."""
     text = (
         "# Performance\n\nFigures stand beside what they are about, with the machine and the day on which they were "
         "measured; where this table has none, none was written down. The commands measure again, beside other "
@@ -63,4 +68,35 @@ def pages() -> dict[str, str]:
         )
         for each in each_measured()
     ]
-    return {"performance.md": text + table(("figures", "measured by", "machine", "date"), rows)}
+    listed = table(("figures", "measured by", "machine", "date"), rows)
+    return {"performance.md": text + listed + "".join(_history(history.read(_HISTORY)))}
+
+
+def _history(entries: Sequence[history.Entry]) -> Iterator[str]:
+    yield (
+        "\n## History\n\n`navnode bench all --history benchmarks/history.jsonl` adds a run. Ratios are to peers in the "
+        "same run, and can be compared from day to day; times cannot, where machines are shared. CI measures ratios "
+        "again, and fails where one falls by more than a fifth, and by more than twice what repeats differ by.\n"
+    )
+    for machine in dict.fromkeys(entry.machine for entry in entries):
+        mine = [entry for entry in entries if entry.machine == machine]
+        last = mine[-1]
+        drawn = _plot(mine).svg(f"Runs on this kind of machine, {mine[0].at} to {last.at}")
+        yield f"\n### {machine}\n\n```{{raw}} html\n{drawn}\n```\n\n"
+        rows = [
+            (name, f"{each.value:g} {each.unit}", f"± {each.spread:.0%}", each.peer)
+            for name, each in last.figures.items()
+        ]
+        yield f"The newest run, of {code(last.commit or last.navnode)}, medians of {last.runs}:\n\n"
+        yield table(("", "median", "repeats differ by", "times as fast as"), rows)
+
+
+def _plot(entries: Sequence[history.Entry]) -> Plot:
+    plot = Plot("run", "times as fast as the peer", zero=True)
+    names = dict.fromkeys(name for entry in entries for name, figure in entry.figures.items() if figure.peer)
+    for name, colour in zip(names, COLOURS, strict=False):
+        runs = [number for number, entry in enumerate(entries, 1) if name in entry.figures]
+        ratios = np.array([entries[number - 1].figures[name].value for number in runs])
+        at = np.array(runs, np.float64)
+        plot.line(at, ratios, name, colour=colour).dots(at, ratios, colour=colour)
+    return plot

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from msgspec import UNSET, UnsetType
 from navnode.errors import NavError
 from navnode.igtl import Arrival, BlockingClient, Image, Message, Server, Transform
 
-__all__ = ["CPP_PEER", "LinkFigures", "run", "steps"]
+__all__ = ["CPP_PEER", "SCENARIOS", "LinkFigures", "Scenario", "run", "steps"]
 
 _TOOLS, _TOOL_HZ = 8, 250.0
 _IMAGE_PX, _VOLUME_VOXELS = 1024, 128
@@ -93,8 +93,13 @@ class IgtlReport(msgspec.Struct, frozen=True, kw_only=True):
     """Scenario and other implementation -> how many times faster this one is."""
 
 
-def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] = lambda step: None) -> IgtlReport:
-    """Measure all scenarios.
+def run(
+    seconds: float,
+    cpp_peer: Path | None,
+    progress: Callable[[str], None] = lambda step: None,
+    scenarios: Sequence[Scenario] = SCENARIOS,
+) -> IgtlReport:
+    """Measure scenarios.
 
     Args:
         seconds: approximate duration of each measurement.
@@ -107,7 +112,7 @@ def run(seconds: float, cpp_peer: Path | None, progress: Callable[[str], None] =
     implementations += ["pyigtl"] if importlib.util.find_spec("pyigtl") else []
     implementations += ["C++"] if cpp_peer is not None and cpp_peer.exists() else []
     results: dict[str, dict[str, LinkFigures]] = {}
-    for scenario in SCENARIOS:
+    for scenario in scenarios:
         for implementation in implementations:
             progress(f"{scenario.name}: {implementation}")
             results.setdefault(scenario.name, {})[implementation] = _measure(

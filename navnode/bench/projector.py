@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -21,7 +21,7 @@ from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
 
-__all__ = ["run", "steps"]
+__all__ = ["DIRECTIONS", "IMAGE_PX", "VOXELS", "alternating_ms", "beside_nanodrr", "run", "steps"]
 
 VOXELS, IMAGE_PX, REFERENCE_PX = 256, 256, 32
 _DISTANCE_MM = 700.0
@@ -127,15 +127,20 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> Proje
     )
 
 
-def _medians_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def alternating_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """How long each takes, in turns, so that a busy moment affects all of them; a first round warms up."""
     times_ms: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, call in runs.items():
             started = time.perf_counter()
             call()
-            if repeat:  # the first warms up
+            if repeat:
                 times_ms[name].append(1e3 * (time.perf_counter() - started))
-    return {name: round(float(np.median(times)), 2) for name, times in times_ms.items()}
+    return times_ms
+
+
+def _medians_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    return {name: round(float(np.median(times)), 2) for name, times in alternating_ms(runs, repeats).items()}
 
 
 def _error(volume: Volume, projector: Projector | rtk.RtkProjector, pose: Matrix) -> float:
@@ -167,19 +172,20 @@ def _adjoint_error() -> float:
     return worst
 
 
-def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> BesideNanodrr:
-    """Time forward and backward passes, as in one iteration of a gradient-based registration."""
+def beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> dict[str, Callable[[], object]]:
+    """``nanodrr`` and ``ours``: forward and backward, as in one iteration of a gradient-based registration."""
     import torch
 
     torch.set_num_threads(threads)
     rays = NanodrrRays(attenuation(volume.voxels), volume.volume_from_index, "cpu")
     pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
-    # One pass of nanodrr takes seconds, so a few must do, alternating with ours.
-    ms = _medians_ms(
-        {
-            "nanodrr": lambda: rays.project(carm, pose, None, 0.0, jacobian=True),
-            "ours": lambda: projector.render(carm, pose, jacobian=True),
-        },
-        2,
-    )
+    return {
+        "nanodrr": lambda: rays.project(carm, pose, None, 0.0, jacobian=True),
+        "ours": lambda: projector.render(carm, pose, jacobian=True),
+    }
+
+
+def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> BesideNanodrr:
+    # One pass of nanodrr takes seconds, so a few must do.
+    ms = _medians_ms(beside_nanodrr(volume, carm, projector, threads), 2)
     return BesideNanodrr(nanodrr_ms=ms["nanodrr"], ours_ms=ms["ours"], ratio=round(ms["nanodrr"] / ms["ours"], 1))

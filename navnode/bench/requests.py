@@ -11,6 +11,7 @@ from navnode.config.fields import Threads, argument, option
 from navnode.errors import ConfigError
 
 __all__ = [
+    "AllRequest",
     "ArchiveBenchRequest",
     "BodiesRequest",
     "EvaluateRequest",
@@ -88,6 +89,24 @@ class _OfTheLoop(msgspec.Struct, frozen=True, kw_only=True):
     tools: Annotated[int, option("Track this many tools.", ge=1, le=16)] = 1
     tracker: Annotated[float, option("Poses of every marker per second.", ge=20, le=500)] = 100.0
     consoles: Annotated[int, option("Let this many consoles read all that the node sends.", ge=0, le=90)] = 0
+
+
+class AllRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """All parts of the node, in a few minutes."""
+
+    part: Annotated[
+        tuple[str, ...],
+        option("Measure this part; repeat. Default: projector, wire, registration, reconstruction, loop."),
+    ] = ()
+    runs: Annotated[int, option("Repeat each measurement this often.", ge=1, le=100)] = 5
+    history: Annotated[Path, option("Add a line to this file.", "HISTORY.jsonl")] | None = None
+    against: (
+        Annotated[Path, option("Fail if a ratio to a peer is a fifth lower than in these runs.", "HISTORY.jsonl")]
+        | None
+    ) = None
+    ct: Annotated[str, option("Register and reconstruct this CT: a file, sample or procedural.", "CT")] = "procedural"
+    loop_s: Annotated[float, option("Run the loop for this long, each time.", ge=2)] = 10.0
+    threads: Threads = 2
 
 
 class IgtlRequest(msgspec.Struct, frozen=True, kw_only=True):

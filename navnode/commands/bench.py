@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from navnode.bench.requests import (
+    AllRequest,
     ArchiveBenchRequest,
     BodiesRequest,
     GpuRequest,
@@ -41,6 +42,35 @@ app.add_typer(bench, name="bench")
 # Each benchmark imports what it needs when it runs.
 
 _CTS = ("sample", "procedural")
+
+
+@command(
+    bench,
+    AllRequest,
+    example=(
+        "navnode bench all --history benchmarks/history.jsonl   (after `make peers`)",
+        "navnode bench all --part projector --part wire --against benchmarks/history.jsonl",
+    ),
+    name="all",
+)
+def every(request: AllRequest, ui: Ui) -> None:
+    """Measure all parts in a few minutes, beside their peers, and keep the figures as a line of a history.
+
+    A ratio to a peer that seems to have fallen is measured twice more before it counts.
+    """
+    from navnode.bench import every, history
+
+    before = history.read(request.against) if request.against is not None else ()
+    parts = request.part or tuple(every.PARTS)
+    measure = every.Measurement(
+        ct_path(request.ct), lambda: bench_loop.latencies(request.loop_s), request.runs, request.threads
+    )
+    made, fallen = measure.beside(before, parts, ui.steps(len(parts)))
+    if request.history is not None:
+        history.append(request.history, made)
+    ui.show(made, figures.draw_all)
+    if fallen:
+        raise NavError(f"slower beside its peers than before: {'; '.join(map(str, fallen))}")
 
 
 @command(

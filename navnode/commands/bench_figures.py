@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.archive import ArchiveFigures
     from navnode.bench.bodies import BodiesReport
     from navnode.bench.gpu import GpuReport
+    from navnode.bench.history import Entry
     from navnode.bench.igtl import IgtlReport, LinkFigures
     from navnode.bench.models import ModelBench
     from navnode.bench.projector import ProjectorReport
@@ -19,6 +20,15 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.registration import Rate, RegistrationReport
     from navnode.bench.trust import TrustReport
     from navnode.bench.volumes import ReconstructionReport
+
+
+def draw_all(made: Entry) -> None:
+    """One row a figure."""
+    table = Table("", "median", "repeats differ by", "times as fast as", title=f"{made.machine}, {made.runs} runs")
+    for name, figure in made.figures.items():
+        value = f"{figure.value:g}" if figure.peer else f"{figure.value:g} {figure.unit}"
+        table.add_row(name, value, f"± {figure.spread:.0%}", figure.peer)
+    Console().print(table)
 
 
 def draw_archive(report: ArchiveFigures) -> None:

@@ -79,6 +79,12 @@ def run(request: LoopRequest | RecordingRequest, seconds: float, record: Path | 
         return run_supervised(loaded, simulator, seconds, True, scenario)
 
 
+def latencies(seconds: float) -> tuple[LatencyFigures, LatencyFigures]:
+    """Of X-rays and of overlays, in one run of the demo."""
+    report = run(LoopRequest(seconds=seconds), seconds)
+    return report.latency_ms, report.overlay_latency_ms
+
+
 def recording_cost(request: RecordingRequest, progress: Callable[[float], None]) -> RecordingCost:
     """Measure recording by itself, then the loop alternating without and with it."""
     from navnode.bench import recording
