@@ -362,6 +362,8 @@ class SurfaceReady:
     """Why it could not be computed, or ''."""
     elapsed_ms: float
     now_ns: int
+    request: int = 0
+    """That of the request; 0: unknown, in sessions of before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,10 +520,12 @@ class SurfaceRequest:
     """A CT whose bone surface the worker is to find; the answer is :class:`SurfaceReady`."""
 
     volume: Volume
+    request: int
+    """A number that no request of another node has: a worker elsewhere outlives nodes."""
 
     def failed(self, reason: str, now_ns: int, elapsed_ms: float = 0.0) -> SurfaceReady:
         """The answer when there is no surface."""
-        return SurfaceReady(None, reason, elapsed_ms, now_ns)
+        return SurfaceReady(None, reason, elapsed_ms, now_ns, self.request)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from navnode.types import (
     Matrix,
     Mesh,
     NodeState,
-    PatientPose,
     Plan,
     PlanDeviation,
     RegisteredFrame,
@@ -73,7 +72,7 @@ class Station:
     timestamp_ns: int
     shown_ns: int
     age_ns: int
-    """Its age when it was received."""
+    """Its age when it was sent."""
     _jpeg: bytes | None = None
 
     def jpeg(self) -> bytes:
@@ -95,38 +94,39 @@ class Scene:
     deviation: tuple[PlanDeviation, int] | None = None
     placed: tuple[RegisteredFrame, int] | None = None
     """The last X-ray whose C-arm's pose is known."""
-    patient: PatientPose | None = None
     state: NodeState | None = None
     state_ns: int = 0
     live_station: int | None = None
     last_frame_ns: int = 0
     moving: bool = False
 
-    def on_output(self, output: object, now_ns: int) -> None:
-        """Keep an output of the node."""
+    def on_output(self, output: object, sent_ns: int) -> None:
+        """Keep an output of the node.
+
+        Args:
+            sent_ns: when the node sent it, by the monotonic clock: it is as old as that, however late it was read.
+        """
         match output:
             case NodeState():
                 if self.replaces(output):
                     # These pictures were placed by a registration that is lost.
                     self.stations.clear()
-                self.state, self.state_ns = output, now_ns
-            case PatientPose():
-                self.patient = output
+                self.state, self.state_ns = output, sent_ns
             case ToolPose():
-                self.tools[output.tool] = output, now_ns
+                self.tools[output.tool] = output, sent_ns
             case PlanDeviation():
-                self.deviation = output, now_ns
+                self.deviation = output, sent_ns
             case RegisteredFrame():
-                self._on_frame(output, now_ns)
+                self._on_frame(output, sent_ns)
 
     def replaces(self, state: NodeState) -> bool:
         """Whether nothing that was placed before this state may be shown any more."""
         return self.state is not None and state.epoch != self.state.epoch
 
-    def _on_frame(self, frame: RegisteredFrame, now_ns: int) -> None:
-        self.live_station, self.last_frame_ns = frame.station, now_ns
+    def _on_frame(self, frame: RegisteredFrame, sent_ns: int) -> None:
+        self.live_station, self.last_frame_ns = frame.station, sent_ns
         self.moving = frame.station is None and frame.volume_from_carm is not None
-        self.placed = (frame, now_ns) if frame.volume_from_carm is not None else None
+        self.placed = (frame, sent_ns) if frame.volume_from_carm is not None else None
         if frame.station is None or frame.volume_from_carm is None:
             return
         self.stations[frame.station] = Station(
@@ -134,7 +134,7 @@ class Scene:
             frame.carm,
             frame.volume_from_carm,
             frame.frame.timestamp_ns,
-            now_ns,
+            sent_ns,
             frame.validity.age_ns,
         )
 

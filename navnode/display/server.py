@@ -35,6 +35,8 @@ _IN_FLIGHT = 2
 """Largest number of scenes that a page has not acknowledged; more would only queue and age."""
 
 _MAX_VIEWERS = 16
+_INCOMPLETE_NS = 1_000_000_000
+"""A volume that the node has sent and that has not come for this long is asked for again."""
 _ALIVE_S = 0.5
 """Between signs of life."""
 
@@ -78,18 +80,25 @@ class Display:
 
     async def listen(self) -> None:
         """Receive from the node until cancelled."""
+        complete_ns = time.monotonic_ns()
         while True:
             try:
                 while (output := self._node.next()) is not None:
                     if isinstance(output, VolumeUpdate):
                         await asyncio.to_thread(self._on_volume, output)
                     else:
-                        self._on_output(output)
+                        self._on_output(output, self._node.sent_ns)
             except PeerError as error:
                 log.warning("node: %s", error)
+            now_ns = time.monotonic_ns()
+            if not self._node.lacks_volume:
+                complete_ns = now_ns
+            elif now_ns - complete_ns > _INCOMPLETE_NS:  # dropped while this process stood still
+                complete_ns = now_ns
+                self._node.ask_again()
             await asyncio.sleep(0.01)
 
-    def _on_output(self, output: object) -> None:
+    def _on_output(self, output: object, sent_ns: int) -> None:
         if isinstance(output, NodeState):
             output = replace(output, dropped={**output.dropped, "page": self._node.dropped.total()})
             # A node without a volume withdraws those that were shown.
@@ -98,7 +107,7 @@ class Display:
                 self._grid = None
             if not output.volumes or self._scene.replaces(output):
                 self._forget("reconstruction")
-        self._scene.on_output(output, time.monotonic_ns())
+        self._scene.on_output(output, min(sent_ns, time.monotonic_ns()))
 
     def _forget(self, role: str) -> None:
         for kind in ("volume", "mesh"):
@@ -210,7 +219,8 @@ class _Viewer:
 
     async def send_scene(self, scene: dict[str, Any]) -> None:
         self._sent += 1
-        await self._socket.send_str(json.dumps({"kind": "scene", "number": self._sent, **scene}))
+        sent_ms = time.monotonic_ns() // 1_000_000
+        await self._socket.send_str(json.dumps({"kind": "scene", "number": self._sent, "sent_ms": sent_ms, **scene}))
 
 
 async def run_display(

@@ -46,8 +46,8 @@ MAX_HELD_BYTES = 3 << 28
 _HANDSHAKE_S = 5.0
 _STOPPED = "the server stopped"
 _STATUS_NOT_FOUND = 4
-_KEPT = ("IMAGE", "POLYDATA", "STATUS")
-"""Sent to new clients at once, as these change rarely: volumes, surfaces, states."""
+_KEPT = ("IMAGE", "POLYDATA", "STATUS", "TRAJ")
+"""Sent to new clients at once, as these change rarely: volumes, surfaces, states, plans."""
 
 _STREAMS = ("TDATA", "QTDATA")
 

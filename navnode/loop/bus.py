@@ -7,6 +7,7 @@ bytes. Only types in the table of topics are accepted, sizes are checked before 
 from __future__ import annotations
 
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,11 +73,17 @@ def _decoder(kind: type, dec_hook: Callable[[type, Any], Any]) -> Callable[[byte
     return msgspec.msgpack.Decoder(kind, dec_hook=dec_hook).decode
 
 
-_NUMBER = struct.Struct("<Q")
+_TAIL = struct.Struct("<QQQ")
+"""Behind every value that is published: its number in its topic, the number of the newest volume, when it was sent."""
+_ONCE = "volume"
+"""What is sent once, and must not be lost."""
 
 
 class Publisher:
-    """Sends values to all readers, numbered by topic: a reader that is too slow loses some, and knows how many."""
+    """Sends values to all readers, numbered by topic: a reader that is too slow loses some, and knows how many.
+
+    What a full queue has no room for are the newest values: after standing still, a reader finds old ones.
+    """
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self._socket = socket
@@ -90,7 +97,8 @@ class Publisher:
         """
         topic = topic_of(value).name
         self._numbers[topic] += 1
-        self._socket.send_multipart([*pack(value), _NUMBER.pack(self._numbers[topic])], zmq.NOBLOCK)
+        tail = _TAIL.pack(self._numbers[topic], self._numbers[_ONCE], time.monotonic_ns())
+        self._socket.send_multipart([*pack(value), tail], zmq.NOBLOCK)
 
 
 class Subscriber:
@@ -108,9 +116,13 @@ class Subscriber:
         limited(self._socket, bound)
         self._socket.subscribe(topic.encode())
         self._socket.connect(address)
-        self._last: dict[str, int] = {}
+        self._topic, self._last = topic.encode(), dict[str, int]()
         self.dropped: Counter[str] = Counter()
         """Topic -> number of values for which the queue had no room."""
+        self.sent_ns = 0
+        """When the last value was sent, by the machine's monotonic clock: it may have waited."""
+        self.lacks_volume = False
+        """Whether the newest volume was among what was dropped."""
 
     def next(self) -> Any:
         """The next value; None: none waits.
@@ -122,14 +134,22 @@ class Subscriber:
             return None
         *parts, tail = self._socket.recv_multipart()
         value = unpack(parts)
-        if len(tail) != _NUMBER.size:
+        if len(tail) != _TAIL.size:
             raise PeerError("a message without its number")
-        (number,) = _NUMBER.unpack(tail)
+        number, volumes, self.sent_ns = _TAIL.unpack(tail)
         topic = topic_of(value).name
+        if volumes < self._last.get(_ONCE, 0):  # the node was restarted
+            self._last[_ONCE] = 0
         last = self._last.get(topic, 0)
         self.dropped[topic] += number - last - 1 if 0 < last < number else 0  # a lower number: the node was restarted
         self._last[topic] = number
+        self.lacks_volume = volumes > self._last.get(_ONCE, 0)
         return value
+
+    def ask_again(self) -> None:
+        """Have all volumes sent again, as to a reader that has just come."""
+        self._socket.unsubscribe(self._topic)
+        self._socket.subscribe(self._topic)
 
     def close(self) -> None:
         """Stop reading."""

@@ -22,7 +22,7 @@ from navnode.types import CArm, Matrix
 from navnode.xray.correction import ImageCorrection, decode_flat_field
 from navnode.xray.flex import FlexModel, flex_of
 
-__all__ = ["Calibrations", "OLD_KEYS", "case_of", "detector", "files", "lacking", "with_files", "with_kept"]
+__all__ = ["Calibrations", "OLD_KEYS", "case_of", "copy", "detector", "files", "lacking", "with_files", "with_kept"]
 
 log = logging.getLogger(__name__)
 _R = TypeVar("_R")
@@ -47,16 +47,17 @@ class Calibrations:
     """Key as in :func:`files` -> the file's bytes, for recordings."""
 
     @classmethod
-    def load(cls, config: Config, at_ns: int) -> Calibrations:
+    def load(cls, config: Config, at_ns: int, copies: Path | None = None) -> Calibrations:
         """Read every file once.
 
         Args:
             at_ns: time at which they must be valid; ``calibration.as_of_ns`` of the configuration takes precedence.
+            copies: the folder of :func:`copy`, to read instead of the files themselves.
 
         Raises:
             CalibrationError: a file is missing, failed or expired, or is for another device or detector mode.
         """
-        files_read = _Files.read(config, at_ns)
+        files_read = _Files.read(config, at_ns, copies)
         applied = files_read.applied()
         return cls(applied, files_read.detector(applied.carm.geometry), files_read.content)
 
@@ -76,6 +77,17 @@ def files(config: Config) -> dict[str, str]:
     for tool in config.tools:
         paths |= {f"{tool.name}.{kind.key}": getattr(tool, kind.key) for kind in _OF_TOOL}
     return {key: path for key, path in paths.items() if path}
+
+
+def copy(config: Config, folder: Path) -> None:
+    """Copy all calibration files, so that a node restarted during a procedure goes by those of its start.
+
+    Raises:
+        CalibrationError: a file cannot be read.
+    """
+    folder.mkdir()
+    for number, (key, path) in enumerate(files(config).items()):
+        (folder / str(number)).write_bytes(_content(key, path))
 
 
 def with_files(config: Config, paths: Mapping[str, str]) -> Config:
@@ -190,8 +202,11 @@ class _Files:
     at_ns: int
 
     @classmethod
-    def read(cls, config: Config, at_ns: int) -> _Files:
-        content = {key: _content(key, path) for key, path in files(config).items()}
+    def read(cls, config: Config, at_ns: int, copies: Path | None = None) -> _Files:
+        content = {
+            key: _content(key, path if copies is None else str(copies / str(number)))
+            for number, (key, path) in enumerate(files(config).items())
+        }
         return cls(config, content, config.calibration.as_of_ns or at_ns)
 
     def applied(self) -> Config:

@@ -43,15 +43,15 @@ class ShownCt:
         if self._answered or self._asked_ns is not None or now_ns < self._not_before_ns:
             return []
         self._asked_ns = now_ns
-        return [SurfaceRequest(self._update.volume)]
+        return [SurfaceRequest(self._update.volume, now_ns)]
 
     def on_answer(self, ready: SurfaceReady, now_ns: int) -> tuple[VolumeUpdate | None, str]:
-        """Use the worker's answer.
+        """Use the worker's answer, unless it is to no request under way: it may show another patient's CT.
 
         Returns:
             The CT with its surface to show, and a notice for the operator ('': none).
         """
-        if self._answered:
+        if ready.request != self._asked_ns:
             return None, ""
         self.forget_request()
         if ready.reason:

@@ -176,7 +176,7 @@ class Pipeline:
             verdict = invalid("registering the X-ray took too long")
         outputs += self.frames.show(request.frame, registration, verdict, self.clocks)
         outputs += self.bodies.on_registration(done, verdict)
-        outputs += [self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)]
+        outputs += self._report_patient()
         if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
             fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)

@@ -125,7 +125,7 @@ TOPICS = {
         Topic("worker", WorkerState, Queue.LATEST, 4, 2_500, Recorded.STEP),
         Topic("frame", RegisteredFrame, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
         Topic("carm", CArmPose, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
-        Topic("patient", PatientPose, Queue.LATEST, 8, 1_500, Recorded.OUTPUT),
+        Topic("patient", PatientPose, Queue.NONE, 0, 1_500, Recorded.OUTPUT),
         Topic("body", BodyPose, Queue.NONE, 0, 1_500, Recorded.OUTPUT),
         Topic("tool", ToolPose, Queue.LATEST, 32, 400, Recorded.OUTPUT, every_ms=30),
         Topic("deviation", PlanDeviation, Queue.LATEST, 8, 400, Recorded.OUTPUT, every_ms=30),
@@ -162,7 +162,7 @@ def bound_of(*topics: str) -> int:
 
 TO_WORKER = ("reconstruction.request", "surface.request")
 FROM_WORKER = ("reconstruction.done", "surface.done", "worker")
-TO_DISPLAYS = ("frame", "patient", "tool", "deviation", "volume", "state")
+TO_DISPLAYS = ("frame", "tool", "deviation", "volume", "state")
 """Topics that share a socket."""
 
 

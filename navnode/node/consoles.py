@@ -58,11 +58,17 @@ _NOWHERE = g.rigid(None, (float("nan"),) * 3)
 """Pose of a tool whose pose is unknown, in a list that has no other way to say so."""
 
 
+_UNKNOWN = "nothing is known yet"
 _AIMED_AT, _PLANNED = (0, 220, 120, 255), (140, 140, 140, 255)
 
 
 def _degrees(angle_rad: float | None) -> float | None:
     return None if angle_rad is None else float(np.rad2deg(angle_rad))
+
+
+def body_devices(body: str) -> tuple[str, str]:
+    """The devices of a body: where it is in the volume, and where the C-arm is relative to it."""
+    return f"{body}ToVolume", f"CArmTo{body}"
 
 
 def validity_metadata(validity: Validity) -> dict[str, str]:
@@ -114,7 +120,8 @@ class Consoles:
         self._stamps: dict[str, _Said] = {}
         self._drawn: dict[str, tuple[int, bool]] = {}
         """Tool -> when its axis was sent last, and whether it was drawn then."""
-        self._plans: tuple[tuple[Plan, ...], str] = ((), "")
+        self._plans: tuple[tuple[Plan, ...], str] | None = None
+        """As told last; None: nothing was, and consoles may have kept those of an earlier node."""
         self._shown: dict[str, str] = {}
         """Surface -> role of the volume that it shows; '': it is withdrawn."""
         self._epoch: int | None = None
@@ -159,9 +166,10 @@ class Consoles:
 
     def _body(self, pose: BodyPose) -> list[Message]:
         messages: list[Message] = []
+        to_volume, from_carm = body_devices(pose.body)
         for device, matrix, stated in (
-            (f"{pose.body}ToVolume", pose.volume_from_body, pose.validity),
-            (f"CArmTo{pose.body}", pose.body_from_carm, pose.carm_validity),
+            (to_volume, pose.volume_from_body, pose.validity),
+            (from_carm, pose.body_from_carm, pose.carm_validity),
         ):
             validity = self._overtaken(device, stated) or stated
             messages.append(self._transform(device, matrix if validity.usable else None, validity))
@@ -285,14 +293,15 @@ class Consoles:
         return messages
 
     def _untrue(self, state: NodeState) -> list[Message]:
-        """Withdraws surfaces that no longer show what there is.
+        """Withdraws what no longer is as it was said.
 
-        Those of the volume that is navigated in hold until that is gone; those of another reconstruction hold with the
-        registration that placed it. The first time, what consoles kept of an earlier node, or of another case.
+        Surfaces of the volume that is navigated in hold until that is gone; those of another reconstruction hold with
+        the registration that placed it. The first time, all that consoles may have kept of an earlier node, or of
+        another case, and that nothing was said of yet.
         """
         first, replaced = self._epoch is None, self._epoch != state.epoch
         self._epoch = state.epoch
-        messages: list[Message] = []
+        messages: list[Message] = self._unsaid(state) if first else []
         for name in (self._names.bone, self._names.lungs):
             role = self._shown.get(name)
             if role is None and first:
@@ -301,6 +310,17 @@ class Consoles:
                 messages.append(self._without(name, "its volume is lost with the registration"))
             elif role == "reconstruction" and (replaced or not state.volumes):
                 messages.append(self._without(name, "the registration that placed it is lost"))
+        return messages
+
+    def _unsaid(self, state: NodeState) -> list[Message]:
+        """Poses of which nothing is known yet, and how a tool deviates."""
+        unknown, messages = invalid(_UNKNOWN), list[Message]()
+        bodies = [each for name in state.bodies for each in body_devices(name)]
+        for device in (self._names.patient, self._names.carm, *bodies):
+            if device not in self._stamps:
+                messages.append(self._transform(device, None, unknown))
+        if self._names.deviation not in self._stamps:
+            messages.append(self._deviation(PlanDeviation("", "", None, None, None, None, None, None, unknown)))
         return messages
 
     def _without(self, device: str, reason: str) -> Message:

@@ -99,13 +99,21 @@ class Node:
     Args:
         volume: the CT; None: there is none.
         worker_address, output_address: ZeroMQ endpoints to bind for the worker and for the displays.
+        calibrations: folder of copies of the calibration files, made when the procedure began; None: the files.
 
     Raises:
         CalibrationError: a calibration file cannot be used.
     """
 
-    def __init__(self, config: Config, volume: Volume | None, worker_address: str, output_address: str) -> None:
-        calibrated = Calibrations.load(config, now_ns())
+    def __init__(
+        self,
+        config: Config,
+        volume: Volume | None,
+        worker_address: str,
+        output_address: str,
+        calibrations: Path | None = None,
+    ) -> None:
+        calibrated = Calibrations.load(config, now_ns(), calibrations)
         self._config = config = calibrated.config
         self._registrations = Threaded(AtOnce(config, volume, now_ns))
         self._runner = Runner(
@@ -149,6 +157,8 @@ class Node:
         self._listed: TrackingData | None = None
         """The list of tools, until it is published at the end of the turn."""
         self._displayed: dict[str, VolumeUpdate] = {}
+        """Role -> the volume that a display is shown when it comes."""
+        self._displayed_epoch = 0
         self._displayed_as: dict[tuple[str, str], tuple[int, Status | None]] = {}
         """Topic and tool -> when displays last got its newest, and its status then."""
         self._worker_seen_ns = 0
@@ -436,6 +446,7 @@ class Node:
         match output:
             case NodeState():
                 output = self._with_figures(output)
+                self._forget_displayed(output)
             case VolumeUpdate():
                 self._displayed[output.role] = output
         for message in self._consoles(output):
@@ -453,6 +464,14 @@ class Node:
         if isinstance(output, ToolPose) and output.received_ns:
             self._overlay_latency.add(now_ns() - output.received_ns)
         self._to_displays(output)
+
+    def _forget_displayed(self, state: NodeState) -> None:
+        """What displays have withdrawn is not shown to those that come later."""
+        if not state.volume:
+            self._displayed.pop("navigation", None)
+        if not state.volumes or state.epoch != self._displayed_epoch:
+            self._displayed.pop("reconstruction", None)
+        self._displayed_epoch = state.epoch
 
     def _publish(self, message: Message) -> None:
         self.server.publish(message, needs_status=not is_shown(message))

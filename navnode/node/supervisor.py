@@ -21,12 +21,12 @@ import msgspec
 
 from navnode.clock import now_ns
 from navnode.config import Config, PlayerSection, SimulatorSection, Source, SourceSection
-from navnode.errors import ConfigError, NavError, PeerError
-from navnode.loop import bus, topics
+from navnode.errors import CalibrationError, ConfigError, NavError, PeerError
+from navnode.loop import bus, calibrations, topics
 from navnode.node.processes import LOG_PREFIX, READY, SIGN, output_address
 from navnode.types import NodeState
 
-__all__ = ["Supervisor", "gateways", "read_config", "read_source_process", "wait_while"]
+__all__ = ["Supervisor", "calibrations_folder", "gateways", "read_config", "read_source_process", "wait_while"]
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
@@ -88,6 +88,11 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         (self.folder / "config.json").write_bytes(msgspec.json.encode(_with_start_time(self.config)))
+        try:
+            calibrations.copy(self.config, calibrations_folder(self.folder))
+        except CalibrationError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         if (settings := self._source_process) is not None:
             (self.folder / f"{_source_name(settings)}.json").write_bytes(msgspec.json.encode(settings))
         return self
@@ -298,6 +303,11 @@ def _with_start_time(config: Config) -> Config:
 def read_config(folder: Path) -> Config:
     """The configuration of the processes in a supervisor's folder."""
     return msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
+
+
+def calibrations_folder(folder: Path) -> Path:
+    """Where the calibrations are, as they were when the procedure began, in a supervisor's folder."""
+    return folder / "calibrations"
 
 
 def gateways(config: Config) -> dict[str, Source]:

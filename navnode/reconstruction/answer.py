@@ -34,7 +34,8 @@ def answer(reconstructor: Reconstructor, request: WorkerRequest, now_ns: Callabl
     try:
         if isinstance(request, SurfaceRequest):
             surface = bone_surface(request.volume)
-            return SurfaceReady(surface.mesh if surface is not None else None, "", elapsed_ms(started), now_ns())
+            mesh = surface.mesh if surface is not None else None
+            return SurfaceReady(mesh, "", elapsed_ms(started), now_ns(), request.request)
         return _reconstruct(reconstructor, request, started, now_ns)
     except ComputeError as error:
         return request.failed(str(error), now_ns(), elapsed_ms(started))

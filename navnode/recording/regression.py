@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ from navnode.types import (
     SourceState,
     Status,
     SurfaceReady,
+    SurfaceRequest,
     Tick,
     Volume,
     VolumeReady,
     VolumeUpdate,
     WorkerAnswer,
+    WorkerRequest,
 )
 
 __all__ = [
@@ -286,11 +288,18 @@ class Replay:
         arrivals: OrderedDict[int, Recorded] = OrderedDict()
         worker_answer: WorkerAnswer | None = None
         answers = AsRecorded(self._at_once)
+        surface_request = 0
+
+        def ask_worker(request: WorkerRequest) -> None:
+            nonlocal surface_request
+            if isinstance(request, SurfaceRequest):
+                surface_request = request.request
+
         runner = Runner(
             self._pipeline,
             self._ingest,
             register=answers,
-            ask_worker=lambda request: None,
+            ask_worker=ask_worker,
             now_ns=self._time,
             record=self._record,
         )
@@ -305,6 +314,8 @@ class Replay:
                     arrivals.popitem(last=False)
             elif entry.topic == session_format.VOLUME.topic and isinstance(entry.content, WorkerAnswer):
                 worker_answer = entry.content
+                if isinstance(worker_answer, SurfaceReady) and not worker_answer.request:  # answers had no numbers once
+                    worker_answer = replace(worker_answer, request=surface_request)
             elif entry.topic == session_format.STEP.topic and isinstance(entry.content, dict):
                 message = self._consumed(entry.content, arrivals, answers, worker_answer)
                 if message is None:

@@ -89,7 +89,7 @@ class Stage:
         if not self.speaking:
             return
         for output in self._outputs():
-            self.display._on_output(output)
+            self.display._on_output(output, time.monotonic_ns())
 
     def _outputs(self) -> list[Output]:
         now = time.monotonic_ns()

@@ -18,7 +18,7 @@ from navnode import geometry as g
 from navnode.config import DisplaySection
 from navnode.display import metrics, uploads
 from navnode.display.orientation import letters, view_name
-from navnode.display.scene import NODE_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, volume_blob
+from navnode.display.scene import NODE_SILENT_NS, TOOL_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, volume_blob
 from navnode.display.server import Display
 from navnode.errors import ConfigError
 from navnode.files.plans import import_plans, write_plans
@@ -106,6 +106,16 @@ def test_a_tool_that_is_not_heard_of_disappears():
     assert "tip_mm" not in tool and tool["validity"]["status"] == "INVALID"
 
 
+def test_what_waited_is_as_old_as_when_it_was_sent():
+    """A server that stood still finds old values, and the newest were dropped."""
+    shown, sent = shown_scene(), NOW - 2 * TOOL_SILENT_NS
+    shown.on_output(ToolPose("Drill", ROOM.volume_from_tool(2.0), VALID, NOW), sent)
+    (tool,) = shown.describe(NOW)["tools"]
+    assert "tip_mm" not in tool and tool["validity"]["status"] == "INVALID"
+    shown.on_output(state(), NOW - NODE_SILENT_NS - 1)
+    assert shown.describe(NOW)["silent"]
+
+
 def test_a_silent_node_takes_everything_away():
     told = shown_scene().describe(NOW + NODE_SILENT_NS + 1)
     assert told["silent"] and told["registration"]["status"] == "INVALID"
@@ -141,9 +151,9 @@ def test_a_volume_that_the_node_has_no_more_is_taken_back():
     display = Display(configuration(), "inproc://nobody")
     volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
     display._on_volume(VolumeUpdate(volume, None, "navigation", VALID, "SART", 4))
-    display._on_output(state())
+    display._on_output(state(), time.monotonic_ns())
     assert "volume/navigation" in display._blobs
-    display._on_output(state(volume="", volumes=0))
+    display._on_output(state(volume="", volumes=0), time.monotonic_ns())
     assert not display._blobs
     ((_, gone),) = display._gone.values()
     assert unpack(gone)[0] | {"sizes": []} == {"kind": "gone", "of": "volume", "role": "navigation", "sizes": []}

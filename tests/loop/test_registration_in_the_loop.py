@@ -61,6 +61,25 @@ def test_a_confirmed_registration_withstands_one_bad_frame_but_not_five():
     assert of(ToolPose, theatre.run(1.0))[-1].validity.status is not Status.INVALID
 
 
+def test_the_xray_that_loses_the_registration_withdraws_the_tools_with_it(monkeypatch):
+    theatre, steps = Theatre(), []
+    step = theatre.pipeline.step
+    monkeypatch.setattr(
+        theatre.pipeline, "step", lambda message: steps.append((message, step(message))) or steps[-1][1]
+    )
+    theatre.run(4.0)
+    theatre.register = theatre.nothing
+    theatre.run(0.8)
+    lost = next(
+        outputs
+        for message, outputs in steps
+        if isinstance(message, RegistrationDone)
+        and message.now_ns > T0 + 4_000_000_000
+        and any(not pose.validity.usable for pose in of(PatientPose, outputs))
+    )
+    assert [(pose.volume_from_tool, pose.validity.status) for pose in of(ToolPose, lost)] == [(None, Status.INVALID)]
+
+
 def test_a_wrong_but_perfect_looking_fit_never_moves_a_tool():
     theatre = Theatre()
     theatre.run(4.0)

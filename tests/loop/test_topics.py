@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import time
 import typing
@@ -114,7 +115,7 @@ def node(tmp_path):
 @pytest.mark.parametrize("topic", topics.TO_WORKER)
 def test_requests_that_find_no_room_are_answered_with_a_failure(node, tmp_path, topic):
     volume = Volume(np.zeros((128, 128, 128), np.float32), np.eye(4), "large")
-    request = SurfaceRequest(volume)
+    request = SurfaceRequest(volume, 1)
     if topic == "reconstruction.request":
         request = ReconstructionRequest(3, (), (0.0, 0.0, 0.0), 128, 2.0)
 
@@ -127,7 +128,7 @@ def test_requests_that_find_no_room_are_answered_with_a_failure(node, tmp_path, 
         assert node._worker.poll(20_000)
         try:  # what the system's own buffers take is full before
             for _ in range(6):
-                node._ask_worker(SurfaceRequest(volume))
+                node._ask_worker(SurfaceRequest(volume, 1))
             return [node._ask_worker(request) for _ in range(4 * topics.bound_of(*topics.TO_WORKER))]
         finally:
             idle.close()
@@ -186,6 +187,68 @@ def test_displays_lose_the_older_values_and_count_them(name):
     again.send(value)
     assert _read_all(reader) == 1 and reader.dropped[name] == sent - read
     reader.close(), socket.close()
+
+
+def test_a_reader_that_stood_still_knows_the_age_of_what_it_reads_and_asks_for_lost_volumes_again():
+    address, values = f"inproc://{uuid.uuid4().hex}", _values()
+    state, volume = values[NodeState], values[VolumeUpdate]
+    socket = zmq.Context.instance().socket(zmq.XPUB)
+    bus.limited(socket, 4)
+    socket.bind(address)
+    publisher, reader = bus.Publisher(socket), bus.Subscriber(address, 4)
+    assert socket.poll(20_000) and socket.recv() == b"\1"
+    publisher.send(volume)
+    before_ns = time.monotonic_ns()
+    publisher.send(state)
+    assert _read_all(reader) == 2 and not reader.lacks_volume and reader.dropped.total() == 0
+    assert before_ns <= reader.sent_ns <= before_ns + 20_000_000_000 and reader.sent_ns < time.monotonic_ns()
+    for _ in range(50):
+        publisher.send(state)
+    publisher.send(volume)  # there is no room for it, and no other follows
+    _read_all(reader)
+    publisher.send(state)
+    assert _read_all(reader) == 1 and reader.lacks_volume
+    reader.ask_again()
+    assert [socket.recv() for _ in range(2) if socket.poll(20_000)] == [b"\0", b"\1"]
+    publisher.send(volume)
+    assert _read_all(reader) == 1 and not reader.lacks_volume
+    again = bus.Publisher(socket)  # another node's, which has sent none
+    again.send(state)
+    assert _read_all(reader) == 1 and not reader.lacks_volume
+    again.send(volume)
+    assert _read_all(reader) == 1 and not reader.lacks_volume
+    reader.close(), socket.close()
+
+
+@pytest.mark.parametrize(("epoch", "shown"), [(1, ["navigation", "reconstruction"]), (2, ["navigation"])])
+def test_a_display_that_comes_later_is_shown_nothing_that_was_withdrawn(node, tmp_path, epoch, shown):
+    values = _values()
+    state, volume = (
+        dataclasses.replace(values[NodeState], volume="CT", volumes=1, epoch=1),
+        values[VolumeUpdate],
+    )
+
+    async def story() -> list[str]:
+        await node.start()
+        node._emit(state)
+        node._emit(volume)
+        node._emit(dataclasses.replace(volume, role="reconstruction"))
+        node._emit(dataclasses.replace(state, epoch=epoch))
+        late, roles = bus.Subscriber(f"ipc://{tmp_path}/o", 8), []
+        try:
+            for _ in range(200):
+                node._hear_displays()
+                if (value := late.next()) is not None:
+                    roles.append(value.role)
+                elif roles:
+                    break
+                await asyncio.sleep(0.02)
+        finally:
+            late.close()
+            await node.stop()
+        return sorted(roles)
+
+    assert asyncio.run(story()) == shown
 
 
 def _read_all(reader: bus.Subscriber) -> int:

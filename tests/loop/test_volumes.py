@@ -130,21 +130,25 @@ def test_the_ct_is_shown_once_and_again_with_its_surface():
     (request,) = of(SurfaceRequest, theatre.run(1.0))
     assert request.volume is shown.volume
     theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 2))
-    assert len(of(SurfaceRequest, theatre.run(1.0))) == 1, "another worker knows nothing of it"
-    (update,) = theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns))
+    (again,) = of(SurfaceRequest, theatre.run(1.0))  # another worker knows nothing of it
+    assert again.request != request.request
+    for number in (0, request.request, again.request - 1):  # such as an answer about another node's CT
+        assert theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns, number)) == []
+    (update,) = theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns, again.request))
     assert update == dataclasses.replace(shown, bone=MESH)
-    assert theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns)) == []
+    assert theatre.feed(SurfaceReady(MESH, "", 5.0, theatre.now_ns, again.request)) == []
     assert not of(SurfaceRequest, theatre.run(1.0))
 
 
 def test_a_surface_that_failed_is_said_and_tried_again():
     theatre = Theatre()
     theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 1))
-    theatre.run(1.0)
-    assert theatre.feed(SurfaceReady(None, "no room", 0.0, theatre.now_ns)) == []
+    (request,) = of(SurfaceRequest, theatre.run(1.0))
+    assert theatre.feed(request.failed("no room", theatre.now_ns)) == []
     assert any("no room" in notice for notice in theatre.pipeline.state().notices)
-    assert not of(SurfaceRequest, theatre.run(4.0)) and len(of(SurfaceRequest, theatre.run(2.0))) == 1
-    assert theatre.feed(SurfaceReady(None, "", 0.0, theatre.now_ns)) == [], "a CT without bone"
+    assert not of(SurfaceRequest, theatre.run(4.0))
+    (request,) = of(SurfaceRequest, theatre.run(2.0))
+    assert theatre.feed(request.failed("", theatre.now_ns)) == [], "a CT without bone"
     assert not of(SurfaceRequest, theatre.run(7.0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ from NavnodeConsoleLib.client import Client as SlicerClient
 from NavnodeConsoleLib.console import Console
 
 from navnode.config import OutputsSection
-from navnode.igtl import Message, PolyData, Server
+from navnode.igtl import Client, Message, PolyData, Sensor, Server, Trajectory, Transform
 from navnode.igtl.conventions import is_shown
 from navnode.node.consoles import Consoles
-from navnode.types import Mesh, NodeState, Output, Status, Validity, Volume, VolumeUpdate, invalid
+from navnode.types import CArmPose, Mesh, NodeState, Output, Plan, Status, Validity, Volume, VolumeUpdate, invalid
 from tests.conftest import needs_cpp, peer_program
 from tests.patience import until_async
 from tests.slicer.stage import Stage
@@ -77,6 +78,44 @@ BOTH = ["BoneModel", "LungModel"]
 )  # fmt: skip
 def test_surfaces_are_withdrawn_when_they_are_no_longer_true(outputs, expected):
     assert told(*outputs) == expected
+
+
+def test_a_node_begins_by_withdrawing_what_consoles_may_have_kept():
+    """Of an earlier node: a pose that is not withdrawn stays where it was, on consoles that watch no clock."""
+    consoles, known = Consoles(OutputsSection()), CArmPose(np.eye(4), DEGRADED)
+    bodies = {"Femur": LOST}
+    first = consoles(dataclasses.replace(state(), bodies=bodies))
+    transforms = {each.device: each for each in first if isinstance(each, Transform)}
+    assert set(transforms) == {"PatientToVolume", "CArmToVolume", "FemurToVolume", "CArmToFemur"}
+    assert {each.metadata["Validity"] for each in transforms.values()} == {"INVALID"}
+    assert not any(is_shown(each) for each in transforms.values())
+    (deviation,) = [each for each in first if isinstance(each, Sensor)]
+    assert np.isnan(deviation.values).all() and deviation.metadata["Validity"] == "INVALID"
+    (plans,) = [each for each in first if isinstance(each, Trajectory)]
+    assert plans.trajectories == ()
+    assert not any(isinstance(each, Transform | Sensor | Trajectory) for each in consoles(state()))
+    spoken = Consoles(OutputsSection())
+    spoken(known)
+    assert "CArmToVolume" not in [each.device for each in spoken(state())], "what was said holds"
+
+
+def test_a_console_that_comes_later_gets_the_plans():
+    plan = Plan("L4", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    heard: list[Message] = []
+
+    async def run() -> None:
+        node = Node()
+        await node.server.start()
+        node.say(dataclasses.replace(state(), plans=(plan,), active_plan="L4"))
+        late = Client("127.0.0.1", node.server.port, lambda message, _: heard.append(message), lambda up, why: None)
+        listening = asyncio.create_task(late.run())
+        await until_async(lambda: any(isinstance(each, Trajectory) for each in heard))
+        listening.cancel()
+        await node.server.stop()
+
+    asyncio.run(run())
+    (plans,) = [each for each in heard if isinstance(each, Trajectory)]
+    assert [each.name for each in plans.trajectories] == ["L4"]
 
 
 def test_a_surface_comes_back_with_the_next_volume():

@@ -5,8 +5,10 @@ import "./layout.js";
 import "./screenshot.js";
 import { drawAim } from "./aim.js";
 import { drawControls } from "./control.js";
+import { Delay } from "./delay.js";
 import { drawInstruments } from "./instruments.js";
-import { drawPlans } from "./plans.js";
+import { forgetMeasured } from "./measure.js";
+import { drawPlans, forgetPoints } from "./plans.js";
 import { drawSound } from "./sound.js";
 import { Space } from "./space.js";
 import { drawStatus } from "./status.js";
@@ -14,6 +16,7 @@ import { XrayView } from "./xray.js";
 
 const SILENT_MS = 1000;
 const RECONNECT_MS = 700;
+const LATE_MS = 3000;
 
 const views = [0, 1].map((slot) => new XrayView(document.getElementById(`view-${slot}`)));
 const space = new Space(document.querySelector(".space"));
@@ -29,10 +32,23 @@ function connect() {
   address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
   const socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
+  const delay = new Delay();
+  let inTime = Infinity;
+  // Whoever answers may be another node, with another patient: it sends all that it has.
+  socket.onopen = () => space.held.forEach(forget);
   socket.onmessage = ({ data }) => {
-    lastHeard = performance.now();
     if (typeof data === "string") {
-      scene = JSON.parse(data);
+      const came = JSON.parse(data);
+      const now = performance.now();
+      if (delay.of(came.sent_ms, now) > SILENT_MS) {
+        // It waited on the way, and what it says may no longer be true: the next one is newer. Where all are late, clocks
+        // have gone differently, as when this machine slept.
+        socket.send(JSON.stringify({ ack: came.number }));
+        if (now - inTime > LATE_MS) socket.close();
+        return;
+      }
+      inTime = lastHeard = now;
+      scene = came;
       drawn = false;
       // Acknowledge after drawing, so that a slow page gets fewer scenes instead of falling behind.
       requestAnimationFrame(() => {
@@ -58,12 +74,20 @@ function dispatch(buffer) {
     const [b, o, n] = parts[0];
     space.setVolume(head, new Uint16Array(b, o, n / 2));
   }
-  else if (head.kind === "gone") space.forget(head);
+  else if (head.kind === "gone") forget(head);
   else if (head.kind === "mesh") {
     const floats = ([b, o, n]) => new Float32Array(b, o, n / 4);
     const [b, o, n] = parts[2];
     space.setMesh(head, floats(parts[0]), floats(parts[1]), new Uint32Array(b, o, n / 4));
   }
+}
+
+// What was clicked on a volume is gone with it.
+function forget(head) {
+  space.forget(head);
+  if (head.of !== "volume" || head.role !== "navigation") return;
+  forgetMeasured();
+  forgetPoints();
 }
 
 function draw() {

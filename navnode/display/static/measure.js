@@ -39,6 +39,11 @@ export function drawMeasured(pen, slice) {
   }
 }
 
+// They belong to the volume on which they were clicked.
+export function forgetMeasured() {
+  measured = [];
+}
+
 // The last distance, mm; for those who cannot see it drawn.
 export function lastMeasured() {
   const last = measured.at(-1);

@@ -91,6 +91,12 @@ form.addEventListener("reset", () => {
   points = null;
 });
 
+// Points that were clicked on a volume that is gone lie nowhere.
+export function forgetPoints() {
+  stop();
+  form.reset();
+}
+
 // A file is read by the server, with the same checks as on the command line; each of its plans is then asked for.
 async function bring(file) {
   if (file.size > MOST_BYTES) return reply(false, say("fileLarge", file.name));

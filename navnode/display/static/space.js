@@ -113,12 +113,20 @@ export class Space {
     this.bone?.setMesh(head.role, ...parts);
   }
 
-  // The node withdrew this volume or surface.
+  // Everything that `forget` would take away.
+  get held() {
+    const named = (of, held) => Object.keys(held ?? {}).map((role) => ({ of, role }));
+    return [...named("volume", this.volumes), ...named("mesh", this.bone?.meshes)];
+  }
+
+  // The node withdrew this volume or surface, or is another one.
   forget({ of, role }) {
     if (of === "mesh") this.bone?.forget(role);
     else {
       if (this.volumes[role]) this.gl?.deleteTexture(this.volumes[role].texture);
       delete this.volumes[role];
+      if (role === "navigation") this.placed = false;
+      this.choice.hidden = true;
     }
   }
 

@@ -1,0 +1,99 @@
+"""What an open page keeps when another server answers, and what it makes of messages that waited on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from navnode.display.server import Display
+from navnode.types import VolumeUpdate
+from tests.browser import CHROMIUM, Browser
+from tests.conftest import find_free_port
+from tests.display.stage import VALID, Stage, phantom, tube
+from tests.loop.theatre import configuration
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+LIGHT = """(() => {
+  const { width, height } = document.getElementById('gl');
+  const pen = Object.assign(document.createElement('canvas'), { width, height }).getContext('2d');
+  pen.drawImage(document.getElementById('gl'), 0, 0);
+  return pen.getImageData(0, 0, width, height).data.filter((value, at) => at % 4 === 0 && value > 60).length;
+})()"""
+"""How many pixels of the slices and of the bone are not black."""
+
+
+def served(name: str, port: int, volume: str = "phantom") -> tuple[Stage, web.AppRunner]:
+    display = Display(configuration(case={"name": name}), f"ipc:///tmp/navnode-test-no-{name}")
+    stage = Stage(display)
+    stage.tools, stage.more = {}, {"volume": volume, "epoch": hash(name)}
+    return stage, web.AppRunner(display.application(), access_log=None)
+
+
+async def listening(runner: web.AppRunner, port: int) -> None:
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+
+
+def test_the_next_patients_node_finds_nothing_of_the_last_one(tmp_path):
+    async def story() -> None:
+        port = find_free_port()
+        first, runner = served("A", port)
+        first.display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
+        stages = [first]
+
+        async def speak() -> None:
+            while True:
+                stages[0].show()
+                await asyncio.sleep(0.04)
+
+        speaking = asyncio.create_task(speak())
+        await listening(runner, port)
+        async with Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{port}/")
+            await browser.wait_for(f"!document.body.classList.contains('silent') && {LIGHT} > 1000")
+            await browser.evaluate("document.getElementById('measure').click()")
+            await runner.cleanup()
+            stages[0], runner = served("B", port, volume="")
+            await listening(runner, port)
+            named = "document.getElementById('case-name').textContent === 'B'"
+            await browser.wait_for(f"{named} && !document.body.classList.contains('silent')")
+            await browser.wait_for(f"{LIGHT} === 0", 10)
+            assert await browser.evaluate("document.getElementById('hint').hidden"), "it asks nothing of the old one"
+            hu = np.where(phantom().voxels > 0, np.float32(900), np.float32(-1000))
+            other = dataclasses.replace(phantom(), voxels=hu)
+            stages[0].more["volume"] = "B"
+            stages[0].display._on_volume(VolumeUpdate(other, None, "navigation", VALID, "CT", 0))
+            await browser.wait_for(f"{LIGHT} > 1000", 10)
+            await browser.screenshot(tmp_path / "b.png")
+        await runner.cleanup()
+        speaking.cancel()
+
+    asyncio.run(story())
+
+
+def test_how_long_a_message_waited_is_told_though_clocks_differ():
+    tried = """import('/static/delay.js').then(({ Delay }) => {
+      const delay = new Delay(), come = (sent, now) => Math.round(delay.of(sent, now));
+      return [come(5e6, 100), come(5e6 + 20, 130), come(5e6 + 40, 140), come(5e6 + 60, 2160), come(5e6 + 2080, 2181),
+              come(5e6 + 3.6e6, 100 + 3.6e6 * 1.00005)];
+    })"""
+
+    async def story() -> None:
+        port = find_free_port()
+        _, runner = served("A", port)
+        await listening(runner, port)
+        async with Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{port}/")
+            await browser.wait_for("document.readyState === 'complete'")
+            waited_ms = await browser.evaluate(tried)
+        await runner.cleanup()
+        assert waited_ms[:3] == [0, 10, 0], "one is the quickest, by whatever clock"
+        assert waited_ms[3] == 2000 and waited_ms[4] <= 2, "a stall, and what came behind it"
+        assert waited_ms[5] == 0, "an hour of clocks that are 50 ppm apart is no delay"
+
+    asyncio.run(story())
