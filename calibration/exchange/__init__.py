@@ -54,7 +54,7 @@ def read(path: Path) -> Exchanged:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     reader = next((read for ending, read in _READERS.items() if path.name.lower().endswith(ending)), dicom.read)
     if reader is dicom.read and not is_dicom(path):
-        raise ConfigError(f"{path}: unknown format; read are {READS}")
+        raise ConfigError(f"{path}: unknown format, not DICOM; read are {READS}")
     try:
         return reader(path)
     except ConfigError:

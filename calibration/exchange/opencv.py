@@ -25,6 +25,8 @@ __all__ = ["camera_matrix", "carm_of_matrix", "is_storage", "need_carm", "read",
 _MAX_BYTES, _MAX_DEPTH, _MAX_INDENT = 1 << 20, 8, 64
 """Of a file; a camera has some hundred bytes and is nested twice."""
 _FIRST_LINE = "%YAML:1.0"
+_FARTHEST_PX = 16_384
+"""Of the principal point: twice the side of the largest detector."""
 _MOST_SKEW = 1e-6
 """Share of the focal length."""
 _SAME_DISTANCE = 0.01
@@ -66,7 +68,7 @@ def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[fl
         found = CArmDocument(width, height, (su, sv), fx * su, middle).geometry
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if any(not -size <= at <= 2 * size for at, size in zip(middle, (width, height), strict=True)):
+    if max(map(abs, middle)) > _FARTHEST_PX:
         raise ConfigError(f"{path}: the principal point ({middle[0]:g}, {middle[1]:g}) lies far outside the picture")
     if spacing_mm is None:
         tell(

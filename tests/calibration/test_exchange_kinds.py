@@ -234,7 +234,7 @@ def test_transforms_that_simpleitk_has_no_class_for_or_crashes_on(tmp_path, kind
 @pytest.mark.parametrize("name", ["t.mat", "t.lta", "t.xfm", "points.json", "points.mps", "m.npy"])
 def test_the_formats_that_are_read_are_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"something else, with enough bytes to be looked at as DICOM" * 9)
-    with pytest.raises(ConfigError, match=r"unknown format; read are .*mrk\.json.*tfm"):
+    with pytest.raises(ConfigError, match=r"unknown format, not DICOM; read are .*mrk\.json.*tfm"):
         exchange.read(tmp_path / name)
 
 
@@ -407,7 +407,7 @@ def test_cameras_of_opencv_5(tmp_path, ending):
 def test_a_camera_without_pixels_is_told_and_one_that_looks_elsewhere_refused(tmp_path, caplog):
     assert exchange.read(ros_camera(tmp_path / "c.yaml")).carm.pixel_spacing_mm[0] == 1
     assert "states no pixel_spacing_mm" in caplog.text
-    away = K + [[0, 0, -3000], [0, 0, 0], [0, 0, 0]]
+    away = K + [[0, 0, -30000], [0, 0, 0], [0, 0, 0]]
     for path in (ros_camera(tmp_path / "c.yaml", away), opencv_camera(tmp_path / "c.yml", away)):
         with pytest.raises(ConfigError, match="far outside the picture"):
             exchange.read(path)
