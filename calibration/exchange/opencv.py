@@ -29,7 +29,7 @@ _FARTHEST_PX = 16_384
 """Of the principal point: twice the side of the largest detector."""
 _MOST_SKEW = 1e-6
 """Share of the focal length."""
-_SAME_DISTANCE = 0.01
+_SAME_DISTANCE, _ROUNDED = 0.01, 1e-6
 
 
 def camera_matrix(carm: CArm) -> Matrix:
@@ -63,6 +63,9 @@ def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[fl
         raise ConfigError(
             f"{path}: pixel_spacing_mm {su:g} and {sv:g} contradict the focal lengths {fx:g} and {fy:g} px"
         )
+    if positive and abs(fx * su / (fy * sv) - 1) > _ROUNDED:
+        tell(path, f"pixel_spacing_mm {su:g} and {sv:g} contradict the focal lengths a little, which are taken")
+        sv = fx * su / fy
     middle = float(camera[0, 2]), float(camera[1, 2])
     try:
         found = CArmDocument(width, height, (su, sv), fx * su, middle).geometry
@@ -73,7 +76,7 @@ def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[fl
     if spacing_mm is None:
         tell(
             path,
-            f"states no pixel_spacing_mm; with pixels of 1 mm the source is {fx:.6g} mm away, and scales with them",
+            f"states no pixel_spacing_mm; with pixels of 1 mm the source is {fx:.6g} mm away",
         )
     return found
 
