@@ -26,6 +26,7 @@ from navnode.files.artifacts import (
     PivotResult,
     ToolResult,
 )
+from navnode.files.dicom_read import is_dicom
 
 from . import dicom, itk, ndi, opencv, plus, ros, slicer
 from .contents import Exchanged, write_imported
@@ -52,6 +53,8 @@ def read(path: Path) -> Exchanged:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     reader = next((read for ending, read in _READERS.items() if path.name.lower().endswith(ending)), dicom.read)
+    if reader is dicom.read and not is_dicom(path):
+        raise ConfigError(f"{path}: unknown format, not DICOM; read are {READS}")
     try:
         return reader(path)
     except ConfigError:

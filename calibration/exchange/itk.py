@@ -32,6 +32,7 @@ they are; ITK reads nothing of more dimensions."""
 _REWRITE = "import sys, SimpleITK as s; s.WriteTransform(s.ReadTransform(sys.argv[1]), sys.argv[2])"
 _REWRITTEN_S = 20.0
 _MOST_NUMBERS = 1 << 20
+_DEEPEST = 8
 _LEAST_SHRINKING, _MOST_STRETCHING = 1e-3, 1e3
 
 
@@ -50,13 +51,15 @@ def read(path: Path) -> Exchanged:
         _check_stated(path, content)
     else:
         raise ConfigError(f"{path}: not a transform of ITK")
-    transform = _of_hdf5(path) if content.startswith(_HDF5) else sitk.ReadTransform(str(path))
-    stored = _nested(transform)
-    while stored == 1 and transform.GetName() == "CompositeTransform":
-        transform = sitk.CompositeTransform(transform).GetNthTransform(0)
-        stored = _nested(transform)
+    transform = _of_hdf5(path) if content.startswith(_HDF5) else _of_text(content)
+    inner, stored = transform, _nested(transform)
+    for _ in range(_DEEPEST):  # what SimpleITK has no class for stays within a composite, however often one looks
+        if stored != 1:
+            break
+        inner = sitk.CompositeTransform(inner).GetNthTransform(0)
+        stored = _nested(inner)
     held = content.count(b"TransformType") - (b"CompositeTransform" in content) if content.startswith(_HDF5) else 1
-    if stored > 1 or (stored == 0 and held > 1):
+    if stored > 1 or held > 1:
         raise ConfigError(f"{path}: holds {max(stored, held)} transforms; store the one that is meant by itself")
     if transform.GetDimension() != 3 or not transform.IsLinear():
         raise ConfigError(f"{path}: not a linear transform of space")
@@ -78,6 +81,14 @@ def _check_stated(path: Path, content: bytes) -> None:
         raise ConfigError(f"{path}: states more numbers than a linear transform has")
 
 
+def _of_text(content: bytes) -> Any:
+    """Read text from a copy, whose ending is one that ITK knows."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "transform.tfm"
+        copy.write_bytes(content)
+        return sitk.ReadTransform(str(copy))
+
+
 def _of_hdf5(path: Path) -> Any:
     """Read HDF5 by way of another process, which rewrites it as text: damaged files crash the library."""
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +102,9 @@ def _of_hdf5(path: Path) -> Any:
             raise ConfigError(f"{path}: damaged (its HDF5 is not read within {_REWRITTEN_S:.0f} s)") from error
         if done.returncode or not text.is_file():
             raise ConfigError(f"{path}: damaged (its HDF5 cannot be read)")
-        return sitk.ReadTransform(str(text))
+        content = text.read_bytes()
+        _check_finite(path, content.decode("utf-8", "replace").splitlines())
+        return _of_text(content)
 
 
 def _nested(transform: Any) -> int:
@@ -126,15 +139,26 @@ def _check_text(path: Path, content: bytes) -> None:
         "ScaleVersor3DTransform": (9, 3),
     }
     kind = named[-1].partition("_")[0]
+    _check_finite(path, lines)
     for key, place in (("Parameters", 0), ("FixedParameters", 1)):
         text = [line.partition(":")[2].split() for line in lines if line.startswith(f"{key}:")][-1]
         count = wanted.get(kind, (None, None))[place]
+        if count is not None and len(text) != count:
+            raise ConfigError(f"{path}: cut short ({key} has {len(text)} numbers, {kind} needs {count})")
+
+
+def _check_finite(path: Path, lines: list[str]) -> None:
+    """Refuse parameters that are not finite numbers: ITK's rotations and scales crash on them."""
+    for line in lines:
+        key, _, text = line.partition(":")
+        if key not in ("Parameters", "FixedParameters"):
+            continue
         try:
-            numbers = [float(part) for part in text]
+            numbers = [float(part) for part in text.split()]
         except ValueError as error:
             raise ConfigError(f"{path}: {key} holds {error}") from error
-        if count is not None and len(numbers) != count:
-            raise ConfigError(f"{path}: cut short ({key} has {len(numbers)} numbers, {kind} needs {count})")
+        if not np.isfinite(numbers).all():
+            raise ConfigError(f"{path}: some of its numbers are not finite ({key})")
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:

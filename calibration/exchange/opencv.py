@@ -14,18 +14,22 @@ from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.files.artifacts import Artifact
 from navnode.files.ordinary import refuse_special
+from navnode.files.placing import tell
 from navnode.geometry import CArmDocument
 from navnode.types import CArm, Matrix
 
 from .contents import Exchanged
 
-__all__ = ["camera_matrix", "carm_of_matrix", "need_carm", "read", "refuse_bent", "write"]
+__all__ = ["camera_matrix", "carm_of_matrix", "is_storage", "need_carm", "read", "refuse_bent", "write"]
 
 _MAX_BYTES, _MAX_DEPTH, _MAX_INDENT = 1 << 20, 8, 64
 """Of a file; a camera has some hundred bytes and is nested twice."""
+_FIRST_LINE = "%YAML:1.0"
+_FARTHEST_PX = 16_384
+"""Of the principal point: twice the side of the largest detector."""
 _MOST_SKEW = 1e-6
 """Share of the focal length."""
-_SAME_DISTANCE = 0.01
+_SAME_DISTANCE, _ROUNDED = 0.01, 1e-6
 
 
 def camera_matrix(carm: CArm) -> Matrix:
@@ -59,10 +63,22 @@ def carm_of_matrix(camera: Matrix, width: int, height: int, spacing_mm: tuple[fl
         raise ConfigError(
             f"{path}: pixel_spacing_mm {su:g} and {sv:g} contradict the focal lengths {fx:g} and {fy:g} px"
         )
+    if positive and abs(fx * su / (fy * sv) - 1) > _ROUNDED:
+        tell(path, f"pixel_spacing_mm {su:g} and {sv:g} contradict the focal lengths a little, which are taken")
+        sv = fx * su / fy
+    middle = float(camera[0, 2]), float(camera[1, 2])
     try:
-        return CArmDocument(width, height, (su, sv), fx * su, (float(camera[0, 2]), float(camera[1, 2]))).geometry
+        found = CArmDocument(width, height, (su, sv), fx * su, middle).geometry
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    if max(map(abs, middle)) > _FARTHEST_PX:
+        raise ConfigError(f"{path}: the principal point ({middle[0]:g}, {middle[1]:g}) lies far outside the picture")
+    if spacing_mm is None:
+        tell(
+            path,
+            f"states no pixel_spacing_mm; with pixels of 1 mm the source is {fx:.6g} mm away",
+        )
+    return found
 
 
 def need_carm(ours: Exchanged, artifact: Artifact[Any], path: Path) -> CArm:
@@ -88,9 +104,9 @@ def read(path: Path) -> Exchanged:
     Raises:
         ConfigError: the file is not an OpenCV FileStorage, contains no camera, or one that bends rays.
     """
-    _check_text(path)
+    text = _checked_text(path)
     try:
-        storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+        storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
     except SystemError as error:  # its constructor raises OpenCV's error in a way that Python does not know
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
@@ -107,6 +123,10 @@ def read(path: Path) -> Exchanged:
         for name in names:
             if _BENT.fullmatch(name):
                 refuse_bent(path, name, _values(root.getNode(name)))
+        for name in ("projection_matrix", "P"):
+            projection = _matrix(path, root, name) if name in names else camera
+            if projection.shape[:1] != (3,) or np.abs(projection[:, :3] - camera).max() > 1e-3 * np.abs(camera).max():
+                raise ConfigError(f"{path}: {name} contradicts the camera matrix")
         spacing = _matrix(path, root, "pixel_spacing_mm").ravel() if "pixel_spacing_mm" in names else None
     finally:
         storage.release()
@@ -174,14 +194,21 @@ def refuse_bent(path: Path, name: str, values: Any) -> None:
         )
 
 
-def _check_text(path: Path) -> None:
-    """Refuse what OpenCV's parser ends the process with: other files, and nesting that overflows its stack."""
+def is_storage(text: str) -> bool:
+    """Whether a text is YAML that OpenCV wrote: from version 5 on it begins as other YAML does."""
+    return text.startswith(_FIRST_LINE) or (text.startswith("%YAML") and "!!opencv-matrix" in text)
+
+
+def _checked_text(path: Path) -> str:
+    """The text as OpenCV 4 reads it; refuse what its parser ends the process with: other files, and nesting that
+    overflows its stack."""
     refuse_special(path)
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{path}: too large for a camera")
     text = path.read_bytes().decode("utf-8", "replace")
-    if not text.startswith("%YAML:1.0"):
+    if not is_storage(text):
         raise ConfigError(f"{path}: not an OpenCV FileStorage")
+    text = re.sub(r"\A[^\r\n]*", _FIRST_LINE, text)
     depth = deepest = 0
     for sign in re.findall(r"[\[\]{}]", text):
         depth += 1 if sign in "[{" else -1
@@ -190,6 +217,7 @@ def _check_text(path: Path) -> None:
     _refuse_twice(path, text)
     if deepest > _MAX_DEPTH or indented > _MAX_INDENT:
         raise ConfigError(f"{path}: not a camera (nested too deeply)")
+    return text
 
 
 def _refuse_twice(path: Path, text: str) -> None:

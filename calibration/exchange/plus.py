@@ -21,6 +21,10 @@ from .contents import Exchanged
 __all__ = ["read", "write"]
 
 _SAME = 1e-3
+_SAME_AROUND = 1e-2
+"""Share of the largest number: several transforms round several times."""
+_LEAST_VOLUME = 1e-15
+"""Of a pixel's step along three axes, in mm: a picture of micrometres has more."""
 _LONGEST_LAG_S = 60.0
 
 
@@ -56,8 +60,12 @@ def read(path: Path) -> Exchanged:
             numbers = np.zeros(0)
         if len(numbers) != 16 or not all(pair):
             raise ConfigError(f"{path}: a Transform needs From, To and a Matrix of 16 numbers")
+        if pair[0] == pair[1]:
+            raise ConfigError(f"{path}: a Transform from {pair[0]} to itself")
         if not np.isfinite(numbers).all() or np.abs(numbers[12:] - [0, 0, 0, 1]).max() > 1e-6:
             raise ConfigError(f"{path}: the Matrix from {pair[0]} to {pair[1]} is not a finite transform")
+        if abs(np.linalg.det(numbers.reshape(4, 4))) < _LEAST_VOLUME:
+            raise ConfigError(f"{path}: the Matrix from {pair[0]} to {pair[1]} cannot be inverted")
         _take(path, transforms, pair, numbers.reshape(4, 4))
     # A device's stamps plus its offset are the common time, so a late device has a negative offset.
     lags: dict[str, float] = {}
@@ -81,14 +89,34 @@ def read(path: Path) -> Exchanged:
 
 
 def _take(path: Path, transforms: dict[tuple[str, str], Matrix], pair: tuple[str, str], matrix: Matrix) -> None:
-    """Add a transform that no other contradicts, in either direction."""
+    """Add a transform that no other contradicts, in either direction, nor several that lead the same way."""
     same = transforms.get(pair)
     other = transforms.get((pair[1], pair[0]))
     if (same is not None and np.abs(same - matrix).max() > _SAME) or (
         other is not None and np.abs(other @ matrix - np.eye(4)).max() > _SAME
     ):
         raise ConfigError(f"{path}: two transforms between {pair[0]} and {pair[1]} contradict each other")
+    around = None if same is not None or other is not None else _around(transforms, pair)
+    if around is not None and np.abs(around - matrix).max() > _SAME_AROUND * max(1.0, float(np.abs(matrix).max())):
+        raise ConfigError(
+            f"{path}: the transform from {pair[0]} to {pair[1]} contradicts those that lead there by other frames"
+        )
     transforms[pair] = matrix
+
+
+def _around(transforms: dict[tuple[str, str], Matrix], pair: tuple[str, str]) -> Matrix | None:
+    """to_from_from by way of other frames; None: no way leads there."""
+    found = {pair[0]: np.eye(4)}
+    frames = [pair[0]]
+    for frame in frames:  # grows
+        for (source, target), matrix in transforms.items():
+            if source == frame and target not in found:
+                found[target] = matrix @ found[frame]
+                frames.append(target)
+            elif target == frame and source not in found:
+                found[source] = np.linalg.inv(matrix) @ found[frame]
+                frames.append(source)
+    return found.get(pair[1])
 
 
 def write(ours: Exchanged, artifact: Artifact[Any], path: Path) -> None:

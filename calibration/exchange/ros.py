@@ -35,7 +35,7 @@ def read(path: Path) -> Exchanged:
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{path}: too large for a camera")
     text = path.read_bytes().decode("utf-8-sig")
-    if text.startswith("%YAML:1.0"):
+    if opencv.is_storage(text):
         return opencv.read(path)
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
@@ -128,13 +128,18 @@ def _matrix(path: Path, info: dict[str, Any], keys: tuple[str, ...], shape: tupl
     if not found:
         return None
     numbers = _numbers(path, found[0], info[found[0]])
+    if other := next((key for key in found if not np.array_equal(_numbers(path, key, info[key]), numbers)), ""):
+        raise ConfigError(f"{path}: {found[0]} and {other} contradict each other")
     if len(numbers) != shape[0] * shape[1]:
         raise ConfigError(f"{path}: {found[0]} has {len(numbers)} numbers, not {shape[0]} x {shape[1]}")
     return numbers.reshape(shape)
 
 
 def _whole(path: Path, info: dict[str, Any], keys: tuple[str, ...]) -> int:
-    value = next((info[key] for key in keys if key in info), None)
+    stated = {key: info[key] for key in keys if key in info}
+    value = next(iter(stated.values()), None)
+    if any(each != value for each in stated.values()):
+        raise ConfigError(f"{path}: {' and '.join(stated)} contradict each other")
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{path}: {keys[0]} is {value!r}, not a whole number")
     return value

@@ -24,7 +24,7 @@ __all__ = ["read_fcsv", "read_markups", "write_fcsv", "write_markups"]
 
 _COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 _UNPLACED_NUMBERS = ("0", "1", "3")
-"""The same in tables: a column after those that the header names."""
+"""The same in tables: the first of two columns after those that the header names."""
 
 
 def _take(path: Path, points_mm: dict[str, Matrix], label: str, at_mm: Matrix) -> None:
@@ -129,7 +129,13 @@ def read_fcsv(path: Path) -> Exchanged:
     for n, cells in enumerate(table):
         if len(cells) < len(columns):
             raise ConfigError(f"{path}: point {n + 1} has {len(cells)} columns, the header names {len(columns)}")
-        if len(cells) > len(columns) + 1 and cells[len(columns)] in _UNPLACED_NUMBERS:
+        more = cells[len(columns) :]
+        if more and (len(more) != 2 or not all(each.strip().isdigit() for each in more)):
+            raise ConfigError(
+                f"{path}: point {n + 1} has {len(cells)} columns, the header names {len(columns)}; a text with a comma "
+                "stands in quotes"
+            )
+        if more and cells[len(columns)] in _UNPLACED_NUMBERS:
             left_out += 1
             continue
         label = str(n + 1) if named is None or ids is None else cells[named] or cells[ids] or str(n + 1)

@@ -31,6 +31,7 @@ _FEWEST_VOXELS = 60
 _RAW_PADDING, _RAW_MOST, _RAW_ZERO = 0.2, 4_200.0, 1024.0
 """Numbers without a scale: at least this share of 0 (nothing there), the largest number, the number of water."""
 _AIR_HU = -1000.0
+_REFERENCE = "Segmentation_ReferenceImageExtentOffset"
 _SEGMENT = re.compile(r"Segment(\d{1,6})_LabelValue")
 
 
@@ -98,6 +99,8 @@ def labelled(path: Path, ct: Volume) -> list[BodyFile]:
         raise ConfigError(f"{path}: no label has more than {_FEWEST_VOXELS} voxels")
     if len(large) > _MOST:
         raise ConfigError(f"{path}: {len(large)} labels; a list of bodies (.toml) chooses some (at most {_MOST})")
+    if small := [str(int(label)) for label in found if label > 0 and int(label) not in large]:
+        tell(path, f"labels with fewer than {_FEWEST_VOXELS} voxels are left out ({', '.join(small[:6])})")
     shown = {label: " ".join(names.get(label, "").split())[:64] for label in large}
     plain = [name for name in shown.values() if name]
     called = {
@@ -222,32 +225,75 @@ def read_map(path: Path, ct: Volume) -> tuple[Array, dict[int, str]]:
     """
     if segments.is_segmentation(path):
         return segments.read_segmentation(path, ct)
+    names, in_part = _names_of(path)
     labels = read_numbers(path, AS_STATED)
-    if labels.voxels.shape != ct.voxels.shape:
-        sizes = " and ".join(" x ".join(map(str, v.voxels.shape[::-1])) for v in (labels, ct))
-        raise ConfigError(f"{path}: not a label map of {ct.name or 'the CT'} ({sizes} voxels)")
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in ct.voxels.shape[::-1]], [1])).reshape(4, -1)
-    off_mm = np.abs((labels.volume_from_index - ct.volume_from_index) @ corners).max()
-    if off_mm > _SAME_GRID_MM:
-        raise ConfigError(f"{path}: not a label map of {ct.name or 'the CT'} (it lies {off_mm:.1f} mm beside it)")
     whole = np.round(labels.voxels)
     if labels.voxels.min() < 0 or np.abs(labels.voxels - whole).max() > 1e-3:
         raise ConfigError(f"{path}: not a label map (its numbers are not whole, or negative)")
-    return np.asarray(whole.astype(np.int32)), _names_of(path)
+    return _on_grid(whole.astype(np.int32), labels.volume_from_index, ct, path, in_part=in_part), names
 
 
-def _names_of(path: Path) -> dict[int, str]:
-    """Label -> name, as Slicer writes them; empty for other files."""
+def _on_grid(labels: Array, volume_from_index: Matrix, ct: Volume, path: Path, *, in_part: bool) -> Array:
+    """Labels (k, j, i) on a CT's grid, if they are stored for its voxels, in any order of axes and to either side, as
+    programs turn the volumes that they convert.
+
+    Args:
+        in_part: they may be those of a box within the CT.
+
+    Raises:
+        ConfigError: they are for other voxels.
+    """
+    ct_from_label = np.linalg.inv(ct.volume_from_index) @ volume_from_index
+    steps = np.eye(4)
+    steps[:3] = np.rint(ct_from_label[:3])
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in labels.shape[::-1]], [1])).reshape(4, -1)
+    off_mm = np.abs(ct.volume_from_index @ (ct_from_label - steps) @ corners).max()
+    axes = np.abs(steps[:3, :3])
+    places = (steps @ corners)[:3]
+    first = places.min(axis=1).astype(int)[::-1]
+    after = places.max(axis=1).astype(int)[::-1] + 1
+    one_each = (axes.sum(axis=0) == 1).all() and (axes.sum(axis=1) == 1).all()
+    fewer = labels.size < ct.voxels.size
+    if (
+        not one_each
+        or (fewer and not in_part)
+        or off_mm > _SAME_GRID_MM
+        or (first < 0).any()
+        or (after > ct.voxels.shape).any()
+    ):
+        sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in (labels.shape, ct.voxels.shape))
+        apart_mm = np.abs((volume_from_index - ct.volume_from_index) @ corners).max()
+        why = f"{sizes} voxels" if labels.shape != ct.voxels.shape else f"it lies {apart_mm:.1f} mm beside it"
+        raise ConfigError(f"{path}: not a label map of {ct.name or 'the CT'} ({why})")
+    turned = labels.transpose([2 - int(np.argmax(axes[axis])) for axis in (2, 1, 0)])
+    turned = np.flip(turned, tuple(2 - axis for axis in range(3) if steps[axis, :3].sum() < 0))
+    if not fewer:
+        return np.ascontiguousarray(turned)
+    tell(path, f"states labels for {' x '.join(map(str, turned.shape[::-1]))} voxels of the CT; the others have none")
+    found = np.zeros(ct.voxels.shape, np.int32)
+    found[tuple(slice(a, b) for a, b in zip(first, after, strict=True))] = turned
+    return found
+
+
+def _names_of(path: Path) -> tuple[dict[int, str], bool]:
+    """Label -> name, and whether a part of an image may be stored, as Slicer states them; empty for other files.
+
+    Raises:
+        ConfigError: the file has several layers, or two names for a label.
+    """
     if path.suffix.lower() not in (".nrrd", ".nhdr"):
-        return {}
-    fields = nrrd.open_image(path).fields
+        return {}, False
+    image = nrrd.open_image(path)
+    fields = image.fields
+    if len(image.sizes) > 3 and any(map(_SEGMENT.fullmatch, fields)):
+        raise ConfigError(f"{path}: its segments are in several layers: they overlap, which label maps cannot say")
     found: dict[int, str] = {}
     for key, value in fields.items():
         if (match := _SEGMENT.fullmatch(key)) and value.isdigit():
             name = fields.get(f"Segment{match[1]}_Name", "")
             if found.setdefault(int(value), name) != name:
                 raise ConfigError(f"{path}: label {value} has two names")
-    return found
+    return found, _REFERENCE in fields
 
 
 def _stem(path: Path) -> str:

@@ -257,6 +257,7 @@ def stored(dataset: Any, path: Path) -> Array:
 @kept_locale()
 def _unpacked(dataset: Any, path: Path, syntax: str, frames: int) -> Array:
     """Compressed pixels by GDCM, from a copy that says nothing of what values mean."""
+    import pydicom
     import SimpleITK as sitk
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import generate_uid
@@ -287,10 +288,9 @@ def _unpacked(dataset: Any, path: Path, syntax: str, frames: int) -> Array:
             reader.SetImageIO("GDCMImageIO")
             reader.SetFileName(str(copy))
             found = sitk.GetArrayFromImage(reader.Execute())
-    except Exception as error:  # GDCM and pydicom have no common error
-        raise ConfigError(
-            f"{path}: its pixels cannot be unpacked, damaged or unknown ({_first_line(error)})"
-        ) from error
+    except Exception as error:  # GDCM and pydicom have no common error, and name this copy and their own files
+        name = getattr(pydicom.uid.UID(syntax), "name", syntax)
+        raise ConfigError(f"{path}: its pixels cannot be unpacked, damaged or unknown ({name[:80]})") from error
     if found.dtype.kind == "f":
         raise ConfigError(f"{path}: its pixels cannot be unpacked as whole numbers")
     return np.asarray(found)

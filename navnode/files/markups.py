@@ -23,6 +23,8 @@ _RAS_FROM = {"LPS": RAS_FROM_LPS, "1": RAS_FROM_LPS, "RAS": np.eye(4), "0": np.e
 _PLACED = "defined"
 _UNPLACED = ("undefined", "preview", "missing")
 _MOST_BYTES, _MOST_POINTS = 1 << 24, 100_000
+_FARTHEST_MM = 10_000.0
+"""Of a coordinate: no scanner's bed is so long."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def _markup(markup: dict[str, Any], path: Path) -> Markup:
             label = str(point.get("label") or point.get("id") or n + 1)
             if status != _PLACED:
                 raise ConfigError(f"{path}: positionStatus of {label!r} is {str(status)[:40]!r}")
-            points_mm.append((label, position_mm(path, label, ras_from_file, point.get("position"), factor)))
+            at = point.get("position")
+            if not isinstance(at, list) or any(isinstance(x, bool) or not isinstance(x, int | float) for x in at):
+                at = str(at)  # numbers as text, and true for 1, are no position
+            points_mm.append((label, position_mm(path, label, ras_from_file, at, factor)))
     return Markup(str(markup.get("type", "")), points_mm, len(control_points) - len(points_mm))
 
 
@@ -98,12 +103,14 @@ def position_mm(path: Path, label: str, ras_from_file: Matrix, at: object, facto
     """A point's position (3,), RAS.
 
     Raises:
-        ConfigError: it is not three finite numbers.
+        ConfigError: it is not three finite numbers, or farther away than any patient is.
     """
     try:
-        found = np.array([float(x) for x in at] if isinstance(at, Iterable) else [])
+        found = np.array([float(x) for x in at] if isinstance(at, Iterable) and not isinstance(at, str) else [])
     except (TypeError, ValueError):
         found = np.zeros(0)
     if found.shape != (3,) or not np.isfinite(found).all():
         raise ConfigError(f"{path}: the position of {label!r} is not three finite numbers ({str(at)[:60]})")
+    if np.abs(found * factor).max() > _FARTHEST_MM:
+        raise ConfigError(f"{path}: {label!r} lies {np.abs(found * factor).max() / 1e3:.3g} m away; its unit is wrong")
     return g.transform(ras_from_file, found * factor)

@@ -5,6 +5,7 @@ trimesh reads them, and takes much for a surface: what is cut short or damaged i
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,10 +48,11 @@ def read_mesh(path: str | Path, units: str = "") -> Mesh:
             raise ConfigError(f"{path}: surfaces are {', '.join(ENDINGS)} files")
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path}: too large for a surface")
-        ras_from_space = _checked(path, path.read_bytes())
+        content, ras_from_space = _checked(path, path.read_bytes())
         import trimesh  # here and below: a large package that few processes need
 
-        loaded = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+        kind = path.suffix.lower()[1:]
+        loaded = trimesh.load(io.BytesIO(content), kind, force="mesh", process=False, skip_materials=True)
         vertices, triangles = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.uint32)
         if not len(triangles) or not np.isfinite(vertices).all() or triangles.max() >= len(vertices):
             raise ConfigError(f"{path}: not a surface (no triangles, or invalid vertices)")
@@ -86,15 +88,23 @@ def write_mesh(mesh: Mesh, path: str | Path) -> None:
 # --- whole and undamaged ---------------------------------------------------------------------------------------------
 
 
-def _checked(path: Path, content: bytes) -> Matrix:
-    """Refuse a surface that is cut short; 3x3 from the space that its header names (Slicer's ``SPACE=LPS``) to RAS."""
-    {".stl": _check_stl, ".ply": _check_ply, ".obj": _check_obj}[path.suffix.lower()](path, content)
+def _checked(path: Path, content: bytes) -> tuple[bytes, Matrix]:
+    """Refuse a surface that is cut short; what is to be read of it, and 3x3 from the space that its header names
+    (Slicer's ``SPACE=LPS``) to RAS."""
+    plain = content
+    match path.suffix.lower():
+        case ".stl":
+            _check_stl(path, content)
+        case ".ply":
+            _check_ply(path, content)
+        case _:
+            plain = _plain_obj(path, content)
     stated = re.search(rb"SPACE\s*=\s*(\w+)", content[:2000])
     if stated is None or stated[1] == b"RAS":
-        return np.eye(3)
+        return plain, np.eye(3)
     if stated[1] != b"LPS":
         raise ConfigError(f"{path}: SPACE={stated[1].decode('latin-1')[:20]} says nothing of the patient")
-    return RAS_FROM_LPS[:3, :3]
+    return plain, RAS_FROM_LPS[:3, :3]
 
 
 def _check_extent(path: Path, vertices_mm: Array) -> None:
@@ -107,8 +117,9 @@ def _check_extent(path: Path, vertices_mm: Array) -> None:
 
 
 def _check_stl(path: Path, content: bytes) -> None:
-    if not (content.lstrip()[:5].lower() == b"solid" and b"facet" in content[:1000]):
-        count = int.from_bytes(content[80:84], "little")
+    count = int.from_bytes(content[80:84], "little")
+    binary = len(content) >= 84 and len(content) == 84 + 50 * count  # whatever the text before says
+    if binary or not (content.lstrip()[:5].lower() == b"solid" and b"facet" in content[:1000]):
         if len(content) < 84 or len(content) != 84 + 50 * count:
             raise ConfigError(f"{path}: incomplete ({len(content)} bytes, its header states {count} triangles)")
         return
@@ -272,12 +283,14 @@ _KNOWN = frozenset(b"v vn vt vp f l p g o s usemtl mtllib mg lod maplib usemap b
 _STATED = re.compile(rb"(?im)^#\s*(?:(\d+)\s+(vertices|faces|triangles)|(vertices|faces)\s*:\s*(\d+))\s*\r?$")
 
 
-def _check_obj(path: Path, content: bytes) -> None:
-    """An OBJ states no sizes: complete lines, and as many as its comments count, where they do."""
+def _plain_obj(path: Path, content: bytes) -> bytes:
+    """The vertices and faces of an OBJ. It states no sizes: complete lines, and as many as its comments count, where
+    they do."""
     if not content.endswith((b"\n", b"\r")):
         raise ConfigError(f"{path}: cut short (its last line does not end)")
     vertices = faces = 0
-    for number, line in enumerate(content.splitlines(), 1):
+    plain: list[bytes] = []
+    for number, line in _logical_lines(content):
         words = line.split()
         if not words or words[0].startswith(b"#"):
             continue
@@ -285,19 +298,41 @@ def _check_obj(path: Path, content: bytes) -> None:
             raise ConfigError(f"{path}: damaged (line {number} begins with {words[0].decode('latin-1')[:20]!r})")
         if words[0] == b"v":
             vertices += 1
-            if len(words) < 4 or len(_floats(words[1:])) != len(words) - 1:
+            numbers = _floats(words[1:])
+            if len(words) < 4 or len(numbers) != len(words) - 1:
                 raise ConfigError(f"{path}: damaged (line {number}: a vertex is three finite numbers)")
+            if len(numbers) in (4, 7) and numbers[3] != 1:
+                raise ConfigError(f"{path}: line {number}: a vertex of weight {numbers[3]:g}, which is not read")
+            plain.append(b" ".join(words[:4]))
         elif words[0] == b"f":
             faces += 1
             corners = [word.split(b"/")[0] for word in words[1:]]
-            if len(corners) < 3 or not all(each.isdigit() and 0 < int(each[:10]) <= vertices for each in corners):
+            places = [int(each) if _WHOLE.fullmatch(each) else 0 for each in corners]
+            places = [place + vertices + 1 if place < 0 else place for place in places]  # counted back from the last
+            if len(corners) < 3 or not all(0 < place <= vertices for place in places):
                 raise ConfigError(f"{path}: damaged (line {number}: a face is three or more vertices that came before)")
+            plain.append(b"f " + b" ".join(b"%d" % place for place in places))
     for first, name, other_name, second in _STATED.findall(content):
         stated = int((first or second)[:10])
         counted = vertices if (name or other_name).lower() == b"vertices" else faces
         if stated != counted:
             what = (name or other_name).decode().lower()
             raise ConfigError(f"{path}: incomplete ({counted} {what}, a comment states {stated})")
+    return b"\n".join([*plain, b""])
+
+
+def _logical_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; a backslash at the end continues a line on the next."""
+    begun, first = b"", 0
+    for number, line in enumerate(content.splitlines(), 1):
+        first = first or number
+        if line.endswith(b"\\"):
+            begun += line[:-1] + b" "
+            continue
+        yield first, begun + line
+        begun, first = b"", 0
+    if begun:
+        yield first, begun
 
 
 def _check_end(path: Path, triangles: Array, vertices: int) -> None:

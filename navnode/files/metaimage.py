@@ -41,6 +41,7 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+_ORDERS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 _ENDS = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.M)
 
 
@@ -89,7 +90,10 @@ def open_image(path: Path) -> TextImage:
     directions = fields.get("TransformMatrix", "").split()
     if math.isqrt(len(numbers(path, "TransformMatrix", " ".join(directions), len(directions)))) ** 2 != len(directions):
         raise ConfigError(f"{path}: TransformMatrix has {len(directions)} numbers, which is no matrix")
-    big = _flag(path, fields, "BinaryDataByteOrderMSB", _flag(path, fields, "ElementByteOrderMSB", False))
+    orders = [_flag(path, fields, key, False) for key in _ORDERS if key in fields]
+    if len(set(orders)) > 1:
+        raise ConfigError(f"{path}: {' and '.join(_ORDERS)} contradict each other")
+    big = bool(orders) and orders[0]
     dtype = np.dtype(kind).newbyteorder(">" if big else "<")
     count = int(np.prod([float(n) for n in (*sizes, components(path, fields, sizes))]))
     if count * dtype.itemsize > MAX_BYTES:

@@ -40,6 +40,7 @@ _UNIT_MM = {"": 1.0, "m": 1e3, "mm": 1.0, "um": 1e-3, "cm": 10.0}
 _SAME_MM = 0.1
 _SAME_SHARE = 0.01
 _HEADER_1, _HEADER_2 = 348, 540
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def read(path: Path, choice: ReadAs) -> Placed:
     Raises:
         ConfigError: the file is damaged, incomplete, contradictory or not one volume of numbers; names it.
     """
-    packed = path.suffix.lower() == ".gz"
-    with _opened(path, packed) as file:
+    with _opened(path) as file:
         header = _header(_some(file, _HEADER_2, path), path)
         size = _checked_dim(header, path)
         check_size(size, path)
@@ -97,7 +97,7 @@ def read(path: Path, choice: ReadAs) -> Placed:
         image = next((p for p in _images_of(path) if p.is_file()), None)
         if image is None:
             raise ConfigError(f"{path}: its .img file is not there")
-        with _opened(image, image.suffix.lower() == ".gz") as file:
+        with _opened(image) as file:
             _some(file, int(start), image)
             data = _exactly(file, wanted, image)
     voxels = _scaled(np.frombuffer(data, dtype).reshape(size[::-1]), header, path)
@@ -105,13 +105,15 @@ def read(path: Path, choice: ReadAs) -> Placed:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, packed: bool) -> Iterator[IO[bytes]]:
-    """A file as it was before it was packed.
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file as it was before it was packed, which its first bytes say, whatever its name.
 
     Raises:
         ConfigError: it cannot be opened, or turns out to be damaged while it is read.
     """
     try:
+        with path.open("rb") as plain:
+            packed = plain.read(2) == _GZIP
         with gzip.open(path) if packed else path.open("rb") as file:
             yield cast(IO[bytes], file)
     except EOFError as error:
@@ -235,9 +237,9 @@ def _kind(header: _Header, path: Path) -> str:
 
 
 def _scaled(stored: Array, header: _Header, path: Path) -> Array:
-    """scl_slope 0 means that nothing is scaled, whatever the intercept."""
+    """scl_slope 0, or NaN beside no intercept, means that nothing is scaled: so does NIfTI's own library."""
     slope, intercept = header.slope, header.intercept
-    if slope == 0 or (not np.isfinite(slope) and not np.isfinite(intercept)):
+    if slope == 0 or (not np.isfinite(slope) and (intercept == 0 or not np.isfinite(intercept))):
         if slope == 0 and intercept not in (0, 0.0) and np.isfinite(intercept):
             tell(path, f"scl_slope is 0, so its scl_inter {intercept:g} does not apply")
         return stored.astype(np.float32)

@@ -87,6 +87,7 @@ _ABBREVIATED = {
     "lps": "left-posterior-superior",
 }
 _VECTOR = re.compile(r"none|\([^()]*\)")
+_SLICE_BY_SLICE = "its pixels are in a file for every slice, which is not read"
 
 
 def is_nrrd(head: bytes) -> bool:
@@ -130,6 +131,8 @@ def open_image(path: Path) -> TextImage:
         raise ConfigError(f"{path}: not an NRRD (its header has no end)")
     text = head[: ends.start() if ends else len(head)].decode("utf-8", "replace")
     lines = lines_of(text)[1:]
+    if any(re.match(r"data ?file *: *LIST\b", line, re.I) for line in lines):  # names of files follow
+        raise ConfigError(f"{path}: {_SLICE_BY_SLICE}")
     plain = [line for line in lines if ":=" not in line]
     fields = {
         **line_fields(path, "\n".join(line for line in lines if ":=" in line), (":=",)),
@@ -182,7 +185,7 @@ def _pixels(
     name = fields.get("data file", fields.get("datafile", ""))
     wanted = count * dtype.itemsize
     if name.upper().startswith("LIST") or "%" in name:
-        raise ConfigError(f"{path}: its pixels are in a file for every slice, which is not read")
+        raise ConfigError(f"{path}: {_SLICE_BY_SLICE}")
     if not name and offset < 0:
         raise ConfigError(f"{path}: not an NRRD (its header has no end)")
     data = (beside(path, name) if name else path).read_bytes()[0 if name else offset :]

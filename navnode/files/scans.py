@@ -102,6 +102,9 @@ def read_folder(path: Path, choice: ReadAs) -> Placed:
             raise ConfigError(f"{path}: {file.name} holds several frames beside other files of its series")
         slices.append(_of_file(file, head))
     _check_tilt(files[0][1], slices[0].rows_and_columns, path)
+    frames = {dicom_read.text(head, "FrameOfReferenceUID") for _, head in files} - {""}
+    if len(frames) > 1:
+        tell(path, f"its slices state {len(frames)} frames of reference; they are even, and taken for one")
     return _stacked(slices, path, choice)
 
 

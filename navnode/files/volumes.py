@@ -88,6 +88,8 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 def _placed(path: Path, choice: ReadAs) -> Placed:
     if path.is_dir():
         return scans.read_folder(path, choice)
+    header = next((each for each in _headers_of(path) if each.is_file()), None)
+    path = path if header is None else header
     head = _head(path)
     if path.name == "DICOMDIR":
         raise ConfigError(f"{path}: an index of files; name the folder with the series")
@@ -104,6 +106,14 @@ def _placed(path: Path, choice: ReadAs) -> Placed:
     if choice.series:
         raise ConfigError(f"{path}: --series {choice.series} is for DICOM")
     return reader(path, choice)
+
+
+def _headers_of(path: Path) -> list[Path]:
+    """The headers that an image without one may have."""
+    stem, image, packed = path.name.lower().partition(".img")
+    if not image or packed not in ("", ".gz"):
+        return []
+    return [path.with_name(path.name[: len(stem)] + ending) for ending in (".hdr", ".hdr.gz", ".HDR")]
 
 
 def _head(path: Path) -> bytes:
@@ -129,6 +139,8 @@ def _read_other(path: Path, choice: ReadAs) -> Placed:
     if path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr")):
         raise ConfigError(f"{path}: cannot be read as a volume (its header is damaged)")
     reader = sitk.ImageFileReader()
+    if not reader.GetImageIOFromFileName(str(path)):
+        raise ConfigError(f"{path}: not a volume that is read (NIfTI, NRRD, MetaImage, DICOM, others of ITK)")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     check_size(reader.GetSize(), path)

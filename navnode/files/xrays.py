@@ -24,6 +24,7 @@ _LINE_INTEGRALS = 30.0
 """No detector counts so few quanta where its beam is open, and no body has so long a line integral."""
 _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _BITS, _COMPRESSION, _STRIPS, _STRIP_BYTES = 274, 277, 262, 258, 259, 273, 279
 _TILES, _TILE_BYTES = 324, 325
+_FORMAT, _UNSIGNED, _FLOATING = 339, 1, 3
 _MOST_VALUES = 1 << 20
 """Of a tag: a strip has at least a row."""
 _XRAYS = ("XA", "RF", "CR", "DX", "PX", "IO", "OT", "RG", "XC", "")
@@ -50,8 +51,10 @@ def read_counts(path: Path, i0: float | None = None) -> Array:
         raise ConfigError(f"{path}: cannot be read as an image ({reason})") from error
     if counts.ndim != 2 or counts.size == 0:
         raise ConfigError(f"{path}: not one plane with one value per pixel, but {counts.shape}")
-    if counts.dtype.kind not in "uif" or (counts.dtype.kind == "f" and not np.isfinite(counts).all()):
+    if counts.dtype.kind not in "uif":
         raise ConfigError(f"{path}: the pixels are not counts ({counts.dtype})")
+    if counts.dtype.kind == "f" and not np.isfinite(counts).all():
+        raise ConfigError(f"{path}: the pixels are not counts (some are NaN or infinite)")
     if counts.min() < 0:
         raise ConfigError(f"{path}: the pixels are not counts (some are negative)")
     if counts.dtype.kind == "f" and counts.max() < _LINE_INTEGRALS and not (i0 is not None and i0 < _LINE_INTEGRALS):
@@ -72,9 +75,11 @@ def _read(path: Path) -> Array:
         _check_tiff(path, *_TIFF[head[:4]])
     elif dicom_read.is_dicom(path):
         return _dicom(path)
+    else:  # OpenCV reads more: pictures that are lossy, cut short, turned, or of colours
+        raise ConfigError(f"{path}: not PNG, TIFF, .npy or DICOM")
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise ValueError("not PNG, TIFF, .npy or DICOM, or damaged")
+        raise ValueError("damaged, or compressed in a way that is not read")
     return np.asarray(image)
 
 
@@ -130,11 +135,13 @@ def _check_png(path: Path) -> None:
         if zlib.crc32(kind + body) != struct.unpack_from(">I", content, end - 4)[0]:
             raise ConfigError(f"{path}: damaged (the checksum of {kind.decode('latin-1')} is wrong)")
         if kind == b"IHDR" and length == 13:
-            width, height, _, colours = struct.unpack_from(">IIBB", body)
+            width, height, bits, colours = struct.unpack_from(">IIBB", body)
             if width * height > _MAX_PIXELS:
                 raise ConfigError(f"{path}: {width} x {height} pixels are too many")
             if colours != 0:
                 raise ConfigError(f"{path}: not one plane with one value per pixel (colours or transparency)")
+            if bits not in (8, 16):
+                raise ConfigError(f"{path}: {bits} bits a pixel, not 8 or 16")
         if kind == b"eXIf":
             _check_orientation(path, _exif(body))
         if kind == b"acTL":
@@ -175,6 +182,10 @@ def _check_tiff(path: Path, order: str, big: bool) -> None:
     bits = tags.get(_BITS, 0)
     if bits not in (8, 16, 32):
         raise ConfigError(f"{path}: {bits} bits a pixel, not 8, 16 or 32")
+    form = tags.get(_FORMAT, _UNSIGNED)
+    if (form, bits) in ((_FLOATING, 8), (_FLOATING, 16), (_UNSIGNED, 32)) or form not in (_UNSIGNED, 2, _FLOATING):
+        what = {_UNSIGNED: "unsigned whole", _FLOATING: "floating-point"}.get(form, "unknown")
+        raise ConfigError(f"{path}: {what} numbers of {bits} bits, which are not read")
     if tags.get(_PHOTOMETRIC, 1) == 0 and bits <= 8:
         raise ConfigError(f"{path}: white is zero, which readers invert or not; store counts with black as zero")
     if tags.get(_PHOTOMETRIC, 1) not in (0, 1):

@@ -30,6 +30,7 @@ _MOST_FRAMES = 1 << 22
 _RATE_HZ = 30.0
 """Of frames without times."""
 _INDICES = re.compile(r"axis \d index values")
+_SECONDS = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6}
 _SLICER = ".seq.nrrd"
 """Ending of sequences that 3D Slicer reads without an extension."""
 _ORIENTATION, _TYPE = "UltrasoundImageOrientation", "UltrasoundImageType"
@@ -289,8 +290,10 @@ def _spacing(image: TextImage, axes: tuple[int, int], is_nrrd: bool, added: int)
                     raise ConfigError(f"{path}: space directions of its pictures are not perpendicular")
             elif spacings and "nan" not in (spacings[u], spacings[v]):
                 found = [float(spacings[axis]) for axis in (u, v)]
-            names = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
-            lengths = [name for name in names[:2] if name.strip()]
+            names = re.findall(r'"([^"]*)"', fields.get("space units", ""))[:2]
+            each = re.findall(r'"([^"]*)"', fields.get("units", ""))
+            names = names or ([each[u], each[v]] if each else [])
+            lengths = [name for name in names if name.strip()]
             factor = unit_mm(lengths[0], f"{path}: space units") if lengths else 1.0
     except (ValueError, IndexError) as error:
         raise ConfigError(f"{path}: the spacing of its pixels is not numbers for every axis") from error
@@ -368,6 +371,9 @@ def _sequence(image: TextImage, frames: Array, spacing: tuple[float, float], is_
         tell(path, f"states no status of {', '.join(silent)}; taken for OK")
     status_key = "Status" if is_nrrd else "ImageStatus"
     has_picture = np.array([pictures and is_ok(each.get(status_key, "")) for each in by_frame])
+    odd = {each[status_key] for each in by_frame if each.get(status_key, "OK") not in ("OK", "INVALID", "")}
+    if pictures and odd:
+        tell(path, f"pictures whose {status_key} is {', '.join(sorted(odd))[:80]} are left out, as not OK")
     sequence = Sequence(frames, times_s, spacing, transforms, statuses, has_picture)
     return _in_order(path, sequence)
 
@@ -380,7 +386,11 @@ def _indices_s(image: TextImage, count: int) -> Matrix | None:
     if len(stated) > 1 or image.fields.get(f"{next(iter(stated)).removesuffix('values')}type", "numeric") != "numeric":
         raise ConfigError(f"{image.path}: the indices of its frames are not numbers along one axis")
     ((key, text),) = stated.items()
-    return numbers(image.path, key, text, count)
+    units, axis = re.findall(r'"([^"]*)"', image.fields.get("units", "")), int(key.split()[1])
+    unit = units[axis].strip() if axis < len(units) else ""
+    if unit not in _SECONDS:
+        raise ConfigError(f"{image.path}: the indices of its frames are in {unit[:20]!r}, not in s or ms")
+    return numbers(image.path, key, text, count) * _SECONDS[unit]
 
 
 def _times(path: Path, by_frame: list[dict[str, str]]) -> Matrix:

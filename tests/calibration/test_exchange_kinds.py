@@ -64,6 +64,10 @@ def test_markups(tmp_path, caplog, more, line):
         ({"points": [("a", [1, 2])]}, "'a' is not three finite"),
         ({"points": [("a", [1, 2, float("nan")])]}, "'a' is not three finite"),
         ({"points": [("a", [1, 2, "x"])]}, "'a' is not three finite"),
+        ({"points": [("a", ["1", "2", "3"])]}, "'a' is not three finite"),
+        ({"points": [("a", "123")]}, "'a' is not three finite"),
+        ({"points": [("a", [True, 2, 3])]}, "'a' is not three finite"),
+        ({"points": [("a", [1e6, 2, 3])]}, "'a' lies 1e[+]03 m away"),
         ({"rows": {"a": 1}}, "not a list of points"),
         ({"rows": []}, "holds no points"),
     ],
@@ -123,6 +127,8 @@ def test_tables(tmp_path):
         ({"cut": 12}, "cut short"),
         ({"row": "{n},{x},nan,{z},0,0,0,1,1,1,0,{label},,"}, "not three finite"),
         ({"row": "{n},{x},{y},{z},0,0,0,1,1,1,0,same,,"}, "'same' occurs twice"),
+        ({"row": "{n},{x},{y},{z},0,0,0,1,1,1,0,{label}, left,,"}, "15 columns.*in quotes"),
+        ({"row": "{n},{x},{y},{z},0,0,0,1,1,1,0,{label}, left, upper,,"}, "16 columns.*in quotes"),
     ],
 )
 def test_tables_that_leave_something_open(tmp_path, more, reason):
@@ -176,6 +182,62 @@ def test_two_transforms_are_not_one(tmp_path, ending):
         exchange.read(path)
 
 
+@pytest.mark.parametrize("ending", ["tfm", "TFM", "txt", "h5"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        sitk.Euler3DTransform((5, 6, 7), 0.1, -0.2, 0.3, (10, -20, 30)),
+        sitk.VersorTransform((0, 0, 1), 0.4, (3, 2, 1)),
+        sitk.ScaleTransform(3, (1.1, 0.9, 1.2)),
+        sitk.TranslationTransform(3, (3, -4, 5)),
+    ],
+)
+def test_linear_transforms_of_all_classes(tmp_path, made, ending):
+    path = tmp_path / f"t.{ending}"
+    sitk.WriteTransform(made, str(path.with_suffix(f".{ending.lower()}")))
+    path.with_suffix(f".{ending.lower()}").rename(path)
+    (found,) = exchange.read(path).transforms.values()
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    for at in ((0, 0, 0), (40, -30, 20), (-7, 80, 11)):
+        back = flip @ found @ flip @ [*made.TransformPoint([float(x) for x in at]), 1]
+        assert np.allclose(back[:3], at, atol=1e-6)
+
+
+KINDS = {
+    "MatrixOffsetTransformBase": ("1 0 0 0 1 0 0 0 1 5 6 7", "0 0 0"),
+    "AffineTransform": ("1 0 0 0 1 0 0 0 1 5 6 7", "0 0 0"),
+    "Euler3DTransform": ("0 0 0 5 6 7", "0 0 0 0"),
+    "VersorRigid3DTransform": ("0 0 0 5 6 7", "0 0 0"),
+    "Similarity3DTransform": ("0 0 0 5 6 7 1", "0 0 0"),
+    "ScaleVersor3DTransform": ("0 0 0 5 6 7 1 1 1", "0 0 0"),
+    "ScaleSkewVersor3DTransform": ("0 0 0 5 6 7 1 1 1 0 0 0 0 0 0", "0 0 0"),
+    "QuaternionRigidTransform": ("0 0 0 1 5 6 7", "0 0 0"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transforms_that_simpleitk_has_no_class_for_or_crashes_on(tmp_path, kind):
+    parameters, fixed = KINDS[kind]
+    path = tmp_path / "t.tfm"
+
+    def read(numbers):
+        head = f"#Insight Transform File V1.0\n#Transform 0\nTransform: {kind}_double_3_3\n"
+        path.write_text(f"{head}Parameters: {numbers}\nFixedParameters: {fixed}\n")
+        return next(iter(exchange.read(path).transforms.values()))
+
+    assert np.allclose(read(parameters), [[1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, -7], [0, 0, 0, 1]])
+    for wrong in ("nan", "inf", "-inf"):
+        with pytest.raises(ConfigError, match=r"t\.tfm.*not finite"):
+            read(" ".join([wrong, *parameters.split()[1:]]))
+
+
+@pytest.mark.parametrize("name", ["t.mat", "t.lta", "t.xfm", "points.json", "points.mps", "m.npy"])
+def test_the_formats_that_are_read_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"something else, with enough bytes to be looked at as DICOM" * 9)
+    with pytest.raises(ConfigError, match=r"unknown format, not DICOM; read are .*mrk\.json.*tfm"):
+        exchange.read(tmp_path / name)
+
+
 @pytest.mark.parametrize("numbers", ["nan 0 0 0 1 0 0 0 1 1 2 3", "0 0 0 0 0 0 0 0 0 1 2 3", "1 0 0 0 1 0 0 0 1 1 2"])
 def test_numbers_that_are_no_transform(tmp_path, numbers):
     text = saved_transform(tmp_path / "t.tfm").read_text().splitlines()
@@ -195,6 +257,13 @@ J16 = "1 0 0 6 0 1 0 0 0 0 1 0 0 0 0 1"
         (f'<Transform From="A" To="B" Matrix="{I16}"/><Transform From="A" To="B" Matrix="{J16}"/>', "contradict"),
         (f'<Transform From="A" To="B" Matrix="{I16}"/><Transform From="B" To="A" Matrix="{I16}"/>', "contradict"),
         (f'<Transform From="A" To="B" Matrix="{I16.replace("5", "nan")}"/>', "not a finite"),
+        (f'<Transform From="A" To="A" Matrix="{I16}"/>', "to itself"),
+        (f'<Transform From="A" To="B" Matrix="{I16.replace("1", "0")[:-1]}1"/>', "cannot be inverted"),
+        (
+            f'<Transform From="A" To="B" Matrix="{I16}"/><Transform From="C" To="B" Matrix="{I16}"/>'
+            f'<Transform From="A" To="C" Matrix="{I16}"/>',
+            "from A to C contradicts those that lead there",
+        ),
         ('<Transform From="A" To="B" Matrix="a b c"/>', "16 numbers"),
         ('<Device Id="a" LocalTimeOffsetSec="0.1"/><Device Id="a" LocalTimeOffsetSec="0.2"/>', "occurs twice"),
         ('<Device Id="a" LocalTimeOffsetSec="nan"/>', "not some seconds"),
@@ -315,6 +384,8 @@ def test_straight_cameras_of_opencv(tmp_path):
         ({"rectification_matrix": "{rows: 3, cols: 3, data: [0, 1, 0, 1, 0, 0, 0, 0, 1]}"}, "rectification"),
         ({"projection_matrix": f"{{rows: 3, cols: 4, data: {[1.0] * 12}}}"}, "projection_matrix contradicts"),
         ({"image_height": "768\nimage_height: 700"}, "occurs twice"),
+        ({"width": "512"}, "image_width and width contradict"),
+        ({"K": "[1000, 0, 500, 0, 1000, 400, 0, 0, 1]"}, "camera_matrix and K contradict"),
         ({"pixel_spacing_mm": "[0.3]"}, "not two numbers"),
     ],
 )
@@ -322,6 +393,26 @@ def test_cameras_of_ros_that_say_more(tmp_path, more, reason):
     with pytest.raises(ConfigError, match=rf"c\.yaml.*{reason}"):
         exchange.read(ros_camera(tmp_path / "c.yaml", **more))
     assert exchange.read(ros_camera(tmp_path / "c.yaml")).carm.width_px == 1024
+
+
+@pytest.mark.parametrize("ending", ["yml", "yaml"])
+def test_cameras_of_opencv_5(tmp_path, ending):
+    path = opencv_camera(tmp_path / "old.yml", pixel_spacing_mm=np.array([[0.34, 0.35]]))
+    newer = path.read_text().replace("%YAML:1.0", "%YAML 1.2", 1)
+    (tmp_path / f"c.{ending}").write_text(newer)
+    assert "!!opencv-matrix" in newer
+    assert exchange.read(tmp_path / f"c.{ending}").carm == exchange.read(path).carm
+
+
+def test_a_camera_without_pixels_is_told_and_one_that_looks_elsewhere_refused(tmp_path, caplog):
+    assert exchange.read(ros_camera(tmp_path / "c.yaml")).carm.pixel_spacing_mm[0] == 1
+    assert "states no pixel_spacing_mm" in caplog.text
+    away = K + [[0, 0, -30000], [0, 0, 0], [0, 0, 0]]
+    for path in (ros_camera(tmp_path / "c.yaml", away), opencv_camera(tmp_path / "c.yml", away)):
+        with pytest.raises(ConfigError, match="far outside the picture"):
+            exchange.read(path)
+    with pytest.raises(ConfigError, match="projection_matrix contradicts"):
+        exchange.read(opencv_camera(tmp_path / "p.yml", projection_matrix=np.eye(3, 4)))
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 
 from navnode.errors import ConfigError
-from navnode.files.bodies import read_bodies, read_bone
+from navnode.files.bodies import read_bodies, read_bone, read_map
 from navnode.files.volumes import read_volume
 from tests.invoke import run_navnode
 
@@ -103,3 +105,59 @@ def test_the_command_lists_bodies_and_writes_a_list_that_it_reads(patient):
     assert [row["name"] for row in rows] == ["label-3", "label-7"] and rows[0]["size_mm"] == [14.0, 14.0, 14.0]
     again = run_navnode("bodies", listed, "--volume", ct, "--json")
     assert json.loads(again.stdout)["bodies"] == rows
+
+
+def turned(array, affine, axes, flips):
+    """The same voxels in another order of axes, (i, j, k), then flipped."""
+    affine = affine @ np.eye(4)[:, [*axes, 3]]
+    array = array.transpose(axes)
+    for axis in flips:
+        mirror = np.eye(4)
+        mirror[axis, axis], mirror[axis, 3] = -1, array.shape[axis] - 1
+        array, affine = np.flip(array, axis), affine @ mirror
+    return np.ascontiguousarray(array), affine
+
+
+@pytest.mark.parametrize("flips", [(), (1,), (0, 1), (0, 1, 2)])
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+def test_a_label_map_whose_voxels_are_in_another_order_is_the_same_map(patient, axes, flips):
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[4:9, 10:22, 30:33], labels[20:30, 5:9, 8:12] = 1, 2
+    ct = read_volume(patient / "ct.nii.gz")
+    array, affine = turned(labels, AFFINE, axes, flips)
+    found, _ = read_map(saved(patient / "turned.nii.gz", array, affine), ct)
+    assert np.array_equal(found, labels.transpose(2, 1, 0))
+
+
+def slicers(path, labels, affine, **more):
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    about = {"Segment0_ID": "a", "Segment0_Name": "femur", "Segment0_LabelValue": "1", "Segment0_Layer": "0"} | more
+    header = {"space": "left-posterior-superior", "space directions": lps[:3, :3].T, "space origin": lps[:3, 3]}
+    nrrd.write(str(path), labels, {**header, "kinds": ["domain"] * 3, **about})
+    return path
+
+
+def test_a_segmentation_that_slicer_cropped_lies_where_it_was(patient, caplog):
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[4:9, 10:22, 30:33] = 1
+    part, affine = labels[3:12, 8:30, 25:38], AFFINE.copy()
+    affine[:3, 3] += AFFINE[:3, :3] @ [3, 8, 25]
+    ct = read_volume(patient / "ct.nii.gz")
+    stated = {"Segmentation_ReferenceImageExtentOffset": "3 8 25"}
+    found, names = read_map(slicers(patient / "cut.seg.nrrd", part, affine, **stated), ct)
+    assert np.array_equal(found, labels.transpose(2, 1, 0)) and names == {1: "femur"}
+    assert "9 x 22 x 13 voxels of the CT" in caplog.text
+    affine[:3, 3] += AFFINE[:3, :3] @ [0, 0, 3]
+    for path in (
+        slicers(patient / "out.seg.nrrd", part, affine, **stated),  # beyond the CT
+        slicers(patient / "small.seg.nrrd", part, AFFINE),  # says nothing of being a part
+    ):
+        with pytest.raises(ConfigError, match="not a label map"):
+            read_map(path, ct)
+
+
+def test_small_labels_are_told(patient, caplog):
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[4:9, 10:22, 30:33], labels[1, 1, 1:5] = 1, 6
+    found = read_bodies(saved(patient / "l.nii.gz", labels), read_volume(patient / "ct.nii.gz"))
+    assert [body.name for body in found] == ["label-1"] and "left out (6)" in caplog.text

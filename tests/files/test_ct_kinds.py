@@ -257,3 +257,11 @@ def test_choices_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"not a 3-D volume .1 slice"):
         read_volume(next(folder.iterdir()))
     assert copy.copy(ReadAs()) == ReadAs()
+
+
+def test_several_frames_of_reference_are_told(tmp_path, caplog):
+    def change(k, ds):
+        ds.FrameOfReferenceUID = f"1.2.3.{k > 5:d}"
+
+    volume = read_volume(ct_folder(tmp_path / "ct", body(), grid(), change))
+    assert np.array_equal(volume.voxels, body()) and "2 frames of reference" in caplog.text

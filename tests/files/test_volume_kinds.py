@@ -96,6 +96,7 @@ def test_what_is_taken_by_rule_is_told(tmp_path, told, more, taken, line):
         ({"sform": SHEARED}, "sheared.*--orientation qform"),
         ({"sform": SHEARED, "codes": (1, 0)}, "sheared"),
         ({"scl_slope": 2, "scl_inter": np.nan}, "not finite"),
+        ({"scl_slope": np.nan, "scl_inter": 5}, "not finite"),
         ({"sform": GRID * [[1e-3], [1e-3], [1e-3], [1]], "codes": (1, 0)}, "--units"),
         ({"sform": GRID * [[0], [1], [1], [1]], "codes": (1, 0)}, "sheared|no size"),
         ({"sform": GRID * np.nan, "codes": (1, 0)}, "not finite"),
@@ -131,9 +132,27 @@ def test_orientation_and_units_are_chosen(tmp_path, told):
         read_volume(path, ReadAs(series="1.2"))
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(np.nan, np.nan), (np.nan, 0), (np.inf, 0), (0, 0), (1, 0)])
+def test_a_scale_that_is_none(tmp_path, slope, intercept):
+    path = nifti(tmp_path / "ct.nii", scl_slope=slope, scl_inter=intercept)
+    assert np.array_equal(nib.load(path).get_fdata(), IJK)
+    assert_same(read_volume(path))
+
+
+@pytest.mark.parametrize(("name", "stored"), [("ct.nii", "ct.nii.gz"), ("ct.nii.gz", "ct.nii")])
+def test_whether_a_file_is_packed_is_seen_from_its_content(tmp_path, name, stored):
+    content = nifti(tmp_path / stored).read_bytes()
+    (tmp_path / stored).unlink()
+    (tmp_path / name).write_bytes(content)
+    assert_same(read_volume(tmp_path / name))
+
+
 def test_analyze_and_pairs_of_files(tmp_path):
     nib.save(nib.Nifti1Pair(IJK, GRID), tmp_path / "pair.img")
     assert_same(read_volume(tmp_path / "pair.hdr"))
+    assert_same(read_volume(tmp_path / "pair.img"))
+    nib.save(nib.Nifti1Pair(IJK, GRID), tmp_path / "packed.img.gz")
+    assert_same(read_volume(tmp_path / "packed.img.gz"))
     nib.save(nib.AnalyzeImage(IJK, np.diag([1.5, 2, 3, 1])), tmp_path / "old.img")
     with pytest.raises(ConfigError, match="--orientation"):
         read_volume(tmp_path / "old.hdr")
@@ -235,6 +254,7 @@ def test_metaimages_are_read_as_they_say(tmp_path, told, more, drop, line):
         ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, (), "not a rotation"),
         ({"CenterOfRotation": "5 0 0"}, (), "CenterOfRotation"),
         ({"Position": "1 2 3"}, (), "contradict each other"),
+        ({"ElementByteOrderMSB": "True"}, (), "ElementByteOrderMSB contradict"),
         ({"ElementType": "MET_OTHER"}, (), "ElementType"),
         ({"NDims": "2"}, (), "NDims is 2"),
         ({"ElementToIntensityFunctionSlope": "0"}, (), "Slope is 0"),
@@ -311,6 +331,22 @@ def test_nrrds_that_leave_something_open_are_refused(tmp_path, more, drop, reaso
     path = nrrd_file(tmp_path / "ct.nrrd", drop=drop, **more)
     with pytest.raises(ConfigError, match=rf"ct\.nrrd.*({reason})"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("names", ["LIST\na.raw\nb.raw", "list\na.raw", "a%02d.raw 1 12 1"])
+def test_slices_in_files_of_their_own_are_named_as_the_reason(tmp_path, names):
+    path = nrrd_file(tmp_path / "ct.nhdr")
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("data file")]
+    path.write_text("\n".join([*lines, f"data file: {names}", ""]))
+    with pytest.raises(ConfigError, match=r"ct\.nhdr.*a file for every slice"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["ct.zip", "ct.mgz", "ct.txt"])
+def test_other_files_are_told_what_is_read(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\3\4" + bytes(500))
+    with pytest.raises(ConfigError, match=rf"{name}: not a volume that is read \(NIfTI"):
+        read_volume(tmp_path / name)
 
 
 def test_a_chosen_orientation_places_what_states_none(tmp_path, told):

@@ -89,6 +89,17 @@ def test_padding_is_no_counts(tmp_path, caplog):
 # --- PNG, TIFF, .npy -------------------------------------------------------------------------------------------------
 
 
+def small_png(bits):
+    """Grey, 8 x 8, of less than 8 bits a pixel, which OpenCV scales to 255."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress((b"\0" + bytes(range(bits))) * 8)),
+        (b"IEND", b""),
+    ]
+    rows = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(rows)
+
+
 def png(path, *chunks, pixels=COUNTS):
     content = cv2.imencode(".png", pixels)[1].tobytes()
     added = b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
@@ -130,6 +141,16 @@ def _flip(content, place):
         (lambda p: tifffile.imwrite(p, (COUNTS / 1000).astype(np.float32)), "line integrals"),
         (lambda p: p.write_bytes(b"II*\0\x08\0\0\0"), "damaged|not PNG"),
         (lambda p: p.write_bytes(b"text"), "not PNG"),
+        (lambda p: p.write_bytes(cv2.imencode(".jpg", COUNTS >> 4)[1].tobytes()), "not PNG"),
+        (lambda p: p.write_bytes(cv2.imencode(".jpg", COUNTS >> 4)[1].tobytes()[:600]), "not PNG"),
+        (lambda p: p.write_bytes(cv2.imencode(".bmp", COUNTS >> 4)[1].tobytes()), "not PNG"),
+        (lambda p: p.write_bytes(cv2.imencode(".pgm", COUNTS)[1].tobytes()), "not PNG"),
+        (lambda p: p.write_bytes(small_png(1)), "1 bits a pixel, not 8 or 16"),
+        (lambda p: p.write_bytes(small_png(2)), "2 bits a pixel"),
+        (lambda p: p.write_bytes(small_png(4)), "4 bits a pixel"),
+        (lambda p: tifffile.imwrite(p, (COUNTS >> 2).astype(np.float16)), "floating-point numbers of 16 bits"),
+        (lambda p: tifffile.imwrite(p, COUNTS.astype(np.uint32)), "unsigned whole numbers of 32 bits"),
+        (lambda p: np.save(p.open("wb"), np.where(COUNTS > 0, np.nan, 1.0)), "NaN or infinite"),
         (lambda p: p.write_bytes(b""), "not PNG|cannot be read"),
     ],
 )

@@ -383,7 +383,7 @@ TRANSFORMS = (
 
 def _opencv(path: Path) -> None:
     path.write_text(
-        "%YAML:1.0\n---\nimage_width: 300\nimage_height: 200\n"
+        "%YAML:1.0\n---\nimage_width: 300\nimage_height: 200\npixel_spacing_mm: [ 1., 1. ]\n"
         "camera_matrix: !!opencv-matrix\n   rows: 3\n   cols: 3\n   dt: d\n"
         "   data: [ 900.5, 0., 150.25, 0., 900.5, 100.75, 0., 0., 1. ]\n"
         "distortion_coefficients: !!opencv-matrix\n   rows: 1\n   cols: 5\n   dt: d\n   data: [ 0., 0., 0., 0., 0. ]\n"
@@ -392,7 +392,7 @@ def _opencv(path: Path) -> None:
 
 def _ros(path: Path) -> None:
     path.write_text(
-        "image_width: 300\nimage_height: 200\ncamera_name: carm\n"
+        "image_width: 300\nimage_height: 200\ncamera_name: carm\npixel_spacing_mm: [1, 1]\n"
         "camera_matrix:\n  rows: 3\n  cols: 3\n  data: [900.5, 0, 150.25, 0, 900.5, 100.75, 0, 0, 1]\n"
         "distortion_model: plumb_bob\n"
         "distortion_coefficients:\n  rows: 1\n  cols: 5\n  data: [0, 0, 0, 0, 0]\n"

@@ -43,3 +43,37 @@ def test_indices_that_are_no_times_are_refused(tmp_path, values):
     path.write_bytes(content[:at] + b"index values:=" + values.encode() + content[content.index(b"\n", at) :])
     with pytest.raises(RecordingError, match=r"s\.seq\.nrrd"):
         sequences.read(path)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("", 1), ("s", 1), ("ms", 1e-3), ("us", 1e-6)])
+@pytest.mark.parametrize("first", [True, False])
+def test_times_are_in_the_unit_of_their_axis(tmp_path, unit, factor, first):
+    path, pixels = tmp_path / "xray.seq.nrrd", np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    axis, order = (0, (3, 5, 4, 1)) if first else (3, (5, 4, 1, 3))
+    units, kinds, directions = ['""'] * 3, ["domain"] * 3, ["(0.5,0,0)", "(0,0.25,0)", "(0,0,1)"]
+    for words, word in ((units, f'"{unit}"'), (kinds, "list"), (directions, "none")):
+        words.insert(axis, word)
+    lines = [
+        "NRRD0005",
+        "type: uint8",
+        "dimension: 4",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, order))}",
+        f"space directions: {' '.join(directions)}",
+        f"kinds: {' '.join(kinds)}",
+        f"units: {' '.join(units)}",
+        "encoding: raw",
+        "space origin: (0,0,0)",
+        f"axis {axis} index type:=numeric",
+        f"axis {axis} index values:=0 100 250",
+        "",
+        "",
+    ]
+    data = (pixels.transpose(1, 2, 0) if first else pixels).tobytes()
+    path.write_bytes("\n".join(lines).encode() + data)
+    found = sequences.read(path)
+    assert np.array_equal(found.frames, pixels) and found.spacing_mm == (0.5, 0.25)
+    assert np.allclose(found.times_s, np.array([0, 100, 250]) * factor)
+    path.write_bytes("\n".join(lines).replace(f'"{unit}"', '"mm"', 1 if unit else 4).encode() + data)
+    with pytest.raises(RecordingError, match=r"seq\.nrrd"):
+        sequences.read(path)
