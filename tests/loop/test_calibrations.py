@@ -226,6 +226,26 @@ def test_expiry_is_judged_when_the_procedure_begins(calibrated, monkeypatch):
         assert supervisor.read_config(replayed.folder).calibration.as_of_ns == 7
 
 
+def test_a_restarted_node_goes_by_the_files_as_they_were_when_the_procedure_began(calibrated):
+    """Whoever calibrates anew meanwhile reads that it holds from the next start on."""
+    path, moved = calibrated[0], np.eye(4)
+    moved[0, 3] = 25.0
+    written(path.parent, "patient", {"volume_from_patient": np.eye(4).tolist()})
+    with supervisor.Supervisor(config.load(path), None) as running:
+        told, copies = supervisor.read_config(running.folder), supervisor.calibrations_folder(running.folder)
+        before = Calibrations.load(told, NOW, copies)
+        written(path.parent, "patient", {"volume_from_patient": moved.tolist()})
+        assert Calibrations.load(told, NOW).config.registration != before.config.registration
+        assert Calibrations.load(told, NOW, copies).config == before.config
+        (path.parent / "patient.json").unlink()
+        assert Calibrations.load(told, NOW, copies).files == before.files
+    with (
+        pytest.raises(CalibrationError, match=r"patient\.json"),
+        supervisor.Supervisor(config.load(path), None) as lost,
+    ):
+        pytest.fail(f"{lost.folder}: began without a file")
+
+
 def test_calibrations_of_sessions_of_older_versions_are_found(calibrated, tmp_path):
     """There the image's lag is called latency, in the configuration and among what is attached."""
     given = config.load(calibrated[0])
