@@ -64,7 +64,6 @@ from navnode.types import (
     PlanDeviation,
     PlanOperation,
     RegisteredFrame,
-    RegistrationDone,
     Rejected,
     SourceState,
     Status,
@@ -166,6 +165,8 @@ class Node:
         self._origins = Origins()
         self._sources: list[Client] = []
         self._keys: ThreadAuthenticator | None = None
+        self._failed: asyncio.Future[None]
+        """Ends the node with the error of a step that nobody waits for."""
 
     async def start(self) -> None:
         """Listen for consoles, worker and displays.
@@ -175,6 +176,7 @@ class Node:
         """
         if self._config.recording.file:
             self._tap.start(_unused(Path(self._config.recording.file)))
+        self._failed = asyncio.get_running_loop().create_future()
         self._desk.begin(self._runner.pipeline.volume.current)
         await self.server.start()
         context: zmq.Context[Any] = zmq.Context.instance()
@@ -200,22 +202,27 @@ class Node:
     async def run(self) -> None:
         """Serve until cancelled, once started."""
         loop = asyncio.get_running_loop()
-        failed: asyncio.Future[None] = loop.create_future()
-
-        def feed(done: RegistrationDone) -> None:
-            try:
-                self._runner.feed(done)
-            except Exception as error:  # asyncio would only log it, and the loop would stand still
-                failed.set_exception(error)
-
+        feed = self._ending(self._runner.feed)
         self._registrations.start(lambda done: loop.call_soon_threadsafe(feed, done))
         self._sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # garbage collections in the loop must not scan what is loaded for good
         try:
-            await asyncio.gather(failed, self._tick(), *(source.run() for source in self._sources))
+            await asyncio.gather(self._failed, self._tick(), *(source.run() for source in self._sources))
         finally:
             self._surfaces.close()
             self._close_recordings()
+
+    def _ending(self, step: Callable[..., object]) -> Callable[..., None]:
+        """A step that ends the node where it fails: asyncio would only log it, and half of a step would stay done."""
+
+        def tried(*arguments: object) -> None:
+            try:
+                step(*arguments)
+            except Exception as error:
+                if not self._failed.done():
+                    self._failed.set_exception(error)
+
+        return tried
 
     async def stop(self) -> None:
         """Close what :meth:`start` opened, once nothing runs any more.
@@ -286,6 +293,7 @@ class Node:
             then(Rejected(message.device, reason, arrival.received_ns), None)
             return
         self._correcting += 1
+        then = self._ending(then)
 
         def done(future: asyncio.Future[Input | None]) -> None:
             self._correcting -= 1
