@@ -29,6 +29,7 @@ from navnode.types import (
     RegistrationDone,
     Rejected,
     SourceState,
+    Status,
     SurfaceReady,
     Tick,
     TrackedPose,
@@ -176,7 +177,7 @@ class Pipeline:
             verdict = invalid("registering the X-ray took too long")
         outputs += self.frames.show(request.frame, registration, verdict, self.clocks)
         outputs += self.bodies.on_registration(done, verdict)
-        outputs += self._report_patient()
+        outputs += self._report_patient(only_changed=True)
         if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
             fused = self.patient.best_guess @ request.patient_from_carm
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
@@ -258,7 +259,12 @@ class Pipeline:
         vanished = f"source {source.name} vanished"
         return [*self._report_patient(), *self.frames.withdraw(vanished), *self.bodies.forget(vanished)]
 
-    def _report_patient(self) -> list[Output]:
-        """Report the patient's pose; if it is unusable, withdraw the tools."""
+    def _report_patient(self, *, only_changed: bool = False) -> list[Output]:
+        """Report the patient's pose; if it is unusable, withdraw the tools.
+
+        Args:
+            only_changed: where it was reported as unusable before, they are withdrawn already.
+        """
+        withdrawn = only_changed and self.patient.reported is Status.INVALID
         pose = self.patient.pose(self.tools.patient_newest_ns, self.clocks.now_ns)
-        return [pose] if pose.validity.usable else [pose, *self.tools.withdraw(pose.validity.reason)]
+        return [pose] if pose.validity.usable or withdrawn else [pose, *self.tools.withdraw(pose.validity.reason)]

@@ -200,7 +200,7 @@ class Node:
                 raise ConfigError(f"{address}: cannot listen ({error.strerror})") from error
 
     async def run(self) -> None:
-        """Serve until cancelled, once started."""
+        """Serve until cancelled, once started; the error of a step that fails ends it."""
         loop = asyncio.get_running_loop()
         feed = self._ending(self._runner.feed)
         self._registrations.start(lambda done: loop.call_soon_threadsafe(feed, done))
