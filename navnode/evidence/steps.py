@@ -26,8 +26,7 @@ _UNLIKELY = 0.01
 _MOST_MEDIAN_MM = 1.0
 """Of the demo against the simulator's truth."""
 _LONGEST_S = 480.0
-"""Of a step whose length is not the user's choice: beyond it, it hangs. On two cores with a load of nine the longest took
-373 s."""
+"""Of a step whose length is not the user's choice: beyond it, it hangs. The longest took 373 s, on two busy cores."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
