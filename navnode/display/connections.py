@@ -51,6 +51,10 @@ class Connections:
             self._waiting_since_s.pop(connection, None)
             try:
                 return await handler(request)
+            except ConnectionError as error:
+                if request.transport is not None:
+                    raise
+                raise web.HTTPRequestTimeout from error  # which nobody gets: the connection is gone
             finally:
                 self._requests.pop(connection, None)
                 self._waiting_since_s.pop(connection, None)
