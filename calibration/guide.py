@@ -75,6 +75,11 @@ class Run:
     before: dict[str, Artifact[Any] | None] = field(default_factory=dict)
     """By step: what was kept when it began."""
 
+    @property
+    def told(self) -> str:
+        """What went wrong, or why not all that was received is used, unless that sufficed."""
+        return self.problem or ("" if self.complete else self.heard.left_out)
+
     def counts(self) -> tuple[int, ...]:
         """Number of samples of every device."""
         return tuple(len(self.heard.times_s.get(device, [])) for device in self.devices.values())
@@ -244,6 +249,7 @@ class Guide:
             run.problem = f"nothing received from {', '.join(silent)}" + (f" ({run.unheard})" if run.unheard else "")
         else:
             await asyncio.to_thread(self.judge, run, final=True)
+        self._forget(run)
 
     async def _judge_on(self, run: Run, until_complete: bool) -> None:
         """Judge new samples again and again; returns when everything keeps passing, if that ends the measurement."""
@@ -255,7 +261,7 @@ class Guide:
             now_s, counts = time.monotonic(), run.counts()
             if measurement == "shots":
                 run.covered = samples.coverage(self.room, run.steps[0], run.heard, run.verdicts)
-                taken = len(run.heard.frames.get(run.devices["xray"], []))
+                taken = run.heard.taken(run.devices["xray"])
                 if taken != shots:
                     shots, came_s = taken, now_s
                 if taken and (run.shot is None or run.shot.number != taken):
@@ -278,7 +284,7 @@ class Guide:
         Args:
             final: judge all of them.
         """
-        step = run.steps[0]
+        step, heard = run.steps[0], run.heard
         with self._judging:  # a preliminary verdict may still be at work
             counts = run.counts()
             if counts == run.judged:
@@ -287,9 +293,7 @@ class Guide:
             try:
                 verdicts: dict[str, Calibration[Any]] = {}
                 for each in run.steps:
-                    verdicts[each.kind.name] = samples.judged(
-                        self.room, each, run.tool, run.heard, verdicts, final=final
-                    )
+                    verdicts[each.kind.name] = samples.judged(self.room, each, run.tool, heard, verdicts, final=final)
                     run.verdicts = {**run.verdicts, **verdicts}
                 run.problem = ""
             except (ConfigError, CalibrationError) as error:
@@ -297,7 +301,7 @@ class Guide:
             finally:
                 run.judging = False
             run.judged = counts if final or step.measurement == "shots" else ()
-            run.covered = samples.coverage(self.room, step, run.heard, run.verdicts)
+            run.covered = samples.coverage(self.room, step, heard, run.verdicts)
 
     def replay(self, run: Run, recording: Path) -> None:
         """Judge a measurement that was recorded.
@@ -308,6 +312,12 @@ class Guide:
         run.heard = samples.from_recording(recording, run.devices, Files())
         self.judge(run, final=True)
         run.running = False
+        self._forget(run)
+
+    @staticmethod
+    def _forget(run: Run) -> None:
+        """Let the samples of a measurement go, which are many: verdicts stay."""
+        run.heard = run.heard.forgotten()
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
@@ -335,6 +345,7 @@ class Guide:
     def discard(self, run: Run) -> None:
         """Drop a measurement; what was kept before stays."""
         run.discarded = True
+        self._forget(run)
 
     # --- for people -------------------------------------------------------------------------------------------------
 
@@ -398,7 +409,7 @@ class Guide:
             run.tool,
             run.running,
             run.judging,
-            run.problem,
+            run.told,
             {device: len(run.heard.times_s.get(device, [])) for device in run.devices.values()},
             run.covered,
             run.shot,

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from navnode.config import Config
-from navnode.display.web import asset
+from navnode.display.web import asked_for, asset
 from navnode.errors import CalibrationError, ConfigError
 
 from .guide import Guide, Run
@@ -43,6 +43,8 @@ class Panel:
     def __init__(self, config: Config, refuse: Callable[[web.Request], None]) -> None:
         self._guide, self._refuse = Guide(config), refuse
         self._measuring: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        """Who begins or ends a measurement: what another request has just begun would not be ended by anybody."""
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes below ``/calibration/``."""
@@ -75,19 +77,17 @@ class Panel:
 
     async def _asked(self, request: web.Request) -> _Asked:
         self._refuse(request)
-        try:
-            return msgspec.json.decode(await request.read(), type=_Asked)
-        except msgspec.DecodeError as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
+        return await asked_for(request, _Asked)
 
     async def _begin(self, request: web.Request) -> web.Response:
         asked = await self._asked(request)
-        await self._end()
-        try:
-            run = self._guide.begin(self._guide.room.step(asked.step), asked.tool)
-        except (ConfigError, CalibrationError) as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
-        self._measuring = asyncio.create_task(self._measure(run))
+        async with self._one_at_a_time:
+            await self._end()
+            try:
+                run = self._guide.begin(self._guide.room.step(asked.step), asked.tool)
+            except (ConfigError, CalibrationError) as error:
+                raise web.HTTPBadRequest(text=str(error)) from error
+            self._measuring = asyncio.create_task(self._measure(run))
         return await self._answer()
 
     async def _measure(self, run: Run) -> None:
@@ -96,10 +96,11 @@ class Panel:
 
     async def _stop(self, request: web.Request) -> web.Response:
         await self._asked(request)
-        run = self._guide.run
-        await self._end()
-        if run is not None and not run.kept and not run.discarded:
-            self._measuring = asyncio.create_task(self._guide.conclude(run))
+        async with self._one_at_a_time:
+            run = self._guide.run
+            await self._end()
+            if run is not None and not run.kept and not run.discarded:
+                self._measuring = asyncio.create_task(self._guide.conclude(run))
         return await self._answer()
 
     async def _end(self) -> None:
@@ -109,7 +110,8 @@ class Panel:
             self._measuring = None
 
     async def _cleanup(self, _: web.Application) -> None:
-        await self._end()
+        async with self._one_at_a_time:
+            await self._end()
 
     async def _keep(self, request: web.Request) -> web.Response:
         await self._asked(request)
@@ -124,9 +126,10 @@ class Panel:
 
     async def _discard(self, request: web.Request) -> web.Response:
         await self._asked(request)
-        await self._end()
-        if self._guide.run is not None and not self._guide.run.kept:
-            self._guide.discard(self._guide.run)
+        async with self._one_at_a_time:
+            await self._end()
+            if self._guide.run is not None and not self._guide.run.kept:
+                self._guide.discard(self._guide.run)
         return await self._answer()
 
     async def _skip(self, request: web.Request) -> web.Response:

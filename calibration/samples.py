@@ -316,8 +316,8 @@ def newest_shot(room: Room, heard: Heard) -> Glance | None:
     """
     from .carm import PhantomShot, glance
 
-    frames = heard.frames.get(room.config.devices.xray, [])
-    if not frames:
+    frames = heard.pictures(room.config.devices.xray).counts
+    if not len(frames):
         return None
     beads = documents.bead_phantom(Path(room.config.calibration.phantom), Files())
     nominal = room.config.carm.geometry
@@ -330,4 +330,4 @@ def newest_shot(room: Room, heard: Heard) -> Glance | None:
 
 def worth_judging(room: Room, step: Step, heard: Heard) -> bool:
     """Whether there are enough samples for a verdict that takes long."""
-    return step.measurement != "shots" or len(heard.frames.get(room.config.devices.xray, [])) >= LEAST_SHOTS
+    return step.measurement != "shots" or heard.taken(room.config.devices.xray) >= LEAST_SHOTS

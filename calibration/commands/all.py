@@ -181,8 +181,8 @@ class _Session:
             asyncio.run(self._guide.conclude(run))
 
     def _say_verdicts(self, run: Run) -> None:
-        if run.problem:
-            say(f"  {run.problem}")
+        if run.told:
+            say(f"  {run.told}")
         for step in run.steps:
             if step.kind.name in run.verdicts:
                 for line in guiding.verdict_lines(step, run):

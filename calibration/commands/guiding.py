@@ -121,8 +121,8 @@ def live(run: Run, share: float, left_s: float) -> Group:
 def _advice(run: Run) -> Text:
     if run.judging and run.steps[0].measurement == "shots":
         return Text("fitting; this takes up to a minute", style="cyan")
-    if run.problem:
-        return Text(run.problem, style="yellow")
+    if run.told:
+        return Text(run.told, style="yellow")
     failed = next((step for step in run.steps if step.kind.name in run.verdicts and step not in run.passed), None)
     if failed is not None:
         return Text(_in_words(verdict_state(failed, run)), style="yellow")

@@ -198,7 +198,7 @@ function show() {
 // --- what the operator does ------------------------------------------------------------------------------------------
 
 async function ask(path, body) {
-  const answer = await fetch(path, body ? { method: "POST", body: JSON.stringify(body) } : undefined);
+  const answer = await fetch(path, body ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) } : undefined);
   if (answer.ok) state = await answer.json();
   refused = answer.ok ? (body ? "" : refused) : await answer.text();
   show();

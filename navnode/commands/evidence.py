@@ -15,10 +15,13 @@ from navnode.evidence.requests import EvidenceRequest
 
 if TYPE_CHECKING:
     from navnode.evidence.contents import Evidence
+    from navnode.evidence.seal import Manifest
 
 app = typer.Typer()
 _STEPS = 9
 """Calibrations, materials, six runs, page and signature."""
+_FAILED, _INCOMPLETE = 1, 3
+"""Exit codes; 2 is that of wrong options."""
 
 
 @command(
@@ -33,8 +36,8 @@ _STEPS = 9
 def evidence(request: EvidenceRequest, ui: Ui) -> None:
     """Make signed evidence of this installation: materials, risks and their tests, figures, drift of calibrations.
 
-    Takes up to ten minutes, and measures best while nothing else runs. Ends with 1 if something failed.
-    From a checkout it runs tests and the golden session as well; what was not run is named. Research use only.
+    Takes up to ten minutes, and measures best while nothing else runs. Ends with 0 if all ran and passed, with 1 if
+    something failed, with 3 if nothing failed but not all ran, as is so without a checkout. Research use only.
     """
     try:
         from navnode.evidence import pack, seal
@@ -42,25 +45,33 @@ def evidence(request: EvidenceRequest, ui: Ui) -> None:
         raise ConfigError(f"evidence needs the extra 'evidence': pip install 'navnode[evidence]' ({error})") from error
     if request.check is not None:
         problems = seal.broken(request.check, request.trusted)
-        line = "; ".join(problems) if problems else "signed, and nothing changed since"
-        ui.answer({"check": str(request.check), "problems": problems}, f"{request.check}: {line}")
+        outcome = "" if problems else _stated(seal.signed(request.check))
+        line = "; ".join(problems) if problems else f"signed, and nothing changed since; it says: {outcome}"
+        ui.answer({"check": str(request.check), "problems": problems, "outcome": outcome}, f"{request.check}: {line}")
         if problems:
             raise typer.Exit(1)
         return
     made = pack.make(request, time.time_ns(), ui.steps(_STEPS))
     ui.show(made, lambda each: _draw(each, request))
     if not made.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(_FAILED if made.problems else _INCOMPLETE)
+
+
+def _stated(manifest: Manifest) -> str:
+    """What evidence says of its installation; before there was an outcome, "passed" meant that nothing failed."""
+    return manifest.outcome or ("nothing failed" if manifest.passed else "failed")
 
 
 def _draw(made: Evidence, request: EvidenceRequest) -> None:
     out = Console()
     for ran in made.steps:
         why = f": {ran.why}" if ran.why else ""
-        out.print(f"{ran.outcome:8} {ran.title} ({ran.seconds:.0f} s){why}", markup=False, highlight=False)
+        out.print(f"{ran.outcome:10} {ran.title} ({ran.seconds:.0f} s){why}", markup=False, highlight=False)
     held = sum(each.holds for each in made.risks)
     out.print(f"{held} of {len(made.risks)} risks have tests of their control that passed", markup=False)
     for problem in made.problems:
         out.print(f"failed: {problem}", markup=False, highlight=False)
+    for each in made.lacking:
+        out.print(f"not verified: {each}", markup=False, highlight=False)
     assert request.out is not None
-    out.print(f"{request.out / 'evidence.html'}, signed", markup=False, highlight=False)
+    out.print(f"{made.outcome}: {request.out / 'evidence.html'}, signed", markup=False, highlight=False)

@@ -28,6 +28,7 @@ class ServeModelsRequest(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, option("Listen here instead of on this machine alone; needs --insecure.", "ADDRESS")] = (
         "127.0.0.1"
     )
+    name: Annotated[tuple[str, ...], option("A name that browsers reach this machine by; repeat.", "NAME")] = ()
     insecure: Annotated[bool, option("Let others on the network see pictures and results, unencrypted.")] = False
 
     def section(self) -> DisplaySection:
@@ -41,7 +42,7 @@ class ServeModelsRequest(msgspec.Struct, frozen=True, kw_only=True):
                 f"--host {self.host}: others on the network would see pictures and results, without encryption; "
                 "--insecure accepts that"
             )
-        return DisplaySection(host=self.host, port=self.port, insecure=self.insecure)
+        return DisplaySection(host=self.host, port=self.port, insecure=self.insecure, names=self.name)
 
 
 @command(

@@ -348,6 +348,10 @@ class DisplaySection(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     insecure: bool = False
+    """Must be true to listen beyond loopback: the page has no encryption, and everybody there may command the node."""
+    names: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)] = ()
+    """Names by which browsers reach the page, beside ``host``, this machine's own name and its addresses; others are
+    refused, as a foreign site's name can be made to lead here."""
 
     def __post_init__(self) -> None:
         check_address(self.host, self.insecure)

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from navnode.config import Config
+from navnode.display.web import asked_for
 from navnode.errors import WireError
 from navnode.igtl import BlockingClient
 from navnode.types import Operation, PlanOperation
@@ -39,12 +40,7 @@ def add(app: web.Application, config: Config, refuse: Callable[[web.Request], No
 
     async def command(request: web.Request) -> web.Response:
         refuse(request)
-        if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="application/json is expected")
-        try:
-            page_command = msgspec.json.decode(await request.read(), type=PageCommand)
-        except msgspec.DecodeError as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
+        page_command = await asked_for(request, PageCommand)
         if page_command.name in _NODE:
             address = config.console.host, config.console.port
             if config.console.tls is not None:

@@ -18,7 +18,7 @@ from aiohttp import web
 from navnode.config import DisplaySection
 from navnode.display.connections import Connections
 from navnode.display.model_run import ModelRun
-from navnode.display.web import asset, headers, refuse_other_origins, serving
+from navnode.display.web import asked_for, asset, headers, refuse_other_origins, serving
 from navnode.errors import ConfigError
 from navnode.files.dicom_read import is_dicom
 from navnode.files.whole import write_whole
@@ -244,12 +244,7 @@ class Desk:
 
     async def _start(self, request: web.Request) -> web.Response:
         self._refuse_while_running()
-        if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="application/json is expected")
-        try:
-            asked = msgspec.json.decode(await request.read(), type=RunAsked)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
+        asked = await asked_for(request, RunAsked)
         await self._forget_run()
         self._runs, self._asked = self._runs + 1, asked
         folder = self._folder / f"run-{self._runs}"

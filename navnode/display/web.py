@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import web
 
 from navnode.config import DisplaySection
 from navnode.display.connections import Connections
 from navnode.errors import ConfigError
 
-__all__ = ["asset", "headers", "refuse_other_origins", "serving"]
+__all__ = ["asked_for", "asset", "headers", "refuse_other_origins", "serving"]
 
+_Asked = TypeVar("_Asked")
 _CONTENT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -63,12 +68,48 @@ def refuse_other_origins(request: web.Request, section: DisplaySection) -> None:
     Raises:
         HTTPForbidden: it is one.
     """
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
-    own = {"localhost", "127.0.0.1", "::1", section.host}
+    asked = request.headers.get("Host", "")
     origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("Host")
-    if foreign or (host not in own and not section.insecure):
-        raise web.HTTPForbidden(text="this page is served to its own origin only")
+    try:
+        host = urlsplit(f"//{asked}").hostname or ""
+        foreign = origin is not None and urlsplit(origin).netloc != asked
+    except ValueError:
+        raise web.HTTPForbidden(text="the name of the host is not readable") from None
+    if foreign or not _is_own(host, section):
+        raise web.HTTPForbidden(
+            text="this page is served to its own origin only; other names of this machine go into display.names"
+        )
+
+
+def _is_own(host: str, section: DisplaySection) -> bool:
+    """Whether a name, in lower case, is one that the page is reached by, and no DNS of others can lead here."""
+    if host in {"localhost", "127.0.0.1", "::1", section.host.lower(), *map(str.lower, section.names)}:
+        return True
+    if not section.insecure:
+        return False
+    machine = socket.gethostname().lower()
+    if host in {machine, machine.partition(".")[0], f"{machine.partition('.')[0]}.local"}:
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True  # an address is no name that could be bound to another one
+
+
+async def asked_for(request: web.Request, kind: type[_Asked]) -> _Asked:
+    """What a page asks in JSON.
+
+    Raises:
+        HTTPUnsupportedMediaType: it is not sent as JSON, which forms of other sites cannot do.
+        HTTPBadRequest: it is not what is expected.
+    """
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="application/json is expected")
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise web.HTTPBadRequest(text=str(error)) from error
 
 
 @asynccontextmanager

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from navnode.evidence.charts import Chart
 from navnode.evidence.risks import Verified
 from navnode.evidence.steps import Ran
 
-__all__ = ["Evidence"]
+__all__ = ["Evidence", "Outcome"]
+
+
+class Outcome(StrEnum):
+    """What evidence, as a whole, says of an installation."""
+
+    PASSED = "passed"
+    """Everything ran, and nothing failed."""
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    """Nothing failed, but something did not run, or not to its end: it says nothing of that."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +40,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     charts: list[Chart]
     refused: list[str]
     """Calibrations that could not be read, and why."""
+    outcome: Outcome
     passed: bool
+    """Whether the outcome is ``passed``."""
     problems: list[str]
+    """What failed."""
+    lacking: list[str]
+    """What did not run, or not to its end."""
     elapsed_s: float

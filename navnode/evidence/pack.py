@@ -15,7 +15,7 @@ from navnode.errors import ConfigError
 from navnode.evidence import page, seal
 from navnode.evidence.bill import bill, closure
 from navnode.evidence.charts import Chart, read_folders
-from navnode.evidence.contents import Evidence
+from navnode.evidence.contents import Evidence, Outcome
 from navnode.evidence.requests import EvidenceRequest
 from navnode.evidence.risks import Verified, risks, verified
 from navnode.evidence.steps import Ran, run, steps
@@ -53,8 +53,10 @@ def make(request: EvidenceRequest, now_ns: int, progress: Callable[[str], None])
         left = 60 * request.minutes - (time.monotonic() - began) - _LEFT_FOR_THE_REST_S
         ran.append(run(step, out, left))
     progress("Page and signature")
-    tested = verified(junit, risks()) if junit.exists() else []
-    problems = _problems(ran, tested, charts, refused)
+    untested = [Verified(risk=risk, passed=0, failed=[], skipped=0) for risk in risks()]
+    tested = verified(junit, risks()) if junit.exists() else untested
+    problems, lacking = _problems(ran, tested, charts, refused), _lacking(ran, tested)
+    outcome = Outcome.FAILED if problems else Outcome.INCOMPLETE if lacking else Outcome.PASSED
     evidence = Evidence(
         navnode=navnode.__version__,
         python=platform.python_version(),
@@ -63,25 +65,35 @@ def make(request: EvidenceRequest, now_ns: int, progress: Callable[[str], None])
         packages=len(closure()),
         files_sha256=_own_hash(Path(navnode.__file__).parent),
         steps=ran,
-        risks=tested or [Verified(risk=risk, passed=0, failed=[], skipped=0) for risk in risks()],
+        risks=tested,
         charts=charts,
         refused=refused,
-        passed=not problems,
+        outcome=outcome,
+        passed=outcome is Outcome.PASSED,
         problems=problems,
+        lacking=lacking,
         elapsed_s=round(time.monotonic() - began, 1),
     )
     (out / "evidence.json").write_bytes(msgspec.json.format(msgspec.json.encode(evidence), indent=1))
     (out / "evidence.html").write_text(page.drawn(evidence), encoding="utf-8")
-    seal.seal(out, key, navnode.__version__, now_ns, evidence.passed)
+    seal.seal(out, key, navnode.__version__, now_ns, outcome)
     return evidence
 
 
 def _problems(ran: Sequence[Ran], tested: Sequence[Verified], charts: Sequence[Chart], refused: list[str]) -> list[str]:
-    """What failed; what was not run is no failure, but is shown as what it is."""
+    """What failed."""
     found = [f"{each.title}: {each.why}" for each in ran if each.outcome == "failed"]
-    found += [f"risk {each.risk.id}: no test of its control passed" for each in tested if not each.holds]
+    found += [f"risk {each.risk.id}: a test of its control failed" for each in tested if each.failed]
     found += [f"calibration {each.kind} {each.device}: drift" for each in charts if each.alarmed]
     return found + [f"calibration not readable: {each}" for each in refused]
+
+
+def _lacking(ran: Sequence[Ran], tested: Sequence[Verified]) -> list[str]:
+    """What is neither passed nor failed, and so keeps the whole from having passed."""
+    found = [f"{each.title}: {each.outcome} ({each.why})" for each in ran if each.outcome in ("not run", "unfinished")]
+    return found + [
+        f"risk {each.risk.id}: no test of its control passed" for each in tested if not (each.holds or each.failed)
+    ]
 
 
 def _own_hash(package: Path) -> str:

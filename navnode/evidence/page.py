@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from navnode.evidence.charts import BASELINE, Chart
-from navnode.evidence.contents import Evidence
+from navnode.evidence.contents import Evidence, Outcome
 from navnode.evidence.risks import Verified
 from navnode.evidence.steps import Ran
 from navnode.files.plots import Plot
@@ -21,10 +21,12 @@ __all__ = ["drawn"]
 def drawn(evidence: Evidence) -> str:
     """The page."""
     made = datetime.fromtimestamp(evidence.made_ns / 1e9, UTC)
-    missing = sum(each.outcome == "not run" for each in evidence.steps)
-    verdict = "Nothing failed" if evidence.passed else f"{len(evidence.problems)} failed"
-    verdict += f"; {missing} not run" if missing else ""
-    colour = BAD if not evidence.passed else SECOND if missing else GOOD
+    failed, lacking = len(evidence.problems), len(evidence.lacking)
+    verdict, colour = {
+        Outcome.PASSED: ("Passed", GOOD),
+        Outcome.FAILED: (f"{failed} failed" + (f"; {lacking} not verified" if lacking else ""), BAD),
+        Outcome.INCOMPLETE: (f"Incomplete: nothing failed, {lacking} not verified", SECOND),
+    }[evidence.outcome]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>navnode evidence</title>",
         f"<style>{STYLE}td:nth-child(n+2){{text-align:left}}</style><h1>Evidence of an installation</h1>",
@@ -34,6 +36,7 @@ def drawn(evidence: Evidence) -> str:
         f"made {made:%Y-%m-%d %H:%M} UTC in {evidence.elapsed_s:.0f} s. SHA-256 of its files: "
         f"<code>{evidence.files_sha256}</code></p>",
         "".join(f"<p class=bad>{html.escape(problem)}</p>" for problem in evidence.problems),
+        "".join(f"<p class=quiet>{html.escape(each)}</p>" for each in evidence.lacking),
         "<h2>Verification</h2>",
         table(("what", "outcome", "figures", "s", "run it again"), map(_step, evidence.steps)),
         "<h2>Risks and their controls</h2>",

@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from navnode.errors import ConfigError
+from navnode.evidence.contents import Outcome
 from navnode.files.ordinary import refuse_special
 from navnode.files.whole import write_whole
 from navnode.security.secrecy import refuse_shared
 
-__all__ = ["MANIFEST", "PUBLIC_KEY", "SIGNATURE", "Manifest", "broken", "default_key", "private_key", "seal"]
+__all__ = ["MANIFEST", "PUBLIC_KEY", "SIGNATURE", "Manifest", "broken", "default_key", "private_key", "seal", "signed"]
 
 MANIFEST, SIGNATURE, PUBLIC_KEY = "manifest.json", "manifest.sig", "key.pub.pem"
 _OWN = {MANIFEST, SIGNATURE}
@@ -35,6 +36,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     navnode: str
     made_ns: int
     passed: bool
+    outcome: Outcome | None = None
+    """None: signed before there were three."""
     files: dict[str, str]
     """Path below the folder -> SHA-256."""
 
@@ -74,15 +77,28 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     return made
 
 
-def seal(folder: Path, key: Ed25519PrivateKey, version: str, made_ns: int, passed: bool) -> Manifest:
+def seal(folder: Path, key: Ed25519PrivateKey, version: str, made_ns: int, outcome: Outcome) -> Manifest:
     """Write manifest, signature and public key of all files below a folder."""
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     write_whole(folder / PUBLIC_KEY, public)
-    manifest = Manifest(navnode=version, made_ns=made_ns, passed=passed, files=_hashes(folder))
+    passed = outcome is Outcome.PASSED
+    manifest = Manifest(navnode=version, made_ns=made_ns, passed=passed, outcome=outcome, files=_hashes(folder))
     content = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     write_whole(folder / MANIFEST, content)
     write_whole(folder / SIGNATURE, key.sign(content))
     return manifest
+
+
+def signed(folder: Path) -> Manifest:
+    """The manifest of evidence, whoever signed it.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    try:
+        return _manifest(_content(folder / MANIFEST))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def broken(folder: Path, trusted: Path | None = None) -> list[str]:
@@ -109,15 +125,18 @@ def broken(folder: Path, trusted: Path | None = None) -> list[str]:
         public.verify(signature, content)
     except InvalidSignature:
         return [f"{MANIFEST}: not signed by this key, or changed since"]
-    try:
-        signed = msgspec.json.decode(content, type=Manifest).files
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{folder / MANIFEST}: not a manifest ({error})") from error
-    present = _hashes(folder)
-    found = [f"{name}: missing" for name in signed.keys() - present.keys()]
-    found += [f"{name}: not in the manifest" for name in present.keys() - signed.keys()]
-    found += [f"{name}: changed" for name in signed.keys() & present.keys() if signed[name] != present[name]]
+    listed, present = _manifest(content).files, _hashes(folder)
+    found = [f"{name}: missing" for name in listed.keys() - present.keys()]
+    found += [f"{name}: not in the manifest" for name in present.keys() - listed.keys()]
+    found += [f"{name}: changed" for name in listed.keys() & present.keys() if listed[name] != present[name]]
     return sorted(found)
+
+
+def _manifest(content: bytes) -> Manifest:
+    try:
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{MANIFEST}: not a manifest ({error})") from error
 
 
 def _content(path: Path) -> bytes:

@@ -25,6 +25,8 @@ _UNLIKELY = 0.01
 """A count that comes by chance less often than this is more than the known rate."""
 _MOST_MEDIAN_MM = 1.0
 """Of the demo against the simulator's truth."""
+_LONGEST_S = 480.0
+"""Of a step whose length is not the user's choice: beyond it, it hangs. The longest took 373 s, on two busy cores."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     command: list[str]
     """Without the interpreter: a module and its arguments."""
+    longest_s: float = math.inf
+    """A step that takes longer hangs, and so failed; infinite: how long it takes is the user's choice."""
     why_not: str = ""
     """Why it cannot be run here."""
 
@@ -45,7 +49,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     command: str
     outcome: str
-    """``passed``, ``failed`` or ``not run``."""
+    """``passed``, ``failed``, ``not run``, or ``unfinished``: it began, and no time was left."""
     why: str
     seconds: float
     report: Any = None
@@ -68,18 +72,20 @@ def steps(junit: Path, traps: int) -> list[Step]:
     root = checkout()
     missing = "" if root else "the tests are in the sources: run it from a checkout"
     golden = "tests/recording/golden/room"
-    compared = ["--lockstep", "--reference", f"{golden}.reference.mcap", "--json"]
+    replay = ["replay", f"{golden}.mcap", "--lockstep", "--reference", f"{golden}.reference.mcap", "--json"]
     tested = _files_with_risks(root) if root else []
     pytest = ["pytest", "-q", "-m", "risk and not slow", "-p", "no:cacheprovider", f"--junitxml={junit}", *tested]
     demo = ["demo", "--headless", "--seconds", "20", "--ct", "procedural", "--json"]
     bench = ["bench", "trust", "--ct", "procedural", "--traps", str(traps), "--json"]
     return [
-        _navnode("machine", "This machine", ["doctor", "--json"]),
-        _navnode("golden", "Golden session, replayed and compared", ["replay", f"{golden}.mcap", *compared], missing),
-        _navnode("loop", "The live loop against the simulator's truth", demo),
-        Step(name="risks", title="Tests of the controls of risks", command=pytest, why_not=missing),
-        _navnode("projector", "Projector", ["bench", "projector", "--repeats", "1", "--json"]),
-        _navnode("trust", "Traps that must not be VALID", bench, "" if traps else "--traps 0"),
+        _navnode("machine", "This machine", ["doctor", "--json"], longest_s=_LONGEST_S),
+        _navnode("golden", "Golden session, replayed and compared", replay, longest_s=_LONGEST_S, why_not=missing),
+        _navnode("loop", "The live loop against the simulator's truth", demo, longest_s=_LONGEST_S),
+        Step(
+            name="risks", title="Tests of the controls of risks", command=pytest, longest_s=_LONGEST_S, why_not=missing
+        ),
+        _navnode("projector", "Projector", ["bench", "projector", "--repeats", "1", "--json"], longest_s=_LONGEST_S),
+        _navnode("trust", "Traps that must not be VALID", bench, why_not="" if traps else "--traps 0"),
     ]
 
 
@@ -87,7 +93,7 @@ def run(step: Step, folder: Path, seconds: float) -> Ran:
     """Run a step; what it prints goes to NAME.log and NAME.json.
 
     Args:
-        seconds: it is ended after so long.
+        seconds: what is left for it. It is ended then, or after its own longest time, which is a failure.
     """
     shown = "python -m " + " ".join(step.command)
     if step.why_not or seconds <= 0:
@@ -105,17 +111,20 @@ def run(step: Step, folder: Path, seconds: float) -> Ran:
             start_new_session=True,
         )
         try:
-            output, _ = process.communicate(timeout=seconds)
+            output, _ = process.communicate(timeout=min(seconds, step.longest_s))
         except BaseException as error:
             _end(process)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
+            too_long = step.longest_s <= seconds
             return Ran(
                 name=step.name,
                 title=step.title,
                 command=shown,
-                outcome="not run",
-                why=f"ended after {seconds:.0f} s; see --minutes",
+                outcome="failed" if too_long else "unfinished",
+                why=f"did not end within {step.longest_s:g} s"
+                if too_long
+                else f"ended after {seconds:.0f} s; see --minutes",
                 seconds=time.monotonic() - began,
             )
     report = _json(output)
@@ -133,8 +142,10 @@ def run(step: Step, folder: Path, seconds: float) -> Ran:
     )
 
 
-def _navnode(name: str, title: str, arguments: Sequence[str], why_not: str = "") -> Step:
-    return Step(name=name, title=title, command=["navnode", *arguments], why_not=why_not)
+def _navnode(
+    name: str, title: str, arguments: Sequence[str], *, longest_s: float = math.inf, why_not: str = ""
+) -> Step:
+    return Step(name=name, title=title, command=["navnode", *arguments], longest_s=longest_s, why_not=why_not)
 
 
 def _files_with_risks(root: Path) -> list[str]:

@@ -386,6 +386,12 @@ class _Server(ThreadedAssociationServer):
     limits: Any = None
     daemon_threads = True
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._lock = threading.Lock()
+        self._greeted = 0
+        """Peers in a thread of their own that are no associations yet: their handshake goes on."""
+        super().__init__(*arguments, **named)
+
     def get_request(self) -> tuple[Any, Any]:
         """Accept a peer; its handshake comes later (:class:`_Handler`)."""
         peer, address = self.socket.accept()
@@ -395,7 +401,29 @@ class _Server(ThreadedAssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether a peer may try: twice as many as may be associated."""
-        return bool(len(self.active_associations) < 2 * self.limits[0].associations)
+        with self._lock:
+            return bool(self._greeted + len(self.active_associations) < 2 * self.limits[0].associations)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Greet a peer in a thread; it counts from now on."""
+        with self._lock:
+            self._greeted += 1
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._no_longer_greeted()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Greet a peer, which then counts as an association or is gone."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._no_longer_greeted()
+
+    def _no_longer_greeted(self) -> None:
+        with self._lock:
+            self._greeted -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A peer failed before it was associated: at its handshake."""

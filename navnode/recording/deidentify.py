@@ -276,7 +276,7 @@ class Deidentifier:
             calibration=change(cleaned.calibration, **emptied),
             recording=change(config.recording, file="", folder=""),
             console=change(config.console, host=ConsoleSection().host, insecure=False, tls=None),
-            display=change(config.display, host=DisplaySection().host, insecure=False),
+            display=change(config.display, host=DisplaySection().host, insecure=False, names=()),
             reconstruction=change(config.reconstruction, remote=None),
             plans=change(config.plans, file=""),
             case=CaseSection(),

@@ -151,6 +151,17 @@ def test_all_parts_of_a_session_come(bucket, here, live, tmp_path):
     assert len(told) == 1 and len(list(copy.raw())) == len(entries), "one file of both"
 
 
+def test_what_is_wrong_with_a_further_part_is_told_of_its_own_place(bucket, upload, here, piece, tmp_path):
+    data = piece.read_bytes()
+    upload("deep/s.mcap", data)
+    upload("deep/s.001.mcap", data[: len(data) // 2])
+    code, told, error = call("evaluate", bucket, "--out", tmp_path, "--json")
+    (row,) = told["rows"]
+    texts = row.get("reason", "") + row.get("damage", "")
+    assert code == 1 and row["status"] == "damaged" and f"{bucket}/deep/s.001.mcap: damaged at byte" in texts, error
+    assert "/session" not in (tmp_path / "rows.jsonl").read_text()
+
+
 @pytest.mark.slow
 def test_a_session_of_dask_workers_comes_from_the_store(bucket, piece, tmp_path):
     pytest.importorskip("distributed")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import weakref
 
 import msgspec
 import numpy as np
 import pytest
 
 from calibration import guide as guide_
+from calibration import heard as heard_
 from calibration import results, samples
 from calibration.guide import Guide
 from calibration.heard import Heard, record
@@ -17,7 +20,7 @@ from calibration.verdict import Calibration
 from navnode import config
 from navnode.clock import now_ns
 from navnode.files import artifacts
-from navnode.igtl import Point, PointElement, Transform
+from navnode.igtl import Image, Point, PointElement, Transform
 from navnode.loop.calibrations import with_kept
 from navnode.recording import Recorder
 from tests.calibration.scenes import TIP, pivoting
@@ -251,3 +254,48 @@ def test_the_terminal_says_what_is_lacking(tmp_path):
     lines = ran.stdout.splitlines()
     assert any(re.match(r"pivot-Drill +advised", line) for line in lines)
     assert any(line.startswith("lacking: patient: ") and "calibration.points is not set" in line for line in lines)
+
+
+def xrays(heard, count, size=(32, 16), kind=np.uint16):
+    for n in range(count):
+        voxels = np.full((1, *size), n, kind)
+        at_ns = NS * (len(heard.times_s.get("XRay", [])) + 1)
+        image = Image(device="XRay", timestamp_ns=at_ns, voxels=voxels, ras_from_index=np.eye(4))
+        record(heard, image, 0, {"XRay"})
+
+
+def test_images_are_held_by_bytes_and_judged_without_a_copy(monkeypatch):
+    monkeypatch.setattr(heard_, "_MOST_IMAGE_BYTES", 10 * 1024)
+    heard = Heard()
+    xrays(heard, 10)
+    first = heard.pictures("XRay")
+    assert heard.left_out == "" and [int(image[0, 0]) for image in first.counts] == list(range(10))
+    assert np.shares_memory(first.counts, heard.pictures("XRay").counts) and not first.counts.flags.writeable
+    xrays(heard, 3)
+    assert heard.taken("XRay") == len(heard.times_s["XRay"]) == len(heard.pictures("XRay").counts) == 10
+    assert heard.left_out == "some images of XRay are left out: they are more than 10, which are all that is held"
+
+
+@pytest.mark.parametrize("other", [{"size": (16, 32)}, {"kind": np.uint8}], ids=["size", "type"])
+def test_images_of_another_kind_are_left_out_and_told(other):
+    heard = Heard()
+    xrays(heard, 2)
+    xrays(heard, 1, **other)
+    xrays(heard, 1)
+    assert len(heard.pictures("XRay").counts) == 3 and "differ in size or type" in heard.left_out
+
+
+@pytest.mark.parametrize("way", ["conclude", "discard"])
+def test_what_was_measured_is_let_go_and_its_number_is_not(tmp_path, way):
+    guide = Guide(config.load(room_toml(tmp_path)))
+    run = guide.begin(guide.room.step("flatfield"))
+    xrays(run.heard, 40)
+    xrays(run.heard, 1, size=(8, 8))
+    images = weakref.ref(run.heard._images["XRay"])
+    if way == "discard":
+        guide.discard(run)
+    else:
+        asyncio.run(guide.conclude(run))
+        assert "flatfield" in run.verdicts
+    assert images() is None and run.heard.taken("XRay") == 0 and run.counts() == (40,)
+    assert "differ in size" in guide.state().run.problem

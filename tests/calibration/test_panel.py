@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
 
 from calibration import (
     carm,
@@ -23,6 +24,7 @@ from calibration import (
     tool,
     verdict,
 )
+from calibration.panel import Panel
 from navnode import config
 from navnode import geometry as g
 from navnode.clock import now_ns
@@ -110,6 +112,56 @@ def test_a_pivot_from_the_page_is_kept_when_it_passed(tmp_path):
 
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(0)))) as port:
         asyncio.run(story(port))
+
+
+def test_several_who_press_measure_at_once_leave_one_measurement_which_ends(tmp_path):
+    async def story():
+        panel = Panel(node(tmp_path, find_free_port()), lambda request: None)
+        listening = []
+
+        async def listen(run, **_):
+            listening.append(run)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.05)  # closes its connections
+                listening.remove(run)
+
+        panel._guide.listen = listen
+        app = web.Application()
+        panel.add_to(app)
+        async with TestServer(app) as server, ClientSession() as session:
+
+            async def post(path):
+                async with session.post(
+                    server.make_url(f"/calibration/{path}"), json={"step": "pivot-Drill"}
+                ) as answer:
+                    return answer.status
+
+            assert await post("begin") == 200
+            assert await asyncio.gather(*(post("begin") for _ in range(4))) == [200] * 4
+            await asyncio.sleep(0.2)
+            assert listening == [panel._guide.run]
+            assert await asyncio.gather(post("begin"), post("stop"), post("begin"), post("discard")) == [200] * 4
+            assert await post("stop") == 200
+            assert not listening
+            assert await post("begin") == 200
+        assert not listening
+
+    asyncio.run(story())
+
+
+def test_forms_of_other_sites_calibrate_nothing(tmp_path):
+    async def story():
+        async with Served(node(tmp_path, find_free_port())) as served:
+            for path in ("begin", "stop", "keep", "discard", "skip"):
+                for kind in ("text/plain", "application/x-www-form-urlencoded"):
+                    answer = await served.session.post(
+                        f"/calibration/{path}", data=b"{}", headers={"Content-Type": kind}
+                    )
+                    assert answer.status == 415
+
+    asyncio.run(story())
 
 
 def test_what_is_discarded_is_not_kept(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import socket
 import struct
 import time
 
@@ -12,7 +14,8 @@ import aiohttp
 import msgspec
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestServer
+from aiohttp import web
+from aiohttp.test_utils import TestServer, make_mocked_request
 
 from navnode import geometry as g
 from navnode.config import DisplaySection
@@ -20,6 +23,7 @@ from navnode.display import metrics, uploads
 from navnode.display.orientation import letters, view_name
 from navnode.display.scene import NODE_SILENT_NS, TOOL_SILENT_NS, Scene, blob, mesh_blob, vertex_normals, volume_blob
 from navnode.display.server import Display
+from navnode.display.web import refuse_other_origins
 from navnode.errors import ConfigError
 from navnode.files.plans import import_plans, write_plans
 from navnode.igtl import Server
@@ -300,6 +304,31 @@ def test_other_sites_may_not_look(headers):
             await session.ws_connect(server.make_url("/ws"), headers=headers)
 
     serve(check)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("192.168.1.5:8080", True),
+        ("[fe80::1]:8080", True),
+        ("localhost", True),
+        (f"{socket.gethostname().upper()}:8080", True),
+        ("orsrv.hospital.example", True),
+        ("evil.example", False),
+        ("192.168.1.5.evil.example", False),
+        ("orsrv.hospital.example.evil.example", False),
+        ("", False),
+        ("[", False),
+    ],
+)
+def test_a_rebound_name_gets_nothing_where_all_of_the_network_may_look(host, allowed):
+    section = DisplaySection(host="0.0.0.0", insecure=True, names=("ORsrv.hospital.example",))
+    request = make_mocked_request("POST", "/command", headers={"Host": host, "Origin": f"http://{host}"})
+    with contextlib.nullcontext() if allowed else pytest.raises(web.HTTPForbidden):
+        refuse_other_origins(request, section)
+    alone = make_mocked_request("POST", "/command", headers={"Host": "192.168.1.5:8080"})
+    with pytest.raises(web.HTTPForbidden):
+        refuse_other_origins(alone, DisplaySection())
 
 
 def test_a_page_that_does_not_answer_is_sent_no_more():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from navnode.evidence import pack, seal, steps
+from navnode.evidence.risks import risks
 from navnode.evidence.steps import Step
 from tests.evidence.test_charts import TIP, kept
 from tests.invoke import call
@@ -42,12 +43,18 @@ def test_what_ran_is_on_a_page_that_loads_nothing_and_is_signed(quick, tmp_path)
     for number in range(8):
         kept(tmp_path / "cases", number, TIP)
     code, told, page, error = make(tmp_path, "--calibrations", tmp_path / "cases")
-    assert code == 0 and told["passed"] and [each["outcome"] for each in told["steps"]] == ["passed", "not run"], error
-    assert "Nothing failed; 1 not run" in page and "90 X-rays; TRE median 0.20 mm, latency median 21 ms" in page
+    assert code == 3 and told["outcome"] == "incomplete" and not told["passed"] and not told["problems"], error
+    assert [each["outcome"] for each in told["steps"]] == ["passed", "not run"]
+    assert told["lacking"][0] == "Tests: not run (no sources)" and len(told["lacking"]) == 1 + len(risks())
+    assert (
+        f"Incomplete: nothing failed, {1 + len(risks())} not verified" in page
+        and "90 X-rays; TRE median 0.20 mm, latency median 21 ms" in page
+    )
     assert "pivot drill" in page and "no drift" in page and "not run (no sources)" in page
     assert not any(word in page for word in ("http://", "https://", "src=", "<script"))
     assert seal.broken(tmp_path / "evidence") == []
-    assert call("evidence", "--check", tmp_path / "evidence", "--json")[1]["problems"] == []
+    code, told, _ = call("evidence", "--check", tmp_path / "evidence", "--json")
+    assert code == 0 and told["problems"] == [] and told["outcome"] == "incomplete"
     (tmp_path / "evidence" / "evidence.html").write_text(page.replace("90 X-rays", "99 X-rays"))
     code, told, _ = call("evidence", "--check", tmp_path / "evidence", "--json")
     assert code == 1 and told["problems"] == ["evidence.html: changed"]
@@ -61,9 +68,36 @@ def test_a_step_that_fails_and_a_calibration_that_drifts_fail_the_record(quick, 
     code, told, page, _ = make(tmp_path, "--calibrations", tmp_path / "cases")
     assert code == 1 and not told["passed"]
     assert told["problems"] == ["Step loop: median error 1.40 mm", "calibration pivot <b>drill</b>: drift"]
-    assert "2 failed; 1 not run" in page and "DRIFT" in page and "<b>drill" not in page
+    assert f"2 failed; {1 + len(risks())} not verified" in page and "DRIFT" in page and "<b>drill" not in page
     assert page.count("limit of one") and page.count("alarm")
     assert seal.broken(tmp_path / "evidence") == [], "a record that failed is signed as such"
+
+
+def test_only_what_all_ran_has_passed(quick, tmp_path, monkeypatch):
+    cases = "".join(
+        f'<testcase classname="t" name="{risk.id}"><properties><property name="risk" value="{risk.id}"/></properties>'
+        "</testcase>"
+        for risk in risks()
+    )
+
+    def made(junit, traps):
+        (tmp_path / "risks_step.py").write_text(
+            f"open({str(junit)!r}, 'w').write({f'<testsuite>{cases}</testsuite>'!r})"
+        )
+        return [Step(name="risks", title="Tests", command=["risks_step"])]
+
+    monkeypatch.setattr(pack, "steps", made)
+    code, told, page, error = make(tmp_path)
+    assert code == 0 and told["outcome"] == "passed" and told["passed"] and not told["lacking"], error
+    assert ">Passed</p>" in page and seal.signed(tmp_path / "evidence").passed
+
+
+def test_nothing_that_ran_is_no_success(quick, tmp_path, monkeypatch):
+    quick(loop=GOOD)
+    monkeypatch.setattr(pack, "_LEFT_FOR_THE_REST_S", 600.0)
+    code, told, page, _ = make(tmp_path, "--minutes", "1")
+    assert code == 3 and [each["outcome"] for each in told["steps"]] == ["not run", "not run"]
+    assert seal.signed(tmp_path / "evidence").outcome == "incomplete" and "Incomplete" in page
 
 
 def test_a_folder_that_is_there_is_not_written_over(quick, tmp_path):

@@ -8,6 +8,7 @@ pytest.importorskip("cryptography")
 
 from navnode.errors import ConfigError
 from navnode.evidence import seal
+from navnode.evidence.contents import Outcome
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def sealed(tmp_path):
     (folder / "part").mkdir(parents=True)
     (folder / "a.json").write_text("{}")
     (folder / "part" / "b.log").write_text("fine")
-    seal.seal(folder, seal.private_key(tmp_path / "key.pem"), "0.1.0", 5, True)
+    seal.seal(folder, seal.private_key(tmp_path / "key.pem"), "0.1.0", 5, Outcome.PASSED)
     return folder
 
 
@@ -45,10 +46,17 @@ def test_a_change_is_named(sealed, change, named):
     assert named in found
 
 
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_the_manifest_says_what_it_came_to(tmp_path, outcome):
+    made = seal.seal(tmp_path, seal.private_key(tmp_path / "key.pem"), "0.1.0", 5, outcome)
+    assert seal.signed(tmp_path) == made
+    assert made.outcome is outcome and made.passed == (outcome is Outcome.PASSED)
+
+
 def test_another_key_is_not_the_trusted_one(sealed, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    seal.seal(other, seal.private_key(tmp_path / "other.pem"), "0.1.0", 5, True)
+    seal.seal(other, seal.private_key(tmp_path / "other.pem"), "0.1.0", 5, Outcome.PASSED)
     assert "not signed by this key" in seal.broken(sealed, other / seal.PUBLIC_KEY)[0]
 
 

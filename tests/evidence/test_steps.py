@@ -1,5 +1,8 @@
 """A step that fails, takes too long or cannot run is said to be so; nothing of it stays."""
 
+import math
+
+import msgspec
 import pytest
 
 from navnode.evidence import steps
@@ -35,10 +38,21 @@ def test_it_is_judged_by_its_report(tmp_path, program, outcome, why):
     assert (tmp_path / "loop.json").exists() == ("json" in program)
 
 
-def test_what_takes_too_long_is_ended_with_its_children(tmp_path):
+@pytest.mark.parametrize(
+    ("longest_s", "left_s", "outcome", "why"),
+    [(math.inf, 1.0, "unfinished", "ended after 1 s"), (1.0, 60.0, "failed", "did not end within 1 s")],
+    ids=["no time is left", "it hangs"],
+)
+def test_what_takes_too_long_is_ended_with_its_children(tmp_path, longest_s, left_s, outcome, why):
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    ran = run(step(tmp_path, program), tmp_path, 1.0)
-    assert ran.outcome == "not run" and "ended after 1 s" in ran.why and ran.seconds < 30
+    hanging = msgspec.structs.replace(step(tmp_path, program), longest_s=longest_s)
+    ran = run(hanging, tmp_path, left_s)
+    assert ran.outcome == outcome and why in ran.why and ran.seconds < 30
+
+
+def test_every_step_but_the_one_that_the_user_makes_long_may_hang_only_for_so_long(tmp_path):
+    unbounded = [each.name for each in steps.steps(tmp_path / "risks.xml", 9) if each.longest_s == math.inf]
+    assert unbounded == ["trust"]
 
 
 def test_what_cannot_run_is_not_run(tmp_path):

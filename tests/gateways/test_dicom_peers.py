@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,8 @@ from navnode.files.volumes import read_volume
 from navnode.security.tls import Tls
 from tests.files.made import body, ct_folder, grid, saved
 from tests.gateways.objects import CR, DX, RF, XA, picture, xray
-from tests.gateways.served import gateway
-from tests.gateways.test_dicom import associated, source
+from tests.gateways.served import PATIENCE_S, gateway
+from tests.gateways.test_dicom import associated, closed_within, source
 
 needs_dcmtk = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
 
@@ -108,3 +111,23 @@ def test_with_tls_only_senders_with_a_certificate_are_served(tmp_path):
         assert again.is_established
         again.release()
     assert len(heard.images) == 1
+
+
+def test_peers_that_never_finish_their_handshake_are_no_more_than_may_wait(tmp_path):
+    ours = certified(tmp_path / "ours", trustme.CA())
+    with gateway(source(tls=ours, listen="127.0.0.1", associations=2, timeout_s=3.0)) as heard:
+        before = threading.active_count()
+        address = "127.0.0.1", heard.source.listen_port
+        silent = [socket.create_connection(address) for _ in range(40)]
+        time.sleep(1.0)
+        assert threading.active_count() - before <= 4
+        assert sum(closed_within(peer, 0.05) for peer in silent) >= 36
+        assert all(closed_within(peer, 10) for peer in silent), "who waits is ended, too"
+        for peer in silent:
+            peer.close()
+        good = None
+        deadline_s = time.monotonic() + PATIENCE_S
+        while (good is None or not good.is_established) and time.monotonic() < deadline_s:
+            good = associated(heard.source, tls=(ours.client_context(), "127.0.0.1"))
+        assert good is not None and good.send_c_store(xray(picture())).Status == 0
+        good.release()

@@ -13,7 +13,7 @@ import numpy as np
 from navnode import __version__
 from navnode import geometry as g
 from navnode.bench.evaluation.rows import RecordedFigures, Row, ScoredRow, without_figures
-from navnode.bench.evaluation.sessions import Task, opened
+from navnode.bench.evaluation.sessions import Session, Task, opened
 from navnode.config import Config, VolumeSection
 from navnode.errors import DamagedError, NavError
 from navnode.igtl import Transform
@@ -41,7 +41,7 @@ def score(task: Task) -> Row:
     began_s = time.perf_counter()
     try:
         with opened(task.session, task.most_bytes) as path:
-            row = _told(_scored_or_not(task, path), str(path), task.session.place)
+            row = _told(_scored_or_not(task, path), task.session, path)
     except NavError as error:  # it did not come
         row = without_figures(task, "failed", str(error))
     except Exception as error:  # one session of many
@@ -58,11 +58,12 @@ def _scored_or_not(task: Task, path: Path) -> Row:
         return without_figures(task, "failed", str(error))
 
 
-def _told(row: Row, path: str, place: str) -> Row:
-    """A row that names the session's own place, not that of a copy."""
-    texts: dict[str, object] = {"reason": row.reason.replace(path, place)}
+def _told(row: Row, session: Session, path: Path) -> Row:
+    """A row that names the session's own files, not those of a copy."""
+    texts: dict[str, object] = {"reason": session.told(row.reason, path)}
     if isinstance(row, ScoredRow):
-        texts |= {"damage": row.damage.replace(path, place), "notes": [n.replace(path, place) for n in row.notes]}
+        notes = [session.told(note, path) for note in row.notes]
+        texts |= {"damage": session.told(row.damage, path), "notes": notes}
     return msgspec.structs.replace(row, **texts)
 
 

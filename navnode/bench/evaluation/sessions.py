@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from navnode import __version__
 from navnode.errors import ConfigError, StoreError
 from navnode.files.fingerprint import combined, fingerprint
-from navnode.files.stores import Store, Stored, is_url
+from navnode.files.stores import Store, Stored, is_url, printable
 from navnode.recording.listing import found_in, is_session, parts_of
 from navnode.recording.recorder import part_path
 
@@ -52,6 +52,12 @@ class Session:
     def name(self) -> str:
         """The name of its file."""
         return PurePosixPath(self.place).name
+
+    def told(self, text: str, path: Path) -> str:
+        """A text that names its files where they lie, not as they are called below ``path``, where it was opened."""
+        for part, file in enumerate(self.files):
+            text = text.replace(str(part_path(path, part)), printable(f"{self.url}/{file.name}"))
+        return text
 
 
 @dataclass(frozen=True)
