@@ -126,7 +126,7 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 
 def fallen(now: Entry, before: Sequence[Entry]) -> list[Fall]:
-    """Ratios against peers that fell by more than a fifth, and by more than repeats differ.
+    """Ratios against peers that fell by more than a fifth, and by more than repeats and earlier runs differ.
 
     Peers run beside in the same run, so that a busy machine slows both. Earlier runs on machines of the same kind are
     what is usual; without any, nothing can be said, and nothing is.
@@ -139,9 +139,11 @@ def _falls(now: Entry, before: Sequence[Entry]) -> Iterator[Fall]:
         earlier = [each.figures[name] for each in before if name in each.figures]
         if not figure.peer or not earlier:
             continue
-        usual = float(np.median([each.value for each in earlier]))
+        values = np.array([each.value for each in earlier])
+        usual = float(np.median(values))
         noise = max(figure.spread, *(each.spread for each in earlier))
-        if figure.value < usual * (1 - max(_FALL, 2 * noise)):
+        apart = float(np.abs(values / usual - 1).max())
+        if figure.value < usual * (1 - max(_FALL, 2 * noise, apart)):
             yield Fall(name=name, peer=figure.peer, now=figure.value, usual=round(usual, 4))
 
 

@@ -56,6 +56,8 @@ def test_another_schema_and_no_file_at_all_are_refused(tmp_path):
         (made(3.9), [made(5.0, spread=0.15)], False),  # repeats alone differed by as much
         (made(3.9, spread=0.15), [made(5.0)], False),
         (made(3.0), [made(9.0), made(3.1), made(3.2)], False),  # once fast is not usual
+        (made(3.6), [made(5.0), made(3.5), made(5.1)], False),  # as low as on a busy day
+        (made(3.4), [made(5.0), made(3.5), made(5.1)], True),
         (made(3.9), [made(5.0, machine="B")], False),
         (made(3.9), [], False),
         (made(3.9, peer=""), [made(5.0, peer="")], False),  # times are not compared
@@ -65,7 +67,11 @@ def test_only_a_ratio_that_fell_beyond_noise_on_the_same_kind_of_machine_is_told
     fallen = history.fallen(now, before)
     assert bool(fallen) == falls
     if falls:
-        assert (fallen[0].now, fallen[0].usual, fallen[0].peer) == (3.9, 5.0, "RTK")
+        assert (fallen[0].now, fallen[0].usual, fallen[0].peer) == (
+            now.figures["projector: projection"].value,
+            5.0,
+            "RTK",
+        )
 
 
 def test_kinds_of_machines_name_no_single_one():
