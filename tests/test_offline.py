@@ -201,7 +201,7 @@ def test_images_come_back(tmp_path, ending):
     ("name", "make", "reason"),
     [
         ("missing.png", lambda path: None, "no such image"),
-        ("text.png", lambda path: path.write_text("no image"), "cannot be read"),
+        ("text.png", lambda path: path.write_text("no image"), "not PNG, TIFF"),
         ("colour.png", lambda path: cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8)), "one plane"),
         ("negative.npy", lambda path: np.save(path, np.full((4, 4), -1.0)), "negative"),
         ("pickled.npy", lambda path: np.save(path, np.array([{"a": 1}]), allow_pickle=True), "cannot be read"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -45,16 +47,19 @@ def evidence(request: EvidenceRequest, ui: Ui) -> None:
         raise ConfigError(f"evidence needs the extra 'evidence': pip install 'navnode[evidence]' ({error})") from error
     if request.check is not None:
         problems = seal.broken(request.check, request.trusted)
-        outcome = "" if problems else _stated(seal.signed(request.check))
-        line = "; ".join(problems) if problems else f"signed, and nothing changed since; it says: {outcome}"
-        ui.answer({"check": str(request.check), "problems": problems, "outcome": outcome}, f"{request.check}: {line}")
-        if problems:
-            raise typer.Exit(1)
+        _answer(ui, request.check, problems, "" if problems else _stated(seal.signed(request.check)))
         return
     made = pack.make(request, time.time_ns(), ui.steps(_STEPS))
     ui.show(made, lambda each: _draw(each, request))
     if not made.passed:
         raise typer.Exit(_FAILED if made.problems else _INCOMPLETE)
+
+
+def _answer(ui: Ui, checked: Path, problems: Sequence[str], outcome: str) -> None:
+    line = "; ".join(problems) if problems else f"signed, and nothing changed since; it says: {outcome}"
+    ui.answer({"check": str(checked), "problems": problems, "outcome": outcome}, f"{checked}: {line}")
+    if problems:
+        raise typer.Exit(1)
 
 
 def _stated(manifest: Manifest) -> str:
