@@ -145,10 +145,17 @@ def test_what_must_not_be_used_stops_the_start_and_is_named(calibrated, changed,
 @pytest.mark.risk("calibration-misused")
 def test_another_detectors_geometry_is_refused(calibrated):
     path = calibrated[0]
-    other = CArm(1024, 1024, (0.29, 0.29), 1013.0, (511.5, 511.5))
-    written(path.parent, "carm", {"carm": carm_document(other), "distortion": {"model": "none"}})
-    with pytest.raises(CalibrationError, match=r"carm\.json: it is for 1024 x 1024"):
-        Calibrations.load(config.load(path), NOW)
+    nominal = config.load(path).carm.geometry
+    finer = tuple(0.9 * mm for mm in nominal.pixel_spacing_mm)
+    size = nominal.width_px, nominal.height_px
+    others = {
+        "1024 x 1024": CArm(1024, 1024, nominal.pixel_spacing_mm, 1013.0, (511.5, 511.5)),
+        f"{size[0]} x {size[1]}": CArm(*size, finer, 1013.0, nominal.principal_point_px),
+    }
+    for named, other in others.items():
+        written(path.parent, "carm", {"carm": carm_document(other), "distortion": {"model": "none"}})
+        with pytest.raises(CalibrationError, match=rf"carm\.json: it is for {named}"):
+            Calibrations.load(config.load(path), NOW)
 
 
 @pytest.mark.parametrize(

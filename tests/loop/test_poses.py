@@ -23,6 +23,34 @@ def test_poses_are_interpolated():
     assert np.allclose(pose, at_x(15.25))
 
 
+def test_many_times_at_once_say_what_each_by_itself_says():
+    """Gaps, samples after them, exact times, and times outside included."""
+    rng, ring, now = np.random.default_rng(4), PoseRing("CArmToTracker"), 0
+    times = []
+    for k in range(60):
+        now += int(POSE_GAP_NS + STEP if k in (20, 26, 45) else rng.integers(STEP // 2, STEP))
+        ring.add(now, g.exp(np.concatenate([rng.normal(0, 1e-3, 3), [k, 2.0 * k, -k]])))
+        times += [now, now - 1, now + STEP // 3]
+    asked = np.array([0, *times, now + 10 * STEP], np.int64)
+    together = ring.many(asked)
+    for at_ns, pose in zip(asked.tolist(), together, strict=True):
+        alone = ring.at(at_ns)
+        if isinstance(alone, Missing):
+            assert np.isnan(pose).all(), at_ns
+        else:
+            assert np.allclose(pose, alone, atol=1e-4), at_ns
+    assert 60 < np.isfinite(together[:, 0, 0]).sum() < len(asked) - 10
+
+
+def test_the_last_sample_before_a_time():
+    ring = filled()
+    assert [ring.before(at) for at in (STEP, STEP + 1, 7 * STEP, 99 * STEP)] == [0, STEP, 6 * STEP, 20 * STEP]
+
+
+def test_the_period_of_a_tracker_is_known_from_nine_samples_on():
+    assert filled(8).period_ns == 0 and filled(9).period_ns == STEP
+
+
 def test_nothing_is_carried_beyond_the_newest_sample():
     missing = filled().at(20 * STEP + 1)
     assert isinstance(missing, Missing) and missing.not_yet

@@ -2,6 +2,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import ReconstructionSection
+from navnode.loop.topics import max_age_ns
 from navnode.loop.views import Views
 from navnode.types import CArm, View
 
@@ -11,6 +12,16 @@ CARM = CArm(8, 8, (30.0, 30.0), 1000.0, (3.5, 3.5))
 def view(angle_deg: float, isocentre_mm=(10.0, 20.0, 30.0)) -> View:
     turned = g.rigid(g.rotation_exp(np.array([0.0, np.deg2rad(angle_deg), 0.0])), isocentre_mm)
     return View(np.ones((8, 8), np.float32), CARM, turned @ g.rigid(None, (0.0, 0.0, -600.0)), round(angle_deg) + 1)
+
+
+def test_an_answer_that_does_not_come_is_no_longer_waited_for():
+    views, asked_ns = Views(ReconstructionSection(views=2, max_views=4), with_ct=True), 1_700_000_000_000_000_123
+    for angle in (0, 90):
+        views.add(view(angle))
+    (first,) = views.request(600.0, asked_ns)
+    assert views.request(600.0, asked_ns + max_age_ns("reconstruction.done")) == []
+    (again,) = views.request(600.0, asked_ns + max_age_ns("reconstruction.done") + 1)
+    assert again.request != first.request and not views.answered(first.request) and views.answered(again.request)
 
 
 def test_volumes_stay_where_the_first_one_was_until_all_is_forgotten():

@@ -32,7 +32,7 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "quality": {"navnode/registration/quality.py": ("tests/registration/test_quality.py",)},
     "codecs": {f"navnode/igtl/{name}.py": _CODECS for name in ("contents", "framing", "messages", "wire")},
     "loop": {
-        "navnode/loop/bus.py": ("tests/loop/test_bus.py",),
+        "navnode/loop/bus.py": ("tests/loop/test_bus.py", "tests/loop/test_topics.py"),
         "navnode/loop/calibrations.py": ("tests/loop/test_calibrations.py",),
         "navnode/loop/clocks.py": ("tests/loop/test_clocks.py", "tests/loop/test_poses.py"),
         "navnode/loop/continuity.py": ("tests/loop/test_markers.py", "tests/loop/test_frames.py"),
