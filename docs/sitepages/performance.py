@@ -87,7 +87,7 @@ def _history(entries: Sequence[history.Entry]) -> Iterator[str]:
             (name, f"{each.value:g} {each.unit}", f"± {each.spread:.0%}", each.peer)
             for name, each in last.figures.items()
         ]
-        yield f"The newest run, of {code(last.commit or last.navnode)}, medians of {last.runs}:\n\n"
+        yield f"The newest run, navnode {last.navnode}, medians of {last.runs}:\n\n"
         yield table(("", "median", "repeats differ by", "times as fast as"), rows)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,6 @@ SCHEMA = "navnode/bench/1"
 _FALL = 0.2
 """A ratio that is lower than usual by this share has fallen."""
 _LARGEST_BYTES = 16 << 20
-_CHECKOUT = Path(__file__).parents[2]
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +51,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     """ISO 8601, UTC."""
     navnode: str
-    commit: str
-    """Short, with a plus where files differ; empty without a checkout."""
     machine: str
     """Its kind: figures of one kind can be compared."""
     runs: int
@@ -80,7 +76,6 @@ def entry(figures: dict[str, Figure], runs: int) -> Entry:
         schema=SCHEMA,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         navnode=__version__,
-        commit=_commit(),
         machine=machine_kind(),
         runs=runs,
         figures=figures,
@@ -126,7 +121,7 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 
 def fallen(now: Entry, before: Sequence[Entry]) -> list[Fall]:
-    """Ratios against peers that fell by more than a fifth, and by more than repeats and earlier runs differ.
+    """Ratios against peers that fell by more than a fifth, by more than repeats differ, and below all earlier runs.
 
     Peers run beside in the same run, so that a busy machine slows both. Earlier runs on machines of the same kind are
     what is usual; without any, nothing can be said, and nothing is.
@@ -142,20 +137,9 @@ def _falls(now: Entry, before: Sequence[Entry]) -> Iterator[Fall]:
         values = np.array([each.value for each in earlier])
         usual = float(np.median(values))
         noise = max(figure.spread, *(each.spread for each in earlier))
-        apart = float(np.abs(values / usual - 1).max())
-        if figure.value < usual * (1 - max(_FALL, 2 * noise, apart)):
+        below = float((1 - values / usual).max())
+        if figure.value < usual * (1 - max(_FALL, 2 * noise, below)):
             yield Fall(name=name, peer=figure.peer, now=figure.value, usual=round(usual, 4))
-
-
-def _commit() -> str:
-    if not (_CHECKOUT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(_CHECKOUT), "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - fixed arguments
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
 
 
 def _lines(path: Path) -> list[str]:

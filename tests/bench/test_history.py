@@ -56,6 +56,7 @@ def test_another_schema_and_no_file_at_all_are_refused(tmp_path):
         (made(3.9), [made(5.0, spread=0.15)], False),  # repeats alone differed by as much
         (made(3.9, spread=0.15), [made(5.0)], False),
         (made(3.0), [made(9.0), made(3.1), made(3.2)], False),  # once fast is not usual
+        (made(2.0), [made(9.0), made(3.1), made(3.2)], True),
         (made(3.6), [made(5.0), made(3.5), made(5.1)], False),  # as low as on a busy day
         (made(3.4), [made(5.0), made(3.5), made(5.1)], True),
         (made(3.9), [made(5.0, machine="B")], False),

@@ -88,8 +88,7 @@ def test_the_patients_marker_slides_off_slowly(theatre, mm, seconds):
     theatre.run(6.0)
     verdict = theatre.verdict(mark, "DrillToVolume")
     print(verdict)
-    # What two shared cores leave of ten X-rays a second decides how soon it is seen: a quarter of a second, half a mm.
-    assert len(verdict.wrong) <= 25 and verdict.worst_mm <= 2.5, str(verdict)
+    assert len(verdict.wrong) <= 10, str(verdict)  # a tenth of a second, on a busy machine
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
