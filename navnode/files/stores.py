@@ -333,7 +333,7 @@ def _etags(path: Path) -> frozenset[str]:
 def _is_final(error: Exception) -> bool:
     """Whether another attempt would fail, too: what is not there or not allowed, and what a store's library cannot do.
 
-    Libraries say the latter in ways of their own: of an operation that a store lacks, of an option that it does not know.
+    Libraries say the latter in ways of their own: of an operation that a store lacks, of an option it does not know.
     """
     absent_or_refused = isinstance(error, FileNotFoundError | PermissionError)
     beyond_the_store = isinstance(error, NotImplementedError | TypeError | AttributeError)

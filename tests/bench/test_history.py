@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import msgspec
 import pytest
 
@@ -68,11 +70,9 @@ def test_only_a_ratio_that_fell_beyond_noise_on_the_same_kind_of_machine_is_told
     fallen = history.fallen(now, before)
     assert bool(fallen) == falls
     if falls:
-        assert (fallen[0].now, fallen[0].usual, fallen[0].peer) == (
-            now.figures["projector: projection"].value,
-            5.0,
-            "RTK",
-        )
+        usual = statistics.median(each.figures["projector: projection"].value for each in before)
+        ratio = now.figures["projector: projection"].value
+        assert (fallen[0].now, fallen[0].usual, fallen[0].peer) == (ratio, usual, "RTK")
 
 
 def test_kinds_of_machines_name_no_single_one():
