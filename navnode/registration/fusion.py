@@ -72,6 +72,25 @@ class PatientFilter:
         """The marker may have moved: let measurements pull the state to where they are."""
         self.covariance = self.covariance + np.diag(np.maximum(_MOVED**2 - np.diag(self.covariance), 0.0))
 
+    def copy(self) -> PatientFilter:
+        """As it is now."""
+        return PatientFilter(self.volume_from_patient, self.rotation_center_mm, self.covariance)
+
+    def carried(self, displacement: Matrix, covariance: Matrix) -> PatientFilter:
+        """What is known once the marker has moved on the patient.
+
+        Args:
+            displacement: (6,) (rad, mm), of the patient about the rotation center, in the volume's frame.
+            covariance: of that, 6x6.
+        """
+        point_mm = g.transform(self.volume_from_patient, self.rotation_center_mm)
+        patient_from_volume = np.kron(np.eye(2), self.volume_from_patient[:3, :3].T)
+        return PatientFilter(
+            g.exp(displacement, point_mm) @ self.volume_from_patient,
+            self.rotation_center_mm,
+            self.covariance + patient_from_volume @ covariance @ patient_from_volume.T,
+        )
+
     def distance(self, measured: Matrix, covariance: Matrix) -> float:
         """Squared Mahalanobis distance of a ``volume_from_patient``, covariance 6x6, from the state."""
         return self.surprise(self.innovation(measured), covariance)

@@ -100,6 +100,8 @@ class RegistrationOverTime:
         self._usual: deque[float] = deque(maxlen=_USUAL)
         self._recent: deque[Validity] = deque(maxlen=_RECENT)
         self._sliding = Sliding()
+        self._at_rest: PatientFilter | None = None
+        """What was known before the marker moved, until X-rays have shown where it rests now."""
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
         self._why_not = _NONE_YET
         self._tracked = True
@@ -174,7 +176,7 @@ class RegistrationOverTime:
         timestamp_ns = request.frame.timestamp_ns
         if registration.views > 1 and not self._located:
             self._sliding.forget()  # what depth was before is a guess
-        slid_mm = self._sliding.slid_mm(
+        slid = self._sliding.add(
             timestamp_ns, measured, registration.volume_from_carm, registration.covariance, rotation_center_mm
         )
         located = registration.views > 1
@@ -185,8 +187,9 @@ class RegistrationOverTime:
         else:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns
-            if slid_mm and not self._sparse:
-                self._loosen(self._wording.slides.format(mm=slid_mm))
+            if slid is not None and not self._sparse:
+                reason = self._wording.slides.format(mm=slid.mm)
+                self.unsure(reason) if slid.hint else self._loosen(reason)
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
@@ -201,10 +204,20 @@ class RegistrationOverTime:
             together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
             if not self._sparse and (pair or (together > _MOVED_GATE and len(self._innovations) >= 2)):
                 self._loosen(self._wording.elsewhere)
-            self.filter.update(measured, covariance)
             self._good, self._bad = self._good + 1, 0
-            if together <= _UNMOVED if self._marker_moved else self._distances[-1] <= surprises:
-                self._unsure_frames = max(0, self._unsure_frames - 1)
+            slip = None if self._at_rest is None else self._sliding.slip(self._at_rest.volume_from_patient)
+            if slip is not None and self._at_rest is not None:
+                self.filter = self._at_rest.carried(*slip)
+                self._innovations.clear()
+            else:
+                self.filter.update(measured, covariance)
+            shown_again = (
+                together <= _UNMOVED if self._marker_moved and slip is None else self._distances[-1] <= surprises
+            )
+            if shown_again and slid is None:
+                self._unsure_frames = max(self._slides, self._unsure_frames - 1)
+                if self._at_rest is not None and not self._unsure_frames:
+                    self._rests()
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity)
         # Age counts from the frame's arrival, however long its registration took.
@@ -231,7 +244,7 @@ class RegistrationOverTime:
     def moved(self, reason: str) -> None:
         """The patient's marker moved, perhaps on the patient: DEGRADED, and what it placed less certain, until frames
         show where it is."""
-        self._sliding.forget()
+        self._sliding.moved()
         self._loosen(reason)
 
     def _loosen(self, reason: str) -> None:
@@ -239,7 +252,17 @@ class RegistrationOverTime:
         self._marker_moved = True
         self._innovations.clear()
         if self.filter is not None:
+            self._at_rest = self._at_rest or self.filter.copy()
             self.filter.loosen()
+
+    @property
+    def _slides(self) -> bool:
+        """Whether the marker has moved, and X-rays do not show yet that it rests."""
+        return self._at_rest is not None and not self._sliding.settled
+
+    def _rests(self) -> None:
+        self._at_rest = None
+        self._sliding.rested()
 
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""
@@ -302,6 +325,7 @@ class RegistrationOverTime:
 
     def _begin(self, candidate: PatientFilter, good: int) -> None:
         self.filter = candidate
+        self._rests()
         self.searching, self._good, self._bad, self._accepted = False, good, 0, False
         self._unsure_frames = self._searches = 0
         self._distances.clear()
@@ -329,6 +353,7 @@ class RegistrationOverTime:
 
     def _lose(self, reason: str) -> Loss:
         self._sliding.forget()
+        self._rests()
         self.filter, self.searching = None, True
         self._good, self._bad, self._accepted, self._searches = 0, 0, False, 0
         self._why_not = reason

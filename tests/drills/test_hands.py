@@ -85,6 +85,40 @@ def test_a_marker_that_slides_is_doubted_before_it_matters(theatre, mm, seconds,
     assert statuses(theatre.run(0.5)) == {Status.VALID}
 
 
+@pytest.mark.risk("marker-moved")
+@pytest.mark.parametrize(
+    ("hundredths", "mm", "seconds"),
+    [(4, 4.0, 1.0), (4, 6.0, 4.0), (20, 4.0, 1.0), (20, 4.0, 2.0), (20, 6.0, 4.0), (50, 6.0, 4.0), (50, 5.0, 10.0)],
+)
+@pytest.mark.parametrize("stepped", [False, True], ids=["", "after a step"])
+def test_a_slide_shows_however_often_xrays_come(theatre, hundredths, mm, seconds, stepped):
+    """A machine that is busy, or fluoroscopy with few pulses."""
+    theatre.frames_every = hundredths
+    theatre.run(10.0)
+    began = bumped(6.7 if stepped else 0.0)
+    theatre.moved_patient_marker = began
+    while statuses(theatre.run(0.5)) != {Status.VALID}:
+        assert theatre.time_s < 40.0
+    after: list[object] = []
+    for step in range(round(seconds * 100)):
+        theatre.moved_patient_marker = began @ g.rigid(None, (0.0, mm * (step + 1) / (seconds * 100), 0.0))
+        after += theatre.run(0.01)
+    assert statuses(after[-50:]) == {Status.DEGRADED}
+    shown = [pose for pose in of(ToolPose, after + theatre.run(6.0)) if pose.validity.status is Status.VALID]
+    assert max(map(tip_error_mm, shown)) < 2.0
+
+
+@pytest.mark.parametrize("hundredths", [4, 10, 20], ids=lambda hundredths: f"{100 / hundredths:g} X-rays a second")
+def test_where_a_marker_is_after_a_step_is_known_as_well_as_before(theatre, hundredths):
+    """By the difference between X-rays before and after it: what one view does not show was learnt from others."""
+    theatre.frames_every = hundredths
+    theatre.run(10.0)
+    theatre.moved_patient_marker = bumped(6.7, 0.02)
+    after = theatre.run(0.1 * hundredths)
+    shown = [pose for pose in of(ToolPose, after) if pose.validity.status is Status.VALID]
+    assert shown and max(map(tip_error_mm, shown)) < 0.3
+
+
 @pytest.fixture
 def noisy() -> Theatre:
     """A tracker as the demo's: the C-arm's marker, 0.4 m away, shows the anatomy with a noise of 0.35 mm."""
