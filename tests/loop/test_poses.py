@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from navnode import geometry as g
 from navnode.loop.poses import SETTLE_SAMPLES, Missing, PoseRing
@@ -123,3 +124,21 @@ def test_a_quick_hand_is_believed():
         turn = g.rotation_exp(np.array([0.0, 0.0, 2 * np.pi * 2 * k * 0.01]))
         ring.add(k * STEP, g.rigid(turn, (9.0 * k, 0.0, 0.0)))
     assert ring.jumps == 0
+
+
+@pytest.mark.parametrize(("period_ms", "stale_ms"), [(10, 70), (5, 60), (90, 150), (120, 180), (260, 390), (280, 150)])
+def test_how_long_a_silence_hides_a_marker(period_ms, stale_ms):
+    """Seven periods, from 60 to 150 ms; one and a half of those that nothing is interpolated between."""
+    ring = PoseRing("DrillToTracker")
+    for k in range(1, 12):
+        ring.add(k * period_ms * 1_000_000, at_x(k))
+    assert ring.stale_ns == stale_ms * 1_000_000
+
+
+def test_a_pose_that_changes_is_no_repetition():
+    """So many equal ones in a row are, whatever came before them."""
+    ring = filled(5)
+    assert [ring.frozen(at_x(5), 3) for _ in range(2)] == [False, False]
+    assert not ring.frozen(at_x(5.001), 3)
+    assert [ring.frozen(at_x(5), 3) for _ in range(4)] == [False, False, True, True]
+    assert not any(ring.frozen(at_x(5), 0) for _ in range(20))

@@ -34,8 +34,12 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "loop": {
         "navnode/loop/bus.py": ("tests/loop/test_bus.py", "tests/loop/test_topics.py"),
         "navnode/loop/calibrations.py": ("tests/loop/test_calibrations.py",),
-        "navnode/loop/clocks.py": ("tests/loop/test_clocks.py", "tests/loop/test_poses.py"),
-        "navnode/loop/continuity.py": ("tests/loop/test_markers.py", "tests/loop/test_frames.py"),
+        "navnode/loop/clocks.py": ("tests/loop/test_clock_relations.py", "tests/loop/test_clocks.py"),
+        "navnode/loop/continuity.py": (
+            "tests/loop/test_continuity.py",
+            "tests/loop/test_markers.py",
+            "tests/loop/test_frames.py",
+        ),
         "navnode/loop/poses.py": ("tests/loop/test_poses.py", "tests/loop/test_markers.py"),
         "navnode/loop/topics.py": ("tests/loop/test_topics.py", "tests/loop/test_bus.py"),
         "navnode/loop/views.py": ("tests/loop/test_views.py",),

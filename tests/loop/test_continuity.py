@@ -1,0 +1,140 @@
+"""The patient's marker from pose to pose: what a patient, a table and noise explain, and what not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from navnode import geometry as g
+from navnode.loop.continuity import Continuity
+
+MS = 1_000_000
+
+
+def at_mm(x: float, turned_rad: float = 0.0) -> np.ndarray:
+    return g.rigid(g.rotation_exp(np.array([0.0, 0.0, turned_rad])), (x, 0.0, 0.0))
+
+
+class Marker:
+    """One that is seen every 10 ms."""
+
+    def __init__(self, period_ms: int = 10) -> None:
+        self.continuity, self.now_ms, self.period_ms = Continuity(), 0, period_ms
+
+    def seen(self, *xs_mm: float, turned_rad: float = 0.0) -> list[str]:
+        """At these places, one after the other; what was said of each."""
+        said = []
+        for x_mm in xs_mm:
+            self.now_ms += self.period_ms
+            said.append(self.continuity.check(self.now_ms * MS, at_mm(x_mm, turned_rad)))
+        return said
+
+    def rested(self, poses: int = 10) -> Marker:
+        assert self.seen(*[0.0] * poses) == [""] * poses
+        return self
+
+
+@pytest.mark.parametrize(("mm", "told"), [(2.4, False), (2.6, True), (-2.6, True)])
+def test_a_step_in_sight(mm, told):
+    """2 mm, and what a patient can accelerate by in 10 ms: 0.5 mm."""
+    [said] = Marker().rested().seen(mm)
+    assert bool(said) is told
+    assert not told or said == "the patient's marker jumped by 3 mm"
+
+
+@pytest.mark.parametrize(("rad", "told"), [(0.016, False), (0.018, True)])
+def test_a_turn_counts_where_the_anatomy_is(rad, told):
+    """150 mm away from the marker."""
+    assert bool(Marker().rested().seen(0.0, turned_rad=rad)[0]) is told
+
+
+@pytest.mark.parametrize("poses", [1, 2, 3])
+def test_a_step_while_few_poses_are_known(poses):
+    assert Marker().rested(poses).seen(2.4) == [""]
+    assert Marker().rested(poses).seen(2.6) != [""]
+
+
+def test_even_motion_is_predicted():
+    """Half a metre a second, begun gently."""
+    speed = np.concatenate([np.linspace(0, 5, 40), np.full(60, 5.0)])
+    assert not any(Marker().rested().seen(*np.cumsum(speed)))
+
+
+def test_after_a_step_it_is_compared_with_poses_since():
+    marker = Marker().rested()
+    assert marker.seen(10.0)[0]
+    assert marker.seen(*[10.0] * 8) == [""] * 8
+    assert marker.seen(0.0)[0]
+
+
+def test_noise_widens_what_is_allowed():
+    """Six times the mean of what poses are off by; a quiet tracker's are held to 2 mm."""
+    rng, marker = np.random.default_rng(0), Marker().rested()
+    assert not any(marker.seen(*rng.normal(0, np.linspace(0.1, 1.0, 600))))
+    assert marker.seen(3.5) == [""]
+    assert marker.seen(40.0) != [""]
+
+
+# --- hidden ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mm", "told"), [(1.9, False), (2.1, True)])
+@pytest.mark.parametrize("periods", [0, 2, 50], ids=["lost, and back with the next pose", "2", "50 periods"])
+def test_what_comes_back_elsewhere(mm, told, periods):
+    marker = Marker().rested()
+    marker.continuity.lost()
+    marker.now_ms += 10 * periods
+    [said] = marker.seen(mm)
+    assert bool(said) is told
+    assert not told or said == "the patient's marker was hidden and came back 2 mm away"
+
+
+@pytest.mark.parametrize(("periods", "hidden"), [(2.4, False), (2.6, True)])
+def test_a_gap_is_a_shadow_if_nothing_is_said_of_it(periods, hidden):
+    marker = Marker().rested()
+    marker.now_ms += round(10 * (periods - 1))
+    [said] = marker.seen(9.0)
+    assert ("was hidden" in said) is hidden and ("jumped" in said) is not hidden
+
+
+def test_a_shadow_explains_no_motion():
+    """Half a metre a second: the straight line is not followed while nobody sees."""
+    marker = Marker().rested()
+    assert not any(marker.seen(*np.cumsum(np.concatenate([np.linspace(0, 5, 40), np.full(10, 5.0)]))))
+    marker.continuity.lost()
+    assert "was hidden" in marker.seen(155.0)[0]
+
+
+def test_after_a_shadow_it_is_watched_again():
+    marker = Marker().rested()
+    marker.continuity.lost()
+    assert marker.seen(1.0, 1.0) == ["", ""]
+    assert "jumped" in marker.seen(6.0)[0]
+
+
+def test_what_is_forgotten_is_not_compared():
+    marker = Marker().rested()
+    marker.continuity.lost()
+    marker.continuity.forget()
+    assert marker.seen(500.0) == [""]
+
+
+# --- slow trackers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("period_ms", "mm", "told"), [(40, 9.0, False), (40, 11.0, True), (60, 1.9, False), (60, 2.1, True)]
+)
+def test_between_poses_far_apart_a_marker_is_not_watched(period_ms, mm, told):
+    """Up to 50 ms a table that starts explains a way; above that, it would hide a marker that moved."""
+    [said] = Marker(period_ms).rested().seen(mm)
+    assert bool(said) is told
+
+
+def test_a_slow_tracker_may_see_a_patient_that_moves_evenly():
+    """Either the straight line or the last place is near enough."""
+    marker = Marker(100).rested()
+    assert not any(marker.seen(*np.cumsum(np.linspace(0, 5, 8))[:1]))
+    way = np.cumsum(np.full(10, 1.9))
+    assert not any(marker.seen(*way))
+    assert not any(marker.seen(*[way[-1]] * 3))
