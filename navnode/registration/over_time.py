@@ -188,8 +188,10 @@ class RegistrationOverTime:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns
             if slid is not None and not self._sparse:
-                reason = self._wording.slides.format(mm=slid.mm)
-                self.unsure(reason) if slid.hint else self._loosen(reason)
+                if slid.hint:
+                    self.unsure(self._wording.surprises)
+                else:
+                    self._loosen(self._wording.slides.format(mm=slid.mm))
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
