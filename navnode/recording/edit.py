@@ -15,7 +15,7 @@ from navnode.errors import RecordingError
 from navnode.files.whole import refuse_existing, whole
 from navnode.recording.container import Channel, Entry
 from navnode.recording.deidentify import Deidentifier, Names
-from navnode.recording.format import FORMAT
+from navnode.recording.format import FOLLOWED, FORMAT
 from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
@@ -72,7 +72,7 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
 
 def _copy_about(source: ContainerReader, writer: ContainerWriter, replaced: Mapping[str, str] | None = None) -> None:
     for name, about in source.metadata.items():
-        if name != "navnode":
+        if name not in ("navnode", FOLLOWED):  # a copy need not have the same files
             writer.describe(name, about)
     own = source.metadata.get("navnode", {})
     known = own.get("format", "")

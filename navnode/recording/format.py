@@ -49,6 +49,7 @@ __all__ = [
     "BUS",
     "CALIBRATION",
     "CONFIGURATION",
+    "FOLLOWED",
     "FORMAT",
     "JSON",
     "OPENIGTLINK",
@@ -71,6 +72,8 @@ __all__ = [
 
 FORMAT = 2
 """Increases when older versions cannot read new sessions correctly; :mod:`migration` reads older formats."""
+FOLLOWED = "navnode.followed"
+"""Metadata record at the end of a file: the session goes on in another one."""
 OPENIGTLINK, JSON, BUS = "openigtlink", "json", "navnode-bus"
 STEP, VOLUME = Channel("step", JSON), Channel("volume", BUS)
 CONFIGURATION, VERSIONS, CALIBRATION = "configuration.json", "versions.json", "calibration/"

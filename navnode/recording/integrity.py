@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from navnode.errors import DamagedError
+from navnode.recording.format import FOLLOWED
 from navnode.recording.reader import ContainerReader
 
 __all__ = ["Integrity", "Verdict", "damage", "judged"]
@@ -62,7 +63,16 @@ def judged(files: Sequence[ContainerReader], failure: DamagedError | None = None
     for file in files:
         if text := damage(file, last=file is files[-1]):
             return Verdict(Integrity.DAMAGED, text)
+    if files and FOLLOWED in files[-1].metadata and _from_its_beginning(files):
+        text = f"{files[-1].path}: damaged: the session goes on in another file, which is missing"
+        return Verdict(Integrity.DAMAGED, text)
     if files and files[-1].torn_at is not None:
         text = f"{files[-1].path}: was not finished, as when a recorder is killed; everything up to then can be read"
         return Verdict(Integrity.UNFINISHED, text)
     return Verdict(Integrity.WHOLE, "")
+
+
+def _from_its_beginning(files: Sequence[ContainerReader]) -> bool:
+    """Whether these are a session's files from the first on, and not one of the others by itself."""
+    about = files[0].metadata.get("navnode", {})
+    return bool(about.get("session")) and about.get("part", "0") == "0"

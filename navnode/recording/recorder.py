@@ -21,7 +21,7 @@ from navnode.errors import RecordingError
 from navnode.files.whole import EXISTS, refuse_existing
 from navnode.igtl import Message, RawBytes, encode
 from navnode.recording.container import Channel, Parts
-from navnode.recording.format import FORMAT, arrival_channel, encoded, note_channel
+from navnode.recording.format import FOLLOWED, FORMAT, arrival_channel, encoded, note_channel
 from navnode.recording.writer import ContainerWriter
 
 __all__ = ["About", "Item", "MAX_FILE_BYTES", "Recorder", "Written", "arrival", "noted", "part_path"]
@@ -272,6 +272,7 @@ class Recorder:
                 self.safe = self.messages
             if not self._queue:
                 time.sleep(_LOOK_EVERY_S)
+        writer.describe(FOLLOWED, {"part": str(part + 1)})
         writer.finish()
         return True
 

@@ -54,9 +54,8 @@ class ContainerWriter:
 
     def attach(self, name: str, data: bytes, media_type: str, time_ns: int) -> None:
         """Attach a file."""
-        at = self._at
         record = records.Attachment(create_time=time_ns, log_time=time_ns, name=name, media_type=media_type, data=data)
-        length = self._record(record)
+        at, length = self._record(record)
         self._summary.append(
             records.AttachmentIndex(
                 offset=at,
@@ -71,8 +70,7 @@ class ContainerWriter:
 
     def describe(self, name: str, about: Mapping[str, str]) -> None:
         """Add a metadata record."""
-        at = self._at
-        length = self._record(records.Metadata(name=name, metadata=dict(about)))
+        at, length = self._record(records.Metadata(name=name, metadata=dict(about)))
         self._summary.append(records.MetadataIndex(offset=at, length=length, name=name))
 
     def add(self, channel: Channel, parts: Parts, log_time_ns: int, publish_time_ns: int, sequence: int) -> None:
@@ -187,12 +185,12 @@ class ContainerWriter:
         self._channels[channel] = number, schema_record + _bytes_of(_channel(number, channel, of))
         return self._channels[channel]
 
-    def _record(self, record: records.McapRecord) -> int:
-        """Write a record after the open chunk; returns its length."""
+    def _record(self, record: records.McapRecord) -> tuple[int, int]:
+        """Write a record after the open chunk; returns where it is, and its length."""
         self.close_chunk()
-        data = _bytes_of(record)
+        at, data = self._at, _bytes_of(record)
         self._write([data])
-        return len(data)
+        return at, len(data)
 
     def _write(self, parts: Parts) -> None:
         for begin in range(0, len(parts), _MOST_PARTS):

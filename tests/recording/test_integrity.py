@@ -11,7 +11,8 @@ import pytest
 
 from navnode.bench.evaluation import cluster
 from navnode.errors import DamagedError
-from navnode.recording import Recording
+from navnode.igtl import String
+from navnode.recording import Recorder, Recording
 from navnode.recording.container import MAGIC, Channel
 from navnode.recording.edit import recover
 from navnode.recording.integrity import Integrity
@@ -137,6 +138,23 @@ def test_only_the_last_file_of_a_session_may_be_unfinished(tmp_path):
     assert Recording(first).judged().integrity is Integrity.DAMAGED
     second.unlink()
     assert len(list(Recording(first))) == 5 and Recording(first).judged().integrity is Integrity.UNFINISHED
+
+
+@pytest.mark.parametrize("gone", [1, 2, -1])
+def test_a_session_that_lacks_a_further_file_is_damaged(tmp_path, gone):
+    path = tmp_path / "s.mcap"
+    recorder = Recorder(path, {"session": "s"}, max_file_bytes=50_000)
+    for k in range(200):
+        recorder.record(String(device="S", text="x" * 1_000), k)
+    recorder.stop()
+    parts = sorted(tmp_path.glob("s.0*.mcap"))
+    assert len(parts) > 2 and Recording(path).judged() == (Integrity.WHOLE, "")
+    assert Recording(parts[0]).judged().integrity is Integrity.WHOLE, "a part by itself"
+    parts[gone if gone < 0 else gone - 1].unlink()
+    verdict = Recording(path).judged()
+    assert verdict.integrity is Integrity.DAMAGED and "another file, which is missing" in verdict.text
+    recover(path, tmp_path / "o" / "s.mcap")
+    assert Recording(tmp_path / "o" / "s.mcap").judged().integrity is Integrity.WHOLE
 
 
 def test_a_recorder_that_is_killed_at_once_leaves_an_empty_session(tmp_path):
