@@ -54,8 +54,8 @@ _LONGEST = 160
 """Number of X-rays kept: five seconds of thirty a second."""
 _KNOWN_MM = 0.6
 """1-sigma of how far a marker moved, up to which that is used."""
-_SETTLED, _SETTLED_S = 5, 1.5
-"""X-rays after a move that show where the marker is; and how long it must have stood still after a slide."""
+_SETTLED, _AFTER_STEP_S, _AFTER_SLIDE_S = 5, 0.5, 1.5
+"""X-rays after a move that show where the marker is; and how long it must have stood still."""
 _STILL_MM, _STILL_SIGMAS = 0.3, 3.0
 """How far the last third of them may then be from the first: this, or so many sigmas and what is steady."""
 
@@ -102,7 +102,7 @@ class Sliding:
 
     def moved(self) -> None:
         """The marker moved: only X-rays after this show where it is."""
-        self._begin_again(list(self._seen), [], still_s=0.0)
+        self._begin_again(list(self._seen), [], _AFTER_STEP_S)
 
     def add(
         self,
@@ -139,7 +139,7 @@ class Sliding:
             for before, newest in self._groups(count):
                 slid = self._compared(before, newest)
                 if slid is not None and not slid.hint:
-                    self._begin_again(before, newest, _SETTLED_S)
+                    self._begin_again(before, newest, _AFTER_SLIDE_S)
                     return slid
                 hint = hint or slid
         return hint
