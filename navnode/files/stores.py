@@ -330,14 +330,15 @@ def _etags(path: Path) -> frozenset[str]:
     return frozenset({whole.hexdigest(), f"{of_parts}-{len(parts)}"})
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether another attempt would fail, too: what is not there or not allowed, and what a store's library cannot do.
+_CANNOT = (NotImplementedError, TypeError, AttributeError)
+"""How fsspec's libraries say what a store cannot do: an operation that they lack (writing over HTTP), an option that
+they do not know, a method that an older one has not."""
 
-    Libraries say the latter in ways of their own: of an operation that a store lacks, of an option it does not know.
-    """
-    absent_or_refused = isinstance(error, FileNotFoundError | PermissionError)
-    beyond_the_store = isinstance(error, NotImplementedError | TypeError | AttributeError)
-    return absent_or_refused or beyond_the_store or "Credential" in type(error).__name__
+
+def _is_final(error: Exception) -> bool:
+    """Whether another attempt would fail, too: it is not there, not allowed, or beyond the store's library."""
+    final = isinstance(error, (FileNotFoundError, PermissionError, *_CANNOT))
+    return final or "Credential" in type(error).__name__
 
 
 def _reason(error: BaseException) -> str:
