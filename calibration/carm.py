@@ -5,26 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from msgspec import UNSET
 
 from navnode import geometry as g
-from navnode.errors import ConfigError
+from navnode.errors import CalibrationError, ConfigError
 from navnode.files.artifacts import (
     CARM,
     Angles,
     CArmGeometry,
     CArmResult,
     DistortionResult,
+    FieldParameters,
     SeenBead,
     ShotResult,
     rows,
 )
 from navnode.types import Array, CArm, Matrix
 from navnode.xray.beads import Shot
-from navnode.xray.correction import GRID_STEP_PX
+from navnode.xray.correction import ImageCorrection
+from navnode.xray.distortion import GRID_STEP_PX, DistortionField
 
 from .bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, settled
 from .distortion import MODELS
@@ -32,7 +35,7 @@ from .fitting import rms
 from .identify import identify
 from .verdict import TOO_FEW, TOO_MANY_REJECTED, Calibration, Gate, Gates, judged
 
-__all__ = ["PhantomShot", "carm", "glance"]
+__all__ = ["PhantomShot", "carm", "corrected", "glance"]
 
 _OTHERS = "take shots from other directions and distances; tilt the phantom"
 GATES = (
@@ -99,6 +102,7 @@ def carm(
     *,
     distortion: str = "auto",
     per_shot: bool = False,
+    plate: DistortionField | None = None,
     gates: Gates | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -114,10 +118,12 @@ def carm(
         ids, beads_mm, diameters_mm: the phantom's N beads; (N, 3) and (N,).
         distortion: ``none``, ``poly3`` or ``poly5``; ``auto``: the simplest that explains shots left out.
         per_shot: for a C-arm that bends: fit every shot's own C-arm and pose, with the common distortion.
+        plate: distortion by angle, from ``calibrate plate``, by which shots are corrected first; none is fitted then.
         threads: that look for beads; 0: all cores.
 
     Raises:
-        ConfigError: there are no shots, their modes differ, or the model is unknown.
+        ConfigError: there are no shots, their modes differ, or the model is unknown; or the plate's distortion is for
+            another mode, or for other angles.
     """
     if not shots:
         raise ConfigError("there are no shots")
@@ -127,6 +133,10 @@ def carm(
     modes = {(s.carm.width_px, s.carm.height_px, s.carm.pixel_spacing_mm) for s in shots}
     if len(modes) > 1 or any(s.counts.shape != (nominal.height_px, nominal.width_px) for s in shots):
         raise ConfigError("the shots have different detector modes: size or pixel spacing differ")
+    if plate is not None:
+        if distortion in MODELS[1:]:
+            raise ConfigError(f"--distortion {distortion}: with --plate the plate's distortion is used, and no other")
+        shots, distortion = corrected(shots, plate), "none"
     identified, most_spots = _named(shots, beads_mm, diameters_mm, seed, threads, lambda share: progress(0.7 * share))
     used = [n for n, (_, seen) in enumerate(identified) if seen is not None]
     quality: dict[str, object] = {
@@ -167,7 +177,25 @@ def carm(
     fit = fits[best]
     progress(1.0)
     own = each_by_itself(fit, beads_mm) if per_shot else None
-    return _verdict(shots, used, fit, fits["none"], own, left_out[best], ids, beads_mm, quality, figures, gates or {})
+    return _verdict(
+        shots, used, fit, fits["none"], own, left_out[best], ids, beads_mm, plate, quality, figures, gates or {}
+    )
+
+
+def corrected(shots: Sequence[PhantomShot], plate: DistortionField) -> list[PhantomShot]:
+    """Shots without the distortion that a plate showed.
+
+    Raises:
+        ConfigError: it is for another mode, or not known at a shot's angles.
+    """
+    try:
+        correction = ImageCorrection(shots[0].carm, distortion=plate)
+    except CalibrationError as error:
+        raise ConfigError(f"--plate: {error}") from error
+    for n, shot in enumerate(shots):
+        if refusal := correction.refusal(shot.angles_rad):
+            raise ConfigError(f"--plate: views[{n}]: {refusal}")
+    return [replace(shot, counts=correction.corrected(shot.counts, shot.angles_rad)) for shot in shots]
 
 
 def _verdict(
@@ -179,6 +207,7 @@ def _verdict(
     left_out: float,
     ids: Sequence[str | int],
     beads_mm: Matrix,
+    plate: DistortionField | None,
     quality: dict[str, object],
     figures: dict[str, float | None],
     overrides: Gates,
@@ -212,12 +241,7 @@ def _verdict(
     result = CArmResult(
         CArmGeometry.of(fit.carm),
         tuple(_shot(shot, seen_at.get(n), own_at.get(n), rms_at.get(n), ids) for n, shot in enumerate(shots)),
-        DistortionResult(
-            fit.distortion.model,
-            tuple(fit.distortion.coefficients.tolist()),
-            GRID_STEP_PX,
-            tuple(tuple((u, v) for u, v in row) for row in fit.distortion.grid().tolist()),
-        ),
+        _distortion(fit, plate),
     )
     pictures = [
         (
@@ -232,6 +256,17 @@ def _verdict(
         for n, seen in zip(used, fit.seen, strict=True)
     ]
     return judged(CARM, GATES, gates, figures, result=result, quality=quality, pictures=pictures)
+
+
+def _distortion(fit: Fit, plate: DistortionField | None) -> DistortionResult:
+    if plate is not None:
+        return DistortionResult("plate", field=msgspec.convert(plate.parameters(), FieldParameters))
+    return DistortionResult(
+        fit.distortion.model,
+        tuple(fit.distortion.coefficients.tolist()),
+        GRID_STEP_PX,
+        tuple(tuple((u, v) for u, v in row) for row in fit.distortion.grid().tolist()),
+    )
 
 
 def _shot(

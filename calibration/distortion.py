@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode.types import Matrix
-from navnode.xray.correction import GRID_STEP_PX
+from navnode.xray.distortion import nodes
 
 __all__ = ["Distortion", "MODELS", "terms", "unknowns"]
 
@@ -42,8 +42,7 @@ class Distortion:
 
     def grid(self) -> Matrix:
         """(rows, columns, 2): undistorted positions of raw pixels 0, 64, ... up to the first at or beyond the last."""
-        columns, rows = (np.arange(-(-(n - 1) // GRID_STEP_PX) + 1) * float(GRID_STEP_PX) for n in self.size_px)
-        return self.undistorted(np.stack(np.meshgrid(columns, rows), axis=-1))
+        return self.undistorted(nodes(self.size_px))
 
 
 def unknowns(model: str) -> int:

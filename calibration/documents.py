@@ -13,15 +13,26 @@ from msgspec import UNSET
 
 from navnode.errors import CalibrationError, ConfigError
 from navnode.files import artifacts
-from navnode.files.artifacts import CARM, PATIENT, PIVOT, Kind, ShotResult
+from navnode.files.artifacts import CARM, PATIENT, PIVOT, PLATE, Kind, ShotResult
 from navnode.files.strict import refuse_repeated_keys
 from navnode.files.views import ViewFile, read_views
 from navnode.geometry import CARM_SCHEMA, carm_of
 from navnode.types import Array, CArm, Matrix
+from navnode.xray.distortion import DistortionField, field_of
 
 from .inputs import Files, Poses, array
 
-__all__ = ["bead_phantom", "bent", "bent_shots", "carm", "shot_poses", "shots", "tip_mm", "volume_from_patient"]
+__all__ = [
+    "bead_phantom",
+    "bent",
+    "bent_shots",
+    "carm",
+    "plate",
+    "shot_poses",
+    "shots",
+    "tip_mm",
+    "volume_from_patient",
+]
 
 _R = TypeVar("_R")
 _NS = 1e-9
@@ -44,6 +55,19 @@ def carm(path: Path, files: Files) -> CArm:
     try:
         return carm_of(document)
     except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def plate(path: Path, files: Files, now_ns: int) -> DistortionField:
+    """Read distortion by angle, from a result of `calibrate plate`.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    result = _usable(files.read(path), PLATE, now_ns)
+    try:
+        return field_of(msgspec.to_builtins(result.field))
+    except CalibrationError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from navnode.types import Array, Matrix
 
 from .inputs import Files, Pictures, Poses
 
-__all__ = ["at_times", "different", "messages", "pictures", "poses"]
+__all__ = ["at_other_angles", "at_times", "different", "messages", "pictures", "poses"]
 
 _MOST_APART_NS = 100_000_000
 """Poses of a device are interpolated only between neighbours no farther apart than this."""
@@ -88,11 +88,28 @@ def different(pictures: Array, most: int = 20) -> Array:
     steps = np.linalg.norm(np.diff(small, axis=0), axis=1)
     still = np.minimum(np.append(steps, np.inf), np.append(np.inf, steps)) <= np.median(steps)
     rows = np.flatnonzero(still)
-    chosen = [int(rows[0])]
-    nearest = np.linalg.norm(small[rows] - small[chosen[0]], axis=1)
-    while len(chosen) < min(most, len(rows)):
-        chosen.append(int(rows[nearest.argmax()]))
-        nearest = np.minimum(nearest, np.linalg.norm(small[rows] - small[chosen[-1]], axis=1))
+    return np.asarray(rows[_farthest(small[rows], most)])
+
+
+def at_other_angles(angles_rad: Sequence[tuple[float, float] | None], most: int = 32) -> Array:
+    """Indices (K,) of the images to use: those whose angles differ most from each other, in order.
+
+    Args:
+        angles_rad: orbital and angulation of every image; None: it carried none.
+    """
+    known = [angles for angles in angles_rad if angles is not None]
+    if len(angles_rad) <= most or len(known) < len(angles_rad):
+        return np.unique(np.linspace(0, len(angles_rad) - 1, min(most, len(angles_rad))).astype(int))
+    return _farthest(np.array(known), most)
+
+
+def _farthest(points: Matrix, most: int) -> Array:
+    """Indices of points (N, D), in order: each next one that is chosen is the farthest from those before."""
+    chosen = [0]
+    nearest = np.linalg.norm(points - points[0], axis=1)
+    while len(chosen) < min(most, len(points)) and nearest.max() > 0:
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return np.array(sorted(chosen))
 
 

@@ -47,7 +47,7 @@ def page(
         before: the calibration that this one follows.
     """
     title = f"{calibration.kind.name}{' of ' + device if device else ''}"
-    drawn = [_DRAWN[name](data) for name, data in calibration.pictures if name in _DRAWN and name != "beads"]
+    drawn = [_DRAWN[name](data) for name, data in calibration.pictures if name in _DRAWN]
     read = ", ".join(path.name for path in files)
     return "\n".join(
         [
@@ -110,17 +110,18 @@ def _brief(value: object) -> str:
 
 def _shots(calibration: Calibration[Any]) -> list[str]:
     """Shots of the phantom, small; the worst ones first."""
-    shots = [data for name, data in calibration.pictures if name == "beads"]
-    if not shots:
+    drawn = [(data, *_OF_SHOTS[name]) for name, data in calibration.pictures if name in _OF_SHOTS]
+    if not drawn:
         return []
 
-    def worst(data: Mapping[str, Any]) -> float:
-        return -float(np.linalg.norm(data["off_px"], axis=1).max(initial=0.0)) if len(data["off_px"]) else 0.0
+    def worst(shot: tuple[Mapping[str, Any], Any, str]) -> float:
+        off_px = shot[0]["off_px"]
+        return -float(np.linalg.norm(off_px, axis=1).max(initial=0.0)) if len(off_px) else 0.0
 
-    shown = sorted(shots, key=worst)[:_MOST_IMAGES]
-    what = f"{len(shown)} of {len(shots)} shots, the worst first: " if len(shown) < len(shots) else "Shots: "
-    text = f"{what}beads found (green), expected (yellow), residuals 40 times enlarged (red)."
-    return ["<div class=shots>", *(_beads(data) for data in shown), f"</div><p class=quiet>{text}</p>"]
+    shown = sorted(drawn, key=worst)[:_MOST_IMAGES]
+    what = f"{len(shown)} of {len(drawn)} shots, the worst first: " if len(shown) < len(drawn) else "Shots: "
+    text = f"{what}{drawn[0][2]}."
+    return ["<div class=shots>", *(draw(data) for data, draw, _ in shown), f"</div><p class=quiet>{text}</p>"]
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -204,22 +205,39 @@ def _flat(data: Mapping[str, FloatArray]) -> str:
 
 def _beads(data: Mapping[str, Array]) -> str:
     """A shot: beads found (green), their expected positions (yellow), and residuals 40 times enlarged (red)."""
-    counts = np.asarray(data["counts"], np.float32)
+    shown, share = _shown(data["counts"])
+    for at in data["expected_px"]:
+        if np.isfinite(at).all() and np.abs(at).max() < 1e5:
+            cv2.circle(shown, _place(at * share), 9, (40, 190, 220), 1, cv2.LINE_AA)
+    for at, off in zip(data["found_px"], data["off_px"], strict=True):
+        cv2.drawMarker(shown, _place(at * share), (90, 200, 60), cv2.MARKER_CROSS, 9, 1, cv2.LINE_AA)
+        cv2.line(shown, _place(at * share), _place((at + off * _LONGER) * share), (60, 60, 230), 1, cv2.LINE_AA)
+    return embedded(shown, exact=False)
+
+
+def _holes(data: Mapping[str, Array]) -> str:
+    """A picture of a plate: holes (green), how the correction moves them (yellow), residuals enlarged (red)."""
+    shown, share = _shown(data["counts"])
+    for at, off, shift in zip(data["found_px"], data["off_px"], data["shift_px"], strict=True):
+        cv2.line(shown, _place(at * share), _place((at + shift) * share), (40, 190, 220), 1, cv2.LINE_AA)
+        cv2.line(shown, _place(at * share), _place((at + off * _LONGER) * share), (60, 60, 230), 1, cv2.LINE_AA)
+        cv2.circle(shown, _place(at * share), 1, (90, 200, 60), -1, cv2.LINE_AA)
+    return embedded(shown, exact=False)
+
+
+def _shown(counts: Array) -> tuple[Array, float]:
+    """A picture in grey, for colours to be drawn on, and its size over that of the counts."""
+    counts = np.asarray(counts, np.float32)
     share = _IMAGE_PX / max(counts.shape)
     low, high = np.percentile(counts, (0.5, 99.5))
     grey = np.clip((counts - low) / max(float(high - low), 1.0) * 255, 0, 255).astype(np.uint8)
-    shown = cv2.cvtColor(cv2.resize(grey, None, fx=share, fy=share, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
+    return cv2.cvtColor(
+        cv2.resize(grey, None, fx=share, fy=share, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR
+    ), share
 
-    def place(at: Array) -> tuple[int, int]:
-        return round(float(at[0]) * share), round(float(at[1]) * share)
 
-    for at in data["expected_px"]:
-        if np.isfinite(at).all() and np.abs(at).max() < 1e5:
-            cv2.circle(shown, place(at), 9, (40, 190, 220), 1, cv2.LINE_AA)
-    for at, off in zip(data["found_px"], data["off_px"], strict=True):
-        cv2.drawMarker(shown, place(at), (90, 200, 60), cv2.MARKER_CROSS, 9, 1, cv2.LINE_AA)
-        cv2.line(shown, place(at), place(at + off * _LONGER), (60, 60, 230), 1, cv2.LINE_AA)
-    return embedded(shown, exact=False)
+def _place(at_px: Array) -> tuple[int, int]:
+    return round(float(at_px[0])), round(float(at_px[1]))
 
 
 def _image(picture: FloatArray) -> str:
@@ -241,3 +259,8 @@ _DRAWN: dict[str, Callable[[Any], str]] = {
     "points": _markers,
     "picture": _flat,
 }
+_OF_SHOTS: dict[str, tuple[Callable[[Any], str], str]] = {
+    "beads": (_beads, "beads found (green), expected (yellow), residuals 40 times enlarged (red)"),
+    "holes": (_holes, "holes named (green), how the correction moves them (yellow), residuals 40 times enlarged (red)"),
+}
+"""Name of a picture -> how it is drawn, and what its colours are."""

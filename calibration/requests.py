@@ -12,6 +12,7 @@ from navnode.errors import ConfigError
 from navnode.files.placing import unit_mm
 
 from . import distortion, exchange
+from .lattice import Form
 
 __all__ = [
     "AllRequest",
@@ -25,6 +26,7 @@ __all__ = [
     "PatientRequest",
     "PhantomRequest",
     "PivotRequest",
+    "PlateRequest",
     "RoutineRequest",
     "ShowRequest",
     "SpinRequest",
@@ -167,9 +169,26 @@ class CArmRequest(RoutineRequest, frozen=True, kw_only=True):
     distortion: Annotated[
         str, option(f"auto: the simplest that explains shots left out; or {', '.join(distortion.MODELS)}.")
     ] = "auto"
+    plate: Annotated[Path, option("Correct shots by this first, from `calibrate plate`.", "PLATE.json")] | None = None
     per_shot: Annotated[
         bool, option("Also find distance and principal point of every shot by itself: what flex needs.")
     ] = False
+    threads: Threads = 0
+
+
+class PlateRequest(RoutineRequest, frozen=True, kw_only=True):
+    """Distortion by angle."""
+
+    spacing_mm: Annotated[float, option("Distance between the middles of two neighbouring holes.", "MM", ge=0.1)]
+    lattice: Annotated[Form, option("How the holes are arranged.")] = "hexagonal"
+    views: Annotated[Path, option("Pictures of the plate, each with angles_rad.", "V.json")] | None = None
+    nominal: (
+        Annotated[
+            Path, option("navnode/carm/1, as its maker says; for pictures from elsewhere.", "C.json", flag="--carm")
+        ]
+        | None
+    ) = None
+    fixed: Annotated[bool, option("No angle changes the distortion: pictures need not carry angles.")] = False
     threads: Threads = 0
 
 

@@ -18,11 +18,13 @@ from navnode.files.artifacts import (
     PATIENT,
     PHANTOM,
     PIVOT,
+    PLATE,
     SPIN,
     TOOL,
     Artifact,
     Kind,
 )
+from navnode.xray.distortion import field_of
 
 from .verdict import Calibration, Figure, plain
 
@@ -46,7 +48,7 @@ _95 = 1.96
 """Standard errors in half of a 95 % interval."""
 _PEOPLE = {"rad": (180 / np.pi, "°"), "ns": (1e-6, "ms")}
 """Unit of a figure -> factor and unit for people."""
-_SHARES = ("saturated_fraction", "bad_fraction", "drift", "nonuniformity", "visible")
+_SHARES = ("saturated_fraction", "bad_fraction", "drift", "nonuniformity", "visible", "coverage", "scale_off")
 """Figures without a unit that people read in per cent."""
 
 _WORDS = {
@@ -56,6 +58,10 @@ _WORDS = {
     "distance": "source to detector",
     "principal_point": "principal point",
     "bead_residual": "residual of the beads",
+    "distortion": "distortion",
+    "largest_shift": "largest distortion",
+    "held_out": "error at holes left out",
+    "pixel_size": "a pixel covers",
     "angle_range": "range of angles",
     "left_out": "error at an angle left out",
     "source_from_marker": "from marker to source",
@@ -225,6 +231,11 @@ def _carm(result: Any, quality: _Quality) -> list[Found]:
     return rows + _only("bead_residual", quality.number("rms_px"), "px")
 
 
+def _plate(result: Any, quality: _Quality) -> list[Found]:
+    shift = Found("largest_shift", [result.largest_shift_px], "px")
+    return [shift, *_only("held_out", quality.number("cv_px"), "px"), Found("pixel_size", [result.pixel_mm], "mm")]
+
+
 def _handeye(result: Any, quality: _Quality) -> list[Found]:
     at = np.array(result.marker_from_carm)[:3, 3]
     return [Found("source_from_marker", at.tolist(), "mm", quality.within("sigma_translation_mm"))]
@@ -245,6 +256,7 @@ _DEG = 180 / np.pi
 _FOUND: dict[str, Callable[[Any, _Quality], list[Found]]] = {
     PIVOT.name: lambda r, q: [Found("tip", list(r.tip_mm), "mm", q.within("sigma_tip_mm"))],
     SPIN.name: lambda r, q: [Found("axis", list(r.axis))] + _only("axis_error", q.within("sigma_axis_rad", _DEG), "°"),
+    PLATE.name: _plate,
     CARM.name: _carm,
     FLEX.name: lambda r, q: (
         _only("angle_range", None if (a := q.number("range_rad")) is None else a * _DEG, "°")
@@ -297,6 +309,17 @@ def _carm_changes(new: Any, old: Any, both: _Both) -> list[Change]:
     ]
 
 
+def _plate_changes(new: Any, old: Any, _: _Both) -> list[Change]:
+    """The largest difference between two fields, where and at the angles at which both were measured."""
+    fields = [field_of(msgspec.to_builtins(each.field)) for each in (new, old)]
+    angles = fields[0].bounds()
+    if fields[0].size_px != fields[1].size_px or not all(each.covers(at) for each in fields for at in angles):
+        return []
+    inside = fields[0].measured_nodes() & fields[1].measured_nodes()
+    apart = [np.linalg.norm(fields[0].shift_px(at) - fields[1].shift_px(at), axis=2)[inside] for at in angles]
+    return [Change("distortion", float(np.concatenate(apart).max(initial=0.0)), "px", None)]
+
+
 def _handeye_changes(new: Any, old: Any, both: _Both) -> list[Change]:
     off = g.inverse(np.array(old.marker_from_carm)) @ np.array(new.marker_from_carm)
     turned_deg = float(np.rad2deg(np.linalg.norm(g.rotation_log(off[:3, :3]))))
@@ -330,6 +353,7 @@ def _tool_changes(new: Any, old: Any, both: _Both) -> list[Change]:
 _CHANGES: dict[str, Callable[[Any, Any, _Both], list[Change]]] = {
     PIVOT.name: lambda a, b, q: [Change("tip", _apart(a.tip_mm, b.tip_mm), "mm", q.limit("sigma_tip_mm"))],
     SPIN.name: _axis_changes,
+    PLATE.name: _plate_changes,
     CARM.name: _carm_changes,
     HANDEYE.name: _handeye_changes,
     IMAGE_LAG.name: lambda a, b, q: [

@@ -10,9 +10,11 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from navnode.clock import now_ns
 from navnode.errors import ConfigError
 from navnode.files.artifacts import CARM, FLATFIELD, FLEX, HANDEYE, IMAGE_LAG, PATIENT, PHANTOM, PIVOT, SPIN, TOOL
 from navnode.types import Array
+from navnode.xray.distortion import DistortionField
 
 from . import documents, inputs, recordings
 from .fitting import from_middle_deg
@@ -180,7 +182,13 @@ def _carm(given: _Samples) -> Calibration[Any]:
         for n in chosen
     ]
     per_shot = all(shot.angles_rad is not None for shot in shots)
-    return carm(shots, beads.ids, beads.positions_mm, beads.diameters_mm, per_shot=per_shot)
+    plate = _plate(given.section.plate)
+    return carm(shots, beads.ids, beads.positions_mm, beads.diameters_mm, per_shot=per_shot, plate=plate)
+
+
+def _plate(path: str) -> DistortionField | None:
+    """Distortion that the configuration says a plate showed."""
+    return documents.plate(Path(path), Files(), now_ns()) if path else None
 
 
 def _flex(given: _Samples) -> Calibration[Any]:
@@ -312,18 +320,26 @@ def newest_shot(room: Room, heard: Heard) -> Glance | None:
     """How the newest shot of the phantom looks by itself; None: there is none.
 
     Raises:
-        ConfigError: the phantom's file cannot be read.
+        ConfigError: the phantom's file cannot be read, or that of the plate.
     """
-    from .carm import PhantomShot, glance
+    from .carm import PhantomShot, corrected, glance
 
-    frames = heard.pictures(room.config.devices.xray).counts
+    pictures = heard.pictures(room.config.devices.xray)
+    frames = pictures.counts
     if not len(frames):
         return None
     beads = documents.bead_phantom(Path(room.config.calibration.phantom), Files())
     nominal = room.config.carm.geometry
     if frames[-1].shape != (nominal.height_px, nominal.width_px):
         return Glance(len(frames), 0, len(beads.ids))
-    seen = glance(PhantomShot(frames[-1], nominal), beads.positions_mm, beads.diameters_mm)
+    shot = PhantomShot(frames[-1], nominal, angles_rad=pictures.angles_rad[-1])
+    plate = _plate(room.config.calibration.plate)
+    if plate is not None:
+        try:
+            shot = corrected([shot], plate)[0]
+        except ConfigError:  # at its angles the plate says nothing: the verdict will name it
+            return Glance(len(frames), 0, len(beads.ids))
+    seen = glance(shot, beads.positions_mm, beads.diameters_mm)
     number, residual_px = (0, None) if seen is None else seen
     return Glance(len(frames), number, len(beads.ids), residual_px)
 

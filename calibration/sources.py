@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ __all__ = [
     "markers_and_xrays",
     "measured_points",
     "phantom_shots",
+    "plate_pictures",
     "stream_of_touches",
     "touched_points",
     "tracker_motion",
@@ -114,8 +115,27 @@ def phantom_shots(sources: Sources, views: Path | None, nominal: Path | None) ->
     Raises:
         ConfigError: there are none, or a file cannot be read.
     """
+    return _shots(sources, views, nominal, lambda seen: recordings.different(seen.counts))
+
+
+def plate_pictures(sources: Sources, views: Path | None, nominal: Path | None) -> list[PhantomShot]:
+    """Pictures of a plate from a ``navnode/views/1`` file, or those of a recording at angles that differ most.
+
+    Args:
+        nominal: as for :func:`phantom_shots`.
+
+    Raises:
+        ConfigError: as :func:`phantom_shots`.
+    """
+    return _shots(sources, views, nominal, lambda seen: recordings.at_other_angles(seen.angles_rad))
+
+
+def _shots(
+    sources: Sources, views: Path | None, nominal: Path | None, choose: Callable[[Pictures], Array]
+) -> list[PhantomShot]:
+    """Shots from a file, or those of a recording that ``choose`` names by their indices."""
     if views is None:
-        return _recorded_shots(sources, nominal)
+        return _recorded_shots(sources, nominal, choose)
     shots = read_views(sources.files.read(views))
     for shot in shots:
         if shot.path is not None:
@@ -126,7 +146,7 @@ def phantom_shots(sources: Sources, views: Path | None, nominal: Path | None) ->
     ]
 
 
-def _recorded_shots(sources: Sources, nominal: Path | None) -> list[PhantomShot]:
+def _recorded_shots(sources: Sources, nominal: Path | None, choose: Callable[[Pictures], Array]) -> list[PhantomShot]:
     seen = sources.pictures("views")
     if seen is None or nominal is None:
         raise ConfigError("--views is missing, or --recording or --live with --device views=NAME, and --carm")
@@ -135,7 +155,7 @@ def _recorded_shots(sources: Sources, nominal: Path | None) -> list[PhantomShot]
         PhantomShot(
             seen.counts[n], geometry, timestamp_ns=round(1e9 * float(seen.times_s[n])), angles_rad=seen.angles_rad[n]
         )
-        for n in recordings.different(seen.counts)
+        for n in choose(seen)
     ]
 
 

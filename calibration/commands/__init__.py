@@ -30,6 +30,7 @@ command(app, AllRequest, name="all", example=_ALL)(all_.all_)
 for routine, example in (
     (tools.pivot, "pivot stylus.npy --of Stylus --out stylus.json"),
     (tools.spin, "spin drill.npy --pivot drill-pivot.json --out drill-axis.json"),
+    (carm.plate, "plate --views plate.json --spacing-mm 5 --out plate.json"),
     (carm.carm, "carm --views shots.json --phantom beads.json --out carm.json"),
     (carm.handeye, "handeye --marker marker.npy --xray shots.json --out handeye.json"),
     (carm.flex, "flex --views sweep.json --at angles.csv --out flex.json"),

@@ -1,14 +1,16 @@
-"""``navnode calibrate carm``, ``handeye`` and ``flex``: the C-arm."""
+"""``navnode calibrate plate``, ``carm``, ``handeye`` and ``flex``: the C-arm."""
 
 from __future__ import annotations
 
-from navnode.files.artifacts import CArmResult, FlexResult, HandEyeResult
+from navnode.files.artifacts import CArmResult, FlexResult, HandEyeResult, PlateResult
 
 from .. import carm as carm_
 from .. import documents, inputs, sources
 from .. import flex as flex_
 from .. import handeye as handeye_
-from ..requests import CArmRequest, FlexRequest, HandEyeRequest
+from .. import plate as plate_
+from ..lattice import Lattice
+from ..requests import CArmRequest, FlexRequest, HandEyeRequest, PlateRequest
 from ..verdict import Calibration
 from .call import Call
 
@@ -23,10 +25,23 @@ def carm(request: CArmRequest, call: Call) -> Calibration[CArmResult]:
         beads.diameters_mm,
         distortion=request.distortion,
         per_shot=request.per_shot,
+        plate=None if request.plate is None else documents.plate(request.plate, call.files, call.now_ns),
         gates=call.gates,
         seed=request.seed,
         threads=request.threads,
         progress=call.progress("Looking for beads"),
+    )
+
+
+def plate(request: PlateRequest, call: Call) -> Calibration[PlateResult]:
+    """Distortion at any angle, from pictures of a plate of holes or beads that is fixed to the intensifier."""
+    return plate_.plate(
+        sources.plate_pictures(call.sources, request.views, request.nominal),
+        Lattice(request.lattice, request.spacing_mm),
+        fixed=request.fixed,
+        gates=call.gates,
+        threads=request.threads,
+        progress=call.progress("Looking for holes"),
     )
 
 

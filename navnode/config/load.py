@@ -31,7 +31,7 @@ _MOVED = {
 """(Section, key) in older configurations -> its present place."""
 _CALIBRATION_PATHS = (
     *("carm", "flex", "handeye", "image_lag", "flatfield", "patient"),
-    *("points", "targets", "phantom", "folder"),
+    *("points", "targets", "phantom", "plate", "folder"),
 )
 
 

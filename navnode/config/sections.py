@@ -230,6 +230,8 @@ class CalibrationSection(Section, frozen=True):
     """Further points, to verify the whole chain with."""
     phantom: str = ""
     """The bead phantom's description (`navnode/phantom/1`)."""
+    plate: str = ""
+    """File from `calibrate plate`, by which `calibrate all` and the page correct X-rays before they measure `carm`."""
     spheres: str = ""
     """Device whose POINT messages are the unlabelled spheres that the tracker sees."""
     folder: str = ""

@@ -32,6 +32,7 @@ __all__ = [
     "CArmGeometry",
     "CArmResult",
     "DistortionResult",
+    "FieldParameters",
     "FLATFIELD",
     "FLEX",
     "FlatFieldResult",
@@ -50,9 +51,11 @@ __all__ = [
     "PATIENT",
     "PHANTOM",
     "PIVOT",
+    "PLATE",
     "PatientResult",
     "PhantomResult",
     "PivotResult",
+    "PlateResult",
     "SCHEMA",
     "SPIN",
     "SeenBead",
@@ -161,6 +164,20 @@ class ShotResult(msgspec.Struct, frozen=True):
     angles_rad: Angles | UnsetType = UNSET
 
 
+class FieldParameters(msgspec.Struct, frozen=True):
+    """Distortion by angle; see :class:`navnode.xray.distortion.DistortionField`."""
+
+    size_px: tuple[int, int]
+    """Width, height."""
+    angles_rad: tuple[Pixel, Pixel] | None
+    """Smallest and largest (orbital, angulation) that were measured; None: at none in particular."""
+    outline_px: tuple[Pixel, ...]
+    """Convex outline of what was measured, raw pixels."""
+    grid_step_px: int
+    shifts_px: tuple[tuple[tuple[Pixel, ...], ...], ...]
+    """[k][j][i]: ideal minus raw pixel at (i step, j step), over the k-th function of the angles."""
+
+
 class DistortionResult(msgspec.Struct, frozen=True):
     """Distortion of the image by the detector."""
 
@@ -169,6 +186,8 @@ class DistortionResult(msgspec.Struct, frozen=True):
     grid_step_px: int | UnsetType = UNSET
     undistorted_px: tuple[tuple[Pixel, ...], ...] | UnsetType = UNSET
     """[j][i]: where an ideal detector would have the raw pixel (i step, j step)."""
+    field: FieldParameters | UnsetType = UNSET
+    """Of model ``plate``, instead: by angle."""
 
 
 class CArmResult(Result, frozen=True):
@@ -178,6 +197,16 @@ class CArmResult(Result, frozen=True):
     views: tuple[ShotResult, ...] | UnsetType = UNSET
     """In the order of the shots."""
     distortion: DistortionResult | UnsetType = UNSET
+
+
+class PlateResult(Result, frozen=True):
+    """Distortion of an image intensifier, as a plate of holes shows it."""
+
+    field: FieldParameters
+    pixel_mm: float
+    """Length on the plate, mm, that a pixel of the corrected image covers."""
+    largest_shift_px: float
+    """Of all angles that were measured."""
 
 
 class FlexParameters(msgspec.Struct, frozen=True):
@@ -352,6 +381,11 @@ CARM = Kind(
     frames={"carm": "image", "views": "phantom"},
     lacking="distance, principal point and distortion are nominal: navnode calibrate carm",
 )
+PLATE = Kind(
+    "plate",
+    PlateResult,
+    frames={"field": "image"},
+)
 FLEX = Kind(
     "flex",
     FlexResult,
@@ -392,7 +426,7 @@ FLATFIELD = Kind(
 PHANTOM = Kind("phantom", PhantomResult, days_valid=1.0, of_case=True, frames={"measured_mm": "volume (RAS)"})
 TOOL = Kind("tool", ToolResult, days_valid=365.0, frames={"markers_mm": "tool"})
 
-KINDS: tuple[Kind[Any], ...] = (PIVOT, SPIN, CARM, FLEX, HANDEYE, PATIENT, IMAGE_LAG, FLATFIELD, PHANTOM, TOOL)
+KINDS: tuple[Kind[Any], ...] = (PIVOT, SPIN, PLATE, CARM, FLEX, HANDEYE, PATIENT, IMAGE_LAG, FLATFIELD, PHANTOM, TOOL)
 _BY_NAME = {name: kind for kind in KINDS for name in kind.names}
 
 

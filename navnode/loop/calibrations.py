@@ -20,6 +20,7 @@ from navnode.files import artifacts
 from navnode.files.artifacts import Kind, Vector
 from navnode.types import CArm, Matrix
 from navnode.xray.correction import ImageCorrection, decode_flat_field
+from navnode.xray.distortion import DistortionField, distortion_of
 from navnode.xray.flex import FlexModel, flex_of
 
 __all__ = ["Calibrations", "OLD_KEYS", "case_of", "copy", "detector", "files", "lacking", "with_files", "with_kept"]
@@ -242,21 +243,19 @@ class _Files:
         flat = None
         if (flat_bytes := self.content.get(artifacts.FLATFIELD.key)) is not None:
             flat = decode_flat_field(flat_bytes, self.config.calibration.flatfield)
-        return ImageCorrection(carm, flat, self._undistorted_px(), self._flex())
+        return ImageCorrection(carm, flat, self._distortion(carm), self._flex())
 
-    def _undistorted_px(self) -> Matrix | None:
+    def _distortion(self, carm: CArm) -> DistortionField | None:
         intrinsics = self._of_carm(artifacts.CARM)
         if intrinsics is None:
             return None
         path, distortion = self.config.calibration.carm, intrinsics.distortion
         if distortion is UNSET:
             raise CalibrationError(f"{path}: the result has no distortion")
-        if distortion.model == "none":
-            return None
-        grid = () if distortion.undistorted_px is UNSET else distortion.undistorted_px
-        if not grid or len({len(row) for row in grid}) != 1:
-            raise CalibrationError(f"{path}: the distortion has no grid")
-        return np.array(grid, np.float64)
+        try:
+            return distortion_of(msgspec.to_builtins(distortion), (carm.width_px, carm.height_px))
+        except CalibrationError as error:
+            raise CalibrationError(f"{path}: {error}") from error
 
     def _flex(self) -> FlexModel | None:
         flex = self._of_carm(artifacts.FLEX)

@@ -103,11 +103,8 @@ class Ingest:
         counts = np.maximum(voxels[0], 0).astype(np.uint16, copy=False)
         if self._detector is not None and counts.shape == self._shape:  # the pipeline reports another size
             angles = angles_rad(message.metadata)
-            flex = self._detector.flex
-            if flex is not None and angles is None:
-                return Rejected(message.device, "the X-ray carries no C-arm angles; flex needs them", received_ns)
-            if flex is not None and angles is not None and not flex.covers(*angles):
-                return Rejected(message.device, "the C-arm's angles lie outside the calibrated flex", received_ns)
+            if refusal := self._detector.refusal(angles):
+                return Rejected(message.device, refusal, received_ns)
             counts = self._detector.corrected(counts, angles)
         self._sequence += 1
         stamped = message.timestamp_ns > 0

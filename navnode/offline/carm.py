@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from navnode.files.whole import write_whole
 from navnode.registration.carm import Calibrated
 from navnode.types import Array, CArm, Status, Validity
 from navnode.xray.correction import ImageCorrection
+from navnode.xray.distortion import distortion_of
 
 __all__ = ["calibrated_views", "capped", "write_calibrated"]
 
@@ -44,22 +46,23 @@ def calibrated_views(views: Sequence[ViewFile], path: Path) -> tuple[list[ViewFi
         raise CalibrationError(f"{path}: {problem}")
     result: CArmResult = artifact.result
     carm = result.carm.geometry
-    distortion = result.distortion
-    grid = None
-    if distortion is not UNSET and distortion.model != "none" and distortion.undistorted_px is not UNSET:
-        grid = np.array(distortion.undistorted_px, np.float64)
-    correction = ImageCorrection(carm, undistorted_px=grid)
+    distortion = None
+    if result.distortion is not UNSET:
+        distortion = distortion_of(msgspec.to_builtins(result.distortion), (carm.width_px, carm.height_px))
+    correction = ImageCorrection(carm, distortion=distortion)
     mirrored = artifact.quality.get(_MIRRORED) is True
 
-    def corrected(counts: Array) -> Array:
+    def corrected(counts: Array, angles_rad: tuple[float, float] | None) -> Array:
         seen = np.ascontiguousarray(counts[:, ::-1]) if mirrored else counts
-        return seen if correction.ideal else correction.corrected(seen)
+        return seen if correction.ideal else correction.corrected(seen, angles_rad)
 
     for view in views:
         if not _same_mode(view.carm, carm):
             raise ConfigError(f"{path}: it is for another detector mode (size, pixel spacing) than {view.name}")
+        if refusal := correction.refusal(view.angles_rad):
+            raise ConfigError(f"{view.name}: {refusal}")
     doubt = f"{path.name}: {artifact.reason}" if degraded else ""
-    return [replace(view, carm=carm, corrected=corrected) for view in views], doubt
+    return [replace(view, carm=carm, corrected=partial(corrected, angles_rad=view.angles_rad)) for view in views], doubt
 
 
 def capped(validity: Validity, doubt: str) -> Validity:

@@ -22,7 +22,7 @@ SPEAKING = [
     *("loop/*.py", "display/scene.py", "display/control.py", "display/uploads.py", "planning/deviation.py"),
     *("registration/**/*.py", "node/*.py"),
     *("reconstruction/answer.py", "reconstruction/methods.py", "reconstruction/bones.py"),
-    *("recording/recorder.py", "recording/tap.py", "xray/counts.py", "xray/correction.py"),
+    *("recording/recorder.py", "recording/tap.py", "xray/counts.py", "xray/correction.py", "xray/distortion.py"),
     *("config/bases.py", "config/load.py", "config/sections.py", "config/sources.py", "config/fields.py"),
     *("security/*.py", "files/artifacts.py", "geometry.py"),
     *(f"gateways/{name}.py" for name in ("dicom", "objects", "pictures", "video")),

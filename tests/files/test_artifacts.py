@@ -23,6 +23,13 @@ SHOT = {
     "carm": CARM,
     "angles_rad": {"orbital": 0.5, "angulation": -0.25},
 }
+FIELD = {
+    "size_px": [64, 65],
+    "angles_rad": [[-0.5, 0.0], [0.5, 0.0]],
+    "outline_px": [[0.0, 0.0], [63.0, 0.0], [31.0, 64.0]],
+    "grid_step_px": 64,
+    "shifts_px": [[[[0.0, 0.5], [0.0, 0.5]], [[0.0, 0.5], [0.0, 0.5]]]] * 9,
+}
 RESULTS = {
     "pivot": {"tip_mm": [1.0, 2.0, 150.0], "pivot_mm": [3.0, 4.0, 5.5]},
     "spin": {"axis": [0.0, 0.6, 0.8], "axis_point_mm": [1.0, 0.0, 0.0]},
@@ -36,6 +43,7 @@ RESULTS = {
             "undistorted_px": [[[0.0, 0.5], [64.0, 0.5]], [[0.0, 64.5], [64.0, 64.5]]],
         },
     },
+    "plate": {"field": FIELD, "pixel_mm": 0.25, "largest_shift_px": 12.5},
     "flex": {
         "model": {
             "kind": "arc+gaussian_process",
@@ -82,7 +90,14 @@ def written(path, kind, result, **more):
     return content
 
 
-@pytest.mark.parametrize(("kind", "result"), [*RESULTS.items(), *OLDER.items()])
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [
+        *RESULTS.items(),
+        *OLDER.items(),
+        ("carm", {"carm": CARM, "distortion": {"model": "plate", "field": FIELD}}),
+    ],
+)
 def test_a_file_becomes_a_struct_and_the_same_file_again(tmp_path, kind, result):
     content = written(tmp_path / "a.json", kind, result)
     found = artifacts.read(tmp_path / "a.json")
@@ -121,7 +136,7 @@ def test_the_images_lag_has_one_row_whatever_a_document_calls_it(tmp_path):
         ("carm", {"result": {"carm": {"width_px": 3}}}, "carm has no height_px"),
         ("handeye", {"result": {"marker_from_carm": [[1, 2], [3, 4]]}}, "marker_from_carm is not a rigid transform"),
         ("flex", {"result": {"model": {"kind": "spline", "parameters": {}}}}, "model.parameters has no"),
-        ("pivot", {"kind": "magic"}, "unknown kind of calibration 'magic'; known: pivot, spin, carm"),
+        ("pivot", {"kind": "magic"}, "unknown kind of calibration 'magic'; known: pivot, spin, plate, carm"),
         ("pivot", {"schema": "navnode/calibration/2"}, "not a calibration file ("),
         ("pivot", {"expires_ns": "soon"}, "not a calibration file ("),
     ],

@@ -21,6 +21,7 @@ from navnode.node.node import Node
 from navnode.recording import Recording, regression
 from navnode.recording.writer import ContainerWriter
 from navnode.types import CArm, Frame, Rejected
+from navnode.xray.distortion import DistortionField
 
 NOW = 1_000_000_000_000
 MEASURED = CArm(512, 512, (0.5859375, 0.5859375), 1013.0, (260.0, 251.0))
@@ -175,6 +176,35 @@ def test_results_that_are_not_whole_are_named(calibrated, result):
     written(path.parent, "carm", result)
     with pytest.raises(CalibrationError):
         Calibrations.load(config.load(path), NOW)
+
+
+def test_distortion_by_angle_is_part_of_the_c_arm(calibrated):
+    """X-rays are corrected at their angles; those without, or outside the calibrated range, are refused."""
+    path, size = calibrated[0], (MEASURED.width_px, MEASURED.height_px)
+    shift = np.zeros((9, 9, 9, 2))
+    shift[0, ..., 0] = 4.0
+    shift[6, ..., 1] = 8.0  # times the sine of the orbital angle
+    field = DistortionField(size, shift, np.array([[-1.0, 0.0], [1.0, 0.0]]))
+    distortion = {"model": "plate", "field": field.parameters()}
+    written(path.parent, "carm", {"carm": carm_document(MEASURED), "distortion": distortion})
+    loaded = Calibrations.load(config.load(path), NOW)
+    ingest = Ingest(loaded.config, loaded.detector)
+    counts = (np.add.outer(np.arange(512) * 40, np.arange(512) * 20) + 100).astype(np.uint16)
+
+    def seen(**metadata):
+        image = Image(device="XRay", timestamp_ns=5, voxels=counts[None], ras_from_index=np.eye(4), metadata=metadata)
+        return ingest(image, 6)
+
+    frame = seen(PositionerPrimaryAngle="30", PositionerSecondaryAngle="0")
+    assert np.abs(frame.counts[20:490, 20:490] - (counts[20:490, 20:490] - 4.0 * 20 - 4.0 * 40)).max() <= 2
+    assert seen().reason == "the X-ray carries no C-arm angles; distortion needs them"
+    far = seen(PositionerPrimaryAngle="75", PositionerSecondaryAngle="0")
+    assert far.reason == "the C-arm's angles lie outside the calibrated distortion"
+    for broken in ({}, {**field.parameters(), "angles_rad": None}, {**field.parameters(), "size_px": [256, 256]}):
+        distortion = {"model": "plate", "field": broken}
+        written(path.parent, "carm", {"carm": carm_document(MEASURED), "distortion": distortion})
+        with pytest.raises(CalibrationError, match=r"carm\.json"):
+            Calibrations.load(config.load(path), NOW)
 
 
 def test_a_configuration_without_calibrations_is_told_what_it_lacks():

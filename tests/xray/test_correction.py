@@ -7,13 +7,15 @@ from navnode import geometry as g
 from navnode.errors import CalibrationError
 from navnode.simulation.beads import helix, rendered
 from navnode.types import CArm
-from navnode.xray.correction import GRID_STEP_PX, FlatField, ImageCorrection, _inverted, read_flat_field
+from navnode.xray.correction import FlatField, ImageCorrection, read_flat_field
 from navnode.xray.counts import SATURATION_COUNTS
+from navnode.xray.distortion import DistortionField, nodes
 from navnode.xray.flex import FlexModel, flex_of
 
 SIZE = 320
 IDEAL = CArm(SIZE, SIZE, (0.9, 0.9), 1020.0, (159.5, 159.5))
 POSE = g.pose_at(np.zeros(3), 700.0, orbital_deg=20.0)
+NODES = nodes((SIZE, SIZE))
 
 
 def counts_of(carm, undistorted=None):
@@ -40,22 +42,19 @@ def test_nothing_to_do_is_nothing_done():
 @pytest.mark.parametrize("size", [320, 1024])
 def test_pixels_are_found_where_they_were_bent_to(size):
     """A fiftieth of a pixel, of 20 px of cushion, wherever the image has it."""
-    carm = CArm(size, size, (0.9, 0.9), 1020.0, ((size - 1) / 2,) * 2)
 
     def bend(raw_px):
         at = (raw_px - (size - 1) / 2) / (size / 2)
         return raw_px - size / 100 * at * (at**2).sum(axis=-1, keepdims=True)
 
-    nodes = np.stack(np.meshgrid(*[np.arange(-(-(size - 1) // GRID_STEP_PX) + 1) * float(GRID_STEP_PX)] * 2), axis=-1)
-    raw = _inverted(bend(nodes), carm).astype(float)
+    raw = DistortionField.fixed((size, size), bend(nodes((size, size)))).raw_from_ideal().astype(float)
     ideal = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
     inside = ((raw >= 0) & (raw <= size - 1)).all(axis=-1)
     assert inside.mean() > 0.8 and np.linalg.norm(bend(raw) - ideal, axis=-1)[inside].max() < 0.02
 
 
 def test_distortion_is_undone():
-    nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1)
-    detector = ImageCorrection(IDEAL, undistorted_px=cushion(nodes))
+    detector = ImageCorrection(IDEAL, distortion=DistortionField.fixed((SIZE, SIZE), cushion(NODES)))
     wanted = counts_of(IDEAL)
     bent = counts_of(IDEAL, cushion)
     known, median, most = alike(detector.corrected(bent), wanted)
@@ -89,10 +88,9 @@ def test_flat_field_bad_pixels_and_saturation():
 
 
 def test_between_a_saturated_pixel_and_another_nothing_is_known():
-    nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1) + 0.5
     raw = np.full((SIZE, SIZE), 20_000, np.uint16)
     raw[100, 100] = 65_535
-    made = ImageCorrection(IDEAL, undistorted_px=nodes).corrected(raw)
+    made = ImageCorrection(IDEAL, distortion=DistortionField.fixed((SIZE, SIZE), NODES + 0.5)).corrected(raw)
     assert (made[100:102, 100:102] >= SATURATION_COUNTS).all()
     assert (made[102:, 102:] == 20_000).all()
 
@@ -112,11 +110,13 @@ def test_what_is_for_another_detector_is_refused(tmp_path):
     with pytest.raises(CalibrationError, match="320 x 320"):
         ImageCorrection(IDEAL, FlatField(*(np.ones((64, 64), np.float32),) * 2, np.zeros((64, 64), bool)))
     with pytest.raises(CalibrationError, match="grid"):
-        ImageCorrection(IDEAL, undistorted_px=np.zeros((3, 3, 2)))
-    nodes = np.stack(np.meshgrid(*[np.arange(6) * float(GRID_STEP_PX)] * 2), axis=-1)
-    nodes[2, 2] += 200
+        DistortionField.fixed((SIZE, SIZE), np.zeros((3, 3, 2)))
+    with pytest.raises(CalibrationError, match="for 256 x 256"):
+        ImageCorrection(IDEAL, distortion=DistortionField.fixed((256, 256), nodes((256, 256))))
+    torn = NODES.copy()
+    torn[2, 2] += 200
     with pytest.raises(CalibrationError, match="farther"):
-        ImageCorrection(IDEAL, undistorted_px=nodes)
+        DistortionField.fixed((SIZE, SIZE), torn)
     with pytest.raises(CalibrationError, match="another detector mode"):
         other = CArm(64, 64, (1, 1), 1000, (31, 31))
         ImageCorrection(
