@@ -21,6 +21,7 @@ from navnode.types import Volume
 pytest_plugins = ("tests.objects",)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+SLOW = pytest.mark.slow
 GOLDEN = Path(__file__).parent / "recording" / "golden" / "room.mcap"
 
 HAS_CPP = Path("/usr/include/openigtlink/igtlClientSocket.h").exists() and shutil.which("g++") is not None
@@ -44,6 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Reports of tests name the risks whose controls they verify (navnode/evidence/risks.toml)."""
     for item in items:
         item.user_properties += [("risk", name) for mark in item.iter_markers("risk") for name in mark.args]
+
+
+def slow(*values: object) -> object:
+    """Values of a parametrised test that `make test-slow` alone runs: more of what others show."""
+    return pytest.param(*values, marks=SLOW)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,6 +58,7 @@ def test_two_ordinary_pictures_and_a_jig_make_a_model(folder):
     assert report["status"] == "DEGRADED" and abs(report["bones"][0]["length_mm"] - LONG_MM) < 10
 
 
+@pytest.mark.slow  # tests/jig tells another jig in every run
 def test_another_jig_is_named_and_nothing_is_made(folder):
     out = folder / "other"
     code, _, error = call(

@@ -27,6 +27,7 @@ def files(tmp_path_factory):
     return folder / "ct.nii.gz", folder / "labels.nii.gz"
 
 
+@pytest.mark.slow  # tests/registration and tests/loop find and follow them, too
 def test_a_phantoms_bones_are_found_and_followed(files):
     shares: list[float] = []
     report = bodies.run(*files, [1], 2, 2, 0, shares.append)

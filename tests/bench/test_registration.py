@@ -61,6 +61,7 @@ def test_rates_have_intervals():
     assert bench.rate(0, 0).high == 1.0
 
 
+@pytest.mark.slow  # a whole run
 def test_a_run_is_measured_and_reported(patient, tmp_path):
     measured = bench.Measured(volumes={"drawn": patient.volume})
     registration = ImageRegistration(patient.volume)

@@ -93,6 +93,7 @@ def found(folder):
     }
 
 
+@pytest.mark.slow  # the document, played from recordings, finds it in every run: test_guided_document.py
 def test_every_routine_finds_what_the_room_hides(found):
     assert np.linalg.norm(np.subtract(found["pivot"]["tip_mm"], MARKER_FROM_TOOLTIP[:3, 3])) < 0.2
     assert g.angle_between_rad(np.array(found["spin"]["axis"]), MARKER_FROM_TOOLTIP[:3, 2]) < 0.003

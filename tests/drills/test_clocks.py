@@ -20,6 +20,7 @@ from navnode.types import (
     ToolPose,
     TrackedPose,
 )
+from tests.conftest import slow
 from tests.loop.theatre import NOISE, SCENARIO, SOURCE, T0, Theatre, of
 
 MS = 1_000_000
@@ -195,7 +196,7 @@ def errors_mm(outputs):
     return [np.linalg.norm(off_mm) for off_mm in offs_mm] + [true_tip_error_mm(pose, 0) for pose in tools]
 
 
-@pytest.mark.parametrize("delay_ms", [0, 40, 150])
+@pytest.mark.parametrize("delay_ms", [slow(0), 40, slow(150)])
 @pytest.mark.parametrize("apart_s", [sign * apart_s for apart_s in APART_S for sign in (-1, 1)])
 def test_clocks_that_are_apart_from_the_start_are_related_by_what_xrays_show(apart_s, delay_ms):
     theatre = Theatre()

@@ -8,6 +8,7 @@ import pytest
 from navnode import geometry as g
 from navnode.simulation.scenario import CARM_DEVICE, MARKER_FROM_TOOLTIP, PATIENT_DEVICE
 from navnode.types import Operation, OperatorCommand, PatientPose, Status, ToolPose, TrackedPose
+from tests.conftest import slow
 from tests.loop.theatre import SCENARIO, T0, Theatre, of
 
 TOLERANCE_MM = 5.0
@@ -69,7 +70,7 @@ def test_a_step_along_the_beam_while_xrays_go_on(theatre, mm):
 
 
 @pytest.mark.parametrize(("mm", "seconds"), [(4.0, 2.0), (8.0, 2.0), (4.0, 1.0), (6.0, 4.0), (5.0, 10.0)])
-@pytest.mark.parametrize("way", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), "beam"], ids=str)
+@pytest.mark.parametrize("way", [(1.0, 0.0, 0.0), slow((0.0, 1.0, 0.0)), slow((0.0, 0.0, 1.0)), "beam"], ids=str)
 def test_a_marker_that_slides_is_doubted_before_it_matters(theatre, mm, seconds, way):
     """Too slow for tracking to show; the patient breathes, and X-rays go on."""
     if way == "beam":
@@ -133,7 +134,7 @@ def test_noise_is_not_taken_for_a_slide(noisy):
 
 
 @pytest.mark.parametrize(("mm", "seconds"), [(4.0, 2.0), (6.0, 4.0), (5.0, 10.0)])
-@pytest.mark.parametrize("way", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)], ids=str)
+@pytest.mark.parametrize("way", [slow((1.0, 0.0, 0.0)), (0.0, 1.0, 0.0), slow((0.0, 0.0, 1.0))], ids=str)
 def test_a_slide_shows_through_noise(noisy, mm, seconds, way):
     errors_mm, seen = [], set()
     for step in range(round((seconds + 6.0) * 100)):

@@ -15,6 +15,7 @@ from navnode.errors import ComputeError, ConfigError, NavError
 from navnode.gateways.presets import set_up, toml_of
 from navnode.gateways.requests import CArmSetupRequest
 from navnode.gateways.setup import Seen, find, oriented_like, watch
+from tests.conftest import slow
 from tests.gateways.displays import Display
 from tests.gateways.served import free_port, gateway
 from tests.gateways.test_video import played, written
@@ -33,7 +34,7 @@ def seen_of(display: Display) -> Seen:
     return seen
 
 
-@pytest.mark.parametrize("gamma", [1.0, 1.6, 2.2, 2.8])
+@pytest.mark.parametrize("gamma", [1.0, slow(1.6), slow(2.2), 2.8])
 def test_field_curve_holds_and_steps_are_found(gamma):
     display = Display(gamma=gamma)
     found = find(seen_of(display))
@@ -92,7 +93,7 @@ def test_an_inverted_display_is_found_by_its_noise_or_by_who_has_seen_it():
     assert find(seen, True).gamma == pytest.approx(2.2, abs=0.25) and find(seen, True).inverted
 
 
-@pytest.mark.parametrize(("turned_deg", "mirrored"), [(0, False), (90, False), (0, True), (270, True)])
+@pytest.mark.parametrize(("turned_deg", "mirrored"), [(0, False), slow(90, False), slow(0, True), (270, True)])
 def test_the_orientation_is_found_from_an_xray_of_the_same_scene(turned_deg, mirrored):
     display = Display(turned_deg=turned_deg, mirrored=mirrored, text_inside=False)
     seen = seen_of(display)

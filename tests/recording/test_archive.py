@@ -150,6 +150,7 @@ def test_the_copy_of_a_session_is_always_the_same(piece, tmp_path):
     assert len(sums) == 1
 
 
+@pytest.mark.slow  # a session of a live node
 def test_a_live_session_replays_as_before(live, tmp_path):
     code, told, _ = call("archive", live, "--to", tmp_path / "archive", "--json")
     path = tmp_path / "archive" / f"{told['rows'][0]['sha256']}.mcap"

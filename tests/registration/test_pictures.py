@@ -9,6 +9,7 @@ import pytest
 from navnode.registration.single import register_counts
 from navnode.types import Effort, Status
 from navnode.xray.gradation import Curve
+from tests.conftest import slow
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, away
 
 
@@ -85,7 +86,7 @@ def test_the_gradation_is_kept_for_the_next_picture(torso):
 
 
 @pytest.mark.parametrize("picture", [power, logarithm, film])
-@pytest.mark.parametrize("turned", [np.fliplr, np.flipud, np.rot90])
+@pytest.mark.parametrize("turned", [np.fliplr, slow(np.flipud), slow(np.rot90)])
 def test_no_gradation_makes_a_mirrored_or_turned_picture_valid(torso, picture, turned):
     t_s = TIMES[1]
     torso.registration.gradation = None

@@ -8,14 +8,19 @@ import pytest
 from navnode.files.volumes import read_volume
 from navnode.registration import register_counts
 from navnode.types import Effort, Status
-from tests.conftest import SHARED
+from tests.conftest import SHARED, slow
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, Case, away
 
 CTS = sorted((SHARED / "ct").glob("*.nii.gz")) if SHARED.exists() else []
 pytestmark = pytest.mark.skipif(not CTS, reason="the development CTs are not beside this checkout")
 
 
-@pytest.fixture(scope="module", params=CTS, ids=lambda path: path.name.split(".")[0])
+# Two of them, a whole one and one of a single vertebra, in every run.
+@pytest.fixture(
+    scope="module",
+    params=[path if path.name.startswith(("abdomen_totalseg_example", "vertebra")) else slow(path) for path in CTS],
+    ids=[path.name.split(".")[0] for path in CTS],
+)
 def real(request) -> Case:
     return Case(read_volume(request.param))
 

@@ -16,6 +16,7 @@ from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, anticipate, 
 from navnode.simulation.scenario import DETECTOR_MM, carm_of_size
 from navnode.types import Effort, Status
 from navnode.xray.chain import XrayChain
+from tests.conftest import slow
 from tests.registration.cases import CARM, PIVOT_MM, RENDERED_PX, TIMES, Case, away, exposed_while_moving
 
 DIRECTIONS = (0.0, 45.0, 90.0, 120.0)
@@ -91,7 +92,7 @@ def turn(axis: int, deg: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("deg", "refused"), [(0.0, 0), (2.0, 0), (6.0, len(TIMES)), (10.0, len(TIMES))])
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [0, slow(1)])
 def test_a_carm_that_turns_about_the_anatomy_smears_too(torso, deg, refused, axis):
     """The frame before tells how it turns: parts of the image move both ways, and no direction is smeared."""
     measured_mm = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.drills.sockets import wire
 from tests.drills.sockets.conftest import Theatre
 from tests.drills.sockets.rigid import rigid, rotation
@@ -11,13 +9,8 @@ from tests.drills.sockets.room import CARM, DRILL, PATIENT, PROBE
 
 TRACKER = (PATIENT, CARM, DRILL, PROBE)
 FAR = rigid(rotation(0.3, 0.1, 0.2), (9_000.0, 200.0, -300.0))
-SLOW = pytest.mark.slow
 ARRIVES_S = 0.4
 """How long outputs of before a fault may still arrive on a busy machine."""
-
-
-def slow(*values: object) -> object:
-    return pytest.param(*values, marks=SLOW)
 
 
 def valid_after(theatre: Theatre, mark: int, device: str, after_ns: int) -> list[wire.Heard]:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import psutil
 
+from tests.conftest import SLOW
 from tests.drills.sockets import wire
 from tests.drills.sockets.conftest import Theatre
-from tests.drills.sockets.faults import SLOW
 from tests.drills.sockets.room import DRILL, XRAY
 
 CASES = int(os.environ.get("NAVNODE_FUZZ_SOCKETS", "2000"))

@@ -15,10 +15,11 @@ import time
 import numpy as np
 import pytest
 
+from tests.conftest import SLOW, slow
 from tests.drills.sockets import wire
 from tests.drills.sockets.conftest import Theatre
 from tests.drills.sockets.console import Console, judge
-from tests.drills.sockets.faults import FAR, SLOW, TRACKER, slow, usable
+from tests.drills.sockets.faults import FAR, TRACKER, usable
 from tests.drills.sockets.phantom import SPINE_MM
 from tests.drills.sockets.rigid import Matrix, rigid, rotation
 from tests.drills.sockets.room import CARM, DRILL, PATIENT, XRAY

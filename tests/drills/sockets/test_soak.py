@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.conftest import SLOW
 from tests.drills.sockets.conftest import Theatre
-from tests.drills.sockets.faults import SLOW, TRACKER
+from tests.drills.sockets.faults import TRACKER
 from tests.drills.sockets.room import XRAY
 from tests.drills.sockets.test_room import late_ms
 

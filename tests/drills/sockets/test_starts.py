@@ -7,10 +7,11 @@ import signal
 
 import pytest
 
+from tests.conftest import SLOW, slow
 from tests.drills.sockets import phantom
 from tests.drills.sockets.conftest import opened
 from tests.drills.sockets.console import judge
-from tests.drills.sockets.faults import SLOW, TRACKER, slow
+from tests.drills.sockets.faults import TRACKER
 from tests.drills.sockets.room import XRAY
 
 APART_S = [0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 10.0]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.conftest import SLOW, slow
 from tests.drills.sockets.conftest import Theatre
-from tests.drills.sockets.faults import FAR, SLOW, slow, usable, valid_after, without_xrays
+from tests.drills.sockets.faults import FAR, usable, valid_after, without_xrays
 from tests.drills.sockets.room import CARM, DRILL, PATIENT, PROBE, XRAY
 
 
