@@ -17,6 +17,7 @@ app = typer.Typer()
 _EXAMPLES = (
     "navnode export session.mcap --out sequence.igs.mha",
     "navnode export session.mcap --out xray.seq.nrrd",
+    "navnode export session.mcap --out scene/room.mrml",
     "navnode export session.mcap --out tables/",
     "navnode export session.mcap --out foxglove.mcap",
     "navnode export session.mcap --out trace.json",

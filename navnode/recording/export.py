@@ -6,21 +6,17 @@ burned into images.
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import cv2
 import msgspec
 import numpy as np
-from mcap.writer import CompressionType
-from mcap.writer import Writer as LibraryWriter
 
 from navnode.clock import NS_PER_S
 from navnode.errors import ConfigError, RecordingError
@@ -28,13 +24,12 @@ from navnode.files.volumes import write_volume
 from navnode.files.whole import refuse_existing
 from navnode.geometry import series_at
 from navnode.igtl import Image, Transform, encode
-from navnode.igtl.conventions import STATUS_KEY, is_seen, seen_pose
+from navnode.igtl.conventions import STATUS_KEY, seen_pose
 from navnode.loop.calibrations import Calibrations
-from navnode.recording import sequences
-from navnode.recording.container import Channel
+from navnode.recording import foxglove, scene, sequences
 from navnode.recording.edit import new_session
 from navnode.recording.format import FORMAT, arrival_channel
-from navnode.recording.recording import Recorded, Recording
+from navnode.recording.piece import Piece, Progress, images_of, piece, pixels
 from navnode.recording.spans import Span, chrome_trace
 from navnode.recording.tap import about_for
 from navnode.types import Array, Matrix, VolumeReady
@@ -47,67 +42,12 @@ _EPOCH_S = 946_684_800.0
 _POSE_HEADER = ["timestamp_s", *(f"m{i}{j}" for i in range(4) for j in range(4))]
 _TRUTH = "Truth"
 
-Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The part of a session to export.
-
-    Args:
-        xray: device of the images; '': the only one.
-        begin_ns, end_ns: time span, node clock.
-        zero_ns: time that is exported as 0.
-    """
-
-    recording: Recording
-    xray: str
-    begin_ns: int
-    end_ns: int
-    zero_ns: int
-
-    def entries(self, wanted: Callable[[Channel], bool]) -> Iterator[Recorded]:
-        """The entries of the wanted channels."""
-        for entry in self.recording.entries(wanted, self.begin_ns, in_time_order=True):
-            if entry.time_ns <= self.end_ns:
-                yield entry
-
-    def seconds(self, time_ns: int) -> float:
-        """A time as exported, in s."""
-        return (time_ns - self.zero_ns) / NS_PER_S
-
-
-def piece(
-    recording: Recording,
-    *,
-    xray: str = "",
-    start_s: float = 0.0,
-    duration_s: float | None = None,
-    absolute: bool = False,
-) -> Piece:
-    """Choose a part of a session.
-
-    Args:
-        xray: device of the images; '': the only one.
-        start_s: start of the part, relative to the start of the session.
-        duration_s: None: to the end of the session.
-        absolute: export times since 1970 instead of since the start of the session.
-
-    Raises:
-        RecordingError: nothing is recorded there.
-    """
-    begin_ns = recording.start_ns + round(start_s * NS_PER_S)
-    end_ns = recording.end_ns if duration_s is None else begin_ns + round(duration_s * NS_PER_S)
-    if not recording.start_ns or begin_ns > recording.end_ns:
-        raise RecordingError(f"{recording.path}: nothing is recorded from {start_s:g} s on")
-    return Piece(recording, xray, begin_ns, end_ns, 0 if absolute else recording.start_ns)
-
 
 def export(source: Piece, out: Path, progress: Progress = lambda share: None) -> list[Path]:
     """Write a piece in the format that the extension of ``out`` selects.
 
-    ``.mha``, ``.nrrd``: sequence; ``.mcap``: for Foxglove; ``.json``: spans for Perfetto; none: a folder of tables,
-    images and volumes.
+    ``.mha``, ``.nrrd``: sequence; ``.mrml``: scene of 3D Slicer; ``.mcap``: for Foxglove; ``.json``: spans for
+    Perfetto; none: a folder of tables, images and volumes.
 
     Returns:
         The files written; images in a folder are not listed.
@@ -120,7 +60,8 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
     writers: dict[str, Callable[[Piece, Path, Progress], list[Path]]] = {
         ".mha": _sequence,
         ".nrrd": _sequence,
-        ".mcap": _foxglove,
+        ".mcap": foxglove.write,
+        ".mrml": scene.write,
         ".json": _trace,
         "": _folder,
     }
@@ -140,7 +81,7 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
 def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
     """Pictures of one device, or poses alone. Times begin with the session, or with a picture before it: PLUS
     drops frames before 0."""
-    device = _images(source)
+    device = images_of(source)
     stamps: list[int] = []
     poses: dict[str, dict[int, Matrix]] = {}
     first: Image | None = None
@@ -178,46 +119,8 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
         (float(spacing[0]), float(spacing[1])),
         transforms,
     )
-    sequences.write(out, sequence, _pixels(source, device, stamps, sequence.frames, progress))
+    sequences.write(out, sequence, pixels(source, device, stamps, sequence.frames, progress))
     return [out]
-
-
-def _pixels(source: Piece, device: str, stamps: list[int], like: Array, progress: Progress) -> Iterator[Array]:
-    """The pictures in the order of their stamps, which is nearly that of their arrivals."""
-    late: dict[int, Array] = {}
-    wanted = iter(stamps)
-    due = next(wanted, None)
-    done = 0
-    for entry in source.entries(lambda c: c.topic == f"in/IMAGE/{device}"):
-        message = entry.content
-        if not isinstance(message, Image):
-            continue
-        if message.voxels.shape[1:] != like.shape[1:] or message.voxels.dtype != like.dtype:
-            raise RecordingError(f"{source.recording.path}: images of {device!r} have several sizes or types")
-        stamp = message.timestamp_ns or entry.time_ns
-        if due is not None and stamp >= due:
-            late.setdefault(stamp, message.voxels[0])
-        while due is not None and due in late:
-            done += 1
-            progress(done / len(stamps))
-            yield late.pop(due)
-            due = next(wanted, None)
-
-
-def _images(source: Piece) -> str:
-    """The device whose images are exported; '': there are none."""
-    if source.xray:
-        return source.xray
-    topics: set[str] = set()
-    for file in source.recording.files:
-        for chunk in file.chunks[:200]:
-            topics |= {e.channel.topic for e in file.entries(chunk) if e.channel.topic.startswith("in/IMAGE/")}
-    names = sorted(topic.removeprefix("in/IMAGE/") for topic in topics)
-    if not names:
-        return ""  # poses alone
-    if len(names) > 1:
-        raise RecordingError(f"{source.recording.path}: holds images of {', '.join(names)}; choose with --device")
-    return names[0]
 
 
 def import_sequence(path: Path, out: Path, node: Calibrations | None, device: str) -> int:
@@ -369,7 +272,7 @@ def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".") or "_"
 
 
-# --- Perfetto and Foxglove -------------------------------------------------------------------------------------------
+# --- Perfetto ---------------------------------------------------------------------------------------------------------
 
 
 def _trace(source: Piece, out: Path, progress: Progress) -> list[Path]:
@@ -380,147 +283,3 @@ def _trace(source: Piece, out: Path, progress: Progress) -> list[Path]:
     shifted = [msgspec.structs.replace(span, at_ns=[at - source.zero_ns for at in span.at_ns]) for span in spans]
     out.write_text(json.dumps(chrome_trace(shifted)))
     return [out]
-
-
-_TIME_SCHEMA = {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
-_FOXGLOVE: dict[str, dict[str, Any]] = {
-    "foxglove.RawImage": {
-        "timestamp": _TIME_SCHEMA,
-        "frame_id": {"type": "string"},
-        "width": {"type": "integer"},
-        "height": {"type": "integer"},
-        "encoding": {"type": "string"},
-        "step": {"type": "integer"},
-        "data": {"type": "string", "contentEncoding": "base64"},
-    },
-    "foxglove.FrameTransforms": {
-        "transforms": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "timestamp": _TIME_SCHEMA,
-                    "parent_frame_id": {"type": "string"},
-                    "child_frame_id": {"type": "string"},
-                    "translation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyz"}},
-                    "rotation": {"type": "object", "properties": {a: {"type": "number"} for a in "xyzw"}},
-                },
-            },
-        }
-    },
-    "foxglove.Log": {
-        "timestamp": _TIME_SCHEMA,
-        "level": {"type": "integer"},
-        "message": {"type": "string"},
-        "name": {"type": "string"},
-        "file": {"type": "string"},
-        "line": {"type": "integer"},
-    },
-}
-_LOG_LEVELS = {"VALID": 2, "DEGRADED": 3, "INVALID": 4}
-
-
-def _foxglove(source: Piece, out: Path, progress: Progress) -> list[Path]:
-    """Write MCAP with the schemas of foxglove.dev: images, transforms, and a log of the registration's status."""
-    with out.open("xb") as file:
-        writer = LibraryWriter(file, compression=CompressionType.ZSTD)
-        writer.start(profile="", library="navnode")
-        channels: dict[str, int] = {}
-
-        def put(topic: str, schema: str, stamp_ns: int, content: dict[str, Any]) -> None:
-            if topic not in channels:
-                shape = {"title": schema, "type": "object", "properties": _FOXGLOVE[schema]}
-                number = writer.register_schema(schema, "jsonschema", json.dumps(shape).encode())
-                channels[topic] = writer.register_channel(topic, "json", number)
-            at = max(stamp_ns - source.zero_ns, 0)
-            stamped = {"timestamp": dict(zip(("sec", "nsec"), divmod(at, NS_PER_S), strict=True)), **content}
-            data = msgspec.json.encode({"transforms": [stamped]} if schema.endswith("Transforms") else stamped)
-            writer.add_message(channels[topic], at, data, at)
-
-        last = ""
-        for entry in source.entries(lambda c: c.topic.startswith(("in/IMAGE/", "in/TRANSFORM/", "out/"))):
-            progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
-            content = entry.content
-            if isinstance(content, Transform):
-                if is_seen(content):
-                    put(
-                        content.device,
-                        "foxglove.FrameTransforms",
-                        content.timestamp_ns or entry.time_ns,
-                        _frame_transform(content.device, content.matrix),
-                    )
-            elif isinstance(content, Image):
-                put(content.device, "foxglove.RawImage", content.timestamp_ns or entry.time_ns, _raw_image(content))
-            elif isinstance(content, dict):
-                device, pose = _placed(entry.topic, content)
-                if pose is not None:
-                    stamp = content["validity"]["source_time_ns"] or entry.time_ns
-                    put(device, "foxglove.FrameTransforms", stamp, _frame_transform(device, np.array(pose)))
-                elif entry.topic == "out/state" and content["registration"]["status"] != last:
-                    last = content["registration"]["status"]
-                    put(
-                        "registration",
-                        "foxglove.Log",
-                        entry.time_ns,
-                        {
-                            "level": _LOG_LEVELS.get(last, 4),
-                            "message": f"{last} {content['registration']['reason']}",
-                            "name": "registration",
-                            "file": "",
-                            "line": 0,
-                        },
-                    )
-        writer.finish()  # type: ignore[no-untyped-call]
-    if not channels:
-        out.unlink()
-        raise RecordingError(f"{source.recording.path}: holds no images and no poses in this part")
-    return [out]
-
-
-def _placed(topic: str, output: Mapping[str, Any]) -> tuple[str, Any]:
-    if topic.startswith("out/tool/"):
-        return f"{output['tool']}ToVolume", output["volume_from_tool"]
-    if topic == "out/carm":
-        return "CArmToVolume", output["volume_from_carm"]
-    if topic == "out/patient":
-        return "PatientToVolume", output["volume_from_patient"]
-    return "", None
-
-
-def _frame_transform(device: str, matrix: Matrix) -> dict[str, Any]:
-    child, _, parent = device.partition("To")
-    x, y, z = matrix[:3, 3].tolist()
-    w, i, j, k = _quaternion(matrix[:3, :3])
-    return {
-        "parent_frame_id": parent or "world",
-        "child_frame_id": child,
-        "translation": {"x": x, "y": y, "z": z},
-        "rotation": {"x": i, "y": j, "z": k, "w": w},
-    }
-
-
-def _quaternion(rotation: Matrix) -> tuple[float, float, float, float]:
-    from navnode.geometry import rotation_log
-
-    vector = rotation_log(rotation)
-    angle = float(np.linalg.norm(vector))
-    axis = vector / angle if angle > 1e-12 else np.zeros(3)
-    i, j, k = (axis * np.sin(angle / 2)).tolist()
-    return float(np.cos(angle / 2)), i, j, k
-
-
-def _raw_image(image: Image) -> dict[str, Any]:
-    pixels = image.voxels[0]
-    encodings = {np.dtype(np.uint16): "mono16", np.dtype(np.uint8): "mono8"}
-    if pixels.ndim == 3:
-        encodings = {np.dtype(np.uint8): "rgb8"} if pixels.shape[2] == 3 else {}
-    if pixels.dtype not in encodings:
-        raise RecordingError(f"images of {image.device!r} are {pixels.dtype}, not 8 or 16 bits")
-    return {
-        "frame_id": image.device,
-        "width": pixels.shape[1],
-        "height": pixels.shape[0],
-        "encoding": encodings[pixels.dtype],
-        "step": pixels.strides[0] if pixels.flags.c_contiguous else 0,
-        "data": base64.b64encode(np.ascontiguousarray(pixels).data).decode(),
-    }

@@ -241,7 +241,8 @@ class ExportRequest(_OfSession, frozen=True, kw_only=True):
         Path,
         option(
             "The file extension selects the format: .igs.mha, .mha, .nrrd: sequence of PLUS and Slicer; "
-            ".mcap: Foxglove; .json: Perfetto; none: a folder of CSV, PNG and NIfTI.",
+            ".mrml: scene of Slicer, its files beside it; .mcap: Foxglove; .json: Perfetto; "
+            "none: a folder of CSV, PNG and NIfTI.",
             "PATH",
         ),
     ]

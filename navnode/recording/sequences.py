@@ -50,6 +50,7 @@ class Sequence:
         spacing_mm: pixel spacing along u and v.
         transforms: name such as ``ProbeToTracker`` -> a pose for every frame; None: its status is not OK.
         statuses: the same names -> the status in every frame; '': the frame says nothing of this transform.
+        ras_from_index: 4x4 of every picture as a volume of one slice, as Slicer's sequences have it; None: unknown.
         has_picture: (N,); None: every frame has one, or none where H and W are 0.
     """
 
@@ -58,6 +59,7 @@ class Sequence:
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     transforms: dict[str, list[Matrix | None]] = field(default_factory=dict)
     statuses: dict[str, list[str]] = field(default_factory=dict)
+    ras_from_index: Matrix | None = None
     has_picture: Array | None = None
 
     @property
@@ -155,21 +157,25 @@ def _slicer_head(sequence: Sequence, kind: str | None) -> list[str]:
     """
     count, height, width, components = _shape(sequence.frames)
     vector = (f"{components} ", "vector ", "none ", '"" ') if components > 1 else ("",) * 4
-    u, v = (f"{length:.9g}" for length in sequence.spacing_mm)
     axis = 3 + (components > 1)
+    u, v = sequence.spacing_mm
+    space, placed = "left-posterior-superior", np.diag([u, v, 1.0, 1.0])
+    if sequence.ras_from_index is not None:
+        space, placed = "right-anterior-superior", sequence.ras_from_index
+    *directions, origin = (f"({','.join(f'{value:.9g}' for value in column)})" for column in placed[:3].T)
     return [
         "NRRD0005",
         f"type: {kind}",
         f"dimension: {axis + 1}",
-        "space: left-posterior-superior",
+        f"space: {space}",
         f"sizes: {vector[0]}{width} {height} 1 {count}",
-        f"space directions: {vector[2]}({u},0,0) (0,{v},0) (0,0,1) none",
+        f"space directions: {vector[2]}{' '.join(directions)} none",
         f"kinds: {vector[1]}domain domain domain list",
         f'labels: {vector[3]}"" "" "" "time"',
         f'units: {vector[3]}"" "" "" "s"',
         "endian: little",
         "encoding: raw",
-        "space origin: (0,0,0)",
+        f"space origin: {origin}",
         f"DataNodeClassName:=vtkMRML{'Vector' if components > 1 else 'Scalar'}VolumeNode",
         f"axis {axis} index type:=numeric",
         f"axis {axis} index values:={' '.join(f'{at:.9g}' for at in sequence.times_s)}",
