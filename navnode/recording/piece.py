@@ -83,7 +83,15 @@ def placed(topic: str, output: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def pixels(source: Piece, device: str, stamps: list[int], like: Array, progress: Progress) -> Iterator[Array]:
-    """The pictures in the order of their stamps, which is nearly that of their arrivals."""
+    """The pictures, (H, W) or (H, W, components), of a device by their stamps: nearly the order of their arrivals.
+
+    Args:
+        stamps: of the pictures wanted, ns, in order.
+        like: (N, H, W) or (N, H, W, components), of which every picture must have the size and type.
+
+    Raises:
+        RecordingError: one has another size or type.
+    """
     late: dict[int, Array] = {}
     wanted = iter(stamps)
     due = next(wanted, None)
@@ -105,7 +113,11 @@ def pixels(source: Piece, device: str, stamps: list[int], like: Array, progress:
 
 
 def images_of(source: Piece) -> str:
-    """The device whose images are exported; '': there are none."""
+    """The device whose images are exported; '': there are none.
+
+    Raises:
+        RecordingError: there are several, and none is chosen.
+    """
     if source.xray:
         return source.xray
     topics: set[str] = set()

@@ -178,6 +178,22 @@ def test_results_that_are_not_whole_are_named(calibrated, result):
         Calibrations.load(config.load(path), NOW)
 
 
+def test_what_is_kept_in_the_folder_is_used_where_no_key_names_a_file(calibrated):
+    """Of the node, and of each tool; a named file goes first, and another patient's registration is left out."""
+    path, folder = calibrated[0], calibrated[0].parent / "kept"
+    folder.mkdir()
+    text = path.read_text().replace('pivot = "pivot.json"\n', "").replace('handeye = "handeye.json"\n', "")
+    text = text.replace('patient = "patient.json"\n', "")
+    path.write_text(text.replace("[calibration]\n", '[calibration]\nfolder = "kept"\n', 1))
+    for name, kind in (("pivot-Drill", "pivot"), ("handeye", "handeye"), ("carm", "carm"), ("patient", "patient")):
+        (folder / f"{name}.json").write_bytes((path.parent / f"{kind}.json").read_bytes())
+    found = calibrations.files(calibrations.with_kept(config.load(path)))
+    assert found["Drill.pivot"] == str(folder / "pivot-Drill.json") and found["handeye"] == str(folder / "handeye.json")
+    assert found["carm"] == str(path.parent / "carm.json") and "patient" not in found
+    loaded = Calibrations.load(calibrations.with_kept(config.load(path)), NOW)
+    assert np.allclose(np.array(loaded.config.tools[0].marker_from_tooltip)[:3, 3], [1, 2, 150])
+
+
 def test_distortion_by_angle_is_part_of_the_c_arm(calibrated):
     """X-rays are corrected at their angles; those without, or outside the calibrated range, are refused."""
     path, size = calibrated[0], (MEASURED.width_px, MEASURED.height_px)

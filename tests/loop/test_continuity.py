@@ -45,7 +45,9 @@ def test_a_step_in_sight(mm, told):
 @pytest.mark.parametrize(("rad", "told"), [(0.016, False), (0.018, True)])
 def test_a_turn_counts_where_the_anatomy_is(rad, told):
     """150 mm away from the marker."""
-    assert bool(Marker().rested().seen(0.0, turned_rad=rad)[0]) is told
+    [said] = Marker().rested().seen(0.0, turned_rad=rad)
+    assert bool(said) is told
+    assert not told or said == "the patient's marker jumped by 3 mm"
 
 
 @pytest.mark.parametrize("poses", [1, 2, 3])

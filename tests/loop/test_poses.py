@@ -52,6 +52,28 @@ def test_the_period_of_a_tracker_is_known_from_nine_samples_on():
     assert filled(8).period_ns == 0 and filled(9).period_ns == STEP
 
 
+def test_the_period_is_the_usual_one_whatever_single_gaps_are():
+    ring, now = PoseRing("DrillToTracker"), 0
+    for gap in (STEP, STEP, 3 * STEP, STEP, STEP, STEP // 2, STEP, 2 * STEP, STEP):
+        now += gap
+        ring.add(now, at_x(now))
+    assert ring.period_ns == STEP
+
+
+@pytest.mark.parametrize("samples", range(SETTLE_SAMPLES + 2))
+def test_a_marker_is_trusted_from_its_first_few_samples_on(samples):
+    assert filled(samples).settled == (samples >= SETTLE_SAMPLES)
+
+
+def test_poses_too_far_apart_are_said_to_be_so_in_milliseconds():
+    ring = PoseRing("DrillToTracker")
+    for k in range(1, 12):
+        ring.add(200_000_000 * k, at_x(k))
+    told = "poses of DrillToTracker come every 200 ms: too far apart to interpolate"
+    missing = ring.at(200_000_000 * 10 + 5)
+    assert isinstance(missing, Missing) and missing.reason.startswith(told) and not missing.not_yet
+
+
 def test_nothing_is_carried_beyond_the_newest_sample():
     missing = filled().at(20 * STEP + 1)
     assert isinstance(missing, Missing) and missing.not_yet
