@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,6 +171,8 @@ class Room:
         self._angles_rad = [(rendered.scenario.orbital_rad(t), rendered.scenario.angulation_rad(t)) for t in times]
         self._began_ns = 0
         self.frames_sent = 0
+        self.send_xray: Callable[[Image], None] = self.server.publish
+        """Where X-rays go."""
 
     async def run(self) -> None:
         """Stream until cancelled; start the server first."""
@@ -207,7 +210,7 @@ class Room:
             counts = np.array(self._counts[at])
             if self._with_errors is not None:
                 counts = await asyncio.to_thread(self._with_errors, counts, *self._angles_rad[at])
-            self.server.publish(
+            self.send_xray(
                 Image(
                     device=XRAY_DEVICE,
                     timestamp_ns=stamp_ns + self._lag_ns,
@@ -256,12 +259,20 @@ def more_tools(count: int) -> list[str]:
     return [f"Tool{n}" for n in range(2, 2 + count)]
 
 
-async def practise(server: Server, scene: Timed) -> None:
-    """Publish a scene's messages at their times."""
+async def practise(server: Server, scene: Timed, send_xray: Callable[[Image], None] | None = None) -> None:
+    """Publish a scene's messages at their times.
+
+    Args:
+        send_xray: where X-rays go; None: to the server, like all others.
+    """
     began_ns = now_ns()
     for at_ns, message in scene:
         await _until(began_ns + at_ns)
-        server.publish(msgspec.structs.replace(message, timestamp_ns=began_ns + message.timestamp_ns))
+        stamped = msgspec.structs.replace(message, timestamp_ns=began_ns + message.timestamp_ns)
+        if isinstance(stamped, Image) and send_xray is not None:
+            send_xray(stamped)
+        else:
+            server.publish(stamped)
 
 
 async def _until(time_ns: int) -> None:

@@ -12,9 +12,11 @@ import msgspec
 
 from navnode.config import SimulatorSection
 from navnode.errors import ConfigError
-from navnode.igtl import Server
+from navnode.igtl import Image, Server
 from navnode.simulation import practice, room
+from navnode.simulation.pushing import Pusher
 from navnode.simulation.requests import SimulateRequest
+from navnode.simulation.scenario import carm_of_size
 
 __all__ = ["ALL", "OPERATION", "SimulateReport", "simulate"]
 
@@ -49,17 +51,39 @@ def simulate(
         ConfigError: there is no such scene, or its settings cannot be used.
     """
     known = (OPERATION, ALL, *practice.SCENES)
-    if request.scene not in known:
+    if request.scene not in known and not set(request.scene.split(",")) <= set(practice.SCENES):
         raise ConfigError(f"--scene {request.scene}: no such scene; choose from {', '.join(known)}")
     settings = request.settings()
     scenes = practice.Practice(settings.size_px, settings.seed)
     if request.references is not None:
         scenes.write_references(request.references)
+    with contextlib.ExitStack() as stack:
+        pusher = None
+        if (store := request.store()) is not None:
+            pusher = stack.enter_context(Pusher(*store, carm_of_size(settings.size_px), say))
+        return _played(request, settings, scenes, pusher, rendered, say)
+
+
+def _played(
+    request: SimulateRequest,
+    settings: SimulatorSection,
+    scenes: practice.Practice,
+    pusher: Pusher | None,
+    rendered: Callable[[SimulatorSection], Path],
+    say: Callable[[str], None],
+) -> SimulateReport:
+    """Serve until the end.
+
+    Args:
+        pusher: sends X-rays by DICOM; None: they go out over OpenIGTLink.
+    """
     if request.scene == OPERATION:
         simulated = room.Room(room.load(rendered(settings), settings), settings)
+        if pusher is not None:
+            simulated.send_xray = pusher.push
         asyncio.run(_serve(simulated.server, simulated.run(), request.seconds, say))
         return SimulateReport(port=request.port, frames=simulated.frames_sent, seconds=request.seconds)
-    names = practice.SCENES if request.scene == ALL else (request.scene,)
+    names = practice.SCENES if request.scene == ALL else tuple(request.scene.split(","))
     audience = _Audience()
     server = Server(
         settings.host,
@@ -68,7 +92,7 @@ def simulate(
         on_joined=lambda _: audience.joined.set(),
         on_left=lambda _, why: audience.look(server),
     )
-    playing = _practise(server, audience, scenes, names, request.repeat, say)
+    playing = _practise(server, audience, scenes, names, request.repeat, None if pusher is None else pusher.push, say)
     asyncio.run(_serve(server, playing, request.seconds, say))
     return SimulateReport(port=request.port, frames=0, seconds=request.seconds)
 
@@ -91,6 +115,7 @@ async def _practise(
     scenes: practice.Practice,
     names: Sequence[str],
     repeat: bool,
+    send_xray: Callable[[Image], None] | None,
     say: Callable[[str], None],
 ) -> None:
     for name in itertools.cycle(names) if repeat else names:
@@ -99,7 +124,7 @@ async def _practise(
         say(f"{name}: begins.")
         audience.joined.clear()
         audience.left.clear()
-        playing = asyncio.create_task(room.practise(server, scenes.messages(name)))
+        playing = asyncio.create_task(room.practise(server, scenes.messages(name), send_xray))
         leaving = asyncio.create_task(audience.left.wait())
         try:
             await asyncio.wait((playing, leaving), return_when=asyncio.FIRST_COMPLETED)
