@@ -39,7 +39,7 @@ GATES = (
     ),
     Gate(
         "coverage",
-        0.5,
+        0.4,
         "coverage",
         "the share of the picture in which holes are named",
         "open the shutters, and bring the plate to the middle",
@@ -61,6 +61,7 @@ GATES = (
         "the difference between the measured size of a pixel and the stated one",
         "check the spacing of the holes and the pixel spacing",
     ),
+    Gate("damaged", 0.05, "residual", "the share of holes that lie off", "does the plate lie still, and flat?"),
     Gate("cv_px", 0.15, "residual", "the rms error at holes left out", _NOISY, "px"),
     Gate(
         "loo_px",
@@ -131,7 +132,9 @@ def plate(
         "n_used": len(seen),
         "rejected": sorted(reasons),
         "reasons": {str(n): reason for n, reason in reasons.items()},
-        **dict.fromkeys(("holes", "coverage", "scale_off", "cv_px", "loo_px", "raw_rms_px", "max_px", "degree")),
+        **dict.fromkeys(
+            ("holes", "coverage", "scale_off", "damaged", "cv_px", "loo_px", "raw_rms_px", "max_px", "degree")
+        ),
         "range_rad": float(np.ptp(angles[seen], axis=0).max()) if seen else 0.0,
     }
     in_force = tuple(gate for gate in GATES if not (fixed and gate.key == "range_rad"))
@@ -355,7 +358,9 @@ def _known(mix: Matrix, sums: _Sums, used: Matrix) -> Matrix:
 
 def _fitted(seen: list[Holes], angles: Matrix, nominal: CArm, fixed: bool) -> _Fit:
     kind, degree = _chosen(seen, angles, fixed)
+    named = sum(len(each.index) for each in seen)
     seen = _undamaged(_Sums(seen, angles, degree), kind, seen, nominal)
+    used = sum(len(each.index) for each in seen)
     kind, degree = _chosen(seen, angles, fixed)
     sums = _Sums(seen, angles, degree)
     mix = kind(sums, sums.all())
@@ -370,7 +375,8 @@ def _fitted(seen: list[Holes], angles: Matrix, nominal: CArm, fixed: bool) -> _F
     left_out = sums.left_out(kind)
     figures: dict[str, object] = {
         "holes": min(len(each.index) for each in seen),
-        "holes_used": sum(len(each.index) for each in seen),
+        "holes_used": used,
+        "damaged": 1 - used / named,
         "coverage": cv2.contourArea(outline.astype(np.float32)) / (nominal.width_px * nominal.height_px),
         "scale_off": abs(pixel_mm / float(np.mean(nominal.pixel_spacing_mm)) - 1),
         "cv_px": _rms_px(sums.held_out(mix) @ ideal_from_plate),

@@ -48,7 +48,16 @@ _95 = 1.96
 """Standard errors in half of a 95 % interval."""
 _PEOPLE = {"rad": (180 / np.pi, "°"), "ns": (1e-6, "ms")}
 """Unit of a figure -> factor and unit for people."""
-_SHARES = ("saturated_fraction", "bad_fraction", "drift", "nonuniformity", "visible", "coverage", "scale_off")
+_SHARES = (
+    "saturated_fraction",
+    "bad_fraction",
+    "drift",
+    "nonuniformity",
+    "visible",
+    "coverage",
+    "scale_off",
+    "damaged",
+)
 """Figures without a unit that people read in per cent."""
 
 _WORDS = {

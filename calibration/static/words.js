@@ -143,6 +143,7 @@ export const WORDS = {
   "figure.holes": ["Fewest holes in a picture", "Wenigste Löcher im Bild", "单张最少孔数"],
   "figure.coverage": ["Share of the picture", "Anteil des Bildes", "图像覆盖比例"],
   "figure.scale_off": ["Size of a pixel off by", "Pixelgröße weicht ab um", "像素尺寸偏差"],
+  "figure.damaged": ["Holes that lie off", "Löcher, die abweichen", "偏离的孔"],
   "figure.cv_px": ["Error at holes left out", "Fehler an ausgelassenen Löchern", "留一孔误差"],
   "figure.range_rad": ["Range of angles", "Winkelbereich", "角度范围"],
   "figure.gap_rad": ["Largest gap between angles", "Größte Winkellücke", "最大角度间隔"],

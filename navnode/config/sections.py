@@ -208,6 +208,9 @@ class CalibrationSection(Section, frozen=True):
     """Hand-eye: the tracked marker on the C-arm, in the carm frame."""
     image_lag_ms: Annotated[float, msgspec.Meta(ge=-5_000, le=5_000)] = 0.0
     """Image stamp minus tracker stamp of the same event."""
+    source_sigma_mm: Annotated[float, msgspec.Meta(ge=0, le=20)] = 0.0
+    """1-sigma of where hand-eye and flex place the X-ray source, by their files. As the C-arm turns, that looks like a
+    marker that slides, and is told from it by this. 0: not stated."""
     device: str = ""
     """Name of the C-arm; calibrations of other C-arms are refused."""
     mode: str = ""

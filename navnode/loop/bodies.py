@@ -51,7 +51,10 @@ class Bodies:
             invalid_after_s=config.registration.degraded_after_s,
         )
         self._each = {
-            body.name: _Followed(RegistrationOverTime(settings, config.carm, _WORDING), with_ct=not config.bones_alone)
+            body.name: _Followed(
+                RegistrationOverTime(settings, config.carm, _WORDING, config.calibration.source_sigma_mm),
+                with_ct=not config.bones_alone,
+            )
             for body in config.bodies
         }
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = ["Calibrations", "OLD_KEYS", "case_of", "copy", "detector", "files", "
 log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 _NS_PER_MS = 1e6
+_MOST_SIGMA_MM = 20.0
 _MAX_FLATFIELD_BYTES = 1 << 30
 _OF_NODE = tuple(kind for kind in artifacts.KINDS if kind.key and not kind.of_tool)
 _OF_TOOL = tuple(kind for kind in artifacts.KINDS if kind.key and kind.of_tool)
@@ -40,8 +41,8 @@ class Calibrations:
     """Results of a configuration's calibration files, as read at the start; later changes of files have no effect."""
 
     config: Config
-    """With calibrated values: ``carm`` (geometry), ``calibration.carm_from_marker`` (hand-eye) and ``image_lag_ms``,
-    ``registration.volume_from_patient_start``, and every tool's ``marker_from_tooltip``."""
+    """With calibrated values: ``carm`` (geometry), ``calibration.carm_from_marker`` (hand-eye), ``source_sigma_mm`` and
+    ``image_lag_ms``, ``registration.volume_from_patient_start``, and every tool's ``marker_from_tooltip``."""
     detector: ImageCorrection
     """Corrects raw images to those of the configuration's C-arm."""
     files: Mapping[str, bytes]
@@ -224,7 +225,8 @@ class _Files:
             )
         if handeye := self._of_carm(artifacts.HANDEYE):
             carm_from_marker = g.inverse(g.orthonormal(np.array(handeye.marker_from_carm)))
-            calibration = replace(calibration, carm_from_marker=_rows(carm_from_marker))
+            sigma_mm = self._source_sigma_mm(calibration.source_sigma_mm)
+            calibration = replace(calibration, carm_from_marker=_rows(carm_from_marker), source_sigma_mm=sigma_mm)
         if lag := self._used(artifacts.IMAGE_LAG, artifacts.IMAGE_LAG.key, device=calibration.device):
             calibration = replace(calibration, image_lag_ms=lag.image_lag_ns / _NS_PER_MS)
         if patient := self._used(artifacts.PATIENT, artifacts.PATIENT.key):
@@ -237,6 +239,24 @@ class _Files:
             registration=registration,
             tools=tuple(self._tool(tool) for tool in config.tools),
         )
+
+    def _source_sigma_mm(self, configured_mm: float) -> float:
+        """1-sigma of the source's place, by hand-eye's standard error and what flex misses at angles left out.
+
+        Args:
+            configured_mm: what is taken where hand-eye's file does not say.
+        """
+        worst = self._quality(artifacts.HANDEYE).get("sigma_translation_mm")
+        known = [each for each in worst if isinstance(each, int | float)] if isinstance(worst, list) else []
+        missed = self._quality(artifacts.FLEX).get("loo_mm")
+        sigma_mm = float(
+            np.hypot(max(known, default=configured_mm), missed if isinstance(missed, int | float) else 0.0)
+        )
+        return min(sigma_mm, _MOST_SIGMA_MM)
+
+    def _quality(self, kind: Kind[Any]) -> dict[str, object]:
+        content = self.content.get(kind.key)
+        return {} if content is None else artifacts.decode(content, files(self.config)[kind.key]).quality
 
     def detector(self, carm: CArm) -> ImageCorrection:
         """The correction of raw images to those of a C-arm."""

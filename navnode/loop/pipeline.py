@@ -61,7 +61,9 @@ class Pipeline:
         self.config, self.status, self.epoch = config, NodeStatus(config), 0
         self.tools, self.frames, self.volume = Tools(config), Frames(config), Volumes(config, volume)
         self.clocks = Clocks(config.devices.xray, config.devices.carm, self.tools.rings)
-        self.patient = RegistrationOverTime(config.registration, config.carm)
+        self.patient = RegistrationOverTime(
+            config.registration, config.carm, source_sigma_mm=config.calibration.source_sigma_mm
+        )
         self.bodies, self.plans = Bodies(config), Plans()
         self._unpaired = 0
 

@@ -81,9 +81,19 @@ class Loss(Enum):
 
 
 class RegistrationOverTime:
-    """One pose that X-rays show again and again, and whether it may be used."""
+    """One pose that X-rays show again and again, and whether it may be used.
 
-    def __init__(self, settings: RegistrationSection, carm: CArmSection, wording: Wording | None = None) -> None:
+    Args:
+        source_sigma_mm: 1-sigma of the source's place by calibration; 0: not stated.
+    """
+
+    def __init__(
+        self,
+        settings: RegistrationSection,
+        carm: CArmSection,
+        wording: Wording | None = None,
+        source_sigma_mm: float = 0.0,
+    ) -> None:
         self._settings, self._wording = settings, wording or Wording()
         self._isocentre_mm = carm.source_to_isocentre_mm
         self._start = matrix(settings.volume_from_patient_start)
@@ -99,7 +109,7 @@ class RegistrationOverTime:
         self._innovations: deque[Matrix] = deque(maxlen=_FEW)
         self._usual: deque[float] = deque(maxlen=_USUAL)
         self._recent: deque[Validity] = deque(maxlen=_RECENT)
-        self._sliding = Sliding()
+        self._sliding = Sliding(source_sigma_mm)
         self._at_rest: PatientFilter | None = None
         """What was known before the marker moved, until X-rays have shown where it rests now."""
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0

@@ -48,6 +48,8 @@ _SLOW_MM = 0.25
 the gate by themselves."""
 _BEAM_MM, _HANDEYE_MM, _HANDEYE_RAD = 2.5, 0.9, 0.005
 """Errors along the beam, and of the C-arm's calibration, per unit by which the direction changes."""
+_CALIBRATED = 2.0
+"""The bound on the latter in standard errors that calibration states, where that is more."""
 _TIMING_S = 0.025
 """Error of pairing X-rays with poses: it shows where the C-arm is quick."""
 _LONGEST = 160
@@ -85,9 +87,14 @@ class Slid:
 
 
 class Sliding:
-    """The last seconds of X-rays, and those before the marker last moved."""
+    """The last seconds of X-rays, and those before the marker last moved.
 
-    def __init__(self) -> None:
+    Args:
+        source_sigma_mm: 1-sigma of the source's place by calibration; 0: not stated.
+    """
+
+    def __init__(self, source_sigma_mm: float = 0.0) -> None:
+        self._handeye_mm = max(_HANDEYE_MM, _CALIBRATED * source_sigma_mm)
         self._seen: deque[_Seen] = deque(maxlen=_LONGEST)
         self._steps: deque[Matrix] = deque(maxlen=_LONGEST)
         """(6,), rad and mm: from each X-ray to the next, which shows their noise."""
@@ -230,7 +237,7 @@ class Sliding:
         quick_mm_per_s = max(abs(_speed_mm_per_s(now) - _speed_mm_per_s(before)))
         steady = np.zeros((6, 6))
         steady[:3, :3] = _HANDEYE_RAD**2 * float(turned @ turned) * np.eye(3)
-        even_mm2 = _SLOW_MM**2 + _HANDEYE_MM**2 * float(turned @ turned) + (_TIMING_S * quick_mm_per_s) ** 2
+        even_mm2 = _SLOW_MM**2 + self._handeye_mm**2 * float(turned @ turned) + (_TIMING_S * quick_mm_per_s) ** 2
         steady[3:, 3:] = even_mm2 * np.eye(3) + _BEAM_MM**2 * np.outer(turned, turned)
         return random, steady
 

@@ -178,6 +178,17 @@ def test_results_that_are_not_whole_are_named(calibrated, result):
         Calibrations.load(config.load(path), NOW)
 
 
+def test_how_well_the_source_is_known_comes_with_hand_eye(calibrated):
+    path, marker_from_carm, _ = calibrated
+    assert Calibrations.load(config.load(path), NOW).config.calibration.source_sigma_mm == 0.0
+    quality = {"sigma_translation_mm": [0.3, 0.9, 0.5]}
+    written(path.parent, "handeye", {"marker_from_carm": marker_from_carm.tolist()}, quality=quality)
+    assert Calibrations.load(config.load(path), NOW).config.calibration.source_sigma_mm == pytest.approx(0.9)
+    for odd in ({"sigma_translation_mm": None}, {"sigma_translation_mm": ["much"]}, {"sigma_translation_mm": 3}):
+        written(path.parent, "handeye", {"marker_from_carm": marker_from_carm.tolist()}, quality=odd)
+        assert Calibrations.load(config.load(path), NOW).config.calibration.source_sigma_mm == 0.0
+
+
 def test_what_is_kept_in_the_folder_is_used_where_no_key_names_a_file(calibrated):
     """Of the node, and of each tool; a named file goes first, and another patient's registration is left out."""
     path, folder = calibrated[0], calibrated[0].parent / "kept"
