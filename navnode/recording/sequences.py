@@ -50,8 +50,8 @@ class Sequence:
         spacing_mm: pixel spacing along u and v.
         transforms: name such as ``ProbeToTracker`` -> a pose for every frame; None: its status is not OK.
         statuses: the same names -> the status in every frame; '': the frame says nothing of this transform.
-        ras_from_index: 4x4 of every picture as a volume of one slice, as Slicer's sequences have it; None: unknown.
         has_picture: (N,); None: every frame has one, or none where H and W are 0.
+        ras_from_index: 4x4 of every picture as a volume of one slice, as Slicer's sequences have it; None: unknown.
     """
 
     frames: Array
@@ -59,8 +59,8 @@ class Sequence:
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     transforms: dict[str, list[Matrix | None]] = field(default_factory=dict)
     statuses: dict[str, list[str]] = field(default_factory=dict)
-    ras_from_index: Matrix | None = None
     has_picture: Array | None = None
+    ras_from_index: Matrix | None = None
 
     @property
     def pictured(self) -> Array:
