@@ -98,11 +98,15 @@ def test_what_is_shown_lies_where_it_was(scene, recorded):
     assert 900 < origin[2] < 1_200 and np.allclose(-origin[:2] / [u_mm, v_mm], (CARM_SIZE - 1) / 2, atol=5)
 
 
-def test_tools_point_and_bone_is_closed(scene):
+def test_tools_point_and_bone_is_closed(scene, recorded):
+    """Bone is there if it was found while the session ran, which a busy machine may not get to."""
     out, _, _ = scene
-    drill, bone = (read_mesh(out.parent / f"room-{name}.stl") for name in ("Drill", "Bone"))
+    found = [entry.content.bone for entry in Recording(recorded).entries(lambda channel: channel.topic == "volume", 0)]
+    assert (out.parent / "room-Bone.stl").exists() == any(bone is not None for bone in found)
+    meshes = {path.stem: read_mesh(path) for path in out.parent.glob("room-*.stl")}
+    drill = meshes["room-Drill"]
     assert drill.vertices_mm.max(axis=0)[2] == 0 and drill.vertices_mm.min(axis=0)[2] == -150
-    for mesh in (drill, bone):
+    for mesh in meshes.values():
         corners = np.unique(mesh.vertices_mm, axis=0, return_inverse=True)[1].ravel()[mesh.triangles]
         ends = np.sort(corners[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
         assert (np.unique(ends, axis=0, return_counts=True)[1] % 2 == 0).all()
