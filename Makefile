@@ -56,7 +56,7 @@ coverage-report: $(VENV)/.quality
 	$(BIN)/gcovr --root navnode/native --object-directory build/coverage/native --gcov-ignore-parse-errors=suspicious_hits.warn \
 	  --exclude-directories '.*/CMakeFiles/[0-9.]+' --merge-mode-functions=separate --html-details build/coverage/native.html --txt build/coverage/native.txt build/coverage/native
 	cat build/coverage/native.txt
-	$(BIN)/python -m coverage report $(COVER_FLAGS) | tee build/coverage/python.txt; exit $${PIPESTATUS[0]}
+	@$(BIN)/python -m coverage report $(COVER_FLAGS) >build/coverage/python.txt; reported=$$?; cat build/coverage/python.txt; exit $$reported
 
 # Small mistakes in what decides, one at a time, and which of them the tests notice (docs/decisions/0041).
 mutants: $(VENV)/.quality
