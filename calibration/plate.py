@@ -72,6 +72,10 @@ GATES = (
         "px",
     ),
 )
+_FEWEST_PX, _FEWEST_ACROSS = 6, 8
+"""Pixels between holes, and holes across the picture, at least."""
+_SCALES, _TRIED = (1.4, 1 / 1.4, 2.0, 0.5), 3
+"""How far off the expected spacing may be, and in how many pictures another one is looked for."""
 _DEGREES = (3, 5, 7)
 _FOLDS = 5
 _BETTER = 0.85
@@ -118,12 +122,16 @@ def plate(
             "for a detector whose distortion no angle changes, say --fixed"
         )
     spacing_px = lattice.spacing_mm / float(np.mean(nominal.pixel_spacing_mm))
-    if not 6 <= spacing_px <= min(nominal.width_px, nominal.height_px) / 8:
+    most_px = min(nominal.width_px, nominal.height_px) / _FEWEST_ACROSS
+    if not _FEWEST_PX / max(_SCALES) <= spacing_px <= most_px / min(_SCALES):
         raise ConfigError(
             f"--spacing-mm {lattice.spacing_mm:g}: holes {spacing_px:.3g} px apart; 6 px to an eighth of the picture "
             "can be told apart"
         )
     named = _named(shots, lattice, spacing_px, threads, lambda share: progress(0.8 * share))
+    if not any(isinstance(each, Holes) for each in named):
+        spacing_px *= _scale(shots, lattice, spacing_px)
+        named = _named(shots, lattice, spacing_px, threads, lambda share: progress(0.8 * share))
     tied = _tied(named, angles)
     seen = [n for n, each in enumerate(tied) if isinstance(each, Holes)]
     reasons = {n: str(each) for n, each in enumerate(tied) if not isinstance(each, Holes)}
@@ -156,7 +164,25 @@ def plate(
     if reason:
         n, why = next(iter(reasons.items()))
         reason += f" (views[{n}] {why})"
-    return judged(PLATE, in_force, gates, {}, result=fit.result, quality=quality, reason=reason, pictures=pictures)
+    found = judged(PLATE, in_force, gates, {}, result=fit.result, quality=quality, reason=reason, pictures=pictures)
+    if found.code == "spacing":
+        found = replace(found, reason=f"{found.reason}: by the plate a pixel covers {fit.result.pixel_mm:.4g} mm")
+    return found
+
+
+def _scale(shots: Sequence[PhantomShot], lattice: Lattice, spacing_px: float) -> float:
+    """By how much holes are farther apart than expected, roughly, where none is seen as expected: the size of a pixel
+    may be a guess, and is measured then."""
+    most_px = min(shots[0].carm.width_px, shots[0].carm.height_px) / _FEWEST_ACROSS
+
+    def named(factor: float) -> int:
+        """Number of holes, in a few pictures."""
+        if not _FEWEST_PX <= factor * spacing_px <= most_px:
+            return 0
+        seen = _named(shots[:_TRIED], lattice, factor * spacing_px, 1, lambda share: None)
+        return sum(len(each.index) for each in seen if isinstance(each, Holes))
+
+    return max((1.0, *_SCALES), key=named)
 
 
 def _nominal(shots: Sequence[PhantomShot]) -> CArm:

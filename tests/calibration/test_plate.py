@@ -172,6 +172,18 @@ def test_too_little_is_said_to_be(shots):
     assert fitted([replace(shot, carm=wrong) for shot in shots]).code == "spacing"
 
 
+@pytest.mark.parametrize("guess", [0.55, 1.7, 2.1])
+def test_a_guessed_size_of_pixels_is_measured(shots, guess):
+    """It fails, and says what the size is; with that it passes."""
+    size_mm = INTENSIFIER.pixel_mm * guess
+    found = fitted([replace(shot, carm=replace(shot.carm, pixel_spacing_mm=(size_mm,) * 2)) for shot in shots[::2]])
+    assert found.code == "spacing"
+    told_mm = float(found.reason.rpartition("a pixel covers ")[2].removesuffix(" mm"))
+    assert told_mm == pytest.approx(INTENSIFIER.pixel_mm, rel=0.05)
+    stated = [replace(shot, carm=replace(shot.carm, pixel_spacing_mm=(told_mm,) * 2)) for shot in shots]
+    assert fitted(stated).passed
+
+
 def test_a_distortion_that_turns_is_not_taken_for_a_fixed_one(shots):
     nameless = [replace(shot, angles_rad=None) for shot in shots]
     with pytest.raises(ConfigError, match=r"views\[0\].*angles"):
