@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,10 +18,9 @@ from scipy.spatial import cKDTree
 
 from navnode.types import Array, FloatArray, Matrix
 
-__all__ = ["FORMS", "Form", "Holes", "Lattice", "UnclearError", "holes", "polynomials"]
+__all__ = ["Form", "Holes", "Lattice", "UnclearError", "holes", "polynomials"]
 
 Form = Literal["hexagonal", "square"]
-FORMS: tuple[Form, ...] = get_args(Form)
 Indices = npt.NDArray[np.int64]
 """(N, 2)"""
 

@@ -240,7 +240,7 @@ def _tied(named: Sequence[Holes | UnclearError], angles: Matrix) -> list[Holes |
     return tied
 
 
-# --- the fit ---------------------------------------------------------------------------------------------------------
+# --- sums over the holes ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _write_by_library(path: Path, frame: bytes, pose: bytes) -> None:
             writer.add_message(images, n, frame, n, n)
             for _ in range(_POSES_PER_FRAME):
                 writer.add_message(poses, n, pose, n, n)
-        writer.finish()  # type: ignore[no-untyped-call]
+        writer.finish()
         file.flush()
         os.fsync(file.fileno())
 

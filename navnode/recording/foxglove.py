@@ -114,7 +114,7 @@ def write(source: Piece, out: Path, progress: Progress) -> list[Path]:
                             "line": 0,
                         },
                     )
-        writer.finish()  # type: ignore[no-untyped-call]
+        writer.finish()
     if not channels:
         out.unlink()
         raise RecordingError(f"{source.recording.path}: holds no images and no poses in this part")

@@ -207,7 +207,7 @@ class ContainerWriter:
 def _bytes_of(record: records.McapRecord) -> bytes:
     builder = RecordBuilder()
     record.write(builder)
-    return bytes(builder.end())  # type: ignore[no-untyped-call]  # the mcap package declares no types
+    return bytes(builder.end())
 
 
 def _schema(number: int, name: str) -> records.Schema:
