@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from navnode.files.volumes import read_volume
 from navnode.registration import register_counts
 from navnode.registration.answer import FrameRegistration
 from navnode.registration.appearance import XrayImage
+from navnode.registration.carm.descent import linearised
 from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, worse
 from navnode.types import CArm, Effort, Frame, RegistrationRequest, Status, Validity
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, away
@@ -60,6 +62,54 @@ def test_what_fits_better_is_what_is_right(torso):
         pixel_mm = stated.pixel_spacing_mm[0]
         assert abs(off[0] - focal) < 0.025
         assert np.abs(off[1:] / pixel_mm - (u_px, v_px)).max() < 8
+
+
+def told(torso, stated: CArm, t_s: float, k: int = 0) -> tuple[Evidence, np.ndarray]:
+    """What an image says, and the geometry that fits it: a share, px, px."""
+    image = XrayImage(torso.counts(t_s), stated)
+    fit = torso.registration.fit(image, away(torso, t_s, 2, 1, k), PIVOT_MM)
+    own = evidence(torso.registration, image, fit.volume_from_carm, PIVOT_MM)
+    return own, np.linalg.solve(own.information, own.gradient) / (1.0, *stated.pixel_spacing_mm)
+
+
+def test_steps_go_the_whole_way_where_the_first_goes_half(torso, monkeypatch):
+    """A centre that is off by 19 px, one image."""
+    stated = moved(15, -12)
+    stepped = [told(torso, stated, t_s)[1][1:] for t_s in TIMES[:4]]
+    monkeypatch.setattr("navnode.registration.carm.stated._STEPS", 0)
+    first = [told(torso, stated, t_s)[1][1:] for t_s in TIMES[:4]]
+    off, off_at_first = (np.linalg.norm(np.add(each, (15, -12)), axis=1) for each in (stepped, first))
+    assert np.median(off) < 0.6 * np.median(off_at_first)
+    assert off.max() < 6
+
+
+def test_a_step_that_loses_the_image_is_not_believed(torso, monkeypatch):
+    """What was said before it stands, instead of nothing."""
+    stated = moved(15, -12)
+    own, _ = told(torso, stated, TIMES[0])
+    monkeypatch.setattr("navnode.registration.carm.stated._ASTRAY", 0.0)
+    before, _ = told(torso, stated, TIMES[0])
+    monkeypatch.setattr("navnode.registration.carm.stated._STEPS", 0)
+    first, _ = told(torso, stated, TIMES[0])
+    assert np.array_equal(before.gradient, first.gradient) and not np.allclose(own.gradient, first.gradient)
+
+
+@pytest.mark.parametrize(("blur_px", "own"), [(0.0, 1.0), (3.0, 0.0)])
+def test_noise_that_neighbours_share_is_told_from_that_of_pixels(torso, blur_px, own):
+    """What is smooth is what a model leaves, and weighs up to 25 times as much as photons."""
+    level = torso.registration.fine
+    image = XrayImage(torso.counts(TIMES[0]), CARM)
+    observed = level.observed(image)
+    pose = torso.registration.fit(image, away(torso, TIMES[0], 1, 0, 0), PIVOT_MM).volume_from_carm
+    before = linearised(level.projector, observed, pose, PIVOT_MM, None)
+    noise = np.random.default_rng(3).normal(size=(observed.carm.height_px, observed.carm.width_px))
+    noise = cv2.GaussianBlur(noise, (0, 0), blur_px) if blur_px else noise
+    counts = observed.counts * np.exp(0.03 * noise / noise.std()).ravel().astype(np.float32)
+    after = linearised(level.projector, replace(observed, counts=counts), pose, PIVOT_MM, None)
+    grown = after.noise**2 - before.noise**2
+    assert grown > 0.01**2
+    assert abs((after.own_noise**2 - before.own_noise**2) / grown - own) < 0.15
+    assert after.weight < after.sharp_weight < 25.1 * after.weight
 
 
 def test_the_stated_geometry_is_believed_where_it_is_right(torso):

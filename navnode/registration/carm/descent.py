@@ -30,6 +30,7 @@ from navnode.types import CArm, FloatArray, Matrix
 __all__ = [
     "CENTER_SIGMA",
     "FOCAL_SIGMA",
+    "LONGEST_STEP_MM",
     "Linear",
     "RELATIVE_SIGMA",
     "SCALE",
@@ -38,7 +39,9 @@ __all__ = [
     "geometry_apart",
     "in_detail",
     "linearised",
+    "moved",
     "ray_derivatives",
+    "through_geometry",
 ]
 
 FOCAL_SIGMA, CENTER_SIGMA = 0.1, 0.1
@@ -56,7 +59,7 @@ _SMOOTH = 0.18
 _DAMPING = 1e-6
 _AT_ONCE = 8192
 """Pixels whose products in double precision stay in the cache."""
-_LONGEST_STEP_MM = 40.0
+LONGEST_STEP_MM = 40.0
 _ITERATIONS, _STILL_MM = 30, 0.02
 
 RELATIVE_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
@@ -74,11 +77,21 @@ class Linear:
     """(9,)"""
     noise: float
     """Standard deviation of image minus model in detail, line-integral units."""
+    own_noise: float
+    """The part of it that every pixel has by itself, as photons have it; neighbours share the rest."""
 
     @property
     def weight(self) -> float:
-        """Inverse variance of a pixel."""
+        """Inverse variance of a pixel, as if neighbours shared all of the noise."""
         return (_MODEL_ERROR * max(self.noise, _NOISE_FLOOR)) ** -2 if self.seen else 0.0
+
+    @property
+    def sharp_weight(self) -> float:
+        """Inverse variance of a pixel whose own noise its neighbours do not share: up to 25 times ``weight``."""
+        if not self.seen:
+            return 0.0
+        shared = float(np.sqrt(max(self.noise**2 - self.own_noise**2, 0.0) + (self.own_noise / _MODEL_ERROR) ** 2))
+        return (_MODEL_ERROR * max(shared, _NOISE_FLOOR)) ** -2
 
     @property
     def pose_covariance(self) -> Matrix:
@@ -93,7 +106,7 @@ class Linear:
         return bool(np.isfinite(self.appearance.noise))
 
 
-_UNSEEN = Linear(NOTHING, np.zeros((9, 9)), np.zeros(9), np.inf)
+_UNSEEN = Linear(NOTHING, np.zeros((9, 9)), np.zeros(9), np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,7 @@ class Views:
         moved_mm, steps = np.inf, 0
         while True:
             views = [
-                linearised(level.projector, _through(carm, self.carm, at), pose, pivot_mm, last)
+                linearised(level.projector, through_geometry(carm, self.carm, at), pose, pivot_mm, last)
                 for at, pose, pivot_mm, last in zip(seen, poses, pivots_mm, before, strict=True)
             ]
             before = [view.appearance if view.seen else None for view in views]
@@ -173,11 +186,11 @@ class Views:
             if moved_mm < _STILL_MM or steps == _ITERATIONS:
                 break
             step = np.linalg.solve(information + _DAMPING * np.diag(np.diag(information)), gradient)
-            step *= min(1.0, _LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-9))
+            step *= min(1.0, LONGEST_STEP_MM / max(float(np.linalg.norm(step)), 1e-9))
             for k, through in enumerate(maps):
                 xi = (through @ step)[:6] / POSE_SCALE
                 poses = [*poses[:k], poses[k] @ g.exp(xi, (0.0, 0.0, pivots_mm[k])), *poses[k + 1 :]]
-            carm, deviation = _moved(carm, step[geometry:] / SCALE[6:]), deviation + step[apart]
+            carm, deviation = moved(carm, step[geometry:] / SCALE[6:]), deviation + step[apart]
             moved_mm, steps = float(np.linalg.norm(step)), steps + 1
         return State(carm, poses, pivots_mm, views, maps, np.linalg.inv(information), steps, moved_mm, deviation)
 
@@ -199,8 +212,8 @@ class Views:
         return maps
 
 
-def _through(carm: CArm, stated: CArm, observed: Observed) -> Observed:
-    """The same pixels, seen through another geometry."""
+def through_geometry(carm: CArm, stated: CArm, observed: Observed) -> Observed:
+    """The same pixels, seen through another geometry than the one that is stated for the whole image."""
     return replace(observed, carm=carm.binned(round(observed.carm.pixel_spacing_mm[0] / stated.pixel_spacing_mm[0])))
 
 
@@ -211,7 +224,8 @@ def geometry_apart(carm: CArm, stated: CArm) -> Matrix:
     return np.array([np.log(ratio), *(off_px * carm.pixel_spacing_mm)])
 
 
-def _moved(carm: CArm, step: Matrix) -> CArm:
+def moved(carm: CArm, step: Matrix) -> CArm:
+    """A C-arm with another geometry, by (logarithm of the focal length; principal point, mm on the detector)."""
     (u, v), (su, sv) = carm.principal_point_px, carm.pixel_spacing_mm
     distance_mm = carm.source_to_detector_mm * float(np.exp(np.clip(step[0], -0.2, 0.2)))
     return replace(
@@ -247,15 +261,16 @@ def in_detail(
     rows = np.concatenate([jacobian, ray_derivatives(observed.carm, turned, pivot_mm)])
     appearance = fitted(observed, predicted, None, before, rounds=4 if before is None else 2)
     if not np.isfinite(appearance.noise):
-        return Linear(NOTHING, np.zeros((len(rows),) * 2), np.zeros(len(rows)), np.inf)
+        return Linear(NOTHING, np.zeros((len(rows),) * 2), np.zeros(len(rows)), np.inf, np.inf)
     scale = np.concatenate([np.tile(POSE_SCALE, len(jacobian) // 6), SCALE[6:]])
     return Linear(appearance, *_equations(observed, predicted, rows / scale[:, None], appearance))
 
 
 def _equations(
     observed: Observed, predicted: FloatArray, rows: FloatArray, appearance: Appearance
-) -> tuple[Matrix, Matrix, float]:
-    """Normal equations (P x P, P) from derivatives (P, N) of the integrals, and the noise, all without what is smooth.
+) -> tuple[Matrix, Matrix, float, float]:
+    """Normal equations (P x P, P) from derivatives (P, N) of the integrals, the noise, and that which pixels do not
+    share, all without what is smooth.
 
     A principal point's error leaves hardly more than a smooth residual, as scatter does that the chain does not know.
     """
@@ -279,8 +294,17 @@ def _equations(
     inner = gram[terms, terms] + 1e-6 * np.trace(gram[terms, terms]) / len(gram[terms]) * np.eye(len(gram[terms]))
     imitated = np.linalg.solve(inner, gram[terms, :])
     reduced = gram - gram[:, terms] @ imitated
-    noise = float(np.sqrt(max(gram[rest, rest], 0.0) / max(np.count_nonzero(weight), 1)))
-    return reduced[known, known], reduced[known, rest], noise
+    pixels = max(int(np.count_nonzero(weight)), 1)
+    noise = float(np.sqrt(max(gram[rest, rest], 0.0) / pixels))
+    own = min(float(np.sqrt(_between_neighbours(stack[-1].reshape(height, width), weight) / pixels)), noise)
+    return reduced[known, known], reduced[known, rest], noise, own
+
+
+def _between_neighbours(residual: FloatArray, weight: FloatArray) -> float:
+    """Sum of squares of that part of an image (H, W) that neighbours do not share."""
+    across = np.minimum(weight[:, 1:], weight[:, :-1]) * np.square(residual[:, 1:] - residual[:, :-1])
+    down = np.minimum(weight[1:], weight[:-1]) * np.square(residual[1:] - residual[:-1])
+    return float(across.sum(dtype=np.float64) + down.sum(dtype=np.float64)) / 4
 
 
 def ray_derivatives(carm: CArm, jacobian: FloatArray, pivot_mm: float) -> FloatArray:

@@ -4,18 +4,29 @@ A principal point or a pixel size that is not what is said looks, in one X-ray, 
 elsewhere: the pose adapts. What is left is perspective, which no pose imitates: outlines a fraction of a pixel off,
 near the image's edge. At the registered pose, derivatives by focal length and principal point without what pose and
 X-ray chain imitate tell by how much another geometry would explain the detail better, and which one (score test; Rao,
-Proc. Cambridge Philos. Soc. 44, 1948). It takes one rendering.
+Proc. Cambridge Philos. Soc. 44, 1948). It takes one rendering. Where it says that another geometry might be better, a
+step or three are made towards that one, since the first goes half the way only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from navnode.registration.appearance import XrayImage
-from navnode.registration.carm.descent import SCALE, Linear, linearised
+from navnode import geometry as g
+from navnode.registration.appearance import POSE_SCALE, XrayImage
+from navnode.registration.carm.descent import (
+    LONGEST_STEP_MM,
+    SCALE,
+    Linear,
+    geometry_apart,
+    linearised,
+    moved,
+    through_geometry,
+)
 from navnode.registration.tracking import ImageRegistration, apart_mm
 from navnode.types import CArm, Matrix, Status, Validity
 
@@ -29,6 +40,11 @@ _POSSIBLE = 0.3
 _DOUBTED, _REFUSED = 10.0, 20.0
 """Squared distance of the stated geometry from the one that fits, in units of sigma and of what is tolerated, from
 which an image is DEGRADED and INVALID."""
+
+_SUSPICIOUS, _STEPS = 1.0, 3
+"""Squared distance from which another geometry is tried, and how often it is stepped towards one that fits better."""
+_ASTRAY = 2.0
+"""Times as much noise that a step may leave, since the next one often mends it; what leaves more has lost the image."""
 
 _MOST, _APART_MM = 8, 40.0
 """Images that are remembered, and how far their poses are apart at least (rotations times ``POSE_SCALE``)."""
@@ -58,37 +74,85 @@ def evidence(registration: ImageRegistration, image: XrayImage, volume_from_carm
         pivot_mm: distance from the source to the anatomy.
     """
     level = registration.fine
-    equations = linearised(level.projector, level.observed(image), volume_from_carm, pivot_mm, None)
-    return evidence_of(equations, image.carm, volume_from_carm, pivot_mm)
+    observed = level.observed(image)
+    equations = linearised(level.projector, observed, volume_from_carm, pivot_mm, None)
+    own = evidence_of(equations, image.carm, volume_from_carm, pivot_mm)
+    pose, carm = volume_from_carm, image.carm
+    for _ in range(_STEPS):
+        fitting = _fitting([own])
+        if not _SUSPICIOUS < fitting.squared <= _REFUSED:
+            break
+        step = (fitting.off - geometry_apart(carm, image.carm)) * SCALE[6:]
+        adapted = _adapted(equations.hessian, equations.gradient)
+        turn = adapted[:, 3] - adapted[:, :3] @ step
+        shortened = min(1.0, LONGEST_STEP_MM / float(np.linalg.norm([*turn, *step])))
+        pose = pose @ g.exp(shortened * turn / POSE_SCALE, (0.0, 0.0, pivot_mm))
+        carm = moved(carm, shortened * step / SCALE[6:])
+        seen = through_geometry(carm, image.carm, observed)
+        before, equations = equations, linearised(level.projector, seen, pose, pivot_mm, equations.appearance)
+        if not equations.noise <= _ASTRAY * before.noise:
+            break
+        own = evidence_of(equations, image.carm, volume_from_carm, pivot_mm, geometry_apart(carm, image.carm))
+    return own
 
 
-def evidence_of(equations: Linear, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> Evidence:
+def evidence_of(
+    equations: Linear, carm: CArm, volume_from_carm: Matrix, pivot_mm: float, apart: Matrix | None = None
+) -> Evidence:
     """The same from the normal equations of an image, whatever it shows; all poses are eliminated.
 
     Args:
         carm: as stated, of the whole image.
         volume_from_carm: of the first body.
+        apart: (3,) how far from what is stated the geometry of the equations is (logarithm, mm); default: not at all.
     """
     hessian, gradient = equations.hessian, equations.gradient
     pose, geometry = slice(0, -3), slice(-3, None)
+    adapted = _adapted(hessian, gradient)
+    units = SCALE[6:]
+    told = hessian[geometry, geometry] - hessian[geometry, pose] @ adapted[:, :3]
+    information = equations.sharp_weight * told * np.outer(units, units)
+    pull = equations.sharp_weight * (gradient[geometry] - hessian[geometry, pose] @ adapted[:, 3]) * units
+    if apart is not None:
+        pull += information @ apart
+    return Evidence(carm, volume_from_carm, pivot_mm, information, pull)
+
+
+def _adapted(hessian: Matrix, gradient: Matrix) -> Matrix:
+    """(P, 4): how poses make up for each part of the geometry, and their step towards what is left unexplained."""
+    pose = slice(0, -3)
     least = 1e-9 * (np.trace(hessian[pose, pose]) + 1e-9)
     known = hessian[pose, pose] + least * np.eye(len(hessian) - 3)
-    adapted = np.linalg.solve(known, np.column_stack([hessian[pose, geometry], gradient[pose]]))
-    information = hessian[geometry, geometry] - hessian[geometry, pose] @ adapted[:, :3]
-    units = SCALE[6:]
-    return Evidence(
-        carm,
-        volume_from_carm,
-        pivot_mm,
-        equations.weight * information * np.outer(units, units),
-        equations.weight * (gradient[geometry] - hessian[geometry, pose] @ adapted[:, 3]) * units,
-    )
+    adapted: Matrix = np.linalg.solve(known, np.column_stack([hessian[pose, -3:], gradient[pose]]))
+    return adapted
 
 
 def contradicted(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
     """The verdict on images of one C-arm whose geometry is not the stated one; None if they do not say so."""
     if not seen:
         return None
+    fitting = _fitting(seen)
+    if not fitting.squared > _DOUBTED:
+        return None
+    focal, *center = fitting.sigmas
+    which = "focal length (or pixel size)" if focal > max(center) else "principal point"
+    reason = f"the C-arm's geometry does not fit the image: its {which} is not what is stated"
+    return Status.INVALID if fitting.squared > _REFUSED else Status.DEGRADED, reason
+
+
+class _Fitting(NamedTuple):
+    """The geometry that fits images best, beside the one that is stated."""
+
+    off: Matrix
+    """(3,) logarithm of the focal length, mm of the principal point."""
+    squared: float
+    """Squared distance of the stated one, in units of sigma and of what is tolerated."""
+    sigmas: Matrix
+    """(3,) the same of each part by itself, not squared."""
+
+
+def _fitting(seen: Sequence[Evidence]) -> _Fitting:
+    """Of images of one C-arm."""
     carm = seen[0].carm
     width_mm = carm.width_px * carm.pixel_spacing_mm[0]
     unit = np.array([1.0, width_mm, width_mm])
@@ -96,14 +160,9 @@ def contradicted(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
     values, told = np.maximum(values, 0.0), values > 0  # rounding leaves what nothing is known of slightly negative
     variances = 1 / (values + _POSSIBLE**-2)
     off = vectors @ (variances * told * (vectors.T @ (unit * np.sum([each.gradient for each in seen], axis=0))))
-    covariance = (vectors * variances) @ vectors.T
-    squared = float(off @ np.linalg.solve(covariance + _TOLERATED**2 * np.eye(3), off))
-    if not squared > _DOUBTED:
-        return None
-    focal, *center = np.abs(off) / np.sqrt(np.diag(covariance) + _TOLERATED**2)
-    which = "focal length (or pixel size)" if focal > max(center) else "principal point"
-    reason = f"the C-arm's geometry does not fit the image: its {which} is not what is stated"
-    return Status.INVALID if squared > _REFUSED else Status.DEGRADED, reason
+    covariance = (vectors * variances) @ vectors.T + _TOLERATED**2 * np.eye(3)
+    squared = float(off @ np.linalg.solve(covariance, off))
+    return _Fitting(unit * off, squared, np.abs(off) / np.sqrt(np.diag(covariance)))
 
 
 def worse(verdict: tuple[Status, str], other: tuple[Status, str] | None) -> tuple[Status, str]:
