@@ -38,6 +38,7 @@ __all__ = [
     "Timed",
     "angles_metadata",
     "as_seen",
+    "margin_px",
     "true_carm",
     "undistorted",
 ]
@@ -91,10 +92,16 @@ def undistorted(raw_px: Matrix, size_px: int) -> Matrix:
     return np.asarray(raw_px - size_px * (_CUSHION / 2 * at + _SPIRAL / 2 * turned) * far)
 
 
-def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
-    """A function that turns counts (H, W) of the nominal C-arm into those of the true one.
+def margin_px(size_px: int) -> int:
+    """How much must be rendered around the nominal detector, so that the true one sees no edge."""
+    return size_px // 16
 
-    Its further arguments are orbital angle and angulation in rad, see :func:`true_carm`.
+
+def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
+    """A function that turns counts of the nominal C-arm into those (H, W) of the true one.
+
+    Counts have :func:`margin_px` around the detector. Its further arguments are orbital angle and angulation in rad:
+    :func:`true_carm`.
     """
     nominal = carm_of_size(size_px)
     raw = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px)), axis=-1).astype(np.float64)
@@ -103,9 +110,11 @@ def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
     def seen(counts: Array, orbital_rad: float, angulation_rad: float) -> Array:
         true = true_carm(size_px, orbital_rad, angulation_rad)
         scale = nominal.source_to_detector_mm / true.source_to_detector_mm
-        shift = np.subtract(nominal.principal_point_px, np.multiply(scale, true.principal_point_px))
+        shift = np.subtract(nominal.principal_point_px, np.multiply(scale, true.principal_point_px)) + margin_px(
+            size_px
+        )
         at = ideal * np.float32(scale) + shift.astype(np.float32)
-        return np.asarray(cv2.remap(counts, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        return np.asarray(cv2.remap(counts, at, None, cv2.INTER_LINEAR))
 
     return seen
 

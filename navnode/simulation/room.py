@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from navnode.igtl import Image, Server, Transform
 from navnode.igtl.conventions import DOSE_KEY, EXPOSURE_KEY, transform_metadata
 from navnode.projector import Projector
 from navnode.simulation.audience import NOBODY, Audience
-from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen
+from navnode.simulation.practice import IMAGE_LAG_S, Timed, angles_metadata, as_seen, margin_px
 from navnode.simulation.sample_ct import resolve_ct
 from navnode.simulation.scenario import (
     CARM_DEVICE,
@@ -45,7 +45,7 @@ from navnode.simulation.scenario import (
     carm_of_size,
     scenario_for,
 )
-from navnode.types import Array, Matrix
+from navnode.types import Array, CArm, Matrix
 from navnode.xray.chain import METAL_PER_MM, XrayChain, cylinder_chords_mm
 
 __all__ = [
@@ -77,7 +77,7 @@ class RenderedRoom:
 
     scenario: Scenario
     counts: npt.NDArray[np.uint16]
-    """(N, H, W)"""
+    """(N, H, W); of a room with errors, with a margin around the detector."""
     frame_rate_hz: float
 
 
@@ -95,7 +95,8 @@ def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: in
     volume = read_volume(ct)
     scenario = scenario_for(volume)
     projector = Projector(volume, threads=1)
-    carm, coarse = carm_of_size(settings.size_px), carm_of_size(min(settings.size_px, _RENDER_PX))
+    width_px = settings.size_px + 2 * _margin_px(settings)
+    carm, coarse = (_detector(settings.size_px, width_px, min(width_px, most)) for most in (width_px, _RENDER_PX))
     detector = XrayChain()
     count = round(scenario.period_s * settings.frame_rate_hz)
 
@@ -111,7 +112,7 @@ def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: in
     _forget_unfinished(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / "frames.npy"
-        shape = (count, settings.size_px, settings.size_px)
+        shape = (count, width_px, width_px)
         frames = _allocated(part, shape)
         with ThreadPoolExecutor(threads or None) as pool:
             for index, image in enumerate(pool.map(frame, range(count))):
@@ -123,6 +124,23 @@ def prepare(settings: SimulatorSection, audience: Audience = NOBODY, threads: in
         part.replace(path)
     _forget_old(path.parent)
     return path
+
+
+def _margin_px(settings: SimulatorSection) -> int:
+    return margin_px(settings.size_px) if settings.errors else 0
+
+
+def _detector(size_px: int, width_px: int, pixels: int) -> CArm:
+    """The C-arm of ``size_px`` whose detector is as wide as ``width_px`` of its pixels, and has others in number."""
+    nominal = carm_of_size(size_px)
+    spacing_mm, middle = nominal.pixel_spacing_mm[0] * width_px / pixels, (pixels - 1) / 2
+    return replace(
+        nominal,
+        width_px=pixels,
+        height_px=pixels,
+        pixel_spacing_mm=(spacing_mm, spacing_mm),
+        principal_point_px=(middle, middle),
+    )
 
 
 def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint16]]:
@@ -283,7 +301,7 @@ async def _until(time_ns: int) -> None:
 def _key(settings: SimulatorSection, ct: Path) -> str:
     files = sorted(ct.rglob("*")) if ct.is_dir() else [ct]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    room = [settings.size_px, settings.frame_rate_hz, settings.seed]
+    room = [settings.size_px, settings.frame_rate_hz, settings.seed, _margin_px(settings)]
     content = [_VERSION, str(ct.resolve()), stats, *room, asdict(XrayChain())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

@@ -3,6 +3,7 @@ import pytest
 
 from navnode import geometry as g
 from navnode.files.volumes import read_volume
+from navnode.simulation.practice import as_seen, margin_px
 from navnode.simulation.scenario import (
     CARM_DEVICE,
     CARM_FROM_MARKER,
@@ -51,6 +52,19 @@ def test_superior_is_up_in_the_picture():
 def test_the_patient_breathes_and_the_marker_goes_along():
     moves = [SCENARIO.tracker_from_marker(PATIENT_DEVICE, t)[:3, 3] for t in TIMES]
     assert np.ptp(moves, axis=0).max() > 1.0
+
+
+@pytest.mark.parametrize("size_px", [100, 256, 512])
+def test_a_carm_with_errors_sees_no_edge_of_what_was_rendered(size_px):
+    """Within the margin counts rise along both axes, so that a pixel that was repeated, or made up, does not."""
+    seen, across = as_seen(size_px), np.arange(1, size_px + 2 * margin_px(size_px) + 1, dtype=np.float32)
+    for t in TIMES:
+        for ramp in (np.tile(across, (len(across), 1)), np.tile(across[:, None], (1, len(across)))):
+            counts = seen(ramp, SCENARIO.orbital_rad(t), SCENARIO.angulation_rad(t))
+            assert counts.shape == (size_px, size_px)
+            axis = 1 if ramp[0, 0] < ramp[0, 1] else 0
+            assert counts.min() > 1 and counts.max() < len(across)
+            assert np.diff(counts, axis=axis).min() > 0.9
 
 
 def test_counts_follow_beer_lambert_and_poisson():
