@@ -50,7 +50,7 @@ def test_a_good_fit_is_valid_without_a_reason():
         ("noise", None, 0.1001, INVALID, "do not match (residual 0.10)"),
         ("inliers", 0.80, 0.7999, INVALID, "too much of the image is not explained (20%)"),
         ("bend", -0.12, -0.1201, DEGRADED, "how much dense bone absorbs"),
-        ("bend", 0.012, 0.0121, DEGRADED, "how much dense bone absorbs"),
+        ("bend", 0.025, 0.0251, DEGRADED, "how much dense bone absorbs"),
         ("bend", None, -0.26, INVALID, "how much dense bone absorbs (bend -0.26)"),
         ("contrast", 0.6, 0.59, INVALID, "differ in contrast (0.59 times)"),
         ("contrast", 1.4, 1.41, INVALID, "differ in contrast (1.4 times)"),
@@ -79,6 +79,14 @@ def test_a_figure_of_the_inspection_at_its_limit(figure, valid_at, worse_at, sta
         assert assess(a_fit(), replace(GOOD, **{figure: valid_at}), 0.0) == (VALID, "")
     found, said = assess(a_fit(), replace(GOOD, **{figure: worse_at}), 0.0)
     assert found is status and reason in said
+
+
+@pytest.mark.parametrize(("noise", "detail"), [(0.0181, 0.995), (0.01, 0.9839)])
+def test_what_is_left_unexplained_may_bend_the_map_less(noise, detail):
+    inspection = replace(GOOD, detail=detail)
+    assert assess(a_fit(noise=noise, bend=0.012), inspection, 0.0) == (VALID, "")
+    status, reason = assess(a_fit(noise=noise, bend=0.0121), inspection, 0.0)
+    assert status is DEGRADED and "how much dense bone absorbs" in reason
 
 
 def test_what_collimators_cover_at_its_limit():

@@ -123,9 +123,24 @@ def test_the_stated_geometry_is_believed_where_it_is_right(torso):
         assert together.verdict(CARM) is None
 
 
-def test_an_image_that_says_nothing_contradicts_nothing():
+def test_an_image_that_says_nothing_shows_nothing():
+    """It is not VALID by itself; one that says something beside it is enough."""
     nothing = Evidence(CARM, np.eye(4), PIVOT_MM, np.zeros((3, 3)), np.zeros(3))
-    assert contradicted([nothing]) is None and contradicted([]) is None
+    unshown = (Status.DEGRADED, "the image does not show whether the C-arm's geometry is as stated")
+    assert contradicted([nothing]) == unshown
+    assert contradicted([nothing, says(0, 0)]) is None and contradicted([]) is None
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_direction_of_which_nothing_is_known_is_named(part):
+    """Every part of the geometry must be shown: known to less than a tenth."""
+    width_mm = CARM.width_px * CARM.pixel_spacing_mm[0]
+    for sigma, shown in ((0.09, True), (0.12, False)):
+        sigmas = np.full(3, 0.01)
+        sigmas[part] = sigma
+        information = np.diag((sigmas * (1.0, width_mm, width_mm)) ** -2.0)
+        own = Evidence(CARM, np.eye(4), PIVOT_MM, information, np.zeros(3))
+        assert (contradicted([own]) is None) == shown
 
 
 def says(k: int, sigmas: float) -> Evidence:

@@ -26,6 +26,7 @@ const CAUSES = [
   [/inverted/, "Inverted"],
   [/(\d+)% of the image are covered by collimator/, "Covered"],
   [/geometry does not fit the image/, "Geometry"],
+  [/does not show whether the C-arm/, "Unshown"],
   [/contradict each other a little \(([\d.]+) mm, VALID up to ([\d.]+)/, "Apart"],
   [/contradict/, "Contradict"],
   [/registration lost/, "Lost"],

@@ -41,6 +41,9 @@ _DOUBTED, _REFUSED = 10.0, 20.0
 """Squared distance of the stated geometry from the one that fits, in units of sigma and of what is tolerated, from
 which an image is DEGRADED and INVALID."""
 
+_UNTOLD = 0.1
+"""1-sigma of the focal length (a share), or of the principal point (a share of the image's width), from which images have
+not shown that what is stated is right: of 313 right X-rays of eight CTs none exceeded 0.04."""
 _SUSPICIOUS, _STEPS = 1.0, 3
 """Squared distance from which another geometry is tried, and how often it is stepped towards one that fits better."""
 _ASTRAY = 2.0
@@ -48,6 +51,8 @@ _ASTRAY = 2.0
 
 _MOST, _APART_MM = 8, 40.0
 """Images that are remembered, and how far their poses are apart at least (rotations times ``POSE_SCALE``)."""
+_NOT_SHOWN = "the image does not show whether the C-arm's geometry is as stated"
+
 _REPEATED, _FORGOTTEN = 150, 300
 """Number of images after which one near a remembered one takes its place, since somebody may zoom, and after which one
 counts no more: a C-arm that returns to what is stated is believed again."""
@@ -128,12 +133,12 @@ def _adapted(hessian: Matrix, gradient: Matrix) -> Matrix:
 
 
 def contradicted(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
-    """The verdict on images of one C-arm whose geometry is not the stated one; None if they do not say so."""
+    """The verdict on images of one C-arm whose geometry is not, or may well not be, the stated one; None: it is."""
     if not seen:
         return None
     fitting = _fitting(seen)
     if not fitting.squared > _DOUBTED:
-        return None
+        return None if fitting.sigma <= _UNTOLD else (Status.DEGRADED, _NOT_SHOWN)
     focal, *center = fitting.sigmas
     which = "focal length (or pixel size)" if focal > max(center) else "principal point"
     reason = f"the C-arm's geometry does not fit the image: its {which} is not what is stated"
@@ -149,6 +154,8 @@ class _Fitting(NamedTuple):
     """Squared distance of the stated one, in units of sigma and of what is tolerated."""
     sigmas: Matrix
     """(3,) the same of each part by itself, not squared."""
+    sigma: float
+    """The largest 1-sigma of the geometry, as a share: of the focal length, of the image's width."""
 
 
 def _fitting(seen: Sequence[Evidence]) -> _Fitting:
@@ -162,7 +169,7 @@ def _fitting(seen: Sequence[Evidence]) -> _Fitting:
     off = vectors @ (variances * told * (vectors.T @ (unit * np.sum([each.gradient for each in seen], axis=0))))
     covariance = (vectors * variances) @ vectors.T + _TOLERATED**2 * np.eye(3)
     squared = float(off @ np.linalg.solve(covariance, off))
-    return _Fitting(unit * off, squared, np.abs(off) / np.sqrt(np.diag(covariance)))
+    return _Fitting(unit * off, squared, np.abs(off) / np.sqrt(np.diag(covariance)), float(np.sqrt(variances.max())))
 
 
 def worse(verdict: tuple[Status, str], other: tuple[Status, str] | None) -> tuple[Status, str]:
