@@ -65,8 +65,8 @@ VALID_DETAIL, DEGRADED_DETAIL = 0.975, 0.93
 VALID_BEND = (-0.12, 0.012)
 """Curvature over slope of the grey-value map; see ``Fit.incredible``."""
 CLEAR_BEND = 0.025
-"""Its upper limit where little is left unexplained: outlines that a correction of the image has made soft, or that are a
-fraction of a pixel off, bend the map upwards, too. Images of something else leave more unexplained."""
+"""Its upper limit where little is left unexplained: outlines that a correction of the image has made soft, or that are
+a fraction of a pixel off, bend the map upwards, too. Images of something else leave more unexplained."""
 MAX_COVERED = 0.5
 MIN_INLIERS = 0.80
 MAX_UNEXPLAINED = 0.30

@@ -42,8 +42,8 @@ _DOUBTED, _REFUSED = 10.0, 20.0
 which an image is DEGRADED and INVALID."""
 
 _UNTOLD = 0.1
-"""1-sigma of the focal length (a share), or of the principal point (a share of the image's width), from which images have
-not shown that what is stated is right: of 313 right X-rays of eight CTs none exceeded 0.04."""
+"""1-sigma of the focal length (a share), or of the principal point (a share of the image's width), from which images
+have not shown that what is stated is right: of 313 right X-rays of eight CTs none exceeded 0.04."""
 _SUSPICIOUS, _STEPS = 1.0, 3
 """Squared distance from which another geometry is tried, and how often it is stepped towards one that fits better."""
 _ASTRAY = 2.0
