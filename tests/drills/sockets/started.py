@@ -19,7 +19,9 @@ from tests.drills.sockets.xrays import I0, Detector
 from tests.patience import OutOfPatienceError
 
 
-def configuration(ct: Path, detector: Detector, source_port: int, console_port: int, i0: float) -> str:
+def configuration(
+    ct: Path, detector: Detector, source_port: int, console_port: int, page_port: int | None, i0: float
+) -> str:
     """TOML."""
     tools = "\n".join(
         f'[[tools]]\nname = "{name}"\ndevice = "{name}ToTracker"\nmarker_from_tooltip = {_rows(MARKER_FROM_TIP[name])}'
@@ -50,7 +52,8 @@ spacing_mm = 8.0
 [console]
 port = {console_port}
 [display]
-enabled = false
+enabled = {str(page_port is not None).lower()}
+port = {page_port or 8080}
 """
 
 
@@ -68,11 +71,18 @@ class Started:
     """A running node; :meth:`stop` ends it."""
 
     def __init__(
-        self, folder: Path, ct: Path, detector: Detector, source_port: int, settings: str = "", i0: float = I0
+        self,
+        folder: Path,
+        ct: Path,
+        detector: Detector,
+        source_port: int,
+        settings: str = "",
+        i0: float = I0,
+        page_port: int | None = None,
     ) -> None:
         self.port = free_port()
         config = folder / "node.toml"
-        config.write_text(configuration(ct, detector, source_port, self.port, i0) + settings)
+        config.write_text(configuration(ct, detector, source_port, self.port, page_port, i0) + settings)
         self._log = folder / "node.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
