@@ -143,7 +143,7 @@ def opened(
     clock_ns: dict[str, int] | None = None,
     page_port: int | None = None,
 ) -> Theatre:
-    """A started node, with more settings (TOML) and a page if asked for, and with clocks that are apart from the start."""
+    """A started node, with more settings (TOML) and a page if asked for, and clocks that are apart from the start."""
     ct = phantom.write_nifti(folder / "ct.nii.gz", hu, ras_from_index)
     served = Room(lines, DETECTOR, i0=i0)
     served.faults.clock_ns = clock_ns or {}
