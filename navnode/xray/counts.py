@@ -113,9 +113,9 @@ _COVERED_PX = 64
 """Covered regions are looked for at this size."""
 
 
-_BLADE_STEP, _BLADE_CHORD, _BLADE_DARK = 0.5, 0.85, 90.0
+_BLADE_STEP, _BLADE_CHORD, _BLADE_DARK, _BLADE_EVEN = 0.5, 0.85, 90.0, 70.0
 """Least fall of the logarithm at a blade's edge; share of the edge that shows it; percentile of what is beyond that is
-darker than the edge's inner side."""
+darker than the edge's inner side; percentile up to which it is equally dark, as lead is and a patient is not."""
 _ANGLES, _SAMPLES, _SAMPLE_PX, _EDGE_PX, _LEAST_INSIDE = 48, 40, 0.5, 1.6, 0.12
 """Directions and pixels of a line that are tried; their least distance; how far from an edge its sides are looked at;
 offset from the middle, as a share of the width."""
@@ -180,6 +180,7 @@ def _behind_blades(light: FloatArray) -> npt.NDArray[np.bool_]:
     finite = np.isfinite(log_light)
     if not finite.all():
         log_light = np.where(finite, log_light, log_light[finite].max(initial=0.0))
+    darkest = float(np.percentile(log_light, 99)) + 2 * np.log(_COVERED_LIGHT)
     sides, angles, offsets_px = _chords(height, width)
     flat = log_light.ravel()
     inner = flat[sides[0]]
@@ -191,7 +192,9 @@ def _behind_blades(light: FloatArray) -> npt.NDArray[np.bool_]:
             beyond = (u - width / 2) * np.cos(angle) + (v - height / 2) * np.sin(angle) > offsets_px[at]
             edge = float(np.median(inner[at]))
             falls = np.median(step[at]) > 1.5 * _BLADE_STEP
-            if falls and np.percentile(log_light[beyond], _BLADE_DARK) < edge - _BLADE_STEP:
+            least, most, brightest = np.percentile(log_light[beyond], (_COVERED_LEAST, _BLADE_EVEN, _BLADE_DARK))
+            even = most < max(least + np.log(_COVERED_SPREAD), darkest)
+            if falls and even and brightest < edge - _BLADE_STEP:
                 result |= beyond
                 break
     return result

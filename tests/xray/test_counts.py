@@ -88,6 +88,16 @@ def test_blades_at_any_angle_are_covered_also_behind_a_thick_patient(degrees):
     assert not covered(patient.astype(np.float32)).any()
 
 
+@pytest.mark.parametrize("turned", range(4))
+def test_what_lies_beyond_a_gap_in_the_patient_is_no_lead(turned):
+    """Two parts of a body that moved apart: beyond the light between them a patient goes on, in all his greys."""
+    v, u = np.mgrid[:64, :64]
+    patient = -4.2 + 1.2 * np.sin(u / 5) * np.cos(v / 7)
+    light = np.exp(np.where(np.abs(v - 28) < 5, -2.0, patient)).astype(np.float32)
+    light = np.ascontiguousarray(np.rot90(light, turned))
+    assert not covered(light).any()
+
+
 def test_a_straight_shaft_is_no_blade():
     _, u = np.mgrid[:64, :64]
     leg = np.exp(-2.0 * (np.abs(u - 34) < 14) - 1.5 * (np.abs(u - 36) < 5)).astype(np.float32)
