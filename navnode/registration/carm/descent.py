@@ -225,7 +225,11 @@ def geometry_apart(carm: CArm, stated: CArm) -> Matrix:
 
 
 def moved(carm: CArm, step: Matrix) -> CArm:
-    """A C-arm with another geometry, by (logarithm of the focal length; principal point, mm on the detector)."""
+    """A C-arm with another geometry.
+
+    Args:
+        step: (3,) by the logarithm of the focal length, and the principal point, mm on the detector.
+    """
     (u, v), (su, sv) = carm.principal_point_px, carm.pixel_spacing_mm
     distance_mm = carm.source_to_detector_mm * float(np.exp(np.clip(step[0], -0.2, 0.2)))
     return replace(
