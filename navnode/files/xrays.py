@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _LINE_INTEGRALS = 30.0
 """No detector counts so few quanta where its beam is open, and no body has so long a line integral."""
 _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _BITS, _COMPRESSION, _STRIPS, _STRIP_BYTES = 274, 277, 262, 258, 259, 273, 279
 _TILES, _TILE_BYTES = 324, 325
+_DESCRIPTION = 270
 _FORMAT, _UNSIGNED, _FLOATING = 339, 1, 3
 _MOST_VALUES = 1 << 20
 """Of a tag: a strip has at least a row."""
@@ -176,6 +178,8 @@ def _check_tiff(path: Path, order: str, big: bool) -> None:
     if len(pages) > 1:
         raise ConfigError(f"{path}: {len(pages)} pages; an X-ray is one")
     tags = {tag: values[0] for tag, values in pages[0].items() if values}
+    if (pictures := _pictures_of_a_page(pages[0].get(_DESCRIPTION, ()))) > 1:
+        raise ConfigError(f"{path}: {pictures} pictures in one page, as ImageJ stores large stacks; an X-ray is one")
     _check_orientation(path, tags.get(_ORIENTATION, 1))
     if tags.get(_SAMPLES, 1) != 1:
         raise ConfigError(f"{path}: {tags[_SAMPLES]} samples a pixel, not one")
@@ -206,6 +210,13 @@ def _check_tiff(path: Path, order: str, big: bool) -> None:
         raise ConfigError(f"{path}: damaged or cut short (its pixels are not within it)")
 
 
+def _pictures_of_a_page(description: tuple[int, ...]) -> int:
+    """How many pictures follow each other behind one page, as its description says: readers take the first alone."""
+    text = bytes(letter for letter in description if letter < 128)
+    said = re.search(rb"^images=(\d{1,9})\s*$", text, re.MULTILINE)
+    return int(said[1]) if said and text.startswith(b"ImageJ=") else 1
+
+
 def _tiff_tags(content: bytes, order: str, big: bool) -> list[dict[int, tuple[int, ...]]]:
     """Of every page: tag -> its values, where those are whole numbers."""
     pages: list[dict[int, tuple[int, ...]]] = []
@@ -220,7 +231,7 @@ def _tiff_tags(content: bytes, order: str, big: bool) -> list[dict[int, tuple[in
             for n in range(min(count, 1000)):
                 start = place + n * entry
                 tag, kind, many = struct.unpack_from(f"{order}HHQ" if big else f"{order}HHI", content, start)
-                form = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+                form = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
                 if form is None or many > _MOST_VALUES:
                     continue
                 value = start + (12 if big else 8)

@@ -117,6 +117,8 @@ def test_pictures_are_read_as_stored(tmp_path):
     for n, more in enumerate([{}, {"compression": "zlib"}, {"bigtiff": True}, {"byteorder": ">"}]):
         tifffile.imwrite(tmp_path / f"{n}.tif", COUNTS, **more)
         assert np.array_equal(read_counts(tmp_path / f"{n}.tif"), COUNTS)
+    tifffile.imwrite(tmp_path / "imagej.tif", COUNTS, imagej=True)
+    assert np.array_equal(read_counts(tmp_path / "imagej.tif"), COUNTS)
     tifffile.imwrite(tmp_path / "white.tif", COUNTS, photometric="miniswhite")
     assert np.array_equal(read_counts(tmp_path / "white.tif"), COUNTS)
     np.save(tmp_path / "a.npy", COUNTS)
@@ -136,6 +138,7 @@ def _flip(content, place):
         (lambda p: p.write_bytes(png(p).read_bytes()[:-20]), "incomplete"),
         (lambda p: tifffile.imwrite(p, COUNTS, extratags=[(274, "H", 1, 3, True)]), "orientation tag .3"),
         (lambda p: tifffile.imwrite(p, np.stack([COUNTS, COUNTS]), photometric="minisblack"), "2 pages"),
+        (lambda p: tifffile.imwrite(p, np.stack([COUNTS] * 3), imagej=True, truncate=True), "3 pictures in one page"),
         (lambda p: tifffile.imwrite(p, np.dstack([COUNTS] * 3), photometric="rgb"), "3 samples"),
         (lambda p: tifffile.imwrite(p, (COUNTS >> 4).astype(np.uint8), photometric="miniswhite"), "white is zero"),
         (lambda p: tifffile.imwrite(p, (COUNTS / 1000).astype(np.float32)), "line integrals"),
