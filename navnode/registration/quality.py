@@ -21,6 +21,7 @@ from navnode.types import CArm, FloatArray, Status
 __all__ = [
     "CERTAIN_DETAIL",
     "CERTAIN_RESIDUAL",
+    "CLEAR_BEND",
     "DEGRADED_DETAIL",
     "DEGRADED_RESIDUAL",
     "DEGRADED_SIMILARITY",

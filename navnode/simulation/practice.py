@@ -100,19 +100,18 @@ def margin_px(size_px: int) -> int:
 def as_seen(size_px: int) -> Callable[[Array, float, float], Array]:
     """A function that turns counts of the nominal C-arm into those (H, W) of the true one.
 
-    Counts have :func:`margin_px` around the detector. Its further arguments are orbital angle and angulation in rad:
+    Counts have :func:`margin_px` more on every side. Further arguments are orbital angle and angulation in rad, as of
     :func:`true_carm`.
     """
     nominal = carm_of_size(size_px)
     raw = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px)), axis=-1).astype(np.float64)
     ideal = undistorted(raw, size_px).astype(np.float32)
+    middle_px = np.add(nominal.principal_point_px, margin_px(size_px))
 
     def seen(counts: Array, orbital_rad: float, angulation_rad: float) -> Array:
         true = true_carm(size_px, orbital_rad, angulation_rad)
         scale = nominal.source_to_detector_mm / true.source_to_detector_mm
-        shift = np.subtract(nominal.principal_point_px, np.multiply(scale, true.principal_point_px)) + margin_px(
-            size_px
-        )
+        shift = middle_px - np.multiply(scale, true.principal_point_px)
         at = ideal * np.float32(scale) + shift.astype(np.float32)
         return np.asarray(cv2.remap(counts, at, None, cv2.INTER_LINEAR))
 

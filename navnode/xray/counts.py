@@ -191,10 +191,11 @@ def _behind_blades(light: FloatArray) -> npt.NDArray[np.bool_]:
             v, u = np.mgrid[:height, :width]
             beyond = (u - width / 2) * np.cos(angle) + (v - height / 2) * np.sin(angle) > offsets_px[at]
             edge = float(np.median(inner[at]))
-            falls = np.median(step[at]) > 1.5 * _BLADE_STEP
+            if not np.median(step[at]) > 1.5 * _BLADE_STEP:
+                continue
             least, most, brightest = np.percentile(log_light[beyond], (_COVERED_LEAST, _BLADE_EVEN, _BLADE_DARK))
             even = most < max(least + np.log(_COVERED_SPREAD), darkest)
-            if falls and even and brightest < edge - _BLADE_STEP:
+            if even and brightest < edge - _BLADE_STEP:
                 result |= beyond
                 break
     return result

@@ -90,8 +90,8 @@ class Linear:
         """Inverse variance of a pixel whose own noise its neighbours do not share: up to 25 times ``weight``."""
         if not self.seen:
             return 0.0
-        shared = float(np.sqrt(max(self.noise**2 - self.own_noise**2, 0.0) + (self.own_noise / _MODEL_ERROR) ** 2))
-        return (_MODEL_ERROR * max(shared, _NOISE_FLOOR)) ** -2
+        shared = self.noise**2 - self.own_noise**2
+        return 1 / max(_MODEL_ERROR**2 * shared + self.own_noise**2, (_MODEL_ERROR * _NOISE_FLOOR) ** 2)
 
     @property
     def pose_covariance(self) -> Matrix:
