@@ -50,8 +50,12 @@ def library() -> ctypes.CDLL:
     lib.navnode_sum.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int]
     lib.navnode_correct.restype = None
     lib.navnode_correct.argtypes = [*[pointer] * 3, *[ctypes.c_float] * 2, pointer, *[ctypes.c_int] * 2]
+    lib.navnode_scale.restype = None
+    lib.navnode_scale.argtypes = lib.navnode_correct.argtypes
     lib.navnode_fit.restype = None
     lib.navnode_fit.argtypes = [ctypes.c_int, *[pointer] * 5]
+    lib.navnode_pool.restype = None
+    lib.navnode_pool.argtypes = [ctypes.c_int, pointer, ctypes.c_int]
     if hasattr(lib, "navnode_sender_start"):
         lib.navnode_sender_start.restype = pointer
         lib.navnode_sender_start.argtypes = []

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fit.hpp"
+#include "pool.hpp"
 #include "rays.hpp"
 
 #define NAVNODE_API extern "C" __attribute__((visibility("default")))
@@ -21,6 +22,7 @@ struct Kernels {
   ProjectFn project;
   BackprojectFn backproject;
   FitFn fit;
+  PoolFn pool;
 };
 
 std::vector<Kernels> supported_kernels() {
@@ -29,11 +31,11 @@ std::vector<Kernels> supported_kernels() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    found.push_back({"avx512", avx512::project, avx512::backproject, avx512::fit});
+    found.push_back({"avx512", avx512::project, avx512::backproject, avx512::fit, avx512::pool});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back({"avx2", avx2::project, avx2::backproject, avx2::fit});
+    found.push_back({"avx2", avx2::project, avx2::backproject, avx2::fit, avx2::pool});
 #endif
-  found.push_back({"portable", portable::project, portable::backproject, portable::fit});
+  found.push_back({"portable", portable::project, portable::backproject, portable::fit, portable::pool});
   return found;
 }
 
@@ -77,6 +79,29 @@ bool columns_along_memory(const Scene& scene, const Rays& rays) {
 Rays ordered(const Scene& scene, Rays rays) {
   rays.down = rays.width > 0 && columns_along_memory(scene, rays);
   return rays;
+}
+
+// mu = changed(mu, there, sum of the volumes) within the extent of `there`; mu and the volumes have a border. The volumes
+// are zero afterwards.
+template <class Fn>
+void summed_into(float* volumes, float* mu, const float* there, const std::int32_t* size, int border, int threads,
+                 Fn changed) {
+  const std::int64_t planes = size[0], rows = size[1], columns = size[2], voxels = planes * rows * columns;
+  const std::int64_t inner_rows = rows - 2 * border, inner_columns = columns - 2 * border;
+  in_parallel(planes, threads, [&](int, std::int64_t plane, std::int64_t) {
+    if (plane >= border && plane < planes - border)
+      for (std::int64_t row = border; row < rows - border; ++row) {
+        const std::int64_t at = (plane * rows + row) * columns + border;
+        const float* beside = there + ((plane - border) * inner_rows + row - border) * inner_columns;
+        for (int copy = 1; copy < threads; ++copy)
+          for (std::int64_t n = 0; n < inner_columns; ++n) volumes[at + n] += volumes[copy * voxels + at + n];
+        for (std::int64_t n = 0; n < inner_columns; ++n) mu[at + n] = changed(mu[at + n], beside[n], volumes[at + n]);
+      }
+    for (int copy = 0; copy < threads; ++copy) {
+      float* from = volumes + copy * voxels + plane * rows * columns;
+      std::fill(from, from + rows * columns, 0.f);
+    }
+  });
 }
 
 }  // namespace
@@ -131,26 +156,28 @@ NAVNODE_API void navnode_sum(float* volumes, float* total, std::int64_t voxels, 
 // mu = max(mu + factor gain (sum of the volumes), least) within the extent of `gain`; mu and the volumes have a border.
 NAVNODE_API void navnode_correct(float* volumes, float* mu, const float* gain, float factor, float least,
                                  const std::int32_t* size, int border, int threads) {
-  const std::int64_t planes = size[0], rows = size[1], columns = size[2], voxels = planes * rows * columns;
-  const std::int64_t inner_rows = rows - 2 * border, inner_columns = columns - 2 * border;
-  in_parallel(planes, threads, [&](int, std::int64_t plane, std::int64_t) {
-    if (plane >= border && plane < planes - border)
-      for (std::int64_t row = border; row < rows - border; ++row) {
-        const std::int64_t at = (plane * rows + row) * columns + border;
-        const float* there = gain + ((plane - border) * inner_rows + row - border) * inner_columns;
-        for (int copy = 1; copy < threads; ++copy)
-          for (std::int64_t n = 0; n < inner_columns; ++n) volumes[at + n] += volumes[copy * voxels + at + n];
-        for (std::int64_t n = 0; n < inner_columns; ++n)
-          mu[at + n] = std::max(mu[at + n] + factor * there[n] * volumes[at + n], least);
-      }
-    for (int copy = 0; copy < threads; ++copy) {
-      float* from = volumes + copy * voxels + plane * rows * columns;
-      std::fill(from, from + rows * columns, 0.f);
-    }
+  summed_into(volumes, mu, gain, size, border, threads, [=](float before, float gained, float sum) {
+    return std::max(before + factor * gained * sum, least);
+  });
+}
+
+// mu = min(mu (sum of the volumes) / weight, most) likewise, where the weight exceeds `least`.
+NAVNODE_API void navnode_scale(float* volumes, float* mu, const float* weight, float least, float most,
+                               const std::int32_t* size, int border, int threads) {
+  summed_into(volumes, mu, weight, size, border, threads, [=](float before, float weighed, float sum) {
+    return std::min(weighed > least ? before * (sum / weighed) : before, most);
   });
 }
 
 NAVNODE_API void navnode_fit(int isa, const Pixels* pixels, const Settings* settings, const float* integral,
                              const float* jacobian, Solution* solution) {
   kernels()[isa].fit(*pixels, *settings, integral, jacobian, *solution);
+}
+
+NAVNODE_API void navnode_pool(int isa, const Pooling* pooling, int threads) {
+  const auto& chosen = kernels()[isa];
+  const std::int64_t rows = pooling->size;  // of a slice
+  in_parallel(pooling->size, threads, [&](int, std::int64_t begin, std::int64_t end) {
+    chosen.pool(*pooling, begin * rows, end * rows);
+  });
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from typing import Literal, overload
 
 import numpy as np
@@ -233,19 +234,30 @@ class Projector:
         Args:
             gain: (k, j, i) float32, contiguous.
         """
-        if gain.dtype != np.float32 or gain.shape != self.shape or not gain.flags.c_contiguous:
-            raise ValueError(f"gain must be contiguous float32 of shape {self.shape}")
+        self._check_beside(gain)
         sums = self._backprojected(carm, volume_from_carm, values)
-        native.library().navnode_correct(
-            sums.ctypes.data,
-            self._padded.ctypes.data,
-            gain.ctypes.data,
-            factor,
-            least,
-            (ctypes.c_int32 * 3)(*self._padded.shape),
-            PADDING,
-            self.threads,
-        )
+        self._sum_into(native.library().navnode_correct, sums, gain, factor, least)
+
+    def scale(
+        self, carm: CArm, volume_from_carm: Matrix, values: FloatArray, weight: FloatArray, least: float, most: float
+    ) -> None:
+        """Multiply the volume by the adjoint of ``values`` over ``weight`` where that exceeds ``least``, at most to
+        ``most``; higher values are lowered to it.
+
+        Args:
+            weight: (k, j, i) float32, contiguous; the adjoint of ones, for a weighted mean of ``values``.
+        """
+        self._check_beside(weight)
+        sums = self._backprojected(carm, volume_from_carm, values)
+        self._sum_into(native.library().navnode_scale, sums, weight, least, most)
+
+    def _check_beside(self, voxels: FloatArray) -> None:
+        if voxels.dtype != np.float32 or voxels.shape != self.shape or not voxels.flags.c_contiguous:
+            raise ValueError(f"values beside the volume must be contiguous float32 of shape {self.shape}")
+
+    def _sum_into(self, change: Callable[..., None], sums: FloatArray, beside: FloatArray, *factors: float) -> None:
+        size = (ctypes.c_int32 * 3)(*self._padded.shape)
+        change(sums.ctypes.data, self._padded.ctypes.data, beside.ctypes.data, *factors, size, PADDING, self.threads)
 
     def _backprojected(self, carm: CArm, volume_from_carm: Matrix, values: FloatArray) -> FloatArray:
         """The adjoint with its border, one part per thread; reading the parts must reset them to zero."""

@@ -159,7 +159,9 @@ class _Level:
         """(k, j, i); its line integrals are millimetres of bone."""
         self._views = [self._prepared(view) for view in thicknesses]
         self._least = _LEAST_WEIGHT * grid.spacing_mm
-        seen = np.sum([view.weight > self._least for view in self._views], axis=0)
+        seen = np.zeros(self.occupancy.shape, np.uint16)
+        for view in self._views:
+            seen += view.weight > self._least
         self._unknown: Array = seen < min(2, len(self._views))
         """Bone that a single view shows may lie anywhere along the ray."""
 
@@ -167,7 +169,7 @@ class _Level:
         assert view.volume_from_carm is not None
         measured = np.isfinite(view.line_integrals).astype(np.float32)
         mm = np.where(measured > 0, np.maximum(view.line_integrals, 0.0), 0.0).astype(np.float32)
-        weight = self._projector.backproject(view.carm, view.volume_from_carm, measured)
+        weight = np.ascontiguousarray(self._projector.backproject(view.carm, view.volume_from_carm, measured))
         return _Thickness(view.carm, view.volume_from_carm, mm, measured, weight)
 
     def guess(self) -> None:
@@ -201,12 +203,8 @@ class _Level:
             ratio = np.clip((view.mm + 1e-3) / (crossed_mm + 1e-3), *_RATIOS)
             ratio[view.mm < _LEAST_MM] = 0.0
             ratio *= view.measured
-            factor = self._projector.backproject(view.carm, view.volume_from_carm, ratio.astype(np.float32, copy=False))
-            seen = view.weight > self._least
-            np.divide(factor, view.weight, out=factor, where=seen)
-            factor[~seen] = 1.0
-            self.occupancy *= factor
-            np.minimum(self.occupancy, 1.0, out=self.occupancy)
+            # A view does not change what it does not see.
+            self._projector.scale(view.carm, view.volume_from_carm, ratio, view.weight, self._least, most=1.0)
 
 
 def _as_coarse(view: View, grid: Grid) -> View:

@@ -18,6 +18,7 @@ import numpy as np
 from navnode.errors import ComputeError
 from navnode.reconstruction import engines
 from navnode.reconstruction.lift import level
+from navnode.reconstruction.pooling import pool
 from navnode.reconstruction.reader import BONE_KINDS, BONE_SCALE_MM, reading_channels
 from navnode.reconstruction.reading import Reading
 from navnode.types import Array, FloatArray, Grid, Matrix, Volume
@@ -68,8 +69,6 @@ LEAST_SIDE_MM = 240.0
 MOST_SIZE = 192
 """Most voxels along each side of a grid to refine on; limited by memory."""
 
-_NEAREST_MM = 1.0
-"""Voxels closer to the source than this are not seen."""
 _HALVED = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])
 """Pixels of the pictures from pixels of the canvas."""
 _MOST_VIEWS = 4
@@ -104,6 +103,7 @@ class Refiner:
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
         self._find_features, self._run, self.engine = engines.load_refiner(folder, threads=threads)
+        self._threads = threads or None
         self.threshold = engines.read_card(folder).bone_threshold
         """Probability at which the surface is most accurate, 0..1."""
 
@@ -117,9 +117,9 @@ class Refiner:
         Raises:
             ComputeError: there are no readings.
         """
-        given = evidence(occupancy, readings, poses, grid)
+        given = evidence(occupancy, readings, poses, grid, threads=self._threads)
         features = np.concatenate([self._find_features({"pictures": picture[None]})[0] for picture in given.pictures])
-        felt = pooled(features, given)
+        felt = pooled(features, given, threads=self._threads)
         logit = self._run({"fine": given.fine[None], "coarse": given.coarse[None], "felt": felt[None]})[0][0, 0]
         size = grid.size
         likely = 1 / (1 + np.exp(-np.clip(logit[:size, :size, :size], -30, 30)))
@@ -138,12 +138,15 @@ def own_grid(grid: Grid) -> Grid:
     return grid if (own.size, own.spacing_mm) == (grid.size, grid.spacing_mm) else own
 
 
-def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Evidence:
+def evidence(
+    occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid, *, threads: int | None = None
+) -> Evidence:
     """The network's input on a grid.
 
     Args:
         occupancy: lifted from the readings, on the grid.
         poses: volume_from_carm of every reading.
+        threads: default: all cores.
 
     Raises:
         ComputeError: there are no readings.
@@ -151,62 +154,61 @@ def evidence(occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Mat
     if not readings:
         raise ComputeError("there are no views to refine from")
     size = -(-grid.size // BLOCK) * BLOCK
-    beyond = [(0, size - grid.size)] * 3
     half_from_index = np.diag([2.0, 2.0, 2.0, 1.0])
     half_from_index[:3, 3] = 0.5
-    finely = _Pool(1, size, least=True)
-    coarsely = _Pool(4, size // 2, least=True, most=True)
-    kinds = _Pool(len(BONE_KINDS), size // 2, least=True)
-    pictures, pixels_from_coarse = [], []
-    for reading, pose in zip(readings, poses, strict=True):
-        carm_from_index = np.linalg.inv(pose) @ grid.volume_from_index
-        pixels = _pixels_from_carm(reading) @ carm_from_index
-        measured = np.isfinite(reading.line_integrals)
-        shown = _shown(reading, measured)
-        pictures.append(_picture(shown, measured))
-        pixels_from_coarse.append(_HALVED @ pixels @ half_from_index)
-        finely.add([shown.bone], measured, pixels)
-        across_px = 2 * round(grid.spacing_mm / reading.pixel_mm) + 1  # odd, to shift nothing
-        seen = (shown.thickness, shown.scale, shown.detail, shown.line)
-        parts = [_averaged(part, measured, across_px) for part in seen]
-        coarsely.add(parts, measured, pixels @ half_from_index)
-        shares = [_averaged(part * shown.bone, measured, across_px) for part in np.nan_to_num(reading.kinds)]
-        kinds.add(shares, measured, pixels @ half_from_index)
-    threshold = min(level(occupancy), 1.0)
-    above = np.pad(occupancy.voxels - np.float32(threshold), beyond, constant_values=-threshold)
-    fine = np.stack([above, finely.mean[0], finely.least[0]])
-    everywhere = np.ones((size // 2,) * 3, np.float32)
-    thickness, log_scale, detail, line = coarsely.mean
-    coarse = np.stack(
+    measured = np.stack([np.isfinite(reading.line_integrals) for reading in readings])
+    shown = [_shown(reading, known) for reading, known in zip(readings, measured, strict=True)]
+    pixels = np.stack(
         [
-            threshold * everywhere,
-            thickness,
-            coarsely.least[0],
-            log_scale,
-            detail,
-            coarsely.most[2],
-            line,
-            coarsely.count / len(readings),
-            min(len(readings), _MOST_VIEWS) / _MOST_VIEWS * everywhere,
-            np.log(grid.spacing_mm / 2) * everywhere,
-            *kinds.least,
+            _pixels_from_carm(reading) @ np.linalg.inv(pose) @ grid.volume_from_index
+            for reading, pose in zip(readings, poses, strict=True)
         ]
     )
-    return Evidence(
-        fine.astype(np.float32), coarse.astype(np.float32), np.stack(pictures), np.stack(pixels_from_coarse)
+    finely = pool(np.stack([each.bone for each in shown])[:, None], measured, pixels, size, least=True, threads=threads)
+    around = [
+        _around(each, reading, known, 2 * round(grid.spacing_mm / reading.pixel_mm) + 1)  # odd, to shift nothing
+        for each, reading, known in zip(shown, readings, measured, strict=True)
+    ]
+    coarsely = pool(
+        np.stack(around), measured, pixels @ half_from_index, size // 2, least=True, most=True, threads=threads
     )
+    assert finely.least is not None and coarsely.least is not None and coarsely.most is not None
+    threshold = min(level(occupancy), 1.0)
+    fine = np.empty((FINE, size, size, size), np.float32)
+    fine[0] = -threshold
+    fine[0, : grid.size, : grid.size, : grid.size] += occupancy.voxels
+    fine[1], fine[2] = finely.mean[0], finely.least[0]
+    thickness, log_scale, detail, line = coarsely.mean[:4]
+    coarse = np.empty((COARSE, *coarsely.count.shape), np.float32)
+    parts = (
+        threshold,
+        thickness,
+        coarsely.least[0],
+        log_scale,
+        detail,
+        coarsely.most[2],
+        line,
+        coarsely.count / np.float32(len(readings)),
+        min(len(readings), _MOST_VIEWS) / _MOST_VIEWS,
+        np.log(grid.spacing_mm / 2),
+        *coarsely.least[4:],
+    )
+    for channel, part in zip(coarse, parts, strict=True):
+        channel[:] = part
+    pictures = np.stack([_picture(each, known) for each, known in zip(shown, measured, strict=True)])
+    return Evidence(fine, coarse, pictures, _HALVED @ pixels @ half_from_index)
 
 
-def pooled(features: FloatArray, given: Evidence) -> FloatArray:
+def pooled(features: FloatArray, given: Evidence, *, threads: int | None = None) -> FloatArray:
     """Mean and variance of features over the views that see a voxel, (2 FEATURES, k/2, j/2, i/2).
 
     Args:
         features: (V, FEATURES, PICTURE_PX, PICTURE_PX), found in the evidence's pictures.
+        threads: default: all cores.
     """
-    pool = _Pool(2 * FEATURES, given.coarse.shape[1])
-    for found, picture, pixels in zip(features, given.pictures, given.pixels_from_coarse, strict=True):
-        pool.add([*found, *(found * found)], picture[-1] > 0.5, pixels)
-    mean = pool.mean
+    both = np.concatenate([features, features * features], axis=1)
+    measured = given.pictures[:, -1] > 0.5
+    mean = pool(both, measured, given.pixels_from_coarse, given.coarse.shape[1], threads=threads).mean
     of_squares = mean[FEATURES:]
     of_squares -= mean[:FEATURES] ** 2
     np.maximum(of_squares, 0, out=of_squares)
@@ -235,87 +237,18 @@ def _shown(reading: Reading, measured: Array) -> _Shown:
 
 def _picture(shown: _Shown, measured: Array) -> FloatArray:
     """A view's picture to find features in, (PICTURES, PICTURE_PX, PICTURE_PX)."""
-    whole = np.stack([*shown._replace(scale=shown.scale / np.float32(3)), measured.astype(np.float32)])
-    channels, height, width = whole.shape
-    halves = whole.reshape(channels, PICTURE_PX, height // PICTURE_PX, PICTURE_PX, width // PICTURE_PX)
-    return np.asarray(halves.mean(axis=(2, 4)), np.float32)
+    parts = (*shown._replace(scale=shown.scale / np.float32(3)), measured.astype(np.float32))
+    return np.stack([cv2.resize(part, (PICTURE_PX, PICTURE_PX), interpolation=cv2.INTER_AREA) for part in parts])
 
 
-class _Pool:
-    """Samples pictures at the voxels of a cube, and pools the samples over views.
-
-    Args:
-        least, most: whether minimum and maximum over the views are asked for.
-    """
-
-    def __init__(self, channels: int, size: int, *, least: bool = False, most: bool = False) -> None:
-        shape = (size, size, size, channels)  # the pictures' values of a voxel together: sampled at once
-        self._size = size
-        self._sum = np.zeros(shape, np.float32)
-        self._least = np.full(shape, np.nan, np.float32) if least else None
-        self._most = np.full(shape, np.nan, np.float32) if most else None
-        self.count = np.zeros(shape[:-1], np.float32)
-        """Number of views that see a voxel."""
-
-    def add(self, pictures: Sequence[FloatArray], measured: Array, pixels_from_index: Matrix) -> None:
-        """Add one view.
-
-        Args:
-            pictures: (H, W) each.
-            measured: (H, W), where the pictures are valid.
-            pixels_from_index: (3, 4), voxel (i, j, k, 1) -> (u w, v w, w), w the voxel's depth in mm.
-        """
-        axis = np.arange(self._size, dtype=np.float32)
-        rows = pixels_from_index.astype(np.float32)
-        across = rows[:, 0, None, None] * axis + rows[:, 1, None, None] * axis[:, None] + rows[:, 3, None, None]
-        weight, together = measured.astype(np.float32), cv2.merge(list(pictures))
-        for k in range(self._size):  # a volume exceeds OpenCV's largest map
-            uw, vw, depth_mm = across + rows[:, 2, None, None] * np.float32(k)
-            seen_from = depth_mm > _NEAREST_MM
-            depth_mm = np.where(seen_from, depth_mm, np.float32(1))
-            u, v = uw / depth_mm, vw / depth_mm
-            seen = (cv2.remap(weight, u, v, cv2.INTER_LINEAR, borderValue=0) > 0.5) & seen_from
-            self.count[k] += seen
-            at = cv2.remap(together, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            at[~seen] = 0
-            at = at.reshape(self._sum[k].shape)
-            self._sum[k] += at
-            if self._least is None and self._most is None:
-                continue
-            at[~seen] = np.nan
-            if self._least is not None:
-                np.fmin(self._least[k], at, out=self._least[k])
-            if self._most is not None:
-                np.fmax(self._most[k], at, out=self._most[k])
-
-    @property
-    def mean(self) -> FloatArray:
-        """(C, k, j, i), mean over the views that see a voxel; 0 where none does."""
-        return _channels_first(np.divide(self._sum, np.maximum(self.count, 1)[..., None], dtype=np.float32))
-
-    @property
-    def least(self) -> FloatArray:
-        """(C, k, j, i), minimum over the views that see a voxel; 0 where none does."""
-        assert self._least is not None
-        return np.nan_to_num(_channels_first(self._least), copy=False)
-
-    @property
-    def most(self) -> FloatArray:
-        """(C, k, j, i), maximum over the views that see a voxel; 0 where none does."""
-        assert self._most is not None
-        return np.nan_to_num(_channels_first(self._most), copy=False)
-
-
-def _channels_first(values: FloatArray) -> FloatArray:
-    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
-
-
-def _averaged(picture: FloatArray, measured: Array, across_px: int) -> FloatArray:
-    """Means over squares, of the measured pixels in them; the picture must be 0 elsewhere."""
+def _around(shown: _Shown, reading: Reading, measured: Array, across_px: int) -> FloatArray:
+    """What is pooled at blocks of voxels, (4 + kinds, H, W): thickness, its scale, detail, line integrals and bone of
+    each kind, averaged over the measured pixels of squares about as large as a voxel."""
+    seen = (shown.thickness, shown.scale, shown.detail, shown.line)
+    parts = (*seen, *(np.nan_to_num(reading.kinds) * shown.bone))
     size = (across_px, across_px)
-    share = cv2.blur(measured.astype(np.float32), size, borderType=cv2.BORDER_REPLICATE)
-    total = cv2.blur(picture, size, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(total / np.maximum(share, 1e-3), np.float32)
+    share = np.maximum(cv2.blur(measured.astype(np.float32), size, borderType=cv2.BORDER_REPLICATE), 1e-3)
+    return np.stack([cv2.blur(part, size, borderType=cv2.BORDER_REPLICATE) / share for part in parts])
 
 
 def _pixels_from_carm(reading: Reading) -> Matrix:

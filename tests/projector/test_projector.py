@@ -103,8 +103,27 @@ def test_corrections_are_the_adjoint_scaled_and_bounded(blob, threads):
         projector.correct(CARM, at, values, gain, 0.01, 0.002)
         assert np.allclose(projector.attenuation_per_mm, np.maximum(before + 0.01 * gain * back, 0.002), atol=1e-6)
     assert np.allclose(projector.backproject(CARM, at, values), back, atol=1e-4)
-    with pytest.raises(ValueError, match="gain"):
+    with pytest.raises(ValueError, match="contiguous float32"):
         projector.correct(CARM, at, values, gain[1:], 0.01, 0.0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_scaling_is_by_the_adjoint_over_its_weight_and_bounded(blob, threads):
+    rng = np.random.default_rng(3)
+    projector, at = Projector(blob, precision="float32", threads=threads), pose(blob, DIRECTIONS["oblique"])
+    ratio = rng.uniform(0, 3, (CARM.height_px, CARM.width_px)).astype(np.float32)
+    weight = np.ascontiguousarray(projector.backproject(CARM, at, np.ones_like(ratio)))
+    before, back = rng.uniform(0, 1, weight.shape).astype(np.float32), projector.backproject(CARM, at, ratio)
+    least = float(np.median(weight))
+    seen = weight > least
+    expected = np.minimum(before * np.where(seen, back / np.maximum(weight, 1e-6), 1), 0.9)
+    for _ in range(2):
+        projector.attenuation_per_mm[:] = before
+        projector.scale(CARM, at, ratio, weight, least, 0.9)
+        assert np.allclose(projector.attenuation_per_mm, expected, atol=1e-5)
+    assert (expected != before)[~seen].mean() < 0.2 < (expected != before)[seen].mean()
+    with pytest.raises(ValueError, match="contiguous float32"):
+        projector.scale(CARM, at, ratio, weight[:, ::2], least, 1.0)
 
 
 def test_pixels_one_by_one_are_the_image(blob):

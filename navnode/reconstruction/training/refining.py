@@ -263,7 +263,7 @@ def lifted(seen: Seen, readings: Sequence[Reading], poses: Sequence[Matrix]) -> 
     """Lift a body from its readings, whose views have these ``volume_from_carm``."""
     views = [View(reading.bone_mm, reading.carm, pose) for reading, pose in zip(readings, poses, strict=True)]
     occupancy = lift(views, seen.grid, kinds=by_kind(readings, poses), threads=1)
-    made = evidence(occupancy, readings, poses, seen.grid)
+    made = evidence(occupancy, readings, poses, seen.grid, threads=1)
     return Example(made, np.asarray(solid(occupancy), bool), (seen.bone / np.float32(255)).astype(np.float32))
 
 
