@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -64,13 +65,14 @@ class Reader:
     Args:
         folder: the model.
         threads: 0: all cores.
+        exactly: compute in FP32 on every processor.
 
     Raises:
         ConfigError: the model is missing, or no engine runs it.
     """
 
-    def __init__(self, folder: Path = engines.SHIPPED_READER, *, threads: int = 0) -> None:
-        self._run, self.engine = engines.load_reader(folder, threads=threads)
+    def __init__(self, folder: Path = engines.SHIPPED_READER, *, threads: int = 0, exactly: bool = False) -> None:
+        self._run, self.engine = engines.load_reader(folder, threads=threads, exactly=exactly)
 
     def read(self, view: View, center_mm: Matrix) -> Reading:
         """Read bone and lungs in a view.
@@ -84,12 +86,14 @@ class Reader:
         """
         line, measured, carm, pixel_mm = on_canvas(view, center_mm)
         channels = reading_channels(line, measured, pixel_mm)
-        # Anatomy prefers neither side, but a network may: average with the reading of the mirror image.
-        plain, mirrored = (
-            self._run({"pictures": np.ascontiguousarray(shown)[None]})[0][0]
-            for shown in (channels, channels[..., ::-1])
-        )
-        return understood((plain + mirrored[..., ::-1]) / 2, line, measured, carm, pixel_mm)
+        # Anatomy prefers no side, but a network may: average with the readings of mirror images.
+        output = np.mean([self._mirrored(channels, *ways) for ways in product((1, -1), repeat=2)], axis=0)
+        return understood(output, line, measured, carm, pixel_mm)
+
+    def _mirrored(self, channels: FloatArray, down: int, across: int) -> FloatArray:
+        """The network's output, its input mirrored along an axis where that is -1, and the output back."""
+        output = self._run({"pictures": np.ascontiguousarray(channels[:, ::down, ::across])[None]})[0][0]
+        return np.asarray(output[:, ::down, ::across])
 
 
 def view_key(view: View) -> bytes:

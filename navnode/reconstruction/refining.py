@@ -7,7 +7,7 @@ number nor their order matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -96,13 +96,14 @@ class Refiner:
     Args:
         folder: the model.
         threads: 0: all cores.
+        exactly: compute in FP32 on every processor.
 
     Raises:
         ConfigError: the model is missing, or no engine runs it.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
-        self._find_features, self._run, self.engine = engines.load_refiner(folder, threads=threads)
+    def __init__(self, folder: Path, *, threads: int = 0, exactly: bool = False) -> None:
+        self._find_features, self._run, self.engine = engines.load_refiner(folder, threads=threads, exactly=exactly)
         self._threads = threads or None
         self.threshold = engines.read_card(folder).bone_threshold
         """Probability at which the surface is most accurate, 0..1."""
@@ -119,13 +120,19 @@ class Refiner:
         """
         given = evidence(occupancy, readings, poses, grid, threads=self._threads)
         features = np.concatenate([self._find_features({"pictures": picture[None]})[0] for picture in given.pictures])
-        felt = pooled(features, given, threads=self._threads)
-        logit = self._run({"fine": given.fine[None], "coarse": given.coarse[None], "felt": felt[None]})[0][0, 0]
+        inputs = {"fine": given.fine, "coarse": given.coarse, "felt": pooled(features, given, threads=self._threads)}
+        # Anatomy prefers no side, but a network may: average with what it finds in the mirror image.
+        logit = np.mean([self._mirrored(inputs, along_i) for along_i in (1, -1)], axis=0)
         size = grid.size
         likely = 1 / (1 + np.exp(-np.clip(logit[:size, :size, :size], -30, 30)))
         return Volume(
             likely.astype(np.float32), grid.volume_from_index, f"solid bone, refined from {len(readings)} views"
         )
+
+    def _mirrored(self, inputs: Mapping[str, FloatArray], along_i: int) -> FloatArray:
+        """The network's output, (k, j, i), its inputs mirrored along i where that is -1, and the output back."""
+        turned = {name: np.ascontiguousarray(part[..., ::along_i])[None] for name, part in inputs.items()}
+        return np.asarray(self._run(turned)[0][0, 0][..., ::along_i])
 
 
 def own_grid(grid: Grid) -> Grid:

@@ -264,5 +264,6 @@ def _mean(values: list[Matrix]) -> Matrix:
 
 
 def _middle(values: list[Matrix]) -> Matrix:
-    """One X-ray that is off does not move it."""
-    return np.asarray(np.median(values, axis=0))
+    """The median: one X-ray that is off does not move it. (NumPy's takes three to five times as long for so few.)"""
+    ordered = np.sort(np.array(values), axis=0)
+    return np.asarray((ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2)

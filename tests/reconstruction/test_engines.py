@@ -10,6 +10,11 @@ from typer.testing import CliRunner
 from navnode import cli
 from navnode.errors import ConfigError
 from navnode.reconstruction import engines, tensorrt
+from navnode.reconstruction.lift import lift
+from navnode.reconstruction.reading import Reader, thickness
+from navnode.reconstruction.refining import Refiner
+from navnode.types import Grid, View
+from tests.reconstruction.balls import ball, views, with_a_rod
 
 
 @pytest.fixture
@@ -140,3 +145,39 @@ def test_tensorrt_on_a_gpu_matches_the_cpu():
     if not tensorrt.device() or tensorrt.package() is None:
         pytest.skip("no NVIDIA GPU with TensorRT")
     assert engines.load(engine="tensorrt").engine == "TensorRT fp16"
+
+
+def test_in_bf16_bone_is_read_and_refined_as_in_fp32():
+    """BF16 has 8 bits where FP32 has 24: a reading may differ by a fraction of what it says of its own error."""
+    if "bf16" not in engines.load_reader(threads=1)[1]:
+        pytest.skip("this processor does not compute in BF16")
+    body, _ = with_a_rod(ball())
+    shown = views(body, (0.0, 90.0))
+    by_both = [
+        [Reader(threads=2, exactly=exactly).read(view, np.zeros(3)) for view in shown] for exactly in (False, True)
+    ]
+    for quick, exact in zip(*by_both, strict=True):
+        bone = np.nan_to_num(exact.bone_mm) > 1
+        off_mm = np.abs(quick.bone_mm - exact.bone_mm)[bone]
+        assert bone.sum() > 200 and off_mm.mean() < 0.05 * exact.scale_mm[bone].mean()
+        assert np.mean((quick.bone > 0.5) != (exact.bone > 0.5)) < 0.002
+    grid, poses = Grid(64, 2.0), [view.volume_from_carm for view in shown]
+    readings = by_both[1]
+    lifted = lift([thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)], grid)
+    quick, exact = (
+        Refiner(engines.SHIPPED_REFINER, threads=2, exactly=exactly).refine(lifted, readings, poses, grid).voxels
+        for exactly in (False, True)
+    )
+    assert 0 < np.abs(quick - exact).mean() < 0.002 and 0.001 < np.mean(exact > 0.5) < 0.5
+    assert np.mean((quick > 0.5) != (exact > 0.5)) < 0.001
+
+
+def test_a_mirrored_picture_is_read_as_the_mirror_image():
+    body, _ = with_a_rod(ball())
+    (view,) = views(body, (20.0,))
+    reader = Reader(threads=2, exactly=True)
+    plain = reader.read(view, np.zeros(3))
+    for axis in (0, 1):
+        mirrored = View(np.flip(view.line_integrals, axis).copy(), view.carm, view.volume_from_carm)
+        found = reader.read(mirrored, np.zeros(3))
+        np.testing.assert_allclose(np.flip(found.bone_mm, axis), plain.bone_mm, atol=0.02)

@@ -27,7 +27,7 @@ def test_the_reader_reads_as_the_shipped_one():
     assert start.steps > 20_000
     pictures = np.random.default_rng(1).random((1, reader.CHANNELS, 64, 64)).astype(np.float32)
     pictures = np.pad(pictures, [(0, 0), (0, 0), (96, 96), (96, 96)])
-    run, _ = engines.load_reader(threads=1)
+    run, _ = engines.load_reader(threads=1, exactly=True)
     (expected,) = run({"pictures": pictures})
     with torch.no_grad():
         output = network(torch.from_numpy(pictures)).numpy()
@@ -38,7 +38,7 @@ def test_the_refiner_sees_as_the_shipped_one():
     networks = Refinement().eval()
     start_of(engines.SHIPPED_REFINER, REFINER_GRAPHS).given_to(networks)
     picture = np.random.default_rng(2).random((1, refining.PICTURES, *[refining.PICTURE_PX] * 2)).astype(np.float32)
-    features, _, _ = engines.load_refiner(threads=1)
+    features, _, _ = engines.load_refiner(threads=1, exactly=True)
     (expected,) = features({"pictures": picture})
     with torch.no_grad():
         output = networks.pictures(torch.from_numpy(picture)).numpy()

@@ -199,14 +199,21 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     card = engines.read_card(folder)
     assert card.name == "refiner" and card.metrics["limbs"]["dice"] == 0.5
     readings, poses = read_of(two_rods())
-    refiner = Refiner(folder, threads=1)
+    refiner = Refiner(folder, threads=1, exactly=True)
     for size in (GRID.size, 40):
         grid = Grid(size, 4.0)
         occupancy = Volume(np.random.default_rng(0).random(grid.shape, np.float32), grid.volume_from_index)
         made = evidence(occupancy, readings, poses, grid)
-        parts = (made.fine, made.coarse, made.pictures, made.pixels_from_coarse.astype(np.float32))
+        fine, coarse, pictures, pixels = (
+            torch.from_numpy(part)[None]
+            for part in (made.fine, made.coarse, made.pictures, made.pixels_from_coarse.astype(np.float32))
+        )
+        mirrored = pixels.clone()  # voxel i of the mirror image is voxel c - 1 - i
+        mirrored[..., 3] += (coarse.shape[-1] - 1) * mirrored[..., 0]
+        mirrored[..., 0] *= -1
         with torch.no_grad():
-            logit = network(*(torch.from_numpy(part)[None] for part in parts))
+            logit = network(fine, coarse, pictures, pixels)
+            logit = (logit + network(fine.flip(-1), coarse.flip(-1), pictures, mirrored).flip(-1)) / 2
         expected = torch.sigmoid(logit)[0, 0, :size, :size, :size].numpy()
         found = refiner.refine(occupancy, readings, poses, grid).voxels
         # OpenCV rounds positions to a 32nd of a pixel, so a voxel on a picture's edge may fall outside.
