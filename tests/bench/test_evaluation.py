@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from navnode.bench import evaluation
 from navnode.bench.evaluation import cluster
+from navnode.bench.evaluation.rows import Row
+from navnode.bench.evaluation.run import _baseline
+from navnode.bench.evaluation.sessions import Session
+from navnode.errors import ConfigError
 from tests.conftest import GOLDEN
 from tests.invoke import call
 
@@ -65,6 +70,38 @@ def test_evaluations_that_cannot_begin_are_named(options, said, tmp_path, monkey
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout=1))
     code, _, error = call("evaluate", *options, "--out", tmp_path)
     assert code == 2 and said in error
+
+
+def test_a_baseline_is_of_the_session_at_the_same_place_or_refused(tmp_path):
+    """Archives move, and their folders hold files of one name."""
+
+    def of(rows, sessions):
+        lines = [
+            msgspec.json.encode(Row(key=row, session=row, label="x", version="1", status="failed")) for row in rows
+        ]
+        (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+        found = _baseline(tmp_path / "rows.jsonl", [Session(place, "") for place in sessions])
+        return {row.key: row.session for row in found}
+
+    assert of(["/old/a/room.mcap", "/old/b/room.mcap"], ["/new/b/room.mcap", "/new/a/room.mcap"]) == {
+        "/old/a/room.mcap": "/new/a/room.mcap",
+        "/old/b/room.mcap": "/new/b/room.mcap",
+    }
+    assert of(["/old/a/room.mcap", "/old/b/room.mcap"], ["/new/b/room.mcap"]) == {
+        "/old/b/room.mcap": "/new/b/room.mcap"
+    }
+    assert of(["/old/a/room.mcap"], ["/new/a/room.mcap", "/new/c/room.mcap"]) == {
+        "/old/a/room.mcap": "/new/a/room.mcap"
+    }
+    assert of(["s3://x/room.mcap", "s3://x/other.mcap"], ["/home/room.mcap"]) == {"s3://x/room.mcap": "/home/room.mcap"}
+    for rows, sessions in (
+        (["/old/a/room.mcap", "/old/b/room.mcap"], ["/new/c/room.mcap"]),
+        (["/old/a/room.mcap"], ["/new/b/room.mcap", "/new/c/room.mcap"]),
+    ):
+        with pytest.raises(ConfigError, match="not clear"):
+            of(rows, sessions)
+    with pytest.raises(ConfigError, match="none of these"):
+        of(["/old/a/room.mcap"], ["/old/a/other.mcap"])
 
 
 def test_a_difference_within_chance_is_neither_better_nor_worse():

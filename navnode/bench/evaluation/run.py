@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import groupby, takewhile
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -18,6 +20,7 @@ from navnode.bench.evaluation.scoring import score
 from navnode.bench.evaluation.sessions import Session, Task, sessions_of
 from navnode.bench.requests import EvaluateRequest
 from navnode.errors import ConfigError, DamagedError
+from navnode.files.stores import printable
 from navnode.files.whole import write_text
 from navnode.recording.node_config import load_configuration
 
@@ -85,18 +88,38 @@ def _encoded(path: Path | None) -> bytes:
 
 
 def _baseline(path: Path, sessions: list[Session]) -> list[Row]:
-    """Rows of another evaluation, of the same sessions; by their names, as archives move."""
+    """Rows of another evaluation, of the same sessions; by the ends of their paths, as archives move.
+
+    Raises:
+        ConfigError: there are none, or it is not clear which session a row is of.
+    """
     if not path.exists():
         raise ConfigError(f"--baseline {path}: there is no such file")
-    names = {session.name: session.place for session in sessions}
-    found = {
-        row.session: msgspec.structs.replace(row, label="baseline", session=names[PurePosixPath(row.session).name])
-        for row in read_rows(path)
-        if PurePosixPath(row.session).name in names
-    }
-    if not found:
+    rows = {row.session: row for row in read_rows(path)}
+    named: dict[str, list[str]] = {}
+    for recorded in rows:
+        named.setdefault(PurePosixPath(recorded).name, []).append(recorded)
+    pairs = [
+        (_shared_end(recorded, session.place), recorded, session.place)
+        for session in sessions
+        for recorded in named.get(session.name, ())
+    ]
+    place_of: dict[str, str] = {}
+    for _, alike in groupby(sorted(pairs, reverse=True), itemgetter(0)):
+        free = [(one, place) for _, one, place in alike if one not in place_of and place not in place_of.values()]
+        for one, place in free:
+            if len([pair for pair in free if pair[0] == one or pair[1] == place]) > 1:
+                raise ConfigError(f"--baseline {path}: which session {printable(one)} is now is not clear")
+        place_of.update(free)
+    if not place_of:
         raise ConfigError(f"--baseline {path}: holds none of these sessions")
-    return list(found.values())
+    return [msgspec.structs.replace(rows[one], label="baseline", session=place) for one, place in place_of.items()]
+
+
+def _shared_end(one: str, other: str) -> int:
+    """How many names two paths have in common, from the last one on."""
+    pairs = zip(reversed(PurePosixPath(one).parts), reversed(PurePosixPath(other).parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def evaluate_tasks(
