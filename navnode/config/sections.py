@@ -185,8 +185,13 @@ class BodySection(Section, frozen=True):
     """A volume with nothing but this bone; relative to the configuration file."""
     volume_from_body: Rows | None = None
     """Where that bone is about in the frame of the patient's marker, within 15 mm and 15 degrees; none: anywhere."""
+    meets: tuple[str, ...] = ()
+    """Names of other labels that it meets at a joint: as close to them as in the CT, which closes what one view leaves
+    open. Not where a joint may be dislocated, or broken."""
 
     def __post_init__(self) -> None:
+        if self.file and self.meets:
+            raise ValueError(f"{self.name}: meets belongs to labels, whose CT shows the joint")
         if bool(self.file) == bool(self.labels):
             raise ValueError(f"{self.name}: either file, or labels and label")
         if self.labels and self.label is None:
@@ -497,6 +502,9 @@ class Config(Section, frozen=True):
             raise ValueError("two tools have the same name")
         if twice := next((name for name in bodies if bodies.count(name) > 1 or name in names), ""):
             raise ValueError(f"bodies: the name {twice!r} occurs twice")
+        for body in self.bodies:
+            if strange := next((name for name in body.meets if name not in bodies or name == body.name), ""):
+                raise ValueError(f"bodies: {body.name} meets {strange!r}, which is no other body")
         if self.plans.file and not self.volume.ct:
             raise ValueError("plans.file: plans are kept in the coordinates of a CT, and volume.ct is empty")
         if any(body.labels for body in self.bodies) and not self.volume.ct:

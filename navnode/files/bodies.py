@@ -41,6 +41,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     labels: str = ""
     volume_from_body: tuple[tuple[float, float, float, float], ...] | None = None
+    meets: tuple[Annotated[str, msgspec.Meta(max_length=64)], ...] = ()
 
 
 class _List(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +61,8 @@ class BodyFile:
     """``volume_from_body`` to start from, 4x4; None: anywhere."""
     number: int = 0
     """Of its label in the map; 0: it has a file of its own."""
+    meets: tuple[str, ...] = ()
+    """Names of bodies of the same CT that it meets at a joint."""
 
     @property
     def voxels(self) -> int:
@@ -72,7 +75,7 @@ def read_bodies(path: Path, ct: Volume | None = None) -> list[BodyFile]:
 
     Args:
         path: a list of bodies (TOML, tables ``[[bodies]]``: name; ``file`` of its own, or a ``label`` of the map
-            ``labels`` of the CT; ``volume_from_body``), a label map of the CT, or one volume with one bone.
+            ``labels`` of the CT; ``volume_from_body``; ``meets``), a label map of the CT, or one volume with one bone.
         ct: HU.
 
     Raises:
@@ -180,13 +183,15 @@ def _listed(path: Path, ct: Volume | None) -> list[BodyFile]:
         if entry.file:
             if entry.label is not None:
                 raise ConfigError(f"{where}: label belongs to labels, not to file")
+            if entry.meets:
+                raise ConfigError(f"{where}: meets belongs to labels, whose CT shows the joint")
             bodies.append(BodyFile(entry.name, read_bone(path.parent / entry.file), None, start))
             continue
         if entry.label is None:
             raise ConfigError(f"{where}: label is missing")
         if ct is None:
             raise ConfigError(f"{where}: labels need their CT (--volume)")
-        bodies.append(BodyFile(entry.name, ct, None, np.eye(4) if start is None else start))
+        bodies.append(BodyFile(entry.name, ct, None, np.eye(4) if start is None else start, meets=entry.meets))
     if ct is None:
         return bodies
     labelled = [index for index, entry in enumerate(entries) if entry.labels]

@@ -19,7 +19,7 @@ from navnode.offline.carm import calibrated_views, capped
 from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
 from navnode.registration.appearance import MOST_BODIES
-from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Shot, WholeRegistration
+from navnode.registration.bodies import Body, BodyFit, BodyRegistration, Joints, Shot, WholeRegistration, pairs_of
 from navnode.types import Volume
 
 __all__ = ["BodiesReport", "BodyRow", "ListedBody", "ListReport", "list_bodies", "register_bodies"]
@@ -107,8 +107,12 @@ def register_bodies(request: RegisterRequest, progress: Progress) -> BodiesRepor
             raise ConfigError(
                 f"{len(bodies)} bodies in one image, at most {MOST_BODIES}: choose some in a list (`navnode bodies`)"
             )
-        fits = WholeRegistration(ct, labels, bodies, shots, threads).register(starts, progress)
+        pairs = pairs_of(names, [file.meets for file in files])
+        joints = Joints(ct, labels, names, pairs) if pairs else None
+        fits = WholeRegistration(ct, labels, bodies, shots, threads, joints).register(starts, progress)
     else:
+        if met := next((file.name for file in files if file.meets), ""):
+            raise ConfigError(f"{met}: joints (meets) need a CT with labels of all bodies, and no --search")
         likeness = _EDGES
         anywhere = [None if request.search else file.start for file in files]
         fits = BodyRegistration(shots, threads).register(bodies, anywhere, progress)

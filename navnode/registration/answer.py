@@ -13,7 +13,7 @@ from navnode.config import Config, matrix
 from navnode.errors import ConfigError
 from navnode.files.bodies import read_bone, read_labels
 from navnode.projector.native import default_threads
-from navnode.registration.bodies import Alone, Articulated, Body
+from navnode.registration.bodies import Alone, Articulated, Body, pairs_of
 from navnode.registration.carm.stated import StatedGeometry, doubted, evidence
 from navnode.registration.gradations import as_read
 from navnode.registration.single import register_counts
@@ -34,7 +34,9 @@ def articulated(config: Config, ct: Volume) -> Articulated:
     """
     try:
         labels = read_labels([(Path(body.labels), body.label or 0) for body in config.bodies], ct)
-        return Articulated(ct, labels, [body.name for body in config.bodies], config.registration.threads or None)
+        names = [body.name for body in config.bodies]
+        pairs = pairs_of(names, [body.meets for body in config.bodies])
+        return Articulated(ct, labels, names, config.registration.threads or None, pairs)
     except ConfigError as error:
         raise ConfigError(f"bodies: {error}") from error
 

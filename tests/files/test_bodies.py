@@ -48,10 +48,16 @@ def test_labels_are_bodies_that_start_where_the_ct_lies(patient):
 def test_a_list_names_and_chooses(patient):
     start = "[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]"
     (patient / "bodies.toml").write_text(
-        f'[[bodies]]\nname = "L3"\nlabels = "labels.nii.gz"\nlabel = 7\nvolume_from_body = {start}\n'
+        f'[[bodies]]\nname = "L3"\nlabels = "labels.nii.gz"\nlabel = 7\nvolume_from_body = {start}\nmeets = ["L4"]\n'
     )
     (body,) = read_bodies(patient / "bodies.toml", read_volume(patient / "ct.nii.gz"))
-    assert body.name == "L3" and body.start[0, 3] == 5 and body.label[26, 26, 26] and not body.label[10, 10, 10]
+    assert (
+        body.name == "L3"
+        and body.start[0, 3] == 5
+        and body.meets == ("L4",)
+        and body.label[26, 26, 26]
+        and not body.label[10, 10, 10]
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,7 @@ def test_a_list_names_and_chooses(patient):
         ('[[bodies]]\nname = "a"\nfile = "none.nii.gz"\n', "no such file"),
         ('[[bodies]]\nname = "a"\nfile = "x"\nvolume_from_body = [[2,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]\n', "rigid"),
         ('[[bodies]]\nname = "a"\nfile = "x"\n[[bodies]]\nname = "a"\nfile = "y"\n', "'a' occurs twice"),
+        ('[[bodies]]\nname = "a"\nfile = "ct.nii.gz"\nmeets = ["b"]\n', "meets belongs to labels"),
         ("[[bodies]\n", "bodies.toml"),
     ],
 )

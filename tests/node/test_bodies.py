@@ -84,3 +84,31 @@ def test_a_bone_of_its_own_that_cannot_be_used_is_named_before_the_start(folder,
         check_files(config.load(path))
     code, _, error = call("run", path, "--check")
     assert code == 2 and "bodies[0]" in error and said in error
+
+
+@pytest.mark.parametrize(
+    ("meets", "said"),
+    [
+        ('["Tibia"]', "Femur does not meet Tibia: in the CT they are 13 mm apart"),
+        ('["Patella"]', "Femur meets 'Patella', which is no other body"),
+        ('["Femur"]', "no other body"),
+    ],
+)
+def test_a_joint_is_between_bodies_that_there_are(folder, meets, said):
+    _, labels = patient((1, 2))
+    both = (labels[0] + 2 * (labels[1] & ~labels[0])).astype(np.uint8)
+    affine = nibabel.load(folder / "ct.nii.gz").affine
+    nibabel.save(nibabel.Nifti1Image(both.transpose(2, 1, 0), affine), folder / "labels.nii.gz")
+    path = configured(folder, "labels.nii.gz", 1)
+    path.write_text(
+        f'{path.read_text()}meets = {meets}\n[[bodies]]\nname = "Tibia"\nlabels = "labels.nii.gz"\nlabel = 2\n'
+    )
+    code, _, error = call("run", path, "--check")
+    assert code == 2 and said in error
+
+
+def test_a_bone_of_its_own_meets_nobody(folder):
+    path = folder / "node.toml"
+    path.write_text(f'{CARM}\n[[bodies]]\nname = "Radius"\nfile = "ct.nii.gz"\nmeets = ["Ulna"]\n')
+    with pytest.raises(ConfigError, match="meets belongs to labels"):
+        config.load(path)

@@ -28,6 +28,7 @@ from navnode.registration.appearance import (
 from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
+from navnode.registration.bodies.joints import Joints
 from navnode.registration.bodies.scene import Scene
 from navnode.registration.carm.descent import in_detail
 from navnode.registration.carm.stated import Evidence, contradicted, doubted, evidence_of
@@ -154,17 +155,26 @@ class Articulated:
         labels: bool, (k, j, i), of every body; at most 11.
         names: of them.
         threads: of the projectors; default: all.
+        pairs: numbers of bodies that meet at joints (:mod:`joints`).
 
     Raises:
-        ConfigError: there is no bone in a body.
+        ConfigError: there is no bone in a body, or bodies do not meet.
     """
 
-    def __init__(self, ct: Volume, labels: Sequence[Array], names: Sequence[str], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        ct: Volume,
+        labels: Sequence[Array],
+        names: Sequence[str],
+        threads: int | None = None,
+        pairs: Sequence[tuple[int, int]] = (),
+    ) -> None:
         if len(labels) >= MOST_BODIES:
             raise ValueError(f"{len(labels)} bodies, at most {MOST_BODIES - 1}")
         self.bodies = [Body.of(ct, label, name, threads) for label, name in zip(labels, names, strict=True)]
         self._rigid = ImageRegistration(ct, threads)
         self._scene = Scene(ct, labels, self.bodies, threads)
+        self._joints = Joints(ct, labels, names, pairs) if pairs else None
         for scale in (_COARSE, _MIDDLE, _FINE):
             self._scene.rest(scale.voxel_mm)  # before the first X-ray
         self._keyframes: dict[int, _Keyframe] = {}
@@ -345,7 +355,8 @@ class Articulated:
             before = self._linearised(scale, observed, poses, pivot_mm, before)
             if steps == scale.iterations or not np.isfinite(before.noise):
                 break
-            step = steps_of(*_held(before, starts, poses, pivot_mm, spread), _LONGEST_STEP_MM)
+            equations = self._joined(_held(before, starts, poses, pivot_mm, spread), before, poses, pivot_mm)
+            step = steps_of(*equations, _LONGEST_STEP_MM)
             poses = [
                 pose @ g.exp(each / POSE_SCALE, (0.0, 0.0, pivot_mm)) for pose, each in zip(poses, step, strict=True)
             ]
@@ -353,6 +364,25 @@ class Articulated:
             if steps_mm.max() < scale.still_mm:
                 break
         return _Fitted(poses, before, steps, steps_mm)
+
+    def _joined(
+        self, equations: tuple[Matrix, Matrix], appearance: Appearance, poses: Sequence[Matrix], pivot_mm: float
+    ) -> tuple[Matrix, Matrix]:
+        """Normal equations with what joints say beforehand, in the frame of the C-arm."""
+        if self._joints is None:
+            return equations
+        pivot = np.array([0.0, 0.0, pivot_mm])
+
+        def rows_of(_: int, points_mm: Matrix, along: Matrix) -> Matrix:
+            # A body's pose is that of the C-arm in it: where that goes one way, the body goes the other.
+            return -np.concatenate([np.cross(points_mm - pivot, along), along], axis=1)
+
+        known, pull = self._joints.equations([g.inverse(pose) for pose in poses[1:]], rows_of)
+        weight = (_ERRORS * max(appearance.noise, NOISE_FLOOR)) ** 2
+        hessian, gradient = equations
+        hessian[6:, 6:] += weight * known
+        gradient[6:] += weight * pull
+        return hessian, gradient
 
     def _linearised(
         self, scale: _Scale, observed: Observed, poses: Sequence[Matrix], pivot_mm: float, before: Appearance | None

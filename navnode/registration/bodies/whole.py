@@ -17,6 +17,7 @@ from navnode.registration.bodies.anywhere import apart
 from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
+from navnode.registration.bodies.joints import Joints
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
 from navnode.registration.bodies.scene import Scene
 from navnode.registration.fit import NOISE_FLOOR
@@ -67,6 +68,7 @@ class WholeRegistration:
         labels: bool, (k, j, i), of every body.
         bodies: of that CT.
         shots: whose cameras are calibrated in one frame.
+        joints: at which bodies meet.
     """
 
     ct: Volume
@@ -74,6 +76,7 @@ class WholeRegistration:
     bodies: Sequence[Body]
     shots: Sequence[Shot]
     threads: int = 2
+    joints: Joints | None = None
     _views: dict[int, list[tuple[Observed, FloatArray]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -153,7 +156,7 @@ class WholeRegistration:
             views, made = self._at(pixels, voxel_mm), None
             for _ in range(most):
                 made = self._linearised(views, poses, made)
-                steps = steps_of(np.sum(made.hessian, axis=0), np.sum(made.gradient, axis=0), _LONGEST_STEP_MM)
+                steps = steps_of(*self._joined(made), _LONGEST_STEP_MM)
                 poses = [
                     g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
                     for pose, step, body in zip(poses, steps, self.bodies, strict=True)
@@ -161,6 +164,21 @@ class WholeRegistration:
                 if np.linalg.norm(steps, axis=1).max() < _STILL_MM:
                     break
         return self._linearised(views, poses, made)
+
+    def _joined(self, made: _Descended) -> tuple[Matrix, Matrix]:
+        """Normal equations of all views, with what joints say beforehand."""
+        hessian, gradient = np.sum(made.hessian, axis=0), np.sum(made.gradient, axis=0)
+        if self.joints is None:
+            return hessian, gradient
+
+        def rows_of(number: int, points_mm: Matrix, along: Matrix) -> Matrix:
+            pose = made.poses[number]
+            lever_mm = g.transform(g.inverse(pose), points_mm) - self.bodies[number].center_mm
+            turned = along @ pose[:3, :3]
+            return np.concatenate([np.cross(lever_mm, turned), turned], axis=1)
+
+        known, pull = self.joints.equations(made.poses, rows_of)
+        return hessian + _ERRORS**2 * known, gradient + _ERRORS**2 * pull
 
     def _linearised(
         self, views: list[tuple[Observed, FloatArray]], poses: list[Matrix], before: _Descended | None
