@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import cv2
@@ -86,14 +85,12 @@ class Reader:
         """
         line, measured, carm, pixel_mm = on_canvas(view, center_mm)
         channels = reading_channels(line, measured, pixel_mm)
-        # Anatomy prefers no side, but a network may: average with the readings of mirror images.
-        output = np.mean([self._mirrored(channels, *ways) for ways in product((1, -1), repeat=2)], axis=0)
-        return understood(output, line, measured, carm, pixel_mm)
-
-    def _mirrored(self, channels: FloatArray, down: int, across: int) -> FloatArray:
-        """The network's output, its input mirrored along an axis where that is -1, and the output back."""
-        output = self._run({"pictures": np.ascontiguousarray(channels[:, ::down, ::across])[None]})[0][0]
-        return np.asarray(output[:, ::down, ::across])
+        # Anatomy prefers neither side, but a network may: average with the reading of the mirror image.
+        plain, mirrored = (
+            self._run({"pictures": np.ascontiguousarray(shown)[None]})[0][0]
+            for shown in (channels, channels[..., ::-1])
+        )
+        return understood((plain + mirrored[..., ::-1]) / 2, line, measured, carm, pixel_mm)
 
 
 def view_key(view: View) -> bytes:
