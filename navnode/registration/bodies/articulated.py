@@ -355,7 +355,9 @@ class Articulated:
             before = self._linearised(scale, observed, poses, pivot_mm, before)
             if steps == scale.iterations or not np.isfinite(before.noise):
                 break
-            equations = self._joined(_held(before, starts, poses, pivot_mm, spread), before, poses, pivot_mm)
+            equations = _held(before, starts, poses, pivot_mm, spread)
+            if scale.voxel_mm == _FINE.voxel_mm:  # of bones that are still far off, joints would say which way to turn
+                equations = self._joined(equations, before, poses, pivot_mm)
             step = steps_of(*equations, _LONGEST_STEP_MM)
             poses = [
                 pose @ g.exp(each / POSE_SCALE, (0.0, 0.0, pivot_mm)) for pose, each in zip(poses, step, strict=True)

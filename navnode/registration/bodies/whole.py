@@ -156,7 +156,8 @@ class WholeRegistration:
             views, made = self._at(pixels, voxel_mm), None
             for _ in range(most):
                 made = self._linearised(views, poses, made)
-                steps = steps_of(*self._joined(made), _LONGEST_STEP_MM)
+                equations = self._joined(made, finest=pixels == _LEVELS[-1][0])
+                steps = steps_of(*equations, _LONGEST_STEP_MM)
                 poses = [
                     g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
                     for pose, step, body in zip(poses, steps, self.bodies, strict=True)
@@ -165,10 +166,11 @@ class WholeRegistration:
                     break
         return self._linearised(views, poses, made)
 
-    def _joined(self, made: _Descended) -> tuple[Matrix, Matrix]:
-        """Normal equations of all views, with what joints say beforehand."""
+    def _joined(self, made: _Descended, *, finest: bool) -> tuple[Matrix, Matrix]:
+        """Normal equations of all views, and at the finest level what joints say beforehand: of bones that are still
+        far off they would say which way to turn."""
         hessian, gradient = np.sum(made.hessian, axis=0), np.sum(made.gradient, axis=0)
-        if self.joints is None:
+        if self.joints is None or not finest:
             return hessian, gradient
 
         def rows_of(number: int, points_mm: Matrix, along: Matrix) -> Matrix:
