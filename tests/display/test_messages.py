@@ -41,7 +41,7 @@ NO_MESSAGES = {
     *("left lateral", "right lateral", "… views: … ms; …"),
     *("no engine", "… (classical)", "…, mirrored", "X-ray …", "node: …", "a source's port", "a gateway's port"),
     *("a listen_port", " - at `$", "tracker, or the reference", "carm to marker", "patient marker to volume (RAS)"),
-    *("volume (RAS)", "detector mode", "principal point", "focal length (or pixel size)", "as they are"),
+    *("volume (RAS)", "detector mode", "principal point", "focal length (or pixel size)", "as they are", "over …"),
     *("mirrored left to right", "mirrored top to bottom", "turned by … degrees"),
     *("Threads for computing; 0: all cores.", "A CT that SimpleITK reads, a DICOM folder, 'sample' or 'procedural'."),
     # offline: errors of arguments of `reconstruct`
