@@ -1,6 +1,6 @@
 """Bones that meet at a joint neither enter each other nor part: what that says of their poses.
 
-The surfaces of a joint are as far apart in an X-ray as in the CT, within a millimetre, wherever they touch now: of the
+The surfaces of a joint are as far apart in an X-ray as in the CT, to two millimetres, wherever they touch now: of the
 points of one bone's surface that are nearest to the other bone, the mean distance is kept. This closes what one view
 leaves open, above all a bone's depth. It is known beforehand rather than measured: covariances do without it.
 """
