@@ -117,6 +117,7 @@ def test_a_message_stands_once_and_every_entry_says_what_to_do():
         ("node ended (killed by SIGKILL); restarting it", "process-ended"),
         ("the C-arm's geometry does not fit the image: its principal point is not what is stated", "geometry"),
         ("the image does not show whether the C-arm's geometry is as stated", "geometry-not-shown"),
+        ("parts of the patient have moved against each other since the CT", "patient-bent"),
         ("carm.json: expired 12 days ago; calibrate again", "calibration-refused"),
     ],
 )

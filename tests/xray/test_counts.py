@@ -98,6 +98,18 @@ def test_what_lies_beyond_a_gap_in_the_patient_is_no_lead(turned):
     assert not covered(light).any()
 
 
+@pytest.mark.parametrize("degrees", [0.0, 37.0, 90.0, 201.0])
+@pytest.mark.parametrize("width_px", [4.0, 7.0])
+def test_muscle_beyond_a_gap_is_no_lead_though_it_is_as_even(degrees, width_px):
+    v, u = np.mgrid[:64, :64]
+    beside = (u - 32) * np.cos(np.deg2rad(degrees)) + (v - 32) * np.sin(np.deg2rad(degrees)) - 10
+    thigh = np.exp(-3.5 - 0.05 * np.sin(u / 9)).astype(np.float32)
+    parted = np.where(np.abs(beside) < width_px / 2, 1.0, thigh).astype(np.float32)
+    assert not covered(parted).any()
+    leaded = np.where(beside > width_px / 2, np.float32(0.01), parted)  # no gap: what is beyond is like nothing inside
+    assert covered(leaded)[beside > width_px / 2 + 1].mean() > 0.9
+
+
 def test_a_straight_shaft_is_no_blade():
     _, u = np.mgrid[:64, :64]
     leg = np.exp(-2.0 * (np.abs(u - 34) < 14) - 1.5 * (np.abs(u - 36) < 5)).astype(np.float32)

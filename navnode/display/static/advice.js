@@ -27,6 +27,7 @@ const CAUSES = [
   [/(\d+)% of the image are covered by collimator/, "Covered"],
   [/geometry does not fit the image/, "Geometry"],
   [/does not show whether the C-arm/, "Unshown"],
+  [/moved against each other since the CT/, "Bent"],
   [/contradict each other a little \(([\d.]+) mm, VALID up to ([\d.]+)/, "Apart"],
   [/contradict/, "Contradict"],
   [/registration lost/, "Lost"],

@@ -72,7 +72,7 @@ class Linear:
 
     appearance: Appearance
     hessian: Matrix
-    """9x9; (6 bodies + 3) along each side."""
+    """9x9; (6 bodies + 3) along each side. With what bends: the 12 of that before the last three."""
     gradient: Matrix
     """(9,)"""
     noise: float
@@ -104,6 +104,11 @@ class Linear:
     def seen(self) -> bool:
         """Whether the image shows the volume."""
         return bool(np.isfinite(self.appearance.noise))
+
+    def rigid(self) -> Linear:
+        """The same of one body without what bends."""
+        kept = np.r_[:6, len(self.gradient) - 3 : len(self.gradient)]
+        return replace(self, hessian=self.hessian[np.ix_(kept, kept)], gradient=self.gradient[kept])
 
 
 _UNSEEN = Linear(NOTHING, np.zeros((9, 9)), np.zeros(9), np.inf, np.inf)
@@ -240,19 +245,36 @@ def moved(carm: CArm, step: Matrix) -> CArm:
 
 
 def linearised(
-    projector: Projector, observed: Observed, volume_from_carm: Matrix, pivot_mm: float, before: Appearance | None
+    projector: Projector,
+    observed: Observed,
+    volume_from_carm: Matrix,
+    pivot_mm: float,
+    before: Appearance | None,
+    *,
+    bends: bool = False,
 ) -> Linear:
-    """Normal equations at a pose; ``before``: the appearance at a pose nearby, to start from."""
+    """Normal equations at a pose.
+
+    Args:
+        before: the appearance at a pose nearby, to start from.
+        bends: also by a pose that changes across the image, as that of a body does whose parts have moved.
+    """
     try:
         predicted, jacobian = projector.render(observed.carm, volume_from_carm, jacobian=True, pivot_mm=pivot_mm)
     except ComputeError:  # the pose diverged
         return _UNSEEN
     predicted, jacobian = predicted.ravel(), jacobian.reshape(6, -1)
-    return in_detail(observed, predicted, jacobian, pivot_mm, before)
+    return in_detail(observed, predicted, jacobian, pivot_mm, before, bends=bends)
 
 
 def in_detail(
-    observed: Observed, predicted: FloatArray, jacobian: FloatArray, pivot_mm: float, before: Appearance | None = None
+    observed: Observed,
+    predicted: FloatArray,
+    jacobian: FloatArray,
+    pivot_mm: float,
+    before: Appearance | None = None,
+    *,
+    bends: bool = False,
 ) -> Linear:
     """Normal equations of the poses of all that an image shows, and of the geometry.
 
@@ -260,14 +282,22 @@ def in_detail(
         predicted: (N,) line integrals, of all pixels, row by row.
         jacobian: (6 bodies, N), by the pose of each about ``(0, 0, pivot_mm)``.
         before: the appearance at a pose nearby, to start from.
+        bends: also by how much the pose of one body changes across the image's width, and down it.
     """
     turned = jacobian.reshape(-1, 6, jacobian.shape[1]).sum(axis=0)  # rays turn for all bodies alike
-    rows = np.concatenate([jacobian, ray_derivatives(observed.carm, turned, pivot_mm)])
+    across = [jacobian * ramp for ramp in _ramps(observed.carm)] if bends else []
+    rows = np.concatenate([jacobian, *across, ray_derivatives(observed.carm, turned, pivot_mm)])
     appearance = fitted(observed, predicted, None, before, rounds=4 if before is None else 2)
     if not np.isfinite(appearance.noise):
         return Linear(NOTHING, np.zeros((len(rows),) * 2), np.zeros(len(rows)), np.inf, np.inf)
-    scale = np.concatenate([np.tile(POSE_SCALE, len(jacobian) // 6), SCALE[6:]])
+    scale = np.concatenate([np.tile(POSE_SCALE, len(rows) // 6), SCALE[6:]])
     return Linear(appearance, *_equations(observed, predicted, rows / scale[:, None], appearance))
+
+
+def _ramps(carm: CArm) -> FloatArray:
+    """(2, N) that grow by 1 across an image's width, and as fast down it; 0 in its middle."""
+    v, u = np.mgrid[: carm.height_px, : carm.width_px].astype(np.float32).reshape(2, -1)
+    return np.stack([u - carm.width_px / 2, v - carm.height_px / 2]).astype(np.float32) / np.float32(carm.width_px)
 
 
 def _equations(
