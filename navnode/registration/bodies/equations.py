@@ -1,4 +1,4 @@
-"""Normal equations of several bodies: the step that they make, and what they leave open of one."""
+"""Normal equations of several bodies: the step that they make, how it goes on, and what they leave open of one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import numpy as np
 from navnode.registration.appearance import POSE_SCALE
 from navnode.types import Matrix
 
-__all__ = ["marginal", "steps_of"]
+__all__ = ["Momentum", "marginal", "steps_of"]
 
 _DAMPING = 1e-3
+_KEPT = 0.8
+"""Share of the last movement that goes on."""
 
 
 def steps_of(hessian: Matrix, gradient: Matrix, longest_mm: float) -> Matrix:
@@ -21,7 +23,31 @@ def steps_of(hessian: Matrix, gradient: Matrix, longest_mm: float) -> Matrix:
         longest_mm: of every step.
     """
     damped = hessian + np.diag(_DAMPING * np.diag(hessian)) + _LEAST * _mean(hessian) * np.eye(len(hessian))
-    steps = np.asarray(np.linalg.solve(damped, gradient)).reshape(-1, 6)
+    return _at_most(np.asarray(np.linalg.solve(damped, gradient)).reshape(-1, 6), longest_mm)
+
+
+class Momentum:
+    """Steps that go on where they agree (Polyak, USSR Comput. Math. Math. Phys. 4, 1964).
+
+    Far from where a bone belongs its shadow says which way, but hardly how far: Gauss-Newton steps are short there, and
+    all alike.
+    """
+
+    def __init__(self, bodies: int) -> None:
+        self._movement = np.zeros((bodies, 6))
+
+    def carried(self, steps: Matrix, longest_mm: float) -> Matrix:
+        """Scaled movements (bodies, 6) by the steps, and by those before that do not speak against them.
+
+        Args:
+            longest_mm: of every movement.
+        """
+        agree = (self._movement * steps).sum(axis=1, keepdims=True) > 0
+        self._movement = _at_most(steps + _KEPT * np.where(agree, self._movement, 0.0), longest_mm)
+        return self._movement
+
+
+def _at_most(steps: Matrix, longest_mm: float) -> Matrix:
     lengths = np.linalg.norm(steps, axis=1, keepdims=True)
     return np.asarray(steps * np.minimum(1.0, longest_mm / np.maximum(lengths, 1e-12)))
 

@@ -16,7 +16,7 @@ from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, Xr
 from navnode.registration.bodies.anywhere import apart
 from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
-from navnode.registration.bodies.equations import marginal, steps_of
+from navnode.registration.bodies.equations import Momentum, marginal, steps_of
 from navnode.registration.bodies.joints import Joints
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
 from navnode.registration.bodies.scene import Scene
@@ -25,8 +25,12 @@ from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, i
 
 __all__ = ["WholeRegistration"]
 
-_LEVELS = ((64, 5.0, 25), (128, 2.5, 20), (256, 1.2, 15))
+_LEVELS = ((32, 8.0, 20), (64, 5.0, 25), (128, 2.5, 40), (256, 1.2, 15))
 """Pixels across, voxels (mm) of soft tissue, most iterations."""
+_SCATTER_PX = 128
+"""From how many pixels across scatter is fitted along."""
+_NEAR = _LEVELS[2:]
+"""For poses that were found."""
 _LONGEST_STEP_MM, _STILL_MM = 6.0, 0.03
 _RESTARTS = 2
 _SEARCHES, _SEARCHED = 4, np.array([0.25] * 3 + [10.0] * 3)
@@ -44,6 +48,9 @@ _SIGMA_MM = 1.5
 _ERRORS = 7.0
 """Ratio of actual errors to the statistical sigma of independent pixels: more than for one rigid volume, since soft
 tissue does not follow."""
+
+
+_Level = tuple[int, float, int]
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class WholeRegistration:
             starts: ``world_from_body``.
             progress: called with the share that is done.
         """
-        best = self._descend(list(starts))
+        best = self._descend(starts)
         ends, rng = [best], np.random.default_rng(0)
         for _ in range(_RESTARTS):
             spread = np.array([_RESTART_RAD] * 3 + [_RESTART_MM] * 3)
@@ -102,13 +109,13 @@ class WholeRegistration:
                 for body, start in zip(self.bodies, starts, strict=True)
             ]
             progress(len(ends) / (_RESTARTS + 1))
-            ends.append(self._descend(again))
+            ends.append(self._descend(again, found=best))
         details = [self._details(end) for end in ends]
         likeliest = [int(np.argmax([_mean(its[row]) for its in details])) for row in range(len(self.bodies))]
         if set(likeliest) == {0}:
             best, detail = ends[0], details[0]
         else:  # bodies hardly depend on each other: the best end of each, once more together
-            best = self._descend([ends[n].poses[row] for row, n in enumerate(likeliest)])
+            best = self._descend([ends[n].poses[row] for row, n in enumerate(likeliest)], _NEAR)
             detail = self._details(best)
         best, detail = self._searched(starts, best, detail, rng)
         fits = []
@@ -136,7 +143,9 @@ class WholeRegistration:
             its = self._details(tried)
             better = [row for row in doubtful if _mean(its[row]) > _mean(detail[row])]
             if better:
-                best = self._descend([(tried if row in better else best).poses[row] for row in range(len(poses))])
+                best = self._descend(
+                    [(tried if row in better else best).poses[row] for row in range(len(poses))], _NEAR
+                )
                 detail = self._details(best)
         return best, detail
 
@@ -146,25 +155,45 @@ class WholeRegistration:
             projector = self._scene.rest(voxel_mm)
             self._views[pixels] = []
             for image, shot in zip(self._images, self.shots, strict=True):
-                observed = image.observed(pixels, scatter=pixels > _LEVELS[0][0])
+                observed = image.observed(pixels, scatter=pixels >= _SCATTER_PX)
                 self._views[pixels].append((observed, projector.render(observed.carm, shot.world_from_carm)))
         return self._views[pixels]
 
-    def _descend(self, poses: list[Matrix]) -> _Descended:
-        made = None
-        for pixels, voxel_mm, most in _LEVELS:
+    def _descend(
+        self, starts: Sequence[Matrix], levels: Sequence[_Level] = _LEVELS, found: _Descended | None = None
+    ) -> _Descended:
+        """Move all bodies to where they explain the images best.
+
+        Args:
+            found: where an earlier descent ended; it is the answer if this one comes as near before the finest level.
+        """
+        poses = list(starts)
+        for pixels, voxel_mm, most in levels:
+            finest = pixels == levels[-1][0]
+            if finest and found is not None and self._alike(poses, found.poses):
+                return found
             views, made = self._at(pixels, voxel_mm), None
+            momentum = Momentum(len(poses))
             for _ in range(most):
                 made = self._linearised(views, poses, made)
-                equations = self._joined(made, finest=pixels == _LEVELS[-1][0])
-                steps = steps_of(*equations, _LONGEST_STEP_MM)
+                steps = steps_of(*self._joined(made, finest=finest), _LONGEST_STEP_MM)
                 poses = [
                     g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
-                    for pose, step, body in zip(poses, steps, self.bodies, strict=True)
+                    for pose, step, body in zip(
+                        poses, momentum.carried(steps, _LONGEST_STEP_MM), self.bodies, strict=True
+                    )
                 ]
                 if np.linalg.norm(steps, axis=1).max() < _STILL_MM:
                     break
         return self._linearised(views, poses, made)
+
+    def _alike(self, poses: Sequence[Matrix], others: Sequence[Matrix]) -> bool:
+        """Whether all bodies are in one place, within what counts as one."""
+        for body, pose, other in zip(self.bodies, poses, others, strict=True):
+            mm, rad = apart(body, pose, other)
+            if mm > _SAME_MM or rad > _SAME_RAD:
+                return False
+        return True
 
     def _joined(self, made: _Descended, *, finest: bool) -> tuple[Matrix, Matrix]:
         """Normal equations of all views, and at the finest level what joints say beforehand: of bones that are still
