@@ -117,7 +117,7 @@ _BLADE_STEP, _BLADE_CHORD, _BLADE_DARK, _BLADE_EVEN = 0.5, 0.85, 90.0, 70.0
 """Least fall of the logarithm at a blade's edge; share of the edge that shows it; percentile of what is beyond that is
 darker than the edge's inner side; percentile up to which it is equally dark, as lead is and a patient is not."""
 _GAP_PX, _GAP_LIKE = (6.0, 8.0, 10.0, 12.0), 0.4
-"""How far inside an edge a band of light may end; where its other side is like what is beyond, within this logarithm."""
+"""How far inside an edge a band of light may end; within which logarithm its other side is like what is beyond."""
 _ANGLES, _SAMPLES, _SAMPLE_PX, _EDGE_PX, _LEAST_INSIDE = 48, 40, 0.5, 1.6, 0.12
 """Directions and pixels of a line that are tried; their least distance; how far from an edge its sides are looked at;
 offset from the middle, as a share of the width."""
