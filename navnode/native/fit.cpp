@@ -106,10 +106,12 @@ class Fit {
     if (!look()) return;
     for (int round = 0; round < settings_.rounds; ++round) {
       evaluate();
+      if (round) shorten();
       if (round || continued_) reweigh();
       if (!solve_terms()) return;
     }
     evaluate();
+    if (settings_.rounds) shorten();
     reweigh();
     out_.noise = noise_;
     out_.contrast = out_.coefficient[map_] / spread_;
@@ -221,6 +223,8 @@ class Fit {
   bool solve_terms() {
     gram(term(0), terms_ + 1, s_.weight.data(), count_, sums_);
     const double ridge = 1e-9 * trace(sums_, terms_);
+    before_ = sums_[terms_][terms_];
+    std::copy(out_.coefficient, out_.coefficient + terms_, from_);
     std::fill(pinned_, pinned_ + kMaxTerms, false);
     double step[kMaxTerms];
     for (bool settled = false; !settled;) {
@@ -250,6 +254,21 @@ class Fit {
     for (int i = map_ + 2; i < terms_; ++i) out_.coefficient[i] = std::clamp(out_.coefficient[i], 0.0, kMostScatter);
     out_.started = 1;
     return true;
+  }
+
+  // Halve the last step until it no longer explains less. Where hardly any light is primary, scatter and primary rays
+  // otherwise take turns in explaining too much, and come back from it after many rounds or not at all.
+  void shorten() {
+    for (int halving = 0; halving < kHalvings && !(unexplained() <= kRises * before_); ++halving) {
+      for (int i = 0; i < terms_; ++i) out_.coefficient[i] = 0.5 * (out_.coefficient[i] + from_[i]);
+      evaluate();
+    }
+  }
+
+  double unexplained() const {
+    double sum = 0;
+    for (std::int64_t p = 0; p < count_; ++p) sum += s_.weight[p] * s_.residual[p] * s_.residual[p];
+    return sum;
   }
 
   // Similarity of image and prediction after removing the background from both; outliers excluded.
@@ -327,6 +346,8 @@ class Fit {
   float* term(int i) { return s_.rows.data() + (poses_ + i) * count_; }
 
   static constexpr double kMostScatter = 1.0;  // scattered light is part of the image
+  static constexpr int kHalvings = 4;
+  static constexpr double kRises = 1.2;  // what is unexplained may rise a little: priors pull, too
 
   const Pixels& pixels_;
   const Settings& settings_;
@@ -339,6 +360,7 @@ class Fit {
   bool continued_ = false;
   bool pinned_[kMaxTerms] = {};
   float spread_ = 1.f, noise_ = 0.f;
+  double from_[kMaxTerms] = {}, before_ = 0.0;  // coefficients before the last step, and what they left unexplained
   Square sums_;
 };
 
