@@ -36,6 +36,7 @@ __all__ = [
     "POSE_SCALE",
     "Residuals",
     "XrayImage",
+    "between_neighbours",
     "fitted",
     "modelled",
     "residuals",
@@ -321,6 +322,13 @@ def residuals(observed: Observed, predicted: FloatArray, appearance: Appearance)
         share * (a + 2 * b * t) / spread,
         np.concatenate([share * observed.background, [share * t, share * t * t], -observed.scatter / light]),
     )
+
+
+def between_neighbours(residual: FloatArray, weight: FloatArray) -> float:
+    """Sum of squares of that part of an image (H, W) that neighbours do not share: noise of photons, not of a model."""
+    across = np.minimum(weight[:, 1:], weight[:, :-1]) * np.square(residual[:, 1:] - residual[:, :-1])
+    down = np.minimum(weight[1:], weight[:-1]) * np.square(residual[1:] - residual[:-1])
+    return float(across.sum(dtype=np.float64) + down.sum(dtype=np.float64)) / 4
 
 
 def fitted(

@@ -106,8 +106,10 @@ def test_muscle_beyond_a_gap_is_no_lead_though_it_is_as_even(degrees, width_px):
     thigh = np.exp(-3.5 - 0.05 * np.sin(u / 9)).astype(np.float32)
     parted = np.where(np.abs(beside) < width_px / 2, 1.0, thigh).astype(np.float32)
     assert not covered(parted).any()
-    leaded = np.where(beside > width_px / 2, np.float32(0.01), parted)  # no gap: what is beyond is like nothing inside
-    assert covered(leaded)[beside > width_px / 2 + 1].mean() > 0.9
+    shielded = np.where(
+        beside > width_px / 2, np.float32(0.01), parted
+    )  # no gap: what is beyond is like nothing inside
+    assert covered(shielded)[beside > width_px / 2 + 1].mean() > 0.9
 
 
 def test_a_straight_shaft_is_no_blade():

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from navnode import geometry as g
-from navnode.registration.appearance import POSE_SCALE, Appearance, Observed, XrayImage, fitted
+from navnode.registration.appearance import (
+    POSE_SCALE,
+    Appearance,
+    Observed,
+    XrayImage,
+    between_neighbours,
+    fitted,
+    residuals,
+)
 from navnode.registration.bodies.anywhere import apart
 from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
@@ -43,11 +51,13 @@ _SAME_MM, _SAME_RAD = 0.7, 0.05
 _MARGIN = 0.1
 """A place is as likely as another unless its likeness is lower by this."""
 _APART_MM = (0.8, 1.5)
-_SIGMA_MM = 1.5
+_SIGMA_MM = 0.6
 """Expected error above which a body is DEGRADED."""
+_OWN_ERRORS, _SHARED_ERRORS = 2.5, 12.0
+"""Ratios of actual errors to the statistical sigma of independent pixels, for noise that pixels have by themselves and
+for what neighbours share: more than for one rigid volume, since soft tissue does not follow."""
 _ERRORS = 7.0
-"""Ratio of actual errors to the statistical sigma of independent pixels: more than for one rigid volume, since soft
-tissue does not follow."""
+"""The same while bodies descend, of all noise."""
 
 
 _Level = tuple[int, float, int]
@@ -61,9 +71,13 @@ class _Descended:
     gradient: list[Matrix]
     appearances: list[Appearance]
 
-    def covariance(self, row: int) -> Matrix:
-        """6x6 of ``world_from_body @ exp(xi, center_mm)`` of a body, wherever the others are."""
-        return _ERRORS**2 * marginal(np.sum(self.hessian, axis=0), row)
+    def covariance(self, row: int, variances: Sequence[float]) -> Matrix:
+        """6x6 of ``world_from_body @ exp(xi, center_mm)`` of a body, wherever the others are.
+
+        Args:
+            variances: of the actual errors in each view, in units of its noise.
+        """
+        return marginal(np.sum([each / v for each, v in zip(self.hessian, variances, strict=True)], axis=0), row)
 
 
 @dataclass
@@ -118,14 +132,14 @@ class WholeRegistration:
             best = self._descend([ends[n].poses[row] for row, n in enumerate(likeliest)], _NEAR)
             detail = self._details(best)
         best, detail = self._searched(starts, best, detail, rng)
-        fits = []
+        fits, variances = [], self._variances(best)
         for row, body in enumerate(self.bodies):
             elsewhere = 0
             for end, its in zip(ends, details, strict=True):
                 mm, rad = apart(body, best.poses[row], end.poses[row])
                 as_likely = _mean(its[row]) > _mean(detail[row]) - _MARGIN
                 elsewhere += as_likely and (mm > _SAME_MM or rad > _SAME_RAD)
-            fits.append(self._judged(row, best, elsewhere, detail[row]))
+            fits.append(self._judged(row, best, variances, elsewhere, detail[row]))
         return fits
 
     def _searched(
@@ -251,12 +265,28 @@ class WholeRegistration:
             found[:, n] = likenesses(observed, soft, shadows, end.appearances[n])
         return found
 
-    def _judged(self, row: int, best: _Descended, elsewhere: int, detail: Array) -> BodyFit:
+    def _variances(self, end: _Descended) -> list[float]:
+        """Of the actual errors in each view, in units of its noise."""
+        found = []
+        for (observed, soft), shot, appearance in zip(
+            self._at(*_LEVELS[-1][:2]), self.shots, end.appearances, strict=True
+        ):
+            share = 0.0
+            if np.isfinite(appearance.noise):
+                shadows = self._shadows(observed, shot, end.poses, jacobian=False)
+                left = residuals(observed, added(soft, shadows).ravel(), appearance)
+                all_of_it = float((left.weight * np.square(left.residual)).sum(dtype=np.float64)) + 1e-12
+                own = between_neighbours(left.residual.reshape(soft.shape), left.weight.reshape(soft.shape))
+                share = min(own / all_of_it, 1.0)
+            found.append(share * _OWN_ERRORS**2 + (1 - share) * _SHARED_ERRORS**2)
+        return found
+
+    def _judged(self, row: int, best: _Descended, variances: Sequence[float], elsewhere: int, detail: Array) -> BodyFit:
         body, pose = self.bodies[row], best.poses[row]
         known = detail[np.isfinite(detail)]
         if not known.size:
             return nowhere(body, len(self.shots))
-        covariance = best.covariance(row)
+        covariance = best.covariance(row, variances)
         views_apart_mm = self._views_apart_mm(row, best)
         sigma_mm = float(np.sqrt(np.trace(covariance[3:, 3:])))
         verdict = _verdict(detail, elsewhere, views_apart_mm, sigma_mm)

@@ -21,6 +21,7 @@ from navnode.registration.appearance import (
     Appearance,
     Observed,
     XrayImage,
+    between_neighbours,
     fitted,
     residuals,
 )
@@ -330,15 +331,8 @@ def _equations(
     reduced = gram - gram[:, terms] @ imitated
     pixels = max(int(np.count_nonzero(weight)), 1)
     noise = float(np.sqrt(max(gram[rest, rest], 0.0) / pixels))
-    own = min(float(np.sqrt(_between_neighbours(stack[-1].reshape(height, width), weight) / pixels)), noise)
+    own = min(float(np.sqrt(between_neighbours(stack[-1].reshape(height, width), weight) / pixels)), noise)
     return reduced[known, known], reduced[known, rest], noise, own
-
-
-def _between_neighbours(residual: FloatArray, weight: FloatArray) -> float:
-    """Sum of squares of that part of an image (H, W) that neighbours do not share."""
-    across = np.minimum(weight[:, 1:], weight[:, :-1]) * np.square(residual[:, 1:] - residual[:, :-1])
-    down = np.minimum(weight[1:], weight[:-1]) * np.square(residual[1:] - residual[:-1])
-    return float(across.sum(dtype=np.float64) + down.sum(dtype=np.float64)) / 4
 
 
 def ray_derivatives(carm: CArm, jacobian: FloatArray, pivot_mm: float) -> FloatArray:
