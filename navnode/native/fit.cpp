@@ -256,11 +256,13 @@ class Fit {
     return true;
   }
 
-  // Halve the last step until it no longer explains less. Where hardly any light is primary, scatter and primary rays
-  // otherwise take turns in explaining too much, and come back from it after many rounds or not at all.
+  // Halve the last step while it explains much less than before. Where hardly any light is primary, scatter and primary
+  // rays otherwise take turns in explaining too much, and come back from it after many rounds or not at all.
   void shorten() {
-    for (int halving = 0; halving < kHalvings && !(unexplained() <= kRises * before_); ++halving) {
+    const double most = kRises * before_ + kRounding * (double)count_;
+    for (int halving = 0; halving < kHalvings && unexplained() > most; ++halving) {
       for (int i = 0; i < terms_; ++i) out_.coefficient[i] = 0.5 * (out_.coefficient[i] + from_[i]);
+      for (int i = map_ + 2; i < terms_; ++i) pinned_[i] = pinned_[i] && !(out_.coefficient[i] > 0.0);
       evaluate();
     }
   }
@@ -348,6 +350,7 @@ class Fit {
   static constexpr double kMostScatter = 1.0;  // scattered light is part of the image
   static constexpr int kHalvings = 4;
   static constexpr double kRises = 1.2;  // what is unexplained may rise a little: priors pull, too
+  static constexpr double kRounding = 1e-10;  // of a pixel, squared
 
   const Pixels& pixels_;
   const Settings& settings_;

@@ -116,8 +116,9 @@ _COVERED_PX = 64
 _BLADE_STEP, _BLADE_CHORD, _BLADE_DARK, _BLADE_EVEN = 0.5, 0.85, 90.0, 70.0
 """Least fall of the logarithm at a blade's edge; share of the edge that shows it; percentile of what is beyond that is
 darker than the edge's inner side; percentile up to which it is equally dark, as lead is and a patient is not."""
-_GAP_PX, _GAP_LIKE = (6.0, 8.0, 10.0, 12.0), 0.4
-"""How far inside an edge a band of light may end; within which logarithm its other side is like what is beyond."""
+_GAP_PX, _GAP_LIKE = (6.0, 8.0, 10.0, 12.0, 14.0), 0.4
+"""How far inside an edge a band of light may end; within which logarithm its other side is like what is beyond, at two
+of these in turn: a patient who darkens passes lead's grey once."""
 _ANGLES, _SAMPLES, _SAMPLE_PX, _EDGE_PX, _LEAST_INSIDE = 48, 40, 0.5, 1.6, 0.12
 """Directions and pixels of a line that are tried; their least distance; how far from an edge its sides are looked at;
 offset from the middle, as a share of the width."""
@@ -197,8 +198,9 @@ def _behind_blades(light: FloatArray) -> npt.NDArray[np.bool_]:
                 continue
             least, most, brightest = np.percentile(log_light[beyond], (_COVERED_LEAST, _BLADE_EVEN, _BLADE_DARK))
             even = most < max(least + np.log(_COVERED_SPREAD), darkest)
-            if even and brightest < edge - _BLADE_STEP and not _is_gap(log_light, float(angle), float(offsets_px[at])):
-                result |= beyond
+            if even and brightest < edge - _BLADE_STEP:
+                if not _is_gap(log_light, float(angle), float(offsets_px[at])):
+                    result |= beyond
                 break
     return result
 
@@ -207,7 +209,7 @@ def _is_gap(log_light: FloatArray, angle: float, offset_px: float) -> bool:
     """Whether an edge is one side of a band of light whose other side is as dark as what is beyond.
 
     Nothing covers a patient who parted, or is bent apart, along a line: muscle is as even as lead, and what lies beyond
-    a gap must be explained. Lead is not like what lies on the other side of the light that it lets through.
+    a gap must be explained. Lead beside a strip of light is seldom as dark as the patient on the strip's other side.
     """
     height, width = log_light.shape
     along = np.arange(-max(height, width), max(height, width), 1.0)
@@ -223,4 +225,5 @@ def _is_gap(log_light: FloatArray, angle: float, offset_px: float) -> bool:
     seen = np.isfinite(differ)
     if (np.count_nonzero(seen, axis=1) < _SAMPLES / 4).any():
         return False
-    return bool((np.nanmedian(differ, axis=1) < _GAP_LIKE).any())
+    like = np.nanmedian(differ, axis=1) < _GAP_LIKE
+    return bool((like[:-1] & like[1:]).any())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from navnode.files.bodies import read_bone
 from navnode.files.views import read_views
 from navnode.registration.bodies import Body, BodyRegistration, Shot, WholeRegistration
 from navnode.registration.bodies.anywhere import apart, rotations_everywhere
+from navnode.registration.bodies.equations import Momentum
 from navnode.registration.bodies.joint import SCALE, descend, look
 from navnode.registration.bodies.picture import Picture
 from navnode.types import Status, Volume
@@ -137,6 +140,42 @@ def test_bones_of_a_ct_that_moved_are_found(moved_patient):
         assert fit.validity.status is Status.VALID, fit.validity.reason
         assert mm < 0.2 and np.rad2deg(rad) < 0.5
         assert mm < 4 * np.sqrt(np.trace(fit.covariance[3:, 3:]))
+
+
+def test_starts_that_come_to_one_place_end_there(moved_patient):
+    """The finest level is descended once; 0.7 mm or 0.05 rad of any body is another place."""
+    ct, labels, bodies, truth, shots = moved_patient
+    registration = WholeRegistration(ct, labels, bodies, shots, 1)
+    first = registration._descend(truth)
+    assert registration._descend(truth, found=[first]) is first
+    for xi in ([0, 0, 0.06, 0, 0, 0], [0, 0, 0, 0.8, 0, 0]):
+        off = [truth[0], truth[1] @ g.exp(np.array(xi, float), bodies[1].center_mm)]
+        assert registration._alike(truth, truth) and not registration._alike(off, truth)
+
+
+def test_sigmas_grow_with_what_neighbours_share(moved_patient):
+    """As much noise, but smooth as a model's error is: five times the sigma and nearly no photons' share left."""
+    ct, labels, bodies, truth, shots = moved_patient
+    found = []
+    for blur_px in (0.0, 4.0):
+        noise = np.random.default_rng(1).normal(size=shots[0].counts.shape)
+        noise = cv2.GaussianBlur(noise, (0, 0), blur_px) if blur_px else noise
+        noisy = [replace(shot, counts=shot.counts * np.exp(0.15 * noise / noise.std())) for shot in shots]
+        registration = WholeRegistration(ct, labels, bodies, noisy, 1)
+        found.append(registration._variances(registration._descend(truth)))
+    white, smooth = np.array(found)
+    assert (white < 60).all() and (smooth > 120).all() and (smooth <= 144).all()
+
+
+def test_steps_that_agree_go_on_and_others_do_not():
+    momentum = Momentum(2)
+    steps = np.zeros((2, 6))
+    steps[:, 0] = 0.3, 0.3
+    ways = [momentum.carried(steps, 6.0)[:, 0] for _ in range(30)]
+    assert ways[0] == pytest.approx(0.3) and ways[-1] == pytest.approx(1.5, rel=0.01)
+    steps[1, 0] = -0.2  # the second has gone too far
+    assert momentum.carried(steps, 6.0)[:, 0] == pytest.approx([1.5, -0.2], rel=0.01)
+    assert np.linalg.norm(momentum.carried(100 * steps, 6.0), axis=1) == pytest.approx(6.0)
 
 
 def test_a_ct_of_another_patient_is_not_valid(moved_patient):

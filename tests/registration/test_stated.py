@@ -225,6 +225,19 @@ def test_an_image_is_looked_at_again_after_a_while():
     assert len(together._seen) <= 8
 
 
+def test_a_bent_patient_is_no_matter_of_the_carm():
+    """He is DEGRADED until an image from the same direction shows otherwise; nobody looks oftener for him."""
+    together = StatedGeometry()
+    together.add(replace(says(0, 0), bent=12.0))
+    together.add(says(1, 0))
+    reason = "parts of the patient have moved against each other since the CT"
+    assert together.verdict(CARM) == (Status.DEGRADED, reason) and not wants(together, says(1, 0))
+    together.add(says(0, 0))
+    assert together.verdict(CARM) is None
+    assert contradicted([replace(says(0, 0), bent=float("nan"))]) == (Status.DEGRADED, reason)
+    assert "principal point" in contradicted([replace(says(0, 9), bent=12.0)])[1]
+
+
 def test_the_worse_verdict_counts():
     valid, doubted, refused = (Status.VALID, ""), (Status.DEGRADED, "a"), (Status.INVALID, "b")
     assert worse(valid, None) == valid and worse(valid, doubted) == doubted and worse(doubted, refused) == refused

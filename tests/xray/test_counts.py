@@ -103,11 +103,11 @@ def test_what_lies_beyond_a_gap_in_the_patient_is_no_lead(turned):
 def test_muscle_beyond_a_gap_is_no_lead_though_it_is_as_even(degrees, width_px):
     v, u = np.mgrid[:64, :64]
     beside = (u - 32) * np.cos(np.deg2rad(degrees)) + (v - 32) * np.sin(np.deg2rad(degrees)) - 10
-    thigh = np.exp(-3.5 - 0.05 * np.sin(u / 9)).astype(np.float32)
+    thigh = np.exp(-2.3 - 0.05 * np.sin(u / 9)).astype(np.float32)
     parted = np.where(np.abs(beside) < width_px / 2, 1.0, thigh).astype(np.float32)
     assert not covered(parted).any()
     shielded = np.where(
-        beside > width_px / 2, np.float32(0.01), parted
+        beside > width_px / 2, np.float32(0.03), parted
     )  # no gap: what is beyond is like nothing inside
     assert covered(shielded)[beside > width_px / 2 + 1].mean() > 0.9
 

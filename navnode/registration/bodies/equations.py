@@ -39,6 +39,8 @@ class Momentum:
     def carried(self, steps: Matrix, longest_mm: float) -> Matrix:
         """Scaled movements (bodies, 6) by the steps, and by those before that do not speak against them.
 
+        Where a descent ends, take the step alone: with what it carries it may go as far beyond.
+
         Args:
             longest_mm: of every movement.
         """

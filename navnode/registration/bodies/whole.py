@@ -57,7 +57,7 @@ _OWN_ERRORS, _SHARED_ERRORS = 2.5, 12.0
 """Ratios of actual errors to the statistical sigma of independent pixels, for noise that pixels have by themselves and
 for what neighbours share: more than for one rigid volume, since soft tissue does not follow."""
 _ERRORS = 7.0
-"""The same while bodies descend, of all noise."""
+"""One ratio for all noise, while bodies descend."""
 
 
 _Level = tuple[int, float, int]
@@ -123,8 +123,9 @@ class WholeRegistration:
                 for body, start in zip(self.bodies, starts, strict=True)
             ]
             progress(len(ends) / (_RESTARTS + 1))
-            ends.append(self._descend(again, found=best))
-        details = [self._details(end) for end in ends]
+            ends.append(self._descend(again, found=ends))
+        seen = {id(end): self._details(end) for end in ends}
+        details = [seen[id(end)] for end in ends]
         likeliest = [int(np.argmax([_mean(its[row]) for its in details])) for row in range(len(self.bodies))]
         if set(likeliest) == {0}:
             best, detail = ends[0], details[0]
@@ -153,7 +154,9 @@ class WholeRegistration:
             poses = list(best.poses)
             for row in doubtful:
                 poses[row] = starts[row] @ g.exp(rng.uniform(-1, 1, 6) * _SEARCHED, self.bodies[row].center_mm)
-            tried = self._descend(poses)
+            tried = self._descend(poses, found=[best])
+            if tried is best:
+                continue
             its = self._details(tried)
             better = [row for row in doubtful if _mean(its[row]) > _mean(detail[row])]
             if better:
@@ -174,30 +177,30 @@ class WholeRegistration:
         return self._views[pixels]
 
     def _descend(
-        self, starts: Sequence[Matrix], levels: Sequence[_Level] = _LEVELS, found: _Descended | None = None
+        self, starts: Sequence[Matrix], levels: Sequence[_Level] = _LEVELS, found: Sequence[_Descended] = ()
     ) -> _Descended:
         """Move all bodies to where they explain the images best.
 
         Args:
-            found: where an earlier descent ended; it is the answer if this one comes as near before the finest level.
+            found: where earlier descents ended; one is the answer if this one has come to it before the finest level.
         """
         poses = list(starts)
         for pixels, voxel_mm, most in levels:
             finest = pixels == levels[-1][0]
-            if finest and found is not None and self._alike(poses, found.poses):
-                return found
+            if finest and (same := next((end for end in found if self._alike(poses, end.poses)), None)):
+                return same
             views, made = self._at(pixels, voxel_mm), None
             momentum = Momentum(len(poses))
-            for _ in range(most):
+            for left in reversed(range(most)):
                 made = self._linearised(views, poses, made)
                 steps = steps_of(*self._joined(made, finest=finest), _LONGEST_STEP_MM)
+                ends = (finest and not left) or np.linalg.norm(steps, axis=1).max() < _STILL_MM
+                movements = steps if ends else momentum.carried(steps, _LONGEST_STEP_MM)
                 poses = [
-                    g.orthonormal(pose @ g.exp(step / POSE_SCALE, body.center_mm))
-                    for pose, step, body in zip(
-                        poses, momentum.carried(steps, _LONGEST_STEP_MM), self.bodies, strict=True
-                    )
+                    g.orthonormal(pose @ g.exp(movement / POSE_SCALE, body.center_mm))
+                    for pose, movement, body in zip(poses, movements, self.bodies, strict=True)
                 ]
-                if np.linalg.norm(steps, axis=1).max() < _STILL_MM:
+                if ends:
                     break
         return self._linearised(views, poses, made)
 
@@ -277,7 +280,7 @@ class WholeRegistration:
                 left = residuals(observed, added(soft, shadows).ravel(), appearance)
                 all_of_it = float((left.weight * np.square(left.residual)).sum(dtype=np.float64)) + 1e-12
                 own = between_neighbours(left.residual.reshape(soft.shape), left.weight.reshape(soft.shape))
-                share = min(own / all_of_it, 1.0)
+                share = min(own / all_of_it, 1.0) * min(1.0, appearance.noise / NOISE_FLOOR) ** 2  # the floor is shared
             found.append(share * _OWN_ERRORS**2 + (1 - share) * _SHARED_ERRORS**2)
         return found
 

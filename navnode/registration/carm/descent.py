@@ -73,9 +73,9 @@ class Linear:
 
     appearance: Appearance
     hessian: Matrix
-    """9x9; (6 bodies + 3) along each side. With what bends: the 12 of that before the last three."""
+    """9x9; (6 bodies + 3) along each side. With bends, 12 more of each body between poses and geometry."""
     gradient: Matrix
-    """(9,)"""
+    """(9,), as many as along a side of ``hessian``."""
     noise: float
     """Standard deviation of image minus model in detail, line-integral units."""
     own_noise: float
@@ -107,7 +107,8 @@ class Linear:
         return bool(np.isfinite(self.appearance.noise))
 
     def rigid(self) -> Linear:
-        """The same of one body without what bends."""
+        """The same of one body, without how it bends."""
+        assert len(self.gradient) in (9, 21)
         kept = np.r_[:6, len(self.gradient) - 3 : len(self.gradient)]
         return replace(self, hessian=self.hessian[np.ix_(kept, kept)], gradient=self.gradient[kept])
 
