@@ -216,7 +216,7 @@ export const TEXTS = {
   adviceMotion: ["Hold it still; take another", "Stillhalten und wiederholen", "保持静止重拍"],
   causeGeometry: ["C-arm not as configured", "C-Bogen anders als angegeben", "C 臂与设置不符"],
   adviceGeometry: ["Check zoom; calibrate the C-arm", "Zoom prüfen; C-Bogen kalibrieren", "检查变焦；校准 C 臂"],
-  causeBent: ["Parts of the patient have moved", "Teile des Patienten haben sich bewegt", "患者各部位间发生移动"],
+  causeBent: ["Parts of the patient have moved", "Knochen haben sich verschoben", "患者各部位间发生移动"],
   adviceBent: ["Register the bones one by one", "Knochen einzeln registrieren", "逐块骨骼配准"],
   causeUnshown: ["One view shows too little", "Eine Aufnahme zeigt zu wenig", "单一视角信息不足"],
   adviceUnshown: ["Take an X-ray from another side", "Aus anderer Richtung aufnehmen", "从另一方向拍摄"],
