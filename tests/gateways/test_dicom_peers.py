@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,11 +24,14 @@ from tests.gateways.objects import CR, DX, RF, XA, picture, xray
 from tests.gateways.served import PATIENCE_S, gateway
 from tests.gateways.test_dicom import associated, closed_within, source
 
-needs_dcmtk = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
+# pynetdicom has a script of the same name: it comes first where this environment is activated.
+OTHERS = [folder for folder in os.get_exec_path() if Path(folder) != Path(sys.executable).parent]
+STORESCU = shutil.which("storescu", path=os.pathsep.join(OTHERS))
+needs_dcmtk = pytest.mark.skipif(STORESCU is None, reason="DCMTK is not installed")
 
 
 def storescu(to, *arguments, called: str = "") -> subprocess.CompletedProcess:
-    command = ["storescu", "-aet", "CARM1", "-aec", called or to.ae_title, *map(str, arguments)]
+    command = [STORESCU, "-aet", "CARM1", "-aec", called or to.ae_title, *map(str, arguments)]
     at = command.index("--") if "--" in command else len(command)
     files = command[at + 1 :]
     command = [*command[:at], "127.0.0.1", str(to.listen_port), *files]
