@@ -11,7 +11,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
-from navnode.registration.carm.stated import MOVED_APART, contradicted, evidence, worse
+from navnode.registration.carm.stated import bent, contradicted, evidence, worse
 from navnode.registration.fit import Fit, Inspection
 from navnode.registration.gradations import best_gradation
 from navnode.registration.joint import JointView, fit_jointly
@@ -195,11 +195,10 @@ def register_jointly(
         ]
         carms = {each.carm for each in found}
         others = {carm: contradicted([each for each in found if each.carm == carm]) for carm in carms}
-        if any(other is not None and other[1] == MOVED_APART for other in others.values()):  # one patient in all views
-            others = {carm: other or (Status.DEGRADED, MOVED_APART) for carm, other in others.items()}
         for (index, view), fit in zip(views.items(), fits, strict=True):
             inspection = _inspected(registration, view.image, SearchResult(fit, None))
-            verdict = worse(assess(fit, inspection, view.image.covered_share), others.get(view.image.carm))
+            verdict = worse(assess(fit, inspection, view.image.covered_share), bent(found))  # one patient in all views
+            verdict = worse(verdict, others.get(view.image.carm))
             results[index] = _result(fit, verdict, view.pivot_mm, exposures[index][4], started)
     return [results[index] for index in range(len(exposures))]
 

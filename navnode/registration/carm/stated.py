@@ -33,7 +33,7 @@ from navnode.registration.carm.descent import (
 from navnode.registration.tracking import ImageRegistration, apart_mm
 from navnode.types import CArm, Matrix, Status, Validity
 
-__all__ = ["Evidence", "MOVED_APART", "StatedGeometry", "contradicted", "doubted", "evidence", "evidence_of", "worse"]
+__all__ = ["Evidence", "StatedGeometry", "bent", "contradicted", "doubted", "evidence", "evidence_of", "worse"]
 
 _TOLERATED = 0.01
 """Errors of the focal length, a share, and of the principal point, a share of the image's width, that are no matter of
@@ -64,7 +64,7 @@ is DEGRADED: of 353 right X-rays of twelve CTs none exceeded 7.4; of ten whose h
 all but three, which other figures refuse, exceeded 12."""
 _BEND_TOLERATED_MM, _BEND_POSSIBLE_MM = (0.1, 0.1, 0.1, 0.1, 0.1, 1.0), 20.0
 """Change of a pose across the image's width (rotations times ``POSE_SCALE``) that is no matter of trust; the most."""
-MOVED_APART = "parts of the patient have moved against each other since the CT"
+_MOVED_APART = "parts of the patient have moved against each other since the CT"
 
 _REPEATED, _FORGOTTEN = 150, 300
 """Number of images after which one near a remembered one takes its place, since somebody may zoom, and after which one
@@ -168,14 +168,22 @@ def _adapted(equations: Linear, poses: int) -> Matrix:
 
 
 def contradicted(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
+    """The verdict on images of one C-arm that contradict its geometry, or the patient's; None: they do not."""
+    return _other_geometry(seen) or bent(seen)
+
+
+def bent(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
+    """The verdict on images of one patient who is not the rigid body that the CT shows; None: he is."""
+    return (Status.DEGRADED, _MOVED_APART) if any(not each.bent <= _BENT for each in seen) else None
+
+
+def _other_geometry(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
     """The verdict on images of one C-arm whose geometry is not, or may well not be, the stated one; None: it is."""
     if not seen:
         return None
     fitting = _fitting(seen)
     if not fitting.squared > _DOUBTED:
-        if not fitting.bound <= _UNTOLD:
-            return Status.DEGRADED, _NOT_SHOWN
-        return (Status.DEGRADED, MOVED_APART) if any(not each.bent <= _BENT for each in seen) else None
+        return None if fitting.bound <= _UNTOLD else (Status.DEGRADED, _NOT_SHOWN)
     focal, *center = fitting.sigmas
     which = "focal length (or pixel size)" if focal > max(center) else "principal point"
     reason = f"the C-arm's geometry does not fit the image: its {which} is not what is stated"
@@ -234,9 +242,10 @@ class StatedGeometry:
         """As :func:`contradicted`, of the images so far; call once for each image."""
         self._images += 1
         self._seen = [(each, number) for each, number in self._seen if self._images - number <= _FORGOTTEN]
-        verdict = contradicted([each for each, _ in self._seen if each.carm == carm])
-        self._in_doubt = verdict is not None and verdict[1] != MOVED_APART  # that is no matter of the C-arm
-        return verdict
+        seen = [each for each, _ in self._seen if each.carm == carm]
+        verdict = _other_geometry(seen)
+        self._in_doubt = verdict is not None  # a patient who bent is no matter of the C-arm
+        return verdict or bent(seen)
 
     def wants(self, carm: CArm, volume_from_carm: Matrix, pivot_mm: float) -> bool:
         """Whether a registered image would say something new; in doubt each does."""
