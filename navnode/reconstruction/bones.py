@@ -20,7 +20,7 @@ from navnode.reconstruction.reading import Reader, Reading, by_kind, thickness, 
 from navnode.reconstruction.refining import Refiner, own_grid
 from navnode.reconstruction.separate import single_bones
 from navnode.reconstruction.surface import Surface, likely_surface
-from navnode.types import Array, Grid, View, Volume
+from navnode.types import Array, FloatArray, Grid, View, Volume
 
 __all__ = ["BoneFound", "Bones"]
 
@@ -68,6 +68,9 @@ class BoneFound:
     """Between the views and the refined bone, likewise."""
     kinds: Array
     """(k, j, i), kind of every voxel of bone; see :mod:`naming`."""
+    shown: FloatArray
+    """(k, j, i), least probability of bone among the views at a voxel, 0..1: what casts the shadows lies where it is
+    high."""
 
     def surface(self) -> Surface | None:
         """A closed surface around the bone, with its expected error; None if there is no bone."""
@@ -90,7 +93,8 @@ class BoneFound:
         size = len(self.kinds)
         offsets = (np.arange(grid.size) - (grid.size - 1) / 2) * grid.spacing_mm / self.likely.spacing_mm[0]
         at = np.clip(np.round(offsets + (size - 1) / 2).astype(int), 0, size - 1)
-        return replace(self, likely=likely, kinds=self.kinds[np.ix_(at, at, at)])
+        nearest = np.ix_(at, at, at)
+        return replace(self, likely=likely, kinds=self.kinds[nearest], shown=self.shown[nearest])
 
     def _with_error(self, surface: Surface) -> Surface:
         if surface.error_mm is None:
@@ -161,14 +165,14 @@ class Bones:
         lifted = lift(thicknesses, own, kinds=by_kind(readings, poses), threads=self._threads)
         apart = disagreement(thicknesses, lifted.voxels, own, threads=self._threads)
         progress(0.6)
-        likely = self._refiner.refine(lifted, readings, poses, own)
+        likely, shown = self._refiner.refine(lifted, readings, poses, own)
         threshold = self._refiner.threshold
         found = (likely.voxels > threshold).astype(np.float32)
         unexplained = disagreement(thicknesses, found, own, threads=self._threads)
         kinds = seen_kinds(likely.voxels > threshold, likely, readings, poses)
         progress(1.0)
         differ = largest_difference(thicknesses, np.array(grid.center_mm))
-        made = BoneFound(likely, threshold, len(views), apart, differ, unexplained, kinds)
+        made = BoneFound(likely, threshold, len(views), apart, differ, unexplained, kinds, shown)
         return made if own == grid else made.on(grid)
 
     def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:

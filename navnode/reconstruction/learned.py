@@ -13,6 +13,7 @@ import numpy as np
 
 from navnode.projector.grids import AIR_HU
 from navnode.projector.native import attenuation, hounsfield
+from navnode.reconstruction.bones import BoneFound
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.engines import Networks
 from navnode.reconstruction.features import GRID, HU_RANGE, picture, starting_volumes
@@ -29,8 +30,14 @@ BONE_HU = 200.0
 _BONE_LACKS_HU = 200.0
 """How much too low the network's HU are where bone was found: 40 to 500 on 15 validation patients."""
 _BONE_VARIES_HU, _EDGE_VARIES_HU = 700.0, 800.0
-"""Widening of the 95 % interval inside bone, and where bone is as likely as not: depending on the region, it then
-contains 92 to 96 % of the voxels of true bone, and 97 to 99 % of those of the bone found."""
+"""Widening of the 95 % interval inside bone, and where bone is as likely as not, of two views."""
+_MISSED_VARIES_HU = 650.0
+"""The same where all views show bone that may have been missed, if none of the shadows is explained."""
+_LEAST_SHARE, _SHARE_OF_UNEXPLAINED = 0.7, 0.5
+"""The network's own interval counts by this share and that of the unexplained, away from bone: a body whose bone is
+explained, a limb, is simpler than what the network was calibrated on."""
+_MOST_VIEWS = 4
+"""More views do not make what was found of bone surer."""
 SCALES = (-4.5, 1.5)
 """Range of the logarithm of the stated scale (1000 HU), from 11 HU up; the same in training and in use."""
 
@@ -100,14 +107,14 @@ class Accumulator:
         else:
             self._sums -= output
 
-    def result(self, bone: FloatArray | None = None) -> Reconstructed:
+    def result(self, bone: BoneFound | None = None) -> Reconstructed:
         """The volume from all views, made to agree with their detail; there must be a view.
 
         The network has seen little bone: its HU there are too low, and too certain. Where bone was found in the X-rays,
         HU and their intervals are raised.
 
         Args:
-            bone: probability of solid bone, 0..1, (k, j, i).
+            bone: on the volume's grid.
         """
         assert self._sums is not None
         coarse, fine = starting_volumes(self._pyramid)
@@ -119,14 +126,14 @@ class Accumulator:
             "views": np.array([float(self.views)], np.float32),
         }
         mean, _, scale = self._networks.volume(inputs)[0][0]
-        likely = np.zeros_like(mean) if bone is None else bone
+        likely = np.zeros_like(mean) if bone is None else bone.likely.voxels
         fit.mu[:] = attenuation(np.clip(1000.0 * mean + _BONE_LACKS_HU * likely, *HU_RANGE))
         fit.agree()
         hu = hounsfield(fit.mu)
         unknown = fit.seen < min(2, self.views)
         hu[unknown] = AIR_HU
         half = 1000.0 * _LAPLACE_95 * self._networks.card.sigma_factor * np.exp(np.clip(scale, *SCALES))
-        half = np.sqrt(half**2 + (_BONE_VARIES_HU * likely) ** 2 + _EDGE_VARIES_HU**2 * likely * (1 - likely))
+        half = half if bone is None else _widened(half, bone, self.views)
         half[unknown] = UNKNOWN_HU
         return Reconstructed(
             *(
@@ -137,3 +144,13 @@ class Accumulator:
                 )
             )
         )
+
+
+def _widened(half_hu: FloatArray, bone: BoneFound, views: int) -> FloatArray:
+    """Half of the 95 % interval where bone was found or missed, from what the network states, (k, j, i) HU."""
+    likely, shown, few = bone.likely.voxels, bone.shown, 2 / min(max(views, 2), _MOST_VIEWS)
+    share = np.float32(min(1.0, _LEAST_SHARE + _SHARE_OF_UNEXPLAINED * bone.unexplained))
+    own = half_hu * (share + (1 - share) * np.maximum(likely, shown))
+    found = (_BONE_VARIES_HU * likely) ** 2 + _EDGE_VARIES_HU**2 * likely * (1 - likely)
+    missed = _MISSED_VARIES_HU * min(bone.unexplained, 1.0) * shown
+    return np.asarray(np.sqrt(own**2 + few**0.5 * found + few * missed**2), np.float32)

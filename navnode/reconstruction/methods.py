@@ -266,7 +266,7 @@ class Reconstructor:
         if not sums.overlap:
             raise ComputeError(_NO_OVERLAP)
         bone = bones.find(views, own, progress=lambda share: progress(0.3 + 0.5 * share))
-        made = sums.result(bone.likely.voxels)
+        made = sums.result(bone)
         if grid.size != GRID:
             made = Reconstructed(
                 *(resample(part, grid.spacing_mm, grid.shape) for part in (made.volume, made.uncertainty_hu))

@@ -33,11 +33,13 @@ __all__ = [
     "MOST_SIZE",
     "PICTURES",
     "PICTURE_PX",
+    "Refined",
     "Refiner",
     "SEEN",
     "SPACINGS_MM",
     "evidence",
     "own_grid",
+    "pixels_from_carm",
     "pooled",
 ]
 
@@ -90,6 +92,15 @@ class Evidence:
     in mm."""
 
 
+class Refined(NamedTuple):
+    """Solid bone on a grid."""
+
+    likely: Volume
+    """Its probability, 0..1."""
+    shown: FloatArray
+    """(k, j, i), least probability of bone among the views at a voxel, 0..1."""
+
+
 class Refiner:
     """Refines what was lifted from readings.
 
@@ -108,8 +119,8 @@ class Refiner:
         self.threshold = engines.read_card(folder).bone_threshold
         """Probability at which the surface is most accurate, 0..1."""
 
-    def refine(self, occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Volume:
-        """Probability of solid bone, 0..1, on the grid.
+    def refine(self, occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Refined:
+        """Solid bone on the grid.
 
         Args:
             occupancy: lifted from the readings, on the grid.
@@ -125,9 +136,9 @@ class Refiner:
         logit = np.mean([self._mirrored(inputs, along_i) for along_i in (1, -1)], axis=0)
         size = grid.size
         likely = 1 / (1 + np.exp(-np.clip(logit[:size, :size, :size], -30, 30)))
-        return Volume(
-            likely.astype(np.float32), grid.volume_from_index, f"solid bone, refined from {len(readings)} views"
-        )
+        name = f"solid bone, refined from {len(readings)} views"
+        shown = np.ascontiguousarray(given.fine[2, :size, :size, :size])
+        return Refined(Volume(likely.astype(np.float32), grid.volume_from_index, name), shown)
 
     def _mirrored(self, inputs: Mapping[str, FloatArray], along_i: int) -> FloatArray:
         """The network's output, (k, j, i), its inputs mirrored along i where that is -1, and the output back."""
@@ -167,7 +178,7 @@ def evidence(
     shown = [_shown(reading, known) for reading, known in zip(readings, measured, strict=True)]
     pixels = np.stack(
         [
-            _pixels_from_carm(reading) @ np.linalg.inv(pose) @ grid.volume_from_index
+            pixels_from_carm(reading) @ np.linalg.inv(pose) @ grid.volume_from_index
             for reading, pose in zip(readings, poses, strict=True)
         ]
     )
@@ -258,7 +269,7 @@ def _around(shown: _Shown, reading: Reading, measured: Array, across_px: int) ->
     return np.stack([cv2.blur(part, size, borderType=cv2.BORDER_REPLICATE) / share for part in parts])
 
 
-def _pixels_from_carm(reading: Reading) -> Matrix:
+def pixels_from_carm(reading: Reading) -> Matrix:
     """(3, 4): point (x, y, z, 1) mm in the C-arm's frame -> (u z, v z, z), (u, v) in pixels of the canvas."""
     carm = reading.carm
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px

@@ -165,7 +165,7 @@ def test_in_bf16_bone_is_read_and_refined_as_in_fp32():
     readings = by_both[1]
     lifted = lift([thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)], grid)
     quick, exact = (
-        Refiner(engines.SHIPPED_REFINER, threads=2, exactly=exactly).refine(lifted, readings, poses, grid).voxels
+        Refiner(engines.SHIPPED_REFINER, threads=2, exactly=exactly).refine(lifted, readings, poses, grid).likely.voxels
         for exactly in (False, True)
     )
     assert 0 < np.abs(quick - exact).mean() < 0.002 and 0.001 < np.mean(exact > 0.5) < 0.5

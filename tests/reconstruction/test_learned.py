@@ -10,9 +10,10 @@ import pytest
 from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector.grids import onto
-from navnode.reconstruction import Method, Reconstructor, engines
+from navnode.reconstruction import Method, Reconstructor, engines, learned
+from navnode.reconstruction.bones import BoneFound
 from navnode.reconstruction.learned import Accumulator
-from navnode.types import Grid, Status, View
+from navnode.types import Grid, Status, View, Volume
 from tests.reconstruction.balls import CARM, ball, views, with_a_rod
 
 
@@ -92,3 +93,28 @@ def test_metal_truncation_and_a_wrong_pose_yield_plausible_hu_but_no_valid_volum
         assert np.isfinite(made.volume.voxels).all() and (made.uncertainty_hu.voxels > 0).all()
         assert made.volume.voxels.min() >= -1000 and made.volume.voxels.max() <= 4000
         assert made.bone.likely.voxels.min() >= 0 and made.bone.likely.voxels.max() <= 1
+
+
+def bone_of(likely: float, shown: float, unexplained: float) -> BoneFound:
+    cube = np.full((4, 4, 4), likely, np.float32)
+    volume = Volume(cube, np.eye(4))
+    return BoneFound(volume, 0.5, 2, 0.1, None, unexplained, np.zeros(cube.shape, np.uint8), np.full_like(cube, shown))
+
+
+def half_95(likely: float, shown: float, unexplained: float, views: int = 2, own: float = 200.0) -> float:
+    """Half of the interval, HU, where the network by itself states ``own``."""
+    made = learned._widened(np.full((4, 4, 4), own, np.float32), bone_of(likely, shown, unexplained), views)
+    assert made.dtype == np.float32 and np.ptp(made) == 0
+    return float(made[0, 0, 0])
+
+
+def test_intervals_are_as_wide_as_what_is_not_explained_and_not_known_asks_for() -> None:
+    assert half_95(0, 0, 0.0) == pytest.approx(140)
+    assert half_95(0, 0, 0.6) == half_95(0, 0, 2.0) == pytest.approx(200)  # never narrower than that for a trunk
+    explained, not_at_all = half_95(0, 1, 0.0), half_95(0, 1, 1.0)
+    assert explained == pytest.approx(200) and not_at_all > 600  # bone that all views show was not found
+    assert half_95(0, 1, 1.0, views=2) > half_95(0, 1, 1.0, views=3) > half_95(0, 1, 1.0, views=4)
+    assert half_95(0, 1, 1.0, views=4) == half_95(0, 1, 1.0, views=16)
+    assert half_95(0.5, 1, 0.2) > 500 and half_95(1, 1, 0.2) > 700
+    unsure = [half_95(likely, likely, 0.3) for likely in (0.0, 0.2, 0.4)]
+    assert unsure == sorted(unsure)

@@ -215,7 +215,7 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
             logit = network(fine, coarse, pictures, pixels)
             logit = (logit + network(fine.flip(-1), coarse.flip(-1), pictures, mirrored).flip(-1)) / 2
         expected = torch.sigmoid(logit)[0, 0, :size, :size, :size].numpy()
-        found = refiner.refine(occupancy, readings, poses, grid).voxels
+        found = refiner.refine(occupancy, readings, poses, grid).likely.voxels
         # OpenCV rounds positions to a 32nd of a pixel, so a voxel on a picture's edge may fall outside.
         assert np.quantile(np.abs(found - expected), 0.999) < 0.01
     for path in folder.glob("*.onnx"):
