@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
+from typing import Any
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import WireError
@@ -59,7 +60,7 @@ class Client:
         version: int = 2,
         tap: Tap | None = None,
         absent_crc: bool = False,
-        outbox: Outbox | None = None,
+        outbox: Outbox[Any] | None = None,
     ) -> None:
         self.host, self.port = host, port
         self._on_message, self._on_state = on_message or self._keep, on_state

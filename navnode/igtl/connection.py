@@ -8,7 +8,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import LocalError, PeerError
@@ -99,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         max_messages_per_s: float = MAX_MESSAGES_PER_S,
         tap: Tap | None = None,
         budget: Budget | None = None,
-        outbox: Outbox | None = None,
+        outbox: Outbox[Any] | None = None,
         sender: Sender | None = None,
         absent_crc: bool = False,
     ) -> None:
@@ -259,6 +259,7 @@ class Connection(asyncio.BufferedProtocol):
     def close(self, why: str = "closed here") -> None:
         """Close the connection at once, discarding queued messages."""
         self._why = self._why or why
+        self._outbox.settle()
         self.write_gathered()
         self._close_outlet()
         if self._transport is not None:
@@ -337,6 +338,15 @@ class Connection(asyncio.BufferedProtocol):
         has several messages to many consoles."""
         waits = self._paused or self._lossless or self._latest
         return not (waits or self._interval_ns or self.intervals_ns or self._parts is not None) and self.connected
+
+    def shares(self, key: Key) -> bool:
+        """Whether a small message of a device may reach the peer together with others, by its outbox."""
+        return self._outlet is not None and self._writes_at_once and key not in self._large
+
+    @property
+    def outlet(self) -> Outlet | None:
+        """The only way to the socket, if there is one; None once the connection is closed."""
+        return self._outlet
 
     def send_parts(self, wanted: bool) -> None:
         """Choose whether 3-D images are sent to this peer as changed parts; offered voxels must then never change."""
@@ -471,6 +481,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         size = len(data)
         ordered |= key is None
+        self._outbox.settle()
         if key is not None and size < _LARGE_BYTES:
             self._withdraw_large(key)  # an older one must not come after it
         if size >= _BY_ITSELF_BYTES or self._gathered_bytes + size > _GATHERED_BYTES:
@@ -493,8 +504,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _hand_over(self, data: bytes, key: Key | None, ordered: bool) -> None:
         assert self._transport is not None
-        self._last_sent_ns = now_ns()
         if self._outlet is None:
+            self._last_sent_ns = now_ns()
             self._transport.write(data)
             return
         if len(data) < _LARGE_BYTES:
@@ -502,6 +513,11 @@ class Connection(asyncio.BufferedProtocol):
         else:
             number = self._large.setdefault(key, len(self._large) + 1) if key is not None else 0
             outcome = self._outlet.queue(data, number)
+        self.handed_over(outcome)
+
+    def handed_over(self, outcome: Outcome) -> None:
+        """Note what became of bytes that were handed to the outlet."""
+        self._last_sent_ns = now_ns()
         match outcome:
             case Outcome.BUSY:
                 self.pause_writing()

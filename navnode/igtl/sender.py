@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from navnode import native
@@ -98,6 +98,15 @@ class Sender:
             self._loop.call_soon(self.forget_copy)
         return self._copied[1]
 
+    def write_all(self, outlets: Sequence[Outlet], data: bytes) -> list[Outcome]:
+        """Write a small unordered message to many peers, like :meth:`Outlet.write`, without the GIL."""
+        if self._handle is None:
+            return [Outcome.FAILED] * len(outlets)
+        numbers, outcomes = (ctypes.c_uint64 * len(outlets))(), (ctypes.c_int * len(outlets))()
+        numbers[:] = [outlet.number for outlet in outlets]
+        native.library().navnode_sender_write_all(self._handle, numbers, len(outlets), data, len(data), outcomes)
+        return [Outcome(outcome) for outcome in outcomes]
+
     def forget_copy(self) -> None:
         """Let go of the message copied last; peers that wait for it keep it."""
         if self._copied is not None:
@@ -118,7 +127,7 @@ class Outlet:
     """The way to one peer."""
 
     def __init__(self, sender: Sender, number: int) -> None:
-        self._sender, self._number = sender, number
+        self._sender, self.number = sender, number
 
     def write(self, data: bytes, *, ordered: bool = True) -> Outcome:
         """Write a small message: at once, unless another has begun.
@@ -129,7 +138,7 @@ class Outlet:
         sender = self._sender
         if sender.handle is None:
             return Outcome.FAILED
-        return Outcome(sender.quick.navnode_sender_write(sender.handle, self._number, data, len(data), ordered))
+        return Outcome(sender.quick.navnode_sender_write(sender.handle, self.number, data, len(data), ordered))
 
     def queue(self, data: bytes, device: int = 0) -> Outcome:
         """Write a large message in its turn.
@@ -140,21 +149,21 @@ class Outlet:
         sender = self._sender
         if sender.handle is None:
             return Outcome.FAILED
-        return Outcome(sender.quick.navnode_sender_queue(sender.handle, self._number, sender.copied(data), device))
+        return Outcome(sender.quick.navnode_sender_queue(sender.handle, self.number, sender.copied(data), device))
 
     def withdraw(self, device: int) -> bool:
         """Discard a device's message unless its turn has come; whether there was one."""
         sender = self._sender
         return sender.handle is not None and bool(
-            sender.quick.navnode_sender_withdraw(sender.handle, self._number, device)
+            sender.quick.navnode_sender_withdraw(sender.handle, self.number, device)
         )
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes that wait here."""
         sender = self._sender
-        return int(sender.quick.navnode_sender_bytes(sender.handle, self._number)) if sender.handle is not None else 0
+        return int(sender.quick.navnode_sender_bytes(sender.handle, self.number)) if sender.handle is not None else 0
 
     def close(self) -> None:
         """Discard what waits, but for a piece that is being sent."""
-        self._sender.remove(self._number)
+        self._sender.remove(self.number)

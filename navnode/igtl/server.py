@@ -8,6 +8,7 @@ import errno
 import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
+from typing import NamedTuple
 
 from navnode.clock import now_ns
 from navnode.errors import ConfigError, LocalError
@@ -33,6 +34,7 @@ from navnode.igtl.messages import (
 from navnode.igtl.outbox import Outbox
 from navnode.igtl.plus import LONGEST_INTERVAL_MS, CommandError, Commands, Handler, Wanted, wanted_of
 from navnode.igtl.sender import Sender
+from navnode.igtl.wire import encode
 from navnode.security.tls import Tls, is_loopback
 
 __all__ = ["DEFAULT_PORT", "MAX_CLIENTS", "MAX_HELD_BYTES", "Peer", "Server", "log"]
@@ -54,6 +56,9 @@ _STREAMS = ("TDATA", "QTDATA")
 _MOST_AUDIENCES = 4096
 """More devices than a node has; names that a program makes up by the thousand are not all remembered."""
 
+
+_MANY, _SMALL = 4, 1 << 13
+"""To so many clients or more, messages of at most so many bytes are written together."""
 
 _REQUESTS = (Get, Start, Stop, ClientInfo, StatusMessage, Command, String)
 
@@ -125,6 +130,13 @@ class _Device:
         return wanted and (peer.reads_status or not self.needs_status)
 
 
+class _Audience(NamedTuple):
+    """Who gets a device, by header version, and who does not."""
+
+    wanting: dict[int, tuple[Peer, ...]]
+    others: list[Peer]
+
+
 class Server:
     """Serves devices to consoles, and receives what they push. Also an async context manager.
 
@@ -176,10 +188,10 @@ class Server:
         self._on_message, self._on_left, self._on_joined = on_message, on_left, on_joined
         self._context = tls.server_context() if tls else None
         self._limits, self._wary = (max_rate_hz, max_messages_per_s, tap), wary
-        self.budget, self.outbox = Budget(MAX_HELD_BYTES), Outbox()
+        self.budget, self.outbox = Budget(MAX_HELD_BYTES), Outbox(self._write_shared)
         self.sender: Sender | None = None
         self._devices: dict[Key, _Device] = {}
-        self._audiences: dict[tuple[Key, bool, bool], tuple[list[Peer], list[Peer]]] = {}
+        self._audiences: dict[tuple[Key, bool, bool], _Audience] = {}
         self._unsent: set[Key] = set()
         self._server: asyncio.Server | None = None
         self._checks: asyncio.Task[None] | None = None
@@ -251,21 +263,25 @@ class Server:
         """
         key = (message.type, message.device)
         device = self._devices[key] = _Device(message, needs_status=needs_status, only_asked=only_asked, greets=greets)
-        wanting, others = self._audience(key, device)
-        for peer in wanting:
-            self._offer(peer, key, device)
-        for peer in others:
+        audience = self._audience(key, device)
+        for version, peers in audience.wanting.items():
+            self._offer_all(peers, key, device, version)
+        for peer in audience.others:
             peer.withdraw(key)
 
-    def _audience(self, key: Key, device: _Device) -> tuple[list[Peer], list[Peer]]:
+    def _audience(self, key: Key, device: _Device) -> _Audience:
         """The clients that get a device, and those that do not; found out once, until wishes or clients change."""
         known = (key, device.needs_status, device.only_asked)
         audience = self._audiences.get(known)
         if audience is None:
             if len(self._audiences) >= _MOST_AUDIENCES:
                 self._audiences.clear()
-            wanting = [peer for peer in self.peers if device.is_for(peer)]
-            audience = self._audiences[known] = wanting, [peer for peer in self.peers if peer not in wanting]
+            wanting: dict[int, tuple[Peer, ...]] = {}
+            for peer in self.peers:
+                if device.is_for(peer):
+                    wanting[peer.version] = (*wanting.get(peer.version, ()), peer)
+            others = [peer for peer in self.peers if not device.is_for(peer)]
+            audience = self._audiences[known] = _Audience(wanting, others)
         return audience
 
     def send(self, message: Message) -> None:
@@ -436,6 +452,35 @@ class Server:
         return ", ".join(sorted(f"{name} ({kind})" for kind, name in self._devices))
 
     # --- housekeeping ----------------------------------------------------------------------------
+
+    def _offer_all(self, peers: tuple[Peer, ...], key: Key, device: _Device, version: int) -> None:
+        """Offer a message to peers of one header version: a small one to those together that nothing waits for."""
+        if len(peers) >= _MANY and (data := self._encoded(key, device, version)) is not None and len(data) <= _SMALL:
+            alone = tuple(peer for peer in peers if not peer.shares(key))
+            sharing = tuple(peer for peer in peers if peer not in alone) if alone else peers
+            if sharing:
+                self.outbox.share(data, sharing)
+            peers = alone
+        for peer in peers:
+            self._offer(peer, key, device)
+
+    def _encoded(self, key: Key, device: _Device, version: int) -> bytes | None:
+        """A message's bytes; None: it cannot be sent."""
+        if version not in device.encoded:
+            try:
+                device.encoded[version] = encode(device.message, version)
+            except LocalError as error:
+                self._not_sent(key, error)
+                return None
+        return device.encoded[version]
+
+    def _write_shared(self, peers: tuple[Peer, ...], data: bytes) -> None:
+        """Write to peers what they share."""
+        assert self.sender is not None  # only peers that it writes to share
+        ways = [(peer, peer.outlet) for peer in peers if peer.outlet is not None]
+        outcomes = self.sender.write_all([outlet for _, outlet in ways], data)
+        for (peer, _), outcome in zip(ways, outcomes, strict=True):
+            peer.handed_over(outcome)
 
     def _offer(self, peer: Peer, key: Key, device: _Device) -> None:
         try:

@@ -61,6 +61,16 @@ def library() -> ctypes.CDLL:
         lib.navnode_sender_start.argtypes = []
         lib.navnode_sender_stop.restype = None
         lib.navnode_sender_stop.argtypes = [pointer]
+        lib.navnode_sender_write_all.restype = None
+        numbers, outcomes = ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_int)
+        lib.navnode_sender_write_all.argtypes = [
+            pointer,
+            numbers,
+            ctypes.c_int,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+            outcomes,
+        ]
         lib.navnode_sender_copy.restype = pointer
         lib.navnode_sender_copy.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     return lib

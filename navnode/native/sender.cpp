@@ -369,6 +369,12 @@ NAVNODE_API int navnode_sender_write(void* sender, std::uint64_t peer, const uns
   return static_cast<Sender*>(sender)->write(peer, data, size, ordered != 0);
 }
 
+// A small unordered message to many peers, one after another; `outcomes` gets what became of it for each.
+NAVNODE_API void navnode_sender_write_all(void* sender, const std::uint64_t* peers, int count, const unsigned char* data,
+                                          std::size_t size, int* outcomes) {
+  for (int i = 0; i < count; ++i) outcomes[i] = static_cast<Sender*>(sender)->write(peers[i], data, size, false);
+}
+
 // A message to be shared by its receivers; to be given back by navnode_sender_forget.
 NAVNODE_API void* navnode_sender_copy(const unsigned char* data, std::size_t size) {
   return new Data(copy(data, size));
