@@ -31,11 +31,11 @@ _BONE_LACKS_HU = 200.0
 """How much too low the network's HU are where bone was found: 40 to 500 on 15 validation patients."""
 _BONE_VARIES_HU, _EDGE_VARIES_HU = 700.0, 800.0
 """Widening of the 95 % interval inside bone, and where bone is as likely as not, of two views."""
-_MISSED_VARIES_HU = 650.0
-"""The same where all views show bone that may have been missed, if none of the shadows is explained."""
+_SHOWN_VARIES_HU = 650.0
+"""The same where all views show bone, if none of the shadows is explained: some of it may have been missed."""
 _LEAST_SHARE, _SHARE_OF_UNEXPLAINED = 0.7, 0.5
-"""The network's own interval counts by this share and that of the unexplained, away from bone: a body whose bone is
-explained, a limb, is simpler than what the network was calibrated on."""
+"""The network's own interval counts by this share and that of the unexplained, away from bone: a body whose bone was
+read and is explained, a limb, is simpler than what the network was calibrated on."""
 _MOST_VIEWS = 4
 """More views do not make what was found of bone surer."""
 SCALES = (-4.5, 1.5)
@@ -149,8 +149,8 @@ class Accumulator:
 def _widened(half_hu: FloatArray, bone: BoneFound, views: int) -> FloatArray:
     """Half of the 95 % interval where bone was found or missed, from what the network states, (k, j, i) HU."""
     likely, shown, few = bone.likely.voxels, bone.shown, 2 / min(max(views, 2), _MOST_VIEWS)
-    share = np.float32(min(1.0, _LEAST_SHARE + _SHARE_OF_UNEXPLAINED * bone.unexplained))
+    share = np.float32(min(1.0, _LEAST_SHARE + _SHARE_OF_UNEXPLAINED * bone.unexplained) if bone.unexplained else 1.0)
     own = half_hu * (share + (1 - share) * np.maximum(likely, shown))
     found = (_BONE_VARIES_HU * likely) ** 2 + _EDGE_VARIES_HU**2 * likely * (1 - likely)
-    missed = _MISSED_VARIES_HU * min(bone.unexplained, 1.0) * shown
-    return np.asarray(np.sqrt(own**2 + few**0.5 * found + few * missed**2), np.float32)
+    unexplained = _SHOWN_VARIES_HU * min(bone.unexplained, 1.0) * shown
+    return np.asarray(np.sqrt(own**2 + few**0.5 * found + few * unexplained**2), np.float32)
