@@ -111,8 +111,21 @@ class Gallery:
                 for name, figures in methods.items()
             ]
             parts.append(table(("views", "method", *(title for title, _, _ in _COLUMNS)), rows))
-            head = ("views", "reader: thickness mm", "outline Dice", "lift of true thickness", "of read thickness")
-            keys = (("thickness_error_mm", 1), ("outline_dice", 3), ("lift_true_dice", 3), ("lift_read_dice", 3))
+            head = (
+                "views",
+                "reader: thickness mm",
+                "outline Dice",
+                "lift of true thickness",
+                "of read thickness",
+                "lung Dice",
+            )
+            keys = (
+                ("thickness_error_mm", 1),
+                ("outline_dice", 3),
+                ("lift_true_dice", 3),
+                ("lift_read_dice", 3),
+                ("lung_dice", 3),
+            )
             of_parts = report.parts[group].items()
             parts.append(table(head, [(count, *(_shown(each, *key) for key in keys)) for count, each in of_parts]))
         parts.append(

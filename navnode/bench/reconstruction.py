@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from skimage.metrics import structural_similarity
 
@@ -32,11 +32,13 @@ from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import AIR_HU, coarsened, resample
 from navnode.projector.native import default_threads
 from navnode.reconstruction import Method, Reconstructor
+from navnode.reconstruction.bones import Bones
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.reader import OUTLINE_MM
-from navnode.reconstruction.reading import Reader, by_kind, on_canvas, thickness
+from navnode.reconstruction.reading import by_kind, on_canvas, thickness
 from navnode.reconstruction.training import labels
 from navnode.reconstruction.training.patients import Region, patients
+from navnode.reconstruction.voxels import doubled
 from navnode.types import Array, CArm, FloatArray, Grid, View, Volume
 from navnode.xray.counts import line_integrals
 
@@ -58,6 +60,7 @@ _THRESHOLDS = [float(1 / (1 + np.exp(-logit / 4))) for logit in range(-32, 17)]
 _ISOCENTRE_MM = 680.0
 _BINNING = 2
 _I0 = 30_000.0
+_LEAST_LUNG_CM3 = 20.0
 _RENDERED_MM = 1.0
 """Finer CTs are coarsened before rendering; the grid's voxels are twice as large."""
 
@@ -77,6 +80,8 @@ class BodyCase:
     seen: Array
     """Voxels that all views see, bool."""
     center_mm: Array
+    lungs: Array
+    """Lung on the grid, bool."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def run(
     """
     threads = threads or default_threads()
     makers = _makers(model, peers and rtk.available(), threads)
-    reader = Reader(threads=threads) if "learned" in makers else None
+    bones = Bones(threads) if "learned" in makers else None
     steps, done = len(subjects) * len(counts) * (len(makers) + 1), 0
     bodies: dict[str, dict[str, Methods]] = {}
     measured: dict[str, list[dict[str, Methods]]] = {}
@@ -181,8 +186,8 @@ def run(
                     row[name] = msgspec.structs.replace(figures, dice_lost_by_pose_error=round(lost, 4))
                 done += 1
                 progress(done / steps)
-            if reader is not None:
-                found[count] = _parts(reader, case, threads)
+            if bones is not None:
+                found[count] = _parts(bones, case, threads)
             done += 1
             progress(done / steps)
             if gallery is not None:
@@ -215,9 +220,9 @@ def run(
     return report
 
 
-def _parts(reader: Reader, case: BodyCase, threads: int) -> PartFigures:
+def _parts(bones: Bones, case: BodyCase, threads: int) -> PartFigures:
     grid = Grid.around(case.center_mm, SIZE, SPACING_MM)
-    readings = [reader.read(view, case.center_mm) for view in case.views]
+    readings = bones.readings(case.views, grid)
     errors_mm, outlines = [], []
     for reading, true in zip(readings, case.thickness, strict=True):
         known, bone = np.isfinite(reading.bone_mm), true.line_integrals > OUTLINE_MM
@@ -236,12 +241,25 @@ def _parts(reader: Reader, case: BodyCase, threads: int) -> PartFigures:
         outline_dice=round(float(np.median(outlines)), 4),
         lift_true_dice=true_dice,
         lift_read_dice=read_dice,
+        lung_dice=_lung_dice(bones, case, grid),
     )
 
 
+def _lung_dice(bones: Bones, case: BodyCase, grid: Grid) -> float | UnsetType:
+    """Dice coefficient of lung among the voxels that all views see; unset where there is hardly any."""
+    true = case.lungs & case.seen
+    if true.sum() * SPACING_MM**3 < 1000 * _LEAST_LUNG_CM3:
+        return UNSET
+    lungs = bones.lungs(case.views, grid)
+    found = case.seen & (lungs is not None and doubled(lungs.likely.voxels, SIZE) > 0.5)
+    return round(float(2 * (found & true).sum() / (found.sum() + true.sum())), 4)
+
+
 def _median(figures: Sequence[Figures], kind: type[Figures]) -> Figures:
-    """Medians of those figures that all have."""
+    """Medians of those figures that all have; of lungs, over the bodies that show some."""
     values = {key: [getattr(each, key) for each in figures] for key in kind.__struct_fields__}
+    lungs = [value for value in values.get("lung_dice", []) if value is not UNSET]
+    values |= {"lung_dice": lungs} if lungs else {}
     return kind(
         **{key: round(float(np.median(found)), 3) for key, found in values.items() if found and UNSET not in found}
     )
@@ -297,6 +315,10 @@ def _cases(
     bone = Volume(np.where(solid_bone, np.float32(1000 / MU_WATER_PER_MM - 1000), AIR_HU), body.volume_from_index)
     thickness_of = Projector(bone, threads=threads)  # rays cross millimetres of it
     on_grid = resample(bone, SPACING_MM, (SIZE,) * 3).voxels > 500 / MU_WATER_PER_MM - 1000
+    lungs = np.zeros(on_grid.shape, bool)
+    if not limb:
+        mask = labels.lung_mask(body, labels.body_mask(body)).astype(np.float32)
+        lungs = resample(Volume(mask, body.volume_from_index), SPACING_MM, (SIZE,) * 3).voxels > 0.5
     for count in counts:
         rng = np.random.default_rng((seed, count))
         chain = replace(Chain.drawn(rng, _I0), tool=False)
@@ -322,7 +344,7 @@ def _cases(
             thicknesses.append(View(mm.astype(np.float32), canvas, view.volume_from_carm))
         seen = _seen_by_all(views, truth)
         case = BodyCase(
-            body.name, tuple(views), tuple(thicknesses), truth.voxels, on_grid, seen, np.asarray(body.center_mm)
+            body.name, tuple(views), tuple(thicknesses), truth.voxels, on_grid, seen, np.asarray(body.center_mm), lungs
         )
         yield case, replace(case, views=tuple(_off(view, rng) for view in views))
 

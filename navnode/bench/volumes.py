@@ -43,6 +43,8 @@ class PartFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of the lift, given the true thickness."""
     lift_read_dice: float | UnsetType = UNSET
     """Of the lift, given what was read."""
+    lung_dice: float | UnsetType = UNSET
+    """Of the lungs found, where there is some lung."""
 
 
 class ReconstructionReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -222,7 +222,8 @@ def draw_reconstruction(report: ReconstructionReport) -> None:
             reader = f"reader {_figure(parts.thickness_error_mm, 1)} mm, outline {_figure(parts.outline_dice, 3)}"
             true, read = _figure(parts.lift_true_dice, 3), _figure(parts.lift_read_dice, 3)
             lift = f"lift of true thickness {true}, of read {read}"
-            Console().print(f"{count} views: {reader}; {lift}", highlight=False)
+            lungs = "" if parts.lung_dice is UNSET else f"; lungs {parts.lung_dice:.3f}"
+            Console().print(f"{count} views: {reader}; {lift}{lungs}", highlight=False)
 
 
 def _figure(value: float | UnsetType, digits: int) -> str:

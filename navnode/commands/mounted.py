@@ -42,6 +42,10 @@ _OWN = {
         "train_bones",
         "Render bodies of labelled CTs, then train on what the reader reads of them, or resume both.",
     ),
+    "train-lungs": (
+        "train_bones",
+        "Render chests and necks of labelled CTs, then train on what the reader reads of their lungs, or resume both.",
+    ),
     "train-pack": ("train_bones", "Pack a training's X-rays and bodies into one file, to train on another machine."),
     "_process": ("process", "One of the supervised processes."),
     "engine": ("engine", "List, check and build the engines that run the networks of the learned reconstruction."),

@@ -1,4 +1,4 @@
-"""``navnode train-reader``, ``train-refiner`` and ``train-pack``: the networks that find bone in X-rays."""
+"""``navnode train-reader``, ``train-refiner``, ``train-lungs``, ``train-pack``: what finds bone and lungs in X-rays."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class _TrainRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What both trainings need."""
+class _PacedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """From where, where and how long to train."""
 
-    ct: Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")] | None = None
-    bones: Annotated[Path, option("Also build knees from these surfaces of leg bones.", "DIR")] | None = None
-    pack: Annotated[Path, option("Train on a pack from `navnode train-pack` instead.", "FILE")] | None = None
     start: Annotated[Path, option("Go on from this exported model.", "DIR", flag="--from")] | None = None
     hours: Annotated[float, option("Stop after this many hours; the next run resumes.", ge=0.01)] = 8.0
     device: Annotated[Device, option("Train on the CPU or on a GPU.")] = Device.CPU
     threads: Threads = 0
+
+
+class _TrainRequest(_PacedRequest, frozen=True, kw_only=True):
+    """What both trainings of bone need."""
+
+    ct: Annotated[Path, option("Train on these CTs, in folders limbs, heads and trunks.", "DIR")] | None = None
+    bones: Annotated[Path, option("Also build knees from these surfaces of leg bones.", "DIR")] | None = None
+    pack: Annotated[Path, option("Train on a pack from `navnode train-pack` instead.", "FILE")] | None = None
 
 
 class TrainReaderRequest(_TrainRequest, frozen=True, kw_only=True):
@@ -51,6 +56,15 @@ class TrainRefinerRequest(_TrainRequest, frozen=True, kw_only=True):
     out: Annotated[Path, option("Use the reader's checkpoint here; write bodies, checkpoint and model here.", "DIR")]
     reader: Annotated[Path, option("Use this exported reader instead of a checkpoint.", "DIR")] | None = None
     rounds: Annotated[int, option("Bodies to render: limbs 6 each a round.", ge=1)] = 6
+
+
+class TrainLungsRequest(_PacedRequest, frozen=True, kw_only=True):
+    """Train the network that finds lungs."""
+
+    ct: Annotated[Path, option("Train on the trunks and heads of these CTs, in folders of these names.", "DIR")]
+    out: Annotated[Path, option("Write bodies, checkpoint, losses, scores and model here.", "DIR")]
+    reader: Annotated[Path, option("Use this exported reader instead of the shipped one.", "DIR")] | None = None
+    rounds: Annotated[int, option("Bodies to render: trunks 12 each a round.", ge=1)] = 2
 
 
 class TrainPackRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +83,8 @@ def _data(request: _TrainRequest, rounds: int) -> Data:
     return Data(ct=request.ct, bones=request.bones, rounds=rounds, pack=request.pack)
 
 
-def _pace(request: _TrainRequest, ui: Ui) -> dict[str, Any]:
-    """From where, where and how long to train."""
+def _pace(request: _PacedRequest, ui: Ui) -> dict[str, Any]:
+    """How to train, and what shows how far it is."""
     asked = {name: getattr(request, name) for name in ("start", "hours", "device", "threads")}
     return {**asked, "progress": ui.progress("Rendering, then training")}
 
@@ -106,6 +120,26 @@ def train_refiner(request: TrainRefinerRequest, ui: Ui) -> None:
     report = training.run_refiner(
         _data(request, request.rounds),
         request.out,
+        reader=request.reader,
+        **_pace(request, ui),
+    )
+    ui.answer(report, f"{report.model}: {report.steps} steps")
+
+
+@command(
+    app,
+    TrainLungsRequest,
+    name="train-lungs",
+    example="navnode train-lungs --ct cts --out run/ --hours 1  (pip install 'navnode\\[train]')",
+)
+def train_lungs(request: TrainLungsRequest, ui: Ui) -> None:
+    """Render chests and necks of labelled CTs, then train on what the reader reads of their lungs, or resume both."""
+    from navnode.reconstruction import training
+
+    report = training.run_lungs(
+        request.ct,
+        request.out,
+        rounds=request.rounds,
         reader=request.reader,
         **_pace(request, ui),
     )

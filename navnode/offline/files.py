@@ -28,6 +28,7 @@ from navnode.offline.overlays import Overlays, write_overlays
 from navnode.offline.requests import ProjectRequest, ReconstructRequest, RegisterRequest
 from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
+from navnode.reconstruction.lungs import LungsFound
 from navnode.reconstruction.surface import Surface, inside, skin_surface
 from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
 from navnode.registration.carm import Calibrated, Shot, focal_px
@@ -420,7 +421,7 @@ def _write(request: ReconstructRequest, result: Reconstruction) -> None:
         write_series(result.volume, request.dicom, how=f"navnode, {result.method.value}: {result.reason}.")
 
 
-def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surface | None) -> dict[str, Any]:
+def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: LungsFound | None) -> dict[str, Any]:
     """Write the requested surfaces; returns what the report says of them, by its fields."""
     reports: dict[str, Any] = {}
     doubt = result.doubtful_bone
@@ -440,9 +441,10 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: Surfac
         if request.dicom_bones is not None:
             _write_dicom_bones(request.dicom_bones, request.patient, result)
     if request.mesh_lungs is not None:
-        if lungs is None:
+        around = None if lungs is None else lungs.surface()
+        if around is None:
             raise ConfigError(f"{request.mesh_lungs}: the X-rays show no lung")
-        reports["lungs"] = _written_surface(lungs, request.mesh_lungs, "")
+        reports["lungs"] = _written_surface(around, request.mesh_lungs, "")
     if request.mesh_skin is not None:
         skin = skin_surface(result.volume)
         if skin is None:

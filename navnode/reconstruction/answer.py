@@ -56,7 +56,8 @@ def _reconstruct(
         raise ComputeError(done.reason)
     surface = None if done.doubtful_bone else done.surface()  # unreliable bone is never displayed
     bone = surface.mesh if surface is not None else None
-    lungs = reconstructor.lungs(job.views, grid, coarsely=True) if job.lungs else None
+    found = reconstructor.lungs(job.views, grid) if job.lungs else None
+    lungs = found.surface(coarsely=True) if found is not None else None
     engine = described(done.method, done.engine)
     log.info("volume from %d views in %.0f ms by %s", done.views, elapsed_ms(started), engine)
     return VolumeReady(

@@ -14,7 +14,8 @@ import numpy as np
 from navnode.projector.grids import resample
 from navnode.reconstruction import engines
 from navnode.reconstruction.agreement import Difference, largest_difference
-from navnode.reconstruction.lift import disagreement, level, lift
+from navnode.reconstruction.lift import disagreement, lift
+from navnode.reconstruction.lungs import LungRefiner, LungsFound
 from navnode.reconstruction.naming import seen_kinds
 from navnode.reconstruction.reading import Reader, Reading, by_kind, thickness, view_key
 from navnode.reconstruction.refining import Refiner, own_grid
@@ -41,6 +42,8 @@ _UNEXPLAINED = 0.7
 most 0.42 for limbs (Dice 0.70 and more) and 0.64 for heads (0.54 to 0.70), but by up to 1.2 for trunks (0.10 to
 0.49)."""
 
+_LEAST_VIEWS_OF_LUNGS = 2
+"""Fewer views say nothing about where in depth lungs are; in more, the reader may overlook them."""
 _ERROR_SCALE, _BY_STATED, _BY_UNEXPLAINED, _ERROR_95 = 4.5, 0.79, 0.77, 2.6
 """Power law of the mean distance from the true surface: its factor, and the exponents of the error stated by the
 probabilities (mm) and of the unexplained share; fitted in logarithms to 30 reconstructions of 15 validation patients.
@@ -65,7 +68,7 @@ class BoneFound:
     difference: Difference | None
     """Between two views; see :mod:`agreement`."""
     unexplained: float
-    """Between the views and the refined bone, likewise."""
+    """Between the views and the refined bone, likewise; 0 where none was read."""
     kinds: Array
     """(k, j, i), kind of every voxel of bone; see :mod:`naming`."""
     shown: FloatArray
@@ -142,6 +145,8 @@ class Bones:
         self._threads = threads
         self._reader = Reader(threads=threads or 0)
         self._refiner = Refiner(engines.SHIPPED_REFINER, threads=threads or 0)
+        engines.verify(engines.SHIPPED_LUNGS, engines.LUNGS_FILE)
+        self._lung_refiner: LungRefiner | None = None
         self._readings: dict[bytes, Reading] = {}
         self._center_mm = (np.inf,) * 3
 
@@ -175,27 +180,19 @@ class Bones:
         made = BoneFound(likely, threshold, len(views), apart, differ, unexplained, kinds, shown)
         return made if own == grid else made.on(grid)
 
-    def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:
-        """A closed surface around the lungs, lifted but not refined; None if a view shows no lung.
-
-        Args:
-            coarsely: use voxels twice as large, for displays: an eighth of the time, a quarter of the triangles.
+    def lungs(self, views: Sequence[View], grid: Grid) -> LungsFound | None:
+        """Lungs on the :func:`lungs.lung_grid` of a grid; None if fewer than two views show lung.
 
         Raises:
             ComputeError: a view cannot be read.
         """
         readings = self.readings(views, grid)
-        if not all((reading.lungs_mm > 0).any() for reading in readings):
+        if sum(bool((reading.lungs_mm > 0).any()) for reading in readings) < _LEAST_VIEWS_OF_LUNGS:
             return None
-        own = own_grid(grid)
-        if coarsely:
-            own = Grid(own.size // 2, 2 * own.spacing_mm, own.center_mm)
-        thicknesses = [
-            View(reading.lungs_mm, reading.carm, view.volume_from_carm)
-            for reading, view in zip(readings, views, strict=True)
-        ]
-        occupancy = lift(thicknesses, own, threads=self._threads)
-        return likely_surface(occupancy, level(occupancy))
+        if self._lung_refiner is None:  # most X-rays show no lung
+            self._lung_refiner = LungRefiner(engines.SHIPPED_LUNGS, threads=self._threads or 0)
+        poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
+        return self._lung_refiner.find(readings, poses, grid)
 
     def readings(self, views: Sequence[View], grid: Grid) -> list[Reading]:
         """Readings of the views, in their order; readings of other views are dropped.

@@ -38,11 +38,13 @@ __all__ = [
     "EngineName",
     "FEATURES_FILE",
     "HALF",
+    "LUNGS_FILE",
     "Networks",
     "READER_FILE",
     "REFINER_FILE",
     "Run",
     "SHIPPED",
+    "SHIPPED_LUNGS",
     "SHIPPED_READER",
     "SHIPPED_REFINER",
     "VIEW_FILE",
@@ -54,12 +56,14 @@ __all__ = [
     "compare",
     "known",
     "load",
+    "load_lungs",
     "load_reader",
     "load_refiner",
     "plans_folder",
     "preferred",
     "read_card",
     "title",
+    "verify",
     "would_load",
     "write_card",
 ]
@@ -71,6 +75,8 @@ READER_FILE = "reader.onnx"
 SHIPPED_READER = Path(__file__).parent / "reader_model"
 FEATURES_FILE, REFINER_FILE = "features.onnx", "refiner.onnx"
 SHIPPED_REFINER = Path(__file__).parent / "refiner_model"
+LUNGS_FILE = "lungs.onnx"
+SHIPPED_LUNGS = Path(__file__).parent / "lung_model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
@@ -194,7 +200,7 @@ def load_reader(folder: Path = SHIPPED_READER, *, threads: int = 0, exactly: boo
     Raises:
         ConfigError: the model or an engine is missing, or the file is not the card's.
     """
-    (run,), label = _load_for_bone(folder, [READER_FILE], threads, exactly)
+    (run,), label = _load_halved(folder, [READER_FILE], threads, exactly)
     return run, label
 
 
@@ -205,11 +211,30 @@ def load_refiner(folder: Path = SHIPPED_REFINER, *, threads: int = 0, exactly: b
     Raises:
         ConfigError: the model or an engine is missing, or a file is not the card's.
     """
-    (find_features, refine), label = _load_for_bone(folder, [FEATURES_FILE, REFINER_FILE], threads, exactly)
+    (find_features, refine), label = _load_halved(folder, [FEATURES_FILE, REFINER_FILE], threads, exactly)
     return find_features, refine, label
 
 
-def _load_for_bone(folder: Path, files: Sequence[str], threads: int, exactly: bool) -> tuple[list[Run], str]:
+def load_lungs(folder: Path = SHIPPED_LUNGS, *, threads: int = 0, exactly: bool = False) -> tuple[Run, str]:
+    """The graph that finds lungs in what was read of them, and the name of its engine; like :func:`load_reader`.
+
+    Raises:
+        ConfigError: the model or an engine is missing, or the file is not the card's.
+    """
+    (run,), label = _load_halved(folder, [LUNGS_FILE], threads, exactly)
+    return run, label
+
+
+def verify(folder: Path, file: str) -> None:
+    """Check a model's file now that is loaded only when it is needed.
+
+    Raises:
+        ConfigError: the model is missing, or the file is not the card's.
+    """
+    _checked(folder / file, read_card(folder))
+
+
+def _load_halved(folder: Path, files: Sequence[str], threads: int, exactly: bool) -> tuple[list[Run], str]:
     card = read_card(folder)
     engine = next((name for name in _PLAIN if _installed(name)), None)
     if engine is None:

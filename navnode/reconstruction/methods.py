@@ -19,6 +19,7 @@ from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
 from navnode.reconstruction.learned import Accumulator, Reconstructed
+from navnode.reconstruction.lungs import LungsFound
 from navnode.reconstruction.prior import with_prior
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.surface import Surface, bone_surface
@@ -164,16 +165,13 @@ class Reconstructor:
         measured = self._networks is None or self._networks.card.metrics
         return "" if measured else "; the accuracy of this model and of its intervals was not measured"
 
-    def lungs(self, views: Sequence[View], grid: Grid, *, coarsely: bool = False) -> Surface | None:
-        """A closed surface around the lungs; None if a view shows no lung or the method does not look for them.
-
-        Args:
-            coarsely: see :meth:`Bones.lungs`.
+    def lungs(self, views: Sequence[View], grid: Grid) -> LungsFound | None:
+        """Lungs; None if fewer than two views show lung, or the method does not look for them.
 
         Raises:
             ComputeError: a view cannot be read.
         """
-        return self._bones.lungs(views, grid, coarsely=coarsely) if self._bones is not None else None
+        return self._bones.lungs(views, grid) if self._bones is not None else None
 
     def readings(self, views: Sequence[View], grid: Grid) -> list[Reading]:
         """What was read in each view, in their order; none if the method reads none.
@@ -329,7 +327,7 @@ def model_hash(method: Method = Method.AUTO) -> str:
     method = chosen(method)
     if method is not Method.LEARNED:
         return ""
-    folders = (engines.SHIPPED, engines.SHIPPED_READER, engines.SHIPPED_REFINER)
+    folders = (engines.SHIPPED, engines.SHIPPED_READER, engines.SHIPPED_REFINER, engines.SHIPPED_LUNGS)
     return hashlib.sha256(" ".join(map(engines.card_hash, folders)).encode()).hexdigest()
 
 

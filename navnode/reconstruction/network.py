@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from navnode.reconstruction import reader, refining
+from navnode.reconstruction import lungs, reader, refining
 from navnode.reconstruction.features import CHANNELS, GRID
 
 __all__ = [
     "FEATURES",
+    "LungNet",
     "Network",
     "OUTPUTS",
     "PictureNet",
@@ -323,6 +324,35 @@ class RefinerNet(UNet):
         x = self.through(self.stem(torch.cat([blocks, coarse, felt], 1)))
         correction = shuffled(self.head(torch.cat([x, blocks], 1)).float(), 1)
         return correction + self.lifted * fine[:, :1]
+
+
+_LUNG_LEVELS = (16, 32, 64, 64)
+
+
+class LungNet(UNet):
+    """Evidence from :mod:`lungs`, (N, CHANNELS, s, s, s) -> logit of lung (N, 1, s, s, s).
+
+    A U-Net whose finest level works on blocks of 2 x 2 x 2 voxels; s must be a multiple of ``lungs.BLOCK``. It corrects
+    the lift, which is all that it returns untrained.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = _LUNG_LEVELS
+        self.stem = nn.Conv3d(8 * lungs.CHANNELS, widths[0], 1)
+        self.add_levels(widths, 3)
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv3d(widths[0] + 8, 24, 1), nn.ReLU(), nn.Conv3d(24, 8, 3, padding=1))
+        self.lifted = nn.Parameter(torch.tensor(5.0))
+        """Weight of the lift's occupancy above its level in the logit."""
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """(N, CHANNELS, s, s, s) -> (N, 1, s, s, s)."""
+        lifted = evidence[:, :1]
+        x = self.through(self.stem(unshuffled(evidence)))
+        correction = shuffled(self.head(torch.cat([x, unshuffled(lifted)], 1)).float(), 1)
+        return correction + self.lifted * lifted
 
 
 class Refinement(nn.Module):

@@ -7,7 +7,7 @@ number nor their order matters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ __all__ = [
     "Refiner",
     "SEEN",
     "SPACINGS_MM",
+    "averaged",
     "evidence",
     "own_grid",
     "pixels_from_carm",
@@ -263,7 +264,16 @@ def _around(shown: _Shown, reading: Reading, measured: Array, across_px: int) ->
     """What is pooled at blocks of voxels, (4 + kinds, H, W): thickness, its scale, detail, line integrals and bone of
     each kind, averaged over the measured pixels of squares about as large as a voxel."""
     seen = (shown.thickness, shown.scale, shown.detail, shown.line)
-    parts = (*seen, *(np.nan_to_num(reading.kinds) * shown.bone))
+    return averaged((*seen, *(np.nan_to_num(reading.kinds) * shown.bone)), measured, across_px)
+
+
+def averaged(parts: Iterable[FloatArray], measured: Array, across_px: int) -> FloatArray:
+    """Pictures (H, W) averaged over the measured pixels, (H, W), of squares around each pixel, (C, H, W).
+
+    Args:
+        parts: 0 where nothing was measured.
+        across_px: side of the squares, odd.
+    """
     size = (across_px, across_px)
     share = np.maximum(cv2.blur(measured.astype(np.float32), size, borderType=cv2.BORDER_REPLICATE), 1e-3)
     return np.stack([cv2.blur(part, size, borderType=cv2.BORDER_REPLICATE) / share for part in parts])

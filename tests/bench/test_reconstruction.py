@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from navnode.bench import reconstruction
 from navnode.bench.gallery import Gallery
 from navnode.bench.reconstruction import BONE_HU, Subject
+from navnode.bench.volumes import PartFigures
 from navnode.errors import ConfigError
 from navnode.files.volumes import write_volume
 from navnode.projector.grids import AIR_HU, centered_grid
-from navnode.types import Volume
+from navnode.reconstruction.lungs import LungsFound
+from navnode.types import Grid, Volume
 from tests.reconstruction.balls import drawn
 
 
@@ -77,3 +81,36 @@ def test_only_patients_that_nothing_was_trained_on_are_held_out(tmp_path):
     assert [subject.path.name for subject in subjects] == ["sts_004.nii.gz", "sts_011.nii.gz"]
     assert all(subject.limb and subject.group == "limbs" for subject in subjects)
     assert len(reconstruction.held_out(tmp_path, 1)) == 1
+
+
+def test_lungs_are_scored_where_all_views_see_some():
+    size = reconstruction.SIZE
+    lungs, seen = np.zeros((2, size, size, size), bool)
+    lungs[40:80, 40:80, 30:70], seen[:, :, :50] = True, True
+    case = reconstruction.BodyCase("chest", (), (), np.zeros(1), lungs, seen, np.zeros(3), lungs)
+    grid = Grid(size, reconstruction.SPACING_MM)
+    half = Grid(size // 2, 2 * reconstruction.SPACING_MM)
+
+    class Finds:
+        def __init__(self, found):
+            self.found = found
+
+        def lungs(self, views, grid):
+            if self.found is None:
+                return None
+            return LungsFound(Volume(self.found[::2, ::2, ::2].astype(np.float32), half.volume_from_index))
+
+    right, beyond = lungs & seen, np.zeros_like(lungs)
+    beyond[40:80, 40:80, 30:40] = True  # half of what is seen
+    scores = [reconstruction._lung_dice(Finds(found), case, grid) for found in (lungs, right, beyond, None)]
+    assert scores == pytest.approx([1, 1, 2 / 3, 0], abs=0.06)  # voxels of the lungs' grid are twice as large
+    nothing = replace(case, lungs=np.zeros_like(lungs))
+    assert reconstruction._lung_dice(Finds(lungs), nothing, grid) is UNSET
+
+
+def test_a_body_without_lung_does_not_hide_the_others_lungs():
+    rows = [PartFigures(outline_dice=0.9, lung_dice=dice) for dice in (0.8, UNSET, 0.6)]
+    assert reconstruction._median(rows, PartFigures).lung_dice == 0.7
+    assert reconstruction._median(rows[1:2], PartFigures).lung_dice is UNSET
+    without = [*rows, PartFigures(lung_dice=0.7)]
+    assert reconstruction._median(without, PartFigures).outline_dice is UNSET

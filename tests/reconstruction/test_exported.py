@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from navnode.errors import ConfigError
-from navnode.reconstruction import engines, reader, refining
+from navnode.reconstruction import engines, lungs, reader, refining
 
 pytest.importorskip("torch", reason="training needs the extra `train`")
 pytest.importorskip("onnx", reason="training needs the extra `train`")
 
 import torch
 
-from navnode.reconstruction.network import ReaderNet, Refinement
-from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of
+from navnode.reconstruction.network import LungNet, ReaderNet, Refinement
+from navnode.reconstruction.training.exported import LUNG_GRAPHS, READER_GRAPHS, REFINER_GRAPHS, start_of
 from navnode.reconstruction.training.learner import Files, Learner, Pace
 
 
@@ -42,6 +42,17 @@ def test_the_refiner_sees_as_the_shipped_one():
     (expected,) = features({"pictures": picture})
     with torch.no_grad():
         output = networks.pictures(torch.from_numpy(picture)).numpy()
+    assert np.abs(output - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_the_network_finds_lungs_as_the_shipped_one():
+    network = LungNet().eval()
+    start_of(engines.SHIPPED_LUNGS, LUNG_GRAPHS).given_to(network)
+    evidence = np.random.default_rng(3).random((1, lungs.CHANNELS, *[lungs.BLOCK] * 3)).astype(np.float32)
+    run, _ = engines.load_lungs(threads=1, exactly=True)
+    (expected,) = run({"evidence": evidence})
+    with torch.no_grad():
+        output = network(torch.from_numpy(evidence)).numpy()
     assert np.abs(output - expected).max() < 0.01 * np.abs(expected).max()
 
 

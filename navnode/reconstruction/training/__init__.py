@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from navnode.errors import ConfigError
 
 if TYPE_CHECKING:  # the extra may be missing
+    from navnode.reconstruction.training.lungs import Score as LungScore
     from navnode.reconstruction.training.reading import Score
     from navnode.reconstruction.training.refining import Score as RefinedScore
 
@@ -53,6 +54,18 @@ class RefinerReport(msgspec.Struct, frozen=True, kw_only=True):
     bodies: int
     """Rendered in total."""
     scores: dict[str, RefinedScore]
+    """The latest, by region and number of views."""
+
+
+class LungReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of training the network that finds lungs."""
+
+    model: str
+    """Folder of the exported model."""
+    steps: int
+    bodies: int
+    """Rendered in total."""
+    scores: dict[str, LungScore]
     """The latest, by region and number of views."""
 
 
@@ -255,6 +268,69 @@ def run_refiner(
     if not rank:
         export_refiner(files.checkpoint, model, facts, metrics)
     return RefinerReport(model=str(model), steps=steps, bodies=facts["bodies"], scores=scores)
+
+
+def run_lungs(
+    ct: Path,
+    out: Path,
+    *,
+    rounds: int,
+    reader: Path | None = None,
+    start: Path | None = None,
+    hours: float,
+    device: str,
+    threads: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> LungReport:
+    """Render missing chests below ``out``, train the network that finds lungs on what a reader reads in them, and
+    export it. This is ``navnode train-lungs``.
+
+    Args:
+        ct: folder of CTs, laid out as for :func:`patients.patients`.
+        rounds: how many bodies to render of every patient; see :func:`lungs.render_chests`.
+        reader: an exported reader; default: the shipped one.
+        start: an exported model to go on from if there is no checkpoint below ``out``.
+        hours: time to train, after rendering.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: the extra, the device or the reader is missing, or there is nothing to train on.
+    """
+    _check_extra(_TO_EXPORT, device)
+    from navnode.projector.native import default_threads
+    from navnode.reconstruction.engines import SHIPPED_READER
+    from navnode.reconstruction.training import lungs
+    from navnode.reconstruction.training.export import export_lungs
+    from navnode.reconstruction.training.learner import last_scores
+    from navnode.reconstruction.training.patients import patients
+
+    folder, files = out / "chests", lungs.files_in(out)
+
+    def render(cts: Path) -> None:
+        listed, labels = patients(cts, with_contrast=True), out / "xrays" / "labels"
+        lungs.render_chests(listed, labels, folder, rounds, lambda made, of: progress(0.4 * made / of))
+
+    rank, device = _prepared(Data(ct=ct), out, device, render, progress)
+    passed = _passed(hours)
+    steps = lungs.train(
+        folder,
+        reader or SHIPPED_READER,
+        out,
+        device=device,
+        threads=threads or default_threads(),
+        start=start,
+        until=lambda: passed() >= 1,
+        report=lambda step, loss: progress(0.4 + 0.6 * min(1.0, passed())),
+    )
+    scores = last_scores(files.scores, lungs.Score)
+    metrics = {
+        name: {"lifted_dice": score.lifted, "found_dice": score.found, "found_dice_least": score.found_least}
+        for name, score in scores.items()
+    }
+    model, facts = out / "lung_model", _facts(steps, folder)
+    if not rank:
+        export_lungs(files.checkpoint, model, facts, metrics)
+    return LungReport(model=str(model), steps=steps, bodies=facts["bodies"], scores=scores)
 
 
 def _prepared(

@@ -7,8 +7,9 @@ whenever a body is used (:mod:`refining`), so that a better reader needs no othe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Patient,
 from navnode.reconstruction.training.radiographs import SIZE, Body, body
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, CArm, FloatArray, Grid, Matrix
 
-__all__ = ["ANGLES_DEG", "Seen", "read", "render_bodies", "shares", "write", "x_rayed"]
+__all__ = ["ANGLES_DEG", "Seen", "path_of", "read", "render_bodies", "shares", "write", "x_rayed"]
 
 ANGLES_DEG = (0.0, 90.0, 45.0, 135.0)
 """Views of a body, round its long axis: AP, lateral, and between them."""
@@ -53,6 +54,8 @@ class Seen:
     grid: Grid
     bone: npt.NDArray[np.uint8]
     """(k, j, i) on the grid: 255 where all of a voxel is solid bone, marrow included."""
+    lungs: npt.NDArray[np.uint8] | None = None
+    """(k, j, i), likewise; None where nobody kept them."""
 
 
 def render_bodies(
@@ -81,7 +84,7 @@ def render_bodies(
     ]
     legs: dict[str, list[posed.Bone]] = {}
     for made, (source, number) in enumerate(wanted):
-        path = _path(out, source, number)
+        path = path_of(out, source, number)
         if not path.exists():
             rng = np.random.default_rng((number, int.from_bytes(path.name.encode()[-24:])))
             if isinstance(source, Patient):
@@ -92,7 +95,7 @@ def render_bodies(
                 if source not in legs:
                     legs[source] = posed.knee(bones, source)
                 seen = x_rayed(posed.posed(legs[source], rng), rng)
-            write(path, seen)
+            write(path, replace(seen, lungs=None))  # the refiner needs none
         report(made + 1, len(wanted))
     return len(wanted)
 
@@ -112,7 +115,8 @@ def _round(listed: Sequence[Patient], number: int, knees: bool) -> Iterator[tupl
         yield mixed[index]
 
 
-def _path(folder: Path, source: Patient | str, number: int) -> Path:
+def path_of(folder: Path, source: Patient | str, number: int) -> Path:
+    """The file for a body of a patient, or of the knee of a subject."""
     if isinstance(source, str):
         return folder / f"{Region.LIMB.value}-knee_{source}-{number:03d}{TRAINS}"
     ending = VALIDATES if source.validates else TRAINS
@@ -145,8 +149,11 @@ def x_rayed(subject: Body, rng: np.random.Generator, *, validate: bool = False) 
         carms.append(carm)
         poses.append(pose)
         pixels_mm.append(pixel_mm)
-    truth = np.round(255 * shares(subject.bone, float(subject.hu.spacing_mm[0]), grid)).astype(np.uint8)
-    return Seen(line, tuple(carms), np.stack(poses), np.array(pixels_mm, np.float32), grid, truth)
+    bone, lungs = (
+        np.round(255 * shares(part, float(subject.hu.spacing_mm[0]), grid)).astype(np.uint8)
+        for part in (subject.bone, subject.lungs)
+    )
+    return Seen(line, tuple(carms), np.stack(poses), np.array(pixels_mm, np.float32), grid, bone, lungs)
 
 
 def _turn_deg(rng: np.random.Generator) -> float:
@@ -154,16 +161,16 @@ def _turn_deg(rng: np.random.Generator) -> float:
     return float(rng.uniform(0, 360)) if rng.random() < 0.2 else float(rng.choice([0.0, 180.0]))
 
 
-def shares(bone: FloatArray, spacing_mm: float, grid: Grid) -> FloatArray:
-    """The share of bone on another grid with the same center, (k, j, i), 0..1.
+def shares(part: FloatArray, spacing_mm: float, grid: Grid) -> FloatArray:
+    """The share of bone or lung on another grid with the same center, (k, j, i), 0..1.
 
     Args:
-        bone: (k, j, i), share of bone on voxels of ``spacing_mm``.
+        part: (k, j, i), its share on voxels of ``spacing_mm``.
     """
     ratio = grid.spacing_mm / spacing_mm
     first = (SIZE - 1) / 2 - ratio * (grid.size - 1) / 2
     found = ndimage.affine_transform(
-        bone, np.full(3, ratio), first, output_shape=grid.shape, order=1, mode="constant", cval=0.0
+        part, np.full(3, ratio), first, output_shape=grid.shape, order=1, mode="constant", cval=0.0
     )
     return np.asarray(np.clip(found, 0, 1), np.float32)
 
@@ -172,15 +179,17 @@ def write(path: Path, seen: Seen) -> None:
     """Write a body's file, whole or not at all: a training may be reading the folder."""
     geometry = [(*carm.pixel_spacing_mm, carm.source_to_detector_mm, *carm.principal_point_px) for carm in seen.carms]
     with whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(
-            file,
-            line=seen.line,
-            geometry=np.array(geometry),
-            poses=seen.poses,
-            pixel_mm=seen.pixel_mm,
-            spacing_mm=seen.grid.spacing_mm,
-            bone=seen.bone,
-        )
+        parts: dict[str, Any] = {
+            "line": seen.line,
+            "geometry": np.array(geometry),
+            "poses": seen.poses,
+            "pixel_mm": seen.pixel_mm,
+            "spacing_mm": seen.grid.spacing_mm,
+            "bone": seen.bone,
+        }
+        if seen.lungs is not None:
+            parts["lungs"] = seen.lungs
+        np.savez_compressed(file, **parts)
 
 
 def read(path: Path) -> Seen:
@@ -193,4 +202,5 @@ def read(path: Path) -> Seen:
             for su, sv, sdd, cu, cv in file["geometry"]
         )
         grid = Grid(len(bone), float(file["spacing_mm"]))
-        return Seen(line, carms, file["poses"], file["pixel_mm"], grid, bone)
+        lungs = file.get("lungs")
+        return Seen(line, carms, file["poses"], file["pixel_mm"], grid, bone, lungs)

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import torch
 
-from navnode.reconstruction import reader, refining
+from navnode.reconstruction import lungs, reader, refining
 from navnode.reconstruction.engines import (
     FEATURES_FILE,
     HALF,
+    LUNGS_FILE,
     READER_FILE,
     REFINER_FILE,
     VIEW_FILE,
@@ -23,12 +24,13 @@ from navnode.reconstruction.engines import (
     write_card,
 )
 from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
-from navnode.reconstruction.network import SUMS, ReaderNet, Refinement, halved
+from navnode.reconstruction.network import SUMS, LungNet, ReaderNet, Refinement, halved
 from navnode.reconstruction.training.learner import averaged_weights
 from navnode.reconstruction.training.train import Networks
 
 __all__ = [
     "export",
+    "export_lungs",
     "export_reader",
     "export_refiner",
     "halved_weights",
@@ -113,6 +115,25 @@ def export_refiner(
     sides = [dict.fromkeys((2, 3, 4), factor * blocks) for factor in (refining.BLOCK, half // 2, half // 2)]
     _export(networks.volume, given, ["fine", "coarse", "felt"], ["logit"], folder / REFINER_FILE, dynamic=sides)
     _store_halved([folder / FEATURES_FILE, folder / REFINER_FILE], "refiner", training, metrics)
+
+
+def export_lungs(
+    checkpoint: Path,
+    folder: Path,
+    training: dict[str, str | int | float | list[str]],
+    metrics: dict[str, dict[str, float]],
+) -> None:
+    """Write a checkpoint's averaged network as ``lungs.onnx``, like :func:`export_reader`; it takes grids of any
+    size."""
+    network = LungNet()
+    network.load_state_dict(averaged_weights(checkpoint))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LUNGS_FILE
+    given = (torch.rand(1, lungs.CHANNELS, *[2 * lungs.BLOCK] * 3),)
+    blocks = torch.export.Dim("blocks", min=1, max=64)
+    sides = [dict.fromkeys((2, 3, 4), lungs.BLOCK * blocks)]
+    _export(network.eval(), given, ["evidence"], ["logit"], path, dynamic=sides)
+    _store_halved([path], "lungs", training, metrics)
 
 
 def _store_halved(

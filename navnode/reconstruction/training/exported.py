@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from navnode.errors import ConfigError
-from navnode.reconstruction.engines import FEATURES_FILE, READER_FILE, REFINER_FILE, read_card
+from navnode.reconstruction.engines import FEATURES_FILE, LUNGS_FILE, READER_FILE, REFINER_FILE, read_card
 
-__all__ = ["READER_GRAPHS", "REFINER_GRAPHS", "Start", "start_of"]
+__all__ = ["LUNG_GRAPHS", "READER_GRAPHS", "REFINER_GRAPHS", "Start", "start_of"]
 
 READER_GRAPHS: Mapping[str, str] = {"": READER_FILE}
+LUNG_GRAPHS: Mapping[str, str] = {"": LUNGS_FILE}
 REFINER_GRAPHS: Mapping[str, str] = {"pictures.": FEATURES_FILE, "volume.": REFINER_FILE}
 """The part of a network that each graph of a model holds, by the prefix of its weights' names."""
 
@@ -48,7 +49,7 @@ def start_of(folder: Path, graphs: Mapping[str, str]) -> Start:
 
     Args:
         folder: the model.
-        graphs: ``READER_GRAPHS`` or ``REFINER_GRAPHS``.
+        graphs: ``READER_GRAPHS``, ``REFINER_GRAPHS`` or ``LUNG_GRAPHS``.
 
     Raises:
         ConfigError: the model is missing or damaged.

@@ -61,8 +61,11 @@ class Labelled:
     """(k, j, i), kind of the nearest bone, an index into ``reader.BONE_KINDS``; None if unknown."""
 
 
-def patients(folder: Path) -> list[Patient]:
+def patients(folder: Path, *, with_contrast: bool = False) -> list[Patient]:
     """All patients in a folder that has one folder per :class:`Region`.
+
+    Args:
+        with_contrast: also those whose vessels are as bright as bone, of which only lungs can be learned.
 
     Raises:
         ConfigError: there are none.
@@ -71,7 +74,7 @@ def patients(folder: Path) -> list[Patient]:
         Patient(name, path, region, name in _VALIDATE[region])
         for region in Region
         for path in sorted((folder / region.value).glob("*.nii.gz"))
-        if (name := path.name.removesuffix(".nii.gz")) not in _WITH_CONTRAST
+        if (name := path.name.removesuffix(".nii.gz")) not in _WITH_CONTRAST or with_contrast
     ]
     if not listed:
         raise ConfigError(f"{folder}: holds no CTs in folders {', '.join(Region)}")

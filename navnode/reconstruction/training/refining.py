@@ -53,8 +53,11 @@ __all__ = [
     "objective",
     "read_by",
     "score",
+    "seen_by_chance",
+    "smooth",
     "to_validate",
     "train",
+    "weight_of",
     "weights",
 ]
 
@@ -175,24 +178,29 @@ def bodies(folder: Path, ending: str) -> list[Path]:
 
 
 def disturbed(seen: Seen, reader: ReaderNet, rng: np.random.Generator) -> Example:
-    """A body from some of its views, with the errors of an X-ray chain, of poses, and of a reader that does not know
-    the patient."""
+    """A body from some of its views, as it may be seen and read of a patient whom the reader does not know."""
+    readings, poses = seen_by_chance(seen, reader, rng)
+    wrong = float(rng.uniform(0, 1))
+    return lifted(seen, [misread(reading, wrong, rng) for reading in readings], poses)
+
+
+def seen_by_chance(seen: Seen, reader: ReaderNet, rng: np.random.Generator) -> tuple[list[Reading], list[Matrix]]:
+    """Readings of some of a body's views, and their poses, (4, 4), with the errors of an X-ray chain and of poses."""
     shares = np.array([share for share, _ in _VIEW_SUBSETS])
     chosen = list(_VIEW_SUBSETS[int(rng.choice(len(_VIEW_SUBSETS), p=shares / shares.sum()))][1])
     exposure = Exposure.drawn(rng)
     bad, off = rng.random() < 0.35, rng.random() < 0.5
-    wrong = float(rng.uniform(0, 1))
-    readings, poses = [], []
+    readings, poses = list[Reading](), list[Matrix]()
     for n in chosen:
         line, pixel_mm = seen.line[n].astype(np.float32), float(seen.pixel_mm[n])
         if bad:
             line, measured = worse(line, pixel_mm, rng)
         else:
             line, measured = exposed(line, pixel_mm, exposure, rng), np.ones(line.shape, bool)
-        readings.append(misread(read_by(reader, line, measured, seen.carms[n], pixel_mm), wrong, rng))
+        readings.append(read_by(reader, line, measured, seen.carms[n], pixel_mm))
         moved = g.exp(np.concatenate([rng.normal(0, 0.006, 3), rng.normal(0, 0.7, 3)]), np.zeros(3))
         poses.append(moved @ seen.poses[n] if off else seen.poses[n])
-    return lifted(seen, readings, poses)
+    return readings, poses
 
 
 def exposed(line: FloatArray, pixel_mm: float, exposure: Exposure, rng: np.random.Generator) -> FloatArray:
@@ -224,9 +232,9 @@ def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading
     """
     shape = reading.bone.shape
     bone, bone_mm = np.nan_to_num(reading.bone), np.nan_to_num(reading.bone_mm)
-    factor = np.exp(0.25 * wrong * rng.uniform(0.3, 1) * _smooth(shape, rng))
+    factor = np.exp(0.25 * wrong * rng.uniform(0.3, 1) * smooth(shape, rng))
     logit = np.log(np.clip(bone, 1e-4, 1 - 1e-4) / np.clip(1 - bone, 1e-4, 1))
-    logit = logit + 1.5 * wrong * _smooth(shape, rng)
+    logit = logit + 1.5 * wrong * smooth(shape, rng)
     sigma_px = wrong * float(rng.uniform(0, 2))
     if sigma_px > 0.3:
         logit = cv2.GaussianBlur(logit.astype(np.float32), (0, 0), sigma_px)
@@ -242,7 +250,7 @@ def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading
     # Bone newly seen at a border gets the least thickness that counts as bone.
     mm = np.where(likely > 0.5, np.maximum(bone_mm * factor, 1.0), 0)
     doubted = np.log(np.nan_to_num(reading.kinds) + 1e-3)
-    doubted = softmax(doubted + 2 * wrong * np.stack([_smooth(shape, rng) for _ in doubted]), axis=0)
+    doubted = softmax(doubted + 2 * wrong * np.stack([smooth(shape, rng) for _ in doubted]), axis=0)
     gone = np.isnan(reading.bone)
     return replace(
         reading,
@@ -252,8 +260,8 @@ def misread(reading: Reading, wrong: float, rng: np.random.Generator) -> Reading
     )
 
 
-def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
-    """A smooth random picture of about unit size."""
+def smooth(shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
+    """A smooth random picture of a shape, (H, W), of about unit size."""
     knots = int(rng.integers(3, 9))
     coarse = rng.standard_normal((knots, knots)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC))
@@ -346,10 +354,17 @@ def load_reader(trained: Path) -> ReaderNet:
 
 
 def weights(coarse: Tensor) -> Tensor:
-    """How much every voxel counts, (N, 1, s, s, s): little where at most one of three or four views sees it, or none of
-    two."""
-    at_least_two = (coarse[:, SEEN : SEEN + 1] > 0.45).float()
-    return functional.interpolate(0.2 + 0.8 * at_least_two, scale_factor=2.0, mode="nearest")
+    """How much every voxel counts, (N, 1, s, s, s), by its coarse evidence; see :func:`weight_of`."""
+    return functional.interpolate(weight_of(coarse[:, SEEN : SEEN + 1]), scale_factor=2.0, mode="nearest")
+
+
+def weight_of(seen: Tensor) -> Tensor:
+    """How much a voxel counts: little where at most one of three or four views sees it, or none of two.
+
+    Args:
+        seen: (N, 1, s, s, s), share of views that see it.
+    """
+    return 0.2 + 0.8 * (seen > 0.45).float()
 
 
 def objective(logit: Tensor, bone: Tensor, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
