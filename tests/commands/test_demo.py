@@ -26,7 +26,7 @@ def demo(port: int, *more: str) -> dict:
 
 
 def test_demo_reports_its_figures(procedural_ct, free_port):
-    report = demo(free_port, "--seconds", "8")
+    report = demo(free_port, "--seconds", "15")  # its depth takes X-rays to settle, and slow machines register few
     assert report["frames"] >= 10 and report["fps"] > 0
     assert report["tre_mm"]["median"] < 0.3 and report["wrong_while_valid"] == 0
     assert set(report["latency_ms"]) == set(report["overlay_latency_ms"]) == {"p50", "p99", "max"}
