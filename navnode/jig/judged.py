@@ -160,13 +160,16 @@ def judged(
 
 
 def _carm(size_px: tuple[int, int], spacing: tuple[float, float] | float | None, state: State, jig: Jig | None) -> CArm:
-    spacing_mm = float(np.mean(spacing)) if spacing is not None else 0.0
-    if spacing is None:
+    if spacing is not None:
+        spacing_mm = float(np.mean(spacing))
+        distance_mm = state.focal_px * spacing_mm
+    else:
         reach_mm = 0.0 if jig is None else float(np.linalg.norm(jig.positions_mm, axis=1).max())
         behind_mm = float(state.carm_from_jig[2, 3]) + reach_mm + _BEYOND_MM  # no detector is before what it shows
-        spacing_mm = max(NOMINAL_MM, behind_mm) / state.focal_px
+        distance_mm = max(NOMINAL_MM, behind_mm)
+        spacing_mm = distance_mm / state.focal_px
     center_px = float(state.center_px[0]), float(state.center_px[1])
-    return CArm(*size_px, (spacing_mm, spacing_mm), state.focal_px * spacing_mm, center_px)
+    return CArm(*size_px, (spacing_mm, spacing_mm), distance_mm, center_px)
 
 
 def nothing(
