@@ -12,7 +12,8 @@ import numpy as np
 
 from navnode import native
 from navnode.errors import ConfigError
-from navnode.types import Array, CArm, Matrix, Volume
+from navnode.itk import RAS_FROM_LPS
+from navnode.types import Array, CArm, Matrix
 
 __all__ = [
     "CARM_SCHEMA",
@@ -26,7 +27,6 @@ __all__ = [
     "interpolate",
     "inverse",
     "is_rigid",
-    "itk_image",
     "log",
     "nearest_rigid",
     "orthonormal",
@@ -48,8 +48,6 @@ _LEAST_PX, _MOST_PX = 8, 8192
 the largest image that is read."""
 _LEAST_SPACING_MM, _LEAST_DISTANCE_MM = 0.01, 50.0
 """No detector has smaller pixels, and no C-arm is shorter."""
-RAS_FROM_LPS: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Its own inverse; used where LPS files are read and written, nowhere else."""
 
 
 def rigid(rotation: Array | None = None, translation_mm: Array | tuple[float, ...] = (0.0, 0.0, 0.0)) -> Matrix:
@@ -306,16 +304,3 @@ def carm_of(document: Any) -> CArm:
         return msgspec.convert(document, CArmDocument).geometry
     except msgspec.ValidationError as error:
         raise ConfigError(f"{CARM_SCHEMA}: {error}") from error
-
-
-def itk_image(volume: Volume) -> Any:
-    """A volume as a SimpleITK image, in LPS."""
-    import SimpleITK as sitk  # here: most processes, registration included, never need it
-
-    lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
-    spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(volume.voxels)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps_from_index[:3, 3].tolist())
-    image.SetDirection((lps_from_index[:3, :3] / spacing).ravel().tolist())
-    return image

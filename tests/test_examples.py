@@ -41,6 +41,8 @@ def test_every_example_is_run_here_and_explains_itself():
         "pyigtl_console.py",
         "register_files.py",
         "reconstruct_files.py",
+        "drr_simpleitk.py",
+        "tomography.py",
     }
     assert names == programs | {"own_loss.py", "console.cpp"}
     for name in programs:
@@ -145,6 +147,22 @@ def test_a_loss_of_ones_own_finds_the_pose(tmp_path, procedural_ct):
     turned_deg = [float(each) for each in re.findall(r"([\d.]+) degrees off", told)]
     assert across_mm[0] > 3 and across_mm[-1] < 0.3
     assert turned_deg[0] > 2 and turned_deg[-1] < 0.2
+
+
+def test_a_ct_of_simpleitk_becomes_a_picture(tmp_path, procedural_ct):
+    import SimpleITK as sitk
+
+    out = tmp_path / "drr.png"
+    told = example("drr_simpleitk.py", procedural_ct, "--out", out, "--orbital-deg", 20, "--size", 96)
+    shown = sitk.GetArrayFromImage(sitk.ReadImage(str(out)))
+    assert told.startswith(f"{out}: 96 x 96") and shown.max() == 255 and shown.std() > 20
+
+
+@pytest.mark.parametrize("solver", ["scipy", "deepinv", "cil"])
+def test_solvers_of_others_find_a_volume(solver):
+    pytest.importorskip(solver, reason=f"{solver} is not installed")
+    told = example("tomography.py", "--by", solver)
+    assert float(re.search(r"([\d.]+) % off", told)[1]) < 25
 
 
 def test_a_console_in_cpp_shows_what_comes_and_withdraws_what_no_longer_does(tmp_path):

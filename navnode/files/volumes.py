@@ -24,7 +24,7 @@ from navnode.files.placing import (
     tell,
     unit_mm,
 )
-from navnode.geometry import RAS_FROM_LPS, itk_image
+from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Volume
 
 __all__ = ["ReadAs", "checked_ct", "read_numbers", "read_volume", "write_volume"]

@@ -1,8 +1,10 @@
-"""Line integrals as a function that PyTorch differentiates by the C-arm's pose, for losses of one's own.
+"""Line integrals as functions that PyTorch differentiates, for losses and reconstructions of one's own.
 
-The kernels' derivatives are those of a small motion. They become a gradient by the entries of the 4x4 matrix: the one
-whose product with any change that keeps the matrix rigid is the change of the loss. Other changes have no meaning here.
-PyTorch is needed, and comes with the extras ``gpu``, ``train`` and ``bench``.
+:func:`line_integrals`: one CT by the C-arm's pose. :func:`views`: volumes of one grid by their voxels, and by the
+poses; :func:`backprojection`: its adjoint, by the views.
+The kernels' derivatives by the pose are those of a small motion. They become a gradient by the entries of the 4x4
+matrix: the one whose product with any change that keeps the matrix rigid is the change of the loss. Other changes have
+no meaning here. PyTorch is needed, and comes with the extras ``gpu``, ``train`` and ``bench``.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import numpy as np
 import torch
 
 from navnode.projector.native import Projector
+from navnode.projector.transform import XrayTransform
 from navnode.types import Array, CArm
 
-__all__ = ["line_integrals"]
+__all__ = ["backprojection", "line_integrals", "views"]
 
 
 def line_integrals(
@@ -37,6 +40,36 @@ def line_integrals(
     return integrals
 
 
+def views(
+    transform: XrayTransform, attenuation_per_mm: torch.Tensor, volume_from_carm: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Line integrals (dimensionless) that know their gradients by the volume and by the poses.
+
+    Args:
+        attenuation_per_mm: (..., k, j, i), 1/mm, of any floating type and on any device.
+        volume_from_carm: (N, 4, 4), rigid; default: the transform's own, which have no gradient.
+
+    Raises:
+        ValueError: the volumes are not on the transform's grid, or poses are not as many as its own.
+        ComputeError: a pose contains NaN or infinity, or lies a kilometre away.
+
+    Returns:
+        (..., N, H, W), of the volumes' type and on their device.
+    """
+    integrals: torch.Tensor = _Views.apply(attenuation_per_mm, volume_from_carm, transform)
+    return integrals
+
+
+def backprojection(transform: XrayTransform, line_integrals: torch.Tensor) -> torch.Tensor:
+    """The adjoint of :func:`views` by the volume: (..., N, H, W) to (..., k, j, i); it knows its gradient by the views.
+
+    Raises:
+        ValueError: the views are not as many, or not as large, as those of the transform.
+    """
+    volumes: torch.Tensor = _Backprojection.apply(line_integrals, transform)
+    return volumes
+
+
 class _LineIntegrals(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -53,11 +86,59 @@ class _LineIntegrals(torch.autograd.Function):
     def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         volume_from_carm, derivatives = ctx.saved_tensors
         by_motion = (derivatives.double() * by_integrals.cpu().double()).flatten(1).sum(1)
-        x, y, z = by_motion[:3].tolist()
-        # With R^T dR = skew(w), <R skew(g) / 2, dR> = <g, w>: what is antisymmetric counts each angle twice.
-        turn = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64) / 2
-        by_pose = torch.zeros(4, 4, dtype=torch.float64)
-        rotation = volume_from_carm[:3, :3].detach().cpu().double()
-        by_pose[:3, :3] = rotation @ turn
-        by_pose[:3, 3] = rotation @ by_motion[3:]
-        return by_pose.to(volume_from_carm), None, None, None
+        return _by_pose(by_motion[None], volume_from_carm[None])[0], None, None, None
+
+
+class _Views(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, attenuation_per_mm: torch.Tensor, volume_from_carm: torch.Tensor | None, transform: XrayTransform
+    ) -> torch.Tensor:
+        if volume_from_carm is not None:
+            transform = transform.at(volume_from_carm.detach().cpu().numpy())
+        volumes = attenuation_per_mm.detach().cpu().numpy()
+        ctx.transform = transform
+        if not ctx.needs_input_grad[1]:
+            return attenuation_per_mm.new_tensor(transform.forward(volumes))
+        batch = volumes.shape[:-3]
+        made = [transform.derivatives(volume) for volume in volumes.reshape(-1, *volumes.shape[-3:])]
+        derivatives = np.stack([slopes for _, slopes in made])
+        ctx.save_for_backward(volume_from_carm, torch.from_numpy(derivatives))
+        return attenuation_per_mm.new_tensor(np.stack([each for each, _ in made])).reshape(
+            *batch, *transform.range_shape
+        )
+
+    @staticmethod
+    def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        by_volume = by_pose = None
+        if ctx.needs_input_grad[0]:
+            by_volume = by_integrals.new_tensor(ctx.transform.adjoint(by_integrals.cpu().numpy()))
+        if ctx.needs_input_grad[1]:
+            volume_from_carm, derivatives = ctx.saved_tensors  # (N, 4, 4), (B, N, 6, H, W)
+            weights = by_integrals.cpu().double().reshape(len(derivatives), *ctx.transform.range_shape)
+            by_pose = _by_pose(torch.einsum("bnkhw,bnhw->nk", derivatives.double(), weights), volume_from_carm)
+        return by_volume, by_pose, None
+
+
+class _Backprojection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, line_integrals: torch.Tensor, transform: XrayTransform) -> torch.Tensor:
+        ctx.transform = transform
+        return line_integrals.new_tensor(transform.adjoint(line_integrals.detach().cpu().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, by_volumes: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return by_volumes.new_tensor(ctx.transform.forward(by_volumes.cpu().numpy())), None
+
+
+def _by_pose(by_motion: torch.Tensor, volume_from_carm: torch.Tensor) -> torch.Tensor:
+    """The gradient by entries of poses (N, 4, 4), from that by small motions (N, 6) of the C-arm."""
+    x, y, z = by_motion[:, :3].unbind(1)
+    none = torch.zeros_like(x)
+    # With R^T dR = skew(w), <R skew(g) / 2, dR> = <g, w>: what is antisymmetric counts each angle twice.
+    turn = torch.stack([none, -z, y, z, none, -x, -y, x, none], 1).reshape(-1, 3, 3) / 2
+    by_pose = torch.zeros(len(by_motion), 4, 4, dtype=torch.float64)
+    rotation = volume_from_carm[:, :3, :3].detach().cpu().double()
+    by_pose[:, :3, :3] = rotation @ turn
+    by_pose[:, :3, 3] = (rotation @ by_motion[:, 3:, None])[..., 0]
+    return by_pose.to(volume_from_carm)

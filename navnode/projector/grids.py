@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from navnode.geometry import RAS_FROM_LPS, itk_image
+from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Volume
 
 __all__ = ["AIR_HU", "centered_grid", "coarsened", "onto", "resample"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
-from navnode.projector import Projector
+from navnode.projector import Projector, XrayTransform
 from navnode.types import CArm
 from tests.projector.test_projector import DIRECTIONS, pose
 
@@ -89,3 +89,76 @@ def test_a_loss_of_ones_own_finds_the_pose(blob):
     apart = np.linalg.inv(true.numpy()) @ found.numpy()
     assert float(closure().detach()) < 1e-3 * before
     assert np.linalg.norm(apart[:2, 3]) < 1.0 and np.linalg.norm(g.rotation_log(apart[:3, :3])) < 0.01
+
+
+@pytest.fixture
+def transform():
+    """Three views of a small grid that stands obliquely."""
+    grid = g.rigid(g.rotation_exp(np.array([0.2, -0.3, 0.1])), (-15.0, -20.0, -18.0)) @ np.diag([4.0, 3.0, 5.0, 1.0])
+    poses = np.stack([g.pose_at(np.zeros(3), 700.0, orbital_deg=50.0 * n, angulation_deg=9.0 * n) for n in range(3)])
+    return XrayTransform((7, 9, 8), grid, CArm(10, 8, (9.0, 9.5), 1020.0, (4.0, 3.6)), poses)
+
+
+@pytest.fixture
+def smooth():
+    """A volume (k, j, i) without steps, over which the image is nearly straight."""
+    k, j, i = np.mgrid[-1:1:7j, -1:1:9j, -1:1:8j]
+    return torch.from_numpy(0.01 * (1 - k**2) * (1 - j**2) * (1 - i**2) * (1.5 + i - 0.5 * j))
+
+
+def test_volumes_and_views_have_the_gradients_of_finite_differences(transform, smooth):
+    """Both maps are linear: steps may be large, which single precision needs."""
+    from navnode.projector.autograd import backprojection, views
+
+    volumes = torch.stack([smooth, 2 * smooth.flip(0)]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: views(transform, x), volumes, eps=0.1, atol=1e-3, rtol=1e-3)
+    measured = views(transform, smooth).detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: backprojection(transform, y), measured, eps=0.1, atol=1e-3, rtol=1e-3)
+
+
+def test_poses_have_the_gradient_of_finite_differences(transform, smooth):
+    from navnode.projector.autograd import views
+
+    start = torch.from_numpy(transform.volume_from_carm)
+    unit = torch.tensor([1e-3] * 3 + [1.0] * 3, dtype=torch.float64)
+
+    def seen(steps):
+        poses = torch.stack([moved(at, step * unit) for at, step in zip(start, steps, strict=True)])
+        return views(transform, smooth, poses)
+
+    steps = torch.zeros(3, 6, dtype=torch.float64, requires_grad=True)
+    largest = float(torch.autograd.functional.jacobian(seen, steps).abs().max())
+    assert torch.autograd.gradcheck(seen, steps, eps=0.02, atol=0.03 * largest, rtol=0.03)
+
+
+def test_both_gradients_at_once_are_those_of_each(transform, smooth):
+    from navnode.projector.autograd import views
+
+    volumes = torch.stack([smooth, 2 * smooth.flip(0)]).requires_grad_()
+    poses = torch.from_numpy(transform.volume_from_carm).requires_grad_()
+    loss = views(transform, volumes, poses).square().sum()
+    both = torch.autograd.grad(loss, (volumes, poses))
+    alone = torch.autograd.grad(views(transform, volumes).square().sum(), volumes)
+    torch.testing.assert_close(both[0], alone[0])
+    each = [
+        torch.autograd.grad(views(transform, volume.detach(), poses).square().sum(), poses)[0] for volume in volumes
+    ]
+    torch.testing.assert_close(both[1], each[0] + each[1], rtol=1e-4, atol=1e-4 * float(both[1].abs().max()))
+
+
+def test_a_volume_is_found_with_pytorchs_optimiser(transform, smooth):
+    from navnode.projector.autograd import views
+
+    target = views(transform, smooth)
+    found = torch.zeros_like(smooth, requires_grad=True)
+    optimiser = torch.optim.LBFGS([found], lr=1.0, max_iter=80, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = ((views(transform, found) - target) ** 2).sum()
+        loss.backward()
+        return loss
+
+    before = float(closure().detach())
+    optimiser.step(closure)
+    assert float(closure().detach()) < 1e-4 * before
