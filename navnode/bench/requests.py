@@ -14,6 +14,7 @@ __all__ = [
     "AllRequest",
     "ArchiveBenchRequest",
     "BodiesRequest",
+    "CapacityRequest",
     "EvaluateRequest",
     "GpuRequest",
     "IgtlRequest",
@@ -126,6 +127,9 @@ class ProjectorRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     repeats: Annotated[int, option("Repeat each measurement this often.", ge=1)] = 7
     threads: Threads = 2
+    sizes: Annotated[
+        bool, option("Measure instead how times grow with volumes, detectors and threads, and on full-size CTs.")
+    ] = False
 
 
 class RegistrationRequest(_OfCts, frozen=True, kw_only=True):
@@ -209,6 +213,26 @@ class LoopRequest(_OfTheLoop, frozen=True, kw_only=True):
     """The live loop beside the virtual operating room."""
 
     seconds: Annotated[float, option("Run for this long.", ge=2)] = 30.0
+
+
+class CapacityRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """How many rooms and consoles a machine serves."""
+
+    rooms: Annotated[tuple[int, ...], option("Simulate this many rooms; repeat for more numbers.", "N")] = (1, 4)
+    consoles: Annotated[tuple[int, ...], option("Simulate this many consoles of each room; likewise.", "N")] = (
+        0,
+        8,
+        50,
+    )
+    cores: Annotated[tuple[int, ...], option("Simulate this many cores; likewise.", "N")] = (2, 8, 16)
+    seconds: Annotated[float, option("Length of each live run.", ge=2)] = 15.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers that no machine has."""
+        least = {"rooms": 1, "consoles": 0, "cores": 1}
+        for name, most in (("rooms", 16), ("consoles", 90), ("cores", 128)):
+            if not all(least[name] <= number <= most for number in getattr(self, name)):
+                raise ConfigError(f"--{name}: give numbers from {least[name]} to {most}")
 
 
 class RecordingRequest(_OfTheLoop, frozen=True, kw_only=True):

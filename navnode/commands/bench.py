@@ -13,6 +13,7 @@ from navnode.bench.requests import (
     AllRequest,
     ArchiveBenchRequest,
     BodiesRequest,
+    CapacityRequest,
     GpuRequest,
     IgtlRequest,
     LoopRequest,
@@ -106,8 +107,11 @@ def gpu(request: GpuRequest, ui: Ui) -> None:
 )
 def projector(request: ProjectorRequest, ui: Ui) -> None:
     """Measure X-ray projection with pose derivatives, in every kind of direction, next to RTK and nanodrr."""
-    from navnode.bench import projector
+    from navnode.bench import projector, sizes
 
+    if request.sizes:
+        grown = sizes.run(request.repeats, request.threads, ui.steps(sizes.steps()))
+        return ui.show(grown, figures.draw_sizes)
     ui.show(projector.run(request.repeats, request.threads, ui.steps(projector.steps())), figures.draw_projector)
 
 
@@ -220,6 +224,14 @@ def _subjects(request: ReconstructionRequest) -> list[Subject]:
 def loop(request: LoopRequest, ui: Ui) -> None:
     """Measure the live loop on the virtual operating room: latencies, and the error against the truth."""
     show_figures(bench_loop.run(request, request.seconds), ui.as_json, request.seconds)
+
+
+@command(bench, CapacityRequest, example="navnode bench capacity --rooms 4 --consoles 50 --cores 8 --cores 16")
+def capacity(request: CapacityRequest, ui: Ui) -> None:
+    """Measure what a node costs here, and simulate rooms, consoles and cores that are not here."""
+    from navnode.bench import capacity
+
+    ui.show(bench_loop.reach(request, ui.steps(capacity.steps())), figures.draw_capacity)
 
 
 @command(bench, RecordingRequest, example="navnode bench recording --minutes 10 --size 1024 --rate 30 --tools 8")

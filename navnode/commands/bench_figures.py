@@ -11,6 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.archive import ArchiveFigures
     from navnode.bench.bodies import BodiesReport
+    from navnode.bench.capacity import Capacity
     from navnode.bench.gpu import GpuReport
     from navnode.bench.history import Entry
     from navnode.bench.igtl import IgtlReport, LinkFigures
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.projector import ProjectorReport
     from navnode.bench.real import RealReport
     from navnode.bench.registration import Rate, RegistrationReport
+    from navnode.bench.sizes import SizesReport
     from navnode.bench.trust import TrustReport
     from navnode.bench.volumes import ReconstructionReport
 
@@ -83,6 +85,66 @@ def draw_projector(report: ProjectorReport) -> None:
     if report.nanodrr is not UNSET:
         lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
     Console().print("\n".join(lines), highlight=False)
+
+
+def draw_sizes(report: SizesReport) -> None:
+    """One row a volume, one column a detector; then threads, and registrations."""
+    table = Table(
+        "voxels", "MiB", "prepared, s", title=f"projection with derivatives, {report.threads} threads, median ms"
+    )
+    for side in report.projections[0].ms:
+        table.add_column(f"{side}²")
+    for row in report.projections:
+        times = (f"{ms:.1f}" for ms in row.ms.values())
+        table.add_row(f"{row.voxels}³", f"{row.memory_mib:g}", f"{row.prepared_s:.1f}", *times)
+    Console().print(table)
+    for what, times_ms in (("measured", report.by_threads_ms), ("by Amdahl's law", report.modelled_ms)):
+        line = ", ".join(f"{count}: {ms:.1f}" for count, ms in times_ms.items())
+        Console().print(f"256³ to 512² by threads, {what}, ms: {line or '-'}", highlight=False)
+    table = Table(
+        "CT", "detector", "prepared, s", "found, ms", "tracked, ms", title="registration of one X-ray, medians"
+    )
+    for each in report.registrations:
+        cells = f"{each.prepared_s:.1f}", f"{each.found_ms:.1f}", f"{each.tracked_ms:.1f}"
+        table.add_row(each.ct, f"{each.detector_px}²", *cells)
+    Console().print(table)
+
+
+def draw_capacity(report: Capacity) -> None:
+    """What pieces cost, how far the simulation is from a run, and what it says of other machines."""
+    costs = report.costs_ms
+    lines = [
+        f"processor time here, ms: X-ray {costs.xray:.1f}, in the loop {costs.xray_loop:.2f}, pose {costs.pose:.3f};",
+        f"to a console, of a pose {costs.pose_message:.4f}, of an X-ray {costs.xray_message:.3f}; idle "
+        f"{costs.idle_percent:g} %",
+    ]
+    for check in report.checks:
+        load, seen, said = check.observed.load, check.observed, check.simulated
+        lines += [
+            f"{load.xrays_hz:g} X-rays/s, {load.tools} tools, {load.consoles} consoles, the room beside: "
+            "measured / simulated",
+            f"  X-ray to pose, p50 and p99, ms: {seen.xray_p50_ms:.1f}, {seen.xray_p99_ms:.1f} / "
+            f"{_ms(said.xray_p50_ms)}, {_ms(said.xray_p99_ms)}",
+            f"  pose to overlay, p50 and p99, ms: {seen.overlay_p50_ms:.1f}, {seen.overlay_p99_ms:.1f} / "
+            f"{_ms(said.overlay_p50_ms)}, {_ms(said.overlay_p99_ms)}",
+        ]
+    Console().print("\n".join(lines), highlight=False)
+    table = Table(
+        *("rooms", "consoles each", "cores", "X-ray p50, p99 ms", "overlay p50, p99 ms", "registered", "shown", "busy"),
+        title="simulated: 15 X-rays/s and 8 tools at 100 Hz in each room",
+    )
+    for each in report.simulated:
+        table.add_row(
+            *(str(each.rooms), str(each.load.consoles), str(each.cores)),
+            f"{_ms(each.xray_p50_ms)}, {_ms(each.xray_p99_ms)}",
+            f"{_ms(each.overlay_p50_ms)}, {_ms(each.overlay_p99_ms)}",
+            *(f"{100 * share:.0f} %" for share in (each.registered, each.shown, each.busy)),
+        )
+    Console().print(table)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def draw_models(report: ModelBench) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from navnode import config
-from navnode.bench.requests import LoopRequest, RecordingRequest
+from navnode.bench.requests import CapacityRequest, LoopRequest, RecordingRequest
 from navnode.commands.demo import DemoRequest, demo_config
 from navnode.commands.fetch import ct_path, rendered
 from navnode.commands.supervised import (
@@ -22,10 +22,12 @@ from navnode.commands.supervised import (
     run_supervised,
 )
 from navnode.config import Config
+from navnode.errors import NavError
 from navnode.recording.node_config import with_recording
 from navnode.types import LatencyFigures, RecordingState
 
-if TYPE_CHECKING:  # loaded only when recording is measured
+if TYPE_CHECKING:  # loaded only when they are measured
+    from navnode.bench.capacity import Capacity, Load, Observed
     from navnode.bench.recording import Killed, Seeking, Throughput
 
 
@@ -83,6 +85,55 @@ def latencies(seconds: float) -> tuple[LatencyFigures, LatencyFigures]:
     """Of X-rays and of overlays, in one run of the demo."""
     report = run(LoopRequest(seconds=seconds), seconds)
     return report.latency_ms, report.overlay_latency_ms
+
+
+def reach(request: CapacityRequest, progress: Callable[[str], None]) -> Capacity:
+    """Measure what a node costs here, and simulate other machines.
+
+    Raises:
+        NavError: this system does not tell processor times, or a run registered nothing.
+    """
+    from navnode.bench.capacity import capacity
+    from navnode.projector.native import default_threads
+
+    return capacity(
+        lambda load: observed(load, request.seconds),
+        request.rooms,
+        request.consoles,
+        request.cores,
+        default_threads(),
+        progress,
+    )
+
+
+def observed(load: Load, seconds: float) -> Observed:
+    """A live run at some load.
+
+    Raises:
+        NavError: this system does not tell processor times, or nothing was registered.
+    """
+    from navnode.bench.capacity import Observed
+
+    asked = LoopRequest(
+        rate=load.xrays_hz, tools=load.tools, consoles=load.consoles, tracker=load.poses_hz, seconds=seconds
+    )
+    report = run(asked, seconds)
+    used, xrays, overlays = report.processor_percent, report.latency_ms, report.overlay_latency_ms
+    figures = used.loop, used.others, used.room, used.machine, xrays.p50, xrays.p99, overlays.p50, overlays.p99
+    if any(figure is None for figure in figures):
+        raise NavError("nothing was registered, or this system does not tell processor times")
+    loop, others, room, machine, *waits = (float(figure) for figure in figures if figure is not None)
+    return Observed(
+        load=load,
+        loop_percent=loop,
+        others_percent=others,
+        room_percent=room,
+        beside_percent=max(machine - loop - others - room, 0.0),
+        xray_p50_ms=waits[0],
+        xray_p99_ms=waits[1],
+        overlay_p50_ms=waits[2],
+        overlay_p99_ms=waits[3],
+    )
 
 
 def recording_cost(request: RecordingRequest, progress: Callable[[float], None]) -> RecordingCost:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -40,11 +40,16 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessorFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Processor time of the node, in percent of one core; None if the system does not report it."""
+    """Processor time, in percent of one core; None if the system does not report it."""
 
     loop: float | None
-    """The loop's thread: everything between a message and its outputs, except registration and large messages."""
+    """The node's loop: everything between a message and its outputs, except registration and large messages."""
     others: float | None
+    """The node's other threads."""
+    room: float | None
+    """The source process that runs along: the virtual room, or a player."""
+    machine: float | None
+    """Everything that ran on this machine meanwhile."""
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,26 +152,47 @@ def _memory_mb(supervisor: Supervisor) -> float | None:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
-def _processor_s(supervisor: Supervisor) -> tuple[float, float] | None:
-    """Processor time so far of the node's first thread, which runs the loop, and of all of its threads."""
-    pid = supervisor.pid("node")
+class _Used(NamedTuple):
+    """Processor time so far, s."""
+
+    loop: float
+    """The node's first thread."""
+    node: float
+    room: float
+    machine: float
+
+
+def _processor_s(supervisor: Supervisor) -> _Used | None:
+    """Processor time so far; None if the system does not report it."""
+    node, room = supervisor.pid("node"), supervisor.room_pid
     try:
-        fields = [
-            Path(f"/proc/{pid}/{part}stat").read_text().rsplit(")", 1)[1].split() for part in (f"task/{pid}/", "")
-        ]
+        loop, whole = _used_s(f"{node}/task/{node}"), _used_s(f"{node}")
+        return _Used(loop, whole, 0.0 if room is None else _used_s(f"{room}"), _machine_s())
     except OSError:
         return None
-    loop, whole = ((int(user) + int(system)) / os.sysconf("SC_CLK_TCK") for user, system in (f[11:13] for f in fields))
-    return loop, whole
 
 
-def _processor_percent(
-    before: tuple[float, float] | None, after: tuple[float, float] | None, elapsed_s: float
-) -> ProcessorFigures:
-    if before is None or after is None or after[1] < before[1]:  # or the node was restarted
-        return ProcessorFigures(loop=None, others=None)
-    loop, whole = (100 * (late - early) / elapsed_s for early, late in zip(before, after, strict=True))
-    return ProcessorFigures(loop=round(loop, 1), others=round(whole - loop, 1))
+def _used_s(task: str) -> float:
+    fields = Path(f"/proc/{task}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _machine_s() -> float:
+    """Of user, nice, system, and both kinds of interrupts: neither idle nor waiting for a disk."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return (sum(fields[:3]) + sum(fields[5:7])) / os.sysconf("SC_CLK_TCK")
+
+
+def _processor_percent(before: _Used | None, after: _Used | None, elapsed_s: float) -> ProcessorFigures:
+    if before is None or after is None or after.node < before.node:  # or the node was restarted
+        return ProcessorFigures(loop=None, others=None, room=None, machine=None)
+    used = _Used(*(100 * (late - early) / elapsed_s for early, late in zip(before, after, strict=True)))
+    return ProcessorFigures(
+        loop=round(used.loop, 1),
+        others=round(used.node - used.loop, 1),
+        room=round(used.room, 1),
+        machine=round(used.machine, 1),
+    )
 
 
 def _scorer(loaded: Config, scenario: Scenario) -> Scorer:

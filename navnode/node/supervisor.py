@@ -214,6 +214,11 @@ class Supervisor:
         """Process id of a process."""
         return self._children[name].process.pid
 
+    @property
+    def room_pid(self) -> int | None:
+        """Process id of the source process; None: none runs along."""
+        return None if self._source_process is None else self.pid(_source_name(self._source_process))
+
     def stop(self) -> None:
         """End all processes and remove their folder."""
         with _signals_ignored():  # a second signal must not interrupt the clean-up

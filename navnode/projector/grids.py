@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Volume
 
-__all__ = ["AIR_HU", "centered_grid", "coarsened", "onto", "resample"]
+__all__ = ["AIR_HU", "averaged", "body", "centered_grid", "coarsened", "onto", "resample"]
 
 AIR_HU = -1000.0
+_BODY_HU, _BODY_BLOCK_MM = -950.0, 8.0
+"""Blocks whose mean is above are body, lungs included; the noise of air, with what is below air clipped, is not."""
 
 
 def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | None = None) -> Volume:
@@ -73,6 +76,39 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     grown = np.diag([*factors[::-1], 1.0]).astype(np.float64)
     grown[:3, 3] = (np.array(factors[::-1]) - 1) / 2  # voxel 0 lies at the middle of its block
     return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), volume.volume_from_index @ grown, volume.name)
+
+
+def averaged(volume: Volume, spacing_mm: float) -> Volume:
+    """Average along the volume's axes onto voxels of about ``spacing_mm``, where its own are smaller; of whole and of
+    parts of voxels. As in :func:`coarsened`, nothing is moved, and line integrals stay the same."""
+    shape = np.array(volume.voxels.shape)
+    own_mm = np.array(volume.spacing_mm[::-1])
+    counts = np.minimum(np.maximum(np.round(shape * own_mm / spacing_mm), 1), shape).astype(int)
+    if (counts == shape).all():
+        return volume
+    clipped = np.maximum(volume.voxels, np.float32(AIR_HU))
+    k, j, i = counts.tolist()
+    slices = np.stack([cv2.resize(each, (i, j), interpolation=cv2.INTER_AREA) for each in clipped])
+    voxels = cv2.resize(slices.reshape(len(slices), -1), (j * i, k), interpolation=cv2.INTER_AREA).reshape(k, j, i)
+    factors = (shape / counts)[::-1]
+    grown = np.diag([*factors, 1.0])
+    grown[:3, 3] = (factors - 1) / 2
+    return Volume(voxels, volume.volume_from_index @ grown, volume.name)
+
+
+def body(volume: Volume) -> Volume:
+    """The part of a volume around all that is not air, along its axes; all of it if there is nothing else."""
+    coarse = coarsened(volume, _BODY_BLOCK_MM).voxels
+    factors = [-(-n // c) for n, c in zip(volume.voxels.shape, coarse.shape, strict=True)]
+    found = np.argwhere(coarse > _BODY_HU)
+    if not len(found):
+        return volume
+    first = np.maximum(found.min(axis=0) - 1, 0) * factors
+    last = (found.max(axis=0) + 2) * factors  # numpy ends slices where the volume does
+    moved = np.eye(4)
+    moved[:3, 3] = first[::-1]
+    within = tuple(slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+    return Volume(volume.voxels[within], volume.volume_from_index @ moved, volume.name)
 
 
 def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matrix) -> Matrix:

@@ -129,7 +129,8 @@ class Projector:
         if precision == "int16":
             largest = max(float(padded.max()), 1e-9)
             self._scale = largest / _INT16_FULL_SCALE
-            packed = np.round(padded * (1 / self._scale)).astype(np.int16)
+            padded *= np.float32(1 / self._scale)
+            packed = np.rint(padded, out=padded).astype(np.int16)
             # Axis order (step, row, pair): pairs must be neighbours in memory, so rays that step along
             # the fastest axis need another copy.
             self._layouts = [
@@ -279,6 +280,14 @@ class Projector:
             self.threads,
         )
         return self._sums
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is kept of the volume; :meth:`backproject` also needs as much of float32 for every thread."""
+        if self._nanodrr is not None:
+            return 4 * int(np.prod(self.shape))
+        kept = {id(array): array.nbytes for array, _ in self._layouts}
+        return sum(kept.values())
 
     @property
     def attenuation_per_mm(self) -> FloatArray:

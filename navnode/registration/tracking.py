@@ -15,7 +15,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector import Projector
-from navnode.projector.grids import coarsened
+from navnode.projector.grids import averaged, body, coarsened
 from navnode.registration.appearance import NOTHING, POSE_SCALE, Appearance, Observed, XrayImage, fitted
 from navnode.registration.fit import Expected, Fit, Inspection
 from navnode.types import CArm, FloatArray, Matrix, Volume
@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 _COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
+_MOST_VOXELS = 320
+"""Longest side of a volume that keeps voxels down to two thirds of ``_FINE_MM``: a ray's time is the voxels that it
+crosses, and a whole body's cross-section has too many."""
 _COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
 _CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64
 
@@ -93,7 +96,7 @@ class ImageRegistration:
     """
 
     def __init__(self, volume: Volume, threads: int | None = None) -> None:
-        fine = coarsened(volume, _FINE_MM)
+        fine = _fine(volume)
         middle = coarsened(fine, _MIDDLE_MM)
         coarse = coarsened(middle, _COARSE_MM)
         projectors = [Projector(v, threads=threads) for v in (coarse, middle, fine)]
@@ -179,6 +182,13 @@ class ImageRegistration:
         pixels = chosen_pixels(self.middle, carm, volume_from_carm, pivot_mm)
         self._keyframe = _Keyframe(volume_from_carm, carm, pixels)
         return self._keyframe
+
+
+def _fine(volume: Volume) -> Volume:
+    """The finest level: all voxels but the air around the patient, or larger ones where a scanner's are many."""
+    patient = body(volume)
+    few = max(patient.voxels.shape) <= _MOST_VOXELS
+    return coarsened(patient, _FINE_MM) if few else averaged(patient, _FINE_MM)
 
 
 def refine(
