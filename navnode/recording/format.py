@@ -198,22 +198,22 @@ def answer_of(data: memoryview) -> WorkerAnswer:
 
 def output_channel(output: Output) -> Channel:
     """The channel of an output."""
-    kind = type(output)
-    if kind in _FIXED:
-        return _FIXED[kind]
-    name = topics.topic_of(output).name
     if isinstance(output, ToolPose):
-        return Channel(f"out/{name}/{output.tool}", JSON)
-    if isinstance(output, BodyPose):
-        return Channel(f"out/{name}/{output.body}", JSON)
-    if isinstance(output, VolumeUpdate):
-        return Channel(f"out/{name}/{output.role}", JSON)
-    _FIXED[kind] = Channel(f"out/{name}", JSON)
-    return _FIXED[kind]
+        part = output.tool
+    elif isinstance(output, BodyPose):
+        part = output.body
+    else:
+        part = output.role if isinstance(output, VolumeUpdate) else ""
+    kind = type(output)
+    channel = _CHANNELS.get((kind, part))
+    if channel is None:
+        name = topics.topic_of(output).name
+        channel = _CHANNELS[kind, part] = Channel(f"out/{name}/{part}" if part else f"out/{name}", JSON)
+    return channel
 
 
-_FIXED: dict[type, Channel] = {}
-"""Channels of outputs whose channel depends on their type alone."""
+_CHANNELS: dict[tuple[type, str], Channel] = {}
+"""Channels of outputs so far, by kind and by tool, bone or role: they are few, and poses come by the thousand."""
 
 
 def output_bytes(output: Output) -> bytes:
