@@ -31,16 +31,17 @@ def itk_image(volume: Volume) -> Any:
 
 
 def volume_of(image: Any, name: str = "") -> Volume:
-    """A volume from a SimpleITK image of three dimensions and one number per voxel.
+    """A volume from a SimpleITK image of three dimensions and one real number per voxel.
 
     Raises:
         ValueError: it has others.
     """
     import SimpleITK as sitk
 
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError("the image must have three dimensions, and one number per voxel")
+    voxels = sitk.GetArrayViewFromImage(image)
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1 or np.iscomplexobj(voxels):
+        raise ValueError("the image must have three dimensions, and one real number per voxel")
     lps_from_index = np.eye(4)
     lps_from_index[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     lps_from_index[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image).astype(np.float32), RAS_FROM_LPS @ lps_from_index, name)
+    return Volume(voxels.astype(np.float32), RAS_FROM_LPS @ lps_from_index, name)

@@ -25,8 +25,8 @@ __all__ = ["Capacity", "Costs", "Load", "Observed", "RUNS", "Simulated", "capaci
 _TURN_MS, _LOCK_MS = 1.0, 0.1
 """How long a thread keeps a core, and Python's lock, when others wait."""
 _IDLE_EVERY_MS = 4.0
-_BESIDE_MS = 100.0
-"""Pieces of work by others: volumes, mostly."""
+_VOLUME_MS = 100.0
+"""Pieces of a worker's time."""
 _OUTPUTS_PER_POSE = 2
 """Messages to each console for a tool's pose: its transform and its tip."""
 _MESSAGES_PER_XRAY = 2
@@ -58,11 +58,6 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         """To consoles."""
         return self.tools * self.poses_hz * _OUTPUTS_PER_POSE * self.consoles
 
-    @property
-    def xray_messages_per_s(self) -> float:
-        """To consoles."""
-        return self.xrays_hz * _MESSAGES_PER_XRAY * self.consoles
-
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """A live run: one room, its node and its consoles on one machine."""
@@ -74,8 +69,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """By its other threads."""
     room_percent: float
     """By the virtual room."""
+    worker_percent: float
+    """By the worker that computes volumes."""
     beside_percent: float
     """By everything else on the machine: consoles, and who holds outputs against the truth."""
+    registered_hz: float
+    """X-rays; a loaded node drops some."""
     xray_p50_ms: float
     xray_p99_ms: float
     overlay_p50_ms: float
@@ -97,8 +96,10 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """Loop, for every message of a pose to a console."""
     xray_message: float
     """Other threads, for every message of an X-ray to a console."""
+    worker_percent: float
+    """Of one core, by volumes."""
     xray_spread: float
-    """Standard deviation of the logarithm of an X-ray's time."""
+    """Standard deviation of the logarithm of an X-ray's time, from its pose's latencies in the quietest run."""
     room_xray: float
     room_pose: float
 
@@ -134,6 +135,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """How far a machine reaches."""
 
     costs_ms: Costs
+    loop_first: bool
+    """Whether the loop has real-time priority here, and has it in the simulation."""
     checks: list[Check]
     simulated: list[Simulated]
     """Rooms are on machines of their own."""
@@ -157,6 +160,8 @@ def capacity(
     cores: Sequence[int],
     own_cores: int,
     progress: Callable[[str], None] = lambda what: None,
+    *,
+    loop_first: bool = True,
 ) -> Capacity:
     """Measure what a node costs here, and simulate it on other machines.
 
@@ -166,6 +171,7 @@ def capacity(
         consoles: numbers of consoles of each room.
         cores: numbers of cores.
         own_cores: of this machine, which the check is for.
+        loop_first: whether loops have real-time priority.
     """
     runs = []
     for load in RUNS:
@@ -174,16 +180,18 @@ def capacity(
     costs = fitted(runs)
     progress("check")
     observed = live(CHECKED)
-    here = simulated(costs, CHECKED, 1, own_cores, with_rooms=True, beside_percent=observed.beside_percent)
+    here = simulated(
+        costs, CHECKED, 1, own_cores, with_rooms=True, beside_percent=observed.beside_percent, loop_first=loop_first
+    )
     check = Check(observed=observed, simulated=here)
     progress("simulating")
     found = [
-        simulated(costs, Load(xrays_hz=15, tools=8, consoles=listening), count, number)
+        simulated(costs, Load(xrays_hz=15, tools=8, consoles=listening), count, number, loop_first=loop_first)
         for count in rooms
         for listening in consoles
         for number in cores
     ]
-    return Capacity(costs_ms=costs, checks=[check], simulated=found)
+    return Capacity(costs_ms=costs, loop_first=loop_first, checks=[check], simulated=found)
 
 
 def steps() -> int:
@@ -192,13 +200,15 @@ def steps() -> int:
 
 
 def fitted(runs: Sequence[Observed]) -> Costs:
-    """Costs of the pieces, by least squares over runs at different loads; none is negative."""
+    """Costs of the pieces, by least squares over runs at different loads; none is negative. X-rays that a node dropped
+    cost its loop alone."""
     from scipy.optimize import nnls
 
     loads = [run.load for run in runs]
     per_s = np.array([[1.0, x.poses_per_s, x.xrays_hz, x.pose_messages_per_s] for x in loads])
     loop = nnls(per_s, np.array([10 * run.loop_percent for run in runs]))[0]  # 1 % is 10 ms a second
-    per_s = np.array([[x.xrays_hz, x.xray_messages_per_s] for x in loads])
+    per_s = np.array([[1, _MESSAGES_PER_XRAY * run.load.consoles] for run in runs])
+    per_s = per_s * np.array([[run.registered_hz] for run in runs])
     others = nnls(per_s, np.array([10 * run.others_percent for run in runs]))[0]
     per_s = np.array([[x.xrays_hz, x.poses_per_s] for x in loads])
     room = nnls(per_s, np.array([10 * run.room_percent for run in runs]))[0]
@@ -210,6 +220,7 @@ def fitted(runs: Sequence[Observed]) -> Costs:
         pose_message=_rounded(loop[3]),
         xray=_rounded(others[0]),
         xray_message=_rounded(others[1]),
+        worker_percent=round(float(np.mean([run.worker_percent for run in runs])), 1),
         xray_spread=round(math.log(max(quiet.xray_p99_ms / quiet.xray_p50_ms, 1.0)) / _NINETY_NINTH, 3),
         room_xray=_rounded(room[0]),
         room_pose=_rounded(room[1]),
@@ -231,6 +242,7 @@ def simulated(
     *,
     with_rooms: bool = False,
     beside_percent: float = 0.0,
+    loop_first: bool = True,
     seconds: float = _SIMULATED_S,
 ) -> Simulated:
     """Some rooms' nodes on one machine.
@@ -238,18 +250,21 @@ def simulated(
     Args:
         with_rooms: the virtual rooms are on the same cores.
         beside_percent: of one core, which something else takes, in pieces that come by chance.
+        loop_first: whether loops have real-time priority.
         seconds: simulated.
     """
     import simpy
 
     env = simpy.Environment()
-    machine = _Machine(env, simpy.PriorityResource(env, cores), cores)
+    machine = _Machine(env, simpy.PriorityResource(env, cores), cores, loop_first=loop_first)
     nodes = [_Node(machine, costs, load, np.random.default_rng(number)) for number in range(rooms)]
     for node in nodes:
         for process in node.processes(with_rooms=with_rooms):
             env.process(process)
-    if beside_percent:
-        env.process(machine.beside(beside_percent / 100, np.random.default_rng(rooms)))
+    others = [(beside_percent, _TURN_MS)] * (beside_percent > 0) + [(costs.worker_percent, _VOLUME_MS)] * rooms
+    for number, (percent, piece_ms) in enumerate(others):
+        if percent > 0:
+            env.process(machine.beside(percent / 100, piece_ms, np.random.default_rng(number)))
     env.run(1e3 * seconds)
     xrays_ms, overlays_ms = [[ms for node in nodes for ms in node.waits_ms[what]] for what in ("xrays", "poses")]
     came = sum((node.came for node in nodes), Counter[str]())
@@ -272,14 +287,15 @@ def _percentile(values_ms: Sequence[float], percent: float) -> float | None:
 
 
 class _Machine:
-    """Cores that threads take in turns; the loop's go first, as their real-time priority has it."""
+    """Cores that threads take in turns; the loops' go first where they have real-time priority."""
 
-    def __init__(self, env: simpy.Environment, cores: simpy.PriorityResource, count: int) -> None:
-        self.env, self.count, self._cores = env, count, cores
+    def __init__(self, env: simpy.Environment, cores: simpy.PriorityResource, count: int, *, loop_first: bool) -> None:
+        self.env, self.count, self._cores, self._loop_first = env, count, cores, loop_first
         self.used_ms = 0.0
 
     def work(self, ms: float, *, urgent: bool = False, lock: simpy.Resource | None = None) -> Process:
         """Compute for some time, holding Python's lock if there is one; what is urgent is not interrupted."""
+        urgent &= self._loop_first
         turn_ms = ms if urgent else _TURN_MS if lock is None else _LOCK_MS
         while ms > 0:
             piece_ms = min(ms, turn_ms)
@@ -291,11 +307,11 @@ class _Machine:
                     yield from self._piece(piece_ms, urgent=urgent)
             ms -= piece_ms
 
-    def beside(self, share: float, rng: np.random.Generator) -> Process:
-        """Take a share of a core, 0 or more, in pieces that come by chance."""
+    def beside(self, share: float, piece_ms: float, rng: np.random.Generator) -> Process:
+        """Take a share of a core, above 0, in pieces that come by chance."""
         while True:
-            yield self.env.timeout(float(rng.exponential(_BESIDE_MS / share)))
-            self.env.process(self.work(_BESIDE_MS))
+            yield self.env.timeout(float(rng.exponential(piece_ms / share)))
+            self.env.process(self.work(piece_ms))
 
     def _piece(self, ms: float, *, urgent: bool) -> Process:
         with self._cores.request(priority=0 if urgent else 1) as core:

@@ -21,7 +21,7 @@ from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Matrix, Volume
 
-__all__ = ["DIRECTIONS", "IMAGE_PX", "VOXELS", "alternating_ms", "beside_nanodrr", "run", "steps"]
+__all__ = ["DIRECTIONS", "IMAGE_PX", "VOXELS", "alternating_ms", "beside_nanodrr", "medians_ms", "run", "steps"]
 
 VOXELS, IMAGE_PX, REFERENCE_PX = 256, 256, 32
 _DISTANCE_MM = 700.0
@@ -105,7 +105,7 @@ def run(repeats: int, threads: int, progress: Step = lambda what: None) -> Proje
         runs["float32 with derivatives"] = partial(floats.render, carm, pose, jacobian=True)
         if peer is not None:
             runs["RTK forward"] = peer.again(carm, pose)
-        ms = _medians_ms(runs, repeats)
+        ms = medians_ms(runs, repeats)
         error = _error(volume, next(iter(projectors.values())), pose)
         if peer is None:
             directions[name] = DirectionFigures(ms=ms, error=error)
@@ -139,7 +139,8 @@ def alternating_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> di
     return times_ms
 
 
-def _medians_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Medians of :func:`alternating_ms`, by name."""
     return {name: round(float(np.median(times)), 2) for name, times in alternating_ms(runs, repeats).items()}
 
 
@@ -187,5 +188,5 @@ def beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: in
 
 def _beside_nanodrr(volume: Volume, carm: CArm, projector: Projector, threads: int) -> BesideNanodrr:
     # One pass of nanodrr takes seconds, so a few must do.
-    ms = _medians_ms(beside_nanodrr(volume, carm, projector, threads), 2)
+    ms = medians_ms(beside_nanodrr(volume, carm, projector, threads), 2)
     return BesideNanodrr(nanodrr_ms=ms["nanodrr"], ours_ms=ms["ours"], ratio=round(ms["nanodrr"] / ms["ours"], 1))

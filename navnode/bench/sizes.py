@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.bench.cases import Case, Chain, Patient
-from navnode.bench.projector import alternating_ms
+from navnode.bench.projector import medians_ms
 from navnode.projector import Projector
 from navnode.projector.grids import onto, resample
 from navnode.projector.native import default_threads
@@ -111,7 +111,7 @@ def _projections(voxels: int, repeats: int, threads: int) -> ProjectionTimes:
         voxels=voxels,
         memory_mib=round(projector.memory_bytes / 2**20, 1),
         prepared_s=round(prepared_s, 2),
-        ms=_medians(runs, repeats),
+        ms=medians_ms(runs, repeats),
     )
 
 
@@ -124,7 +124,7 @@ def _by_threads(repeats: int, most: int) -> dict[int, float]:
     pose = g.pose_at(volume.center_mm, _DISTANCE_MM, orbital_deg=20, angulation_deg=10)
     counts = sorted({1, most, *(count for count in _MODELLED_THREADS if count < most)})
     runs = {str(count): partial(Projector(volume, threads=count).render, carm, pose, jacobian=True) for count in counts}
-    return {int(count): ms for count, ms in _medians(runs, repeats).items()}
+    return {int(count): ms for count, ms in medians_ms(runs, repeats).items()}
 
 
 def _modelled(measured: dict[int, float]) -> dict[str, float]:
@@ -170,7 +170,7 @@ def _registered(
             "found": partial(register_counts, *given, far, case.pivot_mm, Effort.FIND),
             "tracked": partial(register_counts, *given, near, case.pivot_mm, Effort.TRACK),
         }
-        ms = _medians(runs, repeats)
+        ms = medians_ms(runs, repeats)
         yield RegistrationTimes(
             ct=f"{name}, {' x '.join(map(str, ct.voxels.shape[::-1]))}",
             detector_px=shown.carm.width_px,
@@ -192,7 +192,3 @@ def _finer(case: Case, factor: int) -> Case:
         ((cu + 0.5) * factor - 0.5, (cv + 0.5) * factor - 0.5),
     )
     return replace(case, carm=finer, counts=np.repeat(np.repeat(case.counts, factor, axis=0), factor, axis=1))
-
-
-def _medians(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    return {name: round(float(np.median(times)), 2) for name, times in alternating_ms(runs, repeats).items()}

@@ -94,6 +94,7 @@ def reach(request: CapacityRequest, progress: Callable[[str], None]) -> Capacity
         NavError: this system does not tell processor times, or a run registered nothing.
     """
     from navnode.bench.capacity import capacity
+    from navnode.node.processes import may_take_loop_priority
     from navnode.projector.native import default_threads
 
     return capacity(
@@ -103,6 +104,7 @@ def reach(request: CapacityRequest, progress: Callable[[str], None]) -> Capacity
         request.cores,
         default_threads(),
         progress,
+        loop_first=may_take_loop_priority(),
     )
 
 
@@ -119,16 +121,28 @@ def observed(load: Load, seconds: float) -> Observed:
     )
     report = run(asked, seconds)
     used, xrays, overlays = report.processor_percent, report.latency_ms, report.overlay_latency_ms
-    figures = used.loop, used.others, used.room, used.machine, xrays.p50, xrays.p99, overlays.p50, overlays.p99
+    figures = (
+        used.loop,
+        used.others,
+        used.room,
+        used.worker,
+        used.cores,
+        xrays.p50,
+        xrays.p99,
+        overlays.p50,
+        overlays.p99,
+    )
     if any(figure is None for figure in figures):
         raise NavError("nothing was registered, or this system does not tell processor times")
-    loop, others, room, machine, *waits = (float(figure) for figure in figures if figure is not None)
+    loop, others, room, worker, cores, *waits = (float(figure) for figure in figures if figure is not None)
     return Observed(
         load=load,
         loop_percent=loop,
         others_percent=others,
         room_percent=room,
-        beside_percent=max(machine - loop - others - room, 0.0),
+        worker_percent=worker,
+        beside_percent=round(max(cores - loop - others - room - worker, 0.0), 1),
+        registered_hz=report.fps,
         xray_p50_ms=waits[0],
         xray_p99_ms=waits[1],
         overlay_p50_ms=waits[2],

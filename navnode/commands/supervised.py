@@ -48,8 +48,10 @@ class ProcessorFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The node's other threads."""
     room: float | None
     """The source process that runs along: the virtual room, or a player."""
-    machine: float | None
-    """Everything that ran on this machine meanwhile."""
+    worker: float | None
+    """The reconstruction worker; 0 if none runs here."""
+    cores: float | None
+    """Everything that ran on the cores that this process may use, meanwhile."""
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,46 +155,57 @@ def _memory_mb(supervisor: Supervisor) -> float | None:
 
 
 class _Used(NamedTuple):
-    """Processor time so far, s."""
+    """Processor time so far, s; None where the system does not report it."""
 
-    loop: float
+    loop: float | None
     """The node's first thread."""
-    node: float
-    room: float
-    machine: float
+    node: float | None
+    room: float | None
+    worker: float | None
+    cores: float | None
 
 
-def _processor_s(supervisor: Supervisor) -> _Used | None:
-    """Processor time so far; None if the system does not report it."""
-    node, room = supervisor.pid("node"), supervisor.room_pid
+def _processor_s(supervisor: Supervisor) -> _Used:
+    node, room, worker = supervisor.pid("node"), supervisor.room_pid, supervisor.worker_pid
+    return _Used(
+        loop=_used_s(f"{node}/task/{node}"),
+        node=_used_s(f"{node}"),
+        room=0.0 if room is None else _used_s(f"{room}"),
+        worker=0.0 if worker is None else _used_s(f"{worker}"),
+        cores=_cores_s(),
+    )
+
+
+def _used_s(task: str) -> float | None:
     try:
-        loop, whole = _used_s(f"{node}/task/{node}"), _used_s(f"{node}")
-        return _Used(loop, whole, 0.0 if room is None else _used_s(f"{room}"), _machine_s())
-    except OSError:
+        fields = Path(f"/proc/{task}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:  # another system, or the process has ended
         return None
-
-
-def _used_s(task: str) -> float:
-    fields = Path(f"/proc/{task}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _machine_s() -> float:
+def _cores_s() -> float | None:
     """Of user, nice, system, and both kinds of interrupts: neither idle nor waiting for a disk."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    return (sum(fields[:3]) + sum(fields[5:7])) / os.sysconf("SC_CLK_TCK")
+    allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    except OSError:
+        return None
+    ticks = [[int(field) for field in fields] for name, *fields in lines if name in allowed]
+    return sum(sum(each[:3]) + sum(each[5:7]) for each in ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def _processor_percent(before: _Used | None, after: _Used | None, elapsed_s: float) -> ProcessorFigures:
-    if before is None or after is None or after.node < before.node:  # or the node was restarted
-        return ProcessorFigures(loop=None, others=None, room=None, machine=None)
-    used = _Used(*(100 * (late - early) / elapsed_s for early, late in zip(before, after, strict=True)))
-    return ProcessorFigures(
-        loop=round(used.loop, 1),
-        others=round(used.node - used.loop, 1),
-        room=round(used.room, 1),
-        machine=round(used.machine, 1),
-    )
+def _processor_percent(before: _Used, after: _Used, elapsed_s: float) -> ProcessorFigures:
+    """None for what was started again meanwhile, too."""
+
+    def percent(early: float | None, late: float | None) -> float | None:
+        if early is None or late is None or late < early:
+            return None
+        return round(100 * (late - early) / elapsed_s, 1)
+
+    used = _Used(*map(percent, before, after))
+    others = None if used.loop is None or used.node is None else round(used.node - used.loop, 1)
+    return ProcessorFigures(loop=used.loop, others=others, room=used.room, worker=used.worker, cores=used.cores)
 
 
 def _scorer(loaded: Config, scenario: Scenario) -> Scorer:

@@ -219,6 +219,11 @@ class Supervisor:
         """Process id of the source process; None: none runs along."""
         return None if self._source_process is None else self.pid(_source_name(self._source_process))
 
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the reconstruction worker; None: it runs elsewhere, or there is none."""
+        return self.pid("worker") if "worker" in self._children else None
+
     def stop(self) -> None:
         """End all processes and remove their folder."""
         with _signals_ignored():  # a second signal must not interrupt the clean-up

@@ -16,9 +16,8 @@ __all__ = ["cil_operator", "deepinv_physics"]
 def deepinv_physics(transform: XrayTransform, **options: Any) -> Any:
     """A ``deepinv.physics.LinearPhysics``: volumes (B, C, k, j, i), 1/mm, to views (B, C, N, H, W), and back.
 
-    Both ways are differentiable, so that unfolded networks train through them. The transform is not scaled: its norm is
-    the length of rays through the volume times the root of what a voxel's shadow covers, some hundreds;
-    ``compute_sqnorm`` tells it for step sizes.
+    Both ways are differentiable, so that unfolded networks train through them. The transform is not scaled to a norm of
+    one; ``compute_sqnorm`` tells its norm, for step sizes.
 
     Args:
         options: of LinearPhysics, such as ``noise_model``.

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
 from navnode.projector.native import Projector
 from navnode.projector.transform import XrayTransform
-from navnode.types import Array, CArm
+from navnode.types import Array, CArm, FloatArray
 
 __all__ = ["backprojection", "line_integrals", "views"]
 
@@ -49,23 +50,39 @@ def views(
         attenuation_per_mm: (..., k, j, i), 1/mm, of any floating type and on any device.
         volume_from_carm: (N, 4, 4), rigid; default: the transform's own, which have no gradient.
 
+    Without poses it is differentiable as often as one likes; by poses, and with them, once.
+
     Raises:
-        ValueError: the volumes are not on the transform's grid, or poses are not as many as its own.
+        ValueError: the volumes are not on the transform's grid, or not of a floating type, or poses are not as many as
+            its own.
         ComputeError: a pose contains NaN or infinity, or lies a kilometre away.
 
     Returns:
         (..., N, H, W), of the volumes' type and on their device.
     """
-    integrals: torch.Tensor = _Views.apply(attenuation_per_mm, volume_from_carm, transform)
+    _floating(attenuation_per_mm, "volumes")
+    integrals: torch.Tensor
+    if volume_from_carm is None:
+        integrals = _Projection.apply(attenuation_per_mm, transform)
+    else:
+        posed = transform.at(volume_from_carm.detach().cpu().numpy())
+        integrals = _PosedViews.apply(attenuation_per_mm, volume_from_carm, posed)
     return integrals
 
 
 def backprojection(transform: XrayTransform, line_integrals: torch.Tensor) -> torch.Tensor:
-    """The adjoint of :func:`views` by the volume: (..., N, H, W) to (..., k, j, i); it knows its gradient by the views.
+    """The adjoint of :func:`views` by the volume, which knows its gradient by the views, as often as one likes.
+
+    Args:
+        line_integrals: (..., N, H, W), dimensionless, of any floating type and on any device.
 
     Raises:
-        ValueError: the views are not as many, or not as large, as those of the transform.
+        ValueError: the views are not as many, or not as large, as those of the transform, or not of a floating type.
+
+    Returns:
+        (..., k, j, i), mm times what is given, of its type and on its device.
     """
+    _floating(line_integrals, "views")
     volumes: torch.Tensor = _Backprojection.apply(line_integrals, transform)
     return volumes
 
@@ -83,36 +100,62 @@ class _LineIntegrals(torch.autograd.Function):
         return volume_from_carm.new_tensor(integrals)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch need not be there where types are checked
     def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         volume_from_carm, derivatives = ctx.saved_tensors
         by_motion = (derivatives.double() * by_integrals.cpu().double()).flatten(1).sum(1)
         return _by_pose(by_motion[None], volume_from_carm[None])[0], None, None, None
 
 
-class _Views(torch.autograd.Function):
+class _Projection(torch.autograd.Function):
+    """The transform itself. It and :class:`_Backprojection` are each other's derivative, as often as one likes."""
+
+    @staticmethod
+    def forward(ctx: Any, attenuation_per_mm: torch.Tensor, transform: XrayTransform) -> torch.Tensor:
+        ctx.transform = transform
+        return attenuation_per_mm.new_tensor(transform.forward(_array(attenuation_per_mm)))
+
+    @staticmethod
+    def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Backprojection.apply(by_integrals, ctx.transform), None
+
+
+class _Backprojection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, line_integrals: torch.Tensor, transform: XrayTransform) -> torch.Tensor:
+        ctx.transform = transform
+        return line_integrals.new_tensor(transform.adjoint(_array(line_integrals)))
+
+    @staticmethod
+    def backward(ctx: Any, by_volumes: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Projection.apply(by_volumes, ctx.transform), None
+
+
+class _PosedViews(torch.autograd.Function):
+    """Differentiable once: kernels know no second derivative by the pose."""
+
     @staticmethod
     def forward(
-        ctx: Any, attenuation_per_mm: torch.Tensor, volume_from_carm: torch.Tensor | None, transform: XrayTransform
+        ctx: Any, attenuation_per_mm: torch.Tensor, volume_from_carm: torch.Tensor, transform: XrayTransform
     ) -> torch.Tensor:
-        if volume_from_carm is not None:
-            transform = transform.at(volume_from_carm.detach().cpu().numpy())
-        volumes = attenuation_per_mm.detach().cpu().numpy()
+        volumes, shape = _array(attenuation_per_mm), transform.range_shape
+        batch = volumes.shape[:-3]
         ctx.transform = transform
         if not ctx.needs_input_grad[1]:
             return attenuation_per_mm.new_tensor(transform.forward(volumes))
-        batch = volumes.shape[:-3]
-        made = [transform.derivatives(volume) for volume in volumes.reshape(-1, *volumes.shape[-3:])]
-        derivatives = np.stack([slopes for _, slopes in made])
+        integrals = np.empty((int(np.prod(batch)), *shape), np.float32)
+        derivatives = np.empty((len(integrals), shape[0], 6, *shape[1:]), np.float32)
+        for at, volume in enumerate(volumes.reshape(len(integrals), *transform.domain_shape)):
+            integrals[at], derivatives[at] = transform.derivatives(volume)
         ctx.save_for_backward(volume_from_carm, torch.from_numpy(derivatives))
-        return attenuation_per_mm.new_tensor(np.stack([each for each, _ in made])).reshape(
-            *batch, *transform.range_shape
-        )
+        return attenuation_per_mm.new_tensor(integrals).reshape(*batch, *shape)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch need not be there where types are checked
     def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         by_volume = by_pose = None
         if ctx.needs_input_grad[0]:
-            by_volume = by_integrals.new_tensor(ctx.transform.adjoint(by_integrals.cpu().numpy()))
+            by_volume = by_integrals.new_tensor(ctx.transform.adjoint(_array(by_integrals)))
         if ctx.needs_input_grad[1]:
             volume_from_carm, derivatives = ctx.saved_tensors  # (N, 4, 4), (B, N, 6, H, W)
             weights = by_integrals.cpu().double().reshape(len(derivatives), *ctx.transform.range_shape)
@@ -120,15 +163,14 @@ class _Views(torch.autograd.Function):
         return by_volume, by_pose, None
 
 
-class _Backprojection(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, line_integrals: torch.Tensor, transform: XrayTransform) -> torch.Tensor:
-        ctx.transform = transform
-        return line_integrals.new_tensor(transform.adjoint(line_integrals.detach().cpu().numpy()))
+def _array(values: torch.Tensor) -> FloatArray:
+    array: FloatArray = values.detach().cpu().float().numpy()
+    return array
 
-    @staticmethod
-    def backward(ctx: Any, by_volumes: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return by_volumes.new_tensor(ctx.transform.forward(by_volumes.cpu().numpy())), None
+
+def _floating(values: torch.Tensor, what: str) -> None:
+    if not values.is_floating_point():
+        raise ValueError(f"{what} must be of a floating type, not {values.dtype}")
 
 
 def _by_pose(by_motion: torch.Tensor, volume_from_carm: torch.Tensor) -> torch.Tensor:

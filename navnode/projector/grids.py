@@ -11,8 +11,10 @@ from navnode.types import Matrix, Volume
 __all__ = ["AIR_HU", "averaged", "body", "centered_grid", "coarsened", "onto", "resample"]
 
 AIR_HU = -1000.0
-_BODY_HU, _BODY_BLOCK_MM = -950.0, 8.0
-"""Blocks whose mean is above are body, lungs included; the noise of air, with what is below air clipped, is not."""
+_BODY_BLOCK_MM = 8.0
+_BODY_HU, _BODY_MOST_HU = -950.0, -500.0
+"""Blocks whose mean, or whose densest voxel, is above are body; the noise of air, with what is below air clipped, is
+neither. Emphysema at the edge of a CT may be as thin as air."""
 
 
 def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | None = None) -> Volume:
@@ -97,10 +99,16 @@ def averaged(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def body(volume: Volume) -> Volume:
-    """The part of a volume around all that is not air, along its axes; all of it if there is nothing else."""
-    coarse = coarsened(volume, _BODY_BLOCK_MM).voxels
-    factors = [-(-n // c) for n, c in zip(volume.voxels.shape, coarse.shape, strict=True)]
-    found = np.argwhere(coarse > _BODY_HU)
+    """The part of a volume around all that is not air, with some millimetres of it, along its axes; the whole of it
+    if there is air alone."""
+    factors = np.array([max(1, int(_BODY_BLOCK_MM / own)) for own in volume.spacing_mm[::-1]])
+    mean = most = np.maximum(volume.voxels, np.float32(AIR_HU))
+    for axis, (count, factor) in enumerate(zip(volume.voxels.shape, factors.tolist(), strict=True)):
+        starts = np.arange(0, count, factor)
+        most = np.maximum.reduceat(most, starts, axis)
+        sizes = np.diff(starts, append=count).astype(np.float32)  # the last block may be thinner
+        mean = np.add.reduceat(mean, starts, axis) / sizes.reshape([-1 if a == axis else 1 for a in range(3)])
+    found = np.argwhere((mean > _BODY_HU) | (most > _BODY_MOST_HU))
     if not len(found):
         return volume
     first = np.maximum(found.min(axis=0) - 1, 0) * factors

@@ -35,6 +35,8 @@ class XrayTransform:
 
     Raises:
         ValueError: shapes do not fit each other, or detectors differ in size.
+
+    It cannot be pickled; other processes make one of their own.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class XrayTransform:
         *,
         threads: int | None = None,
     ) -> None:
-        poses = np.asarray(volume_from_carm, np.float64)
+        poses = _kept(volume_from_carm)
         if poses.ndim != 3 or poses.shape[1:] != (4, 4):
             raise ValueError(f"poses must have the shape (N, 4, 4), not {poses.shape}")
         self.volume_from_carm: Matrix = poses
@@ -54,11 +56,12 @@ class XrayTransform:
         sizes = {(carm.height_px, carm.width_px) for carm in self.carms}
         if len(self.carms) != len(poses) or len(sizes) != 1:
             raise ValueError(f"{len(poses)} poses need as many C-arms, or one, with detectors of one size")
-        self.domain_shape: tuple[int, int, int] = shape
+        k, j, i = map(int, shape)
+        self.domain_shape: tuple[int, int, int] = (k, j, i)
         """(k, j, i)"""
         self.range_shape: tuple[int, int, int] = (len(poses), *sizes.pop())
         """(N, H, W)"""
-        air = Volume(np.full(shape, _AIR_HU, np.float32), volume_from_index)
+        air = Volume(np.full(self.domain_shape, _AIR_HU, np.float32), volume_from_index)
         self._projector = Projector(air, precision="float32", threads=threads)
         self._in_use = Lock()  # PyTorch differentiates in threads of its own
 
@@ -98,11 +101,11 @@ class XrayTransform:
         Raises:
             ValueError: the volume is not on the grid.
         """
-        batch, (volume, *others) = _stacked(attenuation_per_mm, self.domain_shape, "volumes")
-        if batch or others:
+        batch, volumes = _stacked(attenuation_per_mm, self.domain_shape, "volumes")
+        if batch:
             raise ValueError("derivatives are of one volume at a time")
         with self._in_use:
-            self._projector.attenuation_per_mm[...] = volume
+            self._projector.attenuation_per_mm[...] = volumes[0]
             made = [
                 self._projector.render(carm, pose, jacobian=True)
                 for carm, pose in zip(self.carms, self.volume_from_carm, strict=True)
@@ -117,7 +120,7 @@ class XrayTransform:
         """
         other = object.__new__(XrayTransform)
         other.__dict__ |= self.__dict__
-        other.volume_from_carm = np.asarray(volume_from_carm, np.float64)
+        other.volume_from_carm = _kept(volume_from_carm)
         if other.volume_from_carm.shape != self.volume_from_carm.shape:
             raise ValueError(f"poses must have the shape {self.volume_from_carm.shape}")
         return other
@@ -134,9 +137,19 @@ class XrayTransform:
         )
 
 
+def _kept(volume_from_carm: Array) -> Matrix:
+    """Poses of one's own: who gave them may change them."""
+    poses = np.array(volume_from_carm, np.float64)
+    poses.setflags(write=False)
+    return poses
+
+
 def _stacked(given: Array, shape: tuple[int, ...], what: str) -> tuple[tuple[int, ...], FloatArray]:
     """The shape of a batch, and what it holds, one after another."""
+    if np.iscomplexobj(given):
+        raise ValueError(f"{what} must be real")
     values = np.asarray(given, np.float32)
     if values.shape[-len(shape) :] != shape:
         raise ValueError(f"{what} must have the shape (..., {', '.join(map(str, shape))}), not {values.shape}")
-    return values.shape[: -len(shape)], values.reshape(-1, *shape)
+    batch = values.shape[: -len(shape)]
+    return batch, values.reshape(int(np.prod(batch)), *shape)

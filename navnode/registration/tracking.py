@@ -34,7 +34,7 @@ __all__ = [
 
 _COARSE_MM, _MIDDLE_MM, _FINE_MM = 5.0, 2.8, 1.4
 _MOST_VOXELS = 320
-"""Longest side of a volume that keeps voxels down to two thirds of ``_FINE_MM``: a ray's time is the voxels that it
+"""Longest side of a cross-section that keeps voxels of less than ``_FINE_MM``: a ray's time is the voxels that it
 crosses, and a whole body's cross-section has too many."""
 _COARSE_PX, _MIDDLE_PX, _FINE_PX = 32, 64, 170
 _CHOSEN, _CHOSEN_TRACKING, _FEWEST = 4000, 2400, 64
@@ -187,8 +187,9 @@ class ImageRegistration:
 def _fine(volume: Volume) -> Volume:
     """The finest level: all voxels but the air around the patient, or larger ones where a scanner's are many."""
     patient = body(volume)
-    few = max(patient.voxels.shape) <= _MOST_VOXELS
-    return coarsened(patient, _FINE_MM) if few else averaged(patient, _FINE_MM)
+    along = int(np.argmax(np.abs(patient.volume_from_index[2, :3])))  # the axis of the voxels next to the body's own
+    across = max(count for axis, count in enumerate(patient.voxels.shape[::-1]) if axis != along)
+    return coarsened(patient, _FINE_MM) if across <= _MOST_VOXELS else averaged(patient, _FINE_MM)
 
 
 def refine(

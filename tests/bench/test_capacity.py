@@ -16,6 +16,7 @@ COSTS = Costs(
     xray=20.0,
     pose_message=0.01,
     xray_message=0.2,
+    worker_percent=0.0,
     xray_spread=0.0,
     room_xray=10.0,
     room_pose=0.05,
@@ -24,15 +25,18 @@ QUIET = Load(xrays_hz=5, tools=1, consoles=0)
 
 
 def observed(load: Load, costs: Costs = COSTS) -> Observed:
-    """A run that costs exactly this."""
+    """A run that costs exactly this, and in which a fifth of many X-rays is dropped."""
+    registered_hz = load.xrays_hz * (0.8 if load.xrays_hz > 20 else 1.0)
     loop_ms = costs.pose * load.poses_per_s + costs.xray_loop * load.xrays_hz
     loop_ms += costs.pose_message * load.pose_messages_per_s
     return Observed(
         load=load,
         loop_percent=costs.idle_percent + loop_ms / 10,
-        others_percent=(costs.xray * load.xrays_hz + costs.xray_message * load.xray_messages_per_s) / 10,
+        others_percent=(costs.xray + 2 * costs.xray_message * load.consoles) * registered_hz / 10,
         room_percent=(costs.room_xray * load.xrays_hz + costs.room_pose * load.poses_per_s) / 10,
+        worker_percent=costs.worker_percent,
         beside_percent=30.0,
+        registered_hz=registered_hz,
         xray_p50_ms=20.0,
         xray_p99_ms=40.0,
         overlay_p50_ms=0.5,
@@ -65,6 +69,22 @@ def test_more_cores_are_never_slower_and_more_rooms_never_faster():
     assert few.xray_p99_ms > one.xray_p99_ms and few.overlay_p99_ms >= one.overlay_p99_ms
     beside = simulated(COSTS, load, 1, 2, with_rooms=True, beside_percent=40, seconds=5)
     assert beside.busy > one.busy + 0.15 and beside.xray_p50_ms > one.xray_p50_ms
+
+
+def test_volumes_are_computed_in_every_room():
+    load = Load(xrays_hz=5, tools=1, consoles=0)
+    busy = msgspec.structs.replace(COSTS, worker_percent=30.0)
+    plain, with_volumes = (simulated(costs, load, 3, 8, seconds=8) for costs in (COSTS, busy))
+    assert with_volumes.busy == pytest.approx(plain.busy + 3 * 0.3 / 8, abs=0.04)
+
+
+def test_without_priority_the_loop_waits_like_others():
+    load = Load(xrays_hz=15, tools=8, consoles=8)
+    first, alike = (
+        simulated(COSTS, load, 1, 2, with_rooms=True, beside_percent=80, loop_first=given, seconds=5)
+        for given in (True, False)
+    )
+    assert alike.overlay_p99_ms > 1.2 * first.overlay_p99_ms
 
 
 def test_an_overloaded_node_drops_old_values_instead_of_falling_behind():

@@ -119,7 +119,7 @@ def test_volumes_and_views_have_the_gradients_of_finite_differences(transform, s
 def test_poses_have_the_gradient_of_finite_differences(transform, smooth):
     from navnode.projector.autograd import views
 
-    start = torch.from_numpy(transform.volume_from_carm)
+    start = torch.from_numpy(transform.volume_from_carm.copy())
     unit = torch.tensor([1e-3] * 3 + [1.0] * 3, dtype=torch.float64)
 
     def seen(steps):
@@ -131,11 +131,41 @@ def test_poses_have_the_gradient_of_finite_differences(transform, smooth):
     assert torch.autograd.gradcheck(seen, steps, eps=0.02, atol=0.03 * largest, rtol=0.03)
 
 
+def test_volumes_have_second_derivatives_and_poses_refuse_theirs(transform, smooth):
+    """Of half the squared views, the second derivative by the volume is the adjoint of the views."""
+    from navnode.projector.autograd import backprojection, views
+
+    way = torch.ones_like(smooth)
+    _, found = torch.autograd.functional.hvp(lambda x: views(transform, x).square().sum() / 2, smooth, way)
+    torch.testing.assert_close(found, backprojection(transform, views(transform, way)), rtol=1e-5, atol=1e-4)
+    poses = torch.from_numpy(transform.volume_from_carm.copy()).requires_grad_()
+    (once,) = torch.autograd.grad(views(transform, smooth, poses).square().sum(), poses, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        once.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_types_and_empty_batches(transform, smooth, dtype):
+    from navnode.projector.autograd import backprojection, views
+
+    seen = views(transform, smooth.to(dtype))
+    assert seen.dtype == dtype
+    torch.testing.assert_close(seen.double(), views(transform, smooth), rtol=0.02, atol=0.02)
+    assert backprojection(transform, seen).dtype == dtype
+    poses = torch.from_numpy(transform.volume_from_carm.copy()).requires_grad_()
+    none = views(transform, smooth.to(dtype).expand(0, *smooth.shape), poses)
+    assert none.shape == (0, *transform.range_shape)
+    with pytest.raises(ValueError, match="floating type"):
+        views(transform, smooth.int())
+    with pytest.raises(ValueError, match="floating type"):
+        backprojection(transform, seen.int())
+
+
 def test_both_gradients_at_once_are_those_of_each(transform, smooth):
     from navnode.projector.autograd import views
 
     volumes = torch.stack([smooth, 2 * smooth.flip(0)]).requires_grad_()
-    poses = torch.from_numpy(transform.volume_from_carm).requires_grad_()
+    poses = torch.from_numpy(transform.volume_from_carm.copy()).requires_grad_()
     loss = views(transform, volumes, poses).square().sum()
     both = torch.autograd.grad(loss, (volumes, poses))
     alone = torch.autograd.grad(views(transform, volumes).square().sum(), volumes)

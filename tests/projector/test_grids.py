@@ -68,6 +68,25 @@ def test_without_air_around_a_body_throws_the_same_shadow(blob, direction):
     np.testing.assert_allclose(images[0], images[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("slices", "hu"), [(1, 0.0), (3, -800.0), (20, 40.0)])
+def test_thin_slabs_are_kept_whole(slices, hu):
+    """Also thinner than a block, and with dense bone in their middle."""
+    voxels = np.full((slices, 120, 120), hu, np.float32)
+    voxels[:, 50:70, 50:70] = 1000
+    slab = Volume(voxels, np.diag([0.4, 0.4, 0.4, 1.0]))
+    assert body(slab).voxels.shape == voxels.shape
+
+
+@pytest.mark.parametrize("at", [(40, 40, 40), (43, 41, 47), (16, 60, 5)])
+def test_small_dense_things_are_kept_wherever_they_lie(at):
+    """A bead of 2 mm, which a block's mean does not show."""
+    voxels = np.full((80, 80, 80), -1000.0, np.float32)
+    k, j, i = np.mgrid[:80, :80, :80]
+    voxels[(k - at[0]) ** 2 + (j - at[1]) ** 2 + (i - at[2]) ** 2 <= 2] = 3000
+    found = body(Volume(voxels, np.diag([0.7, 0.7, 0.7, 1.0])))
+    assert (found.voxels > 0).sum() == (voxels > 0).sum() and found.voxels.size < voxels.size / 4
+
+
 def test_noise_in_air_is_no_body_and_lungs_are(blob):
     bare = body(in_air(blob, 20, 20))
     assert body(in_air(blob, 20, 20, noise=50.0)).voxels.shape == bare.voxels.shape

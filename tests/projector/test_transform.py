@@ -73,6 +73,22 @@ def test_volumes_and_views_come_in_batches():
     np.testing.assert_allclose(back[0, 1], made.adjoint(found[0, 1]), rtol=1e-4, atol=1e-4 * np.abs(back).max())
 
 
+def test_an_empty_batch_is_one_too():
+    made = transform()
+    assert made.forward(np.zeros((0, *SHAPE))).shape == (0, *made.range_shape)
+    assert made.adjoint(np.zeros((2, 0, *made.range_shape))).shape == (2, 0, *SHAPE)
+
+
+def test_poses_that_their_owner_changes_stay_what_they_were():
+    made = transform()
+    poses = made.volume_from_carm.copy()
+    other, before = made.at(poses), made.forward(random(SHAPE))
+    poses[:, :3, 3] += 30
+    np.testing.assert_array_equal(other.forward(random(SHAPE)), before)
+    with pytest.raises(ValueError, match="read-only"):
+        made.volume_from_carm[0, 0, 3] = 1.0
+
+
 def test_what_does_not_fit_is_refused():
     made = transform()
     with pytest.raises(ValueError, match="volumes must have the shape"):
@@ -87,6 +103,8 @@ def test_what_does_not_fit_is_refused():
         XrayTransform(SHAPE, np.eye(4), [CARM], made.volume_from_carm)
     with pytest.raises(ValueError, match="of one size"):
         XrayTransform(SHAPE, np.eye(4), [CARM, CARM, CARM.binned(2)], made.volume_from_carm)
+    with pytest.raises(ValueError, match="must be real"):
+        made.forward(random(SHAPE) * 1j)
     with pytest.raises(ValueError, match=r"\(N, 4, 4\)"):
         XrayTransform(SHAPE, np.eye(4), CARM, np.eye(4))
 
