@@ -9,7 +9,8 @@ no meaning here. PyTorch is needed, and comes with the extras ``gpu``, ``train``
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from navnode.projector.native import Projector
 from navnode.projector.transform import XrayTransform
-from navnode.types import Array, CArm, FloatArray
+from navnode.types import Array, CArm, FloatArray, Matrix
 
 __all__ = ["backprojection", "line_integrals", "views"]
+
+Backward = TypeVar("Backward", bound=Callable[..., Any])
+Map = Callable[[FloatArray], FloatArray]
 
 
 def line_integrals(
@@ -44,13 +48,13 @@ def line_integrals(
 def views(
     transform: XrayTransform, attenuation_per_mm: torch.Tensor, volume_from_carm: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Line integrals (dimensionless) that know their gradients by the volume and by the poses.
+    """Line integrals (dimensionless) that know their gradients by the volume, and by the poses.
+
+    They are differentiable as often as one likes; where poses have a gradient, once.
 
     Args:
         attenuation_per_mm: (..., k, j, i), 1/mm, of any floating type and on any device.
         volume_from_carm: (N, 4, 4), rigid; default: the transform's own, which have no gradient.
-
-    Without poses it is differentiable as often as one likes; by poses, and with them, once.
 
     Raises:
         ValueError: the volumes are not on the transform's grid, or not of a floating type, or poses are not as many as
@@ -61,12 +65,13 @@ def views(
         (..., N, H, W), of the volumes' type and on their device.
     """
     _floating(attenuation_per_mm, "volumes")
+    if volume_from_carm is not None:
+        transform = transform.at(_pose_array(volume_from_carm))
     integrals: torch.Tensor
-    if volume_from_carm is None:
-        integrals = _Projection.apply(attenuation_per_mm, transform)
+    if volume_from_carm is not None and volume_from_carm.requires_grad and torch.is_grad_enabled():
+        integrals = _PosedViews.apply(attenuation_per_mm, volume_from_carm, transform)
     else:
-        posed = transform.at(volume_from_carm.detach().cpu().numpy())
-        integrals = _PosedViews.apply(attenuation_per_mm, volume_from_carm, posed)
+        integrals = _Linear.apply(attenuation_per_mm, transform.forward, transform.adjoint)
     return integrals
 
 
@@ -83,8 +88,14 @@ def backprojection(transform: XrayTransform, line_integrals: torch.Tensor) -> to
         (..., k, j, i), mm times what is given, of its type and on its device.
     """
     _floating(line_integrals, "views")
-    volumes: torch.Tensor = _Backprojection.apply(line_integrals, transform)
+    volumes: torch.Tensor = _Linear.apply(line_integrals, transform.adjoint, transform.forward)
     return volumes
+
+
+def _once(backward: Backward) -> Backward:
+    """Let a second derivative be refused instead of wrong: kernels know none by the pose."""
+    refusing: Backward = once_differentiable(backward)
+    return refusing
 
 
 class _LineIntegrals(torch.autograd.Function):
@@ -92,7 +103,7 @@ class _LineIntegrals(torch.autograd.Function):
     def forward(
         ctx: Any, volume_from_carm: torch.Tensor, projector: Projector, carm: CArm, pixels: Array | None
     ) -> torch.Tensor:
-        pose = volume_from_carm.detach().cpu().numpy().astype(np.float64)
+        pose = _pose_array(volume_from_carm)
         if not ctx.needs_input_grad[0]:
             return volume_from_carm.new_tensor(projector.render(carm, pose, pixels))
         integrals, derivatives = projector.render(carm, pose, pixels, jacobian=True)
@@ -100,35 +111,25 @@ class _LineIntegrals(torch.autograd.Function):
         return volume_from_carm.new_tensor(integrals)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch need not be there where types are checked
+    @_once
     def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         volume_from_carm, derivatives = ctx.saved_tensors
         by_motion = (derivatives.double() * by_integrals.cpu().double()).flatten(1).sum(1)
         return _by_pose(by_motion[None], volume_from_carm[None])[0], None, None, None
 
 
-class _Projection(torch.autograd.Function):
-    """The transform itself. It and :class:`_Backprojection` are each other's derivative, as often as one likes."""
+class _Linear(torch.autograd.Function):
+    """A linear map, given with its adjoint: each is the other's derivative, as often as one likes."""
 
     @staticmethod
-    def forward(ctx: Any, attenuation_per_mm: torch.Tensor, transform: XrayTransform) -> torch.Tensor:
-        ctx.transform = transform
-        return attenuation_per_mm.new_tensor(transform.forward(_array(attenuation_per_mm)))
+    def forward(ctx: Any, values: torch.Tensor, map_: Map, adjoint: Map) -> torch.Tensor:
+        ctx.maps = map_, adjoint
+        return values.new_tensor(map_(_array(values)))
 
     @staticmethod
-    def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Backprojection.apply(by_integrals, ctx.transform), None
-
-
-class _Backprojection(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, line_integrals: torch.Tensor, transform: XrayTransform) -> torch.Tensor:
-        ctx.transform = transform
-        return line_integrals.new_tensor(transform.adjoint(_array(line_integrals)))
-
-    @staticmethod
-    def backward(ctx: Any, by_volumes: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Projection.apply(by_volumes, ctx.transform), None
+    def backward(ctx: Any, by_mapped: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        map_, adjoint = ctx.maps
+        return _Linear.apply(by_mapped, adjoint, map_), None, None
 
 
 class _PosedViews(torch.autograd.Function):
@@ -140,32 +141,34 @@ class _PosedViews(torch.autograd.Function):
     ) -> torch.Tensor:
         volumes, shape = _array(attenuation_per_mm), transform.range_shape
         batch = volumes.shape[:-3]
-        ctx.transform = transform
-        if not ctx.needs_input_grad[1]:
-            return attenuation_per_mm.new_tensor(transform.forward(volumes))
         integrals = np.empty((int(np.prod(batch)), *shape), np.float32)
         derivatives = np.empty((len(integrals), shape[0], 6, *shape[1:]), np.float32)
         for at, volume in enumerate(volumes.reshape(len(integrals), *transform.domain_shape)):
             integrals[at], derivatives[at] = transform.derivatives(volume)
+        ctx.transform = transform
         ctx.save_for_backward(volume_from_carm, torch.from_numpy(derivatives))
         return attenuation_per_mm.new_tensor(integrals).reshape(*batch, *shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch need not be there where types are checked
-    def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        by_volume = by_pose = None
+    @_once
+    def backward(ctx: Any, by_integrals: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None]:
+        by_volume = None
         if ctx.needs_input_grad[0]:
             by_volume = by_integrals.new_tensor(ctx.transform.adjoint(_array(by_integrals)))
-        if ctx.needs_input_grad[1]:
-            volume_from_carm, derivatives = ctx.saved_tensors  # (N, 4, 4), (B, N, 6, H, W)
-            weights = by_integrals.cpu().double().reshape(len(derivatives), *ctx.transform.range_shape)
-            by_pose = _by_pose(torch.einsum("bnkhw,bnhw->nk", derivatives.double(), weights), volume_from_carm)
-        return by_volume, by_pose, None
+        volume_from_carm, derivatives = ctx.saved_tensors  # (N, 4, 4), (B, N, 6, H, W)
+        weights = by_integrals.cpu().double().reshape(len(derivatives), *ctx.transform.range_shape)
+        by_motion = torch.einsum("bnkhw,bnhw->nk", derivatives.double(), weights)
+        return by_volume, _by_pose(by_motion, volume_from_carm), None
 
 
 def _array(values: torch.Tensor) -> FloatArray:
     array: FloatArray = values.detach().cpu().float().numpy()
     return array
+
+
+def _pose_array(volume_from_carm: torch.Tensor) -> Matrix:
+    poses: Matrix = volume_from_carm.detach().cpu().double().numpy()
+    return poses
 
 
 def _floating(values: torch.Tensor, what: str) -> None:

@@ -8,6 +8,7 @@ with the same weights as the map itself (Joseph, IEEE Trans. Med. Imaging 1(3), 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from threading import Lock
 from typing import Any
 
@@ -24,7 +25,8 @@ _AIR_HU = -1000.0
 class XrayTransform:
     """Line integrals of volumes on one grid in several views, and their adjoint.
 
-    Memory: the volume once, and once more per thread as soon as the adjoint is asked for.
+    Memory: the volume once, and once more per thread as soon as the adjoint is asked for. It cannot be pickled: other
+    processes make one of their own.
 
     Args:
         shape: (k, j, i) voxels of the grid.
@@ -35,8 +37,6 @@ class XrayTransform:
 
     Raises:
         ValueError: shapes do not fit each other, or detectors differ in size.
-
-    It cannot be pickled; other processes make one of their own.
     """
 
     def __init__(
@@ -118,8 +118,7 @@ class XrayTransform:
         Raises:
             ValueError: there are not as many.
         """
-        other = object.__new__(XrayTransform)
-        other.__dict__ |= self.__dict__
+        other = copy(self)
         other.volume_from_carm = _kept(volume_from_carm)
         if other.volume_from_carm.shape != self.volume_from_carm.shape:
             raise ValueError(f"poses must have the shape {self.volume_from_carm.shape}")
