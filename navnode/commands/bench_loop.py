@@ -27,8 +27,9 @@ from navnode.recording.node_config import with_recording
 from navnode.types import LatencyFigures, RecordingState
 
 if TYPE_CHECKING:  # loaded only when they are measured
-    from navnode.bench.capacity import Capacity, Load, Observed
+    from navnode.bench.capacity import Capacity, Observed
     from navnode.bench.recording import Killed, Seeking, Throughput
+    from navnode.bench.simulated_rooms import Load
 
 
 class LoopRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,14 +8,14 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.table import Table
 
-from navnode.commands import terminal
+from navnode.commands import processor, terminal
 from navnode.commands.ui import messages, print_json
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.config.fields import option
@@ -37,21 +37,6 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     begin: float | None
     end: float | None
-
-
-class ProcessorFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Processor time, in percent of one core; None if the system does not report it."""
-
-    loop: float | None
-    """The node's loop: everything between a message and its outputs, except registration and large messages."""
-    others: float | None
-    """The node's other threads."""
-    room: float | None
-    """The source process that runs along: the virtual room, or a player."""
-    worker: float | None
-    """The reconstruction worker; 0 if none runs here."""
-    cores: float | None
-    """Everything that ran on the cores that this process may use, meanwhile."""
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +61,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     recording: RecordingState
     seconds: float
     memory_mb: MemoryFigures
-    processor_percent: ProcessorFigures
+    processor_percent: processor.ProcessorFigures
 
 
 def run_supervised(
@@ -119,7 +104,7 @@ def run_supervised(
         scorer = _scorer(loaded, scenario) if scenario is not None else None
         listening = scorer.listening(*_endpoints(loaded)) if scorer else contextlib.nullcontext()
         begin_mb = _memory_mb(supervisor)
-        began_s, used_s = time.monotonic(), _processor_s(supervisor)
+        began_s, used_s = time.monotonic(), processor.used(supervisor)
         with listening, screen.shown(), keys or contextlib.nullcontext(lambda: False) as over:
             try:
                 wait_while(supervisor, on_state, seconds, over)
@@ -127,11 +112,11 @@ def run_supervised(
                 interrupted = True
         elapsed_s = time.monotonic() - began_s
         memory_mb = MemoryFigures(begin=begin_mb, end=_memory_mb(supervisor))
-        processor = _processor_percent(used_s, _processor_s(supervisor), elapsed_s)
+        processor_percent = processor.percent(used_s, processor.used(supervisor), elapsed_s)
         restarts = supervisor.restarts()
     if states[0] is None:
         raise KeyboardInterrupt if interrupted else NavError("the node reported no status")
-    report = _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor, supervisor.projector)
+    report = _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor_percent, supervisor.projector)
     if interrupted:
         _print_report(report, messages)
         raise KeyboardInterrupt
@@ -154,60 +139,6 @@ def _memory_mb(supervisor: Supervisor) -> float | None:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
-class _Used(NamedTuple):
-    """Processor time so far, s; None where the system does not report it."""
-
-    loop: float | None
-    """The node's first thread."""
-    node: float | None
-    room: float | None
-    worker: float | None
-    cores: float | None
-
-
-def _processor_s(supervisor: Supervisor) -> _Used:
-    node, room, worker = supervisor.pid("node"), supervisor.room_pid, supervisor.worker_pid
-    return _Used(
-        loop=_used_s(f"{node}/task/{node}"),
-        node=_used_s(f"{node}"),
-        room=0.0 if room is None else _used_s(f"{room}"),
-        worker=0.0 if worker is None else _used_s(f"{worker}"),
-        cores=_cores_s(),
-    )
-
-
-def _used_s(task: str) -> float | None:
-    try:
-        fields = Path(f"/proc/{task}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:  # another system, or the process has ended
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _cores_s() -> float | None:
-    """Of user, nice, system, and both kinds of interrupts: neither idle nor waiting for a disk."""
-    allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    try:
-        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-    except OSError:
-        return None
-    ticks = [[int(field) for field in fields] for name, *fields in lines if name in allowed]
-    return sum(sum(each[:3]) + sum(each[5:7]) for each in ticks) / os.sysconf("SC_CLK_TCK")
-
-
-def _processor_percent(before: _Used, after: _Used, elapsed_s: float) -> ProcessorFigures:
-    """None for what was started again meanwhile, too."""
-
-    def percent(early: float | None, late: float | None) -> float | None:
-        if early is None or late is None or late < early:
-            return None
-        return round(100 * (late - early) / elapsed_s, 1)
-
-    used = _Used(*map(percent, before, after))
-    others = None if used.loop is None or used.node is None else round(used.node - used.loop, 1)
-    return ProcessorFigures(loop=used.loop, others=others, room=used.room, worker=used.worker, cores=used.cores)
-
-
 def _scorer(loaded: Config, scenario: Scenario) -> Scorer:
     from navnode.simulation.score import Scorer
 
@@ -225,7 +156,7 @@ def _report(
     elapsed_s: float,
     restarts: dict[str, int],
     memory_mb: MemoryFigures,
-    processor_percent: ProcessorFigures,
+    processor_percent: processor.ProcessorFigures,
     projector: str,
 ) -> RunReport:
     from navnode.reconstruction.methods import engine_name  # here: a supervisor needs no reconstruction

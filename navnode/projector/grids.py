@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Volume
@@ -99,24 +100,29 @@ def averaged(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def body(volume: Volume) -> Volume:
-    """The part of a volume around all that is not air, with some millimetres of it, along its axes; the whole of it
-    if there is air alone."""
-    factors = np.array([max(1, int(_BODY_BLOCK_MM / own)) for own in volume.spacing_mm[::-1]])
-    mean = most = np.maximum(volume.voxels, np.float32(AIR_HU))
-    for axis, (count, factor) in enumerate(zip(volume.voxels.shape, factors.tolist(), strict=True)):
-        starts = np.arange(0, count, factor)
-        most = np.maximum.reduceat(most, starts, axis)
-        sizes = np.diff(starts, append=count).astype(np.float32)  # the last block may be thinner
-        mean = np.add.reduceat(mean, starts, axis) / sizes.reshape([-1 if a == axis else 1 for a in range(3)])
-    found = np.argwhere((mean > _BODY_HU) | (most > _BODY_MOST_HU))
-    if not len(found):
+    """The part of a volume around all that is not air, with some millimetres of it, along its axes; the whole of it if
+    there is air alone."""
+    blocks = averaged(volume, _BODY_BLOCK_MM).voxels
+    per_block = np.array(volume.voxels.shape) / blocks.shape
+    found = [
+        unit * ends
+        for inside, unit in ((blocks > _BODY_HU, per_block), (volume.voxels > _BODY_MOST_HU, np.ones(3)))
+        if (ends := _ends(inside)) is not None
+    ]
+    if not found:
         return volume
-    first = np.maximum(found.min(axis=0) - 1, 0) * factors
-    last = (found.max(axis=0) + 2) * factors  # numpy ends slices where the volume does
+    first = np.maximum(np.floor(np.min(found, axis=0)[0] - per_block), 0).astype(int)
+    last = np.ceil(np.max(found, axis=0)[1] + per_block).astype(int)  # numpy ends slices where the volume does
     moved = np.eye(4)
     moved[:3, 3] = first[::-1]
     within = tuple(slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
     return Volume(volume.voxels[within], volume.volume_from_index @ moved, volume.name)
+
+
+def _ends(inside: npt.NDArray[np.bool_]) -> Matrix | None:
+    """(2, 3): the first voxel that is inside along each axis (k, j, i), and the one after the last; None if none is."""
+    along = [np.flatnonzero(np.any(inside, axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return np.array([[each[0] for each in along], [each[-1] + 1 for each in along]], float) if len(along[0]) else None
 
 
 def centered_grid(size: tuple[int, int, int], spacing_mm: float, center_mm: Matrix) -> Matrix:

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from navnode.bench import capacity
-from navnode.bench.capacity import CHECKED, RUNS, Costs, Load, Observed, fitted, simulated
+from navnode.bench.capacity import CHECKED, RUNS, Observed, fitted
+from navnode.bench.simulated_rooms import Costs, Load, simulated
 from navnode.commands.bench_figures import draw_capacity
 
 pytest.importorskip("simpy")
