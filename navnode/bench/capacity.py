@@ -7,6 +7,7 @@ together on machines that are not here. Another live run, at a load that was not
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 
 from navnode.bench.simulated_rooms import MESSAGES_PER_XRAY, Costs, Load, Simulated, simulated
+from navnode.errors import ConfigError
 
 __all__ = ["CHECKED", "Capacity", "Observed", "RUNS", "capacity", "fitted", "steps"]
 
@@ -91,7 +93,12 @@ def capacity(
         cores: numbers of cores.
         own_cores: of this machine, which the check is for.
         loop_first: whether loops have real-time priority.
+
+    Raises:
+        ConfigError: simpy is missing; asked before anything runs for minutes.
     """
+    if importlib.util.find_spec("simpy") is None:
+        raise ConfigError("rooms are simulated by simpy: pip install 'navnode[bench]'")
     runs = []
     for load in RUNS:
         progress(f"{load.xrays_hz:g} X-rays/s, {load.tools} tools, {load.consoles} consoles")

@@ -226,7 +226,11 @@ def loop(request: LoopRequest, ui: Ui) -> None:
     show_figures(bench_loop.run(request, request.seconds), ui.as_json, request.seconds)
 
 
-@command(bench, CapacityRequest, example="navnode bench capacity --rooms 4 --consoles 50 --cores 8 --cores 16")
+@command(
+    bench,
+    CapacityRequest,
+    example=r"navnode bench capacity --rooms 4 --consoles 50 --cores 8 --cores 16   (pip install 'navnode\[bench]')",
+)
 def capacity(request: CapacityRequest, ui: Ui) -> None:
     """Measure what a node costs here, and simulate rooms, consoles and cores that are not here."""
     from navnode.bench import capacity

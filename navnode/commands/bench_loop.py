@@ -92,6 +92,7 @@ def reach(request: CapacityRequest, progress: Callable[[str], None]) -> Capacity
     """Measure what a node costs here, and simulate other machines.
 
     Raises:
+        ConfigError: simpy is missing.
         NavError: this system does not tell processor times, or a run registered nothing.
     """
     from navnode.bench.capacity import capacity

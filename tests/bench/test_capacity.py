@@ -7,6 +7,7 @@ from navnode.bench import capacity
 from navnode.bench.capacity import CHECKED, RUNS, Observed, fitted
 from navnode.bench.simulated_rooms import Costs, Load, simulated
 from navnode.commands.bench_figures import draw_capacity
+from navnode.errors import ConfigError
 
 pytest.importorskip("simpy")
 
@@ -94,6 +95,12 @@ def test_an_overloaded_node_drops_old_values_instead_of_falling_behind():
     found = simulated(msgspec.structs.replace(COSTS, pose_message=0.014), load, 1, 4, seconds=5)
     assert found.shown < 0.7
     assert found.overlay_p99_ms < 50
+
+
+def test_what_is_missing_is_said_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(capacity.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="simpy: pip install"):
+        capacity.capacity(lambda load: pytest.fail("a run was started"), (1,), (0,), (2,), 2)
 
 
 def test_a_whole_report_is_made_and_shown(capsys):
