@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,17 +129,3 @@ def test_what_goes_on_as_before_is_rendered_between_two_images(torso, monkeypatc
         waits.append(len(rendered))
         anticipate(registration, PIVOT_MM)
     assert waits == [1, at_first, 0, 0, 0, 0, 0, 0]
-
-
-def test_it_takes_no_time(torso):
-    """At rest; when the pose changes, a projection more."""
-    images = [XrayImage(exposed_while_moving(torso, TIMES[0], 0.0, 0.0, noise), CARM) for noise in range(2)]
-    fit = SimpleNamespace(volume_from_carm=torso.scenario.volume_from_carm(TIMES[0]))
-    took_ms = []
-    for turn in range(30):
-        images[turn % 2].observed(128, scatter=False)
-        began = time.perf_counter()
-        smeared(torso.registration, images[turn % 2], fit, PIVOT_MM)
-        took_ms.append(1e3 * (time.perf_counter() - began))
-    print(f"{min(took_ms):.2f} ms at best, median {np.median(took_ms):.2f}")
-    assert min(took_ms) < 2.0
