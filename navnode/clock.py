@@ -11,7 +11,7 @@ from enum import Enum
 
 import numpy as np
 
-__all__ = ["Lateness", "NS_PER_S", "Stamp", "now_ns"]
+__all__ = ["Change", "Lateness", "NS_PER_S", "Stamp", "now_ns"]
 
 NS_PER_S = 1_000_000_000
 
@@ -34,7 +34,16 @@ class Stamp(Enum):
     LEARNING = "one of the first; the usual delay is not known yet"
     EXPECTED = "as usual, or late"
     AHEAD = "earlier than expected: a wrong stamp, or a clock that was set forward"
-    CLOCK_SET = "the last of several that agree: the clock was set, or the usual delay was misjudged"
+    CLOCK_SET = "the last of several that agree: the clock was set, or the usual delay has changed or was misjudged"
+
+
+class Change(Enum):
+    """Why the usual difference between arrival and stamp is another one than before."""
+
+    CLOCK = "the clock was set: the stamps jumped, and messages kept arriving evenly"
+    DELAY = "messages travel less long: they arrived unevenly, and the stamps went on evenly"
+    SILENCE = "the clock was set, or messages travel longer, while none came"
+    MISJUDGED = "the first messages were late"
 
 
 class Lateness:
@@ -43,10 +52,13 @@ class Lateness:
     The device's clock may be set to anything, and run faster or slower than the node's. Arrival minus stamp is the
     offset of the clocks plus the transit time; its minimum is the fastest transit, and the excess is delay.
 
+    A clock that is set shows in the stamps: they jump while messages keep arriving evenly. Messages that suddenly take
+    longer are late from then on; after a silence in which stamps are missing, too, nothing tells one from the
+    other, and what comes steadily is taken for a clock that was set.
+
     The minima follow a line as clocks drift: its slope is the median of all slopes
     between the minima of seconds (Theil, Indagationes Mathematicae 12, 1950; Sen, JASA 63, 1968), and is believed
-    only if the minima lie on a line, so that a growing delay is not learnt as drift. A clock that is set shows in the
-    stamps: they jump while messages keep arriving evenly.
+    only if the minima lie on a line, so that a growing delay is not learnt as drift.
     """
 
     _DRIFT, _MOST_DRIFT = 1e-4, 5e-4
@@ -54,6 +66,10 @@ class Lateness:
     _JITTER_NS, _SET_BACK_NS = 20_000_000, 50_000_000
     """A clock set back by less than the latter counts as a delay."""
     _AGREE = 5
+    _SILENT_PERIODS, _MISSED_PERIODS, _STEADY_NS = 10.0, 3.0, 2 * NS_PER_S
+    """After a silence of the first, in which stamps of the second are missing, differences must agree for the third."""
+    _SILENT_BACK_NS = 150_000_000
+    """What is late by less after a silence is not refused, and its stamps may well be right."""
     _BINS, _FEWEST_BINS = 90, 20
     """Seconds from which the drift is learnt."""
     _ON_LINE_NS = 4_000_000
@@ -65,14 +81,23 @@ class Lateness:
         """Rise of the offset per unit of time; the device's clock is slow by as much."""
         self.rise_ns = 0.0
         """Rise of the offset when it was last learnt again."""
-        self.clock_set = False
-        """Whether that was because the clock was set; otherwise the first offset was misjudged."""
+        self.change = Change.MISJUDGED
+        """Why it was learnt again."""
         self._at_ns = 0
         self._learning: list[int] = []
         self._ahead: list[int] = []
         self._behind: list[int] = []
+        self._behind_since_ns = 0
+        self._was_late = False
+        """Whether the last message was late by more than a clock set back by little would be."""
+        self._told_ns: float | None = None
+        """The offset, if this device's clock was set together with another's."""
         self._last: tuple[int, int] | None = None
+        self._period_ns = 0.0
+        """Usual time between two arrivals; 0: not known yet."""
         self._jump_ns = 0
+        self._why = Change.MISJUDGED
+        """Why the offset may have changed, as the first message that differs shows it."""
         self._bins: deque[tuple[float, float]] = deque(maxlen=self._BINS)
 
     def observe(self, timestamp_ns: int, received_ns: int) -> Stamp:
@@ -88,15 +113,36 @@ class Lateness:
         risen = self.offset_ns + (self.drift + self._DRIFT) * elapsed_ns
         self._at_ns = received_ns
         if last is not None and not self._ahead and not self._behind:
-            self._jump_ns = (received_ns - last[1]) - (timestamp_ns - last[0])
+            self._note_step(timestamp_ns - last[0], received_ns - last[1], difference)
         if difference < risen - self._JITTER_NS:
             return self._on_ahead(difference)
         self._ahead.clear()
-        if self._on_behind(difference, risen, set_back=last is not None and timestamp_ns < last[0]):
+        if self._on_behind(difference, risen, received_ns):
             return Stamp.CLOCK_SET
         self.offset_ns = min(risen, difference)
         self._learn_drift(received_ns, difference)
         return Stamp.EXPECTED
+
+    def may_be_set(self, rise_ns: float) -> None:
+        """Another device of the same clock shows that it was set: this one's offset may have risen by as much."""
+        if self.offset_ns is not None:
+            self._told_ns = self.offset_ns + rise_ns
+
+    def _note_step(self, stamped_ns: int, arrived_ns: int, difference: int) -> None:
+        """Note what a message says of a change that may begin with it, and how often messages come."""
+        self._jump_ns, period_ns = arrived_ns - stamped_ns, self._period_ns
+        told = self._told_ns is not None and abs(difference - self._told_ns) < self._JITTER_NS
+        if stamped_ns < 0 or told:
+            self._why = Change.CLOCK
+        elif self._was_late:
+            pass  # it began earlier
+        elif period_ns and abs(arrived_ns - period_ns) < abs(self._jump_ns) / 2:
+            self._why = Change.CLOCK
+        elif arrived_ns > self._SILENT_PERIODS * period_ns > 0 and stamped_ns > self._MISSED_PERIODS * period_ns:
+            self._why = Change.SILENCE
+        else:
+            self._why = Change.DELAY if period_ns else Change.MISJUDGED
+        self._period_ns += 0.1 * (min(arrived_ns, 4 * period_ns) - period_ns) if period_ns else arrived_ns
 
     def _on_ahead(self, difference: int) -> Stamp:
         """Handle a stamp ahead of time: it is wrong, the clock was set forward, or the first messages were late."""
@@ -107,23 +153,31 @@ class Lateness:
         self._set(max(self._ahead))
         return Stamp.CLOCK_SET
 
-    def _on_behind(self, difference: int, risen: float, *, set_back: bool) -> bool:
-        """Whether the clock was set back: stamps went back, and all messages since agree."""
-        if set_back or self._behind:
-            agrees = difference > risen + self._SET_BACK_NS
-            agrees &= not self._behind or abs(difference - self._behind[0]) < self._JITTER_NS
-            self._behind = [*self._behind, difference] if agrees else []
-        if len(self._behind) < self._AGREE:
+    def _on_behind(self, difference: int, risen: float, received_ns: int) -> bool:
+        """Whether the clock was set back: a message shows it, and those since agree."""
+        self._was_late = difference > risen + self._SET_BACK_NS
+        if not self._was_late:
+            self._behind.clear()
+        elif self._behind or self._why is Change.CLOCK or self._may_be_clock(difference - risen):
+            if not self._behind or abs(difference - self._behind[0]) >= self._JITTER_NS:
+                self._behind, self._behind_since_ns = [], received_ns
+            self._behind.append(difference)
+        steady_ns = self._STEADY_NS if self._why is Change.SILENCE else 0
+        if len(self._behind) < self._AGREE or received_ns - self._behind_since_ns < steady_ns:
             return False
         self._set(min(self._behind))
         return True
 
+    def _may_be_clock(self, late_ns: float) -> bool:
+        return self._why is Change.SILENCE and late_ns > self._SILENT_BACK_NS
+
     def _set(self, offset_ns: float) -> None:
-        """Begin again from an offset; the jump of the stamps tells whether the clock was set."""
+        """Begin again from an offset."""
         assert self.offset_ns is not None
         self.rise_ns = offset_ns - self.offset_ns
-        self.clock_set = abs(self._jump_ns - self.rise_ns) < abs(self.rise_ns) / 2
-        self.offset_ns = offset_ns
+        at_once = abs(self._jump_ns - self.rise_ns) < abs(self.rise_ns) / 2
+        self.change = self._why if at_once else Change.MISJUDGED
+        self.offset_ns, self._told_ns = offset_ns, None
         self._ahead.clear()
         self._behind.clear()
         self._bins.clear()

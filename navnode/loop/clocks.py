@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from navnode.clock import Lateness, Stamp
+from navnode.clock import Change, Lateness, Stamp
 from navnode.loop.pairing import Pairing
 from navnode.loop.topics import CLOCKS_APART_NS, FRAME_LATE_NS
 from navnode.types import Frame, Input, Matrix, Rejected, TrackedPose, WorkerState
@@ -19,6 +19,8 @@ _SAME_NS = 20_000_000
 """Gaps that differ by less are the same, measured twice."""
 _CONSISTENT = 10
 """X-rays whose delays agree before a new gap between the clocks is believed."""
+_AHEAD_NS = 100_000_000
+"""An X-ray that is stamped so far ahead of the clock of its source was stamped wrongly."""
 _TRANSIT_NS = 500_000_000
 """No connection changes the time that messages travel by more."""
 
@@ -42,7 +44,8 @@ class Clocks:
 
     def __init__(self, xray: str, carm: str, markers: Iterable[str]) -> None:
         self._xray, self._carm = xray, carm
-        self._devices = (*markers, xray)
+        self._markers = tuple(markers)
+        self._devices = (*self._markers, xray)
         self.now_ns = 0
         self._first_gap_ns: float | None = None
         """Image's offset minus tracker's when their stamps were comparable: what the two paths differ by in delay. If
@@ -82,17 +85,33 @@ class Clocks:
         """Learn from a device's message, and judge its time stamp."""
         lateness = self._lateness[device]
         stamp = lateness.observe(timestamp_ns, received_ns)
+        if stamp is Stamp.CLOCK_SET and device != self._xray and lateness.change is Change.CLOCK:
+            self._tell_others(device, lateness)
         if stamp is Stamp.CLOCK_SET and device in (self._xray, self._carm):
             self._consistent = 0
             self._forget_guess()
             rise_ns = lateness.rise_ns if device == self._xray else -lateness.rise_ns
             if self._gap_ns is not None and self._first_gap_ns is not None:
                 self._gap_ns += rise_ns
-                if not lateness.clock_set and self._earlier_gap_ns is None:
+                misjudged = lateness.change is Change.MISJUDGED and self._earlier_gap_ns is None
+                if misjudged or lateness.change is Change.DELAY:
                     self._first_gap_ns += rise_ns
+                self.related = lateness.change is not Change.SILENCE
         elif device == self._xray:
             self._consistent = 0 if stamp is Stamp.AHEAD else self._consistent + 1
         return stamp
+
+    def _tell_others(self, device: str, lateness: Lateness) -> None:
+        """A tracker has one clock: markers that it does not see just now will be stamped by it as well."""
+        before_ns = (lateness.offset_ns or 0.0) - lateness.rise_ns
+        for other in self._markers:
+            offset_ns = self._lateness[other].offset_ns
+            if other != device and offset_ns is not None and abs(offset_ns - before_ns) <= CLOCKS_APART_NS:
+                self._lateness[other].may_be_set(lateness.rise_ns)
+
+    def usual_arrival_ns(self, device: str, timestamp_ns: int) -> int:
+        """When a measurement usually would have arrived, by the node's clock: comparable across clocks that are set."""
+        return timestamp_ns + round(self._lateness[device].offset_ns or 0.0)
 
     def _forget_guess(self) -> None:
         """Stamps do not mean what they meant."""
@@ -222,12 +241,15 @@ class Clocks:
         return self._doubted(frame, stamp, last_exposure_ns), False
 
     def _doubted(self, frame: Frame, stamp: Stamp, last_exposure_ns: int) -> str:
-        late_ns = self._lateness[self._xray].age_ns(frame.timestamp_ns, frame.received_ns)
+        lateness = self._lateness[self._xray]
+        late_ns = lateness.age_ns(frame.timestamp_ns, frame.received_ns)
         if stamp is Stamp.AHEAD:
             return "the X-ray is stamped ahead of time"
         if late_ns > FRAME_LATE_NS:
             return f"the X-ray arrived {late_ns / 1e9:.1f} s late, or the clock of its source was set back"
-        if frame.timestamp_ns < last_exposure_ns:
+        offset_ns = lateness.offset_ns  # one of the first X-rays may have had any stamp
+        believable = offset_ns is None or last_exposure_ns + offset_ns <= frame.received_ns + _AHEAD_NS
+        if frame.timestamp_ns < last_exposure_ns and believable:
             return "the X-ray is older than the last one"
         return ""
 

@@ -1,15 +1,18 @@
 """Detects that the patient's marker moved on the patient.
 
 A marker that is bumped, or slips while it is hidden, sits elsewhere on the patient from then on, and everything placed
-by it is off by as much. Breathing and the table's motion are smooth. So each pose is compared with the extrapolation of
-the poses before it, at points as far from the marker as the anatomy is: a small rotation is a large error there.
+by it is off by as much. Breathing and the table's motion are smooth: whatever the tracker's rate, no three poses of
+them bend by more than a bounded acceleration explains. So each pose is compared with straight lines through those just
+before it, and what is left of noise in the mean of several poses with such means up to a quarter of a second ago, at
+points as far from the marker as the anatomy is: a small rotation is a large error there.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,30 +26,40 @@ _LEVER_MM = 150.0
 _POINTS_MM = np.vstack([np.zeros(3), _LEVER_MM * np.eye(3)])
 _LEFT_MM = 2.0
 """A displacement that noise explains, with the marker in sight or not."""
-_ACCELERATION_MM_PER_S2 = 2_000.0
-"""Of a table that starts, or a cough: a fifth of free fall."""
+_ACCELERATION_MM_PER_S2 = 1_500.0
+"""Of a table that starts, or a breath that is held: a seventh of free fall. A start at once with 100 mm/s is not told
+from it, whatever the tracker's rate, nor does it leave a marker elsewhere."""
 _SIGMAS = 6.0
-_HISTORY = 4
-_CURVED = 2.5
-"""Error of extrapolating a straight line through so many poses, per acceleration and squared period."""
+"""How often the usual distance from the line through the last two poses is noise: of one in a million."""
+_HORIZONS_S, _COMPARED_EVERY_S = (0.1, 0.05, 0.025, 0.0125), 0.0035
+"""How far apart the means are that are compared: as long as bumps take. Each is of half of this time. However fast the
+tracker is, they are compared no more often."""
+_ENDS = np.array([2.5, 2.0, 1.5, 1.0, 0.5, 0.0])
+"""Where the spans of three means begin and end, horizons ago."""
+_KEPT = 256
+"""Poses that are remembered: at 1 kHz, as long as the longest of these lines."""
 _UNSEEN_PERIODS = 2.5
 """After a gap of this many periods of the tracker the marker was hidden."""
 _WATCHED_S = 0.05
 """Between poses that are farther apart, as slow trackers send them, a marker is not watched: it may move as little as
 one that is hidden."""
-_LEAST_KNOWN = 4
-"""Number of poses before the next one is predicted."""
+_LINE = 4
+"""Poses of the line with the least noise; and number of poses from which the tracker's period is known."""
 
 
 class Continuity:
     """Watches one marker that is fixed to the patient."""
 
     def __init__(self) -> None:
-        self._times_s: deque[float] = deque(maxlen=_HISTORY)
-        self._points_mm: deque[Matrix] = deque(maxlen=_HISTORY)
-        self._noise_mm = 0.0
+        self._times_s = np.zeros(2 * _KEPT)
+        self._points_mm = np.zeros((2 * _KEPT, *_POINTS_MM.shape))
+        self._count = 0
+        self._off_mm = 0.0
+        """Usual distance from the line through the last two poses."""
         self._period_s = math.inf
         """Of the tracker; infinite until it is known."""
+        self._compared_s = 0.0
+        """When means were compared."""
         self._unseen = False
 
     def lost(self) -> None:
@@ -55,53 +68,100 @@ class Continuity:
 
     def forget(self) -> None:
         """Forget earlier poses; the next one is not compared with them."""
-        self._times_s.clear()
-        self._points_mm.clear()
+        self._count = 0
         self._period_s = math.inf
         self._unseen = False
 
     def check(self, timestamp_ns: int, tracker_from_patient: Matrix) -> str:
         """Check the next pose; returns why the marker may have moved on the patient, or ''."""
         at_s, points_mm = timestamp_ns / 1e9, g.transform(tracker_from_patient, _POINTS_MM)
-        reason = self._judge(at_s, points_mm) if self._times_s else ""
+        if self._count == len(self._times_s):
+            for kept in (self._times_s, self._points_mm):
+                kept[:_KEPT] = kept[_KEPT:]
+            self._count = _KEPT
+        self._times_s[self._count], self._points_mm[self._count] = at_s, points_mm
+        reason = self._judge(self._times_s[: self._count + 1], self._points_mm[: self._count + 1])
         if reason or self._unseen:
-            self._times_s.clear()
-            self._points_mm.clear()
-        self._times_s.append(at_s)
-        self._points_mm.append(points_mm)
+            self._times_s[0], self._points_mm[0] = at_s, points_mm
+            self._count = 0
+        self._count += 1
         self._unseen = False
         return reason
 
-    def _judge(self, at_s: float, points_mm: Matrix) -> str:
-        elapsed_s = at_s - self._times_s[-1]
-        if len(self._times_s) >= _LEAST_KNOWN:
-            self._period_s = sorted(b - a for a, b in pairwise(self._times_s))[(_HISTORY - 1) // 2]
+    def _judge(self, times_s: Matrix, points_mm: Matrix) -> str:
+        """Judge the last of some poses: their times (N,) and points (N, P, 3)."""
+        if len(times_s) < 2:
+            return ""
+        elapsed_s, moved_mm = float(times_s[-1] - times_s[-2]), float(_farthest(points_mm[-1] - points_mm[-2]))
+        if len(times_s) > _LINE:
+            steps_s = [b - a for a, b in pairwise(times_s[-1 - _LINE : -1].tolist())]
+            self._period_s = sorted(steps_s)[(_LINE - 1) // 2]
+        noise_mm = max(_LEFT_MM, _SIGMAS * self._off_mm)
         if self._unseen or elapsed_s > _UNSEEN_PERIODS * self._period_s:
             self._unseen = True
-            off_mm = _farthest(points_mm - self._points_mm[-1])
-            if off_mm <= max(_LEFT_MM, _SIGMAS * self._noise_mm):
-                return ""
-            return f"the patient's marker was hidden and came back {off_mm:.0f} mm away"
-        if len(self._times_s) < _LEAST_KNOWN:
-            off_mm = _farthest(points_mm - self._points_mm[-1])
-        else:
-            off_mm = _farthest(points_mm - self._predicted_mm(at_s))
-        accelerated_mm = _CURVED * _ACCELERATION_MM_PER_S2 * elapsed_s**2
-        if elapsed_s > _WATCHED_S:  # so much would hide a marker that moved
-            accelerated_mm, off_mm = 0.0, min(off_mm, _farthest(points_mm - self._points_mm[-1]))
-        allowed_mm = max(_LEFT_MM, _SIGMAS * self._noise_mm) + accelerated_mm
-        if off_mm > allowed_mm:
-            return f"the patient's marker jumped by {off_mm:.0f} mm"
-        self._noise_mm += 0.05 * (off_mm - self._noise_mm)
+            hidden = f"the patient's marker was hidden and came back {moved_mm:.0f} mm away"
+            return "" if moved_mm <= noise_mm else hidden
+        if len(times_s) == 2:
+            allowed_mm = noise_mm + 0.5 * _ACCELERATION_MM_PER_S2 * elapsed_s**2
+            return f"the patient's marker jumped by {moved_mm:.0f} mm" if moved_mm > allowed_mm else ""
+        bends = [_bend(times_s[-3:], points_mm[-3:])]
+        if not 0 <= times_s[-1] - self._compared_s < _COMPARED_EVERY_S:
+            self._compared_s = float(times_s[-1])
+            bends += _bends_of_means(times_s, points_mm)
+        if len(times_s) > _LINE:
+            bends.append(_off_line(times_s[-1 - _LINE :], points_mm[-1 - _LINE :]))
+        if elapsed_s > _WATCHED_S:  # what acceleration explains would hide a marker that moved
+            bends = [_Bend(min(moved_mm, bends[0].off_mm), 0.0, 1.0)]
+        for bend in bends:
+            allowed_mm = max(_LEFT_MM, _SIGMAS * self._off_mm * bend.noise) + bend.explained_mm
+            if bend.off_mm > allowed_mm:
+                return f"the patient's marker jumped by {bend.off_mm:.0f} mm"
+        self._off_mm += 0.05 * (bends[0].off_mm - self._off_mm)
         return ""
 
-    def _predicted_mm(self, at_s: float) -> Matrix:
-        """Extrapolate the last poses along a straight line."""
-        middle_s = sum(self._times_s) / len(self._times_s)
-        off_s = [time_s - middle_s for time_s in self._times_s]
-        ahead = (at_s - middle_s) / sum(off * off for off in off_s)
-        weights = [1 / len(off_s) + off * ahead for off in off_s]  # of a straight line by least squares
-        return np.asarray(sum(weight * at_mm for weight, at_mm in zip(weights, self._points_mm, strict=True)))
+
+class _Bend(NamedTuple):
+    """How far a way bends from a straight line."""
+
+    off_mm: float
+    explained_mm: float
+    """What acceleration explains of it."""
+    noise: float
+    """Its noise, as a multiple of that of three single poses."""
+
+
+def _bend(times_s: Matrix, points_mm: Matrix, poses: int = 1) -> _Bend:
+    """How far the last of three poses, or means of so many, lies from the line through the others.
+
+    On a way x(t) with |x''| <= a that is at most a h (h + k) / 2, where h and k are the times between them: divided
+    differences are means of derivatives. Means of equal spans of a way have no more acceleration than it has.
+    """
+    step_s, earlier_s = times_s[2] - times_s[1], times_s[1] - times_s[0]
+    expected_mm = points_mm[1] + step_s / earlier_s * (points_mm[1] - points_mm[0])
+    explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * step_s * (step_s + earlier_s)
+    return _Bend(_farthest(points_mm[2] - expected_mm), explained_mm, 1 / math.sqrt(poses))
+
+
+def _bends_of_means(times_s: Matrix, points_mm: Matrix) -> Iterator[_Bend]:
+    """Bends of the way over longer times, of means over half of these."""
+    ends_s = times_s[-1] - np.multiply.outer(_HORIZONS_S, _ENDS)
+    for cuts in np.searchsorted(times_s, ends_s, "right").tolist():
+        poses = [cuts[k + 1] - cuts[k] for k in (0, 2, 4)]
+        if cuts[0] > 0 and min(poses) > 0 and max(poses) > 1:
+            spans = [slice(cuts[k], cuts[k + 1]) for k in (0, 2, 4)]
+            at_s = np.array([times_s[span].sum() for span in spans]) / poses
+            at_mm = np.array([points_mm[span].sum(axis=0) for span in spans]) / np.reshape(poses, (3, 1, 1))
+            yield _bend(at_s, at_mm, min(poses))
+
+
+def _off_line(times_s: Matrix, points_mm: Matrix) -> _Bend:
+    """How far the last pose lies from the straight line through those before it, by least squares."""
+    ago_s = times_s[:-1] - times_s[-1]
+    from_middle_s = ago_s - ago_s.mean()
+    weights = 1 / len(ago_s) - from_middle_s * ago_s.mean() / (from_middle_s**2).sum()
+    off_mm = _farthest(points_mm[-1] - np.tensordot(weights, points_mm[:-1], 1))
+    explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * float((np.abs(weights) * ago_s**2).sum())
+    return _Bend(off_mm, explained_mm, math.sqrt((1 + float((weights**2).sum())) / 6))
 
 
 def _farthest(offsets_mm: Matrix) -> float:

@@ -1,14 +1,17 @@
 """Detects that the tracker confuses the markers of two tools.
 
 The tracker tells markers apart by their geometry; half hidden, or plugged in wrongly, one may be reported under the
-other's name. No single pose shows that, but earlier ones do: markers that jumped or were hidden at the same time, and
-then each continue where the other was, have been exchanged.
+other's name. No single pose shows that, but earlier ones do: markers that jumped or were hidden, and then each continue
+where the other was, have been exchanged, together or one after the other. What was found exchanged stays so until the
+operator says which tool is which: that the two trade places once more says nothing, as hands do that, too.
+
+Times are of the node's clock, by which measurements usually would have arrived, so that a tracker's clock may be set.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from navnode.clock import NS_PER_S
 from navnode.types import Matrix, Status
@@ -28,8 +31,11 @@ _BACK_DOUBTED_NS = 100_000_000
 """A tool that has just come back is doubted until poses of the others have come, too."""
 _ON_PATH_MM, _EXTRAPOLATED_NS = 8.0, 150_000_000
 """A tool that comes back this near to its extrapolated path is not another one."""
-_JUMP_DOUBTED_NS = 2_000_000_000
-"""How long a tool that jumped in sight is doubted, if nothing else explains the jump."""
+_ASTRAY_MM, _ON_OTHERS_PATH_MM, _MUCH_NEARER = 15.0, 5.0, 0.25
+"""A pose so far from its own path, and so near to another marker's, also by comparison, is the other's: between the
+poses of slow trackers a hand may move farther than tools are apart."""
+_SAME_PLACE_MM, _APART_MM = 12.0, 30.0
+"""A marker that comes back this near to another may be it; once both are seen farther apart, there are two."""
 _TOGETHER_NS = 250_000_000
 """Spells that begin or end within this time of each other happened together: markers settle one after the other."""
 
@@ -71,15 +77,31 @@ class _Marker:
     period_ns: float = 0.0
     spell: _Spell | None = None
     """The latest spell."""
+    stamp_ns: int = 0
+    """Of the last pose, by the tracker's clock; 0: it was set since."""
     doubt: str = ""
     doubted_until_ns: int = 0
     """0: until the doubt is resolved or the operator confirms the tool."""
-    exchanged_with: str = ""
+    doubted_with: str = ""
+    """The other tool that the doubt is about."""
+    met_ns: int = 0
+    """When it came back where that one is; 0: the doubt is another one."""
+    exchanged_with: set[str] = field(default_factory=set)
 
     def unseen(self, timestamp_ns: int) -> bool:
         """Whether it has been without a pose for too long at a time."""
         gap_ns = max(_UNSEEN_PERIODS * self.period_ns, _SHORTEST_GAP_NS)
         return bool(self.period_ns) and timestamp_ns - self.last_ns > gap_ns
+
+    def at_mm(self, now_ns: int) -> _Mm | None:
+        """Where it is at a time, if it goes on as before; None: it is not in sight."""
+        if self.last_mm is None or self.unseen(now_ns):
+            return None
+        return self.last_mm if self.mm_per_ns is None else _ahead(self.last_mm, self.mm_per_ns, now_ns - self.last_ns)
+
+    def doubts(self, doubt: str, until_ns: int = 0, other: str = "", met_ns: int = 0) -> None:
+        """Doubt that it is this tool; '': no longer."""
+        self.doubt, self.doubted_until_ns, self.doubted_with, self.met_ns = doubt, until_ns, other, met_ns
 
     @property
     def unresolved(self) -> bool:
@@ -101,14 +123,23 @@ class Identities:
         """The best status that a tool may have, and why it is not VALID."""
         marker = self._markers[device]
         if marker.exchanged_with:
-            return Status.INVALID, f"{marker.name} and {marker.exchanged_with} are exchanged; confirm which is which"
+            others = " and ".join(sorted(marker.exchanged_with))
+            return Status.INVALID, f"{marker.name} and {others} are exchanged; confirm which is which"
         return (Status.DEGRADED, marker.doubt) if marker.doubt else (Status.VALID, "")
 
     def confirm(self, name: str) -> None:
-        """The operator confirms a tool, and thereby the one that it was exchanged with."""
+        """The operator confirms a tool, and thereby that no other is exchanged with it."""
         for marker in self._markers.values():
-            if name in (marker.name, marker.exchanged_with) or name in marker.doubt:
-                marker.doubt = marker.exchanged_with = ""
+            marker.exchanged_with.discard(name)
+            if marker.name == name:
+                marker.exchanged_with.clear()
+            if name in (marker.name, marker.doubted_with):
+                marker.doubts("")
+
+    def restamped(self, device: str) -> None:
+        """The clock that stamps a marker was set: it was not seen for a moment."""
+        self.lost(device)
+        self._markers[device].stamp_ns = 0
 
     def lost(self, device: str, *, jumped: bool = False) -> None:
         """A marker is hidden, or jumped: the next pose may be another marker's."""
@@ -120,16 +151,21 @@ class Identities:
         else:
             marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.mm_per_ns, jumped)
 
-    def on_pose(self, device: str, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool) -> None:
+    def on_pose(
+        self, device: str, stamp_ns: int, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool
+    ) -> None:
         """Watch a pose.
 
         Args:
+            stamp_ns: by the tracker's clock, later than that of the pose before unless that clock was set.
+            timestamp_ns: by the node's clock.
             settled: whether enough poses have come since the marker was lost.
         """
         marker = self._markers[device]
         x, y, z = tracker_from_marker[:3, 3].tolist()
         at_mm: _Mm = (x, y, z)
-        elapsed_ns = timestamp_ns - marker.last_ns
+        timestamp_ns = max(timestamp_ns, marker.last_ns + 1)  # how the clocks are related is learnt better and better
+        elapsed_ns = stamp_ns - marker.stamp_ns if marker.stamp_ns else timestamp_ns - marker.last_ns
         if marker.last_mm is not None and marker.period_ns:
             if marker.unseen(timestamp_ns):
                 self.lost(device)
@@ -138,10 +174,12 @@ class Identities:
         elif marker.last_mm is not None:
             marker.period_ns = elapsed_ns
         if marker.last_mm is not None:
-            self._watch_steps(device, marker, elapsed_ns, at_mm)
-        marker.last_ns, marker.last_mm = timestamp_ns, at_mm
+            self._watch_steps(device, marker, elapsed_ns, timestamp_ns, at_mm)
+        marker.stamp_ns, marker.last_ns, marker.last_mm = stamp_ns, timestamp_ns, at_mm
         if marker.doubted_until_ns and timestamp_ns > marker.doubted_until_ns:
-            marker.doubt, marker.doubted_until_ns = "", 0
+            marker.doubts("")
+        if marker.met_ns:
+            self._watch_meeting(marker, timestamp_ns, at_mm)
         if marker.spell is not None and not marker.spell.ended_ns and settled:
             marker.spell.ended_ns = timestamp_ns
             for other, watched in self._markers.items():
@@ -149,55 +187,106 @@ class Identities:
                     self.lost(other)
             self._judge(marker, marker.spell, at_mm)
 
-    def _watch_steps(self, device: str, marker: _Marker, elapsed_ns: int, at_mm: _Mm) -> None:
-        """Note a step that no hand can make as a jump."""
+    def _watch_steps(self, device: str, marker: _Marker, elapsed_ns: int, timestamp_ns: int, at_mm: _Mm) -> None:
+        """Note a step that no hand can make, or that leads to where another marker would be, as a jump."""
         assert marker.last_mm is not None
         if marker.mm_per_ns is not None:
             off_mm = math.dist(at_mm, _ahead(marker.last_mm, marker.mm_per_ns, elapsed_ns))
-            if off_mm > _STEP_MM + _HAND_MM_PER_S2 * (elapsed_ns / NS_PER_S) ** 2:
+            impossible = off_mm > _STEP_MM + _HAND_MM_PER_S2 * (elapsed_ns / NS_PER_S) ** 2
+            if impossible or (off_mm > _ASTRAY_MM and self._is_anothers(marker, timestamp_ns, at_mm, off_mm)):
                 self.lost(device, jumped=True)
         away = marker.spell is not None and not marker.spell.ended_ns
         (x, y, z), (x0, y0, z0) = at_mm, marker.last_mm
         marker.mm_per_ns = None if away else ((x - x0) / elapsed_ns, (y - y0) / elapsed_ns, (z - z0) / elapsed_ns)
 
+    def _is_anothers(self, marker: _Marker, timestamp_ns: int, at_mm: _Mm, off_mm: float) -> bool:
+        """Whether a pose that is off its own path lies on another marker's, as that went on or was a moment ago."""
+        near_mm = _ON_OTHERS_PATH_MM + _MUCH_NEARER * (off_mm - _ASTRAY_MM)
+        for other in self._markers.values():
+            if other is marker:
+                continue
+            there_mm, spell = other.at_mm(timestamp_ns), other.spell
+            if there_mm is not None and math.dist(at_mm, there_mm) < near_mm:
+                return True
+            if spell is not None and timestamp_ns - spell.began_ns < _TOGETHER_NS:
+                way_mm = spell.mm_per_ns or (0.0, 0.0, 0.0)
+                if math.dist(at_mm, _ahead(spell.from_mm, way_mm, timestamp_ns - spell.began_ns)) < near_mm:
+                    return True
+        return False
+
+    def _watch_meeting(self, marker: _Marker, timestamp_ns: int, at_mm: _Mm) -> None:
+        """Two markers that were in one place are two if they part while both are seen."""
+        other = next(other for other in self._markers.values() if other.name == marker.doubted_with)
+        there_mm = other.at_mm(timestamp_ns)
+        spells = [each.spell for each in (marker, other) if each.spell is not None]
+        if any(not spell.ended_ns or spell.ended_ns > marker.met_ns for spell in spells):
+            marker.met_ns = 0  # one was away since: where they part says nothing
+        elif there_mm is not None and math.dist(at_mm, there_mm) > _APART_MM:
+            marker.doubts("")
+
     def _judge(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> None:
-        """Compare a marker that came back with those that were away at the same time."""
+        """Compare a marker that came back with those that were away at the same time, and those that are doubted."""
         again, spell.again = spell.again, None
         if again is not None and math.dist(at_mm, again[1]) <= _reach_mm(spell.ended_ns - again[0]):
             return  # the same as before, whichever that is
-        own_mm = math.dist(at_mm, spell.from_mm)
-        plausible = own_mm <= _reach_mm(spell.ended_ns - spell.began_ns)
+        own_mm, off_path_mm = math.dist(at_mm, spell.from_mm), spell.off_path_mm(at_mm)
+        plausible = min(own_mm, off_path_mm) <= _reach_mm(spell.ended_ns - spell.began_ns)
         if marker.doubted_until_ns <= spell.ended_ns:
-            marker.doubt, marker.doubted_until_ns = "", 0
+            marker.doubts("")
+        met = self._met(marker, spell, at_mm) if own_mm > _SAME_PLACE_MM else None
         if spell.jumped and not plausible:
-            marker.doubt, marker.doubted_until_ns = (
-                f"its marker jumped by {own_mm:.0f} mm",
-                _until(spell, _JUMP_DOUBTED_NS),
-            )
-        elif not marker.doubt and len(self._markers) > 1 and spell.off_path_mm(at_mm) > _ON_PATH_MM:
-            marker.doubt, marker.doubted_until_ns = "it has just come back", _until(spell, _BACK_DOUBTED_NS)
+            marker.doubts(f"its marker jumped by {own_mm:.0f} mm")
+        elif met is not None:
+            marker.doubts(f"it came back where {met.name} is", other=met.name, met_ns=spell.ended_ns)
+        elif not marker.doubt and len(self._markers) > 1 and off_path_mm > _ON_PATH_MM:
+            marker.doubts("it has just come back", spell.ended_ns + _BACK_DOUBTED_NS)
         for other in self._markers.values():
-            if other is not marker and other.spell is not None and _together(spell, other.spell):
-                self._compare(marker, spell, at_mm, other, plausible=plausible)
+            if other is not marker and other.spell is not None:
+                if _together(spell, other.spell):
+                    self._compare(marker, spell, at_mm, other, plausible=plausible)
+                elif other.unresolved and other.spell.ended_ns:
+                    self._compare_later(marker, spell, at_mm, other)
+
+    def _met(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> _Marker | None:
+        """The marker that is seen where this one came back."""
+        for other in self._markers.values():
+            there_mm = None if other is marker else other.at_mm(spell.ended_ns)
+            if there_mm is not None and math.dist(at_mm, there_mm) < _SAME_PLACE_MM:
+                return other
+        return None
 
     def _compare(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker, *, plausible: bool) -> None:
         assert other.spell is not None and other.last_mm is not None
         own_mm, cross_mm = math.dist(at_mm, spell.from_mm), math.dist(at_mm, other.spell.from_mm)
         if not other.spell.ended_ns:
             if cross_mm + _CLEARLY_MM < own_mm or not plausible:
-                marker.doubt, marker.doubted_until_ns = f"it may be {other.name}, which is not seen", 0
+                marker.doubts(f"it may be {other.name}, which is not seen", other=other.name)
             return
         kept_mm = own_mm + math.dist(other.last_mm, other.spell.from_mm)
         swapped_mm = cross_mm + math.dist(other.last_mm, spell.from_mm)
         if swapped_mm + _CLEARLY_MM < kept_mm:
-            again = marker.exchanged_with == other.name  # exchanged twice: each is itself again
-            marker.exchanged_with, other.exchanged_with = ("", "") if again else (other.name, marker.name)
-            marker.doubt = other.doubt = ""
+            _exchanged(marker, other)
         elif kept_mm + _CLEARLY_MM < swapped_mm and plausible:
-            other.doubt = "" if marker.name in other.doubt else other.doubt
+            if other.doubted_with == marker.name:
+                other.doubts("")
         else:
-            marker.doubt = other.doubt = f"{marker.name} and {other.name} were hidden together; confirm which is which"
-            marker.doubted_until_ns = other.doubted_until_ns = 0
+            for one, two in ((marker, other), (other, marker)):
+                both = f"{marker.name} and {other.name} were hidden together; confirm which is which"
+                one.doubts(both, other=two.name)
+
+    def _compare_later(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker) -> None:
+        """Compare with one that was doubted before, and may have taken this one's place."""
+        assert other.spell is not None and other.last_mm is not None
+        reach_mm = _reach_mm(spell.ended_ns - other.spell.began_ns)
+        cross_mm = math.dist(at_mm, other.spell.from_mm)
+        own_mm = math.dist(at_mm, spell.from_mm)
+        took_mm = math.dist(other.last_mm, spell.from_mm)
+        if (
+            cross_mm <= reach_mm
+            and took_mm <= reach_mm
+            and cross_mm + took_mm + _CLEARLY_MM < own_mm + math.dist(other.last_mm, other.spell.from_mm)
+        ):
+            _exchanged(marker, other)
 
 
 def _reach_mm(hidden_ns: int) -> float:
@@ -205,8 +294,11 @@ def _reach_mm(hidden_ns: int) -> float:
     return min(_NEAR_MM + _HAND_MM_PER_S * hidden_ns / NS_PER_S, _FARTHEST_MM)
 
 
-def _until(spell: _Spell, doubted_ns: int) -> int:
-    return spell.ended_ns + doubted_ns
+def _exchanged(one: _Marker, other: _Marker) -> None:
+    one.exchanged_with.add(other.name)
+    other.exchanged_with.add(one.name)
+    one.doubts("")
+    other.doubts("")
 
 
 def _together(one: _Spell, other: _Spell) -> bool:

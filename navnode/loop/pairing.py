@@ -24,8 +24,8 @@ PosesAt = Callable[[npt.NDArray[np.int64]], Matrix]
 
 _KEPT, _FEWEST = 24, 10
 """X-rays that are compared with tracking, at most and at least."""
-_OLDEST_NS = 3_000_000_000
-"""The tracker's poses of longer ago may be forgotten."""
+_OLDEST_NS = 12_000_000_000
+"""The tracker's poses of longer ago may be forgotten; X-rays that come once a second are enough within it."""
 _FLOOR = np.array([0.003] * 3 + [0.7, 0.7, 3.0]) ** 2
 """Variance of what an X-ray shows beside its own: noise of trackers, and bias in depth, rad² and mm²."""
 _CONSISTENT = 6.0

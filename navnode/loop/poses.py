@@ -31,7 +31,11 @@ _SLOW_PERIODS, _SLOWEST_NS = 1.5, 270_000_000
 nothing, down to the latter period."""
 _FEW = 5
 """Samples of a run from which its period is known."""
-_CAPACITY = bound_of("pose")
+_REPEATED = 4
+"""A pose that is one of so many before, to the last bit, is none that was measured."""
+_CAPACITY, _KEPT_NS, _MOST = bound_of("pose"), 13_000_000_000, 1 << 14
+"""So many samples are kept, and those of this time, for X-rays that come once a second are compared with them; but
+never more than the last number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class PoseRing:
         self._place_in_run: list[int] = []  # 1 for the first sample after a gap
         self._broken = True
         self._repeated = 0
+        self._trimmed_at = 2 * _CAPACITY
         self.jumps = 0
         """How often the marker moved faster than a hand can."""
 
@@ -103,7 +108,8 @@ class PoseRing:
         Args:
             after: this many equal samples in a row are a repetition; 0: never.
         """
-        same = bool(self._poses) and self._poses[-1].tobytes() == tracker_from_marker.tobytes()
+        measured = tracker_from_marker.tobytes()
+        same = any(pose.tobytes() == measured for pose in self._poses[-_REPEATED:])
         self._repeated = self._repeated + 1 if same else 0
         return bool(after) and self._repeated >= after
 
@@ -120,8 +126,11 @@ class PoseRing:
         self._broken = False
         self._times_ns.append(timestamp_ns)
         self._poses.append(tracker_from_marker)
-        if len(self._times_ns) > 2 * _CAPACITY:
-            del self._times_ns[:_CAPACITY], self._poses[:_CAPACITY], self._place_in_run[:_CAPACITY]
+        if len(self._times_ns) > self._trimmed_at:
+            old = min(bisect_left(self._times_ns, timestamp_ns - _KEPT_NS), len(self._times_ns) - _CAPACITY)
+            old = max(old, len(self._times_ns) - _MOST // 2)
+            del self._times_ns[:old], self._poses[:old], self._place_in_run[:old]
+            self._trimmed_at = min(2 * max(len(self._times_ns), _CAPACITY), _MOST)
         return True
 
     def before(self, timestamp_ns: int) -> int:

@@ -72,6 +72,8 @@ class Tools:
         if stamp is Stamp.CLOCK_SET:
             ring.clear()
             self._continuity.lost()
+            if pose.device in self._tools:
+                self._identities.restamped(pose.device)
         if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _LATE_NS:
             # Not used; if that happens to all poses, the silence is noticed.
             self.dropped["late"] += stamp is not Stamp.LEARNING
@@ -88,7 +90,10 @@ class Tools:
             self._tools[pose.device].wait(pose)
             if ring.jumps > jumps:
                 self._identities.lost(pose.device, jumped=True)
-            self._identities.on_pose(pose.device, pose.timestamp_ns, pose.tracker_from_marker, settled=ring.settled)
+            seen_ns = clocks.usual_arrival_ns(pose.device, pose.timestamp_ns)
+            self._identities.on_pose(
+                pose.device, pose.timestamp_ns, seen_ns, pose.tracker_from_marker, settled=ring.settled
+            )
         if pose.device == self._devices.patient:
             moved = self._continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
             return (PoseOutcome.MOVED, moved) if moved else (PoseOutcome.KEPT, "")
@@ -143,6 +148,8 @@ class Tools:
         for device, ring in self.rings.items():
             self._lost(device)
             ring.clear()
+            if device in self._tools:
+                self._identities.restamped(device)
 
     def select(self, name: str) -> str:
         """Let the slices follow a tool; returns why not, or ''."""

@@ -150,6 +150,11 @@ class Bones:
         self._readings: dict[bytes, Reading] = {}
         self._center_mm = (np.inf,) * 3
 
+    @property
+    def engine(self) -> str:
+        """The engine that reads and refines, for display."""
+        return self._refiner.engine
+
     def forget(self) -> None:
         """Forget all readings, so that every view is read again."""
         self._readings.clear()

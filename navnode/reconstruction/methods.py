@@ -151,7 +151,10 @@ class Reconstructor:
     @property
     def engine(self) -> str:
         """The engine that computes, for display."""
-        return self._networks.engine if self._networks is not None else "native"
+        if self._networks is None or self._bones is None:
+            return "native"
+        volume, bone = self._networks.engine, self._bones.engine
+        return volume if volume == bone else f"{volume}, bone in {bone}"
 
     def forget(self) -> None:
         """Forget all views; the next call computes everything again."""

@@ -11,9 +11,10 @@ from navnode import cli
 from navnode.errors import ConfigError
 from navnode.reconstruction import engines, tensorrt
 from navnode.reconstruction.lift import lift
+from navnode.reconstruction.methods import Reconstructor
 from navnode.reconstruction.reading import Reader, thickness
 from navnode.reconstruction.refining import Refiner
-from navnode.types import Grid, View
+from navnode.types import Grid, Method, View
 from tests.reconstruction.balls import ball, views, with_a_rod
 
 
@@ -145,6 +146,15 @@ def test_tensorrt_on_a_gpu_matches_the_cpu():
     if not tensorrt.device() or tensorrt.package() is None:
         pytest.skip("no NVIDIA GPU with TensorRT")
     assert engines.load(engine="tensorrt").engine == "TensorRT fp16"
+
+
+def test_every_precision_that_computes_is_named(monkeypatch):
+    volume, bone = engines.load(threads=1).engine, engines.load_reader(threads=1)[1]
+    named = volume if bone == volume else f"{volume}, bone in {bone}"
+    assert Reconstructor(Method.LEARNED, threads=1).engine == named
+    monkeypatch.setattr(engines, "_computes_in_bf16", lambda: False)
+    assert "bf16" not in Reconstructor(Method.LEARNED, threads=1).engine
+    assert Reconstructor(Method.SART).engine == "native"
 
 
 def test_in_bf16_bone_is_read_and_refined_as_in_fp32():
