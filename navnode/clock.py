@@ -113,7 +113,7 @@ class Lateness:
         risen = self.offset_ns + (self.drift + self._DRIFT) * elapsed_ns
         self._at_ns = received_ns
         if last is not None and not self._ahead and not self._behind:
-            self._note_step(timestamp_ns - last[0], received_ns - last[1], difference)
+            self._note_step(timestamp_ns - last[0], received_ns - last[1], difference, difference - risen)
         if difference < risen - self._JITTER_NS:
             return self._on_ahead(difference)
         self._ahead.clear()
@@ -128,7 +128,7 @@ class Lateness:
         if self.offset_ns is not None:
             self._told_ns = self.offset_ns + rise_ns
 
-    def _note_step(self, stamped_ns: int, arrived_ns: int, difference: int) -> None:
+    def _note_step(self, stamped_ns: int, arrived_ns: int, difference: int, late_ns: float) -> None:
         """Note what a message says of a change that may begin with it, and how often messages come."""
         self._jump_ns, period_ns = arrived_ns - stamped_ns, self._period_ns
         told = self._told_ns is not None and abs(difference - self._told_ns) < self._JITTER_NS
@@ -136,6 +136,8 @@ class Lateness:
             self._why = Change.CLOCK
         elif self._was_late:
             pass  # it began earlier
+        elif abs(self._jump_ns) < abs(late_ns) / 2:
+            self._why = Change.MISJUDGED  # it began slowly
         elif period_ns and abs(arrived_ns - period_ns) < abs(self._jump_ns) / 2:
             self._why = Change.CLOCK
         elif arrived_ns > self._SILENT_PERIODS * period_ns > 0 and stamped_ns > self._MISSED_PERIODS * period_ns:

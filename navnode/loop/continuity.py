@@ -26,15 +26,15 @@ _LEVER_MM = 150.0
 _POINTS_MM = np.vstack([np.zeros(3), _LEVER_MM * np.eye(3)])
 _LEFT_MM = 2.0
 """A displacement that noise explains, with the marker in sight or not."""
-_ACCELERATION_MM_PER_S2 = 1_500.0
-"""Of a table that starts, or a breath that is held: a seventh of free fall. A start at once with 100 mm/s is not told
-from it, whatever the tracker's rate, nor does it leave a marker elsewhere."""
+_ACCELERATION_MM_PER_S2 = 2_000.0
+"""Of a table that starts, or a cough: a fifth of free fall. A table that all at once drives with 100 mm/s is within it
+and the displacement above, whatever the tracker's rate."""
 _SIGMAS = 6.0
 """How often the usual distance from the line through the last two poses is noise: of one in a million."""
 _HORIZONS_S, _COMPARED_EVERY_S = (0.1, 0.05, 0.025, 0.0125), 0.0035
-"""How far apart the means are that are compared: as long as bumps take. Each is of half of this time. However fast the
+"""How far apart the means are that are compared: as long as bumps take. Each is of a quarter of this. However fast the
 tracker is, they are compared no more often."""
-_ENDS = np.array([2.5, 2.0, 1.5, 1.0, 0.5, 0.0])
+_ENDS = np.array([2.25, 2.0, 1.25, 1.0, 0.25, 0.0])
 """Where the spans of three means begin and end, horizons ago."""
 _KEPT = 256
 """Poses that are remembered: at 1 kHz, as long as the longest of these lines."""
@@ -143,12 +143,12 @@ def _bend(times_s: Matrix, points_mm: Matrix, poses: int = 1) -> _Bend:
 
 
 def _bends_of_means(times_s: Matrix, points_mm: Matrix) -> Iterator[_Bend]:
-    """Bends of the way over longer times, of means over half of these."""
+    """Bends of the way over longer times, of means over a quarter of these, or of single poses where there are few."""
     ends_s = times_s[-1] - np.multiply.outer(_HORIZONS_S, _ENDS)
     for cuts in np.searchsorted(times_s, ends_s, "right").tolist():
-        poses = [cuts[k + 1] - cuts[k] for k in (0, 2, 4)]
-        if cuts[0] > 0 and min(poses) > 0 and max(poses) > 1:
-            spans = [slice(cuts[k], cuts[k + 1]) for k in (0, 2, 4)]
+        spans = [slice(min(cuts[k], cuts[k + 1] - 1), cuts[k + 1]) for k in (0, 2, 4)]
+        if cuts[0] > 0 and spans[0].stop <= spans[1].start and spans[1].stop <= spans[2].start:
+            poses = [span.stop - span.start for span in spans]
             at_s = np.array([times_s[span].sum() for span in spans]) / poses
             at_mm = np.array([points_mm[span].sum(axis=0) for span in spans]) / np.reshape(poses, (3, 1, 1))
             yield _bend(at_s, at_mm, min(poses))

@@ -70,12 +70,13 @@ class Frames:
 
     def on_frame(self, frame: Frame, clocks: Clocks) -> list[Output]:
         """Keep a frame as the newest one, or refuse it with a reason."""
-        if frame.timestamp_ns == self._last_exposure_ns:  # the last message again: the source is as good as silent
-            self.dropped["xray"] += 1
-            return []
-        self._last_received_ns = frame.received_ns
+        same = frame.timestamp_ns == self._last_exposure_ns  # the last message again: the source is as good as silent
+        self._last_received_ns = self._last_received_ns if same else frame.received_ns
         if reason := self.mismatch(frame):
             return self.refuse(frame, reason, clocks)
+        if same:
+            self.dropped["xray"] += 1
+            return []
         if self.repeats(frame):
             return self.refuse(frame, "the X-ray is the last one again, under a new time stamp", clocks)
         reason, clock_set = clocks.mistimed(frame, self._last_exposure_ns)

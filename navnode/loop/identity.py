@@ -11,7 +11,8 @@ Times are of the node's clock, by which measurements usually would have arrived,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from navnode.clock import NS_PER_S
 from navnode.types import Matrix, Status
@@ -56,8 +57,11 @@ class _Spell:
     jumped: bool = False
     ended_ns: int = 0
     """0 while it lasts."""
-    again: tuple[int, _Mm] | None = None
-    """When and where the marker was lost again while it was unresolved whose it is."""
+
+    def explains(self, at_mm: _Mm) -> bool:
+        """Whether a tool may plausibly have moved from its last position to another one, or along its path."""
+        nearest_mm = min(math.dist(at_mm, self.from_mm), self.off_path_mm(at_mm))
+        return nearest_mm <= _reach_mm(self.ended_ns - self.began_ns)
 
     def off_path_mm(self, at_mm: _Mm) -> float:
         """Distance from the extrapolated path; a hand keeps its velocity for a moment only."""
@@ -77,6 +81,8 @@ class _Marker:
     period_ns: float = 0.0
     spell: _Spell | None = None
     """The latest spell."""
+    origin: _Spell | None = None
+    """The one after which it became doubtful until that is resolved."""
     stamp_ns: int = 0
     """Of the last pose, by the tracker's clock; 0: it was set since."""
     doubt: str = ""
@@ -101,6 +107,7 @@ class _Marker:
 
     def doubts(self, doubt: str, until_ns: int = 0, other: str = "", met_ns: int = 0) -> None:
         """Doubt that it is this tool; '': no longer."""
+        self.origin = (self.origin or self.spell) if doubt and not until_ns else None
         self.doubt, self.doubted_until_ns, self.doubted_with, self.met_ns = doubt, until_ns, other, met_ns
 
     @property
@@ -146,10 +153,7 @@ class Identities:
         marker = self._markers[device]
         if marker.last_mm is None or (marker.spell is not None and not marker.spell.ended_ns):
             return
-        if marker.spell is not None and marker.unresolved:  # what it is compared with is from before the doubt
-            marker.spell.ended_ns, marker.spell.again = 0, (marker.last_ns, marker.last_mm)
-        else:
-            marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.mm_per_ns, jumped)
+        marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.mm_per_ns, jumped)
 
     def on_pose(
         self, device: str, stamp_ns: int, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool
@@ -202,9 +206,7 @@ class Identities:
     def _is_anothers(self, marker: _Marker, timestamp_ns: int, at_mm: _Mm, off_mm: float) -> bool:
         """Whether a pose that is off its own path lies on another marker's, as that went on or was a moment ago."""
         near_mm = _ON_OTHERS_PATH_MM + _MUCH_NEARER * (off_mm - _ASTRAY_MM)
-        for other in self._markers.values():
-            if other is marker:
-                continue
+        for other in self._others(marker):
             there_mm, spell = other.at_mm(timestamp_ns), other.spell
             if there_mm is not None and math.dist(at_mm, there_mm) < near_mm:
                 return True
@@ -213,6 +215,9 @@ class Identities:
                 if math.dist(at_mm, _ahead(spell.from_mm, way_mm, timestamp_ns - spell.began_ns)) < near_mm:
                     return True
         return False
+
+    def _others(self, marker: _Marker) -> Iterator[_Marker]:
+        return (other for other in self._markers.values() if other is not marker)
 
     def _watch_meeting(self, marker: _Marker, timestamp_ns: int, at_mm: _Mm) -> None:
         """Two markers that were in one place are two if they part while both are seen."""
@@ -226,11 +231,15 @@ class Identities:
 
     def _judge(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> None:
         """Compare a marker that came back with those that were away at the same time, and those that are doubted."""
-        again, spell.again = spell.again, None
-        if again is not None and math.dist(at_mm, again[1]) <= _reach_mm(spell.ended_ns - again[0]):
-            return  # the same as before, whichever that is
+        if marker.unresolved and marker.origin is not None:
+            if spell.explains(at_mm):  # the same as before, whichever that is, or another that was away as well
+                for other in self._others(marker):
+                    if other.spell is not None and _together(spell, other.spell):
+                        self._compare(marker, spell, at_mm, other, plausible=True)
+                return
+            marker.spell = spell = replace(marker.origin, ended_ns=spell.ended_ns)
         own_mm, off_path_mm = math.dist(at_mm, spell.from_mm), spell.off_path_mm(at_mm)
-        plausible = min(own_mm, off_path_mm) <= _reach_mm(spell.ended_ns - spell.began_ns)
+        plausible = spell.explains(at_mm)
         if marker.doubted_until_ns <= spell.ended_ns:
             marker.doubts("")
         met = self._met(marker, spell, at_mm) if own_mm > _SAME_PLACE_MM else None
@@ -240,17 +249,16 @@ class Identities:
             marker.doubts(f"it came back where {met.name} is", other=met.name, met_ns=spell.ended_ns)
         elif not marker.doubt and len(self._markers) > 1 and off_path_mm > _ON_PATH_MM:
             marker.doubts("it has just come back", spell.ended_ns + _BACK_DOUBTED_NS)
-        for other in self._markers.values():
-            if other is not marker and other.spell is not None:
-                if _together(spell, other.spell):
-                    self._compare(marker, spell, at_mm, other, plausible=plausible)
-                elif other.unresolved and other.spell.ended_ns:
-                    self._compare_later(marker, spell, at_mm, other)
+        for other in self._others(marker):
+            if other.spell is not None and _together(spell, other.spell):
+                self._compare(marker, spell, at_mm, other, plausible=plausible)
+            elif other.origin is not None:
+                self._compare_later(marker, spell, at_mm, other, other.origin)
 
     def _met(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> _Marker | None:
         """The marker that is seen where this one came back."""
-        for other in self._markers.values():
-            there_mm = None if other is marker else other.at_mm(spell.ended_ns)
+        for other in self._others(marker):
+            there_mm = other.at_mm(spell.ended_ns)
             if there_mm is not None and math.dist(at_mm, there_mm) < _SAME_PLACE_MM:
                 return other
         return None
@@ -265,7 +273,7 @@ class Identities:
         kept_mm = own_mm + math.dist(other.last_mm, other.spell.from_mm)
         swapped_mm = cross_mm + math.dist(other.last_mm, spell.from_mm)
         if swapped_mm + _CLEARLY_MM < kept_mm:
-            _exchanged(marker, other)
+            _exchange(marker, other)
         elif kept_mm + _CLEARLY_MM < swapped_mm and plausible:
             if other.doubted_with == marker.name:
                 other.doubts("")
@@ -274,19 +282,14 @@ class Identities:
                 both = f"{marker.name} and {other.name} were hidden together; confirm which is which"
                 one.doubts(both, other=two.name)
 
-    def _compare_later(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker) -> None:
+    def _compare_later(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker, origin: _Spell) -> None:
         """Compare with one that was doubted before, and may have taken this one's place."""
-        assert other.spell is not None and other.last_mm is not None
-        reach_mm = _reach_mm(spell.ended_ns - other.spell.began_ns)
-        cross_mm = math.dist(at_mm, other.spell.from_mm)
-        own_mm = math.dist(at_mm, spell.from_mm)
-        took_mm = math.dist(other.last_mm, spell.from_mm)
-        if (
-            cross_mm <= reach_mm
-            and took_mm <= reach_mm
-            and cross_mm + took_mm + _CLEARLY_MM < own_mm + math.dist(other.last_mm, other.spell.from_mm)
-        ):
-            _exchanged(marker, other)
+        assert other.last_mm is not None
+        reach_mm = _reach_mm(spell.ended_ns - origin.began_ns)
+        cross_mm, took_mm = math.dist(at_mm, origin.from_mm), math.dist(other.last_mm, spell.from_mm)
+        kept_mm = math.dist(at_mm, spell.from_mm) + math.dist(other.last_mm, origin.from_mm)
+        if max(cross_mm, took_mm) <= reach_mm and cross_mm + took_mm + _CLEARLY_MM < kept_mm:
+            _exchange(marker, other)
 
 
 def _reach_mm(hidden_ns: int) -> float:
@@ -294,7 +297,7 @@ def _reach_mm(hidden_ns: int) -> float:
     return min(_NEAR_MM + _HAND_MM_PER_S * hidden_ns / NS_PER_S, _FARTHEST_MM)
 
 
-def _exchanged(one: _Marker, other: _Marker) -> None:
+def _exchange(one: _Marker, other: _Marker) -> None:
     one.exchanged_with.add(other.name)
     other.exchanged_with.add(one.name)
     one.doubts("")

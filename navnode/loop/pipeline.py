@@ -125,9 +125,10 @@ class Pipeline:
         if outcome is PoseOutcome.NOT_SEEN:
             return self.tools.invalidate(pose.device, reason, pose.timestamp_ns, seen=False)
         if outcome is PoseOutcome.CLOCK_SET:
-            self.patient.unsure(f"the clock of {pose.device} was set; an X-ray would confirm that nothing moved")
+            self.patient.clock_set(f"the clock of {pose.device} was set; an X-ray would confirm that nothing moved")
         if outcome is PoseOutcome.MOVED:
-            self.patient.moved(f"{reason}; an X-ray would confirm that it has not moved on the patient")
+            told = f"{reason}; an X-ray would confirm that it has not moved on the patient"
+            self.patient.moved(told, pose.timestamp_ns)
         if outcome in (PoseOutcome.CLOCK_SET, PoseOutcome.DROPPED):
             return []
         overlays = self.tools.overlays(self.patient, self.clocks)
@@ -167,7 +168,8 @@ class Pipeline:
         if unpaired := self.frames.unpaired(request.frame, request.patient_from_carm, self.tools, self.clocks):
             verdict, loss = invalid(unpaired), Loss.NONE
         else:
-            verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns)
+            exposed_ns = self.frames.exposed_ns(request.frame, self.clocks)
+            verdict, loss = self.patient.on_registration(request, registration, self.clocks.now_ns, exposed_ns)
         outputs = self._reset_registration(loss)
         if loss is not Loss.NONE:
             self.clocks.reconsider()
@@ -217,7 +219,7 @@ class Pipeline:
         outputs = [*self.volume.begin(), *self._start()]
         outputs += self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
         outputs += self.bodies.tick(self.clocks.now_ns)
-        self.patient.watch(tracked=self.tools.patient_seen(self.clocks))
+        self.patient.watch(tracked=self.tools.patient_seen(self.clocks), seen_ns=self.tools.patient_newest_ns)
         changed = self.patient.validity(self.clocks.now_ns).status is not self.patient.reported
         return outputs + self._report_patient() if changed else outputs
 
@@ -257,8 +259,9 @@ class Pipeline:
         self.frames.reset()
         if self.volume.current is None:
             self.volume.forget_views()  # their poses are relative to a marker that may be moved
-        self.patient.doubt(f"source {source.name} vanished")
         vanished = f"source {source.name} vanished"
+        self.patient.clock_set(vanished)  # it may come back with another one
+        self.patient.doubt(vanished)
         return [*self._report_patient(), *self.frames.withdraw(vanished), *self.bodies.forget(vanished)]
 
     def _report_patient(self, *, only_changed: bool = False) -> list[Output]:

@@ -54,6 +54,8 @@ class Tools:
         self._continuity = Continuity()
         self._identities = Identities({tool.device: tool.name for tool in config.tools})
         self._received_ns = dict.fromkeys(self.rings, 0)
+        self._refused: dict[str, tuple[int, Stamp]] = {}
+        """Device -> when a pose last came that was not used, and what was thought of its stamp."""
         self.active = config.tools[0].name if config.tools else ""
         """The tool that the slices follow."""
         self.validity: dict[str, Validity] = {}
@@ -77,6 +79,7 @@ class Tools:
         if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _LATE_NS:
             # Not used; if that happens to all poses, the silence is noticed.
             self.dropped["late"] += stamp is not Stamp.LEARNING
+            self._refused[pose.device] = pose.received_ns, stamp
             return (PoseOutcome.CLOCK_SET if stamp is Stamp.CLOCK_SET else PoseOutcome.DROPPED), ""
         if pose.timestamp_ns > ring.newest_ns and ring.frozen(pose.tracker_from_marker, self._frozen_after):
             self._lost(pose.device)
@@ -122,8 +125,17 @@ class Tools:
                 known is None or known.usable
             ):
                 newest_ns = self.rings[device].newest_ns
-                outputs += self.invalidate(device, "no pose from the tracker", newest_ns, seen=False)
+                outputs += self.invalidate(device, self._silence(device, clocks.now_ns), newest_ns, seen=False)
         return outputs
+
+    def _silence(self, device: str, now_ns: int) -> str:
+        """Why there is no pose of a marker to use."""
+        refused_ns, stamp = self._refused.get(device, (0, Stamp.EXPECTED))
+        if now_ns - refused_ns > self.rings[device].stale_ns:
+            return "no pose from the tracker"
+        if stamp is Stamp.EXPECTED:
+            return "its poses arrive late, or the tracker's clock was set back"
+        return "its poses are stamped ahead of time, or the tracker's clock was set"
 
     def invalidate(self, device: str, reason: str, timestamp_ns: int, *, seen: bool = True) -> list[Output]:
         """Withdraw a tool's overlay; nothing for a device that is not a tool."""

@@ -261,17 +261,17 @@ class Node:
         )
 
     def _from_source(self, name: str, message: Message, arrival: Arrival) -> None:
-        if self._belongs(message, name, arrival):
+        if self._belongs(message, name, arrival, configured=True):
             self._ingest_message(message, arrival, self._runner.feed)
 
-    def _belongs(self, message: Message, origin: str, arrival: Arrival) -> bool:
+    def _belongs(self, message: Message, origin: str, arrival: Arrival, *, configured: bool) -> bool:
         """Whether a source may send a message's device; if not, the operator is notified."""
         if not self._runner.ingest.listens_to(message):
             if doubt := self._runner.ingest.mistaken(message):
                 log.warning("%s %s", origin, doubt)
                 self._runner.feed(Rejected(origin, doubt, arrival.received_ns))
             return True
-        refusal = self._origins.refusal(message.device, origin)
+        refusal = self._origins.refusal(message.device, origin, configured=configured)
         if refusal:
             self._runner.feed(Rejected(origin, refusal, arrival.received_ns))
         return not refusal
@@ -319,7 +319,7 @@ class Node:
             refusal = f"sends {message.device}, which this node accepts from its sources alone: ignored"
             self._runner.feed(Rejected(peer.address, refusal, arrival.received_ns))
             return
-        if not self._belongs(message, peer.address, arrival):
+        if not self._belongs(message, peer.address, arrival, configured=False):
             return
 
         def feed(pushed: Input, number: int | None) -> None:
@@ -333,9 +333,9 @@ class Node:
         self._ingest_message(message, arrival, feed)
 
     def _console_left(self, peer: Peer, why: str) -> None:
+        self._origins.gone(peer.address)  # also where its first image is still being corrected
         if peer in self._pushing:
             self._pushing.discard(peer)
-            self._origins.gone(peer.address)
             self._runner.feed(SourceState(peer.address, False, why, now_ns()))
 
     def _commands(self) -> dict[str, Handler]:

@@ -1,7 +1,8 @@
 """Which source may send a device: the one that sent it first, until it vanishes.
 
 Otherwise a console that sends ``DrillToTracker``, or a second tracker with a device of the same name, would move the
-drill on every display.
+drill on every display. What a configured source has ever sent is for configured sources alone: a console that pushes
+would otherwise take a device over in the moment that its source takes to connect again.
 """
 
 from __future__ import annotations
@@ -14,11 +15,22 @@ class Origins:
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
+        self._reserved: set[str] = set()
 
-    def refusal(self, device: str, origin: str) -> str:
-        """Why a source may not send a device, or ''; a device without an owner belongs to the source from then on."""
+    def refusal(self, device: str, origin: str, *, configured: bool = True) -> str:
+        """Why a source may not send a device, or ''; a device without an owner belongs to the source from then on.
+
+        Args:
+            configured: whether the source is one of the configuration, rather than a console that pushes.
+        """
+        if device in self._reserved and not configured:
+            return f"sends {device}, which comes from a configured source: ignored"
         owner = self._owners.setdefault(device, origin)
-        return "" if owner == origin else f"sends {device}, which comes from {owner}: ignored"
+        if owner != origin:
+            return f"sends {device}, which comes from {owner}: ignored"
+        if configured:
+            self._reserved.add(device)
+        return ""
 
     def gone(self, origin: str) -> None:
         """A source vanished: its devices may come from elsewhere."""

@@ -105,6 +105,8 @@ class RegistrationOverTime:
         self._unsure_frames, self._unsure_why = 0, ""
         self._marker_moved = False
         """Whether that is because the marker may have moved: frames must then show where it is."""
+        self._since_ns = 0
+        """When it may have moved, by the tracker's clock: what was exposed before shows nothing of it."""
         self._distances: deque[float] = deque(maxlen=_RUN)
         self._innovations: deque[Matrix] = deque(maxlen=_FEW)
         self._usual: deque[float] = deque(maxlen=_USUAL)
@@ -156,10 +158,17 @@ class RegistrationOverTime:
         self._why_not = "not confirmed by an X-ray yet"
 
     def on_registration(
-        self, request: RegistrationRequest, registration: Registration, now_ns: int
+        self, request: RegistrationRequest, registration: Registration, now_ns: int, exposed_ns: int | None = None
     ) -> tuple[Validity, Loss]:
-        """Use one frame's registration; returns that frame's validity, and what was lost."""
+        """Use one frame's registration; returns that frame's validity, and what was lost.
+
+        Args:
+            exposed_ns: when the frame was exposed, by the tracker's clock; default: after all that is known of the
+                marker. Frames that were exposed before the marker may have moved show where it was.
+        """
         frame_validity = registration.validity
+        if exposed_ns is not None and exposed_ns < self._since_ns:
+            return frame_validity, Loss.NONE
         if not frame_validity.usable:
             if self.searching:
                 self._searches += 1
@@ -253,11 +262,21 @@ class RegistrationOverTime:
         self._marker_moved = self._marker_moved and self._unsure_frames > 0
         self._unsure_frames, self._unsure_why = self._settings.confirm_frames, reason
 
-    def moved(self, reason: str) -> None:
+    def moved(self, reason: str, at_ns: int) -> None:
         """The patient's marker moved, perhaps on the patient: DEGRADED, and what it placed less certain, until frames
-        show where it is."""
+        show where it is.
+
+        Args:
+            at_ns: time of the first pose that shows it, by the tracker's clock.
+        """
+        self._since_ns = at_ns
         self._sliding.moved()
         self._loosen(reason)
+
+    def clock_set(self, reason: str) -> None:
+        """The clock of a marker was set: times of before are not comparable with those since."""
+        self._since_ns = 0
+        self.unsure(reason)
 
     def _loosen(self, reason: str) -> None:
         self.unsure(reason)
@@ -305,9 +324,14 @@ class RegistrationOverTime:
         if self._why_not.startswith(_NONE_YET):
             self._why_not = f"{_NONE_YET}: {reason}"
 
-    def watch(self, *, tracked: bool) -> None:
-        """Note whether the tracker sees the patient's marker now."""
+    def watch(self, *, tracked: bool, seen_ns: int = 0) -> None:
+        """Note whether the tracker sees the patient's marker now.
+
+        Args:
+            seen_ns: time of its newest pose, by the tracker's clock.
+        """
         if self._tracked and not tracked:
+            self._since_ns = seen_ns + 1
             self.unsure("the patient's marker was hidden; an X-ray would confirm that it has not moved")
         self._tracked = tracked
 

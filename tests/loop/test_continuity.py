@@ -34,15 +34,15 @@ class Marker:
         return self
 
 
-@pytest.mark.parametrize(("mm", "told"), [(2.1, False), (2.2, True), (-2.2, True)])
+@pytest.mark.parametrize(("mm", "told"), [(2.1, False), (2.3, True), (-2.3, True)])
 def test_a_step_in_sight(mm, told):
-    """2 mm, and what a patient can accelerate by in 10 ms: 0.15 mm."""
+    """2 mm, and what a patient can accelerate by in 10 ms: 0.2 mm."""
     [said] = Marker().rested().seen(mm)
     assert bool(said) is told
     assert not told or said == "the patient's marker jumped by 2 mm"
 
 
-@pytest.mark.parametrize(("rad", "told"), [(0.014, False), (0.0146, True)])
+@pytest.mark.parametrize(("rad", "told"), [(0.014, False), (0.0154, True)])
 def test_a_turn_counts_where_the_anatomy_is(rad, told):
     """150 mm away from the marker."""
     [said] = Marker().rested().seen(0.0, turned_rad=rad)
@@ -53,7 +53,7 @@ def test_a_turn_counts_where_the_anatomy_is(rad, told):
 @pytest.mark.parametrize("poses", [1, 2, 3])
 def test_a_step_while_few_poses_are_known(poses):
     assert Marker().rested(poses).seen(2.0) == [""]
-    assert Marker().rested(poses).seen(2.2) != [""]
+    assert Marker().rested(poses).seen(2.3) != [""]
 
 
 def test_even_motion_is_predicted():
@@ -125,7 +125,7 @@ def test_what_is_forgotten_is_not_compared():
 
 
 @pytest.mark.parametrize("hz", [30, 60, 100, 250, 500])
-@pytest.mark.parametrize(("mm", "took_ms"), [(8.0, 15), (6.0, 40), (10.0, 70), (20.0, 150)])
+@pytest.mark.parametrize(("mm", "took_ms"), [(8.0, 15), (6.0, 40), (10.0, 70), (20.0, 120)])
 def test_a_bump_is_no_patient_however_often_it_is_seen(hz, mm, took_ms):
     """Told before it is half over, as far as poses show that: after two poses, or 4.5 mm."""
     continuity, told_mm = Continuity(), None
@@ -135,17 +135,17 @@ def test_a_bump_is_no_patient_however_often_it_is_seen(hz, mm, took_ms):
             told_mm = moved_mm
             break
     assert told_mm is not None
-    assert told_mm <= max(4.5, mm / 2, min(mm, 2 * mm / (hz * took_ms / 1000)))
+    assert told_mm < 1e-9 + max(4.5, mm / 2, min(mm, 2 * mm / (hz * took_ms / 1000)))
 
 
 @pytest.mark.parametrize("hz", [20.5, 30, 60, 100, 250, 500])
 @pytest.mark.parametrize("noise", [0.0, 1.0], ids=["quiet", "noisy"])
 def test_breathing_and_a_table_that_starts_are_no_bump(hz, noise):
-    """Breaths of 8 mm, four seconds long, on a table that at once drives with 90 mm/s, for a second."""
+    """Breaths of 8 mm, four seconds long, on a table that at once drives with 100 mm/s, for a second."""
     rng, continuity, said = np.random.default_rng(0), Continuity(), []
     for k in range(round(20 * hz)):
         t_s = k / hz
-        at = np.array([8 * np.sin(np.pi / 2 * t_s), 90 * np.clip(t_s - 5, 0, 1), 0.0])
+        at = np.array([8 * np.sin(np.pi / 2 * t_s), 100 * np.clip(t_s - 5, 0, 1), 0.0])
         pose = g.rigid(None, tuple(at)) @ g.exp(noise * rng.normal(0, 1, 6) * ([2e-4] * 3 + [0.1] * 3))
         said.append(continuity.check(round(1e9 * (1 + t_s)), pose))
     assert not any(said)
@@ -155,7 +155,7 @@ def test_breathing_and_a_table_that_starts_are_no_bump(hz, noise):
 
 
 @pytest.mark.parametrize(
-    ("period_ms", "mm", "told"), [(40, 4.3, False), (40, 4.5, True), (60, 1.9, False), (60, 2.1, True)]
+    ("period_ms", "mm", "told"), [(40, 5.1, False), (40, 5.3, True), (60, 1.9, False), (60, 2.1, True)]
 )
 def test_between_poses_far_apart_a_marker_is_not_watched(period_ms, mm, told):
     """Up to 50 ms a table that starts explains a way; above that, it would hide a marker that moved."""
