@@ -33,6 +33,14 @@ _AS_STAMPED = 10
 """How far around the shift by which stamps are as they say others are tried, in steps."""
 
 
+_CHANGED = {
+    Change.CLOCK: "the clock of the X-ray source was set",
+    Change.SILENCE: "the clock of the X-ray source was set, or its X-rays take longer to arrive",
+    Change.DELAY: "X-rays take less time to arrive than before",
+    Change.MISJUDGED: "X-rays take less time to arrive than the first ones",
+}
+
+
 class Clocks:
     """The node's time, which comes from messages alone, and the clock of every device.
 
@@ -237,7 +245,7 @@ class Clocks:
         """Learn from a frame; returns why its time stamp cannot be trusted, or '', and whether its clock was set."""
         stamp = self.stamp(self._xray, frame.timestamp_ns, frame.received_ns)
         if stamp is Stamp.CLOCK_SET:
-            return "the clock of the X-ray source was set", True
+            return _CHANGED[self._lateness[self._xray].change], True
         return self._doubted(frame, stamp, last_exposure_ns), False
 
     def _doubted(self, frame: Frame, stamp: Stamp, last_exposure_ns: int) -> str:

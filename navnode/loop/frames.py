@@ -38,6 +38,8 @@ _STALE_NS = max_age_ns("xray")
 _SILENT_PERIODS, _SILENT_LEAST_NS = 5, 300_000_000
 """A source of images is silent after this many of its periods."""
 _LEAST_KNOWN = 4
+_REMEMBERED = 4
+"""X-rays that the next one must differ from."""
 _LONGEST_EXPOSURE_NS = 100_000_000
 """Slower series are pulsed: an exposure is never longer, whatever the time between two."""
 _DELAYS = range(-5, 61, 5)
@@ -62,7 +64,7 @@ class Frames:
         self._motion_mm = config.trust.motion_mm
         self._exposure_ns = None if config.trust.exposure_ms is None else round(config.trust.exposure_ms * 1e6)
         self._exposed: deque[int] = deque(maxlen=9)
-        self._last_counts: Array | None = None
+        self._last_counts: deque[Array] = deque(maxlen=_REMEMBERED)
         self._held_noise = config.trust.held_noise
         self._motion = Motion(self._isocentre_mm)
         self._slots = PictureSlots()
@@ -86,7 +88,8 @@ class Frames:
         if reason:
             self.dropped["late"] += 1
             return self.refuse(frame, reason, clocks)
-        self._last_exposure_ns, self._last_counts = frame.timestamp_ns, frame.counts
+        self._last_exposure_ns = frame.timestamp_ns
+        self._last_counts.append(frame.counts)
         self._exposed.append(frame.timestamp_ns)
         waiting, self.pending = self.pending, frame
         if waiting is None:
@@ -97,13 +100,14 @@ class Frames:
         return self.refuse(waiting, "the tracker has no pose for the exposure", clocks)
 
     def repeats(self, frame: Frame) -> bool:
-        """Whether the source sent its last image again, without an exposure: noise makes exposures differ.
+        """Whether the source sent its last image again, without an exposure, or one of those before: noise makes
+        exposures differ.
 
         A frame grabber adds noise of its own to what is held, ``trust.held_noise``.
         """
         if frame.timestamp_ns == self._last_exposure_ns:
             return True
-        return self._last_counts is not None and same_exposure(self._last_counts, frame.counts, self._held_noise)
+        return any(same_exposure(kept, frame.counts, self._held_noise) for kept in self._last_counts)
 
     @property
     def period_ns(self) -> int | None:
@@ -249,6 +253,7 @@ class Frames:
     def reset(self) -> None:
         """A source vanished: forget the waiting frame, time stamps and motion."""
         self.pending = None
-        self._last_exposure_ns, self._last_counts = 0, None
+        self._last_exposure_ns = 0
+        self._last_counts.clear()
         self._exposed.clear()
         self._motion = Motion(self._isocentre_mm)

@@ -219,7 +219,7 @@ class Pipeline:
         outputs = [*self.volume.begin(), *self._start()]
         outputs += self.tools.tick(self.patient, self.clocks) + self.frames.tick(self.clocks)
         outputs += self.bodies.tick(self.clocks.now_ns)
-        self.patient.watch(tracked=self.tools.patient_seen(self.clocks), seen_ns=self.tools.patient_newest_ns)
+        self.patient.watch(why_hidden=self.tools.why_patient_hidden(self.clocks), seen_ns=self.tools.patient_newest_ns)
         changed = self.patient.validity(self.clocks.now_ns).status is not self.patient.reported
         return outputs + self._report_patient() if changed else outputs
 

@@ -23,6 +23,7 @@ from navnode.types import Matrix, Output, Rejected, Status, ToolPose, TrackedPos
 
 __all__ = ["PoseOutcome", "Tools"]
 
+_SILENT = "no pose from the tracker"
 _LATE_NS = max_age_ns("pose")
 """A pose that arrives later than this is not used."""
 
@@ -132,7 +133,7 @@ class Tools:
         """Why there is no pose of a marker to use."""
         refused_ns, stamp = self._refused.get(device, (0, Stamp.EXPECTED))
         if now_ns - refused_ns > self.rings[device].stale_ns:
-            return "no pose from the tracker"
+            return _SILENT
         if stamp is Stamp.EXPECTED:
             return "its poses arrive late, or the tracker's clock was set back"
         return "its poses are stamped ahead of time, or the tracker's clock was set"
@@ -215,9 +216,14 @@ class Tools:
         way_mm = np.linalg.norm(g.transform(after, points_mm) - g.transform(before, points_mm), axis=1)
         return share * float(way_mm.max())
 
-    def patient_seen(self, clocks: Clocks) -> bool:
-        """Whether the patient's marker was seen recently."""
-        return clocks.now_ns - self._received_ns[self._devices.patient] < PATIENT_HIDDEN_NS
+    def why_patient_hidden(self, clocks: Clocks) -> str:
+        """Why there was no pose of the patient's marker recently, or ''."""
+        patient = self._devices.patient
+        if clocks.now_ns - self._received_ns[patient] < PATIENT_HIDDEN_NS:
+            return ""
+        if (silence := self._silence(patient, clocks.now_ns)) != _SILENT:
+            return f"the patient's marker: {silence}"
+        return "the patient's marker is not seen"
 
     @property
     def carm_newest_ns(self) -> int:

@@ -116,7 +116,7 @@ class RegistrationOverTime:
         """What was known before the marker moved, until X-rays have shown where it rests now."""
         self._last_good_ns = self._last_source_ns = self._last_measured_ns = 0
         self._why_not = _NONE_YET
-        self._tracked = True
+        self._tracked, self._untracked_why = True, ""
         self._accepted = self._located = False
         self._sparse = False
         self.reported: Status | None = None
@@ -324,12 +324,14 @@ class RegistrationOverTime:
         if self._why_not.startswith(_NONE_YET):
             self._why_not = f"{_NONE_YET}: {reason}"
 
-    def watch(self, *, tracked: bool, seen_ns: int = 0) -> None:
+    def watch(self, *, why_hidden: str, seen_ns: int = 0) -> None:
         """Note whether the tracker sees the patient's marker now.
 
         Args:
+            why_hidden: why there is no pose of it, or ''.
             seen_ns: time of its newest pose, by the tracker's clock.
         """
+        tracked, self._untracked_why = not why_hidden, why_hidden
         if self._tracked and not tracked:
             self._since_ns = seen_ns + 1
             self.unsure("the patient's marker was hidden; an X-ray would confirm that it has not moved")
@@ -400,7 +402,7 @@ class RegistrationOverTime:
         if self.filter is None or self.searching:
             return Status.INVALID, self._why_not
         if not self._tracked:
-            return Status.INVALID, "the patient's marker is not seen"
+            return Status.INVALID, self._untracked_why
         if not self.confirmed:
             if self._good == 0:
                 return Status.INVALID, self._why_not
