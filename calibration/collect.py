@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -92,10 +91,10 @@ def _panel(heard: Heard, verdict: Calibration[Any] | None, left_s: float) -> Gro
     """Figures beside their pass marks, and the next thing to do."""
     table = Table.grid(padding=(0, 2))
     for device, times in heard.times_s.items():
-        table.add_row(f"[bold]{device}[/]", f"{len(times)} samples", "")
+        table.add_row(Text(device, "bold"), f"{len(times)} samples", "")
     if verdict is not None:
         for figure in map(measured, verdict.figures):
-            table.add_row(escape(figure.what), in_words(figure), "[green]✓[/]" if figure.kept else "[yellow]…[/]")
+            table.add_row(figure.what, in_words(figure), Text("✓", "green") if figure.kept else Text("…", "yellow"))
     if verdict is None:
         advice = Text("waiting for the devices", style="yellow")
     elif verdict.passed:

@@ -11,12 +11,12 @@ from typing import Self
 
 import msgspec
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 
 from navnode import config
 from navnode.commands.logs import only_errors_of
-from navnode.commands.ui import Ui, messages
+from navnode.commands.ui import Ui, messages, standard_output
 from navnode.errors import ConfigError
 from navnode.files import whole
 from navnode.loop.calibrations import with_kept
@@ -217,7 +217,7 @@ def _near(path: Path) -> Path:
 
 
 def _draw(found: AllReport) -> None:
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    console = standard_output(None if sys.stdout.isatty() else _WIDTH)
     console.print(guiding.summary(found.steps))
     for name in found.lacking:
         step = next(each for each in found.steps if each.name == name)

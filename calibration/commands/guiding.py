@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -104,11 +103,11 @@ def live(run: Run, share: float, left_s: float) -> Group:
     """A measurement under way: what is received, covered and found, and the next thing to do."""
     table = Table.grid(padding=(0, 2))
     for device, count in zip(run.devices.values(), run.counts(), strict=True):
-        table.add_row(f"[bold]{escape(device)}[/]", f"{count} samples" if count else "[yellow]waiting[/]", "")
+        table.add_row(Text(device, "bold"), f"{count} samples" if count else Text("waiting", "yellow"), "")
     for step in run.steps:
         if step.kind.name in run.verdicts:
             for figure in verdict_state(step, run).figures:
-                table.add_row(escape(figure.what), in_words(figure), "[green]✓[/]" if figure.kept else "[yellow]…[/]")
+                table.add_row(figure.what, in_words(figure), Text("✓", "green") if figure.kept else Text("…", "yellow"))
     parts: list[RenderableType] = [ProgressBar(100, 100 * share, width=_BAR), table]
     if run.covered.labels:
         marks = [f"{'●' if done else '○'} {label}" for label, done in run.covered.labels]
@@ -135,16 +134,18 @@ def summary(steps: Sequence[StepState]) -> Table:
     for head in ("step", "state", "result", "used"):
         table.add_column(head, style="bold" if head == "step" else "")
     for step in steps:
-        table.add_row(step.name, _state(step), escape(found_in_words(step.found)), _used_now(step))
+        table.add_row(step.name, _state(step), found_in_words(step.found), _used_now(step))
     return table
 
 
-def _state(step: StepState) -> str:
+def _state(step: StepState) -> Text:
     if step.state == State.KEPT:
-        return f"[green]kept[/] {_ago(step.created_ns)}"
+        return Text.assemble(("kept", "green"), f" {_ago(step.created_ns)}")
     if step.state == State.REFUSED:
-        return "[red]not usable[/]"
-    return "left out" if step.skipped else "not needed" if step.need == "optional" else f"[yellow]{step.need}[/]"
+        return Text("not usable", "red")
+    if step.skipped or step.need == "optional":
+        return Text("left out" if step.skipped else "not needed")
+    return Text(step.need, "yellow")
 
 
 def _ago(created_ns: int) -> str:
@@ -154,7 +155,7 @@ def _ago(created_ns: int) -> str:
 
 
 def _used_now(step: StepState) -> str:
-    return used(step.used) if step.state == State.KEPT else escape(step.reason)
+    return used(step.used) if step.state == State.KEPT else step.reason
 
 
 def _of_shot(shot: Glance | None) -> str:

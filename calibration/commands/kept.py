@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import typer
-from rich.console import Console
 
 from navnode.clock import now_ns
-from navnode.commands.ui import Ui
+from navnode.commands.ui import Ui, standard_output
 from navnode.files import artifacts
 
 from ..kept import why_not_usable
@@ -48,4 +47,4 @@ def check(request: CheckRequest, ui: Ui) -> None:
 
 def _draw(report: CheckReport) -> None:
     for each in report.artifacts:
-        Console().print(f"{each.path}: {each.reason or 'fine'}", markup=False, highlight=False)
+        standard_output().print(f"{each.path}: {each.reason or 'fine'}", markup=False, highlight=False)

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from navnode.clock import now_ns
+from navnode.commands.ui import standard_output
 from navnode.files.artifacts import NS_PER_DAY, Artifact
 
 from ..exchange import Exchanged
@@ -23,23 +24,23 @@ from ..verdict import Calibration, plain
 
 def show_calibration(found: Calibration[Any], out: Path | None) -> None:
     """The verdict and the result, then figures beside their pass marks; all numbers are in ``--json``."""
-    console = Console()
+    console = standard_output()
     if found.passed:
         kept = f"; written to {out}" if out is not None else "; nothing was written (--out)"
-        console.print(f"[bold green]PASS[/]{kept}", highlight=False)
+        console.print(Text("PASS", "bold green"), kept, sep="", highlight=False)
         console.print(found_in_words(results_found(found)), markup=False, highlight=False)
     else:
-        console.print("[bold red]FAIL[/]", highlight=False)
+        console.print(Text("FAIL", "bold red"), highlight=False)
     table = Table.grid(padding=(0, 2))
     for figure in map(measured, found.figures):
-        mark = "[green]✓[/]" if figure.kept else "[red]✗[/]"
-        table.add_row(escape(figure.what), *values_in_words(figure), mark)
+        mark = Text("✓", "green") if figure.kept else Text("✗", "red")
+        table.add_row(figure.what, *values_in_words(figure), mark)
     console.print(table)
 
 
 def show_artifact(found: Artifact[Any]) -> None:
     """Whose it is, until when it holds, and its figures."""
-    console = Console()
+    console = standard_output()
     table = Table.grid(padding=(0, 2))
     age = f"{(now_ns() - found.created_ns) / NS_PER_DAY:.1f} days" if found.created_ns else ""
     left = f"{(found.expires_ns - now_ns()) / NS_PER_DAY:.1f} days" if found.expires_ns else "never"
@@ -52,7 +53,7 @@ def show_artifact(found: Artifact[Any]) -> None:
         ("expires in", left),
         ("inputs", ", ".join(found.inputs)),
     ):
-        table.add_row(f"[bold]{name}[/]", value)
+        table.add_row(Text(name, "bold"), value)
     console.print(table)
     console.print(found_in_words(results_found(found)), markup=False, highlight=False)
     gates = found.quality.get("gates", {})
@@ -68,16 +69,18 @@ def show_exchanged(found: Exchanged) -> None:
     """What another program's file holds."""
     table = Table.grid(padding=(0, 2))
     for (source, target), matrix in found.transforms.items():
-        table.add_row(f"[bold]{target}_from_{source}[/]", np.array2string(matrix, precision=4, suppress_small=True))
+        table.add_row(
+            Text(f"{target}_from_{source}", "bold"), np.array2string(matrix, precision=4, suppress_small=True)
+        )
     for label, at in found.points_mm.items():
-        table.add_row(f"[bold]{label}[/]", np.array2string(at, precision=3))
+        table.add_row(Text(label, "bold"), np.array2string(at, precision=3))
     for device, lag in found.lags_s.items():
-        table.add_row(f"[bold]{device}[/]", f"{1e3 * lag:.1f} ms late")
+        table.add_row(Text(device, "bold"), f"{1e3 * lag:.1f} ms late")
     if found.carm is not None:
-        table.add_row("[bold]carm[/]", str(found.carm))
+        table.add_row(Text("carm", "bold"), str(found.carm))
     if found.angles_deg is not None:
-        table.add_row("[bold]angles[/]", "orbital {:.1f}, angulation {:.1f} degrees".format(*found.angles_deg))
-    Console().print(table)
+        table.add_row(Text("angles", "bold"), "orbital {:.1f}, angulation {:.1f} degrees".format(*found.angles_deg))
+    standard_output().print(table)
 
 
 def _print_figures(
@@ -88,7 +91,7 @@ def _print_figures(
         if name in ("gates", "covariance"):
             continue
         limit = f"gate {gates[name]:g}" if name in gates else ""
-        table.add_row(f"[bold]{name}[/]", _brief(value), limit)
+        table.add_row(Text(name, "bold"), _brief(value), limit)
     console.print(table)
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.recording.requests import ArchiveRequest
 
 if TYPE_CHECKING:  # loaded only when the command runs
@@ -47,10 +45,8 @@ def _draw(report: ArchiveReport) -> None:
     for row in report.rows:
         figures = ("" if value is None else f"{value:g}" for value in (row.xrays, row.seconds))
         size = f"{row.size_bytes / 1e6:.1f}" if row.size_bytes else ""
-        table.add_row(
-            escape(Path(row.session).name), *figures, size, row.outcome.value, escape(row.reason or row.sha256)
-        )
-    Console().print(table)
+        table.add_row(Path(row.session).name, *figures, size, row.outcome.value, row.reason or row.sha256)
+    standard_output().print(table)
     counted = ", ".join(f"{number} {outcome}" for outcome, number in report.counts.items())
     sent = f"{report.sent_bytes / 1e6:.1f} MB sent, {report.archive_bytes / 1e9:.3g} GB there"
     say(f"{report.to}: {counted}; {sent}")

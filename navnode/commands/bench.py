@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import typer
-from rich.console import Console
 
 from navnode.bench.requests import (
     AllRequest,
@@ -30,7 +29,7 @@ from navnode.commands import bench_loop
 from navnode.commands.command import command
 from navnode.commands.fetch import ct_path
 from navnode.commands.supervised import show_figures
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.errors import NavError
 from navnode.files.whole import write_whole
 
@@ -242,7 +241,7 @@ def capacity(request: CapacityRequest, ui: Ui) -> None:
 def recording(request: RecordingRequest, ui: Ui) -> None:
     """Measure recording: its cost to the loop, losses, what survives a kill, and the time of a seek."""
     report = bench_loop.recording_cost(request, ui.progress("Writing, seeking, killing"))
-    ui.show(report, lambda cost: Console().print_json(json.dumps(msgspec.to_builtins(cost))))
+    ui.show(report, lambda cost: standard_output().print_json(json.dumps(msgspec.to_builtins(cost))))
 
 
 @command(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from navnode.commands.ui import standard_output
 
 if TYPE_CHECKING:  # a benchmark's module is loaded only when it runs
     from navnode.bench.archive import ArchiveFigures
@@ -30,7 +32,7 @@ def draw_all(made: Entry) -> None:
     for name, figure in made.figures.items():
         value = f"{figure.value:g}" if figure.peer else f"{figure.value:g} {figure.unit}"
         table.add_row(name, value, f"± {figure.spread:.0%}", figure.peer)
-    Console().print(table)
+    standard_output().print(table)
 
 
 def draw_archive(report: ArchiveFigures) -> None:
@@ -40,7 +42,7 @@ def draw_archive(report: ArchiveFigures) -> None:
         table.add_column(name.replace("_", " "))
     for scale in report.scales:
         table.add_row(*(f"{getattr(scale, name):g}" for name in scale.__struct_fields__))
-    Console().print(table)
+    standard_output().print(table)
 
 
 def draw_gpu(report: GpuReport) -> None:
@@ -49,8 +51,8 @@ def draw_gpu(report: GpuReport) -> None:
     colours = {"passed": "green", "failed": "red", "skipped": "dim"}
     for name, check in report.checks.items():
         figures = ", ".join(f"{what} {value:g}" for what, value in check.figures.items())
-        table.add_row(name, f"[{colours[check.status]}]{check.status}[/]", check.reason or figures)
-    Console().print(table)
+        table.add_row(name, Text(check.status, colours[check.status]), check.reason or figures)
+    standard_output().print(table)
 
 
 def draw_igtl(report: IgtlReport) -> None:
@@ -60,9 +62,9 @@ def draw_igtl(report: IgtlReport) -> None:
         table.add_column(column)
     for name, by in report.results.items():
         table.add_row(name, *(_bench_cell(by[i]) for i in report.implementations))
-    Console().print(table)
+    standard_output().print(table)
     ratios = "   ".join(f"{name}: {ratio:g}x" for name, ratio in report.ratios.items())
-    Console().print(f"Speed relative to the others: {ratios}", highlight=False)
+    standard_output().print(f"Speed relative to the others: {ratios}", highlight=False)
 
 
 def draw_projector(report: ProjectorReport) -> None:
@@ -73,7 +75,7 @@ def draw_projector(report: ProjectorReport) -> None:
     table = Table("direction", *ways, "error", title=size)
     for name, figures in report.directions.items():
         table.add_row(name, *(f"{ms:.1f}" for ms in figures.ms.values()), f"{figures.error:.1e}")
-    Console().print(table)
+    standard_output().print(table)
     lines = [
         "+d: with the six derivatives with respect to the pose",
         f"adjoint: dot products agree to {report.adjoint_error:.1e}",
@@ -84,7 +86,7 @@ def draw_projector(report: ProjectorReport) -> None:
         lines.append(f"RTK's forward takes {min(ratios):g} to {max(ratios):g} times as long as {isa} with derivatives")
     if report.nanodrr is not UNSET:
         lines.append(f"nanodrr's forward and backward take {report.nanodrr.ratio:g} times as long")
-    Console().print("\n".join(lines), highlight=False)
+    standard_output().print("\n".join(lines), highlight=False)
 
 
 def draw_sizes(report: SizesReport) -> None:
@@ -97,17 +99,17 @@ def draw_sizes(report: SizesReport) -> None:
     for row in report.projections:
         times = (f"{ms:.1f}" for ms in row.ms.values())
         table.add_row(f"{row.voxels}³", f"{row.memory_mib:g}", f"{row.prepared_s:.1f}", *times)
-    Console().print(table)
+    standard_output().print(table)
     for what, times_ms in (("measured", report.by_threads_ms), ("by Amdahl's law", report.modelled_ms)):
         line = ", ".join(f"{count}: {ms:.1f}" for count, ms in times_ms.items())
-        Console().print(f"256³ to 512² by threads, {what}, ms: {line or '-'}", highlight=False)
+        standard_output().print(f"256³ to 512² by threads, {what}, ms: {line or '-'}", highlight=False)
     table = Table(
         "CT", "detector", "prepared, s", "found, ms", "tracked, ms", title="registration of one X-ray, medians"
     )
     for each in report.registrations:
         cells = f"{each.prepared_s:.1f}", f"{each.found_ms:.1f}", f"{each.tracked_ms:.1f}"
         table.add_row(each.ct, f"{each.detector_px}²", *cells)
-    Console().print(table)
+    standard_output().print(table)
 
 
 def draw_capacity(report: Capacity) -> None:
@@ -128,7 +130,7 @@ def draw_capacity(report: Capacity) -> None:
             f"  pose to overlay, p50 and p99, ms: {seen.overlay_p50_ms:.1f}, {seen.overlay_p99_ms:.1f} / "
             f"{_ms(said.overlay_p50_ms)}, {_ms(said.overlay_p99_ms)}",
         ]
-    Console().print("\n".join(lines), highlight=False)
+    standard_output().print("\n".join(lines), highlight=False)
     table = Table(
         *("rooms", "consoles each", "cores", "X-ray p50, p99 ms", "overlay p50, p99 ms", "registered", "shown", "busy"),
         title="simulated: 15 X-rays/s and 8 tools at 100 Hz in each room",
@@ -140,7 +142,7 @@ def draw_capacity(report: Capacity) -> None:
             f"{_ms(each.overlay_p50_ms)}, {_ms(each.overlay_p99_ms)}",
             *(f"{100 * share:.0f} %" for share in (each.registered, each.shown, each.busy)),
         )
-    Console().print(table)
+    standard_output().print(table)
 
 
 def _ms(value: float | None) -> str:
@@ -167,7 +169,7 @@ def draw_models(report: ModelBench) -> None:
             f"{jig.elapsed_s:.1f}",
             ", ".join(bones),
         )
-    Console().print(table)
+    standard_output().print(table)
     lines = [
         f"X-rays by {report.renderer}; medians: Dice {text(report.dice['jig'], '.3f')} with the jig, "
         f"{text(report.dice['known'], '.3f')} with known poses (lost: {text(report.dice_lost, '.3f')}); "
@@ -175,7 +177,7 @@ def draw_models(report: ModelBench) -> None:
         f"stated intervals that hold the error: {text(report.held, '.0%')} of {report.surfaces}",
         f"error of a third over the stated one (2.5, 50, 97.5 %): {report.regions_ratio}, {report.thirds} thirds",
     ]
-    Console().print("\n".join(lines), highlight=False, markup=False)
+    standard_output().print("\n".join(lines), highlight=False, markup=False)
 
 
 def draw_trust(report: TrustReport) -> None:
@@ -183,14 +185,14 @@ def draw_trust(report: TrustReport) -> None:
     table = Table("trap", "VALID and wrong", title="Single X-rays, before frames have to agree")
     for kind, found in report.by_kind.items():
         table.add_row(kind, _rate_text(found))
-    Console().print(table)
+    standard_output().print(table)
     lines = [
         f"VALID and wrong: {_rate_text(report.false_accepts)}",
         f"right, but not VALID: {_rate_text(report.false_refusals)}",
         f"not registered, and said so: {_rate_text(report.unregistered)}",
         *(f"trap {row.number}: {row.kind} on {row.ct}, {row.lateral_mm} mm" for row in report.accepted),
     ]
-    Console().print("\n".join(lines), highlight=False)
+    standard_output().print("\n".join(lines), highlight=False)
 
 
 def draw_registration(report: RegistrationReport) -> None:
@@ -200,13 +202,13 @@ def draw_registration(report: RegistrationReport) -> None:
     for name, row in rows.items():
         medians = [f"{part.median:.3f}" for part in (row.lateral_mm, row.depth_mm, row.full_mm)]
         table.add_row(name, _rate_text(row.under_1_mm_lateral), *medians, f"{row.ms.median:.0f}")
-    Console().print(table)
+    standard_output().print(table)
     trust = Table("", "VALID or not", title="Trust")
     trust.add_row("right, but not VALID", _rate_text(report.quality.false_reject))
     trust.add_row("wrong, but VALID", _rate_text(report.quality.false_accept))
     for kind, rate in report.quality.wrong_image_valid.items():
         trust.add_row(f"{kind}: VALID", _rate_text(rate))
-    Console().print(trust)
+    standard_output().print(trust)
     unknown = report.unknown
     lines = [
         f"Tracking: {report.sequences.frames_per_s:g} frames/s",
@@ -214,7 +216,7 @@ def draw_registration(report: RegistrationReport) -> None:
         f"targets {unknown.located_mm.median:.3f} mm off, {unknown.located_known_mm.median:.3f} mm with it known; "
         f"sigma holds {_rate_text(unknown.sigma_holds)}",
     ]
-    Console().print("\n".join(lines), highlight=False)
+    standard_output().print("\n".join(lines), highlight=False)
 
 
 def draw_bodies(report: BodiesReport) -> None:
@@ -232,7 +234,7 @@ def draw_bodies(report: BodiesReport) -> None:
     across = followed.across_mm
     table.add_row("across the beam: median, p95", f"{across.median:.2f}, {across.p95:.2f} mm")
     table.add_row("X-rays a second", f"{followed.frames_per_s:g}")
-    Console().print(table)
+    standard_output().print(table)
 
 
 def draw_real(report: RealReport) -> None:
@@ -249,7 +251,7 @@ def draw_real(report: RealReport) -> None:
             f"{_listed_px(row.outline_px)} (by chance {_listed_px(row.chance_px)})",
             *(f"{found.hits} of {found.of}" for found in (row.ends_together, row.valid, row.wrong_valid)),
         )
-    Console().print(table)
+    standard_output().print(table)
     table = Table(
         "bone", "instant", "across mm", "other picture px", "interval holds", "status", title="One view alone"
     )
@@ -259,7 +261,7 @@ def draw_real(report: RealReport) -> None:
             f"{part.median:.2f} (p95 {part.p95:.2f})" for part in (row.one_view_across_mm, row.one_view_other_px)
         ]
         table.add_row(row.bone, row.instant, *spreads, f"{row.one_view_holds.hits} of {row.one_view_holds.of}", said)
-    Console().print(table)
+    standard_output().print(table)
 
 
 def _listed_px(values: list[float]) -> str:
@@ -279,13 +281,13 @@ def draw_reconstruction(report: ReconstructionReport) -> None:
                 cells = [*map(_figure, values, (1, 3, 3, 3, 1)), *map(_figure, shares, (3, 3))]
                 table.add_row(count, name, *cells, _figure(row.elapsed_ms, 0))
             table.add_section()
-        Console().print(table)
+        standard_output().print(table)
         for count, parts in report.parts[group].items():
             reader = f"reader {_figure(parts.thickness_error_mm, 1)} mm, outline {_figure(parts.outline_dice, 3)}"
             true, read = _figure(parts.lift_true_dice, 3), _figure(parts.lift_read_dice, 3)
             lift = f"lift of true thickness {true}, of read {read}"
             lungs = "" if parts.lung_dice is UNSET else f"; lungs {parts.lung_dice:.3f}"
-            Console().print(f"{count} views: {reader}; {lift}{lungs}", highlight=False)
+            standard_output().print(f"{count} views: {reader}; {lift}{lungs}", highlight=False)
 
 
 def _figure(value: float | UnsetType, digits: int) -> str:

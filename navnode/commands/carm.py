@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.gateways.requests import CArmSetupRequest
 
 if TYPE_CHECKING:  # OpenCV is loaded only when the command runs
@@ -38,9 +38,11 @@ def setup(request: CArmSetupRequest, ui: Ui) -> None:
 def _draw_findings(findings: CArmFindings) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in findings.preset().items():
-        table.add_row(f"[bold]{key}[/]", str(value))
-    table.add_row("[bold]exposures[/]", f"{findings.exposures_per_s:g} a second; {findings.steps} steps of brightness")
-    table.add_row("[bold]held[/]", f"{100 * findings.held_share:.0f} % of the pictures")
-    Console().print(table)
+        table.add_row(Text(key, "bold"), str(value))
+    table.add_row(
+        Text("exposures", "bold"), f"{findings.exposures_per_s:g} a second; {findings.steps} steps of brightness"
+    )
+    table.add_row(Text("held", "bold"), f"{100 * findings.held_share:.0f} % of the pictures")
+    standard_output().print(table)
     for line in findings.lines:
         say(line)

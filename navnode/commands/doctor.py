@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode import config
 from navnode.commands.command import command
-from navnode.commands.ui import Ui
+from navnode.commands.ui import Ui, standard_output
 from navnode.config.fields import argument
 from navnode.node import readiness
 from navnode.node.processes import may_take_loop_priority
@@ -46,5 +46,5 @@ def _draw(report: MachineReport) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in msgspec.to_builtins(report).items():
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(f"[bold]{key}[/]", shown)
-    Console().print(table)
+        table.add_row(Text(key, "bold"), shown)
+    standard_output().print(table)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, messages
+from navnode.commands.ui import Ui, messages, standard_output
 from navnode.config.fields import Threads, option
 from navnode.errors import NavError
 
@@ -119,8 +119,8 @@ def _draw_list(report: ListReport) -> None:
     table = Table("engine", "version", "runs here")
     for one in report.engines:
         table.add_row(one.title, one.version or "-", "yes" if one.runs else f"no: {one.why_not}")
-    Console().print(table)
-    Console().print(f"Volumes are reconstructed by: {report.uses}", highlight=False)
+    standard_output().print(table)
+    standard_output().print(f"Volumes are reconstructed by: {report.uses}", highlight=False)
 
 
 def _draw_check(report: CheckReport) -> None:
@@ -130,11 +130,11 @@ def _draw_check(report: CheckReport) -> None:
     for name, checked in report.engines.items():
         numbers = (f"{checked.max_error_hu:.3f}", f"{checked.dice_change:.5f}")
         times = (f"{checked.view_ms:.0f}", f"{checked.volume_ms:.0f}")
-        table.add_row(engines.title(name), *numbers, *times, "fine" if checked.good else "[red]wrong[/]")
-    Console().print(table)
+        table.add_row(engines.title(name), *numbers, *times, "fine" if checked.good else Text("wrong", "red"))
+    standard_output().print(table)
 
 
 def _draw_plans(report: BuildReport) -> None:
     for name, plan in report.plans.items():
         how = "already built" if plan.was_there else f"built in {plan.seconds:.1f} s"
-        Console().print(f"{name}: {plan.bytes / 1e6:.1f} MB, {how}", highlight=False)
+        standard_output().print(f"{name}: {plan.bytes / 1e6:.1f} MB, {how}", highlight=False)

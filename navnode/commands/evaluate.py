@@ -6,12 +6,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from navnode.bench.requests import EvaluateRequest
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 
 if TYPE_CHECKING:  # loaded only when the command runs
     from navnode.bench.evaluation import EvaluationReport, Row
@@ -58,5 +57,5 @@ def _draw(report: EvaluationReport) -> None:
     for key in next(iter(sums.values())).__struct_fields__:
         values = (getattr(each, key) for each in sums.values())
         table.add_row(key, *("-" if value is None else f"{value:g}" for value in values))
-    Console().print(table)
+    standard_output().print(table)
     say(report.report)

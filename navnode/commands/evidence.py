@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui
+from navnode.commands.ui import Ui, standard_output
 from navnode.errors import ConfigError
 from navnode.evidence.requests import EvidenceRequest
 
@@ -68,15 +67,15 @@ def _stated(manifest: Manifest) -> str:
 
 
 def _draw(made: Evidence, request: EvidenceRequest) -> None:
-    out = Console()
+    out = standard_output()
     for ran in made.steps:
         why = f": {ran.why}" if ran.why else ""
-        out.print(f"{ran.outcome:10} {ran.title} ({ran.seconds:.0f} s){why}", markup=False, highlight=False)
+        out.print(f"{ran.outcome:10} {ran.title} ({ran.seconds:.0f} s){why}", highlight=False)
     held = sum(each.holds for each in made.risks)
-    out.print(f"{held} of {len(made.risks)} risks have tests of their control that passed", markup=False)
+    out.print(f"{held} of {len(made.risks)} risks have tests of their control that passed")
     for problem in made.problems:
-        out.print(f"failed: {problem}", markup=False, highlight=False)
+        out.print(f"failed: {problem}", highlight=False)
     for each in made.lacking:
-        out.print(f"not verified: {each}", markup=False, highlight=False)
+        out.print(f"not verified: {each}", highlight=False)
     assert request.out is not None
-    out.print(f"{made.outcome}: {request.out / 'evidence.html'}, signed", markup=False, highlight=False)
+    out.print(f"{made.outcome}: {request.out / 'evidence.html'}, signed", highlight=False)

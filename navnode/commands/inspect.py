@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.errors import DamagedError
 from navnode.recording.requests import InspectRequest
 
@@ -34,12 +34,12 @@ def inspect(request: InspectRequest, ui: Ui) -> None:
 
 
 def _draw(report: SessionReport) -> None:
-    out = Console()
+    out = standard_output()
     head = Table.grid(padding=(0, 2))
     for key in ("start", "seconds", "whole", "lost", "clock_jumps", "dropped", "versions"):
         value = getattr(report, key)
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        head.add_row(f"[bold]{key.replace('_', ' ')}[/]", shown)
+        head.add_row(Text(f"{key.replace('_', ' ')}", "bold"), shown)
     out.print(head)
     topics = Table("topic", "messages", "Hz", "MB", "longest gap s")
     for name, row in report.topics.items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.jig.requests import JigCheckRequest, JigMakeRequest
 
 if TYPE_CHECKING:  # OpenCV is loaded only when the command runs
@@ -57,7 +57,7 @@ def _draw(report: JigReport) -> None:
         ("off the layout", f"{report.off_mm:.2f} mm rms; {report.worst} by {report.worst_mm:.2f} mm"),
         ("scale", report.scale),
     ):
-        table.add_row(f"[bold]{key}[/]", value)
-    Console().print(table)
+        table.add_row(Text(key, "bold"), value)
+    standard_output().print(table)
     for line in (*report.refused, *(f"{name}: seen too rarely, left out" for name in report.left_out)):
         say(line)

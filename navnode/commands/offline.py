@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from navnode.commands.command import command
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.offline.requests import (
     BodiesRequest,
     ModelRequest,
@@ -208,7 +207,7 @@ def _draw_registration(report: RegistrationReport) -> None:
         sigma = "  ".join(f"{value:.2f}" for value in view.sigma.translation_mm)
         figures = (f"{view.similarity:.3f}", sigma, f"{view.elapsed_ms:.0f}")
         table.add_row(str(index), view.status, *figures, view.reason)
-    Console().print(table)
+    standard_output().print(table)
     if isinstance(report.overlays, list):
         say(f"{len(report.overlays)} pictures in {Path(report.overlays[0]).parent}")
 
@@ -216,7 +215,7 @@ def _draw_registration(report: RegistrationReport) -> None:
 def _draw_calibration(report: CalibrationReport) -> None:
     _draw_registration(report)
     if report.status == "INVALID":
-        Console().print(f"INVALID: {report.reason}", highlight=False)
+        standard_output().print(f"INVALID: {report.reason}", highlight=False)
         return
     (u, v), (sigma_u, sigma_v) = report.carm["principal_point_px"], report.sigma_pp_px
     lines = [
@@ -230,7 +229,7 @@ def _draw_calibration(report: CalibrationReport) -> None:
     if report.out:
         lines.append(f"written: {report.out}")
     for line in lines:
-        Console().print(line, highlight=False)
+        standard_output().print(line, highlight=False)
 
 
 def _draw_bodies(report: BodiesReport) -> None:
@@ -240,8 +239,8 @@ def _draw_bodies(report: BodiesReport) -> None:
         similarity = "  ".join("-" if value is None else f"{value:.2f}" for value in body.similarity)
         apart = "-" if body.views_apart_mm is None else f"{body.views_apart_mm:.2f}"
         table.add_row(body.name, body.status, similarity, sigma, apart, body.reason)
-    Console().print(table)
-    Console().print(f"compared by {report.likeness}", highlight=False)
+    standard_output().print(table)
+    standard_output().print(f"compared by {report.likeness}", highlight=False)
 
 
 def _draw_plans(report: PlansReport) -> None:
@@ -249,9 +248,9 @@ def _draw_plans(report: PlansReport) -> None:
     for plan in report.plans:
         entry, target = ("  ".join(f"{value:.1f}" for value in each) for each in (plan.entry_mm, plan.target_mm))
         table.add_row(plan.name, f"{plan.length_mm:.1f}", entry, target, plan.view)
-    Console().print(table)
+    standard_output().print(table)
     if report.out:
-        Console().print(f"written: {report.out}", highlight=False)
+        standard_output().print(f"written: {report.out}", highlight=False)
 
 
 def _draw_list(report: ListReport) -> None:
@@ -259,15 +258,15 @@ def _draw_list(report: ListReport) -> None:
     for body in report.bodies:
         size, center = ("  ".join(f"{value:.0f}" for value in each) for each in (body.size_mm, body.center_mm))
         table.add_row(body.name, str(body.voxels), size, center, body.reason)
-    Console().print(table)
+    standard_output().print(table)
     if report.out:
-        Console().print(f"written: {report.out}", highlight=False)
+        standard_output().print(f"written: {report.out}", highlight=False)
 
 
 def _draw_model(report: ModelReport) -> None:
     from navnode.offline.model_page import angle_text
 
-    Console().print(f"{report.status}: {report.reason}", markup=False, highlight=False)
+    standard_output().print(f"{report.status}: {report.reason}", highlight=False)
     if report.bones:
         table = Table("bone", "length (mm)", "volume (cm3)", "expected error (mm)", "outside the pictures")
         for bone in report.bones:
@@ -276,10 +275,12 @@ def _draw_model(report: ModelReport) -> None:
             error = "unknown" if bone.error_mm is None else f"{bone.error_mm:.1f} ({low:.1f} to {high:.1f})"
             name = f"{bone.name} (doubtful)" if bone.doubt else bone.name
             table.add_row(name, length, f"{bone.volume_cm3:.0f}", error, "" if bone.whole else "goes on")
-        Console().print(table)
+        standard_output().print(table)
     if report.angles:
         table = Table("bone", "angle", "degrees (95 %)")
         for angle in report.angles:
             table.add_row(angle.bone, angle.name, angle_text(angle))
-        Console().print(table)
-    Console().print(f"{report.out}/{report.page}, {report.elapsed_ms / 1e3:.1f} s; {report.use}", highlight=False)
+        standard_output().print(table)
+    standard_output().print(
+        f"{report.out}/{report.page}, {report.elapsed_ms / 1e3:.1f} s; {report.use}", highlight=False
+    )

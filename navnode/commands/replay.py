@@ -8,15 +8,15 @@ import contextlib
 import msgspec
 import typer
 from msgspec import UNSET
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.fetch import load_ct
 from navnode.commands.keyboard import keyboard
 from navnode.commands.supervised import free_port, run_supervised, show_figures
-from navnode.commands.ui import Ui, say
+from navnode.commands.ui import Ui, say, standard_output
 from navnode.config import Config, PlayerSection, SourceSection
 from navnode.config.fields import Address
 from navnode.recording import Recording, regression
@@ -63,8 +63,8 @@ def _draw(report: ReplayReport) -> None:
         if key == "comparison" or value in (None, [], ""):
             continue
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(f"[bold]{key}[/]", shown)
-    Console().print(table)
+        table.add_row(Text(key, "bold"), shown)
+    standard_output().print(table)
     comparison = report.comparison
     if comparison is UNSET:
         return
@@ -72,8 +72,8 @@ def _draw(report: ReplayReport) -> None:
     for topic in sorted({*comparison.compared, *comparison.missing, *comparison.extra}):
         counts = (comparison.compared, comparison.different, comparison.missing, comparison.extra)
         rows.add_row(topic, *(str(count.get(topic, 0)) for count in counts))
-    Console().print(rows)
-    Console().print("The outputs agree." if comparison.same else "The outputs differ.")
+    standard_output().print(rows)
+    standard_output().print("The outputs agree." if comparison.same else "The outputs differ.")
 
 
 def _player(request: ReplayRequest, address: Address) -> PlayerSection:

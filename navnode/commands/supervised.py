@@ -14,9 +14,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from navnode.commands import processor, terminal
-from navnode.commands.ui import messages, print_json
+from navnode.commands.ui import messages, print_json, standard_output
 from navnode.config import Config, PlayerSection, SimulatorSection
 from navnode.config.fields import option
 from navnode.errors import NavError, RecordingError
@@ -186,7 +187,8 @@ def _report(
 
 def _print_addresses(loaded: Config) -> None:
     if loaded.display.enabled:
-        messages.print(f"Page:     [link]http://{loaded.display.host}:{loaded.display.port}/[/link]", highlight=False)
+        address = f"http://{loaded.display.host}:{loaded.display.port}/"
+        messages.print("Page:     ", Text(address, f"link {address}"), sep="", highlight=False)
     messages.print(f"Consoles: OpenIGTLink on {loaded.console.host}:{loaded.console.port}", highlight=False)
 
 
@@ -199,7 +201,7 @@ def show_figures(report: RunReport, as_json: bool, seconds: float | None) -> Non
     if as_json:
         print_json(report)
     elif seconds is not None:
-        _print_report(report, Console())
+        _print_report(report, standard_output())
     if report.recording.failure:
         raise RecordingError(f"recording {report.recording}")
 
@@ -208,5 +210,5 @@ def _print_report(report: RunReport, console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     for key, value in msgspec.to_builtins(report).items():
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(f"[bold]{key}[/]", shown)
+        table.add_row(Text(key, "bold"), shown)
     console.print(table)

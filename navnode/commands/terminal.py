@@ -69,7 +69,7 @@ def line_of(state: NodeState) -> str:
 def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
     """The live table."""
     if state is None:
-        return Panel(Text("No contact with the node; status unknown", "red"), title=title, subtitle=NOTICE)
+        return Panel(Text("No contact with the node; status unknown", "red"), title=Text(title), subtitle=NOTICE)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
@@ -99,8 +99,8 @@ def render(state: NodeState | None, title: str, events: list[str]) -> Panel:
             Text(str(recording), "red" if recording.failure or recording.lost or recording.short_of_disk else ""),
         )
     notes = [Text(line, "yellow") for line in (*state.notices, *events)]
-    title = f"[bold reverse] REPLAY [/] {title}" if state.replay else title
-    return Panel(Group(table, *notes), title=title, subtitle=NOTICE)
+    replayed = Text.assemble((" REPLAY ", "bold reverse"), f" {title}") if state.replay else Text(title)
+    return Panel(Group(table, *notes), title=replayed, subtitle=NOTICE)
 
 
 def _validity(validity: Validity) -> Text:

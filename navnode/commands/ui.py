@@ -13,13 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-messages = Console(stderr=True)
+
+
+def standard_output(width: int | None = None) -> Console:
+    """Standard output, for people. Names and reasons come from anywhere: nothing in them is read as markup."""
+    return Console(markup=False, width=width)
+
+
+messages = Console(stderr=True, markup=False)
 """Standard error: for people, with and without ``--json``."""
 
 
 def say(line: str) -> None:
     """Print a line on standard error, unchanged."""
-    messages.print(line, markup=False, highlight=False)
+    messages.print(line, highlight=False)
 
 
 def print_json(report: object) -> None:
@@ -72,7 +79,7 @@ class Ui:
         return lambda now: self._shown(bar).update(task, description=now, advance=1)
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
-        parts = (TextColumn("{task.description}"), BarColumn(), *columns)
+        parts = (TextColumn("{task.description}", markup=False), BarColumn(), *columns)
         return Progress(*parts, console=messages, transient=True, disable=not messages.is_terminal)
 
     def _shown(self, bar: Progress) -> Progress:
@@ -91,7 +98,7 @@ class Ui:
 
     def answer(self, report: object, line: str) -> None:
         """Show a report: as one JSON document, or as a line on standard output."""
-        self.show(report, lambda _: Console().print(line, markup=False, highlight=False))
+        self.show(report, lambda _: standard_output().print(line, highlight=False))
 
     def done(self, report: object, line: str) -> None:
         """Show what was done: as one JSON document, or as a line on standard error."""
