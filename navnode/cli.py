@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,6 +27,9 @@ app = typer.Typer(
 )
 
 
+_LONGEST = 200
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 1 the work failed, 2 bad arguments or configuration."""
     os.umask(0o077)  # recordings, calibrations and keys are their owner's
@@ -36,13 +39,28 @@ def main() -> None:
     try:
         app()
     except (ConfigError, CalibrationError) as error:
-        print(f"navnode: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _fail(str(error), 2)
     except NavError as error:
-        print(f"navnode: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        _fail(str(error), 1)
+    except OSError as error:  # of a file that nobody expected to be unreadable
+        if error.filename is None:
+            raise
+        _fail(f"{_shown(error.filename)}: {error.strerror}", 2)
+    except UnicodeEncodeError as error:
+        _fail(f"{_shown(error.object)}: a name that is not UTF-8 cannot be written", 2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(problem: str, code: int) -> NoReturn:
+    print(f"navnode: {problem}", file=sys.stderr)  # noqa: T201 - one line says why
+    sys.exit(code)
+
+
+def _shown(name: object) -> str:
+    """A file's name, whatever bytes it has, short enough for a line."""
+    text = os.fsdecode(name) if isinstance(name, bytes) else str(name)
+    return text[:_LONGEST].encode("utf-8", "backslashreplace").decode()
 
 
 def _end(number: int, _: object) -> None:

@@ -17,6 +17,7 @@ import trimesh
 from pydicom.uid import ExplicitVRLittleEndian
 
 from navnode import geometry as g
+from navnode.errors import ConfigError
 from navnode.files.meshes import read_mesh
 from navnode.files.views import ViewFile, write_views
 from navnode.files.volumes import read_volume
@@ -160,7 +161,8 @@ def test_stated_angles_leave_scale_open_and_heights_are_found(pictures, tmp_path
 def test_pictures_that_contradict_each_other_give_no_model(pictures, tmp_path):
     shot(limb(26.0, 210.0), tmp_path / "other.png", 90)
     given = (pictures / "ap.png", tmp_path / "other.png", "--pixel-mm", 1.2, "--distance-mm", 1000)
-    report = navnode(*given, "--angles", "0,90", "--out", tmp_path / "out")
+    assert navnode(*given, "--angles", "0,90", "--out", tmp_path / "out", code=1)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["status"] == "INVALID" and "contradict each other" in report["reason"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json"]
     page = (tmp_path / "out" / "report.html").read_text()
@@ -205,20 +207,51 @@ def test_a_folder_with_files_is_left_alone(pictures, tmp_path):
     assert "nothing is replaced" in error and [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+def dicom(path: Path, number: int, angle_deg: float, **stated: object) -> None:
+    """Write a picture that states how it was taken."""
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.12.1", f"1.2.3.{number}"
+    dataset.Modality, dataset.Rows, dataset.Columns = "XA", 40, 50
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.ImagerPixelSpacing, dataset.PositionerPrimaryAngle = [0.3, 0.4], angle_deg
+    dataset.DistanceSourceToDetector, dataset.DistanceSourceToPatient = 1100, 800
+    for keyword, value in stated.items():
+        setattr(dataset, keyword, value)
+    dataset.PixelData = np.full((40, 50), 900, np.uint16).tobytes()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"PatientID": "P1"}, {"PatientID": "P2"}, "are of different patients"),
+        ({"PatientID": "P1", "PatientName": "A"}, {"PatientID": "P1", "PatientName": "B"}, "are of different patients"),
+        ({"ImageLaterality": "R"}, {"Laterality": "L"}, "are of different sides"),
+        ({}, {"PositionerSecondaryAngle": 30}, "the C-arm was tilted by 30 degrees"),
+    ],
+)
+def test_pictures_that_dicom_says_do_not_belong_together(tmp_path, one, other, said):
+    dicom(tmp_path / "0.dcm", 0, 0, **one)
+    dicom(tmp_path / "1.dcm", 1, 80, **other)
+    with pytest.raises(ConfigError, match=said) as caught:
+        placed(ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out"))
+    assert "P1" not in str(caught.value) and "P2" not in str(caught.value)
+
+
+def test_pictures_of_two_days_are_doubted(tmp_path):
+    dicom(tmp_path / "0.dcm", 0, 0, StudyDate="20220301", PatientID="P1", ImageLaterality="R")
+    dicom(tmp_path / "1.dcm", 1, 80, StudyDate="20260302", PatientID="P1", ImageLaterality="U")
+    found = placed(ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out"))
+    assert "1462 days apart" in found.doubt
+
+
 def test_dicom_states_distances_and_angles_of_its_own(tmp_path):
     for number, angle in enumerate((0, 80)):
-        dataset = pydicom.Dataset()
-        dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.12.1", f"1.2.3.{number}"
-        dataset.Modality, dataset.Rows, dataset.Columns = "XA", 40, 50
-        dataset.BitsAllocated = dataset.BitsStored = 16
-        dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-        dataset.ImagerPixelSpacing, dataset.PositionerPrimaryAngle = [0.3, 0.4], angle
-        dataset.DistanceSourceToDetector, dataset.DistanceSourceToPatient = 1100, 800
-        dataset.PixelData = np.full((40, 50), 900, np.uint16).tobytes()
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+        dicom(tmp_path / f"{number}.dcm", number, angle)
     found = placed(ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out"))
     assert found.views[0].carm == CArm(50, 40, (0.4, 0.3), 1100.0, (24.5, 19.5))
     assert found.left_open.scale == pytest.approx(np.hypot(20 / 800, 0.01)) and found.left_open.side

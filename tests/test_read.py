@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 
 from navnode.offline.reading import drawn
@@ -15,6 +16,7 @@ from navnode.reconstruction.reading import Reading
 from navnode.types import CArm
 from navnode.xray.counts import line_integrals
 from tests.invoke import call
+from tests.test_model import dicom
 
 needs_reader = pytest.mark.skipif(not engines.SHIPPED_READER.exists(), reason="the model of the reader is not here")
 KNEE = Path(__file__).parents[2] / "shared" / "xray_real" / "knee" / "0180_cam2.png"
@@ -50,6 +52,20 @@ def test_lead_around_the_patient_is_not_read_as_bone(tmp_path):
     _, free, _ = call("read", shot(tmp_path / "a.png"), "--pixel-mm", 0.6, "--json")
     _, shuttered, _ = call("read", shot(tmp_path / "b.png", lead=True), "--pixel-mm", 0.6, "--json")
     assert shuttered["bone_share"] < 2 * free["bone_share"]
+
+
+@needs_reader
+def test_what_dicom_states_is_taken_unless_told_otherwise(tmp_path):
+    counts = cv2.imread(str(shot(tmp_path / "a.png")), cv2.IMREAD_UNCHANGED)
+    dicom(tmp_path / "a.dcm", 0, 0, Rows=512, Columns=512, ImagerPixelSpacing=[0.6, 0.6], DistanceSourceToDetector=1000)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.PixelData = counts.tobytes()
+    dataset.save_as(tmp_path / "a.dcm")
+    stated, told, other = (
+        call("read", tmp_path / "a.dcm", *words, "--json")[1]["bone_share"]
+        for words in ((), ("--pixel-mm", 0.6, "--distance-mm", 1000), ("--pixel-mm", 0.3))
+    )
+    assert stated == told != other
 
 
 @needs_reader

@@ -36,7 +36,7 @@ def make(request: JigMakeRequest, ui: Ui) -> None:
 @command(
     jig,
     JigCheckRequest,
-    example="navnode jig check my-jig/jig.json *.dcm --distance U1a:U1g:200.25 --out measured.json",
+    example="navnode jig check my-jig/jig.json *.dcm --distance U1a:U1g:225.8 --out measured.json",
 )
 def check(request: JigCheckRequest, ui: Ui) -> None:
     """Measure a built jig from 4 or more X-rays of it alone, turned by 90 degrees in all."""

@@ -172,11 +172,15 @@ def make_model(request: ModelRequest, ui: Ui) -> None:
 
     Writes STL and PLY of every bone, the volume, report.json, and report.html, which says how far to trust them. The
     pictures' poses are those of a set of views, or stated angles: these leave scale and angle open, and the report says
-    by how much. Where the pictures contradict each other, no model is written. Research use only.
+    by how much. Where the pictures contradict each other, no model is written, and the exit status is 1. Research use
+    only.
     """
     from navnode.offline import model
 
-    ui.show(model.model(request, ui.progress("Modelling")), _draw_model)
+    made = model.model(request, ui.progress("Modelling"))
+    ui.show(made, _draw_model)
+    if made.status == "INVALID":
+        raise typer.Exit(1)
 
 
 @command(

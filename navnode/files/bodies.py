@@ -209,6 +209,8 @@ def _entries(path: Path) -> tuple[_Entry, ...]:
         return msgspec.convert(data, _List).bodies
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
 

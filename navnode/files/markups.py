@@ -107,7 +107,7 @@ def position_mm(path: Path, label: str, ras_from_file: Matrix, at: object, facto
     """
     try:
         found = np.array([float(x) for x in at] if isinstance(at, Iterable) and not isinstance(at, str) else [])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.zeros(0)
     if found.shape != (3,) or not np.isfinite(found).all():
         raise ConfigError(f"{path}: the position of {label!r} is not three finite numbers ({str(at)[:60]})")

@@ -15,6 +15,7 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.files.ordinary import refuse_special
 from navnode.files.placing import tell, unit_mm
+from navnode.files.whole import check_output
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Array, Matrix, Mesh
 
@@ -75,8 +76,7 @@ def write_mesh(mesh: Mesh, path: str | Path) -> None:
         ConfigError: the extension is unknown, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"{path}: surfaces are written as {', '.join(ENDINGS)}, by the file extension")
+    check_output(path, ENDINGS)
     import trimesh
 
     try:

@@ -24,13 +24,16 @@ from navnode.files.placing import (
     tell,
     unit_mm,
 )
+from navnode.files.whole import check_output
 from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Volume
 
-__all__ = ["ReadAs", "checked_ct", "read_numbers", "read_volume", "write_volume"]
+__all__ = ["ReadAs", "VOLUME_ENDINGS", "checked_ct", "read_numbers", "read_volume", "write_volume"]
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # checks here turn the warnings that matter into one-line errors
 
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Of the formats in which volumes are written."""
 _HEAD_BYTES = 4096
 _PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 _TISSUE_HU, _LEAST_TISSUE = 0.0, 27
@@ -79,6 +82,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     Raises:
         ConfigError: the extension is unknown, or the file cannot be written.
     """
+    check_output(Path(path), VOLUME_ENDINGS)
     try:
         sitk.WriteImage(itk_image(volume), str(path))
     except RuntimeError as error:

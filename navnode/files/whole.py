@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from navnode.errors import ConfigError
 
-__all__ = ["EXISTS", "refuse_existing", "whole", "write_whole"]
+__all__ = ["EXISTS", "check_output", "refuse_existing", "whole", "write_whole"]
 
 EXISTS = "exists already; nothing is replaced"
 """Error text for a file that would be overwritten."""
@@ -24,6 +24,23 @@ def refuse_existing(path: Path) -> None:
     """
     if os.path.lexists(path):
         raise ConfigError(f"{path}: {EXISTS}")
+
+
+def check_output(path: Path, endings: Sequence[str]) -> None:
+    """Make sure, before long work, that its result can be written.
+
+    Args:
+        endings: of names, lower case with the dot; the format is chosen by it.
+
+    Raises:
+        ConfigError: the name has another ending, or its folder does not exist or cannot be written to; names the file.
+    """
+    if not path.name.lower().endswith(tuple(endings)):
+        raise ConfigError(f"{path}: is written as {', '.join(endings)}, by the file extension")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: its folder does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: its folder cannot be written to")
 
 
 @contextmanager

@@ -26,6 +26,8 @@ BUILT_MM = 1.0
 """1-sigma of a hand-built jig's beads."""
 MAX_SIGMA_MM = 0.1
 """Of a bead in a jig that is written."""
+_MOST_OFF_SCALE, _MOST_NAMED = 0.02, 2
+"""Share by which no printed or drilled jig differs from its layout; pictures whose reasons are told."""
 _CENTER_SIGMA = 0.12
 _SPOT_PX = 0.1
 _LEAST_SEEN = 3
@@ -93,6 +95,8 @@ def check(request: JigCheckRequest, progress: Callable[[float], None] = lambda s
         else:
             refused.append(f"{path.name}: {one.validity.reason}")
         progress((number + 1) / (len(request.pictures) + 1))
+    if len(found) < LEAST_PICTURES:
+        raise ComputeError("; ".join([_too_few(len(found)), *refused[:_MOST_NAMED]]))
     result = measured(found, jig, distance)
     if request.out is not None:
         write_jig(request.out, result.jig)
@@ -113,6 +117,10 @@ def check(request: JigCheckRequest, progress: Callable[[float], None] = lambda s
     )
 
 
+def _too_few(pictures: int) -> str:
+    return f"{pictures} pictures show the jig; {LEAST_PICTURES} are needed"
+
+
 def measured(pictures: Sequence[Located], jig: Jig, distance: tuple[str, str, float] | None = None) -> Measured:
     """The jig as it was built.
 
@@ -126,7 +134,7 @@ def measured(pictures: Sequence[Located], jig: Jig, distance: tuple[str, str, fl
         ComputeError: too few pictures, from too few directions, or the beads are not known well enough.
     """
     if len(pictures) < LEAST_PICTURES:
-        raise ComputeError(f"{len(pictures)} pictures show the jig; {LEAST_PICTURES} are needed")
+        raise ComputeError(_too_few(len(pictures)))
     rays = np.stack([each.jig_from_carm[:3, 2] for each in pictures])
     apart_deg = float(np.rad2deg(np.arccos(np.clip(np.abs(rays @ rays.T).min(), 0.0, 1.0))))
     if apart_deg < LEAST_APART_DEG:
@@ -140,6 +148,7 @@ def measured(pictures: Sequence[Located], jig: Jig, distance: tuple[str, str, fl
         first, second = (jig.ids.index(name) for name in distance[:2])
         if first not in named or second not in named:
             raise ComputeError(f"the beads {distance[0]} and {distance[1]} are not both seen in {_LEAST_SEEN} pictures")
+        _check_stated(distance, float(np.linalg.norm(jig.positions_mm[first] - jig.positions_mm[second])))
         scale = distance[2] / float(np.linalg.norm(points[first] - points[second]))
     layout = jig.positions_mm[named]
     points = _onto(points[named] * scale, layout, scaled=distance is None)
@@ -154,6 +163,14 @@ def measured(pictures: Sequence[Located], jig: Jig, distance: tuple[str, str, fl
         measured=True,
     )
     return Measured(built, rms_px, sigma_mm, np.linalg.norm(points - layout, axis=1), left_out)
+
+
+def _check_stated(distance: tuple[str, str, float], layout_mm: float) -> None:
+    """Raises ComputeError where a stated distance cannot be one of this jig: all models would be wrong by as much."""
+    if abs(distance[2] / layout_mm - 1) > _MOST_OFF_SCALE:
+        first, second, stated_mm = distance
+        apart = f"{first} and {second} are {stated_mm:g} mm apart, {layout_mm:.1f} mm in the layout"
+        raise ComputeError(f"--distance: {apart}: is it this jig, in mm, from middle to middle?")
 
 
 class _Adjusted:

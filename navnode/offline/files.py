@@ -18,10 +18,12 @@ import numpy as np
 from navnode.errors import ConfigError
 from navnode.files.artifacts import hashed
 from navnode.files.dicom import write_series
+from navnode.files.meshes import ENDINGS as MESH_ENDINGS
 from navnode.files.meshes import write_mesh
 from navnode.files.segments import identity_of, write_model, write_segmentation
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
-from navnode.files.volumes import read_volume, write_volume
+from navnode.files.volumes import VOLUME_ENDINGS, read_volume, write_volume
+from navnode.files.whole import check_output
 from navnode.geometry import carm_document, where_rays_meet
 from navnode.offline.carm import calibrated_views, capped, write_calibrated
 from navnode.offline.overlays import Overlays, write_overlays
@@ -343,7 +345,10 @@ def _starts(
     starts = []
     for index, view in enumerate(views[:1] if only_first else views):
         if marked is not None and marked.pixels[index]:
-            starts.append([landmark_pose(view.carm, marked.points_mm, marked.pixels[index])])
+            try:
+                starts.append([landmark_pose(view.carm, marked.points_mm, marked.pixels[index])])
+            except ConfigError as error:
+                raise ConfigError(f"{landmarks}: {view.name}: {error}") from error
         elif view.volume_from_carm is None and view.station:
             starts.append(station_poses(view.station, volume, view.carm))
         else:
@@ -375,6 +380,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} gives none; use --method learned")
     if request.mesh_lungs is not None and reconstructor.method is not Method.LEARNED:
         raise ConfigError(f"--mesh-lungs: the method {reconstructor.method.value} finds none; use --method learned")
+    _check_outputs(request)
     view_files = read_views(request.views)
     started = time.perf_counter()
     views, per_view_ms = [], []
@@ -408,6 +414,14 @@ def _center_mm(request: ReconstructRequest, views: Sequence[ViewFile]) -> Matrix
     if request.center_mm is not None:
         return np.array(request.center_mm)
     return where_rays_meet([view.pose() for view in views])
+
+
+def _check_outputs(request: ReconstructRequest) -> None:
+    """Nothing is computed, or written, if not all can be."""
+    for volume in filter(None, (request.out, request.uncertainty, request.prior_map)):
+        check_output(volume, VOLUME_ENDINGS)
+    for surface in filter(None, (request.mesh, request.mesh_lungs, request.mesh_skin)):
+        check_output(surface, MESH_ENDINGS)
 
 
 def _write(request: ReconstructRequest, result: Reconstruction) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
-from navnode.files import artifacts, dicom_read
+from navnode.files import artifacts
 from navnode.files.artifacts import CARM, CArmResult
 from navnode.files.views import ViewFile, read_views
 from navnode.files.xrays import read_counts
@@ -24,6 +24,7 @@ from navnode.jig import Jig, Located, locate, read_jig, without_beads
 from navnode.jig.spots import NONE_CORRECTED, read_corrected
 from navnode.offline.carm import calibrated_views
 from navnode.offline.requests import ModelRequest
+from navnode.offline.stated import Stated
 from navnode.reconstruction.agreement import largest_difference
 from navnode.reconstruction.reading import Reading, thickness
 from navnode.types import Array, CArm, Matrix, View
@@ -39,12 +40,6 @@ _SCALE_OPEN = 0.01
 """Distances and pixel sizes as they are stated."""
 _ANGLE_OPEN_DEG = 5.0
 """A limb that is turned by hand is so far from where it should be."""
-_TAGS = [
-    "DistanceSourceToDetector",
-    "DistanceSourceToPatient",
-    "ImagerPixelSpacing",
-    "PositionerPrimaryAngle",
-]
 _OFF_MIDDLE, _PIXEL_OFF = 0.1, 0.03
 """Shares of a picture's size, and of a distance, from which on a contradiction is told."""
 _HEIGHTS_MM, _COARSE_MM = 80, 4
@@ -112,6 +107,32 @@ def placed(request: ModelRequest, watch: Watch | None = None) -> Placed:
     Raises:
         ConfigError: a picture or its geometry is missing or wrong; names it.
     """
+    apart = _days_apart(request.pictures)
+    found = _placed(request, watch)
+    return replace(found, doubt="; ".join(filter(None, (found.doubt, apart))))
+
+
+def _days_apart(pictures: Sequence[Path]) -> str:
+    """How many days apart DICOM says that pictures were taken, if not on one; or ''.
+
+    Raises:
+        ConfigError: they are said to be of different patients or sides.
+    """
+    stated = [(path, Stated.of(path)) for path in pictures]
+    for what, of in (("patients", Stated.patient_of), ("sides", Stated.side_of)):
+        known = [(path, said) for path, each in stated if (said := of(each))]
+        other = next((path for path, said in known if said != known[0][1]), None)
+        if other is not None:
+            raise ConfigError(f"{known[0][0].name} and {other.name} are of different {what}, as DICOM states")
+    days = sorted(each.day for _, each in stated if each.day is not None)
+    if not days or days[0] == days[-1]:
+        return ""
+    return (
+        f"the pictures were taken {(days[-1] - days[0]).days} days apart, as DICOM states: the bones may have changed"
+    )
+
+
+def _placed(request: ModelRequest, watch: Watch | None) -> Placed:
     if request.jig is not None:
         return _by_jig(request, request.jig, watch)
     if request.beads is not None:
@@ -152,9 +173,15 @@ def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
     if request.beads is not None:
         corrected = read_corrected(request.beads, len(request.pictures))
     for number, (picture, spots) in enumerate(zip(request.pictures, corrected, strict=True), 1):
-        stated, counts = _Stated.of(picture), read_counts(picture)
+        stated, counts = Stated.of(picture), read_counts(picture)
         spacing_mm = request.pixel_mm or stated.pixel_mm
         found = locate(counts, jig, spacing_mm, spots)
+        if request.pixel_mm or request.distance_mm:
+            stated = replace(
+                stated,
+                pixel_mm=(request.pixel_mm, request.pixel_mm) if request.pixel_mm else stated.pixel_mm,
+                distance_mm=request.distance_mm or stated.distance_mm,
+            )
         if watch is not None:
             watch.beads(number, counts, found, jig)
         if not found.validity.usable:
@@ -192,7 +219,7 @@ def _cropped(found: Located) -> str:
     )
 
 
-def _corrected(found: Located, stated: _Stated) -> str:
+def _corrected(found: Located, stated: Stated) -> str:
     """Whether pixel size and distance contradict the beads, as where an archive "corrected" the magnification."""
     if stated.pixel_mm is None or stated.distance_mm is None:
         return ""
@@ -200,7 +227,7 @@ def _corrected(found: Located, stated: _Stated) -> str:
     if abs(found_mm / stated.distance_mm - 1) < _PIXEL_OFF + 3 * found.focal_sigma:
         return ""
     return (
-        f"DICOM's pixel size puts the source at {found_mm:.0f} mm, DICOM at {stated.distance_mm:.0f} mm: its "
+        f"its pixel size puts the source at {found_mm:.0f} mm, it is stated at {stated.distance_mm:.0f} mm: its "
         "magnification was corrected, or it was resized; sizes are those of the beads"
     )
 
@@ -223,8 +250,11 @@ def _by_angles(request: ModelRequest) -> Placed:
     angles_deg, views, scales = request.angles_deg(), [], []
     given = bool(angles_deg)
     for number, path in enumerate(request.pictures, 1):
-        stated = _Stated.of(path)
+        stated = Stated.of(path)
         if not given:
+            if abs(stated.tilt_deg or 0.0) > _ANGLE_OPEN_DEG:
+                tilted = f"the C-arm was tilted by {stated.tilt_deg:.0f} degrees (PositionerSecondaryAngle)"
+                raise ConfigError(f"{path}: {tilted}; state its pose with --views, or use a jig")
             if stated.angle_deg is None:
                 raise ConfigError(f"{path}: its direction is not known; state it with --angles, or a set with --views")
             angles_deg.append(stated.angle_deg)
@@ -252,28 +282,7 @@ def _turned(angle_rad: float, distance_mm: float) -> Matrix:
     return g.rigid(rotation, -distance_mm * rotation[:, 2])
 
 
-@dataclass(frozen=True)
-class _Stated:
-    """What a picture states of how it was taken; None: nothing."""
-
-    pixel_mm: tuple[float, float] | None = None
-    distance_mm: float | None = None
-    patient_mm: float | None = None
-    angle_deg: float | None = None
-
-    @classmethod
-    def of(cls, path: Path) -> _Stated:
-        if not path.is_file() or not dicom_read.is_dicom(path):
-            return cls()
-        dataset = dicom_read.open_dataset(path, _TAGS)
-        spacing = dicom_read.numbers(dataset, "ImagerPixelSpacing", 2, path)
-        return cls(
-            None if spacing is None else (float(spacing[1]), float(spacing[0])),
-            *(dicom_read.number(dataset, keyword, path) for keyword in (_TAGS[0], _TAGS[1], _TAGS[3])),
-        )
-
-
-def _carm(request: ModelRequest, path: Path, stated: _Stated) -> CArm:
+def _carm(request: ModelRequest, path: Path, stated: Stated) -> CArm:
     """The C-arm of a picture: calibrated, as the request states it, or as the picture does."""
     if request.carm is not None:
         artifact = artifacts.read(request.carm)

@@ -15,7 +15,7 @@ from navnode.files.whole import refuse_existing
 from navnode.offline.requests import PlanRequest
 from navnode.planning.deviation import flaw
 from navnode.planning.views import angles_of
-from navnode.types import Plan
+from navnode.types import Plan, Volume
 
 __all__ = ["PlanRow", "PlansReport", "plan"]
 
@@ -50,7 +50,7 @@ def plan(request: PlanRequest) -> PlansReport:
         refuse_existing(request.out)
     volume = read_volume(request.volume, request.read_as())
     found: dict[str, Plan] = {}
-    for path, each in _all(request.plans):
+    for path, each in _all(request.plans, volume):
         if why_not := flaw(each, volume):
             raise ConfigError(f"{path}: {why_not}")
         if each.name in found:
@@ -61,9 +61,9 @@ def plan(request: PlanRequest) -> PlansReport:
     return PlansReport(plans=[_row(each) for each in found.values()], out=str(request.out or ""))
 
 
-def _all(paths: list[Path]) -> Iterator[tuple[Path, Plan]]:
+def _all(paths: list[Path], volume: Volume) -> Iterator[tuple[Path, Plan]]:
     for path in paths:
-        for each in import_plans(path):
+        for each in import_plans(path, volume):
             yield path, each
 
 

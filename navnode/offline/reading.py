@@ -14,6 +14,7 @@ from navnode.errors import ConfigError
 from navnode.files.whole import whole
 from navnode.files.xrays import read_counts
 from navnode.offline.requests import ReadRequest
+from navnode.offline.stated import Stated
 from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import Reader, Reading, tells_kinds_apart
 from navnode.types import CArm, FloatArray, Matrix, View
@@ -25,8 +26,11 @@ Picture = npt.NDArray[np.uint8]
 
 _AT_PATIENT = 0.65
 """Where the patient is, of the way from source to detector."""
+_PIXEL_MM, _DISTANCE_MM = 0.3, 1_000.0
+"""Of most detectors and C-arms, where nothing is stated."""
 _READ_PX = 512
 """Finer images are averaged down to about this many pixels first."""
+_PICTURES = (".png", ".jpg", ".jpeg")
 _SCALE, _BAR_PX = 3, 64
 _LEAST_NAMED = 0.02
 """Share of a kind in all bone, from which on it is named."""
@@ -93,15 +97,12 @@ def _view(request: ReadRequest) -> tuple[View, Matrix]:
     factor = max(1, round(max(counts.shape) / _READ_PX))
     line = line_integrals(counts, request.i0 or open_beam_counts(counts), factor, see_lead=True)
     height, width = line.shape
-    pitch_mm = request.pixel_mm * factor
-    carm = CArm(
-        width,
-        height,
-        (pitch_mm, pitch_mm),
-        request.distance_mm,
-        ((width - 1) / 2, (height - 1) / 2),
-    )
-    return View(line, carm, np.eye(4)), np.array([0.0, 0.0, _AT_PATIENT * request.distance_mm])
+    stated = Stated.of(request.image)
+    pixel_mm = (request.pixel_mm, request.pixel_mm) if request.pixel_mm else stated.pixel_mm or (_PIXEL_MM, _PIXEL_MM)
+    distance_mm = request.distance_mm or stated.distance_mm or _DISTANCE_MM
+    pitch_mm = (pixel_mm[0] * factor, pixel_mm[1] * factor)
+    carm = CArm(width, height, pitch_mm, distance_mm, ((width - 1) / 2, (height - 1) / 2))
+    return View(line, carm, np.eye(4)), np.array([0.0, 0.0, _AT_PATIENT * distance_mm])
 
 
 def kinds_of(reading: Reading) -> dict[str, float]:
@@ -171,9 +172,12 @@ def _bar(height: int) -> Picture:
 
 
 def _write(path: Path, picture: Picture) -> None:
+    if path.suffix.lower() not in _PICTURES:
+        raise ConfigError(f"{path}: cannot be written; a picture's name ends in .png or .jpg")
     try:
         with whole(path) as part:
             if not cv2.imwrite(str(part), picture):
-                raise ConfigError(f"{path}: cannot be written; a picture's name ends in .png or .jpg")
+                raise ConfigError(f"{path}: cannot be written")
     except (OSError, cv2.error) as error:
-        raise ConfigError(f"{path}: cannot be written; a picture's name ends in .png or .jpg ({error})") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{path}: cannot be written ({why})") from error

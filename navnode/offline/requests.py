@@ -172,7 +172,7 @@ class PlanRequest(_ReadsCt, frozen=True, kw_only=True):
 
     plans: Annotated[list[Path], argument("Lines of 3D Slicer (.mrk.json), or plans (navnode/plans/1).", "PLAN...")]
     volume: Annotated[Path, option("The CT in which they were made.", "CT")]
-    out: Annotated[Path, option("Write them for [plans] file of a node.", "PLANS.json")] | None = None
+    out: Annotated[Path, option("Write them for a node (plans.file).", "PLANS.json")] | None = None
 
 
 class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,8 +180,12 @@ class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     image: Annotated[Path, argument("An X-ray: 16-bit PNG or TIFF, .npy, or DICOM (XA, RF; one frame).", "IMAGE")]
     out: Annotated[Path, option("Write a picture: the X-ray, and what was read off it.", "READ.png")] | None = None
-    pixel_mm: Annotated[float, option("Pixel size at the detector.", ge=0.05, le=5)] = 0.3
-    distance_mm: Annotated[float, option("From source to detector.", ge=300, le=3_000)] = 1_000.0
+    pixel_mm: (
+        Annotated[float, option("Pixel size at the detector; default: DICOM's, else 0.3.", ge=0.05, le=5)] | None
+    ) = None
+    distance_mm: (
+        Annotated[float, option("From source to detector; default: DICOM's, else 1000.", ge=300, le=3_000)] | None
+    ) = None
     i0: Annotated[float, option("Counts of the open beam; default: estimated from the image.", ge=1)] | None = None
     threads: Threads = 0
 

@@ -49,6 +49,8 @@ def flaw(plan: Plan, volume: Volume | None) -> str:
         which = " and ".join(np.array(["entry", "target"])[~inside])
         return f"plan {plan.name!r}: its {which} lies outside the volume{_hint(ends, volume)}"
     if length_mm < _SHORTEST_MM:
+        if length_mm > 0 and _inside(ends * 1000, volume).all():
+            return f"plan {plan.name!r}: entry and target are nearly one point: are its positions in metres?"
         return f"plan {plan.name!r}: entry and target are one point"
     if length_mm > _LONGEST_MM:
         return f"plan {plan.name!r}: {length_mm:.0f} mm long"

@@ -27,6 +27,8 @@ from navnode.xray.gradation import Gradation, is_picture
 __all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
 
 _FULL_SCALE_COUNTS = 60_000.0
+_NEAREST_MM = 50.0
+"""No source comes nearer to the middle of what it shows."""
 _REACHES: dict[Effort, tuple[Reach, ...]] = {
     Effort.TRACK: (),
     Effort.REFINE: (),
@@ -74,8 +76,16 @@ def register(
 
 
 def distance_mm(volume: Volume, volume_from_carm: Matrix) -> float:
-    """Distance from the source to the middle of the volume, a good pivot for rotations."""
-    return float(np.linalg.norm(volume.center_mm - volume_from_carm[:3, 3]))
+    """Distance from the source to the middle of the volume, a good pivot for rotations.
+
+    Raises:
+        ConfigError: no source is so near to a patient.
+    """
+    found_mm = float(np.linalg.norm(volume.center_mm - volume_from_carm[:3, 3]))
+    if found_mm < _NEAREST_MM:
+        where = f"a start puts the source {found_mm:.0f} mm from the volume's middle"
+        raise ConfigError(f"{where}: is volume_from_carm in mm, not in metres?")
+    return found_mm
 
 
 def register_counts(

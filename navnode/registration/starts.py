@@ -33,6 +33,8 @@ _SOURCE_TO_PATIENT = 0.68
 _APART_MM = 150.0
 """Distance between the starting heights in a volume that is longer than the search reaches."""
 
+_LEAST_SPREAD_MM = 5.0
+"""Points of anatomy that are marked lie farther apart."""
 _MIN_LANDMARKS = 4
 _WORST_LANDMARK = 0.06
 """Largest reprojection error of a landmark marked by hand, as a share of the detector's width."""
@@ -73,9 +75,15 @@ def landmark_pose(
     marked_px = np.array([pixels[name] for name in names], np.float64)
     (su, sv), (cu, cv) = carm.pixel_spacing_mm, carm.principal_point_px
     camera = np.array([[carm.source_to_detector_mm / su, 0, cu], [0, carm.source_to_detector_mm / sv, cv], [0, 0, 1]])
-    if np.linalg.svd(points - points.mean(axis=0))[1][1] < 1.0:
+    spread_mm = np.linalg.svd(points - points.mean(axis=0))[1]
+    if spread_mm[0] < _LEAST_SPREAD_MM:
+        raise ConfigError(f"landmarks: their points lie within {spread_mm[0]:.2g} mm: are they in metres?")
+    if spread_mm[1] < 1.0:
         raise ConfigError("landmarks: they lie on a line, which leaves the pose undetermined")
-    solved, rotation, translation = cv2.solvePnP(points, marked_px, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    try:
+        solved, rotation, translation = cv2.solvePnP(points, marked_px, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    except cv2.error:  # marks that coincide
+        solved = False
     if not solved or translation[2, 0] <= 0:
         raise ConfigError("landmarks: no pose explains them")
     carm_from_volume = g.rigid(g.rotation_exp(rotation.ravel()), translation.ravel())

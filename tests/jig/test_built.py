@@ -197,6 +197,14 @@ def test_too_few_pictures_measure_nothing():
         measured(shots(JIG, layout, [0, 5, 10, 15]), layout)
 
 
+@pytest.mark.parametrize("factor", [1.03, 0.97, 0.1], ids=["a bead's diameter too far", "another jig", "in cm"])
+def test_a_distance_of_another_jig_scales_nothing(factor):
+    layout = replace(jig_for(), sigma_mm=0.5)
+    known = ("U1a", "U1g", factor * float(np.linalg.norm(JIG.positions_mm[0] - JIG.positions_mm[6])))
+    with pytest.raises(ComputeError, match="in the layout"):
+        measured(shots(JIG, layout, np.linspace(0, 90, 8)), layout, known)
+
+
 def test_commands(tmp_path):
     assert call("jig", "make", "--out", tmp_path / "jig")[0] == 0
     np.save(tmp_path / "a.npy", np.full((256, 256), 1000, np.uint16))

@@ -1,0 +1,72 @@
+"""What a DICOM picture states of how it was taken, and of whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import partial
+from pathlib import Path
+
+from navnode.files import dicom_read
+
+__all__ = ["Stated"]
+
+_NUMBERS = [
+    "DistanceSourceToDetector",
+    "DistanceSourceToPatient",
+    "ImagerPixelSpacing",
+    "PositionerPrimaryAngle",
+    "PositionerSecondaryAngle",
+]
+_WORDS = ["PatientID", "PatientName", "PatientBirthDate", "ImageLaterality", "Laterality", "StudyDate"]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a picture states of how it was taken; None: nothing."""
+
+    pixel_mm: tuple[float, float] | None = None
+    distance_mm: float | None = None
+    patient_mm: float | None = None
+    angle_deg: float | None = None
+    tilt_deg: float | None = None
+    """Cranial or caudal."""
+    patient: tuple[str, str, str] = ("", "", "")
+    """Identity, compared and never shown."""
+    side: str = ""
+    day: date | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Stated:
+        """What a file states; nothing unless it is DICOM."""
+        if not path.is_file() or not dicom_read.is_dicom(path):
+            return cls()
+        dataset = dicom_read.open_dataset(path, [*_NUMBERS, *_WORDS])
+        spacing = dicom_read.numbers(dataset, "ImagerPixelSpacing", 2, path)
+        number = partial(dicom_read.number, dataset, path=path)
+        words = {keyword: str(dataset.get(keyword, "") or "").strip() for keyword in _WORDS}
+        return cls(
+            pixel_mm=None if spacing is None else (float(spacing[1]), float(spacing[0])),
+            distance_mm=number("DistanceSourceToDetector"),
+            patient_mm=number("DistanceSourceToPatient"),
+            angle_deg=number("PositionerPrimaryAngle"),
+            tilt_deg=number("PositionerSecondaryAngle"),
+            patient=(words["PatientID"], words["PatientName"], words["PatientBirthDate"]),
+            side=words["ImageLaterality"] or words["Laterality"],
+            day=_day(words["StudyDate"]),
+        )
+
+    def patient_of(self) -> tuple[str, str, str] | None:
+        """Who it is of; None: nobody is stated."""
+        return self.patient if any(self.patient) else None
+
+    def side_of(self) -> str:
+        """R or L; '' unless one of them is stated."""
+        return self.side if self.side in ("R", "L") else ""
+
+
+def _day(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
