@@ -40,7 +40,7 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     """Copy whatever can be read of a session, with all of its parts, into a finished one.
 
     Raises:
-        RecordingError: not a session, or ``out`` cannot be written.
+        RecordingError: not a session, nothing can be read of it, or ``out`` cannot be written.
         ConfigError: ``out`` exists.
     """
     kept, part = EditResult(paths=[]), 0
@@ -67,6 +67,10 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
         kept.paths.append(part_path(out, part))
         source.close()
         part += 1
+    if not kept.messages and (kept.lost_bytes or kept.damaged):
+        for written in kept.paths or ():
+            written.unlink(missing_ok=True)
+        raise RecordingError(f"{path}: nothing can be read of it")
     return kept
 
 

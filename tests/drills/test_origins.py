@@ -76,3 +76,24 @@ def test_pushing_beside_a_source_is_for_the_configuration_to_allow(tmp_path):
     node = Listening(tmp_path, console={"may_push": True})
     node._from_console(drill(0), node.console("c:1"), Arrival(1))
     assert [type(each) for each in node.fed] == [SourceState, TrackedPose]
+
+
+@pytest.mark.risk("foreign-sender")
+def test_no_console_takes_a_device_over_while_its_source_connects_again(tmp_path):
+    node = Listening(tmp_path, console={"may_push": True})
+    node._from_source("tracker:1", drill(0), Arrival(1))
+    node._origins.gone("tracker:1")
+    node._from_console(drill(25), node.console("10.0.0.9:5"), Arrival(2))
+    node._from_source("tracker:1", drill(1), Arrival(3))
+    assert [type(each) for each in node.fed] == [TrackedPose, Rejected, TrackedPose]
+    assert "configured source" in node.fed[1].reason
+
+
+def test_a_console_that_leaves_before_it_pushed_anything_keeps_nothing(tmp_path):
+    """As where its first image is still being corrected."""
+    node = Listening(tmp_path, sources=[])
+    first, second = node.console("c:1"), node.console("c:2")
+    assert node._belongs(drill(0), first.address, Arrival(1), configured=False)
+    node._console_left(first, "closed")
+    node._from_console(drill(3), second, Arrival(2))
+    assert isinstance(node.fed[-1], TrackedPose)

@@ -95,6 +95,11 @@ def test_torn_anywhere_what_comes_before_is_there(session, tmp_path):
         found = read(torn)
         assert found == messages[: len(found)]
         out.unlink(missing_ok=True)
+        if not found and ContainerReader(torn).lost_bytes:
+            with pytest.raises(RecordingError, match="nothing can be read of it"):
+                recover(torn, out)
+            assert not out.exists()
+            continue
         kept = recover(torn, out)
         assert kept.messages == len(found) and read(out) == found and ContainerReader(out).torn_at is None
         chunk = max((chunk.length for chunk in ContainerReader(path).chunks), default=0)
