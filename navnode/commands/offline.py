@@ -45,8 +45,8 @@ def sample(request: SampleRequest, ui: Ui) -> None:
     The CT is drawn, or your own (--ct). stations.json has the same X-rays without poses: of each it says only whether
     it is AP, lateral or oblique.
 
-    Their names are those in the examples of project, register, reconstruct, model and read: these run in this folder.
-    Examples with a jig, label maps or DICOM need files of your own.
+    Their names are those in the examples of project, register, reconstruct, read, and of model with --views: these run
+    in this folder. Examples with a jig, stated angles, label maps or DICOM need files of your own.
     """
     from navnode.offline import sample as made
 

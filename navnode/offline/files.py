@@ -271,6 +271,7 @@ def calibrate(request: RegisterRequest, progress: Progress) -> CalibrationReport
         [Shot(view.counts(), start, view.timestamp_ns) for view, start in zip(view_files, starts, strict=True)],
         joint=request.joint,
         search=request.search or (any(view.volume_from_carm is None for view in view_files) and not request.landmarks),
+        progress=lambda share: progress(0.1 + 0.9 * share),
     )
     images = [view.path for view in view_files if view.path is not None]
     written = request.out is not None and write_calibrated(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from navnode.errors import ConfigError
 from navnode.registration.carm.descent import Views
@@ -28,6 +28,7 @@ def calibrate(
     *,
     joint: bool = False,
     search: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Calibrated:
     """Find one C-arm's focal length and principal point, how its pictures are read, and every view's pose.
 
@@ -49,11 +50,13 @@ def calibrate(
     images = {mirrored: [image_of(shot, carm, mirrored) for shot in shots] for mirrored in (False, True)}
     reach = widened(FAR if search else NEAR)
     searched = []
+    parts, done = len(READOUTS) + _TRIED_READOUTS + 1, 0
     for readout in READOUTS:
-        found = [
-            first_fit(registration, image, shot, readout, center_mm, reach)
-            for image, shot in zip(images[readout.mirrored], shots, strict=True)
-        ]
+        found = []
+        for image, shot in zip(images[readout.mirrored], shots, strict=True):
+            found.append(first_fit(registration, image, shot, readout, center_mm, reach))
+            progress((done + len(found) / len(shots)) / parts)
+        done += 1
         searched.append((sum(1 - fit.similarity for fit in found), readout, found))
     searched.sort(key=lambda each: each[0])
     settled = []
@@ -71,6 +74,8 @@ def calibrate(
             poses, at, deviation = state.poses, state.carm, state.deviation
         state = views.descended(registration.middle, poses, at, deviation)
         settled.append((state.unexplained, readout, views, state))
+        done += 1
+        progress(done / parts)
     settled.sort(key=lambda each: each[0])
     (best, readout, views, state), (second, other, *_) = settled[:2]
     state = views.descended(registration.fine, state.poses, state.carm, state.deviation)
