@@ -225,7 +225,10 @@ REASONS = {
     "the images contradict the tracker": "Contradict",
     "source 10.0.0.2:18944 vanished": "Source",
     "the C-arm moved 2.1 mm during the exposure": "Motion",
-    "its marker jumped by 12 mm": "Doubt",
+    "its marker jumped by 12 mm": "Mistaken",
+    "it came back where Probe is": "Mistaken",
+    "it has just come back": "Doubt",
+    "the patient's marker: its poses arrive late, or the tracker's clock was set back": "Clock",
     "the clock of DrillToTracker was set; an X-ray would confirm that nothing moved": "Clock",
 }
 

@@ -204,6 +204,8 @@ export const TEXTS = {
   adviceContradict: ["Has a marker moved? Take X-rays", "Marker bewegt? Neu röntgen", "标记是否移动？重拍 X 光"],
   causeExchanged: ["Markers are exchanged", "Marker sind vertauscht", "标记互换"],
   adviceExchanged: ["Check which is which; confirm", "Zuordnung prüfen, bestätigen", "核对后确认"],
+  causeMistaken: ["It may be another tool", "Vielleicht ein anderes", "可能是别的工具"],
+  adviceMistaken: ["Check which it is; confirm", "Zuordnung prüfen, bestätigen", "核对后确认"],
   causeDoubt: ["The tool is in doubt", "Werkzeug ist zweifelhaft", "工具存疑"],
   adviceDoubt: ["Hold it still in the tracker's view", "Im Blick des Trackers stillhalten", "在视野内保持静止"],
   causeRejected: ["Registration was rejected", "Registrierung wurde verworfen", "配准已被拒绝"],
