@@ -229,7 +229,7 @@ def dicom(path: Path, number: int, angle_deg: float, **stated: object) -> None:
     ("one", "other", "said"),
     [
         ({"PatientID": "P1"}, {"PatientID": "P2"}, "are of different patients"),
-        ({"PatientID": "P1", "PatientName": "A"}, {"PatientID": "P1", "PatientName": "B"}, "are of different patients"),
+        ({"PatientName": "A"}, {"PatientID": "P1", "PatientName": "B"}, "are of different patients"),
         ({"ImageLaterality": "R"}, {"Laterality": "L"}, "are of different sides"),
         ({}, {"PositionerSecondaryAngle": 30}, "the C-arm was tilted by 30 degrees"),
     ],
@@ -243,8 +243,11 @@ def test_pictures_that_dicom_says_do_not_belong_together(tmp_path, one, other, s
 
 
 def test_pictures_of_two_days_are_doubted(tmp_path):
-    dicom(tmp_path / "0.dcm", 0, 0, StudyDate="20220301", PatientID="P1", ImageLaterality="R")
-    dicom(tmp_path / "1.dcm", 1, 80, StudyDate="20260302", PatientID="P1", ImageLaterality="U")
+    """Of one patient, whose name is written in two ways."""
+    one = {"PatientID": "P1", "PatientName": "DOE^JOHN", "ImageLaterality": "R"}
+    dicom(tmp_path / "0.dcm", 0, 0, StudyDate="20220301", **one)
+    other = {"PatientID": "P1", "PatientName": "Doe^John^^^", "ImageLaterality": "U"}
+    dicom(tmp_path / "1.dcm", 1, 80, StudyDate="20260302", **other)
     found = placed(ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out"))
     assert "1462 days apart" in found.doubt
 

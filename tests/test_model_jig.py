@@ -119,9 +119,7 @@ def test_a_magnification_that_an_archive_corrected_is_named(folder, tmp_path):
         for name in ("plain", "corrected")
     )
     assert "magnification" not in plain
-    assert (
-        "picture 1: DICOM's pixel size puts the source at" in corrected and "magnification was corrected" in corrected
-    )
+    assert "picture 1: its pixel size puts the source at" in corrected and "magnification was corrected" in corrected
 
 
 def test_a_jig_half_outside_is_named(folder, tmp_path):

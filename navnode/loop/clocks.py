@@ -37,7 +37,7 @@ _CHANGED = {
     Change.CLOCK: "the clock of the X-ray source was set",
     Change.SILENCE: "the clock of the X-ray source was set, or its X-rays take longer to arrive",
     Change.DELAY: "X-rays take less time to arrive than before",
-    Change.MISJUDGED: "X-rays take less time to arrive than the first ones",
+    Change.MISJUDGED: "the usual delay of X-rays was misjudged",
 }
 
 
@@ -61,6 +61,8 @@ class Clocks:
         self.related = True
         """Whether an X-ray's time is known by the tracker's clock; otherwise it is guessed from the arrival."""
         self.pairing = Pairing()
+        self._ambiguous = False
+        """Whether that is because a clock may have been set, or a delay changed, while nothing came."""
         self._gap_ns: float | None = None
         """The same now; None: not known yet on these connections."""
         self._earlier_gap_ns: float | None = None
@@ -80,7 +82,11 @@ class Clocks:
     def reset(self) -> None:
         """A source vanished: learn the clocks again. How images and tracker were related at first is kept: clocks that
         drifted apart, or were set, do not come back together by connecting again."""
-        self._lateness = {device: Lateness() for device in self._devices}
+        self._lateness = {
+            # X-rays whose time is not known are used at rest; a tool's pose of an unknown age is none.
+            device: Lateness(may_go_unnoticed=device == self._xray)
+            for device in self._devices
+        }
         self._forget_guess()
         if self._gap_ns is not None:
             self._earlier_gap_ns = self._gap_ns
@@ -104,7 +110,8 @@ class Clocks:
                 misjudged = lateness.change is Change.MISJUDGED and self._earlier_gap_ns is None
                 if misjudged or lateness.change is Change.DELAY:
                     self._first_gap_ns += rise_ns
-                self.related = lateness.change is not Change.SILENCE
+                if lateness.change is Change.SILENCE:
+                    self._ambiguous, self.related = True, False
         elif device == self._xray:
             self._consistent = 0 if stamp is Stamp.AHEAD else self._consistent + 1
         return stamp
@@ -124,7 +131,7 @@ class Clocks:
     def _forget_guess(self) -> None:
         """Stamps do not mean what they meant."""
         self.pairing.forget()
-        if not self.related:
+        if not self.related and not self._ambiguous:
             self.related, self._first_gap_ns, self._gap_ns = True, None, None
 
     def late_ns(self, pose: TrackedPose) -> int:
@@ -232,7 +239,7 @@ class Clocks:
     def pair(self, shift_ns: float) -> str:
         """X-rays have shown what to add to their times; returns what to tell the operator."""
         assert self._gap_ns is not None
-        self._first_gap_ns, self.related = self._gap_ns - shift_ns, True
+        self._first_gap_ns, self.related, self._ambiguous = self._gap_ns - shift_ns, True, False
         self._other_first_ns = []
         which = "behind" if shift_ns > 0 else "ahead of"
         return f"X-rays show that the image clock is {abs(shift_ns) / 1e9:.2f} s {which} the tracker's"

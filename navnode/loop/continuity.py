@@ -104,7 +104,11 @@ class Continuity:
         if len(times_s) == 2:
             allowed_mm = noise_mm + 0.5 * _ACCELERATION_MM_PER_S2 * elapsed_s**2
             return f"the patient's marker jumped by {moved_mm:.0f} mm" if moved_mm > allowed_mm else ""
-        bends = [_bend(times_s[-3:], points_mm[-3:])]
+        first = len(times_s) - 3  # of three poses; a line through two of one moment leads anywhere
+        while first > max(0, len(times_s) - 2 - _LINE) and times_s[-2] - times_s[first] < self._period_s / 2:
+            first -= 1
+        three = [first, len(times_s) - 2, len(times_s) - 1]
+        bends = [_bend(times_s[three], points_mm[three])]
         if not 0 <= times_s[-1] - self._compared_s < _COMPARED_EVERY_S:
             self._compared_s = float(times_s[-1])
             bends += _bends_of_means(times_s, points_mm)
@@ -113,10 +117,11 @@ class Continuity:
         if elapsed_s > _WATCHED_S:  # what acceleration explains would hide a marker that moved
             bends = [_Bend(min(moved_mm, bends[0].off_mm), 0.0, 1.0)]
         for bend in bends:
-            allowed_mm = max(_LEFT_MM, _SIGMAS * self._off_mm * bend.noise) + bend.explained_mm
+            noise_mm = max(_LEFT_MM * max(1.0, bend.noise), _SIGMAS * self._off_mm * bend.noise)
+            allowed_mm = noise_mm + bend.explained_mm
             if bend.off_mm > allowed_mm:
                 return f"the patient's marker jumped by {bend.off_mm:.0f} mm"
-        self._off_mm += 0.05 * (bends[0].off_mm - self._off_mm)
+        self._off_mm += 0.05 * (bends[0].off_mm / bends[0].noise - self._off_mm)
         return ""
 
 
@@ -136,10 +141,12 @@ def _bend(times_s: Matrix, points_mm: Matrix, poses: int = 1) -> _Bend:
     On a way x(t) with |x''| <= a that is at most a h (h + k) / 2, where h and k are the times between them: divided
     differences are means of derivatives. Means of equal spans of a way have no more acceleration than it has.
     """
-    step_s, earlier_s = times_s[2] - times_s[1], times_s[1] - times_s[0]
-    expected_mm = points_mm[1] + step_s / earlier_s * (points_mm[1] - points_mm[0])
+    step_s, earlier_s = times_s[2] - times_s[1], max(times_s[1] - times_s[0], 1e-6)
+    ahead = step_s / earlier_s
+    expected_mm = points_mm[1] + ahead * (points_mm[1] - points_mm[0])
     explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * step_s * (step_s + earlier_s)
-    return _Bend(_farthest(points_mm[2] - expected_mm), explained_mm, 1 / math.sqrt(poses))
+    noise = math.sqrt((1 + (1 + ahead) ** 2 + ahead**2) / (6 * poses))
+    return _Bend(_farthest(points_mm[2] - expected_mm), explained_mm, noise)
 
 
 def _bends_of_means(times_s: Matrix, points_mm: Matrix) -> Iterator[_Bend]:
@@ -158,7 +165,7 @@ def _off_line(times_s: Matrix, points_mm: Matrix) -> _Bend:
     """How far the last pose lies from the straight line through those before it, by least squares."""
     ago_s = times_s[:-1] - times_s[-1]
     from_middle_s = ago_s - ago_s.mean()
-    weights = 1 / len(ago_s) - from_middle_s * ago_s.mean() / (from_middle_s**2).sum()
+    weights = 1 / len(ago_s) - from_middle_s * ago_s.mean() / max((from_middle_s**2).sum(), 1e-12)
     off_mm = _farthest(points_mm[-1] - np.tensordot(weights, points_mm[:-1], 1))
     explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * float((np.abs(weights) * ago_s**2).sum())
     return _Bend(off_mm, explained_mm, math.sqrt((1 + float((weights**2).sum())) / 6))

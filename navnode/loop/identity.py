@@ -35,6 +35,8 @@ _ON_PATH_MM, _EXTRAPOLATED_NS = 8.0, 150_000_000
 _ASTRAY_MM, _ON_OTHERS_PATH_MM, _MUCH_NEARER = 15.0, 5.0, 0.25
 """A pose so far from its own path, and so near to another marker's, also by comparison, is the other's: between the
 poses of slow trackers a hand may move farther than tools are apart."""
+_JUMP_DOUBTED_NS = 2_000_000_000
+"""How long a tool that jumped in sight is doubted, while all others are seen elsewhere."""
 _SAME_PLACE_MM, _APART_MM = 12.0, 30.0
 """A marker that comes back this near to another may be it; once both are seen farther apart, there are two."""
 _TOGETHER_NS = 250_000_000
@@ -92,6 +94,8 @@ class _Marker:
     """The other tool that the doubt is about."""
     met_ns: int = 0
     """When it came back where that one is; 0: the doubt is another one."""
+    jumped_ns: int = 0
+    """Since when it is seen clearly apart from all others, after a jump; 0: the doubt is another one."""
     exchanged_with: set[str] = field(default_factory=set)
 
     def unseen(self, timestamp_ns: int) -> bool:
@@ -109,6 +113,7 @@ class _Marker:
         """Doubt that it is this tool; '': no longer."""
         self.origin = (self.origin or self.spell) if doubt and not until_ns else None
         self.doubt, self.doubted_until_ns, self.doubted_with, self.met_ns = doubt, until_ns, other, met_ns
+        self.jumped_ns = 0
 
     @property
     def unresolved(self) -> bool:
@@ -184,6 +189,8 @@ class Identities:
             marker.doubts("")
         if marker.met_ns:
             self._watch_meeting(marker, timestamp_ns, at_mm)
+        if marker.jumped_ns:
+            self._watch_jumped(marker, timestamp_ns, at_mm)
         if marker.spell is not None and not marker.spell.ended_ns and settled:
             marker.spell.ended_ns = timestamp_ns
             for other, watched in self._markers.items():
@@ -229,13 +236,22 @@ class Identities:
         elif there_mm is not None and math.dist(at_mm, there_mm) > _APART_MM:
             marker.doubts("")
 
+    def _watch_jumped(self, marker: _Marker, timestamp_ns: int, at_mm: _Mm) -> None:
+        """A marker that jumped is none of the others if all of those are seen elsewhere for a while."""
+        for other in self._others(marker):
+            there_mm = other.at_mm(timestamp_ns)
+            if there_mm is None or math.dist(at_mm, there_mm) < _APART_MM:
+                marker.jumped_ns = timestamp_ns
+        if timestamp_ns - marker.jumped_ns > _JUMP_DOUBTED_NS:
+            marker.doubts("")
+
     def _judge(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> None:
         """Compare a marker that came back with those that were away at the same time, and those that are doubted."""
         if marker.unresolved and marker.origin is not None:
             if spell.explains(at_mm):  # the same as before, whichever that is, or another that was away as well
                 for other in self._others(marker):
                     if other.spell is not None and _together(spell, other.spell):
-                        self._compare(marker, spell, at_mm, other, plausible=True)
+                        self._compare(marker, spell, at_mm, other, plausible=True, resolves=False)
                 return
             marker.spell = spell = replace(marker.origin, ended_ns=spell.ended_ns)
         own_mm, off_path_mm = math.dist(at_mm, spell.from_mm), spell.off_path_mm(at_mm)
@@ -245,6 +261,7 @@ class Identities:
         met = self._met(marker, spell, at_mm) if own_mm > _SAME_PLACE_MM else None
         if spell.jumped and not plausible:
             marker.doubts(f"its marker jumped by {own_mm:.0f} mm")
+            marker.jumped_ns = spell.ended_ns
         elif met is not None:
             marker.doubts(f"it came back where {met.name} is", other=met.name, met_ns=spell.ended_ns)
         elif not marker.doubt and len(self._markers) > 1 and off_path_mm > _ON_PATH_MM:
@@ -263,7 +280,14 @@ class Identities:
                 return other
         return None
 
-    def _compare(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker, *, plausible: bool) -> None:
+    def _compare(
+        self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker, *, plausible: bool, resolves: bool = True
+    ) -> None:
+        """Compare with one that was away at the same time.
+
+        Args:
+            resolves: whether that each is itself ends a doubt: it does not if the doubt is from before.
+        """
         assert other.spell is not None and other.last_mm is not None
         own_mm, cross_mm = math.dist(at_mm, spell.from_mm), math.dist(at_mm, other.spell.from_mm)
         if not other.spell.ended_ns:
@@ -275,7 +299,7 @@ class Identities:
         if swapped_mm + _CLEARLY_MM < kept_mm:
             _exchange(marker, other)
         elif kept_mm + _CLEARLY_MM < swapped_mm and plausible:
-            if other.doubted_with == marker.name:
+            if resolves and other.doubted_with == marker.name:
                 other.doubts("")
         else:
             for one, two in ((marker, other), (other, marker)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,8 +32,9 @@ _SLOW_PERIODS, _SLOWEST_NS = 1.5, 270_000_000
 nothing, down to the latter period."""
 _FEW = 5
 """Samples of a run from which its period is known."""
-_REPEATED = 4
-"""A pose that is one of so many before, to the last bit, is none that was measured."""
+_IN_TURN = 4
+"""A tracker that hangs may send so many poses in turn. Twice as many repetitions are asked for: coarse numbers of a
+quiet tracker repeat by chance."""
 _CAPACITY, _KEPT_NS, _MOST = bound_of("pose"), 13_000_000_000, 1 << 14
 """So many samples are kept, and those of this time, for X-rays that come once a second are compared with them; but
 never more than the last number."""
@@ -62,7 +64,9 @@ class PoseRing:
         self._poses: list[Matrix] = []
         self._place_in_run: list[int] = []  # 1 for the first sample after a gap
         self._broken = True
-        self._repeated = 0
+        self._measured: deque[bytes] = deque(maxlen=_IN_TURN)
+        self._repeats = [0] * _IN_TURN
+        """How often in a row a pose was that of one, two ... samples before."""
         self._trimmed_at = 2 * _CAPACITY
         self.jumps = 0
         """How often the marker moved faster than a hand can."""
@@ -109,9 +113,11 @@ class PoseRing:
             after: this many equal samples in a row are a repetition; 0: never.
         """
         measured = tracker_from_marker.tobytes()
-        same = any(pose.tobytes() == measured for pose in self._poses[-_REPEATED:])
-        self._repeated = self._repeated + 1 if same else 0
-        return bool(after) and self._repeated >= after
+        for k, before in enumerate(reversed(self._measured)):
+            self._repeats[k] = self._repeats[k] + 1 if before == measured else 0
+        self._measured.append(measured)
+        alone, *in_turn = self._repeats
+        return bool(after) and (alone >= after or max(in_turn) >= 2 * after)
 
     def add(self, timestamp_ns: int, tracker_from_marker: Matrix) -> bool:
         """Add a sample; False: it is not newer than the newest one."""

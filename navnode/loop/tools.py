@@ -80,7 +80,8 @@ class Tools:
         if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _LATE_NS:
             # Not used; if that happens to all poses, the silence is noticed.
             self.dropped["late"] += stamp is not Stamp.LEARNING
-            self._refused[pose.device] = pose.received_ns, stamp
+            if stamp is not Stamp.LEARNING:
+                self._refused[pose.device] = pose.received_ns, stamp
             return (PoseOutcome.CLOCK_SET if stamp is Stamp.CLOCK_SET else PoseOutcome.DROPPED), ""
         if pose.timestamp_ns > ring.newest_ns and ring.frozen(pose.tracker_from_marker, self._frozen_after):
             self._lost(pose.device)

@@ -25,6 +25,8 @@ class Origins:
         """
         if device in self._reserved and not configured:
             return f"sends {device}, which comes from a configured source: ignored"
+        if configured and device not in self._reserved:
+            self._owners[device] = origin  # a console that pushed it first gives way
         owner = self._owners.setdefault(device, origin)
         if owner != origin:
             return f"sends {device}, which comes from {owner}: ignored"

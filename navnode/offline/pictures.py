@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
@@ -119,11 +120,11 @@ def _days_apart(pictures: Sequence[Path]) -> str:
         ConfigError: they are said to be of different patients or sides.
     """
     stated = [(path, Stated.of(path)) for path in pictures]
-    for what, of in (("patients", Stated.patient_of), ("sides", Stated.side_of)):
-        known = [(path, said) for path, each in stated if (said := of(each))]
-        other = next((path for path, said in known if said != known[0][1]), None)
-        if other is not None:
-            raise ConfigError(f"{known[0][0].name} and {other.name} are of different {what}, as DICOM states")
+    for (path, one), (other, two) in combinations(stated, 2):
+        if one.is_of_another_patient(two):
+            raise ConfigError(f"{path.name} and {other.name} are of different patients, as DICOM states")
+        if one.is_of_another_side(two):
+            raise ConfigError(f"{path.name} and {other.name} are of different sides, as DICOM states")
     days = sorted(each.day for _, each in stated if each.day is not None)
     if not days or days[0] == days[-1]:
         return ""

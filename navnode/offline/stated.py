@@ -51,14 +51,21 @@ class Stated:
             patient_mm=number("DistanceSourceToPatient"),
             angle_deg=number("PositionerPrimaryAngle"),
             tilt_deg=number("PositionerSecondaryAngle"),
-            patient=(words["PatientID"], words["PatientName"], words["PatientBirthDate"]),
+            patient=(words["PatientID"], words["PatientName"].casefold().rstrip("^ "), words["PatientBirthDate"]),
             side=words["ImageLaterality"] or words["Laterality"],
             day=_day(words["StudyDate"]),
         )
 
-    def patient_of(self) -> tuple[str, str, str] | None:
-        """Who it is of; None: nobody is stated."""
-        return self.patient if any(self.patient) else None
+    def is_of_another_patient(self, other: Stated) -> bool:
+        """Whether both state who they are of, and not the same: by number, else by name and date of birth."""
+        both = [(one, two) for one, two in zip(self.patient, other.patient, strict=True) if one and two]
+        if self.patient[0] and other.patient[0]:
+            return self.patient[0] != other.patient[0]
+        return any(one != two for one, two in both)
+
+    def is_of_another_side(self, other: Stated) -> bool:
+        """Whether both state a side, and not the same."""
+        return {self.side_of(), other.side_of()} == {"R", "L"}
 
     def side_of(self) -> str:
         """R or L; '' unless one of them is stated."""

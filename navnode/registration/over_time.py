@@ -168,6 +168,8 @@ class RegistrationOverTime:
         """
         frame_validity = registration.validity
         if exposed_ns is not None and exposed_ns < self._since_ns:
+            if frame_validity.usable and not self.searching:  # X-rays come, and fit: only what moved since is open
+                self._last_good_ns = max(self._last_good_ns, min(now_ns, request.frame.received_ns))
             return frame_validity, Loss.NONE
         if not frame_validity.usable:
             if self.searching:

@@ -8,7 +8,7 @@ import pytest
 
 from navnode import geometry as g
 from navnode.simulation.scenario import CARM_DEVICE, PATIENT_DEVICE
-from navnode.types import CArmPose, Frame, Operation, OperatorCommand, RegisteredFrame, Status, TrackedPose
+from navnode.types import CArmPose, Frame, Operation, OperatorCommand, RegisteredFrame, Status, ToolPose, TrackedPose
 from tests.drills.rated import Rated
 from tests.loop.theatre import of
 
@@ -63,6 +63,17 @@ def test_xrays_of_before_a_bump_confirm_nothing(delay_s, xrays_hz, hidden_s):
     room.moved_patient_marker = g.rigid(None, (15.0, 0.0, 0.0))
     assert room.wrong_mm(room.run(8.0)) < 5.0
     assert room.verdict().status is Status.VALID
+
+
+def test_blows_of_a_hammer_do_not_make_xrays_old():
+    """Three jolts a second, and X-rays that arrive 0.4 s late: DEGRADED, not without X-rays."""
+    room = Rated(100, 8)
+    room.xray_delay_ns = 400_000_000
+    room.run(10.0)
+    for blow in range(3 * 40):
+        room.moved_patient_marker = g.rigid(None, (4.0 * (blow % 2), 0.0, 0.0))
+        room.run(1 / 3)
+    assert room.pipeline.state().registration.status is Status.DEGRADED
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -122,6 +133,41 @@ def test_tools_that_met_are_two_when_they_part():
         room.places_mm["Probe"] = (5.0 + 0.6 * step, 0.0, 0.0)
         room.run(0.01)
     assert room.verdict("Probe").status is Status.VALID
+
+
+def test_a_reflection_is_forgotten_where_nothing_else_explains_it():
+    """One tool: its marker is seen 250 mm away for a moment, is hidden, and comes back in the hand, elsewhere."""
+    room = Rated(100, 10)
+    room.run(5.0)
+    room.places_mm["Drill"] = (250.0, 0.0, 0.0)
+    room.run(0.3)
+    room.hidden = {"DrillToTracker"}
+    room.run(1.0)
+    room.hidden, room.places_mm["Drill"] = set(), (140.0, 0.0, 0.0)
+    room.run(0.5)
+    assert room.verdict().status is not Status.VALID
+    room.run(4.0)
+    assert room.verdict().status is Status.VALID
+
+
+@pytest.mark.risk("tools-exchanged")
+def test_a_doubt_is_not_ended_by_what_came_after_it():
+    """Exchanged while hidden, and brought to where both might be either; hidden again, and back where they were."""
+    room = two_tools(away_mm=60.0)
+    room.hidden = set(BOTH)
+    room.run(1.0)
+    room.places_mm = {"Drill": (0.0, 80.0, 0.0), "Probe": (60.0, 80.0, 0.0)}
+    room.places_mm["Drill"], room.places_mm["Probe"] = (30.0, 80.0, 0.0), (30.0, -20.0, 0.0)
+    room.exchange("Drill", "Probe")
+    room.hidden = set()
+    room.run(2.0)
+    assert room.verdict("Drill").status is not Status.VALID and room.verdict("Probe").status is not Status.VALID
+    room.hidden = set(BOTH)
+    room.run(1.0)
+    room.places_mm["Probe"] = (30.0, -60.0, 0.0)
+    room.hidden = set()
+    after = room.run(4.0)
+    assert room.wrong_mm(after, "Drill") < 5 and room.wrong_mm(after, "Probe") < 5
 
 
 @pytest.mark.risk("tools-exchanged")
@@ -214,7 +260,7 @@ def test_the_clock_of_few_xrays_set_back(xrays_hz, set_s):
 
 
 @pytest.mark.risk("clock-set")
-@pytest.mark.parametrize("away", [{"DrillToTracker"}, {PATIENT_DEVICE}, {CARM_DEVICE}, ALL], ids=lambda away: min(away))
+@pytest.mark.parametrize("away", [{"DrillToTracker"}, {PATIENT_DEVICE}, {CARM_DEVICE}], ids=lambda away: min(away))
 @pytest.mark.parametrize(("away_s", "set_s"), [(1.0, -0.5), (2.0, -1.0)])
 def test_a_clock_set_back_while_nobody_looks(away, away_s, set_s):
     room = two_tools()
@@ -223,11 +269,57 @@ def test_a_clock_set_back_while_nobody_looks(away, away_s, set_s):
     room.tracker_clock_ns = round(set_s * 1e9)
     room.run(away_s / 2)
     room.hidden = set()
-    room.run(0.3)
-    if away == ALL:
-        assert "poses arrive late" in room.pipeline.state().registration.reason
     assert room.wrong_mm(room.run(6.0)) < 5
     assert room.verdict().status is Status.VALID
+
+
+@pytest.mark.risk("clock-set")
+@pytest.mark.parametrize("late_s", [0.5, 1.4])
+def test_what_is_late_after_a_silence_is_not_shown_as_new(late_s):
+    """A sender whose queue stands full since a stall, or a clock that was set meanwhile: nothing tells which."""
+    room = two_tools()
+    room.hidden, room.xray = set(ALL), False
+    room.run(1.5)
+    room.hidden, room.xray, room.tracker_clock_ns = set(), True, -round(late_s * 1e9)
+    room.run(0.5)
+    after = room.run(20.0)
+    assert not any(pose.validity.usable for pose in of(ToolPose, after))
+    assert "poses arrive late" in room.pipeline.state().registration.reason
+    room.disconnect()
+    room.connect()
+    room.run(6.0)
+    assert room.verdict().status is Status.VALID
+
+
+@pytest.mark.risk("clock-set")
+@pytest.mark.parametrize("again_s", [-0.3, 0.1])
+def test_clocks_that_may_have_been_set_twice_are_related_by_nothing_but_xrays(again_s):
+    """In pauses of fluoroscopy; then the C-arm moves."""
+    room = Rated(100, 15)
+    room.run(8.0)
+    for set_s in (-1.0, again_s):
+        room.xray = False
+        room.run(4.0)
+        room.xray, room.xray_clock_ns = True, room.xray_clock_ns + round(set_s * 1e9)
+        room.run(3.0)
+        clocks = room.pipeline.clocks
+        assert not clocks.related or clocks.shift_ns == pytest.approx(-room.xray_clock_ns, abs=2e7)
+    after = room.run(30.0)
+    assert room.wrong_mm(after) < 2
+    assert not clocks.related or clocks.shift_ns == pytest.approx(-room.xray_clock_ns, abs=2e7)
+
+
+@pytest.mark.risk("clock-set")
+@pytest.mark.parametrize(("before_hz", "after_hz"), [(7.5, 15), (4, 8), (8, 30), (15, 7.5)])
+def test_another_rate_with_another_delay_is_no_clock_that_was_set(before_hz, after_hz):
+    room = Rated(100, before_hz)
+    room.run(10.0)
+    assert room.verdict().status is Status.VALID
+    room.xrays_hz, room._xrays_sent = after_hz, round(room.time_s * after_hz)
+    room.xray_delay_ns = 100_000_000
+    after = room.run(10.0)
+    assert sum(usable(after)) > 0.95 * len(usable(after))
+    assert abs(room.pipeline.clocks.shift_ns) < 5e6 and room.verdict().status is Status.VALID
 
 
 @pytest.mark.parametrize(("xrays", "ahead_s", "again"), [(1, 3600.0, False), (2, 60.0, True), (2, 10.0, True)])

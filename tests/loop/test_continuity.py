@@ -151,6 +151,20 @@ def test_breathing_and_a_table_that_starts_are_no_bump(hz, noise):
     assert not any(said)
 
 
+@pytest.mark.parametrize("hz", [60, 100, 250])
+@pytest.mark.parametrize("stamped", ["in pairs", "early and late"])
+def test_stamps_of_arrival_are_no_bump(hz, stamped):
+    """A patient breathes on a table that drives: two poses at one moment, or stamps off by a third of a period."""
+    rng, continuity, said = np.random.default_rng(0), Continuity(), []
+    for k in range(20 * hz):
+        t_s = k / hz
+        at = (8 * np.sin(np.pi / 2 * t_s), 50 * np.clip(t_s - 5, 0, 1), 0.0)
+        pose = g.rigid(None, at) @ g.exp(rng.normal(0, 1, 6) * ([5e-5] * 3 + [0.02] * 3))
+        late_s = (k + 1) % 2 / hz - 1e-4 * (k % 2 == 0) if stamped == "in pairs" else rng.uniform(-0.33, 0.33) / hz
+        said.append(continuity.check(round(1e9 * (1 + t_s + late_s)), pose))
+    assert not any(said)
+
+
 # --- slow trackers ---------------------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,10 @@ from navnode import cli
 from navnode.errors import ConfigError
 from navnode.reconstruction import engines, tensorrt
 from navnode.reconstruction.lift import lift
-from navnode.reconstruction.methods import Reconstructor
+from navnode.reconstruction.methods import Method, Reconstructor
 from navnode.reconstruction.reading import Reader, thickness
 from navnode.reconstruction.refining import Refiner
-from navnode.types import Grid, Method, View
+from navnode.types import Grid, View
 from tests.reconstruction.balls import ball, views, with_a_rod
 
 
