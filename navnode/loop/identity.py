@@ -21,6 +21,8 @@ __all__ = ["Identities"]
 
 _CLEARLY_MM = 15.0
 """By how much one explanation must be better than the other."""
+_MORE_CLEARLY_MM_PER_S, _MOST_CLEARLY_MM = 40.0, 75.0
+"""By how much more it must be the better one that two tools that were hidden together are not exchanged, a second."""
 _HAND_MM_PER_S, _FARTHEST_MM = 300.0, 120.0
 """Plausible speed of a tool while it is hidden, and the largest plausible distance, however long it was hidden."""
 _NEAR_MM = 20.0
@@ -94,6 +96,8 @@ class _Marker:
     """The other tool that the doubt is about."""
     met_ns: int = 0
     """When it came back where that one is; 0: the doubt is another one."""
+    either: bool = False
+    """Whether it was hidden together with that one, and may be either: where it is seen later says nothing of that."""
     jumped_ns: int = 0
     """Since when it is seen clearly apart from all others, after a jump; 0: the doubt is another one."""
     exchanged_with: set[str] = field(default_factory=set)
@@ -113,7 +117,7 @@ class _Marker:
         """Doubt that it is this tool; '': no longer."""
         self.origin = (self.origin or self.spell) if doubt and not until_ns else None
         self.doubt, self.doubted_until_ns, self.doubted_with, self.met_ns = doubt, until_ns, other, met_ns
-        self.jumped_ns = 0
+        self.jumped_ns, self.either = 0, False
 
     @property
     def unresolved(self) -> bool:
@@ -248,7 +252,7 @@ class Identities:
     def _judge(self, marker: _Marker, spell: _Spell, at_mm: _Mm) -> None:
         """Compare a marker that came back with those that were away at the same time, and those that are doubted."""
         if marker.unresolved and marker.origin is not None:
-            if spell.explains(at_mm):  # the same as before, whichever that is, or another that was away as well
+            if spell.explains(at_mm) or marker.either:  # as before, whichever that is, or another that was away as well
                 for other in self._others(marker):
                     if other.spell is not None and _together(spell, other.spell):
                         self._compare(marker, spell, at_mm, other, plausible=True, resolves=False)
@@ -298,13 +302,14 @@ class Identities:
         swapped_mm = cross_mm + math.dist(other.last_mm, spell.from_mm)
         if swapped_mm + _CLEARLY_MM < kept_mm:
             _exchange(marker, other)
-        elif kept_mm + _CLEARLY_MM < swapped_mm and plausible:
+        elif kept_mm + _clearly_mm(spell.ended_ns - spell.began_ns) < swapped_mm and plausible:
             if resolves and other.doubted_with == marker.name:
                 other.doubts("")
         else:
             for one, two in ((marker, other), (other, marker)):
                 both = f"{marker.name} and {other.name} were hidden together; confirm which is which"
                 one.doubts(both, other=two.name)
+                one.either = True
 
     def _compare_later(self, marker: _Marker, spell: _Spell, at_mm: _Mm, other: _Marker, origin: _Spell) -> None:
         """Compare with one that was doubted before, and may have taken this one's place."""
@@ -314,6 +319,11 @@ class Identities:
         kept_mm = math.dist(at_mm, spell.from_mm) + math.dist(other.last_mm, origin.from_mm)
         if max(cross_mm, took_mm) <= reach_mm and cross_mm + took_mm + _CLEARLY_MM < kept_mm:
             _exchange(marker, other)
+
+
+def _clearly_mm(hidden_ns: int) -> float:
+    """By how much it must be likelier that each tool is itself, after so long: hands trade places, or move on."""
+    return min(_CLEARLY_MM + _MORE_CLEARLY_MM_PER_S * hidden_ns / NS_PER_S, _MOST_CLEARLY_MM)
 
 
 def _reach_mm(hidden_ns: int) -> float:
