@@ -160,7 +160,7 @@ class Lateness:
     def _note_step(self, stamped_ns: int, arrived_ns: int, difference: int, late_ns: float) -> None:
         """Note what a message says of a change that may begin with it, and how often messages come."""
         told = self._told_ns is not None and abs(difference - self._told_ns) < self._JITTER_NS
-        if stamped_ns < 0 or (told and not self._behind.count):
+        if stamped_ns < 0 or (told and self._why is not Change.CLOCK):
             self._why, self._rhythm_ns = Change.CLOCK, 0.0
             self._jump_ns = arrived_ns - stamped_ns
             self._behind.begin()
