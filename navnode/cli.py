@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _fail(problem: str, code: int) -> NoReturn:
-    print(f"navnode: {problem}", file=sys.stderr)  # noqa: T201 - one line says why
+    sys.stderr.write(f"navnode: {problem}\n")
     sys.exit(code)
 
 
@@ -72,5 +72,5 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(__version__)  # noqa: T201
+        typer.echo(__version__)
         raise typer.Exit
