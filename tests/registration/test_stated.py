@@ -16,6 +16,7 @@ from navnode.projector import Projector
 from navnode.registration import register_counts
 from navnode.registration.answer import FrameRegistration
 from navnode.registration.appearance import XrayImage
+from navnode.registration.carm import stated as carm_as_stated
 from navnode.registration.carm.descent import linearised
 from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, worse
 from navnode.simulation.scenario import carm_of_size
@@ -153,6 +154,16 @@ def test_parts_that_moved_against_each_other_are_told(torso, procedural_ct, move
         assert (own.bent > 10) == told_so, own.bent
     bent = replace(own, gradient=np.zeros(3))
     assert contradicted([bent]) == (Status.DEGRADED, "parts of the patient have moved against each other since the CT")
+
+
+@pytest.mark.parametrize("t_s", TIMES)
+def test_a_pose_that_is_a_little_off_bends_nobody(torso, monkeypatch, t_s):
+    """As that of a frame that was tracked may be; seen from there alone, each of these patients is bent."""
+    image, off = XrayImage(torso.counts(t_s), CARM), np.array([-0.0039, -0.001, 0.01, 0.5932, -1.4773, -0.0234])
+    pose = torso.scenario.volume_from_carm(t_s) @ g.exp(off, (0, 0, PIVOT_MM))
+    assert not evidence(torso.registration, image, pose, PIVOT_MM).bent > 10
+    monkeypatch.setattr(carm_as_stated, "_RIGID_STEPS", 0)
+    assert evidence(torso.registration, image, pose, PIVOT_MM).bent > 10
 
 
 def test_what_an_image_hardly_tells_it_must_not_contradict():
