@@ -72,13 +72,15 @@ def serve_until_told(work: Coroutine[object, object, object]) -> None:
         SystemExit: SIGTERM or SIGHUP arrived, and the work has been cancelled.
     """
 
+    told: list[int] = []
+
     async def serve() -> None:
-        told: list[int] = []
         loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
 
         def end(number: int) -> None:
             told.append(number)
-            task.cancel()
+            if len(told) == 1:  # a second one must not end what closes connections
+                task.cancel()
 
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, end, number)
@@ -87,9 +89,10 @@ def serve_until_told(work: Coroutine[object, object, object]) -> None:
         except asyncio.CancelledError:
             if not told:
                 raise
-            sys.exit(128 + told[0])
 
     asyncio.run(serve())
+    if told:  # not within the loop, which would leave other tasks where they are
+        sys.exit(128 + told[0])
 
 
 def die_with(parent: int) -> None:
