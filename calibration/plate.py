@@ -288,7 +288,9 @@ class _Sums:
         gram, moment = np.einsum("nf,nfab->nab", used, self._gram), np.einsum("nf,nfac->nac", used, self._moment)
         scales = self._functions @ mix.T
         count, terms = scales.shape[1], gram.shape[1]
-        full = np.einsum("nk,nl,nab->kalb", scales, scales, gram, optimize=True).reshape(count * terms, count * terms)
+        pairs = (scales[:, :, None] * scales[:, None, :]).reshape(len(scales), -1)
+        full = (pairs.T @ gram.reshape(len(gram), -1)).reshape(count, count, terms, terms)
+        full = full.transpose(0, 2, 1, 3).reshape(count * terms, count * terms)
         right = np.einsum("nk,nac->kac", scales, moment).reshape(count * terms, 2)
         ridge = 1e-10 * float(np.trace(full)) / len(full)
         solved = np.linalg.solve(full + ridge * np.eye(len(full)), right)

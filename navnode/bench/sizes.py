@@ -21,10 +21,12 @@ from navnode.simulation import anatomy
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Effort, Volume
 
-__all__ = ["DETECTORS_PX", "FULL_SIZE", "SizesReport", "VOLUMES", "full_size", "registrations", "run", "steps"]
+__all__ = ["DETECTORS_PX", "FINER", "FULL_SIZE", "SizesReport", "VOLUMES", "full_size", "registrations", "run", "steps"]
 
 VOLUMES, DETECTORS_PX = (128, 256, 512), (256, 512, 1024, 2048)
 FULL_SIZE, _FULL_SIDE_MM = (512, 512, 300), 500.0
+FINER = (1, 2, 4)
+"""Detectors that a full-size CT is registered in: so many times 512 px."""
 """Voxels (i, j, k) of a whole body's CT, and the side of its slices."""
 _SIDE_MM, _DISTANCE_MM = 320.0, 700.0
 _MODELLED_THREADS = (1, 2, 4, 8, 16)
@@ -150,7 +152,7 @@ def registrations(repeats: int, threads: int, progress: Step = lambda what: None
     progress("registration")
     yield from _registered("small", small, (1,), repeats, threads)
     progress("registration, full size")
-    yield from _registered("full size", full_size(small), (1, 2, 4), repeats, threads)
+    yield from _registered("full size", full_size(small), FINER, repeats, threads)
 
 
 def _registered(

@@ -22,6 +22,7 @@ from navnode.xray.correction import ImageCorrection
 from navnode.xray.distortion import field_of
 from tests.calibration.plates import Plate
 from tests.calibration.test_commands import call
+from tests.conftest import slow
 
 SIZE = 384
 ANGLES = [(orbital, 0.1 * orbital) for orbital in np.linspace(-1.0, 1.0, 7)]
@@ -80,9 +81,9 @@ def test_a_pixel_is_corrected_at_angles_between_those_of_the_pictures(found):
 @pytest.mark.parametrize(
     ("changes", "angles"),
     [
-        ({"lattice": "square", "beads": True}, ANGLES),
+        slow({"lattice": "square", "beads": True}, ANGLES),
         ({"shutter": (0.4, 0.6), "text": True, "closed": 0.05, "noise": 3.0}, ANGLES),
-        ({"round_field": False, "turned_rad": 1.9, "cushion": 0.05}, ANGLES),
+        slow({"round_field": False, "turned_rad": 1.9, "cushion": 0.05}, ANGLES),
         ({}, [(orbital, angle) for orbital in (-0.8, 0.0, 0.8) for angle in (-0.5, -0.2, 0.2, 0.5)]),
     ],
     ids=["beads in squares", "shutter, text, damaged, noise", "square field", "two axes"],
@@ -172,7 +173,7 @@ def test_too_little_is_said_to_be(shots):
     assert fitted([replace(shot, carm=wrong) for shot in shots]).code == "spacing"
 
 
-@pytest.mark.parametrize("guess", [0.55, 1.7, 2.1])
+@pytest.mark.parametrize("guess", [slow(0.55), 1.7, slow(2.1)])
 def test_a_guessed_size_of_pixels_is_measured(shots, guess):
     """It fails, and says what the size is; with that it passes."""
     size_mm = INTENSIFIER.pixel_mm * guess

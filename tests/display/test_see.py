@@ -11,6 +11,7 @@ import pytest
 
 from navnode.types import invalid
 from tests.browser import CHROMIUM
+from tests.conftest import slow
 from tests.display.stage import VALID, click, key, picture, staged
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -139,7 +140,7 @@ def test_distances_are_measured_between_two_clicks(tmp_path):
     staged(look)
 
 
-@pytest.mark.parametrize("size", [(1024, 768), (1280, 800), (1920, 1080)])
+@pytest.mark.parametrize("size", [(1024, 768), slow((1280, 800)), (1920, 1080)])
 def test_layouts(size, tmp_path):
     seen = "[...document.querySelectorAll('.pane')].filter((n) => n.checkVisibility()).map((n) => n.dataset.pane)"
 

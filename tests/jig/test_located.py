@@ -9,6 +9,7 @@ from navnode import geometry as g
 from navnode.jig import jig_for
 from navnode.jig.located import LEAST_BEADS, locate_spots
 from navnode.types import Status
+from tests.conftest import slow
 from tests.jig.pictures import seen
 
 JIG = replace(jig_for(), measured=True, sigma_mm=0.0)
@@ -85,7 +86,7 @@ def test_few_beads_are_told():
     assert str(LEAST_BEADS) in found.validity.reason
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, slow(1), slow(2), slow(3)])
 def test_another_jig_is_told(number):
     picture = seen(np.random.default_rng(number), jig_for(seed=1), missing=0.1)
     found = located(picture)

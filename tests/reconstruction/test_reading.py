@@ -129,7 +129,7 @@ def test_a_knee_made_of_surfaces_is_solid(tmp_path: Path) -> None:
 
     leg = tmp_path / "vhf_hra"
     leg.mkdir()
-    sizes = {"femur_L": (22, 200, 120), "tibia_L": (20, 200, -90), "fibula_L": (8, 200, -90), "patella_L": (18, 20, 10)}
+    sizes = {"femur_L": (22, 110, 75), "tibia_L": (20, 110, -45), "fibula_L": (8, 110, -45), "patella_L": (18, 20, 10)}
     for name, (radius_mm, length_mm, z_mm) in sizes.items():
         surface = trimesh.creation.cylinder(radius=radius_mm, height=length_mm)
         surface.apply_translation((40 if name == "fibula_L" else 0, 45 if name == "patella_L" else 0, z_mm))

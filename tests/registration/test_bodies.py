@@ -20,6 +20,7 @@ from navnode.registration.bodies.equations import Momentum
 from navnode.registration.bodies.joint import SCALE, descend, look
 from navnode.registration.bodies.picture import Picture
 from navnode.types import Status, Volume
+from tests.conftest import slow
 from tests.registration.bones import CARM, articulated, bone, camera, moved, patient, taken
 
 WRIST = Path(__file__).parents[3] / "shared" / "xray_real" / "wrist"
@@ -48,7 +49,7 @@ def test_derivatives_are_those_of_the_shadow(two):
         assert 0.9 < np.linalg.norm(mine) / np.linalg.norm(there) < 1.1
 
 
-@pytest.mark.parametrize("grey", [False, True], ids=["counts", "grey values with a gamma"])
+@pytest.mark.parametrize("grey", [slow(False), True], ids=["counts", "grey values with a gamma"])
 def test_bones_that_moved_by_themselves_are_found(two, grey):
     volumes, bodies = two
     rng = np.random.default_rng(4)

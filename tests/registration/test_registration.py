@@ -67,12 +67,12 @@ def wrongly_believed(case: Case, name: str, times: tuple[float, ...]) -> list[tu
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_shows_something_else_is_never_valid(torso, name):
-    assert not wrongly_believed(torso, name, TIMES[:2])
+    assert not wrongly_believed(torso, name, TIMES[:1])
 
 
 @pytest.mark.slow  # the test above, from other sides
 def test_what_shows_something_else_is_never_valid_from_other_sides(torso):
-    assert not {name: found for name in WRONG if (found := wrongly_believed(torso, name, TIMES[2:4]))}
+    assert not {name: found for name in WRONG if (found := wrongly_believed(torso, name, TIMES[1:4]))}
 
 
 def test_half_the_image_saturated_still_registers(torso):
