@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset
 
 from navnode.files.whole import whole
 from navnode.reconstruction.training.exported import Start
@@ -24,9 +25,9 @@ __all__ = [
     "Learner",
     "Pace",
     "averaged_weights",
+    "batches_of",
     "joined",
     "last_scores",
-    "loading",
     "multiplies_bfloat16",
     "wait_for_all",
 ]
@@ -223,9 +224,26 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def loading(device: str, batch: int) -> tuple[int, int]:
-    """Examples per step and processes that make them: ``batch`` and one for a CPU, more for a GPU."""
-    return (batch, 1) if device == "cpu" else (8 * batch, max(1, len(os.sched_getaffinity(0)) - 2))
+def batches_of(
+    examples: IterableDataset[Any], device: str, usual: int, batch: int | None, workers: int | None
+) -> DataLoader[Any]:
+    """Batches of examples that processes of their own make.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        usual: examples per step that suit a CPU; a GPU gets eight times as many.
+        batch: examples per step; default: as many as suit the device.
+        workers: processes that make examples; default: one for a CPU, all cores but two for a GPU.
+    """
+    some, makers = (usual, 1) if device == "cpu" else (8 * usual, max(1, len(os.sched_getaffinity(0)) - 2))
+    workers = makers if workers is None else workers
+    return DataLoader(
+        examples,
+        some if batch is None else batch,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads
+    )
 
 
 def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from navnode.errors import ConfigError
 from navnode.reconstruction.lift import solid
@@ -23,19 +23,18 @@ from navnode.reconstruction.lungs import SEEN, evidence, lifted
 from navnode.reconstruction.network import LungNet, ReaderNet
 from navnode.reconstruction.reading import Reading
 from navnode.reconstruction.training.bodies import Seen, path_of, read, write, x_rayed
-from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import LUNG_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace, loading
-from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Patient, Region, labelled, region_of
+from navnode.reconstruction.training.learner import Files, Learner, Pace, batches_of
+from navnode.reconstruction.training.patients import TRAINS, Patient, Region, labelled
 from navnode.reconstruction.training.radiographs import body
 from navnode.reconstruction.training.refining import (
+    VIEWS_SCORED,
     bodies,
-    dice,
-    exposed,
+    compared,
     load_reader,
     misread,
     objective,
-    read_by,
+    read_to_validate,
     seen_by_chance,
     smooth,
     weight_of,
@@ -59,7 +58,6 @@ _REUSED = 6
 _OVERLOOKED, _INVENTED = 0.12, 0.1
 """Shares of views in which the reader is made to overlook most of the lungs, and to see some where there are none."""
 _HEADS_SCORED = 2
-_VIEWS_SCORED = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -218,8 +216,6 @@ def train(
     """
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
-    some, makers = loading(device, 4)
-    batch, workers = some if batch is None else batch, makers if workers is None else workers
     given = None if start is None else start_of(start, LUNG_GRAPHS)
     learner = Learner(LungNet, files_in(out), pace, device=device, threads=threads, start=given)
     learner.network.to(memory_format=torch.channels_last_3d)  # an eighth faster
@@ -234,13 +230,7 @@ def train(
             logit = network(shown)
         return objective(logit.float(), lungs, weight_of(shown[:, SEEN : SEEN + 1]))
 
-    batches = DataLoader(
-        Examples(folder, trained_reader, learner.seed),
-        batch,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads
-    )
+    batches = batches_of(Examples(folder, trained_reader, learner.seed), device, 4, batch, workers)
     return learner.learn(batches, loss_of, lambda network: score(network, unseen, device), until=until, report=report)
 
 
@@ -252,23 +242,15 @@ def files_in(out: Path) -> Files:
 def _to_validate(folder: Path, reader: ReaderNet) -> dict[str, list[Example]]:
     """Bodies to validate on, read and lifted, by region and number of views."""
     found: dict[str, list[Example]] = {}
-    heads = 0
-    for number, path in enumerate(bodies(folder, VALIDATES)):
-        seen, rng = read(path), np.random.default_rng(number)
-        if seen.lungs is None or seen.lungs.sum() / 255 * seen.grid.spacing_mm**3 < 1000 * _LEAST_CM3:
-            continue
-        heads += region_of(path) is Region.HEAD
-        if region_of(path) is Region.HEAD and heads > _HEADS_SCORED:
-            continue
-        exposure = Exposure.drawn(rng)
-        readings = []
-        for line, carm, pixel_mm in zip(seen.line, seen.carms, seen.pixel_mm, strict=True):
-            shown = exposed(line.astype(np.float32), float(pixel_mm), exposure, rng)
-            readings.append(read_by(reader, shown, np.ones(shown.shape, bool), carm, float(pixel_mm)))
-        for views in _VIEWS_SCORED:
+    for region, seen, readings in read_to_validate(folder, reader, _HEADS_SCORED, _has_lungs):
+        for views in VIEWS_SCORED:
             example = _example(seen, readings[:views], list(seen.poses[:views]))
-            found.setdefault(f"{region_of(path).value}_{views}", []).append(example)
+            found.setdefault(f"{region.value}_{views}", []).append(example)
     return found
+
+
+def _has_lungs(seen: Seen) -> bool:
+    return seen.lungs is not None and seen.lungs.sum() / 255 * seen.grid.spacing_mm**3 >= 1000 * _LEAST_CM3
 
 
 def score(network: LungNet, unseen: dict[str, list[Example]], device: str = "cpu") -> dict[str, Score]:
@@ -276,13 +258,11 @@ def score(network: LungNet, unseen: dict[str, list[Example]], device: str = "cpu
     network.eval()
     scores = {}
     for name, examples in unseen.items():
-        before, after = [], []
+        found = []
         for example in examples:
-            lungs = example.lungs > 0.5
             with torch.no_grad():
                 logit = network(torch.from_numpy(example.evidence)[None].to(device))[0, 0].float().cpu().numpy()
-            before.append(dice(example.lifted > 0.5, lungs))
-            after.append(dice(logit > 0, lungs))
-        scores[name] = Score(*(round(float(each), 4) for each in (np.median(before), np.median(after), min(after))))
+            found.append((example.lifted > 0.5, logit > 0, example.lungs > 0.5))
+        scores[name] = Score(*compared(found))
     network.train()
     return scores

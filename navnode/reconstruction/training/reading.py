@@ -13,7 +13,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from navnode.errors import ConfigError
 from navnode.expansion import load_arrays
@@ -30,7 +30,7 @@ from navnode.reconstruction.reader import (
 )
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import READER_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace, loading
+from navnode.reconstruction.training.learner import Files, Learner, Pace, batches_of
 from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Region, region_of
 from navnode.types import CArm, FloatArray
 
@@ -181,8 +181,6 @@ def train(
     """
     if next(folder.glob(f"*{TRAINS}"), None) is None:
         raise ConfigError(f"{folder}: holds no rendered X-rays to train on")
-    some, makers = loading(device, 8)
-    batch, workers = some if batch is None else batch, makers if workers is None else workers
     given = None if start is None else start_of(start, READER_GRAPHS)
     learner = Learner(_channels_last, files_in(out), pace, device=device, threads=threads, start=given)
 
@@ -195,13 +193,7 @@ def train(
             output = network(pictures)
         return objective(output.float(), truth_mm.to(device), counts.to(device))
 
-    batches = DataLoader(
-        Examples(folder, learner.seed),
-        batch,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads
-    )
+    batches = batches_of(Examples(folder, learner.seed), device, 8, batch, workers)
     return learner.learn(batches, loss_of, lambda network: score(network, folder, device), until=until, report=report)
 
 

@@ -17,7 +17,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
@@ -29,7 +29,7 @@ from navnode.reconstruction.refining import SEEN, Evidence, evidence
 from navnode.reconstruction.training.bodies import ANGLES_DEG, Seen, read
 from navnode.reconstruction.training.examples import Exposure
 from navnode.reconstruction.training.exported import READER_GRAPHS, REFINER_GRAPHS, start_of
-from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights, loading
+from navnode.reconstruction.training.learner import Files, Learner, Pace, averaged_weights, batches_of
 from navnode.reconstruction.training.patients import TRAINS, VALIDATES, Region, region_of
 from navnode.reconstruction.training.reading import worse
 from navnode.types import CArm, FloatArray, Matrix, View
@@ -42,7 +42,9 @@ __all__ = [
     "Examples",
     "PACE",
     "Score",
+    "VIEWS_SCORED",
     "bodies",
+    "compared",
     "dice",
     "disturbed",
     "exposed",
@@ -52,6 +54,7 @@ __all__ = [
     "misread",
     "objective",
     "read_by",
+    "read_to_validate",
     "score",
     "seen_by_chance",
     "smooth",
@@ -79,7 +82,11 @@ _VIEW_SUBSETS: tuple[tuple[float, tuple[int, ...]], ...] = (
 )
 """How often an example has which views of ``bodies.ANGLES_DEG``."""
 _HEADS_SCORED = 4
-_VIEWS_SCORED = (2, 4)
+VIEWS_SCORED = (2, 4)
+"""Numbers of views that networks are scored with."""
+
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Example:
     """One body, read and lifted, on its grid, (k, j, i)."""
 
     evidence: Evidence
-    lifted: npt.NDArray[np.bool_]
+    lifted: Mask
     """(k, j, i), bone by the lift alone."""
     bone: FloatArray
     """(k, j, i), share of bone in every voxel."""
@@ -309,8 +316,6 @@ def train(
     """
     if not bodies(folder, TRAINS):
         raise ConfigError(f"{folder}: holds no rendered bodies to train on")
-    some, makers = loading(device, 2)
-    batch, workers = some if batch is None else batch, makers if workers is None else workers
     given = None if start is None else start_of(start, REFINER_GRAPHS)
     learner = Learner(Refinement, files_in(out), pace, device=device, threads=threads, start=given)
     learner.network.volume.to(memory_format=torch.channels_last_3d)  # an eighth faster
@@ -323,13 +328,7 @@ def train(
             logit = network(fine, coarse, pictures, pixels)
         return objective(logit.float(), bone, weights(coarse))
 
-    batches = DataLoader(
-        Examples(folder, trained_reader, crop, learner.seed),
-        batch,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn" if workers else None,  # a fork would inherit locks of the engines' threads
-    )
+    batches = batches_of(Examples(folder, trained_reader, crop, learner.seed), device, 2, batch, workers)
     return learner.learn(batches, loss_of, lambda network: score(network, unseen, device), until=until, report=report)
 
 
@@ -386,22 +385,36 @@ def objective(logit: Tensor, bone: Tensor, counts: Tensor) -> tuple[Tensor, dict
 def to_validate(folder: Path, reader: ReaderNet) -> dict[str, list[Example]]:
     """Bodies to validate on, read and lifted, by region and number of views."""
     found: dict[str, list[Example]] = {}
-    heads = 0
+    for region, seen, readings in read_to_validate(folder, reader, _HEADS_SCORED):
+        for views in VIEWS_SCORED:
+            example = lifted(seen, readings[:views], list(seen.poses[:views]))
+            found.setdefault(f"{region.value}_{views}", []).append(example)
+    return found
+
+
+def read_to_validate(
+    folder: Path, reader: ReaderNet, heads: int, wanted: Callable[[Seen], bool] = lambda seen: True
+) -> Iterator[tuple[Region, Seen, list[Reading]]]:
+    """Bodies to validate on, and what a reader reads in all their views.
+
+    Args:
+        heads: the first so many heads.
+        wanted: whether a body is one to validate on.
+    """
     for number, path in enumerate(bodies(folder, VALIDATES)):
-        region = region_of(path)
-        heads += region is Region.HEAD
-        if region is Region.HEAD and heads > _HEADS_SCORED:
+        region, rng = region_of(path), np.random.default_rng(number)
+        if region is Region.HEAD and not heads:
             continue
-        seen, rng = read(path), np.random.default_rng(number)
+        seen = read(path)
+        if not wanted(seen):
+            continue
+        heads -= region is Region.HEAD
         exposure = Exposure.drawn(rng)
         readings = []
         for line, carm, pixel_mm in zip(seen.line, seen.carms, seen.pixel_mm, strict=True):
             shown = exposed(line.astype(np.float32), float(pixel_mm), exposure, rng)
             readings.append(read_by(reader, shown, np.ones(shown.shape, bool), carm, float(pixel_mm)))
-        for views in _VIEWS_SCORED:
-            example = lifted(seen, readings[:views], list(seen.poses[:views]))
-            found.setdefault(f"{region.value}_{views}", []).append(example)
-    return found
+        yield region, seen, readings
 
 
 def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "cpu") -> dict[str, Score]:
@@ -409,23 +422,31 @@ def score(network: Refinement, unseen: dict[str, list[Example]], device: str = "
     network.eval()
     scores = {}
     for name, examples in unseen.items():
-        before, after = [], []
+        found = []
         for example in examples:
-            bone = example.bone > 0.5
             shown = example.evidence
             parts = (shown.fine, shown.coarse, shown.pictures, shown.pixels_from_coarse.astype(np.float32))
             given = (torch.from_numpy(part)[None].to(device) for part in parts)
             with torch.no_grad():
-                found = network(*given)[0, 0].float().cpu().numpy() > 0
-            before.append(dice(example.lifted, bone))
-            after.append(dice(found, bone))
-        lifted, refined, least = (round(float(each), 4) for each in (np.median(before), np.median(after), min(after)))
-        scores[name] = Score(lifted, refined, least)
+                refined = network(*given)[0, 0].float().cpu().numpy() > 0
+            found.append((example.lifted, refined, example.bone > 0.5))
+        scores[name] = Score(*compared(found))
     network.train()
     return scores
 
 
-def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+def compared(found: Sequence[tuple[Mask, Mask, Mask]]) -> tuple[float, float, float]:
+    """Dice coefficients of masks, (k, j, i), before and after a network, and the truth: medians, and the least after.
+
+    Args:
+        found: of every body, ``(before, after, true)``.
+    """
+    before, after = ([dice(masks[n], masks[2]) for masks in found] for n in (0, 1))
+    medians = (float(np.median(before)), float(np.median(after)))
+    return round(medians[0], 4), round(medians[1], 4), round(min(after), 4)
+
+
+def dice(one: Mask, other: Mask) -> float:
     """Dice coefficient of two masks, (k, j, i), 0..1; 1 if both are empty."""
     total = int(one.sum() + other.sum())
     return 2 * int((one & other).sum()) / total if total else 1.0
