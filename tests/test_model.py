@@ -11,10 +11,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pydicom
 import pytest
 import trimesh
-from pydicom.uid import ExplicitVRLittleEndian
 
 from navnode import geometry as g
 from navnode.errors import ConfigError
@@ -35,6 +33,7 @@ from navnode.types import CArm, Status, Validity, View, Volume
 from navnode.xray.chain import XrayChain
 from tests.browser import CHROMIUM, Browser
 from tests.invoke import call
+from tests.xrays import dicom
 
 CARM = CArm(256, 256, (1.2, 1.2), 1000.0, (127.5, 127.5))
 PATIENT_MM = 800.0
@@ -205,24 +204,6 @@ def test_a_folder_with_files_is_left_alone(pictures, tmp_path):
     (tmp_path / "kept").write_text("mine")
     error = navnode("--views", pictures / "views.json", "--out", tmp_path, code=2)["error"]
     assert "nothing is replaced" in error and [path.name for path in tmp_path.iterdir()] == ["kept"]
-
-
-def dicom(path: Path, number: int, angle_deg: float, **stated: object) -> None:
-    """Write a picture that states how it was taken."""
-    dataset = pydicom.Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.12.1", f"1.2.3.{number}"
-    dataset.Modality, dataset.Rows, dataset.Columns = "XA", 40, 50
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.ImagerPixelSpacing, dataset.PositionerPrimaryAngle = [0.3, 0.4], angle_deg
-    dataset.DistanceSourceToDetector, dataset.DistanceSourceToPatient = 1100, 800
-    for keyword, value in stated.items():
-        setattr(dataset, keyword, value)
-    dataset.PixelData = np.full((40, 50), 900, np.uint16).tobytes()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.save_as(path, enforce_file_format=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from navnode.reconstruction.reading import Reading
 from navnode.types import CArm
 from navnode.xray.counts import line_integrals
 from tests.invoke import call
-from tests.test_model import dicom
+from tests.xrays import dicom
 
 needs_reader = pytest.mark.skipif(not engines.SHIPPED_READER.exists(), reason="the model of the reader is not here")
 KNEE = Path(__file__).parents[2] / "shared" / "xray_real" / "knee" / "0180_cam2.png"
