@@ -1,5 +1,5 @@
 """Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, plans, the
-active tool, and a replay's player."""
+active tool and which one a tool is, and a replay's player."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from navnode.types import Operation, PlanOperation
 __all__ = ["PageCommand", "add"]
 
 _RECORDING = "StartRecording", "StopRecording", "Reconnect"
-_NODE = (*_RECORDING, Operation.SET_TOOL.value, *(operation.value for operation in PlanOperation))
+_NODE = (
+    *_RECORDING,
+    Operation.SET_TOOL.value,
+    Operation.CONFIRM_TOOL.value,
+    *(operation.value for operation in PlanOperation),
+)
 _PLAYER = ("ReplayPause", "ReplayResume", "ReplayStep", "ReplaySeek", "ReplayBurst", "ReplayRate", "ReplayState")
 _TIMEOUT_S = 3.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from navnode.types import (
     RegisteredFrame,
     ToolPose,
     Validity,
+    Volume,
     VolumeUpdate,
     invalid,
 )
@@ -172,10 +174,6 @@ class Scene:
                 "active": plan.name == self.state.active_plan,
                 "entry_mm": plan.entry_mm,
                 "target_mm": plan.target_mm,
-                "pixels": {
-                    slot: _pixels(station, np.array([plan.entry_mm, plan.target_mm]))
-                    for slot, station in self.stations.items()
-                },
             }
             for plan in self.state.plans
         ]
@@ -237,7 +235,6 @@ class Scene:
             ends = np.array([[0, 0, -_BACK_MM], [0, 0, 0], [0, 0, _AHEAD_MM]])
             points = g.transform(volume_from_tool, ends)
             shown["back_mm"], shown["tip_mm"], shown["ahead_mm"] = points.round(3).tolist()
-            shown["pixels"] = {slot: _pixels(station, points) for slot, station in self.stations.items()}
         return shown
 
     def _view(self, slot: int, now_ns: int, silent: bool) -> dict[str, Any]:
@@ -285,9 +282,17 @@ def volume_blob(update: VolumeUpdate) -> bytes:
         "index_from_volume": np.linalg.inv(update.volume.volume_from_index).ravel().tolist(),
         "center_mm": update.volume.center_mm.tolist(),
         "spacing_mm": list(update.volume.spacing_mm),
+        "digest": _digest(update.volume),
         "validity": _validity(update.validity),
     }
     return blob("volume", about, hu.tobytes())
+
+
+def _digest(volume: Volume) -> str:
+    """The same for the same voxels at the same place, whichever node sent them."""
+    told = hashlib.blake2b(volume.volume_from_index.tobytes(), digest_size=16)
+    told.update(np.ascontiguousarray(volume.voxels).data)
+    return told.hexdigest()
 
 
 def mesh_blob(update: VolumeUpdate, mesh: Mesh) -> bytes:
@@ -310,12 +315,6 @@ def vertex_normals(mesh: Mesh) -> FloatArray:
     )
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
     return normals.astype(np.float32)
-
-
-def _pixels(station: Station, points_mm: Matrix) -> list[list[float]] | None:
-    """Back, tip and ahead on the detector, (u, v) in px; None: one of them is behind the source."""
-    pixels = g.project(station.carm, g.inverse(station.volume_from_carm), points_mm)
-    return None if np.isnan(pixels).any() else pixels.round(2).tolist()
 
 
 def _matrix(station: Station) -> list[float]:

@@ -39,6 +39,8 @@ def flaw(plan: Plan, volume: Volume | None) -> str:
     ends = np.array([plan.entry_mm, plan.target_mm])
     if not plan.name.strip() or len(plan.name) > _LONGEST_NAME or not plan.name.isprintable():
         return f"a plan's name has 1 to {_LONGEST_NAME} printable characters"
+    if plan.name != " ".join(plan.name.split()):  # two plans must not read alike
+        return f"plan {plan.name!r}: its name begins or ends with a space, or has two in a row"
     if not np.isfinite(ends).all():
         return f"plan {plan.name!r}: entry or target is not a number"
     length_mm = float(np.linalg.norm(ends[1] - ends[0]))

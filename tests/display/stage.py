@@ -180,7 +180,8 @@ async def _served(volume: bool, **more: object) -> AsyncIterator[tuple[Stage, st
 
         return answer
 
-    names = ("PlanAdd", "PlanActivate", "PlanRemove", "SetTool", "StartRecording", "StopRecording", "Reconnect")
+    plans, tools = ("PlanAdd", "PlanActivate", "PlanRemove"), ("SetTool", "ConfirmTool")
+    names = (*plans, *tools, "StartRecording", "StopRecording", "Reconnect")
     console = Server("127.0.0.1", 0, commands={name: heard(name) for name in names})
     await console.start()
     own: config.Config = configuration(**more)

@@ -13,6 +13,7 @@ from navnode.planning.deviation import deviation
 from navnode.types import Plan, PlanDeviation, Status, Validity, invalid
 from tests.browser import CHROMIUM
 from tests.display.stage import PLAN, VALID, click, drill, picture, staged
+from tests.patience import until_async
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -85,18 +86,18 @@ def test_plans_are_chosen_hidden_and_removed_only_if_asked_twice(tmp_path):
         await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
         assert await browser.evaluate(button.format("aim", 1) + ".textContent") == OTHER.name
         await browser.evaluate(button.format("aim", 1) + ".click()")
-        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanActivate done'", 10)
+        await until_async(lambda: stage.asked == [("PlanActivate", {"Plan": OTHER.name})])
         await browser.evaluate(button.format("gone", 1) + ".click()")
         await asyncio.sleep(0.3)
-        assert stage.asked == [("PlanActivate", {"Plan": OTHER.name})]
+        assert len(stage.asked) == 1
         await browser.evaluate(button.format("gone", 1) + ".click()")
-        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanRemove done'", 10)
+        await until_async(lambda: stage.asked[1:] == [("PlanRemove", {"Plan": OTHER.name})])
         await browser.evaluate(button.format("see", 1) + ".click()")
         await browser.wait_for(button.format("see", 1) + ".getAttribute('aria-pressed') === 'false'", 10)
         await picture(browser, tmp_path / "hidden.png")
         await browser.evaluate(button.format("aim", 0) + ".click()")
-        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanActivate done'", 10)
-        assert stage.asked[1:] == [("PlanRemove", {"Plan": OTHER.name}), ("PlanActivate", {})]
+        await until_async(lambda: stage.asked[2:] == [("PlanActivate", {})])
+        assert await browser.evaluate("document.getElementById('plan-said').textContent") == ""
         # Texts of others are texts.
         assert await browser.evaluate("document.querySelectorAll('#side b b, #plan-list b').length") == 0
 
@@ -117,7 +118,6 @@ def test_a_plan_is_made_by_two_clicks_on_slices_and_refused_in_words():
         await browser.evaluate("document.getElementById('plan-name').value = 'x'")
         await browser.evaluate("document.querySelector('#plan-form button').click()")
         await browser.wait_for("document.getElementById('plan-said').textContent.includes('outside the volume')", 10)
-        assert await browser.evaluate("document.getElementById('plan-said').className") == "refused"
         stage.answers = {}
         await browser.evaluate("document.querySelector('#plan-form button').click()")
         await browser.wait_for("document.getElementById('plan-form').hidden", 10)
@@ -134,24 +134,62 @@ def test_a_plan_is_made_by_two_clicks_on_slices_and_refused_in_words():
     staged(look)
 
 
+def test_new_plan_while_one_waits_for_its_name_begins_anew():
+    async def look(browser, stage) -> None:
+        left, top, width, height = await browser.evaluate(box("[data-pane=axial]"))
+        for _ in range(2):
+            await browser.evaluate("document.getElementById('plan-new').click()")
+            assert await browser.evaluate("document.getElementById('plan-form').hidden")
+            for off in (0, 30):
+                await click(browser, left + width / 2 + off, top + height / 2)
+            await browser.wait_for("!document.getElementById('plan-form').hidden", 5)
+        await browser.evaluate("document.querySelector('#plan-form button').click()")
+        await until_async(lambda: len(stage.asked) == 1)
+
+    staged(look)
+
+
+def test_the_plan_that_is_aimed_at_is_drawn_over_the_others():
+    drawn = """import('/static/plans.js').then(({ shownPlans }) =>
+        shownPlans({ plans: [{ name: 'a', active: true }, { name: 'b', active: false }] }).map(({ name }) => name))"""
+
+    async def look(browser, stage) -> None:
+        assert await browser.evaluate(drawn) == ["b", "a"]
+
+    staged(look)
+
+
+def test_plans_that_a_node_lost_are_named():
+    async def look(browser, stage) -> None:
+        aim(stage, drill())
+        await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
+        stage.speaking = False
+        await browser.wait_for("document.body.classList.contains('silent')", 20)
+        stage.more, stage.speaking = {}, True
+        said = "document.getElementById('plan-said').textContent"
+        await browser.wait_for(f"{said}.includes('gone: {PLAN.name}, L5')", 10)
+
+    staged(look)
+
+
 def test_a_file_that_is_dropped_becomes_plans():
     line = {"type": "Line", "coordinateSystem": "RAS", "controlPoints": [
         {"label": label, "position": position, "positionStatus": "defined"}
         for label, position in (("entry", PLAN.entry_mm), ("target", PLAN.target_mm))
     ]}  # fmt: skip
-    drop = """((name, content) => {{ const data = new DataTransfer(); data.items.add(new File([content], name));
-        dispatchEvent(new DragEvent('drop', {{ dataTransfer: data, cancelable: true }})); }})({}, {})"""
+    drop = """((files) => {{ const data = new DataTransfer();
+        for (const [name, content] of Object.entries(files)) data.items.add(new File([content], name));
+        dispatchEvent(new DragEvent('drop', {{ dataTransfer: data, cancelable: true }})); }})({})"""
 
     async def look(browser, stage) -> None:
-        await browser.evaluate(drop.format(json.dumps("Pedicle.mrk.json"), json.dumps(json.dumps({"markups": [line]}))))
-        await browser.wait_for("document.getElementById('plan-said').textContent === 'PlanAdd done'", 10)
+        whole = json.dumps({"markups": [line]})
+        await browser.evaluate(drop.format(json.dumps({"notes.txt": "hello", "Pedicle.mrk.json": whole})))
+        await until_async(lambda: stage.asked)
         assert stage.asked == [
             ("PlanAdd", {"Plan": "Pedicle", "Entry": "20.00 -60.00 10.00", "Target": "5.00 -10.00 0.00"})
         ]
-        await browser.evaluate(drop.format(json.dumps("notes.txt"), json.dumps("hello")))
-        await browser.wait_for(
-            "document.getElementById('plan-said').textContent.startsWith('notes.txt: plans are')", 10
-        )
+        said = await browser.evaluate("document.getElementById('plan-said').textContent")
+        assert said.startswith("notes.txt: plans are"), "what was refused is said beside what was taken"
         browser.errors.clear()  # Chromium logs the refusal.
 
     staged(look)

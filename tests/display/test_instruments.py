@@ -9,6 +9,7 @@ import pytest
 from navnode.types import RecordingState, Status, Validity, invalid
 from tests.browser import CHROMIUM
 from tests.display.stage import drill, picture, staged
+from tests.patience import until_async
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -17,16 +18,17 @@ def test_tools_are_listed_with_how_they_are_and_one_is_chosen(tmp_path):
     async def look(browser, stage) -> None:
         stage.tools["Saw"] = (None, invalid("not seen by the tracker"))
         stage.tools["Probe"] = (drill(), Validity(Status.DEGRADED, "it has just come back"))
-        rows = "[...document.querySelectorAll('#tool-list li')].map((n) => [...n.children].map((c) => c.textContent))"
+        rows = "[...document.querySelectorAll('#tool-list li')]"
+        rows += ".map((n) => [...n.children].filter((c) => !c.hidden).map((c) => c.textContent))"
         await browser.wait_for(f"{rows}.length === 3", 10)
         assert await browser.evaluate(rows) == [
             ["Drill", "●", "VALID"],
             ["Saw", "■", "Tool not seen by the tracker"],
             ["Probe", "▲", "The tool is in doubt"],
         ]
-        pressed = "[...document.querySelectorAll('#tool-list button')].map((n) => n.getAttribute('aria-pressed'))"
+        pressed = "[...document.querySelectorAll('#tool-list .aim')].map((n) => n.getAttribute('aria-pressed'))"
         assert await browser.evaluate(pressed) == ["true", "false", "false"]
-        await browser.evaluate("document.querySelectorAll('#tool-list button')[2].click()")
+        await browser.evaluate("document.querySelectorAll('#tool-list .aim')[2].click()")
         await browser.wait_for("document.getElementById('tool-said').textContent === 'SetTool done'", 10)
         assert stage.asked == [("SetTool", {"Tool": "Probe"})]
         stage.more = {"active_tool": "Probe"}
@@ -37,17 +39,33 @@ def test_tools_are_listed_with_how_they_are_and_one_is_chosen(tmp_path):
     staged(look)
 
 
+def test_which_tool_it_is_is_confirmed_by_a_second_click():
+    async def look(browser, stage) -> None:
+        stage.tools["Drill"] = (None, invalid("it may be Probe, which is not seen"))
+        button = "document.querySelector('#tool-list .confirm:not([hidden])')"
+        await browser.wait_for(f"{button}?.textContent === 'It is Drill'", 10)
+        await browser.evaluate(f"{button}.click()")
+        await browser.wait_for(f"{button}?.textContent === 'Really Drill?'", 10)
+        assert not stage.asked
+        await browser.evaluate(f"{button}.click()")
+        await until_async(lambda: stage.asked == [("ConfirmTool", {"Tool": "Drill"})])
+        stage.tools["Drill"] = (drill(), Validity(Status.VALID))
+        await browser.wait_for(f"!{button}", 10)
+
+    staged(look)
+
+
 def test_the_record_button_says_where_the_file_is():
     async def look(browser, stage) -> None:
         await browser.wait_for("!document.getElementById('record').hidden", 10)
         await browser.evaluate("document.getElementById('record').click()")
-        await browser.wait_for("document.getElementById('record-said').textContent === 'StartRecording done'", 10)
+        await until_async(lambda: stage.asked == [("StartRecording", {})])
         stage.more = {"recording": RecordingState("/cases/L4.mcap")}
         await browser.wait_for(
             "document.getElementById('record-amount').textContent.startsWith('/cases/L4.mcap: 0')", 10
         )
         assert await browser.evaluate("document.getElementById('record').textContent") == "■ Stop recording"
-        assert await browser.evaluate("document.getElementById('record-said').textContent") == "StartRecording done"
+        assert await browser.evaluate("document.getElementById('record-said').textContent") == ""
         stage.more = {"recording": RecordingState("/cases/L4.mcap", failure="the disk is full")}
         await browser.wait_for("document.getElementById('record-amount').textContent.includes('the disk is full')", 10)
         assert await browser.evaluate("document.getElementById('record').className") == "failed"

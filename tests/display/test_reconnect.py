@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -13,8 +14,9 @@ from navnode.display.server import Display
 from navnode.types import VolumeUpdate
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import find_free_port
-from tests.display.stage import VALID, Stage, phantom, tube
+from tests.display.stage import VALID, Stage, click, phantom, tube
 from tests.loop.theatre import configuration
+from tests.patience import until_async
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -70,6 +72,60 @@ def test_the_next_patients_node_finds_nothing_of_the_last_one(tmp_path):
             stages[0].display._on_volume(VolumeUpdate(other, None, "navigation", VALID, "CT", 0))
             await browser.wait_for(f"{LIGHT} > 1000", 10)
             await browser.screenshot(tmp_path / "b.png")
+        await runner.cleanup()
+        speaking.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_network_that_swallows_everything_for_a_while_is_left_and_what_was_chosen_stays():
+    """It closes nothing, as a cable that is pulled; the same volume then comes once more."""
+
+    async def story() -> None:
+        port = find_free_port()
+        stage, runner = served("A", port)
+        stage.display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
+        swallows, connections = asyncio.Event(), list[asyncio.StreamWriter]()
+
+        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(1 << 16):
+                    if not swallows.is_set():
+                        sink.write(data)
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inner, outer = await asyncio.open_connection("127.0.0.1", port)
+            connections.extend((writer, outer))
+            await asyncio.gather(carry(reader, outer), carry(inner, writer))
+
+        async def speak() -> None:
+            while True:
+                stage.show()
+                await asyncio.sleep(0.04)
+
+        speaking = asyncio.create_task(speak())
+        await listening(runner, port)
+        proxy = await asyncio.start_server(between, "127.0.0.1", 0)
+        async with Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/")
+            await browser.wait_for(f"!document.body.classList.contains('silent') && {LIGHT} > 1000")
+            left, top = await browser.evaluate(
+                "((b) => [b.left + b.width / 2, b.top + b.height / 2])"
+                "(document.querySelector('[data-pane=axial]').getBoundingClientRect())"
+            )
+            await click(browser, left + 25, top + 15)
+            await asyncio.sleep(0.5)
+            before = await browser.evaluate(LIGHT)
+            swallows.set()
+            await browser.wait_for("document.body.classList.contains('silent')", 20)
+            old = list(connections)
+            await until_async(lambda: len(connections) > len(old), 30)  # tried again by itself
+            swallows.clear()
+            await browser.wait_for("!document.body.classList.contains('silent')", 40)
+            await browser.wait_for(f"Math.abs({LIGHT} - {before}) < 0.02 * {before}", 20)
+        proxy.close()
+        for each in connections:
+            each.close()
         await runner.cleanup()
         speaking.cancel()
 

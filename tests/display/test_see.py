@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from navnode.types import invalid
+from navnode.types import Volume, VolumeUpdate, invalid
 from tests.browser import CHROMIUM
 from tests.conftest import slow
-from tests.display.stage import VALID, click, key, picture, staged
+from tests.display.stage import VALID, click, drill, key, picture, staged
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -41,6 +41,113 @@ async def middle(browser, pane: str) -> tuple[float, float, float]:
         f"(document.querySelector('[data-pane={pane}]').getBoundingClientRect())"
     )
     return left + width / 2, top + height / 2, SPAN_MM / (min(width, height) - 2)
+
+
+CENTROID = """(pane) => {
+  const gl = document.getElementById('gl'), box = document.querySelector(`[data-pane=${pane}]`);
+  const pen = Object.assign(document.createElement('canvas'), { width: gl.width, height: gl.height }).getContext('2d');
+  pen.drawImage(gl, 0, 0);
+  const corner = [box.offsetLeft + box.clientLeft, box.offsetTop + box.clientTop];
+  const { data, width } = pen.getImageData(...corner, box.clientWidth, box.clientHeight);
+  let sum = 0, across = 0, down = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    const light = Math.max(0, data[at] - 60), pixel = at / 4;
+    sum += light;
+    across += light * (pixel % width + 0.5);
+    down += light * (Math.floor(pixel / width) + 0.5);
+  }
+  return [across / sum - box.clientWidth / 2, down / sum - box.clientHeight / 2];
+}"""
+"""How far what is bright in a pane is from its middle, px."""
+
+CROSSHAIR = """(pane) => {
+  const marks = document.getElementById('marks'), box = document.querySelector(`[data-pane=${pane}]`);
+  const [x, y] = [box.offsetLeft + box.clientLeft, box.offsetTop + box.clientTop];
+  const [w, h] = [box.clientWidth, box.clientHeight];
+  const along = (left, top, wide, high, of) => {
+    [left, top, wide, high] = [left, top, wide, high].map(Math.round);
+    const { data } = marks.getContext('2d').getImageData(left, top, wide, high);
+    const sums = new Array(Math.max(wide, high)).fill(0);
+    for (let at = 0; at < wide * high; at++) sums[of(at % wide, Math.floor(at / wide))] += data[4 * at + 3];
+    const most = sums.indexOf(Math.max(...sums)), near = [most - 1, most, most + 1].filter((place) => sums[place]);
+    const all = near.reduce((sum, place) => sum + sums[place], 0);
+    return near.reduce((sum, place) => sum + sums[place] * (place + 0.5), 0) / all;
+  };
+  const [left, top] = [Math.round(x + w / 2) - 12, Math.round(y + h / 2) - 12];
+  const across = along(left, y + 0.7 * h, 24, 0.1 * h, (column) => column);
+  const down = along(x + 0.7 * w, top, 0.1 * w, 24, (_, row) => row);
+  return [left + across - x - w / 2, top + down - y - h / 2];
+}"""
+"""How far the crosshair of a pane is from its middle, px."""
+
+
+def test_marks_lie_where_the_volume_is():
+    """A slice that follows a tool has its tip in the middle; so must the voxel be that lies there."""
+    spot = np.full((51, 51, 51), -1000, np.float32)
+    spot[24:27, 24:27, 24:27] = 2000
+    volume_from_index = np.diag([4.0, 4.0, 4.0, 1.0])
+    volume_from_index[:3, 3] = -100.0
+
+    async def look(browser, stage) -> None:
+        stage.tools = {"Drill": (drill((0.0, 0.0, 0.0)), VALID)}
+        shown = Volume(spot, volume_from_index, "spot")
+        stage.display._on_volume(VolumeUpdate(shown, None, "navigation", VALID, "CT", 0))
+        for pane in ("axial", "coronal", "sagittal"):
+            await browser.wait_for(f"Math.abs(({CENTROID})('{pane}')[0]) < 0.3", 20)
+            voxel, crosshair = [await browser.evaluate(f"({each})('{pane}')") for each in (CENTROID, CROSSHAIR)]
+            assert np.abs(np.subtract(voxel, crosshair)).max() < 0.3, (pane, voxel, crosshair)
+
+    staged(look)
+
+
+def test_slices_do_not_follow_another_tool_when_the_chosen_one_is_lost():
+    async def look(browser, stage) -> None:
+        stage.tools = {"Drill": (drill(), VALID), "Probe": (drill((60.0, 30.0, 50.0)), VALID)}
+        before = await greys(browser, "axial")
+        stage.tools["Drill"] = (None, invalid("not seen by the tracker"))
+        await browser.wait_for("document.getElementById('state').textContent === 'INVALID'", 10)
+        assert np.abs(await greys(browser, "axial") - before).max() < 3
+
+    staged(look)
+
+
+def test_two_clicks_enlarge_a_slice_and_move_nothing():
+    async def look(browser, stage) -> None:
+        x, y, _ = await middle(browser, "coronal")
+        await click(browser, x + 30, y + 20)
+        await click(browser, x + 30, y + 20, count=2)
+        await browser.wait_for("document.querySelector('main').dataset.layout === '1'", 10)
+        assert await browser.evaluate("document.getElementById('follow').getAttribute('aria-pressed')") == "true"
+        x, y, _ = await middle(browser, "coronal")
+        await browser.evaluate("document.getElementById('measure').click()")
+        assert await browser.evaluate("document.getElementById('follow').getAttribute('aria-pressed')") == "false"
+        for off in (0, 80):
+            await click(browser, x + off, y)
+        await click(browser, x + 80, y, count=2)
+        measured = await browser.evaluate("import('/static/measure.js').then((module) => module.lastMeasured())")
+        assert measured > 10 and await browser.evaluate("document.querySelector('main').dataset.layout") == "1"
+
+    staged(look)
+
+
+def test_a_picture_that_was_overtaken_is_shown_with_its_own_description():
+    tried = """import('/static/xray.js').then(({ XrayView }) => {
+      const view = new XrayView(document.getElementById('view-1'));
+      const stamp = (ms) => `${1_700_000_000_000_000_000n + BigInt(ms) * 1_000_000n}`;
+      const at = (ms, live) => ({ timestamp_ns: stamp(ms), age_s: 0.1, live, at: ms });
+      const [first, next, late] = [at(0, true), at(200, false), at(1500, true)];
+      const before = view.decoded(first);
+      Object.assign(view, { picture: {}, timestamp: first.timestamp_ns });
+      const shown = [before, view.decoded(first), view.decoded(next), view.decoded(late)];
+      return shown.map((each) => each && [each.at, each.age_s, each.live]);
+    })"""
+
+    async def look(browser, stage) -> None:
+        none, same, older, gone = await browser.evaluate(tried)
+        assert none is None and gone is None and same == [0, 0.1, True]
+        assert older[0] == 0 and older[1] == pytest.approx(0.3) and older[2] is False
+
+    staged(look)
 
 
 async def wheel(browser, x: float, y: float, delta: float, *, ctrl: bool = False) -> None:

@@ -52,6 +52,11 @@ def test_state_reason_and_advice_in_every_state(tmp_path):
             (VALID, ["VALID", "Drill", "Ready to navigate", "Expected error 0.8 mm"], "circle"),
             (UNSURE, ["DEGRADED", "Drill", "Expected error 3.2 mm", "Take X-rays from another side"], "path"),
             (HIDDEN, ["INVALID", "Drill", "Patient marker not seen", "Clear the tracker's line of sight"], "path"),
+            (
+                invalid("X-rays show that the image clock is 0.31 s ahead of the tracker's"),
+                ["INVALID", "Drill", "A clock was set", "Take an X-ray to confirm"],
+                "path",
+            ),
             (invalid("Mars is in the way"), ["INVALID", "Drill", "Mars is in the way", "See the details"], "path"),
         ):
             stage.registration = validity

@@ -5,7 +5,7 @@ import { say } from "./texts.js";
 const CAUSES = [
   [/the node is starting/, "Starting"],
   [/the node is silent|no connection/, "Silent"],
-  [/clock of/, "Clock"],
+  [/clock of|clocks (moved|are) |image clock is/, "Clock"],
   [/marker was hidden; an X-ray would/, "PatientBack"],
   [/patient's marker is not seen/, "PatientHidden"],
   [/patient's marker (was hidden and came back|jumped|slides|moved)|a little elsewhere than the marker/, "PatientMoved"],
@@ -54,11 +54,16 @@ export function verdict(scene) {
   return { ...worse, tool: name };
 }
 
+// A cause by its key, in words.
+export function told(key, ...values) {
+  return { key, cause: say(`cause${key}`, ...values), advice: say(`advice${key}`) };
+}
+
 // Of a message of the node: {cause, advice}; a message that is not in the table is shown as it is.
 export function explain(reason) {
   for (const [pattern, key] of CAUSES) {
     const found = pattern.exec(reason);
-    if (found) return { key, cause: say(`cause${key}`, ...found.slice(1)), advice: say(`advice${key}`) };
+    if (found) return told(key, ...found.slice(1));
   }
   return { key: "", cause: reason, advice: reason ? say("seeDetails") : "" };
 }

@@ -7,7 +7,6 @@ import { drawAim } from "./aim.js";
 import { drawControls } from "./control.js";
 import { Delay } from "./delay.js";
 import { drawInstruments } from "./instruments.js";
-import { forgetMeasured } from "./measure.js";
 import { drawPlans, forgetPoints } from "./plans.js";
 import { drawSound } from "./sound.js";
 import { Space } from "./space.js";
@@ -17,6 +16,7 @@ import { XrayView } from "./xray.js";
 const SILENT_MS = 1000;
 const RECONNECT_MS = 700;
 const LATE_MS = 3000;
+const SLOWEST_MS = 30_000; // For the first scene to come, behind a CT.
 
 const views = [0, 1].map((slot) => new XrayView(document.getElementById(`view-${slot}`)));
 const space = new Space(document.querySelector(".space"));
@@ -24,6 +24,7 @@ const NOTHING = {
   silent: true, state: null, moving: false, tools: [], bodies: [], registration: { status: "INVALID", reason: "the node is silent" },
 };
 let lastHeard = -Infinity;
+let giveUp = () => {};
 let drawn = true;
 let scene = null;
 
@@ -33,10 +34,27 @@ function connect() {
   const socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   const delay = new Delay();
-  let inTime = Infinity;
+  const began = performance.now();
+  let inTime = Infinity, over = false;
+  const again = () => {
+    if (!over) setTimeout(connect, RECONNECT_MS);
+    over = true;
+  };
+  // A network that loses everything closes nothing: the browser would wait for minutes. A hidden page draws nothing, and
+  // so hears nothing.
+  giveUp = (now) => {
+    const comes = socket.readyState === WebSocket.OPEN && inTime === Infinity;
+    if (document.hidden || now - Math.max(began, lastHeard) <= (comes ? SLOWEST_MS : LATE_MS)) return;
+    socket.close();
+    again();
+  };
   // Whoever answers may be another node, with another patient: it sends all that it has.
-  socket.onopen = () => space.held.forEach(forget);
+  socket.onopen = () => {
+    space.held.forEach((held) => space.forget(held));
+    forgetPoints();
+  };
   socket.onmessage = ({ data }) => {
+    if (over) return;
     if (typeof data === "string") {
       const came = JSON.parse(data);
       const now = performance.now();
@@ -52,12 +70,15 @@ function connect() {
       drawn = false;
       // Acknowledge after drawing, so that a slow page gets fewer scenes instead of falling behind.
       requestAnimationFrame(() => {
-        draw();
-        if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ ack: scene.number }));
+        try {
+          draw();
+        } finally {
+          if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ ack: came.number }));
+        }
       });
     } else dispatch(data);
   };
-  socket.onclose = () => setTimeout(connect, RECONNECT_MS);
+  socket.onclose = again;
 }
 
 function dispatch(buffer) {
@@ -74,20 +95,12 @@ function dispatch(buffer) {
     const [b, o, n] = parts[0];
     space.setVolume(head, new Uint16Array(b, o, n / 2));
   }
-  else if (head.kind === "gone") forget(head);
+  else if (head.kind === "gone") space.withdraw(head);
   else if (head.kind === "mesh") {
     const floats = ([b, o, n]) => new Float32Array(b, o, n / 4);
     const [b, o, n] = parts[2];
     space.setMesh(head, floats(parts[0]), floats(parts[1]), new Uint32Array(b, o, n / 4));
   }
-}
-
-// What was clicked on a volume is gone with it.
-function forget(head) {
-  space.forget(head);
-  if (head.of !== "volume" || head.role !== "navigation") return;
-  forgetMeasured();
-  forgetPoints();
 }
 
 function draw() {
@@ -103,7 +116,14 @@ function draw() {
   space.draw(scene);
 }
 
+// What is said of a node that is silent is said anew, too.
+document.addEventListener("language", () => {
+  drawn = false;
+  draw();
+});
+
 setInterval(() => {
+  giveUp(performance.now());
   if (performance.now() - lastHeard <= SILENT_MS) return;
   document.body.classList.add("silent");
   if (!scene) drawStatus(NOTHING);

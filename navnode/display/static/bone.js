@@ -28,6 +28,16 @@ export const FROM = {
 };
 const FACES = [["R", [1, 0, 0]], ["L", [-1, 0, 0]], ["A", [0, 1, 0]], ["P", [0, -1, 0]], ["S", [0, 0, 1]], ["I", [0, 0, -1]]];
 
+const DASH_MM = 8; // As long as the gap that follows: how a tool in doubt looks.
+
+// Pieces of the way from a tip to its far end, mm.
+function dashes(tip, back) {
+  const length = Math.hypot(...minus(back, tip)), along = unit(minus(back, tip));
+  const pieces = [];
+  for (let at = 0; at < length; at += 2 * DASH_MM) pieces.push([plus(tip, along, at), plus(tip, along, Math.min(length, at + DASH_MM))]);
+  return pieces;
+}
+
 export class Bone {
   constructor(pane, gl) {
     Object.assign(this, { pane, gl, meshes: {} });
@@ -82,7 +92,7 @@ export class Bone {
     delete this.meshes[role];
   }
 
-  // `box`: of the pane on the canvas, GL px; `tools`: [[back, tip, ahead], ...] mm.
+  // `box`: of the pane on the canvas, GL px; `tools`: each with its line, [back, tip, ahead] mm, and its validity.
   draw(box, center, mesh, tools, plans) {
     const { gl } = this;
     const { handle, at } = this.program;
@@ -96,8 +106,9 @@ export class Bone {
       gl.bindVertexArray(mesh.array);
       gl.drawElements(gl.TRIANGLES, mesh.count, gl.UNSIGNED_INT, 0);
     }
-    for (const [back, tip, ahead] of tools) {
-      this.drawRod(back, tip, 2.2, TOOL);
+    for (const { line: [back, tip, ahead], validity } of tools) {
+      const pieces = validity.status === "VALID" ? [[back, tip]] : dashes(tip, back);
+      for (const [from, to] of pieces) this.drawRod(from, to, 2.2, TOOL);
       this.drawRod(tip, ahead, 0.8, AHEAD);
     }
     for (const { entry_mm, target_mm, active } of plans) {

@@ -10,6 +10,7 @@ const said = document.getElementById("record-said"), amount = document.getElemen
 const ASK_MS = 500;
 let recording = null;
 let replaying = false;
+let held = "";
 
 export async function command(name, parameters = {}) {
   try {
@@ -28,8 +29,7 @@ record.addEventListener("click", async () => {
   record.disabled = true;
   const { done, text } = await command(recording?.running ? "StopRecording" : "StartRecording");
   record.disabled = false;
-  setClass(said, done ? "" : "refused");
-  setText(said, text);
+  setText(said, done ? "" : text); // Where its file is, and whether it fails, is said by the node's state.
 });
 
 reconnect.addEventListener("click", async () => {
@@ -43,15 +43,23 @@ for (const button of replay.querySelectorAll("button")) {
   button.addEventListener("click", async () => {
     const { name, seconds } = button.dataset;
     const { text } = await command(name, seconds ? { Seconds: seconds } : {});
-    setText(at, position(text));
+    stand(text);
   });
 }
 
 setInterval(async () => {
   if (!replaying || document.hidden) return;
   const { done, text } = await command("ReplayState");
-  if (done) setText(at, position(text));
+  if (done) stand(text);
 }, ASK_MS);
+
+function stand(text) {
+  held = { over: "Over", paused: "Paused" }[/, (over|paused)$/.exec(text)?.[1]] ?? "";
+  setText(at, position(text));
+}
+
+// Why a replay sends nothing, if it does not: a key of advice.js.
+export const replayHeld = () => (replaying ? held : "");
 
 // Where a player says that it is; what else it says, as it stands.
 export function position(text) {
@@ -75,7 +83,7 @@ export function drawControls(state) {
   record.hidden = reconnect.hidden = !state || replaying;
   setClass(record, recording?.faulty ? "failed" : recording?.running ? "on" : "");
   setText(record, say(recording?.running ? "recordStop" : "record"));
-  // The answers say where the file is; this, how large it is by now, or why it failed.
+  // How large it is by now, or why it failed.
   setClass(amount, recording?.faulty ? "refused" : "");
   setText(amount, recording?.running || recording?.faulty ? recorded(recording) : "");
   // Once shown, the mark stays, whatever the server reports afterwards.

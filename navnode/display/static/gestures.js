@@ -2,13 +2,14 @@
 const CLICK_PX = 4;
 
 // `on`: zoom(factor, [x, y]) with a factor below 1 for nearer, shift(dx, dy), reset(); and, where a picture has them,
-// through(steps), level(dx, dy), click([x, y]), press(event) for further keys, which returns whether it was one. CSS px.
+// through(steps), level(dx, dy), click([x, y]), twice() after a click, press(event) for further keys, which returns whether it was one. CSS px
+// from within its border.
 export function listen(node, on) {
   const fingers = new Map();
   let moved = false;
   const place = (event) => {
     const box = node.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
+    return [event.clientX - box.left - node.clientLeft, event.clientY - box.top - node.clientTop];
   };
 
   function drag(finger, now) {
@@ -41,10 +42,11 @@ export function listen(node, on) {
     if (finger) drag(finger, place(event));
   });
   for (const kind of ["pointerup", "pointercancel"]) node.addEventListener(kind, (event) => {
-    const finger = fingers.get(event.pointerId);
     fingers.delete(event.pointerId);
-    if (kind === "pointerup" && finger?.button === 0 && !moved) on.click?.(place(event));
   });
+  // Of a double click, `detail` counts the clicks: the second is none of its own.
+  node.addEventListener("click", (event) => event.target === node && !moved && event.detail < 2 && on.click?.(place(event)));
+  node.addEventListener("dblclick", (event) => event.target === node && !moved && on.twice?.());
   node.addEventListener("keydown", (event) => {
     if (event.key === "+" || event.key === "-") on.zoom(event.key === "+" ? 0.9 : 1 / 0.9, [node.clientWidth / 2, node.clientHeight / 2]);
     else if (event.key === "0") on.reset();

@@ -5,26 +5,41 @@ import { element, keyed, setAttribute, setClass, setText } from "./dom.js";
 import { say } from "./texts.js";
 
 const SHAPES = { VALID: "●", DEGRADED: "▲", INVALID: "■" };
+const IN_QUESTION = ["Mistaken", "Exchanged"]; // Causes that last until somebody says which tool it is.
+const REALLY_MS = 4000;
 const list = document.getElementById("tool-list");
 const said = document.getElementById("tool-said");
 
 export function drawInstruments(scene) {
-  keyed(list, scene.tools, makeRow, ({ choose, shape, state }, { name, validity: { status, reason } }) => {
+  keyed(list, scene.tools, makeRow, ({ choose, shape, state, confirm }, { name, validity: { status, reason } }) => {
     setText(choose, name);
     setAttribute(choose, "aria-pressed", name === scene.state?.active_tool);
     setClass(shape, status);
     setText(shape, SHAPES[status]);
-    setText(state, status === "VALID" ? say("stateVALID") : explain(reason).cause);
+    const { key, cause } = explain(reason);
+    setText(state, status === "VALID" ? say("stateVALID") : cause);
+    confirm.hidden = !IN_QUESTION.includes(key);
+    setText(confirm, say(confirm.dataset.asks === "yes" ? "confirmReally" : "confirm", name));
     setAttribute(state, "title", reason);
   });
 }
 
 function makeRow({ name }) {
   const [choose, shape, state] = [element("button", "aim"), element("b"), element("span")];
-  choose.addEventListener("click", async () => {
-    const { done, text } = await command("SetTool", { Tool: name });
+  const confirm = element("button", "confirm");
+  const tell = async (operation) => {
+    const { done, text } = await command(operation, { Tool: name });
     setClass(said, done ? "" : "refused");
     setText(said, text);
+  };
+  choose.addEventListener("click", () => tell("SetTool"));
+  confirm.addEventListener("click", () => {
+    if (confirm.dataset.asks === "yes") {
+      confirm.dataset.asks = "";
+      return tell("ConfirmTool");
+    }
+    confirm.dataset.asks = "yes";
+    setTimeout(() => (confirm.dataset.asks = ""), REALLY_MS);
   });
-  return Object.assign(element("li", "row", [choose, shape, state]), { choose, shape, state });
+  return Object.assign(element("li", "row", [choose, shape, state, confirm]), { choose, shape, state, confirm });
 }

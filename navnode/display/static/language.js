@@ -13,5 +13,6 @@ function choose(language) {
 choice.addEventListener("change", () => {
   kept.set("language", choice.value);
   choose(choice.value);
+  document.dispatchEvent(new Event("language"));
 });
 choose(kept.get("language", ofBrowser()));

@@ -17,6 +17,11 @@ function lay(layout) {
   for (const pane of panes) pane.hidden = !seen.includes(pane);
 }
 
+// The chosen pane alone, or all four again.
+export function enlarge() {
+  lay(main.dataset.layout === "1" ? "4" : "1");
+}
+
 function choose(pane) {
   chosen = pane;
   kept.set("pane", pane.dataset.pane);
@@ -27,8 +32,9 @@ for (const button of buttons) button.addEventListener("click", () => lay(button.
 for (const pane of panes) {
   pane.addEventListener("focus", () => choose(pane));
   pane.addEventListener("pointerdown", () => choose(pane));
-  pane.addEventListener("dblclick", () => lay(main.dataset.layout === "1" ? "4" : "1"));
 }
+// The slices tell a click from two by themselves.
+panes.find(({ dataset }) => dataset.pane === "bone").addEventListener("dblclick", () => enlarge());
 for (const canvas of document.querySelectorAll(".view canvas")) {
   canvas.addEventListener("dblclick", () => lay(main.dataset.layout === "xray" ? "4" : "xray"));
 }

@@ -9,17 +9,25 @@ export function line(pen, a, b, colour, width, dash = []) {
   pen.beginPath();
   pen.moveTo(...a);
   pen.lineTo(...b);
-  for (const [style, wide] of [["rgba(0,0,0,.7)", width + 2.4], [colour, width]]) {
-    pen.strokeStyle = style;
-    pen.lineWidth = wide;
-    pen.stroke();
-  }
+  outlined(pen, colour, width);
   pen.setLineDash([]);
 }
 
 export function ring(pen, at, radius, colour, width = 2) {
   pen.beginPath();
   pen.arc(...at, radius, 0, 2 * Math.PI);
+  outlined(pen, colour, width);
+}
+
+export function triangle(pen, [x, y], size, colour, width = 2) {
+  pen.beginPath();
+  for (const [dx, dy] of [[0, -1], [0.87, 0.5], [-0.87, 0.5]]) pen.lineTo(x + dx * size, y + dy * size);
+  pen.closePath();
+  outlined(pen, colour, width);
+}
+
+// The path in a colour, with a dark edge.
+function outlined(pen, colour, width) {
   for (const [style, wide] of [["rgba(0,0,0,.7)", width + 2.4], [colour, width]]) {
     pen.strokeStyle = style;
     pen.lineWidth = wide;
@@ -62,11 +70,13 @@ export function scaleBar(pen, [x, y, w, h], mmPerPx) {
   text(pen, `${mm} mm`, [left, level - 16], { size: 13 });
 }
 
-// A tool; one on a picture that is not live is thin and dashed, lest an old shadow and it look like two drills.
-export function tool(pen, [back, tip, ahead], colour, live = true) {
-  line(pen, back, tip, colour, live ? 2.4 : 1.2, live ? [] : [4, 5]);
+// A tool; one on a picture that is not live is thin and dashed, lest an old shadow and it look like two drills. One in
+// doubt has long dashes and a triangle at its tip: colour alone does not tell.
+export function tool(pen, [back, tip, ahead], status, live = true) {
+  const colour = COLOURS[status], certain = status === "VALID";
+  line(pen, back, tip, colour, live ? 2.4 : 1.2, live ? (certain ? [] : [14, 6]) : [4, 5]);
   if (ahead) line(pen, tip, ahead, colour, live ? 1.6 : 0.9, live ? [7, 6] : [1, 5]);
-  ring(pen, tip, 5, colour, live ? 2 : 1.2);
+  (certain ? ring : triangle)(pen, tip, certain ? 5 : 9, colour, live ? 2 : 1.2);
 }
 
 // A plan: a ring where it enters, a filled diamond at its target.

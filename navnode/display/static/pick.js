@@ -4,6 +4,12 @@ import { say } from "./texts.js";
 
 const hint = document.getElementById("hint");
 let question = null;
+let onBegin = () => {};
+
+// What else happens when points are asked for.
+export function begins(callback) {
+  onBegin = callback;
+}
 
 function show() {
   hint.hidden = !question;
@@ -15,6 +21,7 @@ function show() {
 export function ask(prompts, done) {
   stop();
   question = { prompts, points: [], done };
+  onBegin();
   show();
 }
 

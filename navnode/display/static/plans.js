@@ -13,11 +13,18 @@ const [make, fileButton, fileField] = ["plan-new", "plan-file", "plan-field"].ma
 const hidden = new Set();
 let known = [];
 let points = null;
+let refusals = [];
+let before = [];
+let wereSilent = false;
 
-// Those that are drawn: the one that is aimed at, and all that are not hidden.
-export const shownPlans = ({ plans }) => plans.filter(({ name, active }) => active || !hidden.has(name));
+// Those that are drawn: all that are not hidden, then the one that is aimed at, which none may cover.
+export const shownPlans = ({ plans }) => [
+  ...plans.filter(({ name, active }) => !active && !hidden.has(name)),
+  ...plans.filter(({ active }) => active),
+];
 
 export function drawPlans(scene) {
+  notice(scene);
   known = scene.silent ? [] : scene.plans;
   keyed(list, known, makeRow, ({ aim, see, gone }, { name, active }) => {
     setText(aim, name);
@@ -35,11 +42,24 @@ export function drawPlans(scene) {
   setText(make, say(points === "asking" ? "cancel" : "planNew"));
 }
 
+// A node that started anew, and keeps no plans, has lost those that were there.
+function notice({ silent, plans }) {
+  if (silent) return (wereSilent = true);
+  const names = plans.map(({ name }) => name);
+  if (wereSilent && before.length && !names.length) refuse(say("plansGone", before.join(", ")));
+  for (const name of hidden) if (!names.includes(name)) hidden.delete(name);
+  [before, wereSilent] = [names, false];
+}
+
 function makeRow({ name }) {
   const [aim, see, gone] = ["aim", "see", "gone"].map((className) => element("button", className));
-  aim.addEventListener("click", () => tell("PlanActivate", known.find((plan) => plan.name === name)?.active ? {} : { Plan: name }));
+  aim.addEventListener("click", () => {
+    afresh();
+    tell("PlanActivate", known.find((plan) => plan.name === name)?.active ? {} : { Plan: name });
+  });
   see.addEventListener("click", () => (hidden.has(name) ? hidden.delete(name) : hidden.add(name)));
   gone.addEventListener("click", () => {
+    afresh();
     if (gone.dataset.asks === "yes") return tell("PlanRemove", { Plan: name });
     gone.dataset.asks = "yes";
     setTimeout(() => (gone.dataset.asks = ""), REALLY_MS);
@@ -49,13 +69,19 @@ function makeRow({ name }) {
 
 async function tell(name, parameters) {
   const { done, text } = await command(name, parameters);
-  reply(done, text);
+  if (!done) refuse(text);
   return done;
 }
 
-function reply(done, text) {
-  said.className = done ? "" : "refused";
-  setText(said, text);
+// What was refused stays until the viewer does something else; what was done is seen in the list.
+function refuse(text) {
+  refusals.push(text);
+  setText(said, refusals.join("\n"));
+}
+
+function afresh() {
+  refusals = [];
+  setText(said, "");
 }
 
 const numbers = (at) => at.map((value) => value.toFixed(2)).join(" ");
@@ -64,6 +90,8 @@ const add = ({ name, entry_mm, target_mm }) =>
 
 make.addEventListener("click", () => {
   if (points === "asking") return stop();
+  afresh();
+  form.hidden = true; // Points that have no name yet are clicked anew.
   points = "asking";
   ask(["pickEntry", "pickTarget"], (clicked) => {
     points = clicked?.map(({ at_mm }) => at_mm) ?? null;
@@ -78,8 +106,9 @@ make.addEventListener("click", () => {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const [entry_mm, target_mm] = points ?? [];
-  if (!target_mm) return;
+  if (!Array.isArray(points)) return;
+  const [entry_mm, target_mm] = points;
+  afresh();
   if (await add({ name: nameField.value.trim(), entry_mm, target_mm })) form.reset();
   else return; // The points stay: another name may do.
   form.hidden = true;
@@ -99,25 +128,30 @@ export function forgetPoints() {
 
 // A file is read by the server, with the same checks as on the command line; each of its plans is then asked for.
 async function bring(file) {
-  if (file.size > MOST_BYTES) return reply(false, say("fileLarge", file.name));
+  if (file.size > MOST_BYTES) return refuse(say("fileLarge", file.name));
   let answer;
   try {
     answer = await fetch(`plans?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
   } catch {
-    return reply(false, say("noConnection"));
+    return refuse(say("noConnection"));
   }
-  if (!answer.ok) return reply(false, await answer.text());
+  if (!answer.ok) return refuse(await answer.text());
   const { plans } = await answer.json();
-  for (const plan of plans) if (!(await add(plan))) return;
+  for (const plan of plans) await add(plan);
+}
+
+async function bringAll(files) {
+  afresh();
+  for (const file of files) await bring(file);
 }
 
 fileButton.addEventListener("click", () => fileField.click());
 fileField.addEventListener("change", async () => {
-  for (const file of fileField.files) await bring(file);
+  await bringAll(fileField.files);
   fileField.value = "";
 });
 addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", async (event) => {
+addEventListener("drop", (event) => {
   event.preventDefault();
-  for (const file of event.dataTransfer.files) await bring(file);
+  bringAll(event.dataTransfer.files);
 });

@@ -8,7 +8,7 @@ const KEYS = {
 };
 
 export class Slice {
-  // `right`, `up`: unit vectors, RAS. `on`: click(at_mm, slice), through(mm, slice), level(dx, dy), all in mm or px.
+  // `right`, `up`: unit vectors, RAS. `on`: click(at_mm, slice), twice(), through(mm, slice), level(dx, dy), all in mm or px.
   constructor(pane, name, right, up, letters, on) {
     Object.assign(this, { pane, name, right, up, letters, on });
     this.through = [right[1] * up[2] - right[2] * up[1], right[2] * up[0] - right[0] * up[2], right[0] * up[1] - right[1] * up[0]];
@@ -21,6 +21,7 @@ export class Slice {
       through: (steps) => on.through(steps, this),
       level: on.level,
       click: (at) => on.click(this.at(at), this),
+      twice: on.twice,
       press: (event) => this.press(event),
     });
   }

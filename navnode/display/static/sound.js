@@ -6,19 +6,22 @@ const LASTS_MS = 300; // A state that lasts for less makes no sound: it would on
 const LOST = [660, 440], BACK = [440, 660];
 const button = document.getElementById("sound");
 let wanted = kept.get("sound", "off") === "on";
-let context = null;
+let context = wanted ? new AudioContext() : null;
 let usable = null;
 let since = 0;
 
 function show() {
   setAttribute(button, "aria-pressed", wanted);
-  setText(button, say(wanted ? "soundOn" : "soundOff"));
+  setText(button, say(!wanted ? "soundOff" : context?.state === "running" ? "soundOn" : "soundWaits"));
 }
+
+// Browsers allow sound only after a click or a key, wherever it is.
+for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => wanted && context?.state === "suspended" && context.resume().then(show));
 
 button.addEventListener("click", () => {
   wanted = !wanted;
   kept.set("sound", wanted ? "on" : "off");
-  if (wanted) play(BACK); // Browsers allow sound only after a click; this one also lets the viewer hear it.
+  if (wanted) play(BACK); // It also lets the viewer hear it.
   show();
 });
 
@@ -36,7 +39,7 @@ export function drawSound({ status }) {
 
 function play(tones) {
   context ??= new AudioContext();
-  context.resume();
+  context.resume().then(show);
   tones.forEach((hertz, place) => {
     const tone = context.createOscillator(), volume = context.createGain();
     const begin = context.currentTime + place * 0.22;

@@ -4,11 +4,12 @@ import { explain } from "./advice.js";
 import { Bone } from "./bone.js";
 import { setClass, setText } from "./dom.js";
 import { program, volumeTexture } from "./gl.js";
+import { enlarge } from "./layout.js";
 import { lineOf } from "./lookahead.js";
-import { drawMeasured, measuring } from "./measure.js";
+import { drawMeasured, forgetMeasured, measuring } from "./measure.js";
 import * as marks from "./marks.js";
 import * as pick from "./pick.js";
-import { shownPlans } from "./plans.js";
+import { forgetPoints, shownPlans } from "./plans.js";
 import { Slice } from "./slice.js";
 import { say } from "./texts.js";
 import { plus } from "./vectors.js";
@@ -56,7 +57,8 @@ export class Space {
     }
     this.program = program(gl, VERTEX, FRAGMENT);
     const on = {
-      click: (at_mm, slice) => pick.take(at_mm, slice.name) || this.moveTo(at_mm),
+      click: (at_mm, slice) => this.click(at_mm, slice),
+      twice: () => this.twice(),
       move: (at_mm) => this.moveTo(at_mm),
       through: (steps, slice) => this.moveTo(plus(slice.center, slice.through, steps * this.step)),
       level: (dx, dy) => grey.drag(dx, dy),
@@ -68,6 +70,7 @@ export class Space {
     this.choice.addEventListener("click", ({ target }) => target.dataset.role && this.choose(target.dataset.role));
     this.followButton.addEventListener("click", () => this.follow(!this.follows));
     this.follow(true);
+    pick.begins(() => this.follow(false)); // Points are clicked on slices that stay.
   }
 
   get volume() {
@@ -91,6 +94,21 @@ export class Space {
     this.followButton.setAttribute("aria-pressed", wanted);
   }
 
+  click(at_mm, slice) {
+    const before = { follows: this.follows, slices: this.slices.map(({ center, pan }) => ({ center, pan })) };
+    this.before = pick.take(at_mm, slice.name) ? null : before;
+    if (this.before) this.moveTo(at_mm);
+  }
+
+  // A slice is enlarged, or is one of four again; the first click of the two has moved nothing then.
+  twice() {
+    if (!this.before) return; // It was an answer.
+    this.follow(this.before.follows);
+    this.slices.forEach((slice, place) => Object.assign(slice, this.before.slices[place]));
+    this.before = null;
+    enlarge();
+  }
+
   moveTo(at_mm) {
     this.follow(false);
     for (const slice of this.slices) slice.moveCenter(at_mm, false);
@@ -104,8 +122,17 @@ export class Space {
     this.volumes[head.role] = { ...head, texture: volumeTexture(gl, head.size, voxels) };
     if (head.role === "navigation" && !this.placed) {
       this.placed = true;
-      for (const slice of this.slices) slice.moveCenter(head.center_mm, true);
+      // The same volume once more, as after a connection that broke: what was looked at, clicked and measured stays.
+      if (head.digest !== this.digest) {
+        forgetMeasured();
+        forgetPoints();
+        for (const slice of this.slices) {
+          slice.reset();
+          slice.moveCenter(head.center_mm, true);
+        }
+      }
     }
+    if (head.role === "navigation") this.digest = head.digest;
     this.choice.hidden = !(this.volumes.navigation && this.volumes.reconstruction);
   }
 
@@ -119,7 +146,15 @@ export class Space {
     return [...named("volume", this.volumes), ...named("mesh", this.bone?.meshes)];
   }
 
-  // The node withdrew this volume or surface, or is another one.
+  // The node withdrew this volume or surface: what was clicked on it is gone with it.
+  withdraw(head) {
+    this.forget(head);
+    if (head.of !== "volume" || head.role !== "navigation") return;
+    this.digest = null;
+    forgetMeasured();
+    forgetPoints();
+  }
+
   forget({ of, role }) {
     if (of === "mesh") this.bone?.forget(role);
     else {
@@ -137,7 +172,9 @@ export class Space {
     const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
     for (const c of [canvas, this.marks]) if (c.width !== width || c.height !== height) Object.assign(c, { width, height });
     const placed = scene.tools.filter((tool) => tool.tip_mm);
-    const active = placed.find(({ name }) => name === scene.state?.active_tool) ?? placed[0];
+    // A tool that is lost is not replaced by another one: the slices stay where it was.
+    const chosen = scene.state?.active_tool;
+    const active = chosen ? placed.find(({ name }) => name === chosen) : placed[0];
     if (active && this.follows) for (const slice of this.slices) slice.moveCenter(active.tip_mm, true);
     gl.viewport(0, 0, width, height);
     gl.clearColor(0.02, 0.025, 0.03, 1);
@@ -155,7 +192,7 @@ export class Space {
     const box = boxOf(this.bonePane), center = this.volume?.center_mm;
     if (box[2] && center) {
       const mesh = this.bone.meshes[this.role] ?? this.bone.meshes.navigation;
-      this.bone.draw(glBox(box, ratio, height), center, mesh, tools.map(({ line }) => line), plans);
+      this.bone.draw(glBox(box, ratio, height), center, mesh, tools, plans);
       this.bone.mark(pen, box, scene.oriented);
     }
     this.explain(scene, volume);
@@ -204,8 +241,8 @@ export class Space {
       pen.stroke();
     }
     for (const plan of plans) marks.plan(pen, [plan.entry_mm, plan.target_mm].map((end) => slice.flat(end)), plan.active);
-    if (tool) marks.tool(pen, tool.line.map((point) => slice.flat(point)), marks.COLOURS[tool.validity.status]);
-    drawMeasured(pen, slice);
+    if (tool) marks.tool(pen, tool.line.map((point) => slice.flat(point)), tool.validity.status);
+    if (this.volumes.navigation) drawMeasured(pen, slice);
     for (const { at_mm } of pick.soFar()) marks.cross(pen, slice.flat(at_mm), 6, measuring() ? marks.MEASURE : marks.PLAN);
     marks.scaleBar(pen, [0, 0, w, h], slice.mmPerPx);
     // Without a CT the patient's sides are unknown: no letters, and no names of planes.
@@ -223,7 +260,8 @@ function whyNoVolume({ volume_from, state, registration }) {
   return key === "NoVolume" ? cause : say("noVolumeXrays");
 }
 
-const boxOf = (pane) => [pane.offsetLeft, pane.offsetTop, pane.offsetWidth, pane.offsetHeight];
+// Within its border: what is drawn and what is clicked are measured from there.
+const boxOf = (pane) => [pane.offsetLeft + pane.clientLeft, pane.offsetTop + pane.clientTop, pane.clientWidth, pane.clientHeight];
 
 // GL's y axis starts at the bottom, that of the page at the top.
 const glBox = ([x, y, w, h], ratio, height) => [x * ratio, height - (y + h) * ratio, w * ratio, h * ratio].map(Math.round);

@@ -1,6 +1,6 @@
 // The strip that is read from two metres: state, one reason, what to do; and the details behind it.
-import { explain, verdict } from "./advice.js";
-import { recorded } from "./control.js";
+import { explain, told, verdict } from "./advice.js";
+import { recorded, replayHeld } from "./control.js";
 import { element, keyed, setAttribute, setClass, setText } from "./dom.js";
 import { say } from "./texts.js";
 
@@ -32,20 +32,22 @@ export function drawStatus(scene) {
   const { status, reason } = shown;
   const sigma = scene.state?.target_sigma_mm;
   const good = status === "VALID";
-  const told = explain(reason);
+  // A replay that stands still is why nothing is heard of markers and sources.
+  const held = status === "INVALID" && !scene.silent && replayHeld();
+  const why = held ? told(held) : explain(reason);
   const name = shown.tool || say("registration");
   drawDetails(scene);
-  if (scene.silent) setText(silence, told.cause);
+  if (scene.silent) setText(silence, why.cause);
   // The same reason with another figure: figures that change with every X-ray cannot be read.
-  const same = [status, told.key || reason, name, document.documentElement.lang].join();
+  const same = [status, why.key || reason, name, document.documentElement.lang].join();
   const now = performance.now();
   if (same === said.what && now - said.at_ms < SAID_MS) return shown;
   said = { what: same, at_ms: now };
   setClass(strip, status);
   setText(state, say(`state${status}`));
   setText(tool, name);
-  setText(cause, good ? say("usable") : told.cause);
-  setText(advice, good ? say("expected", sigma == null ? "–" : sigma.toFixed(1)) : told.advice);
+  setText(cause, good ? say("usable") : why.cause);
+  setText(advice, good ? say("expected", sigma == null ? "–" : sigma.toFixed(1)) : why.advice);
   setAttribute(cause, "title", reason);
   const patient = scene.case ?? { name: "", side: "" };
   setText(caseName, patient.name);

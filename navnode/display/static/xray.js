@@ -7,7 +7,9 @@ import { shownPlans } from "./plans.js";
 import { say } from "./texts.js";
 import { project } from "./vectors.js";
 
-const DECODE_MS = 250;
+const DECODE_MS = 1000; // No picture that is overtaken by more than this is shown.
+const KEPT_MS = 250;
+const REMEMBERED = 32; // Descriptions of pictures that may still be decoded.
 const NEAREST = 16;
 const CAPTION_PX = 46; // Below which the letter at the top stands.
 
@@ -20,6 +22,7 @@ export class XrayView {
     caption.append(this.name, this.kind, this.age);
     this.why = figure.querySelector(".why");
     this.picture = null;
+    this.described = new Map(); // By timestamp.
     this.asked = this.shown = 0;
     this.size_px = [1, 1];
     this.reset();
@@ -70,21 +73,35 @@ export class XrayView {
     Object.assign(this, { picture, timestamp, shown: number });
   }
 
+  // What the picture that is there shows, which may not be the newest yet: decoding takes time. Never is a picture shown
+  // under the description of another one.
+  decoded(newest) {
+    this.described.delete(newest.timestamp_ns);
+    this.described.set(newest.timestamp_ns, newest);
+    if (this.described.size > REMEMBERED) this.described.delete(this.described.keys().next().value);
+    const own = this.picture && this.described.get(this.timestamp);
+    if (!own || own === newest) return own;
+    const later_s = Number(BigInt(newest.timestamp_ns) - BigInt(own.timestamp_ns)) / 1e9;
+    if (!(later_s >= 0 && 1000 * later_s < DECODE_MS)) return null;
+    return { ...own, name: newest.name, letters: own.letters, live: newest.live, age_s: newest.age_s + later_s };
+  }
+
   draw(view, scene, slot) {
     const { canvas } = this;
     setAttribute(canvas, "aria-label", say("xray", slot + 1));
-    // While a picture is being decoded, the last one and its tools stay for a moment.
-    if (view && this.timestamp === view.timestamp_ns) this.agreed = performance.now();
-    else if (view && this.picture && !scene.silent && performance.now() - this.agreed < DECODE_MS) return;
+    const newest = view;
+    view = newest && this.decoded(newest);
+    // At another place of the C-arm, what was drawn stays for a moment.
+    if (view) this.agreed = performance.now();
+    else if (newest && this.picture && !scene.silent && performance.now() - this.agreed < KEPT_MS) return;
     const ratio = window.devicePixelRatio || 1;
     const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
-    // Do not show a picture under the description of another one.
-    if (!view || !this.picture || this.timestamp !== view.timestamp_ns) {
-      setText(this.name, say("waiting"));
+    if (!view) {
+      setText(this.name, say(newest ? "loadingPicture" : "waiting"));
       for (const node of [this.kind, this.age, this.why]) setText(node, "");
       setClass(this.figure, "view");
       return;
@@ -101,14 +118,13 @@ export class XrayView {
     // Pixel centres are at integers; on the canvas, pixel 0 extends from 0 to 1.
     const place = ([u, v]) => [left + (u + 0.5) * scale, top + (v + 0.5) * scale];
     for (const plan of shownPlans(scene)) {
-      if (plan.pixels?.[slot]) marks.plan(pen, plan.pixels[slot].map(place), plan.active);
+      const ends = [plan.entry_mm, plan.target_mm].map((end) => project(view.pixels_from_volume, end));
+      if (ends.every(Boolean)) marks.plan(pen, ends.map(place), plan.active);
     }
     for (const tool of scene.tools) {
-      const points = tool.pixels?.[slot];
-      if (!points) continue;
-      const ahead = project(view.pixels_from_volume, lineOf(tool)[2]);
-      const ends = [...points.slice(0, 2).map(place), ahead && place(ahead)];
-      marks.tool(pen, ends, marks.COLOURS[tool.validity.status], view.live);
+      if (!tool.tip_mm) continue;
+      const [back, tip, ahead] = lineOf(tool).map((point) => project(view.pixels_from_volume, point));
+      if (back && tip) marks.tool(pen, [place(back), place(tip), ahead && place(ahead)], tool.validity.status, view.live);
     }
     pen.restore();
     const seen = [Math.max(0, left), Math.max(0, top)];
