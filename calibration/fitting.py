@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,8 +17,10 @@ __all__ = [
     "largest_angle_rad",
     "not_outlying",
     "numeric_jacobian",
+    "repeated",
     "rms",
     "robust_linear",
+    "runs",
     "valid_poses",
     "widest_rad",
 ]
@@ -26,6 +28,7 @@ __all__ = [
 _ROUNDS = 30
 _CUT_SIGMA = 4.5
 """Of normally distributed 3-D residuals, one in 6000 is larger."""
+_LEAST_DISTINCT = 3
 _MEDIAN_OF_NORM = {1: 0.6745, 2: 1.1774, 3: 1.5382}
 """Dimension -> median length of a vector of standard normal numbers."""
 
@@ -35,6 +38,27 @@ def valid_poses(poses: Array) -> Array:
     poses = np.asarray(poses)
     identity = (poses == np.eye(4)).all(axis=(1, 2))
     return np.array([g.is_rigid(pose) for pose in poses], bool) & ~identity if len(poses) else np.zeros(0, bool)
+
+
+def repeated(*series: Array) -> Array:
+    """Mask (N,) of the rows that are, bit for bit and in all series, an earlier one: sent again, not measured again.
+
+    None, where fewer than three differ: what such measurements lack is spread.
+    """
+    count = len(series[0])
+    rows = np.concatenate([np.asarray(each, np.float64).reshape(count, 16) for each in series], axis=1)
+    first = np.unique(rows, axis=0, return_index=True)[1]
+    again = np.full(count, len(first) >= _LEAST_DISTINCT)
+    again[first] = False
+    return again
+
+
+def runs(used: Array, least: int) -> Iterator[slice]:
+    """Stretches of at least so many consecutive rows that are not used (N,)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], used, [True]]).astype(int)))
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - first >= least:
+            yield slice(int(first), int(end))
 
 
 def exact(poses: Array) -> Matrix:

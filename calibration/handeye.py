@@ -16,7 +16,17 @@ from navnode.files import artifacts
 from navnode.files.artifacts import HANDEYE, HandEyeResult
 from navnode.types import Array, Matrix
 
-from .fitting import covariance, exact, largest_angle_rad, not_outlying, numeric_jacobian, rms, valid_poses
+from .fitting import (
+    covariance,
+    exact,
+    largest_angle_rad,
+    not_outlying,
+    numeric_jacobian,
+    repeated,
+    rms,
+    runs,
+    valid_poses,
+)
 from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["handeye"]
@@ -57,6 +67,14 @@ GATES = (
     ),
     Gate("rms_mm", 3.0, "residual", "the rms closure at the phantom's origin", _HOLD, "mm"),
     Gate("rms_rad", 0.0175, "residual", "the rms closure of the rotation", _HOLD, "rad"),
+    Gate(
+        "moved_mm",
+        1.5,
+        "moved",
+        "how far the marker or the phantom moved meanwhile",
+        "fix both, and repeat",
+        "mm",
+    ),
     Gate("sigma_translation_mm", 2.0, "sigma", "the standard error of the translation", _TURN, "mm"),
 )
 DIRECT_GATES = tuple(
@@ -72,6 +90,9 @@ _MM, _RAD = 3.0, 0.0175
 _LEAST_SIGMA = (1e-7, 1e-5)
 """rad, mm; for simulated data without noise."""
 _MOST_STEPS, _RANK = 60, 1e-8
+_RUN, _LEAST_HALF, _SURELY = 3, 6, 80.0
+"""Consecutive outliers that show something else together; positions of each half that tell a result of their own, and
+the squared distance of both, in sigma, that chance does not explain."""
 
 
 def handeye(
@@ -106,7 +127,8 @@ def handeye(
     direct = phantom_marker_from_phantom is not None
     if direct and tracker_from_phantom_marker is None:
         raise ConfigError("--phantom-marker-from-phantom requires --phantom-marker")
-    rows = np.flatnonzero(np.logical_and.reduce([valid_poses(poses) for poses in series]))
+    again = repeated(*series)
+    rows = np.flatnonzero(np.logical_and.reduce([valid_poses(poses) for poses in series]) & ~again)
     a, b = (exact(poses[rows]) for poses in series[:2])
     if len(series) == 3:
         a = np.array([g.inverse(c) @ each for c, each in zip(exact(series[2][rows]), a, strict=True)]).reshape(-1, 4, 4)
@@ -114,7 +136,7 @@ def handeye(
     which = DIRECT_GATES if direct else GATES
     residuals = "rms_mm", "max_mm", "rms_rad", "max_rad"
     others = "sigma_rotation_rad", "sigma_translation_mm", "spread_rad", "axis_spread_rad"
-    lengths = "workspace_mm", "source_mm", "length_mm"
+    lengths = "workspace_mm", "source_mm", "length_mm", "moved_mm"
     quality: dict[str, object] = dict.fromkeys(residuals + others + lengths)
     result: HandEyeResult | None = None
     used = np.ones(len(rows), bool)
@@ -123,7 +145,7 @@ def handeye(
         x, z, used = _solved(a, b, known, seed)
         off = _closures(a, b, x, z)
         shift, turn = np.linalg.norm(off[:, 3:], axis=1), np.linalg.norm(off[:, :3], axis=1)
-        spread = _covariance(a[used], b[used], x, z, known is not None)
+        spread = _covariance(a[used], b[used], x, z, known is not None)[:6, :6]
         sigma = np.sqrt(np.maximum(np.diag(spread), 0.0))
         quality = {
             "rms_mm": rms(shift[used]),
@@ -138,6 +160,7 @@ def handeye(
             "workspace_mm": float(np.linalg.norm(np.ptp(a[used][:, :3, 3], axis=0))) if used.any() else 0.0,
             "source_mm": _source_mm(b[used]) if used.any() else 0.0,
             "length_mm": float(np.linalg.norm(x[:3, 3])),
+            "moved_mm": max(_in_runs_mm(a, b, x, z, used), _between_halves_mm(a[used], b[used], x, z, direct)),
         }
         moved = len(series) == 3
         result = HandEyeResult(
@@ -146,9 +169,10 @@ def handeye(
             phantom_marker_from_phantom=artifacts.rows(z) if moved else UNSET,
         )
         pictures = [("residuals", {"rows": rows, "length_mm": shift, "used": used})]
-    n_input = len(series[0])
-    rejected = sorted(set(range(n_input)) - set(rows[used].tolist()))
-    document = {"n_input": n_input, "n_used": int(used.sum()), "rejected": rejected, **quality}
+    n_input = int((~again).sum())
+    rejected = sorted(set(np.flatnonzero(~again).tolist()) - set(rows[used].tolist()))
+    told = {"n_input": n_input, "repeated": int(again.sum()), "n_used": int(used.sum()), "rejected": rejected}
+    document: dict[str, object] = {**told, **quality}
     worst = quality["sigma_translation_mm"]
     figures = {"sigma_translation_mm": None if worst is None else float(np.max(np.asarray(worst)))}
     few = int(used.sum()) < (gates or {}).get("n_used", which[0].limit)
@@ -255,18 +279,66 @@ def _refined(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> tuple[
 
 
 def _covariance(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
-    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6; infinite if unknown."""
+    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6, and of Z's, if it is unknown,
+    12x12; infinite if they are not determined."""
     unknowns = 6 if only_x else 12
     if len(a) * 6 <= unknowns:
-        return np.full((6, 6), np.inf)
+        return np.full((unknowns, unknowns), np.inf)
     off = _in_carm(a, b, x, z)
     scale = _scatter(off)
     slope = _slope(a, b, x, z, only_x) / scale[:, None]
     singular = np.linalg.svd(slope.reshape(-1, unknowns), compute_uv=False)
     if singular[-1] < _RANK * singular[0]:
-        return np.full((6, 6), np.inf)
-    unit = np.array([1e-3] * 3 + [1.0] * 3)
-    return np.asarray(covariance(slope, off / scale)[:6, :6] * np.outer(unit, unit))
+        return np.full((unknowns, unknowns), np.inf)
+    unit = np.tile([1e-3] * 3 + [1.0] * 3, unknowns // 6)
+    return np.asarray(covariance(slope, off / scale) * np.outer(unit, unit))
+
+
+def _in_runs_mm(a: Matrix, b: Matrix, x: Matrix, z: Matrix, used: Array) -> float:
+    """How far, at the phantom, consecutive positions that do not fit the others say together that the marker on the
+    C-arm was elsewhere, or the phantom; 0: none do."""
+    farthest = 0.0
+    far = np.array([0.0, 0.0, _source_mm(b[used]) if used.any() else 0.0, 1.0])
+    by_marker = (np.linalg.inv(a) @ z @ b @ far)[:, :3]  # where the rays meet, as the marker has it
+    by_phantom = (a @ x @ np.linalg.inv(b))[:, :3, 3]
+    for seen in (by_marker, by_phantom):
+        middle = seen[used].mean(axis=0)
+        scatter = max(rms(np.linalg.norm(seen[used] - middle, axis=1)), 1e-3)
+        for run in runs(used, _RUN):
+            there = seen[run].mean(axis=0)
+            if rms(np.linalg.norm(seen[run] - there, axis=1)) < 3 * scatter:
+                farthest = max(farthest, float(np.linalg.norm(there - middle)))
+    return farthest
+
+
+def _between_halves_mm(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> float:
+    """Distance, where the rays meet, between what the first and the second half of the positions say; 0: chance may
+    explain it."""
+    half = len(a) // 2
+    if half < _LEAST_HALF:
+        return 0.0
+    (x, z), (other_x, other_z) = halves = [
+        _refined(a[part], b[part], x, z, only_x) for part in (slice(None, half), slice(half, None))
+    ]
+    spread = _covariance(a[:half], b[:half], *halves[0], only_x) + _covariance(a[half:], b[half:], *halves[1], only_x)
+    far = np.array([0.0, 0.0, _source_mm(b), 1.0])
+    moved = [(_off(x, other_x), spread[:6, :6], float(np.linalg.norm((x @ far - other_x @ far)[:3])))]
+    if not only_x:
+        moved.append((_off(z, other_z), spread[6:, 6:], float(np.linalg.norm((z - other_z)[:3, 3]))))
+    return max((mm for off, sure, mm in moved if _squared(off, sure) > _SURELY), default=0.0)
+
+
+def _off(one: Matrix, other: Matrix) -> Matrix:
+    """(6,) as :func:`_moved` moves a transform from one to the other, rad and mm."""
+    return np.append(g.rotation_log(one[:3, :3].T @ other[:3, :3]), other[:3, 3] - one[:3, 3])
+
+
+def _squared(off: Matrix, spread: Matrix) -> float:
+    """In units of sigma; 0 if nothing is known."""
+    if not np.isfinite(spread).all():
+        return 0.0
+    scale = np.sqrt(np.maximum(np.diag(spread), 1e-18))
+    return float(off / scale @ np.linalg.pinv(spread / np.outer(scale, scale), hermitian=True) @ (off / scale))
 
 
 def _source_mm(phantom_from_carm: Matrix) -> float:

@@ -14,8 +14,10 @@ from .fitting import (
     exact,
     geometric_median,
     largest_angle_rad,
+    repeated,
     rms,
     robust_linear,
+    runs,
     valid_poses,
     widest_rad,
 )
@@ -47,6 +49,14 @@ GATES = (
     ),
     Gate("condition", 100, "spread", "the condition of the equations (turned about one axis only?)", _TILT),
     Gate("drift_mm", 1.0, "slip", "how far the divot moved meanwhile", "hold tip and divot still, and repeat", "mm"),
+    Gate(
+        "tip_drift_mm",
+        1.0,
+        "slip",
+        "how far the tip moved on the tool meanwhile",
+        "fix the marker, and the bit, to the tool, and repeat",
+        "mm",
+    ),
     Gate("rms_mm", 1.0, "residual", "the rms distance of the tip from the divot", "hold the tip in the divot", "mm"),
     Gate(
         "max_mm", 3.0, "residual", "the largest distance of the tip from the divot", "hold the tip in the divot", "mm"
@@ -56,6 +66,10 @@ GATES = (
 
 _LONGEST_RUN = 8
 """This many consecutive outliers that agree with each other show that the tip rested somewhere else."""
+_OWN_TIP_RUN, _LEAST_HALF = 16, 10
+"""Consecutive outliers that tell a tip of their own, and rows of each half of a measurement that do."""
+_SURELY = 40.0
+"""Squared distance of the tips of both halves, in sigma, beyond which chance does not explain it."""
 
 
 def pivot(
@@ -83,19 +97,20 @@ def pivot(
             "must be equal"
         )
     poses = np.asarray(tracker_from_tool, np.float64)
-    valid = valid_poses(poses)
+    valid, again = valid_poses(poses), repeated(poses)
     if tracker_from_reference is not None:
         reference = np.asarray(tracker_from_reference, np.float64)
         valid &= valid_poses(reference)
-        rows = np.flatnonzero(valid)
+        again = repeated(poses, reference)
+        rows = np.flatnonzero(valid & ~again)
         world_from_tool = np.array(
             [g.inverse(r) @ p for r, p in zip(exact(reference[rows]), exact(poses[rows]), strict=True)]
         ).reshape(-1, 4, 4)
     else:
-        rows = np.flatnonzero(valid)
+        rows = np.flatnonzero(valid & ~again)
         world_from_tool = exact(poses[rows])
     if len(rows) < 3:
-        return _verdict(gates, len(poses), rows, None, {})
+        return _verdict(gates, again, rows, None, {})
     rotations, origins = world_from_tool[:, :3, :3], world_from_tool[:, :3, 3]
     middle = geometric_median(origins)  # keeps numbers small and the result independent of the tracker's frame
     design = np.concatenate([rotations, np.broadcast_to(-np.eye(3), rotations.shape)], axis=2)
@@ -120,6 +135,9 @@ def pivot(
         "length_mm": float(np.linalg.norm(tip)),
         "condition": min(float(singular[0] / max(singular[-1], 1e-16 * singular[0])), 1e16),
         "drift_mm": max(_drift_mm(ends[used]), _second_place_mm(ends, used)),
+        "tip_drift_mm": max(
+            _between_halves_mm(design[used], (middle - origins)[used]), _other_tip_mm(design, ends - middle, used)
+        ),
     }
     pointing = rotations @ (tip / max(float(np.linalg.norm(tip)), 1e-9))
     pictures = [
@@ -127,32 +145,65 @@ def pivot(
         ("directions", {"directions": pointing, "used": used}),
     ]
     result = PivotResult(vector(tip), vector(at))
-    return _verdict(gates, len(poses), rows[used], result, quality, pictures)
+    return _verdict(gates, again, rows[used], result, quality, pictures)
 
 
 def _verdict(
     gates: Gates | None,
-    n_input: int,
+    again: Array,
     used: Array,
     result: PivotResult | None,
     quality: dict[str, object],
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
 ) -> Calibration[PivotResult]:
-    rejected = sorted(set(range(n_input)) - set(used.tolist()))
+    n_input = int((~again).sum())
+    rejected = sorted(set(np.flatnonzero(~again).tolist()) - set(used.tolist()))
     blank: dict[str, object] = dict.fromkeys(gate.key for gate in GATES if gate.key != "n_used")
-    document = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **blank, **quality}
+    counts = {"n_input": n_input, "repeated": int(again.sum()), "n_used": len(used), "rejected": rejected}
+    document = {**counts, **blank, **quality}
     sigma = quality.get("sigma_tip_mm")
     figures = {"sigma_tip_mm": None if sigma is None else float(np.max(np.asarray(sigma)))}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
-    drift_mm = document["drift_mm"]
-    reason = "" if few or drift_mm is None or _slipped(drift_mm, gates) else rejection(n_input, len(rejected))
+    slipped = any(_slipped(key, document[key], gates) for key in ("drift_mm", "tip_drift_mm"))
+    reason = "" if few or document["drift_mm"] is None or slipped else rejection(n_input, len(rejected))
     return judged(PIVOT, GATES, gates, figures, result=result, quality=document, reason=reason, pictures=pictures or ())
 
 
-def _slipped(drift_mm: object, gates: Gates | None) -> bool:
+def _slipped(key: str, drift_mm: object, gates: Gates | None) -> bool:
     """Whether the tip slipped, which explains many rejected rows and is the more useful verdict."""
-    limit = (gates or {}).get("drift_mm", next(gate.limit for gate in GATES if gate.key == "drift_mm"))
+    limit = (gates or {}).get(key, next(gate.limit for gate in GATES if gate.key == key))
     return isinstance(drift_mm, float) and drift_mm > limit
+
+
+def _between_halves_mm(design: Matrix, wanted: Matrix) -> float:
+    """Distance between the tips of the first and the second half of the rows used; 0: chance may explain it."""
+    half = len(design) // 2
+    if half < _LEAST_HALF:
+        return 0.0
+    found = []
+    for part in (slice(None, half), slice(half, None)):
+        solved = np.linalg.lstsq(design[part].reshape(-1, 6), wanted[part].ravel(), None)[0]
+        found.append((solved[:3], covariance(design[part], design[part] @ solved - wanted[part])[:3, :3]))
+    (one, spread), (other, more) = found
+    apart = one - other
+    sure = float(apart @ np.linalg.pinv(spread + more, hermitian=True) @ apart) > _SURELY
+    return float(np.linalg.norm(apart)) if sure else 0.0
+
+
+def _other_tip_mm(design: Matrix, ends: Matrix, used: Array) -> float:
+    """How far from the divot the tip was while rows that do not fit the others fit a tip of their own; 0: never.
+
+    Args:
+        ends: (N, 3), where the tip was, relative to the origin of the equations.
+    """
+    scatter = max(rms(np.linalg.norm(ends[used] - ends[used].mean(axis=0), axis=1)), 1e-3)
+    farthest = 0.0
+    for run in runs(used, _OWN_TIP_RUN):
+        # R (tip + d) + t = p: the same equations, from where the tip was to begin with.
+        own = np.linalg.lstsq(design[run].reshape(-1, 6), -ends[run].ravel(), None)[0]
+        if rms(np.linalg.norm(design[run] @ own + ends[run], axis=1)) < 3 * scatter:
+            farthest = max(farthest, float(np.median(np.linalg.norm(ends[run] - ends[used].mean(axis=0), axis=1))))
+    return farthest
 
 
 def _drift_mm(ends: Matrix) -> float:
@@ -166,10 +217,8 @@ def _second_place_mm(ends: Matrix, used: Array) -> float:
     middle = ends[used].mean(axis=0)
     scatter = max(rms(np.linalg.norm(ends[used] - middle, axis=1)), 1e-3)
     farthest = 0.0
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], used, [True]]).astype(int)))
-    for first, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - first >= _LONGEST_RUN:
-            there = geometric_median(ends[first:end])
-            if float(np.median(np.linalg.norm(ends[first:end] - there, axis=1))) < 3 * scatter:
-                farthest = max(farthest, float(np.linalg.norm(there - middle)))
+    for run in runs(used, _LONGEST_RUN):
+        there = geometric_median(ends[run])
+        if float(np.median(np.linalg.norm(ends[run] - there, axis=1))) < 3 * scatter:
+            farthest = max(farthest, float(np.linalg.norm(there - middle)))
     return farthest

@@ -7,6 +7,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.ndimage import median_filter
 
 from navnode.errors import ConfigError
 from navnode.files.artifacts import IMAGE_LAG, ImageLagResult
@@ -52,6 +53,14 @@ GATES = (
         "move irregularly, not to and fro",
         at_least=True,
     ),
+    Gate(
+        "lag_drift_ns",
+        10e6,
+        "clock",
+        "how much the lag changed from the first half to the second",
+        "was a clock set, or does one run fast? Record anew",
+        "ns",
+    ),
     Gate("sigma_lag_ns", 5e6, "sigma", "the standard error of the lag", "move faster, and for longer", "ns"),
 )
 _STEP_S = 0.002
@@ -60,6 +69,11 @@ _AT_LIMIT_CORRELATION = 0.5
 _LEAST_SAMPLES = 8
 _LEAST_MOTION_PX = 0.5
 _LARGEST_PX = 256
+_NEIGHBOURS, _GLITCH_SPREADS, _GLITCH_SHARE = 5, 15.0, 0.3
+"""A sample that is farther from the median of its neighbours than so many typical distances, and than this share of the
+whole motion, was never there."""
+_LEAST_HALF_SHARE, _LEAST_HALF_CORRELATION = 0.3, 0.8
+"""Motion of a half, of the whole, and its correlation, from which it tells a lag of its own."""
 
 
 def temporal(
@@ -106,6 +120,7 @@ def temporal(
         "correlation": None,
         "second_peak": None,
         "sigma_lag_ns": None,
+        "lag_drift_ns": None,
         "overlap_s": 0.0,
         "motion_mm": float(np.ptp(x)) if len(x) else 0.0,
         "motion_px": float(np.ptp(y)) if len(y) else 0.0,
@@ -129,6 +144,7 @@ def temporal(
         "correlation": float(size[best]),
         "second_peak": second,
         "sigma_lag_ns": 1e9 * _sigma_s(spline, x_times, y_times, y, lag),
+        "lag_drift_ns": 1e9 * _drift_s(spline, x_times, y_times, y, lags),
     }
     figures["distinct"] = float(size[best]) - second
     interval = float(np.median(np.diff(y_times)))
@@ -159,12 +175,40 @@ def temporal(
     )
 
 
+def _drift_s(spline: CubicSpline, x_times: Matrix, y_times: Matrix, y: Matrix, lags: Matrix) -> float:
+    """How far the lags of both halves are apart; 0: chance may explain it, or a half does not tell one."""
+    half, found = len(y) // 2, []
+    for part in (slice(None, half), slice(half, None)):
+        times, own = y_times[part], y[part]
+        if len(own) < 2 * _LEAST_SAMPLES or np.ptp(own) < _LEAST_HALF_SHARE * np.ptp(y):
+            return 0.0
+        size = np.abs([_correlation(spline, x_times, times, own, lag) for lag in lags])
+        best = int(size.argmax())
+        if size[best] < _LEAST_HALF_CORRELATION:
+            return 0.0
+        lag = _peak(lags, size, best)
+        found.append((lag, _sigma_s(spline, x_times, times, own, lag)))
+    (one, sigma), (other, more) = found
+    return abs(one - other) if abs(one - other) > 5 * float(np.hypot(sigma, more)) else 0.0
+
+
 def _tracker_motion(times_s: Matrix, tracker: Array) -> tuple[Matrix, Matrix, list[int]]:
     """Times and motion along the principal axis, and the rows that are invalid."""
     valid = valid_poses(tracker) if tracker.ndim == 3 else np.isfinite(tracker)
     rows = np.flatnonzero(valid)
     motion = exact(tracker[rows])[:, :3, 3] if tracker.ndim == 3 else np.asarray(tracker[rows], np.float64)[:, None]
-    return times_s[rows], _principal(motion), np.flatnonzero(~valid).tolist()
+    there = _without_glitches(motion)
+    rejected = sorted([*np.flatnonzero(~valid).tolist(), *rows[~there].tolist()])
+    return times_s[rows[there]], _principal(motion[there]), rejected
+
+
+def _without_glitches(motion: Matrix) -> Array:
+    """Mask (N,) of the samples of a motion (N, D) that lie near their neighbours: one wrong one bends a spline."""
+    if len(motion) < _LEAST_SAMPLES:
+        return np.ones(len(motion), bool)
+    off = np.linalg.norm(motion - median_filter(motion, size=(_NEIGHBOURS, 1), mode="nearest"), axis=1)
+    whole = float(np.linalg.norm(np.ptp(np.percentile(motion, (5, 95), axis=0), axis=0)))
+    return np.asarray(off <= max(_GLITCH_SPREADS * float(np.median(off)), _GLITCH_SHARE * whole, 1e-9))
 
 
 def _principal(motion: Matrix) -> Matrix:

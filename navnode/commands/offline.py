@@ -94,6 +94,7 @@ def register(request: RegisterRequest, ui: Ui) -> None:
         ui.show(report, _draw_calibration)
         if request.out is not None and not report.out:
             typer.echo(f"navnode: {request.out}: not written, {report.status} ({report.reason})", err=True)
+            raise typer.Exit(1)
         return
     ui.show(files.register(request, ui.progress("Registering")), _draw_registration)
 

@@ -196,6 +196,10 @@ def _listed(path: Path, ct: Volume | None) -> list[BodyFile]:
         return bodies
     labelled = [index for index, entry in enumerate(entries) if entry.labels]
     wanted = [(path.parent / entries[index].labels, entries[index].label or 0) for index in labelled]
+    for index, each in zip(labelled, wanted, strict=True):
+        if (first := labelled[wanted.index(each)]) != index:
+            same = f"{entries[first].name!r} and {entries[index].name!r}"
+            raise ConfigError(f"{path}: bodies: {same} are the same label, {each[1]} of {each[0].name}")
     for index, label in zip(labelled, read_labels(wanted, ct), strict=True):
         bodies[index] = replace(bodies[index], label=label, number=entries[index].label or 0)
     return bodies

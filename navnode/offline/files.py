@@ -32,7 +32,14 @@ from navnode.projector import Projector
 from navnode.reconstruction import Method, Reconstruction, Reconstructor
 from navnode.reconstruction.lungs import LungsFound
 from navnode.reconstruction.surface import Surface, inside, skin_surface
-from navnode.registration import FilmRegistration, ImageRegistration, distance_mm, register_counts, register_jointly
+from navnode.registration import (
+    FilmRegistration,
+    ImageRegistration,
+    distance_mm,
+    judged_together,
+    register_counts,
+    register_jointly,
+)
 from navnode.registration.carm import Calibrated, Shot, focal_px
 from navnode.registration.carm import calibrate as find_geometry
 from navnode.registration.starts import landmark_pose, station_poses
@@ -234,11 +241,13 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
                 results.append(sequence.begin(_best_of(registration, volume, view, counts, starts[0], effort)))
             progress(len(results) / len(view_files))
     else:
-        results = []
+        results, images = [], []
         for view, start, counts in zip(view_files, starts, _read_ahead(view_files), strict=True):
             view_effort = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
             results.append(_best_of(registration, volume, view, counts, start, view_effort))
+            images.append((counts, view.carm))
             progress(len(results) / len(view_files))
+        results = judged_together(registration, images, results)
     results = [replace(result, validity=capped(result.validity, doubt)) for result in results]
     elapsed_ms = _ms(started)
     pictures: list[str] | msgspec.UnsetType = msgspec.UNSET

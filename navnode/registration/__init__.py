@@ -9,7 +9,7 @@ them for images, :mod:`film` for sequences; :mod:`fusion` tracks the patient's r
 
 from navnode.registration.appearance import XrayImage
 from navnode.registration.film import FilmRegistration
-from navnode.registration.single import distance_mm, register, register_counts, register_jointly
+from navnode.registration.single import distance_mm, judged_together, register, register_counts, register_jointly
 from navnode.registration.tracking import ImageRegistration
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ImageRegistration",
     "XrayImage",
     "distance_mm",
+    "judged_together",
     "register",
     "register_counts",
     "register_jointly",

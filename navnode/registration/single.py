@@ -11,9 +11,9 @@ import numpy as np
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.registration.appearance import XrayImage
-from navnode.registration.carm.stated import bent, contradicted, evidence, worse
+from navnode.registration.carm.stated import Evidence, bent, contradicted, doubted, evidence, of_one_carm, worse
 from navnode.registration.fit import Fit, Inspection
-from navnode.registration.gradations import best_gradation
+from navnode.registration.gradations import as_read, best_gradation
 from navnode.registration.joint import JointView, fit_jointly
 from navnode.registration.misreading import unless_misread
 from navnode.registration.quality import assess, assess_sparse, inspect, inspect_tracked
@@ -24,7 +24,7 @@ from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Val
 from navnode.xray.counts import blank_reason
 from navnode.xray.gradation import Gradation, is_picture
 
-__all__ = ["distance_mm", "register", "register_counts", "register_jointly"]
+__all__ = ["distance_mm", "judged_together", "register", "register_counts", "register_jointly"]
 
 _FULL_SCALE_COUNTS = 60_000.0
 _NEAREST_MM = 50.0
@@ -69,10 +69,11 @@ def register(
         exposures.append((counts, view.carm, view.volume_from_carm, depth_mm, view.timestamp_ns))
     if joint:
         return register_jointly(registration, exposures, effort)
-    return [
+    found = [
         register_counts(registration, counts, carm, start, depth_mm, effort, timestamp_ns)
         for counts, carm, start, depth_mm, timestamp_ns in exposures
     ]
+    return judged_together(registration, [(counts, carm) for counts, carm, *_ in exposures], found)
 
 
 def distance_mm(volume: Volume, volume_from_carm: Matrix) -> float:
@@ -125,6 +126,30 @@ def register_counts(
     found, gradation = best_gradation(registration.gradation, effort, read_as)
     registration.gradation = gradation or registration.gradation
     return found.registration
+
+
+def judged_together(
+    registration: ImageRegistration, images: Sequence[tuple[Array, CArm]], found: Sequence[Registration]
+) -> list[Registration]:
+    """What was found in images one by one, unless those of one C-arm contradict its geometry together: each says a
+    little of it, from each direction something else.
+
+    Args:
+        images: (counts, carm) of each.
+    """
+    said: dict[int, Evidence] = {}
+    for index, ((counts, carm), each) in enumerate(zip(images, found, strict=True)):
+        if each.validity.usable and sum(carm == other for _, other in images) > 1:
+            image = as_read(registration.gradation, counts, carm)
+            said[index] = evidence(registration, image, each.volume_from_carm, each.pivot_mm)
+    verdicts = {
+        carm: of_one_carm([said[index] for index in said if images[index][1] == carm])
+        for carm in {images[index][1] for index in said}
+    }
+    return [
+        replace(each, validity=doubted(each.validity, verdicts[images[index][1]])) if index in said else each
+        for index, each in enumerate(found)
+    ]
 
 
 @dataclass(frozen=True)
@@ -204,7 +229,7 @@ def register_jointly(
             if np.isfinite(fit.appearance.noise)
         ]
         carms = {each.carm for each in found}
-        others = {carm: contradicted([each for each in found if each.carm == carm]) for carm in carms}
+        others = {carm: of_one_carm([each for each in found if each.carm == carm]) for carm in carms}
         for (index, view), fit in zip(views.items(), fits, strict=True):
             inspection = _inspected(registration, view.image, SearchResult(fit, None))
             verdict = worse(assess(fit, inspection, view.image.covered_share), bent(found))  # one patient in all views

@@ -1,4 +1,5 @@
-"""Poses in another unit, or inverted, are questioned; ``--units`` converts them."""
+"""Poses in another unit, inverted, of something that moved meanwhile, or sent again, are questioned; ``--units``
+converts them."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ import pytest
 
 from calibration.handeye import handeye
 from calibration.pivot import pivot
+from calibration.temporal import temporal
+from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.meshes import read_mesh, write_mesh
 from navnode.types import Mesh
-from tests.calibration.scenes import TIP, pivoting, shots
+from tests.calibration.scenes import TIP, pivoting, shots, wandering
 from tests.invoke import run_navnode
 
 
@@ -50,6 +53,67 @@ def test_poses_of_a_c_arm_in_metres_are_questioned(scaled):
     found = handeye(*series)
     assert not found.passed and found.code in ("implausible", "residual", "too_many_rejected", "sigma")
     assert (found.code == "implausible" and "--units m" in found.reason) or scaled != (0, 1)
+
+
+@pytest.mark.parametrize("turn_deg", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("at", [100, 170])
+def test_a_marker_that_is_bumped_on_its_tool_is_told(at, turn_deg):
+    """At half of the poses, or before the last ones, which then fit a tip of their own; so is a bit that slips."""
+    poses, rng = pivoting(200, np.random.default_rng(7)), np.random.default_rng(8)
+    assert pivot(poses).passed
+    bump = g.exp(np.array([np.radians(turn_deg), 0, 0, *(2.5 * TIP / np.linalg.norm(TIP))]))
+    poses[at:] = pivoting(200 - at, rng) @ g.inverse(bump)
+    found = pivot(poses)
+    assert found.code == "slip" and found.quality["tip_drift_mm"] > 1.0, found.reason
+    assert pivot(poses[rng.permutation(at)]).passed, "up to there they are of one tip"
+
+
+def test_poses_that_were_sent_again_are_not_measured_again():
+    few = pivoting(12, np.random.default_rng(9))
+    found = pivot(np.repeat(few, 5, axis=0))
+    assert found.code == "too_few" and (found.quality["n_used"], found.quality["repeated"]) == (12, 48)
+    poses = pivoting(40, np.random.default_rng(3))
+    once, twice = pivot(poses), pivot(np.repeat(poses, 2, axis=0))
+    assert twice.passed and twice.quality["sigma_tip_mm"] == pytest.approx(once.quality["sigma_tip_mm"])
+    markers, xrays, _, _ = shots(8, np.random.default_rng(1))
+    once, twice = handeye(markers, xrays), handeye(np.repeat(markers, 3, axis=0), np.repeat(xrays, 3, axis=0))
+    assert twice.quality["sigma_translation_mm"] == pytest.approx(once.quality["sigma_translation_mm"])
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda markers, xrays, bump: (np.concatenate([markers[:14], markers[14:] @ bump]), xrays),
+        lambda markers, xrays, bump: (np.concatenate([markers[:10], markers[10:] @ bump]), xrays),
+        lambda markers, xrays, bump: (markers, np.concatenate([xrays[:10], bump @ xrays[10:]])),
+    ],
+    ids=["marker, late", "marker, halfway", "phantom, halfway"],
+)
+def test_a_marker_or_phantom_that_moved_between_shots_is_told(moved):
+    bump = g.exp(np.array([np.radians(0.4), 0, 0, 3, 0, 0]))
+    for seed in range(3):
+        markers, xrays, _, _ = shots(20, np.random.default_rng(seed))
+        assert handeye(markers, xrays).passed
+        found = handeye(*moved(markers, xrays, bump))
+        assert found.code in ("moved", "residual") and found.quality["moved_mm"] > 1.5, found.reason
+
+
+def test_a_clock_that_was_set_while_a_lag_was_measured_is_told():
+    tracker_s, image_s = np.arange(0, 20, 1 / 60), np.arange(0.5, 19, 1 / 15)
+    set_s = np.where(image_s < 10, 0.0, 0.06)
+    assert temporal(tracker_s, wandering(tracker_s), image_s, wandering(image_s - 0.08)).passed
+    found = temporal(tracker_s, wandering(tracker_s), image_s + set_s, wandering(image_s - 0.08))
+    assert found.code == "clock" and found.quality["lag_drift_ns"] == pytest.approx(60e6, rel=0.1)
+
+
+@pytest.mark.parametrize("wrong", [60.0, 1e4])
+def test_one_wrong_sample_bends_no_lag(wrong):
+    tracker_s, image_s = np.arange(0, 20, 1 / 60), np.arange(0.5, 19, 1 / 15)
+    moved = wandering(tracker_s)
+    moved[407] += wrong
+    found = temporal(tracker_s, moved, image_s, wandering(image_s - 0.08))
+    assert found.passed and found.quality["rejected"] == [407]
+    assert found.result.image_lag_ns == pytest.approx(80e6, abs=1e6)
 
 
 def test_units_convert(tmp_path):

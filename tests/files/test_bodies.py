@@ -60,6 +60,9 @@ def test_a_list_names_and_chooses(patient):
     )
 
 
+TWICE = "\n".join(f'[[bodies]]\nname = "{name}"\nlabels = "labels.nii.gz"\nlabel = 3\n' for name in "ab")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -71,6 +74,7 @@ def test_a_list_names_and_chooses(patient):
         ('[[bodies]]\nname = "a"\nfile = "none.nii.gz"\n', "no such file"),
         ('[[bodies]]\nname = "a"\nfile = "x"\nvolume_from_body = [[2,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]\n', "rigid"),
         ('[[bodies]]\nname = "a"\nfile = "x"\n[[bodies]]\nname = "a"\nfile = "y"\n', "'a' occurs twice"),
+        (TWICE, "'a' and 'b' are the same label, 3 of labels.nii.gz"),
         ('[[bodies]]\nname = "a"\nfile = "ct.nii.gz"\nmeets = ["b"]\n', "meets belongs to labels"),
         ("[[bodies]\n", "bodies.toml"),
     ],

@@ -13,12 +13,12 @@ from navnode import config
 from navnode import geometry as g
 from navnode.files.volumes import read_volume
 from navnode.projector import Projector
-from navnode.registration import register_counts
+from navnode.registration import judged_together, register_counts
 from navnode.registration.answer import FrameRegistration
 from navnode.registration.appearance import XrayImage
 from navnode.registration.carm import stated as carm_as_stated
 from navnode.registration.carm.descent import linearised
-from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, worse
+from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, of_one_carm, worse
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Effort, Frame, RegistrationRequest, Status, Validity, Volume
 from navnode.xray.chain import XrayChain
@@ -173,6 +173,29 @@ def test_what_an_image_hardly_tells_it_must_not_contradict():
     for off, shown in ((0.02, True), (0.07, False)):
         gradient = information @ np.array([0.0, off * width_mm, 0.0])
         assert (contradicted([Evidence(CARM, np.eye(4), PIVOT_MM, information, gradient)]) is None) == shown
+
+
+def test_one_image_that_contradicts_speaks_of_all_of_its_carm():
+    right, wrong = says(0, 0), says(1, 30)
+    assert contradicted([wrong]) is not None and of_one_carm([right]) is None
+    assert of_one_carm([right, wrong])[0] is contradicted([wrong])[0]
+    nothing = Evidence(CARM, np.eye(4), PIVOT_MM, np.zeros((3, 3)), np.zeros(3))
+    assert of_one_carm([right, nothing]) is None, "what one does not show the other does"
+
+
+def test_views_of_one_carm_are_judged_together(torso):
+    """One of two is DEGRADED for the C-arm's geometry: so is the other, and a view of another C-arm is not."""
+    image, other = torso.counts(TIMES[0]), moved(-35, 35)
+    start = torso.scenario.volume_from_carm(TIMES[0])
+    wrong, right = (
+        register_counts(torso.registration, image, carm, start, PIVOT_MM, Effort.FIND) for carm in (other, CARM)
+    )
+    assert "geometry" in wrong.validity.reason and right.validity.status is Status.VALID
+    believed = replace(wrong, validity=Validity(Status.VALID))
+    fits = [replace(wrong, validity=Validity(Status.DEGRADED)), believed, right]
+    judged = judged_together(torso.registration, [(image, carm) for carm in (other, other, CARM)], fits)
+    assert [each.validity.status is Status.VALID for each in judged] == [False, False, True]
+    assert "geometry" in judged[1].validity.reason
 
 
 @pytest.mark.parametrize("part", range(3))

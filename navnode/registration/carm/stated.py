@@ -33,7 +33,17 @@ from navnode.registration.carm.descent import (
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm
 from navnode.types import CArm, Matrix, Status, Validity
 
-__all__ = ["Evidence", "StatedGeometry", "bent", "contradicted", "doubted", "evidence", "evidence_of", "worse"]
+__all__ = [
+    "Evidence",
+    "StatedGeometry",
+    "bent",
+    "contradicted",
+    "doubted",
+    "evidence",
+    "evidence_of",
+    "of_one_carm",
+    "worse",
+]
 
 _TOLERATED = 0.01
 """Errors of the focal length, a share, and of the principal point, a share of the image's width, that are no matter of
@@ -69,6 +79,8 @@ had moved by 1 to 5 mm all stayed above 10."""
 _BEND_TOLERATED_MM, _BEND_POSSIBLE_MM = (0.1, 0.1, 0.1, 0.1, 0.1, 1.0), 20.0
 """Change of a pose across the image's width (rotations times ``POSE_SCALE``) that is no matter of trust; the most."""
 _MOVED_APART = "parts of the patient have moved against each other since the CT"
+
+_BADNESS = {Status.VALID: 0, Status.DEGRADED: 1, Status.INVALID: 2}
 
 _REPEATED, _FORGOTTEN = 150, 300
 """Number of images after which one near a remembered one takes its place, since somebody may zoom, and after which one
@@ -194,6 +206,12 @@ def _adapted(equations: Linear, poses: int) -> Matrix:
 def contradicted(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
     """The verdict on images of one C-arm that contradict its geometry, or the patient's; None: they do not."""
     return _other_geometry(seen) or bent(seen)
+
+
+def of_one_carm(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
+    """As :func:`contradicted`, where one image that contradicts the geometry speaks of all: they are of one C-arm."""
+    alone = [verdict for each in seen if (verdict := _other_geometry([each])) and verdict[1] != _NOT_SHOWN]
+    return max([*alone, contradicted(seen)], key=lambda verdict: -1 if verdict is None else _BADNESS[verdict[0]])
 
 
 def bent(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
