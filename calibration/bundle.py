@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from navnode.xray.beads import Shot
 from .distortion import Distortion, terms, unknowns
 from .fitting import rms
 
-__all__ = ["Fit", "Seen", "each_by_itself", "inside", "left_out_px", "off_px", "settled"]
+__all__ = ["Fit", "Seen", "each_by_itself", "inside", "left_out_px", "off_px", "places", "settled"]
 
 _OVERLAP_RADII = 2.2
 _OUTLIER_SIGMAS = 4.0
@@ -27,6 +27,8 @@ _LARGEST_OFF = 0.03
 """Largest distance, as a share of the image, at which a bead is searched around its predicted position."""
 _MOST_STEPS = 40
 _UNIT = np.array([0.01] * 3 + [5.0] * 3)
+_SAME_RAD, _SAME_MM = 0.02, 5.0
+"""Shots whose poses differ by less are of one place."""
 """Units of a pose's unknowns: rad, mm."""
 
 
@@ -255,11 +257,27 @@ def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
     return results
 
 
+def places(seen: Sequence[Seen]) -> list[int]:
+    """Of every shot, which place it was taken from, by the first shot from there: shots of one place say the same."""
+    found: list[int] = []
+    for n, own in enumerate(seen):
+        apart = [g.log(g.inverse(seen[m].pose) @ own.pose) for m in sorted(set(found))]
+        near = [
+            float(np.linalg.norm(off[:3])) < _SAME_RAD and float(np.linalg.norm(off[3:])) < _SAME_MM for off in apart
+        ]
+        found.append(sorted(set(found))[near.index(True)] if any(near) else n)
+    return found
+
+
 def left_out_px(fit: Fit, beads_mm: Matrix, nominal: CArm) -> float:
-    """rms error of each shot of beads (N, 3) with the geometry fitted to all others; only its pose is fitted."""
-    lengths = []
+    """rms error of each shot of beads (N, 3) with the geometry fitted to all from other places; only its pose is
+    fitted. Infinite if there is one place only."""
+    lengths, place = [], places(fit.seen)
+    if len(set(place)) < 2:
+        return float("inf")
     for n, own in enumerate(fit.seen):
-        rest = _solved([s for m, s in enumerate(fit.seen) if m != n], beads_mm, nominal, fit.distortion.model, fit)
+        others = [s for m, s in enumerate(fit.seen) if place[m] != place[n]]
+        rest = _solved(others, beads_mm, nominal, fit.distortion.model, fit)
         about = g.transform(g.inverse(own.pose), beads_mm).mean(axis=0)
         ideal = rest.distortion.undistorted(own.at_px)
 

@@ -29,7 +29,7 @@ from navnode.xray.beads import Shot
 from navnode.xray.correction import ImageCorrection
 from navnode.xray.distortion import GRID_STEP_PX, DistortionField
 
-from .bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, settled
+from .bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, places, settled
 from .distortion import MODELS
 from .fitting import rms
 from .identify import identify
@@ -164,6 +164,8 @@ def carm(
         else [m for m in MODELS if m == "none" or len(used) >= _VIEWS_FOR_DISTORTION]
     )
     plain = settled(searched, seen, beads_mm, diameters_mm, nominal, "none")
+    quality["n_used"] = distinct = len(set(places(plain.seen)))
+    models = [model for model in models if model == "none" or distinct >= _VIEWS_FOR_DISTORTION] or models[:1]
     fits = {"none": plain}
     for model in models:
         if model not in fits:

@@ -29,6 +29,13 @@ GATES = (
         "counts",
         at_least=True,
     ),
+    Gate(
+        "shadow_fraction",
+        0.03,
+        "shadow",
+        "the share of the picture that is in a shadow, or too bright",
+        "open the collimator, and keep everything out of the beam",
+    ),
     Gate("bad_fraction", 0.02, "bad_pixels", "the share of bad pixels", "have the detector serviced"),
     Gate(
         "drift", 0.02, "drift", "the change from the first to the last flat image", "let the tube warm up, and repeat"
@@ -48,6 +55,8 @@ _AROUND_PX = 15
 _DARK_SIGMAS, _NOISE_TIMES = 12.0, 8.0
 _LEAST_GAIN, _MOST_GAIN = 0.5, 2.0
 """Response of a good pixel relative to its neighbourhood."""
+_LEAST_SHARE, _MOST_SHARE = 0.4, 2.5
+"""Response relative to the median, beyond which something is in the beam, or was for the rest of the picture."""
 
 
 def flatfield(
@@ -70,7 +79,9 @@ def flatfield(
         "rejected": [],
         "n_dark": len(dark),
         "n_flat": len(flat),
-        **dict.fromkeys(("bad_fraction", "saturated_fraction", "nonuniformity", "noise_counts", "drift")),
+        **dict.fromkeys(
+            ("bad_fraction", "shadow_fraction", "saturated_fraction", "nonuniformity", "noise_counts", "drift")
+        ),
     }
     if dark.shape[1:] != flat.shape[1:]:
         reason = (
@@ -91,6 +102,7 @@ def flatfield(
     gain = _gain(response, i0)
     quality |= {
         "bad_fraction": float(bad.mean()),
+        "shadow_fraction": _shadowed(response, i0, good),
         "saturated_fraction": float(np.mean([(picture >= top).mean() for picture in flat])),
         "nonuniformity": _nonuniformity(flat, offset, good),
         "noise_counts": noise_counts,
@@ -149,6 +161,12 @@ def _bad(offset: FloatArray, noise: FloatArray, response: FloatArray, flat_noise
 
 def _gain(response: FloatArray, i0: float) -> FloatArray:
     return np.asarray(i0 / np.where(response > 1e-3 * max(i0, 1e-9), response, np.inf), np.float32)
+
+
+def _shadowed(response: FloatArray, i0: float, good: Array) -> float:
+    """Share of the good pixels that see far less, or more, than their median."""
+    share = response[good] / max(i0, 1e-9)
+    return float(((share < _LEAST_SHARE) | (share > _MOST_SHARE)).mean()) if len(share) else 0.0
 
 
 def _nonuniformity(flat: Array, offset: FloatArray, good: Array) -> float | None:

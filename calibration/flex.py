@@ -13,7 +13,7 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.artifacts import FLEX, CArmGeometry, FlexModelResult, FlexParameters, FlexResult, GeometryAt, rows
 from navnode.types import CArm, Matrix
-from navnode.xray.flex import MODEL, FlexModel, kernel, turned
+from navnode.xray.flex import BEYOND_RAD, FARTHEST_RAD, MODEL, FlexModel, kernel, turned
 
 from .fitting import exact, rms, valid_poses
 from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
@@ -34,9 +34,17 @@ GATES = (
         "mm",
     ),
     Gate("loo_mm", 1.0, "residual", "the error of the source at angles left out", _MORE, "mm"),
+    Gate(
+        "arm_mm",
+        100.0,
+        "implausible",
+        "the distance from the axes that the C-arm turns about to its source",
+        "are the poses in metres?",
+        "mm",
+        at_least=True,
+    ),
 )
 _SAME_RAD = 0.02
-_BEYOND_RAD = 0.05
 _LENGTHS_RAD = (0.3, 0.6, 1.2, 2.4)
 _NOISES = (0.03, 0.1, 0.3, 1.0)
 """Relative to a channel's scatter; the pair of length and noise with the smallest leave-one-out error is used."""
@@ -79,7 +87,7 @@ def flex(
         "rejected": rejected,
         "range_rad": range_rad,
         "gap_rad": gap_rad,
-        **dict.fromkeys(("rms_mm", "rms_rad", "rms_pp_px", "loo_mm", "rigid_rms_mm", "repeat_mm")),
+        **dict.fromkeys(("rms_mm", "rms_rad", "rms_pp_px", "loo_mm", "rigid_rms_mm", "repeat_mm", "arm_mm")),
     }
     figures: dict[str, float | None] = {}
     result: FlexResult | None = None
@@ -109,9 +117,10 @@ def flex(
             "loo_mm": rms(np.linalg.norm(left[:, 3:6], axis=1)),
             "rigid_rms_mm": rms(np.linalg.norm(bends[:, 3:6], axis=1)),
             "repeat_mm": repeat,
+            "arm_mm": float(np.linalg.norm(arm[:3, 3])),
         }
         figures["repeat_mm"] = repeat or 0.0  # without a repeated angle, repeatability cannot fail
-        reason = _extrapolated(angles, wanted)
+        reason = _extrapolated(model, wanted)
         at = [] if reason else [model.at(*angle) for angle in wanted]
         result = FlexResult(
             FlexModelResult(MODEL, _parameters(model)),
@@ -244,13 +253,14 @@ def _repeat_mm(poses: Matrix, angles: Matrix) -> float | None:
     return max(distances, default=None)
 
 
-def _extrapolated(angles: Matrix, wanted: Matrix) -> str:
-    low, high = angles.min(axis=0) - _BEYOND_RAD, angles.max(axis=0) + _BEYOND_RAD
+def _extrapolated(model: FlexModel, wanted: Matrix) -> str:
     for angle in wanted:
-        if not ((angle >= low) & (angle <= high)).all():
-            beyond = float(np.maximum(low - angle, angle - high).max()) + _BEYOND_RAD
-            return (
-                f"extrapolation: ({angle[0]:.3g}, {angle[1]:.3g}) rad is {beyond:.2g} rad outside the shots' range, at "
-                f"most {_BEYOND_RAD:g} rad is allowed; take shots there, too"
-            )
+        if model.covers(*angle):
+            continue
+        beyond, nearest = model.apart_rad(*angle)
+        if beyond > BEYOND_RAD:
+            off = f"{beyond:.2g} rad outside the shots' range, at most {BEYOND_RAD:g}"
+        else:
+            off = f"{nearest:.2g} rad from the nearest shot, at most {FARTHEST_RAD:g}"
+        return f"extrapolation: ({angle[0]:.3g}, {angle[1]:.3g}) rad is {off} rad is allowed; take shots there, too"
     return ""

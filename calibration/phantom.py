@@ -21,6 +21,7 @@ GATES = (
     Gate("n_used", 4, TOO_FEW, "the number of measured targets", "touch more targets", at_least=True),
     Gate("tre_mm.median", 2.0, "residual", "the median error at the targets", _CHECK, "mm"),
     Gate("tre_mm.p95", 3.0, "residual", "the 95th percentile of the error at the targets", _CHECK, "mm"),
+    Gate("tre_mm.max", 6.0, "residual", "the error at the worst target", "was another target touched? Repeat it", "mm"),
 )
 _REST_MM = 20.0
 """A steady stretch farther than this from every target is a pause."""
@@ -82,7 +83,7 @@ def phantom(
         PHANTOM,
         GATES,
         gates,
-        {"tre_mm.median": tre["median"], "tre_mm.p95": tre["p95"]},
+        {f"tre_mm.{name}": tre[name] for name in ("median", "p95", "max")},
         result=PhantomResult({label: vector(measured_mm[label]) for label in labels}),
         quality=quality,
         reason="" if few else problem,

@@ -7,7 +7,7 @@ import numpy as np
 from navnode.files.artifacts import SPIN, SpinResult, vector
 from navnode.types import Array, Matrix
 
-from .fitting import covariance, exact, geometric_median, not_outlying, rms, robust_linear, valid_poses
+from .fitting import covariance, exact, geometric_median, not_outlying, repeated, rms, robust_linear, valid_poses
 from .verdict import TOO_FEW, Calibration, Gate, Gates, judged, rejection
 
 __all__ = ["spin"]
@@ -25,6 +25,14 @@ GATES = (
     ),
     Gate("wobble_rad", 0.0175, "wobble", "the rms change of the axis", "turn the tool about its own axis only", "rad"),
     Gate("rms_mm", 1.0, "residual", "the rms wander of the axis", "keep the tool in its bearing", "mm"),
+    Gate(
+        "tip_off_mm",
+        60.0,
+        "implausible",
+        "the distance of the tip from the axis",
+        "is the tip that of this tool? Without one, the axis has no sense",
+        "mm",
+    ),
 )
 _ROUNDS = 30
 
@@ -41,10 +49,11 @@ def spin(
             component is positive.
     """
     poses = np.asarray(tracker_from_tool, np.float64)
-    rows = np.flatnonzero(valid_poses(poses))
-    blank: dict[str, object] = dict.fromkeys(("rotation_rad", "wobble_rad", "rms_mm", "sigma_axis_rad"))
+    again = repeated(poses)
+    rows = np.flatnonzero(valid_poses(poses) & ~again)
+    blank: dict[str, object] = dict.fromkeys(("rotation_rad", "wobble_rad", "rms_mm", "sigma_axis_rad", "tip_off_mm"))
     if len(rows) < 3:
-        return _verdict(gates, len(poses), rows, None, blank)
+        return _verdict(gates, again, rows, None, blank)
     valid = exact(poses[rows])
     rotations, origins = valid[:, :3, :3], valid[:, :3, 3]
     axis, seen, steady = _axis(rotations)
@@ -59,7 +68,7 @@ def spin(
     _, on_axis = robust_linear(design, wanted)
     used = steady & on_axis
     if used.sum() < 3:
-        return _verdict(gates, len(poses), rows[:0], None, blank)
+        return _verdict(gates, again, rows[:0], None, blank)
     solution, *_ = np.linalg.lstsq(design[used].reshape(-1, 4), wanted[used].ravel(), None)
     tilt = np.cross(seen, rotations[used] @ axis)
     wander = np.linalg.norm(design[used] @ solution - wanted[used], axis=1)
@@ -74,9 +83,12 @@ def spin(
             np.sqrt(np.linalg.eigvalsh(covariance(np.concatenate([turned, _ones(turned)], 2), off)[:2, :2])[-1])
         ),
     }
-    result = SpinResult(vector(axis), vector(across @ solution[:2]))
+    on_the_axis = across @ solution[:2]
+    if tip_mm is not None:
+        quality["tip_off_mm"] = float(np.linalg.norm(across.T @ (np.asarray(tip_mm, np.float64) - on_the_axis)))
+    result = SpinResult(vector(axis), vector(on_the_axis))
     pictures = [("residuals", {"rows": rows[used], "length_mm": wander, "used": np.ones(len(wander), bool)})]
-    return _verdict(gates, len(poses), rows[used], result, quality, pictures)
+    return _verdict(gates, again, rows[used], result, quality, pictures)
 
 
 def _ones(like: Matrix) -> Matrix:
@@ -122,14 +134,18 @@ def _covered_rad(rotations: Matrix, axis: Matrix, across: Matrix) -> float:
 
 def _verdict(
     gates: Gates | None,
-    n_input: int,
+    again: Array,
     used: Array,
     result: SpinResult | None,
     quality: dict[str, object],
     pictures: list[tuple[str, dict[str, Array]]] | None = None,
 ) -> Calibration[SpinResult]:
-    rejected = sorted(set(range(n_input)) - set(used.tolist()))
-    document = {"n_input": n_input, "n_used": len(used), "rejected": rejected, **quality}
+    n_input = int((~again).sum())
+    rejected = sorted(set(np.flatnonzero(~again).tolist()) - set(used.tolist()))
+    counts = {"n_input": n_input, "repeated": int(again.sum()), "n_used": len(used), "rejected": rejected}
+    off_mm = quality.get("tip_off_mm")
+    figures = {"tip_off_mm": off_mm if isinstance(off_mm, float) else 0.0}  # without a tip there is nothing to be off
+    document = {**counts, "tip_off_mm": None, **quality}
     few = len(used) < (gates or {}).get("n_used", GATES[0].limit)
     reason = "" if few else rejection(n_input, len(rejected))
-    return judged(SPIN, GATES, gates, {}, result=result, quality=document, reason=reason, pictures=pictures or ())
+    return judged(SPIN, GATES, gates, figures, result=result, quality=document, reason=reason, pictures=pictures or ())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from navnode import geometry as g
@@ -18,8 +19,8 @@ __all__ = ["FlexModel", "MODEL", "flex_of", "kernel", "turned"]
 MODEL = "arc+gaussian_process"
 CHANNELS = 9
 """Quantities that change: rotation (3, rad), translation (3, mm), source to detector (mm), principal point (2, px)."""
-BEYOND_RAD = 0.05
-"""How far beyond the calibrated angles the model may be used."""
+BEYOND_RAD, FARTHEST_RAD = 0.05, 0.35
+"""How far beyond the calibrated angles, and from the nearest of them, the model may be used."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,16 @@ class FlexModel:
     length_rad: float
 
     def covers(self, orbital_rad: float, angulation_rad: float) -> bool:
-        """Whether an angle lies within the calibrated range."""
+        """Whether an angle lies among the calibrated ones, in their convex hull and near one of them."""
+        beyond_rad, nearest_rad = self.apart_rad(orbital_rad, angulation_rad)
+        return beyond_rad <= BEYOND_RAD and nearest_rad <= FARTHEST_RAD
+
+    def apart_rad(self, orbital_rad: float, angulation_rad: float) -> tuple[float, float]:
+        """How far an angle lies outside the convex hull of the calibrated ones (0: inside), and from the nearest."""
         angle = np.array([orbital_rad, angulation_rad])
-        low, high = self.angles_rad.min(axis=0) - BEYOND_RAD, self.angles_rad.max(axis=0) + BEYOND_RAD
-        return bool(((angle >= low) & (angle <= high)).all())
+        hull = cv2.convexHull(self.angles_rad.astype(np.float32))
+        inside_rad = cv2.pointPolygonTest(hull, tuple(angle.tolist()), True)
+        return max(0.0, -float(inside_rad)), float(np.linalg.norm(self.angles_rad - angle, axis=1).min())
 
     def carm_at(self, orbital_rad: float, angulation_rad: float) -> CArm:
         """The detector's geometry at an angle."""

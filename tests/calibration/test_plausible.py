@@ -8,14 +8,19 @@ import json
 import numpy as np
 import pytest
 
+from calibration.bundle import Seen, places
+from calibration.flatfield import flatfield
+from calibration.flex import flex
 from calibration.handeye import handeye
+from calibration.phantom import phantom
 from calibration.pivot import pivot
+from calibration.spin import spin
 from calibration.temporal import temporal
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.meshes import read_mesh, write_mesh
 from navnode.types import Mesh
-from tests.calibration.scenes import TIP, pivoting, shots, wandering
+from tests.calibration.scenes import TIP, bent, pivoting, shots, spinning, wandering
 from tests.invoke import run_navnode
 
 
@@ -114,6 +119,56 @@ def test_one_wrong_sample_bends_no_lag(wrong):
     found = temporal(tracker_s, moved, image_s, wandering(image_s - 0.08))
     assert found.passed and found.quality["rejected"] == [407]
     assert found.result.image_lag_ns == pytest.approx(80e6, abs=1e6)
+
+
+def test_a_flat_field_with_something_in_the_beam_is_refused():
+    rng = np.random.default_rng(3)
+    dark = rng.normal(100, 2, (6, 128, 160))
+    beam = np.full((128, 160), 5000.0)
+    shutter, bar = beam.copy(), beam.copy()
+    shutter[:, :30] *= 0.02
+    bar[40:60] *= 0.3
+    for picture, code in ((beam, ""), (shutter, "shadow"), (bar, "shadow")):
+        flat = rng.poisson(np.tile(picture, (6, 1, 1))) + rng.normal(100, 2, (6, 128, 160))
+        assert flatfield(dark, flat).code == code
+
+
+def bending(angles, factor=1.0):
+    carms, poses = zip(*(bent(*angle) for angle in angles), strict=True)
+    poses = np.array(poses)
+    poses[:, :3, 3] *= factor
+    return flex(carms, poses, np.array(angles), np.array([[0.8, 0.4]]))
+
+
+def test_a_c_arm_that_bends_is_known_among_its_shots_alone():
+    """A cross of angles says nothing of its corners; poses in metres are questioned."""
+    cross = [(a, 0.0) for a in np.linspace(-1, 1, 13)] + [(0.0, b) for b in np.linspace(-0.5, 0.5, 7) if b]
+    grid = [(a, b) for a in np.linspace(-1, 1, 9) for b in (-0.5, -0.25, 0.0, 0.25, 0.5)]
+    assert bending(grid).passed
+    assert bending(cross).code == "extrapolation" and "outside the shots' range" in bending(cross).reason
+    assert bending(grid, 1e-3).code == "implausible"
+
+
+def test_the_tip_of_another_tool_gives_an_axis_no_sense():
+    axis, point = np.array([0.0, 0.0, 1.0]), np.array([5.0, 3.0, 0.0])
+    poses = spinning(60, np.random.default_rng(1), axis=axis, point=point)
+    assert spin(poses, np.array([5.0, 3.0, 180.0])).passed
+    assert spin(poses, np.array([160.0, 0.0, -40.0])).code == "implausible"
+    assert spin(np.repeat(poses[:6], 10, axis=0)).code == "too_few"
+
+
+def test_one_target_that_is_far_off_fails_the_whole_chain():
+    targets = {f"t{n}": np.array([10.0 * n, 0.0, 0.0]) for n in range(25)}
+    touched = {name: at + 0.3 for name, at in targets.items()}
+    assert phantom(targets, touched).passed
+    found = phantom(targets, touched | {"t7": targets["t8"] + 30.0})
+    assert found.code == "residual" and "worst target" in found.reason
+
+
+def test_shots_of_one_place_say_the_same():
+    nothing = np.zeros((0, 2))
+    poses = [np.eye(4), g.rigid(None, (1.0, 0, 0)), g.rigid(None, (30.0, 0, 0)), g.exp(np.array([0.1, 0, 0, 0, 0, 0]))]
+    assert places([Seen(pose, np.zeros(0, int), nothing) for pose in poses]) == [0, 0, 2, 3]
 
 
 def test_units_convert(tmp_path):
