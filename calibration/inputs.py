@@ -97,17 +97,28 @@ def poses(path: Path, files: Files, units: str = "") -> Poses:
         units: of their positions: m, cm, mm or um; '': mm.
 
     Raises:
-        ConfigError: names the file, or what is not a unit.
+        ConfigError: names the file, or what is not a unit; or all matrices are transposed, or left-handed.
     """
     factor = unit_mm(units, "--units") if units else 1.0
     if path.suffix.lower() == ".csv":
         rows = _numbers(path, _POSE_HEADER, files)
-        return Poses(_scaled(rows[:, 1:].reshape(-1, 4, 4), factor), rows[:, 0])
+        return Poses(_scaled(_right_way(rows[:, 1:].reshape(-1, 4, 4), path), factor), rows[:, 0])
     loaded = array(path, files)
     real = np.issubdtype(loaded.dtype, np.floating) or np.issubdtype(loaded.dtype, np.integer)
     if loaded.ndim != 3 or loaded.shape[1:] != (4, 4) or not real:
         raise ConfigError(f"{path}: {loaded.shape} is not a series of poses, (N, 4, 4)")
-    return Poses(_scaled(loaded.astype(np.float64), factor))
+    return Poses(_scaled(_right_way(loaded.astype(np.float64), path), factor))
+
+
+def _right_way(poses: Matrix, path: Path) -> Matrix:
+    """Poses (N, 4, 4), unless each would be one if it were written another way."""
+    if not len(poses) or any(g.is_rigid(pose) for pose in poses):
+        return poses
+    if all(g.is_rigid(pose.T) for pose in poses):
+        raise ConfigError(f"{path}: the matrices are transposed: a translation stands in the last column, not row")
+    if all(g.is_rigid(pose * [-1, 1, 1, 1]) for pose in poses):
+        raise ConfigError(f"{path}: the matrices mirror: their axes are left-handed")
+    return poses
 
 
 def _scaled(poses: Matrix, factor: float) -> Matrix:

@@ -171,6 +171,17 @@ def test_shots_of_one_place_say_the_same():
     assert places([Seen(pose, np.zeros(0, int), nothing) for pose in poses]) == [0, 0, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [(lambda pose: pose.T, "are transposed"), (lambda pose: pose * [1, 1, -1, 1], "left-handed")],
+    ids=["transposed", "left-handed"],
+)
+def test_matrices_written_another_way_are_named(written, said, tmp_path):
+    np.save(tmp_path / "poses.npy", np.array([written(pose) for pose in pivoting(60, np.random.default_rng(1))]))
+    ended = run_navnode("calibrate", "pivot", str(tmp_path / "poses.npy"))
+    assert ended.returncode == 2 and said in ended.stderr, ended
+
+
 def test_units_convert(tmp_path):
     poses = pivoting(120, np.random.default_rng(3))
     np.save(tmp_path / "poses.npy", metres(poses))
