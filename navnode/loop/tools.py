@@ -55,6 +55,8 @@ class Tools:
         self._continuity = Continuity()
         self._identities = Identities({tool.device: tool.name for tool in config.tools})
         self._received_ns = dict.fromkeys(self.rings, 0)
+        self._heard_ns = 0
+        """When the tracker last said anything of any marker, be it that it does not see it."""
         self._refused: dict[str, tuple[int, Stamp]] = {}
         """Device -> when a pose last came that was not used, and what was thought of its stamp."""
         self.active = config.tools[0].name if config.tools else ""
@@ -68,6 +70,7 @@ class Tools:
         ring = self.rings.get(pose.device)
         if ring is None:
             return PoseOutcome.DROPPED, ""
+        self._heard_ns = pose.received_ns
         if pose.tracker_from_marker is None:
             self._lost(pose.device)
             return PoseOutcome.NOT_SEEN, "not seen by the tracker"
@@ -224,7 +227,12 @@ class Tools:
             return ""
         if (silence := self._silence(patient, clocks.now_ns)) != _SILENT:
             return f"the patient's marker: {silence}"
-        return "the patient's marker is not seen"
+        return self._patient_unseen(clocks)
+
+    def _patient_unseen(self, clocks: Clocks) -> str:
+        """What is not there: the patient's marker, or all that the tracker says."""
+        silent = clocks.now_ns - self._heard_ns >= PATIENT_HIDDEN_NS
+        return _SILENT if silent else "the patient's marker is not seen"
 
     @property
     def carm_newest_ns(self) -> int:
@@ -247,7 +255,7 @@ class Tools:
             return []
         newest = tool.waiting[-1]
         tool.waiting.clear()
-        return self._say(tool, None, invalid("the patient's marker is not seen", newest.timestamp_ns))
+        return self._say(tool, None, invalid(self._patient_unseen(clocks), newest.timestamp_ns))
 
     def _placed(self, tool: _Tool, pose: TrackedPose, patient: RegistrationOverTime, clocks: Clocks) -> list[Output]:
         """Turn a pose into an overlay: the tool's tip in the volume, at the time of the pose."""

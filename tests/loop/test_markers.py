@@ -8,6 +8,7 @@ import pytest
 from navnode import geometry as g
 from navnode.simulation.scenario import PATIENT_DEVICE
 from navnode.types import (
+    NodeState,
     Rejected,
     Status,
     ToolPose,
@@ -28,6 +29,19 @@ def test_a_hidden_marker_takes_the_tool_away_and_must_settle(hidden):
     back = of(ToolPose, theatre.run(0.3))
     assert back[0].volume_from_tool is None
     assert back[-1].volume_from_tool is not None
+
+
+@pytest.mark.parametrize(
+    ("silent", "reason"),
+    [({PATIENT_DEVICE}, "the patient's marker is not seen"), (None, "no pose from the tracker")],
+    ids=["patient", "all"],
+)
+def test_a_tracker_that_says_nothing_at_all_is_not_a_hidden_marker(silent, reason):
+    theatre = Theatre()
+    theatre.run(4.0)
+    theatre.hidden = set(theatre.pipeline.tools.rings) if silent is None else silent
+    states = of(NodeState, theatre.run(2.5))
+    assert states[-1].registration.reason == reason
 
 
 def test_a_tracker_that_says_it_sees_nothing_is_believed():
