@@ -58,6 +58,8 @@ GATES = (
         "mm",
     ),
 )
+_CONTRADICTS = 2.7
+"""Times the stated error that residuals show; three points or more show it by chance once in ten thousand times."""
 _FEWEST_TO_DROP = 6
 _DROP_CHANCE = 1e-3
 """A point is dropped if an error like its own has at most this probability."""
@@ -94,7 +96,8 @@ def patient(
         patient_points_mm: label -> (3,) in the frame of the patient's marker.
         surface_points_mm: (M, 3), patient frame, on the bone that ``mesh`` shows in the volume.
         targets_mm: label -> (3,) RAS.
-        fle_mm: localisation error of a point, rms in 3-D; default: estimated from the residuals.
+        fle_mm: localisation error of a point, rms in 3-D; default, and where they contradict it: estimated from the
+            residuals.
 
     Raises:
         ConfigError: only one of surface and mesh was passed, or ``fle_mm`` is not positive.
@@ -137,7 +140,9 @@ def patient(
             quality |= asdict(surface_figures)
         off = np.linalg.norm(g.transform(volume_from_patient, measured) - volume, axis=1)
         fre = rms(off[keep])
-        fle = fle_mm if fle_mm is not None else fre / np.sqrt(1 - 2 / len(keep))
+        shown = fre / np.sqrt(1 - 2 / len(keep))
+        # Residuals that the stated error does not explain count more than what is stated.
+        fle = shown if fle_mm is None or shown > _CONTRADICTS * fle_mm else fle_mm
         tre = _targets(volume[keep], targets_mm, fle)
         figures["tre_mm"] = max(tre.values())
         quality |= {

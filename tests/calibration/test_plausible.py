@@ -12,6 +12,7 @@ from calibration.bundle import Seen, places
 from calibration.flatfield import flatfield
 from calibration.flex import flex
 from calibration.handeye import handeye
+from calibration.patient import patient
 from calibration.phantom import phantom
 from calibration.pivot import pivot
 from calibration.spin import spin
@@ -163,6 +164,15 @@ def test_one_target_that_is_far_off_fails_the_whole_chain():
     assert phantom(targets, touched).passed
     found = phantom(targets, touched | {"t7": targets["t8"] + 30.0})
     assert found.code == "residual" and "worst target" in found.reason
+
+
+@pytest.mark.parametrize(("stated_mm", "holds"), [(0.8, True), (0.05, False)])
+def test_an_error_that_residuals_contradict_is_not_believed(stated_mm, holds):
+    rng = np.random.default_rng(2)
+    points = {f"p{n}": rng.uniform(-60, 60, 3) for n in range(6)}
+    touched = {name: at + rng.normal(0, 0.6, 3) for name, at in points.items()}
+    found = patient(points, touched, fle_mm=stated_mm)
+    assert (found.quality["fle_mm"] == stated_mm) == holds and found.quality["fle_mm"] > 0.5
 
 
 def test_shots_of_one_place_say_the_same():
