@@ -69,10 +69,10 @@ GATES = (
     Gate("rms_rad", 0.0175, "residual", "the rms closure of the rotation", _HOLD, "rad"),
     Gate(
         "moved_mm",
-        1.5,
+        5.0,
         "moved",
         "how far the marker or the phantom moved meanwhile",
-        "fix both, and repeat",
+        "fix both, and repeat; or does the C-arm bend (flex)?",
         "mm",
     ),
     Gate("sigma_translation_mm", 2.0, "sigma", "the standard error of the translation", _TURN, "mm"),
@@ -90,9 +90,9 @@ _MM, _RAD = 3.0, 0.0175
 _LEAST_SIGMA = (1e-7, 1e-5)
 """rad, mm; for simulated data without noise."""
 _MOST_STEPS, _RANK = 60, 1e-8
-_RUN, _LEAST_HALF, _SURELY = 3, 6, 80.0
-"""Consecutive outliers that show something else together; positions of each half that tell a result of their own, and
-the squared distance of both, in sigma, that chance does not explain."""
+_RUN = 3
+"""Consecutive outliers that show something else together. Halves of the positions tell nothing: a C-arm that bends
+differs between them, too."""
 
 
 def handeye(
@@ -145,7 +145,7 @@ def handeye(
         x, z, used = _solved(a, b, known, seed)
         off = _closures(a, b, x, z)
         shift, turn = np.linalg.norm(off[:, 3:], axis=1), np.linalg.norm(off[:, :3], axis=1)
-        spread = _covariance(a[used], b[used], x, z, known is not None)[:6, :6]
+        spread = _covariance(a[used], b[used], x, z, known is not None)
         sigma = np.sqrt(np.maximum(np.diag(spread), 0.0))
         quality = {
             "rms_mm": rms(shift[used]),
@@ -160,7 +160,7 @@ def handeye(
             "workspace_mm": float(np.linalg.norm(np.ptp(a[used][:, :3, 3], axis=0))) if used.any() else 0.0,
             "source_mm": _source_mm(b[used]) if used.any() else 0.0,
             "length_mm": float(np.linalg.norm(x[:3, 3])),
-            "moved_mm": max(_in_runs_mm(a, b, x, z, used), _between_halves_mm(a[used], b[used], x, z, direct)),
+            "moved_mm": _in_runs_mm(a, b, x, z, used),
         }
         moved = len(series) == 3
         result = HandEyeResult(
@@ -279,19 +279,18 @@ def _refined(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> tuple[
 
 
 def _covariance(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> Matrix:
-    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6, and of Z's, if it is unknown,
-    12x12; infinite if they are not determined."""
+    """Covariance of X's rotation (rad, carm axes) and translation (mm, marker axes), 6x6; infinite if unknown."""
     unknowns = 6 if only_x else 12
     if len(a) * 6 <= unknowns:
-        return np.full((unknowns, unknowns), np.inf)
+        return np.full((6, 6), np.inf)
     off = _in_carm(a, b, x, z)
     scale = _scatter(off)
     slope = _slope(a, b, x, z, only_x) / scale[:, None]
     singular = np.linalg.svd(slope.reshape(-1, unknowns), compute_uv=False)
     if singular[-1] < _RANK * singular[0]:
-        return np.full((unknowns, unknowns), np.inf)
-    unit = np.tile([1e-3] * 3 + [1.0] * 3, unknowns // 6)
-    return np.asarray(covariance(slope, off / scale) * np.outer(unit, unit))
+        return np.full((6, 6), np.inf)
+    unit = np.array([1e-3] * 3 + [1.0] * 3)
+    return np.asarray(covariance(slope, off / scale)[:6, :6] * np.outer(unit, unit))
 
 
 def _in_runs_mm(a: Matrix, b: Matrix, x: Matrix, z: Matrix, used: Array) -> float:
@@ -309,36 +308,6 @@ def _in_runs_mm(a: Matrix, b: Matrix, x: Matrix, z: Matrix, used: Array) -> floa
             if rms(np.linalg.norm(seen[run] - there, axis=1)) < 3 * scatter:
                 farthest = max(farthest, float(np.linalg.norm(there - middle)))
     return farthest
-
-
-def _between_halves_mm(a: Matrix, b: Matrix, x: Matrix, z: Matrix, only_x: bool) -> float:
-    """Distance, where the rays meet, between what the first and the second half of the positions say; 0: chance may
-    explain it."""
-    half = len(a) // 2
-    if half < _LEAST_HALF:
-        return 0.0
-    (x, z), (other_x, other_z) = halves = [
-        _refined(a[part], b[part], x, z, only_x) for part in (slice(None, half), slice(half, None))
-    ]
-    spread = _covariance(a[:half], b[:half], *halves[0], only_x) + _covariance(a[half:], b[half:], *halves[1], only_x)
-    far = np.array([0.0, 0.0, _source_mm(b), 1.0])
-    moved = [(_off(x, other_x), spread[:6, :6], float(np.linalg.norm((x @ far - other_x @ far)[:3])))]
-    if not only_x:
-        moved.append((_off(z, other_z), spread[6:, 6:], float(np.linalg.norm((z - other_z)[:3, 3]))))
-    return max((mm for off, sure, mm in moved if _squared(off, sure) > _SURELY), default=0.0)
-
-
-def _off(one: Matrix, other: Matrix) -> Matrix:
-    """(6,) as :func:`_moved` moves a transform from one to the other, rad and mm."""
-    return np.append(g.rotation_log(one[:3, :3].T @ other[:3, :3]), other[:3, 3] - one[:3, 3])
-
-
-def _squared(off: Matrix, spread: Matrix) -> float:
-    """In units of sigma; 0 if nothing is known."""
-    if not np.isfinite(spread).all():
-        return 0.0
-    scale = np.sqrt(np.maximum(np.diag(spread), 1e-18))
-    return float(off / scale @ np.linalg.pinv(spread / np.outer(scale, scale), hermitian=True) @ (off / scale))
 
 
 def _source_mm(phantom_from_carm: Matrix) -> float:

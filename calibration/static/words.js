@@ -219,5 +219,7 @@ export const WORDS = {
   "code.bad_pixels": ["Have the detector serviced", "Detektor warten lassen", "请检修探测器"],
   "code.drift": ["Let the tube warm up, and repeat", "Röhre warmlaufen lassen und wiederholen", "预热球管后重做"],
   "code.missing_target": ["Touch every target once, in order; hold still for a second", "Jedes Ziel einmal der Reihe nach berühren; eine Sekunde stillhalten", "依次触碰每个目标一次，各停一秒"],
-  "code.moved": ["Fix tool and camera, and repeat", "Werkzeug und Kamera fixieren, wiederholen", "固定工具与相机后重做"],
+  "code.moved": ["Something moved: fix all, and repeat", "Etwas hat sich bewegt: alles fixieren, wiederholen", "有物体移动：固定后重做"],
+  "code.clock": ["A clock changed: record anew", "Eine Uhr änderte sich: neu aufnehmen", "时钟变化：请重新采集"],
+  "code.shadow": ["Open the collimator; nothing in the beam", "Blende öffnen; nichts im Strahl", "打开准直器，射野内勿放物体"],
 };

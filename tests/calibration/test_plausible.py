@@ -90,18 +90,17 @@ def test_poses_that_were_sent_again_are_not_measured_again():
     "moved",
     [
         lambda markers, xrays, bump: (np.concatenate([markers[:14], markers[14:] @ bump]), xrays),
-        lambda markers, xrays, bump: (np.concatenate([markers[:10], markers[10:] @ bump]), xrays),
-        lambda markers, xrays, bump: (markers, np.concatenate([xrays[:10], bump @ xrays[10:]])),
+        lambda markers, xrays, bump: (markers, np.concatenate([xrays[:14], bump @ xrays[14:]])),
     ],
-    ids=["marker, late", "marker, halfway", "phantom, halfway"],
+    ids=["marker", "phantom"],
 )
 def test_a_marker_or_phantom_that_moved_between_shots_is_told(moved):
-    bump = g.exp(np.array([np.radians(0.4), 0, 0, 3, 0, 0]))
+    bump = g.exp(np.array([np.radians(1.5), 0, 0, 8, 0, 0]))
     for seed in range(3):
         markers, xrays, _, _ = shots(20, np.random.default_rng(seed))
         assert handeye(markers, xrays).passed
         found = handeye(*moved(markers, xrays, bump))
-        assert found.code in ("moved", "residual") and found.quality["moved_mm"] > 1.5, found.reason
+        assert found.code == "moved" and found.quality["moved_mm"] > 5, found.reason
 
 
 def test_a_clock_that_was_set_while_a_lag_was_measured_is_told():
