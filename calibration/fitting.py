@@ -41,7 +41,8 @@ def valid_poses(poses: Array) -> Array:
 
 
 def repeated(*series: Array) -> Array:
-    """Mask (N,) of the rows that are, bit for bit and in all series, an earlier one: sent again, not measured again.
+    """Mask (N,) of the poses (N, 4, 4) that are, bit for bit and in all series, an earlier one: sent again, not
+    measured again. Those that are none (:func:`valid_poses`) are not among them.
 
     None, where fewer than three differ: what such measurements lack is spread.
     """
@@ -50,7 +51,7 @@ def repeated(*series: Array) -> Array:
     first = np.unique(rows, axis=0, return_index=True)[1]
     again = np.full(count, len(first) >= _LEAST_DISTINCT)
     again[first] = False
-    return again
+    return np.asarray(again & np.logical_and.reduce([valid_poses(each) for each in series]))
 
 
 def runs(used: Array, least: int) -> Iterator[slice]:

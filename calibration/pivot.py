@@ -97,7 +97,7 @@ def pivot(
             "must be equal"
         )
     poses = np.asarray(tracker_from_tool, np.float64)
-    valid, again = valid_poses(poses), repeated(poses)
+    valid = valid_poses(poses)
     if tracker_from_reference is not None:
         reference = np.asarray(tracker_from_reference, np.float64)
         valid &= valid_poses(reference)
@@ -107,6 +107,7 @@ def pivot(
             [g.inverse(r) @ p for r, p in zip(exact(reference[rows]), exact(poses[rows]), strict=True)]
         ).reshape(-1, 4, 4)
     else:
+        again = repeated(poses)
         rows = np.flatnonzero(valid & ~again)
         world_from_tool = exact(poses[rows])
     if len(rows) < 3:

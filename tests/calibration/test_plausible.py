@@ -86,6 +86,13 @@ def test_poses_that_were_sent_again_are_not_measured_again():
     assert twice.quality["sigma_translation_mm"] == pytest.approx(once.quality["sigma_translation_mm"])
 
 
+def test_poses_that_are_none_are_rejected_however_often_they_come():
+    poses = pivoting(60, np.random.default_rng(5))
+    poses[[3, 4, 5]], poses[[20, 21]] = np.eye(4), np.nan
+    found = pivot(poses)
+    assert found.passed and found.quality["rejected"] == [3, 4, 5, 20, 21] and found.quality["repeated"] == 0
+
+
 @pytest.mark.parametrize(
     "moved",
     [
