@@ -36,6 +36,7 @@ from navnode.registration import (
     FilmRegistration,
     ImageRegistration,
     distance_mm,
+    evidence_in,
     judged_together,
     register_counts,
     register_jointly,
@@ -241,13 +242,13 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
                 results.append(sequence.begin(_best_of(registration, volume, view, counts, starts[0], effort)))
             progress(len(results) / len(view_files))
     else:
-        results, images = [], []
+        results, said = [], []
         for view, start, counts in zip(view_files, starts, _read_ahead(view_files), strict=True):
             view_effort = Effort.SEARCH if view.volume_from_carm is None and landmarks is None else effort
             results.append(_best_of(registration, volume, view, counts, start, view_effort))
-            images.append((counts, view.carm))
+            said.append(evidence_in(registration, counts, view.carm, results[-1]) if len(view_files) > 1 else None)
             progress(len(results) / len(view_files))
-        results = judged_together(registration, images, results)
+        results = judged_together(results, said)
     results = [replace(result, validity=capped(result.validity, doubt)) for result in results]
     elapsed_ms = _ms(started)
     pictures: list[str] | msgspec.UnsetType = msgspec.UNSET

@@ -9,7 +9,14 @@ them for images, :mod:`film` for sequences; :mod:`fusion` tracks the patient's r
 
 from navnode.registration.appearance import XrayImage
 from navnode.registration.film import FilmRegistration
-from navnode.registration.single import distance_mm, judged_together, register, register_counts, register_jointly
+from navnode.registration.single import (
+    distance_mm,
+    evidence_in,
+    judged_together,
+    register,
+    register_counts,
+    register_jointly,
+)
 from navnode.registration.tracking import ImageRegistration
 
 __all__ = [
@@ -17,6 +24,7 @@ __all__ = [
     "ImageRegistration",
     "XrayImage",
     "distance_mm",
+    "evidence_in",
     "judged_together",
     "register",
     "register_counts",

@@ -24,7 +24,7 @@ from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Val
 from navnode.xray.counts import blank_reason
 from navnode.xray.gradation import Gradation, is_picture
 
-__all__ = ["distance_mm", "judged_together", "register", "register_counts", "register_jointly"]
+__all__ = ["distance_mm", "evidence_in", "judged_together", "register", "register_counts", "register_jointly"]
 
 _FULL_SCALE_COUNTS = 60_000.0
 _NEAREST_MM = 50.0
@@ -73,7 +73,10 @@ def register(
         register_counts(registration, counts, carm, start, depth_mm, effort, timestamp_ns)
         for counts, carm, start, depth_mm, timestamp_ns in exposures
     ]
-    return judged_together(registration, [(counts, carm) for counts, carm, *_ in exposures], found)
+    said = [
+        evidence_in(registration, counts, carm, each) for (counts, carm, *_), each in zip(exposures, found, strict=True)
+    ]
+    return judged_together(found, said)
 
 
 def distance_mm(volume: Volume, volume_from_carm: Matrix) -> float:
@@ -128,27 +131,30 @@ def register_counts(
     return found.registration
 
 
-def judged_together(
-    registration: ImageRegistration, images: Sequence[tuple[Array, CArm]], found: Sequence[Registration]
-) -> list[Registration]:
+def evidence_in(registration: ImageRegistration, counts: Array, carm: CArm, found: Registration) -> Evidence | None:
+    """What an image (H, W) says of its C-arm's geometry where it was found; None: it was not.
+
+    Args:
+        counts: as for :func:`register_counts`.
+    """
+    if not found.validity.usable:
+        return None
+    image = as_read(registration.gradation, counts, carm)
+    return evidence(registration, image, found.volume_from_carm, found.pivot_mm)
+
+
+def judged_together(found: Sequence[Registration], said: Sequence[Evidence | None]) -> list[Registration]:
     """What was found in images one by one, unless those of one C-arm contradict its geometry together: each says a
     little of it, from each direction something else.
 
     Args:
-        images: (counts, carm) of each.
+        said: of each image, by :func:`evidence_in`.
     """
-    said: dict[int, Evidence] = {}
-    for index, ((counts, carm), each) in enumerate(zip(images, found, strict=True)):
-        if each.validity.usable and sum(carm == other for _, other in images) > 1:
-            image = as_read(registration.gradation, counts, carm)
-            said[index] = evidence(registration, image, each.volume_from_carm, each.pivot_mm)
-    verdicts = {
-        carm: of_one_carm([said[index] for index in said if images[index][1] == carm])
-        for carm in {images[index][1] for index in said}
-    }
+    carms = {each.carm for each in said if each is not None}
+    verdicts = {carm: of_one_carm([each for each in said if each is not None and each.carm == carm]) for carm in carms}
     return [
-        replace(each, validity=doubted(each.validity, verdicts[images[index][1]])) if index in said else each
-        for index, each in enumerate(found)
+        each if own is None else replace(each, validity=doubted(each.validity, verdicts[own.carm]))
+        for each, own in zip(found, said, strict=True)
     ]
 
 

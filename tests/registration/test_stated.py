@@ -13,7 +13,7 @@ from navnode import config
 from navnode import geometry as g
 from navnode.files.volumes import read_volume
 from navnode.projector import Projector
-from navnode.registration import judged_together, register_counts
+from navnode.registration import evidence_in, judged_together, register_counts
 from navnode.registration.answer import FrameRegistration
 from navnode.registration.appearance import XrayImage
 from navnode.registration.carm import stated as carm_as_stated
@@ -193,7 +193,9 @@ def test_views_of_one_carm_are_judged_together(torso):
     assert "geometry" in wrong.validity.reason and right.validity.status is Status.VALID
     believed = replace(wrong, validity=Validity(Status.VALID))
     fits = [replace(wrong, validity=Validity(Status.DEGRADED)), believed, right]
-    judged = judged_together(torso.registration, [(image, carm) for carm in (other, other, CARM)], fits)
+    carms = (other, other, CARM)
+    said = [evidence_in(torso.registration, image, carm, fit) for carm, fit in zip(carms, fits, strict=True)]
+    judged = judged_together(fits, said)
     assert [each.validity.status is Status.VALID for each in judged] == [False, False, True]
     assert "geometry" in judged[1].validity.reason
 
