@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.stats import chi2
 
 from navnode import geometry as g
 from navnode.types import CArm, Matrix
@@ -16,7 +17,18 @@ from navnode.xray.beads import Shot
 from .distortion import Distortion, terms, unknowns
 from .fitting import rms
 
-__all__ = ["Fit", "Seen", "each_by_itself", "inside", "left_out_px", "off_px", "places", "settled"]
+__all__ = [
+    "Fit",
+    "Own",
+    "Seen",
+    "distances_apart_mm",
+    "each_by_itself",
+    "inside",
+    "left_out_px",
+    "off_px",
+    "places",
+    "settled",
+]
 
 _OVERLAP_RADII = 2.2
 _OUTLIER_SIGMAS = 4.0
@@ -27,9 +39,11 @@ _LARGEST_OFF = 0.03
 """Largest distance, as a share of the image, at which a bead is searched around its predicted position."""
 _MOST_STEPS = 40
 _UNIT = np.array([0.01] * 3 + [5.0] * 3)
+"""Units of a pose's unknowns: rad, mm."""
 _SAME_RAD, _SAME_MM = 0.02, 5.0
 """Shots whose poses differ by less are of one place."""
-"""Units of a pose's unknowns: rad, mm."""
+_BY_CHANCE = 0.001
+"""Probability with which shots of one geometry differ by chance as much as is taken for several."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +250,17 @@ def _gauss_newton(off: Callable[[Matrix], Matrix], slope: Callable[[Matrix], Mat
     return state
 
 
-def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
-    """Every shot's own C-arm and phantom_from_carm; one image of a non-planar phantom determines all nine unknowns."""
+class Own(NamedTuple):
+    """What one shot says by itself."""
+
+    carm: CArm
+    phantom_from_carm: Matrix
+    sigma_share: float
+    """Standard error of the distance from source to detector, a share of it."""
+
+
+def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[Own]:
+    """Every shot's own C-arm and pose; one image of a non-planar phantom determines all nine unknowns."""
     results = []
     for seen in fit.seen:
         about = g.transform(g.inverse(seen.pose), beads_mm).mean(axis=0)
@@ -253,8 +276,26 @@ def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[tuple[CArm, Matrix]]:
             bent, pose = built(state)
             return np.asarray((ideal - g.project(bent, g.inverse(pose), beads_mm[seen.beads])).ravel())
 
-        results.append(built(least_squares(off, np.zeros(9), x_scale="jac", loss="soft_l1").x))
+        solution = least_squares(off, np.zeros(9), x_scale="jac", loss="soft_l1")
+        covariance = np.linalg.pinv(solution.jac.T @ solution.jac) * 2 * solution.cost / max(len(ideal) * 2 - 9, 1)
+        results.append(Own(*built(solution.x), float(np.sqrt(covariance[0, 0]))))
     return results
+
+
+def distances_apart_mm(own: Sequence[Own]) -> float:
+    """Standard deviation of the distances from source to detector between shots, beyond what each one's error explains.
+
+    Between studies that each know their own error: DerSimonian and Laird, Controlled Clinical Trials 7, 1986. 0 if
+    shots of one geometry would differ as much by chance.
+    """
+    logs = np.log([each.carm.source_to_detector_mm for each in own])
+    weight = np.array([each.sigma_share for each in own]) ** -2.0
+    middle = weight @ logs / weight.sum()
+    heterogeneity, freedom = float(weight @ (logs - middle) ** 2), len(own) - 1
+    if freedom < 1 or heterogeneity < chi2.isf(_BY_CHANCE, freedom):
+        return 0.0
+    between = (heterogeneity - freedom) / (weight.sum() - (weight @ weight) / weight.sum())
+    return float(np.sqrt(between) * np.exp(middle))
 
 
 def places(seen: Sequence[Seen]) -> list[int]:

@@ -29,7 +29,7 @@ from navnode.xray.beads import Shot
 from navnode.xray.correction import ImageCorrection
 from navnode.xray.distortion import GRID_STEP_PX, DistortionField
 
-from .bundle import Fit, Seen, each_by_itself, inside, left_out_px, off_px, places, settled
+from .bundle import Fit, Own, Seen, distances_apart_mm, each_by_itself, inside, left_out_px, off_px, places, settled
 from .distortion import MODELS
 from .fitting import rms
 from .identify import identify
@@ -66,10 +66,18 @@ GATES = (
         "take more shots; does the C-arm bend? see flex",
         "px",
     ),
+    Gate(
+        "sdd_apart_mm",
+        10.0,
+        "mixed",
+        "the spread of the source's distance from shot to shot",
+        "take all shots with one setting of zoom and of the C-arm's source and detector",
+        "mm",
+    ),
 )
 _VIEWS_FOR_DISTORTION = 6
 _SIGMA_SHARE = 0.01
-"""Largest standard error of the source's distance, relative to it."""
+"""Largest standard error of the source's distance, and its largest spread between shots, relative to it."""
 _NEAREST, _FARTHEST = 0.40, 0.97
 """Range of depths in which beads are expected, relative to the source-to-detector distance."""
 _LEAST_BEADS = 8
@@ -144,7 +152,10 @@ def carm(
         "n_used": len(used),
         "rejected": sorted(set(range(len(shots))) - set(used)),
         **dict.fromkeys(
-            ("rms_px", "max_px", "beads_used", "beads_expected", "sigma_sdd_mm", "sigma_pp_px", "loo_px", "raw_rms_px")
+            (
+                *("rms_px", "max_px", "beads_used", "beads_expected", "sigma_sdd_mm", "sigma_pp_px", "loo_px"),
+                *("raw_rms_px", "sdd_apart_mm"),
+            )
         ),
     }
     least_views = int(
@@ -178,9 +189,11 @@ def carm(
             best = model
     fit = fits[best]
     progress(1.0)
-    own = each_by_itself(fit, beads_mm) if per_shot else None
+    own = each_by_itself(fit, beads_mm)
+    quality["sdd_apart_mm"] = distances_apart_mm(own)
+    bends = own if per_shot else None
     return _verdict(
-        shots, used, fit, fits["none"], own, left_out[best], ids, beads_mm, plate, quality, figures, gates or {}
+        shots, used, fit, fits["none"], bends, left_out[best], ids, beads_mm, plate, quality, figures, gates or {}
     )
 
 
@@ -205,7 +218,7 @@ def _verdict(
     used: list[int],
     fit: Fit,
     plain: Fit,
-    own: list[tuple[CArm, Matrix]] | None,
+    own: list[Own] | None,
     left_out: float,
     ids: Sequence[str | int],
     beads_mm: Matrix,
@@ -214,7 +227,8 @@ def _verdict(
     figures: dict[str, float | None],
     overrides: Gates,
 ) -> Calibration[CArmResult]:
-    limits = {"sigma_sdd_mm": _SIGMA_SHARE * fit.carm.source_to_detector_mm}
+    most_mm = _SIGMA_SHARE * fit.carm.source_to_detector_mm
+    limits = {"sigma_sdd_mm": most_mm, "sdd_apart_mm": most_mm}
     if fit.distortion.model != "none":
         limits["n_used"] = float(_VIEWS_FOR_DISTORTION)
     gates = {**limits, **overrides}
@@ -274,7 +288,7 @@ def _distortion(fit: Fit, plate: DistortionField | None) -> DistortionResult:
 def _shot(
     shot: PhantomShot,
     seen: Seen | None,
-    own: tuple[CArm, Matrix] | None,
+    own: Own | None,
     rms_px: float | None,
     ids: Sequence[str | int],
 ) -> ShotResult:
@@ -283,14 +297,14 @@ def _shot(
     Args:
         own: its own C-arm and pose, for a C-arm that bends.
     """
-    pose = own[1] if own is not None else seen.pose if seen is not None else None
+    pose = own.phantom_from_carm if own is not None else seen.pose if seen is not None else None
     named = [] if seen is None else zip(seen.beads, seen.at_px.tolist(), strict=True)
     return ShotResult(
         None if pose is None else rows(pose),
         tuple(SeenBead(ids[bead], (u, v)) for bead, (u, v) in named),
         rms_px,
         shot.timestamp_ns,
-        UNSET if own is None else CArmGeometry.of(own[0]),
+        UNSET if own is None else CArmGeometry.of(own.carm),
         UNSET if shot.angles_rad is None else Angles(*shot.angles_rad),
     )
 

@@ -131,6 +131,7 @@ export const WORDS = {
   "figure.condition": ["Turned about one axis only?", "Nur um eine Achse gedreht?", "是否仅绕一轴"],
   "figure.drift_mm": ["Slip", "Verrutscht", "滑移"],
   "figure.tip_drift_mm": ["Tip moved on the tool", "Spitze am Werkzeug verschoben", "尖端在器械上移动"],
+  "figure.sdd_apart_mm": ["Distance differs between shots", "Abstand je Bild verschieden", "各图距离不一"],
   "figure.moved_mm": ["Marker or phantom moved", "Marker oder Phantom verschoben", "标记或模体移动"],
   "figure.lag_drift_ns": ["Lag changed meanwhile", "Verzug änderte sich", "延迟变化"],
   "figure.tip_off_mm": ["Tip off the axis", "Spitze neben der Achse", "尖端偏离轴线"],
@@ -220,6 +221,7 @@ export const WORDS = {
   "code.drift": ["Let the tube warm up, and repeat", "Röhre warmlaufen lassen und wiederholen", "预热球管后重做"],
   "code.missing_target": ["Touch every target once, in order; hold still for a second", "Jedes Ziel einmal der Reihe nach berühren; eine Sekunde stillhalten", "依次触碰每个目标一次，各停一秒"],
   "code.moved": ["Something moved: fix all, and repeat", "Etwas hat sich bewegt: alles fixieren, wiederholen", "有物体移动：固定后重做"],
+  "code.mixed": ["Shots of several zooms or geometries: take all with one", "Bilder mehrerer Zooms oder Geometrien: alle mit einer aufnehmen", "图像来自多种变焦或几何：请统一设置"],
   "code.clock": ["A clock changed: record anew", "Eine Uhr änderte sich: neu aufnehmen", "时钟变化：请重新采集"],
   "code.shadow": ["Open the collimator; nothing in the beam", "Blende öffnen; nichts im Strahl", "打开准直器，射野内勿放物体"],
 };

@@ -1,6 +1,7 @@
 """A C-arm calibrated from pictures of beads: nobody says where the phantom is, or which bead is which."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import msgspec
@@ -32,7 +33,7 @@ def intensifier(raw_px):
     return raw_px - 5.0 * at * far - 3.0 * np.stack([-at[..., 1], at[..., 0]], axis=-1) * far
 
 
-def taken(count, seed, *, bend=None, missing=0.1, phantom=PHANTOM, spread=1.0, tilt=0.0):
+def taken(count, seed, *, bend=None, missing=0.1, phantom=PHANTOM, spread=1.0, tilt=0.0, true=TRUE):
     """Shots with text, a collimator's edge and missing beads; their poses, and which beads were there."""
     rng = np.random.default_rng(seed)
     shots, poses, there = [], [], []
@@ -48,7 +49,7 @@ def taken(count, seed, *, bend=None, missing=0.1, phantom=PHANTOM, spread=1.0, t
         )
         kept = rng.random(len(phantom.diameters_mm)) >= missing
         beads = Beads(phantom.positions_mm[kept], phantom.diameters_mm[kept])
-        counts = exposed(rendered(beads, TRUE, pose, undistorted=bend), rng)
+        counts = exposed(rendered(beads, true, pose, undistorted=bend), rng)
         cv2.putText(counts, "L AP 70kV oO8", (20, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 2000, 2)
         counts[:, : rng.integers(10, 50)] //= 50
         shots.append(PhantomShot(counts, NOMINAL))
@@ -128,6 +129,20 @@ def another_phantom():
 )
 def test_shots_that_say_nothing_fail_with_their_code(three, shots, code):
     assert calibrated(shots(three)).code == code
+
+
+def at_distances(distances_mm):
+    shots = [taken(1, 20 + n, true=replace(TRUE, source_to_detector_mm=mm))[0] for n, mm in enumerate(distances_mm)]
+    return [shot for (shot,) in shots]
+
+
+def test_shots_of_several_geometries_are_named_and_a_c_arm_that_bends_is_not():
+    mixed = calibrated(at_distances([1000.0, 1050.0, 1000.0, 1050.0, 1000.0]))
+    assert mixed.code == "mixed" and mixed.quality["rms_px"] < 0.3
+    assert mixed.quality["sdd_apart_mm"] == pytest.approx(27, abs=6)
+    bends = calibrated(at_distances([1017.0, 1023.0, 1020.0, 1024.0, 1018.0]))
+    assert bends.passed and 1 < bends.quality["sdd_apart_mm"] < 6
+    assert calibrated(at_distances([1020.0] * 3)).quality["sdd_apart_mm"] == 0
 
 
 def test_a_flat_phantom_seen_from_the_front_says_nothing_of_the_distance():
