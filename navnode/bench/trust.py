@@ -32,7 +32,9 @@ Progress = Callable[[float], None]
 _WRONG_MM = 5.0
 """Off at the targets, in any direction but depth, which one X-ray cannot show; that twice as much and more."""
 _WRONG_DEPTH_MM = 20.0
-_DOSE = 30_000.0
+_DOSES = (1_000.0, 60_000.0)
+"""Photons per open-beam pixel, from a pulse of low-dose fluoroscopy to a single exposure; any between are as likely, by
+their logarithm."""
 RIGHT = "right"
 """Not a trap: it must be VALID."""
 
@@ -77,6 +79,10 @@ class TrustReport(msgspec.Struct, frozen=True, kw_only=True):
     """The false accepts, to be looked at."""
 
 
+def _dose(rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(*np.log(_DOSES))))
+
+
 Trap = Callable[["_Stage", np.random.Generator], tuple[Array, CArm, Matrix, Case | None]]
 """Counts, the C-arm they are said to be of, where to start, and the case with the truth; None: nothing can be right."""
 
@@ -93,7 +99,7 @@ class _Stage:
         self._halves: tuple[rtk.RtkProjector, rtk.RtkProjector] | None = None
 
     def case(self, rng: np.random.Generator, station: str = "") -> Case:
-        return self.patient.case(rng, _DOSE, station=station)
+        return self.patient.case(rng, _dose(rng), station=station)
 
     def other(self, rng: np.random.Generator) -> Patient | None:
         """Another patient; None: there is none."""
@@ -146,7 +152,7 @@ def _other_patient(stage: _Stage, rng: np.random.Generator) -> tuple[Array, CArm
     other = stage.other(rng)
     if other is None:
         return _mirrored(stage, rng)
-    shown, own = other.case(rng, _DOSE), stage.case(rng)
+    shown, own = other.case(rng, _dose(rng)), stage.case(rng)
     return shown.counts, shown.carm, own.start(rng, 10, 20, 6), None
 
 

@@ -273,14 +273,18 @@ class Fit {
     return sum;
   }
 
-  // Similarity of image and prediction after removing the background from both; outliers excluded.
+  // Similarity of prediction and image, as it were without photons' noise, after removing the background from both;
+  // outliers excluded.
   void compare() {
     float* trusted = s_.sorted.data();
     std::int64_t kept = 0;
+    double photons = 0;
     for (std::int64_t p = 0; p < count_; ++p) {
       trusted[p] = s_.weight[p] > 0.f ? s_.trust[p] : 0.f;
       kept += trusted[p] > 0.f;
+      if (trusted[p] > 0.f) photons += trusted[p] * (1.f / pixels_.trust[p] - 1.f);
     }
+    photons *= (double)settings_.photons * settings_.model_sigma * settings_.model_sigma;
     out_.inliers = (double)kept / (double)seen_;
     float* rows = s_.rows.data();  // the pose's rows are not yet, and these terms no longer, in use
     std::copy(pixels_.background, pixels_.background + map_ * count_, rows);
@@ -303,7 +307,8 @@ class Fit {
       for (int b = 0; b < 2; ++b)
         for (int i = 0; i < map_; ++i) left[a][b] -= of[b][i] * x[i];
     }
-    out_.similarity = left[0][1] / (std::sqrt(std::max(left[0][0] * left[1][1], 0.0)) + 1e-12);
+    const double shown = left[1][1] - std::min(photons, kMostNoise * left[1][1]);
+    out_.similarity = std::min(left[0][1] / (std::sqrt(std::max(left[0][0] * shown, 0.0)) + 1e-12), 1.0);
   }
 
   // Normal equations of the poses, the terms eliminated (Schur complement).
@@ -348,6 +353,7 @@ class Fit {
   float* term(int i) { return s_.rows.data() + (poses_ + i) * count_; }
 
   static constexpr double kMostScatter = 1.0;  // scattered light is part of the image
+  static constexpr double kMostNoise = 0.5;  // share of what an image shows that may be taken for noise
   static constexpr int kHalvings = 4;
   static constexpr double kRises = 1.2;  // what is unexplained may rise a little: priors pull, too
   static constexpr double kRounding = 1e-10;  // of a pixel, squared

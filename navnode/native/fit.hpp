@@ -29,13 +29,14 @@ struct Settings {
   float scatter_error;            // relative error of the modelled scatter
   std::int32_t rounds;            // of re-weighting
   std::int32_t parameters;        // 6 per body, at most kMostParameters
+  float photons;                  // share of the variance behind `trust` that is photons' noise for certain, 0..1
 };
 
 struct Solution {
   double coefficient[kMaxTerms];  // in: from the last call, or zeros; out: c, a, b, s
   double *hessian, *gradient;     // [parameters][parameters], [parameters]: of the scaled poses, weight 1 for trusted inliers
   double noise;                   // robust standard deviation of y - m
-  double similarity;              // partial correlation of y and m over the inliers, background given
+  double similarity;              // partial correlation of m and y over the inliers, background given, y's noise of photons taken off
   double inliers;                 // share of the trusted pixels with a weight
   double contrast;                // slope of the grey-value map at the mean: 1 for an ideal chain and a true mu_water
   std::int32_t started;           // in: whether `coefficient` holds something; out: whether it does

@@ -97,6 +97,7 @@ class _Settings(ctypes.Structure):
         ("scatter_error", ctypes.c_float),
         ("rounds", ctypes.c_int32),
         ("parameters", ctypes.c_int32),
+        ("photons", ctypes.c_float),
     )
 
 
@@ -128,6 +129,8 @@ class Observed:
     """(6, N)"""
     scatter: FloatArray
     """(0 or 3, N)"""
+    photons: float
+    """Share of the variance behind ``trust`` that is photons' noise for certain, 0..1."""
 
 
 class XrayImage:
@@ -148,7 +151,7 @@ class XrayImage:
         self._covered = covered(spread_px)
         self.covered_share = max(float(self._covered.mean()), dark_share)
         """Share of the image that collimator or lead cover, 0..1."""
-        self._noise = self._counts_per_photon()
+        self._noise, self._photons = self._counts_per_photon()
 
     def misread(self) -> Iterator[XrayImage]:
         """The image, with its C-arm, as if the detector had been read out mirrored or turned by 90 degrees."""
@@ -165,11 +168,14 @@ class XrayImage:
 
     def binned(self, image_px: int) -> tuple[FloatArray, CArm]:
         """Mean counts (H, W) at about ``image_px`` pixels across, NaN where saturated, and the matching C-arm."""
-        factor = max(1, round(max(self.carm.width_px, self.carm.height_px) / image_px))
+        factor = self._factor(image_px)
         if factor not in self._binned:
             binned = binned_counts(self._counts, factor, self._saturated)
             self._binned[factor] = (_at_centers(binned, factor), self.carm.binned(factor))
         return self._binned[factor]
+
+    def _factor(self, image_px: int) -> int:
+        return max(1, round(max(self.carm.width_px, self.carm.height_px) / image_px))
 
     def observed(self, image_px: int, pixels: FloatArray | None = None, *, scatter: bool = True) -> Observed:
         """The image at one size: all pixels, or only ``pixels`` (N, 2) at integer (u, v)."""
@@ -194,18 +200,28 @@ class XrayImage:
         trust = np.where(known, MODEL_SIGMA**2 / (MODEL_SIGMA**2 + noise / counts), 0.0).astype(np.float32)
         background = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
         spread = self._spread_at(x, y) if scatter else np.empty((0, x.size), np.float32)
-        return Observed(carm, pixels, counts, trust, background, spread)
+        return Observed(carm, pixels, counts, trust, background, spread, self._photons)
 
-    def _counts_per_photon(self) -> float:
-        """Variance over mean of one detector pixel, from differences of neighbours, at any gain."""
+    def _counts_per_photon(self) -> tuple[float, float]:
+        """Variance over mean of one detector pixel at any gain, from differences of neighbours: the anatomy's gradients
+        are in it. And the share of it that is photons' for certain: second differences both ways hardly see anatomy.
+        """
+        factor = self._factor(_NOISE_PX)
+        plain = binned_counts(self._counts, factor, self._saturated)[: self.carm.height_px // factor // 4 * 4]
         binned, carm = self.binned(_NOISE_PX)
         rows = binned[::4]
         with np.errstate(invalid="ignore", divide="ignore"):
             total = rows[:, 1:] + rows[:, :-1]
             ratio = (rows[:, 1:] - rows[:, :-1]) ** 2 / total
+            across = plain[:, 2:] - 2 * plain[:, 1:-1] + plain[:, :-2]
+            curved = (across[::4] - 2 * across[1::4] + across[2::4]) ** 2 / (36 * plain[1::4, 1:-1])
         ratio = ratio[np.isfinite(ratio) & (total > _LIT * self.brightest)]
+        curved = curved[np.isfinite(curved) & (plain[1::4, 1:-1] > _LIT * self.brightest)]
+        if not (ratio.size and curved.size):
+            return 1.0, 0.0
         pixels = (carm.pixel_spacing_mm[0] / self.carm.pixel_spacing_mm[0]) ** 2
-        return float(np.median(ratio)) / _MEDIAN_CHI2 * pixels if ratio.size else 1.0
+        variance = float(np.median(ratio)) / _MEDIAN_CHI2 * pixels
+        return variance, min(float(np.median(curved)) / _MEDIAN_CHI2 * pixels / max(variance, 1e-12), 1.0)
 
     def _spread_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Basis of scatter shapes (3, N) at (x, y) in -1..1 across the image."""
@@ -261,7 +277,7 @@ class Appearance:
     noise: float
     """Robust standard deviation of image minus model, line-integral units; inf: too little is visible."""
     similarity: float
-    """Correlation of image and model over the inliers, smooth background removed from both, -1..1."""
+    """Correlation of image and model over the inliers, smooth background and photons' noise removed, -1..1."""
     inliers: float
     """Share of the trusted pixels that the robust estimate kept, 0..1."""
     bend: float
@@ -367,6 +383,7 @@ def fitted(
         scatter_error=_SCATTER_ERROR,
         rounds=rounds,
         parameters=parameters,
+        photons=observed.photons,
     )
     settings.pose_scale[:] = POSE_SCALE.tolist()
     priors = _PRIOR_SIGMA + _SCATTER_PRIOR_SIGMA[: len(observed.scatter)]

@@ -9,6 +9,7 @@ import pytest
 from navnode import geometry as g
 from navnode.files.volumes import read_volume
 from navnode.registration import FilmRegistration, ImageRegistration, register, register_counts
+from navnode.registration.appearance import XrayImage, fitted
 from navnode.types import Effort, Status, View, Volume
 from tests.registration.cases import CARM, PIVOT_MM, TIMES, Case, away
 
@@ -73,6 +74,23 @@ def test_what_shows_something_else_is_never_valid(torso, name):
 @pytest.mark.slow  # the test above, from other sides
 def test_what_shows_something_else_is_never_valid_from_other_sides(torso):
     assert not {name: found for name in WRONG if (found := wrongly_believed(torso, name, TIMES[1:4]))}
+
+
+def test_photon_noise_takes_nothing_from_the_likeness_and_adds_nothing_where_there_is_none(torso):
+    """An X-ray of a sixteenth of the photons is as like its CT as before, and as unlike it somewhere else."""
+    for number, t_s in enumerate(TIMES[:3]):
+        plain = torso.counts(t_s)
+        noisy = np.random.default_rng(number).poisson(plain * 0.06).astype(np.uint16)
+        alike = []
+        for counts in (plain, noisy):
+            observed = XrayImage(counts, CARM).observed(128)
+            for off_mm in (0.0, 8.0):
+                pose = torso.scenario.volume_from_carm(t_s) @ g.rigid(None, (off_mm, 0.0, 0.0))
+                predicted = torso.registration.fine.projector.render(observed.carm, pose).ravel()
+                alike.append(fitted(observed, predicted, rounds=4).similarity)
+        right, wrong, noisy_right, noisy_wrong = alike
+        assert noisy_right == pytest.approx(right, abs=0.002) and noisy_right < 1
+        assert noisy_wrong == pytest.approx(wrong, abs=0.02) and noisy_wrong < right - 0.02
 
 
 def test_half_the_image_saturated_still_registers(torso):
