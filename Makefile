@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard navnode/native/*.cpp navnode/native/*.hpp navnode/native/CMakeLists.txt)
 
-.PHONY: demo model-demo test test-slow coverage coverage-report mutants bench bench-check fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
+.PHONY: demo model-demo test test-long test-slow coverage coverage-report mutants bench bench-check fuzz build wheel projector-wheel lint docs peers gpu-check train-gpu clean
 demo: $(STAMP)
 	$(BIN)/navnode demo
 
@@ -17,10 +17,17 @@ REFINING := tests/reconstruction/test_bodies.py tests/reconstruction/test_refini
 JOBS ?= 2
 # One that ran out of patience with another process is tried once more, and listed (docs/decisions/0042).
 AGAIN := --reruns 1 --only-rerun 'OutOfPatienceError|TimeoutError|NavigatedError' -r R
-FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(AGAIN)
+define tests
+	$(TESTED) -m $(1) -n $(JOBS) --dist loadfile $(addprefix --ignore=,$(TRAINING) $(REFINING))
+	$(TESTED) -m $(1) $(TRAINING) & training=$$!; $(TESTED) -m $(1) $(REFINING); refining=$$?; wait $$training && exit $$refining
+endef
+TESTED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(AGAIN)
 test: $(STAMP)
-	$(FAST) -n $(JOBS) --dist loadfile $(addprefix --ignore=,$(TRAINING) $(REFINING))
-	$(FAST) $(TRAINING) & training=$$!; $(FAST) $(REFINING); refining=$$?; wait $$training && exit $$refining
+	$(call tests,"not long and not slow")
+
+# Tests that take seconds each: whole nodes, browsers, real CTs, sweeps. CI runs them after the others.
+test-long: $(STAMP)
+	$(call tests,"long and not slow")
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(TRAINING) $(REFINING))

@@ -71,6 +71,7 @@ def test_a_session_of_what_arrived():
     assert "DrillToTracker" in told and "X-rays, mean counts" in told
 
 
+@pytest.mark.long
 def test_a_session_of_a_node_is_drawn(recorded, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra `analysis` is not installed")
     picture = tmp_path / "session.png"
@@ -80,6 +81,7 @@ def test_a_session_of_a_node_is_drawn(recorded, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["console.py", "pyigtl_console.py"])
+@pytest.mark.long
 def test_a_console_shows_what_is_ok_and_nothing_else(name):
     """The server withholds nothing here: the example itself must."""
     at = np.eye(4)
@@ -138,6 +140,7 @@ def test_reconstruction_of_files(tmp_path, procedural_ct):
     assert len(read_mesh(mesh).triangles) > 100
 
 
+@pytest.mark.long
 def test_a_loss_of_ones_own_finds_the_pose(tmp_path, procedural_ct):
     pytest.importorskip("torch", reason="the extra `train` is not installed")
     code, _, error = call("sample", tmp_path / "tryout", "--json")
@@ -165,6 +168,7 @@ def test_solvers_of_others_find_a_volume(solver):
     assert float(re.search(r"([\d.]+) % off", told)[1]) < 25
 
 
+@pytest.mark.long
 def test_a_console_in_cpp_shows_what_comes_and_withdraws_what_no_longer_does(tmp_path):
     if not shutil.which("g++") or not Path("/usr/include/openigtlink/igtlClientSocket.h").exists():
         pytest.skip("g++ or the OpenIGTLink C++ library is not installed")

@@ -173,6 +173,7 @@ def dicom(data_set: bytes, syntax: bytes = b"1.2.840.10008.1.2.1.99") -> bytes:
     return bytes(128) + b"DICM" + length + version + element + data_set
 
 
+@pytest.mark.long
 def test_deflated_dicom_files_count_together(tmp_path):
     for n in range(6):
         (tmp_path / f"{n}.dcm").write_bytes(dicom(zeros(8 * MIB, -15)))

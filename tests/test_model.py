@@ -85,6 +85,7 @@ def made(pictures, tmp_path_factory) -> tuple[Path, dict]:
     return out, report
 
 
+@pytest.mark.long
 def test_a_limb_of_known_geometry_is_one_closed_bone_and_says_how_far_to_trust_it(made):
     out, report = made
     assert report["status"] == "DEGRADED" and report["scale_open"] == 0 and not report["side_open"]
@@ -148,6 +149,7 @@ def test_a_browser_shows_the_bones_and_turns_them(made, tmp_path):
     assert (one != two).any()
 
 
+@pytest.mark.long
 def test_stated_angles_leave_scale_open_and_heights_are_found(pictures, tmp_path):
     given = (pictures / "ap.png", pictures / "raised.png", "--pixel-mm", 1.2, "--distance-mm", 1000)
     report = navnode(*given, "--angles", "0 90", "--patient-mm", 800, "--out", tmp_path / "out")
@@ -194,6 +196,7 @@ def test_pictures_that_contradict_each_other_give_no_model(pictures, tmp_path):
         ),
     ],
 )
+@pytest.mark.long
 def test_what_cannot_be_a_model_is_named(pictures, tmp_path, arguments, reason):
     paths = [pictures / word if word.endswith((".png", ".json")) else word for word in arguments]
     assert reason in navnode(*paths, "--out", tmp_path / "out", code=2)["error"]

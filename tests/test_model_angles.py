@@ -67,6 +67,7 @@ def measured(bones: dict[str, LongBone], error_mm: float | None = 1.0):
 
 
 @pytest.mark.parametrize(("neck_deg", "tilt_deg", "left"), [(127, 9, False), (135, 4, True), (118, 0, False)])
+@pytest.mark.long
 def test_a_solid_femur_has_the_angles_that_it_was_made_with(neck_deg, tilt_deg, left):
     found, values = measured({"femur": LongBone("femur", femur(neck_deg, tilt_deg, left), (True, True))})
     landmarks = found["femur"]
@@ -148,6 +149,7 @@ def of_file(path: Path, lowest_mm: float, highest_mm: float) -> Mesh:
 
 @pytest.mark.skipif(not BONES.is_dir(), reason="bones of people are not there")
 @pytest.mark.parametrize("shown_mm", [150.0, 200.0])
+@pytest.mark.long
 def test_the_knees_of_people_have_the_angles_of_their_whole_legs(shown_mm):
     inside = total = 0
     for folder, which in whole_legs():

@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_two_ordinary_pictures_and_a_jig_make_a_model(folder):
     ap, lateral, jig, out = (folder / name for name in ("ap.png", "lateral.png", "jig.json", "model"))
     code, report, error = call("model", ap, lateral, "--jig", jig, "--pixel-mm", 0.4, "--out", out, "--json")
@@ -86,6 +87,7 @@ def test_an_inverted_picture_is_named_and_so_are_all_that_lack_the_jig(folder, t
     assert "inverted.png: inverted: its beads are light" in str(error.value) and "none.png: " in str(error.value)
 
 
+@pytest.mark.long
 def test_a_cropped_picture_keeps_its_geometry_and_is_named(folder, tmp_path):
     counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(tmp_path / "cropped.png"), counts[:, 250:])
@@ -99,6 +101,7 @@ def test_a_cropped_picture_keeps_its_geometry_and_is_named(folder, tmp_path):
     assert np.hypot(*across[:2]) < 8
 
 
+@pytest.mark.long
 def test_a_magnification_that_an_archive_corrected_is_named(folder, tmp_path):
     counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
     for name, pixel_mm in (("plain", 0.4), ("corrected", 0.4 / 1.25)):

@@ -121,6 +121,7 @@ def test_far_starts_are_searched(case):
 
 
 @pytest.mark.parametrize(("method", "alike"), [("auto", 0.85), ("sart", 0.9)])
+@pytest.mark.long
 def test_a_volume_from_views(case, tmp_path, method, alike):
     """SART fits its views; the learned volume is what is likely, and made to agree with them in its details only."""
     views = case.views("true.json", case.true, i0=20_000.0)
@@ -141,6 +142,7 @@ def test_a_volume_from_views(case, tmp_path, method, alike):
     assert report["surface"]["triangles"] > 100 and report["surface"]["volume_cm3"] > 1
 
 
+@pytest.mark.long
 def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
     """The same X-rays as uncertainty, as single bones and as skin; of a pelvis no lungs."""
     views = case.views("true.json", case.true, i0=20_000.0)
@@ -251,6 +253,7 @@ def test_an_image_of_another_size_is_named(tmp_path):
         view.counts()
 
 
+@pytest.mark.long
 def test_a_station_or_landmarks_do_instead_of_a_pose(case):
     views = case.views("named.json", [None] * 4)
     assert "a station name or landmarks" in navnode("register", "--volume", case.ct, "--views", views, code=2)["error"]
@@ -295,6 +298,7 @@ def test_landmark_files_that_are_none_are_named(tmp_path, content, reason):
 ROUGH = replace(CARM, source_to_detector_mm=CARM.source_to_detector_mm * 1.06, principal_point_px=(115.0, 141.0))
 
 
+@pytest.mark.long
 def test_a_c_arm_that_is_known_roughly_is_found_and_used(case, tmp_path):
     """Pictures are mirrored, and the geometry is off; what is written corrects both."""
     files = []
@@ -348,6 +352,7 @@ def test_a_geometry_that_may_be_relied_on_is_not_replaced_by_a_doubtful_one(tmp_
     assert artifacts.read(out).status == "PASS"
 
 
+@pytest.mark.long
 def test_wrong_arguments_are_named(case, tmp_path):
     views = case.views("true.json", case.true)
     assert "there is no such file" in navnode("register", "--volume", "none.nii", "--views", views, code=2)["error"]

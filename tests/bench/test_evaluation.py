@@ -17,6 +17,7 @@ from tests.conftest import GOLDEN
 from tests.invoke import call
 
 
+@pytest.mark.long
 def test_an_archive_is_scored_and_goes_on_where_it_was(recorded, tmp_path, monkeypatch):
     archive, out = tmp_path / "archive", tmp_path / "out"
     archive.mkdir()

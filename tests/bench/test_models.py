@@ -28,6 +28,7 @@ def test_a_ball_fills_the_voxels_within_it(turned):
     assert inside[away_mm < 19.8].all() and not inside[away_mm > 20.01].any()
 
 
+@pytest.mark.long
 def test_the_room_shows_the_jig_as_it_is_and_the_limb_in_its_middle():
     rng = np.random.default_rng(2)
     limb, jig = placed_in(drawn_limb(), rng), jig_for()
@@ -42,6 +43,7 @@ def test_the_room_shows_the_jig_as_it_is_and_the_limb_in_its_middle():
         assert found.carm.source_to_detector_mm == pytest.approx(shot.carm.source_to_detector_mm, rel=0.01)
 
 
+@pytest.mark.long
 def test_one_case_from_the_room_to_the_report(tmp_path):
     code, report, error = call("bench", "model", "--out", tmp_path / "demo", "--json")
     assert code == 0, error

@@ -20,6 +20,8 @@ from navnode.reconstruction.lungs import LungsFound
 from navnode.types import Grid, Volume
 from tests.reconstruction.balls import drawn
 
+pytestmark = pytest.mark.long
+
 
 def leg(path: Path) -> Path:
     """A shaft of bone in flesh, coarse enough to render fast."""

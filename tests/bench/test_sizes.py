@@ -6,6 +6,8 @@ import pytest
 from navnode.bench import sizes
 from navnode.commands.bench_figures import draw_sizes
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def report(monkeypatch):

@@ -114,6 +114,7 @@ def test_a_block_that_comes_short_is_asked_for_again(bucket, upload, reading, pi
         store.fetch(Stored("a.mcap", size + 10), tmp_path / "b.mcap")
 
 
+@pytest.mark.long
 def test_thousands_are_listed_and_odd_names_are_harmless(bucket, upload, here, piece, tmp_path):
     store = Store(bucket)
     store._files.pipe({store._path(f"{n:04d}.txt"): b"x" for n in range(1100)})
@@ -129,6 +130,7 @@ def test_thousands_are_listed_and_odd_names_are_harmless(bucket, upload, here, p
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.long
 def test_all_parts_of_a_session_come(bucket, here, live, tmp_path):
     """A session in two files, by the URL of its folder and by its own."""
     whole, first, second = Recording(live), tmp_path / "r.mcap", tmp_path / "r.001.mcap"

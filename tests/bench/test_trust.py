@@ -42,6 +42,7 @@ def test_a_bound_says_what_none_of_so_many_is_worth():
 
 
 @pytest.mark.skipif(not rtk.available(), reason="RTK renders the X-rays: the extra bench")
+@pytest.mark.long
 def test_a_run_goes_on_where_it_was_ended(procedural_ct, tmp_path):
     ct, out = tmp_path / "ct.nii.gz", tmp_path / "rows.jsonl"
     write_volume(coarsened(read_volume(procedural_ct), 3.0), ct)

@@ -130,6 +130,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.long
 def test_bad_measurements_fail_with_their_code(case):
     codes, measured = CASES[case]
     for seed in SEEDS:

@@ -63,6 +63,7 @@ def calibrated(shots, **more):
 
 
 @pytest.mark.parametrize("bend", [None, intensifier], ids=["flat panel", "image intensifier"])
+@pytest.mark.long
 def test_geometry_distortion_and_every_beads_name(bend):
     shots, poses, there = taken(4 if bend is None else 7, 3, bend=bend)
     found = calibrated(shots)

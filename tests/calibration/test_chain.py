@@ -18,6 +18,7 @@ from tests.calibration.scenes import TIP, bent, shots, touching, wandering
 # --- hand-eye ---
 
 
+@pytest.mark.long
 def test_hand_eye_with_an_outlier():
     errors, covered = [], []
     for seed in range(20):
@@ -73,6 +74,7 @@ def test_hand_eye_that_cannot_be_known_fails_with_its_code():
 
 
 @pytest.mark.parametrize("both", [False, True])
+@pytest.mark.long
 def test_a_c_arm_that_bends(both):
     rng = np.random.default_rng(4)
     angles = np.array([[o, a] for o in np.linspace(-1, 1, 9) for a in ((-0.4, 0, 0.4) if both else (0,))])
@@ -94,6 +96,7 @@ def test_a_c_arm_that_bends(both):
     assert np.abs(sdd).max() < 0.5
 
 
+@pytest.mark.long
 def test_flex_that_cannot_be_known_fails_with_its_code():
     angles = np.stack([np.linspace(-1, 1, 16), np.zeros(16)], axis=1)
     carms, poses = [bent(*a)[0] for a in angles], np.array([bent(*a)[1] for a in angles])

@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from calibration import collect
@@ -71,6 +72,7 @@ def test_what_is_not_enough_when_the_time_is_over_fails():
     assert code == 1 and document["reason"].startswith("spread: ")
 
 
+@pytest.mark.long
 def test_points_of_a_patient_are_touched_in_their_order(tmp_path):
     rng = np.random.default_rng(2)
     volume = {f"p{n}": at for n, at in enumerate(rng.uniform(-60, 60, (5, 3)))}
@@ -100,6 +102,7 @@ def test_points_of_a_patient_are_touched_in_their_order(tmp_path):
     assert np.abs(np.subtract(document["result"]["volume_from_patient"], volume_from_patient)).max() < 1.0
 
 
+@pytest.mark.long
 def test_silence_is_told(monkeypatch):
     monkeypatch.setattr(collect, "_NOTHING_S", 1.0)
     code, _, error = call("pivot", "--live", f"127.0.0.1:{find_free_port()}", "--device", "StylusToTracker")

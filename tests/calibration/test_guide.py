@@ -111,6 +111,7 @@ def test_steps_are_left_out_with_the_consequence(tmp_path):
     assert state(again, "flex")["skipped"], "it is remembered"
 
 
+@pytest.mark.long
 def test_live_a_room_that_says_nothing_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(guide_, "_NOTHING_S", 1.0)
     path = room_toml(tmp_path, find_free_port())
@@ -119,6 +120,7 @@ def test_live_a_room_that_says_nothing_is_told(tmp_path, monkeypatch):
     assert "nothing received from DrillToTracker (cannot connect" in error
 
 
+@pytest.mark.long
 def test_live_it_ends_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(guide_, "_LEAST_S", {})
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(6)))) as port:

@@ -23,6 +23,8 @@ from navnode.simulation import practice
 from tests.conftest import find_free_port
 from tests.documents import followed
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent.parent
 BEGAN_NS = now_ns()
 SCENES = {

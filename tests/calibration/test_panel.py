@@ -191,6 +191,7 @@ def test_a_step_is_left_out_and_taken_back(tmp_path):
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["tip in numbers", "tip in a file"])
+@pytest.mark.long
 def test_points_of_the_patient_from_the_page(tmp_path, named):
     rng = np.random.default_rng(1)
     volume = {f"p{n}": at for n, at in enumerate(rng.uniform(-60, 60, (5, 3)))}
@@ -255,6 +256,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in
 
 
 @needs_chromium
+@pytest.mark.long
 def test_the_page_is_worked_by_keys_alone(tmp_path):
     async def story(port):
         async with Served(node(tmp_path, port)) as served, Browser() as browser:

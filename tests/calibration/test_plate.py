@@ -24,6 +24,8 @@ from tests.calibration.plates import Plate
 from tests.calibration.test_commands import call
 from tests.conftest import slow
 
+pytestmark = pytest.mark.long
+
 SIZE = 384
 ANGLES = [(orbital, 0.1 * orbital) for orbital in np.linspace(-1.0, 1.0, 7)]
 INTENSIFIER = Plate(size_px=SIZE, pixel_mm=0.6, spacing_mm=6.6, hole_mm=2.6)

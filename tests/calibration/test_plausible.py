@@ -198,6 +198,7 @@ def test_matrices_written_another_way_are_named(written, said, tmp_path):
     assert ended.returncode == 2 and said in ended.stderr, ended
 
 
+@pytest.mark.long
 def test_units_convert(tmp_path):
     poses = pivoting(120, np.random.default_rng(3))
     np.save(tmp_path / "poses.npy", metres(poses))

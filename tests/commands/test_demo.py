@@ -17,6 +17,8 @@ from navnode.simulation import sample_ct
 from tests.conftest import find_free_port
 from tests.invoke import run_navnode
 
+pytestmark = pytest.mark.long
+
 
 def demo(port: int, *more: str) -> dict:
     room = ("--ct", "procedural", "--size", "256", "--rate", "10")

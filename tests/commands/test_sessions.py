@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from navnode.bench import evaluation
 from navnode.recording.reader import ContainerReader
 from tests.conftest import GOLDEN, find_free_port
@@ -35,6 +37,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
     assert not (tmp_path / "r.mcap").exists() and not (tmp_path / "m.mcap").exists()
 
 
+@pytest.mark.long
 def test_a_damaged_session_is_no_good_row_and_no_good_replay(recorded, tmp_path):
     data = bytearray(recorded.read_bytes())
     chunk = ContainerReader(recorded).chunks[len(ContainerReader(recorded).chunks) // 2]

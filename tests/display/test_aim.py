@@ -38,6 +38,7 @@ def box(selector: str) -> str:
     return f"(({{left, top, width, height}}) => [left, top, width, height])({rectangle})"
 
 
+@pytest.mark.long
 def test_deviation_is_shown_while_the_tool_is_usable_and_blank_otherwise(tmp_path):
     async def look(browser, stage) -> None:
         assert await browser.evaluate("document.getElementById('aim').hidden")

@@ -169,6 +169,7 @@ async def _pages(*queries: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.long
 def test_a_reason_on_the_page_leads_to_its_entry(tmp_path):
     async def look(browser, stage) -> None:
         stage.registration = HIDDEN

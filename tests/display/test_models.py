@@ -221,6 +221,7 @@ def test_what_is_left_alone_is_forgotten(tmp_path, pictures, monkeypatch):
     serve(story, tmp_path)
 
 
+@pytest.mark.long
 def test_a_run_gives_files_and_is_kept_if_asked(tmp_path, pictures):
     async def story(served):
         await served.add(pictures / "ap.png", pictures / "lateral.png")
@@ -264,6 +265,7 @@ CLICK = """(() => {{
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.long
 def test_in_a_browser_a_bead_is_taken_out_by_a_click_and_the_report_is_shown(tmp_path, pictures):
     async def story(served):
         async with Browser() as browser:

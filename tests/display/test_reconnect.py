@@ -48,6 +48,7 @@ async def listening(runner: web.AppRunner, port: int) -> None:
     await web.TCPSite(runner, "127.0.0.1", port).start()
 
 
+@pytest.mark.long
 def test_the_next_patients_node_finds_nothing_of_the_last_one(tmp_path):
     async def story() -> None:
         port = find_free_port()

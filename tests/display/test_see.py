@@ -169,6 +169,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> bool:
     return bool(np.abs(before - after).mean() > 1.0)
 
 
+@pytest.mark.long
 def test_wheel_zoom_and_drag_act_on_the_slice_under_them_only():
     async def look(browser, stage) -> None:
         await browser.evaluate("document.getElementById('follow').click()")
@@ -202,6 +203,7 @@ def test_the_bone_turns_alone():
     staged(look)
 
 
+@pytest.mark.long
 def test_following_brings_the_slices_back_to_the_tip():
     async def look(browser, stage) -> None:
         at_tip = await greys(browser, "axial")
@@ -248,6 +250,7 @@ def test_distances_are_measured_between_two_clicks(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1024, 768), slow((1280, 800)), (1920, 1080)])
+@pytest.mark.long
 def test_layouts(size, tmp_path):
     seen = "[...document.querySelectorAll('.pane')].filter((n) => n.checkVisibility()).map((n) => n.dataset.pane)"
 
@@ -353,6 +356,7 @@ async def xrays(browser) -> list[np.ndarray]:
     return [np.array(await browser.evaluate(f"({XRAY})({slot})"), float) for slot in (0, 1)]
 
 
+@pytest.mark.long
 def test_xrays_zoom_and_pan_under_the_pointer_and_by_key(tmp_path):
     async def look(browser, stage) -> None:
         stage.tools = {}
@@ -411,6 +415,7 @@ def test_what_is_under_the_pointer_of_an_xray_stays_there():
 SIDES = {"A": [0, 1, 0], "P": [0, -1, 0], "L": [-1, 0, 0], "R": [1, 0, 0], "S": [0, 0, 1], "I": [0, 0, -1]}
 
 
+@pytest.mark.long
 def test_3d_is_seen_from_the_patients_sides_by_button_and_key(tmp_path):
     cameras = """Promise.all([import('/static/bone.js'), import('/static/vectors.js')]).then(([{ FROM }, { orbit }]) =>
       Object.fromEntries(Object.entries(FROM).map(([side, turn]) => [side, orbit(turn)])))"""

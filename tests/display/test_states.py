@@ -114,6 +114,7 @@ FAULTS = """(() => {
         *(pytest.param(SIZES[0], language, marks=pytest.mark.slow) for language in ("de", "zh")),
     ],
 )
+@pytest.mark.long
 def test_every_state_fits(size, language, tmp_path):
     async def look(browser, stage) -> None:
         faults, heights = {}, set()

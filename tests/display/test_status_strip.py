@@ -46,6 +46,7 @@ LACKING = """import('/static/texts.js').then(({ TEXTS }) => {
 })"""
 
 
+@pytest.mark.long
 def test_state_reason_and_advice_in_every_state(tmp_path):
     async def look(browser, stage) -> None:
         for validity, expected, shape in (
@@ -169,6 +170,7 @@ def test_languages_come_from_the_browser_may_be_chosen_and_are_kept(tmp_path):
         ("zh", ["回放", "暂停", "剂量: 210 张 X 光，0.23 Gy cm²", "已连接"], "3.2/20.0 秒，已暂停"),
     ],
 )
+@pytest.mark.long
 def test_replays_and_details_speak_the_viewers_language(language, words, position, tmp_path):
     answer = """import('/static/control.js').then(({ position }) => position('3.2 of 20.0 s, paused'))"""
 
@@ -184,6 +186,7 @@ def test_replays_and_details_speak_the_viewers_language(language, words, positio
     staged(look, language=language)
 
 
+@pytest.mark.long
 def test_a_tone_on_loss_and_return_if_it_is_wanted():
     async def look(browser, stage) -> None:
         sounded, button = "document.body.dataset.sounded", "document.getElementById('sound')"
@@ -275,6 +278,7 @@ def test_every_cause_and_advice_fits_the_strip_in_every_language():
         ("zh", "相似度 0.71，需 0.78"),
     ],
 )
+@pytest.mark.long
 def test_the_figure_that_decided_on_a_bone_is_said(language, said):
     async def look(browser, stage) -> None:
         reason = "most of the last 20 X-rays: the X-ray looks little like it (0.71, VALID from 0.78)"
@@ -287,6 +291,7 @@ def test_the_figure_that_decided_on_a_bone_is_said(language, said):
     staged(look, language=language)
 
 
+@pytest.mark.long
 def test_a_figure_that_keeps_changing_can_be_read():
     async def look(browser, stage) -> None:
         changes = """new Promise((done) => { let count = 0;

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from tests.documents import followed
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -198,6 +198,7 @@ def errors_mm(outputs):
 
 @pytest.mark.parametrize("delay_ms", [slow(0), 40, slow(150)])
 @pytest.mark.parametrize("apart_s", [sign * apart_s for apart_s in APART_S for sign in (-1, 1)])
+@pytest.mark.long
 def test_clocks_that_are_apart_from_the_start_are_related_by_what_xrays_show(apart_s, delay_ms):
     theatre = Theatre()
     theatre.xray_clock_ns, theatre.xray_delay_ns = round(apart_s * S), delay_ms * MS
@@ -226,6 +227,7 @@ def test_before_anything_moves_clocks_that_are_apart_do_not_matter(monkeypatch):
 
 
 @pytest.mark.parametrize("whose", ["tracker", "images"])
+@pytest.mark.long
 def test_a_noisy_tracker_takes_no_longer(whose):
     theatre = Theatre()
     theatre.noise = NOISE * 10
@@ -237,6 +239,7 @@ def test_a_noisy_tracker_takes_no_longer(whose):
 
 
 @pytest.mark.parametrize("slid_mm", [4.0, 8.0, 15.0])
+@pytest.mark.long
 def test_a_marker_that_moved_is_not_taken_for_a_clock(slid_mm):
     theatre = Theatre()
     theatre.xray_delay_ns = 40 * MS

@@ -92,6 +92,7 @@ def test_a_marker_that_slides_is_doubted_before_it_matters(theatre, mm, seconds,
     [(4, 4.0, 1.0), (4, 6.0, 4.0), (20, 4.0, 1.0), (20, 4.0, 2.0), (20, 6.0, 4.0), (50, 6.0, 4.0), (50, 5.0, 10.0)],
 )
 @pytest.mark.parametrize("stepped", [False, True], ids=["", "after a step"])
+@pytest.mark.long
 def test_a_slide_shows_however_often_xrays_come(theatre, hundredths, mm, seconds, stepped):
     """A machine that is busy, or fluoroscopy with few pulses."""
     theatre.frames_every = hundredths
@@ -129,6 +130,7 @@ def noisy() -> Theatre:
     return theatre
 
 
+@pytest.mark.long
 def test_noise_is_not_taken_for_a_slide(noisy):
     assert statuses(noisy.run(64.0)) == {Status.VALID}
 

@@ -108,6 +108,7 @@ def test_numbers_without_a_scale_are_shifted_and_that_is_said(tmp_path, caplog):
     assert "taken as HU + 1024" in caplog.text
 
 
+@pytest.mark.long
 def test_the_command_lists_bodies_and_writes_a_list_that_it_reads(patient):
     ct, labels, listed = (str(patient / name) for name in ("ct.nii.gz", "labels.nii.gz", "bodies.toml"))
     done = run_navnode("bodies", labels, "--volume", ct, "--out", listed, "--json")

@@ -10,6 +10,8 @@ import random
 import resource
 import struct
 
+import pytest
+
 from navnode.errors import PeerError
 from navnode.igtl import Framer, decode, encode
 from navnode.igtl.wire import HEADER_SIZE, crc64
@@ -50,6 +52,7 @@ def bend(rng: random.Random, wire: bytes, others: list[bytes]) -> bytes:
     return bytes(bent)
 
 
+@pytest.mark.long
 def test_bent_messages_end_in_peer_errors_only():
     rng, wires = random.Random(SEED), corpus()
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -308,6 +308,7 @@ def test_a_hundred_objects_hold_nothing_afterwards():
         assert sent(heard.source, *(xray(counts + n) for n in range(100))) == [0] * 100
 
 
+@pytest.mark.long
 def test_bytes_by_chance_end_their_connection_alone():
     rng = np.random.default_rng(3)
     with gateway(source(timeout_s=1.0)) as heard:

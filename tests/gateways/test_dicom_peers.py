@@ -118,6 +118,7 @@ def test_with_tls_only_senders_with_a_certificate_are_served(tmp_path):
     assert len(heard.images) == 1
 
 
+@pytest.mark.long
 def test_peers_that_never_finish_their_handshake_are_no_more_than_may_wait(tmp_path):
     ours = certified(tmp_path / "ours", trustme.CA())
     with gateway(source(tls=ours, listen="127.0.0.1", associations=2, timeout_s=3.0)) as heard:

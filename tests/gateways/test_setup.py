@@ -35,6 +35,7 @@ def seen_of(display: Display) -> Seen:
 
 
 @pytest.mark.parametrize("gamma", [1.0, slow(1.6), slow(2.2), 2.8])
+@pytest.mark.long
 def test_field_curve_holds_and_steps_are_found(gamma):
     display = Display(gamma=gamma)
     found = find(seen_of(display))
@@ -49,6 +50,7 @@ def test_field_curve_holds_and_steps_are_found(gamma):
 
 
 @pytest.mark.parametrize("noise", [slow(0.0), 1.0])
+@pytest.mark.long
 def test_holds_are_found_with_any_noise_of_capture_and_none_where_there_are_none(noise):
     held = find(seen_of(Display(capture_noise=noise)))
     assert held.held_noise == pytest.approx(noise, abs=0.15) and held.held_share == pytest.approx(2 / 3, abs=0.02)
@@ -57,6 +59,7 @@ def test_holds_are_found_with_any_noise_of_capture_and_none_where_there_are_none
     assert any("no exposure was held" in line for line in never.lines)
 
 
+@pytest.mark.long
 def test_text_is_masked_and_metal_is_not():
     display = Display(gamma=1.0)
     found = find(seen_of(display))
@@ -80,11 +83,13 @@ def test_levels_of_video_are_found():
     assert (found.black, found.white) == (16, 235) and found.gamma == pytest.approx(2.2, abs=0.15)
 
 
+@pytest.mark.long
 def test_lines_of_two_moments_are_found():
     found = find(seen_of(Display(interlaced=True)))
     assert found.interlaced and found.preset()["interlace"] == "bob"
 
 
+@pytest.mark.long
 def test_an_inverted_display_is_found_by_its_noise_or_by_who_has_seen_it():
     found = find(seen_of(Display(inverted=True, gamma=1.2)))
     assert found.inverted and found.gamma == pytest.approx(1.2, abs=0.15) and found.preset()["inverted"]
@@ -95,6 +100,7 @@ def test_an_inverted_display_is_found_by_its_noise_or_by_who_has_seen_it():
 
 
 @pytest.mark.parametrize(("turned_deg", "mirrored"), [(0, False), slow(90, False), slow(0, True), (270, True)])
+@pytest.mark.long
 def test_the_orientation_is_found_from_an_xray_of_the_same_scene(turned_deg, mirrored):
     display = Display(turned_deg=turned_deg, mirrored=mirrored, text_inside=False)
     seen = seen_of(display)
@@ -106,6 +112,7 @@ def test_the_orientation_is_found_from_an_xray_of_the_same_scene(turned_deg, mir
     assert np.array_equal(undone, counts)
 
 
+@pytest.mark.long
 def test_an_xray_of_something_else_gives_no_orientation():
     seen = seen_of(Display(text_inside=False))
     noise = np.random.default_rng(0).integers(100, 4000, (300, 300)).astype(np.uint16)
@@ -124,6 +131,7 @@ def test_a_screen_without_xrays_is_refused(tmp_path):
         watch(VideoSource(device=str(few)), 2.0)
 
 
+@pytest.mark.long
 def test_a_preset_from_a_video_makes_counts_of_it(tmp_path):
     """From a stranger's display to counts that follow the radiation: watch, write, serve."""
     display = Display(size=(512, 400), field=(256.0, 200.0, 160.0), gamma=2.2)

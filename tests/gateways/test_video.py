@@ -131,6 +131,7 @@ def test_an_exposure_that_is_held_is_sent_once(tmp_path):
 
 
 @pytest.mark.parametrize("interlace", ["none", "bob"])
+@pytest.mark.long
 def test_fields_are_exposures_half_a_picture_apart(tmp_path, interlace):
     film = []
     for n in range(12):
@@ -221,6 +222,7 @@ class Camera:
         self._thread.join()
 
 
+@pytest.mark.long
 def test_a_network_stream_is_taken_as_it_comes_and_again_after_it_vanished():
     camera = Camera()
     stream = VideoSource(device=f"http://127.0.0.1:{camera.port}/live", port=free_port())

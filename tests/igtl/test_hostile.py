@@ -113,6 +113,7 @@ CAN_UNSHARE = _can_unshare()
 
 
 @pytest.mark.skipif(not CAN_UNSHARE, reason="no network namespace can be made here")
+@pytest.mark.long
 def test_who_vanishes_without_a_word_is_noticed_within_two_seconds():
     command = ["unshare", "-rn", sys.executable, "-m", "tests.igtl.half_open"]
     found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)

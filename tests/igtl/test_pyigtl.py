@@ -22,6 +22,7 @@ VOXELS = np.arange(2 * 3 * 4, dtype=np.float64).reshape(2, 3, 4)
 PAIRS = [(ours, theirs), (theirs, ours), (ours, ours)]
 
 
+@pytest.mark.long
 def test_pyigtls_own_tests_pass_unchanged():
     tests = importlib.util.find_spec("pyigtl.tests.test_basic_comm")
     assert tests is not None and tests.origin is not None

@@ -36,6 +36,7 @@ def test_a_client_that_never_reads_costs_nobody_and_gets_the_latest():
     run(story())
 
 
+@pytest.mark.long
 def test_a_stopped_client_stays_connected_and_goes_on_with_the_newest():
     async def story():
         async with Server(port=0) as server:

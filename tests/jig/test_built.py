@@ -127,6 +127,7 @@ def limb(rng):
 
 
 @pytest.mark.parametrize("angle_deg", [0, 45, 90])
+@pytest.mark.long
 def test_a_rendered_picture_gives_its_geometry_and_loses_its_beads(angle_deg):
     rng = np.random.default_rng(angle_deg)
     carm_from_jig = pose(angle_deg)
@@ -198,6 +199,7 @@ def test_too_few_pictures_measure_nothing():
 
 
 @pytest.mark.parametrize("factor", [1.03, 0.97, 0.1], ids=["a bead's diameter too far", "another jig", "in cm"])
+@pytest.mark.long
 def test_a_distance_of_another_jig_scales_nothing(factor):
     layout = replace(jig_for(), sigma_mm=0.5)
     known = ("U1a", "U1g", factor * float(np.linalg.norm(JIG.positions_mm[0] - JIG.positions_mm[6])))
@@ -230,6 +232,7 @@ def test_a_person_adds_a_bead_that_was_hidden_and_takes_out_one():
     assert abs(found.focal_px / plain.focal_px - 1) < 0.003
 
 
+@pytest.mark.long
 def test_places_that_are_no_beads_are_given_no_names():
     counts = exposed(np.zeros((1024, 1024), np.float32), np.random.default_rng(1))
     places = np.random.default_rng(2).uniform(50, 970, (40, 2))

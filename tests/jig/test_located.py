@@ -87,6 +87,7 @@ def test_few_beads_are_told():
 
 
 @pytest.mark.parametrize("number", [0, slow(1), slow(2), slow(3)])
+@pytest.mark.long
 def test_another_jig_is_told(number):
     picture = seen(np.random.default_rng(number), jig_for(seed=1), missing=0.1)
     found = located(picture)

@@ -24,6 +24,8 @@ from navnode.types import BodyPose, CArm, Frame, PatientPose, RegisteredFrame, S
 from tests.loop.theatre import NOISE, SOURCE, T0, of
 from tests.registration.bones import CARM, bone, camera, taken
 
+pytestmark = pytest.mark.long
+
 WRIST = Path(__file__).parents[3] / "shared" / "xray_real" / "wrist"
 NAMES = ("radius", "ulna")
 STEP_S = 0.1

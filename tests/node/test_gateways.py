@@ -61,6 +61,7 @@ def test_gateways_are_named_by_their_type_and_place():
     assert list(gateways(loaded)) == ["video-2", "dicom-3"]
 
 
+@pytest.mark.long
 def test_a_gateway_that_dies_or_hangs_is_started_again_and_the_node_lives_on(video):
     loaded = node({"type": "video", "device": str(video), "port": find_free_port()})
     told = []
@@ -96,6 +97,7 @@ def test_what_a_gateway_tells_reaches_the_operator_and_its_pictures_the_node(tmp
     assert any("missing.avi" in line for line in told)
 
 
+@pytest.mark.long
 def test_xrays_pushed_by_dicom_are_registered_like_any_others():
     """The virtual room's X-rays by DICOM, its poses by OpenIGTLink: VALID, and every exposure counted once."""
     loaded = config.load("demo.toml")

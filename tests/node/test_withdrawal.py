@@ -154,6 +154,7 @@ def at_a_node(story: Callable[[Node], object]) -> None:
 
 
 @needs_cpp
+@pytest.mark.long
 def test_the_cpp_library_in_header_version_1():
     program = peer_program("receiver")
 

@@ -203,6 +203,7 @@ def test_whole_images_are_their_pixels(blob, size, direction):
     assert np.linalg.norm(derivatives - alone) < 1e-3 * np.linalg.norm(alone) + 1e-6
 
 
+@pytest.mark.long
 def test_it_agrees_with_rtk(blob):
     """The same method by others: equal but for rays whose dominant axis is their block's here and their own there."""
     rtk = pytest.importorskip("navnode.bench.rtk")

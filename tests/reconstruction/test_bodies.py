@@ -149,6 +149,7 @@ def test_training_without_bodies_is_refused(tmp_path: Path) -> None:
         refining.train(tmp_path, tmp_path / "reader.pt", tmp_path)
 
 
+@pytest.mark.long
 def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("onnx", "onnxscript", "openvino", "matplotlib"):
         pytest.importorskip(package)

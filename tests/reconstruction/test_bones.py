@@ -94,6 +94,7 @@ def test_a_shifted_view_contradicts_the_others(bones: Bones, x_rays: list[View])
     assert "contradict" in made.contradicted and made.doubtful == made.contradicted
 
 
+@pytest.mark.long
 def test_x_rays_that_contradict_each_other_yield_no_volume(x_rays: list[View]) -> None:
     shifted: FloatArray = np.ascontiguousarray(np.roll(x_rays[1].line_integrals, 60, axis=1))
     mixed = [x_rays[0], replace(x_rays[1], line_integrals=shifted), *x_rays[2:]]
@@ -105,6 +106,7 @@ def test_x_rays_that_contradict_each_other_yield_no_volume(x_rays: list[View]) -
     assert ready.volume is None and "contradict" in ready.reason
 
 
+@pytest.mark.long
 def test_a_view_is_read_once(x_rays: list[View], monkeypatch: pytest.MonkeyPatch) -> None:
     bones = Bones(threads=2)
     reads: list[View] = []

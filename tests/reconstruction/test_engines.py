@@ -104,6 +104,7 @@ def test_tensorrt_takes_the_shipped_graphs(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.long
 def test_every_engine_matches_fp32():
     compared = engines.check(threads=2)
     assert compared and all(found.good for found in compared.values())
@@ -111,6 +112,7 @@ def test_every_engine_matches_fp32():
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.long
 def test_the_graphs_in_fp16_match_fp32(tmp_path):
     """ONNX Runtime rounds to FP16 after every operation, and so checks what a GPU gets even without one."""
     pytest.importorskip("onnxruntime")
@@ -131,6 +133,7 @@ def test_a_model_without_fp16_runs_in_fp32_everywhere():
 
 
 @pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.long
 def test_a_wrong_engine_is_detected():
     right = engines.load(engine=engines.available()[-1], threads=2)
 
@@ -157,6 +160,7 @@ def test_every_precision_that_computes_is_named(monkeypatch):
     assert Reconstructor(Method.SART).engine == "native"
 
 
+@pytest.mark.long
 def test_in_bf16_bone_is_read_and_refined_as_in_fp32():
     """BF16 has 8 bits where FP32 has 24: a reading may differ by a fraction of what it says of its own error."""
     if "bf16" not in engines.load_reader(threads=1)[1]:

@@ -16,6 +16,8 @@ from navnode.reconstruction.learned import Accumulator
 from navnode.types import Grid, Status, View, Volume
 from tests.reconstruction.balls import CARM, ball, views, with_a_rod
 
+pytestmark = pytest.mark.long
+
 
 def test_views_come_in_any_order_and_can_be_removed(model):
     networks = engines.load(model, threads=2)

@@ -148,6 +148,7 @@ def overlap(found: np.ndarray, true: np.ndarray) -> float:
 
 @pytest.mark.parametrize("angles_deg", [(0.0, 90.0), (0.0, 45.0, 90.0, 135.0)])
 @pytest.mark.parametrize("center_mm", [(0.0, 0.0, 0.0), (9.0, -7.0, 13.0)])
+@pytest.mark.long
 def test_lungs_of_a_drawn_chest_are_found(
     chest: tuple[Volume, np.ndarray], angles_deg: tuple[float, ...], center_mm: tuple[float, float, float]
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_missing_model_is_named_at_the_start(tmp_path: Path, monkeypatch: pyte
         Bones(threads=1)
 
 
+@pytest.mark.long
 def test_the_network_starts_from_the_lift_and_learns() -> None:
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
     from navnode.reconstruction.network import LungNet
@@ -236,6 +238,7 @@ def test_the_network_starts_from_the_lift_and_learns() -> None:
     assert dice(learned, body) > dice(begun, body) + 0.1
 
 
+@pytest.mark.long
 def test_chests_are_rendered_learned_from_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("torch", "onnx", "onnxscript", "openvino", "matplotlib"):
         pytest.importorskip(package)

@@ -14,6 +14,8 @@ from navnode.reconstruction import engines
 from navnode.reconstruction.features import picture
 from tests.reconstruction.balls import ball, views
 
+pytestmark = pytest.mark.long
+
 
 def test_a_model_without_a_valid_card_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no model"):

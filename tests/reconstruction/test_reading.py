@@ -29,6 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cts, xrays
 
 
+@pytest.mark.long
 def test_thickness_is_the_length_of_the_ray_in_bone(folders: tuple[Path, Path], tmp_path: Path) -> None:
     cts, _ = folders
     source = labelled(patients(cts)[0], tmp_path)
@@ -82,6 +83,7 @@ def test_degraded_x_rays_keep_their_anatomy() -> None:
             assert np.median(seen[inside]) > np.median(seen[outside]) + 0.3
 
 
+@pytest.mark.long
 def test_training_resumes_and_learns(folders: tuple[Path, Path], tmp_path: Path) -> None:
     _, xrays = folders
     losses: list[float] = []
@@ -122,6 +124,7 @@ def test_the_network_takes_any_canvas_of_whole_blocks() -> None:
         assert output.shape == (1, OUTPUTS, height, width)
 
 
+@pytest.mark.long
 def test_a_knee_made_of_surfaces_is_solid(tmp_path: Path) -> None:
     import trimesh
 

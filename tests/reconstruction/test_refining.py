@@ -147,6 +147,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.long
 def test_refinement_starts_from_the_lift_and_improves_on_it() -> None:
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
     from navnode.reconstruction.network import Refinement
@@ -179,6 +180,7 @@ def test_refinement_starts_from_the_lift_and_improves_on_it() -> None:
     assert refining.dice(learned, body) > refining.dice(begun, body) + 0.05
 
 
+@pytest.mark.long
 def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="training needs the extra `train`")
     for package in ("onnx", "onnxscript", "openvino", "onnxruntime"):

@@ -17,6 +17,7 @@ from navnode.types import Grid, Volume
 from tests.reconstruction.balls import ball, views
 
 
+@pytest.mark.long
 def test_training_resumes_where_it_stopped_and_its_model_reconstructs(tmp_path, monkeypatch):
     for package in ("torch", "onnx", "onnxscript", "matplotlib"):
         pytest.importorskip(package)
@@ -88,6 +89,7 @@ def test_a_failing_example_ends_training(tmp_path):
 
 
 @pytest.mark.parametrize("name", BODIES, ids=lambda body: body.__name__)
+@pytest.mark.long
 def test_procedural_bodies_hold_bone_flesh_and_air(name):
     body = name(np.random.default_rng(4))
     assert np.isfinite(body.hu).all() and body.hu.min() >= -1000 and body.hu.max() < 3000

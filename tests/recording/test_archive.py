@@ -26,6 +26,8 @@ from tests.files import test_artifacts as artifacts
 from tests.invoke import call
 from tests.objects import KEY, SECRET, figures
 
+pytestmark = pytest.mark.long
+
 # --- what goes there --------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from tests.conftest import GOLDEN
 from tests.invoke import call
 
 
+@pytest.mark.long
 def test_a_piece_and_what_is_merged_of_pieces(recorded, tmp_path):
     poses, images, both = tmp_path / "p.mcap", tmp_path / "i.mcap", tmp_path / "b.mcap"
     assert call("cut", recorded, "--topic", "in/TRANSFORM/*", "--out", poses)[0] == 0

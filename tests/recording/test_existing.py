@@ -40,6 +40,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.long
 def test_every_writer_says_the_same(writer, taken, monkeypatch):
     def nothing_runs(*_):
         raise AssertionError("it began")

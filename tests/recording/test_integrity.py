@@ -66,6 +66,7 @@ def asked(path: Path, out: Path):
     return (replay, inspect, evaluate), damage, (replay_error, inspect_error, evaluate_error), row
 
 
+@pytest.mark.long
 def test_a_killed_recorder_leaves_a_session_that_is_unfinished_and_fine(killed, here, tmp_path):
     assert Recording(killed).judged().integrity is Integrity.UNFINISHED
     codes, damage, said, row = asked(killed, tmp_path)
@@ -80,6 +81,7 @@ def test_a_killed_recorder_leaves_a_session_that_is_unfinished_and_fine(killed, 
 
 
 @pytest.mark.parametrize("harm", ["cut within a chunk", "a bit of a chunk", "a bit of the index", "cut within the end"])
+@pytest.mark.long
 def test_what_is_cut_or_flipped_is_damaged_to_all_of_them(harm, here, tmp_path):
     data, path = bytearray(GOLDEN.read_bytes()), tmp_path / "harmed.mcap"
     chunks = ContainerReader(GOLDEN).chunks

@@ -186,6 +186,7 @@ def test_a_session_goes_on_in_further_files(tmp_path):
     assert kept.messages == 500 and len(kept.paths) == len(parts)
 
 
+@pytest.mark.long
 def test_recordings_that_are_killed_lose_no_more_than_what_was_open(tmp_path):
     killed = recording_bench._killed(tmp_path, 3, lambda share: None)
     assert killed.recovered == killed.unfinished == 3 and killed.lost_more_than_the_open_chunk == 0

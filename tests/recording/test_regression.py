@@ -33,6 +33,7 @@ def test_the_golden_session_comes_out_as_ever():
     assert report["status_counts"] == {"VALID": 2, "DEGRADED": 4, "INVALID": 6}, "nobody states the exposure"
 
 
+@pytest.mark.long
 def test_the_golden_session_comes_out_as_a_release_of_format_1_wrote_it(monkeypatch):
     """That release took every exposure for short; this one wants it stated, says more reasons, and stamps what it
     says of the patient by the tracker's clock alone. Its likeness had photons' noise in it."""
@@ -53,6 +54,7 @@ def test_the_golden_session_comes_out_as_a_release_of_format_1_wrote_it(monkeypa
     assert any(state["target_sigma_mm"] for state in states) and states[0]["volume_times"] is None
 
 
+@pytest.mark.long
 def test_the_golden_session_comes_out_the_same_on_plainer_processors(monkeypatch):
     init = native.Projector.__init__
 
@@ -78,6 +80,7 @@ def test_a_change_is_found_and_shown_with_its_picture(tmp_path, monkeypatch):
     assert (tmp_path / report["picture"]).stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_lockstep_is_the_same_in_another_process_and_after_recovery(recorded, tmp_path):
     _, one, _ = call("replay", recorded, "--lockstep", "--json")
     other = subprocess.run(
@@ -99,6 +102,7 @@ def test_lockstep_is_the_same_in_another_process_and_after_recovery(recorded, tm
     assert call("replay", tmp_path / "half.mcap", "--lockstep", "--json")[1]["digest"] == half["digest"]
 
 
+@pytest.mark.long
 def test_as_consumed_repeats_what_the_node_did_bit_by_bit(recorded):
     code, report, error = call("replay", recorded, "--reference", recorded, "--exact", "--json")
     assert code == 0, error
@@ -106,6 +110,7 @@ def test_as_consumed_repeats_what_the_node_did_bit_by_bit(recorded):
     assert set(report["comparison"]["compared"]) >= {"out/frame", "out/patient", "out/state", "out/tool/Drill"}
 
 
+@pytest.mark.long
 def test_outputs_of_a_replay_are_a_reference_for_later(recorded, tmp_path):
     out = tmp_path / "out.mcap"
     assert call("replay", recorded, "--lockstep", "--out", out, "--json")[0] == 0

@@ -136,6 +136,7 @@ def alone():
     return bodies, poses, [taken(volumes, poses, degrees) for degrees in (0.0, 80.0)]
 
 
+@pytest.mark.long
 def test_bones_that_are_exchanged_are_not_valid(alone):
     bodies, poses, shots = alone
     across = np.subtract(RIGHT, LEFT)

@@ -50,6 +50,7 @@ def test_derivatives_are_those_of_the_shadow(two):
 
 
 @pytest.mark.parametrize("grey", [slow(False), True], ids=["counts", "grey values with a gamma"])
+@pytest.mark.long
 def test_bones_that_moved_by_themselves_are_found(two, grey):
     volumes, bodies = two
     rng = np.random.default_rng(4)
@@ -218,6 +219,7 @@ def wrist(instant: str) -> tuple[BodyRegistration, dict[str, Body], dict[str, np
 
 @real
 @pytest.mark.parametrize("instant", ["0002", "0099"])
+@pytest.mark.long
 def test_real_bones_end_at_their_reference(instant):
     registration, bodies, reference = wrist(instant)
     for seed, (name, body) in enumerate(bodies.items()):

@@ -142,6 +142,7 @@ def test_derivatives_in_the_geometry_are_differences_of_renderings(body):
         assert found[row] @ difference / (difference @ difference) == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.long
 def test_two_views_locate_as_if_the_geometry_were_known(body, registration):
     found = calibrate(registration, body.volume.center_mm, ROUGH, shots(body, STARTS[:2]))
     assert found.validity.status is Status.DEGRADED and "principal point" in found.validity.reason
@@ -158,6 +159,7 @@ def test_two_views_locate_as_if_the_geometry_were_known(body, registration):
     ("how", "mirrored", "turned_deg"),
     [(np.flipud, True, 180), (lambda counts: np.rot90(counts, 2), False, 180)],
 )
+@pytest.mark.long
 def test_mirrored_and_turned_pictures_are_recognised(body, registration, how, mirrored, turned_deg):
     found = calibrate(registration, body.volume.center_mm, ROUGH, shots(body, STARTS[:2], how=how))
     assert (found.readout.mirrored, found.readout.turned_deg) == (mirrored, turned_deg)
@@ -165,6 +167,7 @@ def test_mirrored_and_turned_pictures_are_recognised(body, registration, how, mi
     assert found.runner_up > 3
 
 
+@pytest.mark.long
 def test_views_that_share_one_motion_give_a_geometry_to_rely_on(body, registration):
     found = calibrate(registration, body.volume.center_mm, ROUGH, shots(body, TOGETHER), joint=True)
     assert found.validity.status is Status.VALID, found.validity.reason
@@ -215,6 +218,7 @@ def nothing(body: Body) -> tuple[list[Shot], bool]:
 @pytest.mark.parametrize(
     "wrong", [other_patient, two_geometries, one_of_them_mirrored, poses_that_do_not_belong_together, nothing]
 )
+@pytest.mark.long
 def test_views_that_do_not_belong_together_are_refused(body, registration, wrong):
     taken, joint = wrong(body)
     found = calibrate(registration, body.volume.center_mm, ROUGH, taken, joint=joint)

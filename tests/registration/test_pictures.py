@@ -87,6 +87,7 @@ def test_the_gradation_is_kept_for_the_next_picture(torso):
 
 @pytest.mark.parametrize("picture", [power, logarithm, film])
 @pytest.mark.parametrize("turned", [np.fliplr, slow(np.flipud), slow(np.rot90)])
+@pytest.mark.long
 def test_no_gradation_makes_a_mirrored_or_turned_picture_valid(torso, picture, turned):
     t_s = TIMES[1]
     torso.registration.gradation = None

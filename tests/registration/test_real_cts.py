@@ -25,6 +25,7 @@ def real(request) -> Case:
     return Case(read_volume(request.param))
 
 
+@pytest.mark.long
 def test_another_patient_is_never_valid(torso, real):
     """X-rays of a real CT registered to the procedural torso, from the best start there is."""
     for t_s in (0.5, 9.0):
@@ -33,6 +34,7 @@ def test_another_patient_is_never_valid(torso, real):
         assert found.validity.status is not Status.VALID, (t_s, found.similarity)
 
 
+@pytest.mark.long
 def test_mirrored_or_turned_images_of_real_cts_are_never_valid(real):
     """A cropped block of bone has an outline like its mirror image's; what tells them apart is that the other fits."""
     misread = (np.fliplr, np.flipud, np.rot90)

@@ -67,6 +67,7 @@ def wrongly_believed(case: Case, name: str, times: tuple[float, ...]) -> list[tu
 
 
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.long
 def test_what_shows_something_else_is_never_valid(torso, name):
     assert not wrongly_believed(torso, name, TIMES[:1])
 
@@ -177,6 +178,7 @@ def without_a_slice(volume: Volume) -> Volume:
 
 
 @pytest.mark.parametrize("change", [cropped, with_table, with_metal, without_a_slice])
+@pytest.mark.long
 def test_a_volume_that_is_not_what_was_imaged_is_not_valid_where_it_is_wrong(torso, procedural_ct, change):
     """The image shows the body as it is: what the CT has too much or too little must not carry the pose away."""
     registration = ImageRegistration(change(read_volume(procedural_ct)))
@@ -195,6 +197,7 @@ def test_an_image_of_an_inverted_detector_says_so(torso, mm, deg):
     assert found.validity.status is Status.INVALID and "inverted" in found.validity.reason
 
 
+@pytest.mark.long
 def test_far_away_starts_are_found(torso):
     """What the name of a station leaves open."""
     for k, t_s in enumerate(TIMES[:4]):

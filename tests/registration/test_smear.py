@@ -18,6 +18,8 @@ from navnode.xray.chain import XrayChain
 from tests.conftest import slow
 from tests.registration.cases import CARM, PIVOT_MM, RENDERED_PX, TIMES, Case, away, exposed_while_moving
 
+pytestmark = pytest.mark.long
+
 DIRECTIONS = (0.0, 45.0, 90.0, 120.0)
 
 

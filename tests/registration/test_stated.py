@@ -41,6 +41,7 @@ WRONG = {"centre": moved(-55, 65), "other centre": moved(75, 40), "zoom": larger
 
 
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.long
 def test_an_image_of_another_geometry_is_not_valid(torso, name):
     found = [
         register_counts(

@@ -79,6 +79,7 @@ def started(folder: Path, port: int, key: Path, node_key: Path, method: str = "a
     return subprocess.Popen([sys.executable, "-m", "navnode", "worker", str(file)], stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_a_worker_elsewhere_serves_the_node_whose_keys_it_has(keys, node, tmp_path):
     socket, port = node
     worker = started(tmp_path, port, keys / "worker.key_secret", keys / "node.key")
@@ -94,6 +95,7 @@ def test_a_worker_elsewhere_serves_the_node_whose_keys_it_has(keys, node, tmp_pa
 
 
 @pytest.mark.skipif(not engines.would_load(), reason="no engine runs the networks here")
+@pytest.mark.long
 def test_a_worker_may_be_told_to_use_the_networks(keys, node, tmp_path):
     socket, port = node
     worker = started(tmp_path, port, keys / "worker.key_secret", keys / "node.key", "learned")

@@ -97,6 +97,7 @@ def test_a_cylinder_across_the_beam():
     assert volume_mm3 == pytest.approx(np.pi * 3.0**2 * 120.0, rel=0.02)
 
 
+@pytest.mark.long
 def test_the_scenario_finds_the_spine(procedural_ct):
     volume = read_volume(procedural_ct)
     scenario = scenario_for(volume)

@@ -14,11 +14,14 @@ from collections.abc import Callable
 
 import numpy as np
 import psutil
+import pytest
 
 from tests.conftest import SLOW
 from tests.drills.sockets import wire
 from tests.drills.sockets.conftest import Theatre
 from tests.drills.sockets.room import DRILL, XRAY
+
+pytestmark = pytest.mark.long
 
 CASES = int(os.environ.get("NAVNODE_FUZZ_SOCKETS", "2000"))
 SEED = int(os.environ.get("NAVNODE_FUZZ_SEED", "1"))

@@ -25,6 +25,8 @@ from tests.drills.sockets.rigid import Matrix, rigid, rotation
 from tests.drills.sockets.room import CARM, DRILL, PATIENT, XRAY
 from tests.drills.sockets.truth import LOOP_S, volume_from_carm
 
+pytestmark = pytest.mark.long
+
 # --- images ----------------------------------------------------------------------------------------------------------
 
 

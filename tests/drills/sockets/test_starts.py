@@ -14,6 +14,8 @@ from tests.drills.sockets.console import judge
 from tests.drills.sockets.faults import TRACKER
 from tests.drills.sockets.room import XRAY
 
+pytestmark = pytest.mark.long
+
 APART_S = [0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 10.0]
 
 

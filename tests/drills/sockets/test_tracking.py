@@ -13,6 +13,8 @@ from tests.drills.sockets.conftest import Theatre
 from tests.drills.sockets.faults import FAR, usable, valid_after, without_xrays
 from tests.drills.sockets.room import CARM, DRILL, PATIENT, PROBE, XRAY
 
+pytestmark = pytest.mark.long
+
 
 def test_without_a_fault_nearly_all_is_valid_and_nothing_wrong(theatre):
     for _ in range(4):  # poses come late on a machine that is busy for a moment, and are then INVALID

@@ -10,6 +10,8 @@ import pytest
 
 from tests.browser import CHROMIUM, Browser
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_the_page(live, tmp_path):

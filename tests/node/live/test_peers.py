@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pyigtl
+import pytest
 
 from navnode import __version__
 from navnode.errors import RecordingError
@@ -18,6 +19,8 @@ from navnode.recording import Recording
 from navnode.recording.recording import Recorded
 from tests.conftest import needs_cpp, peer_program
 from tests.node.live.consoles import SIZE_PX, Listener, state_of, until
+
+pytestmark = pytest.mark.long
 
 
 def _triangles(listener: Listener) -> int:

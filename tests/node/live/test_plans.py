@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyigtl
+import pytest
 
 from navnode.igtl import BlockingClient, Sensor, Trajectory, TrajectoryElement
 from tests.node.live.consoles import until
+
+pytestmark = pytest.mark.long
 
 
 def test_a_console_plans_aims_and_hears_how_far_off_the_tool_is(live):

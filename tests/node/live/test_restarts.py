@@ -8,8 +8,12 @@ import signal
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from navnode.types import NodeState, Status
 from tests.node.live.consoles import state_of, until
+
+pytestmark = pytest.mark.long
 
 
 def test_a_killed_worker_comes_back(live):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 from NavnodeConsoleLib.client import Client
 from NavnodeConsoleLib.console import Console
 
 from tests.conftest import find_free_port
 from tests.node.live.consoles import SIZE_PX, until
 from tests.slicer.stage import Stage
+
+pytestmark = pytest.mark.long
 
 
 def test_the_slicer_module_shows_commands_and_withdraws(live):
