@@ -37,7 +37,10 @@ def larger(share: float) -> CArm:
     return replace(CARM, pixel_spacing_mm=(su * share, sv * share))
 
 
-WRONG = {"centre": moved(-55, 65), "other centre": moved(75, 40), "zoom": larger(0.8), "wide": larger(1.25)}
+WRONG = {
+    **{"centre": moved(-55, 65), "other centre": moved(75, 40), "zoom": larger(0.8), "wide": larger(1.25)},
+    **{"focal length 2 % longer": larger(0.98), "focal length 2 % shorter": larger(1.02)},
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -52,6 +55,8 @@ def test_an_image_of_another_geometry_is_not_valid(torso, name):
     assert all(each.validity.status is not Status.VALID for each in found)
     if "centre" in name:  # a wrong zoom is mostly found by what the image looks like
         assert all("principal point is not what is stated" in each.validity.reason for each in found)
+    if "focal" in name:  # the patient as if 15 mm nearer or farther
+        assert all("focal length (or pixel size) is not what is stated" in each.validity.reason for each in found)
 
 
 def test_what_fits_better_is_what_is_right(torso):

@@ -45,9 +45,12 @@ __all__ = [
     "worse",
 ]
 
-_TOLERATED = 0.01
+_TOLERATED = np.array([0.003, 0.01, 0.01])
 """Errors of the focal length, a share, and of the principal point, a share of the image's width, that are no matter of
-trust: the softness of a CT's outlines alone is a focal length 0.1 % off."""
+trust: the softness of a CT's outlines alone is a focal length 0.1 % off. Of 86 right X-rays of eleven CTs, 2000 to 60 000
+photons a pixel, half are within 0.1 %, 95 % within 0.5 %; one percent is a patient who lies 7 mm too deep."""
+_TOLERATED_BESIDE = 0.01
+"""The same of all three, where it is asked whether the patient bent."""
 _POSSIBLE = 0.3
 """No geometry is farther from the stated one; keeps what an image does not tell finite."""
 _DOUBTED, _REFUSED = 10.0, 20.0
@@ -157,7 +160,7 @@ def _bent(equations: Linear, carm: CArm) -> float:
     """Squared distance of a rigid body from what fits an image best, wherever it is, and with a geometry that may be
     off by what is tolerated."""
     width_mm = carm.width_px * carm.pixel_spacing_mm[0]
-    geometry_sigma = SCALE[6:] * _TOLERATED * np.array([1.0, width_mm, width_mm])
+    geometry_sigma = SCALE[6:] * _TOLERATED_BESIDE * np.array([1.0, width_mm, width_mm])
     free = slice(6, None)
     adapted = _adapted(equations, 6)
     told = equations.hessian[free, free] - equations.hessian[free, :6] @ adapted[:, :-1]
@@ -255,7 +258,7 @@ def _fitting(seen: Sequence[Evidence]) -> _Fitting:
     variances = 1 / (values + _POSSIBLE**-2)
     off = vectors @ (variances * told * (vectors.T @ (unit * np.sum([each.gradient for each in seen], axis=0))))
     bound = float(np.linalg.norm(off) + _ONE_SIDED * np.sqrt(variances.max()))
-    covariance = (vectors * variances) @ vectors.T + _TOLERATED**2 * np.eye(3)
+    covariance = (vectors * variances) @ vectors.T + np.diag(_TOLERATED**2)
     squared = float(off @ np.linalg.solve(covariance, off))
     return _Fitting(unit * off, squared, np.abs(off) / np.sqrt(np.diag(covariance)), bound)
 
