@@ -19,7 +19,7 @@ from navnode.types import Array, Matrix
 from navnode.xray.counts import blank_reason
 from navnode.xray.points import rigid_of, three_point
 
-__all__ = ["LEAST_BEADS", "Located", "locate", "locate_spots"]
+__all__ = ["LEAST_BEADS", "Located", "locate", "locate_spots", "why_unfound"]
 
 _FOCAL_SHARES = (2.2, 2.9, 3.8, 5.0, 6.6)
 """Focal lengths tried, as shares of the picture's larger side: from wide films to small fields."""
@@ -50,6 +50,14 @@ def locate(
     if reason := blank_reason(counts):
         return nothing((width, height), pixel_spacing_mm, reason)
     return locate_spots(spots_px(counts, jig, corrected), (width, height), jig, pixel_spacing_mm)
+
+
+def why_unfound(counts: Array, jig: Jig, found: Located) -> str:
+    """Why a picture (H, W) in which the jig was not found does not show it, or that light and dark are exchanged."""
+    inverted = locate(float(counts.max()) + float(counts.min()) - np.asarray(counts, np.float32), jig)
+    if inverted.beads:
+        return "inverted: its beads are light; store it so that more radiation is a higher value"
+    return found.validity.reason
 
 
 def locate_spots(

@@ -13,7 +13,7 @@ from navnode.errors import ComputeError, ConfigError
 from navnode.files.whole import refuse_existing
 from navnode.files.xrays import read_counts
 from navnode.jig.layout import Jig, read_jig, write_jig
-from navnode.jig.located import Located, locate
+from navnode.jig.located import Located, locate, why_unfound
 from navnode.jig.requests import JigCheckRequest
 from navnode.types import Matrix
 
@@ -89,11 +89,12 @@ def check(request: JigCheckRequest, progress: Callable[[float], None] = lambda s
     rough = replace(jig, sigma_mm=max(jig.sigma_mm, BUILT_MM / 2), measured=False)
     found, refused = [], []
     for number, path in enumerate(request.pictures):
-        one = locate(read_counts(path), rough)
+        counts = read_counts(path)
+        one = locate(counts, rough)
         if one.beads:
             found.append(one)
         else:
-            refused.append(f"{path.name}: {one.validity.reason}")
+            refused.append(f"{path.name}: {why_unfound(counts, rough, one)}")
         progress((number + 1) / (len(request.pictures) + 1))
     if len(found) < LEAST_PICTURES:
         raise ComputeError("; ".join([_too_few(len(found)), *refused[:_MOST_NAMED]]))

@@ -21,7 +21,7 @@ from navnode.files.artifacts import CARM, CArmResult
 from navnode.files.views import ViewFile, read_views
 from navnode.files.xrays import read_counts
 from navnode.geometry import CArmDocument
-from navnode.jig import Jig, Located, locate, read_jig, without_beads
+from navnode.jig import Jig, Located, locate, read_jig, why_unfound, without_beads
 from navnode.jig.spots import NONE_CORRECTED, read_corrected
 from navnode.offline.carm import calibrated_views
 from navnode.offline.requests import ModelRequest
@@ -186,7 +186,7 @@ def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
         if watch is not None:
             watch.beads(number, counts, found, jig)
         if not found.validity.usable:
-            refused.append(f"{picture}: {_why_not_found(counts, jig, found)}")
+            refused.append(f"{picture}: {why_unfound(counts, jig, found)}")
             continue
         reasons = [found.validity.reason, _cropped(found), _corrected(found, stated)]
         doubts += [f"picture {number}: {reason}" for reason in reasons if reason]
@@ -231,14 +231,6 @@ def _corrected(found: Located, stated: Stated) -> str:
         f"its pixel size puts the source at {found_mm:.0f} mm, it is stated at {stated.distance_mm:.0f} mm: its "
         "magnification was corrected, or it was resized; sizes are those of the beads"
     )
-
-
-def _why_not_found(counts: Array, jig: Jig, found: Located) -> str:
-    """Why a picture does not show the jig, or that it does where light and dark are exchanged."""
-    inverted = locate(float(counts.max()) + float(counts.min()) - np.asarray(counts, np.float32), jig)
-    if inverted.beads:
-        return "inverted: its beads are light; store it so that more radiation is a higher value"
-    return found.validity.reason
 
 
 def _without_jig(located: Located, jig: Jig, counts: Array) -> Array:

@@ -212,6 +212,11 @@ def test_commands(tmp_path):
     np.save(tmp_path / "a.npy", np.full((256, 256), 1000, np.uint16))
     code, _, error = call("jig", "check", tmp_path / "jig" / "jig.json", tmp_path / "a.npy")
     assert code == 1 and "4 are needed" in error
+    beads = Beads(JIG.positions_mm, np.full(len(JIG.ids), JIG.diameter_mm))
+    counts = exposed(rendered(beads, CARM, g.inverse(pose(45.0))), np.random.default_rng(4))
+    np.save(tmp_path / "light.npy", counts.max() - counts)
+    code, _, error = call("jig", "check", tmp_path / "jig" / "jig.json", tmp_path / "light.npy", tmp_path / "a.npy")
+    assert code == 1 and "light.npy: inverted: its beads are light" in error and "a.npy: " in error
 
 
 def test_a_person_adds_a_bead_that_was_hidden_and_takes_out_one():

@@ -38,8 +38,12 @@ def larger(share: float) -> CArm:
 
 
 WRONG = {
-    **{"centre": moved(-55, 65), "other centre": moved(75, 40), "zoom": larger(0.8), "wide": larger(1.25)},
-    **{"focal length 2 % longer": larger(0.98), "focal length 2 % shorter": larger(1.02)},
+    "centre": moved(-55, 65),
+    "other centre": moved(75, 40),
+    "zoom": larger(0.8),
+    "wide": larger(1.25),
+    "focal length 2 % longer": larger(0.98),
+    "focal length 2 % shorter": larger(1.02),
 }
 
 
