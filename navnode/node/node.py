@@ -368,6 +368,7 @@ class Node:
     def _reconnect(self, _: Mapping[str, str]) -> str:
         if not self._sources:
             raise CommandError("there are no configured sources")
+        self._origins.forget()
         for source in self._sources:
             source.reconnect()
         return f"reconnecting {', '.join(f'{source.host}:{source.port}' for source in self._sources)}"

@@ -1,8 +1,9 @@
-"""Which source may send a device: the one that sent it first, until it vanishes.
+"""Which source may send a device: the one that sent it first.
 
 Otherwise a console that sends ``DrillToTracker``, or a second tracker with a device of the same name, would move the
-drill on every display. What a configured source has ever sent is for configured sources alone: a console that pushes
-would otherwise take a device over in the moment that its source takes to connect again.
+drill on every display. What a configured source has ever sent is its own until the operator reconnects: another one
+would otherwise take a device over in the moment that its source takes to connect again, and keep it. What consoles
+push is theirs until they leave.
 """
 
 from __future__ import annotations
@@ -35,5 +36,11 @@ class Origins:
         return ""
 
     def gone(self, origin: str) -> None:
-        """A source vanished: its devices may come from elsewhere."""
-        self._owners = {device: owner for device, owner in self._owners.items() if owner != origin}
+        """A source vanished: what nobody but consoles has sent may come from elsewhere."""
+        self._owners = {
+            device: owner for device, owner in self._owners.items() if owner != origin or device in self._reserved
+        }
+
+    def forget(self) -> None:
+        """The operator reconnects: the first configured source that sends a device has it from then on."""
+        self._owners = {device: owner for device, owner in self._owners.items() if device not in self._reserved}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from navnode import geometry as g
+from navnode.config import SourceSection
 from navnode.igtl import Arrival, Transform
 from navnode.node.node import Node
 from navnode.types import Rejected, SourceState, TrackedPose
@@ -50,15 +51,28 @@ def test_a_console_moves_no_tool_of_a_configured_tracker(tmp_path):
 
 
 @pytest.mark.risk("foreign-sender")
-def test_of_two_trackers_the_first_keeps_its_device_until_it_vanishes(tmp_path):
+def test_of_two_trackers_the_first_keeps_its_device_also_while_it_is_away(tmp_path):
     node = Listening(tmp_path)
     for mm, source in ((0.0, "a:1"), (25.0, "b:1"), (1.0, "a:1")):
         node._from_source(source, drill(mm), Arrival(1))
     assert [type(each) for each in node.fed] == [TrackedPose, Rejected, TrackedPose]
     assert "comes from a:1" in node.fed[1].reason
     node._origins.gone("a:1")
-    node._from_source("b:1", drill(2.0), Arrival(1))
-    assert isinstance(node.fed[-1], TrackedPose)
+    for mm, source in ((25.0, "b:1"), (2.0, "a:1")):
+        node._from_source(source, drill(mm), Arrival(1))
+    assert [type(each) for each in node.fed[3:]] == [Rejected, TrackedPose], "it is back, and has what it had"
+
+
+def test_the_operator_reconnects_where_a_device_shall_come_from_another_source(tmp_path):
+    node = Listening(tmp_path)
+    node._from_source("a:1", drill(0.0), Arrival(1))
+    node._origins.gone("a:1")
+    node._sources = [node._source(SourceSection(port=port)) for port in (1, 2)]
+    assert "reconnecting" in node._reconnect({})
+    for mm, source in ((2.0, "b:1"), (0.0, "a:1")):
+        node._from_source(source, drill(mm), Arrival(1))
+    assert [type(each) for each in node.fed] == [TrackedPose, TrackedPose, Rejected]
+    assert "comes from b:1" in node.fed[-1].reason
 
 
 def test_where_consoles_may_push_a_device_belongs_to_the_first(tmp_path):

@@ -10,7 +10,10 @@ import pytest
 from navnode import geometry as g
 from navnode.projector import Projector
 from navnode.registration import ImageRegistration
+from navnode.registration.appearance import NOTHING
 from navnode.registration.carm import Shot, calibrate, ray_derivatives
+from navnode.registration.carm.verdict import blamed
+from navnode.registration.fit import Fit
 from navnode.types import CArm, Status, Volume
 
 SIZE, SPACING_MM = 140, 1.5
@@ -227,6 +230,24 @@ def test_views_that_do_not_belong_together_are_refused(body, registration, wrong
         return
     assert found.validity.status is Status.INVALID, found.validity.reason
     assert all(result.validity.status is Status.INVALID for result in found.registrations)
+
+
+def judged_alone(similarity: float) -> Fit:
+    return Fit(np.eye(4), replace(NOTHING, similarity=similarity), 1, 0.0, np.eye(6))
+
+
+@pytest.mark.parametrize(
+    ("refused", "alone", "said"),
+    [
+        ([1], [0.99, 0.98], "view 1: unlike 1"),
+        ([0], [0.98, 0.85], "view 1: image and volume do not match (similarity 0.85 by itself)"),
+        ([0, 1], [0.99, 0.85], "view 1: unlike 1"),
+        ([0, 1, 2], [0.99, 0.98, 0.99], "views 0, 1, 2, one of which may spoil the geometry for all: unlike 0"),
+    ],
+)
+def test_the_view_that_spoils_the_geometry_is_named_and_no_other(refused, alone, said):
+    verdicts = [(Status.INVALID, f"unlike {k}") for k in range(3)]
+    assert blamed(refused, verdicts, [judged_alone(each) for each in alone]) == said
 
 
 def test_views_from_one_direction_are_not_enough(body, registration):

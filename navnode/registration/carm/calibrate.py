@@ -73,10 +73,10 @@ def calibrate(
             state = views.descended(registration.coarse, poses, at)
             poses, at, deviation = state.poses, state.carm, state.deviation
         state = views.descended(registration.middle, poses, at, deviation)
-        settled.append((state.unexplained, readout, views, state))
+        settled.append((state.unexplained, readout, views, state, found))
         done += 1
         progress(done / parts)
     settled.sort(key=lambda each: each[0])
-    (best, readout, views, state), (second, other, *_) = settled[:2]
+    (best, readout, views, state, alone), (second, other, *_) = settled[:2]
     state = views.descended(registration.fine, state.poses, state.carm, state.deviation)
-    return judged(registration, shots, readout, views, state, (second / max(best, 1e-9), other), started)
+    return judged(registration, shots, readout, views, state, alone, (second / max(best, 1e-9), other), started)

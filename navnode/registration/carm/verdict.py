@@ -28,7 +28,16 @@ from navnode.registration.quality import RUNNER_UP, assess, inspect
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import CArm, Matrix, Registration, Status, Validity
 
-__all__ = ["Calibrated", "LEAST_APART_DEG", "MAX_CENTER_PX", "MAX_FOCAL", "MAX_LOCATED_MM", "judged", "nothing"]
+__all__ = [
+    "Calibrated",
+    "LEAST_APART_DEG",
+    "MAX_CENTER_PX",
+    "MAX_FOCAL",
+    "MAX_LOCATED_MM",
+    "blamed",
+    "judged",
+    "nothing",
+]
 
 LEAST_APART_DEG = 30.0
 """Views from directions closer than this count as one."""
@@ -42,6 +51,8 @@ _FARTHEST_SIGMAS = 2.5
 _SCALE_ERROR = 1e-3
 """Outlines in a CT are softer than in pictures, by its voxels; common to all views, that is a wrong focal length."""
 _SETTLED_MM = 0.3
+_ALIKE = 0.93
+"""Similarity of small images from which a view may be of this patient, its geometry being off by a tenth."""
 _CONTRADICTION = 2.0
 """Largest weighted squared disagreement of the views per degree of freedom."""
 
@@ -84,12 +95,14 @@ def judged(
     readout: Readout,
     views: Views,
     state: State,
+    alone: Sequence[Fit],
     runner_up: tuple[float, Readout],
     started_s: float,
 ) -> Calibrated:
     """Poses and geometry with a verdict.
 
     Args:
+        alone: of each view, the best fit by itself with the geometry as stated, on small images.
         runner_up: what the next best readout leaves unexplained, as a ratio, and that readout.
         started_s: when it began, by the performance counter.
     """
@@ -120,9 +133,9 @@ def judged(
     sigma = np.sqrt(np.diag(geometry))
 
     def verdict() -> tuple[Status, str]:
-        for k, (status, reason) in enumerate(verdicts):
-            if status is Status.INVALID:
-                return status, reason if count == 1 else f"view {k}: {reason}"
+        refused = [k for k, (status, _) in enumerate(verdicts) if status is Status.INVALID]
+        if refused:
+            return Status.INVALID, verdicts[0][1] if count == 1 else blamed(refused, verdicts, alone)
         if not ratio >= RUNNER_UP:
             return Status.INVALID, f"read {other}, the pictures fit nearly as well as {readout}"
         if not contradiction <= _CONTRADICTION:
@@ -180,6 +193,18 @@ def judged(
         validity=validity,
         elapsed_ms=elapsed_ms,
     )
+
+
+def blamed(refused: Sequence[int], verdicts: Sequence[tuple[Status, str]], alone: Sequence[Fit]) -> str:
+    """Which view is not of this patient and C-arm: one that matches nowhere by itself spoils a geometry for all."""
+    unlike = min(range(len(alone)), key=lambda k: alone[k].similarity)
+    if unlike not in refused and alone[unlike].similarity < _ALIKE:
+        return f"view {unlike}: image and volume do not match (similarity {alone[unlike].similarity:.2f} by itself)"
+    if len(refused) > 1 and alone[unlike].similarity >= _ALIKE:
+        which = ", ".join(map(str, refused))
+        return f"views {which}, one of which may spoil the geometry for all: {verdicts[refused[0]][1]}"
+    k = unlike if unlike in refused else refused[0]
+    return f"view {k}: {verdicts[k][1]}"
 
 
 def _apart_deg(poses: Sequence[Matrix]) -> float:
