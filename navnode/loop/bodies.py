@@ -31,6 +31,7 @@ _WORDING = Wording(
     surprises="an X-ray shows it a little elsewhere than those before",
     contradict="it moved",
     contradicts="it is elsewhere than X-rays before showed it",
+    turn="",
 )
 _STALE_S = max_age_ns("xray") / 1e9
 

@@ -1,4 +1,4 @@
-"""Detects that the patient's marker moved on the patient.
+"""Detects that the patient's marker moved on the patient, or a C-arm's on the C-arm.
 
 A marker that is bumped, or slips while it is hidden, sits elsewhere on the patient from then on, and everything placed
 by it is off by as much. Breathing and the table's motion are smooth: whatever the tracker's rate, no three poses of
@@ -48,9 +48,11 @@ _LINE = 4
 
 
 class Continuity:
-    """Watches one marker that is fixed to the patient."""
+    """Watches one marker that is fixed to what moves smoothly; reasons are told of the patient's."""
 
     def __init__(self) -> None:
+        self.came_back = False
+        """Whether the marker had been hidden before the last pose."""
         self._times_s = np.zeros(2 * _KEPT)
         self._points_mm = np.zeros((2 * _KEPT, *_POINTS_MM.shape))
         self._count = 0
@@ -81,6 +83,7 @@ class Continuity:
             self._count = _KEPT
         self._times_s[self._count], self._points_mm[self._count] = at_s, points_mm
         reason = self._judge(self._times_s[: self._count + 1], self._points_mm[: self._count + 1])
+        self.came_back = self._unseen
         if reason or self._unseen:
             self._times_s[0], self._points_mm[0] = at_s, points_mm
             self._count = 0

@@ -129,6 +129,8 @@ class Pipeline:
         if outcome is PoseOutcome.MOVED:
             told = f"{reason}; an X-ray would confirm that it has not moved on the patient"
             self.patient.moved(told, pose.timestamp_ns)
+        if outcome is PoseOutcome.CARM_UNWATCHED:
+            self.patient.carm_unwatched(reason)
         if outcome in (PoseOutcome.CLOCK_SET, PoseOutcome.DROPPED):
             return []
         overlays = self.tools.overlays(self.patient, self.clocks)

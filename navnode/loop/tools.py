@@ -34,6 +34,8 @@ class PoseOutcome(Enum):
     KEPT = auto()
     MOVED = auto()
     """Kept, but the patient's marker may have moved on the patient."""
+    CARM_UNWATCHED = auto()
+    """Kept, but the C-arm's marker was hidden, or jumped."""
     CLOCK_SET = auto()
     """Dropped with all earlier ones: the clock that stamped them was set since."""
     NOT_SEEN = auto()
@@ -53,6 +55,7 @@ class Tools:
         self.rings = {name: PoseRing(name) for name in names}
         self._frozen_after = config.trust.frozen_after
         self._continuity = Continuity()
+        self._carm_continuity = Continuity()
         self._identities = Identities({tool.device: tool.name for tool in config.tools})
         self._received_ns = dict.fromkeys(self.rings, 0)
         self._heard_ns = 0
@@ -78,6 +81,7 @@ class Tools:
         if stamp is Stamp.CLOCK_SET:
             ring.clear()
             self._continuity.lost()
+            self._carm_continuity.lost()
             if pose.device in self._tools:
                 self._identities.restamped(pose.device)
         if stamp is not Stamp.EXPECTED or clocks.late_ns(pose) > _LATE_NS:
@@ -105,6 +109,12 @@ class Tools:
         if pose.device == self._devices.patient:
             moved = self._continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
             return (PoseOutcome.MOVED, moved) if moved else (PoseOutcome.KEPT, "")
+        if pose.device == self._devices.carm:
+            jumped = self._carm_continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
+            if self._carm_continuity.came_back:
+                return PoseOutcome.CARM_UNWATCHED, "the C-arm's marker was hidden"
+            if jumped:
+                return PoseOutcome.CARM_UNWATCHED, "the C-arm's marker jumped"
         return PoseOutcome.KEPT, ""
 
     def _lost(self, device: str) -> None:
@@ -114,6 +124,8 @@ class Tools:
             self._identities.lost(device)
         if device == self._devices.patient:
             self._continuity.lost()
+        if device == self._devices.carm:
+            self._carm_continuity.lost()
 
     def overlays(self, patient: RegistrationOverTime, clocks: Clocks) -> list[Output]:
         """Overlays that have become possible, or impossible, since the last call."""

@@ -58,6 +58,14 @@ _USUAL, _NOISY = 30, 3.0
 _RECENT = 15
 """Number of recent frames; most must be VALID for the registration to be VALID."""
 
+_BLAMED_MM = 1.0
+"""Discrepancy from which the C-arm's marker may have moved on the C-arm, where nobody watched it: slides of the
+patient's are mostly noticed before they are as large."""
+_TURNED_RAD = 0.7
+"""Angle between X-rays that agree after that: what moved on the C-arm turns with it, and would show by two thirds."""
+_RESTED = 15
+"""Number of X-rays that agree since the C-arm's marker was not watched: it has not moved."""
+
 _NONE_YET = "no X-ray registered yet"
 
 
@@ -70,6 +78,8 @@ class Wording:
     surprises: str = "an X-ray shows the patient a little elsewhere than the marker does"
     contradict: str = "the images contradict the tracker"
     contradicts: str = "the image contradicts tracker and earlier frames"
+    turn: str = "{why}, and X-rays since show the patient elsewhere: which marker moved shows from 40 degrees aside"
+    """'' where no C-arm's marker has a part in it."""
 
 
 class Loss(Enum):
@@ -119,6 +129,14 @@ class RegistrationOverTime:
         self._tracked, self._untracked_why = True, ""
         self._accepted = self._located = False
         self._sparse = False
+        self._carm_unwatched, self._carm_rested = "", 0
+        """Why the C-arm's marker may have moved on the C-arm, and number of X-rays since that agree."""
+        self._patient_moved = False
+        """Whether tracking shows that the patient's marker moved, and X-rays not yet where it rests."""
+        self._blamed = ""
+        """Why X-rays do not tell which marker moved."""
+        self._beams: list[Matrix] = []
+        """(3,), in the volume: of X-rays that agree since."""
         self.reported: Status | None = None
         """The status last reported; None before the first report."""
 
@@ -213,6 +231,7 @@ class RegistrationOverTime:
                     self.unsure(self._wording.surprises)
                 else:
                     self._loosen(self._wording.slides.format(mm=slid.mm))
+                    self._blame(slid.mm)
             self._innovations.append(self.filter.innovation(measured))
             self._distances.append(self.filter.surprise(self._innovations[-1], covariance))
             if self._contradicted() or not self.filter.agrees(measured, covariance):
@@ -227,9 +246,11 @@ class RegistrationOverTime:
             together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
             if not self._sparse and (pair or (together > _MOVED_GATE and len(self._innovations) >= 2)):
                 self._loosen(self._wording.elsewhere)
+                self._blame(float(np.linalg.norm(self.filter.innovation(measured)[3:])))
             self._good, self._bad = self._good + 1, 0
             slip = None if self._at_rest is None else self._sliding.slip(self._at_rest.volume_from_patient)
             if slip is not None and self._at_rest is not None:
+                self._blame(float(np.linalg.norm(slip[0][3:])))
                 self.filter = self._at_rest.carried(*slip)
                 self._innovations.clear()
             else:
@@ -238,6 +259,7 @@ class RegistrationOverTime:
                 together <= _UNMOVED if self._marker_moved and slip is None else self._distances[-1] <= surprises
             )
             if shown_again and slid is None:
+                self._agreed(registration.volume_from_carm)
                 self._unsure_frames = max(self._slides, self._unsure_frames - 1)
                 if self._at_rest is not None and not self._unsure_frames:
                     self._rests()
@@ -272,8 +294,14 @@ class RegistrationOverTime:
             at_ns: time of the first pose that shows it, by the tracker's clock.
         """
         self._since_ns = at_ns
+        self._patient_moved = True
         self._sliding.moved()
         self._loosen(reason)
+
+    def carm_unwatched(self, reason: str) -> None:
+        """The C-arm's marker was hidden, or jumped: perhaps on the C-arm, which only X-rays show."""
+        if self.confirmed:
+            self._carm_unwatched, self._carm_rested = reason, 0
 
     def clock_set(self, reason: str) -> None:
         """The clock of a marker was set: times of before are not comparable with those since."""
@@ -294,8 +322,28 @@ class RegistrationOverTime:
         return self._at_rest is not None and not self._sliding.settled
 
     def _rests(self) -> None:
-        self._at_rest = None
+        self._at_rest, self._patient_moved = None, False
         self._sliding.rested()
+
+    def _blame(self, mm: float) -> None:
+        """X-rays show the patient elsewhere by so much: perhaps it is the C-arm's marker that moved."""
+        self._beams.clear()
+        if mm >= _BLAMED_MM and self._carm_unwatched and not self._patient_moved and self._wording.turn:
+            self._blamed = self._wording.turn.format(why=self._carm_unwatched)
+
+    def _agreed(self, volume_from_carm: Matrix) -> None:
+        """An X-ray agrees with the state."""
+        self._carm_rested += 1
+        if self._carm_rested >= _RESTED:
+            self._carm_unwatched = ""
+        if self._blamed and not self._unsure_frames:
+            self._beams.append(volume_from_carm[:3, 2])
+            least = min(float(self._beams[-1] @ beam) for beam in self._beams)
+            if least <= np.cos(_TURNED_RAD):
+                self._blamed = ""
+                self._beams.clear()
+            elif len(self._beams) > 1 and float(self._beams[-1] @ self._beams[-2]) > np.cos(_TURNED_RAD / 10):
+                self._beams.pop()
 
     def reject(self) -> Loss:
         """The operator rejects the registration: search again from the configured start."""
@@ -316,8 +364,8 @@ class RegistrationOverTime:
         """
         if self.searching or self.filter is None or self._good == 0:
             return self._why_not or "there is no registration to accept"
-        if not self.confirmed:
-            self._accepted = True
+        if self._blamed or not self.confirmed:
+            self._accepted, self._blamed, self._carm_unwatched = True, "", ""
             self.unsure("accepted by the operator, not confirmed by X-rays yet")
         return ""
 
@@ -389,6 +437,8 @@ class RegistrationOverTime:
             # Frames from new directions do not match a sparse volume; tracking still locates it.
             self.begin_with_tracking(self.filter.rotation_center_mm)
             return Loss.NONE
+        if reason == self._wording.contradict:
+            self._blame(np.inf)
         return self._lose(f"registration lost: {reason}")
 
     def _lose(self, reason: str) -> Loss:
@@ -421,6 +471,8 @@ class RegistrationOverTime:
             return Status.DEGRADED, "the volume was made from a few X-rays"
         if self._unsure_frames > 0:
             return Status.DEGRADED, self._unsure_why
+        if self._blamed:
+            return Status.DEGRADED, self._blamed
         doubtful = [each.reason for each in self._recent if each.status is not Status.VALID]
         if 2 * len(doubtful) > len(self._recent):
             return Status.DEGRADED, f"most of the last {len(self._recent)} X-rays: {doubtful[-1]}"

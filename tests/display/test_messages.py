@@ -115,6 +115,12 @@ def test_a_message_stands_once_and_every_entry_says_what_to_do():
     [
         ("registration lost: the patient's marker slides: 2.1 mm in a few seconds, as X-rays show", "patient-moved"),
         ("the clock of DrillToTracker was set; an X-ray would confirm that nothing moved", "clock-set"),
+        ("the patient's marker jumped by 6 mm; an X-ray would confirm that it has not moved", "patient-moved"),
+        (
+            "the C-arm's marker jumped, and X-rays since show the patient elsewhere: "
+            "which marker moved shows from 40 degrees aside",
+            "carm-marker-moved",
+        ),
         ("image and volume do not match (similarity 0.31)", "match"),
         ("XRay: an X-ray is one plane of one value per pixel, not (2, 4)", "wrong-image"),
         ("node.toml: unknown key 'consol' (did you mean 'console'?)", "unknown-key"),

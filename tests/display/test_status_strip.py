@@ -212,6 +212,8 @@ def test_a_tone_on_loss_and_return_if_it_is_wanted():
 REASONS = {
     "the patient's marker is not seen yet": "PatientHidden",
     "the patient's marker was hidden and came back 7 mm away": "PatientMoved",
+    "the C-arm's marker jumped, and X-rays since show the patient elsewhere: which marker moved shows from 40 degrees "
+    "aside": "CArmMarker",
     "the patient's marker was hidden; an X-ray would confirm that it has not moved": "PatientBack",
     "registration lost: the patient's marker slides: 2.1 mm in a few seconds, as X-rays show": "PatientMoved",
     "not seen by the tracker": "ToolHidden",

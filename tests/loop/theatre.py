@@ -87,7 +87,7 @@ class Theatre:
         """Hundredths of a second."""
         self._sent: deque[Frame] = deque()
         self.exposure_ns: int | None = 5_000_000
-        self.moved_patient_marker = np.eye(4)
+        self.moved_patient_marker = self.moved_carm_marker = np.eye(4)
         self._frames = self._images = 0
         self.noise = NOISE
         self._random = np.random.default_rng(0)
@@ -134,6 +134,8 @@ class Theatre:
                     pose = SCENARIO.tracker_from_marker(device, self.time_s)
                     if device == PATIENT_DEVICE:
                         pose = pose @ self.moved_patient_marker
+                    if device == CARM_DEVICE:
+                        pose = pose @ self.moved_carm_marker
                     pose = self.measured(pose)
                     self.feed(TrackedPose(device, pose, stamp + self.tracker_clock_ns, stamp))
             if self.xray and round(self.time_s * 100) % self.frames_every == 0:

@@ -9,6 +9,7 @@ const CAUSES = [
   [/marker was hidden; an X-ray would/, "PatientBack"],
   [/patient's marker is not seen/, "PatientHidden"],
   [/patient's marker (was hidden and came back|jumped|slides|moved)|a little elsewhere than the marker/, "PatientMoved"],
+  [/which marker moved shows from/, "CArmMarker"],
   [/are exchanged/, "Exchanged"],
   [/not seen by the tracker/, "ToolHidden"],
   [/no pose from|pose is not known/, "NoPose"],
