@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from navnode import geometry as g
 from navnode.errors import ComputeError
@@ -30,8 +29,7 @@ from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import marginal, steps_of
 from navnode.registration.bodies.joints import Joints
 from navnode.registration.bodies.scene import Scene
-from navnode.registration.carm.descent import in_detail
-from navnode.registration.carm.stated import Evidence, contradicted, doubted, evidence_of
+from navnode.registration.carm.stated import Evidence, contradicted, doubted
 from navnode.registration.fit import NOISE_FLOOR, Fit
 from navnode.registration.gradations import as_read, best_gradation
 from navnode.registration.misreading import unless_misread
@@ -86,7 +84,6 @@ _UNSETTLED_MM = (0.5, 3.0)
 _FARTHEST_MM = 30.0
 """How far across the beam a body may be found from where it is searched."""
 _LEAST_SHOWN = 0.3
-_RIM_PX = 3
 _REACHES: dict[Effort, tuple[Reach, ...]] = {Effort.FIND: (NEAR,), Effort.SEARCH: (NEAR, FAR)}
 
 
@@ -252,9 +249,7 @@ class Articulated:
 
     def evidence(self, image: XrayImage, poses: Sequence[Matrix], pivot_mm: float) -> Evidence:
         """What an image says of its C-arm's geometry, at ``part_from_carm`` of the CT and of every body."""
-        observed = image.observed(_FINE.image_px)
-        predicted, jacobian = self._rendered(_FINE, observed, poses, pivot_mm)
-        return evidence_of(in_detail(observed, predicted, jacobian, pivot_mm), image.carm, poses[0], pivot_mm)
+        return self._scene.evidence(image, poses, pivot_mm)
 
     def as_read(self, counts: Array, carm: CArm) -> XrayImage:
         """An image (H, W) as :meth:`register` reads it."""
@@ -390,31 +385,11 @@ class Articulated:
         self, scale: _Scale, observed: Observed, poses: Sequence[Matrix], pivot_mm: float, before: Appearance | None
     ) -> Appearance:
         try:
-            predicted, jacobian = self._rendered(scale, observed, poses, pivot_mm)
+            predicted, jacobian = self._scene.linearised(observed, poses, pivot_mm, scale.voxel_mm)
         except ComputeError:  # a pose diverged
             parameters = 6 * len(poses)
             return replace(NOTHING, hessian=np.zeros((parameters, parameters)), gradient=np.zeros(parameters))
         return fitted(observed, predicted, jacobian, before, rounds=4 if before is None else 2)
-
-    def _rendered(
-        self, scale: _Scale, observed: Observed, poses: Sequence[Matrix], pivot_mm: float
-    ) -> tuple[FloatArray, FloatArray]:
-        """Line integrals (N,) of all parts together, and derivatives (6 parts, N) by the pose of each."""
-        carm = observed.carm
-        pixels = _grid(carm) if observed.pixels is None else observed.pixels
-        jacobian = np.zeros((6 * len(poses), len(pixels)), np.float32)
-        predicted, jacobian[:6] = self._scene.rest(scale.voxel_mm).render(
-            carm, poses[0], pixels, jacobian=True, pivot_mm=pivot_mm
-        )
-        for n, (body, pose) in enumerate(zip(self.bodies, poses[1:], strict=True), start=1):
-            inside = _behind(body, carm, pose, pixels)
-            if inside.size:
-                line, change = body.at(scale.voxel_mm).render(
-                    carm, pose, pixels[inside], jacobian=True, pivot_mm=pivot_mm
-                )
-                predicted[inside] += line
-                jacobian[6 * n : 6 * n + 6, inside] = change
-        return predicted, jacobian
 
     def _chosen(self, image: XrayImage, poses: Sequence[Matrix], pivot_mm: float) -> Observed:
         """The most informative pixels of all parts at the finest level."""
@@ -517,18 +492,3 @@ def _held(
         gradient[mine] -= precision * off
         gradient[rest] += precision * off
     return hessian, gradient
-
-
-def _grid(carm: CArm) -> FloatArray:
-    """All pixels (N, 2)."""
-    v, u = np.mgrid[: carm.height_px, : carm.width_px]
-    return np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float32)
-
-
-def _behind(body: Body, carm: CArm, body_from_carm: Matrix, pixels: FloatArray) -> npt.NDArray[np.intp]:
-    """Which of the pixels (N, 2) lie in the box of a body's shadow."""
-    box_px = g.project(carm, g.inverse(body_from_carm), body.corners_mm)
-    if not np.isfinite(box_px).all():
-        return np.empty(0, np.intp)
-    low, high = box_px.min(axis=0) - _RIM_PX, box_px.max(axis=0) + _RIM_PX
-    return np.flatnonzero(((pixels >= low) & (pixels <= high)).all(axis=1))

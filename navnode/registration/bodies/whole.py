@@ -7,7 +7,7 @@ one rigid volume (:mod:`~navnode.registration.appearance`), and every body in tu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from navnode.registration.bodies.equations import Momentum, marginal, steps_of
 from navnode.registration.bodies.joints import Joints
 from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
 from navnode.registration.bodies.scene import Scene
+from navnode.registration.carm.stated import Evidence, doubted, of_carms
 from navnode.registration.fit import NOISE_FLOOR
 from navnode.types import Array, FloatArray, Matrix, Status, Validity, Volume, invalid
 
@@ -141,7 +142,10 @@ class WholeRegistration:
                 as_likely = _mean(its[row]) > _mean(detail[row]) - _MARGIN
                 elsewhere += as_likely and (mm > _SAME_MM or rad > _SAME_RAD)
             fits.append(self._judged(row, best, variances, elsewhere, detail[row]))
-        return fits
+        if not any(fit.validity.usable for fit in fits):
+            return fits
+        other = self._geometry_contradicted(best)
+        return [replace(fit, validity=doubted(fit.validity, other)) for fit in fits]
 
     def _searched(
         self, starts: Sequence[Matrix], best: _Descended, detail: Array, rng: np.random.Generator
@@ -165,6 +169,16 @@ class WholeRegistration:
                 )
                 detail = self._details(best)
         return best, detail
+
+    def _geometry_contradicted(self, end: _Descended) -> tuple[Status, str] | None:
+        """The verdict where the X-rays contradict the stated geometry of their C-arm; None: they do not."""
+        said: list[Evidence] = []
+        for image, shot in zip(self._images, self.shots, strict=True):
+            world_from_carm = shot.world_from_carm
+            parts = [world_from_carm, *(g.inverse(pose) @ world_from_carm for pose in end.poses)]
+            seen_mm = g.transform(g.inverse(parts[1]), self.bodies[0].center_mm)
+            said.append(self._scene.evidence(image, parts, float(np.linalg.norm(seen_mm))))
+        return of_carms(said)
 
     def _at(self, pixels: int, voxel_mm: float) -> list[tuple[Observed, FloatArray]]:
         """The images at a level, and the line integrals (H, W) of soft tissue in them."""

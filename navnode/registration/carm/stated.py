@@ -41,6 +41,7 @@ __all__ = [
     "doubted",
     "evidence",
     "evidence_of",
+    "of_carms",
     "of_one_carm",
     "worse",
 ]
@@ -215,6 +216,12 @@ def of_one_carm(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
     """As :func:`contradicted`, where one image that contradicts the geometry speaks of all: they are of one C-arm."""
     alone = [verdict for each in seen if (verdict := _other_geometry([each])) and verdict[1] != _NOT_SHOWN]
     return max([*alone, contradicted(seen)], key=lambda verdict: -1 if verdict is None else _BADNESS[verdict[0]])
+
+
+def of_carms(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
+    """The worst verdict of :func:`of_one_carm`, of images that one set of poses explains: one wrong C-arm spoils them."""
+    verdicts = [of_one_carm([each for each in seen if each.carm == carm]) for carm in {each.carm for each in seen}]
+    return max(verdicts, key=lambda verdict: -1 if verdict is None else _BADNESS[verdict[0]], default=None)
 
 
 def bent(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
