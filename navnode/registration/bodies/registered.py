@@ -33,6 +33,7 @@ __all__ = [
     "contradicted",
     "depth_opened",
     "nowhere",
+    "ray_through",
 ]
 
 _SEARCH_MM = (1.3, 2.6)
@@ -417,11 +418,16 @@ def depth_opened(covariance: Matrix, body: Body, world_from_body: Matrix, shot: 
         covariance: 6x6 of ``world_from_body @ exp(xi, center_mm)``.
         world_from_body: 4x4.
     """
-    ray = g.transform(world_from_body, body.center_mm) - shot.world_from_carm[:3, 3]
-    ray = world_from_body[:3, :3].T @ (ray / np.linalg.norm(ray))
+    ray = ray_through(body, world_from_body, shot)
     opened = covariance.copy()
     opened[3:, 3:] += _DEPTH_MM**2 * np.outer(ray, ray)
     return opened
+
+
+def ray_through(body: Body, world_from_body: Matrix, shot: Shot) -> Matrix:
+    """(3,), the unit vector from a source to a body, in the body's frame."""
+    ray = g.transform(world_from_body, body.center_mm) - shot.world_from_carm[:3, 3]
+    return np.asarray(world_from_body[:3, :3].T @ (ray / np.linalg.norm(ray)))
 
 
 def contradicted(fits: list[BodyFit]) -> list[BodyFit]:

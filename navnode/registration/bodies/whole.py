@@ -26,7 +26,7 @@ from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import Momentum, marginal, steps_of
 from navnode.registration.bodies.joints import Joints
-from navnode.registration.bodies.registered import BodyFit, Shot, nowhere
+from navnode.registration.bodies.registered import BodyFit, Shot, nowhere, ray_through
 from navnode.registration.bodies.scene import Scene
 from navnode.registration.carm.stated import Evidence, doubted, of_carms
 from navnode.registration.fit import NOISE_FLOOR
@@ -52,13 +52,17 @@ _SAME_MM, _SAME_RAD = 0.7, 0.05
 _MARGIN = 0.1
 """A place is as likely as another unless its likeness is lower by this."""
 _APART_MM = (0.8, 1.5)
-_SIGMA_MM = 0.6
+_LEAST_APART_RAD = 0.17
+"""Views from directions closer than this, or from opposite ones, count as one: what they err they err alike."""
+_SIGMA_MM = 0.75
 """Expected error above which a body is DEGRADED."""
-_OWN_ERRORS, _SHARED_ERRORS = 2.5, 12.0
+_OWN_ERRORS, _SHARED_ERRORS = 3.1, 15.0
 """Ratios of actual errors to the statistical sigma of independent pixels, for noise that pixels have by themselves and
 for what neighbours share: more than for one rigid volume, since soft tissue does not follow."""
 _ERRORS = 7.0
 """One ratio for all noise, while bodies descend."""
+_DEPTH_TIMES, _DEPTH_MM = 3.0, 2.0
+"""Error of depth in X-rays of one direction, beside the stated sigma: so many times it, and at least."""
 
 
 _Level = tuple[int, float, int]
@@ -304,9 +308,11 @@ class WholeRegistration:
         if not known.size:
             return nowhere(body, len(self.shots))
         covariance = best.covariance(row, variances)
+        if not self._several_directions:
+            covariance = _depth_opened(covariance, body, pose, self.shots[0])
         views_apart_mm = self._views_apart_mm(row, best)
         sigma_mm = float(np.sqrt(np.trace(covariance[3:, 3:])))
-        verdict = _verdict(detail, elsewhere, views_apart_mm, sigma_mm)
+        verdict = _verdict(detail, elsewhere, views_apart_mm, sigma_mm, one_direction=not self._several_directions)
         return BodyFit(
             name=body.name,
             world_from_body=pose,
@@ -319,6 +325,11 @@ class WholeRegistration:
             contradicts=False,
             covariance=covariance,
         )
+
+    @property
+    def _several_directions(self) -> bool:
+        rays = np.stack([shot.world_from_carm[:3, 2] for shot in self.shots])
+        return bool(np.abs(rays @ rays.T).min() < np.cos(_LEAST_APART_RAD))
 
     def _views_apart_mm(self, row: int, end: _Descended) -> float:
         """How far one step of any single view would move a body across its rays; NaN: there is one view."""
@@ -333,7 +344,17 @@ class WholeRegistration:
         return most_mm
 
 
-def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) -> Validity:
+def _depth_opened(covariance: Matrix, body: Body, world_from_body: Matrix, shot: Shot) -> Matrix:
+    """A body's covariance (6x6; rad, mm) by X-rays of one direction, with what they do not know along the ray: how much
+    of what is around the bone moves with it decides on depth there."""
+    ray = ray_through(body, world_from_body, shot)
+    variance = _DEPTH_TIMES**2 * float(ray @ covariance[3:, 3:] @ ray) + _DEPTH_MM**2
+    opened = covariance.copy()
+    opened[3:, 3:] += variance * np.outer(ray, ray)
+    return opened
+
+
+def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float, *, one_direction: bool) -> Validity:
     known = detail[np.isfinite(detail)]
     least = float(known.min())
     if least < _POSSIBLE:
@@ -344,6 +365,8 @@ def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float) ->
         return invalid(f"the views contradict each other ({apart_mm:.1f} mm): were they taken at one time?")
     if len(detail) < 2:
         return Validity(Status.DEGRADED, "one view leaves its depth open")
+    if one_direction:
+        return Validity(Status.DEGRADED, "views of one direction leave its depth open")
     if len(known) < len(detail):
         return Validity(Status.DEGRADED, "one view does not show it")
     if least < LIKELY:

@@ -219,7 +219,7 @@ def of_one_carm(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
 
 
 def of_carms(seen: Sequence[Evidence]) -> tuple[Status, str] | None:
-    """The worst verdict of :func:`of_one_carm`, of images that one set of poses explains: one wrong C-arm spoils them."""
+    """The worst verdict of :func:`of_one_carm`, of images that are explained together: one wrong C-arm spoils all."""
     verdicts = [of_one_carm([each for each in seen if each.carm == carm]) for carm in {each.carm for each in seen}]
     return max(verdicts, key=lambda verdict: -1 if verdict is None else _BADNESS[verdict[0]], default=None)
 
