@@ -260,7 +260,7 @@ class Own(NamedTuple):
 
 
 def each_by_itself(fit: Fit, beads_mm: Matrix) -> list[Own]:
-    """Every shot's own C-arm and pose, by beads (N, 3): one image of a phantom that is not planar determines all nine."""
+    """Every shot's own C-arm and pose, by beads (N, 3): one image determines all nine unless all lie in a plane."""
     results = []
     for seen in fit.seen:
         about = g.transform(g.inverse(seen.pose), beads_mm).mean(axis=0)
