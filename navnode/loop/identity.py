@@ -164,6 +164,26 @@ class Identities:
             return
         marker.spell = _Spell(marker.last_ns, marker.last_mm, marker.mm_per_ns, jumped)
 
+    def carried(self, now_from_before: Matrix) -> None:
+        """The tracker's camera moved: what was seen before is elsewhere in its frame of now."""
+        (a, b, c, x), (d, e, f, y), (h, i, j, z) = now_from_before[:3].tolist()
+
+        def turned(u: float, v: float, w: float) -> _Mm:
+            return a * u + b * v + c * w, d * u + e * v + f * w, h * u + i * v + j * w
+
+        def moved(at_mm: _Mm) -> _Mm:
+            u, v, w = turned(*at_mm)
+            return u + x, v + y, w + z
+
+        for marker in self._markers.values():
+            away = marker.spell if marker.spell is not None and not marker.spell.ended_ns else None
+            for spell in {id(each): each for each in (away, marker.origin) if each is not None}.values():
+                spell.from_mm = moved(spell.from_mm)
+                spell.mm_per_ns = None if spell.mm_per_ns is None else turned(*spell.mm_per_ns)
+            if marker.last_mm is not None and not (away is not None and away.jumped):  # else it is of now already
+                marker.last_mm = moved(marker.last_mm)
+                marker.mm_per_ns = None if marker.mm_per_ns is None else turned(*marker.mm_per_ns)
+
     def on_pose(
         self, device: str, stamp_ns: int, timestamp_ns: int, tracker_from_marker: Matrix, *, settled: bool
     ) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from navnode import geometry as g
 from navnode.clock import Stamp
 from navnode.config import Config, matrix
+from navnode.loop.camera import Camera
 from navnode.loop.clocks import Clocks
 from navnode.loop.continuity import Continuity
 from navnode.loop.identity import Identities
@@ -56,6 +57,7 @@ class Tools:
         self._frozen_after = config.trust.frozen_after
         self._continuity = Continuity()
         self._carm_continuity = Continuity()
+        self._camera = Camera(config.devices.patient, config.devices.carm)
         self._identities = Identities({tool.device: tool.name for tool in config.tools})
         self._received_ns = dict.fromkeys(self.rings, 0)
         self._heard_ns = 0
@@ -108,14 +110,22 @@ class Tools:
             )
         if pose.device == self._devices.patient:
             moved = self._continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
+            self._watch_camera(pose, jumped=bool(moved) and not self._continuity.came_back)
             return (PoseOutcome.MOVED, moved) if moved else (PoseOutcome.KEPT, "")
         if pose.device == self._devices.carm:
             jumped = self._carm_continuity.check(pose.timestamp_ns, pose.tracker_from_marker)
+            self._watch_camera(pose, jumped=bool(jumped) and not self._carm_continuity.came_back)
             if self._carm_continuity.came_back:
                 return PoseOutcome.CARM_UNWATCHED, "the C-arm's marker was hidden"
             if jumped:
                 return PoseOutcome.CARM_UNWATCHED, "the C-arm's marker jumped"
         return PoseOutcome.KEPT, ""
+
+    def _watch_camera(self, pose: TrackedPose, *, jumped: bool) -> None:
+        assert pose.tracker_from_marker is not None
+        now_from_before = self._camera.on_pose(pose.device, pose.timestamp_ns, pose.tracker_from_marker, jumped=jumped)
+        if now_from_before is not None:
+            self._identities.carried(now_from_before)
 
     def _lost(self, device: str) -> None:
         """A marker is hidden: nothing is interpolated across this."""

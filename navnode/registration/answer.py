@@ -25,6 +25,9 @@ __all__ = ["FrameRegistration", "alone", "articulated"]
 
 log = logging.getLogger(__name__)
 
+_JUMP_MM = 1.5
+"""From one image to the next: a tracker's noise, and a marker's slide, are less."""
+
 
 def articulated(config: Config, ct: Volume) -> Articulated:
     """A configuration's CT and the bodies of it.
@@ -81,6 +84,8 @@ class FrameRegistration:
         self._stated = StatedGeometry()
         self._found: list[Registration] = []
         """In the last image, before others had their say."""
+        self._volume_from_patient: Matrix | None = None
+        """As the image before showed it."""
         self._alone = alone(config) if config.bones_alone else None
         if volume is not None and config.bodies:
             self._articulated = articulated(config, volume)
@@ -169,10 +174,21 @@ class FrameRegistration:
             if self._registration is not None:
                 self._registration.prepare(poses[0], self._isocentre_mm)
                 anticipate(self._registration, self._isocentre_mm)
+            if self._jumped(request.patient_from_carm, poses[0]):
+                self._stated.change()
             if not request.sparse_volume and self._stated.wants(self._carm, poses[0], self._isocentre_mm):
                 self._look(request.frame.counts, poses)
         except Exception:  # the next frame will prepare itself
             log.exception("the next frame could not be prepared")
+
+    def _jumped(self, patient_from_carm: Matrix, volume_from_carm: Matrix) -> bool:
+        """Whether an image shows the patient clearly elsewhere, as the markers have him, than the one before did."""
+        before, self._volume_from_patient = self._volume_from_patient, volume_from_carm @ g.inverse(patient_from_carm)
+        if before is None:
+            return False
+        anatomy_mm = g.transform(volume_from_carm, np.array([0.0, 0.0, self._isocentre_mm]))
+        off = g.log(self._volume_from_patient @ g.inverse(before), anatomy_mm)
+        return bool(np.linalg.norm(off[3:]) > _JUMP_MM)
 
     def _look(self, counts: Array, poses: list[Matrix]) -> None:
         """Find out what an image says of the C-arm's geometry, whatever those before it say."""

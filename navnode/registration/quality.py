@@ -68,6 +68,8 @@ VALID_BEND = (-0.12, 0.012)
 CLEAR_BEND = 0.025
 """Its upper limit where little is left unexplained: outlines that a correction of the image has made soft, or that are
 a fraction of a pixel off, bend the map upwards, too. Images of something else leave more unexplained."""
+_SEEMS_INVERTED = 0.8
+"""Similarity from which a picture with bright bone is this volume's; mirrored and covered ones stay below it."""
 MAX_COVERED = 0.5
 MIN_INLIERS = 0.80
 MAX_UNEXPLAINED = 0.30
@@ -177,7 +179,7 @@ def assess(fit: Fit, inspection: Inspection, covered_share: float, runner_up: Fi
     """
     # Every condition states what must hold, so NaN fails it.
     depth_sigma_mm = float(fit.covariance[5, 5]) ** 0.5
-    if not fit.appearance.contrast > 0 and fit.similarity > 0.5:
+    if not fit.appearance.contrast > 0 and fit.similarity > _SEEMS_INVERTED:
         return INVERTED
     if not fit.similarity >= DEGRADED_SIMILARITY:
         return Status.INVALID, f"image and volume do not match (similarity {fit.similarity:.2f})"

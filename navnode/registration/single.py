@@ -19,7 +19,7 @@ from navnode.registration.misreading import unless_misread
 from navnode.registration.quality import assess, assess_sparse, inspect, inspect_tracked
 from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
-from navnode.registration.tracking import ImageRegistration
+from navnode.registration.tracking import ImageRegistration, apart_mm
 from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
 from navnode.xray.gradation import Gradation, is_picture
@@ -236,12 +236,47 @@ def register_jointly(
         ]
         carms = {each.carm for each in found}
         others = {carm: of_one_carm([each for each in found if each.carm == carm]) for carm in carms}
+        if any(others.values()) and len(views) > 1:
+            others = _unless_poses(registration, list(views.values()), fits, others)
         for (index, view), fit in zip(views.items(), fits, strict=True):
             inspection = _inspected(registration, view.image, SearchResult(fit, None))
             verdict = worse(assess(fit, inspection, view.image.covered_share), bent(found))  # one patient in all views
             verdict = worse(verdict, others.get(view.image.carm))
             results[index] = _result(fit, verdict, view.pivot_mm, exposures[index][4], started)
+        if any(results[index].validity.status is Status.INVALID for index in views):  # one motion explains all, or none
+            doubt = Status.DEGRADED, "another view does not fit the same motion"
+            results |= {
+                index: replace(results[index], validity=doubted(results[index].validity, doubt))
+                for index in views
+                if results[index].validity.status is Status.VALID
+            }
     return [results[index] for index in range(len(exposures))]
+
+
+def _unless_poses(
+    registration: ImageRegistration,
+    views: Sequence[JointView],
+    fits: Sequence[Fit],
+    contradicted_carms: dict[CArm, tuple[Status, str] | None],
+) -> dict[CArm, tuple[Status, str] | None]:
+    """The verdicts on C-arms, unless each view by itself fits its geometry: then it is their poses that do not belong
+    together."""
+    alone = [
+        registration.fit(view.image, fit.volume_from_carm, view.pivot_mm) for view, fit in zip(views, fits, strict=True)
+    ]
+    said = [
+        evidence(registration, view.image, fit.volume_from_carm, view.pivot_mm)
+        for view, fit in zip(views, alone, strict=True)
+        if np.isfinite(fit.appearance.noise)
+    ]
+    if any(of_one_carm([each for each in said if each.carm == carm]) for carm in contradicted_carms):
+        return contradicted_carms
+    mm = max(
+        apart_mm(fit.volume_from_carm, own.volume_from_carm, view.pivot_mm)
+        for view, fit, own in zip(views, fits, alone, strict=True)
+    )
+    reason = f"the views' poses do not belong together: by itself one of them is {mm:.1f} mm elsewhere"
+    return {carm: verdict and (verdict[0], reason) for carm, verdict in contradicted_carms.items()}
 
 
 def _search(

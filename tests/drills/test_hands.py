@@ -261,6 +261,38 @@ def two() -> TwoTools:
     return two
 
 
+KNOCKS = {
+    "38 mm": g.rigid(None, (30.0, -20.0, 12.0)),
+    "1 degree": g.rigid(g.rotation_exp(np.array([0.004, 0.0175, -0.006])), (5.0, 3.0, 8.0)),
+    "8 mm": g.rigid(None, (0.0, 8.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("knock", KNOCKS)
+@pytest.mark.parametrize("hidden", [set(), {"ProbeToTracker"}], ids=["all in sight", "one tool hidden"])
+def test_a_camera_that_is_knocked_costs_no_tool(two, knock, hidden):
+    """All markers jump alike: nobody has to say which tool is which."""
+    two.hidden = hidden
+    two.run(0.1)
+    two.now_from_before = KNOCKS[knock]
+    after = two.run(0.2)
+    two.hidden = set()
+    after += two.run(2.5)
+    assert not wrong_and_valid(of_tool("Drill", after))
+    assert not any("confirm which" in pose.validity.reason for pose in of(ToolPose, after))
+    assert statuses(two.run(0.3)) == {Status.VALID}
+
+
+@pytest.mark.parametrize("knock", KNOCKS)
+def test_tools_exchanged_as_the_camera_is_knocked_are_named(two, knock):
+    two.now_from_before, two.exchanged = KNOCKS[knock], True
+    after = two.run(2.0)
+    assert not wrong_and_valid(after)
+    for name in ("Drill", "Probe"):
+        last = of_tool(name, after)[-1].validity
+        assert last.status is Status.INVALID and "exchanged" in last.reason
+
+
 @pytest.mark.parametrize("hidden_s", [0.0, 0.04, 0.5, 2.0])
 @pytest.mark.parametrize("away_mm", [25.0, 66.0, 150.0])
 def test_exchanged_tools_are_named_and_invalid(two, hidden_s, away_mm):

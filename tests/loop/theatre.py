@@ -88,6 +88,8 @@ class Theatre:
         self._sent: deque[Frame] = deque()
         self.exposure_ns: int | None = 5_000_000
         self.moved_patient_marker = self.moved_carm_marker = np.eye(4)
+        self.now_from_before = np.eye(4)
+        """Of the tracker's frame, after somebody knocked against its camera."""
         self._frames = self._images = 0
         self.noise = NOISE
         self._random = np.random.default_rng(0)
@@ -118,7 +120,7 @@ class Theatre:
 
     def measured(self, pose: np.ndarray) -> np.ndarray:
         """As a tracker measures it."""
-        return pose @ g.exp(self._random.normal(0, 1, 6) * self.noise)
+        return self.now_from_before @ pose @ g.exp(self._random.normal(0, 1, 6) * self.noise)
 
     def feed(self, message) -> list[object]:
         return list(self._runner.feed(message))

@@ -19,6 +19,7 @@ from navnode.registration.appearance import XrayImage
 from navnode.registration.carm import stated as carm_as_stated
 from navnode.registration.carm.descent import linearised
 from navnode.registration.carm.stated import Evidence, StatedGeometry, contradicted, evidence, of_one_carm, worse
+from navnode.registration.single import register_jointly
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import CArm, Effort, Frame, RegistrationRequest, Status, Validity, Volume
 from navnode.xray.chain import XrayChain
@@ -61,6 +62,21 @@ def test_an_image_of_another_geometry_is_not_valid(torso, name):
         assert all("principal point is not what is stated" in each.validity.reason for each in found)
     if "focal" in name:  # the patient as if 15 mm nearer or farther
         assert all("focal length (or pixel size) is not what is stated" in each.validity.reason for each in found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("deg", "mm"), [(1.5, 3.0), (3.0, 6.0)])
+def test_poses_that_do_not_belong_together_are_no_matter_of_the_geometry(torso, deg, mm):
+    """A tracker that is wrong between two views bends what each says of its C-arm, which is as it is stated."""
+    wrong = g.exp(np.array([0.0, np.deg2rad(deg), 0.0, mm, 0.0, 0.0]), (0.0, 0.0, PIVOT_MM))
+    poses = [torso.scenario.volume_from_carm(t_s) for t_s in (0.5, 9.0)]
+    exposures = [
+        (torso.counts(t_s), CARM, pose @ off, PIVOT_MM, 0)
+        for t_s, pose, off in zip((0.5, 9.0), poses, (np.eye(4), wrong), strict=True)
+    ]
+    found = register_jointly(torso.registration, exposures, Effort.REFINE)
+    assert all(each.validity.status is not Status.VALID for each in found)
+    assert not any("geometry" in each.validity.reason for each in found)
 
 
 def test_what_fits_better_is_what_is_right(torso):
@@ -288,6 +304,25 @@ def test_the_worse_verdict_counts():
     valid, doubted, refused = (Status.VALID, ""), (Status.DEGRADED, "a"), (Status.INVALID, "b")
     assert worse(valid, None) == valid and worse(valid, doubted) == doubted and worse(doubted, refused) == refused
     assert worse(refused, doubted) == refused and worse((Status.DEGRADED, "c"), doubted) == doubted
+
+
+def test_a_picture_that_is_displaced_on_the_detector_is_doubted_at_once_and_believed_again(torso, procedural_ct):
+    """A console that pans, a frame grabber whose region slips: the markers rest, and the geometry was right so far."""
+    volume = read_volume(procedural_ct)
+    frames = FrameRegistration(config.load(LAUNCH / "demo.toml"), volume, 1)
+    plain = torso.counts(TIMES[1])
+    panned = cv2.warpAffine(plain, np.float32([[1, 0, 28], [0, 1, -20]]), (512, 512), borderMode=cv2.BORDER_REPLICATE)
+    pose = torso.registration.fit(XrayImage(plain, CARM), away(torso, TIMES[1], 1, 0, 0), PIVOT_MM).volume_from_carm
+    said = []
+    for number, counts in enumerate([plain] * 3 + [panned] * 4 + [plain] * 4):
+        start = torso.registration.fit(XrayImage(counts, CARM), pose, PIVOT_MM).volume_from_carm
+        request = RegistrationRequest(Frame(counts, number, number), 1, 1, start, np.eye(4), Effort.TRACK, False)
+        found, _ = frames.register(request, volume)
+        frames.prepare(request)
+        said.append(found.validity)
+    before, meanwhile, after = said[:3], said[4:7], said[9:]
+    assert {each.status for each in (*before, *after)} == {Status.VALID}
+    assert all("C-arm's geometry" in each.reason for each in meanwhile)
 
 
 def test_frames_that_are_tracked_are_judged_by_those_before(torso, procedural_ct, monkeypatch):

@@ -288,7 +288,9 @@ class StatedGeometry:
         self._seen: list[tuple[Evidence, int]] = []
         """With the number of the image."""
         self._images = 0
-        self._in_doubt = False
+        self._in_doubt = self._changed = False
+        self._alone: Evidence | None = None
+        """Of the last image since something may have changed: what those before said does not speak for it."""
 
     def verdict(self, carm: CArm) -> tuple[Status, str] | None:
         """As :func:`contradicted`, of the images so far; call once for each image."""
@@ -296,6 +298,12 @@ class StatedGeometry:
         self._seen = [(each, number) for each, number in self._seen if self._images - number <= _FORGOTTEN]
         seen = [each for each, _ in self._seen if each.carm == carm]
         verdict = _other_geometry(seen)
+        if self._alone is not None and self._alone.carm == carm:
+            own = _other_geometry([self._alone])
+            if own is None or own[1] == _NOT_SHOWN:
+                self._alone = None
+            else:
+                verdict = own if verdict is None else worse(verdict, own)
         self._in_doubt = verdict is not None  # a patient who bent is no matter of the C-arm
         return verdict or bent(seen)
 
@@ -306,10 +314,16 @@ class StatedGeometry:
             for each, number in self._seen
             if each.carm == carm and apart_mm(each.volume_from_carm, volume_from_carm, pivot_mm) < _APART_MM
         ]
-        return self._in_doubt or not near or self._images - max(near) >= _REPEATED
+        return self._in_doubt or self._changed or not near or self._images - max(near) >= _REPEATED
+
+    def change(self) -> None:
+        """X-rays jumped: perhaps the picture did, on the detector. The next image is looked at, and believed alone."""
+        self._changed = True
 
     def add(self, own: Evidence) -> None:
         """Remember an image, instead of those near it or of the oldest."""
+        if self._changed or self._alone is not None:
+            self._alone, self._changed = own, False
         kept = [(each, number) for each, number in self._seen if each.carm == own.carm and not _near(each, own)]
         self._seen = [*kept[-_MOST + 1 :], (own, self._images)]
 
