@@ -32,6 +32,7 @@ def example(name: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_every_example_is_run_here_and_explains_itself():
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
     programs = {
@@ -109,6 +110,7 @@ def test_a_console_shows_what_is_ok_and_nothing_else(name):
     assert shown > 5 and withheld > 5
 
 
+@pytest.mark.long
 def test_registration_of_files(tmp_path, procedural_ct):
     code, _, error = call("sample", tmp_path / "tryout", "--json")
     assert code == 0, error

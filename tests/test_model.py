@@ -99,6 +99,7 @@ def test_a_limb_of_known_geometry_is_one_closed_bone_and_says_how_far_to_trust_i
     assert read_volume(out / report["volume"]).voxels.shape == (128, 128, 128)
 
 
+@pytest.mark.long
 def test_every_surface_is_watertight_and_points_outwards(made):
     out, report = made
     for bone in report["bones"]:
@@ -159,6 +160,7 @@ def test_stated_angles_leave_scale_open_and_heights_are_found(pictures, tmp_path
     assert abs(report["bones"][0]["length_mm"] - LONG_MM) < 8 + 0.03 * LONG_MM
 
 
+@pytest.mark.long
 def test_pictures_that_contradict_each_other_give_no_model(pictures, tmp_path):
     shot(limb(26.0, 210.0), tmp_path / "other.png", 90)
     given = (pictures / "ap.png", tmp_path / "other.png", "--pixel-mm", 1.2, "--distance-mm", 1000)

@@ -77,6 +77,7 @@ def case(procedural_ct, tmp_path_factory) -> Case:
     return Case(procedural_ct, tmp_path_factory.mktemp("case"), (0.0, 4.0, 8.0, 14.5))
 
 
+@pytest.mark.long
 def test_every_view_is_found(case):
     views = case.views("off.json", [pose @ OFF for pose in case.true])
     report = navnode("register", "--volume", case.ct, "--views", views, "--json")

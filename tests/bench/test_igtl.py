@@ -14,6 +14,7 @@ from tests.conftest import needs_cpp, peer_program
 
 
 @pytest.mark.parametrize("scenario", igtl.SCENARIOS, ids=lambda scenario: scenario.kind)
+@pytest.mark.long
 def test_everything_that_is_sent_arrives(scenario):
     figures = igtl._measure(scenario, "navnode", 0.2, None)
     assert figures.delivered == 1 and figures.cpu_ms > 0

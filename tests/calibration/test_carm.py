@@ -128,6 +128,7 @@ def another_phantom():
     ],
     ids=["empty", "of another phantom", "two", "half of them empty"],
 )
+@pytest.mark.long
 def test_shots_that_say_nothing_fail_with_their_code(three, shots, code):
     assert calibrated(shots(three)).code == code
 
@@ -137,6 +138,7 @@ def at_distances(distances_mm):
     return [shot for (shot,) in shots]
 
 
+@pytest.mark.long
 def test_shots_of_several_geometries_are_named_and_a_c_arm_that_bends_is_not():
     mixed = calibrated(at_distances([1000.0, 1050.0, 1000.0, 1050.0, 1000.0]))
     assert mixed.code == "mixed" and mixed.quality["rms_px"] < 0.3

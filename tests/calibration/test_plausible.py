@@ -101,6 +101,7 @@ def test_poses_that_are_none_are_rejected_however_often_they_come():
     ],
     ids=["marker", "phantom"],
 )
+@pytest.mark.long
 def test_a_marker_or_phantom_that_moved_between_shots_is_told(moved):
     bump = g.exp(np.array([np.radians(1.5), 0, 0, 8, 0, 0]))
     for seed in range(3):
@@ -147,6 +148,7 @@ def bending(angles, factor=1.0):
     return flex(carms, poses, np.array(angles), np.array([[0.8, 0.4]]))
 
 
+@pytest.mark.long
 def test_a_c_arm_that_bends_is_known_among_its_shots_alone():
     """A cross of angles says nothing of its corners; poses in metres are questioned."""
     cross = [(a, 0.0) for a in np.linspace(-1, 1, 13)] + [(0.0, b) for b in np.linspace(-0.5, 0.5, 7) if b]

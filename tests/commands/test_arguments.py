@@ -37,6 +37,7 @@ def test_a_wrong_key_stops_the_start(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.long
 def test_a_port_in_use_is_one_line(procedural_ct):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port, room = str(taken.getsockname()[1]), ("--ct", "procedural", "--size", "256", "--rate", "10")

@@ -86,6 +86,7 @@ def test_the_next_patients_node_finds_nothing_of_the_last_one(tmp_path):
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_a_network_that_swallows_everything_for_a_while_is_left_and_what_was_chosen_stays():
     """It closes nothing, as a cable that is pulled; the same volume then comes once more."""
 

@@ -329,6 +329,7 @@ BONE_ALONE = {"bodies": [{"name": "Femur", "file": "femur.nii.gz"}], "reconstruc
         ({"ct": "", **BONE_ALONE}, {}, VALID, "No slices: each bone has a volume of its own"),
     ],
 )
+@pytest.mark.long
 def test_why_there_is_no_volume(more, state, registration, said):
     async def look(browser, stage) -> None:
         stage.registration, stage.more = registration, {"volume": "", "volumes": 0, **state}

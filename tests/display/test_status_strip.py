@@ -81,6 +81,7 @@ def test_state_reason_and_advice_in_every_state(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1024, 768), (1280, 800), (1920, 1080), (1920, 1200)])
+@pytest.mark.long
 def test_letters_subtend_16_arc_minutes_at_two_metres_and_nothing_jumps(size):
     width_px, height_px = size
     screen_mm = 24 * 25.4 * width_px / math.hypot(width_px, height_px)

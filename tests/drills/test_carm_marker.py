@@ -44,6 +44,7 @@ MOVED = {
 @pytest.mark.risk("marker-moved")
 @pytest.mark.parametrize("hidden_s", [0.0, 0.5], ids=["in sight", "hidden"])
 @pytest.mark.parametrize("moved", MOVED)
+@pytest.mark.long
 def test_what_moved_on_the_carm_is_not_taken_for_the_patient(theatre, moved, hidden_s):
     """The C-arm rests, then goes through all its stations."""
     bump(theatre, MOVED[moved], hidden_s)

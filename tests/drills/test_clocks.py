@@ -28,6 +28,7 @@ S = 1_000_000_000
 
 
 @pytest.mark.parametrize("ppm", [-300, -200, 200, 300])
+@pytest.mark.long
 def test_a_clock_that_drifts_is_followed_for_an_hour(ppm):
     rng, lateness, worst_ns = np.random.default_rng(0), Lateness(), 0
     for k in range(3600 * 20):
@@ -73,6 +74,7 @@ def true_tip_error_mm(pose: ToolPose, clock_ns: int) -> float:
 
 @pytest.mark.parametrize("step_s", [-3600.0, -1.0, -0.2, 0.2, 1.0, 3600.0])
 @pytest.mark.parametrize("whose", ["tracker", "images", "both"])
+@pytest.mark.long
 def test_a_clock_that_is_set_costs_a_moment_and_no_reconnecting(step_s, whose):
     theatre = Theatre()
     theatre.run(5.0)
@@ -128,6 +130,7 @@ def test_frames_say_that_a_clock_was_set():
 
 @pytest.mark.parametrize("apart_s", [-3600.0, -0.3, 0.1, 0.3, 2.0])
 @pytest.mark.parametrize("whose", ["tracker", "images"])
+@pytest.mark.long
 def test_sources_that_connect_again_with_clocks_apart_are_related_again(apart_s, whose):
     """Clocks that drifted apart, or were set, while nobody was connected."""
     theatre = Theatre()

@@ -71,6 +71,7 @@ def test_a_step_along_the_beam_while_xrays_go_on(theatre, mm):
 
 @pytest.mark.parametrize(("mm", "seconds"), [(4.0, 2.0), (8.0, 2.0), (4.0, 1.0), (6.0, 4.0), (5.0, 10.0)])
 @pytest.mark.parametrize("way", [(1.0, 0.0, 0.0), slow((0.0, 1.0, 0.0)), slow((0.0, 0.0, 1.0)), "beam"], ids=str)
+@pytest.mark.long
 def test_a_marker_that_slides_is_doubted_before_it_matters(theatre, mm, seconds, way):
     """Too slow for tracking to show; the patient breathes, and X-rays go on."""
     if way == "beam":
@@ -111,6 +112,7 @@ def test_a_slide_shows_however_often_xrays_come(theatre, hundredths, mm, seconds
 
 
 @pytest.mark.parametrize("hundredths", [4, 10, 20], ids=lambda hundredths: f"{100 / hundredths:g} X-rays a second")
+@pytest.mark.long
 def test_where_a_marker_is_after_a_step_is_known_as_well_as_before(theatre, hundredths):
     """By the difference between X-rays before and after it: what one view does not show was learnt from others."""
     theatre.frames_every = hundredths
@@ -137,6 +139,7 @@ def test_noise_is_not_taken_for_a_slide(noisy):
 
 @pytest.mark.parametrize(("mm", "seconds"), [(4.0, 2.0), (6.0, 4.0), (5.0, 10.0)])
 @pytest.mark.parametrize("way", [slow((1.0, 0.0, 0.0)), (0.0, 1.0, 0.0), slow((0.0, 0.0, 1.0))], ids=str)
+@pytest.mark.long
 def test_a_slide_shows_through_noise(noisy, mm, seconds, way):
     errors_mm, seen = [], set()
     for step in range(round((seconds + 6.0) * 100)):
@@ -295,6 +298,7 @@ def test_tools_exchanged_as_the_camera_is_knocked_are_named(two, knock):
 
 @pytest.mark.parametrize("hidden_s", [0.0, 0.04, 0.5, 2.0])
 @pytest.mark.parametrize("away_mm", [25.0, 66.0, 150.0])
+@pytest.mark.long
 def test_exchanged_tools_are_named_and_invalid(two, hidden_s, away_mm):
     two.away = np.array([away_mm, 0.0, 0.0])
     two.run(1.0)
@@ -342,6 +346,7 @@ def test_a_shadow_does_not_excuse_a_jump(two):
 
 
 @pytest.mark.risk("tools-exchanged")
+@pytest.mark.long
 def test_the_operator_says_which_is_which(two):
     two.exchanged = True
     two.run(1.0)

@@ -50,6 +50,7 @@ def test_a_bump_in_sight(hz, mm, took_s):
 @pytest.mark.risk("marker-moved")
 @pytest.mark.parametrize(("delay_s", "xrays_hz"), [(0.1, 25), (0.6, 25), (0.8, 10), (1.2, 25)])
 @pytest.mark.parametrize("hidden_s", [0.0, 0.3])
+@pytest.mark.long
 def test_xrays_of_before_a_bump_confirm_nothing(delay_s, xrays_hz, hidden_s):
     """They are on their way while the marker moves, and show where it was."""
     room = Rated(100, xrays_hz)
@@ -65,6 +66,7 @@ def test_xrays_of_before_a_bump_confirm_nothing(delay_s, xrays_hz, hidden_s):
     assert room.verdict().status is Status.VALID
 
 
+@pytest.mark.long
 def test_blows_of_a_hammer_do_not_make_xrays_old():
     """Three jolts a second, and X-rays that arrive 0.4 s late: DEGRADED, not without X-rays."""
     room = Rated(100, 8)
@@ -82,6 +84,7 @@ def test_blows_of_a_hammer_do_not_make_xrays_old():
 @pytest.mark.risk("tools-exchanged")
 @pytest.mark.parametrize("hz", [20, 30, 50, 100, 250])
 @pytest.mark.parametrize("away_mm", [40.0, 66.0, 120.0])
+@pytest.mark.long
 def test_tools_exchanged_in_sight(hz, away_mm):
     """Between the poses of slow trackers a hand may move farther than the tools are apart."""
     room = two_tools(hz, away_mm)
@@ -93,6 +96,7 @@ def test_tools_exchanged_in_sight(hz, away_mm):
 
 @pytest.mark.risk("tools-exchanged")
 @pytest.mark.parametrize("later_s", [0.1, 0.3, 1.0, 3.0])
+@pytest.mark.long
 def test_tools_exchanged_one_after_the_other(later_s):
     room = two_tools()
     room.labels["Drill"] = "Probe"
@@ -105,6 +109,7 @@ def test_tools_exchanged_one_after_the_other(later_s):
 
 @pytest.mark.risk("tools-exchanged")
 @pytest.mark.parametrize(("hidden_s", "between_s"), [(0.3, 0.3), (0.5, 0.5), (1.0, 0.3)])
+@pytest.mark.long
 def test_tools_hidden_and_exchanged_one_after_the_other(hidden_s, between_s):
     room = two_tools()
     room.hidden = {"DrillToTracker"}
@@ -218,6 +223,7 @@ def test_what_three_tools_exchanged_is_not_forgotten(swaps):
 @pytest.mark.risk("tools-exchanged")
 @pytest.mark.parametrize("set_s", [-10.0, -1.0, -0.2, 1.0])
 @pytest.mark.parametrize("how", ["in sight", "hidden", "connecting again"])
+@pytest.mark.long
 def test_tools_exchanged_while_the_clock_is_set(set_s, how):
     room = two_tools()
     if how == "connecting again":
@@ -250,6 +256,7 @@ def test_a_clock_set_back_by_whole_periods(hz, set_s):
 
 @pytest.mark.risk("clock-set")
 @pytest.mark.parametrize(("xrays_hz", "set_s"), [(1, -0.5), (2, -0.3), (4, -0.2), (2, -0.1), (10, -0.06)])
+@pytest.mark.long
 def test_the_clock_of_few_xrays_set_back(xrays_hz, set_s):
     room = Rated(50, xrays_hz)
     room.run(12 / xrays_hz + 6)
@@ -262,6 +269,7 @@ def test_the_clock_of_few_xrays_set_back(xrays_hz, set_s):
 @pytest.mark.risk("clock-set")
 @pytest.mark.parametrize("away", [{"DrillToTracker"}, {PATIENT_DEVICE}, {CARM_DEVICE}], ids=lambda away: min(away))
 @pytest.mark.parametrize(("away_s", "set_s"), [(1.0, -0.5), (2.0, -1.0)])
+@pytest.mark.long
 def test_a_clock_set_back_while_nobody_looks(away, away_s, set_s):
     room = two_tools()
     room.hidden = set(away)
@@ -293,6 +301,7 @@ def test_what_is_late_after_a_silence_is_not_shown_as_new(late_s):
 
 @pytest.mark.risk("clock-set")
 @pytest.mark.parametrize("again_s", [-0.3, 0.1])
+@pytest.mark.long
 def test_clocks_that_may_have_been_set_twice_are_related_by_nothing_but_xrays(again_s):
     """In pauses of fluoroscopy; then the C-arm moves."""
     room = Rated(100, 15)
@@ -311,6 +320,7 @@ def test_clocks_that_may_have_been_set_twice_are_related_by_nothing_but_xrays(ag
 
 @pytest.mark.risk("clock-set")
 @pytest.mark.parametrize(("before_hz", "after_hz"), [(7.5, 15), (4, 8), (8, 30), (15, 7.5)])
+@pytest.mark.long
 def test_another_rate_with_another_delay_is_no_clock_that_was_set(before_hz, after_hz):
     room = Rated(100, before_hz)
     room.run(10.0)
@@ -338,6 +348,7 @@ def test_first_xrays_with_a_wrong_stamp(xrays, ahead_s, again):
 
 @pytest.mark.risk("clock-set")
 @pytest.mark.parametrize(("xrays_hz", "delay_s"), [(1, (0.5, 0.1)), (2, (0.4, 0.1)), (10, (0.3, 0.0))])
+@pytest.mark.long
 def test_a_delay_that_falls_is_no_clock_that_was_set(xrays_hz, delay_s):
     before_s, after_s = delay_s
     room = Rated(100, xrays_hz)
@@ -350,6 +361,7 @@ def test_a_delay_that_falls_is_no_clock_that_was_set(xrays_hz, delay_s):
 
 
 @pytest.mark.risk("clock-set")
+@pytest.mark.long
 def test_clocks_far_apart_are_related_by_two_xrays_a_second():
     room = Rated(100, 2)
     room.xray_clock_ns = 10_000_000_000

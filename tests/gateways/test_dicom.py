@@ -116,6 +116,7 @@ def test_frames_of_an_enhanced_object_say_their_times_themselves_in_any_order():
         ({"Rows": 60000, "Columns": 60000}, "MB of pixels"),
     ],
 )
+@pytest.mark.long
 def test_what_cannot_be_placed_in_time_or_is_no_counts_is_refused_and_told(change, why):
     with gateway(source()) as heard:
         statuses = sent(heard.source, xray(picture(), **change), xray(picture(2)))

@@ -72,6 +72,7 @@ def test_text_is_masked_and_metal_is_not():
     assert find(seen_of(Display(text_inside=False))).masks == ()
 
 
+@pytest.mark.long
 def test_a_rectangle_is_a_field_without_a_circle():
     display = Display(field=None)
     found = find(seen_of(display))

@@ -140,6 +140,7 @@ def test_a_bump_is_no_patient_however_often_it_is_seen(hz, mm, took_ms):
 
 @pytest.mark.parametrize("hz", [20.5, 30, 60, 100, 250, 500])
 @pytest.mark.parametrize("noise", [0.0, 1.0], ids=["quiet", "noisy"])
+@pytest.mark.long
 def test_breathing_and_a_table_that_starts_are_no_bump(hz, noise):
     """Breaths of 8 mm, four seconds long, on a table that at once drives with 100 mm/s, for a second."""
     rng, continuity, said = np.random.default_rng(0), Continuity(), []

@@ -106,6 +106,7 @@ def wrong(pose: ToolPose, limit_mm: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("shift_mm", [5.0, 8.0, 20.0])
+@pytest.mark.long
 def test_a_marker_that_moves_along_the_beam_is_noticed(shift_mm):
     theatre = Theatre()
     theatre.run(16.5)  # once around: AP again, where the C-arm stands for two seconds

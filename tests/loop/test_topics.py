@@ -169,6 +169,7 @@ def test_a_node_that_ends_leaves_zeromq_working_for_all_others(node, tmp_path):
 
 
 @pytest.mark.parametrize("name", topics.TO_DISPLAYS)
+@pytest.mark.long
 def test_displays_lose_the_older_values_and_count_them(name):
     address, sent = f"inproc://{uuid.uuid4().hex}", 500
     socket = zmq.Context.instance().socket(zmq.XPUB)

@@ -81,6 +81,7 @@ def test_a_gateway_that_dies_or_hangs_is_started_again_and_the_node_lives_on(vid
         assert supervisor.pid("node") == node_pid and supervisor.restarts()["node"] == 0
 
 
+@pytest.mark.long
 def test_what_a_gateway_tells_reaches_the_operator_and_its_pictures_the_node(tmp_path):
     dicom = {"type": "dicom", "port": find_free_port(), "listen_port": find_free_port()}
     film = {"type": "video", "device": str(tmp_path / "missing.avi"), "port": find_free_port()}

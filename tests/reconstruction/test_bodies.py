@@ -94,6 +94,7 @@ def test_a_degraded_reading_still_resembles_the_original(shaft: Body) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.long
 def test_training_the_refiner_resumes_and_is_scored(shaft: Body, tmp_path: Path) -> None:
     folder, out = tmp_path / "bodies", tmp_path / "run"
     folder.mkdir()

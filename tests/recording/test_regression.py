@@ -142,6 +142,7 @@ def test_options_that_contradict_are_named(options, said):
     assert code == 2 and said in error
 
 
+@pytest.mark.long
 def test_what_a_session_lacks_is_named(tmp_path, recorded):
     bare, other = tmp_path / "bare.mcap", tmp_path / "other.mcap"
     with bare.open("wb", buffering=0) as file:

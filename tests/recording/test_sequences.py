@@ -11,6 +11,7 @@ from tests.invoke import call
 
 
 @pytest.mark.parametrize("ending", [".igs.mha", ".mha", ".nrrd"])
+@pytest.mark.long
 def test_sequences_come_back(recorded, tmp_path, ending):
     path, back = tmp_path / f"s{ending}", tmp_path / "back.mcap"
     assert call("export", recorded, "--out", path, "--duration", 5)[0] == 0

@@ -43,6 +43,7 @@ def observe(counts: np.ndarray, *, scatter: bool = True) -> Observed:
     return XrayImage(counts, CARM).observed(64, scatter=scatter)
 
 
+@pytest.mark.long
 def test_the_chain_is_explained(projector, pose):
     line = projector.render(CARM, pose)
     observed = observe(chain(line))
