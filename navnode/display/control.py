@@ -1,5 +1,5 @@
-"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, plans, the
-active tool and which one a tool is, and a replay's player."""
+"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, plans, the active tool and
+which one a tool is, what the operator knows of markers, and a replay's player."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = ["PageCommand", "add"]
 _RECORDING = "StartRecording", "StopRecording", "Reconnect"
 _NODE = (
     *_RECORDING,
+    Operation.ACCEPT_REGISTRATION.value,
     Operation.SET_TOOL.value,
     Operation.CONFIRM_TOOL.value,
     *(operation.value for operation in PlanOperation),

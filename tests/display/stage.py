@@ -181,7 +181,7 @@ async def _served(volume: bool, **more: object) -> AsyncIterator[tuple[Stage, st
         return answer
 
     plans, tools = ("PlanAdd", "PlanActivate", "PlanRemove"), ("SetTool", "ConfirmTool")
-    names = (*plans, *tools, "StartRecording", "StopRecording", "Reconnect")
+    names = (*plans, *tools, "RegistrationAccept", "StartRecording", "StopRecording", "Reconnect")
     console = Server("127.0.0.1", 0, commands={name: heard(name) for name in names})
     await console.start()
     own: config.Config = configuration(**more)

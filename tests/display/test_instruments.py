@@ -55,6 +55,25 @@ def test_which_tool_it_is_is_confirmed_by_a_second_click():
     staged(look)
 
 
+def test_that_the_carms_marker_was_not_bumped_is_said_by_a_second_click_where_it_is_asked():
+    async def look(browser, stage) -> None:
+        await browser.wait_for("document.getElementById('state').textContent === 'VALID'", 10)
+        assert await browser.evaluate("document.getElementById('accept').hidden")
+        asks = "X-rays since show the patient elsewhere: which marker moved shows from 40 degrees aside"
+        stage.registration = Validity(Status.DEGRADED, f"the C-arm's marker was hidden, and {asks}")
+        button = "document.querySelector('#accept:not([hidden])')"
+        await browser.wait_for(f"{button}?.textContent === \"C-arm's marker not bumped\"", 10)
+        await browser.evaluate(f"{button}.click()")
+        await browser.wait_for(f"{button}?.textContent.startsWith('Really')", 10)
+        assert not stage.asked
+        await browser.evaluate(f"{button}.click()")
+        await until_async(lambda: stage.asked == [("RegistrationAccept", {})])
+        stage.registration = Validity(Status.VALID)
+        await browser.wait_for(f"!{button}", 10)
+
+    staged(look)
+
+
 def test_the_record_button_says_where_the_file_is():
     async def look(browser, stage) -> None:
         await browser.wait_for("!document.getElementById('record').hidden", 10)

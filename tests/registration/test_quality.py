@@ -123,7 +123,7 @@ def test_a_pose_or_a_covariance_that_is_not_finite_is_invalid(field, wrong):
 
 
 @pytest.mark.parametrize(("contrast", "similarity", "inverted"), [
-    (-1.0, 0.51, True), (-1.0, 0.99, True), (0.0, 0.99, True), (-1.0, 0.5, False), (0.01, 0.99, False),
+    (-1.0, 0.81, True), (-1.0, 0.99, True), (0.0, 0.99, True), (-1.0, 0.8, False), (0.01, 0.99, False),
 ])  # fmt: skip
 def test_an_image_that_follows_the_volume_upside_down_is_called_inverted(contrast, similarity, inverted):
     verdict = assess(a_fit(contrast=contrast, similarity=similarity), GOOD, 0.0)

@@ -108,7 +108,7 @@ function draw() {
   drawn = true;
   document.body.classList.toggle("silent", scene.silent);
   drawSound(drawStatus(scene));
-  drawControls(scene.state);
+  drawControls(scene.state, scene.registration);
   drawAim(scene);
   drawPlans(scene);
   drawInstruments(scene);

@@ -1,9 +1,10 @@
 // Recording, sources, and the player of a replay: buttons that send commands through the server to the node or the player.
-import { setClass, setText } from "./dom.js";
+import { askedTwice, asks, setClass, setText } from "./dom.js";
 import { say } from "./texts.js";
 
 const record = document.getElementById("record");
 const reconnect = document.getElementById("reconnect");
+const accept = document.getElementById("accept");
 const replay = document.getElementById("replay");
 const at = document.getElementById("replay-at");
 const said = document.getElementById("record-said"), amount = document.getElementById("record-amount");
@@ -37,6 +38,11 @@ reconnect.addEventListener("click", async () => {
   const { text } = await command("Reconnect");
   reconnect.disabled = false;
   reconnect.title = text;
+});
+
+askedTwice(accept, async () => {
+  const { text } = await command("RegistrationAccept");
+  accept.title = text;
 });
 
 for (const button of replay.querySelectorAll("button")) {
@@ -77,10 +83,12 @@ export function recorded({ file, messages, size_mb, lost, failure, minutes_left 
   return [say("recorded", file, messages, size_mb), ...more.filter(Boolean)].join(", ");
 }
 
-export function drawControls(state) {
+export function drawControls(state, registration) {
   recording = state?.recording;
   replaying = Boolean(state && state.replay);
   record.hidden = reconnect.hidden = !state || replaying;
+  accept.hidden = replaying || !/which marker moved/.test(registration.reason);
+  setText(accept, asks(accept) ? say("confirmReally", say("accept")) : say("accept"));
   setClass(record, recording?.faulty ? "failed" : recording?.running ? "on" : "");
   setText(record, say(recording?.running ? "recordStop" : "record"));
   // How large it is by now, or why it failed.

@@ -20,6 +20,22 @@ export function setAttribute(node, name, value) {
   if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
+const REALLY_MS = 4000; // After which the question is withdrawn.
+
+// A button that acts at the second click; until then asks(button) is true, and its text may ask whether that is meant.
+export function askedTwice(button, act) {
+  button.addEventListener("click", () => {
+    if (asks(button)) {
+      button.dataset.asks = "";
+      return act();
+    }
+    button.dataset.asks = "yes";
+    setTimeout(() => (button.dataset.asks = ""), REALLY_MS);
+  });
+}
+
+export const asks = (button) => button.dataset.asks === "yes";
+
 // One child of `parent` for each of `items`, found again by `item.name`.
 export function keyed(parent, items, make, update) {
   const known = (parent.known ??= new Map());

@@ -1,12 +1,11 @@
 // The tools: how each is, whether the tracker sees it, and which one the slices and the aim follow.
 import { explain } from "./advice.js";
 import { command } from "./control.js";
-import { element, keyed, setAttribute, setClass, setText } from "./dom.js";
+import { askedTwice, asks, element, keyed, setAttribute, setClass, setText } from "./dom.js";
 import { say } from "./texts.js";
 
 const SHAPES = { VALID: "●", DEGRADED: "▲", INVALID: "■" };
 const IN_QUESTION = ["Mistaken", "Exchanged"]; // Causes that last until somebody says which tool it is.
-const REALLY_MS = 4000;
 const list = document.getElementById("tool-list");
 const said = document.getElementById("tool-said");
 
@@ -19,7 +18,7 @@ export function drawInstruments(scene) {
     const { key, cause } = explain(reason);
     setText(state, status === "VALID" ? say("stateVALID") : cause);
     confirm.hidden = !IN_QUESTION.includes(key);
-    setText(confirm, say(confirm.dataset.asks === "yes" ? "confirmReally" : "confirm", name));
+    setText(confirm, say(asks(confirm) ? "confirmReally" : "confirm", name));
     setAttribute(state, "title", reason);
   });
 }
@@ -33,13 +32,6 @@ function makeRow({ name }) {
     setText(said, text);
   };
   choose.addEventListener("click", () => tell("SetTool"));
-  confirm.addEventListener("click", () => {
-    if (confirm.dataset.asks === "yes") {
-      confirm.dataset.asks = "";
-      return tell("ConfirmTool");
-    }
-    confirm.dataset.asks = "yes";
-    setTimeout(() => (confirm.dataset.asks = ""), REALLY_MS);
-  });
+  askedTwice(confirm, () => tell("ConfirmTool"));
   return Object.assign(element("li", "row", [choose, shape, state, confirm]), { choose, shape, state, confirm });
 }

@@ -1,10 +1,9 @@
 // The list of plans: which one is aimed at, which are seen; plans made by clicking and from files.
 import { command } from "./control.js";
-import { element, keyed, setAttribute, setText } from "./dom.js";
+import { askedTwice, asks, element, keyed, setAttribute, setText } from "./dom.js";
 import { ask, stop } from "./pick.js";
 import { say } from "./texts.js";
 
-const REALLY_MS = 4000; // After which the question whether to remove is withdrawn.
 const MOST_BYTES = 1 << 20;
 const list = document.getElementById("plan-list");
 const said = document.getElementById("plan-said");
@@ -35,9 +34,8 @@ export function drawPlans(scene) {
     setAttribute(see, "aria-pressed", seen);
     setAttribute(see, "aria-label", `${say("show")} ${name}`);
     see.disabled = active;
-    const asks = gone.dataset.asks === "yes";
-    setText(gone, asks ? say("planReally") : "✕");
-    setAttribute(gone, "aria-label", `${say(asks ? "planReally" : "planRemove")} ${name}`);
+    setText(gone, asks(gone) ? say("planReally") : "✕");
+    setAttribute(gone, "aria-label", `${say(asks(gone) ? "planReally" : "planRemove")} ${name}`);
   });
   setText(make, say(points === "asking" ? "cancel" : "planNew"));
 }
@@ -58,12 +56,8 @@ function makeRow({ name }) {
     tell("PlanActivate", known.find((plan) => plan.name === name)?.active ? {} : { Plan: name });
   });
   see.addEventListener("click", () => (hidden.has(name) ? hidden.delete(name) : hidden.add(name)));
-  gone.addEventListener("click", () => {
-    afresh();
-    if (gone.dataset.asks === "yes") return tell("PlanRemove", { Plan: name });
-    gone.dataset.asks = "yes";
-    setTimeout(() => (gone.dataset.asks = ""), REALLY_MS);
-  });
+  gone.addEventListener("click", afresh);
+  askedTwice(gone, () => tell("PlanRemove", { Plan: name }));
   return Object.assign(element("li", "row", [aim, see, gone]), { aim, see, gone });
 }
 

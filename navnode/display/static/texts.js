@@ -14,6 +14,12 @@ export const TEXTS = {
     "Verbindungen zu den Quellen schließen und neu öffnen",
     "断开并重新连接各数据源",
   ],
+  accept: ["C-arm's marker not bumped", "Marker am C-Bogen sitzt fest", "C 臂标记未移动"],
+  acceptTitle: [
+    "Nobody touched the marker on the C-arm: go by where X-rays show the patient now",
+    "Niemand hat den Marker am C-Bogen berührt: gilt, wo Röntgenbilder den Patienten jetzt zeigen",
+    "无人触碰 C 臂标记：以当前 X 光所示患者位置为准",
+  ],
   sound: ["Sound on loss and return", "Ton bei Verlust und Rückkehr", "丢失与恢复时发声"],
   soundOn: ["Sound on", "Ton an", "声音开"],
   soundWaits: ["Click anywhere for sound", "Für Ton irgendwo klicken", "点击任意处启用声音"],
