@@ -62,7 +62,7 @@ def test_that_the_carms_marker_was_not_bumped_is_said_by_a_second_click_where_it
         asks = "X-rays since show the patient elsewhere: which marker moved shows from 40 degrees aside"
         stage.registration = Validity(Status.DEGRADED, f"the C-arm's marker was hidden, and {asks}")
         button = "document.querySelector('#accept:not([hidden])')"
-        await browser.wait_for(f"{button}?.textContent === \"C-arm's marker not bumped\"", 10)
+        await browser.wait_for(f'{button}?.textContent === "C-arm\'s marker not bumped"', 10)
         await browser.evaluate(f"{button}.click()")
         await browser.wait_for(f"{button}?.textContent.startsWith('Really')", 10)
         assert not stage.asked
