@@ -39,16 +39,21 @@ def test_tools_are_listed_with_how_they_are_and_one_is_chosen(tmp_path):
     staged(look)
 
 
+async def clicked_twice(browser, stage, button: str, asks: str, sent: tuple[str, dict[str, str]]) -> None:
+    """The first click asks, and sends nothing; the second sends."""
+    await browser.evaluate(f"{button}.click()")
+    await browser.wait_for(f"{button}?.textContent === {asks!r}", 10)
+    assert not stage.asked
+    await browser.evaluate(f"{button}.click()")
+    await until_async(lambda: stage.asked == [sent])
+
+
 def test_which_tool_it_is_is_confirmed_by_a_second_click():
     async def look(browser, stage) -> None:
         stage.tools["Drill"] = (None, invalid("it may be Probe, which is not seen"))
         button = "document.querySelector('#tool-list .confirm:not([hidden])')"
         await browser.wait_for(f"{button}?.textContent === 'It is Drill'", 10)
-        await browser.evaluate(f"{button}.click()")
-        await browser.wait_for(f"{button}?.textContent === 'Really Drill?'", 10)
-        assert not stage.asked
-        await browser.evaluate(f"{button}.click()")
-        await until_async(lambda: stage.asked == [("ConfirmTool", {"Tool": "Drill"})])
+        await clicked_twice(browser, stage, button, "Really Drill?", ("ConfirmTool", {"Tool": "Drill"}))
         stage.tools["Drill"] = (drill(), Validity(Status.VALID))
         await browser.wait_for(f"!{button}", 10)
 
@@ -63,11 +68,8 @@ def test_that_the_carms_marker_was_not_bumped_is_said_by_a_second_click_where_it
         stage.registration = Validity(Status.DEGRADED, f"the C-arm's marker was hidden, and {asks}")
         button = "document.querySelector('#accept:not([hidden])')"
         await browser.wait_for(f'{button}?.textContent === "C-arm\'s marker not bumped"', 10)
-        await browser.evaluate(f"{button}.click()")
-        await browser.wait_for(f"{button}?.textContent.startsWith('Really')", 10)
-        assert not stage.asked
-        await browser.evaluate(f"{button}.click()")
-        await until_async(lambda: stage.asked == [("RegistrationAccept", {})])
+        really = "Really C-arm's marker not bumped?"
+        await clicked_twice(browser, stage, button, really, ("RegistrationAccept", {}))
         stage.registration = Validity(Status.VALID)
         await browser.wait_for(f"!{button}", 10)
 

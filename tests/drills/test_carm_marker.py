@@ -12,14 +12,6 @@ from tests.drills.test_hands import bumped, statuses, tip_error_mm
 from tests.loop.theatre import Theatre, of
 
 
-@pytest.fixture
-def theatre() -> Theatre:
-    theatre = Theatre()
-    theatre.run(4.0)
-    assert statuses(theatre.run(0.5)) == {Status.VALID}
-    return theatre
-
-
 def bump(theatre: Theatre, moved: np.ndarray, hidden_s: float) -> None:
     if hidden_s:
         theatre.hidden = {CARM_DEVICE}

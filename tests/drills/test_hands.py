@@ -34,14 +34,6 @@ def bumped(mm: float, turned_rad: float = 0.0) -> np.ndarray:
     return g.rigid(g.rotation_exp(np.array([0.0, turned_rad, 0.0])), (mm, 0.0, 0.0))
 
 
-@pytest.fixture
-def theatre() -> Theatre:
-    theatre = Theatre()
-    theatre.run(4.0)
-    assert statuses(theatre.run(0.5)) == {Status.VALID}
-    return theatre
-
-
 # --- the patient's marker --------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,6 @@ __all__ = [
     "contradicted",
     "depth_opened",
     "nowhere",
-    "ray_through",
 ]
 
 _SEARCH_MM = (1.3, 2.6)
@@ -411,23 +410,22 @@ def _verdict(likeness: Array, runner_up: float, apart_mm: float, gain: float) ->
     return Validity(Status.VALID)
 
 
-def depth_opened(covariance: Matrix, body: Body, world_from_body: Matrix, shot: Shot) -> Matrix:
+def depth_opened(
+    covariance: Matrix, body: Body, world_from_body: Matrix, shot: Shot, least_mm: float = _DEPTH_MM, times: float = 0.0
+) -> Matrix:
     """A body's covariance (6x6; rad, mm) by one view, with what it does not know along the ray through the body.
 
     Args:
         covariance: 6x6 of ``world_from_body @ exp(xi, center_mm)``.
         world_from_body: 4x4.
+        least_mm, times: error there beside the stated one: at least this, and so many times the stated one.
     """
-    ray = ray_through(body, world_from_body, shot)
-    opened = covariance.copy()
-    opened[3:, 3:] += _DEPTH_MM**2 * np.outer(ray, ray)
-    return opened
-
-
-def ray_through(body: Body, world_from_body: Matrix, shot: Shot) -> Matrix:
-    """(3,), the unit vector from a source to a body, in the body's frame."""
     ray = g.transform(world_from_body, body.center_mm) - shot.world_from_carm[:3, 3]
-    return np.asarray(world_from_body[:3, :3].T @ (ray / np.linalg.norm(ray)))
+    ray = world_from_body[:3, :3].T @ (ray / np.linalg.norm(ray))
+    variance = least_mm**2 + times**2 * float(ray @ covariance[3:, 3:] @ ray)
+    opened = covariance.copy()
+    opened[3:, 3:] += variance * np.outer(ray, ray)
+    return opened
 
 
 def contradicted(fits: list[BodyFit]) -> list[BodyFit]:

@@ -26,7 +26,7 @@ from navnode.registration.bodies.body import Body, Shadow
 from navnode.registration.bodies.detail import LIKELY, added, likenesses
 from navnode.registration.bodies.equations import Momentum, marginal, steps_of
 from navnode.registration.bodies.joints import Joints
-from navnode.registration.bodies.registered import BodyFit, Shot, nowhere, ray_through
+from navnode.registration.bodies.registered import BodyFit, Shot, depth_opened, nowhere
 from navnode.registration.bodies.scene import Scene
 from navnode.registration.carm.stated import Evidence, doubted, of_carms
 from navnode.registration.fit import NOISE_FLOOR
@@ -62,7 +62,8 @@ for what neighbours share: more than for one rigid volume, since soft tissue doe
 _ERRORS = 7.0
 """One ratio for all noise, while bodies descend."""
 _DEPTH_TIMES, _DEPTH_MM = 3.0, 2.0
-"""Error of depth in X-rays of one direction, beside the stated sigma: so many times it, and at least."""
+"""Error of depth in X-rays of one direction, beside the stated sigma: so many times it, and at least. How much of what
+is around a bone moves with it decides on depth there."""
 
 
 _Level = tuple[int, float, int]
@@ -309,7 +310,7 @@ class WholeRegistration:
             return nowhere(body, len(self.shots))
         covariance = best.covariance(row, variances)
         if not self._several_directions:
-            covariance = _depth_opened(covariance, body, pose, self.shots[0])
+            covariance = depth_opened(covariance, body, pose, self.shots[0], _DEPTH_MM, _DEPTH_TIMES)
         views_apart_mm = self._views_apart_mm(row, best)
         sigma_mm = float(np.sqrt(np.trace(covariance[3:, 3:])))
         verdict = _verdict(detail, elsewhere, views_apart_mm, sigma_mm, one_direction=not self._several_directions)
@@ -342,16 +343,6 @@ class WholeRegistration:
             moved_mm = turned @ (steps_of(hessian[at, at], gradient[at], _LONGEST_STEP_MM)[0] / POSE_SCALE)[3:]
             most_mm = max(most_mm, float(np.linalg.norm(moved_mm @ shot.world_from_carm[:3, :2])))
         return most_mm
-
-
-def _depth_opened(covariance: Matrix, body: Body, world_from_body: Matrix, shot: Shot) -> Matrix:
-    """A body's covariance (6x6; rad, mm) by X-rays of one direction, with what they do not know along the ray: how much
-    of what is around the bone moves with it decides on depth there."""
-    ray = ray_through(body, world_from_body, shot)
-    variance = _DEPTH_TIMES**2 * float(ray @ covariance[3:, 3:] @ ray) + _DEPTH_MM**2
-    opened = covariance.copy()
-    opened[3:, 3:] += variance * np.outer(ray, ray)
-    return opened
 
 
 def _verdict(detail: Array, elsewhere: int, apart_mm: float, sigma_mm: float, *, one_direction: bool) -> Validity:
