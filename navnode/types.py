@@ -385,6 +385,7 @@ class Operation(StrEnum):
     TAKE_VIEW = "TakeView"
     SET_TOOL = "SetTool"
     CONFIRM_TOOL = "ConfirmTool"
+    CHECK_TIP = "CheckTip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +396,8 @@ class OperatorCommand:
     tool: str
     """Name of the tool, if the operation is about one."""
     now_ns: int
+    point_mm: tuple[float, float, float] | None = None
+    """The point (RAS, mm, in the volume) that the tool touches, if the operation is about one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, plans, the active tool and
-which one a tool is, what the operator knows of markers, and a replay's player."""
+"""Commands that the page may send, by OpenIGTLink as consoles do: for recordings, sources, plans, the active tool,
+which one a tool is and where its tip is, what the operator knows of markers, and a replay's player."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _NODE = (
     Operation.ACCEPT_REGISTRATION.value,
     Operation.SET_TOOL.value,
     Operation.CONFIRM_TOOL.value,
+    Operation.CHECK_TIP.value,
     *(operation.value for operation in PlanOperation),
 )
 _PLAYER = ("ReplayPause", "ReplayResume", "ReplayStep", "ReplaySeek", "ReplayBurst", "ReplayRate", "ReplayState")

@@ -7,6 +7,8 @@ Heavy work leaves as a request and comes back as a message: ``RegistrationReques
 
 from __future__ import annotations
 
+import numpy as np
+
 from navnode.config import Config
 from navnode.loop.bodies import Bodies
 from navnode.loop.clocks import Clocks
@@ -14,6 +16,7 @@ from navnode.loop.frames import Frames
 from navnode.loop.plans import Plans
 from navnode.loop.status import NodeStatus
 from navnode.loop.tools import PoseOutcome, Tools
+from navnode.loop.touch import Touches
 from navnode.loop.volume import Volumes
 from navnode.registration.over_time import Loss, RegistrationOverTime
 from navnode.types import (
@@ -64,7 +67,7 @@ class Pipeline:
         self.patient = RegistrationOverTime(
             config.registration, config.carm, source_sigma_mm=config.calibration.source_sigma_mm
         )
-        self.bodies, self.plans = Bodies(config), Plans()
+        self.bodies, self.plans, self.touches = Bodies(config), Plans(), Touches()
         self._unpaired = 0
 
     def step(self, message: Input) -> list[Output]:
@@ -99,6 +102,7 @@ class Pipeline:
             case Tick():
                 outputs = self._on_tick()
         outputs += self.plans.deviations(outputs, self.tools.active, self.patient)
+        self.touches.on_outputs(outputs)
         self.status.count(outputs, self.clocks.now_ns)
         for output in outputs:
             if isinstance(output, RegisteredFrame) and not output.validity.usable:
@@ -239,8 +243,18 @@ class Pipeline:
                 why_not = self.tools.select(command.tool)
             case Operation.CONFIRM_TOOL:
                 why_not = self.tools.confirm(command.tool)
+            case Operation.CHECK_TIP:
+                return [self._touched(command)]
         text = why_not or _DONE[command.operation].format(tool=command.tool)
         return [*outputs, CommandResult(command.operation, not why_not, text)]
+
+    def _touched(self, command: OperatorCommand) -> CommandResult:
+        """How far a tool's tip is from the point that it touches."""
+        tool, point_mm = command.tool or self.tools.active, command.point_mm
+        if why_not := self.tools.unknown(tool) or ("" if point_mm else "there is no point to touch"):
+            return CommandResult(command.operation, False, why_not)
+        done, text = self.touches.check(tool, np.array(point_mm), self.patient, self.volume, self.clocks.now_ns)
+        return CommandResult(command.operation, done, text)
 
     def _reset_registration(self, loss: Loss) -> list[Output]:
         """Forget what a lost registration placed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from navnode import geometry as g
 from navnode.loop.volume import Volumes
 from navnode.planning.deviation import deviation, flaw, tip_covariance
 from navnode.registration.over_time import RegistrationOverTime
@@ -60,10 +59,8 @@ class Plans:
     def _deviation(self, plan: Plan, pose: ToolPose, patient: RegistrationOverTime) -> PlanDeviation:
         if pose.volume_from_tool is None or patient.filter is None:
             return PlanDeviation(plan.name, pose.tool, None, None, None, None, None, None, pose.validity)
-        known = patient.filter
-        tip_mm = g.transform(g.inverse(known.volume_from_patient), pose.volume_from_tool[:3, 3])
-        lever_mm = tip_mm - known.rotation_center_mm
-        direction, tip = tip_covariance(known.covariance, lever_mm, known.volume_from_patient)
+        known, tip_mm = patient.filter, pose.volume_from_tool[:3, 3]
+        direction, tip = tip_covariance(known.covariance, known.rotation_center_mm, known.volume_from_patient, tip_mm)
         found = deviation(plan, pose.volume_from_tool, direction, tip)
         return PlanDeviation(plan=plan.name, tool=pose.tool, validity=pose.validity, **asdict(found))
 

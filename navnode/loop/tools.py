@@ -192,19 +192,20 @@ class Tools:
 
     def select(self, name: str) -> str:
         """Let the slices follow a tool; returns why not, or ''."""
-        if why_not := self._unknown(name):
+        if why_not := self.unknown(name):
             return why_not
         self.active = name
         return ""
 
     def confirm(self, name: str) -> str:
         """The operator confirms that the marker is this tool's; returns why that is impossible, or ''."""
-        if why_not := self._unknown(name):
+        if why_not := self.unknown(name):
             return why_not
         self._identities.confirm(name)
         return ""
 
-    def _unknown(self, name: str) -> str:
+    def unknown(self, name: str) -> str:
+        """Why there is no tool of a name, or ''."""
         names = [tool.name for tool in self._tools.values()]
         return "" if name in names else f"there is no tool {name!r}; known tools: {names}"
 

@@ -47,7 +47,7 @@ from navnode.loop.runner import Runner, Step
 from navnode.node.consoles import Consoles
 from navnode.node.latencies import LatencyWindow
 from navnode.node.origins import Origins
-from navnode.node.plans import PlanDesk
+from navnode.node.plans import PlanDesk, numbers
 from navnode.node.processes import say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.node.surfaces import Surfaces
@@ -342,7 +342,7 @@ class Node:
         """Commands for consoles, in addition to those of the server."""
 
         def operate(operation: Operation) -> Handler:
-            return lambda parameters: self._operate(operation, parameters.get("Tool", ""))
+            return lambda parameters: self._operate(operation, parameters)
 
         def plan(operation: PlanOperation) -> Handler:
             return lambda parameters: self._desk.command(operation, parameters)
@@ -359,10 +359,14 @@ class Node:
             }
         )
 
-    def _operate(self, operation: Operation, tool: str) -> str:
-        result = _result(self._runner.feed(OperatorCommand(operation, tool, now_ns())))
+    def _operate(self, operation: Operation, parameters: Mapping[str, str]) -> str:
+        point_mm = numbers(parameters, "Point") if operation is Operation.CHECK_TIP else None
+        command = OperatorCommand(operation, parameters.get("Tool", ""), now_ns(), point_mm)
+        result = _result(self._runner.feed(command))
         if not result.done:
             raise CommandError(result.text)
+        if operation is Operation.CHECK_TIP:
+            log.info("tip check: %s", result.text)
         return result.text
 
     def _reconnect(self, _: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from navnode.igtl.plus import CommandError
 from navnode.planning.deviation import flaw
 from navnode.types import CommandResult, Plan, PlanCommand, PlanOperation, Volume
 
-__all__ = ["PlanDesk", "kept_plans", "plans_of"]
+__all__ = ["PlanDesk", "kept_plans", "numbers", "plans_of"]
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class PlanDesk:
         """
         name, plan = parameters.get("Plan", ""), None
         if operation is PlanOperation.ADD:
-            plan = Plan(name, _numbers(parameters, "Entry"), _numbers(parameters, "Target"))
+            plan = Plan(name, numbers(parameters, "Entry"), numbers(parameters, "Target"))
         result = self._ask(PlanCommand(operation, name, plan, "a command", now_ns()))
         if not result.done:
             raise CommandError(result.text)
@@ -123,7 +123,12 @@ def plans_of(message: Message) -> list[Plan]:
     return []
 
 
-def _numbers(parameters: Mapping[str, str], key: str) -> Numbers:
+def numbers(parameters: Mapping[str, str], key: str) -> Numbers:
+    """The point (RAS, mm) that a command's parameter states.
+
+    Raises:
+        CommandError: it is missing, or not three numbers.
+    """
     try:
         x, y, z = map(float, parameters.get(key, "").replace(",", " ").split())
     except ValueError as error:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from navnode import geometry as g
 from navnode.types import Matrix, Plan, Volume
 
-__all__ = ["Deviation", "deviation", "flaw", "tip_covariance"]
+__all__ = ["Deviation", "deviation", "flaw", "inside", "tip_covariance"]
 
 _TOOL_SIGMA_RAD, _TOOL_SIGMA_MM = 0.002, 0.3
 """Of a tool's own pose at its tip: tracker and pivot calibration as docs/calibration.md asks for them."""
@@ -46,12 +46,12 @@ def flaw(plan: Plan, volume: Volume | None) -> str:
     length_mm = float(np.linalg.norm(ends[1] - ends[0]))
     if volume is None:
         return f"plan {plan.name!r}: there is no volume that it could lie in yet"
-    inside = _inside(ends, volume)
-    if not inside.all():
-        which = " and ".join(np.array(["entry", "target"])[~inside])
+    within = inside(ends, volume)
+    if not within.all():
+        which = " and ".join(np.array(["entry", "target"])[~within])
         return f"plan {plan.name!r}: its {which} lies outside the volume{_hint(ends, volume)}"
     if length_mm < _SHORTEST_MM:
-        if length_mm > 0 and _inside(ends * 1000, volume).all():
+        if length_mm > 0 and inside(ends * 1000, volume).all():
             return f"plan {plan.name!r}: entry and target are nearly one point: are its positions in metres?"
         return f"plan {plan.name!r}: entry and target are one point"
     if length_mm > _LONGEST_MM:
@@ -61,29 +61,33 @@ def flaw(plan: Plan, volume: Volume | None) -> str:
 
 def _hint(ends_mm: Matrix, volume: Volume) -> str:
     """What else the numbers may be, if that would put both ends inside."""
-    if _inside(ends_mm * (-1, -1, 1), volume).all():
+    if inside(ends_mm * (-1, -1, 1), volume).all():
         return ", but would lie in it as LPS: are its positions LPS, not RAS?"
-    if _inside(ends_mm * 1000, volume).all():
+    if inside(ends_mm * 1000, volume).all():
         return ", but would lie in it in metres: are its positions in metres?"
     if ((ends_mm >= 0) & (ends_mm <= np.array(volume.voxels.shape[::-1]) - 1)).all():
         return ": are its positions voxel indices?"
     return ": is it of another CT?"
 
 
-def _inside(points_mm: Matrix, volume: Volume) -> npt.NDArray[np.bool_]:
-    """Which points (N, 3) lie in a volume's voxels."""
+def inside(points_mm: Matrix, volume: Volume) -> npt.NDArray[np.bool_]:
+    """Which points (N, 3), RAS in mm, lie in a volume's voxels, (N,)."""
     index = g.transform(np.asarray(np.linalg.inv(volume.volume_from_index), np.float64), points_mm)
     return np.asarray(((index >= -0.5) & (index <= np.array(volume.voxels.shape[::-1]) - 0.5)).all(axis=1))
 
 
-def tip_covariance(covariance: Matrix, lever_mm: Matrix, volume_from_patient: Matrix) -> tuple[Matrix, Matrix]:
+def tip_covariance(
+    covariance: Matrix, center_mm: Matrix, volume_from_patient: Matrix, tip_mm: Matrix
+) -> tuple[Matrix, Matrix]:
     """Covariances, in the volume, of a tool's direction (rad^2) and of its tip (mm^2), 3x3 each.
 
     Args:
         covariance: 6x6 (rad, mm), of the right perturbation of ``volume_from_patient`` about its rotation center.
-        lever_mm: (3,), from that center to the tip, in the patient marker's frame.
+        center_mm: (3,), that center, in the patient marker's frame.
+        tip_mm: (3,), where the tip is in the volume.
     """
     rotation = volume_from_patient[:3, :3]
+    lever_mm = g.transform(g.inverse(volume_from_patient), tip_mm) - center_mm
     moves = rotation @ np.hstack([-g.skew(lever_mm), np.eye(3)])
     tip = moves @ covariance @ moves.T + _TOOL_SIGMA_MM**2 * np.eye(3)
     direction = rotation @ covariance[:3, :3] @ rotation.T + _TOOL_SIGMA_RAD**2 * np.eye(3)

@@ -23,7 +23,7 @@ from navnode.recording.integrity import Integrity, Verdict
 from navnode.recording.recording import Recording
 from navnode.recording.requests import InspectRequest
 from navnode.recording.spans import Span, chrome_trace
-from navnode.types import Status
+from navnode.types import Operation, Status
 
 __all__ = ["Gap", "SessionReport", "Summary", "TopicFigures", "TopicStatistics", "inspect", "page", "summarize"]
 
@@ -257,9 +257,13 @@ def _count(summary: Summary, topic: str, now_ns: int, data: memoryview) -> None:
             _late(summary, name, at_s, end - begin)
     elif topic == "node/gap":
         summary.lost += int(msgspec.json.decode(data).get("lost", 0))
+    elif topic == "out/result":
+        result = msgspec.json.decode(data)
+        if result["operation"] == Operation.CHECK_TIP:
+            summary.commands.append((round(at_s, 3), result["text"]))
     elif topic == "step":
         step = msgspec.json.decode(data)
-        if step.get("kind") == "OperatorCommand":
+        if step.get("kind") == "OperatorCommand" and step.get("operation") != Operation.CHECK_TIP:  # its result is told
             summary.commands.append((round(at_s, 3), f"{step.get('operation')} {step.get('tool', '')}".strip()))
 
 

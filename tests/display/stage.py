@@ -73,6 +73,8 @@ class Stage:
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.answers: dict[str, str] = {}
         """By command: what the node says no with."""
+        self.says: dict[str, str] = {}
+        """By command: what else the node says than that it is done."""
         self.registration = VALID
         self.tools: dict[str, tuple[np.ndarray | None, Validity]] = {"Drill": (drill(), VALID)}
         self.frames: dict[int, bool] = {0: True, 1: False}
@@ -176,11 +178,11 @@ async def _served(volume: bool, **more: object) -> AsyncIterator[tuple[Stage, st
             stages[0].asked.append((name, parameters))
             if refusal := stages[0].answers.get(name):
                 raise CommandError(refusal)
-            return f"{name} done"
+            return stages[0].says.get(name, f"{name} done")
 
         return answer
 
-    plans, tools = ("PlanAdd", "PlanActivate", "PlanRemove"), ("SetTool", "ConfirmTool")
+    plans, tools = ("PlanAdd", "PlanActivate", "PlanRemove"), ("SetTool", "ConfirmTool", "CheckTip")
     names = (*plans, *tools, "RegistrationAccept", "StartRecording", "StopRecording", "Reconnect")
     console = Server("127.0.0.1", 0, commands={name: heard(name) for name in names})
     await console.start()

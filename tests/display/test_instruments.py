@@ -8,7 +8,7 @@ import pytest
 
 from navnode.types import RecordingState, Status, Validity, invalid
 from tests.browser import CHROMIUM
-from tests.display.stage import drill, picture, staged
+from tests.display.stage import click, drill, picture, staged
 from tests.patience import until_async
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -56,6 +56,41 @@ def test_which_tool_it_is_is_confirmed_by_a_second_click():
         await clicked_twice(browser, stage, button, "Really Drill?", ("ConfirmTool", {"Tool": "Drill"}))
         stage.tools["Drill"] = (drill(), Validity(Status.VALID))
         await browser.wait_for(f"!{button}", 10)
+
+    staged(look)
+
+
+def test_a_tip_is_held_against_a_point_that_is_clicked(tmp_path):
+    async def look(browser, stage) -> None:
+        text, hidden = "document.getElementById('{}').textContent", "document.getElementById('{}').hidden"
+        await browser.wait_for(f"{text.format('touch-point')} === 'Check tip'", 10)
+        assert await browser.evaluate(hidden.format("touch"))
+        await browser.evaluate("document.getElementById('touch-point').click()")
+        await browser.wait_for(f"{text.format('hint')}.startsWith('Click the known point')", 10)
+        assert await browser.evaluate("document.getElementById('follow').getAttribute('aria-pressed')") == "false"
+        pane = "document.querySelector('[data-pane=axial]').getBoundingClientRect()"
+        x, y = await browser.evaluate(f"[{pane}.x + {pane}.width * 0.4, {pane}.y + {pane}.height * 0.4]")
+        await click(browser, x, y)
+        await browser.wait_for(f"{text.format('touch')} === 'Measure Drill' && !{hidden.format('touch')}", 10)
+        assert "Hold the tip of Drill" in await browser.evaluate(text.format("touch-said"))
+        stage.says["CheckTip"] = "Drill is 1.3 mm from the point, expected up to 2.1 mm"
+        said = "Drill: 1.3 mm from the point, expected up to 2.1 mm"
+        await browser.evaluate("document.getElementById('touch').click()")
+        await browser.wait_for(f"{text.format('touch-said')} === '{said}'", 10)
+        ((name, parameters),) = stage.asked
+        assert name == "CheckTip" and parameters["Tool"] == "Drill" and len(parameters["Point"].split()) == 3
+        await picture(browser, tmp_path / "touch.png")
+        stage.says["CheckTip"] = "Drill is 5.2 mm from the point, more than the 2.1 mm expected (it is in doubt)"
+        await browser.evaluate("document.getElementById('touch').click()")
+        await browser.wait_for("document.getElementById('touch-said').className === 'refused'", 10)
+        said = await browser.evaluate(text.format("touch-said"))
+        assert "5.2 mm from the point, more than the 2.1 mm expected" in said and said.endswith("(it is in doubt)")
+        stage.answers["CheckTip"] = "Drill moved by 4.0 mm while its tip was measured: hold it still on the point"
+        await browser.evaluate("document.getElementById('touch').click()")
+        await browser.wait_for(f"{text.format('touch-said')}.includes('hold it still')", 10)
+        stage.more = {"active_tool": "Saw"}  # what was measured was another tool's
+        await browser.wait_for(f"{text.format('touch')} === 'Measure Saw'", 10)
+        assert "Hold the tip of Saw" in await browser.evaluate(text.format("touch-said"))
 
     staged(look)
 

@@ -70,7 +70,7 @@ def test_intervals_hold_the_truth():
     center_mm, tip_mm = np.array([5.0, -10.0, 20.0]), np.array([40.0, 15.0, 60.0])
     true = volume_from_patient @ tool(tip_mm, (0.2, 0.9, -0.3))
     plan = Plan("p", tuple(true[:3, 3] + (4, 1, -3)), tuple(true[:3, 3] + (6, 30, -12)))
-    direction, tip = tip_covariance(covariance, tip_mm - center_mm, volume_from_patient)
+    direction, tip = tip_covariance(covariance, center_mm, volume_from_patient, true[:3, 3])
     truth, held = deviation(plan, true, direction, tip), {"lateral": 0, "depth": 0, "angle": 0}
     errors = rng.multivariate_normal(np.zeros(6), covariance, 2000)
     for error in errors:

@@ -11,6 +11,7 @@ import { drawPlans, forgetPoints } from "./plans.js";
 import { drawSound } from "./sound.js";
 import { Space } from "./space.js";
 import { drawStatus } from "./status.js";
+import { drawTouch } from "./touch.js";
 import { XrayView } from "./xray.js";
 
 const SILENT_MS = 1000;
@@ -112,6 +113,7 @@ function draw() {
   drawAim(scene);
   drawPlans(scene);
   drawInstruments(scene);
+  drawTouch(scene);
   views.forEach((view, slot) => view.draw(scene.views.find((v) => v.slot === slot), scene, slot));
   space.draw(scene);
 }

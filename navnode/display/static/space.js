@@ -10,6 +10,7 @@ import { drawMeasured, forgetMeasured, measuring } from "./measure.js";
 import * as marks from "./marks.js";
 import * as pick from "./pick.js";
 import { forgetPoints, shownPlans } from "./plans.js";
+import { drawTouched, forgetTouched } from "./touch.js";
 import { Slice } from "./slice.js";
 import { say } from "./texts.js";
 import { plus } from "./vectors.js";
@@ -124,8 +125,7 @@ export class Space {
       this.placed = true;
       // The same volume once more, as after a connection that broke: what was looked at, clicked and measured stays.
       if (head.digest !== this.digest) {
-        forgetMeasured();
-        forgetPoints();
+        this.forgetClicked();
         for (const slice of this.slices) {
           slice.reset();
           slice.moveCenter(head.center_mm, true);
@@ -151,8 +151,13 @@ export class Space {
     this.forget(head);
     if (head.of !== "volume" || head.role !== "navigation") return;
     this.digest = null;
+    this.forgetClicked();
+  }
+
+  forgetClicked() {
     forgetMeasured();
     forgetPoints();
+    forgetTouched();
   }
 
   forget({ of, role }) {
@@ -242,7 +247,10 @@ export class Space {
     }
     for (const plan of plans) marks.plan(pen, [plan.entry_mm, plan.target_mm].map((end) => slice.flat(end)), plan.active);
     if (tool) marks.tool(pen, tool.line.map((point) => slice.flat(point)), tool.validity.status);
-    if (this.volumes.navigation) drawMeasured(pen, slice);
+    if (this.volumes.navigation) {
+      drawMeasured(pen, slice);
+      drawTouched(pen, slice);
+    }
     for (const { at_mm } of pick.soFar()) marks.cross(pen, slice.flat(at_mm), 6, measuring() ? marks.MEASURE : marks.PLAN);
     marks.scaleBar(pen, [0, 0, w, h], slice.mmPerPx);
     // Without a CT the patient's sides are unknown: no letters, and no names of planes.

@@ -17,6 +17,7 @@ from navnode.errors import RecordingError
 from navnode.igtl import BlockingClient, Image, PolyData, Start, StatusMessage, TrackingData, Transform, encode
 from navnode.recording import Recording
 from navnode.recording.recording import Recorded
+from navnode.recording.summary import summarize
 from tests.conftest import needs_cpp, peer_program
 from tests.node.live.consoles import SIZE_PX, Listener, state_of, until
 
@@ -94,6 +95,11 @@ def test_a_console_commands_the_node(live):
         status, text = answer("StartRecording", '<Command OutputFilename="live"/>')
         assert status == "SUCCESS" and "recording to" in text
         assert answer("StartRecording")[0] == "FAIL"
+        assert answer("CheckTip", '<Command Tool="Drill"/>') == ("FAIL", "Point must be three numbers: R A S in mm")
+        until(lambda: listener.status("DrillToVolume") == "OK", supervisor)
+        tip = "{:.1f} {:.1f} {:.1f}".format(*listener.of("DrillToVolume")[-1].matrix[:3, 3])
+        status, touched = answer("CheckTip", f'<Command Tool="Drill" Point="{tip}"/>')
+        assert (status == "SUCCESS") is ("mm from the point" in touched) and touched.startswith("Drill "), touched
         before = len(listener.of("DrillToVolume"))
         assert answer("RegistrationReject")[0] == "SUCCESS"
         until(
@@ -124,7 +130,8 @@ def test_a_console_commands_the_node(live):
     assert topics.count("in/TRANSFORM/DrillToTracker") > 50 and topics.count("in/IMAGE/XRay") > 5
     steps = [entry.content for entry in entries if entry.topic == "step"]
     noted = [step["operation"] for step in steps if step["kind"] == "OperatorCommand"]
-    assert noted == ["RegistrationReject", "TakeView"]
+    assert noted == ["CheckTip", "RegistrationReject", "TakeView"]
+    assert touched in [told for _, told in summarize(Recording(text.split(": ")[0])).commands]
 
 
 @needs_cpp
