@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from navnode.registration.appearance import XrayImage
-from navnode.types import Array, CArm, Effort, Status
+import numpy as np
+from scipy.optimize import minimize
+
+from navnode.registration.appearance import XrayImage, fitted
+from navnode.types import Array, CArm, Effort, FloatArray, Status
 from navnode.xray.gradation import Curve, Gradation, is_picture
 
 __all__ = ["Attempt", "as_read", "best_gradation"]
@@ -14,6 +18,12 @@ __all__ = ["Attempt", "as_read", "best_gradation"]
 _CORRECTIONS, _LINEAR, _READABLE = 3, 0.06, 0.8
 """How often the steepness of a gradation is corrected at most; a contrast so near to 1 need not be; similarity from
 which on a fit says anything of it."""
+_BENT_ROUNDS, _BENT_PX, _BENT_TRIALS, _LONGEST_END = 2, 128, 60, 9.0
+"""How an S is found: times, from a better pose each; pixels across the picture; trials; the longest toe or shoulder."""
+_BENT_FIRST = [(2.0, 2.0), (5.0, 3.0), (3.0, 5.0)]
+"""Toes and shoulders that are tried first."""
+_BENT_NOISE, _HARDENED, _HARDENED_SIGMA = 0.01, -0.03, 0.02
+"""What a right S leaves unexplained (line-integral units); the bend that tube and patient make, and its spread."""
 
 
 class Attempt(Protocol):
@@ -31,43 +41,88 @@ class Attempt(Protocol):
     def contrast(self) -> float:
         """That the fit found; 1 if the gradation is right."""
 
+    def rendered(self, carm: CArm) -> FloatArray:
+        """Line integrals (H, W) of what was registered, at the pose that was found."""
+
 
 _Attempt = TypeVar("_Attempt", bound=Attempt)
 
 
 def best_gradation(
-    known: Gradation | None, effort: Effort, attempt: Callable[[Gradation, _Attempt | None, Effort], _Attempt]
+    picture: tuple[Array, CArm],
+    known: Gradation | None,
+    effort: Effort,
+    attempt: Callable[[Gradation, _Attempt | None, Effort], _Attempt],
 ) -> tuple[_Attempt, Gradation | None]:
     """The best attempt, and its gradation if it is VALID.
 
     Args:
+        picture: grey values (H, W).
         known: the gradation that held for the last picture.
         effort: how far off the start may be.
         attempt: registers the picture by a gradation: from the start, or from an earlier attempt's result.
     """
     tried = [] if known is None else [known]
     tried += [Gradation.first(each) for each in Curve if known is None or each is not known.curve]
-    best: _Attempt | None = None
+    made: list[tuple[_Attempt, Gradation]] = []
     for gradation in tried:
-        made = attempt(gradation, None, effort)
-        for _ in range(_CORRECTIONS - 1):
-            corrected = gradation.corrected(made.contrast)
-            if corrected is None or made.similarity < _READABLE or abs(made.contrast - 1) < _LINEAR:
-                break
-            gradation = corrected
-            made = attempt(gradation, made, Effort.REFINE)
-        if best is None or _rank(made) < _rank(best):
-            best = made
-        if made.status is Status.VALID:
-            return made, gradation
+        made.append(_corrected(attempt(gradation, None, effort), gradation, attempt))
+        if made[-1][0].status is Status.VALID:
+            return made[-1]
         if known is not None and effort is Effort.TRACK:
-            break  # a display's gradation does not change from one X-ray to the next
-    assert best is not None
-    return best, None
+            return made[-1][0], None  # a display's gradation does not change from one X-ray to the next
+    like, gradation = max(made, key=lambda each: each[0].similarity)
+    dark_is_white = gradation.dark_is_white == (like.contrast > 0)
+    for _ in range(_BENT_ROUNDS):
+        if like.similarity < _READABLE:
+            break
+        bent = _bent(*picture, dark_is_white, like.rendered)
+        made.append(_corrected(attempt(bent, like, Effort.REFINE), bent, attempt))
+        like, _ = made[-1]
+        if like.status is Status.VALID:
+            return made[-1]
+    return min((each for each, _ in made), key=_rank), None
 
 
-def _rank(attempt: Attempt) -> tuple[int, float]:
-    return list(Status).index(attempt.status), -attempt.similarity
+def _corrected(
+    made: _Attempt, gradation: Gradation, attempt: Callable[[Gradation, _Attempt | None, Effort], _Attempt]
+) -> tuple[_Attempt, Gradation]:
+    """The attempt, and its gradation, once that is as steep as fits find it."""
+    for _ in range(_CORRECTIONS - 1):
+        corrected = gradation.corrected(made.contrast)
+        if corrected is None or made.similarity < _READABLE or abs(made.contrast - 1) < _LINEAR:
+            break
+        made, gradation = attempt(corrected, made, Effort.REFINE), corrected
+    return made, gradation
+
+
+def _bent(grey: Array, carm: CArm, dark_is_white: bool, render: Callable[[CArm], FloatArray]) -> Gradation:
+    """The S by which a picture shows best what is rendered, through a chain that hardens as most do: how dense bone
+    absorbs and how a display bends it look alike."""
+    every = max(1, round(max(grey.shape) / _BENT_PX))
+    (u, v), (su, sv) = carm.principal_point_px, carm.pixel_spacing_mm
+    thinned = np.ascontiguousarray(grey[::every, ::every])
+    height, width = thinned.shape
+    seen_by = CArm(width, height, (su * every, sv * every), carm.source_to_detector_mm, (u / every, v / every))
+    predicted = render(seen_by).ravel()
+    first = Gradation.first(Curve.FILM if dark_is_white else Curve.LOGARITHM)
+
+    def read(ends: Array) -> tuple[float, Gradation]:
+        toe, shoulder = (float(end) for end in np.clip(ends, 0.0, _LONGEST_END))
+        bent = replace(first, toe=toe, shoulder=shoulder)
+        image = XrayImage(bent.counts(thinned), seen_by)
+        found = fitted(image.observed(_BENT_PX), predicted, rounds=4)
+        steeper = bent.corrected(found.contrast) or bent
+        off = found.noise / max(found.contrast, 1e-3) / _BENT_NOISE, (found.bend - _HARDENED) / _HARDENED_SIGMA
+        return float(np.hypot(*off)), steeper
+
+    options = {"maxfev": _BENT_TRIALS, "initial_simplex": _BENT_FIRST, "xatol": 0.02, "fatol": 0.01}
+    best = minimize(lambda ends: read(ends)[0], _BENT_FIRST[0], method="Nelder-Mead", options=options)
+    return read(best.x)[1]
+
+
+def _rank(attempt: Attempt) -> tuple[int, bool, float]:
+    return list(Status).index(attempt.status), not attempt.contrast > 0, -attempt.similarity
 
 
 def as_read(gradation: Gradation | None, counts: Array, carm: CArm) -> XrayImage:

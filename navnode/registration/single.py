@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from navnode.registration.quality import assess, assess_sparse, inspect, inspect
 from navnode.registration.search import FAR, NEAR, Reach, SearchResult, convincing, find_pose, rank
 from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.registration.tracking import ImageRegistration, apart_mm
-from navnode.types import Array, CArm, Effort, Matrix, Registration, Status, Validity, View, Volume, invalid
+from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
 from navnode.xray.gradation import Gradation, is_picture
 
@@ -126,7 +126,7 @@ def register_counts(
         start = start_volume_from_carm if before is None else before.registration.volume_from_carm
         return attempt(XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts)), start, effort)
 
-    found, gradation = best_gradation(registration.gradation, effort, read_as)
+    found, gradation = best_gradation((counts, carm), registration.gradation, effort, read_as)
     registration.gradation = gradation or registration.gradation
     return found.registration
 
@@ -164,6 +164,7 @@ class _Attempt:
 
     registration: Registration
     contrast: float
+    render: Callable[[CArm, Matrix], FloatArray]
 
     @property
     def status(self) -> Status:
@@ -172,6 +173,10 @@ class _Attempt:
     @property
     def similarity(self) -> float:
         return self.registration.similarity
+
+    def rendered(self, carm: CArm) -> FloatArray:
+        """Line integrals (H, W) of the volume."""
+        return self.render(carm, self.registration.volume_from_carm)
 
 
 def _register(
@@ -187,26 +192,26 @@ def _register(
 ) -> _Attempt:
     """Register one image."""
     best = _search(registration, image, start_volume_from_carm, pivot_mm, effort)
-    contrast = best.fit.appearance.contrast
+    found = best.fit.appearance.contrast, registration.middle.projector.render
     if sparse_volume:
-        return _Attempt(_result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started), contrast)
+        return _Attempt(_result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started), *found)
     inspection = _inspected(registration, image, best)
     verdict = assess(best.fit, inspection, image.covered_share, best.runner_up)
     if not best.tracked and _REACHES[effort]:
         verdict = unless_misread(verdict, registration, image, start_volume_from_carm, pivot_mm, best.fit, inspection)
     if verdict[0] is Status.INVALID:
-        return _Attempt(_result(best.fit, verdict, pivot_mm, timestamp_ns, started), contrast)
+        return _Attempt(_result(best.fit, verdict, pivot_mm, timestamp_ns, started), *found)
     smear = smeared(registration, image, best.fit, pivot_mm)
     if smear.mm > MAX_SMEAR_MM:
         smeared_result = _result(best.fit, (Status.INVALID, smear.reason), pivot_mm, timestamp_ns, started)
-        return _Attempt(replace(smeared_result, informative=False), contrast)
+        return _Attempt(replace(smeared_result, informative=False), *found)
     if not best.tracked:  # what is tracked was judged when it was found
         own = evidence(registration, image, best.fit.volume_from_carm, pivot_mm)
         verdict = worse(verdict, contradicted([own]))
     result = _result(best.fit, verdict, pivot_mm, timestamp_ns, started)
     if smear.mm > SEEN_SMEAR_MM:
         result.covariance[3:5, 3:5] += smear.covariance_mm2
-    return _Attempt(result, contrast)
+    return _Attempt(result, *found)
 
 
 def register_jointly(

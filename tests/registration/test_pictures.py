@@ -29,6 +29,17 @@ def film(counts):
     return 255 - logarithm(counts)
 
 
+def s_shaped(counts):
+    """As radiographs are shown: a logistic curve of the logarithm, which reaches neither black nor white."""
+    return np.round(255 / (1 + np.exp(-7 * (1 + np.log(light(counts)) / 5.0 - 0.45))))
+
+
+def s_film(counts):
+    """Steeper, and from black to white."""
+    bent = 1 / (1 + np.exp(9 * (0.5 + np.log(light(counts)) / 5.0)))
+    return np.round(255 * (bent - bent.min()) / (bent.max() - bent.min()))
+
+
 def round_field(counts):
     height, width = counts.shape
     v, u = np.mgrid[:height, :width]
@@ -52,7 +63,7 @@ def wired(counts):
     return power(counts * np.exp(-cv2.GaussianBlur(absorbed, (0, 0), 0.8)))
 
 
-@pytest.mark.parametrize("picture", [power, logarithm, film, round_field, written, wired])
+@pytest.mark.parametrize("picture", [power, logarithm, film, s_shaped, s_film, round_field, written, wired])
 @pytest.mark.parametrize("t_s", TIMES[:2])
 def test_a_picture_is_registered_as_well_as_counts(torso, picture, t_s):
     start = away(torso, t_s, 8.0, 4.0, 1)
@@ -64,6 +75,27 @@ def test_a_picture_is_registered_as_well_as_counts(torso, picture, t_s):
     wanted = (Status.VALID, Status.DEGRADED) if picture is written else (Status.VALID,)
     assert result.validity.status in wanted, result.validity.reason
     assert across_mm < 0.3 and along_mm < 3.0
+
+
+def test_the_shape_of_an_s_is_kept_for_the_next_picture(torso):
+    registration, t_s = torso.registration, TIMES[0]
+    registration.gradation = None
+    grey = s_film(torso.counts(t_s)).astype(np.uint16)
+    found = register_counts(registration, grey, CARM, away(torso, t_s, 5.0, 2.0, 2), PIVOT_MM, Effort.FIND)
+    assert found.validity.status is Status.VALID
+    kept = registration.gradation
+    assert kept.curve is Curve.FILM and kept.toe + kept.shoulder > 2
+    tracked = register_counts(registration, grey, CARM, away(torso, t_s, 0.5, 0.1, 3), PIVOT_MM, Effort.TRACK)
+    assert tracked.validity.status is Status.VALID and registration.gradation == kept
+
+
+def test_of_pictures_that_fit_nothing_none_is_called_inverted_for_the_wrong_way_of_reading_it(torso):
+    t_s = TIMES[0]
+    torso.registration.gradation = None
+    step = np.round(s_shaped(torso.counts(t_s)) / 32) * 32  # posterised: no curve makes counts of it
+    start = away(torso, t_s, 5.0, 2.0, 2)
+    found = register_counts(torso.registration, step.astype(np.uint16), CARM, start, PIVOT_MM, Effort.FIND)
+    assert "inverted" not in found.validity.reason
 
 
 def test_the_gradation_is_kept_for_the_next_picture(torso):
@@ -85,7 +117,7 @@ def test_the_gradation_is_kept_for_the_next_picture(torso):
     assert tracked.iterations <= 5
 
 
-@pytest.mark.parametrize("picture", [power, logarithm, film])
+@pytest.mark.parametrize("picture", [power, logarithm, film, s_shaped])
 @pytest.mark.parametrize("turned", [np.fliplr, slow(np.flipud), slow(np.rot90)])
 @pytest.mark.long
 def test_no_gradation_makes_a_mirrored_or_turned_picture_valid(torso, picture, turned):

@@ -33,6 +33,19 @@ def test_what_a_display_shows_is_read_back(curve, steepness):
     assert clear.mean() > 0.4 and np.abs(line - LINE)[clear].max() < 0.08, "half a grey value"
 
 
+@pytest.mark.parametrize("curve", [Curve.LOGARITHM, Curve.FILM])
+@pytest.mark.parametrize(("toe", "shoulder"), [(3.0, 3.0), (0.0, 4.0), (5.0, 1.0)])
+def test_an_s_is_straightened(curve, toe, shoulder):
+    logits = -toe + (toe + shoulder) * (1 - LINE / 4.0)
+    bent, black, white = (1 / (1 + np.exp(-x)) for x in (logits, -toe, shoulder))
+    level = (bent - black) / (white - black)
+    grey = np.round(255 * (1 - level if curve is Curve.FILM else level)).astype(np.uint16)
+    counts = Gradation(curve, 4.0, toe, shoulder).counts(grey).astype(float)
+    slope = np.abs(np.gradient(255 * level.ravel(), LINE.ravel())).reshape(LINE.shape)
+    clear = (counts < 65_500) & (slope > 10)
+    assert clear.mean() > 0.5 and np.abs(-np.log(counts / 60_000) - LINE)[clear].max() < 0.08, "half a grey value"
+
+
 @pytest.mark.parametrize("curve", list(Curve))
 def test_a_contrast_corrects_the_steepness(curve):
     first = Gradation.first(curve)

@@ -8,7 +8,7 @@ the tracker, for all are seen in the same image.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -129,6 +129,7 @@ class _Judged:
     image: XrayImage
     fit: _Fitted
     verdicts: list[_Verdict]
+    render: Callable[[CArm], FloatArray]
 
     @property
     def status(self) -> Status:
@@ -142,6 +143,10 @@ class _Judged:
     @property
     def contrast(self) -> float:
         return self.fit.appearance.contrast
+
+    def rendered(self, carm: CArm) -> FloatArray:
+        """Line integrals (H, W) of CT and bodies."""
+        return self.render(carm)
 
 
 class Articulated:
@@ -213,7 +218,7 @@ class Articulated:
                 seen = XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts))
                 return self._judged(seen, starts if before is None else before.fit.poses, starts, pivot_mm, effort)
 
-            judged, gradation = best_gradation(self._rigid.gradation, effort, read_as)
+            judged, gradation = best_gradation((counts, carm), self._rigid.gradation, effort, read_as)
             self._rigid.gradation = gradation or self._rigid.gradation
         else:
             judged = self._judged(XrayImage(counts, carm), starts, starts, pivot_mm, effort)
@@ -261,7 +266,8 @@ class Articulated:
         """An image's fit, and what it is worth where bodies were expected at other poses than the starts."""
         fit = self._fit(image, list(starts), pivot_mm, effort)
         searched_from = starts[0] if effort in _REACHES else None
-        return _Judged(image, fit, self._verdicts(image, fit, expected, pivot_mm, searched_from))
+        verdicts = self._verdicts(image, fit, expected, pivot_mm, searched_from)
+        return _Judged(image, fit, verdicts, self._rendering(fit.poses))
 
     def _smear(self, judged: _Judged, pivot_mm: float) -> Smear:
         """Of an image in which the CT was found."""
@@ -326,7 +332,7 @@ class Articulated:
             return judged
         mixed = [other.poses[part] if part in better else pose for part, pose in enumerate(fit.poses)]
         fit = self._descend(_FINE, self._chosen(image, mixed, pivot_mm), mixed, pivot_mm, _NEXT)
-        return _Judged(image, fit, self._verdicts(image, fit, starts, pivot_mm))
+        return _Judged(image, fit, self._verdicts(image, fit, starts, pivot_mm), self._rendering(fit.poses))
 
     def _through(self, image: XrayImage, starts: list[Matrix], pivot_mm: float) -> _Fitted:
         """Fit through the whole pyramid, from within about 15 mm and 15 degrees."""
@@ -431,7 +437,7 @@ class Articulated:
         """
         observed = image.observed(_FINE.image_px)
         rest, shadows = self._shadows(observed.carm, fit.poses, _FINE)
-        inspection = compared(image, lambda carm: added(*self._shadows(carm, fit.poses, _MIDDLE)))
+        inspection = compared(image, self._rendering(fit.poses))
         of_ct = assess(fit.rest, inspection, image.covered_share)
         if searched_from is not None:
             of_ct = unless_misread(of_ct, self._rigid, image, searched_from, pivot_mm, fit.rest, inspection)
@@ -449,6 +455,10 @@ class Articulated:
             across_mm = float(np.sqrt(np.trace((through @ fit.covariance(part) @ through.T)[3:5, 3:5])))
             verdicts.append((_verdict(like, across_mm, float(fit.steps_mm[part]), moved_mm), like))
         return verdicts
+
+    def _rendering(self, poses: Sequence[Matrix]) -> Callable[[CArm], FloatArray]:
+        """Makes line integrals (H, W) of CT and bodies at their poses."""
+        return lambda carm: added(*self._shadows(carm, poses, _MIDDLE))
 
     def _shadows(self, carm: CArm, poses: Sequence[Matrix], scale: _Scale) -> tuple[FloatArray, list[Shadow | None]]:
         """Line integrals (H, W) of the rest of the CT, and the shadows of bodies."""
