@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from navnode.registration.appearance import XrayImage, fitted
 from navnode.types import Array, CArm, Effort, FloatArray, Status
+from navnode.xray.fields import one_moment
 from navnode.xray.gradation import Curve, Gradation, is_picture
 
 __all__ = ["Attempt", "as_read", "best_gradation"]
@@ -133,4 +134,5 @@ def as_read(gradation: Gradation | None, counts: Array, carm: CArm) -> XrayImage
     """
     if gradation is None or not is_picture(counts):
         return XrayImage(counts, carm)
-    return XrayImage(gradation.counts(counts), carm, gradation.dark_share(counts))
+    grey = one_moment(counts)
+    return XrayImage(gradation.counts(grey), carm, gradation.dark_share(grey))

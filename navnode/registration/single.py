@@ -22,6 +22,7 @@ from navnode.registration.smear import MAX_SMEAR_MM, SEEN_SMEAR_MM, smeared
 from navnode.registration.tracking import ImageRegistration, apart_mm
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, View, Volume, invalid
 from navnode.xray.counts import blank_reason
+from navnode.xray.fields import one_moment
 from navnode.xray.gradation import Gradation, is_picture
 
 __all__ = ["distance_mm", "evidence_in", "judged_together", "register", "register_counts", "register_jointly"]
@@ -119,6 +120,7 @@ def register_counts(
             registration, image, start, pivot_mm, effort, timestamp_ns, started, sparse_volume=sparse_volume
         )
 
+    counts = one_moment(counts)
     if not is_picture(counts):
         return attempt(XrayImage(counts, carm), start_volume_from_carm, effort).registration
 

@@ -40,6 +40,13 @@ def s_film(counts):
     return np.round(255 * (bent - bent.min()) / (bent.max() - bent.min()))
 
 
+def interlaced(counts):
+    """Every other row shows everything a moment later, 3 px farther on."""
+    grey = logarithm(counts)
+    grey[1::2] = np.roll(grey, 3, axis=1)[1::2]
+    return grey
+
+
 def round_field(counts):
     height, width = counts.shape
     v, u = np.mgrid[:height, :width]
@@ -63,7 +70,7 @@ def wired(counts):
     return power(counts * np.exp(-cv2.GaussianBlur(absorbed, (0, 0), 0.8)))
 
 
-@pytest.mark.parametrize("picture", [power, logarithm, film, s_shaped, s_film, round_field, written, wired])
+@pytest.mark.parametrize("picture", [power, logarithm, film, s_shaped, s_film, interlaced, round_field, written, wired])
 @pytest.mark.parametrize("t_s", TIMES[:2])
 def test_a_picture_is_registered_as_well_as_counts(torso, picture, t_s):
     start = away(torso, t_s, 8.0, 4.0, 1)

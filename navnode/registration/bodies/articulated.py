@@ -39,6 +39,7 @@ from navnode.registration.smear import MAX_SMEAR_MM, NO_SMEAR, SEEN_SMEAR_MM, Sm
 from navnode.registration.tracking import ImageRegistration, Level, apart_mm, chosen_pixels
 from navnode.types import Array, CArm, Effort, FloatArray, Matrix, Registration, Status, Validity, Volume, invalid
 from navnode.xray.counts import blank_reason
+from navnode.xray.fields import one_moment
 from navnode.xray.gradation import Gradation, is_picture
 
 __all__ = ["Articulated"]
@@ -212,6 +213,7 @@ class Articulated:
                 Registration(start, verdict, np.inf, 0.0, unknown, pivot_mm, 0, 0.0, informative=False)
                 for start in starts
             ]
+        counts = one_moment(counts)
         if is_picture(counts):
 
             def read_as(gradation: Gradation, before: _Judged | None, effort: Effort) -> _Judged:

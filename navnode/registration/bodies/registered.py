@@ -22,6 +22,7 @@ from navnode.registration.bodies.body import Body
 from navnode.registration.bodies.joint import Seen, descend, explained, look
 from navnode.registration.bodies.picture import Picture
 from navnode.types import Array, CArm, Matrix, Status, Validity, invalid
+from navnode.xray.fields import one_moment
 
 __all__ = [
     "LEAST_LIKELY",
@@ -137,7 +138,9 @@ class BodyRegistration:
         pixel_mm = shot.carm.pixel_spacing_mm[0] * depth_mm / shot.carm.source_to_detector_mm
         binning = max(1, round(self._wanted_mm(body, level) / pixel_mm))
         if binning not in self._levels:
-            self._levels[binning] = [Picture.of(s.counts, s.carm, s.world_from_carm, binning) for s in self.shots]
+            self._levels[binning] = [
+                Picture.of(one_moment(s.counts), s.carm, s.world_from_carm, binning) for s in self.shots
+            ]
         return self._levels[binning]
 
     @staticmethod
