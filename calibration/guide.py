@@ -152,6 +152,8 @@ class RunState(msgspec.Struct, frozen=True):
     verdicts: list[VerdictState]
     kept: list[str]
     discarded: bool
+    unheard: str = ""
+    """Why nothing is heard from a source now; '': something is."""
 
 
 class GuideState(msgspec.Struct, frozen=True):
@@ -190,6 +192,8 @@ class Guide:
         """
         tools = [each.name for each in self.room.config.tools]
         tool = tool or (tools[0] if tools else "")
+        if tools and tool not in tools:
+            raise ConfigError(f"there is no tool {tool!r}; known tools: {tools}")
         if lacks := self.room.lacks(step, tool):
             raise ConfigError("; ".join(lack_in_words(each) for each in lacks))
         steps = self.room.together(step)
@@ -418,6 +422,7 @@ class Guide:
             shown,
             run.kept,
             run.discarded,
+            run.unheard,
         )
 
 

@@ -1,14 +1,15 @@
 // The calibration page: shows the guide's state, and sends what the operator chooses.
 import { addTexts, say } from "../static/texts.js";
 import { WORDS } from "./words.js";
-import { element, keyed, setAttribute, setClass, setText } from "../static/dom.js";
+import { askedTwice, asks, element, keyed, setAttribute, setClass, setText } from "../static/dom.js";
 import { drawCoverage, drawPicture } from "./pictures.js";
 
 addTexts(WORDS);
 await import("../static/language.js"); // sets all texts, these too
 
 const by = (id) => document.getElementById(id);
-const EVERY_MS = 500;
+const EVERY_MS = 500, PATIENCE_MS = 4000;
+const HALT_MS = 2000; // Longer than anything that is heard takes to come again, but for X-rays.
 let state = null;
 let chosen = "";
 let refused = "";
@@ -105,9 +106,18 @@ function showTask(step, run) {
   by("measure").disabled = run?.running ? false : busy || step.lacks.length > 0 || Boolean(state.run?.judging);
   by("keep").disabled = !(open(run) && run.verdicts.some((verdict) => verdict.passed));
   by("discard").disabled = !open(run);
+  setText(by("discard"), asks(by("discard")) ? say("confirmReally", say("calDiscard")) : say("calDiscard"));
   setText(by("skip"), say(step.skipped ? "calUnskip" : "calSkip"));
   by("skip").disabled = Boolean(run?.running) || step.state === "kept";
   setText(by("kept"), step.created_ns ? `${say(step.expires_ns ? "calUntil" : "calEver", day(step.created_ns), day(step.expires_ns))} ${step.path}` : "");
+}
+
+// Whether nothing has come for a while from a device that was heard.
+let counted = "", counted_ms = 0;
+function halted(run) {
+  const now = performance.now(), counts = JSON.stringify(run.samples);
+  if (counts !== counted) [counted, counted_ms] = [counts, now];
+  return now - counted_ms > HALT_MS;
 }
 
 // What to say now, and whether it is good news.
@@ -119,6 +129,8 @@ function advice(step, run) {
   if (run.judging && (!run.running || run.measurement === "shots")) return [say("calJudging"), ""];
   const silent = Object.entries(run.samples).filter(([, count]) => !count).map(([device]) => device);
   if (silent.length) return [say("calWaiting", silent.join(", ")), "bad"];
+  if (run.running && run.unheard) return [say("calUnheard", run.unheard), "bad"];
+  if (run.running && run.measurement !== "shots" && halted(run)) return [say("calHalted"), "bad"];
   if (run.problem) return [run.problem, "bad"];
   const failed = run.verdicts.find((verdict) => !verdict.passed);
   if (run.running) {
@@ -198,19 +210,37 @@ function show() {
 // --- what the operator does ------------------------------------------------------------------------------------------
 
 async function ask(path, body) {
-  const answer = await fetch(path, body ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) } : undefined);
+  const patience = { signal: AbortSignal.timeout(PATIENCE_MS) }; // A server that hangs closes nothing.
+  const post = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(path, { ...patience, ...post });
   if (answer.ok) state = await answer.json();
   refused = answer.ok ? (body ? "" : refused) : await answer.text();
   show();
 }
 
+// What passed and waits to be kept is not thrown away for another step.
+function waits() {
+  const passed = open(state.run) && state.run.verdicts.some((verdict) => verdict.passed);
+  return passed && !state.run.steps.includes(chosen) ? state.run.steps[0] : "";
+}
+
+function measure() {
+  const first = waits();
+  if (first) {
+    refused = say("calFirst", nameOf(first));
+    return show();
+  }
+  return ask(runOf(named(chosen))?.running ? "stop" : "begin", { step: chosen, tool: by("tool-choice").hidden ? "" : by("tool").value });
+}
+
 const act = {
-  measure: () => ask(runOf(named(chosen))?.running ? "stop" : "begin", { step: chosen, tool: by("tool-choice").hidden ? "" : by("tool").value }),
+  measure,
   keep: () => ask("keep", {}),
-  discard: () => ask("discard", {}),
   skip: () => ask("skip", { step: chosen, skipped: !named(chosen).skipped }),
 };
 for (const [id, does] of Object.entries(act)) by(id).addEventListener("click", does);
+askedTwice(by("discard"), () => ask("discard", {}));
+by("discard").addEventListener("click", show);
 
 function move(by) {
   const place = state.steps.findIndex((step) => step.name === chosen);
@@ -220,11 +250,12 @@ function move(by) {
 const KEYS = { ArrowUp: () => move(-1), ArrowDown: () => move(1), Enter: "measure", k: "keep", d: "discard", l: "skip" };
 document.addEventListener("keydown", (event) => {
   const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  const elsewhere = event.target.closest("select, a") || (event.key === "Enter" && event.target.closest(".actions"));
-  if (!state || !action || elsewhere || event.ctrlKey || event.metaKey || event.altKey) return;
+  const elsewhere = event.target.closest("select, a") || (event.key === "Enter" && event.target.closest("button:not([aria-current]), summary"));
+  const held = event.repeat && typeof action !== "function";
+  if (!state || !action || elsewhere || held || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   if (typeof action === "function") action();
-  else if (!by(action).disabled) act[action]();
+  else if (!by(action).disabled) by(action).click();
 });
 by("language").addEventListener("change", show);
 

@@ -12,7 +12,13 @@ from navnode.commands.fetch import load_ct, rendered
 from navnode.config import PlayerSection, Source
 from navnode.errors import ConfigError
 from navnode.node.processes import die_with, output_address, say_alive, say_ready, serve_until_told, worker_address
-from navnode.node.supervisor import calibrations_folder, gateways, read_config, read_source_process
+from navnode.node.supervisor import (
+    calibrations_folder,
+    gateways,
+    plays_a_session,
+    read_config,
+    read_source_process,
+)
 
 app = typer.Typer()
 # Imports stand in the functions, so that a process loads only what it needs.
@@ -47,7 +53,8 @@ def _run_node(folder: Path) -> None:
     prepare_interpreter()
     volume = load_ct(loaded.volume) if loaded.volume.ct else None
     addresses = worker_address(folder), output_address(folder)
-    serve_until_told(serve(Node(loaded, volume, *addresses, calibrations_folder(folder))))
+    node = Node(loaded, volume, *addresses, calibrations_folder(folder), replayed=plays_a_session(folder))
+    serve_until_told(serve(node))
 
 
 def _run_display(folder: Path) -> None:

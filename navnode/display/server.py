@@ -192,6 +192,10 @@ class _Viewer:
         self._socket = socket
         self._has: dict[str, int] = {}
         self._sent = self._acknowledged = 0
+        self._sent_ms: dict[int, int] = {}
+        """Number -> when a scene was sent that is not acknowledged."""
+        self._round_trip_ms: int | None = None
+        """Of the scene that was acknowledged last; None: none was."""
 
     @property
     def in_flight(self) -> int:
@@ -203,6 +207,9 @@ class _Viewer:
         except (ValueError, KeyError, TypeError):
             return
         self._acknowledged = max(self._acknowledged, min(number, self._sent))
+        now_ms = time.monotonic_ns() // 1_000_000
+        for each in [each for each in self._sent_ms if each <= self._acknowledged]:
+            self._round_trip_ms = now_ms - self._sent_ms.pop(each)
 
     def lacks(self, name: str, version: int) -> bool:
         """Whether the page lacks this version, which is then marked as sent."""
@@ -219,8 +226,9 @@ class _Viewer:
 
     async def send_scene(self, scene: dict[str, Any]) -> None:
         self._sent += 1
-        sent_ms = time.monotonic_ns() // 1_000_000
-        await self._socket.send_str(json.dumps({"kind": "scene", "number": self._sent, "sent_ms": sent_ms, **scene}))
+        sent_ms = self._sent_ms[self._sent] = time.monotonic_ns() // 1_000_000
+        about = {"kind": "scene", "number": self._sent, "sent_ms": sent_ms, "round_trip_ms": self._round_trip_ms}
+        await self._socket.send_str(json.dumps({**about, **scene}))
 
 
 async def run_display(

@@ -29,7 +29,7 @@ def add(app: web.Application, volume: Callable[[], Volume | None], refuse: Calla
     """Add the route ``/plans``: the body is a file, ``name`` its name; answers with the plans that it holds.
 
     Args:
-        volume: returns the volume that is navigated in; its voxels are not looked at.
+        volume: returns the volume that is navigated in, or a coarser copy; its voxels are not looked at.
         refuse: raises an HTTP error for requests from other origins.
     """
 
@@ -64,7 +64,7 @@ def _read(name: str, content: bytes, volume: Volume | None) -> list[Plan]:
         path = Path(folder) / f"{_STEM}{suffix}"
         path.write_bytes(content)
         try:
-            found = import_plans(path, volume)
+            found = import_plans(path, volume, coarser=True)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(path), shown)) from error
     if not 0 < len(found) <= _MOST_PLANS:

@@ -12,13 +12,15 @@ from navnode.errors import ConfigError
 from navnode.files import markups
 from navnode.files.strict import read_document
 from navnode.files.whole import write_whole
-from navnode.types import Plan, Volume
+from navnode.types import Matrix, Plan, Volume
 
 __all__ = ["SCHEMA", "Kept", "import_plans", "read_plans", "write_plans"]
 
 SCHEMA = "navnode/plans/1"
 _MOST_BYTES = 1 << 20
 _SAME_GRID_MM = 0.5
+_COARSER = 2.0
+"""Voxels of a coarser copy by which its box differs from the volume's at most."""
 
 _Numbers = tuple[float, float, float]
 
@@ -50,11 +52,12 @@ class Kept(msgspec.Struct, frozen=True):
     active: str
 
 
-def read_plans(path: Path, volume: Volume | None) -> Kept:
+def read_plans(path: Path, volume: Volume | None, *, coarser: bool = False) -> Kept:
     """Read plans.
 
     Args:
         volume: in which they will be used.
+        coarser: whether that may be a coarser copy of the one in which they were made.
 
     Raises:
         ConfigError: it is no such file, or they were made in another volume; names the file.
@@ -63,27 +66,33 @@ def read_plans(path: Path, volume: Volume | None) -> Kept:
     made_in = document.volume
     if made_in is not None and volume is not None and made_in.ras_from_index:
         size, rows = volume.voxels.shape[::-1], np.array(made_in.ras_from_index)
-        if made_in.size != size or rows.shape != (4, 4):
+        if rows.shape != (4, 4) or (made_in.size != size and not coarser):
             raise ConfigError(f"{path}: plans made in another volume ({made_in.name}, {_by(made_in.size)} voxels)")
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in size], [1])).reshape(4, -1)
-        off_mm = float(np.abs((rows - volume.volume_from_index) @ corners).max())
-        if not off_mm <= _SAME_GRID_MM:
+        off_mm = float(np.abs(_corners_mm(rows, made_in.size) - _corners_mm(volume.volume_from_index, size)).max())
+        if not off_mm <= (_SAME_GRID_MM if made_in.size == size else _COARSER * max(volume.spacing_mm)):
             raise ConfigError(f"{path}: plans made in another volume ({made_in.name} lies {off_mm:.0f} mm beside it)")
     return Kept(tuple(Plan(each.name, each.entry_mm, each.target_mm) for each in document.plans), document.active)
 
 
-def import_plans(path: Path, volume: Volume | None = None) -> list[Plan]:
+def _corners_mm(ras_from_index: Matrix, size: tuple[int, ...]) -> Matrix:
+    """(3, 8), of a box of voxels with its edges."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in size], [1])).reshape(4, -1)
+    return np.asarray((ras_from_index @ corners)[:3])
+
+
+def import_plans(path: Path, volume: Volume | None = None, *, coarser: bool = False) -> list[Plan]:
     """Read plans of another program: every line of Slicer's markups, or two points, entry first unless they are named
     ``entry`` and ``target``; or our own.
 
     Args:
         volume: in which they will be used, as far as the file says in which they were made.
+        coarser: as for :func:`read_plans`.
 
     Raises:
         ConfigError: it holds no plan, or was made in another volume; names the file.
     """
     if not path.name.lower().endswith(".mrk.json"):
-        return list(read_plans(path, volume).plans)
+        return list(read_plans(path, volume, coarser=coarser).plans)
     found = markups.read(path)
     drawn = [each for each in found if each.kind == "Line"] or found
     stem = path.name[: -len(".mrk.json")]

@@ -20,7 +20,16 @@ NOMINAL_MM, _BEYOND_MM = 1000.0, 60.0
 
 _HALF = 0.6
 """Share of the jig's beads below which it is half outside."""
-_RIVAL = 0.7
+_RIVAL, _DECISIVE = 0.7, 4
+"""Worth of another explanation, as a share, from which it might be the right one; and more beads, as near, by which one
+is better beyond doubt: a plate that is seen face-on is explained mirrored as well, one beside it is not."""
+_OPEN_FOCAL = 0.05
+"""1-sigma of the focal length, a share, from which the beads leave it open: its error is then no small one."""
+_MOST_BESIDE = 0.6
+"""Share of the larger side by which the beam's middle may lie beside the picture's: it may be cropped."""
+_NEARLY, _MOST_NEARLY = 4.0, 0.1
+"""Times the largest distance of a named bead, within which a spot without a name is of a bead without one but for the
+geometry; and the largest share of beads of which that may be so."""
 _USUAL_PX, _USUAL_COUNT = 0.1, 30
 
 
@@ -91,6 +100,27 @@ def _covariance(state: State, at_px: Matrix, size_px: tuple[int, int], jig: Jig)
     return covariance * np.outer(UNIT, UNIT), limb_mm
 
 
+def _decisive(state: State, other: State) -> bool:
+    """Whether an explanation is better than another beyond doubt."""
+    return len(state.beads) >= len(other.beads) + _DECISIVE and state.rms_px <= 1.5 * other.rms_px
+
+
+def _nearly_named(state: State, at_px: Matrix, size_px: tuple[int, int], jig: Jig) -> int:
+    """How many spots without a name lie just beside beads without one; 0: no more than chance has it, or a jig that was
+    not measured, whose beads are elsewhere themselves."""
+    if not jig.measured:
+        return 0
+    expected = projected(state.carm_from_jig, state.focal_px, state.center_px, jig.positions_mm)
+    unnamed = np.setdiff1d(np.flatnonzero(within_picture(state, size_px, jig)), state.beads)
+    spots = at_px[~np.isin(np.arange(len(at_px)), state.spots)]
+    if not (len(unnamed) and len(spots)):
+        return 0
+    named_px = np.linalg.norm(expected[state.beads] - at_px[state.spots], axis=1).max()
+    apart = np.linalg.norm(expected[unnamed, None] - spots[None], axis=2).min(axis=1)
+    nearly = int((apart <= max(_NEARLY * named_px, 2.0)).sum())
+    return nearly if nearly > max(2, _MOST_NEARLY * len(state.beads)) else 0
+
+
 def judged(
     states: list[State],
     other: State | None,
@@ -112,6 +142,7 @@ def judged(
     covariance, limb_mm = _covariance(state, at_px, size_px, jig)
     focal_sigma = float(np.sqrt(covariance[6, 6]))
     turn_deg = float(np.rad2deg(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])))
+    beside = float(np.linalg.norm(state.center_px - (np.array(size_px) - 1) / 2)) / max(size_px)
     inside = int(within_picture(state, size_px, jig).sum())
     names = dict(zip(state.spots.tolist(), state.beads.tolist(), strict=True))
 
@@ -122,8 +153,15 @@ def judged(
     def verdict() -> tuple[Status, str]:
         if any(rival(each) for each in states[1:]):
             return Status.INVALID, "two ways to name the beads explain the picture"
-        if other is not None and worth(other) > _RIVAL * worth(state):
+        if other is not None and worth(other) > _RIVAL * worth(state) and not _decisive(state, other):
             return Status.INVALID, "the picture is explained as it is, and mirrored"
+        if nearly := _nearly_named(state, at_px, size_px, jig):
+            return Status.INVALID, f"{nearly} spots lie beside beads, not on them: another geometry made the picture"
+        if not beside <= _MOST_BESIDE:
+            how = f"{beside:.0%} of its size beside the beam"
+            return Status.INVALID, f"the middle of the picture is {how}: stretched?"
+        if not focal_sigma <= _OPEN_FOCAL:
+            return Status.INVALID, f"the beads in the picture leave the focal length open ({focal_sigma:.0%})"
         if mirrored:
             return Status.DEGRADED, "the picture is mirrored left to right; the geometry is that of it mirrored back"
         if inside < _HALF * len(jig.ids):

@@ -25,6 +25,9 @@ _FOCAL_SHARES = (2.2, 2.9, 3.8, 5.0, 6.6)
 """Focal lengths tried, as shares of the picture's larger side: from wide films to small fields."""
 _MOST_GUESSES, _MOST_THIRDS = 16, 14
 _REFINED = 5
+_ENOUGH, _MORE_GUESSES = 0.8, 4
+"""Share of the spots, or of the beads that must be in the picture, whose explanation needs no rival; and from how many
+more rows one is looked for otherwise."""
 _SPOT_PX = 0.3
 """1-sigma of a spot, while none is named: noise, and overlap with bone."""
 
@@ -97,6 +100,7 @@ def _explained(
     pictures = (at_px, flipped)
     near = [_nearness(points, size_px) for points in pictures]
     found: tuple[list[State], list[State]] = ([], [])
+    more = _MORE_GUESSES
     for guess in guesses:
         for way in (0, 1):
             of_row = _of_row(pictures[way], size_px, jig, guess, near[way])
@@ -104,11 +108,13 @@ def _explained(
             if found[way]:
                 # The names are those of the mirror image as well: perspective tells the two apart.
                 best = max(found[way], key=worth)
-                found[1 - way].extend(_the_other_way(best, pictures[1 - way], size_px, jig))
+                for each in (way, 1 - way):  # a plate that is seen face-on leaves the focal length open
+                    found[each].extend(_with_names(best, pictures[each], size_px, jig))
         both = found[0] + found[1]
         if both:
             best = max(both, key=worth)
-            if len(best.beads) >= min(2 * LEAST_BEADS, 0.5 * within_picture(best, size_px, jig).sum()):
+            more -= 1
+            if not more or len(best.beads) >= _ENOUGH * min(len(at_px), within_picture(best, size_px, jig).sum()):
                 break
     ranked = [sorted(states, key=worth, reverse=True) for states in found]
     mirrored = bool(ranked[1]) and (not ranked[0] or worth(ranked[1][0]) > worth(ranked[0][0]))
@@ -116,10 +122,10 @@ def _explained(
     return mirrored, ranked[mirrored], other[0] if other else None
 
 
-def _the_other_way(state: State, at_px: Matrix, size_px: tuple[int, int], jig: Jig) -> list[State]:
-    """The same names in the picture read the other way round."""
+def _with_names(state: State, at_px: Matrix, size_px: tuple[int, int], jig: Jig) -> list[State]:
+    """What the same names explain, from other focal lengths, or in the picture read the other way round."""
     middle = (np.array(size_px) - 1) / 2
-    states = []
+    starts = []
     for share in _FOCAL_SHARES:
         focal = share * max(size_px)
         matrix = np.array([[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1.0]])
@@ -128,13 +134,11 @@ def _the_other_way(state: State, at_px: Matrix, size_px: tuple[int, int], jig: J
         if good and shift[2, 0] > 1.0:
             pose = g.rigid(g.rotation_exp(turn[:, 0]), tuple(shift[:, 0]))
             off = np.linalg.norm(projected(pose, focal, middle, points) - spots, axis=1)
-            states.append((float(np.nan_to_num(off, nan=1e6).mean()), focal, pose))
-    if not states:
-        return []
-    _, focal, pose = min(states, key=lambda each: each[0])
-    start = State(pose, focal, middle, np.zeros(0, int), np.zeros(0, int))
-    better = refined(start, at_px, size_px, jig)
-    return [better] if accepted(better, size_px, jig) else []
+            starts.append((float(np.nan_to_num(off, nan=1e6).mean()), focal, pose))
+    starts.sort(key=lambda each: each[0])
+    none = np.zeros(0, int)
+    better = [refined(State(pose, focal, middle, none, none), at_px, size_px, jig) for _, focal, pose in starts]
+    return [each for each in better if accepted(each, size_px, jig)]
 
 
 def _of_row(at_px: Matrix, size_px: tuple[int, int], jig: Jig, guess: RowGuess, nearness: Matrix) -> list[State]:

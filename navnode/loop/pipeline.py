@@ -94,7 +94,7 @@ class Pipeline:
                 outputs = self._on_command(message)
             case PlanCommand():
                 result = self.plans.on_command(message, self.volume)
-                self.status.notice(result.text)
+                self.status.notice("" if result.done else result.text)
                 outputs = [result]
             case Rejected():
                 self.status.reject(message)

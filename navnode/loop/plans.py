@@ -66,7 +66,7 @@ class Plans:
 
     def _add(self, plan: Plan | None, origin: str, volume: Volumes) -> tuple[bool, str]:
         if plan is None:
-            return False, "there is no plan to add"
+            return False, "there is no plan to add, or its entry or target is not a number"
         if why_not := flaw(plan, volume.current):
             return False, why_not
         replaced = plan.name in self.known

@@ -109,10 +109,16 @@ class Consoles:
         names: names of the devices on the wire.
         tools: names of all tools, in the order of the list of tools.
         now_ns: the node's clock.
+        replay: whether a session is played; otherwise that is noticed at its first message.
     """
 
     def __init__(
-        self, names: OutputsSection, tools: Iterable[str] = (), now_ns: Callable[[], int] = clock.now_ns
+        self,
+        names: OutputsSection,
+        tools: Iterable[str] = (),
+        now_ns: Callable[[], int] = clock.now_ns,
+        *,
+        replay: bool = False,
     ) -> None:
         self._names, self._now_ns = names, now_ns
         self._axis_ns = round(clock.NS_PER_S / names.axis_hz) if names.axis_hz else 0
@@ -125,7 +131,7 @@ class Consoles:
         self._shown: dict[str, str] = {}
         """Surface -> role of the volume that it shows; '': it is withdrawn."""
         self._epoch: int | None = None
-        self.replay = False
+        self.replay = replay
         """Whether outputs derive from a recording; their metadata then says so."""
 
     def __call__(self, output: Output) -> list[Message]:

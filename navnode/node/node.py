@@ -99,6 +99,7 @@ class Node:
         volume: the CT; None: there is none.
         worker_address, output_address: ZeroMQ endpoints to bind for the worker and for the displays.
         calibrations: folder of copies of the calibration files, made when the procedure began; None: the files.
+        replayed: its only source plays a session: all outputs say so, and plans are not kept.
 
     Raises:
         CalibrationError: a calibration file cannot be used.
@@ -111,6 +112,8 @@ class Node:
         worker_address: str,
         output_address: str,
         calibrations: Path | None = None,
+        *,
+        replayed: bool = False,
     ) -> None:
         calibrated = Calibrations.load(config, now_ns(), calibrations)
         self._config = config = calibrated.config
@@ -126,7 +129,7 @@ class Node:
         )
         self._corrections = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._correcting = 0
-        self._consoles = Consoles(config.outputs, [tool.name for tool in config.tools])
+        self._consoles = Consoles(config.outputs, [tool.name for tool in config.tools], replay=replayed)
         self.backends = backends_of(config.reconstruction)
         self._tap = Tap(config, volume, self.backends, calibrated.files)
         self._spans = Spans()
@@ -134,6 +137,7 @@ class Node:
             Path(config.plans.file) if config.plans.file else None,
             lambda command: _result(self._runner.feed(command)),
             lambda: (*self._runner.pipeline.plans.present, self._runner.pipeline.volume.current),
+            keep=not replayed,
         )
         console = config.console
         self._takes_pushes = console.may_push or not config.sources

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from navnode.clock import now_ns
 from navnode.errors import ConfigError
 from navnode.files.plans import Kept, read_plans, write_plans
@@ -32,6 +34,7 @@ class PlanDesk:
         path: the file; None: they are not kept.
         ask: feeds a request to the loop and returns its result.
         present: the plans now, the name of the active one, and their volume.
+        keep: whether what is done with them is written there: a replay must not change the case of before.
     """
 
     def __init__(
@@ -39,8 +42,10 @@ class PlanDesk:
         path: Path | None,
         ask: Callable[[PlanCommand], CommandResult],
         present: Callable[[], tuple[tuple[Plan, ...], str, Volume | None]],
+        *,
+        keep: bool = True,
     ) -> None:
-        self._path, self._ask, self._present = path, ask, present
+        self._path, self._keeps, self._ask, self._present = path, keep, ask, present
 
     def begin(self, volume: Volume | None) -> None:
         """Begin with the file's plans, if it exists.
@@ -59,7 +64,8 @@ class PlanDesk:
     def from_console(self, message: Message, address: str) -> None:
         """Add the plans of a console's message; what is wrong with one is told to the operator."""
         for plan in plans_of(message)[:_MOST_AT_ONCE]:
-            result = self._ask(PlanCommand(PlanOperation.ADD, plan.name, plan, f"console {address}", now_ns()))
+            known = plan if np.isfinite([plan.entry_mm, plan.target_mm]).all() else None
+            result = self._ask(PlanCommand(PlanOperation.ADD, plan.name, known, f"console {address}", now_ns()))
             log.log(logging.INFO if result.done else logging.WARNING, "%s", result.text)
         self._keep()
 
@@ -80,7 +86,7 @@ class PlanDesk:
 
     def _keep(self) -> str:
         """Write the file; returns why that failed, or ''. The plans stay known all the same."""
-        if self._path is None:
+        if self._path is None or not self._keeps:
             return ""
         plans, active, volume = self._present()
         try:
@@ -131,6 +137,8 @@ def numbers(parameters: Mapping[str, str], key: str) -> Numbers:
     """
     try:
         x, y, z = map(float, parameters.get(key, "").replace(",", " ").split())
+        if not np.isfinite([x, y, z]).all():
+            raise ValueError
     except ValueError as error:
         raise CommandError(f"{key} must be three numbers: R A S in mm") from error
     return x, y, z

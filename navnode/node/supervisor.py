@@ -26,7 +26,15 @@ from navnode.loop import bus, calibrations, topics
 from navnode.node.processes import LOG_PREFIX, READY, SIGN, output_address
 from navnode.types import NodeState
 
-__all__ = ["Supervisor", "calibrations_folder", "gateways", "read_config", "read_source_process", "wait_while"]
+__all__ = [
+    "Supervisor",
+    "calibrations_folder",
+    "gateways",
+    "plays_a_session",
+    "read_config",
+    "read_source_process",
+    "wait_while",
+]
 
 _READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 5.0
@@ -329,11 +337,15 @@ def gateways(config: Config) -> dict[str, Source]:
     }
 
 
+def plays_a_session(folder: Path) -> bool:
+    """Whether what a supervisor runs is a replay, by its folder."""
+    return (folder / "player.json").exists()
+
+
 def read_source_process(folder: Path) -> SimulatorSection | PlayerSection:
     """The settings of the process that serves X-rays and poses, in a supervisor's folder."""
-    player = folder / "player.json"
-    if player.exists():
-        return msgspec.json.decode(player.read_bytes(), type=PlayerSection)
+    if plays_a_session(folder):
+        return msgspec.json.decode((folder / "player.json").read_bytes(), type=PlayerSection)
     return msgspec.json.decode((folder / "simulator.json").read_bytes(), type=SimulatorSection)
 
 

@@ -1,6 +1,7 @@
 """The calibration page of the display: the guide, as an operator sees it."""
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def test_a_pivot_from_the_page_is_kept_when_it_passed(tmp_path):
             assert (await served.post("keep"))[0] == 409
             assert (await served.post("begin", {"step": "pivot-Saw"}))[0] == 400
             assert (await served.post("begin", {"step": "magic"}))[0] == 400
+            assert (await served.post("begin", {"step": "pivot-Drill", "tool": "Saw"}))[0] == 400
             status, text = await served.post("begin", {"step": "patient"})
             assert status == 400 and text == "calibration.points is not set in the configuration"
             assert (await served.post("begin", {"step": "pivot-Drill"}))[0] == 200
@@ -279,6 +281,66 @@ def test_the_page_is_worked_by_keys_alone(tmp_path):
             assert not [e for e in browser.errors if "GPU stall" not in e], browser.errors
 
     with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(2)))) as port:
+        asyncio.run(story(port))
+
+
+@needs_chromium
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("ends", "told"), [("stream", "Nothing comes any more"), ("server", "The source does not answer")]
+)
+def test_a_source_that_ends_in_the_middle_is_told_on_the_page(tmp_path, ends, told):
+    poses = pivoting(6000, np.random.default_rng(8))
+    hardly_tilted = [poses[n % 40] for n in range(100_000)]
+    served_by = contextlib.ExitStack()
+
+    async def story(port):
+        async with Served(node(tmp_path, port)) as served, Browser() as browser:
+            await served.shown_in(browser)
+            await served.post("begin", {"step": "pivot-Drill"})
+            await served.until(lambda run: run["samples"]["DrillToTracker"] > 50)
+            if ends == "stream":
+                hardly_tilted.clear()
+            else:
+                await asyncio.to_thread(served_by.close)
+            advice = "document.getElementById('advice')"
+            await browser.wait_for(f"{advice}.textContent.startsWith('{told}') && {advice}.className === 'bad'", 20)
+
+    with served_by:
+        asyncio.run(story(served_by.enter_context(streaming(("DrillToTracker", hardly_tilted)))))
+
+
+@needs_chromium
+@pytest.mark.long
+def test_enter_chooses_the_step_that_has_the_focus_and_no_result_is_lost_to_it(tmp_path):
+    async def story(port):
+        async with Served(node(tmp_path, port)) as served, Browser() as browser:
+            await served.shown_in(browser)
+            await served.post("begin", {"step": "pivot-Drill"})
+            await served.until(lambda run: run["complete"])
+            await served.post("stop")
+            await served.until(lambda run: not run["judging"])
+            step = "[...document.querySelectorAll('#steps button')].find((n) => n.innerText.includes('{}'))"
+            await browser.evaluate(step.format("Tip of Drill") + ".click()")
+            await browser.wait_for("document.getElementById('advice').textContent.startsWith('Passed')")
+            await browser.evaluate(step.format("Axis of Drill") + ".focus()")
+            await press(browser, "Enter")
+            await asyncio.sleep(1.0)
+            assert await browser.evaluate("document.getElementById('keep').disabled") is False, "measured anew"
+            await browser.evaluate(step.format("Axis of Drill") + ".click()")
+            await browser.evaluate("document.getElementById('measure').click()")
+            await browser.wait_for(
+                "document.getElementById('advice').textContent === 'Keep or discard Tip of Drill first'"
+            )
+            await browser.evaluate(step.format("Tip of Drill") + ".click()")
+            await press(browser, "d")
+            await browser.wait_for("document.getElementById('discard').textContent.startsWith('Really')")
+            assert not (await served.until(lambda run: True))["discarded"]
+            await asyncio.sleep(0.5)
+            await press(browser, "d")
+            await served.until(lambda run: run["discarded"], 10)
+
+    with streaming(("DrillToTracker", pivoting(6000, np.random.default_rng(3)))) as port:
         asyncio.run(story(port))
 
 

@@ -89,7 +89,7 @@ def test_plans_are_chosen_hidden_and_removed_only_if_asked_twice(tmp_path):
         await browser.evaluate(button.format("aim", 1) + ".click()")
         await until_async(lambda: stage.asked == [("PlanActivate", {"Plan": OTHER.name})])
         await browser.evaluate(button.format("gone", 1) + ".click()")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.5)
         assert len(stage.asked) == 1
         await browser.evaluate(button.format("gone", 1) + ".click()")
         await until_async(lambda: stage.asked[1:] == [("PlanRemove", {"Plan": OTHER.name})])
@@ -173,6 +173,46 @@ def test_plans_that_a_node_lost_are_named():
         names = f"{PLAN.name}, {OTHER.name}"
         assert await browser.evaluate(said) == f"The node started anew; plans are gone: {names}"
         assert await browser.evaluate("document.querySelectorAll('#plan-list li').length") == 0
+
+    staged(look)
+
+
+def test_a_plan_that_a_node_lost_and_another_one_that_it_aims_at_are_named():
+    async def look(browser, stage) -> None:
+        aim(stage, drill())
+        await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
+        stage.speaking = False
+        await browser.wait_for("document.body.classList.contains('silent')", 20)
+        stage.more = {"plans": (OTHER,), "active_plan": OTHER.name}
+        stage.speaking = True
+        said = "document.getElementById('plan-said').textContent"
+        await browser.wait_for(f"{said} !== ''", 10)
+        gone, other = (await browser.evaluate(said)).split("\n")
+        assert gone == f"The node started anew; plans are gone: {PLAN.name}"
+        assert other == f"The node started anew, and aims at {OTHER.name}, no longer at {PLAN.name}"
+
+    staged(look)
+
+
+def test_that_a_plan_is_not_kept_or_replaces_another_one_is_said():
+    line = {"type": "Line", "coordinateSystem": "RAS", "controlPoints": [
+        {"label": label, "position": position, "positionStatus": "defined"}
+        for label, position in (("entry", PLAN.entry_mm), ("target", (0.0, 0.0, 0.0)))
+    ]}  # fmt: skip
+    drop = """((content) => {{ const data = new DataTransfer();
+        data.items.add(new File([content], '{}.mrk.json'));
+        dispatchEvent(new DragEvent('drop', {{ dataTransfer: data, cancelable: true }})); }})({})"""
+
+    async def look(browser, stage) -> None:
+        aim(stage, drill())
+        await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
+        stage.says["PlanAdd"] = "plan 'x' from a command is known; but it is not kept: plans.json cannot be written"
+        said, content = "document.getElementById('plan-said').textContent", json.dumps(json.dumps({"markups": [line]}))
+        await browser.evaluate(drop.format("x", content))
+        await browser.wait_for(f"{said} === 'x: but it is not kept: plans.json cannot be written'", 10)
+        del stage.says["PlanAdd"]
+        await browser.evaluate(drop.format(PLAN.name, content))
+        await browser.wait_for(f"{said} === '{PLAN.name}: replaced the plan of that name'", 10)
 
     staged(look)
 

@@ -87,6 +87,51 @@ def test_the_next_patients_node_finds_nothing_of_the_last_one(tmp_path):
 
 
 @pytest.mark.long
+def test_a_network_on_which_everything_takes_two_seconds_shows_nothing_as_current():
+    """What comes is as late as what came before, from the first message on."""
+
+    async def story() -> None:
+        port, delay_s = find_free_port(), [2.0]
+        stage, runner = served("A", port)
+        stage.display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
+
+        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, late: bool) -> None:
+            loop, at_s = asyncio.get_running_loop(), 0.0
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(1 << 16):
+                    at_s = max(at_s, loop.time() + late * delay_s[0])  # in order
+                    loop.call_at(at_s, sink.write, data)
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inner, outer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(carry(reader, outer, False), carry(inner, writer, True))
+
+        async def speak() -> None:
+            while True:
+                stage.show()
+                await asyncio.sleep(0.04)
+
+        speaking = asyncio.create_task(speak())
+        await listening(runner, port)
+        proxy = await asyncio.start_server(between, "127.0.0.1", 0)
+        async with Browser() as browser:
+            await browser.open(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/")
+            await browser.wait_for("document.getElementById('state').textContent === 'INVALID'", 30)
+            seen = set()
+            for _ in range(80):
+                seen.add(await browser.evaluate("document.getElementById('state').textContent"))
+                await asyncio.sleep(0.1)
+            assert seen == {"INVALID"}
+            delay_s[0] = 0.0
+            await browser.wait_for("document.getElementById('state').textContent === 'VALID'", 30)
+        speaking.cancel()
+        proxy.close()
+        await runner.cleanup()
+
+    asyncio.run(story())
+
+
+@pytest.mark.long
 def test_a_network_that_swallows_everything_for_a_while_is_left_and_what_was_chosen_stays():
     """It closes nothing, as a cable that is pulled; the same volume then comes once more."""
 

@@ -11,6 +11,7 @@ import pytest
 from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.plans import import_plans, read_plans, write_plans
+from navnode.loop.ct import ShownCt
 from navnode.types import Plan, Volume
 from tests.invoke import call
 
@@ -50,6 +51,23 @@ def test_plans_of_another_ct_are_refused(tmp_path, other):
     write_plans(tmp_path / "plans.json", PLANS, "", other)
     with pytest.raises(ConfigError, match="made in another volume"):
         read_plans(tmp_path / "plans.json", CT)
+
+
+@pytest.mark.parametrize("size", [(61, 70, 83), (40, 130, 64)])
+def test_a_page_that_shows_a_coarser_copy_of_the_ct_takes_plans_of_it_and_of_no_other(tmp_path, size):
+    ct = Volume(np.zeros(size, np.float32), g.rigid(None, (-25.0, -20.0, -15.0)) @ np.diag([0.7, 0.9, 1.2, 1.0]), "ct")
+    (update,) = ShownCt(ct).show()
+    shown = update.volume
+    assert shown.voxels.shape != ct.voxels.shape
+    write_plans(tmp_path / "plans.json", PLANS, "", ct)
+    assert import_plans(tmp_path / "plans.json", shown, coarser=True) == list(PLANS)
+    with pytest.raises(ConfigError, match="made in another volume"):
+        read_plans(tmp_path / "plans.json", shown)
+    beside = Volume(shown.voxels, g.rigid(None, (0.0, 0.0, 12.0)) @ shown.volume_from_index, "other")
+    longer = Volume(np.zeros((shown.voxels.shape[0] + 5, *shown.voxels.shape[1:])), shown.volume_from_index, "longer")
+    for other in (beside, longer):
+        with pytest.raises(ConfigError, match="made in another volume"):
+            import_plans(tmp_path / "plans.json", other, coarser=True)
 
 
 @pytest.mark.parametrize(("system", "sign"), [("LPS", -1), ("RAS", 1)])

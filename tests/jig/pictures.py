@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,3 +53,21 @@ def seen(
     if mirrored:
         spots[:, 0] = size_px[0] - 1 - spots[:, 0]
     return Seen(spots, ids, focal_px, center, rotation, translation, size_px)
+
+
+def cropped(picture: Seen, share: float, side: int) -> Seen:
+    """The picture without a share of its width or height at a side: 0 left, 1 top, 2 right, 3 bottom."""
+    axis, size = side % 2, np.array(picture.size_px)
+    gone = int(share * size[axis])
+    first = np.zeros(2)
+    first[axis] = gone if side < 2 else 0
+    size[axis] -= gone
+    at_px = picture.at_px - first
+    inside = ((at_px >= 0) & (at_px <= size - 1)).all(axis=1)
+    return replace(
+        picture,
+        at_px=at_px[inside],
+        ids=[name for name, there in zip(picture.ids, inside, strict=True) if there],
+        center_px=picture.center_px - first,
+        size_px=(int(size[0]), int(size[1])),
+    )

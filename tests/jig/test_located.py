@@ -10,7 +10,7 @@ from navnode.jig import jig_for
 from navnode.jig.located import LEAST_BEADS, locate_spots
 from navnode.types import Status
 from tests.conftest import slow
-from tests.jig.pictures import seen
+from tests.jig.pictures import cropped, seen
 
 JIG = replace(jig_for(), measured=True, sigma_mm=0.0)
 LIMB_MM = np.array([(x, y, z) for x in (-40, 0, 40) for y in (-40, 0, 40) for z in (-60, 0, 60)], float)
@@ -102,6 +102,45 @@ def test_a_jig_half_outside_is_told():
     if found.beads:
         assert "half outside" in found.validity.reason
         assert wrong_names(picture, found) == 0
+
+
+def cropped_wrongly(numbers) -> tuple[int, int]:
+    """Laterals and AP views of which a side is cut off, so that one plate is seen face-on and of the other little is
+    left: how many were located, and how many of these with wrong names or an error far beyond what is stated."""
+    found, wrong = 0, 0
+    for number in numbers:
+        rng = np.random.default_rng(5000 + number)
+        whole = seen(rng, JIG, missing=0.1, false=0, angle_deg=rng.choice([0, 90]) + rng.uniform(-6, 6))
+        picture = cropped(whole, rng.uniform(0.15, 0.5), int(rng.integers(4)))
+        got = located(picture)
+        if not got.beads:
+            continue
+        focal, limb_mm, _ = errors(picture, got)
+        found += 1
+        wrong += bool(
+            got.mirrored or wrong_names(picture, got) or focal > 4 * got.focal_sigma or limb_mm > 5 * got.limb_mm
+        )
+    return found, wrong
+
+
+def test_what_is_left_of_a_cropped_picture_gives_the_geometry_or_nothing():
+    found, wrong = cropped_wrongly(range(12))
+    assert wrong == 0 and found >= 6
+
+
+@pytest.mark.slow
+def test_no_cropped_picture_gives_a_wrong_geometry():
+    found, wrong = cropped_wrongly(range(12, 212))
+    assert wrong == 0 and found >= 100
+
+
+def test_a_picture_stretched_along_one_side_is_no_other_picture():
+    whole = seen(np.random.default_rng(9), JIG, missing=0.0, false=0, angle_deg=0)
+    stretched = replace(
+        whole, at_px=whole.at_px * (0.95, 1.0), size_px=(int(0.95 * whole.size_px[0]), whole.size_px[1])
+    )
+    got = located(stretched)
+    assert not got.beads or (not got.mirrored and got.validity.status is Status.DEGRADED)
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -16,7 +16,17 @@ from navnode.igtl import CommandError, Point, PointElement, Sensor, Trajectory, 
 from navnode.loop.plans import Plans
 from navnode.node.consoles import Consoles
 from navnode.node.plans import PlanDesk, kept_plans, plans_of
-from navnode.types import Plan, PlanDeviation, PlanOperation, Status, Validity, Volume, invalid
+from navnode.types import (
+    CommandResult,
+    Plan,
+    PlanCommand,
+    PlanDeviation,
+    PlanOperation,
+    Status,
+    Validity,
+    Volume,
+    invalid,
+)
 from tests.loop.theatre import Theatre
 
 CT = Volume(np.zeros((30, 40, 50), np.float32), g.rigid(None, (-25.0, -20.0, -15.0)), "ct")
@@ -30,9 +40,13 @@ class Volumes:
 class Loop:
     """Plans without the rest of the loop."""
 
-    def __init__(self, path) -> None:
-        self.plans = Plans()
-        self.desk = PlanDesk(path, lambda told: self.plans.on_command(told, Volumes), lambda: (*self.plans.present, CT))
+    def __init__(self, path, **more) -> None:
+        self.plans, self.told = Plans(), []
+        self.desk = PlanDesk(path, self.ask, lambda: (*self.plans.present, CT), **more)
+
+    def ask(self, told: PlanCommand) -> CommandResult:
+        self.told.append(told)
+        return self.plans.on_command(told, Volumes)
 
 
 def numbers(at) -> str:
@@ -107,6 +121,29 @@ def test_a_console_does_not_move_the_plan_under_a_hand():
     moved = TrajectoryElement("left", RIGHT.entry_mm, RIGHT.target_mm)
     loop.desk.from_console(Trajectory(device="Plan", trajectories=(moved,)), "127.0.0.1:5")
     assert loop.plans.present == ((LEFT,), "left")
+
+
+def test_a_replay_begins_with_the_plans_of_the_case_and_leaves_their_file_as_it_is(tmp_path):
+    path = tmp_path / "plans.json"
+    write_plans(path, (LEFT,), "left", CT)
+    kept = path.read_bytes()
+    replay = Loop(path, keep=False)
+    replay.desk.begin(CT)
+    assert "aimed at" in add(replay, RIGHT)
+    replay.desk.command(PlanOperation.REMOVE, {"Plan": "left"})
+    assert replay.plans.present[0] == (RIGHT,) and path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_never_reaches_the_loop_whose_steps_are_recorded(bad):
+    """In a recording it would be null, and the session unreadable from there on."""
+    loop = Loop(None)
+    nowhere = TrajectoryElement("left", (bad, 0.0, 0.0), LEFT.target_mm)
+    loop.desk.from_console(Trajectory(device="Plan", trajectories=(nowhere,)), "127.0.0.1:5")
+    (told,) = loop.told
+    assert told.plan is None and not loop.plans.known
+    with pytest.raises(CommandError, match="three numbers"):
+        loop.desk.command(PlanOperation.ADD, {"Plan": "p", "Entry": f"{bad} 0 0", "Target": "4 5 6"})
 
 
 @pytest.mark.parametrize("entry", ["", "1 2", "1 2 x", "1 2 3 4", "nan 1 2"])

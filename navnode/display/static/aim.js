@@ -1,6 +1,6 @@
 // How the tool deviates from the plan that is aimed at: figures, the view along the plan, and the C-arm's next view.
 import { explain } from "./advice.js";
-import { setClass, setText } from "./dom.js";
+import { setAttribute, setClass, setText } from "./dom.js";
 import { drawTarget } from "./target.js";
 import { say } from "./texts.js";
 
@@ -20,6 +20,7 @@ export function drawAim(scene) {
   if (!aim) return;
   const { status, reason } = aim.validity;
   setText(name, aim.plan);
+  setAttribute(name, "title", aim.plan);
   setClass(panel, status);
   // Colour, shape and word: what is in doubt must not look like what holds.
   setText(mark, { VALID: "", DEGRADED: `▲ ${say("stateDEGRADED")}`, INVALID: `■ ${say("stateINVALID")}` }[status]);

@@ -21,16 +21,22 @@ export function setAttribute(node, name, value) {
 }
 
 const REALLY_MS = 4000; // After which the question is withdrawn.
+const READ_MS = 400; // Nobody has read the question sooner: a double click, or a key that is held, is one answer.
 
 // A button that acts at the second click; until then asks(button) is true, and its text may ask whether that is meant.
 export function askedTwice(button, act) {
+  let asked_ms = 0, withdrawing = 0;
+  button.addEventListener("keydown", (event) => event.repeat && event.preventDefault());
   button.addEventListener("click", () => {
+    if (asks(button) && performance.now() - asked_ms < READ_MS) return;
+    clearTimeout(withdrawing);
     if (asks(button)) {
       button.dataset.asks = "";
       return act();
     }
     button.dataset.asks = "yes";
-    setTimeout(() => (button.dataset.asks = ""), REALLY_MS);
+    asked_ms = performance.now();
+    withdrawing = setTimeout(() => (button.dataset.asks = ""), REALLY_MS);
   });
 }
 

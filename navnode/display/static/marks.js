@@ -80,9 +80,11 @@ export function tool(pen, [back, tip, ahead], status, live = true) {
 }
 
 // A plan: a ring where it enters, a filled diamond at its target.
-export function plan(pen, [entry, target], active) {
+// One that lies beside the slice is a shadow of itself.
+export function plan(pen, [entry, target], active, beside = false) {
   const colour = active ? PLAN : OTHER_PLAN;
-  line(pen, entry, target, colour, active ? 2.4 : 1.2);
+  pen.globalAlpha = beside ? 0.45 : 1;
+  line(pen, entry, target, colour, active ? 2.4 : 1.2, beside ? [3, 5] : []);
   ring(pen, entry, 6, colour);
   pen.beginPath();
   [[0, -7], [7, 0], [0, 7], [-7, 0]].forEach(([dx, dy]) => pen.lineTo(target[0] + dx, target[1] + dy));
@@ -92,4 +94,5 @@ export function plan(pen, [entry, target], active) {
   pen.strokeStyle = "#000";
   pen.lineWidth = 1;
   pen.stroke();
+  pen.globalAlpha = 1;
 }

@@ -27,13 +27,14 @@ addEventListener("keydown", ({ key, target }) => {
   if (key === "Delete" && target.tagName !== "INPUT") measured = [];
 });
 
-// Where both ends lie in this slice.
+// Where an end lies in this slice; dashed if the other one does not.
 export function drawMeasured(pen, slice) {
   for (const [a, b] of measured) {
-    if (Math.max(Math.abs(slice.off(a)), Math.abs(slice.off(b))) > IN_SLICE_MM) continue;
+    const lie = [a, b].filter((end) => Math.abs(slice.off(end)) <= IN_SLICE_MM);
+    if (!lie.length) continue;
     const [from, to] = [slice.flat(a), slice.flat(b)];
-    marks.line(pen, from, to, marks.MEASURE, 2);
-    for (const end of [from, to]) marks.cross(pen, end, 5, marks.MEASURE);
+    marks.line(pen, from, to, marks.MEASURE, 2, lie.length === 2 ? [] : [4, 5]);
+    for (const end of lie) marks.cross(pen, slice.flat(end), 5, marks.MEASURE);
     const words = `${Math.hypot(...minus(a, b)).toFixed(1)} mm`;
     marks.text(pen, words, [(from[0] + to[0]) / 2 + 10, (from[1] + to[1]) / 2 - 14], { size: 16, colour: marks.MEASURE, bold: true });
   }

@@ -13,7 +13,7 @@ const hidden = new Set();
 let known = [];
 let points = null;
 let refusals = [];
-let before = [];
+let before = [], aimedBefore = "";
 let wereSilent = false;
 
 // Those that are drawn: all that are not hidden, then the one that is aimed at, which none may cover.
@@ -28,7 +28,7 @@ export function drawPlans(scene) {
   keyed(list, known, makeRow, ({ aim, see, gone }, { name, active }) => {
     setText(aim, name);
     setAttribute(aim, "aria-pressed", active);
-    setAttribute(aim, "title", say(active ? "planStop" : "planAim"));
+    setAttribute(aim, "title", `${name}: ${say(active ? "planStop" : "planAim")}`);
     const seen = active || !hidden.has(name);
     setText(see, seen ? "◉" : "○");
     setAttribute(see, "aria-pressed", seen);
@@ -40,13 +40,17 @@ export function drawPlans(scene) {
   setText(make, say(points === "asking" ? "cancel" : "planNew"));
 }
 
-// A node that started anew, and keeps no plans, has lost those that were there.
+// A node that started anew has lost the plans that it did not keep, and may aim at another one.
 function notice({ silent, plans }) {
   if (silent) return (wereSilent = true);
-  const names = plans.map(({ name }) => name);
-  if (wereSilent && before.length && !names.length) refuse(say("plansGone", before.join(", ")));
+  const names = plans.map(({ name }) => name), aimed = plans.find(({ active }) => active)?.name ?? "";
+  if (wereSilent) {
+    const gone = before.filter((name) => !names.includes(name));
+    if (gone.length) refuse(say("plansGone", gone.join(", ")));
+    if (aimedBefore && aimed && aimed !== aimedBefore) refuse(say("planOther", aimed, aimedBefore));
+  }
   for (const name of hidden) if (!names.includes(name)) hidden.delete(name);
-  [before, wereSilent] = [names, false];
+  [before, aimedBefore, wereSilent] = [names, aimed, false];
 }
 
 function makeRow({ name }) {
@@ -63,7 +67,8 @@ function makeRow({ name }) {
 
 async function tell(name, parameters) {
   const { done, text } = await command(name, parameters);
-  if (!done) refuse(text);
+  const unkept = /; (but it is not kept: .*)$/s.exec(text)?.[1];
+  if (!done || unkept) refuse(done ? `${parameters.Plan ?? ""}: ${unkept}` : text);
   return done;
 }
 
@@ -110,9 +115,11 @@ form.addEventListener("submit", async (event) => {
   make.focus();
 });
 form.addEventListener("reset", () => {
+  if (form.contains(document.activeElement)) make.focus();
   form.hidden = true;
   points = null;
 });
+form.querySelector("[type=reset]").addEventListener("click", afresh);
 
 // Points that were clicked on a volume that is gone lie nowhere.
 export function forgetPoints() {
@@ -131,8 +138,14 @@ async function bring(file) {
   }
   if (!answer.ok) return refuse(await answer.text());
   const { plans } = await answer.json();
-  for (const plan of plans) await add(plan);
+  for (const plan of plans) {
+    const old = known.find(({ name }) => name === plan.name);
+    if ((await add(plan)) && old && !same(old, plan)) refuse(say("planReplaced", plan.name));
+  }
 }
+
+const same = (one, other) =>
+  ["entry_mm", "target_mm"].every((end) => one[end].every((value, axis) => Math.abs(value - other[end][axis]) < 0.01));
 
 async function bringAll(files) {
   afresh();

@@ -24,8 +24,10 @@ export function compose() {
     const box = caption.getBoundingClientRect();
     text(pen, caption.textContent, [box.left - frame.left, (box.top + box.bottom) / 2 - frame.top], { size: 15 });
   }
-  const state = document.getElementById("state").textContent, time = new Date().toISOString().slice(0, 19);
-  text(pen, `${state}  ·  ${time}Z  ·  ${say("notice")}`, [10, frame.height + FOOT_PX / 2], { size: 15 });
+  // Of a replay, where in it: its pictures are not of now.
+  const replay = document.body.classList.contains("replay") ? [say("replay"), document.getElementById("replay-at").textContent] : [];
+  const state = document.getElementById("state").textContent, time = `${new Date().toISOString().slice(0, 19)}Z`;
+  text(pen, [...replay, state, time, say("notice")].join("  ·  "), [10, frame.height + FOOT_PX / 2], { size: 15 });
   return picture;
 }
 

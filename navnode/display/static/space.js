@@ -16,6 +16,7 @@ import { say } from "./texts.js";
 import { plus } from "./vectors.js";
 import { grey } from "./window.js";
 
+const BESIDE_MM = 2; // A plan that comes no nearer to a slice lies beside it.
 const PLANES = {
   axial: { right: [-1, 0, 0], up: [0, 1, 0], letters: ["R", "L", "A", "P"] },
   coronal: { right: [-1, 0, 0], up: [0, 0, 1], letters: ["R", "L", "S", "I"] },
@@ -245,7 +246,11 @@ export class Space {
       pen.lineWidth = 1;
       pen.stroke();
     }
-    for (const plan of plans) marks.plan(pen, [plan.entry_mm, plan.target_mm].map((end) => slice.flat(end)), plan.active);
+    for (const { entry_mm, target_mm, active } of plans) {
+      const [from, to] = [entry_mm, target_mm].map((end) => slice.off(end));
+      const beside = from * to > 0 && Math.min(Math.abs(from), Math.abs(to)) > BESIDE_MM;
+      marks.plan(pen, [entry_mm, target_mm].map((end) => slice.flat(end)), active, beside);
+    }
     if (tool) marks.tool(pen, tool.line.map((point) => slice.flat(point)), tool.validity.status);
     if (this.volumes.navigation) {
       drawMeasured(pen, slice);

@@ -98,6 +98,12 @@ export const TEXTS = {
     "Der Knoten ist neu gestartet; Pläne sind weg: {1}",
     "节点已重启，计划已丢失：{1}",
   ],
+  planOther: [
+    "The node started anew, and aims at {1}, no longer at {2}",
+    "Der Knoten ist neu gestartet und zielt auf {1}, nicht mehr auf {2}",
+    "节点已重启，现激活 {1}，不再是 {2}",
+  ],
+  planReplaced: ["{1}: replaced the plan of that name", "{1}: hat den Plan dieses Namens ersetzt", "{1}：已替换同名计划"],
   planNew: ["New plan", "Neuer Plan", "新计划"],
   planFile: ["From file", "Aus Datei", "从文件"],
   planName: ["Name of the plan", "Name des Plans", "计划名称"],
