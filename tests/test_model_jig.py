@@ -102,6 +102,24 @@ def test_a_cropped_picture_keeps_its_geometry_and_is_named(folder, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_picture_that_is_turned_is_turned_back(folder, tmp_path, quarters):
+    """The jig says which way up the limb is, and the networks know it upright."""
+    ap = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)[:, 60:]
+    cv2.imwrite(str(tmp_path / "upright.png"), ap)
+    cv2.imwrite(str(tmp_path / "turned.png"), np.rot90(ap, -quarters))
+    both = (tmp_path / "upright.png", tmp_path / "turned.png")
+    upright, turned = placed(ModelRequest(pictures=both, jig=folder / "jig.json", out=tmp_path / "out")).views
+    assert (upright.quarter_turns, turned.quarter_turns) == (0, quarters)
+    assert (turned.carm.width_px, turned.carm.height_px) == (ap.shape[1], ap.shape[0])
+    points_mm = np.array([(x, y, z) for x in (-30.0, 40.0) for y in (-30.0, 40.0) for z in (-80.0, 80.0)])
+    at = [g.project(view.carm, g.inverse(view.pose()), points_mm) for view in (upright, turned)]
+    assert np.abs(at[0] - at[1]).max() < 0.5
+    seen = [view.counts().astype(float) for view in (upright, turned)]
+    assert seen[0].shape == seen[1].shape == ap.shape
+    assert np.median(np.abs(seen[0] - seen[1])) < 0.01 * np.median(seen[0])
+
+
 def test_a_magnification_that_an_archive_corrected_is_named(folder, tmp_path):
     counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
     for name, pixel_mm in (("plain", 0.4), ("corrected", 0.4 / 1.25)):

@@ -73,6 +73,8 @@ class ViewFile:
     """Orbital and angulation, from the C-arm's scales."""
     corrected: Callable[[Array], Array] | None = None
     """Turns the image (H, W) into that of ``carm``, (H, W); None: it is."""
+    quarter_turns: int = 0
+    """Counter-clockwise, of the image after that, so that it is that of ``carm``."""
 
     def counts(self) -> Array:
         """Detector counts (H, W).
@@ -83,13 +85,14 @@ class ViewFile:
         if self.path is None:
             raise ConfigError(f"{self.name}: image is missing")
         counts = read_counts(self.path, self.i0)
-        expected = (self.carm.height_px, self.carm.width_px)
+        expected = (self.carm.height_px, self.carm.width_px)[:: -1 if self.quarter_turns % 2 else 1]
         if counts.shape != expected:
             raise ConfigError(
                 f"{self.name}: {self.path.name} has {counts.shape[1]} x {counts.shape[0]} pixels, "
                 f"the C-arm geometry {expected[1]} x {expected[0]}"
             )
-        return counts if self.corrected is None else self.corrected(counts)
+        counts = counts if self.corrected is None else self.corrected(counts)
+        return np.ascontiguousarray(np.rot90(counts, self.quarter_turns)) if self.quarter_turns else counts
 
     def pose(self) -> Matrix:
         """``volume_from_carm``.

@@ -182,6 +182,8 @@ def _limits(report: ModelReport) -> str:
         f"The pictures' geometry comes from {report.geometry}; they are {report.spread_deg:.0f}° apart.",
         dose,
         "Bones that lie behind one another in all pictures, thin plates and fracture gaps can be missing or joined.",
+        "The expected errors take it that the limb lay still between the pictures, against the jig as well, and that "
+        "all are of one limb. X-rays hardly show that it moved by some millimetres; they are too small then.",
         "Names are those that the pictures show with certainty; bones without a name are numbered by size.",
         "Research use only.",
     ]

@@ -190,20 +190,34 @@ def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
             continue
         reasons = [found.validity.reason, _cropped(found), _corrected(found, stated)]
         doubts += [f"picture {number}: {reason}" for reason in reasons if reason]
+        carm, jig_from_carm, turns = _upright(found.carm, found.jig_from_carm)
         views.append(
             ViewFile(
                 f"picture {number}",
                 picture,
-                found.carm,
-                found.jig_from_carm,
+                carm,
+                jig_from_carm,
                 None,
                 0,
                 corrected=partial(_without_jig, found, jig),
+                quarter_turns=turns,
             )
         )
     if refused:
         raise ConfigError("; ".join(refused))
     return Placed(views, f"the beads of {jig.name}", KNOWN, "; ".join(doubts))
+
+
+def _upright(carm: CArm, jig_from_carm: Matrix) -> tuple[CArm, Matrix, int]:
+    """A picture's geometry once it is turned by quarters to where the limb stands upright, as the networks know it, and
+    by how many, counter-clockwise."""
+    right, down = (jig_from_carm[2, axis] for axis in (0, 1))  # of the limb's long axis in the picture
+    turns = round(np.arctan2(right, -down) / (np.pi / 2)) % 4
+    for _ in range(turns):
+        (u, v), width = carm.principal_point_px, carm.width_px
+        carm = replace(carm, width_px=carm.height_px, height_px=width, principal_point_px=(v, width - 1 - u))
+        jig_from_carm = jig_from_carm @ g.rigid(g.rotation_exp(np.array([0.0, 0.0, np.pi / 2])), (0.0, 0.0, 0.0))
+    return carm, jig_from_carm, turns
 
 
 def _cropped(found: Located) -> str:

@@ -119,8 +119,8 @@ class BoneFound:
         if not found:
             return ""
         return (
-            f"the X-rays contradict each other ({found}): a pose is wrong, the patient moved, or they show different "
-            "patients"
+            f"the X-rays contradict each other ({found}): a pose is wrong, the patient moved, metal hides bone, or "
+            "they show different patients"
         )
 
     @property
