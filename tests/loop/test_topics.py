@@ -67,6 +67,7 @@ def test_everything_that_flows_has_a_row_and_is_recorded():
 def test_what_is_recorded_as_a_step_comes_back(topic):
     values: dict[object, object] = {str: "a", bool: True, int: 7, Operation: "SetTool", PlanOperation: "PlanAdd"}
     values[Plan | None] = PLAN
+    values[tuple[float, float, float] | None] = (1.0, 2.0, 3.0)
     hints = typing.get_type_hints(topic.kind)
     told = {name: values[hint] for name, hint in hints.items()}
     message = session_format.step_of({"kind": topic.kind.__name__, **told})
