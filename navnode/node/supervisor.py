@@ -117,13 +117,14 @@ class Supervisor:
             ConfigError: a process refused its configuration, or a port is in use.
             NavError: a process failed to start; the message says which and why.
         """
-        if self.config.display.enabled:  # first, so that whoever waits for the others sees that they are starting
-            self._children["display"] = self._launch("display")
+        # First the display, for whoever waits to see that others are starting, and the node, which takes longest.
+        for name in (["display"] if self.config.display.enabled else []) + ["node"]:
+            self._children[name] = self._launch(name)
+        if "display" in self._children:
             self._await_ready(self._children["display"])
         names = [_source_name(self._source_process)] if self._source_process is not None else []
         names += ["worker"] if self.config.reconstruction.remote is None else []
         names += gateways(self.config)
-        names += ["node"]
         for name in names:
             self._children[name] = self._launch(name)
         for child in self._children.values():

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
-from scipy.optimize import minimize
 
 from navnode.registration.appearance import XrayImage, fitted
 from navnode.types import Array, CArm, Effort, FloatArray, Status
@@ -100,6 +99,8 @@ def _corrected(
 def _bent(grey: Array, carm: CArm, dark_is_white: bool, render: Callable[[CArm], FloatArray]) -> Gradation:
     """The S by which a picture shows best what is rendered, through a chain that hardens as most do: how dense bone
     absorbs and how a display bends it look alike."""
+    from scipy.optimize import minimize  # a fifth of a second, which a node without pictures need not wait for
+
     every = max(1, round(max(grey.shape) / _BENT_PX))
     (u, v), (su, sv) = carm.principal_point_px, carm.pixel_spacing_mm
     thinned = np.ascontiguousarray(grey[::every, ::every])
