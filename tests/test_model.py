@@ -317,3 +317,11 @@ def test_a_whole_long_bone_that_is_far_too_short_has_no_name():
 
     assert name("fibula", 32.0, True) == "" and name("fibula", 32.0, False) == "fibula"
     assert name("fibula", 300.0, True) == "fibula" and name("patella", 36.0, True) == "patella"
+
+
+def test_what_may_be_no_bone_has_no_name():
+    ball = likely_surface(Volume(np.ones((24, 24, 24), np.float32), centered_grid((24, 24, 24), 2.0, np.zeros(3))))
+    assert ball is not None
+    found, least_mm = Measures(35.0, False, 0.0, None, {}), min(ball.size_mm)
+    clear, doubtful = (replace(ball, name="femur", error_95_mm=(1.0, share * least_mm)) for share in (0.1, 0.9))
+    assert _believed(clear, found).name == "femur" and _believed(doubtful, found).name == ""

@@ -242,9 +242,10 @@ def _measures(
 
 
 def _believed(surface: Surface, found: Measures) -> Surface:
-    """The surface without its name where a long bone ends within the pictures and is far too short for one."""
+    """The surface without its name where a long bone ends within the pictures and is far too short for one, or where it
+    may be no bone."""
     too_short = surface.name in _LONG and found.whole and found.length_mm < _LEAST_LONG_MM
-    return replace(surface, name="") if too_short else surface
+    return replace(surface, name="") if too_short or _doubt(surface) else surface
 
 
 def _doubt(surface: Surface) -> str:
