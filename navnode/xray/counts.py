@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cache
 
 import cv2
@@ -108,7 +109,11 @@ _COVERED_STEP = 3.0
 """Brightness step at an edge of lead, as a factor; patients darken gradually."""
 _COVERED_LEAST = 5.0
 """Percent of an image; a smaller area of lead is left to outlier rejection."""
+_COVERED_EVEN, _COVERED_FRAME = 1.6, 0.75
+"""What surrounds a field within the patient: lead, so equally dark, as a factor, and along so large a share of
+the image's edge. Without any open beam in the image, what scatters behind lead is no small share of the brightest."""
 _COVERED_LEAST_PX = 6
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5))
 _COVERED_PX = 64
 """Covered regions are looked for at this size."""
 
@@ -155,21 +160,40 @@ def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
     known = np.nan_to_num(light, nan=np.inf)
     bright = float(np.percentile(light[np.isfinite(light)], 99)) if np.isfinite(light).any() else 0.0
     lead = max(_COVERED_SPREAD * float(np.percentile(known, _COVERED_LEAST)), _COVERED_LIGHT**2 * bright)
-    dark = (known < min(_COVERED_LIGHT * bright, lead)).astype(np.uint8)
     result = np.zeros(light.shape, bool)
-    count, labels = cv2.connectedComponents(dark, connectivity=4)
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (5, 5))
-    for label in range(1, count):
-        region = (labels == label).astype(np.uint8)
-        framed = region.copy()
-        framed[1:-1, 1:-1] = 0
-        if not framed.any() or region.sum() < _COVERED_LEAST_PX:
+    for region in _framed_regions(known < min(_COVERED_LIGHT * bright, lead)):
+        if region.sum() >= _COVERED_LEAST_PX and _ends_in_a_step(known, region):
+            result |= cv2.dilate(region, np.ones((3, 3), np.uint8)) > 0
+    for region in _framed_regions(known < _COVERED_SPREAD * float(np.percentile(known, _COVERED_LEAST))):
+        inner = cv2.erode(region, _CROSS, borderValue=1) > 0
+        if _frame_of(region).mean() < _COVERED_FRAME or not _ends_in_a_step(known, region):
             continue
-        beside = (cv2.dilate(region, cross) > 0) & (region == 0) & np.isfinite(known)
-        edge = (cv2.erode(region, cross, borderValue=1) == 0) & (region > 0)
-        if beside.any() and np.median(known[beside]) > _COVERED_STEP * max(float(np.median(known[edge])), 1e-9):
+        darkest, brightest = np.percentile(known[inner], (5, 95))
+        if brightest < _COVERED_EVEN * max(darkest, 1e-9):
             result |= cv2.dilate(region, np.ones((3, 3), np.uint8)) > 0
     return result | _behind_blades(known)
+
+
+def _framed_regions(dark: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Masks (H, W), 0 or 1, of the connected parts of a mask (H, W) that touch the image's edge."""
+    _, labels = cv2.connectedComponents(dark.astype(np.uint8), connectivity=4)
+    framed = np.unique(_frame_of(labels))
+    for label in framed[framed > 0]:
+        yield (labels == label).astype(np.uint8)
+
+
+def _frame_of(image: Array) -> Array:
+    """The pixels at the edge of an image (H, W)."""
+    return np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+
+
+def _ends_in_a_step(known: FloatArray, region: npt.NDArray[np.uint8]) -> bool:
+    """Whether what lies beside a region (H, W) is much brighter than its edge."""
+    beside = (cv2.dilate(region, _CROSS) > 0) & (region == 0) & np.isfinite(known)
+    edge = (cv2.erode(region, _CROSS, borderValue=1) == 0) & (region > 0)
+    if not beside.any():
+        return False
+    return bool(np.median(known[beside]) > _COVERED_STEP * max(float(np.median(known[edge])), 1e-9))
 
 
 def _behind_blades(light: FloatArray) -> npt.NDArray[np.bool_]:

@@ -112,6 +112,21 @@ def test_muscle_beyond_a_gap_is_no_lead_though_it_is_as_even(degrees, width_px):
     assert covered(shielded)[beside > width_px / 2 + 1].mean() > 0.9
 
 
+@pytest.mark.parametrize("open_px", [46, 34, 24])
+@pytest.mark.parametrize("behind", [0.0006, 0.0015])
+def test_four_blades_within_a_thick_patient_are_found_though_nothing_in_the_field_is_bright(open_px, behind):
+    """Some hundredths of the open beam come through the patient; what scatters behind lead is no small share of that."""
+    v, u = np.mgrid[:64, :64]
+    rng = np.random.default_rng(open_px)
+    patient = 0.012 * np.exp(0.5 * np.sin(u / 7) * np.cos(v / 9) + 0.3 * np.sin(v / 4))
+    field = (np.abs(u - 30) < open_px / 2) & (np.abs(v - 33) < open_px / 2)
+    lead = behind * (1 + 0.1 * np.cos(u / 20)) * (1 + 0.03 * rng.normal(size=u.shape))
+    found = covered(np.where(field, patient, lead).astype(np.float32))
+    assert found[~field].mean() > 0.97
+    inner = (np.abs(u - 30) < open_px / 2 - 2) & (np.abs(v - 33) < open_px / 2 - 2)
+    assert not found[inner].any()
+
+
 def test_a_straight_shaft_is_no_blade():
     _, u = np.mgrid[:64, :64]
     leg = np.exp(-2.0 * (np.abs(u - 34) < 14) - 1.5 * (np.abs(u - 36) < 5)).astype(np.float32)
