@@ -18,7 +18,7 @@ __all__ = ["Attempt", "as_read", "best_gradation"]
 _CORRECTIONS, _LINEAR, _READABLE = 3, 0.06, 0.8
 """How often the steepness of a gradation is corrected at most; a contrast so near to 1 need not be; similarity from
 which on a fit says anything of it."""
-_BENT_ROUNDS, _BENT_PX, _BENT_TRIALS, _LONGEST_END = 2, 128, 60, 9.0
+_BENT_ROUNDS, _BENT_PX, _BENT_TRIALS, _LONGEST_END = 3, 128, 60, 9.0
 """How an S is found: times, from a better pose each; pixels across the picture; trials; the longest toe or shoulder."""
 _BENT_FIRST = [(2.0, 2.0), (5.0, 3.0), (3.0, 5.0)]
 """Toes and shoulders that are tried first."""
@@ -41,11 +41,19 @@ class Attempt(Protocol):
     def contrast(self) -> float:
         """That the fit found; 1 if the gradation is right."""
 
+    @property
+    def bend(self) -> float:
+        """Of the grey-value map, that the fit found; see ``Fit.incredible``."""
+
     def rendered(self, carm: CArm) -> FloatArray:
         """Line integrals (H, W) of what was registered, at the pose that was found."""
 
 
 _Attempt = TypeVar("_Attempt", bound=Attempt)
+
+
+_CAUTION = 0.5
+"""Share of a round's bend that the next one corrects: far off, another S fits as well."""
 
 
 def best_gradation(
@@ -71,17 +79,30 @@ def best_gradation(
             return made[-1]
         if known is not None and effort is Effort.TRACK:
             return made[-1][0], None  # a display's gradation does not change from one X-ray to the next
-    like, gradation = max(made, key=lambda each: each[0].similarity)
-    dark_is_white = gradation.dark_is_white == (like.contrast > 0)
-    for _ in range(_BENT_ROUNDS):
-        if like.similarity < _READABLE:
-            break
-        bent = _bent(*picture, dark_is_white, like.rendered)
-        made.append(_corrected(attempt(bent, like, Effort.REFINE), bent, attempt))
-        like, _ = made[-1]
-        if like.status is Status.VALID:
-            return made[-1]
-    return min((each for each, _ in made), key=_rank), None
+    made += _as_an_s(picture, *max(made, key=lambda each: each[0].similarity), attempt)
+    best, gradation = min(made, key=lambda each: _rank(each[0]))
+    return best, gradation if best.status is Status.VALID else None
+
+
+def _as_an_s(
+    picture: tuple[Array, CArm],
+    like: _Attempt,
+    gradation: Gradation,
+    attempt: Callable[[Gradation, _Attempt | None, Effort], _Attempt],
+) -> list[tuple[_Attempt, Gradation]]:
+    """Attempts with an S, from where a picture resembles the volume most, until one is VALID and will be for the next
+    picture, too; none: it resembles it nowhere."""
+    made: list[tuple[_Attempt, Gradation]] = []
+    dark_is_white, aim, contrast = gradation.dark_is_white == (like.contrast > 0), _HARDENED, 1.0
+    while like.similarity >= _READABLE and not _settled(like) and len(made) < _BENT_ROUNDS:
+        bent = _bent(*picture, dark_is_white, like.rendered, aim)
+        bent = bent.corrected(contrast) or bent
+        like = attempt(bent, like, Effort.REFINE)
+        made.append((like, bent))
+        # The whole picture is fitted a little otherwise than the thinned one.
+        aim -= _CAUTION * (like.bend - _HARDENED)
+        contrast *= min(max(like.contrast, 0.5), 2.0)
+    return made
 
 
 def _corrected(
@@ -96,17 +117,23 @@ def _corrected(
     return made, gradation
 
 
-def _bent(grey: Array, carm: CArm, dark_is_white: bool, render: Callable[[CArm], FloatArray]) -> Gradation:
+def _bent(
+    grey: Array, carm: CArm, dark_is_white: bool, render: Callable[[CArm], FloatArray], hardened: float
+) -> Gradation:
     """The S by which a picture shows best what is rendered, through a chain that hardens as most do: how dense bone
-    absorbs and how a display bends it look alike."""
+    absorbs and how a display bends it look alike.
+
+    Args:
+        hardened: bend of that chain.
+    """
     from scipy.optimize import minimize  # a fifth of a second, which a node without pictures need not wait for
 
-    every = max(1, round(max(grey.shape) / _BENT_PX))
+    every = max(1, round(max(grey.shape) / (2 * _BENT_PX)))
     (u, v), (su, sv) = carm.principal_point_px, carm.pixel_spacing_mm
     thinned = np.ascontiguousarray(grey[::every, ::every])
     height, width = thinned.shape
     seen_by = CArm(width, height, (su * every, sv * every), carm.source_to_detector_mm, (u / every, v / every))
-    predicted = render(seen_by).ravel()
+    predicted = render(XrayImage(thinned, seen_by).binned(_BENT_PX)[1]).ravel()
     first = Gradation.first(Curve.FILM if dark_is_white else Curve.LOGARITHM)
 
     def read(ends: Array) -> tuple[float, Gradation]:
@@ -115,7 +142,7 @@ def _bent(grey: Array, carm: CArm, dark_is_white: bool, render: Callable[[CArm],
         image = XrayImage(bent.counts(thinned), seen_by)
         found = fitted(image.observed(_BENT_PX), predicted, rounds=4)
         steeper = bent.corrected(found.contrast) or bent
-        off = found.noise / max(found.contrast, 1e-3) / _BENT_NOISE, (found.bend - _HARDENED) / _HARDENED_SIGMA
+        off = found.noise / max(found.contrast, 1e-3) / _BENT_NOISE, (found.bend - hardened) / _HARDENED_SIGMA
         return float(np.hypot(*off)), steeper
 
     options = {"maxfev": _BENT_TRIALS, "initial_simplex": _BENT_FIRST, "xatol": 0.02, "fatol": 0.01}
@@ -123,8 +150,12 @@ def _bent(grey: Array, carm: CArm, dark_is_white: bool, render: Callable[[CArm],
     return read(best.x)[1]
 
 
-def _rank(attempt: Attempt) -> tuple[int, bool, float]:
-    return list(Status).index(attempt.status), not attempt.contrast > 0, -attempt.similarity
+def _settled(attempt: Attempt) -> bool:
+    return attempt.status is Status.VALID and abs(attempt.bend - _HARDENED) < 1.5 * _HARDENED_SIGMA
+
+
+def _rank(attempt: Attempt) -> tuple[int, bool, bool, float]:
+    return list(Status).index(attempt.status), not _settled(attempt), not attempt.contrast > 0, -attempt.similarity
 
 
 def as_read(gradation: Gradation | None, counts: Array, carm: CArm) -> XrayImage:

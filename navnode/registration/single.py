@@ -166,6 +166,7 @@ class _Attempt:
 
     registration: Registration
     contrast: float
+    bend: float
     render: Callable[[CArm, Matrix], FloatArray]
 
     @property
@@ -194,7 +195,8 @@ def _register(
 ) -> _Attempt:
     """Register one image."""
     best = _search(registration, image, start_volume_from_carm, pivot_mm, effort)
-    found = best.fit.appearance.contrast, registration.middle.projector.render
+    appearance = best.fit.appearance
+    found = appearance.contrast, appearance.bend, registration.middle.projector.render
     if sparse_volume:
         return _Attempt(_result(best.fit, assess_sparse(best.fit), pivot_mm, timestamp_ns, started), *found)
     inspection = _inspected(registration, image, best)

@@ -70,7 +70,8 @@ class Gradation:
     def corrected(self, contrast: float) -> Gradation | None:
         """The one with which a fit would find a contrast of 1 instead; None: no display is so steep, or so flat."""
         least, most = _POSSIBLE[self.curve]
-        most *= 1 + (self.toe + self.shoulder) / _LONG_ENDS  # an S comes to its ends only far away
+        if self.toe + self.shoulder:  # an S comes to its ends only far away, and what it shows may be thin
+            least, most = least / 2, most * (1 + (self.toe + self.shoulder) / _LONG_ENDS)
         steepness = self.steepness / contrast if contrast > 0 else 0.0
         return replace(self, steepness=steepness) if least <= steepness <= most else None
 

@@ -115,7 +115,7 @@ def test_muscle_beyond_a_gap_is_no_lead_though_it_is_as_even(degrees, width_px):
 @pytest.mark.parametrize("open_px", [46, 34, 24])
 @pytest.mark.parametrize("behind", [0.0006, 0.0015])
 def test_four_blades_within_a_thick_patient_are_found_though_nothing_in_the_field_is_bright(open_px, behind):
-    """Some hundredths of the open beam come through the patient; what scatters behind lead is no small share of that."""
+    """A hundredth of the open beam comes through the patient; what scatters behind lead is no small share of that."""
     v, u = np.mgrid[:64, :64]
     rng = np.random.default_rng(open_px)
     patient = 0.012 * np.exp(0.5 * np.sin(u / 7) * np.cos(v / 9) + 0.3 * np.sin(v / 4))

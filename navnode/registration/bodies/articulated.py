@@ -145,6 +145,10 @@ class _Judged:
     def contrast(self) -> float:
         return self.fit.appearance.contrast
 
+    @property
+    def bend(self) -> float:
+        return self.fit.appearance.bend
+
     def rendered(self, carm: CArm) -> FloatArray:
         """Line integrals (H, W) of CT and bodies."""
         return self.render(carm)
