@@ -14,9 +14,9 @@ from navnode.types import Matrix, Output, Status, ToolPose, Validity, invalid
 
 __all__ = ["Touches"]
 
-_HELD_NS = 500_000_000
+_HELD_NS, _SLOWEST_NS = 500_000_000, 2_000_000_000
 _LEAST = 5
-"""Poses within that time, so that their mean is a place and not one sample's noise."""
+"""Poses within the first time, or of a slow tracker the second: their mean is a place and not one sample's noise."""
 _STILL_MM = 1.0
 """A tip that a hand rests on a point moves no farther than this from its mean."""
 _POINT_SIGMA_MM = 0.5
@@ -49,7 +49,7 @@ class Touches:
             return False, f"{tool} is not shown: {tip.validity.reason}"
         if volume.current is None or not inside(point_mm[None], volume.current).all():
             return False, "the point lies outside the volume"
-        placed_mm = np.array([at_mm for received_ns, at_mm in tip.placed if now_ns - received_ns <= _HELD_NS])
+        placed_mm = np.array(tip.recent_mm(now_ns))
         if len(placed_mm) < _LEAST:
             return False, f"{tool} has been seen for too short a time: hold it on the point for a second"
         mean_mm = placed_mm.mean(axis=0)
@@ -77,6 +77,12 @@ class _Tip:
             self.placed.clear()
         else:
             self.placed.append((pose.received_ns, pose.volume_from_tool[:3, 3]))
+
+    def recent_mm(self, now_ns: int) -> list[Matrix]:
+        """Where it was in the last half second, (3,) each; of a slow tracker the last few poses."""
+        ages = [now_ns - received_ns for received_ns, _ in self.placed]
+        held = max(sum(age <= _HELD_NS for age in ages), min(_LEAST, sum(age <= _SLOWEST_NS for age in ages)))
+        return [at_mm for _, at_mm in list(self.placed)[len(ages) - held :]]
 
 
 def _bound_mm(tip_mm2: Matrix) -> float:

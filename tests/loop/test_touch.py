@@ -80,6 +80,12 @@ def test_a_tool_that_is_lost_is_not_where_it_was():
     assert not result.done and "too short a time" in result.text
 
 
+def test_a_slow_trackers_last_poses_are_enough(monkeypatch):
+    monkeypatch.setattr("navnode.loop.touch._STILL_MM", 5.0)
+    monkeypatch.setattr("navnode.loop.touch._HELD_NS", 25_000_000)  # as if poses came every 125 ms
+    assert Held().touch(np.zeros(3)).done
+
+
 def test_what_a_tool_in_doubt_touches_is_measured_and_said_with_its_doubt(monkeypatch):
     monkeypatch.setattr("navnode.loop.touch._STILL_MM", 5.0)
     theatre = Held()
