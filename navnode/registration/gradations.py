@@ -24,6 +24,8 @@ _BENT_FIRST = [(2.0, 2.0), (5.0, 3.0), (3.0, 5.0)]
 """Toes and shoulders that are tried first."""
 _BENT_NOISE, _HARDENED, _HARDENED_SIGMA = 0.01, -0.03, 0.02
 """What a right S leaves unexplained (line-integral units); the bend that tube and patient make, and its spread."""
+_CAUTION = 0.5
+"""Share of a round's bend that the next one corrects: far off, another S fits as well."""
 
 
 class Attempt(Protocol):
@@ -52,10 +54,6 @@ class Attempt(Protocol):
 _Attempt = TypeVar("_Attempt", bound=Attempt)
 
 
-_CAUTION = 0.5
-"""Share of a round's bend that the next one corrects: far off, another S fits as well."""
-
-
 def best_gradation(
     picture: tuple[Array, CArm],
     known: Gradation | None,
@@ -65,7 +63,7 @@ def best_gradation(
     """The best attempt, and its gradation if it is VALID.
 
     Args:
-        picture: grey values (H, W).
+        picture: grey values (H, W), and the C-arm that shows them.
         known: the gradation that held for the last picture.
         effort: how far off the start may be.
         attempt: registers the picture by a gradation: from the start, or from an earlier attempt's result.
