@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -86,47 +87,72 @@ def test_the_next_patients_node_finds_nothing_of_the_last_one(tmp_path):
     asyncio.run(story())
 
 
+class Network:
+    """Between a browser and a server: it carries everything in order, as late as it is told, or nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.delay_s = 0.0
+        """From the server to the browser."""
+        self.swallows = False
+        self.connections = list[asyncio.StreamWriter]()
+
+    async def between(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.connections.extend((writer, outer))
+        await asyncio.gather(self._carry(reader, outer, late=0.0), self._carry(inner, writer, late=1.0))
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, late: float) -> None:
+        loop, at_s = asyncio.get_running_loop(), 0.0
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                at_s = max(at_s, loop.time() + late * self.delay_s)
+                if not self.swallows:
+                    loop.call_at(at_s, sink.write, data)
+
+
+@contextlib.asynccontextmanager
+async def seen_through(delay_s: float = 0.0) -> AsyncIterator[tuple[Browser, Network]]:
+    """A page with a volume, in a browser behind a network."""
+    port = find_free_port()
+    stage, runner = served("A", port)
+    stage.display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
+    network = Network(port)
+    network.delay_s = delay_s
+
+    async def speak() -> None:
+        while True:
+            stage.show()
+            await asyncio.sleep(0.04)
+
+    speaking = asyncio.create_task(speak())
+    await listening(runner, port)
+    proxy = await asyncio.start_server(network.between, "127.0.0.1", 0)
+    async with Browser() as browser:
+        await browser.open(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/")
+        yield browser, network
+    proxy.close()
+    for each in network.connections:
+        each.close()
+    await runner.cleanup()
+    speaking.cancel()
+
+
 @pytest.mark.long
 def test_a_network_on_which_everything_takes_two_seconds_shows_nothing_as_current():
     """What comes is as late as what came before, from the first message on."""
 
     async def story() -> None:
-        port, delay_s = find_free_port(), [2.0]
-        stage, runner = served("A", port)
-        stage.display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
-
-        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, late: bool) -> None:
-            loop, at_s = asyncio.get_running_loop(), 0.0
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(1 << 16):
-                    at_s = max(at_s, loop.time() + late * delay_s[0])  # in order
-                    loop.call_at(at_s, sink.write, data)
-
-        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            inner, outer = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(carry(reader, outer, False), carry(inner, writer, True))
-
-        async def speak() -> None:
-            while True:
-                stage.show()
-                await asyncio.sleep(0.04)
-
-        speaking = asyncio.create_task(speak())
-        await listening(runner, port)
-        proxy = await asyncio.start_server(between, "127.0.0.1", 0)
-        async with Browser() as browser:
-            await browser.open(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/")
-            await browser.wait_for("document.getElementById('state').textContent === 'INVALID'", 30)
+        state = "document.getElementById('state').textContent"
+        async with seen_through(delay_s=2.0) as (browser, network):
+            await browser.wait_for(f"{state} === 'INVALID'", 30)
             seen = set()
             for _ in range(80):
-                seen.add(await browser.evaluate("document.getElementById('state').textContent"))
+                seen.add(await browser.evaluate(state))
                 await asyncio.sleep(0.1)
             assert seen == {"INVALID"}
-            delay_s[0] = 0.0
-            await browser.wait_for("document.getElementById('state').textContent === 'VALID'", 30)
-        speaking.cancel()
-        proxy.close()
-        await runner.cleanup()
+            network.delay_s = 0.0
+            await browser.wait_for(f"{state} === 'VALID'", 30)
 
     asyncio.run(story())
 
@@ -136,32 +162,7 @@ def test_a_network_that_swallows_everything_for_a_while_is_left_and_what_was_cho
     """It closes nothing, as a cable that is pulled; the same volume then comes once more."""
 
     async def story() -> None:
-        port = find_free_port()
-        stage, runner = served("A", port)
-        stage.display._on_volume(VolumeUpdate(phantom(), tube(), "navigation", VALID, "CT", 0))
-        swallows, connections = asyncio.Event(), list[asyncio.StreamWriter]()
-
-        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(1 << 16):
-                    if not swallows.is_set():
-                        sink.write(data)
-
-        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            inner, outer = await asyncio.open_connection("127.0.0.1", port)
-            connections.extend((writer, outer))
-            await asyncio.gather(carry(reader, outer), carry(inner, writer))
-
-        async def speak() -> None:
-            while True:
-                stage.show()
-                await asyncio.sleep(0.04)
-
-        speaking = asyncio.create_task(speak())
-        await listening(runner, port)
-        proxy = await asyncio.start_server(between, "127.0.0.1", 0)
-        async with Browser() as browser:
-            await browser.open(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/")
+        async with seen_through() as (browser, network):
             await browser.wait_for(f"!document.body.classList.contains('silent') && {LIGHT} > 1000")
             left, top = await browser.evaluate(
                 "((b) => [b.left + b.width / 2, b.top + b.height / 2])"
@@ -172,20 +173,15 @@ def test_a_network_that_swallows_everything_for_a_while_is_left_and_what_was_cho
             await asyncio.sleep(0.5)
             chosen = np.array(await browser.evaluate(SHADES))
             assert np.abs(chosen - middle).mean() > 1, "other slices than those through the middle"
-            swallows.set()
+            network.swallows = True
             await browser.wait_for("document.body.classList.contains('silent')", 20)
-            old = list(connections)
-            await until_async(lambda: len(connections) > len(old), 30)
+            old = list(network.connections)
+            await until_async(lambda: len(network.connections) > len(old), 30)
             assert not any(each.is_closing() for each in old[:1]), "nobody but the page ended the connection"
-            swallows.clear()
+            network.swallows = False
             await browser.wait_for(f"!document.body.classList.contains('silent') && {LIGHT} > 1000", 40)
             await asyncio.sleep(0.5)
             assert np.abs(np.array(await browser.evaluate(SHADES)) - chosen).mean() < 0.2
-        proxy.close()
-        for each in connections:
-            each.close()
-        await runner.cleanup()
-        speaking.cancel()
 
     asyncio.run(story())
 
