@@ -236,6 +236,10 @@ def test_pictures_of_two_days_are_doubted(tmp_path):
     dicom(tmp_path / "1.dcm", 1, 80, StudyDate="20260302", **other)
     found = placed(ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out"))
     assert "1462 days apart" in found.doubt
+    for number, day in enumerate(("20220301", "20220304")):
+        dicom(tmp_path / f"{number}.dcm", number, 80 * number, StudyDate="20220301", AcquisitionDate=day, **one)
+    found = placed(ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out"))
+    assert "3 days apart" in found.doubt
 
 
 def test_dicom_states_distances_and_angles_of_its_own(tmp_path):

@@ -120,27 +120,44 @@ def test_a_picture_that_is_turned_is_turned_back(folder, tmp_path, quarters):
     assert np.median(np.abs(seen[0] - seen[1])) < 0.01 * np.median(seen[0])
 
 
+def as_dicom(path: Path, counts: np.ndarray, pixel_mm: tuple[float, float]) -> Path:
+    """Counts as DX, with the sides of its pixels, (rows apart, columns apart)."""
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
+    dataset.Modality, (dataset.Rows, dataset.Columns) = "DX", counts.shape
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+    dataset.PhotometricInterpretation, dataset.PixelIntensityRelationship = "MONOCHROME2", "LIN"
+    dataset.PixelIntensityRelationshipSign = 1
+    dataset.ImagerPixelSpacing, dataset.DistanceSourceToDetector = list(pixel_mm), 1150
+    dataset.PixelData = counts.tobytes()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.long
 def test_a_magnification_that_an_archive_corrected_is_named(folder, tmp_path):
     counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
-    for name, pixel_mm in (("plain", 0.4), ("corrected", 0.4 / 1.25)):
-        dataset = pydicom.Dataset()
-        dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
-        dataset.Modality, (dataset.Rows, dataset.Columns) = "DX", counts.shape
-        dataset.BitsAllocated = dataset.BitsStored = 16
-        dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
-        dataset.PhotometricInterpretation, dataset.PixelIntensityRelationship = "MONOCHROME2", "LIN"
-        dataset.PixelIntensityRelationshipSign = 1
-        dataset.ImagerPixelSpacing, dataset.DistanceSourceToDetector = [pixel_mm, pixel_mm], 1150
-        dataset.PixelData = counts.tobytes()
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
     plain, corrected = (
-        located(tmp_path, tmp_path / f"{name}.dcm", folder / "lateral.png", jig=folder / "jig.json").doubt
-        for name in ("plain", "corrected")
+        located(
+            tmp_path,
+            as_dicom(tmp_path / f"{pixel_mm:.2f}.dcm", counts, (pixel_mm, pixel_mm)),
+            folder / "lateral.png",
+            jig=folder / "jig.json",
+        ).doubt
+        for pixel_mm in (0.4, 0.4 / 1.25)
     )
     assert "magnification" not in plain
     assert "picture 1: its pixel size puts the source at" in corrected and "magnification was corrected" in corrected
+
+
+def test_pixels_that_are_not_square_are_named(folder, tmp_path):
+    counts = cv2.imread(str(folder / "ap.png"), cv2.IMREAD_UNCHANGED)
+    picture = as_dicom(tmp_path / "stretched.dcm", counts, (0.4, 0.42))
+    with pytest.raises(ConfigError, match=r"stretched\.dcm: its pixels are 0\.42 x 0\.4 mm; .* square"):
+        located(tmp_path, picture, folder / "lateral.png", jig=folder / "jig.json")
 
 
 def test_a_jig_half_outside_is_named(folder, tmp_path):

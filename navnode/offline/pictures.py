@@ -43,6 +43,8 @@ _ANGLE_OPEN_DEG = 5.0
 """A limb that is turned by hand is so far from where it should be."""
 _OFF_MIDDLE, _PIXEL_OFF = 0.1, 0.03
 """Shares of a picture's size, and of a distance, from which on a contradiction is told."""
+_SQUARE = 0.002
+"""Share by which a pixel's sides may differ: the focal length is wanted to 0.3 %."""
 _HEIGHTS_MM, _COARSE_MM = 80, 4
 _BETTER = 0.8
 """Another height is believed if less than this share of the difference between two pictures is left."""
@@ -176,6 +178,9 @@ def _by_jig(request: ModelRequest, path: Path, watch: Watch | None) -> Placed:
     for number, (picture, spots) in enumerate(zip(request.pictures, corrected, strict=True), 1):
         stated, counts = Stated.of(picture), read_counts(picture)
         spacing_mm = request.pixel_mm or stated.pixel_mm
+        if isinstance(spacing_mm, tuple) and abs(spacing_mm[0] / spacing_mm[1] - 1) > _SQUARE:
+            sides_mm = "{:g} x {:g} mm".format(*spacing_mm)
+            raise ConfigError(f"{picture}: its pixels are {sides_mm}; a jig's beads need square ones")
         found = locate(counts, jig, spacing_mm, spots)
         if request.pixel_mm or request.distance_mm:
             stated = replace(

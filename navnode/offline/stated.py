@@ -18,7 +18,9 @@ _NUMBERS = [
     "PositionerPrimaryAngle",
     "PositionerSecondaryAngle",
 ]
-_WORDS = ["PatientID", "PatientName", "PatientBirthDate", "ImageLaterality", "Laterality", "StudyDate"]
+_DAYS = ["AcquisitionDate", "ContentDate", "StudyDate"]
+"""When a picture was taken; a study may go on for days."""
+_WORDS = ["PatientID", "PatientName", "PatientBirthDate", "ImageLaterality", "Laterality", *_DAYS]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Stated:
             tilt_deg=number("PositionerSecondaryAngle"),
             patient=(words["PatientID"], words["PatientName"].casefold().rstrip("^ "), words["PatientBirthDate"]),
             side=words["ImageLaterality"] or words["Laterality"],
-            day=_day(words["StudyDate"]),
+            day=next(filter(None, (_day(words[keyword]) for keyword in _DAYS)), None),
         )
 
     def is_of_another_patient(self, other: Stated) -> bool:
