@@ -100,6 +100,7 @@ def _explained(
     pictures = (at_px, flipped)
     near = [_nearness(points, size_px) for points in pictures]
     found: tuple[list[State], list[State]] = ([], [])
+    followed: list[State | None] = [None, None]
     more = _MORE_GUESSES
     for guess in guesses:
         for way in (0, 1):
@@ -108,6 +109,9 @@ def _explained(
             if found[way]:
                 # The names are those of the mirror image as well: perspective tells the two apart.
                 best = max(found[way], key=worth)
+                if best is followed[way]:
+                    continue
+                followed[way] = best
                 for each in (way, 1 - way):  # a plate that is seen face-on leaves the focal length open
                     found[each].extend(_with_names(best, pictures[each], size_px, jig))
         both = found[0] + found[1]

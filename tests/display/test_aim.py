@@ -160,12 +160,36 @@ def test_the_plan_that_is_aimed_at_is_drawn_over_the_others():
     staged(look)
 
 
+async def silenced(browser, stage) -> None:
+    """Two plans are shown; then the node falls silent."""
+    aim(stage, drill())
+    await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
+    stage.speaking = False
+    await browser.wait_for("document.body.classList.contains('silent')", 20)
+
+
+def markup(target_mm: tuple[float, float, float]) -> str:
+    """A file of 3D Slicer with one line, from the plan's entry."""
+    points = [
+        {"label": label, "position": position, "positionStatus": "defined"}
+        for label, position in (("entry", PLAN.entry_mm), ("target", target_mm))
+    ]
+    return json.dumps({"markups": [{"type": "Line", "coordinateSystem": "RAS", "controlPoints": points}]})
+
+
+async def drop(browser, files: dict[str, str]) -> None:
+    """Drop files on the page: name -> content."""
+    await browser.evaluate(
+        """((files) => { const data = new DataTransfer();
+        for (const [name, content] of Object.entries(files)) data.items.add(new File([content], name));
+        dispatchEvent(new DragEvent('drop', { dataTransfer: data, cancelable: true })); })"""
+        f"({json.dumps(files)})"
+    )
+
+
 def test_plans_that_a_node_lost_are_named():
     async def look(browser, stage) -> None:
-        aim(stage, drill())
-        await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
-        stage.speaking = False
-        await browser.wait_for("document.body.classList.contains('silent')", 20)
+        await silenced(browser, stage)
         assert await browser.evaluate("document.getElementById('plan-said').textContent") == "", "it may come back"
         stage.more, stage.speaking = {}, True
         said = "document.getElementById('plan-said').textContent"
@@ -179,10 +203,7 @@ def test_plans_that_a_node_lost_are_named():
 
 def test_a_plan_that_a_node_lost_and_another_one_that_it_aims_at_are_named():
     async def look(browser, stage) -> None:
-        aim(stage, drill())
-        await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
-        stage.speaking = False
-        await browser.wait_for("document.body.classList.contains('silent')", 20)
+        await silenced(browser, stage)
         stage.more = {"plans": (OTHER,), "active_plan": OTHER.name}
         stage.speaking = True
         said = "document.getElementById('plan-said').textContent"
@@ -195,40 +216,26 @@ def test_a_plan_that_a_node_lost_and_another_one_that_it_aims_at_are_named():
 
 
 def test_that_a_plan_is_not_kept_or_replaces_another_one_is_said():
-    line = {"type": "Line", "coordinateSystem": "RAS", "controlPoints": [
-        {"label": label, "position": position, "positionStatus": "defined"}
-        for label, position in (("entry", PLAN.entry_mm), ("target", (0.0, 0.0, 0.0)))
-    ]}  # fmt: skip
-    drop = """((content) => {{ const data = new DataTransfer();
-        data.items.add(new File([content], '{}.mrk.json'));
-        dispatchEvent(new DragEvent('drop', {{ dataTransfer: data, cancelable: true }})); }})({})"""
-
     async def look(browser, stage) -> None:
         aim(stage, drill())
         await browser.wait_for("document.querySelectorAll('#plan-list li').length === 2", 10)
         stage.says["PlanAdd"] = "plan 'x' from a command is known; but it is not kept: plans.json cannot be written"
-        said, content = "document.getElementById('plan-said').textContent", json.dumps(json.dumps({"markups": [line]}))
-        await browser.evaluate(drop.format("x", content))
-        await browser.wait_for(f"{said} === 'x: but it is not kept: plans.json cannot be written'", 10)
+        said = "document.getElementById('plan-said').textContent"
+        await drop(browser, {"x.mrk.json": markup((0.0, 0.0, 0.0))})
+        await browser.wait_for(f"{said} !== ''", 10)
+        assert await browser.evaluate(said) == "x: but it is not kept: plans.json cannot be written"
         del stage.says["PlanAdd"]
-        await browser.evaluate(drop.format(PLAN.name, content))
-        await browser.wait_for(f"{said} === '{PLAN.name}: replaced the plan of that name'", 10)
+        await drop(browser, {f"{PLAN.name}.mrk.json": markup((0.0, 0.0, 0.0))})
+        await browser.wait_for(f"{said}.startsWith('{PLAN.name}')", 10)
+        assert await browser.evaluate(said) == f"{PLAN.name}: replaced the plan of that name"
+        assert [told["Plan"] for _, told in stage.asked] == ["x", PLAN.name]
 
     staged(look)
 
 
 def test_a_file_that_is_dropped_becomes_plans():
-    line = {"type": "Line", "coordinateSystem": "RAS", "controlPoints": [
-        {"label": label, "position": position, "positionStatus": "defined"}
-        for label, position in (("entry", PLAN.entry_mm), ("target", PLAN.target_mm))
-    ]}  # fmt: skip
-    drop = """((files) => {{ const data = new DataTransfer();
-        for (const [name, content] of Object.entries(files)) data.items.add(new File([content], name));
-        dispatchEvent(new DragEvent('drop', {{ dataTransfer: data, cancelable: true }})); }})({})"""
-
     async def look(browser, stage) -> None:
-        whole = json.dumps({"markups": [line]})
-        await browser.evaluate(drop.format(json.dumps({"notes.txt": "hello", "Pedicle.mrk.json": whole})))
+        await drop(browser, {"notes.txt": "hello", "Pedicle.mrk.json": markup(PLAN.target_mm)})
         await until_async(lambda: stage.asked)
         assert stage.asked == [
             ("PlanAdd", {"Plan": "Pedicle", "Entry": "20.00 -60.00 10.00", "Target": "5.00 -10.00 0.00"})

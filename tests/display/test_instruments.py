@@ -46,7 +46,8 @@ async def clicked_twice(browser, stage, button: str, asks: str, sent: tuple[str,
     assert not stage.asked
     await asyncio.sleep(0.5)
     await browser.evaluate(f"{button}.click()")
-    await until_async(lambda: stage.asked == [sent])
+    await until_async(lambda: stage.asked)
+    assert stage.asked == [sent]
 
 
 def test_which_tool_it_is_is_confirmed_by_a_second_click():
@@ -57,6 +58,8 @@ def test_which_tool_it_is_is_confirmed_by_a_second_click():
         await clicked_twice(browser, stage, button, "Really Drill?", ("ConfirmTool", {"Tool": "Drill"}))
         stage.tools["Drill"] = (drill(), Validity(Status.VALID))
         await browser.wait_for(f"!{button}", 10)
+        assert await browser.evaluate("document.querySelector('#tool-list span').textContent") == "VALID"
+        assert len(stage.asked) == 1, "and nothing is asked any more"
 
     staged(look)
 
