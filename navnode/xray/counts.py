@@ -166,7 +166,7 @@ def covered(light: FloatArray) -> npt.NDArray[np.bool_]:
             result |= cv2.dilate(region, np.ones((3, 3), np.uint8)) > 0
     for region in _framed_regions(known < _COVERED_SPREAD * float(np.percentile(known, _COVERED_LEAST))):
         inner = cv2.erode(region, _CROSS, borderValue=1) > 0
-        if _frame_of(region).mean() < _COVERED_FRAME or not _ends_in_a_step(known, region):
+        if not inner.any() or _frame_of(region).mean() < _COVERED_FRAME or not _ends_in_a_step(known, region):
             continue
         darkest, brightest = np.percentile(known[inner], (5, 95))
         if brightest < _COVERED_EVEN * max(darkest, 1e-9):

@@ -127,6 +127,17 @@ def test_four_blades_within_a_thick_patient_are_found_though_nothing_in_the_fiel
     assert not found[inner].any()
 
 
+@pytest.mark.parametrize("frame_px", [1, 2, 3])
+def test_a_thin_dark_frame_around_a_patient_spoils_nothing(frame_px):
+    v, u = np.mgrid[:64, :64]
+    light = (0.012 * np.exp(0.3 * np.sin(u / 7))).astype(np.float32)
+    framed = np.minimum(np.minimum(u, 63 - u), np.minimum(v, 63 - v)) < frame_px
+    corner = (np.minimum(u, 63 - u) < 4) & (np.minimum(v, 63 - v) < 4)
+    for dark in (framed, framed & ~corner):
+        found = covered(np.where(dark, np.float32(0.001), light))
+        assert not found[8:-8, 8:-8].any()
+
+
 def test_a_straight_shaft_is_no_blade():
     _, u = np.mgrid[:64, :64]
     leg = np.exp(-2.0 * (np.abs(u - 34) < 14) - 1.5 * (np.abs(u - 36) < 5)).astype(np.float32)

@@ -131,6 +131,10 @@ class BodyRegistration:
     near_mm: Matrix | None = None
     _levels: dict[int, list[Picture]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Take one field of each interlaced picture."""
+        self.shots = [replace(shot, counts=one_moment(shot.counts)) for shot in self.shots]
+
     def pictures(self, body: Body, level: int) -> list[Picture]:
         """The X-rays at a level of a body's pyramid."""
         shot = self.shots[0]
@@ -138,9 +142,7 @@ class BodyRegistration:
         pixel_mm = shot.carm.pixel_spacing_mm[0] * depth_mm / shot.carm.source_to_detector_mm
         binning = max(1, round(self._wanted_mm(body, level) / pixel_mm))
         if binning not in self._levels:
-            self._levels[binning] = [
-                Picture.of(one_moment(s.counts), s.carm, s.world_from_carm, binning) for s in self.shots
-            ]
+            self._levels[binning] = [Picture.of(s.counts, s.carm, s.world_from_carm, binning) for s in self.shots]
         return self._levels[binning]
 
     @staticmethod
