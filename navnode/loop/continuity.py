@@ -10,7 +10,6 @@ points as far from the marker as the anatomy is: a small rotation is a large err
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -34,8 +33,8 @@ _SIGMAS = 6.0
 _HORIZONS_S, _COMPARED_EVERY_S = (0.1, 0.05, 0.025, 0.0125), 0.0035
 """How far apart the means are that are compared: as long as bumps take. Each is of a quarter of this. However fast the
 tracker is, they are compared no more often."""
-_ENDS = np.array([2.25, 2.0, 1.25, 1.0, 0.25, 0.0])
-"""Where the spans of three means begin and end, horizons ago."""
+_SPANS_S = np.multiply.outer(_HORIZONS_S, [2.25, 2.0, 1.25, 1.0, 0.25, 0.0])
+"""How long ago the spans of the three means of each begin and end."""
 _KEPT = 256
 """Poses that are remembered: at 1 kHz, as long as the longest of these lines."""
 _UNSEEN_PERIODS = 2.5
@@ -111,7 +110,7 @@ class Continuity:
         while first > max(0, len(times_s) - 2 - _LINE) and times_s[-2] - times_s[first] < self._period_s / 2:
             first -= 1
         three = [first, len(times_s) - 2, len(times_s) - 1]
-        bends = [_bend(times_s[three], points_mm[three])]
+        bends = _bends(times_s[None, three], points_mm[None, three], np.ones(1))
         if not 0 <= times_s[-1] - self._compared_s < _COMPARED_EVERY_S:
             self._compared_s = float(times_s[-1])
             bends += _bends_of_means(times_s, points_mm)
@@ -138,41 +137,54 @@ class _Bend(NamedTuple):
     """Its noise, as a multiple of that of three single poses."""
 
 
-def _bend(times_s: Matrix, points_mm: Matrix, poses: int = 1) -> _Bend:
-    """How far the last of three poses, or means of so many, lies from the line through the others.
+def _bends(times_s: Matrix, points_mm: Matrix, poses: Matrix) -> list[_Bend]:
+    """How far the last of three poses, or means of so many, lies from the line through the others, of several ways at
+    once: times (W, 3), points (W, 3, P, 3), and how many poses (W,) each is of.
 
     On a way x(t) with |x''| <= a that is at most a h (h + k) / 2, where h and k are the times between them: divided
     differences are means of derivatives. Means of equal spans of a way have no more acceleration than it has.
     """
-    step_s, earlier_s = times_s[2] - times_s[1], max(times_s[1] - times_s[0], 1e-6)
+    step_s, earlier_s = times_s[:, 2] - times_s[:, 1], np.maximum(times_s[:, 1] - times_s[:, 0], 1e-6)
     ahead = step_s / earlier_s
-    expected_mm = points_mm[1] + ahead * (points_mm[1] - points_mm[0])
+    expected_mm = points_mm[:, 1] + ahead[:, None, None] * (points_mm[:, 1] - points_mm[:, 0])
     explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * step_s * (step_s + earlier_s)
-    noise = math.sqrt((1 + (1 + ahead) ** 2 + ahead**2) / (6 * poses))
-    return _Bend(_farthest(points_mm[2] - expected_mm), explained_mm, noise)
+    noise = np.sqrt((1 + (1 + ahead) ** 2 + ahead**2) / (6 * poses))
+    off_mm = _farthest(points_mm[:, 2] - expected_mm)
+    return list(map(_Bend, off_mm.tolist(), explained_mm.tolist(), noise.tolist()))
 
 
-def _bends_of_means(times_s: Matrix, points_mm: Matrix) -> Iterator[_Bend]:
+def _bends_of_means(times_s: Matrix, points_mm: Matrix) -> list[_Bend]:
     """Bends of the way over longer times, of means over a quarter of these, or of single poses where there are few."""
-    ends_s = times_s[-1] - np.multiply.outer(_HORIZONS_S, _ENDS)
-    for cuts in np.searchsorted(times_s, ends_s, "right").tolist():
-        spans = [slice(min(cuts[k], cuts[k + 1] - 1), cuts[k + 1]) for k in (0, 2, 4)]
-        if cuts[0] > 0 and spans[0].stop <= spans[1].start and spans[1].stop <= spans[2].start:
-            poses = [span.stop - span.start for span in spans]
-            at_s = np.array([times_s[span].sum() for span in spans]) / poses
-            at_mm = np.array([points_mm[span].sum(axis=0) for span in spans]) / np.reshape(poses, (3, 1, 1))
-            yield _bend(at_s, at_mm, min(poses))
+    cuts = np.searchsorted(times_s, times_s[-1] - _SPANS_S, "right")
+    stops = cuts[:, 1::2]
+    starts = np.minimum(cuts[:, ::2], stops - 1)
+    apart = (cuts[:, 0] > 0) & (stops[:, :2] <= starts[:, 1:]).all(axis=1)
+    if not apart.any():
+        return []
+    starts, stops = starts[apart], stops[apart]
+    first = int(starts.min())
+    sums = np.zeros((len(times_s) - first + 1, 1 + points_mm[0].size))  # of all poses before each, so of every span
+    sums[1:, 0] = times_s[first:] - times_s[-1]
+    sums[1:, 1:] = points_mm[first:].reshape(len(sums) - 1, -1)
+    np.cumsum(sums, axis=0, out=sums)
+    poses = stops - starts
+    means = (sums[stops - first] - sums[starts - first]) / poses[:, :, None]
+    return _bends(means[:, :, 0], means[:, :, 1:].reshape(*poses.shape, *points_mm.shape[1:]), poses.min(axis=1))
 
 
 def _off_line(times_s: Matrix, points_mm: Matrix) -> _Bend:
     """How far the last pose lies from the straight line through those before it, by least squares."""
-    ago_s = times_s[:-1] - times_s[-1]
-    from_middle_s = ago_s - ago_s.mean()
-    weights = 1 / len(ago_s) - from_middle_s * ago_s.mean() / max((from_middle_s**2).sum(), 1e-12)
-    off_mm = _farthest(points_mm[-1] - np.tensordot(weights, points_mm[:-1], 1))
-    explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * float((np.abs(weights) * ago_s**2).sum())
-    return _Bend(off_mm, explained_mm, math.sqrt((1 + float((weights**2).sum())) / 6))
+    ago_s = (times_s[:-1] - times_s[-1]).tolist()  # so few that NumPy's calls would take longer
+    middle_s = sum(ago_s) / len(ago_s)
+    slope = middle_s / max(sum((each - middle_s) ** 2 for each in ago_s), 1e-12)
+    weights = [1 / len(ago_s) - slope * (each - middle_s) for each in ago_s]
+    on_line_mm = (np.array(weights) @ points_mm[:-1].reshape(len(weights), -1)).reshape(points_mm[-1].shape)
+    off_mm = float(_farthest(points_mm[-1] - on_line_mm))
+    lever_s2 = sum(abs(weight) * each**2 for weight, each in zip(weights, ago_s, strict=True))
+    noise = math.sqrt((1 + sum(weight**2 for weight in weights)) / 6)
+    return _Bend(off_mm, 0.5 * _ACCELERATION_MM_PER_S2 * lever_s2, noise)
 
 
-def _farthest(offsets_mm: Matrix) -> float:
-    return float(np.sqrt((offsets_mm**2).sum(axis=-1).max()))
+def _farthest(offsets_mm: Matrix) -> Matrix:
+    """Length of the longest of offsets (..., P, 3)."""
+    return np.sqrt(np.asarray((offsets_mm**2).sum(axis=-1).max(axis=-1)))

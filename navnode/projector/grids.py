@@ -16,6 +16,8 @@ _BODY_BLOCK_MM = 8.0
 _BODY_HU, _BODY_MOST_HU = -950.0, -500.0
 """Blocks whose mean, or whose densest voxel, is above are body; the noise of air, with what is below air clipped, is
 neither. Emphysema at the edge of a CT may be as thin as air."""
+_LEAST_SIGMA = 0.25
+"""Voxels: interpolating smooths more than that."""
 
 
 def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | None = None) -> Volume:
@@ -43,7 +45,7 @@ def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) 
     spacing_mm = float(np.linalg.norm(volume_from_index[:3, 0]))
     own_spacing = np.array(image.GetSpacing())
     sigma_mm = 0.5 * np.sqrt(np.maximum(spacing_mm**2 - own_spacing**2, 0.0))
-    if sigma_mm.any():
+    if (sigma_mm > _LEAST_SIGMA * own_spacing).any():
         image = sitk.SmoothingRecursiveGaussian(image, np.maximum(sigma_mm, 1e-3 * own_spacing).tolist())
     # In LPS the RAS grid runs backwards along its first two axes, which ITK expresses as a direction.
     lps_from_index = RAS_FROM_LPS @ volume_from_index

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from navnode import geometry as g
 from navnode.config import Config, matrix
 from navnode.errors import ConfigError
-from navnode.files.bodies import read_bone, read_labels
 from navnode.projector.native import default_threads
-from navnode.registration.bodies import Alone, Articulated, Body, pairs_of
 from navnode.registration.carm.stated import StatedGeometry, doubted, evidence
 from navnode.registration.gradations import as_read
 from navnode.registration.single import register_counts
 from navnode.registration.smear import anticipate
 from navnode.registration.tracking import ImageRegistration
 from navnode.types import Array, Matrix, Registration, RegistrationRequest, Volume, invalid
+
+if TYPE_CHECKING:  # loaded where a configuration has bones that move by themselves: few have, and a start waits for it
+    from navnode.registration.bodies import Alone, Articulated
 
 __all__ = ["FrameRegistration", "alone", "articulated"]
 
@@ -35,6 +37,9 @@ def articulated(config: Config, ct: Volume) -> Articulated:
     Raises:
         ConfigError: a label map cannot be used, or there is no bone in a body; names the key.
     """
+    from navnode.files.bodies import read_labels
+    from navnode.registration.bodies import Articulated, pairs_of
+
     try:
         labels = read_labels([(Path(body.labels), body.label or 0) for body in config.bodies], ct)
         names = [body.name for body in config.bodies]
@@ -50,6 +55,9 @@ def alone(config: Config) -> Alone:
     Raises:
         ConfigError: a volume cannot be used, or there is no bone in it; names the key.
     """
+    from navnode.files.bodies import read_bone
+    from navnode.registration.bodies import Alone, Body
+
     bodies = []
     for number, body in enumerate(config.bodies):
         try:
