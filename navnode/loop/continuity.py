@@ -10,12 +10,13 @@ points as far from the marker as the anatomy is: a small rotation is a large err
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import NamedTuple
 
 import numpy as np
 
 from navnode import geometry as g
+from navnode import native
 from navnode.types import Matrix
 
 __all__ = ["Continuity"]
@@ -54,6 +55,7 @@ class Continuity:
         """Whether the marker had been hidden before the last pose."""
         self._times_s = np.zeros(2 * _KEPT)
         self._points_mm = np.zeros((2 * _KEPT, *_POINTS_MM.shape))
+        self._found = np.empty((len(_HORIZONS_S) + 3, len(_Bend._fields)))
         self._count = 0
         self._off_mm = 0.0
         """Usual distance from the line through the last two poses."""
@@ -81,7 +83,7 @@ class Continuity:
                 kept[:_KEPT] = kept[_KEPT:]
             self._count = _KEPT
         self._times_s[self._count], self._points_mm[self._count] = at_s, points_mm
-        reason = self._judge(self._times_s[: self._count + 1], self._points_mm[: self._count + 1])
+        reason = self._judge(self._count + 1)
         self.came_back = self._unseen
         if reason or self._unseen:
             self._times_s[0], self._points_mm[0] = at_s, points_mm
@@ -90,34 +92,28 @@ class Continuity:
         self._unseen = False
         return reason
 
-    def _judge(self, times_s: Matrix, points_mm: Matrix) -> str:
-        """Judge the last of some poses: their times (N,) and points (N, P, 3)."""
-        if len(times_s) < 2:
+    def _judge(self, count: int) -> str:
+        """Judge the last of so many poses."""
+        if count < 2:
             return ""
-        elapsed_s, moved_mm = float(times_s[-1] - times_s[-2]), float(_farthest(points_mm[-1] - points_mm[-2]))
-        if len(times_s) > _LINE:
-            steps_s = [b - a for a, b in pairwise(times_s[-1 - _LINE : -1].tolist())]
-            self._period_s = sorted(steps_s)[(_LINE - 1) // 2]
+        *before_s, at_s = self._times_s[max(0, count - 1 - _LINE) : count].tolist()
+        elapsed_s = at_s - before_s[-1]
+        if count > _LINE:
+            self._period_s = sorted(b - a for a, b in pairwise(before_s))[(_LINE - 1) // 2]
+        self._unseen = self._unseen or elapsed_s > _UNSEEN_PERIODS * self._period_s
+        compared = count > 2 and not self._unseen and not 0 <= at_s - self._compared_s < _COMPARED_EVERY_S
+        if compared:
+            self._compared_s = at_s
+        last, *bends = self._bends(count, means=compared)
         noise_mm = max(_LEFT_MM, _SIGMAS * self._off_mm)
-        if self._unseen or elapsed_s > _UNSEEN_PERIODS * self._period_s:
-            self._unseen = True
-            hidden = f"the patient's marker was hidden and came back {moved_mm:.0f} mm away"
-            return "" if moved_mm <= noise_mm else hidden
-        if len(times_s) == 2:
-            allowed_mm = noise_mm + 0.5 * _ACCELERATION_MM_PER_S2 * elapsed_s**2
-            return f"the patient's marker jumped by {moved_mm:.0f} mm" if moved_mm > allowed_mm else ""
-        first = len(times_s) - 3  # of three poses; a line through two of one moment leads anywhere
-        while first > max(0, len(times_s) - 2 - _LINE) and times_s[-2] - times_s[first] < self._period_s / 2:
-            first -= 1
-        three = [first, len(times_s) - 2, len(times_s) - 1]
-        bends = _bends(times_s[None, three], points_mm[None, three], np.ones(1))
-        if not 0 <= times_s[-1] - self._compared_s < _COMPARED_EVERY_S:
-            self._compared_s = float(times_s[-1])
-            bends += _bends_of_means(times_s, points_mm)
-        if len(times_s) > _LINE:
-            bends.append(_off_line(times_s[-1 - _LINE :], points_mm[-1 - _LINE :]))
+        if self._unseen:
+            hidden = f"the patient's marker was hidden and came back {last.off_mm:.0f} mm away"
+            return "" if last.off_mm <= noise_mm else hidden
+        if not bends:
+            jumped = last.off_mm > noise_mm + last.explained_mm
+            return f"the patient's marker jumped by {last.off_mm:.0f} mm" if jumped else ""
         if elapsed_s > _WATCHED_S:  # what acceleration explains would hide a marker that moved
-            bends = [_Bend(min(moved_mm, bends[0].off_mm), 0.0, 1.0)]
+            bends = [_Bend(min(last.off_mm, bends[0].off_mm), 0.0, 1.0)]
         for bend in bends:
             noise_mm = max(_LEFT_MM * max(1.0, bend.noise), _SIGMAS * self._off_mm * bend.noise)
             allowed_mm = noise_mm + bend.explained_mm
@@ -125,6 +121,22 @@ class Continuity:
                 return f"the patient's marker jumped by {bend.off_mm:.0f} mm"
         self._off_mm += 0.05 * (bends[0].off_mm / bends[0].noise - self._off_mm)
         return ""
+
+    def _bends(self, count: int, *, means: bool) -> list[_Bend]:
+        """How far the last of so many poses is from the one before; then, of three or more, from the line through two
+        before it, from those of means over longer times (if asked), and from the line through the last few."""
+        found = native.holding_library().navnode_bends(
+            self._times_s.ctypes.data,
+            self._points_mm.ctypes.data,
+            count,
+            self._period_s,
+            _ACCELERATION_MM_PER_S2,
+            _SPANS_S.ctypes.data,
+            len(_SPANS_S) if means else 0,
+            _LINE,
+            self._found.ctypes.data,
+        )
+        return list(starmap(_Bend, self._found[:found].tolist()))
 
 
 class _Bend(NamedTuple):
@@ -135,56 +147,3 @@ class _Bend(NamedTuple):
     """What acceleration explains of it."""
     noise: float
     """Its noise, as a multiple of that of three single poses."""
-
-
-def _bends(times_s: Matrix, points_mm: Matrix, poses: Matrix) -> list[_Bend]:
-    """How far the last of three poses, or means of so many, lies from the line through the others, of several ways at
-    once: times (W, 3), points (W, 3, P, 3), and how many poses (W,) each is of.
-
-    On a way x(t) with |x''| <= a that is at most a h (h + k) / 2, where h and k are the times between them: divided
-    differences are means of derivatives. Means of equal spans of a way have no more acceleration than it has.
-    """
-    step_s, earlier_s = times_s[:, 2] - times_s[:, 1], np.maximum(times_s[:, 1] - times_s[:, 0], 1e-6)
-    ahead = step_s / earlier_s
-    expected_mm = points_mm[:, 1] + ahead[:, None, None] * (points_mm[:, 1] - points_mm[:, 0])
-    explained_mm = 0.5 * _ACCELERATION_MM_PER_S2 * step_s * (step_s + earlier_s)
-    noise = np.sqrt((1 + (1 + ahead) ** 2 + ahead**2) / (6 * poses))
-    off_mm = _farthest(points_mm[:, 2] - expected_mm)
-    return list(map(_Bend, off_mm.tolist(), explained_mm.tolist(), noise.tolist()))
-
-
-def _bends_of_means(times_s: Matrix, points_mm: Matrix) -> list[_Bend]:
-    """Bends of the way over longer times, of means over a quarter of these, or of single poses where there are few."""
-    cuts = np.searchsorted(times_s, times_s[-1] - _SPANS_S, "right")
-    stops = cuts[:, 1::2]
-    starts = np.minimum(cuts[:, ::2], stops - 1)
-    apart = (cuts[:, 0] > 0) & (stops[:, :2] <= starts[:, 1:]).all(axis=1)
-    if not apart.any():
-        return []
-    starts, stops = starts[apart], stops[apart]
-    first = int(starts.min())
-    sums = np.zeros((len(times_s) - first + 1, 1 + points_mm[0].size))  # of all poses before each, so of every span
-    sums[1:, 0] = times_s[first:] - times_s[-1]
-    sums[1:, 1:] = points_mm[first:].reshape(len(sums) - 1, -1)
-    np.cumsum(sums, axis=0, out=sums)
-    poses = stops - starts
-    means = (sums[stops - first] - sums[starts - first]) / poses[:, :, None]
-    return _bends(means[:, :, 0], means[:, :, 1:].reshape(*poses.shape, *points_mm.shape[1:]), poses.min(axis=1))
-
-
-def _off_line(times_s: Matrix, points_mm: Matrix) -> _Bend:
-    """How far the last pose lies from the straight line through those before it, by least squares."""
-    ago_s = (times_s[:-1] - times_s[-1]).tolist()  # so few that NumPy's calls would take longer
-    middle_s = sum(ago_s) / len(ago_s)
-    slope = middle_s / max(sum((each - middle_s) ** 2 for each in ago_s), 1e-12)
-    weights = [1 / len(ago_s) - slope * (each - middle_s) for each in ago_s]
-    on_line_mm = (np.array(weights) @ points_mm[:-1].reshape(len(weights), -1)).reshape(points_mm[-1].shape)
-    off_mm = float(_farthest(points_mm[-1] - on_line_mm))
-    lever_s2 = sum(abs(weight) * each**2 for weight, each in zip(weights, ago_s, strict=True))
-    noise = math.sqrt((1 + sum(weight**2 for weight in weights)) / 6)
-    return _Bend(off_mm, 0.5 * _ACCELERATION_MM_PER_S2 * lever_s2, noise)
-
-
-def _farthest(offsets_mm: Matrix) -> Matrix:
-    """Length of the longest of offsets (..., P, 3)."""
-    return np.sqrt(np.asarray((offsets_mm**2).sum(axis=-1).max(axis=-1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from navnode.loop.topics import TRY_AGAIN_NS, max_age_ns
-from navnode.projector.grids import averaged, resample
+from navnode.projector.grids import thumbnail
 from navnode.types import Output, Status, SurfaceReady, SurfaceRequest, Validity, Volume, VolumeUpdate
 
 __all__ = ["ShownCt"]
@@ -22,9 +22,7 @@ class ShownCt:
     """
 
     def __init__(self, volume: Volume) -> None:
-        # Averaged onto voxels of that size, then moved onto the grid: a node that starts waits for it, and smoothing a
-        # fine CT before it is resampled takes five times as long.
-        coarse = resample(averaged(volume, _DISPLAY_MM), max(_DISPLAY_MM, min(volume.spacing_mm)))
+        coarse = thumbnail(volume, _DISPLAY_MM)  # quickly: a node that starts waits for it
         self._update = VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0)
         self._shown = self._answered = False
         self._asked_ns: int | None = None

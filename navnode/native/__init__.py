@@ -87,6 +87,9 @@ def holding_library() -> ctypes.PyDLL:
     lib.navnode_nearest_rigid.argtypes = [pose, ctypes.c_double, result]
     lib.navnode_carry.restype = None
     lib.navnode_carry.argtypes = [pose, result]
+    lib.navnode_bends.restype = ctypes.c_int
+    number, count = ctypes.c_double, ctypes.c_int
+    lib.navnode_bends.argtypes = [result, result, count, number, number, result, count, count, result]
     if hasattr(lib, "navnode_sender_start"):
         sender, message, peer = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64
         lib.navnode_sender_freed_fd.restype = ctypes.c_int

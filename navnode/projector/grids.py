@@ -9,7 +9,7 @@ import numpy.typing as npt
 from navnode.itk import RAS_FROM_LPS, itk_image
 from navnode.types import Matrix, Volume
 
-__all__ = ["AIR_HU", "averaged", "body", "centered_grid", "coarsened", "onto", "resample"]
+__all__ = ["AIR_HU", "averaged", "body", "centered_grid", "coarsened", "onto", "resample", "thumbnail"]
 
 AIR_HU = -1000.0
 _BODY_BLOCK_MM = 8.0
@@ -26,11 +26,23 @@ def resample(volume: Volume, spacing_mm: float, size: tuple[int, int, int] | Non
     ``size`` is (i, j, k); by default it covers the volume.
     """
     if size is None:
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1)
-        ras = volume.volume_from_index[:3, :3] @ corners
-        counts = np.ceil(np.ptp(ras, axis=1) / spacing_mm - 1e-6).astype(int) + 1
-        size = (int(counts[0]), int(counts[1]), int(counts[2]))
+        size = _covering(volume, spacing_mm)
     return onto(volume, centered_grid(size, spacing_mm, volume.center_mm), size)
+
+
+def thumbnail(volume: Volume, spacing_mm: float) -> Volume:
+    """A small copy on the grid of :func:`resample`, sooner: averaged onto voxels of that size, then moved."""
+    spacing_mm = max(spacing_mm, min(volume.spacing_mm))
+    size = _covering(volume, spacing_mm)
+    return onto(averaged(volume, spacing_mm), centered_grid(size, spacing_mm, volume.center_mm), size)
+
+
+def _covering(volume: Volume, spacing_mm: float) -> tuple[int, int, int]:
+    """Size (i, j, k) of an RAS-aligned cubic grid that covers a volume."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.voxels.shape[::-1]])).reshape(3, -1)
+    ras = volume.volume_from_index[:3, :3] @ corners
+    counts = np.ceil(np.ptp(ras, axis=1) / spacing_mm - 1e-6).astype(int) + 1
+    return int(counts[0]), int(counts[1]), int(counts[2])
 
 
 def onto(volume: Volume, volume_from_index: Matrix, size: tuple[int, int, int]) -> Volume:

@@ -185,3 +185,53 @@ def test_a_slow_tracker_may_see_a_patient_that_moves_evenly():
     way = np.cumsum(np.full(10, 1.9))
     assert not any(marker.seen(*way))
     assert not any(marker.seen(*[way[-1]] * 3))
+
+
+def bend_by_numpy(times_s: np.ndarray, points_mm: np.ndarray, poses: int = 1) -> list[float]:
+    """Of three poses or means: off the line, explained by 2 m/s2, noise."""
+    step_s, earlier_s = times_s[2] - times_s[1], max(times_s[1] - times_s[0], 1e-6)
+    ahead = step_s / earlier_s
+    off_mm = np.linalg.norm(points_mm[2] - points_mm[1] - ahead * (points_mm[1] - points_mm[0]), axis=1).max()
+    noise = np.sqrt((1 + (1 + ahead) ** 2 + ahead**2) / (6 * poses))
+    return [off_mm, 1000 * step_s * (step_s + earlier_s), noise]
+
+
+def bends_by_numpy(times_s: np.ndarray, points_mm: np.ndarray, period_s: float) -> list[list[float]]:
+    """What native code finds, by its words."""
+    last = np.linalg.norm(points_mm[-1] - points_mm[-2], axis=1).max()
+    bends = [[last, 1000 * (times_s[-1] - times_s[-2]) ** 2, 1.0]]
+    first = len(times_s) - 3
+    while first > max(0, len(times_s) - 6) and times_s[-2] - times_s[first] < period_s / 2:
+        first -= 1
+    bends.append(bend_by_numpy(times_s[[first, -2, -1]], points_mm[[first, -2, -1]]))
+    for horizon_s in (0.1, 0.05, 0.025, 0.0125):
+        ends = [int(np.sum(times_s <= times_s[-1] - ago * horizon_s)) for ago in (2.25, 2, 1.25, 1, 0.25, 0)]
+        spans = [slice(min(begin, end - 1), end) for begin, end in zip(ends[::2], ends[1::2], strict=True)]
+        if ends[0] and spans[0].stop <= spans[1].start and spans[1].stop <= spans[2].start:
+            at_s = np.array([times_s[span].mean() for span in spans])
+            at_mm = np.array([points_mm[span].mean(axis=0) for span in spans])
+            bends.append(bend_by_numpy(at_s, at_mm, min(span.stop - span.start for span in spans)))
+    ago_s = times_s[-5:-1] - times_s[-1]
+    slopes = np.stack([np.ones(4), ago_s])
+    weights = np.linalg.solve(slopes @ slopes.T, slopes)[0]  # of least squares, at the last pose
+    off_mm = np.linalg.norm(points_mm[-1] - np.tensordot(weights, points_mm[-5:-1], 1), axis=1).max()
+    return [*bends, [off_mm, 1000 * np.abs(weights) @ ago_s**2, np.sqrt((1 + weights @ weights) / 6)]]
+
+
+@pytest.mark.parametrize("hz", [10, 60, 100, 1000])
+def test_native_code_finds_what_numpy_finds(hz):
+    """To the rounding of times in seconds since 1970: 2e-7 of the 1e-3 between poses at 1 kHz."""
+    rng, most = np.random.default_rng(hz), 0
+    for _ in range(20):
+        watched, count = Continuity(), int(rng.integers(5, 250))
+        steps_s = rng.uniform(0.7, 1.3, count) / hz
+        if rng.random() < 0.5:
+            steps_s[-3:] /= 100  # poses that came together
+        times_s, points_mm = 1.8e9 + np.cumsum(steps_s), np.cumsum(rng.normal(0, 0.3, (count, 4, 3)), axis=0)
+        watched._times_s[:count], watched._points_mm[:count], watched._period_s = times_s, points_mm, 1 / hz
+        found, expected = watched._bends(count, means=True), bends_by_numpy(times_s, points_mm, 1 / hz)
+        most = max(most, len(found))
+        assert len(found) == len(expected)
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-6)
+        assert len(watched._bends(count, means=False)) == 3
+    assert most > 3 or hz == 10

@@ -5,7 +5,7 @@ import pytest
 
 from navnode import geometry as g
 from navnode.projector import Projector
-from navnode.projector.grids import averaged, body, coarsened
+from navnode.projector.grids import averaged, body, coarsened, resample, thumbnail
 from navnode.types import CArm, Volume
 from tests.projector.test_projector import DIRECTIONS, pose
 
@@ -98,3 +98,17 @@ def test_noise_in_air_is_no_body_and_lungs_are(blob):
 def test_air_alone_stays(blob):
     air = Volume(np.full((20, 20, 20), -1000.0, np.float32), np.eye(4))
     assert body(air) is air
+
+
+def test_a_thumbnail_is_what_resampling_gives():
+    """On the same grid; averages of blocks and a Gaussian differ where a ball ends."""
+    k, j, i = np.indices((40, 50, 61))
+    ball = np.hypot(np.hypot(k - 20, j - 24), i - 31) * 0.8 < 12
+    fine = Volume(np.where(ball, 300.0, -100.0).astype(np.float32), np.diag([0.8, -0.8, 0.8, 1.0]))
+    small, expected = thumbnail(fine, 2.5), resample(fine, 2.5)
+    assert small.voxels.shape == expected.voxels.shape
+    np.testing.assert_array_equal(small.volume_from_index, expected.volume_from_index)
+    inner = (slice(1, -1),) * 3
+    assert np.abs(small.voxels[inner] - expected.voxels[inner]).max() < 60
+    assert abs((small.voxels[inner] - expected.voxels[inner]).mean()) < 1
+    assert thumbnail(expected, 2.5).voxels.shape == expected.voxels.shape, "what is coarse is left as it is"
