@@ -41,9 +41,12 @@ class _Canvas:
         where: float | None = None,
     ) -> None:
         """Fill |x/a|^p + |y/b|^p + |z/c|^p < 1; ``where``: only voxels above this HU."""
-        region, points = self._around(np.asarray(center, np.float64), max(radii) * 1.5)
-        local = np.abs((points - np.asarray(center)) @ rotation_exp(np.array(turn)) / radii)
-        inside = (local**power).sum(axis=-1) < 1.0
+        region, (x, y, z) = self._around(np.asarray(center, np.float64), max(radii) * 1.5)
+        if any(turn):
+            offsets = np.stack(np.broadcast_arrays(x, y, z), axis=-1)
+            x, y, z = np.moveaxis(offsets @ rotation_exp(np.array(turn)), -1, 0)
+        terms = [np.abs(along / radius) ** power for along, radius in zip((x, y, z), radii, strict=True)]
+        inside = terms[0] + terms[1] + terms[2] < 1.0
         if where is not None:
             inside &= self.hu[region] > where
         self.hu[region][inside] = hu
@@ -62,14 +65,16 @@ class _Canvas:
         self.ellipsoid(center, radii, _CORTICAL, turn=turn, power=power)
         self.ellipsoid(center, core, _TRABECULAR, turn=turn, power=power)
 
-    def _around(self, center: Matrix, reach_mm: float) -> tuple[tuple[slice, ...], Matrix]:
+    def _around(self, center: Matrix, reach_mm: float) -> tuple[tuple[slice, ...], tuple[Matrix, Matrix, Matrix]]:
+        """The voxels around a place, and how far they are from it in x, y and z, each along an axis of its own."""
         middle = (center - self.volume_from_index[:3, 3]) / _SPACING_MM
         low = np.clip(np.floor(middle - reach_mm / _SPACING_MM), 0, np.array(_SIZE) - 1).astype(int)
         high = np.clip(np.ceil(middle + reach_mm / _SPACING_MM), 0, np.array(_SIZE) - 1).astype(int)
         i, j, k = (np.arange(a, b + 1) for a, b in zip(low, high, strict=True))
-        kk, jj, ii = np.meshgrid(k, j, i, indexing="ij")
+        first_mm = self.volume_from_index[:3, 3]
+        x, y, z = (n * _SPACING_MM + first_mm[axis] - center[axis] for axis, n in enumerate((i, j, k)))
         region = tuple(slice(int(a), int(b) + 1) for a, b in zip(low[::-1], high[::-1], strict=True))
-        return region, np.stack([ii, jj, kk], axis=-1) * _SPACING_MM + self.volume_from_index[:3, 3]
+        return region, (x[None, None, :], y[None, :, None], z[:, None, None])
 
 
 def torso(seed: int = 0) -> Volume:

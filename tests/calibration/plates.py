@@ -72,17 +72,20 @@ class Plate:
 
     def nearest(self, plate_mm):
         """Index (..., 2) of the nearest hole, and the distance to it, mm."""
-        share = plate_mm @ np.linalg.inv(self.basis).T
-        best, index = None, None
-        for step in np.stack(np.meshgrid([0, 1], [0, 1]), axis=-1).reshape(-1, 2):
-            candidate = np.floor(share) + step
-            away = np.linalg.norm(candidate @ self.basis.T - plate_mm, axis=-1)
-            if best is None:
-                best, index = away, candidate
-            else:
-                nearer = away < best
-                best, index = np.where(nearer, away, best), np.where(nearer[..., None], candidate, index)
-        return index.astype(int), best
+        inverse = np.linalg.inv(self.basis)
+        x, y = plate_mm[..., 0], plate_mm[..., 1]
+        shares = [row[0] * x + row[1] * y for row in inverse]
+        below = [np.floor(share) for share in shares]
+        (i, j), best, index = (share - floor for share, floor in zip(shares, below, strict=True)), np.inf, [0, 0]
+        for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            off_mm = [row[0] * (step[0] - i) + row[1] * (step[1] - j) for row in self.basis]
+            away = off_mm[0] ** 2 + off_mm[1] ** 2
+            nearer = away < best
+            best = np.where(nearer, away, best)
+            index = [
+                np.where(nearer, floor + more, so_far) for floor, more, so_far in zip(below, step, index, strict=True)
+            ]
+        return np.stack(index, axis=-1).astype(int), np.sqrt(best)
 
     def open_part(self, raw_px):
         """Whether raw pixels (..., 2) are neither shut off nor outside a round field."""

@@ -43,11 +43,11 @@ class Display:
         """The detector's picture at a time in s, as shares of the open beam; a bone moves over another."""
         side = self.region[2]
         height = self.region[3]
-        v, u = np.mgrid[:height, :side].astype(np.float32) / side
-        soft = 1.1 * np.exp(-(((u - 0.5) / 0.5) ** 2) - ((v - 0.55) / 0.6) ** 2)
+        v, u = (along.astype(np.float32) / side for along in np.ogrid[:height, :side])
+        soft = 1.1 * np.exp(-(((u - 0.5) / 0.5) ** 2)) * np.exp(-(((v - 0.55) / 0.6) ** 2))
         shift = 0.06 * np.sin(0.5 * at)
-        bone = 0.9 * np.exp(-(((u - 0.38 - shift - 0.2 * v) / 0.07) ** 2)) + 0.6 * np.exp(
-            -(((u - 0.65) / 0.05) ** 2) - ((v - 0.3 - shift) / 0.2) ** 2
+        bone = 0.9 * np.exp(-(((u - 0.38 - shift - 0.2 * v) / 0.07) ** 2)) + (
+            0.6 * np.exp(-(((u - 0.65) / 0.05) ** 2)) * np.exp(-(((v - 0.3 - shift) / 0.2) ** 2))
         )
         metal = 1.2 * ((np.abs(v - 0.75) < 0.012) & (u > 0.2 + shift) & (u < 0.5 + shift))
         return np.exp(-(soft + bone + metal))
@@ -83,7 +83,8 @@ class Display:
             part[disc] = exposure[disc]
             if self.text_inside:
                 cv2.putText(part, "L 12:30", (w // 2 - 60, h // 5), cv2.FONT_HERSHEY_SIMPLEX, 0.8, float(self.white), 2)
-            picture += rng.normal(0, self.capture_noise, picture.shape) if self.capture_noise else 0
+            if self.capture_noise:
+                picture += self.capture_noise * rng.standard_normal(picture.shape, np.float32)
             yield np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
     def _shown(self, at: float, dose: float, rng) -> np.ndarray:
