@@ -21,6 +21,10 @@ class RecoverReport(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     lost_bytes: int
     damaged_chunks: int
+    damaged_attachments: int
+    """Configuration and calibrations that could not be read: a replay needs them."""
+    missing: list[str]
+    """Files of the session that are not there."""
 
 
 class WrittenReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +43,10 @@ def recover(request: RecoverRequest, ui: Ui) -> None:
         messages=kept.messages,
         lost_bytes=kept.lost_bytes,
         damaged_chunks=kept.damaged,
+        damaged_attachments=kept.damaged_attachments,
+        missing=[str(path) for path in kept.missing],
     )
-    ui.done(report, f"{request.out}: {kept.messages} messages; {kept.lost_bytes} bytes lost")
+    ui.done(report, f"{request.out}: {kept.messages} messages; lost: {', '.join(kept.losses()) or 'nothing'}")
 
 
 @command(app, CutRequest, example="navnode cut session.mcap --start 60 --duration 20 --deidentify --out piece.mcap")

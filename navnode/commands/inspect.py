@@ -36,7 +36,7 @@ def inspect(request: InspectRequest, ui: Ui) -> None:
 def _draw(report: SessionReport) -> None:
     out = standard_output()
     head = Table.grid(padding=(0, 2))
-    for key in ("start", "seconds", "whole", "lost", "clock_jumps", "dropped", "versions"):
+    for key in ("start", "seconds", "whole", "lost_before", "lost", "clock_jumps", "dropped", "versions"):
         value = getattr(report, key)
         shown = "   ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         head.add_row(Text(f"{key.replace('_', ' ')}", "bold"), shown)

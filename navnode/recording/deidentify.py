@@ -50,7 +50,7 @@ from navnode.recording.writer import ContainerWriter
 from navnode.types import SurfaceReady, VolumeReady
 from navnode.xray.correction import decode_flat_field
 
-__all__ = ["DEIDENTIFICATION", "Deidentifier", "Names", "may_be_video"]
+__all__ = ["DEIDENTIFICATION", "VIDEO", "Deidentifier", "Names", "configuration_of", "may_be_video"]
 
 DEIDENTIFICATION = 2
 """Increases when more is taken out than before."""
@@ -95,7 +95,7 @@ class Names:
     def __init__(self, recording: Recording, progress: Callable[[float], None] = lambda share: None) -> None:
         self.topics: Counter[str] = Counter()
         """Topic -> number of its entries."""
-        self.config = _configuration(recording)
+        self.config = configuration_of(recording)
         """None: there is none, or it cannot be read."""
         self.damage: DamagedError | None = None
         """What ended reading the session."""
@@ -208,7 +208,8 @@ def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from (("plan", str(document[key])) for key in ("plan", "active_plan") if isinstance(document.get(key), str))
 
 
-def _configuration(recording: Recording) -> Config | None:
+def configuration_of(recording: Recording) -> Config | None:
+    """The configuration of the node that recorded a session; None: there is none, or it cannot be read."""
     if CONFIGURATION not in recording.attachments:
         return None
     try:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import heapq
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import repeat
 from pathlib import Path
 
 from navnode.clock import NS_PER_S, now_ns
 from navnode.errors import RecordingError
 from navnode.files.whole import refuse_existing, whole
 from navnode.recording.container import Channel, Entry
-from navnode.recording.deidentify import Deidentifier, Names
-from navnode.recording.format import FOLLOWED, FORMAT
+from navnode.recording.deidentify import VIDEO, Deidentifier, Names, configuration_of, may_be_video
+from navnode.recording.format import CT, FOLLOWED, FORMAT, GAP, RECOVERED
 from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
 from navnode.recording.recording import Recording
@@ -34,6 +36,19 @@ class EditResult:
     """Number of chunks that could not be read."""
     paths: list[Path] | None = None
     """The files written."""
+    damaged_attachments: int = 0
+    """Number of attachments, such as configuration and calibrations, that could not be read."""
+    missing: list[Path] = field(default_factory=list)
+    """Files of the session that are not there."""
+
+    def losses(self) -> list[str]:
+        """What was lost, in words."""
+        counted = (
+            (self.lost_bytes, "bytes"),
+            (self.damaged_attachments, "attachments (configuration, calibrations)"),
+            (len(self.missing), "files, which are missing"),
+        )
+        return [f"{count} {what}" for count, what in counted if count]
 
 
 def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> EditResult:
@@ -43,13 +58,18 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
         RecordingError: not a session, nothing can be read of it, or ``out`` cannot be written.
         ConfigError: ``out`` exists.
     """
-    kept, part = EditResult(paths=[]), 0
-    while part == 0 or part_path(path, part).exists():
+    kept, parts = EditResult(paths=[]), _parts_of(path)
+    for number in range(len(parts)):
+        refuse_existing(part_path(out, number))
+    kept.missing = [part_path(path, part) for part in range(max(parts)) if part not in parts]
+    for number, part in enumerate(parts):
         source = ContainerReader(part_path(path, part))
         if (known := source.metadata.get("navnode", {}).get("format", "")).isdigit() and int(known) > FORMAT:
             raise RecordingError(f"{path}: a session of format {known}; this version reads up to {FORMAT}")
-        with new_session(part_path(out, part)) as writer:
-            _copy_about(source, writer)
+        with new_session(part_path(out, number)) as writer:
+            kept.damaged_attachments += _copy_about(source, writer, {"part": str(number)})
+            if FOLLOWED in source.metadata and part == parts[-1]:
+                kept.missing.append(part_path(path, part + 1))
             for chunk in source.chunks:
                 progress(chunk.offset / source.size)
                 try:
@@ -62,11 +82,12 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
                     _copy(writer, entry)
                     kept.messages += 1
                 writer.close_chunk()
-        kept.lost_bytes += source.lost_bytes
+            kept.lost_bytes += source.lost_bytes
+            if part == parts[-1] and (lost := kept.losses()):
+                writer.describe(RECOVERED, {"lost": "; ".join(lost)})
         assert kept.paths is not None
-        kept.paths.append(part_path(out, part))
+        kept.paths.append(part_path(out, number))
         source.close()
-        part += 1
     if not kept.messages and (kept.lost_bytes or kept.damaged):
         for written in kept.paths or ():
             written.unlink(missing_ok=True)
@@ -74,7 +95,32 @@ def recover(path: Path, out: Path, progress: Callable[[float], None] = lambda sh
     return kept
 
 
-def _copy_about(source: ContainerReader, writer: ContainerWriter, replaced: Mapping[str, str] | None = None) -> None:
+def _parts_of(path: Path) -> list[int]:
+    """Numbers of a session's files that are there; of those behind one that is missing, only what says it belongs."""
+    parts = [0]
+    while part_path(path, parts[-1] + 1).exists():
+        parts.append(parts[-1] + 1)
+    if session := _session_of(path):
+        for other in path.parent.glob(f"{glob.escape(path.stem)}.[0-9]*{glob.escape(path.suffix)}"):
+            number = other.name[len(path.stem) + 1 : len(other.name) - len(path.suffix)]
+            if number.isdigit() and len(number) < 10 and int(number) not in parts and _session_of(other) == session:
+                parts.append(int(number))
+    return sorted(set(parts))
+
+
+def _session_of(path: Path) -> str:
+    """Which session a file says that it belongs to; '': it does not say, or cannot be read."""
+    try:
+        file = ContainerReader(path)
+    except RecordingError:
+        return ""
+    file.close()
+    return file.metadata.get("navnode", {}).get("session", "")
+
+
+def _copy_about(source: ContainerReader, writer: ContainerWriter, replaced: Mapping[str, str] | None = None) -> int:
+    """Copy metadata and attachments; returns how many of these are damaged."""
+    damaged = 0
     for name, about in source.metadata.items():
         if name not in ("navnode", FOLLOWED):  # a copy need not have the same files
             writer.describe(name, about)
@@ -86,8 +132,10 @@ def _copy_about(source: ContainerReader, writer: ContainerWriter, replaced: Mapp
         try:
             data = source.attachment(name)
         except RecordingError:
-            continue  # damaged; a replay reports what is missing
+            damaged += 1  # a replay reports what is missing
+            continue
         writer.attach(name, data, "application/octet-stream", now_ns())
+    return damaged
 
 
 def _copy(writer: ContainerWriter, entry: Entry) -> None:
@@ -121,22 +169,29 @@ def cut(
     patterns, kept = list(topics), EditResult(paths=[out])
     deidentifier = None if identified else Deidentifier(Names(recording))
     from_start = recording.metadata.get("from_start", "true") if start_s <= 0 else "false"
+
+    def copied(entry: Entry) -> bool:
+        if deidentifier is not None:
+            return deidentifier.copy(recording, entry, writer)
+        _copy(writer, entry)
+        return True
+
     with new_session(out) as writer:
         about = {"session": uuid.uuid4().hex, "from_start": from_start, "part": "0"}
         if deidentifier is None:
             _copy_about(recording.files[0], writer, about)
         else:
             deidentifier.copy_about(recording, writer, about)
+        ct = recording.ct_entry()  # whichever part: a replay with another one would be of another patient
+        if ct is not None:
+            at_ns = max(begin_ns, ct.log_time_ns)  # the piece does not begin before it
+            copied(ct._replace(log_time_ns=at_ns, publish_time_ns=at_ns))
         for entry in recording.raw(begin_ns):
-            if not begin_ns <= entry.log_time_ns <= end_ns and entry.channel.topic != "node/ct":
+            if entry.channel.topic == CT or not begin_ns <= entry.log_time_ns <= end_ns:
                 continue
             if patterns and not any(fnmatchcase(entry.channel.topic, pattern) for pattern in patterns):
                 continue
-            if deidentifier is None:
-                _copy(writer, entry)
-            elif not deidentifier.copy(recording, entry, writer):
-                continue
-            kept.messages += 1
+            kept.messages += copied(entry)
             if writer.waiting > (1 << 19):
                 writer.close_chunk()
         if not kept.messages:
@@ -147,27 +202,40 @@ def cut(
 def merge(recordings: list[Recording], out: Path) -> EditResult:
     """Merge the arrivals of several sessions, recorded with the same clock, in the order of their times.
 
-    Steps and outputs are copied only if just one of the sessions has any.
+    Steps and outputs are copied only if just one of the sessions has any. Which CT that one had, or the leading one, is
+    copied always, and so is what any of them lost.
 
     Raises:
         ConfigError: ``out`` exists.
-        RecordingError: a session is damaged or given twice, or ``out`` cannot be written.
+        RecordingError: a session is damaged, or given twice, whole or in overlapping pieces, or ``out`` cannot be
+            written.
     """
     known = [recording.metadata.get("session") or str(recording.path.resolve()) for recording in recordings]
     if len(set(known)) < len(known):
         raise RecordingError("one session is given twice")
     kept = EditResult(paths=[out])
-    of_nodes = [r for r in recordings if any(True for _ in _some(r, lambda channel: channel.topic == "step"))]
+    of_nodes = [r for r in recordings if any(_some(r, lambda channel: channel.topic == "step"))]
     keep_steps = len(of_nodes) == 1
     leading = of_nodes[0] if keep_steps else next((r for r in recordings if r.attachments), recordings[0])
     with new_session(out) as writer:
-        _copy_about(leading.files[0], writer, {"session": uuid.uuid4().hex, "part": "0"})
+        about = {"session": uuid.uuid4().hex, "part": "0"}
+        pictured = [r for r in recordings if any(_some(r, lambda channel: channel.topic.startswith("in/IMAGE/")))]
+        if any(may_be_video(recording, configuration_of(recording)) for recording in pictured):
+            about[VIDEO] = "true"
+        _copy_about(leading.files[0], writer, about)
         arrivals = 1 << 24  # beyond the numbers to which a node's steps refer
-        streams = [((entry, recording is leading) for entry in recording.raw()) for recording in recordings]
-        for entry, led in heapq.merge(*streams, key=lambda pair: pair[0].log_time_ns):
+        streams = [zip(recording.raw(), repeat(recording)) for recording in recordings]
+        at_ns, given = 0, dict[tuple[Channel, int, int, bytes], Recording]()
+        for entry, recording in heapq.merge(*streams, key=lambda pair: pair[0].log_time_ns):
+            led = recording is leading
+            if entry.log_time_ns != at_ns:
+                at_ns = entry.log_time_ns
+                given.clear()
             if not entry.channel.topic.startswith("in/"):
-                if not (keep_steps and led):
+                if not ((led and (keep_steps or entry.channel.topic == CT)) or entry.channel.topic == GAP):
                     continue
+            elif given.setdefault(_known_by(entry), recording) is not recording:
+                raise RecordingError("pieces of one session overlap: a message is in two of them")
             elif not (keep_steps and led):
                 arrivals += 1
                 entry = entry._replace(sequence=arrivals)
@@ -176,6 +244,11 @@ def merge(recordings: list[Recording], out: Path) -> EditResult:
             if writer.waiting > (1 << 19):
                 writer.close_chunk()
     return kept
+
+
+def _known_by(entry: Entry) -> tuple[Channel, int, int, bytes]:
+    """What tells apart the messages of one moment: a header holds the checksum of the rest."""
+    return entry.channel, entry.publish_time_ns, len(entry.data), bytes(entry.data[:64])
 
 
 def _some(recording: Recording, wanted: Callable[[Channel], bool]) -> Iterator[Entry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -29,7 +30,7 @@ from navnode.loop.calibrations import Calibrations
 from navnode.recording import foxglove, scene, sequences
 from navnode.recording.edit import new_session
 from navnode.recording.format import FORMAT, arrival_channel
-from navnode.recording.piece import Piece, Progress, images_of, piece, pixels
+from navnode.recording.piece import Piece, Progress, images_of, piece, pixels, refuse_slices
 from navnode.recording.spans import Span, chrome_trace
 from navnode.recording.tap import about_for
 from navnode.types import Array, Matrix, VolumeReady
@@ -70,9 +71,18 @@ def export(source: Piece, out: Path, progress: Progress = lambda share: None) ->
         raise ConfigError(f"{out}: unknown extension; use {', '.join(filter(None, writers))} or none")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        return write(source, out, progress)
+        before = set(out.parent.iterdir())
+        try:
+            return write(source, out, progress)
+        except BaseException:  # a part of an export looks like all of it
+            for path in set(out.parent.iterdir()) - before:
+                if path == out or path.name.startswith(f"{out.stem}-"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
     except OSError as error:
         raise RecordingError(f"{out}: cannot be written ({error.strerror})") from error
+    except (KeyError, TypeError) as error:
+        raise RecordingError(f"{source.recording.path}: an output is not as navnode writes it ({error})") from error
 
 
 # --- sequences -------------------------------------------------------------------------------------------------------
@@ -191,6 +201,7 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
     ``frames/<device>.csv``, and ``volumes/<n>.nii.gz``."""
     tables: dict[Path, tuple[TextIO, Any]] = {}
     numbers: dict[str, int] = {}
+    names = _Names()
     with ExitStack() as stack:
 
         def row(path: Path, header: list[str], values: list[object]) -> None:
@@ -207,19 +218,19 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
             if isinstance(content, Transform):
                 at = source.seconds(content.timestamp_ns or entry.time_ns)
                 row(
-                    out / "poses" / f"{_safe(content.device)}.csv",
+                    out / "poses" / f"{names(content.device)}.csv",
                     _POSE_HEADER,
                     [f"{at:.9f}", *seen_pose(content).ravel().tolist()],
                 )
             elif isinstance(content, Image):
-                name = _safe(content.device)
+                refuse_slices(content, source)
+                name = names(content.device)
                 n = numbers[name] = numbers.get(name, -1) + 1
                 picture = out / "frames" / name / f"{n:06d}.png"
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                if content.voxels.dtype not in (np.uint8, np.uint16) or not cv2.imwrite(
-                    str(picture), _as_png(content.voxels[0])
-                ):
+                if content.voxels.dtype not in (np.uint8, np.uint16):
                     raise RecordingError(f"{picture}: cannot be written as PNG ({content.voxels.dtype})")
+                picture.write_bytes(cv2.imencode(".png", _as_png(content.voxels[0]))[1].tobytes())
                 at = source.seconds(content.timestamp_ns or entry.time_ns)
                 row(out / "frames" / f"{name}.csv", ["timestamp_s", "image"], [f"{at:.9f}", f"{name}/{picture.name}"])
             elif isinstance(content, VolumeReady):
@@ -229,7 +240,7 @@ def _folder(source: Piece, out: Path, progress: Progress) -> list[Path]:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_volume(content.volume, path)
             elif isinstance(content, dict) and (line := _row_of(entry.topic, content, source)) is not None:
-                row(out / "outputs" / f"{_safe(entry.topic.removeprefix('out/'))}.csv", *line)
+                row(out / "outputs" / f"{names(entry.topic.removeprefix('out/'))}.csv", *line)
     if not tables and not numbers:
         raise RecordingError(f"{source.recording.path}: nothing is recorded there")
     return sorted(path for path in out.rglob("*") if path.is_file() and path.suffix != ".png")
@@ -267,9 +278,21 @@ def _row_of(topic: str, output: Mapping[str, Any], source: Piece) -> tuple[list[
     )
 
 
-def _safe(name: str) -> str:
-    """A device or topic name as a file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".") or "_"
+class _Names:
+    """Names of devices and topics as names of files: none is another's, also where a disk ignores capitals."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        if name not in self._given:
+            plain = (
+                "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".") or "_"
+            )
+            taken = {other.casefold() for other in self._given.values()}
+            tries = (plain, *(f"{plain}-{n}" for n in range(2, len(taken) + 3)))
+            self._given[name] = next(each for each in tries if each.casefold() not in taken)
+        return self._given[name]
 
 
 # --- Perfetto ---------------------------------------------------------------------------------------------------------

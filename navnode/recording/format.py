@@ -49,10 +49,13 @@ __all__ = [
     "BUS",
     "CALIBRATION",
     "CONFIGURATION",
+    "CT",
     "FOLLOWED",
     "FORMAT",
+    "GAP",
     "JSON",
     "OPENIGTLINK",
+    "RECOVERED",
     "STEP",
     "VERSIONS",
     "VOLUME",
@@ -62,6 +65,7 @@ __all__ = [
     "arrival_channel",
     "encoded",
     "identity",
+    "is_of",
     "note_channel",
     "output_bytes",
     "output_channel",
@@ -74,8 +78,12 @@ FORMAT = 2
 """Increases when older versions cannot read new sessions correctly; :mod:`migration` reads older formats."""
 FOLLOWED = "navnode.followed"
 """Metadata record at the end of a file: the session goes on in another one."""
+RECOVERED = "navnode.recovered"
+"""Metadata record at the end of a repaired session: what was lost of it."""
 OPENIGTLINK, JSON, BUS = "openigtlink", "json", "navnode-bus"
 STEP, VOLUME = Channel("step", JSON), Channel("volume", BUS)
+CT, GAP = "node/ct", "node/gap"
+"""Topics of which CT a node has, and of how many messages were lost."""
 CONFIGURATION, VERSIONS, CALIBRATION = "configuration.json", "versions.json", "calibration/"
 _PLAIN: dict[str, type] = {
     topic.kind.__name__: topic.kind for topic in topics.TOPICS.values() if topic.recorded is topics.Recorded.STEP
@@ -251,6 +259,9 @@ def _document(output: Output) -> object:
             return output
 
 
+_SAME_PLACE_MM = 1e-3
+
+
 class VolumeIdentity(msgspec.Struct, frozen=True):
     """Identifies a volume."""
 
@@ -259,6 +270,18 @@ class VolumeIdentity(msgspec.Struct, frozen=True):
     volume_from_index: Matrix
     sha256: str
     """Checksum of the voxels."""
+
+
+def is_of(recorded: Mapping[str, Any], volume: Volume) -> bool:
+    """Whether a volume is the recorded one: its voxels, and where they lie, but for the rounding of files."""
+    own = identity(volume)
+    place = np.asarray(recorded.get("volume_from_index"), np.float64)
+    return (
+        own.sha256 == recorded.get("sha256")
+        and tuple(recorded.get("shape", ())) == tuple(own.shape)
+        and place.shape == (4, 4)
+        and bool(np.allclose(place, own.volume_from_index, rtol=1e-5, atol=_SAME_PLACE_MM))
+    )
 
 
 def identity(volume: Volume) -> VolumeIdentity:

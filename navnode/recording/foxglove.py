@@ -14,6 +14,7 @@ from mcap.writer import Writer as LibraryWriter
 
 from navnode.clock import NS_PER_S
 from navnode.errors import RecordingError
+from navnode.files.whole import whole
 from navnode.igtl import Image, Transform
 from navnode.igtl.conventions import is_seen
 from navnode.recording.piece import Piece, Progress, placed
@@ -66,7 +67,7 @@ def write(source: Piece, out: Path, progress: Progress) -> list[Path]:
         RecordingError: the piece holds neither images nor poses, or images that Foxglove does not show.
         OSError: ``out`` cannot be written.
     """
-    with out.open("xb") as file:
+    with whole(out) as part, part.open("xb") as file:
         writer = LibraryWriter(file, compression=CompressionType.ZSTD)
         writer.start(profile="", library="navnode")
         channels: dict[str, int] = {}
@@ -115,9 +116,8 @@ def write(source: Piece, out: Path, progress: Progress) -> list[Path]:
                         },
                     )
         writer.finish()
-    if not channels:
-        out.unlink()
-        raise RecordingError(f"{source.recording.path}: holds no images and no poses in this part")
+        if not channels:
+            raise RecordingError(f"{source.recording.path}: holds no images and no poses in this part")
     return [out]
 
 

@@ -13,9 +13,12 @@ from navnode.recording.container import Channel
 from navnode.recording.recording import Recorded, Recording
 from navnode.types import Array
 
-__all__ = ["Piece", "Progress", "images_of", "piece", "pixels", "placed"]
+__all__ = ["Piece", "Progress", "images_of", "piece", "pixels", "placed", "refuse_slices", "stamps_of"]
 
 Progress = Callable[[float], None]
+
+EARLY_NS = 5 * NS_PER_S
+"""A picture arrives at most so long before what the node said of it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,13 @@ class Piece:
     end_ns: int
     zero_ns: int
 
-    def entries(self, wanted: Callable[[Channel], bool]) -> Iterator[Recorded]:
-        """The entries of the wanted channels."""
-        for entry in self.recording.entries(wanted, self.begin_ns, in_time_order=True):
+    def entries(self, wanted: Callable[[Channel], bool], early_ns: int = 0) -> Iterator[Recorded]:
+        """The entries of the wanted channels.
+
+        Args:
+            early_ns: so much of what was before is given, too.
+        """
+        for entry in self.recording.entries(wanted, self.begin_ns - early_ns, in_time_order=True):
             if entry.time_ns <= self.end_ns:
                 yield entry
 
@@ -90,18 +97,19 @@ def pixels(source: Piece, device: str, stamps: list[int], like: Array, progress:
         like: (N, H, W) or (N, H, W, components), of which every picture must have the size and type.
 
     Raises:
-        RecordingError: one has another size or type.
+        RecordingError: one has another size or type, or is not there.
     """
     late: dict[int, Array] = {}
     wanted = iter(stamps)
     due = next(wanted, None)
     done = 0
-    for entry in source.entries(lambda c: c.topic == f"in/IMAGE/{device}"):
+    for entry in source.entries(lambda c: c.topic == f"in/IMAGE/{device}", EARLY_NS):
         message = entry.content
         if not isinstance(message, Image):
             continue
         if message.voxels.shape[1:] != like.shape[1:] or message.voxels.dtype != like.dtype:
             raise RecordingError(f"{source.recording.path}: images of {device!r} have several sizes or types")
+        refuse_slices(message, source)
         stamp = message.timestamp_ns or entry.time_ns
         if due is not None and stamp >= due:
             late.setdefault(stamp, message.voxels[0])
@@ -110,6 +118,28 @@ def pixels(source: Piece, device: str, stamps: list[int], like: Array, progress:
             progress(done / len(stamps))
             yield late.pop(due)
             due = next(wanted, None)
+    if due is not None:
+        raise RecordingError(f"{source.recording.path}: {len(stamps) - done} images of {device!r} are not there")
+
+
+def stamps_of(source: Piece, device: str) -> set[int]:
+    """Stamps of the pictures of a device that :func:`pixels` finds, ns."""
+    return {
+        entry.publish_time_ns or entry.log_time_ns
+        for entry in source.recording.raw(source.begin_ns - EARLY_NS, in_time_order=True)
+        if entry.channel.topic == f"in/IMAGE/{device}" and entry.log_time_ns >= source.begin_ns - EARLY_NS
+    }
+
+
+def refuse_slices(image: Image, source: Piece) -> None:
+    """Refuse an image of several slices where pictures are exported.
+
+    Raises:
+        RecordingError: it has several.
+    """
+    if len(image.voxels) != 1:
+        what = f"an image of {image.device!r} has {len(image.voxels)} slices; only pictures of one are exported"
+        raise RecordingError(f"{source.recording.path}: {what}")
 
 
 def images_of(source: Piece) -> str:

@@ -14,11 +14,11 @@ import msgspec
 from navnode.errors import DamagedError, RecordingError, WireError
 from navnode.igtl import Message, decode
 from navnode.recording.container import Channel, Entry
-from navnode.recording.format import BUS, FORMAT, JSON, OPENIGTLINK, VERSIONS, answer_of
+from navnode.recording.format import BUS, CT, FORMAT, JSON, OPENIGTLINK, RECOVERED, VERSIONS, answer_of, is_of
 from navnode.recording.integrity import Verdict, damage, judged
 from navnode.recording.reader import ContainerReader
 from navnode.recording.recorder import part_path
-from navnode.types import WorkerAnswer
+from navnode.types import Volume, WorkerAnswer
 
 __all__ = ["Recorded", "Recording", "Wanted"]
 
@@ -201,11 +201,52 @@ class Recording:
         """
         return self.files[0].attachment(name)
 
+    @property
+    def lost_before(self) -> str:
+        """What was lost when the session was repaired; '': nothing, or it never was."""
+        return self.files[-1].metadata.get(RECOVERED, {}).get("lost", "")
+
+    @property
+    def ct(self) -> dict[str, Any] | None:
+        """Which CT the node had (:class:`format.VolumeIdentity`); None: it had none, or none recorded it."""
+        entry = self.ct_entry()
+        content = None if entry is None else self.decoded(entry).content
+        return content if isinstance(content, dict) else None
+
+    def ct_entry(self) -> Entry | None:
+        """The entry of :attr:`ct`, with which a node's recording begins.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        first = self.files[0]
+        entries = first.entries(first.chunks[0]) if first.chunks else iter(())
+        return next((entry for entry in entries if entry.channel.topic == CT), None)
+
+    def check_ct(self, volume: Volume | None) -> None:
+        """Check that a replay has the CT that the session was recorded with.
+
+        Raises:
+            RecordingError: it has none, or another one.
+        """
+        if (recorded := self.ct) is None:
+            return
+        if volume is None:
+            raise RecordingError(f"{self.path}: was recorded with the CT {recorded.get('name')}; give --ct")
+        if not is_of(recorded, volume):
+            name = recorded.get("name")
+            raise RecordingError(
+                f"{self.path}: was recorded with another CT ({name}), or one that lies elsewhere; give it with --ct"
+            )
+
     def versions(self) -> dict[str, Any]:
         """Versions of the software that recorded it; empty: unknown."""
         if VERSIONS not in self.attachments:
             return {}
-        versions = json.loads(self.attachment(VERSIONS))
+        try:
+            versions = json.loads(self.attachment(VERSIONS))
+        except ValueError:  # damaged
+            return {}
         return versions if isinstance(versions, dict) else {}
 
     def close(self) -> None:

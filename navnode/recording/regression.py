@@ -357,24 +357,15 @@ class Replay:
         """The entries that a replay needs."""
 
         def wanted(channel: Channel) -> bool:
-            return channel.topic.startswith("in/") or channel.topic in ("step", "volume", "node/gap", "node/ct")
+            return channel.topic.startswith("in/") or channel.topic in ("step", "volume", session_format.GAP)
 
+        self._recording.check_ct(self._volume)
         for entry in self._recording.entries(wanted):
-            if entry.topic == "node/gap" and isinstance(entry.content, dict):
+            if entry.topic == session_format.GAP and isinstance(entry.content, dict):
                 self.findings.lost += int(entry.content.get("lost", 0))
                 self.findings.note("the recording has gaps")
-            elif entry.topic == "node/ct" and isinstance(entry.content, dict):
-                self._check_ct(entry.content)
             else:
                 yield entry
-
-    def _check_ct(self, recorded: dict[str, Any]) -> None:
-        if self._volume is None:
-            raise RecordingError(f"{self._recording.path}: was recorded with the CT {recorded.get('name')}; give --ct")
-        if session_format.identity(self._volume).sha256 != recorded.get("sha256"):
-            raise RecordingError(
-                f"{self._recording.path}: was recorded with another CT ({recorded.get('name')}); give it with --ct"
-            )
 
 
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from navnode.files.volumes import write_volume
 from navnode.files.whole import refuse_existing, write_whole
 from navnode.loop.calibrations import Calibrations
 from navnode.recording import sequences
-from navnode.recording.piece import Piece, Progress, images_of, pixels, placed
+from navnode.recording.piece import Piece, Progress, images_of, pixels, placed, stamps_of
 from navnode.recording.regression import configuration
 from navnode.types import Matrix, Mesh, SurfaceReady, Volume, VolumeReady
 
@@ -42,7 +42,7 @@ class _Shown:
     volume_from_carm: list[Matrix] = field(default_factory=list)
     statuses: list[str] = field(default_factory=list)
     left_out: int = 0
-    """X-rays whose pose was not known."""
+    """X-rays whose pose was not known, or that are not in the session."""
     tools: dict[str, dict[int, Matrix]] = field(default_factory=dict)
     """Transform such as ``DrillToVolume`` -> time of the pose -> 4x4; those that may be used."""
     volume: Volume | None = None
@@ -63,7 +63,7 @@ def write(source: Piece, out: Path, progress: Progress) -> list[Path]:
     device = images_of(source)
     if not device:
         raise RecordingError(f"{source.recording.path}: holds no X-rays in this part")
-    shown = _read(source, lambda share: progress(0.5 * share))
+    shown = _read(source, stamps_of(source, device), lambda share: progress(0.5 * share))
     if not shown.stamps:
         raise RecordingError(f"{source.recording.path}: no X-ray in this part has a pose that may be used")
     with TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def write(source: Piece, out: Path, progress: Progress) -> list[Path]:
     return _Scene(source, out, device, shown, node).write(lambda share: progress(0.5 + 0.5 * share))
 
 
-def _read(source: Piece, progress: Progress) -> _Shown:
+def _read(source: Piece, pictured: set[int], progress: Progress) -> _Shown:
     shown, last_ms = _Shown(), -_SAME_MS
     for entry in source.entries(lambda c: c.topic in ("out/frame", "volume") or c.topic.startswith("out/tool/")):
         progress((entry.time_ns - source.begin_ns) / max(source.end_ns - source.begin_ns, 1))
@@ -85,7 +85,7 @@ def _read(source: Piece, progress: Progress) -> _Shown:
             continue
         elif entry.topic == "out/frame":
             stamp, pose = content["frame"]["timestamp_ns"], content["volume_from_carm"]
-            if content["validity"]["status"] not in _USABLE or pose is None:
+            if content["validity"]["status"] not in _USABLE or pose is None or stamp not in pictured:
                 shown.left_out += 1
             elif (at_ms := stamp // 1_000_000) - last_ms >= _SAME_MS:
                 last_ms = at_ms

@@ -19,6 +19,7 @@ from navnode.errors import ConfigError, RecordingError
 from navnode.files import metaimage, nrrd
 from navnode.files.placing import tell, unit_mm
 from navnode.files.textheaders import TextImage, numbers
+from navnode.files.whole import whole
 from navnode.igtl.conventions import STATUS_KEY, is_ok, status_of
 from navnode.types import Array, Matrix
 
@@ -118,11 +119,14 @@ def write(path: Path, sequence: Sequence, pixels: Iterable[Array] | None = None)
     if kind is None:
         raise RecordingError(f"{path}: the format cannot store pixels of type {frames.dtype}")
     try:
-        with path.open("wb") as file:
+        with whole(path) as part, part.open("xb") as file:
             file.write("\n".join(head).encode())
-            little = frames.dtype.newbyteorder("<")
+            little, written = frames.dtype.newbyteorder("<"), 0
             for each in frames if pixels is None else pixels:
                 file.write(np.ascontiguousarray(each, little).tobytes())
+                written += 1
+            if written != count and 0 not in (width, height):
+                raise RecordingError(f"{path}: {written} pictures instead of {count}")
     except OSError as error:
         raise RecordingError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -19,6 +19,7 @@ from navnode.errors import DamagedError, RecordingError
 from navnode.files.plots import COLOURS, Plot
 from navnode.files.report import BAD, GOOD, SECOND, STYLE, WIDTH, Percentiles, figure, percentiles, table
 from navnode.files.whole import refuse_existing, write_text
+from navnode.recording.format import GAP
 from navnode.recording.integrity import Integrity, Verdict
 from navnode.recording.recording import Recording
 from navnode.recording.requests import InspectRequest
@@ -60,6 +61,8 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool
     damage: str
     """Why the session could not be read to the end; '': it could."""
+    lost_before: str
+    """What was lost when it was repaired; '': nothing, or it never was."""
     start_ns: int
     start: str
     """UTC, ISO 8601."""
@@ -115,6 +118,8 @@ class Summary:
     metadata: dict[str, str]
     versions: Mapping[str, object]
     verdict: Verdict
+    lost_before: str = ""
+    """What was lost when it was repaired."""
     topics: dict[str, TopicStatistics] = field(default_factory=dict)
     lost: int = 0
     clock_jumps: int = 0
@@ -138,6 +143,7 @@ class Summary:
             path=self.path,
             whole=self.verdict.integrity is Integrity.WHOLE,
             damage=self.damage,
+            lost_before=self.lost_before,
             start_ns=self.start_ns,
             start=datetime.fromtimestamp(self.start_ns / NS_PER_S, UTC).isoformat(timespec="seconds"),
             seconds=round(self.seconds, 3),
@@ -191,14 +197,15 @@ def inspect(request: InspectRequest, progress: Callable[[float], None]) -> Summa
         ConfigError: an output file exists already, or cannot be written.
         RecordingError: the session cannot be read, or holds no spans for a trace.
     """
+    for path in (request.report, request.trace):
+        if path is not None:
+            refuse_existing(path)
     summary = summarize(Recording(request.session), progress)
+    if request.trace is not None and not summary.spans:
+        raise RecordingError(f"{request.session}: holds no spans; only nodes record them")
     if request.report is not None:
-        refuse_existing(request.report)
         write_text(request.report, page(summary))
     if request.trace is not None:
-        if not summary.spans:
-            raise RecordingError(f"{request.session}: holds no spans; only nodes record them")
-        refuse_existing(request.trace)
         write_text(request.trace, json.dumps(chrome_trace(summary.spans)))
     return summary
 
@@ -211,7 +218,7 @@ def summarize(recording: Recording, progress: Callable[[float], None] = lambda s
     """
     start_ns, end_ns = recording.start_ns, recording.end_ns
     about = (recording.metadata, recording.versions(), recording.judged())
-    summary = Summary(str(recording.path), start_ns, recording.seconds, *about)
+    summary = Summary(str(recording.path), start_ns, recording.seconds, *about, recording.lost_before)
     last_ns = 0
     try:
         for n, entry in enumerate(recording.raw()):
@@ -224,7 +231,10 @@ def summarize(recording: Recording, progress: Callable[[float], None] = lambda s
                 summary.clock_jumps += bool(last_ns) and abs(now - last_ns) > 30 * NS_PER_S
                 last_ns = now
             elif topic.startswith(("out/", "node/")) or topic == "step":
-                _count(summary, topic, now, entry.data)
+                try:
+                    _count(summary, topic, now, entry.data)
+                except (AttributeError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+                    raise DamagedError(f"{recording.path}: an entry of {topic} cannot be read") from error
             if n % 2048 == 0:
                 progress((now - start_ns) / max(end_ns - start_ns, 1))
     except DamagedError as error:
@@ -255,7 +265,7 @@ def _count(summary: Summary, topic: str, now_ns: int, data: memoryview) -> None:
         for stage, begin, end in zip(span.stages, span.at_ns, span.at_ns[1:], strict=False):
             name = f"frame: {stage}" if span.volume is UNSET else f"volume: {stage}"
             _late(summary, name, at_s, end - begin)
-    elif topic == "node/gap":
+    elif topic == GAP:
         summary.lost += int(msgspec.json.decode(data).get("lost", 0))
     elif topic == "out/result":
         result = msgspec.json.decode(data)
@@ -285,6 +295,7 @@ def page(summary: Summary) -> str:
     report = summary.report()
     warnings = [
         *([f"damaged: {summary.damage}"] if summary.damage else []),
+        *([f"repaired; lost: {summary.lost_before}"] if summary.lost_before else []),
         *(["the session was not finished"] if summary.verdict.integrity is Integrity.UNFINISHED else []),
         *([f"{summary.lost} entries were lost because the disk was too slow"] if summary.lost else []),
         *([f"the clock jumped {summary.clock_jumps} times"] if summary.clock_jumps else []),

@@ -17,7 +17,7 @@ def test_nothing_that_exists_is_replaced_and_folders_that_are_none_are_named(rec
     dangling.symlink_to(tmp_path / "nowhere")
     for arguments, code in (
         (("inspect", victim, "--report", victim), 2),
-        (("inspect", victim, "--trace", plain), 1),  # it holds no spans
+        (("inspect", victim, "--trace", plain), 2),
         (("recover", victim, "--out", dangling), 2),
         (("recover", victim, "--out", plain / "x.mcap"), 1),
         (("cut", victim, "--out", plain / "x.mcap"), 1),

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 
 from navnode.config import DicomSource, VideoSource, decode
+from navnode.errors import RecordingError
 from navnode.igtl import Image, StatusMessage, encode
 from navnode.recording import Recording
 from navnode.recording import format as session_format
 from navnode.recording.container import Channel
+from navnode.recording.deidentify import configuration_of, may_be_video
 from navnode.recording.writer import ContainerWriter
+from navnode.types import Volume
 from tests.conftest import GOLDEN
 from tests.invoke import call
+from tests.recording.written import pose, written
 
 
 @pytest.mark.long
@@ -23,7 +27,8 @@ def test_a_piece_and_what_is_merged_of_pieces(recorded, tmp_path):
     assert call("cut", recorded, "--topic", "in/IMAGE/*", "--out", images)[0] == 0
     assert call("merge", poses, images, "--out", both)[0] == 0
     arrivals = [e for e in Recording(recorded).raw() if e.channel.topic.startswith(("in/TRANSFORM", "in/IMAGE"))]
-    merged = list(Recording(both).raw())
+    ct, *merged = Recording(both).raw()
+    assert ct.channel.topic == session_format.CT, "which CT it was is known, whatever is cut out"
     assert len(merged) == len(arrivals)
     assert [e.log_time_ns for e in merged] == sorted(e.log_time_ns for e in arrivals)
     assert call("replay", both, "--lockstep", "--json")[1]["frames"] > 10
@@ -71,3 +76,63 @@ def test_who_it_was_is_taken_out(tmp_path):
     assert (told.code, told.text) == (13, ""), "the loop used it"
     assert len(decode(Recording(out).attachment(session_format.CONFIGURATION), "o").sources) == 3
     assert kept.metadata == {"PositionerPrimaryAngle": "12"} and kept.voxels.shape == (1, 4, 4)
+
+
+CT = ("node/ct", {"name": "ct", "sha256": "00", "shape": [2, 2, 2], "volume_from_index": np.eye(4).tolist()}, 1.0)
+
+
+def topics(path):
+    return [entry.channel.topic for entry in Recording(path).raw()]
+
+
+def test_what_a_node_recorded_is_kept_whichever_session_is_named_first(tmp_path):
+    node = written(tmp_path / "n.mcap", [CT, pose("A", 2.0), ("step", {"of": 2}, 2.0), ("out/x", {}, 2.0)])
+    other = written(tmp_path / "o.mcap", [pose("B", 1.5), ("node/gap", {"lost": 7}, 1.6), pose("B", 2.5)])
+    for name, order in (("a", (node, other)), ("b", (other, node))):
+        merged = tmp_path / f"{name}.mcap"
+        assert call("merge", *order, "--out", merged)[0] == 0
+        expected = ["node/ct", "in/TRANSFORM/B", "node/gap", "in/TRANSFORM/A", "step", "out/x", "in/TRANSFORM/B"]
+        assert topics(merged) == expected
+        assert call("inspect", merged, "--json")[1]["lost"] == 7
+
+
+def test_overlapping_pieces_are_not_merged(tmp_path):
+    session = written(tmp_path / "s.mcap", [pose("A", 1 + k / 10) for k in range(20)])
+    for name, start in (("early", 0.0), ("late", 0.8)):
+        assert call("cut", session, "--start", start, "--duration", "1", "--out", tmp_path / f"{name}.mcap")[0] == 0
+    both = tmp_path / "early.mcap", tmp_path / "late.mcap"
+    code, _, error = call("merge", *both, "--out", tmp_path / "m.mcap")
+    assert code == 1 and "pieces of one session overlap" in error and not (tmp_path / "m.mcap").exists()
+
+
+def test_pieces_know_their_ct_and_a_ct_that_lies_elsewhere_is_another(tmp_path):
+    voxels = np.zeros((4, 5, 6), np.float32)
+    place = np.diag([1.0, 1.0, 1.0, 1.0])
+    known = msgspec.to_builtins(session_format.identity(Volume(voxels, place, "ct")), enc_hook=lambda a: a.tolist())
+    session = written(tmp_path / "s.mcap", [("node/ct", known, 1.0), *(pose("A", 1 + k) for k in range(9))])
+    piece = tmp_path / "p.mcap"
+    assert call("cut", session, "--start", 4, "--topic", "in/*", "--out", piece)[0] == 0
+    assert topics(piece)[0] == "node/ct" and len(topics(piece)) == 6
+    for path in (session, piece):
+        recording = Recording(path)
+        recording.check_ct(Volume(voxels, place + 1e-5, "renamed"))
+        moved, finer = place.copy(), np.diag([0.5, 1.0, 1.0, 1.0])
+        moved[0, 3] = 25.0
+        for other in (Volume(voxels, moved), Volume(voxels, finer), Volume(voxels + 1, place), None):
+            with pytest.raises(RecordingError, match="was recorded with"):
+                recording.check_ct(other)
+
+
+def test_what_may_show_a_name_still_may_when_it_is_merged(tmp_path):
+    config = decode(Recording(GOLDEN).attachment(session_format.CONFIGURATION), session_format.CONFIGURATION)
+    clean = written(tmp_path / "c.mcap", [pose("A", 1.0)], configuration=msgspec.json.encode(config))
+    video = msgspec.structs.replace(config, sources=(VideoSource(device="/dev/video0"),))
+    image = Image(device="X", timestamp_ns=9, voxels=np.ones((1, 4, 4), np.uint8), ras_from_index=np.eye(4))
+    shown = written(tmp_path / "v.mcap", [("in/IMAGE/X", image, 1.2)], configuration=msgspec.json.encode(video))
+    for order in ((clean, shown), (shown, clean)):
+        merged = tmp_path / f"{order[0].stem}m.mcap"
+        assert call("merge", *order, "--out", merged)[0] == 0
+        assert may_be_video(Recording(merged), configuration_of(Recording(merged)))
+    alone = tmp_path / "a.mcap"
+    assert call("merge", clean, written(tmp_path / "d.mcap", [pose("B", 1.1)]), "--out", alone)[0] == 0
+    assert not may_be_video(Recording(alone), configuration_of(Recording(alone)))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 
+from navnode.igtl import Image
 from tests.invoke import call
+from tests.recording.written import pose, written
 
 
 def test_tables_pictures_and_volumes(recorded, tmp_path):
@@ -41,3 +43,41 @@ def test_foxglove_reads_pictures_and_transforms(recorded, tmp_path):
     assert (moved["parent_frame_id"], moved["child_frame_id"]) == ("Tracker", "Drill")
     assert sum(value**2 for value in moved["rotation"].values()) == pytest.approx(1)
     assert any(topic == "DrillToVolume" for _, topic, _ in found)
+
+
+def test_devices_whose_names_look_alike_have_tables_of_their_own(tmp_path):
+    session = written(
+        tmp_path / "s.mcap", [pose(name, 1.0 + k) for k, name in enumerate(("Tool A", "Tool:A", "tool_a"))]
+    )
+    assert call("export", session, "--out", tmp_path / "out")[0] == 0
+    tables = sorted((tmp_path / "out" / "poses").iterdir())
+    assert [len(table.read_text().splitlines()) for table in tables] == [2, 2, 2]
+    assert len({table.name.lower() for table in tables}) == 3
+
+
+@pytest.mark.parametrize("out", ["s.igs.mha", "s.seq.nrrd", "s.fox.mcap", "folder"])
+def test_what_cannot_be_exported_leaves_nothing_that_looks_whole(tmp_path, out):
+    pictures = [
+        Image(device="X", timestamp_ns=n + 1, voxels=np.ones((1, size, 4), kind), ras_from_index=np.eye(4))
+        for n, (size, kind) in enumerate([(4, np.uint16), (5, np.uint16), (5, np.float64)])
+    ]
+    session = written(tmp_path / "s.mcap", [("in/IMAGE/X", image, 1.0 + n) for n, image in enumerate(pictures)])
+    code, _, error = call("export", session, "--out", tmp_path / out)
+    assert code == 1 and "X" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["s.mcap"]
+
+
+def test_slices_are_not_left_out(tmp_path):
+    volume = Image(device="U", timestamp_ns=9, voxels=np.ones((3, 4, 4), np.uint8), ras_from_index=np.eye(4))
+    session = written(tmp_path / "s.mcap", [("in/IMAGE/U", volume, 1.0)])
+    for out in ("folder", "u.igs.mha", "u.seq.nrrd"):
+        code, _, error = call("export", session, "--out", tmp_path / out)
+        assert code == 1 and "3 slices" in error
+
+
+def test_an_output_of_another_program_is_named(tmp_path):
+    session = written(tmp_path / "s.mcap", [pose("A", 1.0), ("out/state", {"now_ns": 5}, 1.5)])
+    code, _, error = call("export", session, "--out", tmp_path / "folder")
+    assert code == 1 and "not as navnode writes it" in error and not (tmp_path / "folder").exists()
+    code, _, error = call("inspect", session, "--json")
+    assert code == 1 and "an entry of out/state cannot be read" in error

@@ -156,7 +156,11 @@ def test_a_session_that_lacks_a_further_file_is_damaged(tmp_path, gone):
     verdict = Recording(path).judged()
     assert verdict.integrity is Integrity.DAMAGED and "another file, which is missing" in verdict.text
     recover(path, tmp_path / "o" / "s.mcap")
-    assert Recording(tmp_path / "o" / "s.mcap").judged().integrity is Integrity.WHOLE
+    repaired = Recording(tmp_path / "o" / "s.mcap")
+    assert repaired.judged().integrity is Integrity.WHOLE
+    assert "1 files, which are missing" in repaired.lost_before
+    read = sum(len(list(file.entries(chunk))) for file in repaired.files for chunk in file.chunks)
+    assert len(repaired.files) == len(parts) and read == len(list(repaired)), "what lies behind it is kept"
 
 
 def test_a_recorder_that_is_killed_at_once_leaves_an_empty_session(tmp_path):

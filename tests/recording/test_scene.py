@@ -122,3 +122,14 @@ def test_nothing_is_replaced_and_nothing_invented(scene, recorded, tmp_path):
     assert code == 2 and "s-XRay.seq.nrrd: exists already" in error and not (tmp_path / "s.mrml").exists()
     code, _, error = call("export", "tests/recording/golden/room.mcap", "--out", tmp_path / "g.mrml")
     assert code == 1 and "no X-ray in this part has a pose" in error and not (tmp_path / "g.mrml").exists()
+
+
+@pytest.mark.parametrize("start_s", [2.0, 2.03, 2.06, 2.09])
+def test_a_scene_of_a_piece_holds_the_pictures_that_it_states(recorded, tmp_path, start_s):
+    """Also those that came just before the piece, of which the node spoke in it."""
+    out = tmp_path / "p.mrml"
+    code, _, error = call("export", recorded, "--start", start_s, "--duration", "0.7", "--out", out)
+    assert code == 0, error
+    data, header = nrrd.read(str(tmp_path / "p-XRay.seq.nrrd"))
+    count = len(header["axis 3 index values"].split())
+    assert count > 1 and data.shape == (CARM_SIZE, CARM_SIZE, 1, count) and data[..., -1].std() > 100
