@@ -19,6 +19,7 @@ from navnode.errors import ConfigError
 from navnode.files.meshes import read_mesh
 from navnode.files.views import ViewFile, write_views
 from navnode.files.volumes import read_volume
+from navnode.files.xrays import read_counts
 from navnode.offline.carm import write_calibrated
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model import _believed, _names, _spread_deg
@@ -249,13 +250,46 @@ def test_dicom_states_distances_and_angles_of_its_own(tmp_path):
     assert found.views[0].carm == CArm(50, 40, (0.4, 0.3), 1100.0, (24.5, 19.5))
     assert found.left_open.scale == pytest.approx(np.hypot(20 / 800, 0.01)) and found.left_open.side
     assert _spread_deg(found) == pytest.approx(80)
-    # The source of the first is in front, and the patient's left is at the right of its picture.
-    assert found.views[0].pose()[:3, 3] == pytest.approx([0, 800, 0])
+    # The detector of the first is in front (PS3.3, C.8.7.5.1.2), with the patient's left at the right of its picture.
+    # That is turned over: the source looks at it from the other side.
+    assert found.views[0].pose()[:3, 3] == pytest.approx([0, -800, 0], abs=1e-9)
     assert g.project(found.views[0].carm, g.inverse(found.views[0].pose()), np.array([[-50.0, 0, 20]]))[0] == (
-        pytest.approx([24.5 + 50 / 800 * 1100 / 0.4, 19.5 - 20 / 800 * 1100 / 0.3])
+        pytest.approx([24.5 - 50 / 800 * 1100 / 0.4, 19.5 - 20 / 800 * 1100 / 0.3])
     )
-    # Turned to the patient's left.
-    assert found.views[1].pose()[0, 3] < -700
+    assert (found.views[0].counts() == read_counts(tmp_path / "0.dcm")[:, ::-1]).all()
+    # The detector of the second is turned to the patient's left.
+    assert found.views[1].pose()[0, 3] > 700
+
+
+@pytest.mark.parametrize(
+    ("angles", "stated", "refused"),
+    [
+        ("0 90", {"PositionerSecondaryAngle": 30}, "was tilted by 30 degrees"),
+        ("0 90", {"PatientOrientation": ["R", "F"]}, "is shown mirrored"),
+        ("0 90", {"PatientOrientation": ["L", "H"]}, "its feet are at the top"),
+        ("0 80", {"PatientOrientation": ["L", "F"]}, ""),
+        ("90 0", {}, "DICOM states angles 0 80"),
+        ("10 90", {}, ""),
+    ],
+)
+def test_what_dicom_states_is_held_against_stated_angles(tmp_path, angles, stated, refused):
+    for number, angle in enumerate((0, 80)):
+        dicom(tmp_path / f"{number}.dcm", number, angle, **({} if number else stated))
+    request = ModelRequest(pictures=(tmp_path / "0.dcm", tmp_path / "1.dcm"), out=tmp_path / "out", angles=angles)
+    if refused and "DICOM" not in refused:
+        with pytest.raises(ConfigError, match=refused):
+            placed(request)
+    else:
+        assert placed(request).doubt == refused
+
+
+def test_sizes_that_dicom_contradicts_are_doubted(tmp_path):
+    for number, angle in enumerate((0, 80)):
+        dicom(tmp_path / f"{number}.dcm", number, angle)
+    pictures = (tmp_path / "0.dcm", tmp_path / "1.dcm")
+    found = placed(ModelRequest(pictures=pictures, out=tmp_path / "out", pixel_mm=0.5, distance_mm=900.0))
+    assert "DICOM states pixels of 0.4 mm, not 0.5" in found.doubt
+    assert "DICOM states a source at 1100 mm, not 900" in found.doubt
 
 
 @pytest.mark.parametrize(("status", "doubt"), [(Status.VALID, ""), (Status.DEGRADED, "carm.json: one view")])

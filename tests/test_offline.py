@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom import dcmread
 
 from navnode import geometry as g
 from navnode.clock import now_ns
@@ -149,7 +150,8 @@ def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
     views = case.views("true.json", case.true, i0=20_000.0)
     given = ("reconstruct", "--views", views, "--out", tmp_path / "volume.nii.gz", "--size", 64, "--spacing-mm", 4)
     wanted = ("--uncertainty", tmp_path / "u.nii.gz", "--mesh-bones", tmp_path / "bones", "--mesh-skin")
-    dicom = ("--dicom-bones", tmp_path / "dicom")
+    series = tmp_path / "series"
+    dicom = ("--dicom-bones", tmp_path / "dicom", "--dicom", series)
     report = navnode(*given, *wanted, tmp_path / "skin.ply", *dicom, "--json")
     assert (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "u.nii.gz"))) > 0).all()
     volumes = [bone["volume_cm3"] for bone in report["bones"]]
@@ -165,6 +167,36 @@ def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
     assert sum(path.name.startswith("bone-") for path in (tmp_path / "dicom").iterdir()) == len(volumes) >= len(names)
     assert (labels > 0).sum() * 4**3 / 1000 == pytest.approx(sum(volumes), rel=0.1)
     assert report["skin"]["volume_cm3"] > sum(volumes) and (tmp_path / "skin.ply").stat().st_size > 1000
+    heads = [dcmread(path, stop_before_pixels=True) for path in [*(tmp_path / "dicom").iterdir(), *series.iterdir()]]
+    assert len({head.FrameOfReferenceUID for head in heads}) == len({head.StudyInstanceUID for head in heads}) == 1
+    assert "contains bones already" in navnode(*given, "--mesh-bones", tmp_path / "bones", code=2)["error"]
+
+
+def test_no_output_is_another_or_an_input(case, tmp_path):
+    views = case.views("true.json", case.true, i0=20_000.0)
+    before = {path: path.read_bytes() for path in views.parent.iterdir() if path.is_file()}
+    volume, surface = tmp_path / "v.nii.gz", tmp_path / "s.stl"
+    given = ("reconstruct", "--views", views, "--out", volume, "--size", 16)
+    for wanted in (("--uncertainty", volume), ("--mesh", surface, "--mesh-skin", surface)):
+        assert "would be written twice, or over what is read" in navnode(*given, *wanted, code=2)["error"]
+    rendered = navnode(
+        "project", "--volume", case.ct, "--views", views, "--out", tmp_path / "x", "--i0", 5000, "--json"
+    )
+    again = (
+        "project",
+        "--volume",
+        case.ct,
+        "--views",
+        tmp_path / "x" / "views.json",
+        "--out",
+        tmp_path / "x",
+        "--i0",
+        9000,
+    )
+    kept = Path(rendered["images"][0]).read_bytes()
+    assert "over what is read" in navnode(*again, code=2)["error"] and Path(rendered["images"][0]).read_bytes() == kept
+    assert {path: path.read_bytes() for path in views.parent.iterdir() if path.is_file()} == before
+    assert not volume.exists() and not surface.exists()
 
 
 def test_projection_gives_what_registration_takes(case, tmp_path):

@@ -68,6 +68,8 @@ class ModelRun:
                 limit=_LONGEST_LINE,
             )
             try:
+                if self.cancelled:  # while it was being started
+                    return
                 async with asyncio.timeout(_LONGEST_S):
                     await self._listen(self._process)
             except TimeoutError:

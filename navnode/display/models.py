@@ -21,7 +21,7 @@ from navnode.display.model_run import ModelRun
 from navnode.display.web import asked_for, asset, headers, refuse_other_origins, serving
 from navnode.errors import ConfigError
 from navnode.files.dicom_read import is_dicom
-from navnode.files.whole import write_whole
+from navnode.files.whole import whole, write_whole
 from navnode.jig import Jig, jig_for, read_jig, write_jig
 from navnode.jig.spots import SCHEMA as BEADS_SCHEMA
 from navnode.jig.spots import PictureCorrected
@@ -78,9 +78,10 @@ class Desk:
         self._jigs = {jig.name: jig for jig in (*jigs, jig_for())}
         self._jig: Jig | None = next(iter(self._jigs.values()))
         self._pictures: dict[int, Path] = {}
-        self._numbers = self._runs = 0
+        self._numbers = self._runs = self._cleared = 0
         self._receiving = False
         self._run: ModelRun | None = None
+        self._starting, self._zipping = asyncio.Lock(), asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._kept = ""
         self._asked = RunAsked()
@@ -172,7 +173,8 @@ class Desk:
     async def _result(self, request: web.Request) -> web.StreamResponse:
         run, name = self._of_run(request), request.match_info["name"]
         if name == "all.zip" and run.done is not None:
-            path = await asyncio.to_thread(_zipped, run.folder / "all.zip", run.request.out)
+            async with self._zipping:
+                path = await asyncio.to_thread(_zipped, run.folder / "all.zip", run.request.out)
         elif name in self._files():
             path = run.request.out / name
         else:
@@ -198,9 +200,12 @@ class Desk:
         used = sum(path.stat().st_size for path in self._pictures.values())
         most = min(_MOST_BYTES, _MOST_BYTES_IN_ALL - used)
         self._receiving = True
-        part = self._folder / "arriving"
+        part, cleared = self._folder / "arriving", self._cleared
         try:
             await _received(request, part, most)
+            self._refuse_while_running()
+            if cleared != self._cleared:
+                raise web.HTTPConflict(text="all pictures were removed meanwhile")
             suffix = _suffix(part)
             self._numbers += 1
             path = self._folder / f"picture-{self._numbers}{suffix}"
@@ -226,6 +231,7 @@ class Desk:
         part = self._folder / "jig.json"
         try:
             await _received(request, part, _MOST_JIG_BYTES)
+            self._refuse_while_running()
             jig = read_jig(part)
         finally:
             part.unlink(missing_ok=True)
@@ -245,16 +251,18 @@ class Desk:
     async def _start(self, request: web.Request) -> web.Response:
         self._refuse_while_running()
         asked = await asked_for(request, RunAsked)
-        await self._forget_run()
-        self._runs, self._asked = self._runs + 1, asked
-        folder = self._folder / f"run-{self._runs}"
-        folder.mkdir()
-        try:
-            self._run = ModelRun(folder, self._request(asked, folder))
-        except ConfigError:
-            shutil.rmtree(folder)
-            raise
-        self._task = asyncio.create_task(self._work(self._run))
+        async with self._starting:  # one request after the other: each looks at what runs
+            self._refuse_while_running()
+            folder = self._folder / f"run-{self._runs + 1}"
+            folder.mkdir()
+            try:
+                run = ModelRun(folder, self._request(asked, folder))
+            except BaseException:
+                shutil.rmtree(folder)
+                raise  # what was made before stays
+            await self._forget_run()
+            self._runs, self._asked, self._run = self._runs + 1, asked, run
+            self._task = asyncio.create_task(self._work(run))
         return await self._state(request)
 
     def _request(self, asked: RunAsked, folder: Path) -> ModelRequest:
@@ -309,6 +317,7 @@ class Desk:
         self._run, self._task, self._kept = None, None, ""
 
     async def _forget(self) -> None:
+        self._cleared += 1
         await self._forget_run()
         for path in self._pictures.values():
             path.unlink(missing_ok=True)
@@ -369,7 +378,7 @@ def _suffix(path: Path) -> str:
 
 def _zipped(path: Path, folder: Path) -> Path:
     if not path.exists():
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for each in sorted(folder.iterdir()):
                 archive.write(each, each.name)
     return path

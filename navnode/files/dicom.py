@@ -16,7 +16,7 @@ from navnode.files.dicom_read import kept_locale
 from navnode.geometry import RAS_FROM_LPS
 from navnode.types import Volume
 
-__all__ = ["write_series"]
+__all__ = ["refuse_filled", "write_series"]
 
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
@@ -24,7 +24,15 @@ _SUPINE = "HFS"
 
 
 @kept_locale()
-def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None = None) -> int:
+def write_series(
+    volume: Volume,
+    folder: Path,
+    *,
+    how: str,
+    study: str = "",
+    frame_of_reference: str = "",
+    now: datetime | None = None,
+) -> int:
     """Write axial slices into a new folder (PS3.3, CT Image IOD); returns their number.
 
     The files name no patient; that is assigned on import.
@@ -32,17 +40,16 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
     Args:
         volume: HU on an RAS-aligned grid.
         how: how the volume was made, for people; becomes the derivation description.
+        study, frame_of_reference: UIDs of what other files belong to, too; '': new ones.
 
     Raises:
         ConfigError: the folder is not empty, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError(f"{folder}: contains files already; a series needs an empty folder")
+        refuse_filled(folder)
         now = now or datetime.now().astimezone()
-        study, series = _uid(), _uid()
-        common = _common(how, study, series, now)
+        common = _common(how, study or _uid(), _uid(), frame_of_reference or _uid(), now)
         lps_from_index = RAS_FROM_LPS @ volume.volume_from_index
         spacing = np.linalg.norm(lps_from_index[:3, :3], axis=0)
         axes = lps_from_index[:3, :3] / spacing
@@ -71,7 +78,18 @@ def write_series(volume: Volume, folder: Path, *, how: str, now: datetime | None
     return len(hu)
 
 
-def _common(how: str, study: str, series: str, now: datetime) -> dict[str, str]:
+def refuse_filled(folder: Path) -> None:
+    """Refuse a folder for a series that holds something, or is none.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "contains files already" if folder.is_dir() else "is a file"
+        raise ConfigError(f"{folder}: {what}; a series needs an empty folder")
+
+
+def _common(how: str, study: str, series: str, frame_of_reference: str, now: datetime) -> dict[str, str]:
     dates = dict.fromkeys(("0008|0020", "0008|0021", "0008|0023"), now.strftime("%Y%m%d"))
     times = dict.fromkeys(("0008|0030", "0008|0031", "0008|0033"), now.strftime("%H%M%S"))
     patient = dict.fromkeys(("0010|0010", "0010|0020", "0010|0030", "0010|0040"), "")
@@ -90,7 +108,7 @@ def _common(how: str, study: str, series: str, now: datetime) -> dict[str, str]:
         "0020|000e": series,
         "0020|0010": "",
         "0020|0011": "1",
-        "0020|0052": _uid(),
+        "0020|0052": frame_of_reference,
         **dates,
         **times,
         **patient,

@@ -8,7 +8,7 @@ import locale
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from navnode.types import Array
 
 __all__ = [
     "is_dicom",
+    "known",
     "kept_locale",
     "number",
     "numbers",
@@ -34,6 +35,7 @@ __all__ = [
 _MAX_BYTES = 1 << 33
 _LONG, _WORD_FRAMES = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.3"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+_COLOURS = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_PARTIAL_420", "YBR_RCT")
 _BYTES = ("OB", "OD", "OF", "OL", "OV", "OW", "UN", "SQ")
 """Kinds of values that stay bytes; others become objects of a hundred times their size."""
 _MOST_TEXT_BYTES = 4 << 20
@@ -121,7 +123,8 @@ def _dataset(raw: io.FileIO | io.BytesIO, path: Path, tags: list[str] | None) ->
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # pydicom's readers have no common error
-        raise ConfigError(f"{path}: damaged DICOM ({_first_line(error)})") from error
+        # Its text may hold what the object says of the patient.
+        raise ConfigError(f"{path}: damaged DICOM ({type(error).__name__})") from error
     return dataset
 
 
@@ -159,14 +162,15 @@ def _convert(dataset: Any, path: Path, deepest: int, *, check_only: bool = False
             _convert(item, path, deepest - 1)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-
-
 def text(dataset: Any, keyword: str) -> str:
     """A text of the dataset; '': it has none."""
     value = dataset.get(keyword, "")
     return "" if value is None else str(value).strip()
+
+
+def known(value: str, words: Collection[str]) -> str:
+    """A value as errors may repeat it: only a word that the standard has, as a damaged element may hold a name."""
+    return value if value in words else "unknown"
 
 
 def numbers(dataset: Any, keyword: str, count: int, path: Path) -> Array | None:
@@ -183,7 +187,7 @@ def numbers(dataset: Any, keyword: str, count: int, path: Path) -> Array | None:
     except (TypeError, ValueError):
         found = np.zeros(0)
     if len(found) != count or not np.isfinite(found).all():
-        raise ConfigError(f"{path}: {keyword} is {str(value)[:60]!r}, not {count} finite number{'s' * (count > 1)}")
+        raise ConfigError(f"{path}: {keyword} is not {count} finite number{'s' * (count > 1)}")
     return found
 
 
@@ -204,9 +208,11 @@ def stored(dataset: Any, path: Path) -> Array:
         ConfigError: there are no pixels with one value each, they are damaged, or fewer or more than stated.
     """
     if text(dataset, "SamplesPerPixel") not in ("", "1"):
-        raise ConfigError(f"{path}: {text(dataset, 'SamplesPerPixel')} samples a pixel, not one")
+        raise ConfigError(
+            f"{path}: {known(text(dataset, 'SamplesPerPixel'), ('2', '3', '4'))} samples a pixel, not one"
+        )
     if (shown := text(dataset, "PhotometricInterpretation")) not in ("", "MONOCHROME1", "MONOCHROME2"):
-        raise ConfigError(f"{path}: its pixels are not grey (PhotometricInterpretation {shown[:20]})")
+        raise ConfigError(f"{path}: its pixels are not grey (PhotometricInterpretation {known(shown, _COLOURS)})")
     whole = {}
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored"):
         value = number(dataset, keyword, path)
@@ -289,8 +295,9 @@ def _unpacked(dataset: Any, path: Path, syntax: str, frames: int) -> Array:
             reader.SetFileName(str(copy))
             found = sitk.GetArrayFromImage(reader.Execute())
     except Exception as error:  # GDCM and pydicom have no common error, and name this copy and their own files
-        name = getattr(pydicom.uid.UID(syntax), "name", syntax)
-        raise ConfigError(f"{path}: its pixels cannot be unpacked, damaged or unknown ({name[:80]})") from error
+        name = pydicom.uid.UID(syntax).name
+        name = name if name != syntax else "an unknown transfer syntax"
+        raise ConfigError(f"{path}: its pixels cannot be unpacked, damaged or unknown ({name})") from error
     if found.dtype.kind == "f":
         raise ConfigError(f"{path}: its pixels cannot be unpacked as whole numbers")
     return np.asarray(found)

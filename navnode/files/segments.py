@@ -29,6 +29,7 @@ __all__ = [
     "is_segmentation",
     "read_segmentation",
     "write_model",
+    "of_one_run",
     "write_segmentation",
 ]
 
@@ -54,6 +55,13 @@ class Identity:
 
     elements: Mapping[str, str]
     frame_of_reference: str = ""
+
+
+def of_one_run(identity: Identity | None) -> Identity:
+    """An identity for all that one run writes: in coordinates of its own, which all share, and in a study of its own
+    unless it is a patient's."""
+    elements = {"StudyInstanceUID": _uid()} if identity is None else identity.elements
+    return Identity(elements, _uid())
 
 
 def identity_of(path: Path) -> Identity:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from navnode.errors import ConfigError
 
-__all__ = ["EXISTS", "check_output", "refuse_existing", "whole", "write_whole"]
+__all__ = ["EXISTS", "check_output", "refuse_existing", "refuse_twice", "whole", "write_whole"]
 
 EXISTS = "exists already; nothing is replaced"
 """Error text for a file that would be overwritten."""
@@ -41,6 +41,19 @@ def check_output(path: Path, endings: Sequence[str]) -> None:
         raise ConfigError(f"{path}: its folder does not exist")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{path}: its folder cannot be written to")
+
+
+def refuse_twice(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
+    """Make sure that every output is a file of its own, and none that is read.
+
+    Raises:
+        ConfigError: one is not; names it.
+    """
+    seen = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in seen:
+            raise ConfigError(f"{path}: would be written twice, or over what is read")
+        seen.add(path.resolve())
 
 
 @contextmanager

@@ -29,6 +29,8 @@ _DESCRIPTION = 270
 _FORMAT, _UNSIGNED, _FLOATING = 339, 1, 3
 _MOST_VALUES = 1 << 20
 """Of a tag: a strip has at least a row."""
+_OTHERS = ("CT", "DOC", "KO", "MG", "MR", "NM", "PR", "PT", "REG", "SC", "SEG", "SM", "SR", "US")
+_RELATIONS = ("LOG", "OTHER")
 _XRAYS = ("XA", "RF", "CR", "DX", "PX", "IO", "OT", "RG", "XC", "")
 
 
@@ -265,7 +267,7 @@ def counts_of(dataset: Any, path: Path) -> Array:
     """
     modality = dicom_read.text(dataset, "Modality")
     if modality not in _XRAYS:
-        raise ConfigError(f"{path}: not an X-ray (its modality is {modality})")
+        raise ConfigError(f"{path}: not an X-ray (its modality is {dicom_read.known(modality, _OTHERS)})")
     rows, columns = (dicom_read.number(dataset, keyword, path) or 0 for keyword in ("Rows", "Columns"))
     if rows * columns > _MAX_PIXELS:
         raise ConfigError(f"{path}: {columns:g} x {rows:g} pixels are too many")
@@ -275,7 +277,29 @@ def counts_of(dataset: Any, path: Path) -> Array:
     if outside is not None and outside.any():
         tell(path, "PixelPaddingValue marks what was not measured; taken for no counts")
         counts = np.where(outside, np.zeros((), counts.dtype), counts)
-    return counts
+    return _as_taken(counts, dataset, path)
+
+
+def _as_taken(counts: Array, dataset: Any, path: Path) -> Array:
+    """X-rays (frames, rows, columns) as the detector took them: turned or flipped back, where they say that they were
+    turned or flipped since (PS3.3, C.8.11.6: FieldOfViewRotation, FieldOfViewHorizontalFlip)."""
+    flipped = dicom_read.text(dataset, "FieldOfViewHorizontalFlip") == "YES"
+    clockwise_deg = dicom_read.number(dataset, "FieldOfViewRotation", path) or 0.0
+    turns = round(clockwise_deg / 90)
+    if abs(clockwise_deg - 90 * turns) > 0.5 or (flipped and turns % 4):
+        raise ConfigError(
+            f"{path}: turned by {clockwise_deg:g} degrees since it was taken, or turned and flipped: not read"
+        )
+    if not flipped and not turns % 4:
+        return counts
+    spacing_mm = dicom_read.numbers(dataset, "ImagerPixelSpacing", 2, path)
+    if turns % 2 and spacing_mm is not None and spacing_mm[0] != spacing_mm[1]:
+        raise ConfigError(
+            f"{path}: turned by {clockwise_deg:g} degrees since it was taken, with oblong pixels: not read"
+        )
+    back = "flipped back (FieldOfViewHorizontalFlip)" if flipped else "turned back (FieldOfViewRotation)"
+    tell(path, f"its pixels are {back}")
+    return np.ascontiguousarray(counts[..., ::-1] if flipped else np.rot90(counts, turns, axes=(1, 2)))
 
 
 def highest_count(dataset: Any, path: Path) -> float:
@@ -315,7 +339,7 @@ def _linear(stored: Array, dataset: Any, path: Path) -> Array:
         return values.astype(np.float64) ** 2
     if relation == "DISP":
         raise ConfigError(f"{path}: processed for displays (PixelIntensityRelationship DISP): not counts")
-    raise ConfigError(f"{path}: PixelIntensityRelationship is {relation}: not counts")
+    raise ConfigError(f"{path}: PixelIntensityRelationship is {dicom_read.known(relation, _RELATIONS)}: not counts")
 
 
 def _through(stored: Array, table: Any, path: Path) -> Array:

@@ -90,14 +90,18 @@ class Converter:
         grey = grey_of(picture[:, x : x + w], source.grey)  # whole lines: which field one is of counts from the top
         return [np.ascontiguousarray(f[y : y + h]) for f in fields_of(grey, source.interlace, source.first_field)]
 
+    def bare(self, grey: Array) -> Array:
+        """A region's values (h, w) without what is no X-ray in it: 0 outside of the field, and where text is."""
+        if not (self._source.masks or self._source.field_px):
+            return grey
+        if self._outside is None or self._outside.shape != grey.shape:
+            self._outside = self._outside_of(grey.shape)
+        return np.asarray(cv2.copyTo(grey, self._outside))
+
     def counts(self, grey: Array) -> Array:
         """Counts of a region's grey values (h, w): turned and mirrored to the detector's, 0 where text is."""
         source = self._source
-        counts = grey if self._levels is None else np.asarray(cv2.LUT(grey, self._levels))
-        if source.masks or source.field_px:
-            if self._outside is None or self._outside.shape != counts.shape:
-                self._outside = self._outside_of(counts.shape)
-            counts = cv2.copyTo(counts, self._outside)
+        counts = self.bare(grey if self._levels is None else np.asarray(cv2.LUT(grey, self._levels)))
         if source.turned_deg:
             counts = cv2.rotate(counts, _TURNS[source.turned_deg])
         if source.mirrored:

@@ -157,7 +157,9 @@ class VideoIntake:
             outlet.tell(f"{self._source.shown}: {error}")
             return
         for number, grey in enumerate(greys, 1):
-            if self._held[number - 1].repeats(grey):
+            if self._held[number - 1].repeats(
+                self._converter.bare(grey)
+            ):  # a clock goes on beside a picture that is held
                 outlet.held += 1
                 continue
             outlet.show(

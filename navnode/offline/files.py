@@ -17,13 +17,13 @@ import numpy as np
 
 from navnode.errors import ConfigError
 from navnode.files.artifacts import hashed
-from navnode.files.dicom import write_series
+from navnode.files.dicom import refuse_filled, write_series
 from navnode.files.meshes import ENDINGS as MESH_ENDINGS
 from navnode.files.meshes import write_mesh
-from navnode.files.segments import identity_of, write_model, write_segmentation
+from navnode.files.segments import Identity, identity_of, of_one_run, write_model, write_segmentation
 from navnode.files.views import ViewFile, read_landmarks, read_views, write_views
 from navnode.files.volumes import VOLUME_ENDINGS, read_volume, write_volume
-from navnode.files.whole import check_output
+from navnode.files.whole import check_output, refuse_twice
 from navnode.geometry import carm_document, where_rays_meet
 from navnode.offline.carm import calibrated_views, capped, write_calibrated
 from navnode.offline.overlays import Overlays, write_overlays
@@ -189,11 +189,13 @@ def project(request: ProjectRequest, progress: Progress) -> ProjectionReport:
     view_files = read_views(request.views)
     poses = [view.pose() for view in view_files]
     projector = Projector(read_volume(request.volume, request.read_as()), threads=request.threads or None)
+    paths = [out / f"view_{index:03}{'.npy' if i0 is None else '.png'}" for index in range(len(poses))]
+    inputs = [request.views, request.volume, *(view.path for view in view_files if view.path is not None)]
+    refuse_twice([*paths, out / "views.json"], inputs)
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for index, (view, pose) in enumerate(zip(view_files, poses, strict=True)):
+    for index, (view, pose, path) in enumerate(zip(view_files, poses, paths, strict=True)):
         line = projector.render(view.carm, pose)
-        path = out / f"view_{index:03}{'.npy' if i0 is None else '.png'}"
         if i0 is None:
             np.save(path, line)
         else:
@@ -391,8 +393,10 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         raise ConfigError(f"--uncertainty: the method {reconstructor.method.value} gives none; use --method learned")
     if request.mesh_lungs is not None and reconstructor.method is not Method.LEARNED:
         raise ConfigError(f"--mesh-lungs: the method {reconstructor.method.value} finds none; use --method learned")
-    _check_outputs(request)
+    identity, outputs = _check_outputs(request)
     view_files = read_views(request.views)
+    inputs = [request.views, prior, *(view.path for view in view_files)]
+    refuse_twice(outputs, [path for path in inputs if path is not None])
     started = time.perf_counter()
     views, per_view_ms = [], []
     for view in view_files:
@@ -403,7 +407,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     prior_volume = read_volume(prior, request.read_as()) if prior is not None else None
     result = reconstructor.reconstruct(views, grid, prior=prior_volume, progress=progress)
     elapsed_ms = _ms(started)
-    _write(request, result)
+    _write(request, result, identity)
     lungs = reconstructor.lungs(views, grid) if request.mesh_lungs is not None else None
     return ReconstructionReport(
         method=result.method.value,
@@ -417,7 +421,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         elapsed_ms=elapsed_ms,
         per_view_ms=[round(a + b, 1) for a, b in zip_longest(per_view_ms, result.per_view_ms, fillvalue=0.0)],
         out=str(request.out),
-        **_surfaces(request, result, lungs),
+        **_surfaces(request, result, lungs, identity),
     )
 
 
@@ -427,15 +431,28 @@ def _center_mm(request: ReconstructRequest, views: Sequence[ViewFile]) -> Matrix
     return where_rays_meet([view.pose() for view in views])
 
 
-def _check_outputs(request: ReconstructRequest) -> None:
-    """Nothing is computed, or written, if not all can be."""
-    for volume in filter(None, (request.out, request.uncertainty, request.prior_map)):
+def _check_outputs(request: ReconstructRequest) -> tuple[Identity, list[Path]]:
+    """Nothing is computed, or written, if not all can be; returns to what DICOM files belong, and the other files."""
+    volumes = [path for path in (request.out, request.uncertainty, request.prior_map) if path is not None]
+    surfaces = [path for path in (request.mesh, request.mesh_lungs, request.mesh_skin) if path is not None]
+    for volume in volumes:
         check_output(volume, VOLUME_ENDINGS)
-    for surface in filter(None, (request.mesh, request.mesh_lungs, request.mesh_skin)):
+    for surface in surfaces:
         check_output(surface, MESH_ENDINGS)
+    if request.dicom is not None:
+        refuse_filled(request.dicom)
+    for folder in (request.mesh_bones, request.dicom_bones):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder}: is a file; bones need a folder")
+        if folder is not None and any(folder.glob("bone-*")):
+            raise ConfigError(
+                f"{folder}: contains bones already; those of two reconstructions would be taken for one's"
+            )
+    identity = of_one_run(None if request.patient is None else identity_of(request.patient))
+    return identity, [*volumes, *surfaces]
 
 
-def _write(request: ReconstructRequest, result: Reconstruction) -> None:
+def _write(request: ReconstructRequest, result: Reconstruction, identity: Identity) -> None:
     """Write the requested volumes."""
     write_volume(result.volume, request.out)
     if request.uncertainty is not None and result.uncertainty_hu is not None:
@@ -443,12 +460,21 @@ def _write(request: ReconstructRequest, result: Reconstruction) -> None:
     if request.prior_map is not None and result.rests is not None:
         write_volume(result.rests, request.prior_map)
     if request.dicom is not None:
-        write_series(result.volume, request.dicom, how=f"navnode, {result.method.value}: {result.reason}.")
+        write_series(
+            result.volume,
+            request.dicom,
+            how=f"navnode, {result.method.value}: {result.reason}.",
+            study="" if request.patient is not None else identity.elements["StudyInstanceUID"],
+            frame_of_reference=identity.frame_of_reference,
+        )
 
 
-def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: LungsFound | None) -> dict[str, Any]:
+def _surfaces(
+    request: ReconstructRequest, result: Reconstruction, lungs: LungsFound | None, identity: Identity
+) -> dict[str, Any]:
     """Write the requested surfaces; returns what the report says of them, by its fields."""
     reports: dict[str, Any] = {}
+    whole = result.reason if result.status is Status.INVALID else ""
     doubt = result.doubtful_bone
     wanted = request.mesh or request.mesh_bones or request.dicom_bones
     if wanted is not None:
@@ -464,23 +490,22 @@ def _surfaces(request: ReconstructRequest, result: Reconstruction, lungs: LungsF
                 for number, piece in enumerate(result.bones(), 1)
             ]
         if request.dicom_bones is not None:
-            _write_dicom_bones(request.dicom_bones, request.patient, result)
+            _write_dicom_bones(request.dicom_bones, result, identity)
     if request.mesh_lungs is not None:
         around = None if lungs is None else lungs.surface()
         if around is None:
             raise ConfigError(f"{request.mesh_lungs}: the X-rays show no lung")
-        reports["lungs"] = _written_surface(around, request.mesh_lungs, "")
+        reports["lungs"] = _written_surface(around, request.mesh_lungs, whole)
     if request.mesh_skin is not None:
         skin = skin_surface(result.volume)
         if skin is None:
             raise ConfigError(f"{request.mesh_skin}: the reconstruction contains no body")
-        reports["skin"] = _written_surface(skin, request.mesh_skin, "")
+        reports["skin"] = _written_surface(skin, request.mesh_skin, whole)
     return reports
 
 
-def _write_dicom_bones(folder: Path, patient: Path | None, result: Reconstruction) -> None:
+def _write_dicom_bones(folder: Path, result: Reconstruction, identity: Identity) -> None:
     """A model of each bone, and a segmentation of all on the volume's grid."""
-    identity = None if patient is None else replace(identity_of(patient), frame_of_reference="")
     doubt = f"INVALID: {result.doubtful_bone}. " if result.doubtful_bone else ""
     how = f"{doubt}navnode, {result.method.value}: {result.reason}."
     folder.mkdir(parents=True, exist_ok=True)

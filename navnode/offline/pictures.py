@@ -261,15 +261,17 @@ def _without_jig(located: Located, jig: Jig, counts: Array) -> Array:
 def _by_angles(request: ModelRequest) -> Placed:
     angles_deg, views, scales = request.angles_deg(), [], []
     given = bool(angles_deg)
-    for number, path in enumerate(request.pictures, 1):
-        stated = Stated.of(path)
+    all_stated = [Stated.of(path) for path in request.pictures]
+    for number, (path, stated) in enumerate(zip(request.pictures, all_stated, strict=True), 1):
+        if abs(stated.tilt_deg or 0.0) > _ANGLE_OPEN_DEG:
+            tilted = f"the C-arm was tilted by {stated.tilt_deg:.0f} degrees (PositionerSecondaryAngle)"
+            raise ConfigError(f"{path}: {tilted}; state its pose with --views, or use a jig")
         if not given:
-            if abs(stated.tilt_deg or 0.0) > _ANGLE_OPEN_DEG:
-                tilted = f"the C-arm was tilted by {stated.tilt_deg:.0f} degrees (PositionerSecondaryAngle)"
-                raise ConfigError(f"{path}: {tilted}; state its pose with --views, or use a jig")
             if stated.angle_deg is None:
                 raise ConfigError(f"{path}: its direction is not known; state it with --angles, or a set with --views")
-            angles_deg.append(stated.angle_deg)
+            # The detector is there; the source, where angles begin here, is opposite, and looks the other way.
+            angles_deg.append(stated.angle_deg + 180)
+        _refuse_mirrored(path, stated.shown, angles_deg[number - 1])
         carm = _carm(request, path, stated)
         patient_mm = request.patient_mm or stated.patient_mm
         if patient_mm is not None and patient_mm >= carm.source_to_detector_mm:
@@ -277,13 +279,54 @@ def _by_angles(request: ModelRequest) -> Placed:
         scales.append(_AT_PATIENT_OPEN if patient_mm is None else _PATIENT_OPEN_MM / patient_mm)
         distance_mm = patient_mm or _AT_PATIENT * carm.source_to_detector_mm
         pose = _turned(np.deg2rad(angles_deg[number - 1]), distance_mm)
-        views.append(ViewFile(f"picture {number}", path, carm, pose, None, 0))
-    source, doubt = "stated angles" if given else "angles that DICOM states", ""
+        corrected = None if given else _mirrored  # DICOM's C-arms show what their detector sees
+        views.append(ViewFile(f"picture {number}", path, carm, pose, None, 0, corrected=corrected))
+    source = "stated angles" if given else "angles that DICOM states"
+    doubt = _contradictions(request, all_stated)
     if request.carm is not None:
-        views, doubt = calibrated_views(views, request.carm)
+        views, of_calibration = calibrated_views(views, request.carm)
+        doubt = "; ".join(filter(None, (doubt, of_calibration)))
         source += " and a calibrated C-arm"
     left_open = Open(float(np.hypot(max(scales), _SCALE_OPEN)), _ANGLE_OPEN_DEG, True)
     return Placed(views, source, left_open, doubt)
+
+
+def _mirrored(counts: Array) -> Array:
+    return np.ascontiguousarray(counts[:, ::-1])
+
+
+def _refuse_mirrored(path: Path, shown: str, angle_deg: float) -> None:
+    """Refuse a picture that DICOM says to be shown mirrored, or upside down (PatientOrientation, such as L\\F).
+
+    Raises:
+        ConfigError: it is.
+    """
+    right, _, bottom = shown.partition("\\")
+    if bottom.startswith("H"):
+        raise ConfigError(
+            f"{path}: its feet are at the top, as DICOM states (PatientOrientation); turn it, or use a jig"
+        )
+    across = abs((angle_deg + 90) % 180 - 90) <= 45  # seen from the front or the back
+    if across and right.startswith("R"):
+        raise ConfigError(f"{path}: is shown mirrored, as DICOM states (PatientOrientation); flip it, or use a jig")
+
+
+def _contradictions(request: ModelRequest, stated: Sequence[Stated]) -> str:
+    """What DICOM states otherwise than the request does, or ''."""
+    found, angles_deg = [], request.angles_deg()
+    known = [each.angle_deg for each in stated if each.angle_deg is not None]
+    if angles_deg and len(known) == len(angles_deg):
+        off_deg = np.subtract(np.diff(known), np.diff(angles_deg))
+        off_deg = np.abs((off_deg + 180) % 360 - 180)
+        if (off_deg > _ANGLE_OPEN_DEG).any():
+            found.append(f"DICOM states angles {' '.join(f'{each:g}' for each in known)}")
+    asked = {"pixels of": request.pixel_mm, "a source at": request.distance_mm} if request.carm is None else {}
+    for what, mm in asked.items():
+        for each in stated:
+            own_mm = each.distance_mm if what == "a source at" else each.pixel_mm and each.pixel_mm[0]
+            if mm and own_mm and abs(mm / own_mm - 1) > _PIXEL_OFF:
+                found.append(f"DICOM states {what} {own_mm:g} mm, not {mm:g}")
+    return "; ".join(dict.fromkeys(found))
 
 
 def _turned(angle_rad: float, distance_mm: float) -> Matrix:

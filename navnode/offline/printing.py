@@ -16,6 +16,7 @@ from skimage.measure import marching_cubes
 
 from navnode.errors import ConfigError
 from navnode.files.meshes import read_mesh, write_mesh
+from navnode.files.whole import refuse_twice
 from navnode.offline.measures import principal_axis, sound
 from navnode.offline.requests import PrintRequest
 from navnode.types import Array, Matrix, Mesh
@@ -66,6 +67,7 @@ def print_bone(request: PrintRequest) -> PrintReport:
     except ModuleNotFoundError as error:
         raise ConfigError("printing needs manifold3d: pip install 'navnode[print]'") from error
 
+    refuse_twice([request.out], [request.bone])
     mesh = read_mesh(request.bone)
     _, number = np.unique(mesh.vertices_mm, axis=0, return_inverse=True)  # an STL has three for every triangle
     points = np.zeros((int(number.max()) + 1, 3), np.float32)

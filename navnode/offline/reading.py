@@ -13,11 +13,12 @@ import numpy.typing as npt
 from navnode.errors import ConfigError
 from navnode.files.whole import whole
 from navnode.files.xrays import read_counts
+from navnode.geometry import CArmDocument
 from navnode.offline.requests import ReadRequest
 from navnode.offline.stated import Stated
 from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import Reader, Reading, tells_kinds_apart
-from navnode.types import CArm, FloatArray, Matrix, View
+from navnode.types import FloatArray, Matrix, View
 from navnode.xray.counts import line_integrals, open_beam_counts
 
 __all__ = ["Picture", "ReadReport", "drawn", "kinds_of", "read"]
@@ -101,7 +102,11 @@ def _view(request: ReadRequest) -> tuple[View, Matrix]:
     pixel_mm = (request.pixel_mm, request.pixel_mm) if request.pixel_mm else stated.pixel_mm or (_PIXEL_MM, _PIXEL_MM)
     distance_mm = request.distance_mm or stated.distance_mm or _DISTANCE_MM
     pitch_mm = (pixel_mm[0] * factor, pixel_mm[1] * factor)
-    carm = CArm(width, height, pitch_mm, distance_mm, ((width - 1) / 2, (height - 1) / 2))
+    middle_px = ((width - 1) / 2, (height - 1) / 2)
+    try:
+        carm = CArmDocument(width, height, pitch_mm, distance_mm, middle_px).geometry
+    except ValueError as error:
+        raise ConfigError(f"{request.image}: {error}") from error
     return View(line, carm, np.eye(4)), np.array([0.0, 0.0, _AT_PATIENT * distance_mm])
 
 

@@ -20,7 +20,7 @@ _NUMBERS = [
 ]
 _DAYS = ["AcquisitionDate", "ContentDate", "StudyDate"]
 """When a picture was taken; a study may go on for days."""
-_WORDS = ["PatientID", "PatientName", "PatientBirthDate", "ImageLaterality", "Laterality", *_DAYS]
+_WORDS = ["PatientOrientation", "PatientID", "PatientName", "PatientBirthDate", "ImageLaterality", "Laterality", *_DAYS]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Stated:
     distance_mm: float | None = None
     patient_mm: float | None = None
     angle_deg: float | None = None
+    """Of the detector, from the patient's front to his left (PS3.3, C.8.7.5.1.2)."""
     tilt_deg: float | None = None
     """Cranial or caudal."""
+    shown: str = ""
+    """What of the patient is to the right and at the bottom of the picture (PatientOrientation)."""
     patient: tuple[str, str, str] = ("", "", "")
     """Identity, compared and never shown."""
     side: str = ""
@@ -53,6 +56,7 @@ class Stated:
             patient_mm=number("DistanceSourceToPatient"),
             angle_deg=number("PositionerPrimaryAngle"),
             tilt_deg=number("PositionerSecondaryAngle"),
+            shown="\\".join(map(str, dataset.get("PatientOrientation", None) or ())).upper(),
             patient=(words["PatientID"], words["PatientName"].casefold().rstrip("^ "), words["PatientBirthDate"]),
             side=words["ImageLaterality"] or words["Laterality"],
             day=next(filter(None, (_day(words[keyword]) for keyword in _DAYS)), None),

@@ -22,7 +22,7 @@ from navnode.projector import Projector
 from navnode.simulation.beads import Beads, exposed, rendered
 from tests.browser import CHROMIUM, Browser
 from tests.invoke import call
-from tests.patience import OutOfPatienceError
+from tests.patience import OutOfPatienceError, until_async
 from tests.test_model import limb
 from tests.test_model_jig import CARM, JIG, camera
 
@@ -207,6 +207,42 @@ def test_a_run_can_be_cancelled_and_everything_cleared(tmp_path, pictures):
     serve(story, tmp_path)
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.02])
+def test_a_run_that_is_being_started_can_be_cancelled(tmp_path, pictures, delay_s):
+    async def story(served):
+        await served.add(pictures / "ap.png", pictures / "lateral.png")
+        assert (await served.post("run"))[0] == 200
+        await asyncio.sleep(delay_s)
+        assert (await served.post("cancel"))[0] == 200
+        run = await served.until_ended()
+        assert run["failed"] == "cancelled" and run["report"] is None and not run["files"]
+
+    serve(story, tmp_path)
+
+
+def test_a_picture_that_arrives_as_all_are_removed_does_not_stay(tmp_path, pictures):
+    content, cleared = (pictures / "blank.png").read_bytes(), asyncio.Event()
+
+    async def story(served):
+        async def slowly():
+            yield content[:100]
+            await cleared.wait()
+            yield content[100:]
+
+        async def added():
+            async with served.session.post(served.url + "pictures", data=slowly(), headers=BYTES) as answer:
+                return answer.status
+
+        adding = asyncio.create_task(added())
+        await until_async(lambda: (served.folder / "arriving").exists())
+        assert (await served.post("clear"))[0] == 200
+        cleared.set()
+        assert await adding == 409
+        assert (await served.state())["pictures"] == [] and list(served.folder.iterdir()) == []
+
+    serve(story, tmp_path)
+
+
 def test_what_is_left_alone_is_forgotten(tmp_path, pictures, monkeypatch):
     monkeypatch.setattr(models, "_FORGOTTEN_AFTER_S", 0.2)
     monkeypatch.setattr(models, "_LOOKED_AT_EVERY_S", 0.05)
@@ -232,7 +268,9 @@ def test_a_run_gives_files_and_is_kept_if_asked(tmp_path, pictures):
         assert [len(each["beads"]) >= 50 for each in run["beads"]] == [True, True] and len(run["bones"]) == 2
         _, page, headers = await served.get("result/1/report.html")
         assert b"DEGRADED" in page and "sandbox allow-scripts" in headers["Content-Security-Policy"]
-        _, packed, headers = await served.get("result/1/all.zip")
+        together = await asyncio.gather(*(served.get("result/1/all.zip") for _ in range(3)))
+        assert len({packed for _, packed, _ in together}) == 1, "nobody gets a part of it"
+        _, packed, headers = together[0]
         assert "attachment" in headers["Content-Disposition"]
         assert sorted(zipfile.ZipFile(io.BytesIO(packed)).namelist()) == run["files"]
         for _ in range(50):
@@ -240,6 +278,11 @@ def test_a_run_gives_files_and_is_kept_if_asked(tmp_path, pictures):
                 break
             await asyncio.sleep(0.1)
         assert sorted(path.name for path in Path(kept).iterdir()) == run["files"]
+        refused = b'{"use_jig": false, "angles": "0 9o", "pixel_mm": 0.4, "distance_mm": 1000}'
+        assert (await served.post("run", refused))[0] == 400
+        after = (await served.state())["run"]
+        assert after["files"] == run["files"], "what cannot be run costs nothing"
+        assert (await served.get("result/1/report.html"))[0] == 200
         assert (await served.post("clear"))[0] == 200 and list(served.folder.iterdir()) == []
 
     serve(story, tmp_path, tmp_path / "kept")

@@ -79,6 +79,36 @@ def test_what_is_no_counts_in_dicom(tmp_path, counts, more, reason):
         read_counts(xray(tmp_path / "x.001", counts, **more))
 
 
+@pytest.mark.parametrize(
+    ("more", "wanted", "line"),
+    [
+        ({"FieldOfViewHorizontalFlip": "NO", "FieldOfViewRotation": 0}, COUNTS, ""),
+        ({"FieldOfViewHorizontalFlip": "YES"}, COUNTS[:, ::-1], "flipped back"),
+        ({"FieldOfViewRotation": 90}, np.rot90(COUNTS), "turned back"),
+        ({"FieldOfViewRotation": 180}, COUNTS[::-1, ::-1], "turned back"),
+        ({"FieldOfViewRotation": 270}, np.rot90(COUNTS, -1), "turned back"),
+    ],
+)
+def test_what_was_turned_since_it_was_taken_is_turned_back(tmp_path, caplog, more, wanted, line):
+    """A picture that was turned clockwise is turned counter-clockwise."""
+    caplog.set_level(logging.WARNING)
+    assert np.array_equal(read_counts(xray(tmp_path / "x.dcm", COUNTS, **more)), wanted)
+    assert line in caplog.text and len(caplog.records) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"FieldOfViewRotation": 45}, "45 degrees"),
+        ({"FieldOfViewRotation": 90, "FieldOfViewHorizontalFlip": "YES"}, "turned and flipped"),
+        ({"FieldOfViewRotation": 90, "ImagerPixelSpacing": [0.2, 0.3]}, "oblong"),
+    ],
+)
+def test_what_cannot_be_turned_back_is_not_read(tmp_path, more, reason):
+    with pytest.raises(ConfigError, match=reason):
+        read_counts(xray(tmp_path / "x.dcm", COUNTS, **more))
+
+
 def test_padding_is_no_counts(tmp_path, caplog):
     counts = COUNTS.copy()
     counts[:3] = 4095

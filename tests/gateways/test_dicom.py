@@ -154,14 +154,20 @@ def test_an_object_that_is_sent_again_is_one_exposure():
     assert len(heard.images) == 2
 
 
+SPILT = ("Modality", "PixelIntensityRelationship", "PhotometricInterpretation")
+
+
 def test_nothing_of_a_patient_is_logged_or_handed_on(caplog):
     caplog.set_level(logging.DEBUG)
     good, bad = xray(picture()), xray(picture(), PixelIntensityRelationship="LOG")
     broken = xray(picture())
     broken.Rows = 9999
+    # As where the length of an element is damaged: what stands behind it is taken for its value.
+    spilt = [xray(picture(), **{keyword: f"XA {PATIENT} SECRET-ID 19700101"}) for keyword in SPILT]
     with gateway(source()) as heard:
-        sent(heard.source, good, bad, broken)
-        heard.until(lambda: heard.images and heard.states)
+        statuses = sent(heard.source, good, bad, broken, *spilt)
+        heard.until(lambda: heard.images and len(heard.states) > len(spilt))
+    assert 0 not in statuses[1:]
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("navnode")]
     handed_on = [*(state.text for state in heard.states), *map(str, heard.images[0][0].metadata.items())]
     said = " ".join([*lines, *handed_on])

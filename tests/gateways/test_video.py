@@ -130,6 +130,20 @@ def test_an_exposure_that_is_held_is_sent_once(tmp_path):
         assert [number_of(image) for image in played(heard)] == [0, 1, 2, 3]
 
 
+def test_a_clock_that_goes_on_in_a_mask_does_not_make_a_held_exposure_new(tmp_path):
+    rng = np.random.default_rng(1)
+    film = []
+    for n in range(3):
+        for repeat in range(6):
+            shown = np.clip(np.rint(numbered(n) + rng.normal(0, 0.4, (96, 128))), 0, 255).astype(np.uint8)
+            shown[60:80, 10:70] = 0
+            cv2.putText(shown, f"12:{6 * n + repeat:02d}", (12, 76), 0, 0.5, 255, 1)
+            film.append(shown)
+    path = written(tmp_path / "x.avi", film)
+    with gateway(source(path, masks=((8, 58, 64, 24),))) as heard:
+        assert len(played(heard)) == 3
+
+
 @pytest.mark.parametrize("interlace", ["none", "bob"])
 @pytest.mark.long
 def test_fields_are_exposures_half_a_picture_apart(tmp_path, interlace):
