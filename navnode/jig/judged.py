@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from navnode import geometry as g
-from navnode.jig.layout import Jig
+from navnode.jig.layout import Jig, strains
 from navnode.jig.refined import CENTER_SIGMA, UNIT, State, moved, projected, within_picture, worth
 from navnode.types import CArm, Matrix, Status, Validity
 
@@ -93,6 +93,12 @@ def _covariance(state: State, at_px: Matrix, size_px: tuple[int, int], jig: Jig)
     prior = np.zeros(9)
     prior[7:9] = (UNIT[7:9] / (CENTER_SIGMA * max(size_px))) ** 2
     covariance = np.linalg.inv(information + np.diag(prior) + 1e-12 * np.trace(information) * np.eye(9))
+    if jig.strain_covariance is not None:  # beads that are off together are no noise of spots
+        moves = 1e-4 * strains(jig.positions_mm).reshape(len(jig.ids), 3, 6)[state.beads]
+        none = np.zeros(9)
+        seen = [(at(none, beads + moves[:, :, n]) - at(none, beads - moves[:, :, n])) / 2e-4 for n in range(6)]
+        taken = covariance @ known.T @ np.stack(seen, axis=1) / sigma**2
+        covariance = covariance + taken @ jig.strain_covariance @ taken.T
     through = slopes(limb)
     px = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", through, covariance, through), 0.0))
     depth_mm = (limb @ state.carm_from_jig[:3, :3].T + state.carm_from_jig[:3, 3])[:, 2]

@@ -21,7 +21,7 @@ from navnode.files.strict import read_document
 from navnode.files.whole import write_whole
 from navnode.types import Matrix
 
-__all__ = ["LEAST_BEADS", "Jig", "Part", "jig_for", "read_jig", "write_jig"]
+__all__ = ["LEAST_BEADS", "Jig", "Part", "jig_for", "read_jig", "strains", "write_jig"]
 
 SCHEMA = "navnode/jig/1"
 LEAST_BEADS = 12
@@ -39,6 +39,7 @@ _ROW_SHARES = (-0.46, -0.19, 0.12, 0.46)
 """Where a plate's rows are, as shares of its width: unevenly, so that a plate is not symmetric."""
 _TRIED = 300
 _MOST_BEADS, _MOST_BYTES, _FARTHEST_MM = 400, 1 << 20, 1000.0
+_MOST_STRAIN = 0.01
 _ON_ROW_MM = 1.0
 
 
@@ -67,6 +68,7 @@ class _Document(msgspec.Struct, frozen=True):
     sigma_mm: float = 0.2
     measured: bool = False
     parts: tuple[Part, ...] = ()
+    strain_covariance: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class Jig:
     measured: bool = False
     """Whether the positions are those of the built jig."""
     parts: tuple[Part, ...] = ()
+    strain_covariance: Matrix | None = None
+    """(6, 6), see :func:`strains`: of how the measured beads are stretched and sheared together; None: nobody measured
+    it. ``sigma_mm`` is of each bead by itself, beside that."""
 
     @cached_property
     def rows(self) -> tuple[tuple[int, ...], ...]:
@@ -189,6 +194,7 @@ def read_jig(path: str | Path) -> Jig:
         read.sigma_mm,
         read.measured,
         read.parts,
+        np.array(read.strain_covariance) if read.strain_covariance else None,
     )
     if len(jig.rows) < 2:
         raise ConfigError(f"{path}: beads: fewer than two rows of 4 along z; nothing names them in a picture")
@@ -202,6 +208,8 @@ def _wrong(read: _Document) -> str:
             return f"{key} must be {least:g} to {most:g}"
     if not 0 <= read.sigma_mm <= 5:
         return "sigma_mm must be 0 to 5"
+    if read.strain_covariance and not _is_covariance(read.strain_covariance):
+        return "strain_covariance must be 6 x 6, symmetric, and of strains below 1 %"
     if not LEAST_BEADS <= len(read.beads) <= _MOST_BEADS:
         return f"beads must be {LEAST_BEADS} to {_MOST_BEADS}"
     ids = [bead.id for bead in read.beads]
@@ -217,6 +225,25 @@ def _wrong(read: _Document) -> str:
     if np.linalg.svd(positions - positions.mean(axis=0), compute_uv=False)[-1] < 10 * np.sqrt(len(ids)):
         return "beads: all in about one plane; focal lengths need depth"
     return ""
+
+
+def _is_covariance(rows: tuple[tuple[float, ...], ...]) -> bool:
+    if [len(row) for row in rows] != [6] * 6:
+        return False
+    found = np.array(rows)
+    if not np.isfinite(found).all() or not np.allclose(found, found.T, atol=1e-12):
+        return False
+    least, most = np.linalg.eigvalsh(found)[[0, -1]]
+    return bool(least > -1e-12 and most < _MOST_STRAIN**2)
+
+
+def strains(points_mm: Matrix) -> Matrix:
+    """(3 N, 6): where points (N, 3) move, mm, when what they are in is stretched about their middle by 1 along x, y or
+    z, or sheared by 1 in xy, xz or yz (symmetric: x moves by y and y by x)."""
+    x, y, z = (points_mm - points_mm.mean(axis=0)).T
+    none = np.zeros_like(x)
+    moves = ((x, none, none), (none, y, none), (none, none, z), (y, x, none), (z, none, x), (none, z, y))
+    return np.stack([np.stack(move, axis=1).ravel() for move in moves], axis=1)
 
 
 def write_jig(path: Path, jig: Jig) -> None:
@@ -239,5 +266,6 @@ def write_jig(path: Path, jig: Jig) -> None:
         sigma_mm=jig.sigma_mm,
         measured=jig.measured,
         parts=jig.parts,
+        strain_covariance=() if jig.strain_covariance is None else tuple(map(tuple, jig.strain_covariance.tolist())),
     )
     write_whole(path, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")

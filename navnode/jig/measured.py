@@ -12,7 +12,7 @@ from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.files.whole import refuse_existing
 from navnode.files.xrays import read_counts
-from navnode.jig.layout import Jig, read_jig, write_jig
+from navnode.jig.layout import Jig, read_jig, strains, write_jig
 from navnode.jig.located import Located, locate, why_unfound
 from navnode.jig.requests import JigCheckRequest
 from navnode.types import Matrix
@@ -22,7 +22,7 @@ __all__ = ["JigReport", "LEAST_PICTURES", "check", "measured"]
 LEAST_PICTURES = 4
 LEAST_APART_DEG = 60.0
 """Of the pictures' directions; those from opposite sides count as one."""
-BUILT_MM = 1.0
+BUILT_MM = 0.5
 """1-sigma of a hand-built jig's beads."""
 MAX_SIGMA_MM = 0.1
 """Of a bead in a jig that is written."""
@@ -86,7 +86,7 @@ def check(request: JigCheckRequest, progress: Callable[[float], None] = lambda s
     for name in distance[:2] if distance else ():
         if name not in jig.ids:
             raise ConfigError(f"--distance {request.distance}: {request.jig} has no bead {name!r}")
-    rough = replace(jig, sigma_mm=max(jig.sigma_mm, BUILT_MM / 2), measured=False)
+    rough = replace(jig, sigma_mm=max(jig.sigma_mm, BUILT_MM), measured=False)
     found, refused = [], []
     for number, path in enumerate(request.pictures):
         counts = read_counts(path)
@@ -153,15 +153,17 @@ def measured(pictures: Sequence[Located], jig: Jig, distance: tuple[str, str, fl
         scale = distance[2] / float(np.linalg.norm(points[first] - points[second]))
     layout = jig.positions_mm[named]
     points = _onto(points[named] * scale, layout, scaled=distance is None)
-    sigma_mm = _sigma_mm(covariance, fit.points, named)
+    sigma_mm, own_mm, strain = _uncertain(covariance, fit.points[named], named)
+    fixed = _scaled_strain(layout if distance is None else points[[named.index(first), named.index(second)]], distance)
     if not sigma_mm <= MAX_SIGMA_MM:
         raise ComputeError(f"beads are known to {sigma_mm:.2f} mm, {MAX_SIGMA_MM:g} are needed: take more pictures")
     built = replace(
         jig,
         ids=tuple(jig.ids[n] for n in named),
         positions_mm=points,
-        sigma_mm=round(max(sigma_mm, 0.005), 4),
+        sigma_mm=round(max(own_mm, 0.005), 4),
         measured=True,
+        strain_covariance=fixed @ strain @ fixed.T,
     )
     return Measured(built, rms_px, sigma_mm, np.linalg.norm(points - layout, axis=1), left_out)
 
@@ -259,7 +261,8 @@ class _Adjusted:
                 off = np.linalg.norm(self.spot_px - self._seen()[0], axis=1)
                 self.used = off <= max(_MOST_OFF * float(np.median(off)), 0.2)
             information, gradient = self._normal()
-            damped = information + 1e-6 * np.diag(np.diag(information))
+            # Less, once it is near: what focal lengths and a shear of the jig share is a millionth of the rest.
+            damped = information + (1e-6 if self.robust else 1e-13) * np.diag(np.diag(information))
             x = np.linalg.solve(damped, gradient)
             own = np.clip(x[:count].reshape(-1, 9), -5, 5)
             self.poses = [_stepped(pose, each) for pose, each in zip(self.poses, own, strict=True)]
@@ -288,19 +291,32 @@ def _onto(points: Matrix, layout: Matrix, *, scaled: bool) -> Matrix:
     return np.asarray(scale * a @ u @ sign @ vt + layout.mean(axis=0))
 
 
-def _sigma_mm(covariance: Matrix, points: Matrix, named: list[int]) -> float:
-    """rms 1-sigma of the named beads' coordinates, apart from the frame and the scale."""
-    rows = np.concatenate([3 * np.array(named)[:, None] + np.arange(3)]).ravel()
+def _uncertain(covariance: Matrix, points: Matrix, named: list[int]) -> tuple[float, float, Matrix]:
+    """How well the named beads are known: rms 1-sigma of their coordinates, mm, apart from the frame and the scale; of
+    each by itself, apart from how all are stretched and sheared together; and the covariance (6, 6) of that.
+
+    Pictures tell the stretch and shear of a jig far worse than its beads' places beside each other: focal lengths and
+    principal points make up for them."""
+    rows = (3 * np.array(named)[:, None] + np.arange(3)).ravel()
     own = covariance[np.ix_(rows, rows)]
-    about = points[named] - points[named].mean(axis=0)
-    gauge = np.concatenate(
-        [
-            np.tile(np.eye(3), (len(named), 1)),
-            np.concatenate([-g.skew(point) for point in about]),
-            about.reshape(-1, 1),
-        ],
-        axis=1,
-    )
-    basis = np.linalg.qr(gauge)[0]
-    kept = np.eye(len(rows)) - basis @ basis.T
-    return float(np.sqrt(np.trace(kept @ own @ kept) / len(rows)))
+    about = points - points.mean(axis=0)
+    rigid = np.hstack([np.tile(np.eye(3), (len(named), 1)), np.concatenate([-g.skew(point) for point in about])])
+    affine = np.hstack([rigid, strains(points)])
+    inverse = np.linalg.pinv(affine)[6:]
+
+    def apart_from(gauge: Matrix) -> float:
+        basis = np.linalg.qr(gauge)[0]
+        kept = np.eye(len(rows)) - basis @ basis.T
+        return float(np.sqrt(np.trace(kept @ own @ kept) / len(rows)))
+
+    return apart_from(np.hstack([rigid, about.reshape(-1, 1)])), apart_from(affine), inverse @ own @ inverse.T
+
+
+def _scaled_strain(points: Matrix, distance: tuple[str, str, float] | None) -> Matrix:
+    """(6, 6): what is left of strains once the scale is fixed: along two points (2, 3), by a distance, or the mean."""
+    if distance is None:
+        along = np.array([1, 1, 1, 0, 0, 0]) / 3
+    else:
+        x, y, z = (points[0] - points[1]) / np.linalg.norm(points[0] - points[1])
+        along = np.array([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z])
+    return np.eye(6) - np.outer([1, 1, 1, 0, 0, 0], along)

@@ -11,6 +11,7 @@ import trimesh
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.jig import jig_for, locate, read_jig, without_beads, write_jig
+from navnode.jig.layout import strains
 from navnode.jig.located import locate_spots
 from navnode.jig.measured import measured
 from navnode.jig.printed import bracket, make, plate
@@ -59,6 +60,9 @@ def test_a_tenth_of_the_picture_is_hidden_at_most(angle_deg):
 def test_a_jig_comes_back_from_its_file(tmp_path):
     write_jig(tmp_path / "jig.json", JIG)
     back = read_jig(tmp_path / "jig.json")
+    assert back.strain_covariance is None
+    write_jig(tmp_path / "measured.json", replace(JIG, strain_covariance=1e-8 * np.diag([1, 2, 3, 4, 5, 6.0])))
+    assert np.allclose(read_jig(tmp_path / "measured.json").strain_covariance, 1e-8 * np.diag([1, 2, 3, 4, 5, 6.0]))
     assert back.ids == JIG.ids and back.measured and np.allclose(back.positions_mm, JIG.positions_mm)
 
 
@@ -79,6 +83,9 @@ def test_the_shipped_jig_is_the_default():
         (lambda d: d["beads"][1].update(position_mm=[1e9, 0, 0]), "within"),
         (lambda d: d.update(beads=d["beads"][:28]), "plane"),
         (lambda d: d.pop("name"), "name"),
+        (lambda d: d.update(strain_covariance=[[1e-8]]), "strain_covariance"),
+        (lambda d: d.update(strain_covariance=np.diag([-1e-8] * 6).tolist()), "strain_covariance"),
+        (lambda d: d.update(strain_covariance=np.diag([1.0] * 6).tolist()), "strain_covariance"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, change, said):
@@ -188,6 +195,36 @@ def test_a_built_jig_is_measured():
     assert np.sqrt(np.mean((between[0] - between[1]) ** 2)) < 0.12
     picture = seen(np.random.default_rng(77), built, missing=0.0)
     assert locate_spots(picture.at_px, picture.size_px, result.jig).validity.status is Status.VALID
+
+
+def test_what_a_measured_jig_leaves_open_is_stated_and_small(monkeypatch):
+    """Beads that are built 0.3 mm off look sheared as a whole, by 5e-4: half a percent of a focal length."""
+    layout = replace(jig_for(), sigma_mm=0.5)
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        built = replace(JIG, positions_mm=JIG.positions_mm + rng.normal(0, 0.3, JIG.positions_mm.shape))
+        angles = np.linspace(0, 90, 9)
+        pictures = [seen(rng, built, missing=0.0, false=0, angle_deg=angle, noise_px=0.015) for angle in angles]
+        known = ("U1a", "S4g", float(np.linalg.norm(built.positions_mm[0] - built.positions_mm[-1])))
+        assert known[:2] == (JIG.ids[0], JIG.ids[-1])
+        shown = [locate_spots(p.at_px, p.size_px, layout) for p in pictures]
+        found = measured(shown, layout, known).jig
+        with monkeypatch.context() as longer:
+            longer.setattr("navnode.jig.measured._STEPS", 120)
+            again = measured(shown, layout, known).jig
+        assert np.abs(again.positions_mm - found.positions_mm).max() < 1e-5, "it has come to its end"
+        assert found.strain_covariance is not None
+        off = np.linalg.lstsq(
+            strains(built.positions_mm), (found.positions_mm - built.positions_mm).ravel(), rcond=None
+        )[0]
+        sigma = np.sqrt(np.diag(found.strain_covariance))
+        assert (np.abs(off) < 3 * sigma + 2e-5).all() and np.abs(off).max() < 3e-4, (off, sigma)
+        for angle in (0, 45, 90):
+            picture = seen(rng, built, missing=0.0, false=0, angle_deg=angle, noise_px=0.015)
+            one = locate_spots(picture.at_px, picture.size_px, found)
+            assert abs(one.focal_px / picture.focal_px - 1) < min(3 * one.focal_sigma, 0.005)
+            alone = locate_spots(picture.at_px, picture.size_px, replace(found, strain_covariance=None))
+            assert one.focal_sigma > alone.focal_sigma
 
 
 def test_too_few_pictures_measure_nothing():
