@@ -172,6 +172,18 @@ def test_every_surface_and_interval_that_is_asked_for(case, tmp_path):
     assert "contains bones already" in navnode(*given, "--mesh-bones", tmp_path / "bones", code=2)["error"]
 
 
+def test_an_open_beam_that_the_picture_outshines_is_refused_and_so_is_one_picture_as_two(case, tmp_path):
+    dark = case.views("dark.json", case.true, i0=4_000.0)
+    out = ("--out", tmp_path / "v.nii.gz", "--size", 16, "--spacing-mm", 16)
+    assert "i0 is 4000" in navnode("reconstruct", "--views", dark, *out, code=2)["error"]
+    first = case.views("first.json", case.true[:2], i0=20_000.0)
+    document = json.loads(first.read_text())
+    document["views"][1]["image"] = document["views"][0]["image"]
+    first.write_text(json.dumps(document))
+    assert "are the same picture" in navnode("reconstruct", "--views", first, *out, code=2)["error"]
+    assert not (tmp_path / "v.nii.gz").exists()
+
+
 def test_no_output_is_another_or_an_input(case, tmp_path):
     views = case.views("true.json", case.true, i0=20_000.0)
     before = {path: path.read_bytes() for path in views.parent.iterdir() if path.is_file()}

@@ -104,3 +104,22 @@ def test_the_picture_shows_only_what_was_measured():
         assert pictures[-1].shape == (3 * 128, 2 * 3 * 64 + 64, 3) and pictures[-1].dtype == np.uint8
     named = (pictures[0] != pictures[1]).any(axis=2)
     assert named[150:240, 3 * 64 :].sum() > 100, "the name of the bone is not in the middle of it"
+
+
+@needs_reader
+@pytest.mark.parametrize("shape", [(8, 320), (400, 12), (20, 60_000)])
+def test_a_sliver_is_read_or_refused_in_one_line(tmp_path, shape):
+    counts = np.random.default_rng(0).poisson(9_000, shape).astype(np.uint16)
+    counts[:, shape[1] // 3 : shape[1] // 2] //= 5
+    np.save(tmp_path / "x.npy", counts)
+    code, _, error = call("read", tmp_path / "x.npy", "--json")
+    assert code in (0, 1, 2) and "Traceback" not in error and error.count("\n") <= 1
+    assert code == 0 or "x.npy" in error or "blank" in error
+
+
+@needs_reader
+@pytest.mark.parametrize("spacing", [[0, 0], [-0.3, 0.4]])
+def test_pixels_of_no_size_are_refused(tmp_path, spacing):
+    dicom(tmp_path / "x.dcm", 0, 0, ImagerPixelSpacing=spacing)
+    code, _, error = call("read", tmp_path / "x.dcm")
+    assert code == 2 and "x.dcm" in error

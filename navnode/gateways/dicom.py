@@ -320,6 +320,8 @@ class _Guard:
             peer.settimeout(left_s)
             got = peer.recv_into(view[at:])
             if not got:
+                if self._association.requestor.primitive is None:  # pynetdicom would wait for what it never asked
+                    self._association.dul.to_user_queue.put(None)
                 break
             at += got
         view.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from navnode.errors import ConfigError
+from navnode.errors import ComputeError, ConfigError
 from navnode.files.artifacts import hashed
 from navnode.files.dicom import refuse_filled, write_series
 from navnode.files.meshes import ENDINGS as MESH_ENDINGS
@@ -57,6 +58,7 @@ __all__ = [
     "RegistrationReport",
     "SurfaceReport",
     "calibrate",
+    "hashes_of",
     "project",
     "reconstruct",
     "register",
@@ -67,6 +69,10 @@ Progress = Callable[[float], None]
 """Called with the share of the work that is done, 0 to 1."""
 RECONSTRUCTION_PX = 256
 """Images are averaged down to about this width: still finer than the projection of a voxel."""
+
+
+_MOST_OVER_BEAM = 1.5
+"""How much more than the stated open beam a picture may show: scatter, and a tube that is brighter in its middle."""
 
 
 class ProjectionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -383,7 +389,8 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     """Reconstruct a volume from views with poses, and write it with the extra files of the request.
 
     Raises:
-        ConfigError: a file cannot be used, the method gives no uncertainty, or there is no bone for a surface.
+        ConfigError: a file cannot be used, or the method gives no uncertainty.
+        ComputeError: there is no bone, lung or skin for a surface.
     """
     prior = request.prior
     progress(0.0)
@@ -407,6 +414,7 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
     prior_volume = read_volume(prior, request.read_as()) if prior is not None else None
     result = reconstructor.reconstruct(views, grid, prior=prior_volume, progress=progress)
     elapsed_ms = _ms(started)
+    hashes_of(views)
     _write(request, result, identity)
     lungs = reconstructor.lungs(views, grid) if request.mesh_lungs is not None else None
     return ReconstructionReport(
@@ -480,7 +488,7 @@ def _surfaces(
     if wanted is not None:
         bone = result.surface()
         if bone is None:
-            raise ConfigError(f"{wanted}: the reconstruction contains no bone")
+            raise ComputeError(f"{wanted}: the reconstruction contains no bone")
         if request.mesh is not None:
             reports["surface"] = _written_surface(bone, request.mesh, doubt)
         if request.mesh_bones is not None:
@@ -494,12 +502,12 @@ def _surfaces(
     if request.mesh_lungs is not None:
         around = None if lungs is None else lungs.surface()
         if around is None:
-            raise ConfigError(f"{request.mesh_lungs}: the X-rays show no lung")
+            raise ComputeError(f"{request.mesh_lungs}: the X-rays show no lung")
         reports["lungs"] = _written_surface(around, request.mesh_lungs, whole)
     if request.mesh_skin is not None:
         skin = skin_surface(result.volume)
         if skin is None:
-            raise ConfigError(f"{request.mesh_skin}: the reconstruction contains no body")
+            raise ComputeError(f"{request.mesh_skin}: the reconstruction contains no body")
         reports["skin"] = _written_surface(skin, request.mesh_skin, whole)
     return reports
 
@@ -560,14 +568,31 @@ def _ms(started: float) -> float:
     return round(1e3 * (time.perf_counter() - started), 1)
 
 
+def hashes_of(views: Sequence[View]) -> list[str]:
+    """SHA-256 of every view's picture.
+
+    Raises:
+        ConfigError: two are the same picture, which cannot have been taken from two places.
+    """
+    found = [hashlib.sha256(view.line_integrals.tobytes()).hexdigest() for view in views]
+    for n, one in enumerate(found):
+        if one in found[:n]:
+            raise ConfigError(f"pictures {found.index(one) + 1} and {n + 1} are the same picture")
+    return found
+
+
 def view_of(file: ViewFile, binning: int = 1) -> View:
     """Line integrals and pose of a view; ``binning`` x ``binning`` pixels are averaged into one.
 
     Raises:
-        ConfigError: the image or the pose is missing or wrong.
+        ConfigError: the image, its open beam or the pose is missing or wrong.
     """
     counts = file.counts()
-    i0 = file.i0 or open_beam_counts(counts)
+    shown = open_beam_counts(counts)
+    if file.i0 and shown > _MOST_OVER_BEAM * file.i0:
+        more = f"i0 is {file.i0:g}, parts of the picture have {shown:g} counts"
+        raise ConfigError(f"{file.name}: {more}: a patient lets no more through than the open beam has")
+    i0 = file.i0 or shown
     return View(
         line_integrals(counts, i0, binning, see_lead=True), file.carm.binned(binning), file.pose(), file.timestamp_ns
     )

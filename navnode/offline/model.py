@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from navnode.files.whole import write_whole
 from navnode.geometry import where_rays_meet
 from navnode.offline import landmarks as marks
 from navnode.offline.angles import Certainty, angles, axes, side
-from navnode.offline.files import RECONSTRUCTION_PX, view_of
+from navnode.offline.files import RECONSTRUCTION_PX, hashes_of, view_of
 from navnode.offline.longbones import LongBone, proposed
 from navnode.offline.measures import Measures, measured, missed_in, sound
 from navnode.offline.model_page import Shown, page
@@ -67,7 +66,7 @@ def model(request: ModelRequest, progress: Callable[[float], None], watch: Watch
         raise ConfigError(f"{len(pictures.views)} picture; a model needs two or more")
     spread_deg = _spread_deg(pictures)
     views = [view_of(view, max(1, round(view.carm.width_px / RECONSTRUCTION_PX))) for view in pictures.views]
-    hashes = _hashes(views)
+    hashes = hashes_of(views)
     progress(0.1)
     center_mm = where_rays_meet([view.pose() for view in pictures.views])
     grid = Grid.around(center_mm, request.size, request.spacing_mm)
@@ -195,14 +194,6 @@ def _spread_deg(pictures: Placed) -> float:
             f"{_LEAST_APART_DEG:.0f} degrees apart or more, such as AP and lateral"
         )
     return spread_deg
-
-
-def _hashes(views: Sequence[View]) -> list[str]:
-    found = [hashlib.sha256(view.line_integrals.tobytes()).hexdigest() for view in views]
-    for n, one in enumerate(found):
-        if one in found[:n]:
-            raise ConfigError(f"pictures {found.index(one) + 1} and {n + 1} are the same picture")
-    return found
 
 
 def _judged(result: Reconstruction, doubt: str, surfaces: Sequence[Surface], pictures: Placed) -> tuple[Status, str]:

@@ -95,7 +95,7 @@ def read(request: ReadRequest) -> ReadReport:
 def _view(request: ReadRequest) -> tuple[View, Matrix]:
     """The image as a view of a C-arm like most, and where the patient is in it."""
     counts = read_counts(request.image, request.i0)
-    factor = max(1, round(max(counts.shape) / _READ_PX))
+    factor = max(1, min(round(max(counts.shape) / _READ_PX), *counts.shape))
     line = line_integrals(counts, request.i0 or open_beam_counts(counts), factor, see_lead=True)
     height, width = line.shape
     stated = Stated.of(request.image)

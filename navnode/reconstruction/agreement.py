@@ -31,6 +31,8 @@ _LEAST_MM3 = 2_000.0
 """Fewer planes, or less bone in them, say nothing."""
 _LEAST_ACROSS_MM = 100.0
 """The patient must be farther from the line through the sources: planes close to it lie side by side."""
+_LEAST_APART_MM = 1.0
+"""Sources that are nearer are one."""
 _CUT_MM, _CUT_PIXELS = 2.0, 2
 """A plane in which more pixels at the border of a view show more bone goes on outside the view."""
 
@@ -68,6 +70,8 @@ def largest_difference(thicknesses: Sequence[View], center_mm: Matrix) -> Differ
 def _difference(one: View, other: View, center_mm: Matrix) -> Difference | None:
     assert one.volume_from_carm is not None and other.volume_from_carm is not None
     first, second = one.volume_from_carm[:3, 3], other.volume_from_carm[:3, 3]
+    if np.linalg.norm(second - first) < _LEAST_APART_MM:
+        return None  # of one place: no plane goes through both sources alone
     along = (second - first) / np.linalg.norm(second - first)
     out = center_mm - first
     out = out - along * (out @ along)

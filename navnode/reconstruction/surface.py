@@ -65,6 +65,11 @@ class Surface:
         return sorted(found, key=lambda piece: -piece.volume_cm3)
 
 
+_OFF_LEVEL = 2e-4
+"""Least distance of values from the surface's, as a share of their range: vertices beside a voxel's middle would be one
+place once files have rounded them, and what is closed would touch itself there."""
+
+
 def bone_surface(volume: Volume, *, relative: bool = False) -> Surface | None:
     """A closed surface around bone; None if there is none.
 
@@ -161,6 +166,9 @@ def _closed(values: FloatArray, grid: Volume, level: float, outside: float) -> S
     values[~keep[pieces]] = outside
     if not (values > level).any():
         return None
+    off = _OFF_LEVEL * float(np.ptp(values))
+    near = np.abs(values - level) < off
+    values[near] = level + np.where(values[near] > level, off, -off)
     step = 1
     while True:
         vertices, faces, _, _ = marching_cubes(values, level, step_size=step, allow_degenerate=False)

@@ -21,6 +21,7 @@ import numpy as np
 
 from navnode.clock import NS_PER_S
 from navnode.errors import ConfigError, RecordingError
+from navnode.files.placing import tell
 from navnode.files.volumes import write_volume
 from navnode.files.whole import refuse_existing
 from navnode.geometry import series_at
@@ -108,6 +109,8 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
         if not poses:
             raise RecordingError(f"{source.recording.path}: holds neither images nor poses in this part")
         stamps = list(poses[max(poses, key=lambda name: len(poses[name]))])
+    if alike := len(stamps) - len(set(stamps)):
+        tell(out, f"{alike} pictures or poses have the time stamp of another one, and are left out")
     stamps = sorted(set(stamps))
     zero_ns = min(source.zero_ns, stamps[0])
     times_s = np.array([(stamp - zero_ns) / NS_PER_S for stamp in stamps])

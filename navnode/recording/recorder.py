@@ -206,7 +206,7 @@ class Recorder:
         return f", {self.lost} lost" if self.lost else ""
 
     def _failure(self) -> str:
-        return f"{self.path}: {self.failed}; {self.messages} messages were written before"
+        return f"{self.path}: {self.failed}; {self.safe} messages were written before"
 
     def _enqueue(self, item: Item) -> None:
         self._put_bytes += item.size

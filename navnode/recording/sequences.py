@@ -30,6 +30,8 @@ _FIELD = re.compile(_OF_FRAME + r"(\d{1,9})_(\w+)")
 _MOST_FRAMES = 1 << 22
 _RATE_HZ = 30.0
 """Of frames without times."""
+_MOST_S = 2.0**32 - 1
+"""What a time stamp of OpenIGTLink holds."""
 _INDICES = re.compile(r"axis \d index values")
 _SECONDS = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6}
 _SLICER = ".seq.nrrd"
@@ -416,8 +418,10 @@ def _times(path: Path, by_frame: list[dict[str, str]]) -> Matrix:
         times_s = np.array([float(text) for text in stated if text is not None])
     except ValueError as error:
         raise ConfigError(f"{path}: a Timestamp is not a number ({error})") from error
-    if not np.isfinite(times_s).all() or np.abs(times_s).max() > 1e11:
+    if not np.isfinite(times_s).all():
         raise ConfigError(f"{path}: a Timestamp is not finite")
+    if np.abs(times_s).max() > _MOST_S:
+        raise ConfigError(f"{path}: a Timestamp is {np.abs(times_s).max():g}, after the year 2105: not in s?")
     return times_s
 
 

@@ -80,9 +80,8 @@ def line_integrals(counts: Array, i0: float, factor: int = 1, *, see_lead: bool 
     if see_lead:
         height, width = mean.shape
         share = _COVERED_PX / max(height, width)
-        small = cv2.resize(
-            np.nan_to_num(mean, nan=float(SATURATION_COUNTS)), None, fx=share, fy=share, interpolation=cv2.INTER_AREA
-        )
+        size = max(1, round(width * share)), max(1, round(height * share))
+        small = cv2.resize(np.nan_to_num(mean, nan=float(SATURATION_COUNTS)), size, interpolation=cv2.INTER_AREA)
         lead = covered(np.asarray(small, np.float32)).astype(np.uint8)
         lead = cv2.dilate(lead, np.ones((3, 3), np.uint8))  # an edge in the middle of a pixel is half as dark
         line[cv2.resize(lead, (width, height), interpolation=cv2.INTER_NEAREST) > 0] = np.nan
@@ -145,11 +144,12 @@ def _chords(height: int, width: int) -> tuple[Array, Array, Array]:
             if inside.sum() * _SAMPLE_PX < width / 4:
                 continue
             within = np.flatnonzero(inside)
-            chosen = within[np.linspace(0, len(within) - 1, _SAMPLES).round().astype(int)]
-            sides.append((np.rint(v) * width + np.rint(u))[:, chosen].astype(np.intp))
+            samples = within[np.linspace(0, len(within) - 1, _SAMPLES).round().astype(int)]
+            sides.append((np.rint(v) * width + np.rint(u))[:, samples].astype(np.intp))
             angles.append(angle)
             offsets_px.append(offset_px)
-    return np.ascontiguousarray(np.stack(sides, axis=1)), np.array(angles), np.array(offsets_px)
+    chosen = np.array(sides, np.intp).reshape(-1, 2, _SAMPLES)  # none, of a sliver
+    return np.ascontiguousarray(chosen.swapaxes(0, 1)), np.array(angles), np.array(offsets_px)
 
 
 def covered(light: FloatArray) -> npt.NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from navnode.gateways.objects import exposed_ns
 from tests.files.made import body, ct_folder, grid
 from tests.gateways.objects import CR, DX, PATIENT, RF, XA, enhanced_xa, picture, xray
 from tests.gateways.served import PATIENCE_S, free_port, gateway
+from tests.patience import until
 
 SECOND_NS = 1_000_000_000
 
@@ -281,6 +282,19 @@ def test_peers_that_say_nothing_or_trickle_are_ended_and_keep_nobody_waiting():
         for peer in (*silent, trickling):
             assert closed_within(peer, 10)
             peer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x01\x00\x00"], ids=["nothing said", "a unit begun"])
+def test_peers_that_leave_at_once_keep_nobody_out(begun):
+    with gateway(source(timeout_s=60.0)) as heard:
+        for _ in range(3):
+            peers = [socket.create_connection(("127.0.0.1", heard.source.listen_port)) for _ in range(20)]
+            for peer in peers:
+                with contextlib.suppress(OSError):
+                    peer.sendall(begun)
+                peer.close()
+        until(lambda: associated(heard.source).is_established, 20.0, every_s=0.25)
+        assert sent(heard.source, xray(picture())) == [0]
 
 
 def test_more_connections_than_allowed_are_refused():

@@ -81,3 +81,11 @@ def test_too_little_says_nothing() -> None:
     assert largest_difference(views(bones(3), (0.0,)), np.zeros(3)) is None
     unknown = [replace(view, line_integrals=np.nan * view.line_integrals) for view in empty]
     assert largest_difference(unknown, np.zeros(3)) is None
+
+
+def test_views_from_one_place_are_not_compared_with_each_other() -> None:
+    first, second = views(bones(3), (0.0, 90.0))
+    with np.errstate(all="raise"):
+        assert largest_difference([first, first], np.zeros(3)) is None
+        again, alone = (largest_difference(group, np.zeros(3)) for group in ([first, second, first], [first, second]))
+    assert again is not None and again == alone

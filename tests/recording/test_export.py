@@ -75,6 +75,13 @@ def test_slices_are_not_left_out(tmp_path):
         assert code == 1 and "3 slices" in error
 
 
+def test_pictures_of_one_moment_are_said_to_be_left_out(tmp_path, caplog):
+    shown = Image(device="X", timestamp_ns=9 * 10**9, voxels=np.ones((1, 4, 4), np.uint8), ras_from_index=np.eye(4))
+    session = written(tmp_path / "s.mcap", [("in/IMAGE/X", shown, 9.0 + n / 10) for n in range(3)])
+    assert call("export", session, "--out", tmp_path / "x.igs.mha")[0] == 0
+    assert "2 pictures or poses have the time stamp of another one" in caplog.text
+
+
 def test_an_output_of_another_program_is_named(tmp_path):
     session = written(tmp_path / "s.mcap", [pose("A", 1.0), ("out/state", {"now_ns": 5}, 1.5)])
     code, _, error = call("export", session, "--out", tmp_path / "folder")
