@@ -28,6 +28,8 @@ MAX_SIGMA_MM = 0.1
 """Of a bead in a jig that is written."""
 _MOST_OFF_SCALE, _MOST_NAMED = 0.02, 2
 """Share by which no printed or drilled jig differs from its layout; pictures whose reasons are told."""
+_LIKE_A_BALL = 0.3
+"""How near a difference is to a ball's diameter, as a share of it, where edges were measured instead of middles."""
 _CENTER_SIGMA = 0.12
 _SPOT_PX = 0.1
 _LEAST_SEEN = 3
@@ -149,8 +151,10 @@ def measured(pictures: Sequence[Located], jig: Jig, distance: tuple[str, str, fl
         first, second = (jig.ids.index(name) for name in distance[:2])
         if first not in named or second not in named:
             raise ComputeError(f"the beads {distance[0]} and {distance[1]} are not both seen in {_LEAST_SEEN} pictures")
+        seen_mm = float(np.linalg.norm(points[first] - points[second]))
         _check_stated(distance, float(np.linalg.norm(jig.positions_mm[first] - jig.positions_mm[second])))
-        scale = distance[2] / float(np.linalg.norm(points[first] - points[second]))
+        _check_middles(distance, seen_mm, jig.diameter_mm)
+        scale = distance[2] / seen_mm
     layout = jig.positions_mm[named]
     points = _onto(points[named] * scale, layout, scaled=distance is None)
     sigma_mm, own_mm, strain = _uncertain(covariance, fit.points[named], named)
@@ -174,6 +178,15 @@ def _check_stated(distance: tuple[str, str, float], layout_mm: float) -> None:
         first, second, stated_mm = distance
         apart = f"{first} and {second} are {stated_mm:g} mm apart, {layout_mm:.1f} mm in the layout"
         raise ComputeError(f"--distance: {apart}: is it this jig, in mm, from middle to middle?")
+
+
+def _check_middles(distance: tuple[str, str, float], seen_mm: float, diameter_mm: float) -> None:
+    """Raises ComputeError where a stated distance differs by a ball from that in the pictures (layout's scale)."""
+    off_mm = distance[2] - seen_mm
+    if abs(abs(off_mm) / diameter_mm - 1) < _LIKE_A_BALL:
+        first, second, stated_mm = distance
+        apart = f"{first} and {second} are {stated_mm:g} mm apart, {seen_mm:.1f} mm in the pictures"
+        raise ComputeError(f"--distance: {apart}: the difference is a ball's diameter; middle to middle is meant")
 
 
 class _Adjusted:

@@ -244,6 +244,17 @@ def test_a_distance_of_another_jig_scales_nothing(factor):
         measured(shots(JIG, layout, np.linspace(0, 90, 8)), layout, known)
 
 
+@pytest.mark.parametrize("sign", [-1, 1], ids=["inner edges", "outer edges"])
+def test_a_distance_of_edges_instead_of_middles_scales_nothing(sign):
+    """3 mm of 290 are a jig that is printed 1 % too large, which no jig is."""
+    layout = replace(jig_for(), sigma_mm=0.5)
+    far_mm = float(np.linalg.norm(JIG.positions_mm[0] - JIG.positions_mm[-1]))
+    shown = shots(JIG, layout, np.linspace(0, 90, 8))
+    with pytest.raises(ComputeError, match="a ball's diameter"):
+        measured(shown, layout, (JIG.ids[0], JIG.ids[-1], far_mm + sign * JIG.diameter_mm))
+    assert measured(shown, layout, (JIG.ids[0], JIG.ids[-1], far_mm + 1.0)).jig.measured, "0.3 % may be the print"
+
+
 def test_commands(tmp_path):
     assert call("jig", "make", "--out", tmp_path / "jig")[0] == 0
     np.save(tmp_path / "a.npy", np.full((256, 256), 1000, np.uint16))
