@@ -197,6 +197,7 @@ def test_a_built_jig_is_measured():
     assert locate_spots(picture.at_px, picture.size_px, result.jig).validity.status is Status.VALID
 
 
+@pytest.mark.long
 def test_what_a_measured_jig_leaves_open_is_stated_and_small(monkeypatch):
     """Beads that are built 0.3 mm off look sheared as a whole, by 5e-4: half a percent of a focal length."""
     layout = replace(jig_for(), sigma_mm=0.5)
@@ -210,7 +211,7 @@ def test_what_a_measured_jig_leaves_open_is_stated_and_small(monkeypatch):
         shown = [locate_spots(p.at_px, p.size_px, layout) for p in pictures]
         found = measured(shown, layout, known).jig
         with monkeypatch.context() as longer:
-            longer.setattr("navnode.jig.measured._STEPS", 120)
+            longer.setattr("navnode.jig.measured._STEPS", 60)
             again = measured(shown, layout, known).jig
         assert np.abs(again.positions_mm - found.positions_mm).max() < 1e-5, "it has come to its end"
         assert found.strain_covariance is not None
@@ -245,6 +246,7 @@ def test_a_distance_of_another_jig_scales_nothing(factor):
 
 
 @pytest.mark.parametrize("sign", [-1, 1], ids=["inner edges", "outer edges"])
+@pytest.mark.long
 def test_a_distance_of_edges_instead_of_middles_scales_nothing(sign):
     """3 mm of 290 are a jig that is printed 1 % too large, which no jig is."""
     layout = replace(jig_for(), sigma_mm=0.5)
