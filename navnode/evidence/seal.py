@@ -140,14 +140,20 @@ def _manifest(content: bytes) -> Manifest:
 
 
 def _content(path: Path) -> bytes:
+    refuse_special(path)
     with path.open("rb") as file:
         return file.read(_MOST_BYTES)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _OWN)
+    own = {folder / name for name in _OWN}
     hashes = {}
-    for path in paths:
+    for path in sorted(path for path in folder.rglob("*") if path not in own):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            hashes[name] = "no file"  # what it leads to, or gives, may change as it likes
+        if path.is_symlink() or not path.is_file():
+            continue
         with path.open("rb") as file:
-            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

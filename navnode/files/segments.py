@@ -37,7 +37,8 @@ _SEGMENTATION, _STL = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.1
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _NOTICE = "NOT FOR DIAGNOSIS"
 _ANATOMY, _BONE = ("123037004", "SCT", "Anatomical Structure"), ("272673000", "SCT", "Bone")
-_SAME_MM = 0.5
+_SAME = 0.1
+"""Voxels of the CT by which a pixel may be beside one, or longer or shorter: files round."""
 _MOST_SEGMENTS = 65_535
 _PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
@@ -346,10 +347,13 @@ def read_segmentation(path: Path, ct: Volume) -> tuple[Array, dict[int, str]]:
             raise ConfigError(f"{path}: frame {n + 1} is of segment {number}, which is not described")
         at = index_from_ras @ _ras_from_pixel(own, shared, path, n) @ pixels
         i, j, k = (np.rint(axis).astype(np.int64) for axis in at[:3])
-        off_mm = np.abs(ct.volume_from_index[:3, :3] @ (at[:3] - np.rint(at[:3]))).max()
+        off = float(np.abs(at[:3] - np.rint(at[:3])).max())
+        height, width = mask.shape
+        steps = [at[:3, n] - at[:3, 0] for n, there in ((1, width > 1), (width, height > 1)) if there]
+        another = any(abs(float(np.abs(step).sum()) - 1) > _SAME for step in steps)
         size = ct.voxels.shape
         inside = (i >= 0) & (i < size[2]) & (j >= 0) & (j < size[1]) & (k >= 0) & (k < size[0])
-        if off_mm > _SAME_MM or not inside[mask.ravel()].all():
+        if off > _SAME or another or not inside[mask.ravel()].all():
             raise ConfigError(f"{path}: not a segmentation of {ct.name or 'the CT'} (frame {n + 1} lies elsewhere)")
         mine = (k[mask.ravel()], j[mask.ravel()], i[mask.ravel()])
         if (labels[mine] > 0).any():

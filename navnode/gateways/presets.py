@@ -9,7 +9,7 @@ import cv2
 import msgspec
 
 from navnode.errors import ConfigError
-from navnode.files.whole import refuse_existing, write_whole
+from navnode.files.whole import refuse_existing, refuse_twice, write_whole
 from navnode.files.xrays import read_counts
 from navnode.gateways.requests import CArmSetupRequest
 from navnode.gateways.setup import CArmFindings, Seen, draw, find, oriented_like, watch
@@ -41,6 +41,7 @@ def set_up(request: CArmSetupRequest, progress: Callable[[float], None]) -> CArm
     refuse_existing(request.out)
     if request.picture is not None:
         refuse_existing(request.picture)
+        refuse_twice([request.out, request.picture])
     like = read_counts(request.like) if request.like is not None else None
     seen = watch(source, request.seconds, progress)
     findings = find(seen, True if request.inverted else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from navnode.loop.answers import in_short, why_no_surface
 from navnode.loop.topics import TRY_AGAIN_NS, max_age_ns
 from navnode.projector.grids import thumbnail
 from navnode.types import Output, Status, SurfaceReady, SurfaceRequest, Validity, Volume, VolumeUpdate
@@ -53,9 +54,12 @@ class ShownCt:
         if ready.request != self._asked_ns:
             return None, ""
         self.forget_request()
-        if ready.reason:
+        reason = in_short(ready.reason)
+        if not reason and ready.bone is not None:
+            reason = why_no_surface(ready.bone, self._update.volume)
+        if reason:
             self._not_before_ns = now_ns + TRY_AGAIN_NS
-            return None, f"no bone surface of the CT: {ready.reason}"
+            return None, f"no bone surface of the CT: {reason}"
         self._answered = True
         if ready.bone is None:
             return None, ""

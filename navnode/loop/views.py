@@ -9,7 +9,7 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import ReconstructionSection
 from navnode.loop.topics import STILL_WITHIN_NS, TRY_AGAIN_NS, max_age_ns
-from navnode.types import Matrix, ReconstructionRequest, View
+from navnode.types import Grid, Matrix, ReconstructionRequest, View
 
 __all__ = ["Motion", "PictureSlots", "Views"]
 
@@ -76,6 +76,8 @@ class Views:
         self._settings, self._with_ct = settings, with_ct
         self._views: list[View] = []
         self._asked = self._answered = self._asked_ns = 0
+        self.grid = Grid()
+        """Of the last request."""
         self._not_before_ns = 0
         self._waiting = False
         self._center_mm: Matrix | None = None
@@ -122,7 +124,9 @@ class Views:
         self._asked_ns = now_ns
         settings, lungs = self._settings, not self._with_ct
         views = tuple(self._views)
-        return [ReconstructionRequest(self._asked, views, (x, y, z), settings.size, settings.spacing_mm, lungs)]
+        asked = ReconstructionRequest(self._asked, views, (x, y, z), settings.size, settings.spacing_mm, lungs)
+        self.grid = asked.grid
+        return [asked]
 
     def forget_request(self) -> None:
         """No answer will come: ask again when a worker is there."""

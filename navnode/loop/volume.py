@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from navnode.config import Config
+from navnode.loop.answers import in_short, why_no_volume
 from navnode.loop.ct import ShownCt
 from navnode.loop.views import Views
 from navnode.types import (
@@ -121,7 +122,10 @@ class Volumes:
             return None, ""  # obsolete, or requested by a node that has ended
         if ready.volume is None:
             self._views.failed(now_ns)
-            return None, f"no reconstruction: {ready.reason}"
+            return None, f"no reconstruction: {in_short(ready.reason)}"
+        if why := why_no_volume(ready, self._views.grid):
+            self._views.failed(now_ns)
+            return None, f"no reconstruction: the worker answered something else: {why}"
         self.reconstructed += 1
         took_ms, budget_ms = self._views.took_ms(now_ns), self._settings.budget_ms
         self.times = VolumeTimes(took_ms, max(took_ms - ready.elapsed_ms, 0.0), budget_ms)
@@ -132,13 +136,13 @@ class Volumes:
         if not self.with_ct:
             # Later volumes are better ones in the same frame: the registration's estimate stays.
             role, self.current, self.number = "navigation", ready.volume, self.number + 1
-        validity = Validity(Status.DEGRADED, f"{ready.method}: {ready.reason}", self._views.newest_ns)
+        validity = Validity(Status.DEGRADED, in_short(f"{ready.method}: {ready.reason}"), self._views.newest_ns)
         update = VolumeUpdate(
             ready.volume,
             ready.bone,
             role,
             validity,
-            ready.method,
+            in_short(ready.method),
             ready.views,
             ready.uncertainty_hu,
             ready.lungs,

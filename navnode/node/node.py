@@ -85,6 +85,9 @@ _WORKER_LOST_NS = topics.max_age_ns("worker")
 _WORKER_ASKED_MS, _WORKER_GONE_MS = 250, 800
 """A worker whose process ended or stopped is noticed within this time; a slow one has the maximum age of its topic."""
 
+_WORKER_GREETS_MS = 2_000
+"""Who does not say within this time that he is the worker is sent away: each holds a descriptor meanwhile."""
+
 _MOST_CORRECTING = 3
 """Largest number of raw images in correction; the operator is notified when more are refused."""
 
@@ -190,6 +193,7 @@ class Node:
             self._keys = curve.listen(self._worker, Path(remote.key), Path(remote.worker_key))
             self._addresses = remote.address, self._addresses[1]
         self._displays = bus.Publisher(self._out)
+        self._worker.setsockopt(zmq.HANDSHAKE_IVL, _WORKER_GREETS_MS)
         self._worker.setsockopt(zmq.HEARTBEAT_IVL, _WORKER_ASKED_MS)
         self._worker.setsockopt(zmq.HEARTBEAT_TIMEOUT, _WORKER_GONE_MS)
         self._worker_events = self._worker.get_monitor_socket(zmq.EVENT_DISCONNECTED)

@@ -15,6 +15,7 @@ from navnode.files.bodies import BodyFile, read_bodies, write_list
 from navnode.files.segments import Identity, identity_of, write_segmentation
 from navnode.files.views import read_views
 from navnode.files.volumes import read_volume
+from navnode.files.whole import refuse_existing, refuse_twice
 from navnode.offline.carm import calibrated_views, capped
 from navnode.offline.requests import BodiesRequest, RegisterRequest
 from navnode.projector.native import default_threads
@@ -129,15 +130,22 @@ def list_bodies(request: BodiesRequest) -> ListReport:
     """What a file has, and whether X-rays can show it.
 
     Raises:
-        ConfigError: a file cannot be used, or ``out`` is asked for without a label map.
+        ConfigError: a file cannot be used, ``out`` is asked for without a label map, or an output exists.
     """
+    outputs = [path for path in (request.seg, request.out) if path is not None]
+    for path in outputs:
+        refuse_existing(path)
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: its folder does not exist")
+    refuse_twice(outputs)
     ct = None if request.volume is None else read_volume(request.volume, request.read_as())
     files = read_bodies(request.bodies, ct)
+    no_map = ct is None or any(file.label is None for file in files)
+    if request.out is not None and (no_map or request.bodies.suffix == ".toml"):
+        raise ConfigError("--out lists the labels of a map: --volume CT and a label map are needed")
     if request.seg is not None:
         _write_segmentation(request.seg, files, ct, None if request.patient is None else identity_of(request.patient))
     if request.out is not None:
-        if ct is None or any(file.label is None for file in files) or request.bodies.suffix == ".toml":
-            raise ConfigError("--out lists the labels of a map: --volume CT and a label map are needed")
         write_list(request.out, request.bodies, files)
     return ListReport(bodies=[_listed(file) for file in files], out=str(request.out or ""))
 

@@ -1,5 +1,6 @@
 """Sealed evidence: whatever is changed is named, and the key is its owner's."""
 
+import os
 import stat
 
 import pytest
@@ -37,8 +38,11 @@ def test_what_nobody_touched_is_whole(sealed, tmp_path):
             "not signed by this key",
         ),
         (lambda folder: (folder / seal.SIGNATURE).write_bytes(bytes(64)), "not signed by this key"),
+        (lambda folder: (folder / "part" / seal.MANIFEST).write_text("{}"), "part/manifest.json: not in the manifest"),
+        (lambda folder: (folder / "link").symlink_to("/usr"), "link: not in the manifest"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe: not in the manifest"),
     ],
-    ids=["changed", "missing", "added", "manifest", "signature"],
+    ids=["changed", "missing", "added", "manifest", "signature", "manifest within", "linked folder", "pipe"],
 )
 def test_a_change_is_named(sealed, change, named):
     change(sealed)
@@ -82,3 +86,10 @@ def test_what_is_no_key_is_refused(tmp_path, content):
 def test_what_is_no_evidence_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=seal.MANIFEST):
         seal.broken(tmp_path)
+
+
+def test_a_manifest_that_is_a_pipe_keeps_nobody_waiting(sealed):
+    (sealed / seal.MANIFEST).unlink()
+    os.mkfifo(sealed / seal.MANIFEST)
+    with pytest.raises(ConfigError):
+        seal.broken(sealed)

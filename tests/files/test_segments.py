@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import trimesh
 
+from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.files.bodies import read_bodies, read_map
 from navnode.files.segments import identity_of, write_model, write_segmentation
@@ -147,3 +148,31 @@ def test_the_command_writes_a_segmentation_that_it_reads(tmp_path):
     assert again.returncode == 0, again.stderr
     assert [row["voxels"] for row in json.loads(again.stdout)["bodies"]] == [216, 72]
     assert read_bodies(tmp_path / "b.toml", read_volume(ct))[1].voxels == 72
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for wrong in (("--seg", ct), ("--out", str(tmp_path / "b.toml")), ("--seg", "n.dcm", "--out", "n.dcm")):
+        refused = run_navnode("bodies", str(tmp_path / "map.nii.gz"), "--volume", ct, *wrong)
+        assert refused.returncode == 2 and ("exists already" in refused.stderr or "written twice" in refused.stderr)
+    missing = ("--seg", str(tmp_path / "new.dcm"), "--out", str(tmp_path / "none" / "b.toml"))
+    assert run_navnode("bodies", str(tmp_path / "map.nii.gz"), "--volume", ct, *missing).returncode == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda at: g.rigid(None, at[:3, 0] / 2) @ at,
+        lambda at: at @ np.diag([2.0, 2.0, 1.0, 1.0]),
+        lambda at: at @ np.diag([1.37, 1.37, 1.0, 1.0]),
+        lambda at: at @ g.rigid(g.rotation_exp(np.array([0.0, 0.0, 0.17]))),
+    ],
+    ids=["half a voxel beside", "twice as coarse", "coarser", "turned"],
+)
+def test_a_segmentation_on_another_grid_is_refused_however_fine_the_ct(tmp_path, change):
+    fine = np.diag([0.4, 0.4, 0.4, 1.0])
+    ct, small = Volume(np.zeros((30, 30, 30), np.float32), fine, "ct"), np.zeros((10, 10, 10), np.int32)
+    small[3:6, 3:6, 3:6] = 1
+    write_segmentation(tmp_path / "seg.dcm", small, {1: "L4"}, fine, how="Made.")
+    assert (read_map(tmp_path / "seg.dcm", ct)[0] > 0).sum() == 27
+    write_segmentation(tmp_path / "other.dcm", small, {1: "L4"}, change(fine), how="Made.")
+    with pytest.raises(ConfigError, match="not a segmentation of ct"):
+        read_map(tmp_path / "other.dcm", ct)

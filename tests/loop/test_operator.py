@@ -14,7 +14,7 @@ from navnode.types import (
     VolumeReady,
     WorkerState,
 )
-from tests.loop.theatre import CT, Theatre, of
+from tests.loop.theatre import Theatre, of
 
 
 def command(theatre: Theatre, operation: Operation, tool: str = "") -> CommandResult:
@@ -50,9 +50,9 @@ def test_an_operator_may_take_a_view_of_a_direction_that_is_known():
     theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
     assert not command(theatre, Operation.TAKE_VIEW).done
     for request in of(ReconstructionRequest, theatre.run(9.0)) + of(ReconstructionRequest, theatre.run(9.0)):
-        theatre.feed(VolumeReady(CT, None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
+        theatre.feed(VolumeReady(request.grid.filled(0.0), None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
     for request in of(ReconstructionRequest, theatre.run(1.0)):
-        theatre.feed(VolumeReady(CT, None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
+        theatre.feed(VolumeReady(request.grid.filled(0.0), None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
     assert not of(ReconstructionRequest, theatre.run(9.0))
     assert command(theatre, Operation.TAKE_VIEW).done
     newer = of(ReconstructionRequest, theatre.run(0.5))

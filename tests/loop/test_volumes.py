@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from navnode import geometry as g
 from navnode.types import (
+    Grid,
     Mesh,
     ReconstructionRequest,
     RegisteredFrame,
@@ -18,11 +20,12 @@ from navnode.types import (
     SurfaceReady,
     SurfaceRequest,
     ToolPose,
+    Volume,
     VolumeReady,
     VolumeUpdate,
     WorkerState,
 )
-from tests.loop.theatre import CT, SCENARIO, SOURCE, T0, Theatre, of
+from tests.loop.theatre import SCENARIO, SOURCE, T0, Theatre, of
 
 MESH = Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.uint32))
 
@@ -46,7 +49,7 @@ def test_without_a_ct_the_first_views_give_the_volume():
     assert len(requests) == 1 and all(p.volume_from_tool is None for p in poses)
     assert "no volume yet" in of(RegisteredFrame, theatre.outputs)[0].validity.reason
     assert requests[0].lungs  # no CT shows them
-    made = VolumeReady(CT, None, requests[0].request, 4, "SART", 1.0, "", theatre.now_ns)
+    made = VolumeReady(requests[0].grid.filled(0.0), None, requests[0].request, 4, "SART", 1.0, "", theatre.now_ns)
     (update,) = theatre.feed(made)
     assert update.role == "navigation" and update.validity.status is Status.DEGRADED
 
@@ -99,7 +102,7 @@ def test_without_a_ct_a_lost_registration_takes_its_volume_along():
     theatre = Theatre(ct=False)
     theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
     (request,) = of(ReconstructionRequest, theatre.run(9.0))
-    theatre.feed(VolumeReady(CT, None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
+    theatre.feed(VolumeReady(request.grid.filled(0.0), None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
     theatre.register = lambda r: dataclasses.replace(theatre.truly(r), volume_from_carm=r.patient_from_carm)
     assert of(ToolPose, theatre.run(1.5))[-1].validity.usable
     theatre.register = theatre.nothing
@@ -156,3 +159,62 @@ def test_without_a_ct_nobody_knows_which_side_is_which():
     assert Theatre().pipeline.state().oriented
     assert not Theatre(ct=False).pipeline.state().oriented
     assert Theatre(ct=False, volume={"oriented": True}).pipeline.state().oriented
+
+
+def no_answers(grid: Grid) -> dict[str, tuple[Volume, Mesh | None]]:
+    """Volumes and surfaces that no worker makes of a request for this grid."""
+    made = grid.filled(0.0)
+    moved, mirrored = made.volume_from_index.copy(), made.volume_from_index @ np.diag([-1.0, 1, 1, 1])
+    moved[0, 3] += 30
+    hole = made.voxels.copy()
+    hole[3, 4, 5] = np.nan
+    middle = np.array(grid.center_mm, np.float32)
+    mesh = Mesh(middle + MESH.vertices_mm, MESH.triangles)
+    return {
+        "elsewhere": (Volume(made.voxels, moved), None),
+        "mirrored": (Volume(made.voxels, mirrored), None),
+        "another size": (Volume(made.voxels[:, :-1], made.volume_from_index), None),
+        "a picture": (Volume(made.voxels[0], made.volume_from_index), None),
+        "a place of 3 x 4": (Volume(made.voxels, made.volume_from_index[:3]), None),
+        "a hole": (Volume(hole, made.volume_from_index), None),
+        "whole numbers": (Volume(made.voxels.astype(np.int16), made.volume_from_index), None),
+        "a surface far off": (made, dataclasses.replace(mesh, vertices_mm=mesh.vertices_mm + np.float32(900))),
+        "a surface nowhere": (made, dataclasses.replace(mesh, vertices_mm=mesh.vertices_mm * np.float32(np.nan))),
+        "a corner that is none": (made, dataclasses.replace(mesh, triangles=np.array([[0, 1, 9]], np.uint32))),
+        "flat corners": (made, dataclasses.replace(mesh, vertices_mm=mesh.vertices_mm[:, :2])),
+        "no triangles": (made, dataclasses.replace(mesh, triangles=mesh.triangles[:0])),
+    }
+
+
+@pytest.mark.parametrize("what", no_answers(Grid()))
+def test_an_answer_to_something_else_is_no_volume(what):
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    volume, bone = no_answers(request.grid)[what]
+    assert not of(
+        VolumeUpdate, theatre.feed(VolumeReady(volume, bone, request.request, 4, "x", 1.0, "", theatre.now_ns))
+    )
+    assert theatre.pipeline.volume.current is None
+    assert any("the worker answered something else" in notice for notice in theatre.pipeline.state().notices)
+
+
+@pytest.mark.parametrize("what", [name for name, (_, bone) in no_answers(Grid()).items() if bone is not None])
+def test_what_cannot_be_the_cts_surface_is_not_shown_as_it(what):
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns, 1))
+    (request,) = of(SurfaceRequest, theatre.run(2.0))
+    bone = no_answers(Grid.around(request.volume.center_mm))[what][1]
+    assert theatre.feed(SurfaceReady(bone, "", 5.0, theatre.now_ns, request.request)) == []
+    assert any("no bone surface of the CT: its surface" in notice for notice in theatre.pipeline.state().notices)
+
+
+def test_what_a_worker_says_is_one_short_line():
+    theatre = Theatre()
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    said = "\x1b[2J<b>\n" + 5000 * "x"
+    answer = VolumeReady(request.grid.filled(0.0), None, request.request, 4, said, 1.0, said, theatre.now_ns)
+    (update,) = of(VolumeUpdate, theatre.feed(answer))
+    for text in (update.method, update.validity.reason):
+        assert text.isprintable() and len(text) <= 300
