@@ -52,8 +52,15 @@ def _run_node(folder: Path) -> None:
     loaded = read_config(folder)
     prepare_interpreter()
     volume = load_ct(loaded.volume) if loaded.volume.ct else None
+    replayed = plays_a_session(folder)
+    if replayed:
+        from navnode.recording.recording import Recording
+
+        settings = read_source_process(folder)
+        assert isinstance(settings, PlayerSection)
+        Recording(settings.file).check_ct(volume)
     addresses = worker_address(folder), output_address(folder)
-    node = Node(loaded, volume, *addresses, calibrations_folder(folder), replayed=plays_a_session(folder))
+    node = Node(loaded, volume, *addresses, calibrations_folder(folder), replayed=replayed)
     serve_until_told(serve(node))
 
 

@@ -121,8 +121,6 @@ def _run(request: ReplayRequest, ui: Ui) -> None:
     with regression.attachments_folder() as folder:
         recorded = regression.configuration(recording, load_configuration(request.config), folder)
         loaded = _as_source(request, recording, recorded, settings)
-        if recording.ct is not None:
-            recording.check_ct(load_ct(loaded.volume) if loaded.volume.ct else None)
         keys = keyboard((settings.host, settings.port))
         show_figures(run_supervised(loaded, settings, seconds, ui.as_json, keys=keys), ui.as_json, seconds)
 

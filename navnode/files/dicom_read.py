@@ -21,8 +21,8 @@ from navnode.types import Array
 
 __all__ = [
     "is_dicom",
-    "known",
     "kept_locale",
+    "known",
     "number",
     "numbers",
     "open_dataset",

@@ -28,8 +28,8 @@ __all__ = [
     "identity_of",
     "is_segmentation",
     "read_segmentation",
-    "write_model",
     "of_one_run",
+    "write_model",
     "write_segmentation",
 ]
 

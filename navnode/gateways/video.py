@@ -157,9 +157,8 @@ class VideoIntake:
             outlet.tell(f"{self._source.shown}: {error}")
             return
         for number, grey in enumerate(greys, 1):
-            if self._held[number - 1].repeats(
-                self._converter.bare(grey)
-            ):  # a clock goes on beside a picture that is held
+            xray = self._converter.bare(grey)  # a clock beside it goes on while it is held
+            if self._held[number - 1].repeats(xray):
                 outlet.held += 1
                 continue
             outlet.show(

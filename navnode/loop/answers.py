@@ -25,7 +25,7 @@ def why_no_volume(ready: VolumeReady, grid: Grid) -> str:
             return "its volume has another size"
         if not np.allclose(place, grid.volume_from_index, rtol=0, atol=_SAME_MM):
             return "its volume lies elsewhere"
-        if volume.voxels.dtype != np.float32 or not np.isfinite(volume.voxels).all():
+        if volume.voxels.dtype != np.float32 or not np.isfinite(volume.voxels.sum()):  # the loop waits: one pass
             return "its voxels are no numbers"
     for mesh in (ready.bone, ready.lungs):
         if mesh is not None and (reason := _why_no_mesh(mesh, grid.shape, grid.volume_from_index)):
@@ -52,7 +52,7 @@ def _why_no_mesh(mesh: Mesh, shape: tuple[int, ...], volume_from_index: Matrix) 
     index_from_volume = np.asarray(np.linalg.inv(volume_from_index), np.float64)
     index = g.transform(index_from_volume, vertices.astype(np.float64))
     last = np.array(shape[::-1]) - 1
-    if (index < -_AROUND_VOXELS).any() or (index > last + _AROUND_VOXELS).any():
+    if index.min() < -_AROUND_VOXELS or (index.max(axis=0) > last + _AROUND_VOXELS).any():
         return "its surface lies elsewhere"
     return ""
 

@@ -225,6 +225,10 @@ def merge(recordings: list[Recording], out: Path) -> EditResult:
         _copy_about(leading.files[0], writer, about)
         arrivals = 1 << 24  # beyond the numbers to which a node's steps refer
         streams = [zip(recording.raw(), repeat(recording)) for recording in recordings]
+        if (ct := leading.ct_entry()) is not None:  # at the beginning, where it is looked for
+            begin_ns = min(recording.start_ns for recording in recordings)
+            _copy(writer, ct._replace(log_time_ns=begin_ns, publish_time_ns=begin_ns))
+            kept.messages += 1
         at_ns, given = 0, dict[tuple[Channel, int, int, bytes], Recording]()
         for entry, recording in heapq.merge(*streams, key=lambda pair: pair[0].log_time_ns):
             led = recording is leading
@@ -232,7 +236,7 @@ def merge(recordings: list[Recording], out: Path) -> EditResult:
                 at_ns = entry.log_time_ns
                 given.clear()
             if not entry.channel.topic.startswith("in/"):
-                if not ((led and (keep_steps or entry.channel.topic == CT)) or entry.channel.topic == GAP):
+                if entry.channel.topic == CT or not ((led and keep_steps) or entry.channel.topic == GAP):
                     continue
             elif given.setdefault(_known_by(entry), recording) is not recording:
                 raise RecordingError("pieces of one session overlap: a message is in two of them")

@@ -8,6 +8,7 @@ import pytest
 
 from navnode.config import DicomSource, VideoSource, decode
 from navnode.errors import RecordingError
+from navnode.files.volumes import write_volume
 from navnode.igtl import Image, StatusMessage, encode
 from navnode.recording import Recording
 from navnode.recording import format as session_format
@@ -15,8 +16,8 @@ from navnode.recording.container import Channel
 from navnode.recording.deidentify import configuration_of, may_be_video
 from navnode.recording.writer import ContainerWriter
 from navnode.types import Volume
-from tests.conftest import GOLDEN
-from tests.invoke import call
+from tests.conftest import GOLDEN, find_free_port
+from tests.invoke import call, run_navnode
 from tests.recording.written import pose, written
 
 
@@ -94,6 +95,11 @@ def test_what_a_node_recorded_is_kept_whichever_session_is_named_first(tmp_path)
         expected = ["node/ct", "in/TRANSFORM/B", "node/gap", "in/TRANSFORM/A", "step", "out/x", "in/TRANSFORM/B"]
         assert topics(merged) == expected
         assert call("inspect", merged, "--json")[1]["lost"] == 7
+    earlier = written(tmp_path / "e.mcap", [pose("C", 0.1 + k / 100) for k in range(50)])
+    for order in ((node, earlier), (earlier, node)):
+        merged = tmp_path / f"{order[0].stem}c.mcap"
+        assert call("merge", *order, "--out", merged)[0] == 0
+        assert Recording(merged).ct is not None and len(topics(merged)) == 54, "whoever began first"
 
 
 def test_overlapping_pieces_are_not_merged(tmp_path):
@@ -121,6 +127,17 @@ def test_pieces_know_their_ct_and_a_ct_that_lies_elsewhere_is_another(tmp_path):
         for other in (Volume(voxels, moved), Volume(voxels, finer), Volume(voxels + 1, place), None):
             with pytest.raises(RecordingError, match="was recorded with"):
                 recording.check_ct(other)
+
+
+@pytest.mark.long
+def test_a_replay_at_its_own_pace_needs_the_same_ct(recorded, tmp_path):
+    hu = np.full((24, 24, 24), -1000, np.float32)
+    hu[6:18, 6:18, 6:18] = 400
+    write_volume(Volume(hu, np.diag([4.0, 4.0, 4.0, 1.0])), tmp_path / "other.nii.gz")
+    port = str(find_free_port())
+    given = ("replay", str(recorded), "--headless", "--seconds", "2", "--port", port, "--ct")
+    done = run_navnode(*given, str(tmp_path / "other.nii.gz"))
+    assert done.returncode == 1 and "was recorded with another CT" in done.stderr
 
 
 def test_what_may_show_a_name_still_may_when_it_is_merged(tmp_path):
