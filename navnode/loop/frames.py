@@ -207,14 +207,23 @@ class Frames:
         self.dropped["rejected"] += 1
         return self.show(frame, None, invalid(reason), clocks)
 
-    def show(self, frame: Frame, registration: Registration | None, verdict: Validity, clocks: Clocks) -> list[Output]:
+    def show(
+        self,
+        frame: Frame,
+        registration: Registration | None,
+        verdict: Validity,
+        clocks: Clocks,
+        tracked: Matrix | None = None,
+    ) -> list[Output]:
         """Show a frame with the C-arm's pose, or with the reason it is missing.
 
         Args:
             registration: the frame's registration; None: it was not registered.
-            verdict: whether the registered pose may be used.
+            verdict: whether the pose may be used.
+            tracked: ``volume_from_carm`` by tracking, where that is better than the registered one.
         """
-        volume_from_carm = registration.volume_from_carm if registration is not None and verdict.usable else None
+        found = tracked if registration is None or tracked is not None else registration.volume_from_carm
+        volume_from_carm = found if verdict.usable else None
         residual, similarity = (registration.residual, registration.similarity) if registration else (math.inf, 0.0)
         if volume_from_carm is not None:
             self._last_registered_ns = frame.received_ns

@@ -23,6 +23,7 @@ from navnode.types import (
     CommandResult,
     Frame,
     Input,
+    Matrix,
     NodeState,
     Operation,
     OperatorCommand,
@@ -36,6 +37,7 @@ from navnode.types import (
     SurfaceReady,
     Tick,
     TrackedPose,
+    Validity,
     Volume,
     VolumeReady,
     WorkerState,
@@ -55,6 +57,7 @@ _DONE = {
 
 _PAIRED_EVERY = 3
 """X-rays after which it is tried again how their clock and the tracker's are related."""
+_ASIDE = "placed by tracking alone: none of the volume's X-rays is from this side"
 
 
 class Pipeline:
@@ -153,15 +156,26 @@ class Pipeline:
             return outputs
         if blurred := self.frames.blurred(frame, self.tools, self.clocks):
             return self.frames.refuse(frame, blurred, self.clocks)
-        if self.volume.current is not None or self.config.bones_alone:
+        made = self.volume.current is not None
+        if self.config.bones_alone or (made and self.volume.shows_side_of(self.patient.best_guess @ placed)):
             bodies = self.bodies.starts()
             return [self.frames.request(frame, placed, self.patient, bodies, self.volume, self.epoch)]
         unpaired = self.frames.unpaired(frame, placed, self.tools, self.clocks)
         if reason := unpaired or blank_reason(frame.counts):
             return self.frames.refuse(frame, reason, self.clocks)
+        if made:
+            return self._place_by_tracking(frame, placed)
         requests = self.volume.offer(frame, placed, self.clocks.now_ns)  # the first volume's frame is the patient's
         self.patient.doubt(self.volume.progress)
         return self.frames.show(frame, None, invalid(self.volume.progress), self.clocks) + requests
+
+    def _place_by_tracking(self, frame: Frame, patient_from_carm: Matrix) -> list[Output]:
+        """Show an X-ray from a side of which a volume made from a few shows nothing; the next volume may."""
+        trusted = self.patient.validity(self.clocks.now_ns)
+        tracked = self.patient.best_guess @ patient_from_carm
+        verdict = Validity(Status.DEGRADED, _ASIDE, frame.timestamp_ns) if trusted.usable else trusted
+        outputs = self.frames.show(frame, None, verdict, self.clocks, tracked)
+        return outputs + (self.volume.offer(frame, tracked, self.clocks.now_ns) if verdict.usable else [])
 
     def _on_registration(self, done: RegistrationDone) -> list[Output]:
         self.frames.in_flight = False
@@ -185,11 +199,12 @@ class Pipeline:
             verdict = invalid(shown)
         if verdict.usable and self.frames.stale(request.frame, self.clocks):
             verdict = invalid("registering the X-ray took too long")
-        outputs += self.frames.show(request.frame, registration, verdict, self.clocks)
+        fused = self.patient.best_guess @ request.patient_from_carm  # its depth is better than one frame's
+        tracked = fused if request.sparse_volume else None
+        outputs += self.frames.show(request.frame, registration, verdict, self.clocks, tracked)
         outputs += self.bodies.on_registration(done, verdict)
         outputs += self._report_patient(only_changed=True)
-        if verdict.usable and self.patient.confirmed:  # with the fused pose: its depth is better than one frame's
-            fused = self.patient.best_guess @ request.patient_from_carm
+        if verdict.usable and self.patient.confirmed:
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
 
@@ -218,7 +233,7 @@ class Pipeline:
         update, notice = self.volume.on_answer(ready, self.clocks.now_ns)
         self.status.notice(notice)
         if update is not None and first:
-            self.patient.begin_with_tracking(self.volume.center_mm)
+            self.patient.begin_with_tracking(self.volume.center_mm, self.clocks.now_ns)
         return [] if update is None else [update]
 
     def _on_tick(self) -> list[Output]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from navnode.config import ReconstructionSection
 from navnode.loop.topics import STILL_WITHIN_NS, TRY_AGAIN_NS, max_age_ns
 from navnode.types import Grid, Matrix, ReconstructionRequest, View
 
-__all__ = ["Motion", "PictureSlots", "Views"]
+__all__ = ["Motion", "PictureSlots", "Views", "nearest_rad"]
 
 _OVERDUE_NS = max_age_ns("reconstruction.done")
 _STATION_ANGLE_RAD = np.deg2rad(20.0)
@@ -78,6 +79,8 @@ class Views:
         self._asked = self._answered = self._asked_ns = 0
         self.grid = Grid()
         """Of the last request."""
+        self.asked: tuple[View, ...] = ()
+        """The last request's views."""
         self._not_before_ns = 0
         self._waiting = False
         self._center_mm: Matrix | None = None
@@ -87,6 +90,8 @@ class Views:
     @property
     def progress(self) -> str:
         """How many of the views for the first volume are kept, as a sentence."""
+        if self._asked != self._answered:
+            return f"no volume yet: it is being made from {len(self.asked)} views"
         return f"no volume yet: {len(self._views)} of {self._settings.views} views"
 
     @property
@@ -99,9 +104,8 @@ class Views:
         if self.wanted_now:
             return True
         apart = np.deg2rad(self._settings.min_angle_deg)
-        return len(self._views) < self._settings.max_views and all(
-            g.angle_between_rad(_direction(view), volume_from_carm[:3, 2]) >= apart for view in self._views
-        )
+        full = len(self._views) >= self._settings.max_views
+        return not full and nearest_rad(self._views, volume_from_carm) >= apart
 
     def add(self, view: View) -> None:
         """Keep a view; when there is no room, drop the one with the nearest direction."""
@@ -125,7 +129,7 @@ class Views:
         settings, lungs = self._settings, not self._with_ct
         views = tuple(self._views)
         asked = ReconstructionRequest(self._asked, views, (x, y, z), settings.size, settings.spacing_mm, lungs)
-        self.grid = asked.grid
+        self.grid, self.asked = asked.grid, views
         return [asked]
 
     def forget_request(self) -> None:
@@ -163,6 +167,11 @@ class Views:
             poses = [v.volume_from_carm for v in self._views if v.volume_from_carm is not None]
             self._center_mm = np.asarray(np.mean([p[:3, 3] + isocentre_mm * p[:3, 2] for p in poses], axis=0))
         return self._center_mm
+
+
+def nearest_rad(views: Sequence[View], volume_from_carm: Matrix) -> float:
+    """The angle between a C-arm's line of sight and that of the view nearest to it; infinite without views."""
+    return min((g.angle_between_rad(_direction(view), volume_from_carm[:3, 2]) for view in views), default=np.inf)
 
 
 def _direction(view: View) -> Matrix:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from navnode.config import Config
 from navnode.loop.answers import in_short, why_no_volume
 from navnode.loop.ct import ShownCt
-from navnode.loop.views import Views
+from navnode.loop.views import Views, nearest_rad
 from navnode.types import (
     Frame,
     Matrix,
@@ -25,6 +27,9 @@ from navnode.xray.counts import line_integrals, open_beam_counts
 __all__ = ["Volumes"]
 
 _VIEW_PX = 128
+_SAME_SIDE_RAD = np.deg2rad(5.0)
+"""A volume made from a few X-rays looks right from their sides alone: 4 degrees aside, it is as much like that view as
+like the patient (docs/decisions/0056)."""
 
 
 class Volumes:
@@ -52,11 +57,16 @@ class Volumes:
         self.times: VolumeTimes | None = None
         """Durations of the last reconstruction; None before the first."""
         self._views = Views(config.reconstruction, with_ct=self.with_ct)
+        self._made_from: tuple[View, ...] = ()
         self._ct = ShownCt(volume) if volume is not None else None
 
     def begin(self) -> list[Output]:
         """The CT for the displays, once."""
         return self._ct.show() if self._ct is not None else []
+
+    def shows_side_of(self, volume_from_carm: Matrix) -> bool:
+        """Whether an X-ray with this pose can be registered: the CT, or a view of the volume, shows how it must look."""
+        return self.with_ct or nearest_rad(self._made_from, volume_from_carm) <= _SAME_SIDE_RAD
 
     # --- views ---------------------------------------------------------------------------------------
 
@@ -136,6 +146,7 @@ class Volumes:
         if not self.with_ct:
             # Later volumes are better ones in the same frame: the registration's estimate stays.
             role, self.current, self.number = "navigation", ready.volume, self.number + 1
+            self._made_from = self._views.asked
         validity = Validity(Status.DEGRADED, in_short(f"{ready.method}: {ready.reason}"), self._views.newest_ns)
         update = VolumeUpdate(
             ready.volume,

@@ -11,17 +11,15 @@ import numpy as np
 from navnode import geometry as g
 from navnode.types import Matrix
 
-__all__ = ["FRAMES_PER_LOOK", "PatientFilter", "measurement"]
+__all__ = ["FRAMES_PER_LOOK", "ONE_VIEW", "SEVERAL_VIEWS", "PatientFilter", "measurement"]
 
 FRAMES_PER_LOOK = 30.0
 """Frames assumed to share one error: two seconds at 15 frames/s, the stay at a station."""
 
-_DEPTH_FLOOR_MM = 1.0
-"""Systematic depth error of a single view (scatter), in addition to its statistical error."""
+ONE_VIEW = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+"""Systematic error of a single view in the C-arm's frame (rad, mm), besides its statistical one: depth, by scatter."""
+SEVERAL_VIEWS = np.zeros(6)
 
-_SPARSE_DEPTH_FLOOR_MM, _SPARSE_INFLATION = 10.0, 4.0
-"""The same for a volume made from a few X-rays, whose shapes are smeared along the rays; and the ratio of actual errors
-to sigma for such a volume, in every direction."""
 
 _TRACKING_SIGMA = np.array([0.0012] * 3 + [0.35] * 3)
 """Tracker noise and hand-eye error at the anatomy, (rad, mm): 0.05 degrees on a lever of 400 mm, and 0.1 mm."""
@@ -32,7 +30,7 @@ _DRIFT_PER_ROOT_S = np.array([0.0003] * 3 + [0.05] * 3)
 _MOVED = np.array([0.01] * 3 + [1.5] * 3)
 """What is unknown again when the marker may have moved, (rad, mm): more is a contradiction, and searched for."""
 
-_GATE = 45.0
+GATE = 45.0
 """Squared Mahalanobis distance (6 degrees of freedom) above which a frame contradicts the state; chi-square
 exceeds it once in 10^7, and the margin allows for a covariance that is itself an estimate."""
 
@@ -101,7 +99,7 @@ class PatientFilter:
 
     def agrees(self, measured: Matrix, covariance: Matrix) -> bool:
         """Whether a ``volume_from_patient``, covariance 6x6, is consistent with the state."""
-        return self.distance(measured, covariance) <= _GATE
+        return self.distance(measured, covariance) <= GATE
 
     def update(self, measured: Matrix, covariance: Matrix) -> None:
         """Update with one frame's volume_from_patient; frames of a station share their errors."""
@@ -126,17 +124,13 @@ def measurement(
     pivot_mm: float,
     carm_from_patient: Matrix,
     rotation_center_mm: Matrix,
-    *,
-    sparse_volume: bool = False,
-    depth_open: bool = True,
+    systematic: Matrix = ONE_VIEW,
 ) -> tuple[Matrix, Matrix]:
-    """One frame's (volume_from_patient, covariance at the rotation center) with tracker noise and depth floor.
+    """One frame's (volume_from_patient, covariance at the rotation center) with tracker noise and systematic errors.
 
     Args:
-        depth_open: the pose is from X-rays of one direction.
+        systematic: 1 sigma in the C-arm's frame, (rad, mm), (6,).
     """
-    with_floor = covariance * (_SPARSE_INFLATION**2 if sparse_volume else 1.0)
-    if depth_open:
-        with_floor[5, 5] += (_SPARSE_DEPTH_FLOOR_MM if sparse_volume else _DEPTH_FLOOR_MM) ** 2
+    with_floor = covariance + np.diag(systematic**2)
     through = g.perturbation_through(carm_from_patient, np.array([0.0, 0.0, pivot_mm]), rotation_center_mm)
     return volume_from_carm @ carm_from_patient, through @ with_floor @ through.T + np.diag(_TRACKING_SIGMA**2)

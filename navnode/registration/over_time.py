@@ -13,7 +13,8 @@ import numpy as np
 
 from navnode import geometry as g
 from navnode.config import CArmSection, RegistrationSection, matrix
-from navnode.registration.fusion import FRAMES_PER_LOOK, PatientFilter, measurement
+from navnode.registration.fusion import FRAMES_PER_LOOK, GATE, ONE_VIEW, SEVERAL_VIEWS, PatientFilter, measurement
+from navnode.registration.sides import DIFFERS, ELSEWHERE, FIRST_TIME, LOOKS, REPEATED, Sides
 from navnode.registration.sliding import Sliding
 from navnode.types import (
     Effort,
@@ -128,7 +129,7 @@ class RegistrationOverTime:
         self._why_not = _NONE_YET
         self._tracked, self._untracked_why = True, ""
         self._accepted = self._located = False
-        self._sparse = False
+        self._sparse, self._sides = False, Sides()
         self._carm_unwatched, self._carm_rested = "", 0
         """Why the C-arm's marker may have moved on the C-arm, and number of X-rays since that agree."""
         self._patient_moved = False
@@ -165,15 +166,16 @@ class RegistrationOverTime:
         """Whether X-rays have not confirmed the registration, or contradict it."""
         return not self.confirmed or self._bad > 0 or self._unsure_frames > 0
 
-    def begin_with_tracking(self, rotation_center_mm: Matrix) -> None:
-        """Without a CT the volume is made in the patient's frame, so tracking alone locates it.
+    def begin_with_tracking(self, rotation_center_mm: Matrix, now_ns: int) -> None:
+        """Without a CT the volume is made in the patient's frame, so tracking alone locates it; that the X-rays agree
+        which it was made from confirms that.
 
         Rotations of the state are about a center (3,) in that frame.
         """
         prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
-        self._begin(PatientFilter(np.eye(4), rotation_center_mm, prior), good=0)
-        self._sparse, self._last_confirmed = True, None
-        self._why_not = "not confirmed by an X-ray yet"
+        self._begin(PatientFilter(np.eye(4), rotation_center_mm, prior), good=self._settings.confirm_frames)
+        self._sparse, self._last_confirmed, self._last_good_ns = True, np.eye(4), now_ns
+        self._blamed, self._carm_unwatched = "", ""  # the volume is where both markers are now
 
     def on_registration(
         self, request: RegistrationRequest, registration: Registration, now_ns: int, exposed_ns: int | None = None
@@ -195,6 +197,8 @@ class RegistrationOverTime:
             if registration.informative:
                 return frame_validity, self._count_bad(frame_validity.reason)
             return frame_validity, Loss.NONE
+        if request.sparse_volume:
+            return self._check_sparse(request, registration, now_ns)
         carm_from_patient = g.inverse(request.patient_from_carm)
         if self.filter is not None:
             rotation_center_mm = self.filter.rotation_center_mm
@@ -209,8 +213,7 @@ class RegistrationOverTime:
             registration.pivot_mm,
             carm_from_patient,
             rotation_center_mm,
-            sparse_volume=request.sparse_volume,
-            depth_open=registration.views == 1,
+            ONE_VIEW if registration.views == 1 else SEVERAL_VIEWS,
         )
         timestamp_ns = request.frame.timestamp_ns
         if registration.views > 1 and not self._located:
@@ -226,7 +229,7 @@ class RegistrationOverTime:
         else:
             self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
             self._last_measured_ns = timestamp_ns
-            if slid is not None and not self._sparse:
+            if slid is not None:
                 if slid.hint:
                     self.unsure(self._wording.surprises)
                 else:
@@ -241,10 +244,10 @@ class RegistrationOverTime:
             self._usual.append(self._distances[-1])
             surprises = max(_SURPRISE[0], _SURPRISE[1] * usual)
             pair = min(list(self._distances)[-2:]) > max(_PAIR[0], _PAIR[1] * usual)
-            if not self._sparse and self._distances[-1] > surprises:
+            if self._distances[-1] > surprises:
                 self.unsure(self._wording.surprises)
             together = self.filter.surprise(np.mean(self._innovations, axis=0), covariance)
-            if not self._sparse and (pair or (together > _MOVED_GATE and len(self._innovations) >= 2)):
+            if pair or (together > _MOVED_GATE and len(self._innovations) >= 2):
                 self._loosen(self._wording.elsewhere)
                 self._blame(float(np.linalg.norm(self.filter.innovation(measured)[3:])))
             self._good, self._bad = self._good + 1, 0
@@ -265,8 +268,46 @@ class RegistrationOverTime:
                     self._rests()
         self._last_measured_ns = timestamp_ns
         self._recent.append(frame_validity)
-        # Age counts from the frame's arrival, however long its registration took.
-        self._last_good_ns, self._last_source_ns = min(now_ns, request.frame.received_ns), timestamp_ns
+        return self._agrees(frame_validity, min(now_ns, request.frame.received_ns), timestamp_ns)
+
+    def _check_sparse(
+        self, request: RegistrationRequest, registration: Registration, now_ns: int
+    ) -> tuple[Validity, Loss]:
+        """Hold an X-ray against tracking, by a volume that was made from a few: it says whether a marker moved."""
+        if self.filter is None:
+            return invalid(self._why_not), Loss.NONE
+        timestamp_ns = request.frame.timestamp_ns
+        self.filter.predict((timestamp_ns - self._last_measured_ns) / 1e9 if self._last_measured_ns else 0.0)
+        self._last_measured_ns = timestamp_ns
+        tracked = self.filter.volume_from_patient @ request.patient_from_carm
+        usual = self._sides.usual(request.volume_id, tracked)
+        measured, covariance = measurement(
+            registration.volume_from_carm,
+            registration.covariance,
+            registration.pivot_mm,
+            g.inverse(request.patient_from_carm),
+            self.filter.rotation_center_mm,
+            FIRST_TIME if usual is None else REPEATED,
+        )
+        off = self.filter.innovation(measured) - (0.0 if usual is None else usual)
+        surprise = float(off @ np.linalg.solve(covariance, off))
+        if surprise > (GATE if usual is None else ELSEWHERE):
+            return invalid(self._wording.contradicts, timestamp_ns), self._count_bad(self._wording.contradict)
+        self._good, self._bad = self._good + 1, 0
+        if usual is not None and surprise > DIFFERS:
+            self.unsure(self._wording.surprises)
+        elif usual is not None:
+            moved_little = g.exp(off, self.filter.rotation_center_mm)
+            self.filter.combine(self.filter.volume_from_patient @ moved_little, covariance * LOOKS)
+            self._unsure_frames = max(0, self._unsure_frames - 1)
+        elif not self._unsure_frames:  # what moved meanwhile would become usual
+            self._sides.learn(tracked, off)
+        return self._agrees(registration.validity, min(now_ns, request.frame.received_ns), timestamp_ns)
+
+    def _agrees(self, frame_validity: Validity, good_ns: int, timestamp_ns: int) -> tuple[Validity, Loss]:
+        """The validity of a frame that agrees with the state. Age counts from the frame's arrival, however long its
+        registration took."""
+        self._last_good_ns, self._last_source_ns = good_ns, timestamp_ns
         if not self.confirmed:
             reason = f"confirming the registration, {self._good} of {self._settings.confirm_frames} frames"
             return Validity(Status.DEGRADED, reason, timestamp_ns), Loss.NONE
@@ -421,9 +462,9 @@ class RegistrationOverTime:
         self._recent.clear()
 
     def _contradicted(self) -> bool:
-        """Whether the last frames together contradict the state; with a sparse volume each frame errs differently."""
+        """Whether the last frames together contradict the state."""
         together = float(np.mean(self._distances)) if len(self._distances) >= _LOST_AFTER else 0.0
-        return together > _RUN_GATE and not self._sparse
+        return together > _RUN_GATE
 
     def _count_bad(self, reason: str) -> Loss:
         self._bad += 1
@@ -432,10 +473,6 @@ class RegistrationOverTime:
         if not self.confirmed:
             self._good = 0  # only good frames in a row confirm
         if self._bad < (_LOST_AFTER if self.confirmed else 2):
-            return Loss.NONE
-        if self._sparse and self._last_confirmed is None and self.filter is not None:
-            # Frames from new directions do not match a sparse volume; tracking still locates it.
-            self.begin_with_tracking(self.filter.rotation_center_mm)
             return Loss.NONE
         if reason == self._wording.contradict:
             self._blame(np.inf)
@@ -467,12 +504,12 @@ class RegistrationOverTime:
         sigma_mm = self.filter.target_sigma_mm
         if sigma_mm > settings.degraded_sigma_mm:
             return Status.INVALID, f"expected error {sigma_mm:.1f} mm"
-        if self._sparse:
-            return Status.DEGRADED, "the volume was made from a few X-rays"
         if self._unsure_frames > 0:
             return Status.DEGRADED, self._unsure_why
         if self._blamed:
             return Status.DEGRADED, self._blamed
+        if self._sparse:
+            return Status.DEGRADED, "the volume was made from a few X-rays"
         doubtful = [each.reason for each in self._recent if each.status is not Status.VALID]
         if 2 * len(doubtful) > len(self._recent):
             return Status.DEGRADED, f"most of the last {len(self._recent)} X-rays: {doubtful[-1]}"

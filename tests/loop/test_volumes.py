@@ -11,6 +11,7 @@ from navnode import geometry as g
 from navnode.types import (
     Grid,
     Mesh,
+    PatientPose,
     ReconstructionRequest,
     RegisteredFrame,
     Registration,
@@ -106,7 +107,7 @@ def test_without_a_ct_a_lost_registration_takes_its_volume_along():
     theatre.register = lambda r: dataclasses.replace(theatre.truly(r), volume_from_carm=r.patient_from_carm)
     assert of(ToolPose, theatre.run(1.5))[-1].validity.usable
     theatre.register = theatre.nothing
-    made = theatre.run(12.0)
+    made = theatre.run(20.0)
     assert not of(ToolPose, made)[-1].validity.usable
     (again,) = of(ReconstructionRequest, made)
     assert again.request > request.request
@@ -218,3 +219,84 @@ def test_what_a_worker_says_is_one_short_line():
     (update,) = of(VolumeUpdate, theatre.feed(answer))
     for text in (update.method, update.validity.reason):
         assert text.isprintable() and len(text) <= 300
+
+
+def with_volume(theatre: Theatre) -> ReconstructionRequest:
+    """Without a CT, the volume that a worker made of the first X-rays."""
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.feed(VolumeReady(request.grid.filled(0.0), None, request.request, 4, "SART", 1.0, "", theatre.now_ns))
+    return request
+
+
+def beside_tracking(theatre: Theatre, turned_rad: float, right_mm: float, deep_mm: float):
+    """Registers as to a smeared volume: as if from a view, at another depth."""
+
+    def register(request: RegistrationRequest) -> Registration:
+        off = np.array([0.0, turned_rad, 0.0, right_mm, 0.0, deep_mm])
+        made = request.patient_from_carm @ g.exp(off, (0.0, 0.0, 700.0))
+        return dataclasses.replace(theatre.truly(request), volume_from_carm=made)
+
+    return register
+
+
+def nearest_deg(request: ReconstructionRequest, patient_from_carm: np.ndarray) -> float:
+    lines = [view.volume_from_carm[:3, 2] for view in request.views]
+    return float(np.rad2deg(min(g.angle_between_rad(line, patient_from_carm[:3, 2]) for line in lines)))
+
+
+def test_without_a_ct_an_xray_from_a_side_without_a_view_is_placed_by_tracking_alone():
+    theatre = Theatre(ct=False)
+    request = with_volume(theatre)
+    registered: list[float] = []
+
+    def register(asked: RegistrationRequest) -> Registration:
+        registered.append(nearest_deg(request, asked.patient_from_carm))
+        return theatre.nothing(asked) if registered[-1] > 5.5 else beside_tracking(theatre, 0.05, 1.0, 15.0)(asked)
+
+    theatre.register = register
+    shown = of(RegisteredFrame, theatre.run(14.0))
+    aside = [each for each in shown if "tracking alone" in each.validity.reason]
+    assert registered and max(registered) <= 5.5
+    assert len(aside) > 10 and all(each.validity.status is Status.DEGRADED for each in aside)
+    for each in shown:
+        if each.volume_from_carm is not None:
+            true = g.inverse(SCENARIO.volume_from_patient) @ SCENARIO.volume_from_carm(
+                (each.frame.timestamp_ns - T0) / 1e9
+            )
+            assert np.linalg.norm(each.volume_from_carm[:3, 3] - true[:3, 3]) < 2.0  # not 15 mm deeper
+    assert of(ToolPose, theatre.outputs)[-1].validity.usable
+
+
+def test_without_a_ct_the_same_error_from_the_same_side_says_nothing_and_a_change_says_that_a_marker_moved():
+    theatre = Theatre(ct=False)
+    with_volume(theatre)
+    theatre.register = beside_tracking(theatre, 0.06, 2.0, 20.0)
+    calm = of(PatientPose, theatre.run(10.0))
+    assert {each.validity.status for each in calm} == {Status.DEGRADED}
+    assert all("few X-rays" in each.validity.reason for each in calm)
+    assert max(np.linalg.norm(each.volume_from_patient[:3, 3]) for each in calm) < 0.5
+    theatre.register = beside_tracking(theatre, 0.06, 7.5, 20.0)  # 5.5 mm aside
+    doubted = of(PatientPose, theatre.run(10.0))
+    assert "a little elsewhere" in doubted[-1].validity.reason
+    theatre.register = beside_tracking(theatre, 0.06, 20.0, 20.0)
+    lost = of(PatientPose, theatre.run(10.0))
+    assert any("registration lost" in each.validity.reason for each in lost)
+
+
+def test_without_a_ct_what_is_usual_from_a_side_is_not_learned_while_the_marker_may_have_moved():
+    theatre = Theatre(ct=False)
+    with_volume(theatre)
+    theatre.register = beside_tracking(theatre, 0.0, 0.0, 15.0)
+    theatre.run(0.5)
+    theatre.pipeline.patient.unsure("the patient's marker was hidden")
+    theatre.register = beside_tracking(theatre, 0.0, 6.0, 15.0)
+    said = of(PatientPose, theatre.run(16.0))
+    assert all(each.validity.reason != "the volume was made from a few X-rays" for each in said)
+
+
+def test_a_volume_that_is_being_made_is_said():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    theatre.run(9.0)
+    assert "it is being made from 4 views" in of(RegisteredFrame, theatre.outputs)[-1].validity.reason

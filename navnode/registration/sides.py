@@ -1,0 +1,63 @@
+"""X-rays registered to a volume that was made from a few of them: what they say of a marker that moved.
+
+Such a volume is smeared along the rays of its views. An X-ray from near a view fits as if it were that view: turned
+with it, at a depth that is off by centimetres (docs/decisions/0056). So it does not say where the patient is. But from
+the same place the same error comes back to half a millimetre, and what differs from that has moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from navnode import geometry as g
+from navnode.registration.fusion import FRAMES_PER_LOOK
+from navnode.types import Matrix
+
+__all__ = ["DIFFERS", "ELSEWHERE", "FIRST_TIME", "LOOKS", "REPEATED", "Sides"]
+
+FIRST_TIME = np.array([0.1, 0.1, 0.03, 4.0, 4.0, 60.0])
+"""1 sigma in the C-arm's frame (rad, mm) of an X-ray from within 5 degrees of a view."""
+REPEATED = np.array([0.02, 0.02, 0.02, 1.5, 1.5, 8.0])
+"""The same of how X-rays from one place differ: a tool in the beam, the tracker."""
+DIFFERS, ELSEWHERE = 8.0, 24.0
+"""Squared Mahalanobis distances of a repeated X-ray that surprise, and that contradict tracking: 4 and 7 mm aside. Of
+450 frames of a room with a drill in the beam none reached the former."""
+LOOKS = 15 * FRAMES_PER_LOOK
+"""X-rays from one place that count as one independent look: half a minute of them."""
+
+_SAME_PLACE_RAD, _SAME_PLACE_MM = np.deg2rad(1.0), 20.0
+
+
+@dataclass(frozen=True)
+class _Side:
+    volume_from_carm: Matrix
+    off: Matrix
+
+
+class Sides:
+    """How far X-rays from a place are registered beside the patient when they are seen for the first time."""
+
+    def __init__(self) -> None:
+        self._volume_id = -1
+        self._sides: list[_Side] = []
+
+    def usual(self, volume_id: int, volume_from_carm: Matrix) -> Matrix | None:
+        """The innovation, (6,), of the first X-ray from here; None: this is the first.
+
+        Args:
+            volume_from_carm: by tracking.
+        """
+        if volume_id != self._volume_id:
+            self._volume_id, self._sides = volume_id, []
+        for side in self._sides:
+            moved = g.inverse(side.volume_from_carm) @ volume_from_carm
+            turned_rad = g.angle_between_rad(side.volume_from_carm[:3, 2], volume_from_carm[:3, 2])
+            if turned_rad <= _SAME_PLACE_RAD and np.linalg.norm(moved[:3, 3]) <= _SAME_PLACE_MM:
+                return side.off
+        return None
+
+    def learn(self, volume_from_carm: Matrix, innovation: Matrix) -> None:
+        """Keep the innovation, (6,), of the first X-ray from a place."""
+        self._sides.append(_Side(volume_from_carm, innovation))
