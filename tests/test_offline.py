@@ -184,6 +184,14 @@ def test_an_open_beam_that_the_picture_outshines_is_refused_and_so_is_one_pictur
     assert not (tmp_path / "v.nii.gz").exists()
 
 
+def test_poses_in_metres_are_asked_about(case, tmp_path):
+    in_metres = [pose @ np.eye(4) for pose in case.true]
+    for pose in in_metres:
+        pose[:3, 3] /= 1000
+    given = ("reconstruct", "--views", case.views("metres.json", in_metres), "--out", tmp_path / "v.nii.gz")
+    assert "in mm, not in metres?" in navnode(*given, "--size", 16, code=2)["error"]
+
+
 def test_no_output_is_another_or_an_input(case, tmp_path):
     views = case.views("true.json", case.true, i0=20_000.0)
     before = {path: path.read_bytes() for path in views.parent.iterdir() if path.is_file()}

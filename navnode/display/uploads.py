@@ -64,7 +64,7 @@ def _read(name: str, content: bytes, volume: Volume | None) -> list[Plan]:
         path = Path(folder) / f"{_STEM}{suffix}"
         path.write_bytes(content)
         try:
-            found = import_plans(path, volume, coarser=True)
+            found = list(import_plans(path, volume, coarser=True).plans)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(path), shown)) from error
     if not 0 < len(found) <= _MOST_PLANS:

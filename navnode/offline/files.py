@@ -235,7 +235,7 @@ def register(request: RegisterRequest, progress: Progress) -> RegistrationReport
     started = time.perf_counter()
     if request.joint:
         shots = [
-            (counts, view.carm, start[0], distance_mm(volume, start[0]), view.timestamp_ns)
+            (counts, view.carm, start[0], distance_mm(volume.center_mm, start[0]), view.timestamp_ns)
             for view, start, counts in zip(view_files, starts, _read_ahead(view_files), strict=True)
         ]
         results = register_jointly(registration, shots, effort)
@@ -345,7 +345,7 @@ def _best_of(
     spent_ms = 0.0
     for start in starts:
         result = register_counts(
-            registration, counts, view.carm, start, distance_mm(volume, start), effort, view.timestamp_ns
+            registration, counts, view.carm, start, distance_mm(volume.center_mm, start), effort, view.timestamp_ns
         )
         spent_ms += result.elapsed_ms
         if best is None or (result.validity.usable, result.similarity) > (best.validity.usable, best.similarity):
@@ -410,7 +410,10 @@ def reconstruct(request: ReconstructRequest, progress: Progress) -> Reconstructi
         began = time.perf_counter()
         views.append(view_of(view, max(1, round(view.carm.width_px / RECONSTRUCTION_PX))))
         per_view_ms.append(_ms(began))
-    grid = Grid.around(_center_mm(request, view_files), request.size, request.spacing_mm)
+    center_mm = _center_mm(request, view_files)
+    for view in view_files:
+        distance_mm(center_mm, view.pose())
+    grid = Grid.around(center_mm, request.size, request.spacing_mm)
     prior_volume = read_volume(prior, request.read_as()) if prior is not None else None
     result = reconstructor.reconstruct(views, grid, prior=prior_volume, progress=progress)
     elapsed_ms = _ms(started)

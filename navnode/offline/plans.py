@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,7 +32,7 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlansReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All plans; the first is aimed at."""
+    """All plans; the first is aimed at, unless a file names another."""
 
     plans: list[PlanRow]
     out: str
@@ -50,21 +49,17 @@ def plan(request: PlanRequest) -> PlansReport:
         refuse_existing(request.out)
     volume = read_volume(request.volume, request.read_as())
     found: dict[str, Plan] = {}
-    for path, each in _all(request.plans, volume):
+    kept = [(path, import_plans(path, volume)) for path in request.plans]
+    for path, each in ((path, each) for path, read in kept for each in read.plans):
         if why_not := flaw(each, volume):
             raise ConfigError(f"{path}: {why_not}")
         if each.name in found:
             raise ConfigError(f"{path}: a second plan {each.name!r}: markups are named by their files")
         found[each.name] = each
     if request.out is not None:
-        write_plans(request.out, tuple(found.values()), next(iter(found), ""), volume)
+        chosen = [read.active for _, read in kept if read.active] or list(found)
+        write_plans(request.out, tuple(found.values()), next(iter(chosen), ""), volume)
     return PlansReport(plans=[_row(each) for each in found.values()], out=str(request.out or ""))
-
-
-def _all(paths: list[Path], volume: Volume) -> Iterator[tuple[Path, Plan]]:
-    for path in paths:
-        for each in import_plans(path, volume):
-            yield path, each
 
 
 def _row(plan: Plan) -> PlanRow:

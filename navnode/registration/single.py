@@ -66,7 +66,7 @@ def register(
             raise ConfigError(f"view {index} has no volume_from_carm to start from")
         brightest = np.nanmin(view.line_integrals)
         counts = np.nan_to_num(_FULL_SCALE_COUNTS * np.exp(brightest - view.line_integrals), nan=65_535.0)
-        depth_mm = pivot_mm or distance_mm(volume, view.volume_from_carm)
+        depth_mm = pivot_mm or distance_mm(volume.center_mm, view.volume_from_carm)
         exposures.append((counts, view.carm, view.volume_from_carm, depth_mm, view.timestamp_ns))
     if joint:
         return register_jointly(registration, exposures, effort)
@@ -80,15 +80,18 @@ def register(
     return judged_together(found, said)
 
 
-def distance_mm(volume: Volume, volume_from_carm: Matrix) -> float:
+def distance_mm(middle_mm: Matrix, volume_from_carm: Matrix) -> float:
     """Distance from the source to the middle of the volume, a good pivot for rotations.
+
+    Args:
+        middle_mm: (3,), in the pose's frame.
 
     Raises:
         ConfigError: no source is so near to a patient.
     """
-    found_mm = float(np.linalg.norm(volume.center_mm - volume_from_carm[:3, 3]))
+    found_mm = float(np.linalg.norm(middle_mm - volume_from_carm[:3, 3]))
     if found_mm < _NEAREST_MM:
-        where = f"a start puts the source {found_mm:.0f} mm from the volume's middle"
+        where = f"a pose puts the source {found_mm:.0f} mm from the volume's middle"
         raise ConfigError(f"{where}: is volume_from_carm in mm, not in metres?")
     return found_mm
 

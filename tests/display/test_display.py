@@ -291,7 +291,7 @@ def test_plans_of_another_volume_are_not_read(tmp_path):
     plan = Plan("a", (0.0, 0.0, 0.0), (3.0, 3.0, 3.0))
     write_plans(tmp_path / "p.json", (plan,), "", volume)
     display._on_volume(VolumeUpdate(volume, None, "navigation", VALID, "CT", 0))
-    assert import_plans(tmp_path / "p.json", display._grid) == [plan]
+    assert import_plans(tmp_path / "p.json", display._grid).plans == (plan,)
     other = Volume(np.zeros((4, 5, 7), np.float32), np.eye(4), "other")
     display._on_volume(VolumeUpdate(other, None, "navigation", VALID, "CT", 0))
     with pytest.raises(ConfigError, match="another volume"):
