@@ -16,7 +16,7 @@ from navnode.files.cache import cache_folder
 from navnode.igtl.server import DEFAULT_PORT
 from navnode.projector import backend_name
 from navnode.projector.native import instruction_sets
-from navnode.reconstruction.methods import engine_name
+from navnode.reconstruction.choice import engine_name
 
 __all__ = ["examine"]
 

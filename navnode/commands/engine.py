@@ -87,7 +87,7 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
 def list_engines(request: ListRequest, ui: Ui) -> None:
     """List the engines that navnode supports, best first, and whether they run here."""
     from navnode.reconstruction import engines
-    from navnode.reconstruction.methods import engine_name
+    from navnode.reconstruction.choice import engine_name
 
     ui.show(ListReport(engines=engines.known(), uses=engine_name()), _draw_list)
 

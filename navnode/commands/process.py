@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import typer
@@ -39,7 +40,7 @@ def process(name: str, folder: Path, parent: int) -> None:
 
 def _run_worker(folder: Path) -> None:
     from navnode.node.worker import run_beside_the_loop
-    from navnode.reconstruction.methods import Method, engine_name
+    from navnode.reconstruction.choice import Method, engine_name
 
     method = Method(read_config(folder).reconstruction.method)
     say_ready(engine_name(method))
@@ -47,11 +48,13 @@ def _run_worker(folder: Path) -> None:
 
 
 def _run_node(folder: Path) -> None:
-    from navnode.node.node import Node, prepare_interpreter, serve
-
     loaded = read_config(folder)
+    with ThreadPoolExecutor(1) as beside:  # decompressing and importing take as long
+        reading = beside.submit(load_ct, loaded.volume) if loaded.volume.ct else None
+        from navnode.node.node import Node, prepare_interpreter, serve
+
+        volume = reading.result() if reading is not None else None
     prepare_interpreter()
-    volume = load_ct(loaded.volume) if loaded.volume.ct else None
     replayed = plays_a_session(folder)
     if replayed:
         from navnode.recording.recording import Recording

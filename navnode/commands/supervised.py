@@ -117,7 +117,7 @@ def run_supervised(
         restarts = supervisor.restarts()
     if states[0] is None:
         raise KeyboardInterrupt if interrupted else NavError("the node reported no status")
-    report = _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor_percent, supervisor.projector)
+    report = _report(scorer, states[0], elapsed_s, restarts, memory_mb, processor_percent, _backend(loaded, supervisor))
     if interrupted:
         _print_report(report, messages)
         raise KeyboardInterrupt
@@ -158,10 +158,8 @@ def _report(
     restarts: dict[str, int],
     memory_mb: MemoryFigures,
     processor_percent: processor.ProcessorFigures,
-    projector: str,
+    backend: dict[str, str],
 ) -> RunReport:
-    from navnode.reconstruction.methods import engine_name  # here: a supervisor needs no reconstruction
-
     frames = scorer.frames if scorer else state.frames_registered
     truth = scorer.report() if scorer else None
     return RunReport(
@@ -176,7 +174,7 @@ def _report(
         dropped=state.dropped,
         status_counts=state.status_counts,
         dose=state.dose,
-        backend={"projector": projector, "reconstruction": engine_name()},
+        backend=backend,
         restarts=restarts,
         recording=state.recording,
         seconds=round(elapsed_s, 2),
@@ -204,6 +202,15 @@ def show_figures(report: RunReport, as_json: bool, seconds: float | None) -> Non
         _print_report(report, standard_output())
     if report.recording.failure:
         raise RecordingError(f"recording {report.recording}")
+
+
+def _backend(loaded: Config, supervisor: Supervisor) -> dict[str, str]:
+    """What node and worker computed with; of a worker elsewhere it is known there."""
+    from navnode.reconstruction.choice import Method, engine_name  # here: a supervisor needs no reconstruction
+
+    remote = loaded.reconstruction.remote
+    made = engine_name(Method(loaded.reconstruction.method)) if remote is None else f"a worker at {remote.address}"
+    return {"projector": supervisor.projector, "reconstruction": made}
 
 
 def _print_report(report: RunReport, console: Console) -> None:

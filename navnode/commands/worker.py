@@ -38,7 +38,7 @@ _KEYS = "navnode keys keys/   then copy node.key and worker.key_secret to the wo
 def worker(request: WorkerRequest, ui: Ui) -> None:
     """Run a reconstruction worker for a node on another machine."""
     from navnode.node.worker import serve
-    from navnode.reconstruction.methods import Method, engine_name
+    from navnode.reconstruction.choice import Method, engine_name
 
     loaded = config.load_worker(request.config)
     own, node = Path(loaded.key), Path(loaded.node_key)

@@ -299,7 +299,7 @@ class RemoteSection(Section, frozen=True):
 
 
 LiveMethod = Literal["auto", "learned", "sart", "tv", "fdk"]
-"""Methods of a worker; see :class:`navnode.reconstruction.methods.Method`."""
+"""Methods of a worker; see :class:`navnode.reconstruction.choice.Method`."""
 
 
 class ReconstructionSection(Section, frozen=True):

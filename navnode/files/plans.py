@@ -129,7 +129,8 @@ def write_plans(path: Path, plans: tuple[Plan, ...], active: str, volume: Volume
     if volume is not None:
         rows = volume.volume_from_index.tolist()
         size = volume.voxels.shape[::-1]
-        made_in = _Volume(volume.name, (size[0], size[1], size[2]), tuple(tuple(row) for row in rows), _fingerprint(volume))
+        place = tuple(tuple(row) for row in rows)
+        made_in = _Volume(volume.name, (size[0], size[1], size[2]), place, _fingerprint(volume))
     kept = tuple(_Plan(plan.name, plan.entry_mm, plan.target_mm) for plan in plans)
     document = msgspec.json.encode(_Document(SCHEMA, made_in, kept, active))
     write_whole(path, msgspec.json.format(document) + b"\n")

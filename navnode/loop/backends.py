@@ -27,7 +27,7 @@ def backends_of(section: ReconstructionSection) -> Backends:
     Raises:
         ConfigError: the shipped model cannot be read.
     """
-    from navnode.reconstruction.methods import Method, engine_name, model_hash  # here: a live node computes none of it
+    from navnode.reconstruction.choice import Method, engine_name, model_hash  # here: a live node computes none of it
 
     method = Method(section.method)
     return Backends(projector=backend_name(), reconstruction=engine_name(method), model_sha256=model_hash(method))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from navnode.loop.answers import in_short, why_no_surface
 from navnode.loop.topics import TRY_AGAIN_NS, max_age_ns
@@ -23,11 +24,16 @@ class ShownCt:
     """
 
     def __init__(self, volume: Volume) -> None:
-        coarse = thumbnail(volume, _DISPLAY_MM)  # quickly: a node that starts waits for it
-        self._update = VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0)
+        self._volume = volume
         self._shown = self._answered = False
         self._asked_ns: int | None = None
         self._not_before_ns = 0
+
+    @cached_property
+    def _update(self) -> VolumeUpdate:
+        """Made when it is shown first: consoles can connect before."""
+        coarse = thumbnail(self._volume, _DISPLAY_MM)
+        return VolumeUpdate(coarse, None, "navigation", Validity(Status.VALID), "CT", 0)
 
     def show(self) -> list[Output]:
         """The CT at the first call, nothing afterwards."""

@@ -28,6 +28,10 @@ class AtOnce:
         self._frames = FrameRegistration(config, volume, 1 if volume is not None else 0)
         self._now_ns = now_ns
 
+    def begin(self) -> None:
+        """Prepare the first volume now, not with the first frame."""
+        self._frames.begin()
+
     def __call__(self, request: RegistrationRequest, volume: Volume | None) -> RegistrationDone:
         """Register a frame and prepare for the next."""
         done = self.register(request, volume)

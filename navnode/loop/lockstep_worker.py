@@ -9,7 +9,8 @@ from dataclasses import replace
 from navnode.clock import NS_PER_S
 from navnode.config import Config
 from navnode.reconstruction.answer import answer
-from navnode.reconstruction.methods import Method, Reconstructor, described
+from navnode.reconstruction.choice import Method, described
+from navnode.reconstruction.methods import Reconstructor
 from navnode.types import WorkerAnswer, WorkerRequest, WorkerState
 
 __all__ = ["FixedTimeWorker"]

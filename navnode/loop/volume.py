@@ -65,7 +65,7 @@ class Volumes:
         return self._ct.show() if self._ct is not None else []
 
     def shows_side_of(self, volume_from_carm: Matrix) -> bool:
-        """Whether an X-ray with this pose can be registered: the CT, or a view of the volume, shows how it must look."""
+        """Whether an X-ray with this pose can be registered: the CT, or a view of the volume, shows its side."""
         return self.with_ct or nearest_rad(self._made_from, volume_from_carm) <= _SAME_SIDE_RAD
 
     # --- views ---------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 import fast_simplification
 import numpy as np
-from scipy.spatial import cKDTree
 
 from navnode.errors import ComputeError
 from navnode.types import Array, FloatArray, Matrix, Mesh
@@ -107,6 +106,8 @@ def _unframed(data: bytes, kinds: tuple[type[np.generic], ...]) -> list[Array]:
 
 def _distances_mm(points_mm: FloatArray, mesh: Mesh) -> Matrix:
     """Distance of points (N, 3) from a surface, (N,): to the nearest of some triangles, hence never too small."""
+    from scipy.spatial import cKDTree  # here: a node that starts needs none
+
     corners = mesh.vertices_mm[mesh.triangles].astype(np.float64)
     middles = cKDTree(corners.mean(axis=1))
     found = []

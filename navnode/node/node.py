@@ -211,7 +211,10 @@ class Node:
         """Serve until cancelled, once started; the error of a step that fails ends it."""
         loop = asyncio.get_running_loop()
         feed = self._ending(self._runner.feed)
-        self._registrations.start(lambda done: loop.call_soon_threadsafe(feed, done))
+        self._registrations.start(
+            lambda done: loop.call_soon_threadsafe(feed, done),
+            lambda error: loop.call_soon_threadsafe(self._fail, error),
+        )
         self._sources = [self._source(source) for source in self._config.sources]
         gc.freeze()  # garbage collections in the loop must not scan what is loaded for good
         try:
@@ -227,10 +230,13 @@ class Node:
             try:
                 step(*arguments)
             except Exception as error:
-                if not self._failed.done():
-                    self._failed.set_exception(error)
+                self._fail(error)
 
         return tried
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
 
     async def stop(self) -> None:
         """Close what :meth:`start` opened, once nothing runs any more.

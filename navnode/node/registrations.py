@@ -32,17 +32,23 @@ class Threaded:
         """Queue a request to register a frame to a volume."""
         self._requests.put((request, volume))
 
-    def start(self, done: Callable[[RegistrationDone], object]) -> None:
-        """Start the thread.
+    def start(self, done: Callable[[RegistrationDone], object], failed: Callable[[Exception], object]) -> None:
+        """Start the thread, which prepares the CT first.
 
         Args:
             done: called in the thread with every answer.
+            failed: called in the thread if the CT cannot be prepared, which ends it.
         """
-        threading.Thread(target=self._run, args=(done,), name="registration", daemon=True).start()
+        threading.Thread(target=self._run, args=(done, failed), name="registration", daemon=True).start()
 
-    def _run(self, done: Callable[[RegistrationDone], object]) -> None:
+    def _run(self, done: Callable[[RegistrationDone], object], failed: Callable[[Exception], object]) -> None:
         if sys.platform == "linux" and not may_take_loop_priority():  # otherwise the loop comes first anyway
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        try:
+            self._at_once.begin()
+        except Exception as error:
+            failed(error)
+            return
         while True:
             request, volume = self._requests.get()
             self.began_ns = now_ns()

@@ -16,7 +16,8 @@ from navnode.clock import now_ns
 from navnode.errors import PeerError
 from navnode.loop import bus, topics
 from navnode.reconstruction.answer import answer
-from navnode.reconstruction.methods import Method, Reconstructor, described
+from navnode.reconstruction.choice import Method, described
+from navnode.reconstruction.methods import Reconstructor
 from navnode.types import VolumeReady, WorkerAnswer, WorkerRequest, WorkerState
 
 __all__ = ["run_beside_the_loop", "serve"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import numpy as np
 
@@ -14,7 +12,7 @@ from navnode.files.whole import refuse_existing
 from navnode.offline.requests import PlanRequest
 from navnode.planning.deviation import flaw
 from navnode.planning.views import angles_of
-from navnode.types import Plan, Volume
+from navnode.types import Plan
 
 __all__ = ["PlanRow", "PlansReport", "plan"]
 

@@ -103,9 +103,10 @@ def averaged(volume: Volume, spacing_mm: float) -> Volume:
     counts = np.minimum(np.maximum(np.round(shape * own_mm / spacing_mm), 1), shape).astype(int)
     if (counts == shape).all():
         return volume
-    clipped = np.maximum(volume.voxels, np.float32(AIR_HU))
     k, j, i = counts.tolist()
-    slices = np.stack([cv2.resize(each, (i, j), interpolation=cv2.INTER_AREA) for each in clipped])
+    slices = np.empty((len(volume.voxels), j, i), np.float32)
+    for each, small in zip(volume.voxels, slices, strict=True):
+        cv2.resize(np.maximum(each, np.float32(AIR_HU)), (i, j), small, interpolation=cv2.INTER_AREA)
     voxels = cv2.resize(slices.reshape(len(slices), -1), (j * i, k), interpolation=cv2.INTER_AREA).reshape(k, j, i)
     factors = (shape / counts)[::-1]
     grown = np.diag([*factors, 1.0])

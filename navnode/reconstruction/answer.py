@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from navnode.errors import ComputeError
-from navnode.reconstruction.methods import Reconstructor, described
+from navnode.reconstruction.choice import described
+from navnode.reconstruction.methods import Reconstructor
 from navnode.reconstruction.surface import bone_surface
 from navnode.types import (
     ReconstructionRequest,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from navnode.errors import ComputeError, ConfigError
 from navnode.projector.grids import AIR_HU, resample
 from navnode.reconstruction import engines
 from navnode.reconstruction.bones import BoneFound, Bones
+from navnode.reconstruction.choice import Method, chosen
 from navnode.reconstruction.classical import sart
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.filtered import fdk
@@ -26,15 +25,10 @@ from navnode.reconstruction.surface import Surface, bone_surface
 from navnode.types import GRID_SIZE, GRID_SPACING_MM, Grid, Matrix, Status, View, Volume
 
 __all__ = [
-    "Method",
     "Progress",
     "Reconstruction",
     "Reconstructor",
     "checked_spread_rad",
-    "chosen",
-    "described",
-    "engine_name",
-    "model_hash",
     "reconstruct",
 ]
 
@@ -46,21 +40,6 @@ _WIDE_SPREAD_RAD = np.deg2rad(40.0)
 
 
 Progress = Callable[[float], None]
-
-
-class Method(StrEnum):
-    """How to reconstruct."""
-
-    AUTO = "auto"
-    """Learned if the shipped model's card prefers it and an engine runs it, else SART."""
-    LEARNED = "learned"
-    """HU from a network in space; bone from networks that read it off every X-ray and refine it after the lift."""
-    SART = "sart"
-    TV = "tv"
-    """SART that also reduces the total variation."""
-    FDK = "fdk"
-    PRIOR = "prior"
-    """A registered CT, changed where the X-rays contradict it."""
 
 
 @dataclass(frozen=True)
@@ -302,40 +281,3 @@ def _reason(views: int, spread_rad: float) -> str:
     if spread_rad < _WIDE_SPREAD_RAD:
         return f"{views} views within {np.rad2deg(spread_rad):.0f} degrees: depth is hardly known"
     return f"{views} views over {np.rad2deg(spread_rad):.0f} degrees: shapes are approximate, HU are not calibrated"
-
-
-def chosen(method: Method, model: Path | None = None) -> Method:
-    """What ``AUTO`` stands for: the networks if they beat SART and an engine runs them.
-
-    Raises:
-        ConfigError: a model is given for a method that uses none.
-    """
-    if model is not None:
-        if method not in (Method.AUTO, Method.LEARNED):
-            raise ConfigError(f"only the learned method uses a model, not {method.value}")
-        return Method.LEARNED
-    if method is not Method.AUTO:
-        return method
-    return Method.LEARNED if engines.preferred() else Method.SART
-
-
-def engine_name(method: Method = Method.AUTO) -> str:
-    """What a method would run on, for display."""
-    method, engine = chosen(method), engines.would_load()
-    return described(method, engines.title(engine) if engine is not None else "no engine")
-
-
-def model_hash(method: Method = Method.AUTO) -> str:
-    """SHA-256 over the shipped models' cards, which list their graphs' hashes; '' if the method uses no model."""
-    method = chosen(method)
-    if method is not Method.LEARNED:
-        return ""
-    folders = (engines.SHIPPED, engines.SHIPPED_READER, engines.SHIPPED_REFINER, engines.SHIPPED_LUNGS)
-    return hashlib.sha256(" ".join(map(engines.card_hash, folders)).encode()).hexdigest()
-
-
-def described(method: Method, engine: str) -> str:
-    """A method and what it runs on, for display."""
-    if method is Method.LEARNED:
-        return f"{method.value} ({engine})"
-    return f"{method.value.upper()} (classical)"

@@ -97,9 +97,12 @@ class FrameRegistration:
         self._alone = alone(config) if config.bones_alone else None
         if volume is not None and config.bodies:
             self._articulated = articulated(config, volume)
-        elif volume is not None:
-            self._registration = ImageRegistration(volume, self._threads)
-        self._volume_id = volume_id
+        self._volume, self._volume_id = volume, volume_id
+
+    def begin(self) -> None:
+        """Prepare the first volume; otherwise the first frame does."""
+        if self._volume is not None and self._articulated is None:
+            self._registration = ImageRegistration(self._volume, self._threads)
 
     def register(
         self, request: RegistrationRequest, volume: Volume | None

@@ -21,7 +21,6 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from navnode import native
 from navnode.types import Array, CArm, FloatArray, Matrix
@@ -225,6 +224,8 @@ class XrayImage:
 
     def _spread_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Basis of scatter shapes (3, N) at (x, y) in -1..1 across the image."""
+        from scipy.ndimage import map_coordinates  # here: it takes longer to import than all else that a node needs
+
         shapes = self._spread
         height, width = shapes[0].shape
         u, v = (x + 1) / 2 * (width - 1), (y + 1) / 2 * (height - 1)

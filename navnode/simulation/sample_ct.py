@@ -13,7 +13,6 @@ from pathlib import Path
 from navnode.config import VolumeSection, is_ct_file
 from navnode.errors import ConfigError
 from navnode.files.cache import own_cache_folder
-from navnode.files.volumes import ReadAs, read_volume, write_volume
 from navnode.files.whole import whole
 from navnode.simulation import anatomy
 from navnode.simulation.audience import NOBODY, Audience
@@ -52,6 +51,8 @@ def ensure_procedural_ct() -> Path:
     """Path of the procedural torso in the user's cache; it is drawn on first use."""
     path = own_cache_folder("ct") / f"procedural-{anatomy.VERSION}.nii.gz"
     if not path.exists():
+        from navnode.files.volumes import write_volume
+
         with whole(path) as part:
             write_volume(anatomy.torso(), part)
     return path
@@ -78,6 +79,8 @@ def load_ct(wanted: VolumeSection, audience: Audience = NOBODY) -> Volume:
     Raises:
         ConfigError: it cannot be read; names the file.
     """
+    from navnode.files.volumes import ReadAs, read_volume  # here: who only asks for a path needs no reader
+
     if not is_ct_file(wanted.ct):
         return read_volume(resolve_ct(wanted.ct, audience))
     try:

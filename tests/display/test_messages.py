@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 SPEAKING = [
     *("loop/*.py", "display/scene.py", "display/control.py", "display/uploads.py", "planning/deviation.py"),
     *("registration/**/*.py", "node/*.py"),
-    *("reconstruction/answer.py", "reconstruction/methods.py", "reconstruction/bones.py"),
+    *("reconstruction/answer.py", "reconstruction/choice.py", "reconstruction/methods.py", "reconstruction/bones.py"),
     *("recording/recorder.py", "recording/tap.py", "xray/counts.py", "xray/correction.py", "xray/distortion.py"),
     *("config/bases.py", "config/load.py", "config/sections.py", "config/sources.py", "config/fields.py"),
     *("security/*.py", "files/artifacts.py", "geometry.py"),

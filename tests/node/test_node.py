@@ -13,6 +13,28 @@ from tests.conftest import find_free_port
 from tests.loop.theatre import CT, configuration
 
 
+def test_a_ct_that_cannot_be_prepared_ends_the_node(tmp_path, monkeypatch):
+    """It listens already: it must not wait for X-rays that nobody will register."""
+    told = configuration("procedural", console={"port": find_free_port()}, sources=[])
+    node = Node(told, CT, f"ipc://{tmp_path}/w", f"ipc://{tmp_path}/o")
+
+    def fails(*_: object) -> None:
+        raise MemoryError("no room for the pyramid")
+
+    monkeypatch.setattr("navnode.registration.answer.ImageRegistration", fails)
+
+    async def story() -> None:
+        await node.start()
+        try:
+            async with asyncio.timeout(20):
+                await node.run()
+        finally:
+            await node.stop()
+
+    with pytest.raises(MemoryError, match="no room"):
+        asyncio.run(story())
+
+
 def test_a_step_that_fails_behind_a_corrected_image_ends_the_node(tmp_path, monkeypatch):
     """Its supervisor starts another one: a loop that goes on with half a step done may show anything."""
     told = configuration("procedural", console={"port": find_free_port()}, sources=[])

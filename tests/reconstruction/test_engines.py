@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from navnode import cli
 from navnode.errors import ConfigError
-from navnode.reconstruction import engines, tensorrt
+from navnode.reconstruction import Method, Reconstructor, engines, tensorrt
 from navnode.reconstruction.lift import lift
-from navnode.reconstruction.methods import Method, Reconstructor
 from navnode.reconstruction.reading import Reader, thickness
 from navnode.reconstruction.refining import Refiner
 from navnode.types import Grid, View

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from navnode.projector.grids import centered_grid
+from navnode.reconstruction import Method, Reconstructor
 from navnode.reconstruction.answer import answer
-from navnode.reconstruction.methods import Method, Reconstructor
 from navnode.types import Grid, ReconstructionRequest
 
 

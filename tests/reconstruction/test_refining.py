@@ -12,7 +12,7 @@ import pytest
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector import MU_WATER_PER_MM, Projector
-from navnode.reconstruction import Method, engines, methods
+from navnode.reconstruction import Method, choice, engines
 from navnode.reconstruction.bones import Bones
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.reader import BONE_KINDS, CANVAS_PX
@@ -132,8 +132,8 @@ def test_a_grid_is_padded_to_blocks() -> None:
 
 def test_the_hash_covers_all_models() -> None:
     """A session records what made its volumes, the reader and the refiner included."""
-    assert methods.model_hash(Method.LEARNED) not in ("", engines.card_hash(engines.SHIPPED))
-    assert methods.model_hash(Method.SART) == ""
+    assert choice.model_hash(Method.LEARNED) not in ("", engines.card_hash(engines.SHIPPED))
+    assert choice.model_hash(Method.SART) == ""
 
 
 @pytest.fixture
