@@ -3,7 +3,7 @@
 An unknown or invalid key is an error that names it.
 """
 
-from navnode.config.load import convert, decode, find, load, load_worker, parse, preset, shipped
+from navnode.config.load import convert, decode, find, load, load_worker, over_preset, parse, preset, shipped
 from navnode.config.sections import (
     BodySection,
     CalibrationSection,
@@ -76,6 +76,7 @@ __all__ = [
     "load_worker",
     "matrix",
     "parse",
+    "over_preset",
     "preset",
     "shipped",
 ]

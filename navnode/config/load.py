@@ -99,6 +99,13 @@ def preset(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def over_preset(given: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A source's own keys over those of its preset; a region of its own may be of a picture of another size."""
+    if "region" in own:
+        given = {key: value for key, value in given.items() if key != "picture_px"}
+    return {**given, **own}
+
+
 def _with_presets(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Sources with the keys of their presets; a source's own keys come first."""
     if not isinstance(sources := data.get("sources"), list):
@@ -108,7 +115,7 @@ def _with_presets(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(source, dict) and source.get("type") == "video" and "preset" in source:
             named = folder / str(source["preset"])
             given = preset(named if named.is_file() else str(source["preset"]))
-            source = {**given, **{key: value for key, value in source.items() if key != "preset"}}
+            source = over_preset(given, {key: value for key, value in source.items() if key != "preset"})
         merged.append(source)
     return {**data, "sources": merged}
 

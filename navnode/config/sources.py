@@ -148,6 +148,9 @@ class VideoSource(_Gateway, frozen=True, kw_only=True, tag_field="type", tag="vi
     held_noise: Annotated[float, msgspec.Meta(ge=0, le=64)] = 0.5
     """Noise of capture in grey levels (standard deviation): pictures that differ by no more are one exposure that is
     held. 0: only equal ones are."""
+    picture_px: tuple[_Pixels, _Pixels] | None = None
+    """Width and height of the whole picture that ``region``, ``field_px`` and ``masks`` are for: others are refused.
+    None: any."""
 
     def __post_init__(self) -> None:
         if self.black >= self.white:

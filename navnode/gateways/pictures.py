@@ -76,12 +76,17 @@ class Converter:
         """The region's grey values (h, w), one per exposure: of each field, or of the picture.
 
         Raises:
-            ComputeError: the region lies outside the picture, or the picture has no 8 bits a value.
+            ComputeError: the picture has another size than the settings are for, the region lies outside of it, or it
+                has no 8 bits a value.
         """
         if picture.dtype != np.uint8:
             raise ComputeError(f"the picture's values are {picture.dtype}, not of 8 bits")
         source = self._source
         height, width = picture.shape[:2]
+        if source.picture_px is not None and source.picture_px != (width, height):
+            wide, high = source.picture_px
+            own = f"the picture is {width} x {height} pixels"
+            raise ComputeError(f"{own}, region, field and masks are for {wide} x {high}")
         x, y, w, h = source.region or (0, 0, width, height)
         if x + w > width or y + h > height:
             raise ComputeError(f"region {x}, {y}, {w}, {h} lies outside the picture of {width} x {height} pixels")

@@ -17,6 +17,7 @@ from navnode.gateways.setup import CArmFindings, Seen, draw, find, oriented_like
 __all__ = ["set_up", "toml_of"]
 
 _EXPLAINED = {
+    "picture_px": "width and height of the picture that region, field and masks are for",
     "region": "x, y, width, height of the X-ray in the picture",
     "field_px": "the round field in the region: x, y of its centre, radius",
     "masks": "text in the region",

@@ -130,7 +130,7 @@ class VideoGatewayRequest(msgspec.Struct, frozen=True, kw_only=True):
         if self.region is not None:
             own["region"] = _numbers(self.region)
         given: dict[str, Any] = config.preset(self.preset) if self.preset else {}
-        return config.convert({**given, **own}, VideoSource, "arguments")
+        return config.convert(config.over_preset(given, own), VideoSource, "arguments")
 
 
 def _numbers(text: str) -> list[int]:

@@ -80,7 +80,8 @@ class CArmFindings(msgspec.Struct, frozen=True, kw_only=True):
 
     def preset(self) -> dict[str, Any]:
         """Keys of :class:`VideoSource`, for a preset."""
-        found: dict[str, Any] = {"region": list(self.region), "black": self.black, "white": self.white}
+        found: dict[str, Any] = {"picture_px": list(self.size_px)}
+        found |= {"region": list(self.region), "black": self.black, "white": self.white}
         found |= {"held_noise": round(self.held_noise, 2)} if self.held_noise is not None else {}
         found |= {"interlace": "bob"} if self.interlaced else {}
         found |= {"field_px": [round(value, 1) for value in self.field_px]} if self.field_px else {}

@@ -39,6 +39,20 @@ def test_what_is_wrong_is_named(request_, message):
         request_.source()
 
 
+def test_a_region_of_ones_own_is_not_bound_to_the_presets_picture(tmp_path):
+    (tmp_path / "carm.toml").write_text("picture_px = [720, 576]\nregion = [140, 20, 560, 536]\n")
+    given = VideoGatewayRequest(input="0", preset=tmp_path / "carm.toml").source()
+    assert given.picture_px == (720, 576) and given.region == (140, 20, 560, 536)
+    own = VideoGatewayRequest(input="0", preset=tmp_path / "carm.toml", region="0,0,1000,1000").source()
+    assert own.picture_px is None and own.region == (0, 0, 1000, 1000)
+    path = tmp_path / "node.toml"
+    path.write_text(
+        MINIMAL + "[[sources]]\ntype = 'video'\ndevice = '0'\npreset = 'carm.toml'\nregion = [0, 0, 99, 99]\n"
+    )
+    (source,) = config.load(path).sources
+    assert source.picture_px is None and source.region == (0, 0, 99, 99)
+
+
 def test_a_preset_gives_what_a_source_does_not_say_itself(tmp_path):
     (tmp_path / "carm.toml").write_text("gamma = 2.2\nregion = [4, 4, 40, 40]\nblack = 16\n")
     video = VideoGatewayRequest(input="0", preset=tmp_path / "carm.toml", gamma=1.8).source()

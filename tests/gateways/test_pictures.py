@@ -39,6 +39,12 @@ def test_a_region_outside_the_picture_is_named():
         converter(region=(30, 0, 40, 30)).greys(PICTURE)
 
 
+def test_a_picture_of_another_size_than_the_settings_are_for_is_refused():
+    assert np.array_equal(one(PICTURE, region=(10, 5, 40, 30), picture_px=(64, 48)), PICTURE[5:35, 10:50])
+    with pytest.raises(ComputeError, match="is 64 x 48 pixels, region, field and masks are for 128 x 96"):
+        converter(region=(10, 5, 40, 30), picture_px=(128, 96)).greys(PICTURE)
+
+
 def test_grey_values_of_colours():
     colours = np.random.default_rng(1).integers(0, 256, (20, 24, 3), np.uint8)
     blue, green, red = (colours[..., n].astype(float) for n in range(3))
