@@ -48,7 +48,7 @@ from navnode.node.consoles import Consoles
 from navnode.node.latencies import LatencyWindow
 from navnode.node.origins import Origins
 from navnode.node.plans import PlanDesk, numbers
-from navnode.node.processes import say_ready, take_loop_priority
+from navnode.node.processes import may_open_more, say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.node.surfaces import Surfaces
 from navnode.recording.spans import Spans
@@ -571,4 +571,5 @@ async def serve(node: Node) -> None:
 def prepare_interpreter() -> None:
     """Prepare a process whose threads share cores with the loop; call it in the loop's thread."""
     sys.setswitchinterval(0.0001)
+    may_open_more()
     take_loop_priority()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Coroutine
@@ -15,6 +16,7 @@ __all__ = [
     "READY",
     "SIGN",
     "die_with",
+    "may_open_more",
     "may_take_loop_priority",
     "output_address",
     "say_alive",
@@ -32,6 +34,9 @@ _LOOP_PRIORITY = 5
 """Real-time priority of the loop: above everything that is not real-time, below threads of the kernel."""
 
 _PR_SET_PDEATHSIG = 1
+
+_DESCRIPTORS = 65_536
+"""Wanted for sockets: systems allow a process 1024 unless it asks, and whoever idles until he is sent away has one."""
 
 
 def worker_address(folder: Path) -> str:
@@ -105,6 +110,14 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before the call
             sys.exit(0)
+
+
+def may_open_more() -> None:
+    """Let this process open as many files and sockets as its user is allowed to, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def take_loop_priority() -> bool:

@@ -104,3 +104,15 @@ def test_what_fails_in_a_process_is_raised_there():
 
     with pytest.raises(ConfigError, match="taken"):
         serve_until_told(work())
+
+
+def test_as_many_sockets_may_be_open_as_the_user_is_allowed():
+    look = (
+        "import resource; from navnode.node import processes\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
+        "processes.may_open_more()\n"
+        "soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]\n"
+        "assert soft > 256 and (soft == hard or soft == 65_536), (soft, hard)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", look], timeout=60, check=False).returncode == 0
