@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pynetdicom
 from pynetdicom import AE, evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
@@ -79,7 +81,8 @@ class DicomIntake:
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
         """Decoding takes several times the memory of an object."""
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen: OrderedDict[str, bytes] = OrderedDict()
+        """SOPInstanceUID -> a hash of the pixels that came with it."""
         self._told_starts = ""
         self.held = _Held(source.memory_mb << 20)
 
@@ -173,17 +176,22 @@ class DicomIntake:
                 raise ConfigError(f"{name}: CTs are not taken (store is not set)")
             room = self._store.add(content, name, event.assoc.requestor.address_info)
             return (_DONE, "") if room else (_NO_ROOM, "the folder for CTs is full (store_mb)")
-        if instance in self._seen:  # sent again: it was exposed once
-            outlet.held += 1
-            return _DONE, ""
         dataset = dicom_read.read_dataset(content, name)
         self._check_size(dataset, name)
         by_arrival = self._source.stamps == "arrival"
         frames = list(frames_of(dataset, name, arrived_ns if by_arrival else None))
         del dataset, content
+        pixels = hashlib.blake2b(digest_size=16)
+        for frame in frames:
+            pixels.update(np.ascontiguousarray(frame.counts).data)
+        if (before := self._seen.get(instance)) == pixels.digest():  # sent again: it was exposed once
+            outlet.held += 1
+            return _DONE, ""
+        if before is not None:
+            raise ConfigError(f"{name}: an object with other pixels had the same SOPInstanceUID")
         self._tell_starts(frames[0].metadata)
         outlet.show_in_order(self._image(frame, outlet.device) for frame in frames)
-        self._seen[instance] = None
+        self._seen[instance] = pixels.digest()
         if len(self._seen) > _KNOWN_OBJECTS:
             self._seen.popitem(last=False)
         outlet.tell("")

@@ -155,6 +155,17 @@ def test_an_object_that_is_sent_again_is_one_exposure():
     assert len(heard.images) == 2
 
 
+def test_other_pixels_under_the_same_uid_are_refused_and_not_called_done():
+    first, other = xray(picture()), xray(picture(1))
+    other.SOPInstanceUID = first.SOPInstanceUID
+    other.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    with gateway(source()) as heard:
+        statuses = sent(heard.source, first, other, first)
+        heard.until(lambda: any("had the same SOPInstanceUID" in state.text for state in heard.states))
+    assert statuses[0] == 0 and statuses[1] != 0 and statuses[2] == 0
+    assert len(heard.images) == 1
+
+
 SPILT = ("Modality", "PixelIntensityRelationship", "PhotometricInterpretation")
 
 
