@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,9 +18,11 @@ from navnode.files.cache import cache_folder
 from navnode.igtl.server import DEFAULT_PORT
 from navnode.projector import backend_name
 from navnode.projector.native import instruction_sets
-from navnode.reconstruction.choice import engine_name
+from navnode.reconstruction.choice import Method, engine_name
 
-__all__ = ["examine"]
+__all__ = ["MachineReport", "examine"]
+
+_BY_DEFAULT = {str(port): ("127.0.0.1", port) for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)}
 
 _NO_REAL_TIME = "ordinary; `ulimit -r 5` or LimitRTPRIO=5 would allow real-time, with a third of the overlay latency"
 
@@ -44,6 +48,7 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
     extras: dict[str, bool]
     """Optional package -> whether it is installed."""
     ports: dict[str, str]
+    """Port on which a node would listen, and for whom, if it is configured -> whether something else does."""
     cache: str
     uses: dict[str, str]
     """Task -> implementation that the node uses."""
@@ -51,11 +56,15 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
     """Missing part of the checked configuration -> consequence."""
 
 
-def examine(real_time: bool) -> MachineReport:
+def examine(
+    real_time: bool, listens: Mapping[str, tuple[str, int]] = _BY_DEFAULT, method: Method = Method.AUTO
+) -> MachineReport:
     """Examine this machine.
 
     Args:
         real_time: whether the loop may use real-time scheduling.
+        listens: name -> address and port on which the node will listen.
+        method: of its reconstructions.
     """
     return MachineReport(
         navnode=__version__,
@@ -68,9 +77,9 @@ def examine(real_time: bool) -> MachineReport:
             name: importlib.util.find_spec(name) is not None
             for name in ("torch", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
         },
-        ports={str(port): "free" if _is_free(port) else "in use" for port in (DEFAULT_PORT, DEFAULT_PORT + 1, 8080)},
+        ports={name: _state_of(*address) for name, address in listens.items()},
         cache=str(cache_folder()),
-        uses={"projector": backend_name(), "reconstruction": engine_name()},
+        uses={"projector": backend_name(), "reconstruction": engine_name(method)},
     )
 
 
@@ -86,11 +95,13 @@ def _gpu() -> str:
     return query.stdout.strip() or "none found"
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+def _state_of(host: str, port: int) -> str:
+    """Whether one can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+            probe.bind((host, port))
+        except OSError as error:
+            return "in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
+    return "free"

@@ -13,7 +13,9 @@ from rich.text import Text
 from navnode import config
 from navnode.commands.command import command
 from navnode.commands.ui import Ui, standard_output
+from navnode.config import Config
 from navnode.config.fields import argument
+from navnode.errors import ConfigError
 from navnode.node import readiness
 from navnode.node.processes import may_take_loop_priority
 
@@ -33,13 +35,27 @@ class DoctorRequest(msgspec.Struct, frozen=True, kw_only=True):
 def doctor(request: DoctorRequest, ui: Ui) -> None:
     """Say what this machine has, what the node will use of it, and what a configuration still lacks."""
     from navnode.bench.machine import examine
+    from navnode.reconstruction.choice import Method
 
-    report = examine(may_take_loop_priority())
-    if request.config is not None:
-        lacks = dict(readiness.lacking(config.load(request.config)))
-        lacks = lacks or {"nothing": "every calibration is present and valid"}
+    loaded = None if request.config is None else config.load(request.config)
+    if loaded is None:
+        report = examine(may_take_loop_priority())
+    else:
+        method = Method(loaded.reconstruction.method)
+        report = examine(may_take_loop_priority(), readiness.listening(loaded), method)
+        lacks = dict(readiness.lacking(loaded)) | _files(loaded)
+        lacks = lacks or {"nothing": "every calibration is present and valid, and so are files and keys"}
         report = msgspec.structs.replace(report, lacks=lacks)
     ui.show(report, _draw)
+
+
+def _files(loaded: Config) -> dict[str, str]:
+    """What is wrong with the first file, key or certificate that is."""
+    try:
+        readiness.check_files(loaded)
+    except ConfigError as error:
+        return {"files": str(error)}
+    return {}
 
 
 def _draw(report: MachineReport) -> None:

@@ -11,7 +11,7 @@ from navnode.loop import calibrations
 from navnode.loop.calibrations import Calibrations
 from navnode.security import curve
 
-__all__ = ["check_calibrations", "check_files", "lacking"]
+__all__ = ["check_calibrations", "check_files", "lacking", "listening"]
 
 
 def check_calibrations(config: Config) -> None:
@@ -26,6 +26,22 @@ def check_calibrations(config: Config) -> None:
 def lacking(config: Config) -> list[tuple[str, str]]:
     """What a configuration still lacks, or a node that starts now cannot use: (key, what about it)."""
     return calibrations.lacking(calibrations.with_kept(config), now_ns())
+
+
+def listening(config: Config) -> dict[str, tuple[str, int]]:
+    """Where a node listens: for whom -> address and port."""
+    found = {f"consoles {config.console.port}": (config.console.host, config.console.port)}
+    if config.display.enabled:
+        found[f"page {config.display.port}"] = (config.display.host, config.display.port)
+    remote = config.reconstruction.remote
+    if remote is not None:
+        found[f"worker {remote.port}"] = (remote.host, remote.port)
+    for source in config.sources:
+        if not isinstance(source, SourceSection):
+            found[f"gateway {source.port}"] = (source.host, source.port)
+        if isinstance(source, DicomSource):
+            found[f"DICOM {source.listen_port}"] = (source.listen, source.listen_port)
+    return found
 
 
 def check_files(config: Config) -> None:

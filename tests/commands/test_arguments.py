@@ -52,6 +52,23 @@ def test_doctor_says_what_computes():
     assert found["uses"]["projector"].startswith("native") and found["cpu"]["cores"] >= 1
 
 
+def test_doctor_says_what_a_configuration_would_use_and_lacks(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        path = tmp_path / "node.toml"
+        given = config.find("demo.toml").read_text().replace("port = 18944", f"port = {port}")
+        keys = (
+            '[reconstruction.remote]\nkey = "no.key_secret"\nworker_key = "no.key"\nhost = "127.0.0.1"\nport = 18946\n'
+        )
+        path.write_text(given.replace("[reconstruction]\n", '[reconstruction]\nmethod = "sart"\n') + keys)
+        found = json.loads(run_navnode("doctor", str(path), "--json").stdout)
+    assert found["ports"][f"consoles {port}"] == "in use" and found["ports"]["page 8080"]
+    assert found["uses"]["reconstruction"] == "SART (classical)"
+    assert "no.key_secret" in found["lacks"]["files"]
+
+
 @pytest.mark.parametrize("command", ["demo", "simulate", "run", "doctor"])
 def test_help_shows_an_example(command):
     assert "Example" in CliRunner().invoke(cli.app, [command, "--help"]).stdout

@@ -38,6 +38,7 @@ NO_MESSAGES = {
     *("similarity …, VALID from …", "…, VALID from …", "…, here …, VALID from … apart", "… of the image"),
     "each alone looks … more like it, VALID up to …",
     *("ahead of", "by time", "the file", "navnode …", "a command", "console …", "Plan …"),
+    *("consoles …", "page …", "worker …", "gateway …", "DICOM …"),
     *("left lateral", "right lateral", "… views: … ms; …"),
     *(
         "no engine",
