@@ -55,7 +55,7 @@ async def serve(
     on_ready: Callable[[int], None] = lambda port: None,
     on_alive: Callable[[], None] = lambda: None,
 ) -> GatewayReport:
-    """Serve a source until cancelled, or for some time.
+    """Serve a source until cancelled, or for some time; either way its figures are returned.
 
     Args:
         device: name of the images.
@@ -78,6 +78,8 @@ async def serve(
                 await asyncio.sleep(_LOOK_S if end_s is None else min(_LOOK_S, max(0.01, end_s - loop.time())))
                 if intake.lives():
                     on_alive()
+        except asyncio.CancelledError:  # it is ended by hand, or told to end
+            pass
         finally:
             await asyncio.to_thread(intake.stop)
     return GatewayReport(

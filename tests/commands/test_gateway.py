@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -88,3 +89,17 @@ def test_a_gateway_by_hand_reports_what_it_served(tmp_path):
     report = json.loads(done.stdout)
     assert report["source"] == "video" and report["pictures"] > 20
     assert "OpenIGTLink on port" in done.stderr
+
+
+def test_a_gateway_that_is_ended_by_hand_reports_all_the_same(tmp_path):
+    path = written(tmp_path / "x.avi", [numbered(n % 25) for n in range(100)])
+    command = [sys.executable, "-m", "navnode", "gateway", "video", "--input", str(path), "--json"]
+    with subprocess.Popen(
+        [*command, "--port", str(find_free_port())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert "OpenIGTLink on port" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        said, _ = running.communicate(timeout=60)
+    assert json.loads(said)["source"] == "video"
+    assert running.returncode == 0
