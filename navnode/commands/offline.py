@@ -206,6 +206,9 @@ def print_bone(request: PrintRequest, ui: Ui) -> None:
     ui.answer(report, f"{report.out}: {size} mm, {report.volume_cm3:.1f} cm3 of material, {report.triangles} triangles")
 
 
+_AS_STATED = "sigma: for the geometry as stated; where the focal length is 1 % off, depth is 1 % of the distance off"
+
+
 def _draw_registration(report: RegistrationReport) -> None:
     table = Table("view", "status", "similarity", "sigma (mm)", "ms", "reason")
     for index, view in enumerate(report.views):
@@ -213,6 +216,7 @@ def _draw_registration(report: RegistrationReport) -> None:
         figures = (f"{view.similarity:.3f}", sigma, f"{view.elapsed_ms:.0f}")
         table.add_row(str(index), view.status, *figures, view.reason)
     standard_output().print(table)
+    standard_output().print(_AS_STATED, highlight=False)
     if isinstance(report.overlays, list):
         say(f"{len(report.overlays)} pictures in {Path(report.overlays[0]).parent}")
 

@@ -101,6 +101,7 @@ class RegisteredView(msgspec.Struct, frozen=True, kw_only=True):
     similarity: float
     """Correlation of image and prediction, -1..1."""
     sigma: PoseSigma
+    """For the C-arm's geometry as it is stated: where its focal length is 1 % off, depth is 1 % of the distance off."""
     iterations: int
     elapsed_ms: float
 
