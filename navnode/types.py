@@ -489,6 +489,8 @@ class RegistrationRequest:
     """Whether the volume was made from a few X-rays, not by CT."""
     bodies: tuple[BodyStart, ...] = ()
     """Of every body, in the configured order."""
+    of_volume: bool = False
+    """Whether the frame is one of those that a sparse volume was made from: it shows what is usual from its side."""
 
 
 @dataclass(frozen=True, slots=True)

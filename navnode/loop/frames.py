@@ -21,6 +21,7 @@ from navnode.types import (
     Array,
     BodyStart,
     CArmPose,
+    Effort,
     Frame,
     Matrix,
     Output,
@@ -200,6 +201,20 @@ class Frames:
             effort=patient.effort,
             sparse_volume=volume.current is not None and not volume.with_ct,
             bodies=bodies,
+        )
+
+    def of_volume(self, frame: Frame, volume_from_carm: Matrix, volume: Volumes, epoch: int) -> RegistrationRequest:
+        """Request the registration of a frame that the volume was made from, with the pose that it had in it."""
+        self.in_flight = True
+        return RegistrationRequest(
+            frame=frame,
+            epoch=epoch,
+            volume_id=volume.number,
+            start_volume_from_carm=volume_from_carm,
+            patient_from_carm=volume_from_carm,
+            effort=Effort.TRACK,
+            sparse_volume=True,
+            of_volume=True,
         )
 
     def refuse(self, frame: Frame, reason: str, clocks: Clocks) -> list[Output]:

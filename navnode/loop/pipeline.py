@@ -136,6 +136,8 @@ class Pipeline:
         if outcome is PoseOutcome.MOVED:
             told = f"{reason}; an X-ray would confirm that it has not moved on the patient"
             self.patient.moved(told, pose.timestamp_ns)
+            if not self.volume.with_ct:
+                self.volume.forget_views()  # theirs and later ones are of two places of the marker
         if outcome is PoseOutcome.CARM_UNWATCHED:
             self.patient.carm_unwatched(reason)
         if outcome in (PoseOutcome.CLOCK_SET, PoseOutcome.DROPPED):
@@ -145,6 +147,9 @@ class Pipeline:
 
     def _start(self) -> list[Output]:
         """Send the newest frame to registration when that is free and the tracker knows its exposure."""
+        own = None if self.frames.in_flight else self.volume.next_of_its_own()
+        if own is not None:
+            return [self.frames.of_volume(own[1], own[0], self.volume, self.epoch)]
         frame, outputs = self.frames.next(self.clocks)
         if frame is None:
             return outputs
@@ -173,15 +178,19 @@ class Pipeline:
         """Show an X-ray from a side of which a volume made from a few shows nothing; the next volume may."""
         trusted = self.patient.validity(self.clocks.now_ns)
         tracked = self.patient.best_guess @ patient_from_carm
-        verdict = Validity(Status.DEGRADED, _ASIDE, frame.timestamp_ns) if trusted.usable else trusted
+        sure = trusted.usable and not self.patient.doubted
+        verdict = Validity(Status.DEGRADED, _ASIDE, frame.timestamp_ns) if sure else trusted
         outputs = self.frames.show(frame, None, verdict, self.clocks, tracked)
-        return outputs + (self.volume.offer(frame, tracked, self.clocks.now_ns) if verdict.usable else [])
+        return outputs + (self.volume.offer(frame, tracked, self.clocks.now_ns) if sure else [])
 
     def _on_registration(self, done: RegistrationDone) -> list[Output]:
         self.frames.in_flight = False
         request, registration = done.request, done.registration
         if (request.volume_id, request.epoch) != (self.volume.number, self.epoch):  # replaced, or poses do not hold
             self.frames.dropped["xray"] += 1
+            return self._start()
+        if request.of_volume:
+            self.patient.learn_side(request, registration)
             return self._start()
         if registration.validity.usable and self.volume.with_ct:
             self.clocks.pairing.add(request.frame.timestamp_ns, registration)
@@ -201,10 +210,12 @@ class Pipeline:
             verdict = invalid("registering the X-ray took too long")
         fused = self.patient.best_guess @ request.patient_from_carm  # its depth is better than one frame's
         tracked = fused if request.sparse_volume else None
+        if request.sparse_volume and verdict.usable and self.patient.doubted:
+            verdict = self.patient.validity(self.clocks.now_ns)
         outputs += self.frames.show(request.frame, registration, verdict, self.clocks, tracked)
         outputs += self.bodies.on_registration(done, verdict)
         outputs += self._report_patient(only_changed=True)
-        if verdict.usable and self.patient.confirmed:
+        if verdict.usable and self.patient.confirmed and not (request.sparse_volume and self.patient.doubted):
             outputs += self.volume.offer(request.frame, fused, self.clocks.now_ns)
         return outputs + self._start()
 
@@ -233,7 +244,8 @@ class Pipeline:
         update, notice = self.volume.on_answer(ready, self.clocks.now_ns)
         self.status.notice(notice)
         if update is not None and first:
-            self.patient.begin_with_tracking(self.volume.center_mm, self.clocks.now_ns)
+            earliest_ns = self.frames.exposed_ns(self.volume.earliest, self.clocks)
+            self.patient.begin_with_tracking(self.volume.center_mm, self.clocks.now_ns, earliest_ns)
         return [] if update is None else [update]
 
     def _on_tick(self) -> list[Output]:
@@ -253,7 +265,7 @@ class Pipeline:
                 outputs = self._reset_registration(self.patient.reject())
                 outputs += self.frames.withdraw("the operator rejected the registration") + self._report_patient()
             case Operation.TAKE_VIEW:
-                why_not = self.volume.want_view(confirmed=self.patient.confirmed)
+                why_not = self.volume.want_view(confirmed=self.patient.confirmed, doubted=self.patient.doubted)
             case Operation.SET_TOOL:
                 why_not = self.tools.select(command.tool)
             case Operation.CONFIRM_TOOL:

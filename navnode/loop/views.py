@@ -10,12 +10,13 @@ import numpy as np
 from navnode import geometry as g
 from navnode.config import ReconstructionSection
 from navnode.loop.topics import STILL_WITHIN_NS, TRY_AGAIN_NS, max_age_ns
-from navnode.types import Grid, Matrix, ReconstructionRequest, View
+from navnode.types import Frame, Grid, Matrix, ReconstructionRequest, View
 
 __all__ = ["Motion", "PictureSlots", "Views", "nearest_rad"]
 
 _OVERDUE_NS = max_age_ns("reconstruction.done")
 _STATION_ANGLE_RAD = np.deg2rad(20.0)
+_OPPOSITE = np.diag([-1.0, 1.0, -1.0, 1.0])
 
 
 class Motion:
@@ -79,8 +80,14 @@ class Views:
         self._asked = self._answered = self._asked_ns = 0
         self.grid = Grid()
         """Of the last request."""
+        self._frames: dict[int, Frame] = {}
+        """Time of exposure -> the frame of a view; without a CT."""
         self.asked: tuple[View, ...] = ()
         """The last request's views."""
+        self.asked_frames: tuple[Frame, ...] = ()
+        """Their frames, in the same order."""
+        self._why = ""
+        """Why the last request failed; '': it did not."""
         self._not_before_ns = 0
         self._waiting = False
         self._center_mm: Matrix | None = None
@@ -90,9 +97,12 @@ class Views:
     @property
     def progress(self) -> str:
         """How many of the views for the first volume are kept, as a sentence."""
+        wanted = self._settings.views
         if self._asked != self._answered:
             return f"no volume yet: it is being made from {len(self.asked)} views"
-        return f"no volume yet: {len(self._views)} of {self._settings.views} views"
+        if self._why and len(self._views) >= wanted:
+            return f"no volume yet: {self._why}"
+        return f"no volume yet: {min(len(self._views), wanted)} of {wanted} views"
 
     @property
     def newest_ns(self) -> int:
@@ -105,15 +115,20 @@ class Views:
             return True
         apart = np.deg2rad(self._settings.min_angle_deg)
         full = len(self._views) >= self._settings.max_views
-        return not full and nearest_rad(self._views, volume_from_carm) >= apart
+        # From the opposite side an X-ray shows the same once more.
+        nearest = min(nearest_rad(self._views, pose) for pose in (volume_from_carm, volume_from_carm @ _OPPOSITE))
+        return not full and nearest >= apart
 
-    def add(self, view: View) -> None:
+    def add(self, view: View, frame: Frame) -> None:
         """Keep a view; when there is no room, drop the one with the nearest direction."""
         self.wanted_now = False
         if len(self._views) >= self._settings.max_views:
             nearest = min(self._views, key=lambda kept: g.angle_between_rad(_direction(kept), _direction(view)))
-            self._views.remove(nearest)
+            self._views = [kept for kept in self._views if kept is not nearest]
         self._views.append(view)
+        if not self._with_ct:
+            known = {kept.timestamp_ns for kept in self._views}
+            self._frames = {at: each for at, each in {**self._frames, view.timestamp_ns: frame}.items() if at in known}
         self._waiting = len(self._views) >= self._settings.views
 
     def request(self, isocentre_mm: float, now_ns: int) -> list[ReconstructionRequest]:
@@ -129,7 +144,8 @@ class Views:
         settings, lungs = self._settings, not self._with_ct
         views = tuple(self._views)
         asked = ReconstructionRequest(self._asked, views, (x, y, z), settings.size, settings.spacing_mm, lungs)
-        self.grid, self.asked = asked.grid, views
+        self.grid, self.asked, self._why = asked.grid, views, ""
+        self.asked_frames = () if self._with_ct else tuple(self._frames[view.timestamp_ns] for view in views)
         return [asked]
 
     def forget_request(self) -> None:
@@ -137,14 +153,15 @@ class Views:
         if self._asked != self._answered:
             self._answered, self._waiting = self._asked, True
 
-    def failed(self, now_ns: int) -> None:
+    def failed(self, now_ns: int, why: str) -> None:
         """The worker could not make a volume: ask again after a while."""
-        self._waiting, self._not_before_ns = True, now_ns + TRY_AGAIN_NS
+        self._waiting, self._not_before_ns, self._why = True, now_ns + TRY_AGAIN_NS, why
 
     def forget(self) -> None:
         """Forget all views: their poses no longer hold."""
         self._views.clear()
-        self._center_mm = None
+        self._frames.clear()
+        self._center_mm, self._why = None, ""
         self._waiting, self._answered = False, self._asked
 
     def answered(self, request: int) -> bool:

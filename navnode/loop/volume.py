@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from navnode.config import Config
@@ -58,11 +60,26 @@ class Volumes:
         """Durations of the last reconstruction; None before the first."""
         self._views = Views(config.reconstruction, with_ct=self.with_ct)
         self._made_from: tuple[View, ...] = ()
+        self._unlearned: deque[tuple[View, Frame]] = deque()
         self._ct = ShownCt(volume) if volume is not None else None
 
     def begin(self) -> list[Output]:
         """The CT for the displays, once."""
         return self._ct.show() if self._ct is not None else []
+
+    @property
+    def earliest(self) -> Frame:
+        """The earliest X-ray that the volume was made from."""
+        return min(self._views.asked_frames, key=lambda frame: frame.timestamp_ns)
+
+    def next_of_its_own(self) -> tuple[Matrix, Frame] | None:
+        """One of the X-rays that the volume was made from, and its ``volume_from_carm``, to learn how it is registered;
+        None: there is none left, or there is a CT."""
+        if not self._unlearned:
+            return None
+        view, frame = self._unlearned.popleft()
+        assert view.volume_from_carm is not None
+        return view.volume_from_carm, frame
 
     def shows_side_of(self, volume_from_carm: Matrix) -> bool:
         """Whether an X-ray with this pose can be registered: the CT, or a view of the volume, shows its side."""
@@ -76,7 +93,7 @@ class Volumes:
             return []
         factor = max(1, self._carm.width_px // _VIEW_PX)
         line = line_integrals(frame.counts, self._i0 or open_beam_counts(frame.counts), factor, see_lead=True)
-        self._views.add(View(line, self._carm.binned(factor), volume_from_carm, frame.timestamp_ns))
+        self._views.add(View(line, self._carm.binned(factor), volume_from_carm, frame.timestamp_ns), frame)
         return self.ask(now_ns)
 
     def ask(self, now_ns: int) -> list[Output]:
@@ -86,17 +103,20 @@ class Volumes:
         surface = self._ct.request(now_ns) if self._ct is not None else []
         return [*self._views.request(self._isocentre_mm, now_ns), *surface]
 
-    def want_view(self, *, confirmed: bool) -> str:
+    def want_view(self, *, confirmed: bool, doubted: bool) -> str:
         """Keep the next frame as a view, whatever its direction; returns why not, or ''.
 
         Args:
             confirmed: whether the registration is confirmed.
+            doubted: whether X-rays have still to show that no marker moved.
         """
         why_not = ""
         if not self._settings.enabled:
             why_not = "reconstruction is not enabled in the configuration"
         elif self.current is not None and not confirmed:
             why_not = "the C-arm's pose is unknown: the registration is not confirmed"
+        elif self.current is not None and not self.with_ct and doubted:
+            why_not = "a marker may have moved: X-rays from the side of an earlier one must show first that none did"
         self._views.wanted_now = not why_not
         return why_not
 
@@ -131,10 +151,10 @@ class Volumes:
         if not self._views.answered(ready.request):
             return None, ""  # obsolete, or requested by a node that has ended
         if ready.volume is None:
-            self._views.failed(now_ns)
+            self._views.failed(now_ns, in_short(ready.reason))
             return None, f"no reconstruction: {in_short(ready.reason)}"
         if why := why_no_volume(ready, self._views.grid):
-            self._views.failed(now_ns)
+            self._views.failed(now_ns, "the worker answered something else")
             return None, f"no reconstruction: the worker answered something else: {why}"
         self.reconstructed += 1
         took_ms, budget_ms = self._views.took_ms(now_ns), self._settings.budget_ms
@@ -147,6 +167,7 @@ class Volumes:
             # Later volumes are better ones in the same frame: the registration's estimate stays.
             role, self.current, self.number = "navigation", ready.volume, self.number + 1
             self._made_from = self._views.asked
+            self._unlearned = deque(zip(self._views.asked, self._views.asked_frames, strict=True))
         validity = Validity(Status.DEGRADED, in_short(f"{ready.method}: {ready.reason}"), self._views.newest_ns)
         update = VolumeUpdate(
             ready.volume,
@@ -169,5 +190,6 @@ class Volumes:
             lost: nor does the pose of the volume that was made from them.
         """
         self._views.forget()
+        self._unlearned.clear()
         if lost:
             self.current, self.number = None, self.number + 1

@@ -166,16 +166,20 @@ class RegistrationOverTime:
         """Whether X-rays have not confirmed the registration, or contradict it."""
         return not self.confirmed or self._bad > 0 or self._unsure_frames > 0
 
-    def begin_with_tracking(self, rotation_center_mm: Matrix, now_ns: int) -> None:
+    def begin_with_tracking(self, rotation_center_mm: Matrix, now_ns: int, since_ns: int) -> None:
         """Without a CT the volume is made in the patient's frame, so tracking alone locates it; that the X-rays agree
         which it was made from confirms that.
 
         Rotations of the state are about a center (3,) in that frame.
+
+        Args:
+            since_ns: exposure of the earliest of them, by the tracker's clock: doubts of before concern nothing in it.
         """
         prior = np.diag([0.004] * 3 + [1.0] * 3) ** 2
+        unsure_frames = self._unsure_frames if self._since_ns > since_ns else 0
         self._begin(PatientFilter(np.eye(4), rotation_center_mm, prior), good=self._settings.confirm_frames)
         self._sparse, self._last_confirmed, self._last_good_ns = True, np.eye(4), now_ns
-        self._blamed, self._carm_unwatched = "", ""  # the volume is where both markers are now
+        self._unsure_frames, self._blamed = unsure_frames, ""
 
     def on_registration(
         self, request: RegistrationRequest, registration: Registration, now_ns: int, exposed_ns: int | None = None
@@ -270,6 +274,14 @@ class RegistrationOverTime:
         self._recent.append(frame_validity)
         return self._agrees(frame_validity, min(now_ns, request.frame.received_ns), timestamp_ns)
 
+    def learn_side(self, request: RegistrationRequest, registration: Registration) -> None:
+        """Learn how X-rays of a side are registered, from the one that the volume was made from, with its pose."""
+        if self.filter is None or not registration.validity.usable:
+            return
+        measured = registration.volume_from_carm @ g.inverse(request.patient_from_carm)
+        off = g.log(measured, self.filter.rotation_center_mm)
+        self._sides.learn(request.volume_id, request.patient_from_carm, off)
+
     def _check_sparse(
         self, request: RegistrationRequest, registration: Registration, now_ns: int
     ) -> tuple[Validity, Loss]:
@@ -301,7 +313,7 @@ class RegistrationOverTime:
             self.filter.combine(self.filter.volume_from_patient @ moved_little, covariance * LOOKS)
             self._unsure_frames = max(0, self._unsure_frames - 1)
         elif not self._unsure_frames:  # what moved meanwhile would become usual
-            self._sides.learn(tracked, off)
+            self._sides.learn(request.volume_id, tracked, off)
         return self._agrees(registration.validity, min(now_ns, request.frame.received_ns), timestamp_ns)
 
     def _agrees(self, frame_validity: Validity, good_ns: int, timestamp_ns: int) -> tuple[Validity, Loss]:
@@ -499,6 +511,8 @@ class RegistrationOverTime:
                 Status.INVALID,
                 f"confirming the registration, {self._good} of {settings.confirm_frames} frames",
             )
+        if age_s > settings.invalid_after_s and self._sparse:
+            return Status.INVALID, f"no X-ray from the side of a view for {age_s:.0f} s"
         if age_s > settings.invalid_after_s:
             return Status.INVALID, f"no X-ray registered for {age_s:.0f} s"
         sigma_mm = self.filter.target_sigma_mm

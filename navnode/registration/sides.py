@@ -28,6 +28,8 @@ LOOKS = 15 * FRAMES_PER_LOOK
 """X-rays from one place that count as one independent look: half a minute of them."""
 
 _SAME_PLACE_RAD, _SAME_PLACE_MM = np.deg2rad(1.0), 20.0
+_MOST_SIDES = 256
+"""A C-arm that never rests is everywhere."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class _Side:
 
 
 class Sides:
-    """How far X-rays from a place are registered beside the patient when they are seen for the first time."""
+    """How far X-rays from a place are registered beside the patient while no marker has moved."""
 
     def __init__(self) -> None:
         self._volume_id = -1
@@ -49,8 +51,7 @@ class Sides:
         Args:
             volume_from_carm: by tracking.
         """
-        if volume_id != self._volume_id:
-            self._volume_id, self._sides = volume_id, []
+        self._begin(volume_id)
         for side in self._sides:
             moved = g.inverse(side.volume_from_carm) @ volume_from_carm
             turned_rad = g.angle_between_rad(side.volume_from_carm[:3, 2], volume_from_carm[:3, 2])
@@ -58,6 +59,12 @@ class Sides:
                 return side.off
         return None
 
-    def learn(self, volume_from_carm: Matrix, innovation: Matrix) -> None:
-        """Keep the innovation, (6,), of the first X-ray from a place."""
-        self._sides.append(_Side(volume_from_carm, innovation))
+    def learn(self, volume_id: int, volume_from_carm: Matrix, innovation: Matrix) -> None:
+        """Keep the innovation, (6,), of the first X-ray from a place: best of those that the volume was made from."""
+        self._begin(volume_id)
+        if len(self._sides) < _MOST_SIDES:
+            self._sides.append(_Side(volume_from_carm, innovation))
+
+    def _begin(self, volume_id: int) -> None:
+        if volume_id != self._volume_id:
+            self._volume_id, self._sides = volume_id, []

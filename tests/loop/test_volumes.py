@@ -9,8 +9,11 @@ import pytest
 
 from navnode import geometry as g
 from navnode.types import (
+    CommandResult,
     Grid,
     Mesh,
+    Operation,
+    OperatorCommand,
     PatientPose,
     ReconstructionRequest,
     RegisteredFrame,
@@ -300,3 +303,74 @@ def test_a_volume_that_is_being_made_is_said():
     theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
     theatre.run(9.0)
     assert "it is being made from 4 views" in of(RegisteredFrame, theatre.outputs)[-1].validity.reason
+
+
+def ready(request: ReconstructionRequest, theatre: Theatre) -> VolumeReady:
+    return VolumeReady(request.grid.filled(0.0), None, request.request, 4, "SART", 1.0, "", theatre.now_ns)
+
+
+def test_without_a_ct_views_of_before_the_marker_jumped_are_not_mixed_with_later_ones():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    theatre.run(3.5)
+    theatre.moved_patient_marker = g.rigid(None, (20.0, 0.0, 0.0))
+    jumped_ns = theatre.now_ns
+    requests = of(ReconstructionRequest, theatre.run(20.0))
+    assert requests and all(view.timestamp_ns >= jumped_ns for view in requests[0].views)
+
+
+def test_without_a_ct_a_volume_is_not_taken_if_the_marker_jumped_while_it_was_made():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.moved_patient_marker = g.rigid(None, (20.0, 0.0, 0.0))
+    theatre.run(0.5)
+    assert theatre.feed(ready(request, theatre)) == []
+    theatre.run(2.0)
+    assert not any(each.validity.usable for each in of(PatientPose, theatre.outputs))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first volume", "a later one"])
+def test_without_a_ct_what_is_usual_is_learned_from_the_views_themselves(again):
+    """A marker that moved since they were exposed shows at once, also behind a doubt, and in a later volume."""
+    theatre = Theatre(ct=False)
+    request = with_volume(theatre)
+    theatre.register = beside_tracking(theatre, 0.06, 2.0, 20.0)
+    learned = [0]
+
+    def register(asked: RegistrationRequest) -> Registration:
+        learned[0] += asked.of_volume
+        return beside_tracking(theatre, 0.06, 2.0 if asked.of_volume else 22.0, 20.0)(asked)
+
+    if again:
+        theatre.run(3.0)
+        request = of(ReconstructionRequest, theatre.outputs)[-1]  # asked for with a fifth view
+        theatre.register = register
+        theatre.feed(ready(request, theatre))
+    theatre.register = register
+    theatre.pipeline.patient.unsure("the patient's marker was hidden")
+    said = of(PatientPose, theatre.run(12.0))
+    assert learned[0] == len(request.views)
+    assert any("registration lost" in each.validity.reason for each in said)
+
+
+def test_without_a_ct_a_doubt_is_shown_with_the_xray_and_keeps_no_view():
+    theatre = Theatre(ct=False)
+    with_volume(theatre)
+    theatre.register = beside_tracking(theatre, 0.06, 2.0, 20.0)
+    theatre.run(3.0)
+    theatre.register = beside_tracking(theatre, 0.06, 7.5, 20.0)  # 5.5 mm aside
+    shown = of(RegisteredFrame, theatre.run(10.0))
+    assert "a little elsewhere" in shown[-1].validity.reason
+    result = of(CommandResult, theatre.feed(OperatorCommand(Operation.TAKE_VIEW, "", 0)))
+    assert not result[0].done and "may have moved" in result[0].text
+
+
+def test_why_there_is_no_volume_is_said_where_it_was_tried():
+    theatre = Theatre(ct=False)
+    theatre.feed(WorkerState(True, "SART", "", theatre.now_ns))
+    (request,) = of(ReconstructionRequest, theatre.run(9.0))
+    theatre.feed(
+        VolumeReady(None, None, request.request, 0, "SART", 1.0, "all views look the same way", theatre.now_ns)
+    )
+    assert "no volume yet: all views look the same way" in of(RegisteredFrame, theatre.run(0.5))[-1].validity.reason

@@ -270,7 +270,7 @@ function whyNoVolume({ volume_from, state, registration }) {
   if (volume_from !== "xrays") return say({ ct: "noVolumeCt", bones: "noVolumeBones" }[volume_from] ?? "noConnection");
   if (state && !state.worker_alive) return say("noVolumeWorker");
   const { key, cause } = explain(registration.reason);
-  return key === "NoVolume" || key === "Making" ? cause : say("noVolumeXrays");
+  return ["NoVolume", "Making", "Refused"].includes(key) ? cause : say("noVolumeXrays");
 }
 
 // Within its border: what is drawn and what is clicked are measured from there.
