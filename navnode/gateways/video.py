@@ -19,6 +19,7 @@ from navnode.errors import ComputeError
 from navnode.gateways.outlet import Outlet
 from navnode.gateways.pictures import Converter
 from navnode.igtl import Image
+from navnode.igtl.conventions import VIDEO_KEY
 from navnode.xray.held import Held
 
 __all__ = ["VideoIntake", "opened"]
@@ -167,7 +168,7 @@ class VideoIntake:
                     timestamp_ns=exposed_ns - round((len(greys) - number) / len(greys) / rate_hz * 1e9),
                     voxels=self._converter.counts(grey)[None],
                     ras_from_index=np.eye(4),
-                    metadata={"Modality": "RF"},
+                    metadata={"Modality": "RF", VIDEO_KEY: "true"},
                 )
             )
         outlet.tell("")

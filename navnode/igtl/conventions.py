@@ -16,6 +16,7 @@ __all__ = [
     "REPLAY_KEY",
     "STATUS_KEY",
     "VALID_KEY",
+    "VIDEO_KEY",
     "angles_rad",
     "dose_gy_cm2",
     "is_ok",
@@ -34,6 +35,9 @@ _HIGHEST_GY_CM2 = 100.0
 EXPOSURE_KEY = "ExposureTime"
 """Metadata of an X-ray: how long it was exposed in ms, by DICOM's name and unit (PS3.6, 0018,1150)."""
 _LONGEST_EXPOSURE_MS = 10_000.0
+
+VIDEO_KEY = "Video"
+"""Metadata of an X-ray that was taken off a video output: names may be burned into it."""
 
 REPLAY_KEY = "Replay"
 """Metadata of messages from a recording and of everything derived from them: it is not happening now."""

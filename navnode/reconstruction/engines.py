@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -83,8 +84,9 @@ _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Engines that compute in FP32 on every processor; other engines are compared with one of them before use."""
 _TITLES: dict[EngineName, str] = {"tensorrt": "TensorRT", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 _LARGEST_BYTES = 64 * 2**20
-_EXTERNAL_DATA = b"\x0a\x08location"
-"""Start of ONNX's entry for a tensor stored in another file (onnx.proto, TensorProto.external_data)."""
+_EXTERNAL_DATA = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+"""Start of ONNX's entry for a tensor stored in another file (onnx.proto, TensorProto.external_data): tag and length may
+be written longer than they need be."""
 _MAX_ERROR_HU = 10.0
 _MAX_DICE_CHANGE = 0.005
 _BONE_HU = 200.0
@@ -114,9 +116,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether it beats SART on such patients in every respect, so that ``auto`` uses it."""
     bone_density: float = 0.0
     """No longer used; models before 0.4 derived bone from the volume."""
-    bone_threshold: float = 0.5
+    bone_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     """Probability of bone at which its surface is most accurate on validation patients."""
-    sigma_factor: float = 1.0
+    sigma_factor: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
     """Factor on the stated scale that makes 95 % intervals hold on validation patients."""
 
 
@@ -388,13 +390,16 @@ def check(folder: Path = SHIPPED, threads: int = 0) -> dict[EngineName, Compared
     """Compare every engine that runs here with the last of them, which computes in plain FP32.
 
     Raises:
-        ConfigError: as :func:`load`.
+        ConfigError: as :func:`load`, or the graphs are others.
     """
     card, usable = read_card(folder), available()
     if not usable:
         raise ConfigError("no inference engine runs here; try: pip install openvino")
     reference = _compiled(usable[-1], folder, card, threads)
-    return {name: compare(_compiled(name, folder, card, threads), reference) for name in usable}
+    try:
+        return {name: compare(_compiled(name, folder, card, threads), reference) for name in usable}
+    except (ValueError, IndexError, KeyError) as error:  # inputs or outputs are others
+        raise ConfigError(f"{folder}: its graphs are not those of a reconstruction") from error
 
 
 def build(folder: Path = SHIPPED) -> dict[str, tuple[int, float, bool]]:
@@ -460,7 +465,7 @@ def _checked(path: Path, card: Card) -> bytes:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != card.sha256.get(path.name):
         raise ConfigError(f"{path}: refused, does not match the hash in {CARD_FILE}")
-    if _EXTERNAL_DATA in content:
+    if _EXTERNAL_DATA.search(content):
         raise ConfigError(f"{path}: refused, keeps weights in other files, which {CARD_FILE} does not list")
     return content
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -23,7 +24,7 @@ import msgspec
 from navnode import __version__
 from navnode.clock import NS_PER_S, now_ns
 from navnode.config.load import load_struct
-from navnode.errors import DamagedError, NavError, RecordingError, StoreError
+from navnode.errors import ConfigError, DamagedError, NavError, RecordingError, StoreError
 from navnode.files.fingerprint import combined, fingerprint, sha256_of
 from navnode.files.stores import Store
 from navnode.recording.deidentify import DEIDENTIFICATION, Deidentifier, Names, may_be_video
@@ -109,6 +110,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What may still identify somebody."""
 
 
+_MANIFEST_BYTES = 1 << 20
+_COPY = re.compile(r"[0-9a-f]{64}\.mcap")
+"""A session of an archive: its checksum is its name."""
+
 Told = Callable[[int, int, str], None]
 """Called with the number of sessions done, of all, and what is being done."""
 
@@ -121,7 +126,9 @@ def archive(request: ArchiveRequest, told: Told = lambda done, total, now: None)
         StoreError: the store cannot be listed.
     """
     policy = request.over(Policy() if request.policy is None else load_struct(request.policy, Policy))
-    paths = _not_below(Path(request.to), sessions_in(request.sessions))
+    if not request.to:
+        raise ConfigError("--to: name a folder or a store's URL")
+    paths = _not_copies(request.to, sessions_in(request.sessions))
     told(0, len(paths), "listing the archive")
     target = _Target(Store(request.to), policy, dry_run=request.dry_run)
     rows = []
@@ -141,9 +148,10 @@ def archive(request: ArchiveRequest, told: Told = lambda done, total, now: None)
     )
 
 
-def _not_below(archive: Path, paths: list[Path]) -> list[Path]:
+def _not_copies(archive: str, paths: list[Path]) -> list[Path]:
     """Sessions that are not copies in an archive that is a folder here."""
-    return [path for path in paths if archive.resolve() not in path.resolve().parents]
+    folder = Path(archive.removeprefix("file://")).resolve()
+    return [path for path in paths if not (path.resolve().parent == folder and _COPY.fullmatch(path.name))]
 
 
 class _Target:
@@ -161,6 +169,7 @@ class _Target:
         }
         self.total_bytes = sum(self._sizes.values())
         self.sent_bytes = 0
+        self._sent_now: set[str] = set()
 
     def take(self, path: Path, told: Callable[[str], None]) -> ArchiveRow:
         """Archive a session, or say why not."""
@@ -178,7 +187,8 @@ class _Target:
 
     def _taken(self, path: Path, told: Callable[[str], None]) -> ArchiveRow:
         original = combined(map(fingerprint, parts_of(path)))
-        if (sha256 := self._originals.get(original)) is not None:
+        sha256 = self._originals.get(original)
+        if sha256 is not None and self._is_whole(sha256, original):
             size = self._sizes[f"{sha256}.mcap"]
             return ArchiveRow(session=str(path), outcome=Outcome.THERE, sha256=sha256, size_bytes=size)
         if not self._policy.fits(self.total_bytes + 1):
@@ -200,6 +210,16 @@ class _Target:
                 return self._sent(recording, names, row, copy, original, told)
         finally:
             recording.close()
+
+    def _is_whole(self, sha256: str, original: str) -> bool:
+        """Whether what lies in the archive is as large as it was when it was sent."""
+        if sha256 in self._sent_now:
+            return True
+        manifest = self.store.read(f"{sha256}.{original}.{DEIDENTIFICATION}.json", _MANIFEST_BYTES)
+        try:
+            return msgspec.json.decode(manifest, type=Manifest).size_bytes == self._sizes[f"{sha256}.mcap"]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False  # damaged, too: written again
 
     def _sent(
         self,
@@ -259,6 +279,7 @@ class _Target:
     def _know(self, original: str, sha256: str, size: int) -> None:
         """Count a session as archived from now on."""
         self._originals[original] = sha256
+        self._sent_now.add(sha256)
         self.total_bytes += size - self._sizes.get(f"{sha256}.mcap", 0)
         self._sizes[f"{sha256}.mcap"] = size
 
@@ -283,7 +304,7 @@ def _facts(recording: Recording, names: Names) -> Facts:
         ended_ns=recording.end_ns,
         size_bytes=sum(file.size for file in recording.files),
         replay="replay" in recording.metadata,
-        video=bool(images) and may_be_video(recording, config),
+        video=bool(images) and (names.video or may_be_video(recording, config)),
         verdict=verdict,
     )
 

@@ -28,8 +28,8 @@ from navnode.config import (
 )
 from navnode.errors import CalibrationError, ConfigError, DamagedError, LocalError
 from navnode.files import artifacts
-from navnode.igtl import Message, Raw, StatusMessage, encode
-from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, EXPOSURE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY
+from navnode.igtl import Image, Message, Raw, StatusMessage, encode
+from navnode.igtl.conventions import ANGLE_KEYS, DOSE_KEY, EXPOSURE_KEY, REPLAY_KEY, STATUS_KEY, VALID_KEY, VIDEO_KEY
 from navnode.loop import calibrations
 from navnode.loop.topics import TOPICS
 from navnode.recording.container import Channel, Entry
@@ -99,6 +99,8 @@ class Names:
         """None: there is none, or it cannot be read."""
         self.damage: DamagedError | None = None
         """What ended reading the session."""
+        self.video = False
+        """Whether X-rays say that they were taken off a video output."""
         self._stand_ins: dict[str, str] = {}
         self._kept = set(_OWN_WORDS)
         self._kinds: Counter[str] = Counter()
@@ -108,6 +110,9 @@ class Names:
         try:
             for n, entry in enumerate(recording.raw()):
                 self.topics[entry.channel.topic] += 1
+                if entry.channel.topic.startswith("in/IMAGE/") and self.topics[entry.channel.topic] == 1:
+                    image = recording.decoded(entry).content
+                    self.video |= isinstance(image, Image) and VIDEO_KEY in image.metadata
                 self._learn(recording, entry)
                 if n % 2048 == 0:
                     progress(min(max((entry.log_time_ns - recording.start_ns) / span_ns, 0.0), 1.0))
@@ -177,11 +182,15 @@ def _is_text(key: str, value: str) -> bool:
     return key in _TEXTS or " " in value or "/" in value or "\\" in value
 
 
+_NAMES_OF_FILES = ("points", "targets", "phantom", "plate", "spheres", "folder")
+"""Keys of ``[calibration]`` beside the calibrations themselves."""
+
+
 def _paths(config: Config) -> Iterator[str]:
     """Whatever in a configuration names files."""
     yield from calibrations.files(config).values()
     kept, recording = config.calibration, config.recording
-    yield from filter(None, (kept.points, kept.targets, kept.phantom, kept.spheres, kept.folder, config.plans.file))
+    yield from filter(None, (*(getattr(kept, key) for key in _NAMES_OF_FILES), config.plans.file))
     yield from filter(None, (recording.file, recording.folder, *(body.labels for body in config.bodies)))
     yield from filter(None, (body.file for body in config.bodies))
 
@@ -219,8 +228,9 @@ def configuration_of(recording: Recording) -> Config | None:
 
 
 def may_be_video(recording: Recording, config: Config | None) -> bool:
-    """Whether X-rays may come from a video output, with names burned in: also where nobody knows."""
-    told = recording.metadata.get(VIDEO) == "true"
+    """Whether X-rays may come from a video output, with names burned in: also where nobody knows, as in what another
+    program recorded."""
+    told = recording.metadata.get(VIDEO) == "true" or "imported" in recording.metadata
     return told or config is None or any(isinstance(source, VideoSource) for source in config.sources)
 
 
@@ -239,7 +249,7 @@ class Deidentifier:
     def copy_about(self, recording: Recording, writer: ContainerWriter, about: Mapping[str, str]) -> None:
         """Copy metadata and attachments; calibrations describe devices, not people."""
         known = {k: self._names.text(v) for k, v in recording.metadata.items() if k in _KEPT_METADATA}
-        if may_be_video(recording, self._names.config):
+        if self._names.video or may_be_video(recording, self._names.config):
             known[VIDEO] = "true"  # the copy's sources do not tell
         writer.describe("navnode", {**known, **about, "deidentified": "true"})
         for name in recording.attachments:
@@ -265,7 +275,7 @@ class Deidentifier:
         sources = tuple(SourceSection(host=f"source{n}", port=s.port) for n, s in enumerate(config.sources, 1))
         files = {key: f"{n}{Path(path).suffix}" for n, (key, path) in enumerate(calibrations.files(config).items(), 1)}
         cleaned = calibrations.with_files(config, files)
-        emptied = dict.fromkeys(("points", "targets", "phantom", "spheres", "folder"), "")
+        emptied = dict.fromkeys(_NAMES_OF_FILES, "")
         cleaned = change(
             cleaned,
             sources=sources,

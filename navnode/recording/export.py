@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -136,6 +137,10 @@ def _sequence(source: Piece, out: Path, progress: Progress) -> list[Path]:
     return [out]
 
 
+_DEVICE = re.compile(r"[!-.0-~]{1,20}")
+"""A device's name on the wire (OpenIGTLink), and one level of a topic."""
+
+
 def import_sequence(path: Path, out: Path, node: Calibrations | None, device: str) -> int:
     """Write a sequence as a session, as if a server had sent it.
 
@@ -147,10 +152,12 @@ def import_sequence(path: Path, out: Path, node: Calibrations | None, device: st
         Number of messages written.
 
     Raises:
-        RecordingError: the sequence cannot be read, or ``out`` cannot be written.
+        RecordingError: the sequence cannot be read, the device's name cannot be used, or ``out`` cannot be written.
         ConfigError: ``out`` exists.
     """
     sequence = sequences.read(path)
+    if not _DEVICE.fullmatch(device) or (device in sequence.transforms and sequence.pictured.any()):
+        raise RecordingError(f"--device {device!r}: 1 to 20 printable letters without '/', and no transform's name")
     session = about_for(node)
     base_s = 0.0 if sequence.times_s[0] > _EPOCH_S else _EPOCH_S
     count = 0

@@ -233,7 +233,9 @@ def _document(output: Output) -> object:
     match output:
         case RegistrationRequest():
             told = {**plain(output), "frame": output.frame.sequence}
-            return told if output.bodies else {key: value for key, value in told.items() if key != "bodies"}
+            # Left out where there are none, as in sessions of before.
+            unused = {key for key in ("bodies", "of_volume") if not getattr(output, key)}
+            return {key: value for key, value in told.items() if key not in unused}
         case ReconstructionRequest():
             views = [{"timestamp_ns": v.timestamp_ns, "volume_from_carm": v.volume_from_carm} for v in output.views]
             told = {**plain(output), "views": views}

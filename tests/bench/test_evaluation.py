@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from navnode.bench import evaluation
 from navnode.bench.evaluation import cluster
-from navnode.bench.evaluation.rows import Row
+from navnode.bench.evaluation.rows import Row, read_rows
 from navnode.bench.evaluation.run import _baseline
 from navnode.bench.evaluation.sessions import Session
 from navnode.errors import ConfigError
@@ -103,6 +104,19 @@ def test_a_baseline_is_of_the_session_at_the_same_place_or_refused(tmp_path):
             of(rows, sessions)
     with pytest.raises(ConfigError, match="none of these"):
         of(["/old/a/room.mcap"], ["/old/a/other.mcap"])
+
+
+def test_a_baseline_of_several_configurations_is_refused_and_a_torn_row_harms_no_other(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    row = {"key": "k", "session": str(GOLDEN), "version": "1", "status": "failed", "reason": "", "elapsed_s": 1.0}
+    rows.write_text("\n".join(json.dumps({**row, "label": label}) for label in ("one", "other")) + "\n5\n")
+    code, _, error = call("evaluate", GOLDEN, "--baseline", rows, "--out", tmp_path / "out", "--json")
+    assert code == 2 and "several configurations (one, other)" in error
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    (torn / "rows.jsonl").write_text('{"key": "abc", "sess')
+    assert call("evaluate", GOLDEN, "--out", torn, "--json")[0] == 0
+    assert len(read_rows(torn / "rows.jsonl")) == 1
 
 
 def test_a_difference_within_chance_is_neither_better_nor_worse():

@@ -52,7 +52,36 @@ def test_a_model_that_keeps_its_weights_elsewhere_is_refused(model, tmp_path):
     engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
     with pytest.raises(ConfigError, match="keeps weights in other files"):
         engines.load(tmp_path)
-    assert not any(engines._EXTERNAL_DATA in path.read_bytes() for path in model.glob("*.onnx"))
+    # The same entry with a length of two bytes, which protobuf allows.
+    content = (tmp_path / "view.onnx").read_bytes().replace(b"\x0a\x08location", b"\x0a\x88\x00location")
+    (tmp_path / "view.onnx").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, "view.onnx": digest}))
+    with pytest.raises(ConfigError, match="keeps weights in other files"):
+        engines.load(tmp_path)
+    assert not any(engines._EXTERNAL_DATA.search(path.read_bytes()) for path in model.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("stated", [{"sigma_factor": 0.0}, {"sigma_factor": -1.0}, {"bone_threshold": -5.0}])
+def test_a_card_with_impossible_values_is_refused(model, tmp_path, stated):
+    card = msgspec.json.decode((model / "card.json").read_bytes())
+    (tmp_path / "card.json").write_bytes(msgspec.json.encode({**card, **stated}))
+    with pytest.raises(ConfigError, match=next(iter(stated))):
+        engines.read_card(tmp_path)
+
+
+def test_graphs_that_are_exchanged_are_named(model, tmp_path):
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    view, volume = (tmp_path / name for name in ("view.onnx", "volume.onnx"))
+    one, other = view.read_bytes(), volume.read_bytes()
+    view.write_bytes(other)
+    volume.write_bytes(one)
+    card = engines.read_card(tmp_path)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (view, volume)}
+    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256={**card.sha256, **hashes}))
+    with pytest.raises(ConfigError, match="not those of a reconstruction"):
+        engines.check(tmp_path)
 
 
 def test_models_do_not_reveal_where_they_were_exported(model):

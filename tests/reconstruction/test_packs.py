@@ -85,6 +85,23 @@ def test_a_damaged_pack_is_refused(trained_in, tmp_path, damage):
     assert not (tmp_path.parent / "bodies3d").exists()
 
 
+@pytest.mark.parametrize(
+    "index",
+    ['{"a": 5}', "[1]", '{"a": {"shares": null, "shape": [2]}}', '{"a": {"images": [], "shape": "ab"}}', "[" * 100_000],
+    ids=["number", "list", "null", "text", "deep"],
+)
+def test_a_pack_whose_values_are_not_what_their_names_say_is_refused(trained_in, tmp_path, index):
+    path, whole = tmp_path / "bad.pack", tmp_path / "data.pack"
+    pack(trained_in, whole, most_bytes=1 << 20)
+    head = index.encode()
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = len(head).to_bytes(4, "little") + head if "/" in name else old.read(name)
+            new.writestr(name, content)
+    with pytest.raises(ConfigError, match=str(path)):
+        unpack(path, tmp_path / "out")
+
+
 def test_nothing_to_pack_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="holds no rendered X-rays or bodies"):
         pack(tmp_path, tmp_path / "x.pack", most_bytes=1 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from navnode.errors import ConfigError
 from navnode.files.fingerprint import fingerprint, sha256_of
 from navnode.files.stores import Store, Stored
 from navnode.igtl import Image, StatusMessage, Transform, encode
+from navnode.igtl.conventions import VIDEO_KEY
 from navnode.recording import Recording
 from navnode.recording import format as session_format
 from navnode.recording.archive import Manifest
@@ -24,6 +26,7 @@ from navnode.types import Volume, VolumeReady
 from tests.conftest import GOLDEN
 from tests.files import test_artifacts as artifacts
 from tests.invoke import call
+from tests.loop.theatre import configuration
 from tests.objects import KEY, SECRET, figures
 
 pytestmark = pytest.mark.long
@@ -436,3 +439,47 @@ def test_a_package_that_is_missing_is_named(piece, tmp_path, monkeypatch):
     assert code == 2 and "pip install 'navnode[archive]'" in error
     with pytest.raises(ConfigError, match="archive"):
         Store("s3://ward/site")
+
+
+def test_a_copy_that_was_cut_short_in_the_archive_is_sent_again(tmp_path):
+    first = call("archive", GOLDEN, "--to", tmp_path / "archive", "--json")
+    assert first[0] == 0, first[2]
+    (copy,) = (tmp_path / "archive").glob("*.mcap")
+    whole = copy.stat().st_size
+    copy.write_bytes(b"")
+    code, report, error = call("archive", GOLDEN, "--to", tmp_path / "archive", "--json")
+    assert code == 0, error
+    assert report["rows"][0]["outcome"] == "archived" and copy.stat().st_size == whole
+    again = call("archive", GOLDEN, "--to", tmp_path / "archive", "--json")[1]
+    assert again["rows"][0]["outcome"] == "already there"
+
+
+@pytest.mark.parametrize("to", ["{}", "file://{}"])
+def test_sessions_below_the_archives_folder_are_archived_and_its_copies_are_not(tmp_path, to):
+    (tmp_path / "sessions").mkdir()
+    shutil.copy(GOLDEN, tmp_path / "sessions" / "one.mcap")
+    for _ in range(2):
+        code, report, error = call("archive", tmp_path, "--to", to.format(tmp_path), "--json")
+        assert code == 0, error
+        assert len(report["rows"]) == 1
+    assert len(list(tmp_path.glob("*.mcap"))) == 1
+    assert call("archive", tmp_path, "--to", "", "--json")[0] == 2
+
+
+def test_what_another_program_recorded_or_a_video_gateway_marked_may_show_a_name(tmp_path):
+    def session(name: str, metadata: dict, about: dict) -> Path:
+        path = tmp_path / name
+        with new_session(path) as writer:
+            writer.describe("navnode", {"session": name, "part": "0", "format": str(session_format.FORMAT), **about})
+            config = configuration("procedural")
+            writer.attach(session_format.CONFIGURATION, msgspec.json.encode(config), "application/octet-stream", 0)
+            voxels = np.ones((1, 8, 8), np.uint16)
+            image = Image(device="XRay", timestamp_ns=10, voxels=voxels, ras_from_index=np.eye(4), metadata=metadata)
+            writer.add(session_format.arrival_channel("IMAGE", "XRay"), (encode(image, 2),), 10, 10, 1)
+        return path
+
+    plain = session("plain.mcap", {}, {})
+    marked = session("marked.mcap", {VIDEO_KEY: "true"}, {})
+    imported = session("imported.mcap", {}, {"imported": ".mha"})
+    _, report, error = call("archive", plain, marked, imported, "--to", tmp_path / "archive", "--dry-run", "--json")
+    assert [row["outcome"] for row in report["rows"]] == ["ready", "not wanted", "not wanted"], (report, error)

@@ -9,7 +9,7 @@ from NavnodeConsoleLib import wire
 from NavnodeConsoleLib.console import SILENT_S, Console, slice_from_image
 
 from navnode.config import OutputsSection
-from navnode.igtl import encode
+from navnode.igtl import PolyData, StatusMessage, Transform, encode
 from navnode.node.consoles import Consoles
 from navnode.simulation.scenario import carm_of_size
 from navnode.types import (
@@ -38,10 +38,14 @@ class Theatre:
         self.console = Console(self.stage)
         self.now_s = 0.0
 
-    def say(self, *outputs, after_s: float = 0.01) -> None:
+    def say(self, *outputs, after_s: float = 0.01, only: type | None = None) -> None:
+        """Say outputs; ``only``: their messages of this kind."""
+        messages = [message for output in outputs for message in self.sender(output)]
+        self.hear(*(each for each in messages if only is None or isinstance(each, only)), after_s=after_s)
+
+    def hear(self, *messages, after_s: float = 0.01) -> None:
         self.now_s += after_s
-        data = b"".join(encode(message, 2) for output in outputs for message in self.sender(output))
-        self.console.hear(wire.Framer().feed(data), self.now_s)
+        self.console.hear(wire.Framer().feed(b"".join(encode(message, 2) for message in messages)), self.now_s)
 
 
 def valid(ns: int, status: Status = Status.VALID) -> Validity:
@@ -79,6 +83,27 @@ def test_a_tool_that_is_not_repeated_vanishes_while_others_go_on(theatre):
     theatre.say(CArmPose(AT, valid(3 * S)), after_s=0.9 * SILENT_S)
     assert theatre.stage.models["DrillAxis"] is None and theatre.stage.transforms["DrillToVolume"] is None
     assert theatre.stage.transforms["CArmToVolume"] is not None
+
+
+def test_an_axis_that_comes_after_its_pose_was_withdrawn_is_not_drawn_and_one_that_comes_first_is(theatre):
+    theatre.say(tool(S))
+    theatre.say(tool(2 * S, invalid("hidden", 2 * S)))
+    theatre.say(tool(3 * S), only=PolyData)
+    assert theatre.stage.models["DrillAxis"] is None
+    theatre.say(tool(3 * S), only=Transform)
+    assert theatre.stage.models["DrillAxis"] is not None
+    theatre.say(tool(4 * S, invalid("hidden", 4 * S)))
+    theatre.say(tool(5 * S), only=PolyData)
+    theatre.say(tool(6 * S), only=Transform, after_s=0.9 * SILENT_S)
+    assert theatre.stage.models["DrillAxis"] is None
+
+
+def test_a_node_that_does_not_say_how_it_is_is_not_valid(theatre):
+    theatre.hear(StatusMessage(device="NodeStatus", code=1, metadata={"Validity": "VALID"}))
+    assert theatre.stage.states[-1].status == "VALID"
+    for n in range(3):
+        theatre.say(tool((n + 1) * S), after_s=0.5 * SILENT_S)
+    assert theatre.stage.states[-1].status == "INVALID"
 
 
 def test_silence_withdraws_everything_that_has_a_place(theatre):

@@ -112,7 +112,8 @@ def read_rows(path: Path) -> list[Row]:
         for line in path.read_text().splitlines():
             with contextlib.suppress(json.JSONDecodeError, msgspec.ValidationError):
                 document = json.loads(line)
-                rows.append(msgspec.convert(document, ScoredRow if "digest" in document else Row))
+                scored = isinstance(document, dict) and "digest" in document
+                rows.append(msgspec.convert(document, ScoredRow if scored else Row))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     return rows

@@ -76,7 +76,8 @@ def raise_if_damaged(report: EvaluationReport) -> None:
 
 def _configs(request: EvaluateRequest) -> dict[str, bytes]:
     """Label -> configuration, as :class:`Task` takes it."""
-    given = {"as recorded" if request.config is None else request.config.stem: _encoded(request.config)}
+    label = "as recorded" if request.config is None else request.config.stem
+    given = {f"{label} (configuration)" if label == "baseline" else label: _encoded(request.config)}
     if (against := request.against) is not None:
         given[against.stem if against.stem not in given else f"{against.stem} (against)"] = _encoded(against)
     return given
@@ -91,11 +92,14 @@ def _baseline(path: Path, sessions: list[Session]) -> list[Row]:
     """Rows of another evaluation, of the same sessions; by the ends of their paths, as archives move.
 
     Raises:
-        ConfigError: there are none, or it is not clear which session a row is of.
+        ConfigError: there are none, they are of several configurations, or it is not clear which session a row is of.
     """
     if not path.exists():
         raise ConfigError(f"--baseline {path}: there is no such file")
-    rows = {row.session: row for row in read_rows(path)}
+    found = read_rows(path)
+    if len(labels := sorted({row.label for row in found})) > 1:
+        raise ConfigError(f"--baseline {path}: rows of several configurations ({', '.join(labels)}): give those of one")
+    rows = {row.session: row for row in found}
     named: dict[str, list[str]] = {}
     for recorded in rows:
         named.setdefault(PurePosixPath(recorded).name, []).append(recorded)
@@ -158,7 +162,9 @@ def evaluate_tasks(
         if task.key in rows:
             progress(rows[task.key], done, len(tasks))
     if open_tasks:
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         with path.open("a") as file:
+            file.write("\n" if torn else "")
             for task, result in cluster.run(list(open_tasks.values()), score, scheduler, workers):
                 row = without_figures(task, "failed", result) if isinstance(result, str) else result
                 rows[row.key] = row

@@ -172,7 +172,8 @@ class _Truth:
     @property
     def wrong_while_valid(self) -> int | None:
         """Number of VALID outputs that were wrong."""
-        return self._errors.wrong_while_valid if self._known else None
+        compared = self._errors.target_errors_mm or self._errors.tip_errors_mm
+        return self._errors.wrong_while_valid if compared else None
 
     @property
     def psnr_db(self) -> float | None:

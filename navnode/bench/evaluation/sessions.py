@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from navnode import __version__
+from navnode.config import Config
 from navnode.errors import ConfigError, StoreError
-from navnode.files.fingerprint import combined, fingerprint
+from navnode.files.fingerprint import combined, fingerprint, sha256_of
 from navnode.files.stores import Store, Stored, is_url, printable
+from navnode.loop import calibrations
 from navnode.recording.listing import found_in, is_session, parts_of
 from navnode.recording.recorder import part_path
 
@@ -86,10 +90,19 @@ class Task:
             session.name,
             session.identity or session.place,
             hashlib.sha256(self.config).hexdigest(),
+            *_contents(self.config),
             self.ct,
             __version__,
         )
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+
+
+def _contents(config: bytes) -> list[str]:
+    """Hashes of the calibration files that a configuration, JSON, names: they may be replaced under one name."""
+    if not config:
+        return []
+    named = calibrations.files(msgspec.json.decode(config, type=Config))
+    return [sha256_of(Path(path)) for _, path in sorted(named.items()) if Path(path).is_file()]
 
 
 def sessions_of(archive: Sequence[str]) -> list[Session]:

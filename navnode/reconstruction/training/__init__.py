@@ -104,7 +104,7 @@ def run(
         raise ConfigError("nothing to train on: --ct holds no CTs, and --procedural is 0")
     # Patients of a folder weigh the same, and `real_share` together.
     share = real_share if drawn else 1.0
-    weights = [share / len(real)] * len(real) + [(1 - share if real else 1.0) / max(len(drawn), 1)] * len(drawn)
+    weights = [share / max(len(real), 1)] * len(real) + [(1 - share if real else 1.0) / max(len(drawn), 1)] * len(drawn)
     smoothed: list[float] = []
 
     def on_step(step: int, values: dict[str, float]) -> None:

@@ -81,7 +81,8 @@ def real_sources(folder: Path, held_out: Sequence[str], validate: Sequence[str])
         held_out: parts of the names of CTs to leave out.
 
     Raises:
-        ConfigError: there is no such folder, a file in it is not a CT, or no CT is named by ``validate``.
+        ConfigError: there is no such folder, a file in it is not a CT, or no CT is named by ``validate`` or a part of
+            ``held_out``.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder of CTs")
@@ -89,6 +90,8 @@ def real_sources(folder: Path, held_out: Sequence[str], validate: Sequence[str])
     validating = [path for path in files if any(name in path.name for name in validate)]
     if validate and not validating:
         raise ConfigError(f"{folder}: no CT's name contains {' or '.join(validate)}")
+    if missing := [name for name in held_out if not any(name in path.name for path in files)]:
+        raise ConfigError(f"{folder}: no CT's name contains {' or '.join(missing)}, which is to be held out")
     wanted = [path for path in files if not any(name in path.name for name in (*held_out, *validate))]
     from navnode.files.volumes import read_volume  # here: training on a pack reads no CT and needs no SimpleITK
 

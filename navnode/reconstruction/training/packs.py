@@ -96,6 +96,13 @@ def pack(
     return _report(counts)
 
 
+_DAMAGES = (
+    *(OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, lzma.LZMAError, cv2.error),
+    *(TypeError, AttributeError, RecursionError),  # values that are not what the names say
+)
+"""What reading a damaged pack ends with."""
+
+
 def unpack(file: Path, folder: Path, progress: Callable[[float], None] = lambda share: None) -> PackReport:
     """Write a pack's files below ``folder``, where training finds them; files that are there are left alone.
 
@@ -123,7 +130,7 @@ def unpack(file: Path, folder: Path, progress: Callable[[float], None] = lambda 
                         np.savez(stream, **arrays)
                 counts[inside] += 1
                 progress((done + 1) / len(names))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, lzma.LZMAError, cv2.error) as error:
+    except _DAMAGES as error:
         raise ConfigError(f"{file}: not a pack of training data, or damaged ({error})") from error
     return _report(counts)
 
@@ -176,6 +183,8 @@ def _unpacked(blob: bytes) -> Iterator[tuple[str, Array]]:
         return blob[at - int(count) : at]
 
     for name, entry in index.items():
+        if not name.isidentifier() or name == "file":
+            raise ValueError(f"no array is called {name!r}")
         if "images" in entry:
             shape = _checked(entry["shape"], 2, budget)
             if len(entry["images"]) != shape[0]:

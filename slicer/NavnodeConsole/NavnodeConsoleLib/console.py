@@ -13,6 +13,8 @@ __all__ = ["Console", "Deviation", "Scene", "State", "slice_from_image"]
 
 SILENT_S = 1.0
 """A node states how it is four times a second, and tools more often: after silence nothing is known."""
+_TOGETHER_S = 0.25
+"""An axis and the pose that it belongs to are sent together."""
 _KEPT_POSES = 16
 """An X-ray comes later than its pose: it is larger."""
 _PATIENT, _TO_VOLUME, _CARM, _TOOL_AXIS = "PatientToVolume", "ToVolume", "CArmToVolume", "Axis"
@@ -92,12 +94,14 @@ class Console:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._heard_s = -np.inf
+        self._heard_s = self._stated_s = -np.inf
         self._seen_s: dict[str, float] = {}
         """Transform that is shown -> when it was said last."""
         self._drawn: set[str] = set()
         """Tools whose axis is shown."""
         self._tools: set[str] = set()
+        self._early: dict[str, tuple[PolyData, float]] = {}
+        """Axes that came without a pose, and when."""
         self._poses: OrderedDict[int, np.ndarray] = OrderedDict()
         """Stamp -> the C-arm's pose."""
         self._picture: tuple[int, Image] | None = None
@@ -123,6 +127,8 @@ class Console:
         if now_s - self._heard_s > SILENT_S:
             self.silent("the node says nothing")
             return
+        if now_s - self._stated_s > SILENT_S and self.state.status != INVALID:
+            self._say(State(INVALID, "the node does not say how it is", self.state.replay))
         for tool in self._tools:
             device = f"{tool}{_TO_VOLUME}"
             if now_s - self._seen_s.get(device, now_s) > SILENT_S:
@@ -148,11 +154,12 @@ class Console:
         if kind == "TRANSFORM":
             self._transform(message, now_s)
         elif kind == "STATUS" and device == _STATUS:
+            self._stated_s = now_s
             status = message.metadata.get("Validity", INVALID)
             known = status if status in (VALID, DEGRADED) else INVALID
             self._say(State(known, message.content, message.metadata.get("Replay") == "true"))
         elif kind == "POLYDATA":
-            self._surface(device, message.content, message.metadata)
+            self._surface(device, message.content, message.metadata, now_s)
         elif kind == "IMAGE" and device == _XRAY:
             self._picture = message.stamp, message.content
             self._scene.picture(_XRAY, message.content)
@@ -172,6 +179,10 @@ class Console:
             return
         self._seen_s[device] = now_s
         self._scene.transform(device, message.content)
+        tool = device.removesuffix(_TO_VOLUME)
+        axis, came_s = self._early.pop(tool, (None, 0.0))
+        if axis is not None and now_s - came_s < _TOGETHER_S:
+            self._draw(tool, axis)
         if device == _CARM:
             self._poses[message.stamp] = message.content
             while len(self._poses) > _KEPT_POSES:
@@ -193,21 +204,27 @@ class Console:
             return
         self._scene.place_picture(_XRAY, pose @ slice_from_image(self._picture[1]))
 
-    def _surface(self, device: str, surface: PolyData, metadata: dict[str, str]) -> None:
+    def _surface(self, device: str, surface: PolyData, metadata: dict[str, str], now_s: float) -> None:
         if not device.endswith(_TOOL_AXIS):
             invalid = metadata.get("Validity") == INVALID or not len(surface.points_mm)
             self._scene.model(device, None if invalid else surface)
             return
         tool = device[: -len(_TOOL_AXIS)]
         self._tools.add(tool)
-        # The axis comes more rarely than the pose, and must not outlive it.
-        if len(surface.points_mm) and metadata.get("Validity") in (VALID, DEGRADED):
-            self._drawn.add(tool)
-            self._scene.model(device, surface)
-        else:
+        # The axis comes more rarely than the pose, and must not outlive it; it may come first.
+        if not len(surface.points_mm) or metadata.get("Validity") not in (VALID, DEGRADED):
             self._undraw(tool)
+        elif f"{tool}{_TO_VOLUME}" in self._seen_s:
+            self._draw(tool, surface)
+        else:
+            self._early[tool] = surface, now_s
+
+    def _draw(self, tool: str, axis: PolyData) -> None:
+        self._drawn.add(tool)
+        self._scene.model(f"{tool}{_TOOL_AXIS}", axis)
 
     def _undraw(self, tool: str) -> None:
+        self._early.pop(tool, None)
         if tool in self._drawn:
             self._drawn.discard(tool)
             self._scene.model(f"{tool}{_TOOL_AXIS}", None)
