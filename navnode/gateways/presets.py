@@ -9,7 +9,7 @@ import cv2
 import msgspec
 
 from navnode.errors import ConfigError
-from navnode.files.whole import refuse_existing, refuse_twice, write_whole
+from navnode.files.whole import check_output, refuse_existing, refuse_twice, write_whole
 from navnode.files.xrays import read_counts
 from navnode.gateways.requests import CArmSetupRequest
 from navnode.gateways.setup import CArmFindings, Seen, draw, find, oriented_like, watch
@@ -39,8 +39,10 @@ def set_up(request: CArmSetupRequest, progress: Callable[[float], None]) -> CArm
         NavError: the video cannot be opened, or shows no X-rays.
     """
     source = request.source()
+    check_output(request.out, ("",))
     refuse_existing(request.out)
     if request.picture is not None:
+        check_output(request.picture, ("",))
         refuse_existing(request.picture)
         refuse_twice([request.out, request.picture])
     like = read_counts(request.like) if request.like is not None else None

@@ -7,6 +7,7 @@ hold anything go. Times stay, and so does text burned into pixels.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,6 +102,7 @@ class Names:
         """What ended reading the session."""
         self.video = False
         """Whether X-rays say that they were taken off a video output."""
+        self._looked_at: set[str] = set()
         self._stand_ins: dict[str, str] = {}
         self._kept = set(_OWN_WORDS)
         self._kinds: Counter[str] = Counter()
@@ -110,9 +112,7 @@ class Names:
         try:
             for n, entry in enumerate(recording.raw()):
                 self.topics[entry.channel.topic] += 1
-                if entry.channel.topic.startswith("in/IMAGE/") and self.topics[entry.channel.topic] == 1:
-                    image = recording.decoded(entry).content
-                    self.video |= isinstance(image, Image) and VIDEO_KEY in image.metadata
+                self._look_for_video(recording, entry)
                 self._learn(recording, entry)
                 if n % 2048 == 0:
                     progress(min(max((entry.log_time_ns - recording.start_ns) / span_ns, 0.0), 1.0))
@@ -122,6 +122,16 @@ class Names:
         long = [name for name in self._stand_ins if len(name) >= _LEAST_LETTERS and name not in harmless]
         each = "|".join(map(re.escape, sorted(long, key=len, reverse=True)))
         self._within = re.compile(rf"(?<!\w)(?:{each})(?!\w)") if long else None
+
+    def _look_for_video(self, recording: Recording, entry: Entry) -> None:
+        """Learn from the first X-ray of a topic that can be read whether it was taken off a video output."""
+        topic = entry.channel.topic
+        if topic in self._looked_at or not topic.startswith("in/IMAGE/"):
+            return
+        with contextlib.suppress(DamagedError):  # of this X-ray alone, as it arrived
+            image = recording.decoded(entry).content
+            self._looked_at.add(topic)
+            self.video |= isinstance(image, Image) and VIDEO_KEY in image.metadata
 
     def _learn_configured(self, config: Config) -> None:
         self._kept |= {tool.name for tool in config.tools} | {body.name for body in config.bodies}

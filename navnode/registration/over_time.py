@@ -68,6 +68,7 @@ _RESTED = 15
 """Number of X-rays that agree since the C-arm's marker was not watched: it has not moved."""
 
 _NONE_YET = "no X-ray registered yet"
+_UNLIKE = "placed by tracking alone: the volume does not show what its own X-ray from this side does"
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,10 @@ class RegistrationOverTime:
         if not frame_validity.usable:
             if self.searching:
                 self._searches += 1
+            if request.sparse_volume and self._sides.is_unlike(
+                request.volume_id, self.best_guess @ request.patient_from_carm
+            ):
+                return Validity(Status.DEGRADED, _UNLIKE, request.frame.timestamp_ns), Loss.NONE
             if registration.informative:
                 return frame_validity, self._count_bad(frame_validity.reason)
             return frame_validity, Loss.NONE
@@ -276,7 +281,10 @@ class RegistrationOverTime:
 
     def learn_side(self, request: RegistrationRequest, registration: Registration) -> None:
         """Learn how X-rays of a side are registered, from the one that the volume was made from, with its pose."""
-        if self.filter is None or not registration.validity.usable:
+        if self.filter is None:
+            return
+        if not registration.validity.usable:
+            self._sides.learn_unlike(request.volume_id, request.patient_from_carm)
             return
         measured = registration.volume_from_carm @ g.inverse(request.patient_from_carm)
         off = g.log(measured, self.filter.rotation_center_mm)

@@ -28,6 +28,7 @@ LOOKS = 15 * FRAMES_PER_LOOK
 """X-rays from one place that count as one independent look: half a minute of them."""
 
 _SAME_PLACE_RAD, _SAME_PLACE_MM = np.deg2rad(1.0), 20.0
+_SAME_SIDE_RAD = np.deg2rad(5.0)
 _MOST_SIDES = 256
 """A C-arm that never rests is everywhere."""
 
@@ -44,6 +45,8 @@ class Sides:
     def __init__(self) -> None:
         self._volume_id = -1
         self._sides: list[_Side] = []
+        self._unlike: list[Matrix] = []
+        """Lines of sight of X-rays that the volume was made from, and does not show."""
 
     def usual(self, volume_id: int, volume_from_carm: Matrix) -> Matrix | None:
         """The innovation, (6,), of the first X-ray from here; None: this is the first.
@@ -65,6 +68,16 @@ class Sides:
         if len(self._sides) < _MOST_SIDES:
             self._sides.append(_Side(volume_from_carm, innovation))
 
+    def learn_unlike(self, volume_id: int, volume_from_carm: Matrix) -> None:
+        """Keep that not even the X-ray that the volume was made from matches it from here."""
+        self._begin(volume_id)
+        self._unlike.append(volume_from_carm[:3, 2])
+
+    def is_unlike(self, volume_id: int, volume_from_carm: Matrix) -> bool:
+        """Whether an X-ray that does not match says nothing, as the volume's own does not, either."""
+        self._begin(volume_id)
+        return any(g.angle_between_rad(line, volume_from_carm[:3, 2]) <= _SAME_SIDE_RAD for line in self._unlike)
+
     def _begin(self, volume_id: int) -> None:
         if volume_id != self._volume_id:
-            self._volume_id, self._sides = volume_id, []
+            self._volume_id, self._sides, self._unlike = volume_id, [], []

@@ -67,7 +67,7 @@ class Errors:
         self._targets_volume_mm = g.transform(volume_from_patient, targets_patient_mm)
         self.target_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
         self.tip_errors_mm: deque[float] = deque(maxlen=_KEPT_ERRORS)
-        self.wrong_while_valid = 0
+        self.wrong_while_valid = self.compared = 0
 
     def patient(self, volume_from_patient: Matrix, *, valid: bool) -> None:
         """Score a registration of the patient."""
@@ -97,6 +97,7 @@ class Errors:
         )
 
     def _judge(self, error_mm: float, valid: bool) -> None:
+        self.compared += 1
         self.wrong_while_valid += valid and error_mm > WRONG_MM
 
 

@@ -184,3 +184,12 @@ def test_the_command_reports_as_json(tmp_path):
     report = json.loads(done.stdout)
     assert report["size_px"] == [512, 400] and report["field_px"][2] == pytest.approx(160, abs=2)
     assert config.preset(tmp_path / "c.toml")["gamma"] == pytest.approx(2.2, abs=0.3)
+
+
+@pytest.mark.parametrize("missing", ["out", "picture"])
+def test_a_folder_that_is_not_there_is_named_before_the_video_is_watched(tmp_path, missing):
+    paths = {"out": tmp_path / "carm.toml", "picture": tmp_path / "carm.png"}
+    paths[missing] = tmp_path / "nowhere" / paths[missing].name
+    with pytest.raises(ConfigError, match="its folder does not exist"):
+        set_up(CArmSetupRequest(input=str(tmp_path / "no.avi"), **paths), lambda share: None)
+    assert not list(tmp_path.iterdir())

@@ -354,6 +354,16 @@ def test_without_a_ct_what_is_usual_is_learned_from_the_views_themselves(again):
     assert any("registration lost" in each.validity.reason for each in said)
 
 
+def test_without_a_ct_a_volume_that_does_not_show_its_own_xrays_is_not_lost_by_others_that_do_not_match():
+    theatre = Theatre(ct=False)
+    with_volume(theatre)
+    theatre.register = theatre.nothing
+    shown = of(RegisteredFrame, theatre.run(12.0))
+    unlike = [each for each in shown if "what its own X-ray from this side does" in each.validity.reason]
+    assert len(unlike) > 10 and all(each.validity.status is Status.DEGRADED for each in unlike)
+    assert not any("lost" in each.validity.reason for each in of(PatientPose, theatre.outputs))
+
+
 def test_without_a_ct_a_doubt_is_shown_with_the_xray_and_keeps_no_view():
     theatre = Theatre(ct=False)
     with_volume(theatre)

@@ -26,12 +26,13 @@ from navnode.recording.summary import summarize
 from navnode.simulation.sample_ct import load_ct, resolve_ct
 from navnode.simulation.scenario import TRUTH_CARM, TRUTH_PATIENT
 from navnode.simulation.score import Errors, ErrorSpread
-from navnode.types import Matrix, PatientPose, Status, ToolPose, Volume, VolumeUpdate
+from navnode.types import CArmPose, Matrix, PatientPose, Status, ToolPose, Volume, VolumeUpdate
 
 __all__ = ["score"]
 
 _HU = (-1000.0, 1500.0)
 """Range in which volumes are compared."""
+_TRUE_CARM = TRUTH_CARM.removeprefix("Truth")
 _TARGETS_MM = 30.0
 """Distance of targets, along each axis, from the point where the C-arm's central rays meet."""
 
@@ -132,7 +133,7 @@ class _Truth:
         # Without a CT the volume's frame is the patient's.
         self._volume_from_ct = np.eye(4) if volume is not None or patient is None else g.inverse(patient)
         targets_patient_mm = np.zeros((0, 3))
-        poses = [m for (device, _), m in self._known.items() if device == TRUTH_CARM.removeprefix("Truth")]
+        poses = [m for (device, _), m in self._known.items() if device == _TRUE_CARM]
         if poses and patient is not None:
             depth_mm = config.carm.source_to_isocentre_mm
             middle = np.median([m[:3, 3] + depth_mm * m[:3, 2] for m in poses], axis=0)
@@ -140,6 +141,7 @@ class _Truth:
             targets_patient_mm = g.transform(g.inverse(patient), corners)
         true = np.eye(4) if patient is None else self._volume_from_ct @ patient
         self._errors = Errors(true, targets_patient_mm)
+        self._located = len(targets_patient_mm) > 0
         self._psnr_db: list[float] = []
 
     def score(self, step: ReplayedStep) -> None:
@@ -154,6 +156,11 @@ class _Truth:
                     if known is not None:
                         valid = output.validity.status is Status.VALID
                         self._errors.tool(output.volume_from_tool, self._volume_from_ct @ known, valid=valid)
+                case CArmPose() if output.volume_from_carm is not None:
+                    known = self._known.get((_TRUE_CARM, output.validity.source_time_ns))
+                    if known is not None and self._located:
+                        valid = output.validity.status is Status.VALID
+                        self._errors.carm(output.volume_from_carm, self._volume_from_ct @ known, valid=valid)
                 case VolumeUpdate() if self._volume is not None and output.role == "reconstruction":
                     self._psnr_db.append(_psnr_db(output.volume, self._volume))
 
@@ -172,8 +179,7 @@ class _Truth:
     @property
     def wrong_while_valid(self) -> int | None:
         """Number of VALID outputs that were wrong."""
-        compared = self._errors.target_errors_mm or self._errors.tip_errors_mm
-        return self._errors.wrong_while_valid if compared else None
+        return self._errors.wrong_while_valid if self._errors.compared else None
 
     @property
     def psnr_db(self) -> float | None:
