@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -94,12 +95,14 @@ def test_a_gateway_by_hand_reports_what_it_served(tmp_path):
 def test_a_gateway_that_is_ended_by_hand_reports_all_the_same(tmp_path):
     path = written(tmp_path / "x.avi", [numbered(n % 25) for n in range(100)])
     command = [sys.executable, "-m", "navnode", "gateway", "video", "--input", str(path), "--json"]
-    with subprocess.Popen(
-        [*command, "--port", str(find_free_port())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stderr is not None
-        assert "OpenIGTLink on port" in running.stderr.readline()
-        running.send_signal(signal.SIGINT)
-        said, _ = running.communicate(timeout=60)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heeds}
+    with subprocess.Popen([*command, "--port", str(find_free_port())], **pipes) as running:
+        try:
+            assert "OpenIGTLink on port" in running.stderr.readline()
+            running.send_signal(signal.SIGINT)
+            said, _ = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert json.loads(said)["source"] == "video"
     assert running.returncode == 0
