@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
 from navnode.config import Config
 from navnode.loop.answers import in_short, why_no_volume
 from navnode.loop.ct import ShownCt
 from navnode.loop.views import Views, nearest_rad
+from navnode.registration.sides import SAME_SIDE_RAD
 from navnode.types import (
     Frame,
     Matrix,
@@ -29,9 +28,6 @@ from navnode.xray.counts import line_integrals, open_beam_counts
 __all__ = ["Volumes"]
 
 _VIEW_PX = 128
-_SAME_SIDE_RAD = np.deg2rad(5.0)
-"""A volume made from a few X-rays looks right from their sides alone: 4 degrees aside, it is as much like that view as
-like the patient (docs/decisions/0056)."""
 
 
 class Volumes:
@@ -83,7 +79,7 @@ class Volumes:
 
     def shows_side_of(self, volume_from_carm: Matrix) -> bool:
         """Whether an X-ray with this pose can be registered: the CT, or a view of the volume, shows its side."""
-        return self.with_ct or nearest_rad(self._made_from, volume_from_carm) <= _SAME_SIDE_RAD
+        return self.with_ct or nearest_rad(self._made_from, volume_from_carm) <= SAME_SIDE_RAD
 
     # --- views ---------------------------------------------------------------------------------------
 
@@ -190,6 +186,6 @@ class Volumes:
             lost: nor does the pose of the volume that was made from them.
         """
         self._views.forget()
-        self._unlearned.clear()
         if lost:
+            self._unlearned.clear()
             self.current, self.number = None, self.number + 1

@@ -15,7 +15,7 @@ from navnode import geometry as g
 from navnode.registration.fusion import FRAMES_PER_LOOK
 from navnode.types import Matrix
 
-__all__ = ["DIFFERS", "ELSEWHERE", "FIRST_TIME", "LOOKS", "REPEATED", "Sides"]
+__all__ = ["DIFFERS", "ELSEWHERE", "FIRST_TIME", "LOOKS", "REPEATED", "SAME_SIDE_RAD", "Sides"]
 
 FIRST_TIME = np.array([0.1, 0.1, 0.03, 4.0, 4.0, 60.0])
 """1 sigma in the C-arm's frame (rad, mm) of an X-ray from within 5 degrees of a view."""
@@ -27,15 +27,20 @@ DIFFERS, ELSEWHERE = 8.0, 24.0
 LOOKS = 15 * FRAMES_PER_LOOK
 """X-rays from one place that count as one independent look: half a minute of them."""
 
-_SAME_PLACE_RAD, _SAME_PLACE_MM = np.deg2rad(1.0), 20.0
-_SAME_SIDE_RAD = np.deg2rad(5.0)
+_SAME_PLACE, _SAME_PLACE_MM = float(np.cos(np.deg2rad(1.0))), 20.0
+"""Cosine between two lines of sight, and distance of two sources."""
+SAME_SIDE_RAD = np.deg2rad(5.0)
+"""A volume made from a few X-rays looks right from their sides alone: 4 degrees aside, it is as much like that view as
+like the patient."""
 _MOST_SIDES = 256
 """A C-arm that never rests is everywhere."""
 
 
 @dataclass(frozen=True)
 class _Side:
-    volume_from_carm: Matrix
+    source_mm: Matrix
+    line: Matrix
+    """Of sight, (3,), in the volume, as the source."""
     off: Matrix
 
 
@@ -55,10 +60,10 @@ class Sides:
             volume_from_carm: by tracking.
         """
         self._begin(volume_id)
+        source_mm, line = volume_from_carm[:3, 3], volume_from_carm[:3, 2]
         for side in self._sides:
-            moved = g.inverse(side.volume_from_carm) @ volume_from_carm
-            turned_rad = g.angle_between_rad(side.volume_from_carm[:3, 2], volume_from_carm[:3, 2])
-            if turned_rad <= _SAME_PLACE_RAD and np.linalg.norm(moved[:3, 3]) <= _SAME_PLACE_MM:
+            away_mm, turned = side.source_mm - source_mm, float(side.line @ line)
+            if turned >= _SAME_PLACE and float(away_mm @ away_mm) <= _SAME_PLACE_MM**2:
                 return side.off
         return None
 
@@ -66,7 +71,7 @@ class Sides:
         """Keep the innovation, (6,), of the first X-ray from a place: best of those that the volume was made from."""
         self._begin(volume_id)
         if len(self._sides) < _MOST_SIDES:
-            self._sides.append(_Side(volume_from_carm, innovation))
+            self._sides.append(_Side(volume_from_carm[:3, 3], volume_from_carm[:3, 2], innovation))
 
     def learn_unlike(self, volume_id: int, volume_from_carm: Matrix) -> None:
         """Keep that not even the X-ray that the volume was made from matches it from here."""
@@ -76,7 +81,7 @@ class Sides:
     def is_unlike(self, volume_id: int, volume_from_carm: Matrix) -> bool:
         """Whether an X-ray that does not match says nothing, as the volume's own does not, either."""
         self._begin(volume_id)
-        return any(g.angle_between_rad(line, volume_from_carm[:3, 2]) <= _SAME_SIDE_RAD for line in self._unlike)
+        return any(g.angle_between_rad(line, volume_from_carm[:3, 2]) <= SAME_SIDE_RAD for line in self._unlike)
 
     def _begin(self, volume_id: int) -> None:
         if volume_id != self._volume_id:

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from navnode.bench import evaluation
 from navnode.bench.evaluation import cluster
 from navnode.bench.evaluation.rows import Row, read_rows
 from navnode.bench.evaluation.run import _baseline
-from navnode.bench.evaluation.sessions import Session
+from navnode.bench.evaluation.sessions import Session, Task, calibrations_of
 from navnode.errors import ConfigError
 from tests.conftest import GOLDEN
 from tests.invoke import call
+from tests.loop.theatre import configuration
 
 
 @pytest.mark.long
@@ -124,3 +126,15 @@ def test_a_difference_within_chance_is_neither_better_nor_worse():
     assert judged([0.383, 0.384], -1.0, 0.05).startswith("<span class=quiet>the same")
     assert "worse" in judged([0.383, 0.484], -1.0, 0.05) and "better" in judged([0.484, 0.383], -1.0, 0.05)
     assert judged([0.4, None], -1.0, 0.05) == "" and judged([1.0, 2.0], 0.0, 0.0) == ""
+
+
+def test_a_calibration_that_was_replaced_under_its_name_is_another_task(tmp_path):
+    flat = tmp_path / "flat.npz"
+    told = configuration("procedural", calibration={"carm_from_marker": np.eye(4).tolist(), "flatfield": str(flat)})
+    data = msgspec.json.encode(told)
+    keys = []
+    for content in (b"one", b"other"):
+        flat.write_bytes(content)
+        task = Task(Session(str(GOLDEN), GOLDEN.name), "node", data, "", 1, calibrations=calibrations_of(data))
+        keys.append(task.key)
+    assert keys[0] != keys[1]

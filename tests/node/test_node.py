@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,16 @@ from navnode.igtl import Arrival, Image
 from navnode.node.node import Node
 from tests.conftest import find_free_port
 from tests.loop.theatre import CT, configuration
+
+
+async def run_until_it_ends(node: Node, begin: Callable[[], None] = lambda: None) -> None:
+    await node.start()
+    try:
+        begin()
+        async with asyncio.timeout(20):
+            await node.run()
+    finally:
+        await node.stop()
 
 
 def test_a_ct_that_cannot_be_prepared_ends_the_node(tmp_path, monkeypatch):
@@ -23,16 +34,8 @@ def test_a_ct_that_cannot_be_prepared_ends_the_node(tmp_path, monkeypatch):
 
     monkeypatch.setattr("navnode.registration.answer.ImageRegistration", fails)
 
-    async def story() -> None:
-        await node.start()
-        try:
-            async with asyncio.timeout(20):
-                await node.run()
-        finally:
-            await node.stop()
-
     with pytest.raises(MemoryError, match="no room"):
-        asyncio.run(story())
+        asyncio.run(run_until_it_ends(node))
 
 
 def test_a_step_that_fails_behind_a_corrected_image_ends_the_node(tmp_path, monkeypatch):
@@ -44,15 +47,9 @@ def test_a_step_that_fails_behind_a_corrected_image_ends_the_node(tmp_path, monk
     def fails(*_: object) -> None:
         raise RuntimeError("half a step")
 
-    async def story() -> None:
-        await node.start()
-        try:
-            counts = np.full((1, 32, 32), 900, np.uint16)
-            node._ingest_message(Image(device="XRay", voxels=counts, ras_from_index=np.eye(4)), Arrival(5, 1), fails)
-            async with asyncio.timeout(20):
-                await node.run()
-        finally:
-            await node.stop()
+    def take_in() -> None:
+        counts = np.full((1, 32, 32), 900, np.uint16)
+        node._ingest_message(Image(device="XRay", voxels=counts, ras_from_index=np.eye(4)), Arrival(5, 1), fails)
 
     with pytest.raises(RuntimeError, match="half a step"):
-        asyncio.run(story())
+        asyncio.run(run_until_it_ends(node, take_in))

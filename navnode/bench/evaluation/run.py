@@ -17,7 +17,7 @@ from navnode.bench.evaluation import cluster
 from navnode.bench.evaluation.report import damage_of, page, totals
 from navnode.bench.evaluation.rows import ROWS, FigureSums, Row, read_rows, without_figures
 from navnode.bench.evaluation.scoring import score
-from navnode.bench.evaluation.sessions import Session, Task, sessions_of
+from navnode.bench.evaluation.sessions import Session, Task, calibrations_of, sessions_of
 from navnode.bench.requests import EvaluateRequest
 from navnode.errors import ConfigError, DamagedError
 from navnode.files.stores import printable
@@ -52,8 +52,9 @@ def evaluate(request: EvaluateRequest, progress: Told = lambda row, done, total:
     configs = _configs(request)
     sessions = sessions_of(request.archive)
     earlier = [] if request.baseline is None else _baseline(request.baseline, sessions)
+    hashes = {label: calibrations_of(data) for label, data in configs.items()}
     tasks = [
-        Task(session, label, data, request.ct, request.threads, round(request.session_gb * 1e9))
+        Task(session, label, data, request.ct, request.threads, round(request.session_gb * 1e9), hashes[label])
         for session in sessions
         for label, data in configs.items()
     ]

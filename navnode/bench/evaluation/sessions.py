@@ -73,6 +73,7 @@ class Task:
         config: JSON; empty: the session's configuration.
         ct: replaces the configuration's CT; '': keep that.
         most_bytes: a larger session is not fetched from a store.
+        calibrations: hashes of the files that the configuration names: :func:`calibrations_of`.
     """
 
     session: Session
@@ -81,6 +82,7 @@ class Task:
     ct: str
     threads: int
     most_bytes: int = 1 << 34
+    calibrations: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -90,19 +92,19 @@ class Task:
             session.name,
             session.identity or session.place,
             hashlib.sha256(self.config).hexdigest(),
-            *_contents(self.config),
+            *self.calibrations,
             self.ct,
             __version__,
         )
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
 
-def _contents(config: bytes) -> list[str]:
+def calibrations_of(config: bytes) -> tuple[str, ...]:
     """Hashes of the calibration files that a configuration, JSON, names: they may be replaced under one name."""
     if not config:
-        return []
+        return ()
     named = calibrations.files(msgspec.json.decode(config, type=Config))
-    return [sha256_of(Path(path)) for _, path in sorted(named.items()) if Path(path).is_file()]
+    return tuple(sha256_of(Path(path)) for _, path in sorted(named.items()) if Path(path).is_file())
 
 
 def sessions_of(archive: Sequence[str]) -> list[Session]:
