@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from navnode.offline.reading import drawn
-from navnode.reconstruction import engines
+from navnode.reconstruction import models
 from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import Reading
 from navnode.types import CArm
@@ -18,7 +18,7 @@ from navnode.xray.counts import line_integrals
 from tests.invoke import call
 from tests.xrays import dicom
 
-needs_reader = pytest.mark.skipif(not engines.SHIPPED_READER.exists(), reason="the model of the reader is not here")
+needs_reader = pytest.mark.skipif(not models.SHIPPED_READER.exists(), reason="the model of the reader is not here")
 KNEE = Path(__file__).parents[2] / "shared" / "xray_real" / "knee" / "0180_cam2.png"
 
 
@@ -78,7 +78,7 @@ def test_on_a_real_knee_the_corners_behind_the_intensifier_are_no_bone():
 def test_what_cannot_be_read_is_named(tmp_path):
     code, _, error = call("read", tmp_path / "none.png")
     assert code == 2 and "no such image" in error
-    if engines.SHIPPED_READER.exists():
+    if models.SHIPPED_READER.exists():
         code, _, error = call("read", shot(tmp_path / "x.png"), "--out", tmp_path / "read.abc")
         assert code == 2 and "ends in .png" in error and not (tmp_path / "read.abc").exists()
 

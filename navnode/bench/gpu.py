@@ -22,7 +22,7 @@ from navnode.bench.projector import DIRECTIONS
 from navnode.errors import ComputeError
 from navnode.projector.nanodrr import NanodrrRays
 from navnode.projector.native import Projector, attenuation
-from navnode.reconstruction import Method, Reconstructor, engines, tensorrt
+from navnode.reconstruction import Method, Reconstructor, engines, models, tensorrt
 from navnode.types import CArm, Grid, View, Volume
 
 __all__ = ["CHECKS", "Check", "GpuReport", "run"]
@@ -130,7 +130,7 @@ def _readers_agree() -> dict[str, float]:
     from navnode.reconstruction.reader import CANVAS_PX, CHANNELS
     from navnode.reconstruction.training.refining import load_reader
 
-    network = load_reader(engines.SHIPPED_READER)
+    network = load_reader(models.SHIPPED_READER)
     pictures = torch.rand(1, CHANNELS, CANVAS_PX, CANVAS_PX, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(pictures)
@@ -213,7 +213,7 @@ def _plans() -> dict[str, float]:
     """Plans of the shipped graphs, single and half precision, built anew, loaded and run once."""
     _needs_tensorrt()
     figures = {}
-    for path in sorted(engines.SHIPPED.glob("*.onnx")):
+    for path in sorted(models.SHIPPED.glob("*.onnx")):
         began = time.perf_counter()
         plan = tensorrt.build(path.read_bytes())
         figures[f"{path.stem}_build_s"] = time.perf_counter() - began
@@ -271,9 +271,9 @@ def _training(pack: Path | None, train_s: float) -> dict[str, float]:
     _torch()
     if pack is None:
         raise _SkipError("name data to train on: --pack FILE, made by navnode train-pack")
-    from navnode.reconstruction import training
+    from navnode.reconstruction import models, training
 
-    data, start = training.Data(pack=pack), engines.SHIPPED_READER
+    data, start = training.Data(pack=pack), models.SHIPPED_READER
     with TemporaryDirectory() as folder:
         training.run_reader(data, Path(folder), start=start, hours=train_s / 3600, device="cuda", threads=0)
         lines = [json.loads(line) for line in (Path(folder) / "reader_losses.jsonl").read_text().splitlines()]

@@ -95,9 +95,9 @@ def list_engines(request: ListRequest, ui: Ui) -> None:
 @command(engine, CheckRequest, example="navnode engine check --json")
 def check(request: CheckRequest, ui: Ui) -> None:
     """Compare every engine that runs here with plain FP32: error, change of bone, times; exit 1 if one is wrong."""
-    from navnode.reconstruction import engines
+    from navnode.reconstruction import engines, models
 
-    compared = engines.check(request.model or engines.SHIPPED, request.threads)
+    compared = engines.check(request.model or models.SHIPPED, request.threads)
     checked = {name: msgspec.convert(each, CheckedEngine, from_attributes=True) for name, each in compared.items()}
     ui.show(CheckReport(engines=checked), _draw_check)
     if wrong := [engines.title(name) for name, each in checked.items() if not each.good]:
@@ -107,10 +107,10 @@ def check(request: CheckRequest, ui: Ui) -> None:
 @command(engine, BuildRequest, example="navnode engine build   (pip install tensorrt-rtx)")
 def build(request: BuildRequest, ui: Ui) -> None:
     """Build TensorRT's plans ahead, so that the first start is quick; TensorRT for RTX needs no GPU for this."""
-    from navnode.reconstruction import engines
+    from navnode.reconstruction import engines, models
 
     with messages.status("TensorRT is building …"):
-        built = engines.build(request.model or engines.SHIPPED)
+        built = engines.build(request.model or models.SHIPPED)
     plans = {name: Plan(bytes=size, seconds=s, was_there=there) for name, (size, s, there) in built.items()}
     ui.show(BuildReport(plans=plans), _draw_plans)
 

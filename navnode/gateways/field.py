@@ -118,14 +118,14 @@ def inside_of(region: tuple[int, int, int, int], field_px: tuple[float, float, f
     return np.asarray((u - x) ** 2 + (v - y) ** 2 < (0.96 * radius) ** 2)
 
 
-def static_in(activity: FloatArray, shape: Array) -> float:
-    """How much changes where no X-ray is, grey levels; 0 where all is X-ray.
+def static_in(activity: FloatArray, shape: Array) -> float | None:
+    """How much changes where no X-ray is, grey levels; None where all is X-ray.
 
     Args:
         activity, shape: (H, W) as :func:`activity_of` and :func:`shape_of`.
     """
     around = cv2.erode(1 - shape, np.ones((9, 9), np.uint8)) > 0
-    return float(np.percentile(activity[around], 75)) if around.any() else 0.0
+    return float(np.percentile(activity[around], 75)) if around.any() else None
 
 
 def texts_in(activity: FloatArray, inside: Array, static: float) -> tuple[tuple[int, int, int, int], ...]:

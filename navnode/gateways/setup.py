@@ -31,6 +31,9 @@ _FEWEST_PAIRS = 8
 _COMBED = 1.5
 _LEAST_GAP, _GAP_OF_USUAL = 0.15, 6.0
 """Of sorted logarithms, between pictures that are held and others."""
+_ABOVE_STATIC, _CODED = 2.0, 0.7
+"""Times the noise of the display's frame, part of which black has cut off, and grey levels of compression more, that a
+held X-ray may have."""
 _GAMMAS = (0.5, 4.0)
 _BLOCK = 8
 _CLEAR = 1.6
@@ -147,7 +150,10 @@ def find(seen: Seen, inverted: bool | None = None) -> CArmFindings:
     x, y, w, h = region
     inside = field.inside_of(region, field_px)
     apart = _steps_between(seen, region, inside)
+    static = field.static_in(activity, shape)
     limit, held_noise = _holds(apart)
+    if static is not None and held_noise > _ABOVE_STATIC * static + _CODED:
+        limit, held_noise = 0.0, 0.0  # two kinds of exposures, as when the dose changes: a held one is as quiet as that
     held = apart < limit
     exposures = [(a, b) for a, b in seen.pairs if _change(a, b, region, inside) > limit]
     interlaced = _is_interlaced(seen, region)
@@ -164,7 +170,7 @@ def find(seen: Seen, inverted: bool | None = None) -> CArmFindings:
         interlaced=interlaced,
         region=region,
         field_px=field_px,
-        masks=field.texts_in(activity[y : y + h, x : x + w], inside, max(held_noise, field.static_in(activity, shape))),
+        masks=field.texts_in(activity[y : y + h, x : x + w], inside, max(held_noise, static or 0.0)),
         black=black,
         white=white,
         gamma=gamma,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from navnode.projector.grids import resample
-from navnode.reconstruction import engines
+from navnode.reconstruction import models
 from navnode.reconstruction.agreement import Difference, largest_difference
 from navnode.reconstruction.lift import disagreement, lift
 from navnode.reconstruction.lungs import LungRefiner, LungsFound
@@ -144,8 +144,8 @@ class Bones:
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads
         self._reader = Reader(threads=threads or 0)
-        self._refiner = Refiner(engines.SHIPPED_REFINER, threads=threads or 0)
-        engines.verify(engines.SHIPPED_LUNGS, engines.LUNGS_FILE)
+        self._refiner = Refiner(models.SHIPPED_REFINER, threads=threads or 0)
+        models.verify(models.SHIPPED_LUNGS, models.LUNGS_FILE)
         self._lung_refiner: LungRefiner | None = None
         self._readings: dict[bytes, Reading] = {}
         self._center_mm = (np.inf,) * 3
@@ -195,7 +195,7 @@ class Bones:
         if sum(bool((reading.lungs_mm > 0).any()) for reading in readings) < _LEAST_VIEWS_OF_LUNGS:
             return None
         if self._lung_refiner is None:  # most X-rays show no lung
-            self._lung_refiner = LungRefiner(engines.SHIPPED_LUNGS, threads=self._threads or 0)
+            self._lung_refiner = LungRefiner(models.SHIPPED_LUNGS, threads=self._threads or 0)
         poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
         return self._lung_refiner.find(readings, poses, grid)
 

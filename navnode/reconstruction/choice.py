@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from navnode.errors import ConfigError
-from navnode.reconstruction import engines
+from navnode.reconstruction import engines, models
 
 __all__ = ["Method", "chosen", "described", "engine_name", "model_hash"]
 
@@ -53,8 +53,8 @@ def model_hash(method: Method = Method.AUTO) -> str:
     method = chosen(method)
     if method is not Method.LEARNED:
         return ""
-    folders = (engines.SHIPPED, engines.SHIPPED_READER, engines.SHIPPED_REFINER, engines.SHIPPED_LUNGS)
-    return hashlib.sha256(" ".join(map(engines.card_hash, folders)).encode()).hexdigest()
+    folders = (models.SHIPPED, models.SHIPPED_READER, models.SHIPPED_REFINER, models.SHIPPED_LUNGS)
+    return hashlib.sha256(" ".join(map(models.card_hash, folders)).encode()).hexdigest()
 
 
 def described(method: Method, engine: str) -> str:

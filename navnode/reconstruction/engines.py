@@ -1,58 +1,56 @@
 """Engines that run the networks: TensorRT where there is an NVIDIA GPU, else OpenVINO, else ONNX Runtime.
 
-A model is a folder with ``view.onnx``, ``volume.onnx``, optional FP16 versions of both (for TensorRT) and
-``card.json``, which lists the files' SHA-256. Files that the card does not list, and graphs that keep weights in other
-files, are refused.
+What a model's files are: :mod:`navnode.reconstruction.models`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
 import numpy as np
 
 from navnode import geometry as g
-from navnode.errors import ConfigError, NavError
+from navnode.errors import ComputeError, ConfigError, NavError
 from navnode.files.cache import own_cache_folder
 from navnode.projector import Projector
 from navnode.projector.grids import AIR_HU
 from navnode.reconstruction import tensorrt
 from navnode.reconstruction.classical import Pyramid
 from navnode.reconstruction.features import GRID, picture, starting_volumes
+from navnode.reconstruction.models import (
+    FEATURES_FILE,
+    HALF,
+    LUNGS_FILE,
+    READER_FILE,
+    REFINER_FILE,
+    SHIPPED,
+    SHIPPED_LUNGS,
+    SHIPPED_READER,
+    SHIPPED_REFINER,
+    VIEW_FILE,
+    VOLUME_FILE,
+    Card,
+    Run,
+    answering,
+    checked,
+    read_card,
+)
 from navnode.types import Array, CArm, FloatArray, Grid, Matrix, View, Volume
 
 __all__ = [
-    "CARD_FILE",
-    "Card",
     "Compared",
     "Engine",
     "EngineName",
-    "FEATURES_FILE",
-    "HALF",
-    "LUNGS_FILE",
     "Networks",
-    "READER_FILE",
-    "REFINER_FILE",
-    "Run",
-    "SHIPPED",
-    "SHIPPED_LUNGS",
-    "SHIPPED_READER",
-    "SHIPPED_REFINER",
-    "VIEW_FILE",
-    "VOLUME_FILE",
     "available",
     "build",
-    "card_hash",
     "check",
     "compare",
     "known",
@@ -62,64 +60,18 @@ __all__ = [
     "load_refiner",
     "plans_folder",
     "preferred",
-    "read_card",
     "title",
-    "verify",
     "would_load",
-    "write_card",
 ]
-
-VIEW_FILE, VOLUME_FILE, CARD_FILE = "view.onnx", "volume.onnx", "card.json"
-HALF = {VIEW_FILE: "view.fp16.onnx", VOLUME_FILE: "volume.fp16.onnx"}
-SHIPPED = Path(__file__).parent / "model"
-READER_FILE = "reader.onnx"
-SHIPPED_READER = Path(__file__).parent / "reader_model"
-FEATURES_FILE, REFINER_FILE = "features.onnx", "refiner.onnx"
-SHIPPED_REFINER = Path(__file__).parent / "refiner_model"
-LUNGS_FILE = "lungs.onnx"
-SHIPPED_LUNGS = Path(__file__).parent / "lung_model"
 
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 _PLAIN: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Engines that compute in FP32 on every processor; other engines are compared with one of them before use."""
 _TITLES: dict[EngineName, str] = {"tensorrt": "TensorRT", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-_LARGEST_BYTES = 64 * 2**20
-_EXTERNAL_DATA = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
-"""Start of ONNX's entry for a tensor stored in another file (onnx.proto, TensorProto.external_data): tag and length may
-be written longer than they need be."""
 _MAX_ERROR_HU = 10.0
 _MAX_DICE_CHANGE = 0.005
 _BONE_HU = 200.0
 _SPACING_MM = 2.0
-
-Run = Callable[[Mapping[str, Array]], list[FloatArray]]
-"""Inputs by name -> outputs in the graph's order; shapes as in :mod:`network`."""
-
-
-class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model states about itself; ``card.json``.
-
-    ``bone_threshold`` is a probability, 0..1; ``sigma_factor`` and ``bone_density`` are unitless.
-    """
-
-    schema: Literal["navnode/model/1"]
-    name: str
-    sha256: dict[str, str]
-    """File name -> hash."""
-    training: dict[str, str | int | float | list[str]]
-    """Data, held-out patients, steps."""
-    licence: str = ""
-    metrics: dict[str, dict[str, float]] = {}
-    """From patients that the training did not use."""
-    limits: list[str] = []
-    preferred: bool = False
-    """Whether it beats SART on such patients in every respect, so that ``auto`` uses it."""
-    bone_density: float = 0.0
-    """No longer used; models before 0.4 derived bone from the volume."""
-    bone_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
-    """Probability of bone at which its surface is most accurate on validation patients."""
-    sigma_factor: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
-    """Factor on the stated scale that makes 95 % intervals hold on validation patients."""
 
 
 @dataclass(frozen=True)
@@ -227,15 +179,6 @@ def load_lungs(folder: Path = SHIPPED_LUNGS, *, threads: int = 0, exactly: bool 
     return run, label
 
 
-def verify(folder: Path, file: str) -> None:
-    """Check a model's file now that is loaded only when it is needed.
-
-    Raises:
-        ConfigError: the model is missing, or the file is not the card's.
-    """
-    _checked(folder / file, read_card(folder))
-
-
 def _load_halved(folder: Path, files: Sequence[str], threads: int, exactly: bool) -> tuple[list[Run], str]:
     card = read_card(folder)
     engine = next((name for name in _PLAIN if _installed(name)), None)
@@ -265,9 +208,9 @@ def _compiled(engine: EngineName, folder: Path, card: Card, threads: int) -> Net
 
 
 def _graph(compile_model: Callable[[bytes, int], Run], path: Path, card: Card, threads: int, label: str) -> Run:
-    content = _checked(path, card)
+    content = checked(path, card)
     try:
-        return compile_model(content, threads)
+        return answering(compile_model(content, threads), path)
     except NavError:
         raise
     except Exception as error:  # engines raise exceptions without a common base class
@@ -398,8 +341,8 @@ def check(folder: Path = SHIPPED, threads: int = 0) -> dict[EngineName, Compared
     reference = _compiled(usable[-1], folder, card, threads)
     try:
         return {name: compare(_compiled(name, folder, card, threads), reference) for name in usable}
-    except (ValueError, IndexError, KeyError) as error:  # inputs or outputs are others
-        raise ConfigError(f"{folder}: its graphs are not those of a reconstruction") from error
+    except ComputeError as error:  # inputs or outputs are others
+        raise ConfigError(str(error)) from error
 
 
 def build(folder: Path = SHIPPED) -> dict[str, tuple[int, float, bool]]:
@@ -412,62 +355,9 @@ def build(folder: Path = SHIPPED) -> dict[str, tuple[int, float, bool]]:
     built = {}
     for name in (_file(VIEW_FILE, "tensorrt", card), _file(VOLUME_FILE, "tensorrt", card)):
         began = time.perf_counter()
-        plan, was_there = tensorrt.cached(_checked(folder / name, card), plans_folder())
+        plan, was_there = tensorrt.cached(checked(folder / name, card), plans_folder())
         built[name] = (len(plan), round(time.perf_counter() - began, 2), was_there)
     return built
-
-
-def read_card(folder: Path) -> Card:
-    """The card of a model folder.
-
-    Raises:
-        ConfigError: there is no card, or it is not valid.
-    """
-    try:
-        return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=Card)
-    except OSError as error:
-        raise ConfigError(f"{folder}: no model ({error.strerror})") from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{folder / CARD_FILE}: {error}") from error
-
-
-def card_hash(folder: Path = SHIPPED) -> str:
-    """SHA-256 of a model's card.
-
-    Raises:
-        ConfigError: there is no card.
-    """
-    try:
-        return hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{folder}: no model ({error.strerror})") from error
-
-
-def write_card(folder: Path, card: Card) -> None:
-    """Write or replace the card of a model folder.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
-    except OSError as error:
-        raise ConfigError(f"{folder / CARD_FILE}: cannot be written ({error.strerror})") from error
-
-
-def _checked(path: Path, card: Card) -> bytes:
-    """A graph that matches the card's hash and holds its own weights: engines get the bytes alone."""
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise ConfigError(f"{path}: larger than {_LARGEST_BYTES >> 20} MiB")
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != card.sha256.get(path.name):
-        raise ConfigError(f"{path}: refused, does not match the hash in {CARD_FILE}")
-    if _EXTERNAL_DATA.search(content):
-        raise ConfigError(f"{path}: refused, keeps weights in other files, which {CARD_FILE} does not list")
-    return content
 
 
 def _tensorrt(model: bytes, threads: int) -> Run:

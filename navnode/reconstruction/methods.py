@@ -11,7 +11,7 @@ import numpy as np
 
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector.grids import AIR_HU, resample
-from navnode.reconstruction import engines
+from navnode.reconstruction import engines, models
 from navnode.reconstruction.bones import BoneFound, Bones
 from navnode.reconstruction.choice import Method, chosen
 from navnode.reconstruction.classical import sart
@@ -123,7 +123,7 @@ class Reconstructor:
         self._threads = threads
         self.method = chosen(method, model)
         learned = self.method is Method.LEARNED
-        self._networks = engines.load(model or engines.SHIPPED, threads=threads or 0) if learned else None
+        self._networks = engines.load(model or models.SHIPPED, threads=threads or 0) if learned else None
         self._bones = Bones(threads) if learned else None
         self._accumulator: Accumulator | None = None
 

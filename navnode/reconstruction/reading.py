@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from navnode import geometry as g
 from navnode.errors import ComputeError
-from navnode.reconstruction import engines
+from navnode.reconstruction import engines, models
 from navnode.reconstruction.reader import BONE_SCALE_MM, CANVAS_PX, LOG_SCALES, LUNG_SCALE_MM, reading_channels
 from navnode.types import Array, CArm, FloatArray, Matrix, View
 
@@ -70,7 +70,7 @@ class Reader:
         ConfigError: the model is missing, or no engine runs it.
     """
 
-    def __init__(self, folder: Path = engines.SHIPPED_READER, *, threads: int = 0, exactly: bool = False) -> None:
+    def __init__(self, folder: Path = models.SHIPPED_READER, *, threads: int = 0, exactly: bool = False) -> None:
         self._run, self.engine = engines.load_reader(folder, threads=threads, exactly=exactly)
 
     def read(self, view: View, center_mm: Matrix) -> Reading:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from navnode.errors import ComputeError
-from navnode.reconstruction import engines
+from navnode.reconstruction import engines, models
 from navnode.reconstruction.lift import level
 from navnode.reconstruction.pooling import pool
 from navnode.reconstruction.reader import BONE_KINDS, BONE_SCALE_MM, reading_channels
@@ -117,7 +117,7 @@ class Refiner:
     def __init__(self, folder: Path, *, threads: int = 0, exactly: bool = False) -> None:
         self._find_features, self._run, self.engine = engines.load_refiner(folder, threads=threads, exactly=exactly)
         self._threads = threads or None
-        self.threshold = engines.read_card(folder).bone_threshold
+        self.threshold = models.read_card(folder).bone_threshold
         """Probability at which the surface is most accurate, 0..1."""
 
     def refine(self, occupancy: Volume, readings: Sequence[Reading], poses: Sequence[Matrix], grid: Grid) -> Refined:

@@ -30,6 +30,10 @@ class Display:
     mirrored: bool = False
     interlaced: bool = False
     steps: int = 2
+    step_share: float = 0.25
+    """Of the dose, that every other step takes away."""
+    gained: bool = False
+    """Whether the display shows less dose as bright."""
     seed: int = 1
 
     @property
@@ -74,7 +78,7 @@ class Display:
         exposure = None
         for n in range(round(seconds * rate_hz)):
             if n % self.repeats == 0:
-                dose = 1.0 - 0.25 * (int(n / rate_hz / seconds * (self.steps + 1)) % 2)
+                dose = 1.0 - self.step_share * (int(n / rate_hz / seconds * (self.steps + 1)) % 2)
                 exposure = self._shown(n / rate_hz, dose, rng)
                 if self.interlaced:
                     exposure[1::2] = self._shown((n + 0.5) / rate_hz + 0.3, dose, rng)[1::2]
@@ -89,7 +93,8 @@ class Display:
 
     def _shown(self, at: float, dose: float, rng) -> np.ndarray:
         quanta = rng.poisson(self.quanta * dose * self.counts(at)).astype(np.float32)
-        shares = np.clip(cv2.GaussianBlur(quanta, (0, 0), 0.6) / self.quanta, 0, 1)
+        white = self.quanta * (dose if self.gained else 1.0)
+        shares = np.clip(cv2.GaussianBlur(quanta, (0, 0), 0.6) / white, 0, 1)
         shown = shares ** (1 / self.gamma)
         if self.inverted:
             shown = 1 - shown

@@ -59,6 +59,15 @@ def test_holds_are_found_with_any_noise_of_capture_and_none_where_there_are_none
     assert any("no exposure was held" in line for line in never.lines)
 
 
+@pytest.mark.parametrize(("steps", "gained"), [(1, False), slow(1, True), slow(3, True)])
+@pytest.mark.long
+def test_exposures_of_another_dose_are_not_taken_for_held_ones(steps, gained):
+    found = find(seen_of(Display(repeats=1, steps=steps, step_share=0.75, gained=gained)))
+    assert found.held_noise is None and found.held_share == 0
+    assert found.gamma is None or found.gamma == pytest.approx(2.2, abs=0.3)
+    assert not found.inverted
+
+
 @pytest.mark.long
 def test_text_is_masked_and_metal_is_not():
     display = Display(gamma=1.0)

@@ -13,7 +13,7 @@ import torch
 
 from navnode.errors import ConfigError
 from navnode.projector.grids import centered_grid
-from navnode.reconstruction import engines, training
+from navnode.reconstruction import models, training
 from navnode.reconstruction.network import ReaderNet, _pooled
 from navnode.reconstruction.reader import BONE_KINDS
 from navnode.reconstruction.reading import understood
@@ -161,7 +161,7 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match="no trained reader"):
         training.run_refiner(data, out, **settings)
     with pytest.raises(ConfigError, match="name a folder of CTs"):
-        training.run_refiner(training.Data(), out, reader=engines.SHIPPED_READER, **settings)
+        training.run_refiner(training.Data(), out, reader=models.SHIPPED_READER, **settings)
     out.mkdir()
     torch.save({"averaged": ReaderNet().state_dict()}, out / "reader.pt")
     monkeypatch.setattr(bodies, "GRID_SIZE", refining.CROP)
@@ -169,7 +169,7 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     assert report.steps == 1 and report.bodies == 2
     names = sorted(path.name for path in (out / "bodies3d").glob("*.npz"))
     assert names == ["limbs-sts_028-000.validate.npz", "limbs-sts_901-000.train.npz"]
-    facts = engines.read_card(out / "refiner_model").training
+    facts = models.read_card(out / "refiner_model").training
     assert facts == {"steps": 1, "bodies": 2, "data": ["1 limbs"], "held_out": ["sts_028"]}
     before = (out / "bodies3d" / names[0]).stat().st_mtime_ns
     assert bodies.render_bodies(patients(cts), out / "xrays" / "labels", None, out / "bodies3d", 1) == 2
@@ -179,7 +179,7 @@ def test_bodies_are_rendered_refined_and_exported(tmp_path: Path, monkeypatch: p
     start = out / "refiner_model"
     report = training.run_refiner(packed, elsewhere, reader=out / "reader.pt", start=start, **settings)
     assert (report.steps, report.bodies) == (2, 2)  # where the model's training ended, one step on
-    assert engines.read_card(elsewhere / "refiner_model").training == {**facts, "steps": 2}
+    assert models.read_card(elsewhere / "refiner_model").training == {**facts, "steps": 2}
 
 
 def test_rounds_mix_all_kinds_and_never_repeat_a_body() -> None:

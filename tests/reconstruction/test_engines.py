@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from navnode import cli
 from navnode.errors import ConfigError
-from navnode.reconstruction import Method, Reconstructor, engines, tensorrt
+from navnode.reconstruction import Method, Reconstructor, engines, models, tensorrt
 from navnode.reconstruction.lift import lift
 from navnode.reconstruction.reading import Reader, thickness
 from navnode.reconstruction.refining import Refiner
@@ -91,18 +91,18 @@ def test_tensorrt_refuses_what_is_not_a_graph():
         tensorrt.build(b"not a graph")
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 def test_tensorrt_takes_the_shipped_graphs(tmp_path, monkeypatch):
     if tensorrt.package() is None:
         pytest.skip("TensorRT is not installed")
     monkeypatch.setattr(engines, "plans_folder", lambda: tmp_path)
     built = engines.build()
-    assert set(built) == set(engines.HALF.values())
+    assert set(built) == set(models.HALF.values())
     assert all(size > 400_000 and not was_there for size, _, was_there in built.values())
     assert all(was_there for _, _, was_there in engines.build().values())
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 @pytest.mark.long
 def test_every_engine_matches_fp32():
     compared = engines.check(threads=2)
@@ -110,16 +110,16 @@ def test_every_engine_matches_fp32():
     assert all(found.max_error_hu < 2.0 for found in compared.values())
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 @pytest.mark.long
 def test_the_graphs_in_fp16_match_fp32(tmp_path):
     """ONNX Runtime rounds to FP16 after every operation, and so checks what a GPU gets even without one."""
     pytest.importorskip("onnxruntime")
-    card = engines.read_card(engines.SHIPPED)
-    for file, half in engines.HALF.items():
-        (tmp_path / file).write_bytes((engines.SHIPPED / half).read_bytes())
-    named = {file: card.sha256[half] for file, half in engines.HALF.items()}
-    engines.write_card(tmp_path, msgspec.structs.replace(card, sha256=named))
+    card = models.read_card(models.SHIPPED)
+    for file, half in models.HALF.items():
+        (tmp_path / file).write_bytes((models.SHIPPED / half).read_bytes())
+    named = {file: card.sha256[half] for file, half in models.HALF.items()}
+    models.write_card(tmp_path, msgspec.structs.replace(card, sha256=named))
     plain = engines.load(engine="onnxruntime", threads=2)
     found = engines.compare(engines.load(tmp_path, engine="onnxruntime", threads=2), plain, repeats=0)
     # Convolutions of 11-bit numbers; their outputs are added in FP32 to HU of up to 3000.
@@ -127,11 +127,11 @@ def test_the_graphs_in_fp16_match_fp32(tmp_path):
 
 
 def test_a_model_without_fp16_runs_in_fp32_everywhere():
-    card = engines.Card("navnode/model/1", "own", dict.fromkeys(engines.HALF, "0" * 64), {})
+    card = models.Card("navnode/model/1", "own", dict.fromkeys(models.HALF, "0" * 64), {})
     assert {engines.title(name, card) for name in ("tensorrt", "openvino")} == {"TensorRT fp32", "OpenVINO fp32"}
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 @pytest.mark.long
 def test_a_wrong_engine_is_detected():
     right = engines.load(engine=engines.available()[-1], threads=2)
@@ -178,7 +178,7 @@ def test_in_bf16_bone_is_read_and_refined_as_in_fp32():
     readings = by_both[1]
     lifted = lift([thickness(reading, pose) for reading, pose in zip(readings, poses, strict=True)], grid)
     quick, exact = (
-        Refiner(engines.SHIPPED_REFINER, threads=2, exactly=exactly).refine(lifted, readings, poses, grid).likely.voxels
+        Refiner(models.SHIPPED_REFINER, threads=2, exactly=exactly).refine(lifted, readings, poses, grid).likely.voxels
         for exactly in (False, True)
     )
     assert 0 < np.abs(quick - exact).mean() < 0.002 and 0.001 < np.mean(exact > 0.5) < 0.5

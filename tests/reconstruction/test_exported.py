@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from navnode.errors import ConfigError
-from navnode.reconstruction import engines, lungs, reader, refining
+from navnode.reconstruction import engines, lungs, models, reader, refining
 
 pytest.importorskip("torch", reason="training needs the extra `train`")
 pytest.importorskip("onnx", reason="training needs the extra `train`")
@@ -22,7 +22,7 @@ from navnode.reconstruction.training.learner import Files, Learner, Pace
 
 def test_the_reader_reads_as_the_shipped_one():
     network = ReaderNet().eval()
-    start = start_of(engines.SHIPPED_READER, READER_GRAPHS)
+    start = start_of(models.SHIPPED_READER, READER_GRAPHS)
     start.given_to(network)
     assert start.steps > 20_000
     pictures = np.random.default_rng(1).random((1, reader.CHANNELS, 64, 64)).astype(np.float32)
@@ -36,7 +36,7 @@ def test_the_reader_reads_as_the_shipped_one():
 
 def test_the_refiner_sees_as_the_shipped_one():
     networks = Refinement().eval()
-    start_of(engines.SHIPPED_REFINER, REFINER_GRAPHS).given_to(networks)
+    start_of(models.SHIPPED_REFINER, REFINER_GRAPHS).given_to(networks)
     picture = np.random.default_rng(2).random((1, refining.PICTURES, *[refining.PICTURE_PX] * 2)).astype(np.float32)
     features, _, _ = engines.load_refiner(threads=1, exactly=True)
     (expected,) = features({"pictures": picture})
@@ -47,7 +47,7 @@ def test_the_refiner_sees_as_the_shipped_one():
 
 def test_the_network_finds_lungs_as_the_shipped_one():
     network = LungNet().eval()
-    start_of(engines.SHIPPED_LUNGS, LUNG_GRAPHS).given_to(network)
+    start_of(models.SHIPPED_LUNGS, LUNG_GRAPHS).given_to(network)
     evidence = np.random.default_rng(3).random((1, lungs.CHANNELS, *[lungs.BLOCK] * 3)).astype(np.float32)
     run, _ = engines.load_lungs(threads=1, exactly=True)
     (expected,) = run({"evidence": evidence})
@@ -58,7 +58,7 @@ def test_the_network_finds_lungs_as_the_shipped_one():
 
 def test_a_training_without_a_checkpoint_goes_on_from_a_model(tmp_path):
     files = Files(tmp_path / "reader.pt", tmp_path / "losses", tmp_path / "scores")
-    start = start_of(engines.SHIPPED_READER, READER_GRAPHS)
+    start = start_of(models.SHIPPED_READER, READER_GRAPHS)
     learner = Learner(ReaderNet, files, Pace(), start=start)
     assert learner.step == start.steps
     assert torch.equal(learner.averaged.state_dict()["stem.bias"], start.weights["stem.bias"])
@@ -68,8 +68,8 @@ def test_a_training_without_a_checkpoint_goes_on_from_a_model(tmp_path):
 
 def test_a_model_of_another_network_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="another network: pictures"):
-        start_of(engines.SHIPPED_READER, READER_GRAPHS).given_to(Refinement())
-    shutil.copytree(engines.SHIPPED_READER, tmp_path / "model")
-    (tmp_path / "model" / engines.READER_FILE).write_bytes(b"not a graph")
+        start_of(models.SHIPPED_READER, READER_GRAPHS).given_to(Refinement())
+    shutil.copytree(models.SHIPPED_READER, tmp_path / "model")
+    (tmp_path / "model" / models.READER_FILE).write_bytes(b"not a graph")
     with pytest.raises(ConfigError, match=r"reader\.onnx"):
         start_of(tmp_path / "model", READER_GRAPHS)

@@ -10,7 +10,7 @@ import pytest
 from navnode import geometry as g
 from navnode.errors import ComputeError
 from navnode.projector.grids import onto
-from navnode.reconstruction import Method, Reconstructor, engines, learned
+from navnode.reconstruction import Method, Reconstructor, engines, learned, models
 from navnode.reconstruction.bones import BoneFound
 from navnode.reconstruction.learned import Accumulator
 from navnode.types import Grid, Status, View, Volume
@@ -36,7 +36,7 @@ def test_views_come_in_any_order_and_can_be_removed(model):
     assert np.abs(one.result().volume.voxels - other.result().volume.voxels).max() > 1.0
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 def test_the_shipped_model_approximates_a_ball_and_states_its_uncertainty():
     truth = ball(radius_mm=40.0, hu=100.0)
     made = Reconstructor(Method.LEARNED, threads=2).reconstruct(views(truth, (0, 45, 90, 135)), Grid(spacing_mm=1.0))
@@ -51,7 +51,7 @@ def test_the_shipped_model_approximates_a_ball_and_states_its_uncertainty():
     assert within.mean() > 0.8
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -78,7 +78,7 @@ def test_unusable_views_are_refused_with_the_reason(given, reason):
         Reconstructor(Method.LEARNED, threads=2).reconstruct(given())
 
 
-@pytest.mark.skipif(not engines.SHIPPED.exists(), reason="no model is shipped")
+@pytest.mark.skipif(not models.SHIPPED.exists(), reason="no model is shipped")
 def test_metal_truncation_and_a_wrong_pose_yield_plausible_hu_but_no_valid_volume():
     with_metal, _ = with_a_rod(ball(radius_mm=50.0, hu=50.0))
     learned = Reconstructor(Method.LEARNED, threads=2)

@@ -12,7 +12,7 @@ from navnode import geometry as g
 from navnode.errors import ConfigError
 from navnode.projector import MU_WATER_PER_MM, Projector
 from navnode.projector.grids import AIR_HU, centered_grid
-from navnode.reconstruction import engines
+from navnode.reconstruction import engines, models
 from navnode.reconstruction.bones import Bones
 from navnode.reconstruction.lift import solid
 from navnode.reconstruction.lungs import BLOCK, CHANNELS, SEEN, LungRefiner, evidence, lifted, lung_grid
@@ -94,22 +94,22 @@ def test_lungs_are_found_around_the_same_center_on_coarser_voxels(size: int, spa
 def test_engines_find_the_same_lungs(monkeypatch: pytest.MonkeyPatch) -> None:
     readings, poses = read_of(two_lungs())
     grid = Grid(96, 2.5)  # 48 voxels of 5 mm: three blocks
-    network = LungRefiner(engines.SHIPPED_LUNGS, threads=2, exactly=True)
+    network = LungRefiner(models.SHIPPED_LUNGS, threads=2, exactly=True)
     found = network.find(readings, poses, grid).likely
     assert found.voxels.shape == (48, 48, 48) and network.engine == "OpenVINO fp32"
-    again = LungRefiner(engines.SHIPPED_LUNGS, threads=1, exactly=True).find(readings, poses, grid).likely
+    again = LungRefiner(models.SHIPPED_LUNGS, threads=1, exactly=True).find(readings, poses, grid).likely
     np.testing.assert_allclose(found.voxels, again.voxels, atol=1e-4)
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(engines, "_installed", lambda name: name == "onnxruntime")
-    other = LungRefiner(engines.SHIPPED_LUNGS, threads=2).find(readings, poses, grid).likely
+    other = LungRefiner(models.SHIPPED_LUNGS, threads=2).find(readings, poses, grid).likely
     np.testing.assert_allclose(found.voxels, other.voxels, atol=1e-3)  # FP32 in another order of summation
 
 
 def test_a_model_whose_file_was_changed_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "card.json").write_bytes((engines.SHIPPED_LUNGS / "card.json").read_bytes())
-    content = bytearray((engines.SHIPPED_LUNGS / engines.LUNGS_FILE).read_bytes())
+    (tmp_path / "card.json").write_bytes((models.SHIPPED_LUNGS / "card.json").read_bytes())
+    content = bytearray((models.SHIPPED_LUNGS / models.LUNGS_FILE).read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / engines.LUNGS_FILE).write_bytes(content)
+    (tmp_path / models.LUNGS_FILE).write_bytes(content)
     with pytest.raises(ConfigError, match="does not match the hash"):
         LungRefiner(tmp_path)
 
@@ -173,7 +173,7 @@ def test_a_lung_is_found_on_its_side() -> None:
     body = two_lungs()
     body[:, :, GRID.size // 2 :] = False
     readings, poses = read_of(body)
-    found = LungRefiner(engines.SHIPPED_LUNGS, threads=2).find(readings, poses, Grid(96, 2.5)).likely.voxels > 0.5
+    found = LungRefiner(models.SHIPPED_LUNGS, threads=2).find(readings, poses, Grid(96, 2.5)).likely.voxels > 0.5
     assert found.sum() > 500 and found[:, :, :24].sum() > 0.9 * found.sum()
 
 
@@ -183,7 +183,7 @@ def test_a_view_in_which_lungs_were_overlooked_does_not_cut_them_away(chest: tup
     poses = [view.volume_from_carm for view in views if view.volume_from_carm is not None]
     blind = replace(readings[1], lungs=0 * readings[1].lungs, lungs_mm=0 * readings[1].lungs_mm)
     kept = [readings[0], blind, *readings[2:]]
-    found = LungRefiner(engines.SHIPPED_LUNGS, threads=2).find(kept, poses, grid).likely
+    found = LungRefiner(models.SHIPPED_LUNGS, threads=2).find(kept, poses, grid).likely
     true, by_lift = true_on(chest, found), np.asarray(solid(lifted(kept, poses, lung_grid(grid))), bool)
     assert overlap(found.voxels > 0.5, true) > max(0.7, overlap(by_lift, true) + 0.2)
 
@@ -200,12 +200,12 @@ def test_what_is_mistaken_for_lung_in_a_limb_is_none() -> None:
         patch[128 - half_px : 128 + half_px, 128 - half_px : 128 + half_px] = 1
         line = 0.018 * reading.lungs_mm  # of flesh
         mistaken.append(replace(reading, line_integrals=line, lungs=none + 0.9 * patch, lungs_mm=none + 30 * patch))
-    found = LungRefiner(engines.SHIPPED_LUNGS, threads=2).find(mistaken, poses, Grid(96, 2.5))
+    found = LungRefiner(models.SHIPPED_LUNGS, threads=2).find(mistaken, poses, Grid(96, 2.5))
     assert found.surface() is None
 
 
 def test_a_missing_model_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "SHIPPED_LUNGS", tmp_path)
+    monkeypatch.setattr(models, "SHIPPED_LUNGS", tmp_path)
     with pytest.raises(ConfigError, match="no model"):
         Bones(threads=1)
 
@@ -243,7 +243,7 @@ def test_chests_are_rendered_learned_from_and_exported(tmp_path: Path, monkeypat
     for package in ("torch", "onnx", "onnxscript", "openvino", "matplotlib"):
         pytest.importorskip(package)
     sitk = pytest.importorskip("SimpleITK")
-    from navnode.reconstruction import training
+    from navnode.reconstruction import models, training
     from navnode.reconstruction.training import bodies, lungs
     from navnode.reconstruction.training.learner import last_scores
 
@@ -264,7 +264,7 @@ def test_chests_are_rendered_learned_from_and_exported(tmp_path: Path, monkeypat
     settings = {"rounds": 1, "hours": 1e-6, "device": "cpu", "threads": 1}
     report = training.run_lungs(cts, out, **settings)
     assert (report.steps, report.bodies) == (1, 3)  # no limb
-    assert engines.read_card(out / "lung_model").training == {
+    assert models.read_card(out / "lung_model").training == {
         "steps": 1,
         "bodies": 3,
         "data": ["1 trunks"],
@@ -278,7 +278,7 @@ def test_chests_are_rendered_learned_from_and_exported(tmp_path: Path, monkeypat
         left = iter(range(steps - 1))
         return lungs.train(
             out / "chests",
-            engines.SHIPPED_READER,
+            models.SHIPPED_READER,
             folder,
             lungs.Pace(score_every=2),
             workers=0,
@@ -300,4 +300,4 @@ def test_training_without_bodies_is_refused(tmp_path: Path) -> None:
     from navnode.reconstruction.training import lungs
 
     with pytest.raises(ConfigError, match="no rendered bodies"):
-        lungs.train(tmp_path, engines.SHIPPED_READER, tmp_path)
+        lungs.train(tmp_path, models.SHIPPED_READER, tmp_path)

@@ -102,6 +102,15 @@ def test_a_pack_whose_values_are_not_what_their_names_say_is_refused(trained_in,
         unpack(path, tmp_path / "out")
 
 
+def test_a_rendered_file_that_is_damaged_is_named(trained_in, tmp_path):
+    path = trained_in / "xrays" / "limbs-p0-000.validate.npz"
+    for content in (b"", b"junk", path.read_bytes()[:2000]):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=str(path)):
+            pack(trained_in, tmp_path / "x.pack", most_bytes=1 << 24)
+    assert not (tmp_path / "x.pack").exists()
+
+
 def test_nothing_to_pack_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="holds no rendered X-rays or bodies"):
         pack(tmp_path, tmp_path / "x.pack", most_bytes=1 << 20)

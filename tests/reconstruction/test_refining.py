@@ -12,7 +12,7 @@ import pytest
 from navnode import geometry as g
 from navnode.errors import ComputeError, ConfigError
 from navnode.projector import MU_WATER_PER_MM, Projector
-from navnode.reconstruction import Method, choice, engines
+from navnode.reconstruction import Method, choice, engines, models
 from navnode.reconstruction.bones import Bones
 from navnode.reconstruction.lift import lift, solid
 from navnode.reconstruction.reader import BONE_KINDS, CANVAS_PX
@@ -132,7 +132,7 @@ def test_a_grid_is_padded_to_blocks() -> None:
 
 def test_the_hash_covers_all_models() -> None:
     """A session records what made its volumes, the reader and the refiner included."""
-    assert choice.model_hash(Method.LEARNED) not in ("", engines.card_hash(engines.SHIPPED))
+    assert choice.model_hash(Method.LEARNED) not in ("", models.card_hash(models.SHIPPED))
     assert choice.model_hash(Method.SART) == ""
 
 
@@ -198,7 +198,7 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     torch.save({"averaged": network.state_dict()}, tmp_path / "refiner.pt")
     folder = tmp_path / "refiner_model"
     export_refiner(tmp_path / "refiner.pt", folder, {"steps": 0}, {"limbs": {"dice": 0.5}})
-    card = engines.read_card(folder)
+    card = models.read_card(folder)
     assert card.name == "refiner" and card.metrics["limbs"]["dice"] == 0.5
     readings, poses = read_of(two_rods())
     refiner = Refiner(folder, threads=1, exactly=True)
@@ -223,7 +223,7 @@ def test_engines_agree_with_torch_on_grids_of_any_size(tmp_path: Path) -> None:
     for path in folder.glob("*.onnx"):
         assert not any(trace in path.read_bytes() for trace in (b"site-packages", b"network.py"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "SHIPPED_REFINER", folder)
+        patch.setattr(models, "SHIPPED_REFINER", folder)
         likely = Bones(threads=2).find(views(ball(), (0, 80)), Grid(32, 4.0)).likely
     assert likely.voxels.shape == (32, 32, 32) and 0 <= likely.voxels.min() <= likely.voxels.max() <= 1
 

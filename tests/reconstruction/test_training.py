@@ -11,7 +11,7 @@ import pytest
 
 from navnode.errors import ConfigError
 from navnode.files.volumes import write_volume
-from navnode.reconstruction import Method, Reconstructor, engines, training
+from navnode.reconstruction import Method, Reconstructor, engines, models, training
 from navnode.reconstruction.training.anatomy import BODIES
 from navnode.types import Grid, Volume
 from tests.reconstruction.balls import ball, views
@@ -50,7 +50,7 @@ def test_training_resumes_where_it_stopped_and_its_model_reconstructs(tmp_path, 
     assert steps == [2] and report.steps == 2
     assert [json.loads(line)["step"] for line in (out / "losses.jsonl").read_text().splitlines()] == [1, 2]
     assert (out / "curves.png").stat().st_size > 1000
-    card = engines.read_card(out / "model")
+    card = models.read_card(out / "model")
     assert card.training["cts"] == ["ball.nii.gz"] and card.training["held_out"] == ["another"]
     looked, load = [], engines.load
 

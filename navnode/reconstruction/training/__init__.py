@@ -298,7 +298,7 @@ def run_lungs(
     """
     _check_extra(_TO_EXPORT, device)
     from navnode.projector.native import default_threads
-    from navnode.reconstruction.engines import SHIPPED_READER
+    from navnode.reconstruction.models import SHIPPED_READER
     from navnode.reconstruction.training import lungs
     from navnode.reconstruction.training.export import export_lungs
     from navnode.reconstruction.training.learner import last_scores

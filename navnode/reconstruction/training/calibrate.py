@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from navnode.projector.native import default_threads
-from navnode.reconstruction import engines
+from navnode.reconstruction import engines, models
 from navnode.reconstruction.learned import UNKNOWN_HU, Accumulator
 from navnode.reconstruction.training.examples import VIEWS, changed, middle, some_views, xrays
 from navnode.types import Volume
@@ -41,8 +41,8 @@ def calibrate(
     Returns:
         The factor on what the network itself states.
     """
-    card = msgspec.structs.replace(engines.read_card(model), sigma_factor=1.0)
-    engines.write_card(model, card)
+    card = msgspec.structs.replace(models.read_card(model), sigma_factor=1.0)
+    models.write_card(model, card)
     networks = engines.load(model, threads=threads or 0)
     needed: list[float] = []
     given = [*bodies] * rounds
@@ -63,5 +63,5 @@ def calibrate(
             needed.append(float(np.quantile(off, _COVERED)))
         progress((number + 1) / len(given))
     factor = round(float(np.mean(needed)), 3)
-    engines.write_card(model, msgspec.structs.replace(card, sigma_factor=factor))
+    models.write_card(model, msgspec.structs.replace(card, sigma_factor=factor))
     return factor

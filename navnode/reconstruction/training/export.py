@@ -12,7 +12,8 @@ import onnx
 import torch
 
 from navnode.reconstruction import lungs, reader, refining
-from navnode.reconstruction.engines import (
+from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
+from navnode.reconstruction.models import (
     FEATURES_FILE,
     HALF,
     LUNGS_FILE,
@@ -23,7 +24,6 @@ from navnode.reconstruction.engines import (
     Card,
     write_card,
 )
-from navnode.reconstruction.features import CHANNELS, GRID, PICTURE_PX
 from navnode.reconstruction.network import SUMS, LungNet, ReaderNet, Refinement, halved
 from navnode.reconstruction.training.learner import averaged_weights
 from navnode.reconstruction.training.train import Networks

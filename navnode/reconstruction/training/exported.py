@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from navnode.errors import ConfigError
-from navnode.reconstruction.engines import FEATURES_FILE, LUNGS_FILE, READER_FILE, REFINER_FILE, read_card
+from navnode.reconstruction.models import FEATURES_FILE, LUNGS_FILE, READER_FILE, REFINER_FILE, read_card
 
 __all__ = ["LUNG_GRAPHS", "READER_GRAPHS", "REFINER_GRAPHS", "Start", "start_of"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
-from navnode.files.whole import whole
+from navnode.reconstruction.training.checkpoints import end_at, resume, save
 from navnode.reconstruction.training.exported import Start
 
 __all__ = [
@@ -89,7 +89,7 @@ class Learner(Generic[Network]):
         start: weights to go on from if there is no checkpoint.
 
     Raises:
-        ConfigError: ``start`` is of another network.
+        ConfigError: ``start`` is of another network, or the checkpoint is, or is damaged.
     """
 
     def __init__(
@@ -121,11 +121,7 @@ class Learner(Generic[Network]):
         self.step = 0 if start is None else start.steps
         self._fast = device != "cpu" or multiplies_bfloat16()
         files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        if files.checkpoint.exists():
-            kept = torch.load(files.checkpoint, weights_only=True, map_location=device)
-            for name, part in self._parts.items():
-                part.load_state_dict(kept[name])
-            self.step = int(kept["step"])
+        self.step = resume(files.checkpoint, self._parts, device) or self.step
         self._network = cast(Network, DistributedDataParallel(self.network)) if ranks > 1 else self.network
         self._stops = torch.zeros(1, device=device) if ranks > 1 else None
 
@@ -149,6 +145,9 @@ class Learner(Generic[Network]):
             report: called with every step and its loss.
         """
         pace, files = self._pace, self._files
+        if self.rank == 0:
+            end_at(files.losses, self.step)
+            end_at(files.scores, self.step)
         with files.losses.open("a", buffering=1) as losses, files.scores.open("a", buffering=1) as scores:
             for batch in batches:
                 halved = torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast)
@@ -196,10 +195,8 @@ class Learner(Generic[Network]):
         return self._pace.seed + self.step + _RANKS_APART * self.rank
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        kept = {name: part.state_dict() for name, part in self._parts.items()}
-        with whole(self._files.checkpoint) as part:
-            torch.save({**kept, "step": self.step}, part)
+        """Write the checkpoint."""
+        save(self._files.checkpoint, self._parts, self.step)
 
 
 def joined(device: str) -> tuple[int, int, str]:

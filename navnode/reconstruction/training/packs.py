@@ -66,7 +66,7 @@ def pack(
         progress: called with the share done, 0..1.
 
     Raises:
-        ConfigError: there is nothing to pack.
+        ConfigError: there is nothing to pack, or a file of it is damaged.
     """
     if not any(_files(folder / name) for name in FOLDERS):
         raise ConfigError(f"{folder}: holds no rendered X-rays or bodies")
@@ -147,7 +147,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _packed(path: Path, ratio: int) -> bytes:
-    """A file of X-rays or bodies, compressed."""
+    """A file of X-rays or bodies, compressed; raises ConfigError for others."""
+    try:
+        return _compressed(path, ratio)
+    except _DAMAGES as error:
+        raise ConfigError(f"{path}: not rendered X-rays or a body, or damaged ({error})") from error
+
+
+def _compressed(path: Path, ratio: int) -> bytes:
     index: dict[str, Any] = {}
     blobs: list[bytes] = []
     with load_arrays(path) as arrays:

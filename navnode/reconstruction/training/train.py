@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from navnode.files.whole import whole
 from navnode.reconstruction.features import GRID
 from navnode.reconstruction.learned import BONE_HU, SCALES
 from navnode.reconstruction.network import ViewNet, VolumeNet
+from navnode.reconstruction.training.checkpoints import end_at, resume, save
 from navnode.reconstruction.training.examples import Example, examples
 from navnode.reconstruction.training.learner import multiplies_bfloat16
 from navnode.types import Volume
@@ -97,18 +96,13 @@ def train(
     averaged = Networks()
     averaged.load_state_dict(networks.state_dict())
     optimiser = torch.optim.AdamW(networks.parameters(), lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
-    step = 0
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        networks.load_state_dict(kept["networks"])
-        averaged.load_state_dict(kept["averaged"])
-        optimiser.load_state_dict(kept["optimiser"])
-        step = int(kept["step"])
+    parts = {"networks": networks, "averaged": averaged, "optimiser": optimiser}
+    step = resume(checkpoint, parts)
     # bfloat16 halves the bytes and doubles the products.
     fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and multiplies_bfloat16()
     pool = _Pool(bodies, recipe, step, weights)
     try:
-        _drop_losses_after(folder / LOSSES_FILE, step)
+        end_at(folder / LOSSES_FILE, step)
         with (folder / LOSSES_FILE).open("a", buffering=1) as log:
             while step < recipe.steps and not until():
                 rng = np.random.default_rng((recipe.seed, 2, step))
@@ -131,18 +125,11 @@ def train(
                 log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in values.items()}}) + "\n")
                 report(step, values)
                 if step % _SAVED_EVERY == 0:
-                    _save(checkpoint, networks, averaged, optimiser, step)
+                    save(checkpoint, parts, step)
     finally:
         pool.close()
-    _save(checkpoint, networks, averaged, optimiser, step)
+    save(checkpoint, parts, step)
     return step
-
-
-def _drop_losses_after(losses: Path, step: int) -> None:
-    """Remove the losses of steps after the checkpoint; these steps are repeated."""
-    if losses.exists():
-        lines = losses.read_text().splitlines(keepends=True)
-        losses.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -150,17 +137,6 @@ def _rate(step: int, recipe: Recipe) -> float:
     that (Hägele et al., Scaling laws and compute-optimal training beyond fixed durations, NeurIPS 2024)."""
     left = (recipe.steps - step) / (recipe.cooling * recipe.steps)
     return recipe.learning_rate * min(1.0, (step + 1) / 200, left)
-
-
-def _save(path: Path, networks: nn.Module, averaged: nn.Module, optimiser: Any, step: int) -> None:
-    kept = {
-        "networks": networks.state_dict(),
-        "averaged": averaged.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": step,
-    }
-    with whole(path) as part:
-        torch.save(kept, part)
 
 
 def _losses(
