@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/navnode demo
 
 # What trains networks runs in processes of its own: engines' and PyTorch's threads crashed in one that had done all of it.
-TRAINING := tests/reconstruction/test_training.py
+TRAINING := tests/reconstruction/test_training.py tests/reconstruction/test_checkpoints.py
 REFINING := tests/reconstruction/test_bodies.py tests/reconstruction/test_refining.py tests/reconstruction/test_exported.py \
   tests/reconstruction/test_lungs.py
 # Files of tests run side by side: many wait for sockets and processes. None may depend on how busy the machine is.
