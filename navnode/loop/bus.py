@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 import zmq
 
-from navnode.errors import LocalError, PeerError
+from navnode.errors import ConfigError, LocalError, PeerError
 from navnode.loop.topics import TOPICS, topic_of
 
-__all__ = ["MAX_MESSAGE_BYTES", "Publisher", "Subscriber", "limited", "pack", "unpack"]
+__all__ = ["MAX_MESSAGE_BYTES", "Publisher", "Subscriber", "limited", "listening", "pack", "unpack"]
 
 MAX_MESSAGE_BYTES = 1 << 29
 _MAX_PARTS = 64
@@ -162,3 +162,16 @@ def limited(socket: zmq.Socket[Any], queued: int) -> None:
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
+
+
+def listening(socket: zmq.Socket[Any], address: str, queued: int) -> None:
+    """Bind a socket, limited as :func:`limited` does.
+
+    Raises:
+        ConfigError: the address is not available.
+    """
+    limited(socket, queued)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{address}: cannot listen ({error.strerror})") from error

@@ -16,13 +16,11 @@ from typing import Any
 
 import platformdirs
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
-from zmq.utils.monitor import recv_monitor_message
 
 from navnode import __version__
 from navnode.clock import now_ns
 from navnode.config import Config, Source, SourceSection
-from navnode.errors import ConfigError, PeerError, RecordingError
+from navnode.errors import RecordingError
 from navnode.igtl import (
     Arrival,
     Client,
@@ -51,9 +49,9 @@ from navnode.node.plans import PlanDesk, numbers
 from navnode.node.processes import may_open_more, say_ready, take_loop_priority
 from navnode.node.registrations import Threaded
 from navnode.node.surfaces import Surfaces
+from navnode.node.worker_line import WorkerLine
 from navnode.recording.spans import Spans
 from navnode.recording.tap import Tap
-from navnode.security import curve
 from navnode.types import (
     CommandResult,
     Input,
@@ -71,22 +69,11 @@ from navnode.types import (
     ToolPose,
     Volume,
     VolumeUpdate,
-    WorkerAnswer,
-    WorkerRequest,
-    WorkerState,
 )
 
 __all__ = ["Node", "prepare_interpreter", "serve"]
 
 log = logging.getLogger(__name__)
-
-_WORKER_LOST_NS = topics.max_age_ns("worker")
-
-_WORKER_ASKED_MS, _WORKER_GONE_MS = 250, 800
-"""A worker whose process ended or stopped is noticed within this time; a slow one has the maximum age of its topic."""
-
-_WORKER_GREETS_MS = 2_000
-"""Who does not say within this time that he is the worker is sent away: each holds a descriptor meanwhile."""
 
 _MOST_CORRECTING = 3
 """Largest number of raw images in correction; the operator is notified when more are refused."""
@@ -120,12 +107,13 @@ class Node:
     ) -> None:
         calibrated = Calibrations.load(config, now_ns(), calibrations)
         self._config = config = calibrated.config
+        self._worker = WorkerLine(config.reconstruction.remote, worker_address)
         self._registrations = Threaded(AtOnce(config, volume, now_ns))
         self._runner = Runner(
             Pipeline(config, volume),
             Ingest(config, calibrated.detector),
             register=self._registrations,
-            ask_worker=self._ask_worker,
+            ask_worker=self._worker.ask,
             now_ns=now_ns,
             emit=self._emit,
             record=self._stepped,
@@ -158,7 +146,7 @@ class Node:
             wary=console.invalid == "withhold",
         )
         self._surfaces = Surfaces(config.outputs.most_triangles, self._publish)
-        self._addresses = worker_address, output_address
+        self._output_address = output_address
         self._latency, self._overlay_latency = LatencyWindow(), LatencyWindow()
         self._listed: TrackingData | None = None
         """The list of tools, until it is published at the end of the turn."""
@@ -167,11 +155,9 @@ class Node:
         self._displayed_epoch = 0
         self._displayed_as: dict[tuple[str, str], tuple[int, Status | None]] = {}
         """Topic and tool -> when displays last got its newest, and its status then."""
-        self._worker_seen_ns = 0
         self._pushing: set[Peer] = set()
         self._origins = Origins()
         self._sources: list[Client] = []
-        self._keys: ThreadAuthenticator | None = None
         self._failed: asyncio.Future[None]
         """Ends the node with the error of a step that nobody waits for."""
 
@@ -186,26 +172,10 @@ class Node:
         self._failed = asyncio.get_running_loop().create_future()
         self._desk.begin(self._runner.pipeline.volume.current)
         await self.server.start()
-        context: zmq.Context[Any] = zmq.Context.instance()
-        self._worker, self._out = context.socket(zmq.DEALER), context.socket(zmq.XPUB)
-        remote = self._config.reconstruction.remote
-        if remote is not None:
-            self._keys = curve.listen(self._worker, Path(remote.key), Path(remote.worker_key))
-            self._addresses = remote.address, self._addresses[1]
+        self._worker.open()
+        self._out: zmq.Socket[Any] = zmq.Context.instance().socket(zmq.XPUB)
         self._displays = bus.Publisher(self._out)
-        self._worker.setsockopt(zmq.HANDSHAKE_IVL, _WORKER_GREETS_MS)
-        self._worker.setsockopt(zmq.HEARTBEAT_IVL, _WORKER_ASKED_MS)
-        self._worker.setsockopt(zmq.HEARTBEAT_TIMEOUT, _WORKER_GONE_MS)
-        self._worker_events = self._worker.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        for socket, flow, address in (
-            (self._worker, topics.TO_WORKER, self._addresses[0]),
-            (self._out, topics.TO_DISPLAYS, self._addresses[1]),
-        ):
-            bus.limited(socket, topics.bound_of(*flow))
-            try:
-                socket.bind(address)
-            except zmq.ZMQError as error:
-                raise ConfigError(f"{address}: cannot listen ({error.strerror})") from error
+        bus.listening(self._out, self._output_address, topics.bound_of(*topics.TO_DISPLAYS))
 
     async def run(self) -> None:
         """Serve until cancelled, once started; the error of a step that fails ends it."""
@@ -244,11 +214,7 @@ class Node:
         The sockets of worker and displays go with the process: ZeroMQ aborts if one closes within a message.
         """
         await self.server.stop()
-        if self._keys is not None:
-            self._keys.stop()
-        # Where nobody reads what a socket tells of itself, the one thread that serves all sockets waits for ever.
-        self._worker.disable_monitor()
-        self._worker_events.close()
+        self._worker.close()
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -419,33 +385,10 @@ class Node:
         """Periodic work: time itself, messages of the worker, new displays."""
         while True:
             await asyncio.sleep(topics.TICK_NS / 1e9)
-            self._hear_worker()
+            for said in self._worker.hear():
+                self._runner.feed(said)
             self._hear_displays()
-            now = now_ns()
-            if self._worker_seen_ns and now - self._worker_seen_ns > _WORKER_LOST_NS:
-                self._worker_seen_ns = 0
-                self._runner.feed(WorkerState(False, "", "the reconstruction worker does not answer", now))
-            self._runner.feed(Tick(now))
-
-    def _hear_worker(self) -> None:
-        while self._worker_events.poll(0):
-            recv_monitor_message(self._worker_events)
-            self._worker_seen_ns = 0
-            self._runner.feed(WorkerState(False, "", "the reconstruction worker is gone", now_ns()))
-        while self._worker.poll(0):
-            parts = self._worker.recv_multipart(copy=False)
-            try:
-                message = bus.unpack([part.buffer for part in parts])
-            except PeerError as error:
-                log.warning("worker: %s", error)
-                continue
-            if not isinstance(message, WorkerState | WorkerAnswer):
-                log.warning("worker: %s is not a message of a worker", topics.topic_of(message).name)
-                continue
-            message = replace(message, now_ns=now_ns())  # the worker may run on a machine with another clock
-            if isinstance(message, WorkerState):
-                self._worker_seen_ns = message.now_ns
-            self._runner.feed(message)
+            self._runner.feed(Tick(now_ns()))
 
     def _hear_displays(self) -> None:
         """Send the volumes to a display that has just connected."""
@@ -460,14 +403,6 @@ class Node:
         self._tap.on_step(step)
         if spans := self._spans.completed_by(step, self._registrations.began_ns):
             self._tap.note("spans", spans)
-
-    def _ask_worker(self, request: WorkerRequest) -> WorkerAnswer | None:
-        """Send a request to the worker; returns a failure if its queue is full."""
-        try:
-            self._worker.send_multipart(bus.pack(request), zmq.NOBLOCK)
-        except zmq.Again:
-            return request.failed("the reconstruction worker takes no more requests", now_ns())
-        return None
 
     def _emit(self, output: Output) -> None:
         match output:

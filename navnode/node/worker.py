@@ -11,9 +11,10 @@ from queue import Queue, SimpleQueue
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from navnode.clock import now_ns
-from navnode.errors import PeerError
+from navnode.errors import ConfigError, PeerError
 from navnode.loop import bus, topics
 from navnode.reconstruction.answer import answer
 from navnode.reconstruction.choice import Method, described
@@ -50,7 +51,10 @@ def serve(
         address: ZeroMQ address of the node.
         threads: number of threads; None: one per core.
         secured: called with the socket, to set its keys.
-        report: called with a line about every volume.
+        report: called with a line about every volume, and about the connection.
+
+    Raises:
+        ConfigError: the node does not know this worker's key.
     """
     reconstructor = Reconstructor(method, threads)
     engine = described(reconstructor.method, reconstructor.engine)
@@ -58,6 +62,7 @@ def serve(
     socket = context.socket(zmq.DEALER)
     bus.limited(socket, queued=topics.bound_of(*topics.TO_WORKER))
     secured(socket)
+    greeting = _Greeting(socket, address, report)
     socket.connect(address)
     jobs: Queue[WorkerRequest] = Queue(topics.bound_of(*topics.TO_WORKER))
     results: SimpleQueue[WorkerAnswer] = SimpleQueue()
@@ -67,6 +72,7 @@ def serve(
         if time.monotonic() - last_beat >= topics.HEARTBEAT_NS / 1e9:
             last_beat = time.monotonic()
             socket.send_multipart(bus.pack(WorkerState(True, engine, "", now_ns(), os.getpid())))
+        greeting.follow()
         if jobs.full():  # further requests wait in the socket, until that is full as well
             time.sleep(0.1)
         elif socket.poll(100):
@@ -84,6 +90,46 @@ def serve(
             socket.send_multipart(bus.pack(result))
             if isinstance(result, VolumeReady):
                 report(f"{result.views} views: {result.elapsed_ms:.0f} ms; {result.reason}")
+
+
+class _Greeting:
+    """What becomes of the connection to the node, a line for every change."""
+
+    def __init__(self, socket: zmq.Socket[Any], address: str, report: Callable[[str], None]) -> None:
+        kinds = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_DISCONNECTED
+        refusals = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        self._events = socket.get_monitor_socket(kinds | refusals | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._node, self._report = address.removeprefix("tcp://"), report
+        self._joined, self._said = False, ""
+
+    def follow(self) -> None:
+        """Report what has happened since.
+
+        Raises:
+            ConfigError: the node does not know this worker's key.
+        """
+        while self._events.poll(0):
+            self._on(int(recv_monitor_message(self._events)["event"]))
+
+    def _on(self, event: int) -> None:
+        match event:
+            case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._joined = True
+                self._say(f"connected to the node at {self._node}")
+            case zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # ZeroMQ does not try again
+                raise ConfigError(f"the node at {self._node} does not know this worker's key (its worker_key)")
+            case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self._say(f"the node at {self._node} does not hold the key that node_key names; trying again")
+            case zmq.EVENT_DISCONNECTED if self._joined:
+                self._joined = False
+                self._say(f"the node at {self._node} is gone; waiting for it")
+            case zmq.EVENT_CONNECT_RETRIED if not self._said:
+                self._say(f"no node at {self._node} yet; waiting for it")
+
+    def _say(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            self._report(line)
 
 
 def _work(reconstructor: Reconstructor, jobs: Queue[WorkerRequest], results: SimpleQueue[WorkerAnswer]) -> None:

@@ -158,7 +158,11 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def checked(path: Path, card: Card) -> bytes:
-    """A graph that matches the card's hash and holds its own weights: engines get the bytes alone."""
+    """A graph that matches the card's hash and holds its own weights: engines get the bytes alone.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, is not the card's, or keeps weights elsewhere.
+    """
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ConfigError(f"{path}: larger than {_LARGEST_BYTES >> 20} MiB")

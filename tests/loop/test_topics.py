@@ -126,14 +126,15 @@ def test_requests_that_find_no_room_are_answered_with_a_failure(node, tmp_path, 
         bus.limited(idle, topics.bound_of(*topics.TO_WORKER))
         idle.connect(f"ipc://{tmp_path}/w")
         idle.send_multipart(bus.pack(WorkerState(True, "idle", "", 1)))
-        assert node._worker.poll(20_000)
+        assert node._worker._socket.poll(20_000)
         try:  # what the system's own buffers take is full before
             for _ in range(6):
-                node._ask_worker(SurfaceRequest(volume, 1))
-            return [node._ask_worker(request) for _ in range(4 * topics.bound_of(*topics.TO_WORKER))]
+                node._worker.ask(SurfaceRequest(volume, 1))
+            return [node._worker.ask(request) for _ in range(4 * topics.bound_of(*topics.TO_WORKER))]
         finally:
             idle.close()
-            node._worker_events.poll(20_000)  # gone before the node's socket: ZeroMQ aborts if that closes in a message
+            # Gone before the node's socket: ZeroMQ aborts if that closes in a message.
+            node._worker._events.poll(20_000)
             await node.stop()
 
     *_, answer = asyncio.run(overfilled())
@@ -156,12 +157,12 @@ def test_a_node_that_ends_leaves_zeromq_working_for_all_others(node, tmp_path):
     async def ended() -> bool:
         await node.start()
         alone = worker(f"ipc://{tmp_path}/w")
-        heard = node._worker.poll(20_000)
+        heard = node._worker._socket.poll(20_000)
         await node.stop()
         alone.close()
         return bool(heard)
 
-    assert asyncio.run(ended()) and node._worker_events.closed
+    assert asyncio.run(ended()) and node._worker._events.closed
     other = context.socket(zmq.DEALER)
     other.bind(f"ipc://{tmp_path}/other")
     connected = worker(f"ipc://{tmp_path}/other")
@@ -334,7 +335,7 @@ def test_an_answer_that_never_comes_is_not_waited_for_for_ever(name):
 def test_worker_too_long_silent_is_lost(node):
     async def silent() -> str:
         await node.start()
-        node._worker_seen_ns = time.time_ns() - max_age_ns("worker") - 1
+        node._worker._seen_ns = time.time_ns() - max_age_ns("worker") - 1
         node._runner.feed(WorkerState(True, "SART", "", 1))
         ticking = asyncio.create_task(node._tick())
         await asyncio.sleep(0.2)
